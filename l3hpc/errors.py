@@ -1,0 +1,92 @@
+"""The errors a person may see, and the exit code that each of them ends a command with.
+
+A message says what was wrong and where; ``allowed`` says what would be right; ``hint`` is the next
+command or action. The command line prints these three and no traceback (unless ``--debug``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_HEADER_DRIFT = 3
+EXIT_CLUSTER = 4
+EXIT_OFFLINE = 75
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = {
+    EXIT_OK: "done, or nothing to do",
+    EXIT_FAILED: "the work failed: a step, a check or a ledger row (conflict)",
+    EXIT_USAGE: "refused: bad option, file or combination; nothing was submitted or written",
+    EXIT_HEADER_DRIFT: "the sheet's columns differ from the declared ones; nothing was written",
+    EXIT_CLUSTER: "the cluster refused the jobs or does not answer",
+    EXIT_OFFLINE: "the results sheet cannot be reached now; everything is kept, try again later",
+    EXIT_INTERRUPTED: "interrupted (Ctrl-C)",
+}
+
+
+class L3hpcError(Exception):
+    """Work failed for a reason that a person can understand and act on.
+
+    Parameters
+    ----------
+    message: what was wrong, in one sentence, without a trailing full stop where a value ends it.
+    where: the place: ``file:line``, a key, a cell, an option.
+    allowed: what would have been accepted.
+    hint: what to type or do next.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(
+        self, message: str, *, where: str | None = None, allowed: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.allowed = allowed
+        self.hint = hint
+
+    def __str__(self) -> str:
+        first = f"{self.where}: {self.message}" if self.where else self.message
+        return "\n".join(part for part in (first, self.allowed, self.hint) if part)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {"where": self.where, "allowed": self.allowed, "hint": self.hint}
+        return (type(self), (self.message,), state)
+
+
+class InputError(L3hpcError):
+    """Input was refused before anything was submitted or written."""
+
+    exit_code = EXIT_USAGE
+
+
+class HeaderDriftError(L3hpcError):
+    """A results tab has other columns than the declared ones."""
+
+    exit_code = EXIT_HEADER_DRIFT
+
+
+class ClusterError(L3hpcError):
+    """The batch system refused a job or cannot be reached."""
+
+    exit_code = EXIT_CLUSTER
+
+
+class OfflineError(L3hpcError):
+    """A remote service cannot be reached now; trying again later is right."""
+
+    exit_code = EXIT_OFFLINE
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """``did you mean 'x'? valid: a, b, c``, or just the valid names when nothing is close."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    listing = f"valid: {', '.join(names)}"
+    return f"did you mean {close[0]!r}? {listing}" if close else listing

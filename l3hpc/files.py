@@ -1,0 +1,116 @@
+"""Small, safe file work that every room shares: whole files or none, digests, JSON.
+
+Everything that another process may read is written to a temporary name in the same folder, flushed
+to disk and renamed, so that a reader sees the old state or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` durable (a no-op where the file system refuses it)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse fsync on folders
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``data`` in one rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by UTF-8 ``text`` in one rename."""
+    write_bytes(path, text.encode(), mode=mode)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as indented JSON (NaN and infinity are refused)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in ``path``; a broken file is an ``InputError`` naming line and column."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
+
+
+def canonical_json(value: Any) -> str:
+    """One line of JSON with sorted keys: the same value always gives the same text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """32 hex digits (BLAKE2b, 128 bits) of the canonical JSON of ``value``."""
+    return hashlib.blake2b(canonical_json(value).encode(), digest_size=16).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """32 hex digits (BLAKE2b, 128 bits) of a file's bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside ``target`` that becomes ``target`` by one rename at the end.
+
+    If the block raises, the temporary folder is removed. If ``target`` appeared meanwhile (another
+    process was first), the temporary folder is dropped: the first one stays.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        fsync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def task_folders(artifact: Path) -> list[Path]:
+    """The finished task folders (``0000``, ``0001``, …) of an artifact, in order.
+
+    A task folder is finished when it holds ``result.json`` (it is written last).
+    """
+    return sorted(path for path in Path(artifact).iterdir()
+                  if path.is_dir() and path.name.isdigit() and (path / "result.json").is_file())

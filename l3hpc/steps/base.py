@@ -1,0 +1,73 @@
+"""What every step is made of: typed parameters, a task to run, one folder as output.
+
+A step module offers ``NAME``, ``VERSION`` (raise it when the output changes), ``TITLE``,
+``INPUTS`` (names of the steps whose artifacts it may read), ``Params``, ``check``, ``shards`` and
+``run``. It knows nothing of Slurm, Click or runs, and imports TensorFlow, pandas or scikit-learn
+only inside ``run``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from l3hpc.progress import Progress
+
+
+class Params(BaseModel):
+    """Typed parameters: unknown names are refused and values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Recorder(Protocol):
+    """Where a step records results for the ledger. Never raises into the step."""
+
+    def record(self, tab: str, values: Mapping[str, Any], *, epoch: int | None = None) -> None:
+        """Add ``values`` (field name → value) to this task's row of ``tab``."""
+
+
+class NoRecorder:
+    """Records nothing: for steps run by hand or in tests."""
+
+    def record(self, tab: str, values: Mapping[str, Any], *, epoch: int | None = None) -> None:
+        """Forget the values."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard of a step at work.
+
+    output: an empty temporary folder; what is in it when ``run`` returns becomes the task's part of
+        the artifact by one rename.
+    scratch: survives a killed attempt of the same task; for checkpoints and finished files. It is
+        removed when the task is done.
+    inputs: step name → artifact folder (see ``l3hpc.files.task_folders``) or a folder of published files.
+    shard: this task's entry of the frozen list that ``shards`` returned.
+    labels: what only the ledger needs (user name, model folder, run); never decides content.
+    threads: processor cores that this task may use.
+    """
+
+    output: Path
+    scratch: Path
+    inputs: Mapping[str, Path]
+    index: int = 0
+    shard: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    recorder: Recorder = field(default_factory=NoRecorder)
+    threads: int = field(default_factory=lambda: allocated_cores())
+
+
+def allocated_cores() -> int:
+    """Cores this process may use: the Slurm allocation, else the CPU affinity."""
+    allocation = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if allocation.isdigit() and int(allocation) > 0:
+        return int(allocation)
+    return len(os.sched_getaffinity(0))
+
