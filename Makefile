@@ -1,0 +1,49 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Everything else is for developers.
+#
+#   PYTHON=python3.12 make demo    another interpreter (3.10 to 3.13)
+#   VENV=/some/folder make test    another place for the environment
+
+VENV ?= .venv
+PYTHON ?= $(shell sh tools/find-python)
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint bench install install-dev slurm clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+
+$(VENV)/.core: setup.cfg setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 found; install one, or say PYTHON=/path/to/python make …" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.core  ## install l3hpc into .venv
+
+install-dev: $(VENV)/.dev  ## and what the tests need
+
+slurm:  ## install a real Slurm for the tests (Debian or Ubuntu, as root)
+	sh tools/install-slurm
+
+demo: $(VENV)/.core  ## run the whole chain on a generated city and show the results
+	$(BIN)/l3hpc demo --yes
+
+test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be installed)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## run the benchmarks and print their tables
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment and generated folders
+	rm -rf $(VENV) build dist *.egg-info demo .pytest_cache .mypy_cache .ruff_cache
