@@ -1,0 +1,335 @@
+"""Reads embedding matrices from disk: our artifacts and the published layouts, in bounded memory.
+
+A source is a folder (or one file). It is an *artifact* when it has numbered task folders with a
+``result.json``; else *published*: HDF5 files with ``l3_embedding`` (and ``audio``) or one reduced
+matrix under its published key, or NPZ files with ``embedding``, perhaps in ``train/``,
+``validate/`` and ``test/``. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from l3hpc.errors import InputError, nearest
+from l3hpc.files import task_folders
+
+TEACHER_KEY = "l3_embedding"
+NPZ_KEY = "embedding"
+AUDIO_KEY = "audio"
+SPLITS = ("train", "validate", "test")
+ROWS_PER_READ = 8192
+
+_ROW_COLUMNS = ("recording", "frame", "start", "timestamp", "loudness",
+                "source_shard", "source_row")
+_SUFFIXES = (".h5", ".hdf5", ".npz")
+_LAYOUT = ("an artifact's folder, or *.h5 with 'l3_embedding' or a reduced key (pca_batch_…), "
+           "or *.npz with 'embedding'; train/ and validate/ below are fine")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a source: a matrix (rows, dim) under ``key``.
+
+    split: ``train``, ``validate`` or ``test`` where the file lies in such a folder, else None.
+    wanted_key, wanted_dim: what the file must hold; None: see ``key``.
+    """
+
+    path: Path
+    split: str | None = None
+    wanted_key: str | None = None
+    wanted_dim: int | None = None
+
+    @cached_property
+    def _shape(self) -> tuple[str, int, int]:
+        shapes = _npz_shapes(self.path) if self.path.suffix == ".npz" else _h5_shapes(self.path)
+        key = _choose_key(self.path, shapes, self.wanted_key)
+        rows, dim = shapes[key]
+        if self.wanted_dim is not None and dim != self.wanted_dim:
+            raise InputError(
+                f"'{key}' has {dim} dimensions, {self.wanted_dim} expected",
+                where=str(self.path), allowed="all files of one source share one dimension")
+        return key, rows, dim
+
+    @property
+    def key(self) -> str:
+        """Name of the matrix: as wanted, or the only matrix of the file."""
+        return self._shape[0]
+
+    @property
+    def rows(self) -> int:
+        """Number of embeddings."""
+        return self._shape[1]
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._shape[2]
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows ``start`` to ``stop`` as float32, shape (stop - start, dim)."""
+        stop = self.rows if stop is None else min(stop, self.rows)
+        if self.path.suffix == ".npz":
+            with np.load(self.path, allow_pickle=False) as file:
+                return np.asarray(file[self.key][start:stop], np.float32)
+        with _open(self.path) as file:
+            return np.asarray(file[self.key][start:stop], np.float32)
+
+    def chunks(self, size: int = ROWS_PER_READ) -> Iterator[np.ndarray]:
+        """All rows in order, at most ``size`` at a time, as float32."""
+        if self.path.suffix == ".npz":
+            matrix = self.read()
+            for start in range(0, self.rows, size):
+                yield matrix[start:start + size]
+            return
+        with _open(self.path) as file:
+            data = file[self.key]
+            for start in range(0, self.rows, size):
+                yield np.asarray(data[start:start + size], np.float32)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The given rows in the given order, as float32; reads only blocks that hold some."""
+        wanted = np.asarray(rows, np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.rows):
+            raise IndexError(f"{self.path}: row outside 0…{self.rows - 1}")
+        if self.path.suffix == ".npz":
+            return self.read()[wanted]
+        out = np.empty((wanted.size, self.dim), np.float32)
+        order = np.argsort(wanted, kind="stable")
+        ordered = wanted[order]
+        with _open(self.path) as file:
+            data = file[self.key]
+            step = data.chunks[0] if data.chunks else 1024
+            edges = np.flatnonzero(np.diff(ordered // step)) + 1
+            for places in np.split(np.arange(wanted.size), edges):
+                if places.size:
+                    low, high = ordered[places[0]], ordered[places[-1]] + 1
+                    out[order[places]] = data[low:high][ordered[places] - low]
+        return out
+
+    def provenance(self) -> dict[str, np.ndarray] | None:
+        """Where each row comes from, or None where the file does not tell.
+
+        Per row: ``recording`` (index into the next three), ``frame``, ``start`` (s), ``timestamp``
+        (unix s), ``loudness`` (dB(A)), and in samples ``source_shard``, ``source_row``. Per
+        recording: ``recordings/file``, ``recordings/sensor`` (str objects),
+        ``recordings/timestamp``. Only what the file has is there.
+        """
+        if self.path.suffix == ".npz":
+            return None
+        with _open(self.path) as file:
+            if "recording" not in file or "recordings/file" not in file:
+                return None
+            columns = {name: file[name][()] for name in _ROW_COLUMNS if name in file}
+            for name in ("recordings/file", "recordings/sensor"):
+                if name in file:
+                    columns[name] = file[name].asstr()[()]
+            if "recordings/timestamp" in file:
+                columns["recordings/timestamp"] = file["recordings/timestamp"][()]
+        for name in _ROW_COLUMNS:
+            if name in columns and len(columns[name]) != self.rows:
+                raise InputError(f"'{name}' has {len(columns[name])} rows, '{self.key}' "
+                                 f"has {self.rows}", where=str(self.path))
+        return columns
+
+    def attributes(self) -> dict[str, Any]:
+        """The file's attributes; JSON texts (such as ``teacher``) are decoded."""
+        if self.path.suffix == ".npz":
+            return {}
+        with _open(self.path) as file:
+            return {name: _plain(value) for name, value in file.attrs.items()}
+
+    @cached_property
+    def audio_shape(self) -> tuple[int, int] | None:
+        """(rows, samples) of the dataset ``audio``, or None where there is none."""
+        if self.path.suffix == ".npz":
+            return None
+        with _open(self.path) as file:
+            if AUDIO_KEY not in file:
+                return None
+            shape = tuple(file[AUDIO_KEY].shape)
+        if len(shape) == 3 and shape[1] == 1:
+            shape = (shape[0], shape[2])
+        if len(shape) != 2:
+            raise InputError(f"'audio' has shape {shape}", where=str(self.path),
+                             allowed="(N, samples) or (N, 1, samples)")
+        return shape
+
+    def read_audio(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Audio rows as float32 in [-1, 1], shape (rows, samples).
+
+        int16 and other integers are divided by 2^(bits-1); float32 and float64 are taken as is.
+        """
+        if self.audio_shape is None:
+            raise InputError("holds no dataset 'audio'", where=str(self.path))
+        with _open(self.path) as file:
+            data = file[AUDIO_KEY][start:stop]
+        if data.dtype.kind in "iu":
+            bits = 8 * data.dtype.itemsize
+            offset = 2.0 ** (bits - 1) if data.dtype.kind == "u" else 0.0
+            data = (data.astype(np.float32) - offset) / np.float32(2.0 ** (bits - 1))
+        return np.asarray(data, np.float32).reshape(len(data), -1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """All parts of one folder or file, in a fixed order. Files are opened only when needed.
+
+    kind: ``artifact`` (parts are the tasks, in order) or ``published`` (parts sorted by path).
+    """
+
+    path: Path
+    kind: str
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """Name of the matrix in every part."""
+        return self.parts[0].key
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.parts[0].dim
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts; opens every file once and refuses a differing key or dimension."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that the folder layout gives (empty where it gives none)."""
+        found = {part.split for part in self.parts}
+        return [split for split in SPLITS if split in found]
+
+    def of_split(self, split: str) -> list[Part]:
+        """The parts in folder ``split``."""
+        return [part for part in self.parts if part.split == split]
+
+    def chunks(self, size: int = ROWS_PER_READ) -> Iterator[np.ndarray]:
+        """All rows of all parts in order, at most ``size`` at a time."""
+        for part in self.parts:
+            yield from part.chunks(size)
+
+
+def open_source(path: Path | str, *, key: str | None = None, dim: int | None = None) -> Source:
+    """The source at ``path``: an artifact folder, a folder of published files, or one file.
+
+    key: the dataset to read (a reduced key, ``l3_embedding``, ``embedding``); None: each file must
+    hold exactly one matrix beside ``audio``, and all must agree with the first.
+    dim: the expected length of an embedding; None: that of the first file.
+
+    Raises ``InputError`` (what was found, what is allowed) for a folder without embeddings, a
+    missing or ambiguous key, a wrong dimension, or a file that is not HDF5 or NPZ.
+    """
+    path = Path(path)
+    files: list[tuple[Path, str | None]]
+    if path.is_file():
+        kind, files = "published", [(path, None)]
+    elif path.is_dir():
+        kind, files = _artifact_files(path) or ("published", _published_files(path))
+    else:
+        raise InputError("no such folder or file of embeddings", where=str(path), allowed=_LAYOUT)
+    if not files:
+        raise InputError("holds no embeddings", where=str(path), allowed=_LAYOUT)
+    first = Part(files[0][0], files[0][1], key, dim)
+    parts = [first] + [Part(name, split, first.key, first.dim) for name, split in files[1:]]
+    return Source(path, kind, parts)
+
+
+def _artifact_files(path: Path) -> tuple[str, list[tuple[Path, str | None]]] | None:
+    folders = task_folders(path)
+    if not folders and (path / "result.json").is_file():
+        folders = [path]
+    if not folders:
+        return None
+    files: list[tuple[Path, str | None]] = []
+    for folder in folders:
+        files += [(name, None) for name in sorted(folder.glob("*.h5")) if _matrices(name)]
+    return "artifact", files
+
+
+def _published_files(path: Path) -> list[tuple[Path, str | None]]:
+    files: list[tuple[Path, str | None]] = []
+    for folder, split in [(path, None), *((path / name, name) for name in SPLITS)]:
+        if folder.is_dir():
+            files += [(name, split) for name in sorted(folder.iterdir())
+                      if name.suffix in _SUFFIXES and not name.name.startswith(".")]
+    return files
+
+
+def _matrices(path: Path) -> Mapping[str, tuple[int, int]]:
+    return {name: shape for name, shape in _h5_shapes(path).items() if name != AUDIO_KEY}
+
+
+def _h5_shapes(path: Path) -> dict[str, tuple[int, int]]:
+    with _open(path) as file:
+        return {name: tuple(item.shape) for name, item in file.items()
+                if isinstance(item, h5py.Dataset) and item.ndim == 2 and item.dtype.kind in "fiu"}
+
+
+def _npz_shapes(path: Path) -> dict[str, tuple[int, int]]:
+    shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+                            else np.lib.format.read_array_header_2_0)
+                    shape, _, kind = read(stream)
+                if len(shape) == 2 and kind.kind in "fiu":
+                    shapes[name.removesuffix(".npy")] = shape
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"not a readable NPZ file ({error})", where=str(path)) from None
+    return shapes
+
+
+def _choose_key(path: Path, shapes: Mapping[str, tuple[int, int]], wanted: str | None) -> str:
+    names = [name for name in shapes if name != AUDIO_KEY]
+    if wanted is not None:
+        if wanted in names:
+            return wanted
+        found = nearest(wanted, names) if names else "it holds no matrix at all"
+        raise InputError(f"holds no embeddings under '{wanted}'", where=str(path), allowed=found)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise InputError("holds no embeddings", where=str(path), allowed=_LAYOUT)
+    if path.suffix == ".npz" and NPZ_KEY in names:
+        return NPZ_KEY
+    raise InputError(f"holds several matrices: {', '.join(sorted(names))}", where=str(path),
+                     hint="Name the one to read.")
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if not path.exists():
+            raise InputError("no such file", where=str(path)) from None
+        raise InputError(f"not a readable HDF5 file ({error})", where=str(path)) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        value = value.decode()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, str) and value[:1] in "{[":
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value

@@ -1,0 +1,100 @@
+"""The listing of a corpus: names, tables, what is refused, and what changes its digest."""
+
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from l3hpc.datasets import corpus
+from l3hpc.errors import InputError
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"RIFF")
+
+
+@pytest.mark.parametrize(("name", "sensor", "timestamp"), [
+    ("n1/clip.wav", "n1", None),
+    ("n1/deep/x_1511272800.wav", "n1", 1511272800.0),
+    ("node-a_b_1511272800.5.flac", "node-a_b", 1511272800.5),
+    ("node_20171121T140000Z.wav", "node", 1511272800.0),
+    ("20171121_140000.WAV", "unknown", 1511272800.0),
+    ("00_000066.wav", "unknown", None),
+    ("2-50667-B-41.ogg", "unknown", None),
+    ("node_20171399T140000.wav", "unknown", None),
+])
+def test_names_tell_sensor_and_time(name, sensor, timestamp):
+    assert corpus.sensor_and_time(name) == (sensor, timestamp)
+
+
+def test_scan_lists_audio_of_every_kind_sorted_and_passes_over_the_rest(tmp_path):
+    touch(tmp_path, "b/2.OGG", "b/1.flac", "a/x.wav", "notes.txt", ".hidden/x.wav", "a/.x.wav")
+    with h5py.File(tmp_path / "audio.h5", "w") as file:
+        file["audio"] = np.zeros((2, 8), np.int16)
+    with h5py.File(tmp_path / "embeddings.h5", "w") as file:
+        file["l3_embedding"] = np.zeros((2, 8), np.float32)
+    found = corpus.scan(tmp_path)
+    assert [item.file for item in found] == ["a/x.wav", "audio.h5", "b/1.flac", "b/2.OGG"]
+    assert [item.sensor for item in found] == ["a", "unknown", "b", "b"]
+    assert found[0].size == 4 and found[0].mtime_ns > 0
+
+
+def test_table_wins_and_names_fill_the_gaps(tmp_path):
+    touch(tmp_path, "a/x.wav", "a/y_1511272800.wav", "c/extra.wav")
+    (tmp_path / "recordings.csv").write_text(
+        "file,sensor,timestamp,level_dba\n"
+        "a/x.wav,north,2017-11-21T09:00:00-05:00,61.5\n"
+        "./a/y_1511272800.wav,,,\n"
+        "gone.wav,north,1511272801,\n")
+    by_name = {item.file: item for item in corpus.scan(tmp_path)}
+    assert by_name["a/x.wav"].sensor == "north"
+    assert by_name["a/x.wav"].timestamp == 1511272800.0
+    assert by_name["a/x.wav"].level == 61.5
+    assert by_name["a/y_1511272800.wav"].sensor == "a"
+    assert by_name["a/y_1511272800.wav"].timestamp is None
+    assert by_name["c/extra.wav"].sensor == "c"
+    assert (by_name["gone.wav"].size, by_name["gone.wav"].mtime_ns) == (-1, 0)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("file,sensor\n", "column 'timestamp' is missing"),
+    ("file,sensor,timestamp,levle_dba\n", "did you mean 'level_dba'"),
+    ("file,sensor,timestamp\nx.wav,a,noon\n", "recordings.csv:2: 'noon' is not a time"),
+    ("file,sensor,timestamp\n../x.wav,a,1\n", "not a path below"),
+    ("file,sensor,timestamp\nx.wav,a,1\nx.wav,a,2\n", "recordings.csv:3: 'x.wav' is listed twice"),
+    ("file,sensor,timestamp,level_dba\nx.wav,a,1,loud\n", "level_dba 'loud' is not a number"),
+])
+def test_broken_tables_are_refused_with_the_line(tmp_path, text, words):
+    touch(tmp_path, "x.wav")
+    (tmp_path / "recordings.csv").write_text(text)
+    with pytest.raises(InputError) as caught:
+        corpus.scan(tmp_path)
+    assert words in str(caught.value)
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        corpus.scan(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no audio"):
+        corpus.scan(tmp_path)
+
+
+def test_digest_follows_the_content_of_the_listing(tmp_path):
+    touch(tmp_path, "x.wav")
+    before = corpus.scan(tmp_path)
+    assert corpus.manifest_digest(before) == corpus.manifest_digest(corpus.scan(tmp_path))
+    assert [corpus.Recording.from_json(item.as_json()) for item in before] == before
+    (tmp_path / "x.wav").write_bytes(b"RIFF.")
+    assert corpus.manifest_digest(before) != corpus.manifest_digest(corpus.scan(tmp_path))
+
+
+def test_listing_needs_no_numpy(tmp_path):
+    touch(tmp_path, "x.wav")
+    code = ("import sys; from l3hpc.datasets import corpus; "
+            f"assert corpus.scan({str(tmp_path)!r}); assert 'numpy' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)
