@@ -1,0 +1,248 @@
+"""The columns of every results tab, declared once as data: titles, order, keys, kinds and rules.
+
+Titles of ``embedding_approx_mse`` and ``sonyc_ust`` are those of the published pipeline's README.
+The other tabs have no published titles, only field orders; their titles here are built from the
+field names in the same style (``documented=False``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from l3hpc.errors import InputError, nearest
+
+Kind = Literal["text", "number", "bool"]
+Rule = Literal["set", "latest", "min", "max"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a tab.
+
+    title: the text of its header cell. field: the name under which steps record it.
+    kind: how a cell is typed. rule: how many records become one value: ``set`` (the last one
+    written), ``latest`` (that of the highest epoch), ``min``/``max`` (the best one ever seen).
+    update: whether the cell changes while a run goes on.
+    follows: for ``min``/``max``, the ``latest`` field whose values count as well.
+    """
+
+    title: str
+    field: str
+    kind: Kind = "text"
+    rule: Rule = "set"
+    update: bool = False
+    follows: str | None = None
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One results tab. ``key`` fields identify a row; ``rank`` is the field that orders rows,
+    best first, ``best`` says whether small or large values are better."""
+
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rank: str
+    best: Literal["min", "max"]
+    documented: bool = True
+
+    @property
+    def titles(self) -> list[str]:
+        """The header row, in order."""
+        return [column.title for column in self.columns]
+
+    @property
+    def fields(self) -> list[str]:
+        """The field names, in column order."""
+        return [column.field for column in self.columns]
+
+    def column(self, name: str) -> Column:
+        """The column with this title or field name (case does not matter for titles)."""
+        for column in self.columns:
+            if name == column.title or name == column.field:
+                return column
+        for column in self.columns:
+            if name.lower() == column.title.lower():
+                return column
+        raise InputError(f"no column {name!r} in tab {self.name!r}",
+                         allowed=nearest(name, self.titles))
+
+    def index(self, field: str) -> int:
+        """The 0-based position of a field."""
+        return self.fields.index(field)
+
+    def has(self, field: str) -> bool:
+        """Whether ``field`` is one of this tab's columns."""
+        return field in _FIELD_SETS[self.name]
+
+    def key_of(self, values: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The exact text of the key fields, or None when one is missing or empty."""
+        parts = [values.get(field) for field in self.key]
+        if any(part is None or part == "" for part in parts):
+            return None
+        return tuple(str(part) for part in parts)
+
+
+def letter(index: int) -> str:
+    """The spreadsheet letters of a 0-based column: 0 → A, 26 → AA."""
+    letters = ""
+    number = index + 1
+    while number:
+        number, rest = divmod(number - 1, 26)
+        letters = chr(65 + rest) + letters
+    return letters
+
+
+def _text(*pairs: tuple[str, str]) -> list[Column]:
+    return [Column(title, field) for title, field in pairs]
+
+
+def _numbers(*pairs: tuple[str, str]) -> list[Column]:
+    return [Column(title, field, "number") for title, field in pairs]
+
+
+def _results(*pairs: tuple[str, str], kind: Kind = "number") -> list[Column]:
+    return [Column(title, field, kind, "set", True) for title, field in pairs]
+
+
+def _progress(names: Iterable[tuple[str, str, Literal["min", "max"]]]) -> list[Column]:
+    """Latest Epoch, then Latest and Best of each (title, field, which value is best)."""
+    names = list(names)
+    columns = [Column("Latest Epoch", "latest_epoch", "number", "latest", True)]
+    columns += [Column(f"Latest {title}", f"latest_{field}", "number", "latest", True)
+                for title, field, _ in names]
+    columns += [Column(f"Best {title}", f"best_{field}", "number", best, True, f"latest_{field}")
+                for title, field, best in names]
+    return columns
+
+
+_LENGTHS = _numbers(
+    ("# Epochs", "num_epochs"), ("Train Epoch Size", "train_epoch_size"),
+    ("Valid Epoch Size", "validation_epoch_size"), ("Train Batch Size", "train_batch_size"),
+    ("Valid Batch Size", "validation_batch_size"), ("Random State", "random_state"),
+    ("Learning Rate", "learning_rate"), ("# GPUs", "gpus"),
+    ("Checkpoint Interval", "checkpoint_interval"),
+)
+
+_EMBEDDING_APPROX = Tab("embedding_approx_mse", ("model_dir",), (
+    *_text(("Username", "username"), ("Model Dir", "model_dir"),
+           ("Train Data Dir", "train_data_dir"), ("Valid Data Dir", "validation_data_dir"),
+           ("Emb Train Dir", "reduced_emb_train_dir"), ("Emb Valid Dir", "reduced_emb_valid_dir"),
+           ("Approximation mode", "approx_mode"), ("Emb key", "emb_key"),
+           ("Model Representation", "model_repr")),
+    *_numbers(("Student Emb Len", "student_emb_len")),
+    *_LENGTHS,
+    *_progress([("Train Loss", "train_loss", "min"), ("Valid Loss", "validation_loss", "min"),
+                ("Train MAE", "train_mae", "min"), ("Valid MAE", "validation_mae", "min")]),
+), rank="best_validation_loss", best="min")
+
+_CLASSIFIER_SETTINGS = [
+    *_numbers(("Hidden Layer Size", "hidden_layer_size"),
+              ("Num. Hidden Layers", "num_hidden_layers"), ("Learning Rate", "learning_rate"),
+              ("L2 Reg.", "l2_reg"), ("Batch Size", "batch_size"), ("Num Epochs", "num_epochs"),
+              ("Patience", "patience")),
+    Column("Sensor Factor", "sensor_factor", "bool"),
+    Column("Proximity Factor", "proximity_factor", "bool"),
+    Column("No Standardize", "no_standardize", "bool"),
+    Column("Co-occurrence Loss", "cooccurrence_loss", "bool"),
+    Column("Co-occurrence Loss Factor", "cooccurrence_loss_factor", "number"),
+    Column("PCA", "pca", "bool"),
+    Column("PCA Components", "pca_components", "number"),
+    *_text(("Label Mode", "label_mode"), ("Oversample", "oversample")),
+    Column("Oversample Iters.", "oversample_iters", "number"),
+    *_text(("Threshold Type", "thresh_type"), ("Target Mode", "target_mode")),
+    Column("No Timestamp", "no_timestamp", "bool"),
+    *_text(("Split Path", "split_path"), ("Optimizer", "optimizer")),
+    *_results(("Micro AUPRC", "micro_auprc"), ("Micro F1 (@0.5)", "micro_f1"),
+              ("Macro AUPRC", "macro_auprc")),
+    *_results(("Coarse Tag AUPRC", "class_auprc"), kind="text"),
+]
+
+_SONYC_UST = Tab("sonyc_ust", ("output_dir", "exp_id"), (
+    *_text(("Username", "username"), ("Model Type", "model_type"),
+           ("Upstream Data", "upstream_data"), ("Commit", "git_commit"),
+           ("Annotation Dir", "annotation_path"), ("Taxonomy Dir", "taxonomy_path"),
+           ("Feature Dir", "emb_dir"), ("Output Dir", "output_dir"), ("Exp. ID", "exp_id")),
+    *_CLASSIFIER_SETTINGS,
+), rank="micro_auprc", best="max")
+
+_EMB_APPROX_SONYC_UST = Tab("emb_approx_sonyc_ust", ("output_dir", "exp_id", "aggregation_type"),
+                            (
+    *_text(("Date", "date"), ("Username", "username"), ("Model Type", "model_type")),
+    *_numbers(("Emb Dim", "emb_dim"), ("# Neighbors", "n_neighbors"), ("Min Dist", "min_dist")),
+    *_text(("Metric", "metric"), ("Kernel", "kernel"), ("Upstream Data", "upstream_data"),
+           ("Sampling Type", "sampling_type"), ("Timescale", "timescale")),
+    *_numbers(("# Training Points", "n_training_points")),
+    *_text(("Aggregation Type", "aggregation_type"), ("Commit", "git_commit"),
+           ("Annotation Dir", "annotation_path"), ("Taxonomy Dir", "taxonomy_path"),
+           ("Feature Dir", "emb_dir"), ("Output Dir", "output_dir"), ("Exp. ID", "exp_id")),
+    *_CLASSIFIER_SETTINGS,
+), rank="micro_auprc", best="max", documented=False)
+
+_MODEL = _text(("Username", "username"), ("Model ID", "model_id"), ("Model Dir", "model_dir"),
+               ("Commit", "git_commit"))
+_MODEL_DATA = [*_MODEL, *_text(
+    ("Train Data Dir", "train_data_dir"), ("Valid Data Dir", "validation_data_dir"),
+    ("Continue Model Dir", "continue_model_dir"), ("Model Type", "model_type"))]
+_LOSS_ACC = _progress([("Train Loss", "train_loss", "min"),
+                       ("Valid Loss", "validation_loss", "min"),
+                       ("Train Acc", "train_acc", "max"), ("Valid Acc", "validation_acc", "max")])
+
+_CLASSIFIER = Tab("classifier", ("model_dir",), (
+    *_MODEL, Column("Features Dir", "features_dir"), Column("Fold Num", "fold_num", "number"),
+    Column("Parameter Search", "parameter_search", "bool"),
+    Column("Parameter Search Valid Fold", "parameter_search_valid_fold", "bool"),
+    Column("Parameter Search Valid Ratio", "parameter_search_valid_ratio", "number"),
+    Column("Parameter Search Train With Valid", "parameter_search_train_with_valid", "bool"),
+    *_text(("Model Type", "model_type"), ("Feature Mode", "feature_mode")),
+    Column("Train Batch Size", "train_batch_size", "number"),
+    Column("Non Overlap", "non_overlap", "bool"),
+    *_numbers(("Random State", "random_state"), ("# Epochs", "num_epochs")),
+    # chosen by the parameter search while the run goes on
+    *_results(("Learning Rate", "learning_rate"), ("Weight Decay", "weight_decay"), ("C", "C"),
+              ("Tol", "tol"), ("Max Iterations", "max_iterations")),
+    *_results(("Train Loss", "train_loss"), ("Valid Loss", "valid_loss"),
+              ("Train Acc", "train_acc"), ("Valid Acc", "valid_acc"),
+              ("Train Avg Class Acc", "train_avg_class_acc"),
+              ("Valid Avg Class Acc", "valid_avg_class_acc")),
+    *_results(("Train Class Acc", "train_class_acc"), ("Valid Class Acc", "valid_class_acc"),
+              kind="text"),
+    *_results(("Test Acc", "test_acc"), ("Test Avg Class Acc", "test_avg_class_acc")),
+    *_results(("Test Class Acc", "test_class_acc"), kind="text"),
+), rank="test_acc", best="max", documented=False)
+
+_PRUNED = Tab("prunedembedding", ("model_dir",), (
+    *_MODEL_DATA, *_text(("Include Layers", "include_layers"), ("Num Filters", "num_filters"),
+                         ("Sparsity", "sparsity")),
+    Column("Pruning", "pruning", "bool"), Column("Finetune", "finetune", "bool"),
+    Column("Knowledge Distilled", "knowledge_distilled", "bool"),
+    *_LENGTHS, *_LOSS_ACC,
+), rank="best_validation_acc", best="max", documented=False)
+
+_DISTILLATION = Tab("distillation", ("model_dir",), (
+    *_MODEL_DATA, *_text(("Student", "student"), ("Teacher", "teacher"),
+                         ("Loss Type", "loss_type")),
+    *_numbers(("Temperature", "temperature"), ("Lambda", "lambda")), *_LENGTHS, *_LOSS_ACC,
+), rank="best_validation_acc", best="max", documented=False)
+
+_EMBEDDING = Tab("embedding", ("model_dir",), (
+    *_MODEL_DATA, *_numbers(("Sample Rate (kHz)", "samp_rate"), ("# Mels", "num_mels"),
+                            ("# Hops", "num_hops"), ("DFT Size", "num_dft")),
+    *_LENGTHS, *_LOSS_ACC,
+), rank="best_validation_acc", best="max", documented=False)
+
+TABS: dict[str, Tab] = {tab.name: tab for tab in (
+    _EMBEDDING_APPROX, _SONYC_UST, _EMB_APPROX_SONYC_UST, _CLASSIFIER, _PRUNED, _DISTILLATION,
+    _EMBEDDING)}
+MAIN_TABS = ("embedding_approx_mse", "sonyc_ust")
+_FIELD_SETS = {name: frozenset(tab.fields) for name, tab in TABS.items()}
+ALIASES = {"uptsream_data": "upstream_data"}  # a misspelling in the published code
+
+
+def tab_named(name: str) -> Tab:
+    """The declared tab; an ``InputError`` with the valid names for any other."""
+    if name not in TABS:
+        raise InputError(f"unknown tab {name!r}", allowed=nearest(name, TABS))
+    return TABS[name]
