@@ -1,0 +1,80 @@
+"""Findings that the tests of this room draw, and a headless browser to look at the page with."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from l3hpc.report.findings import (
+    Curve,
+    Epoch,
+    Findings,
+    LedgerRow,
+    Network,
+    Scores,
+    StepFacts,
+    Variance,
+)
+
+OWN_HOSTS = re.compile(r"https?://([a-z0-9-]+\.)*(googleapis\.com|google\.com|gvt1\.com)[/:]")
+
+
+@pytest.fixture
+def findings() -> Findings:
+    curves = tuple(
+        Curve(tag, auprc, (0.0, 0.25, 0.5, 1.0), (1.0, 0.8, 0.6, 0.25), 6, 24)
+        for tag, auprc in (("engine", 0.6125), ("dog", 0.4375)))
+    return Findings(
+        run="demo-1", created="20 November 2026", teacher="untrained L3 (seed 7)",
+        teacher_trained=False,
+        epochs=(Epoch(1, 1.25, 1.5, 0.75, 0.875), Epoch(2, 0.625, 0.8125, 0.5, 0.55),
+                Epoch(3, 0.5, 0.9375, 0.45, 0.5625)),
+        variance=Variance("pca", 512, 2, 500, (0.5, 0.25, 0.125)),
+        scores=(Scores("validate", "coarse", 0.5432, 0.4321, 0.3456, curves),
+                Scores("test", "coarse", 0.5111, 0.4222, 0.3333)),
+        networks=(Network("L3 (teacher)", "48000 Hz, 256 mels", 512, 4_691_908, 256 * 199 * 64),
+                  Network("student", "8000 Hz, 64 mels", 128, 584_420, 64 * 50 * 32)),
+        model_file="student.h5", model_bytes=2_404_321,
+        steps=(StepFacts("extract", (), "done", 4, 4, 125.0, "1,512 rows", "7c1e22ab00112233"),
+               StepFacts("fit", ("extract",), "reused", 1, 1, 1.5),
+               StepFacts("reduce", ("extract", "fit"), "failed", 4, 3, None, "disk full")),
+        ledger=(LedgerRow("embedding_approx_mse", (("Username", "ada"), ("Emb key", "-"))),),
+        provenance=(("Seed", "20180216"),))
+
+
+class Browser:
+    """Opens a page in headless Chromium and tells what it did."""
+
+    def __init__(self, program: str, folder) -> None:
+        self.program, self.folder = program, folder
+
+    def open(self, page) -> tuple[str, list[str], list[str]]:
+        """The DOM after loading, the console's messages, and the URLs that were asked for."""
+        log = self.folder / "net.json"
+        done = subprocess.run(
+            [self.program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+             "--no-first-run", "--disable-background-networking", "--disable-component-update",
+             "--disable-sync", f"--user-data-dir={self.folder / 'profile'}",
+             "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
+             f"--log-net-log={log}", "--dump-dom", page.as_uri()],
+            capture_output=True, text=True, timeout=60, check=True)
+        console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+        urls = set(re.findall(r'"url":\s*"([^"]+)"', log.read_text(errors="replace")))
+        outside = sorted(url for url in urls
+                         if not url.startswith(("file:", "data:")) and not OWN_HOSTS.match(url))
+        return done.stdout, console, [json.loads(f'"{url}"') for url in outside]
+
+
+@pytest.fixture
+def browser(tmp_path) -> Browser:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is missing; the report page must be looked at in CI")
+        pytest.skip("Chromium is not installed: the report page was not opened")
+    folder = tmp_path / "browser"
+    folder.mkdir()
+    return Browser(program, folder)

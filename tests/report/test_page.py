@@ -1,0 +1,140 @@
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from l3hpc.report.findings import (
+    Curve,
+    Findings,
+    LedgerRow,
+    Network,
+    Scores,
+    StepFacts,
+    Variance,
+)
+from l3hpc.report.page import RANDOM_TEACHER, page
+
+VOID = {"meta", "br"}
+HOSTILE = '"><script>alert(1)</script><img src=http://outside.invalid/x onerror=alert(1)>'
+
+
+class Reader(HTMLParser):
+    """Collects elements and text, and refuses a document whose elements do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def read(text):
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def visible(text):
+    return " ".join(read(text).words)
+
+
+def test_shows_the_numbers_it_was_given(findings):
+    words = visible(page(findings))
+    for expected in ("0.543", "0.432", "0.346", "0.511", "0.613", "0.438", "75.0 %", "0.8125",
+                     "584,420", "2.34 MB", "4,691,908", "18.768", "409,600",
+                     "13,041,664", "2,404,321 bytes", "6 of 24 recordings", "2:05 min",
+                     "7c1e22ab00112233", "ada", "20180216", "512 → 2 dimensions"):
+        assert expected in words, expected
+
+
+def test_same_findings_same_bytes(findings):
+    assert page(findings) == page(replace(findings))
+
+
+def test_random_teacher_is_announced_and_a_trained_one_is_not(findings):
+    assert RANDOM_TEACHER in visible(page(findings))
+    assert RANDOM_TEACHER not in visible(page(replace(findings, teacher_trained=True)))
+
+
+def test_hostile_names_stay_text(findings):
+    hostile = Findings(
+        run=HOSTILE, title=HOSTILE, created=HOSTILE, teacher=HOSTILE,
+        variance=Variance(HOSTILE, 4, 2, 3, (0.5, 0.2)),
+        scores=(Scores(HOSTILE, HOSTILE, 0.5, 0.5, 0.5,
+                       (Curve(HOSTILE, 0.5, (0.0, 1.0), (1.0, 0.5), 1, 2),)),),
+        networks=(Network(HOSTILE, HOSTILE, 2, 10, 10),), model_file=HOSTILE,
+        steps=(StepFacts(HOSTILE, (HOSTILE,), HOSTILE, detail=HOSTILE, fingerprint=HOSTILE),),
+        ledger=(LedgerRow(HOSTILE, ((HOSTILE, HOSTILE),)),), provenance=((HOSTILE, HOSTILE),),
+        notes=(HOSTILE,))
+    reader = read(page(hostile))
+    assert {tag for tag, _ in reader.elements} <= {tag for tag, _ in read(page(findings)).elements}
+    assert not any(name.startswith("on") for _, attrs in reader.elements for name in attrs)
+    assert HOSTILE in visible(page(hostile))
+
+
+def test_nothing_points_outside(findings):
+    for tag, attrs in read(page(findings)).elements:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
+        assert not {"src", "href", "action", "background", "srcset", "style"} & set(attrs), tag
+    text = page(findings)
+    assert "url(" not in text and "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_pictures_have_text_beside_them(findings):
+    reader = read(page(findings))
+    tags = [tag for tag, _ in reader.elements]
+    assert tags.count("details") == 4 and tags.count("summary") == 4
+    scrollers = [attrs for tag, attrs in reader.elements if attrs.get("role") == "region"]
+    assert all(attrs.get("tabindex") == "0" and attrs.get("aria-label") for attrs in scrollers)
+    names = [attrs["id"] for _, attrs in reader.elements if "id" in attrs]
+    assert len(names) == len(set(names))
+    headings = [tag for tag in tags if tag in {"h1", "h2", "h3"}]
+    assert headings[0] == "h1" and headings.count("h1") == 1
+
+
+def test_every_part_may_be_missing():
+    words = visible(page(Findings(run="only-extract")))
+    for sentence in ("No training in this run.", "No reduction in this run.",
+                     "No evaluation in this run.", "No network in this run.",
+                     "This run recorded no rows."):
+        assert sentence in words
+
+
+@pytest.mark.parametrize("field", ["epochs", "variance", "scores", "networks", "steps", "ledger"])
+def test_each_part_alone_may_be_missing(findings, field):
+    empty = None if field == "variance" else ()
+    read(page(replace(findings, **{field: empty})))
+
+
+def test_umap_has_no_explained_variance(findings):
+    words = visible(page(replace(findings, variance=Variance("umap", 512, 8, 100))))
+    assert "it has no explained variance" in words
+
+
+def test_browser_shows_the_page_and_asks_for_nothing(findings, browser, tmp_path):
+    target = tmp_path / "report.html"
+    target.write_text(page(findings), encoding="utf-8")
+    dom, console, requests = browser.open(target)
+    assert console == [] and requests == []
+    assert dom.count("<svg") == page(findings).count("<svg")
+    assert "0.543" in dom
+
+
+def test_browser_check_sees_errors_and_requests(browser, tmp_path):
+    target = tmp_path / "bad.html"
+    target.write_text("<img src='http://outside.invalid/x.png'><script>nope()</script>")
+    _, console, requests = browser.open(target)
+    assert any("nope" in line for line in console)
+    assert requests == ["http://outside.invalid/x.png"]
