@@ -4,12 +4,17 @@ A step module offers ``NAME``, ``VERSION`` (raise it when the output changes), `
 ``INPUTS`` (names of the steps whose artifacts it may read), ``Params``, ``check``, ``shards`` and
 ``run``. It knows nothing of Slurm, Click or runs, and imports TensorFlow, pandas or scikit-learn
 only inside ``run``.
+
+``PLACES`` names the parameters that say where or how fast but never what comes out: they stay out
+of the fingerprint, because ``digests`` speaks for the content of what they point at. A step may
+also offer ``describe(params)``: one line for the plan that a person sees before submitting.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +44,31 @@ class NoRecorder:
         """Forget the values."""
 
 
+class Preemption:
+    """Where a long task leaves word how to save itself when the node is taken away.
+
+    The worker calls ``save`` from its signal handler, between two Python instructions of the task;
+    a task registers only functions that are safe to call there.
+    """
+
+    def __init__(self) -> None:
+        self._savers: list[Callable[[], None]] = []
+
+    @contextmanager
+    def on_signal(self, saver: Callable[[], None]) -> Iterator[None]:
+        """While the block runs, ``save`` calls ``saver``."""
+        self._savers.append(saver)
+        try:
+            yield
+        finally:
+            self._savers.remove(saver)
+
+    def save(self) -> None:
+        """Call every registered function, the latest first."""
+        for saver in reversed(self._savers):
+            saver()
+
+
 @dataclass(frozen=True)
 class Task:
     """One shard of a step at work.
@@ -47,10 +77,12 @@ class Task:
         the artifact by one rename.
     scratch: survives a killed attempt of the same task; for checkpoints and finished files. It is
         removed when the task is done.
-    inputs: step name → artifact folder (see ``l3hpc.files.task_folders``) or a folder of published files.
+    inputs: step name → artifact folder (see ``l3hpc.files.task_folders``) or a folder of published
+        files.
     shard: this task's entry of the frozen list that ``shards`` returned.
     labels: what only the ledger needs (user name, model folder, run); never decides content.
     threads: processor cores that this task may use.
+    preemption: what the worker calls on a preemption or time-limit signal.
     """
 
     output: Path
@@ -62,6 +94,7 @@ class Task:
     progress: Progress = field(default_factory=Progress)
     recorder: Recorder = field(default_factory=NoRecorder)
     threads: int = field(default_factory=lambda: allocated_cores())
+    preemption: Preemption = field(default_factory=Preemption)
 
 
 def allocated_cores() -> int:

@@ -1,0 +1,121 @@
+"""embed: the student's embeddings of SONYC-UST, or of any folder of audio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from l3hpc.errors import InputError
+from l3hpc.steps.base import Params as BaseParams
+from l3hpc.steps.base import Task
+
+NAME = "embed"
+VERSION = 1
+TITLE = "student embeddings of the recordings to classify"
+INPUTS = {"train": "optional"}
+PLACES = frozenset({"audio", "sonyc_ust", "student", "batch_size", "max_failed"})
+
+
+class Params(BaseParams):
+    """Whose embeddings, of which audio."""
+
+    sonyc_ust: Path | None = Field(None, description=(
+        "Folder of SONYC-UST: annotations.csv, taxonomy and audio; its annotated clips."))
+    audio: Path | None = Field(None, description="Or any folder of audio, in place of sonyc_ust.")
+    student: str | None = Field(None, description=(
+        "Weights of the network (none: the student that train made)."))
+    hop: float = Field(0.1, gt=0, le=60, description="Seconds from one window to the next.")
+    center: bool = Field(False, description="Centre the first window on the first sample.")
+    min_seconds: float = Field(0.0, ge=0, description=(
+        "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
+    npz: bool = Field(False, description=(
+        "Also one npz file per recording (embedding, timestamps), as published."))
+    files_per_task: int | None = Field(None, ge=1, description=(
+        "Recordings per array task (none: one task for all)."))
+    max_failed: float = Field(0.05, ge=0, le=1, description=(
+        "The largest share of recordings that may be unusable before the task fails."))
+    batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
+
+
+def check(params: Mapping[str, BaseModel]) -> None:
+    """Refuse none or both of the two kinds of audio, and a student from nowhere."""
+    own = params.get(NAME)
+    if not isinstance(own, Params):
+        return
+    if (own.sonyc_ust is None) == (own.audio is None):
+        raise InputError("embed needs SONYC-UST or a folder of audio, one of the two",
+                         where="embed.sonyc_ust, embed.audio",
+                         hint="Name it: --sonyc-ust FOLDER, or --set embed.audio=FOLDER")
+
+
+def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
+    """The recordings in groups of ``files_per_task``, or all in one task."""
+    assert isinstance(params, Params)
+    recordings = _recordings(params)
+    size = params.files_per_task or len(recordings)
+    return [{"recordings": [one.as_json() for one in recordings[first:first + size]]}
+            for first in range(0, len(recordings), size)]
+
+
+def _recordings(params: Params) -> list[Any]:
+    from l3hpc.datasets.corpus import scan
+
+    if params.sonyc_ust is None:
+        check({NAME: params})
+        assert params.audio is not None
+        return scan(params.audio)
+    annotations, audio = _sonyc_ust(params.sonyc_ust)
+    return annotated_recordings(annotations, audio)
+
+
+def _sonyc_ust(folder: Path) -> tuple[Path, Path]:
+    """Paths of annotations and audio."""
+    from l3hpc.datasets.sonyc_ust import locate
+
+    paths = locate(folder)
+    return Path(paths.annotations), Path(paths.audio)
+
+
+def annotated_recordings(annotations: Path, audio: Path) -> list[Any]:
+    """The annotated clips in name order; a missing one has size -1 (it is listed as unreadable)."""
+    import csv
+
+    from l3hpc.datasets.corpus import Recording
+
+    with open(annotations, encoding="utf-8-sig", newline="") as stream:
+        rows = {row["audio_filename"]: row.get("sensor_id") or "unknown"
+                for row in csv.DictReader(stream)}
+    found = []
+    for name in sorted(rows):
+        path = audio / name
+        status = path.stat() if path.is_file() else None
+        found.append(Recording(name, rows[name], None, None,
+                               status.st_size if status else -1,
+                               status.st_mtime_ns if status else 0))
+    return found
+
+
+def digests(params: BaseModel) -> dict[str, Any]:
+    """The audio by its listing, a named student by its bytes."""
+    from l3hpc.datasets.corpus import manifest_digest
+    from l3hpc.steps.extract import weights_digest
+
+    assert isinstance(params, Params)
+    return {"audio": manifest_digest(_recordings(params)),
+            "student": weights_digest(params.student) if params.student else None}
+
+
+def run(params: BaseModel, task: Task) -> dict[str, Any]:
+    """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
+    raise NotImplementedError
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """``18,510 recordings``."""
+    files = sum(result.get("recordings", 0) for result in results)
+    skipped = sum(result.get("skipped", 0) for result in results)
+    text = f"{files:,} recordings"
+    return f"{text}, {skipped:,} skipped" if skipped else text

@@ -1,0 +1,106 @@
+"""extract: audio → teacher embeddings, one row per window of one second, with provenance.
+
+One task works through ``files_per_task`` recordings; a killed task goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from l3hpc.errors import InputError
+from l3hpc.files import digest_file
+from l3hpc.steps.base import Params as BaseParams
+from l3hpc.steps.base import Task
+
+NAME = "extract"
+VERSION = 1
+TITLE = "teacher embeddings of every second of audio"
+INPUTS: dict[str, str] = {}
+PLACES = frozenset({"audio", "weights", "max_failed", "batch_size"})
+
+
+class Params(BaseParams):
+    """What decides the teacher's embeddings."""
+
+    audio: Path = Field(description=(
+        "Folder of WAV, FLAC, OGG or HDF5 files (dataset 'audio'), searched with its subfolders."))
+    weights: str = Field("untrained", description=(
+        "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
+        "'untrained:SEED' for random weights (demonstration only)."))
+    hop: float = Field(0.5, gt=0, le=60, description="Seconds from one window to the next.")
+    center: bool = Field(True, description="Centre the first window on the first sample.")
+    min_seconds: float = Field(1.0, ge=0, description=(
+        "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
+    files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
+    max_failed: float = Field(0.05, ge=0, le=1, description=(
+        "The largest share of a task's recordings that may be unusable before the task fails."))
+    batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
+
+
+def check(params: Mapping[str, BaseModel]) -> None:
+    """Refuse a hop that is shorter than one sample of the slowest teacher."""
+    own = params.get(NAME)
+    if isinstance(own, Params) and own.hop * 8000 < 1:
+        raise InputError(f"hop {own.hop} s is shorter than one sample", where="extract.hop",
+                         allowed="at least 0.000125 s; 0.5 is the published one")
+
+
+def describe(params: Mapping[str, BaseModel]) -> str:
+    """``teacher untrained, hop 0.5 s, centred``."""
+    own = params[NAME]
+    assert isinstance(own, Params)
+    name = own.weights if own.weights.startswith("untrained") else Path(own.weights).name
+    return f"teacher {name}, hop {own.hop:g} s, {'centred' if own.center else 'not centred'}"
+
+
+def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
+    """The recordings, sorted by sensor and name, cut into groups of ``files_per_task``."""
+    from l3hpc.datasets.corpus import scan
+
+    assert isinstance(params, Params)
+    recordings = sorted(scan(params.audio), key=lambda one: (one.sensor, one.file))
+    size = params.files_per_task
+    return [{"recordings": [one.as_json() for one in recordings[first:first + size]],
+             "sensors": sorted({one.sensor for one in recordings[first:first + size]})}
+            for first in range(0, len(recordings), size)]
+
+
+def digests(params: BaseModel) -> dict[str, Any]:
+    """The audio by its listing (names, sizes, times), the teacher by its bytes."""
+    from l3hpc.datasets.corpus import manifest_digest, scan
+
+    assert isinstance(params, Params)
+    return {"audio": manifest_digest(scan(params.audio)), "weights": weights_digest(params.weights)}
+
+
+def weights_digest(weights: str | Path) -> str:
+    """What identifies a teacher: ``untrained…`` itself, or the digest of a weight file's bytes.
+
+    Raises ``InputError`` when there is no such file.
+    """
+    name = str(weights)
+    if name == "untrained" or name.startswith("untrained:"):
+        return name
+    if not Path(name).is_file():
+        raise InputError(f"no weight file {name}", where="--weights",
+                         allowed="a file of openl3, edgel3, Keras or l3hpc weights, or 'untrained'",
+                         hint="See what a file holds: l3hpc doctor")
+    return digest_file(Path(name))
+
+
+def run(params: BaseModel, task: Task) -> dict[str, Any]:
+    """Embed this task's recordings into ``embeddings.h5``; list the unusable in ``skipped.csv``."""
+    raise NotImplementedError
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """``1,024 rows of 64 recordings, 2 skipped``."""
+    rows = sum(result.get("rows", 0) for result in results)
+    files = sum(result.get("recordings", 0) for result in results)
+    skipped = sum(result.get("skipped", 0) for result in results)
+    text = f"{rows:,} rows of {files:,} recordings"
+    return f"{text}, {skipped:,} skipped" if skipped else text

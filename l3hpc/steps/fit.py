@@ -1,0 +1,109 @@
+"""fit: φ, the map from the teacher's embedding to the student's target, learnt on the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from l3hpc.errors import InputError
+from l3hpc.steps.base import Params as BaseParams
+from l3hpc.steps.base import Task
+
+NAME = "fit"
+VERSION = 1
+TITLE = "the reduction φ, learnt on the sample"
+INPUTS = {"sample": "required"}
+PLACES: frozenset[str] = frozenset({"chunk"})
+
+UNTRAINED_DIM = 512
+
+
+class Params(BaseParams):
+    """Kind and size of the reduction."""
+
+    approx: Literal["pca", "umap", "none"] = Field("pca", description=(
+        "pca, umap (needs the extra 'umap'), or none: the student learns the teacher itself."))
+    emb_dim: int = Field(128, ge=1, description="Dimensions that φ keeps: the student's length.")
+    mode: Literal["float64", "float32"] = Field("float64", description=(
+        "Arithmetic of the PCA: float64 is exact, float32 faster."))
+    n_neighbors: int = Field(15, ge=2, description="UMAP: neighbours of each point.")
+    min_dist: float = Field(0.3, ge=0, lt=1, description="UMAP: smallest distance of two points.")
+    metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
+    seed: int = Field(20180216, ge=0, description="Seed (UMAP).")
+    chunk: int = Field(8192, ge=1, description="Rows that are read at once.")
+
+
+def check(params: Mapping[str, BaseModel]) -> None:
+    """Refuse more dimensions than the teacher has, and fewer samples than dimensions."""
+    from l3hpc.steps import extract, sample
+
+    own = params.get(NAME)
+    if not isinstance(own, Params) or own.approx == "none":
+        return
+    teacher = params.get("extract")
+    if isinstance(teacher, extract.Params):
+        dim = teacher_dim(teacher.weights)
+        if own.emb_dim > dim:
+            raise InputError(
+                f"--emb-dim {own.emb_dim} is more than the teacher's {dim} dimensions.",
+                allowed=f"Use at most --emb-dim {dim}.")
+    subset = params.get("sample")
+    if isinstance(subset, sample.Params) and subset.samples < own.emb_dim:
+        raise InputError(
+            f"--samples {subset.samples} is fewer than the {own.emb_dim} dimensions to keep.",
+            allowed=f"Use at least --samples {own.emb_dim}, or a smaller --emb-dim.")
+    if own.approx == "umap" and isinstance(subset, sample.Params) \
+            and subset.samples <= own.n_neighbors:
+        raise InputError(
+            f"--samples {subset.samples} gives no point {own.n_neighbors} neighbours.",
+            allowed=f"Use more than {own.n_neighbors} samples, or a smaller fit.n_neighbors.")
+
+
+def teacher_dim(weights: str) -> int:
+    """Length of a teacher's embedding, from its file alone."""
+    if weights == "untrained" or weights.startswith("untrained:"):
+        return UNTRAINED_DIM
+    from l3hpc.models.weights import embedding_dim
+
+    return embedding_dim(weights)
+
+
+def describe(params: Mapping[str, BaseModel]) -> str:
+    """``pca: 512 → 128``."""
+    from l3hpc.steps import extract
+
+    own = params[NAME]
+    assert isinstance(own, Params)
+    if own.approx == "none":
+        return "none: the student learns the teacher's embedding itself"
+    teacher = params.get("extract")
+    source = f"{teacher_dim(teacher.weights)} → " if isinstance(teacher, extract.Params) else "to "
+    return f"{own.approx}: {source}{own.emb_dim}"
+
+
+def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
+    """One task: φ is one map for all sensors."""
+    return [{}]
+
+
+def digests(params: BaseModel) -> dict[str, Any]:
+    """Nothing outside the parameters and inputs decides φ."""
+    return {}
+
+
+def run(params: BaseModel, task: Task) -> dict[str, Any]:
+    """Learn φ in one pass over the sample and write ``phi.h5``."""
+    raise NotImplementedError
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """``91.3 % of variance in 128 dimensions``."""
+    if not results:
+        return ""
+    result = results[0]
+    if result.get("explained_variance") is not None:
+        return (f"{100 * result['explained_variance']:.1f} % of variance in "
+                f"{result['out_dim']} dimensions")
+    return f"{result.get('approx')}: {result.get('in_dim')} → {result.get('out_dim')}"

@@ -1,0 +1,112 @@
+"""sample: a small, relevant and diverse subset of the embeddings, time frame by time frame.
+
+One task per sensor. Every chosen row keeps its provenance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from l3hpc.steps.base import Params as BaseParams
+from l3hpc.steps.base import Task
+
+NAME = "sample"
+VERSION = 1
+TITLE = "a relevant and diverse subset of the embeddings"
+INPUTS = {"extract": "required"}
+PLACES: frozenset[str] = frozenset()
+
+Method = Literal["dpp", "dpp-div", "spl", "random"]
+
+
+class Params(BaseParams):
+    """How the subset is chosen."""
+
+    method: Method = Field("dpp", description=(
+        "dpp: exact k-DPP, diverse and loud; dpp-div: diverse only; spl: by relative loudness; "
+        "random: uniform."))
+    samples: int = Field(5000, ge=1, description="Rows to choose over all sensors together.")
+    timescale: Literal["day", "week", "month"] = Field("day", description=(
+        "Each time frame of this length gives the same number of rows."))
+    timezone: str = Field("America/New_York", description="Time zone of the sensors.")
+    epsilon: float = Field(0.001, gt=0, le=1e3, description=(
+        "What is added to the diagonal of the DPP's kernel; the published pipeline has 0.1."))
+    norm: Literal["l2", "l1"] = Field("l2", description=(
+        "Normalisation of the embeddings inside the DPP's kernel; published: l1."))
+    seed: int = Field(20180216, ge=0, description="Seed; every time frame draws its own stream.")
+
+
+def check(params: Mapping[str, BaseModel]) -> None:
+    """Refuse a time zone that this machine does not know."""
+    own = params.get(NAME)
+    if isinstance(own, Params):
+        check_timezone(own.timezone, "sample.timezone")
+
+
+def check_timezone(name: str, where: str) -> None:
+    """Raise ``InputError`` unless ``name`` is in the time zone database."""
+    from zoneinfo import ZoneInfo, available_timezones
+
+    from l3hpc.errors import InputError, nearest
+
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        close = nearest(name, available_timezones()).split("? valid")[0]
+        raise InputError(
+            f"unknown time zone {name!r}", where=where,
+            allowed=close + "?" if close.startswith("did") else "for example America/New_York, UTC",
+        ) from None
+
+
+def describe(params: Mapping[str, BaseModel]) -> str:
+    """``dpp, 5,000 rows, by day, seed 20180216``."""
+    own = params[NAME]
+    assert isinstance(own, Params)
+    return f"{own.method}, {own.samples:,} rows, by {own.timescale}, seed {own.seed}"
+
+
+def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
+    """One task per sensor, with its share of the samples and the extract tasks that hold its rows.
+
+    Where ``extract`` is a folder from elsewhere, one task goes through all of it.
+    """
+    assert isinstance(params, Params)
+    parts = upstream.get("extract") or []
+    sensors = sorted({sensor for part in parts for sensor in part["sensors"]})
+    if not sensors:
+        return [{"sensor": None, "samples": params.samples, "parts": None}]
+    share = -(-params.samples // len(sensors))
+    return [{"sensor": sensor, "samples": share,
+             "parts": [number for number, part in enumerate(parts) if sensor in part["sensors"]]}
+            for sensor in sensors]
+
+
+def digests(params: BaseModel) -> dict[str, Any]:
+    """Nothing outside the parameters and inputs decides the sample."""
+    return {}
+
+
+def run(params: BaseModel, task: Task) -> dict[str, Any]:
+    """Choose rows per time frame and write them, with provenance, into ``sample.h5``."""
+    raise NotImplementedError
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """``500 rows, 88 of 92 per day in the diverse part``."""
+    rows = sum(result.get("rows", 0) for result in results)
+    text = f"{rows:,} rows"
+    frames = sum(result.get("frames", 0) for result in results)
+    if not frames:
+        return text
+    scale = results[0].get("timescale", "frame")
+    chosen = [result for result in results if result.get("diverse") is not None]
+    if chosen:
+        drawn = sum(result["frames"] for result in chosen)
+        diverse = sum(result["diverse"] for result in chosen) / drawn
+        size = sum(result["rows"] for result in chosen) / drawn
+        return f"{text}, {diverse:.0f} of {size:.0f} per {scale} in the diverse part"
+    return f"{text}, {rows / frames:.0f} per {scale}"

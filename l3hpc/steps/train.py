@@ -1,0 +1,161 @@
+"""train: the student learns φ(teacher) from the audio alone.
+
+The science is in ``l3hpc.models.training`` and ``l3hpc.models.training_data``; this step finds the
+pairs of audio and targets, names the files and records the ledger row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from l3hpc.errors import InputError
+from l3hpc.steps.base import Params as BaseParams
+from l3hpc.steps.base import Task
+
+NAME = "train"
+VERSION = 1
+TITLE = "the student network, trained on the reduced embeddings"
+INPUTS = {"extract": "optional", "reduce": "optional"}
+PLACES = frozenset({"audio_dir", "tensorboard", "checkpoint_every", "checkpoint_batches"})
+
+PUBLISHED: dict[str, Any] = {"head": "relu", "epochs": 300, "epoch_size": 4096,
+                             "validation_epoch_size": 1024}
+
+
+class Params(BaseParams):
+    """The student's shape and how it is trained."""
+
+    recipe: Literal["default", "published"] = Field("default", description=(
+        "published: head, epochs and epoch sizes of the published jobs, wherever not stated."))
+    asr: int = Field(8000, ge=1000, le=192000, description="The student's sample rate in Hz.")
+    mels: int = Field(64, ge=1, description="Mel bands.")
+    dft: int = Field(1024, ge=16, description="Length of the DFT in samples.")
+    hop: int = Field(160, ge=1, description="Samples from one spectrum to the next.")
+    fmax: float | None = Field(None, gt=0, description=(
+        "Upper edge of the mel bands in Hz (none: half the sample rate)."))
+    emb_dim: int = Field(128, ge=1, description="Length of the student's embedding.")
+    filters: tuple[int, ...] | None = Field(None, description=(
+        "Filters of the eight convolutions, where emb_dim is none of 512, 256, 128, 64."))
+    head: Literal["linear", "relu"] = Field("linear", description=(
+        "linear reaches the signed targets of a PCA; relu is the published head."))
+    epochs: int = Field(300, ge=1, description="The most epochs.")
+    epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
+    validation_epoch_size: int | None = Field(None, ge=1, description=(
+        "Batches per validation (none: all data)."))
+    batch_size: int = Field(64, ge=1, description="Windows per training batch.")
+    validation_batch_size: int = Field(64, ge=1, description="Windows per validation batch.")
+    learning_rate: float | None = Field(None, gt=0, le=1, description=(
+        "Adam's first learning rate (none: 1e-4; published with plain MSE: 1e-5)."))
+    patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
+    min_delta: float = Field(1e-4, ge=0, description="The least that counts as improvement.")
+    plateau_patience: int = Field(5, ge=1, description=(
+        "Epochs without improvement before the learning rate falls."))
+    plateau_factor: float = Field(0.1, gt=0, lt=1, description="By what the rate is multiplied.")
+    validation_share: float = Field(0.1, gt=0, lt=1, description=(
+        "Share of rows for validation, by recording and day (folders train/ and validate/ win)."))
+    timezone: str = Field("America/New_York", description="Time zone that tells the days apart.")
+    seed: int = Field(20180216, ge=0, description="Seed of weights, order and split.")
+    audio_dir: Path | None = Field(None, description=(
+        "Folder of the audio (none: where extract found it)."))
+    embedding_key: str | None = Field(None, description=(
+        "Dataset of the targets, where published files hold several."))
+    mixed_precision: bool = Field(False, description="Compute in float16 on a GPU that can.")
+    deterministic: bool = Field(True, description=(
+        "The same bits for the same seed, also after a restart; slower on a GPU."))
+    cache: Literal["float32", "float16"] = Field("float32", description=(
+        "How log-mel spectra are kept on disk while training; float16 halves the space."))
+    tensorboard: bool = Field(False, description="Also write TensorBoard event files.")
+    checkpoint_every: int = Field(1, ge=1, description="Epochs between checkpoints.")
+    checkpoint_batches: int | None = Field(None, ge=1, description=(
+        "Also a checkpoint after so many batches (none: every five minutes)."))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("recipe") == "published":
+            return {**PUBLISHED, **values}
+        return values
+
+    def rate_for(self, approx: str) -> float:
+        """The first learning rate for targets of this kind (``pca``, ``umap``, ``none``)."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-5 if self.recipe == "published" and approx == "none" else 1e-4
+
+
+def check(params: Mapping[str, BaseModel]) -> None:
+    """Refuse a student that cannot be built, and one whose length is not that of its target."""
+    from l3hpc.models.spec import check_student
+    from l3hpc.steps import extract, fit
+    from l3hpc.steps.sample import check_timezone
+
+    own = params.get(NAME)
+    if not isinstance(own, Params):
+        return
+    check_student(own.asr, own.mels, own.hop, own.dft, own.fmax, own.emb_dim, own.filters)
+    check_timezone(own.timezone, "train.timezone")
+    reduction, teacher = params.get("fit"), params.get("extract")
+    if isinstance(reduction, fit.Params) and reduction.approx != "none":
+        if reduction.emb_dim != own.emb_dim:
+            raise InputError(
+                f"the student has {own.emb_dim} dimensions but φ gives {reduction.emb_dim}.",
+                where="train.emb_dim",
+                allowed="Set both with --emb-dim, or fit.emb_dim and train.emb_dim to one number.")
+    elif isinstance(teacher, extract.Params):
+        dim = fit.teacher_dim(teacher.weights)
+        if dim != own.emb_dim:
+            raise InputError(
+                f"with --approx none the student needs the teacher's {dim} dimensions, "
+                f"not {own.emb_dim}.", allowed=f"Use --emb-dim {dim}, or --approx pca.")
+
+
+def describe(params: Mapping[str, BaseModel]) -> str:
+    """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``."""
+    from l3hpc.models.spec import parameter_count
+
+    own = params[NAME]
+    assert isinstance(own, Params)
+    return (f"student {own.emb_dim}-d, {own.asr} Hz, {own.mels} mels, hop {own.hop}, "
+            f"DFT {own.dft}, {parameter_count(student_spec(own)):,} parameters")
+
+
+def student_spec(params: Params) -> Any:
+    """The ``NetworkSpec`` of the student."""
+    from l3hpc.models.spec import NetworkSpec, student_filters
+
+    return NetworkSpec(
+        rate=params.asr, n_mels=params.mels, hop=params.hop, n_dft=params.dft, fmax=params.fmax,
+        filters=tuple(params.filters or student_filters(params.emb_dim)), head=params.head,
+        emb_dim=params.emb_dim)
+
+
+def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
+    """One task."""
+    return [{}]
+
+
+def digests(params: BaseModel) -> dict[str, Any]:
+    """Audio named by the parameters, by its listing."""
+    from l3hpc.datasets.corpus import manifest_digest, scan
+
+    assert isinstance(params, Params)
+    return {"audio": manifest_digest(scan(params.audio_dir)) if params.audio_dir else None}
+
+
+def run(params: BaseModel, task: Task) -> dict[str, Any]:
+    """Train to the end and write the models, ``history.csv`` and ``config.json``."""
+    raise NotImplementedError
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """``12 epochs, best validation loss 0.409 (epoch 11)``."""
+    if not results:
+        return ""
+    result = results[0]
+    return (f"{result.get('epochs')} epochs, best validation loss "
+            f"{result.get('best_validation_loss', float('nan')):.4g} "
+            f"(epoch {result.get('best_epoch')})")
