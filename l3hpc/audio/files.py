@@ -1,0 +1,222 @@
+"""Read sound files of any rate, depth and channel count as mono float32, and say why one cannot be.
+
+Sound files (WAV, FLAC, OGG) go through libsndfile; HDF5 files with an ``audio`` data set are the
+layout of the published corpora: one row is one recording, ``(rows, n)`` or ``(rows, 1, n)``, in
+int16, float32 or float64.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l3hpc.errors import L3hpcError
+
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+REASONS = ("unreadable", "empty", "silent", "too short")
+BLOCK = 1 << 20  # samples per channel read at once
+
+
+class AudioError(L3hpcError):
+    """One recording cannot be used.
+
+    ``reason`` is one of ``'unreadable'``, ``'empty'``, ``'silent'``, ``'too short'``.
+    """
+
+    def __init__(self, message: str, *, reason: str = "unreadable", where: str | None = None,
+                 allowed: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, where=where, allowed=allowed, hint=hint)
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason {reason!r}; valid: {', '.join(REASONS)}")
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {"where": self.where, "allowed": self.allowed, "hint": self.hint,
+                 "reason": self.reason}
+        return (type(self), (self.message,), state)
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a header says: samples per channel (over all rows of an HDF5 file), Hz, channels."""
+
+    frames: int
+    rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.rate
+
+
+def list_audio(folder: Path) -> list[Path]:
+    """The sound files below ``folder``: paths relative to it, sorted as text.
+
+    ``.wav``, ``.flac`` and ``.ogg`` in any case, and ``.h5``/``.hdf5`` files that hold an ``audio``
+    data set. Names that start with a dot are left out (editors and file managers leave such files).
+    """
+    folder = Path(folder)
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(root, name)
+            suffix = path.suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in SOUND_SUFFIXES or (suffix in HDF5_SUFFIXES and _holds_audio(path)):
+                found.append(path.relative_to(folder))
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether ``path`` is named as an HDF5 file (its rows are separate recordings)."""
+    return Path(path).suffix.lower() in HDF5_SUFFIXES
+
+
+def probe(path: Path) -> AudioInfo:
+    """Length, rate and channels from the header alone. Raises ``AudioError`` ('unreadable')."""
+    if is_hdf5(path):
+        with _open_rows(path) as (audio, rate):
+            return AudioInfo(int(np.prod(audio.shape)), rate, 1)
+    with _open_sound(path) as sound:
+        return AudioInfo(int(sound.frames), int(sound.samplerate), int(sound.channels))
+
+
+def read_audio(path: Path, rate: int | None = None) -> tuple[np.ndarray, int]:
+    """A whole recording as mono float32 and its rate in Hz.
+
+    Integer samples are divided by ``2**(bits - 1)``, so they lie in [-1, 1); float files are taken
+    as they are. Channels are averaged. ``rate`` resamples (see ``resample``). The rows of an HDF5
+    file are joined end to end; use ``read_rows`` to keep them apart.
+
+    Raises ``AudioError``: 'unreadable' (no sound file, damaged, not finite) or 'empty' (no sample).
+    """
+    if is_hdf5(path):
+        rows, source_rate = read_rows(path)
+        signal = rows.reshape(-1)
+    else:
+        signal, source_rate = _read_sound(path)
+    if not len(signal):
+        raise AudioError("holds no samples", reason="empty", where=str(path))
+    if not np.isfinite(signal).all():
+        raise AudioError("holds samples that are not finite numbers", where=str(path))
+    if rate is not None and rate != source_rate:
+        from l3hpc.audio.resample import resample
+
+        return resample(signal, source_rate, rate), rate
+    return signal, source_rate
+
+
+def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
+                 where: str | None = None) -> None:
+    """Raise ``AudioError`` ('empty', 'too short' or 'silent') for audio not worth embedding.
+
+    Silent means that every sample is zero. The published code only warns, and pads with zeros.
+    """
+    if not len(signal):
+        raise AudioError("holds no samples", reason="empty", where=where)
+    if len(signal) < min_seconds * rate:
+        raise AudioError(f"is {len(signal) / rate:.3f} s long", reason="too short", where=where,
+                         allowed=f"at least {min_seconds:g} s are needed")
+    if not signal.any():
+        raise AudioError("every sample is zero", reason="silent", where=where)
+
+
+def count_rows(path: Path) -> int:
+    """The number of recordings (rows) in an HDF5 file's ``audio`` data set."""
+    with _open_rows(path) as (audio, _):
+        return int(audio.shape[0])
+
+
+def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
+    """Rows ``start:stop`` of an HDF5 file's ``audio`` as float32 ``(rows, n)``, and the rate in Hz.
+
+    The rate is the attribute ``rate``, ``sample_rate`` or ``sr`` of the data set or the file; where
+    there is none, a row is taken to last one second, as in the published corpora.
+    """
+    with _open_rows(path) as (audio, rate):
+        rows = audio[start:stop]
+    rows = rows.reshape(rows.shape[0], rows.shape[-1])
+    return to_float(rows), rate
+
+
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """Samples as float32; integers divided by ``2**(bits - 1)``, unsigned ones centred before."""
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
+    if samples.dtype.kind == "u":
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        return ((samples.astype(np.float64) - half) / half).astype(np.float32)
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _read_sound(path: Path) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    with _open_sound(path) as sound:
+        signal = np.empty(max(int(sound.frames), 0), np.float32)
+        done = 0
+        try:
+            while done < len(signal):
+                block = sound.read(min(BLOCK, len(signal) - done), dtype="float32", always_2d=True)
+                if not len(block):  # the file ends before the length its header promises
+                    break
+                np.mean(block, axis=1, out=signal[done:done + len(block)])
+                done += len(block)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"damaged: {error}", where=str(path)) from None
+        return signal[:done], int(sound.samplerate)
+
+
+def _open_sound(path: Path) -> Any:
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(str(path))
+    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:
+        raise AudioError(f"not a readable sound file: {error}", where=str(path)) from None
+
+
+class _open_rows:
+    """Context: the ``audio`` data set of an HDF5 file and its rate."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path)
+
+    def __enter__(self) -> tuple[Any, int]:
+        import h5py
+
+        try:
+            self._file = h5py.File(self._path, "r")
+        except OSError as error:
+            raise AudioError(f"not a readable HDF5 file: {error}", where=str(self._path)) from None
+        audio = self._file.get("audio")
+        right = isinstance(audio, h5py.Dataset) and audio.dtype.kind in "iuf" and (
+            audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1))
+        if not right:
+            self._file.close()
+            raise AudioError("has no usable data set 'audio'", where=str(self._path),
+                             allowed="'audio' of shape (rows, n) or (rows, 1, n), int16 or float")
+        for owner in (audio, self._file):
+            for name in ("rate", "sample_rate", "sr"):
+                if name in owner.attrs:
+                    return audio, int(owner.attrs[name])
+        return audio, int(audio.shape[-1])
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _holds_audio(path: Path) -> bool:
+    try:
+        with _open_rows(path):
+            return True
+    except AudioError:
+        return False

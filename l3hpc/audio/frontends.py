@@ -1,0 +1,289 @@
+"""Turn one-second frames into the decibel spectrograms that the networks were trained on.
+
+Five conventions exist among published weights and packages; they are not interchangeable:
+
+====  ============================================================================================
+A     kapre 0.1.4, what openl3 and edgel3 weights were trained on (the default). "Same" padding,
+      HTK mels of the *power* spectrum, then the square root, 10 log10, maximum of each example
+      subtracted, clamped at -80.
+A'    kapre 0.1.3.1: as A, with the maximum taken over the whole batch.
+B     openl3 0.4, kapre front end: zeros behind only, Slaney mels of the *magnitude*.
+C     openl3 0.4, librosa front end: centred with zeros, Slaney mels of the magnitude.
+D     the external mel spectrogram of embedding-approx: centred with zeros, HTK mels of the
+      magnitude, squared before the logarithm (20 log10).
+====  ============================================================================================
+
+All use a periodic Hann window, area-normalised triangular mel filters from 0 Hz, a floor of 1e-10
+and a range of 80 dB. Without mels the bins themselves are taken ("valid" framing in A, A', B, C).
+The clamp at -80 lies below float32 rounding for pure tones: exact agreement is for sounds with
+energy in every band.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from l3hpc.errors import InputError, nearest
+
+CONVENTIONS = ("A", "A'", "B", "C", "D")
+AMIN = 1e-10
+RANGE_DB = 80.0
+CHUNK_BYTES = 6 << 20  # windowed samples and spectrum held at once, per thread
+BANDS_PER_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Frontend:
+    """A spectrogram: geometry plus convention. Call it on frames to compute.
+
+    Parameters
+    ----------
+    rate: samples per second, and per frame (a frame lasts one second).
+    n_dft, hop: window length and step in samples.
+    n_mels: mel bands, or None for the linear spectrogram of ``n_dft // 2 + 1`` bins.
+    fmax: upper edge of the highest mel band in Hz; None means ``rate / 2``.
+    convention: one of ``CONVENTIONS``.
+
+    Raises ``InputError`` for a geometry that does not fit one second.
+    """
+
+    rate: int
+    n_dft: int
+    hop: int
+    n_mels: int | None
+    fmax: float | None = None
+    convention: str = "A"
+
+    def __post_init__(self) -> None:
+        if self.convention not in CONVENTIONS:
+            raise InputError(f"unknown front-end convention {self.convention!r}",
+                             allowed=nearest(self.convention, CONVENTIONS))
+        problem = None
+        if self.rate < 1:
+            problem = f"a rate of {self.rate} Hz"
+        elif self.n_dft < 2 or self.n_dft % 2 or self.n_dft > self.rate:
+            problem = f"a DFT of {self.n_dft} samples at {self.rate} Hz"
+        elif self.hop < 1 or self.hop > self.rate:
+            problem = f"a hop of {self.hop} samples at {self.rate} Hz"
+        elif self.n_mels is not None and self.n_mels < 1:
+            problem = f"{self.n_mels} mel bands"
+        elif self.fmax is not None and not 0 < self.fmax <= self.rate / 2:
+            problem = f"fmax {self.fmax} Hz at {self.rate} Hz"
+        if problem:
+            raise InputError(f"no spectrogram has {problem}",
+                             allowed="an even DFT of at most one second, a hop of at most one "
+                                     "second, at least 1 mel, 0 < fmax <= rate / 2")
+
+    @property
+    def name(self) -> str:
+        """The convention's name."""
+        return self.convention
+
+    @property
+    def bands(self) -> int:
+        """Rows of the spectrogram: mel bands, or DFT bins without mels."""
+        return self.n_dft // 2 + 1 if self.n_mels is None else self.n_mels
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(bands, times) of one frame's spectrogram."""
+        before, after = self.padding()
+        return self.bands, 1 + (self.rate + before + after - self.n_dft) // self.hop
+
+    def padding(self) -> tuple[int, int]:
+        """Zeros put before and after a frame."""
+        if self.convention == "D" or (self.convention == "C" and self.n_mels is not None):
+            return self.n_dft // 2, self.n_dft // 2
+        if self.n_mels is None:
+            return 0, 0
+        total = max((-(-self.rate // self.hop) - 1) * self.hop + self.n_dft - self.rate, 0)
+        before = 0 if self.convention == "B" else total // 2
+        return before, total - before
+
+    @property
+    def htk(self) -> bool:
+        """Whether the mel scale is HTK's (otherwise Slaney's)."""
+        return self.convention not in ("B", "C")
+
+    @property
+    def power(self) -> bool:
+        """Whether mel filters weigh the power spectrum (otherwise the magnitude)."""
+        return self.convention in ("A", "A'")
+
+    @property
+    def decibel_factor(self) -> float:
+        """Multiplies log10 of what the filters gave: 5 (root of power), 10 or 20."""
+        return {"A": 5.0, "A'": 5.0, "D": 20.0}.get(self.convention, 10.0)
+
+    @property
+    def floor(self) -> float:
+        """The least value before the logarithm, in the unit of what the filters gave."""
+        return {"A": AMIN**2, "A'": AMIN**2, "D": AMIN**0.5}.get(self.convention, AMIN)
+
+    def filterbank(self) -> np.ndarray:
+        """The mel weights, (n_dft // 2 + 1, n_mels) float64. ``InputError`` without mels."""
+        if self.n_mels is None:
+            raise InputError("a linear spectrogram has no mel filters")
+        return mel_filterbank(self.rate, self.n_dft, self.n_mels, self.fmax, self.htk)
+
+    def empty_bands(self) -> list[int]:
+        """Mel bands too narrow to hold a DFT bin: they say nothing about the sound."""
+        if self.n_mels is None:
+            return []
+        corners = mel_corners(self.rate, self.n_mels, self.fmax, self.htk)
+        return np.flatnonzero(_hold_no_bin(corners, self.rate / self.n_dft)).tolist()
+
+    def __call__(self, frames: np.ndarray, threads: int | None = 1) -> np.ndarray:
+        """Spectrograms (n, bands, times) float32 in dB, 0 at the maximum, of frames (n, rate).
+
+        Frames are computed one by one or together with the same result (except A'). Working memory
+        is bounded whatever n is. ``threads=None`` uses every core this process may use.
+        """
+        frames = np.asarray(frames)
+        if frames.ndim != 2 or frames.shape[1] != self.rate:
+            raise InputError(f"frames of shape {frames.shape} do not fit a front end at "
+                             f"{self.rate} Hz", allowed=f"(n, {self.rate}): one second each")
+        bands, times = self.shape
+        result = np.empty((len(frames), bands, times), np.float32)
+        step = max(1, CHUNK_BYTES // (times * self.n_dft * 8))
+        starts = range(0, len(frames), step)
+        workers = len(os.sched_getaffinity(0)) if threads is None else threads
+
+        def work(start: int) -> None:
+            self._decibels(frames[start:start + step], result[start:start + step])
+
+        _run(work, starts, workers)
+        if self.convention == "A'" and len(frames):
+            result -= result.max()
+            np.maximum(result, -RANGE_DB, out=result)
+        return result
+
+    def _decibels(self, frames: np.ndarray, out: np.ndarray) -> None:
+        from scipy import fft
+
+        before, after = self.padding()
+        padded = np.zeros((len(frames), before + self.rate + after), np.float32)
+        padded[:, before:before + self.rate] = frames
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.n_dft, axis=1)
+        spectrum = fft.rfft(windows[:, ::self.hop] * hann(self.n_dft), axis=-1)
+        parts = spectrum.view(np.float32)
+        np.square(parts, out=parts)
+        energy = parts[..., 0::2] + parts[..., 1::2]
+        if not self.power:
+            np.sqrt(energy, out=energy)
+        if self.n_mels is None:
+            out[:] = energy.transpose(0, 2, 1)
+        else:
+            for first, last, low, high, weights in self._blocks():
+                np.matmul(weights, energy[:, :, low:high].transpose(0, 2, 1),
+                          out=out[:, first:last])
+        np.maximum(out, np.float32(self.floor), out=out)
+        np.log(out, out=out)
+        out *= np.float32(self.decibel_factor / np.log(10.0))
+        if self.convention != "A'":
+            out -= out.max(axis=(1, 2), keepdims=True)
+            np.maximum(out, np.float32(-RANGE_DB), out=out)
+
+    def _blocks(self) -> list[tuple[int, int, int, int, np.ndarray]]:
+        return _filter_blocks(self.rate, self.n_dft, self.n_mels or 0, self.fmax, self.htk)
+
+
+OPENL3_FRONTENDS = {
+    "linear": Frontend(48000, 512, 242, None),
+    "mel128": Frontend(48000, 2048, 242, 128),
+    "mel256": Frontend(48000, 2048, 242, 256),
+}
+
+
+@functools.lru_cache(maxsize=32)
+def hann(length: int) -> np.ndarray:
+    """The periodic Hann window, float32 (read-only)."""
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
+    window.flags.writeable = False
+    return window
+
+
+def hz_to_mel(frequency: np.ndarray, htk: bool = True) -> np.ndarray:
+    """Mel values of frequencies in Hz: HTK's formula, or Slaney's (linear below 1 kHz)."""
+    frequency = np.asarray(frequency, dtype=np.float64)
+    if htk:
+        return 2595.0 * np.log10(1.0 + frequency / 700.0)
+    log_part = 15.0 + 27.0 * np.log(np.maximum(frequency, 1e-9) / 1000.0) / np.log(6.4)
+    return np.where(frequency < 1000.0, frequency * 3.0 / 200.0, log_part)
+
+
+def mel_to_hz(mel: np.ndarray, htk: bool = True) -> np.ndarray:
+    """Frequencies in Hz of mel values; the inverse of ``hz_to_mel``."""
+    mel = np.asarray(mel, dtype=np.float64)
+    if htk:
+        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
+
+
+def mel_corners(rate: int, n_mels: int, fmax: float | None = None, htk: bool = True) -> np.ndarray:
+    """Corner frequencies in Hz, (n_mels + 2,): band m rises from [m], peaks at [m+1], ends at [m+2].
+    """
+    top = hz_to_mel(np.array(rate / 2 if fmax is None else fmax), htk)
+    return mel_to_hz(np.linspace(0.0, float(top), n_mels + 2), htk)
+
+
+def mel_filterbank(rate: int, n_dft: int, n_mels: int, fmax: float | None = None,
+                   htk: bool = True) -> np.ndarray:
+    """Triangular mel filters of unit area (Slaney's normalisation), (bins, n_mels) float64.
+
+    Corners are evenly spaced in mel from 0 Hz to ``fmax``; each triangle, as a function of Hz, has
+    area 1.
+    """
+    corners = mel_corners(rate, n_mels, fmax, htk)
+    bins = np.arange(n_dft // 2 + 1)[:, None] * (rate / n_dft)
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    rising = (bins - left) / (centre - left)
+    falling = (right - bins) / (right - centre)
+    return np.maximum(np.minimum(rising, falling), 0.0) * (2.0 / (right - left))
+
+
+def max_mels_without_empty(rate: int, n_dft: int, fmax: float | None = None) -> int:
+    """The largest number of HTK mels such that it and every smaller number have no empty band.
+
+    Larger counts may happen to work too; this one is safe. 0 if even a single band is empty.
+    """
+    count = 0
+    while not _hold_no_bin(mel_corners(rate, count + 1, fmax), rate / n_dft).any():
+        count += 1
+    return count
+
+
+def _hold_no_bin(corners: np.ndarray, spacing: float) -> np.ndarray:
+    """Which bands have no multiple of ``spacing`` strictly between their outer corners."""
+    first = np.floor(corners[:-2] / spacing + 1e-9) + 1
+    return first * spacing >= corners[2:] * (1 - 1e-12)
+
+
+@functools.lru_cache(maxsize=16)
+def _filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: bool
+                   ) -> list[tuple[int, int, int, int, np.ndarray]]:
+    """The filterbank as narrow dense blocks: (first band, last, first bin, last, (bands, bins))."""
+    bank = mel_filterbank(rate, n_dft, n_mels, fmax, htk)
+    blocks = []
+    for first in range(0, n_mels, BANDS_PER_BLOCK):
+        block = bank[:, first:first + BANDS_PER_BLOCK]
+        used = np.flatnonzero(block.any(axis=1))
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        weights = np.ascontiguousarray(block[low:high].T, dtype=np.float32)
+        blocks.append((first, first + block.shape[1], low, high, weights))
+    return blocks
+
+
+def _run(work: Callable[[int], None], starts: range, workers: int) -> None:
+    if workers < 2 or len(starts) < 2:
+        for start in starts:
+            work(start)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, starts))

@@ -1,0 +1,253 @@
+"""What an L3 audio network is, in numbers: geometry, filters, tail, sizes. No TensorFlow here.
+
+The audio half of Look, Listen and Learn (Arandjelović and Zisserman 2017; Cramer et al. 2019) is a
+batch normalisation of the spectrogram and eight 3x3 convolutions in four blocks; the students of
+Specialized Embedding Approximation are narrower copies with their own front end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from l3hpc.audio.frontends import Frontend, max_mels_without_empty
+from l3hpc.errors import InputError
+
+L3_FILTERS = (64, 64, 128, 128, 256, 256, 512, 512)
+STUDENT_FILTERS = {
+    512: L3_FILTERS,
+    256: (32, 32, 64, 64, 128, 128, 256, 256),
+    128: (32, 32, 64, 64, 128, 128, 128, 128),
+    64: (32, 32, 64, 64, 128, 128, 64, 64),
+}
+TAILS = ("embedding", "student")
+HEADS = ("relu", "linear")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One network of this family: everything that decides its shapes and its arithmetic.
+
+    Parameters
+    ----------
+    rate, n_mels, hop, n_dft, fmax, convention: the front end (see ``Frontend``).
+    filters: output channels of the eight convolutions.
+    tail: ``'embedding'``: max pooling right after the eighth convolution (openl3, sparse EdgeL3);
+        ``'student'``: batch normalisation, ReLU if ``head`` is ``'relu'``, max pooling of the whole
+        map (training model, published students).
+    head: ``'relu'`` (published; values are >= 0) or ``'linear'`` (signed); of student tails only.
+    emb_dim: length of the output; None means ``filters[-1]``. An ``'embedding'`` tail can also
+        give ``12 * filters[-1]`` (6144), from a 4 x 3 map flattened as (band, time, channel).
+    """
+
+    rate: int
+    n_mels: int | None
+    hop: int
+    n_dft: int
+    fmax: float | None = None
+    filters: tuple[int, ...] = L3_FILTERS
+    tail: str = "student"
+    head: str = "relu"
+    emb_dim: int | None = None
+    convention: str = "A"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "filters", tuple(int(count) for count in self.filters))
+        if len(self.filters) != 8 or min(self.filters) < 1:
+            raise InputError(f"filters {list(self.filters)} do not make this network",
+                             allowed="eight positive numbers, one per convolution")
+        if self.emb_dim is None:
+            object.__setattr__(self, "emb_dim", self.filters[-1])
+        if self.tail not in TAILS or self.head not in HEADS:
+            raise InputError(f"unknown tail {self.tail!r} or head {self.head!r}",
+                             allowed=f"tails: {', '.join(TAILS)}; heads: {', '.join(HEADS)}")
+        bands, times = self.maps[3]
+        if bands < 1 or times < 1:
+            shape = self.frontend.shape
+            raise InputError(f"a spectrogram of {shape[0]} bands x {shape[1]} times is too small "
+                             "for three 2x2 poolings", allowed="at least 8 x 8")
+        if self.dim == self.filters[-1]:
+            return
+        if self.tail != "embedding" or self.dim != 12 * self.filters[-1]:
+            raise InputError(
+                f"an embedding of {self.dim} values does not come out of {self.filters[-1]} "
+                "channels in the last convolution",
+                allowed=f"{self.filters[-1]}" + (f" or {12 * self.filters[-1]}"
+                                                 if self.tail == "embedding" else ""))
+        if bands % 4 or times % 3:
+            raise InputError(f"a last map of {bands} x {times} cannot be pooled to 4 x 3")
+
+    @property
+    def dim(self) -> int:
+        """Length of the embedding."""
+        return int(self.emb_dim or self.filters[-1])
+
+    @property
+    def frontend(self) -> Frontend:
+        """The spectrogram this network takes."""
+        return Frontend(self.rate, self.n_dft, self.hop, self.n_mels, self.fmax, self.convention)
+
+    @property
+    def maps(self) -> tuple[tuple[int, int], ...]:
+        """(bands, times) of the feature maps of the four blocks."""
+        bands, times = self.frontend.shape
+        return tuple((bands >> block, times >> block) for block in range(4))
+
+    @property
+    def pool(self) -> tuple[int, int]:
+        """Size (and stride) of the last pooling."""
+        bands, times = self.maps[3]
+        return (bands, times) if self.dim == self.filters[-1] else (bands // 4, times // 3)
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether a batch normalisation follows the eighth convolution."""
+        return self.tail == "student"
+
+    @property
+    def model_repr(self) -> str:
+        """The published name: ``rate_mels_hop_dft[_half]_fmax_F``, e.g. ``8000_64_160_1024_half_…``.
+        """
+        half = "_half" if self.filters[0] * 2 == L3_FILTERS[0] else ""
+        fmax = f"{self.fmax:g}" if self.fmax is not None else "None"
+        return f"{self.rate}_{self.n_mels}_{self.hop}_{self.n_dft}{half}_fmax_{fmax}"
+
+    def layers(self) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
+        """Weighted layers in order: (``'batch_norm'`` or ``'conv'``, shapes of its arrays).
+
+        Arrays of a convolution: kernel (3, 3, in, out), bias. Of a normalisation: gamma, beta,
+        moving mean, moving variance. The front end owns no weights.
+        """
+        result: list[tuple[str, tuple[tuple[int, ...], ...]]] = [("batch_norm", ((1,),) * 4)]
+        before = 1
+        for index, count in enumerate(self.filters):
+            result.append(("conv", ((3, 3, before, count), (count,))))
+            if index < 7 or self.final_norm:
+                result.append(("batch_norm", ((count,),) * 4))
+            before = count
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; ``from_dict`` is the inverse."""
+        return {**asdict(self), "filters": list(self.filters)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> NetworkSpec:
+        """The spec that ``to_dict`` described; unknown or missing keys are an ``InputError``."""
+        known = {field.name for field in fields(cls)}
+        if set(values) - known or not {"rate", "n_mels", "hop", "n_dft"} <= set(values):
+            raise InputError(f"not a network spec: keys {sorted(values)}",
+                             allowed=", ".join(sorted(known)))
+        return cls(**values)
+
+
+def openl3_spec(input_repr: str = "mel256", embedding_size: int = 512) -> NetworkSpec:
+    """The openl3 network for ``'linear'``, ``'mel128'`` or ``'mel256'``, of 512 or 6144 values."""
+    geometry = {"linear": (None, 512), "mel128": (128, 2048), "mel256": (256, 2048)}
+    if input_repr not in geometry:
+        raise InputError(f"unknown input representation {input_repr!r}",
+                         allowed=", ".join(geometry))
+    n_mels, n_dft = geometry[input_repr]
+    return NetworkSpec(48000, n_mels, 242, n_dft, tail="embedding", emb_dim=embedding_size)
+
+
+def student_filters(emb_dim: int) -> tuple[int, ...]:
+    """The published students' filters for 512, 256, 128 or 64 values.
+
+    Any other length is an ``InputError`` that suggests filters to state.
+    """
+    if emb_dim in STUDENT_FILTERS:
+        return STUDENT_FILTERS[emb_dim]
+    raise InputError(f"no published student gives {emb_dim} values",
+                     where="--emb-dim", allowed="512, 256, 128, 64, or any length with filters",
+                     hint=f"state them, for example: --set train.filters="
+                          f"32,32,64,64,128,128,{emb_dim},{emb_dim}")
+
+
+def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int = 1024,
+                 fmax: float | None = None, emb_dim: int = 128,
+                 filters: Sequence[int] | None = None, head: str = "linear") -> NetworkSpec:
+    """A student network, after ``check_student``. The defaults are the published 128-d geometry."""
+    check_student(rate, n_mels, hop, n_dft, fmax, emb_dim, filters)
+    chosen = tuple(filters) if filters is not None else student_filters(emb_dim)
+    return NetworkSpec(rate, n_mels, hop, n_dft, fmax, chosen, "student", head, emb_dim)
+
+
+def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | None, emb_dim: int,
+                  filters: Sequence[int] | None = None) -> None:
+    """Refuse (``InputError``, with the option and what would do) a student that makes no sense.
+
+    Refused: a DFT that is odd or longer than the one-second frame; a hop longer than the DFT (it
+    would skip samples); fmax above half the rate; mel bands without a DFT bin; a spectrogram too
+    small for three poolings; an embedding length that the filters do not give.
+    """
+    def refuse(option: str, message: str, allowed: str) -> None:
+        raise InputError(message, where=option, allowed=allowed)
+
+    if rate < 1000:
+        refuse("--asr", f"a rate of {rate} Hz is too low for audio", "at least 1000 Hz")
+    if n_dft < 2 or n_dft % 2 or n_dft > rate:
+        refuse("--dft", f"a DFT of {n_dft} samples does not fit a one-second frame at {rate} Hz",
+               f"an even number of samples from 2 to {rate - rate % 2}")
+    if hop < 1 or hop > n_dft:
+        refuse("--hop", f"a hop of {hop} samples does not fit a DFT of {n_dft}: "
+               + ("it would skip samples" if hop > n_dft else "it never moves on"),
+               f"1 to {n_dft} samples")
+    if fmax is not None and not 0 < fmax <= rate / 2:
+        refuse("--fmax", f"fmax {fmax:g} Hz is not below half the rate of {rate} Hz",
+               f"above 0 and at most {rate / 2:g} Hz")
+    if n_mels < 8:
+        refuse("--mels", f"{n_mels} mel bands are too few for three 2x2 poolings", "at least 8")
+    frontend = Frontend(rate, n_dft, hop, n_mels, fmax)
+    _check_bands(frontend)
+    if frontend.shape[1] < 8:
+        refuse("--hop", f"a hop of {hop} samples gives {frontend.shape[1]} spectra per second, too "
+               "few for three 2x2 poolings", f"at most {(rate - 1) // 7} samples")
+    chosen = tuple(filters) if filters is not None else student_filters(emb_dim)
+    if len(chosen) != 8 or min(chosen) < 1:
+        refuse("--set train.filters", f"filters {list(chosen)} do not make this network",
+               "eight positive numbers, one per convolution")
+    if chosen[-1] != emb_dim:
+        refuse("--emb-dim", f"the last convolution has {chosen[-1]} filters, so the student gives "
+               f"{chosen[-1]} values, not {emb_dim}", "the last filter count equals --emb-dim")
+
+
+def parameter_count(spec: NetworkSpec, *, trainable: bool = False) -> int:
+    """All parameters (what is stored), or the trainable ones (without the moving statistics)."""
+    total = 0
+    for kind, shapes in spec.layers():
+        for shape in shapes[:2] if trainable and kind == "batch_norm" else shapes:
+            size = 1
+            for length in shape:
+                size *= length
+            total += size
+    return total
+
+
+def model_bytes(spec: NetworkSpec) -> int:
+    """Size of the stored parameters as float32."""
+    return 4 * parameter_count(spec)
+
+
+def activation_bytes(spec: NetworkSpec) -> int:
+    """The largest single feature map of one frame as float32."""
+    return max(4 * bands * times * max(spec.filters[2 * block:2 * block + 2])
+               for block, (bands, times) in enumerate(spec.maps))
+
+
+def _check_bands(frontend: Frontend) -> None:
+    rate, n_dft, mels, fmax = frontend.rate, frontend.n_dft, frontend.n_mels, frontend.fmax
+    empty = frontend.empty_bands()
+    if not empty:
+        return
+    longer, remedy = n_dft, ""
+    while not remedy and longer * 2 <= rate:
+        longer *= 2
+        fits = max_mels_without_empty(rate, longer, fmax)
+        if fits >= (mels or 0):
+            remedy = f", or a longer DFT (--dft {longer} carries {fits})"
+    raise InputError(
+        f"--mels {mels} leaves {len(empty)} of {mels} mel bands empty at {rate} Hz with a DFT of "
+        f"{n_dft} (bins are {rate / n_dft:.1f} Hz apart).",
+        allowed=f"Use at most {max_mels_without_empty(rate, n_dft, fmax)} mels{remedy}.")
