@@ -1,0 +1,288 @@
+"""Rows of a matrix wherever they lie: in memory, in HDF5 files, in several files, or scaled on the way.
+
+Samplers and reductions never hold a whole matrix. They read it through ``Rows``: blocks in order for
+passes over the data, and single rows by number. Row numbers count from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from l3hpc.errors import InputError
+
+BLOCK_ROWS = 4096
+NORMS = ("l2", "l1", "none")
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A matrix of ``shape`` (n, d) that is read in blocks or by row number."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        """All rows in order, at most ``size`` at a time, each block (m, d)."""
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of these numbers (any order, repeats allowed), (len(indices), d)."""
+
+
+def blocks(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    """The same rows cut anew: every block has ``size`` rows except the last.
+
+    So a result does not depend, in any bit, on how its input was cut. A block is only valid until the
+    next one is asked for.
+    """
+    buffer: np.ndarray | None = None
+    filled = 0
+    for chunk in chunks:
+        chunk = np.asarray(chunk)
+        if chunk.ndim != 2:
+            raise InputError(f"expected blocks of shape (rows, columns), found shape {chunk.shape}")
+        start = 0
+        while start < len(chunk):
+            if filled == 0 and len(chunk) - start >= size:
+                yield chunk[start:start + size]
+                start += size
+                continue
+            if buffer is None:
+                buffer = np.empty((size, chunk.shape[1]), chunk.dtype)
+            elif buffer.shape[1] != chunk.shape[1]:
+                raise InputError(
+                    f"blocks differ in length of a row: {buffer.shape[1]} and {chunk.shape[1]}")
+            elif buffer.dtype != chunk.dtype:
+                buffer = buffer.astype(np.promote_types(buffer.dtype, chunk.dtype))
+            count = min(size - filled, len(chunk) - start)
+            buffer[filled:filled + count] = chunk[start:start + count]
+            filled, start = filled + count, start + count
+            if filled == size:
+                yield buffer
+                filled = 0
+    if filled and buffer is not None:
+        yield buffer[:filled]
+
+
+class ArrayRows:
+    """Rows of anything with ``shape`` and slices: a numpy array, a memory map, an HDF5 dataset."""
+
+    def __init__(self, array: Any) -> None:
+        shape = tuple(array.shape)
+        if len(shape) != 2:
+            raise InputError(f"expected an array of shape (rows, columns), found shape {shape}")
+        self.array = array
+        self._shape = (int(shape[0]), int(shape[1]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self._shape
+
+    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        """All rows in order, ``size`` at a time."""
+        for start in range(0, self._shape[0], size):
+            yield np.asarray(self.array[start:start + size])
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of these numbers; from a file, each run of neighbours is one read."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if isinstance(self.array, np.ndarray):
+            return self.array[indices]
+        distinct, back = np.unique(indices, return_inverse=True)
+        rows = np.empty((len(distinct), self._shape[1]), self.array.dtype)
+        for start, stop in _runs(distinct):
+            first, last = int(distinct[start]), int(distinct[stop - 1])
+            block = np.asarray(self.array[first:last + 1])
+            rows[start:stop] = block[distinct[start:stop] - first]
+        return rows[back.reshape(-1)]
+
+
+def _runs(distinct: np.ndarray, gap: int = 4, longest: int = BLOCK_ROWS) -> list[tuple[int, int]]:
+    """Cut sorted distinct numbers where neighbours are more than ``gap`` apart, or a run gets long."""
+    cuts = [0]
+    for position in (np.flatnonzero(np.diff(distinct) > gap) + 1).tolist() + [len(distinct)]:
+        while position - cuts[-1] > longest:
+            cuts.append(cuts[-1] + longest)
+        if position > cuts[-1]:
+            cuts.append(position)
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+class ChunkRows:
+    """Rows that can only be read from the front: ``factory()`` starts a new pass over the blocks.
+
+    ``shape`` may be given; otherwise one pass counts the rows.
+    """
+
+    def __init__(
+        self, factory: Callable[[], Iterable[np.ndarray]], shape: tuple[int, int] | None = None,
+    ) -> None:
+        self.factory = factory
+        self._shape = shape
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (a pass over the data the first time, when not given)."""
+        if self._shape is None:
+            n, d = 0, 0
+            for chunk in self.factory():
+                n, d = n + len(chunk), int(np.shape(chunk)[1])
+            self._shape = (n, d)
+        return self._shape
+
+    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        """All rows in order, cut into blocks of ``size``."""
+        return blocks(self.factory(), size)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of these numbers, by one pass over the data."""
+        indices = np.asarray(indices, dtype=np.int64)
+        distinct, back = np.unique(indices, return_inverse=True)
+        found: list[np.ndarray] = []
+        start = 0
+        for chunk in self.factory():
+            low, high = np.searchsorted(distinct, (start, start + len(chunk)))
+            if high > low:
+                found.append(np.asarray(chunk)[distinct[low:high] - start])
+            start += len(chunk)
+        rows = np.concatenate(found) if found else np.empty((0, self.shape[1]))
+        if len(rows) != len(distinct):
+            raise InputError(f"row {int(distinct[-1])} asked for, but a pass gave {start} rows")
+        return rows[back.reshape(-1)]
+
+
+class SubsetRows:
+    """The rows ``indices`` of another matrix, in that order: one time frame of a sensor's year."""
+
+    def __init__(self, rows: Any, indices: np.ndarray) -> None:
+        self.rows = as_rows(rows)
+        self.indices = np.asarray(indices, dtype=np.int64)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self.indices), self.rows.shape[1]
+
+    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        """The chosen rows in order, ``size`` at a time."""
+        for start in range(0, len(self.indices), size):
+            yield self.rows.take(self.indices[start:start + size])
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Rows by their number within the subset."""
+        return self.rows.take(self.indices[np.asarray(indices, dtype=np.int64)])
+
+
+class ConcatRows:
+    """Several matrices with the same columns, one below the other: the shards of one sensor."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        if not parts:
+            raise InputError("no rows: an empty list of parts")
+        self.parts = [as_rows(part) for part in parts]
+        widths = sorted({part.shape[1] for part in self.parts})
+        if len(widths) > 1:
+            raise InputError(f"parts differ in length of a row: {', '.join(map(str, widths))}")
+        self.starts = np.concatenate([[0], np.cumsum([part.shape[0] for part in self.parts])])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.starts[-1]), self.parts[0].shape[1]
+
+    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        """All rows in order, cut into blocks of ``size`` across the parts."""
+        return blocks((chunk for part in self.parts for chunk in part.chunks(size)), size)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of these numbers, counted over all parts."""
+        indices = np.asarray(indices, dtype=np.int64)
+        owner = np.searchsorted(self.starts, indices, side="right") - 1
+        rows: np.ndarray | None = None
+        for number in np.unique(owner):
+            here = np.flatnonzero(owner == number)
+            found = self.parts[number].take(indices[here] - self.starts[number])
+            if rows is None:
+                rows = np.empty((len(indices), self.shape[1]), found.dtype)
+            rows[here] = found
+        return np.empty((0, self.shape[1])) if rows is None else rows
+
+
+class FeatureRows:
+    """Similarity features b_i = q_i x_i / ‖x_i‖ of embeddings x_i, computed block by block.
+
+    quality: (n,) finite and not negative, or None for 1 everywhere.
+    norm: 'l2', 'l1' (the published pipeline's), or 'none' (x_i is taken as it is).
+    An all-zero row stays zero. The features are float64.
+    """
+
+    def __init__(
+        self, rows: Any, quality: np.ndarray | None = None, norm: str = "l2",
+    ) -> None:
+        if norm not in NORMS:
+            raise InputError(f"unknown norm {norm!r}", allowed=f"valid: {', '.join(NORMS)}")
+        self.rows = as_rows(rows)
+        self.norm = norm
+        self.quality = None if quality is None else np.asarray(quality, dtype=np.float64)
+        if self.quality is not None:
+            if self.quality.shape != (self.rows.shape[0],):
+                raise InputError(f"{self.quality.size} quality values for {self.rows.shape[0]} rows")
+            if not (np.isfinite(self.quality).all() and (self.quality >= 0).all()):
+                raise InputError("quality values must be finite and not negative")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows.shape
+
+    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        """All features in order, at most ``size`` rows at a time."""
+        start = 0
+        for chunk in self.rows.chunks(size):
+            quality = None if self.quality is None else self.quality[start:start + len(chunk)]
+            yield features(chunk, quality, self.norm)
+            start += len(chunk)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The features of these rows."""
+        quality = None if self.quality is None else self.quality[indices]
+        return features(self.rows.take(indices), quality, self.norm)
+
+
+def features(x: np.ndarray, quality: np.ndarray | None = None, norm: str = "l2") -> np.ndarray:
+    """Similarity features b_i = q_i x_i / ‖x_i‖, float64 (n, d); see ``FeatureRows``."""
+    result = np.array(x, dtype=np.float64)
+    if norm == "l2":
+        lengths = np.sqrt(np.einsum("ij,ij->i", result, result))
+    elif norm == "l1":
+        lengths = np.abs(result).sum(axis=1)
+    elif norm == "none":
+        lengths = np.ones(len(result))
+    else:
+        raise InputError(f"unknown norm {norm!r}", allowed=f"valid: {', '.join(NORMS)}")
+    if not np.isfinite(lengths).all():
+        row = int(np.flatnonzero(~np.isfinite(lengths))[0])
+        raise InputError(f"row {row} of a block holds NaN or infinite values")
+    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    if quality is not None:
+        scale *= np.asarray(quality, dtype=np.float64)
+    result *= scale[:, None]
+    return result
+
+
+def as_rows(source: Any) -> Rows:
+    """``source`` as ``Rows``: arrays, HDF5 datasets, and functions that start a pass over blocks."""
+    if isinstance(source, Rows):
+        return source
+    if hasattr(source, "shape"):
+        return ArrayRows(source)
+    if callable(source):
+        return ChunkRows(source)
+    if isinstance(source, (list, tuple)):
+        return ArrayRows(np.asarray(source))
+    raise InputError(f"cannot read rows from a {type(source).__name__}",
+                     allowed="an array, an HDF5 dataset, Rows, or a function that returns blocks")

@@ -1,0 +1,142 @@
+"""Choosing k rows of one time frame: at random, by loudness, by diversity, or by both.
+
+methods
+    random    every set of k rows is equally likely
+    spl       rows are drawn one after another with probability ∝ relevance, without replacement
+    dpp-div   exact k-DPP of the normalised embeddings: diversity alone
+    dpp       the same with each embedding scaled by its relevance: relevant and diverse
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from l3hpc.errors import InputError, nearest
+from l3hpc.sampling.kdpp import KDPP
+from l3hpc.sampling.rows import FeatureRows, Rows, as_rows
+
+METHODS = ("random", "spl", "dpp-div", "dpp")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows chosen from one frame, and what is known about the choice.
+
+    rows: ascending row numbers within the frame.
+    diverse: the part of them that the DPP made repel each other (empty for random and spl).
+    requested, available: k as asked for, and the rows that the frame had.
+    expected_diverse: expected size of the diverse part (NaN without a DPP).
+    log_det, log_likelihood: log det(L_S) and log P(S) (NaN without a DPP).
+    """
+
+    method: str
+    rows: np.ndarray
+    requested: int
+    available: int
+    diverse: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    expected_diverse: float = float("nan")
+    log_det: float = float("nan")
+    log_likelihood: float = float("nan")
+
+    @property
+    def missing(self) -> int:
+        """How many rows fewer than requested: the frame had no more."""
+        return self.requested - len(self.rows)
+
+
+def select(
+    method: str, embeddings: Any, relevance: np.ndarray | None, k: int,
+    rng: np.random.Generator | int, epsilon: float = 0.001, norm: str = "l2",
+    *, count: int | None = None,
+) -> Selection:
+    """Choose k rows of a frame; a frame with fewer rows gives all of them (``Selection.missing``).
+
+    Parameters
+    ----------
+    method: 'random', 'spl', 'dpp-div' or 'dpp'.
+    embeddings: (n, d) array, HDF5 dataset or ``Rows``, or a function without arguments that returns
+        one; only the DPP methods call or read it. None is allowed for 'random' and 'spl'.
+    relevance: (n,) weights, finite and not negative; needed by 'spl' and 'dpp'.
+    k: rows to choose, at least 1.
+    rng: generator or seed. The same seed, rows and k give the same choice.
+    epsilon, norm: regulariser of the DPP kernel and norm of its features ('l2'; the published
+        pipeline's are 0.1 and 'l1', with which even an exact sample is nearly uniform).
+    count: n, where neither embeddings nor relevance tell it.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown sampling method {method!r}", allowed=nearest(method, METHODS))
+    if k < 1:
+        raise InputError(f"cannot choose {k} rows", allowed="1 or more")
+    generator = np.random.default_rng(rng)
+    weights = _weights(method, relevance)
+    if method in ("random", "spl"):
+        n = _count(embeddings, relevance, count)
+        if n <= k:
+            rows = np.arange(n)
+        elif method == "random":
+            rows = np.sort(generator.choice(n, k, replace=False))
+        else:
+            assert weights is not None
+            rows = weighted_without_replacement(weights, k, generator)
+        return Selection(method, rows.astype(np.int64), k, n)
+    source = _resolve(embeddings)
+    n = source.shape[0]
+    if n == 0:
+        return Selection(method, np.empty(0, dtype=np.int64), k, 0)
+    dpp = KDPP(FeatureRows(source, weights if method == "dpp" else None, norm), epsilon)
+    size = min(k, n)
+    rows = dpp.sample(size, generator)
+    return Selection(
+        method, rows, k, n, diverse=dpp.diverse_, expected_diverse=dpp.expected_diverse(size),
+        log_det=dpp.log_det_, log_likelihood=dpp.log_likelihood_)
+
+
+def weighted_without_replacement(
+    weights: np.ndarray, k: int, rng: np.random.Generator,
+) -> np.ndarray:
+    """k ascending row numbers, drawn one after another with probability ∝ weight among those left.
+
+    The distribution of ``numpy.random.Generator.choice(n, k, replace=False, p=weights / sum)``, drawn
+    by exponential races (Efraimidis & Spirakis 2006; the same as Gumbel top-k): row i finishes after an
+    exponential time of rate w_i, and the first k are taken. Rows of weight 0 come only after all others.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        times = rng.standard_exponential(len(weights)) / weights
+    positive = int(np.isfinite(times).sum())
+    if k >= positive:
+        others = np.flatnonzero(~np.isfinite(times))
+        extra = rng.choice(others, k - positive, replace=False) if k > positive else others[:0]
+        return np.sort(np.concatenate([np.flatnonzero(np.isfinite(times)), extra]))
+    return np.sort(np.argpartition(times, k - 1)[:k])
+
+
+def _weights(method: str, relevance: np.ndarray | None) -> np.ndarray | None:
+    if method not in ("spl", "dpp"):
+        return None
+    if relevance is None:
+        raise InputError(f"sampling method {method!r} needs a relevance for every row")
+    weights = np.asarray(relevance, dtype=np.float64)
+    if weights.ndim != 1 or not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise InputError("relevance must be one finite number, not negative, for every row")
+    return weights
+
+
+def _count(embeddings: Any, relevance: np.ndarray | None, count: int | None) -> int:
+    if count is not None:
+        return int(count)
+    if relevance is not None:
+        return len(relevance)
+    return _resolve(embeddings).shape[0]
+
+
+def _resolve(embeddings: Any) -> Rows:
+    if embeddings is None:
+        raise InputError("no embeddings given")
+    if isinstance(embeddings, Callable) and not hasattr(embeddings, "shape"):  # type: ignore[arg-type]
+        return as_rows(embeddings())
+    return as_rows(embeddings)

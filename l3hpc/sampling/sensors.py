@@ -1,0 +1,58 @@
+"""Choosing sensors that lie far from each other: a k-DPP over their places on the globe.
+
+The published kernel 1/(distance + 1e-15) has 1e15 on its diagonal and makes every choice equally likely.
+Here the similarity of two sensors is exp(−distance/length): 1 for the same place, positive semidefinite
+on the sphere (Gneiting 2013), so near sensors really repel each other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from l3hpc.errors import InputError
+from l3hpc.sampling.kdpp import KDPP
+
+EARTH_RADIUS_KM = 6371.0088
+
+
+def haversine_km(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
+    """Great-circle distances between all pairs of places in degrees, (n, n) float64 in km."""
+    latitude, longitude = _places(latitudes, longitudes)
+    across = np.sin((latitude[:, None] - latitude) / 2) ** 2
+    along = np.sin((longitude[:, None] - longitude) / 2) ** 2
+    inner = across + np.cos(latitude[:, None]) * np.cos(latitude) * along
+    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(inner, 0.0, 1.0)))
+
+
+def sensor_kernel(
+    latitudes: np.ndarray, longitudes: np.ndarray, length_km: float | None = None,
+) -> np.ndarray:
+    """exp(−distance/length), (n, n). ``length_km`` None: the median distance between two places."""
+    distances = haversine_km(latitudes, longitudes)
+    if length_km is None:
+        pairs = distances[np.triu_indices(len(distances), 1)]
+        length_km = float(np.median(pairs)) if pairs.size and np.median(pairs) > 0 else 1.0
+    if not (np.isfinite(length_km) and length_km > 0):
+        raise InputError(f"length {length_km} km is not allowed", allowed="a positive number")
+    return np.exp(-distances / length_km)
+
+
+def choose_sensors(
+    latitudes: np.ndarray, longitudes: np.ndarray, k: int, rng: np.random.Generator | int,
+    *, length_km: float | None = None, epsilon: float = 1e-6,
+) -> np.ndarray:
+    """k sensors by an exact k-DPP over their places (degrees): ascending positions in the lists."""
+    kernel = sensor_kernel(latitudes, longitudes, length_km)
+    return KDPP(kernel=kernel, epsilon=epsilon).sample(k, rng)
+
+
+def _places(latitudes: np.ndarray, longitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    latitude = np.asarray(latitudes, dtype=np.float64)
+    longitude = np.asarray(longitudes, dtype=np.float64)
+    if latitude.ndim != 1 or latitude.shape != longitude.shape or not latitude.size:
+        raise InputError(f"{latitude.size} latitudes for {longitude.size} longitudes")
+    bad = ~((np.abs(latitude) <= 90) & (np.abs(longitude) <= 360))
+    if bad.any():
+        raise InputError(f"sensors without a valid place: positions {np.flatnonzero(bad).tolist()}",
+                         allowed="latitude -90 to 90 and longitude -360 to 360 degrees")
+    return np.radians(latitude), np.radians(longitude)
