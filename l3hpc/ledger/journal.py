@@ -25,13 +25,14 @@ from collections import deque
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from l3hpc.ledger.columns import ALIASES, TABS
 
 SCHEMA = 1
 PREFIX = b'{"check":"'
 MIDDLE = b'","record":'
+ORIGIN = b',"origin":{'
 MAX_WAITING = 100_000
 _PACKAGES = ("l3hpc", "tensorflow", "keras", "numpy", "scikit-learn")
 
@@ -114,8 +115,9 @@ class Journal:
                                     for name, value in values.items() if value is not None}}
         if declared and declared.has("latest_epoch") and epoch is not None:
             merged["latest_epoch"] = epoch
-        if declared and declared.has("git_commit") and self._common.get("commit"):
-            merged.setdefault("git_commit", self._common["commit"])
+        commit = self._common["origin"]["commit"]
+        if declared and declared.has("git_commit") and commit:
+            merged.setdefault("git_commit", commit)
         key = declared.key_of(merged) if declared else None
         if declared and key is None:
             self._warn(tab + ".key", f"a record for {tab!r} lacks its key "
@@ -128,7 +130,7 @@ class Journal:
             "schema": SCHEMA, "tab": tab, "key": list(key) if key else None,
             "restart": self._common["restart"], "seq": self._sequence,
             "epoch": None if epoch is None else int(epoch), "time": round(time.time(), 3),
-            "values": row, "beside": beside, **self._common,
+            "values": row, "beside": beside, "origin": self._common["origin"],
         }
         self._sequence += 1
         return seal(record)
@@ -144,9 +146,10 @@ class Journal:
             restart = int(text) if text.isdigit() else 0
         for folder in self.folders if self.run else []:
             restart = max(restart, last_restart(folder, self.run) + 1)
-        return {"restart": restart, "run": self.run or None, "job": job,
-                "host": socket.gethostname(), "pid": self._pid,
-                "commit": self._commit or source_commit(), "versions": package_versions()}
+        origin = {"run": self.run or None, "job": job, "host": socket.gethostname(),
+                  "pid": self._pid, "commit": self._commit or source_commit(),
+                  "versions": package_versions()}
+        return {"restart": restart, "origin": origin}
 
     def _append(self, line: bytes) -> None:
         self._waiting.append(line)
@@ -200,13 +203,27 @@ def seal(record: Mapping[str, Any]) -> bytes:
     return PREFIX + check(text) + MIDDLE + text + b"}\n"
 
 
-def unseal(line: bytes) -> dict[str, Any] | None:
-    """The record of a line (without its newline), or None when the line is torn or foreign."""
+def unseal(line: bytes, origins: dict[bytes, Any] | None = None) -> dict[str, Any] | None:
+    """The record of a line (without its newline), or None when the line is torn or foreign.
+
+    ``origins`` (a dictionary the caller keeps) saves parsing the origin that lines of one writer
+    share: it is the last member of a record, half of its text.
+    """
     start = len(PREFIX) + 16
     body = line[start + len(MIDDLE):-1]
     if (not line.startswith(PREFIX) or line[start:start + len(MIDDLE)] != MIDDLE
             or line[-1:] != b"}" or line[len(PREFIX):start] != check(body)):
         return None
+    if origins is not None:
+        cut = body.rfind(ORIGIN)
+        if cut > 0:
+            tail = body[cut:]
+            origin = origins.get(tail)
+            if origin is None:
+                origin = origins[tail] = json.loads(b"{" + tail[1:])["origin"]
+            record = json.loads((body[:cut] + b"}").decode("utf-8", "surrogatepass"))
+            record["origin"] = origin
+            return cast(dict[str, Any], record)
     record = json.loads(body.decode("utf-8", "surrogatepass"))
     return record if isinstance(record, dict) else None
 

@@ -14,11 +14,12 @@ MSE = (
     "Best Train MAE | Best Valid MAE")
 UST = (
     "Username | Model Type | Upstream Data | Commit | Annotation Dir | Taxonomy Dir | "
-    "Feature Dir | Output Dir | Exp. ID | Hidden Layer Size | Num. Hidden Layers | Learning Rate | L2 Reg. | "
-    "Batch Size | Num Epochs | Patience | Sensor Factor | Proximity Factor | No Standardize | "
-    "Co-occurrence Loss | Co-occurrence Loss Factor | PCA | PCA Components | Label Mode | "
-    "Oversample | Oversample Iters. | Threshold Type | Target Mode | No Timestamp | Split Path | "
-    "Optimizer | Micro AUPRC | Micro F1 (@0.5) | Macro AUPRC | Coarse Tag AUPRC")
+    "Feature Dir | Output Dir | Exp. ID | Hidden Layer Size | Num. Hidden Layers | "
+    "Learning Rate | L2 Reg. | Batch Size | Num Epochs | Patience | Sensor Factor | "
+    "Proximity Factor | No Standardize | Co-occurrence Loss | Co-occurrence Loss Factor | PCA | "
+    "PCA Components | Label Mode | Oversample | Oversample Iters. | Threshold Type | "
+    "Target Mode | No Timestamp | Split Path | Optimizer | Micro AUPRC | Micro F1 (@0.5) | "
+    "Macro AUPRC | Coarse Tag AUPRC")
 
 
 def test_published_titles_in_published_order():

@@ -36,14 +36,15 @@ def test_a_record_is_self_contained(tmp_path, monkeypatch):
     journal.record(TAB, {"latest_train_loss": np.float32(0.5), "log": Path("/x")}, epoch=3)
     (record,) = records(tmp_path)
     assert {name: record[name] for name in (
-        "schema", "tab", "key", "restart", "seq", "epoch", "job", "commit", "run")} == {
-        "schema": 1, "tab": TAB, "key": ["/m/1"], "restart": 2, "seq": 0, "epoch": 3,
-        "job": "8815", "commit": "abc", "run": "up-1"}
+        "schema", "tab", "key", "restart", "seq", "epoch")} == {
+        "schema": 1, "tab": TAB, "key": ["/m/1"], "restart": 2, "seq": 0, "epoch": 3}
+    origin = record["origin"]
+    assert (origin["job"], origin["commit"], origin["run"]) == ("8815", "abc", "up-1")
     assert record["values"] == {"username": "ada", "model_dir": "/m/1", "latest_epoch": 3,
                                 "latest_train_loss": 0.5}
     assert record["beside"] == {"note": "demo", "log": "/x"}
-    assert record["versions"]["python"].startswith("3.")
-    assert record["host"] and record["pid"] == os.getpid()
+    assert origin["versions"]["python"].startswith("3.")
+    assert origin["host"] and origin["pid"] == os.getpid()
 
 
 def test_satisfies_the_recorder_protocol(tmp_path):

@@ -1,0 +1,66 @@
+"""One value, one cell: the types and limits that every view and the sheet share.
+
+A cell is text, a finite number, a truth value or empty. Text never becomes a formula, a date or a
+number on the way: ``"=1+1"`` and ``"007"`` stay what they are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from l3hpc.ledger.columns import Column, Tab
+from l3hpc.ledger.fold import Row
+from l3hpc.ledger.journal import nonfinite
+
+Cell = str | int | float | bool | None
+
+MAX_CHARACTERS = 50_000  # the limit of a Google Sheets cell
+MAX_EXACT = 2**53
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_CUT = "… (cut)"
+
+
+def cell(column: Column, value: Any) -> Cell:
+    """``value`` as the cell of ``column``: typed, cleaned and not longer than a sheet takes."""
+    if value is None:
+        return None
+    if column.kind == "bool" and isinstance(value, bool):
+        return value
+    if (column.kind != "text" and isinstance(value, (int, float)) and not isinstance(value, bool)
+            and (math.isfinite(value) and abs(value) <= MAX_EXACT or isinstance(value, float))):
+        return value if math.isfinite(value) else nonfinite(value)
+    return text(value)
+
+
+def text(value: Any) -> str:
+    """``value`` as cell text: JSON for lists and objects, no control characters, cut to size."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return nonfinite(value)
+    words = value if isinstance(value, str) else (
+        json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value))
+    words = _CONTROL.sub("\ufffd", words.replace("\r\n", "\n"))
+    return words if len(words) <= MAX_CHARACTERS else words[:MAX_CHARACTERS - len(_CUT)] + _CUT
+
+
+def cells(row: Row) -> list[Cell]:
+    """All cells of a row, in column order."""
+    return [cell(column, row.values.get(column.field)) for column in row.tab.columns]
+
+
+def key_cells(tab: Tab, key: tuple[str, ...]) -> tuple[str, ...]:
+    """A row's key as the text its key cells show."""
+    return tuple(text(part) for part in key)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two cells show the same: text exactly, numbers to 12 digits, empty equals empty."""
+    if one in (None, "") or other in (None, ""):
+        return one in (None, "") and other in (None, "")
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return math.isclose(one, other, rel_tol=1e-12, abs_tol=0.0)
+    return type(one) is type(other) and bool(one == other)

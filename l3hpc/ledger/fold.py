@@ -1,0 +1,211 @@
+"""The fold: from any set of journal records to rows, the same whatever the order they are read in.
+
+A row keeps, per field, the value that its column's rule picks: ``set`` the last one written (by
+restart, then sequence number, never by clock), ``latest`` that of the highest epoch, ``min`` and
+``max`` the best finite one. So a record read twice, late or out of order changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.ledger.columns import TABS, Tab
+from l3hpc.ledger.journal import SCHEMA, unseal
+
+Stamp = tuple[Any, ...]
+
+
+@dataclass
+class Row:
+    """One row of a tab. ``values``: field → value. ``beside``: what is no column (state, note, …).
+
+    ``epochs``: epoch → its values, when the fold keeps history. ``accepted``: field → values that a
+    person typed into the sheet and that were agreed to stay. ``last_time``: unix seconds of the
+    newest record, by its writer's clock.
+    """
+
+    tab: Tab
+    key: tuple[str, ...]
+    values: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
+    epochs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    accepted: dict[str, list[Any]] = field(default_factory=dict)
+    first_time: float = float("inf")
+    last_time: float = 0.0
+    restart: int = 0
+    records: int = 0
+    origin: dict[str, Any] = field(default_factory=dict)
+    stamps: dict[str, Stamp] = field(default_factory=dict, repr=False)
+
+
+@dataclass
+class Fold:
+    """Rows by (tab name, key), and what could not be used.
+
+    torn: path → lines that are damaged. unreadable: path → reason. newer: records of a later schema
+    than this version knows. unplaced: records without a key or of an unknown tab.
+    """
+
+    history: bool = False
+    rows: dict[tuple[str, tuple[str, ...]], Row] = field(default_factory=dict)
+    torn: dict[str, int] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    newer: int = 0
+    unplaced: int = 0
+    records: int = 0
+
+    def of(self, tab: Tab | str) -> list[Row]:
+        """The rows of one tab, oldest first."""
+        name = tab if isinstance(tab, str) else tab.name
+        return sorted((row for (own, _), row in self.rows.items() if own == name),
+                      key=lambda row: (row.first_time, row.key))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take one record in."""
+        self.records += 1
+        if record.get("schema", 0) > SCHEMA:
+            self.newer += 1
+            return
+        tab = TABS.get(record.get("tab", ""))
+        key = record.get("key")
+        if tab is None or not key:
+            self.unplaced += 1
+            return
+        place = (tab.name, tuple(key))
+        row = self.rows.get(place)
+        if row is None:
+            row = self.rows[place] = Row(tab, place[1])
+        _merge(row, record, self.history)
+
+
+def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
+    """The fold of records (``history=True`` keeps every epoch's values)."""
+    result = Fold(history)
+    for record in records:
+        result.add(record)
+    return result
+
+
+def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
+    """The fold of all journal files in ``folders``; damaged lines and files are counted."""
+    result = Fold(history)
+    for path in journal_files(folders):
+        for record in read(path, result):
+            result.add(record)
+    return result
+
+
+def journal_files(folders: Iterable[Path]) -> list[Path]:
+    """The journal files in ``folders`` (those that exist), sorted by name."""
+    return sorted(path for folder in folders if Path(folder).is_dir()
+                  for path in Path(folder).glob("*.jsonl"))
+
+
+def read(path: Path, result: Fold) -> Iterator[dict[str, Any]]:
+    """The sound records of one file; ``result`` counts the others."""
+    origins: dict[bytes, Any] = {}
+    try:
+        with open(path, "rb") as stream:
+            for line in stream:
+                record = unseal(line.rstrip(b"\n"), origins)
+                if record is not None:
+                    yield record
+                elif line.strip():
+                    result.torn[os.fspath(path)] = result.torn.get(os.fspath(path), 0) + 1
+    except OSError as error:
+        result.unreadable[os.fspath(path)] = error.strerror or str(error)
+
+
+def number(value: Any) -> float | None:
+    """``value`` if it is a finite number, else None (NaN and infinity are journaled as text)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0:
+        return value
+    return None
+
+
+_RULES = {name: {column.field: column.rule for column in tab.columns} for name, tab in TABS.items()}
+_FOLLOWERS = {name: {column.follows: (column.field, column.rule) for column in tab.columns
+                     if column.follows} for name, tab in TABS.items()}
+
+
+def _merge(row: Row, record: dict[str, Any], history: bool) -> None:
+    values, epoch = record["values"], record.get("epoch")
+    origin = record.get("origin") or {}
+    written = (record["restart"], record["seq"], origin.get("host") or "", origin.get("pid") or 0)
+    if epoch is None:
+        latest = number(values.get("latest_epoch"))
+        epoch = None if latest is None else int(latest)
+    reached: Stamp = (-1 if epoch is None else epoch, *written)
+    rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
+    own, stamps = row.values, row.stamps
+    for name, value in values.items():
+        if value is None:
+            continue
+        rule = rules.get(name)
+        if rule == "latest" or rule == "set":
+            stamp: Stamp = reached if rule == "latest" else written
+            old = stamps.get(name)
+            if old is None or stamp > old:
+                stamps[name] = stamp
+                own[name] = value
+            if name in followers:
+                _better(own, *followers[name], value)
+        elif rule is not None:
+            _better(own, name, rule, value)
+    beside = record.get("beside") or {}
+    if beside:
+        _merge_beside(row, beside, written)
+    if history and epoch is not None:
+        _merge_epoch(row, epoch, written, values, record["time"])
+    row.records += 1
+    row.restart = max(row.restart, record["restart"])
+    if record["time"] < row.first_time:
+        row.first_time = record["time"]
+    if record["time"] > row.last_time:
+        row.last_time = record["time"]
+    old = stamps.get("/origin")
+    if old is None or written > old:
+        stamps["/origin"] = written
+        row.origin = origin
+
+
+def _better(own: dict[str, Any], name: str, rule: str, value: Any) -> None:
+    candidate = number(value)
+    if candidate is None:
+        return
+    old = own.get(name)
+    if old is None or (candidate < old if rule == "min" else candidate > old):
+        own[name] = candidate
+
+
+def _merge_beside(row: Row, beside: dict[str, Any], written: Stamp) -> None:
+    for name, value in beside.items():
+        if name == "accepted" and isinstance(value, dict):
+            for accepted, agreed in value.items():
+                known = row.accepted.setdefault(accepted, [])
+                if agreed not in known:
+                    known.append(agreed)
+                    known.sort(key=repr)
+            continue
+        old = row.stamps.get("/" + name)
+        if old is None or written > old:
+            row.stamps["/" + name] = written
+            row.beside[name] = value
+
+
+def _merge_epoch(
+    row: Row, epoch: int, written: Stamp, values: dict[str, Any], when: float,
+) -> None:
+    mark = f"/epoch/{epoch}"
+    old = row.stamps.get(mark)
+    fresh = {name[len("latest_"):]: value for name, value in values.items()
+             if name.startswith("latest_") and name != "latest_epoch"}
+    if old is None or written > old:
+        row.stamps[mark] = written
+        row.epochs[epoch] = {**row.epochs.get(epoch, {}), **fresh, "time": when}
+    else:
+        row.epochs[epoch] = {**fresh, **row.epochs[epoch]}
