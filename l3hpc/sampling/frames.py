@@ -18,7 +18,7 @@ def time_frames(
 
     timestamps: (n,) unix time in seconds, in any order; rows of one frame need not be neighbours.
     timescale: 'day' (labels 2017-01-01), 'week' (ISO week, 2016-W52) or 'month' (2017-01).
-    Rows without a finite timestamp form one last frame, 'unknown'. Every row is in exactly one frame.
+    Rows without a finite timestamp form one last frame, 'unknown'. Every row is in one frame.
     """
     if timescale not in TIMESCALES:
         raise InputError(f"unknown timescale {timescale!r}", allowed=nearest(timescale, TIMESCALES))

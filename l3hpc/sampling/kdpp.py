@@ -1,12 +1,12 @@
 """Exact k-DPP sampling for kernels L = B Bᵀ + εI of low rank, without ever forming n × n numbers.
 
 A k-DPP draws a set S of k rows with P(S) ∝ det(L_S) (Kulesza & Taskar 2012). Because
-det(L_S) = Σ_{T⊆S} ε^{k−|T|} det((B Bᵀ)_T), the pair (T, S) is drawn instead: first the size m of T,
-then T from the m-DPP of B Bᵀ, then the other k − m rows uniformly. T is the *diverse part*: the rows
-that repel each other; the rest comes from the regulariser εI alone.
+det(L_S) = Σ_{T⊆S} ε^{k−|T|} det((B Bᵀ)_T), the pair (T, S) is drawn instead: first the size m of
+T, then T from the m-DPP of B Bᵀ, then the other k − m rows uniformly. T is the *diverse part*: the
+rows that repel each other; the rest comes from the regulariser εI alone.
 
-Cost: one pass of n·d² for the Gram matrix BᵀB, one of 2·n·d·m for the leverage scores; memory O(n + d²).
-Where n ≤ d, the n × n side is decomposed instead.
+Cost: one pass of n·d² for the Gram matrix BᵀB, one of 2·n·d·m for the leverage scores; memory
+O(n + d²). Where n ≤ d, the n × n side is decomposed instead.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ class KDPP:
         chosen = choose_values(self._log_values, size, rng)
         if self._wide:
             basis = self._vectors[:, chosen]
-            return sample_projection(np.einsum("ij,ij->i", basis, basis), basis.__getitem__, size, rng)
+            leverage = np.einsum("ij,ij->i", basis, basis)
+            return sample_projection(leverage, basis.__getitem__, size, rng)
         rows = self.rows
         assert rows is not None
         mapping = self._vectors[:, chosen] / np.sqrt(self.eigenvalues_[chosen])

@@ -44,7 +44,7 @@ def zone(name: str) -> ZoneInfo:
 def utc_offsets(timestamps: np.ndarray, timezone: str) -> np.ndarray:
     """Seconds that local time is ahead of UTC at each finite unix timestamp, float64.
 
-    The zone is asked once per hour that occurs in the data, and once per timestamp only in the hours in
+    The zone is asked once per hour that occurs in the data, and once per timestamp only in hours in
     which the offset changes.
     """
     timestamps = np.asarray(timestamps, dtype=np.float64)

@@ -1,8 +1,9 @@
-"""Exact sampling of the projection DPP that an orthonormal basis spans, by the chain rule with rejection.
+"""Exact sampling of the projection DPP of an orthonormal basis: the chain rule with rejection.
 
 Source: Barthelmé, Tremblay & Amblard (2023), "A faster sampler for discrete determinantal point
-processes". A row i is proposed with probability ∝ ‖v_i‖² (its leverage) and accepted with probability
-‖part of v_i orthogonal to the rows chosen so far‖² / ‖v_i‖². About m·ln m proposals give m rows.
+processes". A row i is proposed with probability ∝ ‖v_i‖² (its leverage) and accepted with
+probability ‖part of v_i orthogonal to the rows chosen so far‖² / ‖v_i‖². About m·ln m proposals
+give m rows.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def sample_projection(
 
     bounds: (n,) not below the leverage ‖v_i‖² of each row (equal to it, or a little above).
     take: row numbers → rows of V, (count, size) float64; V has orthonormal columns.
-    Proposals are drawn all at once, so ``take`` is called once as a rule (one pass where rows can only
-    be read in order), and again only when the proposals ran out.
+    Proposals are drawn all at once, so ``take`` is called once as a rule (one pass where rows can
+    only be read in order), and again only when the proposals ran out.
     """
     if size == 0:
         return np.empty(0, dtype=np.int64)

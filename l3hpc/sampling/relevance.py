@@ -1,7 +1,7 @@
 """Relevance of a sound: how loud it is beside others of the same two hours, weekday and week.
 
-The published pipeline's relative loudness, with the year of the ISO week in the key, in the site's own
-time zone, and row for row in the order of the input.
+The published pipeline's relative loudness, with the year of the ISO week in the key, in the site's
+own time zone, and row for row in the order of the input.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ WINDOW_HOURS = 2
 def relevance_groups(timestamps: np.ndarray, timezone: str) -> np.ndarray:
     """Number of the comparison group of each row, (n,) int64; rows without a timestamp share −1.
 
-    A group is one local (two-hour window, weekday, ISO week, ISO year). When clocks go back, the hour
-    that comes twice falls into one group.
+    A group is one local (two-hour window, weekday, ISO week, ISO year). When clocks go back, the
+    hour that comes twice falls into one group.
     """
     timestamps = np.asarray(timestamps, dtype=np.float64)
     groups = np.full(timestamps.shape, -1, dtype=np.int64)
@@ -42,8 +42,8 @@ def relative_loudness(
     timezone: IANA name of the site's time zone.
     decimals: levels are rounded to this many decimals first, as published (None: not rounded).
 
-    Equal levels share the lowest rank: the quietest of n distinct levels gets 1/n, the loudest 1, and n
-    equal levels get 1/n each.
+    Equal levels share the lowest rank: the quietest of n distinct levels gets 1/n, the loudest 1,
+    and n equal levels get 1/n each.
     """
     levels = np.asarray(levels, dtype=np.float64)
     if levels.ndim != 1 or levels.shape != np.shape(timestamps):

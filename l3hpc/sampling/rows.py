@@ -1,7 +1,7 @@
-"""Rows of a matrix wherever they lie: in memory, in HDF5 files, in several files, or scaled on the way.
+"""Rows of a matrix wherever they lie: in memory, in one HDF5 file or several, or scaled on the way.
 
-Samplers and reductions never hold a whole matrix. They read it through ``Rows``: blocks in order for
-passes over the data, and single rows by number. Row numbers count from 0.
+Samplers and reductions never hold a whole matrix. They read it through ``Rows``: blocks in order
+for passes over the data, and single rows by number. Row numbers count from 0.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Rows(Protocol):
 def blocks(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
     """The same rows cut anew: every block has ``size`` rows except the last.
 
-    So a result does not depend, in any bit, on how its input was cut. A block is only valid until the
-    next one is asked for.
+    So a result does not depend, in any bit, on how its input was cut. A block is only valid until
+    the next one is asked for.
     """
     buffer: np.ndarray | None = None
     filled = 0
@@ -102,7 +102,7 @@ class ArrayRows:
 
 
 def _runs(distinct: np.ndarray, gap: int = 4, longest: int = BLOCK_ROWS) -> list[tuple[int, int]]:
-    """Cut sorted distinct numbers where neighbours are more than ``gap`` apart, or a run gets long."""
+    """Cut sorted distinct numbers where neighbours are over ``gap`` apart, or a run gets long."""
     cuts = [0]
     for position in (np.flatnonzero(np.diff(distinct) > gap) + 1).tolist() + [len(distinct)]:
         while position - cuts[-1] > longest:
@@ -230,7 +230,8 @@ class FeatureRows:
         self.quality = None if quality is None else np.asarray(quality, dtype=np.float64)
         if self.quality is not None:
             if self.quality.shape != (self.rows.shape[0],):
-                raise InputError(f"{self.quality.size} quality values for {self.rows.shape[0]} rows")
+                raise InputError(
+                    f"{self.quality.size} quality values for {self.rows.shape[0]} rows")
             if not (np.isfinite(self.quality).all() and (self.quality >= 0).all()):
                 raise InputError("quality values must be finite and not negative")
 
@@ -275,7 +276,7 @@ def features(x: np.ndarray, quality: np.ndarray | None = None, norm: str = "l2")
 
 
 def as_rows(source: Any) -> Rows:
-    """``source`` as ``Rows``: arrays, HDF5 datasets, and functions that start a pass over blocks."""
+    """``source`` as ``Rows``: an array, an HDF5 dataset, or a function that starts a pass."""
     if isinstance(source, Rows):
         return source
     if hasattr(source, "shape"):

@@ -9,7 +9,6 @@ methods
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,11 +97,12 @@ def select(
 def weighted_without_replacement(
     weights: np.ndarray, k: int, rng: np.random.Generator,
 ) -> np.ndarray:
-    """k ascending row numbers, drawn one after another with probability ∝ weight among those left.
+    """k ascending row numbers, drawn one by one with probability ∝ weight among those left.
 
-    The distribution of ``numpy.random.Generator.choice(n, k, replace=False, p=weights / sum)``, drawn
-    by exponential races (Efraimidis & Spirakis 2006; the same as Gumbel top-k): row i finishes after an
-    exponential time of rate w_i, and the first k are taken. Rows of weight 0 come only after all others.
+    The distribution of numpy's ``choice`` with ``p`` and without replacement, but drawn by
+    exponential races (Efraimidis & Spirakis 2006; the same as Gumbel top-k): row i finishes after
+    an exponential time of rate w_i, and the first k are taken. Rows of weight 0 come only after
+    all others.
     """
     weights = np.asarray(weights, dtype=np.float64)
     with np.errstate(divide="ignore"):
@@ -137,6 +137,6 @@ def _count(embeddings: Any, relevance: np.ndarray | None, count: int | None) -> 
 def _resolve(embeddings: Any) -> Rows:
     if embeddings is None:
         raise InputError("no embeddings given")
-    if isinstance(embeddings, Callable) and not hasattr(embeddings, "shape"):  # type: ignore[arg-type]
+    if callable(embeddings) and not hasattr(embeddings, "shape"):
         return as_rows(embeddings())
     return as_rows(embeddings)

@@ -1,8 +1,8 @@
 """Choosing sensors that lie far from each other: a k-DPP over their places on the globe.
 
-The published kernel 1/(distance + 1e-15) has 1e15 on its diagonal and makes every choice equally likely.
-Here the similarity of two sensors is exp(−distance/length): 1 for the same place, positive semidefinite
-on the sphere (Gneiting 2013), so near sensors really repel each other.
+The published kernel 1/(distance + 1e-15) has 1e15 on its diagonal: all choices are equally likely.
+Here the similarity of two sensors is exp(−distance/length): 1 for the same place, positive
+semidefinite on the sphere (Gneiting 2013), so near sensors really repel each other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Elementary symmetric polynomials in log space, and the choice of eigenvectors that they give.
 
-e_m(λ) = Σ over subsets J of size m of Π_{j∈J} λ_j. Values reach e^±10000, so only logarithms are kept.
+e_m(λ) = Σ over subsets J of size m of Π_{j∈J} λ_j. Values reach e^±10000: only logarithms are kept.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def choose_values(
 ) -> np.ndarray:
     """Draw a subset J of ``size`` of the values with probability ∝ Π_{j∈J} λ_j; sorted positions.
 
-    The backward recursion of Kulesza & Taskar (2012, algorithm 8), on logarithms. Memory: a table of
-    (values + 1) × (size + 1) numbers.
+    The backward recursion of Kulesza & Taskar (2012, algorithm 8), on logarithms. Memory: a table
+    of (values + 1) × (size + 1) numbers.
     """
     count = len(log_values)
     if size == count:

@@ -1,0 +1,216 @@
+"""φ, the reduction of teacher embeddings, as one object and one HDF5 file that executes nothing.
+
+The file holds plain arrays and a JSON description: no pickle, so any version and any program can
+read it. It carries the teacher that made the embeddings, the fingerprint of the rows it was fitted
+on, and a digest of its own numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from l3hpc.errors import InputError
+from l3hpc.files import canonical_json, write_bytes
+from l3hpc.reduction.keys import APPROXIMATIONS, reduced_key
+from l3hpc.reduction.pca import StreamingPCA, project
+
+FORMAT = "l3hpc-phi"
+VERSION = 1
+ARRAYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "pca": ("mean", "scale", "components", "explained_variance", "explained_variance_ratio"),
+    "umap": ("mean", "scale", "training_rows", "training_embedding"),
+}
+
+
+@dataclass
+class Phi:
+    """A reduction from ``in_dim`` to ``out_dim`` numbers per row.
+
+    approx: 'pca', 'umap' or 'none' (rows are passed on as they are).
+    fingerprint: names the rows it was fitted on; teacher: names the network that made them.
+    n_samples: rows of the fit; params: settings of the fit, JSON-able; arrays: its numbers.
+    """
+
+    approx: str
+    in_dim: int
+    out_dim: int
+    fingerprint: str = ""
+    teacher: Mapping[str, Any] = field(default_factory=dict)
+    n_samples: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    _model: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.approx not in APPROXIMATIONS:
+            raise InputError(f"unknown reduction {self.approx!r}",
+                             allowed=f"valid: {', '.join(APPROXIMATIONS)}")
+        missing = [name for name in ARRAYS[self.approx] if name not in self.arrays]
+        if missing:
+            raise InputError(f"a {self.approx} reduction without {', '.join(missing)}")
+        for name, shape in self._shapes().items():
+            if self.arrays[name].shape != shape:
+                raise InputError(f"{name} has shape {self.arrays[name].shape}, expected {shape}")
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        if self.approx == "none":
+            if self.in_dim != self.out_dim:
+                raise InputError(f"'none' keeps {self.in_dim} numbers, not {self.out_dim}")
+            return {}
+        shapes: dict[str, tuple[int, ...]] = {"mean": (self.in_dim,), "scale": (self.in_dim,)}
+        if self.approx == "pca":
+            shapes |= {"components": (self.out_dim, self.in_dim),
+                       "explained_variance": (self.out_dim,),
+                       "explained_variance_ratio": (self.out_dim,)}
+        else:
+            rows = len(self.arrays["training_rows"])
+            shapes |= {"training_rows": (rows, self.in_dim),
+                       "training_embedding": (rows, self.out_dim)}
+        return shapes
+
+    @classmethod
+    def from_pca(
+        cls, pca: StreamingPCA, *, fingerprint: str = "", teacher: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Phi:
+        """φ of a fitted PCA."""
+        out_dim, in_dim = pca.components_.shape
+        arrays = {"mean": pca.mean_, "scale": pca.scale_, "components": pca.components_,
+                  "explained_variance": pca.explained_variance_,
+                  "explained_variance_ratio": pca.explained_variance_ratio_}
+        return cls("pca", in_dim, out_dim, fingerprint, dict(teacher or {}), pca.n_samples_,
+                   {"mode": pca.mode, "kernel": "linear", **(params or {})}, arrays)
+
+    @classmethod
+    def identity(
+        cls, dim: int, *, fingerprint: str = "", teacher: Mapping[str, Any] | None = None,
+    ) -> Phi:
+        """φ that passes rows on as they are: the plain MSE baseline."""
+        return cls("none", dim, dim, fingerprint, dict(teacher or {}))
+
+    @property
+    def key(self) -> str:
+        """The published name of what this φ makes."""
+        names = ("kernel", "n_neighbors", "min_dist", "metric")
+        known = {name: self.params[name] for name in names if name in self.params}
+        return reduced_key(self.approx, self.n_samples, self.out_dim, **known)
+
+    @property
+    def explained(self) -> float | None:
+        """The part of the variance that the output keeps (0 to 1); None for UMAP."""
+        if self.approx == "none":
+            return 1.0
+        ratio = self.arrays.get("explained_variance_ratio")
+        return None if ratio is None else float(np.sum(ratio))
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits that name this φ: its numbers, teacher, and the rows it was fitted on."""
+        state = hashlib.blake2b(canonical_json(self._header()).encode(), digest_size=16)
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            state.update(f"{name}{array.shape}{array.dtype.str}".encode())
+            state.update(array.tobytes())
+        return state.hexdigest()
+
+    def _header(self) -> dict[str, Any]:
+        return {"approx": self.approx, "in_dim": self.in_dim, "out_dim": self.out_dim,
+                "fingerprint": self.fingerprint, "teacher": dict(self.teacher),
+                "n_samples": self.n_samples, "params": dict(self.params)}
+
+    def check(
+        self, dim: int | None = None, teacher: Mapping[str, Any] | None = None,
+        fingerprint: str | None = None, where: str | None = None,
+    ) -> None:
+        """Refuse (``InputError``) rows of another length, from another teacher, or another fit.
+
+        None means: not known, not checked. ``where`` names the rows in the message.
+        """
+        if dim is not None and dim != self.in_dim:
+            raise InputError(
+                f"embeddings have {dim} numbers per row, this {self.approx} reduction was fitted "
+                f"on {self.in_dim}", where=where, hint="fit it again on embeddings of this teacher")
+        if teacher is not None and self.teacher and dict(teacher) != dict(self.teacher):
+            raise InputError(
+                f"embeddings of teacher {_name(teacher)}, but the {self.approx} reduction was "
+                f"fitted on those of {_name(self.teacher)}", where=where,
+                hint="use one teacher for extract, sample, fit and reduce")
+        if fingerprint is not None and fingerprint != self.fingerprint:
+            raise InputError(
+                f"this {self.approx} reduction was fitted on input "
+                f"{self.fingerprint or 'unknown'}, not on {fingerprint}", where=where,
+                hint="run the step fit again")
+
+    def transform(
+        self, x: np.ndarray, teacher: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
+        """φ of the rows of ``x`` (m, in_dim): (m, out_dim) float32; refuses as ``check`` does."""
+        x = np.asarray(x)
+        if x.ndim != 2:
+            raise InputError(f"expected rows of length {self.in_dim}, found shape {x.shape}")
+        self.check(x.shape[1], teacher)
+        if self.approx == "none":
+            return x.astype(np.float32)
+        if self.approx == "pca":
+            arrays = self.arrays
+            scores = project(x, arrays["mean"], arrays["scale"], arrays["components"])
+            return scores.astype(np.float32, copy=False)
+        if self._model is None:
+            from l3hpc.reduction.umap import rebuild
+
+            self._model = rebuild(self)
+        return self._model.transform(x)
+
+
+def _name(teacher: Mapping[str, Any]) -> str:
+    label = str(teacher.get("label") or teacher.get("kind") or "unknown")
+    digest = str(teacher.get("digest") or "")
+    return f"{label} ({digest[:12]})" if digest else label
+
+
+def save_phi(path: Path, phi: Phi) -> None:
+    """Write φ to an HDF5 file, whole or not at all."""
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file.attrs["header"] = canonical_json(phi._header())
+        file.attrs["key"] = phi.key
+        file.attrs["digest"] = phi.digest
+        for name in sorted(phi.arrays):
+            file.create_dataset(name, data=phi.arrays[name])
+    write_bytes(Path(path), image.getvalue())
+
+
+def load_phi(path: Path) -> Phi:
+    """Read φ. A file of another kind, of a newer version, or with changed numbers is refused."""
+    where = str(path)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"cannot be read as HDF5 ({error})", where=where) from None
+    with file:
+        if file.attrs.get("format") != FORMAT:
+            raise InputError("is not a reduction written by this program", where=where,
+                             hint="the step fit writes phi.h5")
+        version = int(file.attrs.get("version", 0))
+        if version != VERSION:
+            raise InputError(f"has version {version}", where=where, allowed=f"version {VERSION}")
+        header = json.loads(file.attrs["header"])
+        arrays = {name: np.asarray(file[name]) for name in file}
+        stored = file.attrs["digest"]
+    phi = Phi(**header, arrays=arrays)
+    if phi.digest != stored:
+        raise InputError("its numbers are not those that were written (digest differs)",
+                         where=where, hint="run the step fit again")
+    return phi

@@ -1,0 +1,224 @@
+"""A subset of a corpus: the rows of each time frame of each sensor, chosen and written with provenance.
+
+Works on files: embeddings are read frame by frame, never the whole corpus at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l3hpc.datasets.embeddings import Part, Source
+from l3hpc.errors import InputError
+from l3hpc.files import digest
+from l3hpc.progress import Progress
+from l3hpc.sampling.frames import time_frames
+from l3hpc.sampling.relevance import relative_loudness
+from l3hpc.sampling.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows
+from l3hpc.sampling.select import Selection, select
+
+ALL = "all"
+FRAME_BYTES = 256 << 20  # a frame up to this size is read at once
+CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class PartRows:
+    """One file's matrix as ``Rows``."""
+
+    part: Part
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.part.rows, self.part.dim
+
+    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+        """All rows in order."""
+        return self.part.chunks(size)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Rows by number."""
+        return self.part.take(indices)
+
+
+class Corpus:
+    """The teacher's embeddings of some extract tasks (``tasks``: their numbers; None: all parts)."""
+
+    def __init__(self, source: Source, tasks: Sequence[int] | None = None) -> None:
+        self.source = source
+        self.parts = list(source.parts)
+        if tasks is not None:
+            names = {f"{number:04d}" for number in tasks}
+            self.parts = [part for part in source.parts if part.path.parent.name in names]
+            missing = names - {part.path.parent.name for part in self.parts}
+            if missing:
+                raise InputError(f"task {min(missing)} is missing", where=str(source.path),
+                                 hint="Run extract to its end first: l3hpc resume RUN")
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.source.dim
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Provenance of all rows, one below the other; columns that a file lacks are NaN or -1.
+
+        ``sensor`` and ``file`` are indices into ``self.names``.
+        """
+        names: dict[str, int] = {}
+        collected: dict[str, list[np.ndarray]] = {}
+        for number, part in enumerate(self.parts):
+            told = part.provenance() or {}
+            rows = part.rows
+            which = told.get("recording", np.zeros(rows, np.int32))
+            files = list(told.get("recordings/file", [part.path.name]))
+            sensors = list(told.get("recordings/sensor", [ALL] * len(files)))
+            columns = {
+                "file": np.array([names.setdefault(name, len(names)) for name in files])[which],
+                "sensor": np.array([names.setdefault(name, len(names)) for name in sensors])[which],
+                "frame": told.get("frame", np.arange(rows)),
+                "start": told.get("start", np.full(rows, np.nan)),
+                "timestamp": told.get("timestamp", np.full(rows, np.nan)),
+                "loudness": told.get("loudness", np.full(rows, np.nan)),
+                "source_shard": np.full(rows, _task_number(part, number)),
+                "source_row": np.arange(rows),
+            }
+            for name, values in columns.items():
+                collected.setdefault(name, []).append(values)
+        self.names = list(names)
+        return {name: np.concatenate(values) for name, values in collected.items()}
+
+    @cached_property
+    def rows(self) -> Rows:
+        """All embeddings, readable by row number."""
+        return ConcatRows([PartRows(part) for part in self.parts])
+
+    def sensors(self) -> list[str]:
+        """The sensors in alphabetical order."""
+        return sorted(self.names[number] for number in np.unique(self.columns["sensor"]))
+
+    def rows_of(self, sensor: str) -> np.ndarray:
+        """Ascending row numbers of one sensor."""
+        column = self.columns["sensor"]
+        if sensor not in self.names:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(column == self.names.index(sensor))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one time frame gave: ``rows`` are row numbers of the corpus."""
+
+    sensor: str
+    frame: str
+    rows: np.ndarray
+    selection: Selection
+
+
+def draw(
+    corpus: Corpus, sensor: str, samples: int, *, method: str, timescale: str, timezone: str,
+    epsilon: float, norm: str, seed: int, progress: Progress | None = None,
+) -> list[Choice]:
+    """Choose ceil(samples / frames) rows in every time frame of a sensor.
+
+    Each frame draws its own stream, seeded by (seed, sensor, label of the frame): the same choice
+    whatever else is sampled. Methods that need loudness refuse rows that have none.
+    """
+    progress = progress or Progress()
+    own = corpus.rows_of(sensor)
+    if not len(own):
+        return []
+    frames = time_frames(corpus.columns["timestamp"][own], timescale, timezone)
+    count = -(-samples // len(frames))
+    relevance = None
+    if method in ("spl", "dpp"):
+        levels = corpus.columns["loudness"][own]
+        if np.isnan(levels).any():
+            raise InputError(f"sampling method {method!r} needs the loudness of every row",
+                             where=str(corpus.source.path),
+                             allowed="dpp-div and random work without",
+                             hint="Use --sampling dpp-div")
+        relevance = relative_loudness(levels, corpus.columns["timestamp"][own], timezone)
+    progress.start(f"sampling {sensor}", total=len(frames), unit=f"{timescale}s")
+    choices = []
+    for label, places in frames:
+        rng = np.random.default_rng(np.random.SeedSequence(
+            [seed, int(digest(sensor), 16), int(digest(label), 16)]))
+        picked = select(method, _frame_rows(corpus, own[places]),
+                        None if relevance is None else relevance[places], count, rng,
+                        epsilon, norm, count=len(places))
+        choices.append(Choice(sensor, label, own[places][picked.rows], picked))
+        progress.advance(1, rows=sum(len(choice.rows) for choice in choices))
+    return choices
+
+
+def _frame_rows(corpus: Corpus, rows: np.ndarray) -> Any:
+    """The embeddings of a frame, read when a sampler asks: at once if small, else block by block."""
+    if len(rows) * corpus.dim * 4 <= FRAME_BYTES:
+        return lambda: corpus.rows.take(rows)
+    return SubsetRows(corpus.rows, rows)
+
+
+def write_sample(
+    path: Path, corpus: Corpus, choices: Sequence[Choice], settings: Mapping[str, Any],
+) -> None:
+    """Write the chosen rows, their provenance and what is known of each frame's choice.
+
+    Refuses a sample without rows.
+    """
+    import h5py
+
+    rows = np.concatenate([np.empty(0, np.int64), *(choice.rows for choice in choices)])
+    if not len(rows):
+        raise InputError("no rows to sample from", where=str(corpus.source.path))
+    columns = {name: values[rows] for name, values in corpus.columns.items()}
+    files, recording = np.unique(columns.pop("file"), return_inverse=True)
+    first = np.unique(recording, return_index=True)[1]
+    sensors = [corpus.names[number] for number in columns.pop("sensor")[first]]
+    kinds = {"start": "f8", "timestamp": "f8", "loudness": "f4"}
+    teacher = corpus.parts[0].attributes().get("teacher") or {}
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("l3_embedding", (len(rows), corpus.dim), "f4",
+                                   chunks=(min(CHUNK_ROWS, len(rows)), corpus.dim))
+        for start in range(0, len(rows), BLOCK_ROWS):
+            data[start:start + BLOCK_ROWS] = corpus.rows.take(rows[start:start + BLOCK_ROWS])
+        file.create_dataset("recording", data=recording.astype("i4"))
+        for name, values in columns.items():
+            file.create_dataset(name, data=values.astype(kinds.get(name, "i8")))
+        text = h5py.string_dtype()
+        table = file.create_group("recordings")
+        table.create_dataset("file", data=[corpus.names[number] for number in files], dtype=text)
+        table.create_dataset("sensor", data=sensors, dtype=text)
+        table.create_dataset("timestamp", data=(columns["timestamp"] - columns["start"])[first])
+        _write_frames(file.create_group("frames"), choices, text)
+        file.attrs["teacher"] = json.dumps(dict(teacher))
+        file.attrs["sampling"] = json.dumps(dict(settings))
+
+
+def _write_frames(group: Any, choices: Sequence[Choice], text: Any) -> None:
+    group.create_dataset("sensor", data=[choice.sensor for choice in choices], dtype=text)
+    group.create_dataset("label", data=[choice.frame for choice in choices], dtype=text)
+    numbers = {
+        "rows": [len(choice.rows) for choice in choices],
+        "available": [choice.selection.available for choice in choices],
+        "requested": [choice.selection.requested for choice in choices],
+        "diverse": [len(choice.selection.diverse) for choice in choices],
+        "expected_diverse": [choice.selection.expected_diverse for choice in choices],
+        "log_det": [choice.selection.log_det for choice in choices],
+        "log_likelihood": [choice.selection.log_likelihood for choice in choices],
+    }
+    for name, values in numbers.items():
+        group.create_dataset(name, data=np.asarray(values))
+
+
+def _task_number(part: Part, number: int) -> int:
+    name = part.path.parent.name
+    return int(name) if name.isdigit() else number
