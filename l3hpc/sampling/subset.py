@@ -1,4 +1,4 @@
-"""A subset of a corpus: the rows of each time frame of each sensor, chosen and written with provenance.
+"""A subset of a corpus: rows of each time frame of each sensor, chosen and written with provenance.
 
 Works on files: embeddings are read frame by frame, never the whole corpus at once.
 """
@@ -49,7 +49,7 @@ class PartRows:
 
 
 class Corpus:
-    """The teacher's embeddings of some extract tasks (``tasks``: their numbers; None: all parts)."""
+    """The teacher's embeddings of some extract tasks (``tasks``: their numbers; None: all)."""
 
     def __init__(self, source: Source, tasks: Sequence[int] | None = None) -> None:
         self.source = source
@@ -161,7 +161,7 @@ def draw(
 
 
 def _frame_rows(corpus: Corpus, rows: np.ndarray) -> Any:
-    """The embeddings of a frame, read when a sampler asks: at once if small, else block by block."""
+    """The embeddings of a frame, read when a sampler asks: at once if small, else in blocks."""
     if len(rows) * corpus.dim * 4 <= FRAME_BYTES:
         return lambda: corpus.rows.take(rows)
     return SubsetRows(corpus.rows, rows)

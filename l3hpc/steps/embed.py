@@ -16,6 +16,7 @@ NAME = "embed"
 VERSION = 1
 TITLE = "student embeddings of the recordings to classify"
 INPUTS = {"train": "optional"}
+BEST = "model_best_valid_loss.h5"
 PLACES = frozenset({"audio", "sonyc_ust", "student", "batch_size", "max_failed"})
 
 
@@ -110,7 +111,45 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
-    raise NotImplementedError
+    from l3hpc.datasets.extraction import Extraction, write_npz_files
+    from l3hpc.models.weights import identity, load
+    from l3hpc.steps.extract import task_recordings
+
+    assert isinstance(params, Params)
+    student = params.student or str(student_file(task.inputs.get("train")))
+    folder = params.audio if params.audio is not None else _sonyc_ust(_folder(params))[1]
+    network = load(student)
+    task.progress.note(f"student: {network.label}")
+    target = task.output / "embeddings.h5"
+    result = Extraction(
+        network, identity(student), Path(folder), task_recordings(task.shard), params.hop,
+        params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
+        task.progress,
+    ).run(target, task.output / "skipped.csv")
+    if params.npz:
+        result["npz"] = write_npz_files(target, task.output / "npz")
+    return result
+
+
+def _folder(params: Params) -> Path:
+    check({NAME: params})
+    assert params.sonyc_ust is not None
+    return params.sonyc_ust
+
+
+def student_file(folder: Path | None) -> Path:
+    """The best student of a train artifact, or of a folder of published models.
+
+    Raises ``InputError`` when there is none.
+    """
+    if folder is not None:
+        for path in (folder / "0000" / BEST, folder / BEST, folder):
+            if path.is_file():
+                return path
+    raise InputError(f"holds no {BEST}" if folder else "no student is named",
+                     where=str(folder) if folder else "embed.student",
+                     hint="Train one (l3hpc submit upstream), or name its file: "
+                          "--set embed.student=FILE")
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

@@ -94,7 +94,26 @@ def weights_digest(weights: str | Path) -> str:
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Embed this task's recordings into ``embeddings.h5``; list the unusable in ``skipped.csv``."""
-    raise NotImplementedError
+    from l3hpc.datasets.extraction import Extraction
+    from l3hpc.models.weights import identity, load
+
+    assert isinstance(params, Params)
+    teacher = identity(params.weights)
+    network = load(params.weights)
+    task.progress.note(f"teacher: {network.label}")
+    result = Extraction(
+        network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
+        params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
+        task.progress,
+    ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
+    return {**result, "teacher": teacher}
+
+
+def task_recordings(shard: Mapping[str, Any]) -> list[Any]:
+    """The recordings of a frozen task."""
+    from l3hpc.datasets.corpus import Recording
+
+    return [Recording.from_json(values) for values in shard["recordings"]]
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -95,7 +95,61 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Learn φ in one pass over the sample and write ``phi.h5``."""
-    raise NotImplementedError
+    from l3hpc.datasets.embeddings import open_source
+    from l3hpc.reduction.store import save_phi
+
+    assert isinstance(params, Params)
+    source = open_source(task.inputs["sample"])
+    rows = source.rows
+    if params.approx != "none":
+        if source.dim < params.emb_dim:
+            raise InputError(
+                f"--emb-dim {params.emb_dim} is more than the {source.dim} dimensions of the rows",
+                where=str(source.path), allowed=f"at most {source.dim}")
+        if rows < params.emb_dim:
+            raise InputError(
+                f"{rows} rows are fewer than the {params.emb_dim} dimensions to keep",
+                where=str(source.path), hint="Sample more rows, or use a smaller --emb-dim.")
+    phi = _learn(params, source, rows, task)
+    save_phi(task.output / "phi.h5", phi)
+    return {"approx": params.approx, "rows": rows, "in_dim": phi.in_dim, "out_dim": phi.out_dim,
+            "explained_variance": phi.explained if params.approx == "pca" else None,
+            "explained_variance_ratio": [
+                float(value) for value in phi.arrays.get("explained_variance_ratio", ())],
+            "key": phi.key, "digest": phi.digest, "phi": "phi.h5"}
+
+
+def _learn(params: Params, source: Any, rows: int, task: Task) -> Any:
+    """φ of the kind that is asked for."""
+    from l3hpc.files import digest
+    from l3hpc.reduction.store import Phi
+
+    teacher = source.parts[0].attributes().get("teacher") or {}
+    # an artifact's folder is named by the fingerprint of everything that decides its content
+    fingerprint = digest([source.path.resolve().name, [part.rows for part in source.parts]])
+    if params.approx == "none":
+        return Phi.identity(source.dim, fingerprint=fingerprint, teacher=teacher)
+    task.progress.start(f"fitting {params.approx}", total=rows, unit="rows")
+    if params.approx == "pca":
+        from l3hpc.reduction.pca import StreamingPCA
+
+        pca = StreamingPCA(params.emb_dim, mode=params.mode)
+        pca.fit(_counted(source.chunks(params.chunk), task))
+        return Phi.from_pca(pca, fingerprint=fingerprint, teacher=teacher)
+    import numpy as np
+
+    from l3hpc.reduction.umap import fit_umap
+
+    return fit_umap(np.concatenate(list(_counted(source.chunks(params.chunk), task))),
+                    params.emb_dim, n_neighbors=params.n_neighbors, min_dist=params.min_dist,
+                    metric=params.metric, seed=params.seed, fingerprint=fingerprint,
+                    teacher=teacher)
+
+
+def _counted(chunks: Iterable[Any], task: Task) -> Iterator[Any]:
+    for chunk in chunks:
+        yield chunk
+        task.progress.advance(len(chunk))
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

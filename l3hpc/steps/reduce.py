@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
+from l3hpc.errors import InputError
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
@@ -39,8 +41,44 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Write ``reduced.h5`` (or files of the same names as a published folder's)."""
-    raise NotImplementedError
+    """Write ``reduced.h5``, or, for published folders, files of the same names and subfolders.
+
+    Rows keep their order. φ refuses rows of another dimension or teacher.
+    """
+    from l3hpc.datasets.embeddings import open_source
+    from l3hpc.reduction.apply import reduce_part
+    from l3hpc.reduction.store import load_phi
+
+    assert isinstance(params, Params)
+    phi = load_phi(phi_file(task.inputs["fit"]))
+    source = open_source(task.inputs["extract"])
+    number = task.shard.get("part")
+    parts = source.parts
+    if number is not None:
+        parts = [part for part in parts if part.path.parent.name == f"{number:04d}"]
+    task.progress.start("reducing", total=sum(part.rows for part in parts), unit="rows")
+    written = []
+    for part in parts:
+        if number is not None:
+            target = task.output / "reduced.h5"
+        else:
+            base = source.path if source.path.is_dir() else source.path.parent
+            target = (task.output / part.path.relative_to(base)).with_suffix(".h5")
+        reduce_part(part, phi, target, chunk=params.chunk, progress=task.progress)
+        written.append(target.relative_to(task.output).as_posix())
+    return {"rows": sum(part.rows for part in parts), "key": phi.key, "out_dim": phi.out_dim,
+            "approx": phi.approx, "phi": phi.digest, "files": written}
+
+
+def phi_file(folder: Path) -> Path:
+    """``phi.h5`` of a fit artifact, or of a folder that holds one (or the file itself)."""
+    folder = Path(folder)
+    candidates = [folder] if folder.is_file() else [
+        folder / "0000" / "phi.h5", folder / "phi.h5"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise InputError("holds no phi.h5", where=str(folder), hint="The step fit writes one.")
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

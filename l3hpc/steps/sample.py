@@ -91,8 +91,39 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Choose rows per time frame and write them, with provenance, into ``sample.h5``."""
-    raise NotImplementedError
+    """Choose rows per time frame and write them, with provenance, into ``sample.h5``.
+
+    Every frame gives the same number of rows (all of them where it has fewer), so that the whole
+    is at least ``samples`` where the corpus has as many.
+    """
+    from l3hpc.datasets.embeddings import open_source
+    from l3hpc.sampling.subset import Corpus, draw, write_sample
+
+    assert isinstance(params, Params)
+    corpus = Corpus(open_source(task.inputs["extract"]), task.shard.get("parts"))
+    wanted = task.shard.get("sensor")
+    sensors = [wanted] if wanted is not None else corpus.sensors()
+    share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
+    choices = []
+    for sensor in sensors:
+        choices += draw(corpus, sensor, share, method=params.method, timescale=params.timescale,
+                        timezone=params.timezone, epsilon=params.epsilon, norm=params.norm,
+                        seed=params.seed, progress=task.progress)
+    write_sample(task.output / "sample.h5", corpus, choices,
+                 {"method": params.method, "timescale": params.timescale,
+                  "epsilon": params.epsilon, "norm": params.norm, "seed": params.seed})
+    rows = sum(len(choice.rows) for choice in choices)
+    short = sum(choice.selection.missing > 0 for choice in choices)
+    if short:
+        task.progress.note(f"{short} of {len(choices)} time frames had fewer rows than wanted; "
+                           "all of theirs were taken")
+    result = {"rows": rows, "frames": len(choices), "short_frames": short,
+              "sensors": list(sensors), "timescale": params.timescale, "dim": corpus.dim}
+    if params.method.startswith("dpp"):
+        result["diverse"] = int(sum(len(choice.selection.diverse) for choice in choices))
+        result["expected_diverse"] = float(sum(
+            choice.selection.expected_diverse for choice in choices))
+    return result
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

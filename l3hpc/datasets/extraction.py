@@ -1,0 +1,329 @@
+"""Recordings → embeddings on disk: windows batched across files, in bounded memory, resumable.
+
+Finished blocks lie in a scratch folder as small NPZ files; a killed run drops nothing but the block
+it was working on. At the end they become one HDF5 file with the provenance of every row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from l3hpc.audio.files import AudioError
+from l3hpc.datasets.corpus import Recording
+from l3hpc.datasets.windows import Piece, pieces, window_count
+from l3hpc.errors import L3hpcError
+from l3hpc.files import digest, read_json, write_bytes, write_json, write_text
+from l3hpc.progress import Progress
+
+BLOCK_BYTES = 100 << 20
+CHUNK_ROWS = 1024
+COLUMNS = (("recording", "i4"), ("frame", "i4"), ("start", "f8"), ("timestamp", "f8"),
+           ("loudness", "f4"))
+
+
+class Network(Protocol):
+    """What extraction needs of an embedder."""
+
+    @property
+    def rate(self) -> int:
+        """Samples per second of its input."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+
+    def embed(self, frames: np.ndarray, batch_size: int | None = None,
+              on_batch: Callable[[int], None] | None = None) -> np.ndarray:
+        """Windows (n, rate) → embeddings (n, dim)."""
+
+
+@dataclass
+class Extraction:
+    """One task's extraction; ``run`` does it all.
+
+    folder: where the recordings' relative paths start. identity: of the network, for the file's
+    attributes and to recognise scratch files of other settings. block: windows embedded at once.
+    """
+
+    network: Network
+    identity: Mapping[str, Any]
+    folder: Path
+    recordings: Sequence[Recording]
+    hop: float
+    center: bool
+    scratch: Path
+    min_seconds: float = 1.0
+    max_failed: float = 0.05
+    batch_size: int | None = None
+    progress: Progress = field(default_factory=Progress)
+    block: int | None = None
+
+    def run(self, target: Path, skipped_file: Path) -> dict[str, Any]:
+        """Embed everything, write ``target`` (HDF5) and ``skipped_file`` (CSV), return counts.
+
+        Raises ``L3hpcError`` when more than ``max_failed`` of the recordings are unusable, with
+        the first of them; the finished part stays in scratch.
+        """
+        self._prepare_scratch()
+        done, skipped = self._finished()
+        self._embed_rest(done, skipped)
+        write_skipped(skipped_file, [(self.recordings[index].file, reason)
+                                     for index, reason in sorted(skipped.items())])
+        self._refuse(skipped)
+        rows = self._assemble(target, np.array(sorted(skipped), np.int64))
+        reasons: dict[str, int] = {}
+        for reason in skipped.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        return {"rows": rows, "recordings": len(self.recordings) - len(skipped),
+                "skipped": len(skipped), "reasons": reasons, "dim": self.network.dim}
+
+    # scratch ------------------------------------------------------------------------------------
+
+    def _prepare_scratch(self) -> None:
+        settings = {"settings": digest([
+            dict(self.identity), [one.as_json() for one in self.recordings], str(self.folder),
+            self.hop, self.center, self.min_seconds])}
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        state = self.scratch / "extraction.json"
+        if not state.is_file() or read_json(state) != settings:
+            for old in self.scratch.glob("part-*.npz"):
+                old.unlink()
+            write_json(state, settings)
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.scratch.glob("part-*.npz"))
+
+    def _finished(self) -> tuple[dict[int, int | None], dict[int, str]]:
+        """Windows done per recording (None: all of it), and what was skipped, as scratch tells."""
+        done: dict[int, int | None] = {}
+        skipped: dict[int, str] = {}
+        for path in self._parts():
+            with np.load(path, allow_pickle=False) as part:
+                told = json.loads(str(part["told"]))
+            for index, stop in told["windows"]:
+                done[index] = stop
+            for index in told["complete"]:
+                done[index] = None
+            skipped.update({int(index): reason for index, reason in told["skipped"].items()})
+        return done, skipped
+
+    # work ---------------------------------------------------------------------------------------
+
+    def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> None:
+        block = self.block or max(64, BLOCK_BYTES // (4 * self.network.rate))
+        counts = [window_count(self.folder / one.file, self.hop, self.center)
+                  for one in self.recordings]
+        self.progress.start("embedding", total=sum(counts), unit="windows")
+        before = sum(counts[index] if stop is None else stop for index, stop in done.items())
+        before += sum(counts[index] for index in skipped)
+        self.progress.advance(before, recordings=len(skipped) + sum(
+            stop is None for stop in done.values()))
+        buffer = _Block()
+        for index, recording in enumerate(self.recordings):
+            start = done.get(index, 0)
+            if start is None or index in skipped:
+                continue
+            try:
+                for piece in self._pieces(recording, start):
+                    buffer.add(index, piece)
+                    if buffer.size >= block:
+                        self._flush(buffer)
+            except AudioError as error:
+                skipped[index] = buffer.skip(index, error.reason)
+                self.progress.note(f"skipped {recording.file}: {error.message} ({error.reason})")
+                self.progress.advance(counts[index])
+                continue
+            buffer.complete.append(index)
+        if buffer.told:
+            self._flush(buffer)
+
+    def _pieces(self, recording: Recording, start: int) -> Iterator[Piece]:
+        path = self.folder / recording.file
+        if recording.size < 0 or not path.is_file():
+            raise AudioError("no such file", where=str(path))
+        return pieces(path, self.network.rate, self.hop, self.center, levels=True, skip=start,
+                      min_seconds=self.min_seconds)
+
+    def _flush(self, buffer: _Block) -> None:
+        embedding = np.empty((0, self.network.dim), np.float32)
+        if buffer.size:
+            windows = np.concatenate(buffer.windows)
+            buffer.windows.clear()
+            embedding = self.network.embed(
+                windows, batch_size=self.batch_size, on_batch=self.progress.advance)
+            if not np.isfinite(embedding).all():
+                raise L3hpcError("the network gives numbers that are not finite",
+                                 where=self.recordings[buffer.rows[0][0]].file)
+        else:
+            self.progress.advance(0)
+        parts = self._parts()
+        number = int(parts[-1].stem.split("-")[1]) + 1 if parts else 0
+        stream = io.BytesIO()
+        arrays: dict[str, Any] = {"embedding": embedding, **buffer.columns(),
+                                  "told": np.array(json.dumps(buffer.as_json()))}
+        np.savez(stream, **arrays)
+        write_bytes(self.scratch / f"part-{number:06d}.npz", stream.getvalue())
+        self.progress.advance(0, recordings=self.progress.details.get("recordings", 0)
+                              + len(buffer.complete))
+        buffer.clear()
+
+    def _refuse(self, skipped: Mapping[int, str]) -> None:
+        total = len(self.recordings)
+        if len(skipped) <= self.max_failed * total and len(skipped) < total:
+            return
+        names = [f"{self.recordings[index].file} ({reason})"
+                 for index, reason in sorted(skipped.items())[:5]]
+        more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        raise L3hpcError(
+            f"{len(skipped)} of {total} recordings cannot be used: {', '.join(names)}{more}",
+            where=str(self.folder),
+            allowed=f"at most {self.max_failed:.0%} (max_failed), and at least one that can",
+            hint="Repair or remove them, or allow more: --set extract.max_failed=0.5")
+
+    # result -------------------------------------------------------------------------------------
+
+    def _assemble(self, target: Path, skipped: np.ndarray) -> int:
+        import h5py
+
+        parts = self._parts()
+        rows = 0
+        for path in parts:
+            with np.load(path, allow_pickle=False) as part:
+                rows += int((~np.isin(part["recording"], skipped)).sum())
+        moments = np.array([np.nan if one.timestamp is None else one.timestamp
+                            for one in self.recordings])
+        with h5py.File(target, "w") as file:
+            shape = (rows, self.network.dim)
+            data = file.create_dataset("l3_embedding", shape, "f4",
+                                       chunks=(min(CHUNK_ROWS, max(rows, 1)), shape[1]))
+            columns = {name: file.create_dataset(name, (rows,), kind) for name, kind in COLUMNS}
+            text = h5py.string_dtype()
+            table = file.create_group("recordings")
+            table.create_dataset("file", data=[one.file for one in self.recordings], dtype=text)
+            table.create_dataset("sensor", data=[one.sensor for one in self.recordings], dtype=text)
+            table.create_dataset("timestamp", data=moments)
+            at = 0
+            for path in parts:
+                with np.load(path, allow_pickle=False) as part:
+                    which = part["recording"]
+                    keep = ~np.isin(which, skipped)
+                    stop = at + int(keep.sum())
+                    if stop == at:
+                        continue
+                    data[at:stop] = part["embedding"][keep]
+                    for name in ("recording", "frame", "start", "loudness"):
+                        columns[name][at:stop] = part[name][keep]
+                    columns["timestamp"][at:stop] = (moments[which] + part["start"])[keep]
+                at = stop
+            self._calibrate(file)
+            file.attrs["teacher"] = json.dumps(dict(self.identity))
+            file.attrs["rate"] = self.network.rate
+            file.attrs["hop"] = self.hop
+            file.attrs["center"] = self.center
+            file.attrs["audio"] = str(Path(self.folder).absolute())
+        return rows
+
+    def _calibrate(self, file: Any) -> None:
+        """Shift the levels of recordings whose sensor measured one, so that their mean is it."""
+        known = {index: one.level for index, one in enumerate(self.recordings)
+                 if one.level is not None}
+        if not known:
+            return
+        which, loudness = file["recording"][()], file["loudness"][()].astype(np.float64)
+        for index, level in known.items():
+            rows = which == index
+            energy = np.mean(10 ** (loudness[rows] / 10)) if rows.any() else 0.0
+            if energy > 0:
+                loudness[rows] += level - 10 * np.log10(energy)
+        file["loudness"][...] = loudness
+
+
+class _Block:
+    """Windows waiting for the network, and what becomes true once they are written."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Start an empty block."""
+        self.windows: list[np.ndarray] = []
+        self.starts: list[np.ndarray] = []
+        self.levels: list[np.ndarray] = []
+        self.rows: list[tuple[int, int, int]] = []  # recording, first window, windows
+        self.complete: list[int] = []
+        self.skipped: dict[int, str] = {}
+        self.size = 0
+
+    @property
+    def told(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.rows or self.complete or self.skipped)
+
+    def add(self, index: int, piece: Piece) -> None:
+        """Append a piece of recording ``index``."""
+        assert piece.levels is not None
+        self.windows.append(piece.windows)
+        self.starts.append(piece.starts)
+        self.levels.append(piece.levels)
+        self.rows.append((index, piece.first, len(piece.windows)))
+        self.size += len(piece.windows)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Recording, frame, start and loudness of every window."""
+        none = np.empty(0)
+        return {
+            "recording": np.repeat([index for index, _, _ in self.rows],
+                                   [count for _, _, count in self.rows]).astype(np.int64),
+            "frame": np.concatenate(
+                [none, *(np.arange(first, first + n) for _, first, n in self.rows)]),
+            "start": np.concatenate([none, *self.starts]),
+            "loudness": np.concatenate([none, *self.levels]),
+        }
+
+    def skip(self, index: int, reason: str) -> str:
+        """Remember that recording ``index`` cannot be used; returns the reason."""
+        self.skipped[index] = reason
+        return reason
+
+    def as_json(self) -> dict[str, Any]:
+        """What a resumed run has to know."""
+        return {"windows": [[index, first + count] for index, first, count in self.rows],
+                "complete": self.complete,
+                "skipped": {str(index): reason for index, reason in self.skipped.items()}}
+
+
+def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:
+    """``skipped.csv``: file, reason."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["file", "reason"])
+    writer.writerows(rows)
+    write_text(path, stream.getvalue())
+
+
+def write_npz_files(source: Path, folder: Path) -> int:
+    """One ``<name>.npz`` per recording of ``source``, as published: ``embedding``, ``timestamps``.
+
+    Returns how many were written; recordings without a row have none.
+    """
+    import h5py
+
+    with h5py.File(source, "r") as file:
+        which, starts = file["recording"][()], file["start"][()]
+        names = file["recordings/file"].asstr()[()]
+        for index in np.unique(which):
+            rows = np.flatnonzero(which == index)  # neighbours: a recording is written in one go
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            stream = io.BytesIO()
+            np.savez(stream, embedding=file["l3_embedding"][first:last],
+                     timestamps=starts[first:last])
+            write_bytes((folder / names[index]).with_suffix(".npz"), stream.getvalue())
+    return len(np.unique(which))
