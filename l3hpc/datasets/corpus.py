@@ -62,7 +62,7 @@ def scan(folder: Path | str) -> list[Recording]:
 
     Audio is ``.wav``, ``.flac``, ``.ogg`` (any case) and HDF5 with a dataset ``audio``; hidden
     files and folders are passed over. ``recordings.csv`` (columns file, sensor, timestamp and, if
-    wanted, level_dba) in ``folder`` wins over names; a timestamp there is unix seconds or ISO 8601 (UTC
+    wanted, level_dba) in ``folder`` wins over names; a time there is unix seconds or ISO 8601 (UTC
     unless it says otherwise). Without it the sensor is the first subfolder, or what stands before
     the time in ``<sensor>_<unix seconds or YYYYMMDDTHHMMSS, UTC>.wav``.
 
