@@ -1,0 +1,79 @@
+"""The command-line options that pipelines may offer: name, type, unit and meaning.
+
+A pipeline's ``options:`` says which parameters an option sets; this table says how it reads. Both
+are needed: an option outside this table does not exist, and one that a pipeline does not list is
+refused for that pipeline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from l3hpc.errors import InputError
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. kind: ``int``, ``float``, ``text``, ``numbers`` (commas) or ``choice``.
+
+    default: the value that the delivered pipelines and steps have without it (shown in the help).
+    """
+
+    name: str
+    kind: str
+    help: str
+    default: str
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str) -> object:
+        """The value of ``numbers`` options; other kinds are converted by the command line."""
+        if self.kind != "numbers":
+            return text
+        try:
+            return [int(part) for part in text.split(",")]
+        except ValueError:
+            raise InputError(f"--{self.name}: {text!r} is not a list of whole numbers",
+                             allowed="for example 32,32,64,64,128,128,128,128") from None
+
+
+UPSTREAM = (
+    Option("approx", "choice", "How teacher embeddings are reduced; none: learn them as they are.",
+           "pca", ("pca", "umap", "none")),
+    Option("asr", "int", "Sampling rate of the student's audio, Hz.", "8000"),
+    Option("mels", "int", "Mel bands of the student's frontend.", "64"),
+    Option("dft", "int", "DFT length, samples.", "1024"),
+    Option("hop", "int", "Hop of the student's spectrogram, samples.", "160"),
+    Option("fmax", "float", "Highest frequency of the mel bands, Hz.", "half the rate"),
+    Option("emb-dim", "int", "Dimensions of the student's embedding.", "128"),
+    Option("filters", "numbers", "Filters of the 8 convolutions, with commas.",
+           "published for 512, 256, 128, 64"),
+    Option("head", "choice", "Last activation of the student; relu is the published one.",
+           "linear", ("linear", "relu")),
+    Option("sampling", "choice", "How rows are chosen for fitting the reduction.", "dpp",
+           ("dpp", "dpp-div", "spl", "random")),
+    Option("samples", "int", "Rows chosen in total; published: 500000.", "5000"),
+    Option("timescale", "choice", "Time frames that share the rows.", "day",
+           ("day", "week", "month")),
+    Option("timezone", "text", "Time zone of the sensors.", "America/New_York"),
+    Option("epochs", "int", "Most epochs of training; published: 300.", "30"),
+    Option("epoch-size", "int", "Batches per epoch; published: 4096.", "all data"),
+    Option("batch-size", "int", "Frames per training batch.", "64"),
+    Option("learning-rate", "float", "Learning rate of Adam.", "0.0001"),
+    Option("patience", "int", "Epochs without progress before training stops.", "10"),
+    Option("seed", "int", "Seed of sampling and training.", "20180216"),
+)
+DOWNSTREAM = (
+    Option("level", "choice", "Tags that the classifier learns.", "coarse",
+           ("coarse", "fine", "both")),
+    Option("classifier", "choice", "Multiple-instance learning with AutoPool, or frame by frame.",
+           "mil", ("mil", "framewise")),
+    Option("classifier-epochs", "int", "Most epochs of the classifier.", "100"),
+)
+OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM)}
+
+# Options that stand for a path of cluster.yaml.
+PATH_OPTIONS = {
+    "paths.workspace": "--workspace", "paths.audio": "--audio-dir",
+    "paths.embeddings": "--embedding-dir", "paths.weights": "--weights",
+    "paths.sonyc_ust": "--sonyc-ust",
+}

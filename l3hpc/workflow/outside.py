@@ -1,0 +1,106 @@
+"""Inputs that no step of the plan makes: a student of an earlier run, folders of published files.
+
+Runs are read from their records (``<workspace>/runs/<run>/run.json``) as they are; nothing asks
+the scheduler here. Whether a job still lives is decided when the plan is submitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError, nearest
+from l3hpc.files import read_json
+from l3hpc.workflow import artifacts, fingerprint, records
+from l3hpc.workflow.model import RunRecord, StepRecord
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Where an input lies, what identifies it, and the jobs that still have to make it.
+
+    file: the input is one file (a student's weights) and goes into the parameter ``student``.
+    """
+
+    path: Path
+    fingerprint: str
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    waits_for: tuple[str, ...] = ()
+    run: str | None = None
+    file: bool = False
+
+
+def student(workspace: Path, word: str) -> Outside:
+    """The trained student that ``--student`` names: a run, a weight file, or ``latest``.
+
+    Raises ``InputError`` with the runs that have one.
+    """
+    known = records.read_all(workspace)
+    if word == "latest":
+        for record in known:
+            found = _usable(workspace, record, "train")
+            if found is not None:
+                return found
+        raise InputError(
+            f"no run in {workspace} has trained a student", where="--student latest",
+            hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
+    if any(record.run == word for record in known) or not Path(word).is_file():
+        return of_run(workspace, word, "train", known)
+    path = Path(word).resolve()
+    return Outside(path, "", run=None, file=True)
+
+
+def given(workspace: Path, kind: str, word: str, where: str) -> Outside:
+    """An input named on the command line: a folder, or a run that made it."""
+    known = records.read_all(workspace)
+    if any(record.run == word for record in known):
+        return of_run(workspace, word, kind, known)
+    path = Path(word)
+    if not path.is_dir():
+        raise InputError(f"{word!r} is neither a folder nor a run", where=where)
+    path = path.resolve()
+    if path.parent.parent == (workspace / "artifacts").resolve():
+        return Outside(path, path.name, _shards(path))
+    return Outside(path, fingerprint.of_folder(path))
+
+
+def of_run(workspace: Path, run: str, kind: str, known: list[RunRecord]) -> Outside:
+    """The output of the step ``kind`` of one run; ``InputError`` if it has and will have none."""
+    usable = [record.run for record in known if _usable(workspace, record, kind) is not None]
+    for record in known:
+        if record.run == run:
+            found = _usable(workspace, record, kind)
+            if found is None:
+                raise InputError(f"the run {run!r} has no finished {kind} and no job that makes it",
+                                 allowed=f"these have one: {', '.join(usable)}" if usable else None)
+            return found
+    raise InputError(f"{run!r} is neither a run nor a file",
+                     allowed=nearest(run, usable) if usable else None,
+                     hint="list the runs with l3hpc status")
+
+
+def _usable(workspace: Path, record: RunRecord, kind: str) -> Outside | None:
+    for step in record.steps:
+        if step.kind == kind:
+            artifact = Path(step.artifact)
+            if _finished(step):
+                waits: tuple[str, ...] = ()
+            elif record.state == "submitted" and step.state == "submitted" and step.job:
+                waits = (step.job,)
+            else:
+                continue
+            folder = workspace / "runs" / record.run / "steps" / step.name
+            return Outside(artifact, artifact.name, _shards(artifact, folder), waits, record.run)
+    return None
+
+
+def _finished(step: StepRecord) -> bool:
+    return len(artifacts.finished(Path(step.artifact))) >= step.tasks
+
+
+def _shards(*folders: Path) -> list[dict[str, Any]]:
+    for folder in folders:
+        if (folder / "config.json").is_file():
+            return list(read_json(folder / "config.json").get("shards", []))
+    return []

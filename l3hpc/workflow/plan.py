@@ -1,0 +1,269 @@
+"""Plans: a pipeline with parameters becomes steps with fixed content, tasks and resources.
+
+Everything that can be refused is refused here, before anything is written or submitted. A plan
+touches nothing: it reads the pipeline, the configuration, listings of data and earlier records.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from l3hpc import steps as step_rooms
+from l3hpc.errors import InputError, nearest
+from l3hpc.files import digest
+from l3hpc.workflow import artifacts, fingerprint, outside, parameters, pipelines
+from l3hpc.workflow.config import Config
+from l3hpc.workflow.model import Plan, PlannedStep, Resources
+from l3hpc.workflow.outside import Outside
+from l3hpc.workflow.parameters import Wanted
+from l3hpc.workflow.pipelines import Pipeline
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+EMBEDDINGS = ("extract", "sample", "reduce", "embed")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for besides the pipeline and the configuration.
+
+    options: command-line option → value (None: not given). sets: ``step.parameter=value``.
+    start: the first step to run (``--from``); what it needs then comes from outside. student: a
+    run, a weight file or ``latest``. inputs: kind of step → folder or run that stands for it.
+    """
+
+    options: Mapping[str, Any] | None = None
+    sets: Sequence[str] = ()
+    name: str | None = None
+    start: str | None = None
+    student: str | None = None
+    inputs: Mapping[str, str] | None = None
+
+    def typed(self) -> dict[str, Any]:
+        """The given options and more, for the record of the run."""
+        said = {key: value for key, value in (self.options or {}).items() if value is not None}
+        more = {"set": list(self.sets), "from": self.start, "student": self.student,
+                "input": dict(self.inputs or {})}
+        return {**said, **{key: value for key, value in more.items() if value}}
+
+
+def build(
+    pipeline: str | Pipeline, config: Config, request: Request | None = None, *,
+    date: datetime.date | None = None, user: str | None = None,
+) -> Plan:
+    """The plan of a pipeline under a configuration.
+
+    date: of the run's name (default: today). Raises ``InputError`` for everything impossible; the
+    workspace is only read.
+    """
+    request = request or Request()
+    found = pipelines.load(pipeline) if isinstance(pipeline, str) else pipeline
+    check_name(request.name or found.name)
+    wanted = parameters.wanted(found, request.options or {}, request.sets)
+    kept = _kept(found, wanted, request)
+    params = {name: _params(wanted[name], kept, config, request) for name in kept}
+    sources = {name: _sources(wanted[name], kept, config, request) for name in kept}
+    students = [source["train"] for source in sources.values() if "train" in source]
+    for name, source in sources.items():
+        if "train" in source and source["train"].file:
+            update = {"student": str(source.pop("train").path)}
+            params[name] = type(params[name])(**{**_said(params[name]), **update})
+    _check(kept, params)
+    planned: dict[str, PlannedStep] = {}
+    for name in kept:
+        planned[name] = _planned(kept[name], params[name], sources[name], planned, config)
+    run = run_name(config.workspace, request.name or found.name,
+                   [step.fingerprint for step in planned.values()],
+                   date or datetime.date.today())
+    labels = _labels(config, found.name, run, user or getpass.getuser(), students)
+    steps = tuple(replace(step, labels={**labels, "step": step.name})
+                  for step in planned.values())
+    return Plan(run=run, pipeline=found.name, workspace=config.workspace, profile=config.profile,
+                steps=steps, options=request.typed())
+
+
+def check_name(name: str) -> str:
+    """A run's name as it may stand in folders and job names; ``InputError`` otherwise."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name[:80]!r} cannot name a run", where="--name",
+                         allowed="1 to 64 letters, digits, . _ - (not first)")
+    return name
+
+
+def run_name(workspace: Path, name: str, content: Sequence[str], date: datetime.date) -> str:
+    """``<name>-<YYYYMMDD>-<4 hex of the plan's content>``, with -2, -3 … where that is taken."""
+    base = f"{name}-{date:%Y%m%d}-{digest(list(content))[:4]}"
+    taken, number = base, 1
+    while (workspace / "runs" / taken).exists():
+        number += 1
+        taken = f"{base}-{number}"
+    return taken
+
+
+def _kept(pipeline: Pipeline, wanted: Mapping[str, Wanted], request: Request) -> dict[str, Wanted]:
+    """The steps that run, with ``unless:`` and ``--from`` applied to steps and needs."""
+    out = parameters.dropped(wanted)
+    for name, why in out.items():
+        conditions = set(wanted[name].step.unless)
+        for key in wanted[name].by_person:
+            option = wanted[name].said[key]
+            targets = pipeline.options.get(option.removeprefix("--"), (f"{name}.{key}",))
+            if not conditions & set(targets) and all(
+                    target.partition(".")[0] in out for target in targets):
+                raise InputError(f"{option} has no effect: {why} leaves {name} out",
+                                 hint=f"leave {option} away")
+    steps = {name: item for name, item in wanted.items() if name not in out}
+    kept = {name: replace(item, step=replace(
+        item.step, needs=tuple(need for need in item.step.needs if need in steps)))
+        for name, item in steps.items()}
+    if request.start is None:
+        return kept
+    if request.start not in kept:
+        raise InputError(f"there is no step {request.start!r} to start from", where="--from",
+                         allowed=nearest(request.start, kept))
+    after = {request.start}
+    for name, item in kept.items():  # in an order that respects the needs
+        if after & set(item.step.needs):
+            after.add(name)
+    result: dict[str, Wanted] = {}
+    for name, item in kept.items():
+        if name in after:
+            gone = tuple(kept[need].step.kind for need in item.step.needs if need not in after)
+            needs = tuple(need for need in item.step.needs if need in after)
+            result[name] = replace(item, step=replace(item.step, needs=needs,
+                                                      given=(*item.step.given, *gone)))
+    return result
+
+
+def _params(item: Wanted, kept: Mapping[str, Wanted], config: Config,
+            request: Request) -> BaseModel:
+    """Validated parameters, with what follows from the other steps filled in where not said."""
+    kinds = {other.step.kind: other for other in kept.values()}
+    more: dict[str, Any] = {}
+    if item.step.kind == "train":
+        if "extract" not in kinds and config.paths.audio and "audio_dir" not in item.params:
+            more["audio_dir"] = str(config.paths.audio)
+        if "fit" not in kinds and "extract" in kinds and "emb_dim" not in item.params:
+            teacher = parameters.validate(kinds["extract"], config)
+            more["emb_dim"] = step_rooms.step("fit").teacher_dim(teacher.weights)  # type: ignore[attr-defined]
+    return parameters.validate(replace(item, params={**item.params, **more}), config)
+
+
+def _sources(item: Wanted, kept: Mapping[str, Wanted], config: Config,
+             request: Request) -> dict[str, Outside]:
+    """Inputs of a step that come from outside the plan, by kind."""
+    inputs: Mapping[str, str] = step_rooms.step(item.step.kind).INPUTS
+    named = dict(request.inputs or {})
+    for kind in named:
+        if kind not in step_rooms.STEPS:
+            raise InputError(f"unknown step {kind!r}", where="--input",
+                             allowed=nearest(kind, step_rooms.STEPS))
+    result: dict[str, Outside] = {}
+    folders = [kind for kind in item.step.given if kind in EMBEDDINGS and kind not in named]
+    for kind in item.step.given:
+        if kind in named:
+            result[kind] = outside.given(config.workspace, kind, named[kind], f"--input {kind}")
+        elif kind == "train":
+            if item.params.get("student") is None:
+                result[kind] = outside.student(config.workspace, request.student or "latest")
+        elif kind in folders and kind == folders[-1] and config.paths.embeddings:
+            result[kind] = outside.given(config.workspace, kind, str(config.paths.embeddings),
+                                         config.origin("paths.embeddings"))
+        elif inputs[kind] == "required" or (kind in folders and kind == folders[-1]):
+            hint = f"--embedding-dir FOLDER, or --input {kind}=FOLDER (or a run that has it)"
+            raise InputError(
+                f"{item.step.name} needs the output of {kind}, which this run does not make",
+                where="--from" if request.start else item.step.where("given"),
+                hint=hint if kind in EMBEDDINGS else f"--input {kind}=RUN or FOLDER")
+    return result
+
+
+def _check(kept: Mapping[str, Wanted], params: Mapping[str, BaseModel]) -> None:
+    """Every step's own refusals, which may compare the parameters of all steps."""
+    for name, item in kept.items():
+        by_kind = {kept[other].step.kind: value for other, value in params.items()}
+        for other in (*_ancestors(name, kept), name):
+            by_kind[kept[other].step.kind] = params[other]
+        step_rooms.step(item.step.kind).check(by_kind)
+
+
+def _ancestors(name: str, kept: Mapping[str, Wanted]) -> list[str]:
+    found: list[str] = []
+    waiting = list(kept[name].step.needs)
+    while waiting:
+        other = waiting.pop()
+        if other not in found:
+            found.append(other)
+            waiting.extend(kept[other].step.needs)
+    return found
+
+
+def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
+             planned: Mapping[str, PlannedStep], config: Config) -> PlannedStep:
+    step = item.step
+    module = step_rooms.step(step.kind)
+    ready = {planned[need].kind: planned[need] for need in step.needs}
+    values = params.model_dump(mode="json")
+    upstream = {kind: other.shards for kind, other in ready.items()}
+    upstream.update({kind: source.shards for kind, source in sources.items()})
+    shards = module.shards(params, upstream)
+    if not shards:
+        raise InputError(f"{step.name} has nothing to do: no input was found",
+                         where=step.name, hint="check the folder with l3hpc data check FOLDER")
+    profile = config.profile
+    if profile.limits.array is not None and len(shards) > profile.limits.array:
+        fewer = -(-len(shards) // profile.limits.array)
+        hint = None
+        if "files_per_task" in values:
+            hint = (f"--set {step.name}.files_per_task="
+                    f"{(values['files_per_task'] or 1) * fewer} makes fewer tasks")
+        raise InputError(f"{step.name} has {len(shards):,} tasks; {profile.name} allows arrays of "
+                         f"{profile.limits.array:,}", hint=hint)
+    marks = {kind: other.fingerprint for kind, other in ready.items()}
+    marks.update({kind: source.fingerprint for kind, source in sources.items()})
+    mark = fingerprint.of_step(module, values, marks, module.digests(params), shards)
+    artifact = config.workspace / "artifacts" / step.kind / mark
+    pipeline_says = step.resources.over(Resources())
+    resources = item.resources.over(profile.at(step.kind).over(pipeline_says))
+    resources = profile.granted(step.name, resources)
+    paths = {kind: str(other.artifact) for kind, other in ready.items()}
+    paths.update({kind: str(source.path) for kind, source in sources.items()})
+    return PlannedStep(
+        name=step.name, kind=step.kind, params=values, needs=step.needs, inputs=paths,
+        fingerprint=mark, artifact=artifact, shards=shards,
+        done=tuple(sorted(index for index in artifacts.finished(artifact)
+                          if index < len(shards))),
+        resources=resources,
+        waits_for=tuple(job for source in sources.values() for job in source.waits_for),
+        extra={"version": module.VERSION},
+    )
+
+
+def _said(params: BaseModel) -> dict[str, Any]:
+    return {name: getattr(params, name) for name in params.model_fields_set}
+
+
+def _labels(config: Config, pipeline: str, run: str, user: str,
+            students: Sequence[Outside]) -> dict[str, Any]:
+    """What only the ledger needs. model_dir is the folder of the student that is used."""
+    folder = config.workspace / "runs" / run
+    labels = {
+        "username": user, "run": run, "pipeline": pipeline, "cluster": config.profile.name,
+        "model_dir": str(folder / "artifacts" / "train"),
+        "output_dir": str(folder / "artifacts" / "classify"), "exp_id": run,
+        "gsheet_id": config.ledger.sheet_id,
+    }
+    if students:
+        one = students[0]
+        labels["model_dir"] = str(one.path)
+        if one.run:
+            labels["student_run"] = one.run
+            labels["model_dir"] = str(config.workspace / "runs" / one.run / "artifacts" / "train")
+    return labels

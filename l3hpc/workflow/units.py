@@ -1,0 +1,78 @@
+"""Amounts as people write them: memory ``16GB``, time ``4h`` or ``1-00:00:00``; and back again.
+
+Memory is counted as Slurm counts it: 1 GB = 1 GiB = 1024 MiB.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from l3hpc.errors import InputError
+
+MEMORY_HELP = "write a number and a unit: 512MB, 16GB, 1.5TB"
+TIME_HELP = "write a number and a unit (45s, 90m, 4h, 7d, 1d12h), or [D-]HH:MM:SS"
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?", re.IGNORECASE)
+_MIB = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024}
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
+_DAYS_CLOCK = re.compile(r"(\d+)-(\d{1,2})(?::(\d\d))?")
+_WORDS = re.compile(r"(?:(\d+(?:\.\d+)?)\s*([smhd])\s*)+", re.IGNORECASE)
+_WORD = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_memory(text: str) -> int:
+    """MiB in ``512MB``, ``16GB``, ``16G``, ``1.5TB`` (rounded up); a bare number is refused."""
+    match = _MEMORY.fullmatch(str(text).strip())
+    if not match:
+        raise InputError(f"{str(text)!r} is not an amount of memory", allowed=MEMORY_HELP)
+    amount = math.ceil(float(match[1]) * _MIB[match[2].lower()])
+    if not 1 <= amount <= 2**30:
+        raise InputError(f"{str(text)!r} is not a possible amount of memory", allowed=MEMORY_HELP)
+    return amount
+
+
+def parse_time(text: str) -> int:
+    """Minutes in ``90m``, ``4h``, ``7d``, ``1d12h``, ``12:00:00``, ``1-00:00:00`` (rounded up)."""
+    stripped = str(text).strip()
+    if match := _CLOCK.fullmatch(stripped):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        total: float = days * 86400 + hours * 3600 + minutes * 60 + seconds
+    elif match := _DAYS_CLOCK.fullmatch(stripped):
+        days, hours, minutes = (int(part or 0) for part in match.groups())
+        total = days * 86400 + hours * 3600 + minutes * 60
+    elif _WORDS.fullmatch(stripped):
+        total = sum(float(value) * _SECONDS[unit.lower()] for value, unit in
+                    _WORD.findall(stripped))
+    else:
+        raise InputError(f"{str(text)!r} is not a time limit", allowed=TIME_HELP)
+    amount = math.ceil(total / 60)
+    if not 1 <= amount <= 525_600:
+        raise InputError(f"{str(text)!r} is not a possible time limit (1 minute to 1 year)",
+                         allowed=TIME_HELP)
+    return amount
+
+
+def format_memory(mib: int) -> str:
+    """``16 GB``, ``1.5 GB``, ``512 MB``."""
+    for unit, size in (("TB", 1024 * 1024), ("GB", 1024)):
+        if mib >= size:
+            return f"{mib / size:.3g} {unit}" if mib < 1000 * size else f"{mib // size:,} {unit}"
+    return f"{mib} MB"
+
+
+def format_time(minutes: int) -> str:
+    """``7 d``, ``4 h``, ``1 h 30 min``, ``5 min``."""
+    days, rest = divmod(minutes, 1440)
+    hours, left = divmod(rest, 60)
+    parts = [f"{value} {unit}" for value, unit in ((days, "d"), (hours, "h"), (left, "min"))
+             if value]
+    return " ".join(parts) or "0 min"
+
+
+def slurm_time(minutes: int) -> str:
+    """``D-HH:MM:00`` as sbatch reads it."""
+    days, rest = divmod(minutes, 1440)
+    hours, left = divmod(rest, 60)
+    return f"{days}-{hours:02d}:{left:02d}:00"

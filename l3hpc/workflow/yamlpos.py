@@ -1,0 +1,239 @@
+"""YAML files whose every value knows its line, so that a refusal can name the place.
+
+Only plain data is read (the safe schema). Three traps of YAML 1.1 are closed: ``4:00:00`` and
+``2026-11-20`` stay text, ``1e-4`` is a number, and a key written twice is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from l3hpc.errors import InputError, nearest
+
+Place = tuple[Any, ...]
+MAX_NODES = 50_000
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with the number rules of YAML 1.2 and without dates."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers
+            if tag.rsplit(":", 1)[1] not in ("int", "float", "timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d[\d_]*\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?"
+               r"|\d[\d_]*[eE][-+]?\d+|\.(?:inf|Inf))$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """The values of a file (``data``: dicts, lists, plain values) and the line of each.
+
+    A place is a tuple of keys and list positions from the top: ``("clusters", "greene", "qos")``.
+    """
+
+    path: Path
+    data: Any
+    lines: Mapping[Place, int]
+
+    def where(self, place: Place = ()) -> str:
+        """``file:line`` of a place, or of the nearest enclosing place that the file has."""
+        for length in range(len(place), -1, -1):
+            if place[:length] in self.lines:
+                return f"{_short(self.path)}:{self.lines[place[:length]]}"
+        return _short(self.path)
+
+    def has(self, place: Place) -> bool:
+        """Whether the file itself says something at this place."""
+        return place in self.lines
+
+    def refuse(self, place: Place, message: str, **parts: Any) -> InputError:
+        """An ``InputError`` that names this place (to be raised by the caller)."""
+        return InputError(message, where=self.where(place), **parts)
+
+
+class Refusal(ValueError):
+    """Carries an ``InputError`` through pydantic (which catches ``ValueError`` only)."""
+
+    def __init__(self, refusal: InputError) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
+def checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``check`` (which raises ``InputError``) as a pydantic validator that keeps its words."""
+
+    def validator(value: Any) -> Any:
+        try:
+            return check(value)
+        except InputError as error:
+            raise Refusal(error) from None
+
+    return validator
+
+
+def load(path: Path) -> Document:
+    """Read a YAML file; an empty one is an empty mapping. Errors are ``InputError`` with line."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", where=_short(path)) from None
+    return loads(text, path)
+
+
+def loads(text: str, path: Path) -> Document:
+    """The same for text; ``path`` is only the name used in messages."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        lines: dict[Place, int] = {}
+        data = {} if node is None else _value(loader, node, (), lines, path)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        message = f"not valid YAML: {error.problem or error.context}"
+        raise InputError(message, where=f"{_short(path)}{line}") from None
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"not valid YAML: {first}", where=_short(path)) from None
+    finally:
+        loader.dispose()
+    return Document(path, data, lines)
+
+
+def validated(model: type[Model], document: Document, place: Place = (), data: Any = None) -> Model:
+    """``data`` (default: what the file has at ``place``) as ``model``, errors with their lines."""
+    if data is None:
+        data = document.data
+        for key in place:
+            data = data[key]
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, model, document, place) from None
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], document: Document | None, place: Place = (),
+    prefix: str = "",
+) -> InputError:
+    """A pydantic error in a person's words: place, what is wrong, what is allowed.
+
+    document: where lines come from (None: the place is only named). prefix: put before the name
+    of the parameter (``train.``).
+    """
+    first = error.errors(include_url=False)[0]
+    location = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
+    dotted = prefix + ".".join(str(part) for part in location)
+    where = document.where((*place, *location)) if document else None
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Refusal):
+        known = cause.refusal
+        return InputError(f"{dotted}: {known.message}", where=where, allowed=known.allowed,
+                          hint=known.hint)
+    if first["type"] == "extra_forbidden":
+        name = str(location[-1])
+        valid = _fields(model, location[:-1])
+        above = prefix + ".".join(str(part) for part in location[:-1])
+        inside = f" in {above.rstrip('.')}" if above else ""
+        return InputError(f"unknown key {name!r}{inside}", where=where,
+                          allowed=nearest(name, valid))
+    message = first["msg"].removeprefix("Value error, ")
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return InputError(f"{dotted}: {message[:1].lower()}{message[1:]} (got {shown})", where=where)
+
+
+def _value(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place, int],
+           path: Path) -> Any:
+    if len(lines) > MAX_NODES:  # aliases of aliases grow without bound
+        raise InputError(f"more than {MAX_NODES:,} values", where=_short(path))
+    lines.setdefault(place, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        _refuse_duplicates(node, path)
+        loader.flatten_mapping(node)
+        result: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InputError("a key must be a plain word",
+                                 where=f"{_short(path)}:{key_node.start_mark.line + 1}")
+            key = key_node.value
+            lines[(*place, key)] = key_node.start_mark.line + 1
+            result[key] = _value(loader, value_node, (*place, key), lines, path)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, item, (*place, index), lines, path)
+                for index, item in enumerate(node.value)]
+    value = loader.construct_object(node)
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        raise InputError(f"{node.value!r} is not plain data",
+                         where=f"{_short(path)}:{node.start_mark.line + 1}")
+    return value
+
+
+def _refuse_duplicates(node: yaml.MappingNode, path: Path) -> None:
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:
+        line = key_node.start_mark.line + 1
+        if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
+            raise InputError(
+                f"key {key_node.value!r} is written twice (first in line {seen[key_node.value]})",
+                where=f"{_short(path)}:{line}",
+            )
+        seen[key_node.value] = line
+
+
+def _fields(model: Any, location: Place) -> list[str]:
+    """The valid names inside ``model`` at ``location`` (walks through dicts, lists and unions)."""
+    current: Any = model
+    for part in location:
+        current = _inner(current, part)
+    current = _first_model(current)
+    return list(current.model_fields) if current is not None else []
+
+
+def _inner(kind: Any, part: Any) -> Any:
+    found = _first_model(kind)
+    if found is not None and part in found.model_fields:
+        return found.model_fields[part].annotation
+    arguments = [item for item in typing.get_args(kind) if item is not type(None)]
+    return arguments[-1] if arguments else None
+
+
+def _first_model(kind: Any) -> type[BaseModel] | None:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        for item in typing.get_args(kind):
+            if (found := _first_model(item)) is not None:
+                return found
+    return None
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd().resolve()))
+    except (ValueError, OSError):
+        return str(path)
