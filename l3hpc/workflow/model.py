@@ -100,8 +100,9 @@ class Plan:
 class StepRecord:
     """What the record of a run says of one step.
 
-    state: ``planned``, ``submitted`` or ``reused``. job: the job id (base id of an array).
-    submitted_tasks: indices of the tasks handed to the scheduler.
+    state: ``planned``, ``submitted`` or ``reused``. job: the latest job id (base id of an array).
+    submitted_tasks: indices of the tasks handed to the scheduler with ``job``.
+    attempts: every submission of this step, oldest first: ``{"job", "array", "tasks", "time"}``.
     """
 
     name: str
@@ -114,12 +115,17 @@ class StepRecord:
     submitted_tasks: list[int] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
     waits_for: list[str] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
 class RunRecord:
-    """``run.json``: who submitted what, where and when. state: ``submitting``, ``submitted``,
-    ``refused`` or ``cancelled``."""
+    """``run.json``: who submitted what, where and when.
+
+    state: ``submitting``, ``submitted``, ``refused`` or ``cancelled``. local: run by the runner of
+    this machine instead of Slurm. slots: ``cpus`` and ``mem_mb`` that a local run may use at once.
+    folder: the working folder of the submission. note: why a run was refused or cancelled.
+    """
 
     run: str
     pipeline: str
@@ -132,6 +138,10 @@ class RunRecord:
     state: str
     steps: list[StepRecord]
     schema: int = 1
+    local: bool = False
+    slots: dict[str, int] = field(default_factory=dict)
+    folder: str = ""
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""

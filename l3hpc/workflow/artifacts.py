@@ -1,0 +1,78 @@
+"""Artifacts on disk: which tasks are finished, and whether an input is all there.
+
+``<artifact>/config.json`` says how many tasks there are; ``<artifact>/<index:04d>/result.json``
+says that one is finished (it is written last, before the folder's one rename).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError
+from l3hpc.files import read_json
+
+WORK = ".work"
+
+
+def task_folder(artifact: Path, index: int) -> Path:
+    """Where a task's finished files are."""
+    return Path(artifact) / f"{index:04d}"
+
+
+def scratch_folder(artifact: Path, index: int) -> Path:
+    """Where a task keeps what must survive a killed attempt."""
+    return Path(artifact) / WORK / f"{index:04d}"
+
+
+def is_done(artifact: Path, index: int) -> bool:
+    """True when the task has its result."""
+    return os.path.isfile(f"{artifact}/{index:04d}/result.json")
+
+
+def finished(artifact: Path) -> set[int]:
+    """Indices of the finished tasks (the empty set when there is no such folder yet)."""
+    try:
+        entries = os.listdir(artifact)
+    except FileNotFoundError:
+        return set()
+    return {int(name) for name in entries if name.isdigit()
+            and os.path.isfile(f"{artifact}/{name}/result.json")}
+
+
+def results(artifact: Path) -> list[dict[str, Any]]:
+    """The ``result.json`` of every finished task, in task order."""
+    folder = Path(artifact)
+    return [read_json(task_folder(folder, index) / "result.json")
+            for index in sorted(finished(folder))]
+
+
+def detail(artifact: Path) -> str:
+    """The one line about a complete artifact that its last task left ('' when it did not)."""
+    try:
+        text = json.loads((Path(artifact) / "summary.json").read_text())["text"]
+    except (OSError, ValueError, KeyError):
+        return ""
+    return str(text)
+
+
+def check_input(name: str, folder: Path) -> None:
+    """Refuse an input folder that is missing, or an artifact with unfinished tasks."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise InputError(f"input {name!r} is not there: {folder}",
+                         hint=f"Compute it first (step {name}), or name another folder.")
+    if not (folder / "config.json").is_file():
+        return  # files of another origin: the step itself checks what is in them
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or "shards" not in config:
+        return
+    total = len(config["shards"])
+    missing = sorted(set(range(total)) - finished(folder))
+    if missing:
+        shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
+        raise InputError(
+            f"input {name!r} is not complete: {len(missing)} of {total} tasks are missing ({shown})",
+            where=str(folder), hint=f"Finish step {name!r} first: l3hpc status")

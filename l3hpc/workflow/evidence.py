@@ -1,0 +1,141 @@
+"""What became of one task: weighs its markers, squeue and sacct against each other."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from l3hpc.workflow.markers import TaskMarks
+from l3hpc.workflow.queue import Answer, EndedJob, LiveJob
+from l3hpc.workflow.words import OUTCOMES, exit_words, moment, progress_words, reason
+
+FRESH_S = 300.0
+_RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
+            "STAGE_OUT")
+
+
+@dataclass
+class TaskStatus:
+    """state: as in ``status.StepStatus``. words: why, or how far. started: it ran at least once."""
+
+    state: str
+    words: str = ""
+    started: bool = False
+    elapsed_s: float | None = None
+    restarts: int = 0
+    why_again: str = ""
+    progress: dict[str, Any] | None = None
+    last_words: list[str] = field(default_factory=list)
+
+
+def judge(
+    index: int, job: str, marks: TaskMarks | None, answer: Answer, *, was_cancelled: bool = False
+) -> TaskStatus:
+    """The state of an unfinished task whose latest job is ``job``."""
+    marks = marks or TaskMarks()
+    live = answer.live.get(job)
+    if live is not None:
+        status = _live(live, marks)
+    elif job in answer.ended and answer.ended[job].state not in ("PENDING", "RUNNING", "REQUEUED"):
+        status = _ended(answer.ended[job], marks)
+    elif marks.exit_code is not None:
+        status = _exited(marks)
+    else:
+        status = _silent(job, marks, answer)
+    if was_cancelled and status.state in ("failed", "lost", "cancelled"):
+        status.state, status.words, status.last_words = "cancelled", "", []
+    status.started = status.started or marks.begin is not None
+    status.restarts = max(status.restarts, marks.restarts)
+    if marks.requeues:
+        status.why_again = str(marks.requeues[-1].get("reason", ""))
+    return status
+
+
+def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
+    if live.state in _RUNNING:
+        status = TaskStatus("running", elapsed_s=live.elapsed_s, restarts=live.restarts,
+                            progress=marks.progress, started=True)
+        if marks.progress:
+            status.words = progress_words(marks.progress)
+        return status
+    if "DependencyNeverSatisfied" in live.reason:
+        return TaskStatus("waiting", words=reason("DependencyNeverSatisfied"))
+    if live.reason.startswith("Dependency"):
+        return TaskStatus("waiting")
+    words = reason(live.reason)
+    if live.start:
+        words += f", expected to start {moment(live.start)}"
+    if live.restarts or marks.begin is not None:
+        return TaskStatus("requeued", words=words, restarts=live.restarts, started=True)
+    return TaskStatus("queued", words=words)
+
+
+def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
+    state, words = OUTCOMES.get(ended.state, ("failed", ended.state.lower()))
+    if ended.state == "BLOCKED":  # the local runner's word for a job behind a failed one
+        return TaskStatus("waiting", words=reason("DependencyNeverSatisfied"))
+    if state == "done":
+        state, words = "failed", "the job ended well, but left no result"
+    status = TaskStatus(state, words, elapsed_s=ended.elapsed_s,
+                        started=ended.elapsed_s not in (None, 0.0))
+    if ended.state == "FAILED":
+        status.words = _cause(marks, ended.exit_code)
+    elif ended.state == "NODE_FAIL" and ended.node:
+        status.words += f" ({ended.node})"
+    status.last_words = _tail(marks)
+    return status
+
+
+def _exited(marks: TaskMarks) -> TaskStatus:
+    status = TaskStatus("failed", started=True)
+    if marks.exit_code == 0:
+        status.words = "the job ended well, but left no result"
+    else:
+        status.words = _cause(marks, marks.exit_code)
+    if marks.started and marks.exited:
+        status.elapsed_s = max(marks.exited - marks.started, 0.0)
+    status.last_words = _tail(marks)
+    return status
+
+
+def _silent(job: str, marks: TaskMarks, answer: Answer) -> TaskStatus:
+    """Neither queue nor accounting nor an exit marker: judge by what there is."""
+    if answer.squeue is False:
+        if marks.begin is None:
+            return TaskStatus("queued", words="squeue does not answer")
+        status = TaskStatus("running", started=True, progress=marks.progress)
+        words = progress_words(marks.progress) if marks.progress else ""
+        quiet = time.time() - marks.progress["written"] if marks.progress else 0.0
+        if quiet > FRESH_S:
+            words += f"{', ' if words else ''}silent for {int(quiet // 60)} min"
+        status.words = f"{words}{', ' if words else ''}squeue does not answer"
+        return status
+    if marks.error:
+        return TaskStatus("failed", words=_cause(marks, None), started=True,
+                          last_words=_tail(marks))
+    if marks.begin is not None:
+        return TaskStatus("lost", started=True, words=(
+            "it began, ended without a word, and Slurm has forgotten it "
+            "(killed: out of memory, node failure or a forced stop)"))
+    return TaskStatus("lost", words="Slurm has forgotten it and it never began")
+
+
+def _cause(marks: TaskMarks, code: int | None) -> str:
+    """The short reason: the error's own message, or the exit code in words."""
+    if marks.error:
+        kind, message = str(marks.error.get("type", "")), str(marks.error.get("message", ""))
+        first = message.splitlines()[0] if message else ""
+        if kind in ("MemoryError", "ResourceExhaustedError"):
+            return f"out of memory: {first}" if first else "out of memory"
+        own = kind in ("L3hpcError", "InputError", "ClusterError", "AudioError")
+        return first if own else f"{kind}: {first}"
+    return exit_words(1 if code is None else code)
+
+
+def _tail(marks: TaskMarks) -> list[str]:
+    if not marks.error:
+        return []
+    lines = [str(marks.error[name]) for name in ("where", "allowed", "hint")
+             if marks.error.get(name)]
+    return lines or [str(line) for line in (marks.error.get("tail") or [])][-3:]

@@ -1,0 +1,28 @@
+"""How jobs get started: ``slurm`` (submitit with our scripts) and ``local`` (bash on this machine).
+
+Both take the same rendered script and the same pickled ``TaskCall``; they differ in who runs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from l3hpc.workflow.executors.slurm import ScriptExecutor
+
+
+def is_local(profile: Any) -> bool:
+    """True for a profile whose jobs run on this machine, without a scheduler."""
+    return bool(profile.executor == "local")
+
+
+def executor(profile: Any, workspace: Path, folder: Path) -> ScriptExecutor:
+    """The executor of a cluster profile for one step whose submitit files live in ``folder``."""
+    if is_local(profile):
+        from l3hpc.workflow.executors.local import LocalExecutor
+
+        return LocalExecutor(folder, workspace=workspace)
+    from l3hpc.workflow.executors.slurm import ScriptExecutor
+
+    return ScriptExecutor(folder, kill_on_invalid_dep=profile.kill_on_invalid_dep)

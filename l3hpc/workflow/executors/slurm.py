@@ -1,0 +1,159 @@
+"""submitit does the submitting: its Slurm executor, given our rendered script.
+
+What submitit keeps doing: pickles beside the logs, renaming them to the job's id, the signal
+handler that checkpoints and requeues, result pick-up. What is ours: the script's text, sbatch's
+command line (``--parsable``, the dependency), sparse arrays and a scrubbed environment.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import DelayedSubmission, FailedSubmissionError, JobPaths
+from submitit.slurm.slurm import SlurmExecutor
+
+from l3hpc.errors import ClusterError
+from l3hpc.workflow.shell import call
+from l3hpc.workflow.worker import TaskCall
+
+SBATCH_TIMEOUT_S = 120
+_ARRAY = re.compile(r"^#SBATCH\s+--array[= ]", re.MULTILINE)
+
+
+class ScriptExecutor(SlurmExecutor):
+    """Submits one rendered script, as one job or one array.
+
+    folder: for submitit's files and the logs (the script names the same folder).
+    """
+
+    def __init__(self, folder: Path, *, kill_on_invalid_dep: bool = True) -> None:
+        super().__init__(folder)
+        self._kill_on_invalid_dep = kill_on_invalid_dep
+        self._text = ""
+        self._dependencies: tuple[str, ...] = ()
+
+    @classmethod
+    def name(cls) -> str:
+        """submitit's name of the environment in which the job wakes up."""
+        return "slurm"
+
+    @classmethod
+    def affinity(cls) -> int:
+        """sbatch is enough: the script need not use srun."""
+        return -1 if shutil.which("sbatch") is None else 2
+
+    def submit_script(
+        self, text: str, config: Path, tasks: Sequence[int], *, time_min: int,
+        after: Sequence[str] = (), max_timeouts: int = 3,
+    ) -> str:
+        """Hand ``text`` to the scheduler for ``tasks`` of the step frozen in ``config``.
+
+        after: ids of the jobs that must succeed first. time_min: the true time limit (submitit
+        tells a time-out from a preemption by it). Returns the job id (of an array: its base id).
+        A refusal is a ``ClusterError`` with the scheduler's words.
+        """
+        self._text, self._dependencies = text, tuple(after)
+        self.max_num_timeout = max_timeouts
+        self.parameters["time"] = time_min
+        calls = [DelayedSubmission(TaskCall(str(config), index)) for index in tasks]
+        return str(self._internal_process_submissions(calls)[0].job_id).partition("_")[0]
+
+    def _internal_process_submissions(
+        self, delayed_submissions: list[DelayedSubmission]
+    ) -> list[Any]:
+        """Pickle first, submit once, rename the pickles to the ids that the jobs will look for.
+
+        An array keeps our own indices (``3,7-9``): its pickles are ``<id>_<index>_submitted.pkl``.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        is_array = bool(_ARRAY.search(self._text))
+        if not is_array and len(delayed_submissions) != 1:
+            raise ClusterError(f"the script is no array, but {len(delayed_submissions)} tasks are "
+                               "to be submitted", hint="its template has lost the --array line")
+        pickles = []
+        for delayed in delayed_submissions:
+            pickle = self.folder / f".{uuid.uuid4().hex}.pkl"
+            delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
+            delayed.dump(pickle)
+            pickles.append(pickle)
+        try:
+            first = self._submit_command(self._submitit_command_str)
+        except BaseException:
+            for pickle in pickles:
+                pickle.unlink(missing_ok=True)
+            raise
+        jobs = []
+        for delayed, pickle in zip(delayed_submissions, pickles, strict=True):
+            name = f"{first.job_id}_{delayed.function.index}" if is_array else first.job_id
+            job = self.job_class(folder=self.folder, job_id=name, tasks=[0])
+            job.paths.move_temporary_file(pickle, "submitted_pickle")
+            jobs.append(job)
+        return jobs
+
+    def _submit_command(self, command: str) -> Any:
+        """Write the script beside the logs and give it to the scheduler."""
+        script = self.folder / f".{uuid.uuid4().hex}.sh"
+        script.write_text(self._make_submission_file_text(command, ""))
+        try:
+            output = self._sbatch(self._make_submission_command(script))
+            job_id = self._get_job_id_from_submission_command(output)
+            script.rename(JobPaths(self.folder, job_id=job_id).submission_file)
+        finally:
+            script.unlink(missing_ok=True)
+        return self.job_class(folder=self.folder, job_id=job_id, tasks=[0])
+
+    def _sbatch(self, command: list[str]) -> str:
+        return call(command, timeout_s=SBATCH_TIMEOUT_S)
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return self._text
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return sbatch_command(submission_file_path, self._dependencies,
+                              self._kill_on_invalid_dep)
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        text = string.decode() if isinstance(string, bytes) else string
+        for line in text.splitlines():  # a site's greeting may come first
+            match = re.fullmatch(r"(\d+)(;[\w.-]+)?", line.strip())
+            if match:
+                return match[1]
+        raise FailedSubmissionError(f"no job id in what sbatch said: {text!r}")
+
+
+def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool) -> list[str]:
+    """The command that submits ``script``; dependencies stand here because the command line wins
+    over the environment and over the script."""
+    command = ["sbatch", "--parsable"]
+    if after:
+        command.append("--dependency=afterok:" + ":".join(after))
+        command.append(f"--kill-on-invalid-dep={'yes' if kill_on_invalid_dep else 'no'}")
+    return [*command, str(script)]
+
+
+def hint_for(words: str) -> str:
+    """What to do about a refusal of sbatch, where that can be told from its words."""
+    hints = {
+        "invalid partition": "Set partition: of the profile in cluster.yaml; `sinfo` lists them.",
+        "invalid account": "Set account: of the profile in cluster.yaml to one of yours: "
+                           "sacctmgr show associations user=$USER",
+        "invalid qos": "Set qos: of the profile in cluster.yaml.",
+        "node configuration is not available": "No node is that big: ask for less with --set "
+                                               "STEP.mem=…, STEP.cpus=… or STEP.gpus=….",
+        "time limit": "Ask for less time with --set STEP.time=…, or another partition.",
+        "gres": "Set gpu_request: and gpu_type: of the profile in cluster.yaml.",
+        "invalid job array": "Set limits.array in cluster.yaml to MaxArraySize "
+                             "(scontrol show config).",
+        "memory specification": "Set memory_request: of the profile in cluster.yaml.",
+    }
+    lowered = words.lower()
+    for part, hint in hints.items():
+        if part in lowered:
+            return hint
+    return "Check the profile in cluster.yaml: l3hpc config show; l3hpc doctor"

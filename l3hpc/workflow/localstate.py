@@ -1,0 +1,92 @@
+"""How the jobs of a local run stand: ``<run folder>/local.json``, kept by its runner.
+
+The runner writes it at every change; status and cancel read it. Each job is named as Slurm would
+(``12``, ``13_4``) and has one of Slurm's states, so that status need not know the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from l3hpc.files import write_json, write_text
+from l3hpc.workflow import records
+from l3hpc.workflow.owner import Owner, process_start
+
+LIVE = ("PENDING", "RUNNING")
+
+
+def spool_folder(workspace: Path) -> Path:
+    """The folder with one entry per local job ever submitted in a workspace."""
+    return Path(workspace) / "local" / "jobs"
+
+
+class LocalJobs:
+    """The jobs of one local run. ``jobs``: task id → state, step, task, exit, started, ended, pid.
+
+    state: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT or BLOCKED (a parent failed).
+    """
+
+    def __init__(self, workspace: Path, run: str) -> None:
+        self._folder = records.run_folder(workspace, run)
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.load()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._folder / "local.json"
+
+    def load(self) -> None:
+        """Read the file again."""
+        try:
+            self.jobs = json.loads(self.path.read_text())["jobs"]
+        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+            self.jobs = {}
+
+    def save(self) -> None:
+        """Replace the file."""
+        write_json(self.path, {"schema": 1, "host": socket.gethostname(), "jobs": self.jobs})
+
+    def settled(self) -> bool:
+        """True when there are jobs and none waits or runs."""
+        return bool(self.jobs) and not any(job["state"] in LIVE for job in self.jobs.values())
+
+    def runner(self) -> dict[str, Any] | None:
+        """The live runner of the run (``host``, ``pid``); None when there is none."""
+        return Owner(self._folder / "runner").holder()
+
+    def ask_to_stop(self) -> None:
+        """Leave a request that the runner looks for (from any machine)."""
+        write_text(self._folder / "stop", "")
+
+    def asked_to_stop(self) -> bool:
+        """True when someone asked the runner to stop."""
+        return (self._folder / "stop").exists()
+
+    def forget_stop(self) -> None:
+        """Remove an old request."""
+        (self._folder / "stop").unlink(missing_ok=True)
+
+    def stop_orphans(self) -> None:
+        """Without a runner: end the processes it left on this machine, and mark all as cancelled."""
+        for job in self.jobs.values():
+            if job["state"] not in LIVE:
+                continue
+            if alive(job):
+                with suppress(ProcessLookupError):
+                    os.killpg(job["pid"], signal.SIGTERM)
+            job["state"] = "CANCELLED"
+        if self.jobs:
+            self.save()
+
+
+def alive(job: dict[str, Any]) -> bool:
+    """True when the process of a job still runs on this machine."""
+    return bool(job.get("pid") and job.get("host") == socket.gethostname()
+                and process_start(job["pid"]) == job.get("start"))

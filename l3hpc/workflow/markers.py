@@ -1,0 +1,122 @@
+"""The small files by which a job tells what happens to it: begin, exit, progress, error, requeues.
+
+The script writes ``<task>.begin`` first and ``<task>.exit`` last (from its EXIT trap); the worker
+inside keeps ``<task>.progress.json`` up to date and leaves ``<task>.error.json`` when it fails.
+They are all that ``l3hpc status`` needs when Slurm does not answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.files import write_json
+
+_NAME = re.compile(r"(\d+)\.(begin|exit|progress\.json|error\.json|requeues\.json)")
+
+
+@dataclass
+class TaskMarks:
+    """What the markers of one task say. Every field is empty where there is no such marker.
+
+    begin: ``job``, ``host``, ``time`` … as text. exit_code: of the script. exited: unix seconds.
+    progress: the last state that the step reported, with ``written`` (unix seconds of the file).
+    error: ``type``, ``message``, ``where``, ``hint``, ``tail``. requeues: why it was started again.
+    """
+
+    begin: dict[str, str] | None = None
+    exit_code: int | None = None
+    exited: float | None = None
+    progress: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    requeues: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def started(self) -> float | None:
+        """Unix seconds at which the script began, by the node's clock."""
+        return _number((self.begin or {}).get("time"))
+
+    @property
+    def restarts(self) -> int:
+        """How often the job was started again under its id."""
+        told = _number((self.begin or {}).get("restarts"))
+        return max(int(told or 0), len(self.requeues))
+
+
+def path(folder: Path, index: int, what: str) -> Path:
+    """The marker ``what`` (``begin``, ``error.json`` …) of task ``index`` in a markers folder."""
+    return Path(folder) / f"{index}.{what}"
+
+
+def read(folder: Path) -> dict[int, TaskMarks]:
+    """Everything that the markers in ``folder`` tell, by task index ({} for no such folder)."""
+    tasks: dict[int, TaskMarks] = {}
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return tasks
+    for entry in entries:
+        match = _NAME.fullmatch(entry.name)
+        if match is None:
+            continue
+        marks = tasks.setdefault(int(match[1]), TaskMarks())
+        try:
+            text = Path(entry.path).read_text(encoding="utf-8", errors="replace")
+            written = entry.stat().st_mtime
+        except FileNotFoundError:  # replaced at this moment
+            continue
+        _take(marks, match[2], text, written)
+    return tasks
+
+
+def add_requeue(folder: Path, index: int, reason: str, when: float) -> None:
+    """Note that a task goes back to the queue, and why."""
+    marks = read(folder).get(index, TaskMarks())
+    write_json(path(folder, index, "requeues.json"),
+               [*marks.requeues, {"reason": reason, "time": when}])
+
+
+def _take(marks: TaskMarks, what: str, text: str, written: float) -> None:
+    if what == "begin":
+        marks.begin = _pairs(text)
+        marks.begin.setdefault("time", str(written))
+    elif what == "exit":
+        pairs = _pairs(text)
+        code = _number(pairs.get("code", pairs.get("exit", text.strip())))
+        marks.exit_code = None if code is None else int(code)
+        marks.exited = _number(pairs.get("time")) or written
+    else:
+        value = _json(text)
+        if what == "progress.json" and isinstance(value, dict):
+            marks.progress = {**value, "written": written}
+        elif what == "error.json" and isinstance(value, dict):
+            marks.error = value
+        elif what == "requeues.json" and isinstance(value, list):
+            marks.requeues = [entry for entry in value if isinstance(entry, dict)]
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """``key=value`` words, or a JSON object, as text values."""
+    value = _json(text)
+    if isinstance(value, dict):
+        return {str(key): str(entry) for key, entry in value.items()}
+    words = (word.partition("=") for word in text.split())
+    return {key: rest for key, sign, rest in words if sign}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

@@ -1,0 +1,145 @@
+"""What Slurm says of our jobs: one squeue and at most one sacct, whatever the number of jobs.
+
+Both may be missing, slow or broken; then the answer says so and status lives on markers alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from l3hpc.errors import ClusterError
+from l3hpc.workflow.shell import call
+from l3hpc.workflow.words import seconds
+
+SQUEUE_S = 20.0
+SACCT_S = 20.0
+_WIDTHS = {"JobArrayID": 40, "State": 24, "Reason": 60, "TimeUsed": 20, "StartTime": 24,
+           "RestartCnt": 12, "TimeLimit": 20, "Name": 256}
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    """A job or array task that squeue lists. start: expected or real, unix seconds."""
+
+    state: str
+    reason: str
+    elapsed_s: float | None
+    start: float | None
+    restarts: int
+    limit_s: float | None
+    name: str
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A job or array task that sacct remembers. exit_code: of the script (128 + n: a signal)."""
+
+    state: str
+    exit_code: int | None
+    elapsed_s: float | None
+    node: str
+
+
+@dataclass
+class Answer:
+    """live, ended: by task id (``12`` or ``13_4``). squeue, sacct: whether they answered (None:
+    not asked). notes: why not, in words."""
+
+    live: dict[str, LiveJob] = field(default_factory=dict)
+    ended: dict[str, EndedJob] = field(default_factory=dict)
+    squeue: bool | None = None
+    sacct: bool | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def ask_squeue(users: Iterable[str], answer: Answer) -> None:
+    """Add every job of ``users`` that waits or runs. One call."""
+    fields = ",".join(f"{name}:{width}" for name, width in _WIDTHS.items())
+    try:
+        text = call(["squeue", "--noheader", "--array", "--user", ",".join(sorted(set(users))),
+                     "--Format", fields], timeout_s=SQUEUE_S)
+    except ClusterError as error:
+        answer.squeue = False
+        answer.notes.append(error.message)
+        return
+    answer.squeue = True
+    answer.live.update(parse_squeue(text))
+
+
+def ask_sacct(jobs: Iterable[str], answer: Answer) -> None:
+    """Add what accounting remembers of these base ids. One call; none for no ids."""
+    wanted = sorted(set(jobs), key=lambda job: (len(job), job))
+    if not wanted:
+        return
+    try:
+        text = call(["sacct", "--noheader", "--allocations", "--parsable2", "--array", "--jobs",
+                     ",".join(wanted), "--format", "JobID,State,ExitCode,ElapsedRaw,NodeList"],
+                    timeout_s=SACCT_S)
+    except ClusterError as error:
+        answer.sacct = False
+        answer.notes.append(error.message)
+        return
+    answer.sacct = True
+    answer.ended.update(parse_sacct(text))
+
+
+def parse_squeue(text: str) -> dict[str, LiveJob]:
+    """``squeue --Format`` lines of the fixed widths above, by task id."""
+    jobs = {}
+    for line in text.splitlines():
+        values, at = {}, 0
+        for name, width in _WIDTHS.items():
+            values[name] = line[at:at + width].strip()
+            at += width
+        if not values["JobArrayID"]:
+            continue
+        live = LiveJob(
+            state=values["State"], reason=values["Reason"], elapsed_s=seconds(values["TimeUsed"]),
+            start=_moment(values["StartTime"]), limit_s=seconds(values["TimeLimit"]),
+            restarts=int(values["RestartCnt"]) if values["RestartCnt"].isdigit() else 0,
+            name=values["Name"])
+        for job in expand(values["JobArrayID"]):
+            jobs[job] = live
+    return jobs
+
+
+def parse_sacct(text: str) -> dict[str, EndedJob]:
+    """``sacct --parsable2`` lines (JobID, State, ExitCode, ElapsedRaw, NodeList), by task id."""
+    jobs = {}
+    for line in text.splitlines():
+        parts = line.split("|")
+        if len(parts) < 5 or "." in parts[0]:
+            continue
+        state = parts[1].split(" ")[0].rstrip("+")  # "CANCELLED by 1000"
+        code, _, number = parts[2].partition(":")
+        exit_code = None
+        if code.isdigit():
+            exit_code = 128 + int(number) if number.isdigit() and int(number) else int(code)
+        ended = EndedJob(state, exit_code, float(parts[3]) if parts[3].isdigit() else None, parts[4])
+        for job in expand(parts[0]):
+            jobs[job] = ended
+    return jobs
+
+
+def expand(job: str) -> list[str]:
+    """``13_[0-2,5%2]`` → ``13_0, 13_1, 13_2, 13_5``; anything else as it is."""
+    match = re.fullmatch(r"(\d+)_\[([\d,:-]+)(%\d+)?\]", job)
+    if match is None:
+        return [job]
+    names = []
+    for part in match[2].split(","):
+        span, _, step = part.partition(":")
+        first, _, last = span.partition("-")
+        names += [f"{match[1]}_{index}"
+                  for index in range(int(first), int(last or first) + 1, int(step or 1))]
+    return names
+
+
+def _moment(text: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None

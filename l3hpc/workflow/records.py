@@ -1,0 +1,115 @@
+"""The records of runs: ``<workspace>/runs/<run>/run.json``, written whole or not at all.
+
+A run is named by its folder. Commands accept a unique beginning of the name, or ``latest``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from l3hpc.errors import InputError, nearest
+from l3hpc.files import read_json, write_json
+from l3hpc.workflow.model import RunRecord, StepRecord
+
+LATEST = "latest"
+
+
+def runs_folder(workspace: Path) -> Path:
+    """The folder that holds one folder per run."""
+    return Path(workspace) / "runs"
+
+
+def run_folder(workspace: Path, run: str) -> Path:
+    """The folder of one run."""
+    return runs_folder(workspace) / run
+
+
+def step_folder(workspace: Path, run: str, step: str) -> Path:
+    """The folder of one step of a run: config.json, script.sbatch, logs/, markers/."""
+    return run_folder(workspace, run) / "steps" / step
+
+
+def logs_folder(workspace: Path, run: str, step: str) -> Path:
+    """Where a step's logs are (submitit keeps its own files there too)."""
+    return step_folder(workspace, run, step) / "logs"
+
+
+def markers_folder(workspace: Path, run: str, step: str) -> Path:
+    """Where a step's markers are."""
+    return step_folder(workspace, run, step) / "markers"
+
+
+def write(workspace: Path, record: RunRecord) -> None:
+    """Replace the record of a run by one rename."""
+    write_json(run_folder(workspace, record.run) / "run.json", record.to_json())
+
+
+def read(workspace: Path, run: str) -> RunRecord:
+    """The record of the run with exactly this name."""
+    path = run_folder(workspace, run) / "run.json"
+    try:
+        value = read_json(path)
+    except FileNotFoundError:
+        raise unknown_run(workspace, run) from None
+    try:
+        return RunRecord.from_json(value)
+    except (TypeError, KeyError) as error:
+        raise InputError(f"not a record of a run: {error}", where=str(path),
+                         hint="It was written by another version, or by hand.") from None
+
+
+def names(workspace: Path) -> list[str]:
+    """The names of all recorded runs, in alphabetical order."""
+    try:
+        entries = list(os.scandir(runs_folder(workspace)))
+    except FileNotFoundError:
+        return []
+    return sorted(entry.name for entry in entries
+                  if not entry.name.startswith(".") and os.path.exists(f"{entry.path}/run.json"))
+
+
+def read_all(workspace: Path) -> list[RunRecord]:
+    """All records, the newest run first."""
+    records = [read(workspace, name) for name in names(workspace)]
+    return sorted(records, key=lambda record: (record.created, record.run), reverse=True)
+
+
+def find(workspace: Path, text: str) -> str:
+    """The one run that ``text`` means: its name, a unique beginning of it, or ``latest``."""
+    known = names(workspace)
+    if text in known:
+        return text
+    if not known:
+        raise unknown_run(workspace, text)
+    if text == LATEST:
+        return read_all(workspace)[0].run
+    matches = [name for name in known if text and name.startswith(text)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        shown = ", ".join(matches[:8]) + (", …" if len(matches) > 8 else "")
+        raise InputError(f"{text!r} is the beginning of {len(matches)} runs", allowed=shown)
+    raise unknown_run(workspace, text)
+
+
+def step(record: RunRecord, name: str) -> StepRecord:
+    """The step ``name`` of a run; an ``InputError`` with the valid names for any other."""
+    for entry in record.steps:
+        if entry.name == name:
+            return entry
+    raise InputError(f"run {record.run} has no step {name!r}",
+                     allowed=nearest(name, [entry.name for entry in record.steps]))
+
+
+def unknown_run(workspace: Path, text: str) -> InputError:
+    """The error for a run that does not exist, with the nearest names."""
+    known = names(workspace)
+    where = f"no run {text!r} in {runs_folder(workspace)}"
+    if not known:
+        return InputError(where, hint="Nothing was submitted yet in this workspace: l3hpc submit")
+    if len(known) > 20:
+        import difflib
+
+        known = difflib.get_close_matches(text, known, n=5, cutoff=0.3) or known[-5:]
+    return InputError(where, allowed=nearest(text, known))

@@ -1,0 +1,45 @@
+"""Slurm's commands as subprocesses: a clean environment, a time limit, refusals as errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from l3hpc.errors import ClusterError
+
+_KEPT = {"SLURM_CONF", "SLURM_TIME_FORMAT"}
+_FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_",
+            "PMI_", "L3HPC_LOCAL")
+
+
+def scrubbed(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without what an enclosing job or the user's ``SBATCH_*`` would slip in."""
+    source = os.environ if environment is None else environment
+    return {key: value for key, value in source.items()
+            if key in _KEPT or not key.startswith(_FOREIGN)}
+
+
+def call(command: Sequence[str], *, timeout_s: float) -> str:
+    """Run one of Slurm's commands and return what it said; refusals are ``ClusterError``s."""
+    program = command[0]
+    try:
+        done = subprocess.run(list(command), capture_output=True, text=True, errors="replace",
+                              timeout=timeout_s, env=scrubbed(), stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise ClusterError(f"{program} is not on this machine",
+                           hint="Log in to the cluster, or use --cluster local.") from None
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"{program} did not answer within {timeout_s:.0f} s",
+                           hint="Is the cluster up? l3hpc doctor") from None
+    if done.returncode != 0:
+        raise ClusterError(_words(program, done.stderr or done.stdout))
+    return done.stdout
+
+
+def _words(program: str, text: str) -> str:
+    lines = [line.strip().removeprefix(f"{program}: ").removeprefix("error: ")
+             for line in text.splitlines() if line.strip()]
+    return f"{program}: " + ("; ".join(lines) or "failed without a word")
+
+

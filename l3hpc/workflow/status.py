@@ -1,0 +1,291 @@
+"""Where runs stand: records and markers tell what happened; squeue and sacct refine it.
+
+Order of evidence for a task: its result in the artifact; what squeue says now; the script's exit
+marker; what accounting remembers; silence. A step that cannot run any more because an earlier one
+failed is ``blocked``, through any number of generations, whatever Slurm calls it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.workflow import artifacts, markers, queue, records
+from l3hpc.workflow.evidence import TaskStatus, judge
+from l3hpc.workflow.localstate import LIVE, LocalJobs
+from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.words import clock
+
+STUCK = ("failed", "cancelled", "lost", "blocked")
+MOVING = ("running", "requeued", "queued", "waiting", "submitting")
+SCHEMA = 1
+
+
+@dataclass
+class StepStatus:
+    """One step of a run.
+
+    state: ``waiting`` (for earlier steps), ``queued``, ``running``, ``requeued``, ``done``,
+    ``reused``, ``failed``, ``blocked``, ``lost``, ``cancelled`` or ``planned`` (not submitted).
+    detail: the rest in words. blocked_by: the step that it cannot do without. log: of the first
+    failed or running task. progress: of the first running task. last_words: lines of the error.
+    """
+
+    name: str
+    kind: str
+    job: str | None
+    state: str
+    done: int
+    tasks: int
+    elapsed_s: float | None = None
+    detail: str = ""
+    blocked_by: str | None = None
+    restarts: int = 0
+    log: str | None = None
+    progress: dict[str, Any] | None = None
+    last_words: list[str] = field(default_factory=list)
+    failed_tasks: list[int] = field(default_factory=list)
+    artifact: str = ""
+
+
+@dataclass
+class RunStatus:
+    """One run. state: ``done``, ``running`` (anything still moves), ``failed``, ``cancelled``,
+    ``refused``, ``lost``. next: the command that helps, if any. notes: what Slurm did not answer."""
+
+    run: str
+    pipeline: str
+    cluster: str
+    state: str
+    created: float
+    steps: list[StepStatus]
+    next: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: the fields of ``RunStatus`` and ``StepStatus``, and ``schema``."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass
+class _Look:
+    """What was read of one step before Slurm is asked."""
+
+    record: StepRecord
+    done: set[int]
+    marks: dict[int, markers.TaskMarks]
+
+    def open_ids(self) -> dict[int, str]:
+        """Task index → id of the job that has it, for the unfinished tasks."""
+        ids: dict[int, str] = {}
+        for attempt in self.record.attempts:
+            for index in attempt["tasks"]:
+                if index not in self.done:
+                    ids[index] = f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
+        return ids
+
+
+def collect(
+    workspace: Path, runs: Iterable[str] | None = None, *, last: int | None = None
+) -> list[RunStatus]:
+    """The status of the named runs (all of them by default), the newest first.
+
+    last: at most so many. Slurm is asked once, and only when a task needs it.
+    """
+    if runs is None:
+        chosen = records.read_all(workspace)[:last]
+    else:
+        chosen = [records.read(workspace, run) for run in runs]
+    looks = {record.run: [_look(workspace, record, step) for step in record.steps]
+             for record in chosen}
+    answer = _ask(chosen, looks)
+    return [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
+
+
+def _look(workspace: Path, record: RunRecord, step: StepRecord) -> _Look:
+    done = artifacts.finished(Path(step.artifact))
+    if step.state == "reused" or len(done) >= step.tasks:
+        return _Look(step, done, {})
+    return _Look(step, done,
+                 markers.read(records.markers_folder(workspace, record.run, step.name)))
+
+
+def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]]) -> queue.Answer:
+    answer = queue.Answer()
+    users, ids = set(), []
+    for record in chosen:
+        if record.local:
+            continue
+        opened = [job for look in looks[record.run] for job in look.open_ids().values()]
+        if opened or record.state == "submitting":
+            users.add(record.user)
+            ids += opened
+    if not users:
+        return answer
+    queue.ask_squeue(users, answer)
+    queue.ask_sacct((job.partition("_")[0] for job in ids if job not in answer.live), answer)
+    return answer
+
+
+def _run_status(
+    workspace: Path, record: RunRecord, looks: list[_Look], answer: queue.Answer
+) -> RunStatus:
+    local = LocalJobs(workspace, record.run) if record.local else None
+    if local is not None:
+        answer = _local_answer(local)
+    steps: list[StepStatus] = []
+    for look in looks:
+        parents = [step for step in steps if step.name in look.record.needs]
+        steps.append(_step_status(workspace, record, look, answer, parents))
+    state = _run_state(record, steps)
+    status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
+                       notes=list(answer.notes))
+    if record.note and state in ("refused", "cancelled"):
+        status.notes.insert(0, record.note)
+    if state in ("failed", "lost", "cancelled"):
+        status.next = f"l3hpc resume {record.run}"
+    return status
+
+
+def _step_status(
+    workspace: Path, record: RunRecord, look: _Look, answer: queue.Answer,
+    parents: list[StepStatus],
+) -> StepStatus:
+    step = look.record
+    done = len(look.done)
+    status = StepStatus(step.name, step.kind, step.job, "planned", min(done, step.tasks),
+                        step.tasks, artifact=step.artifact)
+    if done >= step.tasks:
+        reused = step.state == "reused"
+        status.state = "reused" if reused else "done"
+        status.elapsed_s = None if reused else _elapsed(step)
+        status.detail = artifacts.detail(Path(step.artifact)) or (
+            Path(step.artifact).name if reused else "")
+        return status
+    stuck = [parent for parent in parents if parent.state in STUCK]
+    if step.state == "reused":
+        status.state, status.detail = "lost", "its artifact is no longer there"
+        return status
+    if step.state == "planned":
+        status.state = "submitting" if record.state == "submitting" else "cancelled"
+        status.detail = "not submitted"
+        return status
+    tasks = {index: judge(index, job, look.marks.get(index), answer,
+                          was_cancelled=record.state == "cancelled")
+             for index, job in look.open_ids().items()}
+    _merge(status, tasks, stuck)
+    _point_to_log(workspace, record, status, look, tasks)
+    return status
+
+
+def _merge(status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepStatus]) -> None:
+    """One state for all unfinished tasks: what moves first, then what went wrong."""
+    by_state: dict[str, list[int]] = {}
+    for index, task in tasks.items():
+        by_state.setdefault(task.state, []).append(index)
+    status.failed_tasks = sorted(by_state.get("failed", []))
+    status.restarts = max((task.restarts for task in tasks.values()), default=0)
+    for state in ("running", "failed", "requeued", "queued", "waiting", "lost", "cancelled"):
+        if state in by_state:
+            break
+    else:
+        state = "lost"
+    moving = any(name in MOVING for name in by_state)
+    if state == "failed" and moving:
+        state = "requeued" if "requeued" in by_state else "queued" if "queued" in by_state \
+            else "waiting"
+    started = any(task.started for task in tasks.values())
+    if stuck and not started and state not in ("running", "failed"):
+        roots = sorted({parent.blocked_by or parent.name for parent in stuck})
+        cancelled = all(parent.state == "cancelled" for parent in stuck)
+        if not (cancelled and state == "cancelled"):
+            status.state, status.blocked_by = "blocked", roots[0]
+            status.detail = "by " + ", ".join(roots)
+            return
+    status.state = state
+    first = tasks[min(by_state[state])] if state in by_state else TaskStatus("lost")
+    words = [first.words] if first.words else []
+    if state == "running":
+        status.progress = first.progress
+        status.elapsed_s = max((tasks[index].elapsed_s or 0 for index in by_state["running"]))
+        if len(by_state["running"]) > 1:
+            words.insert(0, f"{len(by_state['running'])} tasks running")
+    elif first.elapsed_s:
+        status.elapsed_s = first.elapsed_s
+    if status.failed_tasks and status.tasks > 1:
+        shown = ", ".join(map(str, status.failed_tasks[:8]))
+        more = ", …" if len(status.failed_tasks) > 8 else ""
+        count = len(status.failed_tasks)
+        words.append(f"{count} of {status.tasks} tasks failed ({shown}{more})")
+    if status.restarts and state in ("running", "requeued", "failed"):
+        times = {1: "once", 2: "twice"}.get(status.restarts, f"{status.restarts} times")
+        words.append(f"requeued {times}" + (f" ({first.why_again})" if first.why_again else ""))
+    status.detail = ", ".join(words)
+    status.last_words = first.last_words
+
+
+def _point_to_log(
+    workspace: Path, record: RunRecord, status: StepStatus, look: _Look,
+    tasks: dict[int, TaskStatus],
+) -> None:
+    index = next((index for index, task in sorted(tasks.items()) if task.state == status.state),
+                 None)
+    if index is None or status.state not in ("running", "failed", "lost", "cancelled", "requeued"):
+        return
+    job = look.open_ids()[index]
+    log = records.logs_folder(workspace, record.run, status.name) / f"{job}_0_log.err"
+    if log.exists():
+        status.log = str(log)
+
+
+def _elapsed(step: StepRecord) -> float | None:
+    """Wall-clock seconds from the first task's start to the last one's end."""
+    try:
+        results = artifacts.results(Path(step.artifact))
+        return float(max(result["finished"] for result in results)
+                     - min(result["started"] for result in results))
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _run_state(record: RunRecord, steps: list[StepStatus]) -> str:
+    states = {step.state for step in steps}
+    if states <= {"done", "reused"}:
+        return "done"
+    if record.state == "refused":
+        return "refused"
+    for state in ("running", "requeued", "queued", "waiting", "submitting"):
+        if state in states:
+            return "running" if state != "submitting" else "submitting"
+    for state in ("failed", "lost", "cancelled"):
+        if state in states:
+            return state
+    return "failed"
+
+
+def _local_answer(local: LocalJobs) -> queue.Answer:
+    """The local jobs in the form of Slurm's answers."""
+    answer = queue.Answer(squeue=True, sacct=True)
+    now = time.time()
+    moving = any(job["state"] in LIVE for job in local.jobs.values())
+    orphaned = moving and local.runner() is None
+    if orphaned:
+        answer.notes.append("its local runner is gone")
+    for name, job in local.jobs.items():
+        started = job.get("started")
+        elapsed = None if started is None else (job.get("ended") or now) - started
+        if job["state"] in LIVE and not orphaned:
+            reason = "Dependency" if job["after"] else "Resources"
+            answer.live[name] = queue.LiveJob(job["state"], reason, elapsed, started,
+                                              job.get("restarts", 0), None, "")
+        elif job["state"] not in LIVE:
+            answer.ended[name] = queue.EndedJob(job["state"], job.get("exit"), elapsed, "")
+    return answer
+
+
+def elapsed_text(step: StepStatus) -> str:
+    """The step's elapsed time as a clock, ``–`` where there is none."""
+    return clock(step.elapsed_s)

@@ -1,0 +1,308 @@
+"""Submitting a plan: all of its jobs, or none; and no job without a record of it.
+
+The run's folder is written first. Then each script is handed over in the order of the chain, and
+its id is in ``run.json`` before the next one goes. If one is refused, or the person presses Ctrl-C,
+the jobs already submitted are cancelled, the last one first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from l3hpc.errors import ClusterError, InputError
+from l3hpc.files import write_json, write_text
+from l3hpc.progress import Progress
+from l3hpc.workflow import executors, records
+from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
+from l3hpc.workflow.shell import call
+
+WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmitJobsPerUser",
+              "AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit", "Slurm temporarily unable",
+              "Socket timed out", "Resource temporarily unavailable")
+WAITS_S = (5, 15, 30) + (60,) * 30
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+def submit(
+    plan: Plan, *, test_only: bool = False, detach: bool = False,
+    progress: Progress | None = None, on_submitted: Callable[[RunRecord], None] | None = None,
+) -> RunRecord:
+    """Write the run's folder and hand its missing tasks to the cluster; return the record.
+
+    test_only: ask Slurm about every script (``sbatch --test-only``), submit and keep nothing.
+    detach: on ``local``, leave a runner behind and return at once; otherwise the jobs run here in
+    the foreground, after ``on_submitted`` (for the words about what was submitted).
+
+    Raises ``ClusterError`` when the cluster refuses a job; then no job of the run is left.
+    """
+    steps = in_order(plan.steps)
+    texts = {step.name: _render().render(plan, step) for step in steps if step.missing}
+    if test_only:
+        return _test(plan, steps, texts, progress or Progress())
+    with _umask(plan.profile.umask):
+        record = _write_folder(plan, steps, texts)
+        _submit_all(plan, steps, texts, record, progress or Progress())
+    if on_submitted is not None:
+        on_submitted(record)
+    if record.local and any(step.state == "submitted" for step in record.steps):
+        run_local(plan.workspace, plan.run, detach=detach)
+        record = records.read(plan.workspace, plan.run)
+    return record
+
+
+def run_local(workspace: Path, run: str, *, detach: bool) -> None:
+    """Run the submitted jobs of a local run: here with a display, or behind (``detach``)."""
+    if detach:
+        from l3hpc.workflow.executors.local import start_detached
+
+        start_detached(workspace, run, Path.cwd())
+        return
+    from l3hpc.workflow import display
+    from l3hpc.workflow.executors.runner import Runner
+
+    shown = display.for_person(workspace)
+    previous = {number: signal.signal(number, signal.default_int_handler)
+                for number in (signal.SIGTERM, signal.SIGHUP)} if _in_main_thread() else {}
+    try:
+        if not Runner(workspace, run, look=shown).run():
+            raise InputError(f"another runner has {run} at work",
+                             hint=f"Follow it with: l3hpc status {run} --watch")
+    finally:
+        shown.close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def succeeded(workspace: Path, record: RunRecord) -> bool:
+    """True when every step of the run is complete."""
+    from l3hpc.workflow import artifacts
+
+    return all(len(artifacts.finished(Path(step.artifact))) >= step.tasks
+               for step in record.steps)
+
+
+def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
+    """The steps with every step behind those that it needs."""
+    waiting, ordered, names = list(steps), [], set()
+    while waiting:
+        ready = [step for step in waiting if set(step.needs) <= names]
+        if not ready:
+            raise InputError("these steps wait for each other: "
+                             + ", ".join(step.name for step in waiting))
+        ordered += ready
+        names |= {step.name for step in ready}
+        waiting = [step for step in waiting if step.name not in names]
+    return ordered
+
+
+def cancel_jobs(jobs: list[str]) -> None:
+    """One scancel for all ids, in the order given. Ids that Slurm forgot are no error."""
+    if not jobs:
+        return
+    try:
+        call(["scancel", *jobs], timeout_s=60)
+    except ClusterError as error:
+        if "Invalid job id" not in error.message:
+            raise
+
+
+def _render() -> ModuleType:
+    from l3hpc.workflow import render
+
+    return render
+
+
+def _write_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) -> RunRecord:
+    """Everything that the jobs will read, and the record in state ``submitting``."""
+    try:
+        plan.folder.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(f"the run {plan.run} exists already", where=str(plan.folder),
+                         hint="Give it another name with --name.") from None
+    for step in steps:
+        folder = plan.step_folder(step.name)
+        for name in ("logs", "markers"):
+            (folder / name).mkdir(parents=True)
+        config = step.config(plan.run)
+        write_json(folder / "config.json", config)
+        if step.name in texts:
+            write_text(folder / "script.sbatch", texts[step.name])
+        step.artifact.mkdir(parents=True, exist_ok=True)
+        if not (step.artifact / "config.json").exists():
+            write_json(step.artifact / "config.json", config)
+        link = plan.folder / "artifacts" / step.name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(step.artifact)
+    local = executors.is_local(plan.profile)
+    record = RunRecord(
+        run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
+        user=getpass.getuser(), host=socket.gethostname(), command=list(sys.argv),
+        options=plan.options, state="submitting", local=local, folder=os.getcwd(),
+        slots={"cpus": plan.profile.slot_cpus(), "mem_mb": plan.profile.slot_mem_mb()}
+        if local else {},
+        steps=[StepRecord(
+            name=step.name, kind=step.kind, artifact=str(step.artifact), tasks=step.tasks,
+            needs=list(step.needs), state="planned" if step.missing else "reused",
+            resources=vars(step.resources).copy(), waits_for=list(step.waits_for),
+        ) for step in steps])
+    records.write(plan.workspace, record)
+    return record
+
+
+def _submit_all(
+    plan: Plan, steps: list[PlannedStep], texts: dict[str, str], record: RunRecord,
+    progress: Progress,
+) -> None:
+    jobs: dict[str, str] = {}
+    progress.start("submitting", len(texts), "jobs")
+    try:
+        for step in steps:
+            if step.name not in texts:
+                continue
+            after = [jobs[name] for name in step.needs if name in jobs] + list(step.waits_for)
+            with _no_interruption():
+                job = _submit_step(plan, step, texts[step.name], after, progress)
+                jobs[step.name] = job
+                _note_job(records.step(record, step.name), job, step, texts[step.name])
+                records.write(plan.workspace, record)
+            progress.advance(1)
+        record.state = "submitted"
+        records.write(plan.workspace, record)
+    except BaseException as error:
+        with _no_interruption():
+            _take_back(plan, record, list(jobs.values()), error)
+        if isinstance(error, ClusterError):
+            where = f"{step.name}: " if step.name not in error.message else ""
+            raise ClusterError(f"{where}{error.message}", hint=error.hint,
+                               allowed="nothing was submitted") from None
+        raise
+    finally:
+        progress.finish()
+
+
+def _submit_step(
+    plan: Plan, step: PlannedStep, text: str, after: list[str], progress: Progress
+) -> str:
+    executor = executors.executor(plan.profile, plan.workspace,
+                                  plan.step_folder(step.name) / "logs")
+    for wait in (*WAITS_S, None):
+        try:
+            return executor.submit_script(
+                text, plan.step_folder(step.name) / "config.json", step.missing, after=after,
+                time_min=step.resources.time_min,
+                max_timeouts=int(step.extra.get("max_timeouts", 3)))
+        except ClusterError as error:
+            if wait is None or not any(word in error.message for word in WAIT_WORDS):
+                from l3hpc.workflow.executors.slurm import hint_for
+
+                error.hint = error.hint or hint_for(error.message)
+                raise
+            progress.note(f"{step.name}: {error.message}: trying again in {wait} s")
+            with _interruption():
+                time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _note_job(entry: StepRecord, job: str, step: PlannedStep, text: str) -> None:
+    entry.state, entry.job = "submitted", job
+    entry.submitted_tasks = list(step.missing)
+    entry.attempts.append({"job": job, "array": "\n#SBATCH --array" in text,
+                           "tasks": list(step.missing), "time": time.time()})
+
+
+def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseException) -> None:
+    """Cancel what was submitted, the last job first, and say so in the record."""
+    refused = isinstance(error, Exception)
+    record.state = "refused" if refused else "cancelled"
+    record.note = str(error) if refused else "interrupted while submitting"
+    try:
+        if not record.local:
+            cancel_jobs(jobs[::-1])
+    except ClusterError as second:
+        record.note += f"; {second}; these jobs may still be there: {' '.join(jobs)}"
+        raise
+    else:
+        for entry in record.steps:
+            if entry.state == "submitted":
+                entry.state = "planned"
+    finally:
+        records.write(plan.workspace, record)
+
+
+def _test(
+    plan: Plan, steps: list[PlannedStep], texts: dict[str, str], progress: Progress
+) -> RunRecord:
+    """Ask Slurm about every script; on ``local`` let bash check its grammar."""
+    import tempfile
+
+    progress.start("asking", len(texts), "scripts")
+    for step in steps:
+        if step.name not in texts:
+            continue
+        with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as script:
+            script.write(texts[step.name])
+            script.flush()
+            command = ["bash", "-n"] if executors.is_local(plan.profile) else \
+                ["sbatch", "--test-only"]
+            try:
+                call([*command, script.name], timeout_s=60)
+            except ClusterError as error:
+                from l3hpc.workflow.executors.slurm import hint_for
+
+                raise ClusterError(f"{step.name}: {error.message}",
+                                   hint=error.hint or hint_for(error.message)) from None
+        progress.advance(1)
+    progress.finish()
+    return RunRecord(
+        run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
+        user=getpass.getuser(), host=socket.gethostname(), command=list(sys.argv),
+        options=plan.options, state="tested", steps=[])
+
+
+@contextlib.contextmanager
+def _umask(text: str) -> Iterator[None]:
+    previous = os.umask(int(text, 8))
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+@contextlib.contextmanager
+def _no_interruption() -> Iterator[None]:
+    """Ctrl-C waits until the job is in the record (sbatch inherits this: it ends its work too)."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+@contextlib.contextmanager
+def _interruption() -> Iterator[None]:
+    previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def describe_chain(record: RunRecord) -> str:
+    """``sample 8812 → fit 8813``: the submitted jobs in order, for the line after submission."""
+    return " → ".join(f"{step.name} {step.job}" for step in record.steps if step.job)
+

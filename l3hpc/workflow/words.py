@@ -1,0 +1,136 @@
+"""Numbers and codes as a person reads them: clocks, ages, progress, Slurm's reasons and states."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+REASONS = {
+    "Dependency": "waits for earlier steps",
+    "DependencyNeverSatisfied": "an earlier step failed",
+    "Priority": "other jobs have a higher priority",
+    "Resources": "waits for free nodes",
+    "None": "about to start",
+    "BeginTime": "its start time has not come",
+    "Licenses": "waits for a licence",
+    "JobHeldUser": "held by its user (scontrol release)",
+    "JobHeldAdmin": "held by an administrator",
+    "JobArrayTaskLimit": "as many array tasks run as the pipeline allows",
+    "PartitionTimeLimit": "asks for more time than the partition allows",
+    "PartitionNodeLimit": "asks for more nodes than the partition allows",
+    "PartitionDown": "the partition is down",
+    "PartitionInactive": "the partition is inactive",
+    "NodeDown": "a node it needs is down",
+    "ReqNodeNotAvail": "nodes it asks for are down, drained or reserved",
+    "Reservation": "waits for its reservation",
+    "QOSMaxJobsPerUserLimit": "you have as many running jobs as your QOS allows",
+    "QOSMaxCpuPerUserLimit": "you use as many cores as your QOS allows",
+    "QOSMaxGRESPerUser": "you use as many GPUs as your QOS allows",
+    "QOSGrpCpuLimit": "your QOS has no more cores now",
+    "AssocGrpCpuLimit": "your account has no more cores now",
+    "AssocGrpGRES": "your account has no more GPUs now",
+    "AssocMaxJobsLimit": "you have as many running jobs as your account allows",
+    "AssocGrpCPUMinutesLimit": "your account has used its core hours",
+    "InvalidAccount": "the account is not valid",
+    "InvalidQOS": "the QOS is not valid",
+    "launch failed requeued held": "could not start on its node, and is held",
+    "BadConstraints": "no node has what it asks for",
+}
+
+OUTCOMES = {
+    "COMPLETED": ("done", ""),
+    "FAILED": ("failed", "ended with an error"),
+    "OUT_OF_MEMORY": ("failed", "out of memory"),
+    "TIMEOUT": ("failed", "time limit"),
+    "DEADLINE": ("failed", "deadline passed"),
+    "NODE_FAIL": ("failed", "node failure"),
+    "BOOT_FAIL": ("failed", "node failure (did not boot)"),
+    "PREEMPTED": ("failed", "preempted"),
+    "CANCELLED": ("cancelled", "cancelled"),
+    "REVOKED": ("cancelled", "revoked"),
+}
+
+
+def clock(seconds: float | None) -> str:
+    """``0:07``, ``1:02:03`` or ``2-03:04:05``; ``–`` for None."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(max(int(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}-{hours:02d}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def seconds(text: str) -> float | None:
+    """Slurm's ``days-hours:minutes:seconds`` as seconds; None for anything else."""
+    days, dash, rest = text.strip().rpartition("-")
+    parts = rest.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+        total = sum(number * 60 ** power for power, number in enumerate(reversed(numbers)))
+        return total + (int(days) * 86400 if dash else 0)
+    except ValueError:
+        return None
+
+
+def age(then: float, now: float | None = None) -> str:
+    """``just now``, ``5 min ago``, ``3 h ago``, ``yesterday``, ``12 days ago``."""
+    passed = (time.time() if now is None else now) - then
+    if passed < 60:
+        return "just now"
+    if passed < 3600:
+        return f"{int(passed // 60)} min ago"
+    if passed < 86400:
+        return f"{int(passed // 3600)} h ago"
+    days = int(passed // 86400)
+    return "yesterday" if days == 1 else f"{days} days ago"
+
+
+def moment(then: float) -> str:
+    """A time of today as ``14:05``, any other as ``2026-11-20 14:05``."""
+    local = time.localtime(then)
+    today = time.localtime()
+    same = (local.tm_year, local.tm_yday) == (today.tm_year, today.tm_yday)
+    return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", local)
+
+
+def reason(code: str) -> str:
+    """Slurm's reason for a pending job in words, with its own word where it is not known."""
+    plain = code.strip("() ")
+    known = REASONS.get(plain) or REASONS.get(plain.split(",")[0])
+    return f"{known} ({plain})" if known and plain not in ("None",) else known or plain
+
+
+def exit_words(code: int) -> str:
+    """An exit code of a script in words."""
+    if code == 137:
+        return "killed (exit 137: out of memory, or a forced stop)"
+    if code > 128:
+        import signal
+
+        try:
+            return f"ended by {signal.Signals(code - 128).name} (exit {code})"
+        except ValueError:
+            pass
+    return f"exit {code}"
+
+
+def progress_words(progress: dict[str, Any]) -> str:
+    """``epoch 12/300, loss 0.412`` from a task's progress state."""
+    phase, done, total = progress.get("phase"), progress.get("done") or 0, progress.get("total")
+    known = {"phase", "done", "total", "unit", "elapsed_s", "time", "beat", "written"}
+    words = []
+    if phase:
+        amount = f"{done:,}/{total:,}" if total else f"{done:,}"
+        unit = progress.get("unit") or ""
+        words.append(f"{phase} {amount} {unit}".rstrip())
+    for name, value in progress.items():
+        if name not in known and value is not None:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            words.append(f"{name.replace('_', ' ')} {shown}")
+    elapsed = progress.get("elapsed_s") or 0
+    if total and done and done < total and elapsed > 5:
+        words.append(f"{clock(elapsed / done * (total - done))} left")
+    return ", ".join(words)

@@ -1,0 +1,55 @@
+"""A step that does what its parameters say: sleep, fail, copy its inputs. For any step name."""
+
+import os
+import time
+from types import SimpleNamespace
+
+from l3hpc.errors import L3hpcError
+from l3hpc.steps.base import Params
+
+
+class FakeParams(Params):
+    text: str = ""
+    seconds: float = 0.0
+    fail: str = ""
+    fail_task: int = -1
+    memory_mb: int = 0
+    seed: int = 7
+
+
+def run(params, task):
+    task.progress.start("working", total=10, unit="parts")
+    for _ in range(10):
+        time.sleep(params.seconds / 10)
+        task.progress.advance(1, loss=0.5)
+    if params.memory_mb:
+        ballast = bytearray(params.memory_mb * 2**20)
+        time.sleep(5)
+        del ballast
+    if params.fail_task in (-1, task.index):
+        if params.fail == "error":
+            raise L3hpcError("the fake was told to fail", where="fake:1", hint="Do not ask it to.")
+        if params.fail == "crash":
+            raise RuntimeError("an unforeseen crash")
+        if params.fail == "kill":
+            os.kill(os.getpid(), 9)
+        if params.fail == "scratch":  # fails the first time only
+            mark = task.scratch / "tried"
+            if not mark.exists():
+                mark.write_text("")
+                raise L3hpcError("first attempt fails")
+    parts = [params.text or f"{task.index}"]
+    for name in sorted(task.inputs):
+        folder = task.inputs[name]
+        parts += [path.read_text() for path in sorted(folder.glob("[0-9]*/out.txt"))]
+    (task.output / "out.txt").write_text("(" + " ".join(parts) + ")")
+    return {"rows": task.index + 1}
+
+
+def summary(results):
+    return f"{sum(result['rows'] for result in results)} rows"
+
+
+def named(name):
+    return SimpleNamespace(NAME=name, VERSION=1, TITLE="fake", INPUTS={}, Params=FakeParams, run=run,
+                           summary=summary)

@@ -1,0 +1,16 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))
+
+import chains as _chains  # noqa: E402
+
+
+@pytest.fixture
+def chains(monkeypatch):
+    """Plans of fake steps, rendered by the fakes' own script."""
+    _chains.clean_environment(monkeypatch)
+    _chains.fake_render(monkeypatch)
+    return _chains
