@@ -227,8 +227,7 @@ def mel_to_hz(mel: np.ndarray, htk: bool = True) -> np.ndarray:
 
 
 def mel_corners(rate: int, n_mels: int, fmax: float | None = None, htk: bool = True) -> np.ndarray:
-    """Corner frequencies in Hz, (n_mels + 2,): band m rises from [m], peaks at [m+1], ends at [m+2].
-    """
+    """Corners in Hz, (n_mels + 2,): band m rises from [m], peaks at [m + 1] and ends at [m + 2]."""
     top = hz_to_mel(np.array(rate / 2 if fmax is None else fmax), htk)
     return mel_to_hz(np.linspace(0.0, float(top), n_mels + 2), htk)
 

@@ -107,8 +107,7 @@ class NetworkSpec:
 
     @property
     def model_repr(self) -> str:
-        """The published name: ``rate_mels_hop_dft[_half]_fmax_F``, e.g. ``8000_64_160_1024_half_…``.
-        """
+        """The published name of a geometry, ``rate_mels_hop_dft[_half]_fmax_F``."""
         half = "_half" if self.filters[0] * 2 == L3_FILTERS[0] else ""
         fmax = f"{self.fmax:g}" if self.fmax is not None else "None"
         return f"{self.rate}_{self.n_mels}_{self.hop}_{self.n_dft}{half}_fmax_{fmax}"

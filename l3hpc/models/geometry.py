@@ -1,0 +1,161 @@
+"""Find out which front end a stored network expects, from whatever its file says about it.
+
+In this order: what the caller states, the model's configuration, the DFT and mel matrices that old
+files hold, the file's name, and what is usual for this kind of network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from l3hpc.audio.frontends import mel_filterbank
+from l3hpc.errors import InputError, nearest
+from l3hpc.models.spec import openl3_spec
+from l3hpc.models.weight_files import StoredLayer, StoredNetwork
+
+KEYS = ("rate", "n_mels", "hop", "n_dft", "fmax", "convention", "head")
+USUAL_HOPS = {48000: 242, 8000: 160}
+_NUMBERS = re.compile(r"(?<!\d)(\d{4,6})_(\d{1,4})_(\d{1,5})_(\d{2,6})(?!\d)")
+_FMAX = re.compile(r"_fmax_(\d+(?:\.\d+)?)")
+
+
+def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
+                  ) -> tuple[dict[str, Any], list[str]]:
+    """``NetworkSpec`` arguments (``KEYS``), and notes on what was assumed.
+
+    Raises ``InputError`` if the front end cannot be told, naming what to state.
+    """
+    for key in stated:
+        if key not in KEYS:
+            raise InputError(f"unknown front-end value {key!r}", allowed=nearest(key, KEYS))
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    sources: list[dict[str, Any]] = [dict(stated), from_config(stored.config)]
+    if stored.frontend is not None:
+        sources.append(from_matrices(stored.frontend))
+    sources.append(from_name(stored.path.name))
+    for source in sources:
+        for key, value in source.items():
+            found.setdefault(key, value)
+    if tail == "embedding" and "n_mels" not in found:
+        notes.append("the file does not say its front end: mel256 at 48 kHz assumed, as openl3's "
+                     "default; the name of a file with another one says linear or mel128")
+    if tail == "embedding":
+        teacher = openl3_spec(_representation(found))
+        for key in ("n_mels", "rate", "n_dft"):
+            found.setdefault(key, getattr(teacher, key))
+    if "hop" not in found and found.get("rate") in USUAL_HOPS:
+        found["hop"] = USUAL_HOPS[found["rate"]]
+        notes.append(f"hop {found['hop']} assumed, as usual at {found['rate']} Hz")
+    missing = [key for key in ("rate", "n_mels", "hop", "n_dft") if key not in found]
+    if missing:
+        raise InputError(
+            f"the file does not say the front end of this network: {', '.join(missing)} unknown",
+            where=str(stored.path),
+            hint="state the geometry, or name the file "
+                 "<anything>_<rate>_<mels>_<hop>_<dft>.h5, for example student_8000_64_160_1024.h5")
+    return found, notes
+
+
+def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Geometry from the spectrogram layer in a Keras model's configuration ({} without one)."""
+    inner = config.get("config")
+    layers = inner.get("layers") if isinstance(inner, dict) else None
+    for layer in layers if isinstance(layers, list) else []:
+        name = str(layer.get("class_name", "")).lower() if isinstance(layer, dict) else ""
+        values = layer.get("config") if isinstance(layer, dict) else None
+        if not isinstance(values, dict):
+            continue
+        if name.endswith("melfrontend"):
+            return {key: values[key] for key in KEYS if key in values}
+        if "spectrogram" in name:
+            return _kapre(values, linear="mel" not in name)
+    return {}
+
+
+def from_matrices(layer: StoredLayer) -> dict[str, Any]:
+    """Geometry from kapre's stored matrices: DFT size, mels, and (from the mel filters) the rate.
+
+    The triangles of an HTK bank with unit area fix the spacing of the bins in Hz, thus the rate,
+    and the last corner fixes fmax. The hop is not in them.
+    """
+    shapes = layer.shapes
+    found: dict[str, Any] = {"n_dft": int(shapes[0][0])}
+    if len(layer.arrays) < 3:
+        return {**found, "n_mels": None}
+    matrix = np.asarray(layer.arrays[2][()], dtype=np.float64)
+    found["n_mels"] = int(matrix.shape[1])
+    spacing, top = _triangle(matrix[:, -1])
+    rate = round(spacing * found["n_dft"]) if spacing else 0
+    if rate < 1:
+        return found
+    fmax = None if abs(top - rate / 2) < 1e-3 * rate else round(top, 1)
+    if fmax is not None and fmax > rate / 2:
+        return found
+    bank = mel_filterbank(rate, found["n_dft"], found["n_mels"], fmax)
+    if bank.shape == matrix.shape and np.abs(bank - matrix).max() < 1e-3 * bank.max():
+        found.update(rate=rate, fmax=fmax)
+    return found
+
+
+def from_name(name: str) -> dict[str, Any]:
+    """Geometry from the names that the published packages and trainers give their files."""
+    lower = name.lower()
+    if "edgel3_sea" in lower:
+        return {"rate": 8000, "n_mels": 64, "hop": 160, "n_dft": 1024, "fmax": None}
+    numbers = _NUMBERS.search(lower)
+    if numbers and int(numbers[1]) >= 4000:
+        rate, mels, hop, dft = (int(text) for text in numbers.groups())
+        fmax = _FMAX.search(lower)
+        return {"rate": rate, "n_mels": mels or None, "hop": hop, "n_dft": dft,
+                "fmax": float(fmax[1]) if fmax else None}
+    for representation in ("linear", "mel128", "mel256"):
+        if representation in lower:
+            spec = openl3_spec(representation)
+            return {"rate": spec.rate, "n_mels": spec.n_mels, "hop": spec.hop,
+                    "n_dft": spec.n_dft, "fmax": None}
+    return {"rate": 48000, "n_mels": 256, "hop": 242, "n_dft": 2048, "fmax": None} if (
+        lower.startswith("edgel3_")) else {}
+
+
+def _kapre(values: Mapping[str, Any], linear: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, source in (("rate", "sr"), ("hop", "n_hop"), ("n_dft", "n_dft")):
+        if isinstance(values.get(source), int):
+            found[key] = values[source]
+    if linear:
+        return {**found, "n_mels": None}
+    if isinstance(values.get("n_mels"), int):
+        found["n_mels"] = values["n_mels"]
+    if values.get("fmax") and found.get("rate"):
+        top = float(values["fmax"])
+        found["fmax"] = None if top == found["rate"] / 2 else top
+    return found
+
+
+def _triangle(column: np.ndarray) -> tuple[float, float]:
+    """(bin spacing in Hz, upper corner in Hz) of a unit-area triangle sampled at the bins.
+
+    (0, 0) when it has too few samples to tell.
+    """
+    used = np.flatnonzero(column > 1e-6 * column.max()) if column.any() else np.array([], int)
+    if len(used) < 6:
+        return 0.0, 0.0
+    rise = column[used[1]] - column[used[0]]
+    fall = column[used[-2]] - column[used[-1]]
+    if rise <= 0 or fall <= 0:
+        return 0.0, 0.0
+    left = used[0] - column[used[0]] / rise
+    right = used[-1] + column[used[-1]] / fall
+    centre = (fall * right + rise * left) / (rise + fall)
+    spacing = 2.0 / ((centre - left) * (right - left) * rise)
+    return float(spacing), float(right * spacing)
+
+
+def _representation(found: Mapping[str, Any]) -> str:
+    mels = found.get("n_mels", 256)
+    return "linear" if mels is None else "mel128" if mels == 128 else "mel256"

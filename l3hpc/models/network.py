@@ -1,0 +1,88 @@
+"""The networks as Keras models, for training. Importing this module imports TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from l3hpc.audio.frontend_layer import MelFrontend
+from l3hpc.errors import InputError
+from l3hpc.models import parameters as numbers
+from l3hpc.models.parameters import BN_EPSILON, Parameters
+from l3hpc.models.spec import NetworkSpec
+
+WEIGHT_DECAY = 1e-5
+
+
+def build(spec: NetworkSpec) -> keras.Model:
+    """Spectrograms (batch, bands, times, 1) to embeddings (batch, dim) float32, fresh weights.
+
+    Convolutions are He-normal with an L2 penalty of 1e-5 on their kernels, as published. Under
+    mixed precision the output stays float32.
+    """
+    spectrogram = keras.Input((*spec.frontend.shape, 1), name="spectrogram")
+    return keras.Model(spectrogram, _embed(spectrogram, spec), name="l3_audio")
+
+
+def build_with_frontend(spec: NetworkSpec) -> keras.Model:
+    """Audio (batch, rate) in [-1, 1] to embeddings (batch, dim): ``build`` behind a MelFrontend.
+
+    The weights (and their order) are those of ``build``: the front end owns none.
+    """
+    audio = keras.Input((spec.rate,), name="audio")
+    front = MelFrontend(spec.rate, spec.n_dft, spec.hop, spec.n_mels, spec.fmax, spec.convention,
+                        name="frontend")
+    return keras.Model(audio, _embed(front(audio), spec), name="l3_student")
+
+
+def untrained(spec: NetworkSpec, seed: int, *, frontend: bool = True) -> keras.Model:
+    """A new network whose weights depend on the seed alone (not on TensorFlow's version)."""
+    model = build_with_frontend(spec) if frontend else build(spec)
+    assign(model, numbers.untrained(spec, seed))
+    return model
+
+
+def weighted_layers(model: keras.Model) -> list[Any]:
+    """The layers of ``model`` that own weights, in order."""
+    return [layer for layer in model.layers if layer.weights]
+
+
+def assign(model: keras.Model, parameters: Parameters) -> None:
+    """Put ``parameters`` into a model of ``build`` or ``build_with_frontend``."""
+    layers = weighted_layers(model)
+    if len(layers) != len(parameters.layers):
+        raise InputError(f"the model has {len(layers)} weighted layers, the parameters "
+                         f"{len(parameters.layers)}")
+    for layer, arrays in zip(layers, parameters.layers, strict=True):
+        layer.set_weights(list(arrays))
+
+
+def parameters_of(model: keras.Model, spec: NetworkSpec) -> Parameters:
+    """The model's present weights; ``InputError`` if it is not a network of ``spec``."""
+    return Parameters(spec, tuple(
+        tuple(np.asarray(array, dtype=np.float32) for array in layer.get_weights())
+        for layer in weighted_layers(model)))
+
+
+def _embed(x: Any, spec: NetworkSpec) -> Any:
+    x = _normalise(x, "norm_0")
+    for index, count in enumerate(spec.filters):
+        last = index == 7
+        x = keras.layers.Conv2D(
+            count, 3, padding="same", kernel_initializer="he_normal",
+            kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY),
+            name="audio_embedding_layer" if last else f"conv_{index + 1}")(x)
+        if not last or spec.final_norm:
+            x = _normalise(x, f"norm_{index + 1}")
+        if not last or (spec.final_norm and spec.head == "relu"):
+            x = keras.layers.ReLU(name=f"relu_{index + 1}")(x)
+        if index in (1, 3, 5):
+            x = keras.layers.MaxPooling2D(2, name=f"pool_{index // 2 + 1}")(x)
+    x = keras.layers.MaxPooling2D(spec.pool, padding="same", name="pool_4")(x)
+    return keras.layers.Flatten(dtype="float32", name="embedding")(x)
+
+
+def _normalise(x: Any, name: str) -> Any:
+    return keras.layers.BatchNormalization(momentum=0.99, epsilon=BN_EPSILON, name=name)(x)

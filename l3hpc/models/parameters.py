@@ -1,0 +1,134 @@
+"""A network's numbers as plain arrays: checked, drawn for an untrained network, folded for speed.
+
+Every engine and file format of this package meets here, so that none depends on another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from l3hpc.errors import InputError
+from l3hpc.models.spec import NetworkSpec
+
+BN_EPSILON = 1e-3
+ARRAY_NAMES = {"conv": ("kernel", "bias"),
+               "batch_norm": ("gamma", "beta", "moving_mean", "moving_variance")}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The float32 arrays of a network: one tuple per weighted layer, in ``spec.layers()`` order.
+
+    Raises ``InputError`` that lists found and expected layer by layer when they do not fit.
+    """
+
+    spec: NetworkSpec
+    layers: tuple[tuple[np.ndarray, ...], ...]
+
+    def __post_init__(self) -> None:
+        found = [(f"layer {index + 1}", tuple(array.shape for array in arrays))
+                 for index, arrays in enumerate(self.layers)]
+        check_layers(found, self.spec)
+
+    def folded(self) -> FoldedNetwork:
+        """The same network without normalisation layers (equal up to float32 rounding)."""
+        scale, shift = _affine(self.layers[0])
+        convolutions = []
+        position = 1
+        for index in range(8):
+            kernel, bias = (array.astype(np.float64) for array in self.layers[position])
+            position += 1
+            normalised = index < 7 or self.spec.final_norm
+            if normalised:
+                factor, offset = _affine(self.layers[position])
+                kernel, bias = kernel * factor, bias * factor + offset
+                position += 1
+            relu = index < 7 or (self.spec.final_norm and self.spec.head == "relu")
+            convolutions.append(
+                Convolution(kernel.astype(np.float32), bias.astype(np.float32), relu))
+        return FoldedNetwork(self.spec, float(scale[0]), float(shift[0]), tuple(convolutions))
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One 3x3 "same" convolution: kernel (3, 3, in, out), bias (out,), ReLU after it or not."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    relu: bool
+
+
+@dataclass(frozen=True)
+class FoldedNetwork:
+    """What an inference engine needs: ``x * scale + shift``, then eight convolutions.
+
+    A 2x2 max pooling (stride 2, odd ends dropped) follows convolutions 2, 4 and 6; max pooling of
+    ``spec.pool`` follows the eighth; the result is flattened as (band, time, channel).
+    """
+
+    spec: NetworkSpec
+    scale: float
+    shift: float
+    convolutions: tuple[Convolution, ...]
+
+
+def check_layers(found: list[tuple[str, tuple[tuple[int, ...], ...]]], spec: NetworkSpec,
+                 where: str | None = None) -> None:
+    """Compare (name, array shapes) of the weighted layers with what ``spec`` expects.
+
+    Raises ``InputError`` with one line per layer: number, name, found, expected.
+    """
+    expected = spec.layers()
+    wrong = 0
+    lines = []
+    for index in range(max(len(found), len(expected))):
+        name, shapes = found[index] if index < len(found) else ("-", ())
+        kind, wanted = expected[index] if index < len(expected) else ("nothing", ())
+        good = tuple(shapes) == wanted
+        wrong += not good
+        mark = " " if good else "!"
+        lines.append(f"{mark} {index + 1:2d} {name}: found {_shapes(shapes)}, "
+                     f"expected {kind} {_shapes(wanted)}".rstrip())
+    if wrong:
+        raise InputError(
+            f"these weights are not of this network: {wrong} of {len(lines)} weighted layers "
+            f"differ ({len(found)} found, {len(expected)} expected)",
+            where=where, allowed="\n".join(lines),
+            hint="an L3 audio network has 16 weighted layers (openl3, sparse EdgeL3) or 17 "
+                 "(students), not counting the front end")
+
+
+def untrained(spec: NetworkSpec, seed: int) -> Parameters:
+    """Random weights as a new network has them, the same for a seed on every machine and version.
+
+    Kernels are He-normal (truncated at two standard deviations), biases 0, normalisations neutral.
+    """
+    from scipy.special import ndtr, ndtri
+
+    low, high = float(ndtr(-2.0)), float(ndtr(2.0))
+    layers: list[tuple[np.ndarray, ...]] = []
+    for index, (kind, shapes) in enumerate(spec.layers()):
+        if kind == "conv":
+            generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
+            uniform = low + (high - low) * generator.random(shapes[0])
+            deviation = np.sqrt(2.0 / np.prod(shapes[0][:3])) / 0.8796256610342398
+            kernel = (ndtri(uniform) * deviation).astype(np.float32)
+            layers.append((kernel, np.zeros(shapes[1], np.float32)))
+        else:
+            layers.append(tuple(np.full(shape, value, np.float32)
+                                for shape, value in zip(shapes, (1, 0, 0, 1), strict=True)))
+    return Parameters(spec, tuple(layers))
+
+
+def _affine(normalisation: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    gamma, beta, mean, variance = (array.astype(np.float64) for array in normalisation)
+    factor = gamma / np.sqrt(variance + BN_EPSILON)
+    return factor, beta - mean * factor
+
+
+def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
+    if len(set(shapes)) == 1 and len(shapes) > 1:
+        return f"{len(shapes)} x {shapes[0]}"
+    return " ".join(str(shape) for shape in shapes) or "nothing"

@@ -1,0 +1,68 @@
+"""Run a folded network with TensorFlow, on the CPU or a GPU. Imports TensorFlow when created."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+from l3hpc.models.parameters import FoldedNetwork
+
+CPU_ACTIVATION_BYTES = 96 << 20
+GPU_ACTIVATION_BYTES = 1 << 30
+MAX_BATCH = 512
+
+
+class TensorFlowEngine:
+    """Spectrograms to embeddings through one traced graph whose weights are constants.
+
+    ``threads`` fixes TensorFlow's intra-operation threads; TensorFlow can only be told before it
+    first computes in a process, later the value is left as it is.
+    """
+
+    name = "tensorflow"
+
+    def __init__(self, network: FoldedNetwork, threads: int | None = None) -> None:
+        import tensorflow as tf
+
+        if threads is not None:
+            with contextlib.suppress(RuntimeError):  # TensorFlow has already started its threads
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
+                tf.config.threading.set_inter_op_parallelism_threads(1)
+        self.device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+        self._network = network
+        shape = (None, *network.spec.frontend.shape, 1)
+        self._function = tf.function(
+            self._forward, input_signature=[tf.TensorSpec(shape, tf.float32)])
+
+    def batch_size(self, activation_bytes: int) -> int:
+        """A batch whose largest feature map fits this device's share of memory."""
+        budget = GPU_ACTIVATION_BYTES if self.device == "gpu" else CPU_ACTIVATION_BYTES
+        return int(min(max(budget // activation_bytes, 1), MAX_BATCH))
+
+    def run(self, spectrograms: np.ndarray) -> np.ndarray:
+        """Embeddings (n, dim) float32 of spectrograms (n, bands, times) float32."""
+        import tensorflow as tf
+
+        return np.asarray(self._function(tf.constant(spectrograms[..., None])).numpy())
+
+    @property
+    def traces(self) -> int:
+        """How often the graph was traced: 1 once it has run, whatever the batch sizes."""
+        return int(self._function.experimental_get_tracing_count())
+
+    def _forward(self, x: Any) -> Any:
+        import tensorflow as tf
+
+        x = x * self._network.scale + self._network.shift
+        for index, layer in enumerate(self._network.convolutions):
+            x = tf.nn.conv2d(x, tf.constant(layer.kernel), 1, "SAME")
+            x = tf.nn.bias_add(x, tf.constant(layer.bias))
+            if layer.relu:
+                x = tf.nn.relu(x)
+            if index in (1, 3, 5):
+                x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+        pool = self._network.spec.pool
+        x = tf.nn.max_pool2d(x, pool, pool, "SAME")
+        return tf.reshape(x, [-1, self._network.spec.dim])

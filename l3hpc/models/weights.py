@@ -1,0 +1,194 @@
+"""Which network is in this file, and is it the right one? Describing, identifying and loading.
+
+``describe``, ``identity`` and ``embedding_dim`` read headers only and never import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l3hpc.errors import InputError
+from l3hpc.files import digest_file, write_bytes
+from l3hpc.models.geometry import find_geometry
+from l3hpc.models.parameters import ARRAY_NAMES, Parameters, check_layers, untrained
+from l3hpc.models.spec import L3_FILTERS, NetworkSpec, openl3_spec
+from l3hpc.models.weight_files import StoredNetwork, open_network, own_bytes
+
+if TYPE_CHECKING:
+    from l3hpc.models.embedder import Embedder
+
+KINDS = ("openl3", "edgel3-sparse", "edgel3-sea", "keras3", "l3hpc", "untrained")
+DEFAULT_SEED = 20180216
+SPARSE_SHARE = 0.3  # of zeros among the kernels' values: trained dense kernels have none
+_UNTRAINED = re.compile(r"untrained(?::(\d{1,18}))?")
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What is in a weight file.
+
+    ``kind`` is one of ``KINDS``; ``layers`` lists (name, array shapes) of the weighted layers
+    without the front end; ``notes`` say what the file left open and was assumed.
+    """
+
+    kind: str
+    spec: NetworkSpec
+    layers: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...]
+    file: Path | None
+    label: str
+    notes: tuple[str, ...] = ()
+
+
+def describe(name: str | Path, *, embedding_size: int | None = None,
+             geometry: Mapping[str, Any] | None = None) -> WeightsInfo:
+    """Inspect a weight file (or ``'untrained[:SEED]'``) without reading more than it must.
+
+    Parameters
+    ----------
+    embedding_size: 512 (default) or 6144 for openl3 weights, which serve both.
+    geometry: front-end values that overrule the file: ``rate``, ``n_mels``, ``hop``, ``n_dft``,
+        ``fmax``, ``convention``, and ``head`` of a student.
+
+    Raises ``InputError``: no such file, no such format, or layers that are not of this family
+    (listed one by one with what was expected).
+    """
+    seed = untrained_seed(name)
+    if seed is not None:
+        spec = openl3_spec("mel256", embedding_size or 512)
+        layers = tuple((f"{kind}_{index + 1}", shapes)
+                       for index, (kind, shapes) in enumerate(spec.layers()))
+        label = f"untrained L3 (seed {seed}): random weights, for demonstration only"
+        return WeightsInfo("untrained", spec, layers, None, label)
+    with open_network(Path(name)) as stored:
+        return _describe(stored, embedding_size, geometry or {})
+
+
+def load_parameters(name: str | Path, *, embedding_size: int | None = None,
+                    geometry: Mapping[str, Any] | None = None) -> tuple[Parameters, WeightsInfo]:
+    """The arrays of a network and what ``describe`` says of them. TensorFlow is not needed."""
+    seed = untrained_seed(name)
+    if seed is not None:
+        info = describe(name, embedding_size=embedding_size)
+        return untrained(info.spec, seed), info
+    with open_network(Path(name)) as stored:
+        info = _describe(stored, embedding_size, geometry or {})
+        arrays = tuple(layer.read() for layer in stored.layers)
+    for layer, values in zip(info.layers, arrays, strict=True):
+        if not all(np.isfinite(array).all() for array in values):
+            raise InputError(f"layer {layer[0]!r} holds values that are not finite numbers",
+                             where=str(name))
+    return Parameters(info.spec, arrays), info
+
+
+def load(name: str | Path, *, embedding_size: int | None = None,
+         geometry: Mapping[str, Any] | None = None, threads: int | None = None) -> Embedder:
+    """An ``Embedder`` of the network in a file, or of ``'untrained[:SEED]'``."""
+    from l3hpc.models.embedder import Embedder
+
+    parameters, info = load_parameters(name, embedding_size=embedding_size, geometry=geometry)
+    return Embedder(parameters, info.label, trained=info.kind != "untrained", threads=threads)
+
+
+def embedding_dim(name: str | Path, *, embedding_size: int | None = None) -> int:
+    """The length of the embeddings that this network gives."""
+    return describe(name, embedding_size=embedding_size).spec.dim
+
+
+def identity(name: str | Path, *, embedding_size: int | None = None,
+             geometry: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Who this network is, JSON-ready: kind, dim, digest (of content), label, spec."""
+    info = describe(name, embedding_size=embedding_size, geometry=geometry)
+    content = f"untrained-{untrained_seed(name)}" if info.file is None else digest_file(info.file)
+    return {"kind": info.kind, "dim": info.spec.dim, "digest": content, "label": info.label,
+            "spec": info.spec.to_dict()}
+
+
+def untrained_seed(name: str | Path) -> int | None:
+    """The seed in ``'untrained[:SEED]'``, or None if ``name`` is a path."""
+    match = _UNTRAINED.fullmatch(str(name))
+    if match is None:
+        if str(name).startswith("untrained:"):
+            raise InputError(f"no seed in {str(name)!r}", allowed="untrained or untrained:SEED")
+        return None
+    return int(match[1]) if match[1] else DEFAULT_SEED
+
+
+def save(parameters: Parameters, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write a network in our own format: HDF5 arrays and JSON, by one rename."""
+    layers = [(kind, dict(zip(ARRAY_NAMES[kind], arrays, strict=True)))
+              for (kind, _), arrays in zip(parameters.spec.layers(), parameters.layers,
+                                           strict=True)]
+    write_bytes(Path(path), own_bytes(parameters.spec.to_dict(), layers, dict(provenance or {})))
+
+
+def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mapping[str, Any]
+              ) -> WeightsInfo:
+    found = [(layer.name, layer.shapes) for layer in stored.layers]
+    if stored.spec is not None:
+        notes: list[str] = []
+        spec = NetworkSpec.from_dict({**stored.spec, **geometry})
+        check_layers(found, spec, where=str(stored.path))
+    else:
+        spec, notes = _infer(stored, found, embedding_size, geometry)
+    if embedding_size not in (None, spec.dim):
+        raise InputError(f"this network gives {spec.dim} values, not {embedding_size}",
+                         where=str(stored.path),
+                         allowed=str(spec.dim) if spec.tail == "student" else "512 or 6144")
+    kind = _kind(stored, spec)
+    label = f"{stored.path.name}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
+    return WeightsInfo(kind, spec, tuple(found), stored.path, label, tuple(notes))
+
+
+def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], ...]]],
+           embedding_size: int | None, geometry: Mapping[str, Any]
+           ) -> tuple[NetworkSpec, list[str]]:
+    tail = "student" if len(found) >= 17 else "embedding"
+    outputs = [shapes[0][3] for _, shapes in found if len(shapes) == 2 and len(shapes[0]) == 4]
+    filters = tuple(outputs) if len(outputs) == 8 else L3_FILTERS
+    # The layers are judged first, with a stand-in front end: a stranger's file should be refused
+    # for what it holds, not for a front end that it does not state.
+    check_layers(found, NetworkSpec(48000, 256, 242, 2048, filters=filters, tail=tail),
+                 where=str(stored.path))
+    values, notes = find_geometry(stored, tail, geometry)
+    size = embedding_size if tail == "embedding" else None
+    if tail == "student":
+        head = _head(stored)
+        if head is None and "head" not in values:
+            notes.append("the file does not say its head: relu assumed, as in published students")
+        values.setdefault("head", head or "relu")
+    return NetworkSpec(**values, filters=filters, tail=tail, emb_dim=size), notes
+
+
+def _head(stored: StoredNetwork) -> str | None:
+    """Whether a ReLU follows the last normalisation in the stored configuration (None: no say)."""
+    inner = stored.config.get("config")
+    layers = inner.get("layers", []) if isinstance(inner, dict) else []
+    names = [str(layer.get("class_name", "")) for layer in layers if isinstance(layer, dict)]
+    if "BatchNormalization" not in names:
+        return None
+    last = len(names) - 1 - names[::-1].index("BatchNormalization")
+    return "relu" if {"Activation", "ReLU"} & set(names[last:]) else "linear"
+
+
+def _kind(stored: StoredNetwork, spec: NetworkSpec) -> str:
+    if stored.format != "keras2":
+        return stored.format
+    if spec.tail == "student":
+        return "edgel3-sea"
+    zeros = values = 0
+    for layer in stored.layers:
+        if len(layer.arrays) == 2:
+            kernel = layer.arrays[0][()]
+            zeros += int(np.count_nonzero(kernel == 0))
+            values += kernel.size
+    return "edgel3-sparse" if zeros > SPARSE_SHARE * values else "openl3"
+
+
+def _bands(spec: NetworkSpec) -> str:
+    return "linear" if spec.n_mels is None else f"{spec.n_mels} mels"
