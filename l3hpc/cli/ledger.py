@@ -1,0 +1,325 @@
+"""``l3hpc ledger``: show, compare, export and synchronise the results tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from l3hpc.errors import InputError
+
+if TYPE_CHECKING:
+    from l3hpc.ledger.columns import Tab
+    from l3hpc.ledger.fold import Fold, Row
+    from l3hpc.ledger.store import Store, SyncState
+
+EXAMPLES = """\b
+Examples:
+  l3hpc ledger show                                       best first, only what differs
+  l3hpc ledger show --tab sonyc_ust --where 'Label Mode=coarse' --sort 'Micro AUPRC'
+  l3hpc ledger diff 1a2b 77c0                             two runs side by side
+  l3hpc ledger export --xlsx results.xlsx --html results.html
+  l3hpc ledger init && l3hpc ledger sync                  to the Google Sheet of cluster.yaml
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where results are and where they go."""
+
+    workspace: Path
+    sheet: str | None
+    key_file: Path | None
+
+
+def place(workspace: str | None, sheet: str | None = None, key_file: str | None = None) -> Place:
+    """Workspace and sheet from options, environment and cluster.yaml (the one look-up here)."""
+    from l3hpc.workflow.config import load
+
+    given = {"paths.workspace": (workspace, "--workspace"), "ledger.sheet_id": (sheet, "--sheet"),
+             "ledger.key_file": (key_file, "--key-file")}
+    config = load(overrides={name: (value, option) for name, (value, option) in given.items()
+                             if value is not None})
+    return Place(config.workspace, config.ledger.sheet_id, config.ledger.key_file)
+
+
+def _workspace(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False),
+                        help="Folder of runs and journals [default: from cluster.yaml].")(function)
+
+
+def _sheet(function: Callable[..., Any]) -> Callable[..., Any]:
+    function = click.option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
+                            help="Service-account key (default: application default "
+                                 "credentials).")(function)
+    function = click.option("--sheet", metavar="ID",
+                            help="Id or address of the Google Sheet [env: GSHEET_ID].")(function)
+    return _workspace(function)
+
+
+@click.group(epilog=EXAMPLES)
+def command() -> None:
+    """Show, export and synchronise the results tables.
+
+    Journals in the workspace are the truth; tables, files and the Google Sheet are views of them.
+    """
+
+
+@command.command()
+@_workspace
+@click.option("--tab", "tabs", multiple=True, metavar="TAB",
+              help="Tab to show [default: all filled].")
+@click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
+              help="Only rows that meet this; also != < <= > >=. May be repeated.")
+@click.option("--sort", metavar="TITLE", help="Order by this column (-TITLE: reversed).")
+@click.option("--columns", type=click.Choice(["differing", "all"]), default="differing",
+              show_default=True, help="Which columns to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: every column, note and state.")
+def show(workspace: str | None, tabs: tuple[str, ...], conditions: tuple[str, ...],
+         sort: str | None, columns: str, as_json: bool) -> None:
+    """Show results: best first (★), only the columns that differ."""
+    from l3hpc.ledger import select
+
+    store, sheet = _store(workspace)
+    found = store.fold(history=as_json)
+    _warn_damage(found)
+    state = store.state(sheet) if sheet else None
+    output = []
+    for number, tab in enumerate(_tabs(tabs, found)):
+        every = found.of(tab)
+        rows = select.order(select.where(every, tab, conditions), tab, sort)
+        if as_json:
+            top = select.best(rows, tab)
+            output.append({"tab": tab.name, "columns": tab.titles,
+                           "rows": [_as_json(row, row is top, state) for row in rows]})
+        else:
+            if number:
+                click.echo()
+            _print_table(tab, rows, len(every), columns == "all", state)
+    if as_json:
+        click.echo(json.dumps(output, indent=2, ensure_ascii=False))
+    elif not found.rows:
+        click.echo(f"no results in {store.journal} yet: l3hpc demo, or l3hpc submit upstream")
+
+
+@command.command()
+@click.argument("keys", nargs=-1, required=True, metavar="KEY KEY…")
+@_workspace
+@click.option("--tab", "tab_name", metavar="TAB", help="Tab of the rows [default: where they are].")
+@click.option("--columns", type=click.Choice(["differing", "all"]), default="differing",
+              show_default=True, help="Which columns to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff(keys: tuple[str, ...], workspace: str | None, tab_name: str | None, columns: str,
+         as_json: bool) -> None:
+    """Compare runs side by side; numbers show their difference to the first one.
+
+    KEY is the end of a row's key: of its model folder, or of its output folder and experiment.
+    """
+    from l3hpc.ledger import select, table
+
+    if len(keys) < 2:
+        raise InputError("two or more rows are needed", where="diff",
+                         hint="l3hpc ledger show   lists them")
+    found = _store(workspace)[0].fold(history=as_json)
+    tab, rows = _rows_named(found, keys, tab_name)
+    if as_json:
+        names = {column.title for column in select.differing(rows, tab)}
+        click.echo(json.dumps({"tab": tab.name, "differing": [
+            title for title in tab.titles if title in names],
+            "rows": [_as_json(row, False, None) for row in rows]}, indent=2, ensure_ascii=False))
+        return
+    for line in table.side_by_side(rows, tab, columns == "all"):
+        click.echo(line)
+
+
+@command.command()
+@_workspace
+@click.option("--tab", "tabs", multiple=True, metavar="TAB", help="Tabs to export [default: all].")
+@click.option("--csv", "csv_path", metavar="FILE", type=click.Path(),
+              help="One tab as CSV; several tabs when this is a folder.")
+@click.option("--xlsx", metavar="FILE", type=click.Path(), help="All tabs as one workbook.")
+@click.option("--html", metavar="FILE", type=click.Path(),
+              help="One self-contained page: tables, learning curves, comparison.")
+@click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
+              help="Only rows that meet this.")
+def export(workspace: str | None, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
+           html: str | None, conditions: tuple[str, ...]) -> None:
+    """Write results to files (without options: results.csv files and results.xlsx in ledger/)."""
+    from l3hpc.ledger import exports, select
+
+    store, sheet = _store(workspace)
+    found = store.fold(history=html is not None)
+    _warn_damage(found)
+    chosen = _tabs(tabs, found, main_too=True)
+    tables = {tab: select.order(select.where(found.of(tab), tab, conditions), tab)
+              for tab in chosen}
+    if not (csv_path or xlsx or html):
+        csv_path, xlsx = str(store.folder), str(store.folder / "results.xlsx")
+    written: list[Path] = []
+    if csv_path:
+        target = Path(csv_path)
+        if target.is_dir() or len(chosen) > 1 and target.suffix.lower() != ".csv":
+            for tab, rows in tables.items():
+                written.append(target / f"{tab.name}.csv")
+                exports.write_csv(written[-1], rows, tab)
+        elif len(chosen) > 1:
+            raise InputError("one CSV file holds one tab", where="--csv",
+                             allowed=f"--tab with one of {', '.join(tab.name for tab in chosen)}, "
+                                     "or a folder")
+        else:
+            written.append(target)
+            exports.write_csv(target, tables[chosen[0]], chosen[0])
+    if xlsx:
+        written.append(Path(xlsx))
+        exports.write_xlsx(written[-1], tables)
+    if html:
+        from l3hpc.ledger.html import write_html
+
+        written.append(Path(html))
+        write_html(written[-1], tables, store.state(sheet) if sheet else None)
+    for path in written:
+        click.echo(path)
+
+
+@command.command()
+@_workspace
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(workspace: str | None, as_json: bool) -> None:
+    """Show what waits for the sheet, the last sync, conflicts and damaged journals."""
+    import time
+
+    from l3hpc.ledger import store as stores
+    from l3hpc.ledger.fold import journal_files
+    from l3hpc.ledger.table import ago
+
+    store, sheet = _store(workspace)
+    found = store.fold()
+    state = store.state(sheet) if sheet else None
+    waiting = stores.waiting(found.rows.values(), state) if state else []
+    oldest = min((row.last_time for row in waiting), default=None)
+    facts: dict[str, Any] = {
+        "journal": str(store.journal), "files": len(journal_files(store.folders)),
+        "records": found.records,
+        "rows": {tab.name: len(found.of(tab)) for tab in _tabs((), found)},
+        "damaged_lines": found.torn, "unreadable_files": found.unreadable,
+        "newer_records": found.newer, "records_without_row": found.unplaced,
+        "sheet": sheet, "last_sync": state.last_sync or None if state else None,
+        "waiting_rows": len(waiting), "oldest_waiting": oldest,
+        "problems": state.problems if state else [],
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"journal   {store.journal}: {facts['records']:,} records in {facts['files']} files")
+    for name, count in facts["rows"].items():
+        click.echo(f"rows      {name}: {count}")
+    _warn_damage(found)
+    if state is None:
+        click.echo("sheet     none set: ledger.sheet_id in cluster.yaml, GSHEET_ID, or --sheet")
+        return
+    last = ago(state.last_sync) if state.last_sync else "never"
+    oldest_text = f", the oldest {ago(oldest, time.time())}" if oldest else ""
+    click.echo(f"sheet     {sheet}: last sync {last}, {len(waiting)} rows waiting{oldest_text}")
+    for problem in state.problems:
+        click.echo(f"{problem['kind']:<9} {problem['tab']}: {problem['text']}")
+
+
+def _store(workspace: str | None) -> tuple[Store, str | None]:
+    from l3hpc.ledger.store import Store
+
+    where = place(workspace)
+    return Store(where.workspace), where.sheet
+
+
+def _tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> list[Tab]:
+    """The named tabs, else all that have rows (and the two main ones when asked)."""
+    from l3hpc.ledger.columns import MAIN_TABS, TABS, tab_named
+
+    if names:
+        return [tab_named(name) for name in names]
+    filled = {tab for tab, _ in found.rows} | (set(MAIN_TABS) if main_too else set())
+    return [tab for name, tab in TABS.items() if name in filled]
+
+
+def _rows_named(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple[Tab, list[Row]]:
+    from l3hpc.ledger import select
+
+    tabs = _tabs((tab_name,) if tab_name else (), found)
+    problem: InputError | None = None
+    for tab in tabs:
+        try:
+            return tab, [select.find(found.of(tab), tab, key) for key in keys]
+        except InputError as error:
+            problem = problem or error
+    raise problem or InputError("there are no results yet", hint="l3hpc submit upstream")
+
+
+def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
+                 state: SyncState | None) -> None:
+    from l3hpc.ledger import select, table
+
+    columns = list(tab.columns) if everything else select.differing(rows, tab)
+    if not everything:
+        wanted = {*tab.key, tab.rank, *(column.field for column in columns)}
+        columns = [column for column in tab.columns if column.field in wanted]
+    of = f"{len(rows)} of {every} rows" if len(rows) != every else (
+        f"{every} row{'s' if every != 1 else ''}")
+    head = f"{tab.name}: {of}"
+    if len(rows) > 1 and not everything:
+        head += f", {len(columns)} of {len(tab.columns)} columns shown (all: --columns all)"
+    click.echo(f"{head}{_sync_text(rows, state)}")
+    if len(rows) == 1:
+        for line in table.single(rows[0]):
+            click.echo(line)
+        return
+    if not rows:
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines, left_out = table.table(rows, tab, columns, None if everything else width)
+    for line in lines:
+        click.echo(line)
+    if left_out:
+        click.echo(f"  {left_out} more columns differ: a wider terminal, --columns all or --json")
+
+
+def _sync_text(rows: list[Row], state: SyncState | None) -> str:
+    from l3hpc.ledger.store import waiting
+    from l3hpc.ledger.table import ago
+
+    if state is None:
+        return ""
+    last = f"synced {ago(state.last_sync)}" if state.last_sync else "never synced"
+    return f"    {last}, {len(waiting(rows, state))} waiting"
+
+
+def _as_json(row: Row, best: bool, state: SyncState | None) -> dict[str, Any]:
+    from l3hpc.ledger import select
+
+    return {
+        "key": list(row.key), "best": best, "state": select.state(row) or None,
+        "note": row.beside.get("note"),
+        "values": {column.title: select.value(row, column) for column in row.tab.columns},
+        "beside": row.beside, "origin": row.origin, "restart": row.restart,
+        "first_time": row.first_time, "last_time": row.last_time,
+        "epochs": {str(epoch): row.epochs[epoch] for epoch in sorted(row.epochs)},
+        "synced": state.is_confirmed(row) if state else None,
+    }
+
+
+def _warn_damage(found: Fold) -> None:
+    for path, count in found.torn.items():
+        click.echo(f"note: {count} damaged line{'s' if count != 1 else ''} skipped in {path}",
+                   err=True)
+    for path, reason in found.unreadable.items():
+        click.echo(f"note: cannot read {path}: {reason}", err=True)
+    if found.newer:
+        click.echo(f"note: {found.newer} records were written by a newer l3hpc and are not shown",
+                   err=True)
+    if found.unplaced:
+        click.echo(f"note: {found.unplaced} records belong to no row of a known tab", err=True)

@@ -1,0 +1,111 @@
+"""``l3hpc ledger`` from the outside: what is printed, written and refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from l3hpc.cli import main
+from l3hpc.ledger.journal import Journal
+
+TAB = "embedding_approx_mse"
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GSHEET_ID", raising=False)
+    for name, loss in (("a", 0.5), ("b", 0.4)):
+        journal = Journal(tmp_path / "ledger" / "journal", run=name, labels={
+            "model_dir": f"/m/{name}", "run": name,
+            "note": "random-weight teacher" if name == "b" else None})
+        journal.record(TAB, {"student_emb_len": 128, "state": "running"})
+        journal.record(TAB, {"latest_validation_loss": loss}, epoch=0)
+        journal.record(TAB, {"state": "finished"})
+    return tmp_path
+
+
+@pytest.fixture
+def ledger(workspace, capsys):
+    def call(*words):
+        with pytest.raises(SystemExit) as end:
+            main(["ledger", *words, "--workspace", str(workspace)])
+        captured = capsys.readouterr()
+        return end.value.code, captured.out, captured.err
+    return call
+
+
+def test_show(ledger):
+    code, out, _ = ledger("show")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("embedding_approx_mse: 2 rows, ")
+    assert lines[2].startswith("★ /m/b") and lines[2].endswith("[random-weight teacher]")
+    assert lines[3].startswith("  /m/a")
+
+
+def test_show_json_has_every_column_note_and_epoch(ledger):
+    code, out, _ = ledger("show", "--json", "--tab", TAB)
+    (tab,) = json.loads(out)
+    assert code == 0 and tab["tab"] == TAB and len(tab["columns"]) == 28
+    best = tab["rows"][0]
+    assert best["best"] and best["note"] == "random-weight teacher"
+    assert best["state"] == "finished" and list(best["values"]) == tab["columns"]
+    assert best["values"]["Best Valid Loss"] == 0.4
+    assert best["epochs"]["0"]["validation_loss"] == 0.4
+
+
+def test_where_and_unknown_names(ledger):
+    assert "1 of 2 rows" in ledger("show", "--where", "Model Dir=/m/a")[1]
+    code, _, err = ledger("show", "--tab", "sonyc")
+    assert code == 2 and "did you mean 'sonyc_ust'" in err
+    assert ledger("show", "--sort", "Best Valid Los")[0] == 2
+
+
+def test_diff(ledger):
+    code, out, _ = ledger("diff", "a", "b")
+    assert code == 0 and "Best Valid Loss" in out and "(-0.1)" in out
+    assert ledger("diff", "a")[0] == 2
+    assert json.loads(ledger("diff", "a", "b", "--json")[1])["differing"][0] == "Model Dir"
+
+
+def test_export_default_and_named(ledger, workspace):
+    code, out, _ = ledger("export")
+    assert code == 0
+    assert [line.rsplit("/", 1)[1] for line in out.splitlines()] == [
+        "embedding_approx_mse.csv", "sonyc_ust.csv", "results.xlsx"]
+    assert (workspace / "ledger" / "sonyc_ust.csv").read_text().count("\n") == 1
+    assert ledger("export", "--csv", "all.csv")[0] == 2
+    assert ledger("export", "--csv", "one.csv", "--tab", TAB)[0] == 0
+    assert (workspace / "one.csv").read_text().count("\n") == 3
+
+
+def test_status(ledger, workspace):
+    code, out, _ = ledger("status")
+    assert code == 0 and "6 records in 2 files" in out and "sheet     none set" in out
+    (damaged,) = (workspace / "ledger" / "journal").glob("a-*.jsonl")
+    with damaged.open("ab") as stream:
+        stream.write(b'{"check":"')
+    assert "1 damaged line skipped" in ledger("status")[2]
+    facts = json.loads(ledger("status", "--json")[1])
+    assert list(facts["damaged_lines"].values()) == [1] and facts["rows"] == {TAB: 2}
+
+
+def test_an_empty_workspace_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["ledger", "show", "--workspace", str(tmp_path)])
+    assert end.value.code == 0 and "no results in" in capsys.readouterr().out
+
+
+def test_nothing_heavy_is_imported(workspace):
+    code = ("import sys; from l3hpc.cli import main\n"
+            "try: main(['ledger', 'show', '--workspace', '.'])\n"
+            "except SystemExit: pass\n"
+            "print([name for name in ('tensorflow', 'pandas', 'sklearn', 'gspread', 'openpyxl', "
+            "'numpy', 'google.auth', 'requests') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          cwd=workspace)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,145 @@
+"""The fold gives the same rows whatever the order, repetition or damage of what it reads."""
+
+import os
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l3hpc.ledger.fold import fold, fold_folders
+from l3hpc.ledger.journal import Journal, seal
+
+TAB = "embedding_approx_mse"
+
+
+def record(epoch=None, restart=0, seq=0, key="/m/1", tab=TAB, beside=None, when=0.0, host="h",
+           **values):
+    return {"schema": 1, "tab": tab, "key": [key], "restart": restart, "seq": seq, "epoch": epoch,
+            "time": when, "values": values, "beside": beside or {},
+            "origin": {"host": host, "pid": 1}}
+
+
+def only(result):
+    (row,) = result.rows.values()
+    return row
+
+
+def test_latest_is_that_of_the_highest_epoch_and_best_is_the_minimum():
+    losses = [0.9, 0.4, 0.6]
+    row = only(fold(record(epoch, seq=epoch, latest_epoch=epoch, latest_validation_loss=loss,
+                           latest_validation_mae=loss / 2) for epoch, loss in enumerate(losses)))
+    assert row.values["latest_epoch"] == 2
+    assert row.values["latest_validation_loss"] == 0.6
+    assert row.values["best_validation_loss"] == 0.4
+    assert row.values["best_validation_mae"] == 0.2
+
+
+def test_best_accuracy_is_the_maximum():
+    row = only(fold(record(epoch, seq=epoch, tab="distillation", latest_validation_acc=value)
+                    for epoch, value in enumerate([0.5, 0.8, 0.7])))
+    assert row.values["best_validation_acc"] == 0.8
+
+
+def test_a_resumed_run_keeps_its_row_and_orders_by_restart_not_by_clock():
+    first = [record(epoch, 0, epoch, when=1000.0 + epoch, latest_epoch=epoch,
+                    latest_train_loss=1.0 - epoch / 10) for epoch in range(6)]
+    again = [record(epoch, 1, epoch - 3, when=epoch, latest_epoch=epoch,
+                    latest_train_loss=2.0 - epoch / 10) for epoch in range(4, 8)]
+    row = only(fold([*again, *first], history=True))
+    assert row.values["latest_epoch"] == 7 and row.values["latest_train_loss"] == 1.3
+    assert row.values["best_train_loss"] == 0.5
+    assert row.epochs[5]["train_loss"] == 1.5  # the repeated epoch counts
+    assert row.restart == 1
+
+
+def test_a_restart_that_catches_up_never_lowers_the_latest_epoch():
+    row = only(fold([record(12, 0, 5, latest_epoch=12), record(10, 1, 0, latest_epoch=10)]))
+    assert row.values["latest_epoch"] == 12
+
+
+def test_set_fields_take_the_last_write_by_restart_then_sequence():
+    row = only(fold([record(seq=9, username="b"), record(seq=3, username="a"),
+                     record(restart=1, seq=0, username="c")]))
+    assert row.values["username"] == "c"
+
+
+def test_numbers_that_are_none_never_become_best():
+    row = only(fold([record(0, seq=0, latest_train_loss="NaN"), record(1, seq=1,
+                     latest_train_loss=0.5), record(2, seq=2, latest_train_loss="-Infinity")]))
+    assert row.values["best_train_loss"] == 0.5
+    assert row.values["latest_train_loss"] == "-Infinity"
+
+
+def test_notes_stay_beside_the_columns():
+    row = only(fold([record(seq=0, beside={"note": "untrained", "state": "running"}),
+                     record(seq=1, beside={"state": "finished"})]))
+    assert row.beside == {"note": "untrained", "state": "finished"}
+
+
+def test_what_has_no_place_is_counted():
+    bad = record()
+    bad["key"] = None
+    newer = {**record(), "schema": 99}
+    result = fold([bad, newer, record(tab="unheard_of"), record()])
+    assert (result.unplaced, result.newer, len(result.rows), result.records) == (2, 1, 1, 4)
+
+
+def test_torn_and_unreadable_files_are_counted_and_skipped(tmp_path):
+    good = seal(record(seq=1, username="a"))
+    (tmp_path / "a.jsonl").write_bytes(good + good[:30] + b"\n\n" + good + good[:-5])
+    if os.getuid():
+        (tmp_path / "b.jsonl").write_bytes(good)
+        (tmp_path / "b.jsonl").chmod(0)
+    (tmp_path / "c.jsonl").mkdir()
+    result = fold_folders([tmp_path, tmp_path / "absent"])
+    assert result.torn == {str(tmp_path / "a.jsonl"): 2}
+    assert str(tmp_path / "c.jsonl") in result.unreadable
+    assert result.records == 2 and len(result.rows) == 1
+
+
+def test_what_the_journal_writes_the_fold_reads(tmp_path):
+    journal = Journal(tmp_path, run="r", labels={"model_dir": "/m", "username": "ada"})
+    journal.record(TAB, {"num_epochs": 3, "state": "running"})
+    for epoch in range(3):
+        journal.record(TAB, {"latest_train_loss": 1 / (epoch + 1)}, epoch=epoch)
+    row = only(fold_folders([tmp_path], history=True))
+    assert row.values == {"model_dir": "/m", "username": "ada", "num_epochs": 3, "latest_epoch": 2,
+                          "latest_train_loss": 1 / 3, "best_train_loss": 1 / 3}
+    assert [row.epochs[epoch]["train_loss"] for epoch in range(3)] == [1.0, 0.5, 1 / 3]
+    assert row.origin["run"] == "r"
+
+
+NUMBERS = st.one_of(st.floats(0, 10), st.just("NaN"))
+RECORDS = st.lists(st.builds(
+    record, epoch=st.one_of(st.none(), st.integers(0, 5)), restart=st.integers(0, 2),
+    key=st.sampled_from(["/a", "/b"]), when=st.floats(0, 100),
+    host=st.sampled_from(["x", "y"]),
+    beside=st.dictionaries(st.sampled_from(["note", "state"]), st.text(max_size=2)),
+    latest_train_loss=NUMBERS, best_validation_loss=NUMBERS, username=st.text(max_size=2)),
+    max_size=12)
+
+
+@given(RECORDS, st.randoms(use_true_random=False))
+def test_order_and_repetition_do_not_matter(records, chance: random.Random):
+    for seq, item in enumerate(records):
+        item["seq"] = seq
+    shuffled = records + chance.sample(records, len(records) // 2)
+    chance.shuffle(shuffled)
+    straight, mixed = fold(records, history=True), fold(shuffled, history=True)
+    assert straight.rows.keys() == mixed.rows.keys()
+    for place, row in straight.rows.items():
+        other = mixed.rows[place]
+        assert (row.values, row.beside, row.epochs, row.origin) == (
+            other.values, other.beside, other.epochs, other.origin)
+        finite = [item["values"][name] for item in records if item["key"] == [row.key[0]]
+                  for name in ("latest_train_loss",) if item["values"][name] != "NaN"]
+        assert row.values.get("best_train_loss") == min(finite, default=None)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+def test_any_prefix_of_a_journal_folds_to_an_older_state(tmp_path, cut):
+    lines = b"".join(seal(record(epoch, seq=epoch, latest_epoch=epoch)) for epoch in range(20))
+    (tmp_path / "a.jsonl").write_bytes(lines[:len(lines) * cut // 60])
+    rows = fold_folders([tmp_path]).rows
+    assert all(0 <= row.values["latest_epoch"] < 20 for row in rows.values())

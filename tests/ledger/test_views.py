@@ -1,0 +1,170 @@
+"""Views show the fold exactly: selection, text tables, CSV, XLSX."""
+
+import csv
+import io
+
+import openpyxl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l3hpc.errors import InputError
+from l3hpc.ledger import exports, select, table
+from l3hpc.ledger.cells import MAX_CHARACTERS, cell, cells, same
+from l3hpc.ledger.columns import TABS
+from l3hpc.ledger.fold import Row
+
+MSE, UST = TABS["embedding_approx_mse"], TABS["sonyc_ust"]
+
+
+def row(name, tab=MSE, beside=None, when=0.0, **values):
+    return Row(tab, (f"/models/{name}",), {"model_dir": f"/models/{name}", **values},
+               beside=beside or {}, first_time=when, last_time=when)
+
+
+ROWS = [row("a", best_validation_loss=0.5, student_emb_len=128, approx_mode="pca"),
+        row("b", best_validation_loss=0.4, student_emb_len=256, approx_mode="pca",
+            beside={"note": "random-weight teacher", "state": "running"}),
+        row("c", best_validation_loss="NaN", student_emb_len=128, approx_mode="pca")]
+
+
+def names(rows):
+    return [item.key[0][-1] for item in rows]
+
+
+def test_best_first_and_unknown_last():
+    assert names(select.order(ROWS, MSE)) == ["b", "a", "c"]
+    assert names(select.order(ROWS, MSE, "-Best Valid Loss")) == ["a", "b", "c"]
+    assert names(select.order(ROWS, MSE, "Student Emb Len")) == ["a", "c", "b"]
+    assert select.best(ROWS, MSE) is ROWS[1]
+    scores = [row(name, UST, micro_auprc=value) for name, value in (("a", 0.7), ("b", 0.8))]
+    assert names(select.order(scores, UST)) == ["b", "a"]
+    assert select.best([], UST) is None
+
+
+@pytest.mark.parametrize(("condition", "found"), [
+    ("Student Emb Len=128", "ac"), ("Student Emb Len != 128", "b"), ("student emb len>=200", "b"),
+    ("Approximation mode=pca", "abc"), ("Approximation mode=umap", ""),
+    ("Best Valid Loss<0.45", "b"), ("model_dir=/models/a", "a"), ("# Epochs=", "abc")])
+def test_where(condition, found):
+    assert "".join(names(select.where(ROWS, MSE, [condition]))) == found
+
+
+def test_where_understands_titles_with_signs_and_refuses_nonsense():
+    score = row("a", UST, micro_f1=0.5)
+    assert select.where([score], UST, ["Micro F1 (@0.5)>=0.5"]) == [score]
+    with pytest.raises(InputError, match="no column 'Nothing'"):
+        select.where(ROWS, MSE, ["Nothing=1"])
+    with pytest.raises(InputError, match="is no condition"):
+        select.where(ROWS, MSE, ["Student"])
+
+
+def test_only_columns_that_differ():
+    assert [column.title for column in select.differing(ROWS, MSE)] == [
+        "Model Dir", "Student Emb Len", "Best Valid Loss"]
+
+
+def test_find_by_the_end_of_a_key():
+    assert select.find(ROWS, MSE, "b") is ROWS[1]
+    with pytest.raises(InputError, match="3 rows"):
+        select.find([row("x/1"), row("y/1"), row("z/1")], MSE, "/1")
+    with pytest.raises(InputError, match="no row"):
+        select.find(ROWS, MSE, "zzz")
+
+
+def test_running_becomes_stale():
+    running = row("a", beside={"state": "running"}, when=1000.0)
+    assert select.state(running, now=1100.0) == "running"
+    assert select.state(running, now=10_000.0) == "stale"
+    assert select.state(row("a", beside={"state": "finished"}), now=1e9) == "finished"
+
+
+def test_the_table_marks_the_best_row_and_shows_notes():
+    lines, left_out = table.table(select.order(ROWS, MSE), MSE, select.differing(ROWS, MSE), now=0)
+    assert lines == [
+        "  Model Dir  Student Emb Len  Best Valid Loss",
+        "★ /models/b              256           0.4000  [running; random-weight teacher]",
+        "  /models/a              128           0.5000",
+        "  /models/c              128              NaN"]
+    assert left_out == 0
+
+
+def test_a_narrow_table_keeps_key_and_best_and_counts_the_rest():
+    lines, left_out = table.table(ROWS[:2], MSE, select.differing(ROWS, MSE), width=64, now=0)
+    assert left_out == 1 and "Best Valid Loss" in lines[0] and "Emb Len" not in lines[0]
+
+
+def test_long_keys_show_their_end():
+    long = [row("x" * 50 + "/student-128/1a2b"), row("x" * 50 + "/student-128/77c0")]
+    lines, _ = table.table(long, MSE, select.differing(long, MSE))
+    assert lines[0].strip() == "Model Dir (end)"
+    assert lines[1].split()[-1] == "…/student-128/1a2b"
+
+
+def test_side_by_side_shows_differences_to_the_first():
+    lines = table.side_by_side(ROWS[:2], MSE)
+    assert [line.split("  ")[0] for line in lines[1:]] == ["Student Emb Len", "Best Valid Loss"]
+    assert "256 (+128)" in lines[1] and "0.4000 (-0.1)" in lines[2]
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@x", "\tx"]
+
+
+def test_csv_has_exactly_the_declared_columns_and_guards_formulas():
+    values = dict(zip(["username", "train_data_dir", "validation_data_dir", "emb_key",
+                       "model_repr"], FORMULAS, strict=True))
+    text = exports.csv_text([row("a", **values, latest_train_loss=-0.1, num_epochs=300)], MSE)
+    header, line = csv.reader(io.StringIO(text))
+    assert header == MSE.titles
+    filled = dict(zip(MSE.fields, line, strict=True))
+    assert [filled[name] for name in values] == ["'" + text for text in FORMULAS]
+    assert filled["latest_train_loss"] == "-0.1" and filled["num_epochs"] == "300"
+    assert filled["best_train_mae"] == ""
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_csv_numbers_read_back_the_same(value):
+    assert float(exports.guarded(value)) == value
+
+
+AWKWARD = ["=1+1", "007", "1e5", "2021-06-11", "TRUE", "NaN", "a\nb", "🎧", "\x00\x1b\ufffe", ""]
+
+
+def test_xlsx_cells_are_typed_and_hold_no_formula(tmp_path):
+    rows = [row(str(number), username=text, num_epochs=3, best_validation_loss=0.25 + number)
+            for number, text in enumerate(AWKWARD)]
+    exports.write_xlsx(tmp_path / "r.xlsx", {MSE: rows, UST: [row("s", UST, pca=True)]})
+    book = openpyxl.load_workbook(tmp_path / "r.xlsx")
+    assert book.sheetnames == ["embedding_approx_mse", "sonyc_ust"]
+    sheet = book["embedding_approx_mse"]
+    assert [item.value for item in sheet[1]] == MSE.titles
+    assert sheet.freeze_panes == "A2"
+    read = [sheet.cell(line, 1) for line in range(2, 2 + len(AWKWARD))]
+    assert [item.value for item in read[:8]] == AWKWARD[:8]
+    assert not any(item.data_type == "f" for line in sheet.iter_rows() for item in line)
+    assert all(item.data_type == "s" for item in read[:9])
+    assert sheet.cell(2, MSE.index("num_epochs") + 1).value == 3
+    assert sheet.cell(2, 1).fill.fgColor.rgb.endswith("FFF2CC")
+    assert sheet.cell(3, 1).fill.fill_type is None
+    assert book["sonyc_ust"].cell(2, UST.index("pca") + 1).value is True
+
+
+@pytest.mark.parametrize(("field", "value", "expected"), [
+    ("username", "007", "007"), ("username", 7, "7"), ("num_epochs", 7, 7),
+    ("num_epochs", "7", "7"), ("num_epochs", float("nan"), "NaN"),
+    ("num_epochs", 2**60, str(2**60)), ("username", None, None), ("username", "a\r\nb", "a\nb"),
+    ("username", "\ud800", "\ufffd"), ("num_epochs", True, "True")])
+def test_cells(field, value, expected):
+    got = cell(MSE.column(field), value)
+    assert got == expected and type(got) is type(expected)
+
+
+def test_long_text_is_cut_to_what_a_sheet_takes():
+    got = cell(MSE.columns[0], "x" * 60_000)
+    assert isinstance(got, str) and len(got) == MAX_CHARACTERS and got.endswith("… (cut)")
+    assert cells(row("a", class_auprc={"a": 1}))[0] is None
+
+
+def test_same_cells():
+    assert same(None, "") and same(5, 5.0) and same(0.1 + 0.2, 0.3)
+    assert not same("5", 5) and not same(True, 1) and not same("a", "A") and not same(0, None)
