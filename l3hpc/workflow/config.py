@@ -41,6 +41,9 @@ def sheet_id(value: Any) -> str:
     return text
 
 
+SheetId = Annotated[str, BeforeValidator(checked(sheet_id))]
+
+
 class PathSettings(Section):
     """Where things are. ``~`` and ``$VARIABLES`` are filled in."""
 
@@ -54,7 +57,7 @@ class PathSettings(Section):
 class LedgerSettings(Section):
     """The results sheet. sync: ``manual`` (only ``l3hpc ledger sync``) or ``auto``."""
 
-    sheet_id: Annotated[str, BeforeValidator(checked(sheet_id))] | None = None
+    sheet_id: SheetId | None = None
     key_file: Plain | None = None
     sync: Literal["manual", "auto"] = "manual"
 
