@@ -1,0 +1,69 @@
+"""``l3hpc doctor``: is everything here that a run will need?"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from l3hpc.errors import EXIT_FAILED, EXIT_OK
+
+EXAMPLES = """\b
+Examples:
+  l3hpc doctor                      this machine and the profile of cluster.yaml
+  l3hpc doctor --cluster greene     before the first submission to a cluster
+  l3hpc doctor --quick --json       no test job, no TensorFlow; for scripts
+
+\b
+Exit code 1 when anything is red.
+"""
+MARKS = {"green": ("✓", "green"), "yellow": ("!", "yellow"), "red": ("✗", "red"),
+         "off": ("–", None)}
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--cluster", metavar="NAME",
+              help="The profile to look at [default: cluster.yaml's].")
+@click.option("--config", "path", metavar="FILE", type=click.Path(dir_okay=False),
+              help="Another cluster.yaml.")
+@click.option("--quick", is_flag=True, help="Start nothing: no TensorFlow, no test job, no sheet.")
+@click.option("--json", "as_json", is_flag=True, help="A list of checks as JSON.")
+def command(cluster: str | None, path: str | None, quick: bool, as_json: bool) -> int:
+    """Check this machine, the cluster, data and ledger, and say what to do.
+
+    Every line is marked: ✓ right, ! works but look at it, ✗ will not work, – not needed or not
+    set up.
+    """
+    from l3hpc.workflow import config, doctor
+
+    lines = []
+    for line in doctor.examine(config.load(path, cluster), probe=not quick):
+        lines.append(line)
+        if not as_json:
+            show(line)
+    red = sum(line.state == "red" for line in lines)
+    yellow = sum(line.state == "yellow" for line in lines)
+    if as_json:
+        click.echo(json.dumps({"checks": [line.as_json() for line in lines], "red": red,
+                               "yellow": yellow}, indent=2, ensure_ascii=False))
+    else:
+        click.echo(f"\n{summary(red, yellow)}")
+    return EXIT_FAILED if red else EXIT_OK
+
+
+def show(line: object) -> None:
+    """One line: mark, check, words; what to do on a line of its own."""
+    from l3hpc.workflow.doctor import Line
+
+    assert isinstance(line, Line)
+    mark, colour = MARKS[line.state]
+    click.echo(f"{click.style(mark, fg=colour, bold=True)} {line.check:<22} {line.words}")
+    if line.todo and line.state != "green":
+        click.echo(f"{'':<24} → {line.todo}")
+
+
+def summary(red: int, yellow: int) -> str:
+    """The last line."""
+    if red:
+        return f"{red} thing{'s' if red > 1 else ''} to repair (✗), {yellow} to look at (!)"
+    return f"ready; {yellow} thing{'s' if yellow > 1 else ''} to look at (!)" if yellow else "ready"

@@ -1,0 +1,354 @@
+"""Every check of the doctor, with programs that say what the test wants them to say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.workflow import config as configuration
+from l3hpc.workflow.doctor import examine, machine, places, results, scripts, slurm
+from l3hpc.workflow.doctor.line import Answer, Line, ask, from_error
+from l3hpc.workflow.profile import ClusterProfile
+
+SINFO = """\
+cpu*|up|2-00:00:00|64000|16|(null)|3
+gpu|up|7-00:00:00|128000+|32|gpu:rtx8000:4|2
+gpu|up|7-00:00:00|256000|48|gpu:a100:2(S:0-1)|1
+old|down|infinite|8000|4|(null)|1
+"""
+
+
+class Programs:
+    """Answers by program name; remembers what was asked."""
+
+    def __init__(self, **answers):
+        self.answers, self.asked = answers, []
+
+    def __call__(self, command):
+        self.asked.append(list(command))
+        return self.answers.get(Path(command[0]).name, Answer(None, "", f"{command[0]} is missing"))
+
+
+def said(text):
+    return Answer(0, text, "")
+
+
+def profile(**values):
+    return ClusterProfile.model_validate({"name": "greene", "executor": "slurm", **values})
+
+
+def config_in(folder, text="", environ=None):
+    folder.mkdir(exist_ok=True)
+    (folder / "cluster.yaml").write_text(text or "cluster: local\n")
+    return configuration.load(folder / "cluster.yaml", environ=environ or {})
+
+
+def states(lines):
+    return {line.check: line.state for line in lines}
+
+
+# ---- machine ----
+
+@pytest.mark.parametrize(("version", "state"), [
+    ((3, 9, 19), "red"), ((3, 10, 0), "green"), ((3, 13, 9), "green"), ((3, 14, 0), "red")])
+def test_python_bounds(version, state):
+    line = machine.python_line(version)
+    assert line.state == state
+    assert bool(line.todo) == (state == "red")
+
+
+@pytest.mark.parametrize(("version", "bounds", "kept"), [
+    ("1.26", ">=1.26", True), ("1.26.0", ">=1.26", True), ("1.25.9", ">=1.26", False),
+    ("2.10.0", ">=2.9", True), ("3.0", ">=2,<3", False), ("2.9rc1", ">=2,<3", True),
+    ("1.0", "!=1.0.0", False), ("1.1", "==1.1.0", True), ("5", "", True), ("2.0", ">2", False),
+    ("1.9", "~=2.0", False),
+])
+def test_version_bounds(version, bounds, kept):
+    assert machine.meets(version, bounds) is kept
+
+
+def test_requirements_are_split_into_core_and_extras():
+    core, extras = machine.split([
+        "numpy>=1.26", "tensorflow[and-cuda]>=2.18; extra == \"gpu\"", "tzdata",
+        "umap-learn>=0.5.6; extra == 'umap'"])
+    assert core == [("numpy", ">=1.26"), ("tzdata", "")]
+    assert extras == {"gpu": [("tensorflow", ">=2.18")], "umap": [("umap-learn", ">=0.5.6")]}
+
+
+def test_packages_missing_and_too_old_are_red_with_the_command_that_helps():
+    have = {"numpy": "1.25", "click": "8.1.7"}
+    lines = list(machine.package_lines(["numpy>=1.26", "click>=8.1", "h5py>=3.11"], have.get))
+    assert lines[0].words == "1 of 3 as needed"
+    assert [(line.state, line.todo) for line in lines[1:]] == [
+        ("red", "pip install 'numpy>=1.26'"), ("red", "pip install 'h5py>=3.11'")]
+
+
+def test_a_missing_extra_is_no_fault():
+    lines = list(machine.package_lines(["umap-learn>=0.5; extra == 'umap'"], lambda name: None))
+    assert [(line.check, line.state) for line in lines] == [
+        ("packages", "green"), ("extra umap", "off")]
+    assert lines[1].todo == "pip install 'l3hpc[umap]'"
+
+
+def test_the_real_packages_of_this_environment_are_as_needed():
+    assert not [line for line in machine.package_lines() if line.state == "red"]
+
+
+def test_tensorflow_is_tried_in_the_profiles_python():
+    programs = Programs(python9=said('noise\n["2.21.0", 2]\n'))
+    line = machine.tensorflow_line(profile(python="/opt/python9"), programs)
+    assert (line.state, line.words) == ("green", "2.21.0 starts in /opt/python9, 2 GPUs here")
+    broken = Programs(python9=Answer(1, "", "Traceback\nImportError: libcuda.so"))
+    line = machine.tensorflow_line(profile(python="/opt/python9"), broken)
+    assert line.state == "red" and "ImportError: libcuda.so" in line.words
+
+
+# ---- Slurm ----
+
+def test_local_needs_no_slurm():
+    programs = Programs()
+    lines = list(slurm.slurm_lines(ClusterProfile(name="local"), programs))
+    assert [(line.state, line.words) for line in lines] == [
+        ("off", "not needed for cluster local")]
+    assert programs.asked == []
+
+
+def test_slurm_that_does_not_answer_is_red():
+    (line,) = slurm.slurm_lines(profile(), Programs())
+    assert line.state == "red" and "sbatch is missing" in line.words and line.todo
+
+
+def test_slurm_with_everything_right():
+    programs = Programs(
+        sbatch=said("slurm-wlm 22.05.8\n"), sinfo=said(SINFO), sacct=said(""),
+        sacctmgr=said("pr_42|normal,long\n"))
+    lines = list(slurm.slurm_lines(profile(
+        partition="cpu", account="pr_42", qos="long",
+        steps={"train": {"partition": "gpu", "gpus": 2, "gpu_type": "a100", "mem": "200GB"}}),
+        programs))
+    assert states(lines) == {
+        "Slurm": "yellow", "accounting": "green", "partition cpu": "green",
+        "partition gpu": "green", "account": "green"}
+
+
+def test_nodes_that_respond_are_counted():
+    def programs(command):
+        if "--responding" in command:
+            return said("2\n1\n")
+        return Programs(sbatch=said("slurm 24.11"), sinfo=said(SINFO), sacct=said(""))(command)
+
+    line = next(iter(slurm.slurm_lines(profile(), programs)))
+    assert line == Line("Slurm", "green", "slurm 24.11, 3 partitions, 3 nodes in use or free")
+
+
+def test_partitions_are_merged_and_read():
+    found = slurm.read_partitions(SINFO)
+    assert list(found) == ["cpu", "gpu", "old"]
+    gpu = found["gpu"]
+    assert (gpu.nodes, gpu.cpus, gpu.mem_mb, gpu.time_min) == (3, 48, 256000, 7 * 24 * 60)
+    assert gpu.gres == "gpu:rtx8000:4,gpu:a100:2(S:0-1)"
+    assert found["old"].time_min is None and not found["old"].up
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"partition": "gpus"}, "no such partition"),
+    ({"partition": "old"}, "is down"),
+    ({"partition": "cpu", "steps": {"train": {"gpus": 1}}}, "there is none"),
+    ({"steps": {"train": {"partition": "gpu", "gpus": 1, "gpu_type": "h100"}}}, "type h100"),
+    ({"partition": "cpu", "steps": {"train": {"time": "7d"}}}, "train asks for 7 d"),
+    ({"partition": "cpu", "steps": {"fit": {"mem": "500GB"}}}, "fit asks for 500 GB"),
+    ({"partition": "cpu", "steps": {"fit": {"cpus": 64}}}, "fit asks for 64 cores"),
+])
+def test_partitions_that_do_not_fit_the_profile(values, words):
+    lines = list(slurm.partition_lines(profile(**values), slurm.read_partitions(SINFO)))
+    red = [line for line in lines if line.state == "red"]
+    assert len(red) == 1 and words in red[0].words and red[0].todo
+
+
+def test_an_unknown_partition_names_the_nearest():
+    (line,) = slurm.partition_lines(profile(partition="gpus"), slurm.read_partitions(SINFO))
+    assert "did you mean 'gpu'?" in line.todo
+
+
+def test_no_accounting_is_yellow_only():
+    line = slurm.accounting_line(Programs(sacct=Answer(1, "", "accounting storage is disabled")))
+    assert line.state == "yellow" and "accounting storage is disabled" in line.words
+
+
+@pytest.mark.parametrize(("answer", "state"), [
+    (said("pr_42|normal\n"), "green"), (said("pr_43|normal\n"), "red"),
+    (said("pr_42|long\n"), "red"), (said(""), "yellow"), (Answer(1, "", "no database"), "off")])
+def test_account(answer, state):
+    line = slurm.account_line(profile(account="pr_42", qos="normal"), Programs(sacctmgr=answer))
+    assert line.state == state
+
+
+# ---- places ----
+
+def test_workspace_writable_and_left_clean(tmp_path):
+    config = config_in(tmp_path / "here")
+    lines = list(places.workspace_lines(config, Programs()))
+    assert lines[0].state in ("green", "yellow") and lines[1].state == "off"
+    assert lines[1].words == "not needed for cluster local"
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["cluster.yaml"]
+
+
+def test_workspace_that_cannot_be_written():
+    config = configuration.load(overrides={"paths.workspace": ("/proc/nothing", "--workspace")},
+                                environ={})
+    (line,) = places.workspace_lines(config, Programs())
+    assert line.state == "red" and "/proc is not writable" in line.words
+
+
+SLURM = "cluster: greene\nclusters: {greene: {partition: cpu, account: pr_42}}\n"
+
+
+def test_a_node_looks_at_the_workspace(tmp_path):
+    config = config_in(tmp_path, SLURM)
+
+    def node(command):
+        assert command[:2] == ["srun", "--immediate=10"] and "--partition=cpu" in command
+        token = Path(command[-1])
+        return said(token.read_text() + "n7\n")
+
+    line = places.shared_line(config, tmp_path, node)
+    assert line.state == "green" and line.words.startswith("node n7 reads it")
+
+
+@pytest.mark.parametrize(("answer", "state"), [
+    (Answer(1, "", "cat: /x: No such file or directory"), "red"),
+    (Answer(1, "", "srun: error: Unable to allocate resources"), "yellow"),
+    (Answer(None, "", "srun did not answer within 60 s"), "yellow")])
+def test_a_node_that_does_not_see_the_workspace(tmp_path, answer, state):
+    config = config_in(tmp_path, SLURM)
+    line = places.shared_line(config, tmp_path, Programs(srun=answer))
+    assert line.state == state and line.todo
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster.yaml"]
+
+
+def test_filesystem_is_that_of_the_longest_mount_point():
+    mounts = ("overlay / overlay rw 0 0\nserver:/x /scratch nfs4 rw 0 0\n"
+              "tmpfs /scratch/my\\040tmp tmpfs rw 0 0\n")
+    assert places.filesystem(Path("/scratch/you"), mounts) == "nfs4"
+    assert places.filesystem(Path("/scratch/my tmp/a"), mounts) == "tmpfs"
+    assert places.filesystem(Path("/scratchy"), mounts) == "overlay"
+
+
+def test_audio_is_counted(tmp_path):
+    for name in ("one/a_1500000000.wav", "two/b_1500000000.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"RIFF")
+    line = places.audio_line(tmp_path)
+    assert (line.state, line.words) == ("green", "2 recordings of 2 sensors, 0.00 GB")
+
+
+def test_missing_places_are_red_and_unset_ones_are_not(tmp_path):
+    assert places.audio_line(None).state == "off"
+    assert places.audio_line(tmp_path / "nowhere").state == "red"
+    assert places.audio_line(tmp_path).state == "red"
+    assert places.embeddings_line(None).state == "off"
+    assert places.embeddings_line(tmp_path / "nowhere").state == "red"
+    assert places.sonyc_line(None).state == "off"
+
+
+def test_untrained_weights_are_yellow(tmp_path):
+    line = places.weights_line(config_in(tmp_path, "paths: {weights: untrained}\n"))
+    assert line.state == "yellow" and "random weights" in line.words
+
+
+def test_weights_that_are_not_there_are_red(tmp_path):
+    line = places.weights_line(config_in(tmp_path, "paths: {weights: nowhere.h5}\n"))
+    assert line.state == "red" and line.todo
+
+
+# ---- the whole ----
+
+def test_every_red_line_says_what_to_do():
+    error = InputError("is broken", where="x.h5", allowed="a good one", hint="try again")
+    line = from_error("weights", error)
+    assert line == Line("weights", "red", "x.h5: is broken", "a good one try again")
+    assert from_error("weights", InputError("is broken")).todo
+
+
+def test_examine_on_local_without_slurm(tmp_path):
+    lines = list(examine(config_in(tmp_path), probe=False, ask=Programs(bash=said(""))))
+    found = states(lines)
+    assert found["Slurm"] == found["workspace is shared"] == "off"
+    assert found["scripts"] == "green"
+    assert not [line for line in lines if line.state == "red"]
+    assert all(json.dumps(line.as_json()) for line in lines)
+
+
+def test_examine_imports_no_tensorflow(tmp_path):
+    code = ("import sys\nfrom l3hpc.workflow import config, doctor\n"
+            "list(doctor.examine(config.load(environ={}), probe=False))\n"
+            "print([m for m in ('tensorflow', 'pandas', 'sklearn') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          cwd=tmp_path)
+    assert done.stdout.strip() == "[]"
+
+
+def test_ask_never_raises():
+    assert ask(["/nowhere/program"]).code is None
+    assert ask([sys.executable, "-c", "import time; time.sleep(9)"], timeout=0.2).code is None
+    answer = ask([sys.executable, "-c", "import sys; sys.exit('no')"])
+    assert (answer.code, answer.reason) == (1, "no")
+
+
+# ---- scripts ----
+
+def test_every_delivered_script_is_tried_once(tmp_path):
+    seen = []
+
+    def sbatch(command):
+        assert command[:2] == ["sbatch", "--test-only"]
+        seen.append(Path(command[2]).read_text())
+        return Answer(0, "", "sbatch: Job 1 to start at 2026-11-20T12:00:00")
+
+    (line,) = scripts.script_lines(config_in(tmp_path, SLURM), sbatch)
+    assert line.state == "green" and len(seen) == len(set(seen)) == 8
+    assert all("--account=pr_42" in text for text in seen)
+
+
+def test_a_script_that_slurm_refuses_is_red(tmp_path):
+    def sbatch(command):
+        refused = "l3-doctor-train" in Path(command[2]).read_text()
+        return Answer(1, "", "allocation failure: Invalid qos") if refused else said("")
+
+    lines = list(scripts.script_lines(config_in(tmp_path, SLURM), sbatch))
+    assert [(line.state, line.check) for line in lines] == [
+        ("yellow", "scripts"), ("red", "script of train (all)")]
+    assert lines[1].words == "Invalid qos" and lines[1].todo
+
+
+def test_a_broken_pipeline_of_the_working_folder_is_red(tmp_path, monkeypatch):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "mine.yaml").write_text("steps:\n  trian:\n")
+    config = config_in(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    lines = list(scripts.script_lines(config, Programs(bash=said(""))))
+    assert [line.check for line in lines if line.state == "red"] == ["pipeline mine"]
+    assert "did you mean 'train'" in lines[-1].todo
+
+
+# ---- results sheet ----
+
+@pytest.mark.parametrize(("content", "mode", "words"), [
+    (None, 0o600, "cannot be read"), ("{", 0o600, "is not JSON"),
+    ('{"type": "authorized_user"}', 0o600, "not the key of a service account"),
+    ('{"type": "service_account"}', 0o644, "can be read by others")])
+def test_key_file_faults(tmp_path, content, mode, words):
+    key = tmp_path / "key.json"
+    if content is not None:
+        key.write_text(content)
+        key.chmod(mode)
+    text = f"ledger: {{sheet_id: abcdefgh, key_file: {key}}}\n"
+    line = results.results_line(config_in(tmp_path / "here", text))
+    assert line.state == "red" and words in line.words and line.todo
+
+
+def test_no_sheet_is_no_fault(tmp_path):
+    assert results.results_line(config_in(tmp_path)).state == "off"
