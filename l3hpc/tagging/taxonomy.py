@@ -70,10 +70,10 @@ class Taxonomy:
                 name = _name(value, f"fine.{category.id}.{key}", where)
                 tags.append(FineTag(category.id, label, name, label == OTHER))
         self.fine = tuple(tags)
-        for columns in (self.fine_columns, self.coarse_columns):
-            for column in columns:
-                if columns.count(column) > 1:
-                    raise InputError(f"'{column}' occurs twice", where=where)
+        for names in (self.fine_columns, [tag.name for tag in self.coarse]):
+            for name in names:
+                if names.count(name) > 1:
+                    raise InputError(f"'{name}' occurs twice", where=where)
         for category in self.coarse:
             if not self.complete(category.id):
                 raise InputError(f"category {category.id} has no fine tag beside X", where=where)

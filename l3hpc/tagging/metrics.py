@@ -1,0 +1,153 @@
+"""Scores a predictions file: AUPRC and F1, micro, macro and per category, on both levels.
+
+The numbers are those of the SONYC-UST / DCASE urban sound tagging evaluation, with a fixed order
+where recalls tie (see ``counts.area``), so that the same files always give the same digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l3hpc.errors import InputError
+from l3hpc.tagging import predictions as predictions_file
+from l3hpc.tagging.annotations import Annotations
+from l3hpc.tagging.counts import (
+    CategoryEvents,
+    Counts,
+    Union,
+    area,
+    f1_at_half,
+    precision_recall,
+)
+from l3hpc.tagging.predictions import Predictions
+from l3hpc.tagging.taxonomy import Taxonomy
+
+LEVELS = ("fine", "coarse")
+CURVE_POINTS = 200
+
+
+def evaluate(
+    predictions: Path | str | Predictions, annotations: Path | str | Annotations,
+    taxonomy: Path | str | Taxonomy, split: str = "validate", *, bootstrap: int = 0,
+    confidence: float = 0.95, seed: int = 20180216,
+) -> dict[str, Any]:
+    """Score predictions of the clips that annotator 0 tagged in ``split``.
+
+    Returns a JSON-ready dict: ``fine`` and ``coarse``, each with ``micro_auprc``, ``micro_f1`` (at
+    0.5), ``macro_auprc``, ``class_auprc`` {category: value}, ``class_positives`` {category: clips}
+    and ``curves`` {category or 'micro': {threshold, precision, recall}} (at most 200 points);
+    ``files``, ``split``, ``warnings``. With ``bootstrap`` resamplings of the clips each level also
+    has ``confidence``: {level, samples, micro_auprc: [low, high], …, class_auprc: {…}}.
+
+    Raises ``InputError`` where predictions are missing or belong to no clip of the split (with
+    names); the order of rows and columns does not matter.
+    """
+    if not isinstance(taxonomy, Taxonomy):
+        taxonomy = Taxonomy.load(taxonomy)
+    if not isinstance(annotations, Annotations):
+        annotations = Annotations.load(annotations, taxonomy)
+    where = "predictions" if isinstance(predictions, Predictions) else str(predictions)
+    if not isinstance(predictions, Predictions):
+        predictions = predictions_file.read(predictions, taxonomy)
+    files, fine_truth, coarse_truth = annotations.ground_truth(split)
+    order = _align(predictions.files, files, where, split)
+    levels = {
+        "fine": _fine_events(taxonomy, fine_truth, predictions.fine[order]),
+        "coarse": [
+            CategoryEvents(coarse_truth[:, [place]], predictions.coarse[order][:, [place]])
+            for place in range(len(taxonomy.coarse))],
+    }
+    names = [tag.name for tag in taxonomy.coarse]
+    positives = {"fine": _any_fine(taxonomy, fine_truth), "coarse": coarse_truth}
+    result: dict[str, Any] = {"split": split, "files": len(files),
+                              "warnings": list(predictions.warnings)}
+    for level, events in levels.items():
+        union = Union(events)
+        counts = [category.count() for category in events]
+        micro = union.count(counts)
+        result[level] = _numbers(names, counts, micro)
+        result[level]["class_positives"] = dict(
+            zip(names, positives[level].sum(axis=0).tolist(), strict=True))
+        result[level]["curves"] = {name: _curve(one)
+                                   for name, one in zip(names, counts, strict=True)}
+        result[level]["curves"]["micro"] = _curve(micro)
+        if bootstrap:
+            result[level]["confidence"] = _bootstrap(
+                names, events, union, len(files), bootstrap, confidence, seed)
+    return result
+
+
+def published(result: dict[str, Any]) -> dict[str, Any]:
+    """The part of ``evaluate``'s result that the published ``evaluation.json`` has."""
+    keys = ("micro_auprc", "micro_f1", "macro_auprc", "class_auprc")
+    return {level: {key: result[level][key] for key in keys} for level in LEVELS}
+
+
+def _align(found: Sequence[str], wanted: Sequence[str], where: str, split: str) -> np.ndarray:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    problems = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+                for names, what in ((missing, "missing"), (extra, "not among them")) if names]
+    if problems:
+        raise InputError(
+            f"{len(found)} clips do not match the {len(wanted)} agreed ones of split '{split}': "
+            + ", ".join(problems), where=where,
+            hint="Predict exactly the clips of one split, or choose the split.")
+    place = {name: row for row, name in enumerate(found)}
+    return np.array([place[name] for name in wanted], np.int64)
+
+
+def _fine_events(taxonomy: Taxonomy, truth: np.ndarray,
+                 predicted: np.ndarray) -> list[CategoryEvents]:
+    events = []
+    for category in taxonomy.coarse:
+        tags, other = taxonomy.complete(category.id), taxonomy.other(category.id)
+        uncertain = (None, None) if other is None else (truth[:, other], predicted[:, other])
+        events.append(CategoryEvents(truth[:, tags], predicted[:, tags], *uncertain))
+    return events
+
+
+def _any_fine(taxonomy: Taxonomy, truth: np.ndarray) -> np.ndarray:
+    return np.stack([
+        truth[:, [place for place, tag in enumerate(taxonomy.fine) if tag.coarse == category.id]]
+        .any(axis=1) for category in taxonomy.coarse], axis=1)
+
+
+def _numbers(names: list[str], counts: list[Counts], micro: Counts) -> dict[str, Any]:
+    areas = [area(one) for one in counts]
+    return {"micro_auprc": area(micro), "micro_f1": f1_at_half(micro),
+            "macro_auprc": float(np.mean(areas)),
+            "class_auprc": dict(zip(names, areas, strict=True))}
+
+
+def _curve(counts: Counts) -> dict[str, list[float]]:
+    precision, recall = precision_recall(counts)
+    rows = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int))
+    return {"threshold": counts.threshold[rows].tolist(), "precision": precision[rows].tolist(),
+            "recall": recall[rows].tolist()}
+
+
+def _bootstrap(names: list[str], events: list[CategoryEvents], union: Union, clips: int,
+               samples: int, confidence: float, seed: int) -> dict[str, Any]:
+    """Percentile intervals over resampled clips; thresholds stay those of the full set."""
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(samples):
+        weight = np.bincount(rng.integers(clips, size=clips), minlength=clips)
+        counts = [category.count(weight) for category in events]
+        drawn.append(_numbers(names, counts, union.count(counts)))
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+
+    def interval(values: list[float]) -> list[float]:
+        return [float(value) for value in np.quantile(values, tails)]
+
+    return {
+        "level": confidence, "samples": samples,
+        **{key: interval([one[key] for one in drawn])
+           for key in ("micro_auprc", "micro_f1", "macro_auprc")},
+        "class_auprc": {name: interval([one["class_auprc"][name] for one in drawn])
+                        for name in names},
+    }

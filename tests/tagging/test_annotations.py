@@ -1,0 +1,104 @@
+"""Annotations: both versions, votes, the agreed annotator, refusals with place."""
+
+import numpy as np
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.tagging.annotations import Annotations
+
+ROWS = [
+    ("train", 1, "01_000002.wav", 5, {"1-1_small-sounding-engine": 1, "1_engine": 1}),
+    ("train", 1, "01_000002.wav", 6, {"5-3_siren": 1, "5_alert-signal": 1}),
+    ("train", 0, "00_000001.wav", 5, {"8-1_dog-barking-whining": -1, "8_dog": -1}),
+    ("train", 0, "00_000001.wav", 7, {"8-1_dog-barking-whining": -1, "8_dog": -1}),
+    ("validate", 2, "02_000003.wav", 5, {"6-X_music-from-uncertain-source": 1, "6_music": 1}),
+    ("validate", 2, "02_000003.wav", 0, {"7-3_large-crowd": 1, "7_human-voice": 1}),
+    ("validate", 2, "02_000003.wav", -2, {"8-1_dog-barking-whining": 1, "8_dog": 1}),
+    ("validate", 3, "03_000004.wav", 5, {"8-1_dog-barking-whining": 1, "8_dog": 1}),
+]
+
+
+@pytest.fixture(params=[1, 2])
+def annotations(request, write_annotations, taxonomy):
+    path = write_annotations(ROWS, taxonomy, version=request.param)
+    loaded = Annotations.load(path, taxonomy)
+    assert loaded.version == request.param
+    return loaded
+
+
+def test_files_and_splits(annotations):
+    assert annotations.files() == ["00_000001.wav", "01_000002.wav", "02_000003.wav",
+                                   "03_000004.wav"]
+    assert annotations.files("validate") == ["02_000003.wav", "03_000004.wav"]
+    assert annotations.splits() == ["train", "validate"]
+    assert annotations.sensor_of("01_000002.wav") == "1"
+
+
+def present(annotations, row, level):
+    names = {"fine": annotations.taxonomy.fine_columns,
+             "coarse": annotations.taxonomy.coarse_columns}[level]
+    return [names[place] for place in np.flatnonzero(row)]
+
+
+def test_targets_any_volunteer_unless_agreed_and_minus_one_is_no_vote(annotations):
+    files = ["02_000003.wav", "00_000001.wav", "01_000002.wav", "03_000004.wav"]
+    fine, coarse = annotations.targets(files, "fine"), annotations.targets(files, "coarse")
+    assert fine.shape == (4, 29) and coarse.shape == (4, 8) and fine.dtype == np.float32
+    assert [present(annotations, row, "fine") for row in fine] == [
+        ["7-3_large-crowd"], [], ["1-1_small-sounding-engine", "5-3_siren"],
+        ["8-1_dog-barking-whining"]]
+    assert [present(annotations, row, "coarse") for row in coarse] == [
+        ["7_human-voice"], [], ["1_engine", "5_alert-signal"], ["8_dog"]]
+
+
+def test_ground_truth_is_annotator_zero_only(annotations):
+    files, fine, coarse = annotations.ground_truth("validate")
+    assert files == ["02_000003.wav"]
+    assert present(annotations, fine[0], "fine") == ["7-3_large-crowd"]
+    assert present(annotations, coarse[0], "coarse") == ["7_human-voice"]
+    with pytest.raises(InputError) as caught:
+        annotations.ground_truth("train")
+    assert "splits with agreed annotations: validate" in str(caught.value)
+
+
+def test_unknown_names_are_refused(annotations):
+    with pytest.raises(InputError, match="no annotation of 'x.wav'"):
+        annotations.targets(["x.wav"], "fine")
+    with pytest.raises(InputError, match="did you mean 'coarse'"):
+        annotations.targets([], "corase")
+    with pytest.raises(InputError, match="did you mean 'validate'"):
+        annotations.ground_truth("validation")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda rows: rows + [("valid", 1, "x.wav", 1, {})], [":10", "unknown split 'valid'",
+                                                         "did you mean 'validate'"]),
+    (lambda rows: rows + [("train", 2, "02_000003.wav", 9, {})], ["'02_000003.wav' is in two"]),
+    (lambda rows: rows + [rows[0]], [":10", "annotator 5 tagged '01_000002.wav' twice", "line 2"]),
+    (lambda rows: rows + [("train", 1, "x.wav", 1, {"1_engine": 2})],
+     [":10", "1_engine_presence is '2'", "-1 for not annotated"]),
+    (lambda rows: rows + [("train", 1, "x.wav", 1, {"1_engine": "yes"})],
+     [":10", "1_engine_presence is 'yes'"]),
+    (lambda rows: rows + [("train", 1, "x.wav", "bob", {})], [":10", "annotator_id is 'bob'"]),
+    (lambda rows: rows + [("train", 1, "", 1, {})], [":10", "audio_filename is empty"]),
+])
+def test_broken_rows_are_refused_with_the_line(write_annotations, taxonomy, change, words):
+    path = write_annotations(change(list(ROWS)), taxonomy)
+    with pytest.raises(InputError) as caught:
+        Annotations.load(path, taxonomy)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_columns_and_files_are_refused(write_annotations, taxonomy, tmp_path):
+    path = write_annotations(ROWS, taxonomy)
+    path.write_text(path.read_text().replace("5-3_siren_presence", "5-3_sirens_presence"))
+    with pytest.raises(InputError) as caught:
+        Annotations.load(path, taxonomy)
+    assert "column '5-3_siren_presence' is missing" in str(caught.value)
+    assert "did you mean the column '5-3_sirens_presence'" in str(caught.value)
+    with pytest.raises(InputError, match="cannot read the annotations"):
+        Annotations.load(tmp_path / "none.csv", taxonomy)
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(InputError, match="not a CSV table"):
+        Annotations.load(tmp_path / "empty.csv", taxonomy)

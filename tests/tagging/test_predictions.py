@@ -1,0 +1,63 @@
+"""Predictions files: layout, exact round trip, levels filled from one another, refusals."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.tagging import predictions
+
+
+def test_layout_and_round_trip(tmp_path, taxonomy, rng):
+    values = rng.random((3, 37)).astype(np.float32)
+    made = predictions.Predictions(["b.wav", "c.wav", "a.wav"], values[:, :29], values[:, 29:])
+    predictions.write(tmp_path / "p.csv", made, taxonomy)
+    with open(tmp_path / "p.csv", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows[0] == ["audio_filename", *taxonomy.fine_columns, *taxonomy.coarse_columns]
+    assert [row[0] for row in rows[1:]] == ["a.wav", "b.wav", "c.wav"] and len(rows[0]) == 38
+    back = predictions.read(tmp_path / "p.csv", taxonomy)
+    assert back.files == ["a.wav", "b.wav", "c.wav"] and back.warnings == []
+    np.testing.assert_array_equal(back.fine.astype(np.float32), values[[2, 0, 1], :29])
+    np.testing.assert_array_equal(back.coarse.astype(np.float32), values[[2, 0, 1], 29:])
+
+
+def test_a_fine_classifier_fills_categories_with_its_likeliest_tag(taxonomy, rng):
+    complete = rng.random((4, 23))
+    made = predictions.from_fine(list("abcd"), complete, taxonomy)
+    assert made.fine.shape == (4, 29) and not made.fine[:, [t.is_x for t in taxonomy.fine]].any()
+    np.testing.assert_array_equal(made.fine[:, taxonomy.complete_fine], complete)
+    np.testing.assert_array_equal(made.coarse[:, 0], complete[:, :3].max(axis=1))
+    np.testing.assert_array_equal(made.coarse[:, 7], complete[:, 22])
+
+
+def test_a_coarse_classifier_leaves_fine_tags_at_zero_and_both_combine(taxonomy, rng):
+    coarse = predictions.from_coarse(list("ab"), rng.random((2, 8)), taxonomy)
+    assert not coarse.fine.any() and coarse.fine.shape == (2, 29)
+    fine = predictions.from_fine(list("ab"), rng.random((2, 23)), taxonomy)
+    both = predictions.combine(fine, coarse)
+    assert both.fine is fine.fine and both.coarse is coarse.coarse
+    with pytest.raises(InputError):
+        predictions.combine(fine, predictions.from_coarse(list("ba"), coarse.coarse, taxonomy))
+
+
+def test_values_outside_are_cut_off_with_a_warning(tmp_path, taxonomy):
+    (tmp_path / "p.csv").write_text("audio_filename,8_dog\na.wav,1.5\nb.wav,-1\n")
+    read = predictions.read(tmp_path / "p.csv", taxonomy)
+    assert read.coarse[:, 7].tolist() == [1.0, 0.0]
+    assert "column '8_dog' has values outside [0, 1]: cut off" in read.warnings
+    assert len(read.warnings) == 37  # and 36 columns are missing
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("file,8_dog\na.wav,1\n", "column 'audio_filename' is missing"),
+    ("audio_filename,8_dog\na.wav,loud\n", "p.csv:2: 8_dog is 'loud'"),
+    ("audio_filename,8_dog\na.wav,1\na.wav,1\n", "'a.wav' is listed twice"),
+    ("", "not a CSV table"),
+])
+def test_broken_files_are_refused(tmp_path, taxonomy, text, words):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(InputError) as caught:
+        predictions.read(tmp_path / "p.csv", taxonomy)
+    assert words in str(caught.value)
