@@ -31,31 +31,33 @@ class Outside:
     file: bool = False
 
 
-def student(workspace: Path, word: str) -> Outside:
+def student(workspace: Path, word: str, cluster: str) -> Outside:
     """The trained student that ``--student`` names: a run, a weight file, or ``latest``.
+
+    cluster: the profile of the new plan; only its jobs can wait for a run that still works there.
 
     Raises ``InputError`` with the runs that have one.
     """
     known = records.read_all(workspace)
     if word == "latest":
         for record in known:
-            found = _usable(workspace, record, "train")
+            found = _usable(workspace, record, "train", cluster)
             if found is not None:
                 return found
         raise InputError(
             f"no run in {workspace} has trained a student", where="--student latest",
             hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
     if any(record.run == word for record in known) or not Path(word).is_file():
-        return of_run(workspace, word, "train", known)
+        return of_run(workspace, word, "train", known, cluster)
     path = Path(word).resolve()
     return Outside(path, "", run=None, file=True)
 
 
-def given(workspace: Path, kind: str, word: str, where: str) -> Outside:
+def given(workspace: Path, kind: str, word: str, where: str, cluster: str) -> Outside:
     """An input named on the command line: a folder, or a run that made it."""
     known = records.read_all(workspace)
     if any(record.run == word for record in known):
-        return of_run(workspace, word, kind, known)
+        return of_run(workspace, word, kind, known, cluster)
     path = Path(word)
     if not path.is_dir():
         raise InputError(f"{word!r} is neither a folder nor a run", where=where)
@@ -65,14 +67,16 @@ def given(workspace: Path, kind: str, word: str, where: str) -> Outside:
     return Outside(path, fingerprint.of_folder(path))
 
 
-def of_run(workspace: Path, run: str, kind: str, known: list[RunRecord]) -> Outside:
+def of_run(workspace: Path, run: str, kind: str, known: list[RunRecord],
+           cluster: str) -> Outside:
     """The output of the step ``kind`` of one run; ``InputError`` if it has and will have none."""
-    usable = [record.run for record in known if _usable(workspace, record, kind) is not None]
+    usable = [record.run for record in known if _usable(workspace, record, kind, cluster)]
     for record in known:
         if record.run == run:
-            found = _usable(workspace, record, kind)
+            found = _usable(workspace, record, kind, cluster)
             if found is None:
-                raise InputError(f"the run {run!r} has no finished {kind} and no job that makes it",
+                raise InputError(f"the run {run!r} has no finished {kind}, and no job on {cluster} "
+                                 "that makes it",
                                  allowed=f"these have one: {', '.join(usable)}" if usable else None)
             return found
     raise InputError(f"{run!r} is neither a run nor a file",
@@ -80,13 +84,14 @@ def of_run(workspace: Path, run: str, kind: str, known: list[RunRecord]) -> Outs
                      hint="list the runs with l3hpc status")
 
 
-def _usable(workspace: Path, record: RunRecord, kind: str) -> Outside | None:
+def _usable(workspace: Path, record: RunRecord, kind: str, cluster: str) -> Outside | None:
     for step in record.steps:
         if step.kind == kind:
             artifact = Path(step.artifact)
             if _finished(step):
                 waits: tuple[str, ...] = ()
-            elif record.state == "submitted" and step.state == "submitted" and step.job:
+            elif (record.state == step.state == "submitted" and step.job
+                  and not record.local and record.cluster == cluster):
                 waits = (step.job,)
             else:
                 continue

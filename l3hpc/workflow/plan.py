@@ -169,13 +169,15 @@ def _sources(item: Wanted, kept: Mapping[str, Wanted], config: Config,
     folders = [kind for kind in item.step.given if kind in EMBEDDINGS and kind not in named]
     for kind in item.step.given:
         if kind in named:
-            result[kind] = outside.given(config.workspace, kind, named[kind], f"--input {kind}")
+            result[kind] = outside.given(config.workspace, kind, named[kind], f"--input {kind}",
+                                         config.profile.name)
         elif kind == "train":
             if item.params.get("student") is None:
-                result[kind] = outside.student(config.workspace, request.student or "latest")
+                result[kind] = outside.student(config.workspace, request.student or "latest",
+                                               config.profile.name)
         elif kind in folders and kind == folders[-1] and config.paths.embeddings:
             result[kind] = outside.given(config.workspace, kind, str(config.paths.embeddings),
-                                         config.origin("paths.embeddings"))
+                                         config.origin("paths.embeddings"), config.profile.name)
         elif inputs[kind] == "required" or (kind in folders and kind == folders[-1]):
             hint = f"--embedding-dir FOLDER, or --input {kind}=FOLDER (or a run that has it)"
             raise InputError(

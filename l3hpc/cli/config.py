@@ -1,0 +1,93 @@
+"""``l3hpc config show|check``: the effective values, and whether they would work."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from l3hpc.errors import EXIT_OK, EXIT_USAGE
+
+EXAMPLES = """\b
+Examples:
+  l3hpc config show
+  l3hpc config show --cluster greene --json
+  l3hpc config check
+"""
+
+
+@click.group("config", epilog=EXAMPLES)
+def command() -> None:
+    """Show or check the effective configuration.
+
+    Values come from the command line, cluster.yaml, the environment variables of the published
+    jobs (AUDIO_DIR, EMBEDDING_DIR, OUTPUT_DIR, L3_MODEL_PATH, SONYC_UST_PATH, GSHEET_ID), or are
+    defaults; the first of these wins.
+    """
+
+
+_CLUSTER = click.option("--cluster", metavar="NAME",
+                        help="Profile. [default: the file's, or local]")
+_FILE = click.option("--config", "config_file", metavar="FILE",
+                     help="Another cluster.yaml. [default: the working folder's]")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@command.command("show")
+@_CLUSTER
+@_FILE
+@_JSON
+@click.option("--all", "everything", is_flag=True, help="Also values that are not set.")
+def show(cluster: str | None, config_file: str | None, as_json: bool, everything: bool) -> int:
+    """Print every effective value and where it comes from."""
+    from l3hpc.workflow import config as configuration
+
+    config = configuration.load(config_file, cluster)
+    values = config.values()
+    if as_json:
+        rows = {key: {"value": value, "origin": config.origin(key)}
+                for key, value in values.items()}
+        click.echo(json.dumps({"schema": 1, "file": str(config.file), "values": rows}, indent=2,
+                              ensure_ascii=False))
+        return EXIT_OK
+    shown = {key: _words(value) for key, value in values.items()
+             if everything or _words(value) or config.origin(key) != "default"}
+    width = max(map(len, shown))
+    longest = min(max(map(len, shown.values())), 60)
+    for key, text in shown.items():
+        click.echo(f"{key:<{width}}  {text:<{longest}}  {config.origin(key)}".rstrip())
+    return EXIT_OK
+
+
+@command.command("check")
+@_CLUSTER
+@_FILE
+@_JSON
+def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
+    """Check cluster.yaml, paths, pipelines and templates; exit code 2 if something is wrong."""
+    from l3hpc.workflow import config as configuration
+    from l3hpc.workflow import configcheck
+
+    findings = configcheck.check(configuration.load(config_file, cluster))
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "findings": [vars(one) for one in findings]}, indent=2,
+                              ensure_ascii=False))
+    else:
+        width = max(len(one.what) for one in findings)
+        for one in findings:
+            click.echo(f"{'ok ' if one.ok else 'BAD'}  {one.what:<{width}}  {one.detail}")
+            if not one.ok and one.fix:
+                for line in one.fix.splitlines():
+                    click.echo(f"{'':<{width + 5}}  {line}")
+    return EXIT_OK if all(one.ok for one in findings) else EXIT_USAGE
+
+
+def _words(value: object) -> str:
+    if value is None or value == [] or value == {}:
+        return ""
+    if isinstance(value, dict):
+        said = {key: _words(item) for key, item in value.items() if item is not None}
+        return ", ".join(f"{key}: {item}" for key, item in said.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(str(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

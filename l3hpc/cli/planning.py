@@ -1,0 +1,114 @@
+"""The options that ``submit`` and ``render`` share: everything that makes a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from l3hpc.errors import InputError
+from l3hpc.workflow.options import DOWNSTREAM, OPTIONS, PATH_OPTIONS, UPSTREAM, Option
+
+if TYPE_CHECKING:
+    from l3hpc.workflow.config import Config
+    from l3hpc.workflow.model import Plan
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_PATHS = {
+    "--workspace": "Folder of runs, artifacts and journals.",
+    "--audio-dir": "Folder of audio: WAV, FLAC, OGG or HDF5.",
+    "--embedding-dir": "Folder of published embeddings, for --from.",
+    "--weights": "The teacher: a weight file, or 'untrained' (demonstration only).",
+    "--sonyc-ust": "Folder of SONYC-UST: annotations.csv, taxonomy, audio/.",
+}
+
+
+def plan_options(command: Command) -> Command:
+    """Add all of them to a click command."""
+    options = [
+        *(_click(option) for option in (*UPSTREAM, *DOWNSTREAM)),
+        *(click.option(name, metavar="PATH", help=f"{text} [default: cluster.yaml's]")
+          for name, text in _PATHS.items()),
+        click.option("--embedding-valid-dir", metavar="PATH",
+                     help="Its validate/ folder, where --embedding-dir names its train/."),
+        click.option("--from", "start", metavar="STEP",
+                     help="Start at this step; what it needs comes from outside."),
+        click.option("--input", "inputs", metavar="STEP=PATH|RUN", multiple=True,
+                     help="Folder or run that stands for a step's output. Repeatable."),
+        click.option("--student", metavar="RUN|FILE", help=(
+            "Whose student downstream uses: a run, a weight file or 'latest'. "
+            "[default: latest]")),
+        click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True, help=(
+            "Any parameter, or cpus, mem (16GB), gpus, time (4h) of a step. Repeatable.")),
+        click.option("--name", help="Begins the run's name. [default: the pipeline's name]"),
+        click.option("--cluster", metavar="NAME",
+                     help="Profile of cluster.yaml. [default: local, or what the file says]"),
+        click.option("--config", "config_file", metavar="FILE",
+                     help="Another cluster.yaml. [default: the working folder's]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return click.argument("pipeline", shell_complete=_complete)(command)
+
+
+def make_plan(pipeline: str, values: dict[str, Any]) -> tuple[Plan, Config]:
+    """The plan that these options ask for. Takes its own options out of ``values``."""
+    from l3hpc.workflow import config as configuration
+    from l3hpc.workflow import plan as planning
+
+    options: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        value = values.pop(name.replace("-", "_"))
+        options[name] = option.parse(value) if option.kind == "numbers" and value else value
+    valid = values.pop("embedding_valid_dir")
+    if valid is not None:
+        values["embedding_dir"] = _pair(values["embedding_dir"], valid)
+    overrides = {}
+    for key, name in PATH_OPTIONS.items():
+        path = values.pop(name.removeprefix("--").replace("-", "_"))
+        if path is not None:
+            overrides[key] = (path, name)
+    config = configuration.load(values.pop("config_file"), values.pop("cluster"),
+                                overrides=overrides)
+    request = planning.Request(
+        options=options, sets=values.pop("sets"), name=values.pop("name"),
+        start=values.pop("start"), student=values.pop("student"),
+        inputs=dict(_input(text) for text in values.pop("inputs")))
+    return planning.build(pipeline, config, request), config
+
+
+def _click(option: Option) -> Callable[[Command], Command]:
+    kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT}
+    kind = click.Choice(option.choices) if option.choices else kinds.get(option.kind, click.STRING)
+    return click.option(f"--{option.name}", type=kind,
+                        help=f"{option.help} [default: {option.default}]")
+
+
+def _input(text: str) -> tuple[str, str]:
+    kind, equals, place = text.partition("=")
+    if not equals or not place:
+        raise InputError(f"--input {text!r} is not STEP=PATH",
+                         allowed="for example --input fit=upstream-20261120-1a2b")
+    return kind, place
+
+
+def _pair(train: str | None, valid: str) -> str:
+    """The folder that holds both ``train/`` and ``validate/``."""
+    from pathlib import Path
+
+    first, second = Path(train or ""), Path(valid)
+    same = train and first.resolve().parent == second.resolve().parent
+    if not same or (first.resolve().name, second.resolve().name) != ("train", "validate"):
+        raise InputError(
+            f"--embedding-dir {train} and --embedding-valid-dir {valid} do not lie side by side",
+            allowed="…/train and …/validate in one folder",
+            hint="link them together: mkdir both && ln -s …/A both/train && ln -s …/B "
+                 "both/validate, then --embedding-dir both")
+    return str(first.resolve().parent)
+
+
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from l3hpc.workflow import assets
+
+    return [name for name in assets.pipelines() if name.startswith(incomplete)]

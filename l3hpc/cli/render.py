@@ -1,0 +1,38 @@
+"""``l3hpc render PIPELINE [STEP]``: exactly the scripts that ``submit`` would hand over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from l3hpc.cli.planning import make_plan, plan_options
+
+EXAMPLES = """\b
+Examples:
+  l3hpc render upstream train --mels 64 > train.sbatch
+  l3hpc render all --cluster greene
+"""
+
+
+@click.command("render", epilog=EXAMPLES)
+@plan_options
+@click.argument("step", required=False)
+def command(pipeline: str, step: str | None, **values: Any) -> None:
+    """Print the scripts of PIPELINE, or the script of one STEP, plain on standard output.
+
+    Takes the options of submit. With STEP the output is byte for byte what is submitted (the
+    dependency is given to sbatch, not in the script).
+    """
+    from l3hpc.workflow.render import render
+
+    plan, _ = make_plan(pipeline, values)
+    if step is not None:
+        click.echo(render(plan, step), nl=False)
+        return
+    for planned in plan.steps:
+        if planned.missing:
+            click.echo(f"##### {plan.step_folder(planned.name) / 'script.sbatch'}")
+            click.echo(render(plan, planned))
+        else:
+            click.echo(f"{planned.name}: done before, nothing to submit", err=True)

@@ -1,0 +1,117 @@
+"""``l3hpc submit PIPELINE``: show what will run, then submit it as a chain of jobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from l3hpc.cli.planning import make_plan, plan_options
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError
+
+if TYPE_CHECKING:
+    from l3hpc.workflow.model import Plan, RunRecord
+
+EXAMPLES = """\b
+Examples:
+  l3hpc submit upstream --approx pca --asr 8000 --mels 64
+  l3hpc submit upstream --dry-run                         only show what would run
+  l3hpc submit upstream --cluster greene --test-only      ask Slurm about every script
+  l3hpc submit downstream --student latest
+  l3hpc submit upstream --from train --audio-dir A --embedding-dir E
+  l3hpc submit all --set train.mem=64GB --set train.epochs=300
+"""
+
+
+@click.command("submit", epilog=EXAMPLES)
+@plan_options
+@click.option("--dry-run", is_flag=True, help="Show what would run; submit nothing.")
+@click.option("--test-only", is_flag=True, help="Ask the cluster about every script; keep nothing.")
+@click.option("--detach", is_flag=True, help="On local: return at once, work on in the background.")
+@click.option("--yes", is_flag=True, help="Do not ask, however much it may cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan and its jobs as JSON.")
+def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bool, as_json: bool,
+            **values: Any) -> int:
+    """Submit PIPELINE (upstream, downstream, all, or a file of jobs/) as a chain of jobs.
+
+    Steps whose result exists already are not computed again. On 'local' the jobs run here, in
+    the foreground unless --detach. Options that a pipeline does not offer are refused.
+    """
+    from l3hpc.workflow import cost, preview
+
+    try:
+        plan, _ = make_plan(pipeline, values)
+    except InputError as error:
+        raise _nothing_submitted(error) from None
+    if not as_json:
+        click.echo(preview.text(plan))
+    if dry_run:
+        _finish(plan, None, as_json, "nothing was submitted (--dry-run)")
+        return EXIT_OK
+    if not (yes or test_only) and cost.needs_confirmation(plan) and sys.stdin.isatty():
+        click.confirm("\nsubmit it?", abort=True, err=True)
+
+    from l3hpc.progress import Progress, for_person
+    from l3hpc.workflow import submission
+
+    progress = Progress() if plan.profile.executor == "local" else for_person()
+
+    if test_only:
+        submission.submit(plan, test_only=True, progress=progress)
+        count = sum(bool(step.missing) for step in plan.steps)
+        _finish(plan, None, as_json, f"{plan.profile.name} would take all {count} scripts; "
+                                     "nothing was submitted (--test-only)")
+        return EXIT_OK
+    try:
+        record = submission.submit(
+            plan, detach=detach, progress=progress,
+            on_submitted=None if as_json else lambda record: click.echo(_submitted(plan, record)))
+    except InputError as error:
+        raise _nothing_submitted(error) from None
+    if as_json:
+        _finish(plan, record, True, "")
+    foreground = plan.profile.executor == "local" and not detach
+    if foreground and not submission.succeeded(plan.workspace, record):
+        click.echo(f"\n{plan.run} did not finish. Why:   l3hpc status {plan.run}", err=True)
+        return EXIT_FAILED
+    if foreground and not as_json:
+        click.echo(f"\n{plan.run} is done. Results:   l3hpc ledger show      "
+                   f"files: {plan.folder / 'artifacts'}")
+    return EXIT_OK
+
+
+def _submitted(plan: Plan, record: RunRecord) -> str:
+    """``submitted RUN: sample 8812 → fit 8813`` and what to type next."""
+    jobs = [step for step in record.steps if step.job]
+    if not jobs:
+        return f"\nnothing to compute; recorded as {plan.run}"
+    chain = " → ".join(f"{step.name} {step.job}" for step in jobs)
+    rows = []
+    kinds = {step.kind: step for step in plan.steps if step.missing}
+    if "train" in kinds:
+        rows.append(f"'embedding_approx_mse', key {kinds['train'].labels['model_dir']}")
+    if "evaluate" in kinds:
+        labels = kinds["evaluate"].labels
+        rows.append(f"'sonyc_ust', key {labels['output_dir']} {labels['exp_id']}")
+    lines = ["", f"submitted {plan.run}: {chain}",
+             "follow it with   l3hpc status --watch"]
+    lines += [f"its row:         {row}" for row in rows]
+    return "\n".join(lines)
+
+
+def _finish(plan: Plan, record: RunRecord | None, as_json: bool, words: str) -> None:
+    from l3hpc.workflow import preview
+
+    if as_json:
+        jobs = {step.name: step.job for step in record.steps} if record else {}
+        value = {**preview.as_json(plan), "submitted": record is not None, "jobs": jobs}
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        click.echo(f"\n{words}")
+
+
+def _nothing_submitted(error: InputError) -> InputError:
+    hint = f"{error.hint}\nnothing was submitted" if error.hint else "nothing was submitted"
+    return InputError(error.message, where=error.where, allowed=error.allowed, hint=hint)
