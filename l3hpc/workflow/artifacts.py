@@ -74,5 +74,6 @@ def check_input(name: str, folder: Path) -> None:
     if missing:
         shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
         raise InputError(
-            f"input {name!r} is not complete: {len(missing)} of {total} tasks are missing ({shown})",
+            f"input {name!r} is not complete: {len(missing)} of {total} tasks are missing "
+            f"({shown})",
             where=str(folder), hint=f"Finish step {name!r} first: l3hpc status")

@@ -60,7 +60,8 @@ class PlainDisplay:
             return f"{step.name}: started" + (f" ({number} tasks)" if number > 1 else "")
         if stage == "done":
             said = artifacts.detail(Path(step.artifact))
-            return f"{step.name}: done in {elapsed}" + (f", {said}" if said else "")
+            how = f"done in {elapsed}" if counts else "done before"
+            return f"{step.name}: {how}" + (f", {said}" if said else "")
         if stage == "failed":
             return f"{step.name}: failed. {_last_words(self._workspace, record, step)}".rstrip()
         if stage:

@@ -74,7 +74,7 @@ class LocalJobs:
         (self._folder / "stop").unlink(missing_ok=True)
 
     def stop_orphans(self) -> None:
-        """Without a runner: end the processes it left on this machine, and mark all as cancelled."""
+        """Without a runner: end the processes it left here, and mark all as cancelled."""
         for job in self.jobs.values():
             if job["state"] not in LIVE:
                 continue

@@ -1,7 +1,7 @@
 """Who is at work on something: one owner at a time, and none that stays for ever after a crash.
 
-An ``Owner`` holds numbered claim files ``<name>.owner.<n>`` beside the thing they guard. The highest
-number owns it. To take over a dead owner's claim is to create the next number (an exclusive
+An ``Owner`` holds numbered claim files ``<name>.owner.<n>`` beside the thing they guard. The
+highest number owns it. To take over a dead owner's claim is to create the next number (an exclusive
 creation, so only one process can win it). The owner rewrites its claim regularly with a growing
 ``beat``; whoever waits looks whether the beat still moves by its own clock, so the clocks of the
 machines need not agree. On the owner's own machine a vanished process is noticed at once.

@@ -118,7 +118,8 @@ def parse_sacct(text: str) -> dict[str, EndedJob]:
         exit_code = None
         if code.isdigit():
             exit_code = 128 + int(number) if number.isdigit() and int(number) else int(code)
-        ended = EndedJob(state, exit_code, float(parts[3]) if parts[3].isdigit() else None, parts[4])
+        elapsed = float(parts[3]) if parts[3].isdigit() else None
+        ended = EndedJob(state, exit_code, elapsed, parts[4])
         for job in expand(parts[0]):
             jobs[job] = ended
     return jobs

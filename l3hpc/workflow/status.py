@@ -53,8 +53,12 @@ class StepStatus:
 
 @dataclass
 class RunStatus:
-    """One run. state: ``done``, ``running`` (anything still moves), ``failed``, ``cancelled``,
-    ``refused``, ``lost``. next: the command that helps, if any. notes: what Slurm did not answer."""
+    """One run.
+
+    state: ``done``, ``running`` (anything still moves), ``failed``, ``cancelled``, ``refused`` or
+    ``lost``. next: the command that helps, if any. notes: what Slurm did not answer, and why a run
+    was refused.
+    """
 
     run: str
     pipeline: str
@@ -210,7 +214,7 @@ def _merge(status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepSta
     words = [first.words] if first.words else []
     if state == "running":
         status.progress = first.progress
-        status.elapsed_s = max((tasks[index].elapsed_s or 0 for index in by_state["running"]))
+        status.elapsed_s = max(tasks[index].elapsed_s or 0 for index in by_state["running"])
         if len(by_state["running"]) > 1:
             words.insert(0, f"{len(by_state['running'])} tasks running")
     elif first.elapsed_s:

@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.files import write_json, write_text
 from l3hpc.progress import Progress
-from l3hpc.workflow import executors, records
+from l3hpc.workflow import executors, records, render
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
 from l3hpc.workflow.shell import call
 
@@ -45,7 +44,7 @@ def submit(
     Raises ``ClusterError`` when the cluster refuses a job; then no job of the run is left.
     """
     steps = in_order(plan.steps)
-    texts = {step.name: _render().render(plan, step) for step in steps if step.missing}
+    texts = {step.name: render.render(plan, step) for step in steps if step.missing}
     if test_only:
         return _test(plan, steps, texts, progress or Progress())
     with _umask(plan.profile.umask):
@@ -92,7 +91,8 @@ def succeeded(workspace: Path, record: RunRecord) -> bool:
 
 def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
     """The steps with every step behind those that it needs."""
-    waiting, ordered, names = list(steps), [], set()
+    waiting, names = list(steps), set[str]()
+    ordered: list[PlannedStep] = []
     while waiting:
         ready = [step for step in waiting if set(step.needs) <= names]
         if not ready:
@@ -113,12 +113,6 @@ def cancel_jobs(jobs: list[str]) -> None:
     except ClusterError as error:
         if "Invalid job id" not in error.message:
             raise
-
-
-def _render() -> ModuleType:
-    from l3hpc.workflow import render
-
-    return render
 
 
 def _write_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) -> RunRecord:

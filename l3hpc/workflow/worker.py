@@ -70,6 +70,7 @@ class TaskCall:
 
 
 def _stop(signum: int, frame: Any) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # the script forwards what the group got already
     raise SystemExit(128 + signum)
 
 
@@ -97,7 +98,7 @@ def run_task(
             if already:
                 shown.note(f"task {index} of {config['name']} is done already")
                 return _result(artifact, index)
-            return _compute(config, index, artifact, shown, recorder or _journal(config_path, config))
+            return _compute(config, index, artifact, shown, recorder or _journal(config))
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (-1, 255)):  # submitit's requeue
             write_json(markers.path(marks, index, "error.json"), _last_words(error))
@@ -242,7 +243,7 @@ def _result(artifact: Path, index: int) -> dict[str, Any]:
     return value
 
 
-def _journal(config_path: Path, config: Mapping[str, Any]) -> Recorder:
+def _journal(config: Mapping[str, Any]) -> Recorder:
     """The ledger's journal in the workspace that the artifact belongs to."""
     artifact = Path(config["artifact"])  # <workspace>/artifacts/<step>/<fingerprint>
     if artifact.parent.parent.name != "artifacts":

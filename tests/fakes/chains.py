@@ -1,12 +1,9 @@
-"""Small plans of fake steps, and the script that a cluster would run for them."""
+"""Small plans of fake steps, for the real templates."""
 
 import hashlib
 import json
 import os
-import shlex
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 from l3hpc.workflow import artifacts
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
@@ -45,43 +42,6 @@ def plan(workspace, run="demo", names=CHAIN, tasks=None, params=None, on=None, s
             waits_for=tuple(waits_for) if not needs else (), extra={"version": 1}))
     return Plan(run=run, pipeline="fake", workspace=workspace, profile=on or profile(),
                 steps=tuple(made), options={})
-
-
-def script(made, step):
-    """A script with everything that the real templates promise, and nothing more."""
-    folder = made.step_folder(step.name)
-    local = made.profile.executor == "local"
-    is_array = step.tasks > 1
-    log = "%A_%a" if is_array else "%j"
-    lines = ["#!/bin/bash", f"#SBATCH --job-name=l3-{made.run}-{step.name}",
-             f"#SBATCH --output={folder}/logs/{log}_0_log.out",
-             f"#SBATCH --error={folder}/logs/{log}_0_log.err", "#SBATCH --open-mode=append",
-             f"#SBATCH --time={step.resources.time_min}",
-             f"#SBATCH --cpus-per-task={step.resources.cpus}",
-             f"#SBATCH --mem={step.resources.mem_mb}M"]
-    if made.profile.partition:
-        lines.append(f"#SBATCH --partition={made.profile.partition}")
-    if is_array:
-        lines.append("#SBATCH --array=" + ",".join(map(str, step.missing)))
-    task = "${SLURM_ARRAY_TASK_ID}" if is_array else str(step.missing[0])
-    marks = shlex.quote(f"{folder}/markers")
-    lines += [
-        "set -euo pipefail", f"marks={marks}", f"task={task}", 'rm -f "$marks/$task.exit"',
-        'echo "job=$SLURM_JOB_ID time=$(date +%s) restarts=${SLURM_RESTART_COUNT:-0}" '
-        '> "$marks/$task.begin"',
-        "trap 'code=$?; echo \"code=$code time=$(date +%s)\" > \"$marks/$task.exit\"' EXIT",
-        *(f"export {name}={shlex.quote(value)}" for name, value in made.profile.env.items()),
-        "export SUBMITIT_EXECUTOR=slurm",
-        ("" if local else "srun --unbuffered ") + f"{shlex.quote(sys.executable)} -u -m "
-        f"submitit.core._submit {shlex.quote(str(folder / 'logs'))}", ""]
-    return "\n".join(lines)
-
-
-def fake_render(monkeypatch):
-    """Let submission render with ``script``."""
-    from l3hpc.workflow import submission
-
-    monkeypatch.setattr(submission, "_render", lambda: SimpleNamespace(render=script))
 
 
 def output(made, name):

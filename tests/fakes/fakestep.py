@@ -51,5 +51,6 @@ def summary(results):
 
 
 def named(name):
-    return SimpleNamespace(NAME=name, VERSION=1, TITLE="fake", INPUTS={}, Params=FakeParams, run=run,
-                           summary=summary)
+    return SimpleNamespace(
+        NAME=name, VERSION=1, TITLE="fake", INPUTS={}, Params=FakeParams, run=run,
+        summary=summary, check=lambda params: None, shards=lambda params, upstream: [{}])

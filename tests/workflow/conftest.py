@@ -10,7 +10,6 @@ import chains as _chains  # noqa: E402
 
 @pytest.fixture
 def chains(monkeypatch):
-    """Plans of fake steps, rendered by the fakes' own script."""
+    """Plans of fake steps."""
     _chains.clean_environment(monkeypatch)
-    _chains.fake_render(monkeypatch)
     return _chains

@@ -36,6 +36,7 @@ class ScriptExecutor(SlurmExecutor):
         self._kill_on_invalid_dep = kill_on_invalid_dep
         self._text = ""
         self._dependencies: tuple[str, ...] = ()
+        self._tasks: tuple[int, ...] = ()
 
     @classmethod
     def name(cls) -> str:
@@ -61,6 +62,7 @@ class ScriptExecutor(SlurmExecutor):
         self.max_num_timeout = max_timeouts
         self.parameters["time"] = time_min
         calls = [DelayedSubmission(TaskCall(str(config), index)) for index in tasks]
+        self._tasks = tuple(tasks)
         return str(self._internal_process_submissions(calls)[0].job_id).partition("_")[0]
 
     def _internal_process_submissions(
@@ -88,8 +90,8 @@ class ScriptExecutor(SlurmExecutor):
                 pickle.unlink(missing_ok=True)
             raise
         jobs = []
-        for delayed, pickle in zip(delayed_submissions, pickles, strict=True):
-            name = f"{first.job_id}_{delayed.function.index}" if is_array else first.job_id
+        for index, pickle in zip(self._tasks, pickles, strict=True):
+            name = f"{first.job_id}_{index}" if is_array else first.job_id
             job = self.job_class(folder=self.folder, job_id=name, tasks=[0])
             job.paths.move_temporary_file(pickle, "submitted_pickle")
             jobs.append(job)

@@ -1,0 +1,107 @@
+"""``l3hpc run``: one step here and now, from a frozen config or from words on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from l3hpc.errors import InputError
+
+
+def _complete_step(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from l3hpc.steps import STEPS
+
+    return [CompletionItem(name) for name in STEPS if name.startswith(incomplete)]
+
+
+@click.command(epilog="""\b
+Examples:
+  l3hpc run train --config workspace/runs/RUN/steps/train/config.json
+  l3hpc run evaluate --set predictions=P.csv --set annotations=A.csv --set taxonomy=T.yaml -o out
+  l3hpc run fit --input sample=workspace/artifacts/sample/7c1e… --set emb_dim=64 -o phi
+""")
+@click.argument("step", shell_complete=_complete_step)
+@click.option("--config", "config_path", type=click.Path(dir_okay=False), metavar="FILE",
+              help="The frozen config.json of a step in a run: repeat exactly that.")
+@click.option("--task", type=click.IntRange(0), metavar="N",
+              help="With --config: which task (default: all that are missing).")
+@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="A parameter of the step.")
+@click.option("--input", "inputs", multiple=True, metavar="NAME=DIR",
+              help="An artifact or a folder of published files as input.")
+@click.option("-o", "--output", type=click.Path(file_okay=False), metavar="DIR",
+              help="Where the step's files and result.json go.")
+@click.option("--overwrite", is_flag=True, help="Replace what is in the output folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    step: str, config_path: str | None, task: int | None, sets: tuple[str, ...],
+    inputs: tuple[str, ...], output: str | None, overwrite: bool, as_json: bool,
+) -> None:
+    """Run one step on this machine, without a scheduler.
+
+    With --config a step of a run is repeated by hand, into its place in the workspace. Otherwise
+    parameters and inputs come from the command line and the files go to the folder after -o.
+    """
+    if config_path is not None:
+        if sets or inputs or output:
+            raise InputError("--config says everything: --set, --input and -o do not go with it")
+        results = _from_config(step, Path(config_path), task)
+    elif output is None:
+        raise InputError("say where the results go: -o DIR (or repeat a step with --config FILE)")
+    else:
+        results = [_by_hand(step, _pairs(sets, "--set"), _pairs(inputs, "--input"),
+                            Path(output), overwrite)]
+    if as_json:
+        click.echo(json.dumps(results if config_path else results[0], indent=2,
+                              ensure_ascii=False))
+        return
+    from l3hpc.steps import step as load
+
+    click.echo(f"{step}: {load(step).summary([result['summary'] for result in results])}")
+    if output is not None:
+        names = sorted(results[0]["files"])
+        click.echo(f"files in {output}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}")
+
+
+def _from_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]:
+    from l3hpc.progress import for_person
+    from l3hpc.workflow import artifacts, worker
+
+    config = worker.read_config(path)
+    if config["step"] != step:
+        raise InputError(f"{path} is of step {config['step']!r}, not {step!r}")
+    done = artifacts.finished(Path(config["artifact"]))
+    tasks = [task] if task is not None else \
+        [index for index in range(len(config["shards"])) if index not in done]
+    if not tasks:
+        click.echo(f"all {len(done)} tasks are done already: {config['artifact']}", err=True)
+        return artifacts.results(Path(config["artifact"]))
+    return [worker.run_task(path, index, progress=for_person()) for index in tasks]
+
+
+def _by_hand(
+    step: str, params: dict[str, Any], inputs: dict[str, Any], output: Path, overwrite: bool
+) -> dict[str, Any]:
+    from l3hpc.workflow import byhand
+
+    return byhand.run(step, params, {name: Path(folder) for name, folder in inputs.items()},
+                      output, overwrite=overwrite)
+
+
+def _pairs(words: tuple[str, ...], option: str) -> dict[str, str]:
+    pairs = {}
+    for text in words:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise InputError(f"{option} {text!r} is not NAME=VALUE")
+        if name in pairs:
+            raise InputError(f"{option} {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+

@@ -1,0 +1,78 @@
+"""``l3hpc status``: where runs stand, in a table for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from l3hpc.cli.runs import complete_run, workspace, workspace_options
+
+SHOWN = 5
+
+
+@click.command(epilog="""\b
+Examples:
+  l3hpc status                    the newest runs
+  l3hpc status latest --watch     follow the newest run until it ends
+  l3hpc status upstream-2026 --json
+
+States: waiting (for earlier steps), queued (Slurm's reason follows), running, requeued, done,
+reused (done before), failed, blocked (by a step that failed), lost, cancelled.
+With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
+"next", "notes"}]}; each step has name, kind, job, state, done, tasks, elapsed_s, detail,
+blocked_by, restarts, log, progress, last_words, failed_tasks, artifact.
+""")
+@click.argument("run", required=False, shell_complete=complete_run)
+@click.option("--all", "everything", is_flag=True, help=f"All runs, not only the newest {SHOWN}.")
+@click.option("-w", "--watch", is_flag=False, flag_value=5.0, type=click.FloatRange(0.5),
+              metavar="[SECONDS]", help="Show it again every 5 (or so many) seconds.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@workspace_options
+def command(
+    run: str | None, everything: bool, watch: float | None, as_json: bool,
+    config_file: str | None, workspace_dir: str | None,
+) -> None:
+    """Show where runs stand: of every step the state, tasks, time, progress and last words.
+
+    RUN is a run's name, the beginning of one, or 'latest'. Without it: the newest runs.
+    """
+    folder = workspace(config_file, workspace_dir)
+    if watch is None:
+        click.echo(_look(folder, run, everything, as_json)[0])
+        return
+    while True:
+        text, moving = _look(folder, run, everything, as_json)
+        if sys.stdout.isatty() and not as_json:
+            click.echo(f"\033[H\033[J{text}\n\nevery {watch:g} s, Ctrl-C ends", nl=True)
+        else:
+            click.echo(text)
+        sys.stdout.flush()
+        if not moving:
+            return
+        time.sleep(watch)
+
+
+def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tuple[str, bool]:
+    """The text, and whether anything still moves."""
+    from l3hpc.workflow import records, status, statustext
+
+    if run is not None:
+        found = status.collect(folder, [records.find(folder, run)])
+    else:
+        found = status.collect(folder, last=None if everything else SHOWN)
+    moving = any(each.state in ("running", "submitting") for each in found)
+    if as_json:
+        value = {"schema": status.SCHEMA, "runs": [each.to_json() for each in found]}
+        return json.dumps(value, indent=2, ensure_ascii=False), moving
+    if not found:
+        return (f"no runs yet in {folder}\n"
+                "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False
+    text = "\n\n".join(statustext.run_text(each, folder) for each in found)
+    hidden = 0 if run or everything else len(records.names(folder)) - len(found)
+    if hidden > 0:
+        text += f"\n\nand {hidden:,} older: l3hpc status --all"
+    return text, moving

@@ -1,0 +1,104 @@
+"""A step run by hand: typed parameters and inputs from a person, files into a folder of choice."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import l3hpc.steps
+from l3hpc.errors import InputError, nearest
+from l3hpc.files import whole_folder
+from l3hpc.progress import for_person
+from l3hpc.steps.base import NoRecorder
+from l3hpc.workflow import worker
+
+
+def run(
+    step: str, words: Mapping[str, str], inputs: Mapping[str, Path], output: Path, *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run one step into ``output`` (files and result.json, flat) and return its result.
+
+    A step that would make several tasks is refused. An input may be an artifact, a folder of
+    published files, or the output of another step run by hand. The folder appears whole or not at
+    all.
+    """
+    module = l3hpc.steps.step(step)
+    for name in inputs:
+        if name not in module.INPUTS:
+            raise InputError(f"{step} has no input {name!r}",
+                             allowed=nearest(name, module.INPUTS) if module.INPUTS else
+                             "it takes none")
+    typed = worker.validated(module, parameters(module, words), f"--set of {step}")
+    output = Path(output).absolute()
+    if output.exists() and any(output.iterdir()) and not overwrite:
+        raise InputError(f"{output} is not empty", hint="Name another folder, or say --overwrite.")
+    module.check({step: typed})
+    shards = module.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})
+    if len(shards) != 1:
+        raise InputError(f"{step} makes {len(shards)} tasks of this; by hand it runs one",
+                         hint="Submit it as a pipeline with l3hpc submit, or give it less.")
+    progress = for_person()
+    replaced = None
+    if output.exists():
+        replaced = output.with_name(f".{output.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        output.rename(replaced)
+    try:
+        with whole_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
+            folders = {name: _as_artifact(path, Path(scratch) / "inputs" / name)
+                       for name, path in inputs.items()}
+            result = worker.run_step(
+                module, typed.model_dump(mode="json"),
+                folders, folder, shard=shards[0], scratch=Path(scratch) / "scratch",
+                progress=progress, recorder=NoRecorder(), where=step)
+    except BaseException:
+        if replaced is not None and not output.exists():
+            replaced.rename(output)
+        raise
+    if replaced is not None:
+        shutil.rmtree(replaced)
+    return result
+
+
+def parameters(module: Any, words: Mapping[str, str]) -> dict[str, Any]:
+    """Words as values: a text parameter takes its word as it is, any other is read as YAML."""
+    values: dict[str, Any] = {}
+    for name, word in words.items():
+        field = module.Params.model_fields.get(name)
+        if field is None:
+            raise InputError(f"{module.NAME} has no parameter {name!r}",
+                             allowed=nearest(name, module.Params.model_fields))
+        if field.annotation is str:
+            values[name] = word
+            continue
+        try:
+            values[name] = yaml.safe_load(word)
+        except yaml.YAMLError:
+            values[name] = word
+    return values
+
+
+def _as_artifact(path: Path, stand_in: Path) -> Path:
+    """``path``; or, where it is the flat output of a step run by hand, an artifact of that task."""
+    path = Path(path).absolute()
+    if not (path / "result.json").is_file():
+        return path
+    stand_in.mkdir(parents=True)
+    (stand_in / "0000").symlink_to(path)
+    return stand_in
+
+
+def _shards(folder: Path) -> list[dict[str, Any]]:
+    """The frozen shards of an artifact used as input ([] for published files)."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        return []
+    value = worker.read_config(path)["shards"]
+    assert isinstance(value, list)
+    return value

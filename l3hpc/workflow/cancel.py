@@ -1,0 +1,66 @@
+"""Cancelling a run: the whole chain, the last job first, and no job of any other run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from l3hpc.errors import ClusterError
+from l3hpc.workflow import artifacts, queue, records
+from l3hpc.workflow.localstate import LocalJobs
+from l3hpc.workflow.model import RunRecord
+from l3hpc.workflow.submission import cancel_jobs
+
+
+def cancel(workspace: Path, run: str) -> list[str]:
+    """Cancel what still waits or runs of a run; return the ids that were asked to stop.
+
+    What was finished stays usable. On Slurm one squeue finds the live jobs (also a job that was
+    submitted in the moment before a crash, by its name), and one scancel stops them.
+    """
+    record = records.read(workspace, run)
+    if record.local:
+        stopped = _cancel_local(workspace, record)
+    else:
+        stopped = _live_ids(record)
+        cancel_jobs(stopped)
+    if stopped or not _complete(record):
+        record = records.read(workspace, run)
+        if record.state != "refused":
+            record.state, record.note = "cancelled", ""
+            records.write(workspace, record)
+    return stopped
+
+
+def _live_ids(record: RunRecord) -> list[str]:
+    """Base ids of the run's jobs that live, the leaf first; all ids where squeue is silent."""
+    known = [attempt["job"] for step in record.steps[::-1] for attempt in step.attempts[::-1]
+             if len(artifacts.finished(Path(step.artifact))) < step.tasks]
+    answer = queue.Answer()
+    queue.ask_squeue([record.user], answer)
+    if answer.squeue is False:
+        if not known:
+            raise ClusterError(answer.notes[0])
+        return known
+    names = {f"l3-{record.run}-{step.name}": rank for rank, step in enumerate(record.steps[::-1])}
+    found: dict[str, int] = {}
+    for job, live in answer.live.items():
+        if live.name in names:
+            found[job.partition("_")[0]] = names[live.name]
+    return sorted(found, key=lambda job: (found[job], -int(job)))
+
+
+def _cancel_local(workspace: Path, record: RunRecord) -> list[str]:
+    local = LocalJobs(workspace, record.run)
+    live = [name for name, job in local.jobs.items() if job["state"] in ("PENDING", "RUNNING")]
+    if not live:
+        return []
+    if local.runner() is not None:
+        local.ask_to_stop()
+    else:
+        local.stop_orphans()
+    return live[::-1]
+
+
+def _complete(record: RunRecord) -> bool:
+    return all(len(artifacts.finished(Path(step.artifact))) >= step.tasks
+               for step in record.steps)

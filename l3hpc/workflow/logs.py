@@ -1,0 +1,95 @@
+"""The logs of a step: which file is meant, its text, and following it while it grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from l3hpc.errors import InputError
+from l3hpc.workflow import artifacts, markers, records
+from l3hpc.workflow.model import RunRecord, StepRecord
+
+POLL_S = 0.5
+TAIL_BYTES = 65_536
+
+
+def find(
+    workspace: Path, record: RunRecord, step: StepRecord, *, task: int | None = None,
+    which: str = "err",
+) -> Path:
+    """The log file of one task (``which``: ``err`` or ``out``) of the latest attempt that has it.
+
+    Without ``task``: the first failed one, else the first that runs, else the first at all. An
+    ``InputError`` says why there is none.
+    """
+    if step.state == "reused":
+        raise InputError(f"{step.name} was done before this run: it has no log here",
+                         hint=f"Its artifact: {step.artifact}")
+    jobs = task_jobs(step)
+    if not jobs:
+        raise InputError(f"{step.name} of {record.run} was not submitted: it has no log")
+    if task is not None and task not in jobs:
+        raise InputError(f"{step.name} of {record.run} has no task {task}",
+                         allowed=f"tasks: {_spans(sorted(jobs))}")
+    index = task if task is not None else _interesting(workspace, record, step, sorted(jobs))
+    return records.logs_folder(workspace, record.run, step.name) / f"{jobs[index]}_0_log.{which}"
+
+
+def task_jobs(step: StepRecord) -> dict[int, str]:
+    """Task index → id (``12``, ``13_4``) of the latest job that has it."""
+    return {index: f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
+            for attempt in step.attempts for index in attempt["tasks"]}
+
+
+def tail(path: Path, limit: int = TAIL_BYTES) -> str:
+    """The end of a file, from a line's beginning, at most ``limit`` bytes."""
+    with open(path, "rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(size - limit, 0))
+        data = stream.read()
+    if size > limit:
+        data = data.partition(b"\n")[2]
+    return data.decode(errors="replace")
+
+
+def follow(path: Path, ended: Callable[[], bool]) -> Iterator[str]:
+    """What is in the file, then what gets appended, until ``ended()``; also before it exists.
+
+    Polls (a network file system tells of no changes); a file that was emptied is read from its
+    beginning again.
+    """
+    at = 0
+    while True:
+        over = ended()
+        if path.exists():
+            size = path.stat().st_size
+            if size < at:
+                at = 0
+            if size > at:
+                with open(path, "rb") as stream:
+                    stream.seek(at)
+                    data = stream.read()
+                at += len(data)
+                yield data.decode(errors="replace")
+                continue
+        if over:
+            return
+        time.sleep(POLL_S)
+
+
+def _interesting(
+    workspace: Path, record: RunRecord, step: StepRecord, indices: list[int]
+) -> int:
+    marks = markers.read(records.markers_folder(workspace, record.run, step.name))
+    done = artifacts.finished(Path(step.artifact))
+    open_tasks = [index for index in indices if index not in done]
+    failed = [index for index in open_tasks if index in marks and marks[index].exit_code]
+    begun = [index for index in open_tasks if index in marks and marks[index].begin]
+    return (failed or begun or open_tasks or indices)[0]
+
+
+def _spans(indices: list[int]) -> str:
+    if indices == list(range(indices[0], indices[-1] + 1)):
+        return f"{indices[0]} to {indices[-1]}" if len(indices) > 1 else str(indices[0])
+    return ", ".join(map(str, indices[:20])) + (", …" if len(indices) > 20 else "")
