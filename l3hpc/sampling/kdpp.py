@@ -17,7 +17,7 @@ import numpy as np
 
 from l3hpc.errors import InputError
 from l3hpc.sampling.projection import sample_projection
-from l3hpc.sampling.rows import FeatureRows, Rows, as_rows, features
+from l3hpc.sampling.rows import FeatureRows, Rows, as_rows, blocks, features
 from l3hpc.sampling.symmetric import choose_values, log_symmetric
 
 __all__ = ["KDPP", "FeatureRows", "features"]
@@ -85,7 +85,7 @@ class KDPP:
     def _gram(self) -> np.ndarray:
         assert self.rows is not None
         gram = np.zeros((self.dim_, self.dim_))
-        for chunk in self.rows.chunks():
+        for chunk in blocks(self.rows.chunks()):
             block = np.ascontiguousarray(chunk, dtype=np.float64)
             gram += block.T @ block
         return gram
@@ -164,7 +164,7 @@ class KDPP:
         mapping = self._vectors[:, chosen] / np.sqrt(self.eigenvalues_[chosen])
         leverage = np.empty(self.n_)
         start = 0
-        for chunk in rows.chunks():
+        for chunk in blocks(rows.chunks()):
             projected = np.asarray(chunk, np.float64) @ mapping
             leverage[start:start + len(chunk)] = np.einsum("ij,ij->i", projected, projected)
             start += len(chunk)

@@ -105,7 +105,7 @@ def weighted_without_replacement(
     all others.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         times = rng.standard_exponential(len(weights)) / weights
     positive = int(np.isfinite(times).sum())
     if k >= positive:
