@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Curve:
     precision: tuple[float, ...] = ()
     positives: int | None = None
     recordings: int | None = None
+    interval: Interval | None = None
 
     @property
     def prevalence(self) -> float | None:
@@ -53,7 +57,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of one level (``coarse`` or ``fine``) on one split."""
+    """The metrics of one level (``coarse`` or ``fine``) on one split.
+
+    confidence: of the intervals (0.95), which are by name of the metric.
+    """
 
     split: str
     level: str
@@ -61,6 +68,9 @@ class Scores:
     micro_f1: float | None
     macro_auprc: float | None
     curves: tuple[Curve, ...] = ()
+    recordings: int | None = None
+    confidence: float | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,10 @@ class Network:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """One step of the chain. ``state``: done, reused, running, failed, waiting. Time in seconds."""
+    """One step of the chain. ``state``: done, reused, running, failed, waiting. Time in seconds.
+
+    kind: which step it is, where its name is another.
+    """
 
     name: str
     needs: tuple[str, ...] = ()
@@ -101,6 +114,7 @@ class StepFacts:
     seconds: float | None = None
     detail: str = ""
     fingerprint: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from l3hpc.report import charts
 from l3hpc.report.findings import Findings, LedgerRow, Network, Scores
 from l3hpc.report.markup import Markup, element, join
 from l3hpc.report.style import STYLE
-from l3hpc.report.svg import number
+from l3hpc.report.svg import between, number
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 RANDOM_TEACHER = ("Numbers come from a random-weight teacher: they show that the chain works, "
@@ -58,9 +58,12 @@ def tiles(findings: Findings) -> Markup:
     best = charts.best_epoch(findings.epochs)
     facts: list[tuple[str, str, str]] = []
     if scores is not None:
+        interval = between(scores.intervals.get("micro_auprc"))
+        sure = f"{interval} with {scores.confidence:.0%} confidence; " if interval and \
+            scores.confidence else ""
         facts.append((f"Micro-AUPRC, {scores.level} tags", number(scores.micro_auprc),
-                      f"F1@0.5 {number(scores.micro_f1)}, macro-AUPRC {number(scores.macro_auprc)} "
-                      f"on {scores.split}"))
+                      f"{sure}F1@0.5 {number(scores.micro_f1)}, macro-AUPRC "
+                      f"{number(scores.macro_auprc)} on {scores.split}"))
     if best is not None:
         facts.append(("Best validation loss", f"{best.valid_loss:.4g}",
                       f"epoch {best.epoch} of {findings.epochs[-1].epoch}"))
@@ -174,20 +177,29 @@ def tagging(findings: Findings) -> Markup:
         element("div", f"{curve.positives} of {curve.recordings} recordings", class_="under")
         if curve.positives is not None else None, class_="panel")
         for curve in scores.curves if curve.recall]
-    levels = [(f"{entry.level}, {entry.split}", number(entry.micro_auprc),
-               number(entry.micro_f1), number(entry.macro_auprc)) for entry in findings.scores]
-    tags = [(curve.tag, number(curve.auprc), curve.positives if curve.positives is not None
-             else "–", curve.recordings or "–") for curve in scores.curves]
+    levels = [(f"{entry.level}, {entry.split}", *(
+        measured(getattr(entry, name), entry.intervals.get(name))
+        for name in ("micro_auprc", "micro_f1", "macro_auprc"))) for entry in findings.scores]
+    tags = [(curve.tag, measured(curve.auprc, curve.interval), curve.positives
+             if curve.positives is not None else "–", curve.recordings or "–")
+            for curve in scores.curves]
     return section(
         f"Precision and recall per {scores.level} tag",
-        f"On the {scores.split} split. The figure beside each tag is its AUPRC; the dashed line is "
-        "the precision of guessing.",
+        f"On the {scores.split} split"
+        + (f" ({scores.recordings:,} recordings)" if scores.recordings else "")
+        + ". The figure beside each tag is its AUPRC; the dashed line is the precision of "
+        "guessing.",
         element("div", panels, class_="panels") if panels else None,
         element("details", element("summary", "Show as tables"), element("div", table(
             "Area under the precision–recall curve per tag",
             ("tag", "AUPRC", "positive", "recordings"), tags, (1, 2, 3)), Markup("<br>"), table(
             "All scores", ("level, split", "micro-AUPRC", "micro-F1@0.5", "macro-AUPRC"), levels,
             (1, 2, 3)), class_="scroll")))
+
+
+def measured(value: float | None, interval: tuple[float, float] | None) -> str:
+    """``0.612 (0.551 to 0.671)``."""
+    return number(value) + (f" ({between(interval)})" if interval else "")
 
 
 def sizes(findings: Findings) -> Markup:

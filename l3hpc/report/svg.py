@@ -56,6 +56,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{digits}f}"
 
 
+def between(interval: tuple[float, float] | None, digits: int = 3) -> str:
+    """An interval for a person: ``0.512 to 0.634``, or nothing where there is none."""
+    if interval is None:
+        return ""
+    return f"{number(interval[0], digits)} to {number(interval[1], digits)}"
+
+
 def short(value: float) -> str:
     """A tick label: as few digits as the value needs."""
     return f"{value:.6g}"

@@ -1,0 +1,99 @@
+"""The results folder: the report page and the small files that people keep, replaced as a whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError
+from l3hpc.files import task_folders, write_json, write_text
+from l3hpc.report.collect import by_kind
+from l3hpc.report.findings import Findings, LedgerRow
+from l3hpc.report.page import page
+
+PAGE = "report.html"
+SUMMARY = "summary.json"
+KEPT = {  # kind of step → files worth keeping beside the page
+    "fit": ("phi.h5",), "train": ("history.csv", "*.h5", "*.keras", "config.json"),
+    "classify": ("predictions*.csv", "*.h5", "history*.csv"),
+    "evaluate": ("evaluation.json", "curves.json"), "extract": ("skipped.csv",),
+}
+LARGEST = 100 * 10**6
+
+
+def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path]) -> Path:
+    """Write ``target`` (report.html, summary.json, copies, ledger rows) and return the page's path.
+
+    artifacts: name of the step → artifact folder, as for ``collect``.
+    A results folder that was written before is replaced; any other folder that is not empty is
+    refused with an ``InputError``.
+    """
+    target = Path(target)
+    if target.exists() and not (target / SUMMARY).is_file() and (
+            not target.is_dir() or any(target.iterdir())):
+        raise InputError("is not a results folder", where=str(target),
+                         hint="Name another folder, or move this one away.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    fresh.mkdir()
+    try:
+        _copy(fresh, by_kind(artifacts, findings.steps))
+        for row in findings.ledger:
+            write_text(fresh / "ledger" / f"{row.tab}.csv", csv_text(row))
+        write_text(fresh / PAGE, page(findings))
+        write_json(fresh / SUMMARY, _plain(asdict(findings)))
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return target / PAGE
+
+
+def csv_text(row: LedgerRow) -> str:
+    """Header and one line, quoted as spreadsheets read it; formulas are text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow([title for title, _ in row.cells])
+    writer.writerow([f"'{value}" if _is_formula(value) else value for _, value in row.cells])
+    return stream.getvalue()
+
+
+def _is_formula(value: str) -> bool:
+    """Whether a spreadsheet might compute ``value``: a sign in front of what is no number."""
+    try:
+        float(value)
+    except ValueError:
+        return value.startswith(("=", "+", "-", "@", "\t", "\r")) and value != "-"
+    return False
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: what is not a finite number is null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _copy(folder: Path, artifacts: Mapping[str, Path]) -> None:
+    for kind, patterns in KEPT.items():
+        done = task_folders(artifacts[kind]) if kind in artifacts \
+            and Path(artifacts[kind]).is_dir() else []
+        for task in done:
+            for pattern in patterns:
+                for source in sorted(task.glob(pattern)):
+                    if not source.is_file() or source.stat().st_size > LARGEST:
+                        continue
+                    place = folder / kind / (task.name if len(done) > 1 else "") / source.name
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source, place)

@@ -1,0 +1,194 @@
+"""Findings from artifact folders as the steps write them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.ledger.journal import Journal
+from l3hpc.models.spec import openl3_spec
+from l3hpc.reduction.store import Phi, save_phi
+from l3hpc.report.collect import collect, epochs, scores
+from l3hpc.report.findings import Epoch, StepFacts
+from l3hpc.report.page import page
+from l3hpc.report.results import csv_text, write_results
+
+CHAIN = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate")
+NUMBERS = {"micro_auprc": 0.5, "micro_f1": 0.25, "macro_auprc": 0.125,
+           "class_auprc": {"engine": 0.75, "dog": 0.25}}
+CURVES = {"curves": {"engine": {"recall": [0.0, 1.0], "precision": [1.0, 0.5],
+                                "threshold": [1.0, 0.1]}},
+          "class_positives": {"engine": 4, "dog": 1},
+          "confidence": {"level": 0.95, "micro_auprc": [0.4, 0.6],
+                         "class_auprc": {"engine": [0.7, 0.8]}}}
+TRAIN = {"asr": 8000, "mels": 64, "hop": 160, "dft": 1024, "fmax": None, "emb_dim": 128,
+         "filters": None, "head": "linear"}
+
+
+def task(artifact, index=0, summary=None, **result):
+    folder = artifact / f"{index:04d}"
+    folder.mkdir(parents=True)
+    content = {"summary": summary or {}, "elapsed_s": 2.5, "seed": 7, "finished": 10.0,
+               "peak_memory_mb": 900, "environment": {
+                   "l3hpc": "0.1", "python": "3.11.7", "host": "n1", "packages": {"numpy": "2.0"}}}
+    (folder / "result.json").write_text(json.dumps({**content, **result}))
+    return folder
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    folders = {kind: tmp_path / "artifacts" / kind / f"{number:016x}"
+               for number, kind in enumerate(CHAIN)}
+    teacher = {"kind": "untrained", "dim": 512, "digest": "untrained-7", "label": "untrained L3",
+               "spec": openl3_spec("mel256").to_dict()}
+    for index in range(3):
+        task(folders["extract"], index, {"rows": 10, "teacher": teacher})
+    phi = Phi("pca", 4, 2, n_samples=50, arrays={
+        "mean": np.zeros(4), "scale": np.ones(4), "components": np.eye(4)[:2],
+        "explained_variance": np.array([2.0, 1.0]),
+        "explained_variance_ratio": np.array([0.5, 0.25])})
+    save_phi(task(folders["fit"]) / "phi.h5", phi)
+    student = task(folders["train"], peak_memory_mb=1500, finished=99.0)
+    (folders["train"] / "config.json").write_text(json.dumps({"params": TRAIN}))
+    (student / "history.csv").write_text(
+        "epoch,loss,mean_absolute_error,val_loss,val_mean_absolute_error\n"
+        "0,2.0,1.0,1.5,0.5\n1,1.0,0.5,nan,\n")
+    (student / "model_best.h5").write_bytes(b"x" * 321)
+    (student / "model_latest.h5").write_bytes(b"y")
+    folder = task(folders["evaluate"])
+    (folder / "evaluation.json").write_text(json.dumps({"validate": {"coarse": NUMBERS}}))
+    (folder / "curves.json").write_text(json.dumps({"validate": {"files": 20, "coarse": CURVES}}))
+    return folders
+
+
+def steps():
+    return [StepFacts(kind, (CHAIN[index - 1],) if index else ())
+            for index, kind in enumerate(CHAIN)]
+
+
+def test_everything_is_found(artifacts):
+    found = collect("demo-1", artifacts, steps(), extra=[("command", "l3hpc demo")])
+    assert (found.teacher, found.teacher_trained) == ("untrained L3", False)
+    assert found.epochs[0] == Epoch(1, 2.0, 1.5, 1.0, 0.5)
+    assert math.isnan(found.epochs[1].valid_loss) and found.epochs[1].valid_mae is None
+    assert (found.variance.kept, found.variance.samples) == (0.75, 50)
+    one = found.score("coarse", "validate")
+    assert (one.micro_auprc, one.micro_f1, one.macro_auprc) == (0.5, 0.25, 0.125)
+    assert one.recordings == 20
+    assert one.intervals == {"micro_auprc": (0.4, 0.6)} and one.confidence == 0.95
+    engine, dog = one.curves
+    assert (engine.recall, engine.precision) == ((0.0, 1.0), (1.0, 0.5))
+    assert (engine.auprc, engine.prevalence, engine.interval) == (0.75, 0.2, (0.7, 0.8))
+    assert (dog.recall, dog.prevalence, dog.interval) == ((), 0.05, None)
+    assert (found.model_file, found.model_bytes) == ("model_best.h5", 321)
+
+
+def test_sizes_are_those_of_the_poster(artifacts):
+    teacher, student = collect("r", artifacts, steps()).networks
+    assert (teacher.parameters, teacher.activation_bytes) == (4_689_860, 256 * 199 * 64 * 4)
+    assert (student.parameters, student.activation_bytes) == (584_420, 409_600)
+    assert round(student.float32_mb, 3) == 2.338 and student.int8_bytes == 584_420
+    assert student.input == "8,000 Hz, 64 mels"
+
+
+def test_steps_get_time_and_fingerprint(artifacts):
+    by_name = {step.name: step for step in collect("r", artifacts, steps()).steps}
+    assert by_name["extract"].seconds == 7.5
+    assert by_name["extract"].fingerprint == "0" * 16
+    assert by_name["sample"].seconds is None
+
+
+def test_a_step_may_have_another_name_than_its_kind(artifacts):
+    artifacts["student"] = artifacts.pop("train")
+    chain = [StepFacts("student", kind="train")]
+    found = collect("r", artifacts, chain)
+    assert found.networks[1].emb_dim == 128 and found.steps[0].seconds == 2.5
+
+
+def test_provenance_tells_what_decided_the_numbers(artifacts):
+    told = dict(collect("r", artifacts, steps(), extra=[("command", "l3hpc demo")]).provenance)
+    assert told["command"] == "l3hpc demo" and told["teacher's digest"] == "untrained-7"
+    assert told["numpy"] == "2.0" and told["largest memory of a task"] == "1,500 MB"
+    assert "train 7" in told["seeds"]
+
+
+def test_unfinished_and_missing_parts_stay_empty(tmp_path):
+    (tmp_path / "train" / "0000").mkdir(parents=True)
+    found = collect("r", {"train": tmp_path / "train", "fit": tmp_path / "nowhere"}, steps()[:1])
+    assert found.epochs == () and found.variance is None and found.networks == ()
+    assert "No training in this run." in page(found)
+
+
+def test_published_evaluation_files_without_splits(tmp_path):
+    (tmp_path / "evaluation.json").write_text(json.dumps({"fine": NUMBERS, "coarse": NUMBERS}))
+    assert [(one.level, one.split) for one in scores(tmp_path)] == [
+        ("coarse", "validate"), ("fine", "validate")]
+
+
+def test_broken_files_are_refused_with_their_place(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,loss\n0,1.0\n1,abc\n")
+    with pytest.raises(InputError, match=r"history.csv:3: 'abc' is not a number"):
+        epochs(tmp_path / "history.csv")
+    (tmp_path / "evaluation.json").write_text("[]")
+    with pytest.raises(InputError, match="not the files of an evaluation"):
+        scores(tmp_path)
+
+
+def test_ledger_rows_of_this_run_and_of_reused_results(artifacts, tmp_path):
+    workspace = tmp_path / "workspace"
+    link = workspace / "runs" / "old" / "artifacts" / "train"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(artifacts["train"])
+    journal = Journal(workspace / "ledger" / "journal", labels={"username": "ada", "run": "old"})
+    journal.record("embedding_approx_mse", {"model_dir": str(link), "best_validation_loss": 0.5})
+    journal.record("embedding_approx_mse", {"model_dir": "/elsewhere", "learning_rate": 1.0})
+    (row,) = collect("new", artifacts, steps(), workspace=workspace).ledger
+    cells = dict(row.cells)
+    assert row.tab == "embedding_approx_mse" and len(row.cells) == 28
+    assert cells["Username"] == "ada" and cells["Best Valid Loss"] == "0.5000"
+    own = Journal(workspace / "ledger" / "journal", labels={"username": "bob", "run": "new"})
+    own.record("embedding_approx_mse", {"model_dir": "/w/runs/new/artifacts/train"})
+    (row,) = collect("new", artifacts, steps(), workspace=workspace).ledger
+    assert dict(row.cells)["Username"] == "bob"
+
+
+def test_results_folder(artifacts, tmp_path, findings):
+    target = tmp_path / "results"
+    place = write_results(target, findings, artifacts)
+    assert place == target / "report.html" and place.read_text() == page(findings)
+    files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    assert files == [
+        "evaluate/curves.json", "evaluate/evaluation.json", "fit/phi.h5",
+        "ledger/embedding_approx_mse.csv", "report.html", "summary.json", "train/history.csv",
+        "train/model_best.h5", "train/model_latest.h5"]
+    assert json.loads((target / "summary.json").read_text())["scores"][0]["micro_auprc"] == 0.5432
+    (target / "old.txt").write_text("of an earlier run")
+    write_results(target, findings, {})
+    assert sorted(path.name for path in target.iterdir()) == ["ledger", "report.html",
+                                                               "summary.json"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_results_never_replace_a_foreign_folder(tmp_path, findings):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("dear")
+    with pytest.raises(InputError, match="is not a results folder"):
+        write_results(tmp_path / "thesis", findings, {})
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "dear"
+
+
+def test_values_that_are_no_numbers_become_null(artifacts, tmp_path):
+    found = collect("r", artifacts, steps())
+    write_results(tmp_path / "results", found, artifacts)
+    kept = json.loads((tmp_path / "results" / "summary.json").read_text())
+    assert kept["epochs"][1]["valid_loss"] is None
+
+
+def test_ledger_csv_holds_no_formulas(findings):
+    from l3hpc.report.findings import LedgerRow
+
+    text = csv_text(LedgerRow("tab", (
+        ("Run", "=HYPERLINK(1)"), ("Loss", "-0.5"), ("Note", "-1+cmd|x"), ("Path", "-"))))
+    assert text == "Run,Loss,Note,Path\r\n'=HYPERLINK(1),-0.5,'-1+cmd|x,-\r\n"
