@@ -20,7 +20,7 @@ class MelFrontend(keras.layers.Layer):
     """Audio (batch, rate) to decibel spectrograms (batch, bands, times, 1), by convention A.
 
     Equals ``Frontend`` within 1e-3 dB. Owns no weights, so that weight files of the published
-    packages and of students without a front end fit; always computes in float32, also under mixed
+    packages and of students without a front end fit; always gives float32, also under mixed
     precision. Other conventions are an ``InputError``.
     """
 
@@ -36,8 +36,9 @@ class MelFrontend(keras.layers.Layer):
         """The spectrograms of a batch of one-second frames."""
         front = self.frontend
         before, after = front.padding()
-        padded = tf.pad(tf.cast(audio, tf.float32), [[0, 0], [before, after]])
-        windows = tf.signal.frame(padded, front.n_dft, front.hop) * hann(front.n_dft)
+        padded = tf.pad(tf.cast(audio, front.dtype), [[0, 0], [before, after]])
+        window = tf.constant(hann(front.n_dft).astype(front.dtype))
+        windows = tf.signal.frame(padded, front.n_dft, front.hop) * window
         spectrum = tf.signal.rfft(windows)
         energy = tf.square(tf.math.real(spectrum)) + tf.square(tf.math.imag(spectrum))
         if front.n_mels is not None:
@@ -45,7 +46,7 @@ class MelFrontend(keras.layers.Layer):
         decibels = tf.math.log(tf.maximum(energy, front.floor)) * (
             front.decibel_factor / float(np.log(10.0)))
         decibels -= tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
-        decibels = tf.maximum(decibels, -RANGE_DB)
+        decibels = tf.cast(tf.maximum(decibels, -RANGE_DB), tf.float32)
         return tf.transpose(decibels, [0, 2, 1])[..., tf.newaxis]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -107,6 +107,12 @@ class Frontend:
         return before, total - before
 
     @property
+    def dtype(self) -> type[np.floating]:
+        """Precision of the DFT: float64 without mels, because single bins of noise come close to
+        zero, where float32 rounding would show; filters over several bins do not."""
+        return np.float64 if self.n_mels is None else np.float32
+
+    @property
     def htk(self) -> bool:
         """Whether the mel scale is HTK's (otherwise Slaney's)."""
         return self.convention not in ("B", "C")
@@ -168,23 +174,24 @@ class Frontend:
         from scipy import fft
 
         before, after = self.padding()
-        padded = np.zeros((len(frames), before + self.rate + after), np.float32)
+        padded = np.zeros((len(frames), before + self.rate + after), self.dtype)
         padded[:, before:before + self.rate] = frames
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.n_dft, axis=1)
-        spectrum = fft.rfft(windows[:, ::self.hop] * hann(self.n_dft), axis=-1)
-        parts = spectrum.view(np.float32)
+        window = hann(self.n_dft).astype(self.dtype, copy=False)
+        spectrum = fft.rfft(windows[:, ::self.hop] * window, axis=-1)
+        parts = spectrum.view(self.dtype)
         np.square(parts, out=parts)
         energy = parts[..., 0::2] + parts[..., 1::2]
         if not self.power:
             np.sqrt(energy, out=energy)
         if self.n_mels is None:
+            np.log(np.maximum(energy, self.floor, out=energy), out=energy)
             out[:] = energy.transpose(0, 2, 1)
         else:
             for first, last, low, high, weights in self._blocks():
                 np.matmul(weights, energy[:, :, low:high].transpose(0, 2, 1),
                           out=out[:, first:last])
-        np.maximum(out, np.float32(self.floor), out=out)
-        np.log(out, out=out)
+            np.log(np.maximum(out, np.float32(self.floor), out=out), out=out)
         out *= np.float32(self.decibel_factor / np.log(10.0))
         if self.convention != "A'":
             out -= out.max(axis=(1, 2), keepdims=True)
@@ -203,8 +210,8 @@ OPENL3_FRONTENDS = {
 
 @functools.lru_cache(maxsize=32)
 def hann(length: int) -> np.ndarray:
-    """The periodic Hann window, float32 (read-only)."""
-    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
+    """The periodic Hann window, float64 (read-only)."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
     window.flags.writeable = False
     return window
 

@@ -48,6 +48,8 @@ def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
         teacher = openl3_spec(_representation(found))
         for key in ("n_mels", "rate", "n_dft"):
             found.setdefault(key, getattr(teacher, key))
+        if found["rate"] == teacher.rate:
+            found.setdefault("hop", teacher.hop)
     if "hop" not in found and found.get("rate") in USUAL_HOPS:
         found["hop"] = USUAL_HOPS[found["rate"]]
         notes.append(f"hop {found['hop']} assumed, as usual at {found['rate']} Hz")

@@ -138,8 +138,7 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
         spec, notes = _infer(stored, found, embedding_size, geometry)
     if embedding_size not in (None, spec.dim):
         raise InputError(f"this network gives {spec.dim} values, not {embedding_size}",
-                         where=str(stored.path),
-                         allowed=str(spec.dim) if spec.tail == "student" else "512 or 6144")
+                         where=str(stored.path), allowed=str(spec.dim))
     kind = _kind(stored, spec)
     label = f"{stored.path.name}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
     return WeightsInfo(kind, spec, tuple(found), stored.path, label, tuple(notes))

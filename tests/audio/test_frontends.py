@@ -1,0 +1,172 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l3hpc.audio import frontends
+from l3hpc.audio.frontends import CONVENTIONS, OPENL3_FRONTENDS, Frontend, max_mels_without_empty
+from l3hpc.errors import InputError
+
+_spec = importlib.util.spec_from_file_location(
+    "audio_reference", Path(__file__).with_name("reference.py"))
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+
+def noise(count, rate, seed=0, level=0.1):
+    rng = np.random.default_rng(seed)
+    return (level * rng.standard_normal((count, rate))).astype(np.float32)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize(("n_dft", "hop", "n_mels", "fmax"), [
+    (1024, 160, 64, None), (512, 130, None, None), (1024, 160, 40, 3000.0), (256, 100, 32, None)])
+def test_equals_float64_reference_at_8_khz(convention, n_dft, hop, n_mels, fmax):
+    frames = noise(3, 8000) * np.array([[1.0], [0.1], [3.0]], np.float32)
+    expected = reference.spectrograms(frames, 8000, n_dft, hop, n_mels, fmax, convention)
+    found = Frontend(8000, n_dft, hop, n_mels, fmax, convention)(frames)
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape == (3, *Frontend(8000, n_dft, hop, n_mels, fmax,
+                                                          convention).shape)
+    assert np.abs(found - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("name", OPENL3_FRONTENDS)
+def test_equals_float64_reference_with_openl3_geometry(convention, name):
+    front = OPENL3_FRONTENDS[name]
+    frames = noise(1, 48000)
+    expected = reference.spectrograms(frames, 48000, front.n_dft, 242, front.n_mels, None,
+                                      convention)
+    found = Frontend(48000, front.n_dft, 242, front.n_mels, None, convention)(frames)
+    assert np.abs(found - expected).max() < 1e-3
+
+
+@settings(max_examples=25, deadline=None)
+@given(rate=st.integers(1000, 6000), half=st.integers(16, 200), hop=st.integers(20, 300),
+       mels=st.one_of(st.none(), st.integers(1, 24)), top=st.one_of(st.none(), st.floats(0.3, 1)),
+       convention=st.sampled_from(CONVENTIONS))
+def test_any_geometry_equals_the_reference(rate, half, hop, mels, top, convention):
+    fmax = None if top is None else top * rate / 2
+    frames = noise(2, rate, seed=rate)
+    expected = reference.spectrograms(frames, rate, 2 * half, hop, mels, fmax, convention)
+    found = Frontend(rate, 2 * half, hop, mels, fmax, convention)(frames)
+    assert found.shape == expected.shape
+    # A weight that vanishes in float64 (a bin on a corner) may be off by any number of decibels.
+    weak = expected <= -60
+    assert np.abs(found - expected)[~weak].max() < 1e-3
+
+
+def test_published_shapes():
+    assert {name: front.shape for name, front in OPENL3_FRONTENDS.items()} == {
+        "linear": (257, 197), "mel128": (128, 199), "mel256": (256, 199)}
+    assert Frontend(8000, 1024, 160, 64).shape == (64, 50)
+    assert Frontend(8000, 1024, 160, 64, convention="D").shape == (64, 51)
+    assert Frontend(8000, 1024, 160, 64).padding() == (432, 432)
+    assert OPENL3_FRONTENDS["mel256"].padding() == (982, 982)
+
+
+def test_teacher_has_its_two_known_empty_bands_and_they_stay_at_minus_80():
+    front = OPENL3_FRONTENDS["mel256"]
+    assert front.empty_bands() == [0, 7]
+    assert (front(noise(1, 48000))[0, [0, 7]] == -80).all()
+    assert OPENL3_FRONTENDS["mel128"].empty_bands() == []
+    assert OPENL3_FRONTENDS["linear"].empty_bands() == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(rate=st.sampled_from([8000, 16000, 22050, 44100, 48000]),
+       n_dft=st.sampled_from([256, 400, 512, 1024, 2048]), mels=st.integers(1, 512),
+       htk=st.booleans())
+def test_empty_bands_are_the_zero_columns(rate, n_dft, mels, htk):
+    front = Frontend(rate, n_dft, 160, mels, convention="A" if htk else "B")
+    columns = front.filterbank().max(axis=0)
+    assert front.empty_bands() == np.flatnonzero(columns < 1e-12).tolist()
+
+
+def test_most_mels_without_an_empty_band():
+    most = max_mels_without_empty(8000, 1024)
+    assert most == 342
+    assert all(not Frontend(8000, 1024, 160, count).empty_bands() for count in range(1, most + 1))
+    assert Frontend(8000, 1024, 160, most + 1).empty_bands()
+
+
+def test_filters_have_unit_area():
+    bank = Frontend(8000, 4096, 160, 40).filterbank()
+    assert bank.sum(axis=0) * 8000 / 4096 == pytest.approx(np.ones(40), rel=2e-3)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_silence_is_zero_everywhere(convention):
+    assert (Frontend(8000, 1024, 160, 64, None, convention)(np.zeros((2, 8000))) == 0).all()
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_batched_equals_single_except_for_the_batch_wide_one(convention, monkeypatch):
+    front = Frontend(8000, 1024, 160, 64, None, convention)
+    frames = noise(7, 8000) * np.linspace(0.01, 1, 7, dtype=np.float32)[:, None]
+    together = front(frames)
+    single = np.concatenate([front(frame[None]) for frame in frames])
+    monkeypatch.setattr(frontends, "CHUNK_BYTES", 2 * 50 * 1024 * 8)
+    np.testing.assert_allclose(front(frames, threads=2), together, atol=2e-5)
+    if convention == "A'":
+        assert np.abs(together - single).max() > 1
+        assert together.max() == 0 and (together.max(axis=(1, 2)) < 0).sum() == 6
+    else:
+        np.testing.assert_allclose(single, together, atol=2e-5)
+
+
+def test_no_frames_give_no_spectrograms():
+    assert Frontend(8000, 1024, 160, 64)(np.zeros((0, 8000))).shape == (0, 64, 50)
+    assert Frontend(8000, 1024, 160, 64, None, "A'")(np.zeros((0, 8000))).shape == (0, 64, 50)
+
+
+@pytest.mark.parametrize("values", [
+    (8000, 1023, 160, 64), (8000, 9000, 160, 64), (8000, 1024, 0, 64), (8000, 1024, 160, 0),
+    (8000, 1024, 160, 64, 4001.0), (8000, 1024, 160, 64, None, "Z")])
+def test_refuses_impossible_geometry(values):
+    with pytest.raises(InputError):
+        Frontend(*values)
+
+
+def test_refuses_frames_of_another_length():
+    with pytest.raises(InputError, match="8000"):
+        Frontend(8000, 1024, 160, 64)(np.zeros((2, 48000)))
+
+
+@pytest.mark.parametrize("geometry", [(8000, 1024, 160, 64, None), (8000, 1024, 160, 32, 3000.0),
+                                      (48000, 512, 242, None, None)])
+def test_keras_layer_equals_the_frontend(geometry):
+    from l3hpc.audio.frontend_layer import MelFrontend
+
+    frames = noise(2, geometry[0])
+    layer = MelFrontend(*geometry)
+    found = np.asarray(layer(frames))
+    expected = Frontend(*geometry)(frames)
+    assert found.shape == (*expected.shape, 1)
+    assert layer.compute_output_shape((None, geometry[0])) == (None, *expected.shape[1:], 1)
+    assert np.abs(found[..., 0] - expected).max() < 1e-3
+    assert not layer.weights
+    again = MelFrontend.from_config(layer.get_config())
+    assert again.frontend == layer.frontend
+
+
+def test_keras_layer_stays_in_float32_and_refuses_other_conventions():
+    import keras
+
+    from l3hpc.audio.frontend_layer import MelFrontend
+
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        layer = MelFrontend(8000, 1024, 160, 64)
+        frames = noise(2, 8000)
+        assert np.abs(np.asarray(layer(frames))[..., 0]
+                      - Frontend(8000, 1024, 160, 64)(frames)).max() < 1e-3
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+    with pytest.raises(InputError, match="convention"):
+        MelFrontend(8000, 1024, 160, 64, convention="B")

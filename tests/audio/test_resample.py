@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l3hpc.audio.resample import resample
+from l3hpc.errors import InputError
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 5000), source=st.sampled_from([8000, 11025, 44100, 48000]),
+       target=st.sampled_from([8000, 16000, 48000]))
+def test_length_is_the_ceiling(length, source, target):
+    result = resample(np.zeros(length, np.float32), source, target)
+    assert len(result) == -(-length * target // source) and result.dtype == np.float32
+
+
+def test_removes_what_the_new_rate_cannot_hold():
+    tone = np.sin(2 * np.pi * 6000 * np.arange(48000) / 48000).astype(np.float32)
+    assert np.abs(resample(tone, 48000, 8000)[400:-400]).max() < 1e-4
+
+
+def test_same_rate_is_the_same_signal():
+    signal = np.arange(5, dtype=np.float32)
+    np.testing.assert_array_equal(resample(signal, 8000, 8000), signal)
+
+
+def test_refuses_rate_zero():
+    with pytest.raises(InputError, match="0 Hz"):
+        resample(np.zeros(5), 8000, 0)

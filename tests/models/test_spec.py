@@ -1,0 +1,106 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l3hpc.errors import InputError
+from l3hpc.models.spec import (
+    NetworkSpec,
+    activation_bytes,
+    check_student,
+    model_bytes,
+    openl3_spec,
+    parameter_count,
+    student_filters,
+    student_spec,
+)
+
+
+@pytest.mark.parametrize(("emb_dim", "trainable", "total", "activation"), [
+    (512, 4_688_066, 4_691_908, 819_200), (256, 1_173_602, 1_175_524, 409_600),
+    (128, 583_010, 584_420, 409_600), (64, 398_306, 399_460, 409_600)])
+def test_published_student_sizes(emb_dim, trainable, total, activation):
+    spec = student_spec(emb_dim=emb_dim)
+    assert parameter_count(spec) == total
+    assert parameter_count(spec, trainable=True) == trainable
+    assert model_bytes(spec) == 4 * total
+    assert activation_bytes(spec) == activation
+    assert spec.pool == (8, 6) and spec.maps == ((64, 50), (32, 25), (16, 12), (8, 6))
+
+
+@pytest.mark.parametrize(("name", "size", "pool"), [
+    ("linear", 6144, (8, 8)), ("linear", 512, (32, 24)), ("mel256", 6144, (8, 8)),
+    ("mel256", 512, (32, 24)), ("mel128", 6144, (4, 8)), ("mel128", 512, (16, 24))])
+def test_openl3_sizes_and_pools(name, size, pool):
+    spec = openl3_spec(name, size)
+    assert spec.pool == pool and spec.dim == size
+    assert parameter_count(spec) == 4_689_860
+    assert parameter_count(spec, trainable=True) == 4_687_042
+    assert len(spec.layers()) == 16
+
+
+def test_training_teacher_has_the_students_tail():
+    spec = NetworkSpec(48000, 256, 242, 2048)
+    assert parameter_count(spec, trainable=True) == 4_688_066
+    assert activation_bytes(spec) == 256 * 199 * 64 * 4
+    assert len(spec.layers()) == 17
+
+
+def test_published_names():
+    assert student_spec().model_repr == "8000_64_160_1024_half_fmax_None"
+    assert student_spec(emb_dim=512, fmax=3500.0).model_repr == "8000_64_160_1024_fmax_3500"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([512, 256, 128, 64]), st.sampled_from(["relu", "linear"]),
+       st.integers(16, 100), st.one_of(st.none(), st.floats(2000, 4000)))
+def test_json_round_trip(emb_dim, head, mels, fmax):
+    spec = student_spec(8000, mels, 160, 1024, fmax, emb_dim, head=head)
+    assert NetworkSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_from_dict_refuses_strangers():
+    with pytest.raises(InputError, match="not a network spec"):
+        NetworkSpec.from_dict({"rate": 8000})
+    with pytest.raises(InputError):
+        NetworkSpec.from_dict({**student_spec().to_dict(), "more": 1})
+
+
+def test_mels_that_leave_bands_empty_are_refused_with_the_way_out():
+    with pytest.raises(InputError) as caught:
+        check_student(8000, 512, 160, 1024, None, 128)
+    assert str(caught.value) == (
+        "--mels 512 leaves 20 of 512 mel bands empty at 8000 Hz with a DFT of 1024 "
+        "(bins are 7.8 Hz apart).\nUse at most 342 mels, or a longer DFT (--dft 2048 carries 683).")
+    check_student(8000, 342, 160, 1024, None, 128)
+    check_student(8000, 512, 160, 2048, None, 128)
+
+
+@pytest.mark.parametrize(("values", "option"), [
+    ((8000, 64, 160, 1023, None, 128), "--dft"), ((8000, 64, 160, 8002, None, 128), "--dft"),
+    ((8000, 64, 2000, 1024, None, 128), "--hop"), ((8000, 64, 0, 1024, None, 128), "--hop"),
+    ((8000, 64, 1200, 2048, None, 128), "--hop"), ((8000, 64, 160, 1024, 4001.0, 128), "--fmax"),
+    ((8000, 7, 160, 1024, None, 128), "--mels"), ((8000, 64, 160, 1024, None, 100), "--emb-dim"),
+    ((500, 64, 160, 256, None, 128), "--asr"),
+    ((8000, 64, 160, 1024, None, 32, (8,) * 8), "--emb-dim"),
+    ((8000, 64, 160, 1024, None, 8, (8,) * 7), "filters")])
+def test_impossible_students_are_refused_by_option(values, option):
+    with pytest.raises(InputError) as caught:
+        check_student(*values)
+    assert option in (caught.value.where or "")
+    assert caught.value.allowed
+
+
+def test_other_lengths_need_filters():
+    with pytest.raises(InputError, match="filters"):
+        student_filters(32)
+    check_student(8000, 64, 160, 1024, None, 32, (32, 32, 64, 64, 128, 128, 32, 32))
+
+
+@pytest.mark.parametrize("values", [
+    {"filters": (8,) * 7}, {"filters": (0,) * 8}, {"tail": "none"}, {"head": "x"},
+    {"emb_dim": 100}, {"emb_dim": 6144, "tail": "student"}, {"n_mels": 7}])
+def test_impossible_networks_are_refused(values):
+    with pytest.raises(InputError):
+        NetworkSpec(**{"rate": 8000, "n_mels": 64, "hop": 160, "n_dft": 1024, **values})
