@@ -143,8 +143,9 @@ class _Sums:
         if self.count == 0:
             self._start(block)
         shifted = self.buffer[:len(block)]
-        np.subtract(block, self.shift.astype(self.kind), out=shifted, casting="unsafe")
-        total = self.ones[:len(block)] @ shifted
+        with np.errstate(invalid="ignore", over="ignore"):  # refused below, with the place
+            np.subtract(block, self.shift.astype(self.kind), out=shifted, casting="unsafe")
+            total = self.ones[:len(block)] @ shifted
         if not np.isfinite(total).all():
             raise InputError(f"NaN or infinite values in rows {self.count} to "
                              f"{self.count + len(block) - 1}")
@@ -157,7 +158,9 @@ class _Sums:
     def _start(self, block: np.ndarray) -> None:
         d = block.shape[1]
         # Rounded to the working precision, so that the shift is the same number in every use.
-        self.shift = block.mean(axis=0, dtype=np.float64).astype(self.kind).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = block.mean(axis=0, dtype=np.float64)
+            self.shift = mean.astype(self.kind).astype(np.float64)
         self.first = block[0].copy()
         self.same = np.arange(d)
         self.gram, self.total = np.zeros((d, d)), np.zeros(d)

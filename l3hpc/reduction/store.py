@@ -25,6 +25,7 @@ from l3hpc.reduction.pca import StreamingPCA, project
 
 FORMAT = "l3hpc-phi"
 VERSION = 1
+HEADER = ("approx", "in_dim", "out_dim", "fingerprint", "teacher", "n_samples", "params")
 ARRAYS: dict[str, tuple[str, ...]] = {
     "none": (),
     "pca": ("mean", "scale", "components", "explained_variance", "explained_variance_ratio"),
@@ -124,9 +125,9 @@ class Phi:
         return state.hexdigest()
 
     def _header(self) -> dict[str, Any]:
-        return {"approx": self.approx, "in_dim": self.in_dim, "out_dim": self.out_dim,
-                "fingerprint": self.fingerprint, "teacher": dict(self.teacher),
-                "n_samples": self.n_samples, "params": dict(self.params)}
+        values = {name: getattr(self, name) for name in HEADER}
+        return {name: dict(value) if isinstance(value, Mapping) else value
+                for name, value in values.items()}
 
     def check(
         self, dim: int | None = None, teacher: Mapping[str, Any] | None = None,
@@ -206,10 +207,15 @@ def load_phi(path: Path) -> Phi:
         version = int(file.attrs.get("version", 0))
         if version != VERSION:
             raise InputError(f"has version {version}", where=where, allowed=f"version {VERSION}")
-        header = json.loads(file.attrs["header"])
+        try:
+            header = json.loads(file.attrs["header"])
+            fields = {name: header[name] for name in HEADER}
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise InputError(f"its description is missing or broken ({error})", where=where,
+                             hint="run the step fit again") from None
         arrays = {name: np.asarray(file[name]) for name in file}
-        stored = file.attrs["digest"]
-    phi = Phi(**header, arrays=arrays)
+        stored = file.attrs.get("digest")
+    phi = Phi(**fields, arrays=arrays)
     if phi.digest != stored:
         raise InputError("its numbers are not those that were written (digest differs)",
                          where=where, hint="run the step fit again")

@@ -1,0 +1,175 @@
+"""φ as a file: whole, without pickle, and tied to its teacher, its dimension and its input."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.reduction.pca import StreamingPCA
+from l3hpc.reduction.store import Phi, load_phi, save_phi
+
+TEACHER = {"kind": "openl3", "dim": 12, "digest": "a" * 32, "label": "openl3 mel256 env"}
+OTHER = {"kind": "l3hpc", "dim": 12, "digest": "b" * 32, "label": "untrained L3 (seed 1)"}
+
+
+def rows(n=300, d=12, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 3).astype(np.float32)
+
+
+@pytest.fixture
+def phi():
+    return Phi.from_pca(StreamingPCA(5).fit([rows()]), fingerprint="7c1e", teacher=TEACHER,
+                        params={"seed": 20180216})
+
+
+def test_round_trip(tmp_path, phi):
+    save_phi(tmp_path / "phi.h5", phi)
+    again = load_phi(tmp_path / "phi.h5")
+    assert (again.approx, again.in_dim, again.out_dim, again.n_samples) == ("pca", 12, 5, 300)
+    assert (again.fingerprint, again.teacher, again.params) == ("7c1e", TEACHER, phi.params)
+    assert again.key == "pca_batch_300_len_5_kernel_linear"
+    assert again.digest == phi.digest
+    assert again.explained == phi.explained
+    np.testing.assert_array_equal(again.transform(rows()), phi.transform(rows()))
+    assert [path.name for path in tmp_path.iterdir()] == ["phi.h5"]
+
+
+def test_transform_is_scaling_and_projection_once(phi):
+    """Published defect 11: rows were scaled again with every batch."""
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    x = rows().astype(float)
+    scaler = StandardScaler().fit(x)
+    pca = PCA(5, svd_solver="full").fit(scaler.transform(x))
+    expected = pca.transform(scaler.transform(x))
+    ours = phi.transform(rows())
+    assert ours.dtype == np.float32
+    assert ours.shape == (300, 5)
+    signs = np.sign((ours * expected).sum(axis=0))
+    np.testing.assert_allclose(ours, signs * expected, atol=2e-5)
+    np.testing.assert_allclose(phi.transform(x), ours, atol=2e-5)
+    parts = np.concatenate([phi.transform(rows()[:7]), phi.transform(rows()[7:])])
+    np.testing.assert_allclose(parts, ours, atol=2e-5)
+    assert phi.explained == pytest.approx(pca.explained_variance_ratio_.sum(), rel=1e-6)
+
+
+def test_saved_file_is_plain_arrays_and_json(tmp_path, phi):
+    """Published defect 10: pickles tied the reduction to versions of other packages."""
+    save_phi(tmp_path / "phi.h5", phi)
+    raw = (tmp_path / "phi.h5").read_bytes()
+    assert b"sklearn" not in raw
+    with h5py.File(tmp_path / "phi.h5") as file:
+        assert sorted(file) == ["components", "explained_variance", "explained_variance_ratio",
+                                "mean", "scale"]
+        assert all(dataset.dtype.kind == "f" for dataset in file.values())
+        assert json.loads(file.attrs["header"])["teacher"] == TEACHER
+
+
+def test_same_fit_same_bytes(tmp_path, phi):
+    """Published defect 12: a second run failed on the dataset of the first."""
+    save_phi(tmp_path / "phi.h5", phi)
+    first = (tmp_path / "phi.h5").read_bytes()
+    save_phi(tmp_path / "phi.h5", Phi.from_pca(
+        StreamingPCA(5).fit([rows()[:90], rows()[90:]]), fingerprint="7c1e", teacher=TEACHER,
+        params={"seed": 20180216}))
+    assert (tmp_path / "phi.h5").read_bytes() == first
+
+
+def test_another_dimension_is_refused(phi):
+    with pytest.raises(InputError, match="have 11 numbers per row, this pca reduction was fitted "
+                                         "on 12"):
+        phi.transform(rows(d=11))
+    with pytest.raises(InputError, match="expected rows of length 12"):
+        phi.transform(rows()[0])
+
+
+def test_another_teacher_is_refused(phi):
+    """Published defect 14: PCA of one network's embeddings met those of another."""
+    with pytest.raises(InputError) as refusal:
+        phi.transform(rows(), teacher=OTHER)
+    assert "untrained L3 (seed 1) (bbbbbbbbbbbb)" in str(refusal.value)
+    assert "openl3 mel256 env (aaaaaaaaaaaa)" in str(refusal.value)
+    assert "use one teacher" in str(refusal.value)
+    phi.transform(rows(), teacher=dict(TEACHER))
+    phi.check(12, None)
+
+
+def test_another_fit_is_refused(phi):
+    phi.check(fingerprint="7c1e")
+    with pytest.raises(InputError, match="shard 3: this pca reduction was fitted on input 7c1e, "
+                                         "not on 9a9a"):
+        phi.check(fingerprint="9a9a", where="shard 3")
+
+
+@pytest.mark.parametrize("name", ["mean", "scale", "components"])
+def test_changed_numbers_are_refused(tmp_path, phi, name):
+    save_phi(tmp_path / "phi.h5", phi)
+    with h5py.File(tmp_path / "phi.h5", "a") as file:
+        file[name][0] += 1e-9 if name != "scale" else 1.0
+    with pytest.raises(InputError, match=r"phi\.h5: its numbers are not those that were written"):
+        load_phi(tmp_path / "phi.h5")
+
+
+def test_broken_and_foreign_files_are_refused(tmp_path, phi):
+    path = tmp_path / "phi.h5"
+    with pytest.raises(InputError, match="cannot be read as HDF5"):
+        load_phi(path)
+    path.write_bytes(b"not HDF5")
+    with pytest.raises(InputError, match="cannot be read as HDF5"):
+        load_phi(path)
+    with h5py.File(path, "w") as file:
+        file["l3_embedding"] = rows()
+    with pytest.raises(InputError, match="is not a reduction written by this program"):
+        load_phi(path)
+    save_phi(path, phi)
+    with h5py.File(path, "a") as file:
+        file.attrs["version"] = 99
+    with pytest.raises(InputError, match="has version 99\nversion 1"):
+        load_phi(path)
+    save_phi(path, phi)
+    with h5py.File(path, "a") as file:
+        del file["mean"]
+    with pytest.raises(InputError, match="pca reduction without mean"):
+        load_phi(path)
+    save_phi(path, phi)
+    with h5py.File(path, "a") as file:
+        header = json.loads(file.attrs["header"])
+        file.attrs["header"] = json.dumps(header | {"out_dim": 6})
+    with pytest.raises(InputError, match=r"components has shape \(5, 12\), expected \(6, 12\)"):
+        load_phi(path)
+    save_phi(path, phi)
+    with h5py.File(path, "a") as file:
+        del file.attrs["header"]
+    with pytest.raises(InputError, match="its description is missing or broken"):
+        load_phi(path)
+    save_phi(path, phi)
+    with h5py.File(path, "a") as file:
+        file.attrs["header"] = '{"approx": "pca"}'
+    with pytest.raises(InputError, match="its description is missing or broken"):
+        load_phi(path)
+
+
+def test_none_passes_rows_on(tmp_path):
+    phi = Phi.identity(12, teacher=TEACHER)
+    save_phi(tmp_path / "phi.h5", phi)
+    again = load_phi(tmp_path / "phi.h5")
+    np.testing.assert_array_equal(again.transform(rows()), rows())
+    assert again.key == "l3_embedding"
+    assert again.explained == 1.0
+    with pytest.raises(InputError, match="have 3 numbers per row"):
+        again.transform(rows(d=3))
+    with pytest.raises(InputError, match="other|untrained"):
+        again.transform(rows(), teacher=OTHER)
+    with pytest.raises(InputError, match="'none' keeps 12 numbers, not 5"):
+        Phi("none", 12, 5)
+
+
+def test_refused_settings():
+    with pytest.raises(InputError, match="unknown reduction 'tsne'"):
+        Phi("tsne", 3, 2)
+    with pytest.raises(InputError, match="without mean, scale, components"):
+        Phi("pca", 3, 2)

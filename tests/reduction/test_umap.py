@@ -1,0 +1,76 @@
+"""UMAP: refused with advice where umap-learn is absent, exactly rebuilt where it is installed."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.reduction.store import Phi, load_phi, save_phi
+from l3hpc.reduction.umap import fit_umap, rebuild
+
+INSTALLED = importlib.util.find_spec("umap") is not None
+needs_umap = pytest.mark.skipif(not INSTALLED, reason="umap-learn is not installed (extra 'umap')")
+
+
+def clusters(n, seed):
+    rng = np.random.default_rng(seed)
+    return (np.random.default_rng(0).normal(size=(4, 12))[rng.integers(4, size=n)] * 5
+            + rng.normal(size=(n, 12))).astype(np.float32)
+
+
+def stored():
+    return Phi("umap", 3, 2, n_samples=9, arrays={
+        "mean": np.zeros(3), "scale": np.ones(3),
+        "training_rows": np.zeros((9, 3), np.float32),
+        "training_embedding": np.zeros((9, 2), np.float32)},
+        params={"n_neighbors": 4, "min_dist": 0.3, "metric": "euclidean", "seed": 1})
+
+
+def test_absent_package_is_an_error_with_advice(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    for act in (lambda: fit_umap(clusters(50, 1), 2), lambda: rebuild(stored()),
+                lambda: stored().transform(np.zeros((1, 3)))):
+        with pytest.raises(InputError) as refusal:
+            act()
+        assert "pip install 'l3hpc[umap]'" in str(refusal.value)
+
+
+def test_stored_without_pickle(tmp_path):
+    """Published defect 12: the fitted UMAP was not kept."""
+    save_phi(tmp_path / "phi.h5", stored())
+    again = load_phi(tmp_path / "phi.h5")
+    assert again.key == "umap_batch_9_len_2_k_4_metric_euclidean_dist|iter_0.3"
+    assert again.explained is None
+    assert again.digest == stored().digest
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(InputError, match="needs a umap reduction, found pca|without training"):
+        Phi("umap", 3, 2, arrays={"mean": np.zeros(3), "scale": np.ones(3)})
+
+
+@needs_umap
+@pytest.mark.slow
+def test_rebuilt_transform_equals_the_fitted_one(tmp_path):
+    import umap
+
+    x, new = clusters(300, 1), clusters(40, 2)
+    phi = fit_umap(x, 3, n_neighbors=8, min_dist=0.1, seed=4)
+    rows = ((x - phi.arrays["mean"]) / phi.arrays["scale"]).astype(np.float32)
+    model = umap.UMAP(n_components=3, n_neighbors=8, min_dist=0.1, random_state=4, n_jobs=1)
+    np.testing.assert_array_equal(model.fit(rows).embedding_, phi.arrays["training_embedding"])
+    save_phi(tmp_path / "phi.h5", phi)
+    scaled = ((new.astype(float) - phi.arrays["mean"]) / phi.arrays["scale"]).astype(np.float32)
+    again = load_phi(tmp_path / "phi.h5")
+    np.testing.assert_array_equal(again.transform(new), model.transform(scaled))
+    np.testing.assert_array_equal(again.transform(new), again.transform(new))
+    with pytest.raises(InputError, match="have 5 numbers per row"):
+        again.transform(new[:, :5])
+
+
+@needs_umap
+def test_too_few_rows():
+    with pytest.raises(InputError, match="needs more rows"):
+        fit_umap(clusters(10, 1), 2, n_neighbors=15)
