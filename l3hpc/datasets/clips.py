@@ -1,0 +1,146 @@
+"""The embeddings of tagged clips as one array: a bag of frames per clip, for the classifier.
+
+Read from an ``embed`` artifact (rows with provenance) or from a folder with one file per clip, as
+the published pipeline writes them: ``<name>.npz`` with ``embedding``, ``.npy`` or ``.npy.gz``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from l3hpc.datasets.embeddings import Part, open_source
+from l3hpc.errors import InputError
+from l3hpc.files import task_folders
+
+_SUFFIXES = (".npz", ".npy", ".npy.gz")
+_BLOCK_ROWS = 65536
+
+
+@dataclass(frozen=True)
+class Clips:
+    """files: names in the order asked for, without the missing; x: float32 (files, frames, dim).
+
+    Clips of different length are cut to the shortest, as published; ``longest`` is the frame count
+    of the longest one and ``missing`` names the clips that have no embeddings.
+    """
+
+    files: list[str]
+    x: np.ndarray
+    longest: int
+    missing: list[str]
+
+
+def load_clips(folder: Path | str, files: Sequence[str]) -> Clips:
+    """The embeddings of ``files`` (audio file names).
+
+    Raises ``InputError`` when none of them is there, or when dimensions differ.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("no such folder of embeddings", where=str(folder))
+    is_artifact = bool(task_folders(folder)) or (folder / "result.json").is_file()
+    lengths = _artifact_lengths(folder) if is_artifact else _file_lengths(folder, files)
+    present = [name for name in files if lengths.get(name)]
+    if not present:
+        raise InputError(
+            f"holds embeddings of none of the {len(files)} clips", where=str(folder),
+            allowed="an embed artifact, or <clip name>.npz with 'embedding' for every clip",
+            hint="Embed the clips first: l3hpc submit downstream --sonyc-ust FOLDER")
+    wanted = {name: place for place, name in enumerate(present)}
+    frames = min(lengths[name] for name in present)
+    x: np.ndarray | None = None
+    blocks = _artifact_blocks(folder) if is_artifact else _file_blocks(folder, present)
+    for name, block in blocks:
+        if name not in wanted:
+            continue
+        if x is None:
+            x = np.empty((len(present), frames, block.shape[1]), np.float32)
+        if block.shape[1] != x.shape[2]:
+            raise InputError(f"'{name}' has {block.shape[1]} dimensions, others {x.shape[2]}",
+                             where=str(folder))
+        x[wanted[name]] = block[:frames]
+    assert x is not None
+    return Clips(present, x, max(lengths[name] for name in present),
+                 [name for name in files if name not in wanted])
+
+
+def _recordings(part: Part) -> tuple[list[str], np.ndarray]:
+    told = part.provenance()
+    if told is None:
+        raise InputError("does not tell which recording a row is of", where=str(part.path),
+                         allowed="embeddings that l3hpc's embed or extract wrote")
+    return list(told["recordings/file"]), told["recording"]
+
+
+def _artifact_lengths(folder: Path) -> dict[str, int]:
+    lengths: dict[str, int] = {}
+    for part in open_source(folder).parts:
+        names, recording = _recordings(part)
+        for name, count in zip(names, np.bincount(recording, minlength=len(names)), strict=True):
+            lengths[name] = lengths.get(name, 0) + int(count)
+    return lengths
+
+
+def _artifact_blocks(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for part in open_source(folder).parts:
+        names, recording = _recordings(part)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(recording)) + 1, [len(recording)]])
+        if len(recording) and len(np.unique(recording)) != len(starts) - 1:
+            raise InputError("the rows of a recording do not follow each other",
+                             where=str(part.path))
+        first = 0
+        while first < len(starts) - 1 and len(recording):
+            last = first + 1
+            while last < len(starts) - 1 and starts[last + 1] - starts[first] <= _BLOCK_ROWS:
+                last += 1
+            block = part.read(int(starts[first]), int(starts[last]))
+            for place in range(first, last):
+                rows = slice(starts[place] - starts[first], starts[place + 1] - starts[first])
+                yield names[recording[starts[place]]], block[rows]
+            first = last
+
+
+def _clip_file(folder: Path, name: str) -> Path | None:
+    stem = name.rsplit(".", 1)[0]
+    for suffix in _SUFFIXES:
+        if (folder / (stem + suffix)).is_file():
+            return folder / (stem + suffix)
+    return None
+
+
+def _file_blocks(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    for name in files:
+        path = _clip_file(folder, name)
+        if path is not None:
+            yield name, _matrix(path)
+
+
+def _file_lengths(folder: Path, files: Sequence[str]) -> dict[str, int]:
+    lengths = {}
+    for name in files:
+        path = _clip_file(folder, name)
+        if path is not None:
+            lengths[name] = open_source(path).rows if path.suffix == ".npz" else len(_matrix(path))
+    return lengths
+
+
+def _matrix(path: Path) -> np.ndarray:
+    try:
+        if path.suffix == ".npz":
+            return open_source(path).parts[0].read()
+        if path.suffix == ".gz":
+            matrix = np.load(io.BytesIO(gzip.decompress(path.read_bytes())), allow_pickle=False)
+        else:
+            matrix = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"not a readable array ({error})", where=str(path)) from None
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+        raise InputError(f"has shape {matrix.shape} of {matrix.dtype}", where=str(path),
+                         allowed="numbers in the shape (frames, dimensions)")
+    return np.asarray(matrix, np.float32)

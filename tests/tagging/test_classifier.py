@@ -1,0 +1,197 @@
+"""The classifier: learns, repeats itself, keeps the best epoch, round trips, refuses nonsense."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.tagging import network
+from l3hpc.tagging.classifier import Classifier, ClassifierConfig, standardizer, train
+
+
+def bags(rng, taxonomy, clips=64, frames=5, dim=12, level="coarse", model="mil"):
+    """Clips with one tag each: audible in one frame (mil) or in all of them (framewise)."""
+    directions = np.random.default_rng(99).standard_normal((len(taxonomy.fine), dim)) * 4
+    y = np.zeros((clips, len(taxonomy.fine)), np.float32)
+    x = rng.standard_normal((clips, frames, dim)).astype(np.float32)
+    for clip in range(clips):
+        tag = taxonomy.complete_fine[clip % len(taxonomy.complete_fine)]
+        y[clip, tag] = 1
+        x[clip, rng.integers(frames) if model == "mil" else slice(None)] += directions[tag]
+    if level == "fine":
+        return x * 3 + 1, y
+    coarse = np.stack([y[:, taxonomy.complete(tag.id)].max(axis=1) for tag in taxonomy.coarse], 1)
+    return x * 3 + 1, coarse
+
+
+@pytest.fixture(scope="module")
+def trained():
+    from l3hpc.tagging.taxonomy import sonyc_ust
+
+    taxonomy = sonyc_ust()
+    rng = np.random.default_rng(3)
+    data, made = {}, {}
+    for level, model in (("coarse", "mil"), ("fine", "mil"), ("coarse", "framewise"),
+                         ("fine", "framewise")):
+        data[level, model] = [array for clips in (230, 46) for array in bags(
+            rng, taxonomy, clips, level=level, model=model)]
+        config = ClassifierConfig(level, model, learning_rate=0.03, epochs=25, seed=4,
+                                  batch_size=32, hidden_layers=int(model == "framewise"),
+                                  hidden_size=32)
+        made[level, model] = train(config, taxonomy, *data[level, model])
+    return data, made
+
+
+def test_every_kind_learns(trained):
+    data, made = trained
+    for (level, model), classifier in made.items():
+        _, _, x, y = data[level, model]
+        assert classifier.history[-1]["loss"] < 0.8 * classifier.history[0]["loss"]
+        likely = classifier.predict(x, "max" if model == "framewise" else "mean")
+        tags = range(8) if level == "coarse" else classifier.taxonomy.complete_fine
+        assert likely.shape == (46, len(tags)) and likely.min() >= 0 and likely.max() <= 1
+        right = np.mean(likely.argmax(axis=1) == y[:, list(tags)].argmax(axis=1))
+        assert right > 0.8  # chance: 0.17 coarse, 0.04 fine
+
+
+def test_autopool_grew_where_single_frames_decide(trained):
+    alpha = trained[1]["coarse", "mil"].model.get_weights()[-1]
+    assert alpha.shape == (8,) and (alpha >= 0).all() and alpha.max() > 0.1
+
+
+def test_same_seed_same_numbers_and_other_seed_other_numbers(trained, taxonomy):
+    data = trained[0]["coarse", "mil"]
+    runs = [train(ClassifierConfig(epochs=3, seed=seed), taxonomy, *data) for seed in (1, 1, 2)]
+    assert runs[0].history == runs[1].history
+    for one, two in zip(runs[0].model.get_weights(), runs[1].model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert runs[0].history != runs[2].history
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_training(trained, taxonomy):
+    x, y, x_validate, y_validate = trained[0]["coarse", "mil"]
+    seen = []
+    classifier = train(  # targets of validate are turned round: it gets worse from the start
+        ClassifierConfig(learning_rate=0.05, epochs=50, patience=4, l2=0.0), taxonomy, x, y,
+        x_validate, 1 - y_validate, on_epoch=lambda epoch, values: seen.append((epoch, values)))
+    losses = [one["val_loss"] for one in classifier.history]
+    assert classifier.best_epoch == int(np.argmin(losses)) + 1
+    assert len(losses) == classifier.best_epoch + 4 < 50
+    assert [epoch for epoch, _ in seen] == list(range(1, len(losses) + 1))
+    assert seen[-1][1]["best"] == min(losses)
+    probability = classifier.predict(x_validate)
+    again = float(network.TagLoss("coarse", taxonomy)(1 - y_validate, probability))
+    assert again == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_round_trip_executes_nothing_and_changes_nothing(trained, tmp_path):
+    data, made = trained
+    for key, classifier in made.items():
+        path = tmp_path / "classifier.h5"
+        classifier.save(path)
+        back = Classifier.load(path)
+        assert back.config == classifier.config and back.taxonomy == classifier.taxonomy
+        assert back.history == classifier.history and back.best_epoch == classifier.best_epoch
+        x = data[key][2]
+        np.testing.assert_array_equal(back.predict(x, "max"), classifier.predict(x, "max"))
+        with h5py.File(path) as file:
+            assert json.loads(file.attrs["settings"])["config"]["level"] == key[0]
+
+
+def test_other_files_are_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a"] = [1]
+    with pytest.raises(InputError, match="not a tag classifier"):
+        Classifier.load(tmp_path / "x.h5")
+    (tmp_path / "y.h5").write_text("no")
+    with pytest.raises(InputError, match="not a readable HDF5 file"):
+        Classifier.load(tmp_path / "y.h5")
+
+
+def test_poolings_of_framewise_predictions(trained):
+    data, made = trained
+    classifier, x = made["coarse", "framewise"], data["coarse", "framewise"][2][:3]
+    frames = classifier.frame_probabilities(x).astype(np.float64)
+    assert frames.shape == (3, 5, 8)
+    np.testing.assert_allclose(classifier.predict(x, "max"), frames.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(classifier.predict(x, "mean"), frames.mean(axis=1), rtol=1e-6)
+    weight = np.exp(frames) / np.exp(frames).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(classifier.predict(x, "softmax"), (weight * frames).sum(axis=1),
+                               rtol=1e-5)
+    with pytest.raises(InputError, match="did you mean 'mean'"):
+        classifier.predict(x, "mena")
+
+
+def test_predictions_table_of_both_levels(trained):
+    data, made = trained
+    coarse = made["coarse", "mil"].predictions(["a", "b"], data["coarse", "mil"][2][:2])
+    assert coarse.coarse.shape == (2, 8) and not coarse.fine.any()
+    fine = made["fine", "mil"].predictions(["a", "b"], data["fine", "mil"][2][:2])
+    assert fine.fine.shape == (2, 29) and fine.coarse.max() == fine.fine.max()
+
+
+def test_autopool_is_a_softmax_weighted_mean(rng):
+    x = rng.random((2, 6, 3)).astype(np.float32)
+    layer = network.AutoPool()
+    np.testing.assert_allclose(np.asarray(layer(x)), x.mean(axis=1), rtol=1e-6)
+    alpha = np.array([0.0, 3.0, 500.0], np.float32)
+    layer.set_weights([alpha])
+    weight = np.exp(alpha * x - (alpha * x).max(axis=1, keepdims=True))
+    expected = (x * weight).sum(axis=1) / weight.sum(axis=1)
+    np.testing.assert_allclose(np.asarray(layer(x)), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(layer(x))[:, 2], x[:, :, 2].max(axis=1), rtol=2e-2)
+
+
+def test_fine_loss_leaves_out_categories_whose_x_is_true(taxonomy, rng):
+    y = (rng.random((4, 29)) < 0.4).astype(np.float32)
+    p = rng.uniform(0.05, 0.95, (4, 23)).astype(np.float32)
+    expected = 0.0
+    for clip in range(4):
+        for place, column in enumerate(taxonomy.complete_fine):
+            other = taxonomy.other(taxonomy.fine[column].coarse)
+            if other is None or not y[clip, other]:
+                probability = float(p[clip, place])
+                hit = y[clip, column]
+                expected -= np.log(probability if hit else 1 - probability)
+    got = float(network.TagLoss("fine", taxonomy)(y, p))
+    assert got == pytest.approx(expected / 4, rel=1e-5)
+    coarse_y, coarse_p = y[:, :8], p[:, :8]
+    mean = -np.mean(np.where(coarse_y == 1, np.log(coarse_p), np.log(1 - coarse_p)))
+    assert float(network.TagLoss("coarse", taxonomy)(coarse_y, coarse_p)) == pytest.approx(
+        mean, rel=1e-5)
+
+
+def test_standardizer_equals_the_plain_formula_far_from_zero(rng):
+    x = (rng.standard_normal((40, 7, 5)) * [1, 2, 3, 1e-3, 0] + [0, 1e4, -5, 3, 8]).astype("f4")
+    mean, scale = standardizer(x)
+    flat = x.reshape(-1, 5).astype(np.float64)
+    np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(scale[:4], flat.std(axis=0)[:4], rtol=1e-4)
+    assert scale[4] == 1
+
+
+def test_without_standardising_a_framewise_model_normalises_itself(trained, taxonomy):
+    data = trained[0]["coarse", "mil"]
+    config = ClassifierConfig("coarse", "framewise", standardize=False, epochs=2)
+    classifier = train(config, taxonomy, *data)
+    assert (classifier.mean == 0).all() and (classifier.scale == 1).all()
+    moving = classifier.model.layers[1].moving_mean.numpy()
+    assert np.abs(moving).max() > 0.01
+
+
+def test_nonsense_is_refused(taxonomy, rng):
+    x, y = bags(rng, taxonomy, 8)
+    config = ClassifierConfig(epochs=1)
+    with pytest.raises(InputError, match="split 'validate' has no clips"):
+        train(config, taxonomy, x, y, x[:0], y[:0])
+    with pytest.raises(InputError, match="8 clips, 7 targets"):
+        train(config, taxonomy, x, y[:7], x, y)
+    with pytest.raises(InputError, match="train has 12 dimensions, validate 5"):
+        train(config, taxonomy, x, y, x[:, :, :5], y)
+    with pytest.raises(InputError, match="did you mean 'coarse'"):
+        ClassifierConfig("corse")
+    x[0, 0, 0] = np.nan
+    with pytest.raises(L3hpcError, match="no number any more in epoch 1"):
+        train(config, taxonomy, x, y, x, y)
