@@ -13,6 +13,7 @@ from typing import Any
 from l3hpc.errors import InputError, nearest
 from l3hpc.files import read_json
 from l3hpc.workflow import artifacts, fingerprint, records
+from l3hpc.workflow.localstate import LIVE, LocalJobs
 from l3hpc.workflow.model import RunRecord, StepRecord
 
 
@@ -90,14 +91,24 @@ def _usable(workspace: Path, record: RunRecord, kind: str, cluster: str) -> Outs
             artifact = Path(step.artifact)
             if _finished(step):
                 waits: tuple[str, ...] = ()
-            elif (record.state == step.state == "submitted" and step.job
-                  and not record.local and record.cluster == cluster):
+            elif step.job and record.cluster == cluster and _lives(workspace, record, step):
                 waits = (step.job,)
             else:
                 continue
             folder = workspace / "runs" / record.run / "steps" / step.name
             return Outside(artifact, artifact.name, _shards(artifact, folder), waits, record.run)
     return None
+
+
+def _lives(workspace: Path, record: RunRecord, step: StepRecord) -> bool:
+    """Whether the record says that a job is at work on the step (a scheduler is not asked)."""
+    if not record.state == step.state == "submitted":
+        return False
+    if not record.local:
+        return True
+    jobs = LocalJobs(workspace, record.run)
+    return jobs.runner() is not None and any(
+        job["state"] in LIVE for job in jobs.jobs.values() if job["job"] == step.job)
 
 
 def _finished(step: StepRecord) -> bool:

@@ -27,7 +27,8 @@ from l3hpc.workflow.parameters import Wanted
 from l3hpc.workflow.pipelines import Pipeline
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-EMBEDDINGS = ("extract", "sample", "reduce", "embed")
+EMBEDDINGS = ("extract", "sample", "reduce", "embed")  # what --embedding-dir may stand for
+STANDS_FOR = {"train": "student", "classify": "predictions"}  # a parameter in place of an input
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def build(
     check_name(request.name or found.name)
     wanted = parameters.wanted(found, request.options or {}, request.sets)
     kept = _kept(found, wanted, request)
-    params = {name: _params(wanted[name], kept, config, request) for name in kept}
-    sources = {name: _sources(wanted[name], kept, config, request) for name in kept}
+    params = {name: _params(kept[name], kept, config) for name in kept}
+    sources = {name: _sources(kept[name], config, request) for name in kept}
     students = [source["train"] for source in sources.values() if "train" in source]
     for name, source in sources.items():
         if "train" in source and source["train"].file:
@@ -142,8 +143,7 @@ def _kept(pipeline: Pipeline, wanted: Mapping[str, Wanted], request: Request) ->
     return result
 
 
-def _params(item: Wanted, kept: Mapping[str, Wanted], config: Config,
-            request: Request) -> BaseModel:
+def _params(item: Wanted, kept: Mapping[str, Wanted], config: Config) -> BaseModel:
     """Validated parameters, with what follows from the other steps filled in where not said."""
     kinds = {other.step.kind: other for other in kept.values()}
     more: dict[str, Any] = {}
@@ -156,8 +156,7 @@ def _params(item: Wanted, kept: Mapping[str, Wanted], config: Config,
     return parameters.validate(replace(item, params={**item.params, **more}), config)
 
 
-def _sources(item: Wanted, kept: Mapping[str, Wanted], config: Config,
-             request: Request) -> dict[str, Outside]:
+def _sources(item: Wanted, config: Config, request: Request) -> dict[str, Outside]:
     """Inputs of a step that come from outside the plan, by kind."""
     inputs: Mapping[str, str] = step_rooms.step(item.step.kind).INPUTS
     named = dict(request.inputs or {})
@@ -166,24 +165,28 @@ def _sources(item: Wanted, kept: Mapping[str, Wanted], config: Config,
             raise InputError(f"unknown step {kind!r}", where="--input",
                              allowed=nearest(kind, step_rooms.STEPS))
     result: dict[str, Outside] = {}
-    folders = [kind for kind in item.step.given if kind in EMBEDDINGS and kind not in named]
+    cluster, folder = config.profile.name, config.paths.embeddings
+    closest = next((kind for kind in reversed(item.step.given) if kind in EMBEDDINGS), None)
     for kind in item.step.given:
+        must = inputs[kind] == "required" or kind == closest or kind in STANDS_FOR
         if kind in named:
             result[kind] = outside.given(config.workspace, kind, named[kind], f"--input {kind}",
-                                         config.profile.name)
+                                         cluster)
+        elif item.params.get(STANDS_FOR.get(kind, "")) is not None:
+            continue
         elif kind == "train":
-            if item.params.get("student") is None:
-                result[kind] = outside.student(config.workspace, request.student or "latest",
-                                               config.profile.name)
-        elif kind in folders and kind == folders[-1] and config.paths.embeddings:
-            result[kind] = outside.given(config.workspace, kind, str(config.paths.embeddings),
-                                         config.origin("paths.embeddings"), config.profile.name)
-        elif inputs[kind] == "required" or (kind in folders and kind == folders[-1]):
-            hint = f"--embedding-dir FOLDER, or --input {kind}=FOLDER (or a run that has it)"
+            result[kind] = outside.student(config.workspace, request.student or "latest", cluster)
+        elif must and kind in EMBEDDINGS and folder:
+            result[kind] = outside.given(config.workspace, kind, str(folder),
+                                         config.origin("paths.embeddings"), cluster)
+        elif must:
+            hint = f"--input {kind}=RUN or FOLDER"
+            if kind in STANDS_FOR:
+                hint = f"--set {item.step.name}.{STANDS_FOR[kind]}=FILE, or {hint}"
             raise InputError(
                 f"{item.step.name} needs the output of {kind}, which this run does not make",
                 where="--from" if request.start else item.step.where("given"),
-                hint=hint if kind in EMBEDDINGS else f"--input {kind}=RUN or FOLDER")
+                hint=f"--embedding-dir FOLDER, or {hint}" if kind in EMBEDDINGS else hint)
     return result
 
 

@@ -21,6 +21,7 @@ from l3hpc.errors import InputError, nearest
 
 Place = tuple[Any, ...]
 MAX_NODES = 50_000
+_PLAIN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -105,8 +106,8 @@ def load(path: Path) -> Document:
 
 def loads(text: str, path: Path) -> Document:
     """The same for text; ``path`` is only the name used in messages."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[Place, int] = {}
         data = {} if node is None else _value(loader, node, (), lines, path)
@@ -118,8 +119,6 @@ def loads(text: str, path: Path) -> Document:
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise InputError(f"not valid YAML: {first}", where=_short(path)) from None
-    finally:
-        loader.dispose()
     return Document(path, data, lines)
 
 
@@ -171,14 +170,14 @@ def _value(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place, in
     if len(lines) > MAX_NODES:  # aliases of aliases grow without bound
         raise InputError(f"more than {MAX_NODES:,} values", where=_short(path))
     lines.setdefault(place, node.start_mark.line + 1)
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+        raise InputError(f"{node.tag!r} is not plain data",
+                         where=f"{_short(path)}:{node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):
         _refuse_duplicates(node, path)
         loader.flatten_mapping(node)
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise InputError("a key must be a plain word",
-                                 where=f"{_short(path)}:{key_node.start_mark.line + 1}")
             key = key_node.value
             lines[(*place, key)] = key_node.start_mark.line + 1
             result[key] = _value(loader, value_node, (*place, key), lines, path)
@@ -197,6 +196,8 @@ def _refuse_duplicates(node: yaml.MappingNode, path: Path) -> None:
     seen: dict[str, int] = {}
     for key_node, _ in node.value:
         line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise InputError("a key must be a plain word", where=f"{_short(path)}:{line}")
         if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
             raise InputError(
                 f"key {key_node.value!r} is written twice (first in line {seen[key_node.value]})",

@@ -1,0 +1,191 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.workflow import assets, config
+from l3hpc.workflow.model import Resources
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(text):
+    Path("cluster.yaml").write_text(text)
+
+
+def load(cluster=None, environ=None, **overrides):
+    return config.load(cluster=cluster, environ=environ or {}, overrides=overrides)
+
+
+def refusal(text, cluster=None):
+    write(text)
+    with pytest.raises(InputError) as error:
+        load(cluster)
+    return error.value
+
+
+GREENE = """\
+cluster: greene
+paths:
+  workspace: ws
+  audio: ~/audio
+clusters:
+  greene:
+    account: pr_42
+    partition: gpu
+    setup: [module purge, "echo 'two words' $HOME"]
+    container: apptainer exec --nv "my image.sif"
+    limits: {time: 7d, mem: 180GB, array: 1001}
+    steps:
+      train: {mem: 64GB, gpus: 2, partition: big}
+"""
+
+
+def test_without_a_file_the_delivered_one_holds():
+    found = load()
+    assert found.profile.name == "local" and found.profile.executor == "local"
+    assert found.workspace == Path.cwd() / "workspace"
+    assert found.origin("paths.workspace") == "default"
+    assert found.profile.python == sys.executable
+
+
+def test_a_profile_with_everything(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/you")
+    write(GREENE)
+    found = load()
+    assert found.profile.name == "greene" and found.profile.executor == "slurm"
+    assert found.profile.container == ("apptainer", "exec", "--nv", "my image.sif")
+    assert found.profile.python == "python3"
+    assert found.profile.limits.mem == 180 * 1024 and found.profile.limits.time == 7 * 1440
+    assert found.profile.at("train").mem == 65536 and found.profile.at("fit").mem is None
+    assert found.paths.audio == Path("/home/you/audio")
+    assert found.workspace == Path.cwd() / "ws"
+    assert found.origin("paths.workspace") == "cluster.yaml:3"
+    assert found.origin("clusters.greene.account") == "cluster.yaml:7"
+    assert found.origin("clusters.greene.qos") == "default"
+    assert load("local").profile.executor == "local"
+
+
+def test_every_value_is_listed_and_json_ready():
+    import json
+
+    write(GREENE)
+    values = load().values()
+    assert json.loads(json.dumps(values))["clusters.greene.partition"] == "gpu"
+
+
+@pytest.mark.parametrize(("text", "where", "words"), [
+    ("clusters:\n  greene:\n    partitoin: gpu\n", "cluster.yaml:3",
+     ["unknown key 'partitoin'", "did you mean 'partition'?"]),
+    ("path:\n  workspace: x\n", "cluster.yaml:1", ["unknown key 'path'", "did you mean 'paths'?"]),
+    ("paths:\n  workspase: x\n", "cluster.yaml:2",
+     ["unknown key 'workspase' in paths", "'workspace'"]),
+    ("clusters:\n  g:\n    limits: {times: 4h}\n", "cluster.yaml:3",
+     ["unknown key 'times' in limits", "'time'"]),
+    ("clusters:\n  g:\n    steps:\n      train:\n        memory: 4GB\n", "cluster.yaml:5",
+     ["unknown key 'memory' in steps.train", "mem"]),
+    ("clusters:\n  g:\n    steps:\n      trian: {mem: 4GB}\n", "cluster.yaml:3",
+     ["unknown step 'trian'", "did you mean 'train'?"]),
+    ("clusters:\n  g:\n    limits:\n      mem: 16\n", "cluster.yaml:4",
+     ["'16' is not an amount of memory", "16GB"]),
+    ("clusters:\n  g:\n    limits:\n      time: 4:00\n", "cluster.yaml:4",
+     ["'4:00' is not a time limit"]),
+    ("clusters:\n  g:\n    gpu_request: gers\n", "cluster.yaml:3", ["gres", "gpus-per-node"]),
+    ("clusters:\n  g:\n    account: 42\n", "cluster.yaml:3", ["42 is not text", "quotes"]),
+    ("clusters:\n  g:\n    setup:\n      - ok\n      - \"a\\nb\"\n", "cluster.yaml:5",
+     ["control character"]),
+    ("clusters:\n  g:\n    partition: \"a\\n#SBATCH --x\"\n", "cluster.yaml:3",
+     ["control character"]),
+    ("clusters:\n  g:\n    qos: -x\n", "cluster.yaml:3", ["leading dash"]),
+    ("clusters:\n  g:\n    container: apptainer 'x\n", "cluster.yaml:3", ["no closing quotation"]),
+    ("clusters:\n  g:\n    env: {a-b: x}\n", "cluster.yaml:3", ["'a-b' is not the name"]),
+    ("clusters:\n  g:\n    env: {SLURM_JOB_ID: x}\n", "cluster.yaml:3", ["belongs to Slurm"]),
+    ("clusters:\n  g:\n    name: x\n", "cluster.yaml:3", ["leave name: away"]),
+    ("cluster: gren\nclusters:\n  greene: {}\n", "cluster.yaml:1",
+     ["there is no cluster 'gren'", "did you mean 'greene'?"]),
+    ("ledger:\n  sheet_id: 'not an id!'\n", "cluster.yaml:2", ["not the id of a Google Sheet"]),
+    ("paths:\n  audio: $NO_SUCH_VARIABLE/x\n", "cluster.yaml:2",
+     ["NO_SUCH_VARIABLE is not set"]),
+    ("clusters:\n  g:\n    qos: a\n    qos: b\n", "cluster.yaml:4", ["written twice"]),
+    ("paths: 3\n", "cluster.yaml:1", ["paths"]),
+])
+def test_refusals_name_the_place_and_the_valid(text, where, words):
+    error = refusal(text)
+    assert error.where == where
+    for word in words:
+        assert word in str(error)
+    assert error.exit_code == 2
+
+
+def test_an_unknown_cluster_on_the_command_line():
+    with pytest.raises(InputError) as error:
+        load("grene")
+    assert error.value.where == "--cluster" and "valid: local" in str(error.value)
+
+
+def test_environment_of_the_published_jobs_is_the_fallback():
+    environ = {"AUDIO_DIR": "a", "EMBEDDING_DIR": "/e", "OUTPUT_DIR": "/o", "L3_MODEL_PATH": "w.h5",
+               "SONYC_UST_PATH": "/s", "GSHEET_ID": "1AbCdEf"}
+    found = load(environ=environ)
+    assert found.paths.audio == Path.cwd() / "a"
+    assert found.paths.embeddings == Path("/e") and found.workspace == Path("/o")
+    assert found.paths.weights == str(Path.cwd() / "w.h5")
+    assert found.ledger.sheet_id == "1AbCdEf"
+    assert found.origin("paths.audio") == "environment variable AUDIO_DIR"
+    write("paths: {audio: /from/file}\n")
+    found = load(environ=environ)
+    assert found.paths.audio == Path("/from/file") and found.origin("paths.audio") \
+        == "cluster.yaml:1"
+    found = load(environ=environ, **{"paths.audio": ("mine", "--audio-dir")})
+    assert found.paths.audio == Path.cwd() / "mine" and found.origin("paths.audio") \
+        == "--audio-dir"
+
+
+def test_weights_may_be_a_name():
+    assert load(environ={"L3_MODEL_PATH": "untrained:7"}).paths.weights == "untrained:7"
+
+
+def test_a_sheet_may_be_given_by_its_address():
+    write("ledger: {sheet_id: 'https://docs.google.com/spreadsheets/d/1AbC-_9xyz/edit#gid=0'}\n")
+    assert load().ledger.sheet_id == "1AbC-_9xyz"
+
+
+def test_relative_paths_count_from_the_file(tmp_path):
+    (tmp_path / "sub").mkdir()
+    file = tmp_path / "sub" / "my.yaml"
+    file.write_text("paths: {workspace: here}\n")
+    assert config.load(file, environ={}).workspace == tmp_path / "sub" / "here"
+
+
+def test_an_empty_section_counts_as_absent():
+    write("paths:\nledger:\nclusters:\n  local:\n")
+    assert load().workspace == Path.cwd() / "workspace"
+
+
+def test_limits_refuse_more():
+    write(GREENE)
+    profile = load().profile
+    with pytest.raises(InputError, match=r"train asks for 200 GB of memory; greene allows 180 GB"):
+        profile.granted("train", Resources(1, 200 * 1024, 0, 60))
+    with pytest.raises(InputError, match="train asks for 8 d"):
+        profile.granted("train", Resources(1, 1024, 0, 8 * 1440))
+
+
+def test_local_gives_no_more_than_its_slots_and_no_gpu():
+    write("clusters: {local: {slots: {cpus: 2, mem: 4GB}}}\n")
+    granted = load().profile.granted("train", Resources(8, 65536, 2, 60))
+    assert granted == Resources(2, 4096, 0, 60)
+
+
+def test_the_commented_profile_of_the_delivered_file_is_valid():
+    text = (assets.defaults_folder() / "cluster.yaml").read_text()
+    lines = [line.replace("  # ", "  ", 1) if line.startswith("  # ") else line
+             for line in text.splitlines()]
+    write("\n".join(lines).replace("1AbC…", "1AbCdef"))
+    found = load("greene", environ={})
+    assert found.profile.gpu_type == "rtx8000" and found.profile.at("train").gpus == 2
+    assert found.profile.setup[0] == "module purge"

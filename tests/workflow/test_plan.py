@@ -1,0 +1,345 @@
+import datetime
+import json
+import os
+import shutil
+import wave
+from pathlib import Path
+
+import pytest
+
+from l3hpc import steps
+from l3hpc.errors import InputError
+from l3hpc.workflow import config, outside, plan, records
+from l3hpc.workflow.model import Resources, RunRecord, StepRecord
+
+DATE = datetime.date(2026, 11, 20)
+
+
+@pytest.fixture(autouse=True)
+def _corpus(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for sensor in ("a", "b"):
+        for number in range(3):
+            path = Path("audio", sensor, f"{number}.wav")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with wave.open(str(path), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(8000)
+                file.writeframes(bytes(16000))
+
+
+def configuration(cluster=None, **paths):
+    given = {"audio": "audio", "weights": "untrained", **paths}
+    overrides = {f"paths.{key}": (value, f"--{key}") for key, value in given.items() if value}
+    return config.load(cluster=cluster, environ={}, overrides=overrides)
+
+
+def build(pipeline="upstream", settings=None, **request):
+    return plan.build(pipeline, settings or configuration(), plan.Request(**request), date=DATE,
+                      user="you")
+
+
+def step(made, name):
+    return next(item for item in made.steps if item.name == name)
+
+
+def prints(made):
+    return {item.name: item.fingerprint for item in made.steps}
+
+
+def finish(item, count=None):
+    """Pretend that the first ``count`` tasks of a planned step are done."""
+    for index in range(item.tasks if count is None else count):
+        folder = item.artifact / f"{index:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text("{}")
+    (item.artifact / "config.json").write_text(json.dumps(item.config("r")))
+
+
+def record(made, state="submitted", **changes):
+    """Pretend that a plan was submitted."""
+    entries = [StepRecord(name=item.name, kind=item.kind, artifact=str(item.artifact),
+                          tasks=item.tasks, needs=list(item.needs), state="submitted",
+                          job=str(100 + number)) for number, item in enumerate(made.steps)]
+    values = {"run": made.run, "pipeline": made.pipeline, "cluster": made.profile.name,
+              "created": 1.0, "user": "you", "host": "h", "command": [], "options": {},
+              "state": state, "steps": entries, **changes}
+    records.write(made.workspace, RunRecord(**values))
+
+
+def test_a_plan_is_the_same_every_time_and_touches_nothing():
+    before = sorted(Path().rglob("*"))
+    assert build() == build()
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_steps_inputs_and_folders():
+    made = build()
+    assert [item.name for item in made.steps] == ["extract", "sample", "fit", "reduce", "train"]
+    train = step(made, "train")
+    assert train.needs == ("extract", "reduce")
+    assert train.inputs == {"extract": str(step(made, "extract").artifact),
+                            "reduce": str(step(made, "reduce").artifact)}
+    assert train.artifact == made.workspace / "artifacts" / "train" / train.fingerprint
+    assert len(train.fingerprint) == 16 and int(train.fingerprint, 16) >= 0
+    assert [shard["sensor"] for shard in step(made, "sample").shards] == ["a", "b"]
+    assert train.labels["model_dir"] == str(made.folder / "artifacts" / "train")
+    assert train.labels["username"] == "you" and train.labels["exp_id"] == made.run
+    assert json.loads(json.dumps(train.config(made.run)))["version"] == 1
+
+
+def test_the_name_carries_pipeline_date_and_content():
+    made = build()
+    assert made.run.startswith("upstream-20261120-") and len(made.run) == len(
+        "upstream-20261120-1a2b")
+    other = build(options={"asr": 16000})
+    assert other.run != made.run
+    assert build(name="mine").run == made.run.replace("upstream", "mine")
+    made.folder.mkdir(parents=True)
+    assert build().run == made.run + "-2"
+    (made.workspace / "runs" / (made.run + "-2")).mkdir()
+    assert build().run == made.run + "-3"
+
+
+@pytest.mark.parametrize("name", ["-x", "a b", "a/b", "..", "", "$(id)", "a\nb", "x" * 65, "é"])
+def test_a_name_that_could_do_harm_is_refused(name):
+    with pytest.raises(InputError, match="cannot name a run"):
+        plan.check_name(name)
+
+
+def test_resources_cluster_and_logs_do_not_change_fingerprints():
+    Path("cluster.yaml").write_text("clusters: {far: {partition: x, python: python3}}\n")
+    base = prints(build())
+    assert prints(build(sets=["train.mem=1GB", "train.time=5h", "extract.cpus=1"])) == base
+    assert prints(build(settings=configuration("far"))) == base
+    assert prints(build(settings=configuration(workspace="elsewhere"))) == base
+    assert prints(build(name="other")) == base
+
+
+def test_places_do_not_change_fingerprints_but_content_does():
+    base = prints(build())
+    shutil.copytree("audio", "moved")
+    assert prints(build(settings=configuration(audio="moved"))) == base
+    Path("audio/a/0.wav").write_bytes(Path("audio/a/0.wav").read_bytes() + b"xx")
+    changed = prints(build())
+    assert all(changed[name] != base[name] for name in base)
+
+
+def test_a_change_reaches_exactly_the_steps_behind_it():
+    base = prints(build())
+    changed = prints(build(options={"samples": 400}))
+    assert {name for name in base if base[name] != changed[name]} == {
+        "sample", "fit", "reduce", "train"}
+    changed = prints(build(options={"epochs": 3}))
+    assert {name for name in base if base[name] != changed[name]} == {"train"}
+
+
+def test_the_version_of_a_step_counts(monkeypatch):
+    base = prints(build())
+    monkeypatch.setattr(steps.step("reduce"), "VERSION", 99)
+    changed = prints(build())
+    assert {name for name in base if base[name] != changed[name]} == {"reduce", "train"}
+
+
+def test_what_was_done_before_is_seen():
+    made = build(sets=["extract.files_per_task=2"])
+    assert step(made, "extract").tasks == 3 and step(made, "extract").state == "to run"
+    finish(step(made, "extract"), 2)
+    again = step(build(sets=["extract.files_per_task=2"]), "extract")
+    assert again.done == (0, 1) and again.missing == (2,) and again.state == "partly done"
+    finish(step(made, "extract"))
+    assert step(build(sets=["extract.files_per_task=2"]), "extract").state == "done before"
+
+
+def test_approx_none_learns_the_teacher():
+    made = build(options={"approx": "none"})
+    assert [item.name for item in made.steps] == ["extract", "train"]
+    train = step(made, "train")
+    assert train.needs == ("extract",) and train.params["emb_dim"] == 512
+    with pytest.raises(InputError, match=r"--samples has no effect: fit.approx=none leaves sample"):
+        build(options={"approx": "none", "samples": 9000})
+    build(options={"approx": "none", "seed": 3})  # train uses it too
+    with pytest.raises(InputError, match="needs the teacher's 512 dimensions"):
+        build(options={"approx": "none", "emb-dim": 64})
+
+
+def test_options_and_sets_reach_their_parameters():
+    made = build(options={"emb-dim": 64, "asr": 16000, "filters": None},
+                 sets=["train.fmax=6000", "train.tensorboard=true", "sample.timescale=week",
+                       "train.checkpoint_batches=null"])
+    assert step(made, "fit").params["emb_dim"] == step(made, "train").params["emb_dim"] == 64
+    train = step(made, "train").params
+    assert (train["asr"], train["fmax"], train["tensorboard"]) == (16000, 6000.0, True)
+    assert train["checkpoint_batches"] is None
+    assert step(made, "sample").params["timescale"] == "week"
+    assert made.options == {"emb-dim": 64, "asr": 16000, "set": [
+        "train.fmax=6000", "train.tensorboard=true", "sample.timescale=week",
+        "train.checkpoint_batches=null"]}
+
+
+def test_resources_pipeline_then_profile_then_person():
+    Path("cluster.yaml").write_text(
+        "clusters: {far: {steps: {train: {mem: 64GB, gpus: 2}}, limits: {mem: 100GB}}}\n")
+    far = configuration("far")
+    assert step(build(settings=far), "train").resources == Resources(4, 65536, 2, 1440)
+    made = build(settings=far, sets=["train.mem=16GB", "train.time=2h"])
+    assert step(made, "train").resources == Resources(4, 16384, 2, 120)
+    with pytest.raises(InputError, match="train asks for 200 GB of memory; far allows 100 GB"):
+        build(settings=far, sets=["train.mem=200GB"])
+
+
+@pytest.mark.parametrize(("request_", "words"), [
+    ({"options": {"mels": 512}}, ["--mels 512 leaves", "bins are 7.8 Hz apart"]),
+    ({"options": {"emb-dim": 600}}, ["--emb-dim 600 is more than the teacher's 512"]),
+    ({"options": {"samples": 100}}, ["--samples 100 is fewer than the 128 dimensions"]),
+    ({"options": {"fmax": 5000.0}}, ["fmax", "4000"]),
+    ({"options": {"dft": 1_000_000}}, ["dft"]),
+    ({"options": {"epochs": 0}}, ["--epochs", "greater than or equal to 1"]),
+    ({"options": {"level": "fine"}}, ["--level means nothing", "it offers: --approx"]),
+    ({"sets": ["trian.epochs=3"]}, ["no step 'trian'", "did you mean 'train'?"]),
+    ({"sets": ["train.epoch=3"]}, ["no parameter 'epoch'", "did you mean 'epochs'?"]),
+    ({"sets": ["train.epochs=many"]}, ["--set train.epochs", "valid integer", "'many'"]),
+    ({"sets": ["train.mem=lots"]}, ["'lots' is not an amount of memory"]),
+    ({"sets": ["train.cpus=0"]}, ["--set train.cpus"]),
+    ({"sets": ["epochs=3"]}, ["not step.parameter=value"]),
+    ({"sets": ["train.epochs"]}, ["not step.parameter=value"]),
+    ({"start": "trian"}, ["no step 'trian' to start from", "did you mean 'train'?"]),
+    ({"start": "train"}, ["train needs the output of", "--embedding-dir"]),
+    ({"start": "reduce"}, ["reduce needs the output of"]),
+    ({"sets": ["sample.timezone=America/New_Yrok"]}, ["unknown time zone"]),
+])
+def test_impossible_wishes_are_refused(request_, words):
+    with pytest.raises(InputError) as error:
+        build(**request_)
+    for word in words:
+        assert word in str(error.value)
+    assert not Path("workspace").exists()
+
+
+def test_missing_audio_and_teacher_say_how_to_name_them():
+    with pytest.raises(InputError, match="paths.audio is not set") as error:
+        build(settings=configuration(audio=None))
+    assert "--audio-dir" in str(error.value) and "AUDIO_DIR" in str(error.value)
+    with pytest.raises(InputError, match="paths.weights is not set") as error:
+        build(settings=configuration(weights=None))
+    assert "untrained" in str(error.value)
+
+
+def test_an_empty_folder_is_nothing_to_do():
+    Path("empty").mkdir()
+    with pytest.raises(InputError):
+        build(settings=configuration(audio="empty"))
+
+
+def test_arrays_above_the_sites_limit_are_refused_with_the_way_out():
+    Path("cluster.yaml").write_text("clusters: {far: {limits: {array: 2}}}\n")
+    with pytest.raises(InputError, match="extract has 6 tasks; far allows arrays of 2") as error:
+        build(settings=configuration("far"), sets=["extract.files_per_task=1"])
+    assert error.value.hint.startswith("--set extract.files_per_task=3")
+    assert step(build(settings=configuration("far"), sets=["extract.files_per_task=3"]),
+                "extract").tasks == 2
+
+
+def test_start_from_published_embeddings():
+    Path("published/train").mkdir(parents=True)
+    Path("published/train/x.h5").write_bytes(b"x")
+    settings = configuration(weights=None, embeddings="published")
+    made = build(settings=settings, start="train")
+    assert [item.name for item in made.steps] == ["train"]
+    train = made.steps[0]
+    assert train.inputs == {"reduce": str(Path("published").resolve())}
+    assert train.params["audio_dir"] == str(Path("audio").resolve())
+    before = train.fingerprint
+    os.utime("published/train/x.h5", (1, 1))
+    assert build(settings=settings, start="train").steps[0].fingerprint != before
+    made = build(settings=settings, start="sample")
+    assert [item.name for item in made.steps] == ["sample", "fit", "reduce", "train"]
+    assert step(made, "sample").inputs == {"extract": str(Path("published").resolve())}
+    assert step(made, "reduce").inputs["extract"] == str(Path("published").resolve())
+
+
+@pytest.fixture
+def ust(monkeypatch):
+    """downstream without its data sets: only the plan is looked at."""
+    for kind in ("embed", "classify", "evaluate"):
+        module = steps.step(kind)
+        monkeypatch.setattr(module, "check", lambda params: None)
+        monkeypatch.setattr(module, "digests", lambda params: {})
+        monkeypatch.setattr(module, "shards", lambda params, upstream: [{}])
+    return configuration(sonyc_ust="ust")
+
+
+def test_the_latest_student_is_found(ust):
+    with pytest.raises(InputError, match="no run in .* has trained a student") as error:
+        build("downstream", ust)
+    assert "l3hpc submit upstream" in str(error.value)
+    made = build()
+    finish(step(made, "train"))
+    record(made)
+    down = build("downstream", ust)
+    embed = step(down, "embed")
+    assert embed.inputs == {"train": str(step(made, "train").artifact)} and embed.waits_for == ()
+    assert step(down, "evaluate").labels["student_run"] == made.run
+    assert step(down, "evaluate").labels["model_dir"] == str(made.folder / "artifacts" / "train")
+    newer = build(options={"epochs": 2})
+    record(newer, created=2.0, state="refused")  # has made nothing and never will
+    assert step(build("downstream", ust), "embed").inputs == embed.inputs
+    assert step(build("downstream", ust, student=made.run), "embed").inputs == embed.inputs
+    with pytest.raises(InputError, match="has no finished train") as error:
+        build("downstream", ust, student=newer.run)
+    assert made.run in str(error.value)
+    with pytest.raises(InputError, match="neither a run nor a file") as error:
+        build("downstream", ust, student="upstraem")
+
+
+def test_the_student_of_a_run_that_still_works_is_waited_for(ust):
+    Path("cluster.yaml").write_text("clusters: {far: {}, near: {}}\n")
+    far = configuration("far", sonyc_ust="ust")
+    made = build(settings=configuration("far"))
+    record(made)
+    embed = step(build("downstream", far), "embed")
+    assert embed.waits_for == ("104",) and step(build("downstream", far), "classify").waits_for \
+        == ()
+    with pytest.raises(InputError, match="no run"):  # another cluster cannot wait for that job
+        build("downstream", configuration("near", sonyc_ust="ust"))
+    record(made, local=True)  # nobody runs it
+    with pytest.raises(InputError, match="no run"):
+        build("downstream", far)
+
+
+def test_a_student_from_a_file(ust, tmp_path):
+    Path("student.h5").write_bytes(b"x")
+    embed = step(build("downstream", ust, student="student.h5"), "embed")
+    assert embed.params["student"] == str(tmp_path / "student.h5") and embed.inputs == {}
+    embed = step(build("downstream", ust, sets=["embed.student=student.h5"]), "embed")
+    assert embed.params["student"] == "student.h5" and embed.inputs == {}
+
+
+def test_an_input_by_run_or_artifact():
+    made = build()
+    finish(step(made, "fit"))
+    record(made)
+    folder = str(step(made, "fit").artifact)
+    Path("published").mkdir()
+    Path("published/x.h5").write_bytes(b"x")
+    settings = configuration(embeddings="published")
+    for word in (made.run, folder):
+        again = build(settings=settings, start="reduce", inputs={"fit": word})
+        assert step(again, "reduce").inputs["fit"] == folder
+    both = build(start="train", inputs={"reduce": "published"})
+    assert both.steps[0].inputs == {"reduce": str(Path("published").resolve())}
+    with pytest.raises(InputError, match="neither a folder nor a run"):
+        build(start="train", inputs={"reduce": "nowhere"})
+    with pytest.raises(InputError, match="unknown step 'redcue'"):
+        build(start="train", inputs={"redcue": "published"})
+
+
+def test_a_broken_record_is_named():
+    made = build()
+    record(made)
+    path = made.folder / "run.json"
+    path.write_text("{")
+    with pytest.raises(InputError) as error:
+        outside.student(made.workspace, "latest", "local")
+    assert str(path) in str(error.value)
