@@ -37,6 +37,7 @@ class StreamingPCA:
         positive.
     explained_variance_: (n_components,) descending variances (sample, n − 1) of the scores.
     explained_variance_ratio_: the same as parts of total_variance_.
+    spectrum_: (d,) the same parts for all directions, also those that are not kept.
     n_samples_: rows seen.
     """
 
@@ -98,8 +99,8 @@ class StreamingPCA:
         self.total_variance_ = float(np.trace(covariance))
         self.explained_variance_ = values[:kept].copy()
         total = self.total_variance_
-        self.explained_variance_ratio_ = (
-            self.explained_variance_ / total if total > 0 else np.zeros(kept))
+        self.spectrum_ = values / total if total > 0 else np.zeros(len(values))
+        self.explained_variance_ratio_ = self.spectrum_[:kept].copy()
         self.n_samples_ = n
 
     def transform(self, x: np.ndarray) -> np.ndarray:

@@ -88,7 +88,8 @@ class Phi:
         out_dim, in_dim = pca.components_.shape
         arrays = {"mean": pca.mean_, "scale": pca.scale_, "components": pca.components_,
                   "explained_variance": pca.explained_variance_,
-                  "explained_variance_ratio": pca.explained_variance_ratio_}
+                  "explained_variance_ratio": pca.explained_variance_ratio_,
+                  "spectrum": pca.spectrum_}
         return cls("pca", in_dim, out_dim, fingerprint, dict(teacher or {}), pca.n_samples_,
                    {"mode": pca.mode, "kernel": "linear", **(params or {})}, arrays)
 

@@ -206,3 +206,13 @@ def test_refusals():
         StreamingPCA(2).fit([x]).transform(x[:, :5])
     with pytest.raises(InputError, match="not fitted"):
         StreamingPCA(2).transform(x)
+
+
+def test_spectrum_holds_all_directions_and_begins_with_the_kept_ones():
+    x = np.random.default_rng(5).normal(size=(60, 9)) @ np.diag(np.arange(1.0, 10.0))
+    pca = StreamingPCA(4, standardize=False).fit([x])
+    assert pca.spectrum_.shape == (9,)
+    np.testing.assert_array_equal(pca.spectrum_[:4], pca.explained_variance_ratio_)
+    assert pca.spectrum_.sum() == pytest.approx(1.0, abs=1e-12)
+    expected = np.linalg.eigvalsh(np.cov(x.T))[::-1]
+    np.testing.assert_allclose(pca.spectrum_, expected / expected.sum(), rtol=1e-9)

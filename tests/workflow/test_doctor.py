@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.errors import InputError
+from l3hpc.errors import HeaderDriftError, InputError, OfflineError
 from l3hpc.workflow import config as configuration
 from l3hpc.workflow.doctor import examine, machine, places, results, scripts, slurm
 from l3hpc.workflow.doctor.line import Answer, Line, ask, from_error
@@ -337,8 +337,8 @@ def test_a_broken_pipeline_of_the_working_folder_is_red(tmp_path, monkeypatch):
 # ---- results sheet ----
 
 @pytest.mark.parametrize(("content", "mode", "words"), [
-    (None, 0o600, "cannot be read"), ("{", 0o600, "is not JSON"),
-    ('{"type": "authorized_user"}', 0o600, "not the key of a service account"),
+    (None, 0o600, "cannot read the key file"), ("{", 0o600, "not valid JSON"),
+    ('{"type": "authorized_user"}', 0o600, "not a service account's key"),
     ('{"type": "service_account"}', 0o644, "can be read by others")])
 def test_key_file_faults(tmp_path, content, mode, words):
     key = tmp_path / "key.json"
@@ -346,9 +346,30 @@ def test_key_file_faults(tmp_path, content, mode, words):
         key.write_text(content)
         key.chmod(mode)
     text = f"ledger: {{sheet_id: abcdefgh, key_file: {key}}}\n"
-    line = results.results_line(config_in(tmp_path / "here", text))
+    line = results.results_line(config_in(tmp_path / "here", text), probe=False)
     assert line.state == "red" and words in line.words and line.todo
 
 
 def test_no_sheet_is_no_fault(tmp_path):
     assert results.results_line(config_in(tmp_path)).state == "off"
+
+
+@pytest.mark.parametrize(("error", "state"), [
+    (OfflineError("no answer"), "yellow"), (HeaderDriftError("AF1 changed"), "red"),
+    (InputError("there is no spreadsheet with the id abcdefgh", hint="look again"), "red")])
+def test_what_the_sheet_answers(tmp_path, monkeypatch, error, state):
+    from l3hpc.ledger import sheets
+
+    def refuse(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(sheets, "Sheets", refuse)
+    line = results.results_line(config_in(tmp_path, "ledger: {sheet_id: abcdefgh}\n"))
+    assert line.state == state and error.message in line.words and line.todo
+
+
+def test_the_doctor_does_not_wait_long_for_google():
+    wait = results._Impatience()
+    wait(0.001)
+    with pytest.raises(OfflineError):
+        wait(results.PATIENCE_S)
