@@ -254,7 +254,8 @@ def _artifact_files(path: Path) -> tuple[str, list[tuple[Path, str | None]]] | N
         return None
     files: list[tuple[Path, str | None]] = []
     for folder in folders:
-        files += [(name, None) for name in sorted(folder.glob("*.h5")) if _matrices(name)]
+        files += [(name, split) for name, split in _published_files(folder)
+                  if name.suffix == ".h5" and _matrices(name)]
     return "artifact", files
 
 

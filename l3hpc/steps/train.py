@@ -22,6 +22,7 @@ TITLE = "the student network, trained on the reduced embeddings"
 INPUTS = {"extract": "optional", "reduce": "optional"}
 PLACES = frozenset({"audio_dir", "tensorboard", "checkpoint_every", "checkpoint_batches"})
 
+TAB = "embedding_approx_mse"
 PUBLISHED: dict[str, Any] = {"head": "relu", "epochs": 300, "epoch_size": 4096,
                              "validation_epoch_size": 1024}
 
@@ -147,8 +148,133 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Train to the end and write the models, ``history.csv`` and ``config.json``."""
-    raise NotImplementedError
+    """Train to the end and write the models, ``history.csv`` and ``student.json``.
+
+    Everything on the way lies in scratch; a task that was killed goes on at its last checkpoint.
+    """
+    from l3hpc.datasets.training_cache import prepare
+    from l3hpc.datasets.training_pairs import find_pairs, split
+    from l3hpc.files import digest
+    from l3hpc.models import training
+    from l3hpc.models.spec import parameter_count
+    from l3hpc.models.training_state import Schedule
+
+    assert isinstance(params, Params)
+    spec = student_spec(params)
+    pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
+                       key=params.embedding_key, timezone=params.timezone)
+    if pairs.dim != spec.dim:
+        raise InputError(f"the targets have {pairs.dim} dimensions, the student {spec.dim}",
+                         where=pairs.key, allowed=f"--emb-dim {pairs.dim}")
+    rows = split(pairs, params.validation_share, params.seed)
+    cache = prepare(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
+                    threads=task.threads, progress=task.progress)
+    row = _Row(params, task, pairs, spec, rows)
+    task.progress.note(f"{len(rows[0]):,} windows to train on, {len(rows[1]):,} to validate")
+    row.record({})
+    deciding = params.model_dump(mode="json", exclude=set(PLACES))
+    trainer = training.Training(
+        spec, cache, rows, task.scratch / "training",
+        Schedule(params.epochs, params.patience, params.min_delta, params.plateau_patience,
+                 params.plateau_factor),
+        learning_rate=params.rate_for(pairs.approx), batch_size=params.batch_size,
+        validation_batch_size=params.validation_batch_size, epoch_size=params.epoch_size,
+        validation_epoch_size=params.validation_epoch_size, seed=params.seed,
+        mixed_precision=params.mixed_precision, deterministic=params.deterministic,
+        threads=task.threads, checkpoint_every=params.checkpoint_every,
+        checkpoint_batches=params.checkpoint_batches,
+        settings=digest([deciding, pairs.rows, pairs.key]),
+        provenance={"teacher": pairs.teacher, "target": pairs.key},
+        tensorboard=task.scratch / "training" / "tensorboard" if params.tensorboard else None,
+        progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal)
+    status = trainer.run()
+    row.epoch(status)
+    result = {
+        "epochs": status.epoch, "best_epoch": status.best_loss_epoch + 1,
+        "best_validation_loss": status.best_loss, "best_validation_mae": status.best_mae,
+        "best_train_loss": status.lowest("loss"),
+        "best_train_mae": status.lowest("mean_absolute_error"),
+        "stopped_early": status.stopped, "student": training.BEST_LOSS,
+        "rows": pairs.rows, "train_rows": len(rows[0]), "validation_rows": len(rows[1]),
+        "target": pairs.key, "approx": pairs.approx, "model_repr": spec.model_repr,
+        "parameters": parameter_count(spec), "learning_rate": params.rate_for(pairs.approx),
+        "spec": spec.to_dict(), "replicas": trainer.engine.replicas,
+        "precision": trainer.engine.precision,
+    }
+    _collect(task, result)
+    return result
+
+
+def _collect(task: Task, result: Mapping[str, Any]) -> None:
+    """Move what is to be kept from scratch into the output."""
+    import shutil
+
+    from l3hpc.files import write_json
+    from l3hpc.models import training
+
+    folder = task.scratch / "training"
+    for name in (training.BEST_LOSS, training.BEST_MAE, training.LATEST, training.HISTORY):
+        shutil.copyfile(folder / name, task.output / name)
+    if (folder / "tensorboard").is_dir():
+        shutil.copytree(folder / "tensorboard", task.output / "tensorboard")
+    write_json(task.output / "student.json", dict(result))
+
+
+class _Row:
+    """The run's row in the ledger, in the fields of the published sheet."""
+
+    def __init__(self, params: Params, task: Task, pairs: Any, spec: Any, rows: Any) -> None:
+        import math
+
+        from l3hpc.models.training_engine import device_count
+
+        self._task = task
+        labels = task.labels
+        audio = str(pairs.units[0].audio.parent)
+        target = str(task.inputs.get("reduce") or task.inputs.get("extract"))
+        published = any(unit.split for unit in pairs.units)
+        self._model_dir = str(labels.get("model_dir") or task.output)
+
+        def steps(count: int, size: int, wanted: int | None) -> int:
+            return wanted or math.ceil(count / size)
+
+        folder = str(params.audio_dir or audio)
+        self._fixed = {
+            "username": labels.get("username", ""), "model_dir": self._model_dir,
+            "train_data_dir": f"{folder}/train" if published else folder,
+            "validation_data_dir": f"{folder}/validate" if published else folder,
+            "reduced_emb_train_dir": f"{target}/train" if published else target,
+            "reduced_emb_valid_dir": f"{target}/validate" if published else target,
+            "approx_mode": "mse" if pairs.approx == "none" else pairs.approx,
+            "emb_key": pairs.key, "model_repr": spec.model_repr, "student_emb_len": spec.dim,
+            "num_epochs": params.epochs,
+            "train_epoch_size": steps(len(rows[0]), params.batch_size, params.epoch_size),
+            "validation_epoch_size": steps(len(rows[1]), params.validation_batch_size,
+                                           params.validation_epoch_size),
+            "train_batch_size": params.batch_size,
+            "validation_batch_size": params.validation_batch_size, "random_state": params.seed,
+            "learning_rate": params.rate_for(pairs.approx), "gpus": device_count(),
+            "checkpoint_interval": params.checkpoint_every,
+        }
+
+    def record(self, values: Mapping[str, Any], epoch: int | None = None) -> None:
+        """Add values to the row."""
+        self._task.recorder.record(TAB, {**self._fixed, **values}, epoch=epoch)
+
+    def epoch(self, status: Any) -> None:
+        """Record the latest and the best values; epochs count from 0, as published."""
+        if not status.history:
+            return
+        last = status.history[-1]
+        self.record({
+            "latest_epoch": last["epoch"], "latest_train_loss": last["loss"],
+            "latest_validation_loss": last["val_loss"],
+            "latest_train_mae": last["mean_absolute_error"],
+            "latest_validation_mae": last["val_mean_absolute_error"],
+            "best_train_loss": status.lowest("loss"), "best_validation_loss": status.best_loss,
+            "best_train_mae": status.lowest("mean_absolute_error"),
+            "best_validation_mae": status.best_mae,
+        }, epoch=int(last["epoch"]))
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,232 @@
+"""Which audio belongs to which target, and which pairs are kept for validation.
+
+Targets are rows of embeddings (the teacher's or φ of them). Our own artifacts say for each row
+which recording and window it is; published folders pair rows of HDF5 files of the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l3hpc.datasets.embeddings import Part, Source, open_source
+from l3hpc.errors import InputError
+
+TRAIN, VALIDATE = "train", "validate"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Neighbouring target rows that come from one audio file.
+
+    first: number of the first row over all units. target, target_first: where the targets lie.
+    windows: (count,) window numbers in the audio (see ``windows.pieces``). hop, center: framing.
+    group: rows of one group are never divided between training and validation.
+    split: ``train`` or ``validate`` where the folders say so, else None.
+    """
+
+    audio: Path
+    first: int
+    target: Part
+    target_first: int
+    windows: np.ndarray
+    hop: float
+    center: bool
+    group: str
+    split: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Rows of this unit."""
+        return len(self.windows)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs: units in order, and what the targets are."""
+
+    units: list[Unit]
+    key: str
+    dim: int
+    approx: str
+    teacher: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        """Number of pairs."""
+        return sum(unit.count for unit in self.units)
+
+
+def approx_of(key: str) -> str:
+    """The reduction that a published dataset key speaks of: ``pca``, ``umap`` or ``none``."""
+    head = key.split("_", 1)[0]
+    return head if head in ("pca", "umap") else "none"
+
+
+def artifact_pairs(
+    extract: Source, targets: Source, audio: Path | None = None,
+    timezone: str = "America/New_York",
+) -> Pairs:
+    """Pairs of our own artifacts: ``extract`` tells the windows, ``targets`` holds the rows.
+
+    audio: folder of the recordings; None: where extract found them. Rows of a group (one sensor's
+    local day, or one recording where its time is unknown) stay together.
+    Raises ``InputError`` where the two artifacts do not match row by row.
+    """
+    from l3hpc.sampling.localtime import calendar
+
+    if len(extract.parts) != len(targets.parts):
+        raise InputError(f"{len(targets.parts)} tasks of targets for {len(extract.parts)} of "
+                         "extract", where=str(targets.path),
+                         hint="Run reduce to its end first: l3hpc resume RUN")
+    units: list[Unit] = []
+    first = 0
+    for source, target in zip(extract.parts, targets.parts, strict=True):
+        told, attributes = source.provenance(), source.attributes()
+        if told is None or source.rows != target.rows:
+            raise InputError(f"{target.rows} targets for {source.rows} embeddings",
+                             where=str(target.path), allowed="one target per row of extract")
+        folder = Path(audio if audio is not None else attributes["audio"])
+        which = told["recording"]
+        moments = told["recordings/timestamp"]
+        days = np.full(len(moments), -1, np.int64)
+        known = np.isfinite(moments)
+        days[known] = calendar(moments[known], timezone).day
+        edges = np.flatnonzero(np.diff(which)) + 1
+        for rows in np.split(np.arange(len(which)), edges):
+            if not len(rows):
+                continue
+            number = int(which[rows[0]])
+            name = str(told["recordings/file"][number])
+            sensor = str(told["recordings/sensor"][number])
+            group = f"{sensor}/day {days[number]}" if known[number] else f"file {name}"
+            units.append(Unit(folder / name, first, target, int(rows[0]),
+                              told["frame"][rows].astype(np.int64), float(attributes["hop"]),
+                              bool(attributes["center"]), group))
+            first += len(rows)
+    teacher = targets.parts[0].attributes().get("teacher") or {}
+    return _checked(units, targets, teacher)
+
+
+def published_pairs(audio: Path, targets: Source) -> Pairs:
+    """Pairs of published folders: row i of ``audio`` in a file is row i of its namesake's targets.
+
+    ``train/`` and ``validate/`` are taken as they are; every other file is one group. Raises
+    ``InputError`` for targets without audio, or another number of rows.
+    """
+    from l3hpc.audio.files import count_rows
+
+    base = targets.path if targets.path.is_dir() else targets.path.parent
+    units: list[Unit] = []
+    missing: list[str] = []
+    first = 0
+    for part in targets.parts:
+        name = part.path.relative_to(base)
+        path = _namesake(Path(audio), name)
+        if path is None:
+            missing.append(str(name))
+            continue
+        rows = count_rows(path)
+        if rows != part.rows:
+            raise InputError(f"{part.rows} targets for {rows} rows of audio in {path}",
+                             where=str(part.path), allowed="one target per row of audio")
+        units.append(Unit(path, first, part, 0, np.arange(rows), 1.0, False, f"file {name}",
+                          part.split if part.split in (TRAIN, VALIDATE) else None))
+        first += rows
+    if missing:
+        raise InputError(
+            f"no audio for {len(missing)} of {len(targets.parts)} files of targets: "
+            f"{', '.join(missing[:5])}", where=str(audio),
+            allowed="an HDF5 file with 'audio' of the same name and subfolder")
+    return _checked(units, targets, targets.parts[0].attributes().get("teacher") or {})
+
+
+def find_pairs(
+    extract: Path | None, targets: Path | None, audio: Path | None, *, key: str | None = None,
+    timezone: str = "America/New_York",
+) -> Pairs:
+    """The pairs that a training task's inputs and parameters speak of.
+
+    extract, targets: artifacts, or folders of published files; either may be None (without
+    ``targets`` the student learns the teacher itself). audio: folder of audio, needed with
+    published targets unless their files hold ``audio`` too.
+    """
+    target_folder = targets if targets is not None else extract
+    if target_folder is None:
+        raise InputError("no embeddings to learn", where="--embedding-dir",
+                         hint="Train after reduce, or name a folder: --embedding-dir FOLDER")
+    source = open_source(target_folder, key=key)
+    if extract is not None:
+        rows = source if targets is None else open_source(extract)
+        if rows.kind == "artifact" and source.kind == "artifact":
+            return artifact_pairs(rows, source, audio, timezone)
+    if audio is None:
+        if source.parts[0].audio_shape is None:
+            raise InputError("holds no audio beside the embeddings", where=str(target_folder),
+                             hint="Name the folder of audio: --audio-dir FOLDER")
+        audio = source.path if source.path.is_dir() else source.path.parent
+    return published_pairs(audio, source)
+
+
+def split(pairs: Pairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers for training and validation, ascending, whole groups only.
+
+    Folders ``train/`` and ``validate/`` win. Else groups go to validation in an order drawn from
+    ``seed`` until it holds ``share`` of the rows, at least one group and never all. Where all rows
+    are of one day, recordings are the groups.
+    Raises ``InputError`` for a single recording, or for folders that give only one of the two.
+    """
+    units = pairs.units
+    if any(unit.split for unit in units):
+        held = [unit.split == VALIDATE for unit in units]
+        if all(held) or not any(held):
+            raise InputError(f"the folders give no {TRAIN if all(held) else VALIDATE} files",
+                             where=str(units[0].target.path.parent.parent),
+                             allowed="both train/ and validate/, or neither")
+        return _rows(units, held, False), _rows(units, held, True)
+    groups = [unit.group for unit in units]
+    if len(set(groups)) < 2:
+        groups = [str(unit.audio) for unit in units]
+    if len(set(groups)) < 2:
+        raise InputError("one recording cannot be divided into training and validation",
+                         where=str(units[0].audio),
+                         allowed="two recordings or more, better two days or more")
+    sizes: dict[str, int] = {}
+    for unit, group in zip(units, groups, strict=True):
+        sizes[group] = sizes.get(group, 0) + unit.count
+    order = sorted(sizes, key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode()).digest())
+    chosen: set[str] = set()
+    wanted, total = share * pairs.rows, 0
+    for group in order[:-1]:
+        if chosen and abs(total + sizes[group] - wanted) >= abs(total - wanted):
+            continue
+        chosen.add(group)
+        total += sizes[group]
+    held = [group in chosen for group in groups]
+    return _rows(units, held, False), _rows(units, held, True)
+
+
+def _rows(units: Sequence[Unit], held: Sequence[bool], wanted: bool) -> np.ndarray:
+    found = [np.arange(unit.first, unit.first + unit.count, dtype=np.int64)
+             for unit, one in zip(units, held, strict=True) if one == wanted]
+    return np.concatenate(found)
+
+
+def _namesake(folder: Path, name: Path) -> Path | None:
+    inside = Path(*name.parts[1:]) if len(name.parts) > 1 else name  # without the task's folder
+    for candidate in (folder / name, folder / inside, folder / name.name):
+        for suffix in (name.suffix, ".h5", ".hdf5"):
+            if candidate.with_suffix(suffix).is_file():
+                return candidate.with_suffix(suffix)
+    return None
+
+
+def _checked(units: list[Unit], targets: Source, teacher: dict[str, Any]) -> Pairs:
+    if not units:
+        raise InputError("no pairs of audio and target", where=str(targets.path))
+    return Pairs(units, targets.key, targets.dim, approx_of(targets.key), teacher)

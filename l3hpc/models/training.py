@@ -1,0 +1,218 @@
+"""Train a student on cached spectra: epochs, best models, checkpoints, restart at the next batch.
+
+Own loop over compiled steps, because a restart must continue in the middle of an epoch with the
+same bits; losses and callbacks are those that Keras's ``fit`` would report and do. Importing this
+module imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from l3hpc.errors import L3hpcError
+from l3hpc.files import write_text
+from l3hpc.models.spec import NetworkSpec
+from l3hpc.models.training_engine import Engine
+from l3hpc.models.training_state import COLUMNS, Checkpoint, Order, Schedule, Status
+from l3hpc.models.weights import save
+from l3hpc.progress import Progress
+
+LATEST, BEST_LOSS, BEST_MAE = (
+    "model_latest.h5", "model_best_valid_loss.h5", "model_best_valid_mae.h5")
+CHECKPOINT = "checkpoint.npz"
+HISTORY = "history.csv"
+CHECKPOINT_EVERY_S = 300.0
+SHOW_EVERY_S = 1.0
+
+
+class Data(Protocol):
+    """Examples by row number."""
+
+    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Spectra (n, bands, times, 1) and targets (n, dim), float32."""
+
+
+@dataclass
+class Training:
+    """One training run, kept in ``folder`` so that it can be killed and started again.
+
+    rows: (training rows, validation rows) of ``data``. epoch_size, validation_epoch_size: batches
+    (None: all data). settings: digest of everything that decides the result (a checkpoint of
+    others is ignored). on_epoch: called with the status after every epoch. guard: context manager
+    maker that is given the function which saves a checkpoint at once.
+    """
+
+    spec: NetworkSpec
+    data: Data
+    rows: tuple[np.ndarray, np.ndarray]
+    folder: Path
+    schedule: Schedule = field(default_factory=Schedule)
+    learning_rate: float = 1e-4
+    batch_size: int = 64
+    validation_batch_size: int = 64
+    epoch_size: int | None = None
+    validation_epoch_size: int | None = None
+    seed: int = 20180216
+    mixed_precision: bool = False
+    deterministic: bool = True
+    threads: int | None = None
+    checkpoint_every: int = 1
+    checkpoint_batches: int | None = None
+    settings: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    tensorboard: Path | None = None
+    progress: Progress = field(default_factory=Progress)
+    on_epoch: Callable[[Status], None] = lambda status: None
+    guard: Callable[[Callable[[], None]], AbstractContextManager[Any]] = (
+        lambda save: nullcontext())
+
+    def run(self) -> Status:
+        """Train until the schedule ends it; returns the last status.
+
+        ``folder`` then holds the latest model and the best by validation loss and error, and
+        ``history.csv``. Raises ``L3hpcError`` when the loss is no longer a number.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.engine = Engine(
+            self.spec, seed=self.seed, learning_rate=self.learning_rate, threads=self.threads,
+            mixed_precision=self.mixed_precision, deterministic=self.deterministic)
+        self.order = Order(self.rows[0], self.batch_size, self.seed, epoch_size=self.epoch_size,
+                           whole=self.engine.replicas > 1)
+        self.status = Status(rate=self.learning_rate)
+        self.checkpoint = Checkpoint(self.folder / CHECKPOINT, self.settings)
+        self._continue()
+        self.progress.start("training", total=self.schedule.epochs, unit="epochs")
+        self.progress.advance(self.status.epoch, **self._details())
+        with self.guard(self.save):
+            while not self.status.finished(self.schedule):
+                self._epoch()
+                self.on_epoch(self.status)
+        self._write_history()
+        return self.status
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment: safe between any two Python instructions.
+
+        Weights, optimizer, position and sums change together, inside one compiled call; the rest
+        changes by one assignment at the end of an epoch.
+        """
+        self.checkpoint.save(self.status, self.engine.state())
+
+    def _continue(self) -> None:
+        found = self.checkpoint.load()
+        if found is None:
+            return
+        self.status, arrays = found
+        self.engine.restore(arrays)
+        done = int(self.engine.position.numpy()) - self.status.epoch * self.order.epoch_size
+        self.progress.note(f"continuing in epoch {self.status.epoch + 1}, after batch {done} of "
+                           f"{self.order.epoch_size}")
+
+    def _epoch(self) -> None:
+        started = time.monotonic()
+        size = self.order.epoch_size
+        first = self.status.epoch * size
+        position = int(self.engine.position.numpy())
+        self.engine.set_rate(self.status.rate)
+        saved = shown = time.monotonic()
+        batches = self._batches(lambda number: self.order.batch(int(number)), position,
+                                first + size)
+        for number, batch in enumerate(batches, position + 1):
+            self.engine.train(batch, first=number == first + 1)
+            now = time.monotonic()
+            if self.checkpoint_batches:
+                due = (number - first) % self.checkpoint_batches == 0
+            else:
+                due = now - saved > CHECKPOINT_EVERY_S
+            if due and number < first + size:
+                self.save()
+                saved = now
+            if now - shown > SHOW_EVERY_S:
+                shown = now
+                self.progress.advance(0, batch=f"{number - first}/{size}",
+                                      loss=self.engine.averages()[0])
+        train, validation = self.engine.averages(), self._validation()
+        if not all(math.isfinite(value) for value in (*train, *validation)):
+            raise L3hpcError(
+                f"the loss is not a number in epoch {self.status.epoch + 1} "
+                f"(training {train[0]}, validation {validation[0]})",
+                hint="Lower the learning rate: --learning-rate 1e-5")
+        after = self.status.after(self.schedule, train, validation)
+        self._save_models(after)
+        self.status = after
+        self._write_history()
+        if after.epoch % self.checkpoint_every == 0 or after.finished(self.schedule):
+            self.save()
+        self._summarise(after)
+        self.progress.advance(1, **self._details(), seconds_per_epoch=time.monotonic() - started)
+
+    def _validation(self) -> tuple[float, float]:
+        rows, size = self.rows[1], self.validation_batch_size
+        count = -(-len(rows) // size)
+        if self.validation_epoch_size is not None:
+            count = min(count, self.validation_epoch_size)
+        return self.engine.validate(self._batches(
+            lambda number: rows[int(number) * size:(int(number) + 1) * size], 0, count))
+
+    def _batches(self, rows_of: Callable[[Any], np.ndarray], start: int, stop: int) -> Any:
+        """A ``tf.data`` pipeline of batches ``start`` to ``stop``, read ahead of the network."""
+        def load(number: Any) -> tuple[np.ndarray, np.ndarray]:
+            return self.data.batch(rows_of(number))
+
+        def batch(number: Any) -> tuple[Any, Any]:
+            spectra, targets = tf.numpy_function(load, [number], (tf.float32, tf.float32))
+            spectra.set_shape((None, *self.spec.frontend.shape, 1))
+            targets.set_shape((None, self.spec.dim))
+            return spectra, targets
+
+        numbers = tf.data.Dataset.range(start, stop)
+        return self.engine.distribute(numbers.map(batch).prefetch(4))
+
+    # files --------------------------------------------------------------------------------------
+
+    def _save_models(self, after: Status) -> None:
+        parameters = self.engine.parameters()
+        told = {**self.provenance, "epoch": after.epoch - 1,
+                "val_loss": after.history[-1]["val_loss"],
+                "val_mean_absolute_error": after.history[-1]["val_mean_absolute_error"]}
+        save(parameters, self.folder / LATEST, told)
+        if after.best_loss_epoch == after.epoch - 1:
+            save(parameters, self.folder / BEST_LOSS, told)
+        if after.best_mae_epoch == after.epoch - 1:
+            save(parameters, self.folder / BEST_MAE, told)
+
+    def _write_history(self) -> None:
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.status.history)
+        write_text(self.folder / HISTORY, stream.getvalue())
+
+    def _summarise(self, after: Status) -> None:
+        if self.tensorboard is None:
+            return
+        writer = tf.summary.create_file_writer(str(self.tensorboard))
+        with writer.as_default(step=after.epoch - 1):
+            for name, value in after.history[-1].items():
+                if name != "epoch":
+                    tf.summary.scalar(name, value)
+        writer.close()
+
+    def _details(self) -> dict[str, Any]:
+        if not self.status.history:
+            return {"epoch": 0}
+        return {"epoch": self.status.epoch, "loss": self.status.history[-1]["loss"],
+                "val_loss": self.status.history[-1]["val_loss"], "best": self.status.best_loss,
+                "best_epoch": self.status.best_loss_epoch + 1,
+                "learning_rate": self.status.rate}

@@ -1,0 +1,197 @@
+"""One compiled training step and one validation step, on one device or mirrored over several GPUs.
+
+Everything that a restart needs lives in variables that the compiled step itself updates: weights,
+optimizer, position and running sums. Between two calls the state is always that after a whole
+number of batches. Importing this module imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from l3hpc.models.network import build, parameters_of
+from l3hpc.models.parameters import Parameters
+from l3hpc.models.spec import NetworkSpec
+
+
+class Engine:
+    """A network, its Adam optimizer, and the two compiled steps.
+
+    Losses are those that Keras reports: mean squared error plus the kernels' L2 penalty, averaged
+    over the epoch with the batch sizes as weights.
+    """
+
+    def __init__(
+        self, spec: NetworkSpec, *, seed: int, learning_rate: float, mixed_precision: bool = False,
+        deterministic: bool = True, threads: int | None = None,
+        devices: Iterable[str] | None = None,
+    ) -> None:
+        """devices: to mirror over (None: all GPUs where there are several, else one device)."""
+        keras.utils.set_random_seed(seed)
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
+        if threads:
+            limit_threads(threads)
+        self.spec = spec
+        self.precision = best_precision() if mixed_precision else "float32"
+        self.strategy = _strategy(devices)
+        self.replicas = self.strategy.num_replicas_in_sync
+        before = keras.mixed_precision.dtype_policy()
+        keras.mixed_precision.set_dtype_policy(self.precision)
+        try:
+            with self.strategy.scope():
+                self.model = build(spec)
+                _start(self.model, spec, seed)
+                optimizer = keras.optimizers.Adam(learning_rate)
+                if self.precision == "mixed_float16":
+                    optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+                optimizer.build(self.model.trainable_variables)
+                self.optimizer = optimizer
+        finally:
+            keras.mixed_precision.set_dtype_policy(before)
+        self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)  # loss, MAE, windows
+        self._train = tf.function(self._train_step, reduce_retracing=True)
+        self._validate = tf.function(self._validation_step, reduce_retracing=True)
+
+    # steps --------------------------------------------------------------------------------------
+
+    def train(self, batch: Any, first: bool) -> None:
+        """One step of Adam on a batch (spectra, targets); ``first``: start the epoch's sums."""
+        self._train(*batch, tf.constant(first))
+
+    def validate(self, batches: Iterable[Any]) -> tuple[float, float]:
+        """Loss and mean absolute error over all batches, weights untouched."""
+        total = np.zeros(3)
+        for batch in batches:
+            total += self._validate(*batch).numpy()
+        return float(total[0] / total[2]), float(total[1] / total[2])
+
+    def averages(self) -> tuple[float, float]:
+        """Loss and mean absolute error of the epoch so far."""
+        sums = self.sums.numpy()
+        return float(sums[0] / sums[2]), float(sums[1] / sums[2])
+
+    def distribute(self, dataset: Any) -> Any:
+        """A dataset of whole batches, shared out where there are several devices."""
+        if self.replicas == 1:
+            return dataset
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return self.strategy.experimental_distribute_dataset(dataset.with_options(options))
+
+    def _train_step(self, x: Any, y: Any, first: Any) -> None:
+        found = self._reduce(self.strategy.run(self._train_replica, args=(x, y)))
+        self.sums.assign(tf.where(first, tf.zeros_like(found), self.sums) + found)
+        self.position.assign_add(1)
+
+    def _validation_step(self, x: Any, y: Any) -> Any:
+        return self._reduce(self.strategy.run(self._validation_replica, args=(x, y)))
+
+    def _train_replica(self, x: Any, y: Any) -> Any:
+        count = tf.shape(x)[0]
+        context = tf.distribute.get_replica_context()
+        everywhere = context.all_reduce("sum", count) if self.replicas > 1 else count
+        with tf.GradientTape() as tape:
+            squared, absolute, penalty = self._errors(x, y, training=True)
+            loss = tf.reduce_sum(squared) / tf.cast(everywhere, tf.float32)
+            loss += penalty / self.replicas
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.model.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
+        return self._sums(squared, absolute, penalty, count)
+
+    def _validation_replica(self, x: Any, y: Any) -> Any:
+        squared, absolute, penalty = self._errors(x, y, training=False)
+        return self._sums(squared, absolute, penalty, tf.shape(x)[0])
+
+    def _errors(self, x: Any, y: Any, training: bool) -> tuple[Any, Any, Any]:
+        difference = tf.cast(self.model(x, training=training), tf.float32) - y
+        losses = self.model.losses
+        penalty = tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else 0.0
+        return (tf.reduce_mean(tf.square(difference), axis=-1),
+                tf.reduce_mean(tf.abs(difference), axis=-1), tf.convert_to_tensor(penalty))
+
+    def _sums(self, squared: Any, absolute: Any, penalty: Any, count: Any) -> Any:
+        windows = tf.cast(count, tf.float64)
+        return tf.stack([
+            tf.reduce_sum(tf.cast(squared, tf.float64)) + tf.cast(penalty, tf.float64) * windows,
+            tf.reduce_sum(tf.cast(absolute, tf.float64)), windows])
+
+    def _reduce(self, values: Any) -> Any:
+        if self.replicas == 1:
+            return values
+        return self.strategy.reduce("sum", values, axis=None)
+
+    # state --------------------------------------------------------------------------------------
+
+    def set_rate(self, rate: float) -> None:
+        """Set Adam's learning rate."""
+        self.optimizer.learning_rate = rate
+
+    def parameters(self) -> Parameters:
+        """The present weights."""
+        return parameters_of(self.model, self.spec)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All arrays that a restart needs, by name."""
+        arrays = {f"weight_{number:03d}": np.asarray(variable)
+                  for number, variable in enumerate(self.model.variables)}
+        arrays |= {f"optimizer_{number:03d}": np.asarray(variable)
+                   for number, variable in enumerate(self.optimizer.variables)}
+        return arrays | {"position": self.position.numpy(), "sums": self.sums.numpy()}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Put back what ``state`` returned. Raises ``ValueError`` where shapes differ."""
+        for kind, variables in (("weight", self.model.variables),
+                                ("optimizer", self.optimizer.variables)):
+            for number, variable in enumerate(variables):
+                variable.assign(arrays[f"{kind}_{number:03d}"])
+        self.position.assign(arrays["position"])
+        self.sums.assign(arrays["sums"])
+
+
+def best_precision() -> str:
+    """``mixed_bfloat16`` where every GPU has it (or there is none), else ``mixed_float16``."""
+    for device in tf.config.list_physical_devices("GPU"):
+        capability = tf.config.experimental.get_device_details(device).get("compute_capability")
+        if capability is not None and capability < (8, 0):
+            return "mixed_float16"
+    return "mixed_bfloat16"
+
+
+def limit_threads(threads: int) -> None:
+    """Let TensorFlow use so many cores, where it has not started yet."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(max(1, min(threads, 2)))
+    except RuntimeError:
+        return  # already started in this process: its number of threads stays as it is
+
+
+def device_count() -> int:
+    """GPUs that training would use (0: the processor)."""
+    return len(tf.config.list_logical_devices("GPU"))
+
+
+def _strategy(devices: Iterable[str] | None) -> Any:
+    names = list(devices) if devices is not None else [
+        device.name for device in tf.config.list_logical_devices("GPU")]
+    if len(names) > 1:
+        return tf.distribute.MirroredStrategy(names)
+    return tf.distribute.get_strategy()
+
+
+def _start(model: Any, spec: NetworkSpec, seed: int) -> None:
+    """The first weights: they depend on the seed alone."""
+    from l3hpc.models import parameters
+    from l3hpc.models.network import assign
+
+    assign(model, parameters.untrained(spec, seed))
+
+

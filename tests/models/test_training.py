@@ -1,0 +1,259 @@
+"""Training as Keras would do it, and as if it had never been killed."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from l3hpc.errors import L3hpcError
+from l3hpc.models.spec import NetworkSpec
+from l3hpc.models.training_state import Checkpoint, Order, Schedule, Status
+from l3hpc.models.weights import load_parameters
+
+SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + (8, 8),
+                   head="linear", emb_dim=8)
+
+
+class Data:
+    """Random spectra and targets."""
+
+    def __init__(self, rows, seed=0):
+        rng = np.random.default_rng(seed)
+        self.x = rng.uniform(-80, 0, (rows, *SPEC.frontend.shape, 1)).astype(np.float32)
+        self.y = rng.normal(size=(rows, SPEC.dim)).astype(np.float32)
+
+    def batch(self, rows):
+        return self.x[rows], self.y[rows]
+
+
+class InOrder(Order):
+    """No shuffling, as ``fit(shuffle=False)``."""
+
+    def _pass(self, turn):
+        return self.rows
+
+
+def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
+    import keras
+
+    from l3hpc.models import training
+    from l3hpc.models.network import untrained
+
+    monkeypatch.setattr(training, "Order", InOrder)
+    data = Data(150)
+    run = training.Training(SPEC, data, (np.arange(100), np.arange(100, 150)), tmp_path,
+                            Schedule(epochs=2), learning_rate=1e-3, batch_size=32,
+                            validation_batch_size=20, seed=3, deterministic=False)
+    ours = run.run().history
+    model = untrained(SPEC, 3, frontend=False)
+    model.compile(keras.optimizers.Adam(1e-3), "mse", metrics=["mean_absolute_error"])
+    theirs = model.fit(data.x[:100], data.y[:100], batch_size=32, epochs=2, shuffle=False,
+                       verbose=0, validation_batch_size=20,
+                       validation_data=(data.x[100:], data.y[100:]))
+    for name in ("loss", "mean_absolute_error", "val_loss", "val_mean_absolute_error"):
+        np.testing.assert_allclose([row[name] for row in ours], theirs.history[name], rtol=2e-4)
+    for mine, other in zip(run.engine.model.get_weights(), model.get_weights(), strict=True):
+        if mine.ndim == 4:  # a bias before a normalisation has no gradient, only rounding noise
+            np.testing.assert_allclose(mine, other, atol=2e-4)
+    with open(tmp_path / "history.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["epoch", "loss", "mean_absolute_error", "val_loss",
+                             "val_mean_absolute_error", "learning_rate"]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+
+
+CHILD = """
+import json, os, signal, sys
+sys.path.insert(0, {tests!r})
+import importlib.util
+spec = importlib.util.spec_from_file_location("example", {this!r})
+example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
+import numpy as np
+from pathlib import Path
+from l3hpc.models.training import Training
+from l3hpc.models.weights import load_parameters
+from l3hpc.models.training_state import Schedule
+kill_at = int(sys.argv[2])
+
+class Killed(example.Data):
+    calls = 0
+    def batch(self, rows):
+        Killed.calls += 1
+        if Killed.calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(rows)
+
+training = Training(example.SPEC, Killed(120), (np.arange(90), np.arange(90, 120)),
+                    Path(sys.argv[1]), Schedule(epochs=3, plateau_patience=1, min_delta=10.0),
+                    learning_rate=1e-3, batch_size=16, checkpoint_batches=2, seed=5,
+                    settings="same")
+training.run()
+"""
+
+
+def _train(folder, kill_at):
+    code = CHILD.format(tests=str(Path(__file__).parent), this=__file__)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.run([sys.executable, "-c", code, str(folder), str(kill_at)],
+                          env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_killed_training_ends_with_the_same_bits(tmp_path):
+    whole = _train(tmp_path / "whole", 0)
+    assert whole.returncode == 0, whole.stderr
+    for kill_at in (11, 9):  # in the second epoch, then soon after the restart
+        assert _train(tmp_path / "killed", kill_at).returncode == -9
+        assert (tmp_path / "killed" / "checkpoint.npz").is_file()
+    last = _train(tmp_path / "killed", 0)
+    assert last.returncode == 0, last.stderr
+    one, other = tmp_path / "whole", tmp_path / "killed"
+    assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+    for name in ("model_latest.h5", "model_best_valid_loss.h5", "model_best_valid_mae.h5"):
+        for mine, its in zip(load_parameters(one / name)[0].layers,
+                             load_parameters(other / name)[0].layers, strict=True):
+            for array, same in zip(mine, its, strict=True):
+                np.testing.assert_array_equal(array, same)
+    with np.load(tmp_path / "whole" / "checkpoint.npz") as one, \
+            np.load(tmp_path / "killed" / "checkpoint.npz") as other:
+        assert one.files == other.files
+        for name in one.files:
+            np.testing.assert_array_equal(one[name], other[name])
+        rates = [row["learning_rate"] for row in json.loads(str(one["status"]))["history"]]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one(tmp_path):
+    """Mirrored over two (virtual) devices: same losses up to rounding and batch statistics."""
+    code = """
+import sys, json
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import importlib.util
+spec = importlib.util.spec_from_file_location("example", sys.argv[1])
+example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
+from l3hpc.models.training_engine import Engine
+import numpy as np
+data = example.Data(32)
+# twice the same half: then batch statistics do not depend on how the batch is shared out
+x, y = np.concatenate([data.x[:16]] * 2), np.concatenate([data.y[:16]] * 2)
+result = []
+for devices in (None, ["CPU:0", "CPU:1"]):
+    engine = Engine(example.SPEC, seed=1, learning_rate=1e-3, devices=devices, deterministic=False)
+    batches = engine.distribute(tf.data.Dataset.from_tensors((x, y)).repeat(3))
+    for number, batch in enumerate(batches):
+        engine.train(batch, first=number == 0)
+    validation = engine.validate(engine.distribute(tf.data.Dataset.from_tensors((x, y))))
+    result.append([engine.replicas, *engine.averages(), *validation,
+                   int(engine.position.numpy())])
+    engine.restore(engine.state())
+print(json.dumps(result))
+"""
+    run = subprocess.run([sys.executable, "-c", code, __file__], capture_output=True, text=True,
+                         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3",
+                              "CUDA_VISIBLE_DEVICES": "-1"})
+    assert run.returncode == 0, run.stderr
+    one, two = json.loads(run.stdout.splitlines()[-1])
+    assert (one[0], two[0]) == (1, 2)
+    np.testing.assert_allclose(one[1:], two[1:], rtol=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
+    from l3hpc.models.training import Training
+
+    data = Data(40)
+    data.y[3] = np.inf
+    with pytest.raises(L3hpcError, match="epoch 1") as caught:
+        Training(SPEC, data, (np.arange(30), np.arange(30, 40)), tmp_path, Schedule(epochs=2),
+                 batch_size=16, deterministic=False).run()
+    assert "--learning-rate" in str(caught.value)
+
+
+def test_every_row_comes_once_per_pass_and_seeds_differ():
+    rows = np.arange(100, 137)
+    order = Order(rows, 8, seed=1)
+    assert order.epoch_size == 5
+    first = np.concatenate([order.batch(number) for number in range(5)])
+    second = np.concatenate([order.batch(number) for number in range(5, 10)])
+    assert sorted(first) == sorted(second) == list(rows)
+    assert list(first) != list(second)
+    assert list(Order(rows, 8, seed=2).batch(0)) != list(order.batch(0))
+    np.testing.assert_array_equal(Order(rows, 8, seed=1).batch(7), order.batch(7))
+
+
+def test_batches_of_stated_epochs_run_on_across_passes():
+    rows = np.arange(10)
+    order = Order(rows, 4, seed=1, epoch_size=3)
+    stream = np.concatenate([order.batch(number) for number in range(5)])
+    assert len(stream) == 20
+    assert sorted(stream[:10]) == sorted(stream[10:]) == list(rows)
+    tiny = Order(np.arange(3), 8, seed=1, epoch_size=1).batch(0)
+    assert len(tiny) == 8
+    assert set(tiny) == {0, 1, 2}
+
+
+def _losses(schedule, losses):
+    status = Status(rate=1.0)
+    for loss in losses:
+        if status.finished(schedule):
+            break
+        status = status.after(schedule, (loss, loss), (loss, loss))
+    return status
+
+
+def test_stopping_and_plateau_count_as_keras_does():
+    """The same losses through Keras's own callbacks."""
+    import keras
+
+    class Model:
+        stop_training = False
+
+        def __init__(self):
+            self.optimizer = SimpleNamespace(learning_rate=1.0)
+
+        def get_weights(self):
+            return []
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        losses = np.round(rng.normal(size=30).cumsum() * 0.05 + 3 - np.arange(30) * 0.02, 2)
+        schedule = Schedule(30, patience=4, min_delta=0.03, plateau_patience=2, plateau_factor=0.5)
+        stop = keras.callbacks.EarlyStopping(min_delta=0.03, patience=4)
+        plateau = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=2, min_delta=0.03)
+        model = Model()
+        for callback in (stop, plateau):
+            callback.set_model(model)
+            callback.on_train_begin()
+        rates = []
+        for epoch, loss in enumerate(losses):
+            rates.append(float(model.optimizer.learning_rate))
+            for callback in (stop, plateau):
+                callback.on_epoch_end(epoch, {"val_loss": loss})
+            if model.stop_training:
+                break
+        ours = _losses(schedule, losses)
+        assert ours.epoch == len(rates)
+        assert [row["learning_rate"] for row in ours.history] == pytest.approx(rates)
+        assert ours.best_loss == min(losses[:len(rates)])
+
+
+def test_status_survives_json_with_infinities():
+    status = _losses(Schedule(), [3.0, 2.0, 2.5])
+    assert Status.from_json(status.to_json()) == status
+    assert Status.from_json(Status(rate=0.1).to_json()) == Status(rate=0.1)
+
+
+def test_checkpoint_of_other_settings_is_ignored(tmp_path):
+    arrays = {"position": np.int64(3)}
+    Checkpoint(tmp_path / "c.npz", "a").save(Status(rate=0.5), arrays)
+    assert Checkpoint(tmp_path / "c.npz", "b").load() is None
+    status, found = Checkpoint(tmp_path / "c.npz", "a").load()
+    assert (status.rate, int(found["position"])) == (0.5, 3)
