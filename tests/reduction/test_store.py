@@ -64,7 +64,7 @@ def test_saved_file_is_plain_arrays_and_json(tmp_path, phi):
     assert b"sklearn" not in raw
     with h5py.File(tmp_path / "phi.h5") as file:
         assert sorted(file) == ["components", "explained_variance", "explained_variance_ratio",
-                                "mean", "scale"]
+                                "mean", "scale", "spectrum"]
         assert all(dataset.dtype.kind == "f" for dataset in file.values())
         assert json.loads(file.attrs["header"])["teacher"] == TEACHER
 

@@ -48,7 +48,8 @@ def artifacts(tmp_path):
     phi = Phi("pca", 4, 2, n_samples=50, arrays={
         "mean": np.zeros(4), "scale": np.ones(4), "components": np.eye(4)[:2],
         "explained_variance": np.array([2.0, 1.0]),
-        "explained_variance_ratio": np.array([0.5, 0.25])})
+        "explained_variance_ratio": np.array([0.5, 0.25]),
+        "spectrum": np.array([0.5, 0.25, 0.2, 0.05])})
     save_phi(task(folders["fit"]) / "phi.h5", phi)
     student = task(folders["train"], peak_memory_mb=1500, finished=99.0)
     (folders["train"] / "config.json").write_text(json.dumps({"params": TRAIN}))
@@ -74,6 +75,7 @@ def test_everything_is_found(artifacts):
     assert found.epochs[0] == Epoch(1, 2.0, 1.5, 1.0, 0.5)
     assert math.isnan(found.epochs[1].valid_loss) and found.epochs[1].valid_mae is None
     assert (found.variance.kept, found.variance.samples) == (0.75, 50)
+    assert found.variance.ratios == (0.5, 0.25, 0.2, 0.05)
     one = found.score("coarse", "validate")
     assert (one.micro_auprc, one.micro_f1, one.macro_auprc) == (0.5, 0.25, 0.125)
     assert one.recordings == 20
