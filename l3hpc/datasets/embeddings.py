@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from l3hpc.audio.files import to_float
 from l3hpc.errors import InputError, nearest
 from l3hpc.files import task_folders
 
@@ -172,11 +173,7 @@ class Part:
             raise InputError("holds no dataset 'audio'", where=str(self.path))
         with _open(self.path) as file:
             data = file[AUDIO_KEY][start:stop]
-        if data.dtype.kind in "iu":
-            bits = 8 * data.dtype.itemsize
-            offset = 2.0 ** (bits - 1) if data.dtype.kind == "u" else 0.0
-            data = (data.astype(np.float32) - offset) / np.float32(2.0 ** (bits - 1))
-        return np.asarray(data, np.float32).reshape(len(data), -1)
+        return to_float(data.reshape(len(data), -1))
 
 
 @dataclass(frozen=True)

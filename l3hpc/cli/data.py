@@ -1,0 +1,118 @@
+"""``l3hpc data``: generate a synthetic city, or check a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from l3hpc.errors import EXIT_FAILED
+from l3hpc.progress import for_person
+
+SYNTH_EXAMPLES = """\b
+Examples:
+  l3hpc data synth city                                   20 minutes of sound, 115 MB
+  l3hpc data synth city --rate 16000 --seconds 4          a smaller one
+  l3hpc data synth city --sensors 8 --recordings 200 --days 60 --clips 400
+
+\b
+What is written:
+  city/audio/<sensor>/<sensor>_<unix time>.wav            recordings, with recordings.csv
+  city/sonyc_ust/annotations.csv, dcase-ust-taxonomy.yaml, audio/*.wav
+  city/city.json                                          settings and counts
+"""
+
+CHECK_EXAMPLES = """\b
+Examples:
+  l3hpc data check city                    both parts of a synthetic city
+  l3hpc data check /data/sonyc-ust         annotations against taxonomy and audio
+  l3hpc data check /data/audio --listen    also reads every sample (silence, damage)
+  l3hpc data check /data/embeddings        an artifact, or published embeddings
+"""
+
+
+@click.group("data")
+def command() -> None:
+    """Generate a synthetic city, or check a real data set."""
+
+
+@command.command("synth", epilog=SYNTH_EXAMPLES)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--sensors", default=3, show_default=True, help="Sensors in the city.")
+@click.option("--recordings", default=20, show_default=True, help="Recordings of each sensor.")
+@click.option("--clips", default=60, show_default=True,
+              help="Tagged clips in SONYC-UST format (0: none).")
+@click.option("--seconds", default=10.0, show_default=True, help="Length of each, in seconds.")
+@click.option("--rate", default=48000, show_default=True, help="Samples per second.")
+@click.option("--days", default=10, show_default=True, help="Days that the recordings span.")
+@click.option("--seed", default=20180216, show_default=True, help="The same seed, the same bytes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, rate: int,
+          days: int, seed: int, as_json: bool) -> None:
+    """Write a synthetic city into the folder OUT.
+
+    Sensors at different places record days whose loudness and sounds follow the clock; clips are
+    tagged by annotators who disagree. The folder appears when it is complete; a finished one with
+    the same settings is kept.
+    """
+    from l3hpc.datasets.synth import City, make_city
+
+    city = City(sensors, recordings, clips, seconds, rate, days, seed)
+    summary = make_city(out, city, progress=for_person())
+    if as_json:
+        click.echo(json.dumps({"folder": str(out), **summary}))
+        return
+    tagged = ", ".join(f"{count} {split}" for split, count in summary["clips"].items())
+    click.echo(f"{out}: {'already there, ' if summary['reused'] else ''}"
+               f"{summary['recordings']} recordings of {sensors} sensors, "
+               f"{sum(summary['clips'].values())} tagged clips"
+               + (f" ({tagged})" if tagged else "") + f", {summary['bytes'] / 1e6:,.0f} MB")
+    click.echo(f"next: l3hpc data check {out}")
+
+
+@command.command("check", epilog=CHECK_EXAMPLES)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--listen", is_flag=True, help="Read every sample, not only the files' headers.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything found as JSON.")
+def check(folder: Path, listen: bool, as_json: bool) -> int:
+    """Say what FOLDER holds and what is wrong with it.
+
+    Knows SONYC-UST, folders of recordings, embeddings, and a synthetic city. Problems end with
+    exit code 1; remarks do not.
+    """
+    from l3hpc.datasets.check import check_folder
+
+    found = check_folder(folder, listen=listen, progress=for_person())
+    failed = any(findings.problems for findings in found)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed,
+                               "found": [findings.as_json() for findings in found]}))
+    else:
+        for findings in found:
+            _show(findings)
+    return EXIT_FAILED if failed else 0
+
+
+def _show(findings: Any) -> None:
+    click.echo(f"{findings.kind} in {findings.folder}")
+    for name, value in findings.counts.items():
+        click.echo(f"  {name.replace('_', ' '):<18} {_words(value)}")
+    for mark, problems in (("problem", findings.problems), ("remark", findings.remarks)):
+        for problem in problems:
+            click.echo(f"  {mark}: {problem}")
+            if problem.hint:
+                click.echo(f"  {'':{len(mark)}}  {problem.hint}")
+    click.echo(f"  {len(findings.problems)} problem{'s' * (len(findings.problems) != 1)}"
+               if findings.problems else "  no problems")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        if len(value) > 9:
+            return f"{len(value):,}"
+        return ", ".join(f"{key} {_words(part)}" for key, part in value.items()) or "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else str(value)

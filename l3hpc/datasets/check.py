@@ -1,0 +1,133 @@
+"""What is wrong with a folder of data: SONYC-UST, recordings, embeddings, or a whole city."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from l3hpc.datasets.corpus import scan
+from l3hpc.datasets.findings import Findings
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.progress import Progress
+
+
+def check_folder(folder: Path | str, *, listen: bool = False,
+                 progress: Progress | None = None) -> list[Findings]:
+    """Look at whatever data the folder holds; one ``Findings`` per data set.
+
+    A folder with ``annotations.csv`` is SONYC-UST; one with both ``audio`` and ``sonyc_ust`` is a
+    city and both are looked at; else audio, embeddings, or both in one. ``listen`` reads all
+    samples, not only headers. Raises ``InputError`` where there is nothing of that kind.
+    """
+    from l3hpc.datasets import sonyc_ust
+
+    folder, progress = Path(folder), progress or Progress()
+    if not folder.is_dir():
+        raise InputError("no such folder", where=str(folder))
+    if (folder / sonyc_ust.ANNOTATIONS).is_file():
+        return [sonyc_ust.inspect(folder, listen=listen, progress=progress)]
+    if (folder / "sonyc_ust" / sonyc_ust.ANNOTATIONS).is_file():
+        found = [sonyc_ust.inspect(folder / "sonyc_ust", listen=listen, progress=progress)]
+        if (folder / "audio").is_dir():
+            found.insert(0, check_audio(folder / "audio", listen=listen, progress=progress))
+        return found
+    matrices = any(path.suffix in (".h5", ".hdf5", ".npz") for path in folder.rglob("*"))
+    try:
+        found = [check_audio(folder, listen=listen, progress=progress)]
+    except InputError as error:
+        if matrices:
+            return [check_embeddings(folder)]
+        raise InputError("holds neither recordings nor embeddings nor SONYC-UST",
+                         where=str(folder), allowed=error.allowed) from None
+    if matrices:  # the published layout keeps both in one file
+        with contextlib.suppress(InputError):
+            found.append(check_embeddings(folder))
+    return found
+
+
+def check_audio(folder: Path | str, *, listen: bool = False,
+                progress: Progress | None = None) -> Findings:
+    """Recordings as ``extract`` will see them: missing, unreadable, empty, too short, unplaced."""
+    folder = Path(folder)
+    recordings = scan(folder)
+    findings = Findings(str(folder), "recordings")
+    findings.add("missing audio", "{n} files of recordings.csv are not there",
+                 [one.file for one in recordings if one.size < 0])
+    findings.add("sensor", "{n} recordings name no sensor",
+                 [one.file for one in recordings if one.sensor == "unknown"], remark=True,
+                 hint="List them in recordings.csv (file, sensor, timestamp), or use one "
+                      "subfolder per sensor.")
+    findings.add("timestamp", "{n} recordings tell no time",
+                 [one.file for one in recordings if one.timestamp is None], remark=True,
+                 hint="Sampling by day then takes them as one time frame.")
+    seconds = look(folder, [one.file for one in recordings if one.size >= 0], findings, listen,
+                   progress or Progress())
+    times = [one.timestamp for one in recordings if one.timestamp is not None]
+    per_sensor = Counter(one.sensor for one in recordings)
+    findings.counts |= {
+        "recordings": len(recordings), "sensors": dict(sorted(per_sensor.items())),
+        "hours": round(sum(seconds.values()) / 3600, 3),
+        "bytes": sum(max(one.size, 0) for one in recordings),
+        "first": _iso(min(times)) if times else None, "last": _iso(max(times)) if times else None,
+    }
+    return findings
+
+
+def check_embeddings(folder: Path | str) -> Findings:
+    """An artifact or published files: key, dimension, rows, and the parts that do not fit."""
+    from l3hpc.datasets.embeddings import open_source
+
+    source = open_source(folder)
+    findings = Findings(str(folder), "embeddings")
+    rows, wrong = 0, []
+    for part in source.parts:
+        try:
+            rows += part.rows
+        except L3hpcError as error:
+            wrong.append(str(error).replace("\n", " "))
+    findings.add("part", "{n} files do not fit", wrong)
+    findings.counts |= {"layout": source.kind, "files": len(source.parts), "rows": rows,
+                        "key": source.key, "dimensions": source.dim,
+                        "splits": {split: len(source.of_split(split)) for split in source.splits}}
+    return findings
+
+
+def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
+         progress: Progress, shortest: float = 1.0) -> dict[str, float]:
+    """Probe files and note those that cannot be used; returns seconds per usable file."""
+    from l3hpc.audio.files import AudioError, probe, read_audio
+
+    seconds: dict[str, float] = {}
+    rates: Counter[int] = Counter()
+    bad: dict[str, list[str]] = {"unreadable": [], "empty": [], "silent": [], "too short": []}
+    progress.start("listening" if listen else "looking", total=len(names), unit="files")
+    for name in names:
+        try:
+            info = probe(folder / name)
+            rates[info.rate] += 1
+            if info.frames == 0:
+                bad["empty"].append(name)
+            elif info.seconds < shortest:
+                bad["too short"].append(name)
+            else:
+                if listen and not read_audio(folder / name)[0].any():
+                    bad["silent"].append(name)
+                seconds[name] = info.seconds
+        except AudioError as error:
+            bad[error.reason].append(name)
+        progress.advance()
+    progress.finish()
+    words = {"unreadable": "{n} files cannot be read as audio", "empty": "{n} files are empty",
+             "silent": "{n} files are silent",
+             "too short": f"{{n}} files are shorter than {shortest:g} s"}
+    for kind, message in words.items():
+        findings.add(kind, message, bad[kind])
+    findings.counts["rates"] = {str(rate): count for rate, count in sorted(rates.items())}
+    return seconds
+
+
+def _iso(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="seconds")

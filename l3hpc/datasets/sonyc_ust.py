@@ -1,0 +1,186 @@
+"""The SONYC-UST data set on disk: where its files are, and what is wrong with a copy of it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from l3hpc.datasets.findings import Findings, Problem
+from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.progress import Progress
+from l3hpc.tagging.taxonomy import Taxonomy
+
+ANNOTATIONS = "annotations.csv"
+TAXONOMY = "dcase-ust-taxonomy.yaml"
+AUDIO = "audio"
+SPLITS = ("train", "validate", "test")
+KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The three parts: annotations.csv, the taxonomy YAML, the folder of audio."""
+
+    annotations: Path
+    taxonomy: Path
+    audio: Path
+
+
+def locate(folder: Path | str) -> Paths:
+    """The parts of the data set in ``folder`` (or in its subfolder ``sonyc_ust``).
+
+    The taxonomy may have any name ``*taxonomy*.yaml``; audio lies in ``audio/`` or beside the
+    annotations. Raises ``InputError`` naming what is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("no such folder", where=str(folder),
+                         hint="Name the folder that holds annotations.csv.")
+    if not (folder / ANNOTATIONS).is_file() and (folder / "sonyc_ust" / ANNOTATIONS).is_file():
+        folder = folder / "sonyc_ust"
+    if not (folder / ANNOTATIONS).is_file():
+        raise InputError(f"holds no {ANNOTATIONS}", where=str(folder),
+                         allowed=f"{ANNOTATIONS}, {TAXONOMY} and {AUDIO}/, as SONYC-UST has them")
+    taxonomies = sorted({*folder.glob("*taxonomy*.yaml"), *folder.glob("*taxonomy*.yml")})
+    taxonomy = folder / TAXONOMY
+    if taxonomy not in taxonomies:
+        if not taxonomies:
+            raise InputError(f"holds no {TAXONOMY}", where=str(folder))
+        taxonomy = taxonomies[0]
+    audio = folder / AUDIO if (folder / AUDIO).is_dir() else folder
+    return Paths(folder / ANNOTATIONS, taxonomy, audio)
+
+
+def check(folder: Path | str) -> list[Problem]:
+    """The problems alone (see ``inspect``)."""
+    return inspect(folder).problems
+
+
+def inspect(folder: Path | str, *, listen: bool = False,
+            progress: Progress | None = None) -> Findings:
+    """Everything that is wrong with the data set, and its counts.
+
+    Looks at every row of the annotations and at every audio file's header; with ``listen`` at all
+    samples too. Raises ``InputError`` only where one of the three parts is missing.
+    """
+    paths = locate(folder)
+    findings = Findings(str(folder), "SONYC-UST")
+    taxonomy: Taxonomy | None = None
+    try:
+        taxonomy = Taxonomy.load(paths.taxonomy)
+    except L3hpcError as error:
+        findings.problems.append(Problem("taxonomy", str(error).replace("\n", " ")))
+    clips = _check_table(paths, taxonomy, findings)
+    _check_audio(paths, clips, findings, listen, progress or Progress())
+    return findings
+
+
+def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Findings) -> list[str]:
+    """Check the annotations, count what is in them, return the clips' names."""
+    with open(paths.annotations, encoding="utf-8-sig", newline="", errors="replace") as stream:
+        reader = csv.reader(stream)
+        header = next(reader, [])
+        place = {name: number for number, name in enumerate(header)}
+        absent = [name for name in KEY_COLUMNS if name not in place]
+        findings.add("columns", "{n} columns are missing from annotations.csv", absent)
+        if taxonomy is not None:
+            _check_tags(header, taxonomy, findings)
+        if absent:
+            return []
+        presence = [place[name] for name in header if name.endswith("_presence")]
+        agreed_at = {place[f"{tag.column}_presence"]: tag.name for tag in taxonomy.coarse
+                     if f"{tag.column}_presence" in place} if taxonomy else {}
+        split_of: dict[str, str] = {}
+        sensors: dict[str, set[str]] = defaultdict(set)
+        seen: dict[tuple[str, str], int] = {}
+        agreed, positives, rows = set(), Counter[str](), 0
+        faults: dict[str, list[str]] = defaultdict(list)
+        for cells in reader:
+            if not cells:
+                continue
+            rows += 1
+            where = f"line {reader.line_num}"
+            if len(cells) != len(header):
+                faults["cells"].append(f"{where} ({len(cells)} for {len(header)})")
+                continue
+            split, sensor, name, annotator = (cells[place[key]].strip() for key in KEY_COLUMNS)
+            if split not in SPLITS:
+                faults["split"].append(f"{where} ('{split}', {nearest(split, SPLITS)})")
+            if not re.fullmatch(r"-?\d+", annotator):
+                faults["annotator"].append(f"{where} ('{annotator}')")
+            if not name or "/" in name or "\\" in name:
+                faults["name"].append(f"{where} ('{name}')")
+            if (name, annotator) in seen:
+                faults["duplicate"].append(f"{where} (as line {seen[name, annotator]})")
+            seen.setdefault((name, annotator), reader.line_num)
+            if split_of.setdefault(name, split) != split:
+                faults["splits"].append(f"{name} ({split_of[name]}, {split})")
+            odd = next((number for number in presence
+                        if cells[number] not in ("0", "1", "-1", "0.0", "1.0", "-1.0")), None)
+            if odd is not None:
+                faults["presence"].append(f"{where} ({header[odd]}: '{cells[odd]}')")
+            sensors[split].add(sensor)
+            if annotator == "0":
+                agreed.add(name)
+                positives.update(label for number, label in agreed_at.items()
+                                 if cells[number] in ("1", "1.0"))
+    for kind, words in {
+        "cells": "{n} rows have another number of cells than the header",
+        "split": "{n} rows have an unknown split",
+        "annotator": "{n} rows have an annotator_id that is no whole number",
+        "name": "{n} rows have an audio_filename that is no plain file name",
+        "duplicate": "{n} rows repeat an annotator's opinion of a clip",
+        "splits": "{n} rows put a clip into a second split",
+        "presence": "{n} rows have a presence other than 1, 0, -1",
+    }.items():
+        findings.add(kind, words, faults[kind])
+    clips = Counter(split_of.values())
+    findings.counts |= {
+        "version": 2 if "borough" in place or "latitude" in place else 1,
+        "rows": rows, "clips": {split: clips[split] for split in SPLITS},
+        "sensors": len(set().union(*sensors.values())) if sensors else 0,
+        "annotators": len({annotator for _, annotator in seen}),
+        "agreed": {split: sum(split_of[name] == split for name in agreed) for split in SPLITS},
+        "agreed_positives": {name: positives[name] for name in agreed_at.values()},
+    }
+    findings.add("empty split", "no clips in a split that is needed",
+                 [split for split in ("train", "validate") if not clips[split]])
+    findings.add("agreed", "no agreed annotations (annotator_id 0) in a split to be scored",
+                 [split for split in ("validate",)
+                  if clips[split] and not findings.counts["agreed"][split]])
+    findings.add("sensors", "{n} sensors are in train and in validate or test",
+                 sorted(sensors["train"] & (sensors["validate"] | sensors["test"])), remark=True)
+    return sorted(name for name in split_of if name)
+
+
+def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Findings) -> None:
+    expected = [f"{column}_presence"
+                for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
+    findings.add("taxonomy", "{n} tags of the taxonomy have no column in annotations.csv",
+                 [name for name in expected if name not in header])
+    findings.add("taxonomy", "{n} tag columns of annotations.csv are not in the taxonomy",
+                 [name for name in header if name.endswith("_presence") and name not in expected])
+
+
+def _check_audio(paths: Paths, clips: list[str], findings: Findings, listen: bool,
+                 progress: Progress) -> None:
+    from l3hpc.datasets.check import look
+
+    missing = [name for name in clips if not (paths.audio / name).is_file()]
+    findings.add("missing audio", "{n} annotated clips have no audio", missing,
+                 hint=f"They should lie in {paths.audio}.")
+    present = sorted(set(clips) - set(missing))
+    seconds = look(paths.audio, present, findings, listen, progress, shortest=0.0)
+    known = set(clips)
+    findings.add("extra audio", "{n} audio files have no annotation", sorted(
+        path.name for path in paths.audio.iterdir()
+        if path.suffix.lower() == ".wav" and path.name not in known), remark=True)
+    usual = Counter(round(value, 1) for value in seconds.values()).most_common(1)
+    if usual:
+        findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)
+        findings.add("length", f"{{n}} clips are not {usual[0][0]:g} s long",
+                     [f"{name} ({value:.1f} s)" for name, value in seconds.items()
+                      if round(value, 1) != usual[0][0]], remark=True)

@@ -1,0 +1,87 @@
+"""``l3hpc data``: what it prints, its JSON, its exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from l3hpc.cli import cli
+from l3hpc.cli.data import command
+from l3hpc.errors import InputError
+
+SMALL = ["--sensors", "2", "--recordings", "3", "--clips", "20", "--seconds", "1",
+         "--rate", "8000", "--days", "3"]
+
+
+def runner():
+    try:
+        return CliRunner(mix_stderr=False)  # click 8.1
+    except TypeError:
+        return CliRunner()
+
+
+def run(*words):
+    result = runner().invoke(command, [str(word) for word in words], standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return result
+
+
+def test_synth_then_check(tmp_path):
+    city = tmp_path / "city"
+    made = run("synth", city, *SMALL)
+    assert "6 recordings of 2 sensors, 20 tagged clips" in made.stdout
+    assert "(12 train, 4 validate, 4 test)" in made.stdout
+    assert f"next: l3hpc data check {city}" in made.stdout
+    assert "synthesising the city: 6/6 clips" in made.stderr
+    assert "already there" in run("synth", city, *SMALL).stdout
+
+    checked = run("check", city, "--listen")
+    assert checked.return_value == 0
+    assert checked.stdout.count("no problems") == 2
+    assert "clips              train 12, validate 4, test 4" in checked.stdout
+
+
+def test_json(tmp_path):
+    made = json.loads(run("synth", tmp_path / "city", *SMALL, "--json").stdout)
+    assert made["recordings"] == 6 and made["clips"] == {"train": 12, "validate": 4, "test": 4}
+    found = json.loads(run("check", tmp_path / "city", "--json").stdout)
+    assert found["ok"] is True
+    assert [one["kind"] for one in found["found"]] == ["recordings", "SONYC-UST"]
+    assert found["found"][1]["counts"]["agreed"] == {"train": 0, "validate": 4, "test": 4}
+
+
+def test_problems_end_with_exit_code_1(tmp_path):
+    run("synth", tmp_path / "city", *SMALL)
+    gone = next((tmp_path / "city" / "sonyc_ust" / "audio").glob("*.wav"))
+    gone.unlink()
+    checked = run("check", tmp_path / "city" / "sonyc_ust")
+    assert checked.return_value == 1
+    assert f"problem: 1 annotated clips have no audio: {gone.name}" in checked.stdout
+    assert "1 problem\n" in checked.stdout
+    assert json.loads(run("check", tmp_path / "city", "--json").stdout)["ok"] is False
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(InputError, match="not empty"):
+        run("synth", tmp_path, *SMALL)
+    with pytest.raises(InputError, match="holds neither"):
+        run("check", tmp_path)
+    with pytest.raises(InputError, match="rate is 10"):
+        run("synth", tmp_path / "new", "--rate", "10")
+
+
+@pytest.mark.parametrize("words", [["data", "--help"], ["data", "synth", "--help"],
+                                   ["data", "check", "--help"]])
+def test_help(words):
+    result = runner().invoke(cli, words)
+    assert result.exit_code == 0
+    assert len(words) == 2 or "Examples:" in result.stdout
+
+
+def test_starts_without_numpy():
+    code = "import sys, l3hpc.cli.data; assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,179 @@
+"""Looking at data sets: every fault is found, named with examples, and counted."""
+
+import csv
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+
+from l3hpc.datasets import sonyc_ust
+from l3hpc.datasets.check import check_audio, check_embeddings, check_folder
+from l3hpc.datasets.synth import City, make_city
+from l3hpc.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("check") / "city"
+    make_city(folder, City(2, 2, 20, 1.0, 8000, 2))
+    return folder
+
+
+@pytest.fixture
+def ust(made, tmp_path):
+    shutil.copytree(made / "sonyc_ust", tmp_path / "ust")
+    return tmp_path / "ust"
+
+
+def change(folder, edit):
+    path = folder / "annotations.csv"
+    with open(path, newline="") as stream:
+        rows = list(csv.reader(stream))
+    rows = edit(rows) or rows
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+
+
+def problems(folder):
+    return {problem.kind: str(problem) for problem in sonyc_ust.check(folder)}
+
+
+def test_a_good_data_set_has_no_problems_and_is_counted(ust):
+    findings = sonyc_ust.inspect(ust, listen=True)
+    assert findings.problems == [] and findings.remarks == []
+    counts = findings.counts
+    assert counts["version"] == 2 and counts["rows"] == 20 * 3 + 8 * 2
+    assert counts["clips"] == {"train": 12, "validate": 4, "test": 4}
+    assert counts["agreed"] == {"train": 0, "validate": 4, "test": 4}
+    assert sum(counts["agreed_positives"].values()) >= 8
+    assert counts["rates"] == {"8000": 20} and counts["hours"] == round(20 / 3600, 3)
+
+
+def test_locate_finds_the_parts_under_any_usual_name(ust, made, tmp_path):
+    assert sonyc_ust.locate(made) == sonyc_ust.locate(made / "sonyc_ust")
+    (ust / "dcase-ust-taxonomy.yaml").rename(ust / "my-taxonomy.yaml")
+    paths = sonyc_ust.locate(ust)
+    assert paths.taxonomy.name == "my-taxonomy.yaml" and paths.audio == ust / "audio"
+    paths.taxonomy.unlink()
+    with pytest.raises(InputError, match="holds no dcase-ust-taxonomy.yaml"):
+        sonyc_ust.locate(ust)
+    with pytest.raises(InputError, match="holds no annotations.csv"):
+        sonyc_ust.locate(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        sonyc_ust.locate(tmp_path / "none")
+
+
+def test_faults_of_rows_are_named_with_their_lines(ust):
+    def edit(rows):
+        rows[1][0] = "valid"
+        rows[4][3] = "bob"
+        rows.append(list(rows[5]))
+        rows[7][12] = "2"
+        rows.append(rows[8][:-1])
+
+    change(ust, edit)
+    found = problems(ust)
+    assert "line 2 ('valid', did you mean 'validate'?" in found["split"]
+    assert found["annotator"].endswith("line 5 ('bob')")
+    assert found["duplicate"].startswith("1 rows repeat") and "(as line 6)" in found["duplicate"]
+    assert "line 8 (1-1_small-sounding-engine_presence: '2')" in found["presence"]
+    assert "(77 for 78)" in found["cells"]
+    assert "00_000000.wav (valid, train)" in found["splits"]
+
+
+def test_faults_of_columns_and_taxonomy_are_named(ust):
+    def edit(rows):
+        rows[0][rows[0].index("5-3_siren_presence")] = "5-3_sirens_presence"
+
+    change(ust, edit)
+    words = [str(problem) for problem in sonyc_ust.check(ust)]
+    assert words == [
+        "1 tags of the taxonomy have no column in annotations.csv: 5-3_siren_presence",
+        "1 tag columns of annotations.csv are not in the taxonomy: 5-3_sirens_presence"]
+
+    def drop(rows):
+        rows[0][1] = "sensor"
+
+    change(ust, drop)
+    assert "sensor_id" in problems(ust)["columns"]
+    (ust / "dcase-ust-taxonomy.yaml").write_text("fine: []\n")
+    assert "not a taxonomy" in problems(ust)["taxonomy"]
+
+
+def test_faults_of_audio_are_named(ust):
+    audio = sorted((ust / "audio").iterdir())
+    audio[0].unlink()
+    audio[1].write_bytes(b"no audio at all")
+    soundfile.write(audio[2], np.zeros(0), 8000)
+    soundfile.write(audio[3], np.zeros(8000), 8000)
+    soundfile.write(audio[4], np.ones(4000) / 2, 8000)
+    soundfile.write(ust / "audio" / "99_999999.wav", np.ones(8000) / 2, 8000)
+    findings = sonyc_ust.inspect(ust, listen=True)
+    found = {problem.kind: problem for problem in (*findings.problems, *findings.remarks)}
+    assert found["missing audio"].examples == (audio[0].name,)
+    assert found["unreadable"].examples == (audio[1].name,)
+    assert found["empty"].examples == (audio[2].name,)
+    assert found["silent"].examples == (audio[3].name,)
+    assert str(found["length"]) == f"1 clips are not 1 s long: {audio[4].name} (0.5 s)"
+    assert found["extra audio"].examples == ("99_999999.wav",)
+    assert {"length", "extra audio"} == {problem.kind for problem in findings.remarks}
+    assert "silent" not in problems(ust)  # only listening tells
+
+
+def test_splits_that_are_needed(ust):
+    def edit(rows):
+        return [row for row in rows if row[0] != "validate" or row[3] != "0"]
+
+    change(ust, edit)
+    assert problems(ust) == {
+        "agreed": "no agreed annotations (annotator_id 0) in a split to be scored: validate"}
+    change(ust, lambda rows: [row for row in rows if row[0] != "train"])
+    assert problems(ust)["empty split"] == "no clips in a split that is needed: train"
+
+    def share(rows):
+        for row in rows[1:]:
+            row[1] = "7"
+
+    change(ust, share)
+    assert sonyc_ust.inspect(ust).counts["sensors"] == 1
+
+
+def test_recordings(made, tmp_path):
+    folder = tmp_path / "audio"
+    shutil.copytree(made / "audio", folder)
+    assert check_audio(folder).problems == []
+    counts = check_audio(folder).counts
+    assert counts["recordings"] == 4 and len(counts["sensors"]) == 2
+    assert counts["first"].startswith("2017-11-20T") and counts["rates"] == {"8000": 4}
+    with open(folder / "recordings.csv", "a") as stream:
+        stream.write("gone.wav,x,\n")
+    soundfile.write(folder / "short.wav", np.ones(800) / 2, 8000)
+    findings = check_audio(folder)
+    assert [str(one) for one in findings.problems] == [
+        "1 files of recordings.csv are not there: gone.wav",
+        "1 files are shorter than 1 s: short.wav"]
+    assert [one.kind for one in findings.remarks] == ["sensor", "timestamp"]
+
+
+def test_embeddings_and_what_is_neither(tmp_path):
+    with pytest.raises(InputError, match="holds neither"):
+        check_folder(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        check_folder(tmp_path / "none")
+    (tmp_path / "train").mkdir()
+    for name, dim in (("a", 3), ("b", 3), ("c", 4)):
+        with h5py.File(tmp_path / "train" / f"{name}.h5", "w") as file:
+            file["l3_embedding"] = np.zeros((5, dim), np.float32)
+            file["audio"] = np.ones((5, 8000), np.int16)
+    both = check_folder(tmp_path)
+    assert [one.kind for one in both] == ["recordings", "embeddings"]
+    findings = check_embeddings(tmp_path)
+    assert findings.counts["rows"] == 10 and findings.counts["splits"] == {"train": 3}
+    assert "c.h5" in str(findings.problems[0])
+    assert "has 4 dimensions, 3 expected" in str(findings.problems[0])
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "broken.npz").write_bytes(b"")
+    with pytest.raises(InputError, match="not a readable NPZ"):
+        check_folder(tmp_path / "x")
