@@ -1,0 +1,227 @@
+import json
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import pytest
+
+from l3hpc.cli import main
+from l3hpc.workflow import submission
+from l3hpc.workflow.model import RunRecord, StepRecord
+
+NAMED = ["--audio-dir", "audio", "--weights", "untrained"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("AUDIO_DIR", "OUTPUT_DIR", "L3_MODEL_PATH", "SONYC_UST_PATH", "EMBEDDING_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for number in range(2):
+        path = Path("audio", "s1", f"{number}.wav")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(16000))
+    Path("cluster.yaml").write_text(
+        "clusters:\n  local: {slots: {cpus: 2, mem: 8GB}}\n"
+        "  greene: {partition: gpu, account: pr_42, limits: {time: 7d}}\n")
+
+
+@pytest.fixture
+def say(capsys):
+    """Run the command line: exit code, standard output, standard error."""
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            main(list(words))
+        found = capsys.readouterr()
+        return end.value.code, found.out, found.err
+    return run
+
+
+@pytest.fixture
+def submitted(monkeypatch):
+    """Stand in for the scheduler: the plans that would have been submitted."""
+    plans = []
+
+    def submit(plan, *, test_only=False, detach=False, progress=None, on_submitted=None):
+        plans.append((plan, test_only, detach))
+        steps = [StepRecord(name=step.name, kind=step.kind, artifact=str(step.artifact),
+                            tasks=step.tasks, needs=list(step.needs), state="submitted",
+                            job=str(8811 + number)) for number, step in enumerate(plan.steps)]
+        record = RunRecord(plan.run, plan.pipeline, plan.profile.name, 0.0, "you", "h", [], {},
+                           "submitted", steps)
+        if on_submitted:
+            on_submitted(record)
+        return record
+
+    monkeypatch.setattr(submission, "submit", submit)
+    monkeypatch.setattr(submission, "succeeded", lambda workspace, record: True)
+    return plans
+
+
+def test_dry_run_shows_everything_and_writes_nothing(say, submitted):
+    code, out, err = say("submit", "upstream", *NAMED, "--dry-run", "--cluster", "greene")
+    assert (code, err, submitted) == (0, "", [])
+    assert out.startswith("upstream on greene (partition gpu, account pr_42)    workspace ")
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert rows["step"].split() == ["step", "tasks", "needs", "cpus", "mem", "gpus", "time",
+                                    "state"]
+    assert rows["reduce"].split() == ["reduce", "1", "extract", "fit", "2", "4", "GB", "–", "1",
+                                      "h", "to", "run"]
+    assert rows["train"].split()[4:] == ["4", "16", "GB", "1", "1", "d", "to", "run"]
+    assert "sample:  dpp, 5,000 rows, by day, seed 20180216" in out
+    assert "train:   student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters" in out
+    # 4 × 4 h + 2 × 1 h × 3 + 4 × 24 h cores; 4 h + 24 h GPUs
+    assert "at most 118 core-hours and 28 GPU-hours" in out
+    assert out.endswith("nothing was submitted (--dry-run)\n")
+    assert not Path("workspace").exists()
+
+
+def test_the_chain_and_what_to_type_next(say, submitted):
+    code, out, _ = say("submit", "upstream", *NAMED, "--cluster", "greene", "--yes")
+    plan = submitted[0][0]
+    assert code == 0
+    assert (f"submitted {plan.run}: extract 8811 → sample 8812 → fit 8813 → reduce 8814 → "
+            "train 8815\n") in out
+    assert "follow it with   l3hpc status --watch" in out
+    assert f"'embedding_approx_mse', key {plan.folder / 'artifacts' / 'train'}" in out
+
+
+def test_test_only_submits_nothing(say, submitted):
+    code, out, _ = say("submit", "upstream", *NAMED, "--cluster", "greene", "--test-only")
+    assert code == 0 and submitted[0][1] is True
+    assert out.endswith("greene would take all 5 scripts; nothing was submitted (--test-only)\n")
+
+
+def test_json(say, submitted):
+    code, out, _ = say("submit", "upstream", *NAMED, "--cluster", "greene", "--json", "--yes")
+    value = json.loads(out)
+    assert code == 0 and value["schema"] == 1 and value["submitted"] is True
+    assert value["jobs"]["train"] == "8815" and value["cluster"] == "greene"
+    train = value["steps"][-1]
+    assert train["params"]["asr"] == 8000 and train["resources"]["mem_mb"] == 16384
+    assert value["cost"]["at_most"] == {"core_hours": 118.0, "gpu_hours": 28.0}
+    code, out, _ = say("submit", "upstream", *NAMED, "--dry-run", "--json")
+    assert json.loads(out)["submitted"] is False
+
+
+def test_local_runs_here_and_tells_the_end(say, submitted, monkeypatch):
+    code, out, _ = say("submit", "upstream", *NAMED)
+    assert code == 0 and submitted[0][2] is False and "is done." in out
+    monkeypatch.setattr(submission, "succeeded", lambda workspace, record: False)
+    code, out, err = say("submit", "upstream", *NAMED)
+    assert code == 1 and f"l3hpc status {submitted[0][0].run}" in err
+    code, _, _ = say("submit", "upstream", *NAMED, "--detach")
+    assert code == 0 and submitted[2][2] is True
+
+
+def test_what_costs_much_is_asked_for_on_a_terminal(say, submitted, monkeypatch):
+    class Terminal:
+        def isatty(self):
+            return True
+
+        def readline(self):
+            return "n\n"
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    much = ["submit", "upstream", *NAMED, "--cluster", "greene", "--set", "train.time=7d", "--set",
+            "train.cpus=64"]
+    code, _, err = say(*much)
+    assert code == 130 and submitted == [] and "submit it?" in err
+    assert say(*much, "--yes")[0] == 0 and len(submitted) == 1
+    assert say("submit", "upstream", *NAMED, "--cluster", "greene")[0] == 0  # 118 core-hours
+
+
+def test_every_option_arrives(say, submitted):
+    say("submit", "upstream", *NAMED, "--approx", "pca", "--asr", "16000", "--mels", "32", "--dft",
+        "2048", "--hop", "320", "--fmax", "7000", "--emb-dim", "64", "--head", "relu", "--sampling",
+        "spl", "--samples", "900", "--timescale", "month", "--timezone", "UTC", "--epochs", "3",
+        "--epoch-size", "7", "--batch-size", "16", "--learning-rate", "1e-5", "--patience", "4",
+        "--seed", "5", "--filters", "8,8,16,16,32,32,64,64", "--name", "mine", "--workspace", "w")
+    plan = submitted[0][0]
+    params = {step.name: step.params for step in plan.steps}
+    train = params["train"]
+    assert {key: train[key] for key in ("asr", "mels", "dft", "hop", "fmax", "emb_dim", "head",
+                                        "epochs", "epoch_size", "batch_size", "learning_rate",
+                                        "patience", "seed")} == {
+        "asr": 16000, "mels": 32, "dft": 2048, "hop": 320, "fmax": 7000.0, "emb_dim": 64,
+        "head": "relu", "epochs": 3, "epoch_size": 7, "batch_size": 16, "learning_rate": 1e-5,
+        "patience": 4, "seed": 5}
+    assert tuple(train["filters"]) == (8, 8, 16, 16, 32, 32, 64, 64)
+    sample = params["sample"]
+    assert (sample["method"], sample["samples"], sample["timescale"], sample["seed"],
+            sample["timezone"]) == ("spl", 900, "month", 5, "UTC")
+    assert plan.run.startswith("mine-") and plan.workspace == Path.cwd() / "w"
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--mels", "512"], ["--mels 512 leaves", "of 512 mel bands empty at 8000 Hz with a DFT of"]),
+    (["--emb-dim", "1024"], ["--emb-dim 1024 is more than the teacher's 512 dimensions"]),
+    (["--samples", "64"], ["--samples 64 is fewer than the 128 dimensions"]),
+    (["--hop", "9000"], ["hop"]),
+    (["--emb-dim", "100"], ["100"]),
+    (["--filters", "1,two"], ["--filters", "list of whole numbers"]),
+    (["--cluster", "gren"], ["there is no cluster 'gren'", "did you mean 'greene'?"]),
+    (["--set", "train.mem=9"], ["'9' is not an amount of memory"]),
+    (["--cluster", "greene", "--set", "train.time=8d"], ["train asks for 8 d; greene allows 7 d"]),
+    (["--name", "a/b"], ["cannot name a run"]),
+    (["--input", "fit"], ["is not STEP=PATH"]),
+    (["--classifier", "mil"], ["--classifier means nothing to the pipeline 'upstream'"]),
+    (["--config", "none.yaml"], ["there is no such file"]),
+    (["--embedding-dir", "x/train", "--embedding-valid-dir", "y/validate"], ["side by side"]),
+    (["--weights", "no.h5"], ["no.h5"]),
+    (["--audio-dir", "nowhere"], ["nowhere"]),
+])
+def test_refusals_end_with_nothing_was_submitted(say, submitted, words, said):
+    code, out, err = say("submit", "upstream", *NAMED, *words)
+    assert (code, out, submitted) == (2, "", [])
+    assert err.startswith("error: ") and err.endswith("nothing was submitted\n")
+    for part in said:
+        assert part in err
+    assert "Traceback" not in err and len(err.splitlines()) <= 6
+    assert not Path("workspace").exists()
+
+
+def test_published_folders_side_by_side(say, submitted):
+    for name in ("train", "validate"):
+        Path("emb", name).mkdir(parents=True)
+        Path("emb", name, "x.h5").write_bytes(b"x")
+    say("submit", "upstream", "--from", "train", "--audio-dir", "audio", "--embedding-dir",
+        "emb/train", "--embedding-valid-dir", "emb/validate")
+    train = submitted[0][0].steps[0]
+    assert train.inputs == {"reduce": str(Path("emb").resolve())}
+
+
+def test_the_help_names_units_and_true_defaults(say):
+    from l3hpc.workflow import pipelines
+    from l3hpc.workflow.options import OPTIONS
+
+    code, out, _ = say("submit", "--help")
+    assert code == 0
+    flat = " ".join(out.split())
+    found = pipelines.load("all")
+    for name, option in OPTIONS.items():
+        assert f"--{name} " in flat and option.help in flat
+        step, _, parameter = found.options[name][0].partition(".")
+        from l3hpc import steps
+
+        params = found.steps[step].params
+        field = steps.step(found.steps[step].kind).Params.model_fields[parameter]
+        value = params.get(parameter, field.default)
+        if value is not None:
+            assert float(option.default) == value if isinstance(value, (int, float)) \
+                else option.default == value, name
+
+
+def test_dry_run_loads_nothing_heavy():
+    code = ("import sys\nfrom l3hpc.cli import main\n"
+            "try:\n    main(['submit', 'upstream', '--audio-dir', 'audio', '--weights', "
+            "'untrained', '--dry-run'])\nexcept SystemExit as end:\n    assert not end.code\n"
+            "print([name for name in ('tensorflow', 'keras', 'pandas', 'sklearn', 'scipy', "
+            "'jinja2', 'submitit', 'rich') if name in sys.modules])\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,191 @@
+import difflib
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from l3hpc import steps
+from l3hpc.errors import InputError
+from l3hpc.workflow import render
+from l3hpc.workflow.model import Plan, PlannedStep, Resources
+from l3hpc.workflow.profile import ClusterProfile
+
+GOLDEN = Path(__file__).parent / "golden"
+
+LOCAL = ClusterProfile(name="local", python="/usr/bin/python3", slots={"cpus": 2, "mem": "4GB"})
+GREENE = ClusterProfile(
+    name="greene", account="pr_42", partition="cpu,long", qos="normal",
+    constraint="skylake|cascadelake&ib", reservation="course", wckey="sea", exclude="n[1-3],n7",
+    gpu_request="gres", gpu_type="rtx8000", python="/opt/my python/bin/python",
+    container="apptainer exec --nv '/img/a b.sif'", env={"GREETING": "it's $(date) `id`"},
+    setup=["module purge", 'source "$HOME/env/bin/activate"'], mail_user="you@example.org",
+    array_parallelism=5, shared_group=True,
+    steps={"train": {"partition": "gpu", "constraint": "v100"}})
+
+
+def planned(kind="train", tasks=1, done=(), **resources):
+    return PlannedStep(
+        name=kind, kind=kind, params={}, needs=(), inputs={}, fingerprint="0123456789abcdef",
+        artifact=Path("/scratch/you/ws/artifacts") / kind / "0123456789abcdef",
+        shards=[{}] * tasks, done=tuple(done),
+        resources=Resources(**{"cpus": 4, "mem_mb": 32768, "gpus": 2, "time_min": 10080,
+                               **resources}))
+
+
+def plan(*items, profile=GREENE, workspace="/scratch/you/ws"):
+    return Plan("upstream-20261120-1a2b", "upstream", Path(workspace), profile, tuple(items))
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "profile", "item"), [
+    ("train-greene", GREENE, planned()),
+    ("extract-greene-array", GREENE, planned("extract", 12, (0, 1, 5), gpus=0)),
+    ("train-local", LOCAL, planned(gpus=0)),
+    ("sample-local-array", LOCAL, planned("sample", 3, gpus=0, cpus=1)),
+])
+def test_golden(name, profile, item):
+    text = render.render(plan(item, profile=profile), item)
+    path = GOLDEN / f"{name}.sbatch"
+    if os.environ.get("L3HPC_WRITE_GOLDEN"):
+        path.write_text(text)
+    expected = path.read_text()
+    assert text == expected, "\n".join(difflib.unified_diff(
+        expected.splitlines(), text.splitlines(), "golden", "rendered", lineterm=""))
+
+
+@pytest.mark.parametrize("kind", steps.STEPS)
+@pytest.mark.parametrize("profile", [LOCAL, GREENE], ids=lambda profile: profile.name)
+def test_bash_finds_no_fault_in_any_script(kind, profile, tmp_path):
+    item = planned(kind, 3)
+    script = tmp_path / "script"
+    script.write_text(render.render(plan(item, profile=profile), item))
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_the_same_text_every_time():
+    item = planned()
+    assert len({render.render(plan(item), item) for _ in range(3)}) == 1
+    assert render.render(plan(item), "train") == render.render(plan(item), item)
+
+
+def lines(profile, item=None):
+    item = item or planned()
+    return render.directives(plan(item, profile=profile), item)
+
+
+@pytest.mark.parametrize(("changes", "present", "absent"), [
+    ({"gpu_request": "gres"}, "#SBATCH --gres=gpu:rtx8000:2", "--gpus-per-node"),
+    ({"gpu_request": "gpus-per-node"}, "#SBATCH --gpus-per-node=rtx8000:2", "--gres"),
+    ({"gpu_request": "gpus-per-node", "gpu_type": None}, "#SBATCH --gpus-per-node=2", "--gres"),
+    ({"gpu_request": "none"}, "#SBATCH --cpus-per-task=4", "gpu:"),
+    ({"memory_request": "mem"}, "#SBATCH --mem=32768M", "--mem-per-cpu"),
+    ({"memory_request": "mem-per-cpu"}, "#SBATCH --mem-per-cpu=8192M", "--mem="),
+    ({"memory_request": "none"}, "#SBATCH --time=7-00:00:00", "--mem"),
+    ({"account": None}, "#SBATCH --partition=gpu", "--account"),
+    ({"mail_user": None}, "#SBATCH --requeue", "--mail"),
+])
+def test_request_styles(changes, present, absent):
+    said = lines(GREENE.model_copy(update=changes))
+    assert present in said
+    assert not any(absent in line for line in said)
+
+
+def test_the_profiles_word_on_a_step_wins():
+    said = lines(GREENE)
+    assert "#SBATCH --partition=gpu" in said and "#SBATCH --constraint=v100" in said
+    assert "#SBATCH --partition=cpu,long" in lines(GREENE, planned("fit"))
+
+
+def test_no_dependency_and_the_signal_for_the_shell():
+    said = lines(GREENE)
+    assert not any("--dependency" in line for line in said)
+    assert "#SBATCH --signal=B:USR2@90" in said and "#SBATCH --open-mode=append" in said
+    assert "#SBATCH --requeue" in said
+
+
+@pytest.mark.parametrize(("tasks", "parallel", "spec"), [
+    ([0], None, "0"), ([3], None, "3"), ([0, 1, 2, 3, 7], 5, "0-3,7%5"), ([5, 1, 3], None, "1,3,5"),
+    ([0, 1], None, "0-1"), ([9, 8, 7, 0], 2, "0,7-9%2"),
+])
+def test_array_spec(tasks, parallel, spec):
+    assert render.array_spec(tasks, parallel) == spec
+
+
+def test_an_array_names_its_logs_by_array_and_task():
+    said = lines(LOCAL, planned("extract", 4, (0, 1, 2)))
+    assert "#SBATCH --array=3" in said
+    assert any(line.endswith("/logs/%A_%a_0_log.out") for line in said)
+    assert any(line.endswith("/logs/%j_0_log.err") for line in lines(LOCAL))
+    assert not any("--array" in line for line in lines(LOCAL))
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\x00b", "a\u2028b", "a\x85b", "", "x" * 1025,
+                                   'a"b', "a'b", "a\\b"])
+def test_values_that_no_directive_can_hold(value):
+    with pytest.raises(InputError):
+        render.directive("job-name", value)
+
+
+def test_spaces_in_a_directive_are_quoted():
+    assert render.directive("output", "/a b/%j.out") == '#SBATCH --output="/a b/%j.out"'
+    assert render.directive("output", "/é/%j.out") == '#SBATCH --output="/é/%j.out"'
+
+
+def test_a_percent_in_the_workspace_is_no_pattern():
+    item = planned()
+    said = render.directives(plan(item, workspace="/a%j"), item)
+    assert any(line.startswith("#SBATCH --output=/a%%j/runs/") for line in said)
+
+
+class TestTemplates:
+    """What people may write into their own templates/."""
+
+    def rendered(self, name, text, item=None):
+        Path("templates").mkdir(exist_ok=True)
+        Path("templates", name).write_text(text)
+        item = item or planned()
+        return render.render(plan(item), item)
+
+    def test_a_block_is_overridden(self):
+        text = self.rendered("train.sbatch.j2", '{% extends "base.sbatch.j2" %}\n'
+                             "{% block setup %}{{ super() }}\nulimit -c 0\n{% endblock %}")
+        assert "\nmodule purge\n" in text and "\nulimit -c 0\n" in text
+        assert "submitit.core._submit" in text
+
+    def test_their_base_reaches_every_step(self):
+        text = self.rendered("base.sbatch.j2", '{% extends "default/base.sbatch.j2" %}\n'
+                             "{% block setup %}\necho mine\n{% endblock %}")
+        assert "\necho mine\n" in text and "module purge" not in text
+
+    def test_a_step_of_ones_own_name_may_have_its_own(self):
+        text = self.rendered("small.sbatch.j2", "#!/bin/bash\necho {{ step | q }}\n",
+                             replace(planned(), name="small"))
+        assert text == "#!/bin/bash\necho small\n"
+
+    def test_unquoted_text_is_refused(self):
+        with pytest.raises(InputError, match="without quoting it") as error:
+            self.rendered("train.sbatch.j2", "echo {{ env.GREETING }}\n")
+        assert "| q" in error.value.hint
+        assert self.rendered("train.sbatch.j2", "echo {{ env.GREETING | q }}\n") == \
+            "echo 'it'\"'\"'s $(date) `id`'\n"
+
+    def test_an_unknown_name_is_refused_with_the_valid(self):
+        with pytest.raises(InputError, match="'nodez' is undefined") as error:
+            self.rendered("train.sbatch.j2", "#!/bin/bash\necho {{ nodez }}\n")
+        assert "workspace" in error.value.allowed
+        assert error.value.where.endswith("train.sbatch.j2:2")
+
+    def test_a_fault_names_file_and_line(self):
+        with pytest.raises(InputError) as error:
+            self.rendered("train.sbatch.j2", "#!/bin/bash\n{% if %}\n")
+        assert error.value.where.endswith("train.sbatch.j2:2")
+
+    def test_a_missing_parent_is_named(self):
+        with pytest.raises(InputError, match="there is no template 'bas.sbatch.j2'"):
+            self.rendered("train.sbatch.j2", '{% extends "bas.sbatch.j2" %}')
