@@ -79,7 +79,11 @@ class Fold:
         row = self.rows.get(place)
         if row is None:
             row = self.rows[place] = Row(tab, place[1])
-        _merge(row, record, self.history)
+        accepted = (record.get("beside") or {}).get("accepted")
+        if isinstance(accepted, dict):
+            _accept(row, accepted)
+        else:
+            _merge(row, record, self.history)
 
 
 def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
@@ -182,15 +186,17 @@ def _better(own: dict[str, Any], name: str, rule: str, value: Any) -> None:
         own[name] = candidate
 
 
+def _accept(row: Row, accepted: dict[str, Any]) -> None:
+    """Values of the sheet that a person let stand."""
+    for name, agreed in accepted.items():
+        known = row.accepted.setdefault(name, [])
+        if agreed not in known:
+            known.append(agreed)
+            known.sort(key=repr)
+
+
 def _merge_beside(row: Row, beside: dict[str, Any], written: Stamp) -> None:
     for name, value in beside.items():
-        if name == "accepted" and isinstance(value, dict):
-            for accepted, agreed in value.items():
-                known = row.accepted.setdefault(accepted, [])
-                if agreed not in known:
-                    known.append(agreed)
-                    known.sort(key=repr)
-            continue
         old = row.stamps.get("/" + name)
         if old is None or written > old:
             row.stamps["/" + name] = written

@@ -11,7 +11,7 @@ from typing import Any
 
 from l3hpc.errors import InputError
 from l3hpc.files import digest, read_json, write_json
-from l3hpc.ledger.cells import cells
+from l3hpc.ledger.cells import cells, same
 from l3hpc.ledger.fold import Fold, Row, fold_folders
 from l3hpc.ledger.journal import second_folder
 
@@ -20,26 +20,34 @@ from l3hpc.ledger.journal import second_folder
 class SyncState:
     """What a sync left behind for one sheet. Lost, nothing is lost: the next sync rebuilds it.
 
-    confirmed: tab → key (as JSON) → digest of the cells seen on the sheet. problems: what a person
-    has to look at (conflicts, deleted and duplicate rows), each with kind, tab, key, text.
+    confirmed: tab → key (as JSON) → the cells of ours that the sheet was last seen to show.
+    problems: what a person has to look at (conflicts, deleted and duplicate rows), each with kind,
+    tab, key, text.
     """
 
     sheet: str
     last_sync: float = 0.0
-    confirmed: dict[str, dict[str, str]] = field(default_factory=dict)
+    confirmed: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
 
+    def last(self, row: Row) -> list[Any] | None:
+        """The cells of ours that the sheet last showed for ``row``; None: never seen there."""
+        return self.confirmed.get(row.tab.name, {}).get(key_json(row.key))
+
     def is_confirmed(self, row: Row) -> bool:
-        """Whether the sheet showed the row as it is now."""
-        return self.confirmed.get(row.tab.name, {}).get(key_json(row.key)) == row_digest(row)
+        """Whether the sheet showed the row as it is now, apart from what a person decided."""
+        last = self.last(row)
+        if last is None:
+            return row.accepted.get("/row") == ["deleted"]
+        return all(ours is None or same(ours, shown) or column.field in row.accepted
+                   for column, ours, shown in zip(row.tab.columns, cells(row), last, strict=True))
 
-    def confirm(self, row: Row) -> None:
-        """Remember that the sheet shows the row as it is now."""
-        self.confirmed.setdefault(row.tab.name, {})[key_json(row.key)] = row_digest(row)
-
-    def forget(self, row: Row) -> None:
-        """The sheet does not show the row as it is."""
-        self.confirmed.get(row.tab.name, {}).pop(key_json(row.key), None)
+    def confirm(self, row: Row, shown: list[Any]) -> None:
+        """Remember which of our cells the sheet shows; others keep what they last held of ours."""
+        before = self.last(row) or [None] * len(shown)
+        self.confirmed.setdefault(row.tab.name, {})[key_json(row.key)] = [
+            ours if ours is not None and same(ours, theirs) else old
+            for ours, theirs, old in zip(cells(row), shown, before, strict=True)]
 
 
 class Store:
@@ -79,13 +87,10 @@ class Store:
 
 
 def waiting(rows: Iterable[Row], state: SyncState) -> list[Row]:
-    """The rows that the sheet has not been seen to show."""
-    return [row for row in rows if not state.is_confirmed(row)]
-
-
-def row_digest(row: Row) -> str:
-    """Changes when any cell of the row does."""
-    return digest(cells(row))[:16]
+    """The rows that the sheet was not seen to show and that wait for no person."""
+    stuck = {(item["tab"], key_json(item["key"])) for item in state.problems}
+    return [row for row in rows if not state.is_confirmed(row)
+            and (row.tab.name, key_json(row.key)) not in stuck]
 
 
 def key_json(key: Iterable[str]) -> str:

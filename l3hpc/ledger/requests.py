@@ -1,0 +1,181 @@
+"""Plans as Sheets API requests: one batch, applied once or not at all, typed cells only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from l3hpc.ledger.cells import Cell, cells
+from l3hpc.ledger.columns import Tab, letter
+from l3hpc.ledger.fold import Row
+from l3hpc.ledger.grid import (
+    METADATA_LIMIT,
+    ROW_MARK,
+    TAB_MARK,
+    VERSION_MARK,
+    VERSIONS_KEPT,
+    Mark,
+    Snapshot,
+    TabGrid,
+    version_identity,
+)
+from l3hpc.ledger.plan import Plan, TabPlan, Write
+
+Request = dict[str, Any]
+EMPTY_ROWS = 200
+
+
+def batch(plan: Plan, snapshot: Snapshot) -> list[Request]:
+    """The requests of a plan made from ``snapshot``; refused as a whole if the sheet's version
+    moved on."""
+    requests = next_version(snapshot)
+    for tab in plan.tabs:
+        requests += updates(tab.grid, tab.writes)
+        requests += _inserts(tab)
+        requests += _row_marks(tab, snapshot)
+    return requests
+
+
+def next_version(snapshot: Snapshot) -> list[Request]:
+    """Take the next version: fails when another batch took it first. Old ones are swept away."""
+    version = snapshot.version + 1
+    requests = [_create(Mark(version_identity(version), VERSION_MARK, str(version), None))]
+    for mark in snapshot.marks.values():
+        if (mark.key == VERSION_MARK and mark.sheet is None and mark.value.isdigit()
+                and int(mark.value) <= version - VERSIONS_KEPT):
+            requests.append({"deleteDeveloperMetadata": {"dataFilter": {
+                "developerMetadataLookup": {"metadataId": mark.id}}}})
+    return requests
+
+
+def updates(grid: TabGrid, writes: Iterable[Write]) -> list[Request]:
+    """Cells of existing rows; neighbours in a row become one request."""
+    requests: list[Request] = []
+    run: list[Write] = []
+    for write in [*sorted(writes, key=lambda item: (item.place, item.column)), None]:
+        if run and (write is None or write.place != run[-1].place
+                    or write.column != run[-1].column + 1):
+            requests.append(put(grid.sheet, run[0].place, run[0].column,
+                                [[item.new for item in run]]))
+            run = []
+        if write is not None:
+            run.append(write)
+    return requests
+
+
+def put(sheet: int, row: int, column: int, lines: Sequence[Sequence[Cell]]) -> Request:
+    """Typed cells from a place on; None empties a cell."""
+    return {"updateCells": {
+        "start": {"sheetId": sheet, "rowIndex": row, "columnIndex": column},
+        "rows": [{"values": [_typed(value) for value in line]} for line in lines],
+        "fields": "userEnteredValue"}}
+
+
+def set_up(tab: Tab, grid: TabGrid | None, sheet: int) -> list[Request]:
+    """What a tab lacks: itself, its header, columns, frozen row, protection, filter view, marks.
+
+    Nothing here moves or changes a row below the header. ``sheet``: the id for a new tab.
+    """
+    width = len(tab.columns)
+    requests: list[Request] = []
+    if grid is None:
+        requests.append({"addSheet": {"properties": {
+            "sheetId": sheet, "title": tab.name, "gridProperties": {
+                "rowCount": EMPTY_ROWS, "columnCount": width, "frozenRowCount": 1}}}})
+    else:
+        sheet = grid.sheet
+        if grid.column_count < width:
+            requests.append({"appendDimension": {
+                "sheetId": sheet, "dimension": "COLUMNS", "length": width - grid.column_count}})
+        if not grid.frozen_rows:
+            requests.append({"updateSheetProperties": {
+                "properties": {"sheetId": sheet, "gridProperties": {"frozenRowCount": 1}},
+                "fields": "gridProperties.frozenRowCount"}})
+    if grid is None or not any(value is not None for value in grid.header):
+        requests.append(put(sheet, 0, 0, [tab.titles]))
+        requests.append({"repeatCell": {
+            "range": _area(sheet, 0, 1, width),
+            "cell": {"userEnteredFormat": {"textFormat": {"bold": True}}},
+            "fields": "userEnteredFormat.textFormat.bold"}})
+        requests.append({"addConditionalFormatRule": {"index": 0, "rule": _best_rule(tab, sheet)}})
+    if grid is None or not grid.protected:
+        requests.append({"addProtectedRange": {"protectedRange": {
+            "range": _area(sheet, 0, None, width), "warningOnly": True,
+            "description": "Written by l3hpc ledger sync. Use filter views; own columns go behind "
+                           f"{letter(width - 1)}."}}})
+    if grid is None or not grid.has_filter_view:
+        requests.append({"addFilterView": {"filter": {
+            "title": "best first", "range": _area(sheet, 0, None, width), "sortSpecs": [{
+                "dimensionIndex": tab.index(tab.rank),
+                "sortOrder": "ASCENDING" if tab.best == "min" else "DESCENDING"}]}}})
+    if grid is None or not grid.marked:
+        requests.append(_create(Mark(0, TAB_MARK, tab.name, sheet)))
+    return requests
+
+
+def _inserts(tab: TabPlan) -> list[Request]:
+    """New rows behind all others, in rows made for them: nothing can be overwritten."""
+    if not tab.inserts:
+        return []
+    grid, start = tab.grid, tab.grid.next_row
+    requests: list[Request] = []
+    if start >= grid.row_count:  # rows can be inserted only before an existing one
+        requests.append({"appendDimension": {
+            "sheetId": grid.sheet, "dimension": "ROWS", "length": start - grid.row_count + 1}})
+    requests.append({"insertDimension": {
+        "range": {"sheetId": grid.sheet, "dimension": "ROWS", "startIndex": start,
+                  "endIndex": start + len(tab.inserts)}, "inheritFromBefore": start > 1}})
+    requests.append(put(grid.sheet, start, 0, [cells(row) for row in tab.inserts]))
+    return requests
+
+
+def _row_marks(tab: TabPlan, snapshot: Snapshot) -> list[Request]:
+    requests = []
+    used = tab.grid.metadata_characters
+    taken: set[int] = set()
+    for row in [*tab.inserts, *tab.marks]:
+        identity, value, is_set = snapshot.row_mark(tab.grid.tab, row.key)
+        used += len(ROW_MARK) + len(value)
+        if is_set or identity in taken or used > METADATA_LIMIT:
+            continue  # the version alone still keeps a row from being written twice
+        taken.add(identity)
+        requests.append(_create(Mark(identity, ROW_MARK, value, tab.grid.sheet)))
+    return requests
+
+
+def _create(mark: Mark) -> Request:
+    location: Request = {"spreadsheet": True} if mark.sheet is None else {"sheetId": mark.sheet}
+    data: Request = {"metadataKey": mark.key, "metadataValue": mark.value,
+                     "location": location, "visibility": "DOCUMENT"}
+    if mark.id:
+        data["metadataId"] = mark.id
+    return {"createDeveloperMetadata": {"developerMetadata": data}}
+
+
+def _typed(value: Cell) -> Request:
+    if value is None:
+        return {}
+    if isinstance(value, bool):
+        return {"userEnteredValue": {"boolValue": value}}
+    if isinstance(value, (int, float)):
+        return {"userEnteredValue": {"numberValue": value}}
+    return {"userEnteredValue": {"stringValue": value}}
+
+
+def _area(sheet: int, first: int, last: int | None, width: int) -> Request:
+    area: Request = {"sheetId": sheet, "startRowIndex": first, "startColumnIndex": 0,
+                     "endColumnIndex": width}
+    if last is not None:
+        area["endRowIndex"] = last
+    return area
+
+
+def _best_rule(tab: Tab, sheet: int) -> Request:
+    place = letter(tab.index(tab.rank))
+    pick = "MIN" if tab.best == "min" else "MAX"
+    formula = f"=AND(ISNUMBER(${place}2),${place}2={pick}(${place}$2:${place}))"
+    area = _area(sheet, 1, None, len(tab.columns))
+    return {"ranges": [area], "booleanRule": {
+        "condition": {"type": "CUSTOM_FORMULA", "values": [{
+            "userEnteredValue": formula}]},
+        "format": {"backgroundColor": {"red": 1.0, "green": 0.95, "blue": 0.8}}}}
