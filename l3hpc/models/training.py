@@ -94,10 +94,14 @@ class Training:
         self._continue()
         self.progress.start("training", total=self.schedule.epochs, unit="epochs")
         self.progress.advance(self.status.epoch, **self._details())
-        with self.guard(self.save):
-            while not self.status.finished(self.schedule):
-                self._epoch()
-                self.on_epoch(self.status)
+        try:
+            with self.guard(self.save):
+                while not self.status.finished(self.schedule):
+                    self._epoch()
+                    self.on_epoch(self.status)
+        except (KeyboardInterrupt, SystemExit):  # asked to stop: nothing done is lost
+            self.save()
+            raise
         self._write_history()
         return self.status
 

@@ -69,6 +69,9 @@ class Preemption:
             saver()
 
 
+PREEMPTION = Preemption()  # a process runs one task at a time
+
+
 @dataclass(frozen=True)
 class Task:
     """One shard of a step at work.
@@ -94,7 +97,7 @@ class Task:
     progress: Progress = field(default_factory=Progress)
     recorder: Recorder = field(default_factory=NoRecorder)
     threads: int = field(default_factory=lambda: allocated_cores())
-    preemption: Preemption = field(default_factory=Preemption)
+    preemption: Preemption = PREEMPTION
 
 
 def allocated_cores() -> int:

@@ -84,8 +84,112 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Train, then write models, histories and the predictions for validate and test."""
-    raise NotImplementedError
+    """Train, then write models, histories and the predictions for validate and test.
+
+    Predictions are made of the clips that have agreed annotations, which is what can be scored.
+    """
+    from l3hpc.datasets.clips import load_clips
+    from l3hpc.files import write_json
+    from l3hpc.tagging.annotations import Annotations
+    from l3hpc.tagging.taxonomy import Taxonomy
+
+    assert isinstance(params, Params)
+    annotation_file, taxonomy_file = label_files(params, NAME)
+    taxonomy = Taxonomy.load(taxonomy_file)
+    annotations = Annotations.load(annotation_file, taxonomy)
+    splits = {split: annotations.files(split) for split in annotations.splits()}
+    for split in ("train", "validate"):
+        if not splits.get(split):
+            raise InputError(f"no clips of split '{split}'", where=str(annotation_file))
+    task.progress.start("reading embeddings")
+    clips = load_clips(task.inputs["embed"], [name for files in splits.values() for name in files])
+    if clips.missing:
+        task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, for example "
+                           f"{clips.missing[0]}")
+    place = {name: row for row, name in enumerate(clips.files)}
+    rows = {split: [place[name] for name in files if name in place]
+            for split, files in splits.items()}
+    levels = ("coarse", "fine") if params.level == "both" else (params.level,)
+    result = {level: _one_level(level, params, task, clips, rows, annotations, taxonomy)
+              for level in levels}
+    told = {
+        **params.model_dump(mode="json"), "annotations": str(annotation_file),
+        "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
+        "network": _network(task.inputs["embed"]), "frames": clips.x.shape[1],
+        "missing": clips.missing, "levels": result,
+    }
+    write_json(task.output / "hyper_params.json", told)
+    return {"model": params.model, "levels": result, "clips": len(clips.files),
+            "missing": len(clips.missing), "dim": clips.x.shape[2], "frames": clips.x.shape[1]}
+
+
+def _one_level(level: str, params: Params, task: Task, clips: Any,
+               rows: Mapping[str, Sequence[int]], annotations: Any, taxonomy: Any) -> dict:
+    """Train one classifier and write everything of it; returns what the result keeps."""
+    import csv
+
+    from l3hpc.tagging.classifier import ClassifierConfig, train
+
+    names = ("model", "hidden_layers", "hidden_size", "learning_rate", "l2", "batch_size", "epochs",
+             "patience", "standardize", "seed")
+    config = ClassifierConfig(level=level, **{name: getattr(params, name) for name in names})
+    # clips lie in the order of the splits, so that a split is a view of the array
+    data = {split: (clips.x[found[0]:found[-1] + 1] if found else clips.x[:0],
+                    annotations.targets([clips.files[row] for row in found], level))
+            for split, found in rows.items()}
+    task.progress.start(f"training {level}", total=params.epochs, unit="epochs")
+
+    def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
+        task.progress.advance(1, epoch=epoch, **values)
+
+    classifier = train(config, taxonomy, *data["train"], *data["validate"], on_epoch=on_epoch)
+    classifier.save(task.output / f"classifier_{level}.h5")
+    with open(task.output / f"history_{level}.csv", "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, ("epoch", "loss", "val_loss"), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(classifier.history)
+    written = []
+    for split in ("validate", "test"):
+        written += _predict(classifier, level, split, task, clips, annotations, taxonomy)
+    return {"best_epoch": classifier.best_epoch, "epochs": len(classifier.history),
+            "val_loss": min(row["val_loss"] for row in classifier.history),
+            "predictions": written}
+
+
+def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, annotations: Any,
+             taxonomy: Any) -> list[str]:
+    """Write the predictions of a split's agreed clips; none where nobody agreed on any."""
+    import numpy as np
+
+    from l3hpc.tagging import predictions
+    from l3hpc.tagging.classifier import POOLINGS
+
+    try:
+        agreed = annotations.ground_truth(split)[0]
+    except InputError as error:
+        task.progress.note(f"no predictions for {split}: {error.message}")
+        return []
+    place = {name: row for row, name in enumerate(clips.files)}
+    files = [name for name in agreed if name in place]
+    x = clips.x[np.array([place[name] for name in files], int)]
+    written = []
+    for pooling in ("mean",) if classifier.config.model == "mil" else POOLINGS:
+        more = "" if pooling == "mean" else f"_{pooling}"
+        name = f"predictions_{level}_{split}{more}.csv"
+        predictions.write(task.output / name, classifier.predictions(files, x, pooling), taxonomy)
+        written.append(name)
+    return written
+
+
+def _network(folder: Path) -> dict[str, Any]:
+    """Whose embeddings these are, as the embed artifact tells; empty for files from elsewhere."""
+    from l3hpc.files import task_folders
+
+    if not task_folders(folder):
+        return {}
+    from l3hpc.datasets.embeddings import open_source
+
+    return open_source(folder).parts[0].attributes().get("teacher") or {}
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

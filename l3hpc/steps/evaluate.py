@@ -18,6 +18,9 @@ NAME = "evaluate"
 VERSION = 1
 TITLE = "precision and recall per tag, and the ledger row"
 INPUTS = {"classify": "optional"}
+TAB = "sonyc_ust"
+LEVELS = ("coarse", "fine")
+PUBLISHED = ("micro_auprc", "micro_f1", "macro_auprc", "class_auprc")
 PLACES = frozenset({"sonyc_ust", "annotations", "taxonomy", "predictions"})
 
 
@@ -32,6 +35,8 @@ class Params(BaseParams):
     taxonomy: Path | None = Field(None, description="dcase-ust-taxonomy.yaml.")
     split: Literal["validate", "test"] = Field("validate", description=(
         "The split whose numbers go into the ledger; both are evaluated where predicted."))
+    bootstrap: int = Field(200, ge=0, le=100000, description=(
+        "Resamplings of the clips for confidence intervals; 0 leaves them out."))
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
@@ -59,8 +64,123 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Write ``evaluation.json``, ``curves.json`` and record the ledger row."""
-    raise NotImplementedError
+    """Write ``evaluation.json``, ``curves.json`` and record the ledger row.
+
+    ``evaluation.json`` has the published shape at its top, {fine, coarse}, for ``split``, and below
+    ``validate`` and ``test`` the same with confidence intervals for every split that was predicted.
+    """
+    from l3hpc.files import write_json
+    from l3hpc.tagging import metrics
+    from l3hpc.tagging.annotations import Annotations
+    from l3hpc.tagging.taxonomy import Taxonomy
+
+    assert isinstance(params, Params)
+    annotation_file, taxonomy_file = label_files(params, NAME)
+    taxonomy = Taxonomy.load(taxonomy_file)
+    annotations = Annotations.load(annotation_file, taxonomy)
+    found = _predictions(params, task.inputs.get("classify"))
+    task.progress.start("evaluating", total=len(found), unit="files")
+    numbers: dict[str, dict[str, Any]] = {}
+    curves: dict[str, dict[str, Any]] = {}
+    for split, levels, path in found:
+        result = metrics.evaluate(path, annotations, taxonomy, split, bootstrap=params.bootstrap)
+        for warning in result["warnings"]:
+            task.progress.note(f"{path.name}: {warning}")
+        for level in levels:
+            mine, lines = numbers.setdefault(split, {}), curves.setdefault(split, {})
+            mine["files"] = lines["files"] = result["files"]
+            lines[level] = result[level]
+            mine[level] = {name: value for name, value in result[level].items()
+                           if name != "curves"}
+        task.progress.advance(1)
+    if params.split not in numbers:
+        raise InputError(f"nothing was predicted for split '{params.split}'",
+                         where="evaluate.split", allowed=", ".join(numbers))
+    published = {level: {name: numbers[params.split][level][name] for name in PUBLISHED}
+                 for level in LEVELS if level in numbers[params.split]}
+    write_json(task.output / "evaluation.json",
+               {**published, "split": params.split, **numbers})
+    write_json(task.output / "curves.json", curves)
+    settings = _settings(task.inputs.get("classify"))
+    for level in published:
+        if level in (settings.get("levels") or ("coarse",)):
+            task.recorder.record(TAB, _row(task, settings, params, level, published[level],
+                                           annotation_file, taxonomy_file))
+    return {"split": params.split, "metrics": {
+        split: {level: {name: one[level][name] for name in PUBLISHED}
+                for level in LEVELS if level in one} for split, one in numbers.items()}}
+
+
+def _predictions(params: Params, classified: Path | None) -> list[tuple[str, list[str], Path]]:
+    """(split, levels that the file speaks of, file) of everything there is to score."""
+    if params.predictions is not None:
+        return [(params.split, list(LEVELS), params.predictions)]
+    if classified is None:
+        raise InputError("no predictions to evaluate", where="evaluate.predictions",
+                         hint="Name a file: --set evaluate.predictions=FILE")
+    found = []
+    for folder in (classified / "0000", classified):
+        for split in ("validate", "test"):
+            both = all((folder / f"predictions_{level}_{split}.csv").is_file() for level in LEVELS)
+            for level in LEVELS:
+                path = folder / f"predictions_{level}_{split}.csv"
+                if path.is_file():
+                    # a fine classifier also tells the categories; a coarse one no fine tags
+                    levels = [level] if both or level == "coarse" else list(LEVELS)
+                    found.append((split, levels, path))
+        if found:
+            return found
+    raise InputError("holds no predictions", where=str(classified),
+                     allowed="predictions_<level>_<split>.csv that the step classify writes")
+
+
+def _settings(classified: Path | None) -> dict[str, Any]:
+    """What classify wrote about itself; empty for predictions from elsewhere."""
+    from l3hpc.files import read_json
+
+    for folder in (classified / "0000", classified) if classified is not None else ():
+        if (folder / "hyper_params.json").is_file():
+            value = read_json(folder / "hyper_params.json")
+            assert isinstance(value, dict)
+            return value
+    return {}
+
+
+def _row(task: Task, settings: Mapping[str, Any], params: Params, level: str,
+         scores: Mapping[str, Any], annotation_file: Path, taxonomy_file: Path) -> dict[str, Any]:
+    """The run's row in the ledger, in the fields of the published sheet.
+
+    Options of the published classifier that do not exist here are written as what they amount to
+    (no oversampling, no co-occurrence loss, …). Two levels of one run are two rows.
+    """
+    import json
+
+    labels, network = task.labels, settings.get("network") or {}
+    experiment = str(labels.get("exp_id") or labels.get("run") or task.output.parent.name)
+    if len(settings.get("levels", ())) > 1:
+        experiment += f"-{level}"
+    return {
+        "username": labels.get("username", ""), "model_type": network.get("label", ""),
+        "upstream_data": labels.get("upstream_data", labels.get("model_dir", "")),
+        "git_commit": labels.get("git_commit", ""), "annotation_path": str(annotation_file),
+        "taxonomy_path": str(taxonomy_file),
+        "emb_dir": str(settings.get("embeddings") or params.predictions or ""),
+        "output_dir": str(labels.get("output_dir") or task.output), "exp_id": experiment,
+        "hidden_layer_size": settings.get("hidden_size"),
+        "num_hidden_layers": settings.get("hidden_layers"),
+        "learning_rate": settings.get("learning_rate"), "l2_reg": settings.get("l2"),
+        "batch_size": settings.get("batch_size"), "num_epochs": settings.get("epochs"),
+        "patience": settings.get("patience"), "sensor_factor": False, "proximity_factor": False,
+        "no_standardize": not settings.get("standardize", True), "cooccurrence_loss": False,
+        "cooccurrence_loss_factor": 0, "pca": False, "pca_components": 0, "label_mode": level,
+        "oversample": "", "oversample_iters": 0,
+        "thresh_type": "mean", "target_mode": settings.get("model", ""), "no_timestamp": True,
+        "split_path": "", "optimizer": "adam",
+        "micro_auprc": scores["micro_auprc"], "micro_f1": scores["micro_f1"],
+        "macro_auprc": scores["macro_auprc"],
+        "class_auprc": json.dumps({name: round(value, 6) for name, value in
+                                   scores["class_auprc"].items()}),
+    }
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

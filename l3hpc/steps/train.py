@@ -194,7 +194,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         "best_validation_loss": status.best_loss, "best_validation_mae": status.best_mae,
         "best_train_loss": status.lowest("loss"),
         "best_train_mae": status.lowest("mean_absolute_error"),
-        "stopped_early": status.stopped, "student": training.BEST_LOSS,
+        "stopped_early": status.stopped, "model": training.BEST_LOSS,
         "rows": pairs.rows, "train_rows": len(rows[0]), "validation_rows": len(rows[1]),
         "target": pairs.key, "approx": pairs.approx, "model_repr": spec.model_repr,
         "parameters": parameter_count(spec), "learning_rate": params.rate_for(pairs.approx),
