@@ -17,7 +17,9 @@ from l3hpc.workflow.words import seconds
 SQUEUE_S = 20.0
 SACCT_S = 20.0
 _WIDTHS = {"JobArrayID": 40, "State": 24, "Reason": 60, "TimeUsed": 20, "StartTime": 24,
-           "RestartCnt": 12, "TimeLimit": 20, "Name": 256}
+           "RestartCnt": 12, "TimeLimit": 20, "exit_code": 16, "NodeList": 64, "Name": 256}
+_OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
+         "DEADLINE", "PREEMPTED", "REVOKED")
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,20 @@ class Answer:
 
 
 def ask_squeue(users: Iterable[str], answer: Answer) -> None:
-    """Add every job of ``users`` that waits or runs. One call."""
+    """Add every job of ``users`` that waits or runs, and those that ended so recently that Slurm
+    still knows them (MinJobAge), which helps where there is no accounting. One call."""
     fields = ",".join(f"{name}:{width}" for name, width in _WIDTHS.items())
     try:
-        text = call(["squeue", "--noheader", "--array", "--user", ",".join(sorted(set(users))),
-                     "--Format", fields], timeout_s=SQUEUE_S)
+        text = call(["squeue", "--noheader", "--array", "--states=all", "--user",
+                     ",".join(sorted(set(users))), "--Format", fields], timeout_s=SQUEUE_S)
     except ClusterError as error:
         answer.squeue = False
         answer.notes.append(error.message)
         return
     answer.squeue = True
-    answer.live.update(parse_squeue(text))
+    live, ended = parse_squeue(text)
+    answer.live.update(live)
+    answer.ended.update(ended)
 
 
 def ask_sacct(jobs: Iterable[str], answer: Answer) -> None:
@@ -86,15 +91,22 @@ def ask_sacct(jobs: Iterable[str], answer: Answer) -> None:
     answer.ended.update(parse_sacct(text))
 
 
-def parse_squeue(text: str) -> dict[str, LiveJob]:
-    """``squeue --Format`` lines of the fixed widths above, by task id."""
-    jobs = {}
+def parse_squeue(text: str) -> tuple[dict[str, LiveJob], dict[str, EndedJob]]:
+    """``squeue --Format`` lines of the fixed widths above, by task id: what lives, what ended."""
+    jobs: dict[str, LiveJob] = {}
+    over: dict[str, EndedJob] = {}
     for line in text.splitlines():
         values, at = {}, 0
         for name, width in _WIDTHS.items():
             values[name] = line[at:at + width].strip()
             at += width
         if not values["JobArrayID"]:
+            continue
+        if values["State"] in _OVER:
+            code = _exit_code(values["exit_code"])
+            for job in expand(values["JobArrayID"]):
+                over[job] = EndedJob(values["State"], code, seconds(values["TimeUsed"]),
+                                     values["NodeList"])
             continue
         live = LiveJob(
             state=values["State"], reason=values["Reason"], elapsed_s=seconds(values["TimeUsed"]),
@@ -103,7 +115,7 @@ def parse_squeue(text: str) -> dict[str, LiveJob]:
             name=values["Name"])
         for job in expand(values["JobArrayID"]):
             jobs[job] = live
-    return jobs
+    return jobs, over
 
 
 def parse_sacct(text: str) -> dict[str, EndedJob]:
@@ -114,12 +126,8 @@ def parse_sacct(text: str) -> dict[str, EndedJob]:
         if len(parts) < 5 or "." in parts[0]:
             continue
         state = parts[1].split(" ")[0].rstrip("+")  # "CANCELLED by 1000"
-        code, _, number = parts[2].partition(":")
-        exit_code = None
-        if code.isdigit():
-            exit_code = 128 + int(number) if number.isdigit() and int(number) else int(code)
         elapsed = float(parts[3]) if parts[3].isdigit() else None
-        ended = EndedJob(state, exit_code, elapsed, parts[4])
+        ended = EndedJob(state, _exit_code(parts[2]), elapsed, parts[4])
         for job in expand(parts[0]):
             jobs[job] = ended
     return jobs
@@ -137,6 +145,17 @@ def expand(job: str) -> list[str]:
         names += [f"{match[1]}_{index}"
                   for index in range(int(first), int(last or first) + 1, int(step or 1))]
     return names
+
+
+def _exit_code(text: str) -> int | None:
+    """sacct's ``code:signal`` as the shell counts; squeue gives the whole wait status."""
+    code, colon, number = text.partition(":")
+    if not code.isdigit():
+        return None
+    if colon:
+        return 128 + int(number) if number.isdigit() and int(number) else int(code)
+    status = int(code)
+    return status >> 8 if status >= 256 else 128 + status if status else 0
 
 
 def _moment(text: str) -> float | None:

@@ -130,7 +130,8 @@ def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]]) -> queue.Answer
     if not users:
         return answer
     queue.ask_squeue(users, answer)
-    queue.ask_sacct((job.partition("_")[0] for job in ids if job not in answer.live), answer)
+    queue.ask_sacct((job.partition("_")[0] for job in ids
+                     if job not in answer.live and job not in answer.ended), answer)
     return answer
 
 

@@ -171,13 +171,15 @@ def _submit_all(
             progress.advance(1)
         record.state = "submitted"
         records.write(plan.workspace, record)
+    except ClusterError as error:
+        refusal = ClusterError(f"{step.name}: {error.message}", hint=error.hint,
+                               allowed="nothing was submitted")
+        with _no_interruption():
+            _take_back(plan, record, list(jobs.values()), refusal)
+        raise refusal from None
     except BaseException as error:
         with _no_interruption():
             _take_back(plan, record, list(jobs.values()), error)
-        if isinstance(error, ClusterError):
-            where = f"{step.name}: " if step.name not in error.message else ""
-            raise ClusterError(f"{where}{error.message}", hint=error.hint,
-                               allowed="nothing was submitted") from None
         raise
     finally:
         progress.finish()
@@ -217,7 +219,7 @@ def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseExcept
     """Cancel what was submitted, the last job first, and say so in the record."""
     refused = isinstance(error, Exception)
     record.state = "refused" if refused else "cancelled"
-    record.note = str(error) if refused else "interrupted while submitting"
+    record.note = getattr(error, "message", str(error)) if refused else "interrupted while submitting"
     try:
         if not record.local:
             cancel_jobs(jobs[::-1])

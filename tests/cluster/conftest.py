@@ -1,0 +1,74 @@
+"""A real Slurm for these tests: with accounting (``slurm_cluster``) and without (``slurm_plain``).
+
+Where Slurm is not installed the tests are skipped by name; under CI, or with L3HPC_REQUIRE_SLURM,
+that is a failure. Each test starts with an empty queue and gets SLURM_CONF in its environment.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))
+
+import chains as _chains  # noqa: E402
+from realslurm import RealSlurm, missing  # noqa: E402
+
+
+def _start(accounting):
+    absent = missing(accounting)
+    if absent:
+        why = f"not installed: {', '.join(absent)} (make slurm)"
+        if os.environ.get("CI") or os.environ.get("L3HPC_REQUIRE_SLURM"):
+            pytest.fail(why)
+        pytest.skip(why)
+    return RealSlurm(accounting).start()
+
+
+@pytest.fixture(scope="session")
+def _with_accounting():
+    cluster = _start(True)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def _without_accounting():
+    cluster = _start(False)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def slurm_cluster(_with_accounting, monkeypatch):
+    """Three nodes with accounting: ``env``, ``partitions``, ``profile`` (for cluster.yaml)."""
+    yield from _ready(_with_accounting, monkeypatch)
+
+
+@pytest.fixture
+def slurm_plain(_without_accounting, monkeypatch):
+    """The same cluster without slurmdbd."""
+    yield from _ready(_without_accounting, monkeypatch)
+
+
+@pytest.fixture(params=["accounting", "no accounting"])
+def any_slurm(request):
+    """Both of them, one after the other."""
+    name = "slurm_cluster" if request.param == "accounting" else "slurm_plain"
+    return request.getfixturevalue(name)
+
+
+def _ready(cluster, monkeypatch):
+    _chains.clean_environment(monkeypatch)
+    for key, value in cluster.env.items():
+        monkeypatch.setenv(key, value)
+    cluster.drain()
+    yield cluster
+    cluster.drain()
+
+
+@pytest.fixture
+def chains():
+    """Plans of fake steps."""
+    return _chains

@@ -1,0 +1,232 @@
+"""Chains of small steps on a real Slurm, with accounting and without."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from l3hpc.errors import ClusterError
+from l3hpc.workflow import records, status, submission
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.model import Resources
+
+WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"
+
+
+def profile(chains, cluster, **changes):
+    return chains.profile(name="test", **{**cluster.profile, "slots": {}, **changes})
+
+
+def until(workspace, run, wanted, seconds=60):
+    """The status of a run once ``wanted(status)`` holds."""
+    end = time.monotonic() + seconds
+    while True:
+        [found] = status.collect(workspace, [run])
+        if wanted(found):
+            return found
+        if time.monotonic() > end:
+            text = json.dumps(found.to_json(), indent=1)
+            raise AssertionError(f"not within {seconds} s:\n{text}\n{logs(workspace, run)}")
+        time.sleep(0.3)
+
+
+def logs(workspace, run):
+    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(
+        records.run_folder(workspace, run).glob("steps/*/logs/*.err")))
+
+
+def states(found):
+    return {step.name: step.state for step in found.steps}
+
+
+def settled(found):
+    return found.state not in ("running", "submitting")
+
+
+def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_path):
+    made = chains.plan(tmp_path, on=profile(chains, any_slurm), tasks={"extract": 3},
+                       params={"extract": {"seconds": 1.0}})
+    record = submission.submit(made)
+    assert [step.state for step in record.steps] == ["submitted"] * 5
+    for step in made.steps:
+        script = (made.step_folder(step.name) / "script.sbatch").read_text()
+        job = records.step(record, step.name).job
+        given = any_slurm.command("scontrol", "write", "batch_script", job, "-")
+        assert given.rstrip("\n\0") == script.rstrip("\n")
+    first = until(tmp_path, "demo", lambda found: found.steps[0].state == "running")
+    assert states(first) == {"extract": "running", "sample": "waiting", "fit": "waiting",
+                             "reduce": "waiting", "train": "waiting"}
+    assert "working" in first.steps[0].detail or "3 tasks" in first.steps[0].detail
+    last = until(tmp_path, "demo", settled)
+    assert states(last) == dict.fromkeys(states(last), "done")
+    assert [step.done for step in last.steps] == [3, 1, 1, 1, 1]
+    assert chains.output(made, "reduce")[0] == "(0 (0) (1) (2) (0 (0 (0) (1) (2))))"
+    result = json.loads((made.steps[0].artifact / "0002" / "result.json").read_text())
+    assert result["environment"]["job"] and result["files"]["out.txt"]["bytes"] == 3
+
+
+def test_a_submission_again_skips_what_is_done(slurm_cluster, chains, tmp_path):
+    on = profile(chains, slurm_cluster)
+    names = ("extract", "sample")
+    submission.submit(chains.plan(tmp_path, "first", names, on=on, tasks={"extract": 2}))
+    until(tmp_path, "first", settled)
+    again = chains.plan(tmp_path, "again", ("extract", "sample", "fit"), on=on,
+                        tasks={"extract": 2})
+    record = submission.submit(again)
+    assert [step.state for step in record.steps] == ["reused", "reused", "submitted"]
+    assert states(until(tmp_path, "again", settled)) == {
+        "extract": "reused", "sample": "reused", "fit": "done"}
+
+
+def test_only_the_missing_tasks_of_an_array_are_submitted(slurm_cluster, chains, tmp_path):
+    on = profile(chains, slurm_cluster)
+    broken = {"extract": {"fail": "scratch", "fail_task": 2}}
+    made = chains.plan(tmp_path, "first", ("extract",), on=on, tasks={"extract": 4}, params=broken)
+    submission.submit(made)
+    found = until(tmp_path, "first", settled)
+    assert (found.steps[0].state, found.steps[0].done) == ("failed", 3)
+    assert found.steps[0].failed_tasks == [2]
+    again = chains.plan(tmp_path, "again", ("extract",), on=on, tasks={"extract": 4},
+                        params=broken)
+    assert again.steps[0].missing == (2,)
+    record = submission.submit(again)
+    assert record.steps[0].submitted_tasks == [2]
+    assert "#SBATCH --array=2\n" in (again.step_folder("extract") / "script.sbatch").read_text()
+    assert states(until(tmp_path, "again", settled)) == {"extract": "done"}
+    assert chains.output(again, "extract") == {n: f"({n})" for n in range(4)}
+
+
+def test_what_is_behind_a_failed_step_is_blocked_by_it(any_slurm, chains, tmp_path):
+    made = chains.plan(tmp_path, on=profile(chains, any_slurm), params={"sample": {"fail": "error"}})
+    submission.submit(made)
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "done", "sample": "failed", "fit": "blocked",
+                             "reduce": "blocked", "train": "blocked"}
+    assert [step.blocked_by for step in found.steps[2:]] == ["sample"] * 3
+    assert found.steps[1].detail == "the fake was told to fail"
+    assert found.steps[1].last_words == ["fake:1", "Do not ask it to."]
+    assert found.state == "failed" and found.next == "l3hpc resume demo"
+
+
+def test_without_kill_on_invalid_dep_the_grandchildren_are_blocked_too(
+        slurm_cluster, chains, tmp_path):
+    made = chains.plan(tmp_path, on=profile(chains, slurm_cluster, kill_on_invalid_dep=False),
+                       params={"sample": {"fail": "crash"}})
+    submission.submit(made)
+    found = until(tmp_path, "demo", lambda found: found.steps[1].state == "failed")
+    assert "RuntimeError: an unforeseen crash" in found.steps[1].detail
+    slurm_cluster._until(lambda: "DependencyNeverSatisfied" in slurm_cluster.command(
+        "squeue", "-h", "-o", "%r"), 20, "Slurm does not notice")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert [step.state for step in found.steps[2:]] == ["blocked"] * 3
+    assert [step.detail for step in found.steps[2:]] == ["by sample"] * 3
+    assert len(slurm_cluster.jobs()) == 3
+    assert len(cancel(tmp_path, "demo")) == 3
+    slurm_cluster._until(lambda: not slurm_cluster.jobs(), 20, "not cancelled")
+
+
+def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_path):
+    on = profile(chains, any_slurm)
+    slow = {"extract": {"seconds": 120.0}}
+    submission.submit(chains.plan(tmp_path, "mine", on=on, params=slow))
+    submission.submit(chains.plan(tmp_path, "mine-2", ("extract", "sample"), on=on, params=slow,
+                                  salt="other"))
+    until(tmp_path, "mine", lambda found: found.steps[0].state == "running")
+    stopped = cancel(tmp_path, "mine")
+    record = records.read(tmp_path, "mine")
+    assert stopped == [step.job for step in record.steps[::-1]]
+    any_slurm._until(lambda: set(any_slurm.jobs()) == {"l3-mine-2-extract", "l3-mine-2-sample"}, 20,
+                     "not exactly the other run is left")
+    found = until(tmp_path, "mine", settled)
+    assert found.state == "cancelled"
+    assert states(found) == dict.fromkeys(chains.CHAIN, "cancelled")
+    assert cancel(tmp_path, "mine") == []
+
+
+def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
+    on = profile(chains, any_slurm, steps={"reduce": {"partition": "nowhere"}})
+    made = chains.plan(tmp_path, on=on, params={"extract": {"seconds": 30}})
+    with pytest.raises(ClusterError) as caught:
+        submission.submit(made)
+    assert str(caught.value).splitlines() == [
+        "reduce: sbatch: invalid partition specified: nowhere; Batch job submission failed: "
+        "Invalid partition name specified", "nothing was submitted",
+        "Set partition: of the profile in cluster.yaml; `sinfo` lists them."]
+    assert caught.value.exit_code == 4
+    any_slurm._until(lambda: not any_slurm.jobs(), 20, "jobs of a refused run are left")
+    record = records.read(tmp_path, "demo")
+    assert record.state == "refused"
+    assert [step.state for step in record.steps] == ["planned"] * 5
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.state == "refused" and "reduce" in found.notes[0]
+
+
+def test_slurm_can_be_asked_first(slurm_cluster, chains, tmp_path):
+    good = chains.plan(tmp_path, on=profile(chains, slurm_cluster), tasks={"extract": 3})
+    submission.submit(good, test_only=True)
+    assert not good.folder.exists() and not slurm_cluster.jobs()
+    bad = chains.plan(tmp_path, on=profile(chains, slurm_cluster, partition="nowhere"))
+    with pytest.raises(ClusterError, match="extract: .*invalid partition") as caught:
+        submission.submit(bad, test_only=True)
+    assert "partition: of the profile" in caught.value.hint
+
+
+def test_submitting_inside_a_job_inherits_nothing(slurm_cluster, chains, tmp_path, monkeypatch):
+    monkeypatch.setenv("SBATCH_PARTITION", "nowhere")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "999999")
+    made = chains.plan(tmp_path, names=("extract",), on=profile(chains, slurm_cluster))
+    submission.submit(made)
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done"}
+
+
+def test_a_killed_job_is_told_with_its_cause(slurm_cluster, chains, tmp_path):
+    made = chains.plan(
+        tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster), params={
+            "extract": {"memory_mb": 600}},
+        resources={"extract": Resources(cpus=1, mem_mb=200, time_min=5)})
+    submission.submit(made)
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "failed", "sample": "blocked"}
+    assert "out of memory" in found.steps[0].detail
+
+
+def test_a_run_submitted_by_a_process_that_died_is_found_by_name(slurm_cluster, chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster),
+                       params={"extract": {"seconds": 60}})
+    record = submission.submit(made)
+    record.state = "submitting"  # as if killed between the second sbatch and its record
+    record.steps[1].state, record.steps[1].job, record.steps[1].attempts = "planned", None, []
+    records.write(tmp_path, record)
+    assert len(cancel(tmp_path, "demo")) == 2
+    slurm_cluster._until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
+
+
+def test_ctrl_c_while_submitting_leaves_no_job_behind(slurm_cluster, chains, tmp_path):
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(chains.FAKES)!r})
+import chains
+from l3hpc.workflow import submission
+from l3hpc.workflow.executors import slurm
+inner = slurm.call
+def call(command, **options):
+    answer = inner(command, **options)
+    if 'sample' in open(command[-1]).read().splitlines()[1]:
+        os.kill(os.getpid(), signal.SIGINT)
+    return answer
+slurm.call = call
+profile = chains.profile(name='test', slots={{}}, **{slurm_cluster.profile!r})
+submission.submit(chains.plan({str(tmp_path)!r}, on=profile, params={{'extract': {{'seconds': 60}}}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, **slurm_cluster.env})
+    assert "KeyboardInterrupt" in done.stderr
+    slurm_cluster._until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
+    record = records.read(tmp_path, "demo")
+    assert record.state == "cancelled"
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.state == "cancelled"

@@ -1,0 +1,271 @@
+"""A real three-node Slurm on this machine, in one temporary folder, for the tests.
+
+Needs Debian's slurm-wlm and munge (and slurmdbd and mariadb-server for accounting). All daemons run
+in the foreground as children of the tests, on ports that were free, and are stopped by ``stop``.
+"""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SBIN = "/usr/sbin:/sbin"
+NODES = ("n1", "n2", "n3")
+NEEDED = ("sbatch", "squeue", "scancel", "slurmctld", "slurmd", "munged")
+FOR_ACCOUNTING = ("slurmdbd", "sacctmgr", "sacct", "mariadbd", "mariadb-install-db")
+
+
+def missing(accounting):
+    """Programs that are not installed here."""
+    names = NEEDED + (FOR_ACCOUNTING if accounting else ())
+    return [name for name in names if not _which(name)]
+
+
+class RealSlurm:
+    """The cluster. ``env``: variables for its clients. ``partitions``: ``cpu`` (default), ``low``
+    (preempted by ``cpu``). Three nodes of 4 cores, 4000 MB and two make-believe GPUs each."""
+
+    partitions = ("cpu", "low")
+
+    def __init__(self, accounting=True, **settings):
+        self.accounting = accounting
+        self.settings = settings
+        self.folder = Path(tempfile.mkdtemp(prefix="l3slurm-"))
+        self.folder.chmod(0o755)
+        self.conf = self.folder / "slurm.conf"
+        self.env = {"SLURM_CONF": str(self.conf)}
+        self.processes = {}
+        ports = _free_ports(4 + len(NODES))
+        self.ports = dict(zip(("ctld", "dbd", "db", *NODES), ports, strict=False))
+
+    @property
+    def profile(self):
+        """Settings of the cluster's entry in cluster.yaml."""
+        return {"executor": "slurm", "partition": "cpu", "gpu_request": "gres",
+                "python": sys.executable}
+
+    def start(self):
+        """Start everything and wait until jobs can run."""
+        try:
+            self._munge()
+            if self.accounting:
+                self._database()
+            self._write_conf()
+            if self.accounting:
+                self._slurmdbd()
+            self.start_controller()
+            for node in NODES:
+                self.start_node(node)
+            self._until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
+                        == ["idle"] * len(NODES), 40, "nodes are not idle")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self):
+        """Stop all daemons and remove the folder."""
+        with contextlib.suppress(Exception):
+            self.command("scancel", "--user", "root", timeout=5)
+            time.sleep(0.5)
+        for name in reversed(list(self.processes)):
+            self.stop_daemon(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def command(self, *words, timeout=30, check=True):
+        """Run one of Slurm's commands and return its standard output."""
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout,
+                              env={**os.environ, **self.env})
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr}{done.stdout}")
+        return done.stdout
+
+    def jobs(self):
+        """Names of the jobs that wait or run."""
+        return self.command("squeue", "-h", "-o", "%j").split()
+
+    def drain(self, seconds=30):
+        """Cancel everything and wait until the queue is empty."""
+        ids = self.command("squeue", "-h", "-o", "%A").split()
+        if ids:
+            self.command("scancel", *sorted(set(ids)), check=False)
+        self._until(lambda: not self.jobs(), seconds, "the queue does not get empty")
+
+    def start_controller(self):
+        self._daemon("slurmctld", "-D")
+        self._until(lambda: "UP" in self.command("scontrol", "ping", check=False), 30,
+                    "slurmctld does not answer")
+
+    def start_node(self, node):
+        self._daemon("slurmd", "-D", "-N", node, name=node)
+
+    def start_slurmdbd(self):
+        self._daemon("slurmdbd", "-D")
+
+    def stop_daemon(self, name, kill=False):
+        """Stop one daemon: ``slurmctld``, ``slurmdbd``, ``mariadbd``, ``munged``, ``n1`` …"""
+        process = self.processes.pop(name, None)
+        if process is None:
+            return
+        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _munge(self):
+        folder = self.folder / "munge"
+        folder.mkdir(mode=0o755)
+        key = folder / "key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o600)
+        self.socket = folder / "socket"
+        self._daemon("munged", "--foreground", "--force", f"--socket={self.socket}",
+                     f"--key-file={key}", f"--pid-file={folder}/pid", f"--seed-file={folder}/seed",
+                     f"--log-file={folder}/log", "--num-threads=4")
+        self._until(self.socket.exists, 10, "munged does not start")
+
+    def _database(self):
+        data = self.folder / "mysql"
+        subprocess.run(
+            [_which("mariadb-install-db"), "--no-defaults", f"--datadir={data}",
+             "--auth-root-authentication-method=normal", "--skip-test-db", "--user=root"],
+            check=True, capture_output=True)
+        self._daemon("mariadbd", "--no-defaults", f"--datadir={data}", "--user=root",
+                     f"--port={self.ports['db']}", "--bind-address=127.0.0.1",
+                     f"--socket={self.folder}/mysql.sock", f"--pid-file={self.folder}/mysql.pid",
+                     "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M",
+                     "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin")
+        sql = ("create database slurm_acct; create user 'slurm'@'%' identified by 'test'; "
+               "grant all on slurm_acct.* to 'slurm'@'%'; "
+               "create user 'slurm'@'localhost' identified by 'test'; "
+               "grant all on slurm_acct.* to 'slurm'@'localhost';")
+        client = [_which("mariadb") or _which("mysql"), "--no-defaults",
+                  f"--socket={self.folder}/mysql.sock", "--user=root", "-e"]
+        self._until(lambda: subprocess.run([*client, "select 1"], capture_output=True)
+                    .returncode == 0, 30, "mariadbd does not start")
+        subprocess.run([*client, sql], check=True, capture_output=True)
+
+    def _slurmdbd(self):
+        conf = self.folder / "slurmdbd.conf"
+        conf.write_text("\n".join([
+            f"DbdHost={socket.gethostname()}", f"DbdPort={self.ports['dbd']}", "SlurmUser=root",
+            "AuthType=auth/munge", f"AuthInfo=socket={self.socket}",
+            f"LogFile={self.folder}/slurmdbd.log", f"PidFile={self.folder}/slurmdbd.pid",
+            "StorageType=accounting_storage/mysql", "StorageHost=127.0.0.1",
+            f"StoragePort={self.ports['db']}", "StorageUser=slurm", "StoragePass=test",
+            "StorageLoc=slurm_acct", ""]))
+        conf.chmod(0o600)
+        self.start_slurmdbd()
+        self._until(lambda: "l3test" in self.command("sacctmgr", "-n", "-i", "add", "cluster",
+                                                     "l3test", check=False)
+                    or "l3test" in self.command("sacctmgr", "-n", "list", "cluster", check=False),
+                    40, "slurmdbd does not answer")
+        self.command("sacctmgr", "-i", "add", "account", "lab", "Cluster=l3test")
+        self.command("sacctmgr", "-i", "add", "user", "root", "Account=lab", check=False)
+
+    def _write_conf(self):
+        host = socket.gethostname()
+        for name in ("state", *(f"spool-{node}" for node in NODES)):
+            (self.folder / name).mkdir()
+        gpus = self._fake_gpus()
+        lines = {
+            "ClusterName": "l3test", "SlurmctldHost": f"{host}(127.0.0.1)", "SlurmUser": "root",
+            "SlurmctldPort": self.ports["ctld"], "AuthType": "auth/munge",
+            "AuthInfo": f"socket={self.socket},cred_expire=5",
+            "StateSaveLocation": self.folder / "state",
+            "SlurmdSpoolDir": f"{self.folder}/spool-%n",
+            "SlurmctldPidFile": self.folder / "slurmctld.pid",
+            "SlurmdPidFile": f"{self.folder}/slurmd-%n.pid",
+            "SlurmctldLogFile": self.folder / "slurmctld.log",
+            "SlurmdLogFile": f"{self.folder}/slurmd-%n.log",
+            "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none",
+            "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
+            "JobAcctGatherType": "jobacct_gather/linux", "JobAcctGatherFrequency": "1",
+            "JobAcctGatherParams": "OverMemoryKill", "ReturnToService": "2",
+            "SlurmdParameters": "config_overrides",
+            "SchedulerParameters": "sched_interval=1,bf_interval=1,batch_sched_delay=0",
+            "PreemptType": "preempt/partition_prio", "PreemptMode": "REQUEUE",
+            "KillWait": "2", "SlurmdTimeout": "20", "MinJobAge": "300", "MaxArraySize": "1001",
+            "MpiDefault": "none", "JobRequeue": "1", "GresTypes": "gpu",
+        }
+        if self.accounting:
+            lines |= {"AccountingStorageType": "accounting_storage/slurmdbd",
+                      "AccountingStorageHost": host, "AccountingStoragePort": self.ports["dbd"],
+                      "AccountingStoragePass": self.socket,
+                      "AccountingStorageTRES": "gres/gpu"}
+        else:
+            lines["AccountingStorageType"] = "accounting_storage/none"
+        lines |= self.settings
+        text = [f"{key}={value}" for key, value in lines.items()]
+        for node in NODES:
+            text.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 "
+                        f"Port={self.ports[node]} CPUs=4 RealMemory=4000"
+                        + (" Gres=gpu:2" if gpus else ""))
+        text += [f"PartitionName=cpu Nodes={','.join(NODES)} Default=YES MaxTime=1-00:00:00 "
+                 "PriorityTier=10 State=UP",
+                 f"PartitionName=low Nodes={','.join(NODES)} MaxTime=1-00:00:00 PriorityTier=1 "
+                 "State=UP", ""]
+        self.conf.write_text("\n".join(text))
+        gres = [f"NodeName={node} Name=gpu File={path}" for node in NODES for path in gpus]
+        (self.folder / "gres.conf").write_text("\n".join([*gres, ""]))
+
+    def _fake_gpus(self):
+        """Two character devices (the null device under other names), where we may make them."""
+        paths = [self.folder / f"gpu{number}" for number in range(2)]
+        try:
+            for path in paths:
+                os.mknod(path, 0o666 | 0o020000, os.makedev(1, 3))
+        except PermissionError:
+            return []
+        return paths
+
+    def _daemon(self, program, *words, name=None):
+        log = open(self.folder / f"{name or program}.out", "ab")  # noqa: SIM115
+        self.processes[name or program] = subprocess.Popen(
+            [_which(program), *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={**os.environ, **self.env}, preexec_fn=_die_with_parent)
+        log.close()
+
+    def _until(self, condition, seconds, complaint):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return
+            dead = [name for name, process in self.processes.items() if process.poll() is not None]
+            if dead:
+                break
+            time.sleep(0.1)
+        else:
+            dead = []
+        logs = "\n".join(f"--- {path.name}\n" + path.read_text(errors="replace")[-1500:]
+                         for path in sorted(self.folder.glob("*.out")) + sorted(
+                             self.folder.glob("*.log")))
+        raise RuntimeError(f"{complaint}; ended: {dead or 'none'}\n{logs}")
+
+
+def _which(name):
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SBIN}")
+
+
+def _free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
