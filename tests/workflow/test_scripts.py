@@ -1,4 +1,4 @@
-"""Real bash over rendered scripts: with a stand-in for Python, arguments and signals are looked at."""
+"""Real bash over rendered scripts, with a stand-in for Python that looks at what arrives."""
 
 import json
 import os
@@ -23,9 +23,10 @@ env -0 > "$STUB_OUT/environment"
 pwd > "$STUB_OUT/touched"
 exit "${STUB_CODE:-0}"
 """
-HOSTILE = ["$(touch pwned)", "`touch pwned`", "; touch pwned", "a'b", 'a"b', "a b", "-rf", "--help",
-           "a\\b", "*", "~", "!x", "#x", "${HOME}", "&", "|cat", ">pwned", "é ü 漢字 🎵", "x" * 4000,
-           "'$(touch pwned)'", "\"; touch pwned; \"", "%j", "{{ 7 * 7 }}", "{% raw %}", "a\\", "="]
+HOSTILE = ["$(touch pwned)", "`touch pwned`", "; touch pwned", "a'b", 'a"b', "a b", "-rf",
+           "--help", "a\\b", "*", "~", "!x", "#x", "${HOME}", "&", "|cat", ">pwned",
+           "é ü 漢字 🎵", "x" * 4000, "a\\", "=",
+           "'$(touch pwned)'", "\"; touch pwned; \"", "%j", "{{ 7 * 7 }}", "{% raw %}"]
 
 
 def step(name="train", tasks=1, done=()):
@@ -289,8 +290,8 @@ def test_a_workspace_of_any_name_works_or_is_refused(machine, value):
 @given(ANY)
 def test_slurm_names_are_one_harmless_line_or_refused(machine, value):
     try:
-        profile = {field: value for field in ("account", "partition", "qos", "constraint",
-                                              "reservation", "wckey", "mail_user", "exclude")}
+        profile = dict.fromkeys(("account", "partition", "qos", "constraint", "reservation",
+                                 "wckey", "mail_user", "exclude"), value)
         path, _ = machine.script(executor="slurm", **profile)
     except (InputError, ValueError):
         return
