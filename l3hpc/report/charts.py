@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -72,11 +73,9 @@ def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
 
 def variance_chart(variance: Variance) -> Markup:
     """Cumulative explained variance over the number of components; the chosen one is marked."""
-    total, cumulative = 0.0, [0.0]
-    for ratio in variance.ratios:
-        total += ratio
-        cumulative.append(total)
-    x = Scale(0, len(variance.ratios), 58, WIDTH - 16)
+    cumulative = [0.0, *itertools.accumulate(variance.ratios)]
+    cumulative = cumulative[:shown_components(cumulative, variance.out_dim) + 1]
+    x = Scale(0, len(cumulative) - 1, 58, WIDTH - 16)
     y = Scale(0, 1, HEIGHT - 46, 24)
     points = [(x(index), y(value)) for index, value in enumerate(cumulative)]
     chosen = min(variance.out_dim, len(cumulative) - 1)
@@ -96,6 +95,13 @@ def variance_chart(variance: Variance) -> Markup:
     parts.append(text(left + (-10 if end else 10), top + (22 if below else -10), words,
                       "end" if end else "start", "name"))
     return drawing(WIDTH, HEIGHT, "Explained variance", words, parts)
+
+
+def shown_components(cumulative: Sequence[float], chosen: int) -> int:
+    """How many components to draw: twice the chosen ones, and at least 99.5 % of the variance."""
+    last = len(cumulative) - 1
+    enough = next((index for index, value in enumerate(cumulative) if value >= 0.995), last)
+    return min(last, max(2 * chosen, enough))
 
 
 def curve_panel(curve: Curve) -> Markup:

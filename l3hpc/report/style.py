@@ -39,7 +39,8 @@ section {
   background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 20px 22px; margin: 0 0 20px;
 }
-.tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 16px; margin: 0 0 20px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr));
+  gap: 16px; margin: 0 0 20px; }
 .tile {
   background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 14px 18px; margin: 0; display: flex; flex-direction: column;
@@ -103,7 +104,7 @@ details[open] > summary { margin-bottom: 8px; }
 code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 footer { color: var(--soft); font-size: 13px; padding-bottom: 40px; }
 @media (max-width: 860px) {
-  .tiles, .panels { grid-template-columns: repeat(2, 1fr); }
+  .panels { grid-template-columns: repeat(2, 1fr); }
   .two { grid-template-columns: 1fr; gap: 0; }
   .cells { columns: 1; }
 }

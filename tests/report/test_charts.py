@@ -101,3 +101,10 @@ def test_chain_has_a_box_per_step_and_an_arrow_per_need():
     (59.99, "1:00 min"), (3599.7, "1:00 h"), (7380, "2:03 h")])
 def test_clock(seconds, shown):
     assert charts.clock(seconds) == shown
+
+
+@pytest.mark.parametrize(("cumulative", "chosen", "shown"), [
+    ([0, 0.5, 0.8, 0.9, 0.99, 1.0], 1, 5), ([0, 0.9, 0.999, 1, 1, 1, 1], 1, 2),
+    ([0, 0.9, 0.999, 1, 1, 1, 1], 2, 4), ([0, 0.5, 0.6], 2, 2)])
+def test_the_long_tail_of_components_is_left_out(cumulative, chosen, shown):
+    assert charts.shown_components(cumulative, chosen) == shown

@@ -1,0 +1,133 @@
+"""``l3hpc demo``: the whole chain on a generated city, and a page of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from l3hpc.errors import EXIT_FAILED, EXIT_OK
+
+if TYPE_CHECKING:
+    from l3hpc.report.findings import LedgerRow
+    from l3hpc.workflow.demo import Outcome, Settings
+
+EXAMPLES = """\b
+Examples:
+  l3hpc demo                       into ./demo, some minutes on two cores
+  l3hpc demo --quick -o /tmp/try   everything very small, under a minute or so
+  l3hpc demo --sensors 6 --fresh   a larger city, computed anew
+  l3hpc demo --weights openl3_audio_mel256_env.h5    with a trained teacher
+"""
+TOLD = ("Model Dir", "Output Dir", "Exp. ID", "Approximation mode", "Student Emb Len", "# Epochs",
+        "Model Type", "Best Valid Loss", "Best Valid MAE", "Label Mode", "Micro AUPRC",
+        "Micro F1 (@0.5)", "Macro AUPRC")
+
+
+@click.command("demo", epilog=EXAMPLES)
+@click.option("-o", "--output", "folder", default="demo", show_default=True, metavar="FOLDER",
+              type=click.Path(file_okay=False), help="Where everything goes.")
+@click.option("--quick", is_flag=True, help="Very small: to see the chain move.")
+@click.option("--sensors", type=click.IntRange(1, 100), help="Sensors in the city. [default: 3]")
+@click.option("--weights", metavar="FILE",
+              help="A trained teacher in place of random weights.")
+@click.option("--keep/--fresh", default=True, show_default=True,
+              help="Use again what an earlier demo in FOLDER computed, or remove it first.")
+@click.option("--open", "open_page", is_flag=True, help="Open the report in the browser.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option("--yes", is_flag=True, help="Do not ask before starting.")
+def command(folder: str, quick: bool, sensors: int | None, weights: str | None, keep: bool,
+            open_page: bool, as_json: bool, yes: bool) -> int:
+    """Run the whole chain on a generated city, here.
+
+    Audio is synthesised, embedded by an L3 network with random weights (unless you give trained
+    ones), sampled, reduced and learnt by a small student; the student's embeddings of tagged clips
+    train a classifier, which is evaluated. Every step is the real one. The results are a ledger,
+    a folder of files and a report page.
+    """
+    from l3hpc.progress import for_person
+    from l3hpc.workflow import demo, preview
+
+    place = Path(folder).absolute()
+    settings = choose(demo.QUICK if quick else demo.Settings(), sensors, weights)
+    demo.check_folder(place)
+    say = (lambda text: None) if as_json else click.echo
+    say(f"l3hpc demo in {place}: about {max(1, round(settings.minutes))} min on two cores; "
+        "interrupted, it goes on where it stopped")
+    if not (yes or as_json) and sys.stdin.isatty():
+        click.confirm("start?", default=True, abort=True)
+    if not keep:
+        demo.start_afresh(place)
+    config = demo.prepare(place, settings, for_person())
+    planned = demo.make_plan(config, settings)
+    say("\n" + preview.text(planned) + "\n")
+    outcome = demo.carry_out(planned, place)
+    if as_json:
+        click.echo(json.dumps(as_value(outcome, place), indent=2, ensure_ascii=False))
+    else:
+        for line in told(outcome, place):
+            click.echo(line)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(outcome.report.as_uri())
+    return EXIT_OK if outcome.state == "done" else EXIT_FAILED
+
+
+def choose(settings: Settings, sensors: int | None, weights: str | None) -> Settings:
+    """The settings with what was given on the command line."""
+    from dataclasses import replace
+
+    if sensors is not None:
+        settings = replace(settings, sensors=sensors)
+    return settings if weights is None else replace(settings, weights=weights)
+
+
+def told(outcome: Outcome, folder: Path) -> list[str]:
+    """The last words: ledger rows, where things are, what to type next."""
+    here = os.path.relpath(folder)
+    here = str(folder) if here.startswith("..") else here
+    lines = [""]
+    for row in outcome.findings.ledger:
+        lines += [row.tab, *row_lines(row), ""]
+    if outcome.state != "done":
+        lines += [f"{outcome.plan.run} is not complete ({outcome.state}). "
+                  f"Why:   l3hpc -C {here} status", ""]
+    elif not outcome.findings.teacher_trained:
+        from l3hpc.report.page import RANDOM_TEACHER
+
+        lines += [RANDOM_TEACHER, ""]
+    return lines + [
+        f"report    {outcome.report}",
+        f"results   {outcome.report.parent}",
+        f"next      l3hpc -C {here} status       l3hpc -C {here} ledger show --columns all",
+    ]
+
+
+def row_lines(row: LedgerRow) -> list[str]:
+    """The cells that say most, a line each."""
+    cells = [(title, value) for title, value in row.cells if title in TOLD and value]
+    wide = max((len(title) for title, _ in cells), default=0)
+    return [f"  {title:<{wide}}  {value}" for title, value in cells]
+
+
+def as_value(outcome: Outcome, folder: Path) -> dict[str, object]:
+    """The outcome for ``--json``: schema 1."""
+    findings = outcome.findings
+    return {
+        "schema": 1, "run": outcome.plan.run, "state": outcome.state,
+        "seconds": round(outcome.seconds, 1), "folder": str(folder),
+        "workspace": str(outcome.plan.workspace), "results": str(outcome.report.parent),
+        "report": str(outcome.report), "teacher": findings.teacher,
+        "teacher_trained": findings.teacher_trained,
+        "steps": [{"name": step.name, "state": step.state, "tasks": step.tasks,
+                   "seconds": step.seconds, "detail": step.detail} for step in findings.steps],
+        "scores": [{"split": one.split, "level": one.level, "micro_auprc": one.micro_auprc,
+                    "micro_f1": one.micro_f1, "macro_auprc": one.macro_auprc}
+                   for one in findings.scores],
+        "ledger": {row.tab: dict(row.cells) for row in findings.ledger},
+    }
