@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from l3hpc.cli.ledger_common import chosen_tabs, open_store, rows_named, workspace_option
+from l3hpc.cli.ledger_sheet import COMMANDS
 from l3hpc.errors import InputError
 
 if TYPE_CHECKING:
     from l3hpc.ledger.columns import Tab
     from l3hpc.ledger.fold import Fold, Row
-    from l3hpc.ledger.store import Store, SyncState
+    from l3hpc.ledger.store import SyncState
 
 EXAMPLES = """\b
 Examples:
@@ -29,40 +29,6 @@ Examples:
 """
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where results are and where they go."""
-
-    workspace: Path
-    sheet: str | None
-    key_file: Path | None
-
-
-def place(workspace: str | None, sheet: str | None = None, key_file: str | None = None) -> Place:
-    """Workspace and sheet from options, environment and cluster.yaml (the one look-up here)."""
-    from l3hpc.workflow.config import load
-
-    given = {"paths.workspace": (workspace, "--workspace"), "ledger.sheet_id": (sheet, "--sheet"),
-             "ledger.key_file": (key_file, "--key-file")}
-    config = load(overrides={name: (value, option) for name, (value, option) in given.items()
-                             if value is not None})
-    return Place(config.workspace, config.ledger.sheet_id, config.ledger.key_file)
-
-
-def _workspace(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False),
-                        help="Folder of runs and journals [default: from cluster.yaml].")(function)
-
-
-def _sheet(function: Callable[..., Any]) -> Callable[..., Any]:
-    function = click.option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
-                            help="Service-account key (default: application default "
-                                 "credentials).")(function)
-    function = click.option("--sheet", metavar="ID",
-                            help="Id or address of the Google Sheet [env: GSHEET_ID].")(function)
-    return _workspace(function)
-
-
 @click.group(epilog=EXAMPLES)
 def command() -> None:
     """Show, export and synchronise the results tables.
@@ -72,7 +38,7 @@ def command() -> None:
 
 
 @command.command()
-@_workspace
+@workspace_option
 @click.option("--tab", "tabs", multiple=True, metavar="TAB",
               help="Tab to show [default: all filled].")
 @click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
@@ -86,12 +52,12 @@ def show(workspace: str | None, tabs: tuple[str, ...], conditions: tuple[str, ..
     """Show results: best first (★), only the columns that differ."""
     from l3hpc.ledger import select
 
-    store, sheet = _store(workspace)
+    store, sheet = open_store(workspace)
     found = store.fold(history=as_json)
     _warn_damage(found)
     state = store.state(sheet) if sheet else None
     output = []
-    for number, tab in enumerate(_tabs(tabs, found)):
+    for number, tab in enumerate(chosen_tabs(tabs, found)):
         every = found.of(tab)
         rows = select.order(select.where(every, tab, conditions), tab, sort)
         if as_json:
@@ -110,7 +76,7 @@ def show(workspace: str | None, tabs: tuple[str, ...], conditions: tuple[str, ..
 
 @command.command()
 @click.argument("keys", nargs=-1, required=True, metavar="KEY KEY…")
-@_workspace
+@workspace_option
 @click.option("--tab", "tab_name", metavar="TAB", help="Tab of the rows [default: where they are].")
 @click.option("--columns", type=click.Choice(["differing", "all"]), default="differing",
               show_default=True, help="Which columns to show.")
@@ -126,8 +92,8 @@ def diff(keys: tuple[str, ...], workspace: str | None, tab_name: str | None, col
     if len(keys) < 2:
         raise InputError("two or more rows are needed", where="diff",
                          hint="l3hpc ledger show   lists them")
-    found = _store(workspace)[0].fold(history=as_json)
-    tab, rows = _rows_named(found, keys, tab_name)
+    found = open_store(workspace)[0].fold(history=as_json)
+    tab, rows = rows_named(found, keys, tab_name)
     if as_json:
         names = {column.title for column in select.differing(rows, tab)}
         click.echo(json.dumps({"tab": tab.name, "differing": [
@@ -139,7 +105,7 @@ def diff(keys: tuple[str, ...], workspace: str | None, tab_name: str | None, col
 
 
 @command.command()
-@_workspace
+@workspace_option
 @click.option("--tab", "tabs", multiple=True, metavar="TAB", help="Tabs to export [default: all].")
 @click.option("--csv", "csv_path", metavar="FILE", type=click.Path(),
               help="One tab as CSV; several tabs when this is a folder.")
@@ -153,10 +119,10 @@ def export(workspace: str | None, tabs: tuple[str, ...], csv_path: str | None, x
     """Write results to files (without options: results.csv files and results.xlsx in ledger/)."""
     from l3hpc.ledger import exports, select
 
-    store, sheet = _store(workspace)
+    store, sheet = open_store(workspace)
     found = store.fold(history=html is not None)
     _warn_damage(found)
-    chosen = _tabs(tabs, found, main_too=True)
+    chosen = chosen_tabs(tabs, found, main_too=True)
     tables = {tab: select.order(select.where(found.of(tab), tab, conditions), tab)
               for tab in chosen}
     if not (csv_path or xlsx or html):
@@ -188,7 +154,7 @@ def export(workspace: str | None, tabs: tuple[str, ...], csv_path: str | None, x
 
 
 @command.command()
-@_workspace
+@workspace_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(workspace: str | None, as_json: bool) -> None:
     """Show what waits for the sheet, the last sync, conflicts and damaged journals."""
@@ -198,7 +164,7 @@ def status(workspace: str | None, as_json: bool) -> None:
     from l3hpc.ledger.fold import journal_files
     from l3hpc.ledger.table import ago
 
-    store, sheet = _store(workspace)
+    store, sheet = open_store(workspace)
     found = store.fold()
     state = store.state(sheet) if sheet else None
     waiting = stores.waiting(found.rows.values(), state) if state else []
@@ -206,7 +172,7 @@ def status(workspace: str | None, as_json: bool) -> None:
     facts: dict[str, Any] = {
         "journal": str(store.journal), "files": len(journal_files(store.folders)),
         "records": found.records,
-        "rows": {tab.name: len(found.of(tab)) for tab in _tabs((), found)},
+        "rows": {tab.name: len(found.of(tab)) for tab in chosen_tabs((), found)},
         "damaged_lines": found.torn, "unreadable_files": found.unreadable,
         "newer_records": found.newer, "records_without_row": found.unplaced,
         "sheet": sheet, "last_sync": state.last_sync or None if state else None,
@@ -228,36 +194,6 @@ def status(workspace: str | None, as_json: bool) -> None:
     click.echo(f"sheet     {sheet}: last sync {last}, {len(waiting)} rows waiting{oldest_text}")
     for problem in state.problems:
         click.echo(f"{problem['kind']:<9} {problem['tab']}: {problem['text']}")
-
-
-def _store(workspace: str | None) -> tuple[Store, str | None]:
-    from l3hpc.ledger.store import Store
-
-    where = place(workspace)
-    return Store(where.workspace), where.sheet
-
-
-def _tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> list[Tab]:
-    """The named tabs, else all that have rows (and the two main ones when asked)."""
-    from l3hpc.ledger.columns import MAIN_TABS, TABS, tab_named
-
-    if names:
-        return [tab_named(name) for name in names]
-    filled = {tab for tab, _ in found.rows} | (set(MAIN_TABS) if main_too else set())
-    return [tab for name, tab in TABS.items() if name in filled]
-
-
-def _rows_named(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple[Tab, list[Row]]:
-    from l3hpc.ledger import select
-
-    tabs = _tabs((tab_name,) if tab_name else (), found)
-    problem: InputError | None = None
-    for tab in tabs:
-        try:
-            return tab, [select.find(found.of(tab), tab, key) for key in keys]
-        except InputError as error:
-            problem = problem or error
-    raise problem or InputError("there are no results yet", hint="l3hpc submit upstream")
 
 
 def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
@@ -323,3 +259,7 @@ def _warn_damage(found: Fold) -> None:
                    err=True)
     if found.unplaced:
         click.echo(f"note: {found.unplaced} records belong to no row of a known tab", err=True)
+
+
+for _each in COMMANDS:
+    command.add_command(_each)

@@ -45,6 +45,7 @@ class Journal:
     labels: values known at submission. Those that are columns of a tab go into each of its records
     (key fields must be here or in the values); the others (``run``, ``note``, …) are kept beside.
     run: name of the run; orders restarts. job, restart, rank: default to Slurm's environment.
+    git_commit: default that of the checkout this package runs from (empty: none is recorded).
     Only rank 0 writes. No file exists before the first record. Nothing here raises: a record that
     can be written nowhere is kept in memory and tried again at the next one, with one warning.
     """
@@ -60,7 +61,7 @@ class Journal:
         self.run = run or str(self.labels.get("run", ""))
         self.path: Path | None = None
         self._job, self._restart, self._rank = job, restart, rank
-        self._commit = git_commit or self.labels.get("git_commit")
+        self._commit = self.labels.get("git_commit") if git_commit is None else git_commit
         self._handle = -1
         self._pid = 0
         self._sequence = 0
@@ -147,7 +148,8 @@ class Journal:
         for folder in self.folders if self.run else []:
             restart = max(restart, last_restart(folder, self.run) + 1)
         origin = {"run": self.run or None, "job": job, "host": socket.gethostname(),
-                  "pid": self._pid, "commit": self._commit or source_commit(),
+                  "pid": self._pid,
+                  "commit": source_commit() if self._commit is None else self._commit,
                   "versions": package_versions()}
         return {"restart": restart, "origin": origin}
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from l3hpc.ledger.cells import Cell, cells
 from l3hpc.ledger.columns import Tab, letter
-from l3hpc.ledger.fold import Row
 from l3hpc.ledger.grid import (
     METADATA_LIMIT,
     ROW_MARK,

@@ -141,27 +141,32 @@ def initialise(sheets: Sheets, tabs: Sequence[Tab]) -> list[str]:
     raise L3hpcError(f"the sheet kept changing while it was set up ({ROUNDS} rounds)")
 
 
-def adopt(store: Store, sheets: Sheets, tabs: Sequence[Tab], username: str) -> list[Row]:
-    """Journal the rows that people typed or pasted: they become rows like any other."""
+def foreign_rows(store: Store, sheets: Sheets, tabs: Sequence[Tab]) -> list[Row]:
+    """Rows with a whole key that people typed or pasted and that no journal knows."""
     snapshot = snapshot_of(sheets)
     present = [tab for tab in tabs if tab.name in snapshot.tabs]
     require_headers(snapshot, present)
     fold = store.fold()
-    journal = Journal(store.journal, run="adopted")
-    taken: list[Row] = []
+    found: list[Row] = []
     for tab in present:
         grid = snapshot.tabs[tab.name]
         known = {key_cells(tab, row.key) for row in fold.of(tab)}
         for key, places in grid.positions().items():
-            if key in known or len(places) > 1:
-                continue
-            values = {column.field: value for column, value in zip(
-                tab.columns, grid.rows[places[0] - 1], strict=True) if value is not None}
-            values.update(zip(tab.key, key, strict=True))
-            journal.record(tab.name, {**values, "note": f"adopted from the sheet by {username}"})
-            taken.append(Row(tab, key, values))
+            if key not in known and len(places) == 1:
+                values = {column.field: value for column, value in zip(
+                    tab.columns, grid.rows[places[0] - 1], strict=True) if value is not None}
+                values.update(zip(tab.key, key, strict=True))
+                found.append(Row(tab, key, values))
+    return found
+
+
+def adopt(store: Store, rows: Sequence[Row], username: str) -> None:
+    """Journal rows of other people: they become rows like any other."""
+    journal = Journal(store.journal, run="adopted", git_commit="")
+    for row in rows:
+        journal.record(row.tab.name, {**row.values,
+                                      "note": f"adopted from the sheet by {username}"})
     journal.close()
-    return taken
 
 
 class _Known:
@@ -262,7 +267,7 @@ def _agree(store: Store, plan: Plan) -> None:
     """Journal what a person decided about conflicts and deleted rows."""
     if not plan.accepted:
         return
-    journal = Journal(store.journal, run="agreed")
+    journal = Journal(store.journal, run="agreed", git_commit="")
     for row, agreed in plan.accepted:
         journal.record(row.tab.name, {**dict(zip(row.tab.key, row.key, strict=True)),
                                       "accepted": agreed})

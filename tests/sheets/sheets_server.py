@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import json
 import re
 import threading
@@ -341,7 +342,7 @@ class Server(ThreadingHTTPServer):
         self.used: dict[str, list[float]] = {"read": [], "write": []}
         self.clock: Callable[[], float] = time.monotonic
         self.schemas = discovery()
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.key = _private_key()
 
     def key_file(self, folder: Path) -> Path:
         """A service account's key file for this server, readable by its owner only."""
@@ -512,6 +513,11 @@ class Handler(BaseHTTPRequestHandler):
     def check(self, name: str, answer: Any) -> None:
         if self.server.schemas:
             self.server.violations += violations(self.server.schemas, {"$ref": name}, answer, name)
+
+
+@functools.cache
+def _private_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def _column(letters: str) -> int:

@@ -73,8 +73,8 @@ def test_both_tabs_in_one_batch(world):
     assert row["Coarse Tag AUPRC"] == '{"dog": 0.1}'
 
 
-AWKWARD = ["=1+1", "007", "1e5", "2021-06-11", "TRUE", "NaN", "'quoted", "a\nb", "🎧", "+1", "-", "@",
-           "x" * 60_000]
+AWKWARD = ["=1+1", "007", "1e5", "2021-06-11", "TRUE", "NaN", "'quoted", "a\nb", "🎧", "+1", "-",
+           "@", "x" * 60_000]
 
 
 def test_text_stays_text_whatever_it_looks_like(world):
@@ -286,13 +286,14 @@ def test_rows_pasted_from_the_csv_are_recognised(world):
 
 
 def test_adopted_rows_become_rows_like_others(world):
-    from l3hpc.ledger.sync import adopt
+    from l3hpc.ledger.sync import adopt, foreign_rows
     world.init()
     grid = world.server.book.named(MSE)["grid"]
     grid[1][0], grid[1][1], grid[1][10], grid[1][25] = "bob", "/by/hand", 300, 0.25
-    taken = adopt(world.store, world.sheets(), [TABS[MSE]], "ada")
+    taken = foreign_rows(world.store, world.sheets(), [TABS[MSE]])
     assert [row.key for row in taken] == [("/by/hand",)]
-    assert adopt(world.store, world.sheets(), [TABS[MSE]], "ada") == []
+    adopt(world.store, taken, "ada")
+    assert foreign_rows(world.store, world.sheets(), [TABS[MSE]]) == []
     (row,) = world.store.fold().of(MSE)
     assert row.values["num_epochs"] == 300 and row.values["best_validation_loss"] == 0.25
     assert "adopted" in row.beside["note"]
