@@ -1,0 +1,1 @@
+"""Urban sound tagging: taxonomy, annotations, classifier, predictions and the exact metrics."""
