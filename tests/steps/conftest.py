@@ -1,0 +1,91 @@
+"""A tiny city, a tiny teacher, and a way to run a step as the worker does."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from l3hpc import steps
+from l3hpc.files import write_json
+from l3hpc.steps.base import Preemption, Task
+
+
+class Records:
+    """Keeps what a step records for the ledger."""
+
+    def __init__(self):
+        self.rows = []
+
+    def record(self, tab, values, *, epoch=None):
+        self.rows.append((tab, dict(values), epoch))
+
+
+@pytest.fixture(scope="session")
+def city(tmp_path_factory):
+    """A generated city with SONYC-UST clips."""
+    from l3hpc.datasets.synth import City, make_city
+
+    folder = tmp_path_factory.mktemp("city") / "city"
+    make_city(folder, City(sensors=2, recordings_per_sensor=6, ust_clips=36, seconds=3.0, seed=7))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """A small network with random weights, as a file in our own format."""
+    from l3hpc.models.parameters import untrained
+    from l3hpc.models.spec import NetworkSpec
+    from l3hpc.models.weights import save
+
+    path = tmp_path_factory.mktemp("teacher") / "teacher.h5"
+    save(untrained(NetworkSpec(rate=16000, n_mels=32, hop=320, n_dft=1024,
+                               filters=(4, 4, 8, 8, 16, 16, 24, 24)), 1), path)
+    return path
+
+
+class Runner:
+    """Runs steps one after another into artifact folders, without any scheduler."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.shards = {}
+        self.records = Records()
+        self.results = {}
+
+    def artifact(self, name):
+        return self.folder / "artifacts" / name
+
+    def run(self, name, params=None, inputs=None, shards=None, **labels):
+        """All tasks of a step; returns the results of its tasks."""
+        module = steps.step(name)
+        typed = module.Params(**(params or {}))
+        module.check({name: typed})
+        inputs = {kind: Path(path) for kind, path in (
+            inputs if inputs is not None else
+            {kind: self.artifact(kind) for kind in module.INPUTS
+             if self.artifact(kind).is_dir()}).items()}
+        module.digests(typed)
+        todo = shards if shards is not None else module.shards(
+            typed, {kind: self.shards.get(kind, []) for kind in inputs})
+        self.shards[name] = todo
+        self.results[name] = []
+        for index, shard in enumerate(todo):
+            output = self.artifact(name) / f"{index:04d}"
+            output.mkdir(parents=True)
+            task = Task(output=output, scratch=self.folder / "scratch" / f"{name}-{index}",
+                        inputs=inputs, index=index, shard=shard, threads=2,
+                        labels={"model_dir": "model", "output_dir": "out", "exp_id": "exp",
+                                "username": "tester", **labels},
+                        recorder=self.records, preemption=Preemption())
+            task.scratch.mkdir(parents=True, exist_ok=True)
+            summary = module.run(typed, task)
+            write_json(output / "result.json", {"summary": summary})
+            self.results[name].append(summary)
+        return SimpleNamespace(folder=self.artifact(name), results=self.results[name],
+                               text=module.summary(self.results[name]))
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """A fresh runner."""
+    return Runner(tmp_path)

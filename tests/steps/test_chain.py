@@ -1,0 +1,83 @@
+"""All eight steps in a row, for real, on a small city: what one writes the next one understands."""
+
+import csv
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from l3hpc.ledger.columns import tab_named
+
+
+@pytest.mark.slow
+def test_from_audio_to_a_row_of_the_ledger(city, teacher, runner):
+    extract = runner.run("extract", {"audio": city / "audio", "weights": str(teacher),
+                                     "files_per_task": 5})
+    assert len(extract.results) == 3
+    rows = sum(result["rows"] for result in extract.results)
+    assert extract.text == f"{rows} rows of 12 recordings"
+
+    sample = runner.run("sample", {"samples": 40})
+    assert len(sample.results) == 2
+    assert "in the diverse part" in sample.text
+
+    fit = runner.run("fit", {"emb_dim": 8})
+    assert fit.text.endswith("% of variance in 8 dimensions")
+    assert 0 < fit.results[0]["explained_variance"] <= 1
+
+    reduce = runner.run("reduce")
+    assert len(reduce.results) == len(extract.results)
+    assert sum(result["rows"] for result in reduce.results) == rows
+    key = reduce.results[0]["key"]
+    assert key.startswith("pca_batch_") and key.endswith("_len_8_kernel_linear")
+    with h5py.File(reduce.folder / "0000/reduced.h5") as file:
+        assert file[key].shape == (extract.results[0]["rows"], 8)
+
+    train = runner.run("train", {
+        "emb_dim": 8, "filters": (4, 4, 4, 4, 8, 8, 8, 8), "mels": 32, "hop": 320, "dft": 512,
+        "epochs": 3, "learning_rate": 1e-2, "batch_size": 16, "deterministic": False})
+    assert train.results[0]["rows"] == rows
+    assert train.results[0]["epochs"] == 3
+    with open(train.folder / "0000/history.csv") as stream:
+        losses = [float(row["loss"]) for row in csv.DictReader(stream)]
+    assert losses[-1] < losses[0]
+
+    embed = runner.run("embed", {"sonyc_ust": city / "sonyc_ust", "npz": True})
+    clip = sorted((embed.folder / "0000/npz").glob("*.npz"))[0]
+    with np.load(clip) as file:
+        assert file["embedding"].shape[1] == 8
+        np.testing.assert_allclose(np.diff(file["timestamps"]), 0.1)
+
+    classify = runner.run("classify", {"sonyc_ust": city / "sonyc_ust", "epochs": 3,
+                                       "level": "both", "learning_rate": 1e-2})
+    evaluate = runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 20})
+    content = json.loads((evaluate.folder / "0000/evaluation.json").read_text())
+    assert set(content) == {"coarse", "fine", "split", "validate", "test"}
+    assert set(content["coarse"]) == {"micro_auprc", "micro_f1", "macro_auprc", "class_auprc"}
+    assert content["coarse"]["micro_auprc"] == content["validate"]["coarse"]["micro_auprc"]
+    low, high = content["test"]["coarse"]["confidence"]["micro_auprc"]
+    assert 0 <= low <= high <= 1
+    assert classify.text.startswith("mil, coarse: best epoch")
+
+    _check_ledger(runner.records.rows, key)
+
+
+def _check_ledger(records, key):
+    for tab in ("embedding_approx_mse", "sonyc_ust"):
+        fields = set(tab_named(tab).fields)
+        rows = [values for name, values, _ in records if name == tab]
+        assert fields == set().union(*rows), tab
+    training = [(values, epoch) for name, values, epoch in records
+                if name == "embedding_approx_mse"]
+    assert [epoch for _, epoch in training] == [None, 0, 1, 2, 2]
+    last = training[-1][0]
+    assert last["emb_key"] == key
+    assert last["student_emb_len"] == 8
+    assert last["latest_epoch"] == 2
+    assert last["best_validation_loss"] == min(
+        values["latest_validation_loss"] for values, epoch in training if epoch is not None)
+    scores = {values["exp_id"]: values for name, values, _ in records if name == "sonyc_ust"}
+    assert set(scores) == {"exp-coarse", "exp-fine"}
+    assert scores["exp-coarse"]["label_mode"] == "coarse"
+    assert 0 <= scores["exp-fine"]["micro_auprc"] <= 1

@@ -1,0 +1,163 @@
+"""What is refused before anything is submitted, in words that name the option."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from l3hpc import steps
+from l3hpc.errors import InputError
+from l3hpc.steps import classify, embed, evaluate, extract, fit, sample, train
+
+
+def plan(**changes):
+    """The parameters of a whole upstream plan, with changes as step__parameter=value."""
+    values = {"extract": {"audio": "/audio"}, "sample": {}, "fit": {}, "reduce": {}, "train": {}}
+    for name, value in changes.items():
+        step, parameter = name.split("__")
+        values[step][parameter] = value
+    return {name: steps.step(name).Params(**one) for name, one in values.items()}
+
+
+def refusal(step, **changes):
+    with pytest.raises(InputError) as caught:
+        steps.step(step).check(plan(**changes))
+    return str(caught.value)
+
+
+def test_the_default_plan_is_accepted():
+    for name in ("extract", "sample", "fit", "reduce", "train"):
+        steps.step(name).check(plan())
+
+
+def test_more_dimensions_than_the_teacher():
+    text = refusal("fit", fit__emb_dim=513, train__emb_dim=513)
+    assert "--emb-dim 513 is more than the teacher's 512 dimensions." in text
+    assert "Use at most --emb-dim 512." in text
+
+
+def test_fewer_samples_than_dimensions():
+    text = refusal("fit", sample__samples=100)
+    assert "--samples 100 is fewer than the 128 dimensions to keep." in text
+    assert "Use at least --samples 128" in text
+
+
+def test_mels_that_leave_bands_empty():
+    text = refusal("train", train__mels=512)
+    assert "--mels" in text
+    assert "of 512 mel bands empty" in text
+
+
+@pytest.mark.parametrize(("change", "option"), [
+    ({"train__hop": 2000}, "--hop"), ({"train__dft": 9000}, "--dft"),
+    ({"train__fmax": 5000.0}, "--fmax"), ({"train__emb_dim": 100}, "--emb-dim")])
+def test_a_student_that_cannot_be_built(change, option):
+    assert option in refusal("train", **change)
+
+
+def test_student_and_target_of_different_length():
+    text = refusal("train", train__emb_dim=64)
+    assert "the student has 64 dimensions but φ gives 128." in text
+    assert "--emb-dim" in text
+
+
+def test_without_reduction_the_student_is_as_long_as_the_teacher():
+    assert "Use --emb-dim 512" in refusal("train", fit__approx="none")
+    train.check(plan(fit__approx="none", train__emb_dim=512))
+
+
+def test_unknown_time_zone_suggests_the_nearest():
+    text = refusal("sample", sample__timezone="America/New_Yrok")
+    assert "America/New_York" in text
+
+
+def test_umap_needs_more_rows_than_neighbours():
+    assert "fit.n_neighbors" in refusal("fit", fit__approx="umap", sample__samples=128,
+                                        fit__n_neighbors=200)
+
+
+def test_missing_weight_file(tmp_path):
+    with pytest.raises(InputError, match="no weight file"):
+        extract.weights_digest(tmp_path / "none.h5")
+    assert extract.weights_digest("untrained:3") == "untrained:3"
+
+
+def test_embed_needs_exactly_one_kind_of_audio():
+    for values in ({}, {"audio": "/a", "sonyc_ust": "/b"}):
+        with pytest.raises(InputError, match="one of the two"):
+            embed.check({"embed": embed.Params(**values)})
+    with pytest.raises(InputError, match="no student is named"):
+        embed.student_file(None)
+
+
+def test_labels_must_be_named():
+    with pytest.raises(InputError, match="annotations"):
+        classify.check({"classify": classify.Params()})
+    with pytest.raises(InputError, match="no such file"):
+        evaluate.check({"evaluate": evaluate.Params(annotations="/none.csv", taxonomy="/n.yaml")})
+
+
+def test_the_published_recipe_fills_what_is_not_stated():
+    published = train.Params(recipe="published")
+    assert (published.head, published.epoch_size, published.epochs) == ("relu", 4096, 300)
+    assert published.rate_for("none") == 1e-5
+    assert published.rate_for("pca") == 1e-4
+    assert train.Params(recipe="published", head="linear").head == "linear"
+    again = train.Params.model_validate(published.model_dump(mode="json"))
+    assert again == published
+
+
+def test_unknown_parameters_and_values_out_of_range_are_refused():
+    for module, values in ((sample, {"sampels": 3}), (sample, {"samples": 0}),
+                           (fit, {"approx": "tsne"}), (train, {"validation_share": 1.0})):
+        with pytest.raises(ValidationError):
+            module.Params(**values)
+
+
+def test_every_parameter_is_described():
+    for name in steps.STEPS:
+        module = steps.step(name)
+        for field, info in module.Params.model_fields.items():
+            assert info.description, f"{name}.{field}"
+        assert set(module.Params.model_fields) >= module.PLACES
+
+
+def test_steps_load_without_the_heavy_libraries():
+    code = ("import sys, l3hpc.steps as s\n"
+            "for name in s.STEPS: s.step(name)\n"
+            "print([m for m in ('numpy', 'h5py', 'tensorflow', 'pandas', 'sklearn', 'scipy')"
+            " if m in sys.modules])")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                           check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_samples_are_shared_among_sensors():
+    parts = [{"sensors": ["a"]}, {"sensors": ["a", "b"]}, {"sensors": ["c"]}]
+    assert sample.shards(sample.Params(samples=10), {"extract": parts}) == [
+        {"sensor": "a", "samples": 4, "parts": [0, 1]},
+        {"sensor": "b", "samples": 4, "parts": [1]},
+        {"sensor": "c", "samples": 4, "parts": [2]}]
+    assert sample.shards(sample.Params(samples=10), {"extract": []}) == [
+        {"sensor": None, "samples": 10, "parts": None}]
+
+
+def test_recordings_of_a_sensor_stay_together(tmp_path):
+    for name in ("b/1.wav", "a/2.wav", "a/1.wav", "c/1.wav", "b/2.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    shards = extract.shards(extract.Params(audio=tmp_path, files_per_task=2), {})
+    assert [[one[0] for one in shard["recordings"]] for shard in shards] == [
+        ["a/1.wav", "a/2.wav"], ["b/1.wav", "b/2.wav"], ["c/1.wav"]]
+    assert [shard["sensors"] for shard in shards] == [["a"], ["b"], ["c"]]
+
+
+def test_what_a_person_reads_about_a_plan():
+    params = plan(sample__samples=500000)
+    assert sample.describe(params) == "dpp, 500,000 rows, by day, seed 20180216"
+    assert fit.describe(params) == "pca: 512 → 128"
+    assert train.describe(params) == (
+        "student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters")
+    assert sample.summary([{"rows": 276, "frames": 3, "diverse": 264, "timescale": "day"}]) == (
+        "276 rows, 88 of 92 per day in the diverse part")

@@ -1,0 +1,196 @@
+"""Extraction: right windows in the right rows, from any kind of file, whatever interrupts it."""
+
+import csv
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+
+from l3hpc.audio.framing import frame_audio
+from l3hpc.audio.levels import frame_levels
+from l3hpc.datasets.corpus import Recording, scan
+from l3hpc.datasets.extraction import Extraction
+from l3hpc.errors import L3hpcError
+
+RATE = 2000
+
+
+class Network:
+    """An embedding that shows its input: mean, maximum, first and last sample."""
+
+    rate, dim = RATE, 4
+
+    def __init__(self, stop_after=None):
+        self.left = stop_after
+        self.sizes = []
+
+    def embed(self, frames, batch_size=None, on_batch=None):
+        self.sizes.append(len(frames))
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return np.stack([frames.mean(1), frames.max(1), frames[:, 0], frames[:, -1]],
+                        axis=1).astype(np.float32)
+
+
+def noise(seconds, rate=RATE, seed=0):
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, int(seconds * rate)).astype(np.float32)
+
+
+def extract(folder, out, network=None, **options):
+    out.mkdir(exist_ok=True)
+    return Extraction(network or Network(), {"kind": "test"}, folder, scan(folder), 0.5, True,
+                      out / "scratch", **options).run(out / "embeddings.h5", out / "skipped.csv")
+
+
+def read(out):
+    with h5py.File(out / "embeddings.h5") as file:
+        return {name: file[name][()] for name in (
+            "l3_embedding", "recording", "frame", "start", "timestamp", "loudness")} | {
+            "file": list(file["recordings/file"].asstr()[()]), "attrs": dict(file.attrs)}
+
+
+def test_rows_are_the_frames_of_the_recordings(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    signals = {f"a_{1511272800 + 60 * number}.wav": noise(2 + number, seed=number)
+               for number in range(4)}
+    for name, signal in signals.items():
+        soundfile.write(audio / name, signal, RATE, subtype="FLOAT")
+    result = extract(audio, tmp_path / "out", block=3)
+    found = read(tmp_path / "out")
+    assert result["rows"] == len(found["frame"])
+    assert result["recordings"] == 4
+    at = 0
+    for number, name in enumerate(sorted(signals)):
+        frames, times = frame_audio(signals[name], RATE, 0.5, True)
+        rows = slice(at, at + len(frames))
+        at += len(frames)
+        np.testing.assert_array_equal(found["recording"][rows], number)
+        np.testing.assert_array_equal(found["frame"][rows], np.arange(len(frames)))
+        np.testing.assert_array_equal(found["start"][rows], times)
+        np.testing.assert_array_equal(found["l3_embedding"][rows], Network().embed(frames))
+        np.testing.assert_allclose(found["timestamp"][rows], 1511272800 + 60 * number + times)
+        np.testing.assert_allclose(found["loudness"][rows],
+                                   frame_levels(signals[name], RATE, 1.0, 0.5, True), atol=1e-4)
+    assert at == result["rows"]
+    assert found["attrs"]["audio"] == str(audio)
+
+
+@pytest.mark.parametrize(("suffix", "subtype", "tolerance"), [
+    ("wav", "PCM_16", 4e-5), ("wav", "PCM_24", 2e-7), ("wav", "PCM_32", 1e-7),
+    ("wav", "DOUBLE", 1e-7), ("flac", "PCM_16", 4e-5)])
+def test_any_depth_and_channel_count(tmp_path, suffix, subtype, tolerance):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    left, right = noise(2, seed=1), noise(2, seed=2)
+    soundfile.write(audio / f"x.{suffix}", np.stack([left, right], 1), RATE, subtype=subtype)
+    extract(audio, tmp_path / "out")
+    frames, _ = frame_audio((left + right) / 2, RATE, 0.5, True)
+    np.testing.assert_allclose(read(tmp_path / "out")["l3_embedding"], Network().embed(frames),
+                               atol=2 * tolerance)
+
+
+def test_hdf5_rows_are_windows_as_they_are(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    rows = (noise(7) * 32767).astype(np.int16).reshape(7, 1, RATE)
+    with h5py.File(audio / "x.h5", "w") as file:
+        file["audio"] = rows
+    result = extract(audio, tmp_path / "out")
+    assert result["rows"] == 7
+    np.testing.assert_allclose(read(tmp_path / "out")["l3_embedding"],
+                               Network().embed(rows[:, 0] / np.float32(32768)), atol=1e-7)
+
+
+def test_unusable_audio_is_listed_with_its_reason(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "good.wav", noise(2), RATE)
+    soundfile.write(audio / "silent.wav", np.zeros(2 * RATE), RATE)
+    soundfile.write(audio / "short.wav", noise(0.5), RATE)
+    soundfile.write(audio / "empty.wav", np.zeros(0), RATE)
+    (audio / "text.wav").write_text("no audio")
+    (audio / "recordings.csv").write_text(
+        "file,sensor,timestamp\ngood.wav,a,\nlost.wav,a,\n")
+    result = extract(audio, tmp_path / "out", max_failed=0.9)
+    assert (result["recordings"], result["skipped"]) == (1, 5)
+    with open(tmp_path / "out/skipped.csv") as stream:
+        reasons = {row["file"]: row["reason"] for row in csv.DictReader(stream)}
+    assert reasons == {"silent.wav": "silent", "short.wav": "too short", "empty.wav": "empty",
+                       "text.wav": "unreadable", "lost.wav": "unreadable"}
+    assert result["reasons"]["unreadable"] == 2
+    with pytest.raises(L3hpcError, match="5 of 6 recordings cannot be used: empty.wav") as caught:
+        extract(audio, tmp_path / "strict", max_failed=0.5)
+    assert "max_failed" in str(caught.value)
+
+
+def test_a_sensor_level_becomes_the_mean_of_its_recording(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(3), RATE)
+    soundfile.write(audio / "b.wav", noise(3, seed=5), RATE)
+    (audio / "recordings.csv").write_text(
+        "file,sensor,timestamp,level_dba\na.wav,s,0,61.5\nb.wav,s,60,\n")
+    extract(audio, tmp_path / "out")
+    found = read(tmp_path / "out")
+    first = found["loudness"][found["recording"] == 0].astype(float)
+    assert 10 * np.log10(np.mean(10 ** (first / 10))) == pytest.approx(61.5, abs=1e-4)
+    assert found["loudness"][found["recording"] == 1].max() < 0
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
+def test_killed_at_any_block_it_ends_the_same(tmp_path, stop_after):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for number in range(4):
+        soundfile.write(audio / f"{number}.wav", noise(2 + number, seed=number), RATE)
+    (audio / "bad.wav").write_text("no audio")
+    options = {"block": 4, "max_failed": 0.5}
+    extract(audio, tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        extract(audio, tmp_path / "killed", Network(stop_after), **options)
+    network = Network()
+    extract(audio, tmp_path / "killed", network, **options)
+    assert (tmp_path / "whole/embeddings.h5").read_bytes() == (
+        tmp_path / "killed/embeddings.h5").read_bytes()
+    whole = Network()
+    extract(audio, tmp_path / "again", whole, **options)
+    assert sum(network.sizes) < sum(whole.sizes) or stop_after == 0
+
+
+def test_scratch_of_other_settings_is_not_used(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(3), RATE)
+    extract(audio, tmp_path / "out")
+    out = tmp_path / "out"
+    recordings = scan(audio)
+    result = Extraction(Network(), {"kind": "other"}, audio, recordings, 1.0, False,
+                        out / "scratch").run(out / "embeddings.h5", out / "skipped.csv")
+    assert result["rows"] == 3
+
+
+def test_the_step_labels_an_untrained_teacher(tmp_path, runner):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(1, 48000), 48000)
+    done = runner.run("extract", {"audio": audio, "weights": "untrained:5", "hop": 1.0})
+    assert "untrained" in done.results[0]["teacher"]["label"]
+    assert "random weights" in done.results[0]["teacher"]["label"]
+    assert done.results[0]["dim"] == 512
+    assert done.text == f"{done.results[0]['rows']} rows of 1 recordings"
+
+
+def test_missing_files_of_the_frozen_list_are_skipped(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(2), RATE)
+    recordings = [*scan(audio), Recording("gone.wav", "s", None, None, 10, 0)]
+    out = tmp_path / "out"
+    out.mkdir()
+    result = Extraction(Network(), {}, audio, recordings, 0.5, True, out / "scratch",
+                        max_failed=0.5).run(out / "embeddings.h5", out / "skipped.csv")
+    assert result["reasons"] == {"unreadable": 1}
