@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "Show where runs stand.",
     "logs": "Show or follow the log of a step.",
     "cancel": "Cancel a run.",
+    "resume": "Go on with a run: only what is missing or failed.",
     "run": "Run one step here, without a scheduler.",
     "config": "Show or check the effective configuration.",
     "demo": "Run the whole chain on a generated city.",

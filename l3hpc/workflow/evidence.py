@@ -116,9 +116,9 @@ def _silent(job: str, marks: TaskMarks, answer: Answer) -> TaskStatus:
                           last_words=_tail(marks))
     if marks.begin is not None:
         return TaskStatus("lost", started=True, words=(
-            "it began, ended without a word, and Slurm has forgotten it "
+            "it began and ended without a word "
             "(killed: out of memory, node failure or a forced stop)"))
-    return TaskStatus("lost", words="Slurm has forgotten it and it never began")
+    return TaskStatus("lost", words="it never began, and nothing knows of its job any more")
 
 
 def _cause(marks: TaskMarks, code: int | None) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from l3hpc.files import write_json, write_text
 from l3hpc.workflow import records
+from l3hpc.workflow.model import RunRecord
 from l3hpc.workflow.owner import Owner, process_start
 
 LIVE = ("PENDING", "RUNNING")
@@ -53,9 +54,11 @@ class LocalJobs:
         """Replace the file."""
         write_json(self.path, {"schema": 1, "host": socket.gethostname(), "jobs": self.jobs})
 
-    def settled(self) -> bool:
-        """True when there are jobs and none waits or runs."""
-        return bool(self.jobs) and not any(job["state"] in LIVE for job in self.jobs.values())
+    def settled(self, record: RunRecord) -> bool:
+        """True when every job of the record is known here, and none waits or runs."""
+        known = {job["job"] for job in self.jobs.values()}
+        return all(attempt["job"] in known for step in record.steps for attempt in step.attempts) \
+            and not any(job["state"] in LIVE for job in self.jobs.values())
 
     def runner(self) -> dict[str, Any] | None:
         """The live runner of the run (``host``, ``pid``); None when there is none."""

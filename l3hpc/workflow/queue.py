@@ -88,7 +88,8 @@ def ask_sacct(jobs: Iterable[str], answer: Answer) -> None:
         answer.notes.append(error.message)
         return
     answer.sacct = True
-    answer.ended.update(parse_sacct(text))
+    for job, ended in parse_sacct(text).items():
+        answer.ended.setdefault(job, ended)  # squeue knows the recent ones better
 
 
 def parse_squeue(text: str) -> tuple[dict[str, LiveJob], dict[str, EndedJob]]:

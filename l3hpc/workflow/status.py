@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l3hpc.errors import ClusterError
 from l3hpc.workflow import artifacts, markers, queue, records
 from l3hpc.workflow.evidence import TaskStatus, judge
-from l3hpc.workflow.localstate import LIVE, LocalJobs
+from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
 from l3hpc.workflow.model import RunRecord, StepRecord
-from l3hpc.workflow.words import clock
 
 STUCK = ("failed", "cancelled", "lost", "blocked")
 MOVING = ("running", "requeued", "queued", "waiting", "submitting")
 SCHEMA = 1
+STARTING_S = 30.0
 
 
 @dataclass
@@ -109,6 +110,21 @@ def collect(
     return [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
 
 
+def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, str]]:
+    """Step → task index → id, of the unfinished tasks that wait or run now. Where squeue does not
+    answer: a ``ClusterError`` (nothing may be submitted twice)."""
+    looks = [_look(workspace, record, step) for step in record.steps]
+    if record.local:
+        answer = _local_answer(record, LocalJobs(workspace, record.run))
+    else:
+        answer = queue.Answer()
+        queue.ask_squeue([record.user], answer)
+        if not answer.squeue:
+            raise ClusterError(answer.notes[0], hint="Try again when Slurm answers.")
+    return {look.record.name: {index: job for index, job in look.open_ids().items()
+                               if job in answer.live} for look in looks}
+
+
 def _look(workspace: Path, record: RunRecord, step: StepRecord) -> _Look:
     done = artifacts.finished(Path(step.artifact))
     if step.state == "reused" or len(done) >= step.tasks:
@@ -138,9 +154,8 @@ def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]]) -> queue.Answer
 def _run_status(
     workspace: Path, record: RunRecord, looks: list[_Look], answer: queue.Answer
 ) -> RunStatus:
-    local = LocalJobs(workspace, record.run) if record.local else None
-    if local is not None:
-        answer = _local_answer(local)
+    if record.local:
+        answer = _local_answer(record, LocalJobs(workspace, record.run))
     steps: list[StepStatus] = []
     for look in looks:
         parents = [step for step in steps if step.name in look.record.needs]
@@ -271,26 +286,32 @@ def _run_state(record: RunRecord, steps: list[StepStatus]) -> str:
     return "failed"
 
 
-def _local_answer(local: LocalJobs) -> queue.Answer:
+def _local_answer(record: RunRecord, local: LocalJobs) -> queue.Answer:
     """The local jobs in the form of Slurm's answers."""
     answer = queue.Answer(squeue=True, sacct=True)
     now = time.time()
-    moving = any(job["state"] in LIVE for job in local.jobs.values())
-    orphaned = moving and local.runner() is None
+    waiting = {job["state"] for job in local.jobs.values()} & set(LIVE)
+    for step in record.steps:  # submitted, but not taken up by the runner yet
+        for attempt in step.attempts:
+            for index in attempt["tasks"]:
+                name = f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
+                if name not in local.jobs:
+                    waiting.add("PENDING")
+                    answer.live[name] = queue.LiveJob("PENDING", "None", None, None, 0, None, "")
+    fresh = any(now - attempt["time"] < STARTING_S
+                for step in record.steps for attempt in step.attempts)
+    orphaned = bool(waiting) and not fresh and local.runner() is None
     if orphaned:
+        answer.live.clear()
         answer.notes.append("its local runner is gone")
     for name, job in local.jobs.items():
         started = job.get("started")
         elapsed = None if started is None else (job.get("ended") or now) - started
-        if job["state"] in LIVE and not orphaned:
+        if job["state"] not in LIVE:
+            answer.ended[name] = queue.EndedJob(job["state"], job.get("exit"), elapsed, "")
+        elif not orphaned or alive(job):
             reason = "Dependency" if job["after"] else "Resources"
             answer.live[name] = queue.LiveJob(job["state"], reason, elapsed, started,
                                               job.get("restarts", 0), None, "")
-        elif job["state"] not in LIVE:
-            answer.ended[name] = queue.EndedJob(job["state"], job.get("exit"), elapsed, "")
     return answer
 
-
-def elapsed_text(step: StepStatus) -> str:
-    """The step's elapsed time as a clock, ``–`` where there is none."""
-    return clock(step.elapsed_s)

@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from l3hpc.errors import ClusterError, InputError
+from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import write_json, write_text
 from l3hpc.progress import Progress
-from l3hpc.workflow import executors, records, render
+from l3hpc.workflow import artifacts, executors, records, render
+from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
 from l3hpc.workflow.shell import call
 
@@ -28,6 +29,7 @@ WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmi
               "AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit", "Slurm temporarily unable",
               "Socket timed out", "Resource temporarily unavailable")
 WAITS_S = (5, 15, 30) + (60,) * 30
+FOLLOW_S = 0.5
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -49,7 +51,7 @@ def submit(
         return _test(plan, steps, texts, progress or Progress())
     with _umask(plan.profile.umask):
         record = _write_folder(plan, steps, texts)
-        _submit_all(plan, steps, texts, record, progress or Progress())
+        hand_over(plan, steps, texts, record, progress or Progress())
     if on_submitted is not None:
         on_submitted(record)
     if record.local and any(step.state == "submitted" for step in record.steps):
@@ -72,9 +74,12 @@ def run_local(workspace: Path, run: str, *, detach: bool) -> None:
     previous = {number: signal.signal(number, signal.default_int_handler)
                 for number in (signal.SIGTERM, signal.SIGHUP)} if _in_main_thread() else {}
     try:
-        if not Runner(workspace, run, look=shown).run():
-            raise InputError(f"another runner has {run} at work",
-                             hint=f"Follow it with: l3hpc status {run} --watch")
+        while not Runner(workspace, run, look=shown).run():  # another one has it: look on
+            jobs, record = LocalJobs(workspace, run), records.read(workspace, run)
+            shown(record, jobs.jobs)
+            if jobs.settled(record):
+                break
+            time.sleep(FOLLOW_S)
     finally:
         shown.close()
         for number, handler in previous.items():
@@ -83,8 +88,6 @@ def run_local(workspace: Path, run: str, *, detach: bool) -> None:
 
 def succeeded(workspace: Path, record: RunRecord) -> bool:
     """True when every step of the run is complete."""
-    from l3hpc.workflow import artifacts
-
     return all(len(artifacts.finished(Path(step.artifact))) >= step.tasks
                for step in record.steps)
 
@@ -152,37 +155,73 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) -
     return record
 
 
-def _submit_all(
+def hand_over(
     plan: Plan, steps: list[PlannedStep], texts: dict[str, str], record: RunRecord,
-    progress: Progress,
+    progress: Progress, *, alive: dict[str, list[str]] | None = None,
 ) -> None:
-    jobs: dict[str, str] = {}
+    """Submit the steps that have a text, in this order, and keep the record up to date.
+
+    alive: step → ids of earlier jobs that still work on it; who needs that step waits for them
+    too. A refusal or an interruption takes back all that was submitted here.
+    """
+    waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
+    submitted: list[str] = []
     progress.start("submitting", len(texts), "jobs")
     try:
         for step in steps:
             if step.name not in texts:
                 continue
-            after = [jobs[name] for name in step.needs if name in jobs] + list(step.waits_for)
+            after = [job for name in step.needs for job in waits.get(name, ())]
+            after += _still_made(plan, step)
             with _no_interruption():
                 job = _submit_step(plan, step, texts[step.name], after, progress)
-                jobs[step.name] = job
+                submitted.append(job)
+                waits.setdefault(step.name, []).append(job)
                 _note_job(records.step(record, step.name), job, step, texts[step.name])
                 records.write(plan.workspace, record)
             progress.advance(1)
-        record.state = "submitted"
+        record.state, record.note = "submitted", ""
         records.write(plan.workspace, record)
-    except ClusterError as error:
-        refusal = ClusterError(f"{step.name}: {error.message}", hint=error.hint,
-                               allowed="nothing was submitted")
+    except L3hpcError as error:
+        refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
+                              allowed=error.allowed or "nothing was submitted")
         with _no_interruption():
-            _take_back(plan, record, list(jobs.values()), refusal)
+            _take_back(plan, record, submitted, refusal)
         raise refusal from None
     except BaseException as error:
         with _no_interruption():
-            _take_back(plan, record, list(jobs.values()), error)
+            _take_back(plan, record, submitted, error)
         raise
     finally:
         progress.finish()
+
+
+def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
+    """Of the other runs' jobs that make an input: those that still have to be waited for.
+
+    An id that Slurm has purged would count as fulfilled, so our own records decide.
+    """
+    jobs = []
+    for job in step.waits_for:
+        for record in records.read_all(plan.workspace):
+            made = [entry for entry in record.steps if entry.job == job]
+            if made and record.local == executors.is_local(plan.profile):
+                break
+        else:
+            raise InputError(f"an input is made by job {job}, which no run here has on "
+                             f"{plan.profile.name}", hint="Wait until it is done: l3hpc status")
+        if len(artifacts.finished(Path(made[0].artifact))) >= made[0].tasks:
+            continue
+        from l3hpc.workflow import status
+
+        [found] = status.collect(plan.workspace, [record.run])
+        state = next(each.state for each in found.steps if each.name == made[0].name)
+        if state not in status.MOVING:
+            raise InputError(
+                f"an input is made by {made[0].name} of {record.run}, which is {state}",
+                hint=f"Finish it first: l3hpc resume {record.run}")
+        jobs.append(job)
+    return jobs
 
 
 def _submit_step(
@@ -216,20 +255,27 @@ def _note_job(entry: StepRecord, job: str, step: PlannedStep, text: str) -> None
 
 
 def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseException) -> None:
-    """Cancel what was submitted, the last job first, and say so in the record."""
+    """Cancel what was submitted just now, the last job first, and say so in the record."""
     refused = isinstance(error, Exception)
-    record.state = "refused" if refused else "cancelled"
-    record.note = getattr(error, "message", str(error)) if refused else "interrupted while submitting"
+    before = record.state
     try:
         if not record.local:
             cancel_jobs(jobs[::-1])
     except ClusterError as second:
-        record.note += f"; {second}; these jobs may still be there: {' '.join(jobs)}"
+        record.note = f"{second.message}; these jobs may still be there: {' '.join(jobs)}"
         raise
     else:
         for entry in record.steps:
-            if entry.state == "submitted":
-                entry.state = "planned"
+            entry.attempts = [each for each in entry.attempts if each["job"] not in jobs]
+            if entry.state == "submitted" and not entry.attempts:
+                entry.state, entry.job, entry.submitted_tasks = "planned", None, []
+            elif entry.attempts:
+                entry.job = entry.attempts[-1]["job"]
+                entry.submitted_tasks = list(entry.attempts[-1]["tasks"])
+        if before == "submitting":
+            record.state = "refused" if refused else "cancelled"
+            record.note = getattr(error, "message", str(error)) if refused else \
+                "interrupted while submitting"
     finally:
         records.write(plan.workspace, record)
 

@@ -12,6 +12,7 @@ from l3hpc.errors import ClusterError
 from l3hpc.workflow import records, status, submission
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.model import Resources
+from l3hpc.workflow.resume import missing, resume
 
 WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"
 
@@ -100,7 +101,8 @@ def test_only_the_missing_tasks_of_an_array_are_submitted(slurm_cluster, chains,
 
 
 def test_what_is_behind_a_failed_step_is_blocked_by_it(any_slurm, chains, tmp_path):
-    made = chains.plan(tmp_path, on=profile(chains, any_slurm), params={"sample": {"fail": "error"}})
+    made = chains.plan(tmp_path, on=profile(chains, any_slurm),
+                       params={"sample": {"fail": "error"}})
     submission.submit(made)
     found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "done", "sample": "failed", "fit": "blocked",
@@ -220,7 +222,8 @@ def call(command, **options):
     return answer
 slurm.call = call
 profile = chains.profile(name='test', slots={{}}, **{slurm_cluster.profile!r})
-submission.submit(chains.plan({str(tmp_path)!r}, on=profile, params={{'extract': {{'seconds': 60}}}}))
+slow = {{'extract': {{'seconds': 60}}}}
+submission.submit(chains.plan({str(tmp_path)!r}, on=profile, params=slow))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, **slurm_cluster.env})
@@ -230,3 +233,21 @@ submission.submit(chains.plan({str(tmp_path)!r}, on=profile, params={{'extract':
     assert record.state == "cancelled"
     [found] = status.collect(tmp_path, ["demo"])
     assert found.state == "cancelled"
+
+
+def test_resume_submits_only_what_is_missing(any_slurm, chains, tmp_path):
+    on = profile(chains, any_slurm)
+    made = chains.plan(tmp_path, on=on, tasks={"extract": 3},
+                       params={"extract": {"fail": "scratch", "fail_task": 1}})
+    submission.submit(made)
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "failed", "sample": "blocked", "fit": "blocked",
+                             "reduce": "blocked", "train": "blocked"}
+    record = resume(tmp_path, "demo", on)
+    assert records.step(record, "extract").submitted_tasks == [1]
+    assert len(records.step(record, "extract").attempts) == 2
+    assert missing(tmp_path, "demo", on).steps == []  # all of it is alive
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == dict.fromkeys(chains.CHAIN, "done")
+    assert chains.output(made, "extract") == {0: "(0)", 1: "(1)", 2: "(2)"}
+    assert resume(tmp_path, "demo", on).steps[0].attempts == record.steps[0].attempts

@@ -79,6 +79,7 @@ def entry(workspace: Path, job: str) -> dict[str, Any] | None:
 def start_detached(workspace: Path, run: str, cwd: Path) -> None:
     """Start a runner that outlives this shell, and wait until it has taken the run over."""
     folder = records.run_folder(workspace, run)
+    record = records.read(workspace, run)
     with open(folder / "runner.log", "ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "l3hpc.workflow.executors.runner", str(workspace), run],
@@ -86,7 +87,8 @@ def start_detached(workspace: Path, run: str, cwd: Path) -> None:
             start_new_session=True)
     end = time.monotonic() + START_S
     while time.monotonic() < end:
-        if Owner(folder / "runner").holder() is not None or LocalJobs(workspace, run).settled():
+        if Owner(folder / "runner").holder() is not None or \
+                LocalJobs(workspace, run).settled(record):
             return
         if process.poll() not in (None, 0):
             raise ClusterError(f"the local runner ended at once (exit {process.returncode})",

@@ -139,12 +139,11 @@ class Runner:
 
     def _parent(self, job: str) -> str:
         """``done``, ``failed`` or ``live``: how all tasks of a job that others wait for stand."""
-        states = [entry["state"] for entry in self._state.jobs.values() if entry["job"] == job]
+        states = _states(self._state, job)
         if not states:  # of another run in this workspace
-            other = entry(self._workspace, job)
-            states = [] if other is None else [
-                entry["state"] for entry in LocalJobs(self._workspace, other["run"]).jobs.values()
-                if entry["job"] == job]
+            other = entry(self._workspace, job.partition("_")[0])
+            states = [] if other is None else _states(
+                LocalJobs(self._workspace, other["run"]), job)
         if all(state == "COMPLETED" for state in states):
             return "done"
         return "live" if any(state in LIVE for state in states) else "failed"
@@ -234,6 +233,11 @@ class Runner:
     def _show(self) -> None:
         if self._look is not None:
             self._look(self._record, self._state.jobs)
+
+
+def _states(local: LocalJobs, job: str) -> list[str]:
+    """The states of all tasks of ``12``, or of the one task ``12_3``."""
+    return [each["state"] for name, each in local.jobs.items() if job in (each["job"], name)]
 
 
 def _signal(group: int, number: int) -> None:
