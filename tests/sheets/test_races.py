@@ -1,0 +1,295 @@
+"""Lost answers, many syncers, people at work, a syncer killed anywhere: each row still once."""
+
+import random
+import threading
+
+import pytest
+
+from l3hpc.errors import HeaderDriftError, L3hpcError
+from l3hpc.ledger.columns import TABS
+
+MSE = "embedding_approx_mse"
+KEY = 1
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing below catches it."""
+
+
+def epochs(world, name, count, first=0):
+    for epoch in range(first, first + count):
+        world.record(name, epoch, latest_train_loss=hash((name, epoch)) % 1000 / 7,
+                     latest_validation_loss=hash((name, epoch, 1)) % 1000 / 7)
+
+
+def once(world, fault, only=":batchUpdate"):
+    """The next matching request fails in this way, the others do not."""
+    left = [fault]
+
+    def faults(method, path):
+        return left.pop() if left and path.endswith(only) else None
+    world.server.faults = faults
+
+
+@pytest.mark.parametrize("fault", ["503-applied", "drop-applied", "503", "drop", "html", "500"])
+def test_a_lost_or_failed_answer_makes_no_second_row(world, fault):
+    world.init()
+    epochs(world, "a", 2)
+    once(world, fault)
+    world.sync()
+    world.assert_equal_to_fold()
+    epochs(world, "a", 2, 2)
+    epochs(world, "b", 1)
+    once(world, fault)
+    world.sync()
+    world.assert_equal_to_fold()
+    assert world.sync().requests == 2
+
+
+@pytest.mark.parametrize("fault", ["503-applied", "drop-applied"])
+def test_a_lost_answer_to_init_makes_no_second_tab(world, fault):
+    once(world, fault)
+    world.init()
+    assert [sheet["title"] for sheet in world.server.book.sheets] == ["Sheet1", MSE, "sonyc_ust"]
+    assert world.init() == []
+
+
+def held_batch(world):
+    """A batch that left its syncer but has not arrived yet: returns what delivers it."""
+    from l3hpc.ledger.sync import sync
+    held, sheets = [], world.sheets()
+    real = sheets.batch
+
+    def hold(requests):
+        held.append(requests)
+        raise Killed
+    sheets.batch = hold
+    with pytest.raises(Killed):
+        sync(world.store, sheets)
+    return lambda: real(held[0])
+
+
+def test_a_new_row_that_arrives_late_is_refused(world):
+    """Time-out, read back, nothing there; the first request arrives after the second."""
+    world.init()
+    epochs(world, "a", 1)
+    deliver = held_batch(world)
+    world.sync()
+    with pytest.raises(L3hpcError, match="already in use"):
+        deliver()
+    world.assert_equal_to_fold()
+
+
+def test_an_update_that_arrives_late_never_lowers_a_row(world):
+    world.init()
+    epochs(world, "a", 1)
+    world.sync()
+    epochs(world, "a", 1, 1)
+    deliver = held_batch(world)
+    epochs(world, "a", 1, 2)
+    world.sync()
+    with pytest.raises(L3hpcError, match="already in use"):
+        deliver()
+    assert world.row("a")["Latest Epoch"] == 2
+    world.assert_equal_to_fold()
+
+
+def test_four_syncers_and_eight_jobs_with_random_faults(world):
+    world.init()
+    chance = random.Random(3)
+    faults = [None] * 12 + ["429", "500", "503", "503-applied", "drop", "drop-applied", "html"]
+    lock = threading.Lock()
+
+    def fault(method, path):
+        with lock:
+            return chance.choice(faults)
+    world.server.faults = fault
+    problems, stop = [], threading.Event()
+
+    def syncer():
+        while not stop.is_set():
+            try:
+                report = world.sync()
+                problems.extend(report.problems)
+            except L3hpcError as error:
+                if "kept changing" not in str(error):
+                    problems.append(error)
+
+    def job(name):
+        for epoch in range(50):
+            epochs(world, name, 1, epoch)
+
+    syncers = [threading.Thread(target=syncer) for _ in range(4)]
+    jobs = [threading.Thread(target=job, args=(f"job{number}",)) for number in range(8)]
+    for thread in [*syncers, *jobs]:
+        thread.start()
+    for thread in jobs:
+        thread.join()
+    stop.set()
+    for thread in syncers:
+        thread.join()
+    world.server.faults = lambda method, path: None
+    assert world.sync().problems == []
+    world.assert_equal_to_fold()
+    assert len(world.rows()) == 8 and all(row["Latest Epoch"] == 49 for row in world.rows())
+    assert problems == []
+
+
+def filled(world, names="abcdef"):
+    world.init()
+    for number, name in enumerate(names):
+        world.record(name, num_epochs=number)
+        epochs(world, name, 2)
+    world.sync()
+
+
+def in_between(world, action, moment="before_batch"):
+    """A person acts once just before (or after) the next batch is applied."""
+    def act(book):
+        setattr(world.server, moment, None)
+        action(book)
+    setattr(world.server, moment, act)
+
+
+def reverse(book):
+    grid = book.named(MSE)["grid"]
+    filled_rows = [row for row in grid[1:] if any(value is not None for value in row)]
+    grid[1:1 + len(filled_rows)] = filled_rows[::-1]
+
+
+@pytest.mark.parametrize("moment", ["before_batch", "after_batch"])
+def test_a_sort_in_between_is_undone_cell_by_cell(world, moment):
+    filled(world)
+    grid = world.server.book.named(MSE)["grid"]
+    grid[7][:3] = ["bob", "/by/hand", "mine"]
+    grid[7][19:24] = [1, 2, 3, 4, 5]
+    theirs = list(grid[7])
+    epochs(world, "a", 3, 2)
+    in_between(world, reverse, moment)
+    report = world.sync()
+    assert report.problems == []
+    assert (report.put_back > 0) == (moment == "before_batch")
+    assert theirs in world.server.grid(MSE)
+    rows = [row for row in world.server.grid(MSE) if row != theirs]
+    world.server.book.named(MSE)["grid"][1:] = rows
+    world.assert_equal_to_fold()
+
+
+def test_a_row_inserted_or_deleted_in_between_does_no_harm(world):
+    filled(world)
+    epochs(world, "c", 3, 2)
+    in_between(world, lambda book: book.named(MSE)["grid"].insert(2, [None] * 28))
+    assert world.sync().problems == []
+    world.assert_equal_to_fold()
+    epochs(world, "d", 3, 2)
+    in_between(world, lambda book: book.named(MSE)["grid"].pop(1))
+    world.sync()
+    assert [item["kind"] for item in world.sync().problems] == ["deleted"]
+    assert len(world.rows()) == 5
+    for row in world.store.fold().of(MSE):
+        if row.key != ("/m/a",):
+            shown = world.row(row.key[0][3:])
+            assert shown["Latest Train Loss"] == row.values["latest_train_loss"]
+            assert shown["Best Train Loss"] == row.values["best_train_loss"]
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 22, 27])
+def test_a_column_inserted_in_between_is_noticed_and_undone(world, position):
+    filled(world)
+    epochs(world, "b", 3, 2)
+    epochs(world, "new", 1)
+
+    def insert(book):
+        sheet = book.named(MSE)
+        sheet["columns"] += 1
+        for row in sheet["grid"]:
+            row.insert(position, None)
+        sheet["grid"][0][position] = "Notes"
+
+    in_between(world, insert)
+    with pytest.raises(HeaderDriftError):
+        world.sync()
+    with pytest.raises(HeaderDriftError, match="has changed columns"):
+        world.sync()
+    sheet = world.server.book.named(MSE)
+    assert [row[position] for row in sheet["grid"][1:]] == [None] * (len(sheet["grid"]) - 1)
+    sheet["columns"] -= 1
+    for row in sheet["grid"]:
+        del row[position]
+    assert world.sync().problems == []
+    world.assert_equal_to_fold()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("stop", range(8))
+def test_a_syncer_killed_at_any_request_leaves_nothing_wrong(world, stop, moved):
+    from l3hpc.ledger.sync import sync
+    filled(world)
+    epochs(world, "a", 3, 2)
+    epochs(world, "new", 1)
+    sheets = world.sheets()
+    real, sent = sheets.send, [0]
+
+    def send(call, kind):
+        number = sent[0]
+        sent[0] += 1
+        if number == stop // 2 and stop % 2 == 0:
+            raise Killed
+        answer = real(call, kind)
+        if number == stop // 2:
+            raise Killed
+        return answer
+
+    sheets.send = send
+    if moved:
+        in_between(world, reverse)
+    with pytest.raises(Killed):
+        sync(world.store, sheets)
+    assert world.sync().problems == []
+    world.assert_equal_to_fold()
+    assert world.sync().requests == 2
+    assert not list(world.store.folder.glob("sync/**/intent-*"))
+
+
+def test_two_at_once_make_the_tabs_once(world):
+    threads = [threading.Thread(target=world.init) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    titles = [sheet["title"] for sheet in world.server.book.sheets]
+    assert sorted(titles) == sorted(["Sheet1", MSE, "sonyc_ust"])
+    assert world.server.book.named(MSE)["grid"][0] == TABS[MSE].titles
+
+
+def test_the_quota_is_respected_by_a_visible_wait(world):
+    from l3hpc.ledger.sheets import Pace, Sheets
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+    world.init()
+    world.server.quota, world.server.clock = 60, lambda: now[0]
+    pace = Pace(world.said.append, clock=lambda: now[0], sleep=sleep)
+    sheets = Sheets("book-one", world.key, pace=pace, say=world.said.append,
+                    environ={"L3HPC_SHEETS_URL": world.server.url})
+    for _ in range(130):
+        sheets.structure()
+    assert 110 < now[0] < 130
+    assert any("55 reads this minute" in line for line in world.said)
+    assert not any("quota" in line for line in world.said)
+
+
+def test_a_thousand_rows_need_four_requests(world):
+    from l3hpc.ledger.fold import Row
+    world.init()
+    rows = {}
+    for number in range(1000):
+        key = (f"/m/{number}",)
+        rows[(MSE, key)] = Row(TABS[MSE], key, {"model_dir": key[0], "num_epochs": number})
+    from l3hpc.ledger.fold import Fold
+    world.store.fold = lambda history=False: Fold(rows=dict(rows))
+    report = world.sync()
+    assert report.inserted == 1000 and report.requests == 4
+    assert world.sync().requests == 2
+    assert len({row["Model Dir"] for row in world.rows()}) == 1000
