@@ -84,8 +84,8 @@ def build(
                    [step.fingerprint for step in planned.values()],
                    date or datetime.date.today())
     labels = _labels(config, found.name, run, user or getpass.getuser(), students)
-    steps = tuple(replace(step, labels={**labels, "step": step.name})
-                  for step in planned.values())
+    steps = tuple(replace(step, labels={**labels, **_folders(step, planned, config, run),
+                                        "step": step.name}) for step in planned.values())
     return Plan(run=run, pipeline=found.name, workspace=config.workspace, profile=config.profile,
                 steps=steps, options=request.typed())
 
@@ -258,13 +258,10 @@ def _said(params: BaseModel) -> dict[str, Any]:
 def _labels(config: Config, pipeline: str, run: str, user: str,
             students: Sequence[Outside]) -> dict[str, Any]:
     """What only the ledger needs. model_dir is the folder of the student that is used."""
-    folder = config.workspace / "runs" / run
-    labels = {
-        "username": user, "run": run, "pipeline": pipeline, "cluster": config.profile.name,
-        "model_dir": str(folder / "artifacts" / "train"),
-        "output_dir": str(folder / "artifacts" / "classify"), "exp_id": run,
-        "gsheet_id": config.ledger.sheet_id,
-    }
+    folder = config.workspace / "runs" / run / "artifacts"
+    labels = {"username": user, "run": run, "pipeline": pipeline, "exp_id": run,
+              "cluster": config.profile.name, "model_dir": str(folder / "train"),
+              "output_dir": str(folder / "classify")}
     if students:
         one = students[0]
         labels["model_dir"] = str(one.path)
@@ -272,3 +269,18 @@ def _labels(config: Config, pipeline: str, run: str, user: str,
             labels["student_run"] = one.run
             labels["model_dir"] = str(config.workspace / "runs" / one.run / "artifacts" / "train")
     return labels
+
+
+def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
+             run: str) -> dict[str, str]:
+    """model_dir and output_dir of the train and classify steps of this run that a step is, or
+    that it builds on."""
+    found: dict[str, str] = {}
+    names = [step.name]
+    for name in names:
+        one = planned[name]
+        key = {"train": "model_dir", "classify": "output_dir"}.get(one.kind)
+        if key and key not in found:
+            found[key] = str(config.workspace / "runs" / run / "artifacts" / name)
+        names += [need for need in one.needs if need not in names]
+    return found

@@ -335,6 +335,18 @@ def test_an_input_by_run_or_artifact():
         build(start="train", inputs={"redcue": "published"})
 
 
+def test_each_of_two_students_has_its_own_row():
+    Path("jobs").mkdir()
+    Path("jobs/two.yaml").write_text(
+        "include: upstream\nsteps:\n  small: {kind: train, needs: [extract, reduce], "
+        "params: {asr: 16000}}\n")
+    made = build("two")
+    folder = made.folder / "artifacts"
+    assert step(made, "train").labels["model_dir"] == str(folder / "train")
+    assert step(made, "small").labels["model_dir"] == str(folder / "small")
+    assert step(made, "small").fingerprint != step(made, "train").fingerprint
+
+
 def test_a_broken_record_is_named():
     made = build()
     record(made)
