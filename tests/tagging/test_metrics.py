@@ -128,9 +128,9 @@ def test_missing_and_extra_clips_are_refused_by_name(taxonomy, rng):
 def test_full_size_is_scored_in_under_two_seconds(taxonomy, rng):
     fine, coarse, predicted = case(taxonomy, rng, 18_510, decimals=9)
     annotations = made_annotations(taxonomy, fine, coarse)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: a busy machine is no failure
     result = evaluate(predicted, annotations, taxonomy)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert all(len(curve["recall"]) <= 200 for curve in result["fine"]["curves"].values())
 
 
