@@ -174,7 +174,8 @@ def tagging(findings: Findings) -> Markup:
         "figure", element("figcaption", element("span", curve.tag),
                           element("b", number(curve.auprc), title="AUPRC")),
         charts.curve_panel(curve),
-        element("div", f"{curve.positives} of {curve.recordings} recordings", class_="under")
+        element("div", f"{curve.positives or 'none'} of {curve.recordings} recordings",
+                class_="under")
         if curve.positives is not None else None, class_="panel")
         for curve in scores.curves if curve.recall]
     levels = [(f"{entry.level}, {entry.split}", *(

@@ -38,16 +38,16 @@ class Settings:
     """Sizes of the demonstration. ``weights``: a teacher's file in place of random weights."""
 
     sensors: int = 3
-    recordings: int = 16
+    recordings: int = 20
     seconds: float = 10.0
-    clips: int = 80
+    clips: int = 120
     days: int = 10
     seed: int = 20180216
     weights: str = "untrained"
     options: Mapping[str, Any] = field(default_factory=lambda: {
         "emb-dim": 32, "filters": [8, 8, 16, 16, 32, 32, 32, 32], "samples": 240, "epochs": 12,
         "batch-size": 32, "learning-rate": 1e-3, "classifier-epochs": 60})
-    sets: tuple[str, ...] = ("extract.files_per_task=16", "classify.learning_rate=0.01")
+    sets: tuple[str, ...] = ("extract.files_per_task=20", "classify.learning_rate=0.01")
 
     @property
     def city(self) -> str:
