@@ -1,0 +1,60 @@
+"""The arrows between rooms point down, and the command line starts without heavy libraries."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "l3hpc"
+SCIENCE = {"audio", "models", "sampling", "reduction", "tagging", "datasets"}
+BASE = {"errors", "files", "progress", "_version"}
+MAY_IMPORT = {
+    "cli": {"cli", "workflow", "ledger", "report", "steps"} | SCIENCE | BASE,
+    "workflow": {"workflow", "steps", "ledger", "report"} | SCIENCE | BASE,
+    "report": {"report", "ledger"} | SCIENCE | BASE,
+    "steps": {"steps"} | SCIENCE | BASE,
+    "ledger": {"ledger"} | BASE,
+    **{room: SCIENCE | BASE for room in SCIENCE},
+}
+HEAVY = ("tensorflow", "keras", "pandas", "sklearn")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_room_imports_only_rooms_below_it(room):
+    wrong = []
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "l3hpc" and len(parts) > 1 and (PACKAGE / parts[1]).exists() \
+                    and parts[1] not in MAY_IMPORT[room]:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert not wrong
+
+
+def test_every_module_says_what_the_room_is_for():
+    silent = [str(path.relative_to(PACKAGE)) for path in sorted(PACKAGE.rglob("*.py"))
+              if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent
+
+
+@pytest.mark.parametrize("module", sorted(
+    ".".join(("l3hpc", *path.relative_to(PACKAGE).with_suffix("").parts))
+    for room in ("cli", "workflow", "steps", "ledger") for path in (PACKAGE / room).rglob("*.py")
+))
+def test_importing_a_module_of_the_upper_rooms_loads_nothing_heavy(module):
+    code = (f"import sys, importlib; importlib.import_module({module.removesuffix('.__init__')!r});"
+            f"print([m for m in {HEAVY!r} if m in sys.modules])")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
