@@ -1,0 +1,56 @@
+"""The doctor on a real Slurm: what it calls right works, and what it calls wrong is refused."""
+
+import json
+
+import pytest
+
+from l3hpc.steps import STEPS
+from l3hpc.workflow import config, doctor
+
+pytestmark = pytest.mark.slurm
+
+
+def examined(cluster, folder, **profile):
+    small = {step: {"mem": "200MB", "cpus": 1, "gpus": 0} for step in STEPS}
+    entry = {**cluster.profile, "steps": small, **profile}
+    (folder / "cluster.yaml").write_text(json.dumps(
+        {"cluster": "greene", "clusters": {"greene": entry}}))
+    found = {}
+    for line in doctor.examine(config.load(folder / "cluster.yaml", environ={})):
+        found.setdefault(line.check, line)
+    return found
+
+
+def test_a_working_cluster_is_green(any_slurm, tmp_path):
+    found = examined(any_slurm, tmp_path)
+    assert found["Slurm"].state == "green" and "3 nodes in use or free" in found["Slurm"].words
+    assert found["accounting"].state == ("green" if any_slurm.accounting else "yellow")
+    assert found["partition cpu"].state == "green"
+    assert "gpu" in found["partition cpu"].words
+    assert found["scripts"].state == "green", found
+    assert found["workspace is shared"].state == "green", found["workspace is shared"]
+    assert [line for line in found.values() if line.state == "red"] == []
+
+
+def test_what_slurm_would_refuse_is_red(slurm_cluster, tmp_path):
+    found = examined(slurm_cluster, tmp_path, partition="gpus", steps={
+        "train": {"partition": "cpu", "gpus": 1, "gpu_type": "h100", "mem": "900GB"}})
+    assert found["partition gpus"].state == "red"
+    assert "cpu" in found["partition gpus"].todo
+    assert "900 GB" in found["partition cpu"].words and "h100" in found["partition cpu"].words
+    assert found["scripts"].state == "yellow"
+    refused = [name for name, line in found.items()
+               if name.startswith("script of") and line.state == "red"]
+    assert len(refused) == 8
+
+
+def test_a_workspace_that_only_this_machine_has_is_red(slurm_cluster, tmp_path, monkeypatch):
+    """The nodes of the test cluster share this machine, so the job is pointed elsewhere."""
+    from l3hpc.workflow.doctor import places
+
+    plain = places.srun
+    monkeypatch.setattr(places, "srun", lambda config: [*plain(config), "env", "sh", "-c",
+                                                        'cat "$4.elsewhere"', "sh"])
+    found = examined(slurm_cluster, tmp_path)
+    assert found["workspace is shared"].state == "red"
+    assert "a node does not see" in found["workspace is shared"].words
