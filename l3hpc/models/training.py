@@ -206,11 +206,14 @@ class Training:
     def _summarise(self, after: Status) -> None:
         if self.tensorboard is None:
             return
+        # what tf.summary.scalar writes; it needs TensorBoard installed, this does not
+        plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+        kind = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class=1)
         writer = tf.summary.create_file_writer(str(self.tensorboard))
-        with writer.as_default(step=after.epoch - 1):
+        with writer.as_default():
             for name, value in after.history[-1].items():
                 if name != "epoch":
-                    tf.summary.scalar(name, value)
+                    tf.summary.write(name, np.float32(value), step=after.epoch - 1, metadata=kind)
         writer.close()
 
     def _details(self) -> dict[str, Any]:

@@ -89,3 +89,9 @@ class Runner:
 def runner(tmp_path):
     """A fresh runner."""
     return Runner(tmp_path)
+
+
+@pytest.fixture
+def new_runner(tmp_path):
+    """Makes more runners, by name."""
+    return lambda name: Runner(tmp_path / name)
