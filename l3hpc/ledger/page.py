@@ -1,0 +1,307 @@
+"""The page of ``html``: its markup, style and script. ``@DATA@`` is replaced by the rows."""
+
+STYLE = """
+:root{--ink:#1b1f24;--soft:#5b6570;--line:#d7dce2;--bg:#fff;--head:#f3f5f8;--best:#fff2cc;
+--pick:#e3efff;--accent:#0b57d0;--bad:#b3261e}
+@media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#9aa5b1;--line:#3a424c;--bg:#15181c;
+--head:#20252b;--best:#4a3f16;--pick:#1d3557;--accent:#8ab4f8;--bad:#f2b8b5}}
+*{box-sizing:border-box}
+body{margin:0;font:14px/1.4 system-ui,sans-serif;color:var(--ink);background:var(--bg)}
+header,section{padding:12px 16px}
+h1{font-size:18px;margin:0 0 4px}h2{font-size:15px;margin:0 0 8px}
+.soft{color:var(--soft)}
+.bar{display:flex;flex-wrap:wrap;gap:8px 14px;align-items:center;margin:8px 0 0}
+button,select,input{font:inherit;color:inherit;background:var(--bg);border:1px solid var(--line);
+border-radius:4px;padding:3px 8px}
+button[aria-selected=true]{background:var(--accent);color:var(--bg);border-color:var(--accent)}
+:focus-visible{outline:2px solid var(--accent);outline-offset:1px}
+.scroll{overflow:auto;max-height:58vh;border:1px solid var(--line);border-radius:4px}
+table{border-collapse:separate;border-spacing:0;white-space:nowrap}
+th,td{padding:3px 8px;border-bottom:1px solid var(--line);text-align:left}
+thead th{position:sticky;top:0;background:var(--head);z-index:1}
+thead th button{border:0;background:none;padding:0;font-weight:600;cursor:pointer}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
+td.t{max-width:270px;overflow:hidden;text-overflow:ellipsis}
+tr.best td{background:var(--best)}tr.pick td{background:var(--pick)}
+.mark{font-size:12px;border:1px solid var(--line);border-radius:8px;padding:0 6px;margin-right:4px}
+.mark.failed,.mark.conflict,.mark.deleted,.mark.duplicate,.mark.stale{color:var(--bad);
+border-color:var(--bad)}
+.note{font-style:italic}
+.two{display:grid;grid-template-columns:minmax(420px,1fr) minmax(320px,1fr);gap:16px}
+@media (max-width:900px){.two{grid-template-columns:1fr}}
+svg{width:100%;height:auto;border:1px solid var(--line);border-radius:4px}
+svg text{fill:var(--soft);font-size:11px}svg .grid{stroke:var(--line)}
+.legend{display:flex;flex-wrap:wrap;gap:2px 14px;margin-top:6px;font-size:12px}
+.legend i{display:inline-block;width:14px;height:3px;margin-right:5px;vertical-align:middle}
+"""
+
+SCRIPT = r"""
+'use strict';
+const data = JSON.parse(document.getElementById('data').textContent);
+const $ = id => document.getElementById(id);
+const colours = ['#0b57d0','#c5221f','#188038','#a142f4','#e37400','#00838f','#ad1457','#5f6368'];
+const view = {tab: 0, sort: null, down: false, filter: '', all: false, metric: '', log: false,
+              picked: new Set()};
+const el = (name, props, ...inside) => {
+  const node = Object.assign(document.createElement(name), props || {});
+  node.append(...inside.filter(item => item !== null && item !== undefined));
+  return node;
+};
+const show = value => value === null ? '–' : value === true ? 'yes' : value === false ? 'no'
+  : typeof value !== 'number' ? value : Number.isInteger(value) ? String(value)
+  : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toFixed(4) : value.toPrecision(4);
+const number = value => typeof value === 'number';
+const tab = () => data.tabs[view.tab];
+const name = row => tab().key.map(index => show(row.cells[index])).join(' ');
+const end = (text, size) => text.length <= size ? text : '…' + text.slice(1 - size);
+
+function columns(rows) {
+  const every = tab().columns.map((column, index) => index);
+  if (view.all) return every;
+  return every.filter(index => tab().key.includes(index) || index === tab().rank
+    || rows.some(row => row.cells[index] !== rows[0].cells[index]));
+}
+
+function matches(row) {
+  const words = view.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  if (!words.length) return true;
+  row.text = row.text || [...row.cells.map(show), row.note, ...row.marks].join(' ').toLowerCase();
+  return words.every(word => row.text.includes(word));
+}
+
+function ordered(rows) {
+  const column = view.sort === null ? tab().rank : view.sort;
+  const down = view.sort === null ? tab().best === 'max' : view.down;
+  const value = row => row.cells[column];
+  const missing = row => value(row) === null
+    || ['NaN', 'Infinity', '-Infinity'].includes(value(row));
+  return rows.slice().sort((one, other) => {
+    if (missing(one) || missing(other)) return missing(one) - missing(other);
+    const a = value(one), b = value(other);
+    const by = number(a) && number(b) ? a - b : String(a).localeCompare(String(b));
+    return down ? -by : by;
+  });
+}
+
+function drawTable() {
+  const every = tab().rows, rows = ordered(every.filter(matches)), list = columns(every);
+  const head = el('tr', {}, el('th', {scope: 'col'}, '✓'), el('th', {scope: 'col'}, ''));
+  const last = Math.max(...list.filter(index => tab().key.includes(index)));
+  for (const index of list) {
+    const on = view.sort === index || (view.sort === null && index === tab().rank);
+    const down = view.sort === null ? tab().best === 'max' : view.down;
+    const title = el('button', {type: 'button', id: 'sort' + index},
+                     tab().columns[index][0] + (on ? (down ? ' ▼' : ' ▲') : ''));
+    title.onclick = () => {
+      view.down = view.sort === index ? !view.down : tab().columns[index][2] === 'max';
+      view.sort = index;
+      drawTable();
+      $('sort' + index).focus();
+    };
+    const cell = el('th', {scope: 'col'}, title);
+    if (on) cell.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+    head.append(cell);
+    if (index === last) head.append(el('th', {scope: 'col'}, 'State, note'));
+  }
+  const body = document.createDocumentFragment();
+  for (const row of rows) {
+    const box = el('input', {type: 'checkbox', checked: view.picked.has(row)});
+    box.setAttribute('aria-label', 'compare ' + name(row));
+    const line = el('tr', {className: (row.best ? 'best ' : '') + (box.checked ? 'pick' : '')},
+                    el('td', {}, box), el('td', {title: row.best ? 'best' : ''},
+                                          row.best ? '★' : ''));
+    box.onchange = () => {
+      box.checked ? view.picked.add(row) : view.picked.delete(row);
+      line.classList.toggle('pick', box.checked);
+      drawChosen();
+    };
+    for (const index of list) {
+      const value = row.cells[index], text = show(value);
+      const key = tab().key.includes(index);
+      line.append(el('td', {
+        className: number(value) ? 'n' : key ? '' : 't',
+        title: text.length > 30 ? text : ''}, key ? end(text, 36) : text));
+      if (index !== last) continue;
+      const state = el('td', {className: 't', title: row.note});
+      for (const mark of row.marks) state.append(el('span', {className: 'mark ' + mark}, mark));
+      if (row.note) state.append(el('span', {className: 'note'}, row.note));
+      line.append(state);
+    }
+    body.append(line);
+  }
+  $('head').replaceChildren(head);
+  $('body').replaceChildren(body);
+  $('count').textContent = (rows.length === every.length ? '' : rows.length + ' of ')
+    + every.length + ' rows, ' + list.length + ' of ' + tab().columns.length + ' columns';
+}
+
+function chosen() {
+  const own = tab().rows.filter(row => view.picked.has(row));
+  return own.length ? own : ordered(tab().rows).slice(0, 4);
+}
+
+function drawChosen() { drawCurves(); drawCompare(); }
+
+function drawCurves() {
+  const rows = chosen().filter(row => row.curves.epoch), metrics = new Set();
+  for (const row of rows)
+    for (const metric of Object.keys(row.curves)) if (metric !== 'epoch') metrics.add(metric);
+  const names = [...metrics].sort();
+  $('curves').hidden = !names.length;
+  if (!names.length) return;
+  if (!metrics.has(view.metric))
+    view.metric = metrics.has('validation_loss') ? 'validation_loss' : names[0];
+  $('metric').replaceChildren(...names.map(metric => el('option', {
+    value: metric, selected: metric === view.metric}, metric.replaceAll('_', ' '))));
+  const lines = rows.map(row => (row.curves[view.metric] || []).map((value, place) =>
+    [row.curves.epoch[place], value]).filter(point => point[1] !== null
+      && (!view.log || point[1] > 0)));
+  const points = lines.flat();
+  const low = list => list.reduce((a, b) => Math.min(a, b), Infinity);
+  const high = list => list.reduce((a, b) => Math.max(a, b), -Infinity);
+  const scale = value => view.log ? Math.log10(value) : value;
+  const x0 = low(points.map(p => p[0])), x1 = Math.max(high(points.map(p => p[0])), x0 + 1);
+  let y0 = low(points.map(p => scale(p[1]))), y1 = high(points.map(p => scale(p[1])));
+  if (y1 - y0 < 1e-12) { y0 -= 0.5; y1 += 0.5; }
+  const X = x => 56 + (x - x0) / (x1 - x0) * 570;
+  const Y = y => 250 - (scale(y) - y0) / (y1 - y0) * 235;
+  const svg = (kind, props, text) => {
+    const node = document.createElementNS('http://www.w3.org/2000/svg', kind);
+    for (const [key, value] of Object.entries(props)) node.setAttribute(key, value);
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const parts = [];
+  for (let step = 0; step <= 4; step++) {
+    const y = y0 + (y1 - y0) * step / 4, at = 250 - 235 * step / 4;
+    parts.push(svg('line', {x1: 56, x2: 626, y1: at, y2: at, class: 'grid'}),
+      svg('text', {x: 50, y: at + 4, 'text-anchor': 'end'},
+        (view.log ? 10 ** y : y).toPrecision(3)));
+    const x = Math.round(x0 + (x1 - x0) * step / 4);
+    parts.push(svg('text', {x: X(x), y: 268, 'text-anchor': 'middle'}, x));
+  }
+  parts.push(svg('text', {x: 340, y: 284, 'text-anchor': 'middle'}, 'epoch'));
+  lines.forEach((line, place) => {
+    const colour = colours[place % colours.length];
+    if (line.length === 1)
+      parts.push(svg('circle', {cx: X(line[0][0]), cy: Y(line[0][1]), r: 3, fill: colour}));
+    parts.push(svg('polyline', {fill: 'none', stroke: colour, 'stroke-width': 1.8,
+      'stroke-dasharray': place >= colours.length ? '5 3' : 'none',
+      points: line.map(p => X(p[0]).toFixed(1) + ',' + Y(p[1]).toFixed(1)).join(' ')}));
+  });
+  $('plot').replaceChildren(...parts);
+  $('plot').setAttribute('aria-label', view.metric + ' per epoch of ' + rows.length + ' runs');
+  $('legend').replaceChildren(...rows.map((row, place) => {
+    const line = el('i', {});
+    line.style.background = colours[place % colours.length];
+    return el('span', {title: name(row)}, line, end(name(row), 34)
+      + (row.note ? ' (' + row.note + ')' : ''));
+  }));
+}
+
+function drawCompare() {
+  const rows = chosen();
+  $('compare').hidden = !rows.length;
+  if (!rows.length) return;
+  $('which').textContent = view.picked.size && rows.some(row => view.picked.has(row))
+    ? 'the ticked rows' : 'the best rows (tick rows in the table to choose)';
+  const head = el('tr', {}, el('th', {}, ''), ...rows.map(row =>
+    el('th', {scope: 'col', title: name(row)}, end(name(row), 26))));
+  const lines = [];
+  tab().columns.forEach((column, index) => {
+    if (tab().key.includes(index) || (rows.length > 1
+        && rows.every(row => row.cells[index] === rows[0].cells[index]))) return;
+    const first = rows[0].cells[index];
+    lines.push(el('tr', {}, el('th', {scope: 'row'}, column[0]), ...rows.map((row, place) => {
+      const value = row.cells[index];
+      const by = place && number(value) && number(first) && value !== first
+        ? ' (' + (value > first ? '+' : '') + Number((value - first).toPrecision(3)) + ')' : '';
+      return el('td', {className: number(value) ? 'n' : 't', title: show(value)},
+                show(value) + by);
+    })));
+  });
+  const more = [['state', row => row.marks.join(', ') || '–'], ['note', row => row.note || '–'],
+    ['last record', row => row.time ? new Date(row.time * 1000).toLocaleString() : '–'],
+    ['run', row => row.beside.run || '–'], ['job', row => row.beside.job || '–'],
+    ['host', row => row.beside.host || '–'], ['commit', row => row.beside.commit || '–']];
+  for (const [title, get] of more)
+    if (rows.some(row => get(row) !== '–')) lines.push(el('tr', {}, el('th', {scope: 'row'}, title),
+      ...rows.map(row => el('td', {className: 't', title: String(get(row))}, String(get(row))))));
+  for (const kind of ['log', 'artifact', 'report'])
+    if (rows.some(row => row.links[kind])) lines.push(el('tr', {}, el('th', {scope: 'row'}, kind),
+      ...rows.map(row => {
+        const target = row.links[kind];
+        if (!target) return el('td', {}, '–');
+        const safe = target.startsWith('/') ? 'file://' + encodeURI(target) : null;
+        return el('td', {className: 't', title: target}, safe
+          ? el('a', {href: safe}, end(target, 30)) : end(target, 30));
+      })));
+  $('pair').replaceChildren(el('thead', {}, head), el('tbody', {}, ...lines));
+}
+
+function draw() {
+  [...$('tabs').children].forEach((button, place) =>
+    button.setAttribute('aria-selected', String(place === view.tab)));
+  drawTable();
+  drawChosen();
+}
+
+$('made').textContent = 'made ' + new Date(data.made * 1000).toLocaleString();
+data.tabs.forEach((each, place) => {
+  const button = el('button', {type: 'button'}, each.name + ' (' + each.rows.length + ')');
+  button.setAttribute('role', 'tab');
+  button.onclick = () => { view.tab = place; view.sort = null; draw(); };
+  $('tabs').append(button);
+});
+$('tabs').onkeydown = event => {
+  const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+  if (!step) return;
+  const next = $('tabs').children[(view.tab + step + data.tabs.length) % data.tabs.length];
+  next.focus();
+  next.click();
+};
+$('filter').oninput = event => { view.filter = event.target.value; drawTable(); };
+$('all').onchange = event => { view.all = event.target.checked; drawTable(); };
+$('log').onchange = event => { view.log = event.target.checked; drawCurves(); };
+$('metric').onchange = event => { view.metric = event.target.value; drawCurves(); };
+$('clear').onclick = () => { view.picked.clear(); draw(); };
+document.addEventListener('keydown', event => {
+  if (event.key === '/' && document.activeElement !== $('filter')) {
+    event.preventDefault();
+    $('filter').focus();
+  }
+});
+const full = data.tabs.findIndex(each => each.rows.length);
+view.tab = full < 0 ? 0 : full;
+if (data.tabs.length) draw();
+document.body.dataset.ready = String(Math.round(performance.now()));
+"""
+
+PAGE = (
+    """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>l3hpc results</title>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline';
+ script-src 'unsafe-inline'"><style>"""
+    + STYLE
+    + """</style></head><body>
+<header><h1>Results</h1><div class="soft" id="made"></div>
+<div class="bar"><div id="tabs" role="tablist" aria-label="tab" class="bar" style="margin:0"></div>
+<label>Filter <input id="filter" type="search" placeholder="words, press /" size="24"></label>
+<label><input id="all" type="checkbox"> all columns</label>
+<button id="clear" type="button">untick all</button><span class="soft" id="count"
+ aria-live="polite"></span></div></header>
+<section><div class="scroll" tabindex="0" role="region" aria-label="results table">
+<table><thead id="head"></thead><tbody id="body"></tbody></table></div></section>
+<section class="two"><div id="curves"><h2>Learning curves</h2><div class="bar">
+<label>Metric <select id="metric"></select></label>
+<label><input id="log" type="checkbox"> logarithmic</label></div>
+<svg id="plot" viewBox="0 0 640 292" role="img"></svg><div class="legend" id="legend"></div></div>
+<div id="compare"><h2>Side by side: <span id="which"></span></h2>
+<div class="scroll" tabindex="0" role="region" aria-label="comparison"><table id="pair"></table>
+</div></div></section>
+<script type="application/json" id="data">@DATA@</script><script>"""
+    + SCRIPT
+    + """</script></body></html>
+"""
+)
