@@ -28,13 +28,15 @@ class Place:
 
 def place(workspace: str | None, sheet: str | None = None, key_file: str | None = None) -> Place:
     """Workspace and sheet from options, environment and cluster.yaml (the one look-up here)."""
-    from l3hpc.workflow.config import load
+    from l3hpc.workflow.config import load, sheet_id
 
     given = {"paths.workspace": (workspace, "--workspace"), "ledger.sheet_id": (sheet, "--sheet"),
              "ledger.key_file": (key_file, "--key-file")}
     config = load(overrides={name: (value, option) for name, (value, option) in given.items()
                              if value is not None})
-    return Place(config.workspace, config.ledger.sheet_id, config.ledger.key_file)
+    identity = config.ledger.sheet_id
+    return Place(config.workspace, sheet_id(identity) if identity else None,
+                 config.ledger.key_file)
 
 
 def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:

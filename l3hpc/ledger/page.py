@@ -58,8 +58,9 @@ const end = (text, size) => text.length <= size ? text : '…' + text.slice(1 - 
 function columns(rows) {
   const every = tab().columns.map((column, index) => index);
   if (view.all) return every;
-  return every.filter(index => tab().key.includes(index) || index === tab().rank
-    || rows.some(row => row.cells[index] !== rows[0].cells[index]));
+  const first = [...tab().key, tab().rank];
+  return [...first, ...every.filter(index => !first.includes(index)
+    && rows.some(row => row.cells[index] !== rows[0].cells[index]))];
 }
 
 function matches(row) {
@@ -86,7 +87,7 @@ function ordered(rows) {
 function drawTable() {
   const every = tab().rows, rows = ordered(every.filter(matches)), list = columns(every);
   const head = el('tr', {}, el('th', {scope: 'col'}, '✓'), el('th', {scope: 'col'}, ''));
-  const last = Math.max(...list.filter(index => tab().key.includes(index)));
+  const last = list.filter(index => tab().key.includes(index)).pop();
   for (const index of list) {
     const on = view.sort === index || (view.sort === null && index === tab().rank);
     const down = view.sort === null ? tab().best === 'max' : view.down;
