@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.errors import InputError
+from l3hpc.sampling.leverage import leverage_bounds
 from l3hpc.sampling.projection import sample_projection
 from l3hpc.sampling.rows import FeatureRows, Rows, as_rows, blocks, features
 from l3hpc.sampling.symmetric import choose_values, log_symmetric
@@ -162,14 +163,9 @@ class KDPP:
         rows = self.rows
         assert rows is not None
         mapping = self._vectors[:, chosen] / np.sqrt(self.eigenvalues_[chosen])
-        leverage = np.empty(self.n_)
-        start = 0
-        for chunk in blocks(rows.chunks()):
-            projected = np.asarray(chunk, np.float64) @ mapping
-            leverage[start:start + len(chunk)] = np.einsum("ij,ij->i", projected, projected)
-            start += len(chunk)
+        bounds = leverage_bounds(rows, mapping, float(self.eigenvalues_.sum()))
         return sample_projection(
-            leverage, lambda picks: np.asarray(rows.take(picks), np.float64) @ mapping, size, rng)
+            bounds, lambda picks: np.asarray(rows.take(picks), np.float64) @ mapping, size, rng)
 
     def log_det(self, indices: np.ndarray) -> float:
         """log det(L_S) of the rows ``indices`` (−∞ where the determinant is 0)."""

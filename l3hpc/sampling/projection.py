@@ -14,7 +14,8 @@ import numpy as np
 
 from l3hpc.errors import L3hpcError
 
-BLOCK_PROPOSALS = 256
+BLOCK_PROPOSALS = 128
+TAKE_BYTES = 64 << 20
 REFUSED_BLOCKS = 10_000
 
 
@@ -27,7 +28,7 @@ def sample_projection(
     bounds: (n,) not below the leverage ‖v_i‖² of each row (equal to it, or a little above).
     take: row numbers → rows of V, (count, size) float64; V has orthonormal columns.
     Proposals are drawn all at once, so ``take`` is called once as a rule (one pass where rows can
-    only be read in order), and again only when the proposals ran out.
+    only be read in order), and again only when the proposals ran out or would fill the memory.
     """
     if size == 0:
         return np.empty(0, dtype=np.int64)
@@ -42,12 +43,15 @@ def sample_projection(
         picks = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
         picks = np.minimum(picks, len(bounds) - 1)
         accept = rng.random(count) * bounds[picks]
-        rows = take(picks)
-        for start in range(0, count, BLOCK_PROPOSALS):
-            part = slice(start, start + BLOCK_PROPOSALS)
-            _accept_in_order(picks[part], rows[part], accept[part], basis, chosen)
-            if len(chosen) == size:
-                return np.array(chosen, dtype=np.int64)
+        at_once = max(BLOCK_PROPOSALS, TAKE_BYTES // (8 * size))
+        for first in range(0, count, at_once):
+            rows = take(picks[first:first + at_once])
+            for start in range(0, len(rows), BLOCK_PROPOSALS):
+                part = slice(first + start, min(first + start + BLOCK_PROPOSALS, first + at_once))
+                block = rows[start:start + BLOCK_PROPOSALS]
+                _accept_in_order(picks[part], block, accept[part], basis, chosen)
+                if len(chosen) == size:
+                    return np.array(chosen, dtype=np.int64)
     raise L3hpcError(f"only {len(chosen)} of {size} rows accepted: the basis is not orthonormal")
 
 
@@ -56,17 +60,18 @@ def _accept_in_order(
 ) -> None:
     """Go through one block of proposals; adds to ``chosen`` and fills the rows of ``basis``."""
     known = basis[:len(chosen)]
-    residual = rows - (rows @ known.T) @ known
-    taken = np.isin(picks, chosen)
+    left = np.einsum("ij,ij->i", rows, rows)  # squared length that the chosen rows do not span
+    spanned = rows @ known.T
+    left -= np.einsum("ij,ij->i", spanned, spanned)
+    left[np.isin(picks, chosen)] = 0.0
     position = 0
     while position < len(picks):
-        lengths = np.einsum("ij,ij->i", residual[position:], residual[position:])
-        passed = (accept[position:] < lengths) & ~taken[position:]
+        passed = accept[position:] < left[position:]
         if not passed.any():
             return
         position += int(np.argmax(passed))
         known = basis[:len(chosen)]
-        direction = residual[position].copy()
+        direction = rows[position].copy()
         for _ in range(2):
             direction -= (known @ direction) @ known
         length = np.sqrt(direction @ direction)
@@ -76,6 +81,6 @@ def _accept_in_order(
             chosen.append(int(picks[position]))
             if len(chosen) == len(basis):
                 return
-            taken |= picks == picks[position]
-            residual[position:] -= np.outer(residual[position:] @ direction, direction)
+            left[position:] -= (rows[position:] @ direction) ** 2
+            left[picks == picks[position]] = 0.0
         position += 1

@@ -240,12 +240,14 @@ class FeatureRows:
         """Rows and columns."""
         return self.rows.shape
 
-    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """All features in order, at most ``size`` rows at a time."""
+    def chunks(
+        self, size: int = BLOCK_ROWS, dtype: np.dtype | None = None,
+    ) -> Iterator[np.ndarray]:
+        """All features in order, at most ``size`` rows at a time, float64 or ``dtype``."""
         start = 0
         for chunk in self.rows.chunks(size):
             quality = None if self.quality is None else self.quality[start:start + len(chunk)]
-            yield features(chunk, quality, self.norm)
+            yield features(chunk, quality, self.norm, dtype)
             start += len(chunk)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -254,17 +256,23 @@ class FeatureRows:
         return features(self.rows.take(indices), quality, self.norm)
 
 
-def features(x: np.ndarray, quality: np.ndarray | None = None, norm: str = "l2") -> np.ndarray:
-    """Similarity features b_i = q_i x_i / ‖x_i‖, float64 (n, d); see ``FeatureRows``."""
-    result = np.array(x, dtype=np.float64)
+def features(
+    x: np.ndarray, quality: np.ndarray | None = None, norm: str = "l2",
+    dtype: np.dtype | None = None,
+) -> np.ndarray:
+    """Similarity features q_i x_i / ‖x_i‖, (n, d) float64 or ``dtype``; see ``FeatureRows``."""
+    kind = np.dtype(np.float64 if dtype is None else dtype)
+    result = np.array(x, dtype=kind)
     if norm == "l2":
         lengths = np.sqrt(np.einsum("ij,ij->i", result, result))
     elif norm == "l1":
         lengths = np.abs(result).sum(axis=1)
     elif norm == "none":
-        lengths = np.ones(len(result))
+        lengths = np.ones(len(result), kind)
     else:
         raise InputError(f"unknown norm {norm!r}", allowed=f"valid: {', '.join(NORMS)}")
+    if kind != np.float64 and not ((lengths > 1e-12) & (lengths < 1e12)).all():
+        return features(x, quality, norm).astype(kind)  # squares could vanish or overflow
     if not np.isfinite(lengths).all():
         row = int(np.flatnonzero(~np.isfinite(lengths))[0])
         raise InputError(f"row {row} of a block holds NaN or infinite values")
