@@ -51,12 +51,12 @@ def _live_ids(record: RunRecord) -> list[str]:
 
 def _cancel_local(workspace: Path, record: RunRecord) -> list[str]:
     local = LocalJobs(workspace, record.run)
+    local.take_up(record)
     live = [name for name, job in local.jobs.items() if job["state"] in ("PENDING", "RUNNING")]
     if not live:
         return []
-    if local.runner() is not None:
-        local.ask_to_stop()
-    else:
+    local.ask_to_stop()  # also for a runner that is about to start
+    if local.runner() is None:
         local.stop_orphans()
     return live[::-1]
 

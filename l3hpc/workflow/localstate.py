@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from l3hpc.files import write_json, write_text
+from l3hpc.files import read_json, write_json, write_text
 from l3hpc.workflow import records
 from l3hpc.workflow.model import RunRecord
 from l3hpc.workflow.owner import Owner, process_start
@@ -27,6 +27,15 @@ def spool_folder(workspace: Path) -> Path:
     return Path(workspace) / "local" / "jobs"
 
 
+def entry(workspace: Path, job: str) -> dict[str, Any] | None:
+    """The spool's entry of a local job; None when there is no such job."""
+    try:
+        value = read_json(spool_folder(workspace) / f"{job}.json")
+    except FileNotFoundError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 class LocalJobs:
     """The jobs of one local run. ``jobs``: task id → state, step, task, exit, started, ended, pid.
 
@@ -34,7 +43,7 @@ class LocalJobs:
     """
 
     def __init__(self, workspace: Path, run: str) -> None:
-        self._folder = records.run_folder(workspace, run)
+        self._workspace, self._folder = Path(workspace), records.run_folder(workspace, run)
         self.jobs: dict[str, dict[str, Any]] = {}
         self.load()
 
@@ -53,6 +62,19 @@ class LocalJobs:
     def save(self) -> None:
         """Replace the file."""
         write_json(self.path, {"schema": 1, "host": socket.gethostname(), "jobs": self.jobs})
+
+    def take_up(self, record: RunRecord) -> None:
+        """Add the jobs of the record that are not here yet (nothing is saved)."""
+        for step in record.steps:
+            for attempt in step.attempts:
+                for index in attempt["tasks"]:
+                    name = f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
+                    if name not in self.jobs:
+                        told = entry(self._workspace, attempt["job"]) or {}
+                        self.jobs[name] = {
+                            "state": "PENDING", "step": step.name, "task": index,
+                            "job": attempt["job"], "array": attempt["array"],
+                            "after": told.get("after", [])}
 
     def settled(self, record: RunRecord) -> bool:
         """True when every job of the record is known here, and none waits or runs."""

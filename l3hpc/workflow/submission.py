@@ -166,6 +166,8 @@ def hand_over(
     """
     waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
     submitted: list[str] = []
+    if record.local:
+        LocalJobs(plan.workspace, plan.run).forget_stop()
     progress.start("submitting", len(texts), "jobs")
     try:
         for step in steps:

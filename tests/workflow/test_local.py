@@ -1,18 +1,235 @@
 """The local cluster: the same scripts, run by bash in dependency order."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 
-from l3hpc.workflow import records, submission
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.workflow import display, records, status, submission
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.executors.local import spool
+from l3hpc.workflow.executors.runner import Runner
+from l3hpc.workflow.localstate import LocalJobs
+from l3hpc.workflow.model import Resources
+from l3hpc.workflow.owner import process_start
+from l3hpc.workflow.resume import resume
+
+
+def states(workspace, run="demo"):
+    [found] = status.collect(workspace, [run])
+    return {step.name: step.state for step in found.steps}
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def submit_behind(made):
+    """Submit on ``local`` without running anything."""
+    queued = submission.run_local
+    submission.run_local = lambda *args, **options: None
+    try:
+        return submission.submit(made)
+    finally:
+        submission.run_local = queued
 
 
 def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):
     made = chains.plan(tmp_path, tasks={"extract": 3})
-    record = submission.submit(made)
+    said = []
+    record = submission.submit(made, on_submitted=lambda record: said.append(
+        submission.describe_chain(record)))
+    assert said == ["extract 1 → sample 2 → fit 3 → reduce 4 → train 5"]
     assert record.state == "submitted"
     assert [step.state for step in record.steps] == ["submitted"] * 5
     assert submission.succeeded(tmp_path, record)
     assert chains.output(made, "extract") == {0: "(0)", 1: "(1)", 2: "(2)"}
     assert chains.output(made, "train") == {
         0: "(0 (0 (0) (1) (2) (0 (0 (0) (1) (2)))))"}
-    jobs = json.loads((records.run_folder(tmp_path, "demo") / "local.json").read_text())["jobs"]
-    assert {job["state"] for job in jobs.values()} == {"COMPLETED"}
+    assert {job["state"] for job in LocalJobs(tmp_path, "demo").jobs.values()} == {"COMPLETED"}
+    assert states(tmp_path) == dict.fromkeys(chains.CHAIN, "done")
+    for name in chains.CHAIN:
+        link = made.folder / "artifacts" / name
+        assert link.resolve() == (tmp_path / "artifacts" / name / link.resolve().name)
+
+
+def test_the_second_submission_runs_nothing_again(chains, tmp_path, capsys):
+    names = ("extract", "sample")
+    submission.submit(chains.plan(tmp_path, "first", names))
+    before = (tmp_path / "runs/first/steps/extract/config.json").stat().st_mtime_ns
+    record = submission.submit(chains.plan(tmp_path, "second", names))
+    assert [step.state for step in record.steps] == ["reused", "reused"]
+    assert [step.job for step in record.steps] == [None, None]
+    assert states(tmp_path, "second") == {"extract": "reused", "sample": "reused"}
+    assert (tmp_path / "runs/first/steps/extract/config.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="exists already"):
+        submission.submit(chains.plan(tmp_path, "second", names))
+
+
+def test_behind_a_failed_step_nothing_runs(chains, tmp_path, capsys):
+    made = chains.plan(tmp_path, params={"sample": {"fail": "error"}})
+    record = submission.submit(made)
+    assert not submission.succeeded(tmp_path, record)
+    jobs = LocalJobs(tmp_path, "demo").jobs
+    assert [job["state"] for job in jobs.values()] == ["COMPLETED", "FAILED"] + ["BLOCKED"] * 3
+    assert states(tmp_path) == {"extract": "done", "sample": "failed", "fit": "blocked",
+                                "reduce": "blocked", "train": "blocked"}
+    assert not any((made.step_folder(name) / "markers/0.begin").exists()
+                   for name in ("fit", "reduce", "train"))
+    lines = capsys.readouterr().err.splitlines()
+    assert "sample: failed. the fake was told to fail" in lines
+
+
+def test_a_failed_run_resumes_where_it_failed(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"), tasks={"extract": 3},
+                       params={"extract": {"fail": "scratch", "fail_task": 1}})
+    submission.submit(made)
+    assert states(tmp_path) == {"extract": "failed", "sample": "blocked", "fit": "blocked"}
+    record = resume(tmp_path, "demo", made.profile, sets=["extract.mem=150MB"])
+    assert records.step(record, "extract").attempts[1]["tasks"] == [1]
+    assert records.step(record, "extract").resources["mem_mb"] == 150
+    assert states(tmp_path) == {"extract": "done", "sample": "done", "fit": "done"}
+    with pytest.raises(InputError, match="only resources"):
+        resume(tmp_path, "demo", made.profile, sets=["extract.text=x"])
+    with pytest.raises(InputError, match="no step 'extra'"):
+        resume(tmp_path, "demo", made.profile, sets=["extra.mem=1GB"])
+
+
+def test_jobs_share_the_cores_and_memory_that_there_are(chains, tmp_path):
+    seen = []
+
+    def look(record, jobs):
+        seen.append(sum(job["state"] == "RUNNING" for job in jobs.values()))
+
+    wide = chains.profile(slots={"cpus": 8, "mem": "1000MB"})
+    made = chains.plan(tmp_path, names=("extract",), tasks={"extract": 5}, on=wide,
+                       params={"extract": {"seconds": 0.3}},
+                       resources={"extract": Resources(cpus=2, mem_mb=400, time_min=5)})
+    submit_behind(made)
+    assert Runner(tmp_path, "demo", look=look).run()
+    assert max(seen) == 2  # memory for two, cores for four
+    assert states(tmp_path) == {"extract": "done"}
+
+
+def test_a_job_gets_the_variables_of_slurm(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2})
+    submission.submit(made)
+    result = json.loads((made.steps[0].artifact / "0001/result.json").read_text())
+    assert (result["threads"], result["environment"]["job"]) == (1, "1")
+    begin = json.loads((made.step_folder("extract") / "markers/1.begin").read_text())
+    assert begin["job"] == "1_1" and begin["restarts"] == 0
+    assert (made.step_folder("extract") / "logs/1_1_0_log.err").exists()
+    assert (made.step_folder("sample") / "logs/2_0_log.err").exists()
+
+
+def test_ids_are_unique_when_many_submit_at_once(tmp_path):
+    found = []
+
+    def many():
+        for _ in range(20):
+            found.append(spool(tmp_path, run="r", step="s", after=()))
+
+    threads = [threading.Thread(target=many) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(int, found)) == list(range(1, 101))
+
+
+def test_a_detached_run_outlives_its_starter_and_is_started_once(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"),
+                       params={"extract": {"seconds": 1.5}})
+    start = time.monotonic()
+    record = submission.submit(made, detach=True)
+    assert time.monotonic() - start < 15
+    assert [step.state for step in record.steps] == ["submitted", "submitted"]
+    until(lambda: states(tmp_path)["extract"] == "running")
+    assert Runner(tmp_path, "demo").run() is False  # another one has it
+    until(lambda: states(tmp_path) == {"extract": "done", "sample": "done"})
+    assert len(records.read(tmp_path, "demo").steps[0].attempts) == 1
+    until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
+    exits = list((made.folder / "steps").glob("*/markers/*.exit"))
+    assert len(exits) == 2
+
+
+def test_cancel_reaches_a_detached_run(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 60}})
+    submission.submit(made, detach=True)
+    until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
+    pid = LocalJobs(tmp_path, "demo").jobs["1"]["pid"]
+    assert cancel(tmp_path, "demo") == ["2", "1"]
+    until(lambda: process_start(pid) is None)
+    until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
+    assert states(tmp_path) == {"extract": "cancelled", "sample": "cancelled"}
+    assert cancel(tmp_path, "demo") == []
+
+
+def test_ctrl_c_asks_the_jobs_to_stop_and_is_recorded(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 60}})
+    submit_behind(made)
+    code = ("from l3hpc.workflow import submission; from pathlib import Path; "
+            f"submission.run_local(Path({str(tmp_path)!r}), 'demo', detach=False)")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    record = records.read(tmp_path, "demo")
+    assert (record.state, record.note) == ("cancelled", "interrupted")
+    assert states(tmp_path) == {"extract": "cancelled", "sample": "cancelled"}
+    exit_marker = json.loads((made.step_folder("extract") / "markers/0.exit").read_text())
+    assert exit_marker["code"] == 143
+    resume(tmp_path, "demo", made.profile, detach=True)
+    cancel(tmp_path, "demo")
+    until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
+
+
+def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 3}})
+    submission.submit(made, detach=True)
+    until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
+    holder = LocalJobs(tmp_path, "demo").runner()
+    os.kill(holder["pid"], signal.SIGKILL)
+    record = records.read(tmp_path, "demo")
+    for step in record.steps:
+        for attempt in step.attempts:
+            attempt["time"] -= 60  # not just submitted
+    records.write(tmp_path, record)
+    [found] = status.collect(tmp_path, ["demo"])
+    assert {step.name: step.state for step in found.steps} == {
+        "extract": "running", "sample": "lost"}
+    assert "its local runner is gone" in found.notes
+    assert Runner(tmp_path, "demo").run()  # waits for the job that still works
+    assert states(tmp_path) == {"extract": "done", "sample": "done"}
+    assert LocalJobs(tmp_path, "demo").jobs["1"]["state"] == "COMPLETED"
+
+
+def test_a_job_above_its_time_limit_is_ended(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract",), params={"extract": {"seconds": 60}},
+                       resources={"extract": Resources(cpus=1, mem_mb=100, time_min=1)})
+    record = submit_behind(made)
+    record.steps[0].resources["time_min"] = 0.05
+    records.write(tmp_path, record)
+    assert Runner(tmp_path, "demo", grace_s=5).run()
+    [found] = status.collect(tmp_path, ["demo"])
+    assert (found.steps[0].state, found.steps[0].detail) == ("failed", "time limit")
+
+
+def test_plain_lines_tell_a_log_what_happens(chains, tmp_path, capsys):
+    made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2})
+    submit_behind(made)
+    shown = display.PlainDisplay(tmp_path)
+    Runner(tmp_path, "demo", look=shown).run()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "extract: started (2 tasks)"
+    assert any(line.startswith("extract: done in 0:0") and line.endswith("3 rows")
+               for line in lines)

@@ -15,10 +15,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from l3hpc.errors import ClusterError
-from l3hpc.files import read_json
 from l3hpc.workflow import records
 from l3hpc.workflow.executors.slurm import ScriptExecutor
 from l3hpc.workflow.localstate import LocalJobs, spool_folder
@@ -67,32 +65,20 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
         return str(number)
 
 
-def entry(workspace: Path, job: str) -> dict[str, Any] | None:
-    """The spool's entry of a local job; None when there is no such job."""
-    try:
-        value = read_json(spool_folder(workspace) / f"{job}.json")
-    except FileNotFoundError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def start_detached(workspace: Path, run: str, cwd: Path) -> None:
     """Start a runner that outlives this shell, and wait until it has taken the run over."""
     folder = records.run_folder(workspace, run)
     record = records.read(workspace, run)
     with open(folder / "runner.log", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "l3hpc.workflow.executors.runner", str(workspace), run],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=scrubbed(),
-            start_new_session=True)
+        subprocess.run(  # the shell ends at once: the runner is nobody's child
+            ["sh", "-c", '"$@" &', "sh", sys.executable, "-m", "l3hpc.workflow.executors.runner",
+             str(workspace), run], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
+            env=scrubbed(), start_new_session=True, check=True)
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         if Owner(folder / "runner").holder() is not None or \
                 LocalJobs(workspace, run).settled(record):
             return
-        if process.poll() not in (None, 0):
-            raise ClusterError(f"the local runner ended at once (exit {process.returncode})",
-                               where=str(folder / "runner.log"))
         time.sleep(0.05)
     raise ClusterError(f"the local runner did not start within {START_S:.0f} s",
                        where=str(folder / "runner.log"))

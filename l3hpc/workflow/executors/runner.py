@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.workflow import markers, records
-from l3hpc.workflow.executors.local import entry
-from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
+from l3hpc.workflow.localstate import LIVE, LocalJobs, alive, entry
 from l3hpc.workflow.model import RunRecord, StepRecord
 from l3hpc.workflow.owner import Owner, process_start
 from l3hpc.workflow.shell import scrubbed
@@ -56,7 +55,6 @@ class Runner:
         if not owner.acquire():
             return False
         with owner:
-            self._state.forget_stop()
             self._take_up()
             try:
                 while self._step():
@@ -86,15 +84,7 @@ class Runner:
             return
         self._stamp = stamp
         self._record = records.read(self._workspace, self._run)
-        for step in self._record.steps:
-            for attempt in step.attempts:
-                for index in attempt["tasks"]:
-                    name = f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
-                    self._state.jobs.setdefault(name, {
-                        "state": "PENDING", "step": step.name, "task": index,
-                        "job": attempt["job"], "array": attempt["array"],
-                        "after": (entry(self._workspace, attempt["job"]) or {}).get("after", []),
-                    })
+        self._state.take_up(self._record)
         self._state.save()
 
     def _reap(self) -> None:

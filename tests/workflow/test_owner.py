@@ -1,0 +1,80 @@
+"""One owner at a time, and none that stays for ever."""
+
+import json
+import socket
+import threading
+
+from l3hpc.workflow.owner import Owner, process_start
+
+
+def test_only_one_holds_a_claim(tmp_path):
+    first, second = Owner(tmp_path / "thing", "one"), Owner(tmp_path / "thing", "two")
+    assert first.acquire()
+    assert not second.acquire()
+    assert second.holder()["label"] == "one"
+    first.release()
+    assert second.acquire() and not first.acquire()
+    assert second.still_ours() and not first.still_ours()
+    second.release()
+    assert Owner(tmp_path / "thing").holder() is None
+
+
+def test_a_dead_process_of_this_machine_loses_its_claim_at_once(tmp_path):
+    state = {"host": socket.gethostname(), "pid": 2**22 + 1, "start": 1, "token": "x", "beat": 3}
+    (tmp_path / "thing.owner.4").write_text(json.dumps(state))
+    owner = Owner(tmp_path / "thing")
+    assert owner.acquire()
+    assert [path.name for path in tmp_path.iterdir()] == ["thing.owner.5"]
+    owner.release()
+
+
+def test_a_reused_process_id_does_not_keep_a_claim(tmp_path):
+    state = {"host": socket.gethostname(), "pid": 1, "start": (process_start(1) or 0) + 7,
+             "token": "x", "beat": 3}
+    (tmp_path / "thing.owner.1").write_text(json.dumps(state))
+    assert Owner(tmp_path / "thing").holder() is None
+
+
+def test_a_silent_owner_on_another_machine_expires_by_our_own_clock(tmp_path):
+    claim = tmp_path / "thing.owner.1"
+    state = {"host": "elsewhere", "pid": 1, "start": 1, "token": "x", "beat": 1}
+    claim.write_text(json.dumps(state))
+    owner = Owner(tmp_path / "thing", expires_s=0.2)
+    assert not owner.acquire()
+    for beat in range(2, 5):  # it still beats, whatever its clock says
+        threading.Event().wait(0.1)
+        claim.write_text(json.dumps({**state, "beat": beat}))
+        assert not owner.acquire()
+    threading.Event().wait(0.25)
+    assert owner.acquire()
+    owner.release()
+
+
+def test_of_many_who_take_over_one_wins(tmp_path):
+    state = {"host": socket.gethostname(), "pid": 2**22 + 1, "start": 1, "token": "x", "beat": 3}
+    (tmp_path / "thing.owner.1").write_text(json.dumps(state))
+    owners = [Owner(tmp_path / "thing") for _ in range(16)]
+    won = []
+    start = threading.Barrier(len(owners))
+
+    def take(owner):
+        start.wait()
+        if owner.acquire():
+            won.append(owner)
+
+    threads = [threading.Thread(target=take, args=(owner,)) for owner in owners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1 and won[0].still_ours()
+    won[0].release()
+
+
+def test_a_half_written_claim_is_no_claim_for_ever(tmp_path):
+    (tmp_path / "thing.owner.1").write_text('{"host": "x", ')
+    owner = Owner(tmp_path / "thing", expires_s=0.1)
+    assert not owner.acquire()
+    threading.Event().wait(0.15)
+    assert owner.acquire()
+    owner.release()

@@ -1,0 +1,192 @@
+"""One task at work: from a frozen config to a finished folder."""
+
+import json
+import pickle
+import threading
+import time
+from pathlib import Path
+
+import fakestep
+import pytest
+
+import l3hpc.steps
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.files import read_json, write_json
+from l3hpc.progress import Progress
+from l3hpc.workflow import artifacts, markers, worker
+
+
+@pytest.fixture
+def config(chains, tmp_path, monkeypatch):
+    """Write the config of a fake step and return its path."""
+    monkeypatch.setattr(l3hpc.steps, "step", fakestep.named)
+
+    def write(name="extract", tasks=1, run="demo", **params):
+        made = chains.plan(tmp_path, run, tasks={name: tasks}, params={name: params})
+        step = next(step for step in made.steps if step.name == name)
+        path = made.step_folder(name) / "config.json"
+        write_json(path, step.config(run))
+        return path
+
+    return write
+
+
+def run(path, index=0):
+    return worker.run_task(path, index, progress=Progress())
+
+
+def test_a_task_leaves_one_finished_folder(config):
+    path = config(tasks=2)
+    artifact = Path(read_json(path)["artifact"])
+    result = run(path, 1)
+    assert result == read_json(artifact / "0001" / "result.json")
+    assert (artifact / "0001" / "out.txt").read_text() == "(1)"
+    assert result["summary"] == {"rows": 2}
+    assert list(result["files"]) == ["out.txt"] and result["bytes"] == 3
+    assert result["environment"]["packages"]["numpy"] and result["index"] == 1
+    assert sorted(artifacts.finished(artifact)) == [1]
+    assert not (artifact / "summary.json").exists()
+    run(path, 0)
+    assert artifacts.detail(artifact) == "3 rows"
+    left = [entry.name for entry in artifact.iterdir() if entry.name.startswith(".")]
+    assert left == [".work"]
+    assert not (artifact / ".work" / "0001").exists()  # the scratch folder is gone
+
+
+def test_a_finished_task_returns_at_once(config):
+    path = config(seconds=0.5)
+    first = run(path)
+    start = time.monotonic()
+    assert run(path) == first
+    assert time.monotonic() - start < 0.3
+
+
+def test_checksums_are_those_of_the_files(config):
+    from l3hpc.files import digest_file
+
+    path = config()
+    result = run(path)
+    folder = Path(read_json(path)["artifact"]) / "0000"
+    assert result["files"]["out.txt"]["blake2b"] == digest_file(folder / "out.txt")
+
+
+def test_a_failure_leaves_its_last_words_and_no_folder(config):
+    path = config(fail="error")
+    with pytest.raises(L3hpcError):
+        run(path)
+    marks = markers.read(path.parent / "markers")[0]
+    assert marks.error["type"] == "L3hpcError" and marks.error["where"] == "fake:1"
+    assert marks.error["message"] == "the fake was told to fail"
+    artifact = Path(read_json(path)["artifact"])
+    assert artifacts.finished(artifact) == set()
+    assert not list(artifact.glob(".0000.*.tmp"))
+
+
+def test_a_crash_keeps_the_end_of_its_traceback(config):
+    path = config(fail="crash")
+    with pytest.raises(RuntimeError):
+        run(path)
+    error = markers.read(path.parent / "markers")[0].error
+    assert error["tail"][-1] == "RuntimeError: an unforeseen crash"
+
+
+def test_scratch_survives_a_failed_attempt(config):
+    path = config(fail="scratch")
+    with pytest.raises(L3hpcError):
+        run(path)
+    assert run(path)["summary"] == {"rows": 1}
+
+
+def test_what_a_killed_attempt_left_is_swept_away(config):
+    path = config()
+    artifact = Path(read_json(path)["artifact"])
+    (artifact / ".0000.deadbeef.tmp").mkdir(parents=True)
+    (artifact / "0000").mkdir()  # someone removed its result.json
+    (artifact / "0000" / "old.txt").write_text("old")
+    run(path)
+    assert sorted(entry.name for entry in (artifact / "0000").iterdir()) == [
+        "out.txt", "result.json"]
+    assert not (artifact / ".0000.deadbeef.tmp").exists()
+
+
+def test_two_at_the_same_task_compute_it_once(config):
+    paths = [config(run="one", seconds=0.6), config(run="two", seconds=0.6)]
+    results = []
+    threads = [threading.Thread(target=lambda path=path: results.append(run(path)))
+               for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2 and results[0] == results[1]
+
+
+def test_inputs_have_to_be_there_and_complete(config):
+    with pytest.raises(InputError, match="input 'extract' is not there"):
+        run(config("sample"))
+    above = config("extract", tasks=3)
+    artifact = Path(read_json(above)["artifact"])
+    write_json(artifact / "config.json", read_json(above))
+    run(above, 0)
+    below = config("sample")
+    value = read_json(below)
+    write_json(below, {**value, "inputs": {"extract": str(artifact)}})
+    with pytest.raises(InputError) as caught:
+        run(below)
+    assert "2 of 3 tasks are missing (1, 2)" in caught.value.message
+    run(above, 1)
+    run(above, 2)
+    assert run(below)["summary"] == {"rows": 1}
+
+
+def test_wrong_parameters_and_tasks_are_refused(config):
+    path = config()
+    value = read_json(path)
+    write_json(path, {**value, "params": {"txt": "x"}})
+    with pytest.raises(InputError, match=r"extract\.txt"):
+        run(path)
+    with pytest.raises(InputError, match="no task 4") as caught:
+        run(path, 4)
+    assert caught.value.allowed == "0 to 0"
+    write_json(path, {**value, "version": 99})
+    with pytest.raises(InputError, match="now version 1"):
+        run(path)
+    write_json(path, {"name": "x"})
+    with pytest.raises(InputError, match="not a frozen step config"):
+        run(path)
+
+
+def test_the_pickled_call_is_tiny_and_needs_only_an_import():
+    call = worker.TaskCall("/some/where/config.json", 3)
+    data = pickle.dumps(call)
+    assert len(data) < 200
+    again = pickle.loads(data)
+    assert (again.config_path, again.index) == ("/some/where/config.json", 3)
+
+
+def test_a_checkpoint_asks_for_the_same_task_again(config):
+    path = config()
+    call = worker.TaskCall(str(path), 0)
+    delayed = call.checkpoint()
+    assert delayed.function is call
+    assert markers.read(path.parent / "markers")[0].restarts == 1
+
+
+def test_errors_for_people_end_the_job_with_their_exit_code(config, capsys):
+    call = worker.TaskCall(str(config(fail="error")), 0)
+    with pytest.raises(SystemExit) as caught:
+        call()
+    assert caught.value.code == 1
+    assert "error: fake:1: the fake was told to fail\n       Do not ask it to." in \
+        capsys.readouterr().err
+
+
+def test_the_config_of_an_artifact_repeats_its_step(config):
+    path = config()
+    value = read_json(path)
+    artifact = Path(value["artifact"])
+    copy = artifact / "config.json"
+    write_json(copy, value)
+    assert run(copy)["summary"] == {"rows": 1}
+    assert (artifact / ".work" / "markers" / "0.progress.json").exists()
+    assert json.loads((artifact / ".work/markers/0.progress.json").read_text())["done"] == 10
