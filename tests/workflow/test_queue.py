@@ -1,0 +1,66 @@
+"""Reading what squeue and sacct print."""
+
+from fakeslurm import queue_line
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l3hpc.workflow import queue, words
+
+
+def test_squeue_lines_become_live_and_ended_jobs():
+    text = "\n".join([
+        queue_line("12", "RUNNING", used="1-02:03:04", restarts=2, limit="7-00:00:00"),
+        queue_line("13_[0-2,7%2]", "PENDING", "Priority", start="2026-11-20T14:05:00"),
+        queue_line("14", "FAILED", used="0:10", code="256", node="n1"),
+        queue_line("15", "OUT_OF_MEMORY", code="9"), ""])
+    live, ended = queue.parse_squeue(text)
+    assert sorted(live) == ["12", "13_0", "13_1", "13_2", "13_7"]
+    assert (live["12"].elapsed_s, live["12"].restarts, live["12"].limit_s) == (93784, 2, 604800)
+    assert live["13_7"].reason == "Priority" and live["13_7"].start is not None
+    assert ended["14"] == queue.EndedJob("FAILED", 1, 10.0, "n1")
+    assert ended["15"].exit_code == 137
+
+
+def test_sacct_lines_become_ended_jobs():
+    text = ("12|CANCELLED by 1000|0:15|61|n1\n13_4|FAILED|3:0|5|n2\n12.batch|FAILED|1:0|5|n1\n"
+            "14_[1-2]|PENDING|0:0|0|None assigned\nbroken\n")
+    ended = queue.parse_sacct(text)
+    assert ended["12"] == queue.EndedJob("CANCELLED", 143, 61.0, "n1")
+    assert ended["13_4"].exit_code == 3
+    assert sorted(ended) == ["12", "13_4", "14_1", "14_2"]
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=30, unique=True))
+def test_array_spans_are_expanded(indices):
+    from l3hpc.workflow.render import array_spec
+
+    names = queue.expand(f"7_[{array_spec(indices)}%3]")
+    assert sorted(names) == sorted(f"7_{index}" for index in indices)
+
+
+@given(st.integers(0, 10**7))
+def test_clocks_are_read_as_they_are_written(count):
+    assert words.seconds(words.clock(count)) == count
+
+
+def test_one_call_each_and_none_that_is_not_needed(slurm):
+    answer = queue.Answer()
+    queue.ask_sacct([], answer)
+    assert slurm.calls() == [] and answer.sacct is None
+    queue.ask_squeue(["you", "me", "you"], answer)
+    queue.ask_sacct(["9", "10", "9"], answer)
+    assert len(slurm.calls("squeue")) == 1 and "--user me,you" in slurm.calls("squeue")[0]
+    assert "--jobs 9,10 " in slurm.calls("sacct")[0]
+    assert answer.squeue and answer.sacct
+
+
+def test_a_silent_or_broken_slurm_is_noted(slurm, monkeypatch):
+    slurm.says("squeue", "exec sleep 5")
+    slurm.says("sacct", "echo 'sacct: error: Slurm accounting storage is disabled' >&2; exit 1")
+    monkeypatch.setattr(queue, "SQUEUE_S", 0.2)
+    answer = queue.Answer()
+    queue.ask_squeue(["me"], answer)
+    queue.ask_sacct(["9"], answer)
+    assert answer.squeue is False and answer.sacct is False
+    assert answer.notes == ["squeue did not answer within 0 s",
+                            "sacct: Slurm accounting storage is disabled"]

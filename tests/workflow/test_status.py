@@ -1,0 +1,237 @@
+"""Status from records, markers and whatever Slurm answers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from fakeslurm import queue_line
+
+from l3hpc.files import write_json
+from l3hpc.workflow import markers, records, status, statustext, submission
+
+
+class Case:
+    """A submitted chain on a Slurm that says what the test wants."""
+
+    def __init__(self, chains, slurm, workspace, **plan):
+        self.slurm, self.workspace = slurm, workspace
+        profile = chains.profile(name="greene", executor="slurm", slots={})
+        self.made = chains.plan(workspace, on=profile, **plan)
+        submission.submit(self.made)
+
+    def queue(self, *lines):
+        self.slurm.says("squeue", "cat <<'E'\n" + "\n".join(lines) + "\nE")
+
+    def sacct(self, *lines):
+        self.slurm.says("sacct", "cat <<'E'\n" + "\n".join(lines) + "\nE")
+
+    def fail_both(self):
+        for name in ("squeue", "sacct"):
+            self.slurm.says(name, f"echo '{name}: error: no controller' >&2; exit 1")
+
+    def mark(self, step, name, value):
+        write_json(self.made.step_folder(step) / "markers" / name, value)
+
+    def finish(self, step, index=0, **result):
+        planned = next(each for each in self.made.steps if each.name == step)
+        write_json(planned.artifact / f"{index:04d}" / "result.json",
+                   {"started": 100.0, "finished": 161.0, "summary": {}, **result})
+
+    def look(self):
+        [found] = status.collect(self.workspace, ["demo"])
+        self.run = found
+        return {step.name: (step.state, step.detail) for step in found.steps}
+
+    def step(self, name):
+        self.look()
+        return next(step for step in self.run.steps if step.name == name)
+
+
+@pytest.fixture
+def case(chains, slurm, tmp_path):
+    return lambda **plan: Case(chains, slurm, tmp_path, **plan)
+
+
+def test_waiting_queued_and_running_in_words(case):
+    chain = case(names=("extract", "sample"), tasks={"extract": 3})
+    chain.queue(queue_line("100_0", "RUNNING", used="2:03"),
+                queue_line("100_[1-2]", "PENDING", "Priority"),
+                queue_line("101", "PENDING", "Dependency"))
+    chain.mark("extract", "0.progress.json", {
+        "phase": "epoch", "done": 12, "total": 300, "elapsed_s": 120.0, "loss": 0.41234})
+    assert chain.look() == {"extract": ("running", "epoch 12/300, loss 0.4123, 48:00 left"),
+                            "sample": ("waiting", "")}
+    assert chain.step("extract").elapsed_s == 123 and chain.run.state == "running"
+    chain.queue(queue_line("100_[0-2]", "PENDING", "QOSMaxCpuPerUserLimit"),
+                queue_line("101", "PENDING", "Dependency"))
+    assert chain.look()["extract"] == (
+        "queued", "you use as many cores as your QOS allows (QOSMaxCpuPerUserLimit)")
+
+
+def test_done_steps_have_their_line_and_time(case):
+    chain = case(names=("extract", "sample"), tasks={"extract": 2})
+    chain.finish("extract", 0)
+    chain.finish("extract", 1, started=130.0, finished=200.0)
+    write_json(chain.made.steps[0].artifact / "summary.json", {"text": "500 rows"})
+    chain.queue(queue_line("101", "RUNNING"))
+    assert chain.look()["extract"] == ("done", "500 rows")
+    assert chain.step("extract").elapsed_s == 100
+    assert (chain.step("extract").done, chain.step("extract").tasks) == (2, 2)
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("100|OUT_OF_MEMORY|0:125|61|n1", "out of memory"),
+    ("100|TIMEOUT|0:0|61|n1", "time limit"),
+    ("100|NODE_FAIL|0:0|61|n2", "node failure (n2)"),
+    ("100|FAILED|3:0|61|n1", "exit 3"),
+    ("100|FAILED|0:11|61|n1", "ended by SIGSEGV (exit 139)"),
+    ("100|COMPLETED|0:0|61|n1", "the job ended well, but left no result"),
+])
+def test_how_it_failed_by_accounting(case, line, words):
+    chain = case(names=("extract", "sample", "fit"))
+    chain.sacct(line)
+    assert chain.look() == {"extract": ("failed", words), "sample": ("blocked", "by extract"),
+                            "fit": ("blocked", "by extract")}
+    assert chain.step("extract").elapsed_s == 61 and chain.run.state == "failed"
+    assert chain.run.next == "l3hpc resume demo"
+
+
+def test_how_it_failed_without_accounting(case):
+    chain = case(names=("extract", "sample"))
+    chain.slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")
+    chain.mark("extract", "0.begin", {"job": "100", "time": 1000, "restarts": 0})
+    chain.mark("extract", "0.exit", {"code": 137, "time": 1030})
+    assert chain.look()["extract"] == (
+        "failed", "killed (exit 137: out of memory, or a forced stop)")
+    assert chain.step("extract").elapsed_s == 30
+    chain.mark("extract", "0.error.json", {
+        "type": "ResourceExhaustedError", "message": "shape[2351,91,128]\nmore",
+        "tail": ["a", "b"]})
+    assert chain.look()["extract"] == ("failed", "out of memory: shape[2351,91,128]")
+    assert chain.step("extract").last_words == ["a", "b"]
+
+
+def test_blocked_is_carried_through_generations_whatever_slurm_calls_it(case):
+    chain = case()
+    chain.queue(queue_line("102", "PENDING", "DependencyNeverSatisfied"),
+                queue_line("103", "PENDING", "Dependency"),
+                queue_line("104", "PENDING", "Dependency"))
+    chain.finish("extract")
+    chain.sacct("101|FAILED|1:0|5|n1")
+    assert {name: state for name, (state, _) in chain.look().items()} == {
+        "extract": "done", "sample": "failed", "fit": "blocked", "reduce": "blocked",
+        "train": "blocked"}
+    assert {step.blocked_by for step in chain.run.steps[2:]} == {"sample"}
+    chain.queue()  # or killed by --kill-on-invalid-dep
+    chain.sacct("101|FAILED|1:0|5|n1", "102|CANCELLED|0:0|0|", "103|CANCELLED|0:0|0|",
+                "104|CANCELLED|0:0|0|")
+    assert {name: state for name, (state, _) in chain.look().items()}["train"] == "blocked"
+
+
+def test_requeued_says_how_often_and_why(case):
+    chain = case(names=("extract",))
+    chain.queue(queue_line("100", "PENDING", "BeginTime", restarts=2))
+    markers.add_requeue(chain.made.step_folder("extract") / "markers", 0, "preempted", 1.0)
+    assert chain.look()["extract"] == (
+        "requeued", "its start time has not come (BeginTime), requeued twice (preempted)")
+    chain.queue(queue_line("100", "RUNNING", restarts=1))
+    assert chain.look()["extract"] == ("running", "requeued once (preempted)")
+
+
+def test_when_nothing_answers_the_markers_do(case):
+    chain = case(names=("extract", "sample"))
+    chain.fail_both()
+    assert chain.look()["extract"] == ("queued", "squeue does not answer")
+    chain.mark("extract", "0.begin", {"job": "100", "time": time.time()})
+    chain.mark("extract", "0.progress.json", {"phase": "epoch", "done": 1, "total": 3})
+    assert chain.look()["extract"] == ("running", "epoch 1/3, squeue does not answer")
+    path = chain.made.step_folder("extract") / "markers/0.progress.json"
+    os.utime(path, (time.time() - 3600, time.time() - 3600))
+    assert chain.look()["extract"][1] == "epoch 1/3, silent for 60 min, squeue does not answer"
+    assert chain.run.notes == ["squeue: no controller", "sacct: no controller"]
+    chain.mark("extract", "0.exit", {"code": 2, "time": time.time()})
+    assert chain.look()["extract"] == ("failed", "exit 2")
+    assert chain.look()["sample"] == ("blocked", "by extract")
+
+
+def test_what_everyone_has_forgotten_is_lost(case):
+    chain = case(names=("extract", "sample"))
+    assert chain.look() == {
+        "extract": ("lost", "it never began, and nothing knows of its job any more"),
+        "sample": ("blocked", "by extract")}
+    chain.mark("extract", "0.begin", {"job": "100", "time": 5})
+    assert chain.look()["extract"][1].startswith("it began and ended without a word")
+    assert chain.run.state == "lost"
+
+
+def test_one_failed_task_of_many(case):
+    chain = case(names=("extract", "sample"), tasks={"extract": 4})
+    chain.finish("extract", 0)
+    chain.queue(queue_line("100_2", "RUNNING", used="1:00"))
+    chain.sacct("100_1|FAILED|1:0|9|n1", "100_3|FAILED|1:0|9|n1")
+    assert chain.look()["extract"] == ("running", "2 of 4 tasks failed (1, 3)")
+    chain.finish("extract", 2)
+    chain.queue()
+    assert chain.look()["extract"] == ("failed", "exit 1, 2 of 4 tasks failed (1, 3)")
+    assert chain.step("extract").failed_tasks == [1, 3]
+
+
+def test_slurm_is_asked_once_for_all_runs_and_not_at_all_for_finished_ones(
+        chains, slurm, tmp_path):
+    profile = chains.profile(name="greene", executor="slurm", slots={})
+    for number in range(4):
+        made = chains.plan(tmp_path, f"run-{number}", ("extract",), on=profile, salt=str(number))
+        submission.submit(made)
+    assert len(status.collect(tmp_path)) == 4
+    assert len(slurm.calls("squeue")) == 1 and len(slurm.calls("sacct")) == 1
+    for record in records.read_all(tmp_path):
+        write_json(tmp_path / record.steps[0].artifact / "0000/result.json",
+                   {"started": 0, "finished": 1})
+    assert {found.state for found in status.collect(tmp_path)} == {"done"}
+    assert len(slurm.calls("squeue")) == 1
+
+
+def test_the_table_as_a_person_sees_it(case, tmp_path):
+    chain = case(names=("extract", "sample", "fit"), tasks={"extract": 15})
+    for index in range(15):
+        chain.finish("extract", index)
+    chain.mark("sample", "0.error.json", {
+        "type": "InputError", "message": "no rows", "where": "sample.h5", "hint": "Look there."})
+    chain.mark("sample", "0.exit", {"code": 2, "time": 5})
+    log = chain.made.step_folder("sample") / "logs" / "101_0_log.err"
+    log.write_text("x")
+    chain.look()
+    text = statustext.run_text(chain.run, tmp_path)
+    assert text.splitlines() == [
+        "demo   greene   failed, started just now",
+        "  step     job  state    tasks  elapsed  detail",
+        "  extract  100  done     15/15     1:01",
+        "  sample   101  failed     0/1        –  no rows",
+        "                                         sample.h5",
+        "                                         Look there.",
+        f"                                         log {os.path.relpath(log)}",
+        "  fit      102  blocked    0/1        –  by sample",
+        "  next: l3hpc resume demo"]
+
+
+def test_json_has_the_documented_fields(case):
+    chain = case(names=("extract",))
+    chain.look()
+    value = json.loads(json.dumps(chain.run.to_json()))
+    assert sorted(value) == ["cluster", "created", "next", "notes", "pipeline", "run", "schema",
+                             "state", "steps"]
+    assert sorted(value["steps"][0]) == [
+        "artifact", "blocked_by", "detail", "done", "elapsed_s", "failed_tasks", "job", "kind",
+        "last_words", "log", "name", "progress", "restarts", "state", "tasks"]
+
+
+def test_status_is_light(tmp_path):
+    code = ("import sys; from l3hpc.cli import status; "
+            "from l3hpc.workflow import status as s, statustext; "
+            f"s.collect({str(tmp_path)!r}); "
+            "print([m for m in ('tensorflow', 'pandas', 'numpy', 'submitit') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

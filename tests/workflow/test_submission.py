@@ -1,0 +1,235 @@
+"""All of a plan's jobs or none, and no job without a record."""
+
+import json
+import pickle
+import re
+
+import pytest
+
+from l3hpc.errors import ClusterError, InputError
+from l3hpc.progress import Progress
+from l3hpc.workflow import records, render, submission
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.executors.slurm import ScriptExecutor, sbatch_command
+from l3hpc.workflow.shell import scrubbed
+
+
+@pytest.fixture
+def on(chains):
+    return chains.profile(name="greene", executor="slurm", slots={}, partition="gpu")
+
+
+def test_each_step_waits_for_those_it_needs(chains, slurm, on, tmp_path):
+    made = chains.plan(tmp_path, on=on, tasks={"extract": 3})
+    record = submission.submit(made)
+    assert [step.job for step in record.steps] == ["100", "101", "102", "103", "104"]
+    calls = [re.sub(r"\S+\.sh$", "SCRIPT", line) for line in slurm.calls("sbatch")]
+    kill = "--kill-on-invalid-dep=yes"
+    assert calls == [
+        "sbatch --parsable SCRIPT",
+        f"sbatch --parsable --dependency=afterok:100 {kill} SCRIPT",
+        f"sbatch --parsable --dependency=afterok:101 {kill} SCRIPT",
+        f"sbatch --parsable --dependency=afterok:100:102 {kill} SCRIPT",
+        f"sbatch --parsable --dependency=afterok:103 {kill} SCRIPT",
+    ]
+    assert records.read(tmp_path, "demo") == record and record.state == "submitted"
+
+
+def test_what_is_submitted_is_what_is_rendered(chains, slurm, on, tmp_path):
+    slurm.says("sbatch", f'for last; do :; done; cp "$last" {slurm.folder}/given; echo 7')
+    made = chains.plan(tmp_path, names=("extract",), on=on)
+    submission.submit(made)
+    text = render.render(made, made.steps[0])
+    assert (slurm.folder / "given").read_text() == text
+    assert (made.step_folder("extract") / "script.sbatch").read_text() == text
+    config = json.loads((made.step_folder("extract") / "config.json").read_text())
+    assert config == made.steps[0].config("demo")
+    assert json.loads((made.steps[0].artifact / "config.json").read_text()) == config
+
+
+def test_sparse_arrays_name_their_pickles_by_task(chains, slurm, on, tmp_path):
+    made = chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 5})
+    for index in (0, 1, 3):
+        folder = made.steps[0].artifact / f"{index:04d}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+    made = chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 5})
+    record = submission.submit(made)
+    logs = made.step_folder("extract") / "logs"
+    assert sorted(path.name for path in logs.iterdir()) == [
+        "100_2_submitted.pkl", "100_4_submitted.pkl", "100_submission.sh"]
+    assert "#SBATCH --array=2,4\n" in (logs / "100_submission.sh").read_text()
+    delayed = pickle.loads((logs / "100_4_submitted.pkl").read_bytes())
+    assert delayed.function.index == 4
+    assert delayed._timeout_min == 5 and delayed._timeout_countdown == 3
+    assert (logs / "100_4_submitted.pkl").stat().st_size < 1000
+    assert record.steps[0].attempts[0]["tasks"] == [2, 4]
+
+
+def test_a_refusal_cancels_the_earlier_jobs_leaf_first(chains, slurm, on, tmp_path):
+    slurm.says("sbatch", f"""
+n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
+echo $((n + 1)) > {slurm.folder}/next
+if [ $n = 103 ]; then
+  echo "sbatch: error: invalid account or account/partition combination specified" >&2
+  exit 1
+fi
+echo $n""")
+    made = chains.plan(tmp_path, on=on)
+    with pytest.raises(ClusterError) as caught:
+        submission.submit(made)
+    assert caught.value.message == ("reduce: sbatch: invalid account or account/partition "
+                                    "combination specified")
+    assert "account: of the profile" in caught.value.hint
+    assert slurm.calls("scancel") == ["scancel 102 101 100"]
+    record = records.read(tmp_path, "demo")
+    assert record.state == "refused" and {step.job for step in record.steps} == {None}
+    assert not list(made.folder.glob("steps/reduce/logs/.*"))  # no pickle or script is left
+
+
+def test_a_full_queue_is_waited_for_visibly(chains, slurm, on, tmp_path, monkeypatch):
+    slurm.says("sbatch", f"""
+if [ ! -e {slurm.folder}/tried ]; then
+  touch {slurm.folder}/tried
+  echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
+  echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy" >&2
+  exit 1
+fi
+echo 5""")
+    monkeypatch.setattr(submission, "WAITS_S", (0.01,))
+    said = []
+
+    class Told(Progress):
+        def note(self, text):
+            said.append(text)
+
+    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=Told())
+    assert record.steps[0].job == "5"
+    assert len(said) == 1 and said[0].endswith("trying again in 0.01 s")
+
+
+def test_the_job_id_is_recorded_before_the_next_job_goes(chains, slurm, on, tmp_path):
+    slurm.says("sbatch", f"""
+cat {tmp_path}/runs/demo/run.json >> {slurm.folder}/records
+n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
+echo $((n + 1)) > {slurm.folder}/next
+echo $n""")
+    submission.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
+    seen = [json.loads("{" + part) for part in
+            (slurm.folder / "records").read_text().split("\n{")[0:]
+            for part in [part.removeprefix("{")]]
+    assert [[step["job"] for step in record["steps"]] for record in seen] == [
+        [None, None, None], ["100", None, None], ["100", "101", None]]
+    assert [record["state"] for record in seen] == ["submitting"] * 3
+
+
+def test_the_environment_of_sbatch_is_scrubbed(chains, slurm, on, tmp_path, monkeypatch):
+    for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SRUN_DEBUG",
+                 "SUBMITIT_EXECUTOR"):
+        monkeypatch.setenv(name, "outer")
+    monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")
+    submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    seen = slurm.environment()
+    assert [name for name in seen if name.startswith(("SBATCH", "SLURM", "SRUN", "SUBMITIT"))] == [
+        "SLURM_CONF"]
+    assert scrubbed({"PATH": "/bin", "SLURM_X": "1"}) == {"PATH": "/bin"}
+
+
+def test_kill_on_invalid_dep_can_be_switched_off(tmp_path):
+    command = sbatch_command(tmp_path / "s.sh", ["7", "9_3"], False)
+    assert command[1:4] == ["--parsable", "--dependency=afterok:7:9_3", "--kill-on-invalid-dep=no"]
+
+
+@pytest.mark.parametrize(("text", "job"), [
+    ("12\n", "12"), ("12;cluster-2\n", "12"), ("Welcome to the site\n12\n", "12")])
+def test_job_ids_are_read_from_what_sbatch_says(text, job):
+    assert ScriptExecutor._get_job_id_from_submission_command(text) == job
+
+
+def test_words_without_an_id_are_an_error():
+    with pytest.raises(Exception, match="no job id"):
+        ScriptExecutor._get_job_id_from_submission_command("Submitted batch job 12")
+
+
+def test_test_only_asks_about_every_script_and_keeps_nothing(chains, slurm, on, tmp_path):
+    submission.submit(chains.plan(tmp_path, on=on), test_only=True)
+    assert [line.split()[1] for line in slurm.calls("sbatch")] == ["--test-only"] * 5
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "artifacts").exists()
+
+
+def test_files_of_a_run_are_private_unless_the_profile_says_otherwise(
+        chains, slurm, on, tmp_path):
+    made = chains.plan(tmp_path, names=("extract",), on=on)
+    submission.submit(made)
+    modes = {path: path.stat().st_mode & 0o077 for path in made.folder.rglob("*")
+             if not path.is_symlink()}
+    assert set(modes.values()) == {0}
+    shared = chains.plan(tmp_path, "other", names=("extract",), on=chains.profile(
+        name="greene", executor="slurm", slots={}, shared_group=True))
+    submission.submit(shared)
+    assert (shared.folder / "run.json").stat().st_mode & 0o077 == 0o040
+
+
+def test_an_input_that_another_run_still_makes_is_waited_for(chains, slurm, on, tmp_path):
+    first = chains.plan(tmp_path, "first", names=("extract",), on=on)
+    submission.submit(first)
+    from fakeslurm import queue_line
+
+    line = queue_line("100", "RUNNING")
+    slurm.says("squeue", f"cat <<'E'\n{line}\nE")
+    second = chains.plan(tmp_path, "second", names=("embed",), on=on, waits_for=("100",))
+    submission.submit(second)
+    assert "--dependency=afterok:100" in slurm.calls("sbatch")[-1]
+
+
+def test_an_input_whose_job_is_over_without_a_result_is_refused(chains, slurm, on, tmp_path):
+    submission.submit(chains.plan(tmp_path, "first", names=("extract",), on=on))
+    plan = chains.plan(tmp_path, "second", names=("embed",), on=on, waits_for=("100",))
+    with pytest.raises(InputError, match="made by extract of first, which is lost") as caught:
+        submission.submit(plan)
+    assert caught.value.hint == "Finish it first: l3hpc resume first"
+    plan = chains.plan(tmp_path, "third", names=("embed",), on=on, waits_for=("4711",))
+    with pytest.raises(InputError, match="job 4711, which no run here has"):
+        submission.submit(plan)
+
+
+def test_a_finished_input_is_not_waited_for(chains, slurm, on, tmp_path):
+    first = chains.plan(tmp_path, "first", names=("extract",), on=on)
+    submission.submit(first)
+    (first.steps[0].artifact / "0000").mkdir()
+    (first.steps[0].artifact / "0000" / "result.json").write_text("{}")
+    submission.submit(chains.plan(tmp_path, "second", names=("embed",), on=on,
+                                  waits_for=("100",)))
+    assert "--dependency" not in slurm.calls("sbatch")[-1]
+
+
+def test_steps_that_wait_for_each_other_are_refused(chains, tmp_path):
+    from dataclasses import replace
+
+    made = chains.plan(tmp_path, names=("extract", "sample"))
+    cycle = (replace(made.steps[0], needs=("sample",)), made.steps[1])
+    with pytest.raises(InputError, match="wait for each other: extract, sample"):
+        submission.in_order(cycle)
+
+
+def test_cancel_takes_only_the_live_jobs_of_the_run_leaf_first(chains, slurm, on, tmp_path):
+    from fakeslurm import queue_line
+
+    submission.submit(chains.plan(tmp_path, on=on))
+    lines = [queue_line("101", "PENDING", "Dependency", name="l3-demo-sample"),
+             queue_line("104", "PENDING", "Dependency", name="l3-demo-train"),
+             queue_line("100", "COMPLETED", name="l3-demo-extract"),
+             queue_line("990", "RUNNING", name="l3-demo-2-train")]
+    slurm.says("squeue", "cat <<'E'\n" + "\n".join(lines) + "\nE")
+    assert cancel(tmp_path, "demo") == ["104", "101"]
+    assert slurm.calls("scancel") == ["scancel 104 101"]
+    assert records.read(tmp_path, "demo").state == "cancelled"
+
+
+def test_forgotten_ids_are_no_error_for_cancel(slurm):
+    slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Invalid job id "
+                          "specified' >&2; exit 1")
+    submission.cancel_jobs(["1"])
+    slurm.says("scancel", "echo 'scancel: error: Unable to contact controller' >&2; exit 1")
+    with pytest.raises(ClusterError, match="Unable to contact"):
+        submission.cancel_jobs(["1"])
