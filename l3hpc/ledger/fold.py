@@ -39,7 +39,11 @@ class Row:
     restart: int = 0
     records: int = 0
     origin: dict[str, Any] = field(default_factory=dict)
-    stamps: dict[str, Stamp] = field(default_factory=dict, repr=False)
+    stamps: dict[str, tuple[Stamp, Stamp]] = field(default_factory=dict, repr=False)
+    beside_stamps: dict[str, Stamp] = field(default_factory=dict, repr=False)
+    epoch_stamps: dict[int, Stamp] = field(default_factory=dict, repr=False)
+    newest: Stamp = field(default=(), repr=False)
+    furthest: Stamp = field(default=(), repr=False)
 
 
 @dataclass
@@ -134,6 +138,8 @@ def number(value: Any) -> float | None:
 _RULES = {name: {column.field: column.rule for column in tab.columns} for name, tab in TABS.items()}
 _FOLLOWERS = {name: {column.follows: (column.field, column.rule) for column in tab.columns
                      if column.follows} for name, tab in TABS.items()}
+_BEST = {name: frozenset(column.field for column in tab.columns if column.rule in ("min", "max"))
+         for name, tab in TABS.items()}
 
 
 def _merge(row: Row, record: dict[str, Any], history: bool) -> None:
@@ -144,46 +150,80 @@ def _merge(row: Row, record: dict[str, Any], history: bool) -> None:
         latest = number(values.get("latest_epoch"))
         epoch = None if latest is None else int(latest)
     reached: Stamp = (-1 if epoch is None else epoch, *written)
-    rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
-    own, stamps = row.values, row.stamps
-    for name, value in values.items():
-        if value is None:
-            continue
-        rule = rules.get(name)
-        if rule == "latest" or rule == "set":
-            stamp: Stamp = reached if rule == "latest" else written
-            old = stamps.get(name)
-            if old is None or stamp > old:
-                stamps[name] = stamp
-                own[name] = value
-            if name in followers:
-                _better(own, *followers[name], value)
-        elif rule is not None:
-            _better(own, name, rule, value)
+    both = (written, reached)
     beside = record.get("beside") or {}
-    if beside:
-        _merge_beside(row, beside, written)
+    newest = written > row.newest
+    if newest and reached > row.furthest and None not in values.values():
+        _take_all(row, values, both)  # the common case: records in the order they were written
+    else:
+        _take_each(row, values, both)
+    if newest:
+        row.newest, row.origin = written, origin
+        row.restart = record["restart"]
+        row.beside.update(beside)
+        row.beside_stamps.update(dict.fromkeys(beside, written))
+    else:
+        for name, value in beside.items():
+            old = row.beside_stamps.get(name)
+            if old is None or written > old:
+                row.beside_stamps[name] = written
+                row.beside[name] = value
+    if reached > row.furthest:
+        row.furthest = reached
     if history and epoch is not None:
         _merge_epoch(row, epoch, written, values, record["time"])
     row.records += 1
-    row.restart = max(row.restart, record["restart"])
-    if record["time"] < row.first_time:
-        row.first_time = record["time"]
-    if record["time"] > row.last_time:
-        row.last_time = record["time"]
-    old = stamps.get("/origin")
-    if old is None or written > old:
-        stamps["/origin"] = written
-        row.origin = origin
+    when = record["time"]
+    if when < row.first_time:
+        row.first_time = when
+    if when > row.last_time:
+        row.last_time = when
+
+
+def _take_all(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> None:
+    """Take values that are newer than all before them."""
+    own, best = row.values, _BEST[row.tab.name]
+    if best.isdisjoint(values):
+        own.update(values)
+        row.stamps.update(dict.fromkeys(values, both))
+    else:
+        for name, value in values.items():
+            if name in best:
+                _better(own, name, _RULES[row.tab.name][name], value)
+            else:
+                own[name] = value
+                row.stamps[name] = both
+    for name, (target, rule) in _FOLLOWERS[row.tab.name].items():
+        if name in values:
+            _better(own, target, rule, values[name])
+
+
+def _take_each(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> None:
+    """Take each value that its column's rule prefers to what is there."""
+    own, stamps = row.values, row.stamps
+    rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
+    for name, value in values.items():
+        rule = rules.get(name)
+        if value is None or rule is None:
+            continue
+        if rule in ("min", "max"):
+            _better(own, name, rule, value)
+            continue
+        which = 1 if rule == "latest" else 0
+        old = stamps.get(name)
+        if old is None or both[which] > old[which]:
+            stamps[name] = both
+            own[name] = value
+        if name in followers:
+            _better(own, *followers[name], value)
 
 
 def _better(own: dict[str, Any], name: str, rule: str, value: Any) -> None:
-    candidate = number(value)
-    if candidate is None:
+    if type(value) is not float and number(value) is None:
         return
     old = own.get(name)
-    if old is None or (candidate < old if rule == "min" else candidate > old):
-        own[name] = candidate
+    if old is None or (value < old if rule == "min" else value > old):
+        own[name] = value
 
 
 def _accept(row: Row, accepted: dict[str, Any]) -> None:
@@ -195,23 +235,14 @@ def _accept(row: Row, accepted: dict[str, Any]) -> None:
             known.sort(key=repr)
 
 
-def _merge_beside(row: Row, beside: dict[str, Any], written: Stamp) -> None:
-    for name, value in beside.items():
-        old = row.stamps.get("/" + name)
-        if old is None or written > old:
-            row.stamps["/" + name] = written
-            row.beside[name] = value
-
-
 def _merge_epoch(
     row: Row, epoch: int, written: Stamp, values: dict[str, Any], when: float,
 ) -> None:
-    mark = f"/epoch/{epoch}"
-    old = row.stamps.get(mark)
+    old = row.epoch_stamps.get(epoch)
     fresh = {name[len("latest_"):]: value for name, value in values.items()
              if name.startswith("latest_") and name != "latest_epoch"}
     if old is None or written > old:
-        row.stamps[mark] = written
+        row.epoch_stamps[epoch] = written
         row.epochs[epoch] = {**row.epochs.get(epoch, {}), **fresh, "time": when}
     else:
         row.epochs[epoch] = {**fresh, **row.epochs[epoch]}
