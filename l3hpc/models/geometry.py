@@ -89,6 +89,8 @@ def from_matrices(layer: StoredLayer) -> dict[str, Any]:
     found: dict[str, Any] = {"n_dft": int(shapes[0][0])}
     if len(layer.arrays) < 3:
         return {**found, "n_mels": None}
+    if shapes[2][:1] != (found["n_dft"] // 2 + 1,) or len(shapes[2]) != 2:
+        return found
     matrix = np.asarray(layer.arrays[2][()], dtype=np.float64)
     found["n_mels"] = int(matrix.shape[1])
     spacing, top = _triangle(matrix[:, -1])

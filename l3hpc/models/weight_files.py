@@ -26,6 +26,9 @@ from l3hpc.errors import InputError
 
 OWN_FORMAT = "l3hpc network"
 OWN_VERSION = 1
+# What h5py, zipfile and gzip raise for damaged files, whichever part is hit.
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile,
+          zlib.error)
 MAX_BYTES = 1 << 29  # a network of this family is far smaller, even with its front end
 
 
@@ -82,14 +85,22 @@ def open_network(path: Path) -> Iterator[StoredNetwork]:
         raise InputError("no such weight file" if not path.is_dir() else
                          "is a folder, not a weight file", where=str(path),
                          allowed="an HDF5 (.h5, .h5.gz, .weights.h5) or Keras (.keras) file")
-    try:
-        source, config = _source(path)
-        with h5py.File(source, "r") as file:
-            yield _inspect(path, file, config)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InputError(f"not a readable weight file: {error}", where=str(path),
-                         allowed="an HDF5 (.h5, .h5.gz, .weights.h5) or Keras (.keras) file"
-                         ) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            source, config = _source(path)
+            file = stack.enter_context(h5py.File(source, "r"))
+            stored = _inspect(path, file, config)
+        except DAMAGE as error:
+            raise _damaged(path, error) from None
+        try:
+            yield stored
+        except (OSError, RuntimeError) as error:  # arrays are read while the file is open
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"not a readable weight file: {error}", where=str(path),
+                      allowed="an HDF5 (.h5, .h5.gz, .weights.h5) or Keras (.keras) file")
 
 
 def own_bytes(spec: dict[str, Any], layers: list[tuple[str, dict[str, np.ndarray]]],

@@ -157,6 +157,22 @@ def test_files_that_are_no_weight_files(tmp_path):
         assert str(tmp_path) in str(caught.value)
 
 
+def test_truncated_and_overwritten_files_are_refused_or_read(tmp_path, reference):
+    path = reference.write_keras2(tmp_path / "edgel3_sea_x.h5", reference.random_layers(STUDENT))
+    data = path.read_bytes()
+    refused = 0
+    for cut in range(0, len(data), len(data) // 40):
+        path.write_bytes(data[:cut])
+        with pytest.raises(InputError):
+            weights.load_parameters(path)
+        path.write_bytes(data[:cut].ljust(len(data), b"\0"))
+        try:
+            weights.load_parameters(path)
+        except InputError:
+            refused += 1
+    assert refused > 20
+
+
 def test_values_that_are_not_numbers_are_refused(tmp_path, reference):
     layers = reference.random_layers(STUDENT)
     layers[1][0][0, 0, 0, 0] = np.nan
