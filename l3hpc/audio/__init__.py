@@ -1,1 +1,1 @@
-"""Audio in, spectrograms out: files, resampling, one-second windows, frontends, levels. NumPy only."""
+"""Audio in, spectrograms out: files, resampling, one-second windows, frontends, levels. NumPy."""
