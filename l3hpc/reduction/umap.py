@@ -3,9 +3,9 @@
 A fitted UMAP is stored as its (standardised) training rows, their embedding and its settings.
 Loading builds umap-learn's neighbour graph from the training rows again, without optimising the
 layout, and puts the stored embedding in place: its transform equals that of the fitted model
-bit for bit (same version of umap-learn). umap-learn optimises the rows of one call together, so the
-embedding of a row depends a little on the rows that are transformed with it; the same call gives the
-same numbers.
+bit for bit (same version of umap-learn). umap-learn optimises the rows of one call together: the
+embedding of a row depends a little on the rows that are transformed with it; the same call gives
+the same numbers.
 """
 
 from __future__ import annotations
