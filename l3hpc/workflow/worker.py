@@ -30,7 +30,7 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.files import digest_file, read_json, whole_folder, write_json
 from l3hpc.ledger.journal import Journal
 from l3hpc.progress import LogProgress, Progress, StateProgress
-from l3hpc.steps.base import NoRecorder, Recorder, Task
+from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
 from l3hpc.workflow import artifacts, markers
 from l3hpc.workflow.owner import Owner
 
@@ -63,6 +63,10 @@ class TaskCall:
         """submitit asks before it sends the task back to the queue: go on with the same task."""
         from submitit.core.utils import DelayedSubmission
 
+        try:
+            PREEMPTION.save()
+        except OSError as error:  # a full disk: the checkpoint before this one stays
+            print(f"warning: no checkpoint could be written now: {error}", file=sys.stderr)
         config = Path(self.config_path)
         markers.add_requeue(markers_folder(config, read_json(config)), self.index,
                             "time limit or preemption", time.time())
@@ -203,15 +207,8 @@ def _compute(
             output, index=index, shard=config["shards"][index], scratch=scratch,
             labels=config["labels"], progress=progress, recorder=recorder, where=config["name"])
     shutil.rmtree(scratch, ignore_errors=True)
-    _leave_summary(module, artifact, len(config["shards"]))
+    artifacts.leave_summary(artifact, len(config["shards"]), module.summary)
     return result
-
-
-def _leave_summary(module: Any, artifact: Path, tasks: int) -> None:
-    """The last task to finish leaves the artifact's one line for ``status``."""
-    if len(artifacts.finished(artifact)) == tasks:
-        summaries = [result["summary"] for result in artifacts.results(artifact)]
-        write_json(artifact / "summary.json", {"text": module.summary(summaries)})
 
 
 @contextlib.contextmanager

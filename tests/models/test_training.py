@@ -129,6 +129,37 @@ def test_killed_training_ends_with_the_same_bits(tmp_path):
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4], rel=1e-5)
 
 
+def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypatch):
+    from l3hpc.models.training import Training
+    from l3hpc.models.training_engine import Engine
+
+    def make(folder):
+        return Training(SPEC, Data(60), (np.arange(48), np.arange(48, 60)), tmp_path / folder,
+                        Schedule(epochs=2), batch_size=8, seed=2, deterministic=False)
+
+    whole = make("whole").run()
+    step, calls = Engine.train, []
+
+    def stop_at(number):
+        def train(engine, batch, first):
+            calls.append(first)
+            if len(calls) == number:
+                raise SystemExit(143)
+            step(engine, batch, first)
+        return train
+
+    monkeypatch.setattr(Engine, "train", stop_at(9))  # the third batch of the second epoch
+    with pytest.raises(SystemExit):
+        make("stopped").run()
+    calls.clear()
+    monkeypatch.setattr(Engine, "train", stop_at(0))
+    status = make("stopped").run()
+    assert calls == [False] * 4  # two of six batches were not done again
+    assert [row["epoch"] for row in status.history] == [0, 1]
+    for one, other in zip(whole.history, status.history, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path):
     """Mirrored over two (virtual) devices: same losses up to rounding and batch statistics."""

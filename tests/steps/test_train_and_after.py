@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
+import submitit  # noqa: F401  before TensorFlow, as in a job: it sets up logging when imported
 
 from l3hpc import steps
 from l3hpc.errors import InputError
@@ -160,3 +161,24 @@ def test_preemption_calls_the_latest_registered_first():
         word.save()
     word.save()
     assert calls == ["inner", "outer", "outer"]
+
+
+def test_a_signal_from_the_scheduler_saves_the_running_task(tmp_path, monkeypatch, capsys):
+    from l3hpc.files import write_json
+    from l3hpc.steps.base import PREEMPTION
+    from l3hpc.workflow.worker import TaskCall
+
+    config = tmp_path / "steps" / "train" / "config.json"
+    write_json(config, {})
+    calls = []
+
+    def save():
+        calls.append("saved")
+        if len(calls) == 2:
+            raise OSError("No space left on device")
+
+    with PREEMPTION.on_signal(save):
+        TaskCall(str(config), 0).checkpoint()
+        TaskCall(str(config), 0).checkpoint()
+    assert calls == ["saved", "saved"]
+    assert "No space left on device" in capsys.readouterr().err
