@@ -5,72 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.ledger.columns import MAIN_TABS, TABS
-from l3hpc.ledger.journal import Journal
-from l3hpc.ledger.sheets import Pace, Sheets
-from l3hpc.ledger.store import Store
-from l3hpc.ledger.sync import initialise, sync
-
 sys.path.insert(0, str(Path(__file__).parent))
-
-MSE = "embedding_approx_mse"
-
-
-class World:
-    """A server, a workspace, and short ways to write results and to sync."""
-
-    def __init__(self, server, folder):
-        self.server, self.folder = server, folder
-        self.store = Store(folder / "ws")
-        self.key = server.key_file(folder)
-        self.said = []
-        self.slept = []
-        self.journals = {}
-
-    def sheets(self, book="book-one"):
-        pace = Pace(self.said.append, sleep=self.slept.append)
-        return Sheets(book, self.key, say=self.said.append, pace=pace,
-                      environ={"L3HPC_SHEETS_URL": self.server.url})
-
-    def init(self, tabs=MAIN_TABS, book="book-one"):
-        return initialise(self.sheets(book), [TABS[name] for name in tabs])
-
-    def sync(self, book="book-one", **options):
-        return sync(self.store, self.sheets(book), say=self.said.append, **options)
-
-    def record(self, name, epoch=None, tab=MSE, **values):
-        if name not in self.journals:
-            self.journals[name] = Journal(self.store.journal, run=name,
-                                          fallback=self.folder / "second",
-                                          labels={"model_dir": f"/m/{name}", "output_dir": "/o",
-                                                  "exp_id": name, "username": "ada"})
-        self.journals[name].record(tab, values, epoch=epoch)
-
-    def rows(self, tab=MSE):
-        """Filled rows of a tab as dictionaries by title."""
-        titles = TABS[tab].titles
-        return [dict(zip(titles, row, strict=False)) for row in self.server.grid(tab)]
-
-    def row(self, name, tab=MSE):
-        (found,) = [row for row in self.rows(tab) if row["Model Dir"] == f"/m/{name}"]
-        return found
-
-    def cell(self, name, title, value, tab=MSE):
-        """A person types into a cell."""
-        grid = self.server.book.named(tab)["grid"]
-        column = TABS[tab].titles.index(title)
-        (line,) = [row for row in grid if row[1] == f"/m/{name}"]
-        line[column] = value
-
-    def assert_equal_to_fold(self, tab=MSE):
-        from l3hpc.ledger.cells import cells, same
-        rows = self.store.fold().of(tab)
-        shown = {row[TABS[tab].index(TABS[tab].key[0])]: row for row in self.server.grid(tab)}
-        assert len(shown) == len(self.server.grid(tab)) == len(rows)
-        for row in rows:
-            line = shown[cells(row)[TABS[tab].index(TABS[tab].key[0])]]
-            for ours, theirs in zip(cells(row), line, strict=False):
-                assert same(ours, theirs), (row.key, ours, theirs)
 
 
 @pytest.fixture
@@ -109,4 +44,5 @@ def only_loopback(monkeypatch):
 @pytest.fixture
 def world(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    from sheets_world import World
     return World(server, tmp_path)
