@@ -160,6 +160,35 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
         assert one == pytest.approx(other, rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_learns_and_restarts(tmp_path, monkeypatch, precision):
+    from l3hpc.models import training_engine
+
+    monkeypatch.setattr(training_engine, "best_precision", lambda: precision)
+    data = Data(64)
+
+    def make():
+        engine = training_engine.Engine(SPEC, seed=1, learning_rate=1e-3, mixed_precision=True,
+                                        deterministic=False)
+        engine.set_rate(5e-3)
+        return engine
+
+    engine = make()
+    assert engine.model.output.dtype == "float32"
+    losses = []
+    for _ in range(30):
+        engine.train((data.x, data.y), first=True)
+        losses.append(engine.averages()[0])
+    assert losses[-1] < 0.9 * losses[0]
+    again = make()
+    again.restore(engine.state())
+    assert again.validate([(data.x, data.y)]) == pytest.approx(
+        engine.validate([(data.x, data.y)]), rel=1e-6)
+    assert all(array.dtype == np.float32 for layer in again.parameters().layers
+               for array in layer)
+    assert float(again.optimizer.learning_rate) == pytest.approx(5e-3)
+
+
 @pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path):
     """Mirrored over two (virtual) devices: same losses up to rounding and batch statistics."""
