@@ -2,50 +2,84 @@
 
 A block in a Markdown page starts with ``<!-- filled: WHAT ARGUMENT -->`` and ends with
 ``<!-- end -->``. WHAT is ``help`` (a command's help text), ``params`` (a step's parameters),
-``exit-codes``, ``columns`` (a ledger tab) or ``pipeline`` (a file of jobs/).
+``commands``, ``steps``, ``tabs``, ``exit-codes``, ``columns`` (a ledger tab), ``pipeline`` (a file
+of jobs/), ``options`` and ``resources`` (of a pipeline), or ``file`` (any file of the tree).
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- filled: (\S+) ?(.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def help_text(words: str) -> str:
-    """The help of ``l3hpc WORDS`` at a width of 90 columns."""
+    """The help of ``l3hpc WORDS`` as a terminal of 80 columns shows it."""
     import click
 
     from l3hpc.cli import cli
 
     command: click.Command = cli
-    context = click.Context(cli, info_name="l3hpc")
+    context = click.Context(cli, info_name="l3hpc", **cli.context_settings)
     for word in words.split():
         assert isinstance(command, click.Group)
         found = command.get_command(context, word)
         if found is None:
             raise SystemExit(f"docs name a command that does not exist: l3hpc {words}")
         command = found
-        context = click.Context(command, parent=context, info_name=word)
-    context.terminal_width = 90
-    context.max_content_width = 90
-    return f"```text\n$ l3hpc {words + ' ' if words else ''}--help\n{command.get_help(context)}\n```"
+        context = click.Context(command, parent=context, info_name=word,
+                                **command.context_settings)
+    context.terminal_width = context.max_content_width = 80
+    typed = " ".join(["l3hpc", *words.split(), "--help"])
+    return f"```text\n$ {typed}\n{command.get_help(context)}\n```"
 
 
 def params_table(name: str) -> str:
-    """A step's parameters: name, default, meaning."""
+    """A step's parameters: name, default, what is allowed, meaning."""
     from l3hpc.steps import step
 
-    rows = ["| parameter | default | meaning |", "|---|---|---|"]
+    rows = []
     for field_name, field in step(name).Params.model_fields.items():
-        default = "required" if field.is_required() else f"`{field.get_default()}`"
-        meaning = (field.description or "").replace("|", "\\|").replace("\n", " ")
-        rows.append(f"| `{field_name}` | {default} | {meaning} |")
-    return "\n".join(rows)
+        default = "required" if field.is_required() else _code(field.get_default())
+        rows.append((f"`{field_name}`", default, _allowed(field), field.description or ""))
+    return table(("parameter", "default", "allowed", "meaning"), rows)
+
+
+def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in rows:
+        cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in row)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _code(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _allowed(field: Any) -> str:
+    """Words for the type and bounds of a pydantic field."""
+    kinds = [kind for kind in typing.get_args(field.annotation) or (field.annotation,)
+             if kind is not type(None)]
+    if typing.get_origin(field.annotation) is typing.Literal:
+        return ", ".join(f"`{kind}`" for kind in kinds)
+    if any(typing.get_origin(kind) is tuple for kind in kinds):
+        return "a list of whole numbers"
+    names = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
+    words = ", ".join(names.get(kind, str(kind)) for kind in kinds)
+    signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+    bounds = [f"{sign} {getattr(one, name)}" for one in field.metadata
+              for name, sign in signs if getattr(one, name, None) is not None]
+    return ", ".join([words, *bounds])
 
 
 def exit_codes(_: str) -> str:
@@ -72,9 +106,80 @@ def pipeline_file(name: str) -> str:
     return f"```yaml\n{(ROOT / 'jobs' / f'{name}.yaml').read_text().rstrip()}\n```"
 
 
+def options_table(name: str) -> str:
+    """The options of a pipeline: what each sets, its default and meaning."""
+    from l3hpc.workflow import pipelines
+    from l3hpc.workflow.options import OPTIONS
+
+    rows = []
+    for option, targets in pipelines.load(name, ROOT).options.items():
+        known = OPTIONS[option]
+        choices = f" ({', '.join(known.choices)})" if known.choices else ""
+        rows.append((f"`--{option}`", known.help + choices, known.default,
+                     ", ".join(f"`{target}`" for target in targets)))
+    return table(("option", "meaning", "default", "sets"), rows)
+
+
+def resources_table(name: str) -> str:
+    """The steps of a pipeline: what each needs, and what each of its tasks asks for."""
+    from l3hpc.workflow import pipelines
+    from l3hpc.workflow.units import format_memory, format_time
+
+    rows = []
+    for step in pipelines.load(name, ROOT).steps.values():
+        wanted = step.resources
+        needs = ", ".join([*step.needs, *(f"{kind} (from outside)" for kind in step.given)])
+        rows.append((f"[{step.name}](../steps/{step.kind}.md)", needs or "–", str(wanted.cpus or 1),
+                     format_memory(wanted.mem) if wanted.mem else "–", str(wanted.gpus or "–"),
+                     format_time(wanted.time) if wanted.time else "–"))
+    return table(("step", "needs", "cpus", "mem", "gpus", "time"), rows)
+
+
+def commands_table(_: str) -> str:
+    """All commands with a link to their pages."""
+    from l3hpc.cli import COMMANDS
+
+    return table(("command", "what it does"), [
+        (f"[`l3hpc {name}`](commands/{name}.md)", text) for name, text in COMMANDS.items()])
+
+
+def steps_table(_: str) -> str:
+    """All steps with a link to their pages."""
+    from l3hpc.steps import STEPS, step
+
+    rows = []
+    for name in STEPS:
+        module = step(name)
+        inputs = ", ".join(f"{kind}{'' if need == 'required' else ' (optional)'}"
+                           for kind, need in module.INPUTS.items())
+        rows.append((f"[{name}](steps/{name}.md)", module.TITLE, inputs or "–"))
+    return table(("step", "what comes out", "reads the output of"), rows)
+
+
+def tabs_table(_: str) -> str:
+    """The tabs of the ledger: key, number of columns, what ranks them."""
+    from l3hpc.ledger.columns import MAIN_TABS, TABS
+
+    rows = []
+    for name, tab in TABS.items():
+        key = " and ".join(tab.column(field).title for field in tab.key)
+        rank = f"{tab.column(tab.rank).title} ({'smallest' if tab.best == 'min' else 'largest'})"
+        rows.append((f"`{name}`", str(len(tab.columns)), key, rank,
+                     "yes" if name in MAIN_TABS else "no"))
+    return table(("tab", "columns", "key of a row", "best row", "written by the pipelines"), rows)
+
+
+def file_text(path: str) -> str:
+    """The text of a file of the tree."""
+    kind = {".yaml": "yaml", ".j2": "jinja", ".py": "python"}.get(Path(path).suffix, "text")
+    return f"```{kind}\n{(ROOT / path).read_text().rstrip()}\n```"
+
+
 FILLERS: dict[str, Callable[[str], str]] = {
     "help": help_text, "params": params_table, "exit-codes": exit_codes,
-    "columns": columns_table, "pipeline": pipeline_file,
+    "columns": columns_table, "pipeline": pipeline_file, "options": options_table,
+    "resources": resources_table, "commands": commands_table, "steps": steps_table,
+    "tabs": tabs_table, "file": file_text,
 }
 
 
