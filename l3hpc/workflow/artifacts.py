@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.files import read_json
+from l3hpc.files import read_json, write_json
 
 WORK = ".work"
 
@@ -32,7 +33,7 @@ def is_done(artifact: Path, index: int) -> bool:
     return os.path.isfile(f"{artifact}/{index:04d}/result.json")
 
 
-def finished(artifact: Path) -> set[int]:
+def finished(artifact: Path | str) -> set[int]:
     """Indices of the finished tasks (the empty set when there is no such folder yet)."""
     try:
         entries = os.listdir(artifact)
@@ -44,18 +45,37 @@ def finished(artifact: Path) -> set[int]:
 
 def results(artifact: Path) -> list[dict[str, Any]]:
     """The ``result.json`` of every finished task, in task order."""
-    folder = Path(artifact)
-    return [read_json(task_folder(folder, index) / "result.json")
-            for index in sorted(finished(folder))]
+    values = []
+    for index in sorted(finished(artifact)):
+        with open(f"{artifact}/{index:04d}/result.json", encoding="utf-8") as stream:
+            values.append(json.load(stream))
+    return values
+
+
+def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str]) -> None:
+    """When all tasks are finished: keep their one line and times, so that status reads one file."""
+    if len(finished(artifact)) == tasks:
+        found = results(artifact)
+        write_json(Path(artifact) / "summary.json", {
+            "text": summary([result["summary"] for result in found]),
+            "started": min(result["started"] for result in found),
+            "finished": max(result["finished"] for result in found)})
+
+
+def summary(artifact: Path) -> dict[str, Any]:
+    """What the last task of a complete artifact left: ``text``, ``started``, ``finished`` (unix
+    seconds); {} when it left nothing."""
+    try:
+        with open(f"{artifact}/summary.json", encoding="utf-8") as stream:
+            value = json.load(stream)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def detail(artifact: Path) -> str:
-    """The one line about a complete artifact that its last task left ('' when it did not)."""
-    try:
-        text = json.loads((Path(artifact) / "summary.json").read_text())["text"]
-    except (OSError, ValueError, KeyError):
-        return ""
-    return str(text)
+    """The one line about a complete artifact ('' when there is none)."""
+    return str(summary(artifact).get("text", ""))
 
 
 def check_input(name: str, folder: Path) -> None:

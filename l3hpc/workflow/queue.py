@@ -16,6 +16,7 @@ from l3hpc.workflow.words import seconds
 
 SQUEUE_S = 20.0
 SACCT_S = 20.0
+MAX_IDS_LENGTH = 100_000
 _WIDTHS = {"JobArrayID": 40, "State": 24, "Reason": 60, "TimeUsed": 20, "StartTime": 24,
            "RestartCnt": 12, "TimeLimit": 20, "exit_code": 16, "NodeList": 64, "Name": 256}
 _OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
@@ -74,15 +75,23 @@ def ask_squeue(users: Iterable[str], answer: Answer) -> None:
     answer.ended.update(ended)
 
 
-def ask_sacct(jobs: Iterable[str], answer: Answer) -> None:
-    """Add what accounting remembers of these base ids. One call; none for no ids."""
+def ask_sacct(
+    jobs: Iterable[str], answer: Answer, *, users: Iterable[str] = (), since: float = 0.0
+) -> None:
+    """Add what accounting remembers of these base ids. One call; none for no ids.
+
+    users, since (unix seconds): asked for instead where the ids do not fit on a command line.
+    """
     wanted = sorted(set(jobs), key=lambda job: (len(job), job))
     if not wanted:
         return
+    which = ["--jobs", ",".join(wanted)]
+    if len(which[1]) > MAX_IDS_LENGTH:
+        start = datetime.fromtimestamp(since).isoformat(timespec="seconds")
+        which = ["--user", ",".join(sorted(set(users))), "--starttime", start]
     try:
-        text = call(["sacct", "--noheader", "--allocations", "--parsable2", "--array", "--jobs",
-                     ",".join(wanted), "--format", "JobID,State,ExitCode,ElapsedRaw,NodeList"],
-                    timeout_s=SACCT_S)
+        text = call(["sacct", "--noheader", "--allocations", "--parsable2", "--array", *which,
+                     "--format", "JobID,State,ExitCode,ElapsedRaw,NodeList"], timeout_s=SACCT_S)
     except ClusterError as error:
         answer.sacct = False
         answer.notes.append(error.message)

@@ -29,6 +29,8 @@ def call(command: Sequence[str], *, timeout_s: float) -> str:
     except FileNotFoundError:
         raise ClusterError(f"{program} is not on this machine",
                            hint="Log in to the cluster, or use --cluster local.") from None
+    except OSError as error:
+        raise ClusterError(f"{program} cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise ClusterError(f"{program} did not answer within {timeout_s:.0f} s",
                            hint="Is the cluster up? l3hpc doctor") from None

@@ -126,7 +126,7 @@ def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, str]]:
 
 
 def _look(workspace: Path, record: RunRecord, step: StepRecord) -> _Look:
-    done = artifacts.finished(Path(step.artifact))
+    done = artifacts.finished(step.artifact)
     if step.state == "reused" or len(done) >= step.tasks:
         return _Look(step, done, {})
     return _Look(step, done,
@@ -147,7 +147,8 @@ def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]]) -> queue.Answer
         return answer
     queue.ask_squeue(users, answer)
     queue.ask_sacct((job.partition("_")[0] for job in ids
-                     if job not in answer.live and job not in answer.ended), answer)
+                     if job not in answer.live and job not in answer.ended), answer,
+                    users=users, since=min(record.created for record in chosen))
     return answer
 
 
@@ -181,9 +182,9 @@ def _step_status(
     if done >= step.tasks:
         reused = step.state == "reused"
         status.state = "reused" if reused else "done"
-        status.elapsed_s = None if reused else _elapsed(step)
-        status.detail = artifacts.detail(Path(step.artifact)) or (
-            Path(step.artifact).name if reused else "")
+        left = artifacts.summary(Path(step.artifact))
+        status.elapsed_s = None if reused else _elapsed(step.artifact, left)
+        status.detail = str(left.get("text") or (step.artifact[-16:] if reused else ""))
         return status
     stuck = [parent for parent in parents if parent.state in STUCK]
     if step.state == "reused":
@@ -261,12 +262,14 @@ def _point_to_log(
         status.log = str(log)
 
 
-def _elapsed(step: StepRecord) -> float | None:
+def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:
     """Wall-clock seconds from the first task's start to the last one's end."""
     try:
-        results = artifacts.results(Path(step.artifact))
-        return float(max(result["finished"] for result in results)
-                     - min(result["started"] for result in results))
+        if not left:
+            results = artifacts.results(Path(artifact))
+            left = {"started": min(result["started"] for result in results),
+                    "finished": max(result["finished"] for result in results)}
+        return float(left["finished"] - left["started"])
     except (OSError, KeyError, ValueError):
         return None
 

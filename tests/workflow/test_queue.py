@@ -54,6 +54,13 @@ def test_one_call_each_and_none_that_is_not_needed(slurm):
     assert answer.squeue and answer.sacct
 
 
+def test_too_many_ids_for_a_command_line_are_asked_by_user(slurm):
+    answer = queue.Answer()
+    queue.ask_sacct(map(str, range(10**6, 10**6 + 20_000)), answer, users=["me"], since=86400.0)
+    [line] = slurm.calls("sacct")
+    assert "--user me --starttime 1970-01-0" in line and "--jobs" not in line
+
+
 def test_a_silent_or_broken_slurm_is_noted(slurm, monkeypatch):
     slurm.says("squeue", "exec sleep 5")
     slurm.says("sacct", "echo 'sacct: error: Slurm accounting storage is disabled' >&2; exit 1")

@@ -10,7 +10,7 @@ import pytest
 from fakeslurm import queue_line
 
 from l3hpc.files import write_json
-from l3hpc.workflow import markers, records, status, statustext, submission
+from l3hpc.workflow import artifacts, markers, records, status, statustext, submission
 
 
 class Case:
@@ -75,8 +75,10 @@ def test_done_steps_have_their_line_and_time(case):
     chain = case(names=("extract", "sample"), tasks={"extract": 2})
     chain.finish("extract", 0)
     chain.finish("extract", 1, started=130.0, finished=200.0)
-    write_json(chain.made.steps[0].artifact / "summary.json", {"text": "500 rows"})
     chain.queue(queue_line("101", "RUNNING"))
+    assert chain.look()["extract"] == ("done", "")
+    assert chain.step("extract").elapsed_s == 100
+    artifacts.leave_summary(chain.made.steps[0].artifact, 2, lambda summaries: "500 rows")
     assert chain.look()["extract"] == ("done", "500 rows")
     assert chain.step("extract").elapsed_s == 100
     assert (chain.step("extract").done, chain.step("extract").tasks) == (2, 2)

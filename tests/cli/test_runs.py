@@ -1,0 +1,170 @@
+"""The commands about runs: status, logs, cancel, resume and run, as a person types them."""
+
+import json
+from pathlib import Path
+
+import chains
+import fakestep
+import pytest
+from click.shell_completion import ShellComplete
+
+import l3hpc.steps
+from l3hpc.cli import cli, main
+from l3hpc.workflow import submission
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with two runs: ``good-1`` is done, ``bad-2`` failed at sample."""
+    chains.clean_environment(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for name in ("OUTPUT_DIR", "AUDIO_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    Path("cluster.yaml").write_text(json.dumps({
+        "paths": {"workspace": "ws"},
+        "clusters": {"local": {"slots": {"cpus": 2, "mem": "2GB"},
+                               "env": {"PYTHONPATH": str(chains.FAKES)}}}}))
+    made = chains.plan(tmp_path / "ws", "good-1", ("extract", "sample"), tasks={"extract": 2})
+    submission.submit(made)
+    submission.submit(chains.plan(tmp_path / "ws", "bad-2", ("extract", "sample", "fit"),
+                                  tasks={"extract": 2}, params={"sample": {"fail": "scratch"}}))
+    return tmp_path
+
+
+def call(capsys, *words):
+    """Exit code, standard output and standard error of a command."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    said = capsys.readouterr()
+    return ended.value.code or 0, said.out, said.err
+
+
+def test_runs_from_outside(here, capsys, monkeypatch):
+    code, out, _ = call(capsys, "status")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if line and line[0] != " "] == [
+        "bad-2", "good-1"]  # the newest first
+    assert "sample   3    failed     0/1" in out and "first attempt fails" in out
+    assert "fit      4    blocked    0/1        –  by sample" in out
+    assert "next: l3hpc resume bad-2" in out
+
+    code, out, _ = call(capsys, "status", "good", "--json")
+    value = json.loads(out)
+    assert value["schema"] == 1 and [run["run"] for run in value["runs"]] == ["good-1"]
+    assert [step["state"] for step in value["runs"][0]["steps"]] == ["done", "done"]
+    assert value["runs"][0]["steps"][0]["detail"] == "3 rows"
+
+    code, out, err = call(capsys, "status", "god-1")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [f"error: no run 'god-1' in {here / 'ws' / 'runs'}",
+                                "       did you mean 'good-1'? valid: bad-2, good-1"]
+
+    code, out, _ = call(capsys, "logs", "bad", "sample")
+    assert code == 0 and out.endswith("error: first attempt fails\n")
+    code, out, _ = call(capsys, "logs", "latest", "sample", "--out")
+    assert "submitit INFO" in out
+    code, out, _ = call(capsys, "logs", "bad", "sample", "-f")
+    assert code == 0 and out.endswith("error: first attempt fails\n")
+    code, out, _ = call(capsys, "logs", "good", "extract", "--task", "1", "--path")
+    assert out.endswith("ws/runs/good-1/steps/extract/logs/1_1_0_log.err\n")
+    code, _, err = call(capsys, "logs", "good", "extract", "--task", "7")
+    assert code == 2 and "tasks: 0 to 1" in err
+    code, _, err = call(capsys, "logs", "good", "fit")
+    assert code == 2 and "has no step 'fit'" in err
+    code, _, err = call(capsys, "logs", "bad", "extract")
+    assert code == 2 and "done before this run" in err
+    code, _, err = call(capsys, "logs", "bad", "fit")
+    assert code == 2 and "no log yet" in err
+
+    assert call(capsys, "cancel", "good")[1] == "nothing of good-1 was waiting or running\n"
+
+    code, out, _ = call(capsys, "resume", "bad", "--dry-run", "--json")
+    assert json.loads(out) == {"run": "bad-2", "would_submit": {"sample": [0], "fit": [0]}}
+    code, out, _ = call(capsys, "resume", "bad", "--set", "sample.mem=200MB")
+    assert code == 0 and "resumed bad-2: sample (1 of 1 tasks), fit (1 of 1 tasks)" in out
+    assert call(capsys, "resume", "bad")[1] == (
+        "nothing of bad-2 is missing that does not wait or run already\n")
+    code, _, err = call(capsys, "resume", "bad", "--set", "sample.seed=3")
+    assert code == 2 and "only resources can change" in err
+
+    # completion offers runs, then the steps of the run
+    shell = ShellComplete(cli, {}, "l3hpc", "_L3HPC_COMPLETE")
+    runs = [item.value for item in shell.get_completions(["status"], "")]
+    assert runs == ["latest", "bad-2", "good-1"]
+    assert [item.value for item in shell.get_completions(["logs", "good-1"], "")] == [
+        "extract", "sample"]
+    assert [item.value for item in shell.get_completions(["run"], "e")] == [
+        "extract", "embed", "evaluate"]
+
+    # a frozen config is repeated by hand
+    monkeypatch.setattr(l3hpc.steps, "step", fakestep.named)
+    config = "ws/runs/good-1/steps/sample/config.json"
+    code, out, err = call(capsys, "run", "sample", "--config", config)
+    assert code == 0 and "all 1 tasks are done already" in err and out == "sample: 1 rows\n"
+    code, _, err = call(capsys, "run", "fit", "--config", config)
+    assert code == 2 and "is of step 'sample', not 'fit'" in err
+
+
+def test_no_runs_yet(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "status", "--workspace", "elsewhere")
+    assert code == 0 and out.splitlines()[0] == f"no runs yet in {tmp_path / 'elsewhere'}"
+    code, _, err = call(capsys, "cancel", "latest", "--workspace", "elsewhere")
+    assert code == 2 and "l3hpc submit" in err
+
+
+@pytest.fixture
+def fake_steps(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(l3hpc.steps, "step", fakestep.named)
+
+
+def test_a_step_by_hand_leaves_its_files_flat(fake_steps, capsys, tmp_path):
+    code, out, err = call(capsys, "run", "extract", "--set", "text=12", "--set", "seconds=0.1",
+                           "-o", "out", "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["summary"] == {"rows": 1} and result["step"] == "extract"
+    assert sorted(path.name for path in Path("out").iterdir()) == ["out.txt", "result.json"]
+    assert Path("out/out.txt").read_text() == "(12)"  # a text parameter stays text
+    code, out, err = call(capsys, "run", "extract", "-o", "out")
+    assert code == 2 and "is not empty" in err and "--overwrite" in err
+    code, out, err = call(capsys, "run", "extract", "--set", "fail=error", "-o", "out",
+                           "--overwrite")
+    assert code == 1 and "the fake was told to fail" in err
+    assert Path("out/out.txt").read_text() == "(12)"  # a failure keeps what was there
+    code, out, err = call(capsys, "run", "extract", "--set", "text=b", "-o", "out", "--overwrite")
+    assert (code, out) == (0, "extract: 1 rows\nfiles in out: out.txt\n")
+    assert Path("out/out.txt").read_text() == "(b)"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_the_output_of_one_step_by_hand_is_the_input_of_the_next(fake_steps, capsys, monkeypatch):
+    def named(name):
+        module = fakestep.named(name)
+        module.INPUTS = {"extract": "required"} if name == "sample" else {}
+        return module
+
+    monkeypatch.setattr(l3hpc.steps, "step", named)
+    call(capsys, "run", "extract", "--set", "text=a", "-o", "first")
+    code, _, err = call(capsys, "run", "sample", "--input", "extract=first", "-o", "second")
+    assert code == 0, err
+    assert Path("second/out.txt").read_text() == "(0 (a))"
+    code, _, err = call(capsys, "run", "sample", "--input", "extrakt=first", "-o", "third")
+    assert code == 2 and "did you mean 'extract'" in err
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["extract", "--set", "txt=1", "-o", "x"], "did you mean 'text'"),
+    (["extract", "--set", "seconds=soon", "-o", "x"], "extract.seconds: "),
+    (["extract", "--set", "seconds", "-o", "x"], "is not NAME=VALUE"),
+    (["extract", "--set", "text=1", "--set", "text=2", "-o", "x"], "given twice"),
+    (["extract"], "say where the results go"),
+    (["extract", "--config", "c.json", "-o", "x"], "do not go with it"),
+    (["extract", "--config", "c.json"], "cannot be read"),
+])
+def test_run_refuses(fake_steps, capsys, words, message):
+    code, _, err = call(capsys, "run", *words)
+    assert code == 2 and message in err
+    assert not Path("x").exists()
