@@ -133,6 +133,36 @@ def restore(key: str, workspace: str | None, sheet: str | None, key_file: str | 
 
 @click.command()
 @sheet_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def repair(workspace: str | None, sheet: str | None, key_file: str | None, yes: bool) -> None:
+    """Make the sheet equal to the journals: shows the difference, asks, then writes.
+
+    Overrules cells that people changed and brings deleted rows back. Own rows and own columns of
+    people stay. Columns that were moved or renamed have to be put back by hand first.
+    """
+    from l3hpc.ledger.columns import letter
+    from l3hpc.ledger.sync import difference
+    from l3hpc.ledger.sync import sync as sync_once
+
+    store, sheets = _sheets(workspace, sheet, key_file)
+    snapshot, plan, deleted = difference(store, sheets)
+    for tab in plan.tabs:
+        for write in tab.writes:
+            click.echo(f"{tab.grid.tab.name}  {letter(write.column)}{write.place + 1} "
+                       f"({tab.grid.tab.titles[write.column]}): {write.old!r} → {write.new!r}")
+        for row in tab.inserts:
+            click.echo(f"{tab.grid.tab.name}  {'deleted' if row in deleted else 'new'} row: "
+                       f"{' '.join(row.key)}")
+    for problem in plan.problems:
+        click.echo(f"{problem['kind']}: {problem['tab']}: {problem['text']}", err=True)
+    if plan.is_empty:
+        click.echo(f"{snapshot.title!r} equals the journals")
+    elif yes or click.confirm("write this?"):
+        _print_report(sync_once(store, sheets, policy="ours", restore=deleted, say=_say))
+
+
+@click.command()
+@sheet_options
 @click.option("--tab", "tabs", multiple=True, metavar="TAB", help="Tabs to look at [default: all].")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def adopt(workspace: str | None, sheet: str | None, key_file: str | None, tabs: tuple[str, ...],
@@ -201,4 +231,4 @@ def _print_report(report: Report) -> None:
         click.echo("resolve with   l3hpc ledger sync --on-conflict ours   (or theirs)", err=True)
 
 
-COMMANDS = (init, check, sync, restore, adopt, cron)
+COMMANDS = (init, check, sync, repair, restore, adopt, cron)

@@ -141,6 +141,20 @@ def initialise(sheets: Sheets, tabs: Sequence[Tab]) -> list[str]:
     raise L3hpcError(f"the sheet kept changing while it was set up ({ROUNDS} rounds)")
 
 
+def difference(store: Store, sheets: Sheets) -> tuple[Snapshot, Plan, list[Row]]:
+    """What it takes to make the sheet equal to the journals: the reading, the plan that overrules
+    every changed cell, and the rows that were deleted. Writes nothing."""
+    snapshot = snapshot_of(sheets)
+    rows = list(store.fold().rows.values())
+    require_headers(snapshot, tabs_of(rows))
+    state = store.state(sheets.sheet_id)
+    gone = {(item["tab"], tuple(item["key"]))
+            for item in make(rows, snapshot, state, _Known(store)).problems
+            if item["kind"] == "deleted"}
+    deleted = [row for row in rows if (row.tab.name, row.key) in gone]
+    return snapshot, make(rows, snapshot, state, _Known(store), "ours", deleted), deleted
+
+
 def foreign_rows(store: Store, sheets: Sheets, tabs: Sequence[Tab]) -> list[Row]:
     """Rows with a whole key that people typed or pasted and that no journal knows."""
     snapshot = snapshot_of(sheets)

@@ -102,6 +102,22 @@ def test_deleted_restored_adopted(ledger, server):
     assert "no rows of others" in ledger("adopt", "--yes")[1]
 
 
+def test_repair_shows_the_difference_and_then_writes(ledger, server, monkeypatch):
+    ledger("init")
+    ledger("sync")
+    assert "equals the journals" in ledger("repair")[1]
+    server.book.named(TAB)["grid"][1][7] = "mine"
+    monkeypatch.setattr("click.confirm", lambda question: False)
+    out = ledger("repair")[1]
+    assert out == "embedding_approx_mse  H2 (Emb key): 'mine' → 'pca'\n"
+    assert server.book.named(TAB)["grid"][1][7] == "mine"
+    ledger("repair", "--yes")
+    assert server.book.named(TAB)["grid"][1][7] == "pca"
+    del server.book.named(TAB)["grid"][1]
+    assert "deleted row: /m/a" in ledger("repair", "--yes")[1]
+    assert server.book.named(TAB)["grid"][1][1] == "/m/a" and ledger("sync")[0] == 0
+
+
 def test_offline_is_exit_75_and_nothing_is_lost(ledger, server):
     ledger("init")
     server.faults = lambda method, path: "503"

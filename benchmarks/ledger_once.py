@@ -1,0 +1,156 @@
+"""Rows lost, doubled and misplaced: appending with retries against the ledger's sync.
+
+The naive way is that of the published code: one values.append per run from its job, then one
+values.update per epoch to the row found by its key, fifty immediate retries on any error. Both ways
+meet the same server, faults and people. Needs nothing outside this machine:
+
+    python benchmarks/ledger_once.py [SEEDS]
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sheets"))
+
+from sheets_server import Book, Server  # noqa: E402
+from sheets_world import MSE, World  # noqa: E402
+
+from l3hpc.ledger.cells import cells, same  # noqa: E402
+from l3hpc.ledger.columns import TABS  # noqa: E402
+
+RUNS, EPOCHS = 20, 5
+FAULTS = ["503", "503-applied", "drop-applied", "429", "500"]
+TAB = TABS[MSE]
+
+
+def faulty(chance: random.Random, share: float) -> Any:
+    """Every request fails with probability ``share``."""
+    lock = threading.Lock()
+
+    def fault(method: str, path: str) -> str | None:
+        with lock:
+            return chance.choice(FAULTS) if chance.random() < share else None
+    return fault
+
+
+def sort_now(book: Book) -> None:
+    """A person sorts by the key, downwards."""
+    grid = book.named(MSE)["grid"]
+    filled = [row for row in grid[1:] if any(value is not None for value in row)]
+    grid[1:1 + len(filled)] = sorted(filled, key=lambda row: str(row[1]), reverse=True)
+
+
+def retried(call: Any) -> Any:
+    """Fifty attempts at once, as published; then the error ends the job."""
+    for attempt in range(50):
+        try:
+            return call()
+        except Exception:
+            if attempt == 49:
+                raise
+    return None
+
+
+def naive(world: World, chance: random.Random) -> None:
+    """Each job appends its row and then updates cells of the row it found."""
+    sheets = world.sheets()
+    session = sheets._http.session
+
+    def call(method: str, rest: str, **options: Any) -> Any:
+        url = f"{world.server.url}/v4/spreadsheets/book-one{rest}"
+        answer = session.request(method, url, timeout=10, **options)
+        answer.raise_for_status()
+        return answer.json()
+
+    for row in world.store.fold().of(MSE):
+        line = ["" if value is None else value for value in cells(row)]
+        retried(lambda line=line: call("post", f"/values/{MSE}!A1:A28:append",
+                                       json={"values": [line]}))
+        for _ in range(EPOCHS):
+            found = retried(lambda: call("get", "/values:batchGet", params={
+                "ranges": f"'{MSE}'!A:AB", "valueRenderOption": "UNFORMATTED_VALUE"}))
+            keys = [line[1] if len(line) > 1 else ""
+                    for line in found["valueRanges"][0].get("values", [])]
+            if row.key[0] not in keys:
+                continue
+            place = keys.index(row.key[0])
+            if chance.random() < 0.1:
+                with world.server.lock:
+                    sort_now(world.server.book)
+            values = [{"userEnteredValue": {"numberValue": value}} if isinstance(
+                value, (int, float)) else {} for value in cells(row)[19:]]
+            retried(lambda place=place, values=values: call("post", ":batchUpdate", json={
+                "requests": [{"updateCells": {
+                    "start": {"sheetId": world.server.book.named(MSE)["id"], "rowIndex": place,
+                              "columnIndex": 19},
+                    "rows": [{"values": values}], "fields": "userEnteredValue"}}]}))
+
+
+def ours(world: World, chance: random.Random) -> None:
+    """The journals are synced while a person sorts now and then."""
+    def sort(book: Book) -> None:
+        if chance.random() < 0.5:
+            sort_now(book)
+    world.server.before_batch = sort
+    for _ in range(3):
+        world.sync()
+    world.server.before_batch = None
+
+
+def counted(world: World) -> tuple[int, int, int]:
+    """Rows lost, rows too many, rows with cells of another row."""
+    shown: dict[Any, list[list[Any]]] = {}
+    for line in world.server.grid(MSE):
+        shown.setdefault(line[1], []).append(line)
+    lost = doubled = misplaced = 0
+    for row in world.store.fold().of(MSE):
+        lines = shown.get(row.key[0], [])
+        lost += not lines
+        doubled += max(0, len(lines) - 1)
+        misplaced += any(not same(one, other) for line in lines
+                         for one, other in zip(cells(row), line, strict=False))
+    return lost, doubled, misplaced
+
+
+def measure(way: Any, share: float, seed: int) -> tuple[int, int, int]:
+    """One run of a way under faults of this share."""
+    chance = random.Random(seed)
+    server = Server()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01},
+                     daemon=True).start()
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(server, Path(folder))
+        world.init()
+        for number in range(RUNS):
+            for epoch in range(EPOCHS):
+                world.record(f"{number:02d}", epoch, latest_train_loss=chance.random(),
+                             latest_validation_loss=chance.random())
+        server.faults = faulty(chance, share)
+        way(world, chance)
+        server.faults = lambda method, path: None
+        result = counted(world)
+    server.shutdown()
+    server.server_close()
+    return result
+
+
+def main() -> None:
+    """Print the table."""
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    print(f"{RUNS} runs of {EPOCHS} epochs, a person sorts now and then, {seeds} seeds\n")
+    print("| failing requests | way | lost | doubled | misplaced |\n|---|---|---|---|---|")
+    for share in (0.0, 0.05, 0.2):
+        for name, way in (("append with retries", naive), ("ledger sync", ours)):
+            results = [measure(way, share, seed) for seed in range(seeds)]
+            total = [sum(column) for column in zip(*results, strict=True)]
+            print(f"| {share:.0%} | {name} | {total[0]} | {total[1]} | {total[2]} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
