@@ -185,8 +185,9 @@ def hand_over(
         record.state, record.note = "submitted", ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
+        kept = "nothing was submitted" if isinstance(error, ClusterError) else None
         refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
-                              allowed=error.allowed or "nothing was submitted")
+                              allowed=error.allowed or kept)
         with _no_interruption():
             _take_back(plan, record, submitted, refusal)
         raise refusal from None

@@ -120,14 +120,14 @@ def test_without_kill_on_invalid_dep_the_grandchildren_are_blocked_too(
     submission.submit(made)
     found = until(tmp_path, "demo", lambda found: found.steps[1].state == "failed")
     assert "RuntimeError: an unforeseen crash" in found.steps[1].detail
-    slurm_cluster._until(lambda: "DependencyNeverSatisfied" in slurm_cluster.command(
+    slurm_cluster.until(lambda: "DependencyNeverSatisfied" in slurm_cluster.command(
         "squeue", "-h", "-o", "%r"), 20, "Slurm does not notice")
     [found] = status.collect(tmp_path, ["demo"])
     assert [step.state for step in found.steps[2:]] == ["blocked"] * 3
     assert [step.detail for step in found.steps[2:]] == ["by sample"] * 3
     assert len(slurm_cluster.jobs()) == 3
     assert len(cancel(tmp_path, "demo")) == 3
-    slurm_cluster._until(lambda: not slurm_cluster.jobs(), 20, "not cancelled")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 20, "not cancelled")
 
 
 def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_path):
@@ -140,7 +140,7 @@ def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_pa
     stopped = cancel(tmp_path, "mine")
     record = records.read(tmp_path, "mine")
     assert stopped == [step.job for step in record.steps[::-1]]
-    any_slurm._until(lambda: set(any_slurm.jobs()) == {"l3-mine-2-extract", "l3-mine-2-sample"}, 20,
+    any_slurm.until(lambda: set(any_slurm.jobs()) == {"l3-mine-2-extract", "l3-mine-2-sample"}, 20,
                      "not exactly the other run is left")
     found = until(tmp_path, "mine", settled)
     assert found.state == "cancelled"
@@ -158,7 +158,7 @@ def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
         "Invalid partition name specified", "nothing was submitted",
         "Set partition: of the profile in cluster.yaml; `sinfo` lists them."]
     assert caught.value.exit_code == 4
-    any_slurm._until(lambda: not any_slurm.jobs(), 20, "jobs of a refused run are left")
+    any_slurm.until(lambda: not any_slurm.jobs(), 20, "jobs of a refused run are left")
     record = records.read(tmp_path, "demo")
     assert record.state == "refused"
     assert [step.state for step in record.steps] == ["planned"] * 5
@@ -204,7 +204,7 @@ def test_a_run_submitted_by_a_process_that_died_is_found_by_name(slurm_cluster, 
     record.steps[1].state, record.steps[1].job, record.steps[1].attempts = "planned", None, []
     records.write(tmp_path, record)
     assert len(cancel(tmp_path, "demo")) == 2
-    slurm_cluster._until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
 
 
 def test_ctrl_c_while_submitting_leaves_no_job_behind(slurm_cluster, chains, tmp_path):
@@ -228,7 +228,7 @@ submission.submit(chains.plan({str(tmp_path)!r}, on=profile, params=slow))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, **slurm_cluster.env})
     assert "KeyboardInterrupt" in done.stderr
-    slurm_cluster._until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
     record = records.read(tmp_path, "demo")
     assert record.state == "cancelled"
     [found] = status.collect(tmp_path, ["demo"])
@@ -251,3 +251,20 @@ def test_resume_submits_only_what_is_missing(any_slurm, chains, tmp_path):
     assert states(found) == dict.fromkeys(chains.CHAIN, "done")
     assert chains.output(made, "extract") == {0: "(0)", 1: "(1)", 2: "(2)"}
     assert resume(tmp_path, "demo", on).steps[0].attempts == record.steps[0].attempts
+
+
+def test_a_checkpoint_signal_sends_the_job_back_and_its_child_still_waits(
+        slurm_cluster, chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster),
+                       params={"extract": {"seconds": 6.0}})
+    record = submission.submit(made)
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    slurm_cluster.command("scancel", "--signal=USR2", "--batch", record.steps[0].job)
+    found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
+    assert "requeued once (time limit or preemption)" in found.steps[0].detail
+    assert found.steps[1].state == "waiting"
+    found = until(tmp_path, "demo", settled, 90)
+    assert states(found) == {"extract": "done", "sample": "done"}
+    result = json.loads((made.steps[0].artifact / "0000" / "result.json").read_text())
+    assert result["environment"]["restarts"] == "1"
+    assert result["environment"]["job"] == record.steps[0].job

@@ -64,7 +64,7 @@ class RealSlurm:
             self.start_controller()
             for node in NODES:
                 self.start_node(node)
-            self._until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
+            self.until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
                         == ["idle"] * len(NODES), 40, "nodes are not idle")
         except BaseException:
             self.stop()
@@ -97,11 +97,11 @@ class RealSlurm:
         ids = self.command("squeue", "-h", "-o", "%A").split()
         if ids:
             self.command("scancel", *sorted(set(ids)), check=False)
-        self._until(lambda: not self.jobs(), seconds, "the queue does not get empty")
+        self.until(lambda: not self.jobs(), seconds, "the queue does not get empty")
 
     def start_controller(self):
         self._daemon("slurmctld", "-D")
-        self._until(lambda: "UP" in self.command("scontrol", "ping", check=False), 30,
+        self.until(lambda: "UP" in self.command("scontrol", "ping", check=False), 30,
                     "slurmctld does not answer")
 
     def start_node(self, node):
@@ -132,7 +132,7 @@ class RealSlurm:
         self._daemon("munged", "--foreground", "--force", f"--socket={self.socket}",
                      f"--key-file={key}", f"--pid-file={folder}/pid", f"--seed-file={folder}/seed",
                      f"--log-file={folder}/log", "--num-threads=4")
-        self._until(self.socket.exists, 10, "munged does not start")
+        self.until(self.socket.exists, 10, "munged does not start")
 
     def _database(self):
         data = self.folder / "mysql"
@@ -151,7 +151,7 @@ class RealSlurm:
                "grant all on slurm_acct.* to 'slurm'@'localhost';")
         client = [_which("mariadb") or _which("mysql"), "--no-defaults",
                   f"--socket={self.folder}/mysql.sock", "--user=root", "-e"]
-        self._until(lambda: subprocess.run([*client, "select 1"], capture_output=True)
+        self.until(lambda: subprocess.run([*client, "select 1"], capture_output=True)
                     .returncode == 0, 30, "mariadbd does not start")
         subprocess.run([*client, sql], check=True, capture_output=True)
 
@@ -166,7 +166,7 @@ class RealSlurm:
             "StorageLoc=slurm_acct", ""]))
         conf.chmod(0o600)
         self.start_slurmdbd()
-        self._until(lambda: "l3test" in self.command("sacctmgr", "-n", "-i", "add", "cluster",
+        self.until(lambda: "l3test" in self.command("sacctmgr", "-n", "-i", "add", "cluster",
                                                      "l3test", check=False)
                     or "l3test" in self.command("sacctmgr", "-n", "list", "cluster", check=False),
                     40, "slurmdbd does not answer")
@@ -236,7 +236,8 @@ class RealSlurm:
             env={**os.environ, **self.env}, preexec_fn=_die_with_parent)
         log.close()
 
-    def _until(self, condition, seconds, complaint):
+    def until(self, condition, seconds, complaint):
+        """Wait until ``condition()``; after so many seconds an error with the daemons' logs."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if condition():
