@@ -48,7 +48,7 @@ def banner(findings: Findings) -> Markup | None:
                            stroke_linecap="round"),
                    viewBox="0 0 24 24", width=26, height=26, aria_hidden="true")
     return element("div", sign, element("div", element("strong", RANDOM_TEACHER), element(
-        "p", "Give trained weights (--set extract.weights=FILE) to get embeddings that mean "
+        "p", "Give trained weights (--weights FILE) to get embeddings that mean "
              "something.")), class_="banner", role="note")
 
 
@@ -186,7 +186,7 @@ def tagging(findings: Findings) -> Markup:
             for curve in scores.curves]
     return section(
         f"Precision and recall per {scores.level} tag",
-        f"On the {scores.split} split"
+        f"Precision (upwards) over recall on the {scores.split} split"
         + (f" ({scores.recordings:,} recordings)" if scores.recordings else "")
         + ". The figure beside each tag is its AUPRC; the dashed line is the precision of "
         "guessing.",
