@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from l3hpc.workflow.config import Config
-from l3hpc.workflow.doctor import machine, places, results, scripts, slurm
+from l3hpc.workflow.doctor import machine, places, slurm
 from l3hpc.workflow.doctor.line import Ask, Line, ask
+from l3hpc.workflow.doctor.results import results_line
+from l3hpc.workflow.doctor.scripts import script_lines
 
 __all__ = ["Line", "examine"]
 
@@ -31,8 +33,8 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask) -> Iterator[L
         yield machine.tensorflow_line(config.profile, ask)
     yield machine.hardware_line()
     yield from slurm.slurm_lines(config.profile, ask)
-    yield from scripts.script_lines(config, ask)
+    yield from script_lines(config, ask)
     yield from places.workspace_lines(config, ask, probe)
     yield places.weights_line(config)
     yield from places.data_lines(config)
-    yield results.results_line(config, probe)
+    yield results_line(config, probe)
