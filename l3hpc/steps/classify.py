@@ -90,6 +90,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """
     from l3hpc.datasets.clips import load_clips
     from l3hpc.files import write_json
+    from l3hpc.models.training_engine import limit_threads
     from l3hpc.tagging.annotations import Annotations
     from l3hpc.tagging.taxonomy import Taxonomy
 
@@ -101,6 +102,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     for split in ("train", "validate"):
         if not splits.get(split):
             raise InputError(f"no clips of split '{split}'", where=str(annotation_file))
+    limit_threads(task.threads)
     task.progress.start("reading embeddings")
     clips = load_clips(task.inputs["embed"], [name for files in splits.values() for name in files])
     if clips.missing:

@@ -118,7 +118,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     assert isinstance(params, Params)
     student = params.student or str(student_file(task.inputs.get("train")))
     folder = params.audio if params.audio is not None else _sonyc_ust(_folder(params))[1]
-    network = load(student)
+    network = load(student, threads=task.threads)
     task.progress.note(f"student: {network.label}")
     target = task.output / "embeddings.h5"
     result = Extraction(

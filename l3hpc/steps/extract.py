@@ -99,7 +99,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     assert isinstance(params, Params)
     teacher = identity(params.weights)
-    network = load(params.weights)
+    network = load(params.weights, threads=task.threads)
     task.progress.note(f"teacher: {network.label}")
     result = Extraction(
         network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
