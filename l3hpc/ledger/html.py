@@ -19,6 +19,7 @@ from l3hpc.ledger.columns import Tab
 from l3hpc.ledger.fold import Row, number
 from l3hpc.ledger.page import PAGE
 from l3hpc.ledger.store import SyncState, key_json
+from l3hpc.ledger.table import short_keys
 
 LINKS = ("log", "artifact", "report")
 
@@ -43,7 +44,8 @@ def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> 
         "name": tab.name, "rank": tab.index(tab.rank), "best": tab.best,
         "key": [tab.index(name) for name in tab.key],
         "columns": [[column.title, column.kind, column.rule] for column in tab.columns],
-        "rows": [_row(row, row is top, state, now) for row in rows]}
+        "rows": [{**_row(row, row is top, state, now), "short": short}
+                 for row, short in zip(rows, short_keys(rows), strict=True)]}
 
 
 def _row(row: Row, best: bool, state: SyncState | None, now: float) -> dict[str, Any]:

@@ -117,8 +117,8 @@ class Journal:
         if declared and declared.has("latest_epoch") and epoch is not None:
             merged["latest_epoch"] = epoch
         commit = self._common["origin"]["commit"]
-        if declared and declared.has("git_commit") and commit:
-            merged.setdefault("git_commit", commit)
+        if declared and declared.has("git_commit") and commit and not merged.get("git_commit"):
+            merged["git_commit"] = commit
         key = declared.key_of(merged) if declared else None
         if declared and key is None:
             self._warn(tab + ".key", f"a record for {tab!r} lacks its key "

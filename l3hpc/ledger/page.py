@@ -120,8 +120,8 @@ function drawTable() {
       const value = row.cells[index], text = show(value);
       const key = tab().key.includes(index);
       line.append(el('td', {
-        className: number(value) ? 'n' : key ? '' : 't',
-        title: text.length > 30 ? text : ''}, key ? end(text, 36) : text));
+        className: number(value) ? 'n' : key ? '' : 't', title: text.length > 30 ? text : ''},
+        !key ? text : tab().key.length === 1 ? row.short : end(text, 36)));
       if (index !== last) continue;
       const state = el('td', {className: 't', title: row.note});
       for (const mark of row.marks) state.append(el('span', {className: 'mark ' + mark}, mark));
@@ -195,7 +195,7 @@ function drawCurves() {
   $('legend').replaceChildren(...rows.map((row, place) => {
     const line = el('i', {});
     line.style.background = colours[place % colours.length];
-    return el('span', {title: name(row)}, line, end(name(row), 34)
+    return el('span', {title: name(row)}, line, row.short
       + (row.note ? ' (' + row.note + ')' : ''));
   }));
 }
@@ -207,7 +207,7 @@ function drawCompare() {
   $('which').textContent = view.picked.size && rows.some(row => view.picked.has(row))
     ? 'the ticked rows' : 'the best rows (tick rows in the table to choose)';
   const head = el('tr', {}, el('th', {}, ''), ...rows.map(row =>
-    el('th', {scope: 'col', title: name(row)}, end(name(row), 26))));
+    el('th', {scope: 'col', title: name(row)}, row.short)));
   const lines = [];
   tab().columns.forEach((column, index) => {
     if (tab().key.includes(index) || (rows.length > 1

@@ -64,15 +64,16 @@ def differing(rows: Sequence[Row], tab: Tab) -> list[Column]:
 
 
 def find(rows: Iterable[Row], tab: Tab, words: str) -> Row:
-    """The one row whose key (or run name) is, or ends with, ``words``."""
+    """The one row whose key, run or a folder in the key is, or else ends with, ``words``."""
     rows = list(rows)
     exact = [row for row in rows if words in ("/".join(row.key), row.key[-1])]
-    found = exact or [row for row in rows if "/".join(row.key).endswith(words)
-                      or str(row.beside.get("run", "")) == words]
+    found = exact or [row for row in rows if "/".join(row.key).endswith(words) or any(
+        part.endswith(words) for part in [str(row.beside.get("run", "")),
+                                          *"/".join(row.key).split("/")])]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"no row of {tab.name!r} has a key that ends with {words!r}",
+        raise InputError(f"no row of {tab.name!r} has a key or run that ends with {words!r}",
                          hint="l3hpc ledger show --columns all   lists the keys")
     listing = ", ".join("/".join(row.key) for row in found[:5])
     raise InputError(f"{len(found)} rows of {tab.name!r} end with {words!r}", allowed=listing)

@@ -53,7 +53,7 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
     """
     columns = list(tab.columns) if everything else [
         column for column in select.differing(rows, tab) if column.field not in tab.key]
-    names = [_end(select.key_text(row), KEY_WIDTH) for row in rows]
+    names = short_keys(rows)
     grid: list[list[str]] = []
     for column in columns:
         values = [select.value(row, column) for row in rows]
@@ -70,6 +70,11 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
               for position in range(len(header))]
     return ["  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
             for line in [header, *grid]]
+
+
+def short_keys(rows: Sequence[Row], longest: int = KEY_WIDTH) -> list[str]:
+    """The keys of rows, cut down to what tells them apart where they are long."""
+    return _distinct([select.key_text(row) for row in rows], longest)
 
 
 def shown(value: Any) -> str:
@@ -98,9 +103,9 @@ def _column(rows: Sequence[Row], tab: Tab, column: Column) -> list[str]:
     values = [select.value(row, column) for row in rows]
     key = column.field in tab.key
     texts = [shown(value) for value in values]
-    longest = KEY_WIDTH if key else TEXT_WIDTH
-    shortened = [_end(text, longest) for text in texts]
-    header = column.title + (" (end)" if shortened != texts else "")
+    shortened = _distinct(texts, KEY_WIDTH) if key else [_end(text, TEXT_WIDTH) for text in texts]
+    cut = shortened != texts and any(len(text) > KEY_WIDTH for text in texts)
+    header = column.title + (" (part)" if key and cut else " (end)" if cut else "")
     wide = max(len(text) for text in [header, *shortened])
     right = any(_is_number(value) for value in values)
     return [f"{text:>{wide}}" if right else f"{text:<{wide}}" for text in [header, *shortened]]
@@ -131,6 +136,25 @@ def _trailing(row: Row, now: float | None) -> str:
     if row.beside.get("note"):
         parts.append(str(row.beside["note"]))
     return f"[{'; '.join(parts)}]" if parts else ""
+
+
+def _distinct(texts: Sequence[str], longest: int) -> list[str]:
+    """Paths without the folders that all of them begin or end with, if any is too long."""
+    if all(len(text) <= longest for text in texts):
+        return list(texts)
+    if len(set(texts)) == 1:
+        return [_end(text, longest) for text in texts]
+    parts = [text.split("/") for text in texts]
+    last = 0
+    while len({tuple(part[-last - 1:]) for part in parts}) == 1 and all(
+            len(part) > last + 1 for part in parts):
+        last += 1
+    first = 0
+    kept = [part[:len(part) - last] for part in parts]
+    while all(len(part) > first + 1 for part in kept) and len({part[first] for part in kept}) == 1:
+        first += 1
+    return [_end(("…/" if first else "") + "/".join(part[first:]) + ("/…" if last else ""), longest)
+            for part in kept]
 
 
 def _end(text: str, longest: int) -> str:

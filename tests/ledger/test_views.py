@@ -66,6 +66,8 @@ def test_only_columns_that_differ():
 
 def test_find_by_the_end_of_a_key():
     assert select.find(ROWS, MSE, "b") is ROWS[1]
+    runs = [row(f"{name}/artifacts/train") for name in ("up-1a2b", "up-77c0")]
+    assert select.find(runs, MSE, "up-77c0") is select.find(runs, MSE, "77c0") is runs[1]
     with pytest.raises(InputError, match="3 rows"):
         select.find([row("x/1"), row("y/1"), row("z/1")], MSE, "/1")
     with pytest.raises(InputError, match="no row"):
@@ -94,11 +96,16 @@ def test_a_narrow_table_keeps_key_and_best_and_counts_the_rest():
     assert left_out == 1 and "Best Valid Loss" in lines[0] and "Emb Len" not in lines[0]
 
 
-def test_long_keys_show_their_end():
+def test_long_keys_show_what_tells_them_apart():
     long = [row("x" * 50 + "/student-128/1a2b"), row("x" * 50 + "/student-128/77c0")]
     lines, _ = table.table(long, MSE, select.differing(long, MSE))
-    assert lines[0].strip() == "Model Dir (end)"
-    assert lines[1].split()[-1] == "…/student-128/1a2b"
+    assert [line.strip() for line in lines] == ["Model Dir (part)", "…/1a2b", "…/77c0"]
+    runs = [row(f"{name}/artifacts/train") for name in ("upstream-20261120-1a2b", "mine")]
+    assert table.short_keys(runs) == ["…/upstream-20261120-1a2b/…", "…/mine/…"]
+    assert table.short_keys([row("a"), row("b")]) == ["/models/a", "/models/b"]
+    one = table.short_keys([row("x" * 50 + "/artifacts/train")])
+    assert one == ["…/artifacts/train"]
+    assert table.short_keys([row("y" * 60), row("y" * 60)])[0].endswith("yyy")
 
 
 def test_side_by_side_shows_differences_to_the_first():
