@@ -81,15 +81,19 @@ class Owner:
         self._thread.start()
         return True
 
-    def release(self) -> None:
-        """Give the claim up (a no-op when it is not ours)."""
+    def release(self, *, forget: bool = False) -> None:
+        """Give the claim up (a no-op when it is not ours). forget: nobody will claim it again, so
+        no file is left."""
         if self._number is None:
             return
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         with contextlib.suppress(OSError):  # a full disk must not hide the result of the work
-            write_json(self._claim(self._number), {**self._state(), "released": True})
+            if forget:
+                self._claim(self._number).unlink(missing_ok=True)
+            else:
+                write_json(self._claim(self._number), {**self._state(), "released": True})
         self._number = None
 
     def holder(self) -> dict[str, Any] | None:

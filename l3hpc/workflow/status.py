@@ -180,7 +180,7 @@ def _step_status(
     status = StepStatus(step.name, step.kind, step.job, "planned", min(done, step.tasks),
                         step.tasks, artifact=step.artifact)
     if done >= step.tasks:
-        reused = step.state == "reused"
+        reused = step.state != "submitted"  # done before, or meanwhile by another run
         status.state = "reused" if reused else "done"
         left = artifacts.summary(Path(step.artifact))
         status.elapsed_s = None if reused else _elapsed(step.artifact, left)
@@ -191,7 +191,8 @@ def _step_status(
         status.state, status.detail = "lost", "its artifact is no longer there"
         return status
     if step.state == "planned":
-        status.state = "submitting" if record.state == "submitting" else "cancelled"
+        status.state = {"submitting": "submitting", "refused": "planned"}.get(
+            record.state, "cancelled")
         status.detail = "not submitted"
         return status
     tasks = {index: judge(index, job, look.marks.get(index), answer,
@@ -276,10 +277,10 @@ def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:
 
 def _run_state(record: RunRecord, steps: list[StepStatus]) -> str:
     states = {step.state for step in steps}
-    if states <= {"done", "reused"}:
-        return "done"
     if record.state == "refused":
         return "refused"
+    if states <= {"done", "reused"}:
+        return "done"
     for state in ("running", "requeued", "queued", "waiting", "submitting"):
         if state in states:
             return "running" if state != "submitting" else "submitting"

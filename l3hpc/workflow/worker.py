@@ -230,8 +230,10 @@ def _claimed(artifact: Path, index: int, run: str, progress: Progress) -> Iterat
         if artifacts.is_done(artifact, index):
             yield True
             return
-    with owner:
+    try:
         yield artifacts.is_done(artifact, index)
+    finally:
+        owner.release(forget=artifacts.is_done(artifact, index))
 
 
 def _result(artifact: Path, index: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ in the foreground as children of the tests, on ports that were free, and are sto
 
 import contextlib
 import ctypes
+import getpass
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 SBIN = "/usr/sbin:/sbin"
+USER = getpass.getuser()
 NODES = ("n1", "n2", "n3")
 NEEDED = ("sbatch", "squeue", "scancel", "slurmctld", "slurmd", "munged")
 FOR_ACCOUNTING = ("slurmdbd", "sacctmgr", "sacct", "mariadbd", "mariadb-install-db")
@@ -31,7 +33,7 @@ def missing(accounting):
 
 class RealSlurm:
     """The cluster. ``env``: variables for its clients. ``partitions``: ``cpu`` (default), ``low``
-    (preempted by ``cpu``). Three nodes of 4 cores, 4000 MB and two make-believe GPUs each."""
+    (preempted by ``cpu``). Three nodes of 4 cores, 64 GB (so they say) and two make-believe GPUs each."""
 
     partitions = ("cpu", "low")
 
@@ -74,7 +76,7 @@ class RealSlurm:
     def stop(self):
         """Stop all daemons and remove the folder."""
         with contextlib.suppress(Exception):
-            self.command("scancel", "--user", "root", timeout=5)
+            self.command("scancel", "--user", USER, timeout=5)
             time.sleep(0.5)
         for name in reversed(list(self.processes)):
             self.stop_daemon(name)
@@ -138,9 +140,9 @@ class RealSlurm:
         data = self.folder / "mysql"
         subprocess.run(
             [_which("mariadb-install-db"), "--no-defaults", f"--datadir={data}",
-             "--auth-root-authentication-method=normal", "--skip-test-db", "--user=root"],
+             "--auth-root-authentication-method=normal", "--skip-test-db", f"--user={USER}"],
             check=True, capture_output=True)
-        self._daemon("mariadbd", "--no-defaults", f"--datadir={data}", "--user=root",
+        self._daemon("mariadbd", "--no-defaults", f"--datadir={data}", f"--user={USER}",
                      f"--port={self.ports['db']}", "--bind-address=127.0.0.1",
                      f"--socket={self.folder}/mysql.sock", f"--pid-file={self.folder}/mysql.pid",
                      "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M",
@@ -158,7 +160,7 @@ class RealSlurm:
     def _slurmdbd(self):
         conf = self.folder / "slurmdbd.conf"
         conf.write_text("\n".join([
-            f"DbdHost={socket.gethostname()}", f"DbdPort={self.ports['dbd']}", "SlurmUser=root",
+            f"DbdHost={socket.gethostname()}", f"DbdPort={self.ports['dbd']}", f"SlurmUser={USER}",
             "AuthType=auth/munge", f"AuthInfo=socket={self.socket}",
             f"LogFile={self.folder}/slurmdbd.log", f"PidFile={self.folder}/slurmdbd.pid",
             "StorageType=accounting_storage/mysql", "StorageHost=127.0.0.1",
@@ -171,7 +173,7 @@ class RealSlurm:
                     or "l3test" in self.command("sacctmgr", "-n", "list", "cluster", check=False),
                     40, "slurmdbd does not answer")
         self.command("sacctmgr", "-i", "add", "account", "lab", "Cluster=l3test")
-        self.command("sacctmgr", "-i", "add", "user", "root", "Account=lab", check=False)
+        self.command("sacctmgr", "-i", "add", "user", USER, "Account=lab", check=False)
 
     def _write_conf(self):
         host = socket.gethostname()
@@ -179,7 +181,8 @@ class RealSlurm:
             (self.folder / name).mkdir()
         gpus = self._fake_gpus()
         lines = {
-            "ClusterName": "l3test", "SlurmctldHost": f"{host}(127.0.0.1)", "SlurmUser": "root",
+            "ClusterName": "l3test", "SlurmctldHost": f"{host}(127.0.0.1)", "SlurmUser": USER,
+            "SlurmdUser": USER,
             "SlurmctldPort": self.ports["ctld"], "AuthType": "auth/munge",
             "AuthInfo": f"socket={self.socket},cred_expire=5",
             "StateSaveLocation": self.folder / "state",
@@ -209,7 +212,7 @@ class RealSlurm:
         text = [f"{key}={value}" for key, value in lines.items()]
         for node in NODES:
             text.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 "
-                        f"Port={self.ports[node]} CPUs=4 RealMemory=4000"
+                        f"Port={self.ports[node]} CPUs=4 RealMemory=64000"
                         + (" Gres=gpu:2" if gpus else ""))
         text += [f"PartitionName=cpu Nodes={','.join(NODES)} Default=YES MaxTime=1-00:00:00 "
                  "PriorityTier=10 State=UP",

@@ -50,7 +50,7 @@ def test_a_task_leaves_one_finished_folder(config):
     assert artifacts.detail(artifact) == "3 rows"
     left = [entry.name for entry in artifact.iterdir() if entry.name.startswith(".")]
     assert left == [".work"]
-    assert not (artifact / ".work" / "0001").exists()  # the scratch folder is gone
+    assert list((artifact / ".work").iterdir()) == []  # neither scratch folders nor claims
 
 
 def test_a_finished_task_returns_at_once(config):
