@@ -33,7 +33,8 @@ def missing(accounting):
 
 class RealSlurm:
     """The cluster. ``env``: variables for its clients. ``partitions``: ``cpu`` (default), ``low``
-    (preempted by ``cpu``). Three nodes of 4 cores, 64 GB (so they say) and two make-believe GPUs each."""
+    (preempted by ``cpu``). Three nodes, each of 4 cores, 64 GB (so they say) and two make-believe
+    GPUs."""
 
     partitions = ("cpu", "low")
 
