@@ -1,4 +1,4 @@
-"""Progress that fits its reader: a bar on a terminal, plain lines in a log, a small JSON for status.
+"""Progress that fits its reader: a bar on a terminal, lines in a log, a small JSON for status.
 
 Science and steps get a ``Progress`` and call ``start``/``advance``/``note``; they never print.
 """

@@ -48,13 +48,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs: units in order, and what the targets are."""
+    """All pairs: units in order, what the targets are, and the folder of the audio."""
 
     units: list[Unit]
     key: str
     dim: int
     approx: str
     teacher: dict[str, Any]
+    audio: Path
 
     @property
     def rows(self) -> int:
@@ -86,6 +87,7 @@ def artifact_pairs(
                          hint="Run reduce to its end first: l3hpc resume RUN")
     units: list[Unit] = []
     first = 0
+    folder = Path()
     for source, target in zip(extract.parts, targets.parts, strict=True):
         told, attributes = source.provenance(), source.attributes()
         if told is None or source.rows != target.rows:
@@ -110,7 +112,7 @@ def artifact_pairs(
                               bool(attributes["center"]), group))
             first += len(rows)
     teacher = targets.parts[0].attributes().get("teacher") or {}
-    return _checked(units, targets, teacher)
+    return _checked(units, targets, teacher, folder)
 
 
 def published_pairs(audio: Path, targets: Source) -> Pairs:
@@ -143,7 +145,7 @@ def published_pairs(audio: Path, targets: Source) -> Pairs:
             f"no audio for {len(missing)} of {len(targets.parts)} files of targets: "
             f"{', '.join(missing[:5])}", where=str(audio),
             allowed="an HDF5 file with 'audio' of the same name and subfolder")
-    return _checked(units, targets, targets.parts[0].attributes().get("teacher") or {})
+    return _checked(units, targets, targets.parts[0].attributes().get("teacher") or {}, Path(audio))
 
 
 def find_pairs(
@@ -226,7 +228,8 @@ def _namesake(folder: Path, name: Path) -> Path | None:
     return None
 
 
-def _checked(units: list[Unit], targets: Source, teacher: dict[str, Any]) -> Pairs:
+def _checked(units: list[Unit], targets: Source, teacher: dict[str, Any],
+             audio: Path) -> Pairs:
     if not units:
         raise InputError("no pairs of audio and target", where=str(targets.path))
-    return Pairs(units, targets.key, targets.dim, approx_of(targets.key), teacher)
+    return Pairs(units, targets.key, targets.dim, approx_of(targets.key), teacher, audio)

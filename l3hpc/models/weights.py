@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KINDS = ("openl3", "edgel3-sparse", "edgel3-sea", "keras3", "l3hpc", "untrained")
 DEFAULT_SEED = 20180216
 SPARSE_SHARE = 0.3  # of zeros among the kernels' values: trained dense kernels have none
+RANDOM_WEIGHTS = "random-weight teacher: shows that the chain works, not how well"
 _UNTRAINED = re.compile(r"untrained(?::(\d{1,18}))?")
 
 
@@ -35,6 +36,8 @@ class WeightsInfo:
 
     ``kind`` is one of ``KINDS``; ``layers`` lists (name, array shapes) of the weighted layers
     without the front end; ``notes`` say what the file left open and was assumed.
+    ``random_weights``: the network is untrained, or learnt from an untrained teacher, so that its
+    numbers show that a chain works, not how well.
     """
 
     kind: str
@@ -43,6 +46,7 @@ class WeightsInfo:
     file: Path | None
     label: str
     notes: tuple[str, ...] = ()
+    random_weights: bool = False
 
 
 def describe(name: str | Path, *, embedding_size: int | None = None,
@@ -64,7 +68,7 @@ def describe(name: str | Path, *, embedding_size: int | None = None,
         layers = tuple((f"{kind}_{index + 1}", shapes)
                        for index, (kind, shapes) in enumerate(spec.layers()))
         label = f"untrained L3 (seed {seed}): random weights, for demonstration only"
-        return WeightsInfo("untrained", spec, layers, None, label)
+        return WeightsInfo("untrained", spec, layers, None, label, random_weights=True)
     with open_network(Path(name)) as stored:
         return _describe(stored, embedding_size, geometry or {})
 
@@ -92,7 +96,7 @@ def load(name: str | Path, *, embedding_size: int | None = None,
     from l3hpc.models.embedder import Embedder
 
     parameters, info = load_parameters(name, embedding_size=embedding_size, geometry=geometry)
-    return Embedder(parameters, info.label, trained=info.kind != "untrained", threads=threads)
+    return Embedder(parameters, info.label, trained=not info.random_weights, threads=threads)
 
 
 def embedding_dim(name: str | Path, *, embedding_size: int | None = None) -> int:
@@ -102,11 +106,17 @@ def embedding_dim(name: str | Path, *, embedding_size: int | None = None) -> int
 
 def identity(name: str | Path, *, embedding_size: int | None = None,
              geometry: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Who this network is, JSON-ready: kind, dim, digest (of content), label, spec."""
+    """Who this network is, JSON-ready: kind, dim, digest (of content), label, spec, and whether
+    its numbers rest on ``random_weights`` (its own or its teacher's)."""
     info = describe(name, embedding_size=embedding_size, geometry=geometry)
     content = f"untrained-{untrained_seed(name)}" if info.file is None else digest_file(info.file)
     return {"kind": info.kind, "dim": info.spec.dim, "digest": content, "label": info.label,
-            "spec": info.spec.to_dict()}
+            "spec": info.spec.to_dict(), "random_weights": info.random_weights}
+
+
+def caution(identity: Mapping[str, Any] | None) -> str | None:
+    """What has to stand beside every number that this network makes (None: nothing)."""
+    return RANDOM_WEIGHTS if identity and identity.get("random_weights") else None
 
 
 def untrained_seed(name: str | Path) -> int | None:
@@ -141,7 +151,11 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
                          where=str(stored.path), allowed=str(spec.dim))
     kind = _kind(stored, spec)
     label = f"{stored.path.name}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
-    return WeightsInfo(kind, spec, tuple(found), stored.path, label, tuple(notes))
+    teacher = stored.provenance.get("teacher")
+    random = isinstance(teacher, dict) and bool(teacher.get("random_weights"))
+    if random:
+        label += " (learnt from a random-weight teacher)"
+    return WeightsInfo(kind, spec, tuple(found), stored.path, label, tuple(notes), random)
 
 
 def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], ...]]],

@@ -155,11 +155,14 @@ def _row(task: Task, settings: Mapping[str, Any], params: Params, level: str,
     """
     import json
 
+    from l3hpc.models.weights import caution
+
     labels, network = task.labels, settings.get("network") or {}
     experiment = str(labels.get("exp_id") or labels.get("run") or task.output.parent.name)
     if len(settings.get("levels", ())) > 1:
         experiment += f"-{level}"
     return {
+        "note": caution(network), "state": "finished",
         "username": labels.get("username", ""), "model_type": network.get("label", ""),
         "upstream_data": labels.get("upstream_data", labels.get("model_dir", "")),
         "git_commit": labels.get("git_commit", ""), "annotation_path": str(annotation_file),

@@ -188,7 +188,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         tensorboard=task.scratch / "training" / "tensorboard" if params.tensorboard else None,
         progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal)
     status = trainer.run()
-    row.epoch(status)
+    row.epoch(status, state="finished")
     result = {
         "epochs": status.epoch, "best_epoch": status.best_loss_epoch + 1,
         "best_validation_loss": status.best_loss, "best_validation_mae": status.best_mae,
@@ -227,10 +227,10 @@ class _Row:
         import math
 
         from l3hpc.models.training_engine import device_count
+        from l3hpc.models.weights import caution
 
         self._task = task
         labels = task.labels
-        audio = str(pairs.units[0].audio.parent)
         target = str(task.inputs.get("reduce") or task.inputs.get("extract"))
         published = any(unit.split for unit in pairs.units)
         self._model_dir = str(labels.get("model_dir") or task.output)
@@ -238,8 +238,9 @@ class _Row:
         def steps(count: int, size: int, wanted: int | None) -> int:
             return wanted or math.ceil(count / size)
 
-        folder = str(params.audio_dir or audio)
+        folder = str(pairs.audio)
         self._fixed = {
+            "note": caution(pairs.teacher), "state": "running",
             "username": labels.get("username", ""), "model_dir": self._model_dir,
             "train_data_dir": f"{folder}/train" if published else folder,
             "validation_data_dir": f"{folder}/validate" if published else folder,
@@ -261,13 +262,13 @@ class _Row:
         """Add values to the row."""
         self._task.recorder.record(TAB, {**self._fixed, **values}, epoch=epoch)
 
-    def epoch(self, status: Any) -> None:
+    def epoch(self, status: Any, state: str = "running") -> None:
         """Record the latest and the best values; epochs count from 0, as published."""
         if not status.history:
             return
         last = status.history[-1]
         self.record({
-            "latest_epoch": last["epoch"], "latest_train_loss": last["loss"],
+            "state": state, "latest_epoch": last["epoch"], "latest_train_loss": last["loss"],
             "latest_validation_loss": last["val_loss"],
             "latest_train_mae": last["mean_absolute_error"],
             "latest_validation_mae": last["val_mean_absolute_error"],

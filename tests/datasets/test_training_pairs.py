@@ -1,6 +1,7 @@
 """Audio and targets meet row by row, and no recording is on both sides of the split."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -29,7 +30,7 @@ def units(groups):
         made.append(Unit(f"/audio/{number}.wav", first, Part("/t.h5"), 0, np.arange(rows), 0.5,
                          True, group))
         first += rows
-    return Pairs(made, "key", 4, "pca", {})
+    return Pairs(made, "key", 4, "pca", {}, Path("audio"))
 
 
 @settings(max_examples=200, deadline=None)

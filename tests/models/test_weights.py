@@ -261,3 +261,16 @@ def test_published_student_3_describes_itself():
     assert info.kind == "edgel3-sea" and info.notes == ()
     assert info.spec == NetworkSpec(8000, 64, 160, 1024, None, (32, 32, 64, 64, 128, 128, 64, 64))
     assert weights.embedding_dim(REAL) == 64
+
+
+def test_a_student_of_random_weights_says_so_wherever_it_goes(tmp_path):
+    path, second = tmp_path / "student.h5", tmp_path / "second.h5"
+    weights.save(untrained(STUDENT, 0), path, {"teacher": weights.identity("untrained:3")})
+    told = weights.identity(path)
+    assert weights.caution(told) == weights.RANDOM_WEIGHTS
+    assert "random-weight teacher" in told["label"]
+    weights.save(untrained(STUDENT, 0), second, {"teacher": told})
+    assert weights.caution(weights.identity(second)) == weights.RANDOM_WEIGHTS
+    weights.save(untrained(STUDENT, 0), second, {"teacher": {"label": "published"}})
+    assert weights.caution(weights.identity(second)) is None
+    assert weights.caution(None) is None

@@ -39,7 +39,8 @@ def teacher(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("teacher") / "teacher.h5"
     save(untrained(NetworkSpec(rate=16000, n_mels=32, hop=320, n_dft=1024,
-                               filters=(4, 4, 8, 8, 16, 16, 24, 24)), 1), path)
+                               filters=(4, 4, 8, 8, 16, 16, 24, 24)), 1), path,
+         {"teacher": {"random_weights": True}})
     return path
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from l3hpc.ledger.columns import tab_named
+from l3hpc.models.weights import RANDOM_WEIGHTS
 
 
 @pytest.mark.slow
@@ -65,9 +66,11 @@ def test_from_audio_to_a_row_of_the_ledger(city, teacher, runner):
 
 def _check_ledger(records, key):
     for tab in ("embedding_approx_mse", "sonyc_ust"):
-        fields = set(tab_named(tab).fields)
+        fields = {*tab_named(tab).fields, "note", "state"}
         rows = [values for name, values, _ in records if name == tab]
         assert fields == set().union(*rows), tab
+        assert {row["note"] for row in rows} == {RANDOM_WEIGHTS}, tab
+        assert rows[-1]["state"] == "finished"
     training = [(values, epoch) for name, values, epoch in records
                 if name == "embedding_approx_mse"]
     assert [epoch for _, epoch in training] == [None, 0, 1, 2, 2]
