@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"<!-- filled: (\S+) ?(.*?) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- filled: (\S+)(?: ([^\n]+?))? -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def help_text(words: str) -> str:
@@ -186,9 +186,8 @@ FILLERS: dict[str, Callable[[str], str]] = {
 def filled(text: str) -> str:
     """``text`` with every marked block brought up to date."""
     def fill(match: re.Match[str]) -> str:
-        what, argument = match.groups()
-        heading = f"<!-- filled: {what}{' ' + argument if argument else ''} -->"
-        return f"{heading}\n{FILLERS[what](argument)}\n<!-- end -->"
+        heading = match[0].partition("\n")[0]
+        return f"{heading}\n{FILLERS[match[1]](match[2] or '')}\n<!-- end -->"
 
     return BLOCK.sub(fill, text)
 
