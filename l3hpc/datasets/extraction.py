@@ -186,7 +186,8 @@ class Extraction:
             f"{len(skipped)} of {total} recordings cannot be used: {', '.join(names)}{more}",
             where=str(self.folder),
             allowed=f"at most {self.max_failed:.0%} (max_failed), and at least one that can",
-            hint="Repair or remove them, or allow more: --set extract.max_failed=0.5")
+            hint="Repair or remove them, or allow more: --set extract.max_failed=0.5 "
+                 "(embed.max_failed for clips)")
 
     # result -------------------------------------------------------------------------------------
 

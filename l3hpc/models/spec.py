@@ -160,8 +160,8 @@ def student_filters(emb_dim: int) -> tuple[int, ...]:
         return STUDENT_FILTERS[emb_dim]
     raise InputError(f"no published student gives {emb_dim} values",
                      where="--emb-dim", allowed="512, 256, 128, 64, or any length with filters",
-                     hint=f"state them, for example: --set train.filters="
-                          f"32,32,64,64,128,128,{emb_dim},{emb_dim}")
+                     hint=f"state them, for example: --filters 32,32,64,64,128,128,"
+                          f"{emb_dim},{emb_dim}")
 
 
 def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int = 1024,
@@ -205,7 +205,7 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
                "few for three 2x2 poolings", f"at most {(rate - 1) // 7} samples")
     chosen = tuple(filters) if filters is not None else student_filters(emb_dim)
     if len(chosen) != 8 or min(chosen) < 1:
-        refuse("--set train.filters", f"filters {list(chosen)} do not make this network",
+        refuse("--filters", f"filters {list(chosen)} do not make this network",
                "eight positive numbers, one per convolution")
     if chosen[-1] != emb_dim:
         refuse("--emb-dim", f"the last convolution has {chosen[-1]} filters, so the student gives "

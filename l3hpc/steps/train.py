@@ -1,7 +1,7 @@
 """train: the student learns φ(teacher) from the audio alone.
 
-The science is in ``l3hpc.models.training`` and ``l3hpc.models.training_data``; this step finds the
-pairs of audio and targets, names the files and records the ledger row.
+The science is in ``l3hpc.models.training`` and ``l3hpc.datasets.training_pairs``; this step finds
+the pairs of audio and targets, names the files and records the ledger row.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class Classifier:
                 settings = json.loads(file.attrs.get("settings", "{}"))
                 if settings.get("format") != FORMAT:
                     raise InputError("not a tag classifier", where=str(path),
-                                     allowed="classifier.h5 that the classify step wrote")
+                                     allowed="classifier_<level>.h5 that the classify step wrote")
                 mean, scale = file["mean"][()], file["scale"][()]
                 weights = [file["weights"][name][()] for name in sorted(file["weights"])]
         except OSError as error:

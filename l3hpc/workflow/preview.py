@@ -35,7 +35,8 @@ def heading(plan: Plan) -> str:
     facts = [f"{name} {getattr(profile, name)}" for name in ("partition", "account", "qos")
              if getattr(profile, name)]
     if profile.executor == "local":
-        facts = [f"{profile.slot_cpus()} cores", format_memory(profile.slot_mem_mb())]
+        cores = profile.slot_cpus()
+        facts = [f"{cores} core{'s' * (cores != 1)}", format_memory(profile.slot_mem_mb())]
     place = f" ({', '.join(facts)})" if facts else ""
     return f"{plan.pipeline} on {profile.name}{place}    workspace {plan.workspace}"
 
