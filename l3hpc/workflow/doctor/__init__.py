@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from l3hpc.workflow import assets
 from l3hpc.workflow.config import Config
 from l3hpc.workflow.doctor import machine, places, slurm
 from l3hpc.workflow.doctor.line import Ask, Line, ask
@@ -24,9 +25,9 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask) -> Iterator[L
     probe: also start TensorFlow once, send one job of a second to a node (on Slurm) and ask the
     results sheet for its first row (where one is configured).
     """
-    origin = "the delivered one" if config.origin("cluster") == "default" else ""
+    delivered = config.file.resolve() == (assets.defaults_folder() / "cluster.yaml").resolve()
     yield Line("configuration", "green", f"{config.file}, cluster {config.profile.name}"
-               + (f" ({origin})" if origin else ""))
+               + (" (the delivered file)" if delivered else ""))
     yield machine.python_line()
     yield from machine.package_lines()
     if probe:
