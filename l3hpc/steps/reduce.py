@@ -58,8 +58,9 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         parts = [part for part in parts if part.path.parent.name == f"{number:04d}"]
     task.progress.start("reducing", total=sum(part.rows for part in parts), unit="rows")
     written = []
+    single = number is not None or (source.kind == "artifact" and len(parts) == 1)
     for part in parts:
-        if number is not None:
+        if single:
             target = task.output / "reduced.h5"
         else:
             base = source.path if source.path.is_dir() else source.path.parent

@@ -34,6 +34,9 @@ def run(
             raise InputError(f"{step} has no input {name!r}",
                              allowed=nearest(name, module.INPUTS) if module.INPUTS else
                              "it takes none")
+    for name, need in module.INPUTS.items():
+        if need == "required" and name not in inputs:
+            raise InputError(f"{step} needs the output of {name}", hint=f"--input {name}=FOLDER")
     typed = worker.validated(module, parameters(module, words), f"--set of {step}")
     output = Path(output).absolute()
     if output.exists() and any(output.iterdir()) and not overwrite:
