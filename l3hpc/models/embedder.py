@@ -1,6 +1,6 @@
 """Embed audio with a network of this family: one object, bounded memory, any number of frames.
 
-The arithmetic is left to an engine (today TensorFlow); any object with ``name``, ``batch_size`` and
+The arithmetic is left to an engine (see ``engines``); any object with ``name``, ``batch_size`` and
 ``run`` can take its place.
 """
 
@@ -22,9 +22,14 @@ __all__ = ["Embedder", "Engine", "load", "save_student"]
 
 
 class Engine(Protocol):
-    """What computes: spectrograms in, embeddings out."""
+    """What computes: spectrograms in, embeddings out.
+
+    few_shapes: a batch of a new size costs time (a trace, a search for kernels), so odd ones are
+    padded.
+    """
 
     name: str
+    few_shapes: bool
 
     def batch_size(self, activation_bytes: int) -> int:
         """A good batch for a network whose largest feature map has so many bytes per frame."""
@@ -82,8 +87,10 @@ class Embedder:
         return result
 
     def _run(self, spectrograms: np.ndarray, size: int) -> np.ndarray:
-        """Run a batch, padded to a power of two (or ``size``): engines tune for few shapes only."""
+        """Run a batch, padded to a power of two (or ``size``) for engines that tune for shapes."""
         count = len(spectrograms)
+        if not self.engine.few_shapes:
+            return self.engine.run(spectrograms)
         padded = min(1 << (count - 1).bit_length(), size)
         if padded > count:
             spectrograms = np.pad(spectrograms, ((0, padded - count), (0, 0), (0, 0)))

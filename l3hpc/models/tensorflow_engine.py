@@ -22,6 +22,7 @@ class TensorFlowEngine:
     """
 
     name = "tensorflow"
+    few_shapes = True
 
     def __init__(self, network: FoldedNetwork, threads: int | None = None) -> None:
         import tensorflow as tf

@@ -91,12 +91,19 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
 
 
 def load(name: str | Path, *, embedding_size: int | None = None,
-         geometry: Mapping[str, Any] | None = None, threads: int | None = None) -> Embedder:
-    """An ``Embedder`` of the network in a file, or of ``'untrained[:SEED]'``."""
+         geometry: Mapping[str, Any] | None = None, threads: int | None = None,
+         engine: str = "auto") -> Embedder:
+    """An ``Embedder`` of the network in a file, or of ``'untrained[:SEED]'``.
+
+    ``engine`` is ``auto`` (the fastest here, see ``l3hpc.models.engines``), ``tensorflow`` or
+    ``ncnn``.
+    """
+    from l3hpc.models import engines
     from l3hpc.models.embedder import Embedder
 
     parameters, info = load_parameters(name, embedding_size=embedding_size, geometry=geometry)
-    return Embedder(parameters, info.label, trained=not info.random_weights, threads=threads)
+    return Embedder(parameters, info.label, trained=not info.random_weights, threads=threads,
+                    engine=engines.choose(parameters.folded(), threads, engine))
 
 
 def embedding_dim(name: str | Path, *, embedding_size: int | None = None) -> int:

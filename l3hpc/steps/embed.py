@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -17,7 +17,7 @@ VERSION = 1
 TITLE = "student embeddings of the recordings to classify"
 INPUTS = {"train": "optional"}
 BEST = "model_best_valid_loss.h5"
-PLACES = frozenset({"audio", "sonyc_ust", "student", "batch_size", "max_failed"})
+PLACES = frozenset({"audio", "sonyc_ust", "student", "batch_size", "max_failed", "engine"})
 
 
 class Params(BaseParams):
@@ -39,6 +39,8 @@ class Params(BaseParams):
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "The largest share of recordings that may be unusable before the task fails."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
+    engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
+        "What computes the network; auto: the faster one of those installed, measured once."))
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
@@ -118,8 +120,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     assert isinstance(params, Params)
     student = params.student or str(student_file(task.inputs.get("train")))
     folder = params.audio if params.audio is not None else _sonyc_ust(_folder(params))[1]
-    network = load(student, threads=task.threads)
-    task.progress.note(f"student: {network.label}")
+    network = load(student, threads=task.threads, engine=params.engine)
+    task.progress.note(f"student: {network.label}, engine {network.engine.name}")
     target = task.output / "embeddings.h5"
     result = Extraction(
         network, identity(student), Path(folder), task_recordings(task.shard), params.hop,

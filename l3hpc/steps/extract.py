@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -20,7 +20,7 @@ NAME = "extract"
 VERSION = 1
 TITLE = "teacher embeddings of every second of audio"
 INPUTS: dict[str, str] = {}
-PLACES = frozenset({"audio", "weights", "max_failed", "batch_size"})
+PLACES = frozenset({"audio", "weights", "max_failed", "batch_size", "engine"})
 
 
 class Params(BaseParams):
@@ -39,6 +39,8 @@ class Params(BaseParams):
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "The largest share of a task's recordings that may be unusable before the task fails."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
+    engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
+        "What computes the network; auto: the faster one of those installed, measured once."))
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
@@ -99,8 +101,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     assert isinstance(params, Params)
     teacher = identity(params.weights)
-    network = load(params.weights, threads=task.threads)
-    task.progress.note(f"teacher: {network.label}")
+    network = load(params.weights, threads=task.threads, engine=params.engine)
+    task.progress.note(f"teacher: {network.label}, engine {network.engine.name}")
     result = Extraction(
         network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
         params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
