@@ -81,6 +81,7 @@ def test_integers_no_frames_and_refusals(reference):
 def test_another_engine_can_take_over(reference):
     class Mean:
         name = "mean"
+        few_shapes = False
 
         def batch_size(self, activation_bytes):
             return 2
