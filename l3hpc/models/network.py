@@ -10,20 +10,20 @@ import numpy as np
 from l3hpc.audio.frontend_layer import MelFrontend
 from l3hpc.errors import InputError
 from l3hpc.models import parameters as numbers
-from l3hpc.models.parameters import BN_EPSILON, Parameters
+from l3hpc.models.parameters import BN_EPSILON, BN_MOMENTUM, Parameters
 from l3hpc.models.spec import NetworkSpec
 
 WEIGHT_DECAY = 1e-5
 
 
-def build(spec: NetworkSpec) -> keras.Model:
+def build(spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM) -> keras.Model:
     """Spectrograms (batch, bands, times, 1) to embeddings (batch, dim) float32, fresh weights.
 
     Convolutions are He-normal with an L2 penalty of 1e-5 on their kernels, as published. Under
-    mixed precision the output stays float32.
+    mixed precision the output stays float32. bn_momentum: of the normalisations' moving statistics.
     """
     spectrogram = keras.Input((*spec.frontend.shape, 1), name="spectrogram")
-    return keras.Model(spectrogram, _embed(spectrogram, spec), name="l3_audio")
+    return keras.Model(spectrogram, _embed(spectrogram, spec, bn_momentum), name="l3_audio")
 
 
 def build_with_frontend(spec: NetworkSpec) -> keras.Model:
@@ -66,8 +66,8 @@ def parameters_of(model: keras.Model, spec: NetworkSpec) -> Parameters:
         for layer in weighted_layers(model)))
 
 
-def _embed(x: Any, spec: NetworkSpec) -> Any:
-    x = _normalise(x, "norm_0")
+def _embed(x: Any, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM) -> Any:
+    x = _normalise(x, "norm_0", bn_momentum)
     for index, count in enumerate(spec.filters):
         last = index == 7
         x = keras.layers.Conv2D(
@@ -75,7 +75,7 @@ def _embed(x: Any, spec: NetworkSpec) -> Any:
             kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY),
             name="audio_embedding_layer" if last else f"conv_{index + 1}")(x)
         if not last or spec.final_norm:
-            x = _normalise(x, f"norm_{index + 1}")
+            x = _normalise(x, f"norm_{index + 1}", bn_momentum)
         if not last or (spec.final_norm and spec.head == "relu"):
             x = keras.layers.ReLU(name=f"relu_{index + 1}")(x)
         if index in (1, 3, 5):
@@ -84,5 +84,5 @@ def _embed(x: Any, spec: NetworkSpec) -> Any:
     return keras.layers.Flatten(dtype="float32", name="embedding")(x)
 
 
-def _normalise(x: Any, name: str) -> Any:
-    return keras.layers.BatchNormalization(momentum=0.99, epsilon=BN_EPSILON, name=name)(x)
+def _normalise(x: Any, name: str, momentum: float) -> Any:
+    return keras.layers.BatchNormalization(momentum=momentum, epsilon=BN_EPSILON, name=name)(x)

@@ -13,6 +13,7 @@ from l3hpc.errors import InputError
 from l3hpc.models.spec import NetworkSpec
 
 BN_EPSILON = 1e-3
+BN_MOMENTUM = 0.99
 ARRAY_NAMES = {"conv": ("kernel", "bias"),
                "batch_norm": ("gamma", "beta", "moving_mean", "moving_variance")}
 

@@ -24,7 +24,14 @@ from l3hpc.errors import L3hpcError
 from l3hpc.files import write_text
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training_engine import Engine
-from l3hpc.models.training_state import COLUMNS, Checkpoint, Order, Schedule, Status
+from l3hpc.models.training_state import (
+    COLUMNS,
+    Checkpoint,
+    Order,
+    Schedule,
+    Status,
+    bn_momentum,
+)
 from l3hpc.models.weights import save
 from l3hpc.progress import Progress
 
@@ -48,9 +55,10 @@ class Training:
     """One training run, kept in ``folder`` so that it can be killed and started again.
 
     rows: (training rows, validation rows) of ``data``. epoch_size, validation_epoch_size: batches
-    (None: all data). settings: digest of everything that decides the result (a checkpoint of
-    others is ignored). on_epoch: called with the status after every epoch. guard: context manager
-    maker that is given the function which saves a checkpoint at once.
+    (None: all data). bn_momentum: of the moving statistics (None: by the steps of an epoch, see
+    ``training_state.bn_momentum``). settings: digest of everything that decides the result (a
+    checkpoint of others is ignored). on_epoch: called with the status after every epoch. guard:
+    context manager maker that is given the function which saves a checkpoint at once.
     """
 
     spec: NetworkSpec
@@ -63,6 +71,7 @@ class Training:
     validation_batch_size: int = 64
     epoch_size: int | None = None
     validation_epoch_size: int | None = None
+    bn_momentum: float | None = None
     seed: int = 20180216
     mixed_precision: bool = False
     deterministic: bool = True
@@ -84,9 +93,13 @@ class Training:
         ``history.csv``. Raises ``L3hpcError`` when the loss is no longer a number.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.bn_momentum is None:
+            self.bn_momentum = bn_momentum(
+                self.epoch_size or math.ceil(len(self.rows[0]) / self.batch_size))
         self.engine = Engine(
             self.spec, seed=self.seed, learning_rate=self.learning_rate, threads=self.threads,
-            mixed_precision=self.mixed_precision, deterministic=self.deterministic)
+            bn_momentum=self.bn_momentum, mixed_precision=self.mixed_precision,
+            deterministic=self.deterministic)
         self.order = Order(self.rows[0], self.batch_size, self.seed, epoch_size=self.epoch_size,
                            whole=self.engine.replicas > 1)
         self.status = Status(rate=self.learning_rate)

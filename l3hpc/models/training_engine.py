@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from l3hpc.models.network import build, parameters_of
-from l3hpc.models.parameters import Parameters
+from l3hpc.models.parameters import BN_MOMENTUM, Parameters
 from l3hpc.models.spec import NetworkSpec
 
 
@@ -27,7 +27,8 @@ class Engine:
     """
 
     def __init__(
-        self, spec: NetworkSpec, *, seed: int, learning_rate: float, mixed_precision: bool = False,
+        self, spec: NetworkSpec, *, seed: int, learning_rate: float,
+        bn_momentum: float = BN_MOMENTUM, mixed_precision: bool = False,
         deterministic: bool = True, threads: int | None = None,
         devices: Iterable[str] | None = None,
     ) -> None:
@@ -45,7 +46,7 @@ class Engine:
         keras.mixed_precision.set_dtype_policy(self.precision)
         try:
             with self.strategy.scope():
-                self.model = build(spec)
+                self.model = build(spec, bn_momentum)
                 _start(self.model, spec, seed)
                 optimizer = keras.optimizers.Adam(learning_rate)
                 if self.precision == "mixed_float16":

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.files import write_bytes
+from l3hpc.models.parameters import BN_MOMENTUM
 
 COLUMNS = ("epoch", "loss", "mean_absolute_error", "val_loss", "val_mean_absolute_error",
            "learning_rate")
@@ -135,6 +136,16 @@ class Checkpoint:
                 return None
             arrays = {name: file[name] for name in file.files}
         return Status.from_json(str(arrays.pop("status"))), arrays
+
+
+def bn_momentum(steps: int) -> float:
+    """Momentum of the normalisations' moving statistics for epochs of so many steps.
+
+    0.99 as published, less where an epoch has fewer than 459 steps: then after every epoch what is
+    older than it weighs 1 %. With 0.99 and few steps the statistics would still be mostly the
+    initial 0 and 1, and a validation loss would say nothing about the weights.
+    """
+    return min(BN_MOMENTUM, 0.01 ** (1 / steps))
 
 
 class Order:

@@ -17,21 +17,22 @@ from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
 NAME = "train"
-VERSION = 1
+VERSION = 2
 TITLE = "the student network, trained on the reduced embeddings"
 INPUTS = {"extract": "optional", "reduce": "optional"}
 PLACES = frozenset({"audio_dir", "tensorboard", "checkpoint_every", "checkpoint_batches"})
 
 TAB = "embedding_approx_mse"
 PUBLISHED: dict[str, Any] = {"head": "relu", "epochs": 300, "epoch_size": 4096,
-                             "validation_epoch_size": 1024}
+                             "validation_epoch_size": 1024, "bn_momentum": 0.99}
 
 
 class Params(BaseParams):
     """The student's shape and how it is trained."""
 
     recipe: Literal["default", "published"] = Field("default", description=(
-        "published: head, epochs and epoch sizes of the published jobs, wherever not stated."))
+        "published: head, epochs, epoch sizes and bn_momentum of the published jobs, wherever "
+        "not stated."))
     asr: int = Field(8000, ge=1000, le=192000, description="The student's sample rate in Hz.")
     mels: int = Field(64, ge=1, description="Mel bands.")
     dft: int = Field(1024, ge=16, description="Length of the DFT in samples.")
@@ -59,6 +60,9 @@ class Params(BaseParams):
     validation_share: float = Field(0.1, gt=0, lt=1, description=(
         "Share of rows for validation, by recording and day (folders train/ and validate/ win)."))
     timezone: str = Field("America/New_York", description="Time zone that tells the days apart.")
+    bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
+        "Momentum of the batch normalisations' moving statistics (none: 0.99, less where an epoch "
+        "has fewer than 459 batches, so that each epoch is validated with its own statistics)."))
     seed: int = Field(20180216, ge=0, description="Seed of weights, order and split.")
     audio_dir: Path | None = Field(None, description=(
         "Folder of the audio (none: where extract found it)."))
@@ -179,7 +183,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
                  params.plateau_factor),
         learning_rate=params.rate_for(pairs.approx), batch_size=params.batch_size,
         validation_batch_size=params.validation_batch_size, epoch_size=params.epoch_size,
-        validation_epoch_size=params.validation_epoch_size, seed=params.seed,
+        validation_epoch_size=params.validation_epoch_size, bn_momentum=params.bn_momentum,
+        seed=params.seed,
         mixed_precision=params.mixed_precision, deterministic=params.deterministic,
         threads=task.threads, checkpoint_every=params.checkpoint_every,
         checkpoint_batches=params.checkpoint_batches,
@@ -198,6 +203,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         "rows": pairs.rows, "train_rows": len(rows[0]), "validation_rows": len(rows[1]),
         "target": pairs.key, "approx": pairs.approx, "model_repr": spec.model_repr,
         "parameters": parameter_count(spec), "learning_rate": params.rate_for(pairs.approx),
+        "bn_momentum": trainer.bn_momentum,
         "spec": spec.to_dict(), "replicas": trainer.engine.replicas,
         "precision": trainer.engine.precision,
     }

@@ -13,7 +13,7 @@ import pytest
 
 from l3hpc.errors import L3hpcError
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training_state import Checkpoint, Order, Schedule, Status
+from l3hpc.models.training_state import Checkpoint, Order, Schedule, Status, bn_momentum
 from l3hpc.models.weights import load_parameters
 
 SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + (8, 8),
@@ -49,7 +49,8 @@ def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
     data = Data(150)
     run = training.Training(SPEC, data, (np.arange(100), np.arange(100, 150)), tmp_path,
                             Schedule(epochs=2), learning_rate=1e-3, batch_size=32,
-                            validation_batch_size=20, seed=3, deterministic=False)
+                            validation_batch_size=20, bn_momentum=0.99, seed=3,
+                            deterministic=False)
     ours = run.run().history
     model = untrained(SPEC, 3, frontend=False)
     model.compile(keras.optimizers.Adam(1e-3), "mse", metrics=["mean_absolute_error"])
@@ -235,6 +236,30 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
         Training(SPEC, data, (np.arange(30), np.arange(30, 40)), tmp_path, Schedule(epochs=2),
                  batch_size=16, deterministic=False).run()
     assert "--learning-rate" in str(caught.value)
+
+
+def test_short_epochs_are_validated_with_their_own_statistics(tmp_path):
+    """Rows seen in training, a rate that changes nothing: both losses are of the same weights."""
+    from l3hpc.models.training import Training
+
+    data, rows = Data(96), np.arange(96)
+
+    def gap(momentum):
+        run = Training(SPEC, data, (rows, rows), tmp_path / str(momentum), Schedule(epochs=1),
+                       learning_rate=1e-12, batch_size=32, bn_momentum=momentum,
+                       deterministic=False)
+        row = run.run().history[0]
+        return abs(row["val_loss"] / row["loss"] - 1)
+
+    assert gap(None) < 0.05
+    assert gap(0.99) > 10 * gap(None)
+
+
+def test_momentum_is_the_published_one_where_epochs_are_long():
+    assert [bn_momentum(steps) for steps in (459, 4096)] == [0.99, 0.99]
+    for steps in (1, 7, 100, 458):
+        assert bn_momentum(steps) < 0.99
+        assert bn_momentum(steps) ** steps == pytest.approx(0.01)
 
 
 def test_every_row_comes_once_per_pass_and_seeds_differ():

@@ -86,7 +86,7 @@ def test_steps_inputs_and_folders():
     assert [shard["sensor"] for shard in step(made, "sample").shards] == ["a", "b"]
     assert train.labels["model_dir"] == str(made.folder / "artifacts" / "train")
     assert train.labels["username"] == "you" and train.labels["exp_id"] == made.run
-    assert json.loads(json.dumps(train.config(made.run)))["version"] == 1
+    assert json.loads(json.dumps(train.config(made.run)))["version"] == steps.step("train").VERSION
 
 
 def test_the_name_carries_pipeline_date_and_content():
