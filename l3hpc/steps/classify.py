@@ -14,7 +14,7 @@ from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
 NAME = "classify"
-VERSION = 1
+VERSION = 2
 TITLE = "a tag classifier on the student's embeddings"
 INPUTS = {"embed": "required"}
 PLACES = frozenset({"sonyc_ust", "annotations", "taxonomy"})
@@ -35,7 +35,9 @@ class Params(BaseParams):
     hidden_size: int = Field(128, ge=1, description="Units of each hidden layer.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate.")
     l2: float = Field(1e-5, ge=0, description="L2 penalty of the weights.")
-    batch_size: int = Field(64, ge=1, description="Clips per batch.")
+    batch_size: int | None = Field(None, ge=1, description=(
+        "Clips per batch, frames with framewise (none: 64, fewer where an epoch would have less "
+        "than 16 batches)."))
     epochs: int = Field(100, ge=1, description="The most epochs.")
     patience: int = Field(20, ge=1, description="Epochs without a better validation loss.")
     standardize: bool = Field(True, description="Standardise the embeddings on the training clips.")
@@ -86,7 +88,8 @@ def digests(params: BaseModel) -> dict[str, Any]:
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Train, then write models, histories and the predictions for validate and test.
 
-    Predictions are made of the clips that have agreed annotations, which is what can be scored.
+    Predictions are made of the clips that have agreed annotations, which is what can be scored;
+    such a clip without an embedding is predicted as 0 for every tag, noted and counted.
     """
     from l3hpc.datasets.clips import load_clips
     from l3hpc.files import write_json
@@ -108,6 +111,9 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     if clips.missing:
         task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, for example "
                            f"{clips.missing[0]}")
+    if clips.longest > clips.x.shape[1]:
+        task.progress.note(f"clips have up to {clips.longest} windows, the shortest has "
+                           f"{clips.x.shape[1]}: all are cut to that")
     place = {name: row for row, name in enumerate(clips.files)}
     rows = {split: [place[name] for name in files if name in place]
             for split, files in splits.items()}
@@ -116,6 +122,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
               for level in levels}
     told = {
         **params.model_dump(mode="json"), "annotations": str(annotation_file),
+        "batch_size": _batch_size(params, clips, rows),
         "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
         "network": _network(task.inputs["embed"]), "frames": clips.x.shape[1],
         "missing": clips.missing, "levels": result,
@@ -132,9 +139,10 @@ def _one_level(level: str, params: Params, task: Task, clips: Any,
 
     from l3hpc.tagging.classifier import ClassifierConfig, train
 
-    names = ("model", "hidden_layers", "hidden_size", "learning_rate", "l2", "batch_size", "epochs",
-             "patience", "standardize", "seed")
-    config = ClassifierConfig(level=level, **{name: getattr(params, name) for name in names})
+    names = ("model", "hidden_layers", "hidden_size", "learning_rate", "l2", "epochs", "patience",
+             "standardize", "seed")
+    config = ClassifierConfig(level=level, batch_size=_batch_size(params, clips, rows),
+                              **{name: getattr(params, name) for name in names})
     # clips lie in the order of the splits, so that a split is a view of the array
     data = {split: (clips.x[found[0]:found[-1] + 1] if found else clips.x[:0],
                     annotations.targets([clips.files[row] for row in found], level))
@@ -158,6 +166,14 @@ def _one_level(level: str, params: Params, task: Task, clips: Any,
             "predictions": written}
 
 
+def _batch_size(params: Params, clips: Any, rows: Mapping[str, Sequence[int]]) -> int:
+    """As stated, else by the number of training samples."""
+    from l3hpc.tagging.classifier import batch_for
+
+    frames = clips.x.shape[1] if params.model == "framewise" else 1
+    return params.batch_size or batch_for(len(rows["train"]) * frames)
+
+
 def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, annotations: Any,
              taxonomy: Any) -> list[str]:
     """Write the predictions of a split's agreed clips; none where nobody agreed on any."""
@@ -173,12 +189,19 @@ def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, an
         return []
     place = {name: row for row, name in enumerate(clips.files)}
     files = [name for name in agreed if name in place]
+    if len(files) < len(agreed):
+        task.progress.note(f"{len(agreed) - len(files)} of {len(agreed)} agreed {split} clips have "
+                           "no embedding: " + ("they are predicted as 0" if files else
+                                               "nothing to predict from"))
+    if not files:
+        return []
     x = clips.x[np.array([place[name] for name in files], int)]
     written = []
     for pooling in ("mean",) if classifier.config.model == "mil" else POOLINGS:
         more = "" if pooling == "mean" else f"_{pooling}"
         name = f"predictions_{level}_{split}{more}.csv"
-        predictions.write(task.output / name, classifier.predictions(files, x, pooling), taxonomy)
+        found = predictions.complete(classifier.predictions(files, x, pooling), agreed)
+        predictions.write(task.output / name, found, taxonomy)
         written.append(name)
     return written
 

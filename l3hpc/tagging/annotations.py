@@ -128,10 +128,11 @@ class Annotations:
         if unknown:
             raise InputError(f"no annotation of {_some(unknown)}", where=self.where)
         place = np.array([places.get(name, -1) for name in self.file], np.int64)
-        agreed = self.annotator == AGREED
+        wanted = place >= 0
+        place, heard, agreed = place[wanted], heard[wanted], (self.annotator == AGREED)[wanted]
         has_agreed = np.zeros(len(files), bool)
-        has_agreed[place[agreed & (place >= 0)]] = True
-        counts = (place >= 0) & (agreed | ~has_agreed[np.maximum(place, 0)])
+        has_agreed[place[agreed]] = True
+        counts = agreed | ~has_agreed[place]
         out = np.zeros((len(files), heard.shape[1]), np.float32)
         np.maximum.at(out, place[counts], heard[counts])
         return out

@@ -59,6 +59,14 @@ class ClassifierConfig:
                                  allowed=nearest(getattr(self, name), valid))
 
 
+def batch_for(samples: int) -> int:
+    """Samples per batch where nobody states it: 64, fewer where an epoch would have under 16.
+
+    A power of two from 4 to 64; ``samples`` are clips for ``mil`` and frames for ``framewise``.
+    """
+    return min(64, max(4, 1 << max(samples // 16, 1).bit_length() - 1))
+
+
 @dataclass
 class Classifier:
     """A trained classifier.

@@ -59,6 +59,18 @@ def combine(fine: Predictions, coarse: Predictions) -> Predictions:
     return Predictions(fine.files, fine.fine, coarse.coarse)
 
 
+def complete(found: Predictions, files: Sequence[str]) -> Predictions:
+    """The predictions of ``files``, in that order; a file that was not predicted has 0 everywhere.
+
+    Every name in ``found`` must be among ``files``.
+    """
+    place = {name: row for row, name in enumerate(files)}
+    rows = [place[name] for name in found.files]
+    fine, coarse = (np.zeros((len(files), block.shape[1])) for block in (found.fine, found.coarse))
+    fine[rows], coarse[rows] = found.fine, found.coarse
+    return Predictions(list(files), fine, coarse, found.warnings)
+
+
 def write(path: Path | str, predictions: Predictions, taxonomy: Taxonomy) -> None:
     """Write the CSV, sorted by file name; values round-trip exactly through float32."""
     text = io.StringIO()

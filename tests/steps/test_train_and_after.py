@@ -152,6 +152,31 @@ def test_framewise_classifier_on_published_npz_files(runner, city, tmp_path):
     assert set(scored.results[0]["metrics"]) == {"validate", "test"}
 
 
+def test_a_clip_without_embedding_is_predicted_as_nothing(runner, city, tmp_path):
+    with open(city / "sonyc_ust/annotations.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    agreed = {split: sorted({row["audio_filename"] for row in rows if row["split"] == split
+                             and row["annotator_id"] == "0"}) for split in ("validate", "test")}
+    gone = {agreed["validate"][0], *agreed["test"]}
+    rng = np.random.default_rng(0)
+    for name in {row["audio_filename"] for row in rows} - gone:
+        np.savez(tmp_path / f"{Path(name).stem}.npz",
+                 embedding=rng.normal(size=(4, 5)).astype("f4"))
+    done = runner.run("classify", {"sonyc_ust": city / "sonyc_ust", "epochs": 1},
+                      {"embed": tmp_path})
+    assert done.results[0]["missing"] == len(gone)
+    told = json.loads((done.folder / "0000/hyper_params.json").read_text())
+    assert told["batch_size"] == 4
+    with open(done.folder / "0000/predictions_coarse_validate.csv") as stream:
+        predicted = {row.pop("audio_filename"): row for row in csv.DictReader(stream)}
+    assert sorted(predicted) == agreed["validate"]
+    assert set(predicted[agreed["validate"][0]].values()) == {"0"}
+    assert float(predicted[agreed["validate"][1]]["1_engine"]) > 0
+    assert not (done.folder / "0000/predictions_coarse_test.csv").exists()
+    scored = runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 0})
+    assert set(scored.results[0]["metrics"]) == {"validate"}
+
+
 def test_preemption_calls_the_latest_registered_first():
     calls = []
     word = Preemption()

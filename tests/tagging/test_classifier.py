@@ -195,3 +195,10 @@ def test_nonsense_is_refused(taxonomy, rng):
     x[0, 0, 0] = np.nan
     with pytest.raises(L3hpcError, match="no number any more in epoch 1"):
         train(config, taxonomy, x, y, x, y)
+
+
+def test_small_sets_have_smaller_batches():
+    from l3hpc.tagging.classifier import batch_for
+
+    assert [batch_for(samples) for samples in (1, 64, 127, 128, 500, 1023, 1024, 10 ** 6)] == [
+        4, 4, 4, 8, 16, 32, 64, 64]
