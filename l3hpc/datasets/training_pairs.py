@@ -119,9 +119,10 @@ def published_pairs(audio: Path, targets: Source) -> Pairs:
     """Pairs of published folders: row i of ``audio`` in a file is row i of its namesake's targets.
 
     ``train/`` and ``validate/`` are taken as they are; every other file is one group. Raises
-    ``InputError`` for targets without audio, or another number of rows.
+    ``InputError`` for targets without audio, another number of rows, or rows that do not last one
+    second.
     """
-    from l3hpc.audio.files import count_rows
+    from l3hpc.audio.files import count_rows, probe
 
     base = targets.path if targets.path.is_dir() else targets.path.parent
     units: list[Unit] = []
@@ -137,6 +138,10 @@ def published_pairs(audio: Path, targets: Source) -> Pairs:
         if rows != part.rows:
             raise InputError(f"{part.rows} targets for {rows} rows of audio in {path}",
                              where=str(part.path), allowed="one target per row of audio")
+        info = probe(path)
+        if info.frames != rows * info.rate:
+            raise InputError(f"rows of {info.seconds / max(rows, 1):g} s", where=str(path),
+                             allowed="one second of audio for each row of targets")
         units.append(Unit(path, first, part, 0, np.arange(rows), 1.0, False, f"file {name}",
                           part.split if part.split in (TRAIN, VALIDATE) else None))
         first += rows
@@ -156,22 +161,22 @@ def find_pairs(
 
     extract, targets: artifacts, or folders of published files; either may be None (without
     ``targets`` the student learns the teacher itself). audio: folder of audio, needed with
-    published targets unless their files hold ``audio`` too.
+    published files unless those of ``targets`` or ``extract`` hold ``audio`` too.
     """
     target_folder = targets if targets is not None else extract
     if target_folder is None:
         raise InputError("no embeddings to learn", where="--embedding-dir",
                          hint="Train after reduce, or name a folder: --embedding-dir FOLDER")
     source = open_source(target_folder, key=key)
-    if extract is not None:
-        rows = source if targets is None else open_source(extract)
-        if rows.kind == "artifact" and source.kind == "artifact":
-            return artifact_pairs(rows, source, audio, timezone)
+    rows = open_source(extract) if extract is not None and targets is not None else source
+    if extract is not None and rows.kind == "artifact" and source.kind == "artifact":
+        return artifact_pairs(rows, source, audio, timezone)
     if audio is None:
-        if source.parts[0].audio_shape is None:
+        holder = next((one for one in (source, rows) if one.parts[0].audio_shape), None)
+        if holder is None:
             raise InputError("holds no audio beside the embeddings", where=str(target_folder),
                              hint="Name the folder of audio: --audio-dir FOLDER")
-        audio = source.path if source.path.is_dir() else source.path.parent
+        audio = holder.path if holder.path.is_dir() else holder.path.parent
     return published_pairs(audio, source)
 
 

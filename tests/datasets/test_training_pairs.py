@@ -190,11 +190,27 @@ def test_audio_beside_the_embeddings_needs_no_second_folder(tmp_path):
     assert (pairs.rows, pairs.approx) == (6, "none")
 
 
+def test_audio_beside_the_teachers_embeddings_serves_reduced_ones_too(tmp_path):
+    sizes = {"train/x.h5": 4, "validate/x.h5": 2}
+    published(tmp_path / "whole", "l3_embedding", sizes, dim=5)
+    published(tmp_path / "reduce/0000", "pca_batch_9_len_3_kernel_linear", sizes, audio=False)
+    write_json(tmp_path / "reduce/0000/result.json", {})
+    pairs = find_pairs(tmp_path / "whole", tmp_path / "reduce", None)
+    assert [(unit.audio, unit.split) for unit in pairs.units] == [
+        (tmp_path / "whole/train/x.h5", "train"), (tmp_path / "whole/validate/x.h5", "validate")]
+    assert (pairs.dim, pairs.approx) == (3, "pca")
+
+
 def test_published_mismatches_are_named(tmp_path):
     published(tmp_path / "targets", "pca_batch_9_len_3_kernel_linear", {"x.h5": 4}, audio=False)
     published(tmp_path / "audio", None, {"x.h5": 5})
     with pytest.raises(InputError, match="4 targets for 5 rows of audio"):
         find_pairs(None, tmp_path / "targets", tmp_path / "audio")
+    published(tmp_path / "long", None, {"x.h5": 4})
+    with h5py.File(tmp_path / "long/x.h5", "a") as file:
+        file["audio"].attrs["rate"] = RATE // 2
+    with pytest.raises(InputError, match="rows of 2 s"):
+        find_pairs(None, tmp_path / "targets", tmp_path / "long")
     with pytest.raises(InputError, match="no audio for 1 of 1"):
         find_pairs(None, tmp_path / "targets", tmp_path / "targets/none")
     with pytest.raises(InputError, match="--audio-dir"):
