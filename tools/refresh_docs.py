@@ -135,12 +135,12 @@ def resources_table(name: str) -> str:
     return table(("step", "needs", "cpus", "mem", "gpus", "time"), rows)
 
 
-def commands_table(_: str) -> str:
-    """All commands with a link to their pages."""
+def commands_table(base: str) -> str:
+    """All commands with a link to their pages, which lie in ``base``commands/."""
     from l3hpc.cli import COMMANDS
 
     return table(("command", "what it does"), [
-        (f"[`l3hpc {name}`](commands/{name}.md)", text) for name, text in COMMANDS.items()])
+        (f"[`l3hpc {name}`]({base}commands/{name}.md)", text) for name, text in COMMANDS.items()])
 
 
 def steps_table(_: str) -> str:
