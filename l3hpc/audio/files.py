@@ -7,7 +7,9 @@ int16, float32 or float64.
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,17 +103,63 @@ def read_audio(path: Path, rate: int | None = None) -> tuple[np.ndarray, int]:
     if is_hdf5(path):
         rows, source_rate = read_rows(path)
         signal = rows.reshape(-1)
+        check_finite(signal, path)
     else:
-        signal, source_rate = _read_sound(path)
+        source_rate = probe(path).rate
+        signal = np.concatenate([np.empty(0, np.float32), *sound_blocks(path)])
     if not len(signal):
         raise AudioError("holds no samples", reason="empty", where=str(path))
-    if not np.isfinite(signal).all():
-        raise AudioError("holds samples that are not finite numbers", where=str(path))
     if rate is not None and rate != source_rate:
         from l3hpc.audio.resample import resample
 
         return resample(signal, source_rate, rate), rate
     return signal, source_rate
+
+
+def sound_blocks(path: Path) -> Iterator[np.ndarray]:
+    """The samples of a sound file as ``read_audio`` gives them, in blocks of ``BLOCK`` samples.
+
+    The last block may be shorter. Raises ``AudioError`` ('unreadable') where the file is damaged.
+    """
+    import soundfile
+
+    with _open_sound(path) as sound:
+        while True:
+            try:
+                block = sound.read(BLOCK, dtype="float32", always_2d=True)
+            except (soundfile.LibsndfileError, RuntimeError) as error:
+                raise AudioError(f"damaged: {error}", where=str(path)) from None
+            if not len(block):
+                return
+            mono = np.mean(block, axis=1)
+            check_finite(mono, path)
+            yield mono
+
+
+def usable_blocks(path: Path, min_seconds: float = 1.0) -> Iterator[np.ndarray]:
+    """``sound_blocks`` of a recording worth embedding; else ``AudioError`` before the first block.
+
+    See ``check_usable``. Only a long recording that begins with silence is read twice.
+    """
+    info = probe(path)
+    stream = sound_blocks(path)
+    first = next(stream, np.empty(0, np.float32))
+    second = next(stream, None)
+    if second is None:
+        check_usable(first, info.rate, min_seconds=min_seconds, where=str(path))
+        yield first
+        return
+    if info.seconds < min_seconds:
+        raise _too_short(info.seconds, min_seconds, str(path))
+    if not first.any() and not any(block.any() for block in sound_blocks(path)):
+        raise _silent(str(path))
+    yield from itertools.chain((first, second), stream)
+
+
+def check_finite(samples: np.ndarray, path: Path) -> None:
+    """Raise ``AudioError`` ('unreadable') for NaN or infinite samples."""
+    if not np.isfinite(samples).all():
+        raise AudioError("holds samples that are not finite numbers", where=str(path))
 
 
 def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
@@ -123,10 +171,18 @@ def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
     if not len(signal):
         raise AudioError("holds no samples", reason="empty", where=where)
     if len(signal) < min_seconds * rate:
-        raise AudioError(f"is {len(signal) / rate:.3f} s long", reason="too short", where=where,
-                         allowed=f"at least {min_seconds:g} s are needed")
+        raise _too_short(len(signal) / rate, min_seconds, where)
     if not signal.any():
-        raise AudioError("every sample is zero", reason="silent", where=where)
+        raise _silent(where)
+
+
+def _too_short(seconds: float, least: float, where: str | None) -> AudioError:
+    return AudioError(f"is {seconds:.3f} s long", reason="too short", where=where,
+                      allowed=f"at least {least:g} s are needed")
+
+
+def _silent(where: str | None) -> AudioError:
+    return AudioError("every sample is zero", reason="silent", where=where)
 
 
 def count_rows(path: Path) -> int:
@@ -155,24 +211,6 @@ def to_float(samples: np.ndarray) -> np.ndarray:
         half = 2.0 ** (8 * samples.dtype.itemsize - 1)
         return ((samples.astype(np.float64) - half) / half).astype(np.float32)
     return np.ascontiguousarray(samples, dtype=np.float32)
-
-
-def _read_sound(path: Path) -> tuple[np.ndarray, int]:
-    import soundfile
-
-    with _open_sound(path) as sound:
-        signal = np.empty(max(int(sound.frames), 0), np.float32)
-        done = 0
-        try:
-            while done < len(signal):
-                block = sound.read(min(BLOCK, len(signal) - done), dtype="float32", always_2d=True)
-                if not len(block):  # the file ends before the length its header promises
-                    break
-                np.mean(block, axis=1, out=signal[done:done + len(block)])
-                done += len(block)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"damaged: {error}", where=str(path)) from None
-        return signal[:done], int(sound.samplerate)
 
 
 def _open_sound(path: Path) -> Any:

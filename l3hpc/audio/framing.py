@@ -7,6 +7,7 @@ behind), then the end is padded with zeros to a whole number of hops, so that no
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -44,6 +45,41 @@ def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     padded[before:before + len(signal)] = signal
     windows = np.lib.stride_tricks.sliding_window_view(padded, rate)
     return windows[::hop], np.arange(count, dtype=np.float64) * hop_s
+
+
+def frame_blocks(
+    blocks: Iterable[np.ndarray], rate: int, hop_s: float, center: bool = True, *,
+    size: int = 256, skip: int = 0,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """``frame_audio`` of a signal that comes in blocks, in memory for one block.
+
+    Yields (number of the first frame, frames, times), at most ``size`` frames at once and without
+    the first ``skip``. An empty signal is an ``InputError``.
+    """
+    hop = hop_samples(rate, hop_s)
+    held = np.zeros(rate // 2 if center else 0, np.float32)  # the padded signal from ``low`` on
+    low = number = total = 0
+
+    def frames(stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        for first in range(max(number, skip), stop, size):
+            last = min(first + size, stop)
+            part = held[first * hop - low:(last - 1) * hop - low + rate]
+            windows = np.lib.stride_tricks.sliding_window_view(part, rate)[::hop]
+            yield first, windows, np.arange(first, last, dtype=np.float64) * hop_s
+
+    for block in blocks:
+        held = np.concatenate((held, block))
+        total += len(block)
+        ready = max((low + len(held) - rate) // hop + 1, number)
+        yield from frames(ready)
+        number = ready
+        done = min(max(number * hop - low, 0), len(held))
+        held, low = held[done:], low + done
+    if not total:
+        raise InputError("cannot frame audio without samples")
+    count = frame_count(total, rate, hop_s, center)
+    held = np.pad(held, (0, max((count - 1) * hop + rate - low - len(held), 0)))
+    yield from frames(count)
 
 
 def hop_samples(rate: int, hop_s: float) -> int:

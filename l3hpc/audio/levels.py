@@ -6,6 +6,9 @@ Relative loudness needs only the order of levels at one sensor; with a microphon
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from l3hpc.audio.framing import frame_count, hop_samples
@@ -30,22 +33,45 @@ def frame_levels(signal: np.ndarray, rate: int, frame_s: float = 1.0, hop_s: flo
     0 dB is a root mean square of 1 (a full-scale sine is -3.01 dB), plus ``offset_db``; the least
     value is ``FLOOR_DB``. Zeros that framing puts before or behind the recording are not counted: a
     level is the mean over the part of the frame inside the recording. The recording's own mean
-    (DC offset) is removed first. Memory: three values per sample.
+    (DC offset) is removed first.
     """
     signal = np.asarray(signal, dtype=np.float32)
     if signal.ndim != 1 or not len(signal):
         raise InputError(f"no levels of audio of shape {signal.shape}",
                          allowed="one channel with at least one sample")
-    energy = np.concatenate(([0.0], np.cumsum(_a_weighted(signal, rate) ** 2)))
+    blocks = (signal[start:start + BLOCK] for start in range(0, len(signal), BLOCK))
+    return np.concatenate(list(level_blocks(blocks, rate, frame_s, hop_s, center, offset_db)))
+
+
+def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, hop_s: float = 0.5,
+                 center: bool = True, offset_db: float = 0.0) -> Iterator[np.ndarray]:
+    """``frame_levels`` of a signal that comes in blocks of half a second or more, piece by piece.
+
+    A frame's level comes once the block behind the frame is there. Memory: for two blocks.
+    """
     hop, length = hop_samples(rate, hop_s), round(frame_s * rate)
     before = rate // 2 if center else 0
-    count = frame_count(len(signal), rate, hop_s, center)
-    starts = np.arange(count) * hop - before
-    first = np.clip(starts, 0, len(signal))
-    last = np.clip(starts + length, 0, len(signal))
-    power = (energy[last] - energy[first]) / np.maximum(last - first, 1)
-    least = 10.0 ** (FLOOR_DB / 10.0)
-    return (10.0 * np.log10(np.maximum(power, least)) + offset_db).astype(np.float32)
+    energy = np.zeros(1)  # of the samples from ``low`` on, added up
+    low = number = 0
+
+    def levels(stop: int) -> np.ndarray:
+        starts = np.arange(number, stop) * hop - before - low
+        first = np.clip(starts, 0, len(energy) - 1)
+        last = np.clip(starts + length, 0, len(energy) - 1)
+        power = (energy[last] - energy[first]) / np.maximum(last - first, 1)
+        least = 10.0 ** (FLOOR_DB / 10.0)
+        return (10.0 * np.log10(np.maximum(power, least)) + offset_db).astype(np.float32)
+
+    for weighted in _a_weighted(blocks, rate):
+        energy = np.concatenate((energy, energy[-1] + np.cumsum(weighted ** 2)))
+        total = low + len(energy) - 1
+        complete = (total + before - length) // hop + 1
+        ready = max(min(complete, frame_count(total, rate, hop_s, center)), number)
+        yield levels(ready)
+        number = ready
+        done = min(max(number * hop - before - low, 0), len(energy) - 1)
+        energy, low = energy[done:] - energy[done], low + done
+    yield levels(frame_count(low + len(energy) - 1, rate, hop_s, center))
 
 
 def _a_gain(squared: np.ndarray) -> np.ndarray:
@@ -56,24 +82,27 @@ def _a_gain(squared: np.ndarray) -> np.ndarray:
         * (squared + 12194.217**2))
 
 
-def _a_weighted(signal: np.ndarray, rate: int) -> np.ndarray:
-    """The signal through a zero-phase filter with the A curve's amplitude, float64, block-wise."""
+def _a_weighted(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """The blocks through a zero-phase filter with the A curve's amplitude, float64."""
+    context = int(CONTEXT_S * rate)
+    before, block = np.empty(0, np.float32), None
+    for following in itertools.chain(blocks, [np.empty(0, np.float32)]):
+        if block is not None:
+            yield _filtered(before, block, following[:context], rate)
+            before = np.concatenate((before, block))[-context:]
+        block = following
+
+
+def _filtered(before: np.ndarray, block: np.ndarray, after: np.ndarray, rate: int) -> np.ndarray:
+    """The A-weighted ``block`` amid its context, which is faded in and out."""
     from scipy import fft
 
-    result = np.empty(len(signal))
-    mean = float(signal.mean(dtype=np.float64))
-    context = int(CONTEXT_S * rate)
-    for start in range(0, len(signal), BLOCK):
-        low, high = max(start - context, 0), min(start + BLOCK + context, len(signal))
-        part = signal[low:high].astype(np.float64) - mean
-        if low > 0:
-            part[:context] *= np.linspace(0.0, 1.0, context)
-        if high < len(signal):
-            part[len(part) - context:] *= np.linspace(1.0, 0.0, context)
-        size = fft.next_fast_len(len(part) + 2 * context, real=True)
-        frequency = np.arange(size // 2 + 1) * (rate / size)
-        gain = _a_gain(frequency**2) / _a_gain(np.array(1e6))
-        filtered = fft.irfft(fft.rfft(part, size) * gain, size)
-        stop = min(start + BLOCK, len(signal))
-        result[start:stop] = filtered[start - low:stop - low]
-    return result
+    part = np.concatenate((before, block, after)).astype(np.float64)
+    part -= part.mean()
+    part[:len(before)] *= np.linspace(0.0, 1.0, len(before))
+    part[len(part) - len(after):] *= np.linspace(1.0, 0.0, len(after))
+    size = fft.next_fast_len(len(part) + 2 * int(CONTEXT_S * rate), real=True)
+    frequency = np.arange(size // 2 + 1) * (rate / size)
+    gain = _a_gain(frequency**2) / _a_gain(np.array(1e6))
+    filtered = fft.irfft(fft.rfft(part, size) * gain, size)
+    return np.asarray(filtered[len(before):len(before) + len(block)])

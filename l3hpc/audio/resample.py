@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from l3hpc.errors import InputError
@@ -14,16 +16,31 @@ def resample(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarr
     delay. The published pipeline used resampy's ``kaiser_best``; the two differ near the band edge
     only. Raises ``InputError`` for rates below 1 Hz.
     """
+    signal = np.ascontiguousarray(signal, dtype=np.float32)
+    blocks = list(resample_blocks([signal], source_rate, target_rate))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def resample_blocks(
+    blocks: Iterable[np.ndarray], source_rate: int, target_rate: int,
+) -> Iterator[np.ndarray]:
+    """``resample`` of a signal that comes in blocks: the same samples, in other blocks."""
     if source_rate < 1 or target_rate < 1:
         raise InputError(f"cannot resample from {source_rate} Hz to {target_rate} Hz",
                          allowed="sampling rates are positive whole numbers of Hz")
-    signal = np.ascontiguousarray(signal, dtype=np.float32)
     if source_rate == target_rate:
-        return signal
+        yield from blocks
+        return
     import soxr
 
-    length = -(-len(signal) * target_rate // source_rate)
-    result = soxr.resample(signal, source_rate, target_rate, quality="VHQ")
-    if len(result) < length:
-        return np.pad(result, (0, length - len(result)))
-    return np.ascontiguousarray(result[:length], dtype=np.float32)
+    stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32", quality="VHQ")
+    taken = given = 0
+    for block in blocks:
+        taken += len(block)
+        result = stream.resample_chunk(np.ascontiguousarray(block, dtype=np.float32))
+        given += len(result)
+        if len(result):
+            yield result
+    missing = max(-(-taken * target_rate // source_rate) - given, 0)
+    rest = stream.resample_chunk(np.empty(0, np.float32), last=True)[:missing]
+    yield np.pad(rest, (0, missing - len(rest)))

@@ -98,7 +98,7 @@ def check_embeddings(folder: Path | str) -> Findings:
 def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
          progress: Progress, shortest: float = 1.0) -> dict[str, float]:
     """Probe files and note those that cannot be used; returns seconds per usable file."""
-    from l3hpc.audio.files import AudioError, probe, read_audio
+    from l3hpc.audio.files import AudioError, probe
 
     seconds: dict[str, float] = {}
     rates: Counter[int] = Counter()
@@ -113,7 +113,7 @@ def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
             elif info.seconds < shortest:
                 bad["too short"].append(name)
             else:
-                if listen and not read_audio(folder / name)[0].any():
+                if listen and not _heard(folder / name):
                     bad["silent"].append(name)
                 seconds[name] = info.seconds
         except AudioError as error:
@@ -127,6 +127,15 @@ def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
         findings.add(kind, message, bad[kind])
     findings.counts["rates"] = {str(rate): count for rate, count in sorted(rates.items())}
     return seconds
+
+
+def _heard(path: Path) -> bool:
+    """Whether any sample is not zero; reads all of them (``AudioError`` where damaged)."""
+    from l3hpc.audio.files import is_hdf5, read_audio, sound_blocks
+
+    if is_hdf5(path):
+        return bool(read_audio(path)[0].any())
+    return sum(int(block.any()) for block in sound_blocks(path)) > 0
 
 
 def _iso(timestamp: float) -> str:

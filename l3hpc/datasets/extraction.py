@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,15 +132,17 @@ class Extraction:
             start = done.get(index, 0)
             if start is None or index in skipped:
                 continue
+            taken = start
             try:
                 for piece in self._pieces(recording, start):
                     buffer.add(index, piece)
+                    taken += len(piece.windows)
                     if buffer.size >= block:
                         self._flush(buffer)
             except AudioError as error:
                 skipped[index] = buffer.skip(index, error.reason)
                 self.progress.note(f"skipped {recording.file}: {error.message} ({error.reason})")
-                self.progress.advance(counts[index])
+                self.progress.advance(max(counts[index] - taken, 0))
                 continue
             buffer.complete.append(index)
         if buffer.told:
@@ -239,12 +242,14 @@ class Extraction:
         if not known:
             return
         which, loudness = file["recording"][()], file["loudness"][()].astype(np.float64)
+        count = len(self.recordings)
+        energy = np.bincount(which, 10 ** (loudness / 10), count) / np.maximum(
+            np.bincount(which, minlength=count), 1)
+        shift = np.zeros(count)
         for index, level in known.items():
-            rows = which == index
-            energy = np.mean(10 ** (loudness[rows] / 10)) if rows.any() else 0.0
-            if energy > 0:
-                loudness[rows] += level - 10 * np.log10(energy)
-        file["loudness"][...] = loudness
+            if energy[index] > 0:
+                shift[index] = level - 10 * np.log10(energy[index])
+        file["loudness"][...] = loudness + shift[which]
 
 
 class _Block:
@@ -320,11 +325,11 @@ def write_npz_files(source: Path, folder: Path) -> int:
     with h5py.File(source, "r") as file:
         which, starts = file["recording"][()], file["start"][()]
         names = file["recordings/file"].asstr()[()]
-        for index in np.unique(which):
-            rows = np.flatnonzero(which == index)  # neighbours: a recording is written in one go
-            first, last = int(rows[0]), int(rows[-1]) + 1
+        # the rows of a recording are neighbours: it is written in one go
+        edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
+        for first, last in itertools.pairwise(edges if len(which) else []):
             stream = io.BytesIO()
             np.savez(stream, embedding=file["l3_embedding"][first:last],
                      timestamps=starts[first:last])
-            write_bytes((folder / names[index]).with_suffix(".npz"), stream.getvalue())
-    return len(np.unique(which))
+            write_bytes((folder / names[which[first]]).with_suffix(".npz"), stream.getvalue())
+    return len(edges) - 1 if len(which) else 0

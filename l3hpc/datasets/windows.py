@@ -5,7 +5,8 @@ Teacher, student and training all cut audio here, so that row *i* of one is row 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,15 @@ import numpy as np
 
 from l3hpc.audio.files import (
     AudioError,
-    check_usable,
+    check_finite,
     count_rows,
     is_hdf5,
     probe,
-    read_audio,
     read_rows,
+    usable_blocks,
 )
-from l3hpc.audio.framing import frame_audio, frame_count
-from l3hpc.audio.resample import resample
+from l3hpc.audio.framing import frame_blocks, frame_count
+from l3hpc.audio.resample import resample, resample_blocks
 
 PIECE = 256
 
@@ -47,18 +48,18 @@ def pieces(
 ) -> Iterator[Piece]:
     """All windows of a recording at ``rate`` Hz, at most ``size`` at a time.
 
-    Sound files: resampled as a whole, framed by ``frame_audio`` with ``hop`` seconds; silent or
-    too short ones raise ``AudioError``. HDF5: every row of ``audio`` that lasts one second is one
-    window (the published pairing of rows and embeddings); longer rows are framed one by one.
+    Sound files: read and resampled in blocks, framed as ``frame_audio`` does with ``hop`` seconds;
+    silent or too short ones raise ``AudioError``. HDF5: every row of ``audio`` that lasts one
+    second is one window (the published pairing of rows and embeddings); longer rows are framed one
+    by one. Memory: two blocks, or one row, whatever a recording's length.
     skip: leave out the first windows (a resumed task has them). Levels are measured before
     resampling, on the same windows.
     """
     if is_hdf5(path):
         yield from _row_pieces(path, rate, hop, center, levels, skip, size)
         return
-    signal, source_rate = read_audio(path)
-    check_usable(signal, source_rate, min_seconds=min_seconds, where=str(path))
-    yield from _frames(signal, source_rate, rate, hop, center, levels, skip, size)
+    yield from _frames(usable_blocks(path, min_seconds), probe(path).rate, rate, hop, center,
+                       levels, skip, size)
 
 
 def window_count(path: Path, hop: float, center: bool) -> int:
@@ -80,29 +81,32 @@ def _windows_per_row(samples: int, rate: int, hop: float, center: bool) -> int:
 def _row_pieces(
     path: Path, rate: int, hop: float, center: bool, levels: bool, skip: int, size: int,
 ) -> Iterator[Piece]:
-    count = count_rows(path)
-    if not count:
-        raise AudioError("holds no rows", reason="empty", where=str(path))
-    shape, source_rate = read_rows(path, 0, 1)
-    samples = shape.shape[1]
+    count, info = count_rows(path), probe(path)
+    if not info.frames:
+        raise AudioError("holds no samples", reason="empty", where=str(path))
+    samples, source_rate = info.frames // count, info.rate
     if samples != source_rate:
         per_row = _windows_per_row(samples, source_rate, hop, center)
         for number in range(skip // per_row, count):
-            row, _ = read_rows(path, number, number + 1)
+            row = _read_rows(path, number, number + 1)
             before = number * per_row
-            for piece in _frames(row[0], source_rate, rate, hop, center, levels,
+            for piece in _frames(row, source_rate, rate, hop, center, levels,
                                  max(skip - before, 0), size):
                 yield Piece(before + piece.first, piece.windows,
                             number * samples / source_rate + piece.starts, piece.levels)
         return
     for first in range(skip, count, size):
-        rows, _ = read_rows(path, first, min(first + size, count))
-        if not np.isfinite(rows).all():
-            raise AudioError("holds samples that are not finite numbers", where=str(path))
+        rows = _read_rows(path, first, min(first + size, count))
         found = _levels_of_rows(rows, source_rate) if levels else None
         if source_rate != rate:
             rows = np.stack([resample(row, source_rate, rate) for row in rows])
         yield Piece(first, rows, np.arange(first, first + len(rows), dtype=np.float64), found)
+
+
+def _read_rows(path: Path, start: int, stop: int) -> np.ndarray:
+    rows, _ = read_rows(path, start, stop)
+    check_finite(rows, path)
+    return rows
 
 
 def _levels_of_rows(rows: np.ndarray, rate: int) -> np.ndarray:
@@ -113,20 +117,41 @@ def _levels_of_rows(rows: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _frames(
-    signal: np.ndarray, source_rate: int, rate: int, hop: float, center: bool, levels: bool,
-    skip: int, size: int,
+    blocks: Iterable[np.ndarray], source_rate: int, rate: int, hop: float, center: bool,
+    levels: bool, skip: int, size: int,
 ) -> Iterator[Piece]:
-    from l3hpc.audio.levels import frame_levels
+    from l3hpc.audio.levels import level_blocks
 
     measured = None
-    if levels:
-        measured = frame_levels(signal, source_rate, hop_s=hop, center=center)
-    windows, starts = frame_audio(resample(signal, source_rate, rate), rate, hop, center)
-    if measured is not None and len(measured) != len(windows):
-        # a hop that is no whole number of samples may fit once more, or once less, at another rate
-        missing = max(len(windows) - len(measured), 0)
-        measured = np.pad(measured, (0, missing), mode="edge")[:len(windows)]
-    for first in range(skip, len(windows), size):
-        stop = min(first + size, len(windows))
-        yield Piece(first, windows[first:stop], starts[first:stop],
-                    None if measured is None else measured[first:stop])
+    if levels:  # the two readers are never more than two blocks apart
+        blocks, again = itertools.tee(blocks)
+        measured = _Levels(level_blocks(again, source_rate, hop_s=hop, center=center))
+    sound = resample_blocks(blocks, source_rate, rate)
+    for first, windows, starts in frame_blocks(sound, rate, hop, center, size=size, skip=skip):
+        yield Piece(first, windows, starts,
+                    measured.take(first, first + len(windows)) if measured else None)
+
+
+class _Levels:
+    """Levels by window number, from a stream that is read as far as asked for.
+
+    A hop that is no whole number of samples may fit once more at the rate of the windows than at
+    that of the recording: the last level is given again.
+    """
+
+    def __init__(self, stream: Iterator[np.ndarray]) -> None:
+        self._stream = stream
+        self._held = np.empty(0, np.float32)
+        self._first = 0
+
+    def take(self, start: int, stop: int) -> np.ndarray:
+        """Levels of the windows ``start`` to ``stop``, which lie behind those taken before."""
+        while self._first + len(self._held) < stop:
+            more = next(self._stream, None)
+            if more is None:
+                more = np.repeat(self._held[-1:], stop - self._first - len(self._held))
+            self._held = np.concatenate((self._held, more))
+        found = self._held[start - self._first:stop - self._first]
+        done = stop - self._first - 1  # one stays, for the end
+        self._held, self._first = self._held[done:], stop - 1
+        return found

@@ -14,6 +14,7 @@ from l3hpc.audio.files import (
     probe,
     read_audio,
     read_rows,
+    usable_blocks,
 )
 
 
@@ -139,3 +140,29 @@ def test_hdf5_rate_attribute_and_refusals(tmp_path):
     for name in ("b.h5", "c.h5"):
         with pytest.raises(AudioError):
             read_rows(tmp_path / name)
+
+
+def test_a_header_that_promises_too_much_is_no_trap(tmp_path):
+    path = tmp_path / "x.flac"
+    soundfile.write(path, np.full(8000, 0.25), 8000, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[21] |= 0x0F  # of the 36 bits that count the samples
+    data[22:26] = b"\xff" * 4
+    path.write_bytes(data)
+    assert probe(path).frames > 1 << 35  # 256 GB, were it believed
+    with pytest.raises(AudioError) as caught:
+        read_audio(path)
+    assert caught.value.reason == "unreadable"
+
+
+def test_long_recordings_are_judged_before_their_first_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("l3hpc.audio.files.BLOCK", 1000)
+    sound = np.zeros(8000, np.float32)
+    soundfile.write(tmp_path / "silent.wav", sound, 1000, subtype="FLOAT")
+    sound[7777] = 0.5
+    soundfile.write(tmp_path / "late.wav", sound, 1000, subtype="FLOAT")
+    np.testing.assert_array_equal(np.concatenate(list(usable_blocks(tmp_path / "late.wav"))), sound)
+    for name, least, reason in (("silent.wav", 1.0, "silent"), ("late.wav", 9.0, "too short")):
+        with pytest.raises(AudioError) as caught:
+            next(usable_blocks(tmp_path / name, least))
+        assert caught.value.reason == reason

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.audio.framing import frame_audio, frame_count
+from l3hpc.audio.framing import frame_audio, frame_blocks, frame_count
 from l3hpc.errors import InputError
 
 
@@ -63,3 +63,27 @@ def test_refuses_nothing_and_many_channels(signal):
 def test_refuses_a_hop_below_one_sample():
     with pytest.raises(InputError, match="less than one sample"):
         frame_audio(np.zeros(8000), 8000, 0.0001)
+
+
+@settings(max_examples=200, deadline=None)
+@given(length=st.integers(1, 400), rate=st.integers(2, 50), hop=st.floats(0.5, 4.0),
+       center=st.booleans(), cuts=st.lists(st.integers(0, 400), max_size=6),
+       size=st.integers(1, 9), skip=st.integers(0, 12))
+def test_blocks_give_the_same_frames(length, rate, hop, center, cuts, size, skip):
+    signal = np.arange(1, length + 1, dtype=np.float32)
+    frames, times = frame_audio(signal, rate, hop, center)
+    blocks = np.split(signal, sorted(min(cut, length) for cut in cuts))
+    found = list(frame_blocks(blocks, rate, hop, center, size=size, skip=skip))
+    assert [first for first, _, _ in found] == list(
+        np.cumsum([skip, *(len(part) for _, part, _ in found)])[:-1])
+    assert all(len(part) <= size for _, part, _ in found)
+    if skip < len(frames):
+        np.testing.assert_array_equal(np.concatenate([part for _, part, _ in found]), frames[skip:])
+        np.testing.assert_array_equal(np.concatenate([at for _, _, at in found]), times[skip:])
+    else:
+        assert not found
+
+
+def test_no_blocks_are_no_audio():
+    with pytest.raises(InputError, match="without samples"):
+        list(frame_blocks([], 8000, 0.5))

@@ -53,8 +53,19 @@ def test_same_frames_as_frame_audio_and_padding_is_not_counted():
 def test_blocks_do_not_show(monkeypatch):
     signal = np.random.default_rng(1).standard_normal(100_000) * 0.1
     whole = frame_levels(signal, 8000)
+    rare = frame_levels(signal, 8000, hop_s=3.0)
     monkeypatch.setattr(levels, "BLOCK", 20_000)
     np.testing.assert_allclose(frame_levels(signal, 8000), whole, atol=1e-3)
+    np.testing.assert_allclose(frame_levels(signal, 8000, hop_s=3.0), rare, atol=1e-3)
+
+
+def test_a_drifting_offset_does_not_count(monkeypatch):
+    monkeypatch.setattr(levels, "BLOCK", 20_000)
+    noise = np.random.default_rng(1).standard_normal(100_000) * 1e-3
+    drift = np.linspace(0.0, 0.5, len(noise))
+    inside = slice(2, -1)  # at its ends the recording really jumps
+    np.testing.assert_allclose(frame_levels(noise + drift, 8000)[inside],
+                               frame_levels(noise, 8000)[inside], atol=1e-2)
 
 
 def test_silence_offset_and_constant():

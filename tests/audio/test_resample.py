@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.audio.resample import resample
+from l3hpc.audio.resample import resample, resample_blocks
 from l3hpc.errors import InputError
 
 
@@ -28,3 +28,13 @@ def test_same_rate_is_the_same_signal():
 def test_refuses_rate_zero():
     with pytest.raises(InputError, match="0 Hz"):
         resample(np.zeros(5), 8000, 0)
+
+
+@pytest.mark.parametrize(("source", "target"), [(44100, 8000), (8000, 48000), (22050, 8000)])
+@pytest.mark.parametrize("block", [100, 7001, 50_000])
+def test_blocks_give_the_same_samples(source, target, block):
+    signal = np.random.default_rng(0).standard_normal(60_001).astype(np.float32)
+    parts = [signal[start:start + block] for start in range(0, len(signal), block)]
+    found = np.concatenate(list(resample_blocks(parts, source, target)))
+    assert len(found) == -(-len(signal) * target // source)
+    np.testing.assert_array_equal(found, resample(signal, source, target))

@@ -1,0 +1,68 @@
+"""Windows of one second from recordings of any length, in bounded memory."""
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+
+from l3hpc.audio.files import AudioError, read_audio
+from l3hpc.audio.framing import frame_audio
+from l3hpc.audio.levels import frame_levels
+from l3hpc.datasets.windows import pieces, window_count
+
+RATE = 4000
+
+
+@pytest.fixture
+def recording(tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 60 * RATE + 123), RATE)
+    return path
+
+
+@pytest.mark.parametrize("rate", [RATE, 3000])
+@pytest.mark.parametrize("skip", [0, 50])
+def test_a_long_recording_in_blocks_is_the_whole_one(recording, monkeypatch, rate, skip):
+    monkeypatch.setattr("l3hpc.audio.files.BLOCK", 5 * RATE)
+    found = list(pieces(recording, rate, 0.5, True, levels=True, skip=skip))
+    frames, times = frame_audio(read_audio(recording, rate)[0], rate, 0.5, True)
+    assert found[0].first == skip
+    assert max(len(piece.windows) for piece in found) < 12  # what a block of five seconds gives
+    np.testing.assert_array_equal(np.concatenate([one.windows for one in found]), frames[skip:])
+    np.testing.assert_array_equal(np.concatenate([one.starts for one in found]), times[skip:])
+    np.testing.assert_allclose(np.concatenate([one.levels for one in found]),
+                               frame_levels(read_audio(recording)[0], RATE)[skip:], atol=1e-3)
+    assert window_count(recording, 0.5, True) == len(frames)
+
+
+def test_a_hop_that_fits_once_more_repeats_the_last_level(tmp_path):
+    path = tmp_path / "x.wav"  # at 1000 Hz int(0.3335 * rate) is a shorter hop
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 5 * RATE), RATE)
+    counts = [len(frame_audio(read_audio(path, rate)[0], rate, 0.3335, False)[0])
+              for rate in (RATE, 1000)]
+    assert counts[1] == counts[0] + 1
+    levels = np.concatenate([
+        one.levels for one in pieces(path, 1000, 0.3335, False, levels=True, size=5)])
+    assert len(levels) == counts[1]
+    assert levels[-1] == levels[-2]
+
+
+@pytest.mark.parametrize("shape", [(3, RATE), (3, 2 * RATE)])
+def test_rows_that_are_no_numbers_make_a_file_unreadable(tmp_path, shape):
+    rows = np.full(shape, 0.1)
+    rows[1, 7] = np.nan
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["audio"] = rows
+        file["audio"].attrs["rate"] = RATE
+    with pytest.raises(AudioError, match="not finite"):
+        list(pieces(tmp_path / "x.h5", RATE, 0.5, True))
+
+
+@pytest.mark.parametrize("shape", [(0, RATE), (3, 0)])
+def test_rows_without_samples_are_empty(tmp_path, shape):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["audio"] = np.zeros(shape)
+    with pytest.raises(AudioError) as caught:
+        list(pieces(tmp_path / "x.h5", RATE, 0.5, True))
+    assert caught.value.reason == "empty"
+    assert window_count(tmp_path / "x.h5", 0.5, True) in (0, 3)
