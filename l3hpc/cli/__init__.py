@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
 import click
 
 from l3hpc._version import __version__
-from l3hpc.errors import EXIT_CODES, EXIT_INTERRUPTED, L3hpcError
+from l3hpc.errors import (
+    EXIT_CODES,
+    EXIT_INTERRUPTED,
+    InputError,
+    L3hpcError,
+    nearest,
+)
 
 COMMANDS = {
     "submit": "Submit a pipeline as a chain of jobs.",
@@ -51,6 +58,13 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise InputError(f"there is no command {args[0]!r}", allowed=nearest(args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -68,8 +82,6 @@ def cli(debug: bool, directory: str | None) -> None:
     Shell completion: eval "$(_L3HPC_COMPLETE=bash_source l3hpc)" (or zsh_source, fish_source).
     """
     if directory:
-        import os
-
         os.chdir(directory)
 
 
@@ -79,26 +91,48 @@ def show_error(error: L3hpcError) -> None:
         click.echo(f"error: {line}" if number == 0 else f"       {line}", err=True)
 
 
+def _usage(error: click.ClickException) -> L3hpcError:
+    """click's complaint about an option or argument in our own form."""
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help" if context is not None else None
+    words = error.format_message().rstrip(".").replace("\n", " ")
+    return InputError(f"{words[:1].lower()}{words[1:]}", hint=hint)
+
+
+def _unexpected(error: Exception) -> L3hpcError:
+    """A failure of the system (full disk, no permission), or a fault of this program."""
+    if isinstance(error, OSError) and error.strerror:
+        place = str(error.filename) if error.filename is not None else None
+        return L3hpcError(error.strerror[:1].lower() + error.strerror[1:], where=place)
+    return L3hpcError(f"{type(error).__name__}: {error}",
+                      hint="This should not happen. Where it was:   l3hpc --debug …")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every ``L3hpcError`` becomes a short message and its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     options: dict[str, Any] = {"prog_name": "l3hpc", "standalone_mode": False, "args": words}
     try:
         result = cli(**options)
-    except L3hpcError as error:
-        if "--debug" in words:
-            raise
-        show_error(error)
-        sys.exit(error.exit_code)
+        sys.stdout.flush()
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
-    except click.ClickException as error:
-        error.show()
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and later
+            error.show()
+        else:
+            show_error(_usage(error))
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        known = error if isinstance(error, L3hpcError) else _unexpected(error)
+        show_error(known)
+        sys.exit(known.exit_code)
     sys.exit(result if isinstance(result, int) else 0)

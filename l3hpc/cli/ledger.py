@@ -57,7 +57,8 @@ def show(workspace: str | None, tabs: tuple[str, ...], conditions: tuple[str, ..
     _warn_damage(found)
     state = store.state(sheet) if sheet else None
     output = []
-    for number, tab in enumerate(chosen_tabs(tabs, found)):
+    chosen = chosen_tabs(tabs, found)
+    for number, tab in enumerate(chosen if tabs else select.fitting(chosen, conditions, sort)):
         every = found.of(tab)
         rows = select.order(select.where(every, tab, conditions), tab, sort)
         if as_json:
@@ -123,6 +124,8 @@ def export(workspace: str | None, tabs: tuple[str, ...], csv_path: str | None, x
     found = store.fold(history=html is not None)
     _warn_damage(found)
     chosen = chosen_tabs(tabs, found, main_too=True)
+    if not tabs:
+        chosen = select.fitting(chosen, conditions)
     tables = {tab: select.order(select.where(found.of(tab), tab, conditions), tab)
               for tab in chosen}
     if not (csv_path or xlsx or html):

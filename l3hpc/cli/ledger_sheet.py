@@ -11,11 +11,9 @@ import click
 
 from l3hpc.cli.ledger_common import (
     chosen_tabs,
-    open_store,
     place,
     rows_named,
     sheet_options,
-    workspace_option,
 )
 from l3hpc.errors import InputError
 
@@ -186,17 +184,19 @@ def adopt(workspace: str | None, sheet: str | None, key_file: str | None, tabs: 
 
 
 @click.command()
-@workspace_option
+@sheet_options
 @click.option("--every", metavar="MINUTES", type=click.IntRange(1, 59), default=5,
               show_default=True, help="How often.")
-def cron(workspace: str | None, every: int) -> None:
+def cron(workspace: str | None, sheet: str | None, key_file: str | None, every: int) -> None:
     """Print a crontab line that syncs from this machine (one with internet)."""
     import shlex
 
-    store, _ = open_store(workspace)
-    command_line = shlex.join([sys.executable, "-m", "l3hpc", "ledger", "sync", "--workspace",
-                               str(store.workspace)])
-    log = shlex.quote(str(store.folder / "sync.log"))
+    where = place(workspace, sheet, key_file)  # cron knows neither GSHEET_ID nor OUTPUT_DIR
+    words = [sys.executable, "-m", "l3hpc", "ledger", "sync", "--workspace", str(where.workspace)]
+    words += ["--sheet", where.sheet] if where.sheet else []
+    words += ["--key-file", str(where.key_file)] if where.key_file else []
+    command_line = shlex.join(words)
+    log = shlex.quote(str(where.workspace / "ledger" / "sync.log"))
     line = f"cd {shlex.quote(str(Path.cwd()))} && {command_line} >>{log} 2>&1"
     click.echo(f"*/{every} * * * * " + line.replace("%", r"\%"))
 

@@ -6,6 +6,8 @@ import click
 
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
 
+ASK_SLURM_EVERY_S = 10.0
+
 
 @click.command(epilog="""\b
 Examples:
@@ -45,7 +47,8 @@ def command(
                          if each.name == step)
             return state not in status.MOVING
 
-        for text in logs.follow(path, ended):
+        ask_every_s = logs.POLL_S if record.local else ASK_SLURM_EVERY_S
+        for text in logs.follow(path, ended, ask_every_s=ask_every_s):
             click.echo(text, nl=False)
         return
     if not path.exists():

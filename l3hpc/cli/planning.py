@@ -42,7 +42,7 @@ def plan_options(command: Command) -> Command:
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True, help=(
             "Any parameter, or cpus, mem (16GB), gpus, time (4h) of a step. Repeatable.")),
         click.option("--name", help="Begins the run's name. [default: the pipeline's name]"),
-        click.option("--cluster", metavar="NAME",
+        click.option("--cluster", metavar="NAME", shell_complete=_complete_cluster,
                      help="Profile of cluster.yaml. [default: local, or what the file says]"),
         click.option("--config", "config_file", metavar="FILE",
                      help="Another cluster.yaml. [default: the working folder's]"),
@@ -106,6 +106,18 @@ def _pair(train: str | None, valid: str) -> str:
             hint="link them together: mkdir both && ln -s …/A both/train && ln -s …/B "
                  "both/validate, then --embedding-dir both")
     return str(first.resolve().parent)
+
+
+def _complete_cluster(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    from l3hpc.workflow import config
+
+    try:
+        names = config.load(context.params.get("config_file")).clusters
+    except InputError:  # completion stays silent
+        return []
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

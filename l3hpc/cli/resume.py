@@ -6,7 +6,7 @@ import json
 
 import click
 
-from l3hpc.cli.runs import complete_run
+from l3hpc.cli.runs import complete_run, workspace, workspace_options
 
 
 @click.command(epilog="""\b
@@ -20,10 +20,7 @@ Examples:
 @click.option("--detach", is_flag=True, help="On local: leave a runner behind and return at once.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be submitted.")
 @click.option("--json", "as_json", is_flag=True, help="What was submitted, as JSON.")
-@click.option("--config", "config_file", type=click.Path(dir_okay=False), metavar="FILE",
-              help="Another cluster.yaml than that of this folder.")
-@click.option("--workspace", "workspace_dir", type=click.Path(file_okay=False),
-              metavar="DIR", help="Another workspace than cluster.yaml names.")
+@workspace_options
 def command(
     run: str, sets: tuple[str, ...], detach: bool, dry_run: bool, as_json: bool,
     config_file: str | None, workspace_dir: str | None,
@@ -32,15 +29,13 @@ def command(
 
     Finished tasks are kept, live jobs are left alone, and dependents wait only for live jobs.
     """
-    from pathlib import Path
-
     from l3hpc.errors import EXIT_FAILED, EXIT_OK
     from l3hpc.progress import for_person
     from l3hpc.workflow import config, records, submission
     from l3hpc.workflow import resume as resumption
     from l3hpc.workflow.model import RunRecord
 
-    folder = Path(workspace_dir).absolute() if workspace_dir else config.load(config_file).workspace
+    folder = workspace(config_file, workspace_dir)
     name = records.find(folder, run)
     profile = config.load(config_file, records.read(folder, name).cluster).profile
     todo = resumption.missing(folder, name, profile, sets)

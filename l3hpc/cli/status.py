@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.errors import InputError
 
 SHOWN = 5
 
@@ -28,7 +30,7 @@ blocked_by, restarts, log, progress, last_words, failed_tasks, artifact.
 """)
 @click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--all", "everything", is_flag=True, help=f"All runs, not only the newest {SHOWN}.")
-@click.option("-w", "--watch", is_flag=False, flag_value=5.0, type=click.FloatRange(0.5),
+@click.option("-w", "--watch", is_flag=False, flag_value=5.0, type=click.FloatRange(1.0),
               metavar="[SECONDS]", help="Show it again every 5 (or so many) seconds.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 @workspace_options
@@ -47,13 +49,21 @@ def command(
     while True:
         text, moving = _look(folder, run, everything, as_json)
         if sys.stdout.isatty() and not as_json:
-            click.echo(f"\033[H\033[J{text}\n\nevery {watch:g} s, Ctrl-C ends", nl=True)
+            click.echo(f"\033[H\033[J{_fitting(text)}\nevery {watch:g} s, Ctrl-C ends")
         else:
             click.echo(text)
         sys.stdout.flush()
         if not moving:
             return
         time.sleep(watch)
+
+
+def _fitting(text: str) -> str:
+    """As much of the text as the terminal has room for, above one line of words."""
+    size = shutil.get_terminal_size()
+    lines = [line[:size.columns] for line in text.splitlines()]
+    room = max(size.lines - 2, 1)
+    return "\n".join(lines if len(lines) <= room else [*lines[:room - 1], "…"][:room])
 
 
 def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tuple[str, bool]:
@@ -63,7 +73,10 @@ def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tup
     if run is not None:
         found = status.collect(folder, [records.find(folder, run)])
     else:
-        found = status.collect(folder, last=None if everything else SHOWN)
+        broken: list[InputError] = []
+        found = status.collect(folder, last=None if everything else SHOWN, broken=broken)
+        for error in broken:
+            click.echo(f"note: left out: {error.where}: {error.message}", err=True)
     moving = any(each.state in ("running", "submitting") for each in found)
     if as_json:
         value = {"schema": status.SCHEMA, "runs": [each.to_json() for each in found]}
@@ -71,7 +84,7 @@ def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tup
     if not found:
         return (f"no runs yet in {folder}\n"
                 "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False
-    text = "\n\n".join(statustext.run_text(each, folder) for each in found)
+    text = "\n\n".join(statustext.run_text(each) for each in found)
     hidden = 0 if run or everything else len(records.names(folder)) - len(found)
     if hidden > 0:
         text += f"\n\nand {hidden:,} older: l3hpc status --all"

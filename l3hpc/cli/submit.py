@@ -50,7 +50,10 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if dry_run:
         _finish(plan, None, as_json, "nothing was submitted (--dry-run)")
         return EXIT_OK
-    if not (yes or test_only) and cost.needs_confirmation(plan) and sys.stdin.isatty():
+    if not (yes or test_only) and cost.needs_confirmation(plan):
+        if not sys.stdin.isatty():
+            raise _nothing_submitted(InputError(
+                f"this may cost {cost.at_most(plan).words()}", hint="say --yes if that is meant"))
         click.confirm("\nsubmit it?", abort=True, err=True)
 
     from l3hpc.progress import Progress, for_person
@@ -84,10 +87,11 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
 
 def _submitted(plan: Plan, record: RunRecord) -> str:
     """``submitted RUN: sample 8812 → fit 8813`` and what to type next."""
-    jobs = [step for step in record.steps if step.job]
-    if not jobs:
+    from l3hpc.workflow.submission import describe_chain
+
+    chain = describe_chain(record)
+    if not chain:
         return f"\nnothing to compute; recorded as {plan.run}"
-    chain = " → ".join(f"{step.name} {step.job}" for step in jobs)
     rows = []
     kinds = {step.kind: step for step in plan.steps if step.missing}
     if "train" in kinds:

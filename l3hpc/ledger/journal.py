@@ -18,6 +18,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -265,7 +266,10 @@ def slug(text: str) -> str:
 def second_folder(folder: Path | str) -> Path:
     """The folder in the user's home that stands in for a journal folder that cannot be written."""
     name = hashlib.blake2b(str(Path(folder).absolute()).encode(), digest_size=6).hexdigest()
-    return Path.home() / ".l3hpc" / "journal" / name
+    home = Path(os.path.expanduser("~"))  # in a container a user may have none
+    if not home.is_absolute():
+        home = Path(tempfile.gettempdir()) / f"l3hpc-{os.getuid()}"
+    return home / ".l3hpc" / "journal" / name
 
 
 def last_restart(folder: Path, run: str) -> int:

@@ -30,6 +30,25 @@ def where(rows: Iterable[Row], tab: Tab, conditions: Iterable[str]) -> list[Row]
     return kept
 
 
+def fitting(tabs: Iterable[Tab], conditions: Iterable[str], by: str | None = None) -> list[Tab]:
+    """The tabs that have every column that the conditions and the order name; if there is none,
+    the error of the first."""
+    kept: list[Tab] = []
+    problem: InputError | None = None
+    for tab in tabs:
+        try:
+            for condition in conditions:
+                _parse(tab, condition)
+            if by:
+                tab.column(by.lstrip("-"))
+            kept.append(tab)
+        except InputError as error:
+            problem = problem or error
+    if problem is not None and not kept:
+        raise problem
+    return kept
+
+
 def order(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]:
     """Rows best first by the tab's ranking field, or by the column ``by`` (``-by``: reversed).
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 import l3hpc.steps
 from l3hpc.errors import InputError, nearest
@@ -16,6 +15,7 @@ from l3hpc.files import whole_folder
 from l3hpc.progress import for_person
 from l3hpc.steps.base import NoRecorder
 from l3hpc.workflow import worker
+from l3hpc.workflow.parameters import read_value
 
 
 def run(
@@ -39,8 +39,13 @@ def run(
             raise InputError(f"{step} needs the output of {name}", hint=f"--input {name}=FOLDER")
     typed = worker.validated(module, parameters(module, words), f"--set of {step}")
     output = Path(output).absolute()
-    if output.exists() and any(output.iterdir()) and not overwrite:
-        raise InputError(f"{output} is not empty", hint="Name another folder, or say --overwrite.")
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise InputError(f"{output} is not empty",
+                             hint="Name another folder, or say --overwrite.")
+        if not (output / "result.json").is_file():
+            raise InputError(f"{output} is not the output of a step: it is not removed",
+                             hint="Name another folder.")
     module.check({step: typed})
     shards = module.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})
     if len(shards) != 1:
@@ -49,8 +54,7 @@ def run(
     progress = for_person()
     replaced = None
     if output.exists():
-        replaced = output.with_name(f".{output.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
+        replaced = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
         output.rename(replaced)
     try:
         with whole_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
@@ -70,20 +74,13 @@ def run(
 
 
 def parameters(module: Any, words: Mapping[str, str]) -> dict[str, Any]:
-    """Words as values: a text parameter takes its word as it is, any other is read as YAML."""
+    """Words as values, read as ``--set`` of a pipeline reads them."""
     values: dict[str, Any] = {}
     for name, word in words.items():
-        field = module.Params.model_fields.get(name)
-        if field is None:
+        if name not in module.Params.model_fields:
             raise InputError(f"{module.NAME} has no parameter {name!r}",
                              allowed=nearest(name, module.Params.model_fields))
-        if field.annotation is str:
-            values[name] = word
-            continue
-        try:
-            values[name] = yaml.safe_load(word)
-        except yaml.YAMLError:
-            values[name] = word
+        values[name] = read_value(module.Params, name, word)
     return values
 
 

@@ -14,8 +14,8 @@ from l3hpc.workflow.submission import cancel_jobs
 def cancel(workspace: Path, run: str) -> list[str]:
     """Cancel what still waits or runs of a run; return the ids that were asked to stop.
 
-    What was finished stays usable. On Slurm one squeue finds the live jobs (also a job that was
-    submitted in the moment before a crash, by its name), and one scancel stops them.
+    What was finished stays usable. On Slurm one squeue finds the live jobs (by name also a job that
+    was submitted in the moment before a crash), and one scancel stops them.
     """
     record = records.read(workspace, run)
     if record.local:
@@ -23,7 +23,7 @@ def cancel(workspace: Path, run: str) -> list[str]:
     else:
         stopped = _live_ids(record)
         cancel_jobs(stopped)
-    if stopped or not _complete(record):
+    if stopped or record.state == "submitting":
         record = records.read(workspace, run)
         if record.state != "refused":
             record.state, record.note = "cancelled", ""
@@ -41,11 +41,17 @@ def _live_ids(record: RunRecord) -> list[str]:
         if not known:
             raise ClusterError(answer.notes[0])
         return known
-    names = {f"l3-{record.run}-{step.name}": rank for rank, step in enumerate(record.steps[::-1])}
+    ranks = {attempt["job"]: rank for rank, step in enumerate(record.steps[::-1])
+             for attempt in step.attempts}
+    crashed = record.state == "submitting"  # an equal name alone may be a run of another workspace
+    names = {f"l3-{record.run}-{step.name}": rank for rank, step in enumerate(record.steps[::-1])
+             if crashed}
     found: dict[str, int] = {}
     for job, live in answer.live.items():
-        if live.name in names:
-            found[job.partition("_")[0]] = names[live.name]
+        base = job.partition("_")[0]
+        rank = ranks.get(base, names.get(live.name))
+        if rank is not None:
+            found[base] = rank
     return sorted(found, key=lambda job: (found[job], -int(job)))
 
 
@@ -59,8 +65,3 @@ def _cancel_local(workspace: Path, record: RunRecord) -> list[str]:
     if local.runner() is None:
         local.stop_orphans()
     return live[::-1]
-
-
-def _complete(record: RunRecord) -> bool:
-    return all(len(artifacts.finished(Path(step.artifact))) >= step.tasks
-               for step in record.steps)

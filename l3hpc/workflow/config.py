@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from l3hpc.errors import InputError, nearest
 from l3hpc.workflow import assets, yamlpos
-from l3hpc.workflow.profile import ClusterProfile, Plain, Section
+from l3hpc.workflow.profile import ClusterProfile, Plain, Section, plain
 from l3hpc.workflow.yamlpos import Document, checked
 
 ENVIRONMENT = {
@@ -55,11 +55,10 @@ class PathSettings(Section):
 
 
 class LedgerSettings(Section):
-    """The results sheet. sync: ``manual`` (only ``l3hpc ledger sync``) or ``auto``."""
+    """The results sheet. Only ``l3hpc ledger`` commands talk to it."""
 
     sheet_id: SheetId | None = None
     key_file: Plain | None = None
-    sync: Literal["manual", "auto"] = "manual"
 
 
 class ClusterFile(Section):
@@ -88,7 +87,6 @@ class Ledger:
 
     sheet_id: str | None = None
     key_file: Path | None = None
-    sync: str = "manual"
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,6 @@ def load(
         ledger=Ledger(
             sheet_id=settings["ledger.sheet_id"],
             key_file=_optional(settings, "ledger.key_file", base, origins),
-            sync=settings["ledger.sync"],
         ),
     )
 
@@ -226,6 +223,12 @@ def _path(value: str, base: Path, key: str, origins: Mapping[str, str]) -> Path:
     """An absolute path; those from the command line or environment count from here."""
     where = origins.get(key, "default")
     text = os.path.expandvars(os.path.expanduser(value))
+    try:
+        plain(text)
+    except InputError as error:
+        raise InputError(f"{key}: {error.message}", where=where) from None
+    if not text.strip():
+        raise InputError(f"{key}: the path is empty", where=where)
     if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
         raise InputError(f"{key}: the environment variable {unknown[0]} is not set", where=where)
     here = where.startswith(("--", "environment"))

@@ -37,7 +37,7 @@ def at_most(plan: Plan) -> Cost:
 
 def last_like(plan: Plan) -> Cost | None:
     """What the newest finished run of this pipeline used, from its tasks' results."""
-    for record in records.read_all(plan.workspace):
+    for record in records.read_all(plan.workspace, broken=[]):
         if record.pipeline != plan.pipeline or record.state != "submitted":
             continue
         cores = gpus = 0.0

@@ -43,13 +43,19 @@ def judge(
         status = _exited(marks)
     else:
         status = _silent(job, marks, answer)
-    if was_cancelled and status.state in ("failed", "lost", "cancelled"):
+    if was_cancelled and (status.state in ("lost", "cancelled")
+                          or status.state == "failed" and _by_signal(marks)):
         status.state, status.words, status.last_words = "cancelled", "", []
     status.started = status.started or marks.begin is not None
     status.restarts = max(status.restarts, marks.restarts)
     if marks.requeues:
         status.why_again = str(marks.requeues[-1].get("reason", ""))
     return status
+
+
+def _by_signal(marks: TaskMarks) -> bool:
+    """Whether the script was stopped from outside, as a cancellation does it."""
+    return marks.exit_code is None or marks.exit_code > 128
 
 
 def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
@@ -128,7 +134,7 @@ def _cause(marks: TaskMarks, code: int | None) -> str:
         first = message.splitlines()[0] if message else ""
         if kind in ("MemoryError", "ResourceExhaustedError"):
             return f"out of memory: {first}" if first else "out of memory"
-        own = kind in ("L3hpcError", "InputError", "ClusterError", "AudioError")
+        own = "exit_code" in marks.error  # an error that was written for a person
         return first if own else f"{kind}: {first}"
     return exit_words(1 if code is None else code)
 

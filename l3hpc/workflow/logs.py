@@ -53,15 +53,18 @@ def tail(path: Path, limit: int = TAIL_BYTES) -> str:
     return data.decode(errors="replace")
 
 
-def follow(path: Path, ended: Callable[[], bool]) -> Iterator[str]:
+def follow(
+    path: Path, ended: Callable[[], bool], *, ask_every_s: float = POLL_S
+) -> Iterator[str]:
     """What is in the file, then what gets appended, until ``ended()``; also before it exists.
 
     Polls (a network file system tells of no changes); a file that was emptied is read from its
-    beginning again.
+    beginning again. ``ended`` may cost something, so it is called every ``ask_every_s`` only.
     """
-    at = 0
+    at, over, asked = 0, False, float("-inf")
     while True:
-        over = ended()
+        if time.monotonic() - asked >= ask_every_s:
+            over, asked = ended(), time.monotonic()
         if path.exists():
             size = path.stat().st_size
             if size < at:

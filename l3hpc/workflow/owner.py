@@ -4,7 +4,8 @@ An ``Owner`` holds numbered claim files ``<name>.owner.<n>`` beside the thing th
 highest number owns it. To take over a dead owner's claim is to create the next number (an exclusive
 creation, so only one process can win it). The owner rewrites its claim regularly with a growing
 ``beat``; whoever waits looks whether the beat still moves by its own clock, so the clocks of the
-machines need not agree. On the owner's own machine a vanished process is noticed at once.
+machines need not agree. On the owner's own machine a vanished process is noticed at once; a claim
+that is minutes old by any clock is dead for a first look too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from l3hpc.files import write_json
 
 BEAT_EVERY_S = 5.0
 EXPIRES_S = 60.0
+DEAD_S = 900.0  # no two clocks of a cluster differ by as much
 
 
 def process_start(pid: int) -> int | None:
@@ -138,10 +140,12 @@ class Owner:
             state = json.loads(self._claim(numbers[-1]).read_text())
         except (OSError, json.JSONDecodeError):  # being written just now, or by a killed process
             state = {"token": f"unreadable {numbers[-1]}"}
+        with contextlib.suppress(OSError):
+            state["age"] = time.time() - self._claim(numbers[-1]).stat().st_mtime
         return numbers[-1], state
 
     def _alive(self, state: dict[str, Any]) -> bool:
-        if state.get("released"):
+        if state.get("released") or state.get("age", 0.0) > DEAD_S:
             return False
         if state.get("host") == socket.gethostname() and "pid" in state:
             start = process_start(state["pid"])

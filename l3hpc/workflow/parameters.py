@@ -103,7 +103,9 @@ def validate(item: Wanted, config: Config, prefix: str | None = None) -> BaseMod
         hint = None
         if error.errors(include_url=False)[0]["type"] == "missing":
             hint = f"--set {name}.{key}=…, or params: of {name} in {item.step.where()}"
-        raise InputError(refusal.message, where=item.said.get(key, item.step.where()),
+        who = item.said.get(key, item.step.where())
+        message = refusal.message.removeprefix(f"{name}.{key}: " if who.startswith("--set") else "")
+        raise InputError(message, where=who,
                          allowed=refusal.allowed, hint=refusal.hint or hint) from None
     assert isinstance(params, BaseModel)
     return params
@@ -123,13 +125,14 @@ def _set(steps: dict[str, Wanted], text: str) -> None:
     item = steps[name]
     model: type[BaseModel] = step_rooms.step(item.step.kind).Params
     if parameter in model.model_fields:
-        steps[name] = _said(item, parameter, _read(model, parameter, value), who)
+        steps[name] = _said(item, parameter, read_value(model, parameter, value), who)
     elif parameter in RESOURCES:
         try:
             said = ResourceSpec.model_validate({parameter: value})
         except ValidationError as error:
             refusal = yamlpos.explain(error, ResourceSpec, None, prefix=f"{name}.")
-            raise InputError(refusal.message, where=who, allowed=refusal.allowed) from None
+            message = refusal.message.removeprefix(f"{name}.{parameter}: ")
+            raise InputError(message, where=who, allowed=refusal.allowed) from None
         update = said.model_dump(exclude_none=True)
         steps[name] = replace(item, resources=item.resources.model_copy(update=update))
     else:
@@ -138,7 +141,7 @@ def _set(steps: dict[str, Wanted], text: str) -> None:
                          allowed=nearest(parameter, valid))
 
 
-def _read(model: type[BaseModel], parameter: str, text: str) -> Any:
+def read_value(model: type[BaseModel], parameter: str, text: str) -> Any:
     """``text`` as it is where the parameter takes it so, else as a YAML value (``null``, lists)."""
     kind: Any = model.model_fields[parameter].annotation
     adapter: TypeAdapter[Any] = TypeAdapter(kind)

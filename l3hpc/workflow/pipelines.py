@@ -7,6 +7,7 @@ and the valid names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from l3hpc.workflow.options import OPTIONS
 from l3hpc.workflow.profile import ResourceSpec, Section, Word
 from l3hpc.workflow.yamlpos import Document, Place
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also of a folder, and before the dot in --set
 RESOURCES = tuple(ResourceSpec.model_fields)
 _Listed = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
@@ -87,8 +89,10 @@ def load_file(path: Path, folder: Path | None = None) -> Pipeline:
     if not steps:
         raise InputError("a pipeline needs at least one step", where=document.where())
     for step in steps.values():
-        _check_step(step, steps)
+        _check_needs(step, steps)
     ordered = {name: steps[name] for name in _order(steps)}
+    for step in ordered.values():
+        _check_step(step, steps)
     for option, (targets, where) in options.items():
         for target in targets:
             _check_target(target, ordered, where, f"option {option}")
@@ -138,6 +142,9 @@ def _read(path: Path, folder: Path | None, above: tuple[Path, ...]
 
 def _merged(name: str, entry: StepEntry, earlier: Step | None, document: Document,
             place: Place) -> Step:
+    if not _NAME.fullmatch(name):
+        raise document.refuse(place, f"{name!r} cannot name a step",
+                              allowed="letters, digits, _ and -, beginning with a letter")
     kind = entry.kind or (earlier.kind if earlier else name)
     if kind not in step_rooms.STEPS:
         where = (*place, "kind") if entry.kind else place
@@ -169,19 +176,25 @@ def _merged(name: str, entry: StepEntry, earlier: Step | None, document: Documen
     )
 
 
-def _check_step(step: Step, steps: Mapping[str, Step]) -> None:
-    inputs: Mapping[str, str] = step_rooms.step(step.kind).INPUTS
-    seen: dict[str, str] = {}
+def _check_needs(step: Step, steps: Mapping[str, Step]) -> None:
     for need in step.needs:
         if need not in steps:
             raise InputError(f"{step.name} needs {need!r}, which is no step of this pipeline",
                              where=step.where("needs"), allowed=nearest(need, steps),
                              hint=f"or write it under given: of {step.name}, if it comes "
                                   "from outside")
+
+
+def _check_step(step: Step, steps: Mapping[str, Step]) -> None:
+    inputs: Mapping[str, str] = step_rooms.step(step.kind).INPUTS
+    takes_none = f"{step.kind} takes no input of another step"
+    seen: dict[str, str] = {}
+    for need in step.needs:
         kind = steps[need].kind
         if kind not in inputs:
             raise InputError(f"{step.name} cannot use the output of {need!r}",
-                             where=step.where("needs"), allowed=nearest(kind, inputs))
+                             where=step.where("needs"),
+                             allowed=nearest(kind, inputs) if inputs else takes_none)
         if kind in seen:
             raise InputError(f"{step.name} needs both {seen[kind]!r} and {need!r}, "
                              f"but takes one {kind}", where=step.where("needs"))
@@ -189,7 +202,7 @@ def _check_step(step: Step, steps: Mapping[str, Step]) -> None:
     for kind in step.given:
         if kind not in inputs:
             raise InputError(f"{step.name} has no input {kind!r}", where=step.where("given"),
-                             allowed=nearest(kind, inputs))
+                             allowed=nearest(kind, inputs) if inputs else takes_none)
     missing = [kind for kind, need in inputs.items()
                if need == "required" and kind not in seen and kind not in step.given]
     if missing:

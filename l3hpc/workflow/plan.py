@@ -71,6 +71,7 @@ def build(
     kept = _kept(found, wanted, request)
     params = {name: _params(kept[name], kept, config) for name in kept}
     sources = {name: _sources(kept[name], config, request) for name in kept}
+    _check_used(kept, sources, config, request)
     students = [source["train"] for source in sources.values() if "train" in source]
     for name, source in sources.items():
         if "train" in source and source["train"].file:
@@ -188,6 +189,24 @@ def _sources(item: Wanted, config: Config, request: Request) -> dict[str, Outsid
                 where="--from" if request.start else item.step.where("given"),
                 hint=f"--embedding-dir FOLDER, or {hint}" if kind in EMBEDDINGS else hint)
     return result
+
+
+def _check_used(kept: Mapping[str, Wanted], sources: Mapping[str, Mapping[str, Outside]],
+                config: Config, request: Request) -> None:
+    """Refuse inputs given on the command line that no step of the plan takes from outside."""
+    used = {kind for source in sources.values() for kind in source}
+    given = {f"--input {kind}": kind in used for kind in request.inputs or {}}
+    if request.student is not None:
+        given["--student"] = "train" in used and "train" not in (request.inputs or {})
+    if config.origin("paths.embeddings").startswith("--"):
+        given["--embedding-dir"] = bool(used.intersection(EMBEDDINGS))
+    for option, is_used in given.items():
+        if not is_used:
+            outside_inputs = sorted({kind for item in kept.values() for kind in item.step.given})
+            raise InputError(
+                f"{option} has no effect: no step of this run takes that from outside",
+                allowed=f"from outside come: {', '.join(outside_inputs)}" if outside_inputs
+                else None, hint=f"leave {option} away, or start later: --from STEP")
 
 
 def _check(kept: Mapping[str, Wanted], params: Mapping[str, BaseModel]) -> None:

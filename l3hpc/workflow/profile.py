@@ -17,7 +17,7 @@ from l3hpc.workflow.units import format_memory, format_time, parse_memory, parse
 from l3hpc.workflow.yamlpos import checked
 
 MAX_VALUE = 1024
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -26,7 +26,8 @@ def plain(value: Any) -> str:
     if not isinstance(value, str):
         raise InputError(f"{value!r} is not text", hint="put it in quotes")
     if _CONTROL.search(value):
-        raise InputError(f"{value[:60]!r} contains a control character (a line break, a tab, …)")
+        raise InputError(f"{value[:60]!r} contains a control character (a line break, a tab, …) or "
+                         "is not UTF-8")
     return value
 
 
@@ -53,19 +54,30 @@ def variables(value: Any) -> dict[str, str]:
                              allowed="letters, digits and _, not starting with a digit")
         if str(name).startswith(("SLURM_", "SBATCH_")):
             raise InputError(f"{name} belongs to Slurm and cannot be set here")
-    return {str(name): plain(str(item) if isinstance(item, (int, float)) else item)
+    return {str(name): plain(str(item) if type(item) in (int, float) else item)
             for name, item in value.items()}
 
 
 def launcher(value: Any) -> tuple[str, ...]:
-    """The words of a container prefix, split as a shell would: ``apptainer exec --nv x.sif``."""
-    words = value if isinstance(value, (list, tuple)) else None
-    if words is None:
-        try:
-            words = shlex.split(plain(value))
-        except ValueError as error:
-            raise InputError(f"{value!r} has {str(error).lower()}") from None
-    return tuple(plain(item) for item in words)
+    """The words of a container prefix, split as a shell would: ``apptainer exec --nv x.sif``.
+
+    In a line ``~`` and ``$VARIABLES`` are filled in; a list of words is taken as it is.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(item) for item in value)
+    try:
+        words = shlex.split(plain(value))
+    except ValueError as error:
+        raise InputError(f"{value!r} has {str(error).lower()}") from None
+    return tuple(program(item) for item in words)
+
+
+def program(value: Any) -> str:
+    """A word of a command, with ``~`` and ``$VARIABLES`` of this machine filled in."""
+    text = os.path.expandvars(os.path.expanduser(plain(value)))
+    if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
+        raise InputError(f"the environment variable {unknown[0]} is not set")
+    return plain(text)
 
 
 def steps_known(value: Any) -> Any:
@@ -155,7 +167,7 @@ class ClusterProfile(Section):
     memory_request: Literal["mem", "mem-per-cpu", "none"] = "mem"
     setup: tuple[Plain, ...] = ()
     container: Annotated[tuple[str, ...], BeforeValidator(checked(launcher))] = ()
-    python: Plain = ""
+    python: Annotated[str, BeforeValidator(checked(program))] = ""
     env: Annotated[dict[str, str], BeforeValidator(checked(variables))] = Field(
         default_factory=dict)
     mail_user: Word | None = None

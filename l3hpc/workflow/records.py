@@ -69,9 +69,17 @@ def names(workspace: Path) -> list[str]:
                   if not entry.name.startswith(".") and os.path.exists(f"{entry.path}/run.json"))
 
 
-def read_all(workspace: Path) -> list[RunRecord]:
-    """All records, the newest run first."""
-    records = [read(workspace, name) for name in names(workspace)]
+def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[RunRecord]:
+    """All records, the newest run first. One that cannot be read is an ``InputError``; with
+    ``broken`` it is left out, and its error added there."""
+    records = []
+    for name in names(workspace):
+        try:
+            records.append(read(workspace, name))
+        except InputError as error:
+            if broken is None:
+                raise
+            broken.append(error)
     return sorted(records, key=lambda record: (record.created, record.run), reverse=True)
 
 

@@ -44,11 +44,11 @@ def resume(
     of the first alive.
     """
     folder = records.run_folder(workspace, run)
-    with_claim = Owner(folder / "resume", "resume")
-    if not with_claim.acquire():
+    claim = Owner(folder / "resume", "resume")
+    if not claim.acquire():
         raise InputError(f"{run} is being resumed by another command just now",
                          hint=f"See: l3hpc status {run}")
-    with with_claim:
+    with claim, submission.umask(profile):
         todo = missing(workspace, run, profile, sets)
         record = records.read(workspace, run)
         if not todo.steps:
@@ -64,7 +64,8 @@ def resume(
     if on_submitted is not None:
         on_submitted(record)
     if record.local:
-        submission.run_local(workspace, run, detach=detach)
+        with submission.umask(profile):
+            submission.run_local(workspace, run, detach=detach)
         record = records.read(workspace, run)
     return record
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from l3hpc.errors import ClusterError
 
-_KEPT = {"SLURM_CONF", "SLURM_TIME_FORMAT"}
+_KEPT = {"SLURM_CONF"}
 _FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_",
             "PMI_", "L3HPC_LOCAL")
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, InputError
 from l3hpc.workflow import artifacts, markers, queue, records
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
@@ -94,14 +94,16 @@ class _Look:
 
 
 def collect(
-    workspace: Path, runs: Iterable[str] | None = None, *, last: int | None = None
+    workspace: Path, runs: Iterable[str] | None = None, *, last: int | None = None,
+    broken: list[InputError] | None = None,
 ) -> list[RunStatus]:
     """The status of the named runs (all of them by default), the newest first.
 
-    last: at most so many. Slurm is asked once, and only when a task needs it.
+    last: at most so many. broken: gets the errors of records that cannot be read. Slurm is asked
+    once, and only when a task needs it.
     """
     if runs is None:
-        chosen = records.read_all(workspace)[:last]
+        chosen = records.read_all(workspace, broken)[:last]
     else:
         chosen = [records.read(workspace, run) for run in runs]
     looks = {record.run: [_look(workspace, record, step) for step in record.steps]

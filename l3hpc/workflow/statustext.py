@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from l3hpc.workflow.status import RunStatus, StepStatus
 from l3hpc.workflow.words import age, clock
@@ -12,7 +11,7 @@ HEAD = ("step", "job", "state", "tasks", "elapsed", "detail")
 WORDS_SHOWN = 3
 
 
-def run_text(run: RunStatus, workspace: Path) -> str:
+def run_text(run: RunStatus) -> str:
     """The run's heading, one line per step, the last words of what failed, the next command."""
     lines = [f"{run.run}   {run.cluster}   {heading(run)}"]
     rows = [(step.name, step.job or "–", step.state, f"{step.done:,}/{step.tasks:,}",
@@ -25,7 +24,7 @@ def run_text(run: RunStatus, workspace: Path) -> str:
         indent = "  " + "  ".join(cells) + "  "
         lines.append((indent + row[-1]).rstrip())
         if number:
-            lines += _more(run.steps[number - 1], " " * len(indent), workspace)
+            lines += _more(run.steps[number - 1], " " * len(indent))
     lines += [f"  note: {note}" for note in run.notes]
     if run.next:
         lines.append(f"  next: {run.next}")
@@ -38,7 +37,7 @@ def heading(run: RunStatus) -> str:
     return started if run.state == "running" else f"{run.state}, {started}"
 
 
-def _more(step: StepStatus, indent: str, workspace: Path) -> list[str]:
+def _more(step: StepStatus, indent: str) -> list[str]:
     """Where the log of a failed step is, and its last words."""
     if step.state not in ("failed", "lost"):
         return []

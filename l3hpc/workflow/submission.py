@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from l3hpc.progress import Progress
 from l3hpc.workflow import artifacts, executors, records, render
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
+from l3hpc.workflow.profile import ClusterProfile
 from l3hpc.workflow.shell import call
 
 WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmitJobsPerUser",
@@ -49,14 +51,14 @@ def submit(
     texts = {step.name: render.render(plan, step) for step in steps if step.missing}
     if test_only:
         return _test(plan, steps, texts, progress or Progress())
-    with _umask(plan.profile.umask):
+    with umask(plan.profile):
         record = _write_folder(plan, steps, texts)
         hand_over(plan, steps, texts, record, progress or Progress())
-    if on_submitted is not None:
-        on_submitted(record)
-    if record.local and any(step.state == "submitted" for step in record.steps):
-        run_local(plan.workspace, plan.run, detach=detach)
-        record = records.read(plan.workspace, plan.run)
+        if on_submitted is not None:
+            on_submitted(record)
+        if record.local and any(step.state == "submitted" for step in record.steps):
+            run_local(plan.workspace, plan.run, detach=detach)
+            record = records.read(plan.workspace, plan.run)
     return record
 
 
@@ -125,6 +127,14 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) -
     except FileExistsError:
         raise InputError(f"the run {plan.run} exists already", where=str(plan.folder),
                          hint="Give it another name with --name.") from None
+    try:
+        return _fill_folder(plan, steps, texts)
+    except BaseException:  # a full disk, Ctrl-C: no half of a run
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        raise
+
+
+def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) -> RunRecord:
     for step in steps:
         folder = plan.step_folder(step.name)
         for name in ("logs", "markers"):
@@ -314,8 +324,9 @@ def _test(
 
 
 @contextlib.contextmanager
-def _umask(text: str) -> Iterator[None]:
-    previous = os.umask(int(text, 8))
+def umask(profile: ClusterProfile) -> Iterator[None]:
+    """While the block runs, new files are open to the group only where the profile says so."""
+    previous = os.umask(int(profile.umask, 8))
     try:
         yield
     finally:
@@ -348,6 +359,6 @@ def _in_main_thread() -> bool:
 
 
 def describe_chain(record: RunRecord) -> str:
-    """``sample 8812 → fit 8813``: the submitted jobs in order, for the line after submission."""
+    """``sample 8812 → fit 8813``: the submitted jobs in order ('' for none)."""
     return " → ".join(f"{step.name} {step.job}" for step in record.steps if step.job)
 

@@ -11,14 +11,15 @@ import re
 from l3hpc.errors import InputError
 
 MEMORY_HELP = "write a number and a unit: 512MB, 16GB, 1.5TB"
-TIME_HELP = "write a number and a unit (45s, 90m, 4h, 7d, 1d12h), or [D-]HH:MM:SS"
+TIME_HELP = "write a number and a unit (90m, 20min, 4h, 7d, 1d12h), or [D-]HH:MM:SS"
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?", re.IGNORECASE)
 _MIB = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024}
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
 _DAYS_CLOCK = re.compile(r"(\d+)-(\d{1,2})(?::(\d\d))?")
-_WORDS = re.compile(r"(?:(\d+(?:\.\d+)?)\s*([smhd])\s*)+", re.IGNORECASE)
-_WORD = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])", re.IGNORECASE)
+_UNIT = r"(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)"
+_WORD = re.compile(rf"(\d+(?:\.\d+)?)\s*{_UNIT}(?![a-z])", re.IGNORECASE)
+_WORDS = re.compile(rf"(?:{_WORD.pattern}\s*)+", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -34,7 +35,8 @@ def parse_memory(text: str) -> int:
 
 
 def parse_time(text: str) -> int:
-    """Minutes in ``90m``, ``4h``, ``7d``, ``1d12h``, ``12:00:00``, ``1-00:00:00`` (rounded up)."""
+    """Minutes in ``90m``, ``20min``, ``4h``, ``1d12h``, ``12:00:00``, ``1-00:00:00`` (rounded up).
+    """
     stripped = str(text).strip()
     if match := _CLOCK.fullmatch(stripped):
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -43,7 +45,7 @@ def parse_time(text: str) -> int:
         days, hours, minutes = (int(part or 0) for part in match.groups())
         total = days * 86400 + hours * 3600 + minutes * 60
     elif _WORDS.fullmatch(stripped):
-        total = sum(float(value) * _SECONDS[unit.lower()] for value, unit in
+        total = sum(float(value) * _SECONDS[unit[0].lower()] for value, unit in
                     _WORD.findall(stripped))
     else:
         raise InputError(f"{str(text)!r} is not a time limit", allowed=TIME_HELP)

@@ -105,7 +105,8 @@ def run_task(
             return _compute(config, index, artifact, shown, recorder or _journal(config))
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (-1, 255)):  # submitit's requeue
-            write_json(markers.path(marks, index, "error.json"), _last_words(error))
+            with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+                write_json(markers.path(marks, index, "error.json"), _last_words(error))
         raise
 
 

@@ -116,6 +116,9 @@ def loads(text: str, path: Path) -> Document:
         line = f":{mark.line + 1}" if mark else ""
         message = f"not valid YAML: {error.problem or error.context}"
         raise InputError(message, where=f"{_short(path)}{line}") from None
+    except RecursionError:
+        raise InputError("lists or mappings stand too deep inside each other",
+                         where=_short(path)) from None
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise InputError(f"not valid YAML: {first}", where=_short(path)) from None
@@ -159,6 +162,8 @@ def explain(
         inside = f" in {above.rstrip('.')}" if above else ""
         return InputError(f"unknown key {name!r}{inside}", where=where,
                           allowed=nearest(name, valid))
+    if not location:
+        return InputError("not a mapping of names to values", where=where)
     message = first["msg"].removeprefix("Value error, ")
     shown = repr(first["input"])
     shown = shown if len(shown) <= 80 else shown[:77] + "..."

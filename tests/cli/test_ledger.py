@@ -62,6 +62,9 @@ def test_where_and_unknown_names(ledger):
     code, _, err = ledger("show", "--tab", "sonyc")
     assert code == 2 and "did you mean 'sonyc_ust'" in err
     assert ledger("show", "--sort", "Best Valid Los")[0] == 2
+    code, out, _ = ledger("show", "--where", "Best Valid Loss<100", "--json")
+    assert code == 0  # a tab that has no such column is left out
+    assert [tab["tab"] for tab in json.loads(out)] == ["embedding_approx_mse"]
 
 
 def test_diff(ledger):

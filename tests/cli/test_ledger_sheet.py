@@ -142,3 +142,4 @@ def test_refusals(ledger, monkeypatch, tmp_path):
 def test_cron_prints_a_line(ledger):
     out = ledger("cron", "--every", "7", with_key=False)[1]
     assert out.startswith("*/7 * * * * cd ") and "-m l3hpc ledger sync --workspace" in out
+    assert "--sheet book-one" in out  # cron does not know GSHEET_ID

@@ -138,6 +138,11 @@ def test_a_step_by_hand_leaves_its_files_flat(fake_steps, capsys, tmp_path):
     assert (code, out) == (0, "extract: 1 rows\nfiles in out: out.txt\n")
     assert Path("out/out.txt").read_text() == "(b)"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("words")
+    code, _, err = call(capsys, "run", "extract", "--set", "text=b", "-o", "mine", "--overwrite")
+    assert code == 2 and "not the output of a step" in err
+    assert Path("mine/thesis.tex").read_text() == "words"
 
 
 def test_the_output_of_one_step_by_hand_is_the_input_of_the_next(fake_steps, capsys, monkeypatch):

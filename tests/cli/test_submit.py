@@ -134,6 +134,9 @@ def test_what_costs_much_is_asked_for_on_a_terminal(say, submitted, monkeypatch)
     assert code == 130 and submitted == [] and "submit it?" in err
     assert say(*much, "--yes")[0] == 0 and len(submitted) == 1
     assert say("submit", "upstream", *NAMED, "--cluster", "greene")[0] == 0  # 118 core-hours
+    monkeypatch.setattr(Terminal, "isatty", lambda self: False)
+    code, _, err = say(*much)
+    assert code == 2 and "core-hours" in err and "say --yes" in err and len(submitted) == 2
 
 
 def test_every_option_arrives(say, submitted):
@@ -175,6 +178,10 @@ def test_every_option_arrives(say, submitted):
     (["--embedding-dir", "x/train", "--embedding-valid-dir", "y/validate"], ["side by side"]),
     (["--weights", "no.h5"], ["no.h5"]),
     (["--audio-dir", "nowhere"], ["nowhere"]),
+    (["--student", "latest"], ["--student has no effect", "leave --student away"]),
+    (["--input", "extract=audio"], ["--input extract has no effect"]),
+    (["--embedding-dir", "audio"], ["--embedding-dir has no effect", "--from STEP"]),
+    (["--workspace", "a\nb"], ["--workspace: paths.workspace", "control character"]),
 ])
 def test_refusals_end_with_nothing_was_submitted(say, submitted, words, said):
     code, out, err = say("submit", "upstream", *NAMED, *words)

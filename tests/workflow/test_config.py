@@ -112,6 +112,14 @@ def test_every_value_is_listed_and_json_ready():
      ["NO_SUCH_VARIABLE is not set"]),
     ("clusters:\n  g:\n    qos: a\n    qos: b\n", "cluster.yaml:4", ["written twice"]),
     ("paths: 3\n", "cluster.yaml:1", ["paths"]),
+    ("paths: {audio: ' '}\n", "cluster.yaml:1", ["paths.audio: the path is empty"]),
+    ("- a\n- b\n", "cluster.yaml:1", ["not a mapping"]),
+    ("clusters: &a [*a]\n", "cluster.yaml", ["too deep"]),
+    (f"paths: {'[' * 3000}{']' * 3000}\n", "cluster.yaml", ["too deep"]),
+    ("clusters:\n  g:\n    env: {A: true}\n", "cluster.yaml:3", ["True is not text", "quotes"]),
+    ("clusters:\n  g:\n    python: $NO_SUCH_VARIABLE/bin/python\n", "cluster.yaml:3",
+     ["NO_SUCH_VARIABLE is not set"]),
+    ("ledger: {sync: auto}\n", "cluster.yaml:1", ["unknown key 'sync'"]),
 ])
 def test_refusals_name_the_place_and_the_valid(text, where, words):
     error = refusal(text)
@@ -143,6 +151,24 @@ def test_environment_of_the_published_jobs_is_the_fallback():
     found = load(environ=environ, **{"paths.audio": ("mine", "--audio-dir")})
     assert found.paths.audio == Path.cwd() / "mine" and found.origin("paths.audio") \
         == "--audio-dir"
+
+
+def test_a_path_of_the_command_line_is_checked_too():
+    for value in ("a\nb", "\udcff", ""):
+        with pytest.raises(InputError) as error:
+            config.load(overrides={"paths.workspace": (value, "--workspace")}, environ={})
+        assert error.value.where == "--workspace"
+
+
+def test_programs_are_found_from_home_and_variables(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/you")
+    monkeypatch.setenv("IMAGES", "/images")
+    Path("cluster.yaml").write_text(
+        "cluster: g\nclusters:\n  g: {python: ~/venv/bin/python, "
+        "container: apptainer exec $IMAGES/a.sif}\n")
+    profile = load().profile
+    assert profile.python == "/home/you/venv/bin/python"
+    assert profile.container == ("apptainer", "exec", "/images/a.sif")
 
 
 def test_weights_may_be_a_name():

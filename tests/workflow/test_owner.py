@@ -1,10 +1,12 @@
 """One owner at a time, and none that stays for ever."""
 
 import json
+import os
 import socket
 import threading
+import time
 
-from l3hpc.workflow.owner import Owner, process_start
+from l3hpc.workflow.owner import DEAD_S, Owner, process_start
 
 
 def test_only_one_holds_a_claim(tmp_path):
@@ -46,6 +48,18 @@ def test_a_silent_owner_on_another_machine_expires_by_our_own_clock(tmp_path):
         claim.write_text(json.dumps({**state, "beat": beat}))
         assert not owner.acquire()
     threading.Event().wait(0.25)
+    assert owner.acquire()
+    owner.release()
+
+
+def test_a_claim_that_is_minutes_old_is_dead_at_the_first_look(tmp_path):
+    claim = tmp_path / "thing.owner.1"
+    claim.write_text(json.dumps({"host": "elsewhere", "pid": 1, "start": 1, "token": "x"}))
+    os.utime(claim, (time.time() - DEAD_S / 2,) * 2)
+    assert Owner(tmp_path / "thing").holder() is not None
+    os.utime(claim, (time.time() - DEAD_S - 60,) * 2)
+    assert Owner(tmp_path / "thing").holder() is None
+    owner = Owner(tmp_path / "thing")
     assert owner.acquire()
     owner.release()
 

@@ -201,12 +201,13 @@ def test_the_table_as_a_person_sees_it(case, tmp_path):
     for index in range(15):
         chain.finish("extract", index)
     chain.mark("sample", "0.error.json", {
-        "type": "InputError", "message": "no rows", "where": "sample.h5", "hint": "Look there."})
+        "type": "InputError", "message": "no rows", "where": "sample.h5", "hint": "Look there.",
+        "exit_code": 2})
     chain.mark("sample", "0.exit", {"code": 2, "time": 5})
     log = chain.made.step_folder("sample") / "logs" / "101_0_log.err"
     log.write_text("x")
     chain.look()
-    text = statustext.run_text(chain.run, tmp_path)
+    text = statustext.run_text(chain.run)
     assert text.splitlines() == [
         "demo   greene   failed, started just now",
         "  step     job  state    tasks  elapsed  detail",
@@ -237,3 +238,26 @@ def test_status_is_light(tmp_path):
             "print([m for m in ('tensorflow', 'pandas', 'numpy', 'submitit') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_failure_before_the_cancellation_stays_a_failure(case):
+    chain = case(names=("extract", "sample"))
+    chain.mark("extract", "0.exit", {"code": 2, "time": 5})
+    chain.mark("extract", "0.error.json", {
+        "type": "HeaderDriftError", "message": "columns changed", "exit_code": 3})
+    record = records.read(chain.workspace, "demo")
+    record.state = "cancelled"
+    records.write(chain.workspace, record)
+    assert chain.look()["extract"] == ("failed", "columns changed")
+    chain.mark("extract", "0.exit", {"code": 143, "time": 5})
+    assert chain.look()["extract"][0] == "cancelled"
+
+
+def test_a_broken_record_hides_no_other_run(case):
+    chain = case(names=("extract",))
+    broken = records.run_folder(chain.workspace, "old") / "run.json"
+    broken.parent.mkdir()
+    broken.write_text("{")
+    errors = []
+    assert [run.run for run in status.collect(chain.workspace, broken=errors)] == ["demo"]
+    assert [str(error.where) for error in errors] == [f"{broken}:1"]

@@ -226,6 +226,31 @@ def test_cancel_takes_only_the_live_jobs_of_the_run_leaf_first(chains, slurm, on
     assert records.read(tmp_path, "demo").state == "cancelled"
 
 
+def test_an_equal_name_of_another_workspace_is_not_cancelled(chains, slurm, on, tmp_path):
+    from fakeslurm import queue_line
+
+    submission.submit(chains.plan(tmp_path, on=on))
+    slurm.says("squeue", f"echo '{queue_line('990', 'RUNNING', name='l3-demo-train')}'")
+    assert cancel(tmp_path, "demo") == []
+    assert slurm.calls("scancel") == []
+    record = records.read(tmp_path, "demo")
+    assert record.state == "submitted"  # a run that ended by itself keeps its end
+    record.state = "submitting"  # killed between sbatch and the record
+    records.write(tmp_path, record)
+    assert cancel(tmp_path, "demo") == ["990"]
+
+
+def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(submission, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        submission.submit(chains.plan(tmp_path, on=on))
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert slurm.calls("sbatch") == []
+
+
 def test_forgotten_ids_are_no_error_for_cancel(slurm):
     slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Invalid job id "
                           "specified' >&2; exit 1")

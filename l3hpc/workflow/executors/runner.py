@@ -132,8 +132,11 @@ class Runner:
         states = _states(self._state, job)
         if not states:  # of another run in this workspace
             other = entry(self._workspace, job.partition("_")[0])
-            states = [] if other is None else _states(
-                LocalJobs(self._workspace, other["run"]), job)
+            if other is None:
+                return "failed"  # nothing here ever made such a job
+            states = _states(LocalJobs(self._workspace, other["run"]), job)
+            if not states:
+                return "live"  # its runner is about to start
         if all(state == "COMPLETED" for state in states):
             return "done"
         return "live" if any(state in LIVE for state in states) else "failed"

@@ -1,0 +1,63 @@
+"""What every command shares: errors of people, of the system and of the program; pipes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from l3hpc import cli
+from l3hpc.workflow import status
+
+
+def call(capsys, *words):
+    """Exit code and standard error."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(words))
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["stauts"], ["error: there is no command 'stauts'", "did you mean 'status'?"]),
+    (["status", "--bogus"], ["error: no such option", "--bogus", "l3hpc status --help"]),
+    (["submit"], ["error: missing argument 'PIPELINE'", "l3hpc submit --help"]),
+    (["submit", "upstream", "--approx", "x"], ["error: invalid value for '--approx'", "umap"]),
+    (["-C", "/nonexistent", "status"], ["error: invalid value", "/nonexistent"]),
+])
+def test_wrong_words_are_refused_in_one_form(capsys, words, said):
+    code, err = call(capsys, *words)
+    assert code == 2 and len(err.splitlines()) <= 3
+    for part in said:
+        assert part in err
+
+
+def test_no_traceback_without_debug(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device", "/scratch/x")
+
+    monkeypatch.setattr(status, "collect", full)
+    assert call(capsys, "status") == (1, "error: /scratch/x: no space left on device\n")
+    monkeypatch.setattr(status, "collect", lambda *arguments, **options: [] + 1)
+    code, err = call(capsys, "status")
+    assert code == 1 and err.startswith("error: TypeError: ") and "--debug" in err
+    with pytest.raises(TypeError):
+        cli.main(["--debug", "status"])
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    done = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$0" -m l3hpc submit --help | true',
+         sys.executable], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_directory_counts_for_everything(tmp_path):
+    (tmp_path / "there").mkdir()
+    Path(tmp_path, "there", "cluster.yaml").write_text("paths: {workspace: ws}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "OUTPUT_DIR"}
+    done = subprocess.run([sys.executable, "-m", "l3hpc", "-C", "there", "status"], cwd=tmp_path,
+                          capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith(f"no runs yet in {tmp_path / 'there' / 'ws'}")
