@@ -6,6 +6,7 @@ Relative loudness needs only the order of levels at one sensor; with a microphon
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 
@@ -102,7 +103,14 @@ def _filtered(before: np.ndarray, block: np.ndarray, after: np.ndarray, rate: in
     part[:len(before)] *= np.linspace(0.0, 1.0, len(before))
     part[len(part) - len(after):] *= np.linspace(1.0, 0.0, len(after))
     size = fft.next_fast_len(len(part) + 2 * int(CONTEXT_S * rate), real=True)
-    frequency = np.arange(size // 2 + 1) * (rate / size)
-    gain = _a_gain(frequency**2) / _a_gain(np.array(1e6))
-    filtered = fft.irfft(fft.rfft(part, size) * gain, size)
+    spectrum = fft.rfft(part, size)
+    spectrum *= _gains(size, rate)
+    filtered = fft.irfft(spectrum, size, overwrite_x=True)
     return np.asarray(filtered[len(before):len(before) + len(block)])
+
+
+@functools.lru_cache(maxsize=4)
+def _gains(size: int, rate: int) -> np.ndarray:
+    """The A curve's amplitude at the frequencies of a DFT of ``size`` samples (1 at 1 kHz)."""
+    frequency = np.arange(size // 2 + 1) * (rate / size)
+    return np.asarray(_a_gain(frequency**2) / _a_gain(np.array(1e6)))

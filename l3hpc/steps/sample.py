@@ -93,8 +93,8 @@ def digests(params: BaseModel) -> dict[str, Any]:
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Choose rows per time frame and write them, with provenance, into ``sample.h5``.
 
-    Every frame gives the same number of rows (all of them where it has fewer), so that the whole
-    is at least ``samples`` where the corpus has as many.
+    Every frame gives the same number of rows, rounded up, so that the whole is at least
+    ``samples``; a frame with fewer gives all of its rows, and the others do not make up for it.
     """
     from l3hpc.datasets.embeddings import open_source
     from l3hpc.sampling.subset import Corpus, draw, write_sample
