@@ -8,7 +8,6 @@ int16, float32 or float64.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy as np
 
 from l3hpc.errors import L3hpcError
 
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 REASONS = ("unreadable", "empty", "silent", "too short")
 BLOCK = 1 << 20  # samples per channel read at once
@@ -55,26 +53,6 @@ class AudioInfo:
     def seconds(self) -> float:
         """Length in seconds."""
         return self.frames / self.rate
-
-
-def list_audio(folder: Path) -> list[Path]:
-    """The sound files below ``folder``: paths relative to it, sorted as text.
-
-    ``.wav``, ``.flac`` and ``.ogg`` in any case, and ``.h5``/``.hdf5`` files that hold an ``audio``
-    data set. Names that start with a dot are left out (editors and file managers leave such files).
-    """
-    folder = Path(folder)
-    found: list[Path] = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = Path(root, name)
-            suffix = path.suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in SOUND_SUFFIXES or (suffix in HDF5_SUFFIXES and _holds_audio(path)):
-                found.append(path.relative_to(folder))
-    return sorted(found, key=lambda path: path.as_posix())
 
 
 def is_hdf5(path: Path) -> bool:
@@ -250,11 +228,3 @@ class _open_rows:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def _holds_audio(path: Path) -> bool:
-    try:
-        with _open_rows(path):
-            return True
-    except AudioError:
-        return False

@@ -19,7 +19,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from l3hpc.audio.files import to_float
 from l3hpc.errors import InputError, nearest
 from l3hpc.files import task_folders
 
@@ -163,17 +162,6 @@ class Part:
             raise InputError(f"'audio' has shape {shape}", where=str(self.path),
                              allowed="(N, samples) or (N, 1, samples)")
         return shape
-
-    def read_audio(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Audio rows as float32 in [-1, 1], shape (rows, samples).
-
-        int16 and other integers are divided by 2^(bits-1); float32 and float64 are taken as is.
-        """
-        if self.audio_shape is None:
-            raise InputError("holds no dataset 'audio'", where=str(self.path))
-        with _open(self.path) as file:
-            data = file[AUDIO_KEY][start:stop]
-        return to_float(data.reshape(len(data), -1))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ TITLE = "precision and recall per tag, and the ledger row"
 INPUTS = {"classify": "optional"}
 TAB = "sonyc_ust"
 LEVELS = ("coarse", "fine")
-PUBLISHED = ("micro_auprc", "micro_f1", "macro_auprc", "class_auprc")
 PLACES = frozenset({"sonyc_ust", "annotations", "taxonomy", "predictions"})
 
 
@@ -96,8 +95,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     if params.split not in numbers:
         raise InputError(f"nothing was predicted for split '{params.split}'",
                          where="evaluate.split", allowed=", ".join(numbers))
-    published = {level: {name: numbers[params.split][level][name] for name in PUBLISHED}
-                 for level in LEVELS if level in numbers[params.split]}
+    published = metrics.published(numbers[params.split])
     write_json(task.output / "evaluation.json",
                {**published, "split": params.split, **numbers})
     write_json(task.output / "curves.json", curves)
@@ -107,8 +105,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
             task.recorder.record(TAB, _row(task, settings, params, level, published[level],
                                            annotation_file, taxonomy_file))
     return {"split": params.split, "metrics": {
-        split: {level: {name: one[level][name] for name in PUBLISHED}
-                for level in LEVELS if level in one} for split, one in numbers.items()}}
+        split: metrics.published(one) for split, one in numbers.items()}}
 
 
 def _predictions(params: Params, classified: Path | None) -> list[tuple[str, list[str], Path]]:

@@ -112,10 +112,6 @@ class Annotations:
         """The splits that occur, in the usual order."""
         return [split for split in SPLITS if split in set(self._split_of.values())]
 
-    def sensor_of(self, file: str) -> str:
-        """``sensor_id`` of a file."""
-        return str(self.sensor[np.flatnonzero(self.file == file)[0]])
-
     def targets(self, files: Sequence[str], level: str) -> np.ndarray:
         """What to learn, float32 in {0, 1}, shape (files, fine tags incl. X or categories).
 

@@ -6,7 +6,7 @@ where recalls tie (see ``counts.area``), so that the same files always give the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from l3hpc.tagging.counts import (
 from l3hpc.tagging.predictions import Predictions
 from l3hpc.tagging.taxonomy import Taxonomy
 
-LEVELS = ("fine", "coarse")
 CURVE_POINTS = 200
 
 
@@ -81,10 +80,11 @@ def evaluate(
     return result
 
 
-def published(result: dict[str, Any]) -> dict[str, Any]:
-    """The part of ``evaluate``'s result that the published ``evaluation.json`` has."""
+def published(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``evaluate``'s result that the published ``evaluation.json`` has, by level."""
     keys = ("micro_auprc", "micro_f1", "macro_auprc", "class_auprc")
-    return {level: {key: result[level][key] for key in keys} for level in LEVELS}
+    return {level: {key: result[level][key] for key in keys}
+            for level in ("coarse", "fine") if level in result}
 
 
 def _align(found: Sequence[str], wanted: Sequence[str], where: str, split: str) -> np.ndarray:

@@ -52,13 +52,6 @@ def from_fine(files: Sequence[str], complete: np.ndarray, taxonomy: Taxonomy) ->
     return Predictions(list(files), fine, coarse)
 
 
-def combine(fine: Predictions, coarse: Predictions) -> Predictions:
-    """Fine tags of one and categories of the other; both must list the same files."""
-    if fine.files != coarse.files:
-        raise InputError("fine and coarse predictions are not of the same files")
-    return Predictions(fine.files, fine.fine, coarse.coarse)
-
-
 def complete(found: Predictions, files: Sequence[str]) -> Predictions:
     """The predictions of ``files``, in that order; a file that was not predicted has 0 everywhere.
 

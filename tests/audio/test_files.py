@@ -10,7 +10,6 @@ from l3hpc.audio.files import (
     AudioInfo,
     check_usable,
     count_rows,
-    list_audio,
     probe,
     read_audio,
     read_rows,
@@ -100,18 +99,6 @@ def test_errors_survive_pickling():
     assert (again.reason, str(again)) == ("silent", str(error))
     with pytest.raises(ValueError, match="unknown reason"):
         AudioError("x", reason="loud")
-
-
-def test_listing_is_recursive_sorted_and_relative(tmp_path):
-    for name in ("b/2.WAV", "b/1.flac", "a.ogg", "b/.hidden.wav", ".git/x.wav", "b/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    with h5py.File(tmp_path / "c.h5", "w") as file:
-        file["audio"] = np.zeros((2, 10))
-    with h5py.File(tmp_path / "d.h5", "w") as file:
-        file["l3_embedding"] = np.zeros((2, 10))
-    assert [path.as_posix() for path in list_audio(tmp_path)] == [
-        "a.ogg", "b/1.flac", "b/2.WAV", "c.h5"]
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [("i2", 32768), ("f4", 1), ("f8", 1)])

@@ -60,20 +60,12 @@ def test_one_task_folder_is_a_source_too(tmp_path):
     assert open_source(folder / "0000" / "embeddings.h5").rows == 5
 
 
-@pytest.mark.parametrize(("audio", "expected"), [
-    (np.array([[-32768, 16384]], np.int16), [[-1.0, 0.5]]),
-    (np.array([[[-0.25, 0.5]]], np.float64), [[-0.25, 0.5]]),
-    (np.array([[-0.25, 0.5]], np.float32), [[-0.25, 0.5]]),
-    (np.array([[0, 192]], np.uint8), [[-1.0, 0.5]]),
-])
-def test_published_files_with_audio(tmp_path, audio, expected):
-    write(tmp_path / "a.h5", l3_embedding=matrix(1, 4), audio=audio)
+@pytest.mark.parametrize("shape", [(1, 2), (1, 1, 2)])
+def test_published_files_with_audio(tmp_path, shape):
+    write(tmp_path / "a.h5", l3_embedding=matrix(1, 4), audio=np.zeros(shape, np.int16))
     part = open_source(tmp_path).parts[0]
     assert part.audio_shape == (1, 2)
     assert part.key == "l3_embedding"
-    heard = part.read_audio()
-    assert heard.dtype == np.float32
-    np.testing.assert_array_equal(heard, expected)
     assert part.provenance() is None
 
 

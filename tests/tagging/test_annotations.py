@@ -31,7 +31,6 @@ def test_files_and_splits(annotations):
                                    "03_000004.wav"]
     assert annotations.files("validate") == ["02_000003.wav", "03_000004.wav"]
     assert annotations.splits() == ["train", "validate"]
-    assert annotations.sensor_of("01_000002.wav") == "1"
 
 
 def present(annotations, row, level):

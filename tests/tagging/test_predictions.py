@@ -32,14 +32,17 @@ def test_a_fine_classifier_fills_categories_with_its_likeliest_tag(taxonomy, rng
     np.testing.assert_array_equal(made.coarse[:, 7], complete[:, 22])
 
 
-def test_a_coarse_classifier_leaves_fine_tags_at_zero_and_both_combine(taxonomy, rng):
+def test_a_coarse_classifier_leaves_fine_tags_at_zero(taxonomy, rng):
     coarse = predictions.from_coarse(list("ab"), rng.random((2, 8)), taxonomy)
     assert not coarse.fine.any() and coarse.fine.shape == (2, 29)
-    fine = predictions.from_fine(list("ab"), rng.random((2, 23)), taxonomy)
-    both = predictions.combine(fine, coarse)
-    assert both.fine is fine.fine and both.coarse is coarse.coarse
-    with pytest.raises(InputError):
-        predictions.combine(fine, predictions.from_coarse(list("ba"), coarse.coarse, taxonomy))
+
+
+def test_files_without_a_prediction_are_filled_with_zeros(taxonomy, rng):
+    found = predictions.from_coarse(list("ca"), rng.random((2, 8)), taxonomy)
+    whole = predictions.complete(found, list("abc"))
+    assert whole.files == list("abc")
+    np.testing.assert_array_equal(whole.coarse, [found.coarse[1], np.zeros(8), found.coarse[0]])
+    assert whole.fine.shape == (3, 29)
 
 
 def test_values_outside_are_cut_off_with_a_warning(tmp_path, taxonomy):
