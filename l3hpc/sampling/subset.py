@@ -69,32 +69,50 @@ class Corpus:
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
-        """Provenance of all rows, one below the other; columns that a file lacks are NaN or -1.
-
-        ``sensor`` and ``file`` are indices into ``self.names``.
-        """
+        """What choosing needs of every row: ``sensor`` (index into ``self.names``), ``timestamp``
+        and ``loudness`` (NaN where a file does not tell). 16 bytes per row."""
         names: dict[str, int] = {}
-        collected: dict[str, list[np.ndarray]] = {}
-        for number, part in enumerate(self.parts):
+        collected: dict[str, list[np.ndarray]] = {"sensor": [], "timestamp": [], "loudness": []}
+        for part in self.parts:
             told = part.provenance() or {}
-            rows = part.rows
-            which = told.get("recording", np.zeros(rows, np.int32))
-            files = list(told.get("recordings/file", [part.path.name]))
-            sensors = list(told.get("recordings/sensor", [ALL] * len(files)))
-            columns = {
-                "file": np.array([names.setdefault(name, len(names)) for name in files])[which],
-                "sensor": np.array([names.setdefault(name, len(names)) for name in sensors])[which],
-                "frame": told.get("frame", np.arange(rows)),
-                "start": told.get("start", np.full(rows, np.nan)),
-                "timestamp": told.get("timestamp", np.full(rows, np.nan)),
-                "loudness": told.get("loudness", np.full(rows, np.nan)),
-                "source_shard": np.full(rows, _task_number(part, number)),
-                "source_row": np.arange(rows),
-            }
-            for name, values in columns.items():
-                collected.setdefault(name, []).append(values)
+            known = told.get("recordings/sensor")
+            which = np.zeros(part.rows, np.int32) if known is None else told["recording"]
+            sensors = [names.setdefault(name, len(names))
+                       for name in ([ALL] if known is None else known)]
+            nothing = np.full(part.rows, np.nan, np.float32)
+            collected["sensor"].append(np.array(sensors, np.int32)[which])
+            collected["timestamp"].append(told.get("timestamp", nothing).astype(np.float64))
+            collected["loudness"].append(told.get("loudness", nothing).astype(np.float32))
         self.names = list(names)
         return {name: np.concatenate(values) for name, values in collected.items()}
+
+    def provenance(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Where the given rows come from, in their order.
+
+        ``file`` and ``sensor`` (str objects), ``frame``, ``start``, ``timestamp``, ``loudness``,
+        ``source_shard`` and ``source_row``; what a file does not tell is NaN, its row number, or
+        its own name.
+        """
+        kinds = {"file": object, "sensor": object, "frame": np.int64, "start": np.float64,
+                 "timestamp": np.float64, "loudness": np.float32, "source_shard": np.int64,
+                 "source_row": np.int64}
+        found = {name: np.empty(len(rows), kind) for name, kind in kinds.items()}
+        starts = np.cumsum([0, *(part.rows for part in self.parts)])
+        owner = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(owner):
+            part, here = self.parts[number], np.flatnonzero(owner == number)
+            local = rows[here] - starts[number]
+            told = part.provenance() or {}
+            which = told.get("recording", np.zeros(part.rows, np.int32))[local]
+            for name, unknown in (("file", part.path.name), ("sensor", ALL)):
+                known = told.get(f"recordings/{name}")
+                found[name][here] = unknown if known is None else known[which]
+            for name in ("frame", "start", "timestamp", "loudness"):
+                unknown = local if name == "frame" else np.nan
+                found[name][here] = told[name][local] if name in told else unknown
+            found["source_shard"][here] = _task_number(part, int(number))
+            found["source_row"][here] = local
+        return found
 
     @cached_property
     def rows(self) -> Rows:
@@ -179,11 +197,10 @@ def write_sample(
     rows = np.concatenate([np.empty(0, np.int64), *(choice.rows for choice in choices)])
     if not len(rows):
         raise InputError("no rows to sample from", where=str(corpus.source.path))
-    columns = {name: values[rows] for name, values in corpus.columns.items()}
-    files, recording = np.unique(columns.pop("file"), return_inverse=True)
-    first = np.unique(recording, return_index=True)[1]
-    sensors = [corpus.names[number] for number in columns.pop("sensor")[first]]
-    kinds = {"start": "f8", "timestamp": "f8", "loudness": "f4"}
+    columns = corpus.provenance(rows)
+    files, first, recording = np.unique(
+        columns.pop("file").astype(str), return_index=True, return_inverse=True)
+    sensors = columns.pop("sensor")[first]
     teacher = corpus.parts[0].attributes().get("teacher") or {}
     with h5py.File(path, "w") as file:
         data = file.create_dataset("l3_embedding", (len(rows), corpus.dim), "f4",
@@ -192,10 +209,10 @@ def write_sample(
             data[start:start + BLOCK_ROWS] = corpus.rows.take(rows[start:start + BLOCK_ROWS])
         file.create_dataset("recording", data=recording.astype("i4"))
         for name, values in columns.items():
-            file.create_dataset(name, data=values.astype(kinds.get(name, "i8")))
+            file.create_dataset(name, data=values)
         text = h5py.string_dtype()
         table = file.create_group("recordings")
-        table.create_dataset("file", data=[corpus.names[number] for number in files], dtype=text)
+        table.create_dataset("file", data=files.astype(object), dtype=text)
         table.create_dataset("sensor", data=sensors, dtype=text)
         table.create_dataset("timestamp", data=(columns["timestamp"] - columns["start"])[first])
         _write_frames(file.create_group("frames"), choices, text)

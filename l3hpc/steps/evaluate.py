@@ -15,7 +15,7 @@ from l3hpc.steps.base import Task
 from l3hpc.steps.classify import label_files
 
 NAME = "evaluate"
-VERSION = 1
+VERSION = 2
 TITLE = "precision and recall per tag, and the ledger row"
 INPUTS = {"classify": "optional"}
 TAB = "sonyc_ust"
@@ -88,6 +88,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         for level in levels:
             mine, lines = numbers.setdefault(split, {}), curves.setdefault(split, {})
             mine["files"] = lines["files"] = result["files"]
+            mine["warnings"] = result["warnings"]
             lines[level] = result[level]
             mine[level] = {name: value for name, value in result[level].items()
                            if name != "curves"}
@@ -104,8 +105,10 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         if level in (settings.get("levels") or ("coarse",)):
             task.recorder.record(TAB, _row(task, settings, params, level, published[level],
                                            annotation_file, taxonomy_file))
-    return {"split": params.split, "metrics": {
-        split: metrics.published(one) for split, one in numbers.items()}}
+    return {"split": params.split,
+            "metrics": {split: metrics.published(one) for split, one in numbers.items()},
+            "warnings": {split: one["warnings"] for split, one in numbers.items()
+                         if one["warnings"]}}
 
 
 def _predictions(params: Params, classified: Path | None) -> list[tuple[str, list[str], Path]]:

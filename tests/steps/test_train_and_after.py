@@ -120,6 +120,17 @@ def test_predictions_from_elsewhere(runner, city, tmp_path, split):
     assert done.text.endswith(f"({split})")
 
 
+def test_what_is_strange_about_predictions_is_in_the_result(runner, city, tmp_path):
+    truth_as_predictions(city, "validate", tmp_path / "p.csv")
+    with open(tmp_path / "p.csv") as stream:
+        rows = [row[:-1] for row in csv.reader(stream)]
+    with open(tmp_path / "p.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    done = runner.run("evaluate", {"predictions": tmp_path / "p.csv", "bootstrap": 0,
+                                   "sonyc_ust": city / "sonyc_ust"}, {})
+    assert done.results[0]["warnings"] == {"validate": ["column '8_dog' is missing: taken as 0"]}
+
+
 def test_nothing_to_evaluate(runner, city, tmp_path):
     with pytest.raises(InputError, match="no predictions"):
         runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust"}, {})
