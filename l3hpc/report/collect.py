@@ -54,7 +54,8 @@ def collect(
     return Findings(
         run=run, title=title,
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
-        teacher=str(teacher.get("label", "")), teacher_trained=teacher.get("kind") != "untrained",
+        teacher=str(teacher.get("label", "")),
+        teacher_trained=not teacher.get("random_weights", teacher.get("kind") == "untrained"),
         epochs=epochs(first["train"] / "history.csv") if "train" in first else (),
         variance=variance(first["fit"] / "phi.h5") if "fit" in first else None,
         scores=scores(first["evaluate"]) if "evaluate" in first else (),
