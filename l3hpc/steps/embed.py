@@ -44,7 +44,7 @@ class Params(BaseParams):
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse none or both of the two kinds of audio, and a student from nowhere."""
+    """Refuse none or both of the two kinds of audio, and a student whose file holds none."""
     own = params.get(NAME)
     if not isinstance(own, Params):
         return
@@ -52,6 +52,10 @@ def check(params: Mapping[str, BaseModel]) -> None:
         raise InputError("embed needs SONYC-UST or a folder of audio, one of the two",
                          where="embed.sonyc_ust, embed.audio",
                          hint="Name it: --sonyc-ust FOLDER, or --set embed.audio=FOLDER")
+    if own.student is not None:
+        from l3hpc.models.weights import describe as describe_weights
+
+        describe_weights(own.student)
 
 
 def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:

@@ -68,6 +68,19 @@ def given(workspace: Path, kind: str, word: str, where: str, cluster: str) -> Ou
     return Outside(path, fingerprint.of_folder(path))
 
 
+def embedding_dim(source: Outside, key: str | None = None) -> int | None:
+    """Length of an embedding in a folder of ready embeddings; None while jobs still make it.
+
+    key: the name of the matrix, where the files hold several. ``InputError`` for no embeddings.
+    """
+    if source.waits_for or (source.shards
+                            and len(artifacts.finished(source.path)) < len(source.shards)):
+        return None
+    from l3hpc.datasets.embeddings import open_source
+
+    return open_source(source.path, key=key).dim
+
+
 def of_run(workspace: Path, run: str, kind: str, known: list[RunRecord],
            cluster: str) -> Outside:
     """The output of the step ``kind`` of one run; ``InputError`` if it has and will have none."""

@@ -78,6 +78,8 @@ def build(
             update = {"student": str(source.pop("train").path)}
             params[name] = type(params[name])(**{**_said(params[name]), **update})
     _check(kept, params)
+    for name, item in kept.items():
+        _check_embeddings(item, params[name], sources[name])
     planned: dict[str, PlannedStep] = {}
     for name in kept:
         planned[name] = _planned(kept[name], params[name], sources[name], planned, config)
@@ -207,6 +209,23 @@ def _check_used(kept: Mapping[str, Wanted], sources: Mapping[str, Mapping[str, O
                 f"{option} has no effect: no step of this run takes that from outside",
                 allowed=f"from outside come: {', '.join(outside_inputs)}" if outside_inputs
                 else None, hint=f"leave {option} away, or start later: --from STEP")
+
+
+def _check_embeddings(item: Wanted, params: BaseModel, sources: Mapping[str, Outside]) -> None:
+    """Refuse folders without embeddings, and a target that a student of this length cannot learn.
+    """
+    ready = [kind for kind in EMBEDDINGS if kind in sources]
+    target = "reduce" if "reduce" in ready or "reduce" in item.step.needs else "extract"
+    for kind in ready:
+        learns = item.step.kind == "train" and kind == target
+        key = getattr(params, "embedding_key", None) if learns else None
+        dim = outside.embedding_dim(sources[kind], key)
+        wanted = getattr(params, "emb_dim", None)
+        if learns and dim not in (None, wanted):
+            raise InputError(
+                f"the embeddings in {sources[kind].path} have {dim} dimensions, "
+                f"the student {wanted}", where="--emb-dim",
+                hint=f"--emb-dim {dim} learns them as they are; --from sample reduces them first")
 
 
 def _check(kept: Mapping[str, Wanted], params: Mapping[str, BaseModel]) -> None:

@@ -4,6 +4,8 @@ import sys
 import wave
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from l3hpc.cli import main
@@ -196,7 +198,8 @@ def test_refusals_end_with_nothing_was_submitted(say, submitted, words, said):
 def test_published_folders_side_by_side(say, submitted):
     for name in ("train", "validate"):
         Path("emb", name).mkdir(parents=True)
-        Path("emb", name, "x.h5").write_bytes(b"x")
+        with h5py.File(Path("emb", name, "x.h5"), "w") as file:
+            file["l3_embedding"] = np.zeros((2, 128), np.float32)
     say("submit", "upstream", "--from", "train", "--audio-dir", "audio", "--embedding-dir",
         "emb/train", "--embedding-valid-dir", "emb/validate")
     train = submitted[0][0].steps[0]

@@ -161,3 +161,10 @@ def test_what_a_person_reads_about_a_plan():
         "student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters")
     assert sample.summary([{"rows": 276, "frames": 3, "diverse": 264, "timescale": "day"}]) == (
         "276 rows, 88 of 92 per day in the diverse part")
+
+
+def test_a_student_that_is_none_is_refused_before_submission(tmp_path):
+    path = tmp_path / "student.h5"
+    path.write_bytes(b"x")
+    with pytest.raises(InputError, match="not a readable weight file"):
+        embed.check({"embed": embed.Params(audio=tmp_path, student=str(path))})

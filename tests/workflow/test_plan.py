@@ -5,6 +5,8 @@ import shutil
 import wave
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from l3hpc import steps
@@ -241,9 +243,28 @@ def test_arrays_above_the_sites_limit_are_refused_with_the_way_out():
                 "extract").tasks == 2
 
 
+def write_embeddings(path, dim):
+    with h5py.File(path, "w") as file:
+        file["l3_embedding"] = np.zeros((3, dim), np.float32)
+
+
+def test_a_target_of_another_length_is_refused_before_submission():
+    Path("published").mkdir()
+    settings = configuration(weights=None, embeddings="published")
+    Path("published/x.h5").write_bytes(b"x")
+    with pytest.raises(InputError, match="x.h5"):
+        build(settings=settings, start="train")
+    write_embeddings("published/x.h5", 512)
+    with pytest.raises(InputError, match="have 512 dimensions, the student 128") as error:
+        build(settings=settings, start="train")
+    assert error.value.where == "--emb-dim" and "--emb-dim 512" in str(error.value)
+    assert build(settings=settings, start="train", options={"emb-dim": 512}).steps
+    assert build(settings=settings, start="sample").steps  # φ makes 128 of them
+
+
 def test_start_from_published_embeddings():
     Path("published/train").mkdir(parents=True)
-    Path("published/train/x.h5").write_bytes(b"x")
+    write_embeddings("published/train/x.h5", 128)
     settings = configuration(weights=None, embeddings="published")
     made = build(settings=settings, start="train")
     assert [item.name for item in made.steps] == ["train"]
@@ -322,7 +343,7 @@ def test_an_input_by_run_or_artifact():
     record(made)
     folder = str(step(made, "fit").artifact)
     Path("published").mkdir()
-    Path("published/x.h5").write_bytes(b"x")
+    write_embeddings("published/x.h5", 128)
     settings = configuration(embeddings="published")
     for word in (made.run, folder):
         again = build(settings=settings, start="reduce", inputs={"fit": word})
