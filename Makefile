@@ -37,7 +37,7 @@ demo: $(VENV)/.core  ## run the whole chain on a generated city and show the res
 test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be installed)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -80,7 +80,7 @@ def distill(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     for step in sorted((folder / "artifacts").iterdir()):
         results = [json.loads((task / "result.json").read_text())
                    for task in sorted(step.resolve().iterdir()) if task.name.isdigit()]
-        seconds[step.name] = round(sum(result["seconds"] for result in results), 1)
+        seconds[step.name] = round(sum(result["elapsed_s"] for result in results), 1)
     return {"run": runs[0]["run"], "folder": folder, "seconds": seconds}
 
 
