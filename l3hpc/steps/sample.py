@@ -97,6 +97,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     ``samples``; a frame with fewer gives all of its rows, and the others do not make up for it.
     """
     from l3hpc.datasets.embeddings import open_source
+    from l3hpc.sampling.frames import UNKNOWN
     from l3hpc.sampling.subset import Corpus, draw, write_sample
 
     assert isinstance(params, Params)
@@ -117,8 +118,10 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     if short:
         task.progress.note(f"{short} of {len(choices)} time frames had fewer rows than wanted; "
                            "all of theirs were taken")
+    dated = any(choice.frame != UNKNOWN for choice in choices)
     result = {"rows": rows, "frames": len(choices), "short_frames": short,
-              "sensors": list(sensors), "timescale": params.timescale, "dim": corpus.dim}
+              "sensors": list(sensors), "dim": corpus.dim,
+              "timescale": params.timescale if dated else "frame"}
     if params.method.startswith("dpp"):
         result["diverse"] = int(sum(len(choice.selection.diverse) for choice in choices))
         result["expected_diverse"] = float(sum(

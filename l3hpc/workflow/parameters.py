@@ -142,11 +142,17 @@ def _set(steps: dict[str, Wanted], text: str) -> None:
 
 
 def read_value(model: type[BaseModel], parameter: str, text: str) -> Any:
-    """``text`` as it is where the parameter takes it so, else as a YAML value (``null``, lists)."""
+    """``text`` as it is where the parameter takes it so, else as a YAML value (``null``, lists),
+    else as a list written with commas only."""
     kind: Any = model.model_fields[parameter].annotation
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     value = yamlpos.loads(text, Path("--set")).data if text.strip() else text
-    for candidate in ((None,) if value is None and text.strip() != "" else (text, value)):
+    candidates = [text, value]
+    if value is None and text.strip():
+        candidates = [None]
+    elif "," in text and isinstance(value, str):
+        candidates.append(yamlpos.loads(f"[{text}]", Path("--set")).data)
+    for candidate in candidates:
         try:
             adapter.validate_python(candidate)
         except ValidationError:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from l3hpc import steps as step_rooms
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import digest
+from l3hpc.files import digest, read_json
 from l3hpc.workflow import artifacts, fingerprint, outside, parameters, pipelines
 from l3hpc.workflow.config import Config
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
@@ -305,8 +305,22 @@ def _labels(config: Config, pipeline: str, run: str, user: str,
         labels["model_dir"] = str(one.path)
         if one.run:
             labels["student_run"] = one.run
-            labels["model_dir"] = str(config.workspace / "runs" / one.run / "artifacts" / "train")
+            labels["model_dir"] = _key_of(
+                one.path, config.workspace / "runs" / one.run / "artifacts" / "train")
     return labels
+
+
+def _key_of(artifact: Path, planned: Path) -> str:
+    """The Model Dir under which the run that computed ``artifact`` recorded its row.
+
+    ``planned`` where nothing was computed yet: a reused student keeps the row that it has.
+    """
+    config = Path(artifact) / "config.json"
+    if config.is_file() and artifacts.finished(Path(artifact)):
+        recorded = read_json(config)
+        if isinstance(recorded, dict) and isinstance(recorded.get("labels"), dict):
+            return str(recorded["labels"].get("model_dir") or planned)
+    return str(planned)
 
 
 def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
@@ -319,6 +333,8 @@ def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Conf
         one = planned[name]
         key = {"train": "model_dir", "classify": "output_dir"}.get(one.kind)
         if key and key not in found:
-            found[key] = str(config.workspace / "runs" / run / "artifacts" / name)
+            folder = config.workspace / "runs" / run / "artifacts" / name
+            reused = key == "model_dir" and not one.missing
+            found[key] = _key_of(one.artifact, folder) if reused else str(folder)
         names += [need for need in one.needs if need not in names]
     return found

@@ -199,3 +199,13 @@ def test_no_reduction_is_the_identity(runner, extracted):
             h5py.File(extracted / "0000/embeddings.h5") as source:
         np.testing.assert_array_equal(file[done.results[0]["key"]][()],
                                       source["l3_embedding"][()])
+
+
+def test_without_times_there_is_one_frame_and_no_talk_of_days(runner, extracted):
+    for path in extracted.glob("*/embeddings.h5"):
+        with h5py.File(path, "a") as file:
+            file["timestamp"][...] = np.nan
+            file["recordings/timestamp"][...] = np.nan
+    done = runner.run("sample", {"samples": 16})
+    assert [result["frames"] for result in done.results] == [1, 1]
+    assert done.text.startswith("16 rows, ") and "per frame in the diverse part" in done.text

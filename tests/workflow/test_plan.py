@@ -356,6 +356,22 @@ def test_an_input_by_run_or_artifact():
         build(start="train", inputs={"redcue": "published"})
 
 
+def test_a_reused_student_keeps_the_row_that_it_has(ust):
+    made = build()
+    finish(step(made, "train"))
+    again = build("all", ust, name="later")
+    assert not step(again, "train").missing
+    key = str(made.folder / "artifacts" / "train")
+    assert step(again, "evaluate").labels["model_dir"] == key
+    assert str(again.folder) in step(again, "evaluate").labels["output_dir"]
+
+
+def test_a_list_may_be_set_with_commas_alone():
+    made = build(sets=["train.filters=32,32,64,64,128,128,32,32", "train.emb_dim=32",
+                       "fit.emb_dim=32"])
+    assert step(made, "train").params["filters"] == [32, 32, 64, 64, 128, 128, 32, 32]
+
+
 def test_each_of_two_students_has_its_own_row():
     Path("jobs").mkdir()
     Path("jobs/two.yaml").write_text(
