@@ -77,7 +77,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     annotation_file, taxonomy_file = label_files(params, NAME)
     taxonomy = Taxonomy.load(taxonomy_file)
     annotations = Annotations.load(annotation_file, taxonomy)
-    found = _predictions(params, task.inputs.get("classify"))
+    found = _predictions(params, task.inputs.get("classify"), taxonomy)
     task.progress.start("evaluating", total=len(found), unit="files")
     numbers: dict[str, dict[str, Any]] = {}
     curves: dict[str, dict[str, Any]] = {}
@@ -111,10 +111,15 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
                          if one["warnings"]}}
 
 
-def _predictions(params: Params, classified: Path | None) -> list[tuple[str, list[str], Path]]:
+def _predictions(params: Params, classified: Path | None, taxonomy: Any
+                 ) -> list[tuple[str, list[str], Path]]:
     """(split, levels that the file speaks of, file) of everything there is to score."""
     if params.predictions is not None:
-        return [(params.split, list(LEVELS), params.predictions)]
+        from l3hpc.tagging import predictions
+
+        told = predictions.read(params.predictions, taxonomy)
+        fine = told.fine.any() or not told.coarse.any()  # a coarse classifier writes zeros there
+        return [(params.split, list(LEVELS) if fine else ["coarse"], params.predictions)]
     if classified is None:
         raise InputError("no predictions to evaluate", where="evaluate.predictions",
                          hint="Name a file: --set evaluate.predictions=FILE")

@@ -120,6 +120,24 @@ def test_predictions_from_elsewhere(runner, city, tmp_path, split):
     assert done.text.endswith(f"({split})")
 
 
+def test_predictions_of_categories_alone_say_nothing_of_fine_tags(runner, city, tmp_path):
+    truth_as_predictions(city, "validate", tmp_path / "p.csv")
+    with open(tmp_path / "p.csv", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    fine = [place for place, name in enumerate(header) if "-" in name.split("_")[0]]
+    assert len(fine) == 29
+    with open(tmp_path / "p.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([header, *(
+            ["0" if place in fine else cell for place, cell in enumerate(row)] for row in rows)])
+    done = runner.run("evaluate", {
+        "predictions": tmp_path / "p.csv", "bootstrap": 0,
+        "annotations": city / "sonyc_ust/annotations.csv",
+        "taxonomy": next((city / "sonyc_ust").glob("*.yaml"))}, {})
+    told = json.loads((done.folder / "0000/evaluation.json").read_text())
+    assert "fine" not in told and "fine" not in told["validate"]
+    assert told["coarse"]["micro_f1"] == pytest.approx(1.0)
+
+
 def test_what_is_strange_about_predictions_is_in_the_result(runner, city, tmp_path):
     truth_as_predictions(city, "validate", tmp_path / "p.csv")
     with open(tmp_path / "p.csv") as stream:
