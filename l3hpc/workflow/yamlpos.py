@@ -229,9 +229,10 @@ def _inner(kind: Any, part: Any) -> Any:
 
 
 def _first_model(kind: Any) -> type[BaseModel] | None:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return kind
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    origin = typing.get_origin(kind)
+    if origin is None and isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind  # before Python 3.11 list[int] passes for a class: hence the origin
+    if origin in (typing.Union, types.UnionType):
         for item in typing.get_args(kind):
             if (found := _first_model(item)) is not None:
                 return found
