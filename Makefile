@@ -7,7 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(shell sh tools/find-python)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench install install-dev slurm clean
+.PHONY: help demo test lint install install-dev slurm clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -42,9 +42,6 @@ test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be ins
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-
-bench: $(VENV)/.dev  ## run the benchmarks and print their tables
-	$(BIN)/python -m benchmarks
 
 clean:  ## remove the environment and generated folders
 	rm -rf $(VENV) build dist *.egg-info demo .pytest_cache .mypy_cache .ruff_cache
