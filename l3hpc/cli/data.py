@@ -11,6 +11,12 @@ import click
 from l3hpc.errors import EXIT_FAILED
 from l3hpc.progress import for_person
 
+EXAMPLES = """\b
+Examples:
+  l3hpc data synth city       a generated city
+  l3hpc data check city       what is wrong with it: nothing
+"""
+
 SYNTH_EXAMPLES = """\b
 Examples:
   l3hpc data synth city                                   20 minutes of sound, 115 MB
@@ -33,7 +39,7 @@ Examples:
 """
 
 
-@click.group("data")
+@click.group("data", epilog=EXAMPLES)
 def command() -> None:
     """Generate a synthetic city, or check a real data set."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l3hpc.cli.planning import make_plan, plan_options
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError
 
 if TYPE_CHECKING:
     from l3hpc.workflow.model import Plan, RunRecord
@@ -62,7 +62,10 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     progress = Progress() if plan.profile.executor == "local" else for_person()
 
     if test_only:
-        submission.submit(plan, test_only=True, progress=progress)
+        try:
+            submission.submit(plan, test_only=True, progress=progress)
+        except L3hpcError as error:
+            raise _nothing_submitted(error) from None
         count = sum(bool(step.missing) for step in plan.steps)
         _finish(plan, None, as_json, f"{plan.profile.name} would take all {count} scripts; "
                                      "nothing was submitted (--test-only)")
@@ -116,6 +119,6 @@ def _finish(plan: Plan, record: RunRecord | None, as_json: bool, words: str) -> 
         click.echo(f"\n{words}")
 
 
-def _nothing_submitted(error: InputError) -> InputError:
+def _nothing_submitted(error: L3hpcError) -> L3hpcError:
     hint = f"{error.hint}\nnothing was submitted" if error.hint else "nothing was submitted"
-    return InputError(error.message, where=error.where, allowed=error.allowed, hint=hint)
+    return type(error)(error.message, where=error.where, allowed=error.allowed, hint=hint)

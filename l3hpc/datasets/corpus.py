@@ -7,6 +7,7 @@ come from ``recordings.csv`` beside the audio, else from the first subfolder and
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -173,32 +174,31 @@ def _holds_audio(path: Path) -> bool:
 
 def _moment(text: str | None, where: str) -> float | None:
     text = (text or "").strip()
-    if not text:
-        return None
     try:
-        value = float(text)
+        return _finite(text)
+    except ValueError:  # not a number: a date, or nothing we know
+        pass
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        try:
-            moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        except ValueError:
-            raise InputError(
-                f"'{text}' is not a time", where=where,
-                allowed="unix seconds (1511272800) or ISO 8601 (2017-11-21T09:00:00-05:00)",
-            ) from None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        return moment.timestamp()
-    if value - value != 0:
-        return None
-    return value
+        raise InputError(
+            f"'{text}' is not a time", where=where,
+            allowed="unix seconds (1511272800) or ISO 8601 (2017-11-21T09:00:00-05:00)",
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return moment.timestamp()
 
 
 def _number(text: str | None, column: str, where: str) -> float | None:
     text = (text or "").strip()
-    if not text:
-        return None
     try:
-        value = float(text)
+        return _finite(text)
     except ValueError:
         raise InputError(f"{column} '{text}' is not a number", where=where) from None
-    return value if value - value == 0 else None
+
+
+def _finite(text: str) -> float | None:
+    """The number in a cell; None for an empty cell, NaN or infinity. ``ValueError`` otherwise."""
+    value = float(text) if text else float("nan")
+    return value if math.isfinite(value) else None

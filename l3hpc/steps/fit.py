@@ -27,7 +27,7 @@ class Params(BaseParams):
         "pca, umap (needs the extra 'umap'), or none: the student learns the teacher itself."))
     emb_dim: int = Field(128, ge=1, description="Dimensions that φ keeps: the student's length.")
     mode: Literal["float64", "float32"] = Field("float64", description=(
-        "Arithmetic of the PCA: float64 is exact, float32 faster."))
+        "Arithmetic of the PCA: float64, or float32 with eigenvalues to about 1e-5."))
     n_neighbors: int = Field(15, ge=2, description="UMAP: neighbours of each point.")
     min_dist: float = Field(0.3, ge=0, lt=1, description="UMAP: smallest distance of two points.")
     metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")

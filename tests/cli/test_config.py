@@ -3,8 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.cli import main
-
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
@@ -14,16 +12,6 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setenv("AUDIO_DIR", "/no/such/audio")
     Path("cluster.yaml").write_text("paths: {workspace: ws}\nclusters:\n  far:\n    qos: high\n"
                                     "    setup: [module purge]\n")
-
-
-@pytest.fixture
-def say(capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            main(list(words))
-        found = capsys.readouterr()
-        return end.value.code, found.out, found.err
-    return run
 
 
 def test_show_tells_values_and_origins(say):

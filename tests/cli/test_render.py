@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.cli import main
-
 NAMED = ["--audio-dir", "audio", "--weights", "untrained"]
 
 
@@ -18,16 +16,6 @@ def _here(tmp_path, monkeypatch):
         file.setsampwidth(2)
         file.setframerate(8000)
         file.writeframes(bytes(16000))
-
-
-@pytest.fixture
-def say(capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            main(list(words))
-        found = capsys.readouterr()
-        return end.value.code, found.out, found.err
-    return run
 
 
 def test_one_step_is_the_plain_script(say):

@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.cli import main
 from l3hpc.workflow import submission
 from l3hpc.workflow.model import RunRecord, StepRecord
 
@@ -31,17 +30,6 @@ def _here(tmp_path, monkeypatch):
     Path("cluster.yaml").write_text(
         "clusters:\n  local: {slots: {cpus: 2, mem: 8GB}}\n"
         "  greene: {partition: gpu, account: pr_42, limits: {time: 7d}}\n")
-
-
-@pytest.fixture
-def say(capsys):
-    """Run the command line: exit code, standard output, standard error."""
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            main(list(words))
-        found = capsys.readouterr()
-        return end.value.code, found.out, found.err
-    return run
 
 
 @pytest.fixture
