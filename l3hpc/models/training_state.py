@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,10 +24,12 @@ COLUMNS = ("epoch", "loss", "mean_absolute_error", "val_loss", "val_mean_absolut
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to stop and when to lower the learning rate, both by the validation loss.
+    """When to stop, by the validation loss, and when and how to lower the learning rate.
 
     patience, plateau_patience: epochs without improvement by more than ``min_delta``.
-    plateau_factor: what the rate is multiplied by.
+    plateau_factor: what the rate is multiplied by. rule: ``'plateau'`` (by the validation loss) or
+    ``'cosine'``: half a cosine from the first rate to nothing over ``epochs`` (Loshchilov & Hutter
+    2017, without restarts), one value per epoch.
     """
 
     epochs: int = 300
@@ -34,6 +37,7 @@ class Schedule:
     min_delta: float = 1e-4
     plateau_patience: int = 5
     plateau_factor: float = 0.1
+    rule: str = "plateau"
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,10 @@ class Status:
         else:
             wait = self.stop_wait + 1
             new |= {"stop_wait": wait, "stopped": wait >= schedule.patience and epoch > 0}
-        if loss < self.plateau_best - schedule.min_delta:
+        if schedule.rule == "cosine":
+            first = new["history"][0]["learning_rate"]
+            new |= {"rate": first * (1 + math.cos(math.pi * (epoch + 1) / schedule.epochs)) / 2}
+        elif loss < self.plateau_best - schedule.min_delta:
             new |= {"plateau_best": loss, "plateau_wait": 0}
         elif self.plateau_wait + 1 >= schedule.plateau_patience:
             lower = float(np.float32(self.rate) * np.float32(schedule.plateau_factor))

@@ -52,6 +52,9 @@ class Params(BaseParams):
     validation_batch_size: int = Field(64, ge=1, description="Windows per validation batch.")
     learning_rate: float | None = Field(None, gt=0, le=1, description=(
         "Adam's first learning rate (none: 1e-4; published with plain MSE: 1e-5)."))
+    schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
+        "plateau: the rate falls when the validation loss stalls; cosine: half a cosine from the "
+        "first rate to nothing over all epochs."))
     patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
     min_delta: float = Field(1e-4, ge=0, description="The least that counts as improvement.")
     plateau_patience: int = Field(5, ge=1, description=(
@@ -180,7 +183,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     trainer = training.Training(
         spec, cache, rows, task.scratch / "training",
         Schedule(params.epochs, params.patience, params.min_delta, params.plateau_patience,
-                 params.plateau_factor),
+                 params.plateau_factor, params.schedule),
         learning_rate=params.rate_for(pairs.approx), batch_size=params.batch_size,
         validation_batch_size=params.validation_batch_size, epoch_size=params.epoch_size,
         validation_epoch_size=params.validation_epoch_size, bn_momentum=params.bn_momentum,
