@@ -7,7 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(shell sh tools/find-python)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint install install-dev slurm clean
+.PHONY: help demo test bench lint install install-dev slurm clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -38,6 +38,9 @@ test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be ins
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+bench: $(VENV)/.dev  ## run all benchmarks against their peers (an hour; results in benchmarks/results)
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

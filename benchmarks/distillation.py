@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import machine, print_table
+from benchmarks.machine import machine
+from benchmarks.tables import print_table
 
 RESAMPLES = 10_000
 BASE = {"emb-dim": "32", "sampling": "dpp", "learning-rate": "1e-3", "head": "linear",

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import machine, print_table
+from benchmarks.machine import machine
+from benchmarks.tables import print_table
 
 
 def accuracy(embedder: Any, audio: Path, meta: Path) -> tuple[float, list[float]]:

@@ -1,14 +1,24 @@
-"""What every table of a benchmark says of the machine, and how the tables are printed."""
+"""What every table of a benchmark says of the machine: processor, memory, versions, its own rates.
+
+The rates are the limits that the tables quote: what this machine does at best, measured in the same
+run as everything else.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py")
+GEMM_SIZE = 3072
+DISK_MB = 512
 
 
 def machine() -> dict[str, Any]:
@@ -21,25 +31,63 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"processor": processor, "cores": len(os.sched_getaffinity(0)),
             "memory_gib": round(memory, 1), "python": platform.python_version(),
-            "packages": {name: _version(name) for name in PACKAGES}}
+            "gpu": _gpu(), "packages": {name: version(name) for name in PACKAGES}}
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """The installed version of a package, None where there is none."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A Markdown table under its title, with one line about the machine."""
-    about = machine()
-    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items()
+def about(machine: dict[str, Any]) -> str:
+    """One line about a machine."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items()
                          if version)
-    print(f"\n### {title}\n")
-    print(f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB; "
-          f"Python {about['python']}, {versions}\n")
-    print("| " + " | ".join(header) + " |")
-    print("|" + "---|" * len(header))
-    for row in rows:
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
+    gpu = machine.get("gpu") or "no GPU"
+    return (f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+            f"{gpu}; Python {machine['python']}, {versions}")
+
+
+def gemm_rate(kind: str = "float32") -> float:
+    """Multiply-adds counted as two, in GFLOP/s: the best of five square products with numpy."""
+    a = np.random.default_rng(0).standard_normal((GEMM_SIZE, GEMM_SIZE)).astype(kind)
+    out = a @ a
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        np.matmul(a, a, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * GEMM_SIZE**3 / best / 1e9
+
+
+def disk_rates(folder: Path | None = None) -> tuple[float, float]:
+    """(writing with fsync, reading again from the page cache), GB/s, of one 512 MB file."""
+    block = np.random.default_rng(0).bytes(1 << 20)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        path = Path(place) / "file"
+        start = time.perf_counter()
+        with open(path, "wb") as stream:
+            for _ in range(DISK_MB):
+                stream.write(block)
+            stream.flush()
+            os.fsync(stream.fileno())
+        writing = time.perf_counter() - start
+        start = time.perf_counter()
+        with open(path, "rb", buffering=0) as stream:
+            while stream.read(1 << 20):
+                pass
+        reading = time.perf_counter() - start
+    size = DISK_MB * 2**20 / 1e9
+    return size / writing, size / reading
+
+
+def _gpu() -> str | None:
+    folder = Path("/proc/driver/nvidia/gpus")
+    if not folder.is_dir():
+        return None
+    names = [line.split(":", 1)[1].strip() for file in sorted(folder.glob("*/information"))
+             for line in file.read_text().splitlines() if line.startswith("Model")]
+    return ", ".join(names) or None

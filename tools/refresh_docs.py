@@ -3,7 +3,8 @@
 A block in a Markdown page starts with ``<!-- filled: WHAT ARGUMENT -->`` and ends with
 ``<!-- end -->``. WHAT is ``help`` (a command's help text), ``params`` (a step's parameters),
 ``commands``, ``steps``, ``tabs``, ``exit-codes``, ``columns`` (a ledger tab), ``pipeline`` (a file
-of jobs/), ``options`` and ``resources`` (of a pipeline), or ``file`` (any file of the tree).
+of jobs/), ``options`` and ``resources`` (of a pipeline), ``benchmark`` (a results file of
+benchmarks/), ``claims`` (of all of them), or ``file`` (any file of the tree).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 BLOCK = re.compile(r"<!-- filled: (\S+)(?: ([^\n]+?))? -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -175,11 +177,35 @@ def file_text(path: str) -> str:
     return f"```{kind}\n{(ROOT / path).read_text().rstrip()}\n```"
 
 
+def benchmark_tables(names: str) -> str:
+    """The tables of ``benchmarks/results/NAME.json``, with machine, date and commit."""
+    from benchmarks.machine import about
+    from benchmarks.tables import RESULTS, load
+
+    parts = []
+    for name in names.split():
+        found, tables = load(RESULTS / f"{name}.json")
+        parts += [f"{about(found['machine'])}; {found['date']}, commit {found['commit']}.",
+                  *(table.markdown() for table in tables)]
+    return "\n\n".join(parts)
+
+
+def claims_table(_: str) -> str:
+    """What all benchmarks claim, from their last full run."""
+    from benchmarks.__main__ import NAMES
+    from benchmarks.tables import RESULTS, claims_markdown, load
+
+    files = [RESULTS / f"{name}.json" for name in NAMES]
+    return claims_markdown([claim for file in files if file.is_file()
+                            for table in load(file)[1] for claim in table.claims])
+
+
 FILLERS: dict[str, Callable[[str], str]] = {
     "help": help_text, "params": params_table, "exit-codes": exit_codes,
     "columns": columns_table, "pipeline": pipeline_file, "options": options_table,
     "resources": resources_table, "commands": commands_table, "steps": steps_table,
-    "tabs": tabs_table, "file": file_text,
+    "tabs": tabs_table, "file": file_text, "benchmark": benchmark_tables,
+    "claims": claims_table,
 }
 
 

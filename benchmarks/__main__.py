@@ -1,0 +1,56 @@
+"""Runs the benchmarks one after the other, each in a process of its own.
+
+    python -m benchmarks                 all of them; results go to benchmarks/results/
+    python -m benchmarks kdpp pca        only these
+    python -m benchmarks --quick         small sizes: shows that they work, writes no results
+    python -m benchmarks --list          what there is
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+
+from benchmarks.tables import RESULTS, claims_markdown, load
+
+NAMES = ("teacher", "student", "kdpp", "pca", "reduction", "training", "input_pipeline",
+         "evaluation", "scaling")
+
+
+def main() -> int:
+    """Run, and print the claims of all that ran."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, no results")
+    parser.add_argument("--list", action="store_true", help="print the names")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(NAMES))
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    if arguments.list:
+        for name in NAMES:
+            spec = importlib.util.find_spec(f"benchmarks.{name}")
+            assert spec is not None and spec.loader is not None
+            print(name)
+        return 0
+    failed = []
+    for name in arguments.names or NAMES:
+        print(f"\n## {name}\n", flush=True)
+        command = [sys.executable, "-m", f"benchmarks.{name}"]
+        command += ["--quick"] if arguments.quick else ["--json", str(RESULTS / f"{name}.json")]
+        if subprocess.run(command).returncode:
+            failed.append(name)
+    if not arguments.quick:
+        claims = [claim for path in sorted(RESULTS.glob("*.json"))
+                  for table in load(path)[1] for claim in table.claims]
+        print("\n## all claims\n\n" + claims_markdown(claims))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What a benchmark says: tables and claims, printed as Markdown and written as JSON.
+
+Every benchmark is a module with a function ``tables(quick, work)``; ``run`` makes the command line
+of it. ``benchmarks/results/`` holds the JSON of the last full run; docs and README quote it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import about, machine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence for the summary: how many times better than a peer (or a limit), and the target.
+
+    measured, target: ratios, or values in ``unit``. at_least: whether more is better. limit: what
+    the machine allows, in words.
+    """
+
+    part: str
+    peer: str
+    measured: float
+    target: float
+    unit: str = "×"
+    at_least: bool = True
+    limit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is reached."""
+        return self.measured >= self.target if self.at_least else self.measured <= self.target
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table; cells are text. notes: lines below it (sizes, settings, where the peer wins)."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    claims: Sequence[Claim] = field(default_factory=tuple)
+
+    def markdown(self) -> str:
+        """The table under its title, with its notes."""
+        lines = [f"### {self.title}", "", "| " + " | ".join(self.columns) + " |",
+                 "|" + "---|" * len(self.columns)]
+        lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in self.rows]
+        if self.notes:
+            lines += ["", *(f"* {note}" for note in self.notes)]
+        return "\n".join(lines)
+
+
+def claims_markdown(claims: Sequence[Claim]) -> str:
+    """The claims as one table."""
+    lines = ["| part | against | measured | target | limit |", "|---|---|---|---|---|"]
+    for claim in claims:
+        sign = "≥" if claim.at_least else "≤"
+        missed = "" if claim.met else " (missed)"
+        lines.append(f"| {claim.part} | {claim.peer} | **{claim.measured:.3g} {claim.unit}**{missed}"
+                     f" | {sign} {claim.target:g} {claim.unit} | {claim.limit} |")
+    return "\n".join(lines)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table with one line about the machine, on stdout."""
+    print(f"\n{about(machine())}\n")
+    print(Table(title, columns, [[str(cell) for cell in row] for row in rows]).markdown())
+
+
+def load(path: Path) -> tuple[dict[str, Any], list[Table]]:
+    """(the whole file, its tables) of a results file."""
+    found = json.loads(path.read_text())
+    return found, [Table(**{**table, "claims": [Claim(**claim) for claim in table["claims"]]})
+                   for table in found["tables"]]
+
+
+def run(name: str, description: str | None, tables: Callable[[bool, Path], list[Table]]) -> None:
+    """The command line of one benchmark: ``python -m benchmarks.NAME [--quick] [--json FILE]``."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true",
+                        help="small sizes, one run: shows that it works, measures nothing")
+    parser.add_argument("--json", type=Path, help="also write tables and claims here")
+    parser.add_argument("--work", type=Path, help="folder for data (default: a temporary one)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        found = tables(arguments.quick, work)
+    here = machine()
+    print(about(here))
+    for table in found:
+        print("\n" + table.markdown())
+    claims = [claim for table in found for claim in table.claims]
+    if claims:
+        print("\n" + claims_markdown(claims))
+    if arguments.json:
+        write_results(arguments.json, name, here, found, arguments.quick)
+
+
+def write_results(path: Path, name: str, here: dict[str, Any], tables: Sequence[Table],
+                  quick: bool) -> None:
+    """Write a results file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "benchmark": name, "quick": quick, "machine": here, "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "tables": [asdict(table) for table in tables]}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                          cwd=RESULTS.parent)
+    return done.stdout.strip() or "unknown"
