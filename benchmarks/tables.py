@@ -69,8 +69,9 @@ def claims_markdown(claims: Sequence[Claim]) -> str:
     for claim in claims:
         sign = "≥" if claim.at_least else "≤"
         missed = "" if claim.met else " (missed)"
-        lines.append(f"| {claim.part} | {claim.peer} | **{claim.measured:.3g} {claim.unit}**{missed}"
-                     f" | {sign} {claim.target:g} {claim.unit} | {claim.limit} |")
+        lines.append(f"| {claim.part} | {claim.peer} | "
+                     f"**{claim.measured:.3g} {claim.unit}**{missed} | "
+                     f"{sign} {claim.target:g} {claim.unit} | {claim.limit} |")
     return "\n".join(lines)
 
 
