@@ -1,0 +1,77 @@
+"""The harness of the benchmarks: what it measures, prints and writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure, tables
+from benchmarks.machine import machine
+from benchmarks.tables import Claim, Table
+
+HOLD = "import json, time; x = b'x' * ({mb} << 20); print('chatter'); print(json.dumps({values}))"
+
+
+def python(mb: int, **values: object) -> list[str]:
+    return [sys.executable, "-c", HOLD.format(mb=mb, values=repr(values))]
+
+
+def test_a_worker_says_its_seconds_and_the_system_says_its_memory() -> None:
+    small = measure.alone(python(1, seconds=12.5, loss=0.5))
+    large = measure.alone(python(201))
+    assert small.seconds == 12.5 and small.values["loss"] == 0.5
+    assert 0 < large.seconds < 60  # it printed none: the whole process
+    assert 205 < large.peak_mb - small.peak_mb < 215
+
+
+def test_a_worker_that_fails_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="status 3"):
+        measure.alone([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_sides_take_turns(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    sides = {name: [sys.executable, "-c", f"open({str(log)!r}, 'a').write({name!r});"
+                    f"print('{{\"seconds\": ' + str({seconds}) + '}}')"]
+             for name, seconds in (("a", 1), ("b", 2))}
+    found = measure.in_turn(sides, runs=3)
+    assert log.read_text() == "ababab"
+    assert measure.middle(found["b"]) == 2 and len(found["a"]) == 3
+
+
+def test_middle_is_the_median_of_what_is_asked() -> None:
+    runs = [measure.Measured(seconds, 10 * seconds, {"rate": -seconds}) for seconds in (5, 1, 2)]
+    assert (measure.middle(runs), measure.middle(runs, "peak_mb")) == (2, 20)
+    assert measure.middle(runs, "rate") == -2
+
+
+@pytest.mark.parametrize(("measured", "at_least", "met"), [
+    (2.2, True, True), (2.1, True, False), (2.1, False, True), (2.3, False, False)])
+def test_a_claim_is_met_or_missed(measured: float, at_least: bool, met: bool) -> None:
+    claim = Claim("part", "peer", measured, 2.2, at_least=at_least)
+    assert claim.met is met
+    assert ("(missed)" in tables.claims_markdown([claim])) is not met
+
+
+def test_results_are_written_and_read_again(tmp_path: Path) -> None:
+    table = Table("PCA", ["side", "s"], [["ours", "1.0"]], ["small"], [Claim("a", "b", 3, 2)])
+    tables.write_results(tmp_path / "new" / "pca.json", "pca", machine(), [table], quick=False)
+    found, again = tables.load(tmp_path / "new" / "pca.json")
+    assert found["benchmark"] == "pca" and found["machine"]["cores"] >= 1
+    assert again[0].claims == [Claim("a", "b", 3, 2)]
+    assert again[0].markdown() == ("### PCA\n\n| side | s |\n|---|---|\n| ours | 1.0 |\n\n* small")
+
+
+def test_committed_results_are_whole() -> None:
+    from benchmarks.__main__ import NAMES
+
+    for path in tables.RESULTS.glob("*.json"):
+        found, all_tables = tables.load(path)
+        assert found["quick"] is False and found["benchmark"] == path.stem
+        assert path.stem in NAMES and all_tables
+        for table in all_tables:
+            assert all(len(row) == len(table.columns) for row in table.rows), table.title
+        json.dumps(found, allow_nan=False)
