@@ -2,7 +2,8 @@
 
 A worker is any command whose last line on stdout is a JSON object. Its key ``seconds``, where it
 has one, is the time of the work itself, without starting Python and importing packages; the peak
-memory is the operating system's figure for the whole process, and stands beside it.
+memory is the operating system's figure for the whole process, and stands beside it (never less than
+that of the process which starts it: keep that one small).
 """
 
 from __future__ import annotations
