@@ -2,16 +2,25 @@
 
 Rule of openl3 0.4 and edgel3 0.2: centring puts half a second of zeros in front (and nothing
 behind), then the end is padded with zeros to a whole number of hops, so that no sample is lost.
+
+One thing is not theirs: they cut every ``int(hop_s * rate)`` samples but call the frames
+``i * hop_s``, so that the two drift apart where the product is no whole number of samples, or its
+rounding falls below one (0.29 s at 48 kHz). Here frame i begins at the sample nearest to its time,
+at any rate: frame i of a recording is the same moment for teacher and student. The published
+frames of such a hop are those of ``int(hop_s * rate) / rate``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 import numpy as np
 
 from l3hpc.errors import InputError
+
+FINEST = 10**6  # a hop is read as a fraction with at most this denominator: 0.1 is 1/10
 
 
 def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> int:
@@ -19,32 +28,28 @@ def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> i
 
     10 s, hop 0.5 s, centred: 20. 10 s, hop 0.1 s: 96 centred, 91 not.
     """
-    hop = hop_samples(rate, hop_s)
-    length = samples + (rate // 2 if center else 0)
-    if length <= rate:
-        return 1
-    return 1 + math.ceil((length - rate) / hop)
+    return 1 + frames_before(samples + (rate // 2 if center else 0) - rate, rate, hop_s)
 
 
 def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
                 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames (n, rate) float32 of one second each, and their times (n,) float64 in seconds.
 
-    Times are multiples of ``hop_s``: window centres when ``center``, window starts otherwise. The
-    frames are a read-only view: overlapping frames take no memory of their own.
+    Times are multiples of ``hop_s``: window centres when ``center``, window starts otherwise. Where
+    a hop is a whole number of samples the frames are a read-only view: overlapping frames take no
+    memory of their own.
     Raises ``InputError`` for an empty signal, one that is not 1-D, or a hop below one sample.
     """
     signal = np.asarray(signal, dtype=np.float32)
     if signal.ndim != 1 or not len(signal):
         raise InputError(f"cannot frame audio of shape {signal.shape}",
                          allowed="one channel with at least one sample")
-    hop = hop_samples(rate, hop_s)
     count = frame_count(len(signal), rate, hop_s, center)
     before = rate // 2 if center else 0
-    padded = np.zeros((count - 1) * hop + rate, np.float32)
+    starts = frame_starts(0, count, rate, hop_s)
+    padded = np.zeros(starts[-1] + rate, np.float32)
     padded[before:before + len(signal)] = signal
-    windows = np.lib.stride_tricks.sliding_window_view(padded, rate)
-    return windows[::hop], np.arange(count, dtype=np.float64) * hop_s
+    return _windows(padded, starts, rate), np.arange(count, dtype=np.float64) * hop_s
 
 
 def frame_blocks(
@@ -56,36 +61,68 @@ def frame_blocks(
     Yields (number of the first frame, frames, times), at most ``size`` frames at once and without
     the first ``skip``. An empty signal is an ``InputError``.
     """
-    hop = hop_samples(rate, hop_s)
     held = np.zeros(rate // 2 if center else 0, np.float32)  # the padded signal from ``low`` on
     low = number = total = 0
 
     def frames(stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         for first in range(max(number, skip), stop, size):
             last = min(first + size, stop)
-            part = held[first * hop - low:(last - 1) * hop - low + rate]
-            windows = np.lib.stride_tricks.sliding_window_view(part, rate)[::hop]
+            windows = _windows(held, frame_starts(first, last, rate, hop_s) - low, rate)
             yield first, windows, np.arange(first, last, dtype=np.float64) * hop_s
 
     for block in blocks:
         held = np.concatenate((held, block))
         total += len(block)
-        ready = max((low + len(held) - rate) // hop + 1, number)
+        ready = max(frames_before(low + len(held) - rate + 1, rate, hop_s), number)
         yield from frames(ready)
         number = ready
-        done = min(max(number * hop - low, 0), len(held))
+        done = min(max(frame_start(number, rate, hop_s) - low, 0), len(held))
         held, low = held[done:], low + done
     if not total:
         raise InputError("cannot frame audio without samples")
     count = frame_count(total, rate, hop_s, center)
-    held = np.pad(held, (0, max((count - 1) * hop + rate - low - len(held), 0)))
+    end = frame_start(count - 1, rate, hop_s) + rate
+    held = np.pad(held, (0, max(end - low - len(held), 0)))
     yield from frames(count)
 
 
-def hop_samples(rate: int, hop_s: float) -> int:
-    """The hop in samples, ``int(hop_s * rate)``; below one sample it is an ``InputError``."""
-    hop = int(hop_s * rate)
+def frame_start(number: int, rate: int, hop_s: float) -> int:
+    """The sample, in the signal with its centring zeros, at which frame ``number`` begins."""
+    return int(frame_starts(number, number + 1, rate, hop_s)[0])
+
+
+def frame_starts(first: int, stop: int, rate: int, hop_s: float) -> np.ndarray:
+    """The samples (int64) at which the frames ``first`` to ``stop`` begin (see ``frame_start``).
+
+    Frame i begins at ``i * hop_s * rate``, rounded to the nearest sample (half a sample up).
+    """
+    hop = hop_samples(rate, hop_s)
+    doubled = 2 * hop.numerator * np.arange(first, stop, dtype=np.int64)
+    return np.asarray((doubled + hop.denominator) // (2 * hop.denominator))
+
+
+def frames_before(sample: int, rate: int, hop_s: float) -> int:
+    """How many frames begin before ``sample`` (a position as in ``frame_start``)."""
+    hop = hop_samples(rate, hop_s)
+    halves = (2 * sample - 1) * hop.denominator
+    return max(-(-halves // (2 * hop.numerator)), 0)
+
+
+def hop_samples(rate: int, hop_s: float) -> Fraction:
+    """The hop in samples, exactly; below one sample it is an ``InputError``."""
+    possible = 0 < hop_s < math.inf
+    hop = Fraction(float(hop_s)).limit_denominator(FINEST) * rate if possible else Fraction()
     if hop < 1:
         raise InputError(f"a hop of {hop_s} s is less than one sample at {rate} Hz",
                          allowed=f"at least {1 / rate:g} s")
     return hop
+
+
+def _windows(signal: np.ndarray, starts: np.ndarray, rate: int) -> np.ndarray:
+    """One second from each start: a view where the starts are evenly spaced, else a copy."""
+    windows = np.lib.stride_tricks.sliding_window_view(signal, rate)
+    steps = np.unique(np.diff(starts))
+    if len(steps) > 1:
+        return np.asarray(windows[starts])
+    step = int(steps[0]) if len(steps) else 1
+    return np.asarray(windows[starts[0]:starts[-1] + 1:step])

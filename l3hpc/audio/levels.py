@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from l3hpc.audio.framing import frame_count, hop_samples
+from l3hpc.audio.framing import frame_count, frame_start, frame_starts, frames_before
 from l3hpc.errors import InputError
 
 FLOOR_DB = -160.0
@@ -50,13 +50,13 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
 
     A frame's level comes once the block behind the frame is there. Memory: for two blocks.
     """
-    hop, length = hop_samples(rate, hop_s), round(frame_s * rate)
+    length = round(frame_s * rate)
     before = rate // 2 if center else 0
     energy = np.zeros(1)  # of the samples from ``low`` on, added up
     low = number = 0
 
     def levels(stop: int) -> np.ndarray:
-        starts = np.arange(number, stop) * hop - before - low
+        starts = frame_starts(number, stop, rate, hop_s) - before - low
         first = np.clip(starts, 0, len(energy) - 1)
         last = np.clip(starts + length, 0, len(energy) - 1)
         power = (energy[last] - energy[first]) / np.maximum(last - first, 1)
@@ -66,11 +66,11 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
     for weighted in _a_weighted(blocks, rate):
         energy = np.concatenate((energy, energy[-1] + np.cumsum(weighted ** 2)))
         total = low + len(energy) - 1
-        complete = (total + before - length) // hop + 1
+        complete = frames_before(total + before - length + 1, rate, hop_s)
         ready = max(min(complete, frame_count(total, rate, hop_s, center)), number)
         yield levels(ready)
         number = ready
-        done = min(max(number * hop - before - low, 0), len(energy) - 1)
+        done = min(max(frame_start(number, rate, hop_s) - before - low, 0), len(energy) - 1)
         energy, low = energy[done:] - energy[done], low + done
     yield levels(frame_count(low + len(energy) - 1, rate, hop_s, center))
 

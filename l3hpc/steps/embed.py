@@ -13,7 +13,7 @@ from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
 NAME = "embed"
-VERSION = 1
+VERSION = 2
 TITLE = "student embeddings of the recordings to classify"
 INPUTS = {"train": "optional"}
 BEST = "model_best_valid_loss.h5"

@@ -17,7 +17,7 @@ from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
 NAME = "extract"
-VERSION = 1
+VERSION = 2
 TITLE = "teacher embeddings of every second of audio"
 INPUTS: dict[str, str] = {}
 PLACES = frozenset({"audio", "weights", "max_failed", "batch_size", "engine"})

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.audio.framing import frame_audio, frame_blocks, frame_count
+from l3hpc.audio.framing import (
+    frame_audio,
+    frame_blocks,
+    frame_count,
+    frame_start,
+    frame_starts,
+)
 from l3hpc.errors import InputError
 
 
@@ -21,8 +27,8 @@ def test_published_frame_counts(seconds, center, hop, count, rate):
     np.testing.assert_array_equal(times, np.arange(count) * hop)
 
 
-def by_the_rules(signal, rate, hop_s, center):
-    """Facts as a list of steps, with plain lists."""
+def published(signal, rate, hop_s, center):
+    """The rules of the published packages, with plain lists: (frames, their first samples)."""
     samples = ([0.0] * int(rate / 2) if center else []) + list(signal)
     hop = int(hop_s * rate)
     target = rate if len(samples) < rate else math.ceil((len(samples) - rate) / hop) * hop + rate
@@ -32,16 +38,53 @@ def by_the_rules(signal, rate, hop_s, center):
 
 
 @settings(max_examples=80, deadline=None)
-@given(length=st.integers(1, 200), rate=st.integers(2, 50), hop=st.floats(0.05, 2.0),
-       center=st.booleans())
-def test_frames_follow_the_rules_and_lose_no_sample(length, rate, hop, center):
-    if int(hop * rate) < 1:
-        return
+@given(length=st.integers(1, 200), rate=st.sampled_from([2, 4, 8, 16, 32, 64]),
+       hop=st.integers(1, 100), center=st.booleans())
+def test_hops_of_whole_samples_give_the_published_frames(length, rate, hop, center):
     signal = np.arange(1, length + 1, dtype=np.float32)
-    frames, _ = frame_audio(signal, rate, hop, center)
-    np.testing.assert_array_equal(frames, by_the_rules(signal, rate, hop, center))
+    frames, times = frame_audio(signal, rate, hop / rate, center)
+    np.testing.assert_array_equal(frames, published(signal, rate, hop / rate, center))
+    np.testing.assert_array_equal(times, np.arange(len(frames)) * (hop / rate))
+    assert frame_count(length, rate, hop / rate, center) == len(frames)
+
+
+@settings(max_examples=150, deadline=None)
+@given(length=st.integers(1, 300), rate=st.integers(2, 50), hop=st.floats(0.02, 2.0),
+       center=st.booleans())
+def test_every_frame_is_where_its_time_says_and_none_is_missing_or_too_many(
+        length, rate, hop, center):
+    if hop * rate < 1:
+        return
+    before = rate // 2 if center else 0
+    signal = np.arange(before, before + length, dtype=np.float32) + 1  # its place in the padded one
+    frames, times = frame_audio(signal, rate, hop, center)
+    np.testing.assert_array_equal(times, np.arange(len(frames)) * hop)
+    padded = np.concatenate([np.zeros(before), signal, np.zeros(10 * rate + 4 * len(frames))])
+    starts = [math.floor(time * rate + 0.5 + 1e-9) for time in times]
+    for frame, start in zip(frames, starts, strict=True):
+        np.testing.assert_array_equal(frame, padded[start:start + rate])
+    assert starts[-1] + rate >= before + length  # the end is inside
+    assert len(starts) == 1 or starts[-2] + rate < before + length  # not already in the one before
     if hop <= 1:
         assert set(signal) <= set(frames.ravel())
+
+
+@pytest.mark.parametrize("hop", [0.29, 0.0333, 1 / 3, 0.1, 0.009])
+def test_a_frame_is_the_same_moment_at_every_rate(hop):
+    """Frame i of the teacher and frame i of the student: what the published rule lets drift."""
+    counts = set()
+    for rate in (48000, 8000, 22050, 44100):
+        frames, times = frame_audio(np.arange(60 * rate) / rate, rate, hop, center=False)
+        assert np.abs(frames[:, 0] - times).max() <= 0.51 / rate + 1e-5
+        counts.add(len(frames))
+    assert len(counts) == 1
+
+
+def test_a_product_that_falls_below_a_whole_number_is_that_number():
+    assert int(0.29 * 48000) == 13919  # the published hop
+    assert frame_starts(0, 3, 48000, 0.29).tolist() == [0, 13920, 27840]
+    assert frame_starts(0, 4, 8000, 1 / 3).tolist() == [0, 2667, 5333, 8000]
+    assert frame_start(10**6, 48000, 0.29) == 13920 * 10**6
 
 
 def test_short_audio_gives_one_padded_frame():
@@ -60,9 +103,10 @@ def test_refuses_nothing_and_many_channels(signal):
         frame_audio(signal, 8000, 0.5)
 
 
-def test_refuses_a_hop_below_one_sample():
-    with pytest.raises(InputError, match="less than one sample"):
-        frame_audio(np.zeros(8000), 8000, 0.0001)
+@pytest.mark.parametrize("hop", [0.0001, 0.0, -1.0, float("nan"), float("inf")])
+def test_refuses_a_hop_below_one_sample(hop):
+    with pytest.raises(InputError, match="one sample"):
+        frame_audio(np.zeros(8000), 8000, hop)
 
 
 @settings(max_examples=200, deadline=None)

@@ -36,13 +36,13 @@ def test_a_long_recording_in_blocks_is_the_whole_one(recording, monkeypatch, rat
 
 
 def test_a_hop_that_fits_once_more_repeats_the_last_level(tmp_path):
-    path = tmp_path / "x.wav"  # at 1000 Hz int(0.3335 * rate) is a shorter hop
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 5 * RATE), RATE)
-    counts = [len(frame_audio(read_audio(path, rate)[0], rate, 0.3335, False)[0])
+    path = tmp_path / "x.wav"  # 1500.25 samples at 1000 Hz are 1501: the last in a frame of its own
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 6001), RATE)
+    counts = [len(frame_audio(read_audio(path, rate)[0], rate, 2001 / RATE, False)[0])
               for rate in (RATE, 1000)]
-    assert counts[1] == counts[0] + 1
+    assert counts == [2, 3]
     levels = np.concatenate([
-        one.levels for one in pieces(path, 1000, 0.3335, False, levels=True, size=5)])
+        one.levels for one in pieces(path, 1000, 2001 / RATE, False, levels=True, size=5)])
     assert len(levels) == counts[1]
     assert levels[-1] == levels[-2]
 
