@@ -21,9 +21,13 @@ MAY_IMPORT = {
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn")
 
 
-def imports(path: Path) -> set[str]:
+def imports(path: Path, for_types: bool = True) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    left_out = {child for node in ast.walk(tree)
+                if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+                for child in ast.walk(node) if not for_types}
+    for node in set(ast.walk(tree)) - left_out:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -41,6 +45,23 @@ def test_a_room_imports_only_rooms_below_it(room):
                     and parts[1] not in MAY_IMPORT[room]:
                 wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
     assert not wrong
+
+
+@pytest.mark.parametrize("room", ["audio", "models"])
+def test_no_module_of_a_room_imports_itself_through_others(room):
+    """Imports inside functions count; those for type checkers do not."""
+    modules = {f"l3hpc.{room}.{path.stem}": path for path in (PACKAGE / room).glob("*.py")}
+    below = {name: imports(path, for_types=False) & set(modules)
+             for name, path in modules.items()}
+
+    def reached(name):
+        found, waiting = set(), set(below[name])
+        while waiting:
+            found |= waiting
+            waiting = set().union(*(below[one] for one in waiting)) - found
+        return found
+
+    assert not [name for name in modules if name in reached(name)]
 
 
 def test_every_module_says_what_the_room_is_for():

@@ -6,9 +6,8 @@ The arithmetic is left to an engine (see ``engines``); any object with ``name``,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -16,9 +15,6 @@ from l3hpc.audio.files import to_float
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec, activation_bytes
-from l3hpc.models.weights import load, save
-
-__all__ = ["Embedder", "Engine", "load", "save_student"]
 
 
 class Engine(Protocol):
@@ -95,15 +91,3 @@ class Embedder:
         if padded > count:
             spectrograms = np.pad(spectrograms, ((0, padded - count), (0, 0), (0, 0)))
         return self.engine.run(spectrograms)[:count]
-
-
-def save_student(model: Any, path: Path, spec: NetworkSpec,
-                 provenance: Mapping[str, Any] | None = None) -> None:
-    """Write a trained Keras student in our own format, by one rename.
-
-    The file holds arrays and JSON only: loading it executes nothing. ``load(path)`` gives an
-    ``Embedder``; ``provenance`` (JSON-ready) says where it comes from.
-    """
-    from l3hpc.models.network import parameters_of
-
-    save(parameters_of(model, spec), Path(path), provenance)

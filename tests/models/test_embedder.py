@@ -6,7 +6,7 @@ import pytest
 from l3hpc.audio.frontends import Frontend
 from l3hpc.errors import InputError
 from l3hpc.models import weights
-from l3hpc.models.embedder import Embedder, save_student
+from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec, parameter_count, student_spec
 
@@ -154,13 +154,13 @@ def test_student_round_trip_through_our_format(tmp_path, reference):
 
     spec = NetworkSpec(8000, 32, 160, 256, filters=TINY, head="linear")
     model = network.untrained(spec, 4)
-    save_student(model, tmp_path / "s.h5", spec, {"run": "x"})
+    network.save_student(model, tmp_path / "s.h5", spec, {"run": "x"})
     frames = noise(3)
     again = weights.load(tmp_path / "s.h5")
     assert again.trained and again.spec == spec
     assert largest_relative_error(again.embed(frames), np.asarray(model(frames))) < 1e-4
     with pytest.raises(InputError, match="17 of 17|of 17 weighted"):
-        save_student(model, tmp_path / "t.h5", student_spec())
+        network.save_student(model, tmp_path / "t.h5", student_spec())
     assert not (tmp_path / "t.h5").exists()
 
 
