@@ -20,6 +20,7 @@ NAME = "train"
 VERSION = 2
 TITLE = "the student network, trained on the reduced embeddings"
 INPUTS = {"extract": "optional", "reduce": "optional"}
+CONTINUES = True  # a checkpoint carries on what a time limit ends
 PLACES = frozenset({"audio_dir", "tensorboard", "checkpoint_every", "checkpoint_batches"})
 
 TAB = "embedding_approx_mse"

@@ -128,7 +128,9 @@ def _silent(job: str, marks: TaskMarks, answer: Answer) -> TaskStatus:
 
 
 def _cause(marks: TaskMarks, code: int | None) -> str:
-    """The short reason: the error's own message, or the exit code in words."""
+    """The short reason: why healing gave up, the error's own message, or the exit code."""
+    if marks.gave_up:
+        return marks.gave_up
     if marks.error:
         kind, message = str(marks.error.get("type", "")), str(marks.error.get("message", ""))
         first = message.splitlines()[0] if message else ""

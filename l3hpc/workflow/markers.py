@@ -16,7 +16,7 @@ from typing import Any
 
 from l3hpc.files import write_json
 
-_NAME = re.compile(r"(\d+)\.(begin|exit|progress\.json|error\.json|requeues\.json)")
+_NAME = re.compile(r"(\d+)\.(begin|exit|progress\.json|error\.json|requeues\.json|gave_up\.json)")
 
 
 @dataclass
@@ -25,7 +25,8 @@ class TaskMarks:
 
     begin: ``job``, ``host``, ``time`` … as text. exit_code: of the script. exited: unix seconds.
     progress: the last state that the step reported, with ``written`` (unix seconds of the file).
-    error: ``type``, ``message``, ``where``, ``hint``, ``tail``. requeues: why it was started again.
+    error: ``type``, ``message``, ``where``, ``hint``, ``tail``. requeues: why it was started again
+    (``reason``, ``time``, and what it asks for since then). gave_up: why it was not.
     """
 
     begin: dict[str, str] | None = None
@@ -34,6 +35,7 @@ class TaskMarks:
     progress: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     requeues: list[dict[str, Any]] = field(default_factory=list)
+    gave_up: str = ""
 
     @property
     def started(self) -> float | None:
@@ -73,11 +75,23 @@ def read(folder: Path) -> dict[int, TaskMarks]:
     return tasks
 
 
-def add_requeue(folder: Path, index: int, reason: str, when: float) -> None:
-    """Note that a task goes back to the queue, and why."""
+def add_requeue(folder: Path, index: int, reason: str, when: float, **asked: Any) -> None:
+    """Note that a task goes back to the queue, why, and what it asks for from now on."""
     marks = read(folder).get(index, TaskMarks())
+    known = {key: value for key, value in asked.items() if value not in (None, False)}
     write_json(path(folder, index, "requeues.json"),
-               [*marks.requeues, {"reason": reason, "time": when}])
+               [*marks.requeues, {"reason": reason, "time": when, **known}])
+
+
+def take_back_requeue(folder: Path, index: int) -> None:
+    """Forget the last requeue: Slurm refused it."""
+    marks = read(folder).get(index, TaskMarks())
+    write_json(path(folder, index, "requeues.json"), marks.requeues[:-1])
+
+
+def give_up(folder: Path, index: int, words: str, when: float) -> None:
+    """Note why a task does not go back to the queue any more."""
+    write_json(path(folder, index, "gave_up.json"), {"words": words, "time": when})
 
 
 def _take(marks: TaskMarks, what: str, text: str, written: float) -> None:
@@ -95,6 +109,8 @@ def _take(marks: TaskMarks, what: str, text: str, written: float) -> None:
             marks.progress = {**value, "written": written}
         elif what == "error.json" and isinstance(value, dict):
             marks.error = value
+        elif what == "gave_up.json" and isinstance(value, dict):
+            marks.gave_up = str(value.get("words", ""))
         elif what == "requeues.json" and isinstance(value, list):
             marks.requeues = [entry for entry in value if isinstance(entry, dict)]
 

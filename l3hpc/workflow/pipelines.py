@@ -19,7 +19,7 @@ from l3hpc import steps as step_rooms
 from l3hpc.errors import InputError, nearest
 from l3hpc.workflow import assets, yamlpos
 from l3hpc.workflow.options import OPTIONS
-from l3hpc.workflow.profile import ResourceSpec, Section, Word
+from l3hpc.workflow.profile import Healing, ResourceSpec, Section, Word
 from l3hpc.workflow.yamlpos import Document, Place
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also of a folder, and before the dot in --set
@@ -29,13 +29,15 @@ _Listed = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, st
 
 class StepEntry(Section):
     """One step in a file. given: inputs that come from outside this pipeline. unless: leave the
-    step out when a parameter (``fit.approx``) has this value."""
+    step out when a parameter (``fit.approx``) has this value. heal: how often a task may go back
+    to the queue when its memory or time was too short."""
 
     kind: Word | None = None
     needs: _Listed | None = None
     given: _Listed | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     resources: ResourceSpec = Field(default_factory=ResourceSpec)
+    heal: Healing = Field(default_factory=Healing)
     unless: dict[str, Any] | None = None
 
 
@@ -58,6 +60,7 @@ class Step:
     given: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     resources: ResourceSpec = field(default_factory=ResourceSpec)
+    heal: Healing = field(default_factory=Healing)
     unless: Mapping[str, Any] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
 
@@ -164,7 +167,8 @@ def _merged(name: str, entry: StepEntry, earlier: Step | None, document: Documen
                                   allowed=nearest(key, valid), hint=hint)
     if earlier is None:
         return Step(name, kind, tuple(entry.needs or ()), tuple(entry.given or ()),
-                    dict(entry.params), entry.resources, dict(entry.unless or {}), places)
+                    dict(entry.params), entry.resources, entry.heal, dict(entry.unless or {}),
+                    places)
     said = entry.resources.model_dump(exclude_none=True)
     return replace(
         earlier, kind=kind, params={**earlier.params, **entry.params},
@@ -172,6 +176,8 @@ def _merged(name: str, entry: StepEntry, earlier: Step | None, document: Documen
         given=earlier.given if entry.given is None else tuple(entry.given),
         unless=earlier.unless if entry.unless is None else dict(entry.unless),
         resources=earlier.resources.model_copy(update=said),
+        heal=earlier.heal.model_copy(
+            update={name: getattr(entry.heal, name) for name in entry.heal.model_fields_set}),
         places={**earlier.places, **places},
     )
 

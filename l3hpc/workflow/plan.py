@@ -285,7 +285,8 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
                           if index < len(shards))),
         resources=resources,
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
-        extra={"version": module.VERSION},
+        extra={"version": module.VERSION, "heal": step.heal.model_dump(),
+               "continues": getattr(module, "CONTINUES", False)},
     )
 
 

@@ -125,6 +125,18 @@ class ResourceSpec(Section):
         )
 
 
+class Healing(Section):
+    """How often a task goes back to the queue: for memory, time, and off nodes that failed.
+
+    factor: how many times as much it then asks for, up to the profile's limits.
+    """
+
+    memory: int = Field(default=3, ge=0, le=20)
+    time: int = Field(default=3, ge=0, le=1000)
+    nodes: int = Field(default=2, ge=0, le=20)
+    factor: float = Field(default=2.0, gt=1, le=10)
+
+
 class StepOverrides(ResourceSpec):
     """A profile's word on one kind of step: resources, and where it runs."""
 
@@ -172,6 +184,7 @@ class ClusterProfile(Section):
         default_factory=dict)
     mail_user: Word | None = None
     mail_type: Word = "END,FAIL"
+    srun: bool = True
     kill_on_invalid_dep: bool = True
     array_parallelism: int | None = Field(default=None, ge=1)
     limits: Limits = Field(default_factory=Limits)

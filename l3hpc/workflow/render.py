@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SIGNAL_DELAY_S = 90
 MAX_DIRECTIVE = 1024
+SRUN = ("srun", "--nodes=1", "--ntasks=1", "--unbuffered")  # a step: Slurm counts its memory
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
 
@@ -140,12 +141,15 @@ def _context(plan: Plan, step: PlannedStep) -> dict[str, Any]:
 
     profile: ClusterProfile = plan.profile
     folder = plan.step_folder(step.name)
-    command = [*profile.container, profile.python, "-u", "-m", "submitit.core._submit",
-               str(folder / "logs")]
+    srun = profile.executor == "slurm" and profile.srun
+    command = [*(SRUN if srun else ()), *profile.container, profile.python, "-u", "-m",
+               "submitit.core._submit", str(folder / "logs")]
+    heal = [*profile.container, profile.python, "-m", "l3hpc.workflow.healing.job", str(folder)]
     return {
         "directives": [Markup(line) for line in directives(plan, step)],
         "setup": [Markup(line) for line in profile.setup],
-        "command": Markup(" ".join(quoted(word) for word in command)),
+        "command": Markup(" ".join(quoted(word) for word in command)), "srun": srun,
+        "heal": Markup(" ".join(quoted(word) for word in heal)) if _heals(plan) else "",
         "env": profile.env, "umask": profile.umask, "resources": step.resources,
         "markers": str(folder / "markers"), "logs": str(folder / "logs"),
         "folder": str(folder), "workspace": str(plan.workspace),
@@ -153,6 +157,11 @@ def _context(plan: Plan, step: PlannedStep) -> dict[str, Any]:
         "params": step.params, "profile": profile, "python": profile.python,
         "container": list(profile.container),
     }
+
+
+def _heals(plan: Plan) -> bool:
+    """On Slurm the script heals; on this machine the runner does."""
+    return bool(plan.profile.executor == "slurm")
 
 
 def _environment(folders: Sequence[Path]) -> jinja2.Environment:

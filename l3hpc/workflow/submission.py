@@ -22,6 +22,7 @@ from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import write_json, write_text
 from l3hpc.progress import Progress
 from l3hpc.workflow import artifacts, executors, records, render
+from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
 from l3hpc.workflow.profile import ClusterProfile
@@ -143,6 +144,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) ->
         write_json(folder / "config.json", config)
         if step.name in texts:
             write_text(folder / "script.sbatch", texts[step.name])
+            write_json(folder / healing.FILE, healing.of(plan.profile, step).to_json())
         step.artifact.mkdir(parents=True, exist_ok=True)
         if not (step.artifact / "config.json").exists():
             write_json(step.artifact / "config.json", config)
@@ -247,7 +249,7 @@ def _submit_step(
             return executor.submit_script(
                 text, plan.step_folder(step.name) / "config.json", step.missing, after=after,
                 time_min=step.resources.time_min,
-                max_timeouts=int(step.extra.get("max_timeouts", 3)))
+                max_timeouts=healing.of(plan.profile, step).time)
         except ClusterError as error:
             if wait is None or not any(word in error.message for word in WAIT_WORDS):
                 from l3hpc.workflow.executors.slurm import hint_for

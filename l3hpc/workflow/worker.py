@@ -67,10 +67,22 @@ class TaskCall:
             PREEMPTION.save()
         except OSError as error:  # a full disk: the checkpoint before this one stays
             print(f"warning: no checkpoint could be written now: {error}", file=sys.stderr)
-        config = Path(self.config_path)
-        markers.add_requeue(markers_folder(config, read_json(config)), self.index,
-                            "time limit or preemption", time.time())
+        self._note_requeue()
         return DelayedSubmission(self)
+
+    def _note_requeue(self) -> None:
+        """Write down why the task goes back; a task that needs more time asks for it here."""
+        from l3hpc.workflow.healing import job as healing
+        from l3hpc.workflow.healing import policy
+
+        config = Path(self.config_path)
+        marks = markers_folder(config, read_json(config))
+        if not healing.near_time_limit(config.parent, self.index):
+            markers.add_requeue(marks, self.index, "signal before its time limit", time.time())
+        elif healing.at_time_limit(config.parent, self.index):
+            time.sleep(120)  # Slurm ends this process and puts the job back
+        else:
+            markers.add_requeue(marks, self.index, policy.TIME, time.time())
 
 
 def _stop(signum: int, frame: Any) -> None:

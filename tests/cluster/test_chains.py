@@ -4,9 +4,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
+from follow import profile, settled, states, until
 
 from l3hpc.errors import ClusterError
 from l3hpc.workflow import records, status, submission
@@ -15,36 +15,6 @@ from l3hpc.workflow.model import Resources
 from l3hpc.workflow.resume import missing, resume
 
 WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"
-
-
-def profile(chains, cluster, **changes):
-    return chains.profile(name="test", **{**cluster.profile, "slots": {}, **changes})
-
-
-def until(workspace, run, wanted, seconds=60):
-    """The status of a run once ``wanted(status)`` holds."""
-    end = time.monotonic() + seconds
-    while True:
-        [found] = status.collect(workspace, [run])
-        if wanted(found):
-            return found
-        if time.monotonic() > end:
-            text = json.dumps(found.to_json(), indent=1)
-            raise AssertionError(f"not within {seconds} s:\n{text}\n{logs(workspace, run)}")
-        time.sleep(0.3)
-
-
-def logs(workspace, run):
-    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(
-        records.run_folder(workspace, run).glob("steps/*/logs/*.err")))
-
-
-def states(found):
-    return {step.name: step.state for step in found.steps}
-
-
-def settled(found):
-    return found.state not in ("running", "submitting")
 
 
 def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_path):

@@ -14,6 +14,7 @@ class FakeParams(Params):
     fail: str = ""
     fail_task: int = -1
     memory_mb: int = 0
+    memory_task: int = -1
     seed: int = 7
 
 
@@ -22,7 +23,7 @@ def run(params, task):
     for _ in range(10):
         time.sleep(params.seconds / 10)
         task.progress.advance(1, loss=0.5)
-    if params.memory_mb:
+    if params.memory_mb and params.memory_task in (-1, task.index):
         ballast = bytearray(params.memory_mb * 2**20)
         time.sleep(5)
         del ballast

@@ -1,0 +1,145 @@
+"""How much more a task may ask for, and how often. Pure: what happened in, a decision out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l3hpc.files import read_json
+from l3hpc.workflow.units import format_memory, format_time
+
+if TYPE_CHECKING:
+    from l3hpc.workflow.model import PlannedStep
+    from l3hpc.workflow.profile import ClusterProfile
+
+FILE = "heal.json"
+MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What ``heal.json`` in a step's folder says.
+
+    memory, time, nodes: how often a task may go back for want of memory (each time ``factor``
+    times as much), at its time limit, and off a node that failed. mem_mb, time_min: the first
+    request. mem_cap_mb, time_cap_min: what the site allows (None: no cap is known). continues: the
+    step goes on at its last checkpoint, so its time limit stays as it is. helper: sbatch's words
+    for the tiny job that asks for more.
+    """
+
+    memory: int = 3
+    time: int = 3
+    nodes: int = 2
+    factor: float = 2.0
+    mem_mb: int = 2048
+    time_min: int = 60
+    mem_cap_mb: int | None = None
+    time_cap_min: int | None = None
+    continues: bool = False
+    helper: tuple[str, ...] = ()
+    python: str = "python3"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"schema": 1, **asdict(self), "helper": list(self.helper)}
+
+
+def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
+    """The policy of a planned step on a cluster: the pipeline's counts, the profile's caps."""
+    over = profile.at(step.kind)
+    helper = [f"--{name}={value}" for name in ("account", "partition", "qos", "reservation")
+              if (value := getattr(over, name, None) or getattr(profile, name))]
+    return Policy(**step.extra.get("heal", {}), mem_mb=step.resources.mem_mb,
+                  time_min=step.resources.time_min, mem_cap_mb=profile.limits.mem,
+                  time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,
+                  continues=bool(step.extra.get("continues")))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """again: whether the task goes back to the queue. mem_mb, time_min: what it then asks for
+    (None: as before). exclude: a node to stay away from. words: what ``status`` says of it."""
+
+    again: bool
+    words: str
+    mem_mb: int | None = None
+    time_min: int | None = None
+    exclude: str | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(folder: Path) -> Policy:
+    """The policy in a step's folder of a run; one that heals nothing where there is none."""
+    try:
+        value = read_json(Path(folder) / FILE)
+    except FileNotFoundError:
+        return Policy(memory=0, time=0, nodes=0)
+    names = Policy.__dataclass_fields__
+    known = {key: item for key, item in value.items() if key in names}
+    return Policy(**{**known, "helper": tuple(value.get("helper", ()))})
+
+
+def granted(policy: Policy, requeues: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(MiB, minutes) that the task asks for now, after what healed before."""
+    mem, time = policy.mem_mb, policy.time_min
+    for entry in requeues:
+        mem, time = entry.get("mem_mb") or mem, entry.get("time_min") or time
+    return mem, time
+
+
+def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
+           node: str = "") -> Decision:
+    """What to do with a task that met ``cause``, after the ``requeues`` it has seen."""
+    before = sum(entry.get("reason") == cause for entry in requeues)
+    mem, time = granted(policy, requeues)
+    if cause == PREEMPTED:
+        return Decision(True, PREEMPTED)
+    allowed = {MEMORY: policy.memory, TIME: policy.time, NODE: policy.nodes}[cause]
+    if before >= allowed:
+        return Decision(False, _gave_up(policy, cause, requeues, ""))
+    if cause == MEMORY:
+        return _more(policy, cause, requeues, mem, policy.mem_cap_mb)
+    if cause == TIME and not policy.continues:
+        return _more(policy, cause, requeues, time, policy.time_cap_min)
+    if cause == NODE:
+        return Decision(True, NODE, exclude=node or None)
+    return Decision(True, TIME)
+
+
+def _more(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]], now: int,
+          cap: int | None) -> Decision:
+    new = math.ceil(now * policy.factor)
+    if cap is not None:
+        new = min(new, cap)
+    if new <= now and cause == TIME:  # every step goes on with the part that is not done yet
+        return Decision(True, TIME)
+    if new <= now:
+        return Decision(False, _gave_up(policy, cause, requeues, ", the profile's cap"))
+    if cause == MEMORY:
+        return Decision(True, f"{cause}: {format_memory(now)} → {format_memory(new)}", mem_mb=new)
+    return Decision(True, f"{cause}: {format_time(now)} → {format_time(new)}", time_min=new)
+
+
+def _gave_up(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
+             why: str) -> str:
+    """``out of memory (80 GB) after 2 requeues (20 GB → 40 GB → 80 GB, the profile's cap)``."""
+    mem, time = granted(policy, requeues)
+    words = cause
+    steps: list[str] = []
+    if cause == MEMORY:
+        words += f" ({format_memory(mem)})"
+        steps = [format_memory(policy.mem_mb)] + [
+            format_memory(entry["mem_mb"]) for entry in requeues if entry.get("mem_mb")]
+    elif cause == TIME:
+        words += f" ({format_time(time)})"
+        steps = [format_time(policy.time_min)] + [
+            format_time(entry["time_min"]) for entry in requeues if entry.get("time_min")]
+    times = sum(entry.get("reason") == cause for entry in requeues)
+    if times:
+        counted = "1 requeue" if times == 1 else f"{times} requeues"
+        trail = f" ({' → '.join(steps)}{why})" if len(steps) > 1 else ""
+        return f"{words} after {counted}{trail}"
+    return words + why

@@ -1,0 +1,62 @@
+"""Limits that heal themselves, on a real Slurm: more memory, more time, off a failed node."""
+
+import json
+
+import pytest
+from follow import profile, settled, states, until
+
+from l3hpc.workflow import markers, records, submission
+from l3hpc.workflow.model import Resources
+
+
+def run(chains, cluster, folder, *, request=None, **step):
+    names = ("extract", "sample")
+    made = chains.plan(folder, names=names, on=profile(chains, cluster, **step.pop("on", {})),
+                       resources={"extract": request or Resources(1, 200, 0, 5)}, **step)
+    return made, submission.submit(made)
+
+
+def requeues(folder, task=0):
+    marks = markers.read(records.markers_folder(folder, "demo", "extract"))
+    return marks[task].requeues
+
+
+def test_out_of_memory_asks_for_more_under_the_same_id(any_slurm, chains, tmp_path):
+    made, record = run(chains, any_slurm, tmp_path, params={"extract": {"memory_mb": 500}})
+    found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
+    assert found.steps[1].state == "waiting"
+    found = until(tmp_path, "demo", settled, 120)
+    assert states(found) == {"extract": "done", "sample": "done"}
+    assert [entry["mem_mb"] for entry in requeues(tmp_path)] == [400, 800]
+    result = json.loads((made.steps[0].artifact / "0000" / "result.json").read_text())
+    assert result["environment"]["job"] == record.steps[0].job
+    assert result["environment"]["restarts"] == "2"
+
+
+def test_the_cap_ends_it_and_status_says_how_it_went(any_slurm, chains, tmp_path):
+    run(chains, any_slurm, tmp_path, params={"extract": {"memory_mb": 800}},
+        on={"limits": {"mem": "300MB"}})
+    found = until(tmp_path, "demo", settled, 90)
+    assert states(found) == {"extract": "failed", "sample": "blocked"}
+    assert found.steps[0].detail.startswith(
+        "out of memory (300 MB) after 1 requeue (200 MB → 300 MB, the profile's cap)")
+
+
+def test_one_task_of_an_array_heals_alone(slurm_cluster, chains, tmp_path):
+    made, record = run(chains, slurm_cluster, tmp_path, tasks={"extract": 3},
+                       params={"extract": {"memory_mb": 300, "memory_task": 1}})
+    found = until(tmp_path, "demo", settled, 90)
+    assert states(found) == {"extract": "done", "sample": "done"}
+    assert [entry["mem_mb"] for entry in requeues(tmp_path, 1)] == [400]
+    restarts = {index: json.loads((made.steps[0].artifact / f"{index:04d}" / "result.json")
+                                  .read_text())["environment"]["restarts"] for index in range(3)}
+    assert restarts == {0: "0", 1: "1", 2: "0"}
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_the_time_limit_sends_a_task_back(slurm_cluster, chains, tmp_path, continues, monkeypatch):
+    """One minute is Slurm's shortest limit, and its warning comes 90 s before: at once."""
+    made, record = run(chains, slurm_cluster, tmp_path, params={"extract": {"seconds": 100}},
+                       request=Resources(1, 200, 0, 1))
+    found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued", 90)
+    assert "time limit" in found.steps[0].detail

@@ -1,0 +1,36 @@
+"""Follow a run on a real cluster until it is where a test wants it."""
+
+import json
+import time
+
+from l3hpc.workflow import records, status
+
+
+def profile(chains, cluster, **changes):
+    return chains.profile(name="test", **{**cluster.profile, "slots": {}, **changes})
+
+
+def until(workspace, run, wanted, seconds=60):
+    """The status of a run once ``wanted(status)`` holds."""
+    end = time.monotonic() + seconds
+    while True:
+        [found] = status.collect(workspace, [run])
+        if wanted(found):
+            return found
+        if time.monotonic() > end:
+            text = json.dumps(found.to_json(), indent=1)
+            raise AssertionError(f"not within {seconds} s:\n{text}\n{logs(workspace, run)}")
+        time.sleep(0.3)
+
+
+def logs(workspace, run):
+    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(
+        records.run_folder(workspace, run).glob("steps/*/logs/*.err")))
+
+
+def states(found):
+    return {step.name: step.state for step in found.steps}
+
+
+def settled(found):
+    return found.state not in ("running", "submitting")
