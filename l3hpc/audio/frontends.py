@@ -36,6 +36,8 @@ AMIN = 1e-10
 RANGE_DB = 80.0
 CHUNK_BYTES = 6 << 20  # windowed samples and spectrum held at once, per thread
 BANDS_PER_BLOCK = 16
+BLOCK_PRODUCTS = 1 << 18  # multiply-adds of a filter block; with more, OpenBLAS starts threads of
+# its own, which hurt beside the threads over frames
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,8 @@ class Frontend:
             np.maximum(out, np.float32(-RANGE_DB), out=out)
 
     def _blocks(self) -> list[tuple[int, int, int, int, np.ndarray]]:
-        return _filter_blocks(self.rate, self.n_dft, self.n_mels or 0, self.fmax, self.htk)
+        return _filter_blocks(self.rate, self.n_dft, self.n_mels or 0, self.fmax, self.htk,
+                              BLOCK_PRODUCTS // self.shape[1])
 
 
 OPENL3_FRONTENDS = {
@@ -272,18 +275,32 @@ def _hold_no_bin(corners: np.ndarray, spacing: float) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def _filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: bool
+def _filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: bool, size: int
                    ) -> list[tuple[int, int, int, int, np.ndarray]]:
-    """The filterbank as narrow dense blocks: (first band, last, first bin, last, (bands, bins))."""
+    """The filterbank as narrow dense blocks: (first band, last, first bin, last, (bands, bins)).
+
+    size: the most numbers in a block that has more than one band.
+    """
     bank = mel_filterbank(rate, n_dft, n_mels, fmax, htk)
     blocks = []
-    for first in range(0, n_mels, BANDS_PER_BLOCK):
-        block = bank[:, first:first + BANDS_PER_BLOCK]
-        used = np.flatnonzero(block.any(axis=1))
-        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-        weights = np.ascontiguousarray(block[low:high].T, dtype=np.float32)
-        blocks.append((first, first + block.shape[1], low, high, weights))
+    first = 0
+    while first < n_mels:
+        last, (low, high) = first + 1, _used(bank[:, first:first + 1])
+        while last < min(first + BANDS_PER_BLOCK, n_mels):
+            wider = _used(bank[:, first:last + 1])
+            if (last + 1 - first) * (wider[1] - wider[0]) > size:
+                break
+            last, (low, high) = last + 1, wider
+        weights = np.ascontiguousarray(bank[low:high, first:last].T, dtype=np.float32)
+        blocks.append((first, last, low, high, weights))
+        first = last
     return blocks
+
+
+def _used(bank: np.ndarray) -> tuple[int, int]:
+    """The first bin that any of these bands uses, and the one behind the last."""
+    used = np.flatnonzero(bank.any(axis=1))
+    return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
 
 
 def _run(work: Callable[[int], None], starts: range, workers: int) -> None:

@@ -170,3 +170,18 @@ def test_keras_layer_stays_in_float32_and_refuses_other_conventions():
         keras.mixed_precision.set_dtype_policy(before)
     with pytest.raises(InputError, match="convention"):
         MelFrontend(8000, 1024, 160, 64, convention="B")
+
+
+@pytest.mark.parametrize("front", [
+    Frontend(48000, 2048, 242, 256), Frontend(48000, 2048, 242, 128), Frontend(8000, 1024, 160, 64),
+    Frontend(48000, 4096, 100, 8), Frontend(8000, 256, 160, 128)], ids=str)
+def test_filter_blocks_are_the_filterbank_in_pieces_too_small_for_threads_of_blas(front):
+    bank = np.zeros((front.n_dft // 2 + 1, front.n_mels))
+    after = 0
+    for first, last, low, high, weights in front._blocks():
+        assert first == after and weights.shape == (last - first, high - low)
+        assert weights.size * front.shape[1] <= 2**18 or last == first + 1
+        bank[low:high, first:last] = weights.T
+        after = last
+    np.testing.assert_array_equal(bank, front.filterbank().astype(np.float32))
+    assert len(front._blocks()) <= max(front.n_mels / 4, 8)  # not one band at a time
