@@ -49,7 +49,10 @@ def judge(
     status.started = status.started or marks.begin is not None
     status.restarts = max(status.restarts, marks.restarts)
     if marks.requeues:
-        status.why_again = str(marks.requeues[-1].get("reason", ""))
+        last = marks.requeues[-1]
+        status.why_again = str(last.get("words") or last.get("reason", ""))
+        if last.get("held") and status.state == "requeued":
+            status.words = "held until l3hpc resume gives it what it needs"
     return status
 
 
@@ -85,7 +88,7 @@ def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
         state, words = "failed", "the job ended well, but left no result"
     status = TaskStatus(state, words, elapsed_s=ended.elapsed_s,
                         started=ended.elapsed_s not in (None, 0.0))
-    if ended.state == "FAILED":
+    if ended.state == "FAILED" or state == "failed" and marks.gave_up:
         status.words = _cause(marks, ended.exit_code)
     elif ended.state == "NODE_FAIL" and ended.node:
         status.words += f" ({ended.node})"

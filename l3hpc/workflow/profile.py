@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError, nearest
 from l3hpc.steps import STEPS
 from l3hpc.workflow.model import Resources
@@ -216,7 +217,7 @@ class ClusterProfile(Section):
 
     def slot_cpus(self) -> int:
         """Cores that ``local`` may use at once."""
-        return self.slots.cpus or len(os.sched_getaffinity(0))
+        return self.slots.cpus or allocated_cores()
 
     def slot_mem_mb(self) -> int:
         """MiB that ``local`` may use at once."""

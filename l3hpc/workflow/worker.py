@@ -67,6 +67,14 @@ class TaskCall:
             PREEMPTION.save()
         except OSError as error:  # a full disk: the checkpoint before this one stays
             print(f"warning: no checkpoint could be written now: {error}", file=sys.stderr)
+        if os.environ.get("L3HPC_LOCAL"):  # the runner puts it back
+            from l3hpc.workflow.executors import limits
+            from l3hpc.workflow.healing.policy import TIME
+
+            folder = Path(self.config_path).parent
+            found = limits.decision(folder, {"task": self.index}, TIME)
+            limits.note(folder, self.index, TIME, found)
+            raise SystemExit(limits.REQUEUE)
         self._note_requeue()
         return DelayedSubmission(self)
 
@@ -116,7 +124,7 @@ def run_task(
                 return _result(artifact, index)
             return _compute(config, index, artifact, shown, recorder or _journal(config))
     except BaseException as error:
-        if not (isinstance(error, SystemExit) and error.code in (-1, 255)):  # submitit's requeue
+        if not (isinstance(error, SystemExit) and error.code in (-1, 85, 255)):  # a requeue
             with contextlib.suppress(OSError):  # a full disk must not hide the error itself
                 write_json(markers.path(marks, index, "error.json"), _last_words(error))
         raise

@@ -22,8 +22,9 @@ def profile(**changes):
 
 
 def plan(workspace, run="demo", names=CHAIN, tasks=None, params=None, on=None, salt="",
-         resources=None, waits_for=()):
-    """A chain of fake steps. tasks, params, resources: by step name."""
+         resources=None, waits_for=(), heal=None):
+    """A chain of fake steps. tasks, params, resources: by step name.
+    heal: how often a task goes back, as under ``heal:`` of a pipeline."""
     workspace = Path(workspace)
     made, prints = [], {}
     for name in names:
@@ -39,7 +40,8 @@ def plan(workspace, run="demo", names=CHAIN, tasks=None, params=None, on=None, s
             fingerprint=prints[name], artifact=folder, shards=[{"n": n} for n in range(count)],
             done=tuple(sorted(artifacts.finished(folder))),
             resources=(resources or {}).get(name, Resources(cpus=1, mem_mb=100, time_min=5)),
-            waits_for=tuple(waits_for) if not needs else (), extra={"version": 1}))
+            waits_for=tuple(waits_for) if not needs else (),
+            extra={"version": 1, "heal": heal or {}}))
     return Plan(run=run, pipeline="fake", workspace=workspace, profile=on or profile(),
                 steps=tuple(made), options={})
 

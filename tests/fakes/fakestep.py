@@ -15,6 +15,7 @@ class FakeParams(Params):
     fail_task: int = -1
     memory_mb: int = 0
     memory_task: int = -1
+    memory_s: float = 5.0
     seed: int = 7
 
 
@@ -25,7 +26,7 @@ def run(params, task):
         task.progress.advance(1, loss=0.5)
     if params.memory_mb and params.memory_task in (-1, task.index):
         ballast = bytearray(params.memory_mb * 2**20)
-        time.sleep(5)
+        time.sleep(params.memory_s)
         del ballast
     if params.fail_task in (-1, task.index):
         if params.fail == "error":

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.workflow import display, records, status, submission
+from l3hpc.workflow import display, markers, records, status, submission
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.executors.local import spool
 from l3hpc.workflow.executors.runner import Runner
@@ -213,13 +213,56 @@ def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
 
 def test_a_job_above_its_time_limit_is_ended(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract",), params={"extract": {"seconds": 60}},
-                       resources={"extract": Resources(cpus=1, mem_mb=100, time_min=1)})
+                       resources={"extract": Resources(cpus=1, mem_mb=100, time_min=1)},
+                       heal={"time": 0})
     record = submit_behind(made)
     record.steps[0].resources["time_min"] = 0.05
     records.write(tmp_path, record)
     assert Runner(tmp_path, "demo", grace_s=5).run()
     [found] = status.collect(tmp_path, ["demo"])
-    assert (found.steps[0].state, found.steps[0].detail) == ("failed", "time limit")
+    assert (found.steps[0].state, found.steps[0].detail) == ("failed", "time limit (1 min)")
+
+
+def test_a_job_above_its_memory_gets_more_under_the_same_id(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"),
+                       params={"extract": {"memory_mb": 600, "memory_s": 3}},
+                       resources={"extract": Resources(1, 200, 0, 5)})
+    record = submission.submit(made)
+    assert states(tmp_path) == {"extract": "done", "sample": "done"}
+    marks = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0]
+    assert [entry["mem_mb"] for entry in marks.requeues][-1] == 800
+    assert marks.requeues[0]["reason"] == "out of memory"
+    result = json.loads((made.steps[0].artifact / "0000/result.json").read_text())
+    assert result["environment"]["job"] == record.steps[0].job
+    assert result["environment"]["restarts"] == str(len(marks.requeues))
+
+
+def test_the_memory_of_this_machine_is_the_cap(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"),
+                       params={"extract": {"memory_mb": 600}},
+                       on=chains.profile(slots={"cpus": 1, "mem": "300MB"}),
+                       resources={"extract": Resources(1, 200, 0, 5)})
+    submission.submit(made)
+    [found] = status.collect(tmp_path, ["demo"])
+    assert [step.state for step in found.steps] == ["failed", "blocked"]
+    assert found.steps[0].detail.startswith(
+        "out of memory (300 MB) after 1 requeue (200 MB → 300 MB, the profile's cap)")
+
+
+def test_at_its_time_limit_a_job_goes_on_later(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"),
+                       params={"extract": {"seconds": 8.0}})
+    record = submit_behind(made)
+    record.steps[0].resources["time_min"] = 0.1  # 6 s, warned after 4.5 s
+    records.write(tmp_path, record)
+    policy = tmp_path / "runs/demo/steps/extract/heal.json"
+    policy.write_text(json.dumps({**json.loads(policy.read_text()), "time_min": 0.1}))
+    assert Runner(tmp_path, "demo", grace_s=5).run()
+    assert states(tmp_path) == {"extract": "done", "sample": "done"}
+    marks = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0]
+    assert [entry["reason"] for entry in marks.requeues] == ["time limit"]
+    result = json.loads((made.steps[0].artifact / "0000/result.json").read_text())
+    assert result["environment"]["restarts"] == "1"
 
 
 def test_plain_lines_tell_a_log_what_happens(chains, tmp_path, capsys):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from l3hpc.cores import allocated_cores
 from l3hpc.workflow.doctor.line import Ask, Line
 from l3hpc.workflow.profile import ClusterProfile, machine_memory_mb
 
@@ -145,7 +145,7 @@ def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Line:
 def hardware_line() -> Line:
     """Cores and memory of this machine."""
     memory = machine_memory_mb()
-    words = f"{len(os.sched_getaffinity(0))} cores, {memory / 1024:.1f} GB of memory"
+    words = f"{allocated_cores()} cores, {memory / 1024:.1f} GB of memory"
     if memory < LEAST_MEMORY_MB:
         return Line("machine", "yellow", f"{words}; the chain needs up to 6 GB",
                     "run the steps on a larger machine, or with smaller batches "

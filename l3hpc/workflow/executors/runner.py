@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.workflow import markers, records
+from l3hpc.workflow.executors import limits
+from l3hpc.workflow.healing.policy import MEMORY, TIME
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive, entry
 from l3hpc.workflow.model import RunRecord, StepRecord
 from l3hpc.workflow.owner import Owner, process_start
@@ -27,6 +29,8 @@ from l3hpc.workflow.shell import scrubbed
 
 POLL_S = 0.1
 GRACE_S = 15.0
+WEIGH_S = 1.0
+KILLED = (137, -9)
 Look = Callable[[RunRecord, dict[str, dict[str, Any]]], None]
 
 
@@ -48,6 +52,7 @@ class Runner:
         self._cpus = self._record.slots.get("cpus", 1)
         self._mem = self._record.slots.get("mem_mb", 2048)
         self._stamp = 0
+        self._weighed, self._memory = 0.0, dict[int, float]()
 
     def run(self) -> bool:
         """Work until every job has ended. False when another runner has this run already."""
@@ -71,11 +76,19 @@ class Runner:
             self._state.forget_stop()
             return False
         self._take_up()
+        self._weigh()
         self._reap()
         self._block()
         self._start_ready()
         self._show()
         return any(job["state"] in LIVE for job in self._state.jobs.values())
+
+    def _weigh(self) -> None:
+        """Now and then: how much memory the running jobs use."""
+        if time.monotonic() - self._weighed > WEIGH_S:
+            self._weighed = time.monotonic()
+            self._memory = limits.resident_mb(
+                job["pid"] for _, job in self._of("RUNNING") if job.get("pid"))
 
     def _take_up(self) -> None:
         """Read the record when it has changed, and add the jobs that are new in it."""
@@ -92,17 +105,43 @@ class Runner:
         for name, job in self._of("RUNNING"):
             code = self._exit_code(name, job)
             if code is None:
-                limit = self._step_record(job).resources.get("time_min")
-                if limit and time.time() - job["started"] > limit * 60:
-                    self._end({name: job})
-                    job.update(state="TIMEOUT", ended=time.time())
-                    changed = True
+                changed |= self._watch(name, job)
                 continue
-            job.update(state="COMPLETED" if code == 0 else "FAILED", exit=code, ended=time.time())
             self._processes.pop(name, None)
+            self._ended(job, code)
             changed = True
         if changed:
             self._state.save()
+
+    def _ended(self, job: dict[str, Any], code: int) -> None:
+        """A job whose script is over: it goes back to the queue, or that was its last word."""
+        folder = self._folder(job)
+        if code == limits.REQUEUE:
+            limits.put_back(folder, job)
+        elif code not in KILLED or not limits.heal(folder, job, MEMORY):
+            state = "OUT_OF_MEMORY" if job.get("over") else "FAILED"
+            job.update(state="COMPLETED" if code == 0 else state, exit=code, ended=time.time())
+
+    def _watch(self, name: str, job: dict[str, Any]) -> bool:
+        """Warn a job before its time limit, end it there or above its memory; True on a change."""
+        limit, ran = 60.0 * self._minutes(job), time.time() - job["started"]
+        if self._memory.get(job["pid"], 0.0) > self._capped(job)[1] and not job.get("over"):
+            job["over"] = True
+            _signal(job["pid"], signal.SIGKILL)
+            return True
+        if limit and ran > limit:
+            self._end({name: job})
+            if not limits.heal(self._folder(job), job, TIME):
+                job.update(state="TIMEOUT", ended=time.time())
+            return True
+        if limit and ran > limit - limits.warning_s(limit) and not job.get("warned"):
+            job["warned"] = True
+            if not limits.decision(self._folder(job), job, TIME).again:
+                return True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(job["pid"], signal.SIGUSR2)  # the script forwards it
+            return True
+        return False
 
     def _exit_code(self, name: str, job: dict[str, Any]) -> int | None:
         """The exit code of a running job; None while it runs."""
@@ -142,23 +181,31 @@ class Runner:
         return "live" if any(state in LIVE for state in states) else "failed"
 
     def _start_ready(self) -> None:
-        used = [self._step_record(job).resources for _, job in self._of("RUNNING")]
-        cpus = self._cpus - sum(self._capped(wanted)[0] for wanted in used)
-        mem = self._mem - sum(self._capped(wanted)[1] for wanted in used)
+        used = [self._capped(job) for _, job in self._of("RUNNING")]
+        cpus = self._cpus - sum(wanted[0] for wanted in used)
+        mem = self._mem - sum(wanted[1] for wanted in used)
         started = False
         for name, job in self._of("PENDING"):
             if any(self._parent(parent) != "done" for parent in job["after"]):
                 continue
-            wanted = self._capped(self._step_record(job).resources)
+            wanted = self._capped(job)
             if wanted[0] <= cpus and wanted[1] <= mem:
                 self._start(name, job, wanted[0])
                 cpus, mem, started = cpus - wanted[0], mem - wanted[1], True
         if started:
             self._state.save()
 
-    def _capped(self, wanted: dict[str, Any]) -> tuple[int, int]:
+    def _capped(self, job: dict[str, Any]) -> tuple[int, int]:
+        """(cores, MiB) that a job gets."""
+        wanted = self._step_record(job).resources
         return (min(int(wanted.get("cpus", 1)), self._cpus),
-                min(int(wanted.get("mem_mb", 0)), self._mem))
+                min(int(job.get("mem_mb") or wanted.get("mem_mb") or self._mem), self._mem))
+
+    def _minutes(self, job: dict[str, Any]) -> float:
+        return float(job.get("time_min") or self._step_record(job).resources.get("time_min") or 0)
+
+    def _folder(self, job: dict[str, Any]) -> Path:
+        return records.step_folder(self._workspace, self._run, job["step"])
 
     def _start(self, name: str, job: dict[str, Any], cpus: int) -> None:
         logs = records.logs_folder(self._workspace, self._run, job["step"])

@@ -53,9 +53,16 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
     helper = [f"--{name}={value}" for name in ("account", "partition", "qos", "reservation")
               if (value := getattr(over, name, None) or getattr(profile, name))]
     return Policy(**step.extra.get("heal", {}), mem_mb=step.resources.mem_mb,
-                  time_min=step.resources.time_min, mem_cap_mb=profile.limits.mem,
+                  time_min=step.resources.time_min, mem_cap_mb=_most_memory(profile),
                   time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,
                   continues=bool(step.extra.get("continues")))
+
+
+def _most_memory(profile: ClusterProfile) -> int | None:
+    known = [profile.limits.mem] if profile.limits.mem else []
+    if profile.executor == "local":
+        known.append(profile.slot_mem_mb())
+    return min(known, default=None)
 
 
 @dataclass(frozen=True)
