@@ -165,6 +165,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     from l3hpc.files import digest
     from l3hpc.models import training
     from l3hpc.models.spec import parameter_count
+    from l3hpc.models.training_engine import limit_threads
     from l3hpc.models.training_state import Schedule
 
     assert isinstance(params, Params)
@@ -177,6 +178,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     rows = split(pairs, params.validation_share, params.seed)
     cache = prepare(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
                     threads=task.threads, progress=task.progress)
+    limit_threads(task.threads)  # before anything asks TensorFlow for its devices
     row = _Row(params, task, pairs, spec, rows)
     task.progress.note(f"{len(rows[0]):,} windows to train on, {len(rows[1]):,} to validate")
     row.record({})

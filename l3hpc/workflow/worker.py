@@ -26,6 +26,7 @@ import pydantic
 
 import l3hpc.steps
 from l3hpc._version import __version__
+from l3hpc.cores import limit_pools
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.files import digest_file, read_json, whole_folder, write_json
 from l3hpc.ledger.journal import Journal
@@ -168,6 +169,7 @@ def run_step(
     scratch.mkdir(parents=True, exist_ok=True)
     task = Task(output=output, scratch=scratch, inputs=dict(inputs), index=index,
                 shard=shard or {}, labels=labels or {}, progress=progress, recorder=recorder)
+    limit_pools(task.threads)
     begun, clock, cpu = time.time(), time.monotonic(), _cpu_seconds()
     summary = module.run(typed, task)
     progress.finish()
