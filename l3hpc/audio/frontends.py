@@ -22,13 +22,13 @@ energy in every band.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError, nearest
 
 CONVENTIONS = ("A", "A'", "B", "C", "D")
@@ -161,7 +161,7 @@ class Frontend:
         result = np.empty((len(frames), bands, times), np.float32)
         step = max(1, CHUNK_BYTES // (times * self.n_dft * 8))
         starts = range(0, len(frames), step)
-        workers = len(os.sched_getaffinity(0)) if threads is None else threads
+        workers = allocated_cores() if threads is None else threads
 
         def work(start: int) -> None:
             self._decibels(frames[start:start + step], result[start:start + step])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import wave
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.cores import allocated_cores
 from l3hpc.datasets import sounds
 from l3hpc.files import write_text
 from l3hpc.progress import Progress
@@ -68,7 +68,7 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
 def render_all(jobs: list[Callable[[], None]], progress: Progress, phase: str) -> None:
     """Run independent rendering jobs on the cores at hand (FFTs and table reads free the GIL)."""
     progress.start(phase, total=len(jobs), unit="clips")
-    with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(4, allocated_cores())) as pool:
         for _ in pool.map(lambda job: job(), jobs):
             progress.advance()
     progress.finish()

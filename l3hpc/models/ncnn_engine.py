@@ -6,7 +6,6 @@ ncnn is in the extra ``fast``. Direct convolution stops at the processor's matri
 
 from __future__ import annotations
 
-import os
 import struct
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import FoldedNetwork
 
@@ -44,7 +44,7 @@ class NcnnEngine:
             raise InputError("the engine ncnn is not installed", where="engine",
                              allowed="auto, tensorflow", hint="pip install 'l3hpc[fast]'")
         self._network = network
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or allocated_cores()
         self._pool = ThreadPoolExecutor(self._threads)
         self._net = _net(network)
 

@@ -12,7 +12,6 @@ also offer ``describe(params)``: one line for the plan that a person sees before
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from l3hpc.cores import allocated_cores
 from l3hpc.progress import Progress
 
 
@@ -96,14 +96,5 @@ class Task:
     labels: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     recorder: Recorder = field(default_factory=NoRecorder)
-    threads: int = field(default_factory=lambda: allocated_cores())
+    threads: int = field(default_factory=allocated_cores)
     preemption: Preemption = PREEMPTION
-
-
-def allocated_cores() -> int:
-    """Cores this process may use: the Slurm allocation, else the CPU affinity."""
-    allocation = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if allocation.isdigit() and int(allocation) > 0:
-        return int(allocation)
-    return len(os.sched_getaffinity(0))
-
