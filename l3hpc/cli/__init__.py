@@ -25,6 +25,7 @@ COMMANDS = {
     "logs": "Show or follow the log of a step.",
     "cancel": "Cancel a run.",
     "resume": "Go on with a run: only what is missing or failed.",
+    "retry": "Submit failed steps again, and what waits for them.",
     "run": "Run one step here, without a scheduler.",
     "config": "Show or check the effective configuration.",
     "demo": "Run the whole chain on a generated city.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ def results(artifact: Path) -> list[dict[str, Any]]:
         with open(f"{artifact}/{index:04d}/result.json", encoding="utf-8") as stream:
             values.append(json.load(stream))
     return values
+
+
+def discard(artifact: Path) -> None:
+    """Remove all results and unfinished work of an artifact, so that it is computed anew. Each
+    task's result goes by one rename first: no reader takes a half for a whole."""
+    (artifact / "summary.json").unlink(missing_ok=True)
+    for index in finished(artifact):
+        gone = artifact / f".{index:04d}.discarded.tmp"
+        os.rename(task_folder(artifact, index), gone)
+        shutil.rmtree(gone)
+    shutil.rmtree(artifact / WORK, ignore_errors=True)
 
 
 def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str]) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import read_json, write_text
+from l3hpc.files import read_json, write_json, write_text
 from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, records, render, status, submission
+from l3hpc.workflow import artifacts, markers, records, render, status, submission
+from l3hpc.workflow.healing import policy, slurm
 from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord
 from l3hpc.workflow.owner import Owner
 from l3hpc.workflow.units import parse_memory, parse_time
@@ -25,23 +26,28 @@ RESOURCES = ("cpus", "mem", "gpus", "time")
 @dataclass(frozen=True)
 class Todo:
     """What a resumption will do. steps: to submit again (``missing`` says which tasks); alive:
-    step → ids that still work on it; stale: ids that wait for something that cannot come."""
+    step → ids that still work on it; stale: ids that wait for something that cannot come; held:
+    id → what it must be given before it is let go; again: finished steps to compute anew."""
 
     plan: Plan
     steps: list[PlannedStep]
     alive: dict[str, list[str]]
     stale: list[str]
+    held: dict[str, list[str]]
+    again: list[StepRecord]
 
 
 def resume(
-    workspace: Path, run: str, profile: Any, *, sets: Sequence[str] = (), detach: bool = False,
+    workspace: Path, run: str, profile: Any, *, sets: Sequence[str] = (),
+    only: Sequence[str] = (), again: str = "", detach: bool = False,
     progress: Progress | None = None, on_submitted: Any = None,
 ) -> RunRecord:
     """Submit again what is missing of a run and not alive; return its record.
 
     profile: the cluster profile of the run. sets: ``STEP.mem=160GB`` and the like (resources only:
-    a parameter would make it another run). Two at once submit once: the second one finds the jobs
-    of the first alive.
+    a parameter would make it another run). only: these steps and what waits for them. again: this
+    step and all behind it are computed anew, also what is finished. Two at once submit once: the
+    second one finds the jobs of the first alive.
     """
     folder = records.run_folder(workspace, run)
     claim = Owner(folder / "resume", "resume")
@@ -49,16 +55,19 @@ def resume(
         raise InputError(f"{run} is being resumed by another command just now",
                          hint=f"See: l3hpc status {run}")
     with claim, submission.umask(profile):
-        todo = missing(workspace, run, profile, sets)
+        todo = missing(workspace, run, profile, sets, only=only, again=again)
         record = records.read(workspace, run)
+        for job, changes in todo.held.items():
+            slurm.release(job, changes, wait_s=0)
         if not todo.steps:
             return record
         texts = {step.name: render.render(todo.plan, step) for step in todo.steps}
         if not record.local:
             submission.cancel_jobs(todo.stale)
+        for entry in todo.again:
+            artifacts.discard(Path(entry.artifact))
         for step in todo.steps:
-            write_text(todo.plan.step_folder(step.name) / "script.sbatch", texts[step.name])
-            records.step(record, step.name).resources = vars(step.resources).copy()
+            _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
         submission.hand_over(todo.plan, todo.steps, texts, record, progress or Progress(),
                              alive=todo.alive)
     if on_submitted is not None:
@@ -70,15 +79,22 @@ def resume(
     return record
 
 
-def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = ()) -> Todo:
+def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *,
+            only: Sequence[str] = (), again: str = "") -> Todo:
     """What of a run has to be submitted again."""
     record = records.read(workspace, run)
     [found] = status.collect(workspace, [run])
     live = status.live_tasks(workspace, record)
     wishes = _resources(record, sets)
+    chosen = set().union(*(_behind(record, name) for name in only)) if only else None
+    anew = _behind(record, again) if again else set()
+    for name in sorted(anew):
+        if live.get(name):
+            raise InputError(f"{name} still waits or runs", hint=f"First: l3hpc cancel {run}")
     steps, alive, stale = [], {}, []
+    held: dict[str, list[str]] = {}
     for entry, now in zip(record.steps, found.steps, strict=True):
-        done = artifacts.finished(Path(entry.artifact))
+        done = set() if entry.name in anew else artifacts.finished(Path(entry.artifact))
         if len(done) >= entry.tasks:
             continue
         running = live.get(entry.name, {})
@@ -87,27 +103,89 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = ()) -
             running = {}
         if running:
             alive[entry.name] = list(running.values())
+        if not record.local:
+            held |= _held(workspace, record, entry, running)
+        if chosen is not None and entry.name not in chosen:
+            continue
         step = _planned(workspace, record, entry, profile, wishes.get(entry.name, {}),
                         {*done, *running})
         if step.missing:
             steps.append(step)
     plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
                 steps=tuple(steps), options=record.options)
-    return Todo(plan, steps, alive, stale[::-1])
+    return Todo(plan, steps, alive, stale[::-1], held,
+                [entry for entry in record.steps if entry.name in anew])
+
+
+def used_by(workspace: Path, run: str, entries: Sequence[StepRecord]) -> list[str]:
+    """Names of the other runs that use the artifacts of these steps."""
+    folders = {entry.artifact for entry in entries}
+    return [record.run for record in records.read_all(workspace, [])
+            if record.run != run and any(step.artifact in folders for step in record.steps)]
+
+
+def _behind(record: RunRecord, name: str) -> set[str]:
+    """A step and all that need it, through any number of generations."""
+    records.step(record, name)
+    names = {name}
+    for entry in record.steps:  # in the order of the chain
+        if names & set(entry.needs):
+            names.add(entry.name)
+    return names
+
+
+def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: dict[int, str]
+          ) -> dict[str, list[str]]:
+    """Of the live tasks those that wait for more memory or time, and what they wait for."""
+    marks = markers.read(records.markers_folder(workspace, record.run, entry.name))
+    found = {}
+    for index, job in running.items():
+        last = marks[index].requeues[-1] if index in marks and marks[index].requeues else {}
+        if last.get("held"):
+            found[job] = slurm.arguments(policy.Decision(
+                True, "", last.get("mem_mb"), last.get("time_min"), last.get("exclude")))
+    return found
 
 
 def _planned(
     workspace: Path, record: RunRecord, entry: StepRecord, profile: Any, wishes: dict[str, int],
     not_again: set[int],
 ) -> PlannedStep:
-    config = read_json(records.step_folder(workspace, record.run, entry.name) / "config.json")
-    wanted = replace(Resources(**entry.resources), **wishes)
+    folder = records.step_folder(workspace, record.run, entry.name)
+    config = read_json(folder / "config.json")
+    rules = policy.read(folder)
+    wanted = Resources(**entry.resources)
+    for index, marks in markers.read(folder / "markers").items():
+        if index not in not_again:  # what healing found out is not forgotten
+            mem, minutes = policy.granted(rules, marks.requeues)
+            wanted = replace(wanted, mem_mb=max(wanted.mem_mb, mem if marks.requeues else 0),
+                             time_min=max(wanted.time_min, minutes if marks.requeues else 0))
+    wanted = replace(wanted, **wishes)
+    heal = {name: getattr(rules, name) for name in ("memory", "time", "nodes", "factor")} \
+        if (folder / policy.FILE).exists() else {}
     return PlannedStep(
         name=entry.name, kind=entry.kind, params=config["params"], needs=tuple(entry.needs),
         inputs=config["inputs"], fingerprint=config["fingerprint"], artifact=Path(entry.artifact),
         shards=config["shards"], done=tuple(sorted(not_again)),
         resources=profile.granted(entry.name, wanted), labels=config["labels"],
-        waits_for=tuple(entry.waits_for), extra={"version": config["version"]})
+        waits_for=tuple(entry.waits_for),
+        extra={"version": config["version"], "heal": heal, "continues": rules.continues})
+
+
+def _prepare(plan: Plan, step: PlannedStep, text: str, entry: StepRecord) -> None:
+    """The script and the policy of a new attempt; what healed in the last one goes on record."""
+    folder = plan.step_folder(step.name)
+    write_text(folder / "script.sbatch", text)
+    write_json(folder / policy.FILE, policy.of(plan.profile, step).to_json())
+    entry.resources = vars(step.resources).copy()
+    marks = markers.read(folder / "markers")
+    healed = {str(index): marks[index].requeues for index in step.missing
+              if index in marks and marks[index].requeues}
+    if healed and entry.attempts:
+        entry.attempts[-1]["requeues"] = healed
+    for index in step.missing:
+        for name in ("requeues.json", "gave_up.json"):
+            markers.path(folder / "markers", index, name).unlink(missing_ok=True)
 
 
 def _resources(record: RunRecord, sets: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -18,7 +18,7 @@ from l3hpc.workflow.executors.runner import Runner
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Resources
 from l3hpc.workflow.owner import process_start
-from l3hpc.workflow.resume import resume
+from l3hpc.workflow.resume import resume, used_by
 
 
 def states(workspace, run="demo"):
@@ -263,6 +263,48 @@ def test_at_its_time_limit_a_job_goes_on_later(chains, tmp_path):
     assert [entry["reason"] for entry in marks.requeues] == ["time limit"]
     result = json.loads((made.steps[0].artifact / "0000/result.json").read_text())
     assert result["environment"]["restarts"] == "1"
+
+
+def test_a_resumed_step_keeps_what_healing_gave_it_and_counts_anew(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), heal={"memory": 1},
+                       params={"extract": {"memory_mb": 600, "memory_s": 3}},
+                       resources={"extract": Resources(1, 200, 0, 5)})
+    submission.submit(made)
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.steps[0].detail.startswith(
+        "out of memory (400 MB) after 1 requeue (200 MB → 400 MB)")
+    record = resume(tmp_path, "demo", made.profile)
+    assert states(tmp_path) == {"extract": "done", "sample": "done"}
+    assert records.step(record, "extract").resources["mem_mb"] == 400
+    [first, second] = records.step(record, "extract").attempts
+    assert first["requeues"]["0"][0]["mem_mb"] == 400 and first["job"] != second["job"]
+    marks = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0]
+    assert [entry["mem_mb"] for entry in marks.requeues] == [800]
+
+
+def test_retry_takes_the_named_step_and_what_waits_for_it(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "embed", "classify"), params={
+        "extract": {"fail": "scratch"}, "embed": {"fail": "scratch"}})
+    submission.submit(made)
+    assert states(tmp_path) == {"extract": "failed", "embed": "failed", "classify": "blocked"}
+    resume(tmp_path, "demo", made.profile, only=("embed",))
+    assert states(tmp_path) == {"extract": "failed", "embed": "done", "classify": "done"}
+    with pytest.raises(InputError, match="no step 'embedd'"):
+        resume(tmp_path, "demo", made.profile, only=("embedd",))
+
+
+def test_from_a_step_on_everything_is_computed_anew(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"))
+    first = submission.submit(made)
+    before = [(step.artifact / "0000/result.json").stat().st_mtime_ns for step in made.steps]
+    record = resume(tmp_path, "demo", made.profile, again="sample")
+    assert states(tmp_path) == {"extract": "done", "sample": "done", "fit": "done"}
+    after = [(step.artifact / "0000/result.json").stat().st_mtime_ns for step in made.steps]
+    assert [new > old for old, new in zip(before, after, strict=True)] == [False, True, True]
+    assert [len(step.attempts) for step in record.steps] == [1, 2, 2]
+    assert first.steps[1].job != record.steps[1].job
+    assert used_by(tmp_path, "other", record.steps) == ["demo"]
+    assert used_by(tmp_path, "demo", record.steps) == []
 
 
 def test_plain_lines_tell_a_log_what_happens(chains, tmp_path, capsys):
