@@ -22,17 +22,19 @@ def command(pipeline: str, step: str | None, **values: Any) -> None:
     """Print the scripts of PIPELINE, or the script of one STEP, plain on standard output.
 
     Takes the options of submit. With STEP the output is byte for byte what is submitted (the
-    dependency is given to sbatch, not in the script).
+    dependency is given to sbatch, not in the script). An array above the cluster's limits.array is
+    split; STEP then shows its first script.
     """
-    from l3hpc.workflow.render import render
+    from l3hpc.workflow.render import parts, render
 
     plan, _ = make_plan(pipeline, values)
     if step is not None:
         click.echo(render(plan, step), nl=False)
         return
     for planned in plan.steps:
-        if planned.missing:
-            click.echo(f"##### {plan.step_folder(planned.name) / 'script.sbatch'}")
-            click.echo(render(plan, planned))
-        else:
+        for number, part in enumerate(parts(plan, planned) if planned.missing else ()):
+            name = f"script-{number}.sbatch" if number else "script.sbatch"
+            click.echo(f"##### {plan.step_folder(planned.name) / name}")
+            click.echo(render(plan, planned, part))
+        if not planned.missing:
             click.echo(f"{planned.name}: done before, nothing to submit", err=True)

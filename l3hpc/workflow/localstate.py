@@ -16,7 +16,7 @@ from typing import Any
 
 from l3hpc.files import read_json, write_json, write_text
 from l3hpc.workflow import records
-from l3hpc.workflow.model import RunRecord
+from l3hpc.workflow.model import RunRecord, task_ids
 from l3hpc.workflow.owner import Owner, process_start
 
 LIVE = ("PENDING", "RUNNING")
@@ -67,8 +67,7 @@ class LocalJobs:
         """Add the jobs of the record that are not here yet (nothing is saved)."""
         for step in record.steps:
             for attempt in step.attempts:
-                for index in attempt["tasks"]:
-                    name = f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
+                for index, name in task_ids(attempt).items():
                     if name not in self.jobs:
                         told = entry(self._workspace, attempt["job"]) or {}
                         self.jobs[name] = {

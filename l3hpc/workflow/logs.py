@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l3hpc.errors import InputError
 from l3hpc.workflow import artifacts, markers, records
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
 
 POLL_S = 0.5
 TAIL_BYTES = 65_536
@@ -38,8 +38,8 @@ def find(
 
 def task_jobs(step: StepRecord) -> dict[int, str]:
     """Task index → id (``12``, ``13_4``) of the latest job that has it."""
-    return {index: f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
-            for attempt in step.attempts for index in attempt["tasks"]}
+    return {index: job for attempt in step.attempts
+            for index, job in task_ids(attempt).items()}
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ class StepRecord:
 
     state: ``planned``, ``submitted`` or ``reused``. job: the latest job id (base id of an array).
     submitted_tasks: indices of the tasks handed to the scheduler with ``job``.
-    attempts: every submission of this step, oldest first: ``{"job", "array", "tasks", "time"}``.
+    attempts: every submission of this step, oldest first: ``{"job", "array", "tasks", "time"}``,
+    ``offset`` where the array's indices start later, ``requeues`` by task where it healed.
     """
 
     name: str
@@ -116,6 +118,13 @@ class StepRecord:
     resources: dict[str, Any] = field(default_factory=dict)
     waits_for: list[str] = field(default_factory=list)
     attempts: list[dict[str, Any]] = field(default_factory=list)
+
+
+def task_ids(attempt: Mapping[str, Any]) -> dict[int, str]:
+    """Task index → id of the job or array task that an attempt gave it."""
+    offset = attempt.get("offset", 0)
+    return {index: f"{attempt['job']}_{index - offset}" if attempt["array"] else attempt["job"]
+            for index in attempt["tasks"]}
 
 
 @dataclass

@@ -261,14 +261,6 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
         raise InputError(f"{step.name} has nothing to do: no input was found",
                          where=step.name, hint="check the folder with l3hpc data check FOLDER")
     profile = config.profile
-    if profile.limits.array is not None and len(shards) > profile.limits.array:
-        fewer = -(-len(shards) // profile.limits.array)
-        hint = None
-        if "files_per_task" in values:
-            hint = (f"--set {step.name}.files_per_task="
-                    f"{(values['files_per_task'] or 1) * fewer} makes fewer tasks")
-        raise InputError(f"{step.name} has {len(shards):,} tasks; {profile.name} allows arrays of "
-                         f"{profile.limits.array:,}", hint=hint)
     marks = {kind: other.fingerprint for kind, other in ready.items()}
     marks.update({kind: source.fingerprint for kind, source in sources.items()})
     mark = fingerprint.of_step(module, values, marks, module.digests(params), shards)

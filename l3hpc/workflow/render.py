@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +28,43 @@ if TYPE_CHECKING:
 SIGNAL_DELAY_S = 90
 MAX_DIRECTIVE = 1024
 SRUN = ("srun", "--nodes=1", "--ntasks=1", "--unbuffered")  # a step: Slurm counts its memory
+CONTEXT = (  # what a template may use
+    "command", "container", "directives", "env", "folder", "heal", "kind", "logs",
+    "markers", "offset", "params", "pipeline", "profile", "python", "resources", "run",
+    "setup", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
 
 
-def render(plan: Plan, step: PlannedStep | str, *,
+@dataclass(frozen=True)
+class Part:
+    """What one script runs: these tasks of a step. offset: what is added to the array's indices,
+    because a site's MaxArraySize caps the index."""
+
+    offset: int
+    tasks: tuple[int, ...]
+
+    @property
+    def indices(self) -> list[int]:
+        """The tasks' indices in the array."""
+        return [task - self.offset for task in self.tasks]
+
+
+def parts(plan: Plan, step: PlannedStep) -> list[Part]:
+    """The missing tasks of a step, split where the profile's ``limits.array`` demands it."""
+    tasks = step.missing or tuple(range(step.tasks))
+    most = plan.profile.limits.array or max(step.tasks, 1)
+    return [Part(offset, chosen) for offset in range(0, step.tasks, most)
+            if (chosen := tuple(task for task in tasks if offset <= task < offset + most))]
+
+
+def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
            templates: Sequence[Path] | None = None) -> str:
     """The script of one step of a plan (one job, or an array of exactly the missing tasks).
 
-    templates: folders in which templates are looked up (default: see ``assets``). Raises
-    ``InputError`` for values that cannot stand in a script and for faults in a template.
+    part: which of ``parts`` (default: the first). templates: folders in which templates are looked
+    up (default: see ``assets``). Raises ``InputError`` for values that cannot stand in a script and
+    for faults in a template.
     """
     import jinja2
 
@@ -46,13 +74,13 @@ def render(plan: Plan, step: PlannedStep | str, *,
     names = [f"{planned.name}.sbatch.j2", f"{planned.kind}.sbatch.j2", "base.sbatch.j2"]
     try:
         template = environment.select_template(names)
-        text = template.render(_context(plan, planned))
+        text = template.render(_context(plan, planned, part or parts(plan, planned)[0]))
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"template: {error.message}",
                          where=f"{error.filename or error.name}:{error.lineno}") from None
     except jinja2.UndefinedError as error:
         raise InputError(f"template: {error.message}", where=_place(error, names[1]),
-                         allowed=f"valid: {', '.join(sorted(_context(plan, planned)))}") from None
+                         allowed=f"valid: {', '.join(sorted(CONTEXT))}") from None
     except jinja2.TemplateNotFound as error:
         raise InputError(f"there is no template {error.name!r}",
                          where=", ".join(str(folder) for folder in folders)) from None
@@ -96,7 +124,7 @@ def array_spec(tasks: Sequence[int], parallel: int | None = None) -> str:
     return ",".join(parts) + (f"%{parallel}" if parallel else "")
 
 
-def directives(plan: Plan, step: PlannedStep) -> list[str]:
+def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[str]:
     """The ``#SBATCH`` lines of a step. The dependency is not among them: it is given to sbatch."""
     profile: ClusterProfile = plan.profile
     over = profile.at(step.kind)
@@ -124,7 +152,7 @@ def directives(plan: Plan, step: PlannedStep) -> list[str]:
             lines.append(directive("gpus-per-node", amount))
     lines.append(directive("time", slurm_time(wanted.time_min)))
     if is_array:
-        lines.append(directive("array", array_spec(step.missing or range(step.tasks),
+        lines.append(directive("array", array_spec((part or parts(plan, step)[0]).indices,
                                                    profile.array_parallelism)))
     lines += [directive("output", f"{logs}/{stem}.out"), directive("error", f"{logs}/{stem}.err"),
               directive("open-mode", "append"), directive("signal", f"B:USR2@{SIGNAL_DELAY_S}"),
@@ -135,7 +163,7 @@ def directives(plan: Plan, step: PlannedStep) -> list[str]:
     return lines
 
 
-def _context(plan: Plan, step: PlannedStep) -> dict[str, Any]:
+def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
     """What a template may use. ``directives``, ``setup`` and ``command`` are ready shell text."""
     from markupsafe import Markup
 
@@ -146,11 +174,12 @@ def _context(plan: Plan, step: PlannedStep) -> dict[str, Any]:
                "submitit.core._submit", str(folder / "logs")]
     heal = [*profile.container, profile.python, "-m", "l3hpc.workflow.healing.job", str(folder)]
     return {
-        "directives": [Markup(line) for line in directives(plan, step)],
+        "directives": [Markup(line) for line in directives(plan, step, part)],
         "setup": [Markup(line) for line in profile.setup],
         "command": Markup(" ".join(quoted(word) for word in command)), "srun": srun,
         "heal": Markup(" ".join(quoted(word) for word in heal)) if _heals(plan) else "",
-        "env": profile.env, "umask": profile.umask, "resources": step.resources,
+        "offset": part.offset, "env": profile.env, "umask": profile.umask,
+        "resources": step.resources,
         "markers": str(folder / "markers"), "logs": str(folder / "logs"),
         "folder": str(folder), "workspace": str(plan.workspace),
         "run": plan.run, "pipeline": plan.pipeline, "step": step.name, "kind": step.kind,

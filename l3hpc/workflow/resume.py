@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import read_json, write_json, write_text
+from l3hpc.files import read_json, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import artifacts, markers, records, render, status, submission
 from l3hpc.workflow.healing import policy, slurm
@@ -61,7 +61,7 @@ def resume(
             slurm.release(job, changes, wait_s=0)
         if not todo.steps:
             return record
-        texts = {step.name: render.render(todo.plan, step) for step in todo.steps}
+        texts = submission.scripts(todo.plan, todo.steps)
         if not record.local:
             submission.cancel_jobs(todo.stale)
         for entry in todo.again:
@@ -172,10 +172,11 @@ def _planned(
         extra={"version": config["version"], "heal": heal, "continues": rules.continues})
 
 
-def _prepare(plan: Plan, step: PlannedStep, text: str, entry: StepRecord) -> None:
-    """The script and the policy of a new attempt; what healed in the last one goes on record."""
+def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part, str]],
+             entry: StepRecord) -> None:
+    """The scripts and the policy of a new attempt; what healed in the last one goes on record."""
     folder = plan.step_folder(step.name)
-    write_text(folder / "script.sbatch", text)
+    submission.write_scripts(folder, texts)
     write_json(folder / policy.FILE, policy.of(plan.profile, step).to_json())
     entry.resources = vars(step.resources).copy()
     marks = markers.read(folder / "markers")

@@ -17,7 +17,7 @@ from l3hpc.errors import ClusterError, InputError
 from l3hpc.workflow import artifacts, markers, queue, records
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
 
 STUCK = ("failed", "cancelled", "lost", "blocked")
 MOVING = ("running", "requeued", "queued", "waiting", "submitting")
@@ -87,9 +87,8 @@ class _Look:
         """Task index → id of the job that has it, for the unfinished tasks."""
         ids: dict[int, str] = {}
         for attempt in self.record.attempts:
-            for index in attempt["tasks"]:
-                if index not in self.done:
-                    ids[index] = f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
+            ids |= {index: job for index, job in task_ids(attempt).items()
+                    if index not in self.done}
         return ids
 
 
@@ -299,8 +298,7 @@ def _local_answer(record: RunRecord, local: LocalJobs) -> queue.Answer:
     waiting = {job["state"] for job in local.jobs.values()} & set(LIVE)
     for step in record.steps:  # submitted, but not taken up by the runner yet
         for attempt in step.attempts:
-            for index in attempt["tasks"]:
-                name = f"{attempt['job']}_{index}" if attempt["array"] else attempt["job"]
+            for name in task_ids(attempt).values():
                 if name not in local.jobs:
                     waiting.add("PENDING")
                     answer.live[name] = queue.LiveJob("PENDING", "None", None, None, 0, None, "")

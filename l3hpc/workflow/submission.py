@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from l3hpc.errors import ClusterError, InputError, L3hpcError
@@ -33,6 +33,7 @@ WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmi
               "Socket timed out", "Resource temporarily unavailable")
 WAITS_S = (5, 15, 30) + (60,) * 30
 FOLLOW_S = 0.5
+Texts = dict[str, list[tuple[render.Part, str]]]
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -49,7 +50,7 @@ def submit(
     Raises ``ClusterError`` when the cluster refuses a job; then no job of the run is left.
     """
     steps = in_order(plan.steps)
-    texts = {step.name: render.render(plan, step) for step in steps if step.missing}
+    texts = scripts(plan, steps)
     if test_only:
         return _test(plan, steps, texts, progress or Progress())
     with umask(plan.profile):
@@ -61,6 +62,21 @@ def submit(
             run_local(plan.workspace, plan.run, detach=detach)
             record = records.read(plan.workspace, plan.run)
     return record
+
+
+def scripts(plan: Plan, steps: Sequence[PlannedStep]) -> Texts:
+    """Step → its scripts, of the steps that have something to do."""
+    return {step.name: [(part, render.render(plan, step, part))
+                        for part in render.parts(plan, step)]
+            for step in steps if step.missing}
+
+
+def write_scripts(folder: Path, texts: Sequence[tuple[render.Part, str]]) -> None:
+    """``script.sbatch`` in a step's folder; of a split array also ``script-1.sbatch`` …"""
+    for old in folder.glob("script*.sbatch"):
+        old.unlink()
+    for number, (_, text) in enumerate(texts):
+        write_text(folder / (f"script-{number}.sbatch" if number else "script.sbatch"), text)
 
 
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
@@ -121,7 +137,7 @@ def cancel_jobs(jobs: list[str]) -> None:
             raise
 
 
-def _write_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) -> RunRecord:
+def _write_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecord:
     """Everything that the jobs will read, and the record in state ``submitting``."""
     try:
         plan.folder.mkdir(parents=True)
@@ -135,7 +151,7 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) -
         raise
 
 
-def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) -> RunRecord:
+def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecord:
     for step in steps:
         folder = plan.step_folder(step.name)
         for name in ("logs", "markers"):
@@ -143,7 +159,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) ->
         config = step.config(plan.run)
         write_json(folder / "config.json", config)
         if step.name in texts:
-            write_text(folder / "script.sbatch", texts[step.name])
+            write_scripts(folder, texts[step.name])
             write_json(folder / healing.FILE, healing.of(plan.profile, step).to_json())
         step.artifact.mkdir(parents=True, exist_ok=True)
         if not (step.artifact / "config.json").exists():
@@ -168,7 +184,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: dict[str, str]) ->
 
 
 def hand_over(
-    plan: Plan, steps: list[PlannedStep], texts: dict[str, str], record: RunRecord,
+    plan: Plan, steps: list[PlannedStep], texts: Texts, record: RunRecord,
     progress: Progress, *, alive: dict[str, list[str]] | None = None,
 ) -> None:
     """Submit the steps that have a text, in this order, and keep the record up to date.
@@ -180,20 +196,24 @@ def hand_over(
     submitted: list[str] = []
     if record.local:
         LocalJobs(plan.workspace, plan.run).forget_stop()
-    progress.start("submitting", len(texts), "jobs")
+    progress.start("submitting", sum(map(len, texts.values())), "jobs")
     try:
         for step in steps:
             if step.name not in texts:
                 continue
             after = [job for name in step.needs for job in waits.get(name, ())]
             after += _still_made(plan, step)
-            with _no_interruption():
-                job = _submit_step(plan, step, texts[step.name], after, progress)
-                submitted.append(job)
-                waits.setdefault(step.name, []).append(job)
-                _note_job(records.step(record, step.name), job, step, texts[step.name])
-                records.write(plan.workspace, record)
-            progress.advance(1)
+            if len(texts[step.name]) > 1:
+                progress.note(f"{step.name}: {step.tasks:,} tasks in {len(texts[step.name])} "
+                              f"arrays of at most {plan.profile.limits.array:,}")
+            for number, (part, text) in enumerate(texts[step.name]):
+                with _no_interruption():
+                    job = _submit_part(plan, step, part, text, after, progress)
+                    submitted.append(job)
+                    waits.setdefault(step.name, []).append(job)
+                    _note_job(records.step(record, step.name), job, part, text, number)
+                    records.write(plan.workspace, record)
+                progress.advance(1)
         record.state, record.note = "submitted", ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
@@ -239,16 +259,17 @@ def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
     return jobs
 
 
-def _submit_step(
-    plan: Plan, step: PlannedStep, text: str, after: list[str], progress: Progress
+def _submit_part(
+    plan: Plan, step: PlannedStep, part: render.Part, text: str, after: list[str],
+    progress: Progress,
 ) -> str:
     executor = executors.executor(plan.profile, plan.workspace,
                                   plan.step_folder(step.name) / "logs")
     for wait in (*WAITS_S, None):
         try:
             return executor.submit_script(
-                text, plan.step_folder(step.name) / "config.json", step.missing, after=after,
-                time_min=step.resources.time_min,
+                text, plan.step_folder(step.name) / "config.json", part.tasks, after=after,
+                offset=part.offset, time_min=step.resources.time_min,
                 max_timeouts=healing.of(plan.profile, step).time)
         except ClusterError as error:
             if wait is None or not any(word in error.message for word in WAIT_WORDS):
@@ -262,11 +283,13 @@ def _submit_step(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _note_job(entry: StepRecord, job: str, step: PlannedStep, text: str) -> None:
+def _note_job(entry: StepRecord, job: str, part: render.Part, text: str, number: int) -> None:
+    before = entry.submitted_tasks if number else []
     entry.state, entry.job = "submitted", job
-    entry.submitted_tasks = list(step.missing)
-    entry.attempts.append({"job": job, "array": "\n#SBATCH --array" in text,
-                           "tasks": list(step.missing), "time": time.time()})
+    entry.submitted_tasks = [*before, *part.tasks]
+    attempt = {"job": job, "array": "\n#SBATCH --array" in text, "tasks": list(part.tasks),
+               "time": time.time()}
+    entry.attempts.append(attempt | ({"offset": part.offset} if part.offset else {}))
 
 
 def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseException) -> None:
@@ -296,17 +319,16 @@ def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseExcept
 
 
 def _test(
-    plan: Plan, steps: list[PlannedStep], texts: dict[str, str], progress: Progress
+    plan: Plan, steps: list[PlannedStep], texts: Texts, progress: Progress
 ) -> RunRecord:
     """Ask Slurm about every script; on ``local`` let bash check its grammar."""
     import tempfile
 
-    progress.start("asking", len(texts), "scripts")
-    for step in steps:
-        if step.name not in texts:
-            continue
+    every = [(step, text) for step in steps for _, text in texts.get(step.name, ())]
+    progress.start("asking", len(every), "scripts")
+    for step, text in every:
         with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as script:
-            script.write(texts[step.name])
+            script.write(text)
             script.flush()
             command = ["bash", "-n"] if executors.is_local(plan.profile) else \
                 ["sbatch", "--test-only"]

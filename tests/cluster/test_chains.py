@@ -238,3 +238,22 @@ def test_a_checkpoint_signal_sends_the_job_back_and_its_child_still_waits(
     result = json.loads((made.steps[0].artifact / "0000" / "result.json").read_text())
     assert result["environment"]["restarts"] == "1"
     assert result["environment"]["job"] == record.steps[0].job
+
+
+def test_an_array_above_the_sites_limit_is_split_and_all_of_it_is_waited_for(
+        slurm_cluster, chains, tmp_path):
+    on = profile(chains, slurm_cluster, limits={"array": 3})
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=on, tasks={"extract": 7},
+                       params={"extract": {"fail": "scratch", "fail_task": 5}})
+    record = submission.submit(made)
+    attempts = record.steps[0].attempts
+    assert [(each.get("offset", 0), each["tasks"]) for each in attempts] == [
+        (0, [0, 1, 2]), (3, [3, 4, 5]), (6, [6])]
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "failed", "sample": "blocked"}
+    assert found.steps[0].failed_tasks == [5]
+    assert found.steps[0].log.endswith(f"/{attempts[1]['job']}_2_0_log.err")
+    record = resume(tmp_path, "demo", on)
+    assert record.steps[0].attempts[3]["tasks"] == [5] and record.steps[0].submitted_tasks == [5]
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
+    assert chains.output(made, "sample") == {0: "(0 (0) (1) (2) (3) (4) (5) (6))"}

@@ -11,7 +11,7 @@ import pytest
 
 from l3hpc import steps
 from l3hpc.errors import InputError
-from l3hpc.workflow import config, outside, plan, records
+from l3hpc.workflow import config, outside, plan, records, render
 from l3hpc.workflow.model import Resources, RunRecord, StepRecord
 
 DATE = datetime.date(2026, 11, 20)
@@ -234,13 +234,12 @@ def test_an_empty_folder_is_nothing_to_do():
         build(settings=configuration(audio="empty"))
 
 
-def test_arrays_above_the_sites_limit_are_refused_with_the_way_out():
-    Path("cluster.yaml").write_text("clusters: {far: {limits: {array: 2}}}\n")
-    with pytest.raises(InputError, match="extract has 6 tasks; far allows arrays of 2") as error:
-        build(settings=configuration("far"), sets=["extract.files_per_task=1"])
-    assert error.value.hint.startswith("--set extract.files_per_task=3")
-    assert step(build(settings=configuration("far"), sets=["extract.files_per_task=3"]),
-                "extract").tasks == 2
+def test_arrays_above_the_sites_limit_are_split():
+    Path("cluster.yaml").write_text("clusters: {far: {limits: {array: 4}}}\n")
+    made = build(settings=configuration("far"), sets=["extract.files_per_task=1"])
+    assert [(part.offset, part.tasks, part.indices) for part in
+            render.parts(made, step(made, "extract"))] == [
+        (0, (0, 1, 2, 3), [0, 1, 2, 3]), (4, (4, 5), [0, 1])]
 
 
 def write_embeddings(path, dim):

@@ -10,7 +10,7 @@ from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.workflow import render
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
-from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.workflow.profile import ClusterProfile, Limits
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -115,6 +115,18 @@ def test_no_dependency_and_the_signal_for_the_shell():
 ])
 def test_array_spec(tasks, parallel, spec):
     assert render.array_spec(tasks, parallel) == spec
+
+
+def test_an_array_above_the_limit_is_split_and_counts_on():
+    small = GREENE.model_copy(update={"limits": Limits(array=5)})
+    item = planned("extract", 12, (0, 5, 6, 7, 8, 9), gpus=0)
+    made = plan(item, profile=small)
+    assert [(part.offset, part.tasks) for part in render.parts(made, item)] == [
+        (0, (1, 2, 3, 4)), (10, (10, 11))]
+    first, second = (render.render(made, item, part) for part in render.parts(made, item))
+    assert "#SBATCH --array=1-4" in first and 'task="${SLURM_ARRAY_TASK_ID:-0}"' in first
+    assert "#SBATCH --array=0-1" in second
+    assert 'task="$((SLURM_ARRAY_TASK_ID + 10))"' in second
 
 
 def test_an_array_names_its_logs_by_array_and_task():

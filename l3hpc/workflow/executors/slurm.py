@@ -49,12 +49,13 @@ class ScriptExecutor(SlurmExecutor):
         return -1 if shutil.which("sbatch") is None else 2
 
     def submit_script(
-        self, text: str, config: Path, tasks: Sequence[int], *, time_min: int,
+        self, text: str, config: Path, tasks: Sequence[int], *, time_min: int, offset: int = 0,
         after: Sequence[str] = (), max_timeouts: int = 3,
     ) -> str:
         """Hand ``text`` to the scheduler for ``tasks`` of the step frozen in ``config``.
 
-        after: ids of the jobs that must succeed first. time_min: the true time limit (submitit
+        offset: the array's index of a task is smaller by it. after: ids of the jobs that must
+        succeed first. time_min: the true time limit (submitit
         tells a time-out from a preemption by it). Returns the job id (of an array: its base id).
         A refusal is a ``ClusterError`` with the scheduler's words.
         """
@@ -62,7 +63,7 @@ class ScriptExecutor(SlurmExecutor):
         self.max_num_timeout = max_timeouts
         self.parameters["time"] = time_min
         calls = [DelayedSubmission(TaskCall(str(config), index)) for index in tasks]
-        self._tasks = tuple(tasks)
+        self._tasks = tuple(task - offset for task in tasks)
         return str(self._internal_process_submissions(calls)[0].job_id).partition("_")[0]
 
     def _internal_process_submissions(
