@@ -15,7 +15,7 @@ from l3hpc.steps.base import Task
 from l3hpc.steps.classify import label_files
 
 NAME = "evaluate"
-VERSION = 2
+VERSION = 3
 TITLE = "precision and recall per tag, and the ledger row"
 INPUTS = {"classify": "optional"}
 TAB = "sonyc_ust"
@@ -34,7 +34,7 @@ class Params(BaseParams):
     taxonomy: Path | None = Field(None, description="dcase-ust-taxonomy.yaml.")
     split: Literal["validate", "test"] = Field("validate", description=(
         "The split whose numbers go into the ledger; both are evaluated where predicted."))
-    bootstrap: int = Field(200, ge=0, le=100000, description=(
+    bootstrap: int = Field(1000, ge=0, le=100000, description=(
         "Resamplings of the clips for confidence intervals; 0 leaves them out."))
 
 

@@ -6,14 +6,17 @@ volunteer, negative for a member of the SONYC team and 0 for the agreed ground t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from l3hpc.errors import InputError, nearest
+from l3hpc.tagging.table import rows
 from l3hpc.tagging.taxonomy import Taxonomy
 
 SPLITS = ("train", "validate", "test")
@@ -48,57 +51,50 @@ class Annotations:
         unknown split, a presence other than 1, 0, -1, a clip in two splits, or an annotator who
         tagged a clip twice.
         """
-        import pandas as pd
-
         where = str(path)
-        try:
-            columns = list(pd.read_csv(path, nrows=0).columns)
-        except OSError as error:
-            raise InputError(f"cannot read the annotations: {error.strerror}",
-                             where=where) from None
-        except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-            raise InputError(f"not a CSV table ({error})", where=where) from None
-        fine = [f"{column}_presence" for column in taxonomy.fine_columns]
-        coarse = [f"{column}_presence" for column in taxonomy.coarse_columns]
-        for column in (*KEY_COLUMNS, *fine, *coarse):
+        table = rows(path, "annotations")
+        header_line, columns = next(table)
+        wanted = [f"{column}_presence"
+                  for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
+        for column in (*KEY_COLUMNS, *wanted):
             if column not in columns:
-                raise InputError(f"column '{column}' is missing", where=f"{where}:1",
+                raise InputError(f"column '{column}' is missing", where=f"{where}:{header_line}",
                                  allowed=_like(column, columns))
-        try:
-            table = pd.read_csv(
-                path, usecols=[*KEY_COLUMNS, *fine, *coarse],
-                dtype={"split": str, "sensor_id": str, "audio_filename": str})
-        except pd.errors.ParserError as error:
-            raise InputError(f"not a CSV table ({error})", where=where) from None
-        split, sensor, file = (np.asarray(table[name].fillna(""), object)
-                               for name in KEY_COLUMNS[:3])
-        annotations = cls(
-            taxonomy, split, sensor, file,
-            _whole(table["annotator_id"].to_numpy(), "annotator_id", where),
-            _presence(table[fine].to_numpy(), fine, where),
-            _presence(table[coarse].to_numpy(), coarse, where),
-            2 if "latitude" in columns or "borough" in columns else 1, where)
-        annotations._check()
-        return annotations
-
-    def _check(self) -> None:
-        for row, split in enumerate(self.split):
+        keys = itemgetter(*(columns.index(column) for column in KEY_COLUMNS))
+        tags = itemgetter(*(columns.index(column) for column in wanted))
+        presence, heard = _Presence(), bytearray()
+        kept: list[tuple[str, str, str, int]] = []
+        names: dict[str, str] = {}  # a file's name is kept once, however many annotators it has
+        lines: dict[tuple[str, int], int] = {}
+        splits: dict[str, str] = {}
+        for line, row in table:
+            split, sensor, file, number = keys(row)
+            annotator = _whole(number, "annotator_id", f"{where}:{line}")
+            file = names.setdefault(file, file)
             if split not in SPLITS:
-                raise InputError(f"unknown split '{split}'", where=f"{self.where}:{row + 2}",
+                raise InputError(f"unknown split '{split}'", where=f"{where}:{line}",
                                  allowed=nearest(split, SPLITS))
-            if not self.file[row]:
-                raise InputError("audio_filename is empty", where=f"{self.where}:{row + 2}")
-        for name, split in {*zip(self.file, self.split, strict=True)}:
-            if self._split_of[name] != split:
-                raise InputError(f"'{name}' is in two splits: {split}, {self._split_of[name]}",
-                                 where=self.where)
-        seen: dict[tuple[str, int], int] = {}
-        for row, key in enumerate(zip(self.file, self.annotator.tolist(), strict=True)):
-            if key in seen:
-                raise InputError(f"annotator {key[1]} tagged '{key[0]}' twice",
-                                 where=f"{self.where}:{row + 2}",
-                                 hint=f"The first time is in line {seen[key] + 2}.")
-            seen[key] = row
+            if not file:
+                raise InputError("audio_filename is empty", where=f"{where}:{line}")
+            if splits.setdefault(file, split) != split:
+                raise InputError(f"'{file}' is in two splits: {split}, {splits[file]}",
+                                 where=f"{where}:{line}")
+            if lines.setdefault((file, annotator), line) != line:
+                raise InputError(f"annotator {annotator} tagged '{file}' twice",
+                                 where=f"{where}:{line}",
+                                 hint=f"The first time is in line {lines[file, annotator]}.")
+            try:
+                heard += bytes(map(presence.__getitem__, tags(row)))
+            except KeyError as unknown:
+                column = wanted[tags(row).index(unknown.args[0])]
+                raise InputError(f"{column} is '{unknown.args[0]}'", where=f"{where}:{line}",
+                                 allowed="1, 0, or -1 for not annotated") from None
+            kept.append((sys.intern(split), sys.intern(sensor), file, annotator))
+        values = np.frombuffer(heard, np.int8).reshape(len(kept), len(wanted))
+        split, sensor, file = (np.array([one[place] for one in kept], object) for place in range(3))
+        return cls(taxonomy, split, sensor, file, np.array([one[3] for one in kept], np.int64),
+                   values[:, :len(taxonomy.fine)], values[:, len(taxonomy.fine):],
+                   2 if "latitude" in columns or "borough" in columns else 1, where)
 
     @cached_property
     def _split_of(self) -> dict[str, str]:
@@ -156,27 +152,31 @@ class Annotations:
         return self.fine if level == "fine" else self.coarse
 
 
-def _whole(values: np.ndarray, column: str, where: str) -> np.ndarray:
+class _Presence(dict[str, int]):
+    """Cell → presence as a byte of two's complement; ``KeyError`` for any other cell."""
+
+    def __missing__(self, cell: str) -> int:
+        try:
+            value = float(cell)
+        except ValueError:
+            raise KeyError(cell) from None
+        if value not in (-1, 0, 1):
+            raise KeyError(cell)
+        self[cell] = int(value) % 256
+        return self[cell]
+
+
+def _whole(cell: str, column: str, where: str) -> int:
     try:
-        numbers = values.astype(np.float64)
-        wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers != np.round(numbers)))
+        return int(cell)
     except ValueError:
-        wrong = np.flatnonzero([not str(value).strip().lstrip("-").isdigit() for value in values])
-    if wrong.size:
-        row = int(wrong[0])
-        raise InputError(f"{column} is '{values[row]}'", where=f"{where}:{row + 2}",
-                         allowed="whole numbers")
-    return np.asarray(values.astype(np.int64))
-
-
-def _presence(values: np.ndarray, columns: list[str], where: str) -> np.ndarray:
-    known = np.isin(values, (-1, 0, 1)) if values.dtype.kind in "iuf" else np.array(
-        [[str(value).strip() in ("-1", "0", "1") for value in row] for row in values])
-    if not known.all():
-        row, column = np.argwhere(~known)[0]
-        raise InputError(f"{columns[column]} is '{values[row, column]}'",
-                         where=f"{where}:{row + 2}", allowed="1, 0, or -1 for not annotated")
-    return np.asarray(values.astype(np.int8))
+        pass
+    try:
+        if float(cell).is_integer():
+            return int(float(cell))
+    except ValueError:
+        pass
+    raise InputError(f"{column} is '{cell}'", where=where, allowed="whole numbers")
 
 
 def _like(column: str, columns: list[str]) -> str:

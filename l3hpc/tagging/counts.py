@@ -2,12 +2,15 @@
 
 The rules are those of the DCASE 2019/2020 urban sound tagging evaluation, with its treatment of
 the uncertain tag "X". A count as a function of the threshold only changes where some prediction is
-crossed, so each rule becomes a list of events (value, clip, +1 or -1) and one cumulative sum.
+crossed, so each rule becomes a list of events (clip, place of the threshold, +1 or -1) and one
+cumulative sum, which can be repeated with any weights of the clips.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,9 +19,10 @@ LOWEST_THRESHOLD = 0.01
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one category; row i holds for ``threshold[i]``, descending, the first being 1.
+    """Counts at thresholds; place i of the last axis holds for ``threshold[i]``, descending from 1.
 
-    A tag counts as predicted where its value is at least the threshold.
+    A tag counts as predicted where its value is at least the threshold. With several weightings of
+    the clips the counts have one row for each of them.
     """
 
     threshold: np.ndarray
@@ -27,8 +31,83 @@ class Counts:
     fn: np.ndarray
 
 
-class CategoryEvents:
-    """The events of one category, ready to be counted with any weight per clip.
+@dataclass(frozen=True)
+class Changes:
+    """How one count changes on the way down the thresholds: events in order of their place.
+
+    clip: whose event it is; sign: +1 or -1; ends: how many of the events count at each threshold.
+    """
+
+    clip: np.ndarray
+    sign: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def ordered(cls, place: np.ndarray, clip: np.ndarray, sign: np.ndarray,
+                places: int) -> Changes:
+        """From events in any order and the first of ``places`` thresholds that counts each."""
+        order = np.argsort(place, kind="stable")
+        return cls(clip[order], sign[order], np.cumsum(np.bincount(place, minlength=places)))
+
+    @property
+    def place(self) -> np.ndarray:
+        """The first threshold that counts each event."""
+        return np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
+
+    @cached_property
+    def _only_up(self) -> bool:
+        return bool((self.sign == 1).all())
+
+    def sums(self, weight: np.ndarray) -> np.ndarray:
+        """All changes up to each threshold, (..., thresholds), for weights (..., clips)."""
+        change = np.take(weight, self.clip, axis=-1)
+        if not self._only_up:
+            change *= self.sign
+        total = np.zeros((*weight.shape[:-1], len(self.clip) + 1), weight.dtype)
+        np.cumsum(change, axis=-1, dtype=weight.dtype, out=total[..., 1:])
+        return np.take(total, self.ends, axis=-1)
+
+
+class Events:
+    """Everything that decides the counts of a category, or of several together.
+
+    threshold: descending from 1; tp, fp, fn: the changes; missed: the clip of each positive, all
+    of which are false negatives above the first threshold.
+    """
+
+    def __init__(self, threshold: np.ndarray, clips: int, tp: Changes, fp: Changes, fn: Changes,
+                 missed: np.ndarray) -> None:
+        self.threshold, self.clips, self.missed = threshold, clips, missed
+        self.tp, self.fp, self.fn = tp, fp, fn
+
+    def count(self, weight: np.ndarray | None = None) -> Counts:
+        """The counts at all thresholds.
+
+        weight: signed integers (clips,) or (weightings, clips), how often each clip is there (None:
+        once). The counts are of the same type.
+        """
+        weight = np.ones(self.clips, np.int64) if weight is None else weight
+        positives = np.take(weight, self.missed, axis=-1).sum(
+            axis=-1, dtype=weight.dtype, keepdims=True)
+        return Counts(self.threshold, self.tp.sums(weight), self.fp.sums(weight),
+                      positives + self.fn.sums(weight))
+
+    def corners(self) -> Events:
+        """The same events at fewer thresholds: area and F1 are equal whatever the weights.
+
+        Where recall stands still only the first and the last precision matter.
+        """
+        moves = np.union1d(self.tp.place, self.fn.place)
+        half = np.flatnonzero(self.threshold >= 0.5)[-1:]
+        keep = np.unique(np.concatenate(
+            [moves, moves[moves > 0] - 1, half, [0, len(self.threshold) - 1]]))
+        tp, fp, fn = (Changes(one.clip, one.sign, one.ends[keep])
+                      for one in (self.tp, self.fp, self.fn))
+        return Events(self.threshold[keep], self.clips, tp, fp, fn, self.missed)
+
+
+class CategoryEvents(Events):
+    """The events of one category.
 
     truth: bool (clips, tags); predicted: (clips, tags) in [0, 1], complete tags only.
     x_truth: bool (clips,) and x_predicted: (clips,): the tag X; None where there is none.
@@ -41,8 +120,7 @@ class CategoryEvents:
         u = np.zeros(clips, bool) if x_truth is None else x_truth
         v = np.zeros(clips) if x_predicted is None else x_predicted
         values = np.unique(predicted)
-        self.threshold = np.union1d(values[values >= LOWEST_THRESHOLD], [1.0])[::-1]
-        self._clips = clips
+        rising = np.union1d(values[values >= LOWEST_THRESHOLD], [1.0])
         none_true = ~truth.any(axis=1)
         highest = np.maximum(predicted.max(axis=1, initial=-np.inf), v)
         highest_true = np.where(truth, predicted, -np.inf).max(axis=1, initial=-np.inf)
@@ -52,58 +130,34 @@ class CategoryEvents:
         rescued = np.flatnonzero(u & (highest > highest_true))
         silent = np.flatnonzero(u & none_true)
         vague = np.flatnonzero(~u & none_true & (v > lowest))
-        hit_events = (hits[0], predicted[hits], 1)
-        self._tp = self._events(hit_events, (rescued, highest[rescued], 1),
-                                (rescued, highest_true[rescued], -1))
-        self._fp = self._events((alarms[0], predicted[alarms], 1), (vague, v[vague], 1),
-                                (vague, lowest[vague], -1))
-        self._fn = self._events((hits[0], predicted[hits], -1), (silent, highest[silent], -1))
-        self._fn_at_infinity = np.concatenate([hits[0], silent])
-
-    def _events(self, *groups: tuple[np.ndarray, np.ndarray, int]) -> tuple[np.ndarray, ...]:
-        """(row from which it counts, clip, sign) of all events that some threshold reaches."""
-        clip = np.concatenate([group[0] for group in groups])
-        value = np.concatenate([group[1] for group in groups])
-        sign = np.concatenate([np.full(len(group[0]), group[2], np.int64) for group in groups])
-        rows = len(self.threshold)
-        row = rows - np.searchsorted(self.threshold[::-1], value, side="right")
-        reached = row < rows
-        return row[reached], clip[reached], sign[reached]
-
-    def count(self, weight: np.ndarray | None = None) -> Counts:
-        """The counts; ``weight`` (clips,) says how often each clip is there (None: once)."""
-        weight = np.ones(self._clips, np.int64) if weight is None else weight
-        tp, fp, fn = (self._running(events, weight) for events in (self._tp, self._fp, self._fn))
-        return Counts(self.threshold, tp, fp, fn + int(weight[self._fn_at_infinity].sum()))
-
-    def _running(self, events: tuple[np.ndarray, ...], weight: np.ndarray) -> np.ndarray:
-        row, clip, sign = events
-        change = np.bincount(row, weights=weight[clip] * sign, minlength=len(self.threshold))
-        return np.asarray(np.cumsum(np.rint(change).astype(np.int64)))
+        super().__init__(
+            rising[::-1], clips,
+            _changes(rising, (hits[0], predicted[hits], 1), (rescued, highest[rescued], 1),
+                     (rescued, highest_true[rescued], -1)),
+            _changes(rising, (alarms[0], predicted[alarms], 1), (vague, v[vague], 1),
+                     (vague, lowest[vague], -1)),
+            _changes(rising, (hits[0], predicted[hits], -1), (silent, highest[silent], -1)),
+            np.concatenate([hits[0], silent]))
 
 
-class Union:
-    """The categories' thresholds taken together, for counts over all categories (micro)."""
+def union(categories: Sequence[Events]) -> Events:
+    """The categories taken together (micro): sums over all of them at all their thresholds.
 
-    def __init__(self, categories: list[CategoryEvents]) -> None:
-        union = categories[0].threshold
-        for category in categories[1:]:
-            union = np.union1d(union, category.threshold)
-        self.threshold = np.sort(union)[::-1]
-        self._rows = [
-            # the category's last row whose threshold is at least the union's
-            len(category.threshold) - 1
-            - np.searchsorted(category.threshold[::-1], self.threshold, side="left")
-            for category in categories
-        ]
+    At a threshold that a category does not have, it counts as at its next higher one.
+    """
+    rising = np.unique(np.concatenate([category.threshold for category in categories]))
+    own = [len(rising) - 1 - np.searchsorted(rising, category.threshold)
+           for category in categories]
 
-    def count(self, counts: list[Counts]) -> Counts:
-        """The sums over the categories at every threshold of the union, descending."""
-        tp, fp, fn = (
-            sum((getattr(one, name)[rows] for one, rows in zip(counts, self._rows, strict=True)),
-                np.zeros(len(self.threshold), np.int64))
-            for name in ("tp", "fp", "fn"))
-        return Counts(self.threshold, tp, fp, fn)
+    def together(name: str) -> Changes:
+        parts = [getattr(category, name) for category in categories]
+        return Changes.ordered(
+            np.concatenate([places[part.place] for places, part in zip(own, parts, strict=True)]),
+            np.concatenate([part.clip for part in parts]),
+            np.concatenate([part.sign for part in parts]), len(rising))
+
+    return Events(rising[::-1], categories[0].clips, together("tp"), together("fp"),
+                  together("fn"), np.concatenate([category.missed for category in categories]))
 
 
 def precision_recall(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
@@ -113,21 +167,36 @@ def precision_recall(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     return precision, recall
 
 
-def area(counts: Counts) -> float:
-    """Area under the precision-recall curve, by trapezoids from (0, 1) to (1, 0).
+def area(counts: Counts) -> np.ndarray:
+    """Area under the precision-recall curve, by trapezoids from (0, 1) to (1, 0), shape (...).
 
     Points are ordered by recall, ascending; where recalls are equal by threshold, descending. The
     original leaves such ties to an unstable sort and may differ in the third decimal.
     """
     precision, recall = precision_recall(counts)
-    order = np.argsort(recall, kind="stable")  # rows are in descending order of threshold already
-    x = np.concatenate([[0.0], recall[order], [1.0]])
-    y = np.concatenate([[1.0], precision[order], [0.0]])
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+    if (recall[..., 1:] < recall[..., :-1]).any():  # an uncertain tag may take a hit back
+        order = np.argsort(recall, axis=-1, kind="stable")  # thresholds are in order already
+        recall = np.take_along_axis(recall, order, axis=-1)
+        precision = np.take_along_axis(precision, order, axis=-1)
+    sums = (np.diff(recall) * (precision[..., 1:] + precision[..., :-1])).sum(axis=-1)
+    first = recall[..., 0] * (1.0 + precision[..., 0])
+    last = (1.0 - recall[..., -1]) * precision[..., -1]
+    return np.asarray((sums + first + last) / 2)
 
 
-def f1_at_half(counts: Counts) -> float:
-    """F1 at the lowest threshold that is at least 0.5."""
-    row = int(np.flatnonzero(counts.threshold >= 0.5)[-1])
-    precision, recall = (float(values[row]) for values in precision_recall(counts))
-    return 0.0 if precision == 0 or recall == 0 else 2 / (1 / precision + 1 / recall)
+def f1_at_half(counts: Counts) -> np.ndarray:
+    """F1 at the lowest threshold that is at least 0.5, shape (...)."""
+    place = int(np.flatnonzero(counts.threshold >= 0.5)[-1])
+    precision, recall = (values[..., place] for values in precision_recall(counts))
+    both = precision * recall
+    return np.asarray(2 * both / np.where(both > 0, precision + recall, 1.0))
+
+
+def _changes(rising: np.ndarray, *groups: tuple[np.ndarray, np.ndarray, int]) -> Changes:
+    """The changes from groups of (clips, values, sign), without those below every threshold."""
+    clip = np.concatenate([group[0] for group in groups])
+    value = np.concatenate([group[1] for group in groups])
+    sign = np.concatenate([np.full(len(group[0]), group[2], np.int8) for group in groups])
+    place = len(rising) - np.searchsorted(rising, value, side="right")
+    reached = place < len(rising)
+    return Changes.ordered(place[reached], clip[reached], sign[reached], len(rising))

@@ -15,14 +15,8 @@ import numpy as np
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations
-from l3hpc.tagging.counts import (
-    CategoryEvents,
-    Counts,
-    Union,
-    area,
-    f1_at_half,
-    precision_recall,
-)
+from l3hpc.tagging.bootstrap import METHOD, intervals, resampled, scores
+from l3hpc.tagging.counts import CategoryEvents, Counts, precision_recall, union
 from l3hpc.tagging.predictions import Predictions
 from l3hpc.tagging.taxonomy import Taxonomy
 
@@ -40,7 +34,7 @@ def evaluate(
     0.5), ``macro_auprc``, ``class_auprc`` {category: value}, ``class_positives`` {category: clips}
     and ``curves`` {category or 'micro': {threshold, precision, recall}} (at most 200 points);
     ``files``, ``split``, ``warnings``. With ``bootstrap`` resamplings of the clips each level also
-    has ``confidence``: {level, samples, micro_auprc: [low, high], …, class_auprc: {…}}.
+    has ``confidence``: {level, samples, method, micro_auprc: [low, high], …, class_auprc: {…}}.
 
     Raises ``InputError`` where predictions are missing or belong to no clip of the split (with
     names); the order of rows and columns does not matter.
@@ -54,7 +48,7 @@ def evaluate(
         predictions = predictions_file.read(predictions, taxonomy)
     files, fine_truth, coarse_truth = annotations.ground_truth(split)
     order = _align(predictions.files, files, where, split)
-    levels = {
+    categories = {
         "fine": _fine_events(taxonomy, fine_truth, predictions.fine[order]),
         "coarse": [
             CategoryEvents(coarse_truth[:, [place]], predictions.coarse[order][:, [place]])
@@ -64,19 +58,20 @@ def evaluate(
     positives = {"fine": _any_fine(taxonomy, fine_truth), "coarse": coarse_truth}
     result: dict[str, Any] = {"split": split, "files": len(files),
                               "warnings": list(predictions.warnings)}
-    for level, events in levels.items():
-        union = Union(events)
-        counts = [category.count() for category in events]
-        micro = union.count(counts)
-        result[level] = _numbers(names, counts, micro)
+    levels = {level: (events, union(events)) for level, events in categories.items()}
+    for level, (events, together) in levels.items():
+        counts, micro = [category.count() for category in events], together.count()
+        result[level] = _numbers(names, scores(counts, micro).tolist())
         result[level]["class_positives"] = dict(
             zip(names, positives[level].sum(axis=0).tolist(), strict=True))
         result[level]["curves"] = {name: _curve(one)
                                    for name, one in zip(names, counts, strict=True)}
         result[level]["curves"]["micro"] = _curve(micro)
-        if bootstrap:
-            result[level]["confidence"] = _bootstrap(
-                names, events, union, len(files), bootstrap, confidence, seed)
+    if bootstrap:
+        for level, drawn in zip(levels, resampled(levels.values(), bootstrap, seed), strict=True):
+            result[level]["confidence"] = {
+                "level": confidence, "samples": bootstrap, "method": METHOD,
+                **_numbers(names, intervals(drawn, confidence).tolist())}
     return result
 
 
@@ -116,11 +111,10 @@ def _any_fine(taxonomy: Taxonomy, truth: np.ndarray) -> np.ndarray:
         .any(axis=1) for category in taxonomy.coarse], axis=1)
 
 
-def _numbers(names: list[str], counts: list[Counts], micro: Counts) -> dict[str, Any]:
-    areas = [area(one) for one in counts]
-    return {"micro_auprc": area(micro), "micro_f1": f1_at_half(micro),
-            "macro_auprc": float(np.mean(areas)),
-            "class_auprc": dict(zip(names, areas, strict=True))}
+def _numbers(names: list[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The columns of ``scores``, or what is told of them, by name."""
+    return {"micro_auprc": values[0], "micro_f1": values[1], "macro_auprc": values[2],
+            "class_auprc": dict(zip(names, values[3:], strict=True))}
 
 
 def _curve(counts: Counts) -> dict[str, list[float]]:
@@ -128,26 +122,3 @@ def _curve(counts: Counts) -> dict[str, list[float]]:
     rows = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int))
     return {"threshold": counts.threshold[rows].tolist(), "precision": precision[rows].tolist(),
             "recall": recall[rows].tolist()}
-
-
-def _bootstrap(names: list[str], events: list[CategoryEvents], union: Union, clips: int,
-               samples: int, confidence: float, seed: int) -> dict[str, Any]:
-    """Percentile intervals over resampled clips; thresholds stay those of the full set."""
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(samples):
-        weight = np.bincount(rng.integers(clips, size=clips), minlength=clips)
-        counts = [category.count(weight) for category in events]
-        drawn.append(_numbers(names, counts, union.count(counts)))
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-
-    def interval(values: list[float]) -> list[float]:
-        return [float(value) for value in np.quantile(values, tails)]
-
-    return {
-        "level": confidence, "samples": samples,
-        **{key: interval([one[key] for one in drawn])
-           for key in ("micro_auprc", "micro_f1", "macro_auprc")},
-        "class_auprc": {name: interval([one["class_auprc"][name] for one in drawn])
-                        for name in names},
-    }

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import math
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from l3hpc.errors import InputError
 from l3hpc.files import write_text
+from l3hpc.tagging.table import rows
 from l3hpc.tagging.taxonomy import Taxonomy
 
 FILE_COLUMN = "audio_filename"
@@ -78,58 +80,46 @@ def write(path: Path | str, predictions: Predictions, taxonomy: Taxonomy) -> Non
 def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     """Read a predictions CSV, in its own row order; columns are found by name.
 
-    A missing tag column counts as 0 and a value outside [0, 1] is cut off, each with a warning;
-    other columns are passed over. Raises ``InputError`` for a file that cannot be read, a value
-    that is no number, or a clip listed twice.
+    Each with a warning: a missing tag column counts as 0, a value outside [0, 1] is cut off, and
+    columns of no tag are passed over. Raises ``InputError`` for a file that cannot be read, a value
+    that is no finite number, or a clip listed twice.
     """
     where = str(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            header, *rows = csv.reader(stream)
-    except OSError as error:
-        raise InputError(f"cannot read the predictions: {error.strerror}", where=where) from None
-    except (ValueError, csv.Error):
-        raise InputError("not a CSV table", where=where) from None
-    if FILE_COLUMN not in header:
-        raise InputError(f"column '{FILE_COLUMN}' is missing", where=f"{where}:1",
+    table = rows(path, "predictions")
+    line, columns = next(table)
+    if FILE_COLUMN not in columns:
+        raise InputError(f"column '{FILE_COLUMN}' is missing", where=f"{where}:{line}",
                          allowed="audio_filename, then one column per tag")
-    rows = [row for row in rows if row]
-    for line, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise InputError(f"{len(row)} cells, the header has {len(header)}",
-                             where=f"{where}:{line}")
-    columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header),
-                       strict=True))
-    files = list(columns[FILE_COLUMN])
-    if len(set(files)) != len(files):
-        twice = Counter(files).most_common(1)[0][0]
-        raise InputError(f"'{twice}' is listed twice", where=where)
-    warnings: list[str] = []
-    fine, coarse = (_block(columns, len(files), names, where, warnings)
-                    for names in (taxonomy.fine_columns, taxonomy.coarse_columns))
-    return Predictions(files, fine, coarse, warnings)
+    names = [*taxonomy.fine_columns, *taxonomy.coarse_columns]
+    known = [place for place, name in enumerate(names) if name in columns]
+    cells = [columns.index(names[place]) for place in known]
+    first = columns.index(FILE_COLUMN)
+    lines: dict[str, int] = {}
+    numbers = array("d")
+    for line, row in table:
+        if lines.setdefault(row[first], line) != line:
+            raise InputError(f"'{row[first]}' is listed twice", where=f"{where}:{line}",
+                             hint=f"The first time is in line {lines[row[first]]}.")
+        numbers.extend([_number(row, cell, columns, f"{where}:{line}") for cell in cells])
+    values = np.zeros((len(lines), len(names)))
+    values[:, known] = np.frombuffer(numbers).reshape(len(lines), len(known))
+    warnings = [f"column '{name}' is missing: taken as 0" for name in names if name not in columns]
+    outside = ((values < 0) | (values > 1)).any(axis=0)
+    warnings += [f"column '{names[place]}' has values outside [0, 1]: cut off"
+                 for place in np.flatnonzero(outside)]
+    strange = [name for name in columns if name not in names and name != FILE_COLUMN]
+    warnings += [f"column '{name}' is no tag of the taxonomy: passed over" for name in strange]
+    np.clip(values, 0, 1, out=values)
+    fine = len(taxonomy.fine)
+    return Predictions(list(lines), values[:, :fine], values[:, fine:], warnings)
 
 
-def _block(columns: Mapping[str, Sequence[str]], rows: int, names: list[str], where: str,
-           warnings: list[str]) -> np.ndarray:
-    out = np.zeros((rows, len(names)))
-    for place, name in enumerate(names):
-        if name not in columns:
-            warnings.append(f"column '{name}' is missing: taken as 0")
-            continue
-        values = np.array([_number(cell) for cell in columns[name]], np.float64)
-        if not np.isfinite(values).all():
-            row = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise InputError(f"{name} is '{columns[name][row]}'", where=f"{where}:{row + 2}",
-                             allowed="numbers in [0, 1]")
-        if rows and (values.min() < 0 or values.max() > 1):
-            warnings.append(f"column '{name}' has values outside [0, 1]: cut off")
-        out[:, place] = np.clip(values, 0, 1)
-    return out
-
-
-def _number(cell: str) -> float:
+def _number(row: Sequence[str], cell: int, columns: Sequence[str], where: str) -> float:
     try:
-        return float(cell)
+        value = float(row[cell])
     except ValueError:
-        return float("nan")
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{columns[cell]} is '{row[cell]}'", where=where,
+                         allowed="numbers in [0, 1]")
+    return value
