@@ -23,6 +23,7 @@ COMMANDS = {
     "render": "Print exactly what would be submitted.",
     "status": "Show where runs stand.",
     "logs": "Show or follow the log of a step.",
+    "usage": "Show what a run asked for and used.",
     "cancel": "Cancel a run.",
     "resume": "Go on with a run: only what is missing or failed.",
     "retry": "Submit failed steps again, and what waits for them.",

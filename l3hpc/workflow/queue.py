@@ -101,6 +101,22 @@ def ask_sacct(
         answer.ended.setdefault(job, ended)  # squeue knows the recent ones better
 
 
+def ask_history(jobs: Iterable[str]) -> list[tuple[str, EndedJob]] | None:
+    """Every attempt, requeued ones too, of these base ids: (task id, how it ended); None where
+    accounting does not answer. One call."""
+    wanted = sorted(set(jobs))
+    if not wanted:
+        return []
+    try:
+        text = call(["sacct", "--noheader", "--allocations", "--parsable2", "--array",
+                     "--duplicates", "--jobs", ",".join(wanted), "--format",
+                     "JobID,State,ExitCode,ElapsedRaw,NodeList"], timeout_s=SACCT_S)
+    except ClusterError:
+        return None
+    return [(job, ended) for line in text.splitlines()
+            for job, ended in parse_sacct(line).items()]
+
+
 def parse_squeue(text: str) -> tuple[dict[str, LiveJob], dict[str, EndedJob]]:
     """``squeue --Format`` lines of the fixed widths above, by task id: what lives, what ended."""
     jobs: dict[str, LiveJob] = {}

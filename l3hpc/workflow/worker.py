@@ -197,6 +197,7 @@ def environment() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID"),
+            "array_job": os.environ.get("SLURM_ARRAY_JOB_ID"),
             "restarts": os.environ.get("SLURM_RESTART_COUNT", "0"), "l3hpc": __version__,
             "python": platform.python_version(), "packages": versions}
 

@@ -1,0 +1,115 @@
+"""What a run asked for and used, from results that are known to the digit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from l3hpc.workflow import queue, records, submission, usage
+from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.units import parse_memory, parse_time
+from l3hpc.workflow.usagetext import table
+
+
+def result(index, started, elapsed, cpu, peak, job, array=None):
+    return {"index": index, "started": started, "finished": started + elapsed,
+            "elapsed_s": elapsed, "cpu_s": cpu, "peak_memory_mb": peak,
+            "environment": {"job": job, "array_job": array}}
+
+
+def write(folder, results):
+    for one in results:
+        path = Path(folder) / f"{one['index']:04d}" / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(one))
+
+
+@pytest.fixture
+def run(tmp_path):
+    extract, fit, old = (tmp_path / "artifacts" / name for name in ("extract", "fit", "old"))
+    write(extract, [result(0, 1010.0, 100.0, 180.0, 900, "21", "20"),
+                    result(1, 1040.0, 200.0, 300.0, 1500, "22", "20"),
+                    result(2, 10.0, 50.0, 50.0, 99999, "7")])  # of an earlier run
+    write(fit, [result(0, 1300.0, 30.0, 29.0, 400, "23")])
+    write(old, [result(0, 1.0, 1.0, 1.0, 1, "3")])
+
+    def step(name, job, **more):
+        values = {"tasks": 1, "needs": [], "state": "submitted", "job": job, "resources": {
+            "cpus": 4, "mem_mb": 16384, "gpus": 1, "time_min": 240}, **more}
+        return StepRecord(name=name, kind=name, artifact=str(tmp_path / "artifacts" / name),
+                          **values)
+
+    record = RunRecord("demo", "upstream", "greene", 1000.0, "you", "host", [], {}, "submitted", [
+        step("extract", "20", tasks=3, attempts=[
+            {"job": "20", "array": True, "tasks": [0, 1], "time": 1000.0}]),
+        step("fit", "23", needs=["extract"], attempts=[
+            {"job": "23", "array": False, "tasks": [0], "time": 1000.0}],
+            resources={"cpus": 1, "mem_mb": 512, "gpus": 0, "time_min": 5}),
+        step("old", None, state="reused")])
+    records.write(tmp_path, record)
+    return tmp_path
+
+
+def test_used_and_asked(run):
+    extract, fit = usage.collect(run, "demo", accounting=False)
+    assert (extract.name, extract.tasks, extract.cpus, extract.gpus) == ("extract", 2, 4, 1)
+    assert extract.cpus_used == pytest.approx(480 / 300)
+    assert (extract.mem_used_mb, extract.time_used_s) == (1500, 200)
+    assert extract.waited_s == 40  # the second task: submitted at 1000, began at 1040
+    assert extract.core_hours == pytest.approx(480 / 3600)
+    assert extract.core_hours_asked == pytest.approx(300 * 4 / 3600)
+    assert extract.gpu_hours == pytest.approx(300 / 3600)
+    assert extract.suggestion == "mem=2GB, time=5min, cpus=2"
+    assert fit.waited_s == 1300 - 1240  # only since its parent's end
+    assert fit.suggestion == ""  # 400 of 512 MB, 30 s of 5 min
+
+
+def test_a_suggestion_can_be_typed(run):
+    for step in usage.collect(run, "demo", accounting=False):
+        for word in filter(None, step.suggestion.split(", ")):
+            name, _, value = word.partition("=")
+            assert {"mem": parse_memory, "time": parse_time, "cpus": int}[name](value) > 0
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"mem_used_mb": 500.0, "mem_mb": 512}, "mem=768MB"),  # too close to its limit
+    ({"time_used_s": 290.0, "time_min": 5}, "time=10min"),
+    ({"cpus_used": 3.9, "cpus": 4}, ""),
+    ({"cpus_used": 1.05, "cpus": 4}, "cpus=1"),
+    ({"cpus_used": 1.05, "cpus": 4, "time_used_s": 20.0}, ""),  # too short to tell
+])
+def test_suggestions(change, words):
+    fits = {"name": "fit", "tasks": 1, "cpus": 1, "mem_mb": 512, "gpus": 0, "time_min": 5,
+            "cpus_used": 1.0, "mem_used_mb": 400.0, "time_used_s": 60.0, "waited_s": 0.0,
+            "core_hours": 0.0, "core_hours_asked": 0.0, "gpu_hours": 0.0, "requeues": 0,
+            "lost_s": None, "suggestion": ""}
+    assert usage.suggestion(usage.StepUsage(**fits)) == ""
+    assert usage.suggestion(usage.StepUsage(**{**fits, **change})) == words
+
+
+def test_lost_attempts_are_counted_where_accounting_tells(run, monkeypatch):
+    told = "20_0|REQUEUED|0:0|70|n1\n20_0|COMPLETED|0:0|100|n1\n20_1|OUT_OF_MEMORY|0:9|30|n2\n"
+    monkeypatch.setattr(queue, "call", lambda command, timeout_s: told)
+    extract, fit = usage.collect(run, "demo")
+    assert (extract.lost_s, fit.lost_s) == (100.0, 0.0)
+    assert "1:40 in attempts that gave no result" in table("demo", [extract, fit])
+
+
+def test_the_table_reads_well(run):
+    lines = table("demo", usage.collect(run, "demo", accounting=False)).splitlines()
+    assert [" ".join(line.split()) for line in lines] == [
+        "demo used of asked, of the largest task",
+        "step tasks cores memory time waited suggestion",
+        "extract 2 1.6 of 4 1.46 GB of 16 GB 3:20 of 4 h 0:40 mem=2GB, time=5min, cpus=2",
+        "fit 1 1.0 of 1 400 MB of 512 MB 0:30 of 5 min 1:00 fits",
+        "0.142 of 0.342 core-hours, 0.0833 GPU-hours"]
+    assert lines[1].index("memory") == lines[2].index("1.46 GB") == lines[3].index("400 MB")
+
+
+def test_a_real_local_run_is_measured(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2},
+                       params={"extract": {"seconds": 0.5}})
+    submission.submit(made)
+    extract, sample = usage.collect(tmp_path, "demo")
+    assert (extract.tasks, sample.tasks) == (2, 1)
+    assert extract.time_used_s >= 0.5 and extract.mem_used_mb > 20 and extract.lost_s is None
