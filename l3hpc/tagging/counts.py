@@ -43,11 +43,9 @@ class Changes:
     ends: np.ndarray
 
     @classmethod
-    def ordered(cls, place: np.ndarray, clip: np.ndarray, sign: np.ndarray,
-                places: int) -> Changes:
-        """From events in any order and the first of ``places`` thresholds that counts each."""
-        order = np.argsort(place, kind="stable")
-        return cls(clip[order], sign[order], np.cumsum(np.bincount(place, minlength=places)))
+    def at(cls, place: np.ndarray, clip: np.ndarray, sign: np.ndarray, places: int) -> Changes:
+        """From events in order of ``place``, the first of ``places`` thresholds that counts it."""
+        return cls(clip, sign, np.cumsum(np.bincount(place, minlength=places)))
 
     @property
     def place(self) -> np.ndarray:
@@ -151,10 +149,12 @@ def union(categories: Sequence[Events]) -> Events:
 
     def together(name: str) -> Changes:
         parts = [getattr(category, name) for category in categories]
-        return Changes.ordered(
-            np.concatenate([places[part.place] for places, part in zip(own, parts, strict=True)]),
-            np.concatenate([part.clip for part in parts]),
-            np.concatenate([part.sign for part in parts]), len(rising))
+        place = np.concatenate([places[part.place]
+                                for places, part in zip(own, parts, strict=True)])
+        clip = np.concatenate([part.clip for part in parts])
+        sign = np.concatenate([part.sign for part in parts])
+        order = np.argsort(place)
+        return Changes.at(place[order], clip[order], sign[order], len(rising))
 
     return Events(rising[::-1], categories[0].clips, together("tp"), together("fp"),
                   together("fn"), np.concatenate([category.missed for category in categories]))
@@ -197,6 +197,7 @@ def _changes(rising: np.ndarray, *groups: tuple[np.ndarray, np.ndarray, int]) ->
     clip = np.concatenate([group[0] for group in groups])
     value = np.concatenate([group[1] for group in groups])
     sign = np.concatenate([np.full(len(group[0]), group[2], np.int8) for group in groups])
-    place = len(rising) - np.searchsorted(rising, value, side="right")
-    reached = place < len(rising)
-    return Changes.ordered(place[reached], clip[reached], sign[reached], len(rising))
+    order = np.argsort(-value)
+    place = len(rising) - np.searchsorted(rising, value[order], side="right")
+    order = order[:np.searchsorted(place, len(rising))]
+    return Changes.at(place[:len(order)], clip[order], sign[order], len(rising))
