@@ -102,7 +102,7 @@ def test_the_table_reads_well(run):
         "step tasks cores memory time waited suggestion",
         "extract 2 1.6 of 4 1.46 GB of 16 GB 3:20 of 4 h 0:40 mem=2GB, time=5min, cpus=2",
         "fit 1 1.0 of 1 400 MB of 512 MB 0:30 of 5 min 1:00 fits",
-        "0.142 of 0.342 core-hours, 0.0833 GPU-hours"]
+        "0.141 of 0.342 core-hours, 0.0833 GPU-hours"]
     assert lines[1].index("memory") == lines[2].index("1.46 GB") == lines[3].index("400 MB")
 
 
