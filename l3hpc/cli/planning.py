@@ -11,8 +11,8 @@ from l3hpc.errors import InputError
 from l3hpc.workflow.options import DOWNSTREAM, OPTIONS, PATH_OPTIONS, UPSTREAM, Option
 
 if TYPE_CHECKING:
-    from l3hpc.workflow.config import Config
     from l3hpc.workflow.model import Plan
+    from l3hpc.workflow.sweep import Sweep
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _PATHS = {
@@ -41,6 +41,9 @@ def plan_options(command: Command) -> Command:
             "[default: latest]")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True, help=(
             "Any parameter, or cpus, mem (16GB), gpus, time (4h) of a step. Repeatable.")),
+        click.option("--grid", "grid", metavar="OPTION=VALUE,VALUE", multiple=True, help=(
+            "All combinations of these values in one run; STEP.NAME=… for any parameter. "
+            "Repeatable.")),
         click.option("--name", help="Begins the run's name. [default: the pipeline's name]"),
         click.option("--cluster", metavar="NAME", shell_complete=_complete_cluster,
                      help="Profile of cluster.yaml. [default: local, or what the file says]"),
@@ -52,8 +55,9 @@ def plan_options(command: Command) -> Command:
     return click.argument("pipeline", shell_complete=_complete)(command)
 
 
-def make_plan(pipeline: str, values: dict[str, Any]) -> tuple[Plan, Config]:
-    """The plan that these options ask for. Takes its own options out of ``values``."""
+def make_plan(pipeline: str, values: dict[str, Any]) -> tuple[Plan, Sweep | None]:
+    """The plan that these options ask for, and the sweep that it is with ``--grid``. Takes its own
+    options out of ``values``."""
     from l3hpc.workflow import config as configuration
     from l3hpc.workflow import plan as planning
 
@@ -75,7 +79,13 @@ def make_plan(pipeline: str, values: dict[str, Any]) -> tuple[Plan, Config]:
         options=options, sets=values.pop("sets"), name=values.pop("name"),
         start=values.pop("start"), student=values.pop("student"),
         inputs=dict(_input(text) for text in values.pop("inputs")))
-    return planning.build(pipeline, config, request), config
+    grid = values.pop("grid")
+    if not grid:
+        return planning.build(pipeline, config, request), None
+    from l3hpc.workflow import sweep
+
+    found = sweep.build(pipeline, config, request, sweep.parse(grid))
+    return found.plan, found
 
 
 def _click(option: Option) -> Callable[[Command], Command]:

@@ -14,6 +14,7 @@ from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError
 if TYPE_CHECKING:
     from l3hpc.workflow.model import Plan, RunRecord
 
+ROWS_SHOWN = 3
 EXAMPLES = """\b
 Examples:
   l3hpc submit upstream --approx pca --asr 8000 --mels 64
@@ -22,6 +23,7 @@ Examples:
   l3hpc submit downstream --student latest
   l3hpc submit upstream --from train --audio-dir A --embedding-dir E
   l3hpc submit all --set train.mem=64GB --set train.epochs=300
+  l3hpc submit upstream --grid emb-dim=64,128 --grid sampling=dpp,random
 """
 
 
@@ -39,14 +41,16 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     Steps whose result exists already are not computed again. On 'local' the jobs run here, in
     the foreground unless --detach. Options that a pipeline does not offer are refused.
     """
-    from l3hpc.workflow import cost, preview
+    from l3hpc.workflow import cost, preview, sweep
 
     try:
-        plan, _ = make_plan(pipeline, values)
+        plan, swept = make_plan(pipeline, values)
     except InputError as error:
         raise _nothing_submitted(error) from None
     if not as_json:
         click.echo(preview.text(plan))
+        if swept is not None:
+            click.echo("\n" + sweep.table(swept))
     if dry_run:
         _finish(plan, None, as_json, "nothing was submitted (--dry-run)")
         return EXIT_OK
@@ -96,15 +100,16 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     if not chain:
         return f"\nnothing to compute; recorded as {plan.run}"
     rows = []
-    kinds = {step.kind: step for step in plan.steps if step.missing}
-    if "train" in kinds:
-        rows.append(f"'embedding_approx_mse', key {kinds['train'].labels['model_dir']}")
-    if "evaluate" in kinds:
-        labels = kinds["evaluate"].labels
-        rows.append(f"'sonyc_ust', key {labels['output_dir']} {labels['exp_id']}")
+    for step in plan.steps:
+        if step.missing and step.kind == "train":
+            rows.append(f"'embedding_approx_mse', key {step.labels['model_dir']}")
+        if step.missing and step.kind == "evaluate":
+            rows.append(f"'sonyc_ust', key {step.labels['output_dir']} {step.labels['exp_id']}")
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
-    lines += [f"its row:         {row}" for row in rows]
+    lines += [f"its row:         {row}" for row in rows[:ROWS_SHOWN]]
+    if len(rows) > ROWS_SHOWN:
+        lines.append(f"                 and {len(rows) - ROWS_SHOWN} more")
     return "\n".join(lines)
 
 

@@ -67,6 +67,18 @@ def build(
     request = request or Request()
     found = pipelines.load(pipeline) if isinstance(pipeline, str) else pipeline
     check_name(request.name or found.name)
+    planned, students = planned_steps(found, config, request)
+    run = run_name(config.workspace, request.name or found.name,
+                   [step.fingerprint for step in planned.values()],
+                   date or datetime.date.today())
+    steps = labelled(planned, config, found.name, run, user or getpass.getuser(), students)
+    return Plan(run=run, pipeline=found.name, workspace=config.workspace, profile=config.profile,
+                steps=steps, options=request.typed())
+
+
+def planned_steps(found: Pipeline, config: Config, request: Request
+                  ) -> tuple[dict[str, PlannedStep], list[Outside]]:
+    """The steps of a plan by name, and the students that come from outside; labels are missing."""
     wanted = parameters.wanted(found, request.options or {}, request.sets)
     kept = _kept(found, wanted, request)
     params = {name: _params(kept[name], kept, config) for name in kept}
@@ -83,14 +95,15 @@ def build(
     planned: dict[str, PlannedStep] = {}
     for name in kept:
         planned[name] = _planned(kept[name], params[name], sources[name], planned, config)
-    run = run_name(config.workspace, request.name or found.name,
-                   [step.fingerprint for step in planned.values()],
-                   date or datetime.date.today())
-    labels = _labels(config, found.name, run, user or getpass.getuser(), students)
-    steps = tuple(replace(step, labels={**labels, **_folders(step, planned, config, run),
-                                        "step": step.name}) for step in planned.values())
-    return Plan(run=run, pipeline=found.name, workspace=config.workspace, profile=config.profile,
-                steps=steps, options=request.typed())
+    return planned, students
+
+
+def labelled(planned: Mapping[str, PlannedStep], config: Config, pipeline: str, run: str,
+             user: str, students: Sequence[Outside]) -> tuple[PlannedStep, ...]:
+    """The steps with what only the ledger needs: who, which run, which row."""
+    labels = _labels(config, pipeline, run, user, students)
+    return tuple(replace(step, labels={**labels, **_folders(step, planned, config, run),
+                                       "step": step.name}) for step in planned.values())
 
 
 def check_name(name: str) -> str:

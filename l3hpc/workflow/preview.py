@@ -43,13 +43,14 @@ def heading(plan: Plan) -> str:
 
 def descriptions(plan: Plan) -> dict[str, str]:
     """Step → what it will do, or for one that was done before what came out."""
-    typed = {step.kind: step_rooms.step(step.kind).Params(**step.params) for step in plan.steps}
+    by_name = {step.name: step for step in plan.steps}
     said: dict[str, str] = {}
     for step in plan.steps:
         module = step_rooms.step(step.kind)
         words = artifacts.detail(step.artifact) if not step.missing else ""
         if not words and hasattr(module, "describe"):
-            words = module.describe({**typed, step.kind: module.Params(**step.params)})
+            words = module.describe({each.kind: step_rooms.step(each.kind).Params(**each.params)
+                                     for each in (*_ancestors(step, by_name), step)})
         if step.waits_for:
             words = f"{words}; after job {', '.join(step.waits_for)}".removeprefix("; ")
         if words:
@@ -81,6 +82,11 @@ def as_json(plan: Plan) -> dict[str, Any]:
         } for step in plan.steps],
         "cost": {"at_most": vars(most), "last": vars(last) if last else None},
     }
+
+
+def _ancestors(step: PlannedStep, by_name: dict[str, PlannedStep]) -> list[PlannedStep]:
+    found = [by_name[need] for need in step.needs]
+    return [older for parent in found for older in _ancestors(parent, by_name)] + found
 
 
 def _row(step: PlannedStep) -> tuple[str, ...]:

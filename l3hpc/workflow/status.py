@@ -58,7 +58,7 @@ class RunStatus:
 
     state: ``done``, ``running`` (anything still moves), ``failed``, ``cancelled``, ``refused`` or
     ``lost``. next: the command that helps, if any. notes: what Slurm did not answer, and why a run
-    was refused.
+    was refused. combinations: of a sweep, each with ``values`` and ``steps`` (base step → step).
     """
 
     run: str
@@ -69,6 +69,7 @@ class RunStatus:
     steps: list[StepStatus]
     next: str | None = None
     notes: list[str] = field(default_factory=list)
+    combinations: list[dict[str, dict[str, str]]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: the fields of ``RunStatus`` and ``StepStatus``, and ``schema``."""
@@ -164,7 +165,8 @@ def _run_status(
         steps.append(_step_status(workspace, record, look, answer, parents))
     state = _run_state(record, steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
-                       notes=list(answer.notes))
+                       notes=list(answer.notes),
+                       combinations=list(record.options.get("combinations", ())))
     if record.note and state in ("refused", "cancelled"):
         status.notes.insert(0, record.note)
     if state in ("failed", "lost", "cancelled"):
