@@ -23,7 +23,8 @@ def write_annotations(tmp_path):
         keys = V2 if version == 2 else V1
         tags = taxonomy.fine_columns + taxonomy.coarse_columns
         columns = keys + [f"{tag}_presence" for tag in tags]
-        columns[len(keys) + 29:len(keys) + 29] = [f"{t}_proximity" for t in taxonomy.fine_columns]
+        fine = len(keys) + len(taxonomy.fine)
+        columns[fine:fine] = [f"{tag}_proximity" for tag in taxonomy.fine_columns]
         path = tmp_path / name
         with open(path, "w", newline="") as stream:
             writer = csv.writer(stream)

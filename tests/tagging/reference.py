@@ -3,14 +3,14 @@
 import numpy as np
 
 
-def counts(truth, predicted, x_truth=None, x_predicted=None):
+def counts(truth, predicted, x_truth=None, x_predicted=None, thresholds=None):
     """[(threshold, tp, fp, fn)] in descending order of threshold, for one category."""
     clips, tags = truth.shape
     fine = x_truth is not None
     u_all = x_truth if fine else np.zeros(clips, bool)
     v_all = x_predicted if fine else np.zeros(clips)
-    thresholds = sorted({value for value in predicted.ravel() if value >= 0.01} | {1.0},
-                        reverse=True)
+    thresholds = thresholds or sorted(
+        {value for value in predicted.ravel() if value >= 0.01} | {1.0}, reverse=True)
     rows = []
     for threshold in thresholds:
         tp = fp = fn = 0

@@ -78,7 +78,11 @@ def test_unknown_names_are_refused(annotations):
      [":10", "1_engine_presence is '2'", "-1 for not annotated"]),
     (lambda rows: rows + [("train", 1, "x.wav", 1, {"1_engine": "yes"})],
      [":10", "1_engine_presence is 'yes'"]),
+    (lambda rows: rows + [("train", 1, "x.wav", 1, {"8_dog": 0.5})], [":10", "8_dog_presence"]),
+    (lambda rows: rows + [("train", 1, "x.wav", 1, {"8_dog": ""})], ["8_dog_presence is ''"]),
     (lambda rows: rows + [("train", 1, "x.wav", "bob", {})], [":10", "annotator_id is 'bob'"]),
+    (lambda rows: rows + [("train", 1, "x.wav", 1.5, {})], [":10", "annotator_id is '1.5'"]),
+    (lambda rows: rows + [("train", 1, "x.wav", "inf", {})], [":10", "annotator_id is 'inf'"]),
     (lambda rows: rows + [("train", 1, "", 1, {})], [":10", "audio_filename is empty"]),
 ])
 def test_broken_rows_are_refused_with_the_line(write_annotations, taxonomy, change, words):
@@ -101,3 +105,18 @@ def test_missing_columns_and_files_are_refused(write_annotations, taxonomy, tmp_
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match="not a CSV table"):
         Annotations.load(tmp_path / "empty.csv", taxonomy)
+
+
+def test_numbers_may_be_written_in_other_ways(write_annotations, taxonomy):
+    rows = [("train", 1, "NA", "5.0", {"1_engine": "1.0", "8_dog": " -1", "6_music": "+1"}),
+            ("train", 1, "nan", 5, {"1_engine": "0.0", "8_dog": "-1.0"})]
+    found = Annotations.load(write_annotations(rows, taxonomy), taxonomy)
+    assert found.files() == ["NA", "nan"]  # names, not missing values
+    assert found.annotator.tolist() == [5, 5]
+    assert found.coarse[:, [0, 5, 7]].tolist() == [[1, 1, -1], [0, 0, -1]]
+    assert found.fine.dtype == found.coarse.dtype == np.int8 and not found.fine.any()
+
+
+def test_a_table_without_rows(write_annotations, taxonomy):
+    found = Annotations.load(write_annotations([], taxonomy), taxonomy)
+    assert found.files() == [] and found.fine.shape == (0, 29) and found.coarse.shape == (0, 8)

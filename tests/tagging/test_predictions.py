@@ -56,7 +56,14 @@ def test_values_outside_are_cut_off_with_a_warning(tmp_path, taxonomy):
 @pytest.mark.parametrize(("text", "words"), [
     ("file,8_dog\na.wav,1\n", "column 'audio_filename' is missing"),
     ("audio_filename,8_dog\na.wav,loud\n", "p.csv:2: 8_dog is 'loud'"),
-    ("audio_filename,8_dog\na.wav,1\na.wav,1\n", "'a.wav' is listed twice"),
+    ("audio_filename,8_dog\n\na.wav,0.5\n\n\nb.wav,\n", "p.csv:6: 8_dog is ''"),
+    ("audio_filename,8_dog\na.wav,inf\n", "p.csv:2: 8_dog is 'inf'"),
+    ("audio_filename,8_dog\na.wav,nan\n", "p.csv:2: 8_dog is 'nan'"),
+    ("audio_filename,8_dog\na.wav,1\n\na.wav,1\n", "p.csv:4: 'a.wav' is listed twice"),
+    ("audio_filename,8_dog\na.wav,1\na.wav,1\n", "The first time is in line 2."),
+    ("audio_filename,8_dog\na.wav,1\nb.wav\n", "p.csv:3: 1 cells, the header has 2"),
+    ("\naudio_filename,8_dog,8_dog\n", "p.csv:2: column '8_dog' occurs twice"),
+    ("\n\n", "not a CSV table (it is empty)"),
     ("", "not a CSV table"),
 ])
 def test_broken_files_are_refused(tmp_path, taxonomy, text, words):
@@ -64,3 +71,25 @@ def test_broken_files_are_refused(tmp_path, taxonomy, text, words):
     with pytest.raises(InputError) as caught:
         predictions.read(tmp_path / "p.csv", taxonomy)
     assert words in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path, taxonomy):
+    (tmp_path / "p.csv").write_bytes(b"audio_filename,8_dog\n\xff\xfe,1\n")
+    with pytest.raises(InputError, match="not a CSV table"):
+        predictions.read(tmp_path / "p.csv", taxonomy)
+    with pytest.raises(InputError, match="cannot read the predictions: No such file"):
+        predictions.read(tmp_path / "none.csv", taxonomy)
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_matter(tmp_path, taxonomy):
+    (tmp_path / "p.csv").write_text(
+        "\ufeffaudio_filename,8_dog\n\nb.wav,0.25\n\na.wav,1e-1\n", encoding="utf-8")
+    read = predictions.read(tmp_path / "p.csv", taxonomy)
+    assert read.files == ["b.wav", "a.wav"]
+    assert read.coarse[:, 7].tolist() == [0.25, 0.1]
+
+
+def test_a_table_without_rows_has_no_clips(tmp_path, taxonomy):
+    (tmp_path / "p.csv").write_text("audio_filename,8_dog\n")
+    read = predictions.read(tmp_path / "p.csv", taxonomy)
+    assert read.files == [] and read.fine.shape == (0, 29) and read.coarse.shape == (0, 8)
