@@ -1,3 +1,5 @@
+"""A-weighted levels against the table of the standard, frame by frame and block by block."""
+
 import numpy as np
 import pytest
 
@@ -5,29 +7,44 @@ from l3hpc.audio import levels
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.levels import FLOOR_DB, a_weighting_db, frame_levels
 
-# IEC 61672-1 table 3: nominal frequency, A-weighting in dB (rounded to 0.1)
-IEC = [(10, -70.4), (20, -50.5), (31.5, -39.4), (63, -26.2), (125, -16.1), (250, -8.6),
-       (500, -3.2), (1000, 0.0), (2000, 1.2), (4000, 1.0), (8000, -1.1), (16000, -6.6),
-       (20000, -9.3)]
+# IEC 61672-1:2013 table 3: nominal frequency in Hz, A-weighting in dB (rounded to 0.1)
+IEC = {10: -70.4, 12.5: -63.4, 16: -56.7, 20: -50.5, 25: -44.7, 31.5: -39.4, 40: -34.6, 50: -30.2,
+       63: -26.2, 80: -22.5, 100: -19.1, 125: -16.1, 160: -13.4, 200: -10.9, 250: -8.6, 315: -6.6,
+       400: -4.8, 500: -3.2, 630: -1.9, 800: -0.8, 1000: 0.0, 1250: 0.6, 1600: 1.0, 2000: 1.2,
+       2500: 1.3, 3150: 1.2, 4000: 1.0, 5000: 0.5, 6300: -0.1, 8000: -1.1, 10000: -2.5,
+       12500: -4.3, 16000: -6.6, 20000: -9.3}
+RATES = [8000, 16000, 22050, 32000, 44100, 48000]
 
 
-@pytest.mark.parametrize(("nominal", "expected"), IEC)
-def test_curve_is_that_of_the_standard(nominal, expected):
-    exact = 1000.0 * 10.0 ** (round(10 * np.log10(nominal / 1000)) / 10)
-    assert a_weighting_db(exact) == pytest.approx(expected, abs=0.051)
+def exact(nominal):
+    """The frequency that the standard means: a tenth of a decade from its neighbours."""
+    return 1000.0 * 10.0 ** (round(10 * np.log10(nominal / 1000)) / 10)
+
+
+@pytest.mark.parametrize("nominal", IEC)
+def test_curve_is_that_of_the_standard(nominal):
+    assert a_weighting_db(exact(nominal)) == pytest.approx(IEC[nominal], abs=0.051)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_tones_at_all_nominal_frequencies_are_within_class_1(rate):
+    """The narrowest limit of class 1 is 0.7 dB (at 1 kHz); 0.1 dB is asked for everywhere.
+
+    Half of that is the table's rounding. Frames at the ends of the recording hold the jump from
+    and to silence, which is louder than a weighted low tone.
+    """
+    below = [nominal for nominal in IEC if exact(nominal) < rate / 2]
+    assert len(below) == {8000: 27, 16000: 30, 22050: 31, 32000: 33, 44100: 34, 48000: 34}[rate]
+    times = np.arange(4 * rate) / rate
+    for nominal in below:
+        tone = 0.5 * np.sin(2 * np.pi * exact(nominal) * times + 0.3)
+        found = frame_levels(tone, rate)[2:-2] - 20 * np.log10(0.5 / np.sqrt(2))
+        assert np.abs(found - IEC[nominal]).max() < 0.1, nominal
+        assert np.abs(found - a_weighting_db(exact(nominal))).max() < 0.05, nominal
 
 
 def test_zero_frequency_has_no_weight():
     assert a_weighting_db(0.0) == -np.inf
-
-
-@pytest.mark.parametrize("rate", [8000, 48000])
-@pytest.mark.parametrize("hz", [31.5, 125, 1000, 3150])
-def test_tones_have_the_level_of_the_curve(rate, hz):
-    tone = 0.5 * np.sin(2 * np.pi * hz * np.arange(5 * rate) / rate)
-    found = frame_levels(tone, rate)
-    expected = 20 * np.log10(0.5 / np.sqrt(2)) + a_weighting_db(hz)
-    assert found[2:-2] == pytest.approx(np.full(len(found) - 4, expected), abs=0.02)
 
 
 def test_noise_level_is_that_of_its_weighted_spectrum():

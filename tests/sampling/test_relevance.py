@@ -45,8 +45,13 @@ def plain_relevance(levels, timestamps, zone):
     return np.array(result)
 
 
-# 2016-11 to 2018-04: five clock changes in New York, three turns of the year.
-times = st.floats(1_478_000_000, 1_523_000_000) | st.sampled_from([float("nan")])
+# 2016-11 to 2018-04: five clock changes in New York, three turns of the year; and days that
+# belong to the ISO week of another year.
+TURNS = [datetime.datetime(year, month, day, hour, tzinfo=datetime.timezone.utc).timestamp()
+         for year in (2014, 2015, 2018, 2019, 2020, 2021) for hour in (4, 16)
+         for month, day in ((1, 1), (1, 3), (12, 29), (12, 31))]
+times = (st.floats(1_478_000_000, 1_523_000_000) | st.sampled_from(TURNS)
+         | st.sampled_from([float("nan")]))
 
 
 @given(st.lists(st.tuples(times, st.sampled_from([40.0, 40.004, 50.126, 61.5, -np.inf])),
@@ -107,6 +112,68 @@ def test_first_and_last_day_of_2017_are_apart():
     assert days.iso_year.tolist() == [2016, 2017]
     assert days.iso_week.tolist() == [52, 52]
     assert days.weekday.tolist() == [6, 6]
+
+
+def test_windows_of_different_years_never_merge():
+    """31 December 2018 is a Monday of 2019-W01, 1 January 2018 a Monday of 2018-W01."""
+    mondays = ["2018-01-01", "2018-12-31", "2019-12-30", "2021-01-04"]
+    at = np.array([unix(f"{day}T10:30") for day in mondays])
+    days = calendar(at, NEW_YORK)
+    assert (days.weekday == 0).all() and (days.iso_week == 1).all()
+    assert days.iso_year.tolist() == [2018, 2019, 2020, 2021]
+    assert len(set(relevance_groups(at, NEW_YORK))) == 4
+    np.testing.assert_array_equal(relative_loudness(np.arange(4.0), at), np.ones(4))
+    assert [label for label, _ in time_frames(at, "week")] == [
+        "2018-W01", "2019-W01", "2020-W01", "2021-W01"]
+
+
+def test_every_week_of_twenty_years_has_its_84_windows():
+    """Years of 52 and of 53 weeks; two rows per window, none shared with another week or year."""
+    start, stop = unix("2005-01-03T00:30", "UTC"), unix("2025-01-06T00:00", "UTC")
+    at = np.arange(start, stop, 3600.0)
+    groups, counts = np.unique(relevance_groups(at, "UTC"), return_counts=True)
+    weeks = {(year, week) for year, week, _ in (
+        datetime.datetime.fromtimestamp(t, datetime.timezone.utc).isocalendar()
+        for t in at[::24])}
+    assert len(weeks) == 1044 and sum(week == 53 for _, week in weeks) == 3
+    assert len(groups) == 1044 * 84 and set(counts) == {2}
+
+
+def test_a_turn_of_the_year_inside_a_week_does_not_cut_it():
+    """Monday 2018-12-31 and Wednesday 2019-01-02 are one week; a window never crosses midnight."""
+    stamps = np.array([unix("2019-01-02T12:00"), unix("2018-12-31T12:00"),
+                       unix("2018-12-30T12:00"), unix("2019-01-06T12:00")])
+    assert {label: rows.tolist() for label, rows in time_frames(stamps, "week")} == {
+        "2018-W52": [2], "2019-W01": [0, 1, 3]}
+    late, early = unix("2018-12-31T23:59:59"), unix("2019-01-01T00:00:00")
+    assert early - late == 1
+    first, second = relevance_groups(np.array([late, early]), NEW_YORK)
+    assert first != second
+
+
+@pytest.mark.parametrize(("day", "zone", "minutes"), [
+    ("2017-03-12", NEW_YORK, [120, 60] + [120] * 10),  # 2:00 to 3:00 is left out
+    ("2017-11-05", NEW_YORK, [180, 120] + [120] * 10),  # 1:00 to 2:00 comes twice
+    ("2017-03-26", "Europe/Berlin", [120, 60] + [120] * 10),
+    ("2017-10-29", "Europe/Berlin", [120, 180] + [120] * 10),
+    ("2017-10-01", "Australia/Lord_Howe", [120, 90] + [120] * 10),
+    ("2017-04-02", "Australia/Lord_Howe", [150, 120] + [120] * 10),
+    ("2018-11-04", "America/Sao_Paulo", [60] + [120] * 11),  # 0:00 to 1:00 is left out
+    ("2018-02-17", "America/Sao_Paulo", [120] * 11 + [180]),  # 23:00 to 24:00 comes twice
+    ("2017-03-12", "UTC", [120] * 12),
+])
+def test_minutes_of_each_window_on_days_when_clocks_change(day, zone, minutes):
+    """A row per minute; each window's rows are ranked together, whatever its length."""
+    noon = unix(f"{day}T12:00", zone)
+    stamps = noon + 60.0 * np.arange(-13 * 60, 13 * 60)
+    stamps = stamps[[str(local(t, zone).date()) == day for t in stamps]]
+    groups = relevance_groups(stamps, zone)
+    changes = np.flatnonzero(np.diff(groups)) + 1
+    assert np.diff(np.concatenate([[0], changes, [len(groups)]])).tolist() == minutes
+    assert len(np.unique(groups)) == 12
+    rising = np.arange(len(stamps), dtype=float)
+    expected = np.concatenate([np.arange(1, size + 1) / size for size in minutes])
+    np.testing.assert_array_equal(relative_loudness(rising, stamps, zone), expected)
 
 
 def test_the_window_follows_local_time_through_the_year():
@@ -197,6 +264,23 @@ def test_a_frame_whose_rows_are_not_neighbours():
     frames = dict(time_frames(stamps, "week"))
     assert {label: rows.tolist() for label, rows in frames.items()} == {
         "2016-W52": [0, 2], "2017-W01": [1], "2017-W52": [3]}
+
+
+@pytest.mark.parametrize(("timescale", "moments", "labels"), [
+    ("day", ["2017-06-01T00:00", "2017-06-02T23:59:59", "2017-06-03T12:00"],
+     ["2017-06-01", "2017-06-02", "2017-06-03"]),
+    ("week", ["2017-06-05T00:00", "2017-06-18T23:59:59", "2017-06-21T12:00"],
+     ["2017-W23", "2017-W24", "2017-W25"]),
+    ("month", ["2017-06-01T00:00", "2017-07-31T23:59:59", "2018-06-15T12:00"],
+     ["2017-06", "2017-07", "2018-06"]),
+])
+def test_frames_of_rows_in_turn(timescale, moments, labels):
+    """Rows of three frames come one after the other, in whatever order of time."""
+    stamps = np.array([unix(moment) for moment in moments])
+    turn = np.array([2, 0, 1, 1, 2, 0, 0])
+    frames = time_frames(stamps[turn], timescale)
+    assert [label for label, _ in frames] == labels
+    assert [rows.tolist() for _, rows in frames] == [[1, 5, 6], [2, 3], [0, 4]]
 
 
 def test_frames_follow_the_site_and_not_the_machine(monkeypatch):
