@@ -24,16 +24,20 @@ CONTINUES = True  # a checkpoint carries on what a time limit ends
 PLACES = frozenset({"audio_dir", "tensorboard", "checkpoint_every", "checkpoint_batches"})
 
 TAB = "embedding_approx_mse"
-PUBLISHED: dict[str, Any] = {"head": "relu", "epochs": 300, "epoch_size": 4096,
-                             "validation_epoch_size": 1024, "bn_momentum": 0.99}
+RATE = 1e-4
+PUBLISHED: dict[str, Any] = {
+    "head": "relu", "epochs": 300, "epoch_size": 4096, "validation_epoch_size": 1024,
+    "batch_size": 64, "validation_batch_size": 64, "bn_momentum": 0.99, "schedule": "plateau",
+    "patience": 10, "min_delta": 1e-4, "plateau_patience": 5, "plateau_factor": 0.1}
+PUBLISHED_RATE = {"pca": 1e-4, "umap": 1e-4, "none": 1e-5}
 
 
 class Params(BaseParams):
     """The student's shape and how it is trained."""
 
     recipe: Literal["default", "published"] = Field("default", description=(
-        "published: head, epochs, epoch sizes and bn_momentum of the published jobs, wherever "
-        "not stated."))
+        "published: head, epochs, batches, learning rate, schedule and bn_momentum of the "
+        "published jobs, wherever not stated."))
     asr: int = Field(8000, ge=1000, le=192000, description="The student's sample rate in Hz.")
     mels: int = Field(64, ge=1, description="Mel bands.")
     dft: int = Field(1024, ge=16, description="Length of the DFT in samples.")
@@ -45,14 +49,14 @@ class Params(BaseParams):
         "Filters of the eight convolutions, where emb_dim is none of 512, 256, 128, 64."))
     head: Literal["linear", "relu"] = Field("linear", description=(
         "linear reaches the signed targets of a PCA; relu is the published head."))
-    epochs: int = Field(300, ge=1, description="The most epochs.")
+    epochs: int = Field(30, ge=1, description="The most epochs.")
     epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
     validation_epoch_size: int | None = Field(None, ge=1, description=(
         "Batches per validation (none: all data)."))
     batch_size: int = Field(64, ge=1, description="Windows per training batch.")
     validation_batch_size: int = Field(64, ge=1, description="Windows per validation batch.")
     learning_rate: float | None = Field(None, gt=0, le=1, description=(
-        "Adam's first learning rate (none: 1e-4; published with plain MSE: 1e-5)."))
+        "Adam's first learning rate (none: 1e-4; published without a reduction: 1e-5)."))
     schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
         "plateau: the rate falls when the validation loss stalls; cosine: half a cosine from the "
         "first rate to nothing over all epochs."))
@@ -93,7 +97,7 @@ class Params(BaseParams):
         """The first learning rate for targets of this kind (``pca``, ``umap``, ``none``)."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 1e-5 if self.recipe == "published" and approx == "none" else 1e-4
+        return PUBLISHED_RATE[approx] if self.recipe == "published" else RATE
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
@@ -123,13 +127,24 @@ def check(params: Mapping[str, BaseModel]) -> None:
 
 
 def describe(params: Mapping[str, BaseModel]) -> str:
-    """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``."""
+    """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``; and what a
+    recipe by name comes to."""
     from l3hpc.models.spec import parameter_count
+    from l3hpc.steps import fit
 
-    own = params[NAME]
+    own, reduction = params[NAME], params.get("fit")
     assert isinstance(own, Params)
-    return (f"student {own.emb_dim}-d, {own.asr} Hz, {own.mels} mels, hop {own.hop}, "
+    text = (f"student {own.emb_dim}-d, {own.asr} Hz, {own.mels} mels, hop {own.hop}, "
             f"DFT {own.dft}, {parameter_count(student_spec(own)):,} parameters")
+    if own.recipe == "default":
+        return text
+    epoch = f"{own.epoch_size:,} batches" if own.epoch_size else "all data"
+    text += f"; {own.recipe} recipe: {own.head} head, {own.epochs} epochs of {epoch}"
+    if isinstance(reduction, fit.Params):
+        return f"{text}, learning rate {own.rate_for(reduction.approx):g}"
+    if "extract" in params:  # the student learns the teacher itself
+        return f"{text}, learning rate {own.rate_for('none'):g}"
+    return text
 
 
 def student_spec(params: Params) -> Any:

@@ -49,6 +49,9 @@ UPSTREAM = (
            "published for 512, 256, 128, 64"),
     Option("head", "choice", "Last activation of the student; relu is the published one.",
            "linear", ("linear", "relu")),
+    Option("recipe", "choice", "How the student is trained; published: head, epochs, batches, "
+           "learning rate and momentum of the published jobs, wherever not stated.", "default",
+           ("default", "published")),
     Option("sampling", "choice", "How rows are chosen for fitting the reduction.", "dpp",
            ("dpp", "dpp-div", "spl", "random")),
     Option("samples", "int", "Rows chosen in total; published: 500000.", "5000"),

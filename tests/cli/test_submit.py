@@ -151,6 +151,46 @@ def test_every_option_arrives(say, submitted):
     assert plan.run.startswith("mine-") and plan.workspace == Path.cwd() / "w"
 
 
+def train_of(say, *words):
+    """What ``submit upstream … --dry-run`` says of train: parameters, and the line for people."""
+    command = ("submit", "upstream", *NAMED, *words, "--dry-run")
+    code, out, err = say(*command, "--json")
+    assert code == 0, err
+    params = json.loads(out)["steps"][-1]["params"]
+    lines = [line for line in say(*command)[1].splitlines() if line.startswith("  train:")]
+    return params, lines[0]
+
+
+RECIPE = ("head", "epochs", "epoch_size", "validation_epoch_size", "bn_momentum", "schedule")
+
+
+def test_the_published_recipe_by_name(say):
+    params, line = train_of(say, "--recipe", "published")
+    assert [params[name] for name in RECIPE] == ["relu", 300, 4096, 1024, 0.99, "plateau"]
+    assert line.endswith("published recipe: relu head, 300 epochs of 4,096 batches, "
+                         "learning rate 0.0001")
+    assert train_of(say, "--recipe", "published", "--approx", "none")[1].endswith("rate 1e-05")
+    by_set = train_of(say, "--set", "train.recipe=published")[0]
+    assert by_set == params
+    default, line = train_of(say)
+    assert [default[name] for name in RECIPE] == ["linear", 30, None, None, None, "plateau"]
+    assert "recipe" not in line
+    assert train_of(say, "--recipe", "default")[0] == default
+
+
+def test_what_a_person_says_is_more_than_the_recipe(say):
+    params, line = train_of(say, "--recipe", "published", "--epochs", "12", "--head", "linear",
+                            "--learning-rate", "3e-3", "--set", "train.validation_epoch_size=9")
+    assert [params[name] for name in RECIPE] == ["linear", 12, 4096, 9, 0.99, "plateau"]
+    assert line.endswith("linear head, 12 epochs of 4,096 batches, learning rate 0.003")
+    Path("jobs").mkdir()
+    Path("jobs/mine.yaml").write_text(
+        "include: upstream\nsteps: {train: {params: {epochs: 5}}}\n")
+    code, out, _ = say("submit", "mine", *NAMED, "--recipe", "published", "--dry-run", "--json")
+    params = json.loads(out)["steps"][-1]["params"]
+    assert (code, params["epochs"], params["epoch_size"]) == (0, 5, 4096)
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["--mels", "512"], ["--mels 512 leaves", "of 512 mel bands empty at 8000 Hz with a DFT of"]),
     (["--emb-dim", "1024"], ["--emb-dim 1024 is more than the teacher's 512 dimensions"]),

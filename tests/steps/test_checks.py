@@ -100,12 +100,31 @@ def test_labels_must_be_named():
 
 def test_the_published_recipe_fills_what_is_not_stated():
     published = train.Params(recipe="published")
-    assert (published.head, published.epoch_size, published.epochs) == ("relu", 4096, 300)
-    assert published.rate_for("none") == 1e-5
-    assert published.rate_for("pca") == 1e-4
+    values = published.model_dump(mode="json")
+    assert {name: values[name] for name in (
+        "head", "epochs", "epoch_size", "validation_epoch_size", "batch_size",
+        "validation_batch_size", "bn_momentum", "schedule", "patience", "min_delta",
+        "plateau_patience", "plateau_factor", "seed")} == {
+        "head": "relu", "epochs": 300, "epoch_size": 4096, "validation_epoch_size": 1024,
+        "batch_size": 64, "validation_batch_size": 64, "bn_momentum": 0.99, "schedule": "plateau",
+        "patience": 10, "min_delta": 1e-4, "plateau_patience": 5, "plateau_factor": 0.1,
+        "seed": 20180216}
+    assert [published.rate_for(approx) for approx in ("pca", "umap", "none")] == [1e-4, 1e-4, 1e-5]
+    assert train.Params(recipe="published", learning_rate=3e-3).rate_for("none") == 3e-3
     assert train.Params(recipe="published", head="linear").head == "linear"
-    again = train.Params.model_validate(published.model_dump(mode="json"))
-    assert again == published
+    assert train.Params.model_validate(values) == published
+
+
+def test_a_recipe_by_name_is_described_with_what_it_comes_to():
+    own = train.Params(recipe="published", epochs=7)
+    text = "published recipe: relu head, 7 epochs of 4,096 batches"
+    assert train.describe({"train": own, "fit": fit.Params(emb_dim=128),
+                           "extract": extract.Params(audio="a", weights="w")}).endswith(
+        f"584,420 parameters; {text}, learning rate 0.0001")
+    assert train.describe({"train": own, "extract": extract.Params(audio="a", weights="w")}
+                          ).endswith(f"{text}, learning rate 1e-05")
+    assert train.describe({"train": own}).endswith(text)
+    assert train.describe({"train": train.Params()}).endswith("584,420 parameters")
 
 
 def test_unknown_parameters_and_values_out_of_range_are_refused():
