@@ -19,10 +19,12 @@ CHUNK_ROWS = 1024
 
 def reduce_part(
     part: Part, phi: Phi, target: Path, *, chunk: int = 8192, progress: Progress | None = None,
+    threads: int | None = None,
 ) -> None:
     """Write φ of every row of ``part``, in order, as dataset ``phi.key`` (float32) of ``target``.
 
-    The attributes name the key, φ's digest and the teacher. Raises ``InputError`` when the rows are
+    chunk: rows that are read at once; threads: see ``Phi.stream``. The attributes name the key,
+    φ's digest and the teacher. Raises ``InputError`` when the rows are
     of another dimension or teacher than those φ was fitted on, or not finite.
     """
     import h5py
@@ -36,15 +38,14 @@ def reduce_part(
         data = file.create_dataset(phi.key, (part.rows, phi.out_dim), "f4",
                                    chunks=(min(CHUNK_ROWS, max(part.rows, 1)), phi.out_dim))
         at = 0
-        for rows in part.chunks(chunk):
-            reduced = phi.transform(rows)
+        for reduced in phi.stream(part.chunks(chunk), threads):
             if not np.isfinite(reduced).all():
-                raise InputError(f"rows {at} to {at + len(rows) - 1} hold numbers that are not "
-                                 "finite", where=str(part.path))
-            data[at:at + len(rows)] = reduced
-            at += len(rows)
+                raise InputError(f"rows {at} to {at + len(reduced) - 1} hold numbers that are "
+                                 "not finite", where=str(part.path))
+            data[at:at + len(reduced)] = reduced
+            at += len(reduced)
             if progress is not None:
-                progress.advance(len(rows))
+                progress.advance(len(reduced))
         file.attrs["key"] = phi.key
         file.attrs["approx"] = phi.approx
         file.attrs["phi"] = phi.digest

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ import numpy as np
 from l3hpc.errors import InputError
 from l3hpc.files import canonical_json, write_bytes
 from l3hpc.reduction.keys import APPROXIMATIONS, reduced_key
-from l3hpc.reduction.pca import StreamingPCA, project
+from l3hpc.reduction.pca import StreamingPCA
+from l3hpc.reduction.projection import Projection
+from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 FORMAT = "l3hpc-phi"
 VERSION = 1
 HEADER = ("approx", "in_dim", "out_dim", "fingerprint", "teacher", "n_samples", "params")
+PROJECTION = ("mean", "scale", "components")
 ARRAYS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "pca": ("mean", "scale", "components", "explained_variance", "explained_variance_ratio"),
+    "pca": (*PROJECTION, "explained_variance", "explained_variance_ratio"),
     "umap": ("mean", "scale", "training_rows", "training_embedding"),
 }
 
@@ -92,6 +95,19 @@ class Phi:
                   "spectrum": pca.spectrum_}
         return cls("pca", in_dim, out_dim, fingerprint, dict(teacher or {}), pca.n_samples_,
                    {"mode": pca.mode, "kernel": "linear", **(params or {})}, arrays)
+
+    @classmethod
+    def from_umap(
+        cls, umap: StandardizedUMAP, *, fingerprint: str = "",
+        teacher: Mapping[str, Any] | None = None,
+    ) -> Phi:
+        """φ of a fitted UMAP."""
+        arrays = {"mean": umap.mean_, "scale": umap.scale_,
+                  "training_rows": umap.training_rows_,
+                  "training_embedding": umap.training_embedding_}
+        rows, in_dim = umap.training_rows_.shape
+        return cls("umap", in_dim, umap.n_components, fingerprint, dict(teacher or {}), rows,
+                   umap.params_, arrays)
 
     @classmethod
     def identity(
@@ -163,15 +179,28 @@ class Phi:
         self.check(x.shape[1], teacher)
         if self.approx == "none":
             return x.astype(np.float32)
-        if self.approx == "pca":
-            arrays = self.arrays
-            scores = project(x, arrays["mean"], arrays["scale"], arrays["components"])
-            return scores.astype(np.float32, copy=False)
-        if self._model is None:
-            from l3hpc.reduction.umap import rebuild
+        return self._transformer().transform(x).astype(np.float32, copy=False)
 
-            self._model = rebuild(self)
-        return self._model.transform(x)
+    def stream(
+        self, chunks: Iterable[np.ndarray], threads: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """φ of rows that come in ``chunks``, in order, as float32 blocks (m, out_dim).
+
+        A block is only valid until the next one is asked for. ``threads`` (None: one per core)
+        work on a PCA, whose result does not depend on the cuts; a UMAP takes each chunk as one
+        call, so that its result does. Refuses as ``transform`` does.
+        """
+        if self.approx == "pca":
+            return self._transformer().stream(chunks, threads)
+        return (self.transform(chunk) for chunk in chunks)
+
+    def _transformer(self) -> Any:
+        if self._model is None:
+            if self.approx == "pca":
+                self._model = Projection(*(self.arrays[name] for name in PROJECTION))
+            else:
+                self._model = RebuiltUMAP(self.arrays, self.params)
+        return self._model
 
 
 def _name(teacher: Mapping[str, Any]) -> str:

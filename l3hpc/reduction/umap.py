@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from l3hpc.errors import InputError
-from l3hpc.reduction.store import Phi
 
 INSTALL = "pip install 'l3hpc[umap]'"
 
@@ -30,30 +29,44 @@ def umap_module() -> Any:
     return umap
 
 
-def fit_umap(
-    x: np.ndarray, n_components: int, *, n_neighbors: int = 15, min_dist: float = 0.3,
-    metric: str = "euclidean", seed: int = 20180216, fingerprint: str = "",
-    teacher: Mapping[str, Any] | None = None,
-) -> Phi:
-    """φ by UMAP on the standardised rows of ``x`` (n, d); holds the whole sample in memory.
+class StandardizedUMAP:
+    """StandardScaler and UMAP; holds the whole sample in memory.
 
-    Repeatable for a seed on one version of umap-learn.
+    ``Phi.from_umap`` makes φ of a fitted one, and ``rebuild`` a transformer of what φ stores.
+
+    Attributes after ``fit``
+    ------------------------
+    mean_, scale_: (d,) as of ``StreamingPCA``. training_rows_: (n, d) float32, standardised.
+    training_embedding_: (n, n_components) float32. params_: settings and version, JSON-able.
     """
-    umap = umap_module()
-    x = np.asarray(x, dtype=np.float64)
-    if x.ndim != 2 or len(x) <= n_neighbors:
-        raise InputError(f"UMAP with {n_neighbors} neighbours needs more rows than that, found "
-                         f"shape {x.shape}")
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale[(x == x[0]).all(axis=0) | (scale == 0)] = 1.0
-    rows = ((x - mean) / scale).astype(np.float32)
-    params = {"n_neighbors": n_neighbors, "min_dist": min_dist, "metric": metric, "seed": seed,
-              "umap_learn": str(umap.__version__)}
-    model = umap.UMAP(n_components=n_components, n_jobs=1, **_settings(params)).fit(rows)
-    arrays = {"mean": mean, "scale": scale, "training_rows": rows,
-              "training_embedding": np.asarray(model.embedding_, dtype=np.float32)}
-    return Phi("umap", x.shape[1], n_components, fingerprint, dict(teacher or {}), len(x), params,
-               arrays)
+
+    def __init__(
+        self, n_components: int, *, n_neighbors: int = 15, min_dist: float = 0.3,
+        metric: str = "euclidean", seed: int = 20180216,
+    ) -> None:
+        self.n_components = n_components
+        self.params_: dict[str, Any] = {"n_neighbors": n_neighbors, "min_dist": min_dist,
+                                        "metric": metric, "seed": seed}
+
+    def fit(self, x: np.ndarray) -> StandardizedUMAP:
+        """Fit to rows (n, d), n more than ``n_neighbors``.
+
+        Repeatable for a seed on one version of umap-learn. Raises ``InputError`` for fewer rows
+        and where umap-learn is not installed.
+        """
+        umap = umap_module()
+        x = np.asarray(x, dtype=np.float64)
+        if x.ndim != 2 or len(x) <= self.params_["n_neighbors"]:
+            raise InputError(f"UMAP with {self.params_['n_neighbors']} neighbours needs more rows "
+                             f"than that, found shape {x.shape}")
+        self.mean_, self.scale_ = x.mean(axis=0), x.std(axis=0)
+        self.scale_[(x == x[0]).all(axis=0) | (self.scale_ == 0)] = 1.0
+        self.training_rows_ = ((x - self.mean_) / self.scale_).astype(np.float32)
+        self.params_["umap_learn"] = str(umap.__version__)
+        model = umap.UMAP(n_components=self.n_components, n_jobs=1, **_settings(self.params_))
+        model.fit(self.training_rows_)
+        self.training_embedding_ = np.asarray(model.embedding_, dtype=np.float32)
+        return self
 
 
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,15 +75,15 @@ def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RebuiltUMAP:
-    """umap-learn's transform for new rows, from what ``Phi`` stores."""
+    """umap-learn's transform for new rows, from the arrays and settings that ``Phi`` stores."""
 
-    def __init__(self, phi: Phi) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> None:
         umap = umap_module()
-        self.mean, self.scale = phi.arrays["mean"], phi.arrays["scale"]
-        embedding = np.array(phi.arrays["training_embedding"], dtype=np.float32)
-        model = umap.UMAP(n_components=phi.out_dim, n_epochs=0, init=embedding, n_jobs=1,
-                          **_settings(phi.params))
-        model.fit(phi.arrays["training_rows"])
+        self.mean, self.scale = arrays["mean"], arrays["scale"]
+        embedding = np.array(arrays["training_embedding"], dtype=np.float32)
+        model = umap.UMAP(n_components=embedding.shape[1], n_epochs=0, init=embedding, n_jobs=1,
+                          **_settings(params))
+        model.fit(arrays["training_rows"])
         model.n_epochs = None
         model.embedding_ = embedding
         self.model = model
@@ -79,8 +92,3 @@ class RebuiltUMAP:
         """Embedding of the rows of ``x``, float32."""
         rows = ((np.asarray(x, dtype=np.float64) - self.mean) / self.scale).astype(np.float32)
         return np.asarray(self.model.transform(rows), dtype=np.float32)
-
-
-def rebuild(phi: Phi) -> RebuiltUMAP:
-    """A transformer for a stored UMAP φ."""
-    return RebuiltUMAP(phi)

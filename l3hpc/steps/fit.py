@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -32,7 +32,7 @@ class Params(BaseParams):
     min_dist: float = Field(0.3, ge=0, lt=1, description="UMAP: smallest distance of two points.")
     metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
     seed: int = Field(20180216, ge=0, description="Seed (UMAP).")
-    chunk: int = Field(8192, ge=1, description="Rows that are read at once.")
+    chunk: int = Field(4096, ge=1, description="Rows that are read at once.")
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
@@ -134,22 +134,17 @@ def _learn(params: Params, source: Any, rows: int, task: Task) -> Any:
         from l3hpc.reduction.pca import StreamingPCA
 
         pca = StreamingPCA(params.emb_dim, mode=params.mode)
-        pca.fit(_counted(source.chunks(params.chunk), task))
+        pca.fit(source.chunks(params.chunk), task.progress.advance, task.threads)
         return Phi.from_pca(pca, fingerprint=fingerprint, teacher=teacher)
     import numpy as np
 
-    from l3hpc.reduction.umap import fit_umap
+    from l3hpc.reduction.umap import StandardizedUMAP
 
-    return fit_umap(np.concatenate(list(_counted(source.chunks(params.chunk), task))),
-                    params.emb_dim, n_neighbors=params.n_neighbors, min_dist=params.min_dist,
-                    metric=params.metric, seed=params.seed, fingerprint=fingerprint,
-                    teacher=teacher)
-
-
-def _counted(chunks: Iterable[Any], task: Task) -> Iterator[Any]:
-    for chunk in chunks:
-        yield chunk
-        task.progress.advance(len(chunk))
+    umap = StandardizedUMAP(params.emb_dim, n_neighbors=params.n_neighbors,
+                            min_dist=params.min_dist, metric=params.metric, seed=params.seed)
+    umap.fit(np.concatenate(list(source.chunks(params.chunk))))
+    task.progress.advance(rows)
+    return Phi.from_umap(umap, fingerprint=fingerprint, teacher=teacher)
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

@@ -22,7 +22,7 @@ PLACES = frozenset({"chunk"})
 class Params(BaseParams):
     """How φ is applied."""
 
-    chunk: int = Field(8192, ge=1, description="Rows that are read, reduced and written at once.")
+    chunk: int = Field(4096, ge=1, description="Rows that are read, reduced and written at once.")
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
@@ -65,7 +65,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         else:
             base = source.path if source.path.is_dir() else source.path.parent
             target = (task.output / part.path.relative_to(base)).with_suffix(".h5")
-        reduce_part(part, phi, target, chunk=params.chunk, progress=task.progress)
+        reduce_part(part, phi, target, chunk=params.chunk, progress=task.progress,
+                    threads=task.threads)
         written.append(target.relative_to(task.output).as_posix())
     return {"rows": sum(part.rows for part in parts), "key": phi.key, "out_dim": phi.out_dim,
             "approx": phi.approx, "phi": phi.digest, "files": written}

@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.errors import InputError
 from l3hpc.reduction.store import Phi, load_phi, save_phi
-from l3hpc.reduction.umap import fit_umap, rebuild
+from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 INSTALLED = importlib.util.find_spec("umap") is not None
 needs_umap = pytest.mark.skipif(not INSTALLED, reason="umap-learn is not installed (extra 'umap')")
@@ -30,7 +30,8 @@ def stored():
 
 def test_absent_package_is_an_error_with_advice(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
-    for act in (lambda: fit_umap(clusters(50, 1), 2), lambda: rebuild(stored()),
+    for act in (lambda: StandardizedUMAP(2).fit(clusters(50, 1)),
+                lambda: RebuiltUMAP(stored().arrays, stored().params),
                 lambda: stored().transform(np.zeros((1, 3)))):
         with pytest.raises(InputError) as refusal:
             act()
@@ -57,7 +58,10 @@ def test_rebuilt_transform_equals_the_fitted_one(tmp_path):
     import umap
 
     x, new = clusters(300, 1), clusters(40, 2)
-    phi = fit_umap(x, 3, n_neighbors=8, min_dist=0.1, seed=4)
+    phi = Phi.from_umap(StandardizedUMAP(3, n_neighbors=8, min_dist=0.1, seed=4).fit(x),
+                        fingerprint="7c1e", teacher={"kind": "test"})
+    assert (phi.fingerprint, phi.teacher, phi.n_samples) == ("7c1e", {"kind": "test"}, 300)
+    assert phi.key == "umap_batch_300_len_3_k_8_metric_euclidean_dist|iter_0.1"
     rows = ((x - phi.arrays["mean"]) / phi.arrays["scale"]).astype(np.float32)
     model = umap.UMAP(n_components=3, n_neighbors=8, min_dist=0.1, random_state=4, n_jobs=1)
     np.testing.assert_array_equal(model.fit(rows).embedding_, phi.arrays["training_embedding"])
@@ -66,6 +70,7 @@ def test_rebuilt_transform_equals_the_fitted_one(tmp_path):
     again = load_phi(tmp_path / "phi.h5")
     np.testing.assert_array_equal(again.transform(new), model.transform(scaled))
     np.testing.assert_array_equal(again.transform(new), again.transform(new))
+    np.testing.assert_array_equal(next(iter(again.stream([new], 2))), again.transform(new))
     with pytest.raises(InputError, match="have 5 numbers per row"):
         again.transform(new[:, :5])
 
@@ -73,4 +78,4 @@ def test_rebuilt_transform_equals_the_fitted_one(tmp_path):
 @needs_umap
 def test_too_few_rows():
     with pytest.raises(InputError, match="needs more rows"):
-        fit_umap(clusters(10, 1), 2, n_neighbors=15)
+        StandardizedUMAP(2, n_neighbors=15).fit(clusters(10, 1))

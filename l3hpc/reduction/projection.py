@@ -1,0 +1,96 @@
+"""Rows onto principal directions: all at once, or as a stream at the speed of the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from l3hpc.errors import InputError
+from l3hpc.reduction.threads import available_threads, blas_threads, in_order
+from l3hpc.sampling.rows import blocks
+
+BLOCK_ROWS = 2048
+
+
+class Projection:
+    """((x − mean) / scale) · componentsᵀ of rows x: mean, scale (d,); components (kept, d).
+
+    Rows of float32 are projected in float32, all others in float64; the rest of the mean that
+    float32 cannot hold is not lost.
+    """
+
+    def __init__(self, mean: np.ndarray, scale: np.ndarray, components: np.ndarray) -> None:
+        self.dim, self.kept = len(mean), len(components)
+        self._mean, self._scale, self._components = mean, scale, components
+        self._ready: dict[np.dtype, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def _parts(self, kind: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centre (d,), weights (d, kept) and what is added to every score (kept,), as ``kind``."""
+        if kind not in self._ready:
+            weights = (self._components / self._scale).T
+            centre = self._mean.astype(kind)
+            rest = (centre - self._mean) @ weights
+            self._ready[kind] = (centre, np.ascontiguousarray(weights, kind), rest.astype(kind))
+        return self._ready[kind]
+
+    def transform(self, x: np.ndarray) -> np.ndarray:
+        """Scores of rows (m, d): (m, kept), float32 for float32 rows, else float64."""
+        x = np.asarray(x)
+        self._check(x)
+        kind = _kind(x)
+        result = np.empty((len(x), self.kept), kind)
+        buffer = np.empty((min(BLOCK_ROWS, len(x)), self.dim), kind)
+        centre, weights, rest = self._parts(kind)
+        for start in range(0, len(x), BLOCK_ROWS):
+            rows = x[start:start + BLOCK_ROWS]
+            centred = buffer[:len(rows)]
+            np.subtract(rows, centre, out=centred, casting="unsafe")
+            scores = result[start:start + len(rows)]
+            np.matmul(centred, weights, out=scores)
+            scores += rest
+        return result
+
+    def stream(
+        self, chunks: Iterable[np.ndarray], threads: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Scores of rows that come in ``chunks``, in order, as float32 blocks (m, kept).
+
+        A block is only valid until the next one is asked for. threads: None: one per core. The
+        scores depend neither on how the chunks are cut nor on ``threads``, in any bit.
+        """
+        count = available_threads(threads)
+        with blas_threads(1):
+            yield from in_order(self._score, self._centred(chunks, count + 1), count)
+
+    def _centred(
+        self, chunks: Iterable[np.ndarray], buffers: int,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(rows less the mean, room for their scores), from ``buffers`` pairs used in turn."""
+        kind = np.dtype(np.float32)
+        centre = self._parts(kind)[0]
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        for number, rows in enumerate(blocks(chunks, BLOCK_ROWS)):
+            self._check(rows)
+            if len(pairs) < buffers:
+                pairs.append((np.empty((BLOCK_ROWS, self.dim), kind),
+                              np.empty((BLOCK_ROWS, self.kept), kind)))
+            centred, scores = (buffer[:len(rows)] for buffer in pairs[number % buffers])
+            np.subtract(rows, centre, out=centred, casting="unsafe")
+            yield centred, scores
+
+    def _score(self, pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        centred, scores = pair
+        _, weights, rest = self._parts(centred.dtype)
+        np.matmul(centred, weights, out=scores)
+        scores += rest
+        return scores
+
+    def _check(self, x: np.ndarray) -> None:
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise InputError(
+                f"expected rows of length {self.dim}, found an array of shape {x.shape}")
+
+
+def _kind(x: np.ndarray) -> np.dtype:
+    return np.dtype(np.float32 if x.dtype == np.float32 else np.float64)

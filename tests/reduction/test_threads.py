@@ -1,0 +1,84 @@
+"""Work on several threads comes back in order, takes no more than it needs, and fails loudly."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from l3hpc.reduction.threads import available_threads, blas_threads, in_order
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(threads):
+    def work(item):
+        time.sleep(0.002 * (item % 3))
+        return item * item
+
+    assert list(in_order(work, range(40), threads)) == [item * item for item in range(40)]
+    assert list(in_order(work, [], threads)) == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_more_than_one_item_beyond_the_threads_is_under_way(threads):
+    """Callers keep threads + 1 buffers and use them in turn."""
+    taken, most = 0, 0
+
+    def items():
+        nonlocal taken
+        for item in range(30):
+            taken += 1
+            yield item
+
+    for done in in_order(lambda item: item, items(), threads):
+        most = max(most, taken - done)  # items from this result on
+    assert most == threads + 1
+
+
+def test_items_are_worked_on_at_the_same_time():
+    together = threading.Barrier(3, timeout=20)
+    assert len(list(in_order(lambda item: together.wait(), range(3), 3))) == 3
+
+
+def test_the_first_error_ends_all():
+    worked = []
+
+    def work(item):
+        worked.append(item)
+        if item == 2:
+            raise ValueError("item 2")
+        return item
+
+    found = []
+    with pytest.raises(ValueError, match="item 2"):
+        for result in in_order(work, range(1000), 2):
+            found.append(result)
+    assert found == [0, 1]
+    assert len(worked) < 10
+
+
+def test_an_error_of_the_items_is_raised_too():
+    def items():
+        yield 1
+        raise KeyError("broken file")
+
+    with pytest.raises(KeyError, match="broken file"):
+        list(in_order(lambda item: item, items(), 2))
+
+
+def test_threads_of_a_product_are_limited_and_given_back():
+    np.ones((2, 2)) @ np.ones((2, 2))
+
+    def counts():
+        return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+
+    before = counts()
+    with blas_threads(1):
+        assert counts() == {1}
+    assert counts() == before
+
+
+def test_threads_are_what_is_asked_for_or_what_there_is(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)))
+    assert (available_threads(3), available_threads(0), available_threads()) == (3, 1, 7)
