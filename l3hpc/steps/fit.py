@@ -12,12 +12,13 @@ from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
 NAME = "fit"
-VERSION = 1
+VERSION = 2  # 2: signs of components no longer hang on rounding
 TITLE = "the reduction φ, learnt on the sample"
 INPUTS = {"sample": "required"}
 PLACES: frozenset[str] = frozenset({"chunk"})
 
 UNTRAINED_DIM = 512
+ROWS_NAMED = 8  # of each published file, spread evenly, in the fingerprint of the input
 
 
 class Params(BaseParams):
@@ -59,6 +60,12 @@ def check(params: Mapping[str, BaseModel]) -> None:
         raise InputError(
             f"--samples {subset.samples} gives no point {own.n_neighbors} neighbours.",
             allowed=f"Use more than {own.n_neighbors} samples, or a smaller fit.n_neighbors.")
+
+
+def packages(params: BaseModel) -> dict[str, str]:
+    """Importable name of what this needs beyond the core dependencies → how to install it."""
+    wanted = isinstance(params, Params) and params.approx == "umap"
+    return {"umap": "pip install 'l3hpc[umap]'"} if wanted else {}
 
 
 def teacher_dim(weights: str) -> int:
@@ -121,12 +128,9 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
 def _learn(params: Params, source: Any, rows: int, task: Task) -> Any:
     """φ of the kind that is asked for."""
-    from l3hpc.files import digest
     from l3hpc.reduction.store import Phi
 
-    teacher = source.parts[0].attributes().get("teacher") or {}
-    # an artifact's folder is named by the fingerprint of everything that decides its content
-    fingerprint = digest([source.path.resolve().name, [part.rows for part in source.parts]])
+    teacher, fingerprint = _teacher(source), _fingerprint(source)
     if params.approx == "none":
         return Phi.identity(source.dim, fingerprint=fingerprint, teacher=teacher)
     task.progress.start(f"fitting {params.approx}", total=rows, unit="rows")
@@ -145,6 +149,37 @@ def _learn(params: Params, source: Any, rows: int, task: Task) -> Any:
     umap.fit(np.concatenate(list(source.chunks(params.chunk))))
     task.progress.advance(rows)
     return Phi.from_umap(umap, fingerprint=fingerprint, teacher=teacher)
+
+
+def _teacher(source: Any) -> Mapping[str, Any]:
+    """The one teacher of all parts; empty where the files name none."""
+    teachers = [part.attributes().get("teacher") or {} for part in source.parts]
+    for part, teacher in zip(source.parts, teachers, strict=True):
+        if teacher != teachers[0]:
+            raise InputError(
+                f"is of another teacher than {source.parts[0].path.name}", where=str(part.path),
+                hint="Use one teacher for all embeddings.")
+    return teachers[0]
+
+
+def _fingerprint(source: Any) -> str:
+    """Names the rows: an artifact by its folder, other files by names, sizes and some rows.
+
+    An artifact's folder is named by the fingerprint of everything that decides its content.
+    """
+    import numpy as np
+
+    from l3hpc.files import digest
+
+    sizes = [part.rows for part in source.parts]
+    if source.kind == "artifact":
+        return digest([source.path.resolve().name, sizes])
+    base = source.path if source.path.is_dir() else source.path.parent
+    some = [np.unique(np.linspace(0, max(size - 1, 0), min(size, ROWS_NAMED)).astype(int))
+            for size in sizes]
+    return digest([[part.path.relative_to(base).as_posix(), part.rows,
+                    str(part.take(rows).tolist())]
+                   for part, rows in zip(source.parts, some, strict=True)])
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

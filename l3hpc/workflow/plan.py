@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import importlib.util
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +92,7 @@ def planned_steps(found: Pipeline, config: Config, request: Request
             update = {"student": str(source.pop("train").path)}
             params[name] = type(params[name])(**{**_said(params[name]), **update})
     _check(kept, params)
+    _check_packages(kept, params, config)
     for name, item in kept.items():
         _check_embeddings(item, params[name], sources[name])
     planned: dict[str, PlannedStep] = {}
@@ -248,6 +251,20 @@ def _check(kept: Mapping[str, Wanted], params: Mapping[str, BaseModel]) -> None:
         for other in (*_ancestors(name, kept), name):
             by_kind[kept[other].step.kind] = params[other]
         step_rooms.step(item.step.kind).check(by_kind)
+
+
+def _check_packages(
+    kept: Mapping[str, Wanted], params: Mapping[str, BaseModel], config: Config,
+) -> None:
+    """Refuse a step whose package is missing, where the Python of its job is this one."""
+    if config.profile.executor != "local" or config.profile.python != sys.executable:
+        return
+    for name, item in kept.items():
+        packages = getattr(step_rooms.step(item.step.kind), "packages", None)
+        for package, install in (packages(params[name]) if packages else {}).items():
+            if importlib.util.find_spec(package) is None:
+                raise InputError(f"{name} needs the package {package!r}, which is not installed",
+                                 hint=install)
 
 
 def _ancestors(name: str, kept: Mapping[str, Wanted]) -> list[str]:

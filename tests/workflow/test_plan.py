@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -391,3 +392,15 @@ def test_a_broken_record_is_named():
     with pytest.raises(InputError) as error:
         outside.student(made.workspace, "latest", "local")
     assert str(path) in str(error.value)
+
+
+def test_a_missing_package_is_refused_where_this_python_runs_the_job(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="fit needs the package 'umap'") as refused:
+        build(options={"approx": "umap"})
+    assert "pip install 'l3hpc[umap]'" in str(refused.value)
+    build(options={"approx": "pca"})
+    other = configuration()
+    for change in ({"python": "/elsewhere/python"}, {"executor": "slurm"}):
+        profile = other.profile.model_copy(update=change)
+        build(settings=replace(other, profile=profile), options={"approx": "umap"})
