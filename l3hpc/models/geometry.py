@@ -14,10 +14,11 @@ import numpy as np
 
 from l3hpc.audio.frontends import mel_filterbank
 from l3hpc.errors import InputError, nearest
-from l3hpc.models.spec import openl3_spec
+from l3hpc.models.spec import is_value, openl3_spec
 from l3hpc.models.weight_files import StoredLayer, StoredNetwork
 
 KEYS = ("rate", "n_mels", "hop", "n_dft", "fmax", "convention", "head")
+MAX_RATE = 10**6
 USUAL_HOPS = {48000: 242, 8000: 160}
 _NUMBERS = re.compile(r"(?<!\d)(\d{4,6})_(\d{1,4})_(\d{1,5})_(\d{2,6})(?!\d)")
 _FMAX = re.compile(r"_fmax_(\d+(?:\.\d+)?)")
@@ -32,6 +33,8 @@ def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
     for key in stated:
         if key not in KEYS:
             raise InputError(f"unknown front-end value {key!r}", allowed=nearest(key, KEYS))
+        if not is_value(key, stated[key]):
+            raise InputError(f"no front end has {key} {stated[key]!r:.60}")
     found: dict[str, Any] = {}
     notes: list[str] = []
     sources: list[dict[str, Any]] = [dict(stated), from_config(stored.config)]
@@ -73,7 +76,8 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(values, dict):
             continue
         if name.endswith("melfrontend"):
-            return {key: values[key] for key in KEYS if key in values}
+            return {key: values[key] for key in KEYS
+                    if key in values and is_value(key, values[key])}
         if "spectrogram" in name:
             return _kapre(values, linear="mel" not in name)
     return {}
@@ -86,21 +90,27 @@ def from_matrices(layer: StoredLayer) -> dict[str, Any]:
     and the last corner fixes fmax. The hop is not in them.
     """
     shapes = layer.shapes
-    found: dict[str, Any] = {"n_dft": int(shapes[0][0])}
+    n_dft = shapes[0][0] if len(shapes[0]) == 4 else 0
+    bins = n_dft // 2 + 1
+    if not n_dft or shapes[:2] != ((n_dft, 1, 1, bins),) * 2:
+        return {}
+    found: dict[str, Any] = {"n_dft": n_dft}
     if len(layer.arrays) < 3:
         return {**found, "n_mels": None}
-    if shapes[2][:1] != (found["n_dft"] // 2 + 1,) or len(shapes[2]) != 2:
+    if len(shapes[2]) != 2 or shapes[2][0] != bins or not 0 < shapes[2][1] <= 2 * bins:
         return found
     matrix = np.asarray(layer.arrays[2][()], dtype=np.float64)
-    found["n_mels"] = int(matrix.shape[1])
+    found["n_mels"] = shapes[2][1]
+    if not np.isfinite(matrix).all():
+        return found
     spacing, top = _triangle(matrix[:, -1])
-    rate = round(spacing * found["n_dft"]) if spacing else 0
-    if rate < 1:
+    rate = round(spacing * n_dft) if spacing < MAX_RATE else 0
+    if not 1 <= rate <= MAX_RATE:
         return found
     fmax = None if abs(top - rate / 2) < 1e-3 * rate else round(top, 1)
     if fmax is not None and fmax > rate / 2:
         return found
-    bank = mel_filterbank(rate, found["n_dft"], found["n_mels"], fmax)
+    bank = mel_filterbank(rate, n_dft, found["n_mels"], fmax)
     if bank.shape == matrix.shape and np.abs(bank - matrix).max() < 1e-3 * bank.max():
         found.update(rate=rate, fmax=fmax)
     return found
@@ -128,16 +138,14 @@ def from_name(name: str) -> dict[str, Any]:
 
 def _kapre(values: Mapping[str, Any], linear: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, source in (("rate", "sr"), ("hop", "n_hop"), ("n_dft", "n_dft")):
-        if isinstance(values.get(source), int):
+    for key, source in (("rate", "sr"), ("hop", "n_hop"), ("n_dft", "n_dft"), ("n_mels", "n_mels")):
+        if values.get(source) is not None and is_value(key, values[source]):
             found[key] = values[source]
     if linear:
         return {**found, "n_mels": None}
-    if isinstance(values.get("n_mels"), int):
-        found["n_mels"] = values["n_mels"]
-    if values.get("fmax") and found.get("rate"):
-        top = float(values["fmax"])
-        found["fmax"] = None if top == found["rate"] / 2 else top
+    top = values.get("fmax")
+    if top and "rate" in found and is_value("fmax", top):
+        found["fmax"] = None if top == found["rate"] / 2 else float(top)
     return found
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from l3hpc.audio.frontends import Frontend, max_mels_without_empty
 from l3hpc.errors import InputError
 
@@ -23,6 +25,8 @@ STUDENT_FILTERS = {
 }
 TAILS = ("embedding", "student")
 HEADS = ("relu", "linear")
+LARGEST = 10**9  # number in a geometry
+MAX_ACTIVATION_BYTES = 1 << 28  # of one frame: 20 times that of the teacher
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class NetworkSpec:
         if self.tail not in TAILS or self.head not in HEADS:
             raise InputError(f"unknown tail {self.tail!r} or head {self.head!r}",
                              allowed=f"tails: {', '.join(TAILS)}; heads: {', '.join(HEADS)}")
+        if activation_bytes(self) > MAX_ACTIVATION_BYTES:
+            raise InputError(f"one frame in this network takes {activation_bytes(self):,} bytes",
+                             allowed=f"at most {MAX_ACTIVATION_BYTES:,}")
         bands, times = self.maps[3]
         if bands < 1 or times < 1:
             shape = self.frontend.shape
@@ -133,11 +140,17 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkSpec:
-        """The spec that ``to_dict`` described; unknown or missing keys are an ``InputError``."""
+        """The spec that ``to_dict`` described.
+
+        Unknown or missing keys, and values of another kind, are an ``InputError``.
+        """
         known = {field.name for field in fields(cls)}
         if set(values) - known or not {"rate", "n_mels", "hop", "n_dft"} <= set(values):
             raise InputError(f"not a network spec: keys {sorted(values)}",
                              allowed=", ".join(sorted(known)))
+        for key, value in values.items():
+            if not is_value(key, value):
+                raise InputError(f"not a network spec: {key} is {value!r:.60}")
         return cls(**values)
 
 
@@ -233,6 +246,20 @@ def activation_bytes(spec: NetworkSpec) -> int:
     """The largest single feature map of one frame as float32."""
     return max(4 * bands * times * max(spec.filters[2 * block:2 * block + 2])
                for block, (bands, times) in enumerate(spec.maps))
+
+
+def is_value(key: str, value: Any) -> bool:
+    """Whether ``value`` is of the kind that ``NetworkSpec`` takes for ``key``."""
+    if key in ("tail", "head", "convention"):
+        return isinstance(value, str)
+    if key == "filters":
+        return isinstance(value, (list, tuple)) and all(is_value("hop", one) for one in value)
+    if value is None:
+        return key in ("n_mels", "fmax", "emb_dim")
+    if isinstance(value, float):
+        return key == "fmax"
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole and abs(int(value)) <= LARGEST
 
 
 def _check_bands(frontend: Frontend) -> None:

@@ -2,13 +2,12 @@
 
 Formats: Keras 2 HDF5 (``save_weights`` and full models, plain or gzipped), Keras 3 ``.keras`` and
 ``.weights.h5``, and this package's own. Only arrays and JSON are read: nothing in a file is ever
-executed.
+executed, and a network whose layers are code is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import json
 import re
@@ -23,13 +22,16 @@ import h5py
 import numpy as np
 
 from l3hpc.errors import InputError
+from l3hpc.models.containers import READABLE, parse_json, unpack
+from l3hpc.models.stored_arrays import Contents, text
 
 OWN_FORMAT = "l3hpc network"
 OWN_VERSION = 1
 # What h5py, zipfile and gzip raise for damaged files, whichever part is hit.
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile,
-          zlib.error)
-MAX_BYTES = 1 << 29  # a network of this family is far smaller, even with its front end
+          zlib.error, MemoryError)
+CODE_LAYERS = ("lambda", "tfsmlayer", "torchmodulewrapper", "jaxlayer", "flaxlayer")
+NORM_ARRAYS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 @dataclass(frozen=True)
@@ -82,25 +84,28 @@ def open_network(path: Path) -> Iterator[StoredNetwork]:
     """
     path = Path(path)
     if not path.is_file():
+        saved = (path / "saved_model.pb").is_file()
         raise InputError("no such weight file" if not path.is_dir() else
-                         "is a folder, not a weight file", where=str(path),
-                         allowed="an HDF5 (.h5, .h5.gz, .weights.h5) or Keras (.keras) file")
+                         f"is a folder{' (a SavedModel)' * saved}, not a weight file",
+                         where=str(path), allowed=READABLE,
+                         hint="Save the weights from Keras: "
+                              "model.save_weights('student.weights.h5')" if saved else None)
     with contextlib.ExitStack() as stack:
         try:
-            source, config = _source(path)
+            source, config = unpack(path)
             file = stack.enter_context(h5py.File(source, "r"))
             stored = _inspect(path, file, config)
         except DAMAGE as error:
             raise _damaged(path, error) from None
         try:
             yield stored
-        except (OSError, RuntimeError) as error:  # arrays are read while the file is open
+        except (OSError, RuntimeError, MemoryError) as error:  # of arrays read meanwhile
             raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"not a readable weight file: {error}", where=str(path),
-                      allowed="an HDF5 (.h5, .h5.gz, .weights.h5) or Keras (.keras) file")
+    return InputError(f"not a readable weight file: {error}", where=str(path), allowed=READABLE,
+                      hint="Is it whole? Compare its size with that of the original.")
 
 
 def own_bytes(spec: dict[str, Any], layers: list[tuple[str, dict[str, np.ndarray]]],
@@ -120,50 +125,24 @@ def own_bytes(spec: dict[str, Any], layers: list[tuple[str, dict[str, np.ndarray
     return memory.getvalue()
 
 
-def _source(path: Path) -> tuple[Any, dict[str, Any]]:
-    with open(path, "rb") as stream:
-        magic = stream.read(4)
-    if magic[:2] == b"\x1f\x8b":
-        with gzip.open(path, "rb") as stream:
-            return io.BytesIO(_limited(stream, path)), {}
-    if magic == b"PK\x03\x04":
-        with zipfile.ZipFile(path) as archive:
-            if "model.weights.h5" not in archive.namelist():
-                raise InputError("a ZIP file without model.weights.h5 is not a Keras model",
-                                 where=str(path))
-            with archive.open("model.weights.h5") as stream:
-                weights = io.BytesIO(_limited(stream, path))
-            config = {}
-            if "config.json" in archive.namelist():
-                with archive.open("config.json") as stream:
-                    config = _json(_limited(stream, path), path)
-        return weights, config
-    return path, {}
-
-
-def _limited(stream: Any, path: Path) -> bytes:
-    data: bytes = stream.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise InputError("unpacks to more than 512 MB: not a network of this family",
-                         where=str(path))
-    return data
-
-
 def _inspect(path: Path, file: h5py.File, config: dict[str, Any]) -> StoredNetwork:
+    contents = Contents(path)
     if file.attrs.get("format") == OWN_FORMAT:
-        return _own(path, file)
+        return _own(contents, file)
     if "model_config" in file.attrs:
-        config = _json(file.attrs["model_config"], path)
+        config = parse_json(file.attrs["model_config"], path)
+    _refuse_code(config, path)
     root = file
-    if not _names(root, "layer_names") and isinstance(file.get("model_weights"), h5py.Group):
-        root = file["model_weights"]
-    names = _names(root, "layer_names")
+    inner = None if contents.names(file, "layer_names") else contents.child(file, "model_weights")
+    if isinstance(inner, h5py.Group):
+        root = inner
+    names = contents.names(root, "layer_names")
     if names:
-        layers = [_legacy_layer(root, name, path) for name in names]
-        version = str(_text(root.attrs.get("keras_version", file.attrs.get("keras_version", ""))))
+        layers = [_legacy_layer(contents, root, name) for name in names]
+        version = str(text(root.attrs.get("keras_version", file.attrs.get("keras_version", ""))))
         style = "keras3" if version.startswith("3") else "keras2"
     else:
-        layers, style = _in_order(_keras3_layers(file)), "keras3"
+        layers, style = _in_order(_keras3_layers(contents, file)), "keras3"
     weighted = [layer for layer in layers if layer.arrays]
     if not weighted:
         raise InputError("holds no layers with weights", where=str(path),
@@ -173,45 +152,63 @@ def _inspect(path: Path, file: h5py.File, config: dict[str, Any]) -> StoredNetwo
                          frontends[0] if frontends else None, config)
 
 
-def _own(path: Path, file: h5py.File) -> StoredNetwork:
+def _refuse_code(config: dict[str, Any], path: Path) -> None:
+    """Refuse a model with a layer that is code, wherever it lies in the configuration."""
+    waiting: list[Any] = [config]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            kind = str(one.get("class_name", ""))
+            if kind.lower().strip("_").endswith(CODE_LAYERS):
+                raise InputError(f"holds a layer of code ({kind}), which is not executed",
+                                 where=str(path), allowed="layers of an L3 audio network")
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+
+
+def _own(contents: Contents, file: h5py.File) -> StoredNetwork:
+    path = contents.path
     version = int(file.attrs.get("version", 0))
     if version != OWN_VERSION:
         raise InputError(f"was written in version {version} of the l3hpc network format",
                          where=str(path), allowed=f"version {OWN_VERSION}",
                          hint="upgrade l3hpc: pip install --upgrade l3hpc")
-    if "spec" not in file.attrs or not isinstance(file.get("layers"), h5py.Group):
+    groups = contents.child(file, "layers")
+    if "spec" not in file.attrs or not isinstance(groups, h5py.Group):
         raise InputError("is a damaged l3hpc network file: no spec or no layers", where=str(path))
-    groups = file["layers"]
-    layers = [StoredLayer(name, tuple(
-        groups[name][array] for array in
-        (("kernel", "bias") if "kernel" in groups[name] else
-         ("gamma", "beta", "moving_mean", "moving_variance")) if array in groups[name]))
-        for name in sorted(groups)]
-    return StoredNetwork(path, "l3hpc", layers, spec=_json(file.attrs["spec"], path),
-                         provenance=_json(file.attrs.get("provenance", "{}"), path))
+    layers = []
+    for name, group in sorted(contents.children(groups)):
+        names = ("kernel", "bias") if "kernel" in group else NORM_ARRAYS
+        arrays = [contents.array(group, array) for array in names]
+        layers.append(StoredLayer(name, tuple(array for array in arrays if array is not None)))
+    return StoredNetwork(path, "l3hpc", layers, spec=parse_json(file.attrs["spec"], path),
+                         provenance=parse_json(file.attrs.get("provenance", "{}"), path))
 
 
-def _legacy_layer(root: h5py.Group, name: str, path: Path) -> StoredLayer:
-    group = root.get(name)
+def _legacy_layer(contents: Contents, root: h5py.Group, name: str) -> StoredLayer:
+    group = contents.child(root, name)
     if not isinstance(group, h5py.Group):
-        raise InputError(f"lists layer {name!r} but holds no group of that name", where=str(path))
-    arrays = [group.get(weight) for weight in _names(group, "weight_names")]
-    if not all(isinstance(array, h5py.Dataset) for array in arrays):
-        raise InputError(f"lacks arrays that layer {name!r} lists", where=str(path))
+        raise contents.refusal(f"lists layer {name!r} but holds no group of that name")
+    names = contents.names(group, "weight_names")
+    arrays = [contents.array(group, weight) for weight in names]
+    if any(array is None for array in arrays):
+        raise contents.refusal(f"lacks arrays that layer {name!r} lists")
+    parts = [weight.split("/")[-1].split(":")[0] for weight in names]
+    if sorted(parts) == sorted(NORM_ARRAYS) and tuple(parts) != NORM_ARRAYS:
+        raise contents.refusal(f"keeps layer {name!r} in the order {', '.join(parts)}",
+                               ", ".join(NORM_ARRAYS))
     return StoredLayer(name, tuple(arrays))
 
 
-def _keras3_layers(file: h5py.File) -> list[StoredLayer]:
+def _keras3_layers(contents: Contents, file: h5py.File) -> list[StoredLayer]:
     """Layers of a Keras 3 weight file: groups with a ``vars`` group of numbered arrays."""
     found: list[StoredLayer] = []
 
     def visit(group: h5py.Group, path: str) -> None:
-        for name in group:
-            child = group[name]
+        for name, child in contents.children(group):
             if not isinstance(child, h5py.Group) or (not path and name.startswith("optimizer")):
                 continue
             if name == "vars":
-                arrays = tuple(child[key] for key in sorted(child, key=_natural))
+                arrays = tuple(contents.array(child, key) for key in sorted(child, key=_natural))
                 if arrays:
                     found.append(StoredLayer(path, arrays))
             else:
@@ -233,28 +230,6 @@ def _in_order(layers: list[StoredLayer]) -> list[StoredLayer]:
     return others + woven + norms[len(convolutions) + 1:]
 
 
-def _names(owner: Any, key: str) -> list[str]:
-    """A list attribute of Keras; long ones are split over ``key0``, ``key1``, …"""
-    parts = [owner.attrs[key]] if key in owner.attrs else []
-    while f"{key}{len(parts)}" in owner.attrs and key not in owner.attrs:
-        parts.append(owner.attrs[f"{key}{len(parts)}"])
-    return [_text(name) for part in parts for name in part]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _natural(name: str) -> list[Any]:
     return [(int(part), "") if part.isdigit() else (-1, part)
             for part in re.split(r"(\d+)", name) if part]
-
-
-def _json(text: Any, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"holds a damaged JSON description: {error}", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise InputError("holds a JSON description that is not an object", where=str(path))
-    return value

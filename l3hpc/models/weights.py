@@ -83,10 +83,13 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
     with open_network(Path(name)) as stored:
         info = _describe(stored, embedding_size, geometry or {})
         arrays = tuple(layer.read() for layer in stored.layers)
-    for layer, values in zip(info.layers, arrays, strict=True):
+    for (layer, _), values in zip(info.layers, arrays, strict=True):
         if not all(np.isfinite(array).all() for array in values):
-            raise InputError(f"layer {layer[0]!r} holds values that are not finite numbers",
+            raise InputError(f"layer {layer!r} holds values that are not finite numbers",
                              where=str(name))
+        if len(values) == len(ARRAY_NAMES["batch_norm"]) and (values[3] < 0).any():
+            raise InputError(f"layer {layer!r} holds a moving variance below 0", where=str(name),
+                             allowed=f"arrays in the order {', '.join(ARRAY_NAMES['batch_norm'])}")
     return Parameters(info.spec, arrays), info
 
 
@@ -182,7 +185,8 @@ def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], 
         if head is None and "head" not in values:
             notes.append("the file does not say its head: relu assumed, as in published students")
         values.setdefault("head", head or "relu")
-    return NetworkSpec(**values, filters=filters, tail=tail, emb_dim=size), notes
+    return NetworkSpec.from_dict(
+        {**values, "filters": filters, "tail": tail, "emb_dim": size}), notes
 
 
 def _head(stored: StoredNetwork) -> str | None:
