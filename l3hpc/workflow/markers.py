@@ -23,7 +23,7 @@ _NAME = re.compile(r"(\d+)\.(begin|exit|progress\.json|error\.json|requeues\.jso
 class TaskMarks:
     """What the markers of one task say. Every field is empty where there is no such marker.
 
-    begin: ``job``, ``host``, ``time`` … as text. exit_code: of the script. exited: unix seconds.
+    begin: ``job``, ``node``, ``time`` … as text. exit_code: of the script. exited: unix seconds.
     progress: the last state that the step reported, with ``written`` (unix seconds of the file).
     error: ``type``, ``message``, ``where``, ``hint``, ``tail``. requeues: why it was started again
     (``reason``, ``time``, and what it asks for since then). gave_up: why it was not.

@@ -110,6 +110,33 @@ class RealSlurm:
     def start_node(self, node):
         self._daemon("slurmd", "-D", "-N", node, name=node)
 
+    def kill_node(self, node):
+        """A node dies: its slurmd and everything that runs on it, without a word."""
+        self.stop_daemon(node, kill=True)
+        self.kill_processes(f"SLURMD_NODENAME={node}", above=True)
+
+    def kill_processes(self, variable, above=False):
+        """SIGKILL to every process of this cluster that has NAME=VALUE in its environment. above:
+        also to the slurmstepd that would tell of it."""
+        doomed, mark = set(), f"SLURM_CONF={self.conf}\0"
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                variables = (process / "environ").read_bytes().decode(errors="replace") + "\0"
+                if f"{variable}\0" in variables and mark in variables:
+                    doomed.add(int(process.name))
+                    parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                    name = (Path("/proc") / parent / "comm").read_text()
+                    if above and name.startswith("slurmstepd"):
+                        doomed.add(int(parent))
+        for process in doomed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def idle(self):
+        """Wait until all nodes can run jobs again."""
+        self.until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
+                    == ["idle"] * len(NODES), 60, "nodes are not idle")
+
     def start_slurmdbd(self):
         self._daemon("slurmdbd", "-D")
 

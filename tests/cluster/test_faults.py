@@ -1,0 +1,215 @@
+"""What a real cluster does to a chain: nodes that die, queues that preempt, daemons that stop, ids
+that are forgotten. Each test checks results, and the words of ``status``."""
+
+import json
+import time
+
+import pytest
+from follow import logs, profile, settled, states, until
+
+from l3hpc.workflow import markers, queue, records, status, submission
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.model import Resources
+from l3hpc.workflow.resume import resume
+
+QUICK = """#!/bin/bash
+# stands in for Python: leaves the result that the worker would
+config="${@: -1}/../config.json"
+artifact="$(sed -n 's/.*"artifact": "\\([^"]*\\)".*/\\1/p' "$config")"
+mkdir -p "$artifact/.0.tmp"
+printf '{"index": 0, "summary": {}, "started": %(%s)T, "finished": %(%s)T}' -1 -1 \
+    > "$artifact/.0.tmp/result.json"
+mv "$artifact/.0.tmp" "$artifact/0000"
+"""
+
+
+def reasons(folder, step="extract", task=0):
+    marks = markers.read(records.markers_folder(folder, "demo", step))
+    return [entry["reason"] for entry in marks[task].requeues]
+
+
+def running_on(cluster, job):
+    return cluster.command("squeue", "-h", "-j", job, "-t", "RUNNING", "-o", "%N").strip()
+
+
+def result(made, index=0):
+    path = made.steps[0].artifact / f"{index:04d}" / "result.json"
+    return json.loads(path.read_text())
+
+
+def test_a_preempted_job_goes_on_and_status_says_why(slurm_cluster, chains, tmp_path):
+    low = profile(chains, slurm_cluster, partition="low")
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=low,
+                       params={"extract": {"seconds": 8}},
+                       resources={"extract": Resources(4, 200, 0, 5)})
+    record = submission.submit(made)
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    blocker = slurm_cluster.command(  # every core of every node, in the better partition
+        "sbatch", "--parsable", "--partition=cpu", "--nodes=3", "--exclusive", "--time=5",
+        "--output=/dev/null", "--wrap", "sleep 6").strip()
+    found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
+    assert found.steps[1].state == "waiting"
+    slurm_cluster.until(lambda: blocker not in slurm_cluster.command("squeue", "-h", "-o", "%A"),
+                        60, "the better job does not end")
+    until(tmp_path, "demo", lambda found: found.steps[0].state == "running"
+          and "requeued once (preempted)" in found.steps[0].detail, 90)
+    assert states(until(tmp_path, "demo", settled, 90)) == {"extract": "done", "sample": "done"}
+    assert reasons(tmp_path) == ["preempted"]
+    assert result(made)["environment"]["job"] == record.steps[0].job
+
+
+def test_a_node_that_dies_costs_one_requeue(slurm_cluster, chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster),
+                       params={"extract": {"seconds": 15}})
+    record = submission.submit(made)
+    job = record.steps[0].job
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    node = running_on(slurm_cluster, job)
+    slurm_cluster.kill_node(node)
+    try:
+        found = until(tmp_path, "demo", lambda found: found.steps[0].restarts > 0, 120)
+        assert states(until(tmp_path, "demo", settled, 120)) == {
+            "extract": "done", "sample": "done"}
+        assert reasons(tmp_path) == ["node failure"]
+        assert result(made)["environment"]["job"] == job
+        begin = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0].begin
+        assert begin["node"] != node
+        assert found.steps[1].state == "waiting"
+    finally:
+        slurm_cluster.start_node(node)
+        slurm_cluster.idle()
+
+
+def test_one_cancelled_task_of_an_array_is_all_that_is_missing(any_slurm, chains, tmp_path):
+    on = profile(chains, any_slurm)
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=on, tasks={"extract": 3},
+                       params={"extract": {"seconds": 4}})
+    record = submission.submit(made)
+    until(tmp_path, "demo", lambda found: found.steps[0].state == "running")
+    any_slurm.command("scancel", f"{record.steps[0].job}_1")
+    found = until(tmp_path, "demo", settled, 60)
+    assert states(found) == {"extract": "cancelled", "sample": "blocked"}
+    assert found.steps[0].done == 2
+    record = resume(tmp_path, "demo", on)
+    assert record.steps[0].submitted_tasks == [1]
+    assert states(until(tmp_path, "demo", settled, 60)) == {"extract": "done", "sample": "done"}
+    assert chains.output(made, "sample") == {0: "(0 (0) (1) (2))"}
+
+
+def test_a_restarted_controller_changes_nothing(any_slurm, chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, any_slurm),
+                       params={"extract": {"seconds": 5}})
+    submission.submit(made)
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    any_slurm.stop_daemon("slurmctld")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert states(found)["extract"] == "running"
+    assert "squeue does not answer" in found.steps[0].detail
+    assert states(found)["sample"] in ("queued", "waiting")
+    any_slurm.start_controller()
+    assert states(until(tmp_path, "demo", settled, 90)) == {"extract": "done", "sample": "done"}
+
+
+def test_a_stopped_accounting_database_changes_nothing(slurm_cluster, chains, tmp_path):
+    on = profile(chains, slurm_cluster)
+    made = chains.plan(tmp_path, on=on, params={"sample": {"fail": "scratch"}})
+    slurm_cluster.stop_daemon("slurmdbd")
+    try:
+        submission.submit(made)
+        found = until(tmp_path, "demo", settled, 90)
+        assert states(found) == {"extract": "done", "sample": "failed", "fit": "blocked",
+                                 "reduce": "blocked", "train": "blocked"}
+        resume(tmp_path, "demo", on)
+        found = until(tmp_path, "demo", settled, 90)
+        assert states(found) == dict.fromkeys(chains.CHAIN, "done")
+    finally:
+        slurm_cluster.start_slurmdbd()
+
+
+def test_jobs_that_slurm_forgot_are_known_from_our_records(short_memory, chains, tmp_path):
+    """No accounting, and finished jobs leave Slurm's memory after two seconds: an old id would
+    count as fulfilled, though that job failed."""
+    on = profile(chains, short_memory)
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on,
+                       params={"sample": {"fail": "scratch"}})
+    first = submission.submit(made)
+    until(tmp_path, "demo", settled)
+    short_memory.until(lambda: _forgotten(short_memory, first), 30, "Slurm does not forget")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert states(found) == {"extract": "done", "sample": "failed", "fit": "blocked"}
+    assert found.steps[1].last_words == [] and "first attempt fails" in found.steps[1].detail
+    record = resume(tmp_path, "demo", on)
+    assert record.steps[0].attempts == first.steps[0].attempts
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == dict.fromkeys(("extract", "sample", "fit"), "done")
+    scripts = short_memory.command("sacct", check=False)  # nothing to ask: our records sufficed
+    assert first.steps[1].job not in scripts
+
+
+def _forgotten(cluster, record):
+    answer = queue.Answer()
+    queue.ask_squeue([record.user], answer)
+    return not {step.job for step in record.steps} & {*answer.live, *answer.ended}
+
+
+def test_a_job_that_vanished_without_a_word_is_lost(short_memory, chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract",), on=profile(chains, short_memory),
+                       params={"extract": {"seconds": 30}})
+    record = submission.submit(made)
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    short_memory.kill_processes(f"SLURM_JOB_ID={record.steps[0].job}")
+    short_memory.until(lambda: _forgotten(short_memory, record), 40, "Slurm does not forget")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert states(found) == {"extract": "lost"}
+    assert "it began and ended without a word" in found.steps[0].detail
+    assert found.next == "l3hpc resume demo"
+
+
+def test_runs_of_two_workspaces_do_not_meet(slurm_cluster, chains, tmp_path):
+    """The same run name and the same job names in both."""
+    on = profile(chains, slurm_cluster)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    made = [chains.plan(folder, names=("extract", "sample"), on=on,
+                        params={"extract": {"seconds": 5}}) for folder in folders]
+    for plan in made:
+        submission.submit(plan)
+    cancel(folders[0], "demo")
+    assert states(until(folders[1], "demo", settled)) == {"extract": "done", "sample": "done"}
+    found = until(folders[0], "demo", settled)
+    assert found.state == "cancelled" and chains.output(made[0], "sample") == {}
+    assert chains.output(made[1], "sample") == {0: "(0 (0))"}
+
+
+def test_two_hundred_chained_jobs_are_submitted_and_followed(slurm_cluster, chains, tmp_path):
+    """Twenty chains of ten. Each job is real, its command a line of shell."""
+    quick = tmp_path / "quick"
+    quick.write_text(QUICK)
+    quick.chmod(0o755)
+    on = profile(chains, slurm_cluster, srun=False, python=str(quick))
+    made = chains.many(tmp_path, 20, 10, on)
+    started = time.monotonic()
+    record = submission.submit(made)
+    assert len({step.job for step in record.steps}) == 200
+    print(f"submitted in {time.monotonic() - started:.1f} s")
+    found = until(tmp_path, "demo", settled, 240)
+    assert found.state == "done", logs(tmp_path, "demo")
+    assert all(step.state == "done" for step in found.steps) and len(found.steps) == 200
+
+
+@pytest.fixture(scope="module")
+def _short_memory():
+    from realslurm import RealSlurm
+
+    cluster = RealSlurm(False, MinJobAge="2").start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def short_memory(slurm_plain, _short_memory, monkeypatch, chains):
+    """A cluster without accounting that forgets finished jobs after two seconds."""
+    for key, value in _short_memory.env.items():
+        monkeypatch.setenv(key, value)
+    _short_memory.drain()
+    yield _short_memory
+    _short_memory.drain()
