@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from l3hpc.errors import InputError, nearest
-from l3hpc.sampling.localtime import calendar
+from l3hpc.sampling.localtime import Calendar, calendar_keys
 
-TIMESCALES = ("day", "week", "month")
 UNKNOWN = "unknown"
+LAST = np.iinfo(np.int32).max  # the key of rows without a timestamp
+KEYS: dict[str, Callable[[Calendar], np.ndarray]] = {
+    "day": lambda local: local.day,
+    "week": lambda local: local.iso_year * 54 + local.iso_week,
+    "month": lambda local: local.month,
+}
+TIMESCALES = tuple(KEYS)
 
 
 def time_frames(
@@ -22,27 +30,20 @@ def time_frames(
     """
     if timescale not in TIMESCALES:
         raise InputError(f"unknown timescale {timescale!r}", allowed=nearest(timescale, TIMESCALES))
-    timestamps = np.asarray(timestamps, dtype=np.float64)
+    timestamps = np.asarray(timestamps)
     if timestamps.ndim != 1:
         raise InputError(f"expected one timestamp per row, found shape {timestamps.shape}")
-    known = np.flatnonzero(np.isfinite(timestamps))
-    local = calendar(timestamps[known], timezone)
-    if timescale == "day":
-        keys = local.day
-    elif timescale == "month":
-        keys = local.month
-    else:
-        keys = local.iso_year * 54 + local.iso_week
+    keys = calendar_keys(timestamps, timezone, KEYS[timescale], LAST)
     order = np.argsort(keys, kind="stable")
-    cuts = np.flatnonzero(np.diff(keys[order])) + 1
-    frames = [(_label(int(keys[group[0]]), timescale), known[group])
-              for group in np.split(order, cuts) if len(group)]
-    if len(known) < len(timestamps):
-        frames.append((UNKNOWN, np.flatnonzero(~np.isfinite(timestamps))))
-    return frames
+    ordered = keys[order]
+    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    return [(_label(int(keys[rows[0]]), timescale), rows)
+            for rows in np.split(order, cuts) if len(rows)]
 
 
 def _label(key: int, timescale: str) -> str:
+    if key == LAST:
+        return UNKNOWN
     if timescale == "day":
         return str(np.datetime64(key, "D"))
     if timescale == "month":

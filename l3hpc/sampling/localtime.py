@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,7 @@ DAY_S = 86_400
 HOUR_S = 3_600
 # 0001-01-03 to 9999-12-30: what the datetime module can shift by any offset.
 EARLIEST_S, LATEST_S = -62_135_424_000.0, 253_402_128_000.0
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,18 @@ def calendar(timestamps: np.ndarray, timezone: str) -> Calendar:
         iso_year=years.astype(np.int64) + 1970,
         iso_week=(thursday - new_year) // 7 + 1,
     )
+
+
+def calendar_keys(
+    timestamps: np.ndarray, timezone: str, key: Callable[[Calendar], np.ndarray], unknown: int,
+) -> np.ndarray:
+    """``key`` of the local calendar of each timestamp, (n,) int32; ``unknown`` where it is NaN.
+
+    A calendar is only made of ``BLOCK`` rows at a time.
+    """
+    keys = np.full(len(timestamps), unknown, np.int32)
+    for start in range(0, len(timestamps), BLOCK):
+        block = np.asarray(timestamps[start:start + BLOCK], np.float64)
+        known = np.isfinite(block)
+        keys[start:start + BLOCK][known] = key(calendar(block[known], timezone))
+    return keys

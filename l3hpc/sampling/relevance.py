@@ -9,24 +9,21 @@ from __future__ import annotations
 import numpy as np
 
 from l3hpc.errors import InputError
-from l3hpc.sampling.localtime import calendar
+from l3hpc.sampling.localtime import calendar_keys
 
 WINDOW_HOURS = 2
 
 
 def relevance_groups(timestamps: np.ndarray, timezone: str) -> np.ndarray:
-    """Number of the comparison group of each row, (n,) int64; rows without a timestamp share −1.
+    """Number of the comparison group of each row, (n,) int32; rows without a timestamp share −1.
 
     A group is one local (two-hour window, weekday, ISO week, ISO year). When clocks go back, the
     hour that comes twice falls into one group.
     """
-    timestamps = np.asarray(timestamps, dtype=np.float64)
-    groups = np.full(timestamps.shape, -1, dtype=np.int64)
-    known = np.isfinite(timestamps)
-    local = calendar(timestamps[known], timezone)
-    key = (local.iso_year * 54 + local.iso_week) * 7 + local.weekday
-    groups[known] = key * (24 // WINDOW_HOURS) + local.hour // WINDOW_HOURS
-    return groups
+    return calendar_keys(
+        timestamps, timezone, lambda local: (
+            ((local.iso_year * 54 + local.iso_week) * 7 + local.weekday) * (24 // WINDOW_HOURS)
+            + local.hour // WINDOW_HOURS), unknown=-1)
 
 
 def relative_loudness(
@@ -45,26 +42,20 @@ def relative_loudness(
     Equal levels share the lowest rank: the quietest of n distinct levels gets 1/n, the loudest 1,
     and n equal levels get 1/n each.
     """
-    levels = np.asarray(levels, dtype=np.float64)
+    levels = np.asarray(levels)
     if levels.ndim != 1 or levels.shape != np.shape(timestamps):
         raise InputError(f"{levels.size} levels for {np.size(timestamps)} timestamps")
     if np.isnan(levels).any():
         raise InputError(f"{int(np.isnan(levels).sum())} of {levels.size} levels are NaN",
                          allowed="a level in dB(A) for every row (silence may be -inf)")
-    if decimals is not None:
-        levels = np.round(levels, decimals)
     groups = relevance_groups(timestamps, timezone)
-    order = np.lexsort((levels, groups))
-    ordered_groups, ordered_levels = groups[order], levels[order]
-    positions = np.arange(len(order))
-    new_group = np.ones(len(order), dtype=bool)
-    new_group[1:] = ordered_groups[1:] != ordered_groups[:-1]
-    new_level = new_group.copy()
-    new_level[1:] |= ordered_levels[1:] != ordered_levels[:-1]
-    starts = np.flatnonzero(new_group)
-    sizes = np.diff(np.append(starts, len(order)))
-    first = np.repeat(starts, sizes)
-    tied = np.maximum.accumulate(np.where(new_level, positions, 0))
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
     result = np.empty(len(order))
-    result[order] = (tied - first + 1) / np.repeat(sizes, sizes)
+    for rows in np.split(order, cuts):
+        values = levels[rows].astype(np.float64)
+        if decimals is not None:
+            values = np.round(values, decimals)
+        result[rows] = (np.searchsorted(np.sort(values), values) + 1) / max(len(rows), 1)
     return result
