@@ -112,5 +112,6 @@ def task_folders(artifact: Path) -> list[Path]:
 
     A task folder is finished when it holds ``result.json`` (it is written last).
     """
-    return sorted(path for path in Path(artifact).iterdir()
-                  if path.is_dir() and path.name.isdigit() and (path / "result.json").is_file())
+    folders = [path for path in Path(artifact).iterdir()
+               if path.is_dir() and path.name.isdigit() and (path / "result.json").is_file()]
+    return sorted(folders, key=lambda path: int(path.name))

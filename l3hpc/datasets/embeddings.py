@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ ROWS_PER_READ = 8192
 
 _ROW_COLUMNS = ("recording", "frame", "start", "timestamp", "loudness",
                 "source_shard", "source_row")
+_RECORDING_COLUMNS = ("recordings/file", "recordings/sensor", "recordings/timestamp")
 _SUFFIXES = (".h5", ".hdf5", ".npz")
 _LAYOUT = ("an artifact's folder, or *.h5 with 'l3_embedding' or a reduced key (pca_batch_…), "
            "or *.npz with 'embedding'; train/ and validate/ below are fine")
@@ -115,25 +116,25 @@ class Part:
                     out[order[places]] = data[low:high][ordered[places] - low]
         return out
 
-    def provenance(self) -> dict[str, np.ndarray] | None:
+    def provenance(self, only: Collection[str] | None = None) -> dict[str, np.ndarray] | None:
         """Where each row comes from, or None where the file does not tell.
 
         Per row: ``recording`` (index into the next three), ``frame``, ``start`` (s), ``timestamp``
         (unix s), ``loudness`` (dB(A)), and in samples ``source_shard``, ``source_row``. Per
         recording: ``recordings/file``, ``recordings/sensor`` (str objects),
-        ``recordings/timestamp``. Only what the file has is there.
+        ``recordings/timestamp``. Only what the file has is there, and of that what ``only`` names
+        (None: all).
         """
         if self.path.suffix == ".npz":
             return None
         with _open(self.path) as file:
             if "recording" not in file or "recordings/file" not in file:
                 return None
-            columns = {name: file[name][()] for name in _ROW_COLUMNS if name in file}
-            for name in ("recordings/file", "recordings/sensor"):
-                if name in file:
-                    columns[name] = file[name].asstr()[()]
-            if "recordings/timestamp" in file:
-                columns["recordings/timestamp"] = file["recordings/timestamp"][()]
+            columns = {}
+            for name in (*_ROW_COLUMNS, *_RECORDING_COLUMNS):
+                if name in file and (only is None or name in only):
+                    text = h5py.check_string_dtype(file[name].dtype) is not None
+                    columns[name] = (file[name].asstr() if text else file[name])[()]
         for name in _ROW_COLUMNS:
             if name in columns and len(columns[name]) != self.rows:
                 raise InputError(f"'{name}' has {len(columns[name])} rows, '{self.key}' "
@@ -206,22 +207,24 @@ class Source:
             yield from part.chunks(size)
 
 
-def open_source(path: Path | str, *, key: str | None = None, dim: int | None = None) -> Source:
+def open_source(path: Path | str, *, key: str | None = None, dim: int | None = None,
+                tasks: Sequence[int] | None = None) -> Source:
     """The source at ``path``: an artifact folder, a folder of published files, or one file.
 
     key: the dataset to read (a reduced key, ``l3_embedding``, ``embedding``); None: each file must
     hold exactly one matrix beside ``audio``, and all must agree with the first.
     dim: the expected length of an embedding; None: that of the first file.
+    tasks: of an artifact, the files of these tasks alone; the others are not even looked at.
 
     Raises ``InputError`` (what was found, what is allowed) for a folder without embeddings, a
-    missing or ambiguous key, a wrong dimension, or a file that is not HDF5 or NPZ.
+    missing or ambiguous key, a wrong dimension, a missing task, or a file that is not HDF5 or NPZ.
     """
     path = Path(path)
     files: list[tuple[Path, str | None]]
     if path.is_file():
         kind, files = "published", [(path, None)]
     elif path.is_dir():
-        kind, files = _artifact_files(path) or ("published", _published_files(path))
+        kind, files = _artifact_files(path, tasks) or ("published", _published_files(path))
     else:
         raise InputError("no such folder or file of embeddings", where=str(path), allowed=_LAYOUT)
     if not files:
@@ -231,8 +234,17 @@ def open_source(path: Path | str, *, key: str | None = None, dim: int | None = N
     return Source(path, kind, parts)
 
 
-def _artifact_files(path: Path) -> tuple[str, list[tuple[Path, str | None]]] | None:
-    folders = task_folders(path)
+def _artifact_files(
+    path: Path, tasks: Sequence[int] | None,
+) -> tuple[str, list[tuple[Path, str | None]]] | None:
+    if tasks is not None:
+        folders = [path / f"{number:04d}" for number in sorted(tasks)]
+        for folder in folders:
+            if not (folder / "result.json").is_file():
+                raise InputError(f"task {int(folder.name)} is missing", where=str(path),
+                                 hint="Run that step to its end first: l3hpc resume RUN")
+    else:
+        folders = task_folders(path)
     if not folders and (path / "result.json").is_file():
         folders = [path]
     if not folders:

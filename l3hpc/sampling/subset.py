@@ -24,7 +24,8 @@ from l3hpc.sampling.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows
 from l3hpc.sampling.select import Selection, select
 
 ALL = "all"
-FRAME_BYTES = 256 << 20  # a frame up to this size is read at once
+COLUMNS = ("recording", "timestamp", "loudness", "recordings/sensor")
+FRAME_BYTES = 32 << 20  # a frame up to this size is read at once
 CHUNK_ROWS = 1024
 
 
@@ -49,18 +50,11 @@ class PartRows:
 
 
 class Corpus:
-    """The teacher's embeddings of some extract tasks (``tasks``: their numbers; None: all)."""
+    """The teacher's embeddings of some extract tasks, or of all."""
 
-    def __init__(self, source: Source, tasks: Sequence[int] | None = None) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.parts = list(source.parts)
-        if tasks is not None:
-            names = {f"{number:04d}" for number in tasks}
-            self.parts = [part for part in source.parts if part.path.parent.name in names]
-            missing = names - {part.path.parent.name for part in self.parts}
-            if missing:
-                raise InputError(f"task {min(missing)} is missing", where=str(source.path),
-                                 hint="Run extract to its end first: l3hpc resume RUN")
 
     @property
     def dim(self) -> int:
@@ -72,19 +66,22 @@ class Corpus:
         """What choosing needs of every row: ``sensor`` (index into ``self.names``), ``timestamp``
         and ``loudness`` (NaN where a file does not tell). 16 bytes per row."""
         names: dict[str, int] = {}
-        collected: dict[str, list[np.ndarray]] = {"sensor": [], "timestamp": [], "loudness": []}
+        count = sum(part.rows for part in self.parts)
+        found = {"sensor": np.empty(count, np.int32), "timestamp": np.empty(count),
+                 "loudness": np.empty(count, np.float32)}
+        start = 0
         for part in self.parts:
-            told = part.provenance() or {}
+            told = part.provenance(COLUMNS) or {}
             known = told.get("recordings/sensor")
-            which = np.zeros(part.rows, np.int32) if known is None else told["recording"]
-            sensors = [names.setdefault(name, len(names))
-                       for name in ([ALL] if known is None else known)]
-            nothing = np.full(part.rows, np.nan, np.float32)
-            collected["sensor"].append(np.array(sensors, np.int32)[which])
-            collected["timestamp"].append(told.get("timestamp", nothing).astype(np.float64))
-            collected["loudness"].append(told.get("loudness", nothing).astype(np.float32))
+            sensors = np.array([names.setdefault(name, len(names))
+                                for name in ([ALL] if known is None else known)])
+            here = slice(start, start + part.rows)
+            found["sensor"][here] = sensors[0 if known is None else told["recording"]]
+            for name in ("timestamp", "loudness"):
+                found[name][here] = told.get(name, np.nan)
+            start += part.rows
         self.names = list(names)
-        return {name: np.concatenate(values) for name, values in collected.items()}
+        return found
 
     def provenance(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Where the given rows come from, in their order.
@@ -154,7 +151,8 @@ def draw(
     own = corpus.rows_of(sensor)
     if not len(own):
         return []
-    frames = time_frames(corpus.columns["timestamp"][own], timescale, timezone)
+    timestamps = corpus.columns["timestamp"][own]
+    frames = time_frames(timestamps, timescale, timezone)
     count = -(-samples // len(frames))
     relevance = None
     if method in ("spl", "dpp"):
@@ -164,7 +162,7 @@ def draw(
                              where=str(corpus.source.path),
                              allowed="dpp-div and random work without",
                              hint="Use --sampling dpp-div")
-        relevance = relative_loudness(levels, corpus.columns["timestamp"][own], timezone)
+        relevance = relative_loudness(levels, timestamps, timezone)
     progress.start(f"sampling {sensor}", total=len(frames), unit=f"{timescale}s")
     choices = []
     for label, places in frames:

@@ -51,11 +51,9 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     assert isinstance(params, Params)
     phi = load_phi(phi_file(task.inputs["fit"]))
-    source = open_source(task.inputs["extract"])
     number = task.shard.get("part")
+    source = open_source(task.inputs["extract"], tasks=None if number is None else [number])
     parts = source.parts
-    if number is not None:
-        parts = [part for part in parts if part.path.parent.name == f"{number:04d}"]
     task.progress.start("reducing", total=sum(part.rows for part in parts), unit="rows")
     written = []
     single = number is not None or (source.kind == "artifact" and len(parts) == 1)

@@ -101,7 +101,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     from l3hpc.sampling.subset import Corpus, draw, write_sample
 
     assert isinstance(params, Params)
-    corpus = Corpus(open_source(task.inputs["extract"]), task.shard.get("parts"))
+    corpus = Corpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
     wanted = task.shard.get("sensor")
     sensors = [wanted] if wanted is not None else corpus.sensors()
     share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
