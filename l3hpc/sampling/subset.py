@@ -67,8 +67,9 @@ class Corpus:
         and ``loudness`` (NaN where a file does not tell). 16 bytes per row."""
         names: dict[str, int] = {}
         count = sum(part.rows for part in self.parts)
-        found = {"sensor": np.empty(count, np.int32), "timestamp": np.empty(count),
-                 "loudness": np.empty(count, np.float32)}
+        found: dict[str, np.ndarray] = {
+            "sensor": np.empty(count, np.int32), "timestamp": np.empty(count),
+            "loudness": np.empty(count, np.float32)}
         start = 0
         for part in self.parts:
             told = part.provenance(COLUMNS) or {}
