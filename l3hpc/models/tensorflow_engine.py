@@ -18,13 +18,15 @@ class TensorFlowEngine:
     """Spectrograms to embeddings through one traced graph whose weights are constants.
 
     ``threads`` fixes TensorFlow's intra-operation threads; TensorFlow can only be told before it
-    first computes in a process, later the value is left as it is.
+    first computes in a process, later the value is left as it is. ``precision``: ``float32``, or
+    ``bfloat16`` for the convolutions.
     """
 
     name = "tensorflow"
     few_shapes = True
 
-    def __init__(self, network: FoldedNetwork, threads: int | None = None) -> None:
+    def __init__(self, network: FoldedNetwork, threads: int | None = None,
+                 precision: str = "float32") -> None:
         import tensorflow as tf
 
         if threads is not None:
@@ -33,6 +35,7 @@ class TensorFlowEngine:
                 tf.config.threading.set_inter_op_parallelism_threads(1)
         self.device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
         self._network = network
+        self._type = tf.as_dtype(precision)
         shape = (None, *network.spec.frontend.shape, 1)
         self._function = tf.function(
             self._forward, input_signature=[tf.TensorSpec(shape, tf.float32)])
@@ -56,14 +59,14 @@ class TensorFlowEngine:
     def _forward(self, x: Any) -> Any:
         import tensorflow as tf
 
-        x = x * self._network.scale + self._network.shift
+        x = tf.cast(x * self._network.scale + self._network.shift, self._type)
         for index, layer in enumerate(self._network.convolutions):
-            x = tf.nn.conv2d(x, tf.constant(layer.kernel), 1, "SAME")
-            x = tf.nn.bias_add(x, tf.constant(layer.bias))
+            x = tf.nn.conv2d(x, tf.constant(layer.kernel, self._type), 1, "SAME")
+            x = tf.nn.bias_add(x, tf.constant(layer.bias, self._type))
             if layer.relu:
                 x = tf.nn.relu(x)
             if index in (1, 3, 5):
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
         pool = self._network.spec.pool
         x = tf.nn.max_pool2d(x, pool, pool, "SAME")
-        return tf.reshape(x, [-1, self._network.spec.dim])
+        return tf.reshape(tf.cast(x, tf.float32), [-1, self._network.spec.dim])
