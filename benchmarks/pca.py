@@ -1,8 +1,8 @@
 """PCA of teacher-sized embeddings: from one HDF5 file of rows to the 256 leading components.
 
 Ours is the step ``fit``, which reads the file in blocks, and also standardises the columns and
-writes φ. Peers: scikit-learn's ``PCA(svd_solver='covariance_eigh')``, its fastest, on an array in memory
-(the time of loading that array stands beside it), in float32 and float64, alone and after
+writes φ. Peers: scikit-learn's ``PCA(svd_solver='covariance_eigh')``, its fastest, on an array in
+memory (the time of loading that array stands beside it), in float32 and float64, alone and after
 ``StandardScaler``; and ``IncrementalPCA``, its way of not holding all rows, at the fastest of
 several batch sizes. Eigenvalues of all sides are compared with a plain two-pass float64 reference.
 """
