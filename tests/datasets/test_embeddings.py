@@ -54,6 +54,28 @@ def test_artifact_parts_are_the_finished_tasks_in_order(tmp_path):
     assert source.parts[0].attributes() == {"teacher": {"kind": "untrained", "dim": 4}, "hop": 0.5}
 
 
+def test_tasks_in_the_order_of_their_numbers_also_above_9999(tmp_path):
+    for number in (10_000, 9_999, 1_000):
+        write(tmp_path / f"{number:04d}" / "embeddings.h5", l3_embedding=matrix(1, 4, number))
+        (tmp_path / f"{number:04d}" / "result.json").write_text("{}")
+    firsts = [chunk[0, 0] for chunk in open_source(tmp_path).chunks()]
+    assert firsts == [1_000, 9_999, 10_000]
+
+
+def test_only_the_asked_tasks_are_looked_at(tmp_path):
+    folder = artifact(tmp_path, matrix(5, 4), matrix(2, 4), matrix(3, 4))
+    (folder / "0001" / "embeddings.h5").write_bytes(b"damaged")
+    assert open_source(folder, tasks=[2, 0]).rows == 8
+    with pytest.raises(InputError, match="task 3 is missing"):
+        open_source(folder, tasks=[0, 3])
+
+
+def test_provenance_of_what_is_asked_for_alone(tmp_path):
+    part = open_source(artifact(tmp_path, matrix(5, 4))).parts[0]
+    assert set(part.provenance(("frame", "recordings/sensor", "loudness"))) == {
+        "frame", "recordings/sensor"}
+
+
 def test_one_task_folder_is_a_source_too(tmp_path):
     folder = artifact(tmp_path, matrix(5, 4))
     assert open_source(folder / "0000").rows == 5

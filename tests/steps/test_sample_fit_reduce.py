@@ -9,6 +9,7 @@ import pytest
 from l3hpc.errors import InputError
 from l3hpc.files import write_json
 from l3hpc.reduction.store import load_phi
+from l3hpc.sampling import subset
 
 DIM = 6
 DAY = 86400.0
@@ -123,8 +124,31 @@ def test_a_published_folder_is_one_task(runner, tmp_path):
 
 def test_a_missing_extract_task_is_named(runner, extracted):
     (extracted / "0001/result.json").unlink()
-    with pytest.raises(InputError, match="task 0001 is missing"):
+    with pytest.raises(InputError, match="task 1 is missing"):
         runner.run("sample", {"samples": 4})
+
+
+def test_a_task_of_reduce_looks_at_no_file_but_its_own(runner, extracted):
+    runner.run("sample", {"samples": 30})
+    runner.run("fit", {"emb_dim": 3})
+    (extracted / "0000/embeddings.h5").write_bytes(b"damaged")
+    done = runner.run("reduce", shards=[{"part": 1}])
+    with h5py.File(extracted / "0001/embeddings.h5") as file:
+        assert done.results[0]["rows"] == len(file["l3_embedding"])
+
+
+@pytest.mark.parametrize("method", ["dpp", "spl", "random"])
+def test_a_frame_read_in_blocks_gives_the_same_rows(
+        runner, new_runner, extracted, monkeypatch, method):
+    chosen = []
+    for size in (1 << 30, 1):
+        monkeypatch.setattr(subset, "FRAME_BYTES", size)
+        again = new_runner(f"{method}-{size}")
+        again.shards = dict(runner.shards)
+        done = again.run("sample", {"samples": 12, "method": method, "timescale": "month"},
+                         {"extract": extracted})
+        chosen.append(rows_of(done.folder / "0000/sample.h5"))
+    np.testing.assert_array_equal(chosen[0]["l3_embedding"], chosen[1]["l3_embedding"])
 
 
 def test_reduced_rows_are_phi_of_the_rows(runner, extracted):
