@@ -29,7 +29,7 @@ def filters(rate, n_dft, n_mels, fmax, htk):
         left, centre, right = corners[band:band + 3]
         for k in range(n_dft // 2 + 1):
             hz = k * rate / n_dft
-            if left < hz < right:
+            if left + 1e-9 < hz < right - 1e-9:  # a bin on a corner is outside
                 side = (hz - left) / (centre - left) if hz <= centre else (
                     right - hz) / (right - centre)
                 bank[k, band] = side * 2.0 / (right - left)
