@@ -16,7 +16,7 @@ import sys
 from benchmarks.tables import RESULTS, claims_markdown, load
 
 NAMES = ("teacher", "student", "kdpp", "pca", "reduction", "training", "input_pipeline",
-         "evaluation", "scaling")
+         "evaluation", "scaling", "scheduling")
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ Examples:
 States: waiting (for earlier steps), queued (Slurm's reason follows), running, requeued, done,
 reused (done before), failed, blocked (by a step that failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
-"next", "notes"}]}; each step has name, kind, job, state, done, tasks, elapsed_s, detail,
+"next", "notes", "combinations"}]}; each step has name, kind, job, state, done, tasks, elapsed_s, detail,
 blocked_by, restarts, log, progress, last_words, failed_tasks, artifact.
 """)
 @click.argument("run", required=False, shell_complete=complete_run)

@@ -5,14 +5,19 @@ A run is named by its folder. Commands accept a unique beginning of the name, or
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from l3hpc.errors import InputError, nearest
 from l3hpc.files import read_json, write_json
 from l3hpc.workflow.model import RunRecord, StepRecord
 
 LATEST = "latest"
+NOTED = "attempts.jsonl"
 
 
 def runs_folder(workspace: Path) -> Path:
@@ -41,8 +46,42 @@ def markers_folder(workspace: Path, run: str, step: str) -> Path:
 
 
 def write(workspace: Path, record: RunRecord) -> None:
-    """Replace the record of a run by one rename."""
-    write_json(run_folder(workspace, record.run) / "run.json", record.to_json())
+    """Replace the record of a run by one rename; what was noted beside it is in it now."""
+    folder = run_folder(workspace, record.run)
+    write_json(folder / "run.json", record.to_json())
+    (folder / NOTED).unlink(missing_ok=True)
+
+
+def note_attempt(workspace: Path, run: str, step: str, attempt: Mapping[str, Any], *,
+                 first: bool) -> None:
+    """Note a job at the moment of its submission: one line, which ``read`` adds to the record
+    until the next ``write``. first: of this submission of the step."""
+    line = json.dumps({"step": step, "first": first, "attempt": attempt}) + "\n"
+    with open(run_folder(workspace, run) / NOTED, "a", encoding="utf-8") as stream:
+        stream.write(line)
+
+
+def add_attempt(entry: StepRecord, attempt: Mapping[str, Any], *, first: bool) -> None:
+    """Enter a submitted job into the record of its step."""
+    before = [] if first else entry.submitted_tasks
+    entry.state, entry.job = "submitted", attempt["job"]
+    entry.submitted_tasks = [*before, *attempt["tasks"]]
+    entry.attempts.append(dict(attempt))
+
+
+def _add_noted(folder: Path, record: RunRecord) -> None:
+    """What was noted after the record was last written (the writer was killed, or is at work)."""
+    try:
+        lines = (folder / NOTED).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    entries = {entry.name: entry for entry in record.steps}
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError, KeyError):  # a line being written just now
+            noted = json.loads(line)
+            entry = entries[noted["step"]]
+            if noted["attempt"]["job"] not in {each["job"] for each in entry.attempts}:
+                add_attempt(entry, noted["attempt"], first=noted["first"])
 
 
 def read(workspace: Path, run: str) -> RunRecord:
@@ -53,7 +92,9 @@ def read(workspace: Path, run: str) -> RunRecord:
     except FileNotFoundError:
         raise unknown_run(workspace, run) from None
     try:
-        return RunRecord.from_json(value)
+        record = RunRecord.from_json(value)
+        _add_noted(path.parent, record)
+        return record
     except (TypeError, KeyError) as error:
         raise InputError(f"not a record of a run: {error}", where=str(path),
                          hint="It was written by another version, or by hand.") from None

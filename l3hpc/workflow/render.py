@@ -8,6 +8,7 @@ without ``| q`` is refused if that text could mean anything to the shell.
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
 
     planned = _named(plan, step)
     folders = list(assets.template_folders() if templates is None else templates)
-    environment = _environment(folders)
+    environment = _environment(tuple(Path(folder).absolute() for folder in folders))
     names = [f"{planned.name}.sbatch.j2", f"{planned.kind}.sbatch.j2", "base.sbatch.j2"]
     try:
         template = environment.select_template(names)
@@ -193,7 +194,9 @@ def _heals(plan: Plan) -> bool:
     return bool(plan.profile.executor == "slurm")
 
 
-def _environment(folders: Sequence[Path]) -> jinja2.Environment:
+@functools.cache
+def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
+    """One for all scripts of a submission: a template is compiled once."""
     import jinja2
 
     delivered = assets.defaults_folder() / "templates"
@@ -203,7 +206,7 @@ def _environment(folders: Sequence[Path]) -> jinja2.Environment:
     ])
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, autoescape=True, finalize=_guarded,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, auto_reload=False,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )
     environment.filters["q"] = quoted
     return environment

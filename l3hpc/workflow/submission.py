@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import write_json, write_text
@@ -76,7 +77,8 @@ def write_scripts(folder: Path, texts: Sequence[tuple[render.Part, str]]) -> Non
     for old in folder.glob("script*.sbatch"):
         old.unlink()
     for number, (_, text) in enumerate(texts):
-        write_text(folder / (f"script-{number}.sbatch" if number else "script.sbatch"), text)
+        write_text(folder / (f"script-{number}.sbatch" if number else "script.sbatch"), text,
+                   durable=False)
 
 
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
@@ -157,13 +159,14 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecor
         for name in ("logs", "markers"):
             (folder / name).mkdir(parents=True)
         config = step.config(plan.run)
-        write_json(folder / "config.json", config)
+        write_json(folder / "config.json", config, durable=False)
         if step.name in texts:
             write_scripts(folder, texts[step.name])
-            write_json(folder / healing.FILE, healing.of(plan.profile, step).to_json())
+            write_json(folder / healing.FILE, healing.of(plan.profile, step).to_json(),
+                       durable=False)
         step.artifact.mkdir(parents=True, exist_ok=True)
         if not (step.artifact / "config.json").exists():
-            write_json(step.artifact / "config.json", config)
+            write_json(step.artifact / "config.json", config, durable=False)
         link = plan.folder / "artifacts" / step.name
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(step.artifact)
@@ -194,6 +197,7 @@ def hand_over(
     """
     waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
     submitted: list[str] = []
+    entries = {entry.name: entry for entry in record.steps}
     if record.local:
         LocalJobs(plan.workspace, plan.run).forget_stop()
     progress.start("submitting", sum(map(len, texts.values())), "jobs")
@@ -211,8 +215,10 @@ def hand_over(
                     job = _submit_part(plan, step, part, text, after, progress)
                     submitted.append(job)
                     waits.setdefault(step.name, []).append(job)
-                    _note_job(records.step(record, step.name), job, part, text, number)
-                    records.write(plan.workspace, record)
+                    attempt = _attempt(job, part, text)
+                    records.note_attempt(plan.workspace, plan.run, step.name, attempt,
+                                         first=number == 0)
+                    records.add_attempt(entries[step.name], attempt, first=number == 0)
                 progress.advance(1)
         record.state, record.note = "submitted", ""
         records.write(plan.workspace, record)
@@ -283,13 +289,10 @@ def _submit_part(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _note_job(entry: StepRecord, job: str, part: render.Part, text: str, number: int) -> None:
-    before = entry.submitted_tasks if number else []
-    entry.state, entry.job = "submitted", job
-    entry.submitted_tasks = [*before, *part.tasks]
+def _attempt(job: str, part: render.Part, text: str) -> dict[str, Any]:
     attempt = {"job": job, "array": "\n#SBATCH --array" in text, "tasks": list(part.tasks),
                "time": time.time()}
-    entry.attempts.append(attempt | ({"offset": part.offset} if part.offset else {}))
+    return attempt | ({"offset": part.offset} if part.offset else {})
 
 
 def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseException) -> None:

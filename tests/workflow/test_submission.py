@@ -110,17 +110,34 @@ echo 5""")
 
 def test_the_job_id_is_recorded_before_the_next_job_goes(chains, slurm, on, tmp_path):
     slurm.says("sbatch", f"""
-cat {tmp_path}/runs/demo/run.json >> {slurm.folder}/records
 n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
+cp -r {tmp_path}/runs {slurm.folder}/seen-$n
 echo $((n + 1)) > {slurm.folder}/next
 echo $n""")
     submission.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
-    seen = [json.loads("{" + part) for part in
-            (slurm.folder / "records").read_text().split("\n{")[0:]
-            for part in [part.removeprefix("{")]]
-    assert [[step["job"] for step in record["steps"]] for record in seen] == [
+    seen = []
+    for number in (100, 101, 102):  # what another process reads at that moment
+        (slurm.folder / f"at-{number}").mkdir()
+        (slurm.folder / f"seen-{number}").rename(slurm.folder / f"at-{number}" / "runs")
+        seen.append(records.read(slurm.folder / f"at-{number}", "demo"))
+    assert [[step.job for step in record.steps] for record in seen] == [
         [None, None, None], ["100", None, None], ["100", "101", None]]
-    assert [record["state"] for record in seen] == ["submitting"] * 3
+    assert [record.state for record in seen] == ["submitting"] * 3
+    assert [[step.state for step in record.steps] for record in seen][2] == [
+        "submitted", "submitted", "planned"]
+    assert not (tmp_path / "runs/demo/attempts.jsonl").exists()
+
+
+def test_half_a_line_of_the_notes_is_no_job(chains, slurm, on, tmp_path):
+    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    notes = tmp_path / "runs/demo/attempts.jsonl"
+    attempt = {"job": "77", "array": False, "tasks": [0], "time": 1.0}
+    records.note_attempt(tmp_path, "demo", "extract", attempt, first=True)
+    records.note_attempt(tmp_path, "demo", "extract", record.steps[0].attempts[0], first=True)
+    notes.write_text(notes.read_text() + '{"step": "extract", "first": true, "attem')
+    found = records.read(tmp_path, "demo").steps[0]
+    assert [each["job"] for each in found.attempts] == [record.steps[0].job, "77"]
+    assert (found.job, found.submitted_tasks) == ("77", [0])
 
 
 def test_the_environment_of_sbatch_is_scrubbed(chains, slurm, on, tmp_path, monkeypatch):
@@ -241,7 +258,7 @@ def test_an_equal_name_of_another_workspace_is_not_cancelled(chains, slurm, on, 
 
 
 def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkeypatch):
-    def full(path, value):
+    def full(path, value, durable=True):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(submission, "write_json", full)

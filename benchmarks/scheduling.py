@@ -1,0 +1,181 @@
+"""What l3hpc adds to Slurm's own commands: submitting chains, asking for status, starting.
+
+    python -m benchmarks.scheduling [--quick] [--json FILE]
+
+Runs against a real three-node Slurm with accounting, started on this machine (``make slurm``). The
+peers are the bare commands with the same scripts (``sbatch --parsable --dependency=…``; one
+``squeue`` and one ``sacct`` for all jobs), a Python that does nothing, and a chain through submitit
+alone. All jobs are held back (``--begin`` in a week), so that only submission is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.tables import Claim, Table, run
+
+FAKES = Path(__file__).resolve().parent.parent / "tests" / "fakes"
+RUNS = 5
+
+
+def tables(quick: bool, work: Path) -> list[Table]:
+    """All of them, on one cluster."""
+    sys.path.insert(0, str(FAKES))
+    from realslurm import RealSlurm
+
+    cluster = RealSlurm(True).start()
+    try:
+        os.environ |= cluster.env
+        runs = 2 if quick else RUNS
+        with _held(cluster):  # imports what the first submission needs
+            _ours(_plan(cluster, work / "first", 1, 1))
+            _submitit(work / "first-submitit", 1)
+        return [*_submission(cluster, work, 20 if quick else 200, runs),
+                _status(cluster, work, 5 if quick else 50, runs), _start(runs)]
+    finally:
+        cluster.stop()
+
+
+def _plan(cluster: Any, folder: Path, chains: int, length: int) -> Any:
+    import chains as fakes
+
+    profile = fakes.profile(name="test", slots={}, **cluster.profile)
+    return fakes.many(folder, chains, length, profile)
+
+
+@contextlib.contextmanager
+def _held(cluster: Any) -> Iterator[None]:
+    """No job starts meanwhile."""
+    cluster.command("scontrol", "update", "PartitionName=cpu", "State=DOWN")
+    try:
+        yield
+    finally:
+        cluster.drain(120)
+        cluster.command("scontrol", "update", "PartitionName=cpu", "State=UP")
+
+
+def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
+    rows, claims = [], []
+    for chains, length in ((1, 5), (many // 10, 10)):
+        ours, bare, alone = [], [], []
+        for number in range(runs):
+            plan = _plan(cluster, work / f"submit-{chains}-{number}", chains, length)
+            with _held(cluster):
+                ours.append(_timed(lambda plan=plan: _ours(plan)))
+            with _held(cluster):
+                bare.append(_timed(lambda plan=plan: _bare(plan)))
+            if length == 5:
+                with _held(cluster):
+                    alone.append(_timed(lambda number=number, length=length: _submitit(
+                        work / f"submitit-{number}", length)))
+        jobs = chains * length
+        rows.append([f"{jobs} jobs", "l3hpc", f"{median(ours):.3f}",
+                     f"{median(ours) / jobs * 1000:.1f}"])
+        rows.append([f"{jobs} jobs", "sbatch --parsable", f"{median(bare):.3f}",
+                     f"{median(bare) / jobs * 1000:.1f}"])
+        if alone:
+            rows.append([f"{jobs} jobs", "submitit alone", f"{median(alone):.3f}",
+                         f"{median(alone) / jobs * 1000:.1f}"])
+        claims.append(Claim(f"submitting {jobs} chained jobs", "bare sbatch calls",
+                            median(ours) / median(bare), 1.5, at_least=False))
+    return [Table("Submitting chains", ["chain", "by", "s", "ms per job"], rows, [
+        f"Median of {runs}, in turn, after Python and its packages have started. l3hpc also writes "
+        "the run's folder, the frozen configs, and its record after every job.",
+        "submitit alone pickles a function per job and passes the dependency by hand."], claims)]
+
+
+def _ours(plan: Any) -> None:
+    from l3hpc.workflow import submission
+
+    submission.submit(plan)
+
+
+def _bare(plan: Any) -> None:
+    """The same scripts, handed over as a person would in a shell loop."""
+    ids: dict[str, str] = {}
+    for step in plan.steps:
+        script = plan.step_folder(step.name) / "script.sbatch"
+        command = ["sbatch", "--parsable"]
+        if step.needs:
+            command += ["--dependency=afterok:" + ":".join(ids[need] for need in step.needs),
+                        "--kill-on-invalid-dep=yes"]
+        done = subprocess.run([*command, str(script)], capture_output=True, text=True, check=True)
+        ids[step.name] = done.stdout.strip()
+
+
+def _submitit(folder: Path, length: int) -> None:
+    import submitit
+
+    job = None
+    for _ in range(length):
+        executor = submitit.AutoExecutor(folder, cluster="slurm")
+        more = {"slurm_additional_parameters": {"dependency": f"afterok:{job.job_id}"}} \
+            if job else {}
+        executor.update_parameters(timeout_min=5, slurm_partition="cpu", mem_gb=1, **more)
+        job = executor.submit(sum, (1, 2))
+
+
+def _status(cluster: Any, work: Path, runs_of_twenty: int, runs: int) -> Table:
+    from l3hpc.workflow import status, submission
+
+    folder = work / "status"
+    with _held(cluster):
+        for number in range(runs_of_twenty):
+            plan = _plan(cluster, folder, 2, 10)
+            name = f"run-{number}"
+            steps = tuple(type(step)(**{**vars(step), "artifact": Path(
+                f"{step.artifact}-{number}")}) for step in plan.steps)
+            submission.submit(type(plan)(**{**vars(plan), "run": name, "steps": steps}))
+        jobs = runs_of_twenty * 20
+        ours, bare = [], []
+        for _ in range(runs):
+            ours.append(_timed(lambda: status.collect(folder)))
+            bare.append(_timed(_ask_slurm))
+    rows = [["l3hpc status", f"{median(ours):.3f}"], ["squeue and sacct", f"{median(bare):.3f}"]]
+    return Table(f"Status of {jobs:,} jobs in {runs_of_twenty} runs", ["by", "s"], rows, [
+        f"Median of {runs}, in turn, without starting Python. The peer prints; l3hpc reads its "
+        "records and markers, asks squeue once (sacct only for jobs that squeue does not know), "
+        "and judges every task."],
+        [Claim(f"status of {jobs:,} jobs", "one squeue and one sacct", median(ours) / median(bare),
+               1.3, at_least=False)])
+
+
+def _ask_slurm() -> None:
+    for command in (["squeue", "--array", "--states=all"],
+                    ["sacct", "--allocations", "--parsable2", "--starttime=today"]):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _start(runs: int) -> Table:
+    commands = {"python -c pass": [sys.executable, "-c", "pass"],
+                "l3hpc --version": [sys.executable, "-m", "l3hpc", "--version"],
+                "l3hpc --help": [sys.executable, "-m", "l3hpc", "--help"],
+                "l3hpc status (nothing there)": [
+                    sys.executable, "-m", "l3hpc", "status", "--workspace", "/nonexistent"]}
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(3 * runs):
+        for name, command in commands.items():
+            times[name].append(_timed(lambda command=command: subprocess.run(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)))
+    base = median(times["python -c pass"])
+    return Table("Starting", ["command", "ms", "beyond python -c pass, ms"], [
+        [name, f"{median(value) * 1000:.0f}", f"{(median(value) - base) * 1000:.0f}"]
+        for name, value in times.items()], [f"Median of {3 * runs}, in turn."])
+
+
+def _timed(work: Any) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    run("scheduling", __doc__, tables)
