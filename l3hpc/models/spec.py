@@ -248,6 +248,17 @@ def activation_bytes(spec: NetworkSpec) -> int:
                for block, (bands, times) in enumerate(spec.maps))
 
 
+def name_bands(bands: Sequence[int]) -> str:
+    """``0, 3-5, 9``: band numbers, neighbours joined."""
+    runs: list[list[int]] = []
+    for band in bands:
+        if runs and band == runs[-1][1] + 1:
+            runs[-1][1] = band
+        else:
+            runs.append([band, band])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
 def is_value(key: str, value: Any) -> bool:
     """Whether ``value`` is of the kind that ``NetworkSpec`` takes for ``key``."""
     if key in ("tail", "head", "convention"):
@@ -276,4 +287,5 @@ def _check_bands(frontend: Frontend) -> None:
     raise InputError(
         f"--mels {mels} leaves {len(empty)} of {mels} mel bands empty at {rate} Hz with a DFT of "
         f"{n_dft} (bins are {rate / n_dft:.1f} Hz apart).",
-        allowed=f"Use at most {max_mels_without_empty(rate, n_dft, fmax)} mels{remedy}.")
+        allowed=f"Use at most {max_mels_without_empty(rate, n_dft, fmax)} mels{remedy}.",
+        hint=f"Empty (of 0 to {frontend.bands - 1}): {name_bands(empty)}.")

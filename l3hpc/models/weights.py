@@ -17,7 +17,7 @@ from l3hpc.errors import InputError
 from l3hpc.files import digest_file, write_bytes
 from l3hpc.models.geometry import find_geometry
 from l3hpc.models.parameters import ARRAY_NAMES, Parameters, check_layers, untrained
-from l3hpc.models.spec import L3_FILTERS, NetworkSpec, openl3_spec
+from l3hpc.models.spec import L3_FILTERS, NetworkSpec, name_bands, openl3_spec
 from l3hpc.models.weight_files import StoredNetwork, open_network, own_bytes
 
 if TYPE_CHECKING:
@@ -64,10 +64,13 @@ def describe(name: str | Path, *, embedding_size: int | None = None,
     """
     seed = untrained_seed(name)
     if seed is not None:
-        spec = openl3_spec("mel256", embedding_size or 512)
+        teacher = openl3_spec("mel256", embedding_size or 512)
+        spec = NetworkSpec.from_dict({**teacher.to_dict(), **(geometry or {})})
         layers = tuple((f"{kind}_{index + 1}", shapes)
                        for index, (kind, shapes) in enumerate(spec.layers()))
         label = f"untrained L3 (seed {seed}): random weights, for demonstration only"
+        if spec.convention != "A":
+            label += f", front end {spec.convention}"
         return WeightsInfo("untrained", spec, layers, None, label, random_weights=True)
     with open_network(Path(name)) as stored:
         return _describe(stored, embedding_size, geometry or {})
@@ -78,7 +81,7 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
     """The arrays of a network and what ``describe`` says of them. TensorFlow is not needed."""
     seed = untrained_seed(name)
     if seed is not None:
-        info = describe(name, embedding_size=embedding_size)
+        info = describe(name, embedding_size=embedding_size, geometry=geometry)
         return untrained(info.spec, seed), info
     with open_network(Path(name)) as stored:
         info = _describe(stored, embedding_size, geometry or {})
@@ -156,11 +159,14 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
         check_layers(found, spec, where=str(stored.path))
     else:
         spec, notes = _infer(stored, found, embedding_size, geometry)
+    notes += _empty_bands(spec)
     if embedding_size not in (None, spec.dim):
         raise InputError(f"this network gives {spec.dim} values, not {embedding_size}",
                          where=str(stored.path), allowed=str(spec.dim))
     kind = _kind(stored, spec)
     label = f"{stored.path.name}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
+    if spec.convention != "A":
+        label += f", front end {spec.convention}"
     teacher = stored.provenance.get("teacher")
     random = isinstance(teacher, dict) and bool(teacher.get("random_weights"))
     if random:
@@ -212,6 +218,15 @@ def _kind(stored: StoredNetwork, spec: NetworkSpec) -> str:
             zeros += int(np.count_nonzero(kernel == 0))
             values += kernel.size
     return "edgel3-sparse" if zeros > SPARSE_SHARE * values else "openl3"
+
+
+def _empty_bands(spec: NetworkSpec) -> list[str]:
+    """Which mel bands of a front end hear nothing; silent on the teacher's own two."""
+    empty = spec.frontend.empty_bands()
+    if not empty or (spec.rate, spec.n_dft, spec.n_mels, spec.fmax) == (48000, 2048, 256, None):
+        return []
+    return [f"{len(empty)} of {spec.n_mels} mel bands hold no DFT bin and are always at the floor: "
+            f"{name_bands(empty)}"]
 
 
 def _bands(spec: NetworkSpec) -> str:

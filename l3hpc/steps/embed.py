@@ -30,6 +30,9 @@ class Params(BaseParams):
         "Weights of the network (none: the student that train made)."))
     hop: float = Field(0.1, gt=0, le=60, description="Seconds from one window to the next.")
     center: bool = Field(False, description="Centre the first window on the first sample.")
+    convention: Literal["own", "A", "B", "C", "D"] = Field("own", description=(
+        "Front end; own: the network's (A, for published weights). A: kapre 0.1.4, as they were "
+        "trained; B, C: openl3 0.4 (kapre, librosa); D: embedding-approx with --with-melSpec."))
     min_seconds: float = Field(0.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     npz: bool = Field(False, description=(
@@ -119,18 +122,19 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
     from l3hpc.datasets.extraction import Extraction, write_npz_files
     from l3hpc.models.weights import identity, load
-    from l3hpc.steps.extract import task_recordings
+    from l3hpc.steps.extract import front_end, task_recordings, tell
 
     assert isinstance(params, Params)
     student = params.student or str(student_file(task.inputs.get("train")))
     folder = params.audio if params.audio is not None else _sonyc_ust(_folder(params))[1]
-    network = load(student, threads=task.threads, engine=params.engine)
-    task.progress.note(f"student: {network.label}, engine {network.engine.name}")
+    geometry = front_end(params.convention)
+    network = load(student, geometry=geometry, threads=task.threads, engine=params.engine)
+    tell(task, "student", student, network)
     target = task.output / "embeddings.h5"
     result = Extraction(
-        network, identity(student), Path(folder), task_recordings(task.shard), params.hop,
-        params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
-        task.progress,
+        network, identity(student, geometry=geometry), Path(folder), task_recordings(task.shard),
+        params.hop, params.center, task.scratch, params.min_seconds, params.max_failed,
+        params.batch_size, task.progress,
     ).run(target, task.output / "skipped.csv")
     if params.npz:
         result["npz"] = write_npz_files(target, task.output / "npz")

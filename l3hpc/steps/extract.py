@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -15,6 +15,9 @@ from l3hpc.errors import InputError
 from l3hpc.files import digest_file
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
+
+if TYPE_CHECKING:
+    from l3hpc.models.embedder import Embedder
 
 NAME = "extract"
 VERSION = 2
@@ -33,6 +36,9 @@ class Params(BaseParams):
         "'untrained:SEED' for random weights (demonstration only)."))
     hop: float = Field(0.5, gt=0, le=60, description="Seconds from one window to the next.")
     center: bool = Field(True, description="Centre the first window on the first sample.")
+    convention: Literal["own", "A", "B", "C", "D"] = Field("own", description=(
+        "Front end; own: the network's (A, for published weights). A: kapre 0.1.4, as they were "
+        "trained; B, C: openl3 0.4 (kapre, librosa); D: embedding-approx with --with-melSpec."))
     min_seconds: float = Field(1.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
@@ -56,7 +62,8 @@ def describe(params: Mapping[str, BaseModel]) -> str:
     own = params[NAME]
     assert isinstance(own, Params)
     name = own.weights if own.weights.startswith("untrained") else Path(own.weights).name
-    return f"teacher {name}, hop {own.hop:g} s, {'centred' if own.center else 'not centred'}"
+    front = "" if own.convention == "own" else f", front end {own.convention}"
+    return f"teacher {name}, hop {own.hop:g} s, {'centred' if own.center else 'not centred'}{front}"
 
 
 def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
@@ -100,15 +107,30 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     from l3hpc.models.weights import identity, load
 
     assert isinstance(params, Params)
-    teacher = identity(params.weights)
-    network = load(params.weights, threads=task.threads, engine=params.engine)
-    task.progress.note(f"teacher: {network.label}, engine {network.engine.name}")
+    geometry = front_end(params.convention)
+    teacher = identity(params.weights, geometry=geometry)
+    network = load(params.weights, geometry=geometry, threads=task.threads, engine=params.engine)
+    tell(task, "teacher", params.weights, network)
     result = Extraction(
         network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
         params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
         task.progress,
     ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
     return {**result, "teacher": teacher}
+
+
+def front_end(convention: str) -> dict[str, str]:
+    """What overrules the front end that a network states."""
+    return {} if convention == "own" else {"convention": convention}
+
+
+def tell(task: Task, who: str, weights: str, network: Embedder) -> None:
+    """Note in the log which network computes, and what its file left open."""
+    from l3hpc.models.weights import describe as describe_weights
+
+    task.progress.note(f"{who}: {network.label}, engine {network.engine.name}")
+    for note in describe_weights(weights).notes:
+        task.progress.note(f"{who}: {note}")
 
 
 def task_recordings(shard: Mapping[str, Any]) -> list[Any]:

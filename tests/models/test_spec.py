@@ -10,6 +10,7 @@ from l3hpc.models.spec import (
     activation_bytes,
     check_student,
     model_bytes,
+    name_bands,
     openl3_spec,
     parameter_count,
     student_filters,
@@ -72,9 +73,16 @@ def test_mels_that_leave_bands_empty_are_refused_with_the_way_out():
         check_student(8000, 512, 160, 1024, None, 128)
     assert str(caught.value) == (
         "--mels 512 leaves 20 of 512 mel bands empty at 8000 Hz with a DFT of 1024 "
-        "(bins are 7.8 Hz apart).\nUse at most 342 mels, or a longer DFT (--dft 2048 carries 683).")
+        "(bins are 7.8 Hz apart).\nUse at most 342 mels, or a longer DFT (--dft 2048 carries 683).\n"
+        "Empty (of 0 to 511): 0, 3, 6, 9, 12, 15, 18, 21, 26, 29, 34, 37, 42, 47, 52, 57, 64, 71, "
+        "78, 91.")
     check_student(8000, 342, 160, 1024, None, 128)
     check_student(8000, 512, 160, 2048, None, 128)
+
+
+def test_neighbouring_bands_are_named_together():
+    assert name_bands([]) == "" and name_bands([4]) == "4"
+    assert name_bands([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
 
 
 @pytest.mark.parametrize(("values", "option"), [

@@ -232,6 +232,34 @@ def test_untrained_is_named_seeded_and_the_same_everywhere():
     assert not np.array_equal(untrained(STUDENT, 8).layers[1][0], kernel)
 
 
+def test_conventions_are_named_and_shown():
+    stated = {"convention": "B"}
+    info = weights.describe("untrained:7", geometry=stated)
+    assert info.spec.convention == "B" and info.label.endswith("front end B")
+    assert weights.load_parameters("untrained:7", geometry=stated)[0].spec == info.spec
+    assert weights.identity("untrained:7", geometry=stated)["spec"]["convention"] == "B"
+    with pytest.raises(InputError, match="unknown front-end convention 'Z'"):
+        weights.describe("untrained", geometry={"convention": "Z"})
+    with pytest.raises(InputError, match="keys"):
+        weights.describe("untrained", geometry={"rat": 1})
+
+
+def test_a_files_empty_bands_are_named_but_for_the_teachers_own(tmp_path, reference):
+    path = reference.write_keras2(tmp_path / "x_8000_512_160_1024.h5",
+                                  reference.random_layers(STUDENT))
+    info = weights.describe(path, geometry={"convention": "D"})
+    assert info.label.endswith("front end D")
+    assert any(note.startswith("20 of 512 mel bands hold no DFT bin") and note.endswith(": 0, 3, 6,"
+               " 9, 12, 15, 18, 21, 26, 29, 34, 37, 42, 47, 52, 57, 64, 71, 78, 91")
+               for note in info.notes)
+    path = reference.write_keras2(tmp_path / "openl3_audio_mel256_env.h5",
+                                  reference.random_layers(TEACHER))
+    assert weights.describe(path).notes == ()
+    assert "B" == weights.describe(path, geometry={"convention": "B"}).spec.convention
+    assert weights.describe(path, geometry={"n_dft": 1024, "rate": 24000}).notes == (
+        "7 of 256 mel bands hold no DFT bin and are always at the floor: 0, 3, 6, 9, 14, 19, 30",)
+
+
 def test_untrained_kernels_are_he_normal():
     kernel = untrained(openl3_spec(), 1).layers[13][0]
     assert kernel.shape == (3, 3, 256, 512)

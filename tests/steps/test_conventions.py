@@ -1,0 +1,55 @@
+"""The front end of a network can be another one by name, and what its file left open is told."""
+
+import json
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+from pydantic import ValidationError
+
+from l3hpc.audio.framing import frame_audio
+from l3hpc.models import weights
+from l3hpc.steps import step
+from l3hpc.steps.extract import tell
+
+
+@pytest.fixture
+def audio(tmp_path):
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32000).astype(np.float32)
+    soundfile.write(folder / "a.wav", noise, 16000, "FLOAT")
+    return folder, frame_audio(noise, 16000, 0.5)[0]
+
+
+@pytest.mark.parametrize(("name", "key"), [("extract", "weights"), ("embed", "student")])
+def test_a_convention_by_name_is_used_and_recorded(runner, audio, teacher, name, key):
+    folder, frames = audio
+    options = {"audio": folder, key: str(teacher), "hop": 0.5, "center": True}
+    own = weights.load(teacher).embed(frames)
+    runner.run(name, {**options, "convention": "C"})
+    with h5py.File(runner.artifact(name) / "0000/embeddings.h5") as file:
+        found, told = file["l3_embedding"][()], json.loads(file.attrs["teacher"])
+    assert "front end C" in told["label"] and told["spec"]["convention"] == "C"
+    expected = weights.load(teacher, geometry={"convention": "C"}).embed(frames)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(found - own).max() > 0.05 * np.abs(own).max()
+
+
+def test_a_convention_that_depends_on_the_batch_has_no_place_in_a_step():
+    with pytest.raises(ValidationError, match="convention"):
+        step("extract").Params(audio="x", convention="A'")
+
+
+def test_what_a_weight_file_left_open_is_told(tmp_path, teacher):
+    path = tmp_path / "many.h5"
+    parameters, _ = weights.load_parameters(teacher, geometry={"n_mels": 400})
+    weights.save(parameters, path)
+    said = []
+    task = SimpleNamespace(progress=SimpleNamespace(note=said.append))
+    tell(task, "student", str(path), weights.load(path, engine="tensorflow"))
+    assert said[0].startswith("student: many.h5: l3hpc, 24-d") and "engine tensorflow" in said[0]
+    assert said[1].startswith("student: ") and "of 400 mel bands hold no DFT bin" in said[1]
+    assert len(said) == 2
