@@ -1,4 +1,4 @@
-"""Log-mel spectra and targets of a training set, computed once into memory-mapped files.
+"""Log-mel spectra and targets of a training set, computed once into files.
 
 Decoding, resampling and the front end cost more than reading 13 kB back; so they are paid once, and
 the training loop reads rows in any order. A killed preparation goes on where it stopped.
@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from l3hpc.audio.frontends import Frontend
+from l3hpc.datasets.rowfile import RowFile
 from l3hpc.datasets.training_pairs import Pairs, Unit
 from l3hpc.datasets.windows import pieces
 from l3hpc.errors import InputError
@@ -28,14 +29,15 @@ SAVE_EVERY_S = 10.0
 
 @dataclass(frozen=True)
 class Cache:
-    """Memory-mapped arrays: ``spectra`` (rows, bands, times) and ``targets`` (rows, dim)."""
+    """``spectra`` (rows, bands, times) and ``targets`` (rows, dim), on disk."""
 
-    spectra: np.ndarray
-    targets: np.ndarray
+    spectra: RowFile
+    targets: RowFile
 
     def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The rows in the given order: spectra (n, bands, times, 1) and targets, float32."""
-        return self.spectra[rows].astype(np.float32)[..., np.newaxis], self.targets[rows]
+        return (self.spectra[rows].astype(np.float32, copy=False)[..., np.newaxis],
+                self.targets[rows])
 
 
 def prepare(
@@ -57,9 +59,9 @@ def prepare(
     state = folder / "prepared.json"
     told = read_json(state) if state.is_file() else {}
     done = told.get("units", 0) if told.get("settings") == settings else 0
-    mode = "r+" if done else "w+"
-    spectra = _memory_map(folder / "spectra.bin", kind, (rows, *frontend.shape), mode)
-    targets = _memory_map(folder / "targets.bin", "float32", (rows, pairs.dim), mode)
+    mode: Literal["r+", "w+"] = "r+" if done else "w+"
+    spectra = RowFile(folder / "spectra.bin", kind, (rows, *frontend.shape), mode)
+    targets = RowFile(folder / "targets.bin", "float32", (rows, pairs.dim), mode)
     progress.start("preparing spectra", total=rows, unit="windows")
     progress.advance(pairs.units[done].first if done < len(pairs.units) else rows)
 
@@ -74,8 +76,7 @@ def prepare(
             targets.flush()
             write_json(state, {"settings": settings, "units": number})
             saved = time.monotonic()
-    return Cache(_memory_map(folder / "spectra.bin", kind, (rows, *frontend.shape), "r"),
-                 _memory_map(folder / "targets.bin", "float32", (rows, pairs.dim), "r"))
+    return Cache(spectra, targets)
 
 
 def in_order(
@@ -100,7 +101,7 @@ def in_order(
                 future.cancel()
 
 
-def _fill(unit: Unit, frontend: Frontend, spectra: np.ndarray, targets: np.ndarray) -> None:
+def _fill(unit: Unit, frontend: Frontend, spectra: RowFile, targets: RowFile) -> None:
     """Write the rows of one unit."""
     goals = unit.target.read(unit.target_first, unit.target_first + unit.count)
     if not np.isfinite(goals).all():
@@ -125,7 +126,3 @@ def _fill(unit: Unit, frontend: Frontend, spectra: np.ndarray, targets: np.ndarr
     if filled < unit.count:
         raise InputError(f"gives {last + 1} windows, but embeddings speak of window {wanted[-1]}",
                          where=str(unit.audio), hint="Was it changed since extract? Extract again.")
-
-
-def _memory_map(path: Path, kind: str, shape: tuple[int, ...], mode: Any) -> np.memmap:
-    return np.memmap(path, dtype=kind, mode=mode, shape=shape)

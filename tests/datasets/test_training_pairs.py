@@ -178,7 +178,7 @@ def test_published_folders_pair_files_of_one_name(tmp_path):
     train, validate = split(pairs, 0.5, 0)
     assert (list(train), list(validate)) == (list(range(7)), [7, 8])
     cache = prepare(pairs, FRONTEND, tmp_path / "cache")
-    np.testing.assert_array_equal(cache.targets[:, 0], [4] * 4 + [3] * 3 + [2] * 2)
+    np.testing.assert_array_equal(cache.targets[:][:, 0], [4] * 4 + [3] * 3 + [2] * 2)
     with h5py.File(tmp_path / "audio/train/y.h5") as file:
         window = file["audio"][2] / np.float32(32768)
     np.testing.assert_allclose(cache.spectra[6], FRONTEND(window)[0], atol=1e-4)
