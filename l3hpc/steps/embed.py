@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from l3hpc.errors import InputError
+from l3hpc.steps import reduced
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
@@ -44,13 +45,18 @@ class Params(BaseParams):
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
     engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
         "What computes the network; auto: the faster one of those installed, measured once."))
+    precision: Literal["float32", "bfloat16", "int8"] = Field("float32", description=(
+        "Of the network's arithmetic; bfloat16 and int8 are faster and change the embeddings a "
+        "little: how much is measured, noted and in the result."))
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse none or both of the two kinds of audio, and a student whose file holds none."""
+    """Refuse none or both of the two kinds of audio, a student whose file holds none, and an
+    engine that does not compute in the precision."""
     own = params.get(NAME)
     if not isinstance(own, Params):
         return
+    reduced.check(own, NAME)
     if (own.sonyc_ust is None) == (own.audio is None):
         raise InputError("embed needs SONYC-UST or a folder of audio, one of the two",
                          where="embed.sonyc_ust, embed.audio",
@@ -61,12 +67,19 @@ def check(params: Mapping[str, BaseModel]) -> None:
         describe_weights(own.student)
 
 
+def packages(params: BaseModel) -> dict[str, str]:
+    """Importable name of what this needs beyond the core dependencies → how to install it."""
+    assert isinstance(params, Params)
+    return reduced.packages(params)
+
+
 def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
     """The recordings in groups of ``files_per_task``, or all in one task."""
     assert isinstance(params, Params)
     recordings = _recordings(params)
     size = params.files_per_task or len(recordings)
-    return [{"recordings": [one.as_json() for one in recordings[first:first + size]]}
+    ranges = reduced.ranges_from(recordings, params)
+    return [{"recordings": [one.as_json() for one in recordings[first:first + size]], **ranges}
             for first in range(0, len(recordings), size)]
 
 
@@ -121,24 +134,22 @@ def digests(params: BaseModel) -> dict[str, Any]:
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
     from l3hpc.datasets.extraction import Extraction, write_npz_files
-    from l3hpc.models.weights import identity, load
     from l3hpc.steps.extract import front_end, task_recordings, tell
 
     assert isinstance(params, Params)
     student = params.student or str(student_file(task.inputs.get("train")))
     folder = params.audio if params.audio is not None else _sonyc_ust(_folder(params))[1]
-    geometry = front_end(params.convention)
-    network = load(student, geometry=geometry, threads=task.threads, engine=params.engine)
+    network, known, precision = reduced.network(
+        student, params, task, Path(folder), front_end(params.convention))
     tell(task, "student", student, network)
     target = task.output / "embeddings.h5"
     result = Extraction(
-        network, identity(student, geometry=geometry), Path(folder), task_recordings(task.shard),
-        params.hop, params.center, task.scratch, params.min_seconds, params.max_failed,
-        params.batch_size, task.progress,
+        network, known, Path(folder), task_recordings(task.shard), params.hop, params.center,
+        task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
     ).run(target, task.output / "skipped.csv")
     if params.npz:
         result["npz"] = write_npz_files(target, task.output / "npz")
-    return result
+    return {**result, **precision}
 
 
 def _folder(params: Params) -> Path:
@@ -167,4 +178,4 @@ def summary(results: Sequence[Mapping[str, Any]]) -> str:
     files = sum(result.get("recordings", 0) for result in results)
     skipped = sum(result.get("skipped", 0) for result in results)
     text = f"{files:,} recordings"
-    return f"{text}, {skipped:,} skipped" if skipped else text
+    return (f"{text}, {skipped:,} skipped" if skipped else text) + reduced.summary(results)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from l3hpc.errors import InputError
 from l3hpc.files import digest_file
+from l3hpc.steps import reduced
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
@@ -47,14 +48,26 @@ class Params(BaseParams):
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
     engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
         "What computes the network; auto: the faster one of those installed, measured once."))
+    precision: Literal["float32", "bfloat16", "int8"] = Field("float32", description=(
+        "Of the network's arithmetic; bfloat16 and int8 are faster and change the embeddings a "
+        "little: how much is measured, noted and in the result."))
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse a hop that is shorter than one sample of the slowest teacher."""
+    """Refuse a hop of less than a sample, and an engine that does not compute in the precision."""
     own = params.get(NAME)
-    if isinstance(own, Params) and own.hop * 8000 < 1:
+    if not isinstance(own, Params):
+        return
+    reduced.check(own, NAME)
+    if own.hop * 8000 < 1:
         raise InputError(f"hop {own.hop} s is shorter than one sample", where="extract.hop",
                          allowed="at least 0.000125 s; 0.5 is the published one")
+
+
+def packages(params: BaseModel) -> dict[str, str]:
+    """Importable name of what this needs beyond the core dependencies → how to install it."""
+    assert isinstance(params, Params)
+    return reduced.packages(params)
 
 
 def describe(params: Mapping[str, BaseModel]) -> str:
@@ -62,8 +75,9 @@ def describe(params: Mapping[str, BaseModel]) -> str:
     own = params[NAME]
     assert isinstance(own, Params)
     name = own.weights if own.weights.startswith("untrained") else Path(own.weights).name
-    front = "" if own.convention == "own" else f", front end {own.convention}"
-    return f"teacher {name}, hop {own.hop:g} s, {'centred' if own.center else 'not centred'}{front}"
+    more = "" if own.convention == "own" else f", front end {own.convention}"
+    more += "" if own.precision == "float32" else f", {own.precision}"
+    return f"teacher {name}, hop {own.hop:g} s, {'centred' if own.center else 'not centred'}{more}"
 
 
 def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
@@ -73,8 +87,10 @@ def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]
     assert isinstance(params, Params)
     recordings = sorted(scan(params.audio), key=lambda one: (one.sensor, one.file))
     size = params.files_per_task
+    ranges = reduced.ranges_from(recordings, params)
     return [{"recordings": [one.as_json() for one in recordings[first:first + size]],
-             "sensors": sorted({one.sensor for one in recordings[first:first + size]})}
+             "sensors": sorted({one.sensor for one in recordings[first:first + size]}),
+             **ranges}
             for first in range(0, len(recordings), size)]
 
 
@@ -104,19 +120,17 @@ def weights_digest(weights: str | Path) -> str:
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Embed this task's recordings into ``embeddings.h5``; list the unusable in ``skipped.csv``."""
     from l3hpc.datasets.extraction import Extraction
-    from l3hpc.models.weights import identity, load
 
     assert isinstance(params, Params)
-    geometry = front_end(params.convention)
-    teacher = identity(params.weights, geometry=geometry)
-    network = load(params.weights, geometry=geometry, threads=task.threads, engine=params.engine)
+    network, teacher, precision = reduced.network(
+        params.weights, params, task, Path(params.audio), front_end(params.convention))
     tell(task, "teacher", params.weights, network)
     result = Extraction(
         network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
         params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
         task.progress,
     ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
-    return {**result, "teacher": teacher}
+    return {**result, "teacher": teacher, **precision}
 
 
 def front_end(convention: str) -> dict[str, str]:
@@ -146,4 +160,4 @@ def summary(results: Sequence[Mapping[str, Any]]) -> str:
     files = sum(result.get("recordings", 0) for result in results)
     skipped = sum(result.get("skipped", 0) for result in results)
     text = f"{rows:,} rows of {files:,} recordings"
-    return f"{text}, {skipped:,} skipped" if skipped else text
+    return (f"{text}, {skipped:,} skipped" if skipped else text) + reduced.summary(results)
