@@ -19,6 +19,9 @@ MAY_IMPORT = {
     **dict.fromkeys(SCIENCE, SCIENCE | BASE),
 }
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn")
+# the worker runs what the executors start: to be cut, and never to be joined by another module
+KNOWN_CIRCLE = {"l3hpc.workflow.executors", "l3hpc.workflow.executors.local",
+                "l3hpc.workflow.executors.slurm", "l3hpc.workflow.worker"}
 
 
 def imports(path: Path, for_types: bool = True) -> set[str]:
@@ -47,11 +50,11 @@ def test_a_room_imports_only_rooms_below_it(room):
     assert not wrong
 
 
-@pytest.mark.parametrize("room", ["audio", "models"])
-def test_no_module_of_a_room_imports_itself_through_others(room):
+def test_no_module_imports_itself_through_others():
     """Imports inside functions count; those for type checkers do not."""
-    modules = {f"l3hpc.{room}.{path.stem}": path for path in (PACKAGE / room).glob("*.py")}
-    below = {name: imports(path, for_types=False) & set(modules)
+    modules = {".".join(("l3hpc", *path.relative_to(PACKAGE).with_suffix("").parts))
+               .removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")}
+    below = {name: imports(path, for_types=False) & set(modules) - {name}
              for name, path in modules.items()}
 
     def reached(name):
@@ -61,7 +64,7 @@ def test_no_module_of_a_room_imports_itself_through_others(room):
             waiting = set().union(*(below[one] for one in waiting)) - found
         return found
 
-    assert not [name for name in modules if name in reached(name)]
+    assert {name for name in modules if name in reached(name)} == KNOWN_CIRCLE
 
 
 def test_every_module_says_what_the_room_is_for():

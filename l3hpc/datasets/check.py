@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from l3hpc.datasets import sonyc_ust
 from l3hpc.datasets.corpus import scan
 from l3hpc.datasets.findings import Findings
+from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.progress import Progress
 
@@ -22,8 +23,6 @@ def check_folder(folder: Path | str, *, listen: bool = False,
     city and both are looked at; else audio, embeddings, or both in one. ``listen`` reads all
     samples, not only headers. Raises ``InputError`` where there is nothing of that kind.
     """
-    from l3hpc.datasets import sonyc_ust
-
     folder, progress = Path(folder), progress or Progress()
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder))
@@ -93,49 +92,6 @@ def check_embeddings(folder: Path | str) -> Findings:
                         "key": source.key, "dimensions": source.dim,
                         "splits": {split: len(source.of_split(split)) for split in source.splits}}
     return findings
-
-
-def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
-         progress: Progress, shortest: float = 1.0) -> dict[str, float]:
-    """Probe files and note those that cannot be used; returns seconds per usable file."""
-    from l3hpc.audio.files import AudioError, probe
-
-    seconds: dict[str, float] = {}
-    rates: Counter[int] = Counter()
-    bad: dict[str, list[str]] = {"unreadable": [], "empty": [], "silent": [], "too short": []}
-    progress.start("listening" if listen else "looking", total=len(names), unit="files")
-    for name in names:
-        try:
-            info = probe(folder / name)
-            rates[info.rate] += 1
-            if info.frames == 0:
-                bad["empty"].append(name)
-            elif info.seconds < shortest:
-                bad["too short"].append(name)
-            else:
-                if listen and not _heard(folder / name):
-                    bad["silent"].append(name)
-                seconds[name] = info.seconds
-        except AudioError as error:
-            bad[error.reason].append(name)
-        progress.advance()
-    progress.finish()
-    words = {"unreadable": "{n} files cannot be read as audio", "empty": "{n} files are empty",
-             "silent": "{n} files are silent",
-             "too short": f"{{n}} files are shorter than {shortest:g} s"}
-    for kind, message in words.items():
-        findings.add(kind, message, bad[kind])
-    findings.counts["rates"] = {str(rate): count for rate, count in sorted(rates.items())}
-    return seconds
-
-
-def _heard(path: Path) -> bool:
-    """Whether any sample is not zero; reads all of them (``AudioError`` where damaged)."""
-    from l3hpc.audio.files import is_hdf5, read_audio, sound_blocks
-
-    if is_hdf5(path):
-        return bool(read_audio(path)[0].any())
-    return sum(int(block.any()) for block in sound_blocks(path)) > 0
 
 
 def _iso(timestamp: float) -> str:

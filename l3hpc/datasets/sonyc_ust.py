@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.datasets.findings import Findings, Problem
+from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.progress import Progress
 from l3hpc.tagging.taxonomy import Taxonomy
@@ -167,8 +168,6 @@ def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Findings) -> No
 
 def _check_audio(paths: Paths, clips: list[str], findings: Findings, listen: bool,
                  progress: Progress) -> None:
-    from l3hpc.datasets.check import look
-
     missing = [name for name in clips if not (paths.audio / name).is_file()]
     findings.add("missing audio", "{n} annotated clips have no audio", missing,
                  hint=f"They should lie in {paths.audio}.")
