@@ -37,6 +37,8 @@ class Option:
 
 
 UPSTREAM = (
+    Option("precision", "choice", "Arithmetic of the teacher; bfloat16 and int8 are faster, and "
+           "how far off they are is noted.", "float32", ("float32", "bfloat16", "int8")),
     Option("approx", "choice", "How teacher embeddings are reduced; none: learn them as they are.",
            "pca", ("pca", "umap", "none")),
     Option("asr", "int", "Sampling rate of the student's audio, Hz.", "8000"),
