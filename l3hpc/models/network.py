@@ -12,6 +12,7 @@ import numpy as np
 from l3hpc.audio.frontend_layer import MelFrontend
 from l3hpc.errors import InputError
 from l3hpc.models import parameters as numbers
+from l3hpc.models.normalisation import FusedNormalisation
 from l3hpc.models.parameters import BN_EPSILON, BN_MOMENTUM, Parameters
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weights import save
@@ -19,14 +20,17 @@ from l3hpc.models.weights import save
 WEIGHT_DECAY = 1e-5
 
 
-def build(spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM) -> keras.Model:
+def build(spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM, *,
+          fused: bool = False) -> keras.Model:
     """Spectrograms (batch, bands, times, 1) to embeddings (batch, dim) float32, fresh weights.
 
     Convolutions are He-normal with an L2 penalty of 1e-5 on their kernels, as published. Under
     mixed precision the output stays float32. bn_momentum: of the normalisations' moving statistics.
+    fused: with ``FusedNormalisation``, the same network, faster in training.
     """
+    layer = FusedNormalisation if fused else keras.layers.BatchNormalization
     spectrogram = keras.Input((*spec.frontend.shape, 1), name="spectrogram")
-    return keras.Model(spectrogram, _embed(spectrogram, spec, bn_momentum), name="l3_audio")
+    return keras.Model(spectrogram, _embed(spectrogram, spec, bn_momentum, layer), name="l3_audio")
 
 
 def build_with_frontend(spec: NetworkSpec) -> keras.Model:
@@ -79,8 +83,12 @@ def save_student(model: keras.Model, path: Path, spec: NetworkSpec,
     save(parameters_of(model, spec), Path(path), provenance)
 
 
-def _embed(x: Any, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM) -> Any:
-    x = _normalise(x, "norm_0", bn_momentum)
+def _embed(x: Any, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM,
+           normalisation: Any = keras.layers.BatchNormalization) -> Any:
+    def normalise(x: Any, name: str) -> Any:
+        return normalisation(momentum=bn_momentum, epsilon=BN_EPSILON, name=name)(x)
+
+    x = normalise(x, "norm_0")
     for index, count in enumerate(spec.filters):
         last = index == 7
         x = keras.layers.Conv2D(
@@ -88,14 +96,10 @@ def _embed(x: Any, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM) -> Any:
             kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY),
             name="audio_embedding_layer" if last else f"conv_{index + 1}")(x)
         if not last or spec.final_norm:
-            x = _normalise(x, f"norm_{index + 1}", bn_momentum)
+            x = normalise(x, f"norm_{index + 1}")
         if not last or (spec.final_norm and spec.head == "relu"):
             x = keras.layers.ReLU(name=f"relu_{index + 1}")(x)
         if index in (1, 3, 5):
             x = keras.layers.MaxPooling2D(2, name=f"pool_{index // 2 + 1}")(x)
     x = keras.layers.MaxPooling2D(spec.pool, padding="same", name="pool_4")(x)
     return keras.layers.Flatten(dtype="float32", name="embedding")(x)
-
-
-def _normalise(x: Any, name: str, momentum: float) -> Any:
-    return keras.layers.BatchNormalization(momentum=momentum, epsilon=BN_EPSILON, name=name)(x)

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from l3hpc.errors import L3hpcError
 from l3hpc.files import write_text
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training_engine import Engine
+from l3hpc.models.training_feed import read_ahead
 from l3hpc.models.training_state import (
     COLUMNS,
     Checkpoint,
@@ -143,8 +144,7 @@ class Training:
         position = int(self.engine.position.numpy())
         self.engine.set_rate(self.status.rate)
         saved = shown = time.monotonic()
-        batches = self._batches(lambda number: self.order.batch(int(number)), position,
-                                first + size)
+        batches = self._batches(self.order.batch, position, first + size)
         for number, batch in enumerate(batches, position + 1):
             self.engine.train(batch, first=number == first + 1)
             now = time.monotonic()
@@ -180,21 +180,15 @@ class Training:
         if self.validation_epoch_size is not None:
             count = min(count, self.validation_epoch_size)
         return self.engine.validate(self._batches(
-            lambda number: rows[int(number) * size:(int(number) + 1) * size], 0, count))
+            lambda number: rows[number * size:(number + 1) * size], 0, count))
 
-    def _batches(self, rows_of: Callable[[Any], np.ndarray], start: int, stop: int) -> Any:
-        """A ``tf.data`` pipeline of batches ``start`` to ``stop``, read ahead of the network."""
-        def load(number: Any) -> tuple[np.ndarray, np.ndarray]:
-            return self.data.batch(rows_of(number))
+    def _batches(self, rows_of: Callable[[int], np.ndarray], start: int,
+                 stop: int) -> Iterator[tuple[Any, Any]]:
+        """Batches ``start`` to ``stop`` on the device, read ahead of the network."""
+        def load(number: int) -> tuple[Any, Any]:
+            return self.engine.put(self.data.batch(rows_of(number)))
 
-        def batch(number: Any) -> tuple[Any, Any]:
-            spectra, targets = tf.numpy_function(load, [number], (tf.float32, tf.float32))
-            spectra.set_shape((None, *self.spec.frontend.shape, 1))
-            targets.set_shape((None, self.spec.dim))
-            return spectra, targets
-
-        numbers = tf.data.Dataset.range(start, stop)
-        return self.engine.distribute(numbers.map(batch).prefetch(4))
+        return read_ahead(load, range(start, stop))
 
     # files --------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class Engine:
         keras.mixed_precision.set_dtype_policy(self.precision)
         try:
             with self.strategy.scope():
-                self.model = build(spec, bn_momentum)
+                self.model = build(spec, bn_momentum, fused=True)
                 _start(self.model, spec, seed)
                 optimizer = keras.optimizers.Adam(learning_rate)
                 if self.precision == "mixed_float16":
@@ -57,8 +57,11 @@ class Engine:
             keras.mixed_precision.set_dtype_policy(before)
         self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)  # loss, MAE, windows
-        self._train = tf.function(self._train_step, reduce_retracing=True)
-        self._validate = tf.function(self._validation_step, reduce_retracing=True)
+        batch, flag = self._batch_signature(), tf.TensorSpec((), tf.bool)
+        self._train = tf.function(self._train_step, reduce_retracing=True,
+                                  input_signature=batch and [*batch, flag])
+        self._validate = tf.function(self._validation_step, reduce_retracing=True,
+                                     input_signature=batch)
 
     # steps --------------------------------------------------------------------------------------
 
@@ -78,13 +81,23 @@ class Engine:
         sums = self.sums.numpy()
         return float(sums[0] / sums[2]), float(sums[1] / sums[2])
 
-    def distribute(self, dataset: Any) -> Any:
-        """A dataset of whole batches, shared out where there are several devices."""
+    def put(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Any, Any]:
+        """A batch (spectra, targets) on the device, or shared out over several. Any thread."""
         if self.replicas == 1:
-            return dataset
-        options = tf.data.Options()
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return self.strategy.experimental_distribute_dataset(dataset.with_options(options))
+            return tf.convert_to_tensor(batch[0]), tf.convert_to_tensor(batch[1])
+        return self._share(batch[0]), self._share(batch[1])
+
+    def _share(self, array: np.ndarray) -> Any:
+        parts = np.array_split(array, self.replicas)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group]))
+
+    def _batch_signature(self) -> Any:
+        """One graph for batches of all sizes (several devices take values of no fixed kind)."""
+        if self.replicas > 1:
+            return None
+        return [tf.TensorSpec((None, *self.spec.frontend.shape, 1)),
+                tf.TensorSpec((None, self.spec.dim))]
 
     def _train_step(self, x: Any, y: Any, first: Any) -> None:
         found = self._reduce(self.strategy.run(self._train_replica, args=(x, y)))

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,49 +69,50 @@ def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
 
 
 CHILD = """
-import json, os, signal, sys
-sys.path.insert(0, {tests!r})
+import os, signal, sys
 import importlib.util
 spec = importlib.util.spec_from_file_location("example", {this!r})
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 import numpy as np
 from pathlib import Path
-from l3hpc.models.training import Training
-from l3hpc.models.weights import load_parameters
+from l3hpc.models import training
 from l3hpc.models.training_state import Schedule
 kill_at = int(sys.argv[2])
 
-class Killed(example.Data):
+class Killed(training.Engine):
     calls = 0
-    def batch(self, rows):
+    def train(self, batch, first):
         Killed.calls += 1
         if Killed.calls == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().batch(rows)
+        super().train(batch, first)
 
-training = Training(example.SPEC, Killed(120), (np.arange(90), np.arange(90, 120)),
-                    Path(sys.argv[1]), Schedule(epochs=3, plateau_patience=1, min_delta=10.0),
-                    learning_rate=1e-3, batch_size=16, checkpoint_batches=2, seed=5,
-                    settings="same")
-training.run()
+training.Engine = Killed
+schedule = Schedule(epochs=3, plateau_patience=1, min_delta=10.0, rule=sys.argv[3])
+training.Training(example.SPEC, example.Data(120), (np.arange(90), np.arange(90, 120)),
+                  Path(sys.argv[1]), schedule, learning_rate=1e-3, batch_size=16,
+                  checkpoint_batches=2, seed=5, settings="same").run()
 """
 
 
-def _train(folder, kill_at):
-    code = CHILD.format(tests=str(Path(__file__).parent), this=__file__)
+def _train(folder, kill_at, rule):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    return subprocess.run([sys.executable, "-c", code, str(folder), str(kill_at)],
-                          env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", CHILD.format(this=__file__), str(folder),
+                           str(kill_at), rule], env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow
-def test_killed_training_ends_with_the_same_bits(tmp_path):
-    whole = _train(tmp_path / "whole", 0)
+@pytest.mark.parametrize(("rule", "kills", "rates"), [
+    ("plateau", (10, 3), [1e-3, 1e-3, 1e-4]),  # the second epoch's 4th batch, and after a restart
+    ("cosine", (11,), [1e-3, 7.5e-4, 2.5e-4]),
+])
+def test_killed_training_ends_with_the_same_bits(tmp_path, rule, kills, rates):
+    whole = _train(tmp_path / "whole", 0, rule)
     assert whole.returncode == 0, whole.stderr
-    for kill_at in (11, 9):  # in the second epoch, then soon after the restart
-        assert _train(tmp_path / "killed", kill_at).returncode == -9
+    for kill_at in kills:
+        assert _train(tmp_path / "killed", kill_at, rule).returncode == -9
         assert (tmp_path / "killed" / "checkpoint.npz").is_file()
-    last = _train(tmp_path / "killed", 0)
+    last = _train(tmp_path / "killed", 0, rule)
     assert last.returncode == 0, last.stderr
     one, other = tmp_path / "whole", tmp_path / "killed"
     assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
@@ -126,8 +126,8 @@ def test_killed_training_ends_with_the_same_bits(tmp_path):
         assert one.files == other.files
         for name in one.files:
             np.testing.assert_array_equal(one[name], other[name])
-        rates = [row["learning_rate"] for row in json.loads(str(one["status"]))["history"]]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-4], rel=1e-5)
+        history = json.loads(str(one["status"]))["history"]
+    assert [row["learning_rate"] for row in history] == pytest.approx(rates, rel=1e-5)
 
 
 def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypatch):
@@ -202,6 +202,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("example", sys.argv[1])
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 from l3hpc.models.training_engine import Engine
+from l3hpc.models.training_feed import read_ahead
 import numpy as np
 data = example.Data(32)
 # twice the same half: then batch statistics do not depend on how the batch is shared out
@@ -209,10 +210,9 @@ x, y = np.concatenate([data.x[:16]] * 2), np.concatenate([data.y[:16]] * 2)
 result = []
 for devices in (None, ["CPU:0", "CPU:1"]):
     engine = Engine(example.SPEC, seed=1, learning_rate=1e-3, devices=devices, deterministic=False)
-    batches = engine.distribute(tf.data.Dataset.from_tensors((x, y)).repeat(3))
-    for number, batch in enumerate(batches):
-        engine.train(batch, first=number == 0)
-    validation = engine.validate(engine.distribute(tf.data.Dataset.from_tensors((x, y))))
+    for number in range(3):
+        engine.train(engine.put((x, y)), first=number == 0)
+    validation = engine.validate(read_ahead(engine.put, [(x, y), (x[:3], y[:3])]))
     result.append([engine.replicas, *engine.averages(), *validation,
                    int(engine.position.numpy())])
     engine.restore(engine.state())
@@ -328,6 +328,36 @@ def test_stopping_and_plateau_count_as_keras_does():
         assert ours.epoch == len(rates)
         assert [row["learning_rate"] for row in ours.history] == pytest.approx(rates)
         assert ours.best_loss == min(losses[:len(rates)])
+
+
+def test_cosine_rates_are_those_of_the_formula():
+    """Loshchilov & Hutter 2017, equation 5, from the first rate to 0 over one period."""
+    schedule = Schedule(8, rule="cosine")
+    status = _losses(schedule, [4.0, 3.0, 3.5, 2.0, 2.0, 1.0, 0.5, 0.4])
+    expected = [0.5 * (1 + np.cos(np.pi * epoch / 8)) for epoch in range(9)]
+    assert [row["learning_rate"] for row in status.history] == pytest.approx(expected[:8])
+    assert status.rate == pytest.approx(expected[8], abs=1e-15)
+    assert status.finished(schedule) and not status.stopped
+    other = Status(rate=3e-3).after(schedule, (1.0, 1.0), (1.0, 1.0))
+    assert other.rate == pytest.approx(3e-3 * expected[1])
+
+
+def test_cosine_rates_are_the_same_after_a_restart_in_the_middle():
+    schedule = Schedule(8, patience=8, rule="cosine")
+    losses = [4.0, 3.0, 3.5, 2.0, 2.5, 2.6, 2.7, 2.8]
+    whole = _losses(schedule, losses)
+    status = Status(rate=1.0)
+    for loss in losses:
+        status = Status.from_json(status.to_json()).after(schedule, (loss, loss), (loss, loss))
+    assert status == whole
+
+
+def test_cosine_stops_early_but_never_lowers_the_rate_for_a_plateau():
+    status = _losses(Schedule(100, patience=3, plateau_patience=1, rule="cosine"),
+                     [1.0, 2.0, 2.0, 2.0, 2.0])
+    assert status.stopped and status.epoch == 4
+    assert status.rate == pytest.approx(0.5 * (1 + np.cos(np.pi * 4 / 100)))
+    assert status.plateau_wait == 0
 
 
 def test_status_survives_json_with_infinities():

@@ -1,0 +1,63 @@
+"""Batches come in order, ahead of time, and the reader ends with its user."""
+
+import threading
+import time
+
+import pytest
+
+from l3hpc.models.training_feed import read_ahead
+
+
+def test_everything_comes_in_order():
+    assert list(read_ahead(lambda key: key * key, range(50))) == [key * key for key in range(50)]
+    assert list(read_ahead(str, [])) == []
+
+
+def test_depth_batches_are_loaded_while_one_is_used():
+    loaded, several = [], threading.Event()
+
+    def load(key):
+        loaded.append((key, threading.current_thread()))
+        if len(loaded) == 4:
+            several.set()
+        return key
+
+    batches = read_ahead(load, range(20), depth=3)
+    assert next(batches) == 0
+    assert several.wait(10)  # without asking for another
+    time.sleep(0.05)
+    assert [key for key, _ in loaded] == [0, 1, 2, 3]
+    readers = {thread for _, thread in loaded}
+    assert len(readers) == 1 and threading.current_thread() not in readers
+    assert list(batches) == list(range(1, 20))
+
+
+def test_an_error_comes_in_its_place():
+    def load(key):
+        if key == 3:
+            raise OSError("no such row")
+        return key
+
+    batches = read_ahead(load, range(9))
+    assert [next(batches) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="no such row"):
+        next(batches)
+
+
+def test_closing_ends_the_reader_without_loading_more():
+    loaded, go = [], threading.Event()
+
+    def load(key):
+        loaded.append(key)
+        if key:
+            go.wait(10)
+        return key
+
+    before = threading.active_count()
+    batches = read_ahead(load, range(100))
+    next(batches)
+    threading.Timer(0.2, go.set).start()
+    batches.close()
+    time.sleep(0.05)
+    assert loaded == [0, 1]
+    assert threading.active_count() == before
