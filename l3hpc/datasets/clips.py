@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from l3hpc.datasets.embeddings import Part, open_source
+from l3hpc.datasets.rowfile import RowFile
 from l3hpc.errors import InputError
 from l3hpc.files import task_folders
 
@@ -24,20 +25,21 @@ _BLOCK_ROWS = 65536
 
 @dataclass(frozen=True)
 class Clips:
-    """files: names in the order asked for, without the missing; x: float32 (files, frames, dim).
+    """files: names in the order asked for, without the missing; x: float32 (files, frames, dim),
+    in memory or on disk.
 
     Clips of different length are cut to the shortest, as published; ``longest`` is the frame count
     of the longest one and ``missing`` names the clips that have no embeddings.
     """
 
     files: list[str]
-    x: np.ndarray
+    x: np.ndarray | RowFile
     longest: int
     missing: list[str]
 
 
-def load_clips(folder: Path | str, files: Sequence[str]) -> Clips:
-    """The embeddings of ``files`` (audio file names).
+def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None) -> Clips:
+    """The embeddings of ``files`` (audio file names); in the file ``store`` (None: in memory).
 
     Raises ``InputError`` when none of them is there, or when dimensions differ.
     """
@@ -54,13 +56,14 @@ def load_clips(folder: Path | str, files: Sequence[str]) -> Clips:
             hint="Embed the clips first: l3hpc submit downstream --sonyc-ust FOLDER")
     wanted = {name: place for place, name in enumerate(present)}
     frames = min(lengths[name] for name in present)
-    x: np.ndarray | None = None
+    x: np.ndarray | RowFile | None = None
     blocks = _artifact_blocks(folder) if is_artifact else _file_blocks(folder, present)
     for name, block in blocks:
         if name not in wanted:
             continue
         if x is None:
-            x = np.empty((len(present), frames, block.shape[1]), np.float32)
+            shape = (len(present), frames, block.shape[1])
+            x = RowFile(store, "f4", shape, "w+") if store else np.empty(shape, np.float32)
         if block.shape[1] != x.shape[2]:
             raise InputError(f"'{name}' has {block.shape[1]} dimensions, others {x.shape[2]}",
                              where=str(folder))

@@ -107,7 +107,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
             raise InputError(f"no clips of split '{split}'", where=str(annotation_file))
     limit_threads(task.threads)
     task.progress.start("reading embeddings")
-    clips = load_clips(task.inputs["embed"], [name for files in splits.values() for name in files])
+    clips = load_clips(task.inputs["embed"], [name for files in splits.values() for name in files],
+                       task.scratch / "embeddings.bin")
     if clips.missing:
         task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, for example "
                            f"{clips.missing[0]}")
@@ -143,8 +144,8 @@ def _one_level(level: str, params: Params, task: Task, clips: Any,
              "standardize", "seed")
     config = ClassifierConfig(level=level, batch_size=_batch_size(params, clips, rows),
                               **{name: getattr(params, name) for name in names})
-    # clips lie in the order of the splits, so that a split is a view of the array
-    data = {split: (clips.x[found[0]:found[-1] + 1] if found else clips.x[:0],
+    # clips lie in the order of the splits, so that a split is a part of the file
+    data = {split: (clips.x.part(found[0], found[-1] + 1) if found else clips.x.part(0, 0),
                     annotations.targets([clips.files[row] for row in found], level))
             for split, found in rows.items()}
     task.progress.start(f"training {level}", total=params.epochs, unit="epochs")
@@ -195,12 +196,12 @@ def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, an
                                                "nothing to predict from"))
     if not files:
         return []
-    x = clips.x[np.array([place[name] for name in files], int)]
+    rows = np.array([place[name] for name in files], int)
     written = []
     for pooling in ("mean",) if classifier.config.model == "mil" else POOLINGS:
         more = "" if pooling == "mean" else f"_{pooling}"
         name = f"predictions_{level}_{split}{more}.csv"
-        found = predictions.complete(classifier.predictions(files, x, pooling), agreed)
+        found = predictions.complete(classifier.predictions(files, clips.x, pooling, rows), agreed)
         predictions.write(task.output / name, found, taxonomy)
         written.append(name)
     return written

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from l3hpc.datasets.rowfile import RowFile
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.files import write_bytes
 from l3hpc.tagging import network
@@ -28,7 +29,9 @@ from l3hpc.tagging.taxonomy import Taxonomy
 POOLINGS = ("max", "mean", "softmax")
 FORMAT = "l3hpc tag classifier 1"
 _PREDICT_FRAMES = 1 << 16
+_BLOCK_BYTES = 16 << 20  # of embeddings read at once in training
 
+Matrix = np.ndarray | RowFile
 OnEpoch = Callable[[int, dict[str, float]], None]
 
 
@@ -86,23 +89,26 @@ class Classifier:
     def frame_probabilities(self, x: np.ndarray) -> np.ndarray:
         """(clips, frames, dim) → (clips, frames, tags); framewise models only."""
         clips, frames, dim = x.shape
-        flat = x.reshape(-1, dim)
-        out = [self._call(flat[first:first + _PREDICT_FRAMES])
-               for first in range(0, len(flat), _PREDICT_FRAMES)]
-        return np.concatenate(out).reshape(clips, frames, -1)
+        return self._call(x.reshape(-1, dim)).reshape(clips, frames, -1)
 
-    def predict(self, x: np.ndarray, pooling: str = "mean") -> np.ndarray:
+    def predict(self, x: Matrix, pooling: str = "mean",
+                rows: np.ndarray | None = None) -> np.ndarray:
         """Probabilities of the tags, (clips, frames, dim) → (clips, tags) float32.
 
         pooling: ``max``, ``mean`` or ``softmax`` (mean weighted by the softmax of the values) over
-        frames, for framewise models; a mil model pools by itself.
+        frames, for framewise models; a mil model pools by itself. rows: numbers of the clips to
+        predict, in that order (None: all).
         """
-        if self.config.model == "mil":
-            step = max(1, _PREDICT_FRAMES // x.shape[1])
-            return np.concatenate([self._call(x[first:first + step])
-                                   for first in range(0, len(x), step)])
         if pooling not in POOLINGS:
             raise InputError(f"unknown pooling '{pooling}'", allowed=nearest(pooling, POOLINGS))
+        wanted = np.arange(len(x)) if rows is None else rows
+        step = max(1, _PREDICT_FRAMES // x.shape[1])
+        return np.concatenate([self._pooled(x[wanted[first:first + step]], pooling)
+                               for first in range(0, len(wanted), step)])
+
+    def _pooled(self, x: np.ndarray, pooling: str) -> np.ndarray:
+        if self.config.model == "mil":
+            return self._call(x)
         frames = self.frame_probabilities(x)
         if pooling == "max":
             return np.asarray(frames.max(axis=1))
@@ -111,11 +117,11 @@ class Classifier:
         weight = np.exp(frames - frames.max(axis=1, keepdims=True))
         return np.asarray((frames * weight).sum(axis=1) / weight.sum(axis=1))
 
-    def predictions(self, files: Sequence[str], x: np.ndarray,
-                    pooling: str = "mean") -> Predictions:
+    def predictions(self, files: Sequence[str], x: Matrix, pooling: str = "mean",
+                    rows: np.ndarray | None = None) -> Predictions:
         """A whole predictions table: both levels, filled as the published pipeline does."""
         fill = from_coarse if self.config.level == "coarse" else from_fine
-        return fill(files, self.predict(x, pooling), self.taxonomy)
+        return fill(files, self.predict(x, pooling, rows), self.taxonomy)
 
     def save(self, path: Path | str) -> None:
         """Write one HDF5 file (arrays, and settings as JSON), in one rename."""
@@ -158,12 +164,12 @@ class Classifier:
         return np.asarray(self.model((x - self.mean) / self.scale, training=False))
 
 
-def train(config: ClassifierConfig, taxonomy: Taxonomy, x: np.ndarray, y: np.ndarray,
-          x_validate: np.ndarray, y_validate: np.ndarray, *,
+def train(config: ClassifierConfig, taxonomy: Taxonomy, x: Matrix, y: np.ndarray,
+          x_validate: Matrix, y_validate: np.ndarray, *,
           on_epoch: OnEpoch | None = None) -> Classifier:
     """Train on (x, y) and return the classifier of the epoch with the lowest loss on validate.
 
-    x, x_validate: float32 (clips, frames, dim); y, y_validate: targets of
+    x, x_validate: float32 (clips, frames, dim), in memory or on disk; y, y_validate: targets of
     ``Annotations.targets`` at ``config.level``. ``on_epoch(epoch, {loss, val_loss, best})`` is
     called after every epoch. Losses include the L2 penalty, as Keras reports them.
 
@@ -195,7 +201,7 @@ def train(config: ClassifierConfig, taxonomy: Taxonomy, x: np.ndarray, y: np.nda
     return classifier
 
 
-def standardizer(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardizer(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (1 where it is 0) over all frames, float32 (dim,) each."""
     flat = x.reshape(-1, x.shape[-1])
     shift = flat[0].astype(np.float64)
@@ -220,8 +226,7 @@ def _untrained(config: ClassifierConfig, taxonomy: Taxonomy, mean: np.ndarray,
     return Classifier(config, taxonomy, mean, scale, model)
 
 
-def _check_arrays(x: np.ndarray, y: np.ndarray, x_validate: np.ndarray,
-                  y_validate: np.ndarray) -> None:
+def _check_arrays(x: Matrix, y: np.ndarray, x_validate: Matrix, y_validate: np.ndarray) -> None:
     for split, one, targets in (("train", x, y), ("validate", x_validate, y_validate)):
         if not len(one):
             raise InputError(f"split '{split}' has no clips with embeddings",
@@ -233,9 +238,9 @@ def _check_arrays(x: np.ndarray, y: np.ndarray, x_validate: np.ndarray,
 
 
 class _Loop:
-    """A compiled pass over one set: whole epochs in one call, batches gathered in the graph."""
+    """A compiled pass over one set: whole epochs in one call, embeddings read block by block."""
 
-    def __init__(self, classifier: Classifier, x: np.ndarray, y: np.ndarray) -> None:
+    def __init__(self, classifier: Classifier, x: Matrix, y: np.ndarray) -> None:
         config = classifier.config
         self.model = classifier.model
         self.loss_of = network.TagLoss(config.level, classifier.taxonomy)
@@ -244,10 +249,11 @@ class _Loop:
         self.batch = config.batch_size
         self.large_batch = max(1, _PREDICT_FRAMES // (frames if config.model == "mil" else 1))
         self.repeat = 1 if config.model == "mil" else frames  # samples with the same target
-        with tf.device("CPU"):
-            self.x = tf.constant(x if config.model == "mil" else x.reshape(-1, x.shape[2]))
-            self.y = tf.constant(y)
-        self.samples = int(self.x.shape[0])
+        self.x = x if config.model == "mil" else x.reshape(-1, x.shape[2])
+        self.y = np.asarray(y, np.float32)
+        self.samples = len(self.x)
+        batch_bytes = 4 * self.batch * math.prod(self.x.shape[1:])
+        self.block = self.batch * max(1, _BLOCK_BYTES // batch_bytes)
         self.optimizer = keras.optimizers.Adam(config.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
         self._epoch = tf.function(self._train_graph)
@@ -261,31 +267,38 @@ class _Loop:
         """The mean loss with the weights as they are."""
         return float(self._evaluate())
 
-    def _sample(self, places: Any) -> tuple[Any, Any]:
-        with tf.device("CPU"):
-            x, y = tf.gather(self.x, places), tf.gather(self.y, places // self.repeat)
-        return (x - self.mean) / self.scale, y
+    def _read(self, places: Any) -> tuple[Any, Any]:
+        """Embeddings and targets of the samples of these numbers."""
+        def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return self.x[numbers], self.y[numbers // self.repeat]
+
+        x, y = tf.numpy_function(read, [places], (tf.float32, tf.float32))
+        x.set_shape((None, *self.x.shape[1:]))
+        y.set_shape((None, *self.y.shape[1:]))
+        return x, y
 
     def _penalty(self) -> Any:
         return tf.add_n(self.model.losses) if self.model.losses else tf.constant(0.0)
 
     def _train_graph(self, order: Any) -> Any:
         total = tf.constant(0.0)
-        for first in tf.range(0, self.samples, self.batch):
-            places = order[first:first + self.batch]
-            x, y = self._sample(places)
-            with tf.GradientTape() as tape:
-                loss = self.loss_of(y, self.model(x, training=True)) + self._penalty()
-            variables = self.model.trainable_variables
-            self.optimizer.apply(tape.gradient(loss, variables), variables)
-            total += loss * tf.cast(tf.shape(places)[0], tf.float32)
+        for first in tf.range(0, self.samples, self.block):
+            block_x, block_y = self._read(order[first:first + self.block])
+            for start in tf.range(0, tf.shape(block_x)[0], self.batch):
+                x = (block_x[start:start + self.batch] - self.mean) / self.scale
+                y = block_y[start:start + self.batch]
+                with tf.GradientTape() as tape:
+                    loss = self.loss_of(y, self.model(x, training=True)) + self._penalty()
+                variables = self.model.trainable_variables
+                self.optimizer.apply(tape.gradient(loss, variables), variables)
+                total += loss * tf.cast(tf.shape(x)[0], tf.float32)
         return total / self.samples
 
     def _loss_graph(self) -> Any:
         total = tf.constant(0.0)
         for first in tf.range(0, self.samples, self.large_batch):
             places = tf.range(first, tf.minimum(first + self.large_batch, self.samples))
-            x, y = self._sample(places)
-            loss = self.loss_of(y, self.model(x, training=False))
+            x, y = self._read(places)
+            loss = self.loss_of(y, self.model((x - self.mean) / self.scale, training=False))
             total += loss * tf.cast(tf.shape(places)[0], tf.float32)
         return total / self.samples + self._penalty()
