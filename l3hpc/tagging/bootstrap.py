@@ -9,6 +9,7 @@ of another training.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
     largest = max(max(len(one.clip) for one in (together.tp, together.fp, together.fn))
                   for _, together in rare)
     rows = max(1, min(samples, BLOCK // max(largest, clips)))
-    kind = np.int32 if clips * largest < 2**31 else np.int64
+    kind = weight_type(clips, largest)
     rng = np.random.default_rng(seed)
     found: list[list[np.ndarray]] = [[] for _ in rare]
     for start in range(0, samples, rows):
@@ -47,6 +48,11 @@ def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
             found[place].append(scores([category.count(weight) for category in categories],
                                        together.count(weight)))
     return [np.concatenate(parts) for parts in found]
+
+
+def weight_type(clips: int, events: int) -> type[np.signedinteger[Any]]:
+    """The smaller type of integers that holds every sum of ``clips`` drawings over ``events``."""
+    return np.int32 if clips * events < 2**31 else np.int64
 
 
 def intervals(values: np.ndarray, confidence: float) -> np.ndarray:

@@ -100,26 +100,34 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
         if lines.setdefault(row[first], line) != line:
             raise InputError(f"'{row[first]}' is listed twice", where=f"{where}:{line}",
                              hint=f"The first time is in line {lines[row[first]]}.")
-        numbers.extend([_number(row, cell, columns, f"{where}:{line}") for cell in cells])
+        try:
+            found = [float(row[cell]) for cell in cells]
+            strange = not math.isfinite(sum(found))
+        except ValueError:
+            strange = True
+        if strange:
+            _refuse(row, cells, columns, f"{where}:{line}")
+        numbers.extend(found)
     values = np.zeros((len(lines), len(names)))
     values[:, known] = np.frombuffer(numbers).reshape(len(lines), len(known))
     warnings = [f"column '{name}' is missing: taken as 0" for name in names if name not in columns]
     outside = ((values < 0) | (values > 1)).any(axis=0)
     warnings += [f"column '{names[place]}' has values outside [0, 1]: cut off"
                  for place in np.flatnonzero(outside)]
-    strange = [name for name in columns if name not in names and name != FILE_COLUMN]
-    warnings += [f"column '{name}' is no tag of the taxonomy: passed over" for name in strange]
+    warnings += [f"column '{name}' is no tag of the taxonomy: passed over"
+                 for name in columns if name not in names and name != FILE_COLUMN]
     np.clip(values, 0, 1, out=values)
     fine = len(taxonomy.fine)
     return Predictions(list(lines), values[:, :fine], values[:, fine:], warnings)
 
 
-def _number(row: Sequence[str], cell: int, columns: Sequence[str], where: str) -> float:
-    try:
-        value = float(row[cell])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+def _refuse(row: Sequence[str], cells: Sequence[int], columns: Sequence[str], where: str) -> None:
+    """Raise for the first cell that is no finite number (huge ones may add up to infinity)."""
+    for cell in cells:
+        try:
+            if math.isfinite(float(row[cell])):
+                continue
+        except ValueError:
+            pass
         raise InputError(f"{columns[cell]} is '{row[cell]}'", where=where,
                          allowed="numbers in [0, 1]")
-    return value

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from l3hpc.tagging import bootstrap
-from l3hpc.tagging.bootstrap import intervals, resampled, scores
+from l3hpc.tagging.bootstrap import intervals, resampled, scores, weight_type
 from l3hpc.tagging.counts import CategoryEvents, union
 
 spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
@@ -92,15 +92,19 @@ def test_every_clip_is_drawn_with_replacement_and_alike_for_all_levels(rng):
 def test_the_size_of_blocks_changes_nothing(rng, monkeypatch):
     level = events_of(noisy(rng, 40))
     whole = resampled([level], 23, seed=0)[0]
-    monkeypatch.setattr(bootstrap, "BLOCK", 100)
-    np.testing.assert_array_equal(resampled([level], 23, seed=0)[0], whole)
+    assert whole.shape == (23, 5)
+    for block in (1, 300, 5000):  # one resampling at a time, about five, all at once
+        monkeypatch.setattr(bootstrap, "BLOCK", block)
+        np.testing.assert_array_equal(resampled([level], 23, seed=0)[0], whole)
 
 
 def test_large_counts_do_not_wrap_around():
-    """Weights come in 32 bits where every count fits, else in 64."""
-    truth = np.ones((2, 1), bool)
-    category = CategoryEvents(truth, np.full((2, 1), 0.5))
+    """Weights come in 32 bits where every sum fits, else in 64."""
+    assert weight_type(2**15, 2**16 - 1) is np.int32
+    assert weight_type(2**15, 2**16) is np.int64
+    category = CategoryEvents(np.ones((2, 1), bool), np.full((2, 1), 0.5))
     assert category.count(np.array([2**40, 1])).tp.tolist() == [0, 2**40 + 1]
+    assert category.count(np.array([3, 1], np.int32)).fn.dtype == np.int32
 
 
 def test_the_interval_is_the_middle_of_what_was_drawn():
