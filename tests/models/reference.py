@@ -15,11 +15,11 @@ def convolve(x, kernel, bias):
     height, width, _ = x.shape
     padded = np.zeros((height + 2, width + 2, x.shape[2]))
     padded[1:-1, 1:-1] = x
-    result = np.zeros((height, width, kernel.shape[3])) + bias
+    result = np.zeros((height * width, kernel.shape[3])) + bias
     for i in range(3):
         for j in range(3):
-            result += padded[i:i + height, j:j + width] @ kernel[i, j]
-    return result
+            result += padded[i:i + height, j:j + width].reshape(height * width, -1) @ kernel[i, j]
+    return result.reshape(height, width, -1)
 
 
 def normalise(x, gamma, beta, mean, variance):
@@ -28,12 +28,8 @@ def normalise(x, gamma, beta, mean, variance):
 
 def pool(x, size):
     rows, columns = x.shape[0] // size[0], x.shape[1] // size[1]
-    result = np.empty((rows, columns, x.shape[2]))
-    for i in range(rows):
-        for j in range(columns):
-            result[i, j] = x[i * size[0]:(i + 1) * size[0],
-                             j * size[1]:(j + 1) * size[1]].max(axis=(0, 1))
-    return result
+    whole = x[:rows * size[0], :columns * size[1]]
+    return whole.reshape(rows, size[0], columns, size[1], -1).max(axis=(1, 3))
 
 
 def forward(spectrogram, layers, tail, head, last_pool):

@@ -1,5 +1,7 @@
 import json
+import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +43,59 @@ def test_openl3_sizes_and_pools(name, size, pool):
     assert len(spec.layers()) == 16
 
 
+def test_published_counts_layer_by_layer():
+    """Facts of the published network: every convolution, and what the normalisations add."""
+    convolutions = [shapes for kind, shapes in openl3_spec().layers() if kind == "conv"]
+    assert [math.prod(kernel) + bias[0] for kernel, bias in convolutions] == [
+        640, 36_928, 73_856, 147_584, 295_168, 590_080, 1_180_160, 2_359_808]
+    kernels = sum(math.prod(kernel) for kernel, _ in convolutions)
+    biases = sum(bias[0] for _, bias in convolutions)
+    assert (kernels, biases, kernels + biases) == (4_682_304, 1_920, 4_684_224)
+    teacher = NetworkSpec(48000, 256, 242, 2048)
+    assert parameter_count(teacher, trainable=True) == 4_684_224 + 2 * 1_920 + 2 == 4_688_066
+    assert parameter_count(teacher) == 4_691_908
+    assert [kind for kind, _ in teacher.layers()] == ["batch_norm"] + ["conv", "batch_norm"] * 8
+    assert [kind for kind, _ in openl3_spec().layers()] == (
+        ["batch_norm"] + ["conv", "batch_norm"] * 7 + ["conv"])
+
+
+@pytest.mark.parametrize(("n_dft", "mels", "count"), [
+    (2048, 256, 2 * 2048 * 1025 + 1025 * 256), (1024, 64, 1_083_456)])
+def test_kapres_matrices_are_not_counted(n_dft, mels, count, tmp_path, reference):
+    from l3hpc.models.weight_files import open_network
+
+    assert 2 * 2048 * 1025 + 1025 * 256 == 4_460_800
+    spec = NetworkSpec(8000, mels, 160, 1024, filters=(1,) * 8)
+    bank = np.zeros((n_dft // 2 + 1, mels))
+    path = reference.write_keras2(tmp_path / "x_8000_64_160_1024.h5", reference.random_layers(spec),
+                                  frontend=reference.kapre_arrays(n_dft, bank))
+    with open_network(path) as stored:
+        assert sum(math.prod(shape) for shape in stored.frontend.shapes) == count
+        assert sum(math.prod(shape) for layer in stored.layers for shape in layer.shapes) == (
+            parameter_count(spec))
+
+
+@pytest.mark.parametrize(("emb_dim", "megabytes"), [
+    (512, 18.77), (256, 4.702), (128, 2.338), (64, 1.598)])
+def test_published_megabytes(emb_dim, megabytes):
+    assert model_bytes(student_spec(emb_dim=emb_dim)) / 1e6 == pytest.approx(megabytes, abs=5e-3)
+
+
+def test_published_sizes_of_the_eight_bit_student():
+    spec = student_spec(emb_dim=128)
+    assert model_bytes(spec) // 4 == 584_420  # bytes of flash
+    assert activation_bytes(spec) // 4 == 102_400  # bytes of memory
+    assert activation_bytes(openl3_spec()) == 13_041_664
+
+
+@pytest.mark.parametrize(("name", "maps"), [
+    ("linear", (32, 24)), ("mel256", (32, 24)), ("mel128", (16, 24))])
+def test_last_maps_of_openl3(name, maps):
+    spec = openl3_spec(name, 6144)
+    assert spec.maps[3] == maps
+    assert (maps[0] // spec.pool[0], maps[1] // spec.pool[1], spec.filters[7]) == (4, 3, 512)
+
+
 def test_training_teacher_has_the_students_tail():
     spec = NetworkSpec(48000, 256, 242, 2048)
     assert parameter_count(spec, trainable=True) == 4_688_066
@@ -73,7 +128,8 @@ def test_mels_that_leave_bands_empty_are_refused_with_the_way_out():
         check_student(8000, 512, 160, 1024, None, 128)
     assert str(caught.value) == (
         "--mels 512 leaves 20 of 512 mel bands empty at 8000 Hz with a DFT of 1024 "
-        "(bins are 7.8 Hz apart).\nUse at most 342 mels, or a longer DFT (--dft 2048 carries 683).\n"
+        "(bins are 7.8 Hz apart).\n"
+        "Use at most 342 mels, or a longer DFT (--dft 2048 carries 683).\n"
         "Empty (of 0 to 511): 0, 3, 6, 9, 12, 15, 18, 21, 26, 29, 34, 37, 42, 47, 52, 57, 64, 71, "
         "78, 91.")
     check_student(8000, 342, 160, 1024, None, 128)

@@ -255,7 +255,7 @@ def test_a_files_empty_bands_are_named_but_for_the_teachers_own(tmp_path, refere
     path = reference.write_keras2(tmp_path / "openl3_audio_mel256_env.h5",
                                   reference.random_layers(TEACHER))
     assert weights.describe(path).notes == ()
-    assert "B" == weights.describe(path, geometry={"convention": "B"}).spec.convention
+    assert weights.describe(path, geometry={"convention": "B"}).spec.convention == "B"
     assert weights.describe(path, geometry={"n_dft": 1024, "rate": 24000}).notes == (
         "7 of 256 mel bands hold no DFT bin and are always at the floor: 0, 3, 6, 9, 14, 19, 30",)
 
