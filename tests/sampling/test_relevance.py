@@ -70,7 +70,8 @@ def test_relevance_is_the_plain_definition(rows, zone):
 def test_dense_times_around_a_clock_change(seed, zone):
     rng = np.random.default_rng(seed)
     change = rng.choice([unix("2017-03-12T03:00"), unix("2017-11-05T01:00"),
-                         unix("2017-03-26T03:00", "Europe/Berlin"), 1_491_055_200.0])
+                         unix("2017-03-26T03:00", "Europe/Berlin"), 1_491_058_800.0,
+                         1_506_785_400.0])
     timestamps = change + rng.uniform(-7200, 7200, 80)
     levels = rng.integers(30, 40, 80).astype(float)
     np.testing.assert_allclose(relative_loudness(levels, timestamps, zone),
@@ -195,13 +196,15 @@ def test_spring_gap_and_autumn_overlap():
     assert one == other
 
 
-def test_offsets_inside_an_hour_that_changes():
-    """Lord Howe moves by half an hour at 15:00 or 15:30 UTC; each second gets its own offset."""
+@pytest.mark.parametrize("change", [1_491_058_800, 1_506_785_400])
+def test_offsets_inside_an_hour_that_changes(change):
+    """Lord Howe moves by half an hour, at 15:00 or 15:30 UTC; each second gets its own offset."""
     zone = "Australia/Lord_Howe"
-    stamps = np.arange(1_491_055_200 - 5400, 1_491_055_200 + 5400, 61.0)
+    stamps = np.concatenate([np.arange(change - 5400, change + 5400, 61.0), [change - 1, change]])
     expected = [local(t, zone).utcoffset().total_seconds() for t in stamps]
-    assert len(set(expected)) == 2
+    assert set(expected) == {37_800, 39_600} and expected[-1] != expected[-2]
     np.testing.assert_array_equal(utc_offsets(stamps, zone), expected)
+    assert utc_offsets(np.array([[change, change - 1.0]]), zone).shape == (1, 2)
 
 
 def test_silence_ranks_lowest_and_nan_is_refused():
@@ -224,8 +227,9 @@ def test_refusals():
         relative_loudness(np.ones(1), np.ones(1), "Mars/Olympus")
     with pytest.raises(InputError, match="unknown time zone"):
         relative_loudness(np.ones(1), np.ones(1), "../etc/passwd")
-    with pytest.raises(InputError, match="milliseconds"):
-        time_frames(np.array([1.5e15]), "day", "UTC")
+    for beyond in (1.5e15, -1.5e15):
+        with pytest.raises(InputError, match="milliseconds"):
+            time_frames(np.array([1.5e9, beyond]), "day", "UTC")
     with pytest.raises(InputError, match="did you mean 'week'"):
         time_frames(np.array([1.5e9]), "weeks")
     with pytest.raises(InputError, match="one timestamp per row"):
