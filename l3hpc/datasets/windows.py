@@ -22,7 +22,7 @@ from l3hpc.audio.files import (
     usable_blocks,
 )
 from l3hpc.audio.framing import frame_blocks, frame_count
-from l3hpc.audio.resample import resample, resample_blocks
+from l3hpc.audio.resample import resample_blocks, resample_rows
 
 PIECE = 256
 
@@ -98,8 +98,7 @@ def _row_pieces(
     for first in range(skip, count, size):
         rows = _read_rows(path, first, min(first + size, count))
         found = _levels_of_rows(rows, source_rate) if levels else None
-        if source_rate != rate:
-            rows = np.stack([resample(row, source_rate, rate) for row in rows])
+        rows = resample_rows(rows, source_rate, rate)
         yield Piece(first, rows, np.arange(first, first + len(rows), dtype=np.float64), found)
 
 

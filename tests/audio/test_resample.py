@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.audio.resample import resample, resample_blocks
+from l3hpc.audio.resample import resample, resample_blocks, resample_rows
 from l3hpc.errors import InputError
 
 
@@ -38,3 +38,18 @@ def test_blocks_give_the_same_samples(source, target, block):
     found = np.concatenate(list(resample_blocks(parts, source, target)))
     assert len(found) == -(-len(signal) * target // source)
     np.testing.assert_array_equal(found, resample(signal, source, target))
+
+
+@pytest.mark.parametrize(("samples", "source", "target"), [
+    (48000, 48000, 8000), (4411, 44100, 8000), (7, 8000, 48000), (1000, 8000, 8000)])
+def test_rows_are_resampled_each_for_itself(samples, source, target):
+    rows = np.random.default_rng(1).standard_normal((5, samples)).astype(np.float32)
+    rows[1] *= 1000  # nothing of it may reach the next row
+    found = resample_rows(rows, source, target)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [resample(row, source, target) for row in rows])
+
+
+def test_rows_refuse_rate_zero():
+    with pytest.raises(InputError, match="0 Hz"):
+        resample_rows(np.zeros((1, 5)), 0, 8000)
