@@ -9,6 +9,7 @@ import pytest
 
 from l3hpc.datasets import clips
 from l3hpc.datasets.clips import load_clips
+from l3hpc.datasets.rowfile import RowFile
 from l3hpc.errors import InputError
 
 LENGTHS = {"a.wav": 4, "b.wav": 6, "c.wav": 4, "d.wav": 5}
@@ -39,6 +40,9 @@ def test_artifact_of_several_tasks(tmp_path, monkeypatch, block):
     assert found.x.shape == (3, 4, 3) and found.x.dtype == np.float32 and found.longest == 6
     for row, name in zip(found.x, found.files, strict=True):
         np.testing.assert_array_equal(row, bag(name)[:4])
+    stored = load_clips(tmp_path, ["c.wav", "a.wav", "gone.wav", "b.wav"], tmp_path / "x.bin")
+    assert isinstance(stored.x, RowFile) and (tmp_path / "x.bin").stat().st_size == found.x.nbytes
+    np.testing.assert_array_equal(stored.x, found.x)
 
 
 def test_one_file_per_clip_in_every_published_form(tmp_path):

@@ -6,7 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+from l3hpc.datasets.rowfile import RowFile
 from l3hpc.errors import InputError, L3hpcError
+from l3hpc.tagging import classifier as classifier_module
 from l3hpc.tagging import network
 from l3hpc.tagging.classifier import Classifier, ClassifierConfig, standardizer, train
 
@@ -68,6 +70,45 @@ def test_same_seed_same_numbers_and_other_seed_other_numbers(trained, taxonomy):
     for one, two in zip(runs[0].model.get_weights(), runs[1].model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     assert runs[0].history != runs[2].history
+
+
+@pytest.mark.parametrize("model", ["mil", "framewise"])
+def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_whole(
+        trained, taxonomy, tmp_path, monkeypatch, model):
+    x, y, x_validate, y_validate = trained[0]["coarse", model]
+    whole = train(ClassifierConfig(model=model, epochs=2), taxonomy, x, y, x_validate, y_validate)
+    expected = whole.predict(x_validate)
+    frames = x.shape[1]
+    monkeypatch.setattr(classifier_module, "_BLOCK_BYTES", 64 * x[0].nbytes)
+    monkeypatch.setattr(classifier_module, "_PREDICT_FRAMES", 20 * frames)
+    largest = 0
+
+    class Spy(RowFile):
+        def _transfer(self, rows, block, call):
+            nonlocal largest
+            largest = max(largest, block.nbytes)
+            super()._transfer(rows, block, call)
+
+        def _view(self, shape, offset):
+            view = super()._view(shape, offset)
+            view.__class__ = Spy
+            return view
+
+    file = Spy(tmp_path / "x.bin", "f4", (len(x) + len(x_validate), *x.shape[1:]), "w+")
+    file[:] = np.concatenate([x, x_validate])
+    largest = 0
+    found = train(ClassifierConfig(model=model, epochs=2), taxonomy, file.part(0, len(x)), y,
+                  file.part(len(x), len(file)), y_validate)
+    for one, two in zip(whole.model.get_weights(), found.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert [row["epoch"] for row in found.history] == [1, 2]
+    np.testing.assert_allclose([row["val_loss"] for row in found.history],
+                               [row["val_loss"] for row in whole.history], rtol=1e-6)
+    rows = np.array([7, 3, 45, 0])
+    np.testing.assert_allclose(found.predict(file.part(len(x), len(file)), rows=rows),
+                               expected[rows], atol=1e-6)
+    found.predict(file)
+    assert 20 * x[0].nbytes <= largest <= 64 * x[0].nbytes
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_training(trained, taxonomy):
