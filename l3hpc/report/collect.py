@@ -164,7 +164,9 @@ def _scores(split: str, level: str, values: Mapping[str, Any], curves: Mapping[s
             for tag, area in areas.items()),
         recordings=recordings, confidence=_finite(sure.get("level")),
         intervals={name: interval for name in ("micro_auprc", "micro_f1", "macro_auprc")
-                   if (interval := _interval(sure.get(name))) is not None})
+                   if (interval := _interval(sure.get(name))) is not None},
+        method=str(sure.get("method") or ""),
+        resamples=sure["samples"] if isinstance(sure.get("samples"), int) else None)
 
 
 def _line(curve: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -59,7 +59,8 @@ class Curve:
 class Scores:
     """The metrics of one level (``coarse`` or ``fine``) on one split.
 
-    confidence: of the intervals (0.95), which are by name of the metric.
+    confidence: of the intervals (0.95), which are by name of the metric; method: how they were
+    found, from how many resamples.
     """
 
     split: str
@@ -71,6 +72,8 @@ class Scores:
     recordings: int | None = None
     confidence: float | None = None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
+    method: str = ""
+    resamples: int | None = None
 
 
 @dataclass(frozen=True)

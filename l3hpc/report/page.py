@@ -61,9 +61,10 @@ def tiles(findings: Findings) -> Markup:
         interval = between(scores.intervals.get("micro_auprc"))
         sure = f"{interval} with {scores.confidence:.0%} confidence; " if interval and \
             scores.confidence else ""
+        f1 = measured(scores.micro_f1, scores.intervals.get("micro_f1"))
+        macro = measured(scores.macro_auprc, scores.intervals.get("macro_auprc"))
         facts.append((f"Micro-AUPRC, {scores.level} tags", number(scores.micro_auprc),
-                      f"{sure}F1@0.5 {number(scores.micro_f1)}, macro-AUPRC "
-                      f"{number(scores.macro_auprc)} on {scores.split}"))
+                      f"{sure}F1@0.5 {f1}, macro-AUPRC {macro} on {scores.split}"))
     if best is not None:
         facts.append(("Best validation loss", f"{best.valid_loss:.4g}",
                       f"epoch {best.epoch} of {findings.epochs[-1].epoch}"))
@@ -174,6 +175,7 @@ def tagging(findings: Findings) -> Markup:
         "figure", element("figcaption", element("span", curve.tag),
                           element("b", number(curve.auprc), title="AUPRC")),
         charts.curve_panel(curve),
+        element("div", between(curve.interval), class_="under") if curve.interval else None,
         element("div", f"{curve.positives or 'none'} of {curve.recordings} recordings",
                 class_="under")
         if curve.positives is not None else None, class_="panel")
@@ -189,13 +191,22 @@ def tagging(findings: Findings) -> Markup:
         f"Precision (upwards) over recall on the {scores.split} split"
         + (f" ({scores.recordings:,} recordings)" if scores.recordings else "")
         + ". The figure beside each tag is its AUPRC; the dashed line is the precision of "
-        "guessing.",
+        "guessing." + how_sure(scores),
         element("div", panels, class_="panels") if panels else None,
         element("details", element("summary", "Show as tables"), element("div", table(
             "Area under the precision–recall curve per tag",
             ("tag", "AUPRC", "positive", "recordings"), tags, (1, 2, 3)), Markup("<br>"), table(
             "All scores", ("level, split", "micro-AUPRC", "micro-F1@0.5", "macro-AUPRC"), levels,
             (1, 2, 3)), class_="scroll")))
+
+
+def how_sure(scores: Scores) -> str:
+    """A sentence on the intervals; nothing where there are none."""
+    if scores.confidence is None:
+        return ""
+    way = f": {scores.method}" if scores.method else ""
+    often = f", {scores.resamples:,} times" if scores.resamples else ""
+    return f" Ranges are {scores.confidence:.0%} intervals{way}{often}."
 
 
 def measured(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -21,7 +21,8 @@ NUMBERS = {"micro_auprc": 0.5, "micro_f1": 0.25, "macro_auprc": 0.125,
 CURVES = {"curves": {"engine": {"recall": [0.0, 1.0], "precision": [1.0, 0.5],
                                 "threshold": [1.0, 0.1]}},
           "class_positives": {"engine": 4, "dog": 1},
-          "confidence": {"level": 0.95, "micro_auprc": [0.4, 0.6],
+          "confidence": {"level": 0.95, "samples": 300, "method": "dice",
+                         "micro_auprc": [0.4, 0.6],
                          "class_auprc": {"engine": [0.7, 0.8]}}}
 TRAIN = {"asr": 8000, "mels": 64, "hop": 160, "dft": 1024, "fmax": None, "emb_dim": 128,
          "filters": None, "head": "linear"}
@@ -80,6 +81,7 @@ def test_everything_is_found(artifacts):
     assert (one.micro_auprc, one.micro_f1, one.macro_auprc) == (0.5, 0.25, 0.125)
     assert one.recordings == 20
     assert one.intervals == {"micro_auprc": (0.4, 0.6)} and one.confidence == 0.95
+    assert (one.method, one.resamples) == ("dice", 300)
     engine, dog = one.curves
     assert (engine.recall, engine.precision) == ((0.0, 1.0), (1.0, 0.5))
     assert (engine.auprc, engine.prevalence, engine.interval) == (0.75, 0.2, (0.7, 0.8))

@@ -58,6 +58,24 @@ def test_shows_the_numbers_it_was_given(findings):
         assert expected in words, expected
 
 
+def test_every_score_has_its_interval_beside_it_and_the_page_says_how_it_was_found(findings):
+    intervals = {"micro_auprc": (0.111, 0.112), "micro_f1": (0.221, 0.222),
+                 "macro_auprc": (0.331, 0.332)}
+    curve = Curve("dog", 0.44, (0.0, 1.0), (1.0, 0.5), 6, 24, (0.441, 0.442))
+    scores = Scores("test", "fine", 0.11, 0.22, 0.33, (curve,), 24, 0.95, intervals,
+                    "percentiles over clips drawn with replacement", 1000)
+    told = visible(page(replace(findings, scores=(scores,))))
+    for text in ("0.111 to 0.112 with 95% confidence; F1@0.5 0.220 (0.221 to 0.222), macro-AUPRC "
+                 "0.330 (0.331 to 0.332) on test", "0.441 to 0.442", "0.440 (0.441 to 0.442)",
+                 "0.110 (0.111 to 0.112)", "Ranges are 95% intervals: percentiles over clips drawn "
+                 "with replacement, 1,000 times."):
+        assert text in told, text
+    assert told.count("0.441 to 0.442") == 2  # beside the curve and in the table
+    bare = visible(page(replace(findings, scores=(
+        Scores("test", "fine", 0.11, 0.22, 0.33, (replace(curve, interval=None),), 24),))))
+    assert "Ranges are" not in bare and "0.441 to 0.442" not in bare
+
+
 def test_same_findings_same_bytes(findings):
     assert page(findings) == page(replace(findings))
 
