@@ -63,7 +63,7 @@ UPSTREAM = (
     Option("epochs", "int", "Most epochs of training; published: 300.", "30"),
     Option("epoch-size", "int", "Batches per epoch; published: 4096.", "all data"),
     Option("batch-size", "int", "Frames per training batch.", "64"),
-    Option("learning-rate", "float", "Learning rate of Adam.", "0.0001"),
+    Option("learning-rate", "float", "Learning rate of Adam.", "0.001"),
     Option("patience", "int", "Epochs without progress before training stops.", "10"),
     Option("seed", "int", "Seed of sampling and training.", "20180216"),
 )

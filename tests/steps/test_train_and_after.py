@@ -42,7 +42,7 @@ def test_published_folders_are_taken_as_they_are(runner, published):
     result = done.results[0]
     assert (result["train_rows"], result["validation_rows"]) == (20, 6)
     assert result["target"] == KEY
-    assert (result["approx"], result["learning_rate"]) == ("pca", 1e-4)
+    assert (result["approx"], result["learning_rate"]) == ("pca", 1e-3)
     spec = describe(done.folder / "0000" / result["model"]).spec
     assert (spec.rate, spec.dim, spec.head) == (RATE, 3, "linear")
     row = runner.records.rows[-1][1]
