@@ -11,7 +11,7 @@ import datetime
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """One table; cells are text. notes: lines below it (sizes, settings, where the peer wins)."""
+    """One table; cells are text. notes: lines below it (sizes, settings, where the peer wins).
+
+    figures: numbers of it by name, for pages that calculate with them.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     claims: Sequence[Claim] = field(default_factory=tuple)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def markdown(self) -> str:
         """The table under its title, with its notes."""

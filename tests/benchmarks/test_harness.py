@@ -57,11 +57,12 @@ def test_a_claim_is_met_or_missed(measured: float, at_least: bool, met: bool) ->
 
 
 def test_results_are_written_and_read_again(tmp_path: Path) -> None:
-    table = Table("PCA", ["side", "s"], [["ours", "1.0"]], ["small"], [Claim("a", "b", 3, 2)])
+    table = Table("PCA", ["side", "s"], [["ours", "1.0"]], ["small"], [Claim("a", "b", 3, 2)],
+                  {"rows_per_s": 2.5})
     tables.write_results(tmp_path / "new" / "pca.json", "pca", machine(), [table], quick=False)
     found, again = tables.load(tmp_path / "new" / "pca.json")
     assert found["benchmark"] == "pca" and found["machine"]["cores"] >= 1
-    assert again[0].claims == [Claim("a", "b", 3, 2)]
+    assert again[0].claims == [Claim("a", "b", 3, 2)] and again[0].figures == {"rows_per_s": 2.5}
     assert again[0].markdown() == ("### PCA\n\n| side | s |\n|---|---|\n| ours | 1.0 |\n\n* small")
 
 
