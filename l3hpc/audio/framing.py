@@ -73,10 +73,10 @@ def frame_blocks(
     for block in blocks:
         held = np.concatenate((held, block))
         total += len(block)
-        ready = max(frames_before(low + len(held) - rate + 1, rate, hop_s), number)
+        ready = frames_before(low + len(held) - rate + 1, rate, hop_s)
         yield from frames(ready)
         number = ready
-        done = min(max(frame_start(number, rate, hop_s) - low, 0), len(held))
+        done = min(frame_start(number, rate, hop_s) - low, len(held))
         held, low = held[done:], low + done
     if not total:
         raise InputError("cannot frame audio without samples")

@@ -128,6 +128,26 @@ def test_blocks_give_the_same_frames(length, rate, hop, center, cuts, size, skip
         assert not found
 
 
+@pytest.mark.parametrize("hop", [0.5, 0.29, 3.7])
+def test_frames_come_as_soon_as_their_samples_and_old_samples_are_let_go(hop):
+    rate, given = 100, [0]
+
+    def blocks():
+        for _ in range(40):
+            given[0] += 70
+            yield np.ones(70, np.float32)
+
+    expected = frame_audio(np.ones(2800), rate, hop)[0]
+    due = [int(np.ceil(start / 70)) for start in
+           frame_starts(0, len(expected), rate, hop) + rate - rate // 2]
+    for first, frames, _ in frame_blocks(blocks(), rate, hop):
+        assert given[0] == 70 * min(due[first + len(frames) - 1], 40)
+        held = frames
+        while held.base is not None:
+            held = held.base
+        assert held.size <= rate + 2 * 70 + hop * rate
+
+
 def test_no_blocks_are_no_audio():
     with pytest.raises(InputError, match="without samples"):
         list(frame_blocks([], 8000, 0.5))
