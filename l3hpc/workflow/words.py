@@ -33,6 +33,7 @@ REASONS = {
     "AssocGrpCPUMinutesLimit": "your account has used its core hours",
     "InvalidAccount": "the account is not valid",
     "InvalidQOS": "the QOS is not valid",
+    "job requeued in held state": "waits for what it needs",
     "launch failed requeued held": "could not start on its node, and is held",
     "BadConstraints": "no node has what it asks for",
 }

@@ -7,6 +7,7 @@ from follow import profile, settled, states, until
 
 from l3hpc.workflow import markers, records, submission
 from l3hpc.workflow.model import Resources
+from l3hpc.workflow.resume import missing, resume
 
 
 def run(chains, cluster, folder, *, request=None, **step):
@@ -60,3 +61,22 @@ def test_the_time_limit_sends_a_task_back(slurm_cluster, chains, tmp_path, conti
                        request=Resources(1, 200, 0, 1))
     found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued", 90)
     assert "time limit" in found.steps[0].detail
+
+
+def test_where_jobs_may_not_submit_it_is_held_until_someone_resumes(
+        slurm_cluster, chains, tmp_path):
+    on = profile(chains, slurm_cluster)
+    made, record = run(chains, slurm_cluster, tmp_path, params={"extract": {"memory_mb": 300}})
+    rules = tmp_path / "runs/demo/steps/extract/heal.json"
+    value = json.loads(rules.read_text())
+    rules.write_text(json.dumps({**value, "helper": [*value["helper"], "--partition=nowhere"]}))
+    found = until(tmp_path, "demo", lambda found: "held" in found.steps[0].detail, 90)
+    assert (found.steps[0].state, found.steps[1].state) == ("requeued", "waiting")
+    assert found.steps[0].detail.startswith("held until l3hpc resume gives it what it needs")
+    [job] = missing(tmp_path, "demo", on).held
+    assert missing(tmp_path, "demo", on).held == {job: ["MinMemoryNode=400"]}
+    again = resume(tmp_path, "demo", on)
+    assert again.steps[0].attempts == record.steps[0].attempts  # nothing was submitted
+    assert states(until(tmp_path, "demo", settled, 90)) == {"extract": "done", "sample": "done"}
+    assert json.loads((made.steps[0].artifact / "0000/result.json").read_text())[
+        "environment"]["job"] == job
