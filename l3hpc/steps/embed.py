@@ -33,7 +33,7 @@ class Params(BaseParams):
     center: bool = Field(False, description="Centre the first window on the first sample.")
     convention: Literal["own", "A", "B", "C", "D"] = Field("own", description=(
         "Front end; own: the network's (A, for published weights). A: kapre 0.1.4, as they were "
-        "trained; B, C: openl3 0.4 (kapre, librosa); D: embedding-approx with --with-melSpec."))
+        "trained; B, C: openl3 0.4 (kapre, librosa); D: embedding-approx outside its models."))
     min_seconds: float = Field(0.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     npz: bool = Field(False, description=(
