@@ -6,6 +6,17 @@ datasets``), usable from a notebook. ``ledger`` keeps the results tables. Beneat
 ``errors``, ``files`` and ``progress``. docs/architecture.md draws the house.
 """
 
+from typing import Any
+
 from l3hpc._version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "results"]
+
+
+def __getattr__(name: str) -> Any:
+    """The calls for notebooks, loaded when they are used."""
+    if name == "results":
+        from l3hpc.ledger.frames import results
+
+        return results
+    raise AttributeError(f"module 'l3hpc' has no attribute {name!r}")

@@ -25,8 +25,8 @@ Examples:
 States: waiting (for earlier steps), queued (Slurm's reason follows), running, requeued, done,
 reused (done before), failed, blocked (by a step that failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
-"next", "notes", "combinations"}]}; each step has name, kind, job, state, done, tasks, elapsed_s, detail,
-blocked_by, restarts, log, progress, last_words, failed_tasks, artifact.
+"next", "notes", "combinations"}]}; each step has name, kind, job, state, done, tasks, elapsed_s,
+detail, blocked_by, restarts, log, progress, last_words, failed_tasks, artifact.
 """)
 @click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--all", "everything", is_flag=True, help=f"All runs, not only the newest {SHOWN}.")

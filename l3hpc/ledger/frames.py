@@ -1,0 +1,32 @@
+"""The results tables in a notebook: one tab as a pandas DataFrame, columns as in the sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from l3hpc.ledger import columns, select
+from l3hpc.ledger.cells import cells
+from l3hpc.ledger.store import Store
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pandas.DataFrame:
+    """The rows of a tab, folded from the journals of a workspace.
+
+    Columns: those of the sheet, in its order and under its titles; then ``state`` and ``note``.
+    Index: the row's key as one text. Numbers are numbers, an empty cell is missing. Raises
+    ``InputError`` for an unknown tab. Imports pandas when called.
+    """
+    import pandas
+
+    found = columns.tab_named(tab)
+    rows = [row for row in Store(Path(workspace)).fold().rows.values()
+            if row.tab is found]
+    table = pandas.DataFrame([cells(row) for row in rows], columns=found.titles,
+                             index=[select.key_text(row) for row in rows]).convert_dtypes()
+    table["state"] = [row.beside.get("state") for row in rows]
+    table["note"] = [row.beside.get("note") for row in rows]
+    return table
