@@ -25,6 +25,7 @@ from l3hpc.audio.framing import frame_blocks, frame_count
 from l3hpc.audio.resample import resample_blocks, resample_rows
 
 PIECE = 256
+ROWS = 32  # read at once: larger arrays would get new pages from the system every time
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,16 @@ def _row_pieces(
                             number * samples / source_rate + piece.starts, piece.levels)
         return
     for first in range(skip, count, size):
-        rows = _read_rows(path, first, min(first + size, count))
-        found = _levels_of_rows(rows, source_rate) if levels else None
-        rows = resample_rows(rows, source_rate, rate)
-        yield Piece(first, rows, np.arange(first, first + len(rows), dtype=np.float64), found)
+        numbers = np.arange(first, min(first + size, count))
+        windows = np.empty((len(numbers), rate), np.float32)
+        measured = np.empty(len(numbers), np.float32) if levels else None
+        for start in range(0, len(numbers), ROWS):
+            part = slice(start, min(start + ROWS, len(numbers)))
+            rows = _read_rows(path, first + part.start, first + part.stop)
+            windows[part] = resample_rows(rows, source_rate, rate)
+            if measured is not None:
+                measured[part] = _levels_of_rows(rows, source_rate)
+        yield Piece(first, windows, numbers.astype(np.float64), measured)
 
 
 def _read_rows(path: Path, start: int, stop: int) -> np.ndarray:

@@ -66,3 +66,25 @@ def test_rows_without_samples_are_empty(tmp_path, shape):
         list(pieces(tmp_path / "x.h5", RATE, 0.5, True))
     assert caught.value.reason == "empty"
     assert window_count(tmp_path / "x.h5", 0.5, True) in (0, 3)
+
+
+@pytest.mark.parametrize("rate", [RATE, 3000])
+@pytest.mark.parametrize("skip", [0, 33])
+def test_rows_of_one_second_are_the_same_however_many_are_read_at_once(tmp_path, rate, skip):
+    from l3hpc.audio.resample import resample
+
+    rows = np.random.default_rng(0).integers(-9000, 9000, (75, 1, RATE)).astype(np.int16)
+    rows[40:] //= 50
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["audio"] = rows
+    found = list(pieces(tmp_path / "x.h5", rate, 0.5, True, levels=True, skip=skip, size=40))
+    assert [piece.first for piece in found] == list(range(skip, 75, 40))
+    windows = np.concatenate([piece.windows for piece in found])
+    expected = [resample((row[0] / 32768).astype(np.float32), RATE, rate) for row in rows[skip:]]
+    np.testing.assert_array_equal(windows, expected)
+    np.testing.assert_array_equal(np.concatenate([piece.starts for piece in found]),
+                                  np.arange(skip, 75))
+    levels = np.concatenate([piece.levels for piece in found])
+    expected = [frame_levels((row[0] / 32768).astype(np.float32), RATE, hop_s=1.0, center=False)[0]
+                for row in rows[skip:]]
+    np.testing.assert_allclose(levels, expected, atol=1e-3)
