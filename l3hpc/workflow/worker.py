@@ -52,6 +52,8 @@ class TaskCall:
         its exit code; anything else keeps its traceback in the log."""
         if os.environ.get("L3HPC_LOCAL"):  # submitit ignores TERM, which Slurm backs with a KILL
             signal.signal(signal.SIGTERM, _stop)
+        else:  # preemption or scancel: KILL follows after a while
+            signal.signal(signal.SIGTERM, _keep)
         try:
             return run_task(Path(self.config_path), self.index)
         except L3hpcError as error:
@@ -64,10 +66,7 @@ class TaskCall:
         """submitit asks before it sends the task back to the queue: go on with the same task."""
         from submitit.core.utils import DelayedSubmission
 
-        try:
-            PREEMPTION.save()
-        except OSError as error:  # a full disk: the checkpoint before this one stays
-            print(f"warning: no checkpoint could be written now: {error}", file=sys.stderr)
+        _keep()
         if os.environ.get("L3HPC_LOCAL"):  # the runner puts it back
             from l3hpc.workflow.executors import limits
             from l3hpc.workflow.healing.policy import TIME
@@ -92,6 +91,14 @@ class TaskCall:
             time.sleep(120)  # Slurm ends this process and puts the job back
         else:
             markers.add_requeue(marks, self.index, policy.TIME, time.time())
+
+
+def _keep(signum: int = 0, frame: Any = None) -> None:
+    """Write a checkpoint of this moment, where the step has one to write."""
+    try:
+        PREEMPTION.save()
+    except OSError as error:  # a full disk: the checkpoint before this one stays
+        print(f"warning: no checkpoint could be written now: {error}", file=sys.stderr)
 
 
 def _stop(signum: int, frame: Any) -> None:

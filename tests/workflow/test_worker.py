@@ -1,7 +1,9 @@
 """One task at work: from a frozen config to a finished folder."""
 
 import json
+import os
 import pickle
+import signal
 import threading
 from pathlib import Path
 
@@ -187,3 +189,17 @@ def test_the_config_of_an_artifact_repeats_its_step(config):
     assert run(copy)["summary"] == {"rows": 1}
     assert (artifact / ".work" / "markers" / "0.progress.json").exists()
     assert json.loads((artifact / ".work/markers/0.progress.json").read_text())["done"] == 10
+
+
+def test_term_on_slurm_writes_a_checkpoint_and_the_task_goes_on(config, monkeypatch):
+    """Preemption: TERM, and KILL only after a while."""
+    monkeypatch.delenv("L3HPC_LOCAL", raising=False)
+    path, saved = config(seconds=0.6), []
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with worker.PREEMPTION.on_signal(lambda: saved.append(True)):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            result = worker.TaskCall(str(path), 0)()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert saved == [True] and result["summary"] == {"rows": 1}
