@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from l3hpc.errors import InputError
+from l3hpc.sampling.features import FeatureRows, features
 from l3hpc.sampling.leverage import leverage_bounds
+from l3hpc.sampling.passes import over_blocks, steady_blas
 from l3hpc.sampling.projection import sample_projection
-from l3hpc.sampling.rows import FeatureRows, Rows, as_rows, blocks, features
+from l3hpc.sampling.rows import Rows, as_rows
 from l3hpc.sampling.symmetric import choose_values, log_symmetric
 
 __all__ = ["KDPP", "FeatureRows", "features"]
@@ -86,16 +88,16 @@ class KDPP:
     def _gram(self) -> np.ndarray:
         assert self.rows is not None
         gram = np.zeros((self.dim_, self.dim_))
-        for chunk in blocks(self.rows.chunks()):
-            block = np.ascontiguousarray(chunk, dtype=np.float64)
-            gram += block.T @ block
+        for product in over_blocks(self.rows, lambda block: block.T @ block, np.dtype(np.float64)):
+            gram += product
         return gram
 
     def _decompose(self, matrix: np.ndarray, wide: bool) -> float:
         """Eigenvalues and vectors of the smaller side; returns the lowest eigenvalue."""
         if not np.isfinite(matrix).all():
             raise InputError("rows hold NaN or infinite values")
-        values, vectors = np.linalg.eigh(matrix)
+        with steady_blas(len(matrix)):
+            values, vectors = np.linalg.eigh(matrix)
         tolerance = max(float(values[-1]), 0.0) * 4 * len(values) * np.finfo(np.float64).eps
         kept = values > tolerance
         self.eigenvalues_ = values[kept]
@@ -115,7 +117,7 @@ class KDPP:
         sizes = np.arange(largest + 1)
         powers = np.zeros(largest + 1)
         np.multiply(k - sizes, self.log_epsilon, out=powers, where=sizes < k)
-        weights = self._symmetric[:largest + 1] + powers + _log_choose(self.n_ - sizes, k - sizes)
+        weights = self._symmetric[:largest + 1] + powers + _log_choose(self.n_, int(k), largest)
         if not np.isfinite(weights).any():
             raise InputError(f"cannot draw {k} rows of rank {self.rank_} with epsilon 0",
                              allowed=f"at most {self.rank_} rows, or a positive epsilon")
@@ -192,8 +194,12 @@ class KDPP:
         return self.log_det(indices) - self.log_normalizer(len(indices))
 
 
-def _log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """log of the binomial coefficients C(n, k)."""
-    from scipy.special import gammaln
+def _log_choose(n: int, k: int, smaller: int) -> np.ndarray:
+    """log of C(n − m, k − m) for m = 0 … ``smaller``.
 
-    return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
+    Sums of logarithms: differences of log-gamma would lose eight digits at n = 10⁷.
+    """
+    few = min(k, n - k)
+    whole = np.log((n - few + np.arange(1.0, few + 1)) / np.arange(1.0, few + 1)).sum()
+    below = np.arange(smaller, dtype=np.float64)
+    return whole + np.concatenate([[0.0], np.cumsum(np.log((k - below) / (n - below)))])

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from l3hpc.sampling.rows import FeatureRows, Rows, blocks
+from l3hpc.sampling.passes import over_blocks, steady_blas
+from l3hpc.sampling.rows import Rows
 
 UNIT_ROUNDOFF = 2.0 ** -24
 WORTHWHILE = 0.1  # single precision if the error stays below this part of the scores' length
+PANEL = 128  # columns that are multiplied at once
 SAFE = (1e-20, 1e20)  # mean ‖b‖² whose squares neither vanish nor overflow in single precision
 
 
@@ -42,17 +44,38 @@ def _pass(rows: Rows, mapping: np.ndarray, kind: np.dtype, per_length: float) ->
     d, m = mapping.shape
     # Rounding of the row's own scale (a sum of d terms) and of the sum of m squares.
     relative = 1.0 + (d + m + 10) * UNIT_ROUNDOFF
-    weights = mapping.astype(kind)
-    result = np.empty(rows.shape[0])
-    chunks = rows.chunks(dtype=kind) if isinstance(rows, FeatureRows) else rows.chunks()
-    start = 0
-    for chunk in blocks(chunks):
-        block = np.asarray(chunk, kind)
-        projected = block @ weights
-        lengths = np.sqrt(np.einsum("ij,ij->i", projected, projected).astype(np.float64))
+    panels = _panels(mapping if rows.shape[0] <= 4 * d else _lower(mapping), kind)
+
+    def lengths(block: np.ndarray) -> np.ndarray:
+        squares = np.zeros(len(block), kind)
+        for first, weights in panels:
+            projected = block[:, first:] @ weights
+            squares += np.einsum("ij,ij->i", projected, projected)
+        found = np.sqrt(squares.astype(np.float64))
         if per_length:
-            squares = np.einsum("ij,ij->i", block, block).astype(np.float64)
-            lengths = relative * (lengths + relative * per_length * np.sqrt(squares))
-        result[start:start + len(block)] = lengths ** 2
-        start += len(block)
+            own = np.einsum("ij,ij->i", block, block).astype(np.float64)
+            found = relative * (found + relative * per_length * np.sqrt(own))
+        return found
+
+    result = np.empty(rows.shape[0])
+    start = 0
+    for found in over_blocks(rows, lengths, kind):
+        result[start:start + len(found)] = found ** 2
+        start += len(found)
     return result
+
+
+def _lower(mapping: np.ndarray) -> np.ndarray:
+    """``mapping`` turned so that nothing is above its diagonal; ‖b · mapping‖ stays the same."""
+    with steady_blas(len(mapping)):
+        return np.asarray(np.linalg.qr(mapping.T, mode="r")).T
+
+
+def _panels(mapping: np.ndarray, kind: np.dtype) -> list[tuple[int, np.ndarray]]:
+    """Groups of columns: (first row that is not all zero, the columns from that row on)."""
+    found = []
+    for column in range(0, mapping.shape[1], PANEL):
+        columns = mapping[:, column:column + PANEL]
+        first = int(np.argmax(columns.any(axis=1)))
+        found.append((first, np.ascontiguousarray(columns[first:], kind)))
+    return found

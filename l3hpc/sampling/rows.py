@@ -1,4 +1,4 @@
-"""Rows of a matrix wherever they lie: in memory, in one HDF5 file or several, or scaled on the way.
+"""Rows of a matrix wherever they lie: in memory, in one HDF5 file, or in several.
 
 Samplers and reductions never hold a whole matrix. They read it through ``Rows``: blocks in order
 for passes over the data, and single rows by number. Row numbers count from 0.
@@ -14,7 +14,6 @@ import numpy as np
 from l3hpc.errors import InputError
 
 BLOCK_ROWS = 4096
-NORMS = ("l2", "l1", "none")
 
 
 @runtime_checkable
@@ -92,6 +91,8 @@ class ArrayRows:
         indices = np.asarray(indices, dtype=np.int64)
         if isinstance(self.array, np.ndarray):
             return self.array[indices]
+        if is_run(indices):
+            return np.asarray(self.array[int(indices[0]):int(indices[-1]) + 1])
         distinct, back = np.unique(indices, return_inverse=True)
         rows = np.empty((len(distinct), self._shape[1]), self.array.dtype)
         for start, stop in _runs(distinct):
@@ -99,6 +100,12 @@ class ArrayRows:
             block = np.asarray(self.array[first:last + 1])
             rows[start:stop] = block[distinct[start:stop] - first]
         return rows[back.reshape(-1)]
+
+
+def is_run(indices: np.ndarray) -> bool:
+    """Whether these are neighbours in ascending order, so that one read gives them all."""
+    return (len(indices) > 0 and int(indices[-1]) - int(indices[0]) == len(indices) - 1
+            and bool((np.diff(indices) == 1).all()))
 
 
 def _runs(distinct: np.ndarray, gap: int = 4, longest: int = BLOCK_ROWS) -> list[tuple[int, int]]:
@@ -202,6 +209,8 @@ class ConcatRows:
         """The rows of these numbers, counted over all parts."""
         indices = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self.starts, indices, side="right") - 1
+        if len(indices) and (owner == owner[0]).all():
+            return self.parts[owner[0]].take(indices - self.starts[owner[0]])
         rows: np.ndarray | None = None
         for number in np.unique(owner):
             here = np.flatnonzero(owner == number)
@@ -210,77 +219,6 @@ class ConcatRows:
                 rows = np.empty((len(indices), self.shape[1]), found.dtype)
             rows[here] = found
         return np.empty((0, self.shape[1])) if rows is None else rows
-
-
-class FeatureRows:
-    """Similarity features b_i = q_i x_i / ‖x_i‖ of embeddings x_i, computed block by block.
-
-    quality: (n,) finite and not negative, or None for 1 everywhere.
-    norm: 'l2', 'l1' (the published pipeline's), or 'none' (x_i is taken as it is).
-    An all-zero row stays zero. The features are float64.
-    """
-
-    def __init__(
-        self, rows: Any, quality: np.ndarray | None = None, norm: str = "l2",
-    ) -> None:
-        if norm not in NORMS:
-            raise InputError(f"unknown norm {norm!r}", allowed=f"valid: {', '.join(NORMS)}")
-        self.rows = as_rows(rows)
-        self.norm = norm
-        self.quality = None if quality is None else np.asarray(quality, dtype=np.float64)
-        if self.quality is not None:
-            if self.quality.shape != (self.rows.shape[0],):
-                raise InputError(
-                    f"{self.quality.size} quality values for {self.rows.shape[0]} rows")
-            if not (np.isfinite(self.quality).all() and (self.quality >= 0).all()):
-                raise InputError("quality values must be finite and not negative")
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.rows.shape
-
-    def chunks(
-        self, size: int = BLOCK_ROWS, dtype: np.dtype | None = None,
-    ) -> Iterator[np.ndarray]:
-        """All features in order, at most ``size`` rows at a time, float64 or ``dtype``."""
-        start = 0
-        for chunk in self.rows.chunks(size):
-            quality = None if self.quality is None else self.quality[start:start + len(chunk)]
-            yield features(chunk, quality, self.norm, dtype)
-            start += len(chunk)
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """The features of these rows."""
-        quality = None if self.quality is None else self.quality[indices]
-        return features(self.rows.take(indices), quality, self.norm)
-
-
-def features(
-    x: np.ndarray, quality: np.ndarray | None = None, norm: str = "l2",
-    dtype: np.dtype | None = None,
-) -> np.ndarray:
-    """Similarity features q_i x_i / ‖x_i‖, (n, d) float64 or ``dtype``; see ``FeatureRows``."""
-    kind = np.dtype(np.float64 if dtype is None else dtype)
-    result = np.array(x, dtype=kind)
-    if norm == "l2":
-        lengths = np.sqrt(np.einsum("ij,ij->i", result, result))
-    elif norm == "l1":
-        lengths = np.abs(result).sum(axis=1)
-    elif norm == "none":
-        lengths = np.ones(len(result), kind)
-    else:
-        raise InputError(f"unknown norm {norm!r}", allowed=f"valid: {', '.join(NORMS)}")
-    if kind != np.float64 and not ((lengths > 1e-12) & (lengths < 1e12)).all():
-        return features(x, quality, norm).astype(kind)  # squares could vanish or overflow
-    if not np.isfinite(lengths).all():
-        row = int(np.flatnonzero(~np.isfinite(lengths))[0])
-        raise InputError(f"row {row} of a block holds NaN or infinite values")
-    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    if quality is not None:
-        scale *= np.asarray(quality, dtype=np.float64)
-    result *= scale[:, None]
-    return result
 
 
 def as_rows(source: Any) -> Rows:

@@ -20,7 +20,7 @@ from l3hpc.files import digest
 from l3hpc.progress import Progress
 from l3hpc.sampling.frames import time_frames
 from l3hpc.sampling.relevance import relative_loudness
-from l3hpc.sampling.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows
+from l3hpc.sampling.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows, is_run
 from l3hpc.sampling.select import Selection, select
 
 ALL = "all"
@@ -46,6 +46,8 @@ class PartRows:
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Rows by number."""
+        if is_run(indices):
+            return self.part.read(int(indices[0]), int(indices[-1]) + 1)
         return self.part.take(indices)
 
 

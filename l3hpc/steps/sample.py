@@ -14,7 +14,7 @@ from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
 NAME = "sample"
-VERSION = 2
+VERSION = 3
 TITLE = "a relevant and diverse subset of the embeddings"
 INPUTS = {"extract": "required"}
 PLACES: frozenset[str] = frozenset()
