@@ -36,7 +36,7 @@ from l3hpc.workflow import artifacts, markers
 from l3hpc.workflow.owner import Owner
 
 PACKAGES = ("numpy", "scipy", "h5py", "tensorflow", "tensorflow-cpu", "keras", "scikit-learn",
-            "soundfile", "soxr", "umap-learn")
+            "soundfile", "soxr", "umap-learn", "ncnn", "openvino")
 WAIT_S = 2.0
 TAIL_LINES = 12
 

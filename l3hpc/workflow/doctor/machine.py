@@ -17,6 +17,7 @@ PYTHON_FROM, PYTHON_BELOW = (3, 10), (3, 14)
 TWINS = {"tensorflow": ("tensorflow-cpu", "tensorflow-macos", "tf-nightly")}
 TOLD = ("numpy", "h5py", "tensorflow", "scikit-learn", "submitit")
 EXTRAS = {"umap": "needed for --approx umap only", "edge": "needed for edge exports only",
+          "reduced": "needed for precision int8 only",
           "gpu": "needed on machines with an NVIDIA GPU only"}
 LEAST_MEMORY_MB = 6 * 1024
 _REQUIREMENT = re.compile(r"\s*(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*(?P<bounds>[^;]*)"
