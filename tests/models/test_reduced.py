@@ -207,6 +207,21 @@ def test_equalised_channels_compute_the_same_and_are_nearer_to_each_other(networ
                                    (before[heard] / before.max()) ** 0.75, rtol=1e-5)
 
 
+def test_int8_takes_equalised_channels(network):
+    folded = network()
+    folded.convolutions[1].kernel[..., 0] *= 0.05
+    folded.convolutions[1].bias[0] *= 0.05
+    seen = observe(folded, pictures(folded.spec, 4), 2)
+    quantised = quantise(folded, seen)
+    same, peaks = equalise(folded, seen.peaks)
+    for layer, exact, peak in zip(quantised.convolutions[1:], same.convolutions[1:], peaks,
+                                  strict=True):
+        assert layer.limit == pytest.approx(float(peak.max()))
+        assert (np.abs(layer.kernel * layer.step - exact.kernel) <= 0.501 * layer.step).all()
+        assert (np.abs(layer.kernel).max(axis=(0, 1, 2)) == 127).all()
+    assert np.ptp(quantised.convolutions[0].kernel.sum(axis=2)) == 0
+
+
 def test_a_layer_that_is_silent_or_has_an_empty_filter_is_no_division_by_zero(network):
     folded = network()
     folded.convolutions[2].kernel[..., 0] = 0
@@ -214,6 +229,7 @@ def test_a_layer_that_is_silent_or_has_an_empty_filter_is_no_division_by_zero(ne
     seen = observe(folded, frames, 2)
     dead = Calibration((np.zeros(8, np.float32), *seen.peaks[1:]), seen.moment)
     quantised = quantise(folded, dead)
+    assert quantised.convolutions[1].limit > 0
     assert np.isfinite([layer.limit for layer in quantised.convolutions]).all()
     assert all(np.isfinite(layer.step).all() and (layer.step > 0).all()
                for layer in quantised.convolutions)
