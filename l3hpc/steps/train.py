@@ -76,7 +76,8 @@ class Params(BaseParams):
         "Folder of the audio (none: where extract found it)."))
     embedding_key: str | None = Field(None, description=(
         "Dataset of the targets, where published files hold several."))
-    mixed_precision: bool = Field(False, description="Compute in float16 on a GPU that can.")
+    mixed_precision: bool = Field(False, description=(
+        "Compute in bfloat16 (float16 on GPUs that lack it); weights and losses stay float32."))
     deterministic: bool = Field(True, description=(
         "The same bits for the same seed, also after a restart; slower on a GPU."))
     cache: Literal["float32", "float16"] = Field("float32", description=(

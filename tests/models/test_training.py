@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from l3hpc.errors import L3hpcError
 from l3hpc.models.spec import NetworkSpec
@@ -161,6 +163,21 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
         assert one == pytest.approx(other, rel=1e-5)
 
 
+def test_validation_is_the_mean_over_windows_not_over_batches(tmp_path):
+    """Batches of three sizes against one pass over all, with numpy's means and penalty."""
+    from l3hpc.models.training_engine import Engine
+
+    data, engine = Data(23), Engine(SPEC, seed=4, learning_rate=1e-3, deterministic=False)
+    engine.train(engine.put(data.batch(np.arange(16))), first=True)  # statistics that are not 0, 1
+    parts = [np.arange(0, 9), np.arange(9, 22), np.arange(22, 23)]
+    found = engine.validate(engine.put(data.batch(rows)) for rows in parts)
+    difference = np.asarray(engine.model(data.x, training=False), np.float64) - data.y
+    penalty = 1e-5 * sum(float(np.square(layer[0].astype(np.float64)).sum())
+                         for layer in engine.parameters().layers if layer[0].ndim == 4)
+    assert found == pytest.approx(
+        (np.square(difference).mean() + penalty, np.abs(difference).mean()), rel=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns_and_restarts(tmp_path, monkeypatch, precision):
     from l3hpc.models import training_engine
@@ -272,6 +289,27 @@ def test_every_row_comes_once_per_pass_and_seeds_differ():
     assert list(first) != list(second)
     assert list(Order(rows, 8, seed=2).batch(0)) != list(order.batch(0))
     np.testing.assert_array_equal(Order(rows, 8, seed=1).batch(7), order.batch(7))
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(1, 40), batch=st.integers(1, 12), seed=st.integers(0, 2**32),
+       stated=st.none() | st.integers(1, 9), whole=st.booleans())
+def test_every_pass_is_a_permutation_whatever_the_sizes(count, batch, seed, stated, whole):
+    rows = np.arange(100, 100 + count)
+    order = Order(rows, batch, seed, epoch_size=stated, whole=whole)
+    batches = [order.batch(number) for number in range(2 * order.per_pass)]
+    if stated is not None or whole:
+        assert all(len(one) == batch for one in batches)
+    else:
+        assert all(len(one) == batch for one in batches[:order.per_pass - 1])
+    stream = np.concatenate(batches)
+    passes = [stream[turn * count:(turn + 1) * count] for turn in range(2)]
+    assert all(sorted(one) == list(rows) for one in passes)
+    assert order.epoch_size == (stated or -(-count // batch))
+    for number in (0, len(batches) // 2, len(batches) - 1):  # in any order of asking
+        np.testing.assert_array_equal(
+            Order(rows, batch, seed, epoch_size=stated, whole=whole).batch(number),
+            batches[number])
 
 
 def test_batches_of_stated_epochs_run_on_across_passes():
