@@ -86,7 +86,7 @@ def compare(folder: Path) -> dict[str, Any]:
 
     mine, theirs = np.load(folder / "ours.npy"), np.load(folder / "peer.npy")
     same_audio = frontend()(np.load(folder / "resampled.npy"))
-    from l3hpc.audio.frontends import mel_corners
+    from l3hpc.audio.mel import mel_corners
 
     inside = mel_corners(RATE, MELS)[2:] <= EDGE
     apart = np.abs(mine - theirs)

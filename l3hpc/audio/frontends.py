@@ -30,15 +30,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l3hpc.audio.mel import filter_blocks, hold_no_bin, mel_corners, mel_filterbank
 from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError, nearest
 
 CONVENTIONS = ("A", "A'", "B", "C", "D")
 AMIN = 1e-10
 RANGE_DB = 80.0
-ON_CORNER = 1e-10  # part of a mel filter's height that rounding may give
 CHUNK_BYTES = 6 << 20  # windowed samples and spectrum held at once, per thread
-BANDS_PER_BLOCK = 16
 BLOCK_PRODUCTS = 1 << 18  # multiply-adds of a filter block; with more, OpenBLAS starts threads of
 # its own, which hurt beside the threads over frames
 
@@ -148,42 +147,99 @@ class Frontend:
         if self.n_mels is None:
             return []
         corners = mel_corners(self.rate, self.n_mels, self.fmax, self.htk)
-        return np.flatnonzero(_hold_no_bin(corners, self.rate / self.n_dft)).tolist()
+        return np.flatnonzero(hold_no_bin(corners, self.rate / self.n_dft)).tolist()
 
-    def __call__(self, frames: np.ndarray, threads: int | None = 1) -> np.ndarray:
+    def __call__(self, frames: np.ndarray, threads: int | None = 1,
+                 out: np.ndarray | None = None) -> np.ndarray:
         """Spectrograms (n, bands, times) float32 in dB, 0 at the maximum, of frames (n, rate).
 
         Frames are computed one by one or together with the same result (except A'). Working memory
-        is bounded whatever n is. ``threads=None`` uses every core this process may use.
+        is bounded whatever n is. ``threads=None`` uses every core this process may use. ``out``
+        takes the result. Spectra that overlapping frames share are computed once, where the frames
+        are a view of one signal (as from ``frame_audio``) and a whole number of hops apart.
         """
         frames = np.asarray(frames)
         if frames.ndim != 2 or frames.shape[1] != self.rate:
             raise InputError(f"frames of shape {frames.shape} do not fit a front end at "
                              f"{self.rate} Hz", allowed=f"(n, {self.rate}): one second each")
         bands, times = self.shape
-        result = np.empty((len(frames), bands, times), np.float32)
-        step = max(1, CHUNK_BYTES // (times * self.n_dft * 8))
-        starts = range(0, len(frames), step)
+        result = np.empty((len(frames), bands, times), np.float32) if out is None else out
+        apart = self._spectra_apart(frames)
+        each = times if apart is None else times - len(self._whole()) + apart
+        step = max(1, CHUNK_BYTES // (each * self.n_dft * 8))
         workers = allocated_cores() if threads is None else threads
 
         def work(start: int) -> None:
-            self._decibels(frames[start:start + step], result[start:start + step])
+            part, target = frames[start:start + step], result[start:start + step]
+            if apart is None or len(part) == 1:
+                self._separately(part, target)
+            else:
+                self._together(part, target, apart)
+            if self.convention != "A'":
+                target -= target.max(axis=(1, 2), keepdims=True)
+                np.maximum(target, np.float32(-RANGE_DB), out=target)
 
-        _run(work, starts, workers)
+        _run(work, range(0, len(frames), step), workers)
         if self.convention == "A'" and len(frames):
             result -= result.max()
             np.maximum(result, -RANGE_DB, out=result)
         return result
 
-    def _decibels(self, frames: np.ndarray, out: np.ndarray) -> None:
-        from scipy import fft
+    def _whole(self) -> range:
+        """The spectra of a frame that no padding touches."""
+        before, _ = self.padding()
+        first = -(-before // self.hop)
+        last = (self.rate + before - self.n_dft) // self.hop
+        return range(first, max(last + 1, first))
 
+    def _spectra_apart(self, frames: np.ndarray) -> int | None:
+        """How many spectra later the next frame begins, if the frames overlap in one signal."""
+        if len(frames) < 2 or frames.strides[1] != frames.itemsize:
+            return None
+        apart, rest = divmod(frames.strides[0], frames.itemsize * self.hop)
+        return apart if not rest and 0 < apart < len(self._whole()) else None
+
+    def _separately(self, frames: np.ndarray, out: np.ndarray) -> None:
         before, after = self.padding()
         padded = np.zeros((len(frames), before + self.rate + after), self.dtype)
         padded[:, before:before + self.rate] = frames
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.n_dft, axis=1)
+        self._decibels(windows[:, ::self.hop], out)
+
+    def _together(self, frames: np.ndarray, out: np.ndarray, apart: int) -> None:
+        """Frames of one signal, each ``apart`` spectra after the one before."""
+        whole, times = self._whole(), self.shape[1]
+        before, _ = self.padding()
+        ends = [index for index in range(times) if index not in whole]
+        samples = np.zeros((len(frames), len(ends), self.n_dft), self.dtype)
+        for place, index in enumerate(ends):
+            start = index * self.hop - before
+            low, high = max(start, 0), min(start + self.n_dft, self.rate)
+            samples[:, place, low - start:high - start] = frames[:, low:high]
+        found = np.empty((len(frames), self.bands, len(ends)), np.float32)
+        self._decibels(samples, found)
+        out[:, :, ends] = found
+
+        count = (len(frames) - 1) * apart + len(whole)
+        groups = -(-count // times)  # as many spectra at once as in a frame: see BLOCK_PRODUCTS
+        signal = np.zeros((groups * times - 1) * self.hop + self.n_dft, self.dtype)
+        start = whole[0] * self.hop - before
+        length = (count - 1) * self.hop + self.n_dft
+        signal[:length] = np.lib.stride_tricks.as_strided(
+            frames[:, start:], (length,), (frames.itemsize,), writeable=False)
+        windows = np.lib.stride_tricks.sliding_window_view(signal, self.n_dft)[::self.hop]
+        shared = np.empty((groups, self.bands, times), np.float32)
+        self._decibels(windows.reshape(groups, times, self.n_dft), shared)
+        line = shared.transpose(1, 0, 2).reshape(self.bands, -1)
+        cut = np.lib.stride_tricks.sliding_window_view(line, len(whole), axis=1)
+        out[:, :, whole[0]:whole[-1] + 1] = cut[:, :count:apart][:, :len(frames)].transpose(1, 0, 2)
+
+    def _decibels(self, windows: np.ndarray, out: np.ndarray) -> None:
+        """Decibels, not yet relative to a maximum, (m, bands, t) of windows (m, t, n_dft)."""
+        from scipy import fft
+
         window = hann(self.n_dft).astype(self.dtype, copy=False)
-        spectrum = fft.rfft(windows[:, ::self.hop] * window, axis=-1)
+        spectrum = fft.rfft(windows * window, axis=-1)
         parts = spectrum.view(self.dtype)
         np.square(parts, out=parts)
         energy = parts[..., 0::2] + parts[..., 1::2]
@@ -198,12 +254,9 @@ class Frontend:
                           out=out[:, first:last])
             np.log(np.maximum(out, np.float32(self.floor), out=out), out=out)
         out *= np.float32(self.decibel_factor / np.log(10.0))
-        if self.convention != "A'":
-            out -= out.max(axis=(1, 2), keepdims=True)
-            np.maximum(out, np.float32(-RANGE_DB), out=out)
 
     def _blocks(self) -> list[tuple[int, int, int, int, np.ndarray]]:
-        return _filter_blocks(self.rate, self.n_dft, self.n_mels or 0, self.fmax, self.htk,
+        return filter_blocks(self.rate, self.n_dft, self.n_mels or 0, self.fmax, self.htk,
                               BLOCK_PRODUCTS // self.shape[1])
 
 
@@ -220,91 +273,6 @@ def hann(length: int) -> np.ndarray:
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
     window.flags.writeable = False
     return window
-
-
-def hz_to_mel(frequency: np.ndarray, htk: bool = True) -> np.ndarray:
-    """Mel values of frequencies in Hz: HTK's formula, or Slaney's (linear below 1 kHz)."""
-    frequency = np.asarray(frequency, dtype=np.float64)
-    if htk:
-        return 2595.0 * np.log10(1.0 + frequency / 700.0)
-    log_part = 15.0 + 27.0 * np.log(np.maximum(frequency, 1e-9) / 1000.0) / np.log(6.4)
-    return np.where(frequency < 1000.0, frequency * 3.0 / 200.0, log_part)
-
-
-def mel_to_hz(mel: np.ndarray, htk: bool = True) -> np.ndarray:
-    """Frequencies in Hz of mel values; the inverse of ``hz_to_mel``."""
-    mel = np.asarray(mel, dtype=np.float64)
-    if htk:
-        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
-    return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
-
-
-def mel_corners(rate: int, n_mels: int, fmax: float | None = None, htk: bool = True) -> np.ndarray:
-    """Corners in Hz, (n_mels + 2,): band m rises from [m], peaks at [m + 1] and ends at [m + 2]."""
-    top = hz_to_mel(np.array(rate / 2 if fmax is None else fmax), htk)
-    return mel_to_hz(np.linspace(0.0, float(top), n_mels + 2), htk)
-
-
-def mel_filterbank(rate: int, n_dft: int, n_mels: int, fmax: float | None = None,
-                   htk: bool = True) -> np.ndarray:
-    """Triangular mel filters of unit area (Slaney's normalisation), (bins, n_mels) float64.
-
-    Corners are evenly spaced in mel from 0 Hz to ``fmax``; each triangle, as a function of Hz, has
-    area 1. A bin on a corner has weight 0, whatever the rounding of the corner.
-    """
-    corners = mel_corners(rate, n_mels, fmax, htk)
-    bins = np.arange(n_dft // 2 + 1)[:, None] * (rate / n_dft)
-    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
-    rising = (bins - left) / (centre - left)
-    falling = (right - bins) / (right - centre)
-    sides = np.minimum(rising, falling)
-    return np.where(sides > ON_CORNER, sides, 0.0) * (2.0 / (right - left))
-
-
-def max_mels_without_empty(rate: int, n_dft: int, fmax: float | None = None) -> int:
-    """The largest number of HTK mels such that it and every smaller number have no empty band.
-
-    Larger counts may happen to work too; this one is safe. 0 if even a single band is empty.
-    """
-    count = 0
-    while not _hold_no_bin(mel_corners(rate, count + 1, fmax), rate / n_dft).any():
-        count += 1
-    return count
-
-
-def _hold_no_bin(corners: np.ndarray, spacing: float) -> np.ndarray:
-    """Which bands have no multiple of ``spacing`` strictly between their outer corners."""
-    first = np.floor(corners[:-2] / spacing + 1e-9) + 1
-    return first * spacing >= corners[2:] * (1 - 1e-12)
-
-
-@functools.lru_cache(maxsize=16)
-def _filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: bool, size: int
-                   ) -> list[tuple[int, int, int, int, np.ndarray]]:
-    """The filterbank as narrow dense blocks: (first band, last, first bin, last, (bands, bins)).
-
-    size: the most numbers in a block that has more than one band.
-    """
-    bank = mel_filterbank(rate, n_dft, n_mels, fmax, htk)
-    blocks = []
-    first = 0
-    while first < n_mels:
-        last, (low, high) = first + 1, _used(bank[:, first:first + 1])
-        while last < min(first + BANDS_PER_BLOCK, n_mels):
-            wider = _used(bank[:, first:last + 1])
-            if (last + 1 - first) * (wider[1] - wider[0]) > size:
-                break
-            last, (low, high) = last + 1, wider
-        weights = np.ascontiguousarray(bank[low:high, first:last].T, dtype=np.float32)
-        blocks.append((first, last, low, high, weights))
-        first = last
-    return blocks
-
-
-def _used(bank: np.ndarray) -> tuple[int, int]:
-    """The first bin that any of these bands uses, and the one behind the last."""
-    used = np.flatnonzero(bank.any(axis=1))
-    return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
 
 
 def _run(work: Callable[[int], None], starts: range, workers: int) -> None:

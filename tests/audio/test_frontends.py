@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio import frontends
-from l3hpc.audio.frontends import CONVENTIONS, OPENL3_FRONTENDS, Frontend, max_mels_without_empty
+from l3hpc.audio.frontends import CONVENTIONS, OPENL3_FRONTENDS, Frontend
+from l3hpc.audio.mel import max_mels_without_empty
 from l3hpc.errors import InputError
 
 _spec = importlib.util.spec_from_file_location(
@@ -151,6 +152,48 @@ def test_batched_equals_single_except_for_the_batch_wide_one(convention, monkeyp
         assert together.max() == 0 and (together.max(axis=(1, 2)) < 0).sum() == 6
     else:
         np.testing.assert_allclose(single, together, atol=2e-5)
+
+
+@pytest.mark.parametrize(("n_dft", "hop", "mels", "step"), [
+    (1024, 160, 64, 800), (1024, 160, 64, 160), (512, 130, None, 260), (1024, 150, 40, 7050),
+    (1000, 100, 32, 2000)])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_overlapping_frames_share_spectra_and_give_the_same(convention, n_dft, hop, mels, step,
+                                                            monkeypatch):
+    front = Frontend(8000, n_dft, hop, mels, None, convention)
+    signal = np.concatenate(noise(4, 8000) * np.array([[1], [0.01], [0.3], [1]], np.float32))
+    frames = np.lib.stride_tricks.sliding_window_view(signal, 8000)[::step]
+    computed = []
+    decibels = Frontend._decibels
+    monkeypatch.setattr(Frontend, "_decibels", lambda self, windows, out: (
+        computed.append(windows.shape[0] * windows.shape[1]), decibels(self, windows, out)))
+    expected = front(np.ascontiguousarray(frames))
+    assert sum(computed) == len(frames) * front.shape[1]
+    alone = sum(computed)
+    computed.clear()
+    np.testing.assert_allclose(front(frames), expected, atol=2e-5)
+    assert sum(computed) < alone or step == 7050  # too far apart to share anything
+    computed.clear()
+    monkeypatch.setattr(frontends, "CHUNK_BYTES", 100 * n_dft * 8)
+    np.testing.assert_allclose(front(frames, threads=2), expected, atol=2e-5)
+
+
+def test_a_second_long_hop_apart_or_every_other_sample_shares_nothing():
+    front = Frontend(8000, 1024, 160, 64)
+    signal = noise(1, 80_000)[0]
+    expected = front(np.ascontiguousarray(signal.reshape(10, 8000)))
+    np.testing.assert_array_equal(front(signal.reshape(10, 8000)), expected)
+    thin = np.lib.stride_tricks.as_strided(signal, (4, 8000), (160 * 4, 8))
+    np.testing.assert_allclose(front(thin), front(np.ascontiguousarray(thin)), atol=2e-5)
+    twice = np.broadcast_to(signal[:8000], (3, 8000))
+    np.testing.assert_allclose(front(twice), front(np.ascontiguousarray(twice)), atol=2e-5)
+
+
+def test_spectrograms_go_where_they_are_wanted():
+    front = Frontend(8000, 1024, 160, 64)
+    frames, place = noise(3, 8000), np.empty((3, 64, 50), np.float32)
+    assert front(frames, out=place) is place
+    np.testing.assert_array_equal(place, front(frames))
 
 
 def test_no_frames_give_no_spectrograms():
