@@ -1,15 +1,16 @@
 """Means and scatter of columns in one pass over blocks of rows, without losing digits.
 
-Each block is centred on (about) its own mean before it is multiplied with itself, and the means of
-the blocks are brought together in double precision (Chan, Golub and LeVeque 1983). So neither a
-large mean nor rows whose mean drifts from block to block cost digits, in single precision too.
+Each block is centred, about, before it is multiplied with itself: on the mean of its first rows.
+What is left, and the means of the blocks, are brought together in double precision (Chan, Golub and
+LeVeque 1983). So neither a large mean nor rows whose mean drifts from block to block cost digits,
+in single precision too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,8 @@ from l3hpc.errors import InputError
 from l3hpc.reduction.threads import available_threads, blas_threads, in_order
 from l3hpc.sampling.rows import blocks
 
-BLOCK_ROWS = {np.dtype(np.float32): 4096, np.dtype(np.float64): 2048}
+PIECE_ROWS = 2048  # read and centred at once: they stay in the cache
+BLOCK_PIECES = {np.dtype(np.float32): 4, np.dtype(np.float64): 2}  # multiplied at once
 MEANS_AT_ONCE = 64
 BUFFER_BYTES = 512 * 2**20  # of all threads: very wide rows get fewer, each with more BLAS threads
 
@@ -50,17 +52,16 @@ def moments(
     infinite, or too large to be squared.
     """
     kind, cores = np.dtype(kind), available_threads(threads)
-    size = BLOCK_ROWS[kind]
-    whole = blocks(chunks, size)
-    first = next(whole, None)
+    pieces = blocks(chunks, PIECE_ROWS)
+    first = next(pieces, None)
     if first is None:
         return Moments(0, np.empty(0), np.empty((0, 0)), np.empty(0, dtype=bool))
-    d = first.shape[1]
+    size, d = PIECE_ROWS * BLOCK_PIECES[kind], first.shape[1]
     workers = max(1, min(cores, BUFFER_BYTES // (kind.itemsize * (d + 1) * (d + size))))
     reader = _Reader(first, [_Block(size, d, kind) for _ in range(workers + 1)])
     sums = _Sums(d, kind)
     with blas_threads(max(1, cores // workers)):
-        for block in in_order(_multiply, reader.blocks(chain([first], whole)), workers):
+        for block in in_order(_multiply, reader.blocks(chain([first], pieces)), workers):
             sums.add(block)
             if on_rows is not None:
                 on_rows(block.count)
@@ -87,18 +88,30 @@ class _Reader:
         self.same = np.arange(first.shape[1])  # columns that have not changed so far
         self.buffers = buffers
 
-    def blocks(self, whole: Iterable[np.ndarray]) -> Iterator[_Block]:
-        """Every block less (about) its mean."""
-        for number, rows in enumerate(whole):
-            block = self.buffers[number % len(self.buffers)]
-            block.count = len(rows)
-            floats = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
-            with np.errstate(invalid="ignore", over="ignore"):
+    def blocks(self, pieces: Iterable[np.ndarray]) -> Iterator[_Block]:
+        """Every block less (about) its mean, from pieces of ``PIECE_ROWS`` rows."""
+        turn = cycle(self.buffers)
+        block = next(turn)
+        block.count = 0
+        for rows in pieces:
+            if block.count == len(block.rows):
+                yield block
+                block = next(turn)
+                block.count = 0
+            self._fill(block, rows)
+        yield block
+
+    def _fill(self, block: _Block, rows: np.ndarray) -> None:
+        centred = block.rows[block.count:block.count + len(rows)]
+        with np.errstate(invalid="ignore", over="ignore"):  # refused afterwards, with the place
+            if block.count == 0:
+                known = rows.dtype in (np.float32, np.float64)
+                floats = rows if known else rows.astype(np.float64)
                 block.shift[...] = np.ones(len(rows), floats.dtype) @ floats / len(rows)
-                np.subtract(rows, block.shift, out=block.rows[:len(rows)], casting="unsafe")
-            if self.same.size:
-                self.same = self.same[(rows[:, self.same] == self.first[self.same]).all(axis=0)]
-            yield block
+            np.subtract(rows, block.shift, out=centred, casting="unsafe")
+        if self.same.size:
+            self.same = self.same[(rows[:, self.same] == self.first[self.same]).all(axis=0)]
+        block.count += len(rows)
 
     def constant(self) -> np.ndarray:
         """Columns that never changed, (d,) bool."""
@@ -109,7 +122,7 @@ class _Reader:
 
 def _multiply(block: _Block) -> _Block:
     rows = block.rows[:block.count]
-    with np.errstate(invalid="ignore", over="ignore"):  # refused afterwards, with the place
+    with np.errstate(invalid="ignore", over="ignore"):
         np.matmul(block.ones[:block.count], rows, out=block.total)
         np.matmul(rows.T, rows, out=block.product)  # numpy takes the symmetric BLAS routine here
     return block

@@ -14,6 +14,7 @@ import numpy as np
 from l3hpc.errors import InputError
 from l3hpc.reduction.moments import Moments, moments
 from l3hpc.reduction.projection import Projection
+from l3hpc.sampling.passes import steady_blas
 
 MODES = ("float64", "float32")
 SAME_SIZE = 1e-3
@@ -86,7 +87,8 @@ class StreamingPCA:
         covariance = found.scatter / np.outer(self.scale_, self.scale_) / (n - 1)
         covariance[constant, :] = 0.0
         covariance[:, constant] = 0.0
-        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        with steady_blas(d):
+            values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
         values = np.maximum(values[::-1], 0.0)
         vectors = vectors[:, ::-1][:, :kept]
         self.components_ = np.ascontiguousarray((vectors * signs(vectors)).T)

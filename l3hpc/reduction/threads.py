@@ -6,20 +6,21 @@ within a product, and what comes out does not depend on how many threads there a
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+from l3hpc.cores import allocated_cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def available_threads(threads: int | None = None) -> int:
-    """``threads``, or as many as this process has cores (None)."""
-    return max(threads, 1) if threads is not None else len(os.sched_getaffinity(0))
+    """``threads``, or as many as the cores this process may use (None)."""
+    return max(threads, 1) if threads is not None else allocated_cores()
 
 
 def blas_threads(count: int) -> AbstractContextManager[Any]:

@@ -33,7 +33,7 @@ class Params(BaseParams):
     min_dist: float = Field(0.3, ge=0, lt=1, description="UMAP: smallest distance of two points.")
     metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
     seed: int = Field(20180216, ge=0, description="Seed (UMAP).")
-    chunk: int = Field(4096, ge=1, description="Rows that are read at once.")
+    chunk: int = Field(2048, ge=1, description="Rows that are read at once.")
 
 
 def check(params: Mapping[str, BaseModel]) -> None:

@@ -22,7 +22,7 @@ PLACES = frozenset({"chunk"})
 class Params(BaseParams):
     """How φ is applied."""
 
-    chunk: int = Field(4096, ge=1, description="Rows that are read, reduced and written at once.")
+    chunk: int = Field(2048, ge=1, description="Rows that are read, reduced and written at once.")
 
 
 def check(params: Mapping[str, BaseModel]) -> None:

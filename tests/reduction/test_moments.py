@@ -34,7 +34,8 @@ def agrees(found, x, digits):
 @pytest.fixture
 def small(monkeypatch):
     """Many blocks from few rows, with flushes in between."""
-    monkeypatch.setattr(module, "BLOCK_ROWS", {np.dtype(kind): 16 for kind in KINDS})
+    monkeypatch.setattr(module, "PIECE_ROWS", 8)
+    monkeypatch.setattr(module, "BLOCK_PIECES", {np.dtype(kind): 2 for kind in KINDS})
     monkeypatch.setattr(module, "MEANS_AT_ONCE", 3)
 
 
@@ -83,7 +84,7 @@ def test_neither_cuts_nor_threads_matter_in_any_bit(lengths, kind, threads):
     starts = np.minimum(np.cumsum([0, *lengths]), len(x))
     parts = [x[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)] + [x[starts[-1]:]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK_ROWS", {np.dtype(kind): 64})
+        patch.setattr(module, "PIECE_ROWS", 32)
         patch.setattr(module, "MEANS_AT_ONCE", 4)
         ours, whole = moments(parts, kind, threads=threads), moments([x], kind, threads=1)
     np.testing.assert_array_equal(ours.scatter, whole.scatter)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.reduction.moments import BLOCK_ROWS
+from l3hpc.reduction.moments import BLOCK_PIECES, PIECE_ROWS
 from l3hpc.reduction.pca import StreamingPCA, signs
 
-ROWS = max(BLOCK_ROWS.values())
+ROWS = PIECE_ROWS * max(BLOCK_PIECES.values())
 
 
 def correlated(n=3000, d=24, seed=0, offset=0.0):
@@ -238,7 +238,7 @@ def test_types_of_rows():
 def test_progress_counts_rows():
     seen = []
     StreamingPCA(2).fit(cut(correlated(10_000, 3), 700), on_rows=seen.append)
-    assert seen == [2048, 2048, 2048, 2048, 1808]
+    assert seen == [4096, 4096, 1808]
 
 
 def test_refusals():

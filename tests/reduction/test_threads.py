@@ -81,4 +81,6 @@ def test_threads_of_a_product_are_limited_and_given_back():
 
 def test_threads_are_what_is_asked_for_or_what_there_is(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     assert (available_threads(3), available_threads(0), available_threads()) == (3, 1, 7)
