@@ -20,11 +20,11 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from l3hpc.ahead import read_ahead
 from l3hpc.errors import L3hpcError
 from l3hpc.files import write_text
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training_engine import Engine
-from l3hpc.models.training_feed import read_ahead
 from l3hpc.models.training_state import (
     COLUMNS,
     Checkpoint,

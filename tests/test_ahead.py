@@ -1,11 +1,11 @@
-"""Batches come in order, ahead of time, and the reader ends with its user."""
+"""Results come in order, ahead of time, and the threads end with their user."""
 
 import threading
 import time
 
 import pytest
 
-from l3hpc.models.training_feed import read_ahead
+from l3hpc.ahead import read_ahead
 
 
 def test_everything_comes_in_order():
@@ -61,3 +61,13 @@ def test_closing_ends_the_reader_without_loading_more():
     time.sleep(0.05)
     assert loaded == [0, 1]
     assert threading.active_count() == before
+
+
+def test_several_threads_work_at_once_and_order_stays():
+    together = threading.Barrier(3)
+
+    def load(key):
+        together.wait(10)  # nobody comes through alone
+        return key
+
+    assert list(read_ahead(load, range(9), depth=3, threads=3)) == list(range(9))

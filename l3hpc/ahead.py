@@ -1,4 +1,4 @@
-"""Batches read ahead of the network, in order, by a thread of their own. No TensorFlow.
+"""Work done ahead of its use, in order, by other threads: batches, recordings, spectrograms.
 
 (``tf.data`` reads ahead too, but not where TensorFlow is asked to be deterministic.)
 """
@@ -12,27 +12,28 @@ from itertools import islice
 from typing import TypeVar
 
 Key = TypeVar("Key")
-Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 DEPTH = 4
 
 
 def read_ahead(
-    load: Callable[[Key], Batch], keys: Iterable[Key], depth: int = DEPTH,
-) -> Iterator[Batch]:
+    load: Callable[[Key], Result], keys: Iterable[Key], depth: int = DEPTH, threads: int = 1,
+) -> Iterator[Result]:
     """``load`` of every key, in order; while one is used, up to ``depth`` are being loaded.
 
-    ``load`` runs in one other thread, one key at a time. What it raises is raised here, in its
-    place. Closing the iterator waits for the load that is running, and starts no other.
+    ``load`` runs in ``threads`` other threads, each with one key at a time. What it raises is
+    raised here, in its place. Closing the iterator waits for the loads that are running, and starts
+    no other.
     """
     remaining = iter(keys)
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as reader:
         try:
             waiting.extend(reader.submit(load, key) for key in islice(remaining, depth))
             while waiting:
-                batch = waiting.popleft().result()
+                result = waiting.popleft().result()
                 waiting.extend(reader.submit(load, key) for key in islice(remaining, 1))
-                yield batch
+                yield result
         finally:
             for future in waiting:
                 future.cancel()
