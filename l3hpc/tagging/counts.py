@@ -170,14 +170,12 @@ def precision_recall(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
 def area(counts: Counts) -> np.ndarray:
     """Area under the precision-recall curve, by trapezoids from (0, 1) to (1, 0), shape (...).
 
-    Points are ordered by recall, ascending; where recalls are equal by threshold, descending. The
-    original leaves such ties to an unstable sort and may differ in the third decimal.
+    Points are ordered by recall, ascending; where recalls are equal by threshold, descending. That
+    is the order they come in: on the way down no true positive is lost (one for an uncertain tag
+    only becomes a hit) and no false negative added. The original sorts by recall alone, with an
+    unstable sort, and may differ in the third decimal.
     """
     precision, recall = precision_recall(counts)
-    if (recall[..., 1:] < recall[..., :-1]).any():  # an uncertain tag may take a hit back
-        order = np.argsort(recall, axis=-1, kind="stable")  # thresholds are in order already
-        recall = np.take_along_axis(recall, order, axis=-1)
-        precision = np.take_along_axis(precision, order, axis=-1)
     sums = (np.diff(recall) * (precision[..., 1:] + precision[..., :-1])).sum(axis=-1)
     first = recall[..., 0] * (1.0 + precision[..., 0])
     last = (1.0 - recall[..., -1]) * precision[..., -1]

@@ -49,6 +49,7 @@ def test_equal_to_the_rules_written_out(made):
         assert rows_of(got) == want
         assert area(got) == pytest.approx(reference.area(want), abs=1e-12)
         assert f1_at_half(got) == pytest.approx(reference.f1(want), abs=1e-12)
+        assert (np.diff(precision_recall(got)[1]) >= 0).all()  # no sorting is needed
     total = union(events).count()
     assert rows_of(total) == reference.micro(expected)
     assert area(total) == pytest.approx(reference.area(reference.micro(expected)), abs=1e-12)
