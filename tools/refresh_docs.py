@@ -4,7 +4,8 @@ A block in a Markdown page starts with ``<!-- filled: WHAT ARGUMENT -->`` and en
 ``<!-- end -->``. WHAT is ``help`` (a command's help text), ``params`` (a step's parameters),
 ``commands``, ``steps``, ``tabs``, ``exit-codes``, ``columns`` (a ledger tab), ``pipeline`` (a file
 of jobs/), ``options`` and ``resources`` (of a pipeline), ``benchmark`` (a results file of
-benchmarks/), ``claims`` (of all of them), or ``file`` (any file of the tree).
+benchmarks/), ``claims`` (of all of them), ``cost`` (of the published scale, worked out from them),
+or ``file`` (any file of the tree).
 """
 
 from __future__ import annotations
@@ -184,6 +185,9 @@ def benchmark_tables(names: str) -> str:
 
     parts = []
     for name in names.split():
+        if not (RESULTS / f"{name}.json").is_file():
+            parts.append(f"Not measured yet: `.venv/bin/python -m benchmarks {name}`.")
+            continue
         found, tables = load(RESULTS / f"{name}.json")
         parts += [f"{about(found['machine'])}; {found['date']}, commit {found['commit']}.",
                   *(table.markdown() for table in tables)]
@@ -200,12 +204,20 @@ def claims_table(_: str) -> str:
                             for table in load(file)[1] for claim in table.claims])
 
 
+def cost_table(kind: str) -> str:
+    """A table of ``benchmarks.cost``: core-hours, gpu-hours or terabytes."""
+    from benchmarks import cost
+    from benchmarks.tables import RESULTS
+
+    return cost.KINDS[kind](cost.figures(RESULTS / "scaling.json"))
+
+
 FILLERS: dict[str, Callable[[str], str]] = {
     "help": help_text, "params": params_table, "exit-codes": exit_codes,
     "columns": columns_table, "pipeline": pipeline_file, "options": options_table,
     "resources": resources_table, "commands": commands_table, "steps": steps_table,
     "tabs": tabs_table, "file": file_text, "benchmark": benchmark_tables,
-    "claims": claims_table,
+    "claims": claims_table, "cost": cost_table,
 }
 
 

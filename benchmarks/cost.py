@@ -1,0 +1,178 @@
+"""What the published scale costs, worked out from the figures that ``benchmarks.scaling`` measured.
+
+Pure arithmetic: a page of the documentation is filled from here. What is not measured yet is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from l3hpc.models.spec import NetworkSpec, openl3_spec, student_spec
+
+# The published scale.
+WINDOWS = 30_000_000
+SENSORS = 15
+SAMPLES = 500_000
+EPOCHS, BATCHES, VALIDATION_BATCHES, BATCH = 300, 4096, 1024, 64
+TEACHER_DIM, STUDENT_DIM = 512, 128
+RECORDING_S, WINDOWS_PER_RECORDING = 10, 20
+DAYS = 365
+TASKS = 1000  # array tasks for extraction and reduction
+CLIPS, WINDOWS_PER_CLIP = 18_510, 91  # SONYC-UST, hop 0.1
+
+# The published way, where a figure of it is known. The speeds were measured once on two cores like
+# those of the benchmarks; docs/benchmarks.md has them side by side in one run.
+OPENL3_PER_S = 9.5  # windows, on two cores
+GZIP_ROWS_PER_S = 6_800  # reduction to gzip-4 with automatic chunks
+FEED_S = 0.843  # a batch of 64 from 48 kHz audio: resampy, librosa
+SUSTAINED_TFLOPS = (10, 50, 200)  # assumed, not measured
+
+PROVENANCE_BYTES = 28  # recording, frame, start, timestamp, loudness
+UNKNOWN = "not measured yet"
+
+
+def flops(spec: NetworkSpec) -> float:
+    """Operations of the convolutions for one window; a multiply-add counts as two."""
+    total, before = 0.0, 1
+    for index, count in enumerate(spec.filters):
+        bands, times = spec.maps[index // 2]
+        total += 2 * 9 * before * count * bands * times
+        before = count
+    return total
+
+
+def step_flops() -> float:
+    """Operations of one training step of Student 2: forward, and twice that backward."""
+    return 3 * BATCH * flops(student_spec(emb_dim=STUDENT_DIM))
+
+
+def figures(results: Path) -> dict[str, float]:
+    """The numbers in a results file ({} where there is none)."""
+    if not results.is_file():
+        return {}
+    found: dict[str, float] = {}
+    for table in json.loads(results.read_text())["tables"]:
+        found |= table.get("figures", {})
+    return found
+
+
+def core_hours(known: Mapping[str, float]) -> str:
+    """Every step at the published scale: core-hours, memory of a task, the published way."""
+    dataset = WINDOWS * TEACHER_DIM * 4
+    frame = WINDOWS // SENSORS // DAYS
+    feed = EPOCHS * BATCHES * FEED_S / 3600
+    parts = [
+        _Part("extract", f"{WINDOWS:,} windows, {TASKS:,} tasks",
+              {"extract core_s_per_row": WINDOWS, "task start core_s": TASKS}, TASKS,
+              "extract teacher peak_mb", 0,
+              f"openl3: {WINDOWS / OPENL3_PER_S * 2 / 3600:,.0f} core-hours"),
+        _Part("sample", f"{WINDOWS:,} rows in days of {frame:,}, {SENSORS} tasks",
+              {"sample, days of 5,480 rows core_s_per_row": WINDOWS}, SENSORS,
+              "sample, days of 5,480 rows peak_mb", 90 * WINDOWS / SENSORS,
+              "three steps of a chain, in jobs of 750 GB: the kernel of a day takes "
+              f"{8 * frame**2 / 1e9:.2g} GB, of a month {8 * (frame * 30)**2 / 1e9:,.0f} GB"),
+        _Part("fit", f"{SAMPLES:,} rows", {"fit core_s_per_row": SAMPLES}, 1, "fit peak_mb", 0,
+              f"a kernel matrix of {8 * SAMPLES**2 / 1e12:.0f} TB: impossible"),
+        _Part("reduce", f"{WINDOWS:,} rows, {TASKS:,} tasks",
+              {"reduce core_s_per_row": WINDOWS, "task start core_s": TASKS}, TASKS,
+              "reduce peak_mb", 0, f"{WINDOWS / GZIP_ROWS_PER_S / 3600:.1f} core-hours; all "
+              f"{dataset / 1e9:,.0f} GB in memory where the last batch is not full"),
+        _Part("train: spectra", f"{WINDOWS:,} windows, once",
+              {"train core_s_per_row": WINDOWS}, 1, "train peak_mb", 90 * WINDOWS,
+              f"made anew in every epoch: {feed:,.0f} core-hours from 48 kHz"),
+        _Part("train: steps", f"{EPOCHS} × {BATCHES:,} batches of {BATCH}, and validation",
+              {"train core_s_per_batch": EPOCHS * (BATCHES + VALIDATION_BATCHES / 3)}, 1, None, 0,
+              "2 GPUs for up to 7 days"),
+    ]
+    after = _Part("embed (SONYC-UST)", f"{CLIPS:,} clips of {WINDOWS_PER_CLIP} windows",
+                  {"embed student2 core_s_per_row": CLIPS * WINDOWS_PER_CLIP}, 1, "embed peak_mb",
+                  0, "–")
+    rows = [part.cells(known) for part in parts]
+    totals = [part.hours(known) for part in parts]
+    whole = UNKNOWN if None in totals else f"**{sum(one or 0 for one in totals):,.0f}**"
+    rows += [["upstream, all", "", whole, "", "", ""], after.cells(known)]
+    return _markdown(("step", "work", "core-hours", "hours of a task on one core",
+                      "memory of a task",
+                      "the published way"), rows)
+
+
+def gpu_hours(known: Mapping[str, float]) -> str:
+    """Operations of the two steps that a GPU is for, and hours at assumed rates."""
+    work = {
+        "extract": WINDOWS * flops(openl3_spec()),
+        f"train, {EPOCHS} × {BATCHES:,} steps": EPOCHS * BATCHES * step_flops(),
+        f"train, {EPOCHS} × {VALIDATION_BATCHES:,} batches of validation":
+            EPOCHS * VALIDATION_BATCHES * step_flops() / 3,
+    }
+    each = {"extract": f"{flops(openl3_spec()) / 1e9:.1f} GFLOP a window"}
+    rows = [[name, each.get(name, f"{step_flops() / (3 if 'valid' in name else 1) / 1e9:.1f} GFLOP "
+                            "a batch"), f"{total / 1e15:,.1f}",
+             *(f"{total / rate / 1e12 / 3600:.2g}" for rate in SUSTAINED_TFLOPS)]
+            for name, total in work.items()]
+    return _markdown(("work", "each", "PFLOP",
+                      *(f"GPU-hours if {rate} TFLOP/s were sustained (assumed)"
+                        for rate in SUSTAINED_TFLOPS)), rows)
+
+
+def terabytes(known: Mapping[str, float]) -> str:
+    """What lies on disk, and what is read and written on the way."""
+    shape = student_spec(emb_dim=STUDENT_DIM).frontend.shape
+    spectrum = 4 * shape[0] * shape[1]
+    audio = WINDOWS / WINDOWS_PER_RECORDING * RECORDING_S * 48_000 * 2
+    teacher = WINDOWS * (TEACHER_DIM * 4 + PROVENANCE_BYTES)
+    sample = SAMPLES * (TEACHER_DIM * 4 + PROVENANCE_BYTES)
+    reduced = WINDOWS * STUDENT_DIM * 4
+    cache = WINDOWS * (spectrum + STUDENT_DIM * 4)
+    epochs = EPOCHS * (BATCHES + VALIDATION_BATCHES) * BATCH * (spectrum + STUDENT_DIM * 4)
+    rows = [
+        ("audio, 48 kHz, 16 bit", audio, audio, 0.0,
+         f"{WINDOWS * 8_000 * 8 / 1e12:.2f} TB: 8 kHz as float64, every window for itself"),
+        ("teacher's embeddings, with where each comes from", teacher, teacher, 2 * teacher,
+         "the same, without where each comes from"),
+        ("sample", sample, teacher, sample, ""),
+        ("reduced embeddings", reduced, teacher, reduced,
+         "smaller by gzip, 40 times slower to write"),
+        ("spectra and targets for training (removed at the end)", cache, audio + reduced, cache,
+         "none: made anew in every epoch"),
+        (f"{EPOCHS} epochs of training", 0.0, epochs, 0.0,
+         f"{EPOCHS * BATCHES * BATCH * 8_000 * 8 / 1e12:,.1f} TB of float64 audio"),
+    ]
+    cells = [[name, *(f"{value / 1e12:.3g}" for value in numbers), other]
+             for name, *numbers, other in rows]
+    cells.append(["all", *(f"**{sum(row[place] for row in rows) / 1e12:.3g}**"  # type: ignore[misc]
+                           for place in (1, 2, 3)), ""])
+    return _markdown(("what", "TB on disk", "TB read", "TB written", "the published way"), cells)
+
+
+KINDS = {"core-hours": core_hours, "gpu-hours": gpu_hours, "terabytes": terabytes}
+
+
+class _Part:
+    """One line: amounts by the figure that each is multiplied with."""
+
+    def __init__(self, step: str, work: str, amounts: Mapping[str, float], tasks: int,
+                 memory: str | None, more_bytes: float, published: str) -> None:
+        self.step, self.work, self.amounts, self.tasks = step, work, amounts, tasks
+        self.memory, self.more_bytes, self.published = memory, more_bytes, published
+
+    def hours(self, known: Mapping[str, float]) -> float | None:
+        """Core-hours, None where a figure is missing."""
+        if set(self.amounts) - set(known):
+            return None
+        return sum(known[name] * amount for name, amount in self.amounts.items()) / 3600
+
+    def cells(self, known: Mapping[str, float]) -> list[str]:
+        """The line as text."""
+        hours, memory = self.hours(known), "–"
+        if self.memory is not None:
+            memory = UNKNOWN if self.memory not in known else \
+                f"{(known[self.memory] + self.more_bytes / 1e6) / 1e3:.2g} GB"
+        return [self.step, self.work, UNKNOWN if hours is None else f"{hours:,.3g}",
+                UNKNOWN if hours is None else f"{hours / self.tasks:.2g}", memory, self.published]
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,0 +1,352 @@
+"""How the steps grow: memory with the rows, extraction with the array tasks, run as jobs are.
+
+Memory: every step as one task of one core (``l3hpc run STEP --config config.json``, a process of
+its own) at 1, 4 and 16 times the rows; peak memory is the operating system's figure. Networks have
+the published geometry of input but few filters, because memory and not speed is asked for here.
+Array: the same recordings through ``l3hpc submit`` on ``local`` as 1, 2, 4 and 8 tasks of one core,
+with the whole teacher. No peer: nobody else runs these steps as jobs. ``docs/scale.md`` is worked
+out from these figures (``benchmarks.cost``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import alone, worker
+from benchmarks.tables import Claim, Table, run
+
+TIMES = (1, 4, 16)
+QUICK = (1 / 32, 1 / 16, 1 / 8)  # in a quick run: below the size of the buffers
+NOISE_MB = 8.0  # two runs of the same size differ by up to this
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step at a base number of rows. per_row: bytes that it may keep for each row, and why."""
+
+    name: str
+    step: str
+    rows: int
+    of: str
+    per_row: float
+    why: str
+
+
+CASES = (
+    Case("extract", "extract", 2048, "windows", 60, "where each row comes from, when put together"),
+    Case("sample, days of 5,480 rows", "sample", 32_768, "rows", 90,
+         "time, loudness, relevance and order of one sensor's rows"),
+    Case("sample, one frame", "sample", 32_768, "rows", 120, "leverage scores besides"),
+    Case("fit", "fit", 32_768, "rows", 0, ""),
+    Case("reduce", "reduce", 32_768, "rows", 0, ""),
+    Case("train", "train", 2048, "windows", 90, "which window of which recording; two orders"),
+    Case("embed", "embed", 4096, "windows", 60, "as extract"),
+    Case("classify", "classify", 1157, "clips of 91 windows", 3000,
+         "names, answers of annotators, targets"),
+    Case("evaluate", "evaluate", 1157, "clips", 4000, "names, predictions, events to count"),
+)
+ARRAYS = ((1, 1), (2, 2), (4, 2), (8, 2), (8, 1))  # tasks, of which at once
+RECORDINGS, RECORDING_S, WINDOWS = 16, 6.0, 12
+BATCHES = (4, 24)  # batches of Student 2 in the two runs whose difference is one step's time
+
+
+def tables(quick: bool, work: Path) -> list[Table]:
+    """All tables; the steps run with one core unless said."""
+    return [memory(quick, work), arrays(quick, work)]
+
+
+# memory ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One task: peak of the process, and what its result.json says of the work."""
+
+    rows: int
+    peak_mb: float
+    elapsed_s: float
+    cpu_s: float
+
+
+def memory(quick: bool, work: Path) -> Table:
+    """Peaks of every step at every size."""
+    cells, claims = [], []
+    figures: dict[str, float] = {}
+    for case in CASES:
+        ran = [_case(case, int(case.rows * times), work) for times in (QUICK if quick else TIMES)]
+        first, middle, last = ran
+        more = last.rows - middle.rows
+        growth = max(last.peak_mb - middle.peak_mb, 0) * 1e6 / more
+        cells.append([case.name, f"{first.rows:,} … {last.rows:,} {case.of}",
+                      *(f"{one.peak_mb:.0f}" for one in ran), f"{growth:.0f}",
+                      f"{case.per_row:.0f}" + (f": {case.why}" if case.why else ""),
+                      f"{last.elapsed_s:.1f}", f"{last.cpu_s / last.elapsed_s:.2f}"])
+        if quick:
+            continue
+        claims.append(Claim(
+            f"memory of {case.name}: growth from 4 to 16 times the rows", "",
+            last.peak_mb - middle.peak_mb, round(case.per_row * more / 1e6 + NOISE_MB, 1), "MB",
+            at_least=False, limit=f"{case.per_row:.0f} bytes per row; noise {NOISE_MB:.0f} MB"))
+        figures |= {f"{case.name} peak_mb": last.peak_mb,
+                    f"{case.name} core_s_per_row": max(last.cpu_s - middle.cpu_s, 1e-9) / more}
+    if not quick:
+        figures |= {"train core_s_per_batch": _train_batch(work),
+                    "embed student2 core_s_per_row": _embed_student(work)}
+    return Table(
+        "Peak memory at 1, 4 and 16 times the rows",
+        ("step", "rows", "1× MB", "4× MB", "16× MB", "bytes per row, 4× to 16×",
+         "expected at most", "seconds at 16×", "cores used of 1"),
+        cells,
+        notes=(
+            "One task of one core each (SLURM_CPUS_PER_TASK=1) on a machine that would allow more: "
+            "the last column is processor time over time of the task.",
+            "Embeddings have 512 columns (fit, reduce, sample), 128 in train and classify. Buffers "
+            "of fixed size fill up between 1× and 4×.",
+            "UMAP holds its whole sample; the table is of PCA. What a task reads of its own frozen "
+            "config and of its inputs' grows by about 0.6 kB per recording file of the corpus.",
+        ), claims=claims, figures=figures)
+
+
+def _case(case: Case, rows: int, work: Path) -> Ran:
+    """Make the input of a case and run its one task; the input is removed again."""
+    print(f"  {case.name}: {rows:,} {case.of}", file=sys.stderr, flush=True)
+    place = work / "memory"
+    shutil.rmtree(place, ignore_errors=True)
+    made = alone(worker("scaling", "make", CASES.index(case), rows, place))
+    ran = _run(case.step, Path(made.values["config"]), made.values["rows"])
+    shutil.rmtree(place, ignore_errors=True)
+    return ran
+
+
+def _run(step: str, config: Path, rows: int, cores: int = 1) -> Ran:
+    log = config.parent / "log"
+    command = [sys.executable, "-m", "l3hpc", "run", step, "--config", str(config), "--task", "0"]
+    try:
+        found = alone(["sh", "-c", 'exec "$@" 2> "$LOG"', "sh", *command],
+                      {"SLURM_CPUS_PER_TASK": str(cores), "LOG": str(log)})
+    except RuntimeError:
+        print(log.read_text(), file=sys.stderr)
+        raise
+    result = json.loads((config.parent / "0000" / "result.json").read_text())
+    return Ran(rows, found.peak_mb, result["elapsed_s"], result["cpu_s"])
+
+
+def _train_batch(work: Path) -> float:
+    """Core-seconds of a step of Student 2 on 64 windows, with all cores."""
+    place = work / "batches"
+    cores, cpu = len(os.sched_getaffinity(0)), []
+    for batches in BATCHES:
+        made = alone(worker("scaling", "train", batches, place))
+        cpu.append(_run("train", Path(made.values["config"]), 0, cores).cpu_s)
+        shutil.rmtree(place)
+    return max(cpu[1] - cpu[0], 1e-9) / (BATCHES[1] - BATCHES[0])
+
+
+def _embed_student(work: Path) -> float:
+    """Core-seconds per window of Student 2."""
+    place = work / "student2"
+    made = alone(worker("scaling", "embed", 4096, place))
+    ran = _run("embed", Path(made.values["config"]), made.values["rows"])
+    shutil.rmtree(place)
+    return ran.cpu_s / ran.rows
+
+
+# array ----------------------------------------------------------------------------------------
+
+
+def arrays(quick: bool, work: Path) -> Table:
+    """The same recordings as more and more tasks."""
+    place = work / "array"
+    alone(worker("scaling", "audio", RECORDINGS, RECORDING_S, place / "audio"))
+    rows = RECORDINGS * WINDOWS
+    environment = {"XDG_CACHE_HOME": str(place / "cache")}
+    first = _submit(place, 1, 1, environment)  # also chooses the engine
+    found = {way: _submit(place, *way, environment) for way in ARRAYS[:2 if quick else None]}
+    alone_ = found[1, 1]
+    cells = []
+    for (tasks, at_once), one in found.items():
+        cells.append([str(tasks), str(at_once), f"{one['wall']:.1f}",
+                      f"{1000 * one['step_cpu'] / rows:.1f}",
+                      f"{100 * alone_['step_cpu'] / one['step_cpu']:.0f} %",
+                      f"{one['start_wall'] / tasks:.1f}", f"{one['start_cpu'] / tasks:.1f}",
+                      f"{one['peak']:.0f}"])
+    most = max(found)
+    figures = {"extract core_s_per_row": alone_["step_cpu"] / rows,
+               "extract two_at_once core_s_per_row": found[most]["step_cpu"] / rows,
+               "task start core_s": found[most]["start_cpu"] / most[0],
+               "extract teacher peak_mb": max(one["peak"] for one in found.values())}
+    share = found[most]["step_cpu"] / alone_["step_cpu"]
+    return Table(
+        f"Extraction of {rows} windows as 1 to 8 array tasks of one core",
+        ("tasks", "at once", "wall s", "core-ms per window", "of one task's", "start of a task, s",
+         "start, core-s", "peak MB of a task"),
+        cells,
+        notes=(
+            f"{RECORDINGS} recordings of {RECORDING_S:g} s at 48 kHz, hop 0.5 s, the whole teacher "
+            f"(mel256, 512), engine {alone_['engine']}, {len(os.sched_getaffinity(0))} cores; "
+            "submitted with l3hpc submit to local.",
+            "Start: from the job script to its end without the step's own work: bash, Python, "
+            "imports, submitit. Weights are loaded within the step.",
+            f"The first task on a kind of node also measures which engine is faster: "
+            f"{max(first['step_cpu'] - alone_['step_cpu'], 0):.1f} core-seconds, once.",
+            "Two at once share the processor's caches and memory. What lies beyond two at once is "
+            "not measured: tasks share nothing but files, so it should cost nothing but the start "
+            "of each, on nodes of their own.",
+        ),
+        claims=[
+            Claim("core-time per window, 8 tasks, two at once", "one task alone", share, 1.25, "×",
+                  at_least=False, limit="two cores share memory and caches"),
+            Claim("start of an array task", "", figures["task start core_s"], 5, "core-s",
+                  at_least=False, limit="python -c pass: 0.02")] if most[0] == 8 else [],
+        figures=figures)
+
+
+def _submit(place: Path, tasks: int, at_once: int, environment: dict[str, str]) -> dict[str, Any]:
+    """One run of a pipeline of extract alone, in a workspace of its own."""
+    print(f"  extraction: {tasks} tasks, {at_once} at once", file=sys.stderr, flush=True)
+    folder = place / "run"
+    (folder / "jobs").mkdir(parents=True)
+    (folder / "cluster.yaml").write_text(
+        f"clusters:\n  local:\n    slots: {{cpus: {at_once}, mem: 64GB}}\n")
+    (folder / "jobs" / "embeddings.yaml").write_text(
+        "description: extraction alone\nsteps:\n  extract:\n    params:\n"
+        f"      audio: {place / 'audio'}\n      weights: untrained\n"
+        f"      files_per_task: {RECORDINGS // tasks}\n"
+        "    resources: {cpus: 1, mem: 4GB, time: 1h}\n")
+    before = os.times()
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "l3hpc", "submit", "embeddings", "--yes"], cwd=folder,
+                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   env={**os.environ, **environment})
+    wall = time.perf_counter() - started
+    after = os.times()
+    results = [json.loads(path.read_text()) for path in sorted(
+        folder.glob("workspace/artifacts/extract/*/*/result.json"))]
+    assert len(results) == tasks, f"{len(results)} results of {tasks} tasks"
+    marks = [(json.loads(begin.read_text()), json.loads(begin.with_suffix(".exit").read_text()))
+             for begin in folder.glob("workspace/runs/*/steps/extract/markers/*.begin")]
+    logs = "".join(path.read_text() for path in folder.glob(
+        "workspace/runs/*/steps/extract/logs/*_log.*"))
+    cpu = (after.children_user + after.children_system
+           - before.children_user - before.children_system)
+    step = sum(result["cpu_s"] for result in results)
+    shutil.rmtree(folder)
+    return {"wall": wall, "step_cpu": step, "start_cpu": cpu - step,
+            "start_wall": sum(end["time"] - begin["time"] for begin, end in marks)
+            - sum(result["elapsed_s"] for result in results),
+            "peak": max(result["peak_memory_mb"] for result in results) * 2**20 / 1e6,
+            "engine": "ncnn" if "engine ncnn" in logs else "tensorflow"}
+
+
+# workers --------------------------------------------------------------------------------------
+
+
+def make(number: int, rows: int, place: Path) -> dict[str, Any]:
+    """The input of a case, frozen and ready to run."""
+    from benchmarks import scaling_data as data
+
+    case, artifact = CASES[number], place / "artifacts" / "x"
+    if case.step in ("extract", "embed"):
+        teacher = case.step == "extract"
+        rate, windows = (16000, 20) if teacher else (8000, 91)
+        spec = {"rate": 16000, "n_mels": 128, "hop": 160, "n_dft": 1024} if teacher else {
+            "rate": 8000, "n_mels": 64, "hop": 160, "n_dft": 1024}
+        audio = str(data.recordings(place / "audio", -(-rows // windows), rate))
+        weights = str(data.network(place / "network.h5", (4,) * 7 + (512 if teacher else 128,),
+                                   **spec))
+        params = {"weights": weights, "files_per_task": 10**6} if teacher else {"student": weights}
+        config = data.freeze(case.step, artifact, {"audio": audio, "engine": _engine(), **params})
+        rows = -(-rows // windows) * windows
+    elif case.step in ("sample", "fit", "reduce"):
+        source = data.embeddings(place / "source", rows, 512,
+                                 rows_per_day=0 if case.name.endswith("one frame") else 5480)
+        if case.step == "sample":
+            config = data.freeze("sample", artifact, {"samples": max(rows // 60, 16)},
+                                 {"extract": source})
+        elif case.step == "fit":
+            config = data.freeze("fit", artifact, {}, {"sample": source})
+        else:
+            few = data.embeddings(place / "few", 2048, 512)
+            fitted = data.freeze("fit", place / "artifacts" / "fit", {}, {"sample": few})
+            subprocess.run([sys.executable, "-m", "l3hpc", "run", "fit", "--config", str(fitted)],
+                           check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            config = data.freeze("reduce", artifact, {}, {"extract": source, "fit": fitted.parent})
+    elif case.step == "train":
+        config = _freeze_train(place, artifact, rows, {
+            "filters": (4,) * 7 + (128,), "epochs": 2, "epoch_size": 16,
+            "validation_epoch_size": 4})
+    else:
+        annotations, taxonomy, names = data.tagged(place / "tagged", rows)
+        files = {"annotations": str(annotations), "taxonomy": str(taxonomy)}
+        if case.step == "classify":
+            clips = data.embeddings(place / "clips", 91 * rows, 128, names=names,
+                                    rows_per_recording=91)
+            config = data.freeze("classify", artifact, {**files, "epochs": 3}, {"embed": clips})
+        else:
+            told = data.predictions(place / "predictions.csv", annotations)
+            config = data.freeze("evaluate", artifact, {**files, "predictions": str(told)})
+    return {"config": str(config), "rows": rows}
+
+
+def _freeze_train(place: Path, artifact: Path, rows: int, params: dict[str, Any]) -> Path:
+    from benchmarks import scaling_data as data
+
+    audio = data.recordings(place / "audio", -(-rows // data.ROWS_PER_RECORDING), 8000)
+    names = [path.relative_to(audio).as_posix() for path in sorted(audio.glob("*/*.wav"))]
+    source = data.embeddings(place / "source", rows, 128, audio=audio, names=names,
+                             rows_per_day=96 * data.ROWS_PER_RECORDING)
+    return data.freeze("train", artifact, params, {"extract": source})
+
+
+def _engine() -> str:
+    """Not measured anew in every process: that would count TensorFlow's memory."""
+    from l3hpc.models.ncnn_engine import available
+
+    return "ncnn" if available() else "tensorflow"
+
+
+def make_student(rows: int, place: Path) -> dict[str, Any]:
+    """Audio and the whole Student 2, frozen for embed."""
+    from benchmarks import scaling_data as data
+    from l3hpc.models.spec import student_filters
+
+    audio = data.recordings(place / "audio", -(-rows // 91), 8000)
+    weights = data.network(place / "student.h5", student_filters(128), rate=8000, n_mels=64,
+                           hop=160, n_dft=1024)
+    config = data.freeze("embed", place / "artifacts" / "x",
+                         {"audio": str(audio), "student": str(weights), "engine": _engine()})
+    return {"config": str(config), "rows": -(-rows // 91) * 91}
+
+
+def main(words: list[str]) -> None:
+    """One worker; prints one JSON line."""
+    act, *rest = words
+    if act == "make":
+        found = make(int(rest[0]), int(rest[1]), Path(rest[2]))
+    elif act == "train":
+        place = Path(rest[1])
+        found = {"config": str(_freeze_train(place, place / "artifacts" / "x", 2048, {
+            "epochs": 1, "epoch_size": int(rest[0]), "validation_epoch_size": 1}))}
+    elif act == "embed":
+        found = make_student(int(rest[0]), Path(rest[1]))
+    else:
+        from benchmarks import scaling_data as data
+
+        data.recordings(Path(rest[2]), int(rest[0]), 48000, seconds=float(rest[1]))
+        found = {}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        main(sys.argv[2:])
+    else:
+        run("scaling", __doc__, tables)
