@@ -1,4 +1,5 @@
 import importlib.util
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,14 @@ def test_padding_is_that_of_tensorflow(rate, half, hop):
             np.sqrt(energy) if convention == "A" else energy, 1e-10))
         expected = np.maximum(decibels - decibels.max(), -80)
         assert np.abs(front(frame)[0] - expected).max() < 1e-3
+
+
+def test_published_geometries():
+    assert {name: (front.rate, front.n_dft, front.hop, front.n_mels, front.fmax, front.convention)
+            for name, front in OPENL3_FRONTENDS.items()} == {
+        "linear": (48000, 512, 242, None, None, "A"),
+        "mel128": (48000, 2048, 242, 128, None, "A"),
+        "mel256": (48000, 2048, 242, 256, None, "A")}
 
 
 def test_published_shapes():
@@ -201,12 +210,32 @@ def test_no_frames_give_no_spectrograms():
     assert Frontend(8000, 1024, 160, 64, None, "A'")(np.zeros((0, 8000))).shape == (0, 64, 50)
 
 
-@pytest.mark.parametrize("values", [
-    (8000, 1023, 160, 64), (8000, 9000, 160, 64), (8000, 1024, 0, 64), (8000, 1024, 160, 0),
-    (8000, 1024, 160, 64, 4001.0), (8000, 1024, 160, 64, None, "Z")])
-def test_refuses_impossible_geometry(values):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(("values", "said"), [
+    ((0, 1024, 160, 64), "a rate of 0"), ((8000, 1023, 160, 64), "a DFT of 1023"),
+    ((8000, 0, 160, 64), "a DFT of 0"), ((8000, 8002, 160, 64), "a DFT of 8002"),
+    ((8000, 1024, 0, 64), "a hop of 0"), ((8000, 1024, 8001, 64), "a hop of 8001"),
+    ((8000, 1024, 160, 0), "0 mel bands"), ((8000, 1024, 160, 64, 4000.5), "fmax 4000.5"),
+    ((8000, 1024, 160, 64, 0.0), "fmax 0.0"), ((8000, 1024, 160, 64, None, "Z"), "'Z'")])
+def test_refuses_impossible_geometry(values, said):
+    with pytest.raises(InputError, match=said):
         Frontend(*values)
+
+
+def test_takes_what_is_just_possible():
+    assert Frontend(8000, 8000, 8000, 1, 4000.0).shape == (1, 1)
+    assert Frontend(8000, 2, 1, 1, 0.5).shape == (1, 8000)
+
+
+def test_memory_does_not_grow_with_the_frames(monkeypatch):
+    monkeypatch.setattr(frontends, "CHUNK_BYTES", 1 << 20)
+    front = Frontend(8000, 1024, 160, 64)
+    frames = noise(1, 8000).repeat(100, axis=0)
+    front(frames[:1])  # the filters are kept
+    tracemalloc.start()
+    result = front(frames)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < result.nbytes + 5 * (1 << 20)
 
 
 def test_refuses_frames_of_another_length():

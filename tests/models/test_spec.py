@@ -43,6 +43,15 @@ def test_openl3_sizes_and_pools(name, size, pool):
     assert len(spec.layers()) == 16
 
 
+@pytest.mark.parametrize(("name", "mels", "dft"), [
+    ("linear", None, 512), ("mel128", 128, 2048), ("mel256", 256, 2048)])
+def test_openl3_front_ends(name, mels, dft):
+    for size in (512, 6144):
+        assert openl3_spec(name, size) == NetworkSpec(
+            48000, mels, 242, dft, None, (64, 64, 128, 128, 256, 256, 512, 512), "embedding",
+            "relu", size, "A")
+
+
 def test_published_counts_layer_by_layer():
     """Facts of the published network: every convolution, and what the normalisations add."""
     convolutions = [shapes for kind, shapes in openl3_spec().layers() if kind == "conv"]
