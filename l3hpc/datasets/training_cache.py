@@ -54,7 +54,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     rows = pairs.rows
     settings = digest([asdict(frontend), kind, pairs.key, pairs.dim, rows, [
-        [str(unit.audio), unit.first, str(unit.target.path), unit.target_first]
+        [unit.audio, unit.first, str(unit.target.path), unit.target_first]
         for unit in pairs.units]])
     state = folder / "prepared.json"
     told = read_json(state) if state.is_file() else {}
@@ -111,7 +111,8 @@ def _fill(unit: Unit, frontend: Frontend, spectra: RowFile, targets: RowFile) ->
     wanted = unit.windows[order]
     filled = 0
     last = -1
-    for piece in pieces(unit.audio, frontend.rate, unit.hop, unit.center, min_seconds=0.0):
+    audio = Path(unit.audio)
+    for piece in pieces(audio, frontend.rate, unit.hop, unit.center, min_seconds=0.0):
         last = piece.first + len(piece.windows) - 1
         stop = int(np.searchsorted(wanted, last, side="right"))
         if stop > filled:
@@ -125,4 +126,4 @@ def _fill(unit: Unit, frontend: Frontend, spectra: RowFile, targets: RowFile) ->
         filled = unit.count
     if filled < unit.count:
         raise InputError(f"gives {last + 1} windows, but embeddings speak of window {wanted[-1]}",
-                         where=str(unit.audio), hint="Was it changed since extract? Extract again.")
+                         where=unit.audio, hint="Was it changed since extract? Extract again.")

@@ -7,6 +7,7 @@ which recording and window it is; published folders pair rows of HDF5 files of t
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +19,21 @@ from l3hpc.datasets.embeddings import Part, Source, open_source
 from l3hpc.errors import InputError
 
 TRAIN, VALIDATE = "train", "validate"
+COLUMNS = ("recording", "frame", "recordings/file", "recordings/sensor", "recordings/timestamp")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
-    """Neighbouring target rows that come from one audio file.
+    """Neighbouring target rows that come from one audio file. There may be millions.
 
     first: number of the first row over all units. target, target_first: where the targets lie.
-    windows: (count,) window numbers in the audio (see ``windows.pieces``). hop, center: framing.
+    windows: (count,) int32, window numbers in the audio (see ``windows.pieces``). hop, center:
+    framing.
     group: rows of one group are never divided between training and validation.
     split: ``train`` or ``validate`` where the folders say so, else None.
     """
 
-    audio: Path
+    audio: str
     first: int
     target: Part
     target_first: int
@@ -86,10 +89,11 @@ def artifact_pairs(
                          "extract", where=str(targets.path),
                          hint="Run reduce to its end first: l3hpc resume RUN")
     units: list[Unit] = []
+    groups: dict[str, str] = {}  # one text for all units of a group
     first = 0
     folder = Path()
     for source, target in zip(extract.parts, targets.parts, strict=True):
-        told, attributes = source.provenance(), source.attributes()
+        told, attributes = source.provenance(COLUMNS), source.attributes()
         if told is None or source.rows != target.rows:
             raise InputError(f"{target.rows} targets for {source.rows} embeddings",
                              where=str(target.path), allowed="one target per row of extract")
@@ -99,18 +103,16 @@ def artifact_pairs(
         days = np.full(len(moments), -1, np.int64)
         known = np.isfinite(moments)
         days[known] = calendar(moments[known], timezone).day
-        edges = np.flatnonzero(np.diff(which)) + 1
-        for rows in np.split(np.arange(len(which)), edges):
-            if not len(rows):
-                continue
-            number = int(which[rows[0]])
-            name = str(told["recordings/file"][number])
-            sensor = str(told["recordings/sensor"][number])
+        frames = told["frame"].astype(np.int32)
+        hop, center = float(attributes["hop"]), bool(attributes["center"])
+        edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
+        for start, stop in itertools.pairwise(edges if len(which) else []):
+            number = int(which[start])
+            name, sensor = told["recordings/file"][number], told["recordings/sensor"][number]
             group = f"{sensor}/day {days[number]}" if known[number] else f"file {name}"
-            units.append(Unit(folder / name, first, target, int(rows[0]),
-                              told["frame"][rows].astype(np.int64), float(attributes["hop"]),
-                              bool(attributes["center"]), group))
-            first += len(rows)
+            units.append(Unit(str(folder / name), first, target, start, frames[start:stop], hop,
+                              center, groups.setdefault(group, group)))
+            first += stop - start
     teacher = targets.parts[0].attributes().get("teacher") or {}
     return _checked(units, targets, teacher, folder)
 
@@ -142,7 +144,8 @@ def published_pairs(audio: Path, targets: Source) -> Pairs:
         if info.frames != rows * info.rate:
             raise InputError(f"rows of {info.seconds / max(rows, 1):g} s", where=str(path),
                              allowed="one second of audio for each row of targets")
-        units.append(Unit(path, first, part, 0, np.arange(rows), 1.0, False, f"file {name}",
+        units.append(Unit(str(path), first, part, 0, np.arange(rows, dtype=np.int32), 1.0, False,
+                          f"file {name}",
                           part.split if part.split in (TRAIN, VALIDATE) else None))
         first += rows
     if missing:
@@ -198,10 +201,10 @@ def split(pairs: Pairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
         return _rows(units, held, False), _rows(units, held, True)
     groups = [unit.group for unit in units]
     if len(set(groups)) < 2:
-        groups = [str(unit.audio) for unit in units]
+        groups = [unit.audio for unit in units]
     if len(set(groups)) < 2:
         raise InputError("one recording cannot be divided into training and validation",
-                         where=str(units[0].audio),
+                         where=units[0].audio,
                          allowed="two recordings or more, better two days or more")
     sizes: dict[str, int] = {}
     for unit, group in zip(units, groups, strict=True):

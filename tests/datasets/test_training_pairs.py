@@ -197,7 +197,7 @@ def test_audio_beside_the_teachers_embeddings_serves_reduced_ones_too(tmp_path):
     write_json(tmp_path / "reduce/0000/result.json", {})
     pairs = find_pairs(tmp_path / "whole", tmp_path / "reduce", None)
     assert [(unit.audio, unit.split) for unit in pairs.units] == [
-        (tmp_path / "whole/train/x.h5", "train"), (tmp_path / "whole/validate/x.h5", "validate")]
+        (f"{tmp_path}/whole/train/x.h5", "train"), (f"{tmp_path}/whole/validate/x.h5", "validate")]
     assert (pairs.dim, pairs.approx) == (3, "pca")
 
 
