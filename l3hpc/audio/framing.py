@@ -13,7 +13,7 @@ frames of such a hop are those of ``int(hop_s * rate) / rate``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -84,6 +84,36 @@ def frame_blocks(
     end = frame_start(count - 1, rate, hop_s) + rate
     held = np.pad(held, (0, max(end - low - len(held), 0)))
     yield from frames(count)
+
+
+class JoinedFrames:
+    """Frames of several signals one behind the other, without copying them: (n, rate).
+
+    Slices are arrays, as those of an HDF5 data set; ``parts`` are the views that a slice joins.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self._arrays = list(arrays)
+        self._stops = np.cumsum([len(array) for array in self._arrays], dtype=np.int64)
+        self.shape = (int(self._stops[-1]), int(self._arrays[0].shape[1]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, step = rows.indices(len(self))
+        empty = np.empty((0, self.shape[1]), np.float32)
+        return np.concatenate([empty, *self.parts(start, stop)])[::step]
+
+    def parts(self, start: int, stop: int) -> list[np.ndarray]:
+        """The frames ``start`` to ``stop`` as views, one for each signal that has some."""
+        found = []
+        for array, end in zip(self._arrays, self._stops.tolist(), strict=True):
+            first = end - len(array)
+            part = array[max(start - first, 0):max(stop - first, 0)]
+            if len(part):
+                found.append(part)
+        return found
 
 
 def frame_start(number: int, rate: int, hop_s: float) -> int:

@@ -1,7 +1,8 @@
 """Recordings → embeddings on disk: windows batched across files, in bounded memory, resumable.
 
-Finished blocks lie in a scratch folder as small NPZ files; a killed run drops nothing but the block
-it was working on. At the end they become one HDF5 file with the provenance of every row.
+Recordings are read, resampled and cut by other threads while the network computes. Finished blocks
+lie in a scratch folder as small NPZ files; a killed run drops nothing but the block it was working
+on. At the end they become one HDF5 file with the provenance of every row.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from l3hpc.audio.files import AudioError
+from l3hpc.ahead import read_ahead
+from l3hpc.audio.files import AudioError, is_hdf5
+from l3hpc.audio.framing import JoinedFrames
 from l3hpc.datasets.corpus import Recording
 from l3hpc.datasets.windows import Piece, pieces, window_count
 from l3hpc.errors import L3hpcError
@@ -25,6 +29,8 @@ from l3hpc.files import digest, read_json, write_bytes, write_json, write_text
 from l3hpc.progress import Progress
 
 BLOCK_BYTES = 100 << 20
+AHEAD_BYTES = 16 << 20  # of samples: a recording with more is read piece by piece, when it is used
+READERS = 8  # at most; each holds a recording
 CHUNK_ROWS = 1024
 COLUMNS = (("recording", "i4"), ("frame", "i4"), ("start", "f8"), ("timestamp", "f8"),
            ("loudness", "f4"))
@@ -41,7 +47,7 @@ class Network(Protocol):
     def dim(self) -> int:
         """Length of an embedding."""
 
-    def embed(self, frames: np.ndarray, batch_size: int | None = None,
+    def embed(self, frames: JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Windows (n, rate) → embeddings (n, dim)."""
 
@@ -52,6 +58,7 @@ class Extraction:
 
     folder: where the recordings' relative paths start. identity: of the network, for the file's
     attributes and to recognise scratch files of other settings. block: windows embedded at once.
+    levels: whether loudness is measured (else it is NaN). threads: that read recordings.
     """
 
     network: Network
@@ -66,6 +73,8 @@ class Extraction:
     batch_size: int | None = None
     progress: Progress = field(default_factory=Progress)
     block: int | None = None
+    levels: bool = True
+    threads: int = 1
 
     def run(self, target: Path, skipped_file: Path) -> dict[str, Any]:
         """Embed everything, write ``target`` (HDF5) and ``skipped_file`` (CSV), return counts.
@@ -75,7 +84,9 @@ class Extraction:
         """
         self._prepare_scratch()
         done, skipped = self._finished()
-        self._embed_rest(done, skipped)
+        start = time.monotonic()
+        embedded = self._embed_rest(done, skipped)
+        seconds = time.monotonic() - start
         write_skipped(skipped_file, [(self.recordings[index].file, reason)
                                      for index, reason in sorted(skipped.items())])
         self._refuse(skipped)
@@ -84,14 +95,15 @@ class Extraction:
         for reason in skipped.values():
             reasons[reason] = reasons.get(reason, 0) + 1
         return {"rows": rows, "recordings": len(self.recordings) - len(skipped),
-                "skipped": len(skipped), "reasons": reasons, "dim": self.network.dim}
+                "skipped": len(skipped), "reasons": reasons, "dim": self.network.dim,
+                "windows_per_s": round(embedded / seconds, 2) if embedded else None}
 
     # scratch ------------------------------------------------------------------------------------
 
     def _prepare_scratch(self) -> None:
         settings = {"settings": digest([
             dict(self.identity), [one.as_json() for one in self.recordings], str(self.folder),
-            self.hop, self.center, self.min_seconds])}
+            self.hop, self.center, self.min_seconds, self.levels])}
         self.scratch.mkdir(parents=True, exist_ok=True)
         state = self.scratch / "extraction.json"
         if not state.is_file() or read_json(state) != settings:
@@ -118,7 +130,8 @@ class Extraction:
 
     # work ---------------------------------------------------------------------------------------
 
-    def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> None:
+    def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> int:
+        """Embed what is not done; returns how many windows that were."""
         block = self.block or max(64, BLOCK_BYTES // (4 * self.network.rate))
         counts = [window_count(self.folder / one.file, self.hop, self.center)
                   for one in self.recordings]
@@ -128,37 +141,55 @@ class Extraction:
         self.progress.advance(before, recordings=len(skipped) + sum(
             stop is None for stop in done.values()))
         buffer = _Block()
-        for index, recording in enumerate(self.recordings):
-            start = done.get(index, 0)
-            if start is None or index in skipped:
-                continue
-            taken = start
+        embedded = 0
+        rest = [index for index in range(len(self.recordings))
+                if done.get(index, 0) is not None and index not in skipped]
+        readers = min(max(self.threads, 1), READERS)
+        found = read_ahead(lambda index: self._read(index, done.get(index) or 0, counts[index]),
+                           rest, depth=readers, threads=readers)
+        for index, its in zip(rest, found, strict=True):
+            taken = done.get(index) or 0
             try:
-                for piece in self._pieces(recording, start):
+                if isinstance(its, AudioError):
+                    raise its
+                for piece in its:
                     buffer.add(index, piece)
                     taken += len(piece.windows)
+                    embedded += len(piece.windows)
                     if buffer.size >= block:
                         self._flush(buffer)
             except AudioError as error:
+                name = self.recordings[index].file
                 skipped[index] = buffer.skip(index, error.reason)
-                self.progress.note(f"skipped {recording.file}: {error.message} ({error.reason})")
+                self.progress.note(f"skipped {name}: {error.message} ({error.reason})")
                 self.progress.advance(max(counts[index] - taken, 0))
                 continue
             buffer.complete.append(index)
         if buffer.told:
             self._flush(buffer)
+        return embedded
+
+    def _read(self, index: int, start: int, count: int) -> Iterable[Piece] | AudioError:
+        """What a recording holds, read; still to be read, where it is long; or why it cannot be."""
+        file = self.recordings[index].file
+        seconds = count * (1.0 if is_hdf5(Path(file)) else min(self.hop, 1.0))
+        try:
+            found = self._pieces(self.recordings[index], start)
+            return list(found) if 4 * seconds * self.network.rate <= AHEAD_BYTES else found
+        except AudioError as error:
+            return error
 
     def _pieces(self, recording: Recording, start: int) -> Iterator[Piece]:
         path = self.folder / recording.file
         if recording.size < 0 or not path.is_file():
             raise AudioError("no such file", where=str(path))
-        return pieces(path, self.network.rate, self.hop, self.center, levels=True, skip=start,
-                      min_seconds=self.min_seconds)
+        return pieces(path, self.network.rate, self.hop, self.center, levels=self.levels,
+                      skip=start, min_seconds=self.min_seconds)
 
     def _flush(self, buffer: _Block) -> None:
         embedding = np.empty((0, self.network.dim), np.float32)
         if buffer.size:
-            windows = np.concatenate(buffer.windows)
+            windows = JoinedFrames(buffer.windows)
             buffer.windows.clear()
             embedding = self.network.embed(
                 windows, batch_size=self.batch_size, on_batch=self.progress.advance)
@@ -275,10 +306,10 @@ class _Block:
 
     def add(self, index: int, piece: Piece) -> None:
         """Append a piece of recording ``index``."""
-        assert piece.levels is not None
+        unknown = np.full(len(piece.windows), np.nan, np.float32)
         self.windows.append(piece.windows)
         self.starts.append(piece.starts)
-        self.levels.append(piece.levels)
+        self.levels.append(unknown if piece.levels is None else piece.levels)
         self.rows.append((index, piece.first, len(piece.windows)))
         self.size += len(piece.windows)
 

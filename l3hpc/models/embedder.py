@@ -11,7 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from l3hpc.ahead import read_ahead
 from l3hpc.audio.files import to_float
+from l3hpc.audio.framing import JoinedFrames
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec, activation_bytes
@@ -57,12 +59,13 @@ class Embedder:
         self.threads = threads
         self._frontend = self.spec.frontend
 
-    def embed(self, frames: np.ndarray, batch_size: int | None = None,
+    def embed(self, frames: np.ndarray | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Embeddings (n, dim) float32 of one-second frames (n, rate), in [-1, 1] or integers.
 
-        Frames may be a view (as from ``frame_audio``) or an HDF5 data set: one batch at a time is
-        copied. A frame's embedding does not depend on the others, whatever ``batch_size``, except
+        Frames may be a view (as from ``frame_audio``), several joined, or an HDF5 data set: one
+        batch at a time is copied, and its spectrograms are made while the network computes the one
+        before. A frame's embedding does not depend on the others, whatever ``batch_size``, except
         in convention A', which normalises over the batch. ``on_batch`` is called with the number of
         frames just finished.
         """
@@ -74,12 +77,29 @@ class Embedder:
         if size < 1:
             raise InputError(f"a batch of {size} frames", allowed="at least 1")
         result = np.empty((len(frames), self.dim), np.float32)
-        for start in range(0, len(frames), size):
-            batch = to_float(np.asarray(frames[start:start + size]))
-            spectrograms = self._frontend(batch, threads=self.threads)
-            result[start:start + len(batch)] = self._run(spectrograms, size)
+        batches = read_ahead(lambda start: self._spectrograms(frames, start, start + size),
+                             range(0, len(frames), size), depth=1)
+        done = 0
+        for spectrograms in batches:
+            count = len(spectrograms)
+            result[done:done + count] = self._run(spectrograms, size)
+            done += count
             if on_batch is not None:
-                on_batch(len(batch))
+                on_batch(count)
+        return result
+
+    def _spectrograms(self, frames: np.ndarray | JoinedFrames, start: int, stop: int
+                      ) -> np.ndarray:
+        together = self.spec.convention == "A'"  # normalised over the batch
+        if not isinstance(frames, JoinedFrames) or together:
+            return self._frontend(_float(np.asarray(frames[start:stop])), threads=self.threads)
+        parts = frames.parts(start, stop)
+        result = np.empty((sum(map(len, parts)), *self._frontend.shape), np.float32)
+        done = 0
+        for part in parts:
+            self._frontend(_float(part), threads=self.threads,
+                           out=result[done:done + len(part)])
+            done += len(part)
         return result
 
     def _run(self, spectrograms: np.ndarray, size: int) -> np.ndarray:
@@ -91,3 +111,8 @@ class Embedder:
         if padded > count:
             spectrograms = np.pad(spectrograms, ((0, padded - count), (0, 0), (0, 0)))
         return self.engine.run(spectrograms)[:count]
+
+
+def _float(frames: np.ndarray) -> np.ndarray:
+    """Float frames as they are (a view stays one), integers as floats."""
+    return frames if frames.dtype == np.float32 else to_float(frames)

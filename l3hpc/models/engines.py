@@ -1,30 +1,30 @@
 """Which engine computes: chosen by a short measurement on the node, remembered, or forced.
 
 All engines give the same embeddings to 1e-4 relative; which one is used is not part of an
-artifact's fingerprint. A GPU always means TensorFlow.
+artifact's fingerprint. A GPU always means TensorFlow. The measurement is remembered in
+``~/.cache/l3hpc/engines.json`` by processor, threads, versions and shape of the network; where that
+file cannot be written it is made again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import platform
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.files import digest, read_json, write_json
-from l3hpc.models import ncnn_engine
+from l3hpc.models import ncnn_engine, trial
 from l3hpc.models.parameters import FoldedNetwork
+from l3hpc.models.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from l3hpc.models.embedder import Engine
 
 NAMES = ("tensorflow", "ncnn")
-TRIAL_FRAMES = 8
 
 
 def make(name: str, network: FoldedNetwork, threads: int | None = None) -> Engine:
@@ -41,34 +41,31 @@ def make(name: str, network: FoldedNetwork, threads: int | None = None) -> Engin
 def choose(network: FoldedNetwork, threads: int | None = None, wanted: str = "auto") -> Engine:
     """The wanted engine, or with ``auto`` the faster one on this node for a network of this shape.
 
-    The measurement (a few frames per engine) is remembered in ``~/.cache/l3hpc/engines.json`` by
-    processor, threads and shape; where that file cannot be written it is made again.
+    ``reason`` tells why it is this one.
     """
     if wanted != "auto":
         return make(wanted, network, threads)
     if not ncnn_engine.available() or _gpu():
         return make("tensorflow", network, threads)
-    key = digest([_processor(), threads, network.spec.to_dict()])
-    known = _remembered().get(key)
-    if known in NAMES:
-        return make(known, network, threads)
-    engines = [make(name, network, threads) for name in NAMES]
-    best = min(engines, key=lambda engine: seconds_per_frame(engine, network))
-    _remember(key, best.name)
-    return best
+    speeds = _speeds(network.spec, threads)
+    if not speeds:
+        speeds = {name: 1 / trial.seconds_per_frame(name, network.spec, threads)
+                  for name in NAMES}
+        _remember(_key(network.spec, threads), speeds)
+    return make(max(NAMES, key=lambda name: speeds[name]), network, threads)
 
 
-def seconds_per_frame(engine: Engine, network: FoldedNetwork) -> float:
-    """The better of two runs over a few frames of noise, after a first one that is not counted."""
-    shape = (TRIAL_FRAMES, *network.spec.frontend.shape)
-    frames = np.random.default_rng(0).uniform(-80, 0, shape).astype(np.float32)
-    engine.run(frames)
-    best = float("inf")
-    for _ in range(2):
-        start = time.perf_counter()
-        engine.run(frames)
-        best = min(best, time.perf_counter() - start)
-    return best / TRIAL_FRAMES
+def reason(spec: NetworkSpec, threads: int | None = None, wanted: str = "auto") -> str:
+    """Why ``choose`` takes the engine that it takes, in words."""
+    if wanted != "auto":
+        return "as asked for"
+    if not ncnn_engine.available():
+        return "ncnn is not installed (pip install 'l3hpc[fast]')"
+    if _gpu():
+        return "there is a GPU"
+    speeds = _speeds(spec, threads)
+    found = ", ".join(f"{name} {speed:.3g}" for name, speed in speeds.items())
+    return f"measured on this node: {found} frames/s" if found else "measured on this node"
 
 
 def cache_file() -> Path:
@@ -77,7 +74,23 @@ def cache_file() -> Path:
     return Path(base) / "l3hpc" / "engines.json"
 
 
-def _remembered() -> dict[str, str]:
+def _key(spec: NetworkSpec, threads: int | None) -> str:
+    versions = []
+    for package in ("tensorflow", "ncnn"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(importlib.metadata.version(package))
+    return digest([_processor(), threads, versions, spec.to_dict()])
+
+
+def _speeds(spec: NetworkSpec, threads: int | None) -> dict[str, float]:
+    """Frames per second by engine, as remembered ({} where nothing is)."""
+    known = _remembered().get(_key(spec, threads))
+    if not isinstance(known, dict) or set(known) != set(NAMES):
+        return {}
+    return known if all(isinstance(speed, (int, float)) for speed in known.values()) else {}
+
+
+def _remembered() -> dict[str, Any]:
     try:
         value = read_json(cache_file())
     except (OSError, L3hpcError):  # nothing remembered, or a damaged file: measure again
@@ -85,9 +98,9 @@ def _remembered() -> dict[str, str]:
     return value if isinstance(value, dict) else {}
 
 
-def _remember(key: str, name: str) -> None:
+def _remember(key: str, speeds: dict[str, float]) -> None:
     with contextlib.suppress(OSError):  # a home folder that is full or read-only: measure again
-        write_json(cache_file(), {**_remembered(), key: name})
+        write_json(cache_file(), {**_remembered(), key: speeds})
 
 
 def _gpu() -> bool:

@@ -1,10 +1,14 @@
 """Engines agree, and the choice between them is measured once, remembered, and can be forced."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.models import engines, ncnn_engine, weights
+from l3hpc.files import read_json, write_json
+from l3hpc.models import engines, ncnn_engine, trial, weights
 from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
@@ -62,30 +66,66 @@ def test_an_embedding_does_not_depend_on_the_batch_or_the_threads():
     assert np.array_equal(embedded(1, 3), embedded(3, 7))
 
 
-def test_the_faster_engine_is_measured_once_and_remembered(remembered, monkeypatch):
+@pytest.mark.parametrize("faster", ["ncnn", "tensorflow"])
+def test_the_faster_engine_is_measured_once_and_remembered(remembered, monkeypatch, faster):
     network = lively(SPECS["student"]).folded()
     asked = []
 
-    def seconds(engine, _):
-        asked.append(engine.name)
-        return {"tensorflow": 2.0, "ncnn": 1.0}[engine.name]
+    def seconds(name, spec, threads):
+        asked.append((name, spec, threads))
+        return 0.02 if name == faster else 0.04
 
-    monkeypatch.setattr(engines, "seconds_per_frame", seconds)
-    assert engines.choose(network, 2).name == "ncnn"
-    assert engines.choose(network, 2).name == "ncnn"
-    assert sorted(asked) == ["ncnn", "tensorflow"]
+    monkeypatch.setattr(trial, "seconds_per_frame", seconds)
+    assert engines.reason(network.spec, 2) == "measured on this node"
+    assert engines.choose(network, 2).name == faster
+    assert engines.choose(network, 2).name == faster
+    assert sorted(asked, key=str) == [("ncnn", network.spec, 2), ("tensorflow", network.spec, 2)]
     assert remembered.is_file()
+    said = engines.reason(network.spec, 2)
+    assert f"{faster} 50" in said and " 25" in said and said.endswith("frames/s")
     engines.choose(network, 1)
     assert len(asked) == 4  # other threads: another measurement
     remembered.write_text("{damaged")
     engines.choose(network, 2)
     assert len(asked) == 6
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "9.9")
+    engines.choose(network, 2)
+    assert len(asked) == 8  # an upgrade
 
 
-def test_a_real_measurement_gives_a_time_for_each(remembered):
+def test_what_is_remembered_may_be_anything(remembered, monkeypatch):
+    monkeypatch.setattr(trial, "seconds_per_frame", lambda *_: 0.5)
     network = lively(SPECS["student"]).folded()
-    for name in engines.NAMES:
-        assert 0 < engines.seconds_per_frame(engines.make(name, network, 1), network) < 10
+    key = engines._key(network.spec, 1)
+    for value in ("ncnn", None, 3, {"ncnn": 2}, {"ncnn": "fast", "tensorflow": 1}):
+        write_json(remembered, {key: value})
+        assert engines.choose(network, 1).name in engines.NAMES
+        assert read_json(remembered) == {key: {"ncnn": 2.0, "tensorflow": 2.0}}
+
+
+def test_an_engine_that_fails_is_not_chosen(remembered, monkeypatch):
+    measured = trial.seconds_per_frame
+    spec = SPECS["student"]
+    monkeypatch.setattr(trial, "seconds_per_frame", lambda name, spec, threads: measured(
+        "missing" if name == "tensorflow" else name, spec, threads))
+    assert engines.choose(lively(spec).folded(), 1).name == "ncnn"
+    speeds = engines._speeds(spec, 1)
+    assert speeds["tensorflow"] == 0 and 1 < speeds["ncnn"] < 1e5
+
+
+def test_a_trial_leaves_nothing_behind():
+    """ncnn computes without TensorFlow in the process, also when TensorFlow was measured."""
+    program = """
+import sys
+from l3hpc.models import engines, trial, weights
+assert 0 < trial.seconds_per_frame("tensorflow", weights.describe("untrained").spec, 1) < 60
+found = weights.load("untrained", threads=1, engine="ncnn")
+import numpy as np
+found.embed(np.zeros((1, 48000), np.float32))
+print([name for name in ("tensorflow", "keras", "pandas", "sklearn") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_the_engine_can_be_forced(remembered):
@@ -95,6 +135,7 @@ def test_the_engine_can_be_forced(remembered):
     with pytest.raises(InputError, match="no engine 'torch'"):
         engines.choose(network, 1, "torch")
     assert not remembered.exists()
+    assert engines.reason(network.spec, 1, "ncnn") == "as asked for"
 
 
 def test_without_ncnn_tensorflow_computes_and_a_forced_ncnn_says_what_to_install(
@@ -102,6 +143,7 @@ def test_without_ncnn_tensorflow_computes_and_a_forced_ncnn_says_what_to_install
     network = lively(SPECS["student"]).folded()
     monkeypatch.setattr(ncnn_engine, "available", lambda: False)
     assert engines.choose(network, 1).name == "tensorflow"
+    assert "l3hpc[fast]" in engines.reason(network.spec, 1)
     with pytest.raises(InputError, match="not installed") as refused:
         engines.choose(network, 1, "ncnn")
     assert "l3hpc[fast]" in str(refused.value)
@@ -110,6 +152,7 @@ def test_without_ncnn_tensorflow_computes_and_a_forced_ncnn_says_what_to_install
 def test_a_gpu_means_tensorflow(remembered, monkeypatch):
     monkeypatch.setattr(engines, "_gpu", lambda: True)
     assert engines.choose(lively(SPECS["student"]).folded(), 1).name == "tensorflow"
+    assert engines.reason(SPECS["student"], 1) == "there is a GPU"
 
 
 def test_a_loaded_network_uses_the_wanted_engine(tmp_path, remembered):

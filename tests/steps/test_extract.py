@@ -26,6 +26,7 @@ class Network:
         self.sizes = []
 
     def embed(self, frames, batch_size=None, on_batch=None):
+        frames = frames[:]
         self.sizes.append(len(frames))
         if self.left is not None:
             self.left -= 1
