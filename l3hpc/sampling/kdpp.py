@@ -67,11 +67,13 @@ class KDPP:
         self.n_, self.dim_ = self.rows.shape
         if self.n_ == 0:
             raise InputError("no rows to sample from")
-        if self.n_ <= self.dim_:
-            matrix = np.concatenate([np.asarray(chunk, np.float64) for chunk in self.rows.chunks()])
-            self._decompose(matrix @ matrix.T, wide=True)
-        else:
-            self._decompose(self._gram(), wide=False)
+        with steady_blas(min(self.n_, self.dim_)):
+            if self.n_ <= self.dim_:
+                matrix = np.concatenate(
+                    [np.asarray(chunk, np.float64) for chunk in self.rows.chunks()])
+                self._decompose(matrix @ matrix.T, wide=True)
+            else:
+                self._decompose(self._gram(), wide=False)
 
     def _from_kernel(self, kernel: np.ndarray) -> None:
         if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
@@ -80,7 +82,8 @@ class KDPP:
         scale = float(np.abs(kernel).max())
         if not np.allclose(kernel, kernel.T, rtol=0, atol=1e-10 * scale):
             raise InputError("the kernel is not symmetric")
-        lowest = self._decompose((kernel + kernel.T) / 2, wide=True)
+        with steady_blas(self.n_):
+            lowest = self._decompose((kernel + kernel.T) / 2, wide=True)
         if lowest < -1e-8 * scale:
             raise InputError(f"the kernel is not positive semidefinite (eigenvalue {lowest:.3g})")
         self._kernel = kernel
@@ -96,8 +99,7 @@ class KDPP:
         """Eigenvalues and vectors of the smaller side; returns the lowest eigenvalue."""
         if not np.isfinite(matrix).all():
             raise InputError("rows hold NaN or infinite values")
-        with steady_blas(len(matrix)):
-            values, vectors = np.linalg.eigh(matrix)
+        values, vectors = np.linalg.eigh(matrix)
         tolerance = max(float(values[-1]), 0.0) * 4 * len(values) * np.finfo(np.float64).eps
         kept = values > tolerance
         self.eigenvalues_ = values[kept]
@@ -144,12 +146,13 @@ class KDPP:
         cumulative = np.cumsum(probabilities)
         size = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
         size = min(size, len(probabilities) - 1)
-        diverse = np.sort(self._sample_diverse(size, generator))
-        rest = generator.choice(self.n_ - size, int(k) - size, replace=False)
-        rest = rest + np.searchsorted(diverse - np.arange(size), rest, side="right")
-        chosen = np.sort(np.concatenate([diverse, rest])).astype(np.int64)
-        self.diverse_, self.diverse_size_ = diverse, size
-        self.log_det_ = self.log_det(chosen)
+        with steady_blas(min(self.n_, self.dim_)):
+            diverse = np.sort(self._sample_diverse(size, generator))
+            rest = generator.choice(self.n_ - size, int(k) - size, replace=False)
+            rest = rest + np.searchsorted(diverse - np.arange(size), rest, side="right")
+            chosen = np.sort(np.concatenate([diverse, rest])).astype(np.int64)
+            self.diverse_, self.diverse_size_ = diverse, size
+            self.log_det_ = self.log_det(chosen)
         self.log_likelihood_ = self.log_det_ - self.log_normalizer(int(k))
         return chosen
 
@@ -161,29 +164,33 @@ class KDPP:
         if self._wide:
             basis = self._vectors[:, chosen]
             leverage = np.einsum("ij,ij->i", basis, basis)
-            return sample_projection(leverage, basis.__getitem__, size, rng)
+            return sample_projection(leverage, basis.__getitem__, np.eye(size), rng)
         rows = self.rows
         assert rows is not None
         mapping = self._vectors[:, chosen] / np.sqrt(self.eigenvalues_[chosen])
         bounds = leverage_bounds(rows, mapping, float(self.eigenvalues_.sum()))
         return sample_projection(
-            bounds, lambda picks: np.asarray(rows.take(picks), np.float64) @ mapping, size, rng)
+            bounds, lambda picks: np.asarray(rows.take(picks), np.float64), mapping, rng)
 
     def log_det(self, indices: np.ndarray) -> float:
         """log det(L_S) of the rows ``indices`` (−∞ where the determinant is 0)."""
         indices = np.asarray(indices, dtype=np.int64)
         if self.rows is None:
-            values = np.linalg.eigvalsh(self._kernel[np.ix_(indices, indices)])
+            matrix = self._kernel[np.ix_(indices, indices)]
         else:
             chosen = np.asarray(self.rows.take(indices), np.float64)
             tall = len(chosen) > self.dim_
-            values = np.linalg.eigvalsh(chosen.T @ chosen if tall else chosen @ chosen.T)
-        missing = len(indices) - len(values)
-        if self.epsilon == 0:
-            floor = max(float(values[-1]), 0.0) * len(values) * np.finfo(np.float64).eps
-            values = np.where(values > floor, values, 0.0)
-        with np.errstate(divide="ignore"):
-            total = float(np.log(np.maximum(values, 0.0) + self.epsilon).sum())
+            matrix = chosen.T @ chosen if tall else chosen @ chosen.T
+        missing = len(indices) - len(matrix)
+        precision = len(matrix) * np.finfo(np.float64).eps
+        if self.epsilon > precision * float(np.trace(matrix)):
+            factor = np.linalg.cholesky(matrix + self.epsilon * np.eye(len(matrix)))
+            total = 2.0 * float(np.log(np.diag(factor)).sum())
+        else:
+            values = np.linalg.eigvalsh(matrix)
+            floor = precision * max(float(values[-1]), 0.0) if self.epsilon == 0 else 0.0
+            with np.errstate(divide="ignore"):
+                total = float(np.log(np.where(values > floor, values, 0.0) + self.epsilon).sum())
         return total + missing * self.log_epsilon if missing else total
 
     def log_likelihood(self, indices: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from l3hpc.sampling.passes import over_blocks, steady_blas
+from l3hpc.sampling.passes import over_blocks
 from l3hpc.sampling.rows import Rows
 
 UNIT_ROUNDOFF = 2.0 ** -24
@@ -44,7 +44,7 @@ def _pass(rows: Rows, mapping: np.ndarray, kind: np.dtype, per_length: float) ->
     d, m = mapping.shape
     # Rounding of the row's own scale (a sum of d terms) and of the sum of m squares.
     relative = 1.0 + (d + m + 10) * UNIT_ROUNDOFF
-    panels = _panels(mapping if rows.shape[0] <= 4 * d else _lower(mapping), kind)
+    panels = _panels(mapping if rows.shape[0] <= 16 * d else _lower(mapping), kind)
 
     def lengths(block: np.ndarray) -> np.ndarray:
         squares = np.zeros(len(block), kind)
@@ -67,8 +67,7 @@ def _pass(rows: Rows, mapping: np.ndarray, kind: np.dtype, per_length: float) ->
 
 def _lower(mapping: np.ndarray) -> np.ndarray:
     """``mapping`` turned so that nothing is above its diagonal; ‖b · mapping‖ stays the same."""
-    with steady_blas(len(mapping)):
-        return np.asarray(np.linalg.qr(mapping.T, mode="r")).T
+    return np.asarray(np.linalg.qr(mapping.T, mode="r")).T
 
 
 def _panels(mapping: np.ndarray, kind: np.dtype) -> list[tuple[int, np.ndarray]]:

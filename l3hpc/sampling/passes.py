@@ -8,13 +8,14 @@ are (rows of several thousand columns excepted: there a core is given more than 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 
 from l3hpc.cores import allocated_cores
-from l3hpc.reduction.threads import blas_threads, in_order
+from l3hpc.reduction.threads import in_order
 from l3hpc.sampling.features import FeatureRows
 from l3hpc.sampling.rows import Rows, blocks
 
@@ -62,13 +63,23 @@ def over_blocks(
     if n <= BLOCK_ROWS and n * d <= SMALL * SMALL:
         yield from map(prepared, items())
         return
-    with blas_threads(max(1, cores // workers)):
+    with _libraries().limit(limits=max(1, cores // workers), user_api="blas"):
         yield from in_order(prepared, items(), workers)
+
+
+@cache
+def _libraries() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def steady_blas(size: int) -> AbstractContextManager[Any]:
     """While it lasts, linear algebra on ``size`` × ``size`` numbers has bits that do not depend on
-    the number of cores; above ``ALONE`` that would take too long, and all cores are used."""
-    if size <= SMALL:
-        return nullcontext()
-    return blas_threads(1 if size <= ALONE else allocated_cores())
+    the number of cores; above ``ALONE`` that would take too long, and all cores are used.
+
+    Nor are BLAS's own threads started, which would turn in place for a while and keep cores from
+    the threads of the next pass.
+    """
+    threads = 1 if size <= ALONE else allocated_cores()
+    return _libraries().limit(limits=threads, user_api="blas")
