@@ -80,7 +80,7 @@ def core_hours(known: Mapping[str, float]) -> str:
               "reduce peak_mb", 0, f"{WINDOWS / GZIP_ROWS_PER_S / 3600:.1f} core-hours; all "
               f"{dataset / 1e9:,.0f} GB in memory where the last batch is not full"),
         _Part("train: spectra", f"{WINDOWS:,} windows, once",
-              {"train core_s_per_row": WINDOWS}, 1, "train peak_mb", 90 * WINDOWS,
+              {"train core_s_per_row": WINDOWS}, 1, "train peak_mb", 60 * WINDOWS,
               f"made anew in every epoch: {feed:,.0f} core-hours from 48 kHz"),
         _Part("train: steps", f"{EPOCHS} × {BATCHES:,} batches of {BATCH}, and validation",
               {"train core_s_per_batch": EPOCHS * (BATCHES + VALIDATION_BATCHES / 3)}, 1, None, 0,

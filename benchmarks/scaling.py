@@ -47,7 +47,7 @@ CASES = (
     Case("sample, one frame", "sample", 32_768, "rows", 120, "leverage scores besides"),
     Case("fit", "fit", 32_768, "rows", 0, ""),
     Case("reduce", "reduce", 32_768, "rows", 0, ""),
-    Case("train", "train", 2048, "windows", 90, "which window of which recording; two orders"),
+    Case("train", "train", 2048, "windows", 60, "which window of which recording; two orders"),
     Case("embed", "embed", 4096, "windows", 60, "as extract"),
     Case("classify", "classify", 1157, "clips of 91 windows", 3000,
          "names, answers of annotators, targets"),

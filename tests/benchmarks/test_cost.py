@@ -41,7 +41,7 @@ def test_core_hours() -> None:
     assert rows["sample"][1:4] == ["0.3", "0.02", "0.33 GB"]  # and 90 bytes of 2 million rows
     assert rows["fit"][1:4] == ["1", "1", "0.12 GB"]
     assert rows["reduce"][1:3] == ["0.6", "0.0006"]
-    assert rows["train: spectra"][1:4] == ["5", "5", "3.5 GB"]
+    assert rows["train: spectra"][1:4] == ["5", "5", "2.6 GB"]
     # 300 · (4,096 + 1,024 / 3) · 0.75 s
     assert rows["train: steps"][1] == "277"
     assert rows["upstream, all"][1] == "**1,285**"
