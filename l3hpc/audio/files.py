@@ -184,7 +184,9 @@ def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.n
 def to_float(samples: np.ndarray) -> np.ndarray:
     """Samples as float32; integers divided by ``2**(bits - 1)``, unsigned ones centred before."""
     if samples.dtype.kind == "i":
-        return samples.astype(np.float32) * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
+        signal = samples.astype(np.float32)
+        signal *= np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
+        return signal
     if samples.dtype.kind == "u":
         half = 2.0 ** (8 * samples.dtype.itemsize - 1)
         return ((samples.astype(np.float64) - half) / half).astype(np.float32)
