@@ -243,8 +243,9 @@ def test_refuses_frames_of_another_length():
         Frontend(8000, 1024, 160, 64)(np.zeros((2, 48000)))
 
 
-@pytest.mark.parametrize("geometry", [(8000, 1024, 160, 64, None), (8000, 1024, 160, 32, 3000.0),
-                                      (48000, 512, 242, None, None)])
+@pytest.mark.parametrize("geometry", [
+    (8000, 1024, 160, 64, None), (8000, 1024, 160, 32, 3000.0), (48000, 512, 242, None, None),
+    (48000, 2048, 242, 256, None), (4000, 100, 333, 12, None), (11025, 500, 99, 24, 5000.0)])
 def test_keras_layer_equals_the_frontend(geometry):
     from l3hpc.audio.frontend_layer import MelFrontend
 
