@@ -18,7 +18,7 @@ from pathlib import Path
 
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "torch": ("torch==2.13.0", "numpy"),
-    "dppy": ("dppy==0.3.3", "numpy<2", "scipy<1.14", "setuptools<81"),
+    "dppy": ("dppy==0.3.3", "numpy<2", "scipy<1.14", "setuptools<81", "h5py"),
     "published": ("resampy==0.4.3", "librosa==0.10.2", "numpy<2", "h5py", "soundfile",
                   "setuptools<81"),
     "openl3": ("tensorflow==2.20.0", "kapre==0.3.7", "librosa==0.11.0", "resampy==0.2.2",

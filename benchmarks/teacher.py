@@ -33,22 +33,27 @@ ALLOWED = 1e-4  # relative error of float32
 
 
 def make(folder: Path, files: int, seconds: float) -> None:
-    """Recordings with something in every band, and random weights in openl3's format."""
-    import soundfile
-
+    """Recordings, and random weights in openl3's format."""
     from l3hpc.models.spec import openl3_spec
 
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    write_audio(folder / "audio", files, seconds, RATE)
     write_openl3(folder / NAME, random_layers(openl3_spec("mel256", 512)))
+
+
+def write_audio(folder: Path, files: int, seconds: float, rate: int) -> None:
+    """16-bit WAV files with something in every band."""
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(files):
         rng = np.random.default_rng(number)
-        time_s = np.arange(int(seconds * RATE)) / RATE
+        time_s = np.arange(int(seconds * rate)) / rate
         noise = np.cumsum(rng.standard_normal(len(time_s)) * 0.003)
         noise += rng.standard_normal(len(time_s)) * 0.02 - np.mean(noise)
         loud = 0.55 + 0.45 * np.sin(2 * np.pi * rng.uniform(0.2, 2) * time_s)
-        tone = 0.1 * np.sin(2 * np.pi * rng.uniform(200, 4000) * time_s)
+        tone = 0.1 * np.sin(2 * np.pi * rng.uniform(200, 3500) * time_s)
         sound = np.clip(loud * (noise + tone), -1, 1)
-        soundfile.write(folder / "audio" / f"{number:03d}.wav", sound, RATE, subtype="PCM_16")
+        soundfile.write(folder / f"{number:03d}.wav", sound, rate, subtype="PCM_16")
 
 
 def random_layers(spec: Any) -> list[tuple[np.ndarray, ...]]:
@@ -141,11 +146,8 @@ def _embeddings(work: Path, name: str) -> np.ndarray:
         return np.asarray(file["l3_embedding"])
 
 
-def network_gflop() -> float:
-    """Of the convolutions for one frame, counted directly: multiplications and additions."""
-    from l3hpc.models.spec import openl3_spec
-
-    spec = openl3_spec("mel256", 512)
+def gflop(spec: Any) -> float:
+    """Of a network's convolutions for one frame: multiplications and additions, done directly."""
     before, total = 1, 0
     for index, filters in enumerate(spec.filters):
         bands, times = spec.maps[index // 2]
@@ -155,11 +157,13 @@ def network_gflop() -> float:
 
 
 def _table(work: Path, found: dict[str, list[Measured]], missing: list[str], gemm: float) -> Table:
-    peer = found["openl3"]
+    from l3hpc.models.spec import openl3_spec
+
+    peer, work_per_frame = found["openl3"], gflop(openl3_spec("mel256", 512))
     wanted = _embeddings(work, "openl3").astype(np.float64)
     rate = {name: float(results[0].values["frames"]) / middle(results)
             for name, results in found.items()}
-    floor = gemm / network_gflop()
+    floor = gemm / work_per_frame
     rows, worst = [], {}
     for name, results in found.items():
         have = _embeddings(work, name).astype(np.float64)
@@ -178,7 +182,7 @@ def _table(work: Path, found: dict[str, list[Measured]], missing: list[str], gem
         if precision == "float32" and worst.get(name, 0) > ALLOWED:
             raise RuntimeError(f"{name} is {worst[name]:.1e} away from openl3")
     limit = (f"direct convolution at the measured {gemm:.0f} GFLOP/s: {floor:.1f} frames/s "
-             f"({network_gflop():.1f} GFLOP per frame); Winograd needs up to 4 times fewer")
+             f"({work_per_frame:.1f} GFLOP per frame); Winograd needs up to 4 times fewer")
     claims = []
     if "ncnn" in found:
         claims += [

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,13 @@ def test_cores_are_those_of_the_allocation(monkeypatch, variables, found):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cores.allocated_cores() == found
+
+
+def test_nothing_else_asks_the_node():
+    asking = re.compile(r"sched_getaffinity|cpu_count")
+    package = Path(cores.__file__).parent
+    assert {path.relative_to(package).as_posix() for path in package.rglob("*.py")
+            if asking.search(path.read_text())} == {"cores.py"}
 
 
 def test_a_bound_process_has_no_more_cores_than_it_is_bound_to():

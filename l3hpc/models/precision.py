@@ -8,6 +8,7 @@ real frames is measured and said each time.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,9 +127,8 @@ def _engines(network: FoldedNetwork, precision: str, frames: np.ndarray | None,
              threads: int | None, wanted: str) -> tuple[Engine, Engine]:
     """In ``precision``, and in float32 by the same library."""
     check(precision, wanted, "precision")
-    on_gpu = engines._gpu()
     if precision == "int8":
-        if on_gpu:
+        if _granted_gpu():
             raise InputError(
                 "int8 is computed by the processor, and this task holds a GPU",
                 where="precision", allowed="float32 or bfloat16 on a GPU",
@@ -139,11 +139,17 @@ def _engines(network: FoldedNetwork, precision: str, frames: np.ndarray | None,
         spectrograms = network.spec.frontend(to_float(frames), threads=threads)
         quantised = quantise(network, observe(network, spectrograms, threads))
         return OpenVinoEngine(quantised, threads), OpenVinoEngine(network, threads)
-    if wanted == "auto" and not on_gpu and openvino_engine.available():
+    if wanted == "auto" and not engines._gpu() and openvino_engine.available():
         return OpenVinoEngine(network, threads, precision), OpenVinoEngine(network, threads)
     from l3hpc.models.tensorflow_engine import TensorFlowEngine
 
     return TensorFlowEngine(network, threads, precision), TensorFlowEngine(network, threads)
+
+
+def _granted_gpu() -> bool:
+    """Whether a GPU was given to this very task; one that merely stands in the machine is not."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return visible not in ("", "-1", "NoDevFiles") or bool(os.environ.get("SLURM_JOB_GPUS"))
 
 
 def _flags() -> set[str]:

@@ -14,7 +14,7 @@ from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
 NAME = "embed"
-VERSION = 2
+VERSION = 3  # 3: loudness is not measured
 TITLE = "student embeddings of the recordings to classify"
 INPUTS = {"train": "optional"}
 BEST = "model_best_valid_loss.h5"
@@ -141,15 +141,16 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     folder = params.audio if params.audio is not None else _sonyc_ust(_folder(params))[1]
     network, known, precision = reduced.network(
         student, params, task, Path(folder), front_end(params.convention))
-    tell(task, "student", student, network)
+    tell(task, "student", student, network, params)
     target = task.output / "embeddings.h5"
     result = Extraction(
         network, known, Path(folder), task_recordings(task.shard), params.hop, params.center,
         task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
+        levels=False, threads=task.threads,
     ).run(target, task.output / "skipped.csv")
     if params.npz:
         result["npz"] = write_npz_files(target, task.output / "npz")
-    return {**result, **precision}
+    return {**result, **precision, "engine": network.engine.name}
 
 
 def _folder(params: Params) -> Path:

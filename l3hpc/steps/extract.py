@@ -124,13 +124,13 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     assert isinstance(params, Params)
     network, teacher, precision = reduced.network(
         params.weights, params, task, Path(params.audio), front_end(params.convention))
-    tell(task, "teacher", params.weights, network)
+    tell(task, "teacher", params.weights, network, params)
     result = Extraction(
         network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
         params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
-        task.progress,
+        task.progress, threads=task.threads,
     ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
-    return {**result, "teacher": teacher, **precision}
+    return {**result, "teacher": teacher, **precision, "engine": network.engine.name}
 
 
 def front_end(convention: str) -> dict[str, str]:
@@ -138,11 +138,16 @@ def front_end(convention: str) -> dict[str, str]:
     return {} if convention == "own" else {"convention": convention}
 
 
-def tell(task: Task, who: str, weights: str, network: Embedder) -> None:
-    """Note in the log which network computes, and what its file left open."""
+def tell(task: Task, who: str, weights: str, network: Embedder, params: reduced.Settings) -> None:
+    """Note in the log which network computes, on what and why, and what its file left open."""
+    from l3hpc.models import engines
     from l3hpc.models.weights import describe as describe_weights
 
-    task.progress.note(f"{who}: {network.label}, engine {network.engine.name}")
+    why = ""
+    if params.precision == "float32":
+        why = f" ({engines.reason(network.spec, task.threads, params.engine)})"
+    task.progress.note(f"{who}: {network.label}, engine {network.engine.name}{why}, "
+                       f"{task.threads} threads")
     for note in describe_weights(weights).notes:
         task.progress.note(f"{who}: {note}")
 

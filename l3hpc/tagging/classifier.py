@@ -29,7 +29,7 @@ from l3hpc.tagging.taxonomy import Taxonomy
 POOLINGS = ("max", "mean", "softmax")
 FORMAT = "l3hpc tag classifier 1"
 _PREDICT_FRAMES = 1 << 16
-_BLOCK_BYTES = 16 << 20  # of embeddings read at once in training
+_BLOCK_BYTES = 4 << 20  # of embeddings read at once in training
 
 Matrix = np.ndarray | RowFile
 OnEpoch = Callable[[int, dict[str, float]], None]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio.framing import (
+    JoinedFrames,
     frame_audio,
     frame_blocks,
     frame_count,
@@ -151,3 +152,17 @@ def test_frames_come_as_soon_as_their_samples_and_old_samples_are_let_go(hop):
 def test_no_blocks_are_no_audio():
     with pytest.raises(InputError, match="without samples"):
         list(frame_blocks([], 8000, 0.5))
+
+
+def test_joined_frames_are_what_their_concatenation_is():
+    arrays = [np.arange(12.0).reshape(4, 3), np.empty((0, 3)), np.arange(6.0).reshape(2, 3) - 9]
+    whole, joined = np.concatenate(arrays), JoinedFrames(arrays)
+    assert joined.shape == (6, 3) and len(joined) == 6
+    for start in range(8):
+        for stop in range(8):
+            np.testing.assert_array_equal(joined[start:stop], whole[start:stop])
+    np.testing.assert_array_equal(joined[::2], whole[::2])
+    np.testing.assert_array_equal(joined[-2:], whole[-2:])
+    parts = joined.parts(3, 5)
+    assert [len(part) for part in parts] == [1, 1]
+    assert np.shares_memory(parts[0], arrays[0]) and np.shares_memory(parts[1], arrays[2])

@@ -1,8 +1,10 @@
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from l3hpc.audio.framing import JoinedFrames, frame_audio
 from l3hpc.audio.frontends import Frontend
 from l3hpc.errors import InputError
 from l3hpc.models import weights
@@ -76,6 +78,41 @@ def test_integers_no_frames_and_refusals(reference):
         engine.embed(frames[:, :4000])
     with pytest.raises(InputError, match="batch"):
         engine.embed(frames, batch_size=-1)
+
+
+@pytest.mark.parametrize("convention", ["A", "A'", "D"])
+def test_frames_of_several_signals_are_joined_without_copying_them(reference, convention):
+    spec = NetworkSpec(8000, 32, 160, 256, filters=TINY, convention=convention)
+    engine, _ = embedder(spec, reference)
+    arrays = [frame_audio(noise(1, length, seed=length)[0], 8000, 0.1, False)[0]
+              for length in (30_000, 8000, 20_000)]
+    joined = JoinedFrames(arrays)
+    expected = engine.embed(np.concatenate(arrays), batch_size=5)
+    done = []
+    found = engine.embed(joined, batch_size=5, on_batch=done.append)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert sum(done) == len(joined) == len(expected)
+
+
+def test_spectrograms_are_made_while_the_network_computes(reference):
+    """The second batch's are there before the first batch is through."""
+    made = threading.Event()
+
+    class Waiting:
+        name, few_shapes = "waiting", False
+
+        def run(self, spectrograms):
+            assert made.wait(10)
+            return np.zeros((len(spectrograms), 5), np.float32)
+
+    class Frames(JoinedFrames):
+        def parts(self, start, stop):
+            if start == 2:
+                made.set()
+            return super().parts(start, stop)
+
+    found = Embedder(untrained(SPEC, 0), "x", engine=Waiting()).embed(Frames([noise(4)]), 2)
+    assert found.shape == (4, 5)
 
 
 def test_another_engine_can_take_over(reference):

@@ -278,6 +278,8 @@ def student(tmp_path, reference):
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(engines, "_gpu", lambda: False)
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def sounds(count, seed=0):
@@ -357,11 +359,24 @@ def test_without_openvino_int8_says_what_to_install_and_bfloat16_takes_tensorflo
     assert precision.deviation(reduced, exact, sounds(3)).relative_error > 1e-4
 
 
-def test_on_a_gpu_int8_is_refused_and_bfloat16_is_tensorflow(student, monkeypatch):
-    monkeypatch.setattr(engines, "_gpu", lambda: True)
+@pytest.mark.parametrize(("name", "value"), [
+    ("CUDA_VISIBLE_DEVICES", "0"), ("SLURM_JOB_GPUS", "1,2")])
+def test_int8_is_refused_where_a_gpu_was_granted(student, no_gpu, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="holds a GPU") as refused:
         precision.load(student, "int8", sounds(2))
     assert "gpus=0" in refused.value.hint
+
+
+@pytest.mark.parametrize("value", ["", "-1", "NoDevFiles"])
+def test_int8_is_computed_beside_a_gpu_that_is_not_ours(student, no_gpu, monkeypatch, value):
+    monkeypatch.setattr(engines, "_gpu", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert precision.load(student, "int8", sounds(2))[0].engine.name == "openvino"
+
+
+def test_on_a_gpu_bfloat16_is_tensorflow(student, no_gpu, monkeypatch):
+    monkeypatch.setattr(engines, "_gpu", lambda: True)
     assert precision.load(student, "bfloat16")[0].engine.name == "tensorflow"
 
 

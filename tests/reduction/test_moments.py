@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from l3hpc.errors import InputError
 from l3hpc.reduction import moments as module
@@ -91,6 +92,21 @@ def test_neither_cuts_nor_threads_matter_in_any_bit(lengths, kind, threads):
     np.testing.assert_array_equal(ours.mean, whole.mean)
 
 
+def test_each_product_has_one_thread(monkeypatch):
+    """What makes the bits independent of the machine, and cores wait for nothing."""
+    seen = []
+    multiply = module._multiply
+
+    def watched(block):
+        seen.append({info["num_threads"] for info in threadpool_info()
+                     if info["user_api"] == "blas"})
+        return multiply(block)
+
+    monkeypatch.setattr(module, "_multiply", watched)
+    moments([np.ones((9000, 3))], threads=3)
+    assert seen == [{1}] * 3
+
+
 def test_wide_rows_take_fewer_threads_and_the_same_sums(monkeypatch):
     x = np.random.default_rng(1).normal(size=(9000, 30))
     expected = moments([x], threads=4)
@@ -104,11 +120,12 @@ def test_wide_rows_take_fewer_threads_and_the_same_sums(monkeypatch):
 
 
 def test_constant_columns_are_named(small):
-    x = np.random.default_rng(0).normal(size=(200, 5))
+    x = np.random.default_rng(0).normal(size=(200, 6))
     x[:, 1], x[:, 3] = 0.1, 1e30
     x[:, 4] = 7
     x[-1, 4] = 7.0000001
-    assert moments([x]).constant.tolist() == [False, True, False, True, False]
+    x[:, 5] = np.arange(200) // 8  # constant within each piece
+    assert moments([x]).constant.tolist() == [False, True, False, True, False, False]
 
 
 def test_whole_numbers_and_half_floats():
@@ -143,7 +160,8 @@ def test_no_rows():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_memory_does_not_grow_with_the_rows(kind):
+def test_memory_does_not_grow_with_the_rows(monkeypatch, kind):
+    monkeypatch.setattr(module, "PIECE_ROWS", 64)
     d = 32
 
     def peak(pieces):

@@ -215,6 +215,15 @@ def test_constant_columns():
     assert same.explained_variance_ratio_.tolist() == [0.0]
 
 
+def test_a_column_that_changes_by_rounding_alone_is_constant():
+    x = correlated(400, 3)
+    x[:, 1] = 0.3
+    x[::2, 1] = 0.1 + 0.2
+    ours = StreamingPCA(2).fit([x])
+    assert ours.scale_[1] == 1.0
+    assert ours.components_[:, 1].tolist() == [0.0, 0.0]
+
+
 def test_centred_only():
     x = correlated(500, 5)
     ours = StreamingPCA(5, standardize=False).fit([x])

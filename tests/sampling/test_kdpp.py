@@ -1,6 +1,7 @@
 """The k-DPP as an object: sources of rows, seeds, refusals, large k and n, memory."""
 
 import tracemalloc
+from math import comb, log, prod
 
 import h5py
 import numpy as np
@@ -68,41 +69,102 @@ def test_samples_are_more_diverse_than_random_sets():
     assert ours > max(uniform)
 
 
-@pytest.mark.parametrize("k", [400, 1000, 2500])
-def test_large_k_stays_finite(k):
+@pytest.mark.parametrize(("k", "n", "d"), [
+    (400, 3000, 24), (1000, 3000, 24), (2500, 3000, 24), (10_000, 12_000, 512), (10_000, 10_000, 512)])
+def test_large_k_stays_finite(k, n, d):
     """Published defect 2: determinants underflowed to 0 for k above about 310."""
-    dpp = KDPP(FeatureRows(embeddings(3000, 24)), 0.001)
-    with np.errstate(all="raise"):
+    dpp = KDPP(FeatureRows(embeddings(n, d)), 0.001)
+    with np.errstate(all="raise", under="ignore"):
         rows = dpp.sample(k, 0)
     assert len(np.unique(rows)) == k
     assert np.isfinite([dpp.log_det_, dpp.log_likelihood_]).all()
-    assert dpp.log_likelihood_ < 0
-    assert dpp.diverse_size_ <= 24
+    assert dpp.log_likelihood_ < 1e-6
+    assert dpp.diverse_size_ <= d
+    assert dpp.expected_diverse(k) == pytest.approx(dpp.diverse_size_, abs=30)
 
 
-def test_ten_thousand_of_millions_in_little_memory():
-    """n·d numbers are never held; each sample reads the rows a few times."""
-    n, d, size = 2_000_000, 4, 50_000
+def test_ten_thousand_of_ten_million_in_little_memory():
+    """n·d numbers are never held; a sample reads the rows a few times; log Z to the last digits."""
+    n, d, size, k, epsilon = 10_000_000, 2, 50_000, 10_000, 1e-4
+    block = np.repeat(np.array([[0.25, 0.0], [0.0, 0.125]]), size // 2, axis=0)
     passes = []
 
     def rows():
         passes.append(1)
-        for start in range(0, n, size):
-            phase = np.arange(start, start + size)[:, None] * np.array([0.1, 0.37, 1.1, 2.3])
-            yield np.sin(phase)
+        for _ in range(n // size):
+            yield block
 
     tracemalloc.start()
-    dpp = KDPP(ChunkRows(rows, (n, d)), 1e-4)
-    chosen = dpp.sample(10_000, 5)
+    dpp = KDPP(ChunkRows(rows, (n, d)), epsilon)
+    chosen = dpp.sample(k, 5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(np.unique(chosen)) == 10_000
-    assert np.isfinite(dpp.log_likelihood_)
-    assert dpp.diverse_size_ == 4
+    assert len(np.unique(chosen)) == k
+    assert 0 <= chosen[0] and chosen[-1] < n
+    assert dpp.diverse_size_ == 2
+    assert len(set((dpp.diverse_ % size >= size // 2).tolist())) == 2  # one row along each axis
     assert len(passes) <= 4  # Gram matrix, leverage, proposed rows, determinant
     assert peak < n * 8 * 3 + size * d * 8 * 6  # leverage and its running sum, a few blocks
-    with np.errstate(all="raise"):
-        assert np.isfinite(dpp.log_normalizer(n))
+    values = (n // 2 / 16, n // 2 / 64)
+    np.testing.assert_allclose(dpp.eigenvalues_, sorted(values), rtol=1e-12)
+    terms = [log(weight) + log(comb(n - m, k - m)) + (k - m) * log(epsilon)
+             for m, weight in enumerate((1.0, sum(values), prod(values)))]
+    assert dpp.log_normalizer(k) == pytest.approx(np.logaddexp.reduce(terms), rel=1e-12)
+    assert np.isfinite(dpp.log_likelihood_)
+    assert np.isfinite(dpp.log_normalizer(n))
+
+
+def sides(monkeypatch, make):
+    """What ``make`` returns, and the sizes of the matrices that it decomposes."""
+    sizes = []
+    inner = np.linalg.eigh
+    with monkeypatch.context() as patch:
+        patch.setattr(np.linalg, "eigh", lambda matrix: sizes.append(len(matrix)) or inner(matrix))
+        made = make()
+    return made, sizes
+
+
+def test_the_smaller_side_is_decomposed(monkeypatch):
+    """The same kernel by rows of 5 and of 400 numbers: n = 30 is between them."""
+    x = embeddings(30, 5).astype(float)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(400, 5)))[0].T
+    narrow, sizes = sides(monkeypatch, lambda: KDPP(x, 0.01))
+    assert sizes == [5]
+    wide, sizes = sides(monkeypatch, lambda: KDPP(x @ turn, 0.01))
+    assert sizes == [30]
+    square, sizes = sides(monkeypatch, lambda: KDPP(x @ turn[:, :30], 0.01))
+    assert sizes == [30]
+    assert narrow.rank_ == wide.rank_ == square.rank_ == 5
+    np.testing.assert_allclose(wide.eigenvalues_, narrow.eigenvalues_, rtol=1e-10)
+    subset = np.arange(3, 25, 2)
+    for k in (1, 4, 11, 30):
+        assert wide.log_normalizer(k) == pytest.approx(narrow.log_normalizer(k), rel=1e-10)
+        np.testing.assert_allclose(wide.diverse_probabilities(k), narrow.diverse_probabilities(k),
+                                   rtol=1e-8)
+    assert wide.log_likelihood(subset) == pytest.approx(narrow.log_likelihood(subset), abs=1e-8)
+
+
+def test_both_sides_draw_the_same_distribution():
+    """Inclusion counts of 30 rows by either side, 2,500 draws each."""
+    x = embeddings(30, 5, seed=3) * np.linspace(0.2, 2, 30)[:, None]
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(64, 5)))[0].T
+    counts, diverse = [], []
+    for rows, seed in ((x, 1), (x @ turn, 2)):
+        dpp, rng = KDPP(rows, 0.05), np.random.default_rng(seed)
+        count, sizes = np.zeros(30), np.zeros(8)
+        for _ in range(2500):
+            count[dpp.sample(7, rng)] += 1
+            sizes[dpp.diverse_size_] += 1
+        counts.append(count)
+        diverse.append(sizes)
+    p = (counts[0] + counts[1]) / 5000
+    z = (counts[0] - counts[1]) / np.sqrt(5000 * p * (1 - p))
+    assert np.abs(z).max() < 4.5
+    assert 0.5 < np.mean(z ** 2) < 1.6
+    q = (diverse[0] + diverse[1]) / 5000
+    z = (diverse[0] - diverse[1]) / np.sqrt(5000 * q * (1 - q) + 1e-9)
+    assert np.abs(z).max() < 4.5
+    assert p.max() > 2 * p.min()  # far from uniform
 
 
 def test_normalizer_of_a_known_kernel_at_large_n():

@@ -1,6 +1,7 @@
 """Extraction: right windows in the right rows, from any kind of file, whatever interrupts it."""
 
 import csv
+import threading
 
 import h5py
 import numpy as np
@@ -9,9 +10,11 @@ import soundfile
 
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.levels import frame_levels
+from l3hpc.datasets import extraction
 from l3hpc.datasets.corpus import Recording, scan
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import L3hpcError
+from l3hpc.progress import Progress
 
 RATE = 2000
 
@@ -162,6 +165,56 @@ def test_killed_at_any_block_it_ends_the_same(tmp_path, stop_after):
     assert sum(network.sizes) < sum(whole.sizes) or stop_after == 0
 
 
+@pytest.mark.parametrize("ahead", [0, 1 << 20])
+@pytest.mark.parametrize("threads", [1, 4, 100])
+def test_reading_ahead_changes_nothing(tmp_path, monkeypatch, threads, ahead):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for number in range(12):
+        soundfile.write(audio / f"{number}.wav", noise(1 + number / 3, seed=number), RATE)
+    soundfile.write(audio / "5.wav", np.zeros(RATE), RATE)
+    options = {"block": 4, "max_failed": 0.5}
+    extract(audio, tmp_path / "plain", **options)
+    readers = set()
+    whole = extraction.pieces
+
+    def watched(*arguments, **options):
+        readers.add(threading.current_thread())
+        yield from whole(*arguments, **options)
+
+    monkeypatch.setattr(extraction, "pieces", watched)
+    monkeypatch.setattr(extraction, "AHEAD_BYTES", ahead)
+    result = extract(audio, tmp_path / "ahead", threads=threads, **options)
+    assert result["reasons"] == {"silent": 1}
+    assert (tmp_path / "plain/embeddings.h5").read_bytes() == (
+        tmp_path / "ahead/embeddings.h5").read_bytes()
+    # long recordings are read where they are used, short ones elsewhere
+    assert (threading.current_thread() in readers) == (ahead == 0)
+    assert len(readers) <= (min(threads, extraction.READERS) if ahead else 1)
+
+
+def test_without_levels_nothing_is_measured_and_all_else_is_the_same(tmp_path, monkeypatch):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(3), RATE)
+    result = extract(audio, tmp_path / "with")
+    assert 0 < result["windows_per_s"] < 1e6
+    monkeypatch.setattr("l3hpc.audio.levels.level_blocks", None)
+    extract(audio, tmp_path / "without", levels=False)
+    plain, bare = read(tmp_path / "with"), read(tmp_path / "without")
+    assert np.isnan(bare.pop("loudness")).all() and not np.isnan(plain.pop("loudness")).any()
+    for name, values in plain.items():
+        np.testing.assert_array_equal(bare[name], values)
+
+
+def test_nothing_left_to_embed_has_no_rate(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(3), RATE)
+    extract(audio, tmp_path / "out")
+    assert extract(audio, tmp_path / "out")["windows_per_s"] is None
+
+
 def test_scratch_of_other_settings_is_not_used(tmp_path):
     audio = tmp_path / "audio"
     audio.mkdir()
@@ -183,6 +236,19 @@ def test_the_step_labels_an_untrained_teacher(tmp_path, runner):
     assert "random weights" in done.results[0]["teacher"]["label"]
     assert done.results[0]["dim"] == 512
     assert done.text == f"{done.results[0]['rows']} rows of 1 recordings"
+
+
+@pytest.mark.parametrize("name", ["extract", "embed"])
+def test_the_engine_and_why_are_noted_and_in_the_result(runner, city, teacher, monkeypatch, name):
+    notes = []
+    monkeypatch.setattr(Progress, "note", lambda self, text: notes.append(text))
+    key = "weights" if name == "extract" else "student"
+    done = runner.run(name, {"audio": city / "audio", key: str(teacher), "engine": "ncnn",
+                             "hop": 0.5})
+    assert {result["engine"] for result in done.results} == {"ncnn"}
+    assert any("engine ncnn (as asked for), 2 threads" in note for note in notes)
+    with h5py.File(done.folder / "0000/embeddings.h5") as file:
+        assert np.isnan(file["loudness"][()]).all() == (name == "embed")
 
 
 def test_missing_files_of_the_frozen_list_are_skipped(tmp_path):

@@ -18,6 +18,8 @@ from l3hpc.workflow import fingerprint
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
     monkeypatch.setattr(engines, "_gpu", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("SLURM_JOB_GPUS", raising=False)
 
 
 @pytest.fixture

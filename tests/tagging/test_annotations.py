@@ -60,6 +60,15 @@ def test_ground_truth_is_annotator_zero_only(annotations):
     assert "splits with agreed annotations: validate" in str(caught.value)
 
 
+def test_ground_truth_is_sorted_by_name(write_annotations, taxonomy):
+    rows = [("test", 1, name, 0, {"8_dog": heard}) for name, heard in
+            (("b.wav", 1), ("c.wav", 0), ("a.wav", 0))]
+    found = Annotations.load(write_annotations(rows, taxonomy), taxonomy)
+    files, _, coarse = found.ground_truth("test")
+    assert files == ["a.wav", "b.wav", "c.wav"]
+    assert coarse[:, 7].tolist() == [False, True, False]
+
+
 def test_unknown_names_are_refused(annotations):
     with pytest.raises(InputError, match="no annotation of 'x.wav'"):
         annotations.targets(["x.wav"], "fine")

@@ -32,7 +32,10 @@ def expected(taxonomy, fine, coarse, predicted):
     for level in ("fine", "coarse"):
         rows = []
         for place, category in enumerate(taxonomy.coarse):
-            tags, other = taxonomy.complete(category.id), taxonomy.other(category.id)
+            group = [at for at, column in enumerate(taxonomy.fine_columns)
+                     if column.split("-")[0] == str(category.id)]  # "1" and "12" are two
+            tags = [at for at in group if not taxonomy.fine[at].is_x]
+            other = next((at for at in group if taxonomy.fine[at].is_x), None)
             if level == "coarse":
                 rows.append(reference.counts(coarse[:, [place]], predicted.coarse[:, [place]]))
             elif other is None:
@@ -112,6 +115,8 @@ def test_files_of_both_versions_and_any_number_of_categories(
     result = evaluate(tmp_path / "p.csv", annotations, tmp_path / "taxonomy.yaml")
     close(published(result), expected(taxonomy, fine, coarse, predicted))
     assert result["files"] == 14 and result["warnings"] == []
+    first = [at for at, column in enumerate(taxonomy.fine_columns) if column.startswith("1-")]
+    assert next(iter(result["fine"]["class_positives"].values())) == fine[:, first].any(1).sum()
 
 
 def rewritten(path, target, change):

@@ -46,11 +46,14 @@ def test_files_without_a_prediction_are_filled_with_zeros(taxonomy, rng):
 
 
 def test_values_outside_are_cut_off_with_a_warning(tmp_path, taxonomy):
-    (tmp_path / "p.csv").write_text("audio_filename,8_dog\na.wav,1.5\nb.wav,-1\n")
+    (tmp_path / "p.csv").write_text(
+        "audio_filename,8_dog,6_music,1_engine\na.wav,1.5,0.5,0\nb.wav,0.5,-1,1\n")
     read = predictions.read(tmp_path / "p.csv", taxonomy)
-    assert read.coarse[:, 7].tolist() == [1.0, 0.0]
-    assert "column '8_dog' has values outside [0, 1]: cut off" in read.warnings
-    assert len(read.warnings) == 37  # and 36 columns are missing
+    assert read.coarse[:, [7, 5, 0]].tolist() == [[1, 0.5, 0], [0.5, 0, 1]]
+    assert [warning for warning in read.warnings if "missing" not in warning] == [
+        "column '6_music' has values outside [0, 1]: cut off",
+        "column '8_dog' has values outside [0, 1]: cut off"]
+    assert len(read.warnings) == 2 + 34  # the others are missing
 
 
 @pytest.mark.parametrize(("text", "words"), [
