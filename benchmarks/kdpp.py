@@ -1,7 +1,8 @@
 """Exact k-DPP sampling: one frame in memory against DPPy, and a million rows from HDF5.
 
 Peer: DPPy 0.3.3, exact sampling of the same kernel L = B Bᵀ + εI (B: 512-d embeddings divided by
-their Euclidean norm, ε = 0.001), in its own environment, with all threads (``benchmarks.kdpp_peer``).
+their Euclidean norm, ε = 0.001), in its own environment and with all threads
+(``benchmarks.kdpp_peer``).
 The work is all there is from embeddings to one sample: DPPy has to form L and decompose it; l3hpc
 decomposes the smaller of the two sides. Both must find the same normaliser Σ det(L_S), and the mean
 log det(L_S) of their samples must agree. DPPy's cheaper ways stand beside it: the dual one, which

@@ -2,8 +2,7 @@
 
 A worker is any command whose last line on stdout is a JSON object. Its key ``seconds``, where it
 has one, is the time of the work itself, without starting Python and importing packages; the peak
-memory is the operating system's figure for the whole process, and stands beside it (never less than
-that of the process which starts it: keep that one small).
+memory is the operating system's figure for the whole process, and stands beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+# A process counts the peak of the one that forked it as its own: a small one stands between.
+LAUNCHER = """
+import os, resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+os.write(int(sys.argv[1]), str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss).encode())
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -31,18 +38,20 @@ class Measured:
 def alone(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measured:
     """Run a worker in a process of its own. Raises ``RuntimeError`` where it fails."""
     started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
-                             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})})
-    assert child.stdout is not None
-    output = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - started
-    if child.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with status {child.returncode}")
-    lines = output.strip().splitlines()
+    reader, writer = os.pipe()
+    with open(reader) as kilobytes:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(writer), *command], text=True,
+            stdout=subprocess.PIPE, pass_fds=[writer],
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})})
+        wall = time.perf_counter() - started
+        os.close(writer)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}")
+        peak_mb = int(kilobytes.read()) * 1024 / 1e6
+    lines = done.stdout.strip().splitlines()
     values = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return Measured(float(values.get("seconds", wall)), usage.ru_maxrss * 1024 / 1e6, values)
+    return Measured(float(values.get("seconds", wall)), peak_mb, values)
 
 
 def in_turn(workers: Mapping[str, Sequence[str]], runs: int = 3,

@@ -201,8 +201,8 @@ def test_every_block_and_variable_of_templates_is_described() -> None:
     seen: list[Any] = []
     original = render._context
 
-    def context(plan: Any, step: Any) -> dict[str, Any]:
-        seen.append(original(plan, step))
+    def context(plan: Any, step: Any, part: Any) -> dict[str, Any]:
+        seen.append(original(plan, step, part))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:

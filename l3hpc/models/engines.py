@@ -15,27 +15,15 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import L3hpcError
 from l3hpc.files import digest, read_json, write_json
 from l3hpc.models import ncnn_engine, trial
+from l3hpc.models.engine import NAMES, make
 from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.models.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from l3hpc.models.embedder import Engine
-
-NAMES = ("tensorflow", "ncnn")
-
-
-def make(name: str, network: FoldedNetwork, threads: int | None = None) -> Engine:
-    """The engine ``name``. Raises ``InputError`` for a name that does not exist here."""
-    if name == "ncnn":
-        return ncnn_engine.NcnnEngine(network, threads)
-    if name == "tensorflow":
-        from l3hpc.models.tensorflow_engine import TensorFlowEngine
-
-        return TensorFlowEngine(network, threads)
-    raise InputError(f"no engine {name!r}", allowed=f"auto, {', '.join(NAMES)}")
 
 
 def choose(network: FoldedNetwork, threads: int | None = None, wanted: str = "auto") -> Engine:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from l3hpc.models.engine import make
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec, activation_bytes
 
@@ -52,8 +53,6 @@ def run(engine: Engine, spec: NetworkSpec) -> float:
 
 def main() -> None:
     """Time the engine that the command line names."""
-    from l3hpc.models.engines import make
-
     name, threads = sys.argv[1], int(sys.argv[2]) or None
     spec = NetworkSpec.from_dict(json.load(sys.stdin))
     print(run(make(name, untrained(spec, 0).folded(), threads), spec))

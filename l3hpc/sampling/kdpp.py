@@ -5,9 +5,9 @@ det(L_S) = Σ_{T⊆S} ε^{k−|T|} det((B Bᵀ)_T), the pair (T, S) is drawn ins
 T, then T from the m-DPP of B Bᵀ, then the other k − m rows uniformly. T is the *diverse part*: the
 rows that repel each other; the rest comes from the regulariser εI alone.
 
-Cost: one pass of n·d² operations in double precision for the Gram matrix BᵀB, one of n·(2d − m)·m in
-single precision for the leverage scores; memory O(n + d²). Where n ≤ d, the n × n side is decomposed
-instead.
+Cost: one pass of n·d² operations in double precision for the Gram matrix BᵀB, one of n·(2d − m)·m
+in single precision for the leverage scores; memory O(n + d²). Where n ≤ d, the n × n side is
+decomposed instead.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def test_runs_from_outside(here, capsys, monkeypatch):
     assert call(capsys, "cancel", "good")[1] == "nothing of good-1 was waiting or running\n"
 
     code, out, _ = call(capsys, "resume", "bad", "--dry-run", "--json")
-    assert json.loads(out) == {"run": "bad-2", "would_submit": {"sample": [0], "fit": [0]}}
+    assert json.loads(out) == {"run": "bad-2", "would_submit": {"sample": [0], "fit": [0]},
+                               "would_release": []}
     code, out, _ = call(capsys, "resume", "bad", "--set", "sample.mem=200MB")
     assert code == 0 and "resumed bad-2: sample (1 of 1 tasks), fit (1 of 1 tasks)" in out
     assert call(capsys, "resume", "bad")[1] == (

@@ -158,7 +158,7 @@ def test_submitting_inside_a_job_inherits_nothing(slurm_cluster, chains, tmp_pat
 def test_a_killed_job_is_told_with_its_cause(slurm_cluster, chains, tmp_path):
     made = chains.plan(
         tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster), params={
-            "extract": {"memory_mb": 600}},
+            "extract": {"memory_mb": 600}}, heal={"memory": 0},
         resources={"extract": Resources(cpus=1, mem_mb=200, time_min=5)})
     submission.submit(made)
     found = until(tmp_path, "demo", settled)
@@ -231,7 +231,7 @@ def test_a_checkpoint_signal_sends_the_job_back_and_its_child_still_waits(
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     slurm_cluster.command("scancel", "--signal=USR2", "--batch", record.steps[0].job)
     found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
-    assert "requeued once (time limit or preemption)" in found.steps[0].detail
+    assert "requeued once (signal before its time limit)" in found.steps[0].detail
     assert found.steps[1].state == "waiting"
     found = until(tmp_path, "demo", settled, 90)
     assert states(found) == {"extract": "done", "sample": "done"}

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from follow import profile, settled, states, until
 
 from l3hpc.workflow import markers, records, submission
@@ -54,8 +53,7 @@ def test_one_task_of_an_array_heals_alone(slurm_cluster, chains, tmp_path):
     assert restarts == {0: "0", 1: "1", 2: "0"}
 
 
-@pytest.mark.parametrize("continues", [True, False])
-def test_the_time_limit_sends_a_task_back(slurm_cluster, chains, tmp_path, continues, monkeypatch):
+def test_the_time_limit_sends_a_task_back(slurm_cluster, chains, tmp_path):
     """One minute is Slurm's shortest limit, and its warning comes 90 s before: at once."""
     made, record = run(chains, slurm_cluster, tmp_path, params={"extract": {"seconds": 100}},
                        request=Resources(1, 200, 0, 1))

@@ -70,7 +70,8 @@ def test_samples_are_more_diverse_than_random_sets():
 
 
 @pytest.mark.parametrize(("k", "n", "d"), [
-    (400, 3000, 24), (1000, 3000, 24), (2500, 3000, 24), (10_000, 12_000, 512), (10_000, 10_000, 512)])
+    (400, 3000, 24), (1000, 3000, 24), (2500, 3000, 24), (10_000, 12_000, 512),
+    (10_000, 10_000, 512)])
 def test_large_k_stays_finite(k, n, d):
     """Published defect 2: determinants underflowed to 0 for k above about 310."""
     dpp = KDPP(FeatureRows(embeddings(n, d)), 0.001)
@@ -100,7 +101,7 @@ def test_ten_thousand_of_ten_million_in_little_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(np.unique(chosen)) == k
-    assert 0 <= chosen[0] and chosen[-1] < n
+    assert chosen[0] >= 0 and chosen[-1] < n
     assert dpp.diverse_size_ == 2
     assert len(set((dpp.diverse_ % size >= size // 2).tolist())) == 2  # one row along each axis
     assert len(passes) <= 4  # Gram matrix, leverage, proposed rows, determinant

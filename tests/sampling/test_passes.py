@@ -95,10 +95,10 @@ def test_wide_rows_get_fewer_workers_not_more_memory(monkeypatch):
     monkeypatch.setattr(passes, "in_order", lambda work, items, threads: asked.append(threads)
                         or inner(work, items, threads))
     monkeypatch.setattr(passes, "allocated_cores", lambda: 16)
-    for d, most in ((48, 4), (512, 8), (2048, 2), (6144, 1)):
+    for d, most in ((48, 4), (512, 8), (2048, 1), (6144, 1)):
         list(over_blocks(ArrayRows(np.ones((8192, d), np.float32)), len, DOUBLE))
         assert asked[-1] <= most, d
-    assert asked == [4, 4, 2, 1]
+    assert asked == [4, 4, 1, 1]
 
 
 def test_blas_is_kept_to_one_thread_up_to_a_size(monkeypatch):

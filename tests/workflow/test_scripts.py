@@ -104,7 +104,7 @@ def test_markers_of_a_job(machine):
     before = time.time()
     machine.run(path, {"SLURM_RESTART_COUNT": "2"})
     begin, end = marker(folder, "0.begin"), marker(folder, "0.exit")
-    assert begin["job"] == "77" and begin["restarts"] == 2 and begin["host"]
+    assert begin["job"] == "77" and begin["restarts"] == 2 and begin["node"]
     assert before - 1 <= begin["time"] <= end["time"] <= time.time() + 1
     assert end["code"] == 0 and end["job"] == "77"
     assert not list((folder / "markers").glob(".*.tmp"))
