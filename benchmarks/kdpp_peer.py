@@ -4,9 +4,11 @@
 
 HOW: ``exact`` (the kernel L = B Bᵀ + εI is formed and decomposed), ``dual`` (the factor B alone, so
 without ε: L_gram_factor) or ``chain`` (three steps of the exchange chain, the published pipeline's
-number). B: rows of FILE divided by their Euclidean norm. SCALE: L is multiplied by it, which leaves
-a k-DPP as it is, and keeps DPPy's symmetric polynomials from overflowing. REPEATS: samples from
-scratch, each timed. EXTRA: more samples of the last one's decomposition, for their statistics.
+number) from a random set (its own start looks for one with det(L_S) > 1e-9, which does not exist
+for k = 92). B: rows of FILE divided by their Euclidean norm. SCALE: L is multiplied by it, which
+leaves a k-DPP as it is, and keeps DPPy's symmetric polynomials from overflowing. REPEATS: samples
+from scratch, each timed. EXTRA: more samples of the last one's decomposition, for their
+statistics.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def once(how: str, x: np.ndarray, k: int, epsilon: float, scale: float, seed: in
     else:
         dpp = FiniteDPP("likelihood", L=kernel(x, epsilon, scale))
     if how == "chain":
-        dpp.sample_mcmc_k_dpp(k, nb_iter=CHAIN_STEPS, random_state=random)
+        dpp.sample_mcmc_k_dpp(k, nb_iter=CHAIN_STEPS, random_state=random,
+                              s_init=random.choice(len(x), k, replace=False).tolist())
     else:
         dpp.sample_exact_k_dpp(k, random_state=random)
     return dpp

@@ -34,8 +34,13 @@ def is_done(artifact: Path, index: int) -> bool:
     return os.path.isfile(f"{artifact}/{index:04d}/result.json")
 
 
-def finished(artifact: Path | str) -> set[int]:
-    """Indices of the finished tasks (the empty set when there is no such folder yet)."""
+def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
+    """Indices of the finished tasks (the empty set when there is no such folder yet).
+
+    tasks: how many there are, where that is known: one task is found without listing the folder.
+    """
+    if tasks == 1:
+        return {0} if os.path.isfile(f"{artifact}/0000/result.json") else set()
     try:
         entries = os.listdir(artifact)
     except FileNotFoundError:
@@ -74,12 +79,12 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
             "finished": max(result["finished"] for result in found)})
 
 
-def summary(artifact: Path) -> dict[str, Any]:
+def summary(artifact: Path | str) -> dict[str, Any]:
     """What the last task of a complete artifact left: ``text``, ``started``, ``finished`` (unix
     seconds); {} when it left nothing."""
     try:
-        with open(f"{artifact}/summary.json", encoding="utf-8") as stream:
-            value = json.load(stream)
+        with open(f"{artifact}/summary.json", "rb", buffering=0) as stream:
+            value = json.loads(stream.read())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -128,7 +128,7 @@ def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, str]]:
 
 
 def _look(workspace: Path, record: RunRecord, step: StepRecord) -> _Look:
-    done = artifacts.finished(step.artifact)
+    done = artifacts.finished(step.artifact, step.tasks)
     if step.state == "reused" or len(done) >= step.tasks:
         return _Look(step, done, {})
     return _Look(step, done,
@@ -185,7 +185,7 @@ def _step_status(
     if done >= step.tasks:
         reused = step.state != "submitted"  # done before, or meanwhile by another run
         status.state = "reused" if reused else "done"
-        left = artifacts.summary(Path(step.artifact))
+        left = artifacts.summary(step.artifact)
         status.elapsed_s = None if reused else _elapsed(step.artifact, left)
         status.detail = str(left.get("text") or (step.artifact[-16:] if reused else ""))
         return status
