@@ -69,7 +69,7 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
             status.words = progress_words(marks.progress)
         return status
     if "DependencyNeverSatisfied" in live.reason:
-        return TaskStatus("waiting", words=reason("DependencyNeverSatisfied"))
+        return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))
     if live.reason.startswith("Dependency"):
         return TaskStatus("waiting")
     words = reason(live.reason)
@@ -83,7 +83,7 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
 def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
     state, words = OUTCOMES.get(ended.state, ("failed", ended.state.lower()))
     if ended.state == "BLOCKED":  # the local runner's word for a job behind a failed one
-        return TaskStatus("waiting", words=reason("DependencyNeverSatisfied"))
+        return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))
     if state == "done":
         state, words = "failed", "the job ended well, but left no result"
     status = TaskStatus(state, words, elapsed_s=ended.elapsed_s,

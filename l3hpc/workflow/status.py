@@ -202,6 +202,8 @@ def _step_status(
                           was_cancelled=record.state == "cancelled")
              for index, job in look.open_ids().items()}
     _merge(status, tasks, stuck)
+    if status.state == "blocked" and not stuck and step.waits_for:
+        status.detail = f"by job {', '.join(step.waits_for)} of another run"
     _point_to_log(workspace, record, status, look, tasks)
     return status
 
@@ -213,7 +215,8 @@ def _merge(status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepSta
         by_state.setdefault(task.state, []).append(index)
     status.failed_tasks = sorted(by_state.get("failed", []))
     status.restarts = max((task.restarts for task in tasks.values()), default=0)
-    for state in ("running", "failed", "requeued", "queued", "waiting", "lost", "cancelled"):
+    for state in ("running", "failed", "requeued", "queued", "waiting", "blocked", "lost",
+                  "cancelled"):
         if state in by_state:
             break
     else:

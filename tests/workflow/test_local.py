@@ -211,6 +211,20 @@ def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     assert LocalJobs(tmp_path, "demo").jobs["1"]["state"] == "COMPLETED"
 
 
+def test_what_waits_for_a_run_without_runner_is_blocked_not_left_waiting(chains, tmp_path):
+    submit_behind(chains.plan(tmp_path, run="first", names=("extract",)))  # its runner was killed
+    behind = chains.plan(tmp_path, run="second", names=("extract",), salt="b", waits_for=("1",))
+    submit_behind(behind)
+    started = time.monotonic()
+    assert Runner(tmp_path, "second", orphan_s=0.5).run()
+    assert 0.5 < time.monotonic() - started < 20
+    [found] = status.collect(tmp_path, ["second"])
+    assert (found.steps[0].state, found.steps[0].detail) == ("blocked", "by job 1 of another run")
+    assert Runner(tmp_path, "first").run()
+    resume(tmp_path, "second", behind.profile)
+    assert states(tmp_path, "second") == {"extract": "done"}
+
+
 def test_a_job_above_its_time_limit_is_ended(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract",), params={"extract": {"seconds": 60}},
                        resources={"extract": Resources(cpus=1, mem_mb=100, time_min=1)},

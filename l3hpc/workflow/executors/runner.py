@@ -29,6 +29,7 @@ from l3hpc.workflow.shell import scrubbed
 
 POLL_S = 0.1
 GRACE_S = 15.0
+ORPHAN_S = 30.0
 WEIGH_S = 1.0
 KILLED = (137, -9)
 Look = Callable[[RunRecord, dict[str, dict[str, Any]]], None]
@@ -38,14 +39,17 @@ class Runner:
     """Runs what the record of ``run`` says was submitted.
 
     look: called now and then with the record and the jobs, to show them. grace_s: how long a job
-    that is asked to stop may take before it is killed.
+    that is asked to stop may take before it is killed. orphan_s: how long another run may be
+    without its runner before what waits for its jobs here is blocked.
     """
 
     def __init__(
         self, workspace: Path, run: str, *, look: Look | None = None, grace_s: float = GRACE_S,
+        orphan_s: float = ORPHAN_S,
     ) -> None:
         self._workspace, self._run = Path(workspace), run
-        self._look, self._grace = look, grace_s
+        self._look, self._grace, self._orphan = look, grace_s, orphan_s
+        self._alone: dict[str, float] = {}  # other run → since when it is without its runner
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._state = LocalJobs(self._workspace, run)
         self._record = records.read(self._workspace, run)
@@ -173,12 +177,21 @@ class Runner:
             other = entry(self._workspace, job.partition("_")[0])
             if other is None:
                 return "failed"  # nothing here ever made such a job
-            states = _states(LocalJobs(self._workspace, other["run"]), job)
-            if not states:
-                return "live"  # its runner is about to start
+            there = LocalJobs(self._workspace, other["run"])
+            states = _states(there, job)
+            if not states or any(state in LIVE for state in states):
+                return "failed" if self._orphaned(other["run"], there) else "live"
         if all(state == "COMPLETED" for state in states):
             return "done"
         return "live" if any(state in LIVE for state in states) else "failed"
+
+    def _orphaned(self, run: str, there: LocalJobs) -> bool:
+        """Whether nobody works on another run any more: its runner was killed, and its jobs are
+        over. (One that was just submitted gets its runner in a moment.)"""
+        if there.runner() is not None or any(alive(job) for job in there.jobs.values()):
+            self._alone.pop(run, None)
+            return False
+        return time.monotonic() - self._alone.setdefault(run, time.monotonic()) > self._orphan
 
     def _start_ready(self) -> None:
         used = [self._capped(job) for _, job in self._of("RUNNING")]
