@@ -2,9 +2,10 @@
 
 Ours is the step ``reduce``. Peers: the published way (scikit-learn's ``StandardScaler`` and
 ``PCA``, files with gzip-4 in the chunks that h5py chooses), once with the whole file in memory and
-once 1,024 rows at a time, and scikit-learn's ``PCA.transform`` alone, from an array in memory into one, with the standardisation folded into its
-components: one float32 matrix product, no file at all. Raw copy: h5py reading and writing the
-same chunks, without any arithmetic. All that reduce give the same numbers.
+once 1,024 rows at a time; and scikit-learn's ``PCA.transform`` alone, from an array in memory into
+one, with the standardisation folded into its components: one float32 matrix product, no file at
+all. Raw copy: h5py reading and writing the same chunks, without any arithmetic. All that reduce
+give the same numbers.
 """
 
 from __future__ import annotations
@@ -230,9 +231,10 @@ def _table(found: dict[str, list[Measured]], rows: int, dim: int, kept: int) -> 
             f"float32 rows in one HDF5 file of {rows * dim * 4 / 1e9:.2g} GB (chunks of "
             f"{CHUNK_ROWS} whole rows, not compressed, in the page cache); files are written "
             "without fsync. Medians; the published way ran once.",
-            f"With the whole file in memory it got the first {rows // PUBLISHED_SHARE:,} rows, from "
-            "a file laid out as ours, and wrote gzip-4 in automatic chunks at once; 1,024 rows at a "
-            "time, all rows, both files with gzip-4 in automatic chunks.",
+            "With the whole file in memory it got the first "
+            f"{rows // PUBLISHED_SHARE:,} rows, from a file laid out as ours, and wrote gzip-4 in "
+            "automatic chunks at once; 1,024 rows at a time, all rows, both files with gzip-4 in "
+            "automatic chunks.",
             "Differences: of the first scores from float64, over the largest score (allowed: "
             f"{ALLOWED:g}). scikit-learn's estimators hold φ's numbers.",
             "sklearn in memory has φ's scale folded into its components, so that it is one matrix "
