@@ -256,6 +256,26 @@ def check_arrives(machine, value):
         "arguments", "environment", "touched"]
 
 
+@RELAXED
+@given(ANY)
+@example("$(touch pwned)")
+@example("-rf")
+def test_the_command_that_asks_for_another_attempt_is_harmless_too(machine, value):
+    (machine.work / "arguments").unlink(missing_ok=True)
+    try:
+        path, folder = machine.script(executor="slurm", srun=False,
+                                      container=[str(machine.python), value])
+    except (InputError, ValueError):
+        assert refused_rightly(value)
+        return
+    assert machine.run(path, {"STUB_CODE": "3"}) == (3, "")
+    assert machine.arguments() == [
+        value, str(machine.python), "-m", "l3hpc.workflow.healing.job", str(folder), "0",
+        "failed", "3"]
+    assert sorted(entry.name for entry in machine.work.iterdir()) == [
+        "arguments", "environment", "touched"]
+
+
 def refused_rightly(value):
     """Only control characters (and what UTF-8 cannot hold) are refused here."""
     import unicodedata
