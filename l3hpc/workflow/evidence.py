@@ -8,7 +8,7 @@ from typing import Any
 
 from l3hpc.workflow.markers import TaskMarks
 from l3hpc.workflow.queue import Answer, EndedJob, LiveJob
-from l3hpc.workflow.words import OUTCOMES, exit_words, moment, progress_words, reason
+from l3hpc.workflow.words import OUTCOMES, exit_words, limit_words, moment, progress_words, reason
 
 FRESH_S = 300.0
 _RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
@@ -65,8 +65,10 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.state in _RUNNING:
         status = TaskStatus("running", elapsed_s=live.elapsed_s, restarts=live.restarts,
                             progress=marks.progress, started=True)
-        if marks.progress:
-            status.words = progress_words(marks.progress)
+        words = [progress_words(marks.progress)] if marks.progress else []
+        if live.limit_s and live.elapsed_s is not None:
+            words.append(limit_words(live.limit_s - live.elapsed_s, marks.progress))
+        status.words = ", ".join(word for word in words if word)
         return status
     if "DependencyNeverSatisfied" in live.reason:
         return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))

@@ -300,6 +300,7 @@ def _local_answer(record: RunRecord, local: LocalJobs) -> queue.Answer:
     """The local jobs in the form of Slurm's answers."""
     answer = queue.Answer(squeue=True, sacct=True)
     now = time.time()
+    limits = {step.name: step.resources.get("time_min") for step in record.steps}
     waiting = {job["state"] for job in local.jobs.values()} & set(LIVE)
     for step in record.steps:  # submitted, but not taken up by the runner yet
         for attempt in step.attempts:
@@ -320,7 +321,8 @@ def _local_answer(record: RunRecord, local: LocalJobs) -> queue.Answer:
             answer.ended[name] = queue.EndedJob(job["state"], job.get("exit"), elapsed, "")
         elif not orphaned or alive(job):
             reason = "Dependency" if job["after"] else "Resources"
+            limit = 60.0 * float(job.get("time_min") or limits.get(job["step"]) or 0)
             answer.live[name] = queue.LiveJob(job["state"], reason, elapsed, started,
-                                              job.get("restarts", 0), None, "")
+                                              job.get("restarts", 0), limit or None, "")
     return answer
 

@@ -131,7 +131,24 @@ def progress_words(progress: dict[str, Any]) -> str:
         if name not in known and value is not None:
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
             words.append(f"{name.replace('_', ' ')} {shown}")
-    elapsed = progress.get("elapsed_s") or 0
-    if total and done and done < total and elapsed > 5:
-        words.append(f"{clock(elapsed / done * (total - done))} left")
+    left = left_s(progress)
+    if left is not None:
+        words.append(f"{clock(left)} left")
     return ", ".join(words)
+
+
+def left_s(progress: dict[str, Any] | None) -> float | None:
+    """Seconds until a task is done at its pace so far; None where that cannot be told yet."""
+    known = progress or {}
+    done, total = known.get("done") or 0, known.get("total")
+    elapsed = known.get("elapsed_s") or 0
+    if total and done and done < total and elapsed > 5:
+        return float(elapsed / done * (total - done))
+    return None
+
+
+def limit_words(until_s: float, progress: dict[str, Any] | None) -> str:
+    """``limit in 1:10:00``, and whether the pace so far is too slow for it."""
+    left = left_s(progress)
+    late = left is not None and left > until_s
+    return f"limit in {clock(max(until_s, 0))}" + (" (too short at this pace)" if late else "")

@@ -62,8 +62,13 @@ def test_waiting_queued_and_running_in_words(case):
                 queue_line("101", "PENDING", "Dependency"))
     chain.mark("extract", "0.progress.json", {
         "phase": "epoch", "done": 12, "total": 300, "elapsed_s": 120.0, "loss": 0.41234})
-    assert chain.look() == {"extract": ("running", "epoch 12/300, loss 0.4123, 48:00 left"),
-                            "sample": ("waiting", "")}
+    assert chain.look() == {
+        "extract": ("running", "epoch 12/300, loss 0.4123, 48:00 left, "
+                               "limit in 2:57 (too short at this pace)"),
+        "sample": ("waiting", "")}
+    chain.mark("extract", "0.progress.json", {
+        "phase": "epoch", "done": 12, "total": 13, "elapsed_s": 120.0})
+    assert chain.look()["extract"] == ("running", "epoch 12/13, 0:10 left, limit in 2:57")
     assert chain.step("extract").elapsed_s == 123 and chain.run.state == "running"
     chain.queue(queue_line("100_[0-2]", "PENDING", "QOSMaxCpuPerUserLimit"),
                 queue_line("101", "PENDING", "Dependency"))
@@ -140,7 +145,8 @@ def test_requeued_says_how_often_and_why(case):
     assert chain.look()["extract"] == (
         "requeued", "its start time has not come (BeginTime), requeued twice (preempted)")
     chain.queue(queue_line("100", "RUNNING", restarts=1))
-    assert chain.look()["extract"] == ("running", "requeued once (preempted)")
+    assert chain.look()["extract"] == (
+        "running", "limit in 5:00, requeued once (preempted)")
 
 
 def test_when_nothing_answers_the_markers_do(case):
@@ -174,7 +180,8 @@ def test_one_failed_task_of_many(case):
     chain.finish("extract", 0)
     chain.queue(queue_line("100_2", "RUNNING", used="1:00"))
     chain.sacct("100_1|FAILED|1:0|9|n1", "100_3|FAILED|1:0|9|n1")
-    assert chain.look()["extract"] == ("running", "2 of 4 tasks failed (1, 3)")
+    assert chain.look()["extract"] == (
+        "running", "limit in 4:00, 2 of 4 tasks failed (1, 3)")
     chain.finish("extract", 2)
     chain.queue()
     assert chain.look()["extract"] == ("failed", "exit 1, 2 of 4 tasks failed (1, 3)")
