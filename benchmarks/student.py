@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -48,7 +49,8 @@ def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]
     from l3hpc.steps.base import Task
     from l3hpc.steps.extract import task_recordings
 
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # or the work of an earlier run would be taken up
+    out.mkdir(parents=True)
     start = time.perf_counter()
     params = embed.Params(audio=folder / "audio", student=str(folder / "student.h5"), hop=HOP,
                           center=True, engine="auto" if engine == "openvino" else engine,
@@ -76,7 +78,8 @@ def theirs(folder: Path, out: Path, batch: int) -> dict[str, Any]:
     from l3hpc.models.network import assign, build_with_frontend
     from l3hpc.models.weights import load_parameters
 
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # or the work of an earlier run would be taken up
+    out.mkdir(parents=True)
     start = time.perf_counter()
     parameters, info = load_parameters(folder / "student.h5")
     model = build_with_frontend(info.spec)

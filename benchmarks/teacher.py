@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -105,7 +106,8 @@ def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]
     from l3hpc.steps import extract, reduced
     from l3hpc.steps.base import Task
 
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # or the work of an earlier run would be taken up
+    out.mkdir(parents=True)
     start = time.perf_counter()
     params = extract.Params(audio=folder / "audio", weights=str(folder / NAME), hop=HOP,
                             engine="auto" if engine == "openvino" else engine,
