@@ -18,8 +18,8 @@ class FusedNormalisation(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise by the batch when ``training``, else by the moving statistics."""
-        if not training:
+        """Normalise by the batch when ``training``, else (or frozen) by the moving statistics."""
+        if not training or not self.trainable:
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
             inputs, tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32),

@@ -5,6 +5,7 @@ Every engine and file format of this package meets here, so that none depends on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,21 +107,27 @@ def untrained(spec: NetworkSpec, seed: int) -> Parameters:
 
     Kernels are He-normal (truncated at two standard deviations), biases 0, normalisations neutral.
     """
+    return Parameters(spec, random_layers(spec.layers(), seed))
+
+
+def random_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], seed: int,
+                  first: int = 0) -> tuple[tuple[np.ndarray, ...], ...]:
+    """What ``untrained`` draws, for layers of (kind, array shapes); ``first`` numbers them on."""
     from scipy.special import ndtr, ndtri
 
     low, high = float(ndtr(-2.0)), float(ndtr(2.0))
-    layers: list[tuple[np.ndarray, ...]] = []
-    for index, (kind, shapes) in enumerate(spec.layers()):
-        if kind == "conv":
+    drawn: list[tuple[np.ndarray, ...]] = []
+    for index, (kind, shapes) in enumerate(layers, first):
+        if kind == "batch_norm":
+            drawn.append(tuple(np.full(shape, value, np.float32)
+                               for shape, value in zip(shapes, (1, 0, 0, 1), strict=True)))
+        else:
             generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
             uniform = low + (high - low) * generator.random(shapes[0])
-            deviation = np.sqrt(2.0 / np.prod(shapes[0][:3])) / 0.8796256610342398
+            deviation = np.sqrt(2.0 / np.prod(shapes[0][:-1])) / 0.8796256610342398
             kernel = (ndtri(uniform) * deviation).astype(np.float32)
-            layers.append((kernel, np.zeros(shapes[1], np.float32)))
-        else:
-            layers.append(tuple(np.full(shape, value, np.float32)
-                                for shape, value in zip(shapes, (1, 0, 0, 1), strict=True)))
-    return Parameters(spec, tuple(layers))
+            drawn.append((kernel, np.zeros(shapes[1], np.float32)))
+    return tuple(drawn)
 
 
 def _affine(normalisation: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
