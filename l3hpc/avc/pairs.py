@@ -8,8 +8,7 @@ gives equally many pictures and seconds to both halves, so that neither alone te
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,10 +42,6 @@ class Pair:
     def matching(self) -> bool:
         """Whether both are of one video (and then of one second)."""
         return self.picture == self.sound
-
-    def as_json(self) -> list[Any]:
-        """The fields in order, JSON-ready."""
-        return list(asdict(self).values())
 
 
 class Unusable(VideoError):

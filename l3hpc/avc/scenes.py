@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -42,6 +41,10 @@ class Kind:
     sound: Callable[[np.random.Generator, int, int], np.ndarray]
 
 
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.asarray((np.minimum(abs(x), abs(y)) < 0.3) & (np.maximum(abs(x), abs(y)) < 0.95))
+
+
 KINDS = (
     Kind("engine", (0.85, 0.15, 0.15), lambda x, y: x * x + y * y < 1,
          lambda rng, n, rate: sounds.engine(rng, n, rate, "medium")),
@@ -49,7 +52,7 @@ KINDS = (
          lambda rng, n, rate: sounds.machinery_impact(rng, n, rate, "jackhammer")),
     Kind("car alarm", (0.15, 0.25, 0.90), lambda x, y: (y < 0.8) & (abs(x) < 0.55 * (y + 1)),
          lambda rng, n, rate: sounds.alert(rng, n, rate, "car-alarm")),
-    Kind("saw", (0.15, 0.75, 0.25), lambda x, y: (abs(x) < 0.3) ^ (abs(y) < 0.3),
+    Kind("saw", (0.15, 0.75, 0.25), _cross,
          lambda rng, n, rate: sounds.powered_saw(rng, n, rate, "small")),
     Kind("ice cream truck", (0.90, 0.30, 0.80), lambda x, y: abs(x * x + y * y - 0.7) < 0.3,
          lambda rng, n, rate: sounds.music(rng, n, rate, "ice-cream")),
@@ -114,11 +117,6 @@ class Scene:
                 clip = clip + 10 ** (rng.uniform(-52, -44) / 20) * sounds.background(rng, n, rate)
                 self._sounds[rate] = np.round(32767 * np.tanh(clip)).astype(np.int16)
             return self._sounds[rate]
-
-    @cached_property
-    def frame_size(self) -> tuple[int, int]:
-        """(width, height) of a whole frame at the published scale."""
-        return math.ceil(256 * ASPECT), 256
 
 
 def scenes_seed(name: str) -> int | None:

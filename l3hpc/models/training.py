@@ -97,10 +97,7 @@ class Training:
         if self.bn_momentum is None:
             self.bn_momentum = bn_momentum(
                 self.epoch_size or math.ceil(len(self.rows[0]) / self.batch_size))
-        self.engine = Engine(
-            self.spec, seed=self.seed, learning_rate=self.learning_rate, threads=self.threads,
-            bn_momentum=self.bn_momentum, mixed_precision=self.mixed_precision,
-            deterministic=self.deterministic)
+        self.engine = self.make_engine()
         self.order = Order(self.rows[0], self.batch_size, self.seed, epoch_size=self.epoch_size,
                            whole=self.engine.replicas > 1)
         self.status = Status(rate=self.learning_rate)
@@ -118,6 +115,16 @@ class Training:
             raise
         self._write_history()
         return self.status
+
+    def make_engine(self) -> Engine:
+        """The network and its compiled steps (another kind of training makes another)."""
+        return Engine(self.spec, **self.engine_options())
+
+    def engine_options(self) -> dict[str, Any]:
+        """What every engine is told."""
+        return {"seed": self.seed, "learning_rate": self.learning_rate, "threads": self.threads,
+                "bn_momentum": self.bn_momentum, "mixed_precision": self.mixed_precision,
+                "deterministic": self.deterministic}
 
     def save(self) -> None:
         """Write a checkpoint of this moment: safe between any two Python instructions.

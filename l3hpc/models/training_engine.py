@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from l3hpc.models.network import build, parameters_of
-from l3hpc.models.parameters import BN_MOMENTUM, Parameters
+from l3hpc.models.network import assign, build, parameters_of
+from l3hpc.models.parameters import BN_MOMENTUM, Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
 
 
@@ -46,8 +46,7 @@ class Engine:
         keras.mixed_precision.set_dtype_policy(self.precision)
         try:
             with self.strategy.scope():
-                self.model = build(spec, bn_momentum, fused=True)
-                _start(self.model, spec, seed)
+                self.model = self._network(bn_momentum, seed)
                 optimizer = keras.optimizers.Adam(learning_rate)
                 if self.precision == "mixed_float16":
                     optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -62,6 +61,12 @@ class Engine:
                                   input_signature=batch and [*batch, flag])
         self._validate = tf.function(self._validation_step, reduce_retracing=True,
                                      input_signature=batch)
+
+    def _network(self, bn_momentum: float, seed: int) -> Any:
+        """A new Keras model; its first weights depend on the seed alone."""
+        model = build(self.spec, bn_momentum, fused=True)
+        assign(model, untrained(self.spec, seed))
+        return model
 
     # steps --------------------------------------------------------------------------------------
 
@@ -81,11 +86,13 @@ class Engine:
         sums = self.sums.numpy()
         return float(sums[0] / sums[2]), float(sums[1] / sums[2])
 
-    def put(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Any, Any]:
-        """A batch (spectra, targets) on the device, or shared out over several. Any thread."""
-        if self.replicas == 1:
-            return tf.convert_to_tensor(batch[0]), tf.convert_to_tensor(batch[1])
-        return self._share(batch[0]), self._share(batch[1])
+    def put(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
+        """A batch (spectra, targets) on the device, or shared out over several. Any thread.
+
+        Either part may be a tuple of arrays.
+        """
+        place = tf.convert_to_tensor if self.replicas == 1 else self._share
+        return tf.nest.map_structure(place, batch[0]), tf.nest.map_structure(place, batch[1])
 
     def _share(self, array: np.ndarray) -> Any:
         parts = np.array_split(array, self.replicas)
@@ -108,7 +115,7 @@ class Engine:
         return self._reduce(self.strategy.run(self._validation_replica, args=(x, y)))
 
     def _train_replica(self, x: Any, y: Any) -> Any:
-        count = tf.shape(x)[0]
+        count = tf.shape(y)[0]
         context = tf.distribute.get_replica_context()
         everywhere = context.all_reduce("sum", count) if self.replicas > 1 else count
         with tf.GradientTape() as tape:
@@ -122,7 +129,7 @@ class Engine:
 
     def _validation_replica(self, x: Any, y: Any) -> Any:
         squared, absolute, penalty = self._errors(x, y, training=False)
-        return self._sums(squared, absolute, penalty, tf.shape(x)[0])
+        return self._sums(squared, absolute, penalty, tf.shape(y)[0])
 
     def _errors(self, x: Any, y: Any, training: bool) -> tuple[Any, Any, Any]:
         difference = tf.cast(self.model(x, training=training), tf.float32) - y
@@ -199,13 +206,3 @@ def _strategy(devices: Iterable[str] | None) -> Any:
     if len(names) > 1:
         return tf.distribute.MirroredStrategy(names)
     return tf.distribute.get_strategy()
-
-
-def _start(model: Any, spec: NetworkSpec, seed: int) -> None:
-    """The first weights: they depend on the seed alone."""
-    from l3hpc.models import parameters
-    from l3hpc.models.network import assign
-
-    assign(model, parameters.untrained(spec, seed))
-
-
