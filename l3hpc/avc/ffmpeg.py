@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def ffmpeg() -> str:
     if found:
         return found
     try:
-        from imageio_ffmpeg import get_ffmpeg_exe
+        from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-untyped]
 
         return str(get_ffmpeg_exe())
     except (ImportError, RuntimeError):
@@ -130,8 +131,8 @@ def _run(command: list[str], path: Path, checked: bool = True
     return done
 
 
-def _probed(found: dict, path: Path) -> Probe:
-    kinds = {}
+def _probed(found: dict[str, Any], path: Path) -> Probe:
+    kinds: dict[str, dict[str, Any]] = {}
     for stream in found.get("streams", []):
         kind = stream.get("codec_type")
         if kind == "video" and stream.get("disposition", {}).get("attached_pic"):

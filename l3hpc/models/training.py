@@ -47,8 +47,8 @@ SHOW_EVERY_S = 1.0
 class Data(Protocol):
     """Examples by row number."""
 
-    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Spectra (n, bands, times, 1) and targets (n, dim), float32."""
+    def batch(self, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+        """What the network takes (spectra (n, bands, times, 1)) and targets (n, dim), float32."""
 
 
 @dataclass

@@ -84,15 +84,15 @@ class Params(BaseParams):
 
 def check(params: Mapping[str, BaseModel]) -> None:
     """Refuse networks that cannot be built, and weights that are not of such networks."""
-    from l3hpc.avc.vision import VisionSpec, load_vision
+    from l3hpc.avc.vision import VisionSpec
     from l3hpc.models.spec import check_student
     from l3hpc.steps import avc_pairs
 
     own, pairs = params.get(NAME), params.get("avc_pairs")
     if not isinstance(own, Params):
         return
-    if own.audio_weights is None and PUBLISHED_FRONT != (
-            own.asr, own.mels, own.hop, own.dft, own.fmax):
+    front = (own.asr, own.mels, own.hop, own.dft, own.fmax)
+    if own.audio_weights is None and front != PUBLISHED_FRONT:
         check_student(own.asr, own.mels, own.hop, own.dft, own.fmax, own.filters[-1], own.filters)
     for path, option in ((own.audio_weights, "audio_weights"),
                          (own.vision_weights, "vision_weights")):
@@ -100,12 +100,10 @@ def check(params: Mapping[str, BaseModel]) -> None:
             raise InputError(f"no weight file {path}", where=f"{NAME}.{option}")
     spec = audio_spec(own)
     size = pairs.size if isinstance(pairs, avc_pairs.Params) else 224
-    if own.vision_weights is not None:
-        load_vision(own.vision_weights)
-    elif own.freeze_vision:
+    VisionSpec(size, vision_filters(own))
+    if own.freeze_vision and own.vision_weights is None:
         raise InputError("a vision network that was never trained stays as it is",
                          where=f"{NAME}.freeze_vision", allowed="with vision_weights")
-    VisionSpec(size, own.vision_filters)
     if isinstance(pairs, avc_pairs.Params) and pairs.rate < spec.rate:
         raise InputError(f"sound of {pairs.rate} Hz is cut for a network of {spec.rate} Hz",
                          where="avc_pairs.rate", allowed=f"at least {spec.rate}")
@@ -125,6 +123,15 @@ def audio_spec(params: Params) -> NetworkSpec:
         return describe_weights(params.audio_weights).spec
     return NetworkSpec(params.asr, params.mels, params.hop, params.dft, params.fmax,
                        params.filters)
+
+
+def vision_filters(params: Params) -> tuple[int, ...]:
+    """The vision network's: those of ``vision_weights``, or what the parameters say."""
+    from l3hpc.avc.vision import load_vision
+
+    if params.vision_weights is not None:
+        return load_vision(params.vision_weights)[0].filters
+    return params.vision_filters
 
 
 def describe(params: Mapping[str, BaseModel]) -> str:
@@ -196,9 +203,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
                          both.rows, folder.resolve().name]),
         provenance={"taught by": "audio-visual correspondence", "pairs": folder.resolve().name},
         progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal,
-        start=training.Start(
-            None if params.vision_weights else VisionSpec(both.size, params.vision_filters),
-            audio, params.vision_weights, params.freeze_vision))
+        start=training.Start(VisionSpec(both.size, vision_filters(params)), audio,
+                             params.vision_weights, params.freeze_vision))
     status = trainer.run()
     both.close()
     best = load_avc(trainer.folder / training.BEST_LOSS)

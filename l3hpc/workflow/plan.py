@@ -348,8 +348,8 @@ def _key_of(artifact: Path, planned: Path) -> str:
 
 def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
              run: str) -> dict[str, str]:
-    """model_dir and output_dir of the train, avc_train and classify steps of this run that a step is, or
-    that it builds on."""
+    """model_dir and output_dir of the train (avc_train) and classify steps of this run that a step
+    is, or that it builds on."""
     found: dict[str, str] = {}
     names = [step.name]
     for name in names:
