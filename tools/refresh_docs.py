@@ -75,8 +75,10 @@ def _allowed(field: Any) -> str:
              if kind is not type(None)]
     if typing.get_origin(field.annotation) is typing.Literal:
         return ", ".join(f"`{kind}`" for kind in kinds)
-    if any(typing.get_origin(kind) is tuple for kind in kinds):
-        return "a list of whole numbers"
+    tuples = [kind for kind in (field.annotation, *kinds) if typing.get_origin(kind) is tuple]
+    if tuples:
+        of = {int: "whole numbers", str: "names", Path: "paths"}
+        return f"a list of {of[typing.get_args(tuples[0])[0]]}"
     names = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
     words = ", ".join(names.get(kind, str(kind)) for kind in kinds)
     signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))

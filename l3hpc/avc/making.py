@@ -60,8 +60,9 @@ class Making:
                 files, pairs = self._files(sources)
                 break
             except Unusable as error:  # found broken only when it was decoded: plan without it
-                source = sources.pop(error.number)
-                self._skip(source.name, error, skipped, state)
+                name = list(sources)[error.number]
+                del sources[name]
+                self._skip(name, error, skipped, state)
         for path in files:
             shutil.move(path, output / path.name)
         table = io.StringIO()
@@ -71,7 +72,7 @@ class Making:
         return {"pairs": len(pairs), "matching": sum(pair.matching for pair in pairs),
                 "videos": len(sources), "skipped": len(skipped), "files": len(files)}
 
-    def _open(self, skipped: dict[str, str], state: Path) -> list[Source]:
+    def _open(self, skipped: dict[str, str], state: Path) -> dict[str, Source]:
         self.progress.start("opening videos", total=len(self.names), unit="videos")
 
         def work(name: str) -> Source | VideoError:
@@ -81,14 +82,14 @@ class Making:
                 return error
 
         wanted = [name for name in self.names if name not in skipped]
-        sources = []
+        sources = {}
         with ThreadPoolExecutor(max(self.threads, 1)) as pool:
             for name, found in zip(wanted, pool.map(work, wanted), strict=True):
                 self.progress.advance()
                 if isinstance(found, VideoError):
                     self._skip(name, found, skipped, state)
                 else:
-                    sources.append(found)
+                    sources[name] = found
         return sources
 
     def _skip(self, name: str, error: VideoError, skipped: dict[str, str], state: Path) -> None:
@@ -102,10 +103,10 @@ class Making:
                 f"{error.message}", allowed=f"at most {self.max_failed:.0%}, and two must be left",
                 hint="Remove them, or raise avc_pairs.max_failed.")
 
-    def _files(self, sources: list[Source]) -> tuple[list[Path], list[Pair]]:
-        pairs = plan([source.seconds for source in sources], len(sources) * self.pairs_per_video,
+    def _files(self, sources: dict[str, Source]) -> tuple[list[Path], list[Pair]]:
+        pairs = plan([source.seconds for source in sources.values()], len(sources) * self.pairs_per_video,
                      self.seed, self.augment)
-        key = digest([self.rate, self.size, self.per_file, [source.name for source in sources],
+        key = digest([self.rate, self.size, self.per_file, list(sources),
                       [repr(astuple(pair)) for pair in pairs]])
         folder = self.scratch / key
         self.progress.start("cutting pairs", total=len(pairs), unit="pairs")
@@ -117,7 +118,7 @@ class Making:
             if path.is_file():  # of an earlier attempt
                 self.progress.advance(len(some))
                 continue
-            made = examples(some, sources, self.rate, self.size, self.threads,
+            made = examples(some, list(sources.values()), self.rate, self.size, self.threads,
                             self.progress.advance)
             write_batch(path, made, len(some), {"rate": self.rate, "plan": key})
         return files, pairs

@@ -13,6 +13,7 @@ from typing import Any
 from l3hpc.errors import InputError
 from l3hpc.files import read_json, task_folders
 from l3hpc.report.findings import (
+    Correspondence,
     Curve,
     Epoch,
     Findings,
@@ -50,16 +51,20 @@ def collect(
                for kind, found in folders.items()}
     teacher = _teacher(results.get("extract", []))
     first = {kind: found[0] for kind, found in folders.items()}
-    model = _model_file(first.get("train"), results.get("train", []))
+    trained = "train" if "train" in first else "avc_train"
+    model = _model_file(first.get(trained), results.get(trained, []))
+    taught = results["avc_train"][0].get("summary", {}) if "avc_train" in results else {}
     return Findings(
         run=run, title=title,
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
         teacher=str(teacher.get("label", "")),
         teacher_trained=not teacher.get("random_weights", teacher.get("kind") == "untrained"),
-        epochs=epochs(first["train"] / "history.csv") if "train" in first else (),
+        epochs=epochs(first[trained] / "history.csv") if trained in first else (),
         variance=variance(first["fit"] / "phi.h5") if "fit" in first else None,
         scores=scores(first["evaluate"]) if "evaluate" in first else (),
+        correspondence=_correspondence(taught.get("test")),
         networks=tuple(network for network in (
+            _network("taught by correspondence", taught.get("spec")),
             _network(f"teacher ({teacher.get('kind')})", teacher.get("spec")),
             _network("student", _student(places.get("train")))) if network is not None),
         model_file=model.name if model else "",
@@ -196,6 +201,15 @@ def _student(artifact: Path | None) -> dict[str, Any] | None:
     return student_spec(
         params["asr"], params["mels"], params["hop"], params["dft"], params["fmax"],
         params["emb_dim"], params["filters"], params["head"]).to_dict()
+
+
+def _correspondence(told: Any) -> Correspondence | None:
+    """The test of an audio-visual network, where there is one."""
+    if not isinstance(told, dict):
+        return None
+    low, high = told["interval"]
+    return Correspondence(told["pairs"], told["right"], (float(low), float(high)),
+                          _finite(told["matching_right"]), _finite(told["non_matching_right"]))
 
 
 def _network(name: str, spec: Any) -> Network | None:

@@ -103,6 +103,20 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Correspondence:
+    """How often an audio-visual network was right about pairs of unseen videos.
+
+    interval: exact binomial, 95 %. matching, non_matching: shares of right answers in each half.
+    """
+
+    pairs: int
+    right: int
+    interval: Interval
+    matching: float | None = None
+    non_matching: float | None = None
+
+
+@dataclass(frozen=True)
 class StepFacts:
     """One step of the chain. ``state``: done, reused, running, failed, waiting. Time in seconds.
 
@@ -140,6 +154,7 @@ class Findings:
     epochs: tuple[Epoch, ...] = ()
     variance: Variance | None = None
     scores: tuple[Scores, ...] = ()
+    correspondence: Correspondence | None = None
     networks: tuple[Network, ...] = ()
     model_file: str = ""
     model_bytes: int | None = None

@@ -32,7 +32,8 @@ def page(findings: Findings) -> str:
                 banner(findings)),
         element("main", tiles(findings), chain(findings),
                 element("div", loss(findings), variance(findings), class_="two"),
-                tagging(findings), sizes(findings), ledger(findings), provenance(findings)),
+                correspondence(findings), tagging(findings), sizes(findings), ledger(findings),
+                provenance(findings)),
         element("footer", f"Written by l3hpc {__version__} from the files of the run. "
                           "This page loads nothing from outside."))
     return "<!DOCTYPE html>\n" + element("html", head, body, lang="en") + "\n"
@@ -65,6 +66,11 @@ def tiles(findings: Findings) -> Markup:
         macro = measured(scores.macro_auprc, scores.intervals.get("macro_auprc"))
         facts.append((f"Micro-AUPRC, {scores.level} tags", number(scores.micro_auprc),
                       f"{sure}F1@0.5 {f1}, macro-AUPRC {macro} on {scores.split}"))
+    taught = findings.correspondence
+    if taught is not None:
+        facts.append(("Correspondence", f"{100 * taught.right / taught.pairs:.1f} %",
+                      f"of {taught.pairs:,} unseen pairs right, {percent(taught.interval)} with "
+                      "95% confidence; guessing: 50 %"))
     if best is not None:
         facts.append(("Best validation loss", f"{best.valid_loss:.4g}",
                       f"epoch {best.epoch} of {findings.epochs[-1].epoch}"))
@@ -135,8 +141,11 @@ def loss(findings: Findings) -> Markup:
         return section("Loss", "No training in this run.")
     rows = [(epoch.epoch, number(epoch.loss, 5), number(epoch.valid_loss, 5),
              number(epoch.mae, 5), number(epoch.valid_mae, 5)) for epoch in findings.epochs]
+    what = "Mean squared error between the student and φ(teacher)."
+    if all(epoch.mae is None for epoch in findings.epochs) and findings.correspondence:
+        what = "Cross-entropy of matching and non-matching pairs, with the weights' penalty."
     return section(
-        "Loss per epoch", "Mean squared error between the student and φ(teacher).",
+        "Loss per epoch", what,
         element("figure", charts.loss_chart(findings.epochs)),
         as_table(table("", ("epoch", "loss", "valid loss", "MAE", "valid MAE"), rows,
                        (0, 1, 2, 3, 4))))
@@ -159,6 +168,29 @@ def variance(findings: Findings) -> Markup:
     note += f", fitted on {kept.samples:,} rows." if kept.samples else "."
     return section("Explained variance", note, element("figure", charts.variance_chart(kept)),
                    as_table(table("", ("component", "share", "cumulative"), rows, (0, 1, 2))))
+
+
+def correspondence(findings: Findings) -> Markup | None:
+    """How well picture and sound are told to belong together; nothing where nobody was asked."""
+    taught = findings.correspondence
+    if taught is None:
+        return None
+    rows = [("all", f"{taught.pairs:,}", f"{100 * taught.right / taught.pairs:.1f} %",
+             percent(taught.interval))]
+    rows += [(name, "half", f"{100 * share:.1f} %", "–") for name, share in (
+        ("matching", taught.matching), ("not matching", taught.non_matching))
+        if share is not None]
+    return section(
+        "Audio-visual correspondence",
+        "Does the picture belong to the sound? Pairs of videos that training never saw; half of "
+        "them match. The range is the exact binomial interval of 95 %, which takes the pairs as "
+        "independent.",
+        table("", ("pairs", "number", "right", "range"), rows, (1, 2, 3)))
+
+
+def percent(interval: tuple[float, float]) -> str:
+    """``72.5 to 78.9 %``."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
 
 
 def main_scores(findings: Findings) -> Scores | None:

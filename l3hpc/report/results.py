@@ -24,6 +24,7 @@ SUMMARY = "summary.json"
 KEPT = {  # kind of step → files worth keeping beside the page
     "fit": ("phi.h5",), "train": ("history.csv", "*.h5", "*.keras", "config.json"),
     "classify": ("predictions*.csv", "*.h5", "history*.csv"),
+    "avc_train": ("history.csv", "teacher.h5", "evaluation.json"),
     "evaluate": ("evaluation.json", "curves.json"), "extract": ("skipped.csv",),
 }
 LARGEST = 100 * 10**6

@@ -96,3 +96,9 @@ def runner(tmp_path):
 def new_runner(tmp_path):
     """Makes more runners, by name."""
     return lambda name: Runner(tmp_path / name)
+
+
+@pytest.fixture(scope="session")
+def session_runner(tmp_path_factory):
+    """Makes runners for results that several tests share, by name."""
+    return lambda name: Runner(tmp_path_factory.mktemp(name))
