@@ -104,8 +104,9 @@ class Making:
                 hint="Remove them, or raise avc_pairs.max_failed.")
 
     def _files(self, sources: dict[str, Source]) -> tuple[list[Path], list[Pair]]:
-        pairs = plan([source.seconds for source in sources.values()], len(sources) * self.pairs_per_video,
-                     self.seed, self.augment)
+        count = len(sources) * self.pairs_per_video
+        pairs = plan([source.seconds for source in sources.values()], count, self.seed,
+                     self.augment)
         key = digest([self.rate, self.size, self.per_file, list(sources),
                       [repr(astuple(pair)) for pair in pairs]])
         folder = self.scratch / key

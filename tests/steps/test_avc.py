@@ -45,15 +45,15 @@ def test_generated_scenes_are_learnt_far_above_chance(learnt):
     """Guessing is right in half of the pairs; who knows all kinds of shapes, in eleven of twelve.
 
     The bound takes the twelve pairs of a scene as one (they may all stand or fall together), so 60
-    trials: the exact binomial interval of 99.9 % around the accuracy must lie above one half. That
-    is so from 42 of 60, 70 %, on; 76 % was seen.
+    trials: the exact binomial interval of 99 % around the accuracy must lie above one half. That is
+    so from 41 of 60, 68 %, on; 77 % was seen.
     """
     tested = learnt.train.results[0]["test"]
     scenes = tested["pairs"] // PER_SCENE
     assert (tested["pairs"], scenes) == (720, 60)
-    low, _ = interval(round(tested["accuracy"] * scenes), scenes, confidence=0.999)
+    low, _ = interval(round(tested["accuracy"] * scenes), scenes, confidence=0.99)
     assert low > 0.5
-    assert interval(42, 60, 0.999)[0] > 0.5 > interval(41, 60, 0.999)[0]
+    assert interval(41, 60, 0.99)[0] > 0.5 > interval(40, 60, 0.99)[0]
     assert tested["accuracy"] < CEILING + 0.03  # more would be a shortcut
     assert min(tested["matching_right"], tested["non_matching_right"]) > 0.5
     assert f"{100 * tested['accuracy']:.1f} % of 720 unseen pairs right" in learnt.train.text
@@ -202,9 +202,9 @@ def films(tmp_path_factory):
 @needs_ffmpeg
 def test_real_videos_become_pairs(films, runner):
     """Red sounds at 400 Hz, blue at 800; in the files every picture meets a sound of its label."""
-    found = runner.run("avc_pairs", {**SMALL, "videos": films, "pairs_per_video": 2,
+    found = runner.run("avc_pairs", {**SMALL, "videos": films, "pairs_per_video": 1,
                                      "augment": False})
-    assert found.text == "16 pairs of 8 videos"
+    assert found.text == "8 pairs of 8 videos"
     seen = set()
     for path in sorted(found.folder.glob("*/*.h5")):
         with h5py.File(path) as file:
