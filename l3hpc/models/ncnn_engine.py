@@ -103,7 +103,7 @@ def graph(network: FoldedNetwork) -> str:
         lines.append(f"Convolution conv{index} 1 1 {last} conv{index} 0={layer.kernel.shape[3]} "
                      f"1=3 4=1 5=1 6={layer.kernel.size}{relu}{direct}")
         last = f"conv{index}"
-        if index in (1, 3, 5):
+        if index in network.spec.halvings:
             lines.append(f"Pooling pool{index} 1 1 {last} pool{index} 0=0 1=2 2=2 5=1")
             last = f"pool{index}"
     height, width = network.spec.pool

@@ -90,7 +90,7 @@ def _embed(x: Any, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM,
 
     x = normalise(x, "norm_0")
     for index, count in enumerate(spec.filters):
-        last = index == 7
+        last = index == len(spec.filters) - 1
         x = keras.layers.Conv2D(
             count, 3, padding="same", kernel_initializer="he_normal",
             kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY),
@@ -99,7 +99,7 @@ def _embed(x: Any, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM,
             x = normalise(x, f"norm_{index + 1}")
         if not last or (spec.final_norm and spec.head == "relu"):
             x = keras.layers.ReLU(name=f"relu_{index + 1}")(x)
-        if index in (1, 3, 5):
+        if index in spec.halvings:
             x = keras.layers.MaxPooling2D(2, name=f"pool_{index // 2 + 1}")(x)
     x = keras.layers.MaxPooling2D(spec.pool, padding="same", name="pool_4")(x)
     return keras.layers.Flatten(dtype="float32", name="embedding")(x)

@@ -89,7 +89,7 @@ def observe(network: FoldedNetwork, spectrograms: np.ndarray, threads: int | Non
     """What the network sees on spectrograms (n, bands, times), computed in float32."""
     compiled = _compile(_graph(network, 1, peaks=True), threads or allocated_cores(), "float32",
                         streams=1)
-    peaks = [np.zeros(count, np.float32) for count in network.spec.filters[:7]]
+    peaks = [np.zeros(count, np.float32) for count in network.spec.filters[:-1]]
     for spectrogram in spectrograms:
         found = compiled({0: np.ascontiguousarray(spectrogram[None, None], np.float32)})
         peaks = [np.maximum(peak, found[index][0]) for index, peak in enumerate(peaks)]
@@ -135,12 +135,12 @@ def _graph(network: FoldedNetwork | QuantisedNetwork, frames: int, peaks: bool =
         x = ops.add(x, bias)
         if layer.relu:
             x = ops.relu(x)
-        if index < 7:
+        if index < len(layers) - 1:
             seen.append(ops.reduce_max(x, _constant([2, 3], np.int64)).output(0))
             after = layers[index + 1]
             if isinstance(after, QuantisedConvolution):
                 x = _rounded(x, after.limit)  # before the pooling, which then handles bytes
-        if index in (1, 3, 5):
+        if index in network.spec.halvings:
             x = _pool(x, (2, 2))
     x = ops.transpose(_pool(x, network.spec.pool), _constant([0, 2, 3, 1], np.int64))
     x = ops.reshape(x, _constant([0, -1], np.int64), True)

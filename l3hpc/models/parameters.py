@@ -39,15 +39,16 @@ class Parameters:
         scale, shift = _affine(self.layers[0])
         convolutions = []
         position = 1
-        for index in range(8):
+        last = len(self.spec.filters) - 1
+        for index in range(last + 1):
             kernel, bias = (array.astype(np.float64) for array in self.layers[position])
             position += 1
-            normalised = index < 7 or self.spec.final_norm
+            normalised = index < last or self.spec.final_norm
             if normalised:
                 factor, offset = _affine(self.layers[position])
                 kernel, bias = kernel * factor, bias * factor + offset
                 position += 1
-            relu = index < 7 or (self.spec.final_norm and self.spec.head == "relu")
+            relu = index < last or (self.spec.final_norm and self.spec.head == "relu")
             convolutions.append(
                 Convolution(kernel.astype(np.float32), bias.astype(np.float32), relu))
         return FoldedNetwork(self.spec, float(scale[0]), float(shift[0]), tuple(convolutions))
@@ -64,10 +65,10 @@ class Convolution:
 
 @dataclass(frozen=True)
 class FoldedNetwork:
-    """What an inference engine needs: ``x * scale + shift``, then eight convolutions.
+    """What an inference engine needs: ``x * scale + shift``, then the convolutions.
 
-    A 2x2 max pooling (stride 2, odd ends dropped) follows convolutions 2, 4 and 6; max pooling of
-    ``spec.pool`` follows the eighth; the result is flattened as (band, time, channel).
+    A 2x2 max pooling (stride 2, odd ends dropped) follows convolutions 2, 4 and 6 (from 0:
+    ``spec.halvings``); max pooling of ``spec.pool`` follows the last; the result is flattened as (band, time, channel).
     """
 
     spec: NetworkSpec

@@ -35,7 +35,7 @@ QUIET = 1e-3  # a channel below this part of its layer's largest value counts as
 class Calibration:
     """What a network saw on some frames.
 
-    peaks: the largest output after ReLU of each channel, of convolutions 1 to 7.
+    peaks: the largest output after ReLU of each channel, of all convolutions but the last.
     moment: (9, 9) mean products of the pixels under a 3x3 filter (row by row) of the normalised
         spectrogram with its border of zeros.
     """

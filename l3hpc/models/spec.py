@@ -24,6 +24,7 @@ STUDENT_FILTERS = {
     128: (32, 32, 64, 64, 128, 128, 128, 128),
     64: (32, 32, 64, 64, 128, 128, 64, 64),
 }
+DEPTHS = (8, 7, 6, 5)  # convolutions
 TAILS = ("embedding", "student")
 HEADS = ("relu", "linear")
 LARGEST = 10**9  # number in a geometry
@@ -37,8 +38,8 @@ class NetworkSpec:
     Parameters
     ----------
     rate, n_mels, hop, n_dft, fmax, convention: the front end (see ``Frontend``).
-    filters: output channels of the eight convolutions.
-    tail: ``'embedding'``: max pooling right after the eighth convolution (openl3, sparse EdgeL3);
+    filters: output channels of the eight convolutions; five to seven for a teacher cut in depth.
+    tail: ``'embedding'``: max pooling right after the last convolution (openl3, sparse EdgeL3);
         ``'student'``: batch normalisation, ReLU if ``head`` is ``'relu'``, max pooling of the whole
         map (training model, published students).
     head: ``'relu'`` (published; values are >= 0) or ``'linear'`` (signed); of student tails only.
@@ -59,9 +60,10 @@ class NetworkSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filters", tuple(int(count) for count in self.filters))
-        if len(self.filters) != 8 or min(self.filters) < 1:
+        if len(self.filters) not in DEPTHS or min(self.filters) < 1:
             raise InputError(f"filters {list(self.filters)} do not make this network",
-                             allowed="eight positive numbers, one per convolution")
+                             allowed="eight positive numbers, one per convolution (five to seven "
+                                     "for a network cut in depth)")
         if self.emb_dim is None:
             object.__setattr__(self, "emb_dim", self.filters[-1])
         if self.tail not in TAILS or self.head not in HEADS:
@@ -70,7 +72,7 @@ class NetworkSpec:
         if activation_bytes(self) > MAX_ACTIVATION_BYTES:
             raise InputError(f"one frame in this network takes {activation_bytes(self):,} bytes",
                              allowed=f"at most {MAX_ACTIVATION_BYTES:,}")
-        bands, times = self.maps[3]
+        bands, times = self.last_map
         if bands < 1 or times < 1:
             shape = self.frontend.shape
             raise InputError(f"a spectrogram of {shape[0]} bands x {shape[1]} times is too small "
@@ -103,14 +105,24 @@ class NetworkSpec:
         return tuple((bands >> block, times >> block) for block in range(4))
 
     @property
+    def last_map(self) -> tuple[int, int]:
+        """(bands, times) of what the last convolution gives."""
+        return self.maps[(len(self.filters) - 1) // 2]
+
+    @property
+    def halvings(self) -> tuple[int, ...]:
+        """Convolutions (from 0) that a 2x2 max pooling follows: the last of each block but one."""
+        return tuple(index for index in (1, 3, 5) if index < len(self.filters) - 1)
+
+    @property
     def pool(self) -> tuple[int, int]:
         """Size (and stride) of the last pooling."""
-        bands, times = self.maps[3]
+        bands, times = self.last_map
         return (bands, times) if self.dim == self.filters[-1] else (bands // 4, times // 3)
 
     @property
     def final_norm(self) -> bool:
-        """Whether a batch normalisation follows the eighth convolution."""
+        """Whether a batch normalisation follows the last convolution."""
         return self.tail == "student"
 
     @property
@@ -130,7 +142,7 @@ class NetworkSpec:
         before = 1
         for index, count in enumerate(self.filters):
             result.append(("conv", ((3, 3, before, count), (count,))))
-            if index < 7 or self.final_norm:
+            if index < len(self.filters) - 1 or self.final_norm:
                 result.append(("batch_norm", ((count,),) * 4))
             before = count
         return result
@@ -246,7 +258,8 @@ def model_bytes(spec: NetworkSpec) -> int:
 def activation_bytes(spec: NetworkSpec) -> int:
     """The largest single feature map of one frame as float32."""
     return max(4 * bands * times * max(spec.filters[2 * block:2 * block + 2])
-               for block, (bands, times) in enumerate(spec.maps))
+               for block, (bands, times) in enumerate(spec.maps)
+               if 2 * block < len(spec.filters))
 
 
 def name_bands(bands: Sequence[int]) -> str:

@@ -65,7 +65,7 @@ class TensorFlowEngine:
             x = tf.nn.bias_add(x, tf.constant(layer.bias, self._type))
             if layer.relu:
                 x = tf.nn.relu(x)
-            if index in (1, 3, 5):
+            if index in self._network.spec.halvings:
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
         pool = self._network.spec.pool
         x = tf.nn.max_pool2d(x, pool, pool, "SAME")
