@@ -10,12 +10,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "l3hpc"
 SCIENCE = {"audio", "models", "sampling", "reduction", "tagging", "datasets"}
 ABOVE_SCIENCE = {"avc"}  # still a library for notebooks, built from the rooms of SCIENCE
+ON_TOP = {"compression"}  # as well, built from both
 BASE = {"ahead", "cores", "errors", "files", "progress", "_version"}
 MAY_IMPORT = {
     "cli": {"cli", "workflow", "ledger", "report", "steps"} | SCIENCE | BASE,
     "workflow": {"workflow", "steps", "ledger", "report"} | SCIENCE | BASE,
     "report": {"report", "ledger"} | SCIENCE | BASE,
-    "steps": {"steps"} | ABOVE_SCIENCE | SCIENCE | BASE,
+    "steps": {"steps"} | ON_TOP | ABOVE_SCIENCE | SCIENCE | BASE,
+    **{room: {room} | ABOVE_SCIENCE | SCIENCE | BASE for room in ON_TOP},
     **{room: {room} | SCIENCE | BASE for room in ABOVE_SCIENCE},
     "ledger": {"ledger"} | BASE,
     **dict.fromkeys(SCIENCE, SCIENCE | BASE),

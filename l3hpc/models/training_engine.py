@@ -68,6 +68,10 @@ class Engine:
         assign(model, untrained(self.spec, seed))
         return model
 
+    def _gradients(self, gradients: list[Any]) -> list[Any]:
+        """What the optimizer is given, in the order of ``model.trainable_variables``."""
+        return gradients
+
     # steps --------------------------------------------------------------------------------------
 
     def train(self, batch: Any, first: bool) -> None:
@@ -123,7 +127,7 @@ class Engine:
             loss = tf.reduce_sum(squared) / tf.cast(everywhere, tf.float32)
             loss += penalty / self.replicas
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.model.trainable_variables)
+        gradients = self._gradients(tape.gradient(scaled, self.model.trainable_variables))
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
         return self._sums(squared, absolute, penalty, count)
 

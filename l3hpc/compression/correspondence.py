@@ -1,0 +1,162 @@
+"""Audio-visual correspondence for compressed networks: as a judge, and as what they learn again.
+
+EdgeL3's fine-tuning ("ft") trains the pruned audio branch inside the correspondence network while
+the vision branch is frozen. Frozen, a picture always gives the same vector; so every picture is
+seen once, and training reads vectors. The loss is that of the whole network except for the frozen
+branch's weight penalty, which is a constant.
+
+Importing this module imports neither TensorFlow nor Keras; ``look`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from l3hpc.audio.frontends import Frontend
+from l3hpc.avc.batches import AvcData, Batches
+from l3hpc.datasets.rowfile import RowFile
+from l3hpc.errors import InputError
+from l3hpc.files import digest, read_json, write_json
+from l3hpc.models import engines
+from l3hpc.models.parameters import Parameters, random_layers
+from l3hpc.models.spec import activation_bytes
+from l3hpc.progress import Progress
+
+if TYPE_CHECKING:
+    from l3hpc.avc.network import AvcNetwork
+
+CHUNK = 32  # pictures of 224 x 224 that are seen at once
+HEAD_SEED = 2000  # fresh heads are drawn as the correspondence network draws its own
+Layers = tuple[tuple[np.ndarray, ...], ...]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The fusion head: Dense ReLU, Dense 2, on vision ++ audio (the published order)."""
+
+    layers: Layers
+
+    @property
+    def joint(self) -> int:
+        """Values that it takes."""
+        return int(self.layers[0][0].shape[0])
+
+    def logits(self, vision: np.ndarray, audio: np.ndarray) -> np.ndarray:
+        """(n, 2) before the softmax: not matching, matching."""
+        (kernel, bias), (last, offset) = self.layers
+        hidden = np.maximum(np.concatenate([vision, audio], axis=1) @ kernel + bias, 0)
+        return np.asarray(hidden @ last + offset)
+
+    def accuracy(self, vision: np.ndarray, audio: np.ndarray, labels: np.ndarray) -> float:
+        """Share of pairs judged as ``labels`` (n, 2) say; 0.5 is chance."""
+        found = self.logits(vision, audio).argmax(axis=1)
+        return float((found == labels.argmax(axis=1)).mean())
+
+
+def head_for(network: AvcNetwork, audio: Parameters, seed: int) -> tuple[Head, bool]:
+    """The head to go on from, and whether it is fresh: it is where the audio branch now gives
+    another number of values."""
+    from l3hpc.avc.vision import head_layers
+
+    own = Head(network.head)
+    joint = network.vision_spec.dim + audio.spec.dim
+    if own.joint == joint:
+        return own, False
+    hidden = own.layers[0][0].shape[1]
+    return Head(random_layers(head_layers(joint, hidden), seed, HEAD_SEED)), True
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Pairs with their pictures already seen: the ``Data`` of ``l3hpc.models.training``.
+
+    spectra (rows, bands, times) and vision (rows, dim) on disk; labels (rows, 2) float32.
+    """
+
+    spectra: RowFile
+    vision: RowFile
+    labels: np.ndarray
+
+    def batch(self, rows: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """((spectra (n, bands, times, 1), vision vectors (n, dim)), labels (n, 2)), float32."""
+        return ((self.spectra[rows][..., np.newaxis], self.vision[rows]), self.labels[rows])
+
+
+def look(network: AvcNetwork, batches: Batches, rows: np.ndarray, frontend: Frontend, folder: Path,
+         *, settings: str = "", progress: Progress | None = None) -> Seen:
+    """Show the pictures of some rows to the frozen vision branch, once; spectra of their sound.
+
+    The files in ``folder`` are completed where an earlier attempt with the same ``settings`` (a
+    digest of the network) left off. Raises ``InputError`` where the pictures have another size than
+    the network takes.
+    """
+    if batches.size != network.vision_spec.size:
+        raise InputError(f"pictures of {batches.size} pixels", where=str(batches.files[0]),
+                         allowed=f"{network.vision_spec.size}, as the vision network takes them")
+    progress = progress or Progress()
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = digest([settings, asdict(frontend), [_stamp(path) for path in batches.files],
+                   rows.tolist()])
+    state = folder / "seen.json"
+    told = read_json(state) if state.is_file() else {}
+    done = int(told["rows"]) if told.get("mark") == mark else 0
+    mode: Literal["r+", "w+"] = "r+" if done else "w+"
+    spectra = RowFile(folder / "spectra.bin", "float32", (len(rows), *frontend.shape), mode)
+    vision = RowFile(folder / "vision.bin", "float32", (len(rows), network.vision_spec.dim), mode)
+    data = AvcData(batches, frontend)
+    progress.start("seeing pictures", total=len(rows), unit="pairs")
+    progress.advance(done)
+    for start in range(done, len(rows), CHUNK):
+        (sound, pictures), _ = data.batch(rows[start:start + CHUNK])
+        stop = start + len(sound)
+        spectra[start:stop] = sound[..., 0]
+        vision[start:stop] = np.asarray(network.vision(pictures, training=False))
+        if stop == len(rows) or (start // CHUNK) % 16 == 15:
+            spectra.flush()
+            vision.flush()
+            write_json(state, {"mark": mark, "rows": stop})
+        progress.advance(stop - start)
+    labels = np.eye(2, dtype=np.float32)[batches.labels()[rows]]
+    return Seen(spectra, vision, labels)
+
+
+@dataclass
+class Correspondence:
+    """Judges audio networks by the accuracy of correspondence on ``seen`` pairs, with one head."""
+
+    seen: Seen
+    head: Head
+    threads: int | None = None
+    engine: str = "auto"
+
+    def of(self, parameters: Parameters) -> dict[str, Any]:
+        """``accuracy`` (0 to 1) and the number of ``pairs``."""
+        audio = embed_spectra(parameters, self.seen.spectra, self.threads, self.engine)
+        vision = self.seen.vision[0:len(audio)]
+        return {"accuracy": self.head.accuracy(vision, audio, self.seen.labels),
+                "pairs": len(audio)}
+
+
+def embed_spectra(parameters: Parameters, spectra: RowFile, threads: int | None = None,
+                  engine: str = "auto") -> np.ndarray:
+    """Embeddings (n, dim) of spectra (n, bands, times)."""
+    made = engines.choose(parameters.folded(), threads, engine)
+    size = made.batch_size(activation_bytes(parameters.spec))
+    return np.concatenate([made.run(spectra[start:min(start + size, len(spectra))])
+                           for start in range(0, len(spectra), size)])
+
+
+def spread_rows(batches: Batches, count: int | None) -> np.ndarray:
+    """At most ``count`` row numbers, evenly through all (None: all)."""
+    wanted = min(count or batches.rows, batches.rows)
+    return np.unique(np.rint(np.linspace(0, batches.rows - 1, wanted)).astype(np.int64))
+
+
+def _stamp(path: Path) -> Sequence[Any]:
+    status = Path(path).stat()
+    return [str(path), status.st_size, status.st_mtime_ns]

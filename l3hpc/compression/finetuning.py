@@ -1,0 +1,73 @@
+"""Train a pruned audio branch on correspondence, with its zeros held. Imports TensorFlow.
+
+The engine for ``l3hpc.models.training`` on ``correspondence.Seen``: categorical cross-entropy, and
+in the place of the mean absolute error the share of pairs judged wrongly (1 - accuracy).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from l3hpc.compression.correspondence import Head
+from l3hpc.compression.masked import MaskedEngine
+from l3hpc.errors import InputError
+from l3hpc.models.network import WEIGHT_DECAY, parameters_of
+from l3hpc.models.parameters import Parameters
+from l3hpc.models.spec import NetworkSpec
+
+
+class CorrespondenceEngine(MaskedEngine):
+    """Audio network and fusion head, learning from vision vectors of ``vision_dim`` values."""
+
+    def __init__(self, spec: NetworkSpec, *, first: Parameters, head: Head, **options: Any) -> None:
+        self.first_head = head
+        self.vision_dim = head.joint - spec.dim
+        if self.vision_dim < 1:
+            raise InputError(f"a head of {head.joint} values for an embedding of {spec.dim}")
+        super().__init__(spec, first=first, **options)
+
+    def parameters(self) -> Parameters:
+        """The present weights of the audio network."""
+        return parameters_of(self._audio, self.spec)
+
+    def head(self) -> Head:
+        """The present fusion head."""
+        return Head(tuple(tuple(layer.get_weights()) for layer in self._dense))
+
+    def put(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
+        """A batch ((spectra, vision), labels) on the device, or shared out over several."""
+        inputs, labels = batch
+        if self.replicas == 1:
+            return tuple(map(tf.convert_to_tensor, inputs)), tf.convert_to_tensor(labels)
+        return tuple(map(self._share, inputs)), self._share(labels)
+
+    def _network(self, bn_momentum: float, seed: int) -> Any:
+        self._audio = self._ears(bn_momentum)
+        sound = keras.Input(self._audio.input_shape[1:], name="spectrogram")
+        seen = keras.Input((self.vision_dim,), name="vision")
+        x = keras.layers.Concatenate(name="both", dtype="float32")([seen, self._audio(sound)])
+        self._dense = []
+        for (kernel, bias), name, activation in zip(
+                self.first_head.layers, ("fusion", "correspondence"), ("relu", None), strict=True):
+            layer = keras.layers.Dense(len(bias), activation, name=name, dtype="float32",
+                                       kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY))
+            x = layer(x)
+            layer.set_weights([kernel, bias])
+            self._dense.append(layer)
+        return keras.Model([sound, seen], x, name="l3_correspondence")
+
+    def _batch_signature(self) -> Any:
+        if self.replicas > 1:
+            return None
+        return [(tf.TensorSpec((None, *self.spec.frontend.shape, 1)),
+                 tf.TensorSpec((None, self.vision_dim))), tf.TensorSpec((None, 2))]
+
+    def _errors(self, x: Any, y: Any, training: bool) -> tuple[Any, Any, Any]:
+        logits = self.model(list(x), training=training)
+        wrong = tf.not_equal(tf.argmax(logits, axis=-1), tf.argmax(y, axis=-1))
+        penalty = tf.add_n([tf.cast(loss, tf.float32) for loss in self.model.losses])
+        return (tf.nn.softmax_cross_entropy_with_logits(y, logits), tf.cast(wrong, tf.float32),
+                penalty)

@@ -1,0 +1,173 @@
+"""What a compressed network is judged by: distance to the teacher, and correspondence."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from l3hpc.compression import plans, pruning, sensitivity
+from l3hpc.compression.fidelity import Fidelity, distance
+from l3hpc.errors import InputError
+from l3hpc.models.parameters import untrained
+from l3hpc.models.spec import NetworkSpec
+
+SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + (8, 8),
+                   tail="embedding")
+
+
+def test_distance_from_its_definition():
+    found = np.array([[1, 0], [0, 2], [0, 0], [0, 0]], np.float32)
+    wanted = np.array([[1, 1], [0, -1], [0, 0], [3, 4]], np.float32)
+    told = distance(found, wanted)
+    assert told["mse"] == pytest.approx((0 + 1 + 0 + 9 + 0 + 0 + 9 + 16) / 8)
+    assert told["mae"] == pytest.approx((0 + 1 + 0 + 3 + 0 + 0 + 3 + 4) / 8)
+    assert told["cosine"] == pytest.approx((2 ** -0.5 - 1 + 1 + 0) / 4)
+    assert told["windows"] == 4
+
+
+def test_the_unpruned_network_is_the_teacher():
+    frames = np.random.default_rng(0).uniform(-0.5, 0.5, (5, 2000)).astype(np.float32)
+    network = untrained(SPEC, 1)
+    judge = Fidelity(network, frames, engine="tensorflow")
+    told = judge.of(network)
+    assert told["mse"] == 0 and told["cosine"] == pytest.approx(1)
+    rows = list(sensitivity.scan(network, sensitivity.points(8, (50, 95)), judge.of))
+    assert [(row["layer"], row["sparsity"]) for row in rows] == [
+        (layer, percent) for layer in range(1, 9) for percent in (50, 95)]
+    assert rows[-1]["name"] == "audio_embedding_layer" and rows[0]["name"] == "conv_1"
+    for one, more in zip(rows[::2], rows[1::2], strict=True):
+        assert 0 < one["non_zero"] and more["non_zero"] < one["non_zero"]
+    alone = pruning.prune(network, (0, 0, 0, 95, 0, 0, 0, 0))
+    assert rows[7]["mse"] == judge.of(alone)["mse"] > 0
+
+
+def test_judges_refuse_what_they_cannot_compare():
+    with pytest.raises(InputError, match="no windows"):
+        Fidelity(untrained(SPEC, 1), np.empty((0, 2000), np.float32))
+    judge = Fidelity(untrained(SPEC, 1), np.ones((1, 2000), np.float32), engine="tensorflow")
+    other = NetworkSpec(**{**SPEC.to_dict(), "filters": (4,) * 8, "emb_dim": None})
+    with pytest.raises(InputError, match="4 values cannot be compared with the teacher's 8"):
+        judge.of(untrained(other, 1))
+    with pytest.raises(InputError, match="a sparsity of 100 %"):
+        sensitivity.points(8, (100,))
+
+
+@pytest.fixture(scope="module")
+def avc(tmp_path_factory):
+    """A tiny correspondence network with its file, and 40 pairs: loud sounds go with red."""
+    from l3hpc.avc.batches import Batches, write_batch
+    from l3hpc.avc.network import build_avc
+    from l3hpc.avc.vision import VisionSpec
+
+    folder = tmp_path_factory.mktemp("avc")
+    network = build_avc(untrained(SPEC, 1), VisionSpec(16, (4,) * 8), seed=2)
+    network.save(folder / "avc.h5")
+    rng = np.random.default_rng(0)
+
+    def examples():
+        for number in range(40):
+            loud, match = number % 2, (number // 2) % 2
+            time = np.arange(2000) / 2000
+            tone = np.sin(2 * np.pi * (700 if loud else 120) * time)
+            audio = (tone * 20000 + rng.normal(size=2000) * 50).astype(np.int16)
+            picture = np.zeros((16, 16, 3), np.uint8)
+            picture[..., 0 if loud == match else 2] = 255
+            yield audio, picture, match
+
+    write_batch(folder / "train_0.h5", examples(), 40)
+    return network, Batches([folder / "train_0.h5"]), folder
+
+
+def see(avc, tmp_path, rows=None):
+    from l3hpc.compression.correspondence import look
+
+    network, batches, _ = avc
+    rows = np.arange(batches.rows) if rows is None else rows
+    return look(network, batches, rows, SPEC.frontend, tmp_path / "seen")
+
+
+def test_seen_pictures_give_what_the_whole_network_gives(avc, tmp_path):
+    from l3hpc.avc.batches import AvcData
+    from l3hpc.compression.correspondence import Correspondence, Head
+
+    network, batches, _ = avc
+    seen = see(avc, tmp_path)
+    inputs, labels = AvcData(batches, SPEC.frontend).batch(np.arange(40))
+    expected = np.asarray(network.model(list(inputs), training=False))
+    head = Head(network.head)
+    audio = np.asarray(network.audio(inputs[0], training=False))
+    logits = head.logits(seen.vision[0:40], audio)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(odds / odds.sum(axis=1, keepdims=True), expected, atol=1e-5)
+    told = Correspondence(seen, head, engine="tensorflow").of(untrained(SPEC, 1))
+    assert told == {"accuracy": (expected.argmax(1) == labels.argmax(1)).mean(), "pairs": 40}
+
+
+def test_an_interrupted_look_goes_on(avc, tmp_path, monkeypatch):
+    from l3hpc.compression import correspondence
+
+    monkeypatch.setattr(correspondence, "CHUNK", 8)
+    whole = see(avc, tmp_path / "whole")
+    calls = []
+    original = correspondence.AvcData.batch
+
+    def batch(self, rows):
+        calls.append(len(rows))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, rows)
+
+    monkeypatch.setattr(correspondence.AvcData, "batch", batch)
+    with pytest.raises(KeyboardInterrupt):
+        see(avc, tmp_path)
+    again = see(avc, tmp_path)
+    np.testing.assert_array_equal(again.vision[0:40], whole.vision[0:40])
+    np.testing.assert_array_equal(again.spectra[0:40], whole.spectra[0:40])
+    before = len(calls)
+    see(avc, tmp_path)
+    assert len(calls) == before
+
+
+def test_fine_tuning_learns_correspondence_and_keeps_zeros(avc, tmp_path):
+    from l3hpc.compression.correspondence import Correspondence, head_for
+    from l3hpc.compression.finetuning import CorrespondenceEngine
+    from l3hpc.models.training import Training
+    from l3hpc.models.training_state import Schedule
+
+    seen = see(avc, tmp_path)
+    first = pruning.prune(untrained(SPEC, 1), plans.parse("0,50,50,50,50,50,50,70"))
+    head, fresh = head_for(avc[0], first, 0)
+    assert not fresh
+    rows = np.arange(40)
+    trainer = Training(SPEC, seen, (rows, rows), tmp_path / "training", Schedule(epochs=25),
+                       learning_rate=1e-2, batch_size=8, seed=1, deterministic=False,
+                       make_engine=functools.partial(CorrespondenceEngine, first=first, head=head))
+    status = trainer.run()
+    wrong = status.history[-1]["val_mean_absolute_error"]
+    assert wrong < 0.1 < status.history[0]["val_mean_absolute_error"]
+    judged = Correspondence(seen, trainer.engine.head(), engine="tensorflow")
+    assert judged.of(trainer.engine.parameters())["accuracy"] == pytest.approx(1 - wrong, abs=1e-6)
+    for mask, kernel in zip(pruning.masks_of(first),
+                            pruning.kernels(trainer.engine.parameters()), strict=True):
+        np.testing.assert_array_equal(kernel[~mask], 0)
+
+
+def test_a_narrower_network_gets_a_fresh_head(avc):
+    from l3hpc.compression.correspondence import head_for
+    from l3hpc.compression.reduction import width
+
+    narrow = width(untrained(SPEC, 1), (4,) * 6 + (8, 5))
+    head, fresh = head_for(avc[0], narrow, 7)
+    assert fresh and head.joint == 4 + 5
+    again, _ = head_for(avc[0], narrow, 7)
+    np.testing.assert_array_equal(head.layers[0][0], again.layers[0][0])
+
+
+def test_pictures_of_another_size_are_refused(avc, tmp_path):
+    from l3hpc.avc.network import build_avc
+    from l3hpc.avc.vision import VisionSpec
+    from l3hpc.compression.correspondence import look
+
+    other = build_avc(untrained(SPEC, 1), VisionSpec(24, (4,) * 8))
+    with pytest.raises(InputError, match="pictures of 16 pixels"):
+        look(other, avc[1], np.arange(4), SPEC.frontend, tmp_path)

@@ -1,0 +1,124 @@
+"""Re-training keeps every zero, is deterministic, and does not notice that it was killed."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from l3hpc.compression import plans, pruning
+from l3hpc.models.parameters import untrained
+from l3hpc.models.spec import NetworkSpec
+from l3hpc.models.training_state import Schedule
+from l3hpc.models.weights import load_parameters
+
+SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + (8, 8),
+                   tail="embedding")
+PRUNED = pruning.prune(untrained(SPEC, 3), plans.parse("30,50,0,70,80,90,95,98"))
+
+
+class Data:
+    """Random spectra and targets."""
+
+    def __init__(self, rows, seed=0):
+        rng = np.random.default_rng(seed)
+        self.x = rng.uniform(-80, 0, (rows, *SPEC.frontend.shape, 1)).astype(np.float32)
+        self.y = rng.normal(size=(rows, SPEC.dim)).astype(np.float32)
+
+    def batch(self, rows):
+        return self.x[rows], self.y[rows]
+
+
+def run(folder, **more):
+    from l3hpc.compression.masked import MaskedEngine
+    from l3hpc.models.training import Training
+
+    first = more.pop("first", PRUNED)
+    trainer = Training(SPEC, Data(60), (np.arange(48), np.arange(48, 60)), folder,
+                       **{"schedule": Schedule(epochs=2), "learning_rate": 1e-2, "batch_size": 8,
+                          "seed": 5, "settings": "same",
+                          "make_engine": functools.partial(MaskedEngine, first=first), **more})
+    return trainer, trainer.run()
+
+
+def test_zeros_stay_and_the_rest_learns(tmp_path):
+    trainer, status = run(tmp_path, deterministic=False)
+    losses = [row["loss"] for row in status.history]
+    assert losses[-1] < losses[0]
+    after = trainer.engine.parameters()
+    for mask, before, now in zip(pruning.masks_of(PRUNED), pruning.kernels(PRUNED),
+                                 pruning.kernels(after), strict=True):
+        np.testing.assert_array_equal(now[~mask], 0)
+        assert (now[mask] != before[mask]).mean() > 0.99
+    state = trainer.engine.state()
+    moments = [array for array in state.values() if array.ndim == 4]
+    assert len(moments) == 3 * 8  # weights, and both of Adam's moments
+    for mask in pruning.masks_of(PRUNED):
+        same = [array for array in moments if array.shape == mask.shape]
+        assert any((array[~mask] == 0).all() for array in same)
+
+
+def test_without_zeros_it_is_the_plain_training(tmp_path):
+    """Dense weights, no mask: the same bits as the engine that knows nothing of masks."""
+    from l3hpc.models.training import Training
+
+    _, ours = run(tmp_path / "masked", first=untrained(SPEC, 5))
+    plain = Training(SPEC, Data(60), (np.arange(48), np.arange(48, 60)), tmp_path / "plain",
+                     Schedule(epochs=2), learning_rate=1e-2, batch_size=8, seed=5).run()
+    assert ours.history == plain.history
+
+
+def test_another_network_than_the_training_is_refused(tmp_path):
+    from l3hpc.compression.masked import MaskedEngine
+    from l3hpc.errors import InputError
+
+    other = NetworkSpec(**{**SPEC.to_dict(), "filters": (4,) * 8, "emb_dim": None})
+    with pytest.raises(InputError, match="another shape"):
+        MaskedEngine(other, first=PRUNED, seed=0, learning_rate=1e-3)
+
+
+CHILD = """
+import functools, importlib.util, os, signal, sys
+spec = importlib.util.spec_from_file_location("example", {this!r})
+example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
+from pathlib import Path
+from l3hpc.compression import masked
+kill_at = int(sys.argv[2])
+
+class Killed(masked.MaskedEngine):
+    calls = 0
+    def train(self, batch, first):
+        Killed.calls += 1
+        if Killed.calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().train(batch, first)
+
+example.run(Path(sys.argv[1]), checkpoint_batches=2,
+            make_engine=functools.partial(Killed, first=example.PRUNED))
+"""
+
+
+def _train(folder, kill_at):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.run([sys.executable, "-c", CHILD.format(this=__file__), str(folder),
+                           str(kill_at)], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_killed_re_training_ends_with_the_same_bits_and_zeros(tmp_path):
+    whole = _train(tmp_path / "whole", 0)
+    assert whole.returncode == 0, whole.stderr
+    assert _train(tmp_path / "killed", 10).returncode == -9  # the second epoch's 4th batch
+    last = _train(tmp_path / "killed", 0)
+    assert last.returncode == 0, last.stderr
+    for name in ("model_latest.h5", "model_best_valid_loss.h5"):
+        mine, its = (load_parameters(tmp_path / one / name)[0] for one in ("whole", "killed"))
+        for ours, theirs in zip(mine.layers, its.layers, strict=True):
+            for array, same in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(array, same)
+        for mask, kernel in zip(pruning.masks_of(PRUNED), pruning.kernels(its), strict=True):
+            np.testing.assert_array_equal(kernel[~mask], 0)
+    assert ((tmp_path / "whole/history.csv").read_bytes()
+            == (tmp_path / "killed/history.csv").read_bytes())
