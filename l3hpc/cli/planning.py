@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from l3hpc.errors import InputError
-from l3hpc.workflow.options import DOWNSTREAM, OPTIONS, PATH_OPTIONS, UPSTREAM, Option
+from l3hpc.workflow.options import COMPRESS, DOWNSTREAM, OPTIONS, PATH_OPTIONS, UPSTREAM, Option
 
 if TYPE_CHECKING:
     from l3hpc.workflow.model import Plan
@@ -27,7 +27,7 @@ _PATHS = {
 def plan_options(command: Command) -> Command:
     """Add all of them to a click command."""
     options = [
-        *(_click(option) for option in (*UPSTREAM, *DOWNSTREAM)),
+        *(_click(option) for option in (*UPSTREAM, *DOWNSTREAM, *COMPRESS)),
         *(click.option(name, metavar="PATH", help=f"{text} [default: cluster.yaml's]")
           for name, text in _PATHS.items()),
         click.option("--embedding-valid-dir", metavar="PATH",

@@ -74,7 +74,12 @@ DOWNSTREAM = (
            "mil", ("mil", "framewise")),
     Option("classifier-epochs", "int", "Most epochs of the classifier.", "100"),
 )
-OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM)}
+COMPRESS = (
+    Option("plan", "text", "Pruning plans: 53.49 … 99.00, edgel3 (95.45), none, or percent per "
+           "convolution with commas; blanks between several.", "edgel3"),
+    Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
+)
+OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM, *COMPRESS)}
 
 # Options that stand for a path of cluster.yaml.
 PATH_OPTIONS = {

@@ -348,13 +348,14 @@ def _key_of(artifact: Path, planned: Path) -> str:
 
 def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
              run: str) -> dict[str, str]:
-    """model_dir and output_dir of the train (avc_train) and classify steps of this run that a step
-    is, or that it builds on."""
+    """model_dir and output_dir of the training and classify steps of this run that a step is,
+    or that it builds on."""
     found: dict[str, str] = {}
     names = [step.name]
     for name in names:
         one = planned[name]
-        key = {"train": "model_dir", "avc_train": "model_dir",
+        key = {"train": "model_dir", "avc_train": "model_dir", "distill": "model_dir",
+               "finetune": "model_dir",
                "classify": "output_dir"}.get(one.kind)
         if key and key not in found:
             folder = config.workspace / "runs" / run / "artifacts" / name

@@ -1,0 +1,154 @@
+"""finetune: compressed networks learn audio-visual correspondence again (EdgeL3's "ft").
+
+The vision branch is frozen: every picture is seen once, training reads what it saw. Categorical
+cross-entropy and accuracy; zeros stay zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from l3hpc.errors import InputError
+from l3hpc.steps import judging, retraining
+from l3hpc.steps.base import Task
+
+NAME = "finetune"
+VERSION = 1
+TITLE = "compressed networks, trained on audio-visual correspondence"
+INPUTS = {"prune": "required"}
+CONTINUES = True
+PLACES = retraining.PLACES | {"avc", "scenes"}
+TOLD, BEST_ACC = "finetune.json", "model_best_valid_acc.h5"
+
+
+class Params(retraining.RetrainParams):
+    """How the network is trained, with which vision branch, on which pairs."""
+
+    avc: Path | None = Field(None, description=(
+        "Correspondence network (avc.h5): its vision branch and fusion head."))
+    scenes: Path | None = Field(None, description=(
+        "Folder of audio-visual batches, with train and validate files."))
+
+
+def check(params: Mapping[str, BaseModel]) -> None:
+    """Refuse a missing correspondence network, and one whose audio branch ends otherwise."""
+    from l3hpc.steps import prune
+
+    own, cut = params.get(NAME), params.get("prune")
+    if not isinstance(own, Params):
+        return
+    _complete(own)
+    assert own.avc is not None
+    if isinstance(cut, prune.Params):
+        judging.check_branch(prune.spec_after(cut), own.avc, "prune.weights")
+
+
+def _complete(own: Params) -> None:
+    if own.avc is None and own.scenes is None:
+        raise InputError("finetune needs a correspondence network and pairs", where="finetune.avc",
+                         hint="--set finetune.avc=avc.h5 --set finetune.scenes=FOLDER")
+    judging.check_scenes(own.avc, own.scenes, NAME)
+
+
+def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
+    """One task per network of prune."""
+    from l3hpc.steps.prune import parts
+
+    return parts(upstream)
+
+
+def digests(params: BaseModel) -> dict[str, Any]:
+    """The correspondence network by its bytes, the batches by their listing."""
+    assert isinstance(params, Params)
+    return judging.scene_digests(params.avc, params.scenes)
+
+
+def run(params: BaseModel, task: Task) -> dict[str, Any]:
+    """Train to the end; write the models, ``history.csv`` and ``finetune.json``.
+
+    A task that was killed goes on at its last checkpoint, with the same bits.
+    """
+    import functools
+
+    import numpy as np
+
+    from l3hpc.avc.batches import Batches
+    from l3hpc.avc.network import load_avc
+    from l3hpc.compression.correspondence import head_for, look
+    from l3hpc.compression.finetuning import CorrespondenceEngine
+    from l3hpc.files import digest, digest_file, write_json
+    from l3hpc.models import training
+    from l3hpc.models.training_engine import limit_threads
+    from l3hpc.models.weights import load_parameters
+    from l3hpc.steps.prune import network_file
+
+    assert isinstance(params, Params)
+    _complete(params)
+    assert params.avc is not None and params.scenes is not None
+    network, told = retraining.start(params, task)
+    judging.check_branch(network.spec, params.avc, "finetune.avc")
+    limit_threads(task.threads)
+    whole = load_avc(params.avc)
+    head, fresh = head_for(whole, network, params.seed)
+    parts = [Batches.find(params.scenes, split) for split in ("train", "validate")]
+    batches = Batches([*parts[0].files, *parts[1].files])
+    rows = (np.arange(parts[0].rows), np.arange(parts[0].rows, batches.rows))
+    known = digest_file(params.avc)
+    seen = look(whole, batches, np.arange(batches.rows), network.spec.frontend,
+                task.scratch / "seen", settings=known, progress=task.progress)
+    row = retraining.Row(params, task, network, told, step=NAME, rows=rows,
+                         data=(str(params.scenes), str(params.scenes)))
+    row.begin()
+    deciding = params.model_dump(mode="json", exclude=set(PLACES))
+    first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
+    folder = task.scratch / "training"
+    trainer = training.Training(
+        network.spec, seen, rows, folder, params.schedule(), **params.options(),
+        threads=task.threads, settings=digest([deciding, batches.rows, first, known]),
+        provenance={**told, "target": "audio-visual correspondence", "made_by": NAME},
+        progress=task.progress,
+        make_engine=functools.partial(CorrespondenceEngine, first=network, head=head),
+        on_epoch=row.epoch, guard=task.preemption.on_signal)
+    status = trainer.run()
+    row.epoch(status, state="finished")
+    retraining.keep(folder, task.output, {
+        training.BEST_LOSS: training.BEST_LOSS, training.BEST_MAE: BEST_ACC,
+        training.LATEST: training.LATEST})
+    _write_history(task.output / training.HISTORY, status)
+    best, _ = load_parameters(task.output / BEST_ACC)
+    result = {
+        "plan": told.get("plan"), "epochs": status.epoch, "best_epoch": status.best_mae_epoch + 1,
+        "best_validation_accuracy": 1 - status.best_mae, "best_validation_loss": status.best_loss,
+        "stopped_early": status.stopped, "model": BEST_ACC, "fresh_head": fresh,
+        "train_pairs": len(rows[0]), "validation_pairs": len(rows[1]),
+        "spec": network.spec.to_dict(), "learning_rate": params.learning_rate,
+        **retraining.counts(network, best)}
+    write_json(task.output / TOLD, result)
+    return result
+
+
+def _write_history(path: Path, status: Any) -> None:
+    """``history.csv`` with accuracies, in the published columns."""
+    import csv
+    import io
+
+    from l3hpc.files import write_text
+
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("epoch", "loss", "acc", "val_loss", "val_acc", "learning_rate"))
+    for one in status.history:
+        writer.writerow((one["epoch"], one["loss"], 1 - one["mean_absolute_error"],
+                         one["val_loss"], 1 - one["val_mean_absolute_error"],
+                         one["learning_rate"]))
+    write_text(path, stream.getvalue())
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """``95.45: correspondence 0.781 (epoch 4 of 9)``."""
+    return "; ".join(f"{one.get('plan')}: correspondence {one['best_validation_accuracy']:.3f} "
+                     f"(epoch {one['best_epoch']} of {one['epochs']})" for one in results)
