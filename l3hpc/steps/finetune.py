@@ -50,7 +50,7 @@ def check(params: Mapping[str, BaseModel]) -> None:
 def _complete(own: Params) -> None:
     if own.avc is None and own.scenes is None:
         raise InputError("finetune needs a correspondence network and pairs", where="finetune.avc",
-                         hint="--set finetune.avc=avc.h5 --set finetune.scenes=FOLDER")
+                         hint="--avc avc.h5 --scenes FOLDER")
     judging.check_scenes(own.avc, own.scenes, NAME)
 
 

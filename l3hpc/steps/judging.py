@@ -65,7 +65,7 @@ def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
         missing = "avc" if avc is None else "scenes"
         raise InputError("correspondence needs a network and pairs, both or neither",
                          where=f"{step}.{missing}",
-                         hint="--set " + f"{step}.avc=avc.h5 --set {step}.scenes=FOLDER")
+                         hint="--avc avc.h5 --scenes FOLDER")
     if avc is not None and not avc.is_file():
         raise InputError(f"no such file {avc}", where=f"{step}.avc",
                          allowed="the avc.h5 that a correspondence training wrote")

@@ -29,7 +29,7 @@ def test_the_delivered_ones_are_valid_and_ordered():
     assert set(assets.pipelines()) >= {"upstream", "downstream", "all"}
     assert list(pipelines.load("upstream").steps) == ["extract", "sample", "fit", "reduce", "train"]
     assert list(pipelines.load("downstream").steps) == ["embed", "classify", "evaluate"]
-    assert list(pipelines.load("all").steps) == list(steps.STEPS)
+    assert list(pipelines.load("all").steps) == list(steps.STEPS[:8])
 
 
 def test_all_connects_the_halves():
