@@ -11,7 +11,7 @@ Importing this module imports neither TensorFlow nor Keras; ``look`` does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ from l3hpc.errors import InputError
 from l3hpc.files import digest, read_json, write_json
 from l3hpc.models import engines
 from l3hpc.models.parameters import Parameters, random_layers
-from l3hpc.models.spec import activation_bytes
+from l3hpc.models.spec import NetworkSpec, activation_bytes
 from l3hpc.progress import Progress
 
 if TYPE_CHECKING:
@@ -69,6 +69,36 @@ def head_for(network: AvcNetwork, audio: Parameters, seed: int) -> tuple[Head, b
         return own, False
     hidden = own.layers[0][0].shape[1]
     return Head(random_layers(head_layers(joint, hidden), seed, HEAD_SEED)), True
+
+
+def dressed(network: Parameters, branch: Parameters) -> Parameters:
+    """The network as it stands inside a correspondence network with the audio branch ``branch``.
+
+    An embedding is taken right behind the last convolution, correspondence behind its normalisation
+    and ReLU: they are the branch's own, or fresh where the network was cut in width or depth. A
+    network that ends like the branch is returned as it is. Raises ``InputError`` for another front
+    end, or a head that the branch has not.
+    """
+    spec, other = network.spec, branch.spec
+    if spec.frontend != other.frontend:
+        raise InputError(
+            f"the network hears {spec.rate} Hz, {spec.n_mels} mels, the audio branch {other.rate} "
+            f"Hz, {other.n_mels} mels", allowed="the teacher and its own correspondence network")
+    if spec.tail == other.tail:
+        if spec.head != other.head:
+            raise InputError(f"the network ends in {spec.head}, the audio branch in {other.head}")
+        return network
+    if spec.tail == "student":
+        raise InputError("the network ends in a normalisation, the audio branch has none")
+    whole = replace(spec, tail="student", head=other.head, emb_dim=spec.filters[-1])
+    last = branch.layers[-1] if spec.filters == other.filters else tuple(
+        np.full(spec.filters[-1], value, np.float32) for value in (1, 0, 0, 1))
+    return Parameters(whole, (*network.layers, last))
+
+
+def undressed(network: Parameters, spec: NetworkSpec) -> Parameters:
+    """The inverse of ``dressed``: the network of ``spec`` inside the dressed one."""
+    return Parameters(spec, network.layers[:len(spec.layers())])
 
 
 @dataclass(frozen=True)
@@ -127,16 +157,18 @@ def look(network: AvcNetwork, batches: Batches, rows: np.ndarray, frontend: Fron
 
 @dataclass
 class Correspondence:
-    """Judges audio networks by the accuracy of correspondence on ``seen`` pairs, with one head."""
+    """Judges audio networks in the place of ``branch``, with its head, on ``seen`` pairs."""
 
     seen: Seen
     head: Head
+    branch: Parameters
     threads: int | None = None
     engine: str = "auto"
 
     def of(self, parameters: Parameters) -> dict[str, Any]:
         """``accuracy`` (0 to 1) and the number of ``pairs``."""
-        audio = embed_spectra(parameters, self.seen.spectra, self.threads, self.engine)
+        audio = embed_spectra(dressed(parameters, self.branch), self.seen.spectra, self.threads,
+                              self.engine)
         vision = self.seen.vision[0:len(audio)]
         return {"accuracy": self.head.accuracy(vision, audio, self.seen.labels),
                 "pairs": len(audio)}

@@ -6,13 +6,14 @@ in the place of the mean absolute error the share of pairs judged wrongly (1 - a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from l3hpc.compression.correspondence import Head
-from l3hpc.compression.masked import MaskedEngine
+from l3hpc.compression.masked import MaskedEngine, MaskedTraining
 from l3hpc.errors import InputError
 from l3hpc.models.network import WEIGHT_DECAY, parameters_of
 from l3hpc.models.parameters import Parameters
@@ -36,13 +37,6 @@ class CorrespondenceEngine(MaskedEngine):
     def head(self) -> Head:
         """The present fusion head."""
         return Head(tuple(tuple(layer.get_weights()) for layer in self._dense))
-
-    def put(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
-        """A batch ((spectra, vision), labels) on the device, or shared out over several."""
-        inputs, labels = batch
-        if self.replicas == 1:
-            return tuple(map(tf.convert_to_tensor, inputs)), tf.convert_to_tensor(labels)
-        return tuple(map(self._share, inputs)), self._share(labels)
 
     def _network(self, bn_momentum: float, seed: int) -> Any:
         self._audio = self._ears(bn_momentum)
@@ -71,3 +65,17 @@ class CorrespondenceEngine(MaskedEngine):
         penalty = tf.add_n([tf.cast(loss, tf.float32) for loss in self.model.losses])
         return (tf.nn.softmax_cross_entropy_with_logits(y, logits), tf.cast(wrong, tf.float32),
                 penalty)
+
+
+@dataclass
+class CorrespondenceTraining(MaskedTraining):
+    """``MaskedTraining`` on correspondence, with the fusion head to go on from; ``data`` gives what
+    ``Seen`` gives. The status' ``best_mae`` is the lowest share of wrong answers."""
+
+    head: Head | None = None
+
+    def make_engine(self) -> CorrespondenceEngine:
+        """The audio network with the head, and its compiled steps."""
+        assert self.first is not None and self.head is not None
+        return CorrespondenceEngine(self.spec, first=self.first, head=self.head,
+                                    **self.engine_options())

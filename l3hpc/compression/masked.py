@@ -6,11 +6,12 @@ multiplied by a mask in the forward pass and recomputed it from the live weights
 which training made small were dropped as well, and the number of zeros drifted upwards.)
 
 Everything else, the epochs, checkpoints and the restart at the next batch with the same bits, is
-``l3hpc.models.training``: give it ``make_engine=functools.partial(MaskedEngine, first=…)``.
+``l3hpc.models.training``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +21,7 @@ from l3hpc.errors import InputError
 from l3hpc.models.network import assign, build, weighted_layers
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
+from l3hpc.models.training import Training
 from l3hpc.models.training_engine import Engine
 
 
@@ -54,3 +56,15 @@ class MaskedEngine(Engine):
                 else gradient * tf.cast(self._masks[id(variable)], gradient.dtype)
                 for gradient, variable in zip(gradients, self.model.trainable_variables,
                                               strict=True)]
+
+
+@dataclass
+class MaskedTraining(Training):
+    """``Training`` that goes on from the network ``first`` and keeps its zeros."""
+
+    first: Parameters | None = None
+
+    def make_engine(self) -> Engine:
+        """The network to go on from, and its compiled steps."""
+        assert self.first is not None
+        return MaskedEngine(self.spec, first=self.first, **self.engine_options())

@@ -68,7 +68,8 @@ class FoldedNetwork:
     """What an inference engine needs: ``x * scale + shift``, then the convolutions.
 
     A 2x2 max pooling (stride 2, odd ends dropped) follows convolutions 2, 4 and 6 (from 0:
-    ``spec.halvings``); max pooling of ``spec.pool`` follows the last; the result is flattened as (band, time, channel).
+    ``spec.halvings``); max pooling of ``spec.pool`` follows the last; the result is flattened as
+    (band, time, channel).
     """
 
     spec: NetworkSpec

@@ -81,9 +81,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     A task that was killed goes on at its last checkpoint, with the same bits.
     """
-    import functools
-
-    from l3hpc.compression.masked import MaskedEngine
+    from l3hpc.compression.masked import MaskedTraining
     from l3hpc.datasets.training_cache import prepare
     from l3hpc.datasets.training_pairs import find_pairs, split
     from l3hpc.files import digest, digest_file, write_json
@@ -112,12 +110,11 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     deciding = params.model_dump(mode="json", exclude=set(PLACES))
     first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
     folder = task.scratch / "training"
-    trainer = training.Training(
+    trainer = MaskedTraining(
         network.spec, cache, rows, folder, params.schedule(), **params.options(),
         threads=task.threads, settings=digest([deciding, pairs.rows, pairs.key, first]),
         provenance={**told, "target": pairs.key, "made_by": NAME}, progress=task.progress,
-        make_engine=functools.partial(MaskedEngine, first=network),
-        on_epoch=row.epoch, guard=task.preemption.on_signal)
+        first=network, on_epoch=row.epoch, guard=task.preemption.on_signal)
     status = trainer.run()
     row.epoch(status, state="finished")
     retraining.keep(folder, task.output, {name: name for name in (

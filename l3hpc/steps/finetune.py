@@ -29,7 +29,7 @@ class Params(retraining.RetrainParams):
     """How the network is trained, with which vision branch, on which pairs."""
 
     avc: Path | None = Field(None, description=(
-        "Correspondence network (avc.h5): its vision branch and fusion head."))
+        "Correspondence network (a whole one of avc_train): its vision branch and fusion head."))
     scenes: Path | None = Field(None, description=(
         "Folder of audio-visual batches, with train and validate files."))
 
@@ -44,7 +44,7 @@ def check(params: Mapping[str, BaseModel]) -> None:
     _complete(own)
     assert own.avc is not None
     if isinstance(cut, prune.Params):
-        judging.check_branch(prune.spec_after(cut), own.avc, "prune.weights")
+        judging.check_branch(prune.spec_after(cut), own.avc)
 
 
 def _complete(own: Params) -> None:
@@ -72,28 +72,27 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     A task that was killed goes on at its last checkpoint, with the same bits.
     """
-    import functools
-
     import numpy as np
 
     from l3hpc.avc.batches import Batches
     from l3hpc.avc.network import load_avc
-    from l3hpc.compression.correspondence import head_for, look
-    from l3hpc.compression.finetuning import CorrespondenceEngine
+    from l3hpc.compression.correspondence import dressed, head_for, look, undressed
+    from l3hpc.compression.finetuning import CorrespondenceTraining
     from l3hpc.files import digest, digest_file, write_json
     from l3hpc.models import training
     from l3hpc.models.training_engine import limit_threads
-    from l3hpc.models.weights import load_parameters
+    from l3hpc.models.weights import load_parameters, save
     from l3hpc.steps.prune import network_file
 
     assert isinstance(params, Params)
     _complete(params)
     assert params.avc is not None and params.scenes is not None
     network, told = retraining.start(params, task)
-    judging.check_branch(network.spec, params.avc, "finetune.avc")
+    judging.check_branch(network.spec, params.avc)
     limit_threads(task.threads)
     whole = load_avc(params.avc)
-    head, fresh = head_for(whole, network, params.seed)
+    inside = dressed(network, whole.parameters())
+    head, fresh = head_for(whole, inside, params.seed)
     parts = [Batches.find(params.scenes, split) for split in ("train", "validate")]
     batches = Batches([*parts[0].files, *parts[1].files])
     rows = (np.arange(parts[0].rows), np.arange(parts[0].rows, batches.rows))
@@ -106,18 +105,18 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     deciding = params.model_dump(mode="json", exclude=set(PLACES))
     first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
     folder = task.scratch / "training"
-    trainer = training.Training(
-        network.spec, seen, rows, folder, params.schedule(), **params.options(),
+    trainer = CorrespondenceTraining(
+        inside.spec, seen, rows, folder, params.schedule(), **params.options(),
         threads=task.threads, settings=digest([deciding, batches.rows, first, known]),
         provenance={**told, "target": "audio-visual correspondence", "made_by": NAME},
         progress=task.progress,
-        make_engine=functools.partial(CorrespondenceEngine, first=network, head=head),
-        on_epoch=row.epoch, guard=task.preemption.on_signal)
+        first=inside, head=head, on_epoch=row.epoch, guard=task.preemption.on_signal)
     status = trainer.run()
     row.epoch(status, state="finished")
-    retraining.keep(folder, task.output, {
-        training.BEST_LOSS: training.BEST_LOSS, training.BEST_MAE: BEST_ACC,
-        training.LATEST: training.LATEST})
+    for name, target in ((training.BEST_LOSS, training.BEST_LOSS),
+                         (training.BEST_MAE, BEST_ACC), (training.LATEST, training.LATEST)):
+        trained, _ = load_parameters(folder / name)
+        save(undressed(trained, network.spec), task.output / target, trainer.provenance)
     _write_history(task.output / training.HISTORY, status)
     best, _ = load_parameters(task.output / BEST_ACC)
     result = {
@@ -132,19 +131,17 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
 
 def _write_history(path: Path, status: Any) -> None:
-    """``history.csv`` with accuracies, in the published columns."""
+    """``history.csv`` with accuracies, in the columns of the correspondence training."""
     import csv
     import io
 
+    from l3hpc.avc.training import COLUMNS, told
     from l3hpc.files import write_text
 
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("epoch", "loss", "acc", "val_loss", "val_acc", "learning_rate"))
-    for one in status.history:
-        writer.writerow((one["epoch"], one["loss"], 1 - one["mean_absolute_error"],
-                         one["val_loss"], 1 - one["val_mean_absolute_error"],
-                         one["learning_rate"]))
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(told(row) for row in status.history)
     write_text(path, stream.getvalue())
 
 

@@ -34,7 +34,8 @@ class JudgeParams(BaseParams):
         "Folder of recordings on which embeddings are compared with the teacher's."))
     windows: int = Field(256, ge=1, description="Windows of one second to compare on.")
     avc: Path | None = Field(None, description=(
-        "Correspondence network (avc.h5) whose audio branch the teacher is: judge by accuracy."))
+        "Correspondence network (a whole one of avc_train) whose audio branch the teacher is: "
+        "judge by accuracy."))
     scenes: Path | None = Field(None, description=(
         "Folder of audio-visual batches to judge on (needs avc)."))
     split: Literal["train", "validate", "test"] = Field("validate", description=(
@@ -56,7 +57,7 @@ def check(own: JudgeParams, step: str) -> None:
     check_scenes(own.avc, own.scenes, step)
     spec = describe(own.weights).spec
     if own.avc is not None:
-        check_branch(spec, own.avc, f"{step}.weights")
+        check_branch(spec, own.avc)
 
 
 def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
@@ -68,14 +69,13 @@ def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
                          hint="--avc avc.h5 --scenes FOLDER")
     if avc is not None and not avc.is_file():
         raise InputError(f"no such file {avc}", where=f"{step}.avc",
-                         allowed="the avc.h5 that a correspondence training wrote")
+                         allowed="a whole network that avc_train wrote")
     if scenes is not None and not scenes.is_dir():
         raise InputError(f"no such folder {scenes}", where=f"{step}.scenes")
 
 
-def check_branch(spec: Any, avc: Path, where: str) -> None:
-    """Refuse (``InputError``) a network with another end than the audio branch of ``avc``: the
-    fusion head would be given values that it never saw."""
+def check_branch(spec: Any, avc: Path) -> None:
+    """Refuse (``InputError``) a network that cannot stand in for the audio branch of ``avc``."""
     from l3hpc.models.spec import NetworkSpec
     from l3hpc.models.weight_files import open_network
 
@@ -84,12 +84,13 @@ def check_branch(spec: Any, avc: Path, where: str) -> None:
     if not isinstance(told, dict):
         raise InputError("is not a whole audio-visual network", where=str(avc))
     branch = NetworkSpec.from_dict(told)
-    if (spec.tail, spec.head, spec.frontend) != (branch.tail, branch.head, branch.frontend):
+    if spec.frontend != branch.frontend or (spec.tail, spec.head) not in (
+            (branch.tail, branch.head), ("embedding", spec.head)):
         raise InputError(
-            f"the network ends in '{spec.tail}' at {spec.rate} Hz, the audio branch of {avc.name} "
-            f"in '{branch.tail}' at {branch.rate} Hz", where=where,
-            hint="take the audio branch that was trained with it as the teacher: "
-                 "--weights model_best_valid_loss.h5 of that training")
+            f"the network ({spec.rate} Hz, {spec.n_mels} mels, '{spec.tail}' with {spec.head}) "
+            f"cannot stand in for the audio branch of {avc.name} ({branch.rate} Hz, "
+            f"{branch.n_mels} mels, '{branch.tail}' with {branch.head})", where=str(avc),
+            hint="take the teacher that was trained with it: --weights teacher.h5 of avc_train")
 
 
 def digests(own: JudgeParams) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
     batches = Batches.find(own.scenes, own.split)
     seen = look(network, batches, spread_rows(batches, own.pairs), teacher.spec.frontend,
                 task.scratch / "seen", settings=digest_file(own.avc), progress=task.progress)
-    return Correspondence(seen, Head(network.head), task.threads, own.engine)
+    return Correspondence(seen, Head(network.head), network.parameters(), task.threads, own.engine)
 
 
 def judge(own: JudgeParams, teacher: Any, task: Task) -> Callable[[Any], dict[str, Any]]:

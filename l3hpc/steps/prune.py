@@ -135,7 +135,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         network = reduction.width(network, params.filters, params.norms)
     network = pruning.prune(network, plan, params.rank)
     title = plan_names.title(text, params.depth)
-    told = {
+    told: dict[str, Any] = {
         "plan": title, "percent": list(plan), "achieved": pruning.achieved(network),
         "depth": params.depth, "filters": list(network.spec.filters), "norms": params.norms,
         "rank": params.rank, "dim": network.spec.dim, "spec": network.spec.to_dict(),

@@ -1,6 +1,5 @@
 """Re-training keeps every zero, is deterministic, and does not notice that it was killed."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -32,14 +31,12 @@ class Data:
 
 
 def run(folder, **more):
-    from l3hpc.compression.masked import MaskedEngine
-    from l3hpc.models.training import Training
+    from l3hpc.compression.masked import MaskedTraining
 
-    first = more.pop("first", PRUNED)
-    trainer = Training(SPEC, Data(60), (np.arange(48), np.arange(48, 60)), folder,
-                       **{"schedule": Schedule(epochs=2), "learning_rate": 1e-2, "batch_size": 8,
-                          "seed": 5, "settings": "same",
-                          "make_engine": functools.partial(MaskedEngine, first=first), **more})
+    trainer = MaskedTraining(
+        SPEC, Data(60), (np.arange(48), np.arange(48, 60)), folder,
+        **{"schedule": Schedule(epochs=2), "learning_rate": 1e-2, "batch_size": 8, "seed": 5,
+           "settings": "same", "first": PRUNED, **more})
     return trainer, trainer.run()
 
 
@@ -80,7 +77,7 @@ def test_another_network_than_the_training_is_refused(tmp_path):
 
 
 CHILD = """
-import functools, importlib.util, os, signal, sys
+import importlib.util, os, signal, sys
 spec = importlib.util.spec_from_file_location("example", {this!r})
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 from pathlib import Path
@@ -95,8 +92,8 @@ class Killed(masked.MaskedEngine):
             os.kill(os.getpid(), signal.SIGKILL)
         super().train(batch, first)
 
-example.run(Path(sys.argv[1]), checkpoint_batches=2,
-            make_engine=functools.partial(Killed, first=example.PRUNED))
+masked.MaskedEngine = Killed
+example.run(Path(sys.argv[1]), checkpoint_batches=2)
 """
 
 

@@ -119,7 +119,7 @@ def test_width_drops_exactly_the_smallest_filters(tail):
     layers = list(before.layers)
     where = pruning.places(before)
     chosen = []
-    for number, (place, count) in enumerate(zip(where, keep, strict=True)):
+    for place, count in zip(where, keep, strict=True):
         kernel, bias = (array.copy() for array in layers[place])
         sums = [float(np.abs(kernel[..., one]).sum()) for one in range(kernel.shape[3])]
         silent = sorted(range(len(sums)), key=lambda one: -sums[one])[count:]

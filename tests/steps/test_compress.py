@@ -71,8 +71,9 @@ def test_from_a_teacher_to_the_report(city, small, runner):
     assert finetune.results[0]["non_zero"] == distill.results[0]["non_zero"]
     with open(finetune.folder / "0000/history.csv") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["epoch", "loss", "acc", "val_loss", "val_acc", "learning_rate"]
-    assert float(max(row["val_acc"] for row in rows)) == pytest.approx(
+    assert list(rows[0]) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy",
+                             "learning_rate"]
+    assert max(float(row["val_accuracy"]) for row in rows) == pytest.approx(
         finetune.results[0]["best_validation_accuracy"])
 
     compare = runner.run("compare", {**judged, "avc": small / "avc.h5",
@@ -171,11 +172,24 @@ def test_what_is_refused_before_anything_runs(city, small, tmp_path):
         "compare", {**judged, "avc": tmp_path / "x.h5", "scenes": small / "scenes"})
     assert "one teacher for both" in refusal("compare", judged, prune={"weights": "untrained"})
     assert "needs a correspondence network" in refusal("finetune", {})
-    bare = NetworkSpec(**{**SPEC.to_dict(), "tail": "embedding"})
-    save(untrained(bare, 1), tmp_path / "bare.h5")
+    other = NetworkSpec(**{**SPEC.to_dict(), "n_mels": 32})
+    save(untrained(other, 1), tmp_path / "other.h5")
     scenes = {"avc": small / "avc.h5", "scenes": small / "scenes"}
-    assert "the network ends in 'embedding' at 4000 Hz, the audio branch of avc.h5" in refusal(
-        "finetune", scenes, prune={"weights": str(tmp_path / "bare.h5")})
+    assert "(4000 Hz, 32 mels, 'student' with relu) cannot stand in for the audio branch" in \
+        refusal("finetune", scenes, prune={"weights": str(tmp_path / "other.h5")})
+
+
+def test_an_embedding_without_the_last_normalisation_is_fine_tuned_inside(small, runner):
+    """Published ends: teacher and result stop at the last convolution, training goes on behind."""
+    bare = NetworkSpec(**{**SPEC.to_dict(), "tail": "embedding"})
+    save(untrained(bare, 1), runner.folder / "bare.h5")
+    runner.run("prune", {"weights": str(runner.folder / "bare.h5")})
+    done = runner.run("finetune", {**SHORT, "epochs": 1, "avc": small / "avc.h5",
+                                   "scenes": small / "scenes"})
+    network, info = load_parameters(done.folder / "0000/model_best_valid_acc.h5")
+    assert info.spec == bare and not done.results[0]["fresh_head"]
+    assert done.results[0]["non_zero"] == sum(
+        int((kernel != 0).sum()) for kernel in pruning.kernels(network))
 
 
 def test_the_published_recipe_and_its_exceptions():
