@@ -71,14 +71,16 @@ def _code(value: object) -> str:
 
 def _allowed(field: Any) -> str:
     """Words for the type and bounds of a pydantic field."""
-    kinds = [kind for kind in typing.get_args(field.annotation) or (field.annotation,)
-             if kind is not type(None)]
+    whole = typing.get_origin(field.annotation) is tuple
+    inner = () if whole else typing.get_args(field.annotation)
+    kinds = [kind for kind in inner or (field.annotation,) if kind is not type(None)]
     if typing.get_origin(field.annotation) is typing.Literal:
         return ", ".join(f"`{kind}`" for kind in kinds)
-    tuples = [kind for kind in (field.annotation, *kinds) if typing.get_origin(kind) is tuple]
-    if tuples:
-        of = {int: "whole numbers", str: "names", Path: "paths"}
-        return f"a list of {of[typing.get_args(tuples[0])[0]]}"
+    for kind in kinds:
+        if typing.get_origin(kind) is tuple:
+            of = typing.get_args(kind)[0]
+            of = typing.get_args(of)[0] if typing.get_args(of) else of
+            return "a list of " + {int: "whole numbers", float: "numbers", str: "texts"}[of]
     names = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
     words = ", ".join(names.get(kind, str(kind)) for kind in kinds)
     signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))

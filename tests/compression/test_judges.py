@@ -138,7 +138,7 @@ def test_fine_tuning_learns_correspondence_and_keeps_zeros(avc, tmp_path):
     assert not fresh
     rows = np.arange(40)
     trainer = CorrespondenceTraining(
-        SPEC, seen, (rows, rows), tmp_path / "training", Schedule(epochs=25), learning_rate=1e-2,
+        SPEC, seen, (rows, rows), tmp_path / "training", Schedule(epochs=12), learning_rate=1e-2,
         batch_size=8, seed=1, deterministic=False, first=first, head=head)
     status = trainer.run()
     wrong = status.history[-1]["val_mean_absolute_error"]
