@@ -69,6 +69,9 @@ def _code(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+LISTS = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths"}
+
+
 def _allowed(field: Any) -> str:
     """Words for the type and bounds of a pydantic field."""
     whole = typing.get_origin(field.annotation) is tuple
@@ -80,7 +83,7 @@ def _allowed(field: Any) -> str:
         if typing.get_origin(kind) is tuple:
             of = typing.get_args(kind)[0]
             of = typing.get_args(of)[0] if typing.get_args(of) else of
-            return "a list of " + {int: "whole numbers", float: "numbers", str: "texts"}[of]
+            return "a list of " + LISTS[of]
     names = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
     words = ", ".join(names.get(kind, str(kind)) for kind in kinds)
     signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
