@@ -69,7 +69,7 @@ def _code(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-LISTS = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths"}
+LISTS = {int: "whole numbers", float: "numbers", str: "names", Path: "paths"}
 
 
 def _allowed(field: Any) -> str:
