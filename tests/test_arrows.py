@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "l3hpc"
-SCIENCE = {"audio", "models", "sampling", "reduction", "tagging", "datasets"}
+SCIENCE = {"audio", "models", "sampling", "reduction", "tagging", "classification", "datasets"}
 BASE = {"ahead", "cores", "errors", "files", "progress", "_version"}
 MAY_IMPORT = {
     "cli": {"cli", "workflow", "ledger", "report", "steps"} | SCIENCE | BASE,

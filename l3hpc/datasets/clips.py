@@ -85,11 +85,10 @@ def find_clips(folder: Path | str, files: Sequence[str],
     return Bags(folder, is_artifact, present, [name for name in files if name not in present])
 
 
-def network_of(folder: Path) -> dict[str, Any]:
-    """Whose embeddings these are, as the embed artifact tells; empty for files from elsewhere."""
-    if not task_folders(folder):
-        return {}
-    return open_source(folder).parts[0].attributes().get("teacher") or {}
+def attributes_of(folder: Path) -> dict[str, Any]:
+    """What an embed artifact tells of itself: ``teacher`` (whose embeddings these are), ``hop`` (s)
+    and more; empty for files from elsewhere."""
+    return open_source(folder).parts[0].attributes() if task_folders(folder) else {}
 
 
 def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None) -> Clips:

@@ -7,7 +7,8 @@ from types import ModuleType
 
 from l3hpc.errors import InputError, nearest
 
-STEPS = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate")
+STEPS = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate",
+         "folds", "score")
 
 
 def step(name: str) -> ModuleType:

@@ -348,13 +348,13 @@ def _key_of(artifact: Path, planned: Path) -> str:
 
 def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
              run: str) -> dict[str, str]:
-    """model_dir and output_dir of the train and classify steps of this run that a step is, or
-    that it builds on."""
+    """model_dir and output_dir of the train and classify (or folds) steps of this run that a step
+    is, or that it builds on."""
     found: dict[str, str] = {}
     names = [step.name]
     for name in names:
         one = planned[name]
-        key = {"train": "model_dir", "classify": "output_dir"}.get(one.kind)
+        key = {"train": "model_dir", "classify": "output_dir", "folds": "output_dir"}.get(one.kind)
         if key and key not in found:
             folder = config.workspace / "runs" / run / "artifacts" / name
             reused = key == "model_dir" and not one.missing
