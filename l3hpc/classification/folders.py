@@ -54,7 +54,7 @@ class Folder:
 
     def digest(self) -> str:
         """32 hex digits that change with a clip's name, fold, class or source."""
-        return digest([self.ids, self.classes,
+        return digest([self.kind, self.ids, self.classes,
                        [[one.file, one.fold, one.label, one.source] for one in self.clips]])
 
     def recordings(self) -> list[Recording]:

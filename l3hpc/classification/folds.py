@@ -52,7 +52,7 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
     from sklearn.model_selection import StratifiedGroupKFold
 
     rest = np.flatnonzero(fold != test)
-    groups = np.unique([source[clip] for clip in rest], return_inverse=True)[1]
+    groups = np.unique([source[int(clip)] for clip in rest], return_inverse=True)[1]
     parts = StratifiedGroupKFold(max(2, round(1 / ratio)), shuffle=True, random_state=seed)
     train, valid = next(parts.split(rest, label[rest], groups))
     return Split(rest[train], rest[valid], tested)

@@ -16,6 +16,7 @@ NAME = "score"
 VERSION = 1
 TITLE = "accuracy over the folds"
 INPUTS = {"folds": "required"}
+PLACES: frozenset[str] = frozenset()
 
 
 class Params(BaseParams):
