@@ -16,8 +16,10 @@ def tone(path, frequency, seconds, rng):
     soundfile.write(path, sound.astype(np.float32), RATE)
 
 
-def esc50(folder: Path, folds=3, per_fold=2, classes=((0, "dog", True), (7, "hen", False),
-                                                      (21, "sneezing", True)), audio=True, told=True):
+THREE = ((0, "dog", True), (7, "hen", False), (21, "sneezing", True))
+
+
+def esc50(folder: Path, folds=3, per_fold=2, classes=THREE, audio=True, told=True):
     """``per_fold`` clips of every class in each fold; two takes of a source each.
 
     told: whether file names tell fold and class, as published.
