@@ -31,7 +31,7 @@ class Setting:
 
     kind: ``mlp``, ``svm`` or ``rf``. epochs, patience, batch_size: of the MLP; patience counts
     epochs without a smaller validation loss. tol, max_iterations (-1: no limit), kernel: of the
-    SVM. classes: of the whole data set, also where training samples lack some.
+    SVM. threads: of the forest. classes: of the whole data set, also those without a sample.
     """
 
     kind: str
@@ -91,7 +91,10 @@ def fit(setting: Setting, params: Mapping[str, float], train: Samples,
     params: as in ``GRIDS``. valid: for the MLP's early stopping; without it every epoch is trained.
     """
     if setting.kind == "mlp":
-        return _fit_mlp(setting, params, train, valid, on_epoch)
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1):  # batches are small: more threads only wait for each other
+            return _fit_mlp(setting, params, train, valid, on_epoch)
     if setting.kind == "svm":
         from sklearn.svm import SVC
 

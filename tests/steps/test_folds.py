@@ -57,8 +57,9 @@ def test_a_row_of_the_ledger_for_every_fold(runner, esc50, embedded):
         assert row["model_dir"] == f"out/{index:04d}" and row["fold_num"] == index + 1
         assert (row["model_id"], row["features_dir"]) == ("exp", str(embedded))
         assert (row["C"], row["tol"], row["max_iterations"]) == (one["chosen"]["C"], 1e-5, -1)
-        assert {row[name] for name in ("learning_rate", "weight_decay", "num_epochs",
-                                       "train_batch_size", "parameter_search_valid_ratio")} == {None}
+        assert {row[name] for name in (
+            "learning_rate", "weight_decay", "num_epochs", "train_batch_size",
+            "parameter_search_valid_ratio")} == {None}
         assert (row["parameter_search"], row["parameter_search_valid_fold"],
                 row["parameter_search_train_with_valid"], row["non_overlap"]) == (
                     True, True, True, False)
