@@ -91,6 +91,12 @@ def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]
     """The recordings in groups of ``files_per_task``, or all in one task."""
     assert isinstance(params, Params)
     recordings = _recordings(params)
+    missing = [one.file for one in recordings if one.size < 0]
+    if params.clips is not None and len(missing) > params.max_failed * len(recordings):
+        raise InputError(f"{len(missing):,} of {len(recordings):,} clips have no audio: "
+                         f"{missing[0]}" + " …" * (len(missing) > 1), where=str(params.clips),
+                         allowed=f"at most {params.max_failed:.0%} (embed.max_failed)",
+                         hint=f"What is missing: l3hpc data check {params.clips}")
     size = params.files_per_task or len(recordings)
     ranges = reduced.ranges_from(recordings, params)
     return [{"recordings": [one.as_json() for one in recordings[first:first + size]], **ranges}

@@ -193,6 +193,8 @@ def test_refusals(tmp_path):
                      "embed": embed.Params(clips=two, subset="esc10")})
     with pytest.raises(InputError, match="a subset is one of clips"):
         embed.check({"embed": embed.Params(audio=two, subset="esc10")})
+    with pytest.raises(InputError, match="12 of 12 clips have no audio: 1-1000-A-0.wav …"):
+        embed.shards(embed.Params(clips=two), {})
     with pytest.raises(InputError, match="holds no scores of folds"):
         steps.step("score").read_folds(two)
 
