@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "l3hpc"
-SCIENCE = {"audio", "models", "sampling", "reduction", "tagging", "datasets"}
+SCIENCE = {"audio", "models", "sampling", "reduction", "tagging", "classification", "datasets"}
 ABOVE_SCIENCE = {"avc"}  # still a library for notebooks, built from the rooms of SCIENCE
 ON_TOP = {"compression"}  # as well, built from both
 BASE = {"ahead", "cores", "errors", "files", "progress", "_version"}

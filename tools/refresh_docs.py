@@ -168,14 +168,16 @@ def steps_table(_: str) -> str:
 
 def tabs_table(_: str) -> str:
     """The tabs of the ledger: key, number of columns, what ranks them."""
-    from l3hpc.ledger.columns import MAIN_TABS, TABS
+    from l3hpc.ledger.columns import TABS
+    from l3hpc.steps import STEPS, step
 
+    written = {getattr(step(name), "TAB", None) for name in STEPS}
     rows = []
     for name, tab in TABS.items():
         key = " and ".join(tab.column(field).title for field in tab.key)
         rank = f"{tab.column(tab.rank).title} ({'smallest' if tab.best == 'min' else 'largest'})"
         rows.append((f"`{name}`", str(len(tab.columns)), key, rank,
-                     "yes" if name in MAIN_TABS else "no"))
+                     "yes" if name in written else "no"))
     return table(("tab", "columns", "key of a row", "best row", "written by the pipelines"), rows)
 
 

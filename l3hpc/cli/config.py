@@ -21,8 +21,8 @@ def command() -> None:
     """Show or check the effective configuration.
 
     Values come from the command line, cluster.yaml, the environment variables of the published
-    jobs (AUDIO_DIR, EMBEDDING_DIR, OUTPUT_DIR, L3_MODEL_PATH, SONYC_UST_PATH, GSHEET_ID), or are
-    defaults; the first of these wins.
+    jobs (AUDIO_DIR, EMBEDDING_DIR, OUTPUT_DIR, L3_MODEL_PATH, SONYC_UST_PATH, GSHEET_ID) and
+    US8K_PATH, ESC50_PATH, or are defaults; the first of these wins.
     """
 
 

@@ -34,6 +34,7 @@ CHECK_EXAMPLES = """\b
 Examples:
   l3hpc data check city                    both parts of a synthetic city
   l3hpc data check /data/sonyc-ust         annotations against taxonomy and audio
+  l3hpc data check /data/ESC-50            folds, classes and audio; UrbanSound8K too
   l3hpc data check /data/audio --listen    also reads every sample (silence, damage)
   l3hpc data check /data/embeddings        an artifact, or published embeddings
 """
@@ -85,8 +86,8 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
 def check(folder: Path, listen: bool, as_json: bool) -> int:
     """Say what FOLDER holds and what is wrong with it.
 
-    Knows SONYC-UST, folders of recordings, embeddings, and a synthetic city. Problems end with
-    exit code 1; remarks do not.
+    Knows SONYC-UST, UrbanSound8K, ESC-50, folders of recordings, embeddings, and a synthetic
+    city. Problems end with exit code 1; remarks do not.
     """
     from l3hpc.datasets.check import check_folder
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from l3hpc.errors import InputError
-from l3hpc.workflow.options import COMPRESS, DOWNSTREAM, OPTIONS, PATH_OPTIONS, UPSTREAM, Option
+from l3hpc.workflow.options import (
+    COMPRESS,
+    DOWNSTREAM,
+    FOLDS,
+    OPTIONS,
+    PATH_OPTIONS,
+    UPSTREAM,
+    Option,
+)
 
 if TYPE_CHECKING:
     from l3hpc.workflow.model import Plan
@@ -21,13 +29,15 @@ _PATHS = {
     "--embedding-dir": "Folder of published embeddings, for --from.",
     "--weights": "The teacher: a weight file, or 'untrained' (demonstration only).",
     "--sonyc-ust": "Folder of SONYC-UST: annotations.csv, taxonomy, audio/.",
+    "--us8k": "Folder of UrbanSound8K: metadata/UrbanSound8K.csv, audio/fold1/ …",
+    "--esc50": "Folder of ESC-50: meta/esc50.csv, audio/.",
 }
 
 
 def plan_options(command: Command) -> Command:
     """Add all of them to a click command."""
     options = [
-        *(_click(option) for option in (*UPSTREAM, *DOWNSTREAM, *COMPRESS)),
+        *(_click(option) for option in (*UPSTREAM, *DOWNSTREAM, *FOLDS, *COMPRESS)),
         *(click.option(name, metavar="PATH", help=f"{text} [default: cluster.yaml's]")
           for name, text in _PATHS.items()),
         click.option("--embedding-valid-dir", metavar="PATH",
@@ -37,7 +47,7 @@ def plan_options(command: Command) -> Command:
         click.option("--input", "inputs", metavar="STEP=PATH|RUN", multiple=True,
                      help="Folder or run that stands for a step's output. Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
-            "Whose student downstream uses: a run, a weight file or 'latest'. "
+            "Whose student downstream, us8k and esc50 use: a run, a weight file or 'latest'. "
             "[default: latest]")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True, help=(
             "Any parameter, or cpus, mem (16GB), gpus, time (4h) of a step. Repeatable.")),

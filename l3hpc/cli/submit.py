@@ -105,6 +105,9 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
             rows.append(f"'embedding_approx_mse', key {step.labels['model_dir']}")
         if step.missing and step.kind == "evaluate":
             rows.append(f"'sonyc_ust', key {step.labels['output_dir']} {step.labels['exp_id']}")
+        if step.missing and step.kind == "folds":
+            rows.append(f"'classifier', key {step.labels['output_dir']}/0000 and "
+                        f"{len(step.shards) - 1} more")
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
     lines += [f"its row:         {row}" for row in rows[:ROWS_SHOWN]]

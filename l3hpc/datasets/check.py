@@ -1,4 +1,4 @@
-"""What is wrong with a folder of data: SONYC-UST, recordings, embeddings, or a whole city."""
+"""What is wrong with a folder of data: a data set, recordings, embeddings, or a whole city."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 
+from l3hpc.classification import folders
 from l3hpc.datasets import sonyc_ust
 from l3hpc.datasets.corpus import scan
 from l3hpc.datasets.findings import Findings
@@ -19,13 +20,16 @@ def check_folder(folder: Path | str, *, listen: bool = False,
                  progress: Progress | None = None) -> list[Findings]:
     """Look at whatever data the folder holds; one ``Findings`` per data set.
 
-    A folder with ``annotations.csv`` is SONYC-UST; one with both ``audio`` and ``sonyc_ust`` is a
+    A folder with ``annotations.csv`` is SONYC-UST, one with the table of UrbanSound8K or ESC-50 is
+    that; one with both ``audio`` and ``sonyc_ust`` is a
     city and both are looked at; else audio, embeddings, or both in one. ``listen`` reads all
     samples, not only headers. Raises ``InputError`` where there is nothing of that kind.
     """
     folder, progress = Path(folder), progress or Progress()
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder))
+    if folders.recognised(folder):
+        return [folders.inspect(folder, listen=listen, progress=progress)]
     if (folder / sonyc_ust.ANNOTATIONS).is_file():
         return [sonyc_ust.inspect(folder, listen=listen, progress=progress)]
     if (folder / "sonyc_ust" / sonyc_ust.ANNOTATIONS).is_file():
@@ -39,7 +43,7 @@ def check_folder(folder: Path | str, *, listen: bool = False,
     except InputError as error:
         if matrices:
             return [check_embeddings(folder)]
-        raise InputError("holds neither recordings nor embeddings nor SONYC-UST",
+        raise InputError("holds no data set, no recordings and no embeddings",
                          where=str(folder), allowed=error.allowed) from None
     if matrices:  # the published layout keeps both in one file
         with contextlib.suppress(InputError):

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,39 +39,75 @@ class Clips:
     missing: list[str]
 
 
-def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None) -> Clips:
-    """The embeddings of ``files`` (audio file names); in the file ``store`` (None: in memory).
+@dataclass(frozen=True)
+class Bags:
+    """The clips of a folder that have embeddings. lengths: frames of each, in the order asked for;
+    missing: the others; ``blocks`` reads them, in an order of its own."""
 
-    Raises ``InputError`` when none of them is there, or when dimensions differ.
+    folder: Path
+    is_artifact: bool
+    lengths: dict[str, int]
+    missing: list[str]
+
+    def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(file name, float32 (frames, dim)) of every clip once. Raises ``InputError`` where the
+        dimensions differ."""
+        dim = None
+        for name, block in (_artifact_blocks(self.folder) if self.is_artifact
+                            else _file_blocks(self.folder, list(self.lengths))):
+            if name not in self.lengths:
+                continue
+            dim = dim or block.shape[1]
+            if block.shape[1] != dim:
+                raise InputError(f"'{name}' has {block.shape[1]} dimensions, others {dim}",
+                                 where=str(self.folder))
+            yield name, block
+
+
+def find_clips(folder: Path | str, files: Sequence[str],
+               hint: str = "Embed the clips first: l3hpc submit downstream --sonyc-ust FOLDER"
+               ) -> Bags:
+    """Which of ``files`` (audio file names) have embeddings in ``folder``.
+
+    Raises ``InputError`` (with ``hint``) when none of them has.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("no such folder of embeddings", where=str(folder))
     is_artifact = bool(task_folders(folder)) or (folder / "result.json").is_file()
     lengths = _artifact_lengths(folder) if is_artifact else _file_lengths(folder, files)
-    present = [name for name in files if lengths.get(name)]
+    present = {name: lengths[name] for name in files if lengths.get(name)}
     if not present:
         raise InputError(
             f"holds embeddings of none of the {len(files)} clips", where=str(folder),
             allowed="an embed artifact, or <clip name>.npz with 'embedding' for every clip",
-            hint="Embed the clips first: l3hpc submit downstream --sonyc-ust FOLDER")
+            hint=hint)
+    return Bags(folder, is_artifact, present, [name for name in files if name not in present])
+
+
+def attributes_of(folder: Path) -> dict[str, Any]:
+    """What an embed artifact tells of itself: ``teacher`` (whose embeddings these are), ``hop`` (s)
+    and more; empty for files from elsewhere."""
+    return open_source(folder).parts[0].attributes() if task_folders(folder) else {}
+
+
+def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None) -> Clips:
+    """The embeddings of ``files`` (audio file names); in the file ``store`` (None: in memory).
+
+    Raises ``InputError`` when none of them is there, or when dimensions differ.
+    """
+    bags = find_clips(folder, files)
+    present = list(bags.lengths)
     wanted = {name: place for place, name in enumerate(present)}
-    frames = min(lengths[name] for name in present)
+    frames = min(bags.lengths.values())
     x: np.ndarray | RowFile | None = None
-    blocks = _artifact_blocks(folder) if is_artifact else _file_blocks(folder, present)
-    for name, block in blocks:
-        if name not in wanted:
-            continue
+    for name, block in bags.blocks():
         if x is None:
             shape = (len(present), frames, block.shape[1])
             x = RowFile(store, "f4", shape, "w+") if store else np.empty(shape, np.float32)
-        if block.shape[1] != x.shape[2]:
-            raise InputError(f"'{name}' has {block.shape[1]} dimensions, others {x.shape[2]}",
-                             where=str(folder))
         x[wanted[name]] = block[:frames]
     assert x is not None
-    return Clips(present, x, max(lengths[name] for name in present),
-                 [name for name in files if name not in wanted])
+    return Clips(present, x, max(bags.lengths.values()), bags.missing)
 
 
 def _recordings(part: Part) -> tuple[list[str], np.ndarray]:

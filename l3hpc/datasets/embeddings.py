@@ -258,7 +258,9 @@ def _artifact_files(
 
 def _published_files(path: Path) -> list[tuple[Path, str | None]]:
     files: list[tuple[Path, str | None]] = []
-    for folder, split in [(path, None), *((path / name, name) for name in SPLITS)]:
+    folds = sorted(path.glob("fold[0-9]*"))  # one file per clip of UrbanSound8K
+    for folder, split in [(path, None), *((path / name, name) for name in SPLITS),
+                          *((name, None) for name in folds)]:
         if folder.is_dir():
             files += [(name, split) for name in sorted(folder.iterdir())
                       if name.suffix in _SUFFIXES and not name.name.startswith(".")]

@@ -8,7 +8,8 @@ from types import ModuleType
 from l3hpc.errors import InputError, nearest
 
 STEPS = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate",
-         "avc_pairs", "avc_train", "sensitivity", "prune", "distill", "finetune", "compare")
+         "folds", "score", "avc_pairs", "avc_train", "sensitivity", "prune", "distill", "finetune",
+         "compare")
 
 
 def step(name: str) -> ModuleType:

@@ -91,7 +91,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     Predictions are made of the clips that have agreed annotations, which is what can be scored;
     such a clip without an embedding is predicted as 0 for every tag, noted and counted.
     """
-    from l3hpc.datasets.clips import load_clips
+    from l3hpc.datasets.clips import attributes_of, load_clips
     from l3hpc.files import write_json
     from l3hpc.models.training_engine import limit_threads
     from l3hpc.tagging.annotations import Annotations
@@ -125,8 +125,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         **params.model_dump(mode="json"), "annotations": str(annotation_file),
         "batch_size": _batch_size(params, clips, rows),
         "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
-        "network": _network(task.inputs["embed"]), "frames": clips.x.shape[1],
-        "missing": clips.missing, "levels": result,
+        "network": attributes_of(task.inputs["embed"]).get("teacher") or {},
+        "frames": clips.x.shape[1], "missing": clips.missing, "levels": result,
     }
     write_json(task.output / "hyper_params.json", told)
     return {"model": params.model, "levels": result, "clips": len(clips.files),
@@ -205,17 +205,6 @@ def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, an
         predictions.write(task.output / name, found, taxonomy)
         written.append(name)
     return written
-
-
-def _network(folder: Path) -> dict[str, Any]:
-    """Whose embeddings these are, as the embed artifact tells; empty for files from elsewhere."""
-    from l3hpc.files import task_folders
-
-    if not task_folders(folder):
-        return {}
-    from l3hpc.datasets.embeddings import open_source
-
-    return open_source(folder).parts[0].attributes().get("teacher") or {}
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

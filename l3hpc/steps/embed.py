@@ -1,8 +1,8 @@
-"""embed: the student's embeddings of SONYC-UST, or of any folder of audio."""
+"""embed: the student's embeddings of SONYC-UST, UrbanSound8K, ESC-50, or any folder of audio."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,9 @@ VERSION = 3  # 3: loudness is not measured
 TITLE = "student embeddings of the recordings to classify"
 INPUTS = {"train": "optional"}
 BEST = "model_best_valid_loss.h5"
-PLACES = frozenset({"audio", "sonyc_ust", "student", "batch_size", "max_failed", "engine"})
+PLACES = frozenset({"audio", "sonyc_ust", "clips", "subset", "student", "batch_size", "max_failed",
+                    "engine"})
+KINDS = ("sonyc_ust", "clips", "audio")
 
 
 class Params(BaseParams):
@@ -26,7 +28,11 @@ class Params(BaseParams):
 
     sonyc_ust: Path | None = Field(None, description=(
         "Folder of SONYC-UST: annotations.csv, taxonomy and audio; its annotated clips."))
-    audio: Path | None = Field(None, description="Or any folder of audio, in place of sonyc_ust.")
+    clips: Path | None = Field(None, description=(
+        "Or a folder of UrbanSound8K or ESC-50; the clips of its table."))
+    subset: Literal["all", "esc10"] = Field("all", description=(
+        "Of ESC-50, only the ten classes of ESC-10."))
+    audio: Path | None = Field(None, description="Or any folder of audio.")
     student: str | None = Field(None, description=(
         "Weights of the network (none: the student that train made)."))
     hop: float = Field(0.1, gt=0, le=60, description="Seconds from one window to the next.")
@@ -51,20 +57,28 @@ class Params(BaseParams):
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse none or both of the two kinds of audio, a student whose file holds none, and an
+    """Refuse none or several of the kinds of audio, a student whose file holds none, and an
     engine that does not compute in the precision."""
     own = params.get(NAME)
     if not isinstance(own, Params):
         return
     reduced.check(own, NAME)
-    if (own.sonyc_ust is None) == (own.audio is None):
-        raise InputError("embed needs SONYC-UST or a folder of audio, one of the two",
-                         where="embed.sonyc_ust, embed.audio",
-                         hint="Name it: --sonyc-ust FOLDER, or --set embed.audio=FOLDER")
+    _check_kind(own)
     if own.student is not None:
         from l3hpc.models.weights import describe as describe_weights
 
         describe_weights(own.student)
+
+
+def _check_kind(own: Params) -> None:
+    if sum(getattr(own, kind) is not None for kind in KINDS) != 1:
+        raise InputError("embed needs SONYC-UST, clips or a folder of audio, one of them",
+                         where=", ".join(f"embed.{kind}" for kind in KINDS),
+                         hint="Name it: --sonyc-ust FOLDER, or --set embed.clips=FOLDER or "
+                              "embed.audio=FOLDER")
+    if own.subset != "all" and own.clips is None:
+        raise InputError("a subset is one of clips, which are not named", where="embed.subset",
+                         hint="--set embed.clips=FOLDER")
 
 
 def packages(params: BaseModel) -> dict[str, str]:
@@ -77,6 +91,12 @@ def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]
     """The recordings in groups of ``files_per_task``, or all in one task."""
     assert isinstance(params, Params)
     recordings = _recordings(params)
+    missing = [one.file for one in recordings if one.size < 0]
+    if params.clips is not None and len(missing) > params.max_failed * len(recordings):
+        raise InputError(f"{len(missing):,} of {len(recordings):,} clips have no audio: "
+                         f"{missing[0]}" + " …" * (len(missing) > 1), where=str(params.clips),
+                         allowed=f"at most {params.max_failed:.0%} (embed.max_failed)",
+                         hint=f"What is missing: l3hpc data check {params.clips}")
     size = params.files_per_task or len(recordings)
     ranges = reduced.ranges_from(recordings, params)
     return [{"recordings": [one.as_json() for one in recordings[first:first + size]], **ranges}
@@ -84,22 +104,27 @@ def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]
 
 
 def _recordings(params: Params) -> list[Any]:
+    return _source(params)[1]()
+
+
+def _source(params: Params) -> tuple[Path, Callable[[], list[Any]]]:
+    """The folder of audio, and what lists its recordings."""
+    _check_kind(params)
+    if params.sonyc_ust is not None:
+        from l3hpc.datasets.sonyc_ust import locate
+
+        paths = locate(params.sonyc_ust)
+        return paths.audio, lambda: annotated_recordings(paths.annotations, paths.audio)
+    if params.clips is not None:
+        from l3hpc.classification.folders import read
+
+        dataset = read(params.clips, params.subset)
+        return dataset.audio, dataset.recordings
     from l3hpc.datasets.corpus import scan
 
-    if params.sonyc_ust is None:
-        check({NAME: params})
-        assert params.audio is not None
-        return scan(params.audio)
-    annotations, audio = _sonyc_ust(params.sonyc_ust)
-    return annotated_recordings(annotations, audio)
-
-
-def _sonyc_ust(folder: Path) -> tuple[Path, Path]:
-    """Paths of annotations and audio."""
-    from l3hpc.datasets.sonyc_ust import locate
-
-    paths = locate(folder)
-    return Path(paths.annotations), Path(paths.audio)
+    folder = params.audio
+    assert folder is not None
+    return folder, lambda: scan(folder)
 
 
 def annotated_recordings(annotations: Path, audio: Path) -> list[Any]:
@@ -138,25 +163,19 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     assert isinstance(params, Params)
     student = params.student or str(student_file(task.inputs.get("train")))
-    folder = params.audio if params.audio is not None else _sonyc_ust(_folder(params))[1]
+    folder = _source(params)[0]
     network, known, precision = reduced.network(
-        student, params, task, Path(folder), front_end(params.convention))
+        student, params, task, folder, front_end(params.convention))
     tell(task, "student", student, network, params)
     target = task.output / "embeddings.h5"
     result = Extraction(
-        network, known, Path(folder), task_recordings(task.shard), params.hop, params.center,
+        network, known, folder, task_recordings(task.shard), params.hop, params.center,
         task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
         levels=False, threads=task.threads,
     ).run(target, task.output / "skipped.csv")
     if params.npz:
         result["npz"] = write_npz_files(target, task.output / "npz")
     return {**result, **precision, "engine": network.engine.name}
-
-
-def _folder(params: Params) -> Path:
-    check({NAME: params})
-    assert params.sonyc_ust is not None
-    return params.sonyc_ust
 
 
 def student_file(folder: Path | None) -> Path:

@@ -26,6 +26,8 @@ ENVIRONMENT = {
     "paths.embeddings": "EMBEDDING_DIR",
     "paths.weights": "L3_MODEL_PATH",
     "paths.sonyc_ust": "SONYC_UST_PATH",
+    "paths.us8k": "US8K_PATH",
+    "paths.esc50": "ESC50_PATH",
     "ledger.sheet_id": "GSHEET_ID",
 }
 
@@ -51,6 +53,8 @@ class PathSettings(Section):
     audio: Plain | None = None
     embeddings: Plain | None = None
     sonyc_ust: Plain | None = None
+    us8k: Plain | None = None
+    esc50: Plain | None = None
     weights: Plain | None = None
 
 
@@ -78,6 +82,8 @@ class Paths:
     audio: Path | None = None
     embeddings: Path | None = None
     sonyc_ust: Path | None = None
+    us8k: Path | None = None
+    esc50: Path | None = None
     weights: str | None = None
 
 
@@ -169,6 +175,8 @@ def load(
             audio=_optional(settings, "paths.audio", base, origins),
             embeddings=_optional(settings, "paths.embeddings", base, origins),
             sonyc_ust=_optional(settings, "paths.sonyc_ust", base, origins),
+            us8k=_optional(settings, "paths.us8k", base, origins),
+            esc50=_optional(settings, "paths.esc50", base, origins),
             weights=_weights(settings["paths.weights"], base, origins),
         ),
         ledger=Ledger(

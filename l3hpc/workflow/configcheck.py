@@ -36,7 +36,7 @@ def check(config: Config) -> list[Finding]:
 
 def _paths(config: Config) -> list[Finding]:
     found = [_writable(config.workspace, config.origin("paths.workspace"))]
-    for name in ("audio", "embeddings", "sonyc_ust"):
+    for name in ("audio", "embeddings", "sonyc_ust", "us8k", "esc50"):
         path = getattr(config.paths, name)
         if path is not None:
             found.append(_exists(f"paths.{name}", path, path.is_dir(), "folder", config))

@@ -65,10 +65,10 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.state in _RUNNING:
         status = TaskStatus("running", elapsed_s=live.elapsed_s, restarts=live.restarts,
                             progress=marks.progress, started=True)
-        words = [progress_words(marks.progress)] if marks.progress else []
+        parts = [progress_words(marks.progress)] if marks.progress else []
         if live.limit_s and live.elapsed_s is not None:
-            words.append(limit_words(live.limit_s - live.elapsed_s, marks.progress))
-        status.words = ", ".join(word for word in words if word)
+            parts.append(limit_words(live.limit_s - live.elapsed_s, marks.progress))
+        status.words = ", ".join(word for word in parts if word)
         return status
     if "DependencyNeverSatisfied" in live.reason:
         return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))

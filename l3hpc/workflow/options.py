@@ -82,11 +82,18 @@ COMPRESS = (
            "fine-tunes them, with --scenes.", "none"),
     Option("scenes", "text", "Folder of audio-visual batches for --avc.", "none"),
 )
-OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM, *COMPRESS)}
+FOLDS = (
+    Option("subset", "choice", "Which clips of ESC-50.", "all", ("all", "esc10")),
+    Option("learner", "choice", "Classifier of clips: multi-layer perceptron, support vector "
+           "machine or random forest.", "mlp", ("mlp", "svm", "rf")),
+    Option("features", "choice", "A clip's windows one by one, or statistics over them.",
+           "framewise", ("framewise", "stats")),
+)
+OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM, *FOLDS, *COMPRESS)}
 
 # Options that stand for a path of cluster.yaml.
 PATH_OPTIONS = {
     "paths.workspace": "--workspace", "paths.audio": "--audio-dir",
     "paths.embeddings": "--embedding-dir", "paths.weights": "--weights",
-    "paths.sonyc_ust": "--sonyc-ust",
+    "paths.sonyc_ust": "--sonyc-ust", "paths.us8k": "--us8k", "paths.esc50": "--esc50",
 }

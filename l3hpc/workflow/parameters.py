@@ -22,7 +22,7 @@ from l3hpc.workflow.options import OPTIONS, PATH_OPTIONS
 from l3hpc.workflow.pipelines import RESOURCES, Pipeline, Step
 from l3hpc.workflow.profile import ResourceSpec
 
-_PLACEHOLDER = re.compile(r"\{(paths\.[a-z_]+)\}")
+_PLACEHOLDER = re.compile(r"\{(paths\.[a-z0-9_]+)\}")
 
 
 @dataclass(frozen=True)

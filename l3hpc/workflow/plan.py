@@ -346,17 +346,19 @@ def _key_of(artifact: Path, planned: Path) -> str:
     return str(planned)
 
 
+_FOLDER_KEYS = {"train": "model_dir", "avc_train": "model_dir", "distill": "model_dir",
+                "finetune": "model_dir", "classify": "output_dir", "folds": "output_dir"}
+
+
 def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
              run: str) -> dict[str, str]:
-    """model_dir and output_dir of the training and classify steps of this run that a step is,
-    or that it builds on."""
+    """model_dir and output_dir of the steps of this run that train a network or classifiers: of the
+    step itself, or of those that it builds on."""
     found: dict[str, str] = {}
     names = [step.name]
     for name in names:
         one = planned[name]
-        key = {"train": "model_dir", "avc_train": "model_dir", "distill": "model_dir",
-               "finetune": "model_dir",
-               "classify": "output_dir"}.get(one.kind)
+        key = _FOLDER_KEYS.get(one.kind)
         if key and key not in found:
             folder = config.workspace / "runs" / run / "artifacts" / name
             reused = key == "model_dir" and not one.missing

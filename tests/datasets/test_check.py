@@ -158,7 +158,7 @@ def test_recordings(made, tmp_path):
 
 
 def test_embeddings_and_what_is_neither(tmp_path):
-    with pytest.raises(InputError, match="holds neither"):
+    with pytest.raises(InputError, match="holds no data set"):
         check_folder(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         check_folder(tmp_path / "none")

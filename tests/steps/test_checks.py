@@ -85,7 +85,7 @@ def test_missing_weight_file(tmp_path):
 
 def test_embed_needs_exactly_one_kind_of_audio():
     for values in ({}, {"audio": "/a", "sonyc_ust": "/b"}):
-        with pytest.raises(InputError, match="one of the two"):
+        with pytest.raises(InputError, match="one of them"):
             embed.check({"embed": embed.Params(**values)})
     with pytest.raises(InputError, match="no student is named"):
         embed.student_file(None)

@@ -26,10 +26,12 @@ def refusal(text):
 
 
 def test_the_delivered_ones_are_valid_and_ordered():
-    assert set(assets.pipelines()) >= {"upstream", "downstream", "all"}
+    assert set(assets.pipelines()) >= {"upstream", "downstream", "all", "us8k", "esc50"}
     assert list(pipelines.load("upstream").steps) == ["extract", "sample", "fit", "reduce", "train"]
     assert list(pipelines.load("downstream").steps) == ["embed", "classify", "evaluate"]
     assert list(pipelines.load("all").steps) == list(steps.STEPS[:8])
+    for name in ("us8k", "esc50"):
+        assert list(pipelines.load(name).steps) == ["embed", "folds", "score"]
 
 
 def test_all_connects_the_halves():
@@ -41,7 +43,8 @@ def test_all_connects_the_halves():
 
 
 def test_every_option_is_offered_by_a_delivered_pipeline():
-    offered = set(pipelines.load("all").options) | set(pipelines.load("compress").options)
+    offered = {option for name in ("all", "us8k", "esc50", "compress")
+               for option in pipelines.load(name).options}
     assert offered == set(OPTIONS)
 
 

@@ -1,0 +1,1 @@
+"""Classification of single-label clips over given folds: UrbanSound8K and ESC-50."""

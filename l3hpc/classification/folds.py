@@ -1,0 +1,140 @@
+"""One test fold: which clips train and validate, which parameters win, what is predicted.
+
+As published for L3-Net and EdgeL3: fold f is tested, the fold before it (cyclic) validates, the
+rest trains. Parameters are chosen by the accuracy on the validation clips; the labels of the test
+fold are used for nothing but the final score, which is not computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from l3hpc.classification.features import Features, Standard
+from l3hpc.classification.models import Fitted, Samples, Setting, fit
+from l3hpc.errors import InputError
+
+VOTES = ("mean", "majority")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the clips that train, validate and are tested, each ascending."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int, *,
+          ratio: float | None = None, seed: int = 0) -> Split:
+    """The clips of test fold ``test``. fold, label: int (clips,).
+
+    ratio: None takes the fold before the test fold for validation; a number takes about that share
+    of all other clips instead, stratified by class, no source on both sides.
+    Raises ``InputError`` where the test fold, or what remains to train on, is empty.
+    """
+    folds = sorted({int(one) for one in fold})
+    if test not in folds:
+        raise InputError(f"no clip of fold {test}", allowed=f"folds: {', '.join(map(str, folds))}")
+    if len(folds) < (3 if ratio is None else 2):
+        raise InputError(f"clips of {len(folds)} folds only", allowed=(
+            "three or more: one to test, one to validate, the others to train"
+            if ratio is None else "two or more: one to test, the others to train"))
+    tested = np.flatnonzero(fold == test)
+    if ratio is None:
+        before = folds[folds.index(test) - 1]
+        valid = np.flatnonzero(fold == before)
+        return Split(np.flatnonzero((fold != test) & (fold != before)), valid, tested)
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    rest = np.flatnonzero(fold != test)
+    groups = np.unique([source[int(clip)] for clip in rest], return_inverse=True)[1]
+    parts = StratifiedGroupKFold(max(2, round(1 / ratio)), shuffle=True, random_state=seed)
+    train, valid = next(parts.split(rest, label[rest], groups))
+    return Split(rest[train], rest[valid], tested)
+
+
+def vote(scores: np.ndarray, counts: np.ndarray, how: str = "mean") -> np.ndarray:
+    """Scores of samples (samples, classes) → of clips (clips, classes), float64.
+
+    mean: the published one, the mean of a clip's samples; majority: the share of its samples whose
+    best class it is. counts: samples of each clip, at least 1.
+    """
+    if how == "majority":
+        scores = np.eye(scores.shape[1])[scores.argmax(axis=1)]
+    starts = np.cumsum(counts) - counts
+    return np.add.reduceat(scores, starts, axis=0) / counts[:, None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """chosen: the parameters that won; trials: each candidate with its ``valid_accuracy``,
+    ``valid_loss`` and ``epochs``; scores and losses: by ``train``, ``valid`` and ``test``, of the
+    clips of ``clips`` (test has no loss). After a fit on train and valid together ``train`` is
+    both, while ``valid`` tells of the winning candidate, which had not seen it."""
+
+    chosen: dict[str, float]
+    trials: list[dict[str, Any]]
+    clips: dict[str, np.ndarray]
+    scores: dict[str, np.ndarray]
+    losses: dict[str, float]
+    epochs: int
+
+
+def run(features: Features, label: np.ndarray, parts: Split, setting: Setting,
+        grid: Sequence[Mapping[str, float]], *, refit: bool = True, how: str = "mean",
+        on_fit: Callable[[int, Mapping[str, float]], None] = lambda number, params: None
+        ) -> Outcome:
+    """Fit every candidate of ``grid`` on the training clips, choose, and predict the test clips.
+
+    The best has the highest accuracy on the validation clips, then the smallest validation loss,
+    then comes first. refit: fit it once more on training and validation clips together (the MLP
+    for as many epochs as were best). Raises ``InputError`` where train or valid has no clip.
+    """
+    for name, clips in (("train", parts.train), ("valid", parts.valid)):
+        if not len(clips):
+            raise InputError(f"no clip is left to {name}")
+    train, valid = (_samples(features, label, clips) for clips in (parts.train, parts.valid))
+    standard = Standard.fit(train[0])
+    train, valid = (standard(train[0]), train[1]), (standard(valid[0]), valid[1])
+    counts = features.counts[parts.valid]
+    trials: list[dict[str, Any]] = []
+    best: tuple[tuple[float, float], int, Fitted, np.ndarray] | None = None
+    for number, params in enumerate(grid):
+        on_fit(number, params)
+        fitted = fit(setting, params, train, valid)
+        scores = fitted.scores(valid[0])
+        clips = vote(scores, counts, how)
+        accuracy = float((clips.argmax(axis=1) == label[parts.valid]).mean())
+        loss = fitted.loss(scores, valid[1])
+        trials.append({**params, "valid_accuracy": accuracy, "valid_loss": loss,
+                       "epochs": fitted.epochs})
+        if best is None or (-accuracy, loss) < best[0]:
+            best = (-accuracy, loss), number, fitted, clips
+    assert best is not None
+    (_, valid_loss), number, final, valid_scores = best
+    learned, seen = parts.train, train
+    if refit:
+        on_fit(len(grid), grid[number])
+        learned = np.sort(np.concatenate([parts.train, parts.valid]))
+        both = _samples(features, label, learned)
+        standard = Standard.fit(both[0])
+        seen = standard(both[0]), both[1]
+        again = replace(setting, epochs=final.epochs) if setting.kind == "mlp" else setting
+        final = fit(again, grid[number], seen)
+    scores = final.scores(seen[0])
+    test = standard(features.x[features.rows(parts.test)])
+    return Outcome(
+        dict(grid[number]), trials, {"train": learned, "valid": parts.valid, "test": parts.test},
+        {"train": vote(scores, features.counts[learned], how), "valid": valid_scores,
+         "test": vote(final.scores(test), features.counts[parts.test], how)},
+        {"train": final.loss(scores, seen[1]), "valid": valid_loss}, final.epochs)
+
+
+def _samples(features: Features, label: np.ndarray, clips: np.ndarray) -> Samples:
+    """Samples of these clips, each with its clip's label."""
+    return features.x[features.rows(clips)], np.repeat(label[clips], features.counts[clips])

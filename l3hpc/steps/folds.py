@@ -1,0 +1,269 @@
+"""folds: a classifier of clips for every test fold, its parameters chosen on a validation fold.
+
+One task per fold. What is kept is which clips were used how, every candidate's validation accuracy,
+the chosen parameters, and the predictions; a fitted classifier is not stored (the same task fits it
+again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.steps.base import Params as BaseParams
+from l3hpc.steps.base import Task
+
+if TYPE_CHECKING:
+    from l3hpc.classification.features import Features
+    from l3hpc.classification.folders import Folder
+    from l3hpc.classification.folds import Outcome
+
+NAME = "folds"
+VERSION = 1
+TITLE = "for every test fold a classifier of clips and its predictions"
+INPUTS = {"embed": "required"}
+TAB = "classifier"
+PLACES = frozenset({"clips", "subset", "max_missing"})
+PARTS = ("train", "valid", "test")
+PUBLISHED_HOP = 0.1  # s, of embeddings that do not tell theirs
+
+
+class Params(BaseParams):
+    """The classifier, what it sees, and how its parameters are chosen."""
+
+    clips: Path = Field(description="Folder of UrbanSound8K or ESC-50: its table names the folds.")
+    subset: Literal["all", "esc10"] = Field("all", description=(
+        "Of ESC-50, only the ten classes of ESC-10."))
+    model: Literal["mlp", "svm", "rf"] = Field("mlp", description=(
+        "mlp: 512 and 128 ReLU units, softmax; svm: support vectors; rf: random forest."))
+    features: Literal["framewise", "stats"] = Field("framewise", description=(
+        "framewise: every window is a sample, a clip's windows vote; stats: minimum, maximum, "
+        "median, mean, variance, skewness and kurtosis over a clip's windows."))
+    every: int = Field(1, ge=1, description=(
+        "Take every n-th window; 10 at a hop of 0.1 s: windows that do not overlap."))
+    vote: Literal["mean", "majority"] = Field("mean", description=(
+        "How windows vote: the mean of their scores (published), or one voice each."))
+    search: bool = Field(True, description=(
+        "Try the published grid (svm: C 0.1 to 1000; rf: 100, 500, 1000 trees; mlp: learning rate "
+        "and weight decay 1e-5 to 1e-3); false: only the values below."))
+    valid_fold: bool = Field(True, description=(
+        "Validate on the fold before the test fold; false: on valid_ratio of all other clips."))
+    valid_ratio: float = Field(0.15, gt=0, le=0.5, description=(
+        "Share of the clips to validate on, by class, no source recording on both sides."))
+    train_with_valid: bool = Field(True, description=(
+        "After a search, fit the winner once more on training and validation clips together."))
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Of the mlp, without a search.")
+    weight_decay: float = Field(1e-5, ge=0, description="Of the mlp, without a search.")
+    epochs: int = Field(150, ge=1, description="The most epochs of the mlp.")
+    patience: int = Field(20, ge=1, description=(
+        "Epochs of the mlp without a smaller validation loss."))
+    batch_size: int = Field(64, ge=1, description="Samples per batch of the mlp.")
+    C: float = Field(1.0, gt=0, description="Of the svm, without a search.")
+    kernel: Literal["rbf", "linear", "poly", "sigmoid"] = Field("rbf", description="Of the svm.")
+    tol: float = Field(1e-5, gt=0, description="At which the svm stops.")
+    max_iterations: int = Field(-1, ge=-1, description="Of the svm; -1: no limit.")
+    trees: int = Field(100, ge=1, description="Of the forest, without a search.")
+    max_missing: float = Field(0.05, ge=0, le=1, description=(
+        "The largest share of clips that may have no embedding before the task fails."))
+    seed: int = Field(20171021, ge=0, le=2**32 - 1, description=(
+        "Seed of weights, order, trees and of the validation clips."))
+
+
+def check(params: Mapping[str, BaseModel]) -> None:
+    """Refuse a folder that is none, too few folds, and other clips than those that are embedded."""
+    own = params.get(NAME)
+    if not isinstance(own, Params):
+        return
+    folds = dataset(own).folds
+    least = 3 if own.valid_fold else 2
+    if len(folds) < least:
+        raise InputError(f"has clips of {len(folds)} folds", where=str(own.clips),
+                         allowed=f"{least} or more (valid_fold: {str(own.valid_fold).lower()})")
+    embed: Any = params.get("embed")
+    if own.subset == "all" and getattr(embed, "subset", "all") != "all":
+        raise InputError("only the clips of a subset are embedded", where="folds.subset",
+                         hint=f"--subset {embed.subset} sets both")
+
+
+def describe(params: Mapping[str, BaseModel]) -> str:
+    """``mlp on framewise features, 9 candidates, validated on the fold before``."""
+    own = params[NAME]
+    assert isinstance(own, Params)
+    found = dataset(own)
+    tried = f"{len(grid(own))} candidate{'s' * (len(grid(own)) != 1)}"
+    where = "the fold before" if own.valid_fold else f"{own.valid_ratio:.0%} of the others"
+    return (f"{found.kind}: {len(found.clips):,} clips, {len(found.classes)} classes; {own.model} "
+            f"on {own.features} features, {tried}, validated on {where}")
+
+
+def dataset(params: Params) -> Folder:
+    """The clips with their folds and classes."""
+    from l3hpc.classification.folders import read
+
+    return read(params.clips, params.subset)
+
+
+def grid(params: Params) -> tuple[dict[str, float], ...]:
+    """The candidates: the published grid, or the stated values alone."""
+    from l3hpc.classification.models import GRIDS
+
+    if params.search:
+        return GRIDS[params.model]
+    return ({name: getattr(params, name) for name in GRIDS[params.model][0]},)
+
+
+def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
+    """One task per test fold."""
+    assert isinstance(params, Params)
+    return [{"fold": fold} for fold in dataset(params).folds]
+
+
+def digests(params: BaseModel) -> dict[str, Any]:
+    """The clips with their folds and classes."""
+    assert isinstance(params, Params)
+    return {"clips": dataset(params).digest()}
+
+
+def run(params: BaseModel, task: Task) -> dict[str, Any]:
+    """Choose, fit and predict for one test fold; write ``fold.json`` and ``predictions.csv``."""
+    import numpy as np
+
+    from l3hpc.classification import features, folds, models
+    from l3hpc.datasets.clips import attributes_of
+    from l3hpc.files import write_json
+
+    assert isinstance(params, Params)
+    data = dataset(params)
+    task.progress.start("reading embeddings")
+    found = features.load(task.inputs["embed"], [clip.file for clip in data.clips],
+                          params.features, params.every)
+    _tell_missing(found, len(data.clips), params, task)
+    known = {clip.file: clip for clip in data.clips}
+    clips = [known[name] for name in found.files]
+    label = np.array([clip.label for clip in clips])
+    parts = folds.split(np.array([clip.fold for clip in clips]), label,
+                        [clip.source for clip in clips], task.shard["fold"],
+                        ratio=None if params.valid_fold else params.valid_ratio, seed=params.seed)
+    setting = models.Setting(
+        params.model, len(data.classes), threads=task.threads,
+        **{name: getattr(params, name) for name in (
+            "seed", "epochs", "patience", "batch_size", "tol", "max_iterations", "kernel")})
+    candidates, refit = grid(params), params.search and params.train_with_valid
+    task.progress.start(f"fold {task.shard['fold']}", total=len(candidates) + refit, unit="fits")
+
+    def on_fit(number: int, tried: Mapping[str, float]) -> None:
+        task.progress.advance(int(number > 0), **tried)
+
+    outcome = folds.run(found, label, parts, setting, candidates, refit=refit, how=params.vote,
+                        on_fit=on_fit)
+    task.progress.advance(1)
+    numbers = _numbers(outcome, label, data)
+    files = {part: [found.files[clip] for clip in outcome.clips[part]] for part in PARTS}
+    embedded = attributes_of(task.inputs["embed"])
+    told = {**params.model_dump(mode="json"), "fold": task.shard["fold"], "data": data.kind,
+            "classes": list(data.classes), "chosen": outcome.chosen, "trials": outcome.trials,
+            "best_epochs": outcome.epochs, "scores": numbers, "losses": outcome.losses,
+            "missing": found.missing, "files": files,
+            "embeddings": str(task.inputs["embed"]), "network": embedded.get("teacher") or {}}
+    write_json(task.output / "fold.json", told)
+    _write_predictions(task.output / "predictions.csv", outcome, files, label, data)
+    task.recorder.record(TAB, _row(params, task, outcome, numbers, embedded))
+    return {"fold": task.shard["fold"], "model": params.model, "chosen": outcome.chosen,
+            **{part: numbers[part]["accuracy"] for part in PARTS},
+            "clips": len(found.files), "missing": len(found.missing)}
+
+
+def _tell_missing(found: Features, clips: int, params: Params, task: Task) -> None:
+    """Note clips without embeddings; raise ``L3hpcError`` where they are too many."""
+    if not found.missing:
+        return
+    text = f"{len(found.missing)} of {clips} clips have no embedding: {found.missing[0]}"
+    text += " …" if len(found.missing) > 1 else ""
+    if len(found.missing) > params.max_missing * clips:
+        raise L3hpcError(text, where=str(task.inputs["embed"]),
+                         allowed=f"at most {params.max_missing:.0%} (max_missing)",
+                         hint="embed them, or allow more: --set folds.max_missing=0.5")
+    task.progress.note(f"{text}; they are neither learned nor scored")
+
+
+def _numbers(outcome: Outcome, label: Any, data: Folder) -> dict[str, dict[str, Any]]:
+    """Accuracies and confusion of the clips that trained, validated and were tested."""
+    from l3hpc.classification import scores
+
+    return {part: scores.of_confusion(scores.confusion(
+        label[outcome.clips[part]], outcome.scores[part].argmax(axis=1), len(data.classes)),
+        data.classes) for part in PARTS}
+
+
+def _write_predictions(path: Path, outcome: Outcome, files: Mapping[str, Sequence[str]],
+                       label: Any, data: Folder) -> None:
+    """Of the validation and test clips: file, part, class, prediction, score of each class."""
+    import csv
+    import io
+
+    from l3hpc.files import write_text
+
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["file", "part", "class", "predicted", *data.classes])
+    for part in ("valid", "test"):
+        for name, clip, values in zip(files[part], outcome.clips[part], outcome.scores[part],
+                                      strict=True):
+            writer.writerow([name, part, data.classes[label[clip]], data.classes[values.argmax()],
+                             *(f"{value:.6g}" for value in values)])
+    write_text(path, stream.getvalue())
+
+
+def _row(params: Params, task: Task, outcome: Outcome, numbers: Mapping[str, Mapping[str, Any]],
+         told: Mapping[str, Any]) -> dict[str, Any]:
+    """The fold's row in the ledger, in the fields of the published sheet; what another kind of
+    classifier would need stays empty. told: what the embeddings tell of themselves."""
+    from l3hpc.models.weights import caution
+
+    labels, chosen = task.labels, {name: getattr(params, name) for name in GIVEN[params.model]}
+    chosen |= outcome.chosen
+    folder = Path(labels.get("output_dir") or task.output.parent)
+    row = {
+        "note": caution(told.get("teacher")), "state": "finished",
+        "username": labels.get("username", ""),
+        "model_id": str(labels.get("exp_id") or labels.get("run") or folder.name),
+        "model_dir": str(folder / f"{task.index:04d}"),
+        "git_commit": labels.get("git_commit", ""), "features_dir": str(task.inputs["embed"]),
+        "fold_num": task.shard["fold"], "parameter_search": params.search,
+        "parameter_search_valid_fold": params.valid_fold,
+        "parameter_search_valid_ratio": None if params.valid_fold else params.valid_ratio,
+        "parameter_search_train_with_valid": params.search and params.train_with_valid,
+        "model_type": params.model, "feature_mode": params.features,
+        "non_overlap": float(told.get("hop", PUBLISHED_HOP)) * params.every >= 1 - 1e-9,
+        "random_state": params.seed,
+        **{name: chosen.get(name) for name in (
+            "learning_rate", "weight_decay", "C", "tol", "max_iterations")},
+        "train_batch_size": chosen.get("batch_size"), "num_epochs": chosen.get("epochs"),
+        "train_loss": outcome.losses["train"], "valid_loss": outcome.losses["valid"],
+    }
+    for part in PARTS:
+        row[f"{part}_acc"] = numbers[part]["accuracy"]
+        row[f"{part}_avg_class_acc"] = numbers[part]["average_class_accuracy"]
+        row[f"{part}_class_acc"] = ", ".join(
+            "nan" if value is None else f"{value:.6g}"
+            for value in numbers[part]["class_accuracy"].values())
+    return row
+
+
+# parameters that a row of the ledger names for each kind of classifier
+GIVEN = {"mlp": ("learning_rate", "weight_decay", "batch_size", "epochs"),
+         "svm": ("C", "tol", "max_iterations"), "rf": ()}
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """``mlp, 5 folds: accuracy 0.842 on average``."""
+    if not results:
+        return ""
+    mean = sum(result["test"] for result in results) / len(results)
+    missing = results[0].get("missing")
+    text = f"{results[0]['model']}, {len(results)} folds: accuracy {mean:.3f} on average"
+    return f"{text}, {missing} clips missing" if missing else text

@@ -1,0 +1,124 @@
+"""The two layouts: what is read, what is refused and where, what an inspection names."""
+
+from pathlib import Path
+
+import pytest
+
+from l3hpc.classification import folders
+from l3hpc.classification.folders import Clip
+from l3hpc.datasets.check import check_folder
+from l3hpc.errors import InputError
+
+REAL = Path(__file__).parents[2].parent / "shared/real"
+
+
+def test_esc50_is_read(esc50):
+    found = folders.read(esc50())
+    assert (found.kind, found.classes, found.ids) == (
+        "ESC-50", ("dog", "hen", "sneezing"), (0, 7, 21))
+    assert found.folds == [1, 2, 3] and len(found.clips) == 18
+    assert found.clips[2] == Clip("1-1070-A-7.wav", 1, 1, "1070")
+    assert [one.size > 0 for one in found.recordings()] == [True] * 18
+
+
+def test_esc10_is_what_the_table_flags(esc50):
+    found = folders.read(esc50(), "esc10")
+    assert (found.kind, found.classes, found.ids) == ("ESC-10", ("dog", "sneezing"), (0, 21))
+    assert len(found.clips) == 12 and {clip.label for clip in found.clips} == {0, 1}
+
+
+def test_us8k_is_read_with_its_fold_folders(us8k):
+    found = folders.read(us8k())
+    assert (found.kind, found.classes, found.ids) == (
+        "UrbanSound8K", ("car_horn", "dog_bark"), (1, 3))
+    assert found.clips[3] == Clip("fold1/103-3-0-1.wav", 1, 1, "103")
+    assert (found.audio / found.clips[3].file).is_file()
+    with pytest.raises(InputError, match="no subset esc10"):
+        folders.read(found.table.parents[1], "esc10")
+
+
+def test_a_missing_file_has_no_size(esc50):
+    folder = esc50()
+    (folder / "audio/1-1070-A-7.wav").unlink()
+    gone = [one.file for one in folders.read(folder).recordings() if one.size < 0]
+    assert gone == ["1-1070-A-7.wav"]
+
+
+@pytest.mark.parametrize(("old", "new", "message", "line"), [
+    ("src_file", "fold", "column 'fold' occurs twice", 1),
+    ("category", "name", "column 'category' is missing", 1),
+    ("1-1000-B-0.wav,1,", "1-1000-B-0.wav,6,", "fold 6", 3),
+    ("1-1000-B-0.wav,1,", "1-1000-B-0.wav,2,", "fold is 2, but '1-1000-B-0.wav' says 1", 3),
+    ("1-1000-B-0.wav,1,0,", "1-1000-B-0.wav,1,x,", "target 'x' is no whole number", 3),
+    ("1-1000-B-0.wav,1,0,dog", "1-1000-B-0.wav,1,0,cat", "class 0 is called 'cat' here", 3),
+    ("1-1000-B-0.wav,1,0,", "1-1000-B-0.wav,1,7,", "target is 7, but '1-1000-B-0.wav' says 0", 3),
+    ("1-1000-B-0.wav", "1-1000-A-0.wav", "'1-1000-A-0.wav' is listed twice (as in line 2)", 3),
+    ("1-1000-B-0.wav", "../B.wav", "'../B.wav' is no plain file name", 3),
+])
+def test_a_broken_table_is_refused_with_its_line(esc50, old, new, message, line):
+    table = esc50(audio=False) / "meta/esc50.csv"
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(InputError) as refused:
+        folders.read(table.parents[1])
+    assert refused.value.message.startswith(message)
+    assert refused.value.where == f"{table}:{line}"
+
+
+def test_a_folder_of_neither_is_refused(tmp_path):
+    for place, message in ((tmp_path, "holds neither"), (tmp_path / "none", "no such folder")):
+        with pytest.raises(InputError, match=message):
+            folders.read(place)
+    assert not folders.recognised(tmp_path)
+
+
+def test_what_counts_as_another_data_set(esc50):
+    folder = esc50(audio=False)
+    first = folders.read(folder)
+    assert first.digest() == folders.read(folder).digest()
+    assert first.digest() != folders.read(folder, "esc10").digest()
+    table = folder / "meta/esc50.csv"
+    table.write_text(table.read_text().replace("1-1000-B-0.wav,1,0,dog,True,1000",
+                                               "1-1000-B-0.wav,1,0,dog,True,1000 "))
+    assert folders.read(folder).digest() == first.digest()
+    table.write_text(table.read_text().replace(",hen,", ",rooster,"))
+    assert folders.read(folder).digest() != first.digest()
+
+
+def test_missing_extra_and_shared_sources_are_named(us8k):
+    folder = us8k()
+    (folder / "audio/fold2/203-3-0-1.wav").unlink()
+    (folder / "audio/fold2/203-3-0-1_pitch2.wav").write_bytes(b"no audio")
+    table = folder / "metadata/UrbanSound8K.csv"
+    table.write_text(table.read_text() + "103-3-1-0.wav,103,0,1,1,3,3,dog_bark\n")
+    (findings,) = check_folder(folder)
+    assert findings.kind == "UrbanSound8K"
+    assert [(one.kind, one.count, one.examples) for one in findings.problems] == [
+        ("missing audio", 2, ("fold2/203-3-0-1.wav", "fold3/103-3-1-0.wav"))]
+    assert {one.kind: one.examples for one in findings.remarks} == {
+        "extra audio": ("fold2/203-3-0-1_pitch2.wav",), "source": ("103 (1, 3)",),
+        "size": ("13",)}
+    assert findings.counts["folds"] == {"1": 4, "2": 4, "3": 5}
+    assert findings.counts["rates"] == {"8000": 11}
+
+
+def test_a_class_that_a_fold_lacks_is_a_remark(esc50):
+    folder = esc50(audio=False)
+    table = folder / "meta/esc50.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(True)
+                             if not line.startswith("2-") or ",7," not in line))
+    remarks = {one.kind: one.examples for one in folders.inspect(folder).remarks}
+    assert remarks["class"] == ("hen in fold 2",)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real recordings beside the project")
+def test_the_real_tables():
+    esc10 = folders.read(REAL / "esc10", "esc10")
+    assert (len(esc10.clips), len(esc10.classes), esc10.folds) == (400, 10, [1, 2, 3, 4, 5])
+    if (REAL / "us8k").is_dir():
+        us8k = folders.read(REAL / "us8k")
+        assert (len(us8k.clips), us8k.ids) == (8732, tuple(range(10)))
+        sources = {}
+        for clip in us8k.clips:
+            sources.setdefault(clip.source, set()).add(clip.fold)
+        assert sorted(name for name, folds in sources.items() if len(folds) > 1) == [
+            "106905", "132016", "176638", "180937", "77751"]

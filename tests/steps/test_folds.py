@@ -1,0 +1,213 @@
+"""embed, folds and score on tiny UrbanSound8K and ESC-50 folders, and their rows in the ledger."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from l3hpc import steps
+from l3hpc.classification import folders
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.ledger.columns import tab_named
+from l3hpc.models.weights import RANDOM_WEIGHTS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
+
+import layouts  # noqa: E402
+
+REAL = Path(__file__).parents[2].parent / "shared/real"
+
+
+@pytest.fixture
+def esc50(tmp_path):
+    return layouts.esc50(tmp_path / "esc50", folds=4, per_fold=4)
+
+
+def embed_by_hand(dataset, folder):
+    """One file per clip, as from elsewhere: the class is easy to see, but not without error."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for clip in folders.read(dataset).clips:
+        frames = 1.2 * np.eye(5)[clip.label] + rng.normal(size=(rng.integers(2, 5), 5))
+        np.savez(folder / f"{Path(clip.file).stem}.npz", embedding=frames.astype(np.float32))
+    return folder
+
+
+@pytest.fixture
+def embedded(tmp_path, esc50):
+    return embed_by_hand(esc50, tmp_path / "embeddings")
+
+
+def fold_files(done):
+    return [json.loads((path / "fold.json").read_text()) for path in sorted(done.folder.iterdir())]
+
+
+def test_a_row_of_the_ledger_for_every_fold(runner, esc50, embedded):
+    done = runner.run("folds", {"clips": esc50, "model": "svm"}, {"embed": embedded})
+    assert runner.shards["folds"] == [{"fold": fold} for fold in (1, 2, 3, 4)]
+    told = fold_files(done)
+    tests = [one["scores"]["test"]["accuracy"] for one in told]
+    assert done.text == f"svm, 4 folds: accuracy {np.mean(tests):.3f} on average"
+    assert len(runner.records.rows) == 4
+    for index, ((tab, row, _), one) in enumerate(zip(runner.records.rows, told, strict=True)):
+        assert tab == "classifier" and set(row) == {*tab_named(tab).fields, "note", "state"}
+        assert row["model_dir"] == f"out/{index:04d}" and row["fold_num"] == index + 1
+        assert (row["model_id"], row["features_dir"]) == ("exp", str(embedded))
+        assert (row["C"], row["tol"], row["max_iterations"]) == (one["chosen"]["C"], 1e-5, -1)
+        assert {row[name] for name in (
+            "learning_rate", "weight_decay", "num_epochs", "train_batch_size",
+            "parameter_search_valid_ratio")} == {None}
+        assert (row["parameter_search"], row["parameter_search_valid_fold"],
+                row["parameter_search_train_with_valid"], row["non_overlap"]) == (
+                    True, True, True, False)
+        for part in ("train", "valid", "test"):
+            numbers = one["scores"][part]
+            assert row[f"{part}_acc"] == numbers["accuracy"]
+            assert row[f"{part}_avg_class_acc"] == numbers["average_class_accuracy"]
+            assert [float(value) for value in row[f"{part}_class_acc"].split(", ")] == (
+                pytest.approx(list(numbers["class_accuracy"].values()), rel=1e-5))
+        assert (row["train_loss"], row["valid_loss"]) == (
+            one["losses"]["train"], one["losses"]["valid"])
+
+
+def test_what_is_written_and_summed_up(runner, esc50, embedded):
+    done = runner.run("folds", {"clips": esc50, "model": "rf", "features": "stats",
+                                "search": False, "trees": 30}, {"embed": embedded})
+    runner.run("score")
+    right, matrix = [], np.zeros((3, 3), int)
+    names = ["dog", "hen", "sneezing"]
+    for index, told in enumerate(fold_files(done)):
+        with open(runner.artifact("folds") / f"{index:04d}/predictions.csv") as stream:
+            rows = list(csv.DictReader(stream))
+        test = [row for row in rows if row["part"] == "test"]
+        assert {row["file"][0] for row in test} == {str(index + 1)}
+        assert {row["file"][0] for row in rows if row["part"] == "valid"} == {
+            str((index - 1) % 4 + 1)}
+        assert all(names[np.argmax([float(row[name]) for name in names])] == row["predicted"]
+                   for row in rows)
+        right.append(np.mean([row["class"] == row["predicted"] for row in test]))
+        for row in test:
+            matrix[names.index(row["class"]), names.index(row["predicted"])] += 1
+        assert told["chosen"] == {"trees": 30} and len(told["trials"]) == 1
+        assert len(told["files"]["train"]) == 24  # no search: the validation fold stays out
+    found = json.loads((runner.artifact("score") / "0000/scores.json").read_text())
+    assert found["accuracy"]["mean"] == pytest.approx(np.mean(right))
+    assert found["accuracy"]["std"] == pytest.approx(np.std(right, ddof=1))
+    assert [one["accuracy"] for one in found["folds"].values()] == pytest.approx(right)
+    assert found["pooled"]["class_accuracy"] == pytest.approx(
+        dict(zip(names, np.diag(matrix) / matrix.sum(axis=1), strict=True)))
+    with open(runner.artifact("score") / "0000/confusion.csv") as stream:
+        assert list(csv.reader(stream)) == [
+            ["class", *names], *([name, *map(str, row)]
+                                 for name, row in zip(names, matrix, strict=True))]
+    low, high = found["accuracy"]["interval"]
+    assert runner.results["score"][0]["accuracy"] == found["accuracy"]
+    assert steps.step("score").summary(runner.results["score"]) == (
+        f"ESC-50, rf: accuracy {np.mean(right):.3f} ({low:.3f} to {high:.3f})")
+
+
+def test_labels_of_the_test_fold_change_no_prediction(new_runner, tmp_path):
+    """The same table with dog and sneezing exchanged in fold 1."""
+    folder = layouts.esc50(tmp_path / "plain", folds=4, per_fold=4, audio=False, told=False)
+    embedded = embed_by_hand(folder, tmp_path / "embeddings")
+    table, found = folder / "meta/esc50.csv", []
+    for name in ("as it is", "exchanged"):
+        run = new_runner(name)
+        run.run("folds", {"clips": folder, "model": "svm"}, {"embed": embedded},
+                shards=[{"fold": 1}])
+        told = json.loads((run.artifact("folds") / "0000/fold.json").read_text())
+        with open(run.artifact("folds") / "0000/predictions.csv") as stream:
+            rows = list(csv.DictReader(stream))
+        true = [row.pop("class") for row in rows if row["part"] == "test"]
+        found.append((told["chosen"], told["trials"], told["scores"]["valid"], rows, true))
+        table.write_text("\n".join(
+            line.replace(",1,0,dog", ",1,x").replace(",1,21,sneezing", ",1,0,dog")
+            .replace(",1,x", ",1,21,sneezing") for line in table.read_text().splitlines()))
+    assert found[0][:4] == found[1][:4]
+    assert len(found[0][4]) == 12 and found[0][4] != found[1][4]
+
+
+def test_clips_without_embeddings_are_counted_or_too_many(runner, new_runner, esc50, embedded):
+    (embedded / "2-2000-A-0.npz").unlink()
+    done = runner.run("folds", {"clips": esc50, "model": "svm", "search": False},
+                      {"embed": embedded})
+    assert [result["missing"] for result in done.results] == [1] * 4
+    assert done.text.endswith("on average, 1 clips missing")
+    told = fold_files(done)
+    assert told[1]["missing"] == ["2-2000-A-0.wav"] and told[1]["scores"]["test"]["clips"] == 11
+    with pytest.raises(L3hpcError, match="1 of 48 clips have no embedding: 2-2000-A-0.wav"):
+        new_runner("strict").run("folds", {"clips": esc50, "max_missing": 0.02},
+                                 {"embed": embedded})
+
+
+def test_published_features_of_us8k_can_be_used(runner, tmp_path):
+    """``fold<f>/<name>.npz`` with X and y, as the published pipeline writes them."""
+    folder = layouts.us8k(tmp_path / "us8k", per_fold=3, audio=False)
+    features, rng = tmp_path / "features", np.random.default_rng(1)
+    data = folders.read(folder)
+    for clip in data.clips:
+        path = (features / clip.file).with_suffix(".npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        x = 3 * np.eye(4)[clip.label] + rng.normal(size=(rng.integers(1, 4), 4))
+        np.savez_compressed(path, X=x, y=data.ids[clip.label])
+    done = runner.run("folds", {"clips": folder, "model": "mlp", "search": False, "epochs": 40,
+                                "learning_rate": 1e-3, "every": 10}, {"embed": features})
+    assert np.mean([result["test"] for result in done.results]) > 0.8
+    row = runner.records.rows[0][1]
+    assert (row["learning_rate"], row["weight_decay"], row["num_epochs"],
+            row["train_batch_size"], row["C"], row["parameter_search_train_with_valid"],
+            row["non_overlap"]) == (1e-3, 1e-5, 40, 64, None, False, True)
+
+
+@pytest.mark.parametrize(("layout", "clips", "windows"), [("esc50", 18, 18), ("us8k", 12, 12)])
+def test_embed_takes_both_layouts(runner, tmp_path, teacher, layout, clips, windows):
+    folder = getattr(layouts, layout)(tmp_path / layout)
+    embed = runner.run("embed", {"clips": folder, "student": str(teacher), "hop": 0.5,
+                                 "files_per_task": 10})
+    assert len(embed.results) == 2 and sum(one["rows"] for one in embed.results) == windows
+    done = runner.run("folds", {"clips": folder, "model": "svm", "features": "stats"})
+    assert [result["clips"] for result in done.results] == [clips] * 3
+    assert {row["note"] for _, row, _ in runner.records.rows} == {RANDOM_WEIGHTS}
+    score = runner.run("score")
+    told = json.loads((score.folder / "0000/scores.json").read_text())
+    assert told["note"] == RANDOM_WEIGHTS and "24-d" in told["network"]
+
+
+def test_a_subset_embeds_its_clips_alone(runner, tmp_path, teacher):
+    folder = layouts.esc50(tmp_path / "esc50")
+    runner.run("embed", {"clips": folder, "subset": "esc10", "student": str(teacher)})
+    assert runner.results["embed"][0]["recordings"] == 12
+
+
+def test_refusals(tmp_path):
+    folds, embed = steps.step("folds"), steps.step("embed")
+    two = layouts.esc50(tmp_path / "two", folds=2, audio=False)
+    with pytest.raises(InputError, match="has clips of 2 folds"):
+        folds.check({"folds": folds.Params(clips=two)})
+    folds.check({"folds": folds.Params(clips=two, valid_fold=False)})
+    with pytest.raises(InputError, match="only the clips of a subset are embedded"):
+        folds.check({"folds": folds.Params(clips=two, valid_fold=False),
+                     "embed": embed.Params(clips=two, subset="esc10")})
+    with pytest.raises(InputError, match="a subset is one of clips"):
+        embed.check({"embed": embed.Params(audio=two, subset="esc10")})
+    with pytest.raises(InputError, match="12 of 12 clips have no audio: 1-1000-A-0.wav …"):
+        embed.shards(embed.Params(clips=two), {})
+    with pytest.raises(InputError, match="holds no scores of folds"):
+        steps.step("score").read_folds(two)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real recordings beside the project")
+def test_esc10_with_the_published_student_3(runner):
+    """Real recordings, real weights: far above the 10 % of guessing."""
+    runner.run("embed", {"clips": REAL / "esc10", "subset": "esc10", "hop": 2.0,
+                         "student": str(REAL / "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz")})
+    runner.run("folds", {"clips": REAL / "esc10", "subset": "esc10", "model": "svm",
+                         "features": "stats"})
+    score = runner.run("score")
+    told = json.loads((score.folder / "0000/scores.json").read_text())
+    assert told["data"] == "ESC-10" and told["pooled"]["clips"] == 400
+    assert told["accuracy"]["mean"] > 0.7 and told["note"] is None
