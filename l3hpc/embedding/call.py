@@ -57,7 +57,7 @@ def get_embedding(audio: np.ndarray | Sequence[np.ndarray], sr: int | Sequence[i
         raise InputError("no model is named", allowed=NO_MODEL)
     if not isinstance(model, Model):
         model = load_model(model)
-    if not isinstance(audio, np.ndarray) and not _is_samples(audio):
+    if not isinstance(audio, (np.ndarray, np.generic)) and not _is_samples(audio):
         return _many(list(audio), sr, model, center, hop_size, batch_size, on_batch)
     signal = _signal(np.asarray(audio), _rate(sr), model.rate)
     frames, times = frame_audio(signal, model.rate, hop_size, center)

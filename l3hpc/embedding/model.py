@@ -67,6 +67,8 @@ class Model:
         """
         if batch_size is None and self.batch_wide:
             batch_size = KERAS_BATCH
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"a batch of {batch_size} frames", allowed="at least 1")
         return self.runner.embed(frames, batch_size, on_batch)
 
     @property

@@ -45,10 +45,14 @@ def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
     origin: dict[str, str] = {}
     for evidence, source in (
         (STATED, dict(stated)), (CONFIGURATION, from_config(stored.config)),
-        (MATRICES, {} if stored.frontend is None else from_matrices(stored.frontend)),
+        (MATRICES, _matrices(stored, tail)),
         (ROOM, from_room(stored.room) if tail == "embedding" else {}),
         (NAME, from_name(stored.path.name)),
     ):
+        if evidence == NAME and any(
+                origin.get(key, STATED) != STATED and found[key] != source[key]
+                for key in ("rate", "n_dft", "n_mels") if key in source):
+            continue  # a name that the file itself contradicts tells nothing
         for key, value in source.items():
             if key not in found:
                 found[key], origin[key] = value, evidence
@@ -124,6 +128,16 @@ def from_matrices(layer: StoredLayer) -> dict[str, Any]:
     bank = mel_filterbank(rate, n_dft, found["n_mels"], fmax)
     if bank.shape == matrix.shape and np.abs(bank - matrix).max() < 1e-3 * bank.max():
         found.update(rate=rate, fmax=fmax)
+    return found
+
+
+def _matrices(stored: StoredNetwork, tail: str) -> dict[str, Any]:
+    """``from_matrices``; bins without mels tell no rate, but there is one teacher of that kind."""
+    found = {} if stored.frontend is None else from_matrices(stored.frontend)
+    linear = _openl3("linear")
+    bins_only = "n_mels" in found and found["n_mels"] is None
+    if tail == "embedding" and bins_only and found["n_dft"] == linear["n_dft"]:
+        return linear
     return found
 
 
