@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,11 +92,13 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     `timestamps` (frames,) in seconds. What has an output is skipped; a recording that cannot be
     read is reported, and the others go on.
     """
+    from l3hpc.audio.framing import hop_samples
     from l3hpc.embedding import batch
     from l3hpc.embedding.folders import plan
     from l3hpc.embedding.names import find
     from l3hpc.embedding.recognise import recognise
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log is not for whoever embeds
     settings = batch.Settings(options["hop_size"], not options["no_centering"],
                               options["batch_size"], options["overwrite"])
     works = plan(inputs, output_dir, suffix, format_)
@@ -104,6 +107,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     stated = {**named.options, **{key: wanted[key] for key in ("input_repr", "embedding_size")
                                   if wanted[key] is not None}}
     known = recognise(file, frontend=wanted["frontend"], **stated)
+    hop_samples(known.rate, settings.hop_size)
     if not quiet:
         click.echo(str(known), err=True)
         for note in known.notes:

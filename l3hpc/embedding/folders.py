@@ -32,8 +32,8 @@ def plan(inputs: Iterable[str | Path], output_dir: Path | None = None, suffix: s
     """What there is to embed, in order, each recording once.
 
     ``inputs``: sound files; folders, searched through all levels for ``SOUND_SUFFIXES`` (hidden
-    ones are passed over); globs (``**`` for any level). Raises ``InputError`` for an input that does
-    not exist, when there is no recording at all, and when two would have the same output.
+    ones are passed over); globs (``**`` for any level). Raises ``InputError`` for an input that
+    does not exist, when there is no recording at all, and when two would have the same output.
     """
     if format not in FORMATS:
         raise InputError(f"unknown format {format!r}", allowed=", ".join(FORMATS))

@@ -1,7 +1,7 @@
 """What a TFLite file says of itself: its input, its output, and the front end that goes before it.
 
-A file of this package carries a metadata entry ``l3hpc`` (JSON with ``frontend``). Without one, an
-input as long as a second of audio needs no front end, and the shape of a spectrogram tells the
+A file of this package carries a metadata entry ``l3hpc``: JSON whose ``spec`` is the network's
+(``NetworkSpec.to_dict``). Without one, an input as long as a second of audio needs no front end, and the shape of a spectrogram tells the
 published ones. The file is read as a table of numbers; one with operators that TFLite does not
 define itself (they may be any TensorFlow code) is refused. Importing TensorFlow is needed.
 """
@@ -144,7 +144,7 @@ def _front_end(path: Path, shape: tuple[int, ...], inside: Mapping[str, Any],
         raise InputError(f"takes inputs of shape {list(shape)}", where=str(path),
                          allowed="one second of audio (1, rate), or a spectrogram (1, bands, "
                                  "times, 1)")
-    told = inside.get("frontend")
+    told = inside.get("spec")
     if isinstance(told, dict):
         base, evidence = _frontend(path, {**told, **stated}), METADATA
     elif {"rate", "n_mels", "hop", "n_dft"} <= set(stated):

@@ -1,4 +1,4 @@
-"""TFLite models: recognised from their tables, run as they are, and refused where they hold code."""
+"""TFLite models: told from their tables, run as they are, and refused where they hold code."""
 
 import json
 
@@ -110,7 +110,7 @@ def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound)
     bare.write_bytes(data)
     front = {"rate": 16000, "n_dft": 512, "hop": 200, "n_mels": 40, "fmax": 7000.0,
              "convention": "A"}
-    told.write_bytes(with_metadata(data, json.dumps({"frontend": front, "else": 1})))
+    told.write_bytes(with_metadata(data, json.dumps({"spec": spec.to_dict(), "else": 1})))
     with pytest.raises(InputError, match="40 bands x 80 times and does not say how"):
         recognise(bare)
     stated = {key: front[key] for key in ("rate", "n_dft", "hop", "n_mels", "fmax")}
@@ -122,9 +122,9 @@ def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound)
     np.testing.assert_allclose(load_model(told).embed(sound(2, 16000).reshape(2, -1)), wanted,
                                rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
     wrong = tmp_path / "wrong.tflite"
-    for text, said in ((json.dumps({"frontend": {**front, "hop": 100}}), "makes 40 x 160"),
-                       (json.dumps({"frontend": {"rate": 16000}}), "describes no front end"),
-                       (json.dumps({"frontend": {**front, "rate": "1"}}), "describes no front"),
+    for text, said in ((json.dumps({"spec": {**front, "hop": 100}}), "makes 40 x 160"),
+                       (json.dumps({"spec": {"rate": 16000}}), "describes no front end"),
+                       (json.dumps({"spec": {**front, "rate": "1"}}), "describes no front"),
                        ("[]", "no JSON object"), ("{", "not a readable TFLite model")):
         wrong.write_bytes(with_metadata(data, text))
         with pytest.raises(InputError, match=said):
