@@ -65,6 +65,8 @@ def complete_model(
               show_default=True, help="Of the outputs.")
 @click.option("--frontend", "-af", "--audio-frontend",
               help="Convention A (default), A', B (kapre of openl3 0.4), C (librosa of it), D.")
+@click.option("--resampler", type=click.Choice(["soxr", "kaiser_best"]), default="soxr",
+              show_default=True, help="kaiser_best: as openl3 and edgel3 resample.")
 @click.option("-i", "--input-repr", type=click.Choice(["linear", "mel128", "mel256"]),
               help="Front end of openl3 weights, where the file does not tell.")
 @click.option("-c", "--content-type", type=click.Choice(["music", "env"]),
@@ -100,7 +102,8 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log is not for whoever embeds
     settings = batch.Settings(options["hop_size"], not options["no_centering"],
-                              options["batch_size"], options["overwrite"])
+                              options["batch_size"], options["overwrite"],
+                              options["resampler"])
     works = plan(inputs, output_dir, suffix, format_)
     wanted = _model(options)
     file, named = find(wanted["model"])

@@ -20,9 +20,9 @@ import numpy as np
 from l3hpc.ahead import read_ahead
 from l3hpc.audio.files import AudioError, is_hdf5, probe, read_audio, sound_blocks
 from l3hpc.audio.framing import JoinedFrames, frame_audio, frame_blocks, hop_samples
-from l3hpc.audio.resample import resample, resample_blocks
+from l3hpc.audio.resample import resample_blocks
 from l3hpc.cores import allocated_cores
-from l3hpc.embedding.call import HOP_S, AudioWarning, odd, warn_of
+from l3hpc.embedding.call import HOP_S, AudioWarning, odd, resampler_of, warn_of
 from l3hpc.embedding.folders import Work
 from l3hpc.embedding.model import Model, load_model
 from l3hpc.embedding.outputs import write
@@ -44,6 +44,7 @@ class Settings:
     center: bool = True
     batch_size: int | None = None
     overwrite: bool = False
+    resampler: str = "soxr"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def embed_all(model: Model, works: Iterable[Work], settings: Settings) -> Iterat
     ``InputError`` for a hop of less than a sample.
     """
     hop_samples(model.rate, settings.hop_size)
+    resampler_of(settings.resampler)
     group = _Group()
     threads = min(READERS, allocated_cores())
     for read in read_ahead(lambda work: _read(work, model, settings), works, threads=threads):
@@ -125,13 +127,14 @@ def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settin
 
 def embed_file(path: Path, model: Model, settings: Settings | None = None
                ) -> tuple[np.ndarray, np.ndarray]:
-    """``get_embedding`` of a sound file, in memory for a few seconds of it, however long it is.
+    """``get_embedding`` of a sound file, in memory for a few seconds of it, however long it is (for
+    all of it in convention A' and with ``kaiser_best``).
 
     Raises ``AudioError`` for a file that is damaged or empty; warns as ``get_embedding`` does.
     """
     settings = settings or Settings()
     info = _probe(path)
-    if model.batch_wide:
+    if model.batch_wide or settings.resampler != "soxr":
         frames, times = _frames(path, model, settings)
         return model.embed(frames, settings.batch_size), times
     sounds = False
@@ -155,7 +158,8 @@ def embed_file(path: Path, model: Model, settings: Settings | None = None
 def about(model: Model, settings: Settings) -> dict[str, Any]:
     """What has to be known about embeddings to use them, JSON-ready."""
     return {"model": model.recognised.label, "rate": model.rate, "hop_size": settings.hop_size,
-            "center": int(settings.center), "engine": model.engine,
+            "center": int(settings.center), "resampler": settings.resampler,
+            "engine": model.engine,
             "random_weights": int(model.recognised.random_weights)}
 
 
@@ -172,8 +176,13 @@ def _probe(path: Path) -> Any:
 def _frames(path: Path, model: Model, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     signal, rate = read_audio(path)
     warn_of(len(signal) / rate, bool(signal.any()), str(path))
-    return frame_audio(resample(signal, rate, model.rate), model.rate, settings.hop_size,
-                       settings.center)
+    return _cut(signal, rate, model, settings)
+
+
+def _cut(signal: np.ndarray, rate: int, model: Model, settings: Settings
+         ) -> tuple[np.ndarray, np.ndarray]:
+    there = resampler_of(settings.resampler)(signal, rate, model.rate)
+    return frame_audio(there, model.rate, settings.hop_size, settings.center)
 
 
 def _read(work: Work, model: Model, settings: Settings) -> _Read:
@@ -183,8 +192,7 @@ def _read(work: Work, model: Model, settings: Settings) -> _Read:
         if _probe(work.recording).seconds > LONG_S:
             return _Read(work)
         signal, rate = read_audio(work.recording)
-        frames, times = frame_audio(resample(signal, rate, model.rate), model.rate,
-                                    settings.hop_size, settings.center)
+        frames, times = _cut(signal, rate, model, settings)
         return _Read(work, frames, times, "; ".join(odd(len(signal) / rate, bool(signal.any()))))
     except (L3hpcError, OSError) as error:
         return _Read(work, error=_words(error, work))

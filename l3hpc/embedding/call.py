@@ -17,11 +17,13 @@ import numpy as np
 
 from l3hpc.audio.files import AudioError, to_float
 from l3hpc.audio.framing import JoinedFrames, frame_audio
+from l3hpc.audio.kaiser import resample_kaiser
 from l3hpc.audio.resample import resample
 from l3hpc.embedding.model import Model, load_model
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, nearest
 
 HOP_S = 0.1
+RESAMPLERS = {"soxr": resample, "kaiser_best": resample_kaiser}
 NO_MODEL = "l3hpc ships no weights: model='weights.h5', or a name: model='sea-64'"
 Embedding = tuple[np.ndarray, np.ndarray]
 
@@ -33,7 +35,7 @@ class AudioWarning(UserWarning):
 def get_embedding(audio: np.ndarray | Sequence[np.ndarray], sr: int | Sequence[int],
                   model: Model | str | Path | None = None, *, center: bool = True,
                   hop_size: float = HOP_S, batch_size: int | None = None,
-                  on_batch: Callable[[int], None] | None = None
+                  resampler: str = "soxr", on_batch: Callable[[int], None] | None = None
                   ) -> Embedding | tuple[list[np.ndarray], list[np.ndarray]]:
     """Embeddings (T, D) float32 of audio, and the times (T,) float64 of their frames in seconds.
 
@@ -46,6 +48,8 @@ def get_embedding(audio: np.ndarray | Sequence[np.ndarray], sr: int | Sequence[i
     hop_size: seconds from one frame to the next.
     batch_size: frames computed at once (None: by memory); it changes no number, except in
         convention A'.
+    resampler: to the model's rate: ``soxr`` (the best there is), or ``kaiser_best``, which gives
+        the numbers of openl3 and edgel3.
     on_batch: called with the number of frames just finished.
 
     A list gives a list of embeddings and a list of times; a recording's embeddings are those that
@@ -57,16 +61,28 @@ def get_embedding(audio: np.ndarray | Sequence[np.ndarray], sr: int | Sequence[i
         raise InputError("no model is named", allowed=NO_MODEL)
     if not isinstance(model, Model):
         model = load_model(model)
+    change = resampler_of(resampler)
+
+    def cut(array: np.ndarray, rate: int, where: str | None = None) -> Embedding:
+        mono = _mono(array, rate, where)
+        return frame_audio(change(mono, rate, model.rate), model.rate, hop_size, center)
+
     if not isinstance(audio, (np.ndarray, np.generic)) and not _is_samples(audio):
-        return _many(list(audio), sr, model, center, hop_size, batch_size, on_batch)
-    signal = _signal(np.asarray(audio), _rate(sr), model.rate)
-    frames, times = frame_audio(signal, model.rate, hop_size, center)
+        return _many(list(audio), sr, model, cut, batch_size, on_batch)
+    frames, times = cut(np.asarray(audio), _rate(sr))
     return model.embed(frames, batch_size, on_batch), times
 
 
-def _many(arrays: list[np.ndarray], sr: int | Sequence[int], model: Model, center: bool,
-          hop_size: float, batch_size: int | None, on_batch: Callable[[int], None] | None
-          ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def resampler_of(name: str) -> Callable[[np.ndarray, int, int], np.ndarray]:
+    """The function of one of ``RESAMPLERS``."""
+    if name not in RESAMPLERS:
+        raise InputError(f"unknown resampler {name!r}", allowed=nearest(name, RESAMPLERS))
+    return RESAMPLERS[name]
+
+
+def _many(arrays: list[np.ndarray], sr: int | Sequence[int], model: Model,
+          cut: Callable[[np.ndarray, int, str], Embedding], batch_size: int | None,
+          on_batch: Callable[[int], None] | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
     rates = [_rate(one) for one in sr] if isinstance(sr, (Sequence, np.ndarray)) else (
         [_rate(sr)] * len(arrays))
     if len(rates) != len(arrays):
@@ -76,8 +92,7 @@ def _many(arrays: list[np.ndarray], sr: int | Sequence[int], model: Model, cente
         return [], []
     framed = []
     for number, (array, rate) in enumerate(zip(arrays, rates, strict=True)):
-        signal = _signal(np.asarray(array), rate, model.rate, f"audio[{number}]", depth=6)
-        framed.append(frame_audio(signal, model.rate, hop_size, center))
+        framed.append(cut(np.asarray(array), rate, f"audio[{number}]"))
     times = [one for _, one in framed]
     if model.batch_wide:
         return [model.embed(frames, batch_size, on_batch) for frames, _ in framed], times
@@ -98,9 +113,8 @@ def _rate(sr: object) -> int:
     return int(number)
 
 
-def _signal(audio: np.ndarray, sr: int, rate: int, where: str | None = None, depth: int = 5
-            ) -> np.ndarray:
-    """One channel, float32, at the model's rate."""
+def _mono(audio: np.ndarray, sr: int, where: str | None) -> np.ndarray:
+    """One channel, float32."""
     if audio.dtype.kind not in "iuf":
         raise InputError(f"audio of type {audio.dtype}", where=where,
                          allowed="floating-point numbers in [-1, 1], or integers")
@@ -113,8 +127,8 @@ def _signal(audio: np.ndarray, sr: int, rate: int, where: str | None = None, dep
     mono = samples.mean(axis=1) if samples.ndim == 2 else samples
     if not np.isfinite(mono).all():
         raise AudioError("holds samples that are not finite numbers", where=where)
-    warn_of(len(mono) / sr, bool(mono.any()), where, depth)
-    return resample(np.asarray(mono, np.float32), sr, rate)
+    warn_of(len(mono) / sr, bool(mono.any()), where, 7 if where else 6)
+    return np.asarray(mono, np.float32)
 
 
 def warn_of(seconds: float, sounds: bool, where: str | None = None, depth: int = 3) -> None:

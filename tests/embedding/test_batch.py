@@ -185,6 +185,16 @@ def test_a_batch_wide_convention_takes_recordings_one_by_one(folder, student, mo
                                       get_embedding(signal, rate, model)[0])
 
 
+def test_the_published_resampler_in_files_long_and_short(folder, model, monkeypatch):
+    (work,) = plan([folder / "a.wav"])
+    signal, rate = soundfile.read(work.recording, dtype="float32")
+    wanted, _ = get_embedding(signal, rate, model, resampler="kaiser_best")
+    for long_s in (60.0, 1.0):
+        monkeypatch.setattr(batch, "LONG_S", long_s)
+        list(embed_all(model, [work], Settings(overwrite=True, resampler="kaiser_best")))
+        np.testing.assert_array_equal(np.load(work.output)["embedding"], wanted)
+
+
 def test_refusals_of_files(folder, model, tmp_path):
     with pytest.raises(AudioError, match="holds no samples"):
         embed_file(folder / "empty.wav", model)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import l3hpc
 from l3hpc.audio.files import AudioError
+from l3hpc.audio.kaiser import resample_kaiser
 from l3hpc.audio.resample import resample
 from l3hpc.embedding.call import AudioWarning, get_embedding
 from l3hpc.embedding.model import load_model
@@ -129,11 +130,22 @@ def test_any_rate_is_resampled(model, sound, rate):
     assert len(times) == 16
 
 
+def test_the_published_resampler_by_name(model, sound):
+    signal = sound(2, 44100)
+    have, times = get_embedding(signal, 44100, model, resampler="kaiser_best")
+    wanted, _ = get_embedding(resample_kaiser(signal, 44100, 8000), 8000, model)
+    np.testing.assert_array_equal(have, wanted)
+    assert not np.array_equal(have, get_embedding(signal, 44100, model)[0]) and len(times) == 16
+    with pytest.raises(InputError, match="did you mean 'kaiser_best'"):
+        get_embedding(signal, 44100, model, resampler="kaiser")
+
+
 def test_a_list_gives_what_each_has_alone(model, sound):
     audio = [sound(1.2), sound(3, 16000, 1), np.stack([sound(2, 8000, 2)] * 2, 1), sound(0.5)]
     rates = [8000, 16000, 8000, 8000]
-    with pytest.warns(AudioWarning, match=r"audio\[3\]: is 0.500 s long"):
+    with pytest.warns(AudioWarning, match=r"audio\[3\]: is 0.500 s long") as caught:
         embeddings, times = get_embedding(audio, rates, model, batch_size=7)
+    assert caught[0].filename == __file__
     assert [len(one) for one in embeddings] == [len(one) for one in times] == [8, 26, 16, 1]
     for one, rate, have in zip(audio, rates, embeddings, strict=True):
         with warnings.catch_warnings():
