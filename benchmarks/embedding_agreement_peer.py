@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def embed(work: Path, repeats: int) -> dict[str, object]:
-    """Embed ``work``/audio.npy for every case of ``work``/cases.json; embeddings to ``work``/openl3.
+    """Embed the clips of every case of ``work``/cases.json; embeddings go to ``work``/openl3.
 
     A list of clips in one call, as openl3 allows; the model loaded and traced before the clock.
     """

@@ -15,7 +15,8 @@ def resample(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarr
 
     Very high quality (soxr VHQ): flat pass band, no aliasing above the 16-bit noise floor, and no
     delay. The published pipeline used resampy's ``kaiser_best`` (``l3hpc.audio.kaiser``); the two
-    differ near and above the band edge, where networks at a higher rate still look. Raises ``InputError`` for rates below 1 Hz.
+    differ near and above the band edge, where networks at a higher rate still look. Raises
+    ``InputError`` for rates below 1 Hz.
     """
     signal = np.ascontiguousarray(signal, dtype=np.float32)
     blocks = list(resample_blocks([signal], source_rate, target_rate))

@@ -2,8 +2,9 @@
 
 A file of this package carries a metadata entry ``l3hpc``: JSON whose ``spec`` is the network's
 (``NetworkSpec.to_dict``). Without one, an input as long as a second of audio needs no front end,
-and the shape of a spectrogram tells the published ones. The file is read as a table of numbers; one with operators that TFLite does not
-define itself (they may be any TensorFlow code) is refused. Importing TensorFlow is needed.
+and the shape of a spectrogram tells the published ones. The file is read as a table of numbers; one
+with operators that TFLite does not define itself (they may be any TensorFlow code) is refused.
+Importing TensorFlow is needed.
 """
 
 from __future__ import annotations
