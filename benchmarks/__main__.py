@@ -15,8 +15,8 @@ import sys
 
 from benchmarks.tables import RESULTS, claims_markdown, load
 
-NAMES = ("teacher", "student", "kdpp", "pca", "reduction", "training", "input_pipeline",
-         "evaluation", "scaling", "scheduling")
+NAMES = ("teacher", "student", "embedding_agreement", "kdpp", "pca", "reduction", "training",
+         "input_pipeline", "evaluation", "scaling", "scheduling")
 BY_HAND = ("recipe", "students")  # benchmarks.distillation: needs recordings that are not ours
 
 

@@ -2,15 +2,16 @@
 
 Rooms, from the person down: ``cli`` (commands) → ``workflow`` (plans, scripts, jobs, records)
 → ``steps`` (one kind of work each) → the science (``audio models sampling reduction tagging
-datasets``), usable from a notebook. ``ledger`` keeps the results tables. Beneath all of them lie
-``errors``, ``files`` and ``progress``. docs/architecture.md draws the house.
+datasets``), usable from a notebook. ``embedding`` is the same in one call: ``get_embedding``,
+``load_model``. ``ledger`` keeps the results tables. Beneath all of them lie ``errors``, ``files``
+and ``progress``. docs/architecture.md draws the house.
 """
 
 from typing import Any
 
 from l3hpc._version import __version__
 
-__all__ = ["__version__", "results"]
+__all__ = ["__version__", "get_embedding", "load_model", "results"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,12 @@ def __getattr__(name: str) -> Any:
         from l3hpc.ledger.frames import results
 
         return results
+    if name == "get_embedding":
+        from l3hpc.embedding.call import get_embedding
+
+        return get_embedding
+    if name == "load_model":
+        from l3hpc.embedding.model import load_model
+
+        return load_model
     raise AttributeError(f"module 'l3hpc' has no attribute {name!r}")

@@ -14,8 +14,9 @@ def resample(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarr
     """``signal`` (n,) at ``target_rate`` Hz: float32 of length ``ceil(n * target / source)``.
 
     Very high quality (soxr VHQ): flat pass band, no aliasing above the 16-bit noise floor, and no
-    delay. The published pipeline used resampy's ``kaiser_best``; the two differ near the band edge
-    only. Raises ``InputError`` for rates below 1 Hz.
+    delay. The published pipeline used resampy's ``kaiser_best`` (``l3hpc.audio.kaiser``); the two
+    differ near and above the band edge, where networks at a higher rate still look. Raises
+    ``InputError`` for rates below 1 Hz.
     """
     signal = np.ascontiguousarray(signal, dtype=np.float32)
     blocks = list(resample_blocks([signal], source_rate, target_rate))

@@ -29,6 +29,7 @@ COMMANDS = {
     "retry": "Submit failed steps again, and what waits for them.",
     "run": "Run one step here, without a scheduler.",
     "config": "Show or check the effective configuration.",
+    "embed": "Embed sound files with any model: npz, HDF5 or CSV.",
     "demo": "Run the whole chain on a generated city.",
     "doctor": "Check this machine, the cluster, data and ledger.",
     "ledger": "Show, export and synchronise the results tables.",

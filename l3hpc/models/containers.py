@@ -20,7 +20,8 @@ MAX_JSON = 1 << 24
 BLOCK = 1 << 20
 # How other files begin (offset, bytes), what they are, and what to do.
 STRANGERS = (
-    (4, b"TFL3", "is a TFLite model", "Take the Keras file (.h5, .keras) it was converted from."),
+    (4, b"TFL3", "is a TFLite model, whose weights are not read",
+     "Take the Keras file (.h5, .keras) it was converted from, or embed with it: l3hpc embed"),
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself",
      "Fetch the file: git lfs pull"),
     (0, b"<!DOCTYPE", "is a web page, not a weight file", "Download it again."),

@@ -1,7 +1,8 @@
 """Find out which front end a stored network expects, from whatever its file says about it.
 
 In this order: what the caller states, the model's configuration, the DFT and mel matrices that old
-files hold, the file's name, and what is usual for this kind of network.
+files hold, the room that those matrices left behind, the file's name, and what is usual for this
+kind of network.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ from l3hpc.models.weight_files import StoredLayer, StoredNetwork
 KEYS = ("rate", "n_mels", "hop", "n_dft", "fmax", "convention", "head")
 MAX_RATE = 10**6
 USUAL_HOPS = {48000: 242, 8000: 160}
+STATED, CONFIGURATION, MATRICES, ROOM, NAME, USUAL = EVIDENCE = (
+    "stated", "configuration", "stored matrices", "room of removed matrices", "file name", "usual")
+OVERHEAD_BYTES = 1 << 18  # of a file beside its arrays, at most
 _NUMBERS = re.compile(r"(?<!\d)(\d{4,6})_(\d{1,4})_(\d{1,5})_(\d{2,6})(?!\d)")
 _FMAX = re.compile(r"_fmax_(\d+(?:\.\d+)?)")
 
 
 def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
-                  ) -> tuple[dict[str, Any], list[str]]:
-    """``NetworkSpec`` arguments (``KEYS``), and notes on what was assumed.
+                  ) -> tuple[dict[str, Any], list[str], str]:
+    """``NetworkSpec`` arguments (``KEYS``), notes on what was assumed, and the weakest of
+    ``EVIDENCE`` that rate, DFT and mels rest on.
 
     Raises ``InputError`` if the front end cannot be told, naming what to state.
     """
@@ -37,13 +42,20 @@ def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
             raise InputError(f"no front end has {key} {stated[key]!r:.60}")
     found: dict[str, Any] = {}
     notes: list[str] = []
-    sources: list[dict[str, Any]] = [dict(stated), from_config(stored.config)]
-    if stored.frontend is not None:
-        sources.append(from_matrices(stored.frontend))
-    sources.append(from_name(stored.path.name))
-    for source in sources:
+    origin: dict[str, str] = {}
+    for evidence, source in (
+        (STATED, dict(stated)), (CONFIGURATION, from_config(stored.config)),
+        (MATRICES, _matrices(stored, tail)),
+        (ROOM, from_room(stored.room) if tail == "embedding" else {}),
+        (NAME, from_name(stored.path.name)),
+    ):
+        if evidence == NAME and any(
+                origin.get(key, STATED) != STATED and found[key] != source[key]
+                for key in ("rate", "n_dft", "n_mels") if key in source):
+            continue  # a name that the file itself contradicts tells nothing
         for key, value in source.items():
-            found.setdefault(key, value)
+            if key not in found:
+                found[key], origin[key] = value, evidence
     if tail == "embedding" and "n_mels" not in found:
         notes.append("the file does not say its front end: mel256 at 48 kHz assumed, as openl3's "
                      "default; the name of a file with another one says linear or mel128")
@@ -63,7 +75,10 @@ def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
             where=str(stored.path),
             hint="state the geometry, or name the file "
                  "<anything>_<rate>_<mels>_<hop>_<dft>.h5, for example student_8000_64_160_1024.h5")
-    return found, notes
+    told = [origin[key] for key in ("rate", "n_mels", "n_dft") if key in origin]
+    # a matrix tells its size, and what is usual at 48 kHz follows; no matrix at all tells nothing
+    weakest = max(told, key=EVIDENCE.index) if "n_mels" in origin else USUAL
+    return found, notes, weakest
 
 
 def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +131,38 @@ def from_matrices(layer: StoredLayer) -> dict[str, Any]:
     return found
 
 
+def _matrices(stored: StoredNetwork, tail: str) -> dict[str, Any]:
+    """``from_matrices``; bins without mels tell no rate, but there is one teacher of that kind."""
+    found = {} if stored.frontend is None else from_matrices(stored.frontend)
+    linear = _openl3("linear")
+    bins_only = "n_mels" in found and found["n_mels"] is None
+    if tail == "embedding" and bins_only and found["n_dft"] == linear["n_dft"]:
+        return linear
+    return found
+
+
+def from_room(room: int) -> dict[str, Any]:
+    """Geometry of openl3 from the bytes of its file that no array uses ({} if they fit none).
+
+    The weights of openl3 0.4 are those of 0.2 from which a public migration script deleted the
+    spectrogram layer in place. HDF5 does not give such room back, and it is of another size for
+    each of the three front ends.
+    """
+    for representation in ("linear", "mel128", "mel256"):
+        spec = openl3_spec(representation)
+        bins = spec.n_dft // 2 + 1
+        size = 4 * (2 * spec.n_dft * bins + bins * (spec.n_mels or 0))
+        if size <= room <= size + OVERHEAD_BYTES:
+            return _openl3(representation)
+    return {}
+
+
+def _openl3(representation: str) -> dict[str, Any]:
+    spec = openl3_spec(representation)
+    return {"rate": spec.rate, "n_mels": spec.n_mels, "hop": spec.hop, "n_dft": spec.n_dft,
+            "fmax": None}
+
+
 def from_name(name: str) -> dict[str, Any]:
     """Geometry from the names that the published packages and trainers give their files."""
     lower = name.lower()
@@ -129,11 +176,8 @@ def from_name(name: str) -> dict[str, Any]:
                 "fmax": float(fmax[1]) if fmax else None}
     for representation in ("linear", "mel128", "mel256"):
         if representation in lower:
-            spec = openl3_spec(representation)
-            return {"rate": spec.rate, "n_mels": spec.n_mels, "hop": spec.hop,
-                    "n_dft": spec.n_dft, "fmax": None}
-    return {"rate": 48000, "n_mels": 256, "hop": 242, "n_dft": 2048, "fmax": None} if (
-        lower.startswith("edgel3_")) else {}
+            return _openl3(representation)
+    return _openl3("mel256") if lower.startswith("edgel3_") else {}
 
 
 def _kapre(values: Mapping[str, Any], linear: bool) -> dict[str, Any]:

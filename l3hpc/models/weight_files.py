@@ -65,6 +65,7 @@ class StoredNetwork:
 
     ``format`` is ``'keras2'``, ``'keras3'`` or ``'l3hpc'``; ``config`` is the Keras model's
     configuration where the file has one; ``spec`` and ``provenance`` are our own format's.
+    ``room``: bytes of the file that none of the arrays uses.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class StoredNetwork:
     config: dict[str, Any] = field(default_factory=dict)
     spec: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    room: int = 0
 
 
 @contextlib.contextmanager
@@ -148,8 +150,10 @@ def _inspect(path: Path, file: h5py.File, config: dict[str, Any]) -> StoredNetwo
         raise InputError("holds no layers with weights", where=str(path),
                          allowed="a Keras weight or model file, or one that l3hpc wrote")
     frontends = [layer for layer in weighted if layer.is_frontend]
+    used = sum(array.id.get_storage_size() for layer in weighted for array in layer.arrays)
     return StoredNetwork(path, style, [layer for layer in weighted if not layer.is_frontend],
-                         frontends[0] if frontends else None, config)
+                         frontends[0] if frontends else None, config,
+                         room=file.id.get_filesize() - used)
 
 
 def _refuse_code(config: dict[str, Any], path: Path) -> None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from l3hpc.models.embedder import Embedder
 
 KINDS = ("openl3", "edgel3-sparse", "edgel3-sea", "keras3", "l3hpc", "untrained")
+NETWORKS = ("openl3", "edgel3-sparse", "edgel3-sea")
+FORMATS = {("keras2", False): "Keras 2 weights", ("keras2", True): "Keras 2 model",
+           ("keras3", False): "Keras 3 weights", ("keras3", True): "Keras 3 model",
+           ("l3hpc", False): "l3hpc"}  # (of the file, whether it holds a configuration)
 DEFAULT_SEED = 20180216
 SPARSE_SHARE = 0.3  # of zeros among the kernels' values: trained dense kernels have none
 RANDOM_WEIGHTS = "random-weight teacher: shows that the chain works, not how well"
@@ -36,6 +40,9 @@ class WeightsInfo:
 
     ``kind`` is one of ``KINDS``; ``layers`` lists (name, array shapes) of the weighted layers
     without the front end; ``notes`` say what the file left open and was assumed.
+    ``network`` is one of ``NETWORKS``, whatever the format; ``format`` is one of ``FORMATS``.
+    ``evidence``: what the front end is known from (``geometry.EVIDENCE``, or ``'spec'``: the file
+    states it in our own format).
     ``random_weights``: the network is untrained, or learnt from an untrained teacher, so that its
     numbers show that a chain works, not how well.
     """
@@ -47,6 +54,9 @@ class WeightsInfo:
     label: str
     notes: tuple[str, ...] = ()
     random_weights: bool = False
+    network: str = "openl3"
+    format: str = "none"
+    evidence: str = "spec"
 
 
 def describe(name: str | Path, *, embedding_size: int | None = None,
@@ -155,15 +165,17 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
     found = [(layer.name, layer.shapes) for layer in stored.layers]
     if stored.spec is not None:
         notes: list[str] = []
+        evidence = "spec"
         spec = NetworkSpec.from_dict({**stored.spec, **geometry})
         check_layers(found, spec, where=str(stored.path))
     else:
-        spec, notes = _infer(stored, found, embedding_size, geometry)
+        spec, notes, evidence = _infer(stored, found, embedding_size, geometry)
     notes += _empty_bands(spec)
     if embedding_size not in (None, spec.dim):
         raise InputError(f"this network gives {spec.dim} values, not {embedding_size}",
                          where=str(stored.path), allowed=str(spec.dim))
-    kind = _kind(stored, spec)
+    network = _network(stored, spec)
+    kind = network if stored.format == "keras2" else stored.format
     label = f"{stored.path.name}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
     if spec.convention != "A":
         label += f", front end {spec.convention}"
@@ -171,12 +183,13 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
     random = isinstance(teacher, dict) and bool(teacher.get("random_weights"))
     if random:
         label += " (learnt from a random-weight teacher)"
-    return WeightsInfo(kind, spec, tuple(found), stored.path, label, tuple(notes), random)
+    return WeightsInfo(kind, spec, tuple(found), stored.path, label, tuple(notes), random, network,
+                       FORMATS[stored.format, bool(stored.config)], evidence)
 
 
 def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], ...]]],
            embedding_size: int | None, geometry: Mapping[str, Any]
-           ) -> tuple[NetworkSpec, list[str]]:
+           ) -> tuple[NetworkSpec, list[str], str]:
     tail = "student" if len(found) >= 17 else "embedding"
     outputs = [shapes[0][3] for _, shapes in found if len(shapes) == 2 and len(shapes[0]) == 4]
     filters = tuple(outputs) if len(outputs) == 8 else L3_FILTERS
@@ -184,15 +197,15 @@ def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], 
     # for what it holds, not for a front end that it does not state.
     check_layers(found, NetworkSpec(48000, 256, 242, 2048, filters=filters, tail=tail),
                  where=str(stored.path))
-    values, notes = find_geometry(stored, tail, geometry)
+    values, notes, evidence = find_geometry(stored, tail, geometry)
     size = embedding_size if tail == "embedding" else None
     if tail == "student":
         head = _head(stored)
         if head is None and "head" not in values:
             notes.append("the file does not say its head: relu assumed, as in published students")
         values.setdefault("head", head or "relu")
-    return NetworkSpec.from_dict(
-        {**values, "filters": filters, "tail": tail, "emb_dim": size}), notes
+    spec = NetworkSpec.from_dict({**values, "filters": filters, "tail": tail, "emb_dim": size})
+    return spec, notes, evidence
 
 
 def _head(stored: StoredNetwork) -> str | None:
@@ -206,9 +219,7 @@ def _head(stored: StoredNetwork) -> str | None:
     return "relu" if {"Activation", "ReLU"} & set(names[last:]) else "linear"
 
 
-def _kind(stored: StoredNetwork, spec: NetworkSpec) -> str:
-    if stored.format != "keras2":
-        return stored.format
+def _network(stored: StoredNetwork, spec: NetworkSpec) -> str:
     if spec.tail == "student":
         return "edgel3-sea"
     zeros = values = 0

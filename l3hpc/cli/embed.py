@@ -1,0 +1,225 @@
+"""``l3hpc embed``: sound files to embeddings, with the options of openl3 and edgel3."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from l3hpc.errors import EXIT_FAILED, InputError
+from l3hpc.progress import Progress, for_person
+
+if TYPE_CHECKING:
+    from l3hpc.embedding.batch import Outcome, Settings
+    from l3hpc.embedding.folders import Work
+
+EXAMPLES = """\b
+Examples:
+  l3hpc embed street.wav --model student.h5            street.npz beside it
+  l3hpc embed recordings/ --model sea-64 -o out        a folder, all levels
+  l3hpc embed 'day/**/*.flac' --model sea-64 --hop-size 0.5 --suffix sea
+  l3hpc embed recordings/ --model openl3_audio_mel256_env.h5 --embedding-size 6144 -o out
+  l3hpc embed recordings/ --model untrained --dry-run  what would be done
+
+\b
+Options of edgel3 and openl3 that name a model:
+  --model-type sea --emb-dim 64                        is --model sea-64
+  --model-type sparse --model-sparsity 95.45           is --model edgel3-ft-95.45
+  --input-repr mel256 --content-type env               is --model openl3-mel256-env-6144
+
+\b
+Exit code 1: some recordings could not be embedded (listed on standard error).
+"""
+
+
+def complete_model(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of models in the folders of models, and files, for the shell."""
+    from l3hpc.embedding.names import known
+
+    found = [CompletionItem(name) for name in known() if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+@click.command("embed", epilog=EXAMPLES)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-m", "--model", metavar="FILE|NAME", shell_complete=complete_model,
+              help="Weights or model file, or a name (none: paths.weights of cluster.yaml).")
+@click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Where outputs go (none: beside each recording).")
+@click.option("-x", "--suffix", help="Outputs are called NAME_SUFFIX.npz.")
+@click.option("-t", "--hop-size", "--audio-hop-size", default=0.1, show_default=True,
+              type=click.FloatRange(0, min_open=True), help="Seconds from one frame to the next.")
+@click.option("-n", "--no-centering", "--no-audio-centering", is_flag=True,
+              help="Times are starts of windows, and no half second of zeros goes before.")
+@click.option("-ab", "--batch-size", "--audio-batch-size", type=click.IntRange(1),
+              help="Frames computed at once (none: by memory).")
+@click.option("-ow", "--overwrite", is_flag=True, help="Embed again what has an output.")
+@click.option("--format", "format_", type=click.Choice(["npz", "h5", "csv"]), default="npz",
+              show_default=True, help="Of the outputs.")
+@click.option("--frontend", "-af", "--audio-frontend",
+              help="Convention A (default), A', B (kapre of openl3 0.4), C (librosa of it), D.")
+@click.option("--resampler", type=click.Choice(["soxr", "kaiser_best"]), default="soxr",
+              show_default=True, help="kaiser_best: as openl3 and edgel3 resample.")
+@click.option("-i", "--input-repr", type=click.Choice(["linear", "mel128", "mel256"]),
+              help="Front end of openl3 weights, where the file does not tell.")
+@click.option("-c", "--content-type", type=click.Choice(["music", "env"]),
+              help="Which of openl3's weights, by name.")
+@click.option("-as", "--embedding-size", "--audio-embedding-size", type=click.IntRange(1),
+              help="512 or 6144 values, of openl3 weights.")
+@click.option("-mtype", "--model-type", type=click.Choice(["sea", "sparse"]),
+              help="Which of edgel3's weights, by name.")
+@click.option("-e", "--emb-dim", type=click.IntRange(1), help="Of edgel3's sea models.")
+@click.option("-retrain", "--retrain-type", type=click.Choice(["ft", "kd"]),
+              help="Of edgel3's sparse models.")
+@click.option("-sp", "--model-sparsity", metavar="PERCENT", help="Of edgel3's sparse models.")
+@click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1),
+              help="Processes, each with a part of the cores.")
+@click.option("--engine", type=click.Choice(["auto", "ncnn", "tensorflow"]), default="auto",
+              show_default=True, help="What computes; auto: the fastest here, measured once.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print all outcomes as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None, format_: str,
+            jobs: int, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> int:
+    """Embed sound files: files, folders (all levels) and globs.
+
+    Each recording NAME.wav becomes NAME.npz with `embedding` (frames, values) float32 and
+    `timestamps` (frames,) in seconds. What has an output is skipped; a recording that cannot be
+    read is reported, and the others go on.
+    """
+    from l3hpc.audio.framing import hop_samples
+    from l3hpc.embedding import batch
+    from l3hpc.embedding.folders import plan
+    from l3hpc.embedding.names import find
+    from l3hpc.embedding.recognise import recognise
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log is not for whoever embeds
+    settings = batch.Settings(options["hop_size"], not options["no_centering"],
+                              options["batch_size"], options["overwrite"],
+                              options["resampler"])
+    works = plan(inputs, output_dir, suffix, format_)
+    wanted = _model(options)
+    file, named = find(wanted["model"])
+    stated = {**named.options, **{key: wanted[key] for key in ("input_repr", "embedding_size")
+                                  if wanted[key] is not None}}
+    known = recognise(file, frontend=wanted["frontend"], **stated)
+    hop_samples(known.rate, settings.hop_size)
+    if not quiet:
+        click.echo(str(known), err=True)
+        for note in known.notes:
+            click.echo(f"note: {note}", err=True)
+    if dry_run:
+        return _preview(works, settings, known.as_json() if as_json else None)
+    outcomes = []
+    for outcome in _follow(_outcomes(wanted, works, settings, jobs), len(works),
+                           Progress() if quiet else for_person()):
+        outcomes.append(outcome)
+        if outcome.message:
+            word = "failed" if outcome.state == batch.FAILED else "warning"
+            click.echo(f"{word}: {outcome.work.recording}: {outcome.message}", err=True)
+    failed = sum(one.state == batch.FAILED for one in outcomes)
+    if as_json:
+        click.echo(json.dumps({
+            "ok": not failed, "model": known.as_json(), "hop_size": settings.hop_size,
+            "center": settings.center, **_counts(outcomes),
+            "recordings": [one.as_json() for one in outcomes]}))
+    elif not quiet:
+        click.echo(_summary(outcomes, known.dim))
+        if known.random_weights:
+            from l3hpc.models.weights import RANDOM_WEIGHTS
+
+            click.echo(f"these embeddings mean nothing: {RANDOM_WEIGHTS}")
+    return EXIT_FAILED if failed else 0
+
+
+def _model(options: dict[str, Any]) -> dict[str, Any]:
+    """What ``load_model`` is to be given."""
+    from l3hpc.embedding.names import published_name
+
+    edgel3 = {"model_type": options["model_type"], "emb_dim": options["emb_dim"],
+              "retrain_type": options["retrain_type"], "sparsity": options["model_sparsity"]}
+    openl3 = {key: options[key] for key in ("input_repr", "content_type", "embedding_size")}
+    wanted = {"model": options["model"], "input_repr": options["input_repr"],
+              "embedding_size": options["embedding_size"], "frontend": options["frontend"],
+              "engine": options["engine"]}
+    if wanted["model"] is None:
+        wanted["model"] = published_name(**edgel3, **openl3) or _configured()
+    elif options["content_type"] or published_name(**edgel3):
+        raise InputError("a model is named twice", where="--model",
+                         allowed="--model, or the options of edgel3 or openl3 that name one")
+    return wanted
+
+
+def _configured() -> str:
+    from l3hpc.embedding.call import NO_MODEL
+    from l3hpc.embedding.names import PATTERNS
+    from l3hpc.workflow import config
+
+    found = config.load(None).paths.weights
+    if found is None:
+        raise InputError("no model is named", where="--model", allowed=PATTERNS,
+                         hint=f"{NO_MODEL.partition(':')[0]}: --model FILE, or paths.weights in "
+                              "cluster.yaml")
+    return found
+
+
+def _outcomes(wanted: dict[str, Any], works: list[Work], settings: Settings, jobs: int
+              ) -> Iterator[Outcome]:
+    from l3hpc.embedding import batch
+    from l3hpc.embedding.model import load_model
+
+    todo = [work for work in works if settings.overwrite or not work.output.exists()]
+    if not todo:  # no network is loaded for nothing
+        return iter([batch.Outcome(work, batch.SKIPPED) for work in works])
+    if jobs > 1:
+        return batch.embed_in_processes(wanted, works, settings, jobs)
+    return batch.embed_all(load_model(**wanted), works, settings)
+
+
+def _follow(outcomes: Iterator[Outcome], total: int, progress: Progress) -> Iterator[Outcome]:
+    """The outcomes, with a bar."""
+    progress.start("embedding", total, "recordings")
+    frames = 0
+    for outcome in outcomes:
+        frames += outcome.frames
+        progress.advance(frames=frames)
+        yield outcome
+    progress.finish()
+
+
+def _preview(works: list[Work], settings: Settings, model: dict[str, Any] | None) -> int:
+    rows = [(work, "skip" if work.output.exists() and not settings.overwrite else "embed")
+            for work in works]
+    if model is not None:
+        click.echo(json.dumps({"model": model, "recordings": [
+            {"recording": str(work.recording), "output": str(work.output), "action": action}
+            for work, action in rows]}))
+        return 0
+    for work, action in rows:
+        click.echo(f"{action:<5}  {work.recording} -> {work.output}")
+    click.echo("nothing was written")
+    return 0
+
+
+def _counts(outcomes: list[Outcome]) -> dict[str, int]:
+    from l3hpc.embedding.batch import STATES
+
+    counts = {state: sum(one.state == state for one in outcomes) for state in STATES}
+    return {**counts, "frames": sum(one.frames for one in outcomes)}
+
+
+def _summary(outcomes: list[Outcome], dim: int) -> str:
+    counts = _counts(outcomes)
+    parts = [f"{counts['done']:,} embedded ({counts['frames']:,} frames of {dim} values)"]
+    if counts["skipped"]:
+        parts.append(f"{counts['skipped']:,} skipped (they exist; --overwrite embeds them again)")
+    if counts["failed"]:
+        parts.append(f"{counts['failed']:,} failed")
+    return f"{len(outcomes):,} recordings: {', '.join(parts)}"

@@ -1,0 +1,258 @@
+"""Embed many recordings: read ahead by other threads, short ones together, long ones in pieces.
+
+A recording that cannot be embedded is an outcome, not the end. Its numbers do not depend on its
+neighbours: they are those of ``get_embedding``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l3hpc.ahead import read_ahead
+from l3hpc.audio.files import AudioError, is_hdf5, probe, read_audio, sound_blocks
+from l3hpc.audio.framing import JoinedFrames, frame_audio, frame_blocks, hop_samples
+from l3hpc.audio.resample import resample_blocks
+from l3hpc.cores import allocated_cores
+from l3hpc.embedding.call import HOP_S, AudioWarning, odd, resampler_of, warn_of
+from l3hpc.embedding.folders import Work
+from l3hpc.embedding.model import Model, load_model
+from l3hpc.embedding.outputs import write
+from l3hpc.errors import L3hpcError
+
+LONG_S = 60.0  # a longer recording is read in pieces
+TOGETHER = 256  # frames of short recordings that go to the network at once
+PIECE = 256  # frames of a long recording that go to the network at once
+SHARE = 16  # recordings that a process is given at once
+READERS = 4
+DONE, SKIPPED, FAILED = STATES = ("done", "skipped", "failed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to embed: see ``get_embedding``."""
+
+    hop_size: float = HOP_S
+    center: bool = True
+    batch_size: int | None = None
+    overwrite: bool = False
+    resampler: str = "soxr"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recording. ``state`` is one of ``STATES``; ``message`` says why it failed,
+    or what is odd about it."""
+
+    work: Work
+    state: str
+    frames: int = 0
+    message: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {"recording": str(self.work.recording), "output": str(self.work.output),
+                "state": self.state, "frames": self.frames, "message": self.message}
+
+
+@dataclass
+class _Read:
+    """A recording as its frames (None: it is long) or as why there are none."""
+
+    work: Work
+    frames: np.ndarray | None = None
+    times: np.ndarray | None = None
+    message: str = ""
+    error: str | None = None
+
+
+@dataclass
+class _Group:
+    """Short recordings that wait until they are enough."""
+
+    reads: list[_Read] = field(default_factory=list)
+    frames: int = 0
+
+
+def embed_all(model: Model, works: Iterable[Work], settings: Settings) -> Iterator[Outcome]:
+    """Embed recordings with one model; the outcomes come in order.
+
+    What exists is skipped unless ``overwrite``. Memory: for some short recordings and one piece of
+    a long one (all of it in convention A', where an embedding depends on the batch). Raises
+    ``InputError`` for a hop of less than a sample.
+    """
+    hop_samples(model.rate, settings.hop_size)
+    resampler_of(settings.resampler)
+    group = _Group()
+    threads = min(READERS, allocated_cores())
+    for read in read_ahead(lambda work: _read(work, model, settings), works, threads=threads):
+        if read.frames is not None:
+            group.reads.append(read)
+            group.frames += len(read.frames)
+            if group.frames < TOGETHER:
+                continue
+        yield from _together(model, group, settings)
+        group = _Group()
+        if read.frames is None:
+            yield _alone(model, read, settings)
+    yield from _together(model, group, settings)
+
+
+def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settings: Settings,
+                       jobs: int) -> Iterator[Outcome]:
+    """``embed_all`` by ``jobs`` processes, each with a model of its own (``options`` are those of
+    ``load_model``) and its part of the cores. The outcomes come in order."""
+    each = max(allocated_cores() // jobs, 1)
+    shares = [works[first:first + SHARE] for first in range(0, len(works), SHARE)]
+    # spawned: the libraries below do not survive a fork with their threads running
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin,
+                             ({**options, "threads": each},)) as pool:
+        try:
+            for outcomes in pool.map(_share, shares, [settings] * len(shares)):
+                yield from outcomes
+        except BrokenProcessPool:
+            raise L3hpcError("a process ended before its work (was memory short?)",
+                             hint="fewer --jobs; what was written stays and is skipped") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def embed_file(path: Path, model: Model, settings: Settings | None = None
+               ) -> tuple[np.ndarray, np.ndarray]:
+    """``get_embedding`` of a sound file, in memory for a few seconds of it, however long it is (for
+    all of it in convention A' and with ``kaiser_best``).
+
+    Raises ``AudioError`` for a file that is damaged or empty; warns as ``get_embedding`` does.
+    """
+    settings = settings or Settings()
+    info = _probe(path)
+    if model.batch_wide or settings.resampler != "soxr":
+        frames, times = _frames(path, model, settings)
+        return model.embed(frames, settings.batch_size), times
+    sounds = False
+
+    def heard() -> Iterator[np.ndarray]:
+        nonlocal sounds
+        for block in sound_blocks(path):
+            sounds = sounds or bool(block.any())
+            yield block
+
+    signal = resample_blocks(heard(), info.rate, model.rate)
+    embeddings, all_times = [], []
+    for _, frames, times in frame_blocks(signal, model.rate, settings.hop_size, settings.center,
+                                         size=PIECE):
+        embeddings.append(model.embed(frames, settings.batch_size))
+        all_times.append(times)
+    warn_of(info.seconds, sounds, str(path))
+    return np.concatenate(embeddings), np.concatenate(all_times)
+
+
+def about(model: Model, settings: Settings) -> dict[str, Any]:
+    """What has to be known about embeddings to use them, JSON-ready."""
+    return {"model": model.recognised.label, "rate": model.rate, "hop_size": settings.hop_size,
+            "center": int(settings.center), "resampler": settings.resampler,
+            "engine": model.engine,
+            "random_weights": int(model.recognised.random_weights)}
+
+
+def _probe(path: Path) -> Any:
+    if is_hdf5(path):
+        raise AudioError("is HDF5, whose rows are separate recordings", where=str(path),
+                         hint="the step embed reads them: l3hpc run embed")
+    info = probe(path)
+    if not info.frames:
+        raise AudioError("holds no samples", reason="empty", where=str(path))
+    return info
+
+
+def _frames(path: Path, model: Model, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    signal, rate = read_audio(path)
+    warn_of(len(signal) / rate, bool(signal.any()), str(path))
+    return _cut(signal, rate, model, settings)
+
+
+def _cut(signal: np.ndarray, rate: int, model: Model, settings: Settings
+         ) -> tuple[np.ndarray, np.ndarray]:
+    there = resampler_of(settings.resampler)(signal, rate, model.rate)
+    return frame_audio(there, model.rate, settings.hop_size, settings.center)
+
+
+def _read(work: Work, model: Model, settings: Settings) -> _Read:
+    if work.output.exists() and not settings.overwrite:
+        return _Read(work)
+    try:
+        if _probe(work.recording).seconds > LONG_S:
+            return _Read(work)
+        signal, rate = read_audio(work.recording)
+        frames, times = _cut(signal, rate, model, settings)
+        return _Read(work, frames, times, "; ".join(odd(len(signal) / rate, bool(signal.any()))))
+    except (L3hpcError, OSError) as error:
+        return _Read(work, error=_words(error, work))
+
+
+def _together(model: Model, group: _Group, settings: Settings) -> list[Outcome]:
+    if not group.reads:
+        return []
+    frames = [read.frames for read in group.reads if read.frames is not None]
+    if model.batch_wide:
+        embeddings = [model.embed(one, settings.batch_size) for one in frames]
+    else:
+        joined = model.embed(JoinedFrames(frames), settings.batch_size)
+        embeddings = np.split(joined, np.cumsum([len(one) for one in frames])[:-1])
+    return [_written(model, read, embedding, read.times, settings)
+            for read, embedding in zip(group.reads, embeddings, strict=True)]
+
+
+def _alone(model: Model, read: _Read, settings: Settings) -> Outcome:
+    """What exists, what failed, and what is long."""
+    if read.error is not None:
+        return Outcome(read.work, FAILED, message=read.error)
+    if read.work.output.exists() and not settings.overwrite:
+        return Outcome(read.work, SKIPPED)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", AudioWarning)
+        try:
+            embedding, times = embed_file(read.work.recording, model, settings)
+        except (L3hpcError, OSError) as error:
+            return Outcome(read.work, FAILED, message=_words(error, read.work))
+    if any(issubclass(one.category, AudioWarning) for one in said):
+        read.message = "; ".join(odd(LONG_S, sounds=False))
+    return _written(model, read, embedding, times, settings)
+
+
+def _written(model: Model, read: _Read, embedding: np.ndarray, times: np.ndarray | None,
+             settings: Settings) -> Outcome:
+    assert times is not None
+    try:
+        write(read.work.output, embedding, times, about(model, settings))
+    except OSError as error:
+        return Outcome(read.work, FAILED, message=_words(error, read.work))
+    return Outcome(read.work, DONE, len(embedding), read.message)
+
+
+def _words(error: Exception, work: Work) -> str:
+    if isinstance(error, L3hpcError):
+        return error.message
+    assert isinstance(error, OSError)
+    return f"{work.output}: {error.strerror or error}"
+
+
+_model: Model | None = None  # of a process of ``embed_in_processes``
+
+
+def _begin(options: Mapping[str, Any]) -> None:
+    global _model
+    _model = load_model(**options)
+
+
+def _share(works: Sequence[Work], settings: Settings) -> list[Outcome]:
+    assert _model is not None
+    return list(embed_all(_model, works, settings))

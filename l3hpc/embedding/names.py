@@ -1,0 +1,155 @@
+"""Models by name: which published file a name stands for, and in which folders it is looked for.
+
+This package ships no weights. A name (``sea-64``, ``edgel3-ft-95.45``, ``openl3-mel256-music``, or
+the name of any model file without its ending) is looked for in the folders of ``L3HPC_MODELS``
+(separated by colons), in ``models`` where one works, and in ``~/.local/share/l3hpc/models``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError
+from l3hpc.models.weights import untrained_seed
+
+VARIABLE = "L3HPC_MODELS"
+ENDINGS = (".h5", ".h5.gz", ".weights.h5", ".keras", ".tflite")
+SEA_DIMS = (512, 256, 128, 64)
+SPARSITIES = ("53.5", "63.5", "72.3", "87.0", "95.45")
+OPENL3_SIZES = (512, 6144)
+OPENL3_SIZE = 6144  # of a name without a size, as openl3's default
+WHERE = {"openl3": "https://github.com/marl/openl3/raw/models/",
+         "edgel3": "https://github.com/ksangeeta2429/edgel3/raw/models/"}
+_SEA = re.compile(r"(?:edgel3-)?sea-(\d+)")
+_SPARSE = re.compile(r"(?:edgel3|sparse)-(ft|kd)-(\d+(?:\.\d+)?)")
+_OPENL3 = re.compile(r"openl3-(linear|mel128|mel256)-(music|env)(?:-(\d+))?")
+PATTERNS = ("sea-512, sea-256, sea-128, sea-64; edgel3-ft-95.45 (ft, kd; 53.5, 63.5, 72.3, 87.0, "
+            "95.45); openl3-mel256-music (linear, mel128, mel256; music, env; -512, -6144); "
+            "untrained[:SEED]; a file, or its name in one of the folders")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for.
+
+    files: names that the file may have. package: whose weights they are ('' for one's own).
+    network: what the file has to hold (None: anything). options: what the name says beyond the file
+    (``input_repr``, ``embedding_size``).
+    """
+
+    files: tuple[str, ...]
+    package: str = ""
+    network: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def find(name: str | Path) -> tuple[str | Path, Named]:
+    """The file (or ``'untrained[:SEED]'``) that a path or name stands for, and what the name says.
+
+    Raises ``InputError`` where nothing is found: where it was looked for, and what to do.
+    """
+    if isinstance(name, Path) or Path(name).exists() or os.sep in name:
+        return Path(name), Named(())
+    if untrained_seed(name) is not None:
+        return name, Named(())
+    named = meaning(name)
+    for folder in folders():
+        for file in named.files:
+            if (folder / file).is_file():
+                return folder / file, named
+    raise _missing(name, named)
+
+
+def meaning(name: str) -> Named:
+    """Which file a name stands for. A published name with a wrong number is an ``InputError``."""
+    sea, sparse, openl3 = (one.fullmatch(name) for one in (_SEA, _SPARSE, _OPENL3))
+    if sea:
+        _one_of(name, sea[1], map(str, SEA_DIMS))
+        file = f"edgel3_sea_ust_audio_emb_{sea[1]}.h5"
+        return Named((file, f"{file}.gz"), "edgel3", "edgel3-sea",
+                     {"embedding_size": int(sea[1])})
+    if sparse:
+        share = next((one for one in SPARSITIES if float(one) == float(sparse[2])), sparse[2])
+        _one_of(name, share, SPARSITIES)
+        file = f"edgel3_{sparse[1]}_audio_sparsity_{share}.h5"
+        return Named((file, f"{file}.gz"), "edgel3", "edgel3-sparse")
+    if openl3:
+        size = int(openl3[3] or OPENL3_SIZE)
+        _one_of(name, str(size), map(str, OPENL3_SIZES))
+        stem = f"openl3_audio_{openl3[1]}_{openl3[2]}"
+        return Named(tuple(f"{stem}{version}{end}" for version in ("-v0_4_0", "", "-v0_2_0")
+                           for end in (".h5.gz", ".h5")), "openl3", "openl3",
+                     {"input_repr": openl3[1], "embedding_size": size})
+    return Named((name, *(f"{name}{end}" for end in ENDINGS)))
+
+
+def published_name(*, model_type: str | None = None, emb_dim: int | None = None,
+                   retrain_type: str | None = None, sparsity: str | None = None,
+                   input_repr: str | None = None, content_type: str | None = None,
+                   embedding_size: int | None = None) -> str | None:
+    """The name that the options of edgel3 or openl3 amount to, with their defaults (None: none).
+
+    Options of both are an ``InputError``; as in edgel3, those of the other model type are ignored.
+    """
+    edgel3 = any(one is not None for one in (model_type, emb_dim, retrain_type, sparsity))
+    openl3 = any(one is not None for one in (input_repr, content_type, embedding_size))
+    if edgel3 and openl3:
+        raise InputError("options of edgel3 and of openl3 name two models",
+                         allowed="--model-type, --emb-dim, --retrain-type, --model-sparsity; or "
+                                 "--input-repr, --content-type, --audio-embedding-size")
+    if openl3:
+        return f"openl3-{input_repr or 'mel256'}-{content_type or 'music'}-" \
+               f"{embedding_size or OPENL3_SIZE}"
+    if not edgel3:
+        return None
+    if model_type == "sea":
+        return f"sea-{emb_dim or 128}"
+    return f"edgel3-{retrain_type or 'ft'}-{sparsity or '95.45'}"
+
+
+def folders() -> list[Path]:
+    """The folders in which names are looked for, in this order."""
+    stated = [Path(one).expanduser() for one in os.environ.get(VARIABLE, "").split(os.pathsep)
+              if one]
+    return [*stated, Path("models"), home()]
+
+
+def home() -> Path:
+    """The user's own folder of models (``XDG_DATA_HOME`` is honoured)."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return Path(base) / "l3hpc" / "models"
+
+
+def known() -> list[str]:
+    """Names of the model files in ``folders()``, for shell completion."""
+    found = set()
+    for folder in folders():
+        for path in folder.iterdir() if folder.is_dir() else ():
+            ending = next((end for end in sorted(ENDINGS, key=len, reverse=True)
+                           if path.name.endswith(end)), None)
+            if ending:
+                found.add(path.name.removesuffix(ending))
+    return sorted(found)
+
+
+def _one_of(name: str, value: str, allowed: Any) -> None:
+    values = list(allowed)
+    if value not in values:
+        raise InputError(f"there is no published model {name!r}", allowed=", ".join(values))
+
+
+def _missing(name: str, named: Named) -> InputError:
+    looked = ", ".join(str(folder) for folder in folders())
+    if not named.package:
+        return InputError(f"no model {name!r}: neither a file nor a name in {looked}",
+                          allowed=PATTERNS, hint="l3hpc ships no weights: name the file you have, "
+                          "or put it into one of these folders")
+    file = named.files[0 if named.package == "openl3" else 1]
+    return InputError(
+        f"no model {name!r} in {looked}", allowed=f"a file named {' or '.join(named.files[:2])}",
+        hint=f"l3hpc ships no weights. Those of {named.package}:\n"
+             f"mkdir -p {home()} && curl -Lo {home()}/{file} {WHERE[named.package]}{file}")

@@ -1,0 +1,176 @@
+"""What a TFLite file says of itself: its input, its output, and the front end that goes before it.
+
+A file of this package carries a metadata entry ``l3hpc``: JSON whose ``spec`` is the network's
+(``NetworkSpec.to_dict``). Without one, an input as long as a second of audio needs no front end,
+and the shape of a spectrogram tells the published ones. The file is read as a table of numbers; one
+with operators that TFLite does not define itself (they may be any TensorFlow code) is refused.
+Importing TensorFlow is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
+from l3hpc.errors import InputError
+from l3hpc.models.containers import MAX_JSON
+from l3hpc.models.geometry import KEYS, STATED
+from l3hpc.models.spec import is_value
+from l3hpc.models.stored_arrays import MAX_BYTES
+
+MAGIC = b"TFL3"  # at byte 4
+METADATA = "l3hpc"
+CUSTOM = 32  # the number of operators that TFLite does not define
+TYPES = {0: "float32", 3: "uint8", 7: "int16", 9: "int8"}
+STUDENT_FRONTEND = Frontend(8000, 1024, 160, 64)
+KNOWN = (*OPENL3_FRONTENDS.values(), STUDENT_FRONTEND)
+SHAPE, AUDIO = "input shape", "audio input"
+
+
+@dataclass(frozen=True)
+class TfliteInfo:
+    """One model: ``frontend`` is None where it takes audio; ``rate`` in Hz, ``dim`` of the output.
+
+    input_type, output_type: of the tensors, one of ``TYPES``. evidence: what the front end is known
+    from (``'l3hpc'``: the file's own metadata).
+    """
+
+    file: Path
+    rate: int
+    frontend: Frontend | None
+    dim: int
+    input_type: str
+    output_type: str
+    evidence: str
+
+    @property
+    def label(self) -> str:
+        """One line that says which model this is."""
+        kind = self.input_type if self.input_type == self.output_type else (
+            f"{self.input_type} to {self.output_type}")
+        bands = "audio in" if self.frontend is None else (
+            "linear" if self.frontend.n_mels is None else f"{self.frontend.n_mels} mels")
+        end = "" if self.frontend is None or self.frontend.convention == "A" else (
+            f", front end {self.frontend.convention}")
+        return f"{self.file.name}: TFLite {kind}, {self.dim}-d, {self.rate} Hz, {bands}{end}"
+
+
+def is_tflite(path: Path) -> bool:
+    """Whether a file begins as TFLite models do."""
+    with open(path, "rb") as stream:
+        return stream.read(8)[4:] == MAGIC
+
+
+def describe(path: Path, geometry: Mapping[str, Any] | None = None) -> TfliteInfo:
+    """What ``path`` holds. ``geometry``: front-end values (``rate``, ``n_mels``, ``hop``, …) that
+    overrule the file.
+
+    Raises ``InputError`` for a damaged file, one with foreign operators, or one whose front end
+    cannot be told.
+    """
+    path = Path(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError("holds more than 512 MB: not a network of this family", where=str(path))
+    data = path.read_bytes()
+    try:
+        inside, given, taken = _tables(data)
+    except InputError as error:
+        raise InputError(error.message, where=str(path), allowed=error.allowed) from None
+    except Exception as error:  # the generated reader runs into anything in a damaged file
+        raise InputError(f"not a readable TFLite model: {type(error).__name__}",
+                         where=str(path)) from None
+    stated = dict(geometry or {})
+    for key, value in stated.items():
+        if key not in KEYS or not is_value(key, value):
+            raise InputError(f"no front end has {key} {value!r:.60}", where=str(path))
+    rate, frontend, evidence = _front_end(path, given[0], inside, stated)
+    shape, kind = taken
+    if len(shape) != 2 or shape[1] < 1:
+        raise InputError(f"gives outputs of shape {list(shape)}", where=str(path),
+                         allowed="embeddings (1, values)")
+    return TfliteInfo(path, rate, frontend, shape[1], given[1], kind, evidence)
+
+
+Tensor = tuple[tuple[int, ...], str]
+
+
+def _tables(data: bytes) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """(our metadata, shape and type of the input, of the output)."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAsModel(data, 0)
+    for index in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(index)
+        if code.BuiltinCode() == CUSTOM or code.CustomCode():
+            name = (code.CustomCode() or b"?").decode(errors="replace")
+            raise InputError(f"holds an operator that TFLite does not define ({name:.40})",
+                             allowed="standard operators; a foreign one may be any code")
+    if model.SubgraphsLength() != 1:
+        raise InputError(f"holds {model.SubgraphsLength()} graphs", allowed="one")
+    graph = model.Subgraphs(0)
+    if graph.InputsLength() != 1 or graph.OutputsLength() != 1:
+        raise InputError(f"has {graph.InputsLength()} inputs and {graph.OutputsLength()} outputs",
+                         allowed="one of each")
+    inside = {}
+    for index in range(model.MetadataLength()):
+        entry = model.Metadata(index)
+        if (entry.Name() or b"") == METADATA.encode():
+            text = bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
+            if len(text) > MAX_JSON:
+                raise InputError("holds a description of more than 16 MB")
+            inside = json.loads(text)
+    if not isinstance(inside, dict):
+        raise InputError("holds a description that is no JSON object")
+    return (inside, _tensor(graph.Tensors(graph.Inputs(0))),
+            _tensor(graph.Tensors(graph.Outputs(0))))
+
+
+def _tensor(tensor: Any) -> Tensor:
+    if tensor.Type() not in TYPES:
+        raise InputError(f"has an input or output of type {tensor.Type()}",
+                         allowed=", ".join(TYPES.values()))
+    return tuple(int(size) for size in tensor.ShapeAsNumpy()), TYPES[tensor.Type()]
+
+
+def _front_end(path: Path, shape: tuple[int, ...], inside: Mapping[str, Any],
+               stated: Mapping[str, Any]) -> tuple[int, Frontend | None, str]:
+    sizes = [size for size in shape[1:] if size != 1]
+    if len(sizes) == 1:
+        return sizes[0], None, AUDIO
+    if len(sizes) != 2:
+        raise InputError(f"takes inputs of shape {list(shape)}", where=str(path),
+                         allowed="one second of audio (1, rate), or a spectrogram (1, bands, "
+                                 "times, 1)")
+    told = inside.get("spec")
+    if isinstance(told, dict):
+        base, evidence = _frontend(path, {**told, **stated}), METADATA
+    elif {"rate", "n_mels", "hop", "n_dft"} <= set(stated):
+        base, evidence = _frontend(path, stated), STATED
+    else:
+        fitting = [one for one in KNOWN if one.shape == tuple(sizes)]
+        if not fitting:
+            raise InputError(
+                f"takes spectrograms of {sizes[0]} bands x {sizes[1]} times and does not say how "
+                "they are made", where=str(path),
+                hint="state rate, n_mels, hop and n_dft of the front end (geometry=…)")
+        known = fitting[0]
+        base, evidence = _frontend(path, {
+            "rate": known.rate, "n_mels": known.n_mels, "hop": known.hop, "n_dft": known.n_dft,
+            **stated}), SHAPE
+    if base.shape != tuple(sizes):
+        raise InputError(f"takes spectrograms of {sizes[0]} x {sizes[1]}; this front end makes "
+                         f"{base.shape[0]} x {base.shape[1]}", where=str(path))
+    return base.rate, base, evidence
+
+
+def _frontend(path: Path, values: Mapping[str, Any]) -> Frontend:
+    known = {key: value for key, value in values.items() if key in KEYS and key != "head"}
+    if not all(is_value(key, value) for key, value in known.items()) or not {
+            "rate", "n_dft", "hop", "n_mels"} <= set(known):
+        raise InputError("describes no front end", where=str(path),
+                         allowed="rate, n_dft, hop, n_mels; fmax, convention")
+    return Frontend(**known)

@@ -1,0 +1,251 @@
+"""Many recordings: which are meant, what comes out, and that one bad file is one bad file."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+
+from l3hpc.audio.files import AudioError
+from l3hpc.embedding import batch
+from l3hpc.embedding.batch import Settings, embed_all, embed_file, embed_in_processes
+from l3hpc.embedding.call import AudioWarning, get_embedding
+from l3hpc.embedding.folders import Work, output_name, plan
+from l3hpc.embedding.model import load_model
+from l3hpc.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, sound):
+    """Recordings of all kinds, at several levels."""
+    place = tmp_path / "in"
+    (place / "street/night").mkdir(parents=True)
+    soundfile.write(place / "a.wav", sound(2.3, 44100), 44100)
+    soundfile.write(place / "street/b.flac", np.stack([sound(1.5, 16000)] * 2, 1), 16000)
+    soundfile.write(place / "street/night/a.ogg", sound(3, 8000), 8000)
+    soundfile.write(place / "short.wav", sound(0.3), 8000)
+    soundfile.write(place / "silent.wav", np.zeros(12000), 8000)
+    soundfile.write(place / "empty.wav", np.zeros(0), 8000)
+    (place / "broken.wav").write_bytes(b"RIFF nothing")
+    (place / "notes.txt").write_text("no audio")
+    (place / ".hidden.wav").write_bytes(b"")
+    return place
+
+
+def names(works, base):
+    return [(str(work.recording.relative_to(base)), str(work.output.relative_to(base.parent)))
+            for work in works]
+
+
+def test_folders_keep_their_levels(folder):
+    out = folder.parent / "out"
+    assert names(plan([folder], out), folder) == [
+        ("a.wav", "out/a.npz"), ("broken.wav", "out/broken.npz"), ("empty.wav", "out/empty.npz"),
+        ("short.wav", "out/short.npz"), ("silent.wav", "out/silent.npz"),
+        ("street/b.flac", "out/street/b.npz"), ("street/night/a.ogg", "out/street/night/a.npz")]
+    assert names(plan([folder / "street"]), folder) == [
+        ("street/b.flac", "in/street/b.npz"), ("street/night/a.ogg", "in/street/night/a.npz")]
+
+
+def test_globs_and_files_mean_each_recording_once(folder, monkeypatch):
+    (folder.parent / "link.wav").symlink_to(folder / "a.wav")
+    works = plan([folder / "a.wav", folder / "**/*.ogg", folder / "*.wav", folder / "s*"],
+                 format="csv")
+    assert [os.path.relpath(work.recording, folder) for work in works] == [
+        "a.wav", "street/night/a.ogg", "broken.wav", "empty.wav", "short.wav", "silent.wav",
+        "street/b.flac"]
+    assert len(plan([folder / "a.wav", folder.parent / "link.wav"])) == 1
+    (folder / "street/back").symlink_to(folder)  # a link that leads back
+    assert len(plan([folder])) == 7
+
+
+@pytest.mark.parametrize(("suffix", "format_", "name"), [
+    (None, "npz", "x.y.npz"), ("", "npz", "x.y.npz"), ("emb", "npz", "x.y_emb.npz"),
+    (".emb", "h5", "x.y.emb.h5"), ("emb", "csv", "x.y_emb.csv")])
+def test_outputs_are_named_as_by_openl3(folder, suffix, format_, name):
+    assert output_name(folder / "x.y.wav", suffix, format_) == name
+
+
+def test_refused_before_anything_is_done(folder, tmp_path):
+    soundfile.write(folder / "a.flac", np.zeros(100), 8000)
+    with pytest.raises(InputError, match=r"a\.flac and .*a\.wav would both become"):
+        plan([folder])
+    with pytest.raises(InputError, match="would both become"):
+        plan([folder / "a.wav", folder / "street/night/a.ogg"], tmp_path / "out")
+    with pytest.raises(InputError, match="no such file or folder"):
+        plan([folder / "none.wav"])
+    (tmp_path / "bare").mkdir()
+    for nothing in ([], [tmp_path / "bare"], [folder / "*.aiff"]):
+        with pytest.raises(InputError, match="no recordings in"):
+            plan(nothing)
+    with pytest.raises(InputError, match="no / in it"):
+        plan([folder / "a.wav"], suffix="a/b")
+    with pytest.raises(InputError, match="npz, h5, csv"):
+        plan([folder / "a.wav"], format="pickle")
+
+
+def test_one_bad_file_is_one_bad_file(folder, model):
+    works = plan([folder], folder.parent / "out")
+    found = list(embed_all(model, works, Settings(hop_size=0.25)))
+    assert [one.work for one in found] == works
+    told = [(one.work.recording.name, one.state, one.frames, one.message[:34]) for one in found]
+    assert told == [
+        ("a.wav", "done", 9, ""), ("broken.wav", "failed", 0, "not a readable sound file: Error o"),
+        ("empty.wav", "failed", 0, "holds no samples"),
+        ("short.wav", "done", 1, "is 0.300 s long; padded with zeros"),
+        ("silent.wav", "done", 5, "every sample is zero"), ("b.flac", "done", 5, ""),
+        ("a.ogg", "done", 11, "")]
+    for one in found:
+        assert one.work.output.exists() == (one.state == "done")
+        if one.state == "done" and not one.message:
+            signal, rate = soundfile.read(one.work.recording, dtype="float32")
+            wanted, times = get_embedding(signal, rate, model, hop_size=0.25)
+            with np.load(one.work.output, allow_pickle=False) as file:
+                assert sorted(file) == ["embedding", "timestamps"]
+                assert (file["embedding"].dtype, file["timestamps"].dtype) == ("f4", "f8")
+                np.testing.assert_allclose(file["embedding"], wanted, rtol=1e-5, atol=1e-5)
+                np.testing.assert_array_equal(file["timestamps"], times)
+    assert not list(folder.parent.rglob("*.tmp"))
+
+
+def test_what_exists_is_skipped_unless_it_shall_be_overwritten(folder, model):
+    works = plan([folder / "a.wav", folder / "short.wav", folder / "street/b.flac"])
+    works[1].output.write_bytes(b"mine")
+    states = [one.state for one in embed_all(model, works, Settings())]
+    assert states == ["done", "skipped", "done"] and works[1].output.read_bytes() == b"mine"
+    before = works[0].output.read_bytes()
+    again = list(embed_all(model, works, Settings(hop_size=0.5)))
+    assert [one.state for one in again] == ["skipped"] * 3
+    assert works[0].output.read_bytes() == before
+    again = list(embed_all(model, works, Settings(hop_size=0.5, overwrite=True)))
+    assert [one.state for one in again] == ["done"] * 3
+    assert len(np.load(works[0].output)["timestamps"]) == 5
+
+
+def test_the_three_formats_hold_the_same(folder, model):
+    found = {}
+    for kind in ("npz", "h5", "csv"):
+        (work,) = plan([folder / "a.wav"], format=kind)
+        list(embed_all(model, [work], Settings(center=False)))
+        found[kind] = work.output
+    with np.load(found["npz"]) as file:
+        embedding, times = file["embedding"], file["timestamps"]
+    with h5py.File(found["h5"]) as file:
+        np.testing.assert_array_equal(file["embedding"][()], embedding)
+        np.testing.assert_array_equal(file["timestamps"][()], times)
+        assert file["embedding"].dtype == np.float32
+        assert "8000 Hz, 32 mels" in file.attrs["model"] and file.attrs["hop_size"] == 0.1
+        assert file.attrs["center"] == 0 and file.attrs["random_weights"] == 0
+    lines = found["csv"].read_text().splitlines()
+    assert lines[0] == "timestamp,e0,e1,e2,e3,e4"
+    table = np.array([line.split(",") for line in lines[1:]])
+    np.testing.assert_array_equal(table[:, 1:].astype(np.float32), embedding)  # every bit
+    np.testing.assert_allclose(table[:, 0].astype(float), times, atol=1e-9)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025])
+def test_long_recordings_are_read_in_pieces_and_give_the_same(tmp_path, model, sound, rate,
+                                                              monkeypatch):
+    monkeypatch.setattr("l3hpc.audio.files.BLOCK", 30_000)
+    monkeypatch.setattr(batch, "LONG_S", 10.0)
+    monkeypatch.setattr(batch, "PIECE", 7)
+    path = tmp_path / "long.wav"
+    soundfile.write(path, sound(23.7, rate), rate, "FLOAT")
+    read = []
+    monkeypatch.setattr(batch, "read_audio", lambda *_: read.append(1))
+    (outcome,) = embed_all(model, [Work(path, tmp_path / "long.npz")], Settings(hop_size=0.3))
+    assert outcome.state == "done" and not read
+    wanted, times = get_embedding(sound(23.7, rate), rate, model, hop_size=0.3)
+    with np.load(outcome.work.output) as file:
+        np.testing.assert_allclose(file["embedding"], wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(file["timestamps"], times, rtol=0, atol=1e-12)
+
+
+def test_a_long_silence_is_noticed(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(batch, "LONG_S", 1.0)
+    soundfile.write(tmp_path / "s.wav", np.zeros(20_000), 8000)
+    (outcome,) = embed_all(model, plan([tmp_path / "s.wav"]), Settings())
+    assert (outcome.state, outcome.message) == ("done", "every sample is zero")
+    with pytest.warns(AudioWarning, match="s.wav: every sample is zero"):
+        embed_file(tmp_path / "s.wav", model)
+
+
+def test_a_batch_wide_convention_takes_recordings_one_by_one(folder, student, monkeypatch):
+    monkeypatch.setattr(batch, "LONG_S", 2.0)  # a.wav and a.ogg are long
+    model = load_model(student, frontend="A'", engine="ncnn")
+    works = plan([folder / "a.wav", folder / "street"], folder.parent / "out")
+    for one in embed_all(model, works, Settings()):
+        signal, rate = soundfile.read(one.work.recording, dtype="float32")
+        np.testing.assert_array_equal(np.load(one.work.output)["embedding"],
+                                      get_embedding(signal, rate, model)[0])
+
+
+def test_the_published_resampler_in_files_long_and_short(folder, model, monkeypatch):
+    (work,) = plan([folder / "a.wav"])
+    signal, rate = soundfile.read(work.recording, dtype="float32")
+    wanted, _ = get_embedding(signal, rate, model, resampler="kaiser_best")
+    for long_s in (60.0, 1.0):
+        monkeypatch.setattr(batch, "LONG_S", long_s)
+        list(embed_all(model, [work], Settings(overwrite=True, resampler="kaiser_best")))
+        np.testing.assert_array_equal(np.load(work.output)["embedding"], wanted)
+
+
+def test_refusals_of_files(folder, model, tmp_path):
+    with pytest.raises(AudioError, match="holds no samples"):
+        embed_file(folder / "empty.wav", model)
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["audio"] = np.zeros((2, 8000))
+    with pytest.raises(AudioError, match="rows are separate recordings"):
+        embed_file(tmp_path / "rows.h5", model)
+    with pytest.raises(InputError, match="hop of"):
+        list(embed_all(model, [], Settings(hop_size=1e-6)))
+
+
+def test_a_folder_that_cannot_be_written_is_an_outcome(folder, model):
+    (folder / "in the way").write_text("a file")
+    works = [Work(folder / "a.wav", folder / "in the way/a.npz"),
+             Work(folder / "short.wav", folder / "short.npz")]
+    found = list(embed_all(model, works, Settings()))
+    assert [one.state for one in found] == ["failed", "done"]
+    assert "in the way" in found[0].message
+
+
+def test_processes_give_the_same_as_one(folder, model, student, monkeypatch):
+    monkeypatch.setattr(batch, "SHARE", 3)
+    alone, together = (plan([folder], folder.parent / name) for name in ("one", "two"))
+    wanted = list(embed_all(model, alone, Settings()))
+    found = list(embed_in_processes({"model": student, "engine": "ncnn"}, together, Settings(), 2))
+    assert [(one.state, one.frames, one.message) for one in found] == [
+        (one.state, one.frames, one.message) for one in wanted]
+    for left, right in zip(alone, together, strict=True):
+        if left.output.exists():
+            np.testing.assert_allclose(np.load(right.output)["embedding"],
+                                       np.load(left.output)["embedding"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_killed_run_leaves_whole_files_and_the_next_one_does_the_rest(tmp_path, student, sound):
+    """kill -9 at some moment: what is there is whole; a second run adds only what is missing."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(60):
+        soundfile.write(folder / f"{number:03d}.wav", sound(4, 8000, number), 8000)
+    words = [sys.executable, "-m", "l3hpc", "embed", str(folder), "-o", str(out), "-m",
+             str(student), "--engine", "ncnn", "-t", "0.05", "-q"]
+    process = subprocess.Popen(words)
+    end = time.monotonic() + 60
+    while len(list(out.glob("*.npz"))) < 5 and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.npz")}
+    assert 5 <= len(before) < 60
+    for path in out.glob("*.npz"):
+        assert np.load(path)["embedding"].shape == (71, 5)
+    assert subprocess.run(words).returncode == 0
+    assert len(list(out.glob("*.npz"))) == 60
+    assert all((out / name).stat().st_mtime_ns == moment for name, moment in before.items())
