@@ -1,36 +1,32 @@
-"""How much memory inference takes on a microcontroller: planned from the file, and measured.
+"""How much memory inference takes on a microcontroller, from the file alone.
 
-TFLite Micro keeps everything in one arena: at its head the maps, laid out once by a greedy planner
-so that those alive together do not overlap, and at its tail what the interpreter remembers of
-tensors, operators and convolutions. ``plan`` computes both from the flatbuffer alone; ``measure``
-asks the TFLite Micro interpreter itself, where its Python package is at hand (CPython 3.11 on
-x86-64 Linux), in a process of its own.
+TFLite Micro keeps everything in one arena: at its head the maps, laid out once so that those alive
+together do not overlap, and at its tail what it remembers of tensors, operators and convolutions.
+``plan`` computes the head by liveness analysis and the same greedy layout, and the tail from what
+the interpreter was seen to allocate (x86-64, October 2026; pointers of a Cortex-M are half as long,
+so its tail is smaller). ``micro`` asks the interpreter itself.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
-from l3hpc.errors import L3hpcError
 from l3hpc.export.graph import Graph
 
 ALIGNMENT = 16
-PYTHON = "L3HPC_TFLM_PYTHON"  # an interpreter that has tflite_micro
-HEAD_ROOM = 64 << 20
+PER_TENSOR = 24
+PER_OPERATOR = 64 + 18
+FIXED = 652 + 64 * 2  # the allocator's own, and input and output as whole tensors
+PER_QUANTISED_END = 32
+PER_CHANNEL = 8  # multiplier and shift of an integer convolution
+OPERATOR_DATA = {"CONV_2D": 72, "MAX_POOL_2D": 48, "PAD": 56, "CONCATENATION": 80, "RESHAPE": 16,
+                 "ADD": 60}
 
 
 @dataclass(frozen=True)
 class Lifetime:
-    """One map: its bytes, and the operators (in order) from the one that writes it to its last reader.
-    """
+    """A map: its bytes, and the operators from the one that writes it to the last that reads it."""
 
     tensor: int
     nbytes: int
@@ -38,20 +34,42 @@ class Lifetime:
     last: int
 
 
+@dataclass(frozen=True)
+class Arena:
+    """Bytes: the most alive at once, head, tail and both; ``with_cmsis_nn``: the head when Arm's
+    kernels take their scratch of two unrolled columns of int16 per convolution."""
+
+    live: int
+    head: int
+    tail: int
+    total: int
+    with_cmsis_nn: int
+
+    def as_json(self) -> dict[str, int]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def plan(graph: Graph) -> Arena:
+    """The arena that ``graph`` takes."""
+    lives = lifetimes(graph)
+    head, tail = extent(lives), tail_bytes(graph)
+    return Arena(live_bytes(lives), head, tail, head + tail, extent([*lives, *_scratch(graph)]))
+
+
 def lifetimes(graph: Graph) -> list[Lifetime]:
     """Of every tensor that is not in the file. Inputs live from the start, outputs to the end."""
     first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
-    last: dict[int, int] = {}
+    last: dict[int, int] = dict.fromkeys(graph.inputs, 0)
     for step, operator in enumerate(graph.operators):
         for tensor in map(int, operator.outputs):
             first.setdefault(tensor, step)
-            last[tensor] = max(last.get(tensor, step), step)
+            last[tensor] = step
         for tensor in map(int, operator.inputs):
-            if tensor >= 0 and not graph.is_constant(tensor):
+            if tensor in first:
                 last[tensor] = step
-    end = len(graph.operators) - 1
-    last.update(dict.fromkeys(graph.outputs, end))
-    return [Lifetime(tensor, graph.nbytes(tensor), begin, last.get(tensor, end))
+    last.update(dict.fromkeys(graph.outputs, len(graph.operators) - 1))
+    return [Lifetime(tensor, graph.nbytes(tensor), begin, last[tensor])
             for tensor, begin in first.items()]
 
 
@@ -62,15 +80,20 @@ def live_bytes(lives: Sequence[Lifetime]) -> int:
                 for step in range(steps)), default=0)
 
 
+def extent(lives: Sequence[Lifetime]) -> int:
+    """The bytes that ``layout`` takes."""
+    offsets = layout(lives)
+    return max((offsets[life.tensor] + _aligned(life.nbytes) for life in lives), default=0)
+
+
 def layout(lives: Sequence[Lifetime]) -> dict[int, int]:
     """Offset of each map: the largest first, each at the lowest place free during its life.
 
-    (Greedy by size: Pisarchyk and Lee 2020, "Efficient memory management for deep neural net
-    inference".) Sizes are rounded up to 16 bytes.
+    Greedy by size (Pisarchyk and Lee 2020, "Efficient memory management for deep neural net
+    inference"); of equal maps the one with the higher number first. Sizes are multiples of 16.
     """
-    order = sorted(lives, key=lambda life: (-_aligned(life.nbytes), life.tensor))
-    placed: list[tuple[int, int, Lifetime]] = []  # offset, end, life
-    for life in order:
+    placed: list[tuple[int, int, Lifetime]] = []  # begin, end, whose
+    for life in sorted(lives, key=lambda life: (-_aligned(life.nbytes), -life.tensor)):
         size, offset = _aligned(life.nbytes), 0
         beside = sorted((begin, end) for begin, end, other in placed
                         if other.first <= life.last and life.first <= other.last)
@@ -79,7 +102,32 @@ def layout(lives: Sequence[Lifetime]) -> dict[int, int]:
                 break
             offset = max(offset, end)
         placed.append((offset, offset + size, life))
-    return {life.tensor: offset for offset, _, life in placed}
+    return {life.tensor: begin for begin, _, life in placed}
+
+
+def tail_bytes(graph: Graph) -> int:
+    """What the interpreter keeps besides maps, within some 100 bytes (operators of these networks).
+    """
+    total = FIXED + PER_TENSOR * len(graph.tensors) + PER_OPERATOR * len(graph.operators)
+    for end in (*graph.inputs, *graph.outputs):
+        total += PER_QUANTISED_END if graph.quantisation(end)[0] else 0
+    for operator in graph.operators:
+        name = graph.name(operator)
+        total += OPERATOR_DATA.get(name, 0)
+        if name == "CONV_2D":
+            total += PER_CHANNEL * graph.shape(operator.outputs[0])[-1]
+    return _aligned(total)
+
+
+def _scratch(graph: Graph) -> list[Lifetime]:
+    """The columns that CMSIS-NN's int8 convolution unrolls, as maps alive during one operator."""
+    found = []
+    for step, operator in enumerate(graph.operators):
+        if graph.name(operator) == "CONV_2D":
+            _, height, width, channels = graph.shape(operator.inputs[1])
+            found.append(Lifetime(len(graph.tensors) + step, 2 * 2 * height * width * channels,
+                                  step, step))
+    return found
 
 
 def _aligned(size: int) -> int:

@@ -40,6 +40,7 @@ class Graph:
         if len(self.model.subgraphs) != 1:
             raise InputError(f"a flatbuffer of {len(self.model.subgraphs)} subgraphs",
                              allowed="one subgraph")
+        self._constants: dict[tuple[tuple[int, ...], bytes], int] = {}
         self._types = {value: name for name, value in vars(schema.TensorType).items()
                        if isinstance(value, int)}
         self._names = {value: name for name, value in vars(schema.BuiltinOperator).items()
@@ -119,6 +120,7 @@ class Graph:
         subgraph.operators = [copy.copy(operator) for operator in subgraph.operators]
         made.model.subgraphs = [subgraph]
         made.model.buffers = list(self.model.buffers)
+        made._constants = dict(self._constants)
         made.model.operatorCodes = [copy.copy(code) for code in self.model.operatorCodes]
         return made
 
@@ -133,19 +135,19 @@ class Graph:
         return len(self.tensors) - 1
 
     def add_constant(self, values: np.ndarray) -> int:
-        """A new int32 tensor in the file (or one that is already there); its number."""
+        """A new int32 tensor in the file (or the one added with these values); its number."""
         values = np.ascontiguousarray(values, np.int32)
         data = values.tobytes()
-        for index in range(len(self.tensors)):
-            if (self.type(index) == "INT32" and self.shape(index) == values.shape
-                    and self.is_constant(index) and self.values(index).tobytes() == data):
-                return index
+        key = (values.shape, data)
+        if key in self._constants:
+            return self._constants[key]
         tensor, buffer = self.schema.TensorT(), self.schema.BufferT()
         buffer.data = np.frombuffer(data, np.uint8)
         self.model.buffers.append(buffer)
         tensor.shape, tensor.type = list(values.shape), self.schema.TensorType.INT32
         tensor.buffer = len(self.model.buffers) - 1
         self.tensors.append(tensor)
+        self._constants[key] = len(self.tensors) - 1
         return len(self.tensors) - 1
 
     def operator(self, name: str, inputs: Sequence[int], outputs: Sequence[int],
@@ -204,6 +206,7 @@ class Graph:
         return _Writer(self).bytes()
 
     def _drop_unused(self) -> None:
+        self._constants = {}
         used = sorted({int(index) for operator in self.operators
                        for index in [*_numbers(operator.inputs), *_numbers(operator.outputs)]
                        if index >= 0} | {*self.inputs, *self.outputs})

@@ -16,6 +16,8 @@ twice.
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +25,12 @@ from typing import Any
 import numpy as np
 
 from l3hpc.errors import InputError
+from l3hpc.export import arena
 from l3hpc.export.graph import Graph
 
 BLOCK = ("CONV_2D", "CONV_2D", "MAX_POOL_2D")
+MOST = 10  # what TFLite Micro's CONCATENATION joins at once
+BUDGET = 102_400  # bytes: one map of the published students' first block
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,39 @@ def in_strips(graph: Graph, counts: Sequence[int]) -> None:
                                                           count)
 
 
+def choose(graph: Graph, budget: int = BUDGET) -> tuple[int, ...]:
+    """Strips per block so that the planned arena is at most ``budget`` bytes.
+
+    Of all that are, those with the fewest multiply-accumulates computed twice, then the fewest
+    operators; where none is, those with the smallest arena. (1, …) where nothing is to do.
+    """
+    places = blocks(graph)
+    ways = [range(1, min(MOST, graph.shape(graph.operators[place].inputs[0])[1] // 2) + 1)
+            for place in places]
+    best: tuple[int, tuple[int, ...]] | None = None
+    for counts in sorted(itertools.product(*ways),
+                         key=lambda counts: (extra_macs(graph, counts), sum(counts))):
+        tried = graph.fork()
+        in_strips(tried, counts)
+        total = arena.plan(tried).total
+        if total <= budget:
+            return counts
+        if best is None or total < best[0]:
+            best = total, counts
+    return best[1] if best else ()
+
+
+def extra_macs(graph: Graph, counts: Sequence[int]) -> int:
+    """Multiply-accumulates that are computed twice: two rows of the first map per seam."""
+    total = 0
+    for place, count in zip(blocks(graph), counts, strict=False):
+        first = graph.operators[place]
+        _, _, width, channels = graph.shape(first.outputs[0])
+        _, height, breadth, before = graph.shape(first.inputs[1])
+        total += 2 * (count - 1) * width * channels * height * breadth * before
+    return total
+
+
 def _rewritten(graph: Graph, block: Sequence[Any], count: int) -> list[Any]:
     """The operators that replace a block; the pooled map stays the tensor that it was."""
     first, second, pool = block
@@ -148,8 +186,6 @@ def _pad(graph: Graph, made: list[Any], source: int, above: int, below: int) -> 
 def _convolve(graph: Graph, made: list[Any], original: Any, source: int, like: int,
               width: int) -> int:
     """``original`` on a padded strip; its map's type and quantisation are those of ``like``."""
-    import copy
-
     result = graph.add_like(like, (1, graph.shape(source)[1] - 2, width, graph.shape(like)[3]))
     options = copy.copy(original.builtinOptions)
     options.padding = graph.schema.Padding.VALID
