@@ -40,6 +40,9 @@ class Graph:
         if len(self.model.subgraphs) != 1:
             raise InputError(f"a flatbuffer of {len(self.model.subgraphs)} subgraphs",
                              allowed="one subgraph")
+        for tensor in self.tensors:
+            if tensor.quantization is not None and tensor.quantization.scale is None:
+                tensor.quantization = None
         self._constants: dict[tuple[tuple[int, ...], bytes], int] = {}
         self._types = {value: name for name, value in vars(schema.TensorType).items()
                        if isinstance(value, int)}
@@ -103,7 +106,7 @@ class Graph:
     def quantisation(self, tensor: int) -> tuple[float, int]:
         """(scale, zero point) of a tensor with one pair; (0, 0) where it has none."""
         found = self.tensors[tensor].quantization
-        if found is None or found.scale is None or not len(found.scale):
+        if found is None:
             return 0.0, 0
         return float(found.scale[0]), int(found.zeroPoint[0])
 
@@ -186,7 +189,6 @@ class Graph:
         self._drop_unused()
         for tensor in self.tensors:
             tensor.name = tensor.shapeSignature = None
-            _shrink_quantisation(tensor)
         for operator in self.operators:
             if operator.inputs is not None and self.name(operator) == "CONV_2D":
                 self.tensors[operator.inputs[2]].quantization = None
@@ -253,16 +255,6 @@ def description(flatbuffer: bytes) -> dict[str, Any] | None:
 
 def _numbers(indices: Any) -> list[int]:
     return [] if indices is None else [int(index) for index in indices]
-
-
-def _shrink_quantisation(tensor: Any) -> None:
-    found = tensor.quantization
-    if found is None:
-        return
-    if found.scale is None or not len(found.scale):
-        tensor.quantization = None
-        return
-    found.min = found.max = None
 
 
 class _Writer:

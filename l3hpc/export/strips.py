@@ -109,8 +109,9 @@ def choose(graph: Graph, budget: int = BUDGET) -> tuple[int, ...]:
     operators; where none is, those with the smallest arena. (1, …) where nothing is to do.
     """
     places = blocks(graph)
-    ways = [range(1, min(MOST, graph.shape(graph.operators[place].inputs[0])[1] // 2) + 1)
-            for place in places]
+    ways = [[count for count in (range(1, MOST + 1) if number < 2 else (1, 2, 4))
+             if count <= graph.shape(graph.operators[place].inputs[0])[1] // 2]
+            for number, place in enumerate(places)]
     best: tuple[int, tuple[int, ...]] | None = None
     for counts in sorted(itertools.product(*ways),
                          key=lambda counts: (extra_macs(graph, counts), sum(counts))):
