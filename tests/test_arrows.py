@@ -11,11 +11,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "l3hpc"
 SCIENCE = {"audio", "models", "sampling", "reduction", "tagging", "datasets"}
 BASE = {"ahead", "cores", "errors", "files", "progress", "_version"}
 MAY_IMPORT = {
-    "cli": {"cli", "workflow", "ledger", "report", "steps"} | SCIENCE | BASE,
+    "cli": {"cli", "workflow", "ledger", "report", "steps", "export"} | SCIENCE | BASE,
     "workflow": {"workflow", "steps", "ledger", "report"} | SCIENCE | BASE,
     "report": {"report", "ledger"} | SCIENCE | BASE,
     "steps": {"steps"} | SCIENCE | BASE,
     "ledger": {"ledger"} | BASE,
+    "export": {"export", "audio", "models", "datasets"} | BASE,
     **dict.fromkeys(SCIENCE, SCIENCE | BASE),
 }
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn")

@@ -32,6 +32,10 @@ class MicroUnavailable(L3hpcError):
     """There is no TFLite Micro interpreter here."""
 
 
+class MicroRefused(L3hpcError):
+    """TFLite Micro does not have an operator of the model, or not for its type."""
+
+
 @dataclass(frozen=True)
 class Recorded:
     """What the interpreter recorded, in bytes: ``head`` holds maps, ``tail`` everything else.
@@ -50,7 +54,7 @@ class Recorded:
 def run(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
     """Run a model on ``examples`` (n, …) in its own numbers (one input of zeros where None).
 
-    Raises ``MicroUnavailable`` where the interpreter cannot be had, ``L3hpcError`` where it refuses
+    Raises ``MicroUnavailable`` where the interpreter cannot be had, ``MicroRefused`` where it refuses
     the model (an operator or a type that it does not have).
     """
     interpreter = python()
@@ -67,7 +71,7 @@ def run(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
             [interpreter, str(child), str(model), str(inputs), str(outputs), str(ROOM)],
             capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode:
-            raise L3hpcError("TensorFlow Lite Micro refused the model: "
+            raise MicroRefused("TensorFlow Lite Micro refused the model: "
                              + " / ".join(done.stderr.splitlines()[:2]))
         found = np.load(outputs, allow_pickle=False)
     totals = {name: int(size) for name, size in _TOTAL.findall(done.stderr)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.models.parameters import Parameters
-from l3hpc.models.weights import WeightsInfo, load_parameters
+from l3hpc.models.weights import WeightsInfo, describe, load_parameters
 
 
 def read_model(name: str | Path, geometry: Mapping[str, Any] | None = None
@@ -17,3 +17,8 @@ def read_model(name: str | Path, geometry: Mapping[str, Any] | None = None
     Raises ``InputError`` as ``l3hpc.models.weights.load_parameters`` does.
     """
     return load_parameters(name, geometry=geometry)
+
+
+def describe_model(name: str | Path, geometry: Mapping[str, Any] | None = None) -> WeightsInfo:
+    """Who the model is, from headers alone."""
+    return describe(name, geometry=geometry)
