@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-UNKNOWN_LICENCE = ("The weights file does not say. Ask those who published it, and state the answer "
-                   "with `--licence` at the next export.")
+UNKNOWN_LICENCE = ("The weights file does not say. Ask those who published it, and state the "
+                   "answer with `--licence` at the next export.")
 ROWS = (("flatbuffer, bytes", "flatbuffer_bytes"), ("operators", "operators"),
         ("multiply-accumulates per frame", "macs"), ("of these computed twice", "extra_macs"),
         ("estimated seconds per frame, Cortex-M7 at 216 MHz", "seconds_m7"),
@@ -48,8 +48,8 @@ def numbers(report: Mapping[str, Any]) -> str:
         amounts = " and ".join(f"{count} {name}" for name, count in report["identical"].items())
         notes.append(f"Strips per block: {', '.join(map(str, report['strips']))}. The outputs of "
                      f"both are bit-identical on {amounts} inputs.")
-    notes.append(f"TensorFlow's converter wrote {report['as_converted_bytes']:,} bytes; left out is "
-                 "what inference does not read.")
+    notes.append(f"TensorFlow's converter wrote {report['as_converted_bytes']:,} bytes; what "
+                 "inference does not read is left out.")
     notes.append(f"Time is an estimate from published figures ({report['time_source']}), not a "
                  "measurement of this model.")
     return "\n".join(lines) + "\n\n" + "\n".join(f"* {note}" for note in notes)

@@ -15,7 +15,7 @@ def header(graph: Graph, size: int, arena: int) -> str:
     operators = sorted({graph.name(operator) for operator in graph.operators})
     ends = "\n".join(_end(graph, kind, tensor) for kind, tensor in
                      (("INPUT", graph.inputs[0]), ("OUTPUT", graph.outputs[0])))
-    reserve = f"#define L3_MODEL_ARENA {arena} /* bytes, on 64 bits; less on 32 */\n" if arena else ""
+    reserve = f"#define L3_MODEL_ARENA {arena} /* bytes on 64 bits, fewer on 32 */\n" * bool(arena)
     return f"""/* A TensorFlow Lite model. Made by l3hpc export.
  * Operators for the resolver: {', '.join(operators)}
  */

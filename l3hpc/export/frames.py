@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from l3hpc.datasets.calibration import spread, windows_of
-from l3hpc.datasets.corpus import scan
+from l3hpc.datasets.corpus import Recording, scan
 from l3hpc.errors import InputError
 
 HOP_S = 0.5
@@ -38,7 +39,7 @@ def read(folder: Path, rate: int) -> Frames:
     recordings = scan(folder)
     mine, other = recordings[0::2], recordings[1::2] or recordings
 
-    def windows(part: list, count: int) -> np.ndarray:  # type: ignore[type-arg]
+    def windows(part: Sequence[Recording], count: int) -> np.ndarray:
         return windows_of(folder, spread(part, RECORDINGS), rate, HOP_S, True, count)[:count]
 
     found = Frames(windows(mine, RANGE_FRAMES), windows(other, CHECK_FRAMES), len(recordings))

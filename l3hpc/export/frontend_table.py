@@ -1,8 +1,8 @@
 """The mel front end as C tables and the integer arithmetic that belongs to them.
 
-What a sensor does: window the samples (Q15), take the spectrum (its own FFT, for example CMSIS-DSP),
-square it, and hand it, one spectrum at a time, to ``l3_frontend_mel``: sparse triangles in Q15 give
-one 64-bit energy per band, whose base-2 logarithm is kept in Q16. After the last spectrum
+What a sensor does: window the samples (Q15), take the spectrum (its own FFT, for example that of
+CMSIS-DSP), square it, and hand it, one at a time, to ``l3_frontend_mel``: sparse triangles in Q15
+give one 64-bit energy per band, whose base-2 logarithm is kept in Q16. After the last spectrum
 ``l3_frontend_input`` subtracts the largest value, clamps, and gives the model's input. Any constant
 factor of samples, window and spectrum cancels when the largest is subtracted, so that only ratios
 count; each triangle is scaled to Q15 on its own and its scale added again as a logarithm.
@@ -73,7 +73,7 @@ def header(front: Frontend, dtype: str, scale: float, zero: int) -> str:
               ("SQUARED", int(front.power), "1: bins are squared magnitudes, 0: magnitudes")]
     defines = "\n".join(f"#define L3_FRONTEND_{name:<10} {value:<6} /* {words} */"
                         for name, value, words in values)
-    return f"""/* The mel front end of this model, by convention {front.convention}. Made by l3hpc export. */
+    return f"""/* The model's mel front end, convention {front.convention}. Made by l3hpc export. */
 #ifndef L3_FRONTEND_H
 #define L3_FRONTEND_H
 

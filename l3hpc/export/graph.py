@@ -269,8 +269,9 @@ class _Writer:
 
     def bytes(self) -> bytes:
         subgraph = self._model.subgraphs[0]
-        parts = [(buffer, self._buffer) for buffer in self._model.buffers
-                 if buffer.data is not None and len(buffer.data)]
+        parts: list[tuple[Any, Callable[[Any, Any], int]]] = [
+            (buffer, self._buffer) for buffer in self._model.buffers
+            if buffer.data is not None and len(buffer.data)]
         parts += [(tensor.quantization, self._quantisation) for tensor in subgraph.tensors
                   if tensor.quantization is not None]
         parts += [(operator.builtinOptions, self._options) for operator in subgraph.operators

@@ -1,4 +1,4 @@
-"""The mel front end inside the file: audio in, embedding out, for phones and single-board computers.
+"""The mel front end inside the file: audio in, embedding out, for phones and small computers.
 
 The front end is converted in float32 (its Fourier transform and logarithm have no integer kernels)
 and joined to the body; in front of an integer body stands one QUANTIZE. TFLite Micro has no such

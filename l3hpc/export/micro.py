@@ -54,8 +54,8 @@ class Recorded:
 def run(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
     """Run a model on ``examples`` (n, …) in its own numbers (one input of zeros where None).
 
-    Raises ``MicroUnavailable`` where the interpreter cannot be had, ``MicroRefused`` where it refuses
-    the model (an operator or a type that it does not have).
+    Raises ``MicroUnavailable`` where the interpreter cannot be had, ``MicroRefused`` where it
+    has not an operator of the model, or not for its type.
     """
     interpreter = python()
     graph = Graph(flatbuffer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _write(output: Path, settings: Settings, spec: NetworkSpec, built: Built,
     end = (model.type(tensor).lower(), *model.quantisation(tensor))
     measured = told["models"][-1]["arena"]["measured"]
     reserve = measured["total"] if measured and settings.frontend == "outside" else 0
-    makers = {
+    makers: dict[str, Callable[[], bytes | str]] = {
         "model.tflite": lambda: flatbuffer,
         "l3_model.h": lambda: ccode.header(model, len(flatbuffer), reserve),
         "l3_model.c": lambda: ccode.source(flatbuffer),
