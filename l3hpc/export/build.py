@@ -18,7 +18,7 @@ from l3hpc.models.parameters import FoldedNetwork
 class Built:
     """as_converted: bytes of the converter's own file. plain: the body without strips, shrunk.
     body: what is exported, without a front end. model: with it, where it goes inside.
-    counts: strips of each block (all 1: none)."""
+    counts: strips of each block; () where none is cut."""
 
     as_converted: bytes
     plain: Graph
@@ -37,7 +37,8 @@ def build(network: FoldedNetwork, settings: Settings, spectrograms: np.ndarray |
     counts: tuple[int, ...] = ()
     body = plain.fork()
     if settings.in_strips:
-        counts = strips.choose(plain, settings.arena)
+        chosen = strips.choose(plain, settings.arena)
+        counts = chosen if max(chosen, default=1) > 1 else ()
         strips.in_strips(body, counts)
     plain.shrink(about)
     body.shrink(about)

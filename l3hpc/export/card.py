@@ -44,10 +44,14 @@ def numbers(report: Mapping[str, Any]) -> str:
     notes = []
     reasons = {one["arena"].get("not_measured") for one in models} - {None}
     notes += [f"Not recorded: {reason}." for reason in sorted(reasons)]
-    if report["identical"]:
-        amounts = " and ".join(f"{count} {name}" for name, count in report["identical"].items())
+    agreement = report["agreement"]
+    if agreement:
+        amounts = " and ".join(f"{agreement[name]} {name}" for name in ("random", "real")
+                               if name in agreement)
+        equal = "bit-identical" if agreement["bit_identical"] else (
+            f"equal within {agreement['largest_difference']:.1g} (order of float additions)")
         notes.append(f"Strips per block: {', '.join(map(str, report['strips']))}. The outputs of "
-                     f"both are bit-identical on {amounts} inputs.")
+                     f"both are {equal} on {amounts} inputs.")
     notes.append(f"TensorFlow's converter wrote {report['as_converted_bytes']:,} bytes; what "
                  "inference does not read is left out.")
     notes.append(f"Time is an estimate from published figures ({report['time_source']}), not a "

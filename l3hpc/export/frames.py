@@ -38,13 +38,20 @@ def read(folder: Path, rate: int) -> Frames:
     """
     recordings = scan(folder)
     mine, other = recordings[0::2], recordings[1::2] or recordings
-
-    def windows(part: Sequence[Recording], count: int) -> np.ndarray:
-        return windows_of(folder, spread(part, RECORDINGS), rate, HOP_S, True, count)[:count]
-
-    found = Frames(windows(mine, RANGE_FRAMES), windows(other, CHECK_FRAMES), len(recordings))
+    found = Frames(_windows(folder, mine, rate, RANGE_FRAMES),
+                   _windows(folder, other, rate, CHECK_FRAMES), len(recordings))
     if not len(found.ranges) or not len(found.check):
         raise InputError(f"none of the {len(recordings)} recordings can be used",
                          where=str(folder), allowed="audible recordings of at least one second",
                          hint=f"l3hpc data check {folder} --listen")
     return found
+
+
+def windows(folder: Path, rate: int, count: int) -> np.ndarray:
+    """At most ``count`` frames (n, rate) float32, spread evenly through the recordings."""
+    return _windows(folder, scan(folder), rate, count)
+
+
+def _windows(folder: Path, recordings: Sequence[Recording], rate: int, count: int) -> np.ndarray:
+    most = min(count, RECORDINGS)
+    return windows_of(folder, spread(recordings, most), rate, HOP_S, True, count)[:count]

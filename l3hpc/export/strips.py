@@ -10,8 +10,8 @@ Everything is made of standard operators: SLICE takes the strip, PAD puts the ze
 padding means (the zero point, in integers) around it, the convolutions become "valid" ones, and
 CONCATENATION joins the strips. The graph of the plain export is rewritten: weights, biases and the
 quantisation of every map are its very tensors, shared by all strips, so that every output is
-bit-identical. Only the rows of the first convolution's map that two strips share are computed
-twice.
+bit-identical in integer formats (float kernels add in another order). Only the rows of the first
+convolution's map that two strips share are computed twice.
 """
 
 from __future__ import annotations
