@@ -2,7 +2,7 @@
 
     python -m benchmarks.quantised --esc10 FOLDER --weights FILE.h5[.gz] [--quick] [--json FILE]
 
-The published weights in FILE as float32, float16, int16x8 and int8: cosine similarity and relative
+The published weights in FILE as float32, float16, int8 and int16x8: cosine similarity and relative
 error of embeddings against float32 on frames of real recordings that no range was taken from, and
 ESC-10 accuracy (5 official folds, logistic regression with C = 0.1 on standardised mean and
 standard deviation over frames, hop 0.5 s, centred; every format trains its own classifier). Ranges
@@ -24,9 +24,10 @@ import numpy as np
 from benchmarks.machine import about, machine
 from benchmarks.tables import Claim, Table, claims_markdown, write_results
 
-FORMS = ("fp32", "fp16", "int16x8", "int8")
+FORMS = ("fp32", "fp16", "int8", "int16x8")
 RANGE_FRAMES = 200
 HOP_S = 0.5
+SLOW_STEP = 16
 ARENA, FLASH = 102_400, 600_000
 
 
@@ -101,24 +102,28 @@ def accuracy_table(arguments: argparse.Namespace) -> Table:
     for form in FORMS:
         print(f"{form}: embedding {len(rows)} recordings", file=sys.stderr, flush=True)
         built = build(network, Settings(form, calibrate=arguments.esc10), ranges)
-        runner = Runner(built.body.to_bytes())
-        found = [runner.embed(one) for one in heard]
-        off = deviation_of(np.concatenate([found[index] for index in unseen]),
-                           np.concatenate([right[index] for index in unseen]))
+        runner = Runner(built.plain.to_bytes())  # strips give the same bits
+        chosen = set(range(len(rows))) if form != "int16x8" else set(unseen[::SLOW_STEP])
+        found = {index: runner.embed(heard[index]) for index in sorted(chosen)}
+        judged = [index for index in unseen if index in chosen]
+        off = deviation_of(np.concatenate([found[index] for index in judged]),
+                           np.concatenate([right[index] for index in judged]))
         assert off is not None, "every embedding is 0"
-        scores = accuracy(found, rows)
-        figures |= {f"{form} accuracy": float(np.mean(scores)), f"{form} cosine": off.cosine,
-                    f"{form} relative error": off.relative_error}
-        lines.append([form, f"{len(built.body.to_bytes()):,}", f"{off.cosine:.6f}",
-                      f"{off.least_cosine:.4f}", f"{off.relative_error:.2e}",
-                      f"{np.mean(scores):.4f}", " ".join(f"{score:.3f}" for score in scores)])
-    frames = sum(len(heard[index]) for index in unseen)
+        figures |= {f"{form} cosine": off.cosine, f"{form} relative error": off.relative_error}
+        line = [form, f"{len(built.plain.to_bytes()):,}", f"{off.frames:,}", f"{off.cosine:.6f}",
+                f"{off.least_cosine:.4f}", f"{off.relative_error:.2e}", "–", ""]
+        if len(found) == len(rows):
+            scores = accuracy([found[index] for index in range(len(rows))], rows)
+            figures[f"{form} accuracy"] = float(np.mean(scores))
+            line[-2:] = [f"{np.mean(scores):.4f}", " ".join(f"{score:.3f}" for score in scores)]
+        lines.append(line)
     return Table(
         "Formats: accuracy on real recordings",
-        ["format", "flash, bytes", "mean cosine", "least cosine", "mean relative error",
+        ["format", "flash, bytes", "frames", "mean cosine", "least cosine", "mean relative error",
          "ESC-10 accuracy", "folds"], lines,
-        [f"{info.label}.", f"Cosine and relative error against float32 on {frames:,} frames of "
-         f"folds 2 to 5; ranges of integer formats from {len(ranges)} frames of fold 1.",
+        [f"{info.label}.", "Cosine and relative error against float32 on frames of folds 2 to 5 "
+         f"(int16x8, whose kernels are slow here: every {SLOW_STEP}th recording, and no accuracy); "
+         f"ranges of integer formats from {len(ranges)} frames of fold 1.",
          f"{len(rows)} recordings, centred frames, hop {HOP_S} s, logistic regression (C = 0.1) on "
          "mean and standard deviation."], figures=figures)
 
