@@ -1,6 +1,8 @@
 """``l3hpc export``: all files or none, true numbers, refusals before any work."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -124,6 +126,15 @@ def test_dry_run_says_and_writes_nothing(tmp_path, model, audio):
     told = json.loads(run(model, "--fp32", "-o", output, "--dry-run", "--json"))
     assert (told["strips"], told["recordings"], set(told["files"])) == (False, 0, FILES)
     assert not output.exists()
+
+
+def test_a_dry_run_starts_nothing_heavy(tmp_path, model, audio):
+    code = ("import sys; from l3hpc.export import package; from l3hpc.export.settings import "
+            "Settings; from pathlib import Path; package.preview(sys.argv[1], Path(sys.argv[2]), "
+            "Settings(calibrate=Path(sys.argv[3]))); print('tensorflow' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, model, tmp_path / "out", audio],
+                          capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
