@@ -14,7 +14,7 @@ ON_TOP = {"compression"}  # as well, built from both
 CALLS = {"embedding", "audio", "models"}  # what a notebook calls, over the science it needs
 BASE = {"ahead", "cores", "errors", "files", "progress", "_version"}
 MAY_IMPORT = {
-    "cli": {"cli", "workflow", "ledger", "report", "steps"} | CALLS | SCIENCE | BASE,
+    "cli": {"cli", "workflow", "ledger", "report", "steps", "export"} | CALLS | SCIENCE | BASE,
     "embedding": CALLS | BASE,
     "workflow": {"workflow", "steps", "ledger", "report"} | SCIENCE | BASE,
     "report": {"report", "ledger"} | SCIENCE | BASE,
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     **{room: {room} | ABOVE_SCIENCE | SCIENCE | BASE for room in ON_TOP},
     **{room: {room} | SCIENCE | BASE for room in ABOVE_SCIENCE},
     "ledger": {"ledger"} | BASE,
+    "export": {"export", "audio", "models", "datasets"} | BASE,
     **dict.fromkeys(SCIENCE, SCIENCE | BASE),
 }
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn")

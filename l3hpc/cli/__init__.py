@@ -33,6 +33,7 @@ COMMANDS = {
     "demo": "Run the whole chain on a generated city.",
     "doctor": "Check this machine, the cluster, data and ledger.",
     "ledger": "Show, export and synchronise the results tables.",
+    "export": "Export a model for a microcontroller, with its numbers.",
     "data": "Generate a synthetic city, or check a real data set.",
 }
 

@@ -101,9 +101,13 @@ def load(name: str | Path, precision: str, frames: np.ndarray | None = None, *,
 
 def deviation(reduced: Embedder, exact: Embedder, frames: np.ndarray) -> Deviation | None:
     """How far the one is from the other on frames (n, rate); None where all embeddings are 0."""
-    wrong, right = (embedder.embed(frames).astype(np.float64) for embedder in (reduced, exact))
+    return deviation_of(reduced.embed(frames), exact.embed(frames))
+
+
+def deviation_of(wrong: np.ndarray, right: np.ndarray) -> Deviation | None:
+    """How far embeddings (n, dim) are from the right ones; None where all of those are 0."""
     heard = right.any(axis=1)
-    wrong, right = wrong[heard], right[heard]
+    wrong, right = wrong[heard].astype(np.float64), right[heard].astype(np.float64)
     if not len(right):
         return None
     length = np.linalg.norm(right, axis=1)

@@ -1,0 +1,101 @@
+"""``l3hpc export``: a model for a microcontroller or a phone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from l3hpc.progress import for_person
+
+EXAMPLES = """\b
+Examples:
+  l3hpc export student.h5 --int8 --calibrate city/audio -o sensor     for a microcontroller
+  l3hpc export student.h5 --int8 --calibrate city/audio -o sensor --dry-run
+  l3hpc export student.h5 --fp16 --frontend inside -o phone           audio in, embedding out
+  l3hpc export edgel3_sea_ust_audio_emb_64.h5.gz --int8 --calibrate esc50/audio -o s3 --licence MIT
+
+\b
+What is written:
+  model.tflite                    the model
+  l3_model.c, l3_model.h          the same as a C array, with sizes and scales
+  l3_frontend.c, l3_frontend.h    the mel front end in integers (with --frontend outside)
+  card.md, report.json            what it is, flash, arena, accuracy, time
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--int8", "form", flag_value="int8", help="8-bit integers (the default).")
+@click.option("--int16x8", "form", flag_value="int16x8",
+              help="Maps in 16-bit integers, weights in 8.")
+@click.option("--fp16", "form", flag_value="fp16", help="Weights in float16.")
+@click.option("--fp32", "form", flag_value="fp32", help="float32.")
+@click.option("--calibrate", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Recordings like those the model will hear: for ranges and for the accuracy. "
+                   "Integer formats need them.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR",
+              help="New folder to write.")
+@click.option("--strips/--no-strips", default=None,
+              help="Compute the first blocks strip by strip: the same numbers in less memory. "
+                   "[default: with integer formats]")
+@click.option("--arena", type=int, default=102_400, show_default=True, metavar="BYTES",
+              help="How little memory strips should reach.")
+@click.option("--frontend", type=click.Choice(["outside", "inside"]), default="outside",
+              show_default=True, help="Whether the model takes spectrograms, or audio.")
+@click.option("--licence", metavar="TEXT", help="Licence of the weights, for the card.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(model: Path, form: str | None, calibrate: Path | None, output: Path,
+            strips: bool | None, arena: int, frontend: str, licence: str | None, dry_run: bool,
+            as_json: bool) -> None:
+    """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
+
+    MODEL is a weights file, or untrained[:SEED]. What flash and memory it takes is measured in
+    the TensorFlow Lite Micro interpreter where that is installed, and computed everywhere.
+    """
+    from l3hpc.export import package
+    from l3hpc.export.settings import Settings
+
+    settings = Settings(form or "int8", strips, frontend, arena, calibrate, licence)
+    if dry_run:
+        planned = package.preview(model, output, settings)
+        click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned))
+        return
+    report = package.export_model(model, output, settings, for_person())
+    click.echo(json.dumps(report, indent=2) if as_json else _summary(report, output))
+
+
+def _preview(planned: dict[str, Any]) -> str:
+    recordings = f"{planned['recordings']} recordings for ranges and accuracy" \
+        if planned["recordings"] else "no recordings: accuracy will not be measured"
+    strips = "strip by strip" if planned["strips"] else "in one piece"
+    return "\n".join([
+        f"{planned['model']}: {planned['dim']}-d, as {planned['format']}",
+        f"  first blocks {strips}, front end {planned['frontend']}, {recordings}",
+        f"  would write {', '.join(planned['files'])} to {planned['output']}"])
+
+
+def _summary(report: dict[str, Any], output: Path) -> str:
+    lines = [f"{report['model']['label']} as {report['format']}: {output}"]
+    for one in report["models"]:
+        measured = one["arena"]["measured"]
+        total = measured["total"] if measured else one["arena"]["planned"]["total"]
+        lines.append(f"  {one['name']:<11} {one['flatbuffer_bytes']:>11,} bytes of flash, arena "
+                     f"{total:,} bytes ({'recorded' if measured else 'planned'}), "
+                     f"{one['macs'] / 1e6:.1f} million multiply-accumulates, about "
+                     f"{one['seconds_m7']:.2f} s on a 216 MHz Cortex-M7")
+    agreement = report["agreement"]
+    if agreement:
+        equal = "bit-identical" if agreement["bit_identical"] else "equal up to float rounding"
+        lines.append(f"  strips per block {', '.join(map(str, report['strips']))}: {equal} on "
+                     f"{agreement['random'] + agreement.get('real', 0)} inputs")
+    if report["accuracy"]:
+        found = report["accuracy"]
+        lines.append(f"  against float32: cosine {found['cosine']:.5f}, relative error "
+                     f"{found['relative_error']:.4f} ({found['frames']} frames)")
+    if report["model"]["caution"]:
+        lines.append(f"  {report['model']['caution']}")
+    return "\n".join([*lines, f"  next: read {output}/card.md"])

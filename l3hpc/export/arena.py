@@ -1,0 +1,136 @@
+"""How much memory inference takes on a microcontroller, from the file alone.
+
+TFLite Micro keeps everything in one arena: at its head the maps, laid out once so that those alive
+together do not overlap, and at its tail what it remembers of tensors, operators and convolutions.
+``plan`` computes the head by liveness analysis and the same greedy layout, and the tail from what
+the interpreter was seen to allocate (x86-64, October 2026; pointers of a Cortex-M are half as long,
+so its tail is smaller). ``micro`` asks the interpreter itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from l3hpc.export.graph import Graph
+
+ALIGNMENT = 16
+PER_TENSOR = 24
+PER_OPERATOR = 64
+PER_END = 64  # input and output are kept as whole tensors,
+PER_QUANTISED_END = 32  # with their quantisation
+PER_CHANNEL = 4  # a convolution's multiplier, and its shift
+# fitted to what the interpreter recorded for plain and strip-wise networks of this family: each
+# operator's own data with its alignment, and what the allocator takes for itself
+OPERATOR_DATA = {"CONV_2D": 117, "MAX_POOL_2D": 48, "PAD": 67, "CONCATENATION": 76, "ADD": 70}
+FIXED = 588
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A map: its bytes, and the operators from the one that writes it to the last that reads it."""
+
+    tensor: int
+    nbytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Bytes: the most alive at once, head, tail and both; ``with_cmsis_nn``: the head when Arm's
+    kernels take their scratch of two unrolled columns of int16 per convolution."""
+
+    live: int
+    head: int
+    tail: int
+    total: int
+    with_cmsis_nn: int
+
+    def as_json(self) -> dict[str, int]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def plan(graph: Graph) -> Arena:
+    """The arena that ``graph`` takes."""
+    lives = lifetimes(graph)
+    head, tail = extent(lives), tail_bytes(graph)
+    return Arena(live_bytes(lives), head, tail, head + tail, extent([*lives, *_scratch(graph)]))
+
+
+def lifetimes(graph: Graph) -> list[Lifetime]:
+    """Of every tensor that is not in the file. Inputs live from the start, outputs to the end."""
+    first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
+    last: dict[int, int] = dict.fromkeys(graph.inputs, 0)
+    for step, operator in enumerate(graph.operators):
+        for tensor in map(int, operator.outputs):
+            first.setdefault(tensor, step)
+            last[tensor] = step
+        for tensor in map(int, operator.inputs):
+            if tensor in first:
+                last[tensor] = step
+    last.update(dict.fromkeys(graph.outputs, len(graph.operators) - 1))
+    return [Lifetime(tensor, graph.nbytes(tensor), begin, last[tensor])
+            for tensor, begin in first.items()]
+
+
+def live_bytes(lives: Sequence[Lifetime]) -> int:
+    """The most bytes alive during one operator: no layout can do with less."""
+    steps = max((life.last for life in lives), default=-1) + 1
+    return max((sum(life.nbytes for life in lives if life.first <= step <= life.last)
+                for step in range(steps)), default=0)
+
+
+def extent(lives: Sequence[Lifetime]) -> int:
+    """The bytes that ``layout`` takes."""
+    offsets = layout(lives)
+    return max((offsets[life.tensor] + _aligned(life.nbytes) for life in lives), default=0)
+
+
+def layout(lives: Sequence[Lifetime]) -> dict[int, int]:
+    """Offset of each map: the largest first, each at the lowest place free during its life.
+
+    Greedy by size (Pisarchyk and Lee 2020, "Efficient memory management for deep neural net
+    inference"); of equal maps the one with the higher number first. Sizes are multiples of 16.
+    """
+    placed: list[tuple[int, int, Lifetime]] = []  # begin, end, whose
+    for life in sorted(lives, key=lambda life: (-_aligned(life.nbytes), -life.tensor)):
+        size, offset = _aligned(life.nbytes), 0
+        beside = sorted((begin, end) for begin, end, other in placed
+                        if other.first <= life.last and life.first <= other.last)
+        for begin, end in beside:
+            if offset + size <= begin:
+                break
+            offset = max(offset, end)
+        placed.append((offset, offset + size, life))
+    return {life.tensor: begin for begin, _, life in placed}
+
+
+def tail_bytes(graph: Graph) -> int:
+    """What the interpreter keeps besides maps, within 32 bytes for integer networks of this family.
+    """
+    total = FIXED + PER_TENSOR * len(graph.tensors) + PER_OPERATOR * len(graph.operators)
+    for end in (*graph.inputs, *graph.outputs):
+        total += PER_END + (PER_QUANTISED_END if graph.quantisation(end)[0] else 0)
+    for operator in graph.operators:
+        name = graph.name(operator)
+        total += OPERATOR_DATA.get(name, 0)
+        if name == "CONV_2D":
+            total += 2 * _aligned(PER_CHANNEL * graph.shape(operator.outputs[0])[-1])
+    return _aligned(total)
+
+
+def _scratch(graph: Graph) -> list[Lifetime]:
+    """The columns that CMSIS-NN's int8 convolution unrolls, as maps alive during one operator."""
+    found = []
+    for step, operator in enumerate(graph.operators):
+        if graph.name(operator) == "CONV_2D":
+            _, height, width, channels = graph.shape(operator.inputs[1])
+            found.append(Lifetime(len(graph.tensors) + step, 2 * 2 * height * width * channels,
+                                  step, step))
+    return found
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

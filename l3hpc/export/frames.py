@@ -1,0 +1,57 @@
+"""Real frames for an export: some that ranges are taken from, and others to check it on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from l3hpc.datasets.calibration import spread, windows_of
+from l3hpc.datasets.corpus import Recording, scan
+from l3hpc.errors import InputError
+
+HOP_S = 0.5
+RANGE_FRAMES = 200
+CHECK_FRAMES = 100
+RECORDINGS = 100  # for either
+
+
+@dataclass(frozen=True)
+class Frames:
+    """One-second frames (n, rate) float32: for ranges and, of other recordings, for the check.
+
+    recordings: how many the folder holds.
+    """
+
+    ranges: np.ndarray
+    check: np.ndarray
+    recordings: int
+
+
+def read(folder: Path, rate: int) -> Frames:
+    """Frames of recordings spread evenly through ``folder`` (and the folders in it), centred.
+
+    Every second recording is for ranges, the others for the check (a single one is for both).
+    Raises ``InputError`` where there is no audio that can be used.
+    """
+    recordings = scan(folder)
+    mine, other = recordings[0::2], recordings[1::2] or recordings
+    found = Frames(_windows(folder, mine, rate, RANGE_FRAMES),
+                   _windows(folder, other, rate, CHECK_FRAMES), len(recordings))
+    if not len(found.ranges) or not len(found.check):
+        raise InputError(f"none of the {len(recordings)} recordings can be used",
+                         where=str(folder), allowed="audible recordings of at least one second",
+                         hint=f"l3hpc data check {folder} --listen")
+    return found
+
+
+def windows(folder: Path, rate: int, count: int) -> np.ndarray:
+    """At most ``count`` frames (n, rate) float32, spread evenly through the recordings."""
+    return _windows(folder, scan(folder), rate, count)
+
+
+def _windows(folder: Path, recordings: Sequence[Recording], rate: int, count: int) -> np.ndarray:
+    most = min(count, RECORDINGS)
+    return windows_of(folder, spread(recordings, most), rate, HOP_S, True, count)[:count]

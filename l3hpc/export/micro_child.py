@@ -1,0 +1,29 @@
+"""Runs in an interpreter that has tflite_micro, and needs nothing of l3hpc: see ``micro``.
+
+    python micro_child.py MODEL INPUTS.npy OUTPUTS.npy ARENA_BYTES
+
+Runs the model on every row of INPUTS, writes its outputs, and prints the recorded allocations on
+standard error.
+"""
+
+import sys
+
+import numpy as np
+
+
+def main(model: str, inputs: str, outputs: str, arena_bytes: str) -> None:
+    """Run; see the head of this file."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_file(model, arena_size=int(arena_bytes))
+    found = []
+    for example in np.load(inputs, allow_pickle=False):
+        interpreter.set_input(example, 0)
+        interpreter.invoke()
+        found.append(interpreter.get_output(0)[0])
+    np.save(outputs, np.array(found), allow_pickle=False)
+    interpreter.print_allocations()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,82 @@
+"""One model exported: every file of it, or none, in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from l3hpc.datasets.corpus import scan
+from l3hpc.export import card, ccode, frames, frontend_table, report
+from l3hpc.export.build import Built, build
+from l3hpc.export.settings import Settings, check_output
+from l3hpc.export.source import describe_model, read_model
+from l3hpc.files import whole_folder, write_bytes, write_json, write_text
+from l3hpc.models.spec import NetworkSpec
+from l3hpc.progress import Progress
+
+
+def preview(name: str | Path, output: Path, settings: Settings) -> dict[str, Any]:
+    """What ``export_model`` would do, without TensorFlow; refuses what it would refuse."""
+    check_output(output)
+    info = describe_model(name, settings.geometry)
+    settings.check(info.spec)
+    recordings = 0 if settings.calibrate is None else len(scan(settings.calibrate))
+    return {"model": info.label, "dim": info.spec.dim, "format": settings.form,
+            "strips": settings.in_strips, "frontend": settings.frontend, "output": str(output),
+            "recordings": recordings, "files": settings.files(info.spec)}
+
+
+def export_model(name: str | Path, output: Path, settings: Settings,
+                 progress: Progress | None = None) -> dict[str, Any]:
+    """Export the network in a weights file into the new folder ``output``; its report.
+
+    Raises ``InputError`` for a model, settings or recordings that cannot be, before anything is
+    written; ``L3hpcError`` where the export is not what it has to be.
+    """
+    progress = progress or Progress()
+    check_output(output)
+    parameters, info = read_model(name, settings.geometry)
+    settings.check(info.spec)
+    network = parameters.folded()
+    progress.start("export", total=4, unit="steps")
+    progress.advance(0, now="reading")
+    found = None if settings.calibrate is None else frames.read(settings.calibrate, info.spec.rate)
+    progress.advance(now="converting")
+    ranges = None if found is None else info.spec.frontend(found.ranges, threads=None)
+    built = build(network, settings, ranges)
+    progress.advance(now="checking")
+    told = report.make(info, settings, network, built, found)
+    progress.advance(now="writing")
+    _write(output, settings, info.spec, built, told)
+    progress.advance()
+    progress.finish()
+    return told
+
+
+def _write(output: Path, settings: Settings, spec: NetworkSpec, built: Built,
+           told: dict[str, Any]) -> None:
+    model = built.model
+    flatbuffer = model.to_bytes()
+    tensor = model.inputs[0]
+    end = (model.type(tensor).lower(), *model.quantisation(tensor))
+    measured = told["models"][-1]["arena"]["measured"]
+    reserve = measured["total"] if measured and settings.frontend == "outside" else 0
+    makers: dict[str, Callable[[], bytes | str]] = {
+        "model.tflite": lambda: flatbuffer,
+        "l3_model.h": lambda: ccode.header(model, len(flatbuffer), reserve),
+        "l3_model.c": lambda: ccode.source(flatbuffer),
+        "l3_frontend.h": lambda: frontend_table.header(spec.frontend, *end),
+        "l3_frontend.c": lambda: frontend_table.source(spec.frontend, *end),
+        "card.md": lambda: card.text(told),
+    }
+    with whole_folder(output) as folder:
+        for name in settings.files(spec):
+            if name == "report.json":
+                write_json(folder / name, told)
+                continue
+            content = makers[name]()
+            if isinstance(content, bytes):
+                write_bytes(folder / name, content)
+            else:
+                write_text(folder / name, content)

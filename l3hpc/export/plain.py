@@ -1,0 +1,100 @@
+"""A network as a TFLite file, as TensorFlow's converter makes it: float32, float16 or integers.
+
+What goes in is the folded network: no BatchNorm is left but the spectrogram's own, whose factor is
+taken into the first convolution's kernel, so that one addition remains of it (the border of "same"
+padding is zero after that addition, so it cannot vanish into a bias). The model takes one
+spectrogram in dB, (1, bands, times, 1), and gives one embedding, (1, dim).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from l3hpc.audio.frontends import RANGE_DB
+from l3hpc.errors import InputError
+from l3hpc.models.parameters import Convolution, FoldedNetwork
+
+FORMATS = ("int8", "int16x8", "fp16", "fp32")
+INTEGER = ("int8", "int16x8")
+
+
+def convert(network: FoldedNetwork, form: str, spectrograms: np.ndarray | None = None) -> bytes:
+    """The flatbuffer of ``network`` in ``form``, one of ``FORMATS``.
+
+    spectrograms: (n, bands, times) float32 in dB of real frames, from which integer formats take
+    the range of every map. Raises ``InputError`` where they are needed and there are none.
+    """
+    if form not in FORMATS:
+        raise InputError(f"unknown format {form!r}", allowed=", ".join(FORMATS))
+    if form in INTEGER and (spectrograms is None or not len(spectrograms)):
+        raise InputError(f"{form} takes the range of every map from real frames, and there are "
+                         "none", where="--calibrate", allowed="a folder of audio",
+                         hint="name a folder of recordings like those the model will hear: "
+                              "--calibrate FOLDER")
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.embed = tf.function(_forward(network), autograph=False, input_signature=[
+        tf.TensorSpec((1, *network.spec.frontend.shape, 1), tf.float32, name="spectrogram")])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [module.embed.get_concrete_function()], module)
+    if form != "fp32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if form == "fp16":
+        converter.target_spec.supported_types = [tf.float16]
+    if form in INTEGER:
+        integers = tf.int8 if form == "int8" else tf.int16
+        converter.representative_dataset = lambda: _examples(spectrograms)
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS_INT8 if form == "int8" else
+            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
+        converter.inference_input_type = converter.inference_output_type = integers
+    return bytes(converter.convert())
+
+
+def centred(network: FoldedNetwork) -> tuple[float, tuple[Convolution, ...]]:
+    """(what is added to the spectrogram, the convolutions that take the sum).
+
+    The same function as ``network``; its scale must not be 0 (``InputError``).
+    """
+    if network.scale == 0 or not np.isfinite(network.shift / network.scale):
+        raise InputError("the normalisation of the spectrogram has factor 0: this network is deaf")
+    first, *others = network.convolutions
+    kernel = (first.kernel.astype(np.float64) * network.scale).astype(np.float32)
+    return network.shift / network.scale, (replace(first, kernel=kernel), *others)
+
+
+def _forward(network: FoldedNetwork) -> Any:
+    import tensorflow as tf
+
+    offset, convolutions = centred(network)
+    spec = network.spec
+
+    def embed(spectrogram: Any) -> Any:
+        x = spectrogram + tf.constant(offset, tf.float32) if offset else spectrogram
+        for index, layer in enumerate(convolutions):
+            x = tf.nn.bias_add(tf.nn.conv2d(x, tf.constant(layer.kernel), 1, "SAME"),
+                               tf.constant(layer.bias))
+            if layer.relu:
+                x = tf.nn.relu(x)
+            if index in (1, 3, 5):
+                x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+        x = tf.nn.max_pool2d(x, spec.pool, spec.pool, "VALID")
+        return tf.reshape(x, [1, spec.dim])
+
+    return embed
+
+
+def _examples(spectrograms: np.ndarray | None) -> Iterator[list[np.ndarray]]:
+    """One after the other; a corner of the first is put to the floor, so that the input's range is
+    all that a spectrogram can be, however loud the recordings are throughout."""
+    assert spectrograms is not None
+    for number, spectrogram in enumerate(spectrograms):
+        example = np.array(spectrogram[None, ..., None], np.float32)
+        if number == 0:
+            example[0, -1, -1, 0] = -RANGE_DB
+        yield [example]

@@ -1,0 +1,204 @@
+"""The first blocks strip by strip: the same integers in a fraction of the memory.
+
+A block is two 3x3 "same" convolutions and a 2x2 maximum. Computed whole, both maps of its full
+resolution are in memory at once; they make the arena of these networks. But a row of the pooled map
+needs only six rows of the block's input. So the block is computed for a strip of pooled rows at a
+time, from overlapping strips of the input, and the strips are joined (patch-based inference: Lin et
+al. 2021, "MCUNetV2").
+
+Everything is made of standard operators: SLICE takes the strip, PAD puts the zeros that "same"
+padding means (the zero point, in integers) around it, the convolutions become "valid" ones, and
+CONCATENATION joins the strips. The graph of the plain export is rewritten: weights, biases and the
+quantisation of every map are its very tensors, shared by all strips, so that every output is
+bit-identical in integer formats (float kernels add in another order). Only the rows of the first
+convolution's map that two strips share are computed twice.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from l3hpc.errors import InputError
+from l3hpc.export import arena
+from l3hpc.export.graph import Graph
+
+BLOCK = ("CONV_2D", "CONV_2D", "MAX_POOL_2D")
+MOST = 10  # what TFLite Micro's CONCATENATION joins at once
+BUDGET = 102_400  # bytes: one map of the published students' first block
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ``first`` to ``last`` (exclusive) that exist, and rows of zeros above and below them."""
+
+    first: int
+    last: int
+    above: int
+    below: int
+
+    @classmethod
+    def clipped(cls, first: int, last: int, height: int) -> Rows:
+        """Rows ``first`` to ``last`` of a map with ``height`` rows and zeros around it."""
+        return cls(max(first, 0), min(last, height), max(-first, 0), max(last - height, 0))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What one strip of pooled rows needs: rows of the first convolution's map and of the input.
+
+    pooled: how many rows of the pooled map it makes.
+    """
+
+    pooled: int
+    hidden: Rows
+    source: Rows
+
+
+def strips_of(height: int, count: int) -> list[Strip]:
+    """``count`` strips, as even as can be, of a block with ``height`` rows (at least 2).
+
+    Raises ``InputError`` where the pooled map has fewer rows than strips.
+    """
+    pooled = height // 2
+    if not 1 <= count <= pooled:
+        raise InputError(f"{count} strips of a map with {pooled} pooled rows",
+                         allowed=f"1 to {pooled}")
+    bounds = [round(place) for place in np.linspace(0, pooled, count + 1)]
+    found = []
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        hidden = Rows.clipped(2 * low - 1, 2 * high + 1, height)
+        source = Rows.clipped(hidden.first - 1, hidden.last + 1, height)
+        found.append(Strip(high - low, hidden, source))
+    return found
+
+
+def blocks(graph: Graph) -> list[int]:
+    """Where (in ``graph.operators``) two convolutions and a 2x2 maximum follow each other."""
+    names = [graph.name(operator) for operator in graph.operators]
+    found = []
+    for index in range(len(names) - 2):
+        if tuple(names[index:index + 3]) != BLOCK:
+            continue
+        options = graph.operators[index + 2].builtinOptions
+        if options.filterHeight == options.filterWidth == options.strideH == options.strideW == 2:
+            found.append(index)
+    return found
+
+
+def in_strips(graph: Graph, counts: Sequence[int]) -> None:
+    """Rewrite the first ``len(counts)`` blocks of a plain export; 1 leaves a block as it is."""
+    places = blocks(graph)
+    if len(counts) > len(places):
+        raise InputError(f"strips for {len(counts)} blocks", allowed=f"at most {len(places)}")
+    for place, count in reversed(list(zip(places, counts, strict=False))):
+        if count > 1:
+            graph.operators[place:place + 3] = _rewritten(graph, graph.operators[place:place + 3],
+                                                          count)
+
+
+def choose(graph: Graph, budget: int = BUDGET) -> tuple[int, ...]:
+    """Strips per block so that the planned arena is at most ``budget`` bytes.
+
+    Of all that are, those with the fewest multiply-accumulates computed twice, then the fewest
+    operators; where none is, those with the smallest arena. (1, …) where nothing is to do.
+    """
+    places = blocks(graph)
+    ways = [[count for count in (range(1, MOST + 1) if number < 2 else (1, 2, 4))
+             if count <= graph.shape(graph.operators[place].inputs[0])[1] // 2]
+            for number, place in enumerate(places)]
+    best: tuple[int, tuple[int, ...]] | None = None
+    for counts in sorted(itertools.product(*ways),
+                         key=lambda counts: (extra_macs(graph, counts), sum(counts))):
+        tried = graph.fork()
+        in_strips(tried, counts)
+        total = arena.plan(tried).total
+        if total <= budget:
+            return counts
+        if best is None or total < best[0]:
+            best = total, counts
+    return best[1] if best else ()
+
+
+def extra_macs(graph: Graph, counts: Sequence[int]) -> int:
+    """Multiply-accumulates that are computed twice: two rows of the first map per seam."""
+    total = 0
+    for place, count in zip(blocks(graph), counts, strict=False):
+        first = graph.operators[place]
+        _, _, width, channels = graph.shape(first.outputs[0])
+        _, height, breadth, before = graph.shape(first.inputs[1])
+        total += 2 * (count - 1) * width * channels * height * breadth * before
+    return total
+
+
+def _rewritten(graph: Graph, block: Sequence[Any], count: int) -> list[Any]:
+    """The operators that replace a block; the pooled map stays the tensor that it was."""
+    first, second, pool = block
+    source, hidden, whole = first.inputs[0], first.outputs[0], second.outputs[0]
+    _, height, width, _ = graph.shape(source)
+    pooled = pool.outputs[0]
+    made: list[Any] = []
+    parts = []
+    for strip in strips_of(height, count):
+        rows = _slice(graph, made, source, strip.source)
+        # the map's own border and, where rows of the map are missing, nothing: they are in `hidden`
+        rows = _pad(graph, made, rows, strip.source.above, strip.source.below)
+        map_1 = _convolve(graph, made, first, rows, hidden, width)
+        map_1 = _pad(graph, made, map_1, strip.hidden.above, strip.hidden.below)
+        map_2 = _convolve(graph, made, second, map_1, whole, width)
+        shape = (1, strip.pooled, *graph.shape(pooled)[2:])
+        part = graph.add_like(pooled, shape)
+        made.append(graph.operator("MAX_POOL_2D", [map_2], [part], pool.builtinOptions,
+                                   _version(graph, pool)))
+        parts.append(part)
+    options = graph.schema.ConcatenationOptionsT()
+    options.axis = 1
+    options.fusedActivationFunction = graph.schema.ActivationFunctionType.NONE
+    made.append(graph.operator("CONCATENATION", parts, [pooled], options, _widen(graph, pooled, 2)))
+    return made
+
+
+def _slice(graph: Graph, made: list[Any], source: int, rows: Rows) -> int:
+    _, _, width, channels = graph.shape(source)
+    shape = (1, rows.last - rows.first, width, channels)
+    begin = graph.add_constant(np.array([0, rows.first, 0, 0]))
+    size = graph.add_constant(np.array(shape))
+    result = graph.add_like(source, shape)
+    made.append(graph.operator("SLICE", [source, begin, size], [result],
+                               graph.schema.SliceOptionsT(), _widen(graph, source, 2)))
+    return result
+
+
+def _pad(graph: Graph, made: list[Any], source: int, above: int, below: int) -> int:
+    """With a column of zeros at either side, and rows of them above and below."""
+    _, height, width, channels = graph.shape(source)
+    amounts = graph.add_constant(np.array([[0, 0], [above, below], [1, 1], [0, 0]]))
+    result = graph.add_like(source, (1, above + height + below, width + 2, channels))
+    made.append(graph.operator("PAD", [source, amounts], [result], graph.schema.PadOptionsT(),
+                               _widen(graph, source, 2)))
+    return result
+
+
+def _convolve(graph: Graph, made: list[Any], original: Any, source: int, like: int,
+              width: int) -> int:
+    """``original`` on a padded strip; its map's type and quantisation are those of ``like``."""
+    result = graph.add_like(like, (1, graph.shape(source)[1] - 2, width, graph.shape(like)[3]))
+    options = copy.copy(original.builtinOptions)
+    options.padding = graph.schema.Padding.VALID
+    made.append(graph.operator("CONV_2D", [source, *original.inputs[1:]], [result], options,
+                               _version(graph, original)))
+    return result
+
+
+def _version(graph: Graph, operator: Any) -> int:
+    return int(graph.model.operatorCodes[operator.opcodeIndex].version)
+
+
+def _widen(graph: Graph, tensor: int, int8: int) -> int:
+    """The version of an operator that takes this tensor's type."""
+    return {"INT8": int8, "INT16": 3}.get(graph.type(tensor), 1)

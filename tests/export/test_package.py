@@ -1,0 +1,209 @@
+"""``l3hpc export``: all files or none, true numbers, refusals before any work."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from l3hpc.cli import cli
+from l3hpc.cli.export import command
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.export import arena, package, report
+from l3hpc.export.graph import Graph, description
+from l3hpc.export.running import Runner
+from l3hpc.export.settings import Settings
+from l3hpc.models import weights
+from l3hpc.models.precision import deviation_of
+
+FILES = {"model.tflite", "l3_model.c", "l3_model.h", "l3_frontend.c", "l3_frontend.h", "card.md",
+         "report.json"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, parameters):
+    path = tmp_path_factory.mktemp("model") / "student_8000_64_160_512.h5"
+    weights.save(parameters("wide"), path)
+    return path
+
+
+def run(*words):
+    result = CliRunner().invoke(command, [str(word) for word in words], standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, model, audio):
+    output = tmp_path_factory.mktemp("out") / "sensor"
+    said = run(model, "--int8", "--calibrate", audio, "-o", output, "--arena", "40000",
+               "--licence", "CC0")
+    return output, said, json.loads((output / "report.json").read_text())
+
+
+def test_everything_is_written(exported):
+    output, said, told = exported
+    assert {path.name for path in output.iterdir()} == FILES
+    flatbuffer = (output / "model.tflite").read_bytes()
+    assert told["flatbuffer_bytes"] == len(flatbuffer) == told["models"][-1]["flatbuffer_bytes"]
+    assert f"{len(flatbuffer):,} bytes of flash" in said
+    assert [one["name"] for one in told["models"]] == ["plain", "strip-wise"]
+    assert told["agreement"] == {"random": 8, "real": told["calibration"]["check_frames"],
+                                 "bit_identical": True, "largest_difference": 0.0}
+    assert told["calibration"]["recordings"] == 8
+    assert told["accuracy"]["cosine"] > 0.98  # random weights
+    assert told["models"][1]["arena"]["planned"] == arena.plan(Graph(flatbuffer)).as_json()
+    assert told["models"][1]["arena"]["planned"]["total"] <= 40_000
+    assert told["models"][0]["arena"]["planned"]["head"] == 51_200
+    assert told["models"][1]["extra_macs"] > 0 == told["models"][0]["extra_macs"]
+    macs = told["models"][1]["macs"]
+    assert told["macs_per_second_of_audio"] == {"1": macs, "0.5": 2 * macs, "0.1": 10 * macs}
+
+
+def test_the_arena_is_recorded_or_the_reason_told(exported):
+    output, said, told = exported
+    for one in told["models"]:
+        found = one["arena"]
+        if found["measured"] is None:
+            assert "tflite_micro" in found["not_measured"]
+            assert found["not_measured"] in (output / "card.md").read_text()
+        else:
+            assert found["outputs_equal"] is True
+            assert found["measured"]["head"] == found["planned"]["head"]
+            assert f"arena {found['measured']['total']:,} bytes (recorded)" in said
+
+
+def test_the_card_says_what_it_is(exported):
+    card = (exported[0] / "card.md").read_text()
+    told = exported[2]
+    for part in ("# student_8000_64_160_512.h5", "CC0", "| | plain | strip-wise |",
+                 f"| {told['models'][0]['flatbuffer_bytes']:,} |", "bit-identical on 8 random",
+                 "arXiv 1801.06601", "1 × 64 × 50 × 1, int8", "4 numbers"):
+        assert part in card
+
+
+def test_the_file_tells_its_network(exported, parameters):
+    found = description((exported[0] / "model.tflite").read_bytes())
+    assert found == {"spec": parameters("wide").spec.to_dict(), "input": "spectrogram",
+                     "format": "int8"}
+
+
+def test_without_strips_or_recordings(tmp_path, model):
+    output = tmp_path / "out"
+    told = package.export_model(model, output, Settings("fp16"))
+    assert [one["name"] for one in told["models"]] == ["plain"]
+    assert told["accuracy"] is told["calibration"] is told["agreement"] is told["strips"] is None
+    card = (output / "card.md").read_text()
+    assert "The weights file does not say" in card and "No recordings were used" in card
+    assert {path.name for path in output.iterdir()} == FILES
+
+
+@pytest.mark.parametrize("form", ["fp32", "int8"])
+def test_front_end_inside(tmp_path, model, audio, parameters, form):
+    from l3hpc.models.tensorflow_engine import TensorFlowEngine
+
+    output = tmp_path / "out"
+    told = package.export_model(model, output, Settings(form, frontend="inside", calibrate=audio))
+    assert {path.name for path in output.iterdir()} == FILES - {"l3_frontend.c", "l3_frontend.h"}
+    runner = Runner((output / "model.tflite").read_bytes())
+    assert runner.shape == (1, 8000) and runner.dtype == np.float32
+    frames = (0.1 * np.random.default_rng(0).standard_normal((3, 8000))).astype(np.float32)
+    network = parameters("wide")
+    right = TensorFlowEngine(network.folded()).run(network.spec.frontend(frames))
+    assert deviation_of(runner.embed(frames), right).relative_error < (
+        1e-4 if form == "fp32" else 0.25)
+    assert told["input"] == {"shape": [1, 8000], "type": "float32", "scale": 0.0, "zero": 0}
+    assert "Audio at 8000 Hz" in (output / "card.md").read_text()
+
+
+def test_dry_run_says_and_writes_nothing(tmp_path, model, audio):
+    output = tmp_path / "out"
+    said = run(model, "--calibrate", audio, "-o", output, "--dry-run")
+    assert "4-d, as int8" in said and "strip by strip" in said and "8 recordings" in said
+    told = json.loads(run(model, "--fp32", "-o", output, "--dry-run", "--json"))
+    assert (told["strips"], told["recordings"], set(told["files"])) == (False, 0, FILES)
+    assert not output.exists()
+
+
+def test_a_dry_run_starts_nothing_heavy(tmp_path, model, audio):
+    code = ("import sys; from l3hpc.export import package; from l3hpc.export.settings import "
+            "Settings; from pathlib import Path; package.preview(sys.argv[1], Path(sys.argv[2]), "
+            "Settings(calibrate=Path(sys.argv[3]))); print('tensorflow' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, model, tmp_path / "out", audio],
+                          capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_refusals(tmp_path, model, audio, dry):
+    output = tmp_path / "out"
+    with pytest.raises(InputError, match="real frames") as refused:
+        run(model, "--int8", "-o", output, *dry)
+    assert "--calibrate FOLDER" in str(refused.value)
+    with pytest.raises(InputError, match="no such folder"):
+        run(model, "--calibrate", tmp_path / "nothing", "-o", output, *dry)
+    with pytest.raises(InputError, match="already there"):
+        run(model, "--calibrate", audio, "-o", tmp_path, *dry)
+    with pytest.raises(InputError):
+        run(tmp_path / "none.h5", "--calibrate", audio, "-o", output, *dry)
+    assert not output.exists()
+
+
+def test_recordings_that_cannot_be_used(tmp_path, model):
+    import soundfile
+
+    folder = tmp_path / "silence"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.zeros(16000), 8000)
+    with pytest.raises(InputError, match="none of the 1 recordings can be used"):
+        package.export_model(model, tmp_path / "out", Settings(calibrate=folder))
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_checked(parameters):
+    with pytest.raises(InputError, match="unknown format"):
+        Settings("int4")
+    with pytest.raises(InputError, match="no front end 'within'"):
+        Settings("fp32", frontend="within")
+    with pytest.raises(InputError, match="an arena of 0 bytes"):
+        Settings("fp32", arena=0)
+    from dataclasses import replace
+
+    other = replace(parameters("wide").spec, convention="B")
+    with pytest.raises(InputError, match="convention B cannot go inside"):
+        Settings("fp32", frontend="inside").check(other)
+
+
+def test_nothing_is_left_of_a_failed_export(tmp_path, model, monkeypatch):
+    def fails(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(package.card, "text", fails)
+    with pytest.raises(OSError, match="disk full"):
+        package.export_model(model, tmp_path / "out", Settings("fp32"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_wrong_bit_stops_the_export(made):
+    plain = Graph(made("small", "int8").flatbuffer)
+    wrong = Graph(made("small", "int8").flatbuffer)
+    last = [one for one in wrong.operators if wrong.name(one) == "CONV_2D"][-1]
+    bias = wrong.model.buffers[wrong.tensors[last.inputs[2]].buffer]
+    bias.data = (wrong.values(last.inputs[2]) + 300).astype(np.int32).tobytes()
+    with pytest.raises(L3hpcError, match="differ on random inputs"):
+        report.prove(plain.to_bytes(), wrong.to_bytes(), None)
+
+
+def test_bytes_that_are_no_model():
+    with pytest.raises(InputError, match="not a TensorFlow Lite flatbuffer"):
+        Graph(b"0123456789")
+
+
+def test_help_names_every_option():
+    said = CliRunner().invoke(cli, ["export", "--help"]).output
+    for word in ("--int8", "--int16x8", "--fp16", "--fp32", "--calibrate", "--strips", "--arena",
+                 "--frontend", "--licence", "--dry-run", "--json", "Examples:"):
+        assert word in said
