@@ -164,7 +164,7 @@ def status(workspace: str | None, as_json: bool) -> None:
     import time
 
     from l3hpc.ledger import store as stores
-    from l3hpc.ledger.fold import journal_files
+    from l3hpc.ledger.reading import journal_files
     from l3hpc.ledger.table import ago
 
     store, sheet = open_store(workspace)

@@ -26,14 +26,15 @@ from collections import deque
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from l3hpc.ledger.columns import ALIASES, TABS
 
 SCHEMA = 1
 PREFIX = b'{"check":"'
 MIDDLE = b'","record":'
-ORIGIN = b',"origin":{'
+START = len(PREFIX) + 16 + len(MIDDLE)
+CLOSING = ".closing"  # the end of a name: a compaction has set this file aside
 MAX_WAITING = 100_000
 _PACKAGES = ("l3hpc", "tensorflow", "keras", "numpy", "scikit-learn")
 
@@ -206,28 +207,19 @@ def seal(record: Mapping[str, Any]) -> bytes:
     return PREFIX + check(text) + MIDDLE + text + b"}\n"
 
 
-def unseal(line: bytes, origins: dict[bytes, Any] | None = None) -> dict[str, Any] | None:
-    """The record of a line (without its newline), or None when the line is torn or foreign.
+def sealed(line: bytes) -> bytes | None:
+    """The text of the record in a line (with or without its newline), or None when the line is
+    torn or foreign."""
+    body = line[START:-2]
+    if line[-2:] == b"}\n" and line[:START] == PREFIX + check(body) + MIDDLE:
+        return body
+    return sealed(line + b"\n") if line[-1:] == b"}" else None
 
-    ``origins`` (a dictionary the caller keeps) saves parsing the origin that lines of one writer
-    share: it is the last member of a record, half of its text.
-    """
-    start = len(PREFIX) + 16
-    body = line[start + len(MIDDLE):-1]
-    if (not line.startswith(PREFIX) or line[start:start + len(MIDDLE)] != MIDDLE
-            or line[-1:] != b"}" or line[len(PREFIX):start] != check(body)):
-        return None
-    if origins is not None:
-        cut = body.rfind(ORIGIN)
-        if cut > 0:
-            tail = body[cut:]
-            origin = origins.get(tail)
-            if origin is None:
-                origin = origins[tail] = json.loads(b"{" + tail[1:])["origin"]
-            record = json.loads((body[:cut] + b"}").decode("utf-8", "surrogatepass"))
-            record["origin"] = origin
-            return cast(dict[str, Any], record)
-    record = json.loads(body.decode("utf-8", "surrogatepass"))
+
+def unseal(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, or None when the line is torn or foreign."""
+    body = sealed(line)
+    record = None if body is None else json.loads(body.decode("utf-8", "surrogatepass"))
     return record if isinstance(record, dict) else None
 
 

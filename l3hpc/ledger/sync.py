@@ -19,7 +19,7 @@ from l3hpc.ledger import requests as ask
 from l3hpc.ledger import undo
 from l3hpc.ledger.cells import key_cells
 from l3hpc.ledger.columns import TABS, Tab
-from l3hpc.ledger.fold import Fold, Row, journal_files, read
+from l3hpc.ledger.fold import Fold, Row
 from l3hpc.ledger.grid import Snapshot, TabGrid, cell_range, fill, parse, require_headers
 from l3hpc.ledger.journal import Journal
 from l3hpc.ledger.plan import Plan, Policy, make, tabs_of
