@@ -81,7 +81,7 @@ def parsed(template: Template, pieces: Iterable[tuple[bytes, bytes]]) -> Batch |
         items = json.loads((b"[" + listing + b"]").decode("utf-8", "surrogatepass"))
     except ValueError:
         return None
-    if any([len(item) != 2 or item[0].keys() != _COUNTERS for item in items]):
+    if not all(len(item) == 2 and item[0].keys() == _COUNTERS for item in items):
         return None
     return Batch(template.common, items)
 

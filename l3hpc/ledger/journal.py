@@ -35,6 +35,7 @@ PREFIX = b'{"check":"'
 MIDDLE = b'","record":'
 START = len(PREFIX) + 16 + len(MIDDLE)
 CLOSING = ".closing"  # the end of a name: a compaction has set this file aside
+BUNDLE = "+bundle-"  # the beginning of a name that no run's file has: a bundle of closed files
 MAX_WAITING = 100_000
 _PACKAGES = ("l3hpc", "tensorflow", "keras", "numpy", "scikit-learn")
 
@@ -164,7 +165,11 @@ class Journal:
                     self._open(folder)
                 while self._waiting:
                     self._write(self._waiting[0])
-                    self._waiting.popleft()
+                    if self._is_gone():  # a compaction took it for closed: say it again elsewhere
+                        os.close(self._handle)
+                        self._open(folder)
+                    else:
+                        self._waiting.popleft()
                 return
             except OSError as error:
                 problems.append(f"{folder}: {error.strerror or error}")
@@ -183,6 +188,14 @@ class Journal:
         path = folder / name
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self.path, self._torn = path, False
+
+    def _is_gone(self) -> bool:
+        """Whether the file that was just written is no longer found under its name."""
+        assert self.path is not None
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(self._handle))
+        except FileNotFoundError:
+            return True
 
     def _write(self, line: bytes) -> None:
         data = b"\n" + line if self._torn else line
@@ -271,7 +284,21 @@ def last_restart(folder: Path, run: str) -> int:
         names = os.listdir(folder)
     except OSError:
         return -1
-    return max((int(found[1]) for found in map(pattern.match, names) if found), default=-1)
+    counts = [int(found[1]) for found in map(pattern.match, names) if found]
+    counts += [int(bundle_of(folder / name).get("runs", {}).get(slug(run), -1))
+               for name in names if name.startswith(BUNDLE)]
+    return max(counts, default=-1)
+
+
+def bundle_of(path: Path) -> dict[str, Any]:
+    """What the first line of a bundle says: ``sources`` (names of the files in it) and ``runs``
+    (name → highest restart count); empty when it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            record = unseal(stream.readline())
+    except OSError:
+        return {}
+    return dict(record["bundle"]) if record and "bundle" in record else {}
 
 
 @functools.cache

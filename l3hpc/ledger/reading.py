@@ -18,7 +18,6 @@ from l3hpc.ledger.batch import MOST, Batch, Template, parsed, unpacked
 from l3hpc.ledger.journal import CLOSING, sealed
 
 Part = dict[str, Any] | Batch
-ORIGIN = b',"origin":{'
 TRIES = 8  # templates that a file may need without having been worth it
 
 
@@ -52,6 +51,12 @@ def everything(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
                 yield from parts(path, damage)
             except FileNotFoundError:
                 again = True
+
+
+def every_record(folders: Iterable[Path], damage: Damage) -> Iterator[dict[str, Any]]:
+    """The sound records of all files, one by one."""
+    for part in everything(folders, damage):
+        yield from part.records() if isinstance(part, Batch) else (part,)
 
 
 def read(path: Path, damage: Damage) -> Iterator[dict[str, Any]]:
@@ -98,13 +103,12 @@ class _Reader:
         self.template: Template | None = None
         self.pieces: list[tuple[bytes, bytes]] = []
         self._last: dict[str, Any] | None = None
-        self._origins: dict[bytes, Any] = {}
         self._left = TRIES
 
     def take(self, body: bytes) -> list[Part]:
         """What waited, and the record of a line that does not fit the template."""
         found = self.flush()
-        record = self._parse(body)
+        record = _parsed(body)
         if record is None or "bundle" in record:
             return found
         if "packed" in record:
@@ -124,23 +128,13 @@ class _Reader:
         self._left += len(self.pieces) // 4
         found: list[Part] = [batch] if batch is not None else [
             record for piece in self.pieces
-            if (record := self._parse(self.template.whole(piece))) is not None]
+            if (record := _parsed(self.template.whole(piece))) is not None]
         if batch is None:
             self.template = None
         self.pieces = []
         return found
 
-    def _parse(self, body: bytes) -> dict[str, Any] | None:
-        """The record; lines of one writer share their origin, half of the text: parsed once."""
-        cut = body.rfind(ORIGIN)
-        if cut < 0:
-            record = json.loads(body.decode("utf-8", "surrogatepass"))
-            return record if isinstance(record, dict) else None
-        tail = body[cut:]
-        origin = self._origins.get(tail)
-        if origin is None:
-            origin = self._origins[tail] = json.loads(
-                (b"{" + tail[1:]).decode("utf-8", "surrogatepass"))["origin"]
-        record = json.loads((body[:cut] + b"}").decode("utf-8", "surrogatepass"))
-        record["origin"] = origin
-        return dict(record)
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    record = json.loads(body.decode("utf-8", "surrogatepass"))
+    return record if isinstance(record, dict) else None

@@ -23,6 +23,7 @@ from l3hpc.ledger.fold import Fold, Row
 from l3hpc.ledger.grid import Snapshot, TabGrid, cell_range, fill, parse, require_headers
 from l3hpc.ledger.journal import Journal
 from l3hpc.ledger.plan import Plan, Policy, make, tabs_of
+from l3hpc.ledger.reading import Damage, every_record
 from l3hpc.ledger.sheets import Refused, Sheets
 from l3hpc.ledger.store import Store, SyncState
 
@@ -193,13 +194,12 @@ class _Known:
     def __call__(self, row: Row, field_name: str) -> Sequence[Any]:
         if self._values is None:
             self._values = {}
-            for path in journal_files(self._store.folders):
-                for record in read(path, Fold()):
-                    if record.get("key"):
-                        place = (record["tab"], tuple(record["key"]))
-                        own = self._values.setdefault(place, {})
-                        for name, value in record["values"].items():
-                            own.setdefault(name, []).append(value)
+            for record in every_record(self._store.folders, Damage()):
+                if record.get("key"):
+                    place = (record["tab"], tuple(record["key"]))
+                    own = self._values.setdefault(place, {})
+                    for name, value in record["values"].items():
+                        own.setdefault(name, []).append(value)
         own = self._values.get((row.tab.name, row.key), {})
         follows = row.tab.column(field_name).follows
         return [*own.get(field_name, []), *(own.get(follows, []) if follows else [])]
