@@ -51,10 +51,11 @@ class SyncState:
 
 
 class Store:
-    """The ledger of one workspace."""
+    """The ledger of one workspace. shared: the group may write its folders."""
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, shared: bool = False) -> None:
         self.workspace = Path(workspace)
+        self.shared = shared
         self.folder = self.workspace / "ledger"
         self.journal = self.folder / "journal"
 
