@@ -37,17 +37,27 @@ class Change:
             return f"column {letter(self.place)} ({self.old!r}) moves to {letter(self.to)}"
         return f"column {letter(self.place)} is put in for {self.new!r}"
 
-    def request(self, sheet: int) -> Request:
-        """As a request of the Sheets API."""
-        if self.kind == "title":
-            return put(sheet, 0, self.place, [[self.new]])
-        area = {"sheetId": sheet, "dimension": "COLUMNS", "startIndex": self.place,
-                "endIndex": self.place + 1}
-        if self.kind == "insert":
-            return {"insertDimension": {"range": area, "inheritFromBefore": self.place > 0}}
-        # the destination counts as the columns are before the move
-        target = self.to if self.to < self.place else self.to + 1
-        return {"moveDimension": {"source": area, "destinationIndex": target}}
+
+def as_requests(made: Sequence[Change], sheet: int, width: int) -> list[Request]:
+    """Changes of a tab of ``width`` columns as requests of the Sheets API."""
+    found: list[Request] = []
+    for change in made:
+        area = {"sheetId": sheet, "dimension": "COLUMNS", "startIndex": change.place,
+                "endIndex": change.place + 1}
+        if change.kind == "title":
+            found.append(put(sheet, 0, change.place, [[change.new]]))
+        elif change.kind == "move":  # the destination counts as the columns are before the move
+            target = change.to if change.to < change.place else change.to + 1
+            found.append({"moveDimension": {"source": area, "destinationIndex": target}})
+        elif change.place < width:
+            found.append({"insertDimension": {"range": area,
+                                              "inheritFromBefore": change.place > 0}})
+            width += 1
+        else:  # columns can be inserted only before an existing one
+            found.append({"appendDimension": {"sheetId": sheet, "dimension": "COLUMNS",
+                                              "length": change.place + 1 - width}})
+            width = change.place + 1
+    return found
 
 
 def changes(tab: Tab, lines: Sequence[Sequence[Any]], known: Known, where: str) -> list[Change]:

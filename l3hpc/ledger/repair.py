@@ -10,7 +10,7 @@ from l3hpc.ledger.cells import cells, key_cells
 from l3hpc.ledger.columns import Tab
 from l3hpc.ledger.fold import Row
 from l3hpc.ledger.grid import Snapshot, parse, require_headers
-from l3hpc.ledger.header_repair import Change, changes
+from l3hpc.ledger.header_repair import Change, as_requests, changes
 from l3hpc.ledger.journal import Journal
 from l3hpc.ledger.plan import Plan, make, tabs_of
 from l3hpc.ledger.sheets import Sheets
@@ -50,8 +50,8 @@ def put_headers_back(store: Store, sheets: Sheets, agreed: dict[str, list[Change
     snapshot = parse(sheets.structure())
     if header_difference(store, sheets) == agreed:
         sheets.batch([*ask.next_version(snapshot), *(
-            change.request(snapshot.tabs[name].sheet)
-            for name, made in agreed.items() for change in made)])
+            request for name, made in agreed.items() for request in as_requests(
+                made, snapshot.tabs[name].sheet, snapshot.tabs[name].column_count))])
     after = snapshot_of(sheets)
     require_headers(after, [after.tabs[name].tab for name in agreed])
 
