@@ -114,10 +114,16 @@ def open_store(options: Options) -> tuple[Store, str | None]:
 
 
 def store_at(where: Place) -> Store:
-    """The ledger of a place."""
-    from l3hpc.ledger.store import Store
+    """The ledger of a place. Where a group shares it, so do the files of this command."""
+    import os
 
-    return Store(where.workspace, shared=where.profile.shared_group)
+    from l3hpc.ledger.store import Store, share
+
+    store = Store(where.workspace)
+    if where.profile.shared_group and store.folder.is_dir():
+        os.umask(0o007)
+        share(where.workspace)
+    return store
 
 
 def sheets_at(options: Options) -> tuple[Store, Sheets]:
