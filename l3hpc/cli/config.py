@@ -33,7 +33,12 @@ _FILE = click.option("--config", "config_file", metavar="FILE",
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@command.command("show")
+@command.command("show", epilog="""\b
+Examples:
+  l3hpc config show                        what holds here, and where it comes from
+  l3hpc config show --cluster greene --all
+  l3hpc config show --config other.yaml --json
+""")
 @_CLUSTER
 @_FILE
 @_JSON
@@ -59,7 +64,11 @@ def show(cluster: str | None, config_file: str | None, as_json: bool, everything
     return EXIT_OK
 
 
-@command.command("check")
+@command.command("check", epilog="""\b
+Examples:
+  l3hpc config check                       exit code 2 if something is wrong
+  l3hpc config check --cluster greene --json
+""")
 @_CLUSTER
 @_FILE
 @_JSON

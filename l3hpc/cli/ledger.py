@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.ledger_common import chosen_tabs, open_store, rows_named, workspace_option
-from l3hpc.cli.ledger_sheet import COMMANDS
+from l3hpc.cli.ledger_common import (
+    Options,
+    chosen_tabs,
+    examples,
+    open_store,
+    print_json,
+    rows_named,
+    tab_option,
+    workspace_option,
+)
+from l3hpc.cli.ledger_repair import COMMANDS as MENDING
+from l3hpc.cli.ledger_sheet import COMMANDS as SHEET
 from l3hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,22 +47,24 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(epilog=examples(
+    "l3hpc ledger show                        best first, only what differs",
+    "l3hpc ledger show --tab sonyc_ust --where 'Label Mode=coarse' --sort 'Micro AUPRC'",
+    "l3hpc ledger show --json --columns all"))
 @workspace_option
-@click.option("--tab", "tabs", multiple=True, metavar="TAB",
-              help="Tab to show [default: all filled].")
+@tab_option("Tab to show [default: all filled].")
 @click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
               help="Only rows that meet this; also != < <= > >=. May be repeated.")
 @click.option("--sort", metavar="TITLE", help="Order by this column (-TITLE: reversed).")
 @click.option("--columns", type=click.Choice(["differing", "all"]), default="differing",
               show_default=True, help="Which columns to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every column, note and state.")
-def show(workspace: str | None, tabs: tuple[str, ...], conditions: tuple[str, ...],
+def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
          sort: str | None, columns: str, as_json: bool) -> None:
     """Show results: best first (★), only the columns that differ."""
     from l3hpc.ledger import select
 
-    store, sheet = open_store(workspace)
+    store, sheet = open_store(options)
     found = store.fold(history=as_json)
     _warn_damage(found)
     state = store.state(sheet) if sheet else None
@@ -70,19 +82,21 @@ def show(workspace: str | None, tabs: tuple[str, ...], conditions: tuple[str, ..
                 click.echo()
             _print_table(tab, rows, len(every), columns == "all", state)
     if as_json:
-        click.echo(json.dumps(output, indent=2, ensure_ascii=False))
+        print_json(output)
     elif not found.rows:
         click.echo(f"no results in {store.journal} yet: l3hpc demo, or l3hpc submit upstream")
 
 
-@command.command()
+@command.command(epilog=examples(
+    "l3hpc ledger diff 1a2b 77c0               what differs, with the difference of numbers",
+    "l3hpc ledger diff 1a2b 77c0 93aa --columns all"))
 @click.argument("keys", nargs=-1, required=True, metavar="KEY KEY…")
 @workspace_option
-@click.option("--tab", "tab_name", metavar="TAB", help="Tab of the rows [default: where they are].")
+@tab_option("Tab of the rows [default: where they are].", multiple=False)
 @click.option("--columns", type=click.Choice(["differing", "all"]), default="differing",
               show_default=True, help="Which columns to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diff(keys: tuple[str, ...], workspace: str | None, tab_name: str | None, columns: str,
+def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns: str,
          as_json: bool) -> None:
     """Compare runs side by side; numbers show their difference to the first one.
 
@@ -93,7 +107,7 @@ def diff(keys: tuple[str, ...], workspace: str | None, tab_name: str | None, col
     if len(keys) < 2:
         raise InputError("two or more rows are needed", where="diff",
                          hint="l3hpc ledger show   lists them")
-    found = open_store(workspace)[0].fold(history=as_json)
+    found = open_store(options)[0].fold(history=as_json)
     tab, rows = rows_named(found, keys, tab_name)
     if as_json:
         names = {column.title for column in select.differing(rows, tab)}
@@ -105,9 +119,12 @@ def diff(keys: tuple[str, ...], workspace: str | None, tab_name: str | None, col
         click.echo(line)
 
 
-@command.command()
+@command.command(epilog=examples(
+    "l3hpc ledger export                       CSV and XLSX into the workspace",
+    "l3hpc ledger export --csv rows.csv --tab sonyc_ust",
+    "l3hpc ledger export --html results.html --where 'Approximation mode=pca'"))
 @workspace_option
-@click.option("--tab", "tabs", multiple=True, metavar="TAB", help="Tabs to export [default: all].")
+@tab_option("Tabs to export [default: all].")
 @click.option("--csv", "csv_path", metavar="FILE", type=click.Path(),
               help="One tab as CSV; several tabs when this is a folder.")
 @click.option("--xlsx", metavar="FILE", type=click.Path(), help="All tabs as one workbook.")
@@ -115,12 +132,13 @@ def diff(keys: tuple[str, ...], workspace: str | None, tab_name: str | None, col
               help="One self-contained page: tables, learning curves, comparison.")
 @click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
               help="Only rows that meet this.")
-def export(workspace: str | None, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
-           html: str | None, conditions: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
+           html: str | None, conditions: tuple[str, ...], as_json: bool) -> None:
     """Write results to files (without options: results.csv files and results.xlsx in ledger/)."""
     from l3hpc.ledger import exports, select
 
-    store, sheet = open_store(workspace)
+    store, sheet = open_store(options)
     found = store.fold(history=html is not None)
     _warn_damage(found)
     chosen = chosen_tabs(tabs, found, main_too=True)
@@ -152,22 +170,28 @@ def export(workspace: str | None, tabs: tuple[str, ...], csv_path: str | None, x
 
         written.append(Path(html))
         write_html(written[-1], tables, store.state(sheet) if sheet else None)
+    if as_json:
+        print_json({"files": [str(path) for path in written],
+                    "rows": {tab.name: len(rows) for tab, rows in tables.items()}})
+        return
     for path in written:
         click.echo(path)
 
 
-@command.command()
+@command.command(epilog=examples(
+    "l3hpc ledger status",
+    "l3hpc ledger status --json"))
 @workspace_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(workspace: str | None, as_json: bool) -> None:
+def status(options: Options, as_json: bool) -> None:
     """Show what waits for the sheet, the last sync, conflicts and damaged journals."""
     import time
 
     from l3hpc.ledger import store as stores
-    from l3hpc.ledger.fold import journal_files
+    from l3hpc.ledger.reading import journal_files
     from l3hpc.ledger.table import ago
 
-    store, sheet = open_store(workspace)
+    store, sheet = open_store(options)
     found = store.fold()
     state = store.state(sheet) if sheet else None
     waiting = stores.waiting(found.rows.values(), state) if state else []
@@ -183,7 +207,7 @@ def status(workspace: str | None, as_json: bool) -> None:
         "problems": state.problems if state else [],
     }
     if as_json:
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts)
         return
     click.echo(f"journal   {store.journal}: {facts['records']:,} records in {facts['files']} files")
     for name, count in facts["rows"].items():
@@ -264,5 +288,5 @@ def _warn_damage(found: Fold) -> None:
         click.echo(f"note: {found.unplaced} records belong to no row of a known tab", err=True)
 
 
-for _each in COMMANDS:
+for _each in (*SHEET, *MENDING):
     command.add_command(_each)

@@ -2,62 +2,164 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from l3hpc.errors import InputError
 
 if TYPE_CHECKING:
     from l3hpc.ledger.columns import Tab
     from l3hpc.ledger.fold import Fold, Row
+    from l3hpc.ledger.sheets import Sheets
     from l3hpc.ledger.store import Store
+    from l3hpc.ledger.sync import Report
+    from l3hpc.workflow.profile import ClusterProfile
+
+
+class Options(NamedTuple):
+    """What was typed: where results are and where they go."""
+
+    workspace: str | None = None
+    config_file: str | None = None
+    sheet: str | None = None
+    key_file: str | None = None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where results are and where they go."""
+    """Where results are, where they go, and whether a group shares them."""
 
     workspace: Path
     sheet: str | None
     key_file: Path | None
+    profile: ClusterProfile
 
 
-def place(workspace: str | None, sheet: str | None = None, key_file: str | None = None) -> Place:
+def place(options: Options) -> Place:
     """Workspace and sheet from options, environment and cluster.yaml (the one look-up here)."""
     from l3hpc.workflow.config import load, sheet_id
 
-    given = {"paths.workspace": (workspace, "--workspace"), "ledger.sheet_id": (sheet, "--sheet"),
-             "ledger.key_file": (key_file, "--key-file")}
-    config = load(overrides={name: (value, option) for name, (value, option) in given.items()
+    given = {"paths.workspace": (options.workspace, "--workspace"),
+             "ledger.sheet_id": (options.sheet, "--sheet"),
+             "ledger.key_file": (options.key_file, "--key-file")}
+    config = load(options.config_file,
+                  overrides={name: (value, option) for name, (value, option) in given.items()
                              if value is not None})
     identity = config.ledger.sheet_id
     return Place(config.workspace, sheet_id(identity) if identity else None,
-                 config.ledger.key_file)
+                 config.ledger.key_file, config.profile)
 
 
 def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--workspace`` and ``--config``, handed on as ``options``."""
+    return _workspace(_gathered(function))
+
+
+def sheet_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with ``--sheet`` and ``--key-file``."""
+    function = click.option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
+                            help="Service-account key (default: application default "
+                                 "credentials).")(_gathered(function))
+    function = click.option("--sheet", metavar="ID",
+                            help="Id or address of the Google Sheet [env: GSHEET_ID].")(function)
+    return _workspace(function)
+
+
+def tab_option(words: str, multiple: bool = True) -> Callable[..., Any]:
+    """``--tab``, whose values the shell completes."""
+    return click.option("--tab", "tabs" if multiple else "tab_name", multiple=multiple,
+                        metavar="TAB", help=words, shell_complete=complete_tab)
+
+
+def complete_tab(context: click.Context, parameter: click.Parameter, incomplete: str,
+                 ) -> list[CompletionItem]:
+    """Names of tabs, for the shell."""
+    from l3hpc.ledger.columns import TABS
+
+    return [CompletionItem(name) for name in TABS if name.startswith(incomplete)]
+
+
+def examples(*lines: str) -> str:
+    """The end of a help text."""
+    return "\b\nExamples:\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _workspace(function: Callable[..., Any]) -> Callable[..., Any]:
+    function = click.option("--config", "config_file", metavar="FILE",
+                            type=click.Path(dir_okay=False),
+                            help="Another cluster.yaml than that of this folder.")(function)
     return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False),
                         help="Folder of runs and journals [default: from cluster.yaml].")(function)
 
 
-def sheet_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    function = click.option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
-                            help="Service-account key (default: application default "
-                                 "credentials).")(function)
-    function = click.option("--sheet", metavar="ID",
-                            help="Id or address of the Google Sheet [env: GSHEET_ID].")(function)
-    return workspace_option(function)
+def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*words: Any, **values: Any) -> Any:
+        typed = {name: values.pop(name) for name in Options._fields if name in values}
+        return function(*words, options=Options(**typed), **values)
+    return call
 
 
-def open_store(workspace: str | None) -> tuple[Store, str | None]:
-    from l3hpc.ledger.store import Store
+def open_store(options: Options) -> tuple[Store, str | None]:
+    """The ledger of the workspace, and the sheet's id if there is one."""
+    where = place(options)
+    return store_at(where), where.sheet
 
-    where = place(workspace)
-    return Store(where.workspace), where.sheet
+
+def store_at(where: Place) -> Store:
+    """The ledger of a place. Where a group shares it, so do the files of this command."""
+    import os
+
+    from l3hpc.ledger.store import Store, share
+
+    store = Store(where.workspace)
+    if where.profile.shared_group and store.folder.is_dir():
+        os.umask(0o007)
+        share(where.workspace)
+    return store
+
+
+def sheets_at(options: Options) -> tuple[Store, Sheets]:
+    """The ledger and its sheet; an ``InputError`` where none is set."""
+    from l3hpc.ledger.sheets import Sheets
+
+    where = place(options)
+    if where.sheet is None:
+        raise InputError("no Google Sheet is set", where="ledger.sheet_id",
+                         hint="Put its id into cluster.yaml (ledger: sheet_id: …), GSHEET_ID or "
+                              "--sheet. Without one: l3hpc ledger show, l3hpc ledger export.")
+    return store_at(where), Sheets(where.sheet, where.key_file, say=say)
+
+
+def say(text: str) -> None:
+    """A line for a person, beside the output."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """A result as JSON."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_report(report: Report) -> None:
+    """What a sync did, and what is left to a person."""
+    parts = [f"{count} rows {what}" for what, count in (
+        ("added", report.inserted), ("brought up to date", report.updated)) if count]
+    if report.put_back:
+        parts.append(f"{report.put_back} cells put back")
+    click.echo(f"{report.title!r}: {', '.join(parts) or 'nothing to write'}; {report.rows} rows in "
+               f"the journal, {report.requests} requests")
+    for problem in report.problems:
+        say(f"{problem['kind']}: {problem['tab']}: {problem['text']}")
+    if any(problem["kind"] == "conflict" for problem in report.problems):
+        say("resolve with   l3hpc ledger sync --on-conflict ours   (or theirs)")
 
 
 def chosen_tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> list[Tab]:

@@ -94,6 +94,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
 
 def _submitted(plan: Plan, record: RunRecord) -> str:
     """``submitted RUN: sample 8812 → fit 8813`` and what to type next."""
+    from l3hpc.workflow import ledger_sync
     from l3hpc.workflow.submission import describe_chain
 
     chain = describe_chain(record)
@@ -113,6 +114,9 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     lines += [f"its row:         {row}" for row in rows[:ROWS_SHOWN]]
     if len(rows) > ROWS_SHOWN:
         lines.append(f"                 and {len(rows) - ROWS_SHOWN} more")
+    sheet = ledger_sync.words(plan, record)
+    if rows and sheet:
+        lines.append(f"to the sheet:    {sheet}")
     return "\n".join(lines)
 
 

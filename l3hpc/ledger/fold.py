@@ -7,14 +7,15 @@ restart, then sequence number, never by clock), ``latest`` that of the highest e
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l3hpc.ledger.batch import Batch
 from l3hpc.ledger.columns import TABS, Tab
-from l3hpc.ledger.journal import SCHEMA, unseal
+from l3hpc.ledger.journal import SCHEMA
+from l3hpc.ledger.reading import Damage, everything
 
 Stamp = tuple[Any, ...]
 
@@ -47,17 +48,15 @@ class Row:
 
 
 @dataclass
-class Fold:
+class Fold(Damage):
     """Rows by (tab name, key), and what could not be used.
 
-    torn: path → lines that are damaged. unreadable: path → reason. newer: records of a later schema
-    than this version knows. unplaced: records without a key or of an unknown tab.
+    newer: records of a later schema than this version knows. unplaced: records without a key or of
+    an unknown tab.
     """
 
     history: bool = False
     rows: dict[tuple[str, tuple[str, ...]], Row] = field(default_factory=dict)
-    torn: dict[str, int] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
     newer: int = 0
     unplaced: int = 0
     records: int = 0
@@ -89,10 +88,30 @@ class Fold:
         else:
             _merge(row, record, self.history)
 
+    def add_batch(self, batch: Batch) -> None:
+        """Take many records in: the last one decides what the ones between the ends would have
+        decided, except for best values, epochs and times."""
+        if len(batch.items) < 3 or not _in_order(batch):
+            for record in batch.records():
+                self.add(record)
+            return
+        ends = Batch(batch.common, [batch.items[0], batch.items[-1]])
+        for record in ends.records():
+            self.add(record)
+        between = batch.items[1:-1]
+        self.records += len(between)
+        row = self.rows.get((batch.common["tab"], tuple(batch.common["key"] or ())))
+        if batch.common["schema"] > SCHEMA:
+            self.newer += len(between)
+        elif row is None:
+            self.unplaced += len(between)
+        else:
+            _merge_between(row, batch, between, self.history)
+
 
 def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
     """The fold of records (``history=True`` keeps every epoch's values)."""
-    result = Fold(history)
+    result = Fold(history=history)
     for record in records:
         result.add(record)
     return result
@@ -100,32 +119,13 @@ def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
 
 def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
     """The fold of all journal files in ``folders``; damaged lines and files are counted."""
-    result = Fold(history)
-    for path in journal_files(folders):
-        for record in read(path, result):
-            result.add(record)
+    result = Fold(history=history)
+    for part in everything(folders, result):
+        if isinstance(part, Batch):
+            result.add_batch(part)
+        else:
+            result.add(part)
     return result
-
-
-def journal_files(folders: Iterable[Path]) -> list[Path]:
-    """The journal files in ``folders`` (those that exist), sorted by name."""
-    return sorted(path for folder in folders if Path(folder).is_dir()
-                  for path in Path(folder).glob("*.jsonl"))
-
-
-def read(path: Path, result: Fold) -> Iterator[dict[str, Any]]:
-    """The sound records of one file; ``result`` counts the others."""
-    origins: dict[bytes, Any] = {}
-    try:
-        with open(path, "rb") as stream:
-            for line in stream:
-                record = unseal(line.rstrip(b"\n"), origins)
-                if record is not None:
-                    yield record
-                elif line.strip():
-                    result.torn[os.fspath(path)] = result.torn.get(os.fspath(path), 0) + 1
-    except OSError as error:
-        result.unreadable[os.fspath(path)] = error.strerror or str(error)
 
 
 def number(value: Any) -> float | None:
@@ -178,6 +178,50 @@ def _merge(row: Row, record: dict[str, Any], history: bool) -> None:
         row.first_time = when
     if when > row.last_time:
         row.last_time = when
+
+
+def _in_order(batch: Batch) -> bool:
+    """Whether each record of a batch is later than the one before, in epochs too, and all have the
+    same fields."""
+    last = batch.items[-1][1].values()
+    if ("accepted" in (batch.common["beside"] or {}) or None in last
+            or None in batch.common["values"].values()):
+        return False
+    fields = batch.items[0][1].keys()
+    seq, epoch = -1, -1
+    for counters, values in batch.items:
+        own = counters["epoch"]
+        if own is None or own < epoch or counters["seq"] <= seq or values.keys() != fields:
+            return False
+        seq, epoch = counters["seq"], own
+    return True
+
+
+def _merge_between(row: Row, batch: Batch, items: Sequence[list[dict[str, Any]]],
+                   history: bool) -> None:
+    """What records in order, with the same fields as the two around them, add to their row."""
+    rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
+    for name in items[0][1]:
+        target, rule = followers.get(name) or (name, rules.get(name))
+        if rule in ("min", "max"):
+            found = [values[name] for _, values in items]
+            if not set(map(type, found)) <= {float, int}:
+                found = [value for value in found if number(value) is not None]
+            if found:
+                _better(row.values, target, rule, min(found) if rule == "min" else max(found))
+    if history:
+        origin = batch.common["origin"] or {}
+        writer = (origin.get("host") or "", origin.get("pid") or 0)
+        constant = {name: value for name, value in batch.common["values"].items()
+                    if name.startswith("latest_")}
+        for counters, values in items:
+            written = (batch.common["restart"], counters["seq"], *writer)
+            _merge_epoch(row, counters["epoch"], written, {**constant, **values},
+                         counters["time"])
+    times = [counters["time"] for counters, _ in items]
+    row.records += len(items)
+    row.first_time = min(row.first_time, *times)
+    row.last_time = max(row.last_time, *times)
 
 
 def _take_all(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> None:

@@ -26,14 +26,16 @@ from collections import deque
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from l3hpc.ledger.columns import ALIASES, TABS
 
 SCHEMA = 1
 PREFIX = b'{"check":"'
 MIDDLE = b'","record":'
-ORIGIN = b',"origin":{'
+START = len(PREFIX) + 16 + len(MIDDLE)
+CLOSING = ".closing"  # the end of a name: a compaction has set this file aside
+BUNDLE = "+bundle-"  # the beginning of a name that no run's file has: a bundle of closed files
 MAX_WAITING = 100_000
 _PACKAGES = ("l3hpc", "tensorflow", "keras", "numpy", "scikit-learn")
 
@@ -163,7 +165,11 @@ class Journal:
                     self._open(folder)
                 while self._waiting:
                     self._write(self._waiting[0])
-                    self._waiting.popleft()
+                    if self._is_gone():  # a compaction took it for closed: say it again elsewhere
+                        os.close(self._handle)
+                        self._open(folder)
+                    else:
+                        self._waiting.popleft()
                 return
             except OSError as error:
                 problems.append(f"{folder}: {error.strerror or error}")
@@ -182,6 +188,14 @@ class Journal:
         path = folder / name
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self.path, self._torn = path, False
+
+    def _is_gone(self) -> bool:
+        """Whether the file that was just written is no longer found under its name."""
+        assert self.path is not None
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(self._handle))
+        except FileNotFoundError:
+            return True
 
     def _write(self, line: bytes) -> None:
         data = b"\n" + line if self._torn else line
@@ -206,28 +220,19 @@ def seal(record: Mapping[str, Any]) -> bytes:
     return PREFIX + check(text) + MIDDLE + text + b"}\n"
 
 
-def unseal(line: bytes, origins: dict[bytes, Any] | None = None) -> dict[str, Any] | None:
-    """The record of a line (without its newline), or None when the line is torn or foreign.
+def sealed(line: bytes) -> bytes | None:
+    """The text of the record in a line (with or without its newline), or None when the line is
+    torn or foreign."""
+    body = line[START:-2]
+    if line[-2:] == b"}\n" and line[:START] == PREFIX + check(body) + MIDDLE:
+        return body
+    return sealed(line + b"\n") if line[-1:] == b"}" else None
 
-    ``origins`` (a dictionary the caller keeps) saves parsing the origin that lines of one writer
-    share: it is the last member of a record, half of its text.
-    """
-    start = len(PREFIX) + 16
-    body = line[start + len(MIDDLE):-1]
-    if (not line.startswith(PREFIX) or line[start:start + len(MIDDLE)] != MIDDLE
-            or line[-1:] != b"}" or line[len(PREFIX):start] != check(body)):
-        return None
-    if origins is not None:
-        cut = body.rfind(ORIGIN)
-        if cut > 0:
-            tail = body[cut:]
-            origin = origins.get(tail)
-            if origin is None:
-                origin = origins[tail] = json.loads(b"{" + tail[1:])["origin"]
-            record = json.loads((body[:cut] + b"}").decode("utf-8", "surrogatepass"))
-            record["origin"] = origin
-            return cast(dict[str, Any], record)
-    record = json.loads(body.decode("utf-8", "surrogatepass"))
+
+def unseal(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, or None when the line is torn or foreign."""
+    body = sealed(line)
+    record = None if body is None else json.loads(body.decode("utf-8", "surrogatepass"))
     return record if isinstance(record, dict) else None
 
 
@@ -279,7 +284,21 @@ def last_restart(folder: Path, run: str) -> int:
         names = os.listdir(folder)
     except OSError:
         return -1
-    return max((int(found[1]) for found in map(pattern.match, names) if found), default=-1)
+    counts = [int(found[1]) for found in map(pattern.match, names) if found]
+    counts += [int(bundle_of(folder / name).get("runs", {}).get(slug(run), -1))
+               for name in names if name.startswith(BUNDLE)]
+    return max(counts, default=-1)
+
+
+def bundle_of(path: Path) -> dict[str, Any]:
+    """What the first line of a bundle says: ``sources`` (names of the files in it) and ``runs``
+    (name → highest restart count); empty when it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            record = unseal(stream.readline())
+    except OSError:
+        return {}
+    return dict(record["bundle"]) if record and "bundle" in record else {}
 
 
 @functools.cache

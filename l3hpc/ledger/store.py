@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -84,6 +85,18 @@ class Store:
         """Keep the state of a sync that reached its end."""
         state.last_sync = time.time() if now is None else now
         write_json(self.state_path(state.sheet), vars(state))
+
+
+def share(workspace: Path) -> None:
+    """Make the ledger's folders such that the group may write them, and new files belong to it.
+
+    What another person made is left as it is: that person's submission has seen to it.
+    """
+    store = Store(workspace)
+    for folder in (store.folder, store.journal, store.folder / "sync"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):
+            folder.chmod(0o2770)
 
 
 def waiting(rows: Iterable[Row], state: SyncState) -> list[Row]:

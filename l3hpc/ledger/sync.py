@@ -19,10 +19,11 @@ from l3hpc.ledger import requests as ask
 from l3hpc.ledger import undo
 from l3hpc.ledger.cells import key_cells
 from l3hpc.ledger.columns import TABS, Tab
-from l3hpc.ledger.fold import Fold, Row, journal_files, read
+from l3hpc.ledger.fold import Fold, Row
 from l3hpc.ledger.grid import Snapshot, TabGrid, cell_range, fill, parse, require_headers
 from l3hpc.ledger.journal import Journal
 from l3hpc.ledger.plan import Plan, Policy, make, tabs_of
+from l3hpc.ledger.reading import Damage, every_record
 from l3hpc.ledger.sheets import Refused, Sheets
 from l3hpc.ledger.store import Store, SyncState
 
@@ -64,7 +65,7 @@ def sync(store: Store, sheets: Sheets, *, policy: Policy = "report",
         report.title, report.rows = snapshot.title, len(rows)
         _finish_abandoned(store, sheets, snapshot, report, say)
         require_headers(snapshot, tabs_of(rows))
-        plan = make(rows, snapshot, state, _Known(store), policy, restore)
+        plan = make(rows, snapshot, state, Known(store), policy, restore)
         _agree(store, plan)
         report.problems = plan.problems
         if plan.is_empty:
@@ -141,49 +142,7 @@ def initialise(sheets: Sheets, tabs: Sequence[Tab]) -> list[str]:
     raise L3hpcError(f"the sheet kept changing while it was set up ({ROUNDS} rounds)")
 
 
-def difference(store: Store, sheets: Sheets) -> tuple[Snapshot, Plan, list[Row]]:
-    """What it takes to make the sheet equal to the journals: the reading, the plan that overrules
-    every changed cell, and the rows that were deleted. Writes nothing."""
-    snapshot = snapshot_of(sheets)
-    rows = list(store.fold().rows.values())
-    require_headers(snapshot, tabs_of(rows))
-    state = store.state(sheets.sheet_id)
-    gone = {(item["tab"], tuple(item["key"]))
-            for item in make(rows, snapshot, state, _Known(store)).problems
-            if item["kind"] == "deleted"}
-    deleted = [row for row in rows if (row.tab.name, row.key) in gone]
-    return snapshot, make(rows, snapshot, state, _Known(store), "ours", deleted), deleted
-
-
-def foreign_rows(store: Store, sheets: Sheets, tabs: Sequence[Tab]) -> list[Row]:
-    """Rows with a whole key that people typed or pasted and that no journal knows."""
-    snapshot = snapshot_of(sheets)
-    present = [tab for tab in tabs if tab.name in snapshot.tabs]
-    require_headers(snapshot, present)
-    fold = store.fold()
-    found: list[Row] = []
-    for tab in present:
-        grid = snapshot.tabs[tab.name]
-        known = {key_cells(tab, row.key) for row in fold.of(tab)}
-        for key, places in grid.positions().items():
-            if key not in known and len(places) == 1:
-                values = {column.field: value for column, value in zip(
-                    tab.columns, grid.rows[places[0] - 1], strict=True) if value is not None}
-                values.update(zip(tab.key, key, strict=True))
-                found.append(Row(tab, key, values))
-    return found
-
-
-def adopt(store: Store, rows: Sequence[Row], username: str) -> None:
-    """Journal rows of other people: they become rows like any other."""
-    journal = Journal(store.journal, run="adopted", git_commit="")
-    for row in rows:
-        journal.record(row.tab.name, {**row.values,
-                                      "note": f"adopted from the sheet by {username}"})
-    journal.close()
-
-
-class _Known:
+class Known:
     """Every value that the journals ever held for a field of a row; read when first asked."""
 
     def __init__(self, store: Store) -> None:
@@ -193,16 +152,22 @@ class _Known:
     def __call__(self, row: Row, field_name: str) -> Sequence[Any]:
         if self._values is None:
             self._values = {}
-            for path in journal_files(self._store.folders):
-                for record in read(path, Fold()):
-                    if record.get("key"):
-                        place = (record["tab"], tuple(record["key"]))
-                        own = self._values.setdefault(place, {})
-                        for name, value in record["values"].items():
-                            own.setdefault(name, []).append(value)
+            for record in every_record(self._store.folders, Damage()):
+                if record.get("key"):
+                    place = (record["tab"], tuple(record["key"]))
+                    own = self._values.setdefault(place, {})
+                    for name, value in record["values"].items():
+                        own.setdefault(name, []).append(value)
         own = self._values.get((row.tab.name, row.key), {})
         follows = row.tab.column(field_name).follows
         return [*own.get(field_name, []), *(own.get(follows, []) if follows else [])]
+
+
+def whole(sheets: Sheets, grid: TabGrid) -> list[list[Any]]:
+    """All cells of a tab, also those of people's own columns (one request)."""
+    title = grid.title.replace("'", "''")
+    (values,) = sheets.values([f"'{title}'"])
+    return values
 
 
 def _read_values(sheets: Sheets, grids: Sequence[TabGrid]) -> None:
@@ -242,9 +207,8 @@ def _put_back(sheets: Sheets, intent: dict[str, Any], report: Report,
             grid = snapshot.tabs.get(name)
             if grid is None:
                 continue
-            title = grid.title.replace("'", "''")
-            (values,) = sheets.values([f"'{title}'"])
-            rows = [[None if value == "" else value for value in line] for line in values]
+            rows = [[None if value == "" else value for value in line]
+                    for line in whole(sheets, grid)]
             found = undo.misplaced(grid.tab, kept, rows[0] if rows else [], rows[1:])
             changes += [ask.put(grid.sheet, place, column, [[value]])
                         for place, column, value in found]

@@ -78,6 +78,7 @@ class Plan:
 
     run: the run's name (also its folder in ``<workspace>/runs``). profile: the cluster profile
     (``workflow.config.ClusterProfile``). options: what the person typed, for the record.
+    ledger: the settings of the results sheet (``workflow.config.Ledger``), where they are known.
     """
 
     run: str
@@ -86,6 +87,7 @@ class Plan:
     profile: Any
     steps: tuple[PlannedStep, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    ledger: Any = None
 
     @property
     def folder(self) -> Path:
@@ -134,6 +136,7 @@ class RunRecord:
     state: ``submitting``, ``submitted``, ``refused`` or ``cancelled``. local: run by the runner of
     this machine instead of Slurm. slots: ``cpus`` and ``mem_mb`` that a local run may use at once.
     folder: the working folder of the submission. note: why a run was refused or cancelled.
+    sync_job: the job that brings the run's rows to the results sheet.
     """
 
     run: str
@@ -151,6 +154,7 @@ class RunRecord:
     slots: dict[str, int] = field(default_factory=dict)
     folder: str = ""
     note: str = ""
+    sync_job: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""

@@ -75,7 +75,7 @@ def build(
                    date or datetime.date.today())
     steps = labelled(planned, config, found.name, run, user or getpass.getuser(), students)
     return Plan(run=run, pipeline=found.name, workspace=config.workspace, profile=config.profile,
-                steps=steps, options=request.typed())
+                steps=steps, options=request.typed(), ledger=config.ledger)
 
 
 def planned_steps(found: Pipeline, config: Config, request: Request

@@ -163,6 +163,19 @@ class Slots(Section):
     mem: Memory | None = None
 
 
+class LedgerSync(Section):
+    """Where the results sheet is synchronised: ``hand``, ``watch``, ``cron``, or a ``job`` after
+    each run in a partition with internet (the other keys are that job's)."""
+
+    by: Literal["hand", "watch", "cron", "job"] = "hand"
+    account: Word | None = None
+    partition: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    time: Minutes = 30
+    mem: Memory = 2048
+
+
 class ClusterProfile(Section):
     """One entry of ``clusters:``. Field meanings are written beside them in cluster.yaml."""
 
@@ -193,6 +206,7 @@ class ClusterProfile(Section):
         default_factory=dict)
     slots: Slots = Field(default_factory=Slots)
     shared_group: bool = False
+    ledger_sync: LedgerSync = Field(default_factory=LedgerSync)
 
     @model_validator(mode="before")
     @classmethod

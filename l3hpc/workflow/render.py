@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,13 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     except jinja2.TemplateNotFound as error:
         raise InputError(f"there is no template {error.name!r}",
                          where=", ".join(str(folder) for folder in folders)) from None
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def text_of(name: str, context: Mapping[str, Any]) -> str:
+    """A template that belongs to no step, filled in."""
+    environment = _environment(tuple(folder.absolute() for folder in assets.template_folders()))
+    text = environment.get_template(name).render(context)
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 

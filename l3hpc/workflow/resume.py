@@ -14,7 +14,15 @@ from typing import Any
 from l3hpc.errors import InputError, nearest
 from l3hpc.files import read_json, write_json
 from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, markers, records, render, status, submission
+from l3hpc.workflow import (
+    artifacts,
+    ledger_sync,
+    markers,
+    records,
+    render,
+    status,
+    submission,
+)
 from l3hpc.workflow.healing import policy, slurm
 from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord
 from l3hpc.workflow.owner import Owner
@@ -70,6 +78,7 @@ def resume(
             _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
         submission.hand_over(todo.plan, todo.steps, texts, record, progress or Progress(),
                              alive=todo.alive)
+        ledger_sync.follow(workspace, record, progress or Progress())
     if on_submitted is not None:
         on_submitted(record)
     if record.local:

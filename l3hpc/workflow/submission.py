@@ -21,8 +21,9 @@ from typing import Any
 
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import write_json, write_text
+from l3hpc.ledger.store import share
 from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, executors, records, render
+from l3hpc.workflow import artifacts, executors, ledger_sync, records, render
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
@@ -57,6 +58,7 @@ def submit(
     with umask(plan.profile):
         record = _write_folder(plan, steps, texts)
         hand_over(plan, steps, texts, record, progress or Progress())
+        ledger_sync.follow(plan.workspace, record, progress or Progress())
         if on_submitted is not None:
             on_submitted(record)
         if record.local and any(step.state == "submitted" for step in record.steps):
@@ -170,6 +172,9 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecor
         link = plan.folder / "artifacts" / step.name
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(step.artifact)
+    ledger_sync.prepare(plan)
+    if plan.profile.shared_group:
+        share(plan.workspace)
     local = executors.is_local(plan.profile)
     record = RunRecord(
         run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),

@@ -110,7 +110,8 @@ def build(pipeline: str | Pipeline, config: Config, request: Request,
     options = {**request.typed(), "grid": {name: list(values) for name, values in grid.items()},
                "combinations": [{"values": chosen, "steps": own} for chosen, own in used]}
     return Sweep(Plan(run=run, pipeline=found.name, workspace=config.workspace,
-                      profile=config.profile, steps=tagged, options=options), used)
+                      profile=config.profile, steps=tagged, options=options,
+                      ledger=config.ledger), used)
 
 
 def table(sweep: Sweep) -> str:

@@ -234,6 +234,20 @@ class Book:
             for row in sheet["grid"]:
                 row[start:start] = [None] * (end - start)
 
+    def do_moveDimension(self, body: dict[str, Any]) -> None:
+        area, target = body["source"], body["destinationIndex"]
+        sheet = self.sheet(area["sheetId"])
+        if area["dimension"] != "COLUMNS":
+            raise Refusal(400, "only columns are moved here")
+        start, end = area["startIndex"], area["endIndex"]
+        if start <= target <= end:
+            raise Refusal(400, "destinationIndex lies within the source")
+        for row in sheet["grid"]:
+            part = row[start:end]
+            row[target:target] = part
+            place = start if target > start else start + len(part)
+            del row[place:place + len(part)]
+
     def do_deleteDimension(self, body: dict[str, Any]) -> None:
         area = body["range"]
         sheet = self.sheet(area["sheetId"])

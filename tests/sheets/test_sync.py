@@ -286,7 +286,7 @@ def test_rows_pasted_from_the_csv_are_recognised(world):
 
 
 def test_adopted_rows_become_rows_like_others(world):
-    from l3hpc.ledger.sync import adopt, foreign_rows
+    from l3hpc.ledger.repair import adopt, foreign_rows
     world.init()
     grid = world.server.book.named(MSE)["grid"]
     grid[1][0], grid[1][1], grid[1][10], grid[1][25] = "bob", "/by/hand", 300, 0.25

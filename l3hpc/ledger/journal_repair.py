@@ -1,0 +1,67 @@
+"""Taking damaged lines out of journals. The file as it was is kept in ``damaged/``.
+
+A line is damaged when its writer was killed in the middle of it (nothing acknowledged is lost) or
+when a disk failed. Files that were written within the last hour are left to their writer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from l3hpc.files import fsync_folder, write_bytes
+from l3hpc.ledger.journal import CLOSING, sealed
+from l3hpc.ledger.reading import journal_files
+
+QUIET_S = 3600.0
+SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """One file with damaged lines. lines: (number, its beginning). sound: how many lines are."""
+
+    path: Path
+    lines: list[tuple[int, str]]
+    sound: int
+    busy: bool
+
+
+def find(folders: Iterable[Path], quiet_s: float = QUIET_S) -> list[Damaged]:
+    """The journal files that hold damaged lines; files that cannot be read are left out."""
+    found = []
+    for path in journal_files(folders):
+        try:
+            data, age = path.read_bytes(), time.time() - path.stat().st_mtime
+        except OSError:
+            continue
+        lines = [line for line in data.split(b"\n") if line.strip()]
+        bad = [(number, line[:SHOWN].decode("utf-8", "backslashreplace"))
+               for number, line in enumerate(lines, 1) if sealed(line) is None]
+        if bad:
+            found.append(Damaged(path, bad, len(lines) - len(bad), age < quiet_s))
+    return found
+
+
+def repair(damaged: Damaged) -> Path:
+    """Leave only the sound lines in a file; where it is kept as it was.
+
+    At each moment a reader finds every sound line: the file is renamed, its sound lines are written
+    under its name, and then the old one is moved away.
+    """
+    path = damaged.path
+    name = path.name.removesuffix(CLOSING)
+    aside = path if path.name.endswith(CLOSING) else path.rename(path.with_name(name + CLOSING))
+    lines = [line for line in aside.read_bytes().split(b"\n") if sealed(line) is not None]
+    stat = aside.stat()
+    whole = path.with_name(name)
+    write_bytes(whole, b"".join(line + b"\n" for line in lines), mode=0o666)
+    os.utime(whole, (stat.st_atime, stat.st_mtime))
+    kept = path.parent / "damaged" / f"{name}.{time.time_ns():x}"
+    kept.parent.mkdir(exist_ok=True)
+    aside.rename(kept)
+    fsync_folder(path.parent)
+    return kept

@@ -1,0 +1,140 @@
+"""Reading journals: every sound record of every file, whatever is torn, packed or moved meanwhile.
+
+A journal folder holds ``*.jsonl``: files of writers, and bundles of closed ones (``compaction``).
+A file that a compaction has set aside (``*.jsonl.closing``) is read like the others until its
+bundle is there, so a reader at any moment sees every record at least once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.ledger.batch import MOST, Batch, Template, parsed, unpacked
+from l3hpc.ledger.journal import CLOSING, sealed
+
+Part = dict[str, Any] | Batch
+TRIES = 8  # templates that a file may need without having been worth it
+
+
+@dataclass
+class Damage:
+    """What could not be read. torn: path → damaged lines. unreadable: path → reason."""
+
+    torn: dict[str, int] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def journal_files(folders: Iterable[Path]) -> list[Path]:
+    """The journal files in ``folders`` (those that exist), sorted by name."""
+    return sorted(path for folder in folders if Path(folder).is_dir()
+                  for pattern in ("*.jsonl", f"*.jsonl{CLOSING}*")
+                  for path in Path(folder).glob(pattern))
+
+
+def everything(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
+    """The parts of all files; those that a compaction moves while we read are looked for again."""
+    folders = list(folders)
+    seen: set[Path] = set()
+    again = True
+    while again:
+        again = False
+        for path in journal_files(folders):
+            if path in seen:
+                continue
+            seen.add(path)
+            try:
+                yield from parts(path, damage)
+            except FileNotFoundError:
+                again = True
+
+
+def every_record(folders: Iterable[Path], damage: Damage) -> Iterator[dict[str, Any]]:
+    """The sound records of all files, one by one."""
+    for part in everything(folders, damage):
+        yield from part.records() if isinstance(part, Batch) else (part,)
+
+
+def read(path: Path, damage: Damage) -> Iterator[dict[str, Any]]:
+    """The sound records of one file, one by one; ``damage`` counts what is not."""
+    for part in parts(path, damage):
+        yield from part.records() if isinstance(part, Batch) else (part,)
+
+
+def parts(path: Path, damage: Damage) -> Iterator[Part]:
+    """The sound records of one file; neighbours that are much alike as a ``Batch``.
+
+    Raises ``FileNotFoundError`` for a file that is not there.
+    """
+    name = os.fspath(path)
+    reader = _Reader()
+    try:
+        with open(path, "rb") as stream:
+            for line in stream:
+                body = sealed(line)
+                if body is not None:
+                    piece = reader.template and reader.template.cut(body)
+                    if piece:  # the common case: a line like the one before
+                        reader.pieces.append(piece)
+                        if len(reader.pieces) >= MOST:
+                            yield from reader.flush()
+                    else:
+                        yield from reader.take(body)
+                elif line.strip():
+                    damage.torn[name] = damage.torn.get(name, 0) + 1
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        damage.unreadable[name] = error.strerror or str(error)
+    yield from reader.flush()
+
+
+class _Reader:
+    """Turns the checked lines of one file into parts.
+
+    pieces: what was cut from lines that fit the template; they wait to be parsed together.
+    """
+
+    def __init__(self) -> None:
+        self.template: Template | None = None
+        self.pieces: list[tuple[bytes, bytes]] = []
+        self._last: dict[str, Any] | None = None
+        self._left = TRIES
+
+    def take(self, body: bytes) -> list[Part]:
+        """What waited, and the record of a line that does not fit the template."""
+        found = self.flush()
+        record = _parsed(body)
+        if record is None or "bundle" in record:
+            return found
+        if "packed" in record:
+            return [*found, unpacked(record)]
+        if self._last is not None and self._left > 0:
+            self._left -= 1
+            self.template = Template.of(self._last, record, body)
+        self._last = record
+        return [*found, record]
+
+    def flush(self) -> list[Part]:
+        """What waited."""
+        if not self.pieces:
+            return []
+        assert self.template is not None
+        batch = parsed(self.template, self.pieces)
+        self._left += len(self.pieces) // 4
+        found: list[Part] = [batch] if batch is not None else [
+            record for piece in self.pieces
+            if (record := _parsed(self.template.whole(piece))) is not None]
+        if batch is None:
+            self.template = None
+        self.pieces = []
+        return found
+
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    record = json.loads(body.decode("utf-8", "surrogatepass"))
+    return record if isinstance(record, dict) else None

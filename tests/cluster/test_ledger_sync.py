@@ -1,0 +1,54 @@
+"""A run on a real Slurm whose rows reach the sheet by a job of their own."""
+
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from l3hpc.ledger.journal import Journal
+from l3hpc.workflow import submission
+from l3hpc.workflow.config import Ledger
+from l3hpc.workflow.profile import ClusterProfile
+
+pytestmark = pytest.mark.slurm
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sheets"))
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    from sheets_server import Server
+    from sheets_world import World
+    server = Server()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02},
+                     daemon=True).start()
+    yield World(server, tmp_path)
+    server.shutdown()
+    server.server_close()
+    assert server.violations == []
+
+
+def test_the_sheet_shows_the_run_when_its_jobs_have_ended(slurm_plain, chains, world, tmp_path):
+    world.init()
+    root = Path(__file__).resolve().parents[2]
+    on = ClusterProfile.model_validate({
+        **slurm_plain.profile, "name": "test",
+        "env": {"PYTHONPATH": f"{chains.FAKES}:{root}", "L3HPC_SHEETS_URL": world.server.url},
+        "ledger_sync": {"by": "job", "partition": "low", "mem": "500MB"}})
+    workspace = tmp_path / "ws"
+    plan = replace(chains.plan(workspace, names=("extract",), on=on),
+                   ledger=Ledger("book-one", world.key))
+    Journal(workspace / "ledger" / "journal", run="demo", labels={"model_dir": "/m"}).record(
+        "embedding_approx_mse", {"num_epochs": 3, "state": "finished"})
+    record = submission.submit(plan)
+    assert record.sync_job
+    end = time.monotonic() + 120
+    log = plan.folder / "ledger-sync.log"
+    while not world.rows() and time.monotonic() < end:
+        time.sleep(0.5)
+    assert [row["Model Dir"] for row in world.rows()] == ["/m"], log.read_text()
+    slurm_plain.until(lambda: not slurm_plain.jobs(), 60, "the jobs do not end")
+    assert "1 rows added" in log.read_text()
+    assert submission.succeeded(workspace, record)

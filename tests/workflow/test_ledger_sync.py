@@ -1,0 +1,81 @@
+"""The job that brings rows to the sheet: behind all others, and in nobody's way."""
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from l3hpc.progress import Progress
+from l3hpc.workflow import ledger_sync, records, resume, submission
+from l3hpc.workflow.config import Ledger
+
+
+class Notes(Progress):
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture
+def made(chains, tmp_path):
+    def make(by="job", sheet="book-one", **changes):
+        on = chains.profile(name="greene", executor="slurm", slots={}, partition="gpu",
+                            account="pr_42", ledger_sync={"by": by, "partition": "internet"},
+                            **changes)
+        plan = chains.plan(tmp_path, names=("extract", "sample"), on=on)
+        return replace(plan, ledger=Ledger(sheet, Path("/keys/a b.json")))
+    return make
+
+
+def test_it_follows_all_jobs_of_a_run_whatever_their_end(made, slurm, tmp_path):
+    record = submission.submit(made())
+    assert [step.job for step in record.steps] == ["100", "101"] and record.sync_job == "102"
+    assert records.read(tmp_path, "demo").sync_job == "102"
+    script = tmp_path / "runs/demo/ledger-sync.sbatch"
+    assert slurm.calls("sbatch")[-1] == (
+        f"sbatch --parsable --dependency=afterany:100:101 {script}")
+    text = script.read_text()
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    for line in ("#SBATCH --partition=internet", "#SBATCH --account=pr_42",
+                 "#SBATCH --job-name=l3-demo-ledger-sync", "#SBATCH --mem=2048M",
+                 "#SBATCH --time=0-00:30:00", "umask 077"):
+        assert line in text.splitlines(), line
+    assert f"-m l3hpc ledger sync --workspace {tmp_path} --sheet book-one " \
+        "--key-file '/keys/a b.json'" in text
+    assert "by job 102" in ledger_sync.words(made(), record)
+
+
+@pytest.mark.parametrize(("by", "sheet", "said"), [
+    ("hand", "book-one", "where there is internet"), ("watch", "book-one", "--watch 60"),
+    ("cron", "book-one", "by cron"), ("job", None, None)])
+def test_by_other_ways_or_without_a_sheet_there_is_no_job(made, slurm, by, sheet, said):
+    plan = made(by, sheet)
+    record = submission.submit(plan)
+    assert len(slurm.calls("sbatch")) == 2 and record.sync_job is None
+    words = ledger_sync.words(plan, record)
+    assert words is None if said is None else said in words
+
+
+def test_a_refusal_of_it_does_not_touch_the_run(made, slurm, tmp_path):
+    slurm.says("sbatch", 'case "$*" in *ledger-sync*) echo "sbatch: error: no partition" >&2; '
+                         f"exit 1;; esac; n=$(ls {tmp_path}/n* 2>/dev/null | wc -l); "
+                         f"touch {tmp_path}/n$n; echo $((100 + n))")
+    notes = Notes()
+    record = submission.submit(made(), progress=notes)
+    assert record.state == "submitted" and record.sync_job is None
+    assert slurm.calls("scancel") == []
+    assert notes.notes == ["no job for the results sheet: sbatch: no partition; later: l3hpc "
+                           "ledger sync"]
+
+
+def test_a_resumption_has_its_own(made, slurm, tmp_path):
+    plan = made()
+    submission.submit(plan)
+    slurm.says("squeue", "true")
+    record = resume.resume(tmp_path, "demo", plan.profile)
+    assert record.sync_job == "105"
+    assert "--dependency=afterany:103:104" in slurm.calls("sbatch")[-1]
