@@ -1,4 +1,4 @@
-"""Damaged lines are taken out; sound ones and the file as it was are kept, whenever it is killed."""
+"""Damaged lines go; sound ones and the file as it was are kept, whenever it is killed."""
 
 import os
 import signal
