@@ -16,8 +16,8 @@ import sys
 from benchmarks.tables import RESULTS, claims_markdown, load
 
 NAMES = ("teacher", "student", "embedding_agreement", "kdpp", "pca", "reduction", "training",
-         "input_pipeline", "evaluation", "scaling", "scheduling")
-BY_HAND = ("recipe", "students")  # benchmarks.distillation: needs recordings that are not ours
+         "input_pipeline", "evaluation", "scaling", "scheduling", "submitit_alone", "ledger")
+BY_HAND = ("recipe", "students", "quantised")  # they need recordings that are not ours
 
 
 def main() -> int:
