@@ -53,8 +53,9 @@ def command(model: str, form: str | None, calibrate: Path | None, output: Path,
             as_json: bool) -> None:
     """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
 
-    MODEL is a weights file, a published name (sea-64; see l3hpc embed) or untrained[:SEED]. What flash and memory it takes is measured in
-    the TensorFlow Lite Micro interpreter where that is installed, and computed everywhere.
+    MODEL is a weights file, a published name (sea-64; see l3hpc embed) or untrained[:SEED]. What
+    flash and memory it takes is measured in the TensorFlow Lite Micro interpreter where that is
+    installed, and computed everywhere.
     """
     from l3hpc.export import package
     from l3hpc.export.settings import Settings
