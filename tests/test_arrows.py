@@ -22,7 +22,7 @@ MAY_IMPORT = {
     **{room: {room} | ABOVE_SCIENCE | SCIENCE | BASE for room in ON_TOP},
     **{room: {room} | SCIENCE | BASE for room in ABOVE_SCIENCE},
     "ledger": {"ledger"} | BASE,
-    "export": {"export", "audio", "models", "datasets"} | BASE,
+    "export": {"export", "embedding", "audio", "models", "datasets"} | BASE,
     **dict.fromkeys(SCIENCE, SCIENCE | BASE),
 }
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn")

@@ -27,7 +27,7 @@ What is written:
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--int8", "form", flag_value="int8", help="8-bit integers (the default).")
 @click.option("--int16x8", "form", flag_value="int16x8",
               help="Maps in 16-bit integers, weights in 8.")
@@ -48,13 +48,14 @@ What is written:
 @click.option("--licence", metavar="TEXT", help="Licence of the weights, for the card.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(model: Path, form: str | None, calibrate: Path | None, output: Path,
+def command(model: str, form: str | None, calibrate: Path | None, output: Path,
             strips: bool | None, arena: int, frontend: str, licence: str | None, dry_run: bool,
             as_json: bool) -> None:
     """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
 
-    MODEL is a weights file, or untrained[:SEED]. What flash and memory it takes is measured in
-    the TensorFlow Lite Micro interpreter where that is installed, and computed everywhere.
+    MODEL is a weights file, a published name (sea-64; see l3hpc embed) or untrained[:SEED]. What
+    flash and memory it takes is measured in the TensorFlow Lite Micro interpreter where that is
+    installed, and computed everywhere.
     """
     from l3hpc.export import package
     from l3hpc.export.settings import Settings

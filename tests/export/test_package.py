@@ -137,6 +137,13 @@ def test_a_dry_run_starts_nothing_heavy(tmp_path, model, audio):
     assert done.stdout == "False\n"
 
 
+def test_a_name_stands_for_a_file(tmp_path, model, audio, monkeypatch):
+    monkeypatch.setenv("L3HPC_MODELS", str(model.parent))
+    told = json.loads(run(model.stem, "--calibrate", audio, "-o", tmp_path / "out", "--dry-run",
+                          "--json"))
+    assert told["model"].startswith("student_8000_64_160_512.h5")
+
+
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_refusals(tmp_path, model, audio, dry):
     output = tmp_path / "out"
