@@ -78,7 +78,7 @@ COMPRESS = (
     Option("plan", "text", "Pruning plans: 53.49 … 99.00, edgel3 (95.45), none, or percent per "
            "convolution with commas; blanks between several.", "edgel3"),
     Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
-    Option("avc", "text", "Correspondence network (avc.h5): judges compressed networks and "
+    Option("avc", "text", "Whole network of avc_train: judges compressed networks and "
            "fine-tunes them, with --scenes.", "none"),
     Option("scenes", "text", "Folder of audio-visual batches for --avc.", "none"),
 )

@@ -241,7 +241,7 @@ def test_the_help_names_units_and_true_defaults(say):
     code, out, _ = say("submit", "--help")
     assert code == 0
     flat = " ".join(out.split())
-    delivered = [pipelines.load(name) for name in ("all", "esc50", "us8k")]
+    delivered = [pipelines.load(name) for name in ("all", "esc50", "us8k", "compress")]
     for name, option in OPTIONS.items():
         assert f"--{name} " in flat and option.help in flat
         found = next(one for one in delivered if name in one.options)
@@ -251,6 +251,8 @@ def test_the_help_names_units_and_true_defaults(say):
         params = found.steps[step].params
         field = steps.step(found.steps[step].kind).Params.model_fields[parameter]
         value = params.get(parameter, field.default)
+        if parameter == "plans":
+            value = " ".join(value)
         if value is not None:
             assert float(option.default) == value if isinstance(value, (int, float)) \
                 else option.default == value, name
