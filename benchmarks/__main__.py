@@ -16,7 +16,7 @@ import sys
 from benchmarks.tables import RESULTS, claims_markdown, load
 
 NAMES = ("teacher", "student", "kdpp", "pca", "reduction", "training", "input_pipeline",
-         "evaluation", "scaling", "scheduling")
+         "evaluation", "scaling", "scheduling", "ledger")
 BY_HAND = ("recipe", "students")  # benchmarks.distillation: needs recordings that are not ours
 
 

@@ -1,4 +1,4 @@
-"""Damaged lines are taken out; sound ones and the file as it was are kept, whenever it is killed."""
+"""Damaged lines are taken out; sound ones and the file as it was are kept, also after a kill."""
 
 import os
 import signal
