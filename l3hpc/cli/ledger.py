@@ -195,7 +195,7 @@ def status(options: Options, as_json: bool) -> None:
     found = store.fold()
     state = store.state(sheet) if sheet else None
     waiting = stores.waiting(found.rows.values(), state) if state else []
-    oldest = min((row.last_time for row in waiting), default=None)
+    oldest = min((state.waits_since(row) for row in waiting), default=None) if state else None
     facts: dict[str, Any] = {
         "journal": str(store.journal), "files": len(journal_files(store.folders)),
         "records": found.records,
@@ -204,6 +204,7 @@ def status(options: Options, as_json: bool) -> None:
         "newer_records": found.newer, "records_without_row": found.unplaced,
         "sheet": sheet, "last_sync": state.last_sync or None if state else None,
         "waiting_rows": len(waiting), "oldest_waiting": oldest,
+        "waiting_records": sum(map(state.waiting_records, waiting)) if state else 0,
         "problems": state.problems if state else [],
     }
     if as_json:
@@ -218,7 +219,8 @@ def status(options: Options, as_json: bool) -> None:
         return
     last = ago(state.last_sync) if state.last_sync else "never"
     oldest_text = f", the oldest {ago(oldest, time.time())}" if oldest else ""
-    click.echo(f"sheet     {sheet}: last sync {last}, {len(waiting)} rows waiting{oldest_text}")
+    click.echo(f"sheet     {sheet}: last sync {last}, {len(waiting)} rows waiting "
+               f"({facts['waiting_records']:,} records){oldest_text}")
     for problem in state.problems:
         click.echo(f"{problem['kind']:<9} {problem['tab']}: {problem['text']}")
 

@@ -81,7 +81,7 @@ def _forward(network: FoldedNetwork) -> Any:
                                tf.constant(layer.bias))
             if layer.relu:
                 x = tf.nn.relu(x)
-            if index in (1, 3, 5):
+            if index in network.spec.halvings:
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
         x = tf.nn.max_pool2d(x, spec.pool, spec.pool, "VALID")
         return tf.reshape(x, [1, spec.dim])

@@ -170,6 +170,7 @@ def credentials(key_file: Path | None) -> tuple[Any, str]:
     from google.oauth2 import service_account
 
     if key_file is None:
+        _require_private(_default_file())
         try:
             found, _ = google.auth.default(scopes=[SCOPE])
         except google.auth.exceptions.DefaultCredentialsError:
@@ -193,14 +194,30 @@ def credentials(key_file: Path | None) -> tuple[Any, str]:
     return found, getattr(found, "service_account_email", None) or "your Google account"
 
 
-def _key(path: Path) -> dict[str, Any]:
+def _default_file() -> Path:
+    """Where application default credentials lie, if they are a file."""
+    given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    return Path(given) if given else (
+        Path(os.environ.get("CLOUDSDK_CONFIG") or Path("~/.config/gcloud").expanduser())
+        / "application_default_credentials.json")
+
+
+def _require_private(path: Path) -> None:
     try:
         mode = path.stat().st_mode
-    except OSError as error:
-        raise InputError(f"cannot read the key file: {error.strerror}", where=str(path)) from None
+    except OSError:
+        return  # whoever reads it says so
     if stat.S_IMODE(mode) & 0o077:
         raise InputError("the key file can be read by others", where=str(path),
                          hint=f"chmod 600 {path}")
+
+
+def _key(path: Path) -> dict[str, Any]:
+    try:
+        path.stat()
+    except OSError as error:
+        raise InputError(f"cannot read the key file: {error.strerror}", where=str(path)) from None
+    _require_private(path)
     info = read_json(path)
     if not isinstance(info, dict) or info.get("type") != "service_account":
         raise InputError("not a service account's key", where=str(path),

@@ -22,6 +22,7 @@ class SyncState:
     """What a sync left behind for one sheet. Lost, nothing is lost: the next sync rebuilds it.
 
     confirmed: tab → key (as JSON) → the cells of ours that the sheet was last seen to show.
+    records: tab → key → how many records the journals held for the row then.
     problems: what a person has to look at (conflicts, deleted and duplicate rows), each with kind,
     tab, key, text.
     """
@@ -30,6 +31,7 @@ class SyncState:
     last_sync: float = 0.0
     confirmed: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
+    records: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def last(self, row: Row) -> list[Any] | None:
         """The cells of ours that the sheet last showed for ``row``; None: never seen there."""
@@ -49,6 +51,17 @@ class SyncState:
         self.confirmed.setdefault(row.tab.name, {})[key_json(row.key)] = [
             ours if ours is not None and same(ours, theirs) else old
             for ours, theirs, old in zip(cells(row), shown, before, strict=True)]
+        self.records.setdefault(row.tab.name, {})[key_json(row.key)] = row.records
+
+    def waiting_records(self, row: Row) -> int:
+        """How many records of a row came after the sheet was last seen to show it."""
+        return max(1, row.records - self.records.get(row.tab.name, {}).get(key_json(row.key), 0))
+
+    def waits_since(self, row: Row) -> float:
+        """Since when (unix seconds) a row waits, as well as it is known."""
+        if self.last(row) is None:
+            return row.first_time
+        return min(row.last_time, max(row.first_time, self.last_sync))
 
 
 class Store:
@@ -77,7 +90,7 @@ class Store:
         try:
             value = read_json(self.state_path(sheet))
             return SyncState(sheet, float(value["last_sync"]), dict(value["confirmed"]),
-                             list(value["problems"]))
+                             list(value["problems"]), dict(value.get("records", {})))
         except (OSError, InputError, KeyError, TypeError, ValueError):
             return SyncState(sheet)
 

@@ -1,8 +1,10 @@
 """``l3hpc ledger`` from the outside: what is printed, written and refused."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -83,6 +85,39 @@ def test_export_default_and_named(ledger, workspace):
     assert ledger("export", "--csv", "all.csv")[0] == 2
     assert ledger("export", "--csv", "one.csv", "--tab", TAB)[0] == 0
     assert (workspace / "one.csv").read_text().count("\n") == 3
+
+
+def test_export_as_json(ledger, workspace):
+    told = json.loads(ledger("export", "--json", "--tab", TAB)[1])
+    assert told["rows"] == {TAB: 2} and len(told["files"]) == 2
+
+
+def test_compact(ledger, workspace):
+    for path in (workspace / "ledger" / "journal").iterdir():
+        os.utime(path, (time.time() - 7200,) * 2)
+    before = json.loads(ledger("show", "--json")[1])
+    out = ledger("compact", "--dry-run")[1]
+    assert "2 files of 2 closed runs" in out and "nothing was written" in out
+    told = json.loads(ledger("compact", "--json")[1])
+    (report,) = [one for one in told["folders"].values() if one["files"]]
+    assert report["files"] == 2 and report["bundle"].startswith("+bundle-")
+    assert json.loads(ledger("show", "--json")[1]) == before
+    assert ledger("compact")[1] == "nothing to compact\n"
+
+
+def test_every_subcommand_of_ledger_and_config_has_examples(capsys):
+    import click
+
+    from l3hpc.cli import cli
+    context = click.Context(cli)
+    for group in ("ledger", "config"):
+        command = cli.get_command(context, group)
+        for name in command.list_commands(context):
+            each = command.get_command(context, name)
+            assert f"l3hpc {group} {name}" in (each.epilog or ""), name
+            options = {option for one in each.params for option in one.opts}
+            assert "--config" in options
+            assert "--json" in options or name == "cron", name
 
 
 def test_status(ledger, workspace):

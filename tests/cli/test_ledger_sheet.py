@@ -1,8 +1,11 @@
 """``l3hpc ledger`` against a sheet: what is said and the exit codes 0, 1, 3 and 75."""
 
 import json
+import os
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -139,7 +142,91 @@ def test_refusals(ledger, monkeypatch, tmp_path):
     assert code == 2 and "chmod 600" in err
 
 
-def test_cron_prints_a_line(ledger):
-    out = ledger("cron", "--every", "7", with_key=False)[1]
+def test_cron_prints_a_line_that_syncs(ledger, server, tmp_path, monkeypatch):
+    ledger("init")
+    out = ledger("cron", "--every", "7")[1]
     assert out.startswith("*/7 * * * * cd ") and "-m l3hpc ledger sync --workspace" in out
     assert "--sheet book-one" in out  # cron does not know GSHEET_ID
+    line = out.partition("* * * * ")[2].replace("\\%", "%")
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "L3HPC_SHEETS_URL": server.url,
+                   "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(["/bin/sh", "-c", line], env=environment, cwd="/", text=True,
+                          capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "1 rows added" in (tmp_path / "ledger" / "sync.log").read_text()
+    assert server.grid(TAB)[0][1] == "/m/a"
+
+
+def test_repair_puts_columns_back_and_then_cells(ledger, server):
+    ledger("init")
+    ledger("sync")
+    grid = server.book.named(TAB)["grid"]
+    grid[0][19], grid[1][7] = "epoch", "mine"
+    code, out, _ = ledger("repair", "--dry-run")
+    assert code == 0 and out == (f"{TAB}  T1: 'epoch' → 'Latest Epoch'\n"
+                                 "cells are compared when the columns are right\n")
+    told = json.loads(ledger("repair", "--json")[1])
+    assert told == {"journals": [], "columns": {TAB: ["T1: 'epoch' → 'Latest Epoch'"]},
+                    "written": False}
+    assert server.book.named(TAB)["grid"][0][19] == "epoch"
+    told = json.loads(ledger("repair", "--json", "--yes")[1])
+    assert told["written"] and told["cells"] == [
+        {"tab": TAB, "cell": "H2", "title": "Emb key", "sheet": "mine", "journal": "pca"}]
+    grid = server.book.named(TAB)["grid"]
+    assert grid[0][19] == "Latest Epoch" and grid[1][7] == "pca"
+    assert "equals the journals" in ledger("repair")[1]
+
+
+def test_repair_mends_journals_without_a_sheet(ledger, tmp_path, monkeypatch):
+    monkeypatch.delenv("GSHEET_ID")
+    (path,) = (tmp_path / "ledger" / "journal").glob("*.jsonl")
+    path.write_bytes(path.read_bytes() + b'{"check":"torn')
+    assert "left to its writer" in ledger("repair", "--journal", "--yes")[1]
+    os.utime(path, (time.time() - 7200,) * 2)
+    code, out, _ = ledger("repair", "--journal", "--dry-run", with_key=False)
+    assert code == 0 and "1 of 2 lines damaged" in out and "line 2: {\"check\":\"torn" in out
+    assert path.read_bytes().endswith(b"torn")
+    assert "kept as it was" in ledger("repair", "--journal", "--yes", with_key=False)[1]
+    assert ledger("repair", "--journal")[1] == "no journal file is damaged\n"
+
+
+def test_json_of_the_commands_that_write(ledger, server):
+    told = json.loads(ledger("init", "--json")[1])
+    assert told["tabs"][TAB] == {"made": True, "columns": 28}
+    ledger("sync")
+    del server.book.named(TAB)["grid"][1]
+    told = json.loads(ledger("restore", "a", "--json")[1])
+    assert (told["inserted"], told["key"], told["tab"]) == (1, ["/m/a"], TAB)
+    server.book.named(TAB)["grid"][2][1] = "/by/hand"
+    rows = [{"tab": TAB, "key": ["/by/hand"]}]
+    assert json.loads(ledger("adopt", "--json")[1]) == {"rows": rows, "adopted": False}
+    assert json.loads(ledger("adopt", "--json", "--yes")[1]) == {"rows": rows, "adopted": True}
+    told = json.loads(ledger("status", "--json", with_key=False)[1])
+    assert (told["waiting_rows"], told["waiting_records"]) == (1, 1)
+
+
+def test_another_configuration_file(ledger, tmp_path, monkeypatch):
+    monkeypatch.delenv("GSHEET_ID")
+    (tmp_path / "other.yaml").write_text("ledger: {sheet_id: book-one}\n")
+    assert ledger("init", "--config", "other.yaml")[0] == 0
+    assert ledger("sync", "--config", "other.yaml")[0] == 0
+    assert ledger("show", "--config", "missing.yaml", with_key=False)[0] == 2
+
+
+def test_no_secret_is_said_or_written(ledger, server, tmp_path, monkeypatch):
+    """Neither the key nor a token stands in any output or file, whatever goes wrong."""
+    secret = json.loads((tmp_path / "key.json").read_text())["private_key"].split("\n")[1]
+    said = ""
+    for fault in (None, "401", "403", "403-disabled", "404", "500", "html", "drop"):
+        server.faults = lambda method, path, fault=fault: fault
+        for command in ("init", "sync", "check", "repair"):
+            _, out, err = ledger(command)
+            said += out + err
+    server.faults = lambda method, path: None
+    (tmp_path / "key.json").chmod(0o644)
+    said += "".join(map(str, ledger("sync")))
+    files = [path.read_bytes().decode(errors="replace") for path in tmp_path.rglob("*")
+             if path.is_file() and path.name != "key.json"]
+    for text in [said, *files]:
+        assert secret not in text and not any(token in text for token in server.tokens)
+    assert "API" in said and "Enable APIs" in said

@@ -42,7 +42,8 @@ def test_widths_and_key_columns(name, columns, key, last):
 
 @pytest.mark.parametrize(("name", "first", "last"), [
     ("embedding_approx_mse", "T", "AB"), ("prunedembedding", "X", "AF"),
-    ("sonyc_ust", "AF", "AI")])
+    ("sonyc_ust", "AF", "AI"), ("distillation", "W", "AE"), ("embedding", "V", "AD"),
+    ("emb_approx_sonyc_ust", "AP", "AS"), ("classifier", "Q", "AF")])
 def test_update_ranges(name, first, last):
     letters = [letter(i) for i, column in enumerate(TABS[name].columns) if column.update]
     assert (letters[0], letters[-1]) == (first, last)

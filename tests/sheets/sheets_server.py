@@ -332,10 +332,13 @@ class Book:
 class Server(ThreadingHTTPServer):
     """``faults``: called with (method, path), returns the name of a fault or None.
 
-    Faults: ``429 500 503 403 404`` answered without applying, ``503-applied``, ``drop`` (the
-    connection ends unanswered), ``drop-applied``, ``html`` (a 502 page), ``html-200``, ``slow``.
+    Faults: ``429 500 503 401 403 404 403-disabled`` answered without applying, ``503-applied``,
+    ``drop`` (the connection ends unanswered), ``drop-applied``, ``html`` (a 502 page),
+    ``html-200``, ``slow``.
     ``before_batch``: called with the book just before a batch is applied (a person's moment);
-    ``after_batch``: just after. ``log``: (method, path) of every request that was authorised.
+    ``after_batch``: just after. ``watch``: called with (moment, number of the request, counted with
+    sign-ins from ``seen``), where moment is ``arrived``, ``applied`` or ``answered``.
+    ``log``: (method, path) of every request that was authorised.
     """
 
     daemon_threads = True
@@ -350,6 +353,8 @@ class Server(ThreadingHTTPServer):
         self.log: list[tuple[str, str]] = []
         self.violations: list[str] = []
         self.faults: Callable[[str, str], str | None] = lambda method, path: None
+        self.watch: Callable[[str, int], None] = lambda moment, number: None
+        self.seen = 0
         self.before_batch: Callable[[Book], None] | None = None
         self.after_batch: Callable[[Book], None] | None = None
         self.quota: int | None = None
@@ -398,10 +403,19 @@ class Handler(BaseHTTPRequestHandler):
         self.handle_request("POST", self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
     def handle_request(self, method: str, body: bytes) -> None:
+        number = self.server.seen
+        self.server.seen += 1
+        self.server.watch("arrived", number)
+        self.answer_request(method, body, number)
+        self.server.watch("answered", number)
+
+    def answer_request(self, method: str, body: bytes, number: int) -> None:
         address = urlparse(self.path)
         try:
             if address.path == "/token":
-                self.reply(200, self.token(parse_qs(body.decode())))
+                answer = self.token(parse_qs(body.decode()))
+                self.server.watch("applied", number)
+                self.reply(200, answer)
                 return
             bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
             if bearer not in self.server.tokens:
@@ -409,7 +423,10 @@ class Handler(BaseHTTPRequestHandler):
             path = unquote(address.path)
             self.server.log.append((method, path))
             fault = self.server.faults(method, path)
-            if fault in ("429", "500", "503", "403", "404"):
+            if fault == "403-disabled":
+                raise Refusal(403, "Google Sheets API has not been used in project 1 before or it "
+                                   "is disabled.")
+            if fault in ("429", "500", "503", "401", "403", "404"):
                 raise Refusal(int(fault), f"fault {fault}")
             if fault == "drop":
                 self.drop()
@@ -421,6 +438,7 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(1.0)
             self.charge("read" if method == "GET" else "write")
             answer = self.answer(method, path, parse_qs(address.query), body)
+            self.server.watch("applied", number)
             if fault == "drop-applied":
                 self.drop()
                 return

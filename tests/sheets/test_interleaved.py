@@ -1,5 +1,6 @@
 """Jobs, syncers, people and faults in any order: afterwards sheet and fold agree."""
 
+import contextlib
 import itertools
 import tempfile
 import threading
@@ -9,12 +10,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from l3hpc.errors import L3hpcError
+from l3hpc.errors import HeaderDriftError, L3hpcError
 from l3hpc.ledger.columns import TABS
+from l3hpc.ledger.compaction import compact
+from l3hpc.ledger.sync import sync
 
 MSE = "embedding_approx_mse"
 JOBS = st.sampled_from("abcd")
 FAULTS = st.sampled_from(["429", "500", "503", "503-applied", "drop", "drop-applied", "html"])
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing below catches it."""
 
 
 class Interleaved(RuleBasedStateMachine):
@@ -22,14 +29,23 @@ class Interleaved(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        from sheets_server import Server
+        from sheets_server import Book, Server
         from sheets_world import World
         self.server = Server()
+        self.server.books["book-two"] = Book("second")
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01},
                          daemon=True).start()
         self.folder = tempfile.TemporaryDirectory()
         self.world = World(self.server, Path(self.folder.name))
         self.world.init()
+        self.world.init(book="book-two")
+        sheet = self.sheet
+        sheet["columns"] += 1
+        for row in sheet["grid"]:
+            row.append(None)
+        sheet["grid"][0][28] = "remarks"
+        self.notes = {}
+        self.typed = set()
         self.epochs = dict.fromkeys("abcd", 0)
         self.theirs = []
         self.deleted = set()
@@ -40,9 +56,14 @@ class Interleaved(RuleBasedStateMachine):
             self.server.faults = lambda method, path: None
             self.server.before_batch = None
             report = self.world.sync()
-            assert {item["kind"] for item in report.problems} <= {"deleted"}
+            kinds = {item["kind"] for item in report.problems}
+            assert kinds <= {"deleted", "conflict"} and ("conflict" not in kinds or self.typed)
             self.check(final=True)
             assert self.world.sync().requests == 2
+            self.world.sync(book="book-two")
+            second = self.server.books["book-two"].named(MSE)["grid"]
+            keys = [row[1] for row in second[1:] if row[1]]
+            assert sorted(keys) == sorted(row.key[0] for row in self.world.store.fold().of(MSE))
         finally:
             self.server.shutdown()
             self.server.server_close()
@@ -50,12 +71,21 @@ class Interleaved(RuleBasedStateMachine):
         assert self.server.violations == []
 
     @property
+    def sheet(self):
+        return next(sheet for sheet in self.server.book.sheets
+                    if sheet["title"].startswith(MSE))
+
+    @property
     def grid(self):
-        return self.server.book.named(MSE)["grid"]
+        return self.sheet["grid"]
+
+    def line(self, name):
+        return next((row for row in self.grid if row[1] == f"/m/{name}"), None)
 
     @rule(name=JOBS, loss=st.floats(0.0, 1.0))
     def job_records(self, name, loss):
-        self.world.record(name, self.epochs[name], latest_validation_loss=loss, num_epochs=9)
+        self.world.record(name, self.epochs[name], latest_validation_loss=loss, num_epochs=9,
+                          emb_key="pca")
         self.epochs[name] += 1
 
     @rule(name=JOBS)
@@ -67,6 +97,60 @@ class Interleaved(RuleBasedStateMachine):
     @rule()
     def syncer_passes(self):
         self.sync()
+
+    @rule()
+    def syncer_of_the_second_sheet_passes(self):
+        with contextlib.suppress(L3hpcError):
+            self.world.sync(book="book-two")
+
+    @rule(stop=st.integers(0, 7))
+    def syncer_is_killed(self, stop):
+        sheets = self.world.sheets()
+        real, left = sheets.send, [stop]
+
+        def send(call, kind):
+            for moment in range(2):
+                if not left[0]:
+                    raise Killed
+                left[0] -= 1
+                if not moment:
+                    answer = real(call, kind)
+            return answer
+
+        sheets.send = send
+        with contextlib.suppress(Killed, L3hpcError):
+            sync(self.world.store, sheets)
+
+    @rule()
+    def journals_are_compacted(self):
+        compact(self.world.store.journal, quiet_s=-1.0, silent_s=-1.0)
+
+    @rule()
+    def someone_renames_the_tab(self):
+        self.sheet["title"] = MSE + " of us" * (self.sheet["title"] == MSE)
+
+    @rule()
+    def someone_renames_a_column_and_back(self):
+        self.grid[0][7] = "key"
+        before = [list(row) for row in self.grid]
+        with contextlib.suppress(HeaderDriftError):
+            self.world.sync()
+            assert not self.world.store.fold().rows
+        assert self.grid == before
+        self.grid[0][7] = "Emb key"
+
+    @rule(name=JOBS)
+    def someone_writes_a_note_beside(self, name):
+        line = self.line(name)
+        if line is not None:
+            line[28] = self.notes[f"/m/{name}"] = f"note {next(self.numbers)}"
+
+    @rule(name=JOBS)
+    def someone_types_into_a_cell(self, name):
+        line = self.line(name)
+        if line is not None:
+            line[7] = "typed"
+            self.typed.add(f"/m/{name}")
 
     @rule(faults=st.lists(st.one_of(st.none(), FAULTS), max_size=5))
     def syncer_meets_faults(self, faults):
@@ -90,7 +174,7 @@ class Interleaved(RuleBasedStateMachine):
 
     @rule()
     def someone_writes_a_row(self):
-        line = [None] * 28
+        line = [None] * 29
         line[0], line[1], line[25] = "bob", f"/by/hand/{next(self.numbers)}", 0.5
         place = 1 + sum(1 for row in self.grid[1:] if any(value is not None for value in row))
         if place < len(self.grid):
@@ -103,6 +187,8 @@ class Interleaved(RuleBasedStateMachine):
         if places:
             del self.grid[places[0]]
             self.deleted.add(f"/m/{name}")
+            self.notes.pop(f"/m/{name}", None)
+            self.typed.discard(f"/m/{name}")
 
     def reverse(self):
         filled = [row for row in self.grid[1:] if any(value is not None for value in row)]
@@ -119,10 +205,12 @@ class Interleaved(RuleBasedStateMachine):
         self.check()
 
     def check(self, final=False):
-        rows = self.server.grid(MSE)
+        rows = [row for row in self.grid[1:] if any(value is not None for value in row)]
         keys = [row[1] for row in rows]
         assert len(keys) == len(set(keys))
         assert [row for row in self.theirs if row not in rows] == []
+        assert {row[1]: row[28] for row in rows if row[28] is not None} == self.notes
+        assert all(row[7] == "typed" for row in rows if row[1] in self.typed)
         if final:
             fold = {row.key[0]: row for row in self.world.store.fold().of(MSE)}
             ours = {row[1]: row for row in rows if not row[1].startswith("/by/hand")}
@@ -135,5 +223,5 @@ class Interleaved(RuleBasedStateMachine):
 
 TestInterleaved = Interleaved.TestCase
 TestInterleaved.settings = settings(
-    max_examples=8, stateful_step_count=15, deadline=None,
+    max_examples=10, stateful_step_count=18, deadline=None,
     suppress_health_check=[HealthCheck.too_slow])

@@ -1,8 +1,10 @@
 """After any sync the sheet equals the fold: each row once, typed, in its columns."""
 
+import time
+
 import pytest
 
-from l3hpc.errors import HeaderDriftError, InputError, OfflineError
+from l3hpc.errors import HeaderDriftError, InputError, L3hpcError, OfflineError
 from l3hpc.ledger.columns import MAIN_TABS, TABS
 
 MSE = "embedding_approx_mse"
@@ -307,14 +309,76 @@ def test_credentials_are_checked(world, tmp_path):
     world.key.chmod(0o600)
     with pytest.raises(InputError, match="no spreadsheet with the id"):
         world.sync(book="nowhere")
-    world.server.faults = lambda method, path: "403"
-    with pytest.raises(InputError, match="not shared with ledger@test.iam"):
+    for fault, words in (("403", "not shared with ledger@test.iam"),
+                         ("403-disabled", "Google Sheets API is not enabled")):
+        world.server.faults = lambda method, path, fault=fault: fault
+        with pytest.raises(InputError, match=words) as error:
+            world.sync()
+        assert len(str(error.value).splitlines()) == 2 and error.value.hint
+    world.server.faults = lambda method, path: "401"
+    with pytest.raises(L3hpcError, match="does not accept the sign-in"):
         world.sync()
     (tmp_path / "other.json").write_text('{"type": "authorized_user"}')
     (tmp_path / "other.json").chmod(0o600)
     world.key = tmp_path / "other.json"
     with pytest.raises(InputError, match="not a service account's key"):
         world.sheets()
+
+
+def test_application_default_credentials(world, monkeypatch, tmp_path):
+    from l3hpc.ledger.sheets import credentials
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(world.key))
+    world.init()
+    world.record("a", num_epochs=1)
+    world.key, key = None, world.key
+    assert world.sync().inserted == 1
+    key.chmod(0o644)
+    with pytest.raises(InputError, match="can be read by others"):
+        world.sync()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
+    with pytest.raises(InputError, match="no Google credentials are set"):
+        credentials(None)
+
+
+def test_a_slow_google_is_given_up_and_its_late_work_does_no_harm(world, monkeypatch):
+    """The batch times out here and is applied there a moment later; it was sent again meanwhile."""
+    from l3hpc.ledger import sheets
+    world.init()
+    epochs(world, "a", 2)
+    monkeypatch.setattr(sheets, "TIMEOUT_S", (1.0, 0.3))
+    left = ["slow", "slow"]
+    world.server.faults = lambda method, path: left.pop() if left and path.endswith(
+        ":batchUpdate") else None
+    world.sync()
+    time.sleep(1.2)
+    assert not left and any("ReadTimeout" in line for line in world.said)
+    monkeypatch.undo()
+    world.assert_equal_to_fold()
+    assert world.sync().requests == 2
+
+
+def test_a_clock_that_is_wrong_changes_nothing(world, monkeypatch):
+    from l3hpc.ledger import journal
+    world.init()
+    for epoch, moment in enumerate((5e9, 1.0, 2e9)):
+        monkeypatch.setattr(journal.time, "time", lambda moment=moment: moment)
+        epochs(world, "a", 1, epoch)
+    monkeypatch.setattr(journal.time, "time", lambda: 7.0)
+    world.journals.pop("a").close()
+    epochs(world, "a", 2, 2)  # a second process repeats an epoch
+    monkeypatch.undo()
+    world.sync()
+    world.assert_equal_to_fold()
+    assert world.row("a")["Latest Epoch"] == 3
+
+
+def test_infinities_are_text(world):
+    world.init()
+    world.record("a", learning_rate=float("inf"), latest_train_loss=-float("inf"))
+    world.sync()
+    row = world.row("a")
+    assert (row["Learning Rate"], row["Latest Train Loss"]) == ("Infinity", "-Infinity")
+    assert row["Best Train Loss"] is None and world.sync().requests == 2
 
 
 def test_only_loopback_may_stand_in_for_google(world):
