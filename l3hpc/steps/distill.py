@@ -21,6 +21,7 @@ VERSION = 1
 TITLE = "compressed networks, trained on the teacher's embeddings"
 INPUTS = {"extract": "optional", "reduce": "optional", "prune": "required"}
 CONTINUES = True  # a checkpoint carries on what a time limit ends
+TAB = retraining.TAB
 PLACES = retraining.PLACES | {"audio_dir"}
 TOLD = "distill.json"
 

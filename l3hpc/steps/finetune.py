@@ -21,6 +21,7 @@ VERSION = 1
 TITLE = "compressed networks, trained on audio-visual correspondence"
 INPUTS = {"prune": "required"}
 CONTINUES = True
+TAB = retraining.TAB
 PLACES = retraining.PLACES | {"avc", "scenes"}
 TOLD, BEST_ACC = "finetune.json", "model_best_valid_acc.h5"
 
