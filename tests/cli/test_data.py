@@ -68,7 +68,7 @@ def test_refusals(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(InputError, match="not empty"):
         run("synth", tmp_path, *SMALL)
-    with pytest.raises(InputError, match="holds neither"):
+    with pytest.raises(InputError, match="holds no data set, no recordings and no embeddings"):
         run("check", tmp_path)
     with pytest.raises(InputError, match="rate is 10"):
         run("synth", tmp_path / "new", "--rate", "10")
