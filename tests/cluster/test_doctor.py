@@ -5,7 +5,6 @@ import json
 import pytest
 
 from l3hpc.steps import STEPS
-from l3hpc import steps
 from l3hpc.workflow import config, doctor
 
 pytestmark = pytest.mark.slurm
@@ -42,7 +41,7 @@ def test_what_slurm_would_refuse_is_red(slurm_cluster, tmp_path):
     assert found["scripts"].state == "yellow"
     refused = [name for name, line in found.items()
                if name.startswith("script of") and line.state == "red"]
-    assert {name.split()[2] for name in refused} == set(steps.STEPS)
+    assert {name.split()[2] for name in refused} == set(STEPS)
 
 
 def test_a_workspace_that_only_this_machine_has_is_red(slurm_cluster, tmp_path, monkeypatch):
