@@ -133,7 +133,7 @@ def terabytes(known: Mapping[str, float]) -> str:
          "the same, without where each comes from"),
         ("sample", sample, teacher, sample, ""),
         ("reduced embeddings", reduced, teacher, reduced,
-         "smaller by gzip, 40 times slower to write"),
+         "smaller by gzip, ten times slower to write and more"),
         ("spectra and targets for training (removed at the end)", cache, audio + reduced, cache,
          "none: made anew in every epoch"),
         (f"{EPOCHS} epochs of training", 0.0, epochs, 0.0,

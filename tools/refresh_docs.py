@@ -4,8 +4,8 @@ A block in a Markdown page starts with ``<!-- filled: WHAT ARGUMENT -->`` and en
 ``<!-- end -->``. WHAT is ``help`` (a command's help text), ``params`` (a step's parameters),
 ``commands``, ``steps``, ``tabs``, ``exit-codes``, ``columns`` (a ledger tab), ``pipeline`` (a file
 of jobs/), ``options`` and ``resources`` (of a pipeline), ``benchmark`` (a results file of
-benchmarks/), ``claims`` (of all of them), ``cost`` (of the published scale, worked out from them),
-or ``file`` (any file of the tree).
+benchmarks/), ``claims`` (of all of them), ``headlines`` (some of those), ``cost`` (of the published
+scale, worked out from them), or ``file`` (any file of the tree).
 """
 
 from __future__ import annotations
@@ -213,6 +213,27 @@ def claims_table(_: str) -> str:
                             for table in load(file)[1] for claim in table.claims])
 
 
+HEADLINES = {"teacher": (0, 3), "student": (0,), "kdpp": (1,), "pca": (2,), "reduction": (0, 1, 2),
+             "training": (0,), "input_pipeline": (0,), "evaluation": (0,)}  # which claims
+
+
+def headlines(_: str) -> str:
+    """What README says of speed: some claims, those where the peer is faster among them."""
+    from benchmarks.tables import RESULTS, load
+
+    rows = ["| part | against | measured |", "|---|---|---|"]
+    for name, picked in HEADLINES.items():
+        file = RESULTS / f"{name}.json"
+        if not file.is_file():
+            continue
+        claims = [claim for table in load(file)[1] for claim in table.claims]
+        for claim in (claims[index] for index in picked):
+            factor = claim.measured if claim.at_least else 1 / claim.measured
+            if claim.unit == "×":
+                rows.append(f"| {claim.part} | {claim.peer} | {factor:.3g} times as fast |")
+    return "\n".join(rows)
+
+
 def cost_table(kind: str) -> str:
     """A table of ``benchmarks.cost``: core-hours, gpu-hours or terabytes."""
     from benchmarks import cost
@@ -226,7 +247,7 @@ FILLERS: dict[str, Callable[[str], str]] = {
     "columns": columns_table, "pipeline": pipeline_file, "options": options_table,
     "resources": resources_table, "commands": commands_table, "steps": steps_table,
     "tabs": tabs_table, "file": file_text, "benchmark": benchmark_tables,
-    "claims": claims_table, "cost": cost_table,
+    "claims": claims_table, "headlines": headlines, "cost": cost_table,
 }
 
 
