@@ -213,8 +213,9 @@ def claims_table(_: str) -> str:
                             for table in load(file)[1] for claim in table.claims])
 
 
-HEADLINES = {"teacher": (0, 3), "student": (0,), "kdpp": (1,), "pca": (0, 2), "reduction": (0, 1, 2),
-             "training": (0,), "input_pipeline": (0,), "evaluation": (0,)}  # which claims
+HEADLINES = {  # which claims
+    "teacher": (0, 3), "student": (0,), "kdpp": (1,), "pca": (0, 2), "reduction": (0, 1, 2),
+    "training": (0,), "input_pipeline": (0,), "evaluation": (0,)}
 
 
 def headlines(_: str) -> str:
