@@ -81,7 +81,7 @@ def parsed(template: Template, pieces: Iterable[tuple[bytes, bytes]]) -> Batch |
         items = json.loads((b"[" + listing + b"]").decode("utf-8", "surrogatepass"))
     except ValueError:
         return None
-    if not all(len(item) == 2 and item[0].keys() == _COUNTERS for item in items):
+    if set(map(len, items)) != {2} or any(counters.keys() != _COUNTERS for counters, _ in items):
         return None
     return Batch(template.common, items)
 
@@ -91,8 +91,8 @@ def pack(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     waiting: list[Mapping[str, Any]] = []
     common: dict[str, Any] | None = None
     for record in records:
-        joined = _common(common or waiting[-1], record) if waiting and list(
-            waiting[-1]) == ORDER else None
+        joined = _common(common or waiting[-1], record) if waiting and _alike(
+            waiting[-1], record) else None
         fits = joined is not None and (
             common is None or joined["values"].keys() == common["values"].keys())
         if waiting and (not fits or len(waiting) >= MOST):
@@ -122,6 +122,12 @@ def _packed(common: dict[str, Any] | None, records: list[Mapping[str, Any]]) -> 
     return {"schema": common["schema"], "packed": common, "items": [
         [{name: record[name] for name in COUNTERS}, dict(list(record["values"].items())[kept:])]
         for record in records]}
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two whole records have the same fields, so that a fold can take them together."""
+    return (list(one) == ORDER and list(one["values"]) == list(other.get("values", ()))
+            and (one["epoch"] is None) == (other.get("epoch") is None))
 
 
 def _common(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -94,7 +94,7 @@ function drawTable() {
     const title = el('button', {type: 'button', id: 'sort' + index},
                      tab().columns[index][0] + (on ? (down ? ' ▼' : ' ▲') : ''));
     title.onclick = () => {
-      view.down = view.sort === index ? !view.down : tab().columns[index][2] === 'max';
+      view.down = on ? !down : tab().columns[index][2] === 'max';
       view.sort = index;
       drawTable();
       $('sort' + index).focus();
@@ -137,7 +137,7 @@ function drawTable() {
 }
 
 function chosen() {
-  const own = tab().rows.filter(row => view.picked.has(row));
+  const own = [...view.picked].filter(row => tab().rows.includes(row));  // as they were ticked
   return own.length ? own : ordered(tab().rows).slice(0, 4);
 }
 

@@ -18,6 +18,7 @@ from l3hpc.ledger.batch import MOST, Batch, Template, parsed, unpacked
 from l3hpc.ledger.journal import CLOSING, sealed
 
 Part = dict[str, Any] | Batch
+BUFFER = 1 << 18  # bytes read at once
 TRIES = 8  # templates that a file may need without having been worth it
 
 
@@ -73,7 +74,7 @@ def parts(path: Path, damage: Damage) -> Iterator[Part]:
     name = os.fspath(path)
     reader = _Reader()
     try:
-        with open(path, "rb") as stream:
+        with open(path, "rb", buffering=BUFFER) as stream:
             for line in stream:
                 body = sealed(line)
                 if body is not None:
