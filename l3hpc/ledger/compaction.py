@@ -209,7 +209,11 @@ def _alone(folder: Path, dry_run: bool) -> Iterator[None]:
     if dry_run:
         yield
         return
-    handle = os.open(folder / ".compaction.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        handle = os.open(folder / ".compaction.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise L3hpcError(f"cannot write into the journal's folder: {error.strerror}",
+                         where=str(folder)) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

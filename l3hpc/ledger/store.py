@@ -108,8 +108,9 @@ def share(workspace: Path) -> None:
     store = Store(workspace)
     for folder in (store.folder, store.journal, store.folder / "sync"):
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(PermissionError):
-            folder.chmod(0o2770)
+        for mode in (0o770, 0o2770):  # not every file system knows the second one
+            with contextlib.suppress(PermissionError):
+                folder.chmod(mode)
 
 
 def waiting(rows: Iterable[Row], state: SyncState) -> list[Row]:
