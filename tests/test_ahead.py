@@ -56,6 +56,8 @@ def test_closing_ends_the_reader_without_loading_more():
     before = threading.active_count()
     batches = read_ahead(load, range(100))
     next(batches)
+    while len(loaded) < 2:
+        time.sleep(0.001)
     threading.Timer(0.2, go.set).start()
     batches.close()
     time.sleep(0.05)

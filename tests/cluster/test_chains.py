@@ -180,6 +180,7 @@ def test_a_run_submitted_by_a_process_that_died_is_found_by_name(slurm_cluster, 
 def test_ctrl_c_while_submitting_leaves_no_job_behind(slurm_cluster, chains, tmp_path):
     code = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell may start deaf to it
 sys.path.insert(0, {str(chains.FAKES)!r})
 import chains
 from l3hpc.workflow import submission

@@ -175,7 +175,8 @@ def test_cancel_reaches_a_detached_run(chains, tmp_path):
 def test_ctrl_c_asks_the_jobs_to_stop_and_is_recorded(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 60}})
     submit_behind(made)
-    code = ("from l3hpc.workflow import submission; from pathlib import Path; "
+    code = ("from l3hpc.workflow import submission; from pathlib import Path; import signal; "
+            "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's job is deaf
             f"submission.run_local(Path({str(tmp_path)!r}), 'demo', detach=False)")
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
