@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,18 +73,19 @@ def parts(path: Path, damage: Damage) -> Iterator[Part]:
     """
     name = os.fspath(path)
     reader = _Reader()
+    pieces = reader.pieces
     try:
         with open(path, "rb", buffering=BUFFER) as stream:
             for line in stream:
                 body = sealed(line)
                 if body is not None:
-                    piece = reader.template and reader.template.cut(body)
-                    if piece:  # the common case: a line like the one before
-                        reader.pieces.append(piece)
-                        if len(reader.pieces) >= MOST:
-                            yield from reader.flush()
-                    else:
+                    piece = reader.cut(body)
+                    if piece is None:
                         yield from reader.take(body)
+                    else:  # the common case: a line like the one before
+                        pieces.append(piece)
+                        if len(pieces) >= MOST:
+                            yield from reader.flush()
                 elif line.strip():
                     damage.torn[name] = damage.torn.get(name, 0) + 1
     except FileNotFoundError:
@@ -97,12 +98,13 @@ def parts(path: Path, damage: Damage) -> Iterator[Part]:
 class _Reader:
     """Turns the checked lines of one file into parts.
 
-    pieces: what was cut from lines that fit the template; they wait to be parsed together.
+    pieces: what ``cut`` took from lines that fit the template; they wait to be parsed together.
     """
 
     def __init__(self) -> None:
-        self.template: Template | None = None
         self.pieces: list[tuple[bytes, bytes]] = []
+        self.cut: Callable[[bytes], tuple[bytes, bytes] | None] = _fits_nothing
+        self._template: Template | None = None
         self._last: dict[str, Any] | None = None
         self._left = TRIES
 
@@ -116,7 +118,7 @@ class _Reader:
             return [*found, unpacked(record)]
         if self._last is not None and self._left > 0:
             self._left -= 1
-            self.template = Template.of(self._last, record, body)
+            self._use(Template.of(self._last, record, body))
         self._last = record
         return [*found, record]
 
@@ -124,16 +126,25 @@ class _Reader:
         """What waited."""
         if not self.pieces:
             return []
-        assert self.template is not None
-        batch = parsed(self.template, self.pieces)
+        assert self._template is not None
+        batch = parsed(self._template, self.pieces)
         self._left += len(self.pieces) // 4
         found: list[Part] = [batch] if batch is not None else [
             record for piece in self.pieces
-            if (record := _parsed(self.template.whole(piece))) is not None]
+            if (record := _parsed(self._template.whole(piece))) is not None]
         if batch is None:
-            self.template = None
-        self.pieces = []
+            self._use(None)
+        self.pieces.clear()
         return found
+
+
+    def _use(self, template: Template | None) -> None:
+        self._template = template
+        self.cut = _fits_nothing if template is None else template.cut
+
+
+def _fits_nothing(body: bytes) -> None:
+    """No template, no piece."""
 
 
 def _parsed(body: bytes) -> dict[str, Any] | None:
