@@ -83,7 +83,7 @@ def test_a_node_that_dies_costs_one_requeue(slurm_cluster, chains, tmp_path):
 def test_one_cancelled_task_of_an_array_is_all_that_is_missing(any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm)
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on, tasks={"extract": 3},
-                       params={"extract": {"seconds": 4}})
+                       params={"extract": {"seconds": 12}})
     record = submission.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].state == "running")
     any_slurm.command("scancel", f"{record.steps[0].job}_1")
