@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from pathlib import Path
 
 import fakestep
@@ -196,9 +197,15 @@ def test_term_on_slurm_writes_a_checkpoint_and_the_task_goes_on(config, monkeypa
     monkeypatch.delenv("L3HPC_LOCAL", raising=False)
     path, saved = config(seconds=0.6), []
     before = signal.getsignal(signal.SIGTERM)
+
+    def preempt():
+        while signal.getsignal(signal.SIGTERM) is before:  # it would end the tests
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     try:
         with worker.PREEMPTION.on_signal(lambda: saved.append(True)):
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            threading.Thread(target=preempt, daemon=True).start()
             result = worker.TaskCall(str(path), 0)()
     finally:
         signal.signal(signal.SIGTERM, before)
