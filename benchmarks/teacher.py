@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
+from benchmarks.cost import flops
 from benchmarks.machine import gemm_rate
 from benchmarks.measure import Measured, in_turn, middle, worker
 from benchmarks.tables import Claim, Table, run
@@ -155,12 +156,7 @@ def _embeddings(work: Path, name: str) -> np.ndarray:
 
 def gflop(spec: Any) -> float:
     """Of a network's convolutions for one frame: multiplications and additions, done directly."""
-    before, total = 1, 0
-    for index, filters in enumerate(spec.filters):
-        bands, times = spec.maps[index // 2]
-        total += 2 * 9 * before * filters * bands * times
-        before = filters
-    return total / 1e9
+    return flops(spec) / 1e9
 
 
 def _table(work: Path, found: dict[str, list[Measured]], missing: list[str], gemm: float) -> Table:

@@ -121,3 +121,17 @@ def task_folders(artifact: Path) -> list[Path]:
     folders = [path for path in Path(artifact).iterdir()
                if path.is_dir() and path.name.isdigit() and (path / "result.json").is_file()]
     return sorted(folders, key=lambda path: int(path.name))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below ``folder``, by name within each folder; hidden ones are left out, links are
+    followed, and one that leads back is not."""
+    seen: set[str] = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(base)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(base, name) for name in sorted(names) if not name.startswith("."))

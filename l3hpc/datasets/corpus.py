@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import digest
+from l3hpc.files import digest, walk
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -145,21 +145,10 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    seen: set[str] = set()
-    for base, folders, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(base)
-        if place in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            suffix = os.path.splitext(name)[1].lower()
-            if name.startswith(".") or suffix not in AUDIO_SUFFIXES + HDF5_SUFFIXES:
-                continue
-            path = Path(base, name)
-            if suffix in AUDIO_SUFFIXES or _holds_audio(path):
-                yield path.relative_to(folder).as_posix(), path.stat()
+    for path in walk(folder):
+        suffix = path.suffix.lower()
+        if suffix in AUDIO_SUFFIXES or suffix in HDF5_SUFFIXES and _holds_audio(path):
+            yield path.relative_to(folder).as_posix(), path.stat()
 
 
 def _holds_audio(path: Path) -> bool:

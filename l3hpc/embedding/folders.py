@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.errors import InputError
+from l3hpc.files import walk
 
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 FORMATS = ("npz", "h5", "csv")
@@ -86,14 +87,6 @@ def _recordings(word: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _inside(folder: Path) -> Iterator[tuple[Path, Path]]:
-    seen: set[str] = set()
-    for base, folders, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(base)
-        if place in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SOUND_SUFFIXES:
-                yield Path(base, name), Path(base).relative_to(folder)
+    for path in walk(folder):
+        if path.suffix.lower() in SOUND_SUFFIXES:
+            yield path, path.parent.relative_to(folder)
