@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field
 
 from l3hpc.errors import InputError
 from l3hpc.files import digest_file
-from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
+from l3hpc.steps.training_loop import LoopParams, TrainingRow, loop_fields
 
 if TYPE_CHECKING:
     from l3hpc.avc.batches import Batches
@@ -35,7 +35,7 @@ PUBLISHED_FRONT = (48000, 256, 242, 2048, None)  # two of its mel bands hear not
 AUDIO, TEACHER, VISION = "audio.h5", "teacher.h5", "vision.h5"
 
 
-class Params(BaseParams):
+class Params(LoopParams):
     """The two networks' shapes and how they are trained."""
 
     asr: int = Field(48000, ge=1000, le=192000, description="The audio network's rate in Hz.")
@@ -65,21 +65,9 @@ class Params(BaseParams):
     schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
         "plateau: the rate falls when the validation loss stalls; cosine: half a cosine from the "
         "first rate to nothing over all epochs."))
-    patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
-    min_delta: float = Field(1e-4, ge=0, description="The least that counts as improvement.")
-    plateau_patience: int = Field(5, ge=1, description=(
-        "Epochs without improvement before the learning rate falls."))
-    plateau_factor: float = Field(0.1, gt=0, lt=1, description="By what the rate is multiplied.")
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
         "Momentum of the normalisations' moving statistics (none: as in train)."))
     seed: int = Field(20180216, ge=0, description="Seed of weights and order.")
-    mixed_precision: bool = Field(False, description=(
-        "Compute in bfloat16 (float16 on GPUs that lack it); weights and losses stay float32."))
-    deterministic: bool = Field(True, description=(
-        "The same bits for the same seed, also after a restart; slower on a GPU."))
-    checkpoint_every: int = Field(1, ge=1, description="Epochs between checkpoints.")
-    checkpoint_batches: int | None = Field(None, ge=1, description=(
-        "Also a checkpoint after so many batches (none: every five minutes)."))
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
@@ -184,7 +172,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     limit_threads(task.threads)  # before anything asks TensorFlow for its devices
     audio = load_parameters(params.audio_weights)[0] if params.audio_weights else None
     spec = audio_spec(params)
-    row = _Row(params, task, spec, rows)
+    row = _row(params, task, spec, rows)
     task.progress.note(f"{train.rows:,} pairs to train on, {validate.rows:,} to validate, "
                        f"{test.rows:,} to test")
     row.record({})
@@ -259,50 +247,18 @@ def _collect(task: Task, best: Any, result: Mapping[str, Any]) -> None:
     write_json(task.output / "evaluation.json", {"test": result["test"]})
 
 
-class _Row:
+def _row(params: Params, task: Task, spec: NetworkSpec, rows: Any) -> TrainingRow:
     """The run's row in the ledger, in the fields of the published sheet."""
-
-    def __init__(self, params: Params, task: Task, spec: NetworkSpec, rows: Any) -> None:
-        from l3hpc.models.training_engine import device_count
-
-        self._task = task
-        labels, folder = task.labels, str(task.inputs["avc_pairs"])
-        sizes = [wanted or math.ceil(len(some) / size) for some, size, wanted in (
-            (rows[0], params.batch_size, params.epoch_size),
-            (rows[1], params.validation_batch_size, params.validation_epoch_size))]
-        self._fixed = {
-            "state": "running", "username": labels.get("username", ""),
-            "model_id": spec.model_repr, "model_dir": str(labels.get("model_dir") or task.output),
-            "git_commit": labels.get("git_commit", ""),
-            "train_data_dir": folder, "validation_data_dir": folder,
-            "continue_model_dir": str(params.audio_weights or ""), "model_type": "cnn_L3",
-            "samp_rate": spec.rate // 1000, "num_mels": spec.n_mels,
-            "num_hops": math.ceil(spec.rate / spec.hop), "num_dft": spec.n_dft,
-            "num_epochs": params.epochs, "train_epoch_size": sizes[0],
-            "validation_epoch_size": sizes[1], "train_batch_size": params.batch_size,
-            "validation_batch_size": params.validation_batch_size, "random_state": params.seed,
-            "learning_rate": params.learning_rate, "gpus": device_count(),
-            "checkpoint_interval": params.checkpoint_every,
-        }
-
-    def record(self, values: Mapping[str, Any], epoch: int | None = None) -> None:
-        """Add values to the row."""
-        self._task.recorder.record(TAB, {**self._fixed, **values}, epoch=epoch)
-
-    def epoch(self, status: Any, state: str = "running") -> None:
-        """Record the latest and the best values; epochs count from 0, as published."""
-        if not status.history:
-            return
-        last = status.history[-1]
-        self.record({
-            "state": state, "latest_epoch": last["epoch"], "latest_train_loss": last["loss"],
-            "latest_validation_loss": last["val_loss"],
-            "latest_train_acc": 1 - last["mean_absolute_error"],
-            "latest_validation_acc": 1 - last["val_mean_absolute_error"],
-            "best_train_loss": status.lowest("loss"), "best_validation_loss": status.best_loss,
-            "best_train_acc": 1 - status.lowest("mean_absolute_error"),
-            "best_validation_acc": 1 - status.best_mae,
-        }, epoch=int(last["epoch"]))
+    labels, folder = task.labels, str(task.inputs["avc_pairs"])
+    return TrainingRow(task, TAB, {
+        "model_id": spec.model_repr, "model_dir": str(labels.get("model_dir") or task.output),
+        "git_commit": labels.get("git_commit", ""),
+        "train_data_dir": folder, "validation_data_dir": folder,
+        "continue_model_dir": str(params.audio_weights or ""), "model_type": "cnn_L3",
+        "samp_rate": spec.rate // 1000, "num_mels": spec.n_mels,
+        "num_hops": math.ceil(spec.rate / spec.hop), "num_dft": spec.n_dft,
+        **loop_fields(params, task, rows, params.learning_rate),
+    }, measure="acc")
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:

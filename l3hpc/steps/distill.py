@@ -105,9 +105,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
                     progress=task.progress)
     limit_threads(task.threads)
     told.setdefault("teacher", pairs.teacher)
-    row = retraining.Row(params, task, network, told, step=NAME, rows=rows,
-                         data=(str(pairs.audio), str(pairs.audio)))
-    row.begin()
+    row = retraining.row(params, task, network, told, step=NAME, rows=rows, data=pairs.audio)
+    row.record({})
     deciding = params.model_dump(mode="json", exclude=set(PLACES))
     first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
     folder = task.scratch / "training"

@@ -100,9 +100,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     known = digest_file(params.avc)
     seen = look(whole, batches, np.arange(batches.rows), network.spec.frontend,
                 task.scratch / "seen", settings=known, progress=task.progress)
-    row = retraining.Row(params, task, network, told, step=NAME, rows=rows,
-                         data=(str(params.scenes), str(params.scenes)))
-    row.begin()
+    row = retraining.row(params, task, network, told, step=NAME, rows=rows, data=params.scenes)
+    row.record({})
     deciding = params.model_dump(mode="json", exclude=set(PLACES))
     first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
     folder = task.scratch / "training"

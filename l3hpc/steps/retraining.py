@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
+from l3hpc.steps.training_loop import LoopParams, TrainingRow, loop_fields
 
 TAB = "prunedembedding"
 RATE = 1e-4
@@ -24,7 +24,7 @@ OPTIONS = ("learning_rate", "batch_size", "validation_batch_size", "epoch_size",
            "checkpoint_every", "checkpoint_batches")
 
 
-class RetrainParams(BaseParams):
+class RetrainParams(LoopParams):
     """How long and how fast; zeros of the network stay zero throughout."""
 
     recipe: Literal["default", "published"] = Field("default", description=(
@@ -37,21 +37,9 @@ class RetrainParams(BaseParams):
     batch_size: int = Field(64, ge=1, description="Examples per training batch.")
     validation_batch_size: int = Field(64, ge=1, description="Examples per validation batch.")
     learning_rate: float = Field(RATE, gt=0, le=1, description="Adam's first learning rate.")
-    patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
-    min_delta: float = Field(1e-4, ge=0, description="The least that counts as improvement.")
-    plateau_patience: int = Field(5, ge=1, description=(
-        "Epochs without improvement before the learning rate falls."))
-    plateau_factor: float = Field(0.1, gt=0, lt=1, description="By what the rate is multiplied.")
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
         "Momentum of the normalisations' moving statistics (none: 0.99, less for short epochs)."))
     seed: int = Field(20180216, ge=0, description="Seed of order and split.")
-    mixed_precision: bool = Field(False, description=(
-        "Compute in bfloat16 (float16 on GPUs that lack it); weights and losses stay float32."))
-    deterministic: bool = Field(True, description=(
-        "The same bits for the same seed, also after a restart; slower on a GPU."))
-    checkpoint_every: int = Field(1, ge=1, description="Epochs between checkpoints.")
-    checkpoint_batches: int | None = Field(None, ge=1, description=(
-        "Also a checkpoint after so many batches (none: every five minutes)."))
 
     @model_validator(mode="before")
     @classmethod
@@ -101,69 +89,28 @@ def counts(before: Any, after: Any) -> dict[str, Any]:
             "non_zero_before": sum(int(np.count_nonzero(one)) for one in kernels(before))}
 
 
-class Row:
-    """The task's row of ``prunedembedding``, in the fields of the published sheet."""
+def row(params: RetrainParams, task: Task, network: Any, told: Mapping[str, Any], *,
+        step: str, data: Path, rows: tuple[Any, Any]) -> TrainingRow:
+    """The task's row of ``prunedembedding``, in the fields of the published sheet. Distillation has
+    no accuracy: those cells stay empty. data: folder of the training data; rows: row numbers of
+    training and validation."""
+    from l3hpc.compression.pruning import achieved
+    from l3hpc.models.weights import caution
 
-    def __init__(self, params: RetrainParams, task: Task, network: Any, told: Mapping[str, Any], *,
-                 step: str, data: tuple[str, str], rows: tuple[Any, Any]) -> None:
-        """data: folders of training and validation data; rows: their row numbers."""
-        import math
-
-        from l3hpc.compression.pruning import achieved
-        from l3hpc.models.training_engine import device_count
-        from l3hpc.models.weights import caution
-
-        labels, sparsity = task.labels, achieved(network)
-        folder = str(labels.get("model_dir") or task.output.parent)
-        self._task = task
-
-        def steps(count: int, size: int, wanted: int | None) -> int:
-            return wanted or math.ceil(count / size)
-
-        self._fixed = {
-            "note": caution(told.get("teacher")), "state": "running",
-            "username": labels.get("username", ""),
-            "model_id": f"{step}-{told.get('plan', 'own')}",
-            "model_dir": f"{folder}/{task.index:04d}", "git_commit": labels.get("git_commit", ""),
-            "train_data_dir": data[0], "validation_data_dir": data[1],
-            "continue_model_dir": str(task.inputs["prune"]),
-            "model_type": network.spec.model_repr,
-            "include_layers": str(len(network.spec.filters)),
-            "num_filters": ", ".join(map(str, network.spec.filters)),
-            "sparsity": ", ".join(f"{value:.2f}" for value in sparsity),
-            "pruning": any(sparsity), "finetune": step == "finetune",
-            "knowledge_distilled": step == "distill", "num_epochs": params.epochs,
-            "train_epoch_size": steps(len(rows[0]), params.batch_size, params.epoch_size),
-            "validation_epoch_size": steps(len(rows[1]), params.validation_batch_size,
-                                           params.validation_epoch_size),
-            "train_batch_size": params.batch_size,
-            "validation_batch_size": params.validation_batch_size, "random_state": params.seed,
-            "learning_rate": params.learning_rate, "gpus": device_count(),
-            "checkpoint_interval": params.checkpoint_every,
-        }
-        self._accuracy = step == "finetune"
-
-    def begin(self) -> None:
-        """Record the row without results."""
-        self._task.recorder.record(TAB, self._fixed)
-
-    def epoch(self, status: Any, state: str = "running") -> None:
-        """Record the latest and the best values; epochs count from 0, as published. Distillation
-        has no accuracy: those cells stay empty."""
-        if not status.history:
-            return
-        last = status.history[-1]
-        values = {
-            "state": state, "latest_epoch": last["epoch"], "latest_train_loss": last["loss"],
-            "latest_validation_loss": last["val_loss"],
-            "best_train_loss": status.lowest("loss"), "best_validation_loss": status.best_loss}
-        if self._accuracy:
-            values |= {
-                "latest_train_acc": 1 - last["mean_absolute_error"],
-                "latest_validation_acc": 1 - last["val_mean_absolute_error"],
-                "best_train_acc": 1 - status.lowest("mean_absolute_error"),
-                "best_validation_acc": 1 - status.best_mae}
-        self._task.recorder.record(TAB, {**self._fixed, **values}, epoch=int(last["epoch"]))
+    labels, sparsity = task.labels, achieved(network)
+    folder = str(labels.get("model_dir") or task.output.parent)
+    return TrainingRow(task, TAB, {
+        "note": caution(told.get("teacher")), "model_id": f"{step}-{told.get('plan', 'own')}",
+        "model_dir": f"{folder}/{task.index:04d}", "git_commit": labels.get("git_commit", ""),
+        "train_data_dir": str(data), "validation_data_dir": str(data),
+        "continue_model_dir": str(task.inputs["prune"]), "model_type": network.spec.model_repr,
+        "include_layers": str(len(network.spec.filters)),
+        "num_filters": ", ".join(map(str, network.spec.filters)),
+        "sparsity": ", ".join(f"{value:.2f}" for value in sparsity),
+        "pruning": any(sparsity), "finetune": step == "finetune",
+        "knowledge_distilled": step == "distill",
+        **loop_fields(params, task, rows, params.learning_rate),
+    }, measure="acc" if step == "finetune" else None)
 
 
 def keep(folder: Path, output: Path, names: Mapping[str, str]) -> None:

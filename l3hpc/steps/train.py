@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from l3hpc.errors import InputError
-from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
+from l3hpc.steps.training_loop import LoopParams, TrainingRow, loop_fields
 
 NAME = "train"
 VERSION = 2
@@ -32,7 +32,7 @@ PUBLISHED: dict[str, Any] = {
 PUBLISHED_RATE = {"pca": 1e-4, "umap": 1e-4, "none": 1e-5}
 
 
-class Params(BaseParams):
+class Params(LoopParams):
     """The student's shape and how it is trained."""
 
     recipe: Literal["default", "published"] = Field("default", description=(
@@ -60,11 +60,6 @@ class Params(BaseParams):
     schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
         "plateau: the rate falls when the validation loss stalls; cosine: half a cosine from the "
         "first rate to nothing over all epochs."))
-    patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
-    min_delta: float = Field(1e-4, ge=0, description="The least that counts as improvement.")
-    plateau_patience: int = Field(5, ge=1, description=(
-        "Epochs without improvement before the learning rate falls."))
-    plateau_factor: float = Field(0.1, gt=0, lt=1, description="By what the rate is multiplied.")
     validation_share: float = Field(0.1, gt=0, lt=1, description=(
         "Share of rows for validation, by recording and day (folders train/ and validate/ win)."))
     timezone: str = Field("America/New_York", description="Time zone that tells the days apart.")
@@ -76,16 +71,9 @@ class Params(BaseParams):
         "Folder of the audio (none: where extract found it)."))
     embedding_key: str | None = Field(None, description=(
         "Dataset of the targets, where published files hold several."))
-    mixed_precision: bool = Field(False, description=(
-        "Compute in bfloat16 (float16 on GPUs that lack it); weights and losses stay float32."))
-    deterministic: bool = Field(True, description=(
-        "The same bits for the same seed, also after a restart; slower on a GPU."))
     cache: Literal["float32", "float16"] = Field("float32", description=(
         "How log-mel spectra are kept on disk while training; float16 halves the space."))
     tensorboard: bool = Field(False, description="Also write TensorBoard event files.")
-    checkpoint_every: int = Field(1, ge=1, description="Epochs between checkpoints.")
-    checkpoint_batches: int | None = Field(None, ge=1, description=(
-        "Also a checkpoint after so many batches (none: every five minutes)."))
 
     @model_validator(mode="before")
     @classmethod
@@ -195,7 +183,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     cache = prepare(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
                     threads=task.threads, progress=task.progress)
     limit_threads(task.threads)  # before anything asks TensorFlow for its devices
-    row = _Row(params, task, pairs, spec, rows)
+    row = _row(params, task, pairs, spec, rows)
     task.progress.note(f"{len(rows[0]):,} windows to train on, {len(rows[1]):,} to validate")
     row.record({})
     deciding = params.model_dump(mode="json", exclude=set(PLACES))
@@ -248,62 +236,24 @@ def _collect(task: Task, result: Mapping[str, Any]) -> None:
     write_json(task.output / "student.json", dict(result))
 
 
-class _Row:
+def _row(params: Params, task: Task, pairs: Any, spec: Any, rows: Any) -> TrainingRow:
     """The run's row in the ledger, in the fields of the published sheet."""
+    from l3hpc.models.weights import caution
 
-    def __init__(self, params: Params, task: Task, pairs: Any, spec: Any, rows: Any) -> None:
-        import math
-
-        from l3hpc.models.training_engine import device_count
-        from l3hpc.models.weights import caution
-
-        self._task = task
-        labels = task.labels
-        target = str(task.inputs.get("reduce") or task.inputs.get("extract"))
-        published = any(unit.split for unit in pairs.units)
-        self._model_dir = str(labels.get("model_dir") or task.output)
-
-        def steps(count: int, size: int, wanted: int | None) -> int:
-            return wanted or math.ceil(count / size)
-
-        folder = str(pairs.audio)
-        self._fixed = {
-            "note": caution(pairs.teacher), "state": "running",
-            "username": labels.get("username", ""), "model_dir": self._model_dir,
-            "train_data_dir": f"{folder}/train" if published else folder,
-            "validation_data_dir": f"{folder}/validate" if published else folder,
-            "reduced_emb_train_dir": f"{target}/train" if published else target,
-            "reduced_emb_valid_dir": f"{target}/validate" if published else target,
-            "approx_mode": "mse" if pairs.approx == "none" else pairs.approx,
-            "emb_key": pairs.key, "model_repr": spec.model_repr, "student_emb_len": spec.dim,
-            "num_epochs": params.epochs,
-            "train_epoch_size": steps(len(rows[0]), params.batch_size, params.epoch_size),
-            "validation_epoch_size": steps(len(rows[1]), params.validation_batch_size,
-                                           params.validation_epoch_size),
-            "train_batch_size": params.batch_size,
-            "validation_batch_size": params.validation_batch_size, "random_state": params.seed,
-            "learning_rate": params.rate_for(pairs.approx), "gpus": device_count(),
-            "checkpoint_interval": params.checkpoint_every,
-        }
-
-    def record(self, values: Mapping[str, Any], epoch: int | None = None) -> None:
-        """Add values to the row."""
-        self._task.recorder.record(TAB, {**self._fixed, **values}, epoch=epoch)
-
-    def epoch(self, status: Any, state: str = "running") -> None:
-        """Record the latest and the best values; epochs count from 0, as published."""
-        if not status.history:
-            return
-        last = status.history[-1]
-        self.record({
-            "state": state, "latest_epoch": last["epoch"], "latest_train_loss": last["loss"],
-            "latest_validation_loss": last["val_loss"],
-            "latest_train_mae": last["mean_absolute_error"],
-            "latest_validation_mae": last["val_mean_absolute_error"],
-            "best_train_loss": status.lowest("loss"), "best_validation_loss": status.best_loss,
-            "best_train_mae": status.lowest("mean_absolute_error"),
-            "best_validation_mae": status.best_mae,
-        }, epoch=int(last["epoch"]))
+    target = str(task.inputs.get("reduce") or task.inputs.get("extract"))
+    published = any(unit.split for unit in pairs.units)
+    folder = str(pairs.audio)
+    return TrainingRow(task, TAB, {
+        "note": caution(pairs.teacher),
+        "model_dir": str(task.labels.get("model_dir") or task.output),
+        "train_data_dir": f"{folder}/train" if published else folder,
+        "validation_data_dir": f"{folder}/validate" if published else folder,
+        "reduced_emb_train_dir": f"{target}/train" if published else target,
+        "reduced_emb_valid_dir": f"{target}/validate" if published else target,
+        "approx_mode": "mse" if pairs.approx == "none" else pairs.approx,
+        "emb_key": pairs.key, "model_repr": spec.model_repr, "student_emb_len": spec.dim,
+        **loop_fields(params, task, rows, params.rate_for(pairs.approx)),
+    }, measure="mae")
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:
