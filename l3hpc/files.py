@@ -35,9 +35,13 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
     durable: wait until the disk has it; not needed for what a killed machine may forget.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        handle = os.open(temporary, flags, mode)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, flags, mode)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -61,6 +65,19 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace ``path`` by ``value`` as indented JSON (NaN and infinity are refused)."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
                durable=durable)
+
+
+def share_file(source: Path, target: Path) -> None:
+    """``target`` becomes a second name of ``source`` (a copy where the file system has no links).
+
+    Only for files that are replaced, never changed in place. One that exists stays.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        write_bytes(target, Path(source).read_bytes(), durable=False)
 
 
 def read_json(path: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from l3hpc.errors import ClusterError
-from l3hpc.workflow import artifacts, queue, records
+from l3hpc.workflow import artifacts, orphans, queue, records
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import RunRecord
 from l3hpc.workflow.submission import cancel_jobs
@@ -14,14 +14,14 @@ from l3hpc.workflow.submission import cancel_jobs
 def cancel(workspace: Path, run: str) -> list[str]:
     """Cancel what still waits or runs of a run; return the ids that were asked to stop.
 
-    What was finished stays usable. On Slurm one squeue finds the live jobs (by name also a job that
-    was submitted in the moment before a crash), and one scancel stops them.
+    What was finished stays usable. On Slurm one squeue finds the live jobs (after a crash another
+    one those that were submitted in the moment before it), and one scancel stops them.
     """
     record = records.read(workspace, run)
     if record.local:
         stopped = _cancel_local(workspace, record)
     else:
-        stopped = _live_ids(record)
+        stopped = _live_ids(workspace, record)
         cancel_jobs(stopped)
     if stopped or record.state == "submitting":
         record = records.read(workspace, run)
@@ -31,7 +31,7 @@ def cancel(workspace: Path, run: str) -> list[str]:
     return stopped
 
 
-def _live_ids(record: RunRecord) -> list[str]:
+def _live_ids(workspace: Path, record: RunRecord) -> list[str]:
     """Base ids of the run's jobs that live, the leaf first; all ids where squeue is silent."""
     known = [attempt["job"] for step in record.steps[::-1] for attempt in step.attempts[::-1]
              if len(artifacts.finished(Path(step.artifact))) < step.tasks]
@@ -43,16 +43,8 @@ def _live_ids(record: RunRecord) -> list[str]:
         return known
     ranks = {attempt["job"]: rank for rank, step in enumerate(record.steps[::-1])
              for attempt in step.attempts}
-    crashed = record.state == "submitting"  # an equal name alone may be a run of another workspace
-    names = {f"l3-{record.run}-{step.name}": rank for rank, step in enumerate(record.steps[::-1])
-             if crashed}
-    found: dict[str, int] = {}
-    for job, live in answer.live.items():
-        base = job.partition("_")[0]
-        rank = ranks.get(base, names.get(live.name))
-        if rank is not None:
-            found[base] = rank
-    return sorted(found, key=lambda job: (found[job], -int(job)))
+    alive = {job.partition("_")[0] for job in answer.live} & set(ranks)
+    return orphans.find(workspace, record) + sorted(alive, key=lambda job: (ranks[job], -int(job)))
 
 
 def _cancel_local(workspace: Path, record: RunRecord) -> list[str]:

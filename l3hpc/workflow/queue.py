@@ -5,6 +5,7 @@ Both may be missing, slow or broken; then the answer says so and status lives on
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ SQUEUE_S = 20.0
 SACCT_S = 20.0
 MAX_IDS_LENGTH = 100_000
 _WIDTHS = {"JobArrayID": 40, "State": 24, "Reason": 60, "TimeUsed": 20, "StartTime": 24,
-           "RestartCnt": 12, "TimeLimit": 20, "exit_code": 16, "NodeList": 64, "Name": 256}
+           "RestartCnt": 12, "TimeLimit": 20, "exit_code": 16, "NodeList": 64}
+_PLACES = {name: slice(end - width, end) for (name, width), end in zip(
+    _WIDTHS.items(), itertools.accumulate(_WIDTHS.values()), strict=True)}
 _OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
          "DEADLINE", "PREEMPTED", "REVOKED")
 
@@ -33,7 +36,6 @@ class LiveJob:
     start: float | None
     restarts: int
     limit_s: float | None
-    name: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,15 @@ def ask_squeue(users: Iterable[str], answer: Answer) -> None:
     live, ended = parse_squeue(text)
     answer.live.update(live)
     answer.ended.update(ended)
+
+
+def scripts(user: str) -> dict[str, str]:
+    """Base id → path of the script, of every job of a user that waits or runs. One call; a
+    ``ClusterError`` where squeue does not answer."""
+    text = call(["squeue", "--noheader", "--user", user, "--Format", "JobArrayID:40,Command:4096"],
+                timeout_s=SQUEUE_S)
+    return {line[:40].strip().partition("_")[0]: line[40:].strip() for line in text.splitlines()
+            if line.strip()}
 
 
 def ask_sacct(
@@ -122,10 +133,7 @@ def parse_squeue(text: str) -> tuple[dict[str, LiveJob], dict[str, EndedJob]]:
     jobs: dict[str, LiveJob] = {}
     over: dict[str, EndedJob] = {}
     for line in text.splitlines():
-        values, at = {}, 0
-        for name, width in _WIDTHS.items():
-            values[name] = line[at:at + width].strip()
-            at += width
+        values = {name: line[place].strip() for name, place in _PLACES.items()}
         if not values["JobArrayID"]:
             continue
         if values["State"] in _OVER:
@@ -137,8 +145,7 @@ def parse_squeue(text: str) -> tuple[dict[str, LiveJob], dict[str, EndedJob]]:
         live = LiveJob(
             state=values["State"], reason=values["Reason"], elapsed_s=seconds(values["TimeUsed"]),
             start=_moment(values["StartTime"]), limit_s=seconds(values["TimeLimit"]),
-            restarts=int(values["RestartCnt"]) if values["RestartCnt"].isdigit() else 0,
-            name=values["Name"])
+            restarts=int(values["RestartCnt"]) if values["RestartCnt"].isdigit() else 0)
         for job in expand(values["JobArrayID"]):
             jobs[job] = live
     return jobs, over

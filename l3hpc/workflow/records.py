@@ -22,27 +22,27 @@ NOTED = "attempts.jsonl"
 
 def runs_folder(workspace: Path) -> Path:
     """The folder that holds one folder per run."""
-    return Path(workspace) / "runs"
+    return Path(f"{workspace}/runs")
 
 
 def run_folder(workspace: Path, run: str) -> Path:
     """The folder of one run."""
-    return runs_folder(workspace) / run
+    return Path(f"{workspace}/runs/{run}")
 
 
 def step_folder(workspace: Path, run: str, step: str) -> Path:
     """The folder of one step of a run: config.json, script.sbatch, logs/, markers/."""
-    return run_folder(workspace, run) / "steps" / step
+    return Path(f"{workspace}/runs/{run}/steps/{step}")
 
 
 def logs_folder(workspace: Path, run: str, step: str) -> Path:
     """Where a step's logs are (submitit keeps its own files there too)."""
-    return step_folder(workspace, run, step) / "logs"
+    return Path(f"{step_folder(workspace, run, step)}/logs")
 
 
 def markers_folder(workspace: Path, run: str, step: str) -> Path:
     """Where a step's markers are."""
-    return step_folder(workspace, run, step) / "markers"
+    return Path(f"{step_folder(workspace, run, step)}/markers")
 
 
 def write(workspace: Path, record: RunRecord) -> None:

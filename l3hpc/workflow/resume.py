@@ -18,6 +18,7 @@ from l3hpc.workflow import (
     artifacts,
     ledger_sync,
     markers,
+    orphans,
     records,
     render,
     status,
@@ -25,7 +26,6 @@ from l3hpc.workflow import (
 )
 from l3hpc.workflow.healing import policy, slurm
 from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord
-from l3hpc.workflow.owner import Owner
 from l3hpc.workflow.units import parse_memory, parse_time
 
 RESOURCES = ("cpus", "mem", "gpus", "time")
@@ -57,17 +57,21 @@ def resume(
     step and all behind it are computed anew, also what is finished. Two at once submit once: the
     second one finds the jobs of the first alive.
     """
-    folder = records.run_folder(workspace, run)
-    claim = Owner(folder / "resume", "resume")
+    claim = orphans.claim(workspace, run, "resume")
     if not claim.acquire():
-        raise InputError(f"{run} is being resumed by another command just now",
-                         hint=f"See: l3hpc status {run}")
+        by = (claim.holder() or {}).get("label") or "resume"
+        raise InputError(f"the jobs of {run} are being handed over by another command just now "
+                         f"({by})", hint=f"See: l3hpc status {run}")
     with claim, submission.umask(profile):
+        submission.cancel_jobs(orphans.find(workspace, records.read(workspace, run)))
         todo = missing(workspace, run, profile, sets, only=only, again=again)
         record = records.read(workspace, run)
         for job, changes in todo.held.items():
             slurm.release(job, changes, wait_s=0)
         if not todo.steps:
+            if record.state == "submitting":  # its submission was killed after the last job
+                record.state = "submitted"
+                records.write(workspace, record)
             return record
         texts = submission.scripts(todo.plan, todo.steps)
         if not record.local:

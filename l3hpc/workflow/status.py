@@ -11,13 +11,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.workflow import artifacts, markers, queue, records
+from l3hpc.workflow import artifacts, markers, orphans, queue, records
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
 from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 STUCK = ("failed", "cancelled", "lost", "blocked")
 MOVING = ("running", "requeued", "queued", "waiting", "submitting")
@@ -106,9 +109,13 @@ def collect(
         chosen = records.read_all(workspace, broken)[:last]
     else:
         chosen = [records.read(workspace, run) for run in runs]
-    looks = {record.run: [_look(workspace, record, step) for step in record.steps]
-             for record in chosen}
-    answer = _ask(chosen, looks)
+    asked = _Asking({record.user for record in chosen if not record.local})
+    looks = {}
+    for record in chosen:
+        looks[record.run] = [_look(workspace, record, step) for step in record.steps]
+        if _needs_slurm(record, looks[record.run]):
+            asked.start()
+    answer = _ask(chosen, looks, asked)
     return [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
 
 
@@ -135,22 +142,47 @@ def _look(workspace: Path, record: RunRecord, step: StepRecord) -> _Look:
                  markers.read(records.markers_folder(workspace, record.run, step.name)))
 
 
-def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]]) -> queue.Answer:
-    answer = queue.Answer()
-    users, ids = set(), []
-    for record in chosen:
-        if record.local:
-            continue
-        opened = [job for look in looks[record.run] for job in look.open_ids().values()]
-        if opened or record.state == "submitting":
-            users.add(record.user)
-            ids += opened
-    if not users:
+class _Asking:
+    """One squeue, which answers while the markers are read."""
+
+    def __init__(self, users: set[str]) -> None:
+        self._users = users
+        self._answer: Future[queue.Answer] | None = None
+
+    def start(self) -> None:
+        """Ask, unless that was done already."""
+        if self._answer is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            pool = ThreadPoolExecutor(1)
+            self._answer = pool.submit(self._squeue)
+            pool.shutdown(wait=False)
+
+    def answer(self) -> queue.Answer:
+        """Wait for what squeue says; an empty answer where it was not asked."""
+        return queue.Answer() if self._answer is None else self._answer.result()
+
+    def _squeue(self) -> queue.Answer:
+        answer = queue.Answer()
+        queue.ask_squeue(self._users, answer)
         return answer
-    queue.ask_squeue(users, answer)
-    queue.ask_sacct((job.partition("_")[0] for job in ids
+
+
+def _needs_slurm(record: RunRecord, looks: list[_Look]) -> bool:
+    return not record.local and (record.state == "submitting"
+                                 or any(look.open_ids() for look in looks))
+
+
+def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]], asked: _Asking) -> queue.Answer:
+    answer = asked.answer()
+    if answer.squeue is None:
+        return answer
+    open_ids = (job for record in chosen if not record.local for look in looks[record.run]
+                for job in look.open_ids().values())
+    queue.ask_sacct((job.partition("_")[0] for job in open_ids
                      if job not in answer.live and job not in answer.ended), answer,
-                    users=users, since=min(record.created for record in chosen))
+                    users={record.user for record in chosen if not record.local},
+                    since=min(record.created for record in chosen))
     return answer
 
 
@@ -159,14 +191,17 @@ def _run_status(
 ) -> RunStatus:
     if record.local:
         answer = _local_answer(record, LocalJobs(workspace, record.run))
+    broken_off = orphans.interrupted(workspace, record)
     steps: list[StepStatus] = []
     for look in looks:
         parents = [step for step in steps if step.name in look.record.needs]
-        steps.append(_step_status(workspace, record, look, answer, parents))
+        steps.append(_step_status(workspace, record, look, answer, parents, broken_off))
     state = _run_state(record, steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
                        notes=list(answer.notes),
                        combinations=list(record.options.get("combinations", ())))
+    if broken_off and state != "done":
+        status.notes.insert(0, "the submitting process was killed before it had handed over all")
     if record.note and state in ("refused", "cancelled"):
         status.notes.insert(0, record.note)
     if state in ("failed", "lost", "cancelled"):
@@ -176,7 +211,7 @@ def _run_status(
 
 def _step_status(
     workspace: Path, record: RunRecord, look: _Look, answer: queue.Answer,
-    parents: list[StepStatus],
+    parents: list[StepStatus], broken_off: bool,
 ) -> StepStatus:
     step = look.record
     done = len(look.done)
@@ -194,8 +229,8 @@ def _step_status(
         status.state, status.detail = "lost", "its artifact is no longer there"
         return status
     if step.state == "planned":
-        status.state = {"submitting": "submitting", "refused": "planned"}.get(
-            record.state, "cancelled")
+        status.state = "cancelled" if broken_off else {
+            "submitting": "submitting", "refused": "planned"}.get(record.state, "cancelled")
         status.detail = "not submitted"
         return status
     tasks = {index: judge(index, job, look.marks.get(index), answer,
@@ -307,7 +342,7 @@ def _local_answer(record: RunRecord, local: LocalJobs) -> queue.Answer:
             for name in task_ids(attempt).values():
                 if name not in local.jobs:
                     waiting.add("PENDING")
-                    answer.live[name] = queue.LiveJob("PENDING", "None", None, None, 0, None, "")
+                    answer.live[name] = queue.LiveJob("PENDING", "None", None, None, 0, None)
     fresh = any(now - attempt["time"] < STARTING_S
                 for step in record.steps for attempt in step.attempts)
     orphaned = bool(waiting) and not fresh and local.runner() is None
@@ -323,6 +358,6 @@ def _local_answer(record: RunRecord, local: LocalJobs) -> queue.Answer:
             reason = "Dependency" if job["after"] else "Resources"
             limit = 60.0 * float(job.get("time_min") or limits.get(job["step"]) or 0)
             answer.live[name] = queue.LiveJob(job["state"], reason, elapsed, started,
-                                              job.get("restarts", 0), limit or None, "")
+                                              job.get("restarts", 0), limit or None)
     return answer
 

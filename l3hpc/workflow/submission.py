@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import ClusterError, InputError, L3hpcError
-from l3hpc.files import write_json, write_text
+from l3hpc.files import share_file, write_json, write_text
 from l3hpc.ledger.store import share
 from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, executors, ledger_sync, records, render
+from l3hpc.workflow import artifacts, executors, ledger_sync, orphans, records, render
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
+from l3hpc.workflow.owner import Owner
 from l3hpc.workflow.profile import ClusterProfile
 from l3hpc.workflow.shell import call
 
@@ -56,8 +57,13 @@ def submit(
     if test_only:
         return _test(plan, steps, texts, progress or Progress())
     with umask(plan.profile):
-        record = _write_folder(plan, steps, texts)
-        hand_over(plan, steps, texts, record, progress or Progress())
+        _make_folder(plan)
+        claim = orphans.claim(plan.workspace, plan.run, "submit")
+        try:
+            record = _write_folder(plan, steps, texts, claim)
+            hand_over(plan, steps, texts, record, progress or Progress())
+        finally:
+            claim.release(forget=True)
         ledger_sync.follow(plan.workspace, record, progress or Progress())
         if on_submitted is not None:
             on_submitted(record)
@@ -79,8 +85,11 @@ def write_scripts(folder: Path, texts: Sequence[tuple[render.Part, str]]) -> Non
     for old in folder.glob("script*.sbatch"):
         old.unlink()
     for number, (_, text) in enumerate(texts):
-        write_text(folder / (f"script-{number}.sbatch" if number else "script.sbatch"), text,
-                   durable=False)
+        write_text(_script(folder, number), text, durable=False)
+
+
+def _script(folder: Path, number: int) -> Path:
+    return folder / (f"script-{number}.sbatch" if number else "script.sbatch")
 
 
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
@@ -141,14 +150,19 @@ def cancel_jobs(jobs: list[str]) -> None:
             raise
 
 
-def _write_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecord:
-    """Everything that the jobs will read, and the record in state ``submitting``."""
+def _make_folder(plan: Plan) -> None:
     try:
         plan.folder.mkdir(parents=True)
     except FileExistsError:
         raise InputError(f"the run {plan.run} exists already", where=str(plan.folder),
                          hint="Give it another name with --name.") from None
+
+
+def _write_folder(plan: Plan, steps: list[PlannedStep], texts: Texts, claim: Owner) -> RunRecord:
+    """Everything that the jobs will read, and the record in state ``submitting``, under a claim: a
+    resumption in another shell waits for its turn."""
     try:
+        claim.acquire()
         return _fill_folder(plan, steps, texts)
     except BaseException:  # a full disk, Ctrl-C: no half of a run
         shutil.rmtree(plan.folder, ignore_errors=True)
@@ -156,22 +170,9 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunReco
 
 
 def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecord:
+    (plan.folder / "artifacts").mkdir()
     for step in steps:
-        folder = plan.step_folder(step.name)
-        for name in ("logs", "markers"):
-            (folder / name).mkdir(parents=True)
-        config = step.config(plan.run)
-        write_json(folder / "config.json", config, durable=False)
-        if step.name in texts:
-            write_scripts(folder, texts[step.name])
-            write_json(folder / healing.FILE, healing.of(plan.profile, step).to_json(),
-                       durable=False)
-        step.artifact.mkdir(parents=True, exist_ok=True)
-        if not (step.artifact / "config.json").exists():
-            write_json(step.artifact / "config.json", config, durable=False)
-        link = plan.folder / "artifacts" / step.name
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(step.artifact)
+        _fill_step(plan, step, texts.get(step.name, ()))
     ledger_sync.prepare(plan)
     if plan.profile.shared_group:
         share(plan.workspace)
@@ -189,6 +190,21 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecor
         ) for step in steps])
     records.write(plan.workspace, record)
     return record
+
+
+def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part, str]]) -> None:
+    """The step's folder, and its artifact's. Every file less counts: on a shared disk the making of
+    files is most of what a submission takes beside sbatch."""
+    folder = plan.step_folder(step.name)
+    for name in ("logs", "markers"):
+        (folder / name).mkdir(parents=True)
+    write_json(folder / "config.json", step.config(plan.run), durable=False)
+    if texts:
+        write_scripts(folder, texts)
+        write_json(folder / healing.FILE, healing.of(plan.profile, step).to_json(), durable=False)
+    step.artifact.mkdir(parents=True, exist_ok=True)
+    share_file(folder / "config.json", step.artifact / "config.json")
+    (plan.folder / "artifacts" / step.name).symlink_to(step.artifact)
 
 
 def hand_over(
@@ -217,7 +233,7 @@ def hand_over(
                               f"arrays of at most {plan.profile.limits.array:,}")
             for number, (part, text) in enumerate(texts[step.name]):
                 with _no_interruption():
-                    job = _submit_part(plan, step, part, text, after, progress)
+                    job = _submit_part(plan, step, part, number, after, progress)
                     submitted.append(job)
                     waits.setdefault(step.name, []).append(job)
                     attempt = _attempt(job, part, text)
@@ -271,15 +287,15 @@ def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
 
 
 def _submit_part(
-    plan: Plan, step: PlannedStep, part: render.Part, text: str, after: list[str],
+    plan: Plan, step: PlannedStep, part: render.Part, number: int, after: list[str],
     progress: Progress,
 ) -> str:
-    executor = executors.executor(plan.profile, plan.workspace,
-                                  plan.step_folder(step.name) / "logs")
+    folder = plan.step_folder(step.name)
+    executor = executors.executor(plan.profile, plan.workspace, folder / "logs")
     for wait in (*WAITS_S, None):
         try:
             return executor.submit_script(
-                text, plan.step_folder(step.name) / "config.json", part.tasks, after=after,
+                _script(folder, number), folder / "config.json", part.tasks, after=after,
                 offset=part.offset, time_min=step.resources.time_min,
                 max_timeouts=healing.of(plan.profile, step).time)
         except ClusterError as error:

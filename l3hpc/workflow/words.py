@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -64,6 +65,7 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+@functools.lru_cache(4096)
 def seconds(text: str) -> float | None:
     """Slurm's ``days-hours:minutes:seconds`` as seconds; None for anything else."""
     days, dash, rest = text.strip().rpartition("-")

@@ -166,14 +166,42 @@ def test_a_killed_job_is_told_with_its_cause(slurm_cluster, chains, tmp_path):
     assert "out of memory" in found.steps[0].detail
 
 
-def test_a_run_submitted_by_a_process_that_died_is_found_by_name(slurm_cluster, chains, tmp_path):
-    made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster),
-                       params={"extract": {"seconds": 60}})
-    record = submission.submit(made)
-    record.state = "submitting"  # as if killed between the second sbatch and its record
-    record.steps[1].state, record.steps[1].job, record.steps[1].attempts = "planned", None, []
-    records.write(tmp_path, record)
-    assert len(cancel(tmp_path, "demo")) == 2
+@pytest.mark.parametrize("then", ["resume", "cancel"])
+def test_a_submission_killed_between_sbatch_and_its_note(slurm_cluster, chains, tmp_path, then):
+    """Slurm has a job that no record names, and whose pickle never got its id."""
+    slow = {"extract": {"seconds": 3 if then == "resume" else 60}}
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(chains.FAKES)!r})
+import chains
+from l3hpc.workflow import submission
+from l3hpc.workflow.executors import slurm
+inner = slurm.call
+def call(command, **options):
+    answer = inner(command, **options)
+    if command[-1].endswith('sample/script.sbatch'):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer
+slurm.call = call
+profile = chains.profile(name='test', slots={{}}, **{slurm_cluster.profile!r})
+submission.submit(chains.plan({str(tmp_path)!r}, names=('extract', 'sample', 'fit'), on=profile,
+                              params={slow!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, **slurm_cluster.env})
+    assert done.returncode == -9, done.stderr
+    assert len(slurm_cluster.jobs()) == 2
+    [found] = status.collect(tmp_path, ["demo"])
+    assert [step.state for step in found.steps[1:]] == ["cancelled", "cancelled"]
+    assert "killed" in found.notes[0]
+    if then == "cancel":
+        assert len(cancel(tmp_path, "demo")) == 2
+    else:
+        on = profile(chains, slurm_cluster)
+        first = records.read(tmp_path, "demo").steps[0].job
+        assert resume(tmp_path, "demo", on).steps[0].job == first
+        found = until(tmp_path, "demo", settled)
+        assert states(found) == dict.fromkeys(("extract", "sample", "fit"), "done")
     slurm_cluster.until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
 
 

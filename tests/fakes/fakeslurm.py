@@ -39,10 +39,10 @@ echo "$n;cluster"
 
 
 def queue_line(job, state, reason="None", used="0:00", start="N/A", restarts=0, limit="5:00",
-               code="0", node="", name="l3-demo-extract"):
+               code="0", node=""):
     """A line of squeue as ``l3hpc.workflow.queue`` asks for it."""
     from l3hpc.workflow.queue import _WIDTHS
 
-    values = (job, state, reason, used, start, str(restarts), limit, code, node, name)
+    values = (job, state, reason, used, start, str(restarts), limit, code, node)
     return "".join(value.ljust(width) for value, width in zip(values, _WIDTHS.values(),
                                                               strict=True))

@@ -38,10 +38,11 @@ class RealSlurm:
 
     partitions = ("cpu", "low")
 
-    def __init__(self, accounting=True, **settings):
+    def __init__(self, accounting=True, place=None, **settings):
+        """place: folder for all that the daemons keep (default: a temporary one)."""
         self.accounting = accounting
         self.settings = settings
-        self.folder = Path(tempfile.mkdtemp(prefix="l3slurm-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="l3slurm-", dir=place))
         self.folder.chmod(0o755)
         self.conf = self.folder / "slurm.conf"
         self.env = {"SLURM_CONF": str(self.conf)}

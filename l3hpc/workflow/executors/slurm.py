@@ -18,6 +18,7 @@ from submitit.core.utils import DelayedSubmission, FailedSubmissionError, JobPat
 from submitit.slurm.slurm import SlurmExecutor
 
 from l3hpc.errors import ClusterError
+from l3hpc.files import share_file
 from l3hpc.workflow.shell import call
 from l3hpc.workflow.worker import TaskCall
 
@@ -34,7 +35,7 @@ class ScriptExecutor(SlurmExecutor):
     def __init__(self, folder: Path, *, kill_on_invalid_dep: bool = True) -> None:
         super().__init__(folder)
         self._kill_on_invalid_dep = kill_on_invalid_dep
-        self._text = ""
+        self._script = Path()
         self._dependencies: tuple[str, ...] = ()
         self._tasks: tuple[int, ...] = ()
 
@@ -49,17 +50,17 @@ class ScriptExecutor(SlurmExecutor):
         return -1 if shutil.which("sbatch") is None else 2
 
     def submit_script(
-        self, text: str, config: Path, tasks: Sequence[int], *, time_min: int, offset: int = 0,
+        self, script: Path, config: Path, tasks: Sequence[int], *, time_min: int, offset: int = 0,
         after: Sequence[str] = (), max_timeouts: int = 3,
     ) -> str:
-        """Hand ``text`` to the scheduler for ``tasks`` of the step frozen in ``config``.
+        """Hand ``script`` to the scheduler for ``tasks`` of the step frozen in ``config``.
 
         offset: the array's index of a task is smaller by it. after: ids of the jobs that must
         succeed first. time_min: the true time limit (submitit
         tells a time-out from a preemption by it). Returns the job id (of an array: its base id).
         A refusal is a ``ClusterError`` with the scheduler's words.
         """
-        self._text, self._dependencies = text, tuple(after)
+        self._script, self._dependencies = Path(script), tuple(after)
         self.max_num_timeout = max_timeouts
         self.parameters["time"] = time_min
         calls = [DelayedSubmission(TaskCall(str(config), index)) for index in tasks]
@@ -74,7 +75,7 @@ class ScriptExecutor(SlurmExecutor):
         An array keeps our own indices (``3,7-9``): its pickles are ``<id>_<index>_submitted.pkl``.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        is_array = bool(_ARRAY.search(self._text))
+        is_array = bool(_ARRAY.search(self._script.read_text(encoding="utf-8")))
         if not is_array and len(delayed_submissions) != 1:
             raise ClusterError(f"the script is no array, but {len(delayed_submissions)} tasks are "
                                "to be submitted", hint="its template has lost the --array line")
@@ -99,22 +100,16 @@ class ScriptExecutor(SlurmExecutor):
         return jobs
 
     def _submit_command(self, command: str) -> Any:
-        """Write the script beside the logs and give it to the scheduler."""
-        script = self.folder / f".{uuid.uuid4().hex}.sh"
-        script.write_text(self._make_submission_file_text(command, ""))
-        try:
-            output = self._sbatch(self._make_submission_command(script))
-            job_id = self._get_job_id_from_submission_command(output)
-            script.rename(JobPaths(self.folder, job_id=job_id).submission_file)
-        finally:
-            script.unlink(missing_ok=True)
+        """Give the script to the scheduler, and keep it beside the logs under the job's id."""
+        output = self._sbatch(self._make_submission_command(self._script))
+        job_id = self._get_job_id_from_submission_command(output)
+        kept = JobPaths(self.folder, job_id=job_id).submission_file
+        kept.unlink(missing_ok=True)
+        share_file(self._script, kept)
         return self.job_class(folder=self.folder, job_id=job_id, tasks=[0])
 
     def _sbatch(self, command: list[str]) -> str:
         return call(command, timeout_s=SBATCH_TIMEOUT_S)
-
-    def _make_submission_file_text(self, command: str, uid: str) -> str:
-        return self._text
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         return sbatch_command(submission_file_path, self._dependencies,

@@ -1,0 +1,126 @@
+"""Submissions that were killed: what Slurm has and no record names; and two commands at once."""
+
+import time
+
+import pytest
+
+from l3hpc.errors import ClusterError, InputError
+from l3hpc.workflow import orphans, records, status, submission
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.resume import resume
+
+
+@pytest.fixture
+def on(chains):
+    return chains.profile(name="greene", executor="slurm", slots={}, partition="gpu")
+
+
+@pytest.fixture
+def killed(chains, slurm, on, tmp_path):
+    """As after a SIGKILL between the third sbatch and its note: 102 (fit) is in no record."""
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
+    record = submission.submit(made)
+    record.state = "submitting"
+    record.steps[2].state, record.steps[2].job, record.steps[2].attempts = "planned", None, []
+    records.write(tmp_path, record)
+    return record
+
+
+def queue_of(slurm, live, scripts):
+    """What squeue says to either question."""
+    by_script = "\n".join(f"{job:<40}{path}" for job, path in scripts)
+    (slurm.folder / "live").write_text("".join(f"{line}\n" for line in live))
+    (slurm.folder / "scripts").write_text(by_script)
+    slurm.says("squeue", f"case \"$*\" in *Command*) cat {slurm.folder}/scripts ;; "
+                         f"*) cat {slurm.folder}/live ;; esac")
+
+
+def test_jobs_are_told_by_their_script(killed, slurm, tmp_path):
+    own = tmp_path / "runs/demo/steps"
+    queue_of(slurm, (), [
+        ("100", own / "extract/script.sbatch"), ("102_[0-3]", own / "fit/script-1.sbatch"),
+        ("990", tmp_path / "elsewhere/runs/demo/steps/fit/script.sbatch"),
+        ("991", own.parent.with_name("demo-2") / "steps/fit/script.sbatch"), ("992", "(null)"),
+        ("104", own / "sample/script.sbatch")])
+    assert orphans.find(tmp_path, killed) == ["102", "104"]  # the leaf first
+    killed.state = "submitted"
+    assert orphans.find(tmp_path, killed) == []
+    assert len(slurm.calls("squeue --noheader --user")) == 1
+
+
+def test_a_workspace_behind_a_link_is_the_same(killed, slurm, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    queue_of(slurm, (), [("102", tmp_path / "link/runs/demo/steps/fit/script.sbatch")])
+    assert orphans.find(tmp_path, killed) == ["102"]
+
+
+def test_cancel_takes_them_too(killed, slurm, tmp_path):
+    from fakeslurm import queue_line
+
+    queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("102", "PENDING", "Dependency")],
+             [("102", tmp_path / "runs/demo/steps/fit/script.sbatch")])
+    assert cancel(tmp_path, "demo") == ["102", "100"]
+    assert slurm.calls("scancel") == ["scancel 102 100"]
+    assert records.read(tmp_path, "demo").state == "cancelled"
+
+
+def test_resume_cancels_them_and_submits_their_step_once(killed, slurm, on, tmp_path):
+    from fakeslurm import queue_line
+
+    queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("101", "PENDING", "Dependency"),
+                     queue_line("102", "PENDING", "Dependency")],
+             [("100", tmp_path / "runs/demo/steps/extract/script.sbatch"),
+              ("102", tmp_path / "runs/demo/steps/fit/script.sbatch")])
+    record = resume(tmp_path, "demo", on)
+    assert slurm.calls("scancel") == ["scancel 102"]
+    assert [step.job for step in record.steps] == ["100", "101", "103"]
+    assert "--dependency=afterok:101" in slurm.calls("sbatch")[-1]
+    assert record.state == "submitted" and len(slurm.calls("sbatch")) == 4
+
+
+def test_without_an_answer_nothing_is_submitted(killed, slurm, on, tmp_path):
+    slurm.says("squeue", "echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(ClusterError, match="Unable to contact"):
+        resume(tmp_path, "demo", on)
+    assert len(slurm.calls("sbatch")) == 3
+
+
+def test_status_says_what_happened_and_what_helps(killed, slurm, tmp_path):
+    from fakeslurm import queue_line
+
+    queue_of(slurm, [queue_line("100", "FAILED"), queue_line("101", "CANCELLED")], ())
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.steps[2].state == "cancelled" and found.steps[2].detail == "not submitted"
+    assert found.notes[0] == "the submitting process was killed before it had handed over all"
+    assert found.next == "l3hpc resume demo" and found.state == "failed"
+
+
+def test_a_finished_run_is_put_right(killed, slurm, on, tmp_path):
+    for step in killed.steps:
+        folder = tmp_path / step.artifact / "0000"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+    assert status.collect(tmp_path, ["demo"])[0].notes == []
+    assert resume(tmp_path, "demo", on).state == "submitted"
+    assert records.read(tmp_path, "demo").state == "submitted"
+
+
+def test_a_submission_that_is_under_way_is_left_alone(chains, slurm, on, tmp_path, monkeypatch):
+    """A queue limit is waited for; meanwhile somebody types resume."""
+    seen = []
+
+    def pause(seconds, sleep=time.sleep):
+        if seconds < 1:  # subprocess waits too
+            return sleep(seconds)
+        [found] = status.collect(tmp_path, ["demo"])
+        seen.append((found.state, found.steps[0].state, found.notes))
+        with pytest.raises(InputError, match=r"by another command just now \(submit\)"):
+            resume(tmp_path, "demo", on)
+        return slurm.says("sbatch", "echo 7")
+
+    slurm.says("sbatch", "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1")
+    monkeypatch.setattr(submission.time, "sleep", pause)
+    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    assert seen == [("submitting", "submitting", [])]
+    assert record.steps[0].job == "7" and len(slurm.calls("sbatch")) == 2
+    assert not list((tmp_path / "runs/demo").glob("*.owner.*"))
