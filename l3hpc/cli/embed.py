@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +99,6 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     from l3hpc.embedding.names import find
     from l3hpc.embedding.recognise import recognise
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log is not for whoever embeds
     settings = batch.Settings(options["hop_size"], not options["no_centering"],
                               options["batch_size"], options["overwrite"],
                               options["resampler"])

@@ -59,12 +59,14 @@ def command(model: str, form: str | None, calibrate: Path | None, output: Path,
     """
     from l3hpc.export import package
     from l3hpc.export.settings import Settings
+    from l3hpc.quiet import import_tensorflow
 
     settings = Settings(form or "int8", strips, frontend, arena, calibrate, licence)
     if dry_run:
         planned = package.preview(model, output, settings)
         click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned))
         return
+    import_tensorflow()
     report = package.export_model(model, output, settings, for_person())
     click.echo(json.dumps(report, indent=2) if as_json else _summary(report, output))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.models.parameters import FoldedNetwork
+from l3hpc.quiet import import_tensorflow
 
 CPU_ACTIVATION_BYTES = 96 << 20
 GPU_ACTIVATION_BYTES = 1 << 30
@@ -27,6 +28,7 @@ class TensorFlowEngine:
 
     def __init__(self, network: FoldedNetwork, threads: int | None = None,
                  precision: str = "float32") -> None:
+        import_tensorflow()
         import tensorflow as tf
 
         if threads is not None:

@@ -19,6 +19,7 @@ from l3hpc.audio.framing import JoinedFrames
 from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError
 from l3hpc.models.tflite_file import TfliteInfo, describe
+from l3hpc.quiet import import_tensorflow
 
 FRAMES_PER_THREAD = 16
 
@@ -69,6 +70,7 @@ class TfliteEmbedder:
 
 
 def _interpreter(path: Path) -> Any:
+    import_tensorflow()
     import tensorflow as tf
 
     with warnings.catch_warnings():

@@ -1,0 +1,43 @@
+"""TensorFlow starts without its lines, and nothing else is lost."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from l3hpc.quiet import NVIDIA, worth_reading
+
+STARTING = """\
+2026-11-20 14:44:05.157831: I external/local_xla/xla/tsl/cuda/cudart_stub.cc:32] Could not find cuda
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795277630.127942   32086 port.cc:153] oneDNN custom operations are on.
+I0000 00:00:1795277673.136372   32140 cpu_feature_guard.cc:227] This binary is optimized
+To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow
+"""
+KEPT = """\
+W0000 00:00:1758131045.228000 3722035 gpu_device.cc:2341] Cannot dlopen some GPU libraries.
+E0000 00:00:1758131045.203198 3722035 cuda_dnn.cc:8579] Unable to register cuDNN factory
+embedding: 1/2 recordings
+"""
+
+
+def test_only_what_says_that_it_starts_is_left_out():
+    assert worth_reading(STARTING + KEPT) == KEPT
+    assert worth_reading("") == ""
+
+
+def test_tensorflow_is_there_and_stderr_is_as_it_was():
+    code = ("import os, sys\n"
+            "from l3hpc.quiet import import_tensorflow\n"
+            "os.write(2, b'before\\n')\n"
+            "import_tensorflow()\n"
+            "os.write(2, b'after\\n')\n"
+            "import_tensorflow()\n"
+            "sys.modules['tensorflow'].config.list_physical_devices('GPU')\n"
+            "print(sys.modules['tensorflow'].constant(3).numpy())\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "3\n", done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == "before" and "after" in lines
+    assert not [line for line in lines if "oneDNN" in line or line.startswith("I0000")]
+    if not Path(NVIDIA).exists():
+        assert lines == ["before", "after"]
