@@ -43,8 +43,9 @@ def _live_ids(workspace: Path, record: RunRecord) -> list[str]:
         return known
     ranks = {attempt["job"]: rank for rank, step in enumerate(record.steps[::-1])
              for attempt in step.attempts}
-    alive = {job.partition("_")[0] for job in answer.live} & set(ranks)
-    return orphans.find(workspace, record) + sorted(alive, key=lambda job: (ranks[job], -int(job)))
+    alive = ({*answer.live} | {job.partition("_")[0] for job in answer.live}) & set(ranks)
+    return orphans.find(workspace, record) + sorted(
+        alive, key=lambda job: (ranks[job], *(-int(part) for part in job.split("_"))))
 
 
 def _cancel_local(workspace: Path, record: RunRecord) -> list[str]:

@@ -87,7 +87,8 @@ def _templates(config: Config) -> list[Finding]:
             failed.append(Finding(f"template {step.kind}", False, str(error),
                                   "correct the template"))
     found += failed or [Finding("templates", True, ", ".join(map(str, assets.template_folders())))]
-    known = {f"{kind}.sbatch.j2" for kind in (*step_rooms.STEPS, "base", "ledger-sync")}
+    known = {f"{kind}.sbatch.j2"
+             for kind in (*step_rooms.STEPS, "base", "ledger-sync", "job-array")}
     names = {name for path in assets.pipelines().values() for name in _step_names(path)}
     known |= {f"{name}.sbatch.j2" for name in names}
     for folder in assets.template_folders():

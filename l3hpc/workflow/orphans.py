@@ -31,7 +31,7 @@ def find(workspace: Path, record: RunRecord) -> list[str]:
     its record names, the leaf first. A ``ClusterError`` where squeue does not answer."""
     if record.local or record.state != "submitting":
         return []
-    known = {attempt["job"] for step in record.steps for attempt in step.attempts}
+    known = {attempt["job"].partition("_")[0] for step in record.steps for attempt in step.attempts}
     ranks = {os.path.realpath(records.step_folder(workspace, record.run, step.name)): rank
              for rank, step in enumerate(record.steps[::-1])}
     found = {}

@@ -52,13 +52,15 @@ def write(workspace: Path, record: RunRecord) -> None:
     (folder / NOTED).unlink(missing_ok=True)
 
 
-def note_attempt(workspace: Path, run: str, step: str, attempt: Mapping[str, Any], *,
-                 first: bool) -> None:
-    """Note a job at the moment of its submission: one line, which ``read`` adds to the record
-    until the next ``write``. first: of this submission of the step."""
-    line = json.dumps({"step": step, "first": first, "attempt": attempt}) + "\n"
+def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Mapping[str, Any]], *,
+                  first: bool) -> None:
+    """Note what one sbatch submitted, at that moment: step → attempt, a line each in one write,
+    which ``read`` adds to the record until the next ``write``. first: of this submission of the
+    step."""
+    text = "".join(json.dumps({"step": step, "first": first, "attempt": attempt}) + "\n"
+                   for step, attempt in attempts.items())
     with open(run_folder(workspace, run) / NOTED, "a", encoding="utf-8") as stream:
-        stream.write(line)
+        stream.write(text)
 
 
 def add_attempt(entry: StepRecord, attempt: Mapping[str, Any], *, first: bool) -> None:

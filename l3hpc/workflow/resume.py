@@ -25,7 +25,7 @@ from l3hpc.workflow import (
     submission,
 )
 from l3hpc.workflow.healing import policy, slurm
-from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord
+from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord, task_ids
 from l3hpc.workflow.units import parse_memory, parse_time
 
 RESOURCES = ("cpus", "mem", "gpus", "time")
@@ -112,7 +112,8 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
             continue
         running = live.get(entry.name, {})
         if now.state == "blocked":  # waits in the queue for what cannot come
-            stale += sorted({job.partition("_")[0] for job in running.values()})
+            stale += [attempt["job"] for attempt in entry.attempts
+                      if {*task_ids(attempt).values()} & {*running.values()}]
             running = {}
         if running:
             alive[entry.name] = list(running.values())

@@ -10,7 +10,7 @@ from l3hpc.errors import ClusterError
 
 _KEPT = {"SLURM_CONF"}
 _FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_",
-            "PMI_", "L3HPC_LOCAL")
+            "PMI_", "L3HPC_LOCAL", "L3HPC_TASK")
 
 
 def scrubbed(environment: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import share_file, write_json, write_text
 from l3hpc.ledger.store import share
 from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, executors, ledger_sync, orphans, records, render
+from l3hpc.workflow import (
+    artifacts,
+    executors,
+    job_arrays,
+    ledger_sync,
+    orphans,
+    records,
+    render,
+)
+from l3hpc.workflow.executors import Call
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
@@ -219,27 +228,42 @@ def hand_over(
     waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
     submitted: list[str] = []
     entries = {entry.name: entry for entry in record.steps}
+    together = {name: one for one in job_arrays.find(plan, steps, texts, {*texts, *waits})
+                for name in one.names}
     if record.local:
         LocalJobs(plan.workspace, plan.run).forget_stop()
-    progress.start("submitting", sum(map(len, texts.values())), "jobs")
+    progress.start("submitting", _count(texts, together), "jobs")
+
+    def note(job: str, attempts: dict[str, dict[str, Any]], first: bool) -> None:
+        submitted.append(job)
+        records.note_attempts(plan.workspace, plan.run, attempts, first=first)
+        for name, attempt in attempts.items():
+            waits.setdefault(name, []).append(attempt["job"])
+            records.add_attempt(entries[name], attempt, first=first)
+
     try:
         for step in steps:
             if step.name not in texts:
                 continue
             after = [job for name in step.needs for job in waits.get(name, ())]
             after += _still_made(plan, step)
+            array = together.get(step.name)
+            if array is not None:
+                if step.name == array.names[0]:
+                    write_text(array.script, array.text, durable=False)
+                    with _no_interruption():
+                        job = _submit_array(plan, array, after, progress)
+                        note(job, {name: _attempt(f"{job}_{index}")
+                                   for index, name in enumerate(array.names)}, True)
+                    progress.advance(1)
+                continue
             if len(texts[step.name]) > 1:
                 progress.note(f"{step.name}: {step.tasks:,} tasks in {len(texts[step.name])} "
                               f"arrays of at most {plan.profile.limits.array:,}")
             for number, (part, text) in enumerate(texts[step.name]):
                 with _no_interruption():
                     job = _submit_part(plan, step, part, number, after, progress)
-                    submitted.append(job)
-                    waits.setdefault(step.name, []).append(job)
-                    attempt = _attempt(job, part, text)
-                    records.note_attempt(plan.workspace, plan.run, step.name, attempt,
-                                         first=number == 0)
-                    records.add_attempt(entries[step.name], attempt, first=number == 0)
+                    note(job, {step.name: _attempt(job, part, text)}, number == 0)
                 progress.advance(1)
         record.state, record.note = "submitted", ""
         records.write(plan.workspace, record)
@@ -286,18 +310,37 @@ def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
     return jobs
 
 
+def _count(texts: Texts, together: Mapping[str, job_arrays.JobArray]) -> int:
+    """How many jobs and arrays there are to submit."""
+    arrays = {one.script for one in together.values()}
+    return sum(len(parts) for name, parts in texts.items() if name not in together) + len(arrays)
+
+
 def _submit_part(
     plan: Plan, step: PlannedStep, part: render.Part, number: int, after: list[str],
     progress: Progress,
 ) -> str:
     folder = plan.step_folder(step.name)
-    executor = executors.executor(plan.profile, plan.workspace, folder / "logs")
+    calls = [Call(folder / "config.json", task, task - part.offset) for task in part.tasks]
+    return _submit(plan, step, _script(folder, number), calls, after, progress)
+
+
+def _submit_array(plan: Plan, array: job_arrays.JobArray, after: list[str], progress: Progress
+                  ) -> str:
+    """One task for each step."""
+    calls = [Call(plan.step_folder(name) / "config.json", 0, index)
+             for index, name in enumerate(array.names)]
+    return _submit(plan, array.steps[0], array.script, calls, after, progress)
+
+
+def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call], after: list[str],
+            progress: Progress) -> str:
+    executor = executors.executor(plan.profile, plan.workspace, script.parent / "logs")
     for wait in (*WAITS_S, None):
         try:
-            return executor.submit_script(
-                _script(folder, number), folder / "config.json", part.tasks, after=after,
-                offset=part.offset, time_min=step.resources.time_min,
-                max_timeouts=healing.of(plan.profile, step).time)
+            return executor.submit_script(script, calls, after=after,
+                                          time_min=step.resources.time_min,
+                                          max_timeouts=healing.of(plan.profile, step).time)
         except ClusterError as error:
             if wait is None or not any(word in error.message for word in WAIT_WORDS):
                 from l3hpc.workflow.executors.slurm import hint_for
@@ -310,10 +353,11 @@ def _submit_part(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _attempt(job: str, part: render.Part, text: str) -> dict[str, Any]:
-    attempt = {"job": job, "array": "\n#SBATCH --array" in text, "tasks": list(part.tasks),
-               "time": time.time()}
-    return attempt | ({"offset": part.offset} if part.offset else {})
+def _attempt(job: str, part: render.Part | None = None, text: str = "") -> dict[str, Any]:
+    """What the record keeps of a submission. part, text: of a script of its own."""
+    attempt = {"job": job, "array": "\n#SBATCH --array" in text,
+               "tasks": list(part.tasks) if part else [0], "time": time.time()}
+    return attempt | ({"offset": part.offset} if part and part.offset else {})
 
 
 def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseException) -> None:
@@ -328,7 +372,8 @@ def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseExcept
         raise
     else:
         for entry in record.steps:
-            entry.attempts = [each for each in entry.attempts if each["job"] not in jobs]
+            entry.attempts = [each for each in entry.attempts
+                              if each["job"].partition("_")[0] not in jobs]
             if entry.state == "submitted" and not entry.attempts:
                 entry.state, entry.job, entry.submitted_tasks = "planned", None, []
             elif entry.attempts:
@@ -348,7 +393,12 @@ def _test(
     """Ask Slurm about every script; on ``local`` let bash check its grammar."""
     import tempfile
 
-    every = [(step, text) for step in steps for _, text in texts.get(step.name, ())]
+    together = {name: one for one in job_arrays.find(plan, steps, texts, texts)
+                for name in one.names}
+    every = [(step, text) for step in steps if step.name not in together
+             for _, text in texts.get(step.name, ())]
+    every += [(one.steps[0], one.text)
+              for one in {one.script: one for one in together.values()}.values()]
     progress.start("asking", len(every), "scripts")
     for step, text in every:
         with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as script:

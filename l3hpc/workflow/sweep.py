@@ -1,8 +1,9 @@
 """Sweeps: one run over all combinations of some options, with what they share computed once.
 
 Every combination is planned by itself; steps of the same content (fingerprint) are one step of the
-run. A step that differs gets the values that make it differ into its name: ``train-64-dpp``. Each
-is a job of its own that waits for its own parents only, so no combination waits for the slowest.
+run. A step that differs gets the values that make it differ into its name: ``train-64-dpp``. It
+waits for its own parents only, so no combination waits for the slowest. (``job_arrays``: which of
+them go to Slurm together.)
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from follow import profile, settled, states, until
 
 from l3hpc.errors import ClusterError
-from l3hpc.workflow import records, status, submission
+from l3hpc.workflow import records, status, submission, usage
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.model import Resources
 from l3hpc.workflow.resume import missing, resume
@@ -286,3 +286,48 @@ def test_an_array_above_the_sites_limit_is_split_and_all_of_it_is_waited_for(
     assert record.steps[0].attempts[3]["tasks"] == [5] and record.steps[0].submitted_tasks == [5]
     assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
     assert chains.output(made, "sample") == {0: "(0 (0) (1) (2) (3) (4) (5) (6))"}
+
+
+def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, tmp_path):
+    """One combination fails, one has too little memory; logs, states and attempts are its own."""
+    on = profile(chains, any_slurm)
+    made = chains.sweep(tmp_path, ("a", "b", "c"), on, resources={
+        f"sample-{value}": Resources(1, 200, 0, 5) for value in "abc"}, params={
+            "sample-b": {"text": "b", "fail": "scratch"},
+            "sample-c": {"text": "c", "memory_mb": 300}})
+    record = submission.submit(made)
+    jobs = {step.name: step.job for step in record.steps}
+    base = jobs["sample-a"].removesuffix("_0")
+    assert [jobs[f"sample-{value}"] for value in "abc"] == [f"{base}_{n}" for n in range(3)]
+    found = until(tmp_path, "demo", settled, 120)
+    assert states(found) == {
+        "extract": "done", "sample-a": "done", "fit-a": "done", "sample-b": "failed",
+        "fit-b": "blocked", "sample-c": "done", "fit-c": "done"}
+    failed = next(step for step in found.steps if step.name == "sample-b")
+    assert "first attempt fails" in failed.detail
+    assert failed.log == str(made.step_folder("sample-b") / "logs" / f"{base}_1_0_log.err")
+    healed = next(step for step in made.steps if step.name == "sample-c").artifact
+    environment = json.loads((healed / "0000/result.json").read_text())["environment"]
+    assert environment["restarts"] == "1" and environment["array_job"] == base
+    again = resume(tmp_path, "demo", on)
+    assert records.step(again, "sample-c").job == f"{base}_2"  # not touched
+    assert "_" not in records.step(again, "sample-b").job
+    found = until(tmp_path, "demo", settled, 90)
+    assert set(states(found).values()) == {"done"}
+    outputs = {step.name: (step.artifact / "0000/out.txt").read_text() for step in made.steps}
+    assert [outputs[f"fit-{value}"] for value in "abc"] == ["(a (a (0)))", "(b (b (0)))",
+                                                           "(c (c (0)))"]
+    used = {step.name: step for step in usage.collect(tmp_path, "demo")}
+    assert all(used[f"sample-{value}"].tasks == 1 for value in "abc")
+    assert used["sample-c"].requeues == 1 and used["sample-a"].requeues == 0
+
+
+def test_a_sweep_is_cancelled_whole(slurm_cluster, chains, tmp_path):
+    slow = {f"sample-{value}": {"text": value, "seconds": 60} for value in "ab"}
+    submission.submit(chains.sweep(tmp_path, ("a", "b"), profile(chains, slurm_cluster),
+                                   params=slow))
+    until(tmp_path, "demo", lambda found: "running" in states(found).values())
+    cancel(tmp_path, "demo")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 30, "a job was left behind")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.state == "cancelled"

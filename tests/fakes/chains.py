@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from l3hpc.workflow import artifacts
@@ -73,3 +74,25 @@ def many(workspace, chains_, length, on):
                 shards=[{}], done=(), resources=Resources(1, 50, 0, 5), extra={"version": 1}))
     return Plan(run="demo", pipeline="fake", workspace=Path(workspace), profile=on,
                 steps=tuple(made), options={})
+
+
+def sweep(workspace, values, on, resources=None, params=None):
+    """``extract``, then ``sample-V`` and ``fit-V`` for every value. params: by step name."""
+    base = plan(workspace, names=("extract", "sample", "fit"), on=on)
+    extract, sample, fit = base.steps
+
+    def step(like, value, needs, inputs):
+        name = f"{like.kind}-{value}"
+        given = (params or {}).get(name, {"text": value})
+        mark = hashlib.sha256(f"{name} {given}".encode()).hexdigest()[:16]
+        return replace(
+            like, name=name, params=given, needs=needs, inputs=inputs, fingerprint=mark,
+            artifact=Path(workspace) / "artifacts" / like.kind / mark,
+            done=tuple(artifacts.finished(Path(workspace) / "artifacts" / like.kind / mark)),
+            resources=(resources or {}).get(name, like.resources))
+
+    steps = [extract]
+    for value in values:
+        first = step(sample, value, ("extract",), {"extract": str(extract.artifact)})
+        steps += [first, step(fit, value, (first.name,), {"sample": str(first.artifact)})]
+    return replace(base, steps=tuple(steps), options={"grid": {"text": list(values)}})

@@ -124,7 +124,8 @@ def test_an_array_above_the_limit_is_split_and_counts_on():
     assert [(part.offset, part.tasks) for part in render.parts(made, item)] == [
         (0, (1, 2, 3, 4)), (10, (10, 11))]
     first, second = (render.render(made, item, part) for part in render.parts(made, item))
-    assert "#SBATCH --array=1-4" in first and 'task="${SLURM_ARRAY_TASK_ID:-0}"' in first
+    assert "#SBATCH --array=1-4" in first
+    assert 'task="${L3HPC_TASK:-${SLURM_ARRAY_TASK_ID:-0}}"' in first
     assert "#SBATCH --array=0-1" in second
     assert 'task="$((SLURM_ARRAY_TASK_ID + 10))"' in second
 

@@ -132,8 +132,8 @@ def test_half_a_line_of_the_notes_is_no_job(chains, slurm, on, tmp_path):
     record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
     notes = tmp_path / "runs/demo/attempts.jsonl"
     attempt = {"job": "77", "array": False, "tasks": [0], "time": 1.0}
-    records.note_attempt(tmp_path, "demo", "extract", attempt, first=True)
-    records.note_attempt(tmp_path, "demo", "extract", record.steps[0].attempts[0], first=True)
+    records.note_attempts(tmp_path, "demo", {"extract": attempt}, first=True)
+    records.note_attempts(tmp_path, "demo", {"extract": record.steps[0].attempts[0]}, first=True)
     notes.write_text(notes.read_text() + '{"step": "extract", "first": true, "attem')
     found = records.read(tmp_path, "demo").steps[0]
     assert [each["job"] for each in found.attempts] == [record.steps[0].job, "77"]

@@ -5,11 +5,26 @@ Both take the same rendered script and the same pickled ``TaskCall``; they diffe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from l3hpc.workflow.executors.slurm import ScriptExecutor
+
+
+@dataclass(frozen=True)
+class Call:
+    """Task ``task`` of the step frozen in ``config``. index: of an array's task that runs it."""
+
+    config: Path
+    task: int
+    index: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """For submitit's files and the logs."""
+        return self.config.parent / "logs"
 
 
 def is_local(profile: Any) -> bool:

@@ -19,6 +19,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from l3hpc.errors import ClusterError
 from l3hpc.files import share_file
+from l3hpc.workflow.executors import Call
 from l3hpc.workflow.shell import call
 from l3hpc.workflow.worker import TaskCall
 
@@ -29,7 +30,7 @@ _ARRAY = re.compile(r"^#SBATCH\s+--array[= ]", re.MULTILINE)
 class ScriptExecutor(SlurmExecutor):
     """Submits one rendered script, as one job or one array.
 
-    folder: for submitit's files and the logs (the script names the same folder).
+    folder: the logs of the step whose script it is (the script names the same folder).
     """
 
     def __init__(self, folder: Path, *, kill_on_invalid_dep: bool = True) -> None:
@@ -37,7 +38,7 @@ class ScriptExecutor(SlurmExecutor):
         self._kill_on_invalid_dep = kill_on_invalid_dep
         self._script = Path()
         self._dependencies: tuple[str, ...] = ()
-        self._tasks: tuple[int, ...] = ()
+        self._calls: tuple[Call, ...] = ()
 
     @classmethod
     def name(cls) -> str:
@@ -50,22 +51,21 @@ class ScriptExecutor(SlurmExecutor):
         return -1 if shutil.which("sbatch") is None else 2
 
     def submit_script(
-        self, script: Path, config: Path, tasks: Sequence[int], *, time_min: int, offset: int = 0,
-        after: Sequence[str] = (), max_timeouts: int = 3,
+        self, script: Path, calls: Sequence[Call], *, time_min: int, after: Sequence[str] = (),
+        max_timeouts: int = 3,
     ) -> str:
-        """Hand ``script`` to the scheduler for ``tasks`` of the step frozen in ``config``.
+        """Hand ``script`` to the scheduler, which is to run ``calls``.
 
-        offset: the array's index of a task is smaller by it. after: ids of the jobs that must
-        succeed first. time_min: the true time limit (submitit
+        after: ids of the jobs that must succeed first. time_min: the true time limit (submitit
         tells a time-out from a preemption by it). Returns the job id (of an array: its base id).
         A refusal is a ``ClusterError`` with the scheduler's words.
         """
         self._script, self._dependencies = Path(script), tuple(after)
         self.max_num_timeout = max_timeouts
         self.parameters["time"] = time_min
-        calls = [DelayedSubmission(TaskCall(str(config), index)) for index in tasks]
-        self._tasks = tuple(task - offset for task in tasks)
-        return str(self._internal_process_submissions(calls)[0].job_id).partition("_")[0]
+        self._calls = tuple(calls)
+        delayed = [DelayedSubmission(TaskCall(str(one.config), one.task)) for one in calls]
+        return str(self._internal_process_submissions(delayed)[0].job_id).partition("_")[0]
 
     def _internal_process_submissions(
         self, delayed_submissions: list[DelayedSubmission]
@@ -74,14 +74,13 @@ class ScriptExecutor(SlurmExecutor):
 
         An array keeps our own indices (``3,7-9``): its pickles are ``<id>_<index>_submitted.pkl``.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         is_array = bool(_ARRAY.search(self._script.read_text(encoding="utf-8")))
         if not is_array and len(delayed_submissions) != 1:
             raise ClusterError(f"the script is no array, but {len(delayed_submissions)} tasks are "
                                "to be submitted", hint="its template has lost the --array line")
         pickles = []
-        for delayed in delayed_submissions:
-            pickle = self.folder / f".{uuid.uuid4().hex}.pkl"
+        for one, delayed in zip(self._calls, delayed_submissions, strict=True):
+            pickle = one.folder / f".{uuid.uuid4().hex}.pkl"
             delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
             delayed.dump(pickle)
             pickles.append(pickle)
@@ -92,9 +91,9 @@ class ScriptExecutor(SlurmExecutor):
                 pickle.unlink(missing_ok=True)
             raise
         jobs = []
-        for index, pickle in zip(self._tasks, pickles, strict=True):
-            name = f"{first.job_id}_{index}" if is_array else first.job_id
-            job = self.job_class(folder=self.folder, job_id=name, tasks=[0])
+        for one, pickle in zip(self._calls, pickles, strict=True):
+            name = f"{first.job_id}_{one.index}" if is_array else first.job_id
+            job = self.job_class(folder=one.folder, job_id=name, tasks=[0])
             job.paths.move_temporary_file(pickle, "submitted_pickle")
             jobs.append(job)
         return jobs

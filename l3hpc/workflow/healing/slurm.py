@@ -2,7 +2,7 @@
 
 A job cannot change its own request: requeueing ends its script at once, and only a pending job can
 be given more memory. So a tiny helper job does it; where jobs may not submit jobs, the task stays
-held until ``l3hpc resume`` (or ``status --watch``) does the same two calls.
+held until ``l3hpc resume`` does the same two calls.
 """
 
 from __future__ import annotations
