@@ -98,6 +98,27 @@ def test_from_audio_to_the_ledger_and_again(l3hpc):
     again = l3hpc(*UPSTREAM)
     assert again.count("done before") == 5
     only_row(l3hpc, "embedding_approx_mse")
+    _sweep(l3hpc)
+
+
+def _sweep(l3hpc):
+    """Two more students by a grid: one array of trainings behind what is there, a row for each."""
+    grid = ("--grid", "train.batch_size=16,32", "--name", "sizes")
+    asked = l3hpc(*UPSTREAM, *grid, "--dry-run")
+    assert "2 combinations; shared: extract sample fit reduce" in asked
+    l3hpc(*UPSTREAM, *grid)
+    sizes = finished(l3hpc)
+    assert sizes["state"] == "done", sizes
+    steps = {step["name"]: step for step in sizes["steps"]}
+    assert {name: step["state"] for name, step in steps.items()} == {
+        "extract": "reused", "sample": "reused", "fit": "reused", "reduce": "reused",
+        "train-16": "done", "train-32": "done"}
+    base = steps["train-16"]["job"].removesuffix("_0")
+    assert steps["train-32"]["job"] == f"{base}_1"
+    assert [each["values"] for each in sizes["combinations"]] == [
+        {"train.batch_size": "16"}, {"train.batch_size": "32"}]
+    [shown] = json.loads(l3hpc("ledger", "show", "--json", "--tab", "embedding_approx_mse"))
+    assert sorted(row["values"]["Train Batch Size"] for row in shown["rows"]) == [16, 32, 64]
 
 
 def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(l3hpc):
