@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from l3hpc.errors import ClusterError
-from l3hpc.workflow import artifacts, orphans, queue, records
+from l3hpc.workflow import artifacts, claims, orphans, queue, records
+from l3hpc.workflow.handover import cancel_jobs
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import RunRecord
-from l3hpc.workflow.submission import cancel_jobs
 
 
 def cancel(workspace: Path, run: str) -> list[str]:
     """Cancel what still waits or runs of a run; return the ids that were asked to stop.
 
     What was finished stays usable. On Slurm one squeue finds the live jobs (after a crash another
-    one those that were submitted in the moment before it), and one scancel stops them.
+    one those that were submitted in the moment before it), and one scancel stops them. A submission
+    that is under way takes its jobs back itself.
     """
+    claims.stop(workspace, run)
     record = records.read(workspace, run)
     if record.local:
         stopped = _cancel_local(workspace, record)

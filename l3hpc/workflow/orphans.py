@@ -11,19 +11,6 @@ from pathlib import Path
 
 from l3hpc.workflow import queue, records
 from l3hpc.workflow.model import RunRecord
-from l3hpc.workflow.owner import Owner
-
-CLAIM = "resume"  # held by whoever hands over jobs of the run: its submission, or a resumption
-
-
-def claim(workspace: Path, run: str, label: str) -> Owner:
-    """The right to hand over jobs of a run (not acquired yet)."""
-    return Owner(records.run_folder(workspace, run) / CLAIM, label)
-
-
-def interrupted(workspace: Path, record: RunRecord) -> bool:
-    """True for a run whose submission began and did not end, and that nobody submits any more."""
-    return record.state == "submitting" and claim(workspace, record.run, "").holder() is None
 
 
 def find(workspace: Path, record: RunRecord) -> list[str]:

@@ -16,6 +16,8 @@ from l3hpc.files import read_json, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
     artifacts,
+    claims,
+    handover,
     ledger_sync,
     markers,
     orphans,
@@ -57,13 +59,8 @@ def resume(
     step and all behind it are computed anew, also what is finished. Two at once submit once: the
     second one finds the jobs of the first alive.
     """
-    claim = orphans.claim(workspace, run, "resume")
-    if not claim.acquire():
-        by = (claim.holder() or {}).get("label") or "resume"
-        raise InputError(f"the jobs of {run} are being handed over by another command just now "
-                         f"({by})", hint=f"See: l3hpc status {run}")
-    with claim, submission.umask(profile):
-        submission.cancel_jobs(orphans.find(workspace, records.read(workspace, run)))
+    with claims.claim(workspace, run, "resume"), submission.umask(profile):
+        handover.cancel_jobs(orphans.find(workspace, records.read(workspace, run)))
         todo = missing(workspace, run, profile, sets, only=only, again=again)
         record = records.read(workspace, run)
         for job, changes in todo.held.items():
@@ -75,12 +72,12 @@ def resume(
             return record
         texts = submission.scripts(todo.plan, todo.steps)
         if not record.local:
-            submission.cancel_jobs(todo.stale)
+            handover.cancel_jobs(todo.stale)
         for entry in todo.again:
             artifacts.discard(Path(entry.artifact))
         for step in todo.steps:
             _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
-        submission.hand_over(todo.plan, todo.steps, texts, record, progress or Progress(),
+        handover.hand_over(todo.plan, todo.steps, texts, record, progress or Progress(),
                              alive=todo.alive)
         ledger_sync.follow(workspace, record, progress or Progress())
     if on_submitted is not None:
@@ -190,7 +187,7 @@ def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part, s
              entry: StepRecord) -> None:
     """The scripts and the policy of a new attempt; what healed in the last one goes on record."""
     folder = plan.step_folder(step.name)
-    submission.write_scripts(folder, texts)
+    handover.write_scripts(folder, texts)
     write_json(folder / policy.FILE, policy.of(plan.profile, step).to_json())
     entry.resources = vars(step.resources).copy()
     marks = markers.read(folder / "markers")

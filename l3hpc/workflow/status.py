@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.workflow import artifacts, markers, orphans, queue, records
+from l3hpc.workflow import artifacts, claims, markers, queue, records
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
 from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
@@ -191,7 +191,7 @@ def _run_status(
 ) -> RunStatus:
     if record.local:
         answer = _local_answer(record, LocalJobs(workspace, record.run))
-    broken_off = orphans.interrupted(workspace, record)
+    broken_off = claims.interrupted(workspace, record)
     steps: list[StepStatus] = []
     for look in looks:
         parents = [step for step in steps if step.name in look.record.needs]

@@ -1,8 +1,6 @@
-"""Submitting a plan: all of its jobs, or none; and no job without a record of it.
+"""Submitting a plan: the run's folder with all that its jobs will read, then the jobs themselves.
 
-The run's folder is written first. Then each script is handed over in the order of the chain, and
-its id is in ``run.json`` before the next one goes. If one is refused, or the person presses Ctrl-C,
-the jobs already submitted are cancelled, the last one first.
+A run that cannot be written leaves nothing behind; ``handover`` does the same for its jobs.
 """
 
 from __future__ import annotations
@@ -15,24 +13,23 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from l3hpc.errors import ClusterError, InputError, L3hpcError
-from l3hpc.files import share_file, write_json, write_text
+from l3hpc.errors import ClusterError, InputError
+from l3hpc.files import share_file, write_json
 from l3hpc.ledger.store import share
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
     artifacts,
+    claims,
     executors,
     job_arrays,
     ledger_sync,
-    orphans,
     records,
     render,
 )
-from l3hpc.workflow.executors import Call
+from l3hpc.workflow.handover import Texts, hand_over, write_scripts
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
@@ -40,13 +37,7 @@ from l3hpc.workflow.owner import Owner
 from l3hpc.workflow.profile import ClusterProfile
 from l3hpc.workflow.shell import call
 
-WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmitJobsPerUser",
-              "AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit", "Slurm temporarily unable",
-              "Socket timed out", "Resource temporarily unavailable")
-WAITS_S = (5, 15, 30) + (60,) * 30
 FOLLOW_S = 0.5
-Texts = dict[str, list[tuple[render.Part, str]]]
-_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def submit(
@@ -66,10 +57,9 @@ def submit(
     if test_only:
         return _test(plan, steps, texts, progress or Progress())
     with umask(plan.profile):
-        _make_folder(plan)
-        claim = orphans.claim(plan.workspace, plan.run, "submit")
+        claim = _make_folder(plan)
         try:
-            record = _write_folder(plan, steps, texts, claim)
+            record = _write_folder(plan, steps, texts)
             hand_over(plan, steps, texts, record, progress or Progress())
         finally:
             claim.release(forget=True)
@@ -87,18 +77,6 @@ def scripts(plan: Plan, steps: Sequence[PlannedStep]) -> Texts:
     return {step.name: [(part, render.render(plan, step, part))
                         for part in render.parts(plan, step)]
             for step in steps if step.missing}
-
-
-def write_scripts(folder: Path, texts: Sequence[tuple[render.Part, str]]) -> None:
-    """``script.sbatch`` in a step's folder; of a split array also ``script-1.sbatch`` …"""
-    for old in folder.glob("script*.sbatch"):
-        old.unlink()
-    for number, (_, text) in enumerate(texts):
-        write_text(_script(folder, number), text, durable=False)
-
-
-def _script(folder: Path, number: int) -> Path:
-    return folder / (f"script-{number}.sbatch" if number else "script.sbatch")
 
 
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
@@ -148,30 +126,23 @@ def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
     return ordered
 
 
-def cancel_jobs(jobs: list[str]) -> None:
-    """One scancel for all ids, in the order given. Ids that Slurm forgot are no error."""
-    if not jobs:
-        return
-    try:
-        call(["scancel", *jobs], timeout_s=60)
-    except ClusterError as error:
-        if "Invalid job id" not in error.message:
-            raise
-
-
-def _make_folder(plan: Plan) -> None:
+def _make_folder(plan: Plan) -> Owner:
+    """The run's folder, claimed: no other command hands over its jobs meanwhile."""
     try:
         plan.folder.mkdir(parents=True)
     except FileExistsError:
         raise InputError(f"the run {plan.run} exists already", where=str(plan.folder),
                          hint="Give it another name with --name.") from None
-
-
-def _write_folder(plan: Plan, steps: list[PlannedStep], texts: Texts, claim: Owner) -> RunRecord:
-    """Everything that the jobs will read, and the record in state ``submitting``, under a claim: a
-    resumption in another shell waits for its turn."""
     try:
-        claim.acquire()
+        return claims.claim(plan.workspace, plan.run, "submit")
+    except BaseException:  # a full disk, Ctrl-C
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        raise
+
+
+def _write_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecord:
+    """Everything that the jobs will read, and the record in state ``submitting``."""
+    try:
         return _fill_folder(plan, steps, texts)
     except BaseException:  # a full disk, Ctrl-C: no half of a run
         shutil.rmtree(plan.folder, ignore_errors=True)
@@ -216,177 +187,6 @@ def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part,
     (plan.folder / "artifacts" / step.name).symlink_to(step.artifact)
 
 
-def hand_over(
-    plan: Plan, steps: list[PlannedStep], texts: Texts, record: RunRecord,
-    progress: Progress, *, alive: dict[str, list[str]] | None = None,
-) -> None:
-    """Submit the steps that have a text, in this order, and keep the record up to date.
-
-    alive: step → ids of earlier jobs that still work on it; who needs that step waits for them
-    too. A refusal or an interruption takes back all that was submitted here.
-    """
-    waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
-    submitted: list[str] = []
-    entries = {entry.name: entry for entry in record.steps}
-    together = {name: one for one in job_arrays.find(plan, steps, texts, {*texts, *waits})
-                for name in one.names}
-    if record.local:
-        LocalJobs(plan.workspace, plan.run).forget_stop()
-    progress.start("submitting", _count(texts, together), "jobs")
-
-    def note(job: str, attempts: dict[str, dict[str, Any]], first: bool) -> None:
-        submitted.append(job)
-        records.note_attempts(plan.workspace, plan.run, attempts, first=first)
-        for name, attempt in attempts.items():
-            waits.setdefault(name, []).append(attempt["job"])
-            records.add_attempt(entries[name], attempt, first=first)
-
-    try:
-        for step in steps:
-            if step.name not in texts:
-                continue
-            after = [job for name in step.needs for job in waits.get(name, ())]
-            after += _still_made(plan, step)
-            array = together.get(step.name)
-            if array is not None:
-                if step.name == array.names[0]:
-                    write_text(array.script, array.text, durable=False)
-                    with _no_interruption():
-                        job = _submit_array(plan, array, after, progress)
-                        note(job, {name: _attempt(f"{job}_{index}")
-                                   for index, name in enumerate(array.names)}, True)
-                    progress.advance(1)
-                continue
-            if len(texts[step.name]) > 1:
-                progress.note(f"{step.name}: {step.tasks:,} tasks in {len(texts[step.name])} "
-                              f"arrays of at most {plan.profile.limits.array:,}")
-            for number, (part, text) in enumerate(texts[step.name]):
-                with _no_interruption():
-                    job = _submit_part(plan, step, part, number, after, progress)
-                    note(job, {step.name: _attempt(job, part, text)}, number == 0)
-                progress.advance(1)
-        record.state, record.note = "submitted", ""
-        records.write(plan.workspace, record)
-    except L3hpcError as error:
-        kept = "nothing was submitted" if isinstance(error, ClusterError) else None
-        refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
-                              allowed=error.allowed or kept)
-        with _no_interruption():
-            _take_back(plan, record, submitted, refusal)
-        raise refusal from None
-    except BaseException as error:
-        with _no_interruption():
-            _take_back(plan, record, submitted, error)
-        raise
-    finally:
-        progress.finish()
-
-
-def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
-    """Of the other runs' jobs that make an input: those that still have to be waited for.
-
-    An id that Slurm has purged would count as fulfilled, so our own records decide.
-    """
-    jobs = []
-    for job in step.waits_for:
-        for record in records.read_all(plan.workspace):
-            made = [entry for entry in record.steps if entry.job == job]
-            if made and record.local == executors.is_local(plan.profile):
-                break
-        else:
-            raise InputError(f"an input is made by job {job}, which no run here has on "
-                             f"{plan.profile.name}", hint="Wait until it is done: l3hpc status")
-        if len(artifacts.finished(Path(made[0].artifact))) >= made[0].tasks:
-            continue
-        from l3hpc.workflow import status
-
-        [found] = status.collect(plan.workspace, [record.run])
-        state = next(each.state for each in found.steps if each.name == made[0].name)
-        if state not in status.MOVING:
-            raise InputError(
-                f"an input is made by {made[0].name} of {record.run}, which is {state}",
-                hint=f"Finish it first: l3hpc resume {record.run}")
-        jobs.append(job)
-    return jobs
-
-
-def _count(texts: Texts, together: Mapping[str, job_arrays.JobArray]) -> int:
-    """How many jobs and arrays there are to submit."""
-    arrays = {one.script for one in together.values()}
-    return sum(len(parts) for name, parts in texts.items() if name not in together) + len(arrays)
-
-
-def _submit_part(
-    plan: Plan, step: PlannedStep, part: render.Part, number: int, after: list[str],
-    progress: Progress,
-) -> str:
-    folder = plan.step_folder(step.name)
-    calls = [Call(folder / "config.json", task, task - part.offset) for task in part.tasks]
-    return _submit(plan, step, _script(folder, number), calls, after, progress)
-
-
-def _submit_array(plan: Plan, array: job_arrays.JobArray, after: list[str], progress: Progress
-                  ) -> str:
-    """One task for each step."""
-    calls = [Call(plan.step_folder(name) / "config.json", 0, index)
-             for index, name in enumerate(array.names)]
-    return _submit(plan, array.steps[0], array.script, calls, after, progress)
-
-
-def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call], after: list[str],
-            progress: Progress) -> str:
-    executor = executors.executor(plan.profile, plan.workspace, script.parent / "logs")
-    for wait in (*WAITS_S, None):
-        try:
-            return executor.submit_script(script, calls, after=after,
-                                          time_min=step.resources.time_min,
-                                          max_timeouts=healing.of(plan.profile, step).time)
-        except ClusterError as error:
-            if wait is None or not any(word in error.message for word in WAIT_WORDS):
-                from l3hpc.workflow.executors.slurm import hint_for
-
-                error.hint = error.hint or hint_for(error.message)
-                raise
-            progress.note(f"{step.name}: {error.message}: trying again in {wait} s")
-            with _interruption():
-                time.sleep(wait)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _attempt(job: str, part: render.Part | None = None, text: str = "") -> dict[str, Any]:
-    """What the record keeps of a submission. part, text: of a script of its own."""
-    attempt = {"job": job, "array": "\n#SBATCH --array" in text,
-               "tasks": list(part.tasks) if part else [0], "time": time.time()}
-    return attempt | ({"offset": part.offset} if part and part.offset else {})
-
-
-def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseException) -> None:
-    """Cancel what was submitted just now, the last job first, and say so in the record."""
-    refused = isinstance(error, Exception)
-    before = record.state
-    try:
-        if not record.local:
-            cancel_jobs(jobs[::-1])
-    except ClusterError as second:
-        record.note = f"{second.message}; these jobs may still be there: {' '.join(jobs)}"
-        raise
-    else:
-        for entry in record.steps:
-            entry.attempts = [each for each in entry.attempts
-                              if each["job"].partition("_")[0] not in jobs]
-            if entry.state == "submitted" and not entry.attempts:
-                entry.state, entry.job, entry.submitted_tasks = "planned", None, []
-            elif entry.attempts:
-                entry.job = entry.attempts[-1]["job"]
-                entry.submitted_tasks = list(entry.attempts[-1]["tasks"])
-        if before == "submitting":
-            record.state = "refused" if refused else "cancelled"
-            record.note = getattr(error, "message", str(error)) if refused else \
-                "interrupted while submitting"
-    finally:
-        records.write(plan.workspace, record)
-
-
 def _test(
     plan: Plan, steps: list[PlannedStep], texts: Texts, progress: Progress
 ) -> RunRecord:
@@ -429,25 +229,6 @@ def umask(profile: ClusterProfile) -> Iterator[None]:
         yield
     finally:
         os.umask(previous)
-
-
-@contextlib.contextmanager
-def _no_interruption() -> Iterator[None]:
-    """Ctrl-C waits until the job is in the record (sbatch inherits this: it ends its work too)."""
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-@contextlib.contextmanager
-def _interruption() -> Iterator[None]:
-    previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _in_main_thread() -> bool:

@@ -1,10 +1,8 @@
-"""Submissions that were killed: what Slurm has and no record names; and two commands at once."""
-
-import time
+"""Submissions that were killed: what Slurm has and no record names."""
 
 import pytest
 
-from l3hpc.errors import ClusterError, InputError
+from l3hpc.errors import ClusterError
 from l3hpc.workflow import orphans, records, status, submission
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.resume import resume
@@ -103,24 +101,3 @@ def test_a_finished_run_is_put_right(killed, slurm, on, tmp_path):
     assert status.collect(tmp_path, ["demo"])[0].notes == []
     assert resume(tmp_path, "demo", on).state == "submitted"
     assert records.read(tmp_path, "demo").state == "submitted"
-
-
-def test_a_submission_that_is_under_way_is_left_alone(chains, slurm, on, tmp_path, monkeypatch):
-    """A queue limit is waited for; meanwhile somebody types resume."""
-    seen = []
-
-    def pause(seconds, sleep=time.sleep):
-        if seconds < 1:  # subprocess waits too
-            return sleep(seconds)
-        [found] = status.collect(tmp_path, ["demo"])
-        seen.append((found.state, found.steps[0].state, found.notes))
-        with pytest.raises(InputError, match=r"by another command just now \(submit\)"):
-            resume(tmp_path, "demo", on)
-        return slurm.says("sbatch", "echo 7")
-
-    slurm.says("sbatch", "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1")
-    monkeypatch.setattr(submission.time, "sleep", pause)
-    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
-    assert seen == [("submitting", "submitting", [])]
-    assert record.steps[0].job == "7" and len(slurm.calls("sbatch")) == 2
-    assert not list((tmp_path / "runs/demo").glob("*.owner.*"))

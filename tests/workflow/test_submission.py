@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.progress import Progress
-from l3hpc.workflow import records, render, submission
+from l3hpc.workflow import handover, records, render, submission
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.executors.slurm import ScriptExecutor, sbatch_command
 from l3hpc.workflow.shell import scrubbed
@@ -96,7 +96,7 @@ if [ ! -e {slurm.folder}/tried ]; then
   exit 1
 fi
 echo 5""")
-    monkeypatch.setattr(submission, "WAITS_S", (0.01,))
+    monkeypatch.setattr(handover, "WAITS_S", (0.01,))
     said = []
 
     class Told(Progress):
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkey
 def test_forgotten_ids_are_no_error_for_cancel(slurm):
     slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Invalid job id "
                           "specified' >&2; exit 1")
-    submission.cancel_jobs(["1"])
+    handover.cancel_jobs(["1"])
     slurm.says("scancel", "echo 'scancel: error: Unable to contact controller' >&2; exit 1")
     with pytest.raises(ClusterError, match="Unable to contact"):
-        submission.cancel_jobs(["1"])
+        handover.cancel_jobs(["1"])
