@@ -50,7 +50,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if not as_json:
         click.echo(preview.text(plan))
         if swept is not None:
-            click.echo("\n" + sweep.table(swept))
+            click.echo("\n" + "\n".join([sweep.table(swept), *_arrays(plan)]))
     if dry_run:
         _finish(plan, None, as_json, "nothing was submitted (--dry-run)")
         return EXIT_OK
@@ -90,6 +90,13 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
         click.echo(f"\n{plan.run} is done. Results:   l3hpc ledger show      "
                    f"files: {plan.folder / 'artifacts'}")
     return EXIT_OK
+
+
+def _arrays(plan: Plan) -> list[str]:
+    """Which steps of a sweep go to Slurm as one array."""
+    from l3hpc.workflow import submission
+
+    return [f"  one job array: {' '.join(one.names)}" for one in submission.arrays(plan)]
 
 
 def _submitted(plan: Plan, record: RunRecord) -> str:

@@ -79,6 +79,13 @@ def scripts(plan: Plan, steps: Sequence[PlannedStep]) -> Texts:
             for step in steps if step.missing}
 
 
+def arrays(plan: Plan) -> list[job_arrays.JobArray]:
+    """The steps of a sweep that would go to Slurm together, as things stand."""
+    steps = in_order(plan.steps)
+    texts = scripts(plan, steps)
+    return job_arrays.find(plan, steps, texts, texts)
+
+
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
     """Run the submitted jobs of a local run: here with a display, or behind (``detach``)."""
     if detach:

@@ -106,6 +106,7 @@ def _sweep(l3hpc):
     grid = ("--grid", "train.batch_size=16,32", "--name", "sizes")
     asked = l3hpc(*UPSTREAM, *grid, "--dry-run")
     assert "2 combinations; shared: extract sample fit reduce" in asked
+    assert "one job array: train-16 train-32" in asked
     l3hpc(*UPSTREAM, *grid)
     sizes = finished(l3hpc)
     assert sizes["state"] == "done", sizes

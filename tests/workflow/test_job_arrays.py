@@ -48,7 +48,9 @@ def test_what_differs_stays_alone(chains, on, tmp_path):
 def test_only_sweeps_and_only_on_slurm(chains, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
     assert found(replace(made, options={})) == []
-    assert found(chains.sweep(tmp_path, VALUES, chains.profile())) == []
+    local = chains.sweep(tmp_path, VALUES, chains.profile())
+    assert found(local) == [] and submission.arrays(local) == []
+    assert [one.names for one in submission.arrays(made)] == [["sample-a", "sample-b", "sample-c"]]
 
 
 def test_a_steps_own_directives_count(chains, on, tmp_path, monkeypatch):
