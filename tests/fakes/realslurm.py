@@ -129,9 +129,10 @@ class RealSlurm:
                     name = (Path("/proc") / parent / "comm").read_text()
                     if above and name.startswith("slurmstepd"):
                         doomed.add(int(parent))
-        for process in doomed:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once: none sees another one die
+            for process in doomed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
 
     def idle(self):
         """Wait until all nodes can run jobs again."""
