@@ -21,7 +21,7 @@ Examples:
 def command(pipeline: str, step: str | None, **values: Any) -> None:
     """Print the scripts of PIPELINE, or the script of one STEP, plain on standard output.
 
-    Takes the options of submit. With STEP the output is byte for byte what is submitted (the
+    Takes the options of submit. With STEP the output is byte for byte what runs in the job (the
     dependency is given to sbatch, not in the script). An array above the cluster's limits.array is
     split; STEP then shows its first script.
     """
