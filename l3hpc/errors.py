@@ -24,7 +24,7 @@ EXIT_CODES = {
     EXIT_HEADER_DRIFT: "the sheet's columns differ from the declared ones; nothing was written",
     EXIT_CLUSTER: "the cluster refused the jobs or does not answer",
     EXIT_OFFLINE: "the results sheet cannot be reached now; everything is kept, try again later",
-    EXIT_INTERRUPTED: "interrupted (Ctrl-C)",
+    EXIT_INTERRUPTED: "interrupted (Ctrl-C), or cancelled from another shell while submitting",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from l3hpc.errors import ClusterError, InputError, L3hpcError
+from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError
 from l3hpc.workflow import records
 from l3hpc.workflow.model import RunRecord
 from l3hpc.workflow.owner import Owner
@@ -21,7 +21,7 @@ LOOK_S = 0.2
 class Stopped(L3hpcError):
     """Another command cancelled what is being submitted."""
 
-    exit_code = 130
+    exit_code = EXIT_INTERRUPTED
 
 
 def claim(workspace: Path, run: str, label: str) -> Owner:
