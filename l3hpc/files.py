@@ -77,7 +77,8 @@ def share_file(source: Path, target: Path) -> None:
     except FileExistsError:
         return
     except OSError:
-        write_bytes(target, Path(source).read_bytes(), durable=False)
+        if not os.path.exists(target):
+            write_bytes(target, Path(source).read_bytes(), durable=False)
 
 
 def read_json(path: Path) -> Any:

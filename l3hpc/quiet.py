@@ -25,6 +25,9 @@ def import_tensorflow() -> None:
         return
     has_gpu = os.path.exists(NVIDIA)  # without one, "failed call to cuInit" is no news
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_gpu else "3")
+    if sys.stderr is None:  # it was closed: nothing to keep clean
+        import tensorflow
+        return
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         stderr = os.dup(2)

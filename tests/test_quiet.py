@@ -41,3 +41,11 @@ def test_tensorflow_is_there_and_stderr_is_as_it_was():
     assert not [line for line in lines if "oneDNN" in line or line.startswith("I0000")]
     if not Path(NVIDIA).exists():
         assert lines == ["before", "after"]
+
+
+def test_without_a_stderr_it_is_imported_all_the_same():
+    code = ("import sys\nfrom l3hpc.quiet import import_tensorflow\nimport_tensorflow()\n"
+            "print('tensorflow' in sys.modules)")
+    done = subprocess.run(["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", code],
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n")

@@ -223,7 +223,7 @@ def seal(record: Mapping[str, Any]) -> bytes:
 def sealed(line: bytes) -> bytes | None:
     """The text of the record in a line (with or without its newline), or None when the line is
     torn or foreign."""
-    body = line[START:-2]
+    body = line[START:-2]  # every line comes through here: PREFIX, check, MIDDLE are spelled out
     if line[-2:] == b"}\n" and line[:START] == b'{"check":"%b","record":' % (
             hashlib.blake2b(body, digest_size=8).hexdigest().encode()):
         return body

@@ -137,7 +137,6 @@ class _Reader:
         self.pieces.clear()
         return found
 
-
     def _use(self, template: Template | None) -> None:
         self._template = template
         self.cut = _fits_nothing if template is None else template.cut

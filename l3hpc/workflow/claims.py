@@ -15,7 +15,7 @@ from l3hpc.workflow.model import RunRecord
 from l3hpc.workflow.owner import Owner
 
 STOP_S = 150.0  # an sbatch that hangs is given up after two minutes
-LOOK_S = 0.2
+LOOK_S = 0.5
 
 
 class Stopped(L3hpcError):
@@ -29,9 +29,9 @@ def claim(workspace: Path, run: str, label: str) -> Owner:
     released. label: ``submit`` or ``resume``."""
     mine = _claim(workspace, run, label)
     if not mine.acquire():
-        by = (mine.holder() or {}).get("label", "just ended")
-        raise InputError(f"the jobs of {run} are being handed over by another command just now "
-                         f"({by})", hint=f"See: l3hpc status {run}")
+        raise InputError(f"the jobs of {run} are being handed over by {_who(mine)} just now",
+                         hint=f"See: l3hpc status {run}. If that process was killed on another "
+                              f"machine: l3hpc cancel {run}, or try again in 15 minutes")
     _asked(workspace, run).unlink(missing_ok=True)  # left by a cancel that was killed
     return mine
 
@@ -50,12 +50,10 @@ def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:
     asked.touch()
     end = time.monotonic() + wait_s
     try:
-        while (holder := owner.holder()) is not None:
+        while owner.holder() is not None:
             if time.monotonic() > end:
-                raise ClusterError(
-                    f"the jobs of {run} are still being handed over by process {holder.get('pid')} "
-                    f"on {holder.get('host')} ({holder.get('label')})",
-                    hint=f"End that process, then: l3hpc cancel {run}")
+                raise ClusterError(f"the jobs of {run} are still handed over by {_who(owner)}",
+                                   hint=f"End that process, then: l3hpc cancel {run}")
             time.sleep(LOOK_S)
     finally:
         asked.unlink(missing_ok=True)
@@ -77,6 +75,12 @@ def pause(workspace: Path, run: str, seconds: float) -> None:
 
 def _claim(workspace: Path, run: str, label: str = "") -> Owner:
     return Owner(records.run_folder(workspace, run) / "handing-over", label)
+
+
+def _who(owner: Owner) -> str:
+    holder = owner.holder() or {}
+    return (f"l3hpc {holder.get('label', '')} (process {holder.get('pid', '?')} on "
+            f"{holder.get('host', '?')})")
 
 
 def _asked(workspace: Path, run: str) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmi
               "AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit", "Slurm temporarily unable",
               "Socket timed out", "Resource temporarily unavailable")
 WAITS_S = (5, 15, 30) + (60,) * 30
-Texts = dict[str, list[tuple[render.Part, str]]]
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -41,7 +40,7 @@ def write_scripts(folder: Path, texts: Sequence[tuple[render.Part, str]]) -> Non
 
 
 def hand_over(
-    plan: Plan, steps: list[PlannedStep], texts: Texts, record: RunRecord,
+    plan: Plan, steps: list[PlannedStep], texts: render.Texts, record: RunRecord,
     progress: Progress, *, alive: dict[str, list[str]] | None = None,
 ) -> None:
     """Submit the steps that have a text, in this order, and keep the record up to date.
@@ -52,11 +51,11 @@ def hand_over(
     waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
     submitted: list[str] = []
     entries = {entry.name: entry for entry in record.steps}
-    together = {name: one for one in job_arrays.find(plan, steps, texts, {*texts, *waits})
-                for name in one.names}
+    arrays = {one.names[0]: one for one in job_arrays.find(plan, steps, texts, {*texts, *waits})}
+    behind = {name for one in arrays.values() for name in one.names[1:]}  # go with the first one
     if record.local:
         LocalJobs(plan.workspace, plan.run).forget_stop()
-    progress.start("submitting", _count(texts, together), "jobs")
+    progress.start("submitting", sum(map(len, texts.values())) - len(behind), "jobs")
 
     def note(job: str, attempts: dict[str, dict[str, Any]], first: bool) -> None:
         submitted.append(job)
@@ -67,25 +66,23 @@ def hand_over(
 
     try:
         for step in steps:
-            if step.name not in texts:
+            if step.name not in texts or step.name in behind:
                 continue
             after = [job for name in step.needs for job in waits.get(name, ())]
             after += _still_made(plan, step)
-            array = together.get(step.name)
-            if array is not None:
-                if step.name == array.names[0]:
-                    write_text(array.script, array.text, durable=False)
-                    with _no_interruption():
-                        job = _submit_array(plan, array, after, progress)
-                        note(job, {name: _attempt(f"{job}_{index}")
-                                   for index, name in enumerate(array.names)}, True)
-                    progress.advance(1)
+            if step.name in arrays:
+                array = arrays[step.name]
+                with _ctrl_c(signal.SIG_BLOCK):
+                    job = _submit_array(plan, array, after, progress)
+                    note(job, {name: _attempt(f"{job}_{index}")
+                               for index, name in enumerate(array.names)}, True)
+                progress.advance(1)
                 continue
             if len(texts[step.name]) > 1:
                 progress.note(f"{step.name}: {step.tasks:,} tasks in {len(texts[step.name])} "
                               f"arrays of at most {plan.profile.limits.array:,}")
             for number, (part, text) in enumerate(texts[step.name]):
-                with _no_interruption():
+                with _ctrl_c(signal.SIG_BLOCK):
                     job = _submit_part(plan, step, part, number, after, progress)
                     note(job, {step.name: _attempt(job, part, text)}, number == 0)
                 progress.advance(1)
@@ -95,11 +92,11 @@ def hand_over(
         kept = "nothing was submitted" if isinstance(error, ClusterError) else None
         refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
                               allowed=error.allowed or kept)
-        with _no_interruption():
+        with _ctrl_c(signal.SIG_BLOCK):
             _take_back(plan, record, submitted, refusal)
         raise refusal from None
     except BaseException as error:
-        with _no_interruption():
+        with _ctrl_c(signal.SIG_BLOCK):
             _take_back(plan, record, submitted, error)
         raise
     finally:
@@ -149,12 +146,6 @@ def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
     return jobs
 
 
-def _count(texts: Texts, together: Mapping[str, job_arrays.JobArray]) -> int:
-    """How many jobs and arrays there are to submit."""
-    arrays = {one.script for one in together.values()}
-    return sum(len(parts) for name, parts in texts.items() if name not in together) + len(arrays)
-
-
 def _submit_part(
     plan: Plan, step: PlannedStep, part: render.Part, number: int, after: list[str],
     progress: Progress,
@@ -167,6 +158,7 @@ def _submit_part(
 def _submit_array(plan: Plan, array: job_arrays.JobArray, after: list[str], progress: Progress
                   ) -> str:
     """One task for each step."""
+    write_text(array.script, array.text, durable=False)
     calls = [Call(plan.step_folder(name) / "config.json", 0, index)
              for index, name in enumerate(array.names)]
     return _submit(plan, array.steps[0], array.script, calls, after, progress)
@@ -188,7 +180,7 @@ def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call], 
                 error.hint = error.hint or hint_for(error.message)
                 raise
             progress.note(f"{step.name}: {error.message}: trying again in {wait} s")
-            with _interruption():
+            with _ctrl_c(signal.SIG_UNBLOCK):
                 claims.pause(plan.workspace, plan.run, wait)
     raise AssertionError("the last attempt returns or raises")
 
@@ -228,18 +220,10 @@ def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseExcept
 
 
 @contextlib.contextmanager
-def _no_interruption() -> Iterator[None]:
-    """Ctrl-C waits until the job is in the record (sbatch inherits this: it ends its work too)."""
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-@contextlib.contextmanager
-def _interruption() -> Iterator[None]:
-    previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+def _ctrl_c(how: int) -> Iterator[None]:
+    """In the block Ctrl-C waits (SIG_BLOCK: until the job is in the record; sbatch inherits this,
+    and ends its work too) or comes through after all (SIG_UNBLOCK)."""
+    previous = signal.pthread_sigmask(how, _SIGNALS)
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ its step, whose script it runs as it is; in records, status and dependencies it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from l3hpc.workflow.model import Plan, PlannedStep
 SCRIPT = "array.sbatch"
 MOST = 1000  # MaxArraySize unless a site says otherwise
 _OWN = ("job-name", "output", "error", "array")
-Texts = Mapping[str, Sequence[tuple[render.Part, str]]]
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,18 @@ class JobArray:
         return [step.name for step in self.steps]
 
 
-def find(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting: Collection[str]
+def apply(plan: Plan) -> bool:
+    """Whether a plan can have any: a sweep, on Slurm."""
+    return "grid" in plan.options and plan.profile.executor == "slurm"
+
+
+def find(plan: Plan, steps: Sequence[PlannedStep], texts: render.Texts, waiting: Collection[str]
          ) -> list[JobArray]:
-    """What of ``steps`` goes together: nothing outside of sweeps, and on this machine.
+    """What of ``steps`` goes together; nothing where these do not ``apply``.
 
     texts: step → its scripts. waiting: names of the steps whose jobs have to be waited for.
     """
-    if "grid" not in plan.options or plan.profile.executor != "slurm":
+    if not apply(plan):
         return []
     groups: dict[tuple, list[PlannedStep]] = {}
     for step in steps:

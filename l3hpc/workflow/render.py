@@ -51,6 +51,9 @@ class Part:
         return [task - self.offset for task in self.tasks]
 
 
+Texts = Mapping[str, Sequence[tuple[Part, str]]]  # step → its scripts
+
+
 def parts(plan: Plan, step: PlannedStep) -> list[Part]:
     """The missing tasks of a step, split where the profile's ``limits.array`` demands it."""
     tasks = step.missing or tuple(range(step.tasks))

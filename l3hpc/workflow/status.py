@@ -113,8 +113,7 @@ def collect(
     looks = {}
     for record in chosen:
         looks[record.run] = [_look(workspace, record, step) for step in record.steps]
-        if _needs_slurm(record, looks[record.run]):
-            asked.start()
+        asked.heed(record, looks[record.run])
     answer = _ask(chosen, looks, asked)
     return [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
 
@@ -149,9 +148,10 @@ class _Asking:
         self._users = users
         self._answer: Future[queue.Answer] | None = None
 
-    def start(self) -> None:
-        """Ask, unless that was done already."""
-        if self._answer is None:
+    def heed(self, record: RunRecord, looks: list[_Look]) -> None:
+        """Ask where this run needs it, unless that was done already."""
+        if self._answer is None and not record.local and (
+                record.state == "submitting" or any(look.open_ids() for look in looks)):
             from concurrent.futures import ThreadPoolExecutor
 
             pool = ThreadPoolExecutor(1)
@@ -166,11 +166,6 @@ class _Asking:
         answer = queue.Answer()
         queue.ask_squeue(self._users, answer)
         return answer
-
-
-def _needs_slurm(record: RunRecord, looks: list[_Look]) -> bool:
-    return not record.local and (record.state == "submitting"
-                                 or any(look.open_ids() for look in looks))
 
 
 def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]], asked: _Asking) -> queue.Answer:
@@ -204,7 +199,7 @@ def _run_status(
         status.notes.insert(0, "the submitting process was killed before it had handed over all")
     if record.note and state in ("refused", "cancelled"):
         status.notes.insert(0, record.note)
-    if state in ("failed", "lost", "cancelled"):
+    if state in ("failed", "lost", "cancelled") or broken_off and state != "done":
         status.next = f"l3hpc resume {record.run}"
     return status
 

@@ -29,7 +29,7 @@ from l3hpc.workflow import (
     records,
     render,
 )
-from l3hpc.workflow.handover import Texts, hand_over, write_scripts
+from l3hpc.workflow.handover import hand_over, write_scripts
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
@@ -72,7 +72,7 @@ def submit(
     return record
 
 
-def scripts(plan: Plan, steps: Sequence[PlannedStep]) -> Texts:
+def scripts(plan: Plan, steps: Sequence[PlannedStep]) -> render.Texts:
     """Step → its scripts, of the steps that have something to do."""
     return {step.name: [(part, render.render(plan, step, part))
                         for part in render.parts(plan, step)]
@@ -81,6 +81,8 @@ def scripts(plan: Plan, steps: Sequence[PlannedStep]) -> Texts:
 
 def arrays(plan: Plan) -> list[job_arrays.JobArray]:
     """The steps of a sweep that would go to Slurm together, as things stand."""
+    if not job_arrays.apply(plan):
+        return []
     steps = in_order(plan.steps)
     texts = scripts(plan, steps)
     return job_arrays.find(plan, steps, texts, texts)
@@ -147,7 +149,7 @@ def _make_folder(plan: Plan) -> Owner:
         raise
 
 
-def _write_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecord:
+def _write_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> RunRecord:
     """Everything that the jobs will read, and the record in state ``submitting``."""
     try:
         return _fill_folder(plan, steps, texts)
@@ -156,7 +158,7 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunReco
         raise
 
 
-def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: Texts) -> RunRecord:
+def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> RunRecord:
     (plan.folder / "artifacts").mkdir()
     for step in steps:
         _fill_step(plan, step, texts.get(step.name, ()))
@@ -195,17 +197,16 @@ def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part,
 
 
 def _test(
-    plan: Plan, steps: list[PlannedStep], texts: Texts, progress: Progress
+    plan: Plan, steps: list[PlannedStep], texts: render.Texts, progress: Progress
 ) -> RunRecord:
     """Ask Slurm about every script; on ``local`` let bash check its grammar."""
     import tempfile
 
-    together = {name: one for one in job_arrays.find(plan, steps, texts, texts)
-                for name in one.names}
-    every = [(step, text) for step in steps if step.name not in together
+    together = job_arrays.find(plan, steps, texts, texts)
+    bundled = {name for one in together for name in one.names}
+    every = [(step, text) for step in steps if step.name not in bundled
              for _, text in texts.get(step.name, ())]
-    every += [(one.steps[0], one.text)
-              for one in {one.script: one for one in together.values()}.values()]
+    every += [(one.steps[0], one.text) for one in together]
     progress.start("asking", len(every), "scripts")
     for step, text in every:
         with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as script:

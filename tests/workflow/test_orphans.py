@@ -91,6 +91,9 @@ def test_status_says_what_happened_and_what_helps(killed, slurm, tmp_path):
     assert found.steps[2].state == "cancelled" and found.steps[2].detail == "not submitted"
     assert found.notes[0] == "the submitting process was killed before it had handed over all"
     assert found.next == "l3hpc resume demo" and found.state == "failed"
+    queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("101", "PENDING", "Dependency")], ())
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.state == "running" and found.next == "l3hpc resume demo"
 
 
 def test_a_finished_run_is_put_right(killed, slurm, on, tmp_path):
