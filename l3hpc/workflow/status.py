@@ -1,7 +1,7 @@
 """Where runs stand: records and markers tell what happened; squeue and sacct refine it.
 
 Order of evidence for a task: its result in the artifact; what squeue says now; the script's exit
-marker; what accounting remembers; silence. A step that cannot run any more because an earlier one
+marker; what accounting remembers; silence. What ends while Slurm is asked is looked at again. A step that cannot run any more because an earlier one
 failed is ``blocked``, through any number of generations, whatever Slurm calls it.
 """
 
@@ -133,8 +133,12 @@ def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, str]]:
                                if job in answer.live} for look in looks}
 
 
-def _look(workspace: Path, record: RunRecord, step: StepRecord) -> _Look:
-    done = artifacts.finished(step.artifact, step.tasks)
+def _look(
+    workspace: Path, record: RunRecord, step: StepRecord, *, listed: bool = False
+) -> _Look:
+    """listed: list the artifact's folder even for one task (slower, but opening a folder makes a
+    network file system forget what it remembers to be missing)."""
+    done = artifacts.finished(step.artifact, None if listed else step.tasks)
     if step.state == "reused" or len(done) >= step.tasks:
         return _Look(step, done, {})
     return _Look(step, done,
@@ -188,7 +192,8 @@ def _run_status(
         answer = _local_answer(record, LocalJobs(workspace, record.run))
     broken_off = claims.interrupted(workspace, record)
     steps: list[StepStatus] = []
-    for look in looks:
+    for seen in looks:
+        look = _once_more(workspace, record, seen, answer)
         parents = [step for step in steps if step.name in look.record.needs]
         steps.append(_step_status(workspace, record, look, answer, parents, broken_off))
     state = _run_state(record, steps)
@@ -202,6 +207,14 @@ def _run_status(
     if state in ("failed", "lost", "cancelled") or broken_off and state != "done":
         status.next = f"l3hpc resume {record.run}"
     return status
+
+
+def _once_more(workspace: Path, record: RunRecord, look: _Look, answer: queue.Answer) -> _Look:
+    """A newer look where a task has neither a result nor a live job: it may have ended well
+    between the first look and the answer."""
+    if answer.squeue and any(job not in answer.live for job in look.open_ids().values()):
+        return _look(workspace, record, look.record, listed=True)
+    return look
 
 
 def _step_status(
@@ -231,15 +244,22 @@ def _step_status(
     tasks = {index: judge(index, job, look.marks.get(index), answer,
                           was_cancelled=record.state == "cancelled")
              for index, job in look.open_ids().items()}
-    _merge(status, tasks, stuck)
+    _merge(status, tasks, stuck, was_cancelled=record.state == "cancelled")
     if status.state == "blocked" and not stuck and step.waits_for:
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
     _point_to_log(workspace, record, status, look, tasks)
     return status
 
 
-def _merge(status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepStatus]) -> None:
-    """One state for all unfinished tasks: what moves first, then what went wrong."""
+def _merge(
+    status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepStatus], *,
+    was_cancelled: bool,
+) -> None:
+    """One state for all unfinished tasks: what moves first, then what went wrong.
+
+    stuck: parents that will not be done. was_cancelled: the whole run, by ``cancel``; elsewhere
+    it was Slurm that cancelled what waits for a cancelled job (--kill-on-invalid-dep).
+    """
     by_state: dict[str, list[int]] = {}
     for index, task in tasks.items():
         by_state.setdefault(task.state, []).append(index)
@@ -258,7 +278,7 @@ def _merge(status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepSta
     started = any(task.started for task in tasks.values())
     if stuck and not started and state not in ("running", "failed"):
         roots = sorted({parent.blocked_by or parent.name for parent in stuck})
-        cancelled = all(parent.state == "cancelled" for parent in stuck)
+        cancelled = was_cancelled and all(parent.state == "cancelled" for parent in stuck)
         if not (cancelled and state == "cancelled"):
             status.state, status.blocked_by = "blocked", roots[0]
             status.detail = "by " + ", ".join(roots)

@@ -138,6 +138,31 @@ def test_blocked_is_carried_through_generations_whatever_slurm_calls_it(case):
     assert {name: state for name, (state, _) in chain.look().items()}["train"] == "blocked"
 
 
+@pytest.mark.parametrize("behind", [
+    [queue_line("101", "PENDING", "Dependency"), queue_line("102", "PENDING", "Dependency")],
+    [queue_line("101", "CANCELLED", "Dependency"), queue_line("102", "PENDING", "Dependency")],
+    [queue_line("101", "CANCELLED", "Dependency"), queue_line("102", "CANCELLED", "Dependency")]])
+def test_what_is_behind_a_cancelled_job_is_blocked_before_and_after_slurm_ends_it(case, behind):
+    chain = case(names=("extract", "sample", "fit"))
+    chain.queue(queue_line("100", "CANCELLED", "None", used="0:05"), *behind)
+    chain.slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")
+    assert {name: state for name, (state, _) in chain.look().items()} == {
+        "extract": "cancelled", "sample": "blocked", "fit": "blocked"}
+    assert {step.blocked_by for step in chain.run.steps[1:]} == {"extract"}
+    assert chain.run.state == "cancelled" and chain.run.next == "l3hpc resume demo"
+
+
+@pytest.mark.parametrize("answer", ["", queue_line("100", "COMPLETED", "None", used="0:05")])
+def test_what_ends_while_slurm_is_asked_is_done(case, answer):
+    chain = case(names=("extract", "sample"))
+    folder = chain.made.steps[0].artifact / "0000"
+    chain.slurm.says("squeue", f'''sleep 0.5; mkdir -p "{folder}"
+        echo '{{"started": 1.0, "finished": 2.0, "summary": {{}}}}' > "{folder}/result.json"
+        cat <<'E'\n{answer}\n{queue_line("101", "PENDING", "Dependency")}\nE''')
+    assert {name: state for name, (state, _) in chain.look().items()} == {
+        "extract": "done", "sample": "waiting"}
+
+
 def test_requeued_says_how_often_and_why(case):
     chain = case(names=("extract",))
     chain.queue(queue_line("100", "PENDING", "BeginTime", restarts=2))
