@@ -98,8 +98,8 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
         "the run's folder, the frozen configs, and its record after every job.",
         "submitit alone pickles a function per job and passes the dependency by hand.",
         "The cluster's own files lie in memory, those of the runs on the disk unless the table "
-        "says otherwise. A run of five makes about 60 files and folders; what that takes differs with "
-        "the disk and its hour (quartiles)."], claims)]
+        "says otherwise. A run of five makes about 60 files and folders; what that takes differs "
+        "with the disk and its hour (quartiles)."], claims)]
 
 
 def _ours(plan: Any) -> None:

@@ -1,8 +1,9 @@
 """Where runs stand: records and markers tell what happened; squeue and sacct refine it.
 
 Order of evidence for a task: its result in the artifact; what squeue says now; the script's exit
-marker; what accounting remembers; silence. What ends while Slurm is asked is looked at again. A step that cannot run any more because an earlier one
-failed is ``blocked``, through any number of generations, whatever Slurm calls it.
+marker; what accounting remembers; silence. What ends while Slurm is asked is looked at again. A
+step that cannot run any more because an earlier one failed is ``blocked``, through any number of
+generations, whatever Slurm calls it.
 """
 
 from __future__ import annotations
