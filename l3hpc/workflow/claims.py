@@ -38,7 +38,8 @@ def claim(workspace: Path, run: str, label: str) -> Owner:
 
 def interrupted(workspace: Path, record: RunRecord) -> bool:
     """True for a run whose submission began and did not end, and that nobody submits any more."""
-    return record.state == "submitting" and _claim(workspace, record.run).holder() is None
+    return record.state == "submitting" and _claim(workspace, record.run).holder() is None \
+        and records.read(workspace, record.run).state == "submitting"  # it ended well just now
 
 
 def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:

@@ -127,7 +127,8 @@ def for_person(workspace: Path) -> PlainDisplay | BarDisplay:
 
 
 def _counts(jobs: dict[str, dict[str, Any]], step: str) -> Counter[str]:
-    return Counter(job["state"] for job in jobs.values() if job["step"] == step)
+    latest = {job["task"]: job["state"] for job in jobs.values() if job["step"] == step}
+    return Counter(latest.values())  # what was resumed counts once
 
 
 def _stage(counts: Counter[str]) -> str:

@@ -11,7 +11,7 @@ from l3hpc.workflow.queue import Answer, EndedJob, LiveJob
 from l3hpc.workflow.words import OUTCOMES, exit_words, limit_words, moment, progress_words, reason
 
 FRESH_S = 300.0
-_RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
+_RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
             "STAGE_OUT")
 
 
@@ -33,7 +33,7 @@ def judge(
     index: int, job: str, marks: TaskMarks | None, answer: Answer, *, was_cancelled: bool = False
 ) -> TaskStatus:
     """The state of an unfinished task whose latest job is ``job``."""
-    marks = marks or TaskMarks()
+    marks = (marks or TaskMarks()).of(job)
     live = answer.live.get(job)
     if live is not None:
         status = _live(live, marks)
@@ -51,8 +51,9 @@ def judge(
     if marks.requeues:
         last = marks.requeues[-1]
         status.why_again = str(last.get("words") or last.get("reason", ""))
-        if last.get("held") and status.state == "requeued":
-            status.words = "held until l3hpc resume gives it what it needs"
+        if live is not None and live.held and marks.wanted and status.state == "requeued":
+            status.words = "held until " + ("l3hpc resume gives it what it needs"
+                                            if last.get("held") else "a helper job has changed it")
     return status
 
 
@@ -62,6 +63,9 @@ def _by_signal(marks: TaskMarks) -> bool:
 
 
 def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
+    if live.state == "COMPLETING":
+        return TaskStatus("running", "ending", elapsed_s=live.elapsed_s, restarts=live.restarts,
+                          started=True)
     if live.state in _RUNNING:
         status = TaskStatus("running", elapsed_s=live.elapsed_s, restarts=live.restarts,
                             progress=marks.progress, started=True)

@@ -17,11 +17,11 @@ from typing import Any
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import write_text
 from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, claims, executors, job_arrays, records, render
+from l3hpc.workflow import artifacts, claims, executors, job_arrays, records, render, waiting
 from l3hpc.workflow.executors import Call
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
-from l3hpc.workflow.model import Plan, PlannedStep, RunRecord
+from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
 from l3hpc.workflow.shell import call
 
 WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmitJobsPerUser",
@@ -41,12 +41,13 @@ def write_scripts(folder: Path, texts: Sequence[tuple[render.Part, str]]) -> Non
 
 def hand_over(
     plan: Plan, steps: list[PlannedStep], texts: render.Texts, record: RunRecord,
-    progress: Progress, *, alive: dict[str, list[str]] | None = None,
+    progress: Progress, *, alive: dict[str, list[str]] | None = None, before: str = "",
 ) -> None:
     """Submit the steps that have a text, in this order, and keep the record up to date.
 
     alive: step → ids of earlier jobs that still work on it; who needs that step waits for them
-    too. A refusal or an interruption takes back all that was submitted here.
+    too. before: the state to which a refusal brings the record back, of a run that was submitted
+    earlier. A refusal or an interruption takes back all that was submitted here.
     """
     waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
     submitted: list[str] = []
@@ -93,11 +94,11 @@ def hand_over(
         refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
                               allowed=error.allowed or kept)
         with _ctrl_c(signal.SIG_BLOCK):
-            _take_back(plan, record, submitted, refusal)
+            _take_back(plan, record, submitted, refusal, before)
         raise refusal from None
     except BaseException as error:
         with _ctrl_c(signal.SIG_BLOCK):
-            _take_back(plan, record, submitted, error)
+            _take_back(plan, record, submitted, error, before)
         raise
     finally:
         progress.finish()
@@ -121,29 +122,43 @@ def _script(folder: Path, number: int) -> Path:
 def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
     """Of the other runs' jobs that make an input: those that still have to be waited for.
 
-    An id that Slurm has purged would count as fulfilled, so our own records decide.
+    ``waits_for`` has their ids of the time of planning; meanwhile they may have been resumed. An id
+    that Slurm has purged would count as fulfilled, so our own records decide.
     """
-    jobs = []
-    for job in step.waits_for:
-        for record in records.read_all(plan.workspace):
-            made = [entry for entry in record.steps if entry.job == job]
-            if made and record.local == executors.is_local(plan.profile):
-                break
-        else:
-            raise InputError(f"an input is made by job {job}, which no run here has on "
-                             f"{plan.profile.name}", hint="Wait until it is done: l3hpc status")
-        if len(artifacts.finished(Path(made[0].artifact))) >= made[0].tasks:
+    jobs: list[str] = []
+    for record, entry in _makers(plan, step):
+        if len(artifacts.finished(Path(entry.artifact))) >= entry.tasks:
             continue
         from l3hpc.workflow import status
 
-        [found] = status.collect(plan.workspace, [record.run])
-        state = next(each.state for each in found.steps if each.name == made[0].name)
-        if state not in status.MOVING:
+        live = {index: task.job for index, task
+                in status.live_tasks(plan.workspace, record)[entry.name].items()}
+        done = artifacts.finished(Path(entry.artifact))
+        lacking = sorted({*range(entry.tasks)} - {*done, *live})
+        if lacking:
+            [found] = status.collect(plan.workspace, [record.run])
+            state = next(each.state for each in found.steps if each.name == entry.name)
             raise InputError(
-                f"an input is made by {made[0].name} of {record.run}, which is {state}",
+                f"an input is made by {entry.name} of {record.run}, "
+                + (f"whose task {lacking[0]} failed" if state in status.MOVING
+                   else f"which is {state}"),
                 hint=f"Finish it first: l3hpc resume {record.run}")
-        jobs.append(job)
+        jobs += waiting.live_ids(entry, done, live)
     return jobs
+
+
+def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]:
+    """The steps of other runs whose jobs, also earlier ones, a step waits for; each once."""
+    found: dict[tuple[str, str], tuple[RunRecord, StepRecord]] = {}
+    for job in step.waits_for:
+        made = [(record, entry) for record in records.read_all(plan.workspace)
+                if record.local == executors.is_local(plan.profile) for entry in record.steps
+                if job == entry.job or job in {attempt["job"] for attempt in entry.attempts}]
+        if not made:
+            raise InputError(f"an input is made by job {job}, which no run here has on "
+                             f"{plan.profile.name}", hint="Wait until it is done: l3hpc status")
+        found[made[0][0].run, made[0][1].name] = made[0]
+    return list(found.values())
 
 
 def _submit_part(
@@ -192,10 +207,11 @@ def _attempt(job: str, part: render.Part | None = None, text: str = "") -> dict[
     return attempt | ({"offset": part.offset} if part and part.offset else {})
 
 
-def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseException) -> None:
+def _take_back(
+    plan: Plan, record: RunRecord, jobs: list[str], error: BaseException, before: str
+) -> None:
     """Cancel what was submitted just now, the last job first, and say so in the record."""
     refused = isinstance(error, Exception) and not isinstance(error, claims.Stopped)
-    before = record.state
     try:
         if not record.local:
             cancel_jobs(jobs[::-1])
@@ -211,7 +227,9 @@ def _take_back(plan: Plan, record: RunRecord, jobs: list[str], error: BaseExcept
             elif entry.attempts:
                 entry.job = entry.attempts[-1]["job"]
                 entry.submitted_tasks = list(entry.attempts[-1]["tasks"])
-        if before == "submitting":
+        if before:
+            record.state = before
+        else:
             record.state = "refused" if refused else "cancelled"
             record.note = getattr(error, "message", str(error)) if refused else \
                 "interrupted while submitting"

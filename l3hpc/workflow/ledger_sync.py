@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from l3hpc.errors import ClusterError
 from l3hpc.files import write_text
 from l3hpc.progress import Progress
-from l3hpc.workflow import records, render
+from l3hpc.workflow import artifacts, records, render, waiting
 from l3hpc.workflow.model import Plan, RunRecord
 from l3hpc.workflow.shell import call
 from l3hpc.workflow.units import slurm_time
@@ -56,7 +56,8 @@ def prepare(plan: Plan) -> None:
 def follow(workspace: Path, record: RunRecord, progress: Progress) -> None:
     """Submit the job behind all jobs of a run. A refusal is said, and nothing else happens."""
     path = records.run_folder(workspace, record.run) / FILE
-    jobs = [step.job for step in record.steps if step.job]
+    jobs = [job for step in record.steps if step.job
+            for job in waiting.open_jobs(step, artifacts.finished(step.artifact)) or [step.job]]
     if not jobs or not path.is_file():
         return
     try:

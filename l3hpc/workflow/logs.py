@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from l3hpc.errors import InputError
-from l3hpc.workflow import artifacts, markers, records
-from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
+from l3hpc.workflow import artifacts, markers, records, waiting
+from l3hpc.workflow.model import RunRecord, StepRecord
 
 POLL_S = 0.5
 TAIL_BYTES = 65_536
@@ -26,7 +26,7 @@ def find(
     if step.state == "reused":
         raise InputError(f"{step.name} was done before this run: it has no log here",
                          hint=f"Its artifact: {step.artifact}")
-    jobs = task_jobs(step)
+    jobs = waiting.latest(step)
     if not jobs:
         raise InputError(f"{step.name} of {record.run} was not submitted: it has no log")
     if task is not None and task not in jobs:
@@ -34,12 +34,6 @@ def find(
                          allowed=f"tasks: {_spans(sorted(jobs))}")
     index = task if task is not None else _interesting(workspace, record, step, sorted(jobs))
     return records.logs_folder(workspace, record.run, step.name) / f"{jobs[index]}_0_log.{which}"
-
-
-def task_jobs(step: StepRecord) -> dict[int, str]:
-    """Task index → id (``12``, ``13_4``) of the latest job that has it."""
-    return {index: job for attempt in step.attempts
-            for index, job in task_ids(attempt).items()}
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:
@@ -87,8 +81,10 @@ def _interesting(
     marks = markers.read(records.markers_folder(workspace, record.run, step.name))
     done = artifacts.finished(Path(step.artifact))
     open_tasks = [index for index in indices if index not in done]
-    failed = [index for index in open_tasks if index in marks and marks[index].exit_code]
-    begun = [index for index in open_tasks if index in marks and marks[index].begin]
+    told = {index: marks[index].of(waiting.latest(step)[index]) for index in open_tasks
+            if index in marks}
+    failed = [index for index, each in told.items() if each.exit_code]
+    begun = [index for index, each in told.items() if each.begin]
     return (failed or begun or open_tasks or indices)[0]
 
 

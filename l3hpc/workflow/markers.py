@@ -7,6 +7,7 @@ They are all that ``l3hpc status`` needs when Slurm does not answer.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -36,6 +37,18 @@ class TaskMarks:
     error: dict[str, Any] | None = None
     requeues: list[dict[str, Any]] = field(default_factory=list)
     gave_up: str = ""
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """What the last requeue asks for: some of ``mem_mb``, ``time_min`` and ``exclude``."""
+        last = self.requeues[-1] if self.requeues else {}
+        return {name: last[name] for name in ("mem_mb", "time_min", "exclude") if name in last}
+
+    def of(self, job: str) -> TaskMarks:
+        """What they say of this job: what an earlier one of the same task left is not about it."""
+        if self.begin is None or self.begin.get("job", job) == job:
+            return self
+        return TaskMarks(requeues=self.requeues, gave_up=self.gave_up)  # resume removes the old
 
     @property
     def started(self) -> float | None:
@@ -69,7 +82,9 @@ def read(folder: Path) -> dict[int, TaskMarks]:
         try:
             text = Path(entry.path).read_text(encoding="utf-8", errors="replace")
             written = entry.stat().st_mtime
-        except FileNotFoundError:  # replaced at this moment
+        except OSError as error:  # replaced at this moment, perhaps by another machine
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
             continue
         _take(marks, match[2], text, written)
     return tasks

@@ -12,7 +12,7 @@ from typing import Any
 
 from l3hpc.errors import InputError, nearest
 from l3hpc.files import read_json
-from l3hpc.workflow import artifacts, fingerprint, records
+from l3hpc.workflow import artifacts, fingerprint, records, waiting
 from l3hpc.workflow.localstate import LIVE, LocalJobs
 from l3hpc.workflow.model import RunRecord, StepRecord
 
@@ -105,7 +105,7 @@ def _usable(workspace: Path, record: RunRecord, kind: str, cluster: str) -> Outs
             if _finished(step):
                 waits: tuple[str, ...] = ()
             elif step.job and record.cluster == cluster and _lives(workspace, record, step):
-                waits = (step.job,)
+                waits = tuple(waiting.open_jobs(step, artifacts.finished(artifact)))
             else:
                 continue
             folder = workspace / "runs" / record.run / "steps" / step.name

@@ -37,6 +37,11 @@ class LiveJob:
     restarts: int
     limit_s: float | None
 
+    @property
+    def held(self) -> bool:
+        """Whether it waits to be let go by its own user (a requeue holds it so)."""
+        return self.reason in ("JobHeldUser", "job requeued in held state")
+
 
 @dataclass(frozen=True)
 class EndedJob:

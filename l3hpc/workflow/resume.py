@@ -6,12 +6,13 @@ forgotten jobs are never used: Slurm would take them as fulfilled.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import ClusterError, InputError, nearest
 from l3hpc.files import read_json, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
@@ -25,11 +26,14 @@ from l3hpc.workflow import (
     render,
     status,
     submission,
+    waiting,
 )
 from l3hpc.workflow.healing import policy, slurm
 from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord, task_ids
 from l3hpc.workflow.units import parse_memory, parse_time
 
+ENDING_S = 90.0  # Slurm kills what does not end after KillWait, 30 s by default
+ENDING_LOOK_S = 2.0
 RESOURCES = ("cpus", "mem", "gpus", "time")
 
 
@@ -61,6 +65,7 @@ def resume(
     """
     with claims.claim(workspace, run, "resume"), submission.umask(profile):
         handover.cancel_jobs(orphans.find(workspace, records.read(workspace, run)))
+        _await_ending(workspace, run, progress or Progress())
         todo = missing(workspace, run, profile, sets, only=only, again=again)
         record = records.read(workspace, run)
         for job, changes in todo.held.items():
@@ -77,8 +82,9 @@ def resume(
             artifacts.discard(Path(entry.artifact))
         for step in todo.steps:
             _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
+        before = _begin_again(workspace, record)
         handover.hand_over(todo.plan, todo.steps, texts, record, progress or Progress(),
-                             alive=todo.alive)
+                           alive=todo.alive, before=before)
         ledger_sync.follow(workspace, record, progress or Progress())
     if on_submitted is not None:
         on_submitted(record)
@@ -107,15 +113,17 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
         done = set() if entry.name in anew else artifacts.finished(Path(entry.artifact))
         if len(done) >= entry.tasks:
             continue
-        running = live.get(entry.name, {})
+        tasks = live.get(entry.name, {})
+        running = {index: task.job for index, task in tasks.items()}
         if now.state == "blocked":  # waits in the queue for what cannot come
             stale += [attempt["job"] for attempt in entry.attempts
                       if {*task_ids(attempt).values()} & {*running.values()}]
             running = {}
         if running:
-            alive[entry.name] = list(running.values())
+            alive[entry.name] = waiting.live_ids(entry, done, running)
         if not record.local:
-            held |= _held(workspace, record, entry, running)
+            held |= _held(workspace, record, entry, [index for index in running
+                                                     if tasks[index].now.held])
         if chosen is not None and entry.name not in chosen:
             continue
         step = _planned(workspace, record, entry, profile, wishes.get(entry.name, {}),
@@ -145,17 +153,44 @@ def _behind(record: RunRecord, name: str) -> set[str]:
     return names
 
 
-def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: dict[int, str]
+def _begin_again(workspace: Path, record: RunRecord) -> str:
+    """Put the record into the state ``submitting``, so that a kill from here on is seen and what it
+    left is found; return the state to come back to after a refusal ('' where there is none)."""
+    before = record.state
+    if before == "submitting":  # a submission that was killed
+        before = "submitted" if any(step.attempts for step in record.steps) else ""
+    record.state = "submitting"
+    records.write(workspace, record)
+    return before
+
+
+def _await_ending(workspace: Path, run: str, progress: Progress) -> None:
+    """Wait for the jobs that are just ending: whether they were cancelled, or come back to the
+    queue, is not known before. A ``ClusterError`` when that takes too long."""
+    end, said = time.monotonic() + ENDING_S, False
+    while True:
+        live = status.live_tasks(workspace, records.read(workspace, run))
+        ending = [task.job for tasks in live.values() for task in tasks.values()
+                  if task.now.state == "COMPLETING"]
+        if not ending:
+            return
+        if time.monotonic() > end:
+            raise ClusterError(f"job {ending[0]} is still ending",
+                               hint=f"Try again in a minute: l3hpc resume {run}")
+        if not said:
+            progress.note(f"waiting for job {ending[0]} to end")
+        said = True
+        time.sleep(ENDING_LOOK_S)
+
+
+def _held(workspace: Path, record: RunRecord, entry: StepRecord, held: Sequence[int]
           ) -> dict[str, list[str]]:
-    """Of the live tasks those that wait for more memory or time, and what they wait for."""
+    """Of the held tasks those that wait for more memory or time, and what they wait for."""
     marks = markers.read(records.markers_folder(workspace, record.run, entry.name))
-    found = {}
-    for index, job in running.items():
-        last = marks[index].requeues[-1] if index in marks and marks[index].requeues else {}
-        if last.get("held"):
-            found[job] = slurm.arguments(policy.Decision(
-                True, "", last.get("mem_mb"), last.get("time_min"), last.get("exclude")))
-    return found
+    jobs = waiting.latest(entry)
+    return {jobs[index]: slurm.arguments(policy.Decision(
+        True, "", wanted.get("mem_mb"), wanted.get("time_min"), wanted.get("exclude")))
+        for index in held if index in marks and (wanted := marks[index].wanted)}
 
 
 def _planned(

@@ -80,6 +80,14 @@ class RunStatus:
         return {"schema": SCHEMA, **asdict(self)}
 
 
+@dataclass(frozen=True)
+class LiveTask:
+    """A task that waits or runs. job: its id. now: what the queue says of it."""
+
+    job: str
+    now: queue.LiveJob
+
+
 @dataclass
 class _Look:
     """What was read of one step before Slurm is asked."""
@@ -119,9 +127,9 @@ def collect(
     return [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
 
 
-def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, str]]:
-    """Step → task index → id, of the unfinished tasks that wait or run now. Where squeue does not
-    answer: a ``ClusterError`` (nothing may be submitted twice)."""
+def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, LiveTask]]:
+    """Step → task index → its job, of the unfinished tasks that wait or run now. Where squeue does
+    not answer: a ``ClusterError`` (nothing may be submitted twice)."""
     looks = [_look(workspace, record, step) for step in record.steps]
     if record.local:
         answer = _local_answer(record, LocalJobs(workspace, record.run))
@@ -130,8 +138,9 @@ def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, str]]:
         queue.ask_squeue([record.user], answer)
         if not answer.squeue:
             raise ClusterError(answer.notes[0], hint="Try again when Slurm answers.")
-    return {look.record.name: {index: job for index, job in look.open_ids().items()
-                               if job in answer.live} for look in looks}
+    return {look.record.name: {index: LiveTask(job, answer.live[job])
+                               for index, job in look.open_ids().items() if job in answer.live}
+            for look in looks}
 
 
 def _look(
@@ -213,7 +222,8 @@ def _run_status(
 def _once_more(workspace: Path, record: RunRecord, look: _Look, answer: queue.Answer) -> _Look:
     """A newer look where a task has neither a result nor a live job: it may have ended well
     between the first look and the answer."""
-    if answer.squeue and any(job not in answer.live for job in look.open_ids().values()):
+    gone = any(job not in answer.live for job in look.open_ids().values())
+    if answer.squeue is not None and gone:
         return _look(workspace, record, look.record, listed=True)
     return look
 
@@ -246,10 +256,19 @@ def _step_status(
                           was_cancelled=record.state == "cancelled")
              for index, job in look.open_ids().items()}
     _merge(status, tasks, stuck, was_cancelled=record.state == "cancelled")
-    if status.state == "blocked" and not stuck and step.waits_for:
+    if not stuck and step.waits_for and (
+            status.state == "blocked" or status.state == "cancelled" and record.state != "cancelled"
+            and not any(task.started for task in tasks.values()) and not _lives(step, answer)):
+        status.state = "blocked"  # Slurm cancelled it, with the other run's job
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
     _point_to_log(workspace, record, status, look, tasks)
     return status
+
+
+def _lives(step: StepRecord, answer: queue.Answer) -> bool:
+    """Whether a job of another run that the step waits for is still in the queue."""
+    return any(job in step.waits_for or job.partition("_")[0] in step.waits_for
+               for job in answer.live)
 
 
 def _merge(

@@ -61,9 +61,9 @@ def submit(
         try:
             record = _write_folder(plan, steps, texts)
             hand_over(plan, steps, texts, record, progress or Progress())
+            ledger_sync.follow(plan.workspace, record, progress or Progress())
         finally:
             claim.release(forget=True)
-        ledger_sync.follow(plan.workspace, record, progress or Progress())
         if on_submitted is not None:
             on_submitted(record)
         if record.local and any(step.state == "submitted" for step in record.steps):
@@ -100,7 +100,8 @@ def run_local(workspace: Path, run: str, *, detach: bool) -> None:
 
     shown = display.for_person(workspace)
     previous = {number: signal.signal(number, signal.default_int_handler)
-                for number in (signal.SIGTERM, signal.SIGHUP)} if _in_main_thread() else {}
+                for number in (signal.SIGTERM, signal.SIGHUP)
+                if signal.getsignal(number) is not signal.SIG_IGN} if _in_main_thread() else {}
     try:
         while not Runner(workspace, run, look=shown).run():  # another one has it: look on
             jobs, record = LocalJobs(workspace, run), records.read(workspace, run)

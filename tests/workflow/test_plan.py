@@ -64,7 +64,10 @@ def record(made, state="submitted", **changes):
     """Pretend that a plan was submitted."""
     entries = [StepRecord(name=item.name, kind=item.kind, artifact=str(item.artifact),
                           tasks=item.tasks, needs=list(item.needs), state="submitted",
-                          job=str(100 + number)) for number, item in enumerate(made.steps)]
+                          job=str(100 + number), attempts=[{
+                              "job": str(100 + number), "array": item.tasks > 1,
+                              "tasks": list(range(item.tasks)), "time": 1.0}])
+               for number, item in enumerate(made.steps)]
     values = {"run": made.run, "pipeline": made.pipeline, "cluster": made.profile.name,
               "created": 1.0, "user": "you", "host": "h", "command": [], "options": {},
               "state": state, "steps": entries, **changes}

@@ -232,7 +232,7 @@ class Runner:
         }
         if job["array"]:
             variables |= {"SLURM_ARRAY_JOB_ID": job["job"],
-                          "SLURM_ARRAY_TASK_ID": str(job["task"])}
+                          "SLURM_ARRAY_TASK_ID": name.rpartition("_")[2]}  # without an offset
         folder = self._record.folder
         with open(logs / f"{name}_0_log.out", "ab") as out, \
                 open(logs / f"{name}_0_log.err", "ab") as err:

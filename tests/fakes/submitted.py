@@ -1,0 +1,41 @@
+"""A submitted chain on a Slurm that says what the test wants."""
+
+from l3hpc.files import write_json
+from l3hpc.workflow import status, submission
+
+
+class Case:
+    """name: of the run. plan: what ``chains.plan`` takes."""
+
+    def __init__(self, chains, slurm, workspace, name="demo", profile=None, **plan):
+        self.slurm, self.workspace, self.name = slurm, workspace, name
+        self.profile = profile or chains.profile(name="greene", executor="slurm", slots={})
+        self.made = chains.plan(workspace, name, on=self.profile, **plan)
+        submission.submit(self.made)
+
+    def queue(self, *lines):
+        self.slurm.says("squeue", "cat <<'E'\n" + "\n".join(lines) + "\nE")
+
+    def sacct(self, *lines):
+        self.slurm.says("sacct", "cat <<'E'\n" + "\n".join(lines) + "\nE")
+
+    def fail_both(self):
+        for name in ("squeue", "sacct"):
+            self.slurm.says(name, f"echo '{name}: error: no controller' >&2; exit 1")
+
+    def mark(self, step, name, value):
+        write_json(self.made.step_folder(step) / "markers" / name, value)
+
+    def finish(self, step, index=0, **result):
+        planned = next(each for each in self.made.steps if each.name == step)
+        write_json(planned.artifact / f"{index:04d}" / "result.json",
+                   {"started": 100.0, "finished": 161.0, "summary": {}, **result})
+
+    def look(self):
+        [found] = status.collect(self.workspace, [self.name])
+        self.run = found
+        return {step.name: (step.state, step.detail) for step in found.steps}
+
+    def step(self, name):
+        self.look()
+        return next(step for step in self.run.steps if step.name == name)
