@@ -96,6 +96,39 @@ def test_one_cancelled_task_of_an_array_is_all_that_is_missing(any_slurm, chains
     assert chains.output(made, "sample") == {0: "(0 (0) (1) (2))"}
 
 
+def test_resume_right_after_cancel_waits_for_the_job_that_is_ending(
+        any_slurm, chains, tmp_path):
+    on = profile(chains, any_slurm)
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=on,
+                       params={"extract": {"seconds": 8}})
+    first = submission.submit(made)
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    cancel(tmp_path, "demo")
+    second = resume(tmp_path, "demo", on)
+    assert {step.job for step in first.steps}.isdisjoint(step.job for step in second.steps)
+    assert states(until(tmp_path, "demo", settled, 90)) == {"extract": "done", "sample": "done"}
+    assert result(made)["environment"]["job"] == second.steps[0].job
+
+
+def test_a_run_that_waits_for_another_goes_on_once_that_was_resumed(any_slurm, chains, tmp_path):
+    on = profile(chains, any_slurm)
+    maker = chains.plan(tmp_path, "maker", names=("extract",), on=on,
+                        params={"extract": {"seconds": 3, "fail": "scratch"}})
+    job = submission.submit(maker).steps[0].job
+    user = chains.plan(tmp_path, "user", names=("embed",), on=on, waits_for=(job,))
+    submission.submit(user)
+    assert states(until(tmp_path, "maker", settled)) == {"extract": "failed"}
+    [embed] = until(tmp_path, "user", settled).steps
+    assert (embed.state, embed.detail) == ("blocked", f"by job {job} of another run")
+    resume(tmp_path, "maker", on)
+    found = until(tmp_path, "maker", lambda found: found.steps[0].state != "failed")
+    assert found.steps[0].state in ("queued", "running", "done")
+    resume(tmp_path, "user", on)
+    assert states(until(tmp_path, "user", settled, 90)) == {"embed": "done"}
+    assert states(until(tmp_path, "maker", settled)) == {"extract": "done"}
+    assert result(maker)["finished"] <= result(user)["started"]
+
+
 def test_a_restarted_controller_changes_nothing(any_slurm, chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, any_slurm),
                        params={"extract": {"seconds": 5}})
