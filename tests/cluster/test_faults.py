@@ -131,15 +131,17 @@ def test_a_run_that_waits_for_another_goes_on_once_that_was_resumed(any_slurm, c
 
 def test_a_restarted_controller_changes_nothing(any_slurm, chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, any_slurm),
-                       params={"extract": {"seconds": 5}})
+                       params={"extract": {"seconds": 30}})  # squeue takes its time to give up
     submission.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     any_slurm.stop_daemon("slurmctld")
-    [found] = status.collect(tmp_path, ["demo"])
+    try:
+        [found] = status.collect(tmp_path, ["demo"])
+    finally:
+        any_slurm.start_controller()
     assert states(found)["extract"] == "running"
     assert "squeue does not answer" in found.steps[0].detail
     assert states(found)["sample"] in ("queued", "waiting")
-    any_slurm.start_controller()
     assert states(until(tmp_path, "demo", settled, 90)) == {"extract": "done", "sample": "done"}
 
 
