@@ -53,16 +53,16 @@ def test_closing_ends_the_reader_without_loading_more():
             go.wait(10)
         return key
 
-    before = threading.active_count()
     batches = read_ahead(load, range(100))
     next(batches)
     while len(loaded) < 2:
         time.sleep(0.001)
-    threading.Timer(0.2, go.set).start()
+    timer = threading.Timer(1.0, go.set)
+    timer.start()
     batches.close()
-    time.sleep(0.05)
+    timer.join()
     assert loaded == [0, 1]
-    assert threading.active_count() == before
+    assert not [each for each in threading.enumerate() if each.name.startswith("ahead")]
 
 
 def test_several_threads_work_at_once_and_order_stays():

@@ -91,13 +91,13 @@ def test_without_kill_on_invalid_dep_the_grandchildren_are_blocked_too(
     found = until(tmp_path, "demo", lambda found: found.steps[1].state == "failed")
     assert "RuntimeError: an unforeseen crash" in found.steps[1].detail
     slurm_cluster.until(lambda: "DependencyNeverSatisfied" in slurm_cluster.command(
-        "squeue", "-h", "-o", "%r"), 20, "Slurm does not notice")
+        "squeue", "-h", "-o", "%r"), 60, "Slurm does not notice")
     [found] = status.collect(tmp_path, ["demo"])
     assert [step.state for step in found.steps[2:]] == ["blocked"] * 3
     assert [step.detail for step in found.steps[2:]] == ["by sample"] * 3
     assert len(slurm_cluster.jobs()) == 3
     assert len(cancel(tmp_path, "demo")) == 3
-    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 20, "not cancelled")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 60, "not cancelled")
 
 
 def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_path):
@@ -128,7 +128,7 @@ def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
         "Invalid partition name specified", "nothing was submitted",
         "Set partition: of the profile in cluster.yaml; `sinfo` lists them."]
     assert caught.value.exit_code == 4
-    any_slurm.until(lambda: not any_slurm.jobs(), 20, "jobs of a refused run are left")
+    any_slurm.until(lambda: not any_slurm.jobs(), 60, "jobs of a refused run are left")
     record = records.read(tmp_path, "demo")
     assert record.state == "refused"
     assert [step.state for step in record.steps] == ["planned"] * 5
@@ -202,7 +202,7 @@ submission.submit(chains.plan({str(tmp_path)!r}, names=('extract', 'sample', 'fi
         assert resume(tmp_path, "demo", on).steps[0].job == first
         found = until(tmp_path, "demo", settled)
         assert states(found) == dict.fromkeys(("extract", "sample", "fit"), "done")
-    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 60, "a job was left behind")
 
 
 def test_ctrl_c_while_submitting_leaves_no_job_behind(slurm_cluster, chains, tmp_path):
@@ -227,7 +227,7 @@ submission.submit(chains.plan({str(tmp_path)!r}, on=profile, params=slow))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, **slurm_cluster.env})
     assert "KeyboardInterrupt" in done.stderr
-    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 20, "a job was left behind")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 60, "a job was left behind")
     record = records.read(tmp_path, "demo")
     assert record.state == "cancelled"
     [found] = status.collect(tmp_path, ["demo"])

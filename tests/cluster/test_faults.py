@@ -40,7 +40,7 @@ def result(made, index=0):
 def test_a_preempted_job_goes_on_and_status_says_why(slurm_cluster, chains, tmp_path):
     low = profile(chains, slurm_cluster, partition="low")
     made = chains.plan(tmp_path, names=("extract", "sample"), on=low,
-                       params={"extract": {"seconds": 8}},
+                       params={"extract": {"seconds": 14}},  # slurmd leaves it 5 s after TERM
                        resources={"extract": Resources(4, 200, 0, 5)})
     record = submission.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
@@ -83,7 +83,7 @@ def test_a_node_that_dies_costs_one_requeue(slurm_cluster, chains, tmp_path):
 def test_one_cancelled_task_of_an_array_is_all_that_is_missing(any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm)
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on, tasks={"extract": 3},
-                       params={"extract": {"seconds": 12}})
+                       params={"extract": {"seconds": 16}})
     record = submission.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].state == "running")
     any_slurm.command("scancel", f"{record.steps[0].job}_1")
@@ -100,7 +100,7 @@ def test_resume_right_after_cancel_waits_for_the_job_that_is_ending(
         any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm)
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on,
-                       params={"extract": {"seconds": 8}})
+                       params={"extract": {"seconds": 14}})  # slurmd leaves it 5 s after TERM
     first = submission.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     cancel(tmp_path, "demo")
@@ -113,7 +113,7 @@ def test_resume_right_after_cancel_waits_for_the_job_that_is_ending(
 def test_a_run_that_waits_for_another_goes_on_once_that_was_resumed(any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm)
     maker = chains.plan(tmp_path, "maker", names=("extract",), on=on,
-                        params={"extract": {"seconds": 3, "fail": "scratch"}})
+                        params={"extract": {"seconds": 6, "fail": "scratch"}})
     job = submission.submit(maker).steps[0].job
     user = chains.plan(tmp_path, "user", names=("embed",), on=on, waits_for=(job,))
     submission.submit(user)

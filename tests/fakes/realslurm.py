@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import getpass
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -96,7 +97,7 @@ class RealSlurm:
         """Names of the jobs that wait or run."""
         return self.command("squeue", "-h", "-o", "%j").split()
 
-    def drain(self, seconds=30):
+    def drain(self, seconds=60):
         """Cancel everything and wait until the queue is empty."""
         ids = self.command("squeue", "-h", "-o", "%A").split()
         if ids:
@@ -273,8 +274,9 @@ class RealSlurm:
         """Wait until ``condition()``; after so many seconds an error with the daemons' logs."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if condition():
-                return
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):  # a busy controller
+                if condition():
+                    return
             dead = [name for name, process in self.processes.items() if process.poll() is not None]
             if dead:
                 break
@@ -292,13 +294,15 @@ def _which(name):
 
 
 def _free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Below those that the system gives away by itself: nobody else gets them meanwhile."""
+    ports = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 500):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError("no free ports between 20,000 and 32,000")
 
 
 def _die_with_parent():

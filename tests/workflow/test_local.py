@@ -264,14 +264,15 @@ def test_the_memory_of_this_machine_is_the_cap(chains, tmp_path):
         "out of memory (300 MB) after 1 requeue (200 MB → 300 MB, the profile's cap)")
 
 
-def test_at_its_time_limit_a_job_goes_on_later(chains, tmp_path):
+def test_at_its_time_limit_a_job_goes_on_later(chains, tmp_path, monkeypatch):
+    monkeypatch.setattr("l3hpc.workflow.executors.limits.warning_s", lambda limit: 24.0)
     made = chains.plan(tmp_path, names=("extract", "sample"),
                        params={"extract": {"seconds": 8.0}})
     record = submit_behind(made)
-    record.steps[0].resources["time_min"] = 0.1  # 6 s, warned after 4.5 s
+    record.steps[0].resources["time_min"] = 0.5  # 30 s, warned after 6 s
     records.write(tmp_path, record)
     policy = tmp_path / "runs/demo/steps/extract/heal.json"
-    policy.write_text(json.dumps({**json.loads(policy.read_text()), "time_min": 0.1}))
+    policy.write_text(json.dumps({**json.loads(policy.read_text()), "time_min": 0.5}))
     assert Runner(tmp_path, "demo", grace_s=5).run()
     assert states(tmp_path) == {"extract": "done", "sample": "done"}
     marks = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0]

@@ -280,10 +280,12 @@ def test_the_end_of_a_submission_is_no_kill(case):
     records.write(chain.workspace, half)
     claim = claims.claim(chain.workspace, "demo", "submit")
     lines = "\n".join([queue_line("100", "PENDING", "Priority"), queued_of("101")])
-    chain.slurm.says("squeue", f"sleep 1; cat <<'E'\n{lines}\nE")
+    asked = chain.workspace / "asked"
+    chain.slurm.says("squeue", f"touch '{asked}'; sleep 1; cat <<'E'\n{lines}\nE")
 
     def end():
-        time.sleep(0.3)
+        while not asked.exists():
+            time.sleep(0.01)
         records.write(chain.workspace, full)
         claim.release(forget=True)
 

@@ -195,7 +195,7 @@ def test_the_config_of_an_artifact_repeats_its_step(config):
 def test_term_on_slurm_writes_a_checkpoint_and_the_task_goes_on(config, monkeypatch):
     """Preemption: TERM, and KILL only after a while."""
     monkeypatch.delenv("L3HPC_LOCAL", raising=False)
-    path, saved = config(seconds=0.6), []
+    path, saved = config(seconds=3), []
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def preempt():
@@ -205,8 +205,10 @@ def test_term_on_slurm_writes_a_checkpoint_and_the_task_goes_on(config, monkeypa
 
     try:
         with worker.PREEMPTION.on_signal(lambda: saved.append(True)):
-            threading.Thread(target=preempt, daemon=True).start()
+            thread = threading.Thread(target=preempt, daemon=True)
+            thread.start()
             result = worker.TaskCall(str(path), 0)()
+            thread.join()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert saved == [True] and result["summary"] == {"rows": 1}

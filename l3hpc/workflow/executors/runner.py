@@ -21,7 +21,7 @@ from typing import Any
 
 from l3hpc.workflow import markers, records
 from l3hpc.workflow.executors import limits
-from l3hpc.workflow.healing.policy import MEMORY, TIME
+from l3hpc.workflow.healing.policy import MEMORY, TIME, WARNED
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive, entry
 from l3hpc.workflow.model import RunRecord, StepRecord
 from l3hpc.workflow.owner import Owner, process_start
@@ -122,6 +122,8 @@ class Runner:
         folder = self._folder(job)
         if code == limits.REQUEUE:
             limits.put_back(folder, job)
+        elif code == WARNED and limits.heal(folder, job, TIME):  # it did not listen yet
+            return
         elif code not in KILLED or not limits.heal(folder, job, MEMORY):
             state = "OUT_OF_MEMORY" if job.get("over") else "FAILED"
             job.update(state="COMPLETED" if code == 0 else state, exit=code, ended=time.time())

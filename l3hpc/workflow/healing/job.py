@@ -38,13 +38,16 @@ def job_id() -> str:
 
 
 def after_failure(folder: Path, task: int, code: int) -> bool:
-    """Put the task back where its failure was a want of memory; says whether it did."""
+    """Put the task back where its failure was a want of memory, or where Slurm's warning met a
+    Python that had only just started and did not listen yet; says whether it did."""
     marks = markers.read(folder / "markers").get(task, markers.TaskMarks())
     kind = str((marks.error or {}).get("type", ""))
     if kind == TOO_OFTEN:
         decision = policy.decide(policy.read(folder), policy.TIME, marks.requeues)
         markers.give_up(folder / "markers", task, decision.words, time.time())
         return False
+    if code == policy.WARNED and marks.error is None:
+        return heal(folder, task, policy.TIME)
     if kind not in MEMORY_ERRORS and (code not in KILLED or marks.error is not None):
         return False
     return heal(folder, task, policy.MEMORY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from l3hpc.workflow.profile import ClusterProfile
 
 FILE = "heal.json"
+WARNED = 128 + signal.SIGUSR2  # exit code of a process that the warning before the limit ended
 MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
 
 
