@@ -8,6 +8,7 @@ int16, float32 or float64.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from l3hpc.errors import L3hpcError
 HDF5_SUFFIXES = (".h5", ".hdf5")
 REASONS = ("unreadable", "empty", "silent", "too short")
 BLOCK = 1 << 20  # samples per channel read at once
+MOST = 1 << 40  # samples: a header that tells of more tells nothing (libsndfile's "unknown")
 
 
 class AudioError(L3hpcError):
@@ -61,12 +63,16 @@ def is_hdf5(path: Path) -> bool:
 
 
 def probe(path: Path) -> AudioInfo:
-    """Length, rate and channels from the header alone. Raises ``AudioError`` ('unreadable')."""
+    """Length, rate and channels from the header alone. Raises ``AudioError`` ('unreadable').
+
+    A header without a length (a FLAC file written into a pipe) costs reading the file.
+    """
     if is_hdf5(path):
         with _open_rows(path) as (audio, rate):
             return AudioInfo(int(np.prod(audio.shape)), rate, 1)
     with _open_sound(path) as sound:
-        return AudioInfo(int(sound.frames), int(sound.samplerate), int(sound.channels))
+        frames = int(sound.frames) if _told(sound) else sum(map(len, _blocks(sound, path)))
+        return AudioInfo(frames, int(sound.samplerate), int(sound.channels))
 
 
 def read_audio(path: Path, rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -99,16 +105,8 @@ def sound_blocks(path: Path) -> Iterator[np.ndarray]:
 
     The last block may be shorter. Raises ``AudioError`` ('unreadable') where the file is damaged.
     """
-    import soundfile
-
     with _open_sound(path) as sound:
-        while True:
-            try:
-                block = sound.read(BLOCK, dtype="float32", always_2d=True)
-            except (soundfile.LibsndfileError, RuntimeError) as error:
-                raise AudioError(f"damaged: {error}", where=str(path)) from None
-            if not len(block):
-                return
+        for block in _blocks(sound, path):
             mono = np.mean(block, axis=1)
             check_finite(mono, path)
             yield mono
@@ -176,7 +174,10 @@ def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.n
     there is none, a row is taken to last one second, as in the published corpora.
     """
     with _open_rows(path) as (audio, rate):
-        rows = audio[start:stop]
+        try:
+            rows = audio[start:stop]
+        except (OSError, RuntimeError) as error:  # h5py raises either
+            raise AudioError(f"damaged: {error}", where=str(path)) from None
     rows = rows.reshape(rows.shape[0], rows.shape[-1])
     return to_float(rows), rate
 
@@ -197,9 +198,32 @@ def _open_sound(path: Path) -> Any:
     import soundfile
 
     try:
-        return soundfile.SoundFile(str(path))
-    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:
-        raise AudioError(f"not a readable sound file: {error}", where=str(path)) from None
+        sound = soundfile.SoundFile(os.fsencode(path))  # bytes: names need not be UTF-8
+    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError, UnicodeError) as error:
+        why = getattr(error, "error_string", error)  # without the name, which is told as the place
+        raise AudioError(f"not a readable sound file: {why}", where=str(path)) from None
+    if not _told(sound):
+        sound.seekable = lambda: False  # soundfile would seek to the end, and fail
+    return sound
+
+
+def _told(sound: Any) -> bool:
+    """Whether the header tells the length."""
+    return 0 <= int(sound.frames) <= MOST
+
+
+def _blocks(sound: Any, path: Path) -> Iterator[np.ndarray]:
+    """The samples (n, channels) as float32, ``BLOCK`` at a time."""
+    import soundfile
+
+    while True:
+        try:
+            block = sound.read(BLOCK, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"damaged: {error}", where=str(path)) from None
+        if not len(block):
+            return
+        yield block
 
 
 class _open_rows:

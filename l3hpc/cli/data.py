@@ -103,12 +103,14 @@ def check(folder: Path, listen: bool, as_json: bool) -> int:
 
 
 def _show(findings: Any) -> None:
-    click.echo(f"{findings.kind} in {findings.folder}")
+    from l3hpc.datasets.corpus import printable
+
+    click.echo(printable(f"{findings.kind} in {findings.folder}"))
     for name, value in findings.counts.items():
         click.echo(f"  {name.replace('_', ' '):<18} {_words(value)}")
     for mark, problems in (("problem", findings.problems), ("remark", findings.remarks)):
         for problem in problems:
-            click.echo(f"  {mark}: {problem}")
+            click.echo(printable(f"  {mark}: {problem}"))
             if problem.hint:
                 click.echo(f"  {'':{len(mark)}}  {problem.hint}")
     click.echo(f"  {len(findings.problems)} problem{'s' * (len(findings.problems) != 1)}"

@@ -94,6 +94,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     read is reported, and the others go on.
     """
     from l3hpc.audio.framing import hop_samples
+    from l3hpc.datasets.corpus import printable
     from l3hpc.embedding import batch
     from l3hpc.embedding.folders import plan
     from l3hpc.embedding.names import find
@@ -121,7 +122,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
         outcomes.append(outcome)
         if outcome.message:
             word = "failed" if outcome.state == batch.FAILED else "warning"
-            click.echo(f"{word}: {outcome.work.recording}: {outcome.message}", err=True)
+            click.echo(printable(f"{word}: {outcome.work.recording}: {outcome.message}"), err=True)
     failed = sum(one.state == batch.FAILED for one in outcomes)
     if as_json:
         click.echo(json.dumps({
@@ -173,7 +174,7 @@ def _outcomes(wanted: dict[str, Any], works: list[Work], settings: Settings, job
     from l3hpc.embedding import batch
     from l3hpc.embedding.model import load_model
 
-    todo = [work for work in works if settings.overwrite or not work.output.exists()]
+    todo = [work for work in works if settings.overwrite or not work.output.is_file()]
     if not todo:  # no network is loaded for nothing
         return iter([batch.Outcome(work, batch.SKIPPED) for work in works])
     if jobs > 1:
@@ -193,7 +194,9 @@ def _follow(outcomes: Iterator[Outcome], total: int, progress: Progress) -> Iter
 
 
 def _preview(works: list[Work], settings: Settings, model: dict[str, Any] | None) -> int:
-    rows = [(work, "skip" if work.output.exists() and not settings.overwrite else "embed")
+    from l3hpc.datasets.corpus import printable
+
+    rows = [(work, "skip" if work.output.is_file() and not settings.overwrite else "embed")
             for work in works]
     if model is not None:
         click.echo(json.dumps({"model": model, "recordings": [
@@ -201,7 +204,7 @@ def _preview(works: list[Work], settings: Settings, model: dict[str, Any] | None
             for work, action in rows]}))
         return 0
     for work, action in rows:
-        click.echo(f"{action:<5}  {work.recording} -> {work.output}")
+        click.echo(printable(f"{action:<5}  {work.recording} -> {work.output}"))
     click.echo("nothing was written")
     return 0
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from l3hpc.errors import InputError
 from l3hpc.progress import for_person
 
 EXAMPLES = """\b
@@ -28,11 +29,10 @@ What is written:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("model")
-@click.option("--int8", "form", flag_value="int8", help="8-bit integers (the default).")
-@click.option("--int16x8", "form", flag_value="int16x8",
-              help="Maps in 16-bit integers, weights in 8.")
-@click.option("--fp16", "form", flag_value="fp16", help="Weights in float16.")
-@click.option("--fp32", "form", flag_value="fp32", help="float32.")
+@click.option("--int8", is_flag=True, help="8-bit integers (the default).")
+@click.option("--int16x8", is_flag=True, help="Maps in 16-bit integers, weights in 8.")
+@click.option("--fp16", is_flag=True, help="Weights in float16.")
+@click.option("--fp32", is_flag=True, help="float32.")
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Recordings like those the model will hear: for ranges and for the accuracy. "
                    "Integer formats need them.")
@@ -48,9 +48,9 @@ What is written:
 @click.option("--licence", metavar="TEXT", help="Licence of the weights, for the card.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(model: str, form: str | None, calibrate: Path | None, output: Path,
-            strips: bool | None, arena: int, frontend: str, licence: str | None, dry_run: bool,
-            as_json: bool) -> None:
+def command(model: str, calibrate: Path | None, output: Path, strips: bool | None, arena: int,
+            frontend: str, licence: str | None, dry_run: bool, as_json: bool,
+            **forms: bool) -> None:
     """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
 
     MODEL is a weights file, a published name (sea-64; see l3hpc embed) or untrained[:SEED]. What
@@ -61,7 +61,7 @@ def command(model: str, form: str | None, calibrate: Path | None, output: Path,
     from l3hpc.export.settings import Settings
     from l3hpc.quiet import import_tensorflow
 
-    settings = Settings(form or "int8", strips, frontend, arena, calibrate, licence)
+    settings = Settings(_form(forms), strips, frontend, arena, calibrate, licence)
     if dry_run:
         planned = package.preview(model, output, settings)
         click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned))
@@ -69,6 +69,18 @@ def command(model: str, form: str | None, calibrate: Path | None, output: Path,
     import_tensorflow()
     report = package.export_model(model, output, settings, for_person())
     click.echo(json.dumps(report, indent=2) if as_json else _summary(report, output))
+
+
+def _form(forms: dict[str, bool]) -> str:
+    """The one format that is asked for (none: int8)."""
+    asked = [f"--{form}" for form, wanted in forms.items() if wanted]
+    if len(asked) > 1:
+        from l3hpc.export.settings import FORMATS
+
+        raise InputError(f"{' and '.join(asked)} are several formats",
+                         allowed=f"one of {', '.join(f'--{form}' for form in FORMATS)} at a time",
+                         hint="Export once for each of them, into different folders (-o)")
+    return asked[0].removeprefix("--") if asked else "int8"
 
 
 def _preview(planned: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from l3hpc.classification import folders
 from l3hpc.datasets import sonyc_ust
-from l3hpc.datasets.corpus import scan
+from l3hpc.datasets.corpus import is_utf8, scan
 from l3hpc.datasets.findings import Findings
 from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError, L3hpcError
@@ -55,10 +55,14 @@ def check_audio(folder: Path | str, *, listen: bool = False,
                 progress: Progress | None = None) -> Findings:
     """Recordings as ``extract`` will see them: missing, unreadable, empty, too short, unplaced."""
     folder = Path(folder)
-    recordings = scan(folder)
+    recordings = scan(folder, any_name=True)
     findings = Findings(str(folder), "recordings")
-    findings.add("missing audio", "{n} files of recordings.csv are not there",
-                 [one.file for one in recordings if one.size < 0])
+    findings.add("missing audio", "{n} recordings are not there",
+                 [one.file for one in recordings if one.size < 0],
+                 hint="recordings.csv names them, or they are links that lead to nothing.")
+    findings.add("name", "{n} file names are not UTF-8",
+                 [one.file for one in recordings if not is_utf8(one.file)],
+                 hint="Rename them: no artifact can hold such a name.")
     findings.add("sensor", "{n} recordings name no sensor",
                  [one.file for one in recordings if one.sensor == "unknown"], remark=True,
                  hint="List them in recordings.csv (file, sensor, timestamp), or use one "

@@ -38,7 +38,8 @@ class Recording:
     sensor: name of the sensor (``unknown`` where nothing tells).
     timestamp: start of the recording in unix seconds; None where unknown.
     level: sound pressure level in dB(A) where the sensor gave one.
-    size, mtime_ns: of the file; ``size`` is -1 for a file that the table names but nobody finds.
+    size, mtime_ns: of the file; ``size`` is -1 for a file that is not there, although the table
+    names it or a link leads to it.
     """
 
     file: str
@@ -58,7 +59,7 @@ class Recording:
         return cls(*values)
 
 
-def scan(folder: Path | str) -> list[Recording]:
+def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
     """All recordings below ``folder``, sorted by file name.
 
     Audio is ``.wav``, ``.flac``, ``.ogg`` (any case) and HDF5 with a dataset ``audio``; hidden
@@ -67,7 +68,10 @@ def scan(folder: Path | str) -> list[Recording]:
     unless it says otherwise). Without it the sensor is the first subfolder, or what stands before
     the time in ``<sensor>_<unix seconds or YYYYMMDDTHHMMSS, UTC>.wav``.
 
-    Raises ``InputError`` when the folder does not exist, holds no audio, or its table is broken.
+    any_name: list also file names that are not UTF-8, which no artifact can hold.
+
+    Raises ``InputError`` when the folder does not exist, holds no audio, its table is broken, or a
+    file name is not UTF-8.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -75,6 +79,11 @@ def scan(folder: Path | str) -> list[Recording]:
                          hint="Name a folder of audio, or make one: l3hpc data synth FOLDER")
     table = read_table(folder / TABLE) if (folder / TABLE).is_file() else {}
     found = dict(_walk(folder))
+    odd = [] if any_name else [name for name in sorted(found) if not is_utf8(name)]
+    if odd:
+        raise InputError(f"{len(odd):,} file names are not UTF-8, first {printable(odd[0])}",
+                         where=str(folder), allowed="file names in UTF-8",
+                         hint=f"Rename them. Which they are: l3hpc data check {folder}")
     recordings = []
     for name in sorted(found.keys() | table.keys()):
         status = found.get(name)
@@ -87,6 +96,37 @@ def scan(folder: Path | str) -> list[Recording]:
             "holds no audio", where=str(folder),
             allowed=f"audio is {', '.join(AUDIO_SUFFIXES)}, or HDF5 with a dataset 'audio'")
     return recordings
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is UTF-8 on the disk (Python keeps other bytes as lone surrogates)."""
+    return printable(name) == name
+
+
+def printable(text: str) -> str:
+    """A file name, or text that holds one, as any terminal takes it: ``\\xff`` for such a byte."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def npz_name(file: str) -> Path:
+    """Where the npz file of a recording goes, below a task's folder ``npz``."""
+    return Path(file).with_suffix(".npz")
+
+
+def refuse_same_npz(recordings: Iterable[Recording], where: str) -> None:
+    """Raise ``InputError`` where two recordings would have the same npz file (x.wav, x.flac).
+
+    One that is not there has none.
+    """
+    taken: dict[Path, str] = {}
+    for one in recordings:
+        if one.size < 0:
+            continue
+        other = taken.setdefault(npz_name(one.file), one.file)
+        if other != one.file:
+            raise InputError(f"{other} and {one.file} would both become npz/{npz_name(one.file)}",
+                             where=where, allowed="one recording of each name in a folder",
+                             hint="Rename one of them, or leave npz out: embeddings.h5 holds both")
 
 
 def manifest_digest(recordings: Iterable[Recording]) -> str:
@@ -116,8 +156,17 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
     """``recordings.csv`` as file → (sensor, unix time, level in dB(A)).
 
     Raises ``InputError`` naming the line for a missing or unknown column, a bad number or time, a
-    path that leaves the folder, or a file named twice.
+    path that leaves the folder, or a file named twice; and for a file that is no UTF-8 text.
     """
+    try:
+        return _read_table(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"not a CSV table in UTF-8 ({error})", where=str(path),
+                         hint=f"From Latin-1, for example: iconv -f latin1 -t utf-8 {path}"
+                         ) from None
+
+
+def _read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
     rows: dict[str, tuple[str, float | None, float | None]] = {}
     with open(path, encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
@@ -144,11 +193,19 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
     return rows
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Names and, of what is there, sizes: None for a link that leads to nothing."""
     for path in walk(folder):
         suffix = path.suffix.lower()
         if suffix in AUDIO_SUFFIXES or suffix in HDF5_SUFFIXES and _holds_audio(path):
-            yield path.relative_to(folder).as_posix(), path.stat()
+            yield path.relative_to(folder).as_posix(), _status(path)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # listed as a recording that is not there
+        return None
 
 
 def _holds_audio(path: Path) -> bool:

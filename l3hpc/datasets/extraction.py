@@ -22,7 +22,7 @@ import numpy as np
 from l3hpc.ahead import read_ahead
 from l3hpc.audio.files import AudioError, is_hdf5
 from l3hpc.audio.framing import JoinedFrames
-from l3hpc.datasets.corpus import Recording
+from l3hpc.datasets.corpus import Recording, npz_name
 from l3hpc.datasets.windows import Piece, pieces, window_count
 from l3hpc.errors import L3hpcError
 from l3hpc.files import digest, read_json, write_bytes, write_json, write_text
@@ -362,5 +362,5 @@ def write_npz_files(source: Path, folder: Path) -> int:
             stream = io.BytesIO()
             np.savez(stream, embedding=file["l3_embedding"][first:last],
                      timestamps=starts[first:last])
-            write_bytes((folder / names[which[first]]).with_suffix(".npz"), stream.getvalue())
+            write_bytes(folder / npz_name(names[which[first]]), stream.getvalue())
     return len(edges) - 1 if len(which) else 0

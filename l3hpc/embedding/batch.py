@@ -7,11 +7,14 @@ neighbours: they are those of ``get_embedding``.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,8 @@ from l3hpc.errors import L3hpcError
 LONG_S = 60.0  # a longer recording is read in pieces
 TOGETHER = 256  # frames of short recordings that go to the network at once
 PIECE = 256  # frames of a long recording that go to the network at once
-SHARE = 16  # recordings that a process is given at once
+SHARE = 16  # recordings that a process is given at once, at most
+SHARES = 4  # that each process gets of few recordings: who is done early takes another one
 READERS = 4
 DONE, SKIPPED, FAILED = STATES = ("done", "skipped", "failed")
 
@@ -109,9 +113,12 @@ def embed_all(model: Model, works: Iterable[Work], settings: Settings) -> Iterat
 def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settings: Settings,
                        jobs: int) -> Iterator[Outcome]:
     """``embed_all`` by ``jobs`` processes, each with a model of its own (``options`` are those of
-    ``load_model``) and its part of the cores. The outcomes come in order."""
+    ``load_model``) and its part of the cores; never more processes than recordings. The outcomes
+    come in order."""
+    jobs = max(1, min(jobs, len(works)))
     each = max(allocated_cores() // jobs, 1)
-    shares = [works[first:first + SHARE] for first in range(0, len(works), SHARE)]
+    share = max(1, min(SHARE, -(-len(works) // (SHARES * jobs))))
+    shares = [works[first:first + share] for first in range(0, len(works), share)]
     # spawned: the libraries below do not survive a fork with their threads running
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin,
                              ({**options, "threads": each},)) as pool:
@@ -186,7 +193,7 @@ def _cut(signal: np.ndarray, rate: int, model: Model, settings: Settings
 
 
 def _read(work: Work, model: Model, settings: Settings) -> _Read:
-    if work.output.exists() and not settings.overwrite:
+    if work.output.is_file() and not settings.overwrite:
         return _Read(work)
     try:
         if _probe(work.recording).seconds > LONG_S:
@@ -215,7 +222,7 @@ def _alone(model: Model, read: _Read, settings: Settings) -> Outcome:
     """What exists, what failed, and what is long."""
     if read.error is not None:
         return Outcome(read.work, FAILED, message=read.error)
-    if read.work.output.exists() and not settings.overwrite:
+    if read.work.output.is_file() and not settings.overwrite:
         return Outcome(read.work, SKIPPED)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", AudioWarning)
@@ -250,7 +257,18 @@ _model: Model | None = None  # of a process of ``embed_in_processes``
 
 def _begin(options: Mapping[str, Any]) -> None:
     global _model
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _model = load_model(**options)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, killed or not: nobody waits for the rest.
+
+    Outputs appear by a rename, so none is left half written."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _share(works: Sequence[Work], settings: Settings) -> list[Outcome]:

@@ -30,7 +30,7 @@ class Work:
 
 def plan(inputs: Iterable[str | Path], output_dir: Path | None = None, suffix: str | None = None,
          format: str = "npz") -> list[Work]:
-    """What there is to embed, in order, each recording once.
+    """What there is to embed, in order, each recording once (a link to one is one of its own).
 
     ``inputs``: sound files; folders, searched through all levels for ``SOUND_SUFFIXES`` (hidden
     ones are passed over); globs (``**`` for any level). Raises ``InputError`` for an input that
@@ -41,16 +41,18 @@ def plan(inputs: Iterable[str | Path], output_dir: Path | None = None, suffix: s
     words = [str(one) for one in inputs]
     works: list[Work] = []
     outputs: dict[Path, Path] = {}
-    seen: set[str] = set()
+    seen: set[Path] = set()
     for recording, levels in (pair for word in words for pair in _recordings(word)):
-        place = os.path.realpath(recording)
-        if place in seen:
+        entry = _entry(recording)
+        if entry in seen:
             continue
-        seen.add(place)
+        seen.add(entry)
         folder = recording.parent if output_dir is None else output_dir / levels
         output = folder / output_name(recording, suffix, format)
-        other = outputs.setdefault(output, recording)
+        other = outputs.setdefault(_entry(output), recording)
         if other is not recording:
+            if os.path.realpath(other) == os.path.realpath(recording):
+                continue
             raise InputError(f"{other} and {recording} would both become {output}",
                              hint="embed them one after the other, into different folders (-o)")
         works.append(Work(recording, output))
@@ -67,6 +69,11 @@ def output_name(recording: Path, suffix: str | None = None, format: str = "npz")
     if os.sep in suffix:
         raise InputError(f"a suffix {suffix!r}", where="--suffix", allowed="no / in it")
     return f"{recording.stem}{'' if suffix.startswith('.') else '_'}{suffix}.{format}"
+
+
+def _entry(path: Path) -> Path:
+    """The same for every way to write a path; a link is not what it leads to."""
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def _recordings(word: str) -> Iterator[tuple[Path, Path]]:

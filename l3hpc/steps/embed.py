@@ -89,8 +89,12 @@ def packages(params: BaseModel) -> dict[str, str]:
 
 def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
     """The recordings in groups of ``files_per_task``, or all in one task."""
+    from l3hpc.datasets.corpus import refuse_same_npz
+
     assert isinstance(params, Params)
     recordings = _recordings(params)
+    if params.npz:
+        refuse_same_npz(recordings, "embed.npz")
     missing = [one.file for one in recordings if one.size < 0]
     if params.clips is not None and len(missing) > params.max_failed * len(recordings):
         raise InputError(f"{len(missing):,} of {len(recordings):,} clips have no audio: "

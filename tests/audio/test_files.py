@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import h5py
@@ -13,6 +14,7 @@ from l3hpc.audio.files import (
     probe,
     read_audio,
     read_rows,
+    sound_blocks,
     usable_blocks,
 )
 
@@ -140,6 +142,58 @@ def test_a_header_that_promises_too_much_is_no_trap(tmp_path):
     with pytest.raises(AudioError) as caught:
         read_audio(path)
     assert caught.value.reason == "unreadable"
+
+
+def test_a_header_that_tells_no_length_costs_reading_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("l3hpc.audio.files.BLOCK", 3000)
+    path = tmp_path / "x.flac"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (8000, 2))
+    soundfile.write(path, noise, 8000, subtype="PCM_24")
+    known = read_audio(path)[0]
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # of the 36 bits that count the samples
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    with soundfile.SoundFile(path) as sound:
+        assert sound.frames == (1 << 63) - 1
+    assert probe(path) == AudioInfo(8000, 8000, 2)
+    np.testing.assert_array_equal(read_audio(path)[0], known)
+    assert [len(block) for block in sound_blocks(path)] == [3000, 3000, 2000]
+
+
+def test_names_need_not_be_utf_8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(os.fsencode(path), np.full(80, 0.5), 80, format="WAV")
+    assert probe(path) == AudioInfo(80, 80, 1)
+    np.testing.assert_array_equal(read_audio(path)[0], np.full(80, 0.5))
+    path.write_bytes(b"RIFF")
+    with pytest.raises(AudioError) as caught:
+        probe(path)
+    assert caught.value.where == str(path) and "caf" not in caught.value.message
+
+
+def damaged_rows(path):
+    """Four rows in as many chunks; the third is damaged on the disk."""
+    with h5py.File(path, "w") as file:
+        audio = file.create_dataset("audio", (4, 2000), "i2", chunks=(1, 2000), fletcher32=True)
+        audio[...] = np.arange(1, 8001).reshape(4, 2000)
+        place = audio.id.get_chunk_info(2).byte_offset
+    with open(path, "r+b") as stream:
+        stream.seek(place + 100)
+        stream.write(b"damage")
+    return path
+
+
+def test_a_damaged_chunk_makes_an_hdf5_file_unreadable(tmp_path):
+    from l3hpc.datasets.windows import pieces
+
+    path = damaged_rows(tmp_path / "a.h5")
+    assert read_rows(path, 0, 2)[0].shape == (2, 2000)
+    for read in (lambda: read_rows(path), lambda: read_audio(path),
+                 lambda: list(pieces(path, 2000, 0.5, True))):
+        with pytest.raises(AudioError, match=r"a\.h5: damaged: ") as caught:
+            read()
+        assert caught.value.reason == "unreadable"
 
 
 def test_long_recordings_are_judged_before_their_first_block(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """``l3hpc data``: what it prints, its JSON, its exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -51,6 +52,18 @@ def test_json(tmp_path):
     assert found["ok"] is True
     assert [one["kind"] for one in found["found"]] == ["recordings", "SONYC-UST"]
     assert found["found"][1]["counts"]["agreed"] == {"train": 0, "validate": 4, "test": 4}
+
+
+def test_names_that_are_not_utf_8_are_printed_safely(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"RIFF")
+    words = [sys.executable, "-m", "l3hpc", "data", "check", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    said = subprocess.run(words, capture_output=True, env=environment)
+    assert said.returncode == 1
+    assert "problem: 1 file names are not UTF-8: caf\\xe9.wav" in said.stdout.decode("utf-8")
+    said = subprocess.run([*words, "--json"], capture_output=True, env=environment)
+    (found,) = json.loads(said.stdout.decode("ascii"))["found"]
+    assert [os.fsencode(one["examples"][0]) for one in found["problems"]] == [b"caf\xe9.wav"] * 2
 
 
 def test_problems_end_with_exit_code_1(tmp_path):

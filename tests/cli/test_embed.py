@@ -1,6 +1,9 @@
 """``l3hpc embed``: what it prints, writes and ends with."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +115,34 @@ def test_a_dry_run_writes_nothing(place, say):
     code, out, _ = say("embed", "in", "-m", "student.h5", "--dry-run", "--json", "-ow")
     assert [one["action"] for one in json.loads(out)["recordings"]] == ["embed", "embed"]
     assert not (place / "in/deep/b.npz").exists() and not (place / "in/a.npz").stat().st_size
+
+
+def test_a_folder_in_place_of_an_output_is_reported(place, say):
+    (place / "in/a.npz").mkdir()
+    code, out, _ = say("embed", "in/a.wav", "-m", "student.h5", "--dry-run")
+    assert out.splitlines()[0] == "embed  in/a.wav -> in/a.npz"
+    code, out, err = say("embed", "in/a.wav", "-m", "student.h5", "--engine", "ncnn")
+    assert code == 1 and "1 failed" in out and "skipped" not in out
+    assert "failed: in/a.wav: in/a.npz: Is a directory" in err
+
+
+def test_names_that_are_not_utf_8_are_printed_safely(place):
+    (place / os.fsdecode(b"in/caf\xe9.wav")).write_bytes(b"RIFF")
+    words = [sys.executable, "-m", "l3hpc", "embed", "in", "-m", "student.h5", "--engine", "ncnn"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+
+    def run(*more):
+        return subprocess.run([*words, *more], capture_output=True, env=environment)
+
+    dry = run("--dry-run")
+    assert dry.returncode == 0
+    assert b"embed  in/caf\\xe9.wav -> in/caf\\xe9.npz\n" in dry.stdout
+    done = run("--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout.decode("ascii"))
+    assert [one["state"] for one in found["recordings"]] == ["done", "failed", "done"]
+    assert os.fsencode(found["recordings"][1]["recording"]) == b"in/caf\xe9.wav"
+    assert b"failed: in/caf\\xe9.wav: not a readable sound file" in done.stderr
 
 
 def test_refusals(place, say):

@@ -1,6 +1,7 @@
 """Looking at data sets: every fault is found, named with examples, and counted."""
 
 import csv
+import os
 import shutil
 
 import h5py
@@ -152,9 +153,26 @@ def test_recordings(made, tmp_path):
     soundfile.write(folder / "short.wav", np.ones(800) / 2, 8000)
     findings = check_audio(folder)
     assert [str(one) for one in findings.problems] == [
-        "1 files of recordings.csv are not there: gone.wav",
+        "1 recordings are not there: gone.wav",
         "1 files are shorter than 1 s: short.wav"]
     assert [one.kind for one in findings.remarks] == ["sensor", "timestamp"]
+
+
+def test_odd_recordings_are_named_and_the_others_looked_at(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.full(8000, 0.25), 8000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] &= 0xF0  # of the 36 bits that count the samples: 0, as written into a pipe
+    data[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(data)
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
+    name = os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(os.fsencode(tmp_path / name), np.full(8000, 0.25), 8000, format="WAV")
+    for listen in (False, True):
+        findings = check_audio(tmp_path, listen=listen)
+        assert [str(one) for one in findings.problems] == [
+            "1 recordings are not there: gone.wav", f"1 file names are not UTF-8: {name}"]
+        assert findings.counts["hours"] == round(2 / 3600, 3)
+        assert findings.counts["rates"] == {"8000": 2} and findings.counts["recordings"] == 3
 
 
 def test_embeddings_and_what_is_neither(tmp_path):

@@ -1,5 +1,6 @@
 """The listing of a corpus: names, tables, what is refused, and what changes its digest."""
 
+import os
 import subprocess
 import sys
 
@@ -75,6 +76,57 @@ def test_broken_tables_are_refused_with_the_line(tmp_path, text, words):
     with pytest.raises(InputError) as caught:
         corpus.scan(tmp_path)
     assert words in str(caught.value)
+
+
+def test_a_table_that_is_not_utf_8_is_refused(tmp_path):
+    touch(tmp_path, "x.wav")
+    (tmp_path / "recordings.csv").write_bytes("file,sensor,timestamp\nx.wav,café,1\n"
+                                              .encode("latin-1"))
+    with pytest.raises(InputError, match="not a CSV table in UTF-8") as caught:
+        corpus.scan(tmp_path)
+    assert caught.value.where == str(tmp_path / "recordings.csv")
+    assert caught.value.hint.endswith(f"iconv -f latin1 -t utf-8 {tmp_path}/recordings.csv")
+
+
+def test_a_link_to_nothing_is_a_recording_that_is_not_there(tmp_path):
+    touch(tmp_path, "x.wav")
+    for name in ("gone.wav", "gone.h5"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    found = {item.file: (item.size, item.mtime_ns) for item in corpus.scan(tmp_path)}
+    assert found.pop("x.wav")[0] == 4
+    assert found == {"gone.h5": (-1, 0), "gone.wav": (-1, 0)}
+
+
+def test_file_names_that_are_not_utf_8_are_refused_and_shown_safely(tmp_path):
+    name = os.fsdecode(b"caf\xe9.wav")
+    touch(tmp_path, "ça va.wav", name)
+    with pytest.raises(InputError, match="1 file names are not UTF-8") as caught:
+        corpus.scan(tmp_path)
+    assert "first caf\\xe9.wav" in str(caught.value).encode("utf-8").decode()
+    assert [item.file for item in corpus.scan(tmp_path, any_name=True)] == sorted(
+        [name, "ça va.wav"])
+    assert corpus.printable("ça\\x") == "ça\\x"
+
+
+def test_recordings_with_the_same_npz_file_are_refused():
+    made = [corpus.Recording(name, "s", None, None, 4, 0)
+            for name in ("a/x.wav", "b/x.flac", "x.wav", "x.1.wav", "a/x.flac")]
+    gone = corpus.Recording("x.flac", "s", None, None, -1, 0)
+    corpus.refuse_same_npz([*made[:4], gone], "embed.npz")
+    with pytest.raises(InputError) as caught:
+        corpus.refuse_same_npz(made, "embed.npz")
+    assert str(caught.value).splitlines()[0] == (
+        "embed.npz: a/x.wav and a/x.flac would both become npz/a/x.npz")
+
+
+def test_embed_refuses_the_same_npz_file_before_it_begins(tmp_path):
+    from l3hpc.steps import embed
+
+    touch(tmp_path, "x.wav", "x.flac")
+    (shard,) = embed.shards(embed.Params(audio=tmp_path), {})
+    assert len(shard["recordings"]) == 2
+    with pytest.raises(InputError, match=r"x\.flac and x\.wav would both become npz/x\.npz"):
+        embed.shards(embed.Params(audio=tmp_path, npz=True), {})
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -59,9 +60,23 @@ def test_globs_and_files_mean_each_recording_once(folder, monkeypatch):
     assert [os.path.relpath(work.recording, folder) for work in works] == [
         "a.wav", "street/night/a.ogg", "broken.wav", "empty.wav", "short.wav", "silent.wav",
         "street/b.flac"]
-    assert len(plan([folder / "a.wav", folder.parent / "link.wav"])) == 1
+    assert len(plan([folder, folder / "street", os.path.relpath(folder / "street")],
+                    folder.parent / "out")) == 7
     (folder / "street/back").symlink_to(folder)  # a link that leads back
     assert len(plan([folder])) == 7
+    monkeypatch.chdir(folder)
+    assert len(plan(["a.wav", folder / "a.wav"])) == 1
+
+
+def test_a_link_to_a_recording_has_an_output_of_its_own(folder):
+    out = folder.parent / "out"
+    (folder / "street/a.wav").symlink_to(folder / "a.wav")
+    (folder / "z.wav").symlink_to("a.wav")
+    found = names(plan([folder], out), folder)
+    assert len(found) == 9
+    assert ("street/a.wav", "out/street/a.npz") in found and ("z.wav", "out/z.npz") in found
+    assert len(plan([folder / "a.wav", folder / "street/a.wav"])) == 2
+    assert len(plan([folder / "a.wav", folder / "street/a.wav"], out)) == 1  # one output, one sound
 
 
 @pytest.mark.parametrize(("suffix", "format_", "name"), [
@@ -77,6 +92,8 @@ def test_refused_before_anything_is_done(folder, tmp_path):
         plan([folder])
     with pytest.raises(InputError, match="would both become"):
         plan([folder / "a.wav", folder / "street/night/a.ogg"], tmp_path / "out")
+    with pytest.raises(InputError, match="would both become"):  # however the folder is written
+        plan([folder / "a.wav", os.path.relpath(folder / "a.flac")])
     with pytest.raises(InputError, match="no such file or folder"):
         plan([folder / "none.wav"])
     (tmp_path / "bare").mkdir()
@@ -95,7 +112,7 @@ def test_one_bad_file_is_one_bad_file(folder, model):
     assert [one.work for one in found] == works
     told = [(one.work.recording.name, one.state, one.frames, one.message[:34]) for one in found]
     assert told == [
-        ("a.wav", "done", 9, ""), ("broken.wav", "failed", 0, "not a readable sound file: Error o"),
+        ("a.wav", "done", 9, ""), ("broken.wav", "failed", 0, "not a readable sound file: Format "),
         ("empty.wav", "failed", 0, "holds no samples"),
         ("short.wav", "done", 1, "is 0.300 s long; padded with zeros"),
         ("silent.wav", "done", 5, "every sample is zero"), ("b.flac", "done", 5, ""),
@@ -125,6 +142,41 @@ def test_what_exists_is_skipped_unless_it_shall_be_overwritten(folder, model):
     again = list(embed_all(model, works, Settings(hop_size=0.5, overwrite=True)))
     assert [one.state for one in again] == ["done"] * 3
     assert len(np.load(works[0].output)["timestamps"]) == 5
+
+
+@pytest.mark.parametrize("long_s", [60.0, 1.0])
+def test_a_folder_in_place_of_an_output_is_no_output(folder, model, monkeypatch, long_s):
+    monkeypatch.setattr(batch, "LONG_S", long_s)
+    (work,) = plan([folder / "a.wav"])
+    work.output.mkdir()
+    (outcome,) = embed_all(model, [work], Settings())
+    assert (outcome.state, outcome.message) == ("failed", f"{work.output}: Is a directory")
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(folder, model):
+    name = os.fsdecode(b"caf\xe9")
+    (folder / "a.wav").rename(folder / f"{name}.wav")
+    (folder / f"{name}_bad.wav").write_bytes(b"RIFF")
+    works = plan([folder / f"{name}.wav", folder / f"{name}_bad.wav", folder / "short.wav"])
+    found = list(embed_all(model, works, Settings()))
+    assert [one.state for one in found] == ["done", "failed", "done"]
+    assert found[1].message.startswith("not a readable sound file: ")
+    assert b"caf\xe9.npz" in os.listdir(os.fsencode(folder))
+
+
+def test_a_length_that_the_header_does_not_tell(folder, model):
+    soundfile.write(folder / "s.flac", soundfile.read(folder / "a.wav")[0], 44100)
+    (known,) = plan([folder / "s.flac"])
+    (folder / "piped").mkdir()
+    data = bytearray((folder / "s.flac").read_bytes())
+    data[21] &= 0xF0  # of the 36 bits that count the samples
+    data[22:26] = bytes(4)
+    (folder / "piped/s.flac").write_bytes(data)
+    (piped,) = plan([folder / "piped"])
+    found = list(embed_all(model, [known, piped], Settings()))
+    assert [(one.state, one.frames, one.message) for one in found] == [("done", 19, "")] * 2
+    found, wanted = (np.load(work.output)["embedding"] for work in (piped, known))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_the_three_formats_hold_the_same(folder, model):
@@ -228,22 +280,109 @@ def test_processes_give_the_same_as_one(folder, model, student, monkeypatch):
                                        np.load(left.output)["embedding"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("count", "jobs", "processes", "threads", "sizes"), [
+    (12, 2, 2, 4, [2] * 6), (3, 8, 3, 2, [1] * 3), (1, 2, 1, 8, [1]), (0, 2, 1, 8, []),
+    (1000, 2, 2, 4, [16] * 62 + [8]), (100, 16, 16, 1, [2] * 50)])
+def test_every_process_gets_a_part_and_all_cores_are_used(monkeypatch, count, jobs, processes,
+                                                          threads, sizes):
+    asked = {}
+
+    class Pool:
+        def __init__(self, jobs, context, begin, arguments):
+            asked.update(jobs=jobs, threads=arguments[0]["threads"])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, share, shares, settings):
+            asked["sizes"] = [len(one) for one in shares]
+            return [[batch.Outcome(work, batch.DONE) for work in one] for one in shares]
+
+        def shutdown(self, cancel_futures):
+            pass
+
+    monkeypatch.setattr(batch, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(batch, "allocated_cores", lambda: 8)
+    works = [Work(Path(f"{number}.wav"), Path(f"{number}.npz")) for number in range(count)]
+    found = list(embed_in_processes({}, works, Settings(), jobs))
+    assert [one.work for one in found] == works
+    assert asked == {"jobs": processes, "threads": threads, "sizes": sizes}
+
+
+def stalled(folder, sound, count, seconds, at):
+    """Recordings, one of which nobody can finish to read: a run stops there until it is killed."""
+    folder.mkdir()
+    for number in range(count):
+        soundfile.write(folder / f"{number:03d}.wav", sound(seconds, 8000, number), 8000)
+    (folder / f"{at:03d}.wav").unlink()
+    os.mkfifo(folder / f"{at:03d}.wav")
+
+
+def start_and_wait(words, out, least):
+    """The process of a command, once it has written ``least`` outputs."""
+    process = subprocess.Popen(words)
+    end = time.monotonic() + 60
+    while (len(list(out.glob("*.npz"))) < least and time.monotonic() < end
+           and process.poll() is None):
+        time.sleep(0.005)
+    return process
+
+
+def children(pid):
+    """Numbers of the spawned processes of a process."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (place / "cmdline").read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+        if parent == pid and b"spawn_main" in words:
+            found.append(int(place.name))
+    return found
+
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path, student, sound):
+    stalled(tmp_path / "in", sound, 8, 1, 7)
+    process = start_and_wait([sys.executable, "-m", "l3hpc", "embed", str(tmp_path / "in"), "-o",
+                              str(tmp_path / "out"), "-m", str(student), "--engine", "ncnn", "-q",
+                              "-j", "2"], tmp_path / "out", 6)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(workers) == 2
+    end = time.monotonic() + 20
+    while any(map(lives, workers)) and time.monotonic() < end:
+        time.sleep(0.01)
+    left = [pid for pid in workers if lives(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
 def test_a_killed_run_leaves_whole_files_and_the_next_one_does_the_rest(tmp_path, student, sound):
     """kill -9 at some moment: what is there is whole; a second run adds only what is missing."""
     folder, out = tmp_path / "in", tmp_path / "out"
-    folder.mkdir()
-    for number in range(60):
-        soundfile.write(folder / f"{number:03d}.wav", sound(4, 8000, number), 8000)
+    stalled(folder, sound, 60, 4, 50)
     words = [sys.executable, "-m", "l3hpc", "embed", str(folder), "-o", str(out), "-m",
              str(student), "--engine", "ncnn", "-t", "0.05", "-q"]
-    process = subprocess.Popen(words)
-    end = time.monotonic() + 60
-    while len(list(out.glob("*.npz"))) < 5 and time.monotonic() < end and process.poll() is None:
-        time.sleep(0.005)
+    process = start_and_wait(words, out, 5)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    (folder / "050.wav").unlink()
+    soundfile.write(folder / "050.wav", sound(4, 8000, 50), 8000)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.npz")}
-    assert 5 <= len(before) < 60
+    assert 5 <= len(before) <= 50
     for path in out.glob("*.npz"):
         assert np.load(path)["embedding"].shape == (71, 5)
     assert subprocess.run(words).returncode == 0

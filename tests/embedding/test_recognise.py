@@ -1,6 +1,7 @@
 """What a model file is, is told from the file itself; names are tried that lie or say nothing."""
 
 import gzip
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -204,6 +205,20 @@ def test_published_names_are_published_files(place, name, file, folder):
     assert found == place / folder / file
     assert named.options.get("input_repr") in (None, "mel256", "linear")
     assert names.known() == [file.partition(".h5")[0] if ".h5" in file else "mine"]
+
+
+def test_a_folder_called_like_a_model_does_not_hide_it(place):
+    for name in ("sea-64", "mine", "untrained", "bare"):
+        (place / name).mkdir()
+    (place / "models/edgel3_sea_ust_audio_emb_64.h5").touch()
+    (place / "models/mine.h5").touch()
+    assert names.find("sea-64")[0] == place / "models/edgel3_sea_ust_audio_emb_64.h5"
+    assert names.find("mine")[0] == place / "models/mine.h5"
+    assert names.find("untrained")[0] == "untrained"
+    assert names.find("bare")[0] == names.find(place / "bare")[0].relative_to(place)  # as before
+    (place / "file").touch()
+    (place / "models/file.h5").touch()
+    assert names.find("file")[0] == names.find("./file")[0] == Path("file")
 
 
 def test_openl3s_names_say_size_and_front_end():
