@@ -93,7 +93,8 @@ def check(options: Options, as_json: bool) -> None:
 @click.option("--on-conflict", type=click.Choice(["report", "ours", "theirs"]), default="report",
               show_default=True, help="What to do with cells that a person changed.")
 @click.option("--watch", metavar="SECONDS", type=click.FloatRange(min=10),
-              help="Sync again and again; an unreachable sheet is tried again.")
+              help="Sync again and again; what fails is said and tried again, unless the sheet's "
+                   "id or the key is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per pass.")
 def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool) -> None:
     """Bring the Google Sheet to what the journals say; each run once, in its columns.
@@ -103,7 +104,8 @@ def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool)
     import time
 
     from l3hpc.cli import show_error
-    from l3hpc.errors import EXIT_FAILED, OfflineError
+    from l3hpc.errors import EXIT_FAILED, InputError, L3hpcError
+    from l3hpc.ledger.sheets import SignInError
     from l3hpc.ledger.sync import sync as sync_once
 
     store, sheets = sheets_at(options)
@@ -111,10 +113,12 @@ def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool)
         try:
             report = sync_once(store, sheets, policy=on_conflict,  # type: ignore[arg-type]
                                say=say)
-        except OfflineError as error:
-            if watch is None:
-                raise
-            show_error(error)
+        except (L3hpcError, OSError) as error:
+            if watch is None or isinstance(error, (InputError, SignInError)):
+                raise  # a wrong sheet or key does not pass by itself
+            show_error(error if isinstance(error, L3hpcError) else L3hpcError(
+                error.strerror or str(error), where=str(error.filename or store.folder)))
+            say(f"trying again in {watch:g} s (Ctrl-C ends it)")
         else:
             if as_json:
                 click.echo(json.dumps(vars(report), ensure_ascii=False))

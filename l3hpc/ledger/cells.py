@@ -55,6 +55,14 @@ def key_cells(tab: Tab, key: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(text(part) for part in key)
 
 
+def shows(column: Column, shown: Any, value: Any) -> bool:
+    """Whether a cell of ``column`` shows ``value``. A sheet makes a number of digits that a person
+    types, so in a column of text the number 20210611 shows the text ``20210611``."""
+    return same(shown, value) or (
+        column.kind == "text" and shown not in (None, "") and value not in (None, "")
+        and text(shown) == text(value))
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two cells show the same: text exactly, numbers to 12 digits, empty equals empty."""
     if one in (None, "") or other in (None, ""):

@@ -96,6 +96,14 @@ class Snapshot:
     tabs: dict[str, TabGrid]
     titles: list[str]
 
+    @property
+    def next_version(self) -> int:
+        """The version that the next batch takes; steps over hash collisions."""
+        version = self.version + 1
+        while version_identity(version) in self.marks:
+            version += 1
+        return version
+
     def row_mark(self, tab: Tab, key: Sequence[str]) -> tuple[int, str, bool]:
         """(id, check value, whether it is set) of a row's mark; steps over hash collisions."""
         for probe in range(1000):
@@ -136,9 +144,8 @@ def parse(structure: Mapping[str, Any]) -> Snapshot:
         titles.append(properties["title"])
         named = [mark.value for mark in own if mark.key == TAB_MARK and mark.value in TABS]
         name = named[0] if named else properties["title"]
-        if name not in TABS or (name in grids and not (
-                named and properties["title"] == name and not grids[name].marked)):
-            continue
+        if name not in TABS or (name in grids and (grids[name].marked or not named)):
+            continue  # the tab that we marked is ours, wherever it stands and whatever its title
         grids[name] = TabGrid(
             TABS[name], number, properties["title"], size.get("rowCount", 0),
             size.get("columnCount", 0), size.get("frozenRowCount", 0),

@@ -97,9 +97,7 @@ class Journal:
     def close(self) -> None:
         """Close the file (records may still be added: a new file is opened then)."""
         with self._lock:
-            if self._handle >= 0:
-                os.close(self._handle)
-            self._handle = -1
+            self._forget()
 
     def _is_writer(self) -> bool:
         rank = self._rank
@@ -166,7 +164,7 @@ class Journal:
                 while self._waiting:
                     self._write(self._waiting[0])
                     if self._is_gone():  # a compaction took it for closed: say it again elsewhere
-                        os.close(self._handle)
+                        self._forget()
                         self._open(folder)
                     else:
                         self._waiting.popleft()
@@ -175,11 +173,16 @@ class Journal:
                 problems.append(f"{folder}: {error.strerror or error}")
                 self._warn(str(folder), f"cannot write results to {folder}: {error.strerror}; "
                                         "trying another folder")
-                if self._handle >= 0:
-                    os.close(self._handle)
-                self._handle = -1
+                self._forget()
         self._warn("all", "results are kept in memory until a folder can be written: "
                           + "; ".join(problems))
+
+    def _forget(self) -> None:
+        """Close the file. Its number is forgotten first: soon it may be that of a foreign file."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            with contextlib.suppress(OSError):  # each record was flushed to disk when it was said
+                os.close(handle)
 
     def _open(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from l3hpc.ledger.cells import Cell, cell, cells, key_cells, same
+from l3hpc.ledger.cells import Cell, cell, cells, key_cells, shows
 from l3hpc.ledger.columns import Column, Tab, letter
 from l3hpc.ledger.fold import Row, number
 from l3hpc.ledger.grid import Snapshot, TabGrid
@@ -116,9 +116,9 @@ def _update(plan: Plan, own: TabPlan, row: Row, place: int, state: SyncState, kn
     agreed: dict[str, Any] = {}
     for index, (column, ours) in enumerate(zip(row.tab.columns, cells(row), strict=True)):
         theirs = shown[index]
-        if ours is None or same(theirs, ours):
+        if ours is None or shows(column, theirs, ours):
             continue
-        if any(same(theirs, value) for value in row.accepted.get(column.field, [])):
+        if any(shows(column, theirs, value) for value in row.accepted.get(column.field, [])):
             continue
         verdict = _verdict(row, column, ours, theirs, last[index] if last else None, ahead, known)
         if verdict == "leave":
@@ -141,8 +141,8 @@ def _verdict(row: Row, column: Column, ours: Cell, theirs: Any, last: Any, ahead
              known: Known) -> Literal["write", "leave", "conflict"]:
     if theirs is None:
         return "conflict" if last is not None else "write"  # a person cleared it, or it is new
-    if not same(theirs, last) and not any(
-            same(theirs, cell(column, value)) for value in known(row, column.field)):
+    if not shows(column, theirs, last) and not any(
+            shows(column, theirs, cell(column, value)) for value in known(row, column.field)):
         return "conflict"
     if (column.rule == "latest" and ahead) or _better(column, theirs, ours):
         return "leave"  # written from newer journals than those we can read now

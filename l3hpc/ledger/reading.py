@@ -20,6 +20,7 @@ from l3hpc.ledger.journal import CLOSING, sealed
 Part = dict[str, Any] | Batch
 BUFFER = 1 << 18  # bytes read at once
 TRIES = 8  # templates that a file may need without having been worth it
+MISSES = 8  # how often a name may be listed without a file behind it
 
 
 @dataclass
@@ -31,27 +32,39 @@ class Damage:
 
 
 def journal_files(folders: Iterable[Path]) -> list[Path]:
-    """The journal files in ``folders`` (those that exist), sorted by name."""
-    return sorted(path for folder in folders if Path(folder).is_dir()
-                  for pattern in ("*.jsonl", f"*.jsonl{CLOSING}*")
-                  for path in Path(folder).glob(pattern))
+    """The journal files in ``folders`` (those that exist), sorted by name.
+
+    A file goes from ``.jsonl`` to ``.closing`` and on to a bundle, or back to its name; so it is in
+    one of three listings in this order, whatever a compaction or a repair does between them.
+    """
+    return sorted({path for folder in folders if Path(folder).is_dir()
+                   for pattern in ("*.jsonl", f"*.jsonl{CLOSING}*", "*.jsonl")
+                   for path in Path(folder).glob(pattern)})
 
 
 def everything(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
-    """The parts of all files; those that a compaction moves while we read are looked for again."""
+    """The parts of all files; those that a compaction moves while we read are looked for again.
+
+    A name that is listed ``MISSES`` times and never there (a link to nothing) is unreadable.
+    """
     folders = list(folders)
     seen: set[Path] = set()
+    missed: dict[Path, int] = {}
     again = True
     while again:
         again = False
         for path in journal_files(folders):
             if path in seen:
                 continue
-            seen.add(path)
             try:
-                yield from parts(path, damage)
-            except FileNotFoundError:
+                yield from parts(path, damage)  # a file that is not there has yielded nothing
+                seen.add(path)
+            except FileNotFoundError as error:
                 again = True
+                missed[path] = missed.get(path, 0) + 1
+                if missed[path] == MISSES:
+                    damage.unreadable[os.fspath(path)] = error.strerror or str(error)
+                    seen.add(path)
 
 
 def every_record(folders: Iterable[Path], damage: Damage) -> Iterator[dict[str, Any]]:

@@ -28,16 +28,17 @@ def batch(plan: Plan, snapshot: Snapshot) -> list[Request]:
     """The requests of a plan made from ``snapshot``; refused as a whole if the sheet's version
     moved on."""
     requests = next_version(snapshot)
+    taken = {version_identity(snapshot.next_version)}
     for tab in plan.tabs:
         requests += updates(tab.grid, tab.writes)
         requests += _inserts(tab)
-        requests += _row_marks(tab, snapshot)
+        requests += _row_marks(tab, snapshot, taken)
     return requests
 
 
 def next_version(snapshot: Snapshot) -> list[Request]:
     """Take the next version: fails when another batch took it first. Old ones are swept away."""
-    version = snapshot.version + 1
+    version = snapshot.next_version
     requests = [_create(Mark(version_identity(version), VERSION_MARK, str(version), None))]
     for mark in snapshot.marks.values():
         if (mark.key == VERSION_MARK and mark.sheet is None and mark.value.isdigit()
@@ -128,10 +129,10 @@ def _inserts(tab: TabPlan) -> list[Request]:
     return requests
 
 
-def _row_marks(tab: TabPlan, snapshot: Snapshot) -> list[Request]:
+def _row_marks(tab: TabPlan, snapshot: Snapshot, taken: set[int]) -> list[Request]:
+    """Marks of new rows. taken: the ids that this batch creates, to which these are added."""
     requests = []
     used = tab.grid.metadata_characters
-    taken: set[int] = set()
     for row in [*tab.inserts, *tab.marks]:
         identity, value, is_set = snapshot.row_mark(tab.grid.tab, row.key)
         used += len(ROW_MARK) + len(value)

@@ -34,6 +34,10 @@ class Refused(L3hpcError):
     """Google understood a batch and refused it as a whole (HTTP 400): nothing was written."""
 
 
+class SignInError(L3hpcError):
+    """Google does not let this account in; trying again does not help."""
+
+
 class Pace:
     """Keeps each kind of request under its quota; waiting is said aloud.
 
@@ -120,7 +124,7 @@ class Sheets:
                 reason = f"no connection to sign in ({type(error).__name__})"
             except google.auth.exceptions.RefreshError as error:
                 if not error.retryable:
-                    raise L3hpcError(
+                    raise SignInError(
                         f"Google refused to sign in {self.account}",
                         hint="Is the key deleted or disabled, or this machine's clock wrong? "
                              "Make a new key for the service account.") from None
@@ -143,8 +147,8 @@ class Sheets:
             return InputError(f"the sheet is not shared with {self.account}",
                               hint="In the sheet: Share → add this address → Editor.")
         if code == 401:
-            return L3hpcError(f"Google does not accept the sign-in of {self.account}",
-                              hint="Make a new key for the service account.")
+            return SignInError(f"Google does not accept the sign-in of {self.account}",
+                               hint="Make a new key for the service account.")
         return Refused(f"Google refused the request ({code}): {message}")
 
 

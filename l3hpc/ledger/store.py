@@ -12,7 +12,7 @@ from typing import Any
 
 from l3hpc.errors import InputError
 from l3hpc.files import digest, read_json, write_json
-from l3hpc.ledger.cells import cells, same
+from l3hpc.ledger.cells import cells, same, shows
 from l3hpc.ledger.fold import Fold, Row, fold_folders
 from l3hpc.ledger.journal import second_folder
 
@@ -49,8 +49,9 @@ class SyncState:
         """Remember which of our cells the sheet shows; others keep what they last held of ours."""
         before = self.last(row) or [None] * len(shown)
         self.confirmed.setdefault(row.tab.name, {})[key_json(row.key)] = [
-            ours if ours is not None and same(ours, theirs) else old
-            for ours, theirs, old in zip(cells(row), shown, before, strict=True)]
+            ours if ours is not None and shows(column, theirs, ours) else old
+            for column, ours, theirs, old in zip(row.tab.columns, cells(row), shown, before,
+                                                 strict=True)]
         self.records.setdefault(row.tab.name, {})[key_json(row.key)] = row.records
 
     def waiting_records(self, row: Row) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import HeaderDriftError, L3hpcError
@@ -54,47 +55,47 @@ def sync(store: Store, sheets: Sheets, *, policy: Policy = "report",
     report = Report()
     state = store.state(sheets.sheet_id)
     restore = list(restore)
-    refused: tuple[int, str] | None = None
+    refused: tuple[int | None, str] | None = None
     start = sheets.requests
     for number in range(ROUNDS):
         if number:
             sheets.pace.sleep(BETWEEN_ROUNDS_S * random.random() * number)
-        snapshot = snapshot_of(sheets)
-        fold = store.fold()
-        rows = list(fold.rows.values())
-        report.title, report.rows = snapshot.title, len(rows)
-        _finish_abandoned(store, sheets, snapshot, report, say)
-        require_headers(snapshot, tabs_of(rows))
-        plan = make(rows, snapshot, state, Known(store), policy, restore)
-        _agree(store, plan)
-        report.problems = plan.problems
-        if plan.is_empty:
-            _confirm(state, snapshot, fold)
-            state.problems = plan.problems
-            store.save(state)
-            report.requests = sheets.requests - start
-            return report
-        intent = undo.intent(plan, snapshot)
-        path = undo.save(_folder(store, sheets), intent)
+        version: int | None = None
         try:
-            sheets.batch(ask.batch(plan, snapshot))
-        except Refused as error:
+            snapshot = snapshot_of(sheets)
+            version = snapshot.version
+            fold = store.fold()
+            rows = list(fold.rows.values())
+            report.title, report.rows = snapshot.title, len(rows)
+            _finish_abandoned(store, sheets, snapshot, report, say)
+            require_headers(snapshot, tabs_of(rows))
+            plan = make(rows, snapshot, state, Known(store), policy, restore)
+            _agree(store, plan)
+            report.problems = plan.problems
+            if plan.is_empty:
+                _confirm(state, snapshot, fold)
+                state.problems = plan.problems
+                store.save(state)
+                report.requests = sheets.requests - start
+                return report
+            intent = undo.intent(plan, snapshot)
+            path = undo.save(_folder(store, sheets), intent)
+            _send(sheets, ask.batch(plan, snapshot), path)
+            report.inserted += sum(len(tab.inserts) for tab in plan.tabs)
+            report.updated += len({(id(write.row)) for tab in plan.tabs for write in tab.writes})
+            restore = []
+            after = _verified(sheets, snapshot, intent, report, say)
             path.unlink(missing_ok=True)
-            if refused == (snapshot.version, error.message):
+            if after is not None and not plan.left_over:
+                _confirm(state, after, fold)
+                state.problems = plan.problems
+                store.save(state)
+                report.requests = sheets.requests - start
+                return report
+        except Refused as error:  # someone wrote, or renamed a tab, between two of our requests
+            if refused == (version, error.message):
                 raise  # nothing changed meanwhile, so it is no race
-            refused = (snapshot.version, error.message)
-            continue
-        report.inserted += sum(len(tab.inserts) for tab in plan.tabs)
-        report.updated += len({(id(write.row)) for tab in plan.tabs for write in tab.writes})
-        restore = []
-        after = _verified(sheets, snapshot, intent, report, say)
-        path.unlink(missing_ok=True)
-        if after is not None and not plan.left_over:
-            _confirm(state, after, fold)
-            state.problems = plan.problems
-            store.save(state)
-            report.requests = sheets.requests - start
-            return report
+            refused = (version, error.message)
     raise L3hpcError(f"the sheet kept changing while it was written ({ROUNDS} rounds)",
                      hint="Are many people or syncers at work? l3hpc ledger sync   again.")
 
@@ -176,6 +177,21 @@ def _read_values(sheets: Sheets, grids: Sequence[TabGrid]) -> None:
         fill(grid, values)
 
 
+def _send(sheets: Sheets, requests: list[ask.Request], intent: Path) -> None:
+    """Send a batch. When the first try is refused nothing was written, and the intent is removed.
+
+    When a later try is refused, an earlier one whose answer was lost may have been applied: the
+    intent stays, and the next round looks after what landed in the wrong place.
+    """
+    before = sheets.requests
+    try:
+        sheets.batch(requests)
+    except Refused:
+        if sheets.requests == before + 1:
+            intent.unlink(missing_ok=True)
+        raise
+
+
 def _verified(sheets: Sheets, snapshot: Snapshot, intent: dict[str, Any], report: Report,
               say: Callable[[str], None]) -> Snapshot | None:
     """The snapshot with values read again; None when something had to be put back."""
@@ -221,7 +237,7 @@ def _put_back(sheets: Sheets, intent: dict[str, Any], report: Report,
             continue
         report.put_back += count
         say(f"someone moved rows or columns meanwhile: {count} cells were put back")
-        intent["version"] = snapshot.version + 1
+        intent["version"] = snapshot.next_version
 
 
 def _finish_abandoned(store: Store, sheets: Sheets, snapshot: Snapshot, report: Report,

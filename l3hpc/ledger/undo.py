@@ -28,7 +28,10 @@ ABANDONED_AFTER_S = 900.0
 
 
 def intent(plan: Plan, snapshot: Snapshot) -> dict[str, Any]:
-    """What is about to be written, and the rows as they are, as JSON values."""
+    """What is about to be written, and the rows as they are, as JSON values.
+
+    Rows that show one key twice are left out: nobody can tell afterwards which of them is which.
+    """
     tabs: dict[str, Any] = {}
     for own in plan.tabs:
         tab = own.grid.tab
@@ -37,11 +40,11 @@ def intent(plan: Plan, snapshot: Snapshot) -> dict[str, Any]:
             key = key_json(key_cells(tab, write.row.key))
             planned.setdefault(key, {})[str(write.column)] = write.new
         before = {key_json(key): own.grid.rows[places[0] - 1]
-                  for key, places in own.grid.positions().items()}
+                  for key, places in own.grid.positions().items() if len(places) == 1}
         tabs[tab.name] = {
             "before": before, "planned": planned,
             "inserted": {key_json(key_cells(tab, row.key)): cells(row) for row in own.inserts}}
-    return {"version": snapshot.version + 1, "tabs": tabs, "host": socket.gethostname(),
+    return {"version": snapshot.next_version, "tabs": tabs, "host": socket.gethostname(),
             "pid": os.getpid(), "time": time.time()}
 
 

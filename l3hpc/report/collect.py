@@ -126,23 +126,24 @@ def scores(folder: Path) -> tuple[Scores, ...]:
 
 
 def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tuple[LedgerRow, ...]:
-    """The rows of this run, and those of earlier runs whose results it used again."""
+    """The rows of this run; in tabs where it has none, those of earlier runs whose results it used
+    again."""
     from l3hpc.ledger.cells import cells
     from l3hpc.ledger.store import Store
     from l3hpc.ledger.table import shown
 
     real = {Path(path).resolve() for path in artifacts.values()}
-    found: dict[str, LedgerRow] = {}
-    own: set[str] = set()
-    for row in sorted(Store(workspace).fold().rows.values(), key=lambda row: row.last_time):
+    own: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
+    reused: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
+    for place, row in Store(workspace).fold().rows.items():
         mine = row.beside.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
-        used = any(Path(part).resolve() in real for part in row.key if part.startswith("/"))
-        if mine or (used and row.tab.name not in own):
-            own |= {row.tab.name} if mine else set()
-            found[row.tab.name] = LedgerRow(row.tab.name, tuple(
+        if mine or any(Path(part).resolve() in real for part in row.key if part.startswith("/")):
+            (own if mine else reused)[place] = LedgerRow(row.tab.name, tuple(
                 (column.title, "" if value is None else shown(value))
                 for column, value in zip(row.tab.columns, cells(row), strict=True)))
-    return tuple(found[name] for name in sorted(found))
+    tabs = {tab for tab, _ in own}
+    found = own | {place: row for place, row in reused.items() if place[0] not in tabs}
+    return tuple(found[place] for place in sorted(found))
 
 
 def _of_split(content: Mapping[str, Any], split: str) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,9 @@ def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path
     fresh.mkdir()
     try:
         _copy(fresh, by_kind(artifacts, findings.steps))
-        for row in findings.ledger:
-            write_text(fresh / "ledger" / f"{row.tab}.csv", csv_text(row))
+        for tab in dict.fromkeys(row.tab for row in findings.ledger):
+            write_text(fresh / "ledger" / f"{tab}.csv",
+                       csv_text([row for row in findings.ledger if row.tab == tab]))
         write_text(fresh / PAGE, page(findings))
         write_json(fresh / SUMMARY, _plain(asdict(findings)))
         if target.exists():
@@ -59,12 +60,14 @@ def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path
     return target / PAGE
 
 
-def csv_text(row: LedgerRow) -> str:
-    """Header and one line, quoted as spreadsheets read it; formulas are text."""
+def csv_text(rows: Sequence[LedgerRow]) -> str:
+    """The rows of one tab: header and a line each, quoted as spreadsheets read it; formulas are
+    text."""
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow([title for title, _ in row.cells])
-    writer.writerow([f"'{value}" if _is_formula(value) else value for _, value in row.cells])
+    writer.writerow([title for title, _ in rows[0].cells])
+    for row in rows:
+        writer.writerow([f"'{value}" if _is_formula(value) else value for _, value in row.cells])
     return stream.getvalue()
 
 

@@ -5,18 +5,19 @@ import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.ledger import compaction
+from l3hpc.ledger import compaction, reading
 from l3hpc.ledger.batch import ORDER, Batch, pack, text, unpacked
 from l3hpc.ledger.compaction import compact
 from l3hpc.ledger.fold import fold, fold_folders
-from l3hpc.ledger.journal import Journal, last_restart, seal
-from l3hpc.ledger.reading import Damage, journal_files, parts, read
+from l3hpc.ledger.journal import CLOSING, Journal, last_restart, seal
+from l3hpc.ledger.reading import Damage, every_record, journal_files, parts, read
 
 TAB = "embedding_approx_mse"
 
@@ -169,6 +170,56 @@ def test_readers_see_everything_while_it_goes_on(tmp_path):
     stop.set()
     reader.join()
     assert not wrong and rows(tmp_path) == before
+
+
+@pytest.mark.parametrize("moment", ["jsonl", "closing"])
+def test_a_compaction_between_two_listings_hides_nothing(tmp_path, monkeypatch, moment):
+    path = written(tmp_path, "a")
+    before = rows(tmp_path)
+    if moment == "closing":
+        path.rename(f"{path}{CLOSING}")
+    real, left = Path.glob, [1]
+
+    def glob(self, pattern, **options):
+        found = list(real(self, pattern, **options))
+        if pattern == "*.jsonl" and left:
+            left.clear()
+            compact(tmp_path)
+        return iter(found)
+
+    monkeypatch.setattr(Path, "glob", glob)
+    assert rows(tmp_path) == before and not left
+    assert rows(tmp_path) == before
+
+
+def test_a_file_that_comes_back_under_its_name_is_read(tmp_path, monkeypatch):
+    """A compaction sets it aside and gives it its name back, each time when we want to read it.
+    Other files are not read twice for that."""
+    path = written(tmp_path, "b")
+    written(tmp_path, "a")
+    before, told = rows(tmp_path), lines(tmp_path)
+    aside = path.with_name(path.name + CLOSING)
+    real, both = reading.parts, [(path, aside), (aside, path)]
+    moves = list(both)
+
+    def parts_of(wanted, damage):
+        if moves and wanted == moves[0][0]:
+            os.rename(*moves.pop(0))
+        return real(wanted, damage)
+
+    monkeypatch.setattr(reading, "parts", parts_of)
+    assert rows(tmp_path) == before and not moves
+    moves += both
+    assert sorted(text(record) for record in every_record([tmp_path], Damage())) == told
+    assert not moves
+
+
+def test_a_link_to_nothing_is_named_and_does_not_hold_readers_up(tmp_path):
+    written(tmp_path, "a")
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "nowhere")
+    damage = Damage()
+    assert len(list(every_record([tmp_path], damage))) == 6
+    assert damage.unreadable == {str(tmp_path / "b.jsonl"): "No such file or directory"}
 
 
 def test_two_at_once_are_refused(tmp_path):

@@ -111,6 +111,46 @@ def test_a_full_disk_tears_at_most_one_line_and_nothing_is_lost(tmp_path, monkey
     assert "kept in memory" in capsys.readouterr().err
 
 
+def test_a_file_that_went_and_a_folder_that_takes_no_other(tmp_path, monkeypatch):
+    """The number of the closed file soon belongs to a foreign file, which is left alone."""
+    journal = Journal(tmp_path / "one", fallback=tmp_path / "two", labels={"model_dir": "/m"})
+    journal.record(TAB, {}, epoch=0)
+    journal.path.rename(f"{journal.path}{journal_module.CLOSING}")
+    real, closed = os.open, []
+
+    def opened(path, flags, *words, **options):
+        if str(path).startswith(str(tmp_path / "one")) and flags & os.O_CREAT:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
+        return real(path, flags, *words, **options)
+
+    def close(number):
+        closed.append(number)
+        shut(number)
+
+    shut, number = os.close, journal._handle
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module.os, "open", opened)
+        patch.setattr(journal_module.os, "close", close)
+        journal.record(TAB, {}, epoch=1)
+    assert closed == [number] and journal.waiting == 0
+    assert [item["epoch"] for item in records(tmp_path / "two")] == [1]
+    journal.record(TAB, {}, epoch=2)
+    assert [item["epoch"] for item in records(tmp_path / "two")] == [1, 2]
+
+
+def test_a_number_that_cannot_be_closed_is_forgotten(tmp_path):
+    journal = Journal(tmp_path, fallback=tmp_path, labels={"model_dir": "/m"})
+    journal.record(TAB, {}, epoch=0)
+    os.close(journal._handle)
+    journal.close()
+    foreign = os.open(tmp_path / "checkpoint", os.O_WRONLY | os.O_CREAT)
+    journal.record(TAB, {}, epoch=1)
+    os.close(foreign)
+    journal.close()
+    assert (tmp_path / "checkpoint").read_bytes() == b""
+    assert sorted(item["epoch"] for item in records(tmp_path)) == [0, 1]
+
+
 def test_never_raises_whatever_is_recorded(tmp_path, capsys):
     journal = Journal(tmp_path, labels={"model_dir": "/m"})
 
@@ -176,7 +216,8 @@ def _writer(folder, acknowledged, number):
 def test_24_writers_killed_at_random_lose_nothing_acknowledged(tmp_path):
     context = multiprocessing.get_context("fork")
     journal_folder = tmp_path / "journal"
-    writers = [context.Process(target=_writer, args=(journal_folder, tmp_path / f"ack{n}", n))
+    writers = [context.Process(target=_writer, daemon=True,
+                               args=(journal_folder, tmp_path / f"ack{n}", n))
                for n in range(24)]
     for writer in writers:
         writer.start()

@@ -158,6 +158,28 @@ def test_ledger_rows_of_this_run_and_of_reused_results(artifacts, tmp_path):
     assert dict(row.cells)["Username"] == "bob"
 
 
+def test_every_row_of_a_run_is_told_and_kept(artifacts, tmp_path):
+    workspace = tmp_path / "workspace"
+    old = Journal(workspace / "ledger" / "journal", labels={"run": "old", "output_dir": "/o"})
+    new = Journal(workspace / "ledger" / "journal", labels={"run": "new", "output_dir": "/o"})
+    for journal, name in ((new, "new-fine"), (new, "new-coarse"), (old, "old-fine")):
+        journal.record("sonyc_ust", {"exp_id": name, "label_mode": name[4:]})
+    for fold in (2, 1):
+        new.record("classifier", {"model_dir": f"/m/fold{fold}", "fold_num": fold})
+    found = collect("new", artifacts, steps(), workspace=workspace)
+    assert [(row.tab, dict(row.cells).get("Exp. ID", dict(row.cells).get("Fold Num")))
+            for row in found.ledger] == [
+        ("classifier", "1"), ("classifier", "2"),
+        ("sonyc_ust", "new-coarse"), ("sonyc_ust", "new-fine")]
+    shown = page(found)
+    assert "new-coarse" in shown and "new-fine" in shown and "old-fine" not in shown
+    write_results(tmp_path / "results", found, artifacts)
+    lines = (tmp_path / "results" / "ledger" / "sonyc_ust.csv").read_text().splitlines()
+    assert len(lines) == 3 and lines[0].startswith("Username,")
+    assert "new-coarse" in lines[1] and "new-fine" in lines[2]
+    assert len((tmp_path / "results" / "ledger" / "classifier.csv").read_text().splitlines()) == 3
+
+
 def test_results_folder(artifacts, tmp_path, findings):
     target = tmp_path / "results"
     place = write_results(target, findings, artifacts)
@@ -193,6 +215,6 @@ def test_values_that_are_no_numbers_become_null(artifacts, tmp_path):
 def test_ledger_csv_holds_no_formulas(findings):
     from l3hpc.report.findings import LedgerRow
 
-    text = csv_text(LedgerRow("tab", (
-        ("Run", "=HYPERLINK(1)"), ("Loss", "-0.5"), ("Note", "-1+cmd|x"), ("Path", "-"))))
+    text = csv_text([LedgerRow("tab", (
+        ("Run", "=HYPERLINK(1)"), ("Loss", "-0.5"), ("Note", "-1+cmd|x"), ("Path", "-")))])
     assert text == "Run,Loss,Note,Path\r\n'=HYPERLINK(1),-0.5,'-1+cmd|x,-\r\n"

@@ -193,6 +193,144 @@ def test_a_row_inserted_or_deleted_in_between_does_no_harm(world):
             assert shown["Best Train Loss"] == row.values["best_train_loss"]
 
 
+def written_by_hand(world, place, **values):
+    line = [None] * 28
+    for name, value in values.items():
+        line[TABS[MSE].index(name)] = value
+    world.server.book.named(MSE)["grid"][place] = line
+    return list(line)
+
+
+def test_rows_that_a_person_doubled_are_left_as_they_are(world):
+    world.init()
+    epochs(world, "a", 1)
+    world.sync()
+    twins = [written_by_hand(world, 2 + epoch, username="bob", model_dir="/old", latest_epoch=epoch)
+             for epoch in (0, 1)]
+    epochs(world, "a", 1, 1)  # its latest epoch is that of the second twin
+    assert world.sync().put_back == 0
+    assert world.server.grid(MSE)[1:] == twins
+
+
+@pytest.mark.parametrize("fault", ["503-applied", "drop-applied"])
+def test_a_sort_and_a_lost_answer_at_once_are_undone(world, fault):
+    filled(world)
+    theirs = written_by_hand(world, 7, username="bob", model_dir="/by/hand", latest_epoch=77,
+                             latest_train_loss=7.7)
+    epochs(world, "a", 3, 2)
+    once(world, fault)
+    in_between(world, reverse)
+    report = world.sync()
+    assert report.problems == [] and report.put_back > 0
+    assert theirs in world.server.grid(MSE)
+    world.server.book.named(MSE)["grid"][1:] = [
+        row for row in world.server.grid(MSE) if row != theirs]
+    world.assert_equal_to_fold()
+    assert not list(world.store.folder.glob("sync/**/intent-*"))
+
+
+@pytest.mark.parametrize("fault", [None, "503"])
+def test_a_version_that_another_syncer_took_is_not_taken_for_ours(world, fault, tmp_path):
+    """Refused at once, nothing of ours is there; after a lost answer it might be, but it is not."""
+    from sheets_world import World
+    filled(world)
+    (tmp_path / "elsewhere").mkdir()
+    other = World(world.server, tmp_path / "elsewhere")
+    other.record("other", 4, latest_train_loss=0.5)
+    epochs(world, "a", 3, 2)
+    kept, batches = [], []
+
+    def faults(method, path):
+        if path.endswith(":batchUpdate"):
+            batches.append(path)
+            if len(batches) == 1:
+                other.sync()  # between our reading and our batch
+                return fault
+        elif batches and path.endswith("book-one"):
+            kept.append(len(list(world.store.folder.glob("sync/**/intent-*"))))
+        return None
+    world.server.faults = faults
+    report = world.sync()
+    assert report.problems == [] and report.put_back == 0
+    assert kept[-1] == (0 if fault is None else 1)
+    assert world.row("other")["Latest Epoch"] == world.row("a")["Latest Epoch"] == 4
+    assert len(world.rows()) == 7
+    assert not list(world.store.folder.glob("sync/**/intent-*"))
+
+
+@pytest.mark.parametrize("reading", [0, 1])
+def test_a_tab_renamed_between_two_requests_is_read_again(world, reading):
+    """0: between structure and values; 1: between the batch and the look at what it wrote."""
+    filled(world)
+    epochs(world, "a", 1, 2)
+    left = [reading]
+
+    def faults(method, path):
+        if path.endswith(":batchGet"):
+            left[0] -= 1
+            if left[0] == -1:
+                world.server.book.named(MSE)["title"] = "our results"
+    world.server.faults = faults
+    report = world.sync()
+    assert left[0] < -1 and (report.problems, report.put_back) == ([], 0)
+    world.server.book.named("our results")["title"] = MSE
+    world.assert_equal_to_fold()
+    assert not list(world.store.folder.glob("sync/**/intent-*"))
+
+
+def test_a_reading_that_is_refused_again_and_again_is_an_error(world):
+    from l3hpc.ledger.sheets import Refused
+    from l3hpc.ledger.sync import sync
+    sheets = world.sheets()
+    asked = []
+
+    def values(ranges):
+        asked.append(ranges)
+        raise Refused("Google refused the request (400): no")
+    sheets.values = values
+    with pytest.raises(Refused, match=r"\(400\): no"):
+        sync(world.store, sheets)
+    assert len(asked) == 2
+
+
+def occupied(world, version):
+    """A row's mark that happens to have the id of a version."""
+    from l3hpc.ledger.grid import version_identity
+    identity = version_identity(version)
+    world.server.book.metadata[identity] = {
+        "metadataId": identity, "metadataKey": "l", "metadataValue": "abcd",
+        "location": {"sheetId": world.server.book.named(MSE)["id"]}, "visibility": "DOCUMENT"}
+
+
+def test_a_version_whose_id_is_in_use_is_stepped_over(world, monkeypatch):
+    from l3hpc.ledger import undo
+    from l3hpc.ledger.sync import snapshot_of
+    filled(world)
+    real, intents = undo.intent, []
+    monkeypatch.setattr(undo, "intent", lambda *words: intents.append(real(*words)) or intents[-1])
+    version = snapshot_of(world.sheets()).version
+    occupied(world, version + 1)
+    occupied(world, version + 3)
+    epochs(world, "a", 3, 2)
+    in_between(world, reverse)
+    assert world.sync().put_back > 0
+    world.assert_equal_to_fold()
+    assert [intent["version"] - version for intent in intents] == [4, 5]  # 4: cells were put back
+
+
+def test_a_new_row_whose_mark_would_have_the_id_of_the_version(world, monkeypatch):
+    from l3hpc.ledger import grid
+    world.init()
+    real, taken = grid.row_identity, [grid.version_identity(2)]
+    monkeypatch.setattr(grid, "row_identity", lambda tab, key, probe=0: (
+        taken[0], "abcd") if not probe else real(tab, key, probe))
+    epochs(world, "a", 1)
+    assert world.sync().inserted == 1
+    world.assert_equal_to_fold()
+    world.sync()  # the mark follows, under another id
+    assert world.sync().requests == 2
+
+
 @pytest.mark.parametrize("position", [0, 1, 5, 22, 27])
 def test_a_column_inserted_in_between_is_noticed_and_undone(world, position):
     filled(world)

@@ -157,6 +157,21 @@ def test_a_renamed_tab_is_still_found_and_a_missing_one_is_named(world):
         world.sync()
 
 
+@pytest.mark.parametrize("place", [0, 9])
+def test_our_marked_tab_wins_over_a_plain_one_of_its_name(world, place):
+    world.init()
+    epochs(world, "a", 1)
+    world.sync()
+    book = world.server.book
+    book.named(MSE)["title"] = "our results"
+    book.add({"title": MSE})
+    book.sheets.insert(place, book.sheets.pop())
+    epochs(world, "a", 1, 1)
+    assert world.sync().problems == [] and world.init() == []
+    assert [row[TABS[MSE].index("latest_epoch")] for row in world.server.grid("our results")] == [1]
+    assert world.server.grid(MSE) == []
+
+
 def test_peoples_columns_and_rows_stay(world):
     world.init()
     sheet = world.server.book.named(MSE)
@@ -300,6 +315,35 @@ def test_adopted_rows_become_rows_like_others(world):
     assert row.values["num_epochs"] == 300 and row.values["best_validation_loss"] == 0.25
     assert "adopted" in row.beside["note"]
     assert world.sync().problems == [] and len(world.rows()) == 1
+
+
+def test_digits_that_a_person_typed_into_a_text_column_are_that_text(world):
+    from l3hpc.ledger.repair import adopt, foreign_rows
+    tab = TABS["sonyc_ust"]
+    world.init()
+    line = [None] * 35
+    for name, value in (("username", "bob"), ("output_dir", "/o/x"), ("exp_id", 20210611),
+                        ("git_commit", 1234567), ("micro_auprc", 0.4)):
+        line[tab.index(name)] = value
+    world.server.book.named("sonyc_ust")["grid"][1] = line
+    adopt(world.store, foreign_rows(world.store, world.sheets(), [tab]), "ada")
+    assert world.sync().problems == [] and world.sync().requests == 2
+    assert world.rows("sonyc_ust")[0]["Commit"] == 1234567
+    (row,) = world.store.fold().of(tab)
+    assert world.store.state("book-one").last(row)[tab.index("git_commit")] == "1234567"
+    assert world.store.state("book-one").is_confirmed(row)
+    for commit in ("ab", "abc"):
+        world.record("x", tab="sonyc_ust", output_dir="/o/x", exp_id="20210611", git_commit=commit)
+    assert world.sync().problems == []  # what stood there was ours
+    assert world.rows("sonyc_ust")[0]["Commit"] == "abc"
+
+
+def test_text_that_only_looks_like_a_number_is_not_that_number(world):
+    world.init()
+    world.record("a", emb_key="007")
+    world.sync()
+    world.cell("a", "Emb key", 7)
+    assert [item["kind"] for item in world.sync().problems] == ["conflict"]
 
 
 def test_credentials_are_checked(world, tmp_path):
