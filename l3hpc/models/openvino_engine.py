@@ -6,6 +6,7 @@ rate for each precision: in float32 Winograd is faster, in integers nothing is.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,10 +101,18 @@ def _take(request: Any, rows: np.ndarray) -> None:
     rows[:] = request.get_output_tensor().data[:len(rows)]
 
 
-def _compile(model: Any, threads: int, precision: str, streams: int | None = None) -> Any:
+@functools.cache
+def _core() -> Any:
+    """One for the life of the process. OpenVINO gives the thread that loads it a stack for signals.
+    When the last core goes on another thread, that stack is freed while it is in use, and the next
+    signal (Slurm's warning before the time limit, say) ends the process."""
     import openvino
 
-    return openvino.Core().compile_model(model, "CPU", {
+    return openvino.Core()
+
+
+def _compile(model: Any, threads: int, precision: str, streams: int | None = None) -> Any:
+    return _core().compile_model(model, "CPU", {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "NUM_STREAMS": str(streams or threads),
         "INFERENCE_NUM_THREADS": threads,

@@ -1,6 +1,8 @@
 """Reduced precision: the integers are those of the definition, and the deviation is told truly."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -413,3 +415,29 @@ def test_the_published_student_on_real_recordings(no_gpu):
         found = precision.deviation(*precision.load(path, name, frames, threads=2), others)
         assert found.frames > 40
         assert cosine < found.cosine < 1 and 1e-3 < found.relative_error < error
+
+
+AFTER_IT_WENT = """
+import gc, os, signal, threading
+import numpy as np
+import openvino
+from openvino import opset13 as ops
+from l3hpc.models.openvino_engine import _compile
+
+picture = ops.parameter([1, 3, 64, 64], np.float32)
+convolved = ops.convolution(picture, ops.constant(np.ones((8, 3, 3, 3), np.float32)),
+                            [1, 1], [1, 1], [1, 1], [1, 1])
+held = [_compile(openvino.Model([convolved], [picture]), 1, "float32")]
+held[0](np.ones((1, 3, 64, 64), np.float32))
+thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("a checkpoint is written"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signals_are_handled_after_a_network_has_gone():
+    """In a process of its own: without the one core that stays this is a segmentation fault."""
+    done = subprocess.run([sys.executable, "-c", AFTER_IT_WENT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "a checkpoint is written\n"), done.stderr
