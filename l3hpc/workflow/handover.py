@@ -150,8 +150,9 @@ def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
 def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]:
     """The steps of other runs whose jobs, also earlier ones, a step waits for; each once."""
     found: dict[tuple[str, str], tuple[RunRecord, StepRecord]] = {}
+    known = records.read_all(plan.workspace) if step.waits_for else []
     for job in step.waits_for:
-        made = [(record, entry) for record in records.read_all(plan.workspace)
+        made = [(record, entry) for record in known
                 if record.local == executors.is_local(plan.profile) for entry in record.steps
                 if job == entry.job or job in {attempt["job"] for attempt in entry.attempts}]
         if not made:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.workflow import artifacts, claims, markers, queue, records
+from l3hpc.workflow import artifacts, claims, markers, queue, records, waiting
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
 from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
@@ -98,11 +98,8 @@ class _Look:
 
     def open_ids(self) -> dict[int, str]:
         """Task index → id of the job that has it, for the unfinished tasks."""
-        ids: dict[int, str] = {}
-        for attempt in self.record.attempts:
-            ids |= {index: job for index, job in task_ids(attempt).items()
-                    if index not in self.done}
-        return ids
+        return {index: job for index, job in waiting.latest(self.record).items()
+                if index not in self.done}
 
 
 def collect(
