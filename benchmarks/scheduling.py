@@ -174,17 +174,17 @@ def _listing(work: Path, many: int, runs: int) -> Table:
             artifact = folder / "artifacts/extract" / f"{number:08d}{place:08d}"
             marks = records.markers_folder(folder, name, step.name)
             marks.mkdir(parents=True)
+            job = str(number * 20 + place + 1_000_000)
             if number % 10 < 8 or place < 10:
                 (artifact / "0000").mkdir(parents=True)
                 (artifact / "0000/result.json").write_text("{}")
                 (artifact / "summary.json").write_text(
                     '{"text": "3 rows", "started": 1, "finished": 2}')
             elif place == 10:
-                (marks / "0.begin").write_text('{"job": "1", "node": "n1", "time": 1}')
+                (marks / "0.begin").write_text(f'{{"job": "{job}", "node": "n1", "time": 1}}')
                 if number % 10 == 8:
                     (marks / "0.exit").write_text('{"code": 1, "time": 2}')
                     (marks / "0.error.json").write_text('{"message": "no audio in it"}')
-            job = str(number * 20 + place + 1_000_000)
             entries.append(StepRecord(
                 step.name, step.kind, str(artifact), 1, list(step.needs), "submitted", job, [0],
                 {}, [], [{"job": job, "array": False, "tasks": [0], "time": 1.0}]))

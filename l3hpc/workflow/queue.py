@@ -65,13 +65,36 @@ class Answer:
     notes: list[str] = field(default_factory=list)
 
 
+def squeue_command(users: Iterable[str]) -> list[str]:
+    """What ``status`` asks squeue, and ``doctor`` tries: every job of these users."""
+    fields = ",".join(f"{name}:{width}" for name, width in _WIDTHS.items())
+    return ["squeue", "--noheader", "--array", "--states=all",
+            "--user", ",".join(sorted(set(users))), "--Format", fields]
+
+
+def sacct_command(
+    jobs: Iterable[str], *, users: Iterable[str] = (), since: float = 0.0, duplicates: bool = False
+) -> list[str]:
+    """What ``status`` asks sacct, and ``doctor`` tries: these base ids.
+
+    users, since (unix seconds): asked for instead where the ids do not fit on a command line.
+    duplicates: also the attempts before a requeue. Only options that 22.05 and later take: not
+    ``--array``, without which pending array tasks come as ``13_[0-2]`` (see ``expand``).
+    """
+    which = ["--jobs", ",".join(sorted(set(jobs), key=lambda job: (len(job), job)))]
+    if len(which[1]) > MAX_IDS_LENGTH:
+        start = datetime.fromtimestamp(since).isoformat(timespec="seconds")
+        which = ["--user", ",".join(sorted(set(users))), "--starttime", start]
+    return ["sacct", "--noheader", "--allocations", "--parsable2",
+            *(["--duplicates"] if duplicates else []), *which,
+            "--format", "JobID,State,ExitCode,ElapsedRaw,NodeList"]
+
+
 def ask_squeue(users: Iterable[str], answer: Answer) -> None:
     """Add every job of ``users`` that waits or runs, and those that ended so recently that Slurm
     still knows them (MinJobAge), which helps where there is no accounting. One call."""
-    fields = ",".join(f"{name}:{width}" for name, width in _WIDTHS.items())
     try:
-        text = call(["squeue", "--noheader", "--array", "--states=all", "--user",
-                     ",".join(sorted(set(users))), "--Format", fields], timeout_s=SQUEUE_S)
+        text = call(squeue_command(users), timeout_s=SQUEUE_S)
     except ClusterError as error:
         answer.squeue = False
         answer.notes.append(error.message)
@@ -96,18 +119,13 @@ def ask_sacct(
 ) -> None:
     """Add what accounting remembers of these base ids. One call; none for no ids.
 
-    users, since (unix seconds): asked for instead where the ids do not fit on a command line.
+    users, since: as in ``sacct_command``.
     """
-    wanted = sorted(set(jobs), key=lambda job: (len(job), job))
+    wanted = set(jobs)
     if not wanted:
         return
-    which = ["--jobs", ",".join(wanted)]
-    if len(which[1]) > MAX_IDS_LENGTH:
-        start = datetime.fromtimestamp(since).isoformat(timespec="seconds")
-        which = ["--user", ",".join(sorted(set(users))), "--starttime", start]
     try:
-        text = call(["sacct", "--noheader", "--allocations", "--parsable2", "--array", *which,
-                     "--format", "JobID,State,ExitCode,ElapsedRaw,NodeList"], timeout_s=SACCT_S)
+        text = call(sacct_command(wanted, users=users, since=since), timeout_s=SACCT_S)
     except ClusterError as error:
         answer.sacct = False
         answer.notes.append(error.message)
@@ -124,9 +142,7 @@ def ask_history(jobs: Iterable[str]) -> list[tuple[str, EndedJob]] | None:
     if not wanted:
         return []
     try:
-        text = call(["sacct", "--noheader", "--allocations", "--parsable2", "--array",
-                     "--duplicates", "--jobs", ",".join(wanted), "--format",
-                     "JobID,State,ExitCode,ElapsedRaw,NodeList"], timeout_s=SACCT_S)
+        text = call(sacct_command(wanted, duplicates=True), timeout_s=SACCT_S)
     except ClusterError:
         return None
     return [(job, ended) for line in text.splitlines()
@@ -172,12 +188,17 @@ def parse_sacct(text: str) -> dict[str, EndedJob]:
 
 
 def expand(job: str) -> list[str]:
-    """``13_[0-2,5%2]`` → ``13_0, 13_1, 13_2, 13_5``; anything else as it is."""
-    match = re.fullmatch(r"(\d+)_\[([\d,:-]+)(%\d+)?\]", job)
+    """``13_[0-2,5%2]`` → ``13_0, 13_1, 13_2, 13_5``; anything else as it is.
+
+    A list that Slurm has cut short (``13_[0,2,4...]``) counts as far as it is certain: its last
+    number may have lost digits.
+    """
+    match = re.fullmatch(r"(\d+)_\[([\d,:-]+)(\.\.\.)?(%\d+)?\]", job)
     if match is None:
         return [job]
     names = []
-    for part in match[2].split(","):
+    parts = match[2].strip(",").split(",")
+    for part in parts[:-1] if match[3] else parts:
         span, _, step = part.partition(":")
         first, _, last = span.partition("-")
         names += [f"{match[1]}_{index}"

@@ -20,12 +20,18 @@ def scrubbed(environment: Mapping[str, str] | None = None) -> dict[str, str]:
             if key in _KEPT or not key.startswith(_FOREIGN)}
 
 
+def for_slurm() -> dict[str, str]:
+    """The environment of Slurm's commands: scrubbed, and the indices of a pending array written out
+    (they would be cut off after 64 characters)."""
+    return {**scrubbed(), "SLURM_BITSTR_LEN": "0"}
+
+
 def call(command: Sequence[str], *, timeout_s: float) -> str:
     """Run one of Slurm's commands and return what it said; refusals are ``ClusterError``s."""
     program = command[0]
     try:
         done = subprocess.run(list(command), capture_output=True, text=True, errors="replace",
-                              timeout=timeout_s, env=scrubbed(), stdin=subprocess.DEVNULL)
+                              timeout=timeout_s, env=for_slurm(), stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         raise ClusterError(f"{program} is not on this machine",
                            hint="Log in to the cluster, or use --cluster local.") from None

@@ -7,8 +7,10 @@ import time
 import pytest
 from follow import logs, profile, settled, states, until
 
-from l3hpc.workflow import markers, queue, records, status, submission
+from l3hpc.workflow import markers, queue, records, status, submission, usage
 from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.doctor import slurm as doctor_slurm
+from l3hpc.workflow.doctor.line import ask
 from l3hpc.workflow.model import Resources
 from l3hpc.workflow.resume import resume
 
@@ -181,10 +183,47 @@ def test_jobs_that_slurm_forgot_are_known_from_our_records(short_memory, chains,
     assert first.steps[1].job not in scripts
 
 
+def test_accounting_says_why_jobs_failed_that_slurm_forgot(
+        short_memory_accounting, chains, tmp_path):
+    """Killed together with their scripts: no marker says how they ended."""
+    cluster = short_memory_accounting
+    made = chains.plan(tmp_path, names=("extract", "embed"), on=profile(chains, cluster),
+                       tasks={"extract": 3}, params={"extract": {"seconds": 5},
+                                                     "embed": {"seconds": 60}})
+    record = submission.submit(made)
+    until(tmp_path, "demo", lambda found: all(step.progress for step in found.steps)
+          and (made.step_folder("extract") / "markers" / "1.begin").exists())
+    cluster.kill_processes("SLURM_ARRAY_TASK_ID=1")
+    cluster.kill_processes(f"SLURM_JOB_ID={record.steps[1].job}")
+    cluster.until(lambda: _forgotten(cluster, record), 40, "Slurm does not forget")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert states(found) == {"extract": "failed", "embed": "failed"} and found.notes == []
+    killed = "killed (exit 137: out of memory, or a forced stop)"
+    assert found.steps[0].detail == f"{killed}, 1 of 3 tasks failed (1)"
+    assert found.steps[1].detail == killed
+    used = {step.name: step for step in usage.collect(tmp_path, "demo")}
+    assert used["extract"].lost_s is not None
+    assert doctor_slurm.accounting_line(ask).state == "green"
+    sparse = [*range(0, 80, 2), *range(81, 85)]  # longer than what sacct writes by itself
+    job = cluster.command("sbatch", "--parsable", "--hold", "--wrap", "true", "--output=/dev/null",
+                          f"--array={','.join(map(str, sparse))}").strip()
+    until_sacct_lists(cluster, job, {f"{job}_{index}" for index in sparse})
+
+
+def until_sacct_lists(cluster, job, tasks):
+    def listed():
+        answer = queue.Answer()
+        queue.ask_sacct([job], answer)
+        return {*answer.ended} == tasks
+
+    cluster.until(listed, 20, "sacct does not list every task")
+
+
 def _forgotten(cluster, record):
     answer = queue.Answer()
     queue.ask_squeue([record.user], answer)
-    return not {step.job for step in record.steps} & {*answer.live, *answer.ended}
+    known = {job.partition("_")[0] for job in (*answer.live, *answer.ended)}
+    return not {step.job for step in record.steps} & known
 
 
 def test_a_job_that_vanished_without_a_word_is_lost(short_memory, chains, tmp_path):
@@ -231,20 +270,17 @@ def test_two_hundred_chained_jobs_are_submitted_and_followed(slurm_cluster, chai
     assert all(step.state == "done" for step in found.steps) and len(found.steps) == 200
 
 
-@pytest.fixture(scope="module")
-def _short_memory():
-    from realslurm import RealSlurm
-
-    cluster = RealSlurm(False, MinJobAge="2").start()
-    yield cluster
-    cluster.stop()
+@pytest.fixture
+def short_memory(slurm_plain):
+    """A cluster without accounting that forgets finished jobs after two seconds."""
+    with slurm_plain.configured(MinJobAge="2"):
+        yield slurm_plain
+        slurm_plain.drain()
 
 
 @pytest.fixture
-def short_memory(slurm_plain, _short_memory, monkeypatch, chains):
-    """A cluster without accounting that forgets finished jobs after two seconds."""
-    for key, value in _short_memory.env.items():
-        monkeypatch.setenv(key, value)
-    _short_memory.drain()
-    yield _short_memory
-    _short_memory.drain()
+def short_memory_accounting(slurm_cluster):
+    """The same with accounting."""
+    with slurm_cluster.configured(MinJobAge="2"):
+        yield slurm_cluster
+        slurm_cluster.drain()

@@ -135,6 +135,20 @@ class RealSlurm:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, number)
 
+    @contextlib.contextmanager
+    def configured(self, **settings):
+        """With other lines in slurm.conf, without starting anything again."""
+        before = self.conf.read_text()
+        kept = [line for line in before.splitlines() if line.partition("=")[0] not in settings]
+        lines = [f"{key}={value}" for key, value in settings.items()]
+        try:
+            self.conf.write_text("\n".join([*lines, *kept, ""]))
+            self.command("scontrol", "reconfigure")
+            yield self
+        finally:
+            self.conf.write_text(before)
+            self.command("scontrol", "reconfigure")
+
     def idle(self):
         """Wait until all nodes can run jobs again."""
         self.until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()

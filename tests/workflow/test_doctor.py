@@ -1,5 +1,6 @@
 """Every check of the doctor, with programs that say what the test wants them to say."""
 
+import getpass
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from l3hpc import steps
 from l3hpc.errors import HeaderDriftError, InputError, OfflineError
 from l3hpc.workflow import config as configuration
+from l3hpc.workflow import queue
 from l3hpc.workflow.doctor import examine, machine, places, results, scripts, slurm
 from l3hpc.workflow.doctor.line import Answer, Line, ask, from_error
 from l3hpc.workflow.profile import ClusterProfile
@@ -125,7 +127,7 @@ def test_slurm_that_does_not_answer_is_red():
 
 def test_slurm_with_everything_right():
     programs = Programs(
-        sbatch=said("slurm-wlm 22.05.8\n"), sinfo=said(SINFO), sacct=said(""),
+        sbatch=said("slurm-wlm 22.05.8\n"), sinfo=said(SINFO), squeue=said(""), sacct=said(""),
         sacctmgr=said("pr_42|normal,long\n"))
     lines = list(slurm.slurm_lines(profile(
         partition="cpu", account="pr_42", qos="long",
@@ -134,6 +136,19 @@ def test_slurm_with_everything_right():
     assert states(lines) == {
         "Slurm": "yellow", "accounting": "green", "partition cpu": "green",
         "partition gpu": "green", "account": "green"}
+
+
+def test_squeue_and_sacct_are_asked_as_status_asks_them():
+    """With other words, a doctor says "sacct answers" where status never gets an answer."""
+    programs = Programs(sbatch=said("slurm 24.11"), sinfo=said(SINFO),
+                        squeue=Answer(1, "", "squeue: unrecognized option '--array'"),
+                        sacct=Answer(1, "", "sacct: unrecognized option '--allocations'"))
+    found = {line.check: line for line in slurm.slurm_lines(profile(), programs)}
+    assert found["queue"].state == "red" and "unrecognized option '--array'" in found["queue"].words
+    assert found["accounting"].state == "yellow"
+    asked = {command[0]: command for command in programs.asked}
+    assert asked["squeue"] == queue.squeue_command([getpass.getuser()])
+    assert asked["sacct"] == queue.sacct_command(["1"], duplicates=True)
 
 
 def test_nodes_that_respond_are_counted():

@@ -30,6 +30,12 @@ def test_sacct_lines_become_ended_jobs():
     assert sorted(ended) == ["12", "13_4", "14_1", "14_2"]
 
 
+def test_a_list_of_indices_that_was_cut_short_counts_as_far_as_it_is_certain():
+    assert queue.expand("7_[0-2,5,4...]") == ["7_0", "7_1", "7_2", "7_5"]
+    assert queue.expand("7_[0,12...%2]") == ["7_0"]
+    assert queue.expand("7_[4...]") == []
+
+
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=30, unique=True))
 def test_array_spans_are_expanded(indices):
     from l3hpc.workflow.render import array_spec
@@ -52,6 +58,16 @@ def test_one_call_each_and_none_that_is_not_needed(slurm):
     assert len(slurm.calls("squeue")) == 1 and "--user me,you" in slurm.calls("squeue")[0]
     assert "--jobs 9,10 " in slurm.calls("sacct")[0]
     assert answer.squeue and answer.sacct
+
+
+def test_sacct_is_asked_with_options_that_every_version_takes(slurm):
+    """Slurm 22.05 refuses --array."""
+    queue.ask_sacct(["9"], queue.Answer())
+    assert queue.ask_history(["9"]) == []
+    assert [line.split(" --jobs")[0] for line in slurm.calls("sacct")] == [
+        "sacct --noheader --allocations --parsable2",
+        "sacct --noheader --allocations --parsable2 --duplicates"]
+    assert slurm.environment()["SLURM_BITSTR_LEN"] == "0"
 
 
 def test_too_many_ids_for_a_command_line_are_asked_by_user(slurm):

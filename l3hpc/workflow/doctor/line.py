@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from l3hpc.errors import L3hpcError
-from l3hpc.workflow.shell import scrubbed
+from l3hpc.workflow.shell import for_slurm
 
 State = Literal["green", "yellow", "red", "off"]
 
@@ -53,7 +53,7 @@ def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
     """Run a program with an English locale and no inherited Slurm options; never raises."""
     try:
         done = subprocess.run(list(command), capture_output=True, text=True, errors="replace",
-                              timeout=timeout, env={**scrubbed(), "LC_ALL": "C"}, check=False,
+                              timeout=timeout, env={**for_slurm(), "LC_ALL": "C"}, check=False,
                               stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         return Answer(None, "", f"{command[0]} is not installed here")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from l3hpc.errors import nearest
+from l3hpc.workflow import queue
 from l3hpc.workflow.doctor.line import Ask, Line
 from l3hpc.workflow.profile import ClusterProfile
 from l3hpc.workflow.units import format_memory, format_time, parse_time
@@ -45,6 +46,7 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Line]:
     yield Line("Slurm", "green" if usable else "yellow",
                f"{version.out.strip()}, {total}, {usable} nodes in use or free",
                "" if usable else "no node is up: ask your administrators (sinfo -R says why)")
+    yield from queue_lines(ask)
     yield accounting_line(ask)
     yield from partition_lines(profile, partitions)
     if profile.account or profile.qos:
@@ -70,10 +72,17 @@ def read_partitions(text: str) -> dict[str, Partition]:
     return found
 
 
+def queue_lines(ask: Ask) -> Iterator[Line]:
+    """A red line where squeue does not take what ``status`` and ``cancel`` ask it."""
+    answer = ask(queue.squeue_command([getpass.getuser()]))
+    if answer.code != 0:
+        yield Line("queue", "red", f"squeue does not answer: {answer.reason}",
+                   "status, resume and cancel need it; see what the command says: squeue --me")
+
+
 def accounting_line(ask: Ask) -> Line:
-    """Whether ``sacct`` answers. Nothing depends on it."""
-    answer = ask(["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID",
-                  "--starttime=now-1hour"])
+    """Whether ``sacct`` answers what ``status`` asks it. Nothing depends on it."""
+    answer = ask(queue.sacct_command(["1"], duplicates=True))
     if answer.code == 0:
         return Line("accounting", "green", "sacct answers")
     return Line("accounting", "yellow", f"sacct does not answer ({answer.reason}): status reads "
