@@ -1,5 +1,7 @@
-"""Copies the top-level templates, pipelines and default cluster.yaml into the built package."""
+"""Builds the package: with the top-level templates, pipelines and cluster.yaml, and a description
+whose links work where there is no clone around it."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
@@ -23,4 +25,12 @@ class BuildWithDefaults(build_py):
                 self.copy_file(str(source), str(copy))
 
 
-setup(cmdclass={"build_py": BuildWithDefaults})
+def description():
+    """README without the marks of filled blocks; a link to a file of the clone becomes its text."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"<!--.*?-->\n", "", text)
+    return re.sub(r"!?\[([^\]]*)\]\((?!https://)[^)\s]*\)", r"\1", text)
+
+
+setup(cmdclass={"build_py": BuildWithDefaults}, long_description=description(),
+      long_description_content_type="text/markdown")

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.tables import figure
 from l3hpc.models.spec import NetworkSpec, openl3_spec, student_spec
 
 # The published scale.
@@ -72,7 +73,8 @@ def core_hours(known: Mapping[str, float]) -> str:
               {"sample, days of 5,480 rows core_s_per_row": WINDOWS}, SENSORS,
               "sample, days of 5,480 rows peak_mb", 90 * WINDOWS / SENSORS,
               "three steps of a chain, in jobs of 750 GB: the kernel of a day takes "
-              f"{8 * frame**2 / 1e9:.2g} GB, of a month {8 * (frame * 30)**2 / 1e9:,.0f} GB"),
+              f"{figure(8 * frame**2 / 1e9, 2)} GB, of a month "
+              f"{8 * (frame * 30)**2 / 1e9:,.0f} GB"),
         _Part("fit", f"{SAMPLES:,} rows", {"fit core_s_per_row": SAMPLES}, 1, "fit peak_mb", 0,
               f"a kernel matrix of {8 * SAMPLES**2 / 1e12:.0f} TB: impossible"),
         _Part("reduce", f"{WINDOWS:,} rows, {TASKS:,} tasks",
@@ -109,7 +111,7 @@ def gpu_hours(known: Mapping[str, float]) -> str:
     each = {"extract": f"{flops(openl3_spec()) / 1e9:.1f} GFLOP a window"}
     rows = [[name, each.get(name, f"{step_flops() / (3 if 'valid' in name else 1) / 1e9:.1f} GFLOP "
                             "a batch"), f"{total / 1e15:,.1f}",
-             *(f"{total / rate / 1e12 / 3600:.2g}" for rate in SUSTAINED_TFLOPS)]
+             *(figure(total / rate / 1e12 / 3600, 2) for rate in SUSTAINED_TFLOPS)]
             for name, total in work.items()]
     return _markdown(("work", "each", "PFLOP",
                       *(f"GPU-hours if {rate} TFLOP/s were sustained (assumed)"
@@ -139,9 +141,9 @@ def terabytes(known: Mapping[str, float]) -> str:
         (f"{EPOCHS} epochs of training", 0.0, epochs, 0.0,
          f"{EPOCHS * BATCHES * BATCH * 8_000 * 8 / 1e12:,.1f} TB of float64 audio"),
     ]
-    cells = [[name, *(f"{value / 1e12:.3g}" for value in numbers), other]
+    cells = [[name, *(figure(value / 1e12) for value in numbers), other]
              for name, *numbers, other in rows]
-    cells.append(["all", *(f"**{sum(row[place] for row in rows) / 1e12:.3g}**"  # type: ignore[misc]
+    cells.append(["all", *(f"**{figure(sum(row[place] for row in rows) / 1e12)}**"  # type: ignore[misc]
                            for place in (1, 2, 3)), ""])
     return _markdown(("what", "TB on disk", "TB read", "TB written", "the published way"), cells)
 
@@ -168,9 +170,9 @@ class _Part:
         hours, memory = self.hours(known), "–"
         if self.memory is not None:
             memory = UNKNOWN if self.memory not in known else \
-                f"{(known[self.memory] + self.more_bytes / 1e6) / 1e3:.2g} GB"
-        return [self.step, self.work, UNKNOWN if hours is None else f"{hours:,.3g}",
-                UNKNOWN if hours is None else f"{hours / self.tasks:.2g}", memory, self.published]
+                f"{figure((known[self.memory] + self.more_bytes / 1e6) / 1e3, 2)} GB"
+        return [self.step, self.work, UNKNOWN if hours is None else figure(hours),
+                UNKNOWN if hours is None else figure(hours / self.tasks, 2), memory, self.published]
 
 
 def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

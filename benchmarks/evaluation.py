@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Measured, in_turn, middle, worker
-from benchmarks.tables import Claim, Table, run
+from benchmarks.tables import Claim, Table, figure, run
 
 CLIPS = 18_510
 TEST_CLIPS = 664  # the test split of SONYC-UST version 2
@@ -125,11 +125,11 @@ def _scoring(found: dict[int, dict[str, list[Measured]]], full: int) -> Table:
                               ("average_precision_score (coarse only)", sides["sklearn"])):
             seconds = middle(results)
             reading = middle(results, "reading")
-            rows.append((f"{clips:,}", name, f"{seconds:.3g}", f"{reading:.3g}",
-                         f"{seconds - reading:.3g}", f"{middle(results, 'peak_mb'):.0f}",
-                         f"{seconds / middle(mine):.3g}"))
+            rows.append((f"{clips:,}", name, figure(seconds), figure(reading),
+                         figure(seconds - reading), f"{middle(results, 'peak_mb'):.0f}",
+                         figure(seconds / middle(mine))))
     if worst > 1e-9:
-        raise RuntimeError(f"the peer's numbers differ by {worst:.2g}")
+        raise RuntimeError(f"the peer's numbers differ by {figure(worst, 2)}")
     mine, loop = found[full]["ours"], found[full]["loop"][0]
     ratio = loop.seconds / middle(mine)
     parts = loop.values
@@ -140,17 +140,18 @@ def _scoring(found: dict[int, dict[str, list[Measured]]], full: int) -> Table:
             f"29 fine tags with 6 X, 8 categories; {len(ANNOTATORS)} annotators per clip, all "
             "clips agreed; predictions are float32 in text, nearly all different. Both levels: "
             "micro-AUPRC, micro-F1, macro-AUPRC, AUPRC of 8 categories; no intervals.",
-            f"Largest difference between ours and the loop: {worst:.1g} (allowed: 1e-9).",
+            f"Largest difference between ours and the loop: {figure(worst, 1)} (allowed: 1e-9).",
             f"At {full:,} clips the loop looks up every {EVERY}th threshold for micro, and the "
             f"time of that is multiplied by {EVERY}; at the smaller sizes it does all of them.",
-            f"The loop's {parts['seconds']:.3g} s at {full:,} clips: {parts['reading']:.3g} for "
-            f"reading, {parts['categories']:.3g} for counting every category, "
-            f"{parts['micro']:.3g} for looking the categories up for micro. It grows with the "
-            "square of the clips, as the sizes show; on predictions of few different values (two "
-            "decimals) it would not.",
+            f"The loop's {figure(parts['seconds'])} s at {full:,} clips: "
+            f"{figure(parts['reading'])} for reading, {figure(parts['categories'])} for counting "
+            f"every category, {figure(parts['micro'])} for looking the categories up for micro. It "
+            "grows with the square of the clips, as the sizes show; on predictions of few "
+            "different values (two decimals) it would not.",
             "average_precision_score gives the coarse level alone, without F1, and other numbers "
-            f"(up to {apart:.1g} away here): its area is a sum of steps, it takes thresholds below "
-            "0.01 too, and its curve does not begin at the point that threshold 1 gives.",
+            f"(up to {figure(apart, 1)} away here): its area is a sum of steps, it takes "
+            "thresholds below 0.01 too, and its curve does not begin at the point that "
+            "threshold 1 gives.",
         ),
         claims=(
             Claim(f"evaluation of {full:,} recordings, from files", "loop over thresholds (DCASE)",
@@ -168,8 +169,8 @@ def _intervals(work: Path, sizes: tuple[int, ...], samples: int, runs: int) -> T
                          "with": worker("evaluation", work, clips, samples)}, runs)
         with_them, without = sides["with"], sides["without"]
         more = middle(with_them, "core") - middle(without, "core")
-        rows.append((f"{clips:,}", f"{samples:,}", f"{more:.3g}", f"{1e3 * more / samples:.3g}",
-                     f"{middle(with_them):.3g}", f"{middle(with_them, 'peak_mb'):.0f}"))
+        rows.append((f"{clips:,}", f"{samples:,}", figure(more), figure(1e3 * more / samples),
+                     figure(middle(with_them)), f"{middle(with_them, 'peak_mb'):.0f}"))
     return Table(
         "Bootstrap intervals beside every number",
         ("clips", "resamplings", "seconds more", "ms each", "seconds in all", "peak MB"), rows,

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import peers
 from benchmarks.measure import Measured, in_turn, middle, worker
-from benchmarks.tables import Claim, Table, run
+from benchmarks.tables import Claim, Table, figure, run
 
 SOURCE, RATE, MELS, HOP, DFT, BATCH, DIM = 48000, 8000, 64, 160, 1024, 64, 128
 EDGE = 3400.0  # Hz: above, the two resamplers' pass bands end differently
@@ -123,8 +123,8 @@ def _pipeline(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float
         seconds = middle(found[side], what)
         split = [f"{1e3 * middle(found[side], part):.0f}" if side[:4] != "ours" else "–"
                  for part in ("resampling", "spectra")]
-        return (name, f"{1e3 * seconds:.3g}", *split, f"{BATCH / seconds:,.0f}",
-                f"{published / seconds:,.3g}", f"{middle(found[side], 'peak_mb'):.0f}")
+        return (name, figure(1e3 * seconds), *split, f"{BATCH / seconds:,.0f}",
+                figure(published / seconds), f"{middle(found[side], 'peak_mb'):.0f}")
 
     return Table(
         f"A batch of {BATCH} windows, 48 kHz int16 in HDF5 to {RATE // 1000} kHz log-mel",
@@ -139,11 +139,11 @@ def _pipeline(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float
             f"Ours: {rows:,} windows in all; the peer's are its first {batches} batches of them. "
             f"{MELS} mels, hop {HOP}, DFT {DFT}, convention D on all sides. Files and cache were "
             "in the page cache.",
-            f"Front ends on the same audio differ by at most {apart['front_end']:.1g} dB "
+            f"Front ends on the same audio differ by at most {figure(apart['front_end'], 1)} dB "
             f"(allowed: {FRONT_END_DB:g}). With each side's own resampler (ours is soxr VHQ): "
-            f"median {apart['median']:.2g} dB, at most {apart['below_edge']:.2g} dB in bands below "
-            f"{EDGE:,.0f} Hz; in the bands above, where the pass bands end and kaiser_best "
-            f"begins to fall earlier, up to {apart['largest']:.2g} dB.",
+            f"median {figure(apart['median'], 2)} dB, at most {figure(apart['below_edge'], 2)} dB "
+            f"in bands below {EDGE:,.0f} Hz; in the bands above, where the pass bands end and "
+            f"kaiser_best begins to fall earlier, up to {figure(apart['largest'], 2)} dB.",
             "The published generator does its work again in every epoch; ours does it once.",
         ),
         claims=(

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.machine import gemm_rate
 from benchmarks.measure import Measured, alone, in_turn, middle, worker
 from benchmarks.peers import python
-from benchmarks.tables import Claim, Table, run
+from benchmarks.tables import Claim, Table, figure, run
 
 DIM = 512
 EPSILON = 0.001
@@ -240,10 +240,12 @@ def _line(n: int, k: int, name: str, results: list[Measured],
           ours: list[Measured]) -> tuple[str, ...]:
     values = results[0].values
     drawn = values["log_dets"]
-    error = f" ± {(statistics.variance(drawn) / len(drawn)) ** 0.5:.2g}" if len(drawn) > 1 else ""
+    error = ""
+    if len(drawn) > 1:
+        error = f" ± {figure((statistics.variance(drawn) / len(drawn)) ** 0.5, 2)}"
     log_z = "" if values["log_z"] is None else f"{values['log_z']:.6f}"
-    return (f"{n:,}", str(k), name, f"{middle(results):.3g}", f"{middle(results, 'first'):.3g}",
-            f"{middle(results, 'peak_mb'):.0f}", f"{middle(results) / middle(ours):.3g}", log_z,
+    return (f"{n:,}", str(k), name, figure(middle(results)), figure(middle(results, 'first')),
+            f"{middle(results, 'peak_mb'):.0f}", figure(middle(results) / middle(ours)), log_z,
             f"{statistics.mean(drawn):.1f}{error} ({len(drawn)})")
 
 
@@ -258,9 +260,9 @@ def _large(path: Path, rows: int, k: int, runs: int) -> Table:
     lines = []
     for name, text in (("cold", "from disk"), ("cached", "from the page cache")):
         mine, floor = found[name], found[f"limit, {name}"]
-        lines.append((text, f"{middle(mine):.3g}", f"{middle(mine, 'peak_mb'):.0f}",
-                      f"{middle(mine, 'read_gb'):.2f}", f"{middle(floor, 'disk'):.3g}",
-                      f"{middle(floor, 'gram'):.3g}",
+        lines.append((text, figure(middle(mine)), f"{middle(mine, 'peak_mb'):.0f}",
+                      f"{middle(mine, 'read_gb'):.2f}", figure(middle(floor, 'disk')),
+                      figure(middle(floor, 'gram')),
                       f"{middle(mine) / middle(floor):.2f}",
                       f"{middle(mine) / (middle(floor, 'disk') + ideal):.2f}"))
     values = found["cold"][0].values
@@ -268,8 +270,9 @@ def _large(path: Path, rows: int, k: int, runs: int) -> Table:
         raise RuntimeError(f"a wrong sample: {values}")
     cold, floor = found["cold"], found["limit, cold"]
     part = f"k-DPP, n = {rows:,} × {DIM}, k = {k:,}, from HDF5"
-    bound = (f"disk {middle(floor, 'disk'):.2g} s + Gram pass {middle(floor, 'gram'):.2g} s by "
-             f"numpy ({ideal:.2g} s at the GEMM rate, {rate:.0f} GFLOP/s in float64)")
+    bound = (f"disk {figure(middle(floor, 'disk'), 2)} s "
+             f"+ Gram pass {figure(middle(floor, 'gram'), 2)} s by numpy "
+             f"({figure(ideal, 2)} s at the GEMM rate, {rate:.0f} GFLOP/s in float64)")
     return Table(
         f"k-DPP of {rows:,} × {DIM} from HDF5, k = {k:,}",
         ("source", "seconds", "peak MB", "GB read from disk", "limit: reading once, s",
@@ -280,7 +283,7 @@ def _large(path: Path, rows: int, k: int, runs: int) -> Table:
             "pass, proposals, the chosen rows with their provenance.",
             f"{values['diverse']} of {k:,} rows in the diverse part; log likelihood "
             f"{values['log_likelihood']:.3f}. Every other exact sampler forms n × n numbers: "
-            f"{rows**2 * 8 / 1e12:.3g} TB.",
+            f"{figure(rows**2 * 8 / 1e12)} TB.",
             "Limit: the file read once in order, and numpy's float64 products of blocks that lie "
             "in the cache. The method needs two passes over the file and 1.5 times the products."),
         claims=(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Measured, alone, in_turn, middle, worker
-from benchmarks.tables import Claim, Table, run
+from benchmarks.tables import Claim, Table, figure, run
 
 ROWS, DIM, KEPT = 500_000, 512, 256
 QUICK = 20_000, 64, 32
@@ -171,21 +171,22 @@ def _table(found: dict[str, list[Measured]], speed: Any, rows: int, dim: int, ke
     for name, results in (("float64", double), ("float32", single)):
         if middle(results, "error") > LIMITS[name]:
             raise RuntimeError(f"eigenvalues in {name} differ from the reference by "
-                               f"{middle(results, 'error'):.2g}")
-    cells = [(name, f"{middle(results):.3g}",
-              f"{middle(results, 'loading'):.3g}" if middle(results, "loading") else "in the above",
+                               f"{figure(middle(results, 'error'), 2)}")
+    cells = [(name, figure(middle(results)),
+              figure(middle(results, 'loading')) if middle(results, "loading") else "in the above",
               f"{middle(results, 'peak_mb'):.0f}", f"{middle(results, 'error'):.1e}")
              for name, results in found.items()]
     floor = {kind: 2 * rows * dim**2 / rate / 1e9 for kind, rate in speed.items()}
     whole, whole64 = (middle(one) + middle(one, "loading") for one in (peer, peer64))
     limit = (f"the product of all rows with themselves at the measured {speed['float32']:.0f} "
-             f"GFLOP/s: {floor['float32']:.3g} s; its symmetric half: {floor['float32'] / 2:.3g} s")
+             f"GFLOP/s: {figure(floor['float32'])} s; its symmetric half: "
+             f"{figure(floor['float32'] / 2)} s")
     part = f"PCA {rows:,} × {dim} from HDF5"
     claims = (
         Claim(f"{part}, float32", "sklearn covariance_eigh in float32, reading counted on both "
               "sides", whole / middle(single), 1, limit=limit),
         Claim(f"{part}, float64 (default)", "the same in float64", whole64 / middle(double),
-              1, limit=f"the symmetric half in float64: {floor['float64'] / 2:.3g} s"),
+              1, limit=f"the symmetric half in float64: {figure(floor['float64'] / 2)} s"),
         Claim(f"{part}, float32", "the same, from an array in memory, without its reading",
               middle(peer) / middle(single), 1, limit=limit),
         Claim(f"{part}, memory (either mode)", "sklearn covariance_eigh, float32",
@@ -199,10 +200,10 @@ def _table(found: dict[str, list[Measured]], speed: Any, rows: int, dim: int, ke
         f"PCA of {rows:,} × {dim} float32 rows to {kept} components",
         ("way", "seconds", "and for loading", "peak MB", "eigenvalues differ by"), cells,
         notes=(
-            f"Rows are float32 in one HDF5 file of {rows * dim * 4 / 1e9:.2g} GB (chunks of "
+            f"Rows are float32 in one HDF5 file of {figure(rows * dim * 4 / 1e9, 2)} GB (chunks of "
             f"{CHUNK_ROWS} whole rows, not compressed, in the page cache), with a mean of about 1 "
             f"and directions of standard deviation 1 to {kept}^-{DECAY} = "
-            f"{kept ** -DECAY:.2g} (kept). Medians; IncrementalPCA ran once.",
+            f"{figure(kept ** -DECAY, 2)} (kept). Medians; IncrementalPCA ran once.",
             "Ours reads the file within its time, standardises the columns and writes φ; peak MB "
             "is that of whole processes. scikit-learn starts from an array; loading it stands in "
             "its own column, and no more is done than centring unless StandardScaler is named.",
@@ -219,8 +220,9 @@ def _table(found: dict[str, list[Measured]], speed: Any, rows: int, dim: int, ke
 def _wins(peer: float, default: float) -> list[str]:
     if peer >= default:
         return []
-    return [f"The peer wins where rows are in memory already and float32 is enough: {peer:.3g} s "
-            f"against the {default:.3g} s of our default, float64, which reads the file."]
+    return [f"The peer wins where rows are in memory already and float32 is enough: "
+            f"{figure(peer)} s against the {figure(default)} s of our default, float64, which "
+            "reads the file."]
 
 
 def main(words: list[str]) -> None:

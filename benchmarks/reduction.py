@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.measure import Measured, alone, in_turn, middle, worker
 from benchmarks.pca import CHUNK_ROWS, DIM, KEPT, KEY, ROWS, make
-from benchmarks.tables import Claim, Table, run
+from benchmarks.tables import Claim, Table, figure, run
 
 QUICK = 20_000, 64, 32
 PUBLISHED_SHARE = 5  # the published way gets every fifth row count: it takes a minute as it is
@@ -215,12 +215,12 @@ def _table(found: dict[str, list[Measured]], rows: int, dim: int, kept: int) -> 
     mine, memory, raw, gemm, whole, slow = found.values()
     for name, results in found.items():
         if middle(results, "error") > ALLOWED:
-            raise RuntimeError(f"{name}: scores differ by {middle(results, 'error'):.2g}")
+            raise RuntimeError(f"{name}: scores differ by {figure(middle(results, 'error'), 2)}")
     reducing = {id(results) for results in (mine, memory, whole, slow)}
-    cells = [(name, f"{middle(results, 'rows'):,.0f}", f"{middle(results):.3g}",
+    cells = [(name, f"{middle(results, 'rows'):,.0f}", figure(middle(results)),
               f"{_speed(results):,.0f}", f"{middle(results, 'peak_mb'):.0f}",
               f"{middle(results, 'error'):.1e}" if id(results) in reducing else "–",
-              f"{_speed(mine) / _speed(results):.3g}") for name, results in found.items()]
+              figure(_speed(mine) / _speed(results))) for name, results in found.items()]
     limit = f"raw copy {_speed(raw):,.0f} rows/s, matrix product alone {_speed(gemm):,.0f}"
     part = f"reduce {dim} → {kept}, HDF5 to HDF5"
     return Table(
@@ -228,7 +228,7 @@ def _table(found: dict[str, list[Measured]], rows: int, dim: int, kept: int) -> 
         ("way", "rows", "seconds", "rows/s", "peak MB", "scores differ by", "ours is faster by"),
         cells,
         notes=(
-            f"float32 rows in one HDF5 file of {rows * dim * 4 / 1e9:.2g} GB (chunks of "
+            f"float32 rows in one HDF5 file of {figure(rows * dim * 4 / 1e9, 2)} GB (chunks of "
             f"{CHUNK_ROWS} whole rows, not compressed, in the page cache); files are written "
             "without fsync. Medians; the published way ran once.",
             "With the whole file in memory it got the first "

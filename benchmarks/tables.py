@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -67,16 +68,44 @@ class Table:
         return "\n".join(lines)
 
 
-def claims_markdown(claims: Sequence[Claim]) -> str:
-    """The claims as one table."""
+def figure(value: float, digits: int = 3) -> str:
+    """``value`` with so many significant digits, as a person writes it: 130, 0.333, 5.41e-6."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    if int(exponent) < -4:
+        return f"{_shortest(mantissa)}e{int(exponent)}"
+    rounded = float(f"{value:.{digits}g}")
+    return _shortest(f"{rounded:,.{max(digits - 1 - int(exponent), 0)}f}")
+
+
+def _shortest(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def claims_markdown(claims: Sequence[Claim], *, judged: bool = True) -> str:
+    """The claims as one table.
+
+    judged: with the targets, and whether each was reached. Not for small sizes (``--quick``): the
+    targets are for the full ones.
+    """
+    if not judged:
+        lines = ["Small sizes: the targets are for the full ones, so nothing is judged here.", "",
+                 "| part | against | measured |", "|---|---|---|"]
+        return "\n".join(lines + [f"| {claim.part} | {claim.peer} | {_measured(claim)} |"
+                                  for claim in claims])
     lines = ["| part | against | measured | target | limit |", "|---|---|---|---|---|"]
     for claim in claims:
         sign = "≥" if claim.at_least else "≤"
         missed = "" if claim.met else " (missed)"
-        lines.append(f"| {claim.part} | {claim.peer} | "
-                     f"**{claim.measured:.3g} {claim.unit}**{missed} | "
-                     f"{sign} {claim.target:g} {claim.unit} | {claim.limit} |")
+        target = f"{sign} {figure(claim.target)} {claim.unit}".rstrip()
+        lines.append(f"| {claim.part} | {claim.peer} | {_measured(claim)}{missed} | {target} | "
+                     f"{claim.limit} |")
     return "\n".join(lines)
+
+
+def _measured(claim: Claim) -> str:
+    return f"**{f'{figure(claim.measured)} {claim.unit}'.rstrip()}**"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -111,7 +140,7 @@ def run(name: str, description: str | None, tables: Callable[[bool, Path], list[
         print("\n" + table.markdown())
     claims = [claim for table in found for claim in table.claims]
     if claims:
-        print("\n" + claims_markdown(claims))
+        print("\n" + claims_markdown(claims, judged=not arguments.quick))
     if arguments.json:
         write_results(arguments.json, name, here, found, arguments.quick)
 

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.machine import gemm_rate
 from benchmarks.measure import Measured, in_turn, middle, worker
-from benchmarks.tables import Claim, Table, run
+from benchmarks.tables import Claim, Table, figure, run
 
 FULL = {"rate": 8000, "mels": 64, "hop": 160, "dft": 1024, "batch": 64, "batches": 10,
         "epochs": 4, "filters": [32, 32, 64, 64, 128, 128, 128, 128]}
@@ -232,8 +232,8 @@ def tables(quick: bool, work: Path) -> list[Table]:
     for name, (first, all_of_them) in AGREE.items():
         at_first = _apart(found[name][0], found["keras"][0], 1)
         if at_first > first or apart[name] > all_of_them:
-            raise RuntimeError(f"losses of {name} differ by {at_first:.2g} in the first epoch and "
-                               f"{apart[name]:.2g} in all from Keras's")
+            raise RuntimeError(f"losses of {name} differ by {figure(at_first, 2)} in the first "
+                               f"epoch and {figure(apart[name], 2)} in all from Keras's")
     return [_steps(found, apart, setting)]
 
 
@@ -261,7 +261,7 @@ def _steps(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float],
         difference = apart[side]
         return (name, f"{1e3 * seconds:.1f}", f"{work / seconds:.0f}",
                 f"{seconds / reference:.2f}", f"{middle(found[side], 'peak_mb'):.0f}",
-                "–" if difference != difference else f"{difference:.1g}")
+                "–" if difference != difference else figure(difference, 1))
 
     rows = []
     for side, results in found.items():

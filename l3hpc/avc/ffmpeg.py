@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from l3hpc.errors import L3hpcError
+from l3hpc.installation import install_command
 
 TIMEOUT_S = 120
 LEAST_SHARE = 0.9  # of a second of sound that must come; the rest is silence
 BACK_S = 1.0  # to look for the last picture of a stream that ends before the file does
-INSTALL = "apt-get install ffmpeg, conda install ffmpeg, or pip install 'l3hpc[video]'"
 
 
 class VideoError(L3hpcError):
@@ -52,7 +52,8 @@ def ffmpeg() -> str:
         return str(get_ffmpeg_exe())
     except (ImportError, RuntimeError):
         raise L3hpcError("ffmpeg is not installed; videos cannot be read without it",
-                         hint=f"Install it: {INSTALL}") from None
+                         hint=f"Install it: apt-get install ffmpeg, conda install ffmpeg, or "
+                              f"{install_command('video')}") from None
 
 
 def probe(path: Path) -> Probe:

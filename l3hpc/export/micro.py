@@ -1,8 +1,8 @@
 """A model in the TensorFlow Lite Micro interpreter: its recorded arena, and its outputs.
 
 The interpreter's Python package has wheels for CPython 3.11 on x86-64 Linux only. It runs in a
-process of its own, by this very interpreter where the package is installed here (``pip install
-'l3hpc[micro]'``), or by the one that ``L3HPC_TFLM_PYTHON`` names.
+process of its own, by this very interpreter where the package is installed here (extra
+``micro``), or by the one that ``L3HPC_TFLM_PYTHON`` names.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from l3hpc.errors import L3hpcError
 from l3hpc.export.graph import Graph
+from l3hpc.installation import install_command
 
 VARIABLE = "L3HPC_TFLM_PYTHON"
 ROOM = 64 << 20  # bytes of arena offered: more than any network of this family takes
@@ -85,7 +86,7 @@ def python() -> str:
     if not _has_package(chosen):
         raise MicroUnavailable(
             f"no tflite_micro for {chosen}", where=VARIABLE if os.environ.get(VARIABLE) else None,
-            hint="on CPython 3.11 (x86-64 Linux): pip install 'l3hpc[micro]', or name such an "
+            hint=f"on CPython 3.11 (x86-64 Linux): {install_command('micro')}, or name such an "
                  f"interpreter in {VARIABLE}")
     return chosen
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import L3hpcError
 from l3hpc.files import digest, read_json, write_json
+from l3hpc.installation import install_command
 from l3hpc.models import ncnn_engine, trial
 from l3hpc.models.engine import NAMES, make
 from l3hpc.models.parameters import FoldedNetwork
@@ -48,7 +49,7 @@ def reason(spec: NetworkSpec, threads: int | None = None, wanted: str = "auto") 
     if wanted != "auto":
         return "as asked for"
     if not ncnn_engine.available():
-        return "ncnn is not installed (pip install 'l3hpc[fast]')"
+        return f"ncnn is not installed; to install it: {install_command('fast')}"
     if _gpu():
         return "there is a GPU"
     speeds = _speeds(spec, threads)

@@ -18,6 +18,7 @@ import numpy as np
 
 from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError
+from l3hpc.installation import install_command
 from l3hpc.models.parameters import FoldedNetwork
 
 MAGIC = 7767517  # first line of an ncnn graph in text form
@@ -46,7 +47,7 @@ class NcnnEngine:
     def __init__(self, network: FoldedNetwork, threads: int | None = None) -> None:
         if not available():
             raise InputError("the engine ncnn is not installed", where="engine",
-                             allowed="auto, tensorflow", hint="pip install 'l3hpc[fast]'")
+                             allowed="auto, tensorflow", hint=install_command("fast"))
         self._network = network
         self._threads = threads or allocated_cores()
         self._pool = ThreadPoolExecutor(self._threads)

@@ -14,6 +14,7 @@ import numpy as np
 
 from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError
+from l3hpc.installation import install_command
 from l3hpc.models.parameters import Convolution, FoldedNetwork
 from l3hpc.models.quantisation import (
     INPUT_LEVELS,
@@ -26,7 +27,7 @@ from l3hpc.models.quantisation import (
 FRAMES_PER_REQUEST = {"float32": 1, "bfloat16": 4, "int8": 4}  # float32: memory, it gains nothing
 FRAMES_PER_THREAD = 16
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # int8: of what stays float
-INSTALL = "pip install 'l3hpc[reduced]'"
+EXTRA = "reduced"
 
 
 def available() -> bool:
@@ -126,7 +127,7 @@ def _graph(network: FoldedNetwork | QuantisedNetwork, frames: int, peaks: bool =
     """OpenVINO's model for so many frames; ``peaks``: its outputs are what ``observe`` needs."""
     if not available():
         raise InputError("the engine openvino is not installed", where="precision",
-                         allowed="float32 without it", hint=INSTALL)
+                         allowed="float32 without it", hint=install_command(EXTRA))
     import openvino
     from openvino import opset13 as ops
 

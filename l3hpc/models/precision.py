@@ -18,6 +18,7 @@ import numpy as np
 
 from l3hpc.audio.files import to_float
 from l3hpc.errors import InputError, L3hpcError
+from l3hpc.installation import install_command
 from l3hpc.models import engines, openvino_engine
 from l3hpc.models.embedder import Embedder, Engine
 from l3hpc.models.openvino_engine import OpenVinoEngine, observe
@@ -73,7 +74,7 @@ def check(precision: str, engine: str, where: str) -> None:
 
 def packages(precision: str) -> dict[str, str]:
     """Importable name of what a precision cannot do without → how to install it."""
-    return {"openvino": openvino_engine.INSTALL} if precision == "int8" else {}
+    return {"openvino": install_command(openvino_engine.EXTRA)} if precision == "int8" else {}
 
 
 def load(name: str | Path, precision: str, frames: np.ndarray | None = None, *,

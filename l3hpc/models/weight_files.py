@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from l3hpc.errors import InputError
+from l3hpc.installation import install_command
 from l3hpc.models.containers import READABLE, parse_json, unpack
 from l3hpc.models.stored_arrays import Contents, text
 
@@ -175,7 +176,8 @@ def _own(contents: Contents, file: h5py.File) -> StoredNetwork:
     if version != OWN_VERSION:
         raise InputError(f"was written in version {version} of the l3hpc network format",
                          where=str(path), allowed=f"version {OWN_VERSION}",
-                         hint="upgrade l3hpc: pip install --upgrade l3hpc")
+                         hint="It was written by a newer l3hpc: update yours (git pull), then "
+                              + install_command())
     groups = contents.child(file, "layers")
     if "spec" not in file.attrs or not isinstance(groups, h5py.Group):
         raise InputError("is a damaged l3hpc network file: no spec or no layers", where=str(path))

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.errors import InputError
-
-INSTALL = "pip install 'l3hpc[umap]'"
+from l3hpc.installation import install_command
 
 
 def umap_module() -> Any:
@@ -25,7 +24,8 @@ def umap_module() -> Any:
     try:
         import umap
     except ImportError as error:
-        raise InputError(f"UMAP needs the package umap-learn ({error})", hint=INSTALL) from None
+        raise InputError(f"UMAP needs the package umap-learn ({error})",
+                         hint=install_command("umap")) from None
     return umap
 
 

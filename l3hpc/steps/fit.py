@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from l3hpc.errors import InputError
+from l3hpc.installation import install_command
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
@@ -65,7 +66,7 @@ def check(params: Mapping[str, BaseModel]) -> None:
 def packages(params: BaseModel) -> dict[str, str]:
     """Importable name of what this needs beyond the core dependencies → how to install it."""
     wanted = isinstance(params, Params) and params.approx == "umap"
-    return {"umap": "pip install 'l3hpc[umap]'"} if wanted else {}
+    return {"umap": install_command("umap")} if wanted else {}
 
 
 def teacher_dim(weights: str) -> int:

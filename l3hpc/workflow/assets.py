@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from l3hpc.errors import InputError, nearest
+from l3hpc.installation import install_command
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -20,7 +21,8 @@ def defaults_folder() -> Path:
             return folder
     raise InputError(
         "the delivered pipelines and templates are missing from this installation",
-        where=str(_PACKAGE), hint="install l3hpc again: pip install --force-reinstall l3hpc",
+        where=str(_PACKAGE),
+        hint=f"install l3hpc again: {install_command('', '--force-reinstall')}",
     )
 
 

@@ -37,7 +37,7 @@ def test_operations_of_the_teacher_and_of_a_training_step() -> None:
 
 def test_core_hours() -> None:
     rows = lines(cost.core_hours(KNOWN))
-    assert rows["extract"][1:4] == ["1e+03", "1", "0.4 GB"]  # 30e6 · 0.12 s + 1,000 · 1.8 s
+    assert rows["extract"][1:4] == ["1,000", "1", "0.4 GB"]  # 30e6 · 0.12 s + 1,000 · 1.8 s
     assert rows["sample"][1:4] == ["0.3", "0.02", "0.33 GB"]  # and 90 bytes of 2 million rows
     assert rows["fit"][1:4] == ["1", "1", "0.12 GB"]
     assert rows["reduce"][1:3] == ["0.6", "0.0006"]
@@ -54,7 +54,7 @@ def test_what_is_not_measured_is_said_and_spoils_the_sum_alone() -> None:
     rows = lines(cost.core_hours({name: KNOWN[name] for name in KNOWN if "fit" not in name}))
     assert rows["fit"][1:4] == [cost.UNKNOWN] * 3
     assert rows["upstream, all"][1] == cost.UNKNOWN
-    assert rows["extract"][1] == "1e+03"
+    assert rows["extract"][1] == "1,000"
     assert cost.figures(Path("nowhere.json")) == {}
 
 

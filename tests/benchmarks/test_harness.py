@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -76,3 +77,30 @@ def test_committed_results_are_whole() -> None:
         for table in all_tables:
             assert all(len(row) == len(table.columns) for row in table.rows), table.title
         json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(("value", "digits", "text"), [
+    (133.4, 2, "130"), (133.4, 3, "133"), (1333.0, 2, "1,300"), (5.41e-06, 3, "5.41e-6"),
+    (1e-4, 3, "0.0001"), (1 / 3, 3, "0.333"), (0.0, 3, "0"), (66.0, 3, "66"), (-3.714, 3, "-3.71"),
+    (9.999, 2, "10"), (999.6, 3, "1,000"), (2.20, 3, "2.2"), (29_500_000.0, 3, "29,500,000"),
+    (float("inf"), 3, "inf"), (0.0012345, 3, "0.00123")])
+def test_a_figure_is_written_as_a_person_writes_it(value: float, digits: int, text: str) -> None:
+    assert tables.figure(value, digits) == text
+
+
+def test_a_claim_without_a_unit_has_no_space_in_its_bold_type() -> None:
+    line = tables.claims_markdown([Claim("error", "peer", 5.41e-6, 1e-4, "", at_least=False)])
+    assert line.splitlines()[-1] == "| error | peer | **5.41e-6** | ≤ 0.0001 |  |"
+
+
+def test_small_sizes_are_not_judged_by_the_targets_of_the_full_ones() -> None:
+    text = tables.claims_markdown([Claim("part", "peer", 0.5, 300)], judged=False)
+    assert "missed" not in text and "300" not in text and "**0.5 ×**" in text
+
+
+def test_no_committed_figure_reads_like_a_program_printed_it() -> None:
+    pages = [tables.RESULTS.parent.parent / name for name in (
+        "README.md", "docs/benchmarks.md", "docs/scale.md", "docs/recipe.md")]
+    for page in pages:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            assert not re.search(r"\de\+\d| \*\* \|", line), f"{page.name}: {line}"

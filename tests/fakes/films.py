@@ -15,7 +15,7 @@ def has_ffmpeg():
         return False
 
 
-needs_ffmpeg = pytest.mark.skipif(not has_ffmpeg(), reason="no ffmpeg: pip install 'l3hpc[video]'")
+needs_ffmpeg = pytest.mark.skipif(not has_ffmpeg(), reason="no ffmpeg: pip install '.[video]'")
 
 
 def encode(*arguments):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from l3hpc.datasets import calibration, corpus
 from l3hpc.errors import InputError, L3hpcError
+from l3hpc.installation import install_command
 from l3hpc.models import engines, openvino_engine, precision, quantisation, weights
 from l3hpc.models.openvino_engine import OpenVinoEngine, observe
 from l3hpc.models.parameters import Parameters
@@ -350,12 +351,12 @@ def test_an_engine_that_can_is_not(name, engine):
 
 def test_without_openvino_int8_says_what_to_install_and_bfloat16_takes_tensorflow(
         student, no_gpu, monkeypatch):
-    assert precision.packages("int8") == {"openvino": "pip install 'l3hpc[reduced]'"}
+    assert precision.packages("int8") == {"openvino": install_command("reduced")}
     assert precision.packages("bfloat16") == precision.packages("float32") == {}
     monkeypatch.setattr(openvino_engine, "available", lambda: False)
     with pytest.raises(InputError, match="openvino is not installed") as refused:
         precision.load(student, "int8", sounds(2))
-    assert "l3hpc[reduced]" in refused.value.hint
+    assert "[reduced]" in refused.value.hint
     reduced, exact = precision.load(student, "bfloat16")
     assert reduced.engine.name == exact.engine.name == "tensorflow"
     assert precision.deviation(reduced, exact, sounds(3)).relative_error > 1e-4

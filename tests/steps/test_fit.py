@@ -8,6 +8,7 @@ import pytest
 
 from l3hpc import steps
 from l3hpc.errors import InputError
+from l3hpc.installation import install_command
 from l3hpc.reduction.store import load_phi
 
 TEACHER = {"kind": "test", "digest": "1", "label": "a teacher"}
@@ -110,4 +111,4 @@ def test_progress_tells_of_every_row(tmp_path, mode):
 def test_umap_names_its_package():
     module = steps.step("fit")
     assert module.packages(module.Params()) == {}
-    assert module.packages(module.Params(approx="umap")) == {"umap": "pip install 'l3hpc[umap]'"}
+    assert module.packages(module.Params(approx="umap")) == {"umap": install_command("umap")}

@@ -8,6 +8,7 @@ import pytest
 
 from l3hpc.datasets.corpus import scan
 from l3hpc.errors import InputError, L3hpcError
+from l3hpc.installation import install_command
 from l3hpc.models import engines, precision, weights
 from l3hpc.progress import Progress
 from l3hpc.reduction.store import Phi
@@ -116,7 +117,7 @@ def test_nonsense_is_refused_before_submission(city, teacher):
         with pytest.raises(InputError, match="ncnn does not compute in int8") as refused:
             checked(precision="int8", engine="ncnn")
         assert refused.value.where == f"{name}.engine"
-        assert checked(precision="int8") == {"openvino": "pip install 'l3hpc[reduced]'"}
+        assert checked(precision="int8") == {"openvino": install_command("reduced")}
         assert checked(precision="bfloat16", engine="tensorflow") == checked(engine="ncnn") == {}
         assert module.Params(**options(city, teacher, name)).precision == "float32"
     describe = step("extract").describe

@@ -11,6 +11,7 @@ import pytest
 
 from l3hpc import steps
 from l3hpc.errors import HeaderDriftError, InputError, OfflineError
+from l3hpc.installation import install_command
 from l3hpc.workflow import config as configuration
 from l3hpc.workflow import queue
 from l3hpc.workflow.doctor import examine, machine, places, results, scripts, slurm
@@ -94,7 +95,7 @@ def test_a_missing_extra_is_no_fault():
     lines = list(machine.package_lines(["umap-learn>=0.5; extra == 'umap'"], lambda name: None))
     assert [(line.check, line.state) for line in lines] == [
         ("packages", "green"), ("extra umap", "off")]
-    assert lines[1].todo == "pip install 'l3hpc[umap]'"
+    assert lines[1].todo == install_command("umap")
 
 
 def test_the_real_packages_of_this_environment_are_as_needed():

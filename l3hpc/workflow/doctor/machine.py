@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from l3hpc.cores import allocated_cores
+from l3hpc.installation import install_command
 from l3hpc.workflow.doctor.line import Ask, Line
 from l3hpc.workflow.profile import ClusterProfile, machine_memory_mb
 
@@ -104,7 +105,7 @@ def package_lines(
                    if not (have := version(name)) or not meets(have, bounds)]
         if missing:
             yield Line(f"extra {extra}", "off", f"{', '.join(missing)} not installed; "
-                       f"{EXTRAS[extra]}", f"pip install 'l3hpc[{extra}]'")
+                       f"{EXTRAS[extra]}", install_command(extra))
         else:
             yield Line(f"extra {extra}", "green", ", ".join(name for name, _ in packages))
 
