@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "ledger.sheet_id": "GSHEET_ID",
 }
 
+_SUBSTITUTED = re.compile(r"%\d*[A-Za-z%]")
+
 
 def sheet_id(value: Any) -> str:
     """A Google Sheet's id, also from its whole address."""
@@ -125,6 +127,35 @@ class Config:
             if name != "name":
                 rows[f"clusters.{self.profile.name}.{name}"] = value
         return rows
+
+
+def check_workspace(workspace: Path, origin: str) -> Path:
+    """The workspace, where its name may stand in scripts and log paths; ``InputError`` elsewhere.
+
+    sbatch cannot read a quote or a backslash in an ``#SBATCH`` line; ``%j`` and the like in a log
+    path are replaced by Slurm, and by submitit in every path below the workspace.
+
+    Parameters
+    ----------
+    workspace : Path
+        The whole path: a folder above it may have such a name, too.
+    origin : str
+        What set it, for the message.
+    """
+    text, where = str(workspace), None if origin == "default" else origin
+    hint = "Name another folder, or reach this one by a symbolic link with a plain name."
+    try:
+        plain(text)
+    except InputError as error:
+        raise InputError(f"paths.workspace: {error.message}", where=where, hint=hint) from None
+    if pattern := _SUBSTITUTED.search(text):
+        raise InputError(f"paths.workspace: {text!r} contains {pattern[0]!r}, which Slurm or "
+                         "submitit would replace in file names", where=where, hint=hint)
+    if found := re.search(r"['\"\\]", text):
+        kind = "a backslash" if found[0] == "\\" else "a quote"
+        raise InputError(f"paths.workspace: {text!r} contains {kind}, which sbatch does not take",
+                         where=where, hint=hint)
+    return workspace
 
 
 def load(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc import steps as step_rooms
-from l3hpc.errors import L3hpcError, nearest
+from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.workflow import assets, pipelines, render
-from l3hpc.workflow.config import Config
+from l3hpc.workflow.config import Config, check_workspace
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
 
 
@@ -56,6 +56,10 @@ def _exists(key: str, path: Path, ok: bool, kind: str, config: Config) -> Findin
 
 
 def _writable(workspace: Path, origin: str) -> Finding:
+    try:
+        check_workspace(workspace, origin)
+    except InputError as error:
+        return Finding("paths.workspace", False, str(workspace), str(error))
     place = workspace
     while not place.exists() and place != place.parent:
         place = place.parent

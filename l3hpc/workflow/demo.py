@@ -102,7 +102,9 @@ def prepare(folder: Path, settings: Settings, progress: Progress) -> Config:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse anything that is neither empty nor an earlier demonstration."""
+    """Refuse anything that is neither empty nor an earlier demonstration, and a path that cannot
+    stand in scripts."""
+    configuration.check_workspace(folder / "workspace", "-o")
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file", where=str(folder), hint="Name another folder: -o FOLDER")
     if folder.is_dir() and any(folder.iterdir()) and not is_demo(folder):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import getpass
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from l3hpc import steps as step_rooms
 from l3hpc.errors import InputError, nearest
 from l3hpc.files import digest, read_json
 from l3hpc.workflow import artifacts, fingerprint, outside, parameters, pipelines
-from l3hpc.workflow.config import Config
+from l3hpc.workflow.config import Config, check_workspace
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
 from l3hpc.workflow.outside import Outside
 from l3hpc.workflow.parameters import Wanted
@@ -81,6 +82,7 @@ def build(
 def planned_steps(found: Pipeline, config: Config, request: Request
                   ) -> tuple[dict[str, PlannedStep], list[Outside]]:
     """The steps of a plan by name, and the students that come from outside; labels are missing."""
+    check_workspace(config.workspace, config.origin("paths.workspace"))
     wanted = parameters.wanted(found, request.options or {}, request.sets)
     kept = _kept(found, wanted, request)
     params = {name: _params(kept[name], kept, config) for name in kept}
@@ -293,13 +295,15 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
     profile = config.profile
     marks = {kind: other.fingerprint for kind, other in ready.items()}
     marks.update({kind: source.fingerprint for kind, source in sources.items()})
+    paths = {kind: str(other.artifact) for kind, other in ready.items()}
+    paths.update({kind: str(source.path) for kind, source in sources.items()})
+    for key, value in {**values, **paths, "shards": shards}.items():
+        _check_utf8(f"{step.name}.{key}", value)
     mark = fingerprint.of_step(module, values, marks, module.digests(params), shards)
     artifact = config.workspace / "artifacts" / step.kind / mark
     pipeline_says = step.resources.over(Resources())
     resources = item.resources.over(profile.at(step.kind).over(pipeline_says))
     resources = profile.granted(step.name, resources)
-    paths = {kind: str(other.artifact) for kind, other in ready.items()}
-    paths.update({kind: str(source.path) for kind, source in sources.items()})
     return PlannedStep(
         name=step.name, kind=step.kind, params=values, needs=step.needs, inputs=paths,
         fingerprint=mark, artifact=artifact, shards=shards,
@@ -310,6 +314,17 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
         extra={"version": module.VERSION, "heal": step.heal.model_dump(),
                "continues": getattr(module, "CONTINUES", False)},
     )
+
+
+def _check_utf8(name: str, value: Any) -> None:
+    """Refuse what cannot be written into a step's config.json."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        shown = ascii(error.object[max(error.start - 40, 0):error.end + 20])
+        raise InputError(f"{name}: a name is not UTF-8: …{shown}…",
+                         hint="Rename the file or folder; `convmv` does it for whole folders."
+                         ) from None
 
 
 def _said(params: BaseModel) -> dict[str, Any]:

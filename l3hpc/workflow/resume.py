@@ -28,6 +28,7 @@ from l3hpc.workflow import (
     submission,
     waiting,
 )
+from l3hpc.workflow.config import check_workspace
 from l3hpc.workflow.healing import policy, slurm
 from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord, task_ids
 from l3hpc.workflow.units import parse_memory, parse_time
@@ -98,6 +99,7 @@ def resume(
 def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *,
             only: Sequence[str] = (), again: str = "") -> Todo:
     """What of a run has to be submitted again."""
+    check_workspace(Path(workspace), "--workspace or paths.workspace")
     record = records.read(workspace, run)
     [found] = status.collect(workspace, [run])
     live = status.live_tasks(workspace, record)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import wave
@@ -212,6 +213,9 @@ def test_what_a_person_says_is_more_than_the_recipe(say):
     (["--input", "extract=audio"], ["--input extract has no effect"]),
     (["--embedding-dir", "audio"], ["--embedding-dir has no effect", "--from STEP"]),
     (["--workspace", "a\nb"], ["--workspace: paths.workspace", "control character"]),
+    (["--workspace", "a%jb"], ["--workspace: paths.workspace", "contains '%j'"]),
+    (["--workspace", "o'b"], ["--workspace: paths.workspace", "contains a quote"]),
+    (["--grid", "emb-dim=64,128", "--workspace", "a%tb"], ["contains '%t'"]),
 ])
 def test_refusals_end_with_nothing_was_submitted(say, submitted, words, said):
     code, out, err = say("submit", "upstream", *NAMED, *words)
@@ -220,6 +224,29 @@ def test_refusals_end_with_nothing_was_submitted(say, submitted, words, said):
     for part in said:
         assert part in err
     assert "Traceback" not in err and len(err.splitlines()) <= 6
+    assert not Path("workspace").exists()
+
+
+def test_a_working_folder_whose_name_slurm_would_replace(say, submitted, monkeypatch):
+    """The workspace lies below it where cluster.yaml does not say otherwise."""
+    Path("run %j").mkdir()
+    audio = Path("audio").absolute()
+    monkeypatch.chdir("run %j")
+    for words in (["submit", "upstream", *NAMED, "--audio-dir", str(audio)],
+                  ["demo", "--quick", "-o", "here"]):
+        code, _, err = say(*words)
+        assert code == 2 and "contains '%j'" in err
+    assert list(Path().iterdir()) == []
+
+
+def test_an_input_whose_real_name_is_not_utf8_is_refused_before_anything_is_written(say):
+    """config.json cannot hold it."""
+    os.mkdir(b"emb\xff")
+    with h5py.File(b"emb\xff/x.h5", "w") as file:
+        file["l3_embedding"] = np.zeros((2, 128), np.float32)
+    os.symlink(b"emb\xff", b"plain")
+    code, _, err = say("submit", "upstream", *NAMED, "--from", "train", "--input", "reduce=plain")
+    assert code == 2 and "train.reduce: a name is not UTF-8" in err and r"emb\udcff" in err
     assert not Path("workspace").exists()
 
 

@@ -2,6 +2,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
 from l3hpc.workflow import assets, config
@@ -215,3 +217,40 @@ def test_the_commented_profile_of_the_delivered_file_is_valid():
     found = load("greene", environ={})
     assert found.profile.gpu_type == "rtx8000" and found.profile.at("train").gpus == 2
     assert found.profile.setup[0] == "module purge"
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    *[(f"runs{pattern}", repr(pattern)) for pattern in (
+        "%j", "%t", "%A", "%a", "%x", "%u", "%N", "%J", "%n", "%s", "%b", "%%", "%4j", "%012A")],
+    ("it's", "a quote"), ('a"b', "a quote"), ("a\\b", "a backslash"),
+    ("a\nb", "control character"), ("a\tb", "control character"),
+    ("a\x1b[31m", "control character"), ("a\udcff", "not UTF-8")])
+def test_a_workspace_that_cannot_stand_in_scripts_is_refused_by_name(tmp_path, name, said):
+    for place in (tmp_path / name, tmp_path / name / "workspace"):  # itself, or the folder above
+        with pytest.raises(InputError) as caught:
+            config.check_workspace(place, "cluster.yaml:2")
+        assert caught.value.where == "cluster.yaml:2" and "symbolic link" in caught.value.hint
+        assert caught.value.message.startswith("paths.workspace: ") and said in caught.value.message
+
+
+@given(st.lists(st.sampled_from(["%", "j", "t", "A", "a", "x", "4", "/", " ", "#", "$", "é", "\"",
+                                 "'", "\\", "~", ";", "-", "!"]), min_size=1, max_size=8)
+       .map("".join))
+def test_what_is_accepted_means_itself_to_submitit_and_to_sbatch(text):
+    from submitit.core.utils import JobPaths
+
+    from l3hpc.workflow.render import directive
+
+    workspace = Path("/ws") / text.strip("/")
+    try:
+        config.check_workspace(workspace, "default")
+    except InputError:
+        return
+    logs = workspace / "runs/r/steps/s/logs"
+    assert JobPaths(logs, job_id="12_3", task_id=4).folder == logs
+    written = str(logs).replace("%", "%%")
+    assert directive("output", written).removeprefix("#SBATCH --output=").strip('"') == written
+
+
+def test_a_percent_sign_that_stands_for_nothing_may_stay(tmp_path):
+    assert config.check_workspace(tmp_path / "100%" / "50 %", "x") == tmp_path / "100%" / "50 %"

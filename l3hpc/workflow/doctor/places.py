@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from l3hpc.errors import L3hpcError
+from l3hpc.errors import InputError, L3hpcError
 from l3hpc.files import write_text
-from l3hpc.workflow.config import Config
+from l3hpc.workflow.config import Config, check_workspace
 from l3hpc.workflow.doctor.line import Ask, Line, from_error
 
 LEAST_FREE_GB = 10
@@ -22,6 +22,11 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Li
     """Writable, with room, and seen by the nodes where there are any."""
     folder = config.workspace
     parent = nearest_folder(folder)
+    try:
+        check_workspace(folder, config.origin("paths.workspace"))
+    except InputError as error:
+        yield from_error("workspace", error)
+        return
     try:
         test = parent / f".l3hpc-doctor-{uuid.uuid4().hex[:8]}"
         write_text(test, "ok\n")
