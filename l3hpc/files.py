@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,25 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
+
+
+def refuse_special(path: Path) -> os.stat_result:
+    """The status of a regular file, or of one that a link leads to.
+
+    Raises ``InputError`` for anything else: a pipe or device would hang whoever opens it.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError("no such file" if isinstance(error, FileNotFoundError) else
+                         f"cannot be read: {(error.strerror or 'error').lower()}",
+                         where=str(path)) from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((text for test, text in (
+            (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"),
+            (stat.S_ISSOCK, "a socket")) if test(status.st_mode)), "a device")
+        raise InputError(f"is {kind}, not a file", where=str(path))
+    return status
 
 
 def canonical_json(value: Any) -> str:

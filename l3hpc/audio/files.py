@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.errors import L3hpcError
+from l3hpc.errors import InputError, L3hpcError
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 REASONS = ("unreadable", "empty", "silent", "too short")
+EMPTY_RATE = 48_000  # Hz, of rows that hold no samples: any rate is right for them
+MOST_RATE = 10_000_000  # Hz; the fastest recorders for bats and machines have about 1 MHz
 BLOCK = 1 << 20  # samples per channel read at once
 MOST = 1 << 40  # samples: a header that tells of more tells nothing (libsndfile's "unknown")
 
@@ -174,10 +176,7 @@ def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.n
     there is none, a row is taken to last one second, as in the published corpora.
     """
     with _open_rows(path) as (audio, rate):
-        try:
-            rows = audio[start:stop]
-        except (OSError, RuntimeError) as error:  # h5py raises either
-            raise AudioError(f"damaged: {error}", where=str(path)) from None
+        rows = audio[start:stop]
     rows = rows.reshape(rows.shape[0], rows.shape[-1])
     return to_float(rows), rate
 
@@ -233,24 +232,57 @@ class _open_rows:
         self._path = Path(path)
 
     def __enter__(self) -> tuple[Any, int]:
-        import h5py
+        from l3hpc.hdf5 import open_hdf5
 
         try:
-            self._file = h5py.File(self._path, "r")
-        except OSError as error:
-            raise AudioError(f"not a readable HDF5 file: {error}", where=str(self._path)) from None
-        audio = self._file.get("audio")
-        right = isinstance(audio, h5py.Dataset) and audio.dtype.kind in "iuf" and (
-            audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1))
-        if not right:
+            self._file = open_hdf5(self._path)
+        except InputError as error:
+            raise _unreadable(error) from None
+        try:
+            return self._audio()
+        except InputError as error:
             self._file.close()
-            raise AudioError("has no usable data set 'audio'", where=str(self._path),
+            raise _unreadable(error) from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _audio(self) -> tuple[Any, int]:
+        from l3hpc.hdf5 import attributes, numbers
+
+        path = self._path
+        right = "audio" in self._file
+        audio = numbers(self._file, "audio") if right else None
+        if audio is None or not (audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1)):
+            raise AudioError("has no usable data set 'audio'", where=str(path),
                              allowed="'audio' of shape (rows, n) or (rows, 1, n), int16 or float")
         for owner in (audio, self._file):
+            told = attributes(owner, path)
             for name in ("rate", "sample_rate", "sr"):
-                if name in owner.attrs:
-                    return audio, int(owner.attrs[name])
-        return audio, int(audio.shape[-1])
+                if name in told:
+                    return audio, _rate(told[name], name, path)
+        return audio, int(audio.shape[-1]) or EMPTY_RATE
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            self._file.__exit__(kind, error, trace)
+        except InputError as found:
+            raise _unreadable(found) from None
+
+
+def _unreadable(error: InputError) -> AudioError:
+    return AudioError(error.message, where=error.where, allowed=error.allowed, hint=error.hint)
+
+
+def _rate(value: Any, name: str, path: Path) -> int:
+    """The rate that an attribute gives; one that cannot be meant is refused."""
+    found = np.asarray(value)
+    if found.size == 1 and found.dtype.kind in "iuf" and np.isfinite(found).all():
+        rate = float(found.reshape(-1)[0])
+        if 1 <= rate <= MOST_RATE and rate == int(rate):
+            return int(rate)
+    text = " ".join(repr(value.decode("utf-8", "replace") if isinstance(value, bytes)
+                         else value.tolist() if isinstance(value, (np.ndarray, np.generic))
+                         else value).split())
+    raise AudioError(f"attribute '{name}' is {text[:80]}", where=str(path),
+                     allowed=f"samples per second, a whole number from 1 to {MOST_RATE:,}")

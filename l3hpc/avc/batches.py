@@ -22,6 +22,7 @@ from l3hpc.audio.frontends import Frontend
 from l3hpc.audio.resample import resample_rows
 from l3hpc.errors import InputError
 from l3hpc.files import fsync_folder, task_folders
+from l3hpc.hdf5 import damaged, numbers, open_hdf5
 
 KEYS = ("audio", "video", "label")
 SPLITS = ("train", "validate", "test")
@@ -133,9 +134,12 @@ class Batches:
             for number, (file, row) in enumerate(zip(place, rows - self._starts[place],
                                                      strict=True)):
                 source = self._file(int(file))
-                audio[number] = source["audio"][row, 0]
-                video[number] = source["video"][row]
-                label[number] = source["label"][row]
+                try:
+                    audio[number] = source["audio"][row, 0]
+                    video[number] = source["video"][row]
+                    label[number] = source["label"][row]
+                except (OSError, RuntimeError) as error:
+                    raise damaged(self.files[int(file)], error, f"example {row}") from None
         return audio, video, label
 
     def labels(self) -> np.ndarray:
@@ -161,7 +165,7 @@ class Batches:
             return self._open[number]
         if len(self._open) >= MAX_OPEN:
             self._open.popitem(last=False)[1].close()
-        self._open[number] = h5py.File(self.files[number], "r")
+        self._open[number] = open_hdf5(self.files[number])
         return self._open[number]
 
 
@@ -193,21 +197,21 @@ def pictures(video: np.ndarray) -> np.ndarray:
 
 def _inspect(path: Path) -> tuple[int, int, int]:
     """(examples, samples, picture size) of a batch file."""
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [key for key in KEYS if not isinstance(file.get(key), h5py.Dataset)]
-            if missing:
-                raise InputError(f"has no {', '.join(missing)}", where=str(path),
-                                 allowed=f"data sets {', '.join(KEYS)}")
-            audio, video, label = (file[key].shape for key in KEYS)
-            kinds = [str(file[key].dtype) for key in ("audio", "video")]
-    except OSError as error:
-        raise InputError(f"not a readable batch file: {error}", where=str(path)) from None
-    good = (len(audio) == 3 and audio[1] == 1 and len(video) == 4 and video[3] == 3
-            and video[1] == video[2] and label[1:] == (2,)
-            and audio[0] == video[0] == label[0] > 0)
-    if not good or kinds != ["int16", "uint8"]:
-        raise InputError(f"has audio {audio} {kinds[0]}, video {video} {kinds[1]}, label {label}",
-                         where=str(path), allowed="audio (n, 1, samples) int16, video (n, size, "
-                         "size, 3) uint8, label (n, 2)")
+    with open_hdf5(path) as file:
+        missing = [key for key in KEYS if not isinstance(file.get(key), h5py.Dataset)]
+        if missing:
+            raise InputError(f"has no {', '.join(missing)}", where=str(path),
+                             allowed=f"data sets {', '.join(KEYS)}")
+        audio, video, label = (file[key].shape for key in KEYS)
+        kinds = [str(file[key].dtype) for key in ("audio", "video")]
+        good = (len(audio) == 3 and audio[1] == 1 and len(video) == 4 and video[3] == 3
+                and video[1] == video[2] and label[1:] == (2,)
+                and audio[0] == video[0] == label[0] > 0)
+        if not good or kinds != ["int16", "uint8"]:
+            raise InputError(
+                f"has audio {audio} {kinds[0]}, video {video} {kinds[1]}, label {label}",
+                where=str(path), allowed="audio (n, 1, samples) int16, video (n, size, size, 3) "
+                "uint8, label (n, 2)")
+        for key in KEYS:
+            numbers(file, key)
     return audio[0], audio[2], video[1]

@@ -6,8 +6,6 @@ the published pipeline writes them: ``<name>.npz`` with ``embedding``, ``.npy`` 
 
 from __future__ import annotations
 
-import gzip
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.datasets.embeddings import Part, open_source
+from l3hpc.datasets.embeddings import Part, finite, open_source
 from l3hpc.datasets.rowfile import RowFile
 from l3hpc.errors import InputError
 from l3hpc.files import task_folders
+from l3hpc.npz import read_npy
 
 _SUFFIXES = (".npz", ".npy", ".npy.gz")
 _BLOCK_ROWS = 65536
@@ -171,16 +170,10 @@ def _file_lengths(folder: Path, files: Sequence[str]) -> dict[str, int]:
 
 
 def _matrix(path: Path) -> np.ndarray:
-    try:
-        if path.suffix == ".npz":
-            return open_source(path).parts[0].read()
-        if path.suffix == ".gz":
-            matrix = np.load(io.BytesIO(gzip.decompress(path.read_bytes())), allow_pickle=False)
-        else:
-            matrix = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"not a readable array ({error})", where=str(path)) from None
+    if path.suffix == ".npz":
+        return open_source(path).parts[0].read()
+    matrix = read_npy(path)
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
         raise InputError(f"has shape {matrix.shape} of {matrix.dtype}", where=str(path),
                          allowed="numbers in the shape (frames, dimensions)")
-    return np.asarray(matrix, np.float32)
+    return finite(matrix, path)

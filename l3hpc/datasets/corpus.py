@@ -209,12 +209,12 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _holds_audio(path: Path) -> bool:
-    import h5py
+    from l3hpc.hdf5 import open_hdf5
 
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return "audio" in file
-    except OSError:  # not HDF5 at all: extract lists it as unreadable
+    except InputError:  # not HDF5, or refused: extract lists it as unreadable, with the reason
         return True
 
 

@@ -9,7 +9,6 @@ matrix under its published key, or NPZ files with ``embedding``, perhaps in ``tr
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from l3hpc import hdf5, npz
 from l3hpc.errors import InputError, nearest
 from l3hpc.files import task_folders
 
@@ -31,6 +31,7 @@ ROWS_PER_READ = 8192
 _ROW_COLUMNS = ("recording", "frame", "start", "timestamp", "loudness",
                 "source_shard", "source_row")
 _RECORDING_COLUMNS = ("recordings/file", "recordings/sensor", "recordings/timestamp")
+_TEXT_COLUMNS = ("recordings/file", "recordings/sensor")
 _SUFFIXES = (".h5", ".hdf5", ".npz")
 _LAYOUT = ("an artifact's folder, or *.h5 with 'l3_embedding' or a reduced key (pca_batch_…), "
            "or *.npz with 'embedding'; train/ and validate/ below are fine")
@@ -50,8 +51,17 @@ class Part:
     wanted_dim: int | None = None
 
     @cached_property
+    def _shapes(self) -> dict[str, tuple[int, int]]:
+        return _npz_shapes(self.path) if self.path.suffix == ".npz" else _h5_shapes(self.path)
+
+    @property
+    def matrices(self) -> list[str]:
+        """The names of all matrices in the file, whichever is read."""
+        return [name for name in self._shapes if name != AUDIO_KEY]
+
+    @cached_property
     def _shape(self) -> tuple[str, int, int]:
-        shapes = _npz_shapes(self.path) if self.path.suffix == ".npz" else _h5_shapes(self.path)
+        shapes = self._shapes
         key = _choose_key(self.path, shapes, self.wanted_key)
         rows, dim = shapes[key]
         if self.wanted_dim is not None and dim != self.wanted_dim:
@@ -79,10 +89,9 @@ class Part:
         """Rows ``start`` to ``stop`` as float32, shape (stop - start, dim)."""
         stop = self.rows if stop is None else min(stop, self.rows)
         if self.path.suffix == ".npz":
-            with np.load(self.path, allow_pickle=False) as file:
-                return np.asarray(file[self.key][start:stop], np.float32)
-        with _open(self.path) as file:
-            return np.asarray(file[self.key][start:stop], np.float32)
+            return self._floats(npz.read_npz(self.path, [self.key])[self.key][start:stop], start)
+        with hdf5.open_hdf5(self.path) as file:
+            return self._floats(hdf5.numbers(file, self.key)[start:stop], start)
 
     def chunks(self, size: int = ROWS_PER_READ) -> Iterator[np.ndarray]:
         """All rows in order, at most ``size`` at a time, as float32."""
@@ -91,10 +100,10 @@ class Part:
             for start in range(0, self.rows, size):
                 yield matrix[start:start + size]
             return
-        with _open(self.path) as file:
-            data = file[self.key]
+        with hdf5.open_hdf5(self.path) as file:
+            data = hdf5.numbers(file, self.key)
             for start in range(0, self.rows, size):
-                yield np.asarray(data[start:start + size], np.float32)
+                yield self._floats(data[start:start + size], start)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The given rows in the given order, as float32; reads only blocks that hold some."""
@@ -106,15 +115,19 @@ class Part:
         out = np.empty((wanted.size, self.dim), np.float32)
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order]
-        with _open(self.path) as file:
-            data = file[self.key]
+        with hdf5.open_hdf5(self.path) as file:
+            data = hdf5.numbers(file, self.key)
             step = data.chunks[0] if data.chunks else 1024
             edges = np.flatnonzero(np.diff(ordered // step)) + 1
             for places in np.split(np.arange(wanted.size), edges):
                 if places.size:
                     low, high = ordered[places[0]], ordered[places[-1]] + 1
-                    out[order[places]] = data[low:high][ordered[places] - low]
+                    found = self._floats(data[low:high][ordered[places] - low], ordered[places])
+                    out[order[places]] = found
         return out
+
+    def _floats(self, block: np.ndarray, rows: int | np.ndarray) -> np.ndarray:
+        return finite(block, self.path, rows, self.key)
 
     def provenance(self, only: Collection[str] | None = None) -> dict[str, np.ndarray] | None:
         """Where each row comes from, or None where the file does not tell.
@@ -127,36 +140,45 @@ class Part:
         """
         if self.path.suffix == ".npz":
             return None
-        with _open(self.path) as file:
+        with hdf5.open_hdf5(self.path) as file:
             if "recording" not in file or "recordings/file" not in file:
                 return None
             columns = {}
             for name in (*_ROW_COLUMNS, *_RECORDING_COLUMNS):
                 if name in file and (only is None or name in only):
-                    text = h5py.check_string_dtype(file[name].dtype) is not None
-                    columns[name] = (file[name].asstr() if text else file[name])[()]
-        for name in _ROW_COLUMNS:
-            if name in columns and len(columns[name]) != self.rows:
-                raise InputError(f"'{name}' has {len(columns[name])} rows, '{self.key}' "
-                                 f"has {self.rows}", where=str(self.path))
+                    columns[name] = (hdf5.texts(file, name) if name in _TEXT_COLUMNS
+                                     else hdf5.numbers(file, name, dims=1)[()])
+            recordings = len(hdf5.texts(file, "recordings/file"))
+        for name, values in columns.items():
+            wanted = self.rows if name in _ROW_COLUMNS else recordings
+            if len(values) != wanted:
+                raise InputError(f"'{name}' has {len(values)} rows, {wanted} expected",
+                                 where=str(self.path), allowed=f"as many as '{self.key}'"
+                                 if name in _ROW_COLUMNS else "as many as 'recordings/file'")
+        which = columns.get("recording")
+        if which is not None and len(which) and not (
+                which.dtype.kind in "iu" and which.min() >= 0 and which.max() < recordings):
+            raise InputError(f"'recording' speaks of recordings outside 0 to {recordings - 1}",
+                             where=str(self.path))
         return columns
 
     def attributes(self) -> dict[str, Any]:
         """The file's attributes; JSON texts (such as ``teacher``) are decoded."""
         if self.path.suffix == ".npz":
             return {}
-        with _open(self.path) as file:
-            return {name: _plain(value) for name, value in file.attrs.items()}
+        with hdf5.open_hdf5(self.path) as file:
+            return {name: _plain(value)
+                    for name, value in hdf5.attributes(file, self.path).items()}
 
     @cached_property
     def audio_shape(self) -> tuple[int, int] | None:
         """(rows, samples) of the dataset ``audio``, or None where there is none."""
         if self.path.suffix == ".npz":
             return None
-        with _open(self.path) as file:
+        with hdf5.open_hdf5(self.path) as file:
             if AUDIO_KEY not in file:
                 return None
-            shape = tuple(file[AUDIO_KEY].shape)
+            shape = tuple(hdf5.numbers(file, AUDIO_KEY).shape)
         if len(shape) == 3 and shape[1] == 1:
             shape = (shape[0], shape[2])
         if len(shape) != 2:
@@ -207,12 +229,33 @@ class Source:
             yield from part.chunks(size)
 
 
+def finite(block: np.ndarray, path: Path, rows: int | np.ndarray = 0,
+           key: str | None = None) -> np.ndarray:
+    """Rows of a file as float32; ``InputError`` names file and row where one is not finite.
+
+    rows: the number of the block's first row in the file, or of each of its rows.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.asarray(block, np.float32)
+        looks_good = np.isfinite(values.sum())
+    if not looks_good:  # or the sum alone overflows: look at each
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            row = rows[bad[0]] if isinstance(rows, np.ndarray) else rows + bad[0]
+            raise InputError(
+                f"row {row} {f'of {key!r} ' if key else ''}holds NaN or infinite values",
+                where=str(path), allowed="finite numbers (rows count from 0)",
+                hint="Compute the embeddings of that recording again, or remove the row.")
+    return values
+
+
 def open_source(path: Path | str, *, key: str | None = None, dim: int | None = None,
                 tasks: Sequence[int] | None = None) -> Source:
     """The source at ``path``: an artifact folder, a folder of published files, or one file.
 
-    key: the dataset to read (a reduced key, ``l3_embedding``, ``embedding``); None: each file must
-    hold exactly one matrix beside ``audio``, and all must agree with the first.
+    key: the dataset to read (a reduced key, ``l3_embedding``, ``embedding``); None: the only matrix
+    beside ``audio``, or of several the teacher's (``l3_embedding``; ``embedding`` in NPZ files).
+    All files must agree with the first.
     dim: the expected length of an embedding; None: that of the first file.
     tasks: of an artifact, the files of these tasks alone; the others are not even looked at.
 
@@ -272,26 +315,15 @@ def _matrices(path: Path) -> Mapping[str, tuple[int, int]]:
 
 
 def _h5_shapes(path: Path) -> dict[str, tuple[int, int]]:
-    with _open(path) as file:
-        return {name: tuple(item.shape) for name, item in file.items()
-                if isinstance(item, h5py.Dataset) and item.ndim == 2 and item.dtype.kind in "fiu"}
+    with hdf5.open_hdf5(path) as file:
+        return {name: tuple(item.shape) for name in file
+                if isinstance(item := file.get(name), h5py.Dataset) and item.ndim == 2
+                and item.dtype.kind in "fiu"}
 
 
 def _npz_shapes(path: Path) -> dict[str, tuple[int, int]]:
-    shapes = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                            else np.lib.format.read_array_header_2_0)
-                    shape, _, kind = read(stream)
-                if len(shape) == 2 and kind.kind in "fiu":
-                    shapes[name.removesuffix(".npy")] = shape
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"not a readable NPZ file ({error})", where=str(path)) from None
-    return shapes
+    return {name: (header.shape[0], header.shape[1]) for name, header in npz.headers(path).items()
+            if len(header.shape) == 2 and header.dtype.kind in "fiu"}
 
 
 def _choose_key(path: Path, shapes: Mapping[str, tuple[int, int]], wanted: str | None) -> str:
@@ -305,19 +337,13 @@ def _choose_key(path: Path, shapes: Mapping[str, tuple[int, int]], wanted: str |
         return names[0]
     if not names:
         raise InputError("holds no embeddings", where=str(path), allowed=_LAYOUT)
-    if path.suffix == ".npz" and NPZ_KEY in names:
-        return NPZ_KEY
+    usual = NPZ_KEY if path.suffix == ".npz" else TEACHER_KEY
+    if usual in names:
+        return usual
     raise InputError(f"holds several matrices: {', '.join(sorted(names))}", where=str(path),
-                     hint="Name the one to read.")
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if not path.exists():
-            raise InputError("no such file", where=str(path)) from None
-        raise InputError(f"not a readable HDF5 file ({error})", where=str(path)) from None
+                     allowed=f"one matrix, or one called '{usual}' among them",
+                     hint="To train on one of them: --set train.embedding_key=NAME. Else rename or "
+                          "remove the others.")
 
 
 def _plain(value: Any) -> Any:

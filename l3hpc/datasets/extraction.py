@@ -26,6 +26,7 @@ from l3hpc.datasets.corpus import Recording, npz_name
 from l3hpc.datasets.windows import Piece, pieces, window_count
 from l3hpc.errors import L3hpcError
 from l3hpc.files import digest, read_json, write_bytes, write_json, write_text
+from l3hpc.npz import read_npz
 from l3hpc.progress import Progress
 
 BLOCK_BYTES = 100 << 20
@@ -119,8 +120,7 @@ class Extraction:
         done: dict[int, int | None] = {}
         skipped: dict[int, str] = {}
         for path in self._parts():
-            with np.load(path, allow_pickle=False) as part:
-                told = json.loads(str(part["told"]))
+            told = json.loads(str(read_npz(path, ["told"])["told"]))
             for index, stop in told["windows"]:
                 done[index] = stop
             for index in told["complete"]:
@@ -231,8 +231,7 @@ class Extraction:
         parts = self._parts()
         rows = 0
         for path in parts:
-            with np.load(path, allow_pickle=False) as part:
-                rows += int((~np.isin(part["recording"], skipped)).sum())
+            rows += int((~np.isin(read_npz(path, ["recording"])["recording"], skipped)).sum())
         moments = np.array([np.nan if one.timestamp is None else one.timestamp
                             for one in self.recordings])
         with h5py.File(target, "w") as file:
@@ -247,16 +246,16 @@ class Extraction:
             table.create_dataset("timestamp", data=moments)
             at = 0
             for path in parts:
-                with np.load(path, allow_pickle=False) as part:
-                    which = part["recording"]
-                    keep = ~np.isin(which, skipped)
-                    stop = at + int(keep.sum())
-                    if stop == at:
-                        continue
-                    data[at:stop] = part["embedding"][keep]
-                    for name in ("recording", "frame", "start", "loudness"):
-                        columns[name][at:stop] = part[name][keep]
-                    columns["timestamp"][at:stop] = (moments[which] + part["start"])[keep]
+                part = read_npz(path)
+                which = part["recording"]
+                keep = ~np.isin(which, skipped)
+                stop = at + int(keep.sum())
+                if stop == at:
+                    continue
+                data[at:stop] = part["embedding"][keep]
+                for name in ("recording", "frame", "start", "loudness"):
+                    columns[name][at:stop] = part[name][keep]
+                columns["timestamp"][at:stop] = (moments[which] + part["start"])[keep]
                 at = stop
             self._calibrate(file)
             file.attrs["teacher"] = json.dumps(dict(self.identity))
@@ -351,16 +350,15 @@ def write_npz_files(source: Path, folder: Path) -> int:
 
     Returns how many were written; recordings without a row have none.
     """
-    import h5py
+    from l3hpc.hdf5 import numbers, open_hdf5, texts
 
-    with h5py.File(source, "r") as file:
-        which, starts = file["recording"][()], file["start"][()]
-        names = file["recordings/file"].asstr()[()]
+    with open_hdf5(source) as file:
+        which, starts = numbers(file, "recording")[()], numbers(file, "start")[()]
+        names, embedding = texts(file, "recordings/file"), numbers(file, "l3_embedding")
         # the rows of a recording are neighbours: it is written in one go
         edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
         for first, last in itertools.pairwise(edges if len(which) else []):
             stream = io.BytesIO()
-            np.savez(stream, embedding=file["l3_embedding"][first:last],
-                     timestamps=starts[first:last])
+            np.savez(stream, embedding=embedding[first:last], timestamps=starts[first:last])
             write_bytes(folder / npz_name(names[which[first]]), stream.getvalue())
     return len(edges) - 1 if len(which) else 0

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.datasets.embeddings import Part, Source, open_source
+from l3hpc.datasets.embeddings import TEACHER_KEY, Part, Source, open_source
 from l3hpc.errors import InputError
+from l3hpc.reduction.keys import parse_key
 
 TRAIN, VALIDATE = "train", "validate"
 COLUMNS = ("recording", "frame", "recordings/file", "recordings/sensor", "recordings/timestamp")
@@ -171,6 +172,11 @@ def find_pairs(
         raise InputError("no embeddings to learn", where="--embedding-dir",
                          hint="Train after reduce, or name a folder: --embedding-dir FOLDER")
     source = open_source(target_folder, key=key)
+    reduced = [name for name in source.parts[0].matrices if parse_key(name)]
+    if key is None and reduced and source.key == TEACHER_KEY:
+        raise InputError(f"holds '{TEACHER_KEY}' and {', '.join(reduced)}",
+                         where=str(source.parts[0].path), allowed="one matrix to learn",
+                         hint=f"Name it: --set train.embedding_key='{reduced[0]}'")
     rows = open_source(extract) if extract is not None and targets is not None else source
     if extract is not None and rows.kind == "artifact" and source.kind == "artifact":
         return artifact_pairs(rows, source, audio, timezone)

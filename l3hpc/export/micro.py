@@ -21,6 +21,7 @@ import numpy as np
 from l3hpc.errors import L3hpcError
 from l3hpc.export.graph import Graph
 from l3hpc.installation import install_command
+from l3hpc.npz import read_npy
 
 VARIABLE = "L3HPC_TFLM_PYTHON"
 ROOM = 64 << 20  # bytes of arena offered: more than any network of this family takes
@@ -74,7 +75,7 @@ def run(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
         if done.returncode:
             raise MicroRefused("TensorFlow Lite Micro refused the model: "
                              + " / ".join(done.stderr.splitlines()[:2]))
-        found = np.load(outputs, allow_pickle=False)
+        found = read_npy(outputs)
     totals = {name: int(size) for name, size in _TOTAL.findall(done.stderr)}
     parts = {name: int(size) for name, size in _PART.findall(done.stderr)}
     return Recorded(totals["total"], totals["head"], totals["tail"], parts, found)

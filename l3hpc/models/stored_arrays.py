@@ -1,8 +1,8 @@
-"""Groups and arrays of an HDF5 file that a stranger wrote: only what lies in it, only numbers.
+"""Groups and arrays of a weight file that a stranger wrote: only numbers, and not too many.
 
-Nothing is read here. What is refused (``InputError``), before anything is allocated: links to
-other places or files, arrays whose values lie elsewhere (external or virtual storage), values that
-are no floating-point numbers, and more of anything than a network of this family can have.
+Nothing is read here; ``l3hpc.hdf5`` has looked at links and storage before. What is refused
+(``InputError``), before anything is allocated: soft links (Keras writes none), values that are no
+floating-point numbers, and more of anything than a network of this family can have.
 """
 
 from __future__ import annotations
@@ -50,8 +50,6 @@ class Contents:
         found = self.child(group, name)
         if not isinstance(found, h5py.Dataset):
             return None
-        if found.external or found.is_virtual:
-            raise self.refusal(f"keeps the values of {found.name!r} in other files")
         if found.dtype.kind != "f" or found.shape is None:
             raise self.refusal(f"holds {found.dtype} values in {found.name!r}",
                                "floating-point numbers")

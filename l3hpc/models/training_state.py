@@ -17,6 +17,7 @@ import numpy as np
 
 from l3hpc.files import write_bytes
 from l3hpc.models.parameters import BN_MOMENTUM
+from l3hpc.npz import read_npz
 
 COLUMNS = ("epoch", "loss", "mean_absolute_error", "val_loss", "val_mean_absolute_error",
            "learning_rate")
@@ -138,10 +139,9 @@ class Checkpoint:
         """The state, or None where there is none of these settings."""
         if not self.path.is_file():
             return None
-        with np.load(self.path, allow_pickle=False) as file:
-            if str(file["settings"]) != self.settings:
-                return None
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(self.path)
+        if str(arrays["settings"]) != self.settings:
+            return None
         return Status.from_json(str(arrays.pop("status"))), arrays
 
 

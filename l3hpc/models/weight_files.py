@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from l3hpc.errors import InputError
+from l3hpc.hdf5 import open_hdf5, refuse_unreadable
 from l3hpc.installation import install_command
 from l3hpc.models.containers import READABLE, parse_json, unpack
 from l3hpc.models.stored_arrays import Contents, text
@@ -39,6 +40,7 @@ NORM_ARRAYS = ("gamma", "beta", "moving_mean", "moving_variance")
 class StoredLayer:
     """One weighted layer: its name in the file and its arrays (HDF5 data sets, read on demand)."""
 
+    path: Path
     name: str
     arrays: tuple[Any, ...]
 
@@ -56,7 +58,9 @@ class StoredLayer:
             and kernels[0][1:3] == (1, 1))
 
     def read(self) -> tuple[np.ndarray, ...]:
-        """The arrays as float32."""
+        """The arrays as float32. Raises ``InputError`` where one was not written to its end."""
+        for array in self.arrays:
+            refuse_unreadable(array, self.path)
         return tuple(np.asarray(array[()], dtype=np.float32) for array in self.arrays)
 
 
@@ -96,8 +100,12 @@ def open_network(path: Path) -> Iterator[StoredNetwork]:
     with contextlib.ExitStack() as stack:
         try:
             source, config = unpack(path)
-            file = stack.enter_context(h5py.File(source, "r"))
+            file = stack.enter_context(
+                open_hdf5(path, memory=None if isinstance(source, Path) else source))
             stored = _inspect(path, file, config)
+        except InputError as error:
+            error.allowed = error.allowed or READABLE
+            raise
         except DAMAGE as error:
             raise _damaged(path, error) from None
         try:
@@ -185,7 +193,7 @@ def _own(contents: Contents, file: h5py.File) -> StoredNetwork:
     for name, group in sorted(contents.children(groups)):
         names = ("kernel", "bias") if "kernel" in group else NORM_ARRAYS
         arrays = [contents.array(group, array) for array in names]
-        layers.append(StoredLayer(name, tuple(array for array in arrays if array is not None)))
+        layers.append(StoredLayer(path, name, tuple(one for one in arrays if one is not None)))
     return StoredNetwork(path, "l3hpc", layers, spec=parse_json(file.attrs["spec"], path),
                          provenance=parse_json(file.attrs.get("provenance", "{}"), path))
 
@@ -202,7 +210,7 @@ def _legacy_layer(contents: Contents, root: h5py.Group, name: str) -> StoredLaye
     if sorted(parts) == sorted(NORM_ARRAYS) and tuple(parts) != NORM_ARRAYS:
         raise contents.refusal(f"keeps layer {name!r} in the order {', '.join(parts)}",
                                ", ".join(NORM_ARRAYS))
-    return StoredLayer(name, tuple(arrays))
+    return StoredLayer(contents.path, name, tuple(arrays))
 
 
 def _keras3_layers(contents: Contents, file: h5py.File) -> list[StoredLayer]:
@@ -216,7 +224,7 @@ def _keras3_layers(contents: Contents, file: h5py.File) -> list[StoredLayer]:
             if name == "vars":
                 arrays = tuple(contents.array(child, key) for key in sorted(child, key=_natural))
                 if arrays:
-                    found.append(StoredLayer(path, arrays))
+                    found.append(StoredLayer(contents.path, path, arrays))
             else:
                 visit(child, f"{path}/{name}" if path else name)
 

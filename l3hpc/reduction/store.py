@@ -20,6 +20,7 @@ import numpy as np
 
 from l3hpc.errors import InputError
 from l3hpc.files import canonical_json, write_bytes
+from l3hpc.hdf5 import attributes, numbers, open_hdf5
 from l3hpc.reduction.keys import APPROXIMATIONS, reduced_key
 from l3hpc.reduction.pca import StreamingPCA
 from l3hpc.reduction.projection import Projection
@@ -28,6 +29,7 @@ from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 FORMAT = "l3hpc-phi"
 VERSION = 1
 HEADER = ("approx", "in_dim", "out_dim", "fingerprint", "teacher", "n_samples", "params")
+HEADER_TYPES = {"in_dim": int, "out_dim": int, "n_samples": int, "teacher": dict, "params": dict}
 PROJECTION = ("mean", "scale", "components")
 ARRAYS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -226,25 +228,25 @@ def save_phi(path: Path, phi: Phi) -> None:
 def load_phi(path: Path) -> Phi:
     """Read φ. A file of another kind, of a newer version, or with changed numbers is refused."""
     where = str(path)
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"cannot be read as HDF5 ({error})", where=where) from None
-    with file:
-        if file.attrs.get("format") != FORMAT:
+    with open_hdf5(path) as file:
+        told = attributes(file, Path(path))
+        if str(told.get("format")) != FORMAT:
             raise InputError("is not a reduction written by this program", where=where,
                              hint="the step fit writes phi.h5")
-        version = int(file.attrs.get("version", 0))
-        if version != VERSION:
-            raise InputError(f"has version {version}", where=where, allowed=f"version {VERSION}")
+        if str(told.get("version", 0)) != str(VERSION):
+            raise InputError(f"has version {told.get('version', 0)}", where=where,
+                             allowed=f"version {VERSION}")
         try:
-            header = json.loads(file.attrs["header"])
+            header = json.loads(told["header"])
             fields = {name: header[name] for name in HEADER}
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            for name, value in fields.items():
+                if not isinstance(value, HEADER_TYPES.get(name, str)):
+                    raise ValueError(f"{name} is {value!r}")
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"its description is missing or broken ({error})", where=where,
                              hint="run the step fit again") from None
-        arrays = {name: np.asarray(file[name]) for name in file}
-        stored = file.attrs.get("digest")
+        arrays = {name: numbers(file, name, "f")[()] for name in file}
+        stored = told.get("digest")
     phi = Phi(**fields, arrays=arrays)
     if phi.digest != stored:
         raise InputError("its numbers are not those that were written (digest differs)",

@@ -22,6 +22,7 @@ import tensorflow as tf
 from l3hpc.datasets.rowfile import RowFile
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.files import write_bytes
+from l3hpc.hdf5 import attributes, numbers, open_hdf5
 from l3hpc.tagging import network
 from l3hpc.tagging.predictions import Predictions, from_coarse, from_fine
 from l3hpc.tagging.taxonomy import Taxonomy
@@ -141,23 +142,31 @@ class Classifier:
     @classmethod
     def load(cls, path: Path | str) -> Classifier:
         """Read what ``save`` wrote; raises ``InputError`` for any other file."""
+        with open_hdf5(path) as file:
+            try:
+                settings = json.loads(attributes(file, Path(path)).get("settings", "{}"))
+                right = settings.get("format") == FORMAT and isinstance(
+                    file.get("weights"), h5py.Group)
+            except (ValueError, TypeError, AttributeError):  # not JSON, or not an object
+                right = False
+            if not right:
+                raise InputError("not a tag classifier", where=str(path),
+                                 allowed="classifier_<level>.h5 that the classify step wrote")
+            mean, scale = numbers(file, "mean", "f")[()], numbers(file, "scale", "f")[()]
+            weights = [numbers(file, f"weights/{name}", "f")[()]
+                       for name in sorted(file["weights"])]
         try:
-            with h5py.File(path, "r") as file:
-                settings = json.loads(file.attrs.get("settings", "{}"))
-                if settings.get("format") != FORMAT:
-                    raise InputError("not a tag classifier", where=str(path),
-                                     allowed="classifier_<level>.h5 that the classify step wrote")
-                mean, scale = file["mean"][()], file["scale"][()]
-                weights = [file["weights"][name][()] for name in sorted(file["weights"])]
-        except OSError as error:
-            raise InputError(f"not a readable HDF5 file ({error})", where=str(path)) from None
-        fine: dict[int, dict[str, str]] = {}
-        for coarse, number, name in settings["fine"]:
-            fine.setdefault(coarse, {})[number] = name
-        classifier = _untrained(ClassifierConfig(**settings["config"]),
-                                Taxonomy(dict(settings["coarse"]), fine, str(path)), mean, scale)
-        classifier.model.set_weights(weights)
-        classifier.history, classifier.best_epoch = settings["history"], settings["best_epoch"]
+            fine: dict[int, dict[str, str]] = {}
+            for coarse, number, name in settings["fine"]:
+                fine.setdefault(coarse, {})[number] = name
+            taxonomy = Taxonomy(dict(settings["coarse"]), fine, str(path))
+            classifier = _untrained(ClassifierConfig(**settings["config"]), taxonomy, mean, scale)
+            classifier.model.set_weights(weights)
+            classifier.history = settings["history"]
+            classifier.best_epoch = settings["best_epoch"]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise InputError(f"is a damaged tag classifier: {str(error)[:200]}", where=str(path),
+                             hint="Train it again: the step classify.") from None
         return classifier
 
     def _call(self, x: np.ndarray) -> np.ndarray:

@@ -220,7 +220,7 @@ def test_other_files_are_refused(tmp_path, change, what):
     with pytest.raises(InputError, match=what):
         Batches([path])
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a readable batch file"):
+    with pytest.raises(InputError, match="not a readable HDF5 file"):
         Batches([path])
 
 

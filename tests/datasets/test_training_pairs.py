@@ -225,3 +225,16 @@ def test_work_is_done_by_all_threads_and_reported_in_order():
     done = []
     assert list(in_order(done.append, made, 3)) == made
     assert sorted(unit.first for unit in done) == list(range(20))
+
+
+def test_a_reduced_matrix_beside_the_teachers_must_be_named(tmp_path):
+
+    reduced = "pca_batch_9_len_4_kernel_linear"
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["audio"] = np.ones((3, 8000), np.int16)
+        file["l3_embedding"], file[reduced] = np.ones((3, 6)), np.ones((3, 4))
+    with pytest.raises(InputError, match=f"'l3_embedding' and {reduced}") as caught:
+        find_pairs(None, tmp_path, None)
+    assert f"--set train.embedding_key='{reduced}'" in str(caught.value)
+    assert find_pairs(None, tmp_path, None, key=reduced).dim == 4
+    assert find_pairs(None, tmp_path, None, key="l3_embedding").dim == 6

@@ -185,5 +185,5 @@ def test_what_a_person_reads_about_a_plan():
 def test_a_student_that_is_none_is_refused_before_submission(tmp_path):
     path = tmp_path / "student.h5"
     path.write_bytes(b"x")
-    with pytest.raises(InputError, match="not a readable weight file"):
+    with pytest.raises(InputError, match="not a readable HDF5 file"):
         embed.check({"embed": embed.Params(audio=tmp_path, student=str(path))})
