@@ -1,5 +1,6 @@
 """TensorFlow starts without its lines, and nothing else is lost."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,23 @@ def test_without_a_stderr_it_is_imported_all_the_same():
     done = subprocess.run(["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", code],
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "True\n")
+
+
+def test_whichever_module_imports_tensorflow_first_it_starts_without_its_lines():
+    """A job's log begins with the job's own words: Keras imports TensorFlow by itself."""
+    code = ("import os, sys\n"
+            "from l3hpc.quiet import quiet_first_import\n"
+            "quiet_first_import()\n"
+            "quiet_first_import()\n"
+            "import keras\n"
+            "os.write(2, b'after\\n')\n"
+            "import tensorflow as tf\n"
+            "assert not type(tf.__spec__.loader).__module__.startswith('l3hpc')\n"
+            "assert not [f for f in sys.meta_path if type(f).__module__ == 'l3hpc.quiet']\n"
+            "keras.Sequential([keras.layers.Dense(1)])(tf.zeros((1, 2)))\n"
+            "print(tf.constant(3).numpy())\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+    assert done.stdout == "3\n", done.stderr
+    if not Path(NVIDIA).exists():
+        assert done.stderr == "after\n"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import click
+from click.shell_completion import CompletionItem
 
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
 
 EXAMPLES = """\b
 Examples:
   l3hpc doctor                      this machine and the profile of cluster.yaml
+  l3hpc doctor upstream             and whether that pipeline can be submitted
   l3hpc doctor --cluster greene     before the first submission to a cluster
   l3hpc doctor --quick --json       no test job, no TensorFlow; for scripts
 
@@ -21,23 +23,33 @@ MARKS = {"green": ("✓", "green"), "yellow": ("!", "yellow"), "red": ("✗", "r
          "off": ("–", None)}
 
 
+def _complete_pipeline(context: click.Context, parameter: click.Parameter, incomplete: str
+                       ) -> list[CompletionItem]:
+    from l3hpc.workflow import assets
+
+    return [CompletionItem(name) for name in assets.pipelines() if name.startswith(incomplete)]
+
+
 @click.command(epilog=EXAMPLES)
+@click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...", shell_complete=_complete_pipeline)
 @click.option("--cluster", metavar="NAME",
               help="The profile to look at [default: cluster.yaml's].")
 @click.option("--config", "path", metavar="FILE", type=click.Path(dir_okay=False),
               help="Another cluster.yaml.")
 @click.option("--quick", is_flag=True, help="Start nothing: no TensorFlow, no test job, no sheet.")
 @click.option("--json", "as_json", is_flag=True, help="A list of checks as JSON.")
-def command(cluster: str | None, path: str | None, quick: bool, as_json: bool) -> int:
+def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, quick: bool,
+            as_json: bool) -> int:
     """Check this machine, the cluster, data and ledger, and say what to do.
 
     Every line is marked: ✓ right, ! works but look at it, ✗ will not work, – not needed or not
-    set up.
+    set up. A PIPELINE that the cluster refuses is ✗ where it is named, and ! otherwise.
     """
     from l3hpc.workflow import config, doctor
 
     lines = []
-    for line in doctor.examine(config.load(path, cluster), probe=not quick):
+    for line in doctor.examine(config.load(path, cluster), probe=not quick,
+                               pipelines=pipelines):
         lines.append(line)
         if not as_json:
             show(line)

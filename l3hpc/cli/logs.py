@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import click
 
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
@@ -11,12 +14,13 @@ ASK_SLURM_EVERY_S = 10.0
 
 @click.command(epilog="""\b
 Examples:
+  l3hpc logs latest                   the steps of a run, and which have a log
   l3hpc logs latest train             the log of a step
   l3hpc logs latest train -f          follow it while it grows
   l3hpc logs upstream-2026 extract --task 3 --out
 """)
 @click.argument("run", shell_complete=complete_run)
-@click.argument("step", shell_complete=complete_step)
+@click.argument("step", required=False, shell_complete=complete_step)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task ends (Ctrl-C stops).")
 @click.option("--task", type=click.IntRange(0), metavar="N",
               help="Which task of an array (default: the first failed, else the first running).")
@@ -24,34 +28,81 @@ Examples:
 @click.option("--err", "which", flag_value="err", default=True,
               help="Messages and errors (the default).")
 @click.option("--path", "only_path", is_flag=True, help="Print where the file is.")
+@click.option("--json", "as_json", is_flag=True, help="Without STEP: the list as JSON.")
 @workspace_options
 def command(
-    run: str, step: str, follow: bool, task: int | None, which: str, only_path: bool,
-    config_file: str | None, workspace_dir: str | None,
+    run: str, step: str | None, follow: bool, task: int | None, which: str, only_path: bool,
+    as_json: bool, config_file: str | None, workspace_dir: str | None,
 ) -> None:
-    """Print the log of STEP in RUN (a name, the beginning of one, or 'latest')."""
+    """Print the log of STEP in RUN (a name, the beginning of one, or 'latest').
+
+    Without STEP: list the steps of RUN.
+    """
     from l3hpc.errors import InputError
     from l3hpc.workflow import logs, records, status
 
     folder = workspace(config_file, workspace_dir)
     name = records.find(folder, run)
     record = records.read(folder, name)
+    if step is None:
+        _list(folder, name, as_json)
+        return
+    if as_json:
+        raise InputError("--json is for the list of steps", hint=f"l3hpc logs {name} --json")
     entry = records.step(record, step)
     path = logs.find(folder, record, entry, task=task, which=which or "err")
     if only_path:
         click.echo(path)
         return
     if follow:
+        printed, stands = False, ""
+
         def ended() -> bool:
-            state = next(each.state for each in status.collect(folder, [name])[0].steps
-                         if each.name == step)
-            return state not in status.MOVING
+            nonlocal stands
+            now = next(each for each in status.collect(folder, [name])[0].steps
+                       if each.name == step)
+            words = f"{now.state} ({now.detail})" if now.detail else now.state
+            if not printed and words != stands and now.state in status.MOVING:
+                click.echo(f"{step} of {name} is {words}; its log is empty so far", err=True)
+            stands = words
+            return now.state not in status.MOVING
 
         ask_every_s = logs.POLL_S if record.local else ASK_SLURM_EVERY_S
         for text in logs.follow(path, ended, ask_every_s=ask_every_s):
             click.echo(text, nl=False)
+            printed = True
+        if not printed:
+            click.echo(f"{step} of {name} is {stands}; its log is empty: {path}", err=True)
         return
     if not path.exists():
         raise InputError(f"{step} of {name} has not started: it has no log yet",
                          hint=f"See where it stands: l3hpc status {name}")
-    click.echo(path.read_text(errors="replace"), nl=False)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    click.echo(text, nl=False)
+    if not text:
+        click.echo(f"the log of {step} is empty: {path}", err=True)
+
+
+def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
+    """The steps of a run: state, and the log that ``l3hpc logs RUN STEP`` would print."""
+    from l3hpc.errors import InputError
+    from l3hpc.workflow import logs, records, status
+
+    record = records.read(workspace_folder, run)
+    rows = []
+    for now in status.collect(workspace_folder, [run])[0].steps:
+        try:
+            path = logs.find(workspace_folder, record, records.step(record, now.name))
+            size = path.stat().st_size if path.exists() else None
+        except InputError:  # it was done before this run, or not submitted
+            path, size = None, None
+        rows.append({"step": now.name, "state": now.state, "bytes": size,
+                     "log": None if size is None else str(path)})
+    if as_json:
+        click.echo(json.dumps({"run": run, "steps": rows}, indent=2, ensure_ascii=False))
+        return
+    width = max(len(str(row["step"])) for row in rows)
+    for row in rows:
+        log = "no log" if row["bytes"] is None else f"{row['bytes']:,} bytes  {row['log']}"
+        click.echo(f"{row['step']:<{width}}  {row['state']:<9}  {log}")
+    click.echo(f"\nprint one with   l3hpc logs {run} STEP", err=True)

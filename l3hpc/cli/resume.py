@@ -59,7 +59,8 @@ def go_on(
         click.echo(json.dumps({"run": name, "would_submit": value,
                                "would_release": list(todo.held)}) if as_json else
                    f"would submit {words}" if todo.steps or todo.held else
-                   f"nothing of {name} is missing that does not wait or run already")
+                   f"nothing to resume: all steps of {name} are "
+                   + ("done" if todo.finished else "done, queued or running"))
         return EXIT_OK
     if todo.again and not yes:
         others = resumption.used_by(folder, name, todo.again)

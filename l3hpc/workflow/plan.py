@@ -312,7 +312,9 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
         resources=resources,
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
         extra={"version": module.VERSION, "heal": step.heal.model_dump(),
-               "continues": getattr(module, "CONTINUES", False)},
+               "continues": getattr(module, "CONTINUES", False),
+               "given": {kind: {"run": source.run, "path": str(source.path)}
+                         for kind, source in sources.items()}},
     )
 
 

@@ -51,6 +51,7 @@ def descriptions(plan: Plan) -> dict[str, str]:
         if not words and hasattr(module, "describe"):
             words = module.describe({each.kind: step_rooms.step(each.kind).Params(**each.params)
                                      for each in (*_ancestors(step, by_name), step)})
+        words = "; ".join(filter(None, (words, _given(step))))
         if step.waits_for:
             words = f"{words}; after job {', '.join(step.waits_for)}".removeprefix("; ")
         if words:
@@ -76,12 +77,23 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "steps": [{
             "name": step.name, "kind": step.kind, "state": step.state, "tasks": step.tasks,
             "missing": len(step.missing), "needs": list(step.needs),
-            "waits_for": list(step.waits_for), "fingerprint": step.fingerprint,
+            "waits_for": list(step.waits_for), "given": step.extra.get("given", {}),
+            "fingerprint": step.fingerprint,
             "artifact": str(step.artifact), "params": step.params, "inputs": step.inputs,
             "resources": vars(step.resources),
         } for step in plan.steps],
         "cost": {"at_most": vars(most), "last": vars(last) if last else None},
     }
+
+
+def _given(step: PlannedStep) -> str:
+    """``student of upstream-20261120-1a2b``: what the step takes that no step of this run makes."""
+    named = [f"{'student' if kind == 'train' else kind} "
+             + (f"of {source['run']}" if source["run"] else f"in {source['path']}")
+             for kind, source in step.extra.get("given", {}).items()]
+    if step.params.get("student"):
+        named.append(f"student {step.params['student']}")
+    return ", ".join(named)
 
 
 def _ancestors(step: PlannedStep, by_name: dict[str, PlannedStep]) -> list[PlannedStep]:

@@ -42,7 +42,8 @@ RESOURCES = ("cpus", "mem", "gpus", "time")
 class Todo:
     """What a resumption will do. steps: to submit again (``missing`` says which tasks); alive:
     step → ids that still work on it; stale: ids that wait for something that cannot come; held:
-    id → what it must be given before it is let go; again: finished steps to compute anew."""
+    id → what it must be given before it is let go; again: finished steps to compute anew; finished:
+    every step of the run is done."""
 
     plan: Plan
     steps: list[PlannedStep]
@@ -50,6 +51,7 @@ class Todo:
     stale: list[str]
     held: dict[str, list[str]]
     again: list[StepRecord]
+    finished: bool = False
 
 
 def resume(
@@ -135,7 +137,8 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
     plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
                 steps=tuple(steps), options=record.options)
     return Todo(plan, steps, alive, stale[::-1], held,
-                [entry for entry in record.steps if entry.name in anew])
+                [entry for entry in record.steps if entry.name in anew],
+                finished=all(step.state in ("done", "reused") for step in found.steps))
 
 
 def used_by(workspace: Path, run: str, entries: Sequence[StepRecord]) -> list[str]:

@@ -31,6 +31,7 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.files import digest_file, read_json, whole_folder, write_json
 from l3hpc.ledger.journal import Journal
 from l3hpc.progress import LogProgress, Progress, StateProgress
+from l3hpc.quiet import quiet_first_import
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
 from l3hpc.workflow import artifacts, markers
 from l3hpc.workflow.owner import Owner
@@ -116,6 +117,7 @@ def run_task(
     second waits for the first, and takes over when the first one died. Failures leave an
     ``error.json`` marker.
     """
+    quiet_first_import()
     config = read_config(config_path)
     artifact = Path(config["artifact"])
     if not 0 <= index < len(config["shards"]):

@@ -85,7 +85,20 @@ def test_runs_from_outside(here, capsys, monkeypatch):
     code, out, _ = call(capsys, "resume", "bad", "--set", "sample.mem=200MB")
     assert code == 0 and "resumed bad-2: sample (1 of 1 tasks), fit (1 of 1 tasks)" in out
     assert call(capsys, "resume", "bad")[1] == (
-        "nothing of bad-2 is missing that does not wait or run already\n")
+        "nothing to resume: all steps of bad-2 are done\n")
+    code, out, err = call(capsys, "logs", "bad")
+    assert code == 0 and "l3hpc logs bad-2 STEP" in err
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["extract", "reused"], ["sample", "done"], ["fit", "done"]]
+    assert "no log" in out.splitlines()[0] and "0_log.err" in out.splitlines()[1]
+    told = json.loads(call(capsys, "logs", "bad", "--json")[1])
+    assert told["run"] == "bad-2" and told["steps"][0] == {
+        "step": "extract", "state": "reused", "bytes": None, "log": None}
+    log = Path(call(capsys, "logs", "bad", "fit", "--path")[1].strip())
+    log.write_text("")
+    assert call(capsys, "logs", "bad", "fit") == (0, "", f"the log of fit is empty: {log}\n")
+    assert call(capsys, "logs", "bad", "fit", "-f") == (
+        0, "", f"fit of bad-2 is done (1 rows); its log is empty: {log}\n")
     code, _, err = call(capsys, "resume", "bad", "--set", "sample.seed=3")
     assert code == 2 and "only resources can change" in err
 

@@ -333,15 +333,34 @@ def test_every_delivered_script_is_tried_once(tmp_path):
     assert all("--account=pr_42" in text for text in seen)
 
 
-def test_a_script_that_slurm_refuses_is_red(tmp_path):
+def refusing(*steps):
     def sbatch(command):
-        refused = "l3-doctor-train" in Path(command[2]).read_text()
+        text = Path(command[2]).read_text()
+        refused = any(f"--job-name=l3-doctor-{step}\n" in text for step in steps)
         return Answer(1, "", "allocation failure: Invalid qos") if refused else said("")
 
-    lines = list(scripts.script_lines(config_in(tmp_path, SLURM), sbatch))
+    return sbatch
+
+
+def test_a_pipeline_that_slurm_refuses_is_red_only_where_someone_asked_for_it(tmp_path):
+    config = config_in(tmp_path, SLURM)
+    lines = list(scripts.script_lines(config, refusing("avc_train", "avc_pairs")))
     assert [(line.state, line.check) for line in lines] == [
-        ("yellow", "scripts"), ("red", "script of train (all)")]
-    assert lines[1].words == "Invalid qos" and lines[1].todo
+        ("yellow", "scripts"), ("yellow", "pipeline avc")]
+    assert lines[1].words == "avc_pairs, avc_train: Invalid qos"
+    assert "only for l3hpc submit avc" in lines[1].todo
+    lines = list(scripts.script_lines(config, refusing("avc_train"), ["avc", "upstream"]))
+    assert [(line.state, line.check) for line in lines] == [
+        ("yellow", "scripts"), ("red", "pipeline avc")]
+    (line,) = scripts.script_lines(config, refusing("avc_train"), ["upstream"])
+    assert line.state == "green" and "1 pipelines" not in line.words
+    with pytest.raises(InputError, match="no pipeline 'upstraem'"):
+        next(examine(config, pipelines=["upstraem"]))
+
+
+def test_a_cluster_that_refuses_every_pipeline_is_red(tmp_path):
+    lines = list(scripts.script_lines(config_in(tmp_path, SLURM), refusing(*steps.STEPS)))
+    assert {line.state for line in lines[1:]} == {"red"} and len(lines) == 1 + 7
 
 
 def test_a_broken_pipeline_of_the_working_folder_is_red(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
-from l3hpc.workflow import config, outside, plan, records, render
+from l3hpc.workflow import config, outside, plan, preview, records, render
 from l3hpc.workflow.model import Resources, RunRecord, StepRecord
 
 DATE = datetime.date(2026, 11, 20)
@@ -306,6 +306,9 @@ def test_the_latest_student_is_found(ust):
     embed = step(down, "embed")
     assert embed.inputs == {"train": str(step(made, "train").artifact)} and embed.waits_for == ()
     assert step(down, "evaluate").labels["student_run"] == made.run
+    assert f"embed: student of {made.run}" in preview.text(down)
+    [shown] = [one for one in preview.as_json(down)["steps"] if one["name"] == "embed"]
+    assert shown["given"] == {"train": {"run": made.run, "path": embed.inputs["train"]}}
     assert step(down, "evaluate").labels["model_dir"] == str(made.folder / "artifacts" / "train")
     newer = build(options={"epochs": 2})
     record(newer, created=2.0, state="refused")  # has made nothing and never will
@@ -337,6 +340,8 @@ def test_a_student_from_a_file(ust, tmp_path):
     Path("student.h5").write_bytes(b"x")
     embed = step(build("downstream", ust, student="student.h5"), "embed")
     assert embed.params["student"] == str(tmp_path / "student.h5") and embed.inputs == {}
+    assert f"student {tmp_path / 'student.h5'}" in preview.text(
+        build("downstream", ust, student="student.h5"))
     embed = step(build("downstream", ust, sets=["embed.student=student.h5"]), "embed")
     assert embed.params["student"] == "student.h5" and embed.inputs == {}
 

@@ -3,51 +3,83 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from l3hpc.errors import L3hpcError
+from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.steps import step as step_module
 from l3hpc.workflow import assets, pipelines
 from l3hpc.workflow.config import Config
-from l3hpc.workflow.doctor.line import Ask, Line, from_error
+from l3hpc.workflow.doctor.line import Answer, Ask, Line, from_error
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
 from l3hpc.workflow.render import render
 
 
-def script_lines(config: Config, ask: Ask) -> Iterator[Line]:
-    """One line when every script of every pipeline is accepted; a red one for each that is not."""
-    texts: dict[str, str] = {}
+def check_names(asked: Sequence[str]) -> None:
+    """An ``InputError`` for a name that no pipeline has."""
+    known = assets.pipelines()
+    for name in asked:
+        if name not in known:
+            raise InputError(f"there is no pipeline {name!r}", allowed=nearest(name, known))
+
+
+def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterator[Line]:
+    """One line when every script of every pipeline is accepted; one more for each that is not.
+
+    Parameters
+    ----------
+    asked
+        The pipelines that a person wants to submit. What is wrong with one of them is red. Without
+        any, a pipeline that the cluster refuses is something to look at (a cluster without GPUs
+        need not train); only where it refuses all of them is that red.
+    """
+    chosen = {name: path for name, path in assets.pipelines().items()
+              if not asked or name in asked}
+    scripts: dict[str, dict[str, str]] = {}  # pipeline → step → text
     faults: list[Line] = []
-    for name, path in assets.pipelines().items():
+    for name, path in chosen.items():
         try:
-            for step, text in rendered(pipelines.load_file(path), config):
-                texts.setdefault(text, f"{step} ({name})")  # pipelines share most of their steps
+            scripts[name] = dict(rendered(pipelines.load_file(path), config))
         except L3hpcError as error:
             faults.append(from_error(f"pipeline {name}", error, f"correct {path}"))
-    local = config.profile.executor == "local"
-    refused = 0
-    for text, label in texts.items():
-        with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            answer = ask(["bash", "-n", file.name] if local
-                         else ["sbatch", "--test-only", file.name])
+    texts = {text for steps in scripts.values() for text in steps.values()}
+    refused: dict[str, str] = {}  # pipelines share most of their steps: each text is tried once
+    for text in sorted(texts):
+        answer = _tried(text, config.profile.executor == "local", ask)
         if answer.code is None:
             yield Line("scripts", "red", f"cannot be tried: {answer.reason}",
                        "run this where jobs are submitted")
             return
         if answer.code != 0:
-            refused += 1
-            faults.append(Line(
-                f"script of {label}", "red", answer.reason.removeprefix("allocation failure: "),
-                f"change clusters.{config.profile.name} in {config.file}, or the resources in "
-                "jobs/; see it: l3hpc render"))
-    how = "bash reads them" if local else "sbatch --test-only accepts them"
+            refused[text] = answer.reason.removeprefix("allocation failure: ")
+    unusable = {name: {step: refused[text] for step, text in steps.items() if text in refused}
+                for name, steps in scripts.items()}
+    state = "red" if asked or all(unusable.values()) else "yellow"
+    faults += [Line(f"pipeline {name}", state, _reasons(steps),
+                    f"only for l3hpc submit {name}: change clusters.{config.profile.name} in "
+                    f"{config.file}, or the resources in jobs/; see them: l3hpc render {name}")
+               for name, steps in unusable.items() if steps]
+    how = ("bash reads them" if config.profile.executor == "local"
+           else "sbatch --test-only accepts them")
     yield Line("scripts", "green" if not faults else "yellow",
-               f"{len(texts) - refused} of {len(texts)} scripts for "
-               f"{len(assets.pipelines())} pipelines, {how}",
-               "see the red lines below" if faults else "")
+               f"{len(texts) - len(refused)} of {len(texts)} scripts for "
+               f"{len(chosen)} pipeline{'s' * (len(chosen) != 1)}, {how}",
+               "see the lines below" if faults else "")
     yield from faults
+
+
+def _tried(text: str, local: bool, ask: Ask) -> Answer:
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        return ask(["bash", "-n", file.name] if local else ["sbatch", "--test-only", file.name])
+
+
+def _reasons(steps: Mapping[str, str]) -> str:
+    """``train, classify: Invalid qos``: the steps by why they are refused."""
+    by_reason: dict[str, list[str]] = {}
+    for step, reason in steps.items():
+        by_reason.setdefault(reason, []).append(step)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
 def rendered(pipeline: pipelines.Pipeline, config: Config) -> Iterator[tuple[str, str]]:
