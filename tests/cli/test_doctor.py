@@ -17,7 +17,7 @@ def examined(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def use(*lines):
-        monkeypatch.setattr(doctor, "examine", lambda config, probe: iter(lines))
+        monkeypatch.setattr(doctor, "examine", lambda config, probe, pipelines: iter(lines))
 
     return use
 

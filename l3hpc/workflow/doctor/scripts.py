@@ -9,7 +9,7 @@ from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.steps import step as step_module
 from l3hpc.workflow import assets, pipelines
 from l3hpc.workflow.config import Config
-from l3hpc.workflow.doctor.line import Answer, Ask, Line, from_error
+from l3hpc.workflow.doctor.line import Answer, Ask, Line, State, from_error
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
 from l3hpc.workflow.render import render
 
@@ -53,7 +53,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
             refused[text] = answer.reason.removeprefix("allocation failure: ")
     unusable = {name: {step: refused[text] for step, text in steps.items() if text in refused}
                 for name, steps in scripts.items()}
-    state = "red" if asked or all(unusable.values()) else "yellow"
+    state: State = "red" if asked or all(unusable.values()) else "yellow"
     faults += [Line(f"pipeline {name}", state, _reasons(steps),
                     f"only for l3hpc submit {name}: change clusters.{config.profile.name} in "
                     f"{config.file}, or the resources in jobs/; see them: l3hpc render {name}")
