@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l3hpc.errors import ClusterError
-from l3hpc.workflow import artifacts, claims, orphans, queue, records
+from l3hpc.workflow import claims, identity, orphans, queue, records
 from l3hpc.workflow.handover import cancel_jobs
+from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import RunRecord
 
@@ -14,17 +14,18 @@ from l3hpc.workflow.model import RunRecord
 def cancel(workspace: Path, run: str) -> list[str]:
     """Cancel what still waits or runs of a run; return the ids that were asked to stop.
 
-    What was finished stays usable. On Slurm one squeue finds the live jobs (after a crash another
-    one those that were submitted in the moment before it), and one scancel stops them. A submission
-    that is under way takes its jobs back itself.
+    What was finished stays usable. On Slurm one squeue finds the live jobs, also those whose ids
+    never reached the record, and one scancel stops them. A submission that is under way takes its
+    jobs back itself.
     """
     claims.stop(workspace, run)
     record = records.read(workspace, run)
     if record.local:
         stopped = _cancel_local(workspace, record)
     else:
-        stopped = _live_ids(workspace, record)
-        cancel_jobs(stopped)
+        jobs = _live_jobs(workspace, record)
+        cancel_jobs(jobs)
+        stopped = [job.id for job in jobs]
     if stopped or record.state == "submitting":
         record = records.read(workspace, run)
         if record.state != "refused":
@@ -33,21 +34,18 @@ def cancel(workspace: Path, run: str) -> list[str]:
     return stopped
 
 
-def _live_ids(workspace: Path, record: RunRecord) -> list[str]:
-    """Base ids of the run's jobs that live, the leaf first; all ids where squeue is silent."""
-    known = [attempt["job"] for step in record.steps[::-1] for attempt in step.attempts[::-1]
-             if len(artifacts.finished(Path(step.artifact))) < step.tasks]
-    answer = queue.Answer()
-    queue.ask_squeue([record.user], answer)
-    if answer.squeue is False:
-        if not known:
-            raise ClusterError(answer.notes[0])
-        return known
-    ranks = {attempt["job"]: rank for rank, step in enumerate(record.steps[::-1])
-             for attempt in step.attempts}
-    alive = ({*answer.live} | {job.partition("_")[0] for job in answer.live}) & set(ranks)
-    return orphans.find(workspace, record) + sorted(
-        alive, key=lambda job: (ranks[job], *(-int(part) for part in job.split("_"))))
+def _live_jobs(workspace: Path, record: RunRecord) -> list[JobId]:
+    """The run's jobs that live, the leaf first, and those that its record does not know. A
+    ``ClusterError`` where squeue is silent: a number alone may be somebody else's job."""
+    answer = queue.ask(record.user, identity.clusters(record))
+    found: list[tuple[int, list[int], JobId]] = []
+    for rank, step in enumerate(record.steps[::-1]):
+        ids = identity.of_step(workspace, record, step)
+        live = answer.of(ids).live
+        for job in {ids[task] for task in live}:
+            found.append((rank, [-int(part) for part in job.id.split("_")], job))
+    return [*orphans.find(workspace, record, answer),
+            *(job for _, _, job in sorted(found, key=lambda each: each[:2]))]
 
 
 def _cancel_local(workspace: Path, record: RunRecord) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l3hpc.workflow.markers import TaskMarks
-from l3hpc.workflow.queue import Answer, EndedJob, LiveJob
+from l3hpc.workflow.queue import EndedJob, LiveJob, OwnJobs
 from l3hpc.workflow.words import OUTCOMES, exit_words, limit_words, moment, progress_words, reason
 
 FRESH_S = 300.0
@@ -30,7 +30,7 @@ class TaskStatus:
 
 
 def judge(
-    index: int, job: str, marks: TaskMarks | None, answer: Answer, *, was_cancelled: bool = False
+    index: int, job: str, marks: TaskMarks | None, answer: OwnJobs, *, was_cancelled: bool = False
 ) -> TaskStatus:
     """The state of an unfinished task whose latest job is ``job``."""
     marks = (marks or TaskMarks()).of(job)
@@ -55,6 +55,13 @@ def judge(
             status.words = "held until " + ("l3hpc resume gives it what it needs"
                                             if last.get("held") else "a helper job has changed it")
     return status
+
+
+def _flushed(ended: EndedJob, marks: TaskMarks) -> bool:
+    """Whether the script had ended by itself: what accounting still holds for running when a
+    controller is set up anew, it closes as cancelled."""
+    return ended.state == "CANCELLED" and not marks.requeues \
+        and marks.exit_code is not None and 0 < marks.exit_code <= 128
 
 
 def _by_signal(marks: TaskMarks) -> bool:
@@ -88,6 +95,8 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
 
 def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
     state, words = OUTCOMES.get(ended.state, ("failed", ended.state.lower()))
+    if _flushed(ended, marks):
+        return _exited(marks)
     if ended.state == "BLOCKED":  # the local runner's word for a job behind a failed one
         return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))
     if state == "done":
@@ -114,7 +123,7 @@ def _exited(marks: TaskMarks) -> TaskStatus:
     return status
 
 
-def _silent(job: str, marks: TaskMarks, answer: Answer) -> TaskStatus:
+def _silent(job: str, marks: TaskMarks, answer: OwnJobs) -> TaskStatus:
     """Neither queue nor accounting nor an exit marker: judge by what there is."""
     if answer.squeue is False:
         if marks.begin is None:

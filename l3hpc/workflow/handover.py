@@ -11,18 +11,29 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import write_text
 from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, claims, executors, job_arrays, records, render, waiting
+from l3hpc.workflow import (
+    artifacts,
+    claims,
+    executors,
+    job_arrays,
+    markers,
+    records,
+    render,
+    waiting,
+)
 from l3hpc.workflow.executors import Call
 from l3hpc.workflow.healing import policy as healing
+from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
-from l3hpc.workflow.shell import call
+from l3hpc.workflow.shell import call, on_cluster
 
 WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmitJobsPerUser",
               "AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit", "Slurm temporarily unable",
@@ -50,7 +61,7 @@ def hand_over(
     earlier. A refusal or an interruption takes back all that was submitted here.
     """
     waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
-    submitted: list[str] = []
+    since, submitted = time.time(), list[JobId]()
     entries = {entry.name: entry for entry in record.steps}
     arrays = {one.names[0]: one for one in job_arrays.find(plan, steps, texts, {*texts, *waits})}
     behind = {name for one in arrays.values() for name in one.names[1:]}  # go with the first one
@@ -58,11 +69,13 @@ def hand_over(
         LocalJobs(plan.workspace, plan.run).forget_stop()
     progress.start("submitting", sum(map(len, texts.values())) - len(behind), "jobs")
 
-    def note(job: str, attempts: dict[str, dict[str, Any]], first: bool) -> None:
+    def note(job: JobId, attempts: dict[str, dict[str, Any]], first: bool) -> None:
         submitted.append(job)
         records.note_attempts(plan.workspace, plan.run, attempts, first=first)
         for name, attempt in attempts.items():
             waits.setdefault(name, []).append(attempt["job"])
+            if attempt["job"] in {each["job"] for each in entries[name].attempts}:
+                markers.forget(plan.step_folder(name) / "markers", since)
             records.add_attempt(entries[name], attempt, first=first)
 
     try:
@@ -75,7 +88,7 @@ def hand_over(
                 array = arrays[step.name]
                 with _ctrl_c(signal.SIG_BLOCK):
                     job = _submit_array(plan, array, after, progress)
-                    note(job, {name: _attempt(f"{job}_{index}")
+                    note(job, {name: _attempt(replace(job, id=f"{job.id}_{index}"))
                                for index, name in enumerate(array.names)}, True)
                 progress.advance(1)
                 continue
@@ -94,25 +107,25 @@ def hand_over(
         refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
                               allowed=error.allowed or kept)
         with _ctrl_c(signal.SIG_BLOCK):
-            _take_back(plan, record, submitted, refusal, before)
+            _take_back(plan, record, submitted, refusal, before, since)
         raise refusal from None
     except BaseException as error:
         with _ctrl_c(signal.SIG_BLOCK):
-            _take_back(plan, record, submitted, error, before)
+            _take_back(plan, record, submitted, error, before, since)
         raise
     finally:
         progress.finish()
 
 
-def cancel_jobs(jobs: list[str]) -> None:
-    """One scancel for all ids, in the order given. Ids that Slurm forgot are no error."""
-    if not jobs:
-        return
-    try:
-        call(["scancel", *jobs], timeout_s=60)
-    except ClusterError as error:
-        if "Invalid job id" not in error.message:
-            raise
+def cancel_jobs(jobs: Sequence[JobId]) -> None:
+    """One scancel for each cluster, in the order given. Ids that Slurm forgot are no error."""
+    for cluster in dict.fromkeys(job.cluster for job in jobs):
+        ids = [job.id for job in jobs if job.cluster == cluster]
+        try:
+            call(on_cluster(["scancel", *ids], cluster), timeout_s=60)
+        except ClusterError as error:
+            if "Invalid job id" not in error.message:
+                raise
 
 
 def _script(folder: Path, number: int) -> Path:
@@ -165,14 +178,14 @@ def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]
 def _submit_part(
     plan: Plan, step: PlannedStep, part: render.Part, number: int, after: list[str],
     progress: Progress,
-) -> str:
+) -> JobId:
     folder = plan.step_folder(step.name)
     calls = [Call(folder / "config.json", task, task - part.offset) for task in part.tasks]
     return _submit(plan, step, _script(folder, number), calls, after, progress)
 
 
 def _submit_array(plan: Plan, array: job_arrays.JobArray, after: list[str], progress: Progress
-                  ) -> str:
+                  ) -> JobId:
     """One task for each step."""
     write_text(array.script, array.text, durable=False)
     calls = [Call(plan.step_folder(name) / "config.json", 0, index)
@@ -181,7 +194,7 @@ def _submit_array(plan: Plan, array: job_arrays.JobArray, after: list[str], prog
 
 
 def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call], after: list[str],
-            progress: Progress) -> str:
+            progress: Progress) -> JobId:
     executor = executors.executor(plan.profile, plan.workspace, script.parent / "logs")
     for wait in (*WAITS_S, None):
         claims.check(plan.workspace, plan.run)
@@ -201,28 +214,34 @@ def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call], 
     raise AssertionError("the last attempt returns or raises")
 
 
-def _attempt(job: str, part: render.Part | None = None, text: str = "") -> dict[str, Any]:
+def _attempt(job: JobId, part: render.Part | None = None, text: str = "") -> dict[str, Any]:
     """What the record keeps of a submission. part, text: of a script of its own."""
-    attempt = {"job": job, "array": "\n#SBATCH --array" in text,
-               "tasks": list(part.tasks) if part else [0], "time": time.time()}
-    return attempt | ({"offset": part.offset} if part and part.offset else {})
+    attempt = {"job": job.id, "array": "\n#SBATCH --array" in text,
+               "tasks": list(part.tasks) if part else [0], "time": time.time(),
+               "script": job.script}
+    return attempt | ({"offset": part.offset} if part and part.offset else {}) \
+        | ({"cluster": job.cluster} if job.cluster else {})
 
 
 def _take_back(
-    plan: Plan, record: RunRecord, jobs: list[str], error: BaseException, before: str
+    plan: Plan, record: RunRecord, jobs: list[JobId], error: BaseException, before: str,
+    since: float,
 ) -> None:
-    """Cancel what was submitted just now, the last job first, and say so in the record."""
+    """Cancel what was submitted since then, the last job first, and say so in the record."""
     refused = isinstance(error, Exception) and not isinstance(error, claims.Stopped)
     try:
         if not record.local:
             cancel_jobs(jobs[::-1])
     except ClusterError as second:
-        record.note = f"{second.message}; these jobs may still be there: {' '.join(jobs)}"
+        record.note = (f"{second.message}; these jobs may still be there: "
+                       f"{' '.join(job.id for job in jobs)}")
         raise
     else:
+        begun = {(job.id, job.cluster) for job in jobs}
         for entry in record.steps:
-            entry.attempts = [each for each in entry.attempts
-                              if each["job"].partition("_")[0] not in jobs]
+            entry.attempts = [
+                each for each in entry.attempts if each["time"] < since or
+                (each["job"].partition("_")[0], each.get("cluster", "")) not in begun]
             if entry.state == "submitted" and not entry.attempts:
                 entry.state, entry.job, entry.submitted_tasks = "planned", None, []
             elif entry.attempts:

@@ -90,6 +90,14 @@ def read(folder: Path) -> dict[int, TaskMarks]:
     return tasks
 
 
+def forget(folder: Path, before: float) -> None:
+    """Remove what jobs left before that moment (unix seconds): a new one got the number of an
+    earlier one, whose markers would be taken for its own."""
+    for entry in os.scandir(folder):
+        if _NAME.fullmatch(entry.name) and entry.stat().st_mtime < before:
+            Path(entry.path).unlink(missing_ok=True)
+
+
 def add_requeue(folder: Path, index: int, reason: str, when: float, **asked: Any) -> None:
     """Note that a task goes back to the queue, why, and what it asks for from now on."""
     marks = read(folder).get(index, TaskMarks())

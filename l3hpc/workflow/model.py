@@ -105,8 +105,9 @@ class StepRecord:
 
     state: ``planned``, ``submitted`` or ``reused``. job: the latest job id (base id of an array).
     submitted_tasks: indices of the tasks handed to the scheduler with ``job``.
-    attempts: every submission of this step, oldest first: ``{"job", "array", "tasks", "time"}``,
-    ``offset`` where the array's indices start later, ``requeues`` by task where it healed.
+    attempts: every submission of this step, oldest first: ``{"job", "array", "tasks", "time",
+    "script"}``, ``cluster`` where Slurm was asked for one by name, ``offset`` where the array's
+    indices start later, ``requeues`` by task where it healed. ``identity`` reads them.
     """
 
     name: str
@@ -136,7 +137,8 @@ class RunRecord:
     state: ``submitting``, ``submitted``, ``refused`` or ``cancelled``. local: run by the runner of
     this machine instead of Slurm. slots: ``cpus`` and ``mem_mb`` that a local run may use at once.
     folder: the working folder of the submission. note: why a run was refused or cancelled.
-    sync_job: the job that brings the run's rows to the results sheet.
+    sync_job: the job that brings the run's rows to the results sheet. clusters: what stands behind
+    Slurm's ``--clusters`` for this run ('' for the one that Slurm's commands ask by themselves).
     """
 
     run: str
@@ -155,6 +157,7 @@ class RunRecord:
     folder: str = ""
     note: str = ""
     sync_job: str | None = None
+    clusters: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""

@@ -1,30 +1,39 @@
-"""Jobs without a record: the submitting process was killed after sbatch, before it noted the id.
+"""Jobs without a record: sbatch had submitted them, but their ids never reached us.
 
-Slurm knows by which script such a job was submitted, and a script lies in one run's folder only.
-The job would not find its pickle, which never got the id: it can only be cancelled.
+The submitting process was killed, sbatch was, or its answer was lost. Slurm knows by which script
+such a job was submitted, and a script lies in one run's folder only. The job would not find its
+pickle, which never got the id: it can only be cancelled.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from l3hpc.workflow import queue, records
+from l3hpc.workflow import identity, queue
+from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.model import RunRecord
 
 
-def find(workspace: Path, record: RunRecord) -> list[str]:
-    """Base ids of the live jobs that were submitted with a script of this run and that no step of
-    its record names, the leaf first. A ``ClusterError`` where squeue does not answer."""
-    if record.local or record.state != "submitting":
-        return []
-    known = {attempt["job"].partition("_")[0] for step in record.steps for attempt in step.attempts}
-    ranks = {os.path.realpath(records.step_folder(workspace, record.run, step.name)): rank
-             for rank, step in enumerate(record.steps[::-1])}
-    found = {}
-    for job, script in queue.scripts(record.user).items():
-        rank = ranks.get(os.path.realpath(os.path.dirname(script)))
-        if rank is not None and job not in known:
-            found[job] = rank
-    return sorted(found, key=lambda job: (found[job], -int(job)))
+def find(workspace: Path, record: RunRecord, answer: queue.Answer | None = None) -> list[JobId]:
+    """The live jobs that were submitted with a script of this run and that no step of its record
+    names, the leaf first. A ``ClusterError`` where squeue does not answer.
 
+    answer: of all clusters of the record, where they were asked already.
+    """
+    if record.local:
+        return []
+    if answer is None:
+        answer = queue.ask(record.user, identity.clusters(record))
+    known: dict[str, list[JobId]] = {}
+    for step in record.steps:
+        for task, job in identity.of_step(workspace, record, step).items():
+            known.setdefault(task.partition("_")[0], []).append(job)
+    ranks = {step.name: rank for rank, step in enumerate(record.steps[::-1])}
+    found: dict[JobId, int] = {}
+    for task, live in answer.live.items():
+        base = task.partition("_")[0]
+        for origin in {job.origin for job in live}:
+            rank = ranks.get(identity.step_of(workspace, record.run, origin) or "")
+            if rank is not None and not any(one.owns(origin) for one in known.get(base, ())):
+                found[JobId(base, origin.asked)] = rank
+    return sorted(found, key=lambda job: (found[job], -int(job.id)))

@@ -82,7 +82,7 @@ def _add_noted(folder: Path, record: RunRecord) -> None:
         with contextlib.suppress(json.JSONDecodeError, KeyError):  # a line being written just now
             noted = json.loads(line)
             entry = entries[noted["step"]]
-            if noted["attempt"]["job"] not in {each["job"] for each in entry.attempts}:
+            if noted["attempt"] not in entry.attempts:
                 add_attempt(entry, noted["attempt"], first=noted["first"])
 
 

@@ -19,6 +19,7 @@ from l3hpc.workflow import (
     artifacts,
     claims,
     handover,
+    identity,
     ledger_sync,
     markers,
     orphans,
@@ -30,6 +31,7 @@ from l3hpc.workflow import (
 )
 from l3hpc.workflow.config import check_workspace
 from l3hpc.workflow.healing import policy, slurm
+from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord, task_ids
 from l3hpc.workflow.units import parse_memory, parse_time
 
@@ -41,15 +43,15 @@ RESOURCES = ("cpus", "mem", "gpus", "time")
 @dataclass(frozen=True)
 class Todo:
     """What a resumption will do. steps: to submit again (``missing`` says which tasks); alive:
-    step → ids that still work on it; stale: ids that wait for something that cannot come; held:
-    id → what it must be given before it is let go; again: finished steps to compute anew; finished:
-    every step of the run is done."""
+    step → ids that still work on it; stale: jobs that wait for something that cannot come; held:
+    job → what it must be given before it is let go; again: finished steps to compute anew;
+    finished: every step of the run is done."""
 
     plan: Plan
     steps: list[PlannedStep]
     alive: dict[str, list[str]]
-    stale: list[str]
-    held: dict[str, list[str]]
+    stale: list[JobId]
+    held: dict[JobId, list[str]]
     again: list[StepRecord]
     finished: bool = False
 
@@ -72,7 +74,7 @@ def resume(
         todo = missing(workspace, run, profile, sets, only=only, again=again)
         record = records.read(workspace, run)
         for job, changes in todo.held.items():
-            slurm.release(job, changes, wait_s=0)
+            slurm.release(job.id, changes, wait_s=0)
         if not todo.steps:
             if record.state == "submitting":  # its submission was killed after the last job
                 record.state = "submitted"
@@ -111,8 +113,8 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
     for name in sorted(anew):
         if live.get(name):
             raise InputError(f"{name} still waits or runs", hint=f"First: l3hpc cancel {run}")
-    steps, alive, stale = [], {}, []
-    held: dict[str, list[str]] = {}
+    steps, alive, stale = [], {}, list[JobId]()
+    held: dict[JobId, list[str]] = {}
     for entry, now in zip(record.steps, found.steps, strict=True):
         done = set() if entry.name in anew else artifacts.finished(Path(entry.artifact))
         if len(done) >= entry.tasks:
@@ -120,7 +122,8 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
         tasks = live.get(entry.name, {})
         running = {index: task.job for index, task in tasks.items()}
         if now.state == "blocked":  # waits in the queue for what cannot come
-            stale += [attempt["job"] for attempt in entry.attempts
+            stale += [identity.of_attempt(workspace, record, entry, attempt)
+                      for attempt in entry.attempts
                       if {*task_ids(attempt).values()} & {*running.values()}]
             running = {}
         if running:
@@ -189,11 +192,11 @@ def _await_ending(workspace: Path, run: str, progress: Progress) -> None:
 
 
 def _held(workspace: Path, record: RunRecord, entry: StepRecord, held: Sequence[int]
-          ) -> dict[str, list[str]]:
+          ) -> dict[JobId, list[str]]:
     """Of the held tasks those that wait for more memory or time, and what they wait for."""
     marks = markers.read(records.markers_folder(workspace, record.run, entry.name))
-    jobs = waiting.latest(entry)
-    return {jobs[index]: slurm.arguments(policy.Decision(
+    jobs, ids = waiting.latest(entry), identity.of_step(workspace, record, entry)
+    return {replace(ids[jobs[index]], id=jobs[index]): slurm.arguments(policy.Decision(
         True, "", wanted.get("mem_mb"), wanted.get("time_min"), wanted.get("exclude")))
         for index in held if index in marks and (wanted := marks[index].wanted)}
 

@@ -26,6 +26,12 @@ def for_slurm() -> dict[str, str]:
     return {**scrubbed(), "SLURM_BITSTR_LEN": "0"}
 
 
+def on_cluster(command: Sequence[str], cluster: str) -> list[str]:
+    """The command, asked of one cluster of a site with several ('' for the one that it asks by
+    itself: that needs no accounting)."""
+    return [command[0], *([f"--clusters={cluster}"] if cluster else ()), *command[1:]]
+
+
 def call(command: Sequence[str], *, timeout_s: float) -> str:
     """Run one of Slurm's commands and return what it said; refusals are ``ClusterError``s."""
     program = command[0]

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l3hpc.errors import ClusterError, InputError
-from l3hpc.workflow import artifacts, claims, markers, queue, records, waiting
+from l3hpc.errors import InputError
+from l3hpc.workflow import artifacts, claims, identity, markers, queue, records, waiting
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
 from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
@@ -95,11 +95,16 @@ class _Look:
     record: StepRecord
     done: set[int]
     marks: dict[int, markers.TaskMarks]
+    jobs: dict[str, identity.JobId]
 
     def open_ids(self) -> dict[int, str]:
         """Task index → id of the job that has it, for the unfinished tasks."""
         return {index: job for index, job in waiting.latest(self.record).items()
                 if index not in self.done}
+
+    def open_jobs(self) -> dict[str, identity.JobId]:
+        """Their identities, by task id."""
+        return {task: self.jobs[task] for task in self.open_ids().values()}
 
 
 def collect(
@@ -129,15 +134,20 @@ def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, LiveTa
     not answer: a ``ClusterError`` (nothing may be submitted twice)."""
     looks = [_look(workspace, record, step) for step in record.steps]
     if record.local:
-        answer = _local_answer(record, LocalJobs(workspace, record.run))
-    else:
-        answer = queue.Answer()
-        queue.ask_squeue([record.user], answer)
-        if not answer.squeue:
-            raise ClusterError(answer.notes[0], hint="Try again when Slurm answers.")
-    return {look.record.name: {index: LiveTask(job, answer.live[job])
-                               for index, job in look.open_ids().items() if job in answer.live}
-            for look in looks}
+        local = _local_answer(record, LocalJobs(workspace, record.run))
+        return {look.record.name: _live_of(look, local) for look in looks}
+    answer = queue.ask(record.user, _clusters(looks) or identity.clusters(record))
+    return {look.record.name: _live_of(look, answer.of(look.open_jobs())) for look in looks}
+
+
+def _live_of(look: _Look, own: queue.OwnJobs) -> dict[int, LiveTask]:
+    return {index: LiveTask(job, own.live[job])
+            for index, job in look.open_ids().items() if job in own.live}
+
+
+def _clusters(looks: list[_Look]) -> set[str]:
+    """Those that have unfinished tasks ('' for the one that Slurm's commands ask by themselves)."""
+    return {job.cluster for look in looks for job in look.open_jobs().values()}
 
 
 def _look(
@@ -147,35 +157,43 @@ def _look(
     network file system forget what it remembers to be missing)."""
     done = artifacts.finished(step.artifact, None if listed else step.tasks)
     if step.state == "reused" or len(done) >= step.tasks:
-        return _Look(step, done, {})
+        return _Look(step, done, {}, identity.of_step(workspace, record, step))
     return _Look(step, done,
-                 markers.read(records.markers_folder(workspace, record.run, step.name)))
+                 markers.read(records.markers_folder(workspace, record.run, step.name)),
+                 identity.of_step(workspace, record, step))
 
 
 class _Asking:
-    """One squeue, which answers while the markers are read."""
+    """One squeue for each cluster, which answers while the markers are read."""
 
     def __init__(self, users: set[str]) -> None:
         self._users = users
-        self._answer: Future[queue.Answer] | None = None
+        self._answers: dict[str, Future[queue.Answer]] = {}
 
     def heed(self, record: RunRecord, looks: list[_Look]) -> None:
-        """Ask where this run needs it, unless that was done already."""
-        if self._answer is None and not record.local and (
-                record.state == "submitting" or any(look.open_ids() for look in looks)):
+        """Ask the clusters that this run needs, unless that was done already."""
+        if record.local:
+            return
+        clusters = _clusters(looks)
+        if record.state == "submitting":
+            clusters |= identity.clusters(record)
+        for cluster in clusters - self._answers.keys():
             from concurrent.futures import ThreadPoolExecutor
 
             pool = ThreadPoolExecutor(1)
-            self._answer = pool.submit(self._squeue)
+            self._answers[cluster] = pool.submit(self._squeue, cluster)
             pool.shutdown(wait=False)
 
     def answer(self) -> queue.Answer:
         """Wait for what squeue says; an empty answer where it was not asked."""
-        return queue.Answer() if self._answer is None else self._answer.result()
-
-    def _squeue(self) -> queue.Answer:
         answer = queue.Answer()
-        queue.ask_squeue(self._users, answer)
+        for future in self._answers.values():
+            answer.add(future.result())
+        return answer
+
+    def _squeue(self, cluster: str) -> queue.Answer:
+        answer = queue.Answer()
+        queue.ask_squeue(self._users, answer, cluster)
         return answer
 
 
@@ -183,29 +201,34 @@ def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]], asked: _Asking)
     answer = asked.answer()
     if answer.squeue is None:
         return answer
-    open_ids = (job for record in chosen if not record.local for look in looks[record.run]
-                for job in look.open_ids().values())
-    queue.ask_sacct((job.partition("_")[0] for job in open_ids
-                     if job not in answer.live and job not in answer.ended), answer,
-                    users={record.user for record in chosen if not record.local},
-                    since=min(record.created for record in chosen))
+    missing: dict[str, set[str]] = {}
+    for record in chosen:
+        for look in () if record.local else looks[record.run]:
+            jobs = look.open_jobs()
+            own = answer.of(jobs)
+            for task, job in jobs.items():
+                if task not in own.live and task not in own.ended:
+                    missing.setdefault(job.cluster, set()).add(job.base)
+    for cluster, ids in missing.items():
+        queue.ask_sacct(ids, answer, users={record.user for record in chosen if not record.local},
+                        since=min(record.created for record in chosen), cluster=cluster)
     return answer
 
 
 def _run_status(
     workspace: Path, record: RunRecord, looks: list[_Look], answer: queue.Answer
 ) -> RunStatus:
-    if record.local:
-        answer = _local_answer(record, LocalJobs(workspace, record.run))
+    local = _local_answer(record, LocalJobs(workspace, record.run)) if record.local else None
     broken_off = claims.interrupted(workspace, record)
     steps: list[StepStatus] = []
     for seen in looks:
-        look = _once_more(workspace, record, seen, answer)
+        own = local or answer.of(seen.open_jobs())
+        look = _once_more(workspace, record, seen, own)
         parents = [step for step in steps if step.name in look.record.needs]
-        steps.append(_step_status(workspace, record, look, answer, parents, broken_off))
+        steps.append(_step_status(workspace, record, look, own, parents, broken_off, answer))
     state = _run_state(record, steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
-                       notes=list(answer.notes),
+                       notes=list((local or answer).notes),
                        combinations=list(record.options.get("combinations", ())))
     if broken_off and state != "done":
         status.notes.insert(0, "the submitting process was killed before it had handed over all")
@@ -216,18 +239,18 @@ def _run_status(
     return status
 
 
-def _once_more(workspace: Path, record: RunRecord, look: _Look, answer: queue.Answer) -> _Look:
+def _once_more(workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs) -> _Look:
     """A newer look where a task has neither a result nor a live job: it may have ended well
     between the first look and the answer."""
-    gone = any(job not in answer.live for job in look.open_ids().values())
-    if answer.squeue is not None and gone:
+    gone = any(job not in own.live for job in look.open_ids().values())
+    if own.squeue is not None and gone:
         return _look(workspace, record, look.record, listed=True)
     return look
 
 
 def _step_status(
-    workspace: Path, record: RunRecord, look: _Look, answer: queue.Answer,
-    parents: list[StepStatus], broken_off: bool,
+    workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs,
+    parents: list[StepStatus], broken_off: bool, answer: queue.Answer,
 ) -> StepStatus:
     step = look.record
     done = len(look.done)
@@ -249,23 +272,26 @@ def _step_status(
             "submitting": "submitting", "refused": "planned"}.get(record.state, "cancelled")
         status.detail = "not submitted"
         return status
-    tasks = {index: judge(index, job, look.marks.get(index), answer,
+    tasks = {index: judge(index, job, look.marks.get(index), own,
                           was_cancelled=record.state == "cancelled")
              for index, job in look.open_ids().items()}
     _merge(status, tasks, stuck, was_cancelled=record.state == "cancelled")
     if not stuck and step.waits_for and (
             status.state == "blocked" or status.state == "cancelled" and record.state != "cancelled"
-            and not any(task.started for task in tasks.values()) and not _lives(step, answer)):
+            and not any(task.started for task in tasks.values())
+            and not _lives(workspace, step, answer)):
         status.state = "blocked"  # Slurm cancelled it, with the other run's job
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
     _point_to_log(workspace, record, status, look, tasks)
     return status
 
 
-def _lives(step: StepRecord, answer: queue.Answer) -> bool:
-    """Whether a job of another run that the step waits for is still in the queue."""
-    return any(job in step.waits_for or job.partition("_")[0] in step.waits_for
-               for job in answer.live)
+def _lives(workspace: Path, step: StepRecord, answer: queue.Answer) -> bool:
+    """Whether a job of another run of this workspace that the step waits for is in the queue."""
+    return any(identity.in_workspace(workspace, job.origin)
+               for task, jobs in answer.live.items()
+               if task in step.waits_for or task.partition("_")[0] in step.waits_for
+               for job in jobs)
 
 
 def _merge(
@@ -363,9 +389,9 @@ def _run_state(record: RunRecord, steps: list[StepStatus]) -> str:
     return "failed"
 
 
-def _local_answer(record: RunRecord, local: LocalJobs) -> queue.Answer:
+def _local_answer(record: RunRecord, local: LocalJobs) -> queue.OwnJobs:
     """The local jobs in the form of Slurm's answers."""
-    answer = queue.Answer(squeue=True, sacct=True)
+    answer = queue.OwnJobs(squeue=True, sacct=True)
     now = time.time()
     limits = {step.name: step.resources.get("time_min") for step in record.steps}
     waiting = {job["state"] for job in local.jobs.values()} & set(LIVE)

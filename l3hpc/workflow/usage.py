@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from l3hpc.workflow import artifacts, markers, queue, records
+from l3hpc.workflow import artifacts, identity, markers, queue, records
 from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
 from l3hpc.workflow.units import format_memory, format_time
 
@@ -57,7 +57,7 @@ class StepUsage:
 def collect(workspace: Path, run: str, *, accounting: bool = True) -> list[StepUsage]:
     """What each step of a run asked for and used. Steps that ran nothing here are left out."""
     record = records.read(workspace, run)
-    lost = _lost(record) if accounting and not record.local else {}
+    lost = _lost(workspace, record) if accounting and not record.local else {}
     ready: dict[str, float] = {}
     found = []
     for step in record.steps:
@@ -133,9 +133,10 @@ def _rounded(value: float, to: int) -> int:
     return max(math.ceil(value / to), 1) * to
 
 
-def _lost(record: RunRecord) -> dict[str, float | None]:
+def _lost(workspace: Path, record: RunRecord) -> dict[str, float | None]:
     """Step → seconds of attempts that ended without a result, where accounting tells."""
-    ids = [attempt["job"] for step in record.steps for attempt in step.attempts]
+    ids = {task: job for step in record.steps
+           for task, job in identity.of_step(workspace, record, step).items()}
     ended = queue.ask_history(ids)
     if ended is None:
         return {step.name: None for step in record.steps}

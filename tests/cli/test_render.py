@@ -27,10 +27,11 @@ def test_one_step_is_the_plain_script(say):
 
 def test_it_is_byte_for_byte_what_is_submitted(say, monkeypatch):
     from l3hpc.workflow import executors
+    from l3hpc.workflow.identity import JobId
 
     class Nothing:
         def submit_script(self, *arguments, **named):
-            return "1"
+            return JobId("1")
 
     monkeypatch.setattr(executors, "executor", lambda *arguments: Nothing())
     Path("cluster.yaml").write_text("clusters: {far: {partition: gpu}}\n")

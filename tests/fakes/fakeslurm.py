@@ -15,7 +15,7 @@ class FakeSlurm:
         self.says("sbatch", f"""
 n=$(cat {self.folder}/next 2>/dev/null || echo 100)
 echo $((n + 1)) > {self.folder}/next
-echo "$n;cluster"
+echo "$n"
 """)
         for name in ("squeue", "sacct", "scancel"):
             self.says(name, "")
@@ -39,10 +39,12 @@ echo "$n;cluster"
 
 
 def queue_line(job, state, reason="None", used="0:00", start="N/A", restarts=0, limit="5:00",
-               code="0", node=""):
-    """A line of squeue as ``l3hpc.workflow.queue`` asks for it."""
-    from l3hpc.workflow.queue import _WIDTHS
+               code="0", node="", cluster="", submitted="", name="", script="", output=""):
+    """A line of squeue as ``l3hpc.workflow.queue`` asks for it. What a real one would say of where
+    the job comes from is left out where a test does not ask for it."""
+    from l3hpc.workflow.queue import _END, _WIDTHS
 
-    values = (job, state, reason, used, start, str(restarts), limit, code, node)
-    return "".join(value.ljust(width) for value, width in zip(values, _WIDTHS.values(),
-                                                              strict=True))
+    values = (job, state, reason, used, start, str(restarts), limit, code, node, cluster, submitted)
+    return "".join(value.ljust(width) for value, width in zip(
+        values, _WIDTHS.values(), strict=True)) + "".join(
+        f"{value}{_END}" for value in (name, script, output))

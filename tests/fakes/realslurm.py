@@ -109,6 +109,17 @@ class RealSlurm:
         self.until(lambda: "UP" in self.command("scontrol", "ping", check=False), 30,
                     "slurmctld does not answer")
 
+    def forget_everything(self, first_job):
+        """The controller is set up anew: no state, and numbers that begin at ``first_job``."""
+        self.stop_daemon("slurmctld", kill=True)  # it would save its state
+        shutil.rmtree(self.folder / "state")
+        (self.folder / "state").mkdir()
+        before = self.conf.read_text()
+        self.conf.write_text(f"FirstJobId={first_job}\n{before}")
+        self.start_controller()
+        self.conf.write_text(before)
+        self.idle()
+
     def start_node(self, node):
         self._daemon("slurmd", "-D", "-N", node, name=node)
 

@@ -149,7 +149,7 @@ def test_squeue_and_sacct_are_asked_as_status_asks_them():
     assert found["accounting"].state == "yellow"
     asked = {command[0]: command for command in programs.asked}
     assert asked["squeue"] == queue.squeue_command([getpass.getuser()])
-    assert asked["sacct"] == queue.sacct_command(["1"], duplicates=True)
+    assert asked["sacct"] == queue.sacct_command(["1"])
 
 
 def test_nodes_that_respond_are_counted():

@@ -1,6 +1,7 @@
 """Submissions that were killed: what Slurm has and no record names."""
 
 import pytest
+from fakeslurm import queue_line
 
 from l3hpc.errors import ClusterError
 from l3hpc.workflow import orphans, records, status, submission
@@ -24,51 +25,48 @@ def killed(chains, slurm, on, tmp_path):
     return record
 
 
-def queue_of(slurm, live, scripts):
-    """What squeue says to either question."""
-    by_script = "\n".join(f"{job:<40}{path}" for job, path in scripts)
+def queue_of(slurm, live):
     (slurm.folder / "live").write_text("".join(f"{line}\n" for line in live))
-    (slurm.folder / "scripts").write_text(by_script)
-    slurm.says("squeue", f"case \"$*\" in *Command*) cat {slurm.folder}/scripts ;; "
-                         f"*) cat {slurm.folder}/live ;; esac")
+    slurm.says("squeue", f"cat {slurm.folder}/live")
+
+
+def ids(found):
+    return [job.id for job in found]
 
 
 def test_jobs_are_told_by_their_script(killed, slurm, tmp_path):
     own = tmp_path / "runs/demo/steps"
-    queue_of(slurm, (), [
+    queue_of(slurm, [queue_line(job, "PENDING", script=script) for job, script in (
         ("100", own / "extract/script.sbatch"), ("102_[0-3]", own / "fit/script-1.sbatch"),
         ("990", tmp_path / "elsewhere/runs/demo/steps/fit/script.sbatch"),
         ("991", own.parent.with_name("demo-2") / "steps/fit/script.sbatch"), ("992", "(null)"),
-        ("104", own / "sample/script.sbatch")])
-    assert orphans.find(tmp_path, killed) == ["102", "104"]  # the leaf first
-    killed.state = "submitted"
-    assert orphans.find(tmp_path, killed) == []
-    assert len(slurm.calls("squeue --noheader --user")) == 1
+        ("104", own / "sample/script.sbatch"))])
+    assert ids(orphans.find(tmp_path, killed)) == ["102", "104"]  # the leaf first
+    killed.state = "submitted"  # the answer of sbatch was lost, and it was tried again
+    assert ids(orphans.find(tmp_path, killed)) == ["102", "104"]
+    assert len(slurm.calls("squeue")) == 2
 
 
 def test_a_workspace_behind_a_link_is_the_same(killed, slurm, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
-    queue_of(slurm, (), [("102", tmp_path / "link/runs/demo/steps/fit/script.sbatch")])
-    assert orphans.find(tmp_path, killed) == ["102"]
+    script = tmp_path / "link/runs/demo/steps/fit/script.sbatch"
+    queue_of(slurm, [queue_line("102", "PENDING", script=script)])
+    assert ids(orphans.find(tmp_path, killed)) == ["102"]
 
 
 def test_cancel_takes_them_too(killed, slurm, tmp_path):
-    from fakeslurm import queue_line
-
-    queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("102", "PENDING", "Dependency")],
-             [("102", tmp_path / "runs/demo/steps/fit/script.sbatch")])
+    script = tmp_path / "runs/demo/steps/fit/script.sbatch"
+    queue_of(slurm, [queue_line("100", "RUNNING"),
+                     queue_line("102", "PENDING", "Dependency", script=script)])
     assert cancel(tmp_path, "demo") == ["102", "100"]
     assert slurm.calls("scancel") == ["scancel 102 100"]
     assert records.read(tmp_path, "demo").state == "cancelled"
 
 
 def test_resume_cancels_them_and_submits_their_step_once(killed, slurm, on, tmp_path):
-    from fakeslurm import queue_line
-
     queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("101", "PENDING", "Dependency"),
-                     queue_line("102", "PENDING", "Dependency")],
-             [("100", tmp_path / "runs/demo/steps/extract/script.sbatch"),
-              ("102", tmp_path / "runs/demo/steps/fit/script.sbatch")])
+                     queue_line("102", "PENDING", "Dependency",
+                                script=tmp_path / "runs/demo/steps/fit/script.sbatch")])
     record = resume(tmp_path, "demo", on)
     assert slurm.calls("scancel") == ["scancel 102"]
     assert [step.job for step in record.steps] == ["100", "101", "103"]
@@ -84,14 +82,12 @@ def test_without_an_answer_nothing_is_submitted(killed, slurm, on, tmp_path):
 
 
 def test_status_says_what_happened_and_what_helps(killed, slurm, tmp_path):
-    from fakeslurm import queue_line
-
-    queue_of(slurm, [queue_line("100", "FAILED"), queue_line("101", "CANCELLED")], ())
+    queue_of(slurm, [queue_line("100", "FAILED"), queue_line("101", "CANCELLED")])
     [found] = status.collect(tmp_path, ["demo"])
     assert found.steps[2].state == "cancelled" and found.steps[2].detail == "not submitted"
     assert found.notes[0] == "the submitting process was killed before it had handed over all"
     assert found.next == "l3hpc resume demo" and found.state == "failed"
-    queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("101", "PENDING", "Dependency")], ())
+    queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("101", "PENDING", "Dependency")])
     [found] = status.collect(tmp_path, ["demo"])
     assert found.state == "running" and found.next == "l3hpc resume demo"
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc.workflow import queue, words
+from l3hpc.workflow.identity import JobId
 
 
 def test_squeue_lines_become_live_and_ended_jobs():
@@ -13,7 +14,7 @@ def test_squeue_lines_become_live_and_ended_jobs():
         queue_line("13_[0-2,7%2]", "PENDING", "Priority", start="2026-11-20T14:05:00"),
         queue_line("14", "FAILED", used="0:10", code="256", node="n1"),
         queue_line("15", "OUT_OF_MEMORY", code="9"), ""])
-    live, ended = queue.parse_squeue(text)
+    live, ended = map(dict, queue.parse_squeue(text))
     assert sorted(live) == ["12", "13_0", "13_1", "13_2", "13_7"]
     assert (live["12"].elapsed_s, live["12"].restarts, live["12"].limit_s) == (93784, 2, 604800)
     assert live["13_7"].reason == "Priority" and live["13_7"].start is not None
@@ -24,7 +25,7 @@ def test_squeue_lines_become_live_and_ended_jobs():
 def test_sacct_lines_become_ended_jobs():
     text = ("12|CANCELLED by 1000|0:15|61|n1\n13_4|FAILED|3:0|5|n2\n12.batch|FAILED|1:0|5|n1\n"
             "14_[1-2]|PENDING|0:0|0|None assigned\nbroken\n")
-    ended = queue.parse_sacct(text)
+    ended = dict(queue.parse_sacct(text))
     assert ended["12"] == queue.EndedJob("CANCELLED", 143, 61.0, "n1")
     assert ended["13_4"].exit_code == 3
     assert sorted(ended) == ["12", "13_4", "14_1", "14_2"]
@@ -63,10 +64,9 @@ def test_one_call_each_and_none_that_is_not_needed(slurm):
 def test_sacct_is_asked_with_options_that_every_version_takes(slurm):
     """Slurm 22.05 refuses --array."""
     queue.ask_sacct(["9"], queue.Answer())
-    assert queue.ask_history(["9"]) == []
+    assert queue.ask_history({"9": JobId("9")}) == []
     assert [line.split(" --jobs")[0] for line in slurm.calls("sacct")] == [
-        "sacct --noheader --allocations --parsable2",
-        "sacct --noheader --allocations --parsable2 --duplicates"]
+        "sacct --noheader --allocations --parsable2 --duplicates"] * 2
     assert slurm.environment()["SLURM_BITSTR_LEN"] == "0"
 
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from l3hpc.errors import ClusterError, InputError
 from l3hpc.progress import Progress
 from l3hpc.workflow import handover, records, render, submission
 from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.executors.slurm import ScriptExecutor, sbatch_command
+from l3hpc.workflow.executors.slurm import job_in, sbatch_command
+from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.shell import scrubbed
 
 
@@ -158,14 +160,15 @@ def test_kill_on_invalid_dep_can_be_switched_off(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "job"), [
-    ("12\n", "12"), ("12;cluster-2\n", "12"), ("Welcome to the site\n12\n", "12")])
+    ("12\n", JobId("12", "", "x")), ("12;cluster-2\n", JobId("12", "cluster-2", "x")),
+    ("Welcome to the site\n12\n", JobId("12", "", "x"))])
 def test_job_ids_are_read_from_what_sbatch_says(text, job):
-    assert ScriptExecutor._get_job_id_from_submission_command(text) == job
+    assert job_in(text, Path("x")) == job
 
 
 def test_words_without_an_id_are_an_error():
     with pytest.raises(Exception, match="no job id"):
-        ScriptExecutor._get_job_id_from_submission_command("Submitted batch job 12")
+        job_in("an error that is none", Path("x"))
 
 
 def test_test_only_asks_about_every_script_and_keeps_nothing(chains, slurm, on, tmp_path):
@@ -257,7 +260,7 @@ def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkey
 def test_forgotten_ids_are_no_error_for_cancel(slurm):
     slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Invalid job id "
                           "specified' >&2; exit 1")
-    handover.cancel_jobs(["1"])
+    handover.cancel_jobs([JobId("1")])
     slurm.says("scancel", "echo 'scancel: error: Unable to contact controller' >&2; exit 1")
     with pytest.raises(ClusterError, match="Unable to contact"):
-        handover.cancel_jobs(["1"])
+        handover.cancel_jobs([JobId("1")])

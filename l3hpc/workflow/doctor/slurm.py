@@ -82,7 +82,7 @@ def queue_lines(ask: Ask) -> Iterator[Line]:
 
 def accounting_line(ask: Ask) -> Line:
     """Whether ``sacct`` answers what ``status`` asks it. Nothing depends on it."""
-    answer = ask(queue.sacct_command(["1"], duplicates=True))
+    answer = ask(queue.sacct_command(["1"]))
     if answer.code == 0:
         return Line("accounting", "green", "sacct answers")
     return Line("accounting", "yellow", f"sacct does not answer ({answer.reason}): status reads "

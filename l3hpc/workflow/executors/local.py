@@ -19,6 +19,7 @@ from pathlib import Path
 from l3hpc.errors import ClusterError
 from l3hpc.workflow import records
 from l3hpc.workflow.executors.slurm import ScriptExecutor
+from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs, spool_folder
 from l3hpc.workflow.owner import Owner
 from l3hpc.workflow.shell import scrubbed
@@ -41,9 +42,9 @@ class LocalExecutor(ScriptExecutor):
         """Works everywhere."""
         return 1
 
-    def _sbatch(self, command: list[str]) -> str:
-        return spool(self._workspace, run=self.folder.parents[2].name,
-                     step=self.folder.parent.name, after=self._dependencies)
+    def _sbatch(self, command: list[str]) -> JobId:
+        return JobId(spool(self._workspace, run=self.folder.parents[2].name,
+                           step=self.folder.parent.name, after=self._dependencies))
 
 
 def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from l3hpc.errors import ClusterError
 from l3hpc.files import share_file
 from l3hpc.workflow.executors import Call
+from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.shell import call
 from l3hpc.workflow.worker import TaskCall
 
@@ -39,6 +40,7 @@ class ScriptExecutor(SlurmExecutor):
         self._script = Path()
         self._dependencies: tuple[str, ...] = ()
         self._calls: tuple[Call, ...] = ()
+        self._submitted = JobId("")
 
     @classmethod
     def name(cls) -> str:
@@ -53,11 +55,12 @@ class ScriptExecutor(SlurmExecutor):
     def submit_script(
         self, script: Path, calls: Sequence[Call], *, time_min: int, after: Sequence[str] = (),
         max_timeouts: int = 3,
-    ) -> str:
+    ) -> JobId:
         """Hand ``script`` to the scheduler, which is to run ``calls``.
 
         after: ids of the jobs that must succeed first. time_min: the true time limit (submitit
-        tells a time-out from a preemption by it). Returns the job id (of an array: its base id).
+        tells a time-out from a preemption by it). Returns the job's number (of an array: its base)
+        and the cluster that has it, where one was named.
         A refusal is a ``ClusterError`` with the scheduler's words.
         """
         self._script, self._dependencies = Path(script), tuple(after)
@@ -65,7 +68,8 @@ class ScriptExecutor(SlurmExecutor):
         self.parameters["time"] = time_min
         self._calls = tuple(calls)
         delayed = [DelayedSubmission(TaskCall(str(one.config), one.task)) for one in calls]
-        return str(self._internal_process_submissions(delayed)[0].job_id).partition("_")[0]
+        self._internal_process_submissions(delayed)
+        return self._submitted
 
     def _internal_process_submissions(
         self, delayed_submissions: list[DelayedSubmission]
@@ -100,28 +104,28 @@ class ScriptExecutor(SlurmExecutor):
 
     def _submit_command(self, command: str) -> Any:
         """Give the script to the scheduler, and keep it beside the logs under the job's id."""
-        output = self._sbatch(self._make_submission_command(self._script))
-        job_id = self._get_job_id_from_submission_command(output)
+        self._submitted = self._sbatch(self._make_submission_command(self._script))
+        job_id = self._submitted.id
         kept = JobPaths(self.folder, job_id=job_id).submission_file
         kept.unlink(missing_ok=True)
         share_file(self._script, kept)
         return self.job_class(folder=self.folder, job_id=job_id, tasks=[0])
 
-    def _sbatch(self, command: list[str]) -> str:
-        return call(command, timeout_s=SBATCH_TIMEOUT_S)
+    def _sbatch(self, command: list[str]) -> JobId:
+        return job_in(call(command, timeout_s=SBATCH_TIMEOUT_S), self._script)
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         return sbatch_command(submission_file_path, self._dependencies,
                               self._kill_on_invalid_dep)
 
-    @staticmethod
-    def _get_job_id_from_submission_command(string: bytes | str) -> str:
-        text = string.decode() if isinstance(string, bytes) else string
-        for line in text.splitlines():  # a site's greeting may come first
-            match = re.fullmatch(r"(\d+)(;[\w.-]+)?", line.strip())
-            if match:
-                return match[1]
-        raise FailedSubmissionError(f"no job id in what sbatch said: {text!r}")
+
+def job_in(text: str, script: Path) -> JobId:
+    """The job that sbatch names in its answer."""
+    for line in text.splitlines():  # a site's greeting may come first
+        match = re.fullmatch(r"(\d+)(?:;([\w.-]+))?", line.strip())
+        if match:
+            return JobId(match[1], match[2] or "", str(script))
+    raise FailedSubmissionError(f"no job id in what sbatch said: {text!r}")
 
 
 def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool) -> list[str]:

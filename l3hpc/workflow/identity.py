@@ -1,0 +1,163 @@
+"""Which of the jobs that Slurm shows are ours: a number alone does not say it.
+
+Slurm counts again from the start after its state was lost, and two clusters of one site share
+numbers. What only our job has is its script, which lies in the folder of one step of one run; its
+log lies there too. Job names and numbers may be another workspace's or another person's.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from l3hpc.workflow import records
+from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
+
+ARRAY_SCRIPT = "array.sbatch"  # of several steps of one sweep, in the folder of the first one
+_SCRIPT = re.compile(r"script(-\d+)?\.sbatch")
+CLOCKS_S = 2 * 3600.0  # clocks differ, and Slurm's times are local: an hour comes twice in autumn
+NAME_S = 600.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a job comes from, as far as Slurm says it ('' and None: it does not).
+
+    script: the file that was submitted. output: the file of its standard output. line: the command
+    line of sbatch. submitted: unix seconds; a requeue changes it. asked: the cluster that was named
+    to hear of it, as in ``JobId.cluster``.
+    """
+
+    cluster: str = ""
+    script: str = ""
+    name: str = ""
+    output: str = ""
+    line: str = ""
+    submitted: float | None = None
+    asked: str = ""
+
+
+@dataclass(frozen=True)
+class JobId:
+    """One submission of ours: its number, and what tells it from any other job of that number.
+
+    Attributes
+    ----------
+    id: as sbatch gave it; ``13_4`` for one step of a sweep's job array; '' for any number.
+    cluster: Slurm's name of the cluster ('' for the one that its commands ask by themselves).
+    script: the path that sbatch was given.
+    folder: the step's folder in the run, which holds script and logs ('' for a job of no step).
+    names: the names that the job may have.
+    submitted: unix seconds (0: unknown).
+    """
+
+    id: str
+    cluster: str = ""
+    script: str = ""
+    folder: str = ""
+    names: tuple[str, ...] = ()
+    submitted: float = 0.0
+
+    @property
+    def base(self) -> str:
+        """The number without the index of an array's task."""
+        return self.id.partition("_")[0]
+
+    def owns(self, origin: Origin) -> bool:
+        """Whether a job of this number that comes from there is this one.
+
+        The script decides. Where a site's sbatch submits a copy of it, the log does; where Slurm
+        tells neither (sacct before 21.08), name and time of submission together.
+        """
+        if self.cluster and origin.cluster and self.cluster != origin.cluster:
+            return False
+        if origin.submitted is not None and origin.submitted < self.submitted - CLOCKS_S:
+            return False
+        if self._is_script(origin.script) or self._ends_with_script(origin.line):
+            return True
+        if self.folder and origin.output and \
+                _real(os.path.dirname(origin.output)) == _real(f"{self.folder}/logs"):
+            return True
+        if origin.script or origin.line or origin.output:
+            return False
+        if not origin.name:  # Slurm says nothing at all of it
+            return True
+        return origin.name in self.names and (
+            origin.submitted is None or abs(origin.submitted - self.submitted) < NAME_S)
+
+    def _is_script(self, path: str) -> bool:
+        if not path or path == self.script:
+            return bool(path)
+        folder, name = os.path.split(path)
+        if not self.folder:
+            return bool(self.script) and _real(path) == _real(self.script)
+        if name == ARRAY_SCRIPT:
+            return _real(os.path.dirname(folder)) == _real(os.path.dirname(self.folder))
+        return bool(_SCRIPT.fullmatch(name)) and _real(folder) == _real(self.folder)
+
+    def _ends_with_script(self, line: str) -> bool:
+        """A path may hold spaces, and the line is not quoted."""
+        if self.script and line.endswith(f" {self.script}"):
+            return True
+        return any(self._is_script(line[match.start() + 1:])
+                   for match in re.finditer(r" /", line))
+
+
+@functools.lru_cache(maxsize=8192)
+def _real(path: str) -> str:
+    return os.path.realpath(path)
+
+
+def of_attempt(workspace: Path, record: RunRecord, step: StepRecord,
+               attempt: Mapping[str, Any]) -> JobId:
+    """The identity of an attempt in a record, also of one that an earlier version wrote: there the
+    folder alone tells the script."""
+    folder = str(records.step_folder(workspace, record.run, step.name))
+    return JobId(
+        id=attempt["job"], cluster=attempt.get("cluster", ""), script=attempt.get("script", ""),
+        folder=folder, submitted=float(attempt.get("time", 0.0)),
+        names=(f"l3-{record.run}-{step.name}", f"l3-{record.run}-{step.kind}"))
+
+
+def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, JobId]:
+    """Task id (``12``, ``13_4``) → identity, of all submissions of a step; the latest one wins."""
+    return {task: job for attempt in step.attempts
+            for job in (of_attempt(workspace, record, step, attempt),)
+            for task in task_ids(attempt).values()}
+
+
+def clusters(record: RunRecord) -> set[str]:
+    """The clusters on which a run may have jobs, as in ``JobId.cluster``."""
+    named = {name for name in record.clusters.split(",") if name}
+    return named | {attempt.get("cluster", "") for step in record.steps
+                    for attempt in step.attempts} or {""}
+
+
+def of_script(script: Path, cluster: str = "") -> JobId:
+    """Any job that was submitted with a script of a step, whatever its number."""
+    return JobId("", cluster, str(script), str(script.parent))
+
+
+def step_of(workspace: Path, run: str, origin: Origin) -> str | None:
+    """The step of a run whose folder holds a job's script or log; None for any other job."""
+    steps = _real(str(records.run_folder(workspace, run) / "steps"))
+    for path, depth in ((origin.script, 1), (origin.output, 2)):
+        folder = path
+        for _ in range(depth):
+            folder = os.path.dirname(folder)
+        if folder and os.path.dirname(_real(folder)) == steps:
+            return os.path.basename(_real(folder))
+    return None
+
+
+def in_workspace(workspace: Path, origin: Origin) -> bool:
+    """Whether a job was submitted with the script of any run here (or Slurm does not say)."""
+    if not origin.script:
+        return not origin.output
+    runs = _real(str(records.runs_folder(workspace)))
+    return _real(os.path.dirname(origin.script)).startswith(f"{runs}/")

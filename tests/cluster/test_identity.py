@@ -1,0 +1,54 @@
+"""Numbers that Slurm gives a second time, and clusters that share them."""
+
+from follow import profile, settled, states, until
+
+from l3hpc.workflow import records, status, submission, usage
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.resume import resume
+
+
+def stranger(cluster, name="theirs", *options):
+    """A job of the same person, of which l3hpc knows nothing."""
+    script = cluster.folder / "script.sbatch"
+    script.write_text("#!/bin/bash\nsleep 120\n")
+    return cluster.command("sbatch", "--parsable", f"--job-name={name}", "--output=/dev/null",
+                           *options, str(script)).strip()
+
+
+def names(cluster):
+    return cluster.command("squeue", "-h", "--sort=i", "-o", "%A %j").splitlines()
+
+
+def test_a_strangers_job_under_our_number_is_left_alone(slurm_cluster, chains, tmp_path):
+    """The controller was set up anew, and counts from the start: the number of a failed step now
+    belongs to somebody else, whose job even has the same name; so does that of a step which never
+    ran, to a run of the same name in another workspace."""
+    on = profile(chains, slurm_cluster)
+    broken = {"extract": {"fail": "scratch"}}
+    made = chains.plan(tmp_path / "ours", names=("extract", "sample"), on=on, params=broken)
+    first = submission.submit(made)
+    until(tmp_path / "ours", "demo", settled)
+    numbers = [int(step.job) for step in first.steps]
+    slurm_cluster.forget_everything(numbers[0])
+    assert stranger(slurm_cluster, "l3-demo-extract") == str(numbers[0])
+    theirs = chains.plan(tmp_path / "theirs", names=("embed",), on=on, salt="theirs",
+                         params={"embed": {"seconds": 100}})
+    assert submission.submit(theirs).steps[0].job == str(numbers[1])
+    until(tmp_path / "theirs", "demo", lambda found: found.steps[0].progress)
+
+    [found] = status.collect(tmp_path / "ours", ["demo"])
+    assert states(found) == {"extract": "failed", "sample": "blocked"}
+    assert "first attempt fails" in found.steps[0].detail
+    usage.collect(tmp_path / "ours", "demo")
+    assert cancel(tmp_path / "ours", "demo") == []
+    left = [f"{numbers[0]} l3-demo-extract", f"{numbers[1]} l3-demo-embed"]
+    assert names(slurm_cluster) == left
+
+    again = resume(tmp_path / "ours", "demo", on)
+    assert states(until(tmp_path / "ours", "demo", settled)) == {"extract": "done",
+                                                                 "sample": "done"}
+    assert [int(step.job) for step in again.steps] == [numbers[1] + 1, numbers[1] + 2]
+    assert names(slurm_cluster)[:2] == left
+    assert cancel(tmp_path / "theirs", "demo") == [str(numbers[1])]
+    assert names(slurm_cluster)[0] == left[0]
+    assert records.read(tmp_path / "ours", "demo").state == "submitted"
