@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
+from l3hpc.terminal import ESCAPED
 
 
 def fsync_folder(folder: Path) -> None:
@@ -64,8 +65,8 @@ def write_text(path: Path, text: str, *, mode: int = 0o644, durable: bool = True
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace ``path`` by ``value`` as indented JSON (NaN and infinity are refused)."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-               durable=durable)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode("utf-8", ESCAPED), durable=durable)
 
 
 def share_file(source: Path, target: Path) -> None:

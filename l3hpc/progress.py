@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from l3hpc import terminal
 from l3hpc.files import write_json
+from l3hpc.terminal import one_line, visible
 
 LINE_EVERY_S = 10.0
 STATE_EVERY_S = 2.0
@@ -103,30 +105,29 @@ class BarProgress(Progress):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}"), TimeRemainingColumn(),
-            console=Console(stderr=True),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}", markup=False), TimeRemainingColumn(),
+            console=terminal.console(),
         )
         self._task: Any = None
 
     def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
         super().start(phase, total, unit)
-        self._bar.start()
-        label = f"{phase} ({unit})" if unit else phase
+        terminal.start(self._bar)
+        label = one_line(f"{phase} ({unit})" if unit else phase)
         self._task = self._bar.add_task(label, total=total, details="")
 
     def note(self, text: str) -> None:
-        self._bar.console.print(text)
+        self._bar.console.print(visible(text), markup=False, emoji=False)
 
     def show(self, force: bool = False) -> None:
         if self._task is not None:
             details = " ".join(f"{name} {_short(value)}" for name, value in self.details.items())
-            self._bar.update(self._task, completed=self.done, details=details)
+            self._bar.update(self._task, completed=self.done, details=one_line(details))
 
     def finish(self) -> None:
         super().finish()

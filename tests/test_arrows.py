@@ -13,7 +13,7 @@ ABOVE_SCIENCE = {"avc"}  # still a library for notebooks, built from the rooms o
 ON_TOP = {"compression"}  # as well, built from both
 CALLS = {"embedding", "audio", "models"}  # what a notebook calls, over the science it needs
 BASE = {"ahead", "cores", "errors", "files", "hdf5", "installation", "npz", "progress", "quiet",
-        "tables", "_version"}
+        "tables", "terminal", "_version"}
 MAY_IMPORT = {
     "cli": {"cli", "workflow", "ledger", "report", "steps", "export"} | CALLS | SCIENCE | BASE,
     "embedding": CALLS | BASE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -9,10 +10,13 @@ from typing import Any
 
 import click
 
+from l3hpc import terminal
 from l3hpc._version import __version__
 from l3hpc.errors import (
     EXIT_CODES,
+    EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_OK,
     InputError,
     L3hpcError,
     nearest,
@@ -91,8 +95,9 @@ def cli(debug: bool, directory: str | None) -> None:
 
 def show_error(error: L3hpcError) -> None:
     """Print an error for a person, on standard error: what, where, what is allowed, what next."""
-    for number, line in enumerate(str(error).splitlines()):
-        click.echo(f"error: {line}" if number == 0 else f"       {line}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it: the exit code is left
+        for number, line in enumerate(str(error).splitlines()):
+            click.echo(f"error: {line}" if number == 0 else f"       {line}", err=True)
 
 
 def _usage(error: click.ClickException) -> L3hpcError:
@@ -114,29 +119,46 @@ def _unexpected(error: Exception) -> L3hpcError:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every ``L3hpcError`` becomes a short message and its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        terminal.leave_ascii()
+        terminal.install()
+    with terminal.guarded():
+        out, err = sys.stdout, sys.stderr
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        for stream in (out, err):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # a full disk, or the reader has gone
+                terminal.give_up(stream)
+                code = code or EXIT_FAILED
+        if getattr(out, "broken", False):  # the reader (head, less) has seen enough
+            code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
     options: dict[str, Any] = {"prog_name": "l3hpc", "standalone_mode": False, "args": words}
     try:
         result = cli(**options)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        return end.exit_code
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_OK
     except click.UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and later
             error.show()
         else:
             show_error(_usage(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_INTERRUPTED)
+        with contextlib.suppress(OSError):
+            click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
     except Exception as error:
         if "--debug" in words:
             raise
         known = error if isinstance(error, L3hpcError) else _unexpected(error)
         show_error(known)
-        sys.exit(known.exit_code)
-    sys.exit(result if isinstance(result, int) else 0)
+        return known.exit_code
+    return result if isinstance(result, int) else EXIT_OK

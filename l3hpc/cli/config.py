@@ -52,8 +52,7 @@ def show(cluster: str | None, config_file: str | None, as_json: bool, everything
     if as_json:
         rows = {key: {"value": value, "origin": config.origin(key)}
                 for key, value in values.items()}
-        click.echo(json.dumps({"schema": 1, "file": str(config.file), "values": rows}, indent=2,
-                              ensure_ascii=False))
+        click.echo(json.dumps({"schema": 1, "file": str(config.file), "values": rows}, indent=2))
         return EXIT_OK
     shown = {key: _words(value) for key, value in values.items()
              if everything or _words(value) or config.origin(key) != "default"}
@@ -79,8 +78,7 @@ def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
 
     findings = configcheck.check(configuration.load(config_file, cluster))
     if as_json:
-        click.echo(json.dumps({"schema": 1, "findings": [vars(one) for one in findings]}, indent=2,
-                              ensure_ascii=False))
+        click.echo(json.dumps({"schema": 1, "findings": [vars(one) for one in findings]}, indent=2))
     else:
         width = max(len(one.what) for one in findings)
         for one in findings:

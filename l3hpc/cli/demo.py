@@ -67,7 +67,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
     say("\n" + preview.text(planned) + "\n")
     outcome = demo.carry_out(planned, place)
     if as_json:
-        click.echo(json.dumps(as_value(outcome, place), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(as_value(outcome, place), indent=2))
     else:
         for line in told(outcome, place):
             click.echo(line)

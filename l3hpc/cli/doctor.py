@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
+from l3hpc.terminal import own
 
 EXAMPLES = """\b
 Examples:
@@ -57,7 +59,7 @@ def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, q
     yellow = sum(line.state == "yellow" for line in lines)
     if as_json:
         click.echo(json.dumps({"checks": [line.as_json() for line in lines], "red": red,
-                               "yellow": yellow}, indent=2, ensure_ascii=False))
+                               "yellow": yellow}, indent=2))
     else:
         click.echo(f"\n{summary(red, yellow)}")
     return EXIT_FAILED if red else EXIT_OK
@@ -69,7 +71,8 @@ def show(line: object) -> None:
 
     assert isinstance(line, Line)
     mark, colour = MARKS[line.state]
-    click.echo(f"{click.style(mark, fg=colour, bold=True)} {line.check:<22} {line.words}")
+    click.echo(click.style(mark, fg=colour, bold=True), nl=False, file=own(sys.stdout))
+    click.echo(f" {line.check:<22} {line.words}")
     if line.todo and line.state != "green":
         click.echo(f"{'':<24} → {line.todo}")
 

@@ -113,7 +113,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
         names = {column.title for column in select.differing(rows, tab)}
         click.echo(json.dumps({"tab": tab.name, "differing": [
             title for title in tab.titles if title in names],
-            "rows": [_as_json(row, False, None) for row in rows]}, indent=2, ensure_ascii=False))
+            "rows": [_as_json(row, False, None) for row in rows]}, indent=2))
         return
     for line in table.side_by_side(rows, tab, columns == "all"):
         click.echo(line)

@@ -145,7 +145,7 @@ def say(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """A result as JSON."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2))
 
 
 def print_report(report: Report) -> None:

@@ -121,7 +121,7 @@ def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool)
             say(f"trying again in {watch:g} s (Ctrl-C ends it)")
         else:
             if as_json:
-                click.echo(json.dumps(vars(report), ensure_ascii=False))
+                click.echo(json.dumps(vars(report)))
             else:
                 print_report(report)
             if watch is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
+from l3hpc.terminal import log_text
 
 ASK_SLURM_EVERY_S = 10.0
 
@@ -69,7 +70,7 @@ def command(
 
         ask_every_s = logs.POLL_S if record.local else ASK_SLURM_EVERY_S
         for text in logs.follow(path, ended, ask_every_s=ask_every_s):
-            click.echo(text, nl=False)
+            click.echo(log_text(text), nl=False)
             printed = True
         if not printed:
             click.echo(f"{step} of {name} is {stands}; its log is empty: {path}", err=True)
@@ -78,7 +79,7 @@ def command(
         raise InputError(f"{step} of {name} has not started: it has no log yet",
                          hint=f"See where it stands: l3hpc status {name}")
     text = path.read_text(encoding="utf-8", errors="replace")
-    click.echo(text, nl=False)
+    click.echo(log_text(text), nl=False)
     if not text:
         click.echo(f"the log of {step} is empty: {path}", err=True)
 
@@ -99,7 +100,7 @@ def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
         rows.append({"step": now.name, "state": now.state, "bytes": size,
                      "log": None if size is None else str(path)})
     if as_json:
-        click.echo(json.dumps({"run": run, "steps": rows}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"run": run, "steps": rows}, indent=2))
         return
     width = max(len(str(row["step"])) for row in rows)
     for row in rows:

@@ -57,8 +57,7 @@ def command(
         results = [_by_hand(step, _pairs(sets, "--set"), _pairs(inputs, "--input"),
                             Path(output), overwrite)]
     if as_json:
-        click.echo(json.dumps(results if config_path else results[0], indent=2,
-                              ensure_ascii=False))
+        click.echo(json.dumps(results if config_path else results[0], indent=2))
         return
     from l3hpc.steps import step as load
 

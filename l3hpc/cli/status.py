@@ -12,6 +12,7 @@ import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
 from l3hpc.errors import InputError
+from l3hpc.terminal import own
 
 SHOWN = 5
 
@@ -49,7 +50,8 @@ def command(
     while True:
         text, moving = _look(folder, run, everything, as_json)
         if sys.stdout.isatty() and not as_json:
-            click.echo(f"\033[H\033[J{_fitting(text)}\nevery {watch:g} s, Ctrl-C ends")
+            click.echo("\033[H\033[J", nl=False, file=own(sys.stdout))
+            click.echo(f"{_fitting(text)}\nevery {watch:g} s, Ctrl-C ends")
         else:
             click.echo(text)
         sys.stdout.flush()
@@ -80,7 +82,7 @@ def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tup
     moving = any(each.state in ("running", "submitting") for each in found)
     if as_json:
         value = {"schema": status.SCHEMA, "runs": [each.to_json() for each in found]}
-        return json.dumps(value, indent=2, ensure_ascii=False), moving
+        return json.dumps(value, indent=2), moving
     if not found:
         return (f"no runs yet in {folder}\n"
                 "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False

@@ -133,7 +133,7 @@ def _finish(plan: Plan, record: RunRecord | None, as_json: bool, words: str) -> 
     if as_json:
         jobs = {step.name: step.job for step in record.steps} if record else {}
         value = {**preview.as_json(plan), "submitted": record is not None, "jobs": jobs}
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(value, indent=2))
     else:
         click.echo(f"\n{words}")
 

@@ -71,7 +71,7 @@ def run(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
         child = Path(__file__).with_name("micro_child.py")
         done = subprocess.run(
             [interpreter, str(child), str(model), str(inputs), str(outputs), str(ROOM)],
-            capture_output=True, text=True, timeout=TIMEOUT_S)
+            capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S)
         if done.returncode:
             raise MicroRefused("TensorFlow Lite Micro refused the model: "
                              + " / ".join(done.stderr.splitlines()[:2]))

@@ -322,13 +322,13 @@ def source_commit() -> str | None:
     """The commit of the checkout this package runs from, None when it is installed from a wheel."""
     root = Path(__file__).resolve().parents[2] / ".git"
     try:
-        head = (root / "HEAD").read_text().strip()
+        head = (root / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
             return head or None
         reference = head[5:]
         if (root / reference).is_file():
-            return (root / reference).read_text().strip()
-        for line in (root / "packed-refs").read_text().splitlines():
+            return (root / reference).read_text(encoding="utf-8").strip()
+        for line in (root / "packed-refs").read_text(encoding="utf-8").splitlines():
             if line.endswith(" " + reference):
                 return line.split()[0]
     except OSError:

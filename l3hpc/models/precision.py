@@ -160,7 +160,7 @@ def _granted_gpu() -> bool:
 def _flags() -> set[str]:
     """The processor's instruction sets, as Linux names them."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith(("flags", "Features")):
                 return set(line.split(":", 1)[1].split())
     return set()

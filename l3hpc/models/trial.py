@@ -30,7 +30,7 @@ def seconds_per_frame(name: str, spec: NetworkSpec, threads: int | None) -> floa
     """Of a network of this shape on an engine; infinite where that fails."""
     command = [sys.executable, "-m", "l3hpc.models.trial", name, str(threads or 0)]
     try:
-        done = subprocess.run(command, input=json.dumps(spec.to_dict()), text=True,
+        done = subprocess.run(command, input=json.dumps(spec.to_dict()), encoding="utf-8",
                               capture_output=True, timeout=TIMEOUT_S)
         return float(done.stdout.split()[-1]) if done.returncode == 0 else float("inf")
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):

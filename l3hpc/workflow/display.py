@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
+from l3hpc import terminal
+from l3hpc.terminal import one_line
 from l3hpc.workflow import artifacts, markers, records
 from l3hpc.workflow.model import RunRecord, StepRecord
 from l3hpc.workflow.words import clock, progress_words
@@ -70,26 +72,25 @@ class PlainDisplay:
         return f"{step.name}: {fraction:.0%} after {elapsed}" + (f", {words}" if words else "")
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(one_line(text), file=self._stream, flush=True)
 
 
 class BarDisplay:
     """Bars drawn by rich on standard error."""
 
     def __init__(self, workspace: Path) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
         self._workspace = workspace
         self._bars = RichProgress(
-            TextColumn("{task.description:<10}"), BarColumn(bar_width=24),
+            TextColumn("{task.description:<10}", markup=False), BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
             TextColumn("{task.fields[words]}", markup=False),
-            console=Console(stderr=True), expand=False)
+            console=terminal.console(), expand=False)
         self._tasks: dict[str, Any] = {}
         self._looked = 0.0
-        self._bars.start()
+        terminal.start(self._bars)
 
     def __call__(self, record: RunRecord, jobs: dict[str, dict[str, Any]]) -> None:
         now = time.monotonic()
@@ -99,21 +100,21 @@ class BarDisplay:
         for step in record.steps:
             if step.name not in self._tasks:
                 self._tasks[step.name] = self._bars.add_task(
-                    step.name, total=1.0, start=False, words="waiting")
+                    one_line(step.name), total=1.0, start=False, words="waiting")
             task, counts = self._tasks[step.name], _counts(jobs, step.name)
             stage = _stage(counts)
             if stage == "running":
                 self._bars.start_task(task)
                 fraction, words = _advance(self._workspace, record, step, counts)
-                self._bars.update(task, completed=fraction, words=words)
+                self._bars.update(task, completed=fraction, words=one_line(words))
             elif stage == "done":
                 said = artifacts.detail(Path(step.artifact))
                 reused = "" if counts else "done before"
-                self._bars.update(task, completed=1.0, words=said or reused)
+                self._bars.update(task, completed=1.0, words=one_line(said or reused))
                 self._bars.stop_task(task)
             elif stage != "waiting":
                 words = _last_words(self._workspace, record, step) if stage == "failed" else ""
-                self._bars.update(task, words=f"{stage} {words}".rstrip())
+                self._bars.update(task, words=one_line(f"{stage} {words}".rstrip()))
                 self._bars.stop_task(task)
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class LocalJobs:
     def load(self) -> None:
         """Read the file again."""
         try:
-            self.jobs = json.loads(self.path.read_text())["jobs"]
+            self.jobs = json.loads(self.path.read_text(encoding="utf-8"))["jobs"]
         except (FileNotFoundError, json.JSONDecodeError, KeyError):
             self.jobs = {}
 

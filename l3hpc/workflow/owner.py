@@ -31,7 +31,7 @@ DEAD_S = 900.0  # no two clocks of a cluster differ by as much
 def process_start(pid: int) -> int | None:
     """When a process of this machine began, in clock ticks since boot; None when it is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()
@@ -69,7 +69,7 @@ class Owner:
             handle = os.open(self._claim(mine), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(handle, "w") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(json.dumps(self._state()))
         if self._numbers()[-1] != mine:  # a slower look at the folder lost against a newer claim
             self._claim(mine).unlink(missing_ok=True)
@@ -137,7 +137,7 @@ class Owner:
         if not numbers:
             return 0, None
         try:
-            state = json.loads(self._claim(numbers[-1]).read_text())
+            state = json.loads(self._claim(numbers[-1]).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):  # being written just now, or by a killed process
             state = {"token": f"unreadable {numbers[-1]}"}
         with contextlib.suppress(OSError):

@@ -36,8 +36,9 @@ def call(command: Sequence[str], *, timeout_s: float) -> str:
     """Run one of Slurm's commands and return what it said; refusals are ``ClusterError``s."""
     program = command[0]
     try:
-        done = subprocess.run(list(command), capture_output=True, text=True, errors="replace",
-                              timeout=timeout_s, env=for_slurm(), stdin=subprocess.DEVNULL)
+        done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
+                              errors="replace", timeout=timeout_s, env=for_slurm(),
+                              stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         raise ClusterError(f"{program} is not on this machine",
                            hint="Log in to the cluster, or use --cluster local.") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+from l3hpc.terminal import one_line
 from l3hpc.workflow.status import RunStatus, StepStatus
 from l3hpc.workflow.words import age, clock
 
@@ -15,25 +16,26 @@ DONE = ("done", "reused")
 
 def run_text(run: RunStatus) -> str:
     """The run's heading, one line per step, the last words of what failed, the next command."""
-    lines = [f"{run.run}   {run.cluster}   {heading(run)}"]
+    lines = [one_line(f"{run.run}   {run.cluster}   {heading(run)}")]
     order = _in_groups(run)
     steps = [step for _, group in order for step in group]
     headings = {id(group[0]): title for title, group in order if title and group}
-    rows = [(step.name, step.job or "–", step.state, f"{step.done:,}/{step.tasks:,}",
-             clock(step.elapsed_s), step.detail) for step in steps]
+    rows = [tuple(map(one_line, (
+        step.name, step.job or "–", step.state, f"{step.done:,}/{step.tasks:,}",
+        clock(step.elapsed_s), step.detail))) for step in steps]
     widths = [max(len(row[column]) for row in [HEAD, *rows]) for column in range(len(HEAD) - 1)]
     right = {3, 4}
     for number, row in enumerate([HEAD, *rows]):
         cells = [value.rjust(widths[column]) if column in right else value.ljust(widths[column])
                  for column, value in enumerate(row[:-1])]
         if number and id(steps[number - 1]) in headings:
-            lines.append(f"  {headings[id(steps[number - 1])]}")
+            lines.append(f"  {one_line(headings[id(steps[number - 1])])}")
         indent = "  " + "  ".join(cells) + "  "
         lines.append((indent + row[-1]).rstrip())
         if number:
             lines += _more(steps[number - 1], " " * len(indent))
     lines += _finished(run)
-    lines += [f"  note: {note}" for note in run.notes]
+    lines += [f"  note: {one_line(note)}" for note in run.notes]
     if run.next:
         lines.append(f"  next: {run.next}")
     return "\n".join(lines)
@@ -62,7 +64,7 @@ def _finished(run: RunStatus) -> list[str]:
         return []
     shown = "; ".join(_values(each) for each in done[:4]) + ("; …" if len(done) > 4 else "")
     return [f"  {len(done)} of {len(run.combinations)} combinations done"
-            + (f": {shown}" if shown else "")]
+            + (f": {one_line(shown)}" if shown else "")]
 
 
 def _values(combination: dict[str, dict[str, str]]) -> str:
@@ -79,8 +81,8 @@ def _more(step: StepStatus, indent: str) -> list[str]:
     """Where the log of a failed step is, and its last words."""
     if step.state not in ("failed", "lost"):
         return []
-    lines = [f"{indent}{words}" for line in step.last_words[:WORDS_SHOWN]
+    lines = [f"{indent}{one_line(words)}" for line in step.last_words[:WORDS_SHOWN]
              for words in [line.strip()] if words]
     if step.log:
-        lines.append(f"{indent}log {os.path.relpath(step.log)}")
+        lines.append(f"{indent}log {one_line(os.path.relpath(step.log))}")
     return lines

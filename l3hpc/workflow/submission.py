@@ -210,7 +210,7 @@ def _test(
     every += [(one.steps[0], one.text) for one in together]
     progress.start("asking", len(every), "scripts")
     for step, text in every:
-        with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as script:
+        with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as script:
             script.write(text)
             script.flush()
             command = ["bash", "-n"] if executors.is_local(plan.profile) else \

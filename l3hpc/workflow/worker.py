@@ -25,6 +25,7 @@ from typing import Any
 import pydantic
 
 import l3hpc.steps
+from l3hpc import terminal
 from l3hpc._version import __version__
 from l3hpc.cores import limit_pools
 from l3hpc.errors import InputError, L3hpcError
@@ -51,6 +52,7 @@ class TaskCall:
     def __call__(self) -> dict[str, Any]:
         """Run the task. An error that a person can act on ends the job with its short message and
         its exit code; anything else keeps its traceback in the log."""
+        terminal.install()
         if os.environ.get("L3HPC_LOCAL"):  # submitit ignores TERM, which Slurm backs with a KILL
             signal.signal(signal.SIGTERM, _stop)
         else:  # preemption or scancel: KILL follows after a while

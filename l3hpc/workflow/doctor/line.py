@@ -52,9 +52,9 @@ Ask = Callable[[Sequence[str]], Answer]
 def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
     """Run a program with an English locale and no inherited Slurm options; never raises."""
     try:
-        done = subprocess.run(list(command), capture_output=True, text=True, errors="replace",
-                              timeout=timeout, env={**for_slurm(), "LC_ALL": "C"}, check=False,
-                              stdin=subprocess.DEVNULL)
+        done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
+                              errors="replace", timeout=timeout, check=False,
+                              env={**for_slurm(), "LC_ALL": "C"}, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         return Answer(None, "", f"{command[0]} is not installed here")
     except OSError as error:

@@ -25,9 +25,10 @@ def resident_mb(sessions: Iterable[int]) -> dict[int, float]:
         if not name.isdigit():
             continue
         try:
-            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:  # it ended just now
             continue
+        fields = text.rpartition(")")[2].split()
         session = int(fields[_SESSION])
         if session in found:
             found[session] += int(fields[_RESIDENT]) * PAGE_MB

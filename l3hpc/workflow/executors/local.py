@@ -61,7 +61,7 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
         except FileExistsError:  # another submission took it
             number += 1
             continue
-        with os.fdopen(handle, "w") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(entry)
         return str(number)
 

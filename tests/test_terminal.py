@@ -1,0 +1,177 @@
+"""No locale, terminal or value can break what is printed, or steer the terminal."""
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l3hpc import terminal
+from l3hpc.workflow import records
+from l3hpc.workflow.model import RunRecord, StepRecord
+
+NASTY = "a\x1b]0;owned\x07b\x1b[2J\x9b31m\rc\u202eevil\u2066\x00\x7f\udcff→é😀"
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+LISTINGS = [
+    ["status"], ["status", "--all", "--json"], ["usage", "latest"], ["logs", "latest", "train"],
+    ["ledger", "show"], ["ledger", "status"], ["config", "show"], ["config", "check"],
+    ["cancel", "latest"], ["resume", "latest", "--dry-run"], ["doctor", "--quick"], ["--help"],
+    ["submit", "--help"], ["stauts"],
+]
+LOCALES = [
+    {"PYTHONIOENCODING": "latin-1", "TERM": "dumb", "COLUMNS": "1"},
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "COLUMNS": "0", "LINES": "x"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "COLUMNS": "9" * 30},
+]
+
+
+@given(st.text(st.characters() | st.sampled_from(NASTY)),
+       st.sampled_from(["utf-8", "ascii", "latin-1", "cp1252", "utf-16"]))
+def test_any_text_is_written_in_any_encoding(text, encoding):
+    below = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
+    terminal.Output(below).write(text)
+    below.flush()
+    shown = below.buffer.getvalue().decode(encoding)
+    assert not HIDDEN.search(shown.replace("\r\n", "\n"))
+    assert not HIDDEN.search(terminal.one_line(text)) and "\n" not in terminal.one_line(text)
+
+
+@given(st.text(st.characters() | st.sampled_from(NASTY)),
+       st.sampled_from(["utf-8", "ascii", "latin-1"]))
+def test_json_stays_json(text, encoding):
+    below = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    terminal.Output(below).write(json.dumps({"value": text}, ensure_ascii=encoding != "utf-8"))
+    below.flush()
+    assert json.loads(below.buffer.getvalue()) == {"value": text}
+
+
+def test_what_a_log_holds_is_readable_and_harmless():
+    assert terminal.log_text("\x1b[31mred\x1b[0m\tx\r\n1 %\r2 %\n") == "red\tx\n1 %\n2 %\n"
+    assert terminal.log_text("\x1b[\x1b[0m2J\x1b]52;c;eA==\x07") == r"\x1b[2J\x1b]52;c;eA==\x07"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """One run whose record, markers and log hold what a terminal must not get."""
+    here = tmp_path_factory.mktemp("wörk")
+    step = StepRecord("train", "train", str(here / "ws" / "artifacts" / "train" / "0"), 1, [],
+                      state="submitted", job="1", submitted_tasks=[0],
+                      attempts=[{"job": "1", "array": False, "tasks": [0], "time": 1.0}])
+    record = RunRecord("run", f"p{NASTY}", f"local{NASTY}", 1.0, "ada", "node", [], {}, "refused",
+                       [step], local=True, note=f"x\nfake line {NASTY}")
+    records.write(here / "ws", record)
+    marks = records.markers_folder(here / "ws", "run", "train")
+    marks.mkdir(parents=True)
+    (marks / "0.begin").write_text('{"job": "1", "time": 1}')
+    (marks / "0.exit").write_text('{"job": "1", "code": 1, "time": 2}')
+    (marks / "0.error.json").write_text(json.dumps(
+        {"type": "E", "message": NASTY, "where": NASTY, "tail": [NASTY]}))
+    logs = records.logs_folder(here / "ws", "run", "train")
+    logs.mkdir()
+    (logs / "1_0_log.err").write_bytes(NASTY.encode("utf-8", "surrogatepass"))
+    (here / "cluster.yaml").write_text("paths: {workspace: ws}\n")
+    return here
+
+
+def run(words, here, change, **options):
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith(("LC_", "LANG", "PYTHONIO", "PYTHONUTF8", "OUTPUT_DIR"))}
+    return subprocess.run([sys.executable, "-m", "l3hpc", *words], cwd=here, timeout=60,
+                          env=environment | {"LANG": "C.UTF-8"} | change, **options)
+
+
+def test_a_record_with_surrogates_is_written_and_read(workspace):
+    assert records.read(workspace / "ws", "run").pipeline == f"p{NASTY}"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
+@pytest.mark.parametrize("words", LISTINGS, ids=" ".join)
+def test_every_listing_works_in_every_encoding(workspace, words, encoding, monkeypatch):
+    from l3hpc.cli import main
+
+    monkeypatch.chdir(workspace)
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert (sys.stdout, sys.stderr) == (out, err)
+    said, complaint = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
+    assert ended.value.code in (0, 1, 2) and "should not happen" not in complaint
+    assert not HIDDEN.search(said) and not HIDDEN.search(complaint)
+    if words == ["status"]:
+        assert ended.value.code == 0 and "run" in said and "\nfake" not in said
+    if "--json" in words:
+        [found] = json.loads(said)["runs"]
+        assert found["pipeline"] == f"p{NASTY}"
+
+
+@pytest.mark.parametrize("change", LOCALES)
+def test_no_locale_or_terminal_breaks_a_listing(workspace, change):
+    done = run(["status"], workspace, change, capture_output=True)
+    assert done.returncode == 0 and done.stderr == b"" and b"run" in done.stdout
+
+
+def test_nothing_steers_a_terminal_but_our_own_colours(workspace):
+    main, second = pty.openpty()
+    done = run(["doctor", "--quick"], workspace, {"TERM": "xterm"}, stdout=second, stderr=second)
+    os.close(second)
+    text = b""
+    while True:
+        try:
+            text += os.read(main, 65536)
+        except OSError:
+            break
+    os.close(main)
+    assert done.returncode in (0, 1) and b"\x1b[32m" in text  # green marks
+    assert not HIDDEN.search(re.sub("\x1b\\[[0-9;]*m|\r\n", "", text.decode()))
+
+
+@pytest.mark.parametrize(("line", "code"), [
+    ('"$@" >&-', 0), ('"$@" 2>&-', 0), ('"$@" <&- >&- 2>&-', 0), ('"$@" > /dev/full', 1),
+    ('set -o pipefail; "$@" | true', 130), ('set -o pipefail; "$@" nonsense 2>&1 | true', 2),
+])
+def test_closed_full_and_broken_streams(workspace, line, code):
+    done = subprocess.run(["bash", "-c", line, "bash", sys.executable, "-m", "l3hpc", "status"],
+                          cwd=workspace, capture_output=True, timeout=60)
+    assert b"Traceback" not in done.stderr and b"ignored" not in done.stderr
+    assert done.returncode == code or code == 130 and done.returncode == 0
+
+
+def test_files_of_ours_never_get_the_number_of_a_closed_stream(workspace):
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" >&- 2>&-', sys.executable,
+         "import os\nfrom l3hpc import terminal\nterminal.install()\n"
+         "assert os.open('made', os.O_CREAT | os.O_WRONLY) > 2"], cwd=workspace)
+    assert done.returncode == 0
+
+
+def test_every_text_file_is_opened_with_an_encoding():
+    """The locale's encoding decides nothing: a job may run under another one."""
+    import ast
+
+    wrong = []
+    for path in sorted(Path(terminal.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else \
+                getattr(node.func, "id", "")
+            named = {word.arg: word.value for word in node.keywords}
+            texts = [each.value for each in [*node.args[:2], *named.values()]
+                     if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            binary = any(re.fullmatch("[rwax+]*b[rwax+]*", each) for each in texts)
+            plain = (name == "open" and isinstance(node.func, ast.Name) and not binary
+                     or name == "read_text" or name == "NamedTemporaryFile" and "w" in texts
+                     or name == "fdopen" and not binary
+                     or name in ("run", "Popen") and "text" in named)
+            if plain and "encoding" not in named and None not in named:
+                wrong.append(f"{path.name}:{node.lineno}")
+    assert not wrong
