@@ -12,8 +12,8 @@ SCIENCE = {"audio", "models", "sampling", "reduction", "tagging", "classificatio
 ABOVE_SCIENCE = {"avc"}  # still a library for notebooks, built from the rooms of SCIENCE
 ON_TOP = {"compression"}  # as well, built from both
 CALLS = {"embedding", "audio", "models"}  # what a notebook calls, over the science it needs
-BASE = {"ahead", "cores", "errors", "files", "hdf5", "installation", "npz", "progress", "quiet",
-        "tables", "terminal", "_version"}
+BASE = {"ahead", "cores", "errors", "files", "hdf5", "installation", "npz", "plainyaml", "progress",
+        "quiet", "tables", "terminal", "_version"}
 MAY_IMPORT = {
     "cli": {"cli", "workflow", "ledger", "report", "steps", "export"} | CALLS | SCIENCE | BASE,
     "embedding": CALLS | BASE,

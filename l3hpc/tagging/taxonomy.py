@@ -11,8 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from l3hpc import plainyaml
 from l3hpc.errors import InputError
 from l3hpc.files import write_text
 
@@ -85,14 +84,7 @@ class Taxonomy:
         Raises ``InputError`` for anything else, with the file and the place.
         """
         where = str(path)
-        try:
-            value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"cannot read the taxonomy: {error.strerror}", where=where) from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            place = f"{where}:{mark.line + 1}" if mark else where
-            raise InputError("not valid YAML", where=place) from None
+        value, _ = plainyaml.read(Path(path))
         if not isinstance(value, Mapping) or not all(
                 isinstance(value.get(level), Mapping) for level in ("coarse", "fine")):
             raise InputError("not a taxonomy", where=where,

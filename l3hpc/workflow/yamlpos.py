@@ -1,12 +1,7 @@
-"""YAML files whose every value knows its line, so that a refusal can name the place.
-
-Only plain data is read (the safe schema). Three traps of YAML 1.1 are closed: ``4:00:00`` and
-``2026-11-20`` stay text, ``1e-4`` is a number, and a key written twice is refused.
-"""
+"""YAML files whose every value knows its line, so that a refusal can name the place."""
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -14,37 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from l3hpc import plainyaml
 from l3hpc.errors import InputError, nearest
-
-Place = tuple[Any, ...]
-MAX_NODES = 50_000
-_PLAIN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+from l3hpc.plainyaml import Place
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader with the number rules of YAML 1.2 and without dates."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers
-            if tag.rsplit(":", 1)[1] not in ("int", "float", "timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"),
-    list("-+0123456789"),
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:\d[\d_]*\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?"
-               r"|\d[\d_]*[eE][-+]?\d+|\.(?:inf|Inf))$"),
-    list("-+.0123456789"),
-)
 
 
 @dataclass(frozen=True)
@@ -96,33 +67,12 @@ def checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def load(path: Path) -> Document:
     """Read a YAML file; an empty one is an empty mapping. Errors are ``InputError`` with line."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", where=_short(path)) from None
-    return loads(text, path)
+    return Document(Path(path), *plainyaml.read(Path(path), _short(path)))
 
 
 def loads(text: str, path: Path) -> Document:
     """The same for text; ``path`` is only the name used in messages."""
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        lines: dict[Place, int] = {}
-        data = {} if node is None else _value(loader, node, (), lines, path)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        message = f"not valid YAML: {error.problem or error.context}"
-        raise InputError(message, where=f"{_short(path)}{line}") from None
-    except RecursionError:
-        raise InputError("lists or mappings stand too deep inside each other",
-                         where=_short(path)) from None
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"not valid YAML: {first}", where=_short(path)) from None
-    return Document(path, data, lines)
+    return Document(path, *plainyaml.parse(text, _short(path)))
 
 
 def validated(model: type[Model], document: Document, place: Place = (), data: Any = None) -> Model:
@@ -168,47 +118,6 @@ def explain(
     shown = repr(first["input"])
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return InputError(f"{dotted}: {message[:1].lower()}{message[1:]} (got {shown})", where=where)
-
-
-def _value(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place, int],
-           path: Path) -> Any:
-    if len(lines) > MAX_NODES:  # aliases of aliases grow without bound
-        raise InputError(f"more than {MAX_NODES:,} values", where=_short(path))
-    lines.setdefault(place, node.start_mark.line + 1)
-    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
-        raise InputError(f"{node.tag!r} is not plain data",
-                         where=f"{_short(path)}:{node.start_mark.line + 1}")
-    if isinstance(node, yaml.MappingNode):
-        _refuse_duplicates(node, path)
-        loader.flatten_mapping(node)
-        result: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value
-            lines[(*place, key)] = key_node.start_mark.line + 1
-            result[key] = _value(loader, value_node, (*place, key), lines, path)
-        return result
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(loader, item, (*place, index), lines, path)
-                for index, item in enumerate(node.value)]
-    value = loader.construct_object(node)
-    if not isinstance(value, (str, int, float, bool, type(None))):
-        raise InputError(f"{node.value!r} is not plain data",
-                         where=f"{_short(path)}:{node.start_mark.line + 1}")
-    return value
-
-
-def _refuse_duplicates(node: yaml.MappingNode, path: Path) -> None:
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise InputError("a key must be a plain word", where=f"{_short(path)}:{line}")
-        if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-            raise InputError(
-                f"key {key_node.value!r} is written twice (first in line {seen[key_node.value]})",
-                where=f"{_short(path)}:{line}",
-            )
-        seen[key_node.value] = line
 
 
 def _fields(model: Any, location: Place) -> list[str]:

@@ -95,7 +95,7 @@ def test_two_steps_of_one_kind():
      ["unknown key 'cpu' in steps.extract.resources", "did you mean 'cpus'?"]),
     ("steps:\n  extract:\n    resources:\n      mem: 4\n", "jobs/mine.yaml:4",
      ["'4' is not an amount of memory"]),
-    ("steps:\n  extract:\n  extract:\n", "jobs/mine.yaml:3", ["written twice"]),
+    ("steps:\n  extract:\n  extract:\n", "jobs/mine.yaml:3:3", ["written twice"]),
     ("options:\n  arrs: train.asr\nsteps:\n  extract:\n", "jobs/mine.yaml:2",
      ["unknown option 'arrs'", "asr"]),
     ("options:\n  asr: train.asr\nsteps:\n  extract:\n", "jobs/mine.yaml:2",

@@ -33,7 +33,7 @@ def test_scalars_mean_what_they_look_like(text, value):
 def test_a_key_written_twice_is_refused():
     with pytest.raises(InputError) as error:
         loads("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n")
-    assert error.value.where == "some.yaml:5"
+    assert error.value.where == "some.yaml:5:3"
     assert "'c' is written twice (first in line 3)" in error.value.message
 
 

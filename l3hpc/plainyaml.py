@@ -1,0 +1,222 @@
+"""YAML as plain data: what is read is bounded before it is built, and every value knows its line.
+
+The safe schema without its traps: ``4:00:00`` and ``2026-11-20`` stay text, ``1e-4`` is a number, a
+key written twice is refused, and so is everything that is not text, a finite number, true, false,
+null, a list or a mapping. Size, depth and what aliases unfold to are limited here, whatever the
+version of PyYAML.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from l3hpc.errors import InputError
+
+Place = tuple[Any, ...]
+MAX_BYTES = 256 * 1024
+MAX_NODES = 20_000
+MAX_DEPTH = 50
+MAX_INTEGER = 2**63
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = {f"{_TAG}{name}" for name in ("str", "int", "float", "bool", "null", "merge", "value")}
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with the number rules of YAML 1.2, without dates, and with limits."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._shown, self._depth, self._nodes = name, 0, 0
+        super().__init__(text)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Count while the tree grows: a refusal must not wait until it is built."""
+        self._depth, self._nodes = self._depth + 1, self._nodes + 1
+        mark = self.peek_event().start_mark
+        if self._depth > MAX_DEPTH:
+            raise _refusal(self._shown, mark, "lists or mappings stand more than "
+                                              f"{MAX_DEPTH} deep inside each other")
+        if self._nodes > MAX_NODES:
+            raise _refusal(self._shown, mark, f"more than {MAX_NODES:,} values")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers
+            if tag.rsplit(":", 1)[1] not in ("int", "float", "timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    f"{_TAG}int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(r"[-+]?(?:\d[\d_]*\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?"
+               r"|\d[\d_]*[eE][-+]?\d+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
+
+
+def read(path: Path, name: str | None = None) -> tuple[Any, dict[Place, int]]:
+    """The data of a file ({} for an empty one) and the line of each place in it.
+
+    name: of the file in messages. Everything that is wrong is an ``InputError`` with line and
+    column.
+    """
+    name = name or str(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would be waited for
+            raise InputError("cannot be read: not a regular file", where=name)
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", where=name) from None
+    if len(content) > MAX_BYTES:
+        raise _too_large(name)
+    if content.startswith(_UTF_16) or b"\x00" in content[:64]:
+        raise InputError("not UTF-8 text (UTF-16?)", where=name,
+                         hint="Save it as UTF-8 in your editor.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[:error.start].decode("utf-8", "replace")
+        raise InputError(f"not UTF-8 text: byte 0x{content[error.start]:02x}",
+                         where=f"{name}:{_position(before)}",
+                         hint="Save it as UTF-8 in your editor.") from None
+    return parse(text, name)
+
+
+def parse(text: str, name: str) -> tuple[Any, dict[Place, int]]:
+    """The same for text; ``name`` is used in messages."""
+    if len(text) > MAX_BYTES:
+        raise _too_large(name)
+    lines: dict[Place, int] = {}
+    try:
+        loader = _Loader(text, name)
+        node = loader.get_single_node()
+        return ({} if node is None else _Values(loader, name, lines).value(node, ())), lines
+    except yaml.MarkedYAMLError as error:
+        words = ", ".join(part for part in (error.context, error.problem) if part)
+        if "'\\t'" in words:
+            words = "a tab where spaces must stand"
+        raise _refusal(name, error.problem_mark or error.context_mark,
+                       f"not valid YAML: {words}") from None
+    except yaml.reader.ReaderError as error:
+        place = _position(text[:error.position])
+        raise InputError(f"not valid YAML: the character {chr(int(error.character))!r}"
+                         if isinstance(error.character, int) else f"not valid YAML: {error.reason}",
+                         where=f"{name}:{place}") from None
+    except RecursionError:
+        raise InputError("lists or mappings stand too deep inside each other",
+                         where=name) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=name) from None
+
+
+class _Values:
+    """Turns nodes into plain values, and aliases into what they stand for, within the limits."""
+
+    def __init__(self, loader: _Loader, name: str, lines: dict[Place, int]) -> None:
+        self._loader, self._name, self._lines = loader, name, lines
+        self._merged: dict[int, dict[str, tuple[yaml.Node, yaml.Node]] | None] = {}
+        self._count = 0
+
+    def value(self, node: yaml.Node, place: Place) -> Any:
+        """The value of a node that stands at ``place``."""
+        self._count += 1
+        if self._count > MAX_NODES:  # aliases of aliases grow without bound
+            raise self._refuse(node, f"more than {MAX_NODES:,} values with all aliases")
+        if len(place) > MAX_DEPTH:
+            raise self._refuse(node, "an alias stands inside of what it names")
+        self._lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+            result: dict[str, Any] = {}
+            for key, (key_node, item) in self._pairs(node).items():
+                self._lines[(*place, key)] = key_node.start_mark.line + 1
+                result[key] = self.value(item, (*place, key))
+            return result
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+            return [self.value(item, (*place, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+            return self._scalar(node)
+        raise self._refuse(node, f"the tag {_shown(node.tag)} is not plain data")
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        kind = node.tag.removeprefix(_TAG)
+        if kind in ("merge", "value"):
+            return node.value
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, yaml.YAMLError):
+            raise self._refuse(node, f"{_cut(node.value)} is no {kind}") from None
+        if isinstance(value, float) and not math.isfinite(value) or \
+                isinstance(value, int) and abs(value) >= MAX_INTEGER:
+            raise self._refuse(node, f"{_cut(node.value)} is not a number that can be used")
+        return value
+
+    def _pairs(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """Key → its node and value, with what is merged by ``<<`` (a key of its own wins)."""
+        if id(node) in self._merged:
+            known = self._merged[id(node)]
+            if known is None:
+                raise self._refuse(node, "an alias stands inside of what it names")
+            return known
+        self._merged[id(node)] = None  # being worked on
+        own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key_node, item in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
+                raise self._refuse(key_node, "a key must be a plain word")
+            self._scalar(key_node)
+            key = key_node.value
+            if key_node.tag == f"{_TAG}merge":
+                for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
+                    if not isinstance(source, yaml.MappingNode):
+                        raise self._refuse(source, "<< takes a mapping, or a list of mappings")
+                    self._count += len(source.value)
+                    for name, pair in self._pairs(source).items():
+                        merged.setdefault(name, pair)
+                continue
+            if key in own:
+                first = own[key][0].start_mark.line + 1
+                raise self._refuse(key_node,
+                                   f"key {_cut(key)} is written twice (first in line {first})")
+            own[key] = key_node, item
+        pairs = {**{key: pair for key, pair in merged.items() if key not in own}, **own}
+        self._merged[id(node)] = pairs
+        return pairs
+
+    def _refuse(self, node: yaml.Node, message: str) -> InputError:
+        return _refusal(self._name, node.start_mark, message)
+
+
+def _refusal(name: str, mark: yaml.Mark | None, message: str) -> InputError:
+    place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+    return InputError(message, where=f"{name}{place}")
+
+
+def _too_large(name: str) -> InputError:
+    return InputError(f"larger than {MAX_BYTES // 1024} KB, too large for a file of settings",
+                      where=name)
+
+
+def _position(before: str) -> str:
+    """``line:column`` of what follows this text."""
+    return f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+
+
+def _cut(text: str) -> str:
+    return repr(text) if len(text) <= 60 else repr(text[:57]) + "…"
+
+
+def _shown(tag: str) -> str:
+    return _cut(f"!!{tag.removeprefix(_TAG)}" if tag.startswith(_TAG) else tag)
