@@ -169,7 +169,8 @@ def test_every_text_file_is_opened_with_an_encoding():
                      if isinstance(each, ast.Constant) and isinstance(each.value, str)]
             binary = any(re.fullmatch("[rwax+]*b[rwax+]*", each) for each in texts)
             plain = (name == "open" and isinstance(node.func, ast.Name) and not binary
-                     or name == "read_text" or name == "NamedTemporaryFile" and "w" in texts
+                     or name == "read_text" and not node.args
+                     or name == "NamedTemporaryFile" and "w" in texts
                      or name == "fdopen" and not binary
                      or name in ("run", "Popen") and "text" in named)
             if plain and "encoding" not in named and None not in named:
