@@ -5,7 +5,8 @@ A block in a Markdown page starts with ``<!-- filled: WHAT ARGUMENT -->`` and en
 ``commands``, ``steps``, ``tabs``, ``exit-codes``, ``columns`` (a ledger tab), ``pipeline`` (a file
 of jobs/), ``options`` and ``resources`` (of a pipeline), ``benchmark`` (a results file of
 benchmarks/), ``claims`` (of all of them), ``headlines`` (some of those), ``cost`` (of the published
-scale, worked out from them), or ``file`` (any file of the tree).
+scale, worked out from them), ``transcript`` (of the last recorded demonstration), or
+``file`` (any file of the tree).
 """
 
 from __future__ import annotations
@@ -187,6 +188,11 @@ def file_text(path: str) -> str:
     return f"```{kind}\n{(ROOT / path).read_text().rstrip()}\n```"
 
 
+def transcript(name: str) -> str:
+    """What ``tools/record_demo.py`` saw on the screen."""
+    return f"```text\n{(ROOT / 'docs' / 'transcripts' / f'{name}.txt').read_text().rstrip()}\n```"
+
+
 def benchmark_tables(names: str) -> str:
     """The tables of ``benchmarks/results/NAME.json``, with machine, date and commit."""
     from benchmarks.machine import about
@@ -248,7 +254,7 @@ FILLERS: dict[str, Callable[[str], str]] = {
     "columns": columns_table, "pipeline": pipeline_file, "options": options_table,
     "resources": resources_table, "commands": commands_table, "steps": steps_table,
     "tabs": tabs_table, "file": file_text, "benchmark": benchmark_tables,
-    "claims": claims_table, "headlines": headlines, "cost": cost_table,
+    "transcript": transcript, "claims": claims_table, "headlines": headlines, "cost": cost_table,
 }
 
 

@@ -1,0 +1,48 @@
+"""Fills README's transcript from a run: ``python tools/record_demo.py``, some minutes.
+
+Runs the demonstration in a folder of its own and keeps what it prints in ``docs/transcripts/``:
+``demo`` (the last line of each step and the closing words), ``status`` and ``refusal``. Paths are
+shortened to the folder ``demo``; nothing else is changed. ``tools/refresh_docs.py`` puts them into
+README.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TRANSCRIPTS = ROOT / "docs" / "transcripts"
+
+
+def main() -> int:
+    """Run, and write the three transcripts; exit code 1 where the demonstration fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        ran = _l3hpc(folder, "demo", "--yes")
+        if ran.returncode:
+            sys.stderr.write(ran.stderr)
+            return 1
+        steps = [line for line in ran.stderr.splitlines() if re.match(r"\w+: done in ", line)]
+        closing = ran.stdout[ran.stdout.rindex("\n\n", 0, ran.stdout.index("\nreport ") - 1):]
+        status = _l3hpc(folder, "-C", "demo", "status").stdout
+        refusal = _l3hpc(folder, "-C", "demo", "submit", "upstream", "--asr", "8000", "--mels",
+                         "512").stderr
+        texts = {"demo": "\n".join(steps) + "\n" + closing,
+                 "status": f"$ l3hpc -C demo status\n{status}",
+                 "refusal": "$ l3hpc -C demo submit upstream --asr 8000 --mels 512\n" + refusal}
+        for name, text in texts.items():
+            text = text.replace(f"{folder}/", "").replace(folder, "")
+            (TRANSCRIPTS / f"{name}.txt").write_text(text.rstrip() + "\n", encoding="utf-8")
+    return subprocess.run([sys.executable, str(ROOT / "tools" / "refresh_docs.py")]).returncode
+
+
+def _l3hpc(folder: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "l3hpc", *words], cwd=folder, text=True,
+                          capture_output=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
