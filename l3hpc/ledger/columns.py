@@ -25,7 +25,8 @@ class Column:
     kind: how a cell is typed. rule: how many records become one value: ``set`` (the last one
     written), ``latest`` (that of the highest epoch), ``min``/``max`` (the best one ever seen).
     update: whether the cell changes while a run goes on.
-    follows: for ``min``/``max``, the ``latest`` field whose values count as well.
+    follows: for ``min``/``max``, the ``latest`` field whose values count as well. note: what a
+    reader of the cell has to know; the sheet's own titles are fixed and do not hold it.
     """
 
     title: str
@@ -34,6 +35,12 @@ class Column:
     rule: Rule = "set"
     update: bool = False
     follows: str | None = None
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The title, with the note where there is one: the heading in our own views."""
+        return f"{self.title} ({self.note})" if self.note else self.title
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,9 @@ class Tab:
         return [column.field for column in self.columns]
 
     def column(self, name: str) -> Column:
-        """The column with this title or field name (case does not matter for titles)."""
+        """The column with this title, label or field name (case does not matter for titles)."""
         for column in self.columns:
-            if name == column.title or name == column.field:
+            if name in (column.title, column.field, column.label):
                 return column
         for column in self.columns:
             if name.lower() == column.title.lower():
@@ -110,7 +117,8 @@ def _results(*pairs: tuple[str, str], kind: Kind = "number") -> list[Column]:
 def _progress(names: Iterable[tuple[str, str, Literal["min", "max"]]]) -> list[Column]:
     """Latest Epoch, then Latest and Best of each (title, field, which value is best)."""
     names = list(names)
-    columns = [Column("Latest Epoch", "latest_epoch", "number", "latest", True)]
+    # the published sheet counts this one from 0, all that we print counts epochs from 1
+    columns = [Column("Latest Epoch", "latest_epoch", "number", "latest", True, note="from 0")]
     columns += [Column(f"Latest {title}", f"latest_{field}", "number", "latest", True)
                 for title, field, _ in names]
     columns += [Column(f"Best {title}", f"best_{field}", "number", best, True, f"latest_{field}")

@@ -43,7 +43,7 @@ def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> 
     return {
         "name": tab.name, "rank": tab.index(tab.rank), "best": tab.best,
         "key": [tab.index(name) for name in tab.key],
-        "columns": [[column.title, column.kind, column.rule] for column in tab.columns],
+        "columns": [[column.label, column.kind, column.rule] for column in tab.columns],
         "rows": [{**_row(row, row is top, state, now), "short": short}
                  for row, short in zip(rows, short_keys(rows), strict=True)]}
 

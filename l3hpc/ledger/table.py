@@ -38,7 +38,7 @@ def table(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int |
 
 def single(row: Row) -> list[str]:
     """One row in full: a line per filled column, then what is known beside the columns."""
-    filled = [(column.title, shown(select.value(row, column))) for column in row.tab.columns
+    filled = [(column.label, shown(select.value(row, column))) for column in row.tab.columns
               if select.value(row, column) is not None]
     beside = [(name, shown(value)) for name, value in sorted(row.beside.items())]
     beside += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
@@ -58,7 +58,7 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
     for column in columns:
         values = [select.value(row, column) for row in rows]
         base = values[0]
-        line = [column.title]
+        line = [column.label]
         for position, value in enumerate(values):
             text = _end(shown(value), TEXT_WIDTH)
             if position and _is_number(base) and _is_number(value) and base != value:
@@ -105,7 +105,7 @@ def _column(rows: Sequence[Row], tab: Tab, column: Column) -> list[str]:
     texts = [shown(value) for value in values]
     shortened = _distinct(texts, KEY_WIDTH) if key else [_end(text, TEXT_WIDTH) for text in texts]
     cut = shortened != texts and any(len(text) > KEY_WIDTH for text in texts)
-    header = column.title + (" (part)" if key and cut else " (end)" if cut else "")
+    header = column.label + (" (part)" if key and cut else " (end)" if cut else "")
     wide = max(len(text) for text in [header, *shortened])
     right = any(_is_number(value) for value in values)
     return [f"{text:>{wide}}" if right else f"{text:<{wide}}" for text in [header, *shortened]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from l3hpc._version import __version__
+from l3hpc.ledger.columns import TABS
 from l3hpc.report import charts
 from l3hpc.report.findings import Findings, LedgerRow, Network, Scores
 from l3hpc.report.markup import Markup, element, join
@@ -284,7 +285,10 @@ def ledger(findings: Findings) -> Markup:
 
 def ledger_row(row: LedgerRow) -> Markup:
     """One row, its columns under each other."""
-    filled = [(title, value) for title, value in row.cells if value not in ("", "-")]
+    columns = TABS[row.tab].columns if row.tab in TABS else ()
+    labels = {column.title: column.label for column in columns}
+    filled = [(labels.get(title, title), value)
+              for title, value in row.cells if value not in ("", "-")]
     empty = [title for title, value in row.cells if value in ("", "-")]
     note = f"{len(row.cells)} columns" + (f", {len(empty)} of them empty: {', '.join(empty)}"
                                           if empty else "")

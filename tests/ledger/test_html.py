@@ -52,7 +52,8 @@ def data(page):
 
 def test_every_row_epoch_and_label_is_in_the_page(page):
     (tab,) = data(page)["tabs"]
-    assert [column[0] for column in tab["columns"]] == MSE.titles
+    assert [column[0] for column in tab["columns"]] == [
+        column.label for column in MSE.columns]
     first, second, third = tab["rows"]
     assert second["best"] and not first["best"]
     assert second["note"] == "random-weight teacher" and second["links"] == {"log": "/x/y"}

@@ -117,6 +117,19 @@ def test_side_by_side_shows_differences_to_the_first():
 FORMULAS = ["=1+1", "+1", "-1", "@x", "\tx"]
 
 
+def test_the_one_column_that_counts_from_0_says_so_wherever_a_person_reads_it():
+    """Steps and reports count epochs from 1, the published sheet's "Latest Epoch" from 0."""
+    rows = [row("a", latest_epoch=11), row("b", latest_epoch=5)]
+    for lines in (table.table(rows, MSE, [MSE.column("latest_epoch")])[0],
+                  table.side_by_side(rows, MSE), table.single(rows[0])):
+        assert sum("Latest Epoch (from 0)" in line for line in lines) == 1, lines
+    assert MSE.column("Latest Epoch (from 0)") is MSE.column("Latest Epoch")
+    assert "Latest Epoch" in exports.csv_text(rows, MSE) and "from 0" not in exports.csv_text(
+        rows, MSE)
+    assert [one.field for tab in TABS.values() for one in tab.columns if one.note] == [
+        "latest_epoch"] * sum(tab.has("latest_epoch") for tab in TABS.values())
+
+
 def test_csv_has_exactly_the_declared_columns_and_guards_formulas():
     values = dict(zip(["username", "train_data_dir", "validation_data_dir", "emb_key",
                        "model_repr"], FORMULAS, strict=True))
