@@ -98,6 +98,17 @@ def make_plan(pipeline: str, values: dict[str, Any]) -> tuple[Plan, Sweep | None
     return found.plan, found
 
 
+def note_unused(profile: Any) -> None:
+    """Say which variables of the environment do not count, on standard error."""
+    import os
+
+    from l3hpc.workflow.shell import unused_words
+
+    words = unused_words(os.environ) if profile.executor == "slurm" else ""
+    if words:
+        click.echo(f"note: {words}", err=True)
+
+
 def _click(option: Option) -> Callable[[Command], Command]:
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT}
     kind = click.Choice(option.choices) if option.choices else kinds.get(option.kind, click.STRING)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from l3hpc.cli.planning import note_unused
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
 
 
@@ -52,6 +53,7 @@ def go_on(
     folder = workspace(config_file, workspace_dir)
     name = records.find(folder, run)
     profile = config.load(config_file, records.read(folder, name).cluster).profile
+    note_unused(profile)
     todo = resumption.missing(folder, name, profile, sets, only=only, again=again or "")
     words = _words(todo)
     if dry_run or not (todo.steps or todo.held):

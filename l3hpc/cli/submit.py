@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.planning import make_plan, plan_options
+from l3hpc.cli.planning import make_plan, note_unused, plan_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError
 
 if TYPE_CHECKING:
@@ -41,12 +41,16 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     Steps whose result exists already are not computed again. On 'local' the jobs run here, in
     the foreground unless --detach. Options that a pipeline does not offer are refused.
     """
-    from l3hpc.workflow import cost, preview, sweep
+    from l3hpc.workflow import cost, partitions, preview, sweep
 
     try:
         plan, swept = make_plan(pipeline, values)
+        unchecked = partitions.Check(plan.profile).refuse(plan) if dry_run else ""
     except InputError as error:
         raise _nothing_submitted(error) from None
+    note_unused(plan.profile)
+    if unchecked:
+        click.echo(f"note: {unchecked}", err=True)
     if not as_json:
         click.echo(preview.text(plan))
         if swept is not None:

@@ -23,6 +23,7 @@ from l3hpc.workflow import (
     ledger_sync,
     markers,
     orphans,
+    partitions,
     records,
     render,
     status,
@@ -104,6 +105,7 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
             only: Sequence[str] = (), again: str = "") -> Todo:
     """What of a run has to be submitted again."""
     check_workspace(Path(workspace), "--workspace or paths.workspace")
+    limits = partitions.Check(profile)
     record = records.read(workspace, run)
     [found] = status.collect(workspace, [run])
     live = status.live_tasks(workspace, record)
@@ -139,6 +141,7 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
             steps.append(step)
     plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
                 steps=tuple(steps), options=record.options)
+    limits.refuse(plan)
     return Todo(plan, steps, alive, stale[::-1], held,
                 [entry for entry in record.steps if entry.name in anew],
                 finished=all(step.state in ("done", "reused") for step in found.steps))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from l3hpc.errors import ClusterError
 
 _KEPT = {"SLURM_CONF"}
+_NO_OPTION = {*_KEPT, "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CLUSTERS"}
 _FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_",
             "PMI_", "L3HPC_LOCAL", "L3HPC_TASK")
 
@@ -18,6 +19,25 @@ def scrubbed(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     source = os.environ if environment is None else environment
     return {key: value for key, value in source.items()
             if key in _KEPT or not key.startswith(_FOREIGN)}
+
+
+def unused_words(environment: Mapping[str, str]) -> str:
+    """Which variables a person may have set for sbatch, and what to set instead; '' for none.
+
+    The profile alone decides, so that a run does not depend on the shell it was submitted from.
+    Inside a job the ``SLURM_*`` are that job's own, and nobody expects them to count.
+    """
+    inside = "SLURM_JOB_ID" in environment
+    names = sorted(name for name in environment if name.startswith("SBATCH_") or (
+        not inside and name.startswith("SLURM_") and name not in _NO_OPTION))
+    if not names:
+        return ""
+    keys = [key for key in ("account", "partition", "qos", "constraint", "reservation", "wckey")
+            if any(name.removeprefix("SBATCH_").removeprefix("SLURM_") == key.upper()
+                   for name in names)]
+    told = f"; set {', '.join(f'{key}:' for key in keys)} of the profile instead" if keys else ""
+    return (f"{', '.join(names)} of the environment {'is' if len(names) == 1 else 'are'} not used: "
+            f"cluster.yaml decides{told}")
 
 
 def for_slurm() -> dict[str, str]:

@@ -26,6 +26,7 @@ from l3hpc.workflow import (
     executors,
     job_arrays,
     ledger_sync,
+    partitions,
     records,
     render,
 )
@@ -50,10 +51,13 @@ def submit(
     detach: on ``local``, leave a runner behind and return at once; otherwise the jobs run here in
     the foreground, after ``on_submitted`` (for the words about what was submitted).
 
-    Raises ``ClusterError`` when the cluster refuses a job; then no job of the run is left.
+    Raises ``InputError`` for a step that its partition can never run, ``ClusterError`` when the
+    cluster refuses a job; then no job of the run is left.
     """
-    steps = in_order(plan.steps)
+    steps, limits = in_order(plan.steps), partitions.Check(plan.profile)
     texts = scripts(plan, steps)
+    if unchecked := limits.refuse(plan):
+        (progress or Progress()).note(unchecked)
     if test_only:
         return _test(plan, steps, texts, progress or Progress())
     with umask(plan.profile):

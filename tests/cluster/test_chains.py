@@ -8,7 +8,7 @@ import sys
 import pytest
 from follow import profile, settled, states, until
 
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, InputError
 from l3hpc.workflow import records, status, submission, usage
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.model import Resources
@@ -144,6 +144,27 @@ def test_slurm_can_be_asked_first(slurm_cluster, chains, tmp_path):
     with pytest.raises(ClusterError, match="extract: .*invalid partition") as caught:
         submission.submit(bad, test_only=True)
     assert "partition: of the profile" in caught.value.hint
+
+
+def test_what_would_wait_for_ever_is_refused(slurm_cluster, chains, tmp_path):
+    """Slurm takes a job above the partition's MaxTime, which never starts."""
+    on = profile(chains, slurm_cluster, gpu_type="h100")
+    job = slurm_cluster.command("sbatch", "--parsable", "--time=2-00:00:00", "--output=/dev/null",
+                                "--wrap", "true").strip()
+    slurm_cluster.until(lambda: "PartitionTimeLimit" in slurm_cluster.command(
+        "squeue", "-h", "-j", job, "-o", "%r"), 20, "Slurm takes it after all")
+    for wanted, message in (
+            (Resources(1, 100, 0, 1441), "extract asks for 1 d 1 min; partition cpu allows 1 d"),
+            (Resources(5, 100, 0, 5),
+             "extract asks for 5 cores; the largest node of partition cpu has 4"),
+            (Resources(1, 100, 1, 5), "extract asks for a GPU of type h100; partition cpu has GPUs "
+                                      "without a type")):
+        made = chains.plan(tmp_path, names=("extract",), on=on, resources={"extract": wanted})
+        for test_only in (True, False):
+            with pytest.raises(InputError) as caught:
+                submission.submit(made, test_only=test_only)
+            assert caught.value.message == message
+    assert not made.folder.exists() and slurm_cluster.jobs() == ["wrap"]
 
 
 def test_submitting_inside_a_job_inherits_nothing(slurm_cluster, chains, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ echo "$n"
 """)
         for name in ("squeue", "sacct", "scancel"):
             self.says(name, "")
+        self.says("sinfo", "echo 'cpu*|up|infinite|10000000|1000|gpu:100|3'")
 
     def says(self, name, script):
         """From now on the program ``name`` runs this shell text."""

@@ -13,7 +13,7 @@ from l3hpc import steps
 from l3hpc.errors import HeaderDriftError, InputError, OfflineError
 from l3hpc.installation import install_command
 from l3hpc.workflow import config as configuration
-from l3hpc.workflow import queue
+from l3hpc.workflow import partitions, queue
 from l3hpc.workflow.doctor import examine, machine, places, results, scripts, slurm
 from l3hpc.workflow.doctor.line import Answer, Line, ask, from_error
 from l3hpc.workflow.profile import ClusterProfile
@@ -163,7 +163,7 @@ def test_nodes_that_respond_are_counted():
 
 
 def test_partitions_are_merged_and_read():
-    found = slurm.read_partitions(SINFO)
+    found = partitions.read(SINFO)
     assert list(found) == ["cpu", "gpu", "old"]
     gpu = found["gpu"]
     assert (gpu.nodes, gpu.cpus, gpu.mem_mb, gpu.time_min) == (3, 48, 256000, 7 * 24 * 60)
@@ -174,20 +174,20 @@ def test_partitions_are_merged_and_read():
 @pytest.mark.parametrize(("values", "words"), [
     ({"partition": "gpus"}, "no such partition"),
     ({"partition": "old"}, "is down"),
-    ({"partition": "cpu", "steps": {"train": {"gpus": 1}}}, "there is none"),
+    ({"partition": "cpu", "steps": {"train": {"gpus": 1}}}, "partition cpu has none"),
     ({"steps": {"train": {"partition": "gpu", "gpus": 1, "gpu_type": "h100"}}}, "type h100"),
     ({"partition": "cpu", "steps": {"train": {"time": "7d"}}}, "train asks for 7 d"),
     ({"partition": "cpu", "steps": {"fit": {"mem": "500GB"}}}, "fit asks for 500 GB"),
     ({"partition": "cpu", "steps": {"fit": {"cpus": 64}}}, "fit asks for 64 cores"),
 ])
 def test_partitions_that_do_not_fit_the_profile(values, words):
-    lines = list(slurm.partition_lines(profile(**values), slurm.read_partitions(SINFO)))
+    lines = list(slurm.partition_lines(profile(**values), partitions.read(SINFO)))
     red = [line for line in lines if line.state == "red"]
     assert len(red) == 1 and words in red[0].words and red[0].todo
 
 
 def test_an_unknown_partition_names_the_nearest():
-    (line,) = slurm.partition_lines(profile(partition="gpus"), slurm.read_partitions(SINFO))
+    (line,) = slurm.partition_lines(profile(partition="gpus"), partitions.read(SINFO))
     assert "did you mean 'gpu'?" in line.todo
 
 

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from l3hpc.errors import nearest
-from l3hpc.workflow import queue
+from l3hpc.workflow import partitions, queue
 from l3hpc.workflow.doctor.line import Ask, Line
+from l3hpc.workflow.model import Resources
+from l3hpc.workflow.partitions import Partition
 from l3hpc.workflow.profile import ClusterProfile
-from l3hpc.workflow.units import format_memory, format_time, parse_time
+from l3hpc.workflow.shell import unused_words
+from l3hpc.workflow.units import format_memory, format_time
 
 CLUSTER_HINT = "run this on a login node; sinfo must work there (module load slurm?)"
-
-
-@dataclass
-class Partition:
-    """What ``sinfo`` says of one partition. Time in minutes (None: no limit), memory in MiB."""
-
-    name: str
-    up: bool
-    time_min: int | None
-    mem_mb: int
-    cpus: int
-    gres: str
-    nodes: int
 
 
 def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Line]:
@@ -34,42 +24,25 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Line]:
         yield Line("Slurm", "off", f"not needed for cluster {profile.name}")
         return
     version = ask(["sbatch", "--version"])
-    answer = ask(["sinfo", "--noheader", "-o", "%P|%a|%l|%m|%c|%G|%D"])
+    answer = ask(partitions.COMMAND)
     if version.code != 0 or answer.code != 0:
         failed = version if version.code != 0 else answer
         yield Line("Slurm", "red", f"does not answer: {failed.reason}", CLUSTER_HINT)
         return
-    partitions = read_partitions(answer.out)
+    known = partitions.read(answer.out)
     nodes = ask(["sinfo", "--noheader", "-o", "%D", "--responding", "--states=idle,mix,alloc"])
     usable = sum(int(word) for word in nodes.out.split() if word.isdigit())
-    total = f"{len(partitions)} partition{'s' if len(partitions) != 1 else ''}"
+    total = f"{len(known)} partition{'s' if len(known) != 1 else ''}"
     yield Line("Slurm", "green" if usable else "yellow",
                f"{version.out.strip()}, {total}, {usable} nodes in use or free",
                "" if usable else "no node is up: ask your administrators (sinfo -R says why)")
+    if words := unused_words(os.environ):
+        yield Line("environment", "yellow", words)
     yield from queue_lines(ask)
     yield accounting_line(ask)
-    yield from partition_lines(profile, partitions)
+    yield from partition_lines(profile, known)
     if profile.account or profile.qos:
         yield account_line(profile, ask)
-
-
-def read_partitions(text: str) -> dict[str, Partition]:
-    """``sinfo`` lines by partition; lines of one partition are merged (largest node counts)."""
-    found: dict[str, Partition] = {}
-    for entry in text.splitlines():
-        parts = entry.strip().split("|")
-        if len(parts) != 7:
-            continue
-        name = parts[0].rstrip("*")
-        limit = None if parts[2] in ("infinite", "n/a", "UNLIMITED") else parse_time(parts[2])
-        memory, cpus, nodes = (int(parts[index].rstrip("+") or 0) for index in (3, 4, 6))
-        here = found.setdefault(name, Partition(name, False, limit, 0, 0, "", 0))
-        here.up = here.up or parts[1] == "up"
-        here.mem_mb, here.cpus = max(here.mem_mb, memory), max(here.cpus, cpus)
-        here.nodes += nodes
-        if parts[5] not in ("(null)", "") and parts[5] not in here.gres:
-            here.gres = f"{here.gres},{parts[5]}".strip(",")
-    return found
 
 
 def queue_lines(ask: Ask) -> Iterator[Line]:
@@ -91,7 +64,7 @@ def accounting_line(ask: Ask) -> Line:
 
 
 def partition_lines(
-    profile: ClusterProfile, partitions: dict[str, Partition]
+    profile: ClusterProfile, known: dict[str, Partition]
 ) -> Iterator[Line]:
     """Every partition that the profile names, and whether its nodes have what is asked there."""
     wanted: dict[str, list[str]] = {}
@@ -104,17 +77,17 @@ def partition_lines(
         yield Line("partition", "green", "the site's default (the profile names none)")
     for names, steps in wanted.items():
         for name in names.split(","):
-            yield partition_line(profile, name, steps, partitions)
+            yield partition_line(profile, name, steps, known)
 
 
 def partition_line(profile: ClusterProfile, name: str, steps: list[str],
-                   partitions: dict[str, Partition]) -> Line:
+                   known: dict[str, Partition]) -> Line:
     """One partition against the profile."""
     check = f"partition {name}"
-    if name not in partitions:
+    if name not in known:
         return Line(check, "red", "Slurm knows no such partition",
-                    f"clusters.{profile.name}.partition: {nearest(name, partitions)}")
-    found = partitions[name]
+                    f"clusters.{profile.name}.partition: {nearest(name, known)}")
+    found = known[name]
     limit = "no time limit" if found.time_min is None else f"up to {format_time(found.time_min)}"
     words = (f"{found.nodes} node{'s' if found.nodes != 1 else ''}, {limit}, {found.cpus} cores, "
              f"{format_memory(found.mem_mb)}" + (f", {found.gres}" if found.gres else ""))
@@ -123,18 +96,9 @@ def partition_line(profile: ClusterProfile, name: str, steps: list[str],
     problems = []
     for step in steps:
         asked = profile.at(step)
-        if asked.time and found.time_min is not None and asked.time > found.time_min:
-            problems.append(f"{step} asks for {format_time(asked.time)}")
-        if asked.mem and asked.mem > found.mem_mb:
-            problems.append(f"{step} asks for {format_memory(asked.mem)}")
-        if asked.cpus and asked.cpus > found.cpus:
-            problems.append(f"{step} asks for {asked.cpus} cores")
-        kind = asked.gpu_type or profile.gpu_type
-        if asked.gpus and profile.gpu_request != "none":
-            if "gpu" not in found.gres:
-                problems.append(f"{step} asks for a GPU and there is none")
-            elif kind and f"gpu:{kind}" not in found.gres:
-                problems.append(f"{step} asks for a GPU of type {kind}")
+        wanted = Resources(asked.cpus or 0, asked.mem or 0, asked.gpus or 0, asked.time or 0)
+        problems += [f"{step} {one.asked}, {one.has}"
+                     for one in partitions.excesses(found, step, step, profile, wanted)]
     if problems:
         return Line(check, "red", f"{words}; {'; '.join(problems)}",
                     f"change clusters.{profile.name}.steps in cluster.yaml")

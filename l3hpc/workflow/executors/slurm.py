@@ -145,8 +145,9 @@ def hint_for(words: str) -> str:
         "invalid account": "Set account: of the profile in cluster.yaml to one of yours: "
                            "sacctmgr show associations user=$USER",
         "invalid qos": "Set qos: of the profile in cluster.yaml.",
-        "node configuration is not available": "No node is that big: ask for less with --set "
-                                               "STEP.mem=…, STEP.cpus=… or STEP.gpus=….",
+        "node configuration is not available": "No node has all of that: ask for less with --set "
+                                               "STEP.mem=…, STEP.cpus=… or STEP.gpus=…, or look at "
+                                               "gpu_type: and constraint: (sinfo -o '%P %G %f').",
         "time limit": "Ask for less time with --set STEP.time=…, or another partition.",
         "gres": "Set gpu_request: and gpu_type: of the profile in cluster.yaml.",
         "invalid job array": "Set limits.array in cluster.yaml to MaxArraySize "

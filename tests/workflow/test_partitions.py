@@ -1,0 +1,182 @@
+"""What a partition can never run is refused before anything is written or submitted."""
+
+import wave
+
+import pytest
+
+from l3hpc.cli import main
+from l3hpc.errors import InputError
+from l3hpc.progress import Progress
+from l3hpc.workflow import partitions, resume, submission
+from l3hpc.workflow.model import Resources
+from l3hpc.workflow.shell import unused_words
+
+SINFO = """\
+CLUSTER: greene
+cpu*|up|2-00:00:00|64000|16|(null)|3
+gpu|up|7-00:00:00|128000+|32|gpu:rtx8000:4,shard:8|2
+gpu|up|7-00:00:00|256000|48|gpu:a100:2(S:0-1)|1
+short|up|30:00|8000|4|gpu:2|1
+mig|up|1:00:00|8000|4|gpu:1g.5gb:7(S:0,2)|1
+long|up|infinite|64000|16|(null)|1
+"""
+
+
+def on(chains, **profile):
+    return chains.profile(name="greene", executor="slurm", slots={}, **profile)
+
+
+def test_sinfo_is_read_whatever_it_groups():
+    found = partitions.read(SINFO)
+    assert {name: one.time_min for name, one in found.items()} == {
+        "cpu": 2880, "gpu": 10080, "short": 30, "mig": 60, "long": None}
+    assert {name: one.gpus for name, one in found.items()} == {
+        "cpu": {}, "gpu": {"rtx8000": 4, "a100": 2}, "short": {"": 2}, "mig": {"1g.5gb": 7},
+        "long": {}}
+    assert [name for name, one in found.items() if one.default] == ["cpu"]
+
+
+@pytest.mark.parametrize(("profile", "wanted", "message", "hint"), [
+    ({}, Resources(time_min=2881), "extract asks for 2 d 1 min; partition cpu allows 2 d",
+     "--set extract.time=2880m"),
+    ({"partition": "short"}, Resources(time_min=31),
+     "extract asks for 31 min; partition short allows 30 min", "--set extract.time=30m"),
+    ({"partition": "short,cpu"}, Resources(time_min=3000),
+     "extract asks for 2 d 2 h; partition short allows 30 min", "--set extract.time=30m"),
+    ({"steps": {"extract": {"partition": "short"}}}, Resources(time_min=31),
+     "extract asks for 31 min; partition short allows 30 min", "--set extract.time=30m"),
+    ({"partition": "gpu", "gpu_type": "h100"}, Resources(gpus=1),
+     "extract asks for a GPU of type h100; partition gpu has a100, rtx8000", "gpu_type:"),
+    ({"partition": "short", "gpu_type": "a100"}, Resources(gpus=1, time_min=5),
+     "extract asks for a GPU of type a100; partition short has GPUs without a type",
+     "Remove gpu_type:"),
+    ({"partition": "gpu", "gpu_type": "a100", "gpu_request": "gpus-per-node"}, Resources(gpus=3),
+     "extract asks for 3 GPUs of type a100; no node of partition gpu has more than 2",
+     "--set extract.gpus=2"),
+    ({}, Resources(gpus=1), "extract asks for a GPU; partition cpu has none",
+     "--set extract.gpus=0"),
+    ({}, Resources(cpus=17), "extract asks for 17 cores; the largest node of partition cpu has 16",
+     "--set extract.cpus=16"),
+    ({}, Resources(mem_mb=65536),
+     "extract asks for 64 GB of memory; the largest node of partition cpu has 62.5 GB",
+     "--set extract.mem=64000MB"),
+])
+def test_what_no_partition_of_the_step_can_run_is_refused(
+        chains, slurm, tmp_path, profile, wanted, message, hint):
+    slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
+    for options in ({"test_only": True}, {}):
+        made = chains.plan(tmp_path / "w", names=("extract",), on=on(chains, **profile),
+                           resources={"extract": wanted})
+        with pytest.raises(InputError) as caught:
+            submission.submit(made, **options)
+        assert caught.value.message == message and hint in caught.value.hint
+    assert slurm.calls("sbatch") == [] and not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(("profile", "wanted"), [
+    ({}, Resources(time_min=2880, mem_mb=64000, cpus=16)),
+    ({"partition": "short,cpu"}, Resources(time_min=31)),  # Slurm takes the second one
+    ({"partition": "long"}, Resources(time_min=500_000)),
+    ({"partition": "hidden"}, Resources(time_min=500_000)),  # sbatch knows
+    ({"partition": "mig", "gpu_type": "1g.5gb"}, Resources(gpus=7)),
+    ({"partition": "gpu"}, Resources(gpus=6)),
+    ({"gpu_request": "none"}, Resources(gpus=1)),
+    ({"memory_request": "none"}, Resources(mem_mb=10**6)),
+])
+def test_what_fits_goes_on(chains, slurm, tmp_path, profile, wanted):
+    slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
+    submission.submit(chains.plan(tmp_path / "w", names=("extract",), on=on(chains, **profile),
+                                  resources={"extract": wanted}))
+    assert len(slurm.calls("sbatch")) == 1
+
+
+@pytest.mark.parametrize(("answer", "refused"), [
+    ("echo DenyOnLimit,PartitionTimeLimit", False), ("echo DenyOnLimit", True),
+    ("echo 'no database' >&2; exit 1", False)])
+def test_a_qos_may_lift_the_time_limit_of_the_partition(chains, slurm, tmp_path, answer, refused):
+    slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
+    slurm.says("sacctmgr", answer)
+    made = chains.plan(tmp_path / "w", names=("extract",), on=on(chains, qos="long"),
+                       resources={"extract": Resources(time_min=3000)})
+    if refused:
+        with pytest.raises(InputError, match="partition cpu allows 2 d"):
+            submission.submit(made)
+    else:
+        submission.submit(made)
+    assert "show qos long format=flags" in slurm.calls("sacctmgr")[0]
+
+
+@pytest.mark.parametrize(("script", "why"), [
+    ("echo 'sinfo: error: no controller' >&2; exit 1", "sinfo: no controller"),
+    ("true", "sinfo lists none")])
+def test_a_silent_sinfo_is_said_and_refuses_nothing(chains, slurm, tmp_path, script, why):
+    class Said(Progress):
+        notes = []
+
+        def note(self, text):
+            self.notes.append(text)
+
+    slurm.says("sinfo", script)
+    said = Said()
+    said.notes = []
+    submission.submit(chains.plan(tmp_path / "w", names=("extract",), on=on(chains)), progress=said)
+    assert said.notes == [f"the limits of the partitions were not checked: {why}"]
+
+
+def test_resume_refuses_the_same(chains, slurm, tmp_path):
+    profile = on(chains)
+    submission.submit(chains.plan(tmp_path / "w", names=("extract",), on=profile))
+    slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
+    with pytest.raises(InputError, match="extract asks for 3 d; partition cpu allows 2 d"):
+        resume.resume(tmp_path / "w", "demo", profile, sets=["extract.time=3d"])
+    assert len(slurm.calls("sbatch")) == 1
+
+
+@pytest.mark.parametrize(("environment", "words"), [
+    ({"PATH": "x", "SLURM_CONF": "x", "SLURM_TIME_FORMAT": "x"}, ""),
+    ({"SBATCH_ACCOUNT": "x"},
+     "SBATCH_ACCOUNT of the environment is not used: cluster.yaml decides; "
+     "set account: of the profile instead"),
+    ({"SBATCH_PARTITION": "x", "SBATCH_ACCOUNT": "x", "SBATCH_EXPORT": "NONE"},
+     "SBATCH_ACCOUNT, SBATCH_EXPORT, SBATCH_PARTITION of the environment are not used: "
+     "cluster.yaml decides; set account:, partition: of the profile instead"),
+    ({"SLURM_QOS": "x"}, "SLURM_QOS of the environment is not used: cluster.yaml decides; "
+                         "set qos: of the profile instead"),
+    ({"SLURM_JOB_ID": "1", "SLURM_QOS": "x", "SBATCH_QOS": "x"},
+     "SBATCH_QOS of the environment is not used: cluster.yaml decides; "
+     "set qos: of the profile instead"),
+])
+def test_variables_that_do_not_count_are_named(environment, words):
+    assert unused_words(environment) == words
+
+
+def test_every_submitting_command_names_them_and_the_dry_run_refuses(
+        chains, slurm, tmp_path, monkeypatch, capsys):
+    slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    with wave.open(str(folder / "x.wav"), "wb") as sound:
+        sound.setparams((1, 2, 48000, 0, "NONE", ""))
+        sound.writeframes(bytes(2 * 48000))
+    (tmp_path / "cluster.yaml").write_text(
+        "cluster: greene\nclusters: {greene: {gpu_request: none}}\n")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "pr_1")
+    submission.submit(chains.plan(tmp_path / "workspace", names=("extract",), on=on(chains)))
+    slurm.says("squeue", "")
+    upstream = ["submit", "upstream", "--audio-dir", "audio", "--weights", "untrained"]
+    for words, code, more in (
+            (["resume", "demo", "--dry-run"], 0, "would submit extract"),
+            (["retry", "demo", "extract", "--dry-run"], 0, "would submit extract"),
+            ([*upstream, "--dry-run"], 0, "nothing was submitted (--dry-run)"),
+            ([*upstream, "--dry-run", "--set", "train.time=3d"], 2,
+             "error: train asks for 3 d; partition cpu allows 2 d"),
+            ([*upstream, "--test-only", "--set", "train.time=3d"], 2,
+             "error: train asks for 3 d; partition cpu allows 2 d")):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        said = capsys.readouterr()
+        assert (end.value.code or 0) == code and more in said.out + said.err, said
+        assert ("note: SBATCH_ACCOUNT of the environment is not used" in said.err) \
+            is (code == 0 or "--test-only" in words)
+    assert len(slurm.calls("sbatch")) == 1
