@@ -6,7 +6,6 @@ AudioSet (Gemmeke et al. 2017) lists segments in CSV files (three lines that beg
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from l3hpc.errors import InputError
 from l3hpc.files import read_json
+from l3hpc.tables import cells
 
 _ID = re.compile(r"[A-Za-z0-9_-]{11}")
 SUGGESTED = 5
@@ -104,10 +104,8 @@ def read_segments(path: Path | str) -> list[Segment]:
         raise InputError("no such list of segments", where=str(path),
                          allowed="a CSV file of AudioSet, such as unbalanced_train_segments.csv")
     segments = []
-    with open(path, encoding="utf-8", newline="") as stream:
-        for row in (reader := csv.reader(stream, skipinitialspace=True)):
-            if row and not row[0].startswith("#"):
-                segments.append(_segment(row, f"{path}:{reader.line_num}"))
+    for line, row in cells(path, "list of segments", skip_spaces=True, comment="#"):
+        segments.append(_segment(row, f"{path}:{line}"))
     if not segments:
         raise InputError("lists no segments", where=str(path))
     return segments

@@ -19,7 +19,7 @@ from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError
 from l3hpc.files import digest
 from l3hpc.progress import Progress
-from l3hpc.tagging.table import rows as table_rows
+from l3hpc.tables import records
 
 SUBSETS = ("all", "esc10")
 _PLAIN = re.compile(r"[^/\\]+")
@@ -145,18 +145,14 @@ def _find(folder: Path) -> tuple[_Layout, Path] | None:
 def _clips(layout: _Layout, table: Path, subset: str
            ) -> tuple[list[tuple[str, int, int, str]], dict[int, str]]:
     """(file, fold, class number, source) of every clip, and class number → name."""
-    lines = table_rows(table, f"table of {layout.kind}")
-    _, header = next(lines)
     needed = [layout.name, "fold", layout.number, layout.label]
-    for column in [*needed, _ESC10] if subset == "esc10" else needed:
-        if column not in header:
-            raise InputError(f"column '{column}' is missing", where=f"{table}:1",
-                             allowed=f"needed: {', '.join(needed)}")
+    lines = records(table, f"table of {layout.kind}",
+                    [*needed, _ESC10] if subset == "esc10" else needed)
     clips: list[tuple[str, int, int, str]] = []
     names: dict[int, str] = {}
     seen: dict[str, int] = {}
-    for line, cells in lines:
-        row, where = dict(zip(header, cells, strict=True)), f"{table}:{line}"
+    for line, row in lines:
+        where = f"{table}:{line}"
         if subset == "esc10" and row[_ESC10].strip().lower() != "true":
             continue
         name = row[layout.name].strip()

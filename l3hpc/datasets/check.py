@@ -9,7 +9,7 @@ from pathlib import Path
 
 from l3hpc.classification import folders
 from l3hpc.datasets import sonyc_ust
-from l3hpc.datasets.corpus import is_utf8, scan
+from l3hpc.datasets.corpus import NoAudioError, is_utf8, scan
 from l3hpc.datasets.findings import Findings
 from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError, L3hpcError
@@ -40,7 +40,7 @@ def check_folder(folder: Path | str, *, listen: bool = False,
     matrices = any(path.suffix in (".h5", ".hdf5", ".npz") for path in folder.rglob("*"))
     try:
         found = [check_audio(folder, listen=listen, progress=progress)]
-    except InputError as error:
+    except NoAudioError as error:  # any other error, such as a broken table, is for the reader
         if matrices:
             return [check_embeddings(folder)]
         raise InputError("holds no data set, no recordings and no embeddings",

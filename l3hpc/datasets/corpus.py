@@ -6,18 +6,19 @@ come from ``recordings.csv`` beside the audio, else from the first subfolder and
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError
 from l3hpc.files import digest, walk
+from l3hpc.tables import rows
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -25,9 +26,22 @@ TABLE = "recordings.csv"
 UNKNOWN_SENSOR = "unknown"
 
 _COLUMNS = ("file", "sensor", "timestamp", "level_dba")
+FIRST, LAST = 0, 4_102_444_800  # unix seconds: recordings are of 1970 to 2100
+_FINER = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+_TIMES = "unix seconds (1511272800) or ISO 8601 (2017-11-21T09:00:00-05:00)"
+_FURTHEST_ZONE = 14 * 60  # minutes from UTC
+_ISO = re.compile(
+    r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d{2})(?P=dash)(?P<day>\d{2})"
+    r"(?:[T ](?P<hour>\d{2})(?::?(?P<minute>\d{2})(?::?(?P<second>\d{2})"
+    r"(?:[.,](?P<fraction>\d{1,12}))?)?)?"
+    r" ?(?:Z|UTC|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})?)?)?")
 _NAME = re.compile(
     r"(?:(?P<sensor>.+)_)?(?:(?P<unix>\d{9,10}(?:\.\d+)?)|(?P<iso>\d{8}[T_]\d{6})Z?)"
 )
+
+
+class NoAudioError(InputError):
+    """A folder without a single recording."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
             name, sensor, timestamp, level,
             status.st_size if status else -1, status.st_mtime_ns if status else 0))
     if not recordings:
-        raise InputError(
+        raise NoAudioError(
             "holds no audio", where=str(folder),
             allowed=f"audio is {', '.join(AUDIO_SUFFIXES)}, or HDF5 with a dataset 'audio'")
     return recordings
@@ -155,42 +169,30 @@ def sensor_and_time(name: str) -> tuple[str, float | None]:
 def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
     """``recordings.csv`` as file → (sensor, unix time, level in dB(A)).
 
-    Raises ``InputError`` naming the line for a missing or unknown column, a bad number or time, a
-    path that leaves the folder, or a file named twice; and for a file that is no UTF-8 text.
+    Columns of other names are passed over. Raises ``InputError`` naming the line for a missing
+    column, a bad number or time, a path that leaves the folder, or a file named twice; and for what
+    ``l3hpc.tables`` refuses.
     """
-    try:
-        return _read_table(path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not a CSV table in UTF-8 ({error})", where=str(path),
-                         hint=f"From Latin-1, for example: iconv -f latin1 -t utf-8 {path}"
-                         ) from None
-
-
-def _read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
-    rows: dict[str, tuple[str, float | None, float | None]] = {}
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        for needed in _COLUMNS[:3]:
-            if needed not in columns:
-                raise InputError(f"column '{needed}' is missing", where=f"{path}:1",
-                                 allowed=f"columns: {', '.join(_COLUMNS)} (the last is optional)")
-        for column in columns:
-            if column not in _COLUMNS:
-                raise InputError(f"unknown column '{column}'", where=f"{path}:1",
-                                 allowed=nearest(column, _COLUMNS))
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            name = (row["file"] or "").strip().replace("\\", "/")
-            if not name or name.startswith("/") or ".." in name.split("/"):
-                raise InputError(f"'{name}' is not a path below the folder", where=where)
-            name = os.path.normpath(name)
-            if name in rows:
-                raise InputError(f"'{name}' is listed twice", where=where)
-            sensor = (row["sensor"] or "").strip() or sensor_and_time(name)[0]
-            rows[name] = (sensor, _moment(row["timestamp"], where),
-                          _number(row.get("level_dba"), "level_dba", where))
-    return rows
+    found: dict[str, tuple[str, float | None, float | None]] = {}
+    table = rows(path, "table of recordings", _COLUMNS[:3], short_rows=True)
+    line, columns = next(table)
+    for column in columns:  # one that is misspelled would be lost unnoticed
+        if _COLUMNS[3] not in columns and (column.strip().casefold() == _COLUMNS[3]
+                                           or get_close_matches(column, _COLUMNS[3:], cutoff=0.8)):
+            raise InputError(f"column '{column}' is not known", where=f"{path}:{line}",
+                             allowed=f"did you mean '{_COLUMNS[3]}'?")
+    for line, row in table:
+        where, cells = f"{path}:{line}", dict(zip(columns, row, strict=True))
+        name = cells["file"].strip().replace("\\", "/")
+        if not name or name.startswith("/") or ".." in name.split("/"):
+            raise InputError(f"'{name}' is not a path below the folder", where=where)
+        name = os.path.normpath(name)
+        if name in found:
+            raise InputError(f"'{name}' is listed twice", where=where)
+        sensor = cells["sensor"].strip() or sensor_and_time(name)[0]
+        found[name] = (sensor, _moment(cells["timestamp"], where),
+                       _number(cells.get("level_dba"), "level_dba", where))
+    return found
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
@@ -218,22 +220,44 @@ def _holds_audio(path: Path) -> bool:
         return True
 
 
-def _moment(text: str | None, where: str) -> float | None:
-    text = (text or "").strip()
+def _moment(text: str, where: str) -> float | None:
+    """Unix seconds of a cell; None for an empty one."""
+    text = text.strip()
+    number = True
     try:
-        return _finite(text)
+        moment = _finite(text)
     except ValueError:  # not a number: a date, or nothing we know
-        pass
+        number, moment = False, _iso(text)
+        if moment is None:
+            raise InputError(f"'{text}' is not a time", where=where, allowed=_TIMES) from None
+    if moment is None or FIRST <= moment <= LAST:
+        return moment
+    for unit, size in _FINER:
+        if number and FIRST < moment / size <= LAST:
+            raise InputError(f"'{text}' is a time in {unit}", where=where, allowed=_TIMES,
+                             hint=f"In seconds it is {moment / size:.3f}.")
+    raise InputError(f"'{text}' is a time outside 1970 to 2100", where=where, allowed=_TIMES)
+
+
+def _iso(text: str) -> float | None:
+    """Unix seconds of a date and time in ISO 8601, None for other text.
+
+    Python's own reader takes other forms with every version; these are the same everywhere.
+    """
+    found = _ISO.fullmatch(text.upper())
+    if not found:
+        return None
+    parts = {name: int(found[name] or 0) for name in ("year", "month", "day", "hour", "minute",
+                                                      "second")}
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise InputError(
-            f"'{text}' is not a time", where=where,
-            allowed="unix seconds (1511272800) or ISO 8601 (2017-11-21T09:00:00-05:00)",
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return moment.timestamp()
+        moment = datetime(**parts, tzinfo=timezone.utc)
+    except ValueError:  # a 13th month, an hour 25
+        return None
+    ahead = 60 * int(found["hours"] or 0) + int(found["minutes"] or 0)
+    if ahead > _FURTHEST_ZONE:
+        return None
+    fraction = float(f"0.{found['fraction']}") if found["fraction"] else 0.0
+    return moment.timestamp() + fraction - 60 * (-ahead if found["sign"] == "-" else ahead)
 
 
 def _number(text: str | None, column: str, where: str) -> float | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from l3hpc.datasets.findings import Findings, Problem
 from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.progress import Progress
+from l3hpc.tables import cells as cells_of
+from l3hpc.tables import refuse_separator
 from l3hpc.tagging.taxonomy import Taxonomy
 
 ANNOTATIONS = "annotations.csv"
@@ -81,53 +83,55 @@ def inspect(folder: Path | str, *, listen: bool = False,
 
 def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Findings) -> list[str]:
     """Check the annotations, count what is in them, return the clips' names."""
-    with open(paths.annotations, encoding="utf-8-sig", newline="", errors="replace") as stream:
-        reader = csv.reader(stream)
-        header = next(reader, [])
-        place = {name: number for number, name in enumerate(header)}
-        absent = [name for name in KEY_COLUMNS if name not in place]
-        findings.add("columns", "{n} columns are missing from annotations.csv", absent)
-        if taxonomy is not None:
-            _check_tags(header, taxonomy, findings)
-        if absent:
-            return []
-        presence = [place[name] for name in header if name.endswith("_presence")]
-        agreed_at = {place[f"{tag.column}_presence"]: tag.name for tag in taxonomy.coarse
-                     if f"{tag.column}_presence" in place} if taxonomy else {}
-        split_of: dict[str, str] = {}
-        sensors: dict[str, set[str]] = defaultdict(set)
-        seen: dict[tuple[str, str], int] = {}
-        agreed, positives, rows = set(), Counter[str](), 0
-        faults: dict[str, list[str]] = defaultdict(list)
-        for cells in reader:
-            if not cells:
-                continue
-            rows += 1
-            where = f"line {reader.line_num}"
-            if len(cells) != len(header):
-                faults["cells"].append(f"{where} ({len(cells)} for {len(header)})")
-                continue
-            split, sensor, name, annotator = (cells[place[key]].strip() for key in KEY_COLUMNS)
-            if split not in SPLITS:
-                faults["split"].append(f"{where} ('{split}', {nearest(split, SPLITS)})")
-            if not re.fullmatch(r"-?\d+", annotator):
-                faults["annotator"].append(f"{where} ('{annotator}')")
-            if not name or "/" in name or "\\" in name:
-                faults["name"].append(f"{where} ('{name}')")
-            if (name, annotator) in seen:
-                faults["duplicate"].append(f"{where} (as line {seen[name, annotator]})")
-            seen.setdefault((name, annotator), reader.line_num)
-            if split_of.setdefault(name, split) != split:
-                faults["splits"].append(f"{name} ({split_of[name]}, {split})")
-            odd = next((number for number in presence
-                        if cells[number] not in ("0", "1", "-1", "0.0", "1.0", "-1.0")), None)
-            if odd is not None:
-                faults["presence"].append(f"{where} ({header[odd]}: '{cells[odd]}')")
-            sensors[split].add(sensor)
-            if annotator == "0":
-                agreed.add(name)
-                positives.update(label for number, label in agreed_at.items()
-                                 if cells[number] in ("1", "1.0"))
+    table = _readable_rows(paths.annotations, findings)
+    line, header = next(table, (1, []))
+    place = {name: number for number, name in enumerate(header)}
+    absent = [name for name in KEY_COLUMNS if name not in place]
+    try:
+        refuse_separator(header, KEY_COLUMNS, f"{paths.annotations}:{line}")
+    except InputError as error:
+        findings.problems.append(Problem("table", str(error).replace("\n", " ")))
+        return []
+    findings.add("columns", "{n} columns are missing from annotations.csv", absent)
+    if taxonomy is not None:
+        _check_tags(header, taxonomy, findings)
+    if absent:
+        return []
+    presence = [place[name] for name in header if name.endswith("_presence")]
+    agreed_at = {place[f"{tag.column}_presence"]: tag.name for tag in taxonomy.coarse
+                 if f"{tag.column}_presence" in place} if taxonomy else {}
+    split_of: dict[str, str] = {}
+    sensors: dict[str, set[str]] = defaultdict(set)
+    seen: dict[tuple[str, str], int] = {}
+    agreed, positives, rows = set(), Counter[str](), 0
+    faults: dict[str, list[str]] = defaultdict(list)
+    for line, cells in table:
+        rows += 1
+        where = f"line {line}"
+        if len(cells) != len(header):
+            faults["cells"].append(f"{where} ({len(cells)} for {len(header)})")
+            continue
+        split, sensor, name, annotator = (cells[place[key]].strip() for key in KEY_COLUMNS)
+        if split not in SPLITS:
+            faults["split"].append(f"{where} ('{split}', {nearest(split, SPLITS)})")
+        if not re.fullmatch(r"-?\d+", annotator):
+            faults["annotator"].append(f"{where} ('{annotator}')")
+        if not name or "/" in name or "\\" in name:
+            faults["name"].append(f"{where} ('{name}')")
+        if (name, annotator) in seen:
+            faults["duplicate"].append(f"{where} (as line {seen[name, annotator]})")
+        seen.setdefault((name, annotator), line)
+        if split_of.setdefault(name, split) != split:
+            faults["splits"].append(f"{name} ({split_of[name]}, {split})")
+        odd = next((number for number in presence
+                    if cells[number] not in ("0", "1", "-1", "0.0", "1.0", "-1.0")), None)
+        if odd is not None:
+            faults["presence"].append(f"{where} ({header[odd]}: '{cells[odd]}')")
+        sensors[split].add(sensor)
+        if annotator == "0":
+            agreed.add(name)
+            positives.update(label for number, label in agreed_at.items()
+                             if cells[number] in ("1", "1.0"))
     for kind, words in {
         "cells": "{n} rows have another number of cells than the header",
         "split": "{n} rows have an unknown split",
@@ -155,6 +159,14 @@ def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Findings) ->
     findings.add("sensors", "{n} sensors are in train and in validate or test",
                  sorted(sensors["train"] & (sensors["validate"] | sensors["test"])), remark=True)
     return sorted(name for name in split_of if name)
+
+
+def _readable_rows(path: Path, findings: Findings) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) as far as the table can be read; what ends it is a problem."""
+    try:
+        yield from cells_of(path, "annotations")
+    except InputError as error:
+        findings.problems.append(Problem("table", str(error).replace("\n", " ")))
 
 
 def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Findings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from l3hpc.report.findings import (
     StepFacts,
     Variance,
 )
+from l3hpc.tables import records
 
 HISTORY = {  # our field → the column names that Keras and the published jobs use
     "loss": ("loss",), "valid_loss": ("val_loss",),
@@ -85,10 +85,8 @@ def epochs(path: Path) -> tuple[Epoch, ...]:
     """The training history: a CSV of Keras with a column ``epoch`` that starts at 0 or 1."""
     if not path.is_file():
         return ()
-    with open(path, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
     found = []
-    for line, row in enumerate(rows, start=2):
+    for line, row in records(path, "training history"):
         values = {field: next((_number(row[name], path, line) for name in names if name in row),
                               None) for field, names in HISTORY.items()}
         found.append(Epoch(int(_number(row.get("epoch"), path, line) or 0), **values))

@@ -133,13 +133,11 @@ def _source(params: Params) -> tuple[Path, Callable[[], list[Any]]]:
 
 def annotated_recordings(annotations: Path, audio: Path) -> list[Any]:
     """The annotated clips in name order; a missing one has size -1 (it is listed as unreadable)."""
-    import csv
-
     from l3hpc.datasets.corpus import Recording
+    from l3hpc.tables import records
 
-    with open(annotations, encoding="utf-8-sig", newline="") as stream:
-        rows = {row["audio_filename"]: row.get("sensor_id") or "unknown"
-                for row in csv.DictReader(stream)}
+    rows = {row["audio_filename"]: row.get("sensor_id") or "unknown"
+            for _, row in records(annotations, "annotations", ["audio_filename"])}
     found = []
     for name in sorted(rows):
         path = audio / name

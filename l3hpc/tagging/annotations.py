@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from l3hpc.errors import InputError, nearest
-from l3hpc.tagging.table import rows
+from l3hpc.tables import require, rows
 from l3hpc.tagging.taxonomy import Taxonomy
 
 SPLITS = ("train", "validate", "test")
@@ -56,10 +56,7 @@ class Annotations:
         header_line, columns = next(table)
         wanted = [f"{column}_presence"
                   for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
-        for column in (*KEY_COLUMNS, *wanted):
-            if column not in columns:
-                raise InputError(f"column '{column}' is missing", where=f"{where}:{header_line}",
-                                 allowed=_like(column, columns))
+        require(columns, (*KEY_COLUMNS, *wanted), f"{where}:{header_line}")
         keys = itemgetter(*(columns.index(column) for column in KEY_COLUMNS))
         tags = itemgetter(*(columns.index(column) for column in wanted))
         presence, heard = _Presence(), bytearray()
@@ -177,14 +174,6 @@ def _whole(cell: str, column: str, where: str) -> int:
     except ValueError:
         pass
     raise InputError(f"{column} is '{cell}'", where=where, allowed="whole numbers")
-
-
-def _like(column: str, columns: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(column, columns, n=1)
-    return f"did you mean the column '{close[0]}'?" if close else \
-        "annotations.csv and the taxonomy must belong together"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from l3hpc.errors import InputError
 from l3hpc.files import write_text
-from l3hpc.tagging.table import rows
+from l3hpc.tables import rows
 from l3hpc.tagging.taxonomy import Taxonomy
 
 FILE_COLUMN = "audio_filename"

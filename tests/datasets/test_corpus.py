@@ -84,7 +84,7 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path):
                                               .encode("latin-1"))
     with pytest.raises(InputError, match="not a CSV table in UTF-8") as caught:
         corpus.scan(tmp_path)
-    assert caught.value.where == str(tmp_path / "recordings.csv")
+    assert caught.value.where == str(tmp_path / "recordings.csv") + ":2"
     assert caught.value.hint.endswith(f"iconv -f latin1 -t utf-8 {tmp_path}/recordings.csv")
 
 

@@ -80,7 +80,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path, taxonomy):
     (tmp_path / "p.csv").write_bytes(b"audio_filename,8_dog\n\xff\xfe,1\n")
     with pytest.raises(InputError, match="not a CSV table"):
         predictions.read(tmp_path / "p.csv", taxonomy)
-    with pytest.raises(InputError, match="cannot read the predictions: No such file"):
+    with pytest.raises(InputError, match="none.csv: no such file"):
         predictions.read(tmp_path / "none.csv", taxonomy)
 
 

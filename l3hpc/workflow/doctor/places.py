@@ -190,6 +190,7 @@ def sonyc_line(folder: Path | None) -> Line:
         return Line("SONYC-UST", "off", "not set (paths.sonyc_ust, SONYC_UST_PATH)",
                     "needed for submit downstream; to try: l3hpc data synth city")
     from l3hpc.datasets.sonyc_ust import check, locate
+    from l3hpc.tables import records
 
     try:
         problems = [str(problem) for problem in check(folder)]
@@ -199,10 +200,8 @@ def sonyc_line(folder: Path | None) -> Line:
     if problems:
         return Line("SONYC-UST", "red", f"{len(problems)} problems, the first: {problems[0]}",
                     f"l3hpc data check {folder}")
-    import csv
-
-    with open(paths.annotations, encoding="utf-8-sig", newline="") as stream:
-        clips = {(row["split"], row["audio_filename"]) for row in csv.DictReader(stream)}
+    clips = {(row["split"], row["audio_filename"])
+             for _, row in records(paths.annotations, "annotations")}
     counts = [f"{sum(part == split for part, _ in clips):,} {split}"
               for split in ("train", "validate", "test")]
     return Line("SONYC-UST", "green", f"{len(clips):,} clips ({', '.join(counts)})")
