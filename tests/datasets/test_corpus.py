@@ -85,7 +85,7 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a CSV table in UTF-8") as caught:
         corpus.scan(tmp_path)
     assert caught.value.where == str(tmp_path / "recordings.csv") + ":2"
-    assert caught.value.hint.endswith(f"iconv -f latin1 -t utf-8 {tmp_path}/recordings.csv")
+    assert f"iconv -f LATIN1 -t UTF-8 {tmp_path}/recordings.csv" in caught.value.hint
 
 
 def test_a_link_to_nothing_is_a_recording_that_is_not_there(tmp_path):

@@ -109,7 +109,7 @@ def test_missing_columns_and_files_are_refused(write_annotations, taxonomy, tmp_
         Annotations.load(path, taxonomy)
     assert "column '5-3_siren_presence' is missing" in str(caught.value)
     assert "did you mean '5-3_sirens_presence'" in str(caught.value)
-    with pytest.raises(InputError, match="cannot read the annotations"):
+    with pytest.raises(InputError, match="none.csv: no such file"):
         Annotations.load(tmp_path / "none.csv", taxonomy)
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match="not a CSV table"):
