@@ -85,7 +85,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         result = metrics.evaluate(path, annotations, taxonomy, split, bootstrap=params.bootstrap)
         for warning in result["warnings"]:
             task.progress.note(f"{path.name}: {warning}")
-        for level in levels:
+        for level in (one for one in levels if one in result):
             mine, lines = numbers.setdefault(split, {}), curves.setdefault(split, {})
             mine["files"] = lines["files"] = result["files"]
             mine["warnings"] = result["warnings"]
@@ -102,7 +102,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     write_json(task.output / "curves.json", curves)
     settings = _settings(task.inputs.get("classify"))
     for level in published:
-        if level in (settings.get("levels") or ("coarse",)):
+        if level in (settings.get("levels") or list(published)[:1]):
             task.recorder.record(TAB, _row(task, settings, params, level, published[level],
                                            annotation_file, taxonomy_file))
     return {"split": params.split,
@@ -118,8 +118,10 @@ def _predictions(params: Params, classified: Path | None, taxonomy: Any
         from l3hpc.tagging import predictions
 
         told = predictions.read(params.predictions, taxonomy)
-        fine = told.fine.any() or not told.coarse.any()  # a coarse classifier writes zeros there
-        return [(params.split, list(LEVELS) if fine else ["coarse"], params.predictions)]
+        coarse_only = told.coarse.any() and not told.fine.any()  # such a classifier writes zeros
+        levels = [level for level in LEVELS
+                  if level in told.levels and not (level == "fine" and coarse_only)]
+        return [(params.split, levels, params.predictions)]
     if classified is None:
         raise InputError("no predictions to evaluate", where="evaluate.predictions",
                          hint="Name a file: --set evaluate.predictions=FILE")

@@ -36,8 +36,9 @@ def evaluate(
     ``files``, ``split``, ``warnings``. With ``bootstrap`` resamplings of the clips each level also
     has ``confidence``: {level, samples, method, micro_auprc: [low, high], …, class_auprc: {…}}.
 
-    Raises ``InputError`` where predictions are missing or belong to no clip of the split (with
-    names); the order of rows and columns does not matter.
+    A level that the predictions do not have is left out. Raises ``InputError`` where predictions
+    are missing, belong to no clip of the split (with names) or are no probabilities, and where no
+    clip of the split has a tag; the order of rows and columns does not matter.
     """
     if not isinstance(taxonomy, Taxonomy):
         taxonomy = Taxonomy.load(taxonomy)
@@ -46,16 +47,23 @@ def evaluate(
     where = "predictions" if isinstance(predictions, Predictions) else str(predictions)
     if not isinstance(predictions, Predictions):
         predictions = predictions_file.read(predictions, taxonomy)
+    else:
+        predictions_file.refuse_improbable(predictions, taxonomy, where)
     files, fine_truth, coarse_truth = annotations.ground_truth(split)
     order = _align(predictions.files, files, where, split)
-    categories = {
-        "fine": _fine_events(taxonomy, fine_truth, predictions.fine[order]),
-        "coarse": [
+    categories: dict[str, list[CategoryEvents]] = {}
+    if "fine" in predictions.levels:
+        categories["fine"] = _fine_events(taxonomy, fine_truth, predictions.fine[order])
+    if "coarse" in predictions.levels:
+        categories["coarse"] = [
             CategoryEvents(coarse_truth[:, [place]], predictions.coarse[order][:, [place]])
-            for place in range(len(taxonomy.coarse))],
-    }
+            for place in range(len(taxonomy.coarse))]
     names = [tag.name for tag in taxonomy.coarse]
     positives = {"fine": _any_fine(taxonomy, fine_truth), "coarse": coarse_truth}
+    if not any(positives[level].any() for level in categories):
+        raise InputError(f"no clip of split '{split}' has any tag: there is nothing to find",
+                         where=annotations.where,
+                         hint="Look at the annotations of annotator 0: l3hpc data check FOLDER")
     result: dict[str, Any] = {"split": split, "files": len(files),
                               "warnings": list(predictions.warnings)}
     levels = {level: (events, union(events)) for level, events in categories.items()}

@@ -6,6 +6,7 @@ Also fills both levels from a classifier that knows one of them, as the publishe
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import math
 from array import array
@@ -17,23 +18,29 @@ import numpy as np
 
 from l3hpc.errors import InputError
 from l3hpc.files import write_text
-from l3hpc.tables import rows
-from l3hpc.tagging.taxonomy import Taxonomy
+from l3hpc.tables import require, rows
+from l3hpc.tagging.taxonomy import CoarseTag, FineTag, Taxonomy
 
 FILE_COLUMN = "audio_filename"
+LEVELS = ("coarse", "fine")
+ROUNDING = 1e-6  # outside [0, 1], of probabilities that were written with few digits
+NAMED = 3  # columns that a warning names
+_ALLOWED = "probabilities: numbers from 0 to 1"
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Probabilities per clip: ``fine`` (files, fine tags incl. X), ``coarse`` (files, categories).
 
-    Both float64; ``warnings`` tells what was missing or strange in the file they come from.
+    Both float64; ``warnings`` tells what was missing or strange in the file they come from, and
+    ``levels`` which of the two it has.
     """
 
     files: list[str]
     fine: np.ndarray
     coarse: np.ndarray
     warnings: list[str] = field(default_factory=list)
+    levels: tuple[str, ...] = LEVELS
 
 
 def from_coarse(files: Sequence[str], coarse: np.ndarray, taxonomy: Taxonomy) -> Predictions:
@@ -63,7 +70,8 @@ def complete(found: Predictions, files: Sequence[str]) -> Predictions:
     rows = [place[name] for name in found.files]
     fine, coarse = (np.zeros((len(files), block.shape[1])) for block in (found.fine, found.coarse))
     fine[rows], coarse[rows] = found.fine, found.coarse
-    return Predictions(list(files), fine, coarse, found.warnings)
+    return Predictions(list(files), fine, coarse, found.warnings,
+                       found.levels)
 
 
 def write(path: Path | str, predictions: Predictions, taxonomy: Taxonomy) -> None:
@@ -80,23 +88,25 @@ def write(path: Path | str, predictions: Predictions, taxonomy: Taxonomy) -> Non
 def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     """Read a predictions CSV, in its own row order; columns are found by name.
 
-    Each with a warning: a missing tag column counts as 0, a value outside [0, 1] is cut off, and
-    columns of no tag are passed over. Raises ``InputError`` for a file that cannot be read, a value
-    that is no finite number, or a clip listed twice.
+    A level may be left out as a whole (then it is not in ``levels``). Each with a warning: a
+    missing column of an uncertain tag (X) counts as 0, columns of no tag are passed over, and
+    columns of the same value for all clips are named. Raises ``InputError`` (line and column) for
+    what ``l3hpc.tables`` refuses, a file without any tag of the taxonomy or with a part of a level,
+    a value that is no probability, and a clip that is listed twice.
     """
     where = str(path)
-    table = rows(path, "predictions")
+    table = rows(path, "predictions", [FILE_COLUMN])
     line, columns = next(table)
-    if FILE_COLUMN not in columns:
-        raise InputError(f"column '{FILE_COLUMN}' is missing", where=f"{where}:{line}",
-                         allowed="audio_filename, then one column per tag")
     names = [*taxonomy.fine_columns, *taxonomy.coarse_columns]
+    levels, absent = _levels(columns, taxonomy, f"{where}:{line}")
     known = [place for place, name in enumerate(names) if name in columns]
     cells = [columns.index(names[place]) for place in known]
     first = columns.index(FILE_COLUMN)
     lines: dict[str, int] = {}
     numbers = array("d")
     for line, row in table:
+        if not row[first].strip():
+            raise InputError(f"{FILE_COLUMN} is empty", where=f"{where}:{line}")
         if lines.setdefault(row[first], line) != line:
             raise InputError(f"'{row[first]}' is listed twice", where=f"{where}:{line}",
                              hint=f"The first time is in line {lines[row[first]]}.")
@@ -110,15 +120,92 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
         numbers.extend(found)
     values = np.zeros((len(lines), len(names)))
     values[:, known] = np.frombuffer(numbers).reshape(len(lines), len(known))
-    warnings = [f"column '{name}' is missing: taken as 0" for name in names if name not in columns]
-    outside = ((values < 0) | (values > 1)).any(axis=0)
-    warnings += [f"column '{names[place]}' has values outside [0, 1]: cut off"
-                 for place in np.flatnonzero(outside)]
-    warnings += [f"column '{name}' is no tag of the taxonomy: passed over"
-                 for name in columns if name not in names and name != FILE_COLUMN]
+    _refuse_improbable(values, names, list(lines.values()), where)
     np.clip(values, 0, 1, out=values)
     fine = len(taxonomy.fine)
-    return Predictions(list(lines), values[:, :fine], values[:, fine:], warnings)
+    warnings = [f"column '{name}' is missing: taken as 0" for name in absent]
+    warnings += [f"no columns of the {level} tags: only the {levels[0]} ones are scored"
+                 for level in LEVELS if level not in levels]
+    warnings += _several("is no tag of the taxonomy: passed over",
+                         [name for name in columns if name not in names and name != FILE_COLUMN])
+    warnings += _several(f"has the same value for all {len(lines):,} clips",
+                         _constant(values[:, :fine], taxonomy.fine)
+                         + _constant(values[:, fine:], taxonomy.coarse))
+    return Predictions(list(lines), values[:, :fine], values[:, fine:], warnings, levels)
+
+
+def refuse_improbable(predictions: Predictions, taxonomy: Taxonomy, where: str) -> None:
+    """Raise ``InputError`` for values that are no probabilities (see ``read``)."""
+    values = np.concatenate([predictions.fine, predictions.coarse], axis=1)
+    names = [*taxonomy.fine_columns, *taxonomy.coarse_columns]
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise InputError(f"{names[column]} is {values[row, column]} for '{predictions.files[row]}'",
+                         where=where, allowed=_ALLOWED)
+    _refuse_improbable(values, names, None, where)
+
+
+def _levels(columns: Sequence[str], taxonomy: Taxonomy, where: str
+            ) -> tuple[tuple[str, ...], list[str]]:
+    """The levels whose tags have columns, and the uncertain tags (X) that have none."""
+    needed = {"fine": [tag.column for tag in taxonomy.fine if not tag.is_x],
+              "coarse": taxonomy.coarse_columns}
+    levels = tuple(level for level in LEVELS
+                   if any(name in columns for name in needed[level]))
+    if not levels:
+        names = [*taxonomy.coarse_columns, *taxonomy.fine_columns]
+        presence = [name for name in columns if name.removesuffix("_presence") in names]
+        hint = f"It has {presence[0]!r}: these are annotations." if presence else next(
+            (f"{column!r} in it resembles {one[0]!r}: names are compared letter by letter."
+             for column in columns if (one := [
+                 name for name in names if name.casefold() == column.strip().casefold()]
+                 or difflib.get_close_matches(column, names, n=1, cutoff=0.7))), None)
+        raise InputError("no column is a tag of the taxonomy", where=where, hint=hint,
+                         allowed=f"{FILE_COLUMN}, then {', '.join(names[:3])}, …")
+    for level in levels:
+        require(columns, needed[level], where)
+    absent = [tag.column for tag in taxonomy.fine
+              if "fine" in levels and tag.is_x and tag.column not in columns]
+    return levels, absent
+
+
+def _refuse_improbable(values: np.ndarray, names: Sequence[str], lines: Sequence[int] | None,
+                       where: str) -> None:
+    """Raise for the first value outside [0, 1], with what the values look like."""
+    wrong = (values < -ROUNDING) | (values > 1 + ROUNDING)
+    if not wrong.any():
+        return
+    row, column = np.argwhere(wrong)[0]
+    strange = values[:, wrong.any(axis=0)]
+    low, high = float(strange.min()), float(strange.max())
+    if high <= ROUNDING:
+        hint = "They look like logarithms: apply exp(x)."
+    elif low < -ROUNDING:
+        hint = "They look like scores before the sigmoid (logits): apply 1 / (1 + exp(-x))."
+    elif high <= 100 + ROUNDING:
+        hint = "They look like percent: divide them by 100."
+    else:
+        hint = None
+    raise InputError(f"{names[column]} is {values[row, column]:g}; values go from {low:g} to "
+                     f"{high:g}", where=where if lines is None else f"{where}:{lines[row]}",
+                     allowed=_ALLOWED, hint=hint)
+
+
+def _constant(values: np.ndarray, tags: Sequence[CoarseTag | FineTag]) -> list[str]:
+    """Columns that tell no two clips apart. Zeros are usual where a classifier does not know the
+    level at all, and in the uncertain tags (X), which none predicts."""
+    if len(values) < 2 or not values.any():
+        return []
+    same = (values == values[0]).all(axis=0)
+    return [tag.column for place, tag in enumerate(tags)
+            if same[place] and (values[0, place] or not getattr(tag, "is_x", False))]
+
+
+def _several(what: str, columns: Sequence[str]) -> list[str]:
+    """A warning for each of a few columns, one for many."""
+    if len(columns) <= NAMED:
+        return [f"column '{name}' {what}" for name in columns]
+    return [f"{len(columns)} columns ({', '.join(columns[:NAMED])}, …): each {what}"]
 
 
 def _refuse(row: Sequence[str], cells: Sequence[int], columns: Sequence[str], where: str) -> None:
@@ -129,5 +216,4 @@ def _refuse(row: Sequence[str], cells: Sequence[int], columns: Sequence[str], wh
                 continue
         except ValueError:
             pass
-        raise InputError(f"{columns[cell]} is '{row[cell]}'", where=where,
-                         allowed="numbers in [0, 1]")
+        raise InputError(f"{columns[cell]} is '{row[cell]}'", where=where, allowed=_ALLOWED)

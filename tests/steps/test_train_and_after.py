@@ -141,12 +141,14 @@ def test_predictions_of_categories_alone_say_nothing_of_fine_tags(runner, city, 
 def test_what_is_strange_about_predictions_is_in_the_result(runner, city, tmp_path):
     truth_as_predictions(city, "validate", tmp_path / "p.csv")
     with open(tmp_path / "p.csv") as stream:
-        rows = [row[:-1] for row in csv.reader(stream)]
+        rows = [[*row, "1" if number else "9_x"] for number, row in enumerate(csv.reader(stream))]
     with open(tmp_path / "p.csv", "w", newline="") as stream:
         csv.writer(stream).writerows(rows)
     done = runner.run("evaluate", {"predictions": tmp_path / "p.csv", "bootstrap": 0,
                                    "sonyc_ust": city / "sonyc_ust"}, {})
-    assert done.results[0]["warnings"] == {"validate": ["column '8_dog' is missing: taken as 0"]}
+    unknown, constant = done.results[0]["warnings"]["validate"]
+    assert unknown == "column '9_x' is no tag of the taxonomy: passed over"
+    assert constant.endswith("each has the same value for all 7 clips")
 
 
 def test_nothing_to_evaluate(runner, city, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -153,21 +154,117 @@ def test_order_of_rows_and_columns_does_not_matter(taxonomy, scored, tmp_path, s
     assert evaluate(shuffled, annotations, taxonomy, bootstrap=3) == straight
 
 
-@pytest.mark.parametrize("gone", [["5-3_siren"], ["1-X_engine-of-uncertain-size"], ["8_dog"], "X"])
-def test_missing_columns_count_as_zero_with_a_warning(taxonomy, scored, tmp_path, gone):
+def without(path, target, gone):
+    return rewritten(path, target, lambda table: [
+        [cell for cell, name in zip(row, table[0], strict=True) if name not in gone]
+        for row in table])
+
+
+@pytest.mark.parametrize("gone", [["1-X_engine-of-uncertain-size"], "X"])
+def test_missing_columns_of_uncertain_tags_count_as_zero_with_a_warning(
+        taxonomy, scored, tmp_path, gone):
     annotations, path, (fine, coarse, predicted) = scored
     if gone == "X":
         gone = [tag.column for tag in taxonomy.fine if tag.is_x]
         assert len(gone) == 6
-    fewer = rewritten(path, tmp_path / "g.csv", lambda table: [
-        [cell for cell, name in zip(row, table[0], strict=True) if name not in gone]
-        for row in table])
-    result = evaluate(fewer, annotations, taxonomy)
+    result = evaluate(without(path, tmp_path / "g.csv", gone), annotations, taxonomy)
     assert result["warnings"] == [f"column '{name}' is missing: taken as 0" for name in gone]
     for names, values in ((taxonomy.fine_columns, predicted.fine),
                           (taxonomy.coarse_columns, predicted.coarse)):
         values[:, [names.index(name) for name in gone if name in names]] = 0
     close(published(result), expected(taxonomy, fine, coarse, predicted))
+
+
+@pytest.mark.parametrize("gone", ["5-3_siren", "8_dog"])
+def test_a_level_with_missing_columns_is_refused(taxonomy, scored, tmp_path, gone):
+    annotations, path, _ = scored
+    with pytest.raises(InputError, match=f"g.csv:1: column '{gone}' is missing"):
+        evaluate(without(path, tmp_path / "g.csv", [gone]), annotations, taxonomy)
+
+
+@pytest.mark.parametrize("level", ["fine", "coarse"])
+def test_a_level_without_any_column_is_not_scored(taxonomy, scored, tmp_path, level):
+    annotations, path, _ = scored
+    gone = taxonomy.fine_columns if level == "coarse" else taxonomy.coarse_columns
+    result = evaluate(without(path, tmp_path / "g.csv", gone), annotations, taxonomy)
+    other = "fine" if level == "coarse" else "coarse"
+    assert result[level] == evaluate(path, annotations, taxonomy)[level] and other not in result
+    assert result["warnings"] == [
+        f"no columns of the {other} tags: only the {level} ones are scored"]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda values: values * 100, r"values go from [0-9.]+ to \d+\n.*from 0 to 1\n.*percent"),
+    (lambda values: np.log((values + 1e-9) / (1 - values + 1e-9)), "values go from -.*sigmoid"),
+    (lambda values: values - 0.5, r"values go from -0\.\d+ to .*sigmoid"),
+    (lambda values: np.log(values + 1e-9), "values go from .*logarithms"),
+    (lambda values: values * 255, "values go from [0-9.]+ to 25"),
+    (lambda values: np.where(values == values.max(), 1.01, values), "is 1.01; values go from"),
+    (lambda values: np.where(values == values.max(), np.nan, values), "is 'nan'"),
+    (lambda values: np.where(values == values.max(), np.inf, values), "is 'inf'"),
+])
+def test_values_that_are_no_probabilities_are_refused(taxonomy, rng, tmp_path, change, words):
+    """Percent scored 0.578 in place of 0.242 when what lay outside [0, 1] was cut off."""
+    fine, coarse, predicted = case(taxonomy, rng, 20)
+    annotations = made_annotations(taxonomy, fine, coarse)
+    for level in ("coarse", "fine"):
+        values = {"fine": predicted.fine, "coarse": predicted.coarse}
+        values[level] = change(values[level])
+        wrong = Predictions(predicted.files, **values)
+        predictions_file.write(tmp_path / "p.csv", wrong, taxonomy)
+        with pytest.raises(InputError) as caught:
+            evaluate(tmp_path / "p.csv", annotations, taxonomy)
+        assert re.search(words, str(caught.value), re.DOTALL), caught.value
+        assert re.match(rf"{tmp_path}/p.csv:\d+: \d", str(caught.value))  # line and column
+        with pytest.raises(InputError, match="allowed|probabilities"):  # from Python as well
+            evaluate(wrong, annotations, taxonomy)
+
+
+def test_rounding_outside_the_range_is_cut_off(taxonomy, scored, tmp_path):
+    annotations, path, _ = scored
+    near = rewritten(path, tmp_path / "n.csv", lambda table: [table[0], *(
+        [row[0], *("1.0000001" if cell == "1" else "-1e-9" if cell == "0" else cell
+                   for cell in row[1:])] for row in table[1:])])
+    assert evaluate(near, annotations, taxonomy) == evaluate(path, annotations, taxonomy)
+
+
+@pytest.mark.parametrize(("header", "words"), [
+    (lambda name: f"{name}_presence", "It has '1-1_.*_presence': these are annotations"),
+    (lambda name: name.upper(), "resembles '1-1_.*compared letter by letter"),
+    (lambda name: f" {name}", "resembles '1-1_"),
+    (lambda name: f"tag{name[:1]}{hash(name)}", "audio_filename, then 1_engine"),
+])
+def test_a_file_without_any_known_tag_is_refused(taxonomy, scored, tmp_path, header, words):
+    """It scored 0.000 with exit code 0."""
+    annotations, path, _ = scored
+    wrong = rewritten(path, tmp_path / "w.csv", lambda table: [
+        [table[0][0], *map(header, table[0][1:])], *table[1:]])
+    with pytest.raises(InputError, match="w.csv:1: no column is a tag of the taxonomy") as caught:
+        evaluate(wrong, annotations, taxonomy)
+    assert re.search(words, str(caught.value))
+    alone = rewritten(path, tmp_path / "a.csv", lambda table: [row[:1] for row in table])
+    with pytest.raises(InputError, match="no column is a tag of the taxonomy"):
+        evaluate(alone, annotations, taxonomy)
+
+
+def test_columns_that_tell_no_clips_apart_are_named(taxonomy, scored, tmp_path):
+    annotations, path, _ = scored
+    for count in (2, 30):
+        same = rewritten(path, tmp_path / "c.csv", lambda table, count=count: [table[0], *(
+            [row[0], *["0.5"] * count, *row[1 + count:]] for row in table[1:])])
+        warnings = evaluate(same, annotations, taxonomy)["warnings"]
+        if count == 2:
+            assert warnings == [f"column '{name}' has the same value for all 20 clips"
+                                for name in taxonomy.fine_columns[:2]]
+        else:
+            assert len(warnings) == 1 and warnings[0].startswith("30 columns (1-1_")
+
+
+def test_a_split_without_any_tag_cannot_be_scored(taxonomy, rng):
+    fine, coarse, predicted = case(taxonomy, rng, 5)
+    nothing = made_annotations(taxonomy, fine & False, coarse & False)
+    with pytest.raises(InputError, match="no clip of split 'validate' has any tag"):
+        evaluate(predicted, nothing, taxonomy)
 
 
 def test_columns_of_no_tag_are_passed_over_with_a_warning(taxonomy, scored, tmp_path):
