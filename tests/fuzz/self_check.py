@@ -16,8 +16,8 @@ class Harness(Surface):
 
     def judge(self, case: Case) -> Verdict:
         (case.folder / "input").write_text("x" * len(case.changes))
-        kind = case.rng.randrange(12)
-        if kind == 0 and case.changes:
+        kind = int(case.folder.name)
+        if kind == 0:
             raise Fault("a wrong answer")
         if kind == 1:
             raise ZeroDivisionError

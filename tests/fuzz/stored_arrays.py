@@ -122,13 +122,13 @@ class StoredArrays(Surface):
                 return
             with contextlib.suppress(ValueError, TypeError, OverflowError):
                 self._odd(file, name, data, rng)
-            if name in file and rng.random() < 0.3:
-                with contextlib.suppress(TypeError, ValueError, OSError, KeyError):
+            if rng.random() < 0.3:
+                with contextlib.suppress(TypeError, ValueError, OSError, KeyError, RuntimeError):
                     file[name].attrs[rng.choice(("rate", "sr", "sample_rate"))] = rng.choice(
                         (0, -1, 1, 0.5, float("nan"), float("inf"), "8000", "x", 2**62, [1, 2],
                          np.bool_(True)))
             other = rng.choice(("other", "pca_batch_8", "audio", "l3_embedding", "label"))
-            if rng.random() < 0.15 and file.get(other, getlink=True) is None:
+            if rng.random() < 0.15 and other not in list(file):
                 file[other] = rng.choice((self.embeddings, self.embeddings[:5], np.arange(5),
                                           "text"))
 
