@@ -1,53 +1,41 @@
-"""Read sound files of any rate, depth and channel count as mono float32, and say why one cannot be.
+"""Read recordings of any format, rate, depth and channel count as mono float32, or say why not.
 
-Sound files (WAV, FLAC, OGG) go through libsndfile; HDF5 files with an ``audio`` data set are the
-layout of the published corpora: one row is one recording, ``(rows, n)`` or ``(rows, 1, n)``, in
-int16, float32 or float64.
+Sound files go through libsndfile, or through ffmpeg where it is needed (``decoding``); HDF5 files
+with an ``audio`` data set are the layout of the published corpora: one row is one recording,
+``(rows, n)`` or ``(rows, 1, n)``, in int16, float32 or float64. A stated length is not believed:
+what is there is read, and ``Contents`` says where that is less or more.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.audio import decoding
+from l3hpc.audio.arrays import LOUD, LOUDEST, RATES, is_sample_type, to_float
+from l3hpc.audio.decoding import Decoder, open_sound
+from l3hpc.audio.errors import REASONS, AudioError
+from l3hpc.audio.formats import HDF5_SUFFIXES, is_hdf5
+from l3hpc.errors import InputError
 
-HDF5_SUFFIXES = (".h5", ".hdf5")
-REASONS = ("unreadable", "empty", "silent", "too short")
+__all__ = ["HDF5_SUFFIXES", "REASONS", "AudioError", "AudioInfo", "Contents", "all_row_blocks",
+           "check_samples", "check_usable", "count_rows", "is_hdf5", "probe", "read_audio",
+           "read_rows", "row_blocks", "sound_blocks", "to_float", "usable_blocks"]
+
 EMPTY_RATE = 48_000  # Hz, of rows that hold no samples: any rate is right for them
-MOST_RATE = 10_000_000  # Hz; the fastest recorders for bats and machines have about 1 MHz
-BLOCK = 1 << 20  # samples per channel read at once
-MOST = 1 << 40  # samples: a header that tells of more tells nothing (libsndfile's "unknown")
 
-
-class AudioError(L3hpcError):
-    """One recording cannot be used.
-
-    ``reason`` is one of ``'unreadable'``, ``'empty'``, ``'silent'``, ``'too short'``.
-    """
-
-    def __init__(self, message: str, *, reason: str = "unreadable", where: str | None = None,
-                 allowed: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message, where=where, allowed=allowed, hint=hint)
-        if reason not in REASONS:
-            raise ValueError(f"unknown reason {reason!r}; valid: {', '.join(REASONS)}")
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[object, ...]:
-        state = {"where": self.where, "allowed": self.allowed, "hint": self.hint,
-                 "reason": self.reason}
-        return (type(self), (self.message,), state)
+QUIET = 1e-4  # a peak below this is hardly a recording: -80 dB of full scale
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a header says: samples per channel (over all rows of an HDF5 file), Hz, channels."""
+    """What a file's structure says: samples per channel (over all rows of an HDF5 file), Hz,
+    channels."""
 
     frames: int
     rate: int
@@ -59,40 +47,101 @@ class AudioInfo:
         return self.frames / self.rate
 
 
-def is_hdf5(path: Path) -> bool:
-    """Whether ``path`` is named as an HDF5 file (its rows are separate recordings)."""
-    return Path(path).suffix.lower() in HDF5_SUFFIXES
+@dataclass
+class Contents:
+    """What was found in a recording; filled by whoever reads it, complete at its end.
+
+    Attributes
+    ----------
+    frames: samples per channel that were read. rate: Hz. peak: the largest absolute sample, of the
+    mean of the channels. stated: samples per channel that the header states (None: none). unstated:
+    whether a header that should state them does not. there: those that the structure shows (None:
+    only reading tells). cut: whether the file ends early. slack: samples by which ``stated`` may be
+    off.
+    """
+
+    frames: int = 0
+    rate: int = 1
+    peak: float = 0.0
+    unstated: bool = False
+    stated: int | None = None
+    there: int | None = None
+    cut: bool = False
+    slack: int = field(default=0, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """What was read, in seconds."""
+        return self.frames / self.rate
+
+    def add(self, samples: np.ndarray) -> None:
+        """Count a block of mono samples."""
+        self.frames += len(samples)
+        if len(samples):
+            self.peak = max(self.peak, float(np.abs(samples).max()))
+
+    def length_words(self) -> str:
+        """Where less or more is there than stated, in words; '' where both agree."""
+        there = self.frames if self.there is None else self.there
+        if self.stated is not None and abs(there - self.stated) > self.slack:
+            words = "ends early" if there < self.stated else "holds more than its header states"
+            return (f"{words}: {there / self.rate:.3f} s are there, "
+                    f"{self.stated / self.rate:.3f} s are stated")
+        if self.cut and self.stated is None:
+            return f"ends early: {there / self.rate:.3f} s are there"
+        return ""
+
+    def odd(self) -> list[str]:
+        """What is odd about a recording that can be embedded all the same, in words."""
+        found = []
+        if not self.peak:
+            found.append("every sample is zero")
+        elif self.peak < QUIET:
+            found.append(f"is very quiet: its largest sample is {self.peak:.1e} of full scale")
+        elif self.peak > LOUD:
+            found.append(f"has samples of up to {self.peak:,.0f}, where full scale is 1")
+        if self.seconds < 1.0:
+            found.append(f"is {self.seconds:.3f} s long; padded with zeros to one second")
+        length = self.length_words()
+        return [*found, length] if length else found
 
 
 def probe(path: Path) -> AudioInfo:
-    """Length, rate and channels from the header alone. Raises ``AudioError`` ('unreadable').
+    """Length, rate and channels from the structure alone. Raises ``AudioError`` ('unreadable').
 
-    A header without a length (a FLAC file written into a pipe) costs reading the file.
+    A file whose structure tells no length (a FLAC file written into a pipe, an AAC stream) costs
+    reading it.
     """
     if is_hdf5(path):
         with _open_rows(path) as (audio, rate):
             return AudioInfo(int(np.prod(audio.shape)), rate, 1)
-    with _open_sound(path) as sound:
-        frames = int(sound.frames) if _told(sound) else sum(map(len, _blocks(sound, path)))
-        return AudioInfo(frames, int(sound.samplerate), int(sound.channels))
+    with open_sound(path) as sound:
+        frames = sound.there if sound.there is not None else sound.stated
+        if frames is None:
+            frames = sum(map(len, sound.blocks()))
+        return AudioInfo(frames, sound.rate, sound.channels)
 
 
-def read_audio(path: Path, rate: int | None = None) -> tuple[np.ndarray, int]:
+def read_audio(path: Path, rate: int | None = None, contents: Contents | None = None
+               ) -> tuple[np.ndarray, int]:
     """A whole recording as mono float32 and its rate in Hz.
 
     Integer samples are divided by ``2**(bits - 1)``, so they lie in [-1, 1); float files are taken
     as they are. Channels are averaged. ``rate`` resamples (see ``resample``). The rows of an HDF5
-    file are joined end to end; use ``read_rows`` to keep them apart.
+    file are joined end to end; use ``read_rows`` to keep them apart. ``contents`` is filled.
 
     Raises ``AudioError``: 'unreadable' (no sound file, damaged, not finite) or 'empty' (no sample).
     """
+    contents = contents if contents is not None else Contents()
     if is_hdf5(path):
         rows, source_rate = read_rows(path)
         signal = rows.reshape(-1)
-        check_finite(signal, path)
+        check_samples(signal, path)
+        contents.rate = source_rate
+        contents.add(signal)
     else:
-        source_rate = probe(path).rate
-        signal = np.concatenate([np.empty(0, np.float32), *sound_blocks(path)])
+        signal = np.concatenate([np.empty(0, np.float32), *sound_blocks(path, contents)])
+        source_rate = contents.rate
     if not len(signal):
         raise AudioError("holds no samples", reason="empty", where=str(path))
     if rate is not None and rate != source_rate:
@@ -102,42 +151,68 @@ def read_audio(path: Path, rate: int | None = None) -> tuple[np.ndarray, int]:
     return signal, source_rate
 
 
-def sound_blocks(path: Path) -> Iterator[np.ndarray]:
+def sound_blocks(path: Path, contents: Contents | None = None) -> Iterator[np.ndarray]:
     """The samples of a sound file as ``read_audio`` gives them, in blocks of ``BLOCK`` samples.
 
-    The last block may be shorter. Raises ``AudioError`` ('unreadable') where the file is damaged.
+    Blocks may be shorter. ``contents`` is filled: its rate before the first block, all of it at the
+    end. Raises ``AudioError`` ('unreadable') where the file is damaged.
     """
-    with _open_sound(path) as sound:
-        for block in _blocks(sound, path):
+    contents = contents if contents is not None else Contents()
+    with open_sound(path) as sound:
+        _describe(sound, contents)
+        for block in sound.blocks():
             mono = np.mean(block, axis=1)
-            check_finite(mono, path)
+            check_samples(mono, path)
+            contents.add(mono)
             yield mono
+        _describe(sound, contents)
 
 
-def usable_blocks(path: Path, min_seconds: float = 1.0) -> Iterator[np.ndarray]:
+def _describe(sound: Decoder, contents: Contents) -> None:
+    contents.rate, contents.stated, contents.there = sound.rate, sound.stated, sound.there
+    contents.cut, contents.slack = sound.cut, sound.slack
+    contents.unstated = sound.unstated
+    if isinstance(sound, decoding.Ffmpeg):
+        contents.there = None  # what was decoded tells
+
+
+def usable_blocks(path: Path, min_seconds: float = 1.0, contents: Contents | None = None
+                  ) -> Iterator[np.ndarray]:
     """``sound_blocks`` of a recording worth embedding; else ``AudioError`` before the first block.
 
     See ``check_usable``. Only a long recording that begins with silence is read twice.
     """
-    info = probe(path)
-    stream = sound_blocks(path)
+    contents = contents if contents is not None else Contents()
+    stream = sound_blocks(path, contents)
     first = next(stream, np.empty(0, np.float32))
     second = next(stream, None)
     if second is None:
-        check_usable(first, info.rate, min_seconds=min_seconds, where=str(path))
+        check_usable(first, contents.rate, min_seconds=min_seconds, where=str(path))
         yield first
         return
-    if info.seconds < min_seconds:
-        raise _too_short(info.seconds, min_seconds, str(path))
+    info = probe(path)
+    known = max(info.frames, len(first) + len(second)) / info.rate
+    if known < min_seconds:
+        raise _too_short(known, min_seconds, str(path))
     if not first.any() and not any(block.any() for block in sound_blocks(path)):
         raise _silent(str(path))
     yield from itertools.chain((first, second), stream)
 
 
-def check_finite(samples: np.ndarray, path: Path) -> None:
-    """Raise ``AudioError`` ('unreadable') for NaN or infinite samples."""
-    if not np.isfinite(samples).all():
-        raise AudioError("holds samples that are not finite numbers", where=str(path))
+def check_samples(samples: np.ndarray, path: Path | str | None) -> None:
+    """Raise ``AudioError`` ('unreadable') for samples that no recording has: NaN, infinite, or
+    beyond ``LOUDEST``."""
+    if not len(samples):
+        return
+    with np.errstate(invalid="ignore"):
+        peak = float(np.abs(samples).max())
+    where = None if path is None else str(path)
+    if not np.isfinite(peak):
+        raise AudioError("holds samples that are not finite numbers", where=where)
+    if peak > LOUDEST:
+        raise AudioError(f"holds samples of up to {peak:.1e}, which no recording has", where=where,
+                         allowed="floating-point samples lie in [-1, 1]",
+                         hint="Damaged, or written in the other byte order?")
 
 
 def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
@@ -181,48 +256,32 @@ def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.n
     return to_float(rows), rate
 
 
-def to_float(samples: np.ndarray) -> np.ndarray:
-    """Samples as float32; integers divided by ``2**(bits - 1)``, unsigned ones centred before."""
-    if samples.dtype.kind == "i":
-        signal = samples.astype(np.float32)
-        signal *= np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
-        return signal
-    if samples.dtype.kind == "u":
-        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        return ((samples.astype(np.float64) - half) / half).astype(np.float32)
-    return np.ascontiguousarray(samples, dtype=np.float32)
+def row_blocks(path: Path, number: int) -> Iterator[np.ndarray]:
+    """Row ``number`` of an HDF5 file's ``audio`` as float32, in blocks: memory for one of them.
+
+    Raises ``AudioError`` ('unreadable') for a damaged row and for samples that no recording has.
+    """
+    with _open_rows(path) as (audio, _):
+        row = (number, 0) if audio.ndim == 3 else (number,)
+        for start in range(0, audio.shape[-1], decoding.BLOCK):
+            samples = to_float(audio[(*row, slice(start, start + decoding.BLOCK))])
+            check_samples(samples, path)
+            yield samples
 
 
-def _open_sound(path: Path) -> Any:
-    import soundfile
-
-    try:
-        sound = soundfile.SoundFile(os.fsencode(path))  # bytes: names need not be UTF-8
-    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError, UnicodeError) as error:
-        why = getattr(error, "error_string", error)  # without the name, which is told as the place
-        raise AudioError(f"not a readable sound file: {why}", where=str(path)) from None
-    if not _told(sound):
-        sound.seekable = lambda: False  # soundfile would seek to the end, and fail
-    return sound
-
-
-def _told(sound: Any) -> bool:
-    """Whether the header tells the length."""
-    return 0 <= int(sound.frames) <= MOST
-
-
-def _blocks(sound: Any, path: Path) -> Iterator[np.ndarray]:
-    """The samples (n, channels) as float32, ``BLOCK`` at a time."""
-    import soundfile
-
-    while True:
-        try:
-            block = sound.read(BLOCK, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"damaged: {error}", where=str(path)) from None
-        if not len(block):
-            return
-        yield block
+def all_row_blocks(path: Path) -> Iterator[np.ndarray]:
+    """The samples of all rows of an HDF5 file one behind the other, in memory for one block."""
+    with _open_rows(path) as (audio, _):
+        rows, samples = audio.shape[0], audio.shape[-1]
+    if samples > decoding.BLOCK:
+        for number in range(rows):
+            yield from row_blocks(path, number)
+        return
+    step = max(decoding.BLOCK // max(samples, 1), 1)
+    for start in range(0, rows, step):
+        found = read_rows(path, start, start + step)[0].reshape(-1)
+        check_samples(found, path)
+        yield found
 
 
 class _open_rows:
@@ -256,6 +315,10 @@ class _open_rows:
         if audio is None or not (audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1)):
             raise AudioError("has no usable data set 'audio'", where=str(path),
                              allowed="'audio' of shape (rows, n) or (rows, 1, n), int16 or float")
+        if not is_sample_type(audio.dtype):
+            raise AudioError(f"holds 'audio' in {audio.dtype}, which does not tell full scale",
+                             where=str(path),
+                             allowed="int16, or float32 or float64 in [-1, 1]")
         for owner in (audio, self._file):
             told = attributes(owner, path)
             for name in ("rate", "sample_rate", "sr"):
@@ -279,10 +342,10 @@ def _rate(value: Any, name: str, path: Path) -> int:
     found = np.asarray(value)
     if found.size == 1 and found.dtype.kind in "iuf" and np.isfinite(found).all():
         rate = float(found.reshape(-1)[0])
-        if 1 <= rate <= MOST_RATE and rate == int(rate):
+        if RATES[0] <= rate <= RATES[1] and rate == int(rate):
             return int(rate)
     text = " ".join(repr(value.decode("utf-8", "replace") if isinstance(value, bytes)
                          else value.tolist() if isinstance(value, (np.ndarray, np.generic))
                          else value).split())
     raise AudioError(f"attribute '{name}' is {text[:80]}", where=str(path),
-                     allowed=f"samples per second, a whole number from 1 to {MOST_RATE:,}")
+                     allowed=f"samples per second, a whole number from {RATES[0]} to {RATES[1]:,}")

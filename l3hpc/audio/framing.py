@@ -40,6 +40,13 @@ def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     memory of their own.
     Raises ``InputError`` for an empty signal, one that is not 1-D, or a hop below one sample.
     """
+    frames, times = cut_frames(signal, rate, hop_s, center)
+    return np.asarray(frames[:]), times
+
+
+def cut_frames(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
+               ) -> tuple[np.ndarray | CutFrames, np.ndarray]:
+    """``frame_audio`` without copies: where frames lie unevenly, a slice copies its own."""
     signal = np.asarray(signal, dtype=np.float32)
     if signal.ndim != 1 or not len(signal):
         raise InputError(f"cannot frame audio of shape {signal.shape}",
@@ -47,9 +54,12 @@ def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     count = frame_count(len(signal), rate, hop_s, center)
     before = rate // 2 if center else 0
     starts = frame_starts(0, count, rate, hop_s)
-    padded = np.zeros(starts[-1] + rate, np.float32)
+    times = np.arange(count, dtype=np.float64) * hop_s
+    covered = int(min(starts[-1], before + len(signal)))  # the last frame may lie behind it all
+    padded = np.zeros(covered + rate, np.float32)
     padded[before:before + len(signal)] = signal
-    return _windows(padded, starts, rate), np.arange(count, dtype=np.float64) * hop_s
+    frames = CutFrames(padded, starts, rate)
+    return (frames[:] if frames.even else frames), times
 
 
 def frame_blocks(
@@ -81,9 +91,30 @@ def frame_blocks(
     if not total:
         raise InputError("cannot frame audio without samples")
     count = frame_count(total, rate, hop_s, center)
-    end = frame_start(count - 1, rate, hop_s) + rate
-    held = np.pad(held, (0, max(end - low - len(held), 0)))
+    last = frame_start(count - 1, rate, hop_s) - low
+    held = np.pad(held, (0, max(min(last, len(held)) + rate - len(held), 0)))
     yield from frames(count)
+
+
+class CutFrames:
+    """The frames of one signal, (n, rate); a slice of them is an array.
+
+    even: whether all of them can be had as a view, that is without memory of their own.
+    """
+
+    def __init__(self, signal: np.ndarray, starts: np.ndarray, rate: int) -> None:
+        self._signal, self._starts, self._rate = signal, starts, rate
+        self.shape = (len(starts), rate)
+        self.even = len(np.unique(np.diff(starts))) < 2 and starts[-1] + rate <= len(signal)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        starts = self._starts[rows]
+        if not len(starts):
+            return np.empty((0, self._rate), np.float32)
+        return _windows(self._signal, starts, self._rate)
 
 
 class JoinedFrames:
@@ -92,7 +123,7 @@ class JoinedFrames:
     Slices are arrays, as those of an HDF5 data set; ``parts`` are the views that a slice joins.
     """
 
-    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+    def __init__(self, arrays: Sequence[np.ndarray | CutFrames]) -> None:
         self._arrays = list(arrays)
         self._stops = np.cumsum([len(array) for array in self._arrays], dtype=np.int64)
         self.shape = (int(self._stops[-1]), int(self._arrays[0].shape[1]))
@@ -149,7 +180,17 @@ def hop_samples(rate: int, hop_s: float) -> Fraction:
 
 
 def _windows(signal: np.ndarray, starts: np.ndarray, rate: int) -> np.ndarray:
-    """One second from each start: a view where the starts are evenly spaced, else a copy."""
+    """One second from each start: a view where the starts are evenly spaced, else a copy. Behind
+    the signal there are zeros."""
+    inside = int(np.searchsorted(starts, len(signal) - rate, "right"))
+    if inside < len(starts):
+        found = np.zeros((len(starts), rate), np.float32)
+        if inside:
+            found[:inside] = _windows(signal, starts[:inside], rate)
+        for row, start in zip(found[inside:], starts[inside:].tolist(), strict=True):
+            part = signal[start:start + rate]
+            row[:len(part)] = part
+        return found
     windows = np.lib.stride_tricks.sliding_window_view(signal, rate)
     steps = np.unique(np.diff(starts))
     if len(steps) > 1:

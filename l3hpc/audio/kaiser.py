@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -19,6 +20,8 @@ CROSSINGS = 64
 PER_CROSSING = 512
 BETA = 14.769656459379492
 ROLLOFF = 0.9475937167399596
+PART = 1 << 16  # samples converted at once
+GROUPS = 8  # at least, of as many outputs as the ratio has phases
 
 
 def resample_kaiser(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
@@ -26,19 +29,42 @@ def resample_kaiser(signal: np.ndarray, source_rate: int, target_rate: int) -> n
 
     Raises ``InputError`` for rates below 1 Hz, and for a signal with less than one output sample.
     """
-    if source_rate < 1 or target_rate < 1:
-        raise InputError(f"cannot resample from {source_rate} Hz to {target_rate} Hz",
-                         allowed="sampling rates are positive whole numbers of Hz")
+    _check(source_rate, target_rate)
+    return np.concatenate(list(resample_kaiser_blocks([signal], source_rate, target_rate)))
+
+
+def resample_kaiser_blocks(
+    blocks: Iterable[np.ndarray], source_rate: int, target_rate: int,
+) -> Iterator[np.ndarray]:
+    """``resample_kaiser`` of a signal that comes in blocks, in memory for one block: the same
+    samples to the last digits, in other blocks."""
     if source_rate == target_rate:
-        return np.ascontiguousarray(signal, np.float32)
+        yield from (np.ascontiguousarray(block, np.float32) for block in blocks)
+        return
+    _check(source_rate, target_rate)
     common = math.gcd(source_rate, target_rate)
     up, down = target_rate // common, source_rate // common
-    length = len(signal) * up // down
-    if not length:
-        raise InputError(f"{len(signal)} samples at {source_rate} Hz are less than one at "
-                         f"{target_rate} Hz")
     side = _reach(up, down)
-    padded = np.pad(np.asarray(signal, np.float64), (side, side + 1))
+    held = np.zeros(side)  # from ``side`` samples before the group of ``up`` outputs that is next
+    taken = given = 0
+    for block in _parts(blocks, max(PART, GROUPS * down)):
+        taken += len(block)
+        held = np.concatenate((held, np.asarray(block, np.float64)))
+        groups = max((len(held) - 2 * side - 1) // down, 0)
+        if groups:
+            yield _converted(held, groups * up, up, down, side)
+            given += groups * up
+            held = held[groups * down:]
+    length = taken * up // down
+    if not length:
+        raise InputError(f"{taken} samples at {source_rate} Hz are less than one at "
+                         f"{target_rate} Hz")
+    if length > given:
+        yield _converted(np.pad(held, (0, side + 1)), length - given, up, down, side)
+
+
+def _converted(padded: np.ndarray, length: int, up: int, down: int, side: int) -> np.ndarray:
+    """``length`` outputs of a signal with ``side`` samples before it and enough behind."""
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * side + 1)
     result = np.empty(length, np.float32)
     for phase in range(min(up, length)):
@@ -47,6 +73,17 @@ def resample_kaiser(signal: np.ndarray, source_rate: int, target_rate: int) -> n
         rows = windows[first + 1:first + 1 + (count - 1) * down + 1:down]
         result[phase::up] = np.ascontiguousarray(rows) @ _weights(up, down, rest, side)
     return result
+
+
+def _check(source_rate: int, target_rate: int) -> None:
+    if source_rate < 1 or target_rate < 1:
+        raise InputError(f"cannot resample from {source_rate} Hz to {target_rate} Hz",
+                         allowed="sampling rates are positive whole numbers of Hz")
+
+
+def _parts(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield from (block[start:start + size] for start in range(0, len(block), size))
 
 
 def _step(up: int, down: int) -> int:

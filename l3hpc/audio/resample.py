@@ -9,6 +9,8 @@ import numpy as np
 
 from l3hpc.errors import InputError
 
+MOST = 1 << 23  # samples that come out at once: a block of a very low rate would become huge
+
 
 def resample(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
     """``signal`` (n,) at ``target_rate`` Hz: float32 of length ``ceil(n * target / source)``.
@@ -51,7 +53,7 @@ def resample_blocks(
         return
     stream = _stream(source_rate, target_rate)
     taken = given = 0
-    for block in blocks:
+    for block in _parts(blocks, max(MOST * source_rate // target_rate, 1)):
         taken += len(block)
         result = stream.resample_chunk(np.ascontiguousarray(block, dtype=np.float32))
         given += len(result)
@@ -60,6 +62,11 @@ def resample_blocks(
     missing = max(-(-taken * target_rate // source_rate) - given, 0)
     rest = stream.resample_chunk(np.empty(0, np.float32), last=True)[:missing]
     yield np.pad(rest, (0, missing - len(rest)))
+
+
+def _parts(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield from (block[start:start + size] for start in range(0, len(block), size))
 
 
 def _check(source_rate: int, target_rate: int) -> None:

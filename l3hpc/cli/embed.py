@@ -15,7 +15,7 @@ from l3hpc.progress import Progress, for_person
 
 if TYPE_CHECKING:
     from l3hpc.embedding.batch import Outcome, Settings
-    from l3hpc.embedding.folders import Work
+    from l3hpc.embedding.folders import Plan, Work
 
 EXAMPLES = """\b
 Examples:
@@ -32,7 +32,8 @@ Options of edgel3 and openl3 that name a model:
   --input-repr mel256 --content-type env               is --model openl3-mel256-env-6144
 
 \b
-Exit code 1: some recordings could not be embedded (listed on standard error).
+Exit code 1: some inputs are not there, or some recordings could not be embedded (listed on
+standard error); the others are done.
 """
 
 
@@ -54,7 +55,8 @@ def complete_model(
               help="Where outputs go (none: beside each recording).")
 @click.option("-x", "--suffix", help="Outputs are called NAME_SUFFIX.npz.")
 @click.option("-t", "--hop-size", "--audio-hop-size", default=0.1, show_default=True,
-              type=click.FloatRange(0, min_open=True), help="Seconds from one frame to the next.")
+              type=click.FloatRange(0, 3600, min_open=True),
+              help="Seconds from one frame to the next.")
 @click.option("-n", "--no-centering", "--no-audio-centering", is_flag=True,
               help="Times are starts of windows, and no half second of zeros goes before.")
 @click.option("-ab", "--batch-size", "--audio-batch-size", type=click.IntRange(1),
@@ -91,19 +93,21 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
 
     Each recording NAME.wav becomes NAME.npz with `embedding` (frames, values) float32 and
     `timestamps` (frames,) in seconds. What has an output is skipped; a recording that cannot be
-    read is reported, and the others go on.
+    read or is not there is reported, and the others go on. In folders and globs, files that are no
+    recordings are passed over, counted and named by kind.
     """
     from l3hpc.audio.framing import hop_samples
     from l3hpc.datasets.corpus import printable
     from l3hpc.embedding import batch
-    from l3hpc.embedding.folders import plan
+    from l3hpc.embedding.folders import plan_all
     from l3hpc.embedding.names import find
     from l3hpc.embedding.recognise import recognise
 
     settings = batch.Settings(options["hop_size"], not options["no_centering"],
                               options["batch_size"], options["overwrite"],
                               options["resampler"])
-    works = plan(inputs, output_dir, suffix, format_)
+    found = plan_all(inputs, output_dir, suffix, format_)
+    works = found.works
     wanted = _model(options)
     file, named = find(wanted["model"])
     stated = {**named.options, **{key: wanted[key] for key in ("input_repr", "embedding_size")
@@ -114,8 +118,11 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
         click.echo(str(known), err=True)
         for note in known.notes:
             click.echo(f"note: {note}", err=True)
+        if found.passed_over:
+            click.echo(printable(f"passed over {found.passed_over}"), err=True)
     if dry_run:
-        return _preview(works, settings, known.as_json() if as_json else None)
+        _preview(found, settings, known.as_json() if as_json else None)
+        return _refused(found)
     outcomes = []
     for outcome in _follow(_outcomes(wanted, works, settings, jobs), len(works),
                            Progress() if quiet else for_person()):
@@ -126,16 +133,26 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     failed = sum(one.state == batch.FAILED for one in outcomes)
     if as_json:
         click.echo(json.dumps({
-            "ok": not failed, "model": known.as_json(), "hop_size": settings.hop_size,
-            "center": settings.center, **_counts(outcomes),
-            "recordings": [one.as_json() for one in outcomes]}))
+            "ok": not failed and not found.failed, "model": known.as_json(),
+            "hop_size": settings.hop_size, "center": settings.center, **_counts(outcomes),
+            "recordings": [one.as_json() for one in outcomes],
+            "failed_inputs": found.failed, "passed_over": found.passed_over}))
     elif not quiet:
         click.echo(_summary(outcomes, known.dim))
         if known.random_weights:
             from l3hpc.models.weights import RANDOM_WEIGHTS
 
             click.echo(f"these embeddings mean nothing: {RANDOM_WEIGHTS}")
-    return EXIT_FAILED if failed else 0
+    return _refused(found) or (EXIT_FAILED if failed else 0)
+
+
+def _refused(found: Plan) -> int:
+    """Name the inputs of which nothing was embedded, at the end, and say with what that ends."""
+    from l3hpc.datasets.corpus import printable
+
+    for word, why in found.failed.items():
+        click.echo(printable(f"failed: {word}: {why}"), err=True)
+    return EXIT_FAILED if found.failed else 0
 
 
 def _model(options: dict[str, Any]) -> dict[str, Any]:
@@ -193,20 +210,20 @@ def _follow(outcomes: Iterator[Outcome], total: int, progress: Progress) -> Iter
     progress.finish()
 
 
-def _preview(works: list[Work], settings: Settings, model: dict[str, Any] | None) -> int:
+def _preview(found: Plan, settings: Settings, model: dict[str, Any] | None) -> None:
     from l3hpc.datasets.corpus import printable
 
     rows = [(work, "skip" if work.output.is_file() and not settings.overwrite else "embed")
-            for work in works]
+            for work in found.works]
     if model is not None:
         click.echo(json.dumps({"model": model, "recordings": [
             {"recording": str(work.recording), "output": str(work.output), "action": action}
-            for work, action in rows]}))
-        return 0
+            for work, action in rows],
+            "failed_inputs": found.failed, "passed_over": found.passed_over}))
+        return
     for work, action in rows:
         click.echo(printable(f"{action:<5}  {work.recording} -> {work.output}"))
     click.echo("nothing was written")
-    return 0
 
 
 def _counts(outcomes: list[Outcome]) -> dict[str, int]:

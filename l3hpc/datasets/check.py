@@ -9,7 +9,7 @@ from pathlib import Path
 
 from l3hpc.classification import folders
 from l3hpc.datasets import sonyc_ust
-from l3hpc.datasets.corpus import NoAudioError, is_utf8, scan
+from l3hpc.datasets.corpus import NoAudioError, is_utf8, passed_over, scan
 from l3hpc.datasets.findings import Findings
 from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError, L3hpcError
@@ -37,7 +37,8 @@ def check_folder(folder: Path | str, *, listen: bool = False,
         if (folder / "audio").is_dir():
             found.insert(0, check_audio(folder / "audio", listen=listen, progress=progress))
         return found
-    matrices = any(path.suffix in (".h5", ".hdf5", ".npz") for path in folder.rglob("*"))
+    matrices = any(path.suffix in (".h5", ".hdf5", ".npz") and path.is_file()
+                   for path in folder.rglob("*"))
     try:
         found = [check_audio(folder, listen=listen, progress=progress)]
     except NoAudioError as error:  # any other error, such as a broken table, is for the reader
@@ -72,6 +73,9 @@ def check_audio(folder: Path | str, *, listen: bool = False,
                  hint="Sampling by day then takes them as one time frame.")
     seconds = look(folder, [one.file for one in recordings if one.size >= 0], findings, listen,
                    progress or Progress())
+    others = passed_over(folder)
+    findings.add("other files", "passed over", [others] if others else [], remark=True,
+                 hint="Only recordings are read.")
     times = [one.timestamp for one in recordings if one.timestamp is not None]
     per_sensor = Counter(one.sensor for one in recordings)
     findings.counts |= {

@@ -16,12 +16,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from l3hpc.audio import formats
 from l3hpc.errors import InputError
 from l3hpc.files import digest, walk
 from l3hpc.tables import rows
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
-HDF5_SUFFIXES = (".h5", ".hdf5")
+AUDIO_SUFFIXES = formats.SOUND_SUFFIXES
 TABLE = "recordings.csv"
 UNKNOWN_SENSOR = "unknown"
 
@@ -76,11 +76,12 @@ class Recording:
 def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
     """All recordings below ``folder``, sorted by file name.
 
-    Audio is ``.wav``, ``.flac``, ``.ogg`` (any case) and HDF5 with a dataset ``audio``; hidden
-    files and folders are passed over. ``recordings.csv`` (columns file, sensor, timestamp and, if
-    wanted, level_dba) in ``folder`` wins over names; a time there is unix seconds or ISO 8601 (UTC
-    unless it says otherwise). Without it the sensor is the first subfolder, or what stands before
-    the time in ``<sensor>_<unix seconds or YYYYMMDDTHHMMSS, UTC>.wav``.
+    Audio is ``formats.SOUND_SUFFIXES`` (any case) and HDF5 with a dataset ``audio``; hidden files
+    and folders are passed over, and so is a video beside the sound file of the same name.
+    ``recordings.csv`` (columns file, sensor, timestamp and, if wanted, level_dba) in ``folder``
+    wins over names; a time there is unix seconds or ISO 8601 (UTC unless it says otherwise).
+    Without it the sensor is the first subfolder, or what stands before the time in
+    ``<sensor>_<unix seconds or YYYYMMDDTHHMMSS, UTC>.wav``.
 
     any_name: list also file names that are not UTF-8, which no artifact can hold.
 
@@ -110,6 +111,15 @@ def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
             "holds no audio", where=str(folder),
             allowed=f"audio is {', '.join(AUDIO_SUFFIXES)}, or HDF5 with a dataset 'audio'")
     return recordings
+
+
+def passed_over(folder: Path | str) -> str:
+    """``3 other files: 2 .caf, 1 .txt``: what below ``folder`` is no recording; '' for nothing."""
+    folder = Path(folder)
+    taken = {name for name, _ in _walk(folder)}
+    return formats.passed_over(
+        path for path in walk(folder)
+        if (name := path.relative_to(folder).as_posix()) not in taken and name != TABLE)
 
 
 def is_utf8(name: str) -> bool:
@@ -197,10 +207,10 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
     """Names and, of what is there, sizes: None for a link that leads to nothing."""
-    for path in walk(folder):
-        suffix = path.suffix.lower()
-        if suffix in AUDIO_SUFFIXES or suffix in HDF5_SUFFIXES and _holds_audio(path):
-            yield path.relative_to(folder).as_posix(), _status(path)
+    found = [path for path in walk(folder) if formats.is_sound(path)
+             or formats.is_hdf5(path) and _holds_audio(path)]
+    for path in formats.without_videos(found)[0]:
+        yield path.relative_to(folder).as_posix(), _status(path)
 
 
 def _status(path: Path) -> os.stat_result | None:

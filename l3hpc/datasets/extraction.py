@@ -20,12 +20,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from l3hpc.ahead import read_ahead
-from l3hpc.audio.files import AudioError, is_hdf5
+from l3hpc.audio.files import AudioError, Contents, is_hdf5
 from l3hpc.audio.framing import JoinedFrames
 from l3hpc.datasets.corpus import Recording, npz_name
 from l3hpc.datasets.windows import Piece, pieces, window_count
 from l3hpc.errors import L3hpcError
 from l3hpc.files import digest, read_json, write_bytes, write_json, write_text
+from l3hpc.models.embedder import check_network
 from l3hpc.npz import read_npz
 from l3hpc.progress import Progress
 
@@ -152,50 +153,60 @@ class Extraction:
             try:
                 if isinstance(its, AudioError):
                     raise its
-                for piece in its:
+                source, contents = its
+                for piece in source:
                     buffer.add(index, piece)
                     taken += len(piece.windows)
                     embedded += len(piece.windows)
                     if buffer.size >= block:
-                        self._flush(buffer)
+                        self._flush(buffer, skipped)
+                        if index in skipped:  # the rest would be left out of the result anyway
+                            break
             except AudioError as error:
-                name = self.recordings[index].file
                 skipped[index] = buffer.skip(index, error.reason)
-                self.progress.note(f"skipped {name}: {error.message} ({error.reason})")
+                self._say_skipped(index, error)
                 self.progress.advance(max(counts[index] - taken, 0))
                 continue
-            buffer.complete.append(index)
+            if index not in skipped:
+                buffer.complete.append(index)
+                if length := contents.length_words():
+                    self.progress.note(f"{self.recordings[index].file} {length}")
         if buffer.told:
-            self._flush(buffer)
+            self._flush(buffer, skipped)
         return embedded
 
-    def _read(self, index: int, start: int, count: int) -> Iterable[Piece] | AudioError:
+    def _say_skipped(self, index: int, error: AudioError) -> None:
+        words = "; ".join(part for part in (error.message, error.hint) if part)
+        self.progress.note(f"skipped {self.recordings[index].file}: {words} ({error.reason})")
+
+    def _read(self, index: int, start: int, count: int
+              ) -> tuple[Iterable[Piece], Contents] | AudioError:
         """What a recording holds, read; still to be read, where it is long; or why it cannot be."""
         file = self.recordings[index].file
         seconds = count * (1.0 if is_hdf5(Path(file)) else min(self.hop, 1.0))
+        contents = Contents()
         try:
-            found = self._pieces(self.recordings[index], start)
-            return list(found) if 4 * seconds * self.network.rate <= AHEAD_BYTES else found
+            found = self._pieces(self.recordings[index], start, contents)
+            short = 4 * seconds * self.network.rate <= AHEAD_BYTES
+            return (list(found) if short else found), contents
         except AudioError as error:
             return error
 
-    def _pieces(self, recording: Recording, start: int) -> Iterator[Piece]:
+    def _pieces(self, recording: Recording, start: int, contents: Contents) -> Iterator[Piece]:
         path = self.folder / recording.file
-        if recording.size < 0 or not path.is_file():
+        if recording.size < 0:
             raise AudioError("no such file", where=str(path))
         return pieces(path, self.network.rate, self.hop, self.center, levels=self.levels,
-                      skip=start, min_seconds=self.min_seconds)
+                      skip=start, min_seconds=self.min_seconds, contents=contents)
 
-    def _flush(self, buffer: _Block) -> None:
+    def _flush(self, buffer: _Block, skipped: dict[int, str]) -> None:
         embedding = np.empty((0, self.network.dim), np.float32)
         if buffer.size:
             windows = JoinedFrames(buffer.windows)
             buffer.windows.clear()
             embedding = self.network.embed(
                 windows, batch_size=self.batch_size, on_batch=self.progress.advance)
-            if not np.isfinite(embedding).all():
-                raise L3hpcError("the network gives numbers that are not finite",
-                                 where=self.recordings[buffer.rows[0][0]].file)
+            self._check(embedding, buffer, skipped)
         else:
             self.progress.advance(0)
         parts = self._parts()
@@ -208,6 +219,22 @@ class Extraction:
         self.progress.advance(0, recordings=self.progress.details.get("recordings", 0)
                               + len(buffer.complete))
         buffer.clear()
+
+    def _check(self, embedding: np.ndarray, buffer: _Block, skipped: dict[int, str]) -> None:
+        """Skip the recordings whose embeddings are not finite, unless the network is to blame."""
+        wrong = ~np.isfinite(embedding).all(axis=1)
+        if not wrong.any():
+            return
+        check_network(self.network)
+        which = np.repeat([index for index, _, _ in buffer.rows],
+                          [count for _, _, count in buffer.rows])
+        for index in np.unique(which[wrong]).tolist():
+            count = int(wrong[which == index].sum())
+            error = AudioError(f"gives {count:,} embeddings that are not finite",
+                               where=self.recordings[index].file)
+            skipped[index] = buffer.skip(index, error.reason)
+            self._say_skipped(index, error)
+        embedding[wrong] = 0.0  # left out of the result, as all rows of these recordings
 
     def _refuse(self, skipped: Mapping[int, str]) -> None:
         total = len(self.recordings)
@@ -327,6 +354,8 @@ class _Block:
     def skip(self, index: int, reason: str) -> str:
         """Remember that recording ``index`` cannot be used; returns the reason."""
         self.skipped[index] = reason
+        if index in self.complete:
+            self.complete.remove(index)
         return reason
 
     def as_json(self) -> dict[str, Any]:

@@ -1,53 +1,99 @@
-"""What is wrong with audio files: unreadable, empty, silent or too short ones are findings."""
+"""What is wrong with audio files: those that cannot be read or hold less than they state, empty,
+silent or too short ones are findings."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l3hpc.datasets.findings import Findings
 from l3hpc.progress import Progress
+
+if TYPE_CHECKING:
+    from l3hpc.audio.files import Contents
 
 
 def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
          progress: Progress, shortest: float = 1.0) -> dict[str, float]:
     """Probe files and note those that cannot be used; returns seconds per usable file."""
+    from l3hpc.audio.decoding import INSTALL, find_ffmpeg
     from l3hpc.audio.files import AudioError, probe
+    from l3hpc.audio.formats import by_ffmpeg
 
     seconds: dict[str, float] = {}
     rates: Counter[int] = Counter()
     bad: dict[str, list[str]] = {"unreadable": [], "empty": [], "silent": [], "too short": []}
+    undecoded: list[str] = []
+    odd: dict[str, list[str]] = {"length": [], "no length": [], "quiet": [], "loud": []}
     progress.start("listening" if listen else "looking", total=len(names), unit="files")
     for name in names:
         try:
+            if by_ffmpeg(name) and find_ffmpeg() is None:
+                undecoded.append(name)
+                continue
             info = probe(folder / name)
             rates[info.rate] += 1
-            if info.frames == 0:
+            length = info.seconds
+            if listen and info.frames:
+                contents = _listen(folder / name)
+                length = contents.seconds
+                _note(name, contents, odd)
+                if not contents.peak and contents.frames and length >= shortest:
+                    bad["silent"].append(name)
+            if not length:
                 bad["empty"].append(name)
-            elif info.seconds < shortest:
+            elif length < shortest:
                 bad["too short"].append(name)
             else:
-                if listen and not _heard(folder / name):
-                    bad["silent"].append(name)
-                seconds[name] = info.seconds
+                seconds[name] = length
         except AudioError as error:
             bad[error.reason].append(name)
-        progress.advance()
+        finally:
+            progress.advance()
     progress.finish()
+    findings.add("ffmpeg", "{n} files are decoded by ffmpeg, which is not installed", undecoded,
+                 hint=f"Install it: {INSTALL}")
     words = {"unreadable": "{n} files cannot be read as audio", "empty": "{n} files are empty",
              "silent": "{n} files are silent",
              "too short": f"{{n}} files are shorter than {shortest:g} s"}
     for kind, message in words.items():
         findings.add(kind, message, bad[kind])
+    findings.add("length", "{n} files hold less or more than their header states", odd["length"],
+                 hint="What is there is used.")
+    findings.add("no length", "{n} files do not state how long they are", odd["no length"],
+                 remark=True, hint="They are read to their end.")
+    findings.add("quiet", "{n} files are very quiet", odd["quiet"], remark=True)
+    findings.add("loud", "{n} files exceed full scale by far", odd["loud"], remark=True)
     findings.counts["rates"] = {str(rate): count for rate, count in sorted(rates.items())}
     return seconds
 
 
-def _heard(path: Path) -> bool:
-    """Whether any sample is not zero; reads all of them (``AudioError`` where damaged)."""
-    from l3hpc.audio.files import is_hdf5, read_audio, sound_blocks
+def _note(name: str, contents: Contents, odd: dict[str, list[str]]) -> None:
+    from l3hpc.audio.files import LOUD, QUIET
 
+    words = contents.length_words()
+    if words:
+        odd["length"].append(f"{name} ({words})")
+    if contents.unstated:
+        odd["no length"].append(name)
+    if 0 < contents.peak < QUIET:
+        odd["quiet"].append(f"{name} (largest sample {contents.peak:.1e})")
+    if contents.peak > LOUD:
+        odd["loud"].append(f"{name} (largest sample {contents.peak:,.0f})")
+
+
+def _listen(path: Path) -> Contents:
+    """What a recording holds; reads all samples (``AudioError`` where damaged)."""
+    from l3hpc.audio.files import Contents, all_row_blocks, is_hdf5, probe, sound_blocks
+
+    contents = Contents()
     if is_hdf5(path):
-        return bool(read_audio(path)[0].any())
-    return sum(int(block.any()) for block in sound_blocks(path)) > 0
+        contents.rate = probe(path).rate
+        for block in all_row_blocks(path):
+            contents.add(block)
+    else:
+        for _ in sound_blocks(path, contents):
+            pass
+    return contents

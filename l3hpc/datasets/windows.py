@@ -14,11 +14,13 @@ import numpy as np
 
 from l3hpc.audio.files import (
     AudioError,
-    check_finite,
+    Contents,
+    check_samples,
     count_rows,
     is_hdf5,
     probe,
     read_rows,
+    row_blocks,
     usable_blocks,
 )
 from l3hpc.audio.framing import frame_blocks, frame_count
@@ -45,22 +47,22 @@ class Piece:
 
 def pieces(
     path: Path, rate: int, hop: float, center: bool, *, min_seconds: float = 1.0,
-    levels: bool = False, skip: int = 0, size: int = PIECE,
+    levels: bool = False, skip: int = 0, size: int = PIECE, contents: Contents | None = None,
 ) -> Iterator[Piece]:
     """All windows of a recording at ``rate`` Hz, at most ``size`` at a time.
 
     Sound files: read and resampled in blocks, framed as ``frame_audio`` does with ``hop`` seconds;
     silent or too short ones raise ``AudioError``. HDF5: every row of ``audio`` that lasts one
     second is one window (the published pairing of rows and embeddings); longer rows are framed one
-    by one. Memory: two blocks, or one row, whatever a recording's length.
+    by one. Memory: two blocks, whatever a recording's length.
     skip: leave out the first windows (a resumed task has them). Levels are measured before
-    resampling, on the same windows.
+    resampling, on the same windows. ``contents`` of a sound file is filled.
     """
     if is_hdf5(path):
         yield from _row_pieces(path, rate, hop, center, levels, skip, size)
         return
-    yield from _frames(usable_blocks(path, min_seconds), probe(path).rate, rate, hop, center,
-                       levels, skip, size)
+    yield from _frames(usable_blocks(path, min_seconds, contents), probe(path).rate, rate, hop,
+                       center, levels, skip, size)
 
 
 def window_count(path: Path, hop: float, center: bool) -> int:
@@ -89,9 +91,8 @@ def _row_pieces(
     if samples != source_rate:
         per_row = _windows_per_row(samples, source_rate, hop, center)
         for number in range(skip // per_row, count):
-            row = _read_rows(path, number, number + 1)
             before = number * per_row
-            for piece in _frames(row, source_rate, rate, hop, center, levels,
+            for piece in _frames(row_blocks(path, number), source_rate, rate, hop, center, levels,
                                  max(skip - before, 0), size):
                 yield Piece(before + piece.first, piece.windows,
                             number * samples / source_rate + piece.starts, piece.levels)
@@ -111,7 +112,7 @@ def _row_pieces(
 
 def _read_rows(path: Path, start: int, stop: int) -> np.ndarray:
     rows, _ = read_rows(path, start, stop)
-    check_finite(rows, path)
+    check_samples(rows, path)
     return rows
 
 

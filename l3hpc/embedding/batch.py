@@ -9,46 +9,34 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from l3hpc.ahead import read_ahead
-from l3hpc.audio.files import AudioError, is_hdf5, probe, read_audio, sound_blocks
-from l3hpc.audio.framing import JoinedFrames, frame_audio, frame_blocks, hop_samples
-from l3hpc.audio.resample import resample_blocks
+from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, read_audio
+from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, hop_samples
 from l3hpc.cores import allocated_cores
-from l3hpc.embedding.call import HOP_S, AudioWarning, odd, resampler_of, warn_of
 from l3hpc.embedding.folders import Work
 from l3hpc.embedding.model import Model, load_model
 from l3hpc.embedding.outputs import write
-from l3hpc.errors import L3hpcError
+from l3hpc.embedding.recording import check_embedding, embed_file, embed_pieces
+from l3hpc.embedding.settings import Settings, resampler_of
+from l3hpc.errors import InputError, L3hpcError
+
+__all__ = ["Outcome", "Settings", "about", "embed_all", "embed_file", "embed_in_processes"]
 
 LONG_S = 60.0  # a longer recording is read in pieces
 TOGETHER = 256  # frames of short recordings that go to the network at once
-PIECE = 256  # frames of a long recording that go to the network at once
 SHARE = 16  # recordings that a process is given at once, at most
 SHARES = 4  # that each process gets of few recordings: who is done early takes another one
 READERS = 4
 DONE, SKIPPED, FAILED = STATES = ("done", "skipped", "failed")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to embed: see ``get_embedding``."""
-
-    hop_size: float = HOP_S
-    center: bool = True
-    batch_size: int | None = None
-    overwrite: bool = False
-    resampler: str = "soxr"
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class _Read:
     """A recording as its frames (None: it is long) or as why there are none."""
 
     work: Work
-    frames: np.ndarray | None = None
+    frames: np.ndarray | CutFrames | None = None
     times: np.ndarray | None = None
     message: str = ""
     error: str | None = None
@@ -90,11 +78,10 @@ def embed_all(model: Model, works: Iterable[Work], settings: Settings) -> Iterat
     """Embed recordings with one model; the outcomes come in order.
 
     What exists is skipped unless ``overwrite``. Memory: for some short recordings and one piece of
-    a long one (all of it in convention A', where an embedding depends on the batch). Raises
-    ``InputError`` for a hop of less than a sample.
+    a long one. Raises ``InputError`` for a hop of less than a sample, and for a network that gives
+    numbers that are not finite.
     """
     hop_samples(model.rate, settings.hop_size)
-    resampler_of(settings.resampler)
     group = _Group()
     threads = min(READERS, allocated_cores())
     for read in read_ahead(lambda work: _read(work, model, settings), works, threads=threads):
@@ -132,36 +119,6 @@ def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settin
             pool.shutdown(cancel_futures=True)
 
 
-def embed_file(path: Path, model: Model, settings: Settings | None = None
-               ) -> tuple[np.ndarray, np.ndarray]:
-    """``get_embedding`` of a sound file, in memory for a few seconds of it, however long it is (for
-    all of it in convention A' and with ``kaiser_best``).
-
-    Raises ``AudioError`` for a file that is damaged or empty; warns as ``get_embedding`` does.
-    """
-    settings = settings or Settings()
-    info = _probe(path)
-    if model.batch_wide or settings.resampler != "soxr":
-        frames, times = _frames(path, model, settings)
-        return model.embed(frames, settings.batch_size), times
-    sounds = False
-
-    def heard() -> Iterator[np.ndarray]:
-        nonlocal sounds
-        for block in sound_blocks(path):
-            sounds = sounds or bool(block.any())
-            yield block
-
-    signal = resample_blocks(heard(), info.rate, model.rate)
-    embeddings, all_times = [], []
-    for _, frames, times in frame_blocks(signal, model.rate, settings.hop_size, settings.center,
-                                         size=PIECE):
-        embeddings.append(model.embed(frames, settings.batch_size))
-        all_times.append(times)
-    warn_of(info.seconds, sounds, str(path))
-    return np.concatenate(embeddings), np.concatenate(all_times)
-
-
 def about(model: Model, settings: Settings) -> dict[str, Any]:
     """What has to be known about embeddings to use them, JSON-ready."""
     return {"model": model.recognised.label, "rate": model.rate, "hop_size": settings.hop_size,
@@ -170,37 +127,17 @@ def about(model: Model, settings: Settings) -> dict[str, Any]:
             "random_weights": int(model.recognised.random_weights)}
 
 
-def _probe(path: Path) -> Any:
-    if is_hdf5(path):
-        raise AudioError("is HDF5, whose rows are separate recordings", where=str(path),
-                         hint="the step embed reads them: l3hpc run embed")
-    info = probe(path)
-    if not info.frames:
-        raise AudioError("holds no samples", reason="empty", where=str(path))
-    return info
-
-
-def _frames(path: Path, model: Model, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    signal, rate = read_audio(path)
-    warn_of(len(signal) / rate, bool(signal.any()), str(path))
-    return _cut(signal, rate, model, settings)
-
-
-def _cut(signal: np.ndarray, rate: int, model: Model, settings: Settings
-         ) -> tuple[np.ndarray, np.ndarray]:
-    there = resampler_of(settings.resampler)(signal, rate, model.rate)
-    return frame_audio(there, model.rate, settings.hop_size, settings.center)
-
-
 def _read(work: Work, model: Model, settings: Settings) -> _Read:
     if work.output.is_file() and not settings.overwrite:
         return _Read(work)
     try:
-        if _probe(work.recording).seconds > LONG_S:
+        if is_hdf5(work.recording) or probe(work.recording).seconds > LONG_S:
             return _Read(work)
-        signal, rate = read_audio(work.recording)
-        frames, times = _cut(signal, rate, model, settings)
-        return _Read(work, frames, times, "; ".join(odd(len(signal) / rate, bool(signal.any()))))
+        contents = Contents()
+        signal, rate = read_audio(work.recording, contents=contents)
+        there = resampler_of(settings.resampler)(signal, rate, model.rate)
+        frames, times = cut_frames(there, model.rate, settings.hop_size, bool(settings.center))
+        return _Read(work, frames, times, "; ".join(contents.odd()))
     except (L3hpcError, OSError) as error:
         return _Read(work, error=_words(error, work))
 
@@ -214,7 +151,7 @@ def _together(model: Model, group: _Group, settings: Settings) -> list[Outcome]:
     else:
         joined = model.embed(JoinedFrames(frames), settings.batch_size)
         embeddings = np.split(joined, np.cumsum([len(one) for one in frames])[:-1])
-    return [_written(model, read, embedding, read.times, settings)
+    return [_written(model, read, embedding, settings)
             for read, embedding in zip(group.reads, embeddings, strict=True)]
 
 
@@ -224,30 +161,35 @@ def _alone(model: Model, read: _Read, settings: Settings) -> Outcome:
         return Outcome(read.work, FAILED, message=read.error)
     if read.work.output.is_file() and not settings.overwrite:
         return Outcome(read.work, SKIPPED)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", AudioWarning)
-        try:
-            embedding, times = embed_file(read.work.recording, model, settings)
-        except (L3hpcError, OSError) as error:
-            return Outcome(read.work, FAILED, message=_words(error, read.work))
-    if any(issubclass(one.category, AudioWarning) for one in said):
-        read.message = "; ".join(odd(LONG_S, sounds=False))
-    return _written(model, read, embedding, times, settings)
+    contents = Contents()
+    pieces = embed_pieces(read.work.recording, model, settings, contents)
+    return _outcome(model, read, pieces, settings, contents)
 
 
-def _written(model: Model, read: _Read, embedding: np.ndarray, times: np.ndarray | None,
-             settings: Settings) -> Outcome:
-    assert times is not None
+def _written(model: Model, read: _Read, embedding: np.ndarray, settings: Settings) -> Outcome:
+    assert read.times is not None
     try:
-        write(read.work.output, embedding, times, about(model, settings))
-    except OSError as error:
+        check_embedding(embedding, model, str(read.work.recording))
+    except AudioError as error:
         return Outcome(read.work, FAILED, message=_words(error, read.work))
-    return Outcome(read.work, DONE, len(embedding), read.message)
+    return _outcome(model, read, [(embedding, read.times)], settings)
+
+
+def _outcome(model: Model, read: _Read, pieces: Iterable[tuple[np.ndarray, np.ndarray]],
+             settings: Settings, contents: Contents | None = None) -> Outcome:
+    try:
+        frames = write(read.work.output, pieces, about(model, settings))
+    except InputError:  # the network is to blame, not this recording
+        raise
+    except (L3hpcError, OSError) as error:
+        return Outcome(read.work, FAILED, message=_words(error, read.work))
+    words = read.message if contents is None else "; ".join(contents.odd())
+    return Outcome(read.work, DONE, frames, words)
 
 
 def _words(error: Exception, work: Work) -> str:
     if isinstance(error, L3hpcError):
-        return error.message
+        return "; ".join(part for part in (error.message, error.hint) if part)
     assert isinstance(error, OSError)
     return f"{work.output}: {error.strerror or error}"
 

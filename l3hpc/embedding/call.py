@@ -1,38 +1,36 @@
-"""``get_embedding``: audio in memory to embeddings, as openl3 and edgel3 are called.
+"""``get_embedding``: audio to embeddings in one call, as openl3 and edgel3 are called.
 
 What they do, this does: mono by averaging, resampling to the model's rate, half a second of zeros
 in front (``center``), zeros behind so that no sample is lost, frames of one second every
 ``hop_size`` seconds, times that are centres of windows (or their starts). Empty audio is an error,
 silence and audio shorter than a second are warnings. What they pass on, this refuses: samples that
-are not finite.
+are not finite, arrays whose scale or shape is not certain.
 """
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.files import AudioError, to_float
-from l3hpc.audio.framing import JoinedFrames, frame_audio
-from l3hpc.audio.kaiser import resample_kaiser
-from l3hpc.audio.resample import resample
+from l3hpc.audio.arrays import mono_of, rate_of
+from l3hpc.audio.files import Contents, probe
+from l3hpc.audio.framing import JoinedFrames, cut_frames, hop_samples
 from l3hpc.embedding.model import Model, load_model
-from l3hpc.errors import InputError, nearest
+from l3hpc.embedding.recording import Embedding, check_embedding, embed_pieces
+from l3hpc.embedding.settings import HOP_S, AudioWarning, Settings, resampler_of, warn_of
+from l3hpc.errors import InputError
 
-HOP_S = 0.1
-RESAMPLERS = {"soxr": resample, "kaiser_best": resample_kaiser}
+__all__ = ["AudioWarning", "get_embedding"]
+
 NO_MODEL = "l3hpc ships no weights: model='weights.h5', or a name: model='sea-64'"
-Embedding = tuple[np.ndarray, np.ndarray]
+AUDIO = "an array, the path of a sound file, or a list of such"
 
 
-class AudioWarning(UserWarning):
-    """Audio that can be embedded, but hardly means what was meant: silent, or under a second."""
-
-
-def get_embedding(audio: np.ndarray | Sequence[np.ndarray], sr: int | Sequence[int],
+def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
                   model: Model | str | Path | None = None, *, center: bool = True,
                   hop_size: float = HOP_S, batch_size: int | None = None,
                   resampler: str = "soxr", on_batch: Callable[[int], None] | None = None
@@ -41,8 +39,10 @@ def get_embedding(audio: np.ndarray | Sequence[np.ndarray], sr: int | Sequence[i
 
     Parameters
     ----------
-    audio: (N,) or (N, C) samples in [-1, 1] or integers, or a list of such arrays.
-    sr: samples per second, of all arrays or one number for each.
+    audio: (N,) or (N, C) samples, the path of a sound file, or a list of arrays and paths. Floating
+        point in [-1, 1], int16, int8 or uint8; int32 and int64 where the values tell how many bits
+        they have. (C, N) with at most 64 channels is taken as such, with a warning.
+    sr: samples per second, of all arrays or one number for each. A file knows its own (None).
     model: what ``load_model`` gave (do that once for many calls), or what it takes.
     center: times are centres of windows, the first at 0; otherwise starts of windows.
     hop_size: seconds from one frame to the next.
@@ -53,96 +53,95 @@ def get_embedding(audio: np.ndarray | Sequence[np.ndarray], sr: int | Sequence[i
     on_batch: called with the number of frames just finished.
 
     A list gives a list of embeddings and a list of times; a recording's embeddings are those that
-    it has alone. Raises ``AudioError`` for audio that is empty or holds NaN or infinity, and
-    ``InputError`` for a wrong shape, rate or hop; warns (``AudioWarning``) of silence and of less
-    than a second, which is padded with zeros.
+    it has alone. Raises ``AudioError`` for audio that is empty, holds NaN or infinity, or gives
+    embeddings that do, and ``InputError`` for a wrong shape, type, rate or hop; warns
+    (``AudioWarning``) of silence, of a peak below 1e-4, of less than a second, which is padded with
+    zeros, and of a file that ends before its stated length.
     """
+    settings = Settings(hop_size, center, batch_size, resampler=resampler)
     if model is None:
         raise InputError("no model is named", allowed=NO_MODEL)
-    if not isinstance(model, Model):
-        model = load_model(model)
-    change = resampler_of(resampler)
-
-    def cut(array: np.ndarray, rate: int, where: str | None = None) -> Embedding:
-        mono = _mono(array, rate, where)
-        return frame_audio(change(mono, rate, model.rate), model.rate, hop_size, center)
-
-    if not isinstance(audio, (np.ndarray, np.generic)) and not _is_samples(audio):
-        return _many(list(audio), sr, model, cut, batch_size, on_batch)
-    frames, times = cut(np.asarray(audio), _rate(sr))
-    return model.embed(frames, batch_size, on_batch), times
-
-
-def resampler_of(name: str) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """The function of one of ``RESAMPLERS``."""
-    if name not in RESAMPLERS:
-        raise InputError(f"unknown resampler {name!r}", allowed=nearest(name, RESAMPLERS))
-    return RESAMPLERS[name]
+    if audio is None:
+        raise InputError("no audio is given", where="audio", allowed=AUDIO)
+    single = _is_path(audio) or not isinstance(audio, (list, tuple)) or _is_samples(audio)
+    audios = [audio] if single else list(audio)
+    rates = _rates(audios, sr, single)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    hop_samples(loaded.rate, settings.hop_size)
+    names = [None] if single else [f"audio[{number}]" for number in range(len(audios))]
+    found = _Call(loaded, settings, on_batch).embed(audios, rates, names)
+    if single:
+        return found[0]
+    return [one for one, _ in found], [one for _, one in found]
 
 
-def _many(arrays: list[np.ndarray], sr: int | Sequence[int], model: Model,
-          cut: Callable[[np.ndarray, int, str], Embedding], batch_size: int | None,
-          on_batch: Callable[[int], None] | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    rates = [_rate(one) for one in sr] if isinstance(sr, (Sequence, np.ndarray)) else (
-        [_rate(sr)] * len(arrays))
-    if len(rates) != len(arrays):
-        raise InputError(f"{len(rates)} sampling rates for {len(arrays)} arrays",
+class _Call:
+    """One call's model and settings."""
+
+    def __init__(self, model: Model, settings: Settings,
+                 on_batch: Callable[[int], None] | None) -> None:
+        self._model, self._settings, self._on_batch = model, settings, on_batch
+
+    def embed(self, audios: Sequence[Any], rates: Sequence[int | None],
+              names: Sequence[str | None]) -> list[Embedding]:
+        """Embeddings and times of each: arrays together, files one by one."""
+        model, size = self._model, self._settings.batch_size
+        found: dict[int, Embedding] = {}
+        cut: dict[int, tuple[Any, np.ndarray]] = {}
+        for number, (audio, rate, name) in enumerate(zip(audios, rates, names, strict=True)):
+            if _is_path(audio):
+                found[number] = self._file(Path(audio), rate)
+            else:
+                assert rate is not None
+                cut[number] = self._cut(audio, rate, name)
+        if cut:
+            parts = [frames for frames, _ in cut.values()]
+            if model.batch_wide or len(parts) == 1:
+                arrays = [model.embed(frames, size, self._on_batch) for frames in parts]
+            else:
+                joined = model.embed(JoinedFrames(parts), size, self._on_batch)
+                arrays = np.split(joined, np.cumsum([len(one) for one in parts])[:-1])
+            for (number, (_, times)), embedding in zip(cut.items(), arrays, strict=True):
+                check_embedding(embedding, model, names[number])
+                found[number] = embedding, times
+        return [found[number] for number in range(len(audios))]
+
+    def _file(self, path: Path, rate: int | None) -> Embedding:
+        if rate is not None and rate != (own := probe(path).rate):
+            raise InputError(f"sr is {rate}, but the file has {own} Hz", where=str(path),
+                             allowed="sr=None: a file knows its rate")
+        contents = Contents()
+        pieces = list(embed_pieces(path, self._model, self._settings, contents, self._on_batch))
+        warn_of(contents.odd(), str(path), 4)
+        return (np.concatenate([one for one, _ in pieces]),
+                np.concatenate([one for _, one in pieces]))
+
+    def _cut(self, audio: Any, rate: int, name: str | None) -> tuple[Any, np.ndarray]:
+        mono, notes = mono_of(audio, name)
+        contents = Contents(rate=rate)
+        contents.add(mono)
+        warn_of([*notes, *contents.odd()], name, 4)
+        there = resampler_of(self._settings.resampler)(mono, rate, self._model.rate)
+        return cut_frames(there, self._model.rate, self._settings.hop_size,
+                          bool(self._settings.center))
+
+
+def _is_path(audio: object) -> bool:
+    return isinstance(audio, (str, os.PathLike))
+
+
+def _is_samples(audio: Sequence[Any]) -> bool:
+    """Whether a sequence is of numbers (one recording) and not of arrays or paths."""
+    return len(audio) > 0 and not _is_path(audio[0]) and audio[0] is not None \
+        and np.ndim(audio[0]) == 0
+
+
+def _rates(audios: Sequence[Any], sr: Any, single: bool) -> list[int | None]:
+    """The rate of each; None for a file, which knows its own."""
+    each = not single and isinstance(sr, (Sequence, np.ndarray)) and not isinstance(sr, str)
+    stated = list(sr) if each else [sr] * len(audios)
+    if len(stated) != len(audios):
+        raise InputError(f"{len(stated)} sampling rates for {len(audios)} arrays",
                          allowed="one for all, or one for each")
-    if not arrays:
-        return [], []
-    framed = []
-    for number, (array, rate) in enumerate(zip(arrays, rates, strict=True)):
-        framed.append(cut(np.asarray(array), rate, f"audio[{number}]"))
-    times = [one for _, one in framed]
-    if model.batch_wide:
-        return [model.embed(frames, batch_size, on_batch) for frames, _ in framed], times
-    together = model.embed(JoinedFrames([frames for frames, _ in framed]), batch_size, on_batch)
-    return np.split(together, np.cumsum([len(one) for one in times])[:-1]), times
-
-
-def _is_samples(audio: object) -> bool:
-    """Whether a sequence is of numbers (one recording) and not of arrays."""
-    return isinstance(audio, Sequence) and len(audio) > 0 and np.ndim(audio[0]) == 0
-
-
-def _rate(sr: object) -> int:
-    number = np.asarray(sr)
-    if number.ndim or number.dtype.kind not in "iuf" or not number >= 1 or number % 1:
-        raise InputError(f"no sampling rate is {sr!r:.40}",
-                         allowed="a positive whole number of Hz")
-    return int(number)
-
-
-def _mono(audio: np.ndarray, sr: int, where: str | None) -> np.ndarray:
-    """One channel, float32."""
-    if audio.dtype.kind not in "iuf":
-        raise InputError(f"audio of type {audio.dtype}", where=where,
-                         allowed="floating-point numbers in [-1, 1], or integers")
-    if audio.ndim not in (1, 2):
-        raise InputError(f"audio of shape {audio.shape}", where=where,
-                         allowed="(samples,) or (samples, channels)")
-    if not audio.size:
-        raise AudioError("holds no samples", reason="empty", where=where)
-    samples = audio if audio.dtype.kind == "f" else to_float(audio)
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
-    if not np.isfinite(mono).all():
-        raise AudioError("holds samples that are not finite numbers", where=where)
-    warn_of(len(mono) / sr, bool(mono.any()), where, 7 if where else 6)
-    return np.asarray(mono, np.float32)
-
-
-def warn_of(seconds: float, sounds: bool, where: str | None = None, depth: int = 3) -> None:
-    """Warn (``AudioWarning``) of a recording that is silent or shorter than a second.
-
-    depth: of calls from here to the line that the warning names.
-    """
-    for words in odd(seconds, sounds):
-        place = f"{where}: " if where else ""
-        warnings.warn(f"{place}{words}", AudioWarning, stacklevel=depth - 1)
-
-
-def odd(seconds: float, sounds: bool) -> list[str]:
-    """What is odd about a recording, in words."""
-    silent = [] if sounds else ["every sample is zero"]
-    return silent if seconds >= 1.0 else [
-        *silent, f"is {seconds:.3f} s long; padded with zeros to one second"]
+    return [None if rate is None and _is_path(audio) else rate_of(rate)
+            for audio, rate in zip(audios, stated, strict=True)]

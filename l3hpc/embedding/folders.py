@@ -10,13 +10,16 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from l3hpc.audio import formats
+from l3hpc.audio.decoding import require_regular
+from l3hpc.audio.errors import AudioError
+from l3hpc.audio.formats import SOUND_SUFFIXES
 from l3hpc.errors import InputError
 from l3hpc.files import walk
 
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 FORMATS = ("npz", "h5", "csv")
 
 
@@ -28,26 +31,86 @@ class Work:
     output: Path
 
 
+@dataclass
+class Plan:
+    """What there is to embed.
+
+    works: in order. failed: inputs of which there is nothing to embed, and why. others: files in
+    folders and globs that are no recordings.
+    """
+
+    works: list[Work] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    others: list[Path] = field(default_factory=list)
+
+    @property
+    def passed_over(self) -> str:
+        """``3 other files: 2 .caf, 1 .txt``; '' for none, and without outputs of before."""
+        outputs = {_entry(work.output) for work in self.works}
+        return formats.passed_over(sorted(
+            {entry for path in self.others if (entry := _entry(path)) not in outputs}))
+
+
 def plan(inputs: Iterable[str | Path], output_dir: Path | None = None, suffix: str | None = None,
          format: str = "npz") -> list[Work]:
+    """The recordings of ``plan_all``; an input that is not there is an ``InputError``."""
+    found = plan_all(inputs, output_dir, suffix, format)
+    for word, why in found.failed.items():
+        raise InputError(why, where=word)
+    return found.works
+
+
+def plan_all(inputs: Iterable[str | Path], output_dir: Path | None = None,
+             suffix: str | None = None, format: str = "npz") -> Plan:
     """What there is to embed, in order, each recording once (a link to one is one of its own).
 
     ``inputs``: sound files; folders, searched through all levels for ``SOUND_SUFFIXES`` (hidden
-    ones are passed over); globs (``**`` for any level). Raises ``InputError`` for an input that
-    does not exist, when there is no recording at all, and when two would have the same output.
+    ones are passed over); globs (``**`` for any level). With ``output_dir`` a folder keeps its
+    levels; recordings of files and globs do where their names alone would have the same output.
+    Inputs that do not exist or hold no recording are listed, and the others go on. Raises
+    ``InputError`` when there is no recording at all, and when two would have the same output.
     """
     if format not in FORMATS:
         raise InputError(f"unknown format {format!r}", allowed=", ".join(FORMATS))
     words = [str(one) for one in inputs]
-    works: list[Work] = []
-    outputs: dict[Path, Path] = {}
-    seen: set[Path] = set()
-    for recording, levels in (pair for word in words for pair in _recordings(word)):
-        entry = _entry(recording)
-        if entry in seen:
+    found = Plan()
+    recordings: list[tuple[Path, Path | None]] = []
+    for word in words:
+        others: list[Path] = []
+        try:
+            inside = list(_recordings(word, others))
+        except InputError as error:
+            found.failed[word] = error.message
             continue
-        seen.add(entry)
-        folder = recording.parent if output_dir is None else output_dir / levels
+        if not inside:
+            passed = formats.passed_over(others)
+            found.failed[word] = "no recordings in it" + (f", but {passed}" if passed else "")
+        recordings += inside
+        found.others += others
+    taken: dict[Path, tuple[Path, Path | None]] = {}
+    for recording, levels in recordings:
+        taken.setdefault(_entry(recording), (recording, levels))
+    _add(found, list(taken.values()), output_dir, suffix, format)
+    if not found.works:
+        word, why = next(iter(found.failed.items()), ("", "no recordings in nothing"))
+        more = len(found.failed) - 1
+        raise InputError(why + (f" (and {more} more such inputs)" if more > 0 else ""),
+                         where=word or None,
+                         allowed=f"sound files ({', '.join(SOUND_SUFFIXES)}), folders, globs")
+    return found
+
+
+def _add(found: Plan, recordings: list[tuple[Path, Path | None]], output_dir: Path | None,
+         suffix: str | None, format: str) -> None:
+    """Give each recording its output."""
+    outputs: dict[Path, Path] = {}
+    kept = _levels([path for path, levels in recordings if levels is None], output_dir, suffix,
+                   format)
+    for recording, levels in recordings:
+        if output_dir is None:
+            folder = recording.parent
+        else:
+            folder = output_dir / (kept.get(recording, Path()) if levels is None else levels)
         output = folder / output_name(recording, suffix, format)
         other = outputs.setdefault(_entry(output), recording)
         if other is not recording:
@@ -55,11 +118,21 @@ def plan(inputs: Iterable[str | Path], output_dir: Path | None = None, suffix: s
                 continue
             raise InputError(f"{other} and {recording} would both become {output}",
                              hint="embed them one after the other, into different folders (-o)")
-        works.append(Work(recording, output))
-    if not works:
-        raise InputError(f"no recordings in {', '.join(words) or 'nothing'}",
-                         allowed=f"sound files ({', '.join(SOUND_SUFFIXES)}), folders, globs")
-    return works
+        found.works.append(Work(recording, output))
+
+
+def _levels(recordings: list[Path], output_dir: Path | None, suffix: str | None, format: str
+            ) -> dict[Path, Path]:
+    """The folders, below the one that all have in common, of recordings whose names alone would
+    give two of them the same output; {} where they would not."""
+    names = [output_name(path, suffix, format) for path in recordings]
+    sounds = {os.path.realpath(path) for path in recordings}
+    if output_dir is None or len(set(names)) == len(names) or len(sounds) < 2:
+        return {}
+    parents = [Path(os.path.abspath(path.parent)) for path in recordings]
+    common = Path(os.path.commonpath(parents))
+    return {path: parent.relative_to(common)
+            for path, parent in zip(recordings, parents, strict=True)}
 
 
 def output_name(recording: Path, suffix: str | None = None, format: str = "npz") -> str:
@@ -76,24 +149,43 @@ def _entry(path: Path) -> Path:
     return Path(os.path.realpath(path.parent), path.name)
 
 
-def _recordings(word: str) -> Iterator[tuple[Path, Path]]:
-    """(recording, its folders below the input) of one input."""
+def _recordings(word: str, others: list[Path]) -> Iterator[tuple[Path, Path | None]]:
+    """(recording, its folders below the input) of one input; None where it names no folder."""
     path = Path(word)
     if path.is_dir():
-        yield from _inside(path)
-    elif path.is_file():
-        yield path, Path()
-    elif glob.has_magic(word):
-        for found in sorted(glob.glob(word, recursive=True)):
-            if Path(found).is_file() and Path(found).suffix.lower() in SOUND_SUFFIXES:
-                yield Path(found), Path()
-            elif Path(found).is_dir() and "**" not in word:
-                yield from _inside(Path(found))
+        yield from _inside(path, others)
+    elif glob.has_magic(word) and not os.path.lexists(path):
+        matches = [Path(found) for found in sorted(glob.glob(word, recursive=True))]
+        if not matches:
+            raise InputError("no recordings in it: no file matches", where=word)
+        files = [found for found in matches if not found.is_dir()]
+        taken = _sounds(files, others)
+        for found in matches:
+            if found in taken:
+                yield found, None
+            elif found.is_dir() and "**" not in word:
+                yield from _inside(found, others)
     else:
-        raise InputError("no such file or folder", where=word)
+        try:
+            require_regular(path)
+        except AudioError as error:
+            message = error.message
+            raise InputError("no such file or folder" if message == "no such file" else message,
+                             where=word) from None
+        yield path, None
 
 
-def _inside(folder: Path) -> Iterator[tuple[Path, Path]]:
-    for path in walk(folder):
-        if path.suffix.lower() in SOUND_SUFFIXES:
+def _inside(folder: Path, others: list[Path]) -> Iterator[tuple[Path, Path]]:
+    files = list(walk(folder))
+    taken = _sounds(files, others)
+    for path in files:
+        if path in taken:
             yield path, path.parent.relative_to(folder)
+
+
+def _sounds(files: list[Path], others: list[Path]) -> set[Path]:
+    """Those of ``files`` that are recordings; the rest is added to ``others``."""
+    sounds, _ = formats.without_videos(path for path in files if formats.is_sound(path))
+    taken = set(sounds)
+    others += [path for path in files if path not in taken]
+    return taken

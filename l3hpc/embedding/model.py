@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +11,22 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from l3hpc.audio.framing import JoinedFrames
+from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import Frontend
-from l3hpc.embedding.names import find
+from l3hpc.embedding.names import PATTERNS, find
 from l3hpc.embedding.recognise import Recognised, geometry_of, recognise
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, nearest
+from l3hpc.models import weights
 
 KERAS_BATCH = 32  # what the published packages hand to the network at once
+ENGINES = ("auto", "ncnn", "tensorflow")
 BATCH_WIDE = "A'"  # the convention whose spectrograms depend on the whole batch
 
 
 class Runner(Protocol):
     """What computes: an ``Embedder`` or a ``TfliteEmbedder``."""
 
-    def embed(self, frames: np.ndarray | JoinedFrames, batch_size: int | None = None,
+    def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Embeddings (n, dim) of frames (n, rate)."""
 
@@ -31,12 +35,21 @@ class Runner(Protocol):
 class Model:
     """What ``load_model`` gives: ``recognised`` says what it is, ``embed`` computes.
 
-    engine: what computes the network on this machine.
+    engine: what computes the network on this machine. source: what ``load_model`` was given. A
+    model is pickled as that and loaded again where it is unpickled, so that the file has to be
+    there.
     """
 
     recognised: Recognised
     runner: Runner
     engine: str
+    source: Mapping[str, Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.source is None:
+            raise pickle.PicklingError("this Model was not made by load_model, which it would be "
+                                       "made by again")
+        return _load_again, (dict(self.source),)
 
     @property
     def rate(self) -> int:
@@ -58,7 +71,7 @@ class Model:
         """One line: file, network, format, rate, front end, dimension, engine."""
         return f"{self.recognised}; engine {self.engine}"
 
-    def embed(self, frames: np.ndarray | JoinedFrames, batch_size: int | None = None,
+    def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Embeddings (n, dim) float32 of one-second frames (n, rate), in [-1, 1] or integers.
 
@@ -93,8 +106,12 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     engine: ``auto`` (what a short measurement, made once, finds fastest among those that give
         float32-equal embeddings), ``ncnn`` or ``tensorflow``; of no meaning for TFLite.
 
-    Raises ``InputError``: see ``recognise``, or no such name.
+    The model can be pickled (it is loaded again), and a process that is forked may use it where the
+    engine is ncnn. Raises ``InputError``: see ``recognise``, no such name, or an option of a wrong
+    type.
     """
+    _check(model, {"input_repr": input_repr, "frontend": frontend, "engine": engine},
+           {"embedding_size": embedding_size, "threads": threads})
     file, named = find(model)
     options = {"input_repr": input_repr, "embedding_size": embedding_size}
     for key, value in named.options.items():
@@ -104,14 +121,39 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     if named.network not in (None, known.network):
         raise InputError(f"is not what its name says: {known}", where=str(file),
                          allowed=f"a file with the weights of {model}")
+    source = {"model": file if weights.untrained_seed(file) is not None else Path(file).absolute(),
+              **options, "frontend": frontend, "geometry": geometry, "threads": threads}
     if known.network == "tflite":
         from l3hpc.models.tflite_engine import TfliteEmbedder
 
         stated = geometry_of(None, frontend, geometry)
-        return Model(known, TfliteEmbedder(Path(file), geometry=stated, threads=threads), "tflite")
-    from l3hpc.models import weights
-
+        return Model(known, TfliteEmbedder(Path(file), geometry=stated, threads=threads), "tflite",
+                     {**source, "engine": engine})
     embedder = weights.load(
         file, embedding_size=known.dim, threads=threads, engine=engine,
         geometry=geometry_of(options["input_repr"], frontend, geometry))  # type: ignore[arg-type]
-    return Model(known, embedder, embedder.engine.name)
+    return Model(known, embedder, embedder.engine.name,
+                 {**source, "engine": embedder.engine.name})
+
+
+def _load_again(source: dict[str, Any]) -> Model:
+    """A pickled model, with the engine that it had: no engine is measured again."""
+    return load_model(**source)
+
+
+def _check(model: object, words: Mapping[str, object], counts: Mapping[str, object]) -> None:
+    """Refuse options of a type that they cannot have, with what they may be."""
+    if not isinstance(model, (str, Path)) or not str(model).strip():
+        raise InputError(f"no model is {model!r:.60}", where="model",
+                         allowed=f"a file, or a name: {PATTERNS}")
+    for name, value in words.items():
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{name} is {value!r:.40}", where=name, allowed="text, or None")
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or value < 1
+                                  if isinstance(value, numbers.Integral) else True):
+            raise InputError(f"{name} is {value!r:.40}", where=name,
+                             allowed="a whole number, at least 1; or None")
+    if words["engine"] not in ENGINES:
+        raise InputError(f"unknown engine {words['engine']!r}", where="engine",
+                         allowed=nearest(str(words["engine"]), ENGINES))

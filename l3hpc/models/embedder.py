@@ -7,13 +7,13 @@ The arithmetic is left to an engine (see ``engines``); any object with ``name``,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from l3hpc.ahead import read_ahead
 from l3hpc.audio.files import to_float
-from l3hpc.audio.framing import JoinedFrames
+from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec, activation_bytes
@@ -34,6 +34,15 @@ class Engine(Protocol):
 
     def run(self, spectrograms: np.ndarray) -> np.ndarray:
         """Embeddings (n, dim) float32 of spectrograms (n, bands, times) float32."""
+
+
+def check_network(network: Any, where: str | None = None) -> None:
+    """Raise ``InputError`` where a network (anything that embeds as ``Embedder``) gives NaN or
+    infinity for a plain second of noise: then it is to blame for such embeddings, no recording."""
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, network.rate)).astype(np.float32)
+    if not np.isfinite(network.embed(JoinedFrames([noise]))).all():
+        raise InputError("the network gives numbers that are not finite for any sound", where=where,
+                         hint="Its weights are damaged: take another copy, or train it again.")
 
 
 class Embedder:
@@ -59,7 +68,7 @@ class Embedder:
         self.threads = threads
         self._frontend = self.spec.frontend
 
-    def embed(self, frames: np.ndarray | JoinedFrames, batch_size: int | None = None,
+    def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Embeddings (n, dim) float32 of one-second frames (n, rate), in [-1, 1] or integers.
 
@@ -88,7 +97,7 @@ class Embedder:
                 on_batch(count)
         return result
 
-    def _spectrograms(self, frames: np.ndarray | JoinedFrames, start: int, stop: int
+    def _spectrograms(self, frames: np.ndarray | CutFrames | JoinedFrames, start: int, stop: int
                       ) -> np.ndarray:
         together = self.spec.convention == "A'"  # normalised over the batch
         if not isinstance(frames, JoinedFrames) or together:

@@ -9,6 +9,7 @@ computed directly (its Winograd transforms cost more than they save).
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,7 @@ class NcnnEngine:
                              allowed="auto, tensorflow", hint=install_command("fast"))
         self._network = network
         self._threads = threads or allocated_cores()
-        self._pool = ThreadPoolExecutor(self._threads)
+        self._start()
         self._net = _net(network)
         self._memory = [_Memory() for _ in range(self._threads)]
 
@@ -60,6 +61,8 @@ class NcnnEngine:
 
     def run(self, spectrograms: np.ndarray) -> np.ndarray:
         """Embeddings (n, dim) float32 of spectrograms (n, bands, times) float32."""
+        if os.getpid() != self._process:
+            self._start()
         result = np.empty((len(spectrograms), self._network.spec.dim), np.float32)
         waiting = iter(range(len(spectrograms)))
 
@@ -69,6 +72,11 @@ class NcnnEngine:
 
         list(self._pool.map(work, self._memory))
         return result
+
+    def _start(self) -> None:
+        """Start the threads; a forked process inherits the network, but no threads."""
+        self._process = os.getpid()
+        self._pool = ThreadPoolExecutor(self._threads)
 
     def _one(self, spectrogram: np.ndarray, memory: _Memory) -> np.ndarray:
         import ncnn

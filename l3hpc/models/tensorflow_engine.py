@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import numpy as np
 
+from l3hpc.errors import L3hpcError
 from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.quiet import import_tensorflow
 
 CPU_ACTIVATION_BYTES = 96 << 20
 GPU_ACTIVATION_BYTES = 1 << 30
 MAX_BATCH = 512
+_process: int | None = None  # in which TensorFlow's threads were started
+
+
+def refuse_fork() -> None:
+    """Raise ``L3hpcError`` in a process that was forked from one in which TensorFlow computed.
+
+    Its threads stayed behind in the parent: whatever is computed here would be waited for without
+    an end.
+    """
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    elif _process != os.getpid():
+        raise L3hpcError(
+            "TensorFlow cannot compute in a forked process: its threads stayed in the parent",
+            hint="Start processes with multiprocessing.get_context('spawn'), load the model in "
+                 "each process before the parent loads one, or use ncnn (engine='ncnn')")
 
 
 class TensorFlowEngine:
@@ -31,6 +50,7 @@ class TensorFlowEngine:
         import_tensorflow()
         import tensorflow as tf
 
+        refuse_fork()
         if threads is not None:
             with contextlib.suppress(RuntimeError):  # TensorFlow has already started its threads
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -51,6 +71,7 @@ class TensorFlowEngine:
         """Embeddings (n, dim) float32 of spectrograms (n, bands, times) float32."""
         import tensorflow as tf
 
+        refuse_fork()
         return np.asarray(self._function(tf.constant(spectrograms[..., None])).numpy())
 
     @property

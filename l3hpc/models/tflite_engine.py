@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from l3hpc.audio.files import to_float
-from l3hpc.audio.framing import JoinedFrames
+from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError
+from l3hpc.models.tensorflow_engine import refuse_fork
 from l3hpc.models.tflite_file import TfliteInfo, describe
 from l3hpc.quiet import import_tensorflow
 
@@ -37,10 +38,11 @@ class TfliteEmbedder:
         self.trained = True
         self.threads = threads
         count = threads or allocated_cores()
+        refuse_fork()
         self._interpreters = [_interpreter(Path(path)) for _ in range(count)]
         self._pool = ThreadPoolExecutor(count)
 
-    def embed(self, frames: np.ndarray | JoinedFrames, batch_size: int | None = None,
+    def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Embeddings (n, dim) float32 of one-second frames (n, rate). See ``Embedder.embed``."""
         if len(frames.shape) != 2 or frames.shape[1] != self.rate:
@@ -60,6 +62,7 @@ class TfliteEmbedder:
         return result
 
     def _run(self, inputs: np.ndarray, out: np.ndarray) -> None:
+        refuse_fork()
         waiting = iter(range(len(inputs)))
 
         def work(interpreter: Any) -> None:

@@ -161,7 +161,7 @@ def digests(params: BaseModel) -> dict[str, Any]:
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
     from l3hpc.datasets.extraction import Extraction, write_npz_files
-    from l3hpc.steps.extract import front_end, task_recordings, tell
+    from l3hpc.steps.extract import front_end, task_recordings, tell, tell_passed_over
 
     assert isinstance(params, Params)
     student = params.student or str(student_file(task.inputs.get("train")))
@@ -169,6 +169,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     network, known, precision = reduced.network(
         student, params, task, folder, front_end(params.convention))
     tell(task, "student", student, network, params)
+    if params.audio is not None:
+        tell_passed_over(task, params.audio)
     target = task.output / "embeddings.h5"
     result = Extraction(
         network, known, folder, task_recordings(task.shard), params.hop, params.center,

@@ -31,7 +31,8 @@ class Params(BaseParams):
     """What decides the teacher's embeddings."""
 
     audio: Path = Field(description=(
-        "Folder of WAV, FLAC, OGG or HDF5 files (dataset 'audio'), searched with its subfolders."))
+        "Folder of sound files (WAV, FLAC, OGG, Opus, MP3, AIFF, AU; by ffmpeg M4A, AAC, MP4, "
+        "WebM) or HDF5 files (dataset 'audio'), searched with its subfolders."))
     weights: str = Field("untrained", description=(
         "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
         "'untrained:SEED' for random weights (demonstration only)."))
@@ -125,6 +126,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     network, teacher, precision = reduced.network(
         params.weights, params, task, Path(params.audio), front_end(params.convention))
     tell(task, "teacher", params.weights, network, params)
+    tell_passed_over(task, params.audio)
     result = Extraction(
         network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
         params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
@@ -150,6 +152,15 @@ def tell(task: Task, who: str, weights: str, network: Embedder, params: reduced.
                        f"{task.threads} threads")
     for note in describe_weights(weights).notes:
         task.progress.note(f"{who}: {note}")
+
+
+def tell_passed_over(task: Task, folder: Path) -> None:
+    """Note, in the first task's log, which files of the folder of audio are no recordings."""
+    from l3hpc.datasets.corpus import passed_over
+
+    others = passed_over(folder) if task.index == 0 else ""
+    if others:
+        task.progress.note(f"passed over {others}")
 
 
 def task_recordings(shard: Mapping[str, Any]) -> list[Any]:

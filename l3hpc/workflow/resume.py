@@ -26,7 +26,6 @@ from l3hpc.workflow import (
     partitions,
     records,
     render,
-    sbatch,
     status,
     submission,
     waiting,
@@ -71,7 +70,7 @@ def resume(
     second one finds the jobs of the first alive.
     """
     with claims.claim(workspace, run, "resume"), submission.umask(profile):
-        sbatch.cancel(orphans.find(workspace, records.read(workspace, run)), run)
+        handover.cancel_jobs(orphans.find(workspace, records.read(workspace, run)))
         _await_ending(workspace, run, progress or Progress())
         todo = missing(workspace, run, profile, sets, only=only, again=again)
         record = records.read(workspace, run)
@@ -84,15 +83,15 @@ def resume(
             return record
         texts = submission.scripts(todo.plan, todo.steps)
         if not record.local:
-            sbatch.cancel(todo.stale, run)
+            handover.cancel_jobs(todo.stale)
         for entry in todo.again:
             artifacts.discard(Path(entry.artifact))
         for step in todo.steps:
             _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
-        before, since = _begin_again(workspace, record), time.time()
+        before = _begin_again(workspace, record)
         handover.hand_over(todo.plan, todo.steps, texts, record, progress or Progress(),
                            alive=todo.alive, before=before)
-        ledger_sync.follow(workspace, record, progress or Progress(), since)
+        ledger_sync.follow(workspace, record, progress or Progress())
     if on_submitted is not None:
         on_submitted(record)
     if record.local:
@@ -171,7 +170,7 @@ def _begin_again(workspace: Path, record: RunRecord) -> str:
     before = record.state
     if before == "submitting":  # a submission that was killed
         before = "submitted" if any(step.attempts for step in record.steps) else ""
-    record.state, record.note = "submitting", ""
+    record.state = "submitting"
     records.write(workspace, record)
     return before
 

@@ -1,5 +1,8 @@
 import os
 import pickle
+import signal
+import socket
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -9,6 +12,8 @@ import soundfile
 from l3hpc.audio.files import (
     AudioError,
     AudioInfo,
+    Contents,
+    all_row_blocks,
     check_usable,
     count_rows,
     probe,
@@ -42,7 +47,7 @@ def test_float_and_flac_and_ogg(tmp_path):
 
 
 def test_channels_are_averaged_also_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("l3hpc.audio.files.BLOCK", 7)
+    monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", 7)
     stereo = np.random.default_rng(0).uniform(-1, 1, (100, 3))
     soundfile.write(tmp_path / "s.wav", stereo, 8000, subtype="FLOAT")
     assert probe(tmp_path / "s.wav") == AudioInfo(100, 8000, 3)
@@ -139,13 +144,13 @@ def test_a_header_that_promises_too_much_is_no_trap(tmp_path):
     data[22:26] = b"\xff" * 4
     path.write_bytes(data)
     assert probe(path).frames > 1 << 35  # 256 GB, were it believed
-    with pytest.raises(AudioError) as caught:
-        read_audio(path)
-    assert caught.value.reason == "unreadable"
+    contents = Contents()
+    np.testing.assert_array_equal(read_audio(path, contents=contents)[0], np.full(8000, 0.25))
+    assert contents.length_words().startswith("ends early: 1.000 s are there, 8589934.592 s are")
 
 
 def test_a_header_that_tells_no_length_costs_reading_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("l3hpc.audio.files.BLOCK", 3000)
+    monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", 3000)
     path = tmp_path / "x.flac"
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (8000, 2))
     soundfile.write(path, noise, 8000, subtype="PCM_24")
@@ -197,7 +202,7 @@ def test_a_damaged_chunk_makes_an_hdf5_file_unreadable(tmp_path):
 
 
 def test_long_recordings_are_judged_before_their_first_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("l3hpc.audio.files.BLOCK", 1000)
+    monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", 1000)
     sound = np.zeros(8000, np.float32)
     soundfile.write(tmp_path / "silent.wav", sound, 1000, subtype="FLOAT")
     sound[7777] = 0.5
@@ -207,3 +212,93 @@ def test_long_recordings_are_judged_before_their_first_block(tmp_path, monkeypat
         with pytest.raises(AudioError) as caught:
             next(usable_blocks(tmp_path / name, least))
         assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("value", [1e29, -3e9, 2.0**31 * 1.01])
+def test_samples_that_no_recording_has_are_refused(tmp_path, value):
+    sound = np.full(8000, 0.25)
+    sound[7000] = value
+    soundfile.write(tmp_path / "x.wav", sound, 8000, subtype="FLOAT")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["audio"] = sound[None]
+    for name in ("x.wav", "x.h5"):
+        with pytest.raises(AudioError, match=rf"x\{name[1:]}: holds samples of up to .*no recordi"):
+            read_audio(tmp_path / name)
+
+
+def test_a_file_in_the_other_byte_order_is_refused(tmp_path):
+    sound = 0.3 * np.random.default_rng(0).standard_normal(8000)
+    soundfile.write(tmp_path / "x.wav", sound.astype("<f4").byteswap(), 8000, subtype="FLOAT")
+    with pytest.raises(AudioError, match="finite|which no recording has"):
+        read_audio(tmp_path / "x.wav")
+
+
+def test_what_is_odd_about_a_recording_is_said(tmp_path):
+    for peak, words in ((5e-5, ["is very quiet: its largest sample is 5.0e-05 of full scale"]),
+                        (2e-4, []), (1.0, []), (4.0, []),
+                        (30_000.0, ["has samples of up to 30,000, where full scale is 1"])):
+        soundfile.write(tmp_path / "x.wav", np.full(8000, peak), 8000, subtype="FLOAT")
+        contents = Contents()
+        read_audio(tmp_path / "x.wav", contents=contents)
+        assert contents.odd() == words
+
+
+def special(place, kind):
+    """Something at ``place`` that is no regular file."""
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(place))
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "device":
+        place.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(place.with_suffix(".pipe"))
+        place.symlink_to(place.with_suffix(".pipe"))
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("fifo", "is a named pipe"), ("socket", "is a socket"), ("folder", "is a folder"),
+    ("device", "is a device"), ("link", "is a named pipe")])
+@pytest.mark.parametrize("name", ["x.wav", "x.h5", "x.m4a"])
+def test_only_regular_files_are_opened(tmp_path, monkeypatch, kind, words, name):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    special(Path(name), kind)
+    signal.alarm(10)
+    try:
+        for look in (probe, read_audio):
+            with pytest.raises(AudioError, match=f"{name}: {words}"):
+                look(Path(name))
+    finally:
+        signal.alarm(0)
+
+
+def test_links_to_files_are_read_and_links_to_nothing_are_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(800, 0.5), 8000)
+    (tmp_path / "x.wav").symlink_to("a.wav")
+    assert probe(tmp_path / "x.wav").frames == 800
+    (tmp_path / "y.wav").symlink_to("nowhere")
+    with pytest.raises(AudioError, match=r"y\.wav: a link that leads to nothing"):
+        probe(tmp_path / "y.wav")
+
+
+@pytest.mark.parametrize("shape", [(2, 5000), (2, 1, 5000), (7, 300), (1, 0)])
+def test_rows_come_in_blocks(tmp_path, monkeypatch, shape):
+    rows = np.random.default_rng(0).integers(-9000, 9000, shape).astype(np.int16)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["audio"] = rows
+        file["audio"].attrs["rate"] = 800
+    monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", 700)
+    found = list(all_row_blocks(tmp_path / "x.h5"))
+    assert max(map(len, found), default=0) <= 700
+    np.testing.assert_array_equal(np.concatenate([np.empty(0), *found]), rows.reshape(-1) / 32768)
+
+
+@pytest.mark.parametrize("kind", ["i4", "i8", "u2", "u4"])
+def test_rows_whose_type_does_not_tell_full_scale_are_refused(tmp_path, kind):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["audio"] = np.ones((2, 800), kind)
+    with pytest.raises(AudioError, match="which does not tell full scale"):
+        read_rows(tmp_path / "x.h5")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -160,3 +161,80 @@ def test_names_of_models_complete(place):
     (place / "models/sea-mine.keras").touch()
     found = complete_model(None, None, "sea")
     assert [one.value for one in found] == ["sea-mine", "sea"] and found[1].type == "file"
+
+
+def test_what_is_passed_over_is_counted_by_kind(place, say):
+    for name in ("in/a.caf", "in/deep/c.CAF", "in/notes.txt", "in/README", "in/.hidden"):
+        (place / name).write_bytes(b"x")
+    words = ("embed", "in", "-m", "student.h5", "--engine", "ncnn")
+    code, out, err = say(*words)
+    assert code == 0 and "2 embedded" in out
+    assert "passed over 4 other files: 2 .caf, 1 without an ending, 1 .txt\n" in err
+    code, out, _ = say(*words, "--json")  # the outputs beside the recordings are none of these
+    assert json.loads(out)["passed_over"] == "4 other files: 2 .caf, 1 without an ending, 1 .txt"
+
+
+def test_one_missing_input_does_not_stop_the_others(place, say):
+    (place / "empty").mkdir()
+    os.mkfifo(place / "pipe.wav")
+    words = ("embed", "in/none.wav", "in", "empty", "pipe.wav", "in/*.aiff", "-m", "student.h5",
+             "--engine", "ncnn")
+    code, _, err = say(*words, "--dry-run")
+    assert code == 1 and not list(place.rglob("*.npz"))
+    code, out, err = say(*words)
+    assert code == 1 and "2 embedded" in out and len(list(place.rglob("*.npz"))) == 2
+    assert err.splitlines()[-4:] == [
+        "failed: in/none.wav: no such file or folder", "failed: empty: no recordings in it",
+        "failed: pipe.wav: is a named pipe, not a file",
+        "failed: in/*.aiff: no recordings in it: no file matches"]
+    code, out, _ = say(*words, "--json")
+    assert code == 1 and not json.loads(out)["ok"]
+    assert list(json.loads(out)["failed_inputs"]) == ["in/none.wav", "empty", "pipe.wav",
+                                                     "in/*.aiff"]
+
+
+def test_equal_names_keep_their_folders(place, say):
+    soundfile.write("in/deep/a.wav", soundfile.read("in/a.wav")[0], 8000)
+    words = ("-m", "student.h5", "--engine", "ncnn", "-o", "out")
+    code, _, _ = say("embed", "in/**/*.wav", *words)
+    assert code == 0
+    found = sorted(path.relative_to(place / "out").as_posix()
+                   for path in (place / "out").rglob("*.npz"))
+    assert found == ["a.npz", "deep/a.npz", "deep/b.npz"]
+    code, _, _ = say("embed", "in/a.wav", "in/deep/a.wav", *words[:-1], "files")
+    assert code == 0
+    assert (place / "files/a.npz").is_file() and (place / "files/deep/a.npz").is_file()
+    code, _, _ = say("embed", "in/deep/*.wav", *words[:-1], "flat")  # as ever without need
+    assert sorted(os.listdir("flat")) == ["a.npz", "b.npz"]
+
+
+def test_a_fifo_in_a_folder_is_one_bad_recording(place, say):
+    os.mkfifo(place / "in/x.wav")
+    (place / "in/y.wav").symlink_to("/dev/zero")
+    signal.alarm(60)
+    try:
+        code, out, err = say("embed", "in", "-m", "student.h5", "--engine", "ncnn")
+    finally:
+        signal.alarm(0)
+    assert code == 1 and "2 embedded" in out and "2 failed" in out
+    assert "failed: in/x.wav: is a named pipe, not a file" in err
+    assert "failed: in/y.wav: is a device, not a file" in err
+
+
+def test_samples_and_lengths_that_cannot_be_meant(place, say):
+    sound, _ = soundfile.read("in/a.wav", dtype="float32")
+    sound[9000] = 1e29
+    soundfile.write("in/odd.wav", sound, 8000, "FLOAT")
+    data = (place / "in/a.wav").read_bytes()
+    (place / "in/cut.wav").write_bytes(data[:len(data) // 2])
+    code, out, err = say("embed", "in", "-m", "student.h5", "--engine", "ncnn")
+    assert code == 1 and "3 embedded" in out
+    assert "failed: in/odd.wav: holds samples of up to 1.0e+29, which no recording has" in err
+    assert "warning: in/cut.wav: ends early: 1.499 s are there, 3.000 s are stated" in err
+
+
+@pytest.mark.parametrize("hop", ["1e12", "inf", "nan", "-1"])
+def test_hops_are_checked_before_anything_is_done(place, say, hop):
+    code, _, err = say("embed", "in", "-m", "student.h5", "-t", hop)
+    assert code == 2 and "hop" in err and "Traceback" not in err
+    assert not list(place.rglob("*.npz"))

@@ -195,3 +195,56 @@ def test_embeddings_and_what_is_neither(tmp_path):
     (tmp_path / "x" / "broken.npz").write_bytes(b"")
     with pytest.raises(InputError, match="not a readable NPZ"):
         check_folder(tmp_path / "x")
+
+
+def test_listening_finds_lengths_that_are_not_as_stated(tmp_path):
+    """Cut off, joined, without a length; and what is no recording is counted by kind."""
+    rng = np.random.default_rng(0)
+    sound = rng.uniform(-0.4, 0.4, 24000)
+    for name in ("cut.wav", "killed.wav", "longer.wav", "whole.wav", "quiet.wav", "odd.wav"):
+        soundfile.write(tmp_path / name, sound, 8000)
+    data = (tmp_path / "whole.wav").read_bytes()
+    at = data.index(b"data") + 4
+    (tmp_path / "cut.wav").write_bytes(data[:-16000])
+    (tmp_path / "killed.wav").write_bytes(data[:at] + bytes(4) + data[at + 4:])
+    (tmp_path / "longer.wav").write_bytes(data[:at] + (16000).to_bytes(4, "little") + data[at + 4:])
+    soundfile.write(tmp_path / "quiet.wav", sound * 1e-5, 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "odd.wav", sound * 1e30, 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "song.mp3", sound, 8000)
+    (tmp_path / "a.caf").touch()
+    (tmp_path / "b.txt").touch()
+    os.mkfifo(tmp_path / "pipe.wav")
+    findings = check_audio(tmp_path, listen=True)
+    found = {problem.kind: problem for problem in findings.problems}
+    assert sorted(found) == ["length", "unreadable"]
+    assert found["length"].examples == (
+        "cut.wav (ends early: 2.000 s are there, 3.000 s are stated)",
+        "longer.wav (holds more than its header states: 3.000 s are there, 1.000 s are stated)")
+    assert found["unreadable"].examples == ("odd.wav", "pipe.wav")
+    remarks = {problem.kind: problem for problem in findings.remarks}
+    assert remarks["no length"].examples == ("killed.wav",)
+    assert remarks["quiet"].examples == ("quiet.wav (largest sample 4.0e-06)",)
+    assert str(remarks["other files"]) == "passed over: 2 other files: 1 .caf, 1 .txt"
+    assert findings.counts["recordings"] == 8 and findings.counts["rates"] == {"8000": 7}
+    assert findings.counts["hours"] == round((2 + 5 * 3) / 3600, 3)
+
+
+def test_listening_to_long_rows_takes_them_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", 1000)
+    rows = np.zeros((2, 9000), np.int16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["audio"] = rows
+        file["audio"].attrs["rate"] = 1000
+    assert [one.kind for one in check_audio(tmp_path, listen=True).problems] == ["silent"]
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["audio"][1, 8999] = 7000
+    assert check_audio(tmp_path, listen=True).problems == []
+
+
+def test_without_ffmpeg_its_installation_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("l3hpc.audio.decoding.find_ffmpeg", lambda: None)
+    soundfile.write(tmp_path / "a.wav", np.full(8000, 0.25), 8000)
+    (tmp_path / "b.m4a").write_bytes(b"....")
+    (problem,) = check_audio(tmp_path).problems
+    assert str(problem) == "1 files are decoded by ffmpeg, which is not installed: b.m4a"
+    assert "apt-get install ffmpeg" in problem.hint

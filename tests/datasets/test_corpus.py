@@ -150,3 +150,19 @@ def test_listing_needs_no_numpy(tmp_path):
     code = ("import sys; from l3hpc.datasets import corpus; "
             f"assert corpus.scan({str(tmp_path)!r}); assert 'numpy' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_formats_of_all_commands(tmp_path):
+    from l3hpc.audio.formats import SOUND_SUFFIXES
+    from l3hpc.datasets.corpus import passed_over, scan
+    from l3hpc.embedding.folders import plan
+
+    for suffix in SOUND_SUFFIXES:
+        (tmp_path / f"x{suffix[1:]}{suffix.upper()}").touch()
+    (tmp_path / "y.wav").touch()
+    (tmp_path / "y.mp4").touch()  # the film of y.wav
+    (tmp_path / "z.caf").touch()
+    names = [one.file for one in scan(tmp_path)]
+    assert len(names) == len(SOUND_SUFFIXES) + 1 and "y.mp4" not in names
+    assert names == [work.recording.name for work in plan([tmp_path])]
+    assert passed_over(tmp_path) == "2 other files: 1 .mp4, 1 .caf"

@@ -4,10 +4,13 @@ import csv
 
 import h5py
 import numpy as np
+import pytest
 import soundfile
 
 from l3hpc.datasets.corpus import scan
 from l3hpc.datasets.extraction import Extraction
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.progress import Progress
 
 RATE = 2000
 
@@ -69,3 +72,70 @@ def test_a_header_that_tells_no_length_gives_the_same_rows(tmp_path):
     assert reasons == {} and result["rows"] == 6
     with h5py.File(tmp_path / "embeddings.h5") as file:
         np.testing.assert_array_equal(file["l3_embedding"][:3], file["l3_embedding"][3:])
+
+
+class Fragile(Network):
+    """Gives NaN for windows with a sample above 0.9; counts what it was asked for."""
+
+    def embed(self, frames, batch_size=None, on_batch=None):
+        found = super().embed(frames)
+        found[found[:, 1] > 0.9] = np.nan
+        return found
+
+
+def test_a_recording_whose_embeddings_are_not_finite_is_the_one_that_is_skipped(tmp_path):
+    """In the middle of a block, over several blocks, and never a good file beside it."""
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for name, seconds, loud in (("a.wav", 3, None), ("b.wav", 11, 9), ("c.wav", 2, None),
+                                ("d.wav", 2, 0), ("e.wav", 3, None)):
+        sound = noise(seconds)
+        if loud is not None:
+            sound[loud * RATE + 7] = 0.95
+        soundfile.write(audio / name, sound, RATE, subtype="FLOAT")
+    said = []
+    for block in (4, 1000):
+        progress = Progress()
+        progress.note = said.append
+        place = tmp_path / str(block)
+        place.mkdir()
+        result = Extraction(Fragile(), {"kind": "test"}, audio, scan(audio), 1.0, False,
+                            place / "scratch", max_failed=0.4, block=block,
+                            progress=progress).run(place / "e.h5", place / "skipped.csv")
+        assert result["rows"] == 8 and result["recordings"] == 3 and result["skipped"] == 2
+        assert (place / "skipped.csv").read_text() == \
+            "file,reason\nb.wav,unreadable\nd.wav,unreadable\n"
+        with h5py.File(place / "e.h5") as file:
+            assert np.isfinite(file["l3_embedding"][()]).all()
+            assert file["recording"][()].tolist() == [0] * 3 + [2] * 2 + [4] * 3
+    assert "skipped b.wav: gives 1 embeddings that are not finite (unreadable)" in said
+    with pytest.raises(L3hpcError, match=r"2 of 5 recordings cannot be used: b\.wav .*, d\.wav "):
+        Extraction(Fragile(), {"kind": "test"}, audio, scan(audio), 1.0, False,
+                   tmp_path / "again", max_failed=0.05).run(tmp_path / "e.h5", tmp_path / "s.csv")
+
+
+def test_a_network_that_gives_no_numbers_is_named_and_no_recording(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(3), RATE)
+    network = Network()
+    network.embed = lambda frames, **_: np.full((len(frames), 2), np.inf, np.float32)
+    with pytest.raises(InputError, match="the network gives numbers that are not finite for any"):
+        Extraction(network, {"kind": "test"}, audio, scan(audio), 1.0, False,
+                   tmp_path / "scratch").run(tmp_path / "e.h5", tmp_path / "s.csv")
+
+
+def test_samples_beyond_any_recording_count_as_an_unreadable_file(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for name, peak in (("a.wav", 0.3), ("b.wav", 1e29), ("c.wav", 0.3)):
+        soundfile.write(audio / name, noise(3) * peak, RATE, subtype="FLOAT")
+    data = (audio / "c.wav").read_bytes()
+    (audio / "c.wav").write_bytes(data[:-3 * RATE])
+    said = []
+    progress = Progress()
+    progress.note = said.append
+    result, reasons = extract(tmp_path, progress=progress)
+    assert reasons == {"b.wav": "unreadable"} and result["rows"] == 3 + 3
+    assert said[0].startswith("skipped b.wav: holds samples of up to ")
+    assert said[1].startswith("c.wav ends early: 2.250 s are there, 3.000 s are stated")

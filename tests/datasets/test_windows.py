@@ -23,7 +23,7 @@ def recording(tmp_path):
 @pytest.mark.parametrize("rate", [RATE, 3000])
 @pytest.mark.parametrize("skip", [0, 50])
 def test_a_long_recording_in_blocks_is_the_whole_one(recording, monkeypatch, rate, skip):
-    monkeypatch.setattr("l3hpc.audio.files.BLOCK", 5 * RATE)
+    monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", 5 * RATE)
     found = list(pieces(recording, rate, 0.5, True, levels=True, skip=skip))
     frames, times = frame_audio(read_audio(recording, rate)[0], rate, 0.5, True)
     assert found[0].first == skip

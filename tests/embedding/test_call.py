@@ -192,25 +192,52 @@ def test_silence_and_short_audio_are_warned_of_and_embedded(student, model, netw
     (np.float32(1), InputError, r"shape \(\)"),
     (np.array([0.0, np.nan] * 8000), AudioError, "not finite"),
     (np.array([0.0, -np.inf] * 8000), AudioError, "not finite"),
-    (np.array(["a"]), InputError, "audio of type"), (np.zeros(9000, complex), InputError, "type")])
+    (np.array(["a"]), InputError, "audio of type"), (np.zeros(9000, complex), InputError, "type"),
+    (None, InputError, "no audio is given"), (7.5, InputError, r"shape \(\)"),
+    ({"audio": 1}, InputError, "of type dict"), (b"RIFF", InputError, "type"),
+    ([None], InputError, "audio is None"), ([[0.1, 0.2], None], InputError, "audio is None"),
+    (np.full(9000, 1e29), AudioError, "which no recording has")])
 def test_audio_that_cannot_be_embedded(model, audio, error, said):
     with pytest.raises(error, match=said):
         get_embedding(audio, 8000, model)
 
 
 def test_other_refusals(model, sound):
-    for rate in (0, -1, 44100.5, float("nan"), "8000", None, [8000]):
+    for rate in (0, -1, 44100.5, float("nan"), "8000", None, [8000], True, 1e12):
         with pytest.raises(InputError, match="sampling rate"):
             get_embedding(sound(1), rate, model)
     with pytest.raises(InputError, match="2 sampling rates for 1 arrays"):
         get_embedding([sound(1)], [8000, 8000], model)
-    for hop in (0, -1, float("nan"), 1e-6):
+    for hop in (0, -1, float("nan"), 1e-6, 1e12, float("inf"), "0.1", None, True, [0.1], 3601):
         with pytest.raises(InputError, match="hop"):
             get_embedding(sound(1), 8000, model, hop_size=hop)
     with pytest.raises(InputError, match="l3hpc ships no weights"):
         get_embedding(sound(1), 8000)
-    with pytest.raises(InputError, match="batch of 0"):
-        get_embedding(sound(1), 8000, model, batch_size=0)
+    for size in (0, -1, 2.5, 2.0, "2", True, float("nan"), [2]):
+        with pytest.raises(InputError, match="batch_size: a batch of"):
+            get_embedding(sound(1), 8000, model, batch_size=size)
+    for center in ("yes", 2, None, 0.5, []):
+        with pytest.raises(InputError, match="center is"):
+            get_embedding(sound(1), 8000, model, center=center)
+    for name in (None, 7, ["soxr"]):
+        with pytest.raises(InputError, match="unknown resampler"):
+            get_embedding(sound(1), 8000, model, resampler=name)
+    for nothing in (7, b"x.h5", "", ["sea-64"], {}):
+        with pytest.raises(InputError, match="no model is"):
+            load_model(nothing)
+    for options in ({"embedding_size": "512"}, {"embedding_size": 512.0}, {"embedding_size": True},
+                    {"embedding_size": float("nan")}, {"threads": 0}, {"threads": "2"},
+                    {"input_repr": 128}, {"input_repr": ["mel128"]}, {"frontend": 1},
+                    {"engine": None}, {"engine": "torch"}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            load_model("untrained", **options)
+
+
+def test_hops_as_long_as_allowed_take_no_memory(model, sound):
+    embedding, times = get_embedding(sound(3), 8000, model, hop_size=3600)
+    assert embedding.shape == (2, 5) and times.tolist() == [0.0, 3600.0]
+    np.testing.assert_array_equal(embedding[:1],
+                                  get_embedding(sound(3), 8000, model, hop_size=10)[0][:1])
 
 
 def test_the_package_offers_both_and_loads_them_late(student, sound):
@@ -244,3 +271,80 @@ def test_the_published_student_on_a_real_recording(networks, spectra):
     assert have.shape == (4, 64) and times.tolist() == [0.0, 0.5, 1.0, 1.5] and have.max() > 1
     wanted = expected(networks, spectra, path, resample(signal, rate, 8000), 0.5, True)
     np.testing.assert_allclose(have, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+
+
+def test_a_path_is_read(model, sound, tmp_path):
+    import soundfile
+
+    path = tmp_path / "x.wav"
+    soundfile.write(path, sound(2.3, 44100), 44100, "FLOAT")
+    wanted, times = get_embedding(sound(2.3, 44100), 44100, model)
+    for audio, rate in ((path, None), (str(path), None), (path, 44100)):
+        have, at = get_embedding(audio, rate, model)
+        close(have, wanted)
+        np.testing.assert_array_equal(at, times)
+    both, _ = get_embedding([path, sound(1)], [None, 8000], model)
+    close(both[0], wanted)
+    close(both[1], get_embedding(sound(1), 8000, model)[0])
+    (only,), _ = get_embedding([path], model=model)
+    close(only, wanted)
+    with pytest.raises(InputError, match="sr is 8000, but the file has 44100 Hz"):
+        get_embedding(path, 8000, model)
+    with pytest.raises(AudioError, match="no such file"):
+        get_embedding(tmp_path / "none.wav", model=model)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.warns(AudioWarning, match=r"x\.wav: ends early: .* 2.300 s are stated") as caught:
+        get_embedding(path, model=model)
+    assert caught[0].filename == __file__
+
+
+def cosine(left, right):
+    return float(np.sum(left * right) / np.linalg.norm(left) / np.linalg.norm(right))
+
+
+@pytest.mark.parametrize("kind", ["i4", "i8", "f4", "f8"])
+def test_samples_of_16_bits_in_another_type(model, sound, kind):
+    """Never near-silence: the right embedding with a word, or a refusal that says what to type."""
+    whole = np.round(sound(2) * 32767).astype(np.int16)
+    wanted, _ = get_embedding(whole, 8000, model)
+    if kind.startswith("i"):
+        with pytest.raises(InputError, match=r"audio.astype\('int16'\)"):
+            get_embedding(whole.astype(kind), 8000, model)
+        return
+    with pytest.warns(AudioWarning, match="taken as 16-bit integers") as caught:
+        have, _ = get_embedding(whole.astype(kind), 8000, model)
+    assert caught[0].filename == __file__
+    np.testing.assert_array_equal(have, wanted)
+
+
+def test_channels_first_and_quiet_audio_are_told(model, sound):
+    two = np.stack([sound(2, seed=1), sound(2, seed=2)])
+    wanted, _ = get_embedding(two.T, 8000, model)
+    for array, right in ((two, wanted), (two[:1], get_embedding(two[0], 8000, model)[0])):
+        with pytest.warns(AudioWarning, match=r"shape \(., 16000\) is taken as") as caught:
+            have, _ = get_embedding(array, 8000, model)
+        assert caught[0].filename == __file__
+        np.testing.assert_array_equal(have, right)
+    with pytest.warns(AudioWarning, match="is very quiet"):
+        get_embedding(sound(2) * 1e-4, 8000, model)
+
+
+class Sometimes:
+    """A network that gives NaN for loud frames."""
+
+    def embed(self, frames, batch_size=None, on_batch=None):
+        loud = np.abs(frames[:]).max(axis=1) > 0.9
+        return np.where(loud[:, None], np.nan, 1.0) * np.ones((1, 5), np.float32)
+
+
+def test_embeddings_that_are_not_finite_are_refused(model, sound):
+    odd = type(model)(model.recognised, Sometimes(), "none")
+    assert get_embedding(sound(2) / 2, 8000, odd)[0].shape == (16, 5)
+    loud = sound(2) / 2
+    loud[8000] = 1.0
+    with pytest.raises(AudioError, match=r"audio\[1\]: gives embeddings that are not finite \(10"):
+        get_embedding([sound(2) / 2, loud], 8000, odd)
+    broken = type(model)(model.recognised, Zeros(), "none")
+    broken.runner.embed = lambda frames, *_: np.full((len(frames), 5), np.nan)
+    with pytest.raises(InputError, match=r"student\.h5: the network gives numbers that are not"):
+        get_embedding(sound(2), 8000, broken)

@@ -1,1 +1,0 @@
-"""Odd and damaged input over every surface of l3hpc: ``python -m tests.fuzz``."""
