@@ -7,7 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(shell sh tools/find-python)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test bench lint install install-dev slurm clean
+.PHONY: help demo test fuzz bench lint install install-dev slurm clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -39,6 +39,9 @@ test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be ins
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
+fuzz: $(VENV)/.dev  ## try 5,000 odd and damaged inputs (under 20 minutes; SEED=2 for others)
+	$(BIN)/python -m tests.fuzz --inputs 5000 --seed $(or $(SEED),1)
+
 bench: $(VENV)/.dev  ## run all benchmarks against their peers (an hour; results in benchmarks/results)
 	$(BIN)/python -m benchmarks
 
@@ -47,4 +50,4 @@ lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/mypy
 
 clean:  ## remove the environment and generated folders
-	rm -rf $(VENV) build dist *.egg-info demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info demo fuzz-failures .pytest_cache .mypy_cache .ruff_cache

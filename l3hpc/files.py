@@ -7,11 +7,14 @@ to disk and renamed, so that a reader sees the old state or the new one, never a
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,8 @@ from typing import Any, BinaryIO
 
 from l3hpc.errors import InputError
 from l3hpc.terminal import ESCAPED
+
+MAX_JSON = 64 * 2**20
 
 
 def fsync_folder(folder: Path) -> None:
@@ -91,12 +96,52 @@ def share_file(source: Path, target: Path) -> None:
             write_bytes(target, Path(source).read_bytes(), durable=False)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in ``path``; a broken file is an ``InputError`` naming line and column."""
+def read_json(path: Path, *, own: bool = False) -> Any:
+    """The JSON value in ``path``; a damaged file is an ``InputError`` naming line and column.
+
+    own: see ``read_own``. A missing file is a ``FileNotFoundError``.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_own(path) if own else _read_bounded(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, path: Path | str) -> Any:
+    """The JSON value in the bytes of a file; ``InputError`` for what is none."""
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"damaged: byte 0x{content[error.start]:02x} is not UTF-8",
+                         where=f"{path}:{line}") from None
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
+        words = "it is empty" if not content.strip() else \
+            f"{error.msg} in column {error.colno}"
+        raise InputError(f"not valid JSON: {words}", where=f"{path}:{error.lineno}") from None
+    except (RecursionError, ValueError):  # nested too deep; a number of more than 4,300 digits
+        raise InputError("not valid JSON: nothing that this program wrote",
+                         where=str(path)) from None
+
+
+def _read_bounded(path: Path) -> bytes:
+    """A regular file's bytes, as far as a file of ours can be large."""
+    with open(path, "rb", opener=_at_once) as stream:
+        state = os.fstat(stream.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError("not a regular file", where=str(path))
+        if state.st_size > MAX_JSON:
+            raise InputError(f"has {state.st_size:,} bytes, more than any file of ours",
+                             where=str(path))
+        return stream.read(MAX_JSON)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for the other end of a named pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def refuse_special(path: Path) -> os.stat_result:
@@ -116,6 +161,57 @@ def refuse_special(path: Path) -> os.stat_result:
             (stat.S_ISSOCK, "a socket")) if test(status.st_mode)), "a device")
         raise InputError(f"is {kind}, not a file", where=str(path))
     return status
+
+
+def read_own(path: Path) -> bytes:
+    """The bytes of a file that the user of this process wrote; an ``InputError`` for any other.
+
+    For what is executed: the open file is asked for its owner, so that nobody can put another one
+    in its place in between. root is trusted, as everywhere.
+    """
+    path = Path(path)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError("not a regular file", where=str(path))
+        if not _ours(state.st_uid, path.parent):
+            raise InputError(f"belongs to {person(state.st_uid)}, not to you: it is not executed",
+                             where=str(path))
+        return stream.read()
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a folder belongs to the user of this process."""
+    return _ours(os.stat(folder).st_uid, Path(folder))
+
+
+def current_user() -> str:
+    """The name of the user, as Slurm takes it too; the number of one who has no name here."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container whose passwd lacks the user
+        return str(os.getuid())
+
+
+def person(uid: int) -> str:
+    """The name of a user of this machine, or ``user 1234``."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _ours(uid: int, folder: Path) -> bool:
+    """Whether ``uid`` is ours. Some file systems show one owner for all: what they say of a new
+    file of ours in ``folder`` decides."""
+    if uid in (os.geteuid(), 0):
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            return uid == os.fstat(probe.fileno()).st_uid
+    except OSError:
+        return False
 
 
 def canonical_json(value: Any) -> str:

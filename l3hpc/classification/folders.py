@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.datasets.corpus import AUDIO_SUFFIXES, Recording
-from l3hpc.datasets.findings import Findings
+from l3hpc.datasets.findings import Findings, Problem
 from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError
 from l3hpc.files import digest
@@ -52,6 +52,30 @@ class Folder:
         """The folds that have clips, ascending."""
         return sorted({clip.fold for clip in self.clips})
 
+    @property
+    def published(self) -> tuple[int, int, int]:
+        """Folds, classes and clips of the data set as published."""
+        layout = next(one for one in _LAYOUTS if self.kind in (one.kind, one.subset))
+        folds, classes, clips = layout.folds, layout.classes, layout.size
+        return (folds, *_ESC10_SIZE) if self.kind == layout.subset else (folds, classes, clips)
+
+    @property
+    def part(self) -> str:
+        """What this is of the published data set, such as ``9 of 10 folds, 7,859 of 8,732 clips``;
+        empty where it is the whole one."""
+        found = (len(self.folds), len(self.classes), len(self.clips))
+        return ", ".join(
+            f"{count:,} of {whole:,} {what}" for what, count, whole in zip(
+                ("folds", "classes", "clips"), found, self.published, strict=True)
+            if count < whole)
+
+    def small_folds(self) -> list[int]:
+        """Folds with no clip, or with far fewer than the others (published ones differ by a fifth):
+        a mean over the folds would not be that of the data set."""
+        count = Counter(clip.fold for clip in self.clips)
+        least = len(self.clips) / len(count) / 4
+        return [fold for fold in range(1, self.published[0] + 1) if count[fold] < least]
+
     def digest(self) -> str:
         """32 hex digits that change with a clip's name, fold, class or source."""
         return digest([self.kind, self.ids, self.classes,
@@ -72,7 +96,7 @@ class Folder:
 @dataclass(frozen=True)
 class _Layout:
     """How a data set names things. file: clip's path below audio/ from (name, fold); named: what
-    a file name tells, by column; size: clips of the published set."""
+    a file name tells, by column; size and classes: of the published set; subset: its name."""
 
     kind: str
     table: str
@@ -83,20 +107,22 @@ class _Layout:
     source: str
     folds: int
     size: int
+    classes: int
+    subset: str
     file: Callable[[str, int], str]
     named: re.Pattern[str]
 
 
 _LAYOUTS = (
     _Layout("UrbanSound8K", "UrbanSound8K.csv", ("metadata", "."), "slice_file_name", "classID",
-            "class", "fsID", 10, 8732, lambda name, fold: f"fold{fold}/{name}",
+            "class", "fsID", 10, 8732, 10, "", lambda name, fold: f"fold{fold}/{name}",
             re.compile(r"(?P<fsID>\d+)-(?P<classID>\d+)-\d+-\d+\.\w+")),
     _Layout("ESC-50", "esc50.csv", ("meta", "."), "filename", "target", "category", "src_file", 5,
-            2000, lambda name, fold: name,
+            2000, 50, "ESC-10", lambda name, fold: name,
             re.compile(r"(?P<fold>\d+)-(?P<src_file>\d+)-\w-(?P<target>\d+)\.\w+")),
 )
 _ESC10 = "esc10"
-_ESC10_SIZE = 400
+_ESC10_SIZE = (10, 400)  # classes, clips
 
 
 def recognised(folder: Path | str) -> bool:
@@ -128,7 +154,7 @@ def read(folder: Path | str, subset: str = "all") -> Folder:
     clips, names = _clips(layout, table, subset)
     ids = tuple(sorted(names))
     place = {number: index for index, number in enumerate(ids)}
-    return Folder("ESC-10" if subset == "esc10" else layout.kind, table, folder / "audio",
+    return Folder(layout.subset if subset == "esc10" else layout.kind, table, folder / "audio",
                   tuple(names[number] for number in ids), ids,
                   tuple(Clip(file, fold, place[number], source)
                         for file, fold, number, source in clips))
@@ -229,9 +255,23 @@ def _check_counts(dataset: Folder, findings: Findings) -> None:
     findings.add("class", "{n} times a class has no clip in a fold", [
         f"{name} in fold {fold}" for label, name in enumerate(dataset.classes)
         for fold in dataset.folds if (fold, label) not in pairs], remark=True)
-    layout = next(one for one in _LAYOUTS if one.kind == dataset.kind)
-    sizes = {layout.size, _ESC10_SIZE} if layout.kind == "ESC-50" else {layout.size}
-    findings.add("size", f"not the published number of clips ({layout.size:,})", [
-        f"{len(dataset.clips):,}"] if len(dataset.clips) not in sizes else [], remark=True)
+    total, classes, size = dataset.published
+    if dataset.kind == "ESC-50" and len(dataset.classes) == _ESC10_SIZE[0]:  # the subset alone
+        classes, size = _ESC10_SIZE
+    hint = "Get the whole data set. To score this part, labelled as such: --set folds.partial=true"
+    findings.add("folds", f"{{n}} of {total} folds have no clips in the table", [
+        f"fold {fold}" for fold in range(1, total + 1) if not folds[fold]], hint=hint)
+    silent = Counter(clip.fold for clip in dataset.clips
+                     if not (dataset.audio / clip.file).is_file())
+    findings.add("folds", f"{{n}} of {total} folds have no audio", [
+        f"fold {fold}" for fold in dataset.folds if silent[fold] == folds[fold]], hint=hint)
+    findings.add("folds", "{n} folds have far fewer clips than the others", [
+        f"fold {fold} ({folds[fold]:,})" for fold in dataset.small_folds() if folds[fold]],
+        hint=hint)
+    if len(dataset.classes) < classes:
+        findings.remarks.append(Problem(
+            "classes", f"{len(dataset.classes)} of {classes} classes"))
+    findings.add("size", f"not the published number of clips ({size:,})", [
+        f"{len(dataset.clips):,}"] if len(dataset.clips) != size else [], remark=True)
     findings.counts |= {"clips": len(dataset.clips), "classes": len(dataset.classes),
                         "folds": {str(fold): folds[fold] for fold in dataset.folds}}

@@ -41,6 +41,8 @@ COMMANDS = {
     "data": "Generate a synthetic city, or check a real data set.",
 }
 
+LONGEST_LINE = 1500  # of a message
+
 EXAMPLES = """\b
 Examples:
   l3hpc demo                                                 everything, on generated data
@@ -97,6 +99,8 @@ def show_error(error: L3hpcError) -> None:
     """Print an error for a person, on standard error: what, where, what is allowed, what next."""
     with contextlib.suppress(OSError):  # nobody reads it: the exit code is left
         for number, line in enumerate(str(error).splitlines()):
+            if len(line) > LONGEST_LINE:  # a broken table may have all of itself in one cell
+                line = f"{line[:LONGEST_LINE // 2]} … {line[-200:]}"
             click.echo(f"error: {line}" if number == 0 else f"       {line}", err=True)
 
 

@@ -7,6 +7,7 @@ again).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,7 @@ VERSION = 1
 TITLE = "for every test fold a classifier of clips and its predictions"
 INPUTS = {"embed": "required"}
 TAB = "classifier"
-PLACES = frozenset({"clips", "subset", "max_missing"})
+PLACES = frozenset({"clips", "subset", "max_missing", "partial"})
 PARTS = ("train", "valid", "test")
 PUBLISHED_HOP = 0.1  # s, of embeddings that do not tell theirs
 
@@ -69,16 +70,28 @@ class Params(BaseParams):
     trees: int = Field(100, ge=1, description="Of the forest, without a search.")
     max_missing: float = Field(0.05, ge=0, le=1, description=(
         "The largest share of clips that may have no embedding before the task fails."))
+    partial: bool = Field(False, description=(
+        "Score a data set that lacks folds; the numbers are labelled with what they are of."))
     seed: int = Field(20171021, ge=0, le=2**32 - 1, description=(
         "Seed of weights, order, trees and of the validation clips."))
 
 
 def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse a folder that is none, too few folds, and other clips than those that are embedded."""
+    """Refuse a folder that is none, a part of a data set, too few folds, and other clips than
+    those that are embedded."""
     own = params.get(NAME)
     if not isinstance(own, Params):
         return
-    folds = dataset(own).folds
+    data = dataset(own)
+    folds, small = data.folds, data.small_folds()
+    if small and not own.partial:
+        count = sum(clip.fold == small[0] for clip in data.clips)
+        raise InputError(
+            f"lists {count or 'no'} clip{'s' * (count != 1)} of fold {small[0]}: {data.part} of "
+            f"{data.kind}", where=str(data.table),
+            allowed=f"clips of all {data.published[0]} folds",
+            hint="Get what is missing. To score this part, labelled as such: "
+                 "--set folds.partial=true")
     least = 3 if own.valid_fold else 2
     if len(folds) < least:
         raise InputError(f"has clips of {len(folds)} folds", where=str(own.clips),
@@ -96,8 +109,9 @@ def describe(params: Mapping[str, BaseModel]) -> str:
     found = dataset(own)
     tried = f"{len(grid(own))} candidate{'s' * (len(grid(own)) != 1)}"
     where = "the fold before" if own.valid_fold else f"{own.valid_ratio:.0%} of the others"
-    return (f"{found.kind}: {len(found.clips):,} clips, {len(found.classes)} classes; {own.model} "
-            f"on {own.features} features, {tried}, validated on {where}")
+    part = f" ({found.part})" if found.part else ""
+    return (f"{found.kind}{part}: {len(found.clips):,} clips, {len(found.classes)} classes; "
+            f"{own.model} on {own.features} features, {tried}, validated on {where}")
 
 
 def dataset(params: Params) -> Folder:
@@ -142,6 +156,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     found = features.load(task.inputs["embed"], [clip.file for clip in data.clips],
                           params.features, params.every)
     _tell_missing(found, len(data.clips), params, task)
+    _refuse_silent_folds(found, data, params, task)
     known = {clip.file: clip for clip in data.clips}
     clips = [known[name] for name in found.files]
     label = np.array([clip.label for clip in clips])
@@ -165,14 +180,16 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     files = {part: [found.files[clip] for clip in outcome.clips[part]] for part in PARTS}
     embedded = attributes_of(task.inputs["embed"])
     told = {**params.model_dump(mode="json"), "fold": task.shard["fold"], "data": data.kind,
+            "part": data.part, "folds": data.folds,
             "classes": list(data.classes), "chosen": outcome.chosen, "trials": outcome.trials,
             "best_epochs": outcome.epochs, "scores": numbers, "losses": outcome.losses,
             "missing": found.missing, "files": files,
             "embeddings": str(task.inputs["embed"]), "network": embedded.get("teacher") or {}}
     write_json(task.output / "fold.json", told)
     _write_predictions(task.output / "predictions.csv", outcome, files, label, data)
-    task.recorder.record(TAB, _row(params, task, outcome, numbers, embedded))
-    return {"fold": task.shard["fold"], "model": params.model, "chosen": outcome.chosen,
+    task.recorder.record(TAB, _row(params, task, outcome, numbers, embedded, told["part"]))
+    return {"fold": task.shard["fold"], "model": params.model, "part": told["part"],
+            "chosen": outcome.chosen,
             **{part: numbers[part]["accuracy"] for part in PARTS},
             "clips": len(found.files), "missing": len(found.missing)}
 
@@ -188,6 +205,20 @@ def _tell_missing(found: Features, clips: int, params: Params, task: Task) -> No
                          allowed=f"at most {params.max_missing:.0%} (max_missing)",
                          hint="embed them, or allow more: --set folds.max_missing=0.5")
     task.progress.note(f"{text}; they are neither learned nor scored")
+
+
+def _refuse_silent_folds(found: Features, data: Folder, params: Params, task: Task) -> None:
+    """Raise ``L3hpcError`` for a fold that has lost most of its clips: its accuracy would be that
+    of a few, and the others' that of fewer folds."""
+    listed, there = (Counter(clip.fold for clip in data.clips if clip.file in files)
+                     for files in ({clip.file for clip in data.clips}, set(found.files)))
+    lost = [fold for fold in data.folds if there[fold] < listed[fold] / 2]
+    if lost:
+        raise L3hpcError(
+            f"{there[lost[0]]} of {listed[lost[0]]} clips of fold {lost[0]} have an embedding",
+            where=str(task.inputs["embed"]), allowed="at least half of the clips of every fold",
+            hint=f"What is missing: l3hpc data check {params.clips}. To leave folds out, take "
+                 "their rows out of the table and --set folds.partial=true")
 
 
 def _numbers(outcome: Outcome, label: Any, data: Folder) -> dict[str, dict[str, Any]]:
@@ -219,16 +250,17 @@ def _write_predictions(path: Path, outcome: Outcome, files: Mapping[str, Sequenc
 
 
 def _row(params: Params, task: Task, outcome: Outcome, numbers: Mapping[str, Mapping[str, Any]],
-         told: Mapping[str, Any]) -> dict[str, Any]:
+         told: Mapping[str, Any], part: str) -> dict[str, Any]:
     """The fold's row in the ledger, in the fields of the published sheet; what another kind of
-    classifier would need stays empty. told: what the embeddings tell of themselves."""
+    classifier would need stays empty. told: what the embeddings tell of themselves; part: what the
+    clips are of the published data set (empty: all)."""
     from l3hpc.models.weights import caution
 
     labels, chosen = task.labels, {name: getattr(params, name) for name in GIVEN[params.model]}
     chosen |= outcome.chosen
     folder = Path(labels.get("output_dir") or task.output.parent)
     row = {
-        "note": caution(told.get("teacher")), "state": "finished",
+        "note": noted(caution(told.get("teacher")), part), "state": "finished",
         "username": labels.get("username", ""),
         "model_id": str(labels.get("exp_id") or labels.get("run") or folder.name),
         "model_dir": str(folder / f"{task.index:04d}"),
@@ -254,6 +286,11 @@ def _row(params: Params, task: Task, outcome: Outcome, numbers: Mapping[str, Map
     return row
 
 
+def noted(caution: str | None, part: str) -> str | None:
+    """What stands beside the numbers: ``caution``, and of what part of the data they are."""
+    return "; ".join(text for text in (caution, f"only {part}" if part else "") if text) or None
+
+
 # parameters that a row of the ledger names for each kind of classifier
 GIVEN = {"mlp": ("learning_rate", "weight_decay", "batch_size", "epochs"),
          "svm": ("C", "tol", "max_iterations"), "rf": ()}
@@ -265,5 +302,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> str:
         return ""
     mean = sum(result["test"] for result in results) / len(results)
     missing = results[0].get("missing")
-    text = f"{results[0]['model']}, {len(results)} folds: accuracy {mean:.3f} on average"
+    part = results[0].get("part")
+    text = (f"{results[0]['model']}, {len(results)} folds{f' ({part})' if part else ''}: "
+            f"accuracy {mean:.3f} on average")
     return f"{text}, {missing} clips missing" if missing else text

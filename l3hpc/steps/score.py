@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,16 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     from l3hpc.classification import scores
     from l3hpc.files import write_json
     from l3hpc.models.weights import caution
+    from l3hpc.steps.folds import noted
 
     told = read_folds(task.inputs["folds"])
-    names = told[0]["classes"]
+    names, part = told[0]["classes"], told[0].get("part", "")
     tested = [one["scores"]["test"] for one in told]
     matrix = np.sum([one["confusion"] for one in tested], axis=0)
     together = scores.of_confusion(matrix, names)
     result = {
-        "data": told[0]["data"], "model": told[0]["model"], "features": told[0]["features"],
+        "data": told[0]["data"], "part": part, "model": told[0]["model"],
+        "features": told[0]["features"],
         "confidence": scores.CONFIDENCE, "method": scores.METHOD,
         "accuracy": scores.over_folds([one["accuracy"] for one in tested]),
         "average_class_accuracy": scores.over_folds(
@@ -63,18 +66,19 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
             "valid_accuracy": one["scores"]["valid"]["accuracy"], "chosen": one["chosen"],
         } for one, test in zip(told, tested, strict=True)},
         "missing": told[0]["missing"], "network": told[0]["network"].get("label"),
-        "note": caution(told[0]["network"]),
+        "note": noted(caution(told[0]["network"]), part),
     }
     write_json(task.output / "scores.json", result)
     _write_confusion(task.output / "confusion.csv", names, matrix)
-    return {"data": result["data"], "model": result["model"], "accuracy": result["accuracy"],
-            "missing": len(result["missing"])}
+    return {"data": result["data"], "part": part, "model": result["model"],
+            "accuracy": result["accuracy"], "missing": len(result["missing"])}
 
 
 def read_folds(folder: Path) -> list[dict[str, Any]]:
     """What the tasks of ``folds`` wrote, by test fold.
 
-    Raises ``InputError`` where there is none, or where they are not of one set of classes.
+    Raises ``InputError`` where there is none, where one is missing, and where they are not of one
+    set of classes.
     """
     from l3hpc.files import read_json, task_folders
 
@@ -87,6 +91,13 @@ def read_folds(folder: Path) -> list[dict[str, Any]]:
                          allowed="the output of the step folds")
     if any(one["classes"] != told[0]["classes"] for one in told):
         raise InputError("the folds have different classes", where=str(folder))
+    done = Counter(int(one["fold"]) for one in told)
+    wanted = told[0].get("folds") or list(done)  # older files do not tell
+    wrong = [fold for fold in wanted if done[fold] != 1]
+    if wrong:
+        raise InputError(f"holds scores of {len(done)} of {len(wanted)} folds: fold {wrong[0]} is "
+                         f"there {done[wrong[0]]} times", where=str(folder),
+                         hint="Run folds to its end first: l3hpc resume RUN")
     return sorted(told, key=lambda one: int(one["fold"]))
 
 
@@ -109,6 +120,8 @@ def summary(results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         return ""
     found = results[0]["accuracy"]
-    text = f"{results[0]['data']}, {results[0]['model']}: accuracy {found['mean']:.3f}"
+    part = results[0].get("part")
+    text = (f"{results[0]['data']}{f' ({part})' if part else ''}, {results[0]['model']}: "
+            f"accuracy {found['mean']:.3f}")
     low_high = found.get("interval")
     return text + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")

@@ -6,6 +6,7 @@ says that one is finished (it is written last, before the folder's one rename).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.files import read_json, write_json
+from l3hpc.files import is_own, read_json, write_json
 
 WORK = ".work"
 
@@ -27,6 +28,14 @@ def task_folder(artifact: Path, index: int) -> Path:
 def scratch_folder(artifact: Path, index: int) -> Path:
     """Where a task keeps what must survive a killed attempt."""
     return Path(artifact) / WORK / f"{index:04d}"
+
+
+def own_scratch(artifact: Path, index: int) -> Path:
+    """The scratch folder of a task, for this person: another one's cannot be written."""
+    folder = scratch_folder(artifact, index)
+    if folder.exists() and not is_own(folder):
+        return folder.with_name(f"{folder.name}-{os.geteuid()}")
+    return folder
 
 
 def is_done(artifact: Path, index: int) -> bool:
@@ -73,10 +82,11 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
     """When all tasks are finished: keep their one line and times, so that status reads one file."""
     if len(finished(artifact)) == tasks:
         found = results(artifact)
-        write_json(Path(artifact) / "summary.json", {
-            "text": summary([result["summary"] for result in found]),
-            "started": min(result["started"] for result in found),
-            "finished": max(result["finished"] for result in found)})
+        with contextlib.suppress(PermissionError):  # another person has left it already
+            write_json(Path(artifact) / "summary.json", {
+                "text": summary([result["summary"] for result in found]),
+                "started": min(result["started"] for result in found),
+                "finished": max(result["finished"] for result in found)})
 
 
 def summary(artifact: Path | str) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l3hpc.workflow import claims, identity, orphans, queue, records
-from l3hpc.workflow.handover import cancel_jobs
+from l3hpc.workflow import claims, identity, orphans, queue, records, sbatch
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import RunRecord
@@ -24,7 +23,7 @@ def cancel(workspace: Path, run: str) -> list[str]:
         stopped = _cancel_local(workspace, record)
     else:
         jobs = _live_jobs(workspace, record)
-        cancel_jobs(jobs)
+        sbatch.cancel(jobs, run)
         stopped = [job.id for job in jobs]
     if stopped or record.state == "submitting":
         record = records.read(workspace, run)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError
-from l3hpc.workflow import records
+from l3hpc.workflow import records, sharing
 from l3hpc.workflow.model import RunRecord
 from l3hpc.workflow.owner import Owner
 
@@ -27,6 +27,7 @@ class Stopped(L3hpcError):
 def claim(workspace: Path, run: str, label: str) -> Owner:
     """The right to hand over jobs of a run, or ``InputError`` while another command has it; to be
     released. label: ``submit`` or ``resume``."""
+    sharing.check_own(workspace, run)
     mine = _claim(workspace, run, label)
     if not mine.acquire():
         raise InputError(f"the jobs of {run} are being handed over by {_who(mine)} just now",
@@ -45,6 +46,7 @@ def interrupted(workspace: Path, record: RunRecord) -> bool:
 def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:
     """Ask whoever hands over jobs of the run to take them back, and wait until that is done (a
     no-op when nobody does). A ``ClusterError`` where it does not stop in time."""
+    sharing.check_own(workspace, run)
     owner, asked = _claim(workspace, run), _asked(workspace, run)
     if owner.holder() is None:
         return

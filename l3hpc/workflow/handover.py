@@ -22,10 +22,12 @@ from l3hpc.workflow import (
     artifacts,
     claims,
     executors,
+    identity,
     job_arrays,
     markers,
     records,
     render,
+    sbatch,
     waiting,
 )
 from l3hpc.workflow.executors import Call
@@ -33,11 +35,9 @@ from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
-from l3hpc.workflow.shell import call, on_cluster
 
 WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmitJobsPerUser",
-              "AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit", "Slurm temporarily unable",
-              "Socket timed out", "Resource temporarily unavailable")
+              "AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit")
 WAITS_S = (5, 15, 30) + (60,) * 30
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -103,11 +103,16 @@ def hand_over(
         record.state, record.note = "submitted", ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
-        kept = "nothing was submitted" if isinstance(error, ClusterError) else None
         refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
-                              allowed=error.allowed or kept)
+                              allowed=error.allowed)
         with _ctrl_c(signal.SIG_BLOCK):
-            _take_back(plan, record, submitted, refusal, before, since)
+            if isinstance(error, sbatch.OutcomeUnknownError) or \
+                    isinstance(error, sbatch.NotReachedError) and submitted:
+                _leave(plan, record, step, refusal, since)
+            else:
+                left = _take_back(plan, record, submitted, refusal, before, since)
+                if isinstance(error, ClusterError):
+                    refusal.allowed = left or refusal.allowed or "nothing was submitted"
         raise refusal from None
     except BaseException as error:
         with _ctrl_c(signal.SIG_BLOCK):
@@ -115,17 +120,6 @@ def hand_over(
         raise
     finally:
         progress.finish()
-
-
-def cancel_jobs(jobs: Sequence[JobId]) -> None:
-    """One scancel for each cluster, in the order given. Ids that Slurm forgot are no error."""
-    for cluster in dict.fromkeys(job.cluster for job in jobs):
-        ids = [job.id for job in jobs if job.cluster == cluster]
-        try:
-            call(on_cluster(["scancel", *ids], cluster), timeout_s=60)
-        except ClusterError as error:
-            if "Invalid job id" not in error.message:
-                raise
 
 
 def _script(folder: Path, number: int) -> Path:
@@ -196,12 +190,21 @@ def _submit_array(plan: Plan, array: job_arrays.JobArray, after: list[str], prog
 def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call], after: list[str],
             progress: Progress) -> JobId:
     executor = executors.executor(plan.profile, plan.workspace, script.parent / "logs")
+
+    def pause(seconds: float) -> None:
+        with _ctrl_c(signal.SIG_UNBLOCK):
+            claims.pause(plan.workspace, plan.run, seconds)
+
     for wait in (*WAITS_S, None):
         claims.check(plan.workspace, plan.run)
         try:
-            return executor.submit_script(script, calls, after=after,
-                                          time_min=step.resources.time_min,
-                                          max_timeouts=healing.of(plan.profile, step).time)
+            return executor.submit_script(
+                script, calls, after=after, time_min=step.resources.time_min,
+                max_timeouts=healing.of(plan.profile, step).time, pause=pause,
+                known=lambda: identity.known(records.read(plan.workspace, plan.run)),
+                say=lambda words: progress.note(f"{step.name}: {words}"))
+        except (sbatch.NotReachedError, sbatch.OutcomeUnknownError):
+            raise
         except ClusterError as error:
             if wait is None or not any(word in error.message for word in WAIT_WORDS):
                 from l3hpc.workflow.executors.slurm import hint_for
@@ -209,8 +212,7 @@ def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call], 
                 error.hint = error.hint or hint_for(error.message)
                 raise
             progress.note(f"{step.name}: {error.message}: trying again in {wait} s")
-            with _ctrl_c(signal.SIG_UNBLOCK):
-                claims.pause(plan.workspace, plan.run, wait)
+            pause(wait)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -223,38 +225,54 @@ def _attempt(job: JobId, part: render.Part | None = None, text: str = "") -> dic
         | ({"cluster": job.cluster} if job.cluster else {})
 
 
+def _leave(plan: Plan, record: RunRecord, step: PlannedStep, error: L3hpcError, since: float
+           ) -> None:
+    """Slurm is out of reach, so that nothing can be taken back: what was submitted stays, and the
+    record keeps how far it came."""
+    there = [f"{entry.name} {entry.attempts[-1]['job']}" for entry in record.steps
+             if entry.attempts and entry.attempts[-1]["time"] >= since]
+    unknown = isinstance(error, sbatch.OutcomeUnknownError)
+    error.allowed = (f"submitted: {', '.join(there)}; " if there else "") + (
+        f"whether {step.name} was submitted is not known" if unknown
+        else f"{step.name} was not submitted")
+    error.hint = (f"When Slurm answers again: l3hpc resume {plan.run} looks for it and goes on, "
+                  f"l3hpc cancel {plan.run} ends the run")
+    record.note = error.message
+    records.write(plan.workspace, record)
+
+
 def _take_back(
     plan: Plan, record: RunRecord, jobs: list[JobId], error: BaseException, before: str,
     since: float,
-) -> None:
-    """Cancel what was submitted since then, the last job first, and say so in the record."""
+) -> str:
+    """Cancel what was submitted since then, the last job first, and say so in the record. Return
+    what may be left ('' for nothing)."""
     refused = isinstance(error, Exception) and not isinstance(error, claims.Stopped)
     try:
         if not record.local:
-            cancel_jobs(jobs[::-1])
+            sbatch.cancel(jobs[::-1], plan.run)
     except ClusterError as second:
-        record.note = (f"{second.message}; these jobs may still be there: "
-                       f"{' '.join(job.id for job in jobs)}")
-        raise
-    else:
-        begun = {(job.id, job.cluster) for job in jobs}
-        for entry in record.steps:
-            entry.attempts = [
-                each for each in entry.attempts if each["time"] < since or
-                (each["job"].partition("_")[0], each.get("cluster", "")) not in begun]
-            if entry.state == "submitted" and not entry.attempts:
-                entry.state, entry.job, entry.submitted_tasks = "planned", None, []
-            elif entry.attempts:
-                entry.job = entry.attempts[-1]["job"]
-                entry.submitted_tasks = list(entry.attempts[-1]["tasks"])
-        if before:
-            record.state = before
-        else:
-            record.state = "refused" if refused else "cancelled"
-            record.note = getattr(error, "message", str(error)) if refused else \
-                "interrupted while submitting"
-    finally:
+        record.note = f"{getattr(error, 'message', str(error))}; {second.message}"
         records.write(plan.workspace, record)
+        return f"{second.message}; {second.hint}" if second.hint else second.message
+    begun = {(job.id, job.cluster) for job in jobs}
+    for entry in record.steps:
+        entry.attempts = [
+            each for each in entry.attempts if each["time"] < since or
+            (each["job"].partition("_")[0], each.get("cluster", "")) not in begun]
+        if entry.state == "submitted" and not entry.attempts:
+            entry.state, entry.job, entry.submitted_tasks = "planned", None, []
+        elif entry.attempts:
+            entry.job = entry.attempts[-1]["job"]
+            entry.submitted_tasks = list(entry.attempts[-1]["tasks"])
+    if before:
+        record.state = before
+    else:
+        record.state = "refused" if refused else "cancelled"
+        record.note = getattr(error, "message", str(error)) if refused else \
+            "interrupted while submitting"
+    records.write(plan.workspace, record)
+    return ""
 
 
 @contextlib.contextmanager

@@ -138,6 +138,12 @@ def clusters(record: RunRecord) -> set[str]:
                     for attempt in step.attempts} or {""}
 
 
+def known(record: RunRecord) -> set[str]:
+    """Base ids of all jobs in a record."""
+    return {attempt["job"].partition("_")[0] for step in record.steps
+            for attempt in step.attempts}
+
+
 def of_script(script: Path, cluster: str = "") -> JobId:
     """Any job that was submitted with a script of a step, whatever its number."""
     return JobId("", cluster, str(script), str(script.parent))

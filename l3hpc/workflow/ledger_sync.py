@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from l3hpc.errors import ClusterError
 from l3hpc.files import write_text
 from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, records, render, waiting
+from l3hpc.workflow import identity, records, render, sbatch, status
+from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.model import Plan, RunRecord
-from l3hpc.workflow.shell import call
+from l3hpc.workflow.shell import on_cluster
 from l3hpc.workflow.units import slurm_time
 
 if TYPE_CHECKING:
     from l3hpc.workflow.profile import ClusterProfile
 
 FILE = "ledger-sync.sbatch"
-SBATCH_TIMEOUT_S = 120
+GIVE_UP_S = 60.0  # a run does not wait for it
 
 
 def wanted(plan: Plan) -> bool:
@@ -53,21 +54,51 @@ def prepare(plan: Plan) -> None:
         write_text(plan.folder / FILE, script(plan), durable=False)
 
 
-def follow(workspace: Path, record: RunRecord, progress: Progress) -> None:
-    """Submit the job behind all jobs of a run. A refusal is said, and nothing else happens."""
+def follow(workspace: Path, record: RunRecord, progress: Progress, since: float = 0.0) -> None:
+    """Submit the job behind all jobs of a run. A refusal is said, and nothing else happens.
+
+    since: when the submission of these jobs began (unix seconds).
+    """
     path = records.run_folder(workspace, record.run) / FILE
-    jobs = [job for step in record.steps if step.job
-            for job in waiting.open_jobs(step, artifacts.finished(step.artifact)) or [step.job]]
-    if not jobs or not path.is_file():
+    if not path.is_file():
         return
     try:
-        answer = call(["sbatch", "--parsable", f"--dependency=afterany:{':'.join(jobs)}",
-                       str(path)], timeout_s=SBATCH_TIMEOUT_S)
+        jobs, cluster = _to_wait_for(workspace, record, since)
     except ClusterError as error:
         progress.note(f"no job for the results sheet: {error.message}; later: l3hpc ledger sync")
         return
-    record.sync_job = answer.strip().splitlines()[-1].partition(";")[0]
+    if not jobs:
+        return
+    command = on_cluster(["sbatch", "--parsable", f"--dependency=afterany:{':'.join(jobs)}",
+                          str(path)], cluster)
+    before = {record.sync_job or ""}
+    try:
+        job = sbatch.submit(sbatch.Submission(
+            command, JobId("", cluster, str(path)), known=lambda: before, say=progress.note,
+            give_up_s=GIVE_UP_S))
+    except sbatch.OutcomeUnknownError as error:
+        progress.note(f"whether a job for the results sheet was submitted is not known: "
+                      f"{error.message}; later: l3hpc ledger sync")
+        return
+    except ClusterError as error:
+        progress.note(f"no job for the results sheet: {error.message}; later: l3hpc ledger sync")
+        return
+    record.sync_job = job.id
     records.write(workspace, record)
+
+
+def _to_wait_for(workspace: Path, record: RunRecord, since: float) -> tuple[list[str], str]:
+    """What was submitted since then, and of the earlier jobs of the run those that still wait or
+    run (an old number may be anybody's); and the cluster that has them."""
+    jobs: dict[str, str] = {}
+    old = any(attempt["time"] < since for step in record.steps for attempt in step.attempts)
+    live = status.live_tasks(workspace, record) if old else {}
+    for step in record.steps:
+        ids = identity.of_step(workspace, record, step)
+        for job in [*(ids[task.job] for task in live.get(step.name, {}).values()),
+                    *(job for job in ids.values() if job.submitted >= since)]:
+            jobs[job.id] = job.cluster
+    return list(jobs), next(iter(jobs.values()), "")
 
 
 def words(plan: Plan, record: RunRecord) -> str | None:

@@ -77,7 +77,8 @@ class Owner:
         self._number = mine
         for old in self._numbers():
             if old < mine:
-                self._claim(old).unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # of another person: it stays
+                    self._claim(old).unlink(missing_ok=True)
         self._stop.clear()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True)
         self._thread.start()
@@ -141,13 +142,14 @@ class Owner:
         except (OSError, json.JSONDecodeError):  # being written just now, or by a killed process
             state = {"token": f"unreadable {numbers[-1]}"}
         with contextlib.suppress(OSError):
-            state["age"] = time.time() - self._claim(numbers[-1]).stat().st_mtime
+            file = self._claim(numbers[-1]).stat()
+            state["age"], state["own"] = time.time() - file.st_mtime, file.st_uid == os.geteuid()
         return numbers[-1], state
 
     def _alive(self, state: dict[str, Any]) -> bool:
         if state.get("released") or state.get("age", 0.0) > DEAD_S:
             return False
-        if state.get("host") == socket.gethostname() and "pid" in state:
+        if state.get("host") == socket.gethostname() and "pid" in state and state.get("own", True):
             start = process_start(state["pid"])
             if start is None or start != state.get("start"):
                 return False

@@ -7,7 +7,6 @@ touches nothing: it reads the pipeline, the configuration, listings of data and 
 from __future__ import annotations
 
 import datetime
-import getpass
 import importlib.util
 import json
 import re
@@ -21,7 +20,7 @@ from pydantic import BaseModel
 
 from l3hpc import steps as step_rooms
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import digest, read_json
+from l3hpc.files import current_user, digest, read_json
 from l3hpc.workflow import artifacts, fingerprint, outside, parameters, pipelines
 from l3hpc.workflow.config import Config, check_workspace
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
@@ -74,7 +73,7 @@ def build(
     run = run_name(config.workspace, request.name or found.name,
                    [step.fingerprint for step in planned.values()],
                    date or datetime.date.today())
-    steps = labelled(planned, config, found.name, run, user or getpass.getuser(), students)
+    steps = labelled(planned, config, found.name, run, user or current_user(), students)
     return Plan(run=run, pipeline=found.name, workspace=config.workspace, profile=config.profile,
                 steps=steps, options=request.typed(), ledger=config.ledger)
 

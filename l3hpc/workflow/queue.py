@@ -21,6 +21,8 @@ from l3hpc.workflow.words import seconds
 SQUEUE_S = 20.0
 SACCT_S = 20.0
 MAX_IDS_LENGTH = 100_000
+MOST_TASKS = 4_000_001  # the largest MaxArraySize that Slurm takes
+_SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?(?::(\d{1,9}))?")
 _WIDTHS = {"JobArrayID": 40, "State": 24, "Reason": 60, "TimeUsed": 20, "StartTime": 24,
            "RestartCnt": 12, "TimeLimit": 20, "exit_code": 16, "NodeList": 64, "Cluster": 40,
            "SubmitTime": 24}
@@ -293,19 +295,23 @@ def expand(job: str) -> list[str]:
     """``13_[0-2,5%2]`` → ``13_0, 13_1, 13_2, 13_5``; anything else as it is.
 
     A list that Slurm has cut short (``13_[0,2,4...]``) counts as far as it is certain: its last
-    number may have lost digits.
+    number may have lost digits. One that no Slurm can mean (garbled, or more tasks than an array
+    may have) stays as it is.
     """
     match = re.fullmatch(r"(\d+)_\[([\d,:-]+)(\.\.\.)?(%\d+)?\]", job)
     if match is None:
         return [job]
-    names = []
+    indices: list[range] = []
     parts = match[2].strip(",").split(",")
     for part in parts[:-1] if match[3] else parts:
-        span, _, step = part.partition(":")
-        first, _, last = span.partition("-")
-        names += [f"{match[1]}_{index}"
-                  for index in range(int(first), int(last or first) + 1, int(step or 1))]
-    return names
+        span = _SPAN.fullmatch(part)
+        if span is None or span[3] and not int(span[3]):
+            return [job]
+        indices.append(range(int(span[1]), int(span[2] or span[1]) + 1, int(span[3] or 1)))
+    if indices and max(each.stop for each in indices) > MOST_TASKS \
+            or sum(map(len, indices)) > MOST_TASKS:
+        return [job]
+    return [f"{match[1]}_{index}" for each in indices for index in each]
 
 
 def _exit_code(text: str) -> int | None:

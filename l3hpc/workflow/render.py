@@ -32,7 +32,7 @@ SRUN = ("srun", "--nodes=1", "--ntasks=1", "--unbuffered")  # a step: Slurm coun
 CONTEXT = (  # what a template may use
     "command", "container", "directives", "env", "folder", "heal", "kind", "logs",
     "markers", "offset", "params", "pipeline", "profile", "python", "resources", "run",
-    "setup", "srun", "step", "umask", "workspace")
+    "setup", "shared", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
 
@@ -182,7 +182,7 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
     folder = plan.step_folder(step.name)
     srun = profile.executor == "slurm" and profile.srun
     command = [*(SRUN if srun else ()), *profile.container, profile.python, "-u", "-m",
-               "submitit.core._submit", str(folder / "logs")]
+               "l3hpc.workflow.job_entry", str(folder / "logs")]
     heal = [*profile.container, profile.python, "-m", "l3hpc.workflow.healing.job", str(folder)]
     return {
         "directives": [Markup(line) for line in directives(plan, step, part)],
@@ -195,7 +195,7 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
         "folder": str(folder), "workspace": str(plan.workspace),
         "run": plan.run, "pipeline": plan.pipeline, "step": step.name, "kind": step.kind,
         "params": step.params, "profile": profile, "python": profile.python,
-        "container": list(profile.container),
+        "container": list(profile.container), "shared": profile.shared_group,
     }
 
 

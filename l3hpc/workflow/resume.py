@@ -26,6 +26,7 @@ from l3hpc.workflow import (
     partitions,
     records,
     render,
+    sbatch,
     status,
     submission,
     waiting,
@@ -70,7 +71,7 @@ def resume(
     second one finds the jobs of the first alive.
     """
     with claims.claim(workspace, run, "resume"), submission.umask(profile):
-        handover.cancel_jobs(orphans.find(workspace, records.read(workspace, run)))
+        sbatch.cancel(orphans.find(workspace, records.read(workspace, run)), run)
         _await_ending(workspace, run, progress or Progress())
         todo = missing(workspace, run, profile, sets, only=only, again=again)
         record = records.read(workspace, run)
@@ -83,15 +84,15 @@ def resume(
             return record
         texts = submission.scripts(todo.plan, todo.steps)
         if not record.local:
-            handover.cancel_jobs(todo.stale)
+            sbatch.cancel(todo.stale, run)
         for entry in todo.again:
             artifacts.discard(Path(entry.artifact))
         for step in todo.steps:
             _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
-        before = _begin_again(workspace, record)
+        before, since = _begin_again(workspace, record), time.time()
         handover.hand_over(todo.plan, todo.steps, texts, record, progress or Progress(),
                            alive=todo.alive, before=before)
-        ledger_sync.follow(workspace, record, progress or Progress())
+        ledger_sync.follow(workspace, record, progress or Progress(), since)
     if on_submitted is not None:
         on_submitted(record)
     if record.local:
@@ -170,7 +171,7 @@ def _begin_again(workspace: Path, record: RunRecord) -> str:
     before = record.state
     if before == "submitting":  # a submission that was killed
         before = "submitted" if any(step.attempts for step in record.steps) else ""
-    record.state = "submitting"
+    record.state, record.note = "submitting", ""
     records.write(workspace, record)
     return before
 

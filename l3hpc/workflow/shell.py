@@ -68,11 +68,12 @@ def call(command: Sequence[str], *, timeout_s: float) -> str:
         raise ClusterError(f"{program} did not answer within {timeout_s:.0f} s",
                            hint="Is the cluster up? l3hpc doctor") from None
     if done.returncode != 0:
-        raise ClusterError(_words(program, done.stderr or done.stdout))
+        raise ClusterError(program_words(program, done.stderr or done.stdout))
     return done.stdout
 
 
-def _words(program: str, text: str) -> str:
+def program_words(program: str, text: str) -> str:
+    """What a program said, on one line, for an error."""
     lines = [line.strip().removeprefix(f"{program}: ").removeprefix("error: ")
              for line in text.splitlines() if line.strip()]
     return f"{program}: " + ("; ".join(lines) or "failed without a word")

@@ -231,7 +231,8 @@ def _run_status(
                        notes=list((local or answer).notes),
                        combinations=list(record.options.get("combinations", ())))
     if broken_off and state != "done":
-        status.notes.insert(0, "the submitting process was killed before it had handed over all")
+        status.notes.insert(0, record.note or "the submitting process was killed before it had "
+                               "handed over all")
     if record.note and state in ("refused", "cancelled"):
         status.notes.insert(0, record.note)
     if state in ("failed", "lost", "cancelled") or broken_off and state != "done":

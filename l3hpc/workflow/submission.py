@@ -6,7 +6,6 @@ A run that cannot be written leaves nothing behind; ``handover`` does the same f
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import shutil
 import signal
@@ -17,8 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.files import share_file, write_json
-from l3hpc.ledger.store import share
+from l3hpc.files import current_user, share_file, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
     artifacts,
@@ -29,6 +27,7 @@ from l3hpc.workflow import (
     partitions,
     records,
     render,
+    sharing,
 )
 from l3hpc.workflow.handover import hand_over, write_scripts
 from l3hpc.workflow.healing import policy as healing
@@ -62,6 +61,9 @@ def submit(
         return _test(plan, steps, texts, progress or Progress())
     with umask(plan.profile):
         claim = _make_folder(plan)
+        for danger in sharing.dangers(plan.workspace):
+            if danger.anybody:
+                (progress or Progress()).note(f"warning: {danger.words}; close it: {danger.fix}")
         try:
             record = _write_folder(plan, steps, texts)
             hand_over(plan, steps, texts, record, progress or Progress())
@@ -142,6 +144,10 @@ def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
 
 def _make_folder(plan: Plan) -> Owner:
     """The run's folder, claimed: no other command hands over its jobs meanwhile."""
+    if plan.profile.shared_group:
+        sharing.prepare(plan.workspace, {step.kind for step in plan.steps})
+    elif plan.folder.parent.is_dir():
+        sharing.require_writable(plan.folder.parent)
     try:
         plan.folder.mkdir(parents=True)
     except FileExistsError:
@@ -168,12 +174,10 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> R
     for step in steps:
         _fill_step(plan, step, texts.get(step.name, ()))
     ledger_sync.prepare(plan)
-    if plan.profile.shared_group:
-        share(plan.workspace)
     local = executors.is_local(plan.profile)
     record = RunRecord(
         run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
-        user=getpass.getuser(), host=socket.gethostname(), command=list(sys.argv),
+        user=current_user(), host=socket.gethostname(), command=list(sys.argv),
         options=plan.options, state="submitting", local=local, folder=os.getcwd(),
         slots={"cpus": plan.profile.slot_cpus(), "mem_mb": plan.profile.slot_mem_mb()}
         if local else {},
@@ -197,6 +201,8 @@ def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part,
         write_scripts(folder, texts)
         write_json(folder / healing.FILE, healing.of(plan.profile, step).to_json(), durable=False)
     step.artifact.mkdir(parents=True, exist_ok=True)
+    if plan.profile.shared_group and step.missing:
+        sharing.prepare_artifact(step.artifact)
     share_file(folder / "config.json", step.artifact / "config.json")
     (plan.folder / "artifacts" / step.name).symlink_to(step.artifact)
 
@@ -230,7 +236,7 @@ def _test(
     progress.finish()
     return RunRecord(
         run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
-        user=getpass.getuser(), host=socket.gethostname(), command=list(sys.argv),
+        user=current_user(), host=socket.gethostname(), command=list(sys.argv),
         options=plan.options, state="tested", steps=[])
 
 

@@ -9,7 +9,6 @@ them go to Slurm together.)
 from __future__ import annotations
 
 import datetime
-import getpass
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from l3hpc.errors import InputError, nearest
+from l3hpc.files import current_user
 from l3hpc.workflow import pipelines
 from l3hpc.workflow.config import Config
 from l3hpc.workflow.model import Plan, PlannedStep
@@ -107,7 +107,7 @@ def build(pipeline: str | Pipeline, config: Config, request: Request,
         used.append((chosen, own))
     run = run_name(config.workspace, request.name or found.name,
                    [step.fingerprint for step in merged.values()], date or datetime.date.today())
-    tagged = labelled(merged, config, found.name, run, user or getpass.getuser(), students)
+    tagged = labelled(merged, config, found.name, run, user or current_user(), students)
     options = {**request.typed(), "grid": {name: list(values) for name, values in grid.items()},
                "combinations": [{"values": chosen, "steps": own} for chosen, own in used]}
     return Sweep(Plan(run=run, pipeline=found.name, workspace=config.workspace,

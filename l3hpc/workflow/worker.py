@@ -29,7 +29,7 @@ from l3hpc import terminal
 from l3hpc._version import __version__
 from l3hpc.cores import limit_pools
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.files import digest_file, read_json, whole_folder, write_json
+from l3hpc.files import digest_file, read_json, read_own, whole_folder, write_json
 from l3hpc.ledger.journal import Journal
 from l3hpc.progress import LogProgress, Progress, StateProgress
 from l3hpc.quiet import quiet_first_import
@@ -58,6 +58,7 @@ class TaskCall:
         else:  # preemption or scancel: KILL follows after a while
             signal.signal(signal.SIGTERM, _keep)
         try:
+            read_own(Path(self.config_path))  # it says which folders are written and removed
             return run_task(Path(self.config_path), self.index)
         except L3hpcError as error:
             for number, line in enumerate(str(error).splitlines()):
@@ -231,7 +232,7 @@ def _compute(
             f"step {config['step']!r} is now version {module.VERSION}, the config was frozen for "
             f"version {wanted}", hint="Submit the pipeline again; the artifact gets a new name.")
     target = artifacts.task_folder(artifact, index)
-    scratch = artifacts.scratch_folder(artifact, index)
+    scratch = artifacts.own_scratch(artifact, index)
     for left in artifact.glob(f".{target.name}.*.tmp"):  # of a killed attempt: the claim is ours
         shutil.rmtree(left, ignore_errors=True)
     if target.is_dir():  # without result.json: someone removed it to have the task computed again

@@ -93,12 +93,34 @@ def test_missing_extra_and_shared_sources_are_named(us8k):
     (findings,) = check_folder(folder)
     assert findings.kind == "UrbanSound8K"
     assert [(one.kind, one.count, one.examples) for one in findings.problems] == [
-        ("missing audio", 2, ("fold2/203-3-0-1.wav", "fold3/103-3-1-0.wav"))]
+        ("missing audio", 2, ("fold2/203-3-0-1.wav", "fold3/103-3-1-0.wav")),
+        ("folds", 7, ("fold 4", "fold 5", "fold 6"))]
     assert {one.kind: one.examples for one in findings.remarks} == {
         "extra audio": ("fold2/203-3-0-1_pitch2.wav",), "source": ("103 (1, 3)",),
-        "size": ("13",)}
+        "size": ("13",), "classes": ()}
     assert findings.counts["folds"] == {"1": 4, "2": 4, "3": 5}
     assert findings.counts["rates"] == {"8000": 11}
+
+
+def test_folds_without_clips_or_audio_are_problems(us8k, esc50):
+    folder = us8k(folds=10, per_fold=4)
+    assert not folders.inspect(folder).problems
+    for path in (folder / "audio/fold3").iterdir():
+        path.unlink()
+    table = folder / "metadata/UrbanSound8K.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(True)
+                             if line.split(",")[5] != "10"))
+    assert [str(one) for one in folders.inspect(folder).problems if one.kind == "folds"] == [
+        "1 of 10 folds have no clips in the table: fold 10",
+        "1 of 10 folds have no audio: fold 3"]
+    folder = esc50(folds=5, per_fold=9)
+    table = folder / "meta/esc50.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(True)
+                             if not line.startswith("2-") or "2-2000-A-0" in line))
+    found = folders.inspect(folder)
+    assert [str(one) for one in found.problems] == [
+        "1 folds have far fewer clips than the others: fold 2 (1)"]
+    assert "3 of 50 classes" in [str(one) for one in found.remarks]
 
 
 def test_a_class_that_a_fold_lacks_is_a_remark(esc50):

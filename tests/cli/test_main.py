@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from l3hpc import cli
+from l3hpc.errors import InputError
 from l3hpc.workflow import status
 
 
@@ -45,6 +46,20 @@ def test_no_traceback_without_debug(capsys, monkeypatch, tmp_path):
     assert code == 1 and err.startswith("error: TypeError: ") and "--debug" in err
     with pytest.raises(TypeError):
         cli.main(["--debug", "status"])
+
+
+def test_a_line_without_end_is_shown_by_its_two_ends(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def refused(*arguments, **options):
+        raise InputError(f"'{'x' * 10**6}' is no number", where="table.csv:3", hint="Look at it.")
+
+    monkeypatch.setattr(status, "collect", refused)
+    code, err = call(capsys, "status")
+    first, last = err.splitlines()
+    assert code == 2 and len(first) < 2000
+    assert first.startswith("error: table.csv:3: 'xxx") and first.endswith("xxx' is no number")
+    assert last == "       Look at it."
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):

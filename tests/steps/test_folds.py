@@ -46,11 +46,14 @@ def fold_files(done):
 
 
 def test_a_row_of_the_ledger_for_every_fold(runner, esc50, embedded):
-    done = runner.run("folds", {"clips": esc50, "model": "svm"}, {"embed": embedded})
+    done = runner.run("folds", {"clips": esc50, "partial": True, "model": "svm"},
+                      {"embed": embedded})
     assert runner.shards["folds"] == [{"fold": fold} for fold in (1, 2, 3, 4)]
     told = fold_files(done)
     tests = [one["scores"]["test"]["accuracy"] for one in told]
-    assert done.text == f"svm, 4 folds: accuracy {np.mean(tests):.3f} on average"
+    part = "4 of 5 folds, 3 of 50 classes, 48 of 2,000 clips"
+    assert done.text == f"svm, 4 folds ({part}): accuracy {np.mean(tests):.3f} on average"
+    assert {row["note"] for _, row, _ in runner.records.rows} == {f"only {part}"}
     assert len(runner.records.rows) == 4
     for index, ((tab, row, _), one) in enumerate(zip(runner.records.rows, told, strict=True)):
         assert tab == "classifier" and set(row) == {*tab_named(tab).fields, "note", "state"}
@@ -74,7 +77,7 @@ def test_a_row_of_the_ledger_for_every_fold(runner, esc50, embedded):
 
 
 def test_what_is_written_and_summed_up(runner, esc50, embedded):
-    done = runner.run("folds", {"clips": esc50, "model": "rf", "features": "stats",
+    done = runner.run("folds", {"clips": esc50, "partial": True, "model": "rf", "features": "stats",
                                 "search": False, "trees": 30}, {"embed": embedded})
     runner.run("score")
     right, matrix = [], np.zeros((3, 3), int)
@@ -106,7 +109,9 @@ def test_what_is_written_and_summed_up(runner, esc50, embedded):
     low, high = found["accuracy"]["interval"]
     assert runner.results["score"][0]["accuracy"] == found["accuracy"]
     assert steps.step("score").summary(runner.results["score"]) == (
-        f"ESC-50, rf: accuracy {np.mean(right):.3f} ({low:.3f} to {high:.3f})")
+        "ESC-50 (4 of 5 folds, 3 of 50 classes, 48 of 2,000 clips), rf: "
+        f"accuracy {np.mean(right):.3f} ({low:.3f} to {high:.3f})")
+    assert found["note"] == "only 4 of 5 folds, 3 of 50 classes, 48 of 2,000 clips"
 
 
 def test_labels_of_the_test_fold_change_no_prediction(new_runner, tmp_path):
@@ -116,7 +121,7 @@ def test_labels_of_the_test_fold_change_no_prediction(new_runner, tmp_path):
     table, found = folder / "meta/esc50.csv", []
     for name in ("as it is", "exchanged"):
         run = new_runner(name)
-        run.run("folds", {"clips": folder, "model": "svm"}, {"embed": embedded},
+        run.run("folds", {"clips": folder, "model": "svm", "partial": True}, {"embed": embedded},
                 shards=[{"fold": 1}])
         told = json.loads((run.artifact("folds") / "0000/fold.json").read_text())
         with open(run.artifact("folds") / "0000/predictions.csv") as stream:
@@ -132,14 +137,14 @@ def test_labels_of_the_test_fold_change_no_prediction(new_runner, tmp_path):
 
 def test_clips_without_embeddings_are_counted_or_too_many(runner, new_runner, esc50, embedded):
     (embedded / "2-2000-A-0.npz").unlink()
-    done = runner.run("folds", {"clips": esc50, "model": "svm", "search": False},
+    done = runner.run("folds", {"clips": esc50, "partial": True, "model": "svm", "search": False},
                       {"embed": embedded})
     assert [result["missing"] for result in done.results] == [1] * 4
     assert done.text.endswith("on average, 1 clips missing")
     told = fold_files(done)
     assert told[1]["missing"] == ["2-2000-A-0.wav"] and told[1]["scores"]["test"]["clips"] == 11
     with pytest.raises(L3hpcError, match="1 of 48 clips have no embedding: 2-2000-A-0.wav"):
-        new_runner("strict").run("folds", {"clips": esc50, "max_missing": 0.02},
+        new_runner("strict").run("folds", {"clips": esc50, "max_missing": 0.02, "partial": True},
                                  {"embed": embedded})
 
 
@@ -153,8 +158,9 @@ def test_published_features_of_us8k_can_be_used(runner, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         x = 3 * np.eye(4)[clip.label] + rng.normal(size=(rng.integers(1, 4), 4))
         np.savez_compressed(path, X=x, y=data.ids[clip.label])
-    done = runner.run("folds", {"clips": folder, "model": "mlp", "search": False, "epochs": 40,
-                                "learning_rate": 1e-3, "every": 10}, {"embed": features})
+    done = runner.run("folds", {"clips": folder, "partial": True, "model": "mlp", "search": False,
+                                "epochs": 40, "learning_rate": 1e-3, "every": 10},
+                      {"embed": features})
     assert np.mean([result["test"] for result in done.results]) > 0.8
     row = runner.records.rows[0][1]
     assert (row["learning_rate"], row["weight_decay"], row["num_epochs"],
@@ -168,12 +174,14 @@ def test_embed_takes_both_layouts(runner, tmp_path, teacher, layout, clips, wind
     embed = runner.run("embed", {"clips": folder, "student": str(teacher), "hop": 0.5,
                                  "files_per_task": 10})
     assert len(embed.results) == 2 and sum(one["rows"] for one in embed.results) == windows
-    done = runner.run("folds", {"clips": folder, "model": "svm", "features": "stats"})
+    done = runner.run("folds", {"clips": folder, "model": "svm", "features": "stats",
+                                "partial": True})
     assert [result["clips"] for result in done.results] == [clips] * 3
-    assert {row["note"] for _, row, _ in runner.records.rows} == {RANDOM_WEIGHTS}
+    (note,) = {row["note"] for _, row, _ in runner.records.rows}
+    assert note.startswith(f"{RANDOM_WEIGHTS}; only 3 of ")
     score = runner.run("score")
     told = json.loads((score.folder / "0000/scores.json").read_text())
-    assert told["note"] == RANDOM_WEIGHTS and "24-d" in told["network"]
+    assert told["note"] == note and "24-d" in told["network"]
 
 
 def test_a_subset_embeds_its_clips_alone(runner, tmp_path, teacher):
@@ -182,14 +190,69 @@ def test_a_subset_embeds_its_clips_alone(runner, tmp_path, teacher):
     assert runner.results["embed"][0]["recordings"] == 12
 
 
+def leave_out(folder, lines):
+    table = next(folder.rglob("*.csv"))
+    table.write_text("".join(line for line in table.read_text().splitlines(True)
+                             if not lines(line)))
+
+
+@pytest.mark.parametrize(("layout", "total"), [("esc50", 5), ("us8k", 10)])
+def test_a_set_without_a_whole_fold_is_refused_or_labelled(tmp_path, layout, total):
+    """UrbanSound8K without a fold ran with nine, and its mean stood there as if it were of ten."""
+    folds = steps.step("folds")
+    folder = getattr(layouts, layout)(tmp_path / "set", folds=total, per_fold=4, audio=False)
+    folds.check({"folds": folds.Params(clips=folder)})  # small, but every fold is there
+    before = folders.read(folder)
+    assert before.small_folds() == [] and f"{total} folds" not in before.part
+    column = 1 if layout == "esc50" else 5
+    leave_out(folder, lambda line: line.split(",")[column] == "3")
+    with pytest.raises(InputError, match="lists no clips of fold 3: "
+                       f"{total - 1} of {total} folds, .*clips of ") as caught:
+        folds.check({"folds": folds.Params(clips=folder)})
+    assert "--set folds.partial=true" in str(caught.value)
+    own = folds.Params(clips=folder, partial=True)
+    folds.check({"folds": own})
+    assert f"({total - 1} of {total} folds" in folds.describe({"folds": own})
+
+
+def test_a_fold_of_one_clip_is_refused(tmp_path):
+    folds = steps.step("folds")
+    folder = layouts.us8k(tmp_path / "set", folds=10, per_fold=6, audio=False)
+    clips = []
+    leave_out(folder, lambda line: line.split(",")[5] == "3" and (
+        clips.append(line) or len(clips) > 1))
+    with pytest.raises(InputError, match="lists 1 clip of fold 3: "):
+        folds.check({"folds": folds.Params(clips=folder)})
+
+
+def test_a_fold_that_lost_its_embeddings_is_refused(runner, tmp_path):
+    """Whatever max_missing says: its accuracy would be that of nothing, or of a few."""
+    folder = layouts.esc50(tmp_path / "esc50", folds=5, per_fold=4, audio=False)
+    embedded = embed_by_hand(folder, tmp_path / "embeddings")
+    for path in sorted(embedded.glob("3-*.npz"))[:7]:
+        path.unlink()
+    with pytest.raises(L3hpcError, match="5 of 12 clips of fold 3 have an embedding"):
+        runner.run("folds", {"clips": folder, "model": "svm", "search": False,
+                             "max_missing": 0.5}, {"embed": embedded}, shards=[{"fold": 1}])
+
+
+def test_scores_of_some_folds_are_not_taken_for_all(runner, tmp_path):
+    folder = layouts.esc50(tmp_path / "esc50", folds=5, per_fold=2, audio=False)
+    embedded = embed_by_hand(folder, tmp_path / "embeddings")
+    done = runner.run("folds", {"clips": folder, "model": "svm", "search": False},
+                      {"embed": embedded}, shards=[{"fold": fold} for fold in (1, 2, 4, 5)])
+    with pytest.raises(InputError, match="holds scores of 4 of 5 folds: fold 3 is there 0 times"):
+        steps.step("score").read_folds(done.folder)
+
+
 def test_refusals(tmp_path):
     folds, embed = steps.step("folds"), steps.step("embed")
     two = layouts.esc50(tmp_path / "two", folds=2, audio=False)
     with pytest.raises(InputError, match="has clips of 2 folds"):
-        folds.check({"folds": folds.Params(clips=two)})
-    folds.check({"folds": folds.Params(clips=two, valid_fold=False)})
+        folds.check({"folds": folds.Params(clips=two, partial=True)})
+    folds.check({"folds": folds.Params(clips=two, partial=True, valid_fold=False)})
     with pytest.raises(InputError, match="only the clips of a subset are embedded"):
-        folds.check({"folds": folds.Params(clips=two, valid_fold=False),
+        folds.check({"folds": folds.Params(clips=two, partial=True, valid_fold=False),
                      "embed": embed.Params(clips=two, subset="esc10")})
     with pytest.raises(InputError, match="a subset is one of clips"):
         embed.check({"embed": embed.Params(audio=two, subset="esc10")})

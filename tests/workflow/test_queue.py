@@ -1,5 +1,6 @@
 """Reading what squeue and sacct print."""
 
+import pytest
 from fakeslurm import queue_line
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,13 @@ def test_a_list_of_indices_that_was_cut_short_counts_as_far_as_it_is_certain():
     assert queue.expand("7_[0-2,5,4...]") == ["7_0", "7_1", "7_2", "7_5"]
     assert queue.expand("7_[0,12...%2]") == ["7_0"]
     assert queue.expand("7_[4...]") == []
+
+
+@pytest.mark.parametrize("job", [
+    "7_[-,0-2]", "7_[1--2]", "7_[0-4:0]", "7_[0-]", "7_[:]", "7_[5,,6]", "7_[0-999999999]",
+    "7_[0-4000001]", "7_[0-3999999,0-3999999]", "7_[99999999999999999999]"])
+def test_a_garbled_list_of_indices_is_no_list_and_takes_no_memory(job):
+    assert queue.expand(job) == [job]
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=30, unique=True))

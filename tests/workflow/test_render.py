@@ -169,7 +169,7 @@ class TestTemplates:
         text = self.rendered("train.sbatch.j2", '{% extends "base.sbatch.j2" %}\n'
                              "{% block setup %}{{ super() }}\nulimit -c 0\n{% endblock %}")
         assert "\nmodule purge\n" in text and "\nulimit -c 0\n" in text
-        assert "submitit.core._submit" in text
+        assert "l3hpc.workflow.job_entry" in text
 
     def test_their_base_reaches_every_step(self):
         text = self.rendered("base.sbatch.j2", '{% extends "default/base.sbatch.j2" %}\n'

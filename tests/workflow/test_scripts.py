@@ -92,7 +92,7 @@ def test_the_command_and_its_environment(machine):
     path, folder = machine.script()
     code, said = machine.run(path, {"SBATCH_PARTITION": "evil"})
     assert (code, said) == (0, "")
-    assert machine.arguments() == ["-u", "-m", "submitit.core._submit", str(folder / "logs")]
+    assert machine.arguments() == ["-u", "-m", "l3hpc.workflow.job_entry", str(folder / "logs")]
     seen = machine.environment()
     assert seen["SUBMITIT_EXECUTOR"] == "slurm" and seen["SRUN_CPUS_PER_TASK"] == "3"
     assert seen["OMP_NUM_THREADS"] == seen["TF_NUM_INTRAOP_THREADS"] == "3"

@@ -3,7 +3,6 @@
 import json
 import pickle
 import re
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,7 @@ from l3hpc.errors import ClusterError, InputError
 from l3hpc.progress import Progress
 from l3hpc.workflow import handover, records, render, submission
 from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.executors.slurm import job_in, sbatch_command
-from l3hpc.workflow.identity import JobId
+from l3hpc.workflow.executors.slurm import sbatch_command
 from l3hpc.workflow.shell import scrubbed
 
 
@@ -159,18 +157,6 @@ def test_kill_on_invalid_dep_can_be_switched_off(tmp_path):
     assert command[1:4] == ["--parsable", "--dependency=afterok:7:9_3", "--kill-on-invalid-dep=no"]
 
 
-@pytest.mark.parametrize(("text", "job"), [
-    ("12\n", JobId("12", "", "x")), ("12;cluster-2\n", JobId("12", "cluster-2", "x")),
-    ("Welcome to the site\n12\n", JobId("12", "", "x"))])
-def test_job_ids_are_read_from_what_sbatch_says(text, job):
-    assert job_in(text, Path("x")) == job
-
-
-def test_words_without_an_id_are_an_error():
-    with pytest.raises(Exception, match="no job id"):
-        job_in("an error that is none", Path("x"))
-
-
 def test_test_only_asks_about_every_script_and_keeps_nothing(chains, slurm, on, tmp_path):
     submission.submit(chains.plan(tmp_path, on=on), test_only=True)
     assert [line.split()[1] for line in slurm.calls("sbatch")] == ["--test-only"] * 5
@@ -255,12 +241,3 @@ def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkey
         submission.submit(chains.plan(tmp_path, on=on))
     assert list((tmp_path / "runs").iterdir()) == []
     assert slurm.calls("sbatch") == []
-
-
-def test_forgotten_ids_are_no_error_for_cancel(slurm):
-    slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Invalid job id "
-                          "specified' >&2; exit 1")
-    handover.cancel_jobs([JobId("1")])
-    slurm.says("scancel", "echo 'scancel: error: Unable to contact controller' >&2; exit 1")
-    with pytest.raises(ClusterError, match="Unable to contact"):
-        handover.cancel_jobs([JobId("1")])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.files import write_text
+from l3hpc.workflow import sharing
 from l3hpc.workflow.config import Config, check_workspace
 from l3hpc.workflow.doctor.line import Ask, Line, from_error
 
@@ -44,6 +45,18 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Li
     else:
         yield Line("workspace", "green", words)
     yield shared_line(config, parent, ask, probe)
+    yield sharing_line(config)
+
+
+def sharing_line(config: Config) -> Line:
+    """Who else can replace what lies in the workspace."""
+    check, found = "workspace is yours", list(sharing.dangers(config.workspace))
+    if not found:
+        return Line(check, "green", "your group adds to it, and nobody replaces your files"
+                    if config.profile.shared_group else "nobody else can replace your files")
+    words = "; ".join(danger.words for danger in found)
+    todo = "their owners can close them: " + "; ".join(danger.fix for danger in found)
+    return Line(check, "red" if any(danger.anybody for danger in found) else "yellow", words, todo)
 
 
 def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> Line:

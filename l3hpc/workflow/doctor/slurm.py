@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Iterator
 
 from l3hpc.errors import nearest
+from l3hpc.files import current_user
 from l3hpc.workflow import partitions, queue
 from l3hpc.workflow.doctor.line import Ask, Line
 from l3hpc.workflow.model import Resources
@@ -47,7 +47,7 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Line]:
 
 def queue_lines(ask: Ask) -> Iterator[Line]:
     """A red line where squeue does not take what ``status`` and ``cancel`` ask it."""
-    answer = ask(queue.squeue_command([getpass.getuser()]))
+    answer = ask(queue.squeue_command([current_user()]))
     if answer.code != 0:
         yield Line("queue", "red", f"squeue does not answer: {answer.reason}",
                    "status, resume and cancel need it; see what the command says: squeue --me")
@@ -110,7 +110,7 @@ def account_line(profile: ClusterProfile, ask: Ask) -> Line:
     wanted = " and ".join(f"{option} {value}" for option in ("account", "qos")
                           if (value := getattr(profile, option)))
     answer = ask(["sacctmgr", "--noheader", "--parsable2", "show", "associations",
-                  f"user={getpass.getuser()}", "format=account,qos"])
+                  f"user={current_user()}", "format=account,qos"])
     if answer.code != 0:
         return Line("account", "off", f"{wanted}: sacctmgr does not answer, so this was not looked "
                     "up (the test submission below tells)")

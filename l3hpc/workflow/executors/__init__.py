@@ -32,12 +32,16 @@ def is_local(profile: Any) -> bool:
     return bool(profile.executor == "local")
 
 
-def executor(profile: Any, workspace: Path, folder: Path) -> ScriptExecutor:
-    """The executor of a cluster profile for one step whose submitit files live in ``folder``."""
+def executor(profile: Any, workspace: Path, folder: Path, clusters: str = "") -> ScriptExecutor:
+    """The executor of a cluster profile for one step whose submitit files live in ``folder``.
+
+    clusters: what stands behind Slurm's ``--clusters`` ('' for none).
+    """
     if is_local(profile):
         from l3hpc.workflow.executors.local import LocalExecutor
 
         return LocalExecutor(folder, workspace=workspace)
     from l3hpc.workflow.executors.slurm import ScriptExecutor
 
-    return ScriptExecutor(folder, kill_on_invalid_dep=profile.kill_on_invalid_dep)
+    return ScriptExecutor(folder, kill_on_invalid_dep=profile.kill_on_invalid_dep,
+                          clusters=clusters)

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from l3hpc.errors import L3hpcError
+from l3hpc.files import read_own
 from l3hpc.workflow import markers, records
 from l3hpc.workflow.executors import limits
 from l3hpc.workflow.healing.policy import MEMORY, TIME, WARNED
@@ -236,10 +238,17 @@ class Runner:
             variables |= {"SLURM_ARRAY_JOB_ID": job["job"],
                           "SLURM_ARRAY_TASK_ID": name.rpartition("_")[2]}  # without an offset
         folder = self._record.folder
+        script = logs / f"{job['job']}_submission.sh"
+        try:
+            read_own(script)
+        except (OSError, L3hpcError) as error:
+            (logs / f"{name}_0_log.err").write_text(f"error: {error}\n", encoding="utf-8")
+            job.update(state="FAILED", exit=2, ended=time.time())
+            return
         with open(logs / f"{name}_0_log.out", "ab") as out, \
                 open(logs / f"{name}_0_log.err", "ab") as err:
             process = subprocess.Popen(
-                ["bash", str(logs / f"{job['job']}_submission.sh")], stdin=subprocess.DEVNULL,
+                ["bash", str(script)], stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, env=scrubbed() | variables, start_new_session=True,
                 cwd=folder if folder and os.path.isdir(folder) else None)
         self._processes[name] = process

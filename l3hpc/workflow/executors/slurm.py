@@ -14,33 +14,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import DelayedSubmission, FailedSubmissionError, JobPaths
+from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
 from l3hpc.errors import ClusterError
 from l3hpc.files import share_file
+from l3hpc.workflow import identity, sbatch
 from l3hpc.workflow.executors import Call
 from l3hpc.workflow.identity import JobId
-from l3hpc.workflow.shell import call
+from l3hpc.workflow.shell import on_cluster
 from l3hpc.workflow.worker import TaskCall
 
-SBATCH_TIMEOUT_S = 120
 _ARRAY = re.compile(r"^#SBATCH\s+--array[= ]", re.MULTILINE)
 
 
 class ScriptExecutor(SlurmExecutor):
     """Submits one rendered script, as one job or one array.
 
-    folder: the logs of the step whose script it is (the script names the same folder).
+    folder: the logs of the step whose script it is (the script names the same folder). clusters:
+    what stands behind ``--clusters`` ('' for none).
     """
 
-    def __init__(self, folder: Path, *, kill_on_invalid_dep: bool = True) -> None:
+    def __init__(self, folder: Path, *, kill_on_invalid_dep: bool = True,
+                 clusters: str = "") -> None:
         super().__init__(folder)
+        self._clusters = clusters
         self._kill_on_invalid_dep = kill_on_invalid_dep
         self._script = Path()
         self._dependencies: tuple[str, ...] = ()
         self._calls: tuple[Call, ...] = ()
         self._submitted = JobId("")
+        self._options: dict[str, Any] = {}
 
     @classmethod
     def name(cls) -> str:
@@ -54,16 +58,17 @@ class ScriptExecutor(SlurmExecutor):
 
     def submit_script(
         self, script: Path, calls: Sequence[Call], *, time_min: int, after: Sequence[str] = (),
-        max_timeouts: int = 3,
+        max_timeouts: int = 3, **options: Any,
     ) -> JobId:
         """Hand ``script`` to the scheduler, which is to run ``calls``.
 
         after: ids of the jobs that must succeed first. time_min: the true time limit (submitit
         tells a time-out from a preemption by it). Returns the job's number (of an array: its base)
-        and the cluster that has it, where one was named.
+        and the cluster that has it, where one was named. options: of ``sbatch.Submission``.
         A refusal is a ``ClusterError`` with the scheduler's words.
         """
         self._script, self._dependencies = Path(script), tuple(after)
+        self._options = options
         self.max_num_timeout = max_timeouts
         self.parameters["time"] = time_min
         self._calls = tuple(calls)
@@ -112,26 +117,19 @@ class ScriptExecutor(SlurmExecutor):
         return self.job_class(folder=self.folder, job_id=job_id, tasks=[0])
 
     def _sbatch(self, command: list[str]) -> JobId:
-        return job_in(call(command, timeout_s=SBATCH_TIMEOUT_S), self._script)
+        return sbatch.submit(sbatch.Submission(
+            command, identity.of_script(self._script, self._clusters), **self._options))
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         return sbatch_command(submission_file_path, self._dependencies,
-                              self._kill_on_invalid_dep)
+                              self._kill_on_invalid_dep, self._clusters)
 
 
-def job_in(text: str, script: Path) -> JobId:
-    """The job that sbatch names in its answer."""
-    for line in text.splitlines():  # a site's greeting may come first
-        match = re.fullmatch(r"(\d+)(?:;([\w.-]+))?", line.strip())
-        if match:
-            return JobId(match[1], match[2] or "", str(script))
-    raise FailedSubmissionError(f"no job id in what sbatch said: {text!r}")
-
-
-def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool) -> list[str]:
+def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool,
+                   clusters: str = "") -> list[str]:
     """The command that submits ``script``; dependencies stand here because the command line wins
     over the environment and over the script."""
-    command = ["sbatch", "--parsable"]
+    command = on_cluster(["sbatch", "--parsable"], clusters)
     if after:
         command.append("--dependency=afterok:" + ":".join(after))
         command.append(f"--kill-on-invalid-dep={'yes' if kill_on_invalid_dep else 'no'}")

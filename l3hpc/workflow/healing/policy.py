@@ -83,7 +83,7 @@ class Decision:
 def read(folder: Path) -> Policy:
     """The policy in a step's folder of a run; one that heals nothing where there is none."""
     try:
-        value = read_json(Path(folder) / FILE)
+        value = read_json(Path(folder) / FILE, own=True)  # it names a program to run
     except FileNotFoundError:
         return Policy(memory=0, time=0, nodes=0)
     names = Policy.__dataclass_fields__

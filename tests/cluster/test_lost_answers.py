@@ -1,0 +1,92 @@
+"""sbatch behind a wrapper, or cut off in the middle: real jobs, and what is known of them."""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from follow import profile, settled, states, until
+
+from l3hpc.workflow import records, sbatch, submission
+from l3hpc.workflow.cancel import cancel
+
+NAMES = ("extract", "sample")
+
+
+@pytest.fixture
+def wrapped(slurm_plain, tmp_path, monkeypatch):
+    """``wrapped(text)``: a program of that name in front of sbatch; $REAL is the real one."""
+
+    before = os.environ["PATH"]
+
+    def put(text, name="sbatch"):
+        folder = tmp_path / "site"
+        folder.mkdir(exist_ok=True)
+        real = shutil.which(name, path=before)
+        (folder / name).write_text(f"#!/bin/bash\nREAL={real}\nHERE={folder}\n{text}\n")
+        (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{before}")
+
+    return put
+
+
+def submitted(cluster, chains, tmp_path, **params):
+    made = chains.plan(tmp_path, names=NAMES, on=profile(chains, cluster),
+                       params={"extract": params})
+    return submission.submit(made)
+
+
+def count(cluster):
+    return len(cluster.command("squeue", "-h", "-t", "all", "-o", "%A").split())
+
+
+@pytest.mark.parametrize("text", [
+    '"$REAL" "$@"; echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv'
+    ' operation" >&2; exit 1',
+    '"$REAL" "$@" > "$HERE/id"; exec sleep 300',
+    '"$REAL" "${@:2}" | sed "s/$/ (cost: 7 units)/"; echo "Thank you."',
+    'echo "*** maintenance on 12 May ***"; "$REAL" "$@"; echo "24"'],
+    ids=["exit 1 after submitting", "silent", "no --parsable", "a banner around it"])
+def test_a_chain_whose_answers_are_lost_is_submitted_once(
+        slurm_plain, wrapped, chains, tmp_path, monkeypatch, text):
+    monkeypatch.setattr(sbatch, "LOOK_EVERY_S", 1.0)
+    before = count(slurm_plain)
+    wrapped(text)
+    record = submitted(slurm_plain, chains, tmp_path)
+    assert count(slurm_plain) == before + 2
+    assert states(until(tmp_path, "demo", settled)) == dict.fromkeys(NAMES, "done")
+    assert records.read(tmp_path, "demo").steps[1].job == record.steps[1].job
+
+
+def test_a_controller_that_is_away_while_submitting(slurm_plain, wrapped, chains, tmp_path,
+                                                    monkeypatch):
+    """It stops after the first job, and comes back while the second is tried."""
+    monkeypatch.setattr(sbatch, "RETRY_S", (1.0,) * 60)
+    wrapped('[ -e "$HERE/done" ] && { touch "$HERE/second"; sleep 2; }\ntouch "$HERE/done"\n'
+            'exec "$REAL" "$@"')
+    site, before = tmp_path / "site", count(slurm_plain)
+    with ThreadPoolExecutor(1) as pool:
+        submitting = pool.submit(submitted, slurm_plain, chains, tmp_path, seconds=1.0)
+        slurm_plain.until((site / "second").exists, 60, "no second sbatch")
+        slurm_plain.stop_daemon("slurmctld")
+        slurm_plain.start_controller()
+        record = submitting.result(120)
+    assert record.state == "submitted" and count(slurm_plain) == before + 2
+    assert states(until(tmp_path, "demo", settled, 90)) == dict.fromkeys(NAMES, "done")
+
+
+def test_nothing_is_said_to_be_known_while_the_queue_is_silent(
+        slurm_plain, wrapped, chains, tmp_path, monkeypatch):
+    monkeypatch.setattr(sbatch, "GIVE_UP_S", 1.0)
+    monkeypatch.setattr(sbatch, "RETRY_S", (0.2,) * 60)
+    before = count(slurm_plain)
+    wrapped('"$REAL" "$@" > /dev/null; echo "sbatch: error: Batch job submission failed: Socket '
+            'timed out on send/recv operation" >&2; exit 1')
+    wrapped("exit 1", "squeue")
+    with pytest.raises(sbatch.OutcomeUnknownError) as caught:
+        submitted(slurm_plain, chains, tmp_path, seconds=60.0)
+    assert caught.value.allowed == "whether extract was submitted is not known"
+    assert "l3hpc cancel demo" in caught.value.hint
+    assert records.read(tmp_path, "demo").state == "submitting"
+    wrapped('exec "$REAL" "$@"', "squeue")
+    assert len(cancel(tmp_path, "demo")) == 1 and count(slurm_plain) == before + 1

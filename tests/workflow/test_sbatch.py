@@ -1,0 +1,306 @@
+"""sbatch whose answer is lost, late, or in other words: what it did is looked up in the queue."""
+
+import os
+import signal
+import time
+
+import pytest
+from fakeslurm import queue_line
+
+from l3hpc.errors import ClusterError
+from l3hpc.progress import Progress
+from l3hpc.workflow import orphans, records, sbatch, status, submission
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.identity import JobId
+from l3hpc.workflow.resume import resume
+
+TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+NO_CONTACT = ("sbatch: error: Batch job submission failed: Unable to contact slurm controller "
+              "(connect failure)")
+NO_ANSWER = ("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; "
+                       "exit 1")
+
+
+class Said(Progress):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def note(self, words):
+        self.lines.append(words)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(sbatch, "LOOKS_S", (0.0, 0.02, 0.02))
+    monkeypatch.setattr(sbatch, "RETRY_S", (0.02,) * 200)
+    monkeypatch.setattr(sbatch, "GIVE_UP_S", 1.5)
+    monkeypatch.setattr(sbatch, "CANCEL_WAITS_S", (0.02, 0.02))
+
+
+@pytest.fixture
+def on(chains):
+    return chains.profile(name="greene", executor="slurm", slots={})
+
+
+@pytest.fixture
+def wanted(slurm, tmp_path):
+    """A step's script, and the submission of it."""
+    script = tmp_path / "runs/demo/steps/extract/script.sbatch"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/bash\n")
+    said = Said()
+    return sbatch.Submission(["sbatch", "--parsable", str(script)],
+                             JobId("", script=str(script), folder=str(script.parent)),
+                             say=said.note, pause=lambda seconds: time.sleep(min(seconds, 0.02)))
+
+
+def shows(slurm, *jobs, after=0):
+    """squeue shows these jobs; the first ``after`` times it shows none of them."""
+    (slurm.folder / "jobs").write_text("".join(f"{job}\n" for job in jobs))
+    slurm.says("squeue", f"n=$(cat {slurm.folder}/looks 2>/dev/null || echo 0)\n"
+                         f"echo $((n + 1)) > {slurm.folder}/looks\n"
+                         f"[ $n -lt {after} ] || cat {slurm.folder}/jobs")
+
+
+def of(submission, job, state="PENDING", **more):
+    return queue_line(job, state, script=submission.wanted.script, **more)
+
+
+@pytest.mark.parametrize(("out", "err", "job", "cluster"), [
+    ("12\n", "", "12", ""), ("12;far\n", "", "12", "far"), (" 12 \n\n", "", "12", ""),
+    ("Submitted batch job 12\n", "", "12", ""),
+    ("Submitted batch job 12 on cluster far\n", "", "12", "far"),
+    ("*** 2026: new quota of 100 TB ***\nSubmitted batch job 12\nsee https://x/7\n", "", "12", ""),
+    ("", "Submitted batch job 12\n", "12", ""), ("12\n", "sbatch: estimated cost: 7\n", "12", ""),
+    ("\x1b[32mSubmitted batch job 12\x1b[0m\n", "", "12", "")])
+def test_words_that_name_one_job_are_believed(wanted, slurm, out, err, job, cluster):
+    slurm.says("sbatch", f"cat <<'E'\n{out}E\ncat >&2 <<'E'\n{err}E")
+    found = sbatch.submit(wanted)
+    assert (found.id, found.cluster, found.script) == (job, cluster, wanted.wanted.script)
+    assert slurm.calls("squeue") == []
+
+
+@pytest.mark.parametrize("out", [
+    "", "ok\n", "Your request was accepted.\n", "Welcome to 2026\n12\n", "2026\n12\n", "12\n2026\n",
+    "12 submitted\n", "job=12\n", "Submitted batch job 12\nSubmitted batch job 13\n"])
+def test_other_words_are_settled_by_the_queue(wanted, slurm, out):
+    slurm.says("sbatch", f"cat <<'E'\n{out}E")
+    shows(slurm, queue_line("2026", "RUNNING", script="/home/eve/x.sh"), of(wanted, "12"), after=1)
+    assert sbatch.submit(wanted).id == "12"
+
+
+def test_a_job_that_is_over_already_is_its_answer_too(wanted, slurm):
+    slurm.says("sbatch", "echo accepted")
+    shows(slurm, of(wanted, "12", "FAILED", code="256"))
+    assert sbatch.submit(wanted).id == "12"
+
+
+def test_words_without_a_job_and_a_queue_without_it(wanted, slurm):
+    slurm.says("sbatch", "echo 'request filed'")
+    with pytest.raises(ClusterError, match="named no job .it said 'request filed'") as caught:
+        sbatch.submit(wanted)
+    assert f"sbatch --parsable {wanted.wanted.script}" in caught.value.hint
+    slurm.says("sbatch", "echo 'request 12 filed'")
+    slurm.says(*NO_ANSWER)
+    with pytest.raises(sbatch.OutcomeUnknownError, match="the queue cannot be asked"):
+        sbatch.submit(wanted)
+
+
+@pytest.mark.parametrize("words", [
+    TIMED_OUT, "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or "
+    "received",
+    "sbatch: error: Batch job submission failed: Unable to contact slurm controller (receive "
+    "failure)", "", "Traceback: the wrapper's mail server refused\n", "sbatch: error: wrapper: E7"])
+def test_a_job_that_was_submitted_though_sbatch_failed_is_taken(wanted, slurm, words):
+    slurm.says("sbatch", f"echo \"{words}\" >&2; exit 1")
+    shows(slurm, of(wanted, "12"), after=0 if "E7" in words else 2)
+    assert sbatch.submit(wanted).id == "12"
+    assert len(slurm.calls("sbatch")) == 1 and slurm.calls("scancel") == []
+
+
+def test_one_that_was_not_submitted_is_tried_again(wanted, slurm):
+    slurm.says("sbatch", f"[ -e {slurm.folder}/once ] && echo 12 && exit\n"
+                         f"touch {slurm.folder}/once; echo '{TIMED_OUT}' >&2; exit 1")
+    shows(slurm)
+    assert sbatch.submit(wanted).id == "12"
+    assert "nothing was submitted, trying again in" in wanted.say.__self__.lines[-1]
+
+
+def test_a_twin_that_turns_up_late_is_cancelled(wanted, slurm):
+    slurm.says("sbatch", f"[ -e {slurm.folder}/once ] && echo 12 && exit\n"
+                         f"touch {slurm.folder}/once; echo '{TIMED_OUT}' >&2; exit 1")
+    shows(slurm, of(wanted, "11"), of(wanted, "12"), after=3)
+    assert sbatch.submit(wanted).id == "12"
+    assert slurm.calls("scancel") == ["scancel 11"]
+
+
+def test_of_two_jobs_one_is_kept(wanted, slurm):
+    """A site's wrapper that tries again by itself."""
+    slurm.says("sbatch", f"echo '{TIMED_OUT}' >&2; exit 1")
+    shows(slurm, of(wanted, "13_[0-3]"), of(wanted, "12_[0-3]"))
+    assert sbatch.submit(wanted).id == "12"
+    assert slurm.calls("scancel") == ["scancel 13"]
+
+
+def test_a_job_that_waited_too_long_for_its_task_is_submitted_again(wanted, slurm):
+    slurm.says("sbatch", f"[ -e {slurm.folder}/once ] && echo 13 && exit\n"
+                         f"touch {slurm.folder}/once; echo '{TIMED_OUT}' >&2; exit 1")
+    shows(slurm, of(wanted, "12", "RUNNING", used="0:50"))
+    assert sbatch.submit(wanted).id == "13"
+    assert "scancel 12" in slurm.calls("scancel")
+
+
+def test_jobs_on_record_are_not_taken_for_it(wanted, slurm):
+    from dataclasses import replace
+
+    slurm.says("sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; "
+                         "exit 1")
+    shows(slurm, of(wanted, "9"))
+    with pytest.raises(ClusterError, match="Invalid account"):
+        sbatch.submit(replace(wanted, known=lambda: {"9"}))
+    assert len(slurm.calls("squeue")) == 1 and len(slurm.calls("sbatch")) == 1
+
+
+def test_a_silent_sbatch_is_answered_by_the_queue(wanted, slurm, monkeypatch):
+    monkeypatch.setattr(sbatch, "LOOK_EVERY_S", 0.2)
+    slurm.says("sbatch", f"echo $$ > {slurm.folder}/pid; exec sleep 60")
+    shows(slurm, of(wanted, "12"), after=1)
+    started = time.monotonic()
+    assert sbatch.submit(wanted).id == "12"
+    assert time.monotonic() - started < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((slurm.folder / "pid").read_text()), 0)
+
+
+def test_a_silent_sbatch_that_did_nothing_is_given_up(wanted, slurm, monkeypatch):
+    monkeypatch.setattr(sbatch, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(sbatch, "TIMEOUT_S", 0.3)
+    slurm.says("sbatch", "exec sleep 60")
+    shows(slurm)
+    with pytest.raises(sbatch.NotReachedError, match="did not answer within 0 s; gave up after"):
+        sbatch.submit(wanted)
+
+
+def test_no_answer_from_anywhere_is_no_answer(wanted, slurm):
+    slurm.says("sbatch", f"echo '{TIMED_OUT}' >&2; exit 1")
+    slurm.says(*NO_ANSWER)
+    with pytest.raises(sbatch.OutcomeUnknownError, match="does not say whether the job was subm"):
+        sbatch.submit(wanted)
+    assert len(slurm.calls("sbatch")) == 1 and slurm.calls("scancel") == []
+
+
+def test_a_controller_that_is_away_for_a_moment_costs_no_chain(chains, slurm, on, tmp_path):
+    slurm.says("sbatch", f"""
+n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
+echo $((n + 1)) > {slurm.folder}/next
+[ $n -ge 103 ] || [ $n -lt 101 ] || {{ echo '{NO_CONTACT}' >&2; exit 1; }}
+echo $n""")
+    said = Said()
+    record = submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on),
+                               progress=said)
+    assert [step.job for step in record.steps] == ["100", "103"] and record.state == "submitted"
+    assert "sample: sbatch: " in said.lines[-1] and "at most)" in said.lines[-1]
+    assert slurm.calls("scancel") == []
+
+
+@pytest.fixture
+def cut_off(chains, slurm, on, tmp_path):
+    """extract is submitted as 100, then nothing answers any more."""
+    slurm.says("sbatch", f"[ -e {slurm.folder}/once ] || {{ touch {slurm.folder}/once; echo 100; "
+                         f"exit; }}\necho '{TIMED_OUT}' >&2; exit 1")
+    slurm.says(*NO_ANSWER)
+    slurm.says("scancel", f"echo 'scancel: error: {TIMED_OUT}' >&2; exit 1")
+    with pytest.raises(sbatch.OutcomeUnknownError) as caught:
+        submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+    return str(caught.value).splitlines()
+
+
+def test_what_is_known_is_said_when_slurm_is_gone(cut_off, slurm, tmp_path):
+    assert cut_off[0].startswith("sample: sbatch: Batch job submission failed: Socket timed out")
+    assert cut_off[1:] == [
+        "submitted: extract 100; whether sample was submitted is not known",
+        "When Slurm answers again: l3hpc resume demo looks for it and goes on, "
+        "l3hpc cancel demo ends the run"]
+    assert slurm.calls("scancel") == []
+    record = records.read(tmp_path, "demo")
+    assert record.state == "submitting" and record.steps[0].job == "100"
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.notes[0].startswith("sample: sbatch: Batch job") and \
+        found.next == "l3hpc resume demo"
+
+
+def test_resume_finds_what_nobody_knew(cut_off, slurm, on, tmp_path):
+    steps = tmp_path / "runs/demo/steps"
+    shows(slurm, queue_line("100", "RUNNING", script=steps / "extract/script.sbatch"),
+          queue_line("101", "PENDING", "Dependency", script=steps / "sample/script.sbatch"))
+    slurm.says("sbatch", "echo 102")
+    slurm.says("scancel", "")
+    record = resume(tmp_path, "demo", on)
+    assert slurm.calls("scancel")[-1] == "scancel 101"
+    assert [step.job for step in record.steps] == ["100", "102"] and record.note == ""
+
+
+def test_cancel_finds_it_too(cut_off, slurm, tmp_path):
+    shows(slurm, queue_line("101", "PENDING",
+                            script=tmp_path / "runs/demo/steps/sample/script.sbatch"))
+    slurm.says("scancel", "")
+    assert cancel(tmp_path, "demo") == ["101"]
+    assert orphans.find(tmp_path, records.read(tmp_path, "demo"))[0].id == "101"
+
+
+def test_a_refusal_that_cannot_be_taken_back_says_what_is_left(chains, slurm, on, tmp_path):
+    slurm.says("sbatch", f"[ -e {slurm.folder}/once ] || {{ touch {slurm.folder}/once; echo 100; "
+                         "exit; }\necho 'sbatch: error: Batch job submission failed: Invalid "
+                         "account' >&2; exit 1")
+    slurm.says("scancel", f"echo '{TIMED_OUT}' >&2; exit 1")
+    shows(slurm, queue_line("100", "PENDING"))
+    with pytest.raises(ClusterError) as caught:
+        submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+    assert "Invalid account" in caught.value.message
+    assert "still in the queue: 100" in caught.value.allowed
+    assert "l3hpc cancel demo" in caught.value.allowed
+    record = records.read(tmp_path, "demo")
+    assert record.state == "submitting" and record.steps[0].job == "100"
+
+
+def test_forgotten_ids_are_no_error_for_cancel(slurm):
+    slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Invalid job id "
+                          "specified' >&2; exit 1")
+    sbatch.cancel([JobId("1")])
+    slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Access/permission "
+                          "denied' >&2; exit 1")
+    with pytest.raises(ClusterError, match="denied"):
+        sbatch.cancel([JobId("1")])
+
+
+def test_a_lost_answer_of_scancel_is_looked_up(slurm):
+    slurm.says("scancel", "echo 'scancel: error: Unable to contact slurm controller' >&2; exit 1")
+    shows(slurm, queue_line("1", "COMPLETING"), queue_line("2_[0-3]", "PENDING"), after=0)
+    with pytest.raises(ClusterError, match="still in the queue: 2") as caught:
+        sbatch.cancel([JobId("1"), JobId("2")], "demo")
+    assert caught.value.hint == "When Slurm answers: l3hpc cancel demo"
+    assert slurm.calls("scancel") == ["scancel 1 2", "scancel 2", "scancel 2"]
+    shows(slurm)
+    sbatch.cancel([JobId("1"), JobId("2")])
+    slurm.says(*NO_ANSWER)
+    with pytest.raises(ClusterError, match="perhaps still in the queue: 1"):
+        sbatch.cancel([JobId("1")])
+
+
+def test_ctrl_c_while_looking_leaves_no_job(chains, slurm, on, tmp_path):
+    slurm.says("sbatch", f"echo '{TIMED_OUT}' >&2; exit 1")
+    slurm.says("squeue", f"[ -e {slurm.folder}/pressed ] || exit 1; cat {slurm.folder}/jobs")
+    (slurm.folder / "jobs").write_text(queue_line(
+        "100", "PENDING", script=tmp_path / "runs/demo/steps/extract/script.sbatch") + "\n")
+
+    def press():
+        (slurm.folder / "pressed").touch()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    said = Said()
+    said.note = lambda words: "asking again" in words and press()
+    with pytest.raises(KeyboardInterrupt):
+        submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=said)
+    assert slurm.calls("scancel") == ["scancel 100"]
+    assert records.read(tmp_path, "demo").state == "cancelled"

@@ -1,0 +1,303 @@
+"""A workspace of a group: two people submit into it, and neither makes the other's jobs execute
+anything. Both are real users of this machine, in processes of their own."""
+
+import os
+import pickle
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.files import is_own, read_own
+from l3hpc.progress import Progress
+from l3hpc.workflow import (
+    artifacts,
+    job_entry,
+    records,
+    sharing,
+    status,
+    submission,
+    worker,
+)
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.healing import policy
+from l3hpc.workflow.localstate import LocalJobs
+from l3hpc.workflow.resume import resume
+
+GROUP, ADA, BOB = 54_321, 54_001, 54_002
+root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be two people")
+
+
+@pytest.fixture
+def workspace(chains, monkeypatch):
+    """A folder of the group that Ada made, and what a process needs that may read little else."""
+    import fakestep
+
+    monkeypatch.setattr(worker.l3hpc.steps, "step", fakestep.named)
+    monkeypatch.setattr(submission, "run_local", lambda *args, **options: None)
+    monkeypatch.setattr(worker.terminal, "install", lambda: None)
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o1777)
+    monkeypatch.chdir(folder)
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    work(chains.plan(folder / "warm-up", names=("extract",), on=profile(chains)))  # imports all
+    for number, handler in before.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+    shared = folder / "ws"
+    shared.mkdir()
+    os.chown(shared, ADA, GROUP)
+    shared.chmod(0o750)
+    yield shared
+    os.chdir("/")
+    shutil.rmtree(folder)
+
+
+def profile(chains):
+    return chains.profile(shared_group=True)
+
+
+def as_person(user, work, says=None):
+    """Do it as another person, in a process of its own; its exception comes back as text."""
+    out, into = os.pipe()
+    child = os.fork()
+    if not child:
+        text = b""
+        try:
+            os.close(out)
+            os.setgroups([GROUP])
+            os.setgid(GROUP)
+            os.setuid(user)
+            os.umask(0o027)
+            work()
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}".encode()
+        finally:
+            os.write(into, text[:60_000])
+            os._exit(0)
+    os.close(into)
+    with open(out, "rb") as stream:
+        said = stream.read().decode()
+    os.waitpid(child, 0)
+    assert (says or "") in said and (says is not None or not said), said
+    return said
+
+
+def submit(made):
+    return submission.submit(made)
+
+
+def work(made):
+    """Submit, and do each job as its script does."""
+    record = submit(made)
+    for step in record.steps:
+        for attempt in step.attempts:
+            for task in attempt["tasks"]:
+                do(made, step.name, attempt, task)
+    return record
+
+
+def do(made, step, attempt, task=0):
+    """The Python part of one job."""
+    job = {"SLURM_JOB_ID": attempt["job"], "L3HPC_LOCAL": "1", "SUBMITIT_EXECUTOR": "slurm"}
+    if attempt["array"]:
+        job |= {"SLURM_ARRAY_JOB_ID": attempt["job"], "SLURM_ARRAY_TASK_ID": str(task)}
+    job |= {"SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_NTASKS": "1", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "here"}
+    os.environ.update(job)
+    sys.argv = ["job_entry", str(made.step_folder(step) / "logs")]
+    try:
+        if code := job_entry.main():
+            raise SystemExit(code)
+    finally:
+        for name in [*job, "SUBMITIT_FOLDER"]:
+            os.environ.pop(name, None)
+
+
+@root
+def test_two_people_submit_run_and_reuse(chains, workspace):
+    mine = profile(chains)
+    first = chains.plan(workspace, run="ada-1", on=mine, tasks={"extract": 2})
+    as_person(ADA, lambda: work(first))
+    second = chains.plan(workspace, run="bob-1", on=mine, tasks={"extract": 2}, salt="other")
+    as_person(BOB, lambda: work(second))
+    third = chains.plan(workspace, run="bob-2", on=mine, tasks={"extract": 2})
+    assert not any(step.missing for step in third.steps)
+    as_person(BOB, lambda: work(third))
+    assert {each.run: each.state for each in status.collect(workspace)} == {
+        "ada-1": "done", "bob-1": "done", "bob-2": "done"}
+    as_person(ADA, lambda: status.collect(workspace) and chains.output(second, "train"))
+    for folder in ("runs", "artifacts", "artifacts/train", "local/jobs"):
+        found = (workspace / folder).stat()
+        assert stat.S_IMODE(found.st_mode) == 0o3770 and found.st_gid == GROUP
+    for path in (workspace / "runs").rglob("*"):
+        found = path.lstat()
+        assert found.st_gid == GROUP
+        assert path.is_symlink() or not found.st_mode & (stat.S_IWGRP | stat.S_IRWXO), path
+
+
+@root
+def test_what_one_left_unfinished_another_completes(chains, workspace):
+    mine = profile(chains)
+    made = chains.plan(workspace, run="ada-1", on=mine, names=("extract",), tasks={"extract": 3})
+
+    def one_of_three():
+        do(made, "extract", submit(made).steps[0].attempts[0], 0)
+        scratch = artifacts.scratch_folder(made.steps[0].artifact, 1)
+        scratch.mkdir()
+        (scratch / "checkpoint").write_text("")
+        (scratch.parent / "0001.owner.1").write_text("{}")  # of an attempt that was killed
+        os.utime(scratch.parent / "0001.owner.1", (1, 1))
+
+    as_person(ADA, one_of_three)
+    again = chains.plan(workspace, run="bob-1", on=mine, names=("extract",), tasks={"extract": 3})
+    assert again.steps[0].missing == (1, 2)
+    as_person(BOB, lambda: work(again))
+    assert chains.output(made, "extract") == {0: "(0)", 1: "(1)", 2: "(2)"}
+    assert artifacts.summary(made.steps[0].artifact)["text"] == "6 rows"
+
+
+@root
+def test_nobody_renames_deletes_or_fills_what_is_anothers(chains, workspace):
+    mine = profile(chains)
+    made = chains.plan(workspace, run="ada-1", on=mine, names=("extract",))
+    as_person(ADA, lambda: submit(made))
+    step, runs = made.step_folder("extract"), workspace / "runs"
+    for attack in (
+        lambda: os.rename(runs / "ada-1", runs / "gone"),
+        lambda: os.rename(runs, workspace / "gone"),
+        lambda: os.rename(workspace, workspace.parent / "gone"),
+        lambda: shutil.rmtree(runs / "ada-1"),
+        lambda: os.rename(made.steps[0].artifact, runs / "artifact"),
+        lambda: os.symlink("/tmp", step / "logs" / "x"),
+        lambda: (step / "logs" / "1_submitted.pkl").write_bytes(b""),
+        lambda: os.replace(workspace / "local" / "jobs" / "1.json", runs / "1.json"),
+        lambda: (workspace / "local" / "jobs" / "1.json").write_text("{}"),
+        lambda: os.unlink(step / "heal.json"), lambda: (runs / "ada-1" / "run.json").unlink(),
+    ):
+        as_person(BOB, attack, "PermissionError")
+    for change in (lambda: cancel(workspace, "ada-1"),
+                   lambda: resume(workspace, "ada-1", mine, progress=Progress())):
+        said = as_person(BOB, change, "the run ada-1 belongs to user 54001")
+        assert "InputError" in said
+
+
+@root
+def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains, workspace):
+    mine = profile(chains)
+    as_person(ADA, lambda: submit(chains.plan(workspace, run="ada-1", on=mine, salt="a")))
+    made = chains.plan(workspace, run="bob-1", on=mine, names=("extract",))
+    as_person(BOB, lambda: submit(made))
+    job = records.read(workspace, "bob-1").steps[0].attempts[0]
+    hers = workspace.parent / "hers"
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(hers),)
+
+    def swap():
+        runs = workspace / "runs"
+        os.rename(runs / "bob-1", runs / ".kept")  # the folder is hers, so she may
+        shutil.copytree(runs / ".kept", runs / "bob-1")
+        logs = made.step_folder("extract") / "logs"
+        (logs / f"{job['job']}_submitted.pkl").write_bytes(pickle.dumps(Attack()))
+        (made.step_folder("extract") / "heal.json").write_text(
+            '{"helper": [], "python": "/tmp/hers", "memory": 3}')
+
+    as_person(ADA, swap)
+    as_person(BOB, lambda: do(made, "extract", job), "SystemExit: 2")
+    said = as_person(BOB, lambda: policy.read(made.step_folder("extract")), "InputError")
+    assert "belongs to user 54001, not to you: it is not executed" in said
+    for name in ("config.json", "script.sbatch"):
+        as_person(BOB, lambda name=name: read_own(made.step_folder("extract") / name),
+                  "belongs to user 54001")
+    as_person(BOB, lambda: submission.claims.claim(workspace, "bob-1", "resume"), "belongs to")
+
+    def run_here():
+        from l3hpc.workflow.executors.runner import Runner
+
+        runner = Runner(workspace, "bob-1")
+        runner._state.take_up(runner._record)
+        [entry] = runner._state.jobs.values()
+        runner._start("1", {**entry, "job": job["job"]}, 1)
+
+    as_person(BOB, run_here, "PermissionError")  # not even a log in a folder of hers
+    assert not hers.exists()
+    as_person(ADA, lambda: (shutil.rmtree(workspace / "runs" / "bob-1"), os.rename(
+        workspace / "runs" / ".kept", workspace / "runs" / "bob-1")))
+    as_person(BOB, lambda: do(made, "extract", job))  # her pickle was never needed
+    assert LocalJobs(workspace, "bob-1").jobs == {} and chains.output(made, "extract")
+
+
+@root
+def test_a_workspace_that_is_not_open_says_who_can_open_it(chains, workspace):
+    closed = chains.plan(workspace, run="ada-1", names=("extract",))
+    as_person(ADA, lambda: submit(closed))  # without shared_group, as it was
+    (workspace / "runs").chmod(0o2750)
+    made = chains.plan(workspace, run="bob-1", on=profile(chains), names=("extract",), salt="b")
+    said = as_person(BOB, lambda: submit(made), "belongs to user 54001, and you may not write")
+    assert "InputError" in said and "shared_group: true" in said
+    assert not (workspace / "runs" / "bob-1").exists()
+    as_person(ADA, lambda: submit(chains.plan(workspace, run="ada-2", on=profile(chains))))
+    as_person(BOB, lambda: submit(made))
+
+
+@root
+def test_a_link_in_the_place_of_a_folder_is_not_followed(chains, workspace):
+    as_person(ADA, lambda: sharing.prepare(workspace, ["sample"]))
+    home = workspace.parent / "bob"
+    home.mkdir(mode=0o700)
+    os.chown(home, BOB, GROUP)
+    as_person(ADA, lambda: (workspace / "artifacts" / "extract").symlink_to(home))
+    made = chains.plan(workspace, run="bob-1", on=profile(chains), names=("extract",))
+    as_person(BOB, lambda: submit(made), "is a link that user 54001 made")
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+class Noted(Progress):
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+def test_a_workspace_open_to_the_world_is_named(chains, tmp_path, monkeypatch):
+    from l3hpc.workflow import config
+    from l3hpc.workflow.doctor.places import sharing_line
+
+    monkeypatch.setattr(submission, "run_local", lambda *args, **options: None)
+    monkeypatch.setattr("l3hpc.workflow.sharing._private", lambda group: False)
+    space, told = tmp_path / "ws", Noted()
+    submission.submit(chains.plan(space, run="one"), progress=told)
+    assert told.said == []
+    here = config.load(overrides={"paths.workspace": (str(space), "--workspace")}, environ={})
+    assert sharing_line(here).state == "green"
+    for mode, state, words in (
+            (0o770, "yellow", "the group"), (0o777, "red", "anybody may replace"),
+            (0o1777, "red", "anybody may add to"), (0o1770, "green", "")):
+        space.chmod(mode)
+        line = sharing_line(here)
+        assert line.state == state and words in line.words and bool(line.todo) == bool(words)
+    space.chmod(0o777)
+    submission.submit(chains.plan(space, run="two", salt="2"), progress=told)
+    assert told.said == [f"warning: anybody may replace what is in {space}; close it: "
+                         f"chmod o-w {space}"]
+
+
+def test_what_i_wrote_is_mine(tmp_path):
+    (tmp_path / "x").write_text("a")
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    assert read_own(tmp_path / "x") == b"a" and is_own(tmp_path)
+    with pytest.raises(OSError):
+        read_own(tmp_path / "link")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_own(tmp_path / "pipe")
