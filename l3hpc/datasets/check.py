@@ -43,12 +43,12 @@ def check_folder(folder: Path | str, *, listen: bool = False,
         found = [check_audio(folder, listen=listen, progress=progress)]
     except NoAudioError as error:  # any other error, such as a broken table, is for the reader
         if matrices:
-            return [check_embeddings(folder)]
+            return [check_embeddings(folder, listen=listen)]
         raise InputError("holds no data set, no recordings and no embeddings",
                          where=str(folder), allowed=error.allowed) from None
     if matrices:  # the published layout keeps both in one file
         with contextlib.suppress(InputError):
-            found.append(check_embeddings(folder))
+            found.append(check_embeddings(folder, listen=listen))
     return found
 
 
@@ -87,8 +87,11 @@ def check_audio(folder: Path | str, *, listen: bool = False,
     return findings
 
 
-def check_embeddings(folder: Path | str) -> Findings:
-    """An artifact or published files: key, dimension, rows, and the parts that do not fit."""
+def check_embeddings(folder: Path | str, *, listen: bool = False) -> Findings:
+    """An artifact or published files: key, dimension, rows, and the parts that do not fit.
+
+    listen: read all rows, and name those that are not finite.
+    """
     from l3hpc.datasets.embeddings import open_source
 
     source = open_source(folder)
@@ -97,9 +100,13 @@ def check_embeddings(folder: Path | str) -> Findings:
     for part in source.parts:
         try:
             rows += part.rows
+            if listen:
+                for _ in part.chunks():
+                    pass
         except L3hpcError as error:
             wrong.append(str(error).replace("\n", " "))
     findings.add("part", "{n} files do not fit", wrong)
+    findings.add("rows", "no embeddings in any file", [] if rows or wrong else [source.key])
     findings.counts |= {"layout": source.kind, "files": len(source.parts), "rows": rows,
                         "key": source.key, "dimensions": source.dim,
                         "splits": {split: len(source.of_split(split)) for split in source.splits}}

@@ -64,6 +64,9 @@ class Part:
         shapes = self._shapes
         key = _choose_key(self.path, shapes, self.wanted_key)
         rows, dim = shapes[key]
+        if not dim:
+            raise InputError(f"'{key}' has shape {shapes[key]}", where=str(self.path),
+                             allowed="(rows, dimensions), one dimension or more")
         if self.wanted_dim is not None and dim != self.wanted_dim:
             raise InputError(
                 f"'{key}' has {dim} dimensions, {self.wanted_dim} expected",
@@ -212,6 +215,12 @@ class Source:
     def rows(self) -> int:
         """Rows of all parts; opens every file once and refuses a differing key or dimension."""
         return sum(part.rows for part in self.parts)
+
+    def refuse_empty(self) -> None:
+        """Raise ``InputError`` where no file has a row."""
+        if not any(part.rows for part in self.parts):
+            raise InputError(f"holds no embeddings: '{self.key}' has no rows", where=str(self.path),
+                             allowed="at least one row")
 
     @property
     def splits(self) -> list[str]:

@@ -264,7 +264,7 @@ class Extraction:
         with h5py.File(target, "w") as file:
             shape = (rows, self.network.dim)
             data = file.create_dataset("l3_embedding", shape, "f4",
-                                       chunks=(min(CHUNK_ROWS, max(rows, 1)), shape[1]))
+                                       chunks=(min(CHUNK_ROWS, rows), shape[1]) if rows else None)
             columns = {name: file.create_dataset(name, (rows,), kind) for name, kind in COLUMNS}
             text = h5py.string_dtype()
             table = file.create_group("recordings")

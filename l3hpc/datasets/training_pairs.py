@@ -141,6 +141,8 @@ def published_pairs(audio: Path, targets: Source) -> Pairs:
         if rows != part.rows:
             raise InputError(f"{part.rows} targets for {rows} rows of audio in {path}",
                              where=str(part.path), allowed="one target per row of audio")
+        if not rows:
+            continue
         info = probe(path)
         if info.frames != rows * info.rate:
             raise InputError(f"rows of {info.seconds / max(rows, 1):g} s", where=str(path),
@@ -172,6 +174,7 @@ def find_pairs(
         raise InputError("no embeddings to learn", where="--embedding-dir",
                          hint="Train after reduce, or name a folder: --embedding-dir FOLDER")
     source = open_source(target_folder, key=key)
+    source.refuse_empty()
     reduced = [name for name in source.parts[0].matrices if parse_key(name)]
     if key is None and reduced and source.key == TEACHER_KEY:
         raise InputError(f"holds '{TEACHER_KEY}' and {', '.join(reduced)}",

@@ -34,9 +34,9 @@ def reduce_part(
     teacher = attributes.get("teacher") or None
     phi.check(part.dim, teacher, where=str(part.path))
     target.parent.mkdir(parents=True, exist_ok=True)
+    chunks = (min(CHUNK_ROWS, part.rows), phi.out_dim) if part.rows else None
     with h5py.File(target, "w") as file:
-        data = file.create_dataset(phi.key, (part.rows, phi.out_dim), "f4",
-                                   chunks=(min(CHUNK_ROWS, max(part.rows, 1)), phi.out_dim))
+        data = file.create_dataset(phi.key, (part.rows, phi.out_dim), "f4", chunks=chunks)
         at = 0
         for reduced in phi.stream(part.chunks(chunk), threads):
             if not np.isfinite(reduced).all():

@@ -67,6 +67,7 @@ class Corpus:
     def columns(self) -> dict[str, np.ndarray]:
         """What choosing needs of every row: ``sensor`` (index into ``self.names``), ``timestamp``
         and ``loudness`` (NaN where a file does not tell). 16 bytes per row."""
+        self.source.refuse_empty()
         names: dict[str, int] = {}
         count = sum(part.rows for part in self.parts)
         found: dict[str, np.ndarray] = {

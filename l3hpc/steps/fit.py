@@ -108,6 +108,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     assert isinstance(params, Params)
     source = open_source(task.inputs["sample"])
+    source.refuse_empty()
     rows = source.rows
     if params.approx != "none":
         if source.dim < params.emb_dim:

@@ -54,6 +54,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     number = task.shard.get("part")
     source = open_source(task.inputs["extract"], tasks=None if number is None else [number])
     parts = source.parts
+    if number is None:  # one task of several may well have no row
+        source.refuse_empty()
     task.progress.start("reducing", total=sum(part.rows for part in parts), unit="rows")
     written = []
     single = number is not None or (source.kind == "artifact" and len(parts) == 1)

@@ -1,11 +1,13 @@
 """From embeddings to targets: provenance kept, sizes right, mismatches refused."""
 
 import json
+import shutil
 
 import h5py
 import numpy as np
 import pytest
 
+from l3hpc.datasets.check import check_embeddings
 from l3hpc.errors import InputError
 from l3hpc.files import write_json
 from l3hpc.reduction.store import load_phi
@@ -233,3 +235,39 @@ def test_without_times_there_is_one_frame_and_no_talk_of_days(runner, extracted)
     done = runner.run("sample", {"samples": 16})
     assert [result["frames"] for result in done.results] == [1, 1]
     assert done.text.startswith("16 rows, ") and "per frame in the diverse part" in done.text
+
+
+@pytest.mark.parametrize("kind", ["h5", "npz"])
+def test_embeddings_without_a_row_are_refused_by_every_step(new_runner, tmp_path, kind):
+    """Sampling them divided by zero, reducing them failed inside HDF5."""
+    empty, some = tmp_path / "empty", tmp_path / "some"
+    for folder, rows in ((empty, 0), (some, 40)):
+        folder.mkdir()
+        matrix = np.random.default_rng(0).random((rows, 8), np.float32)
+        if kind == "npz":
+            np.savez(folder / "a.npz", embedding=matrix)
+        else:
+            with h5py.File(folder / "a.h5", "w") as file:
+                file["l3_embedding"] = matrix
+    fitted = new_runner("fit").run("fit", {"emb_dim": 2}, {"sample": some}).folder
+    for step, params, inputs in (
+            ("sample", {"method": "random", "samples": 5}, {"extract": empty}),
+            ("sample", {"method": "dpp-div", "samples": 5}, {"extract": empty}),
+            ("fit", {"emb_dim": 2}, {"sample": empty}),
+            ("fit", {"approx": "none", "emb_dim": 8}, {"sample": empty}),
+            ("reduce", {}, {"extract": empty, "fit": fitted})):
+        with pytest.raises(InputError, match="has no rows"):
+            new_runner(step + str(params)).run(step, params, inputs)
+    assert "no embeddings in any file" in str(check_embeddings(empty).problems[0])
+    if kind == "h5":  # one file of several may be empty
+        shutil.copy(empty / "a.h5", some / "b.h5")
+        done = new_runner("both").run("reduce", {}, {"extract": some, "fit": fitted})
+        assert done.results[0]["rows"] == 40
+
+
+def test_data_check_finds_rows_that_are_not_finite_when_it_reads_all(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["l3_embedding"] = np.full((3, 4), np.nan)
+    assert not check_embeddings(tmp_path).problems
+    (problem,) = check_embeddings(tmp_path, listen=True).problems
+    assert "a.h5: row 0 of 'l3_embedding' holds NaN" in str(problem)

@@ -189,6 +189,7 @@ def embeddings_line(folder: Path | None) -> Line:
 
     try:
         source = open_source(folder)
+        source.refuse_empty()
         rows = sum(part.rows for part in source.parts)
         dims = sorted({part.dim for part in source.parts})
     except L3hpcError as error:
