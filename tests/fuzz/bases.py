@@ -13,7 +13,7 @@ FAKES = Path(__file__).parents[1] / "fakes"
 RATE = 8000
 CLUSTER = """\
 cluster: local
-paths: {workspace: ws, weights: untrained}
+paths: {workspace: ws, weights: untrained, audio: audio, esc50: esc50, us8k: us8k}
 clusters:
   local: {slots: {cpus: 2, mem: 8GB}}
   greene: {partition: gpu, account: pr_42, limits: {time: 7d, mem: 180GB, array: 1001}}
@@ -43,6 +43,7 @@ def working_folder(folder: Path) -> None:
     for name in ("a", "b"):
         soundfile.write(folder / f"audio/{name}.wav", sound(seed=ord(name)), RATE)
     data_sets(folder)
+    student(folder / "student.h5")
     workspace(folder / "ws")
 
 

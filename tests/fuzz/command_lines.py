@@ -11,18 +11,23 @@ from typing import Any
 import click
 
 from . import bases, damage
-from .oracle import call, command, tree, unchanged
+from .oracle import call, command, strict_json, tree, unchanged
 from .runner import Case, Fault, Surface, Verdict
+from .settings_files import in_range
 
 # What each command gets so that it starts no work; the last one wins, so these are put last.
 SAFE: dict[str, tuple[str, ...]] = {
     "submit": ("--dry-run",), "resume": ("--dry-run",), "retry": ("--dry-run",),
     "embed": ("--dry-run",), "export": ("--dry-run",), "demo": ("--sensors", "0"),
     "data synth": ("--clips", "5"), "doctor": ("--quick",), "ledger compact": ("--dry-run",)}
+OFTEN = ("submit", "render", "embed", "run", "data check")  # those that take most
 NEVER_DONE = ("demo", "data synth")  # what SAFE gives them is always refused
 WITHOUT = {"watch", "follow", "open_page", "detach", "test_only", "listen"}
 USUAL = {
-    "pipeline": ("upstream", "compress", "esc50", "us8k", "avc"),
+    "pipeline": ("upstream", "upstream", "compress", "esc50", "us8k", "avc"),
+    "cluster": ("greene", "local"), "path": ("cluster.yaml",), "every": ("5", "30"),
+    "config_path": ("ws/runs/good-1/steps/sample/config.json",), "key_file": ("cluster.yaml",),
+    "pipelines": ("upstream",), "inputs_": ("fit=good-1",), "student": ("latest", "student.h5"),
     "run": ("good-1", "latest", "bad"),
     "step": ("extract", "sample", "train", "evaluate"), "steps": ("extract", "sample"),
     "inputs": ("audio", "audio/a.wav", "audio/*.wav"), "model": ("untrained", "sea-64"),
@@ -60,7 +65,7 @@ class CommandLines(Surface):
 
     def judge(self, case: Case) -> Verdict:
         rng = case.rng
-        name = rng.choice(sorted(self.commands))
+        name = rng.choice(OFTEN) if rng.random() < 0.4 else rng.choice(sorted(self.commands))
         chosen = self.commands[name]
         # the working folder is shared: these commands write nothing but into case.folder
         here = case.folder
@@ -76,6 +81,9 @@ class CommandLines(Surface):
         said = command(*words)
         if said.code == 2 or name in SAFE:
             unchanged(here, before, str(words))
+        if name == "submit" and said.code == 0 and "--json" in words and "--help" not in words:
+            for step in strict_json(said.out)["steps"]:
+                in_range(step)
         if name in NEVER_DONE and said.code not in (2,) and "--help" not in words \
                 and "-h" not in words:
             raise Fault(f"exit {said.code}, though {SAFE[name]} is never right: {words}")
@@ -86,7 +94,7 @@ class CommandLines(Surface):
         rng, changes = case.rng, list(case.damages())
         options = [one for one in chosen.params
                    if isinstance(one, click.Option) and one.name not in WITHOUT]
-        picked = rng.sample(options, min(len(options), rng.randrange(4)))
+        picked = rng.sample(options, min(len(options), rng.choice((0, 0, 1, 1, 2, 3))))
         odd: dict[int, random.Random] = {}
         for change in changes:
             place = change.choice([*chosen.params] or [None])
@@ -95,6 +103,7 @@ class CommandLines(Surface):
                 if isinstance(place, click.Option) and place not in picked:
                     picked.append(place)
         words: list[str] = []
+        picked += [one for one in options if one.required and one not in picked]
         if any(one.name == "audio_dir" for one in options):
             words += ["--audio-dir", "audio", "--weights", "untrained"]
         for option in picked:
