@@ -7,9 +7,11 @@ array, ``numbers`` or ``texts``; the refusals (``InputError``) name the file and
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import math
+import mmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +27,8 @@ PLUGINS = {307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bit
            32013: "zfp", 32015: "zstd", 32017: "sz", 32018: "fcidecomp", 32024: "sz3",
            32026: "blosc2", 32028: "sperr"}
 WHOLE = "Is it whole? Compare its size with that of the original."
+HEAP = b"GCOL\x01\0\0\0"  # where a collection of texts begins: signature, version, three zeros
+SEARCHED = 16 << 20  # bytes at each end of a file in which heaps are looked for
 _KINDS = {"f": "floating-point numbers", "iu": "whole numbers", "fiu": "numbers"}
 _REMEMBERED = 4096
 _checked: dict[tuple[Any, ...], None] = {}  # files (as they were) that the checks let through
@@ -76,6 +80,7 @@ def open_hdf5(path: Path | str, *, memory: BinaryIO | None = None) -> Hdf5File:
     try:
         if identity is None or identity not in _checked:
             _check_links(file, path)
+            _check_heaps(path, memory)
             _remember(identity)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         file.close()
@@ -221,6 +226,40 @@ def _refuse_foreign(settings: Any, name: str, path: Path) -> None:
                          allowed="values that lie in the file itself",
                          hint="Copy the values into one file, for example with h5py: "
                               "target['x'] = source['x'][()]")
+
+
+# heaps ----------------------------------------------------------------------------------------
+
+
+def _check_heaps(path: Path, memory: BinaryIO | None) -> None:
+    """Refuse a heap of texts in which HDF5 would never come to an end: its loop over the objects
+    of a heap goes on by their sizes, and does not notice one of 0 or below 0."""
+    with contextlib.ExitStack() as stack:
+        if memory is not None:
+            memory.seek(0)
+            data: Any = memory.read()
+            memory.seek(0)
+        else:
+            file = stack.enter_context(open(path, "rb"))
+            data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        for first in {0, max(len(data) - SEARCHED, 0)}:
+            start = data.find(HEAP, first, first + SEARCHED)
+            while start >= 0:
+                _check_heap(data, start, path)
+                start = data.find(HEAP, start + 16, first + SEARCHED)
+
+
+def _check_heap(data: Any, start: int, path: Path) -> None:
+    end = min(start + int.from_bytes(data[start + 8:start + 16], "little"), len(data))
+    place = start + 16
+    while place + 16 <= end:
+        size = int.from_bytes(data[place + 8:place + 16], "little")
+        if data[place:place + 2] != b"\0\0":  # number 0 is the space that is free
+            size = 16 + -(-size // 8) * 8
+        if not 0 < size < 1 << 63:
+            raise InputError("is damaged: a heap of texts goes round in a circle",
+                             where=str(path), hint=WHOLE)
+        place += size
 
 
 # arrays ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Every HDF5 file is opened in one place, which reads nothing but what is whole and in the file."""
 
+import io
 import os
 import re
 import subprocess
@@ -268,6 +269,32 @@ def test_damaged_bytes_anywhere_end_in_a_refusal_or_in_numbers(tmp_path):
             assert str(path) in str(error)
             refused += 1
     assert refused > 10
+
+
+@pytest.mark.parametrize("size", [0, 2**64 - 16, 2**64 - 1])
+def test_a_heap_without_end_is_refused_before_hdf5_runs_in_circles(tmp_path, size):
+    """Read in a process of its own: without the check it never returns."""
+    def change(file):
+        plain(file)
+        file.attrs["teacher"] = "some text"
+
+    path = make(tmp_path / "a.h5", change)
+    image = bytearray(path.read_bytes())
+    heap = image.find(b"GCOL")
+    assert heap > 0
+    first = int.from_bytes(image[heap + 24:heap + 32], "little")
+    free = heap + 16 + 16 + -(-first // 8) * 8
+    image[free + 8:free + 16] = size.to_bytes(8, "little")
+    path.write_bytes(image)
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            "from l3hpc import hdf5\nfrom l3hpc.errors import InputError\n"
+            f"try:\n    with hdf5.open_hdf5({str(path)!r}) as file:\n"
+            "        hdf5.attributes(file, file.source)\n"
+            "except InputError as error:\n    print(error)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert "is damaged: a heap" in done.stdout and str(path) in done.stdout, done.stderr
+    with pytest.raises(InputError, match="a heap"):
+        hdf5.open_hdf5(tmp_path / "named.h5", memory=io.BytesIO(bytes(image)))
 
 
 # what reads them ------------------------------------------------------------------------------
