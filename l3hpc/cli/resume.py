@@ -54,41 +54,61 @@ def go_on(
     name = records.find(folder, run)
     profile = config.load(config_file, records.read(folder, name).cluster).profile
     note_unused(profile)
-    todo = resumption.missing(folder, name, profile, sets, only=only, again=again or "")
-    words = _words(todo)
-    if dry_run or not (todo.steps or todo.held):
-        value = {step.name: list(step.missing) for step in todo.steps}
-        click.echo(json.dumps({"run": name, "would_submit": value,
-                               "would_release": list(todo.held)}) if as_json else
-                   f"would submit {words}" if todo.steps or todo.held else
-                   f"nothing to resume: all steps of {name} are "
-                   + ("done" if todo.finished else "done, queued or running"))
+    if dry_run:
+        todo = resumption.look(folder, name, profile, sets, only=only, again=again or "",
+                               progress=for_person())
+        said = {"run": name, "would_submit": {step.name: list(step.missing) for step in todo.steps},
+                "would_release": [job.id for job in todo.held],
+                "would_cancel": [job.id for job in (*todo.orphans, *todo.stale)],
+                "held_by_administrator": todo.for_administrators}
+        click.echo(json.dumps(said) if as_json else
+                   f"would {todo.words()}" if todo.anything else _nothing(name, todo))
+        _tell_administrators(todo)
         return EXIT_OK
-    if todo.again and not yes:
-        others = resumption.used_by(folder, name, todo.again)
-        click.confirm("discard the results of " + ", ".join(one.name for one in todo.again)
-                      + (f" (also used by {', '.join(others)})" if others else "") + "?",
-                      abort=True, err=True)
+    announced: list[resumption.Todo] = []
 
-    def told(record: RunRecord) -> None:
-        chosen = {step.name: records.step(record, step.name).job for step in todo.steps}
+    def announce(todo: resumption.Todo) -> None:
+        announced.append(todo)
+        _tell_administrators(todo)
+        if todo.again and not yes:
+            others = resumption.used_by(folder, name, todo.again)
+            click.confirm("discard the results of " + ", ".join(one.name for one in todo.again)
+                          + (f" (also used by {', '.join(others)})" if others else "") + "?",
+                          abort=True, err=True)
+        if not as_json:
+            click.echo(f"resuming {name}: {todo.words()}" if todo.anything
+                       else _nothing(name, todo))
+
+    def told(record: RunRecord, submitted: list[str]) -> None:
+        chosen = {step: records.step(record, step).job for step in submitted}
         if as_json:
-            click.echo(json.dumps({"run": name, "submitted": chosen,
-                                   "released": list(todo.held)}))
+            [todo] = announced
+            click.echo(json.dumps({
+                "run": name, "submitted": chosen, "released": [job.id for job in todo.held],
+                "cancelled": [job.id for job in (*todo.orphans, *todo.stale)]}))
         else:
-            click.echo(f"resumed {name}: {words}\nfollow it with   l3hpc status {name} --watch")
+            chain = " → ".join(f"{step} {job}" for step, job in chosen.items())
+            click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
+                       + f"\nfollow it with   l3hpc status {name} --watch")
 
     record = resumption.resume(folder, name, profile, sets=sets, only=only, again=again or "",
-                               detach=detach, progress=for_person(), on_submitted=told)
-    if not todo.steps:
-        told(record)
-    elif record.local and not detach and not submission.succeeded(folder, record):
+                               detach=detach, progress=for_person(), on_planned=announce,
+                               on_submitted=told)
+    [todo] = announced
+    if as_json and not todo.anything:
+        click.echo(json.dumps({"run": name, "would_submit": {}, "would_release": []}))
+    if todo.steps and record.local and not detach and not submission.succeeded(folder, record):
         return EXIT_FAILED
     return EXIT_OK
 
 
-def _words(todo: Any) -> str:
-    parts = [f"{step.name} ({len(step.missing)} of {step.tasks} tasks)" for step in todo.steps]
-    parts += [f"{job} (released with {', '.join(changes)})"
-              for job, changes in todo.held.items()]
-    return ", ".join(parts)
+def _nothing(name: str, todo: Any) -> str:
+    return (f"nothing to resume: all steps of {name} are "
+            + ("done" if todo.finished else "done, queued or running"))
+
+
+def _tell_administrators(todo: Any) -> None:
+    from l3hpc.workflow.status import held_words
+
+    for step, jobs in todo.for_administrators.items():
+        click.echo(f"note: {held_words(step, jobs)}", err=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l3hpc.workflow.markers import TaskMarks
-from l3hpc.workflow.queue import EndedJob, LiveJob, OwnJobs
+from l3hpc.workflow.queue import EndedJob, Hold, LiveJob, OwnJobs
 from l3hpc.workflow.words import OUTCOMES, exit_words, limit_words, moment, progress_words, reason
 
 FRESH_S = 300.0
+HOLDS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
 _RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
             "STAGE_OUT")
 
@@ -27,6 +28,7 @@ class TaskStatus:
     why_again: str = ""
     progress: dict[str, Any] | None = None
     last_words: list[str] = field(default_factory=list)
+    hold: Hold | None = None
 
 
 def judge(
@@ -86,11 +88,14 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.reason.startswith("Dependency"):
         return TaskStatus("waiting")
     words = reason(live.reason)
+    if live.hold is not None:
+        words += HOLDS[live.hold is Hold.ADMINISTRATOR]
     if live.start:
         words += f", expected to start {moment(live.start)}"
     if live.restarts or marks.begin is not None:
-        return TaskStatus("requeued", words=words, restarts=live.restarts, started=True)
-    return TaskStatus("queued", words=words)
+        return TaskStatus("requeued", words=words, restarts=live.restarts, started=True,
+                          hold=live.hold)
+    return TaskStatus("queued", words=words, hold=live.hold)
 
 
 def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import write_text
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
-    artifacts,
     claims,
     executors,
     identity,
@@ -28,17 +28,17 @@ from l3hpc.workflow import (
     records,
     render,
     sbatch,
-    waiting,
+    submit_limits,
 )
+from l3hpc.workflow.dependencies import Dependencies, ParentFailed
 from l3hpc.workflow.executors import Call
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
-from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
+from l3hpc.workflow.model import Plan, PlannedStep, RunRecord
 
-WAIT_WORDS = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "MaxSubmitJobsPerUser",
-              "AssocGrpSubmitJobsLimit", "QOSGrpSubmitJobsLimit")
-WAITS_S = (5, 15, 30) + (60,) * 30
+LIMIT_S = (5, 15, 30, 60)  # for room in the queue: the last one again and again
+DEPENDENCY_S = (0, 0.5, 1, 2, 4)  # a job left Slurm's memory between our look and sbatch
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -52,18 +52,33 @@ def write_scripts(folder: Path, texts: Sequence[tuple[render.Part, str]]) -> Non
 
 def hand_over(
     plan: Plan, steps: list[PlannedStep], texts: render.Texts, record: RunRecord,
-    progress: Progress, *, alive: dict[str, list[str]] | None = None, before: str = "",
-) -> None:
+    progress: Progress, *, alive: Collection[str] = (), before: str = "",
+    elsewhere: Mapping[str, Collection[int]] | None = None,
+) -> dict[str, str]:
     """Submit the steps that have a text, in this order, and keep the record up to date.
 
-    alive: step → ids of earlier jobs that still work on it; who needs that step waits for them
-    too. before: the state to which a refusal brings the record back, of a run that was submitted
-    earlier. A refusal or an interruption takes back all that was submitted here.
+    A refusal or an interruption takes back all that was submitted here. A step that failed
+    meanwhile does not: what needs it is left out.
+
+    Parameters
+    ----------
+    alive : collection of str
+        Names of the steps on which earlier jobs are at work.
+    before : str
+        The state to which a refusal brings the record back, of a run that was submitted earlier.
+    elsewhere : mapping of str to collection of int
+        As from ``dependencies.made_elsewhere``.
+
+    Returns
+    -------
+    dict of str to str
+        The steps that were left out, and why.
     """
-    waits: dict[str, list[str]] = {name: list(ids) for name, ids in (alive or {}).items()}
-    since, submitted = time.time(), list[JobId]()
+    since, submitted, left = time.time(), list[JobId](), dict[str, str]()
     entries = {entry.name: entry for entry in record.steps}
-    arrays = {one.names[0]: one for one in job_arrays.find(plan, steps, texts, {*texts, *waits})}
+    waits = Dependencies(plan, record, elsewhere or {})
+    arrays = {one.names[0]: one
+              for one in arrays_of(plan, steps, texts, {*texts, *alive}, elsewhere or {})}
     behind = {name for one in arrays.values() for name in one.names[1:]}  # go with the first one
     if record.local:
         LocalJobs(plan.workspace, plan.run).forget_stop()
@@ -73,7 +88,6 @@ def hand_over(
         submitted.append(job)
         records.note_attempts(plan.workspace, plan.run, attempts, first=first)
         for name, attempt in attempts.items():
-            waits.setdefault(name, []).append(attempt["job"])
             if attempt["job"] in {each["job"] for each in entries[name].attempts}:
                 markers.forget(plan.step_folder(name) / "markers", since)
             records.add_attempt(entries[name], attempt, first=first)
@@ -82,24 +96,29 @@ def hand_over(
         for step in steps:
             if step.name not in texts or step.name in behind:
                 continue
-            after = [job for name in step.needs for job in waits.get(name, ())]
-            after += _still_made(plan, step)
-            if step.name in arrays:
-                array = arrays[step.name]
-                with _ctrl_c(signal.SIG_BLOCK):
-                    job = _submit_array(plan, array, after, progress)
-                    note(job, {name: _attempt(replace(job, id=f"{job.id}_{index}"))
-                               for index, name in enumerate(array.names)}, True)
-                progress.advance(1)
-                continue
-            if len(texts[step.name]) > 1:
-                progress.note(f"{step.name}: {step.tasks:,} tasks in {len(texts[step.name])} "
-                              f"arrays of at most {plan.profile.limits.array:,}")
-            for number, (part, text) in enumerate(texts[step.name]):
-                with _ctrl_c(signal.SIG_BLOCK):
-                    job = _submit_part(plan, step, part, number, after, progress)
-                    note(job, {step.name: _attempt(job, part, text)}, number == 0)
-                progress.advance(1)
+            try:
+                if step.name in arrays:
+                    array = arrays[step.name]
+                    with _ctrl_c(signal.SIG_BLOCK):
+                        job = _submit_array(plan, array, waits, progress)
+                        note(job, {name: _attempt(replace(job, id=f"{job.id}_{index}"))
+                                   for index, name in enumerate(array.names)}, True)
+                    progress.advance(1)
+                    continue
+                if len(texts[step.name]) > 1:
+                    progress.note(f"{step.name}: {step.tasks:,} tasks in "
+                                  f"{len(texts[step.name])} arrays")
+                for number, (part, text) in enumerate(texts[step.name]):
+                    with _ctrl_c(signal.SIG_BLOCK):
+                        job = _submit_part(plan, step, part, number, waits, progress)
+                        note(job, {step.name: _attempt(job, part, text)}, number == 0)
+                    progress.advance(1)
+            except ParentFailed as error:
+                names = arrays[step.name].names if step.name in arrays else [step.name]
+                left |= dict.fromkeys(names, error.message)
+        if left and not submitted:
+            step = next(one for one in steps if one.name in left)
+            raise InputError(left[step.name], hint=f"Finish that first: l3hpc resume {plan.run}")
         record.state, record.note = "submitted", ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
@@ -110,9 +129,9 @@ def hand_over(
                     isinstance(error, sbatch.NotReachedError) and submitted:
                 _leave(plan, record, step, refusal, since)
             else:
-                left = _take_back(plan, record, submitted, refusal, before, since)
+                kept = _take_back(plan, record, submitted, refusal, before, since)
                 if isinstance(error, ClusterError):
-                    refusal.allowed = left or refusal.allowed or "nothing was submitted"
+                    refusal.allowed = kept or refusal.allowed or "nothing was submitted"
         raise refusal from None
     except BaseException as error:
         with _ctrl_c(signal.SIG_BLOCK):
@@ -120,100 +139,87 @@ def hand_over(
         raise
     finally:
         progress.finish()
+    return left
+
+
+def arrays_of(
+    plan: Plan, steps: Sequence[PlannedStep], texts: render.Texts, waiting: Collection[str],
+    elsewhere: Mapping[str, Collection[int]],
+) -> list[job_arrays.JobArray]:
+    """The steps of a sweep that go to Slurm together. One that waits for another run's job goes
+    alone."""
+    alone = [step for step in steps if not elsewhere.get(step.name)]
+    return job_arrays.find(plan, alone, texts, waiting)
 
 
 def _script(folder: Path, number: int) -> Path:
     return folder / (f"script-{number}.sbatch" if number else "script.sbatch")
 
 
-def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
-    """Of the other runs' jobs that make an input: those that still have to be waited for.
-
-    ``waits_for`` has their ids of the time of planning; meanwhile they may have been resumed. An id
-    that Slurm has purged would count as fulfilled, so our own records decide.
-    """
-    jobs: list[str] = []
-    for record, entry in _makers(plan, step):
-        if len(artifacts.finished(Path(entry.artifact))) >= entry.tasks:
-            continue
-        from l3hpc.workflow import status
-
-        live = {index: task.job for index, task
-                in status.live_tasks(plan.workspace, record)[entry.name].items()}
-        done = artifacts.finished(Path(entry.artifact))
-        lacking = sorted({*range(entry.tasks)} - {*done, *live})
-        if lacking:
-            [found] = status.collect(plan.workspace, [record.run])
-            state = next(each.state for each in found.steps if each.name == entry.name)
-            raise InputError(
-                f"an input is made by {entry.name} of {record.run}, "
-                + (f"whose task {lacking[0]} failed" if state in status.MOVING
-                   else f"which is {state}"),
-                hint=f"Finish it first: l3hpc resume {record.run}")
-        jobs += waiting.live_ids(entry, done, live)
-    return jobs
-
-
-def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]:
-    """The steps of other runs whose jobs, also earlier ones, a step waits for; each once."""
-    found: dict[tuple[str, str], tuple[RunRecord, StepRecord]] = {}
-    known = records.read_all(plan.workspace) if step.waits_for else []
-    for job in step.waits_for:
-        made = [(record, entry) for record in known
-                if record.local == executors.is_local(plan.profile) for entry in record.steps
-                if job == entry.job or job in {attempt["job"] for attempt in entry.attempts}]
-        if not made:
-            raise InputError(f"an input is made by job {job}, which no run here has on "
-                             f"{plan.profile.name}", hint="Wait until it is done: l3hpc status")
-        found[made[0][0].run, made[0][1].name] = made[0]
-    return list(found.values())
-
-
 def _submit_part(
-    plan: Plan, step: PlannedStep, part: render.Part, number: int, after: list[str],
+    plan: Plan, step: PlannedStep, part: render.Part, number: int, waits: Dependencies,
     progress: Progress,
 ) -> JobId:
     folder = plan.step_folder(step.name)
     calls = [Call(folder / "config.json", task, task - part.offset) for task in part.tasks]
-    return _submit(plan, step, _script(folder, number), calls, after, progress)
+    return _submit(plan, step, _script(folder, number), calls, waits, progress)
 
 
-def _submit_array(plan: Plan, array: job_arrays.JobArray, after: list[str], progress: Progress
-                  ) -> JobId:
+def _submit_array(plan: Plan, array: job_arrays.JobArray, waits: Dependencies,
+                  progress: Progress) -> JobId:
     """One task for each step."""
     write_text(array.script, array.text, durable=False)
     calls = [Call(plan.step_folder(name) / "config.json", 0, index)
              for index, name in enumerate(array.names)]
-    return _submit(plan, array.steps[0], array.script, calls, after, progress)
+    return _submit(plan, array.steps[0], array.script, calls, waits, progress)
 
 
-def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call], after: list[str],
-            progress: Progress) -> JobId:
+def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call],
+            waits: Dependencies, progress: Progress) -> JobId:
+    """Submit one script; wait where Slurm has no room for it now.
+
+    For room in the queue without an end: jobs of this very run may have to end first, which takes
+    as long as they do. (``sbatch`` asks a busy controller again.)
+    """
+    from l3hpc.workflow.executors.slurm import Refusal, hint_for, refusal
+
     executor = executors.executor(plan.profile, plan.workspace, script.parent / "logs")
 
     def pause(seconds: float) -> None:
         with _ctrl_c(signal.SIG_UNBLOCK):
             claims.pause(plan.workspace, plan.run, seconds)
 
-    for wait in (*WAITS_S, None):
+    tried: Counter[Refusal] = Counter()
+    said = ""
+    while True:
         claims.check(plan.workspace, plan.run)
+        after = waits.of(step, [call.task for call in calls])
         try:
             return executor.submit_script(
-                script, calls, after=after, time_min=step.resources.time_min,
+                script, calls, after=after.ok, behind=after.ended,
+                time_min=step.resources.time_min,
                 max_timeouts=healing.of(plan.profile, step).time, pause=pause,
                 known=lambda: identity.known(records.read(plan.workspace, plan.run)),
                 say=lambda words: progress.note(f"{step.name}: {words}"))
         except (sbatch.NotReachedError, sbatch.OutcomeUnknownError):
             raise
         except ClusterError as error:
-            if wait is None or not any(word in error.message for word in WAIT_WORDS):
-                from l3hpc.workflow.executors.slurm import hint_for
-
+            kind, number = refusal(error.message), tried[refusal(error.message)]
+            tried[kind] += 1
+            if kind is Refusal.FULL:
+                submit_limits.check_fits(plan.profile, step.kind, len(calls), error,
+                                         again=number > 0)
+                wait = LIMIT_S[min(number, len(LIMIT_S) - 1)]
+                if said != error.message:
+                    said = error.message
+                    progress.note(f"{step.name}: {said}: trying again until there is room")
+                pause(wait)
+            elif kind is Refusal.DEPENDENCY and number < len(DEPENDENCY_S):
+                waits.look_again()
+                pause(DEPENDENCY_S[number])
+            else:
                 error.hint = error.hint or hint_for(error.message)
                 raise
-            progress.note(f"{step.name}: {error.message}: trying again in {wait} s")
-            pause(wait)
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _attempt(job: JobId, part: render.Part | None = None, text: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ identity (see ``identity``).
 """
 from __future__ import annotations
 
+import enum
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,15 @@ _OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_F
          "DEADLINE", "PREEMPTED", "REVOKED")
 
 
+class Hold(enum.Enum):
+    """Why a job waits until somebody releases it, by Slurm's reasons."""
+
+    USER = ("JobHeldUser",)
+    REQUEUED = ("job requeued in held state", "JobHoldMaxRequeue")
+    LAUNCH = ("launch failed requeued held",)  # a failing Prolog, say
+    ADMINISTRATOR = ("JobHeldAdmin",)
+
+
 @dataclass(frozen=True)
 class LiveJob:
     """A job or array task that squeue lists. start: expected or real, unix seconds."""
@@ -49,9 +59,14 @@ class LiveJob:
     origin: Origin = Origin()
 
     @property
+    def hold(self) -> Hold | None:
+        """Why it is held; None where it is not."""
+        return next((one for one in Hold if self.reason in one.value), None)
+
+    @property
     def held(self) -> bool:
-        """Whether it waits to be let go by its own user (a requeue holds it so)."""
-        return self.reason in ("JobHeldUser", "job requeued in held state")
+        """Whether it waits to be released by its own user (a requeue holds it so)."""
+        return self.hold not in (None, Hold.ADMINISTRATOR)
 
 
 @dataclass(frozen=True)

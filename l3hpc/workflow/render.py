@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,12 @@ class Part:
 
     offset: int
     tasks: tuple[int, ...]
+
+    def split(self, apart: Collection[int]) -> list[Part]:
+        """Two of them, or one: first the tasks that are not among these."""
+        both = ([task for task in self.tasks if task not in apart],
+                [task for task in self.tasks if task in apart])
+        return [Part(self.offset, tuple(tasks)) for tasks in both if tasks]
 
     @property
     def indices(self) -> list[int]:

@@ -7,8 +7,8 @@ forgotten jobs are never used: Slurm would take them as fulfilled.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from l3hpc.workflow import (
     waiting,
 )
 from l3hpc.workflow.config import check_workspace
+from l3hpc.workflow.dependencies import made_elsewhere
 from l3hpc.workflow.healing import policy, slurm
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord, task_ids
@@ -42,12 +43,32 @@ ENDING_LOOK_S = 2.0
 RESOURCES = ("cpus", "mem", "gpus", "time")
 
 
+def _listed(ids: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return f"job{'s' if len(ids) > 1 else ''} {', '.join(ids[:most])}{more}"
+
+
 @dataclass(frozen=True)
 class Todo:
-    """What a resumption will do. steps: to submit again (``missing`` says which tasks); alive:
-    step → ids that still work on it; stale: jobs that wait for something that cannot come; held:
-    job → what it must be given before it is let go; again: finished steps to compute anew;
-    finished: every step of the run is done."""
+    """What a resumption will do: exactly this.
+
+    Attributes
+    ----------
+    steps : list of PlannedStep
+        To submit again; ``missing`` says which tasks.
+    alive : dict of str to list of str
+        Step → ids that still work on it.
+    stale, orphans : list of JobId
+        To cancel: they wait for something that cannot come, or no record names them.
+    held : dict of JobId to list of str
+        To release, each with what it must be given before.
+    for_administrators : dict of str to list of str
+        Step → ids that only an administrator can release.
+    again : list of StepRecord
+        Finished steps to compute again.
+    finished : bool
+        Every step of the run is done.
+    """
 
     plan: Plan
     steps: list[PlannedStep]
@@ -56,50 +77,102 @@ class Todo:
     held: dict[JobId, list[str]]
     again: list[StepRecord]
     finished: bool = False
+    orphans: list[JobId] = field(default_factory=list)
+    for_administrators: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.steps or self.held or self.stale or self.orphans)
+
+    def words(self) -> str:
+        """What will be done, in the order in which it is."""
+        parts = []
+        if doomed := [job.id for job in (*self.orphans, *self.stale)]:
+            parts.append(f"cancel {_listed(doomed)} (can never run)")
+        parts += [f"release {job.id} with {', '.join(changes)}"
+                  for job, changes in self.held.items() if changes]
+        if plain := [job.id for job, changes in self.held.items() if not changes]:
+            parts.append(f"release {_listed(plain)}")
+        if self.steps:
+            parts.append("submit " + ", ".join(
+                f"{step.name} ({len(step.missing)} of {step.tasks} tasks)" for step in self.steps))
+        return "; ".join(parts)
 
 
 def resume(
     workspace: Path, run: str, profile: Any, *, sets: Sequence[str] = (),
     only: Sequence[str] = (), again: str = "", detach: bool = False,
-    progress: Progress | None = None, on_submitted: Any = None,
+    progress: Progress | None = None, on_planned: Callable[[Todo], None] | None = None,
+    on_submitted: Callable[[RunRecord, list[str]], None] | None = None,
 ) -> RunRecord:
     """Submit again what is missing of a run and not alive; return its record.
 
-    profile: the cluster profile of the run. sets: ``STEP.mem=160GB`` and the like (resources only:
-    a parameter would make it another run). only: these steps and what waits for them. again: this
-    step and all behind it are computed anew, also what is finished. Two at once submit once: the
-    second one finds the jobs of the first alive.
+    Two at once submit once: the second one finds the jobs of the first alive.
+
+    Parameters
+    ----------
+    profile : ClusterProfile
+        Of the run.
+    sets : sequence of str
+        ``STEP.mem=160GB`` and the like: resources only, a parameter would make it another run.
+    only : sequence of str
+        These steps and what waits for them.
+    again : str
+        This step and all behind it are computed again, also what is finished.
+    on_planned : callable
+        Gets what will be done, and nothing else, before any of it is; may raise to stop.
+    on_submitted : callable
+        Gets the record and the names of the steps that were submitted.
     """
+    progress = progress or Progress()
     with claims.claim(workspace, run, "resume"), submission.umask(profile):
-        sbatch.cancel(orphans.find(workspace, records.read(workspace, run)), run)
-        _await_ending(workspace, run, progress or Progress())
-        todo = missing(workspace, run, profile, sets, only=only, again=again)
+        todo = look(workspace, run, profile, sets, only=only, again=again, progress=progress)
+        elsewhere = made_elsewhere(todo.plan)
+        texts = submission.scripts(todo.plan, todo.steps, elsewhere)
+        if on_planned is not None:
+            on_planned(todo)
         record = records.read(workspace, run)
-        for job, changes in todo.held.items():
-            slurm.release(job.id, changes, wait_s=0)
-        if not todo.steps:
-            if record.state == "submitting":  # its submission was killed after the last job
-                record.state = "submitted"
-                records.write(workspace, record)
-            return record
-        texts = submission.scripts(todo.plan, todo.steps)
-        if not record.local:
-            sbatch.cancel(todo.stale, run)
-        for entry in todo.again:
-            artifacts.discard(Path(entry.artifact))
-        for step in todo.steps:
-            _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
-        before, since = _begin_again(workspace, record), time.time()
-        handover.hand_over(todo.plan, todo.steps, texts, record, progress or Progress(),
-                           alive=todo.alive, before=before)
-        ledger_sync.follow(workspace, record, progress or Progress(), since)
-    if on_submitted is not None:
-        on_submitted(record)
-    if record.local:
+        left_out = _carry_out(todo, texts, record, progress, elsewhere)
+    submitted = [step.name for step in todo.steps if step.name not in left_out]
+    if on_submitted is not None and todo.anything:
+        on_submitted(record, submitted)
+    submission.refuse_part(run, left_out)
+    if record.local and todo.steps:
         with submission.umask(profile):
             submission.run_local(workspace, run, detach=detach)
         record = records.read(workspace, run)
     return record
+
+
+def _carry_out(todo: Todo, texts: render.Texts, record: RunRecord, progress: Progress,
+               elsewhere: Mapping[str, Collection[int]]) -> dict[str, str]:
+    """Do what was announced; return the steps that were left out, and why."""
+    workspace = todo.plan.workspace
+    sbatch.cancel([*todo.orphans, *todo.stale], record.run)
+    for job, changes in todo.held.items():
+        slurm.release(job.id, changes, wait_s=0)
+    if not todo.steps:
+        if record.state == "submitting":  # its submission was killed after the last job
+            record.state = "submitted"
+            records.write(workspace, record)
+        return {}
+    for entry in todo.again:
+        artifacts.discard(Path(entry.artifact))
+    for step in todo.steps:
+        _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
+    before, since = _begin_again(workspace, record), time.time()
+    left_out = handover.hand_over(todo.plan, todo.steps, texts, record, progress,
+                                  alive=todo.alive, before=before, elsewhere=elsewhere)
+    ledger_sync.follow(workspace, record, progress, since)
+    return left_out
+
+
+def look(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *,
+         only: Sequence[str] = (), again: str = "", progress: Progress | None = None) -> Todo:
+    """What ``resume`` would do, once the jobs that are just ending have ended."""
+    _await_ending(workspace, run, progress or Progress())
+    return missing(workspace, run, profile, sets, only=only, again=again)
 
 
 def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *,
@@ -118,6 +191,7 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
             raise InputError(f"{name} still waits or runs", hint=f"First: l3hpc cancel {run}")
     steps, alive, stale = [], {}, list[JobId]()
     held: dict[JobId, list[str]] = {}
+    for_administrators: dict[str, list[str]] = {}
     for entry, now in zip(record.steps, found.steps, strict=True):
         done = set() if entry.name in anew else artifacts.finished(Path(entry.artifact))
         if len(done) >= entry.tasks:
@@ -127,13 +201,16 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
         if now.state == "blocked":  # waits in the queue for what cannot come
             stale += [identity.of_attempt(workspace, record, entry, attempt)
                       for attempt in entry.attempts
-                      if {*task_ids(attempt).values()} & {*running.values()}]
+                      if not record.local
+                      and {*task_ids(attempt).values()} & {*running.values()}]
             running = {}
         if running:
             alive[entry.name] = waiting.live_ids(entry, done, running)
         if not record.local:
-            held |= _held(workspace, record, entry, [index for index in running
-                                                     if tasks[index].now.held])
+            held |= _held(workspace, record, entry, running,
+                          {index for index in running if tasks[index].now.held})
+            if now.held_by_administrator:
+                for_administrators[entry.name] = now.held_by_administrator
         if chosen is not None and entry.name not in chosen:
             continue
         step = _planned(workspace, record, entry, profile, wishes.get(entry.name, {}),
@@ -145,7 +222,8 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
     limits.refuse(plan)
     return Todo(plan, steps, alive, stale[::-1], held,
                 [entry for entry in record.steps if entry.name in anew],
-                finished=all(step.state in ("done", "reused") for step in found.steps))
+                finished=all(step.state in ("done", "reused") for step in found.steps),
+                orphans=orphans.find(workspace, record), for_administrators=for_administrators)
 
 
 def used_by(workspace: Path, run: str, entries: Sequence[StepRecord]) -> list[str]:
@@ -195,14 +273,28 @@ def _await_ending(workspace: Path, run: str, progress: Progress) -> None:
         time.sleep(ENDING_LOOK_S)
 
 
-def _held(workspace: Path, record: RunRecord, entry: StepRecord, held: Sequence[int]
-          ) -> dict[JobId, list[str]]:
-    """Of the held tasks those that wait for more memory or time, and what they wait for."""
+def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mapping[int, str],
+          held: Collection[int]) -> dict[JobId, list[str]]:
+    """What is held and what it must be given before it is released: more memory or time where it
+    was put back for that. An array of which all that waits is held is released as one."""
     marks = markers.read(records.markers_folder(workspace, record.run, entry.name))
-    jobs, ids = waiting.latest(entry), identity.of_step(workspace, record, entry)
-    return {replace(ids[jobs[index]], id=jobs[index]): slurm.arguments(policy.Decision(
-        True, "", wanted.get("mem_mb"), wanted.get("time_min"), wanted.get("exclude")))
-        for index in held if index in marks and (wanted := marks[index].wanted)}
+    found: dict[JobId, list[str]] = {}
+    for attempt in entry.attempts:
+        job = identity.of_attempt(workspace, record, entry, attempt)
+        live = {index: task for index, task in task_ids(attempt).items()
+                if running.get(index) == task}
+        plain = []
+        for index, task in live.items():
+            wanted = marks[index].wanted if index in marks else {}
+            if index in held and wanted:
+                found[replace(job, id=task)] = slurm.arguments(policy.Decision(
+                    True, "", wanted.get("mem_mb"), wanted.get("time_min"), wanted.get("exclude")))
+            elif index in held:
+                plain.append(task)
+        whole = attempt["array"] and len(plain) == len(live)
+        found |= {replace(job, id=task): list[str]()
+                  for task in ([attempt["job"]] if whole and plain else plain)}
+    return found
 
 
 def _planned(

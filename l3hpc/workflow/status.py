@@ -9,7 +9,7 @@ generations, whatever Slurm calls it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,8 @@ class StepStatus:
     last_words: list[str] = field(default_factory=list)
     failed_tasks: list[int] = field(default_factory=list)
     artifact: str = ""
+    held: list[str] = field(default_factory=list)
+    held_by_administrator: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -235,9 +237,19 @@ def _run_status(
                                "handed over all")
     if record.note and state in ("refused", "cancelled"):
         status.notes.insert(0, record.note)
-    if state in ("failed", "lost", "cancelled") or broken_off and state != "done":
+    status.notes += [held_words(step.name, step.held_by_administrator) for step in steps
+                     if step.held_by_administrator]
+    if state in ("failed", "lost", "cancelled") or broken_off and state != "done" \
+            or any(step.held for step in steps):
         status.next = f"l3hpc resume {record.run}"
     return status
+
+
+def held_words(step: str, jobs: Sequence[str]) -> str:
+    """What to do about jobs that an administrator holds."""
+    more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    return (f"job {jobs[0]}{more} of {step} is held by an administrator: ask your site to release "
+            f"it (scontrol show job {jobs[0]})")
 
 
 def _once_more(workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs) -> _Look:
@@ -272,11 +284,20 @@ def _step_status(
         status.state = "cancelled" if broken_off else {
             "submitting": "submitting", "refused": "planned"}.get(record.state, "cancelled")
         status.detail = "not submitted"
+        if stuck and record.state == "submitted":  # it had failed before this one was handed over
+            roots = sorted({parent.blocked_by or parent.name for parent in stuck})
+            status.state, status.blocked_by = "blocked", roots[0]
+            status.detail = f"by {', '.join(roots)}, not submitted"
         return status
     tasks = {index: judge(index, job, look.marks.get(index), own,
                           was_cancelled=record.state == "cancelled")
              for index, job in look.open_ids().items()}
     _merge(status, tasks, stuck, was_cancelled=record.state == "cancelled")
+    for index, task in sorted(tasks.items()):
+        if task.hold is not None:
+            by_administrator = task.hold is queue.Hold.ADMINISTRATOR
+            (status.held_by_administrator if by_administrator else status.held).append(
+                look.open_ids()[index])
     if not stuck and step.waits_for and (
             status.state == "blocked" or status.state == "cancelled" and record.state != "cancelled"
             and not any(task.started for task in tasks.values())

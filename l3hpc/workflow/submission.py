@@ -12,10 +12,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from l3hpc.errors import ClusterError, InputError
+from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.files import current_user, share_file, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
@@ -29,7 +29,8 @@ from l3hpc.workflow import (
     render,
     sharing,
 )
-from l3hpc.workflow.handover import hand_over, write_scripts
+from l3hpc.workflow.dependencies import made_elsewhere
+from l3hpc.workflow.handover import arrays_of, hand_over, write_scripts
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
@@ -54,7 +55,8 @@ def submit(
     cluster refuses a job; then no job of the run is left.
     """
     steps, limits = in_order(plan.steps), partitions.Check(plan.profile)
-    texts = scripts(plan, steps)
+    elsewhere = made_elsewhere(plan)
+    texts = scripts(plan, steps, elsewhere)
     if unchecked := limits.refuse(plan):
         (progress or Progress()).note(unchecked)
     if test_only:
@@ -66,22 +68,39 @@ def submit(
                 (progress or Progress()).note(f"warning: {danger.words}; close it: {danger.fix}")
         try:
             record = _write_folder(plan, steps, texts)
-            hand_over(plan, steps, texts, record, progress or Progress())
+            left_out = hand_over(plan, steps, texts, record, progress or Progress(),
+                                 elsewhere=elsewhere)
             ledger_sync.follow(plan.workspace, record, progress or Progress())
         finally:
             claim.release(forget=True)
         if on_submitted is not None:
             on_submitted(record)
+        refuse_part(plan.run, left_out)
         if record.local and any(step.state == "submitted" for step in record.steps):
             run_local(plan.workspace, plan.run, detach=detach)
             record = records.read(plan.workspace, plan.run)
     return record
 
 
-def scripts(plan: Plan, steps: Sequence[PlannedStep]) -> render.Texts:
-    """Step → its scripts, of the steps that have something to do."""
+def refuse_part(run: str, left_out: Mapping[str, str]) -> None:
+    """End with an error where not all of what was announced was submitted."""
+    if left_out:
+        first = next(iter(left_out.values()))
+        raise L3hpcError(f"{first} meanwhile: {', '.join(left_out)} "
+                         f"{'was' if len(left_out) == 1 else 'were'} not submitted",
+                         hint=f"See: l3hpc status {run}; then: l3hpc resume {run}")
+
+
+def scripts(plan: Plan, steps: Sequence[PlannedStep],
+            elsewhere: Mapping[str, Collection[int]] | None = None) -> render.Texts:
+    """Step → its scripts, of the steps that have something to do.
+
+    elsewhere: as from ``dependencies.made_elsewhere``. These tasks get a script of their own: the
+    others need not wait.
+    """
     return {step.name: [(part, render.render(plan, step, part))
-                        for part in render.parts(plan, step)]
+                        for whole in render.parts(plan, step)
+                        for part in whole.split((elsewhere or {}).get(step.name, ()))]
             for step in steps if step.missing}
 
 
@@ -89,9 +108,9 @@ def arrays(plan: Plan) -> list[job_arrays.JobArray]:
     """The steps of a sweep that would go to Slurm together, as things stand."""
     if not job_arrays.apply(plan):
         return []
-    steps = in_order(plan.steps)
-    texts = scripts(plan, steps)
-    return job_arrays.find(plan, steps, texts, texts)
+    steps, elsewhere = in_order(plan.steps), made_elsewhere(plan)
+    texts = scripts(plan, steps, elsewhere)
+    return arrays_of(plan, steps, texts, texts, elsewhere)
 
 
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
@@ -213,7 +232,7 @@ def _test(
     """Ask Slurm about every script; on ``local`` let bash check its grammar."""
     import tempfile
 
-    together = job_arrays.find(plan, steps, texts, texts)
+    together = arrays_of(plan, steps, texts, texts, {})
     bundled = {name for one in together for name in one.names}
     every = [(step, text) for step in steps if step.name not in bundled
              for _, text in texts.get(step.name, ())]

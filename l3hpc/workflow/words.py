@@ -14,7 +14,7 @@ REASONS = {
     "None": "about to start",
     "BeginTime": "its start time has not come",
     "Licenses": "waits for a licence",
-    "JobHeldUser": "held by its user (scontrol release)",
+    "JobHeldUser": "held by its user",
     "JobHeldAdmin": "held by an administrator",
     "JobArrayTaskLimit": "as many array tasks run as the pipeline allows",
     "PartitionTimeLimit": "asks for more time than the partition allows",
@@ -34,7 +34,8 @@ REASONS = {
     "AssocGrpCPUMinutesLimit": "your account has used its core hours",
     "InvalidAccount": "the account is not valid",
     "InvalidQOS": "the QOS is not valid",
-    "job requeued in held state": "waits for what it needs",
+    "job requeued in held state": "held after a requeue",
+    "JobHoldMaxRequeue": "held after too many requeues",
     "launch failed requeued held": "could not start on its node, and is held",
     "BadConstraints": "no node has what it asks for",
 }

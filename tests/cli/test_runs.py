@@ -81,9 +81,12 @@ def test_runs_from_outside(here, capsys, monkeypatch):
 
     code, out, _ = call(capsys, "resume", "bad", "--dry-run", "--json")
     assert json.loads(out) == {"run": "bad-2", "would_submit": {"sample": [0], "fit": [0]},
-                               "would_release": []}
+                               "would_release": [], "would_cancel": [],
+                               "held_by_administrator": {}}
     code, out, _ = call(capsys, "resume", "bad", "--set", "sample.mem=200MB")
-    assert code == 0 and "resumed bad-2: sample (1 of 1 tasks), fit (1 of 1 tasks)" in out
+    assert code == 0 and out.startswith(
+        "resuming bad-2: submit sample (1 of 1 tasks), fit (1 of 1 tasks)\n"
+        "resumed bad-2: sample 5 → fit 6\n"), out
     assert call(capsys, "resume", "bad")[1] == (
         "nothing to resume: all steps of bad-2 are done\n")
     code, out, err = call(capsys, "logs", "bad")

@@ -147,17 +147,24 @@ class RealSlurm:
                     os.kill(process, number)
 
     @contextlib.contextmanager
-    def configured(self, **settings):
-        """With other lines in slurm.conf, without starting anything again."""
+    def configured(self, restart=False, **settings):
+        """With other lines in slurm.conf. restart: the controller, which some of them need."""
         before = self.conf.read_text()
         kept = [line for line in before.splitlines() if line.partition("=")[0] not in settings]
         lines = [f"{key}={value}" for key, value in settings.items()]
         try:
-            self.conf.write_text("\n".join([*lines, *kept, ""]))
-            self.command("scontrol", "reconfigure")
+            self._reconfigure("\n".join([*lines, *kept, ""]), restart)
             yield self
         finally:
-            self.conf.write_text(before)
+            self._reconfigure(before, restart)
+
+    def _reconfigure(self, text, restart):
+        self.conf.write_text(text)
+        if restart:
+            self.stop_daemon("slurmctld")
+            self.start_controller()
+            self.idle()
+        else:
             self.command("scontrol", "reconfigure")
 
     def idle(self):

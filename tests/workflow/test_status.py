@@ -223,8 +223,9 @@ def test_json_has_the_documented_fields(case):
     assert sorted(value) == ["cluster", "combinations", "created", "next", "notes", "pipeline",
                              "run", "schema", "state", "steps"]
     assert sorted(value["steps"][0]) == [
-        "artifact", "blocked_by", "detail", "done", "elapsed_s", "failed_tasks", "job", "kind",
-        "last_words", "log", "name", "progress", "restarts", "state", "tasks"]
+        "artifact", "blocked_by", "detail", "done", "elapsed_s", "failed_tasks", "held",
+        "held_by_administrator", "job", "kind", "last_words", "log", "name", "progress", "restarts",
+        "state", "tasks"]
 
 
 def test_status_is_light(tmp_path):

@@ -96,7 +96,7 @@ if [ ! -e {slurm.folder}/tried ]; then
   exit 1
 fi
 echo 5""")
-    monkeypatch.setattr(handover, "WAITS_S", (0.01,))
+    monkeypatch.setattr(handover, "LIMIT_S", (0.01,))
     said = []
 
     class Told(Progress):
@@ -105,7 +105,7 @@ echo 5""")
 
     record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=Told())
     assert record.steps[0].job == "5"
-    assert len(said) == 1 and said[0].endswith("trying again in 0.01 s")
+    assert len(said) == 1 and said[0].endswith("trying again until there is room")
 
 
 def test_the_job_id_is_recorded_before_the_next_job_goes(chains, slurm, on, tmp_path):

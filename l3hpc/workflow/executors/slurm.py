@@ -7,6 +7,7 @@ command line (``--parsable``, the dependency), sparse arrays and a scrubbed envi
 
 from __future__ import annotations
 
+import enum
 import re
 import shutil
 import uuid
@@ -42,6 +43,7 @@ class ScriptExecutor(SlurmExecutor):
         self._kill_on_invalid_dep = kill_on_invalid_dep
         self._script = Path()
         self._dependencies: tuple[str, ...] = ()
+        self._behind: tuple[str, ...] = ()
         self._calls: tuple[Call, ...] = ()
         self._submitted = JobId("")
         self._options: dict[str, Any] = {}
@@ -58,17 +60,19 @@ class ScriptExecutor(SlurmExecutor):
 
     def submit_script(
         self, script: Path, calls: Sequence[Call], *, time_min: int, after: Sequence[str] = (),
-        max_timeouts: int = 3, **options: Any,
+        behind: Sequence[str] = (), max_timeouts: int = 3, **options: Any,
     ) -> JobId:
         """Hand ``script`` to the scheduler, which is to run ``calls``.
 
-        after: ids of the jobs that must succeed first. time_min: the true time limit (submitit
+        after: ids of the jobs that must succeed first. behind: of those that must have ended,
+        however. time_min: the true time limit (submitit
         tells a time-out from a preemption by it). Returns the job's number (of an array: its base)
         and the cluster that has it, where one was named. options: of ``sbatch.Submission``.
         A refusal is a ``ClusterError`` with the scheduler's words.
         """
         self._script, self._dependencies = Path(script), tuple(after)
         self._options = options
+        self._behind = tuple(behind)
         self.max_num_timeout = max_timeouts
         self.parameters["time"] = time_min
         self._calls = tuple(calls)
@@ -122,18 +126,42 @@ class ScriptExecutor(SlurmExecutor):
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         return sbatch_command(submission_file_path, self._dependencies,
-                              self._kill_on_invalid_dep, self._clusters)
+                              self._kill_on_invalid_dep, self._clusters, self._behind)
 
 
 def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool,
-                   clusters: str = "") -> list[str]:
+                   clusters: str = "", behind: Sequence[str] = ()) -> list[str]:
     """The command that submits ``script``; dependencies stand here because the command line wins
     over the environment and over the script."""
     command = on_cluster(["sbatch", "--parsable"], clusters)
+    kinds = {"afterok": after, "afterany": behind}
+    if words := ",".join(":".join([kind, *ids]) for kind, ids in kinds.items() if ids):
+        command.append(f"--dependency={words}")
     if after:
-        command.append("--dependency=afterok:" + ":".join(after))
         command.append(f"--kill-on-invalid-dep={'yes' if kill_on_invalid_dep else 'no'}")
     return [*command, str(script)]
+
+
+class Refusal(enum.Enum):
+    """Why sbatch did not take a job, as far as it matters to what is done next."""
+
+    FULL = enum.auto()  # as many jobs wait or run as this person, account or QOS may have
+    DEPENDENCY = enum.auto()  # a job to wait for has left Slurm's memory
+    FINAL = enum.auto()  # it will say the same again
+
+
+_REFUSALS = {
+    Refusal.FULL: ("AssocMaxSubmitJobLimit", "AssocGrpSubmitJobsLimit", "MaxSubmitJobsPerUser",
+                   "QOSMaxSubmitJobPerUserLimit", "QOSMaxSubmitJobPerAccountLimit",
+                   "MaxSubmitJobsPerAccount", "QOSGrpSubmitJobsLimit"),
+    Refusal.DEPENDENCY: ("Job dependency problem",),
+}
+
+
+def refusal(words: str) -> Refusal:
+    """What kind of refusal these words of sbatch are."""
+    return next((kind for kind, parts in _REFUSALS.items()
+                 if any(part in words for part in parts)), Refusal.FINAL)
 
 
 def hint_for(words: str) -> str:
@@ -146,6 +174,7 @@ def hint_for(words: str) -> str:
         "node configuration is not available": "No node has all of that: ask for less with --set "
                                                "STEP.mem=…, STEP.cpus=… or STEP.gpus=…, or look at "
                                                "gpu_type: and constraint: (sinfo -o '%P %G %f').",
+        "job dependency problem": "Look at what it waits for: l3hpc status; then l3hpc resume.",
         "time limit": "Ask for less time with --set STEP.time=…, or another partition.",
         "gres": "Set gpu_request: and gpu_type: of the profile in cluster.yaml.",
         "invalid job array": "Set limits.array in cluster.yaml to MaxArraySize "

@@ -1,0 +1,109 @@
+"""A site that takes two jobs at a time and, like Slurm 24.11, lets no job wait for one that it has
+forgotten: each job of a chain is forgotten before the last one that needs it can be submitted."""
+
+import os
+import shutil
+import stat
+import time
+
+import pytest
+from follow import profile, settled, states, until
+
+from l3hpc.errors import ClusterError, L3hpcError
+from l3hpc.progress import Progress
+from l3hpc.workflow import handover, submission
+from l3hpc.workflow.resume import resume
+
+# Slurm 24.11 refuses afterok on a job that it has forgotten; 22.05 takes it for fulfilled
+SBATCH = """#!/bin/bash
+for word in "$@"; do
+    case "$word" in --dependency=*)
+        for id in $(grep -o 'afterok:[0-9_:]*' <<< "$word" | tr ':' '\\n' | grep '^[0-9]'); do
+            if ! {squeue} --noheader --states=all --jobs "${{id%%_*}}" > /dev/null 2>&1; then
+                echo "$id" >> {folder}/refused
+                echo 'sbatch: error: Batch job submission failed: Job dependency problem' >&2
+                exit 1
+            fi
+        done
+    esac
+done
+exec {sbatch} "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def _strict(_with_accounting):
+    cluster, me = _with_accounting, ["sacctmgr", "-i", "modify", "user", "root", "set"]
+    with cluster.configured(restart=True, MinJobAge="2",
+                            AccountingStorageEnforce="associations,limits"):
+        cluster.command(*me, "MaxSubmitJobs=2")
+        yield cluster
+        cluster.command(*me, "MaxSubmitJobs=-1")
+
+
+@pytest.fixture
+def strict(_strict, slurm_cluster, monkeypatch, tmp_path):
+    """Forgets jobs after two seconds, refuses to wait for them, and takes two jobs at a time."""
+    folder = tmp_path / "strict"
+    folder.mkdir()
+    wrapper = folder / "sbatch"
+    wrapper.write_text(SBATCH.format(folder=folder, sbatch=shutil.which("sbatch"),
+                                     squeue=shutil.which("squeue")))
+    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(handover, "LIMIT_S", (0.3,))
+    return slurm_cluster
+
+
+class Said(Progress):
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_a_chain_longer_than_the_submit_limit(strict, chains, tmp_path):
+    made, said = chains.plan(tmp_path, on=profile(chains, strict),
+                             params={"sample": {"seconds": 6}}), Said()
+    record = submission.submit(made, progress=said)
+    assert all(step.job for step in record.steps)
+    assert any("AssocMaxSubmitJobLimit" in text and "until there is room" in text
+               for text in said.notes)
+    assert states(until(tmp_path, "demo", settled)) == dict.fromkeys(chains.CHAIN, "done")
+    assert chains.output(made, "train") == {0: "(0 (0 (0) (0 (0 (0)))))"}
+
+
+def test_an_array_above_the_submit_limit_is_refused_at_once(strict, chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract",), on=profile(chains, strict),
+                       tasks={"extract": 3})
+    started = time.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        submission.submit(made)
+    assert time.monotonic() - started < 5
+    assert caught.value.message == ("extract: 3 array tasks can never fit: at most 2 jobs may wait "
+                                    "or run at once (AssocMaxSubmitJobLimit)")
+    assert "limits: {array: 2}" in caught.value.hint and strict.jobs() == []
+    split = chains.plan(tmp_path, "split", names=("extract",), tasks={"extract": 3},
+                        on=profile(chains, strict, limits={"array": 2}))
+    submission.submit(split)
+    assert states(until(tmp_path, "split", settled)) == {"extract": "done"}
+
+
+def test_a_step_that_fails_while_the_queue_is_full(strict, chains, tmp_path):
+    """What needs it is not submitted, what does not is, and resume goes on."""
+    on = profile(chains, strict)
+    made = chains.plan(tmp_path, names=("extract", "sample", "embed", "classify"), on=on,
+                       params={"extract": {"fail": "scratch"}, "sample": {"seconds": 1}})
+    blocker = strict.command("sbatch", "--parsable", "--time=1", "--output=/dev/null", "--wrap",
+                             "sleep 6").strip()
+    with pytest.raises(L3hpcError, match="extract failed meanwhile: sample was not submitted"):
+        submission.submit(made)
+    assert blocker not in strict.jobs()
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "failed", "sample": "blocked", "embed": "done",
+                             "classify": "done"}
+    assert found.steps[2].detail == "by extract, not submitted"
+    resume(tmp_path, "demo", on)
+    assert set(states(until(tmp_path, "demo", settled)).values()) == {"done"}
