@@ -7,6 +7,8 @@ artifacts say what is finished and the queue says what is at work, at every atte
 
 from __future__ import annotations
 
+import functools
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.files import current_user
 from l3hpc.workflow import artifacts, executors, identity, queue, records, status, waiting
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord, task_ids
+from l3hpc.workflow.shell import call, several
 
+CONFIG_S = 20.0
 FRESH_S = 1.0  # Slurm keeps what has ended for at least two seconds
 
 
@@ -73,6 +77,39 @@ class Dependencies:
         ended = [job for _, live in _at_work_elsewhere(self._plan, made)
                  for job in live.ids(tasks)]
         return Waits(tuple(ok), tuple(dict.fromkeys(ended)))
+
+    def cluster(self, step: PlannedStep, after: Waits) -> str:
+        """What stands behind ``--clusters`` for a step: where the jobs are that it waits for, else
+        where Slurm put the first job of the run, else what the profile says.
+
+        Raises ``InputError`` for a job of another cluster: Slurm has no such dependencies.
+        """
+        wanted = self._plan.profile.slurm_clusters or self._record.clusters
+        own = [attempt.get("cluster", "") for entry in self._record.steps
+               for attempt in entry.attempts]
+        if several(wanted) and own:
+            wanted = own[-1] or wanted
+        for job in (*after.ok, *after.ended):
+            place = self._place(job)
+            if several(wanted):
+                wanted = place or _default_cluster()
+            elif place != wanted and (place or _default_cluster()) != (
+                    wanted or _default_cluster()):
+                raise InputError(
+                    f"it waits for job {job} on cluster {place or _default_cluster()} and would "
+                    f"run on {wanted or _default_cluster()}: Slurm has no dependencies between "
+                    "clusters",
+                    hint=f"Wait until that job is done (l3hpc status), or set clusters: "
+                         f"{place or _default_cluster()} in the profile {self._plan.profile.name}")
+        return wanted
+
+    def _place(self, job: str) -> str:
+        """The cluster of a job that a record of this workspace names."""
+        for record in (self._record, *(records.read_all(self._plan.workspace, [])
+                                       if job not in identity.ids(self._record) else ())):
+            if job in (known := identity.ids(record)):
+                return known[job]
+        return ""
 
     def look_again(self) -> None:
         """Believe nothing that was seen before: Slurm has refused a dependency."""
@@ -206,3 +243,11 @@ def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]
                              f"{plan.profile.name}", hint="Wait until it is done: l3hpc status")
         found[made[0][0].run, made[0][1].name] = made[0]
     return list(found.values())
+
+
+@functools.cache
+def _default_cluster() -> str:
+    """The default cluster of Slurm's commands."""
+    words = call(["scontrol", "show", "config"], timeout_s=CONFIG_S)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", words, re.MULTILINE)
+    return found[1] if found else ""

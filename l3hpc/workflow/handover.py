@@ -183,8 +183,6 @@ def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call],
     """
     from l3hpc.workflow.executors.slurm import Refusal, hint_for, refusal
 
-    executor = executors.executor(plan.profile, plan.workspace, script.parent / "logs")
-
     def pause(seconds: float) -> None:
         with _ctrl_c(signal.SIG_UNBLOCK):
             claims.pause(plan.workspace, plan.run, seconds)
@@ -194,6 +192,8 @@ def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call],
     while True:
         claims.check(plan.workspace, plan.run)
         after = waits.of(step, [call.task for call in calls])
+        executor = executors.executor(plan.profile, plan.workspace, script.parent / "logs",
+                                      waits.cluster(step, after))
         try:
             return executor.submit_script(
                 script, calls, after=after.ok, behind=after.ended,

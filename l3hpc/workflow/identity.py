@@ -1,8 +1,8 @@
-"""Which of the jobs that Slurm shows are ours: a number alone does not say it.
+"""Which of the jobs that Slurm shows are ours: a job id alone is not enough.
 
-Slurm counts again from the start after its state was lost, and two clusters of one site share
-numbers. What only our job has is its script, which lies in the folder of one step of one run; its
-log lies there too. Job names and numbers may be another workspace's or another person's.
+Slurm counts from the start again after it has lost its state, and the clusters of one site use the
+same ids. Only our job has our script, which lies in the folder of one step of one run, as its log
+does. Another workspace or another person may have jobs of the same name and id.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from l3hpc.workflow import records
 from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
+from l3hpc.workflow.shell import several
 
 ARRAY_SCRIPT = "array.sbatch"  # of several steps of one sweep, in the folder of the first one
 _SCRIPT = re.compile(r"script(-\d+)?\.sbatch")
@@ -26,11 +27,11 @@ NAME_S = 600.0
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a job comes from, as far as Slurm says it ('' and None: it does not).
+    """Where a job comes from, as far as Slurm shows it ('' and None: it does not).
 
     script: the file that was submitted. output: the file of its standard output. line: the command
-    line of sbatch. submitted: unix seconds; a requeue changes it. asked: the cluster that was named
-    to hear of it, as in ``JobId.cluster``.
+    line of sbatch. submitted: unix seconds; a requeue changes it. asked: the cluster that was
+    queried, as in ``JobId.cluster``.
     """
 
     cluster: str = ""
@@ -44,12 +45,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class JobId:
-    """One submission of ours: its number, and what tells it from any other job of that number.
+    """One submission of ours: its id, and what distinguishes it from other jobs of that id.
 
     Attributes
     ----------
-    id: as sbatch gave it; ``13_4`` for one step of a sweep's job array; '' for any number.
-    cluster: Slurm's name of the cluster ('' for the one that its commands ask by themselves).
+    id: as sbatch gave it; ``13_4`` for one step of a sweep's job array; '' for any id.
+    cluster: Slurm's name of the cluster ('' for the default of its commands).
     script: the path that sbatch was given.
     folder: the step's folder in the run, which holds script and logs ('' for a job of no step).
     names: the names that the job may have.
@@ -65,14 +66,14 @@ class JobId:
 
     @property
     def base(self) -> str:
-        """The number without the index of an array's task."""
+        """The id without the index of an array's task."""
         return self.id.partition("_")[0]
 
     def owns(self, origin: Origin) -> bool:
-        """Whether a job of this number that comes from there is this one.
+        """Whether a job of this id with that origin is this one.
 
         The script decides. Where a site's sbatch submits a copy of it, the log does; where Slurm
-        tells neither (sacct before 21.08), name and time of submission together.
+        shows neither (sacct before 21.08), name and time of submission together.
         """
         if self.cluster and origin.cluster and self.cluster != origin.cluster:
             return False
@@ -85,7 +86,7 @@ class JobId:
             return True
         if origin.script or origin.line or origin.output:
             return False
-        if not origin.name:  # Slurm says nothing at all of it
+        if not origin.name:  # Slurm shows nothing at all of it
             return True
         return origin.name in self.names and (
             origin.submitted is None or abs(origin.submitted - self.submitted) < NAME_S)
@@ -116,7 +117,7 @@ def _real(path: str) -> str:
 def of_attempt(workspace: Path, record: RunRecord, step: StepRecord,
                attempt: Mapping[str, Any]) -> JobId:
     """The identity of an attempt in a record, also of one that an earlier version wrote: there the
-    folder alone tells the script."""
+    folder gives the script."""
     folder = str(records.step_folder(workspace, record.run, step.name))
     return JobId(
         id=attempt["job"], cluster=attempt.get("cluster", ""), script=attempt.get("script", ""),
@@ -132,10 +133,12 @@ def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, J
 
 
 def clusters(record: RunRecord) -> set[str]:
-    """The clusters on which a run may have jobs, as in ``JobId.cluster``."""
-    named = {name for name in record.clusters.split(",") if name}
-    return named | {attempt.get("cluster", "") for step in record.steps
-                    for attempt in step.attempts} or {""}
+    """The clusters on which a run may have jobs, as in ``JobId.cluster``. Where Slurm may choose,
+    the first job decides for all of them."""
+    of_jobs = {attempt.get("cluster", "") for step in record.steps for attempt in step.attempts}
+    if of_jobs and several(record.clusters):
+        return of_jobs
+    return of_jobs | {name for name in record.clusters.split(",") if name} or {""}
 
 
 def known(record: RunRecord) -> set[str]:
@@ -144,8 +147,14 @@ def known(record: RunRecord) -> set[str]:
             for attempt in step.attempts}
 
 
+def ids(record: RunRecord) -> dict[str, str]:
+    """Id, as sbatch gave it and of every task → its cluster, as in ``JobId.cluster``."""
+    return {job: attempt.get("cluster", "") for step in record.steps for attempt in step.attempts
+            for job in (attempt["job"], *task_ids(attempt).values())}
+
+
 def of_script(script: Path, cluster: str = "") -> JobId:
-    """Any job that was submitted with a script of a step, whatever its number."""
+    """Any job that was submitted with a script of a step, whatever its id."""
     return JobId("", cluster, str(script), str(script.parent))
 
 

@@ -138,7 +138,7 @@ class RunRecord:
     this machine instead of Slurm. slots: ``cpus`` and ``mem_mb`` that a local run may use at once.
     folder: the working folder of the submission. note: why a run was refused or cancelled.
     sync_job: the job that brings the run's rows to the results sheet. clusters: what stands behind
-    Slurm's ``--clusters`` for this run ('' for the one that Slurm's commands ask by themselves).
+    Slurm's ``--clusters`` for this run ('' for the default of Slurm's commands).
     """
 
     run: str

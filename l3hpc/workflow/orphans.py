@@ -1,7 +1,7 @@
 """Jobs without a record: sbatch had submitted them, but their ids never reached us.
 
-The submitting process was killed, sbatch was, or its answer was lost. Slurm knows by which script
-such a job was submitted, and a script lies in one run's folder only. The job would not find its
+The submitting process or sbatch was killed, or the answer of sbatch was lost. Slurm knows the
+script of such a job, and a script lies in one run's folder only. The job would not find its
 pickle, which never got the id: it can only be cancelled.
 """
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
 from l3hpc.workflow.profile import ClusterProfile
-from l3hpc.workflow.shell import call
+from l3hpc.workflow.shell import call, on_cluster
 from l3hpc.workflow.units import format_memory, format_time
 from l3hpc.workflow.words import seconds
 
@@ -169,7 +169,8 @@ class Check:
         self._answer: Future[str] | None = None
         if profile.executor != "local":
             pool = ThreadPoolExecutor(1)
-            self._answer = pool.submit(call, COMMAND, timeout_s=SINFO_S)
+            self._answer = pool.submit(call, on_cluster(COMMAND, profile.slurm_clusters),
+                                       timeout_s=SINFO_S)
             pool.shutdown(wait=False)
 
     def refuse(self, plan: Plan) -> str:

@@ -19,6 +19,7 @@ from l3hpc.workflow.yamlpos import checked
 
 MAX_VALUE = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CLUSTER = re.compile(r"\w[\w.-]*", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -79,6 +80,19 @@ def program(value: Any) -> str:
     if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
         raise InputError(f"the environment variable {unknown[0]} is not set")
     return plain(text)
+
+
+def cluster_names(value: Any) -> tuple[str, ...]:
+    """Names of Slurm's clusters: a list, or one text with commas, as behind ``--clusters``."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise InputError(f"{value!r} is not a name of a cluster", hint="put it in quotes")
+    names = tuple(word(item.strip() if isinstance(item, str) else item) for item in items)
+    for name in names:
+        if not _CLUSTER.fullmatch(name):
+            raise InputError(f"{name!r} is not a name of a cluster",
+                             allowed="letters, digits, _, - and . (sacctmgr list clusters)")
+    return names
 
 
 def steps_known(value: Any) -> Any:
@@ -201,6 +215,7 @@ class ClusterProfile(Section):
     srun: bool = True
     kill_on_invalid_dep: bool = True
     array_parallelism: int | None = Field(default=None, ge=1)
+    clusters: Annotated[tuple[str, ...], BeforeValidator(checked(cluster_names))] = ()
     limits: Limits = Field(default_factory=Limits)
     steps: Annotated[dict[str, StepOverrides], BeforeValidator(checked(steps_known))] = Field(
         default_factory=dict)
@@ -224,6 +239,15 @@ class ClusterProfile(Section):
     def umask(self) -> str:
         """The umask of its jobs: the group may read only where ``shared_group`` says so."""
         return "027" if self.shared_group else "077"
+
+    @property
+    def slurm_clusters(self) -> str:
+        """What stands behind Slurm's ``--clusters``: of the profile, else of the variable that
+        sbatch reads; '' for the default of Slurm's commands."""
+        if self.executor == "local":
+            return ""
+        return ",".join(self.clusters) or os.environ.get("SBATCH_CLUSTERS", "") \
+            or os.environ.get("SLURM_CLUSTERS", "")
 
     def at(self, kind: str) -> StepOverrides:
         """What the profile says of one kind of step (an empty word if nothing)."""

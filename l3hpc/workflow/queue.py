@@ -1,8 +1,8 @@
 """What Slurm says of our jobs: one squeue and at most one sacct for each cluster of the site.
 
 Both may be missing, slow or broken; then the answer says so and status lives on markers alone.
-``Answer`` holds all that was seen, ``Answer.of`` what of it are jobs of ours: a number alone is no
-identity (see ``identity``).
+``Answer`` holds all jobs that were listed, ``Answer.of`` those of them that are ours: a job id
+alone is no identity (see ``identity``).
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from l3hpc.errors import ClusterError
 from l3hpc.workflow.identity import JobId, Origin
-from l3hpc.workflow.shell import call, on_cluster
+from l3hpc.workflow.shell import call, on_cluster, several
 from l3hpc.workflow.words import seconds
 
 SQUEUE_S = 20.0
@@ -30,7 +30,7 @@ _WIDTHS = {"JobArrayID": 40, "State": 24, "Reason": 60, "TimeUsed": 20, "StartTi
 _END = "\x1f"  # after each of the columns that may be of any length; width 0 prints them whole
 _WHOLE = ("Name", "Command", "STDOUT")
 _ACCOUNTED = "JobID,State,ExitCode,ElapsedRaw,NodeList,Cluster,Submit,JobName,SubmitLine"
-_UNTOLD = ("(null)", "N/A", "n/a", "None", "Unknown")
+_UNKNOWN = ("(null)", "N/A", "n/a", "None", "Unknown")
 _PLACES = {name: slice(end - width, end) for (name, width), end in zip(
     _WIDTHS.items(), itertools.accumulate(_WIDTHS.values()), strict=True)}
 _OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
@@ -97,9 +97,9 @@ class OwnJobs:
 
 @dataclass
 class Answer:
-    """live, ended: by task id, every job that was seen under it, on whatever cluster and whoever
-    submitted it. silent: clusters whose squeue did not answer ('' for the one that is asked by
-    itself). The rest as in ``OwnJobs``."""
+    """live, ended: by task id, every job that was listed under it, on whatever cluster and whoever
+    submitted it. silent: clusters whose squeue did not answer ('' for the default one). The rest
+    as in ``OwnJobs``."""
 
     live: dict[str, list[LiveJob]] = field(default_factory=dict)
     ended: dict[str, list[EndedJob]] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class Answer:
         return own
 
     def submitted_with(self, wanted: JobId) -> dict[tuple[str, str], list[LiveJob | EndedJob]]:
-        """(cluster to ask, base id) → its tasks, of the jobs submitted with one script."""
+        """(cluster to query, base id) → its tasks, of the jobs submitted with one script."""
         found: dict[tuple[str, str], list[LiveJob | EndedJob]] = {}
         for jobs in (self.live, self.ended):
             for task, seen in jobs.items():
@@ -144,7 +144,7 @@ class Answer:
 
 
 def _ours(jobs: Mapping[str, list[Job]], task: str, job: JobId) -> Job | None:
-    """Of the jobs of one number the one that is ``job``; of several attempts the last."""
+    """Of the jobs of one id the one that is ``job``; of several attempts the last."""
     found = [seen for seen in jobs.get(task, ()) if job.owns(seen.origin)]
     return max(found, key=lambda seen: seen.origin.submitted or 0.0, default=None)
 
@@ -167,7 +167,7 @@ def sacct_command(
     users, since (unix seconds): asked for instead where the ids do not fit on a command line. Only
     options that 22.05 and later take: not ``--array``, without which pending array tasks come as
     ``13_[0-2]`` (see ``expand``). ``--duplicates``: the attempts before a requeue, and jobs that
-    had the number before Slurm began to count again.
+    had the id before Slurm began to count again.
     """
     which = ["--jobs", ",".join(sorted(set(jobs), key=lambda job: (len(job), job)))]
     if len(which[1]) > MAX_IDS_LENGTH:
@@ -264,11 +264,11 @@ def parse_squeue(
         values = {name: line[place].strip() for name, place in _PLACES.items()}
         if not values["JobArrayID"][:1].isdigit():  # a heading, a site's greeting
             continue
-        rest = [_told(word) for word in line[_PLACES["SubmitTime"].stop:].split(_END)]
+        rest = [_known(word) for word in line[_PLACES["SubmitTime"].stop:].split(_END)]
         name, script, output = (*rest, "", "", "")[:3]
-        at = _told(values["Cluster"])
+        at = _known(values["Cluster"])
         origin = Origin(at, script, name, output, submitted=_moment(values["SubmitTime"]),
-                        asked=at if "," in cluster else cluster)
+                        asked=at if several(cluster) else cluster)
         if values["State"] in _OVER:
             code = _exit_code(values["exit_code"])
             ended = EndedJob(values["State"], code, seconds(values["TimeUsed"]),
@@ -295,15 +295,15 @@ def parse_sacct(text: str) -> list[tuple[str, EndedJob]]:
         state = parts[1].split(" ")[0].rstrip("+")  # "CANCELLED by 1000"
         elapsed = float(parts[3]) if parts[3].isdigit() else None
         cluster, submitted, name, submit_line = (*parts[5:], "", "", "", "")[:4]
-        origin = Origin(_told(cluster), name=name, line=_told(submit_line),
+        origin = Origin(_known(cluster), name=name, line=_known(submit_line),
                         submitted=_moment(submitted))
         ended = EndedJob(state, _exit_code(parts[2]), elapsed, parts[4], origin)
         jobs += [(job, ended) for job in expand(parts[0])]
     return jobs
 
 
-def _told(word: str) -> str:
-    return "" if word.strip() in _UNTOLD else word
+def _known(word: str) -> str:
+    return "" if word.strip() in _UNKNOWN else word
 
 
 def expand(job: str) -> list[str]:

@@ -151,7 +151,7 @@ def _carry_out(todo: Todo, texts: render.Texts, record: RunRecord, progress: Pro
     workspace = todo.plan.workspace
     sbatch.cancel([*todo.orphans, *todo.stale], record.run)
     for job, changes in todo.held.items():
-        slurm.release(job.id, changes, wait_s=0)
+        slurm.release(job.id, changes, wait_s=0, cluster=job.cluster)
     if not todo.steps:
         if record.state == "submitting":  # its submission was killed after the last job
             record.state = "submitted"

@@ -1,13 +1,13 @@
-"""One submission to Slurm, and what came of it.
+"""One submission to Slurm and its outcome.
 
-sbatch may submit and then fail to say so, hang, or be a site's wrapper with words of its own. What
-it did is looked up in the queue, by the script, before anything is tried again, cancelled or said.
+sbatch may submit the job and then report an error, hang, or be a site's wrapper that prints
+something else. The queue is searched for the script before anything is repeated, cancelled or
+reported.
 """
 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import re
 import shlex
@@ -18,9 +18,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from l3hpc.errors import ClusterError
+from l3hpc.files import current_user
 from l3hpc.workflow import queue
 from l3hpc.workflow.identity import JobId
-from l3hpc.workflow.shell import call, for_slurm, on_cluster, program_words
+from l3hpc.workflow.shell import (
+    call,
+    for_slurm,
+    not_reached,
+    on_cluster,
+    program_words,
+    several,
+)
 
 TIMEOUT_S = 120.0
 LOOK_EVERY_S = 15.0  # while sbatch is silent: a job waits a minute for the task we give it
@@ -29,21 +37,17 @@ RETRY_S = (5.0, 10.0, 20.0, 40.0) + (60.0,) * 60  # between looks at a queue tha
 GIVE_UP_S = 900.0
 TOO_LATE_S = 45.0
 CANCEL_WAITS_S = (2.0, 5.0, 15.0)
-_NOT_REACHED = re.compile(
-    r"timed out|did not answer within|unable to contact|zero bytes|connection (?:refused|reset|"
-    r"timed)|communication|transport endpoint|temporarily un|not responding|no route to host|"
-    r"unexpected message|shutting down", re.IGNORECASE)
 _SAID = re.compile(r"Submitted batch job (\d+)(?: on cluster ([\w.-]+))?")
 _BARE = re.compile(r"(\d+)(?:;([\w.-]+))?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class NotReachedError(ClusterError):
-    """Slurm did not answer, and the queue says that nothing was submitted: worth another try."""
+    """Slurm did not answer, and the queue shows that nothing was submitted."""
 
 
 class OutcomeUnknownError(ClusterError):
-    """Nobody says whether the job was submitted."""
+    """Neither sbatch nor squeue shows whether the job was submitted."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Submission:
     command: sbatch and its words, with the script last.
     wanted: any job of that script; ``cluster`` as it stands behind ``--clusters`` ('' for none).
     known: base ids of the jobs that are on record.
-    say: tells a person what is going on. pause: waits so many seconds, and may raise to end it.
-    give_up_s: for how long a Slurm that does not answer is asked again.
+    say: takes lines for the person who waits. pause: waits so many seconds; may raise to stop.
+    give_up_s: how long to retry while Slurm does not answer.
     """
 
     command: Sequence[str]
@@ -73,7 +77,7 @@ def submit(submission: Submission) -> JobId:
     Raises
     ------
     NotReachedError: Slurm cannot be reached, and nothing was submitted.
-    OutcomeUnknownError: neither sbatch nor squeue says whether the job was submitted.
+    OutcomeUnknownError: neither sbatch nor squeue shows whether the job was submitted.
     ClusterError: Slurm refused the job.
     """
     began, doubtful = time.monotonic(), False
@@ -89,8 +93,8 @@ def submit(submission: Submission) -> JobId:
                     minutes = (submission.give_up_s - left) / 60
                     raise NotReachedError(f"{error.message}; gave up after {minutes:.0f} min",
                                           hint=error.hint) from None
-                submission.say(f"{error.message}: nothing was submitted, trying again in "
-                               f"{wait:.0f} s (for {left / 60:.0f} min at most)")
+                submission.say(f"{error.message}: nothing was submitted; trying again in "
+                               f"{wait:.0f} s, for up to {left / 60:.0f} min")
                 submission.pause(wait)
     except ClusterError:
         raise
@@ -111,18 +115,20 @@ def _submit(submission: Submission) -> JobId:
     code, out, err = answer
     if code == 0:
         named = _named(out, err)
-        if len(named) == 1 and (_SAID.search(out + err) or _BARE.fullmatch(out.strip())):
+        clear = _SAID.search(out + err) or _BARE.fullmatch(out.strip())
+        placed = named and (named[0].cluster or not several(submission.wanted.cluster))
+        if len(named) == 1 and clear and placed:
             return _placed(named[0], submission)
-        return _told_by_the_queue(submission, named, out, err)
+        return _from_the_queue(submission, named, out, err)
     words = program_words("sbatch", err or out) if code is not None else \
         f"sbatch did not answer within {TIMEOUT_S:.0f} s"
-    reached = not _NOT_REACHED.search(words)
+    reached = not not_reached(words)
     if reached and ("submission failed" in words.lower() or "error:" in err):
         with contextlib.suppress(ClusterError):  # a wrapper may fail after sbatch was done
             if job := _taken(submission, _look(submission), words):
                 return job
         raise ClusterError(words)
-    submission.say(f"{words}: looking in the queue whether the job was submitted")
+    submission.say(f"{words}: checking the queue for the job")
     once = "connect failure" in words
     if job := _search(submission, words, LOOKS_S[:1] if once else LOOKS_S):
         return job
@@ -162,8 +168,8 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
 
 
 def _named(out: str, err: str) -> list[JobId]:
-    """Every job that this can name, each once: sbatch's sentence, or a number on a line of its own,
-    among whatever a site adds."""
+    """Every job id in the output, each once: in sbatch's sentence, or a number alone on a line,
+    whatever a site prints besides."""
     out, err = _COLOUR.sub("", out), _COLOUR.sub("", err)
     said = _SAID.findall(out) or _SAID.findall(err) or [
         match.groups(default="") for line in out.splitlines()
@@ -171,8 +177,8 @@ def _named(out: str, err: str) -> list[JobId]:
     return list(dict.fromkeys(JobId(number, cluster) for number, cluster in said))
 
 
-def _told_by_the_queue(submission: Submission, named: list[JobId], out: str, err: str) -> JobId:
-    """sbatch was content, but did not say clearly what it submitted."""
+def _from_the_queue(submission: Submission, named: list[JobId], out: str, err: str) -> JobId:
+    """The job of an sbatch that reported success, but no clear id."""
     said = " ".join((out + err).split())[:200] or "nothing"
     wanted = {job.id for job in named}
     for wait in LOOKS_S:
@@ -181,26 +187,22 @@ def _told_by_the_queue(submission: Submission, named: list[JobId], out: str, err
         try:
             found = [job for job, _ in _look(submission, ended=True)]
         except ClusterError as error:
-            if len(named) == 1:
+            if len(named) == 1 and not several(submission.wanted.cluster):
                 return _placed(named[0], submission)
-            raise OutcomeUnknownError(f"sbatch said {said!r}, and the queue cannot be asked: "
-                                      f"{error.message}") from None
+            raise OutcomeUnknownError(f"sbatch printed {said!r} instead of a job id, and the "
+                                      f"queue cannot be checked ({error.message})") from None
         if certain := [job for job in found if job.id in wanted] or found:
-            return _placed(certain[0], submission)
+            return certain[0]
     if named:
-        raise OutcomeUnknownError(f"sbatch said {said!r}, but no job with this script is in the "
-                                  "queue")
-    raise ClusterError(f"sbatch ended without an error, but named no job (it said {said!r}), and "
-                       "no job with this script is in the queue", hint=by_hand(submission))
-
-
-def by_hand(submission: Submission) -> str:
-    """The command that shows what sbatch does with the script."""
-    return f"Try it by hand: {shlex.join(submission.command)}"
+        raise OutcomeUnknownError(f"sbatch printed {said!r}, but the queue has no job with this "
+                                  "script")
+    raise ClusterError(f"sbatch printed {said!r} instead of a job id, and the queue has no job "
+                       "with this script",
+                       hint=f"Try it by hand: {shlex.join(submission.command)}")
 
 
 def _search(submission: Submission, words: str, looks: Sequence[float]) -> JobId | None:
-    """Look for the job until the queue has shown often enough that it is not there (None)."""
+    """Look for the job; None once the queue has been seen without it often enough."""
     end = time.monotonic() + submission.give_up_s
     retries, waits = iter(RETRY_S), list(looks)
     while waits:
@@ -211,8 +213,7 @@ def _search(submission: Submission, words: str, looks: Sequence[float]) -> JobId
             wait = next(retries)
             if time.monotonic() + wait > end:
                 raise OutcomeUnknownError(
-                    f"{words}; the queue does not say whether the job was submitted "
-                    f"({error.message})") from None
+                    f"{words}; the queue cannot be checked either ({error.message})") from None
             submission.say(f"{error.message}: asking again in {wait:.0f} s")
             submission.pause(wait)
             continue
@@ -226,7 +227,7 @@ def _look(submission: Submission, *, ended: bool = False
           ) -> list[tuple[JobId, list[queue.LiveJob | queue.EndedJob]]]:
     """Jobs of the script that are not on record, oldest first, with their tasks. A
     ``ClusterError`` where the queue does not answer. ended: also those that are over."""
-    answer, known = queue.ask(getpass.getuser(), [submission.wanted.cluster]), submission.known()
+    answer, known = queue.ask(current_user(), [submission.wanted.cluster]), submission.known()
     found = [(replace(submission.wanted, id=number, cluster=cluster), tasks)
              for (cluster, number), tasks in answer.submitted_with(submission.wanted).items()
              if number not in known
@@ -237,38 +238,38 @@ def _look(submission: Submission, *, ended: bool = False
 def _taken(submission: Submission,
            found: list[tuple[JobId, list[queue.LiveJob | queue.EndedJob]]], words: str
            ) -> JobId | None:
-    """The job that sbatch submitted after all. One that has waited for its task too long is
-    cancelled, and so is every one but the first."""
+    """The job that was submitted after all. One that has run too long without its task is
+    cancelled, and so is every other one but the first."""
     usable = [job for job, tasks in found
               if max((task.elapsed_s or 0.0 for task in tasks), default=0.0) < TOO_LATE_S]
     surplus = [job for job, _ in found if job not in usable[:1]]
     cancel(surplus)
     if not usable:
         return None
-    submission.say(f"{words}; the queue has the job: {usable[0].id}")
+    submission.say(f"{words}, but the job was submitted: {usable[0].id}")
     return usable[0]
 
 
 def _cancel_twins(submission: Submission, job: JobId) -> None:
-    """After a try whose answer was lost: cancel what turned up in the queue besides ``job``."""
+    """After an attempt whose outcome was unclear: cancel its job, if it has turned up by now."""
     found = [other for other, _ in _look(submission) if other.id != job.id]
     if found:
-        submission.say(f"an earlier try of sbatch had submitted {_ids(found)} too: cancelled")
+        submission.say(f"an earlier attempt had submitted {_ids(found)} as well: cancelled")
         cancel(found)
 
 
 def _placed(job: JobId, submission: Submission) -> JobId:
-    """With the cluster that has it: the one that sbatch names, or the only one that was asked."""
+    """The job with its cluster: the one that sbatch names, or the only one it was sent to."""
     asked = submission.wanted.cluster
     return replace(job, script=submission.wanted.script,
-                   cluster=job.cluster or ("" if "," in asked else asked))
+                   cluster=job.cluster or ("" if several(asked) else asked))
 
 
 def cancel(jobs: Sequence[JobId], run: str = "") -> None:
     """One scancel for each cluster, in the order given. Ids that Slurm forgot are no error.
 
-    The jobs must have been told by more than their number. Where scancel does not say what it did,
-    the queue is asked, and it is tried again; a ``ClusterError`` says what may be left.
+    The caller has checked that these jobs are ours. Where scancel gets no answer, the queue is
+    checked and scancel repeated; a ``ClusterError`` lists what may be left.
     """
     for cluster in dict.fromkeys(job.cluster for job in jobs):
         _cancel(cluster, [job.id for job in jobs if job.cluster == cluster], run)
@@ -282,14 +283,14 @@ def _cancel(cluster: str, ids: list[str], run: str) -> None:
         except ClusterError as error:
             if "Invalid job id" in error.message or "already complet" in error.message:
                 return
-            if not _NOT_REACHED.search(error.message):
+            if not not_reached(error.message):
                 raise
             words = error.message
         left = _left(cluster, ids)
         if left == []:
             return
         if wait is None:
-            state = "still in the queue" if left else "perhaps still in the queue"
+            state = "still in the queue" if left else "may still be in the queue"
             raise ClusterError(f"{words}; {state}: {' '.join(left or ids)}",
                                hint=f"When Slurm answers: l3hpc cancel {run or 'RUN'}")
         ids = left or ids
@@ -299,7 +300,7 @@ def _cancel(cluster: str, ids: list[str], run: str) -> None:
 def _left(cluster: str, ids: list[str]) -> list[str] | None:
     """Which of these jobs wait or run; None where the queue does not answer."""
     try:
-        live = queue.ask(getpass.getuser(), [cluster]).live
+        live = queue.ask(current_user(), [cluster]).live
     except ClusterError:
         return None
     left = {task for task, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
 from l3hpc.errors import ClusterError
 
 _KEPT = {"SLURM_CONF"}
-_NO_OPTION = {*_KEPT, "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CLUSTERS"}
+_NO_OPTION = {*_KEPT, "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CLUSTERS",
+              "SBATCH_CLUSTERS"}
 _FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_",
             "PMI_", "L3HPC_LOCAL", "L3HPC_TASK")
+
+
+_NOT_REACHED = re.compile(
+    r"timed out|did not answer within|unable to contact|zero bytes|connection (?:refused|reset|"
+    r"timed)|communication|transport endpoint|temporarily un|not responding|no route to host|"
+    r"unexpected message|shutting down", re.IGNORECASE)
 
 
 def scrubbed(environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -28,8 +36,8 @@ def unused_words(environment: Mapping[str, str]) -> str:
     Inside a job the ``SLURM_*`` are that job's own, and nobody expects them to count.
     """
     inside = "SLURM_JOB_ID" in environment
-    names = sorted(name for name in environment if name.startswith("SBATCH_") or (
-        not inside and name.startswith("SLURM_") and name not in _NO_OPTION))
+    names = sorted(name for name in environment if name not in _NO_OPTION and (
+        name.startswith("SBATCH_") or not inside and name.startswith("SLURM_")))
     if not names:
         return ""
     keys = [key for key in ("account", "partition", "qos", "constraint", "reservation", "wckey")
@@ -47,9 +55,19 @@ def for_slurm() -> dict[str, str]:
 
 
 def on_cluster(command: Sequence[str], cluster: str) -> list[str]:
-    """The command, asked of one cluster of a site with several ('' for the one that it asks by
-    itself: that needs no accounting)."""
+    """The command for one cluster of a site with several ('' for its default, which needs no
+    accounting database)."""
     return [command[0], *([f"--clusters={cluster}"] if cluster else ()), *command[1:]]
+
+
+def not_reached(words: str) -> bool:
+    """Whether an error says that Slurm did not answer: then it may have done what it was asked."""
+    return _NOT_REACHED.search(words) is not None
+
+
+def several(clusters: str) -> bool:
+    """Whether ``--clusters`` names more than one: then Slurm chooses."""
+    return "," in clusters or clusters == "all"
 
 
 def call(command: Sequence[str], *, timeout_s: float) -> str:

@@ -148,7 +148,7 @@ def _live_of(look: _Look, own: queue.OwnJobs) -> dict[int, LiveTask]:
 
 
 def _clusters(looks: list[_Look]) -> set[str]:
-    """Those that have unfinished tasks ('' for the one that Slurm's commands ask by themselves)."""
+    """Those that have unfinished tasks ('' for the default of Slurm's commands)."""
     return {job.cluster for look in looks for job in look.open_jobs().values()}
 
 

@@ -36,7 +36,7 @@ from l3hpc.workflow.localstate import LocalJobs
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
 from l3hpc.workflow.owner import Owner
 from l3hpc.workflow.profile import ClusterProfile
-from l3hpc.workflow.shell import call
+from l3hpc.workflow.shell import call, on_cluster
 
 FOLLOW_S = 0.5
 
@@ -199,7 +199,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> R
         user=current_user(), host=socket.gethostname(), command=list(sys.argv),
         options=plan.options, state="submitting", local=local, folder=os.getcwd(),
         slots={"cpus": plan.profile.slot_cpus(), "mem_mb": plan.profile.slot_mem_mb()}
-        if local else {},
+        if local else {}, clusters=plan.profile.slurm_clusters,
         steps=[StepRecord(
             name=step.name, kind=step.kind, artifact=str(step.artifact), tasks=step.tasks,
             needs=list(step.needs), state="planned" if step.missing else "reused",
@@ -243,7 +243,7 @@ def _test(
             script.write(text)
             script.flush()
             command = ["bash", "-n"] if executors.is_local(plan.profile) else \
-                ["sbatch", "--test-only"]
+                on_cluster(["sbatch", "--test-only"], plan.profile.slurm_clusters)
             try:
                 call([*command, script.name], timeout_s=60)
             except ClusterError as error:

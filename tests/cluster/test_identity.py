@@ -1,22 +1,10 @@
 """Numbers that Slurm gives a second time, and clusters that share them."""
 
-from follow import profile, settled, states, until
+from follow import names, profile, settled, states, stranger, until
 
 from l3hpc.workflow import records, status, submission, usage
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.resume import resume
-
-
-def stranger(cluster, name="theirs", *options):
-    """A job of the same person, of which l3hpc knows nothing."""
-    script = cluster.folder / "script.sbatch"
-    script.write_text("#!/bin/bash\nsleep 120\n")
-    return cluster.command("sbatch", "--parsable", f"--job-name={name}", "--output=/dev/null",
-                           *options, str(script)).strip()
-
-
-def names(cluster):
-    return cluster.command("squeue", "-h", "--sort=i", "-o", "%A %j").splitlines()
 
 
 def test_a_strangers_job_under_our_number_is_left_alone(slurm_cluster, chains, tmp_path):

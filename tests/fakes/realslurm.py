@@ -321,6 +321,27 @@ class RealSlurm:
         raise RuntimeError(f"{complaint}; ended: {dead or 'none'}\n{logs}")
 
 
+class Sibling(RealSlurm):
+    """Another cluster of the same site: its own controller and nodes, the same munge and slurmdbd,
+    so that ``--clusters=NAME`` reaches it from the first one."""
+
+    def __init__(self, first, name, **settings):
+        super().__init__(True, ClusterName=name, **settings)
+        self.name, self.socket = name, first.socket
+        self.ports["dbd"] = first.ports["dbd"]
+
+    def _munge(self):
+        """That of the first one."""
+
+    def _database(self):
+        """That of the first one."""
+
+    def _slurmdbd(self):
+        self.until(lambda: self.name in self.command("sacctmgr", "-n", "-i", "add", "cluster",
+                                                     self.name, check=False), 20,
+                   "slurmdbd takes no second cluster")
+
+
 def _which(name):
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SBIN}")
 

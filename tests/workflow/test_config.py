@@ -106,6 +106,11 @@ def test_every_value_is_listed_and_json_ready():
     ("clusters:\n  g:\n    container: apptainer 'x\n", "cluster.yaml:3", ["no closing quotation"]),
     ("clusters:\n  g:\n    env: {a-b: x}\n", "cluster.yaml:3", ["'a-b' is not the name"]),
     ("clusters:\n  g:\n    env: {SLURM_JOB_ID: x}\n", "cluster.yaml:3", ["belongs to Slurm"]),
+    ("clusters:\n  g:\n    clusters: [a, b c]\n", "cluster.yaml:3", ["'b c'"]),
+    ("clusters:\n  g:\n    clusters: a;b\n", "cluster.yaml:3", ["'a;b'"]),
+    ("clusters:\n  g:\n    clusters: é\n", "cluster.yaml:3", ["is not a name of a cluster"]),
+    ("clusters:\n  g:\n    clusters: {a: b}\n", "cluster.yaml:3", ["not a name of a cluster"]),
+    ("clusters:\n  g:\n    clusters: 'a,'\n", "cluster.yaml:3", ["0 characters"]),
     ("clusters:\n  g:\n    name: x\n", "cluster.yaml:3", ["leave name: away"]),
     ("cluster: gren\nclusters:\n  greene: {}\n", "cluster.yaml:1",
      ["there is no cluster 'gren'", "did you mean 'greene'?"]),
@@ -254,3 +259,15 @@ def test_what_is_accepted_means_itself_to_submitit_and_to_sbatch(text):
 
 def test_a_percent_sign_that_stands_for_nothing_may_stay(tmp_path):
     assert config.check_workspace(tmp_path / "100%" / "50 %", "x") == tmp_path / "100%" / "50 %"
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("a", "a"), ("a,b", "a,b"), ("[a, b-2]", "a,b-2"), ("' a, b '", "a,b"), ("all", "all")])
+def test_slurms_clusters_of_the_profile_win_over_the_environment(text, wanted, monkeypatch):
+    monkeypatch.setenv("SLURM_CLUSTERS", "elsewhere")
+    write(f"clusters:\n  g:\n    clusters: {text}\n  h: {{}}\n")
+    assert load("g").profile.slurm_clusters == wanted
+    assert load("h").profile.slurm_clusters == "elsewhere"
+    assert load("local").profile.slurm_clusters == ""
+    monkeypatch.setenv("SBATCH_CLUSTERS", "first")
+    assert load("h").profile.slurm_clusters == "first"

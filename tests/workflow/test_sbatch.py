@@ -98,12 +98,12 @@ def test_a_job_that_is_over_already_is_its_answer_too(wanted, slurm):
 
 def test_words_without_a_job_and_a_queue_without_it(wanted, slurm):
     slurm.says("sbatch", "echo 'request filed'")
-    with pytest.raises(ClusterError, match="named no job .it said 'request filed'") as caught:
+    with pytest.raises(ClusterError, match="printed 'request filed' instead of a job id") as caught:
         sbatch.submit(wanted)
     assert f"sbatch --parsable {wanted.wanted.script}" in caught.value.hint
     slurm.says("sbatch", "echo 'request 12 filed'")
     slurm.says(*NO_ANSWER)
-    with pytest.raises(sbatch.OutcomeUnknownError, match="the queue cannot be asked"):
+    with pytest.raises(sbatch.OutcomeUnknownError, match="the queue cannot be checked"):
         sbatch.submit(wanted)
 
 
@@ -124,7 +124,7 @@ def test_one_that_was_not_submitted_is_tried_again(wanted, slurm):
                          f"touch {slurm.folder}/once; echo '{TIMED_OUT}' >&2; exit 1")
     shows(slurm)
     assert sbatch.submit(wanted).id == "12"
-    assert "nothing was submitted, trying again in" in wanted.say.__self__.lines[-1]
+    assert "nothing was submitted; trying again in" in wanted.say.__self__.lines[-1]
 
 
 def test_a_twin_that_turns_up_late_is_cancelled(wanted, slurm):
@@ -185,7 +185,7 @@ def test_a_silent_sbatch_that_did_nothing_is_given_up(wanted, slurm, monkeypatch
 def test_no_answer_from_anywhere_is_no_answer(wanted, slurm):
     slurm.says("sbatch", f"echo '{TIMED_OUT}' >&2; exit 1")
     slurm.says(*NO_ANSWER)
-    with pytest.raises(sbatch.OutcomeUnknownError, match="does not say whether the job was subm"):
+    with pytest.raises(sbatch.OutcomeUnknownError, match="the queue cannot be checked either"):
         sbatch.submit(wanted)
     assert len(slurm.calls("sbatch")) == 1 and slurm.calls("scancel") == []
 
@@ -200,7 +200,7 @@ echo $n""")
     record = submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on),
                                progress=said)
     assert [step.job for step in record.steps] == ["100", "103"] and record.state == "submitted"
-    assert "sample: sbatch: " in said.lines[-1] and "at most)" in said.lines[-1]
+    assert "sample: sbatch: " in said.lines[-1] and "for up to" in said.lines[-1]
     assert slurm.calls("scancel") == []
 
 
@@ -284,7 +284,7 @@ def test_a_lost_answer_of_scancel_is_looked_up(slurm):
     shows(slurm)
     sbatch.cancel([JobId("1"), JobId("2")])
     slurm.says(*NO_ANSWER)
-    with pytest.raises(ClusterError, match="perhaps still in the queue: 1"):
+    with pytest.raises(ClusterError, match="may still be in the queue: 1"):
         sbatch.cancel([JobId("1")])
 
 

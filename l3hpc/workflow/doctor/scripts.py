@@ -11,7 +11,9 @@ from l3hpc.workflow import assets, pipelines
 from l3hpc.workflow.config import Config
 from l3hpc.workflow.doctor.line import Answer, Ask, Line, State, from_error
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
+from l3hpc.workflow.profile import ClusterProfile
 from l3hpc.workflow.render import render
+from l3hpc.workflow.shell import on_cluster
 
 
 def check_names(asked: Sequence[str]) -> None:
@@ -44,7 +46,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
     texts = {text for steps in scripts.values() for text in steps.values()}
     refused: dict[str, str] = {}  # pipelines share most of their steps: each text is tried once
     for text in sorted(texts):
-        answer = _tried(text, config.profile.executor == "local", ask)
+        answer = _tried(text, config.profile, ask)
         if answer.code is None:
             yield Line("scripts", "red", f"cannot be tried: {answer.reason}",
                        "run this where jobs are submitted")
@@ -67,11 +69,13 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
     yield from faults
 
 
-def _tried(text: str, local: bool, ask: Ask) -> Answer:
+def _tried(text: str, profile: ClusterProfile, ask: Ask) -> Answer:
     with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        return ask(["bash", "-n", file.name] if local else ["sbatch", "--test-only", file.name])
+        if profile.executor == "local":
+            return ask(["bash", "-n", file.name])
+        return ask(on_cluster(["sbatch", "--test-only", file.name], profile.slurm_clusters))
 
 
 def _reasons(steps: Mapping[str, str]) -> str:

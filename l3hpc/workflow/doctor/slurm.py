@@ -12,7 +12,7 @@ from l3hpc.workflow.doctor.line import Ask, Line
 from l3hpc.workflow.model import Resources
 from l3hpc.workflow.partitions import Partition
 from l3hpc.workflow.profile import ClusterProfile
-from l3hpc.workflow.shell import unused_words
+from l3hpc.workflow.shell import on_cluster, unused_words
 from l3hpc.workflow.units import format_memory, format_time
 
 CLUSTER_HINT = "run this on a login node; sinfo must work there (module load slurm?)"
@@ -24,38 +24,41 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Line]:
         yield Line("Slurm", "off", f"not needed for cluster {profile.name}")
         return
     version = ask(["sbatch", "--version"])
-    answer = ask(partitions.COMMAND)
+    clusters = profile.slurm_clusters
+    answer = ask(on_cluster(partitions.COMMAND, clusters))
     if version.code != 0 or answer.code != 0:
         failed = version if version.code != 0 else answer
         yield Line("Slurm", "red", f"does not answer: {failed.reason}", CLUSTER_HINT)
         return
     known = partitions.read(answer.out)
-    nodes = ask(["sinfo", "--noheader", "-o", "%D", "--responding", "--states=idle,mix,alloc"])
+    nodes = ask(on_cluster(["sinfo", "--noheader", "-o", "%D", "--responding",
+                            "--states=idle,mix,alloc"], clusters))
     usable = sum(int(word) for word in nodes.out.split() if word.isdigit())
     total = f"{len(known)} partition{'s' if len(known) != 1 else ''}"
     yield Line("Slurm", "green" if usable else "yellow",
-               f"{version.out.strip()}, {total}, {usable} nodes in use or free",
+               f"{version.out.strip()}, {total}, {usable} nodes in use or free"
+               + (f" (--clusters={clusters})" if clusters else ""),
                "" if usable else "no node is up: ask your administrators (sinfo -R says why)")
     if words := unused_words(os.environ):
         yield Line("environment", "yellow", words)
-    yield from queue_lines(ask)
-    yield accounting_line(ask)
+    yield from queue_lines(ask, clusters)
+    yield accounting_line(ask, clusters)
     yield from partition_lines(profile, known)
     if profile.account or profile.qos:
         yield account_line(profile, ask)
 
 
-def queue_lines(ask: Ask) -> Iterator[Line]:
+def queue_lines(ask: Ask, clusters: str = "") -> Iterator[Line]:
     """A red line where squeue does not take what ``status`` and ``cancel`` ask it."""
-    answer = ask(queue.squeue_command([current_user()]))
+    answer = ask(queue.squeue_command([current_user()], clusters))
     if answer.code != 0:
         yield Line("queue", "red", f"squeue does not answer: {answer.reason}",
                    "status, resume and cancel need it; see what the command says: squeue --me")
 
 
-def accounting_line(ask: Ask) -> Line:
+def accounting_line(ask: Ask, clusters: str = "") -> Line:
     """Whether ``sacct`` answers what ``status`` asks it. Nothing depends on it."""
-    answer = ask(queue.sacct_command(["1"]))
+    answer = ask(queue.sacct_command(["1"], cluster=clusters))
     if answer.code == 0:
         return Line("accounting", "green", "sacct answers")
     return Line("accounting", "yellow", f"sacct does not answer ({answer.reason}): status reads "

@@ -14,18 +14,19 @@ from pathlib import Path
 
 from l3hpc.errors import ClusterError
 from l3hpc.workflow.healing.policy import Decision, Policy
-from l3hpc.workflow.shell import call
+from l3hpc.workflow.shell import call, not_reached, on_cluster
 
 TIMEOUT_S = 60
 HELPER_MB = 100
 HELPER_MIN = 10
 WAIT_S = 300.0
+RETRY_S = (2.0, 5.0, 15.0, 30.0)
 
 
 def put_back(job: str, *, hold: bool) -> None:
     """Send ``job`` (``12`` or ``13_4``) back to the queue; Slurm ends the calling script soon
     after. Raises ``ClusterError`` where Slurm refuses."""
-    call(["scontrol", "requeuehold" if hold else "requeue", job], timeout_s=TIMEOUT_S)
+    _scontrol(["requeuehold" if hold else "requeue", job])
 
 
 def send_helper(job: str, changes: Sequence[str], policy: Policy, log: Path, name: str) -> bool:
@@ -54,16 +55,19 @@ def arguments(decision: Decision) -> list[str]:
     return words
 
 
-def release(job: str, changes: Sequence[str], *, wait_s: float = WAIT_S) -> None:
+def release(
+    job: str, changes: Sequence[str], *, wait_s: float = WAIT_S, cluster: str = ""
+) -> None:
     """Once ``job`` is pending: change its request and let it go.
 
+    cluster: as in ``identity.JobId``. The caller knows that the job is ours.
     Raises ``ClusterError`` where it does not come back to the queue, or Slurm refuses the change;
     then it is left held, with the reason in the helper's log.
     """
     end = time.monotonic() + wait_s
     while True:
-        states = call(["squeue", "--noheader", "--array", "--jobs", job, "--format", "%T"],
-                      timeout_s=TIMEOUT_S).split()
+        states = call(on_cluster(["squeue", "--noheader", "--array", "--jobs", job, "--format",
+                                  "%T"], cluster), timeout_s=TIMEOUT_S).split()
         if states and set(states) == {"PENDING"}:
             break
         if not states or time.monotonic() > end:
@@ -71,8 +75,21 @@ def release(job: str, changes: Sequence[str], *, wait_s: float = WAIT_S) -> None
                                f"(it is {', '.join(states) or 'gone'})")
         time.sleep(0.5)
     if changes:
-        call(["scontrol", "update", f"JobId={job}", *changes], timeout_s=TIMEOUT_S)
-    call(["scontrol", "release", job], timeout_s=TIMEOUT_S)
+        _scontrol(["update", f"JobId={job}", *changes], cluster)
+    _scontrol(["release", job], cluster)
+
+
+def _scontrol(words: Sequence[str], cluster: str = "") -> None:
+    """Where Slurm does not say what it did it is asked again: a second time changes nothing. (A job
+    that was put back does not live to ask twice.)"""
+    for wait in (*RETRY_S, None):
+        try:
+            call(on_cluster(["scontrol", *words], cluster), timeout_s=TIMEOUT_S)
+            return
+        except ClusterError as error:
+            if wait is None or not not_reached(error.message):
+                raise
+            time.sleep(wait)
 
 
 def main(words: Sequence[str]) -> int:
