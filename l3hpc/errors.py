@@ -28,6 +28,9 @@ EXIT_CODES = {
 }
 
 
+_LINE_ENDS = {10: "\\n", 13: "\\r"}
+
+
 class L3hpcError(Exception):
     """Work failed for a reason that a person can understand and act on.
 
@@ -52,7 +55,8 @@ class L3hpcError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        first = f"{self.where}: {self.message}" if self.where else self.message
+        where = "" if self.where is None else self.where.translate(_LINE_ENDS)  # a file's name
+        first = f"{where}: {self.message}" if where else self.message
         return "\n".join(part for part in (first, self.allowed, self.hint) if part)
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -155,6 +155,8 @@ def refuse_special(path: Path) -> os.stat_result:
         raise InputError("no such file" if isinstance(error, FileNotFoundError) else
                          f"cannot be read: {(error.strerror or 'error').lower()}",
                          where=str(path)) from None
+    except ValueError:  # a zero byte, or a character that no encoding has
+        raise InputError(f"{str(path)!r} is no file name") from None
     if not stat.S_ISREG(status.st_mode):
         kind = next((text for test, text in (
             (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"),

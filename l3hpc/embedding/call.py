@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.arrays import mono_of, rate_of
+from l3hpc.audio.arrays import MOST_CHANNELS, mono_of, rate_of
 from l3hpc.audio.files import Contents, probe
 from l3hpc.audio.framing import JoinedFrames, cut_frames, hop_samples
 from l3hpc.embedding.model import Model, load_model
@@ -65,6 +65,7 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
         raise InputError("no audio is given", where="audio", allowed=AUDIO)
     single = _is_path(audio) or not isinstance(audio, (list, tuple)) or _is_samples(audio)
     audios = [audio] if single else list(audio)
+    _refuse_pairs(audios)
     rates = _rates(audios, sr, single)
     loaded = model if isinstance(model, Model) else load_model(model)
     hop_samples(loaded.rate, settings.hop_size)
@@ -133,7 +134,16 @@ def _is_path(audio: object) -> bool:
 def _is_samples(audio: Sequence[Any]) -> bool:
     """Whether a sequence is of numbers (one recording) and not of arrays or paths."""
     return len(audio) > 0 and not _is_path(audio[0]) and audio[0] is not None \
-        and np.ndim(audio[0]) == 0
+        and not isinstance(audio[0], (list, tuple)) and np.ndim(audio[0]) == 0
+
+
+def _refuse_pairs(audios: Sequence[Any]) -> None:
+    """(N, C) samples as nested lists are not N recordings of C samples each."""
+    most = max((len(audio) for audio in audios if isinstance(audio, (list, tuple))), default=0)
+    if len(audios) > MOST_CHANNELS >= most > 0:
+        raise InputError(f"a list of {len(audios):,} lists of at most {most} samples",
+                         where="audio", allowed="(samples, channels) as an array: "
+                                                "numpy.array(audio)")
 
 
 def _rates(audios: Sequence[Any], sr: Any, single: bool) -> list[int | None]:

@@ -53,7 +53,7 @@ def find(name: str | Path) -> tuple[str | Path, Named]:
     A folder that is called like a model is not meant, where there is such a model. Raises
     ``InputError`` where nothing is found: where it was looked for, and what to do.
     """
-    if isinstance(name, Path) or Path(name).is_file() or os.sep in name:
+    if isinstance(name, Path) or os.path.isfile(name) or os.sep in name:
         return Path(name), Named(())
     if untrained_seed(name) is not None:
         return name, Named(())
@@ -62,7 +62,7 @@ def find(name: str | Path) -> tuple[str | Path, Named]:
         for file in named.files:
             if (folder / file).is_file():
                 return folder / file, named
-    if Path(name).exists():
+    if os.path.exists(name):
         return Path(name), Named(())
     raise _missing(name, named)
 

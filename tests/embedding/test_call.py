@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from l3hpc.audio.kaiser import resample_kaiser
 from l3hpc.audio.resample import resample
 from l3hpc.embedding.call import AudioWarning, get_embedding
 from l3hpc.embedding.model import load_model
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, L3hpcError
 from l3hpc.models import weights
 
 REAL = Path(__file__).parents[2].parent / "shared/real"
@@ -271,6 +272,33 @@ def test_the_published_student_on_a_real_recording(networks, spectra):
     assert have.shape == (4, 64) and times.tolist() == [0.0, 0.5, 1.0, 1.5] and have.max() > 1
     wanted = expected(networks, spectra, path, resample(signal, rate, 8000), 0.5, True)
     np.testing.assert_allclose(have, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("pairs", [
+    [[0.1, 0.2]] * 48000, [(0.1,)] * 65, [[0.1] * 64] * 65])
+def test_samples_by_channels_as_nested_lists_are_no_recordings(model, pairs):
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="list of .* lists of at most") as error:
+        get_embedding(pairs, 8000, model)
+    assert "numpy.array(audio)" in str(error.value) and time.monotonic() - begin < 2
+
+
+def test_lists_of_recordings_may_be_lists_of_numbers(model):
+    pair = [[0.1, -0.1] * 4000, [0.1, -0.1] * 3000]
+    embeddings, _ = get_embedding(pair, 8000, model, hop_size=0.5)
+    assert [len(one) for one in embeddings] == [2, 2]
+    with pytest.raises(InputError, match="different lengths"):
+        get_embedding([[[0.1, 0.2], [0.1]], [0.1] * 8000], 8000, model)
+
+
+@pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav", "x" * 5000, "a\nb.wav", ""])
+def test_what_is_no_name_of_a_file_is_refused_in_one_line(model, name):
+    for call in (lambda: get_embedding(name, None, model), lambda: get_embedding(
+            np.ones(8000, np.float32), 8000, name)):
+        with pytest.raises(L3hpcError) as error:
+            call()
+        first = str(error.value).splitlines()[0]
+        assert len(first) > 8 and "\n" not in first
 
 
 def test_a_path_is_read(model, sound, tmp_path):

@@ -57,7 +57,7 @@ class Arrays(Surface):
         found = call(get_embedding, audio, sr, **given)
         if isinstance(found, L3hpcError):
             return Verdict(False, found.exit_code)
-        _check(found, audio, what)
+        _check(found, audio, sr, what)
         again = call(get_embedding, audio, sr, **given)
         if isinstance(again, L3hpcError) or not _same(found, again):
             raise Fault(f"the same input, another answer: {what}")
@@ -137,7 +137,7 @@ def _array(audio: Any, rng: random.Random, rate: int) -> tuple[Any, str]:
     return rng.choice(damage.PLAIN), "an odd value"
 
 
-def _check(found: Any, audio: Any, what: str) -> None:
+def _check(found: Any, audio: Any, rate: Any, what: str) -> None:
     """Whatever is given back is finite, in pairs, with growing times."""
     pairs = list(zip(*found, strict=True)) if isinstance(found[0], list) else [found]
     for embedding, times in pairs:
@@ -151,9 +151,10 @@ def _check(found: Any, audio: Any, what: str) -> None:
             raise Fault(f"an embedding that is not finite: {what}")
         if (np.diff(times) <= 0).any() or not np.isfinite(times).all():
             raise Fault(f"times that do not grow: {what}")
-    array = np.asarray(audio) if isinstance(audio, np.ndarray) else None
-    if array is not None and array.ndim == 2 and array.shape[1] > 64:
-        raise Fault(f"{array.shape[1]} channels were averaged: {what}")
+    if isinstance(audio, np.ndarray) and audio.ndim == 2 and audio.shape[1] > 64:
+        longest = audio.shape[1] / rate * bases.RATE
+        if len(pairs) != 1 or pairs[0][1][-1] * bases.RATE < longest - 2 * bases.RATE:
+            raise Fault(f"{audio.shape[1]} channels were averaged: {what}")
 
 
 def _same(one: Any, other: Any) -> bool:
