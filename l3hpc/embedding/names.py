@@ -60,7 +60,7 @@ def find(name: str | Path) -> tuple[str | Path, Named]:
     named = meaning(name)
     for folder in folders():
         for file in named.files:
-            if (folder / file).is_file():
+            if os.path.isfile(folder / file):
                 return folder / file, named
     if os.path.exists(name):
         return Path(name), Named(())
