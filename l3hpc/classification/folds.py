@@ -15,7 +15,7 @@ import numpy as np
 
 from l3hpc.classification.features import Features, Standard
 from l3hpc.classification.models import Fitted, Samples, Setting, fit
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, L3hpcError
 
 VOTES = ("mean", "majority")
 
@@ -98,6 +98,8 @@ def run(features: Features, label: np.ndarray, parts: Split, setting: Setting,
     for name, clips in (("train", parts.train), ("valid", parts.valid)):
         if not len(clips):
             raise InputError(f"no clip is left to {name}")
+    if len(np.unique(label[parts.train])) < 2:
+        raise InputError("all training clips are of one class", allowed="two classes or more")
     train, valid = (_samples(features, label, clips) for clips in (parts.train, parts.valid))
     standard = Standard.fit(train[0])
     train, valid = (standard(train[0]), train[1]), (standard(valid[0]), valid[1])
@@ -108,6 +110,10 @@ def run(features: Features, label: np.ndarray, parts: Split, setting: Setting,
         on_fit(number, params)
         fitted = fit(setting, params, train, valid)
         scores = fitted.scores(valid[0])
+        if not np.isfinite(scores).all():  # the best of NaN would always be the first class
+            trials.append({**params, "valid_accuracy": None, "valid_loss": None,
+                           "epochs": fitted.epochs})
+            continue
         clips = vote(scores, counts, how)
         accuracy = float((clips.argmax(axis=1) == label[parts.valid]).mean())
         loss = fitted.loss(scores, valid[1])
@@ -115,7 +121,8 @@ def run(features: Features, label: np.ndarray, parts: Split, setting: Setting,
                        "epochs": fitted.epochs})
         if best is None or (-accuracy, loss) < best[0]:
             best = (-accuracy, loss), number, fitted, clips
-    assert best is not None
+    if best is None:
+        raise _diverged(grid[0])
     (_, valid_loss), number, final, valid_scores = best
     learned, seen = parts.train, train
     if refit:
@@ -127,12 +134,20 @@ def run(features: Features, label: np.ndarray, parts: Split, setting: Setting,
         again = replace(setting, epochs=final.epochs) if setting.kind == "mlp" else setting
         final = fit(again, grid[number], seen)
     scores = final.scores(seen[0])
+    if not np.isfinite(scores).all():
+        raise _diverged(grid[number])
     test = standard(features.x[features.rows(parts.test)])
     return Outcome(
         dict(grid[number]), trials, {"train": learned, "valid": parts.valid, "test": parts.test},
         {"train": vote(scores, features.counts[learned], how), "valid": valid_scores,
          "test": vote(final.scores(test), features.counts[parts.test], how)},
         {"train": final.loss(scores, seen[1]), "valid": valid_loss}, final.epochs)
+
+
+def _diverged(params: Mapping[str, float]) -> L3hpcError:
+    return L3hpcError("the classifier's scores are no numbers: its training diverged",
+                      where=", ".join(f"{name}={value:g}" for name, value in params.items()),
+                      hint="Use smaller values: --set folds.learning_rate=1e-4 (or C)")
 
 
 def _samples(features: Features, label: np.ndarray, clips: np.ndarray) -> Samples:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.errors import InputError
+
 CONFIDENCE = 0.95
 METHOD = "Student's t over the folds"
 
@@ -27,7 +29,7 @@ def of_confusion(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     recognised; None for a class without clips) and their mean ``average_class_accuracy``."""
     clips, right = matrix.sum(axis=1), np.diag(matrix)
     if not clips.sum():
-        raise ValueError("no clips to score")
+        raise InputError("no clips to score")
     each = {name: float(right[index] / clips[index]) if clips[index] else None
             for index, name in enumerate(names)}
     return {"clips": int(clips.sum()), "accuracy": float(right.sum() / clips.sum()),

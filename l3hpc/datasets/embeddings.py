@@ -246,8 +246,9 @@ def finite(block: np.ndarray, path: Path, rows: int | np.ndarray = 0,
     """
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.asarray(block, np.float32)
-        looks_good = np.isfinite(values.sum())
-    if not looks_good:  # or the sum alone overflows: look at each
+        flat = values.reshape(-1)
+        looks_good = np.isfinite(np.dot(flat, flat))  # as fast as the memory, unlike isfinite
+    if not looks_good:  # or the squares of large values overflow: look at each
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             row = rows[bad[0]] if isinstance(rows, np.ndarray) else rows + bad[0]
@@ -357,7 +358,7 @@ def _choose_key(path: Path, shapes: Mapping[str, tuple[int, int]], wanted: str |
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
-        value = value.decode()
+        value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray):
@@ -365,6 +366,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in "{[":
         try:
             return json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # text that only begins like JSON
             return value
     return value

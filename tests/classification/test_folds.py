@@ -9,7 +9,7 @@ from l3hpc.classification import folds, models
 from l3hpc.classification.features import Features
 from l3hpc.classification.folds import Split
 from l3hpc.classification.models import GRIDS, Setting
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, L3hpcError
 
 FOLD = np.repeat(np.arange(1, 6), 12)
 LABEL = np.tile(np.arange(4), 15)
@@ -115,7 +115,7 @@ def test_sounds_of_the_validation_fold_are_not_in_the_candidates_standardisation
 def test_the_best_on_validation_wins_ties_by_loss_then_order(clips, monkeypatch):
     accuracy_loss = {"a": (0.5, 0.1), "b": (0.75, 0.9), "c": (0.75, 0.3), "d": (0.75, 0.3)}
     parts = Split(np.arange(4), np.arange(4, 8), np.arange(8, 12))
-    label = np.zeros(12, int)
+    label = np.array([1] + [0] * 11)
     plain = Features([str(index) for index in range(12)], np.zeros((12, 1), np.float32),
                      np.ones(12, int), [])
 
@@ -176,3 +176,38 @@ def test_an_empty_part_is_refused(clips):
     with pytest.raises(InputError, match="no clip is left to train"):
         folds.run(clips, LABEL, Split(nothing, np.arange(3), np.arange(3)), Setting("svm", 4),
                   GRIDS["svm"])
+
+
+class Diverging:
+    """A fitted classifier whose scores are no numbers."""
+
+    def __init__(self, fitted):
+        self.fitted, self.epochs = fitted, fitted.epochs
+
+    def scores(self, x):
+        return np.full_like(self.fitted.scores(x), np.nan)
+
+
+def test_a_candidate_whose_training_diverged_cannot_win(clips, monkeypatch):
+    """Scores of NaN name the first class always: the accuracy looked like one of guessing."""
+    real = models.fit
+    parts = folds.split(FOLD, LABEL, SOURCE, 1)
+    setting, grid = Setting("svm", 4, seed=1), [{"C": 0.1}, {"C": 1.0}]
+
+    def fit(setting, params, *samples):
+        fitted = real(setting, params, *samples)
+        return Diverging(fitted) if params["C"] in diverging else fitted
+
+    monkeypatch.setattr(folds, "fit", fit)
+    diverging = {0.1}
+    found = folds.run(clips, LABEL, parts, setting, grid)
+    assert found.chosen == {"C": 1.0} and found.trials[0]["valid_accuracy"] is None
+    diverging = {0.1, 1.0}
+    with pytest.raises(L3hpcError, match="scores are no numbers: its training diverged"):
+        folds.run(clips, LABEL, parts, setting, grid)
+
+
+def test_training_clips_of_one_class_are_refused(clips):
+    parts = Split(np.flatnonzero(LABEL == 2)[:6], np.arange(4), np.arange(4, 8))
+    with pytest.raises(InputError, match="all training clips are of one class"):
+        folds.run(clips, LABEL, parts, Setting("svm", 4, seed=1), [{"C": 1.0}])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from l3hpc.classification import scores
+from l3hpc.errors import InputError
 
 
 def test_accuracies_of_a_small_confusion():
@@ -14,7 +15,7 @@ def test_accuracies_of_a_small_confusion():
     assert found["class_accuracy"] == {"a": 2 / 3, "b": 1.0, "c": None, "d": 0.5}
     assert (found["accuracy"], found["clips"]) == (4 / 6, 6)
     assert found["average_class_accuracy"] == pytest.approx((2 / 3 + 1 + 0.5) / 3, rel=1e-15)
-    with pytest.raises(ValueError, match="no clips"):
+    with pytest.raises(InputError, match="no clips"):
         scores.of_confusion(np.zeros((2, 2), int), ["a", "b"])
 
 
