@@ -66,15 +66,15 @@ def check_fits(profile: ClusterProfile, kind: str, jobs: int, error: ClusterErro
     if most is not None and jobs > most:
         raise ClusterError(f"{what}: at most {most:,} job{'s' * (most != 1)} may wait or run at "
                            f"once ({limit.word})", hint=hint)
-    if most is None and limit.own and again and not _own_jobs():
+    if most is None and limit.own and again and not _own_jobs(profile.slurm_clusters):
         raise ClusterError(f"{what}: none of your jobs waits or runs, and Slurm refuses it all the "
                            f"same ({limit.word})", hint=hint)
 
 
-def _own_jobs() -> bool:
+def _own_jobs(clusters: str) -> bool:
     """Whether this person has any job that counts; True where nobody can say."""
     answer = queue.Answer()
-    queue.ask_squeue([current_user()], answer)
+    queue.ask_squeue([current_user()], answer, clusters)
     return answer.squeue is False or bool(answer.live)
 
 
@@ -86,7 +86,8 @@ def _most(profile: ClusterProfile, kind: str, limit: _Limit) -> int | None:
         which = [name] if name else []
         rows = _rows(["qos", *which], f"format=name,{limit.column}")
     else:
-        rows = _rows(["associations", f"user={current_user()}"],
+        there = [f"cluster={clusters}"] if (clusters := profile.slurm_clusters) else []
+        rows = _rows(["associations", f"user={current_user()}", *there],
                      f"format=account,{limit.column}")
         if profile.account:
             rows = [row for row in rows if row[0] == profile.account]

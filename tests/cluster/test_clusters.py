@@ -7,6 +7,8 @@ from realslurm import Sibling
 from l3hpc.errors import InputError
 from l3hpc.workflow import records, status, submission, usage
 from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.doctor import slurm
+from l3hpc.workflow.doctor.line import ask
 from l3hpc.workflow.resume import resume
 
 
@@ -27,6 +29,10 @@ def other(slurm_cluster, _other):
 def test_a_run_on_another_cluster_is_followed_there(
         slurm_cluster, other, chains, tmp_path, monkeypatch):
     there = profile(chains, slurm_cluster, clusters="l3two")
+    doctor = {line.check: line.state for line in slurm.slurm_lines(there, ask)}
+    assert {doctor[name] for name in ("Slurm", "accounting", "partition cpu")} == {"green"}
+    [line] = slurm.slurm_lines(profile(chains, slurm_cluster, clusters="l3three"), ask)
+    assert line.state == "red" and "l3three" in line.words
     theirs = stranger(slurm_cluster, "l3-demo-extract")
     made = chains.plan(tmp_path, names=("extract", "sample"), on=there,
                        params={"extract": {"seconds": 60}})

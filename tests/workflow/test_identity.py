@@ -4,7 +4,7 @@ import pytest
 from fakeslurm import queue_line
 from submitted import Case
 
-from l3hpc.workflow import identity, queue, resume, status, usage
+from l3hpc.workflow import identity, queue, records, resume, status, usage
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.identity import JobId, Origin
 
@@ -67,8 +67,8 @@ def test_links_and_spaces_do_not_matter(tmp_path):
 
 def test_a_record_of_an_earlier_version_has_the_folder_only(case):
     chain = case(names=("extract",))
-    [step] = status.records.read(chain.workspace, "demo").steps
-    record = status.records.read(chain.workspace, "demo")
+    [step] = records.read(chain.workspace, "demo").steps
+    record = records.read(chain.workspace, "demo")
     del step.attempts[0]["script"]
     job = identity.of_attempt(chain.workspace, record, step, step.attempts[0])
     folder = chain.made.step_folder("extract")
@@ -87,7 +87,7 @@ def test_a_job_of_somebody_else_under_our_number_is_not_believed(case, chains):
     chain.queue(queue_line("100", "RUNNING", **FOREIGN), queue_line("101", "COMPLETING", **FOREIGN))
     assert chain.look()["extract"] == ("failed", "exit 1")
     assert cancel(chain.workspace, "demo") == [] and chain.slurm.calls("scancel") == []
-    assert status.live_tasks(chain.workspace, status.records.read(chain.workspace, "demo")) == {
+    assert status.live_tasks(chain.workspace, records.read(chain.workspace, "demo")) == {
         "extract": {}, "sample": {}}
     resume.resume(chain.workspace, "demo", chain.profile)
     assert [line.partition(" /")[0] for line in chain.slurm.calls("sbatch")[-2:]] == [
@@ -111,7 +111,7 @@ def test_accounting_is_not_believed_either(case):
     assert chain.look()["extract"] == ("failed", "exit 3")
     chain.sacct(old, foreign)
     assert chain.look()["extract"] == ("failed", "exit 3")
-    [step] = status.records.read(chain.workspace, "demo").steps
+    [step] = records.read(chain.workspace, "demo").steps
     ids = {"100": JobId("100", folder=script.rpartition("/")[0])}
     assert [ended.exit_code for _, ended in queue.ask_history(ids)] == [3]
     assert usage.collect(chain.workspace, "demo") == []
@@ -145,8 +145,17 @@ def test_an_earlier_job_of_the_same_number_is_not_the_one_of_now(case):
     (chain.slurm.folder / "next").write_text("100")
     record = resume.resume(chain.workspace, "demo", chain.profile)
     assert [attempt["job"] for attempt in record.steps[0].attempts] == ["100", "100"]
-    assert len(status.records.read(chain.workspace, "demo").steps[0].attempts) == 2
+    assert len(records.read(chain.workspace, "demo").steps[0].attempts) == 2
     chain.queue(queue_line("100", "PENDING", "Priority"))
     assert chain.look()["extract"][0] == "queued"
     chain.queue()
     assert chain.look()["extract"][0] == "lost"  # the exit marker is of the first one
+
+
+def test_a_submission_that_was_noted_counts_once_even_under_an_old_id(case):
+    chain = case(names=("extract",))
+    [step] = records.read(chain.workspace, "demo").steps
+    again = {**step.attempts[0], "time": step.attempts[0]["time"] + 60}
+    for attempt in (step.attempts[0], again, again):
+        records.note_attempts(chain.workspace, "demo", {"extract": attempt}, first=True)
+    assert records.read(chain.workspace, "demo").steps[0].attempts == [step.attempts[0], again]

@@ -82,7 +82,8 @@ def test_words_that_name_one_job_are_believed(wanted, slurm, out, err, job, clus
 
 
 @pytest.mark.parametrize("out", [
-    "", "ok\n", "Your request was accepted.\n", "Welcome to 2026\n12\n", "2026\n12\n", "12\n2026\n",
+    "", "ok\n", "7 jobs wait\n7\nplease be patient\n",
+    "Your request was accepted.\n", "Welcome to 2026\n12\n", "2026\n12\n", "12\n2026\n",
     "12 submitted\n", "job=12\n", "Submitted batch job 12\nSubmitted batch job 13\n"])
 def test_other_words_are_settled_by_the_queue(wanted, slurm, out):
     slurm.says("sbatch", f"cat <<'E'\n{out}E")

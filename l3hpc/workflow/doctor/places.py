@@ -13,6 +13,7 @@ from l3hpc.files import write_text
 from l3hpc.workflow import sharing
 from l3hpc.workflow.config import Config, check_workspace
 from l3hpc.workflow.doctor.line import Ask, Line, from_error
+from l3hpc.workflow.shell import on_cluster
 
 LEAST_FREE_GB = 10
 SHARED_TYPES = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "panfs", "afs", "cifs",
@@ -92,7 +93,8 @@ def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> L
 def srun(config: Config) -> list[str]:
     """The command of the job of one second: smallest request, gives up when no node is free."""
     profile = config.profile
-    words = ["srun", "--immediate=10", "--ntasks=1", "--time=1", "--job-name=l3-doctor"]
+    words = on_cluster(["srun", "--immediate=10", "--ntasks=1", "--time=1",
+                        "--job-name=l3-doctor"], profile.slurm_clusters)
     for option in ("account", "partition", "qos", "reservation", "wckey"):
         if value := getattr(profile, option):
             words.append(f"--{option}={value}")

@@ -112,8 +112,9 @@ def account_line(profile: ClusterProfile, ask: Ask) -> Line:
     """Whether this user may use the profile's account and quality of service."""
     wanted = " and ".join(f"{option} {value}" for option in ("account", "qos")
                           if (value := getattr(profile, option)))
+    there = [f"cluster={clusters}"] if (clusters := profile.slurm_clusters) else []
     answer = ask(["sacctmgr", "--noheader", "--parsable2", "show", "associations",
-                  f"user={current_user()}", "format=account,qos"])
+                  f"user={current_user()}", *there, "format=account,qos"])
     if answer.code != 0:
         return Line("account", "off", f"{wanted}: sacctmgr does not answer, so this was not looked "
                     "up (the test submission below tells)")
