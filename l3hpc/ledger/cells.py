@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from typing import Any
 
 from l3hpc.ledger.columns import Column, Tab
@@ -30,7 +31,7 @@ def cell(column: Column, value: Any) -> Cell:
     if column.kind == "bool" and isinstance(value, bool):
         return value
     if (column.kind != "text" and isinstance(value, (int, float)) and not isinstance(value, bool)
-            and (math.isfinite(value) and abs(value) <= MAX_EXACT or isinstance(value, float))):
+            and (isinstance(value, float) or abs(value) <= MAX_EXACT)):
         return value if math.isfinite(value) else nonfinite(value)
     return text(value)
 
@@ -42,7 +43,26 @@ def text(value: Any) -> str:
     words = value if isinstance(value, str) else (
         json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value))
     words = _CONTROL.sub("\ufffd", words.replace("\r\n", "\n"))
-    return words if len(words) <= MAX_CHARACTERS else words[:MAX_CHARACTERS - len(_CUT)] + _CUT
+    return shortened(words, MAX_CHARACTERS)
+
+
+def shortened(words: str, most: int) -> str:
+    """``words``, cut to ``most`` UTF-16 units, as Google Sheets and Excel count characters (a
+    character beyond U+FFFF is two)."""
+    raw = words.encode("utf-16-le", "surrogatepass")
+    if len(raw) <= 2 * most:
+        return words
+    return raw[:2 * (most - len(_CUT))].decode("utf-16-le", "ignore") + _CUT
+
+
+def pasteable(word: str) -> str:
+    """``word`` quoted for a shell command that a person pastes; control characters are spelled out
+    (``$'…'``), and a word like an option stands behind ``--``."""
+    quoted = shlex.quote(word) if word.isprintable() else "$'" + "".join(
+        sign if sign.isprintable() and sign not in "'\\" else
+        "".join(f"\\x{byte:02x}" for byte in sign.encode("utf-8", "surrogatepass"))
+        for sign in word) + "'"
+    return f"-- {quoted}" if word.startswith("-") else quoted
 
 
 def cells(row: Row) -> list[Cell]:

@@ -10,12 +10,12 @@ from typing import Any
 
 from l3hpc.files import write_bytes
 from l3hpc.ledger import select
-from l3hpc.ledger.cells import Cell, cells
+from l3hpc.ledger.cells import Cell, cells, shortened
 from l3hpc.ledger.columns import Tab, letter
 from l3hpc.ledger.fold import Row
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-XLSX_LIMIT = 32_767  # characters in one cell
+XLSX_LIMIT = 32_767  # UTF-16 units in one cell
 
 
 def guarded(value: Cell) -> str:
@@ -78,7 +78,8 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
 def _put(sheet: Any, line: int, column: int, value: Cell) -> Any:
     placed = sheet.cell(line, column)
     if isinstance(value, str):
-        placed.value = value[:XLSX_LIMIT].replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
+        short = shortened(value, XLSX_LIMIT)
+        placed.value = short.replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
         placed.data_type = "s"  # text, whatever it begins with
         placed.quotePrefix = value.startswith(FORMULA_STARTS)
     else:

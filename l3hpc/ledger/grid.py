@@ -1,17 +1,21 @@
 """What a spreadsheet looked like at one moment, and the marks by which writes happen once.
 
-Three kinds of developer metadata, all visible to every account that may edit the sheet:
-``t`` on a tab names the results tab it is, whatever a person calls it; ``l`` on a tab says that the
-row of a key was written (its id is a hash of tab and key, so a second creation is refused);
-``v`` on the spreadsheet is the version: each batch creates the next one, so of two batches made
-from the same reading only one is applied.
+Four kinds of developer metadata, all visible to every account that may edit the sheet:
+``t`` on a tab names the results tab it is, whatever a person calls it (its id is a hash of the
+name, so a duplicate of the tab cannot have it); ``l`` on a tab says that the row of a key was
+written (its id is a hash of tab and key, so a second creation is refused); ``v`` on the spreadsheet
+is the version: each batch creates the next one, so of two batches made from the same reading only
+one is applied; ``a`` on rows, and once on the spreadsheet, are the anchors of one write
+(``anchors``).
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +24,11 @@ from l3hpc.ledger.cells import text
 from l3hpc.ledger.columns import TABS, Tab, letter
 from l3hpc.ledger.store import key_json
 
-TAB_MARK, ROW_MARK, VERSION_MARK = "t", "l", "v"
+TAB_MARK, ROW_MARK, VERSION_MARK, ANCHOR_MARK = "t", "l", "v", "a"
 VERSIONS_KEPT = 400
 ROW_MARK_CHARACTERS = 5  # its key and its check value
 METADATA_LIMIT = 29_000  # characters per tab; Google's limit is 30,000
+_SPACE = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]+")
 
 
 @dataclass
@@ -40,7 +45,8 @@ class Mark:
 class TabGrid:
     """One tab as read: grid size, header and rows (both as wide as the declared columns).
 
-    row numbers are 0-based positions in the grid; the header is row 0.
+    row numbers are 0-based positions in the grid; the header is row 0. locked: protected ranges
+    that this account may not edit, as Google describes them.
     """
 
     tab: Tab
@@ -52,6 +58,7 @@ class TabGrid:
     protected: bool = False
     has_filter_view: bool = False
     marked: bool = False
+    locked: list[Mapping[str, Any]] = field(default_factory=list)
     metadata_characters: int = 0
     header: list[Any] = field(default_factory=list)
     rows: list[list[Any]] = field(default_factory=list)
@@ -66,10 +73,9 @@ class TabGrid:
         """How many row marks the tab's metadata can still take."""
         return max(0, METADATA_LIMIT - self.metadata_characters) // ROW_MARK_CHARACTERS
 
-    def positions(self, tab_columns: Mapping[str, int] | None = None) -> dict[tuple[str, ...],
-                                                                              list[int]]:
-        """Key texts → grid rows that show them."""
-        columns = tab_columns or {name: self.tab.index(name) for name in self.tab.key}
+    def positions(self) -> dict[tuple[str, ...], list[int]]:
+        """Key texts → grid rows that show exactly them."""
+        columns = {name: self.tab.index(name) for name in self.tab.key}
         found: dict[tuple[str, ...], list[int]] = {}
         for number, row in enumerate(self.rows, 1):
             key = tuple(text(row[columns[name]]) if columns[name] < len(row)
@@ -77,6 +83,43 @@ class TabGrid:
             if all(key):
                 found.setdefault(key, []).append(number)
         return found
+
+    def located(self, keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], list[int]]:
+        """Key texts → the grid rows that show them, for each of ``keys``.
+
+        A key that no row shows exactly is looked for without regard to white space, which people
+        change without seeing it; a row that shows another one of ``keys`` exactly is not taken.
+        """
+        keys = list(keys)
+        exact = self.positions()
+        known = set(keys)
+        loose: dict[tuple[str, ...], list[int]] = {}
+        for shown, places in exact.items():
+            if shown not in known:
+                loose.setdefault(_without_space(shown), []).extend(places)
+        rivals = Counter(_without_space(key) for key in keys if key not in exact)
+        return {key: exact[key] if key in exact else
+                loose.get(_without_space(key), []) if rivals[_without_space(key)] == 1 else []
+                for key in keys}
+
+    def lock_on(self, place: int, columns: Iterable[int]) -> Mapping[str, Any] | None:
+        """The protected range that keeps this account from writing ``columns`` of a grid row."""
+        return next((lock for lock in self.locked for column in columns
+                     if _covers(lock.get("range", {}), place, column) and not any(
+                         _covers(free, place, column)
+                         for free in lock.get("unprotectedRanges", []))), None)
+
+    def lock_on_new_row(self, place: int) -> Mapping[str, Any] | None:
+        """The protected range within which a row inserted at ``place`` would lie."""
+        return next((lock for lock in self.locked
+                     if lock.get("range", {}).get("startRowIndex", 0) < place
+                     < lock.get("range", {}).get("endRowIndex", 1 << 31)
+                     and lock.get("range", {}).get("startColumnIndex", 0) < len(self.tab.columns)
+                     and not lock.get("unprotectedRanges")), None)
+
+    def header_place(self) -> int | None:
+        """The grid row that the header was moved to, if it was."""
+        return header_place(self.tab, [self.header, *self.rows])
 
     def drift(self) -> list[tuple[str, str, str]]:
         """(cell, expected, found) of every header cell that differs."""
@@ -88,13 +131,24 @@ class TabGrid:
 
 @dataclass
 class Snapshot:
-    """A spreadsheet as read: its title, version and tabs by declared name."""
+    """A spreadsheet as read: its title, version and tabs by declared name.
+
+    titles: of all tabs. charts: titles of tabs that hold no cells. doubtful: declared name → titles
+    of the tabs that claim to be it, where it cannot be told which one is.
+    """
 
     title: str
     version: int
     marks: dict[int, Mark]
     tabs: dict[str, TabGrid]
     titles: list[str]
+    charts: list[str] = field(default_factory=list)
+    doubtful: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def has_anchors(self) -> bool:
+        """Whether anchors of a write may stand on rows."""
+        return any(mark.key == ANCHOR_MARK and mark.sheet is None for mark in self.marks.values())
 
     @property
     def next_version(self) -> int:
@@ -123,6 +177,12 @@ def row_identity(tab: Tab, key: Sequence[str], probe: int = 0) -> tuple[int, str
     return (int.from_bytes(raw[:4], "big") & 0x7FFFFFFF) or 1, base64.b64encode(raw[4:]).decode()
 
 
+def tab_identity(name: str) -> int:
+    """The metadata id (31 bits, not 0) of the mark on a results tab."""
+    raw = hashlib.blake2b(name.encode(), digest_size=4, person=b"l3hpc-tab").digest()
+    return (int.from_bytes(raw, "big") & 0x7FFFFFFF) or 1
+
+
 def version_identity(version: int) -> int:
     """The metadata id of a version (31 bits, not 0)."""
     raw = hashlib.blake2b(str(version).encode(), digest_size=4, person=b"l3hpc-version").digest()
@@ -134,27 +194,45 @@ def parse(structure: Mapping[str, Any]) -> Snapshot:
     marks: dict[int, Mark] = {}
     for item in structure.get("developerMetadata", []):
         _mark(marks, item, None)
-    grids: dict[str, TabGrid] = {}
-    titles = []
+    claims: dict[str, list[tuple[int, TabGrid]]] = {}
+    titles, charts = [], []
     for sheet in structure.get("sheets", []):
         properties = sheet["properties"]
         size = properties.get("gridProperties", {})
         number = properties.get("sheetId", 0)
         own = [_mark(marks, item, number) for item in sheet.get("developerMetadata", [])]
         titles.append(properties["title"])
-        named = [mark.value for mark in own if mark.key == TAB_MARK and mark.value in TABS]
-        name = named[0] if named else properties["title"]
-        if name not in TABS or (name in grids and (grids[name].marked or not named)):
-            continue  # the tab that we marked is ours, wherever it stands and whatever its title
-        grids[name] = TabGrid(
+        if properties.get("sheetType", "GRID") != "GRID" or not size:
+            charts.append(properties["title"])
+            continue
+        named = [mark for mark in own if mark.key == TAB_MARK and mark.value in TABS]
+        name = named[0].value if named else properties["title"]
+        if name not in TABS:
+            continue
+        protections = sheet.get("protectedRanges", [])
+        grid = TabGrid(
             TABS[name], number, properties["title"], size.get("rowCount", 0),
             size.get("columnCount", 0), size.get("frozenRowCount", 0),
-            bool(sheet.get("protectedRanges")), bool(sheet.get("filterViews")), bool(named),
+            bool(protections), bool(sheet.get("filterViews")), bool(named),
+            [one for one in protections
+             if not one.get("warningOnly") and not one.get("requestingUserCanEdit")],
             sum(len(mark.key) + len(mark.value) for mark in own))
+        rank = 0 if any(mark.id == tab_identity(name) for mark in named) else (
+            1 if named and grid.title == name else 2 if named else 3)
+        claims.setdefault(name, []).append((rank, grid))
+    grids: dict[str, TabGrid] = {}
+    doubtful: dict[str, list[str]] = {}
+    for name, found in claims.items():
+        best = min(rank for rank, _ in found)
+        chosen = [grid for rank, grid in found if rank == best]
+        if len(chosen) == 1:
+            grids[name] = chosen[0]
+        else:
+            doubtful[name] = [grid.title for grid in chosen]
     versions = [int(mark.value) for mark in marks.values()
                 if mark.key == VERSION_MARK and mark.sheet is None and mark.value.isdigit()]
     return Snapshot(structure.get("properties", {}).get("title", ""), max(versions, default=0),
-                    marks, grids, titles)
+                    marks, grids, titles, charts, doubtful)
 
 
 def cell_range(grid: TabGrid) -> str:
@@ -179,10 +257,34 @@ def padded(line: Sequence[Any], width: int) -> list[Any]:
     return cut + [None] * (width - len(cut))
 
 
+def header_place(tab: Tab, lines: Sequence[Sequence[Any]]) -> int | None:
+    """The row that the header of a tab was moved to (by a sort over the whole tab, or by a row that
+    was inserted above it): the only one that shows at least half of the titles, if the first row
+    shows none."""
+    titles = set(tab.titles)
+
+    def shown(line: Sequence[Any]) -> int:
+        return len({value for value in line if isinstance(value, str)} & titles)
+
+    if not lines or shown(lines[0]):
+        return None
+    found = [place for place, line in enumerate(lines) if 2 * shown(line) >= len(titles)]
+    return found[0] if len(found) == 1 else None
+
+
 def require_headers(snapshot: Snapshot, tabs: Sequence[Tab]) -> None:
     """Refuse with every difference unless all ``tabs`` exist with exactly the declared header."""
     for tab in tabs:
         grid = snapshot.tabs.get(tab.name)
+        if tab.name in snapshot.doubtful:
+            raise HeaderDriftError(
+                f"it cannot be told which tab of {snapshot.title!r} is {tab.name!r}; nothing was "
+                "written", allowed=f"one of: {', '.join(map(repr, snapshot.doubtful[tab.name]))}",
+                hint=f"Rename the right one to {tab.name!r} in the sheet, then: l3hpc ledger check")
+        if grid is None and tab.name in snapshot.charts:
+            raise HeaderDriftError(
+                f"the tab {tab.name!r} of {snapshot.title!r} is a chart, not a table; nothing was "
+                "written", hint="Rename it in the sheet, then: l3hpc ledger init")
         if grid is None:
             raise HeaderDriftError(
                 f"{snapshot.title!r} has no tab {tab.name!r}; nothing was written",
@@ -209,6 +311,11 @@ def _advice(grid: TabGrid, drift: list[tuple[str, str, str]]) -> dict[str, str]:
     last = letter(len(grid.tab.columns) - 1)
     index = grid.tab.titles.index(drift[0][1])
     shifted = index + 1 < len(grid.header) and grid.header[index + 1] == drift[0][1]
+    moved = grid.header_place()
+    if moved is not None:
+        return {"allowed": f"Its header is row {moved + 1} now: was it sorted with the rows, or a "
+                           "row inserted above it?",
+                "hint": "l3hpc ledger repair   moves it back to row 1; it asks first"}
     if not any(value is not None for value in grid.header):
         hint = "The header row is empty. Then:   l3hpc ledger init"
     elif shifted:
@@ -218,6 +325,16 @@ def _advice(grid: TabGrid, drift: list[tuple[str, str, str]]) -> dict[str, str]:
         hint = (f"Put the titles in A1:{last}1 back as declared (own columns go behind {last}), "
                 "then: l3hpc ledger check")
     return {"allowed": "\n".join(lines), "hint": hint}
+
+
+def _without_space(key: Iterable[str]) -> tuple[str, ...]:
+    return tuple(_SPACE.sub("", part) for part in key)
+
+
+def _covers(area: Mapping[str, Any], row: int, column: int) -> bool:
+    """Whether a grid range (unbounded where an index is missing) holds a cell."""
+    return (area.get("startRowIndex", 0) <= row < area.get("endRowIndex", 1 << 31)
+            and area.get("startColumnIndex", 0) <= column < area.get("endColumnIndex", 1 << 31))
 
 
 def _mark(marks: dict[int, Mark], item: Mapping[str, Any], sheet: int | None) -> Mark:

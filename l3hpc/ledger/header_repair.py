@@ -1,7 +1,8 @@
 """Putting a tab's columns back: titles that were changed, columns that were moved, put in or taken.
 
-A column is recognised by its title, else by its cells (rows of ours that show what the journals
-say), else by its place, if that leaves no doubt. Own columns of people go behind the declared ones.
+A header that was moved into the rows goes back to the first row. A column is recognised by its
+title, else by its cells (rows of ours that show what the journals say), else by its place, if that
+leaves no doubt. Own columns of people go behind the declared ones.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from l3hpc.errors import HeaderDriftError
 from l3hpc.ledger.cells import same
 from l3hpc.ledger.columns import Tab, letter
+from l3hpc.ledger.grid import header_place
 from l3hpc.ledger.requests import Request, put
 
 Known = Mapping[tuple[str, ...], Sequence[Any]]  # key texts → the cells of ours
@@ -21,9 +23,10 @@ Known = Mapping[tuple[str, ...], Sequence[Any]]  # key texts → the cells of ou
 @dataclass(frozen=True)
 class Change:
     """One change of a tab's columns: ``title`` at ``place``, or ``move`` from ``place`` to ``to``,
-    or ``insert`` at ``place``. Places are 0-based, as they are when the changes before are made."""
+    or ``insert`` at ``place``; or ``row``: the row at ``place`` becomes the first one. Places are
+    0-based, as they are when the changes before are made."""
 
-    kind: Literal["title", "move", "insert"]
+    kind: Literal["title", "move", "insert", "row"]
     place: int
     to: int = 0
     old: Any = None
@@ -33,6 +36,8 @@ class Change:
         """For a person: ``T1: 'epoch' → 'Latest Epoch'``."""
         if self.kind == "title":
             return f"{letter(self.place)}1: {self.old!r} → {self.new!r}"
+        if self.kind == "row":
+            return f"row {self.place + 1} (the header) moves to row 1"
         if self.kind == "move":
             return f"column {letter(self.place)} ({self.old!r}) moves to {letter(self.to)}"
         return f"column {letter(self.place)} is put in for {self.new!r}"
@@ -42,6 +47,11 @@ def as_requests(made: Sequence[Change], sheet: int, width: int) -> list[Request]
     """Changes of a tab of ``width`` columns as requests of the Sheets API."""
     found: list[Request] = []
     for change in made:
+        if change.kind == "row":
+            found.append({"moveDimension": {"source": {
+                "sheetId": sheet, "dimension": "ROWS", "startIndex": change.place,
+                "endIndex": change.place + 1}, "destinationIndex": 0}})
+            continue
         area = {"sheetId": sheet, "dimension": "COLUMNS", "startIndex": change.place,
                 "endIndex": change.place + 1}
         if change.kind == "title":
@@ -66,6 +76,10 @@ def changes(tab: Tab, lines: Sequence[Sequence[Any]], known: Known, where: str) 
     lines: the whole tab as it is, as wide as it is, header first. where: the tab, for messages.
     Raises ``HeaderDriftError`` where it cannot be told which column is which.
     """
+    place = header_place(tab, lines)
+    if place:
+        lines = [lines[place], *lines[:place], *lines[place + 1:]]
+        return [Change("row", place), *changes(tab, lines, known, where)]
     header: list[Any] = [value if value != "" else None for value in (lines[0] if lines else [])]
     twice = [title for title in tab.titles if header.count(title) > 1]
     if twice:

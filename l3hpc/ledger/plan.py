@@ -8,11 +8,12 @@ person: a conflict, left as it is unless the policy says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from l3hpc.ledger.cells import Cell, cell, cells, key_cells, shows
+from l3hpc.ledger.anchors import Target
+from l3hpc.ledger.cells import Cell, cell, cells, key_cells, pasteable, shows
 from l3hpc.ledger.columns import Column, Tab, letter
 from l3hpc.ledger.fold import Row, number
 from l3hpc.ledger.grid import Snapshot, TabGrid
@@ -20,8 +21,6 @@ from l3hpc.ledger.store import SyncState
 
 Policy = Literal["report", "ours", "theirs"]
 Known = Callable[[Row, str], Sequence[Any]]  # every value the journal ever held for a field
-
-INSERTS_AT_ONCE = 1000
 
 
 @dataclass
@@ -47,7 +46,10 @@ class TabPlan:
 
 @dataclass
 class Plan:
-    """One pass: per tab what to write, what a person should see, what a person decided."""
+    """One pass: per tab what to write, what a person should see, what a person decided.
+
+    left_over: how many rows did not fit into this pass and wait for the next one.
+    """
 
     tabs: list[TabPlan] = field(default_factory=list)
     problems: list[dict[str, Any]] = field(default_factory=list)
@@ -64,31 +66,79 @@ def make(rows: Iterable[Row], snapshot: Snapshot, state: SyncState, known: Known
          policy: Policy = "report", restore: Iterable[Row] = ()) -> Plan:
     """The plan that brings the sheet to the fold. ``restore``: deleted rows to write again."""
     plan = Plan()
+    rows = list(rows)
     again = {(row.tab.name, row.key) for row in restore}
     grids: dict[str, tuple[TabPlan, dict[tuple[str, ...], list[int]]]] = {}
+    for tab in tabs_of(rows):
+        grid = snapshot.tabs[tab.name]
+        own = TabPlan(grid)
+        grids[tab.name] = own, grid.located(key_cells(tab, row.key) for row in rows
+                                            if row.tab is tab)
+        plan.tabs.append(own)
     for row in rows:
-        if row.tab.name not in grids:
-            grid = snapshot.tabs[row.tab.name]
-            grids[row.tab.name] = (TabPlan(grid), grid.positions())
-            plan.tabs.append(grids[row.tab.name][0])
         own, positions = grids[row.tab.name]
         places = positions.get(key_cells(row.tab, row.key), [])
         marked = snapshot.row_mark(row.tab, row.key)[2]
         if len(places) > 1:
             plan.problems.append(problem(
                 "duplicate", row, f"rows {', '.join(str(place + 1) for place in places)} hold the "
-                f"key {_short(row)}; none of them is written until one is left"))
+                f"key {short(row)}; none of them is written until one is left"))
         elif places:
             if not marked and own.grid.room_for_marks > len(own.marks):
                 own.marks.append(row)
             _update(plan, own, row, places[0], state, known, policy)
         elif (marked or state.last(row) is not None) and (row.tab.name, row.key) not in again:
             _deleted(plan, row, policy)
-        elif len(own.inserts) < INSERTS_AT_ONCE:
-            own.inserts.append(row)
         else:
-            plan.left_over += 1
+            own.inserts.append(row)
+    for own in plan.tabs:
+        _unlocked(plan, own)
     return plan
+
+
+def _unlocked(plan: Plan, own: TabPlan) -> None:
+    """Leave out what protected ranges keep this account from writing, and say so."""
+    grid = own.grid
+    locked: dict[int, list[Write]] = {}
+    for write in own.writes:
+        if grid.lock_on(write.place, [write.column]):
+            locked.setdefault(write.place, []).append(write)
+    for place, writes in locked.items():
+        cells_of = ", ".join(f"{letter(write.column)}{place + 1}" for write in writes[:5]) + (
+            f" and {len(writes) - 5} more" if len(writes) > 5 else "")
+        plan.problems.append(problem(
+            "protected", writes[0].row, f"row {place + 1} ({short(writes[0].row)}) is not brought "
+            f"up to date: {cells_of} {'are' if len(writes) > 1 else 'is'} in a protected range "
+            f"{_described(grid.lock_on(place, [writes[0].column]))}"))
+    own.writes = [write for write in own.writes if write.place not in locked]
+    lock = grid.lock_on_new_row(grid.next_row) if own.inserts else None
+    if lock is not None:
+        for row in own.inserts:
+            plan.problems.append(problem(
+                "protected", row, f"the new row {short(row)} is not added: row "
+                f"{grid.next_row + 1} would be in a protected range {_described(lock)}"))
+        own.inserts = []
+
+
+def _described(lock: Mapping[str, Any] | None) -> str:
+    name = f"({lock['description']!r}) " if lock and lock.get("description") else ""
+    return (f"{name}that this account may not edit; in the sheet: Data → Protected sheets and "
+            "ranges")
+
+
+def targets(grid: TabGrid, writes: Iterable[Write]) -> list[Target]:
+    """Cells of existing rows, row by row. A row is only written while it shows its key and the
+    values that these were compared to."""
+    rows: dict[int, list[Write]] = {}
+    for write in writes:
+        rows.setdefault(write.place, []).append(write)
+    found = []
+    for place, own in sorted(rows.items()):
+        shown = grid.rows[place - 1]
+        keys = {index: shown[index] for index in map(grid.tab.index, grid.tab.key)}
+        found.append(Target(grid, place, {**keys, **{write.column: write.old for write in own}},
+                            {write.column: write.new for write in own}))
+    return found
 
 
 def problem(kind: str, row: Row, words: str) -> dict[str, Any]:
@@ -103,8 +153,8 @@ def _deleted(plan: Plan, row: Row, policy: Policy) -> None:
         plan.accepted.append((row, {"/row": "deleted"}))
         return
     plan.problems.append(problem(
-        "deleted", row, f"the row {_short(row)} was deleted from the sheet; bring it back with   "
-        f"l3hpc ledger restore {row.key[-1]}   or agree with   l3hpc ledger sync "
+        "deleted", row, f"the row {short(row)} was deleted from the sheet; bring it back with   "
+        f"l3hpc ledger restore {pasteable(row.key[-1])}   or agree with   l3hpc ledger sync "
         "--on-conflict theirs"))
 
 
@@ -164,7 +214,8 @@ def _better(column: Column, theirs: Any, ours: Cell) -> bool:
     return (column.rule == "min" and one < other) or (column.rule == "max" and one > other)
 
 
-def _short(row: Row) -> str:
+def short(row: Row) -> str:
+    """A row's key for a message, its end if it is long."""
     text = " ".join(row.key)
     return text if len(text) <= 60 else "…" + text[-59:]
 

@@ -39,7 +39,8 @@ def header_difference(store: Store, sheets: Sheets) -> dict[str, list[Change]]:
     return {name: changes(grid.tab, whole(sheets, grid), {
                 key_cells(grid.tab, row.key): cells(row) for row in fold.of(grid.tab)},
                 f"tab {name!r} of {snapshot.title!r}")
-            for name, grid in snapshot.tabs.items() if any(grid.header) and grid.drift()}
+            for name, grid in snapshot.tabs.items() if grid.drift() and (
+                any(grid.header) or grid.header_place() is not None)}
 
 
 def put_headers_back(store: Store, sheets: Sheets, agreed: dict[str, list[Change]]) -> None:
@@ -65,9 +66,10 @@ def foreign_rows(store: Store, sheets: Sheets, tabs: Sequence[Tab]) -> list[Row]
     found: list[Row] = []
     for tab in present:
         grid = snapshot.tabs[tab.name]
-        known = {key_cells(tab, row.key) for row in fold.of(tab)}
+        ours = {place for places in grid.located(
+            key_cells(tab, row.key) for row in fold.of(tab)).values() for place in places}
         for key, places in grid.positions().items():
-            if key not in known and len(places) == 1:
+            if len(places) == 1 and places[0] not in ours:
                 values = {column.field: value for column, value in zip(
                     tab.columns, grid.rows[places[0] - 1], strict=True) if value is not None}
                 values.update(zip(tab.key, key, strict=True))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from l3hpc.ledger import anchors
 from l3hpc.ledger.cells import Cell, cells
 from l3hpc.ledger.columns import Tab, letter
+from l3hpc.ledger.fold import Row
 from l3hpc.ledger.grid import (
     METADATA_LIMIT,
     ROW_MARK,
@@ -16,28 +18,86 @@ from l3hpc.ledger.grid import (
     Mark,
     Snapshot,
     TabGrid,
+    tab_identity,
     version_identity,
 )
-from l3hpc.ledger.plan import Plan, TabPlan, Write
+from l3hpc.ledger.plan import Plan, TabPlan, problem, short, targets
+from l3hpc.ledger.sheets import MOST_BYTES, request_bytes
 
 Request = dict[str, Any]
 EMPTY_ROWS = 200
+INSERTS_AT_ONCE = 1000
+BYTES_AT_ONCE = 5_000_000  # Google takes twice as much; smaller requests are answered sooner
+MARK_BYTES = 300  # at most, of one piece of metadata as a request
+LARGEST_ROW = MOST_BYTES - 200_000  # beside it: versions that are swept away, a frame
 
 
-def batch(plan: Plan, snapshot: Snapshot) -> list[Request]:
-    """The requests of a plan made from ``snapshot``; refused as a whole if the sheet's version
-    moved on."""
+def cut(plan: Plan) -> None:
+    """Leave in ``plan`` what one batch and one write by anchor can hold, by bytes and by number.
+
+    The other rows count as left over. A row that no request can hold becomes a problem.
+    """
+    room = BYTES_AT_ONCE
+    is_empty = True
+
+    def fits(need: int) -> bool:
+        nonlocal room, is_empty
+        if need > room and not is_empty:
+            return False
+        room, is_empty = room - need, False
+        return True
+
+    for tab in plan.tabs:
+        rows, tab.inserts = tab.inserts, []
+        for row in rows:
+            need = request_bytes(_line(cells(row))) + MARK_BYTES
+            if need > LARGEST_ROW:
+                plan.problems.append(_too_large(row, need))
+            elif len(tab.inserts) < INSERTS_AT_ONCE and fits(need):
+                tab.inserts.append(row)
+            else:
+                plan.left_over += 1
+        writes, tab.writes = tab.writes, []
+        for number, target in enumerate(targets(tab.grid, writes)):
+            own = [write for write in writes if write.place == target.place]
+            need = request_bytes(target.data()) + MARK_BYTES
+            if need > LARGEST_ROW:
+                plan.problems.append(_too_large(own[0].row, need))
+            elif number < anchors.AT_ONCE and fits(need):
+                tab.writes += own
+            else:
+                plan.left_over += 1
+        rows, tab.marks = tab.marks, []
+        for row in rows:
+            if fits(MARK_BYTES):
+                tab.marks.append(row)
+            else:
+                plan.left_over += 1
+
+
+def batch(plan: Plan, snapshot: Snapshot, written: Sequence[anchors.Target]) -> list[Request]:
+    """The requests of a plan made from ``snapshot``: new rows, marks, and anchors on the rows that
+    are written next; refused as a whole if the sheet's version moved on."""
     requests = next_version(snapshot)
     taken = {version_identity(snapshot.next_version)}
+    requests += anchors.create(snapshot, written, taken)
     for tab in plan.tabs:
-        requests += updates(tab.grid, tab.writes)
         requests += _inserts(tab)
         requests += _row_marks(tab, snapshot, taken)
+        requests += _tab_mark(tab.grid, snapshot, taken)
     return requests
 
 
+def sheet_of(request: Request) -> int:
+    """The id of the tab that a request changes cells of, -1 where it changes none."""
+    (body,) = request.values()
+    place = body.get("start") or body.get("range") or {}
+    return int(place.get("sheetId", -1))
+
+
 def next_version(snapshot: Snapshot) -> list[Request]:
-    """Take the next version: fails when another batch took it first. Old ones are swept away."""
+    """Take the next version: fails when another batch took it first. Old ones are swept away, and
+    the anchors of writes before this one."""
     version = snapshot.next_version
     requests = [_create(Mark(version_identity(version), VERSION_MARK, str(version), None))]
     for mark in snapshot.marks.values():
@@ -45,29 +105,14 @@ def next_version(snapshot: Snapshot) -> list[Request]:
                 and int(mark.value) <= version - VERSIONS_KEPT):
             requests.append({"deleteDeveloperMetadata": {"dataFilter": {
                 "developerMetadataLookup": {"metadataId": mark.id}}}})
-    return requests
-
-
-def updates(grid: TabGrid, writes: Iterable[Write]) -> list[Request]:
-    """Cells of existing rows; neighbours in a row become one request."""
-    requests: list[Request] = []
-    run: list[Write] = []
-    for write in [*sorted(writes, key=lambda item: (item.place, item.column)), None]:
-        if run and (write is None or write.place != run[-1].place
-                    or write.column != run[-1].column + 1):
-            requests.append(put(grid.sheet, run[0].place, run[0].column,
-                                [[item.new for item in run]]))
-            run = []
-        if write is not None:
-            run.append(write)
-    return requests
+    return [*requests, *anchors.remove(snapshot)]
 
 
 def put(sheet: int, row: int, column: int, lines: Sequence[Sequence[Cell]]) -> Request:
     """Typed cells from a place on; None empties a cell."""
     return {"updateCells": {
         "start": {"sheetId": sheet, "rowIndex": row, "columnIndex": column},
-        "rows": [{"values": [_typed(value) for value in line]} for line in lines],
+        "rows": [_line(line) for line in lines],
         "fields": "userEnteredValue"}}
 
 
@@ -87,17 +132,20 @@ def set_up(tab: Tab, grid: TabGrid | None, sheet: int) -> list[Request]:
         if grid.column_count < width:
             requests.append({"appendDimension": {
                 "sheetId": sheet, "dimension": "COLUMNS", "length": width - grid.column_count}})
-        if not grid.frozen_rows:
-            requests.append({"updateSheetProperties": {
-                "properties": {"sheetId": sheet, "gridProperties": {"frozenRowCount": 1}},
-                "fields": "gridProperties.frozenRowCount"}})
     if grid is None or not any(value is not None for value in grid.header):
+        if grid is not None:  # a row of its own: someone may be typing into the first one
+            requests.append({"insertDimension": {"inheritFromBefore": False, "range": {
+                "sheetId": sheet, "dimension": "ROWS", "startIndex": 0, "endIndex": 1}}})
         requests.append(put(sheet, 0, 0, [tab.titles]))
         requests.append({"repeatCell": {
             "range": _area(sheet, 0, 1, width),
             "cell": {"userEnteredFormat": {"textFormat": {"bold": True}}},
             "fields": "userEnteredFormat.textFormat.bold"}})
         requests.append({"addConditionalFormatRule": {"index": 0, "rule": _best_rule(tab, sheet)}})
+    if grid is not None and not grid.frozen_rows:
+        requests.append({"updateSheetProperties": {
+            "properties": {"sheetId": sheet, "gridProperties": {"frozenRowCount": 1}},
+            "fields": "gridProperties.frozenRowCount"}})
     if grid is None or not grid.protected:
         requests.append({"addProtectedRange": {"protectedRange": {
             "range": _area(sheet, 0, None, width), "warningOnly": True,
@@ -111,6 +159,15 @@ def set_up(tab: Tab, grid: TabGrid | None, sheet: int) -> list[Request]:
     if grid is None or not grid.marked:
         requests.append(_create(Mark(0, TAB_MARK, tab.name, sheet)))
     return requests
+
+
+def _tab_mark(grid: TabGrid, snapshot: Snapshot, taken: set[int]) -> list[Request]:
+    """Give a tab of ours the mark that a duplicate cannot have."""
+    identity = tab_identity(grid.tab.name)
+    if not grid.marked or identity in snapshot.marks or identity in taken:
+        return []
+    taken.add(identity)
+    return [_create(Mark(identity, TAB_MARK, grid.tab.name, grid.sheet))]
 
 
 def _inserts(tab: TabPlan) -> list[Request]:
@@ -150,6 +207,19 @@ def _create(mark: Mark) -> Request:
     if mark.id:
         data["metadataId"] = mark.id
     return {"createDeveloperMetadata": {"developerMetadata": data}}
+
+
+def _too_large(row: Row, need: int) -> dict[str, Any]:
+    column, longest = max(zip(row.tab.columns, cells(row), strict=True),
+                          key=lambda pair: len(str(pair[1] or "")))
+    return problem("too large", row, (
+        f"the row {short(row)} cannot be written: it takes {need:,} bytes as a request, Google "
+        f"takes {MOST_BYTES:,}; its longest cell is {column.title} "
+        f"({len(str(longest)):,} characters)"))
+
+
+def _line(values: Sequence[Cell]) -> Request:
+    return {"values": [_typed(value) for value in values]}
 
 
 def _typed(value: Cell) -> Request:

@@ -1,12 +1,14 @@
 """Google Sheets over gspread: credentials, pace, time-outs, and retries that come to an end.
 
-Only requests that may be repeated without harm go through here: reads, and batches that Google
-applies once or not at all (see ``sync``). The one scope is ``spreadsheets``; a sheet is opened by
-its id. No message here shows a key, a token or what a server answered beyond its error text.
+Requests that may be repeated without harm are repeated here: reads, and batches that Google applies
+once or not at all (see ``sync``). A write by metadata is sent once; ``Unanswered`` says that nobody
+knows whether it was applied. The one scope is ``spreadsheets``; a sheet is opened by its id. No
+message here shows a key, a token or what a server answered beyond its error text.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import stat
@@ -19,6 +21,7 @@ from urllib.parse import urlparse
 
 from l3hpc.errors import InputError, L3hpcError, OfflineError
 from l3hpc.files import read_json
+from l3hpc.ledger.cells import pasteable
 
 SCOPE = "https://www.googleapis.com/auth/spreadsheets"
 BASE = "https://sheets.googleapis.com"
@@ -28,10 +31,17 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 64.0
 PER_MINUTE = 55  # of 60 reads and 60 writes a minute that Google grants a user
 TIMEOUT_S = (10.0, 90.0)
 RETRY_CODES = (408, 429, 500, 502, 503, 504)
+LATER = "Everything is kept in the journal; l3hpc ledger sync   later."
+MOST_BYTES = 10_485_760  # of one request; Google refuses a larger one
 
 
 class Refused(L3hpcError):
     """Google understood a batch and refused it as a whole (HTTP 400): nothing was written."""
+
+
+class Unanswered(OfflineError):
+    """A write by metadata got no clear answer: it may have been applied, or may be applied later,
+    while its anchors stand."""
 
 
 class SignInError(L3hpcError):
@@ -82,7 +92,8 @@ class Sheets:
         """Title, tabs with their sizes, and developer metadata (one request)."""
         return dict(self._http.fetch_sheet_metadata(self.sheet_id, params={
             "fields": "spreadsheetId,properties.title,developerMetadata,"
-                      "sheets(properties,developerMetadata,protectedRanges.protectedRangeId,"
+                      "sheets(properties,developerMetadata,protectedRanges(range,unprotectedRanges,"
+                      "description,warningOnly,requestingUserCanEdit),"
                       "filterViews.filterViewId)"}))
 
     def values(self, ranges: Sequence[str]) -> list[list[list[Any]]]:
@@ -97,6 +108,29 @@ class Sheets:
         """Apply all requests or none (one request); ``Refused`` when Google refuses them."""
         self._http.batch_update(self.sheet_id, {"requests": list(requests)})
 
+    def read_by_filter(self, filters: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The unformatted values that data filters select, all of one moment (one request).
+
+        Each item has ``dataFilters`` (which of them selected it) and ``valueRange``.
+        """
+        if not filters:
+            return []
+        answer = self._http.request("post", self._address("values:batchGetByDataFilter"), json={
+            "dataFilters": list(filters), "majorDimension": "ROWS",
+            "valueRenderOption": "UNFORMATTED_VALUE"}).json()
+        return list(answer.get("valueRanges", []))
+
+    def write_by_filter(self, data: Sequence[Mapping[str, Any]]) -> None:
+        """Write values where data filters say (one request, sent once).
+
+        Raises ``Refused`` when nothing was written, ``Unanswered`` when that is not known.
+        """
+        self._http.request("post", self._address("values:batchUpdateByDataFilter"), json={
+            "valueInputOption": "RAW", "data": list(data)})
+
+    def _address(self, method: str) -> str:
+        return f"{BASE}/v4/spreadsheets/{self.sheet_id}/{method}"
+
     def send(self, call: Callable[[], Any], kind: str) -> Any:
         """``call`` at the right pace, again after transient failures; at most ``TRIES`` times."""
         import google.auth.exceptions
@@ -106,8 +140,7 @@ class Sheets:
         reason = ""
         for attempt in range(TRIES):
             if attempt:
-                wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1))
-                wait *= 0.5 + random.random() / 2
+                wait = back_off(attempt)
                 self.say(f"{reason}; trying again in {wait:.0f} s ({attempt + 1} of {TRIES})")
                 self.pace.sleep(wait)
             self.pace.take(kind)
@@ -118,8 +151,7 @@ class Sheets:
                 code = error.response.status_code
                 if code not in RETRY_CODES:
                     raise self._explained(error, code) from None
-                reason = ("the quota of this minute is used up" if code == 429
-                          else f"Google answered {code}")
+                reason = _busy(code)
             except google.auth.exceptions.TransportError as error:
                 reason = f"no connection to sign in ({type(error).__name__})"
             except google.auth.exceptions.RefreshError as error:
@@ -132,7 +164,7 @@ class Sheets:
             except (requests.RequestException, ConnectionError, ValueError) as error:
                 reason = f"no answer from Google ({type(error).__name__})"
         raise OfflineError(f"the sheet cannot be reached: {reason} ({TRIES} tries)",
-                           hint="Everything is kept in the journal; l3hpc ledger sync   later.")
+                           hint=LATER)
 
     def _explained(self, error: Any, code: int) -> L3hpcError:
         message = str(error.error.get("message", ""))[:500]
@@ -150,6 +182,20 @@ class Sheets:
             return SignInError(f"Google does not accept the sign-in of {self.account}",
                                hint="Make a new key for the service account.")
         return Refused(f"Google refused the request ({code}): {message}")
+
+
+def back_off(attempt: int) -> float:
+    """Seconds to wait before another try, after ``attempt`` tries that failed."""
+    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempt - 1)) * (0.5 + random.random() / 2)
+
+
+def request_bytes(value: Any) -> int:
+    """The size of a request's body, as it is sent."""
+    return len(json.dumps(value, allow_nan=False))
+
+
+def _busy(code: int) -> str:
+    return ("the quota of this minute is used up" if code == 429 else f"Google answered {code}")
 
 
 def base_url(environ: Mapping[str, str]) -> str:
@@ -213,7 +259,7 @@ def _require_private(path: Path) -> None:
         return  # whoever reads it says so
     if stat.S_IMODE(mode) & 0o077:
         raise InputError("the key file can be read by others", where=str(path),
-                         hint=f"chmod 600 {path}")
+                         hint=f"chmod 600 {pasteable(str(path))}")
 
 
 def _key(path: Path) -> dict[str, Any]:
@@ -235,6 +281,7 @@ def _key(path: Path) -> dict[str, Any]:
 def _http(sheets: Sheets) -> Any:
     import requests
     from google.auth.transport.requests import AuthorizedSession, Request
+    from gspread.exceptions import APIError
     from gspread.http_client import HTTPClient
 
     loopback = sheets.base != BASE
@@ -248,15 +295,29 @@ def _http(sheets: Sheets) -> Any:
         """gspread's client with our address, time-out, pace and retries."""
 
         def request(self, method: str, endpoint: str, *arguments: Any, **options: Any) -> Any:
-            kind = "read" if method == "get" else "write"
+            kind = "read" if method == "get" or endpoint.endswith("GetByDataFilter") else "write"
             target = endpoint.replace(BASE, sheets.base, 1)
+            if request_bytes(options.get("json")) > MOST_BYTES:
+                raise L3hpcError(f"a request to the sheet is larger than Google takes "
+                                 f"({MOST_BYTES:,} bytes); nothing was sent")
 
             def call() -> Any:
                 response = HTTPClient.request(self, method, target, *arguments, **options)
                 response.json()  # an HTML page with status 200 is a failure too
                 return response
 
-            return sheets.send(call, kind)
+            def once() -> Any:
+                try:
+                    return call()
+                except APIError as error:
+                    if error.response.status_code not in RETRY_CODES:
+                        raise
+                    reason = _busy(error.response.status_code)
+                except (requests.RequestException, ConnectionError, ValueError) as error:
+                    reason = f"no answer from Google ({type(error).__name__})"
+                raise Unanswered(f"the sheet cannot be reached: {reason}", hint=LATER)
+
+            return sheets.send(once if endpoint.endswith("UpdateByDataFilter") else call, kind)
 
     client = Client(sheets._credentials, session=session)
     client.set_timeout(TIMEOUT_S)

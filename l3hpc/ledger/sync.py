@@ -1,34 +1,38 @@
 """Bringing a Google Sheet to what the journals say: each row once, in its columns, up to date.
 
-A pass reads the sheet (two requests), folds the journals, and writes the difference as one batch
-that is applied as a whole or not at all. The batch takes the next version of the sheet, so it is
-applied at most once, however often it is sent and whoever else syncs at the same time: a second
-application is refused, the sheet is read again, and the rest is found to be done. Then the sheet is
-read once more, and what a person's sorting put into a wrong place is put back.
+A pass reads the sheet (two requests), folds the journals, and writes the difference. New rows go as
+one batch that is applied as a whole or not at all. The batch takes the next version of the sheet,
+so it is applied at most once, however often it is sent and whoever else syncs at the same time: a
+second application is refused, the sheet is read again, and the rest is found to be done. Cells of
+existing rows are written by anchor (``anchors``), so that they cannot land in a row that a person
+inserted meanwhile. Then the sheet is read once more: every planned cell has to be in the row of its
+key, and what a person's sorting put into a wrong place is put back.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import HeaderDriftError, L3hpcError
+from l3hpc.ledger import anchors, undo
 from l3hpc.ledger import requests as ask
-from l3hpc.ledger import undo
+from l3hpc.ledger.anchors import Target
 from l3hpc.ledger.cells import key_cells
-from l3hpc.ledger.columns import TABS, Tab
+from l3hpc.ledger.columns import Tab
 from l3hpc.ledger.fold import Fold, Row
 from l3hpc.ledger.grid import Snapshot, TabGrid, cell_range, fill, parse, require_headers
 from l3hpc.ledger.journal import Journal
-from l3hpc.ledger.plan import Plan, Policy, make, tabs_of
+from l3hpc.ledger.plan import Plan, Policy, make, problem, short, tabs_of, targets
 from l3hpc.ledger.reading import Damage, every_record
-from l3hpc.ledger.sheets import Refused, Sheets
+from l3hpc.ledger.sheets import TRIES, Refused, Sheets, Unanswered, back_off, request_bytes
 from l3hpc.ledger.store import Store, SyncState
 
-ROUNDS = 12
+ROUNDS = 12  # without progress
 BETWEEN_ROUNDS_S = 1.0
 
 
@@ -52,52 +56,264 @@ def sync(store: Store, sheets: Sheets, *, policy: Policy = "report",
     Raises ``HeaderDriftError`` (nothing written), ``OfflineError`` (everything kept), or
     ``L3hpcError`` when Google refuses a batch for a reason that reading again does not cure.
     """
-    report = Report()
-    state = store.state(sheets.sheet_id)
-    restore = list(restore)
-    refused: tuple[int | None, str] | None = None
-    start = sheets.requests
-    for number in range(ROUNDS):
-        if number:
-            sheets.pace.sleep(BETWEEN_ROUNDS_S * random.random() * number)
-        version: int | None = None
+    return _Sync(store, sheets, policy, list(restore), say).run()
+
+
+class _Sync:
+    """One sync: rounds of reading and writing until the sheet shows what the journals say.
+
+    told: problems of the writing itself. refused: rows that Google does not take, and why.
+    """
+
+    def __init__(self, store: Store, sheets: Sheets, policy: Policy, restore: list[Row],
+                 say: Callable[[str], None]) -> None:
+        self.store, self.sheets, self.policy, self.say = store, sheets, policy, say
+        self.restore = restore
+        self.report = Report()
+        self.state = store.state(sheets.sheet_id)
+        self.told: list[dict[str, Any]] = []
+        self.refused: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._updated: set[tuple[str, tuple[str, ...]]] = set()
+        self._sent: list[list[Row]] = []  # the rows of each part of the request just sent
+        self._place: object = None  # of the sheet's history where it was sent
+
+    def run(self) -> Report:
+        """Rounds until one leaves nothing to do."""
+        start = self.sheets.requests
+        idle = unanswered = 0
+        least_left: int | None = None
+        refusals: list[tuple[object, str]] = []
+        while idle < ROUNDS:
+            if idle:
+                self.sheets.pace.sleep(BETWEEN_ROUNDS_S * random.random() * idle)
+            idle += 1
+            self._sent, self._place = [], None
+            try:
+                left = self._round()
+            except Unanswered as error:
+                unanswered += 1
+                if unanswered == TRIES:
+                    raise
+                idle -= 1
+                wait = back_off(unanswered)
+                self.say(f"{error.message}; reading again in {wait:.0f} s ({unanswered + 1} of "
+                         f"{TRIES})")
+                self.sheets.pace.sleep(wait)
+            except Refused as error:  # someone wrote, or renamed a tab, between two requests
+                words = error.message
+                if self._place == "write":  # the sheet's version says nothing about these
+                    words = re.sub(r"\d+", "#", words)
+                refusals.append((self._place, words))
+                last = refusals[-3 if self._place == "write" else -2:]
+                if len(last) > 1 + (self._place == "write") and len(set(last)) == 1:
+                    self._set_aside(error)  # nothing changed meanwhile, so it is no race
+            else:
+                refusals.clear()
+                if left is None:
+                    self.report.requests = self.sheets.requests - start
+                    return self.report
+                if left and (least_left is None or left < least_left):
+                    least_left, idle = left, 0
+        raise L3hpcError(f"the sheet kept changing while it was written ({ROUNDS} rounds)",
+                         hint="Are many people or syncers at work? l3hpc ledger sync   again.")
+
+    def _round(self) -> int | None:
+        """Read, plan, write, look. None: all is done; else how many rows wait for the next round.
+        """
+        snapshot = self._finish_abandoned(snapshot_of(self.sheets))
+        self._place = snapshot.version
+        fold = self.store.fold()
+        rows = list(fold.rows.values())
+        self.report.title, self.report.rows = snapshot.title, len(rows)
+        require_headers(snapshot, tabs_of(rows))
+        plan = make(rows, snapshot, self.state, Known(self.store), self.policy, self.restore)
+        _agree(self.store, plan)
+        self._leave_out_refused(plan)
+        ask.cut(plan)
+        self.report.problems = [*plan.problems, *self.told]
+        if plan.is_empty:
+            self._done(snapshot, fold)
+            return None
+        written = [target for tab in plan.tabs for target in targets(tab.grid, tab.writes)]
+        intent = undo.intent(plan, snapshot, written)
+        path = undo.new_path(_folder(self.store, self.sheets))
+        undo.save(path, intent)
+        self._send(plan, snapshot, written, path)
+        self.report.inserted += sum(len(tab.inserts) for tab in plan.tabs)
+        self.restore = []
+        whole = self._write(plan, snapshot, written, intent, path) if written else True
+        whole &= self._verified(snapshot, intent, path)
+        path.unlink(missing_ok=True)
+        if whole and not plan.left_over:
+            self.report.problems = [*plan.problems, *self.told]
+            self._done(snapshot, fold)
+            return None
+        return plan.left_over
+
+    def _done(self, snapshot: Snapshot, fold: Fold) -> None:
+        _confirm(self.state, snapshot, fold)
+        self.state.problems = self.report.problems
+        self.store.save(self.state)
+
+    def _send(self, plan: Plan, snapshot: Snapshot, written: Sequence[Target], intent: Path,
+              ) -> None:
+        """Send the batch. When the first try is refused nothing was written, and the intent goes.
+
+        When a later try is refused, an earlier one whose answer was lost may have been applied: the
+        intent stays, and the next round looks after what landed in the wrong place.
+        """
+        requests = ask.batch(plan, snapshot, written)
+        by_sheet = {tab.grid.sheet: tab.inserts for tab in plan.tabs}
+        self._sent = [by_sheet.get(ask.sheet_of(request), []) for request in requests]
+        before = self.sheets.requests
         try:
-            snapshot = snapshot_of(sheets)
-            version = snapshot.version
-            fold = store.fold()
-            rows = list(fold.rows.values())
-            report.title, report.rows = snapshot.title, len(rows)
-            _finish_abandoned(store, sheets, snapshot, report, say)
-            require_headers(snapshot, tabs_of(rows))
-            plan = make(rows, snapshot, state, Known(store), policy, restore)
-            _agree(store, plan)
-            report.problems = plan.problems
-            if plan.is_empty:
-                _confirm(state, snapshot, fold)
-                state.problems = plan.problems
-                store.save(state)
-                report.requests = sheets.requests - start
-                return report
-            intent = undo.intent(plan, snapshot)
-            path = undo.save(_folder(store, sheets), intent)
-            _send(sheets, ask.batch(plan, snapshot), path)
-            report.inserted += sum(len(tab.inserts) for tab in plan.tabs)
-            report.updated += len({(id(write.row)) for tab in plan.tabs for write in tab.writes})
-            restore = []
-            after = _verified(sheets, snapshot, intent, report, say)
+            self.sheets.batch(requests)
+        except Refused:
+            if self.sheets.requests == before + 1:
+                intent.unlink(missing_ok=True)
+            raise
+
+    def _write(self, plan: Plan, snapshot: Snapshot, written: list[Target],
+               intent: dict[str, Any], path: Path) -> bool:
+        """Write cells by the anchors of the batch; whether none of them has to wait."""
+        rows = {(id(tab.grid), write.place): write.row for tab in plan.tabs for write in tab.writes}
+        grids = list({id(target.grid): target.grid for target in written}.values())
+        reading = anchors.read(self.sheets, written, grids)
+        if any(grid.drift() for grid in grids):
+            return False
+        undo.update(intent, grids, reading.held)
+        undo.save(path, intent)
+        self._place = "write"
+        self._sent = [[rows[id(target.grid), target.place]] for target in reading.held]
+        self._updated |= {(row.tab.name, row.key) for (row,) in self._sent}
+        self.report.updated = len(self._updated)
+        if reading.held:
+            self.sheets.write_by_filter([target.data() for target in reading.held])
+        return not reading.moved
+
+    def _verified(self, snapshot: Snapshot, intent: dict[str, Any], path: Path) -> bool:
+        """Whether every cell arrived; what did not land in its place is put back."""
+        grids = [snapshot.tabs[name] for name in intent["tabs"]]
+        _read_values(self.sheets, grids)
+        drifted = [grid for grid in grids if grid.drift()]
+        if drifted:
+            self._put_back(intent, path)
+            raise HeaderDriftError(
+                f"the columns of tab {drifted[0].tab.name!r} were changed while it was written; "
+                "what landed in a foreign column was put back", hint="l3hpc ledger check")
+        if any(undo.misplaced(intent, grid.tab, grid.header, grid.rows) for grid in grids):
+            self._put_back(intent, path)
+            return False
+        return all(undo.arrived(grid.tab, intent["tabs"][grid.tab.name], grid.rows)
+                   for grid in grids)
+
+    def _put_back(self, intent: dict[str, Any], path: Path) -> None:
+        """Read the sheet as wide as it is and return what is misplaced, unless others wrote since.
+        """
+        for _ in range(5):
+            snapshot = parse(self.sheets.structure())
+            if not undo.is_current(intent, snapshot.version):
+                return  # another syncer was here since: its own reading saw these cells as they are
+            wanted: list[Target] = []
+            places: list[str] = []
+            tabs: dict[str, list[list[Any]]] = {}
+            room = ask.BYTES_AT_ONCE
+            for name in intent["tabs"]:
+                grid = snapshot.tabs.get(name)
+                if grid is None:
+                    continue
+                lines = tabs[name] = [[None if value == "" else value for value in line]
+                                      for line in whole(self.sheets, grid)]
+                for one in undo.misplaced(intent, grid.tab, lines[0] if lines else [], lines[1:]):
+                    if not one.is_known:
+                        self._tell("misplaced", name, (
+                            f"{one.words()} show values of another row, and it cannot be told what "
+                            "stood there; in the sheet: File → Version history"))
+                        continue
+                    shown = dict(enumerate(lines[one.place]))
+                    target = Target(grid, one.place, {**dict.fromkeys(one.cells), **shown},
+                                    one.cells)
+                    room -= request_bytes(target.data()) + ask.MARK_BYTES
+                    if len(wanted) < anchors.AT_ONCE and (room > 0 or not wanted):
+                        wanted.append(target)
+                        places.append(f"{name} {one.words()}")
+            if not wanted:
+                return
+            intent["versions"] = [*(intent.get("versions") or [intent["version"]]),
+                                  snapshot.next_version]
+            undo.save(path, intent)
+            try:
+                self.sheets.batch([*ask.next_version(snapshot),
+                                   *anchors.create(snapshot, wanted, set())])
+                held = anchors.read(self.sheets, wanted, []).held
+                if held:
+                    undo.add_undone(intent, tabs, held)
+                    undo.save(path, intent)
+                    self.sheets.write_by_filter([target.data() for target in held])
+            except Refused:
+                continue
+            except Unanswered as error:
+                self.say(f"{error.message}; reading again")
+                self.sheets.pace.sleep(back_off(1))
+                continue
+            count = sum(len(target.cells) for target in held)
+            self.report.put_back += count
+            if count:
+                self._tell("moved", held[0].grid.tab.name, (
+                    f"someone moved rows or columns meanwhile: {count} cells were put back "
+                    f"({'; '.join(places[:5])}{' …' if len(places) > 5 else ''}). What was typed "
+                    "there in that second is in the sheet's File → Version history"))
+
+    def _tell(self, kind: str, tab: str, words: str) -> None:
+        """A problem of the writing itself."""
+        found = {"kind": kind, "tab": tab, "key": [], "text": words}
+        if found not in self.told:
+            self.told.append(found)
+            self.report.problems = [*self.report.problems, found]
+
+    def _finish_abandoned(self, snapshot: Snapshot) -> Snapshot:
+        """Look after the writes of syncers that were killed before they looked themselves, and of
+        rounds of this one that got no answer; the sheet as it is then."""
+        for path, intent in undo.abandoned(_folder(self.store, self.sheets)):
+            if undo.is_current(intent, snapshot.version) and snapshot.has_anchors:
+                snapshot = self._without_anchors(snapshot, intent, path)
+            if undo.is_current(intent, snapshot.version) and any(
+                    undo.misplaced(intent, grid.tab, grid.header, grid.rows) or grid.drift()
+                    for name, grid in snapshot.tabs.items() if name in intent["tabs"]):
+                self._put_back(intent, path)
+                snapshot = snapshot_of(self.sheets)
             path.unlink(missing_ok=True)
-            if after is not None and not plan.left_over:
-                _confirm(state, after, fold)
-                state.problems = plan.problems
-                store.save(state)
-                report.requests = sheets.requests - start
-                return report
-        except Refused as error:  # someone wrote, or renamed a tab, between two of our requests
-            if refused == (version, error.message):
-                raise  # nothing changed meanwhile, so it is no race
-            refused = (version, error.message)
-    raise L3hpcError(f"the sheet kept changing while it was written ({ROUNDS} rounds)",
-                     hint="Are many people or syncers at work? l3hpc ledger sync   again.")
+        return snapshot
+
+    def _without_anchors(self, snapshot: Snapshot, intent: dict[str, Any], path: Path) -> Snapshot:
+        """Take the anchors of a write away, so that it cannot be applied any more; read again."""
+        intent["versions"] = [*(intent.get("versions") or [intent["version"]]),
+                              snapshot.next_version]
+        undo.save(path, intent)
+        self.sheets.batch(ask.next_version(snapshot))
+        return snapshot_of(self.sheets)
+
+    def _set_aside(self, error: Refused) -> None:
+        """Leave the rows out that Google refuses, so that they do not stop the others."""
+        part = re.search(r"(?:requests|data)\[(\d+)\]", error.message)
+        rows = self._sent[int(part[1])] if part and int(part[1]) < len(self._sent) else []
+        if not rows:
+            raise error
+        for row in rows:
+            self.refused[row.tab.name, row.key] = error.message
+
+    def _leave_out_refused(self, plan: Plan) -> None:
+        for tab in plan.tabs:
+            rows = [*tab.inserts, *(write.row for write in tab.writes)]
+            for row in {id(row): row for row in rows}.values():
+                if (row.tab.name, row.key) in self.refused:
+                    plan.problems.append(problem(
+                        "refused", row, f"the row {short(row)} was not written: "
+                        f"{self.refused[row.tab.name, row.key]}"))
+            tab.inserts = [row for row in tab.inserts
+                           if (row.tab.name, row.key) not in self.refused]
+            tab.writes = [write for write in tab.writes
+                          if (write.row.tab.name, write.row.key) not in self.refused]
 
 
 def snapshot_of(sheets: Sheets) -> Snapshot:
@@ -120,7 +336,10 @@ def initialise(sheets: Sheets, tabs: Sequence[Tab]) -> list[str]:
         used = {mark.sheet for mark in snapshot.marks.values()} | {
             grid.sheet for grid in snapshot.tabs.values()}
         require_headers(snapshot, [grid.tab for name, grid in snapshot.tabs.items()
-                                   if grid.tab in tabs and any(grid.header)])
+                                   if grid.tab in tabs and (
+                                       any(grid.header) or grid.header_place() is not None)])
+        require_headers(snapshot, [tab for tab in tabs if tab.name not in snapshot.tabs and (
+            tab.name in snapshot.charts or tab.name in snapshot.doubtful)])
         changes: list[ask.Request] = []
         names = []
         for tab in tabs:
@@ -177,86 +396,6 @@ def _read_values(sheets: Sheets, grids: Sequence[TabGrid]) -> None:
         fill(grid, values)
 
 
-def _send(sheets: Sheets, requests: list[ask.Request], intent: Path) -> None:
-    """Send a batch. When the first try is refused nothing was written, and the intent is removed.
-
-    When a later try is refused, an earlier one whose answer was lost may have been applied: the
-    intent stays, and the next round looks after what landed in the wrong place.
-    """
-    before = sheets.requests
-    try:
-        sheets.batch(requests)
-    except Refused:
-        if sheets.requests == before + 1:
-            intent.unlink(missing_ok=True)
-        raise
-
-
-def _verified(sheets: Sheets, snapshot: Snapshot, intent: dict[str, Any], report: Report,
-              say: Callable[[str], None]) -> Snapshot | None:
-    """The snapshot with values read again; None when something had to be put back."""
-    grids = [snapshot.tabs[name] for name in intent["tabs"]]
-    _read_values(sheets, grids)
-    drifted = [grid for grid in grids if grid.drift()]
-    if drifted:
-        _put_back(sheets, intent, report, say)
-        raise HeaderDriftError(
-            f"the columns of tab {drifted[0].tab.name!r} were changed while it was written; what "
-            "landed in a foreign column was put back", hint="l3hpc ledger check")
-    for grid in grids:
-        if undo.misplaced(grid.tab, intent["tabs"][grid.tab.name], grid.header, grid.rows):
-            _put_back(sheets, intent, report, say)
-            return None
-    return snapshot
-
-
-def _put_back(sheets: Sheets, intent: dict[str, Any], report: Report,
-              say: Callable[[str], None]) -> None:
-    """Read the sheet as wide as it is and return what is misplaced, unless others wrote since."""
-    for _ in range(3):
-        snapshot = parse(sheets.structure())
-        if snapshot.version != intent["version"]:
-            return  # another syncer was here since: its own reading saw these cells as they are
-        changes: list[ask.Request] = []
-        count = 0
-        for name, kept in intent["tabs"].items():
-            grid = snapshot.tabs.get(name)
-            if grid is None:
-                continue
-            rows = [[None if value == "" else value for value in line]
-                    for line in whole(sheets, grid)]
-            found = undo.misplaced(grid.tab, kept, rows[0] if rows else [], rows[1:])
-            changes += [ask.put(grid.sheet, place, column, [[value]])
-                        for place, column, value in found]
-            count += len(found)
-        if not changes:
-            return
-        try:
-            sheets.batch([*ask.next_version(snapshot), *changes])
-        except Refused:
-            continue
-        report.put_back += count
-        say(f"someone moved rows or columns meanwhile: {count} cells were put back")
-        intent["version"] = snapshot.next_version
-
-
-def _finish_abandoned(store: Store, sheets: Sheets, snapshot: Snapshot, report: Report,
-                      say: Callable[[str], None]) -> None:
-    """Look after the writes of syncers that were killed before they looked themselves."""
-    for path, intent in undo.abandoned(_folder(store, sheets)):
-        if snapshot.version == intent["version"]:
-            misplaced = any(
-                undo.misplaced(snapshot.tabs[name].tab, kept, snapshot.tabs[name].header,
-                               snapshot.tabs[name].rows) or snapshot.tabs[name].drift()
-                for name, kept in intent["tabs"].items() if name in snapshot.tabs)
-            if misplaced:
-                _put_back(sheets, intent, report, say)
-                fresh = snapshot_of(sheets)
-                snapshot.version, snapshot.marks = fresh.version, fresh.marks
-                snapshot.tabs = fresh.tabs
-        path.unlink(missing_ok=True)
-
-
 def _agree(store: Store, plan: Plan) -> None:
     """Journal what a person decided about conflicts and deleted rows."""
     if not plan.accepted:
@@ -271,14 +410,16 @@ def _agree(store: Store, plan: Plan) -> None:
 
 
 def _confirm(state: SyncState, snapshot: Snapshot, fold: Fold) -> None:
-    positions = {name: grid.positions() for name, grid in snapshot.tabs.items() if name in TABS}
-    for row in fold.rows.values():
-        places = positions.get(row.tab.name, {}).get(key_cells(row.tab, row.key), [])
-        if len(places) == 1:
-            state.confirm(row, snapshot.tabs[row.tab.name].rows[places[0] - 1])
+    for name, grid in snapshot.tabs.items():
+        rows = fold.of(name)
+        positions = grid.located(key_cells(row.tab, row.key) for row in rows)
+        for row in rows:
+            places = positions[key_cells(row.tab, row.key)]
+            if len(places) == 1:
+                state.confirm(row, grid.rows[places[0] - 1])
 
 
-def _folder(store: Store, sheets: Sheets) -> Any:
+def _folder(store: Store, sheets: Sheets) -> Path:
     return store.state_path(sheets.sheet_id).with_suffix("")
 
 

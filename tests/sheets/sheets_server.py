@@ -1,8 +1,10 @@
 """A real HTTP server that speaks the part of Google Sheets v4 that gspread and the ledger use.
 
 It verifies the service account's signed token request, checks every request and answer against the
-published discovery document where that is installed, keeps grid, cell, metadata and quota limits,
-applies a batch as a whole or not at all, and fails on demand. ``Person`` edits the sheet by hand.
+published discovery document where that is installed, keeps grid, cell, metadata, size and quota
+limits, applies a batch as a whole or not at all, and fails on demand. Metadata of a row moves with
+it when rows are inserted, deleted or moved, as Google documents; what a sort does to it is not
+documented, so there is a switch (``Book.follows_sort``).
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ SCOPE = "https://www.googleapis.com/auth/spreadsheets"
 AUDIENCE = "https://oauth2.googleapis.com/token"
 EMAIL = "ledger@test.iam.gserviceaccount.com"
 CELL_LIMIT, METADATA_LIMIT, GRID_LIMIT = 50_000, 30_000, 10_000_000
+BYTES_LIMIT = 10_485_760
+PROTECTED = ("You are trying to edit a protected cell or object. Please contact the spreadsheet "
+             "owner to remove protection if you need to edit.")
 
 
 class Refusal(Exception):
@@ -100,12 +105,20 @@ def masked(value: Any, mask: str) -> Any:
 
 
 class Book:
-    """One spreadsheet. A tab: properties, grid (rows of plain values), metadata and the rest."""
+    """One spreadsheet. A tab: properties, grid (rows of plain values), metadata and the rest.
+
+    anchored: metadata id → the row that it is on (the very list in the grid, so it moves with it).
+    follows_sort: whether metadata of rows goes with them when they are sorted.
+    strict_filters: whether a data filter that selects nothing is an error.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.sheets: list[dict[str, Any]] = []
         self.metadata: dict[int, dict[str, Any]] = {}
+        self.anchored: dict[int, list[Any]] = {}
+        self.follows_sort = True
+        self.strict_filters = False
         self.next_id = 1
         self.add({"title": "Sheet1"})
 
@@ -122,6 +135,92 @@ class Book:
                  "rules": [], "grid": [[None] * columns for _ in range(rows)]}
         self.sheets.append(sheet)
         return sheet
+
+    def add_chart(self, title: str) -> None:
+        """A tab that holds a chart and no cells."""
+        self.sheets.append({"id": 7000 + len(self.sheets), "title": title, "grid": None,
+                            "columns": 0, "frozen": 0, "protected": [], "views": [], "rules": []})
+
+    def rows_of(self, number: int) -> list[tuple[dict[str, Any], int]]:
+        """Where metadata of a row is now: (tab, 0-based row); empty when the row was deleted."""
+        row = self.anchored.get(number)
+        return [(sheet, place) for sheet in self.sheets
+                for place, one in enumerate(sheet["grid"] or []) if one is row]
+
+    def reorder(self, sheet: dict[str, Any], rows: list[list[Any]], top: int = 1) -> None:
+        """Put rows of the grid, from ``top`` on, into the order of ``rows``: a person's sort."""
+        old = sheet["grid"][top:top + len(rows)]
+        sheet["grid"][top:top + len(rows)] = rows
+        if not self.follows_sort:
+            for number, row in self.anchored.items():
+                for place, one in enumerate(old):
+                    if one is row:
+                        self.anchored[number] = rows[place]
+                        break
+
+    def require_unlocked(self, sheet: dict[str, Any], row: int, column: int) -> None:
+        """Refuse a change of a cell in a protected range that the account may not edit."""
+        for lock in sheet["protected"]:
+            if not lock.get("warningOnly") and not lock.get("requestingUserCanEdit") and _holds(
+                    lock["range"], row, column) and not any(
+                        _holds(free, row, column) for free in lock.get("unprotectedRanges", [])):
+                raise Refusal(400, PROTECTED)
+
+    def chosen(self, lookup: dict[str, Any]) -> list[int]:
+        """The ids of the metadata that a lookup selects."""
+        self.anchored = {number: row for number, row in self.anchored.items()
+                         if self.rows_of(number)}
+        self.metadata = {number: item for number, item in self.metadata.items()
+                         if "dimensionRange" not in item["location"] or number in self.anchored}
+        assert set(lookup) <= {"metadataId", "metadataKey", "metadataValue"}, lookup
+        return [number for number, item in self.metadata.items()
+                if all(item.get(name) == value for name, value in lookup.items())]
+
+    def areas(self, data_filter: dict[str, Any]) -> list[tuple[dict[str, Any], int, int, int, int]]:
+        """What a data filter selects: tab, first row, row after the last, and so for columns."""
+        if "gridRange" in data_filter:
+            area = data_filter["gridRange"]
+            sheet = self.sheet(area["sheetId"])
+            if area.get("endColumnIndex", 0) > sheet["columns"]:
+                raise Refusal(400, "Range exceeds grid limits.")
+            return [(sheet, area.get("startRowIndex", 0),
+                     area.get("endRowIndex", len(sheet["grid"])), area.get("startColumnIndex", 0),
+                     area.get("endColumnIndex", sheet["columns"]))]
+        found = [(sheet, place, place + 1, 0, sheet["columns"])
+                 for number in self.chosen(data_filter["developerMetadataLookup"])
+                 for sheet, place in self.rows_of(number)]
+        if not found and self.strict_filters:
+            raise Refusal(400, "No developer metadata matches the data filter")
+        return found
+
+    def read_filtered(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        """values:batchGetByDataFilter."""
+        if asked.get("valueRenderOption") != "UNFORMATTED_VALUE":
+            raise Refusal(400, "only UNFORMATTED_VALUE here")
+        return [{"dataFilters": [one], "valueRange": _value_range(
+                    f"'{sheet['title']}'!{top + 1}:{bottom}",
+                    [row[first:last] for row in sheet["grid"][top:bottom]])}
+                for one in asked["dataFilters"]
+                for sheet, top, bottom, first, last in self.areas(one)]
+
+    def write_filtered(self, asked: dict[str, Any]) -> None:
+        """values:batchUpdateByDataFilter: null leaves a cell as it is, "" empties it."""
+        if asked.get("valueInputOption") != "RAW":
+            raise Refusal(400, "only RAW here")
+        for number, item in enumerate(asked["data"]):
+            for sheet, top, bottom, first, last in self.areas(item["dataFilter"]):
+                for down, line in enumerate(item["values"], top):
+                    for right, value in enumerate(line, first):
+                        if value is None:
+                            continue
+                        if down >= bottom or right >= last:
+                            raise Refusal(400, f"Invalid data[{number}]: exceeds the range")
+                        try:
+                            self.require_unlocked(sheet, down, right)
+                        except Refusal as refusal:
+                            raise Refusal(400, f"Invalid data[{number}]: {refusal}") from None
+                        _require_short(value)
+                        sheet["grid"][down][right] = None if value == "" else value
 
     def sheet(self, number: int) -> dict[str, Any]:
         for sheet in self.sheets:
@@ -145,9 +244,10 @@ class Book:
                                       if item["location"].get("spreadsheet")],
                 "sheets": [{"properties": {
                     "sheetId": sheet["id"], "title": sheet["title"], "index": place,
-                    "gridProperties": {"rowCount": len(sheet["grid"]),
-                                       "columnCount": sheet["columns"],
-                                       "frozenRowCount": sheet["frozen"]}},
+                    "sheetType": "OBJECT" if sheet["grid"] is None else "GRID",
+                    **({} if sheet["grid"] is None else {"gridProperties": {
+                        "rowCount": len(sheet["grid"]), "columnCount": sheet["columns"],
+                        "frozenRowCount": sheet["frozen"]}})},
                     "protectedRanges": sheet["protected"], "filterViews": sheet["views"],
                     "developerMetadata": [item for item in self.metadata.values()
                                           if item["location"].get("sheetId") == sheet["id"]]}
@@ -158,6 +258,8 @@ class Book:
         if title.startswith("'"):
             title = title[1:-1].replace("''", "'")
         grid = self.named(title)["grid"]
+        if grid is None:
+            raise Refusal(400, f"Unable to parse range: {area}")
         first, last = 0, 10**9
         top, bottom = 0, len(grid)
         if cells:
@@ -169,17 +271,7 @@ class Book:
             bottom = int(found[4] or len(grid))
             if last > self.named(title)["columns"]:
                 raise Refusal(400, f"Range ({area}) exceeds grid limits.")
-        lines = [["" if value is None else value for value in row[first:last]]
-                 for row in grid[top:bottom]]
-        for line in lines:
-            while line and line[-1] == "":
-                line.pop()
-        while lines and not lines[-1]:
-            lines.pop()
-        answer: dict[str, Any] = {"range": area, "majorDimension": "ROWS"}
-        if lines:
-            answer["values"] = lines
-        return answer
+        return _value_range(area, [row[first:last] for row in grid[top:bottom]])
 
     def apply(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         replies = []
@@ -191,7 +283,7 @@ class Book:
                 raise Refusal(refusal.code,
                               f"Invalid requests[{number}].{name}: {refusal}") from None
         for sheet in self.sheets:
-            if len(sheet["grid"]) * sheet["columns"] > GRID_LIMIT:
+            if len(sheet["grid"] or []) * sheet["columns"] > GRID_LIMIT:
                 raise Refusal(400, "This action would increase the number of cells above the limit")
         return replies
 
@@ -229,6 +321,10 @@ class Book:
             raise Refusal(400, "inheritFromBefore needs a start index greater than 0")
         if area["dimension"] == "ROWS":
             sheet["grid"][start:start] = [[None] * sheet["columns"] for _ in range(end - start)]
+            for lock in sheet["protected"]:
+                for name in ("startRowIndex", "endRowIndex"):
+                    if lock["range"].get(name, -1) >= start + (name == "endRowIndex"):
+                        lock["range"] = {**lock["range"], name: lock["range"][name] + end - start}
         else:
             sheet["columns"] += end - start
             for row in sheet["grid"]:
@@ -237,11 +333,15 @@ class Book:
     def do_moveDimension(self, body: dict[str, Any]) -> None:
         area, target = body["source"], body["destinationIndex"]
         sheet = self.sheet(area["sheetId"])
-        if area["dimension"] != "COLUMNS":
-            raise Refusal(400, "only columns are moved here")
         start, end = area["startIndex"], area["endIndex"]
         if start <= target <= end:
             raise Refusal(400, "destinationIndex lies within the source")
+        if area["dimension"] == "ROWS":
+            part = sheet["grid"][start:end]
+            sheet["grid"][target:target] = part
+            place = start if target > start else start + len(part)
+            del sheet["grid"][place:place + len(part)]
+            return
         for row in sheet["grid"]:
             part = row[start:end]
             row[target:target] = part
@@ -271,9 +371,8 @@ class Book:
                 if len(entered) > 1 or "formulaValue" in entered:
                     raise Refusal(400, "one typed value per cell")
                 value = next(iter(entered.values()), None)
-                if isinstance(value, str) and len(value) > CELL_LIMIT:
-                    raise Refusal(400, "Your input contains more than the maximum of 50000 "
-                                       "characters in a single cell.")
+                self.require_unlocked(self.sheet(start["sheetId"]), down, right)
+                _require_short(value)
                 grid[down][right] = None if value == "" else value
 
     def do_repeatCell(self, body: dict[str, Any]) -> None:
@@ -302,31 +401,56 @@ class Book:
             raise Refusal(400, "metadataKey and visibility must be specified")
         if "sheetId" in data["location"]:
             self.sheet(data["location"]["sheetId"])
+        if "dimensionRange" in data["location"]:
+            area = data["location"]["dimensionRange"]
+            grid = self.sheet(area["sheetId"])["grid"]
+            if area["dimension"] != "ROWS" or area["endIndex"] != area["startIndex"] + 1:
+                raise Refusal(400, "the dimension range must be a single row or column")
+            if area["startIndex"] >= len(grid):
+                raise Refusal(400, "the dimension range is outside the grid")
+            self.anchored[number] = grid[area["startIndex"]]
         self.metadata[number] = data
         used: dict[Any, int] = {}
         for item in self.metadata.values():
-            place = item["location"].get("sheetId", "spreadsheet")
+            where = item["location"]
+            place = where.get("dimensionRange", where).get("sheetId", "spreadsheet")
             used[place] = used.get(place, 0) + len(item["metadataKey"]) + len(
                 item.get("metadataValue", ""))
         if max(used.values()) > METADATA_LIMIT:
             raise Refusal(400, "the limit of developer metadata is reached")
 
     def do_deleteDeveloperMetadata(self, body: dict[str, Any]) -> None:
-        wanted = body["dataFilter"]["developerMetadataLookup"]["metadataId"]
-        if wanted not in self.metadata:
-            raise Refusal(400, f"no developer metadata {wanted}")
-        del self.metadata[wanted]
+        wanted = self.chosen(body["dataFilter"]["developerMetadataLookup"])
+        if not wanted:
+            raise Refusal(400, "no developer metadata matches the data filter")
+        for number in wanted:
+            del self.metadata[number]
+            self.anchored.pop(number, None)
+
+    def do_duplicateSheet(self, body: dict[str, Any]) -> None:
+        """The copy gets the metadata too, under other ids."""
+        source = self.sheet(body["sourceSheetId"])
+        title = body.get("newSheetName") or f"Copy of {source['title']}"
+        number = body.get("newSheetId", 5000 + self.identity())
+        made = {**source, "id": number, "title": title, "protected": [], "views": [],
+                "grid": [list(row) for row in source["grid"]]}
+        self.sheets.insert(body.get("insertSheetIndex", len(self.sheets)), made)
+        for item in [item for item in self.metadata.values()
+                     if item["location"].get("sheetId") == source["id"]]:
+            own = 1_900_000_000 + self.identity()
+            self.metadata[own] = {**item, "metadataId": own, "location": {"sheetId": number}}
 
     def do_sortRange(self, body: dict[str, Any]) -> None:
         area, (spec,) = body["range"], body["sortSpecs"]
-        grid = self.sheet(area["sheetId"])["grid"]
+        sheet = self.sheet(area["sheetId"])
+        grid = sheet["grid"]
         top = area.get("startRowIndex", 0)
         filled = [row for row in grid[top:] if any(value is not None for value in row)]
         empty = [row for row in grid[top:] if all(value is None for value in row)]
         filled.sort(key=lambda row: (str(type(row[spec["dimensionIndex"]])),
                                      row[spec["dimensionIndex"]] or 0),
                     reverse=spec.get("sortOrder") == "DESCENDING")
-        grid[top:] = filled + empty
+        self.reorder(sheet, filled + empty, top)
 
 
 class Server(ThreadingHTTPServer):
@@ -336,8 +460,10 @@ class Server(ThreadingHTTPServer):
     ``drop`` (the connection ends unanswered), ``drop-applied``, ``html`` (a 502 page),
     ``html-200``, ``slow``.
     ``before_batch``: called with the book just before a batch is applied (a person's moment);
-    ``after_batch``: just after. ``watch``: called with (moment, number of the request, counted with
-    sign-ins from ``seen``), where moment is ``arrived``, ``applied`` or ``answered``.
+    ``after_batch``: just after; ``before_write``: just before values are written by data filter.
+    ``between``: called with the book before every request.
+    ``watch``: called with (moment, number of the request, counted with sign-ins from ``seen``),
+    where moment is ``arrived``, ``applied`` or ``answered``.
     ``log``: (method, path) of every request that was authorised.
     """
 
@@ -357,6 +483,8 @@ class Server(ThreadingHTTPServer):
         self.seen = 0
         self.before_batch: Callable[[Book], None] | None = None
         self.after_batch: Callable[[Book], None] | None = None
+        self.before_write: Callable[[Book], None] | None = None
+        self.between: Callable[[Book], None] | None = None
         self.quota: int | None = None
         self.used: dict[str, list[float]] = {"read": [], "write": []}
         self.clock: Callable[[], float] = time.monotonic
@@ -402,6 +530,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.handle_request("POST", self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
+    def is_read(self, method: str) -> bool:
+        return method == "GET" or self.path.partition("?")[0].endswith("GetByDataFilter")
+
     def handle_request(self, method: str, body: bytes) -> None:
         number = self.server.seen
         self.server.seen += 1
@@ -436,7 +567,9 @@ class Handler(BaseHTTPRequestHandler):
                 return
             if fault == "slow":
                 time.sleep(1.0)
-            self.charge("read" if method == "GET" else "write")
+            self.charge("read" if self.is_read(method) else "write")
+            if len(body) > BYTES_LIMIT:
+                raise Refusal(400, f"Request payload size exceeds the limit: {BYTES_LIMIT} bytes.")
             answer = self.answer(method, path, parse_qs(address.query), body)
             self.server.watch("applied", number)
             if fault == "drop-applied":
@@ -497,6 +630,8 @@ class Handler(BaseHTTPRequestHandler):
         rest = found[2]
         with self.server.lock:
             book = self.server.books[found[1]]
+            if self.server.between:
+                self.server.between(book)
             if method == "GET" and rest == "":
                 answer = book.get()
                 self.check("Spreadsheet", answer)
@@ -508,6 +643,14 @@ class Handler(BaseHTTPRequestHandler):
                           "valueRanges": [book.values(area) for area in query["ranges"]]}
                 self.check("BatchGetValuesResponse", answer)
                 return answer
+            if method == "POST" and rest == "/values:batchGetByDataFilter":
+                asked = json.loads(body)
+                self.check("BatchGetValuesByDataFilterRequest", asked)
+                answer = {"spreadsheetId": found[1], "valueRanges": book.read_filtered(asked)}
+                self.check("BatchGetValuesByDataFilterResponse", answer)
+                return answer
+            if method == "POST" and rest == "/values:batchUpdateByDataFilter":
+                return self.write_filtered(found[1], json.loads(body))
             if method == "POST" and rest == ":batchUpdate":
                 return self.batch(found[1], json.loads(body))
             if method == "POST" and rest.endswith(":append"):
@@ -542,6 +685,17 @@ class Handler(BaseHTTPRequestHandler):
         self.check("BatchUpdateSpreadsheetResponse", answer)
         return answer
 
+    def write_filtered(self, number: str, asked: dict[str, Any]) -> dict[str, Any]:
+        self.check("BatchUpdateValuesByDataFilterRequest", asked)
+        if self.server.before_write:
+            self.server.before_write(self.server.books[number])
+        draft = copy.deepcopy(self.server.books[number])
+        draft.write_filtered(asked)
+        self.server.books[number] = draft
+        answer = {"spreadsheetId": number, "responses": []}
+        self.check("BatchUpdateValuesByDataFilterResponse", answer)
+        return answer
+
     def check(self, name: str, answer: Any) -> None:
         if self.server.schemas:
             self.server.violations += violations(self.server.schemas, {"$ref": name}, answer, name)
@@ -550,6 +704,31 @@ class Handler(BaseHTTPRequestHandler):
 @functools.cache
 def _private_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def _value_range(area: str, rows: list[list[Any]]) -> dict[str, Any]:
+    """Values as Google answers them: without what is empty at the end."""
+    lines = [["" if value is None else value for value in row] for row in rows]
+    for line in lines:
+        while line and line[-1] == "":
+            line.pop()
+    while lines and not lines[-1]:
+        lines.pop()
+    answer: dict[str, Any] = {"range": area, "majorDimension": "ROWS"}
+    if lines:
+        answer["values"] = lines
+    return answer
+
+
+def _require_short(value: Any) -> None:
+    if isinstance(value, str) and len(value.encode("utf-16-le")) // 2 > CELL_LIMIT:
+        raise Refusal(400, "Your input contains more than the maximum of 50000 characters in a "
+                           "single cell.")
+
+
+def _holds(area: dict[str, Any], row: int, column: int) -> bool:
+    return (area.get("startRowIndex", 0) <= row < area.get("endRowIndex", 10**9)
+            and area.get("startColumnIndex", 0) <= column < area.get("endColumnIndex", 10**9))
 
 
 def _column(letters: str) -> int:

@@ -152,13 +152,16 @@ def in_between(world, action, moment="before_batch"):
 
 
 def reverse(book):
-    grid = book.named(MSE)["grid"]
-    filled_rows = [row for row in grid[1:] if any(value is not None for value in row)]
-    grid[1:1 + len(filled_rows)] = filled_rows[::-1]
+    """A person sorts the rows."""
+    sheet = book.named(MSE)
+    book.reorder(sheet, [row for row in sheet["grid"][1:]
+                         if any(value is not None for value in row)][::-1])
 
 
-@pytest.mark.parametrize("moment", ["before_batch", "after_batch"])
-def test_a_sort_in_between_is_undone_cell_by_cell(world, moment):
+@pytest.mark.parametrize("follows", [True, False])
+@pytest.mark.parametrize("moment", ["before_batch", "after_batch", "before_write"])
+def test_a_sort_in_between_is_undone_cell_by_cell(world, moment, follows):
+    world.server.book.follows_sort = follows
     filled(world)
     grid = world.server.book.named(MSE)["grid"]
     grid[7][:3] = ["bob", "/by/hand", "mine"]
@@ -167,8 +170,9 @@ def test_a_sort_in_between_is_undone_cell_by_cell(world, moment):
     epochs(world, "a", 3, 2)
     in_between(world, reverse, moment)
     report = world.sync()
-    assert report.problems == []
-    assert (report.put_back > 0) == (moment == "before_batch")
+    landed_elsewhere = moment == "before_write" and not follows
+    assert [item["kind"] for item in report.problems] == ["moved"] * landed_elsewhere
+    assert (report.put_back > 0) == landed_elsewhere and world.sync().problems == []
     assert theirs in world.server.grid(MSE)
     rows = [row for row in world.server.grid(MSE) if row != theirs]
     world.server.book.named(MSE)["grid"][1:] = rows
@@ -191,6 +195,105 @@ def test_a_row_inserted_or_deleted_in_between_does_no_harm(world):
             shown = world.row(row.key[0][3:])
             assert shown["Latest Train Loss"] == row.values["latest_train_loss"]
             assert shown["Best Train Loss"] == row.values["best_train_loss"]
+
+
+HERS = {"username": "eve", "latest_epoch": 77, "latest_train_loss": "to be checked"}
+
+
+@pytest.mark.parametrize("moment", ["before_batch", "after_batch", "before_write"])
+@pytest.mark.parametrize(("place", "values"), [
+    (1, {}), (1, HERS), (3, HERS), (7, {**HERS, "model_dir": "/by/hand"})])
+def test_a_row_that_a_person_inserts_meanwhile_is_hers(world, place, values, moment):
+    """Above, within and below the rows that are being written; empty, without a key and with one.
+    """
+    filled(world)
+    for name in "acf":
+        epochs(world, name, 3, 2)
+    line = [None] * 28
+    for name, value in values.items():
+        line[TABS[MSE].index(name)] = value
+    before = list(line)
+    in_between(world, lambda book: book.named(MSE)["grid"].insert(place, line), moment)
+    report = world.sync()
+    assert (report.problems, report.put_back) == ([], 0)
+    grid = world.server.book.named(MSE)["grid"]
+    assert grid[place] == before
+    del grid[place]
+    world.assert_equal_to_fold()
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_rows_that_a_person_doubles_or_deletes_meanwhile_are_not_written(world, follows):
+    world.server.book.follows_sort = follows
+    filled(world)
+    epochs(world, "b", 3, 2)
+    in_between(world, lambda book: book.named(MSE)["grid"].insert(
+        1, list(book.named(MSE)["grid"][2])), "before_batch")
+    assert [item["kind"] for item in world.sync().problems] == ["duplicate"]
+    del world.server.book.named(MSE)["grid"][1]
+    in_between(world, lambda book: book.named(MSE)["grid"].pop(2), "before_write")
+    others = [row for row in world.rows() if row["Model Dir"] != "/m/b"]
+    assert [item["kind"] for item in world.sync().problems] == ["deleted"]
+    assert world.rows() == others
+
+
+def test_what_a_person_types_before_the_last_reading_is_a_conflict_and_stays(world):
+    filled(world)
+    epochs(world, "a", 3, 2)
+    in_between(world, lambda book: world.cell("a", "Latest Epoch", "mine"), "after_batch")
+    assert [item["kind"] for item in world.sync().problems] == ["conflict"]
+    assert world.row("a")["Latest Epoch"] == "mine"
+    assert world.row("a")["Latest Train Loss"] == world.store.fold().of(MSE)[0].values[
+        "latest_train_loss"]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_write_that_arrives_after_it_was_given_up_finds_no_anchor(world, strict):
+    from l3hpc.ledger.sheets import Unanswered
+    from l3hpc.ledger.sync import sync
+    world.server.book.strict_filters = strict
+    filled(world)
+    epochs(world, "a", 3, 2)
+    held, sheets = [], world.sheets()
+    real = sheets.write_by_filter
+
+    def hold(data):
+        if held:
+            return real(data)
+        held.append(data)
+        world.cell("a", "Latest Epoch", "mine")  # typed while nobody knows what became of it
+        raise Unanswered("no answer")
+    sheets.write_by_filter = hold
+    report = sync(world.store, sheets)
+    assert [item["kind"] for item in report.problems] == ["conflict"]
+    before = world.server.grid(MSE)
+    if strict:
+        with pytest.raises(L3hpcError, match="No developer metadata"):
+            real(held[0])
+    else:
+        real(held[0])
+    assert world.server.grid(MSE) == before and world.row("a")["Latest Epoch"] == "mine"
+
+
+def test_syncers_that_get_no_answer_to_a_write_end_with_75(world):
+    from l3hpc.errors import OfflineError
+    filled(world)
+    epochs(world, "a", 3, 2)
+    world.server.faults = lambda method, path: (
+        "503" if path.endswith("UpdateByDataFilter") else None)
+    with pytest.raises(OfflineError) as error:
+        world.sync()
+    assert error.value.exit_code == 75 and "Everything is kept" in error.value.hint
+    world.server.faults = lambda method, path: None
+    assert world.sync().problems == []
+    world.assert_equal_to_fold()
+
+
+def test_the_requests_of_a_pass_that_updates(world):
+    """Structure, values, anchors, the anchored rows, their new values, the look at the result."""
+    filled(world)
+    epochs(world, "a", 3, 2)
+    assert world.sync().requests == 6 and world.sync().requests == 2
 
 
 def written_by_hand(world, place, **values):
@@ -218,10 +321,11 @@ def test_a_sort_and_a_lost_answer_at_once_are_undone(world, fault):
     theirs = written_by_hand(world, 7, username="bob", model_dir="/by/hand", latest_epoch=77,
                              latest_train_loss=7.7)
     epochs(world, "a", 3, 2)
-    once(world, fault)
-    in_between(world, reverse)
+    world.server.book.follows_sort = False
+    once(world, fault, only="UpdateByDataFilter")
+    in_between(world, reverse, "before_write")
     report = world.sync()
-    assert report.problems == [] and report.put_back > 0
+    assert [item["kind"] for item in report.problems] == ["moved"] and report.put_back > 0
     assert theirs in world.server.grid(MSE)
     world.server.book.named(MSE)["grid"][1:] = [
         row for row in world.server.grid(MSE) if row != theirs]
@@ -312,10 +416,12 @@ def test_a_version_whose_id_is_in_use_is_stepped_over(world, monkeypatch):
     occupied(world, version + 1)
     occupied(world, version + 3)
     epochs(world, "a", 3, 2)
-    in_between(world, reverse)
+    world.server.book.follows_sort = False
+    in_between(world, reverse, "before_write")
     assert world.sync().put_back > 0
     world.assert_equal_to_fold()
-    assert [intent["version"] - version for intent in intents] == [4, 5]  # 4: cells were put back
+    assert [[number - version for number in intent["versions"]] for intent in intents] == [
+        [2, 4], [5]]  # 4: cells were put back
 
 
 def test_a_new_row_whose_mark_would_have_the_id_of_the_version(world, monkeypatch):

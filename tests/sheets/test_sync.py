@@ -38,6 +38,18 @@ def test_init_widens_and_titles_an_empty_tab_and_refuses_a_foreign_one(world):
     assert world.server.book.named("classifier")["grid"][0][1] is None
 
 
+def test_init_writes_over_nothing_that_is_typed_meanwhile(world):
+    sheet = world.server.book.add({"title": MSE, "gridProperties": {"columnCount": 28}})
+
+    def type_first(book):
+        world.server.before_batch = None
+        book.named(MSE)["grid"][0][0] = "hers"
+    world.server.before_batch = type_first
+    world.init()
+    sheet = world.server.book.named(MSE)
+    assert sheet["grid"][0] == TABS[MSE].titles and sheet["grid"][1][0] == "hers"
+
+
 def test_rows_are_written_once_and_brought_up_to_date(world):
     world.init()
     world.record("a", num_epochs=5, state="running")
