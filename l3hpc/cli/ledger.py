@@ -201,6 +201,8 @@ def status(options: Options, as_json: bool) -> None:
         "records": found.records,
         "rows": {tab.name: len(found.of(tab)) for tab in chosen_tabs((), found)},
         "damaged_lines": found.torn, "unreadable_files": found.unreadable,
+        "not_understood": {path: [{"line": number, "why": why} for number, why in odd]
+                           for path, odd in found.odd.items()},
         "newer_records": found.newer, "records_without_row": found.unplaced,
         "sheet": sheet, "last_sync": state.last_sync or None if state else None,
         "waiting_rows": len(waiting), "oldest_waiting": oldest,
@@ -283,11 +285,12 @@ def _warn_damage(found: Fold) -> None:
                    err=True)
     for path, reason in found.unreadable.items():
         click.echo(f"note: cannot read {path}: {reason}", err=True)
-    if found.newer:
-        click.echo(f"note: {found.newer} records were written by a newer l3hpc and are not shown",
-                   err=True)
-    if found.unplaced:
-        click.echo(f"note: {found.unplaced} records belong to no row of a known tab", err=True)
+    for path, odd in found.odd.items():
+        for number, why in odd[:3]:
+            click.echo(f"note: {path}:{number}: a record is set aside: {why}", err=True)
+        if len(odd) > 3:
+            click.echo(f"note: {path}: {len(odd) - 3} more records are set aside; all of them:   "
+                       "l3hpc ledger repair --journal --dry-run", err=True)
 
 
 for _each in (*SHEET, *MENDING):

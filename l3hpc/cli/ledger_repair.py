@@ -95,18 +95,25 @@ def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[d
 
     found = journal_repair.find(store.folders)
     for one in found if not quiet else ():
+        for number, why in one.odd:
+            click.echo(f"{one.path}:{number}: {why} (the line is left as it is)")
+    for one in found if not quiet else ():
+        if not one.lines:
+            continue
         click.echo(f"{one.path}: {len(one.lines)} of {one.sound + len(one.lines)} lines damaged"
                    + (" (written a short while ago: left to its writer)" if one.busy else ""))
         for number, beginning in one.lines[:3]:
             click.echo(f"  line {number}: {beginning}…")
-    free = [one for one in found if not one.busy]
+    free = [one for one in found if one.lines and not one.busy]
     kept = {}
     if free and (yes or asks and click.confirm("take the damaged lines out?")):
         kept = {one.path: str(journal_repair.repair(one)) for one in free}
         for path in kept.values() if not quiet else ():
             click.echo(f"kept as it was: {path}")
     return [{"file": str(one.path), "lines": [number for number, _ in one.lines],
-             "sound": one.sound, "busy": one.busy, "kept": kept.get(one.path)} for one in found]
+             "sound": one.sound, "busy": one.busy, "kept": kept.get(one.path),
+             "not_understood": [{"line": number, "why": why} for number, why in one.odd]}
+            for one in found]
 
 
 def _repair_columns(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bool,
@@ -208,6 +215,7 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
     A run is closed when its rows are finished or failed and nothing was written for an hour, or
     when it has been silent for thirty days.
     """
+    from l3hpc.ledger.compaction import DAMAGED, NOT_UNDERSTOOD
     from l3hpc.ledger.compaction import compact as compact_folder
 
     store = open_store(options)[0]
@@ -225,7 +233,7 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
             click.echo(f"{name}: {report.files} files of {report.runs} closed runs, "
                        f"{report.bytes_before / 1e6:.1f} MB{made}; {len(report.kept)} files stay")
         for file, why in report.kept.items():
-            if why.startswith("damaged"):
+            if why in (DAMAGED, NOT_UNDERSTOOD):
                 say(f"note: {file}: {why}")
     if not any(report.files for report in reports.values()):
         click.echo("nothing to compact")

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from l3hpc.ledger.journal import decoded
+
 HEAD = ("schema", "tab", "key", "restart")
 COUNTERS = ("seq", "epoch", "time")
 ORDER = [*HEAD, *COUNTERS, "values", "beside", "origin"]
@@ -78,8 +80,8 @@ def parsed(template: Template, pieces: Iterable[tuple[bytes, bytes]]) -> Batch |
     """The batch of some ``cut`` pieces; None where one of them is no pair of the right kind."""
     listing = b",".join([b'[{"seq":%b},{%b}]' % piece for piece in pieces])
     try:
-        items = json.loads((b"[" + listing + b"]").decode("utf-8", "surrogatepass"))
-    except ValueError:
+        items = decoded(b"[" + listing + b"]")
+    except (ValueError, RecursionError):
         return None
     if set(map(len, items)) != {2} or any(counters.keys() != _COUNTERS for counters, _ in items):
         return None

@@ -26,12 +26,13 @@ from l3hpc.files import digest, fsync_folder, write_bytes
 from l3hpc.ledger.batch import Batch, pack, text, unpacked
 from l3hpc.ledger.fold import Fold, fold_folders
 from l3hpc.ledger.journal import BUNDLE, CLOSING, SCHEMA, bundle_of, seal, sealed, slug
-from l3hpc.ledger.reading import Damage, parts, read
+from l3hpc.ledger.reading import NO_ROW, Damage, parts, read
 
 QUIET_S = 3600.0
 SILENT_S = 30 * 86_400.0
 ENDED = ("finished", "failed")
 DAMAGED = "damaged: l3hpc ledger repair --journal"
+NOT_UNDERSTOOD = "it holds records that are not understood: l3hpc ledger repair --journal --dry-run"
 
 
 @dataclass
@@ -117,7 +118,7 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
     for path in [*_files(folder, ""), *_files(folder, CLOSING)]:
         run, rows = _contents(path)
         if run is None:
-            report.kept[path.name] = "empty"
+            report.kept[path.name] = NOT_UNDERSTOOD if _is_odd(path, fold) else "empty"
             continue
         files.setdefault(run, []).append(path)
         silence = now - path.stat().st_mtime
@@ -132,7 +133,16 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
         for path in [path for path in paths if os.fspath(path) in fold.torn]:
             report.kept[path.name] = DAMAGED
             paths.remove(path)
+        for path in [path for path in paths if _is_odd(path, fold)]:
+            report.kept[path.name] = NOT_UNDERSTOOD
+            paths.remove(path)
     return {run: paths for run, paths in sorted(files.items()) if paths}
+
+
+def _is_odd(path: Path, damage: Damage) -> bool:
+    """Whether a file holds records that are not understood; they stay as they are, byte for byte.
+    """
+    return any(not why.startswith(NO_ROW) for _, why in damage.odd.get(os.fspath(path), ()))
 
 
 def _contents(path: Path) -> tuple[str | None, set[tuple[str, tuple[str, ...]]]]:
@@ -151,6 +161,8 @@ def _packed(path: Path) -> tuple[list[bytes], int, str]:
     records = list(read(path, damage))
     if damage.torn or damage.unreadable:
         return [], -1, DAMAGED
+    if _is_odd(path, damage):
+        return [], -1, NOT_UNDERSTOOD
     lines = [seal(item) for item in pack(records)]
     if [text(item) for line in lines for item in _unpacked(line)] != _texts(path):
         return [], -1, "not written by this version"

@@ -7,6 +7,7 @@ restart, then sequence number, never by clock), ``latest`` that of the highest e
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from l3hpc.ledger.batch import Batch
 from l3hpc.ledger.columns import TABS, Tab
 from l3hpc.ledger.journal import SCHEMA
-from l3hpc.ledger.reading import Damage, everything
+from l3hpc.ledger.reading import NEWER, NO_ROW, Damage, everything
 
 Stamp = tuple[Any, ...]
 
@@ -125,12 +126,16 @@ def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
             result.add_batch(part)
         else:
             result.add(part)
+    for _, why in (one for lines in result.odd.values() for one in lines):
+        result.records += not why.startswith(NO_ROW)  # those were counted as they were read
+        result.newer += why.startswith(NEWER)
     return result
 
 
 def number(value: Any) -> float | None:
     """``value`` if it is a finite number, else None (NaN and infinity are journaled as text)."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0 and (
+            -sys.float_info.max <= value <= sys.float_info.max):
         return value
     return None
 

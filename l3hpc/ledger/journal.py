@@ -236,8 +236,20 @@ def sealed(line: bytes) -> bytes | None:
 def unseal(line: bytes) -> dict[str, Any] | None:
     """The record of a line, or None when the line is torn or foreign."""
     body = sealed(line)
-    record = None if body is None else json.loads(body.decode("utf-8", "surrogatepass"))
+    try:
+        record = None if body is None else decoded(body)
+    except (ValueError, RecursionError):
+        return None
     return record if isinstance(record, dict) else None
+
+
+def decoded(body: bytes) -> Any:
+    """The JSON value of a sealed text. Numbers that JSON does not know (a foreign writer's NaN) are
+    their names, as this module writes them."""
+    return _DECODER.decode(body.decode("utf-8", "surrogatepass"))
+
+
+_DECODER = json.JSONDecoder(parse_constant=str)
 
 
 def check(text: bytes) -> bytes:
@@ -302,7 +314,15 @@ def bundle_of(path: Path) -> dict[str, Any]:
             record = unseal(stream.readline())
     except OSError:
         return {}
-    return dict(record["bundle"]) if record and "bundle" in record else {}
+    found = record.get("bundle") if record else None
+    if not isinstance(found, dict):
+        return {}
+    sources, runs = found.get("sources"), found.get("runs")
+    return {
+        "sources": [name for name in sources if isinstance(name, str)]
+        if isinstance(sources, list) else [],
+        "runs": {run: count for run, count in runs.items() if type(count) is int}
+        if isinstance(runs, dict) else {}}
 
 
 @functools.cache

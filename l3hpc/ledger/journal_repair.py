@@ -1,4 +1,5 @@
-"""Taking damaged lines out of journals. The file as it was is kept in ``damaged/``.
+"""Taking damaged lines out of journals. The file as it was is kept in ``damaged/``. Records that
+are not understood (``reading.fault``) are found too, and left: a newer version may know them.
 
 A line is damaged when its writer was killed in the middle of it (nothing acknowledged is lost) or
 when a disk failed. Files that were written within the last hour are left to their writer.
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from l3hpc.files import fsync_folder, write_bytes
 from l3hpc.ledger.journal import CLOSING, sealed
-from l3hpc.ledger.reading import journal_files
+from l3hpc.ledger.reading import Damage, journal_files, parts
 
 QUIET_S = 3600.0
 SHOWN = 60
@@ -22,27 +24,37 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class Damaged:
-    """One file with damaged lines. lines: (number, its beginning). sound: how many lines are."""
+    """One file with damaged lines. lines: (number, its beginning). sound: how many lines are.
+    odd: (number, why) of the sound lines that are not understood."""
 
     path: Path
     lines: list[tuple[int, str]]
     sound: int
     busy: bool
+    odd: list[tuple[int, str]] = field(default_factory=list)
 
 
 def find(folders: Iterable[Path], quiet_s: float = QUIET_S) -> list[Damaged]:
-    """The journal files that hold damaged lines; files that cannot be read are left out."""
+    """The journal files that hold lines that are damaged or not understood; files that cannot be
+    read are left out."""
     found = []
     for path in journal_files(folders):
         try:
             data, age = path.read_bytes(), time.time() - path.stat().st_mtime
         except OSError:
             continue
-        lines = [line for line in data.split(b"\n") if line.strip()]
+        lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1)
+                 if line.strip()]
         bad = [(number, line[:SHOWN].decode("utf-8", "backslashreplace"))
-               for number, line in enumerate(lines, 1) if sealed(line) is None]
-        if bad:
-            found.append(Damaged(path, bad, len(lines) - len(bad), age < quiet_s))
+               for number, line in lines if sealed(line) is None]
+        damage = Damage()
+        try:
+            deque(parts(path, damage), maxlen=0)
+        except FileNotFoundError:
+            continue
+        odd = damage.odd.get(os.fspath(path), [])
+        if bad or odd:
+            found.append(Damaged(path, bad, len(lines) - len(bad), age < quiet_s, odd))
     return found
 
 

@@ -3,19 +3,23 @@
 A journal folder holds ``*.jsonl``: files of writers, and bundles of closed ones (``compaction``).
 A file that a compaction has set aside (``*.jsonl.closing``) is read like the others until its
 bundle is there, so a reader at any moment sees every record at least once.
+
+A line can be sealed and still be odd: written by a newer version, by hand, or by a defect.
+``fault`` decides what is understood. A record that is not is set aside, with file and line, by
+everything that reads journals; nothing else is touched by it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l3hpc.ledger.batch import MOST, Batch, Template, parsed, unpacked
-from l3hpc.ledger.journal import CLOSING, sealed
+from l3hpc.ledger.batch import COUNTERS, MOST, ORDER, Batch, Template, parsed, unpacked
+from l3hpc.ledger.columns import TABS
+from l3hpc.ledger.journal import CLOSING, SCHEMA, decoded, sealed
 
 Part = dict[str, Any] | Batch
 BUFFER = 1 << 18  # bytes read at once
@@ -23,12 +27,75 @@ TRIES = 8  # templates that a file may need without having been worth it
 MISSES = 8  # how often a name may be listed without a file behind it
 
 
+NEWER = "written by a newer l3hpc"
+NO_ROW = "it belongs to no row of a known tab"
+
+
 @dataclass
 class Damage:
-    """What could not be read. torn: path → damaged lines. unreadable: path → reason."""
+    """What could not be read. torn: path → damaged lines. unreadable: path → reason.
+    odd: path → (line, why) of each record that is not understood."""
 
     torn: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    odd: dict[str, list[tuple[int, str]]] = field(default_factory=dict, compare=False)
+
+
+def fault(record: Any) -> str | None:
+    """Why a sealed record is not understood; None for one that is.
+
+    A record of an undeclared tab or without a key (``NO_ROW``) is whole: it is read and compacted
+    like others, but no view can show it.
+    """
+    if not isinstance(record, dict):
+        return f"a record is an object, not {_kind(record)}"
+    schema = record.get("schema")
+    if type(schema) is not int:
+        return f"'schema' has to be a whole number, not {_kind(schema)}"
+    if schema > SCHEMA:
+        return f"{NEWER} (schema {schema}; this one knows {SCHEMA})"
+    for name, kinds in _KINDS.items():
+        value = record.get(name, None if _NOTHING in kinds and name != "key" else _MISSING)
+        if type(value) not in kinds:
+            return (f"{name!r} is missing" if value is _MISSING else
+                    f"{name!r} is {_kind(value)}")
+    for name in COUNTERS:
+        value = record.get(name)
+        if value is not None and not -_LARGEST < value < _LARGEST:
+            return f"{name!r} is out of range"
+    origin = record.get("origin") or {}
+    if type(origin.get("host")) not in (str, _NOTHING) or (
+            type(origin.get("pid")) not in (int, _NOTHING)):
+        return "'origin' does not name a host and a process"
+    key, tab = record["key"], TABS.get(record["tab"])
+    if key and (not all(type(part) is str for part in key)):
+        return "'key' has to be a list of texts"
+    if tab is None or not key:
+        return _no_row(record)
+    if len(key) != len(tab.key) or not all(key):
+        return f"'key' has to be {len(tab.key)} text{'s' if len(tab.key) > 1 else ''}"
+    return None
+
+
+def _no_row(record: Mapping[str, Any]) -> str | None:
+    if record["tab"] not in TABS:
+        return f"{NO_ROW}: tab {record['tab'][:60]!r}"
+    return None if record["key"] else f"{NO_ROW}: no key"
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "text", bool: "a truth value", int: "a number",
+            float: "a number", _NOTHING: "nothing"}.get(type(value), "missing")
+
+
+_NOTHING = type(None)
+_MISSING = object()
+_COUNTERS = dict.fromkeys(COUNTERS).keys()
+_LARGEST = 2**63
+_KINDS: dict[str, tuple[type, ...]] = {
+    "tab": (str,), "key": (list, _NOTHING), "restart": (int,), "seq": (int,),
+    "epoch": (int, _NOTHING), "time": (int, float), "values": (dict,),
+    "beside": (dict, _NOTHING), "origin": (dict, _NOTHING)}
 
 
 def journal_files(folders: Iterable[Path]) -> list[Path]:
@@ -85,18 +152,19 @@ def parts(path: Path, damage: Damage) -> Iterator[Part]:
     Raises ``FileNotFoundError`` for a file that is not there.
     """
     name = os.fspath(path)
-    reader = _Reader()
-    pieces = reader.pieces
+    reader = _Reader(name, damage)
+    pieces, numbers = reader.pieces, reader.numbers
     try:
         with open(path, "rb", buffering=BUFFER) as stream:
-            for line in stream:
+            for number, line in enumerate(stream, 1):
                 body = sealed(line)
                 if body is not None:
                     piece = reader.cut(body)
                     if piece is None:
-                        yield from reader.take(body)
+                        yield from reader.take(body, number)
                     else:  # the common case: a line like the one before
                         pieces.append(piece)
+                        numbers.append(number)
                         if len(pieces) >= MOST:
                             yield from reader.flush()
                 elif line.strip():
@@ -109,31 +177,32 @@ def parts(path: Path, damage: Damage) -> Iterator[Part]:
 
 
 class _Reader:
-    """Turns the checked lines of one file into parts.
+    """Turns the checked lines of one file into parts; notes in ``damage`` what is odd.
 
     pieces: what ``cut`` took from lines that fit the template; they wait to be parsed together.
+    numbers: their line numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, damage: Damage) -> None:
         self.pieces: list[tuple[bytes, bytes]] = []
+        self.numbers: list[int] = []
         self.cut: Callable[[bytes], tuple[bytes, bytes] | None] = _fits_nothing
+        self._name, self._damage = name, damage
         self._template: Template | None = None
         self._last: dict[str, Any] | None = None
         self._left = TRIES
 
-    def take(self, body: bytes) -> list[Part]:
+    def take(self, body: bytes, number: int) -> list[Part]:
         """What waited, and the record of a line that does not fit the template."""
         found = self.flush()
-        record = _parsed(body)
-        if record is None or "bundle" in record:
-            return found
-        if "packed" in record:
-            return [*found, unpacked(record)]
+        part = self._understood(body, number)
+        if part is None or isinstance(part, Batch):
+            return [*found, part] if part else found
         if self._last is not None and self._left > 0:
             self._left -= 1
-            self._use(Template.of(self._last, record, body))
-        self._last = record
-        return [*found, record]
+            self._use(Template.of(self._last, part, body))
+        self._last = part
+        return [*found, part]
 
     def flush(self) -> list[Part]:
         """What waited."""
@@ -142,23 +211,63 @@ class _Reader:
         assert self._template is not None
         batch = parsed(self._template, self.pieces)
         self._left += len(self.pieces) // 4
-        found: list[Part] = [batch] if batch is not None else [
-            record for piece in self.pieces
-            if (record := _parsed(self._template.whole(piece))) is not None]
-        if batch is None:
+        if batch is not None and all(map(_is_counted, batch.items)):
+            found: list[Part] = [batch]
+            why = _no_row(batch.common)
+            if why is not None:
+                self._damage.odd.setdefault(self._name, []).extend(
+                    (number, why) for number in self.numbers)
+        else:
+            found = [part for piece, number in zip(self.pieces, self.numbers, strict=True)
+                     if (part := self._understood(self._template.whole(piece), number)) is not None]
             self._use(None)
         self.pieces.clear()
+        self.numbers.clear()
         return found
+
+    def _understood(self, body: bytes, number: int) -> Part | None:
+        """The record or the batch of a line; None for the head of a bundle, and for an odd one."""
+        try:
+            record = decoded(body)
+            if isinstance(record, dict) and "bundle" in record:
+                return None
+            if isinstance(record, dict) and "packed" in record:
+                batch = unpacked(record)
+                why = _batch_fault(batch)
+                part: Part = batch
+            else:
+                why = fault(record)
+                part = record
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            why, part = f"not a record ({type(error).__name__})", {}
+        if why is not None:
+            self._damage.odd.setdefault(self._name, []).append((number, why))
+        return part if why is None or why.startswith(NO_ROW) else None
 
     def _use(self, template: Template | None) -> None:
         self._template = template
         self.cut = _fits_nothing if template is None else template.cut
 
 
+def _batch_fault(batch: Batch) -> str | None:
+    """``fault`` of the records of a batch, which differ in counters and changing values only."""
+    for counters, values in batch.items:
+        if counters.keys() != _COUNTERS or type(values) is not dict:
+            return "not a record (of a bundle)"
+    if not batch.items or not all(map(_is_counted, batch.items)) or list(
+            batch.common) != [name for name in ORDER if name not in COUNTERS]:
+        return "not a record (of a bundle)"
+    return fault({**batch.common, **batch.items[0][0]})
+
+
+def _is_counted(item: list[dict[str, Any]]) -> bool:
+    """Whether the counters of an item of a batch are numbers of the right kinds."""
+    counters = item[0]
+    seq, epoch, time = counters["seq"], counters["epoch"], counters["time"]
+    return (type(seq) is int and type(epoch) in (int, _NOTHING) and type(time) in (int, float)
+            and -_LARGEST < seq < _LARGEST and -_LARGEST < time < _LARGEST
+            and (epoch is None or -_LARGEST < epoch < _LARGEST))
+
+
 def _fits_nothing(body: bytes) -> None:
     """No template, no piece."""
-
-
-def _parsed(body: bytes) -> dict[str, Any] | None:
-    record = json.loads(body.decode("utf-8", "surrogatepass"))
-    return record if isinstance(record, dict) else None

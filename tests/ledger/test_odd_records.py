@@ -1,0 +1,182 @@
+"""A sealed record that is not understood is set aside and named, and everything else goes on."""
+
+import contextlib
+import io
+import json
+import os
+import time
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from l3hpc.cli import main
+from l3hpc.ledger import journal_repair
+from l3hpc.ledger.compaction import NOT_UNDERSTOOD, compact
+from l3hpc.ledger.fold import fold_folders
+from l3hpc.ledger.journal import MIDDLE, PREFIX, Journal, check, unseal
+from l3hpc.ledger.reading import Damage, every_record
+
+TAB = "embedding_approx_mse"
+OLD = (time.time() - 40 * 86_400,) * 2
+
+
+def sealed(record):
+    """A line as a foreign program would write it."""
+    text = record if isinstance(record, bytes) else json.dumps(
+        record, separators=(",", ":")).encode()
+    return PREFIX + check(text) + MIDDLE + text + b"}\n"
+
+
+@pytest.fixture
+def sound(tmp_path, monkeypatch):
+    """A workspace with five sound records of one row."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    journal = Journal(tmp_path / "ledger" / "journal", run="up", labels={"model_dir": "/m"})
+    for epoch in range(5):
+        journal.record(TAB, {"latest_train_loss": 1.0 / (epoch + 1)}, epoch=epoch)
+    journal.close()
+    os.utime(journal.path, OLD)
+    return journal.path
+
+
+def record_of(path, **changed):
+    whole = {**unseal(path.read_bytes().splitlines()[1]), **changed}
+    return {name: value for name, value in whole.items() if value is not ...}
+
+
+ODD = {
+    "values a list": ({"values": [1]}, "'values' is a list"),
+    "no tab": ({"tab": ...}, "'tab' is missing"),
+    "a newer schema": ({"schema": 2, "tab": ..., "cells": {}}, "written by a newer l3hpc (schema"),
+    "schema as text": ({"schema": "1"}, "'schema' has to be a whole number, not text"),
+    "seq as text": ({"seq": "7"}, "'seq' is text"),
+    "time as nothing": ({"time": None}, "'time' is nothing"),
+    "time not a number": ({"time": float("nan")}, "'time' is text"),
+    "a list in the key": ({"key": [["/m"]]}, "'key' has to be a list of texts"),
+    "a key too long": ({"key": ["/m", "x"]}, "'key' has to be 1 text"),
+    "host a number": ({"origin": {"host": 3}}, "'origin' does not name a host"),
+    "restart too large": ({"seq": 10**30}, "'seq' is out of range"),
+    "an unknown tab": ({"tab": "nowhere"}, "it belongs to no row of a known tab: tab 'nowhere'"),
+    "no key": ({"key": None}, "it belongs to no row of a known tab: no key"),
+}
+
+
+def commands(*words):
+    """Exit code, output and errors of a ledger command."""
+    out, err = io.StringIO(), io.StringIO()
+    with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+          pytest.raises(SystemExit) as end):
+        main(["ledger", *words])
+    assert "This should not happen" not in err.getvalue(), err.getvalue()
+    return end.value.code or 0, out.getvalue(), err.getvalue()
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_record_is_named_and_the_rest_goes_on(sound, kind, tmp_path):
+    changed, why = ODD[kind]
+    line = sealed(record_of(sound, **changed))
+    lines = sound.read_bytes().splitlines(keepends=True)
+    sound.write_bytes(b"".join([*lines[:3], b"\n", line, *lines[3:]]))  # line 5: after an empty one
+    os.utime(sound, OLD)
+    before = sound.read_bytes()
+    words = ("--workspace", str(tmp_path))
+    for view in (("show",), ("status",), ("export", "--html", "page.html")):
+        code, out, err = commands(*view, *words)
+        assert code == 0 and f"{sound}:5: a record is set aside: {why}" in err, view
+    assert "1 row" in commands("show", *words)[1] and "/m" in (tmp_path / "page.html").read_text()
+    facts = json.loads(commands("status", "--json", *words)[1])
+    (odd,) = facts["not_understood"][str(sound)]
+    assert odd["line"] == 5 and odd["why"].startswith(why) and facts["records"] == 6
+    assert facts["newer_records"] == (kind == "a newer schema")
+    assert facts["records_without_row"] == (kind in ("an unknown tab", "no key"))
+    code, out, err = commands("repair", "--journal", "--yes", *words)
+    assert code == 0 and f"{sound}:5: {why}" in out and "the line is left as it is" in out
+    assert sound.read_bytes() == before
+    code, out, err = commands("compact", *words)
+    assert code == 0
+    if facts["records_without_row"]:  # whole records: they go into the bundle
+        assert not sound.exists() and len(list(every_record([sound.parent], Damage()))) == 6
+    else:
+        assert NOT_UNDERSTOOD in err and sound.read_bytes() == before
+    (row,) = fold_folders([sound.parent]).of(TAB)
+    assert row.values["latest_train_loss"] == 0.2
+
+
+def test_odd_counters_between_records_that_are_alike(sound):
+    """Lines like the one before are parsed together; the odd one among them is still found."""
+    lines = sound.read_bytes().splitlines(keepends=True)
+    text = json.dumps(unseal(lines[3]), separators=(",", ":")).encode()
+    lines[3] = sealed(text.replace(b'"seq":3', b'"seq":"3"'))
+    sound.write_bytes(b"".join(lines))
+    damage = Damage()
+    assert [one["seq"] for one in every_record([sound.parent], damage)] == [0, 1, 2, 4]
+    assert damage.odd == {str(sound): [(4, "'seq' is text")]}
+
+
+def test_a_bundle_with_an_odd_part(sound):
+    compact(sound.parent, quiet_s=-1.0)
+    (bundle,) = sound.parent.glob("*.jsonl")
+    for odd in ({"schema": 1, "packed": [1], "items": []},
+                {"schema": 1, "packed": {}, "items": [[{}, {}]]},
+                {"schema": 1, "bundle": [1]}, {"schema": 1, "bundle": {"runs": 3}}):
+        whole = bundle.read_bytes()
+        bundle.write_bytes(sealed(odd) + whole)
+        damage = Damage()
+        assert len(list(every_record([sound.parent], damage))) == 5
+        assert bool(damage.odd) == ("packed" in odd)
+        compact(sound.parent, quiet_s=-1.0)
+        Journal(sound.parent, run="up", labels={"model_dir": "/m"}).record(TAB, {}, epoch=9)
+        (fresh,) = sound.parent.glob("up-*.jsonl")
+        fresh.unlink()
+        bundle.write_bytes(whole)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
+    | st.sampled_from([10**400, TAB, "sonyc_ust", "/m", "\ud800", "running", "\x1b[2J"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.text(max_size=3) | st.sampled_from(["accepted", "host", "pid", "run", "state", "note"]),
+        inner, max_size=3), max_leaves=6)
+FIELDS = st.sampled_from(["schema", "tab", "key", "restart", "seq", "epoch", "time", "values",
+                          "beside", "origin", "packed", "bundle", "items"])
+INNER = st.sampled_from(["latest_epoch", "latest_train_loss", "best_train_loss", "model_dir",
+                         "num_epochs", "emb_key"])
+
+
+@given(st.lists(st.one_of(
+    VALUES, st.dictionaries(FIELDS, VALUES, max_size=8),
+    st.tuples(st.just("like a sound one"), st.dictionaries(FIELDS, VALUES, max_size=3),
+              st.dictionaries(INNER, VALUES, max_size=3))), min_size=1, max_size=4))
+@example([("like a sound one", {"key": [1]}, {})])
+@example([("like a sound one", {"beside": {"note": 1e999, "state": "finished"}}, {})])
+@example([("like a sound one", {}, {"num_epochs": 10**400, "best_train_loss": 10**400})])
+@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+def test_any_sealed_json(sound, tmp_path, found):
+    whole = sound.read_bytes()
+    lines = []
+    for one in found:
+        if isinstance(one, tuple):
+            base = record_of(sound)
+            one = {**base, "values": {**base["values"], **one[2]}, **one[1]}
+        lines.append(sealed(one))
+    lines.append(sealed(b"[" * 100_000))
+    lines.append(sealed(b"9" * 5000))
+    try:
+        sound.write_bytes(whole + b"".join(lines))
+        os.utime(sound, OLD)
+        before = sound.read_bytes()
+        words = ("--workspace", str(tmp_path))
+        for view in (("show",), ("show", "--json", "--columns", "all"), ("status",),
+                     ("status", "--json"), ("diff", "/m", "/m"), ("compact", "--dry-run"),
+                     ("export", "--html", "page.html"), ("export",),
+                     ("repair", "--journal", "--dry-run"), ("compact",)):
+            code, _, err = commands(*view, *words)
+            assert code == 0 or view[0] == "diff", (view, err)
+        assert sound.read_bytes() == before  # the last two lines are odd in any case
+        assert journal_repair.find([sound.parent])[0].odd[-1][0] == 5 + len(lines)
+        rows = fold_folders([sound.parent]).rows
+        assert rows[TAB, ("/m",)].records >= 5
+    finally:
+        sound.write_bytes(whole)
