@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import tempfile
@@ -214,6 +215,55 @@ def _ours(uid: int, folder: Path) -> bool:
             return uid == os.fstat(probe.fileno()).st_uid
     except OSError:
         return False
+
+
+def private_folder(folder: Path) -> Path:
+    """``folder`` and the one around it (in the home folder), made for this user alone.
+
+    Raises ``InputError`` where another user could put a file of theirs in its place: a link, a
+    folder of somebody else, a home folder that others may write.
+    """
+    home = folder.parent.parent
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if stat.S_IMODE(home.stat().st_mode) & 0o022 and not home.stat().st_mode & stat.S_ISVTX:
+        raise InputError("others may write into your home folder", where=str(home),
+                         hint=f"chmod go-w {shlex.quote(str(home))}")
+    for place, links, mask in ((folder.parent, 0, 0o755), (folder, os.O_NOFOLLOW, 0o700)):
+        try:
+            handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | links)
+        except OSError as error:
+            raise InputError(f"it has to be a folder of your own: {error.strerror}",
+                             where=str(place)) from None
+        try:
+            found = os.fstat(handle)
+            if not _ours(found.st_uid, place):
+                raise InputError("it has to be a folder of your own; it belongs to another user",
+                                 where=str(place))
+            os.fchmod(handle, stat.S_IMODE(found.st_mode) & mask)
+        finally:
+            os.close(handle)
+    return folder
+
+
+def private_file(path: Path) -> Path:
+    """``path`` as a file of this user alone, empty if it is new; links are not followed."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+                         | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise InputError(f"it has to be a file of your own: {error.strerror}",
+                         where=str(path)) from None
+    try:
+        found = os.fstat(handle)
+        if found.st_nlink > 1 or not (
+                stat.S_ISREG(found.st_mode) and _ours(found.st_uid, path.parent)):
+            raise InputError("it has to be a file of your own, with this one name",
+                             where=str(path))
+        os.fchmod(handle, 0o600)
+    finally:
+        os.close(handle)
+    return path
 
 
 def canonical_json(value: Any) -> str:

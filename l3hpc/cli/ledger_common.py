@@ -34,12 +34,13 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where results are, where they go, and whether a group shares them."""
+    """Where results are, where they go, whether a group shares them, and the file that says so."""
 
     workspace: Path
     sheet: str | None
     key_file: Path | None
     profile: ClusterProfile
+    file: Path
 
 
 def place(options: Options) -> Place:
@@ -54,7 +55,7 @@ def place(options: Options) -> Place:
                              if value is not None})
     identity = config.ledger.sheet_id
     return Place(config.workspace, sheet_id(identity) if identity else None,
-                 config.ledger.key_file, config.profile)
+                 config.ledger.key_file, config.profile, config.file)
 
 
 def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -138,22 +138,49 @@ def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool)
 def cron(options: Options, every: int) -> None:
     """Print a crontab line that syncs from this machine (one with internet).
 
-    Two passes never overlap (flock); what a pass says goes to ledger/sync.log of the workspace.
+    Two passes never overlap (flock). What a pass says goes to a log of your own, in ~/.l3hpc/sync;
+    its name is printed beside the line.
     """
+    import os
     import shlex
     import shutil
+    from importlib import metadata
 
-    where = place(options)  # cron knows neither GSHEET_ID nor OUTPUT_DIR
-    words = [sys.executable, "-m", "l3hpc", "ledger", "sync", "--workspace", str(where.workspace)]
-    words += ["--config", str(Path(options.config_file).absolute())] if options.config_file else []
+    from l3hpc.errors import InputError
+    from l3hpc.files import digest, private_file, private_folder
+    from l3hpc.ledger.journal import slug
+
+    where = place(options)
+    workspace = where.workspace.absolute()
+    # in ~/.l3hpc: a log or a lock in a folder of several people could be a link of somebody else
+    folder = private_folder(Path("~/.l3hpc/sync").expanduser().absolute())
+    name = f"{slug(workspace.name)}-{digest([str(workspace), where.sheet])[:8]}"
+    log = private_file(folder / f"{name}.log")
+    # cron knows no variable of this shell, and starts in the home folder
+    settings = {} if where.key_file else {
+        variable: str(Path(os.environ[variable]).absolute())
+        for variable in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG")
+        if os.environ.get(variable)}
+    try:
+        metadata.distribution("l3hpc")
+    except metadata.PackageNotFoundError:  # run from a clone that is not installed
+        settings["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    words = ["env", *(f"{variable}={value}" for variable, value in settings.items())]
+    words = words if settings else []
+    words += [sys.executable, "-m", "l3hpc", "ledger", "sync", "--workspace", str(workspace),
+              "--config", str(where.file.absolute())]
     words += ["--sheet", where.sheet] if where.sheet else []
-    words += ["--key-file", str(where.key_file)] if where.key_file else []
-    folder = where.workspace / "ledger"
-    if shutil.which("flock"):
-        words = ["flock", "-n", str(folder / ".sync.lock"), *words]
-    log = shlex.quote(str(folder / "sync.log"))
-    line = f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(words)} >>{log} 2>&1"
+    words += ["--key-file", str(where.key_file.absolute())] if where.key_file else []
+    flock = shutil.which("flock")
+    if flock:
+        words = [flock, "-n", str(private_file(folder / f"{name}.lock")), *words]
+    odd = next((word for word in [*words, str(log)] if not word.isprintable()), None)
+    if odd is not None:
+        raise InputError("a crontab cannot hold a path with a line break or a control character",
+                         where=repr(odd))
+    line = f"{shlex.join(words)} >>{shlex.quote(str(log))} 2>&1"
     click.echo(f"*/{every} * * * * " + line.replace("%", r"\%"))
+    say(f"log: {log}")
 
 
 COMMANDS = (init, check, sync, cron)

@@ -43,10 +43,10 @@ def server(tmp_path, monkeypatch):
 def ledger(server, tmp_path, capsys):
     key = server.key_file(tmp_path)
 
-    def call(command, *words, with_key=True):
+    def call(command, *words, with_key=True, workspace=tmp_path):
         options = ["--key-file", str(key)] if with_key else []
         with pytest.raises(SystemExit) as end:
-            main(["ledger", command, *words, "--workspace", str(tmp_path), *options])
+            main(["ledger", command, *words, "--workspace", str(workspace), *options])
         captured = capsys.readouterr()
         return end.value.code, captured.out, captured.err
     return call
@@ -142,19 +142,103 @@ def test_refusals(ledger, monkeypatch, tmp_path):
     assert code == 2 and "chmod 600" in err
 
 
-def test_cron_prints_a_line_that_syncs(ledger, server, tmp_path, monkeypatch):
-    ledger("init")
-    out = ledger("cron", "--every", "7")[1]
-    assert out.startswith("*/7 * * * * cd ") and "-m l3hpc ledger sync --workspace" in out
-    assert "--sheet book-one" in out  # cron does not know GSHEET_ID
-    line = out.partition("* * * * ")[2].replace("\\%", "%")
-    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "L3HPC_SHEETS_URL": server.url,
+def cron_line(ledger, *words, **where):
+    code, out, err = ledger("cron", *words, **where)
+    assert code == 0 and out.count("\n") == 1
+    return out.rstrip("\n"), Path(err.removeprefix("log: ").rstrip("\n"))
+
+
+def run_by_cron(line, home, url):
+    """What cron does: a short environment, the home folder, and ``\\%`` as a percent sign."""
+    command = line.split(" ", 5)[5].replace("\\%", "%")
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "L3HPC_SHEETS_URL": url,
                    "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(["/bin/sh", "-c", line], env=environment, cwd="/", text=True,
+    return subprocess.run(["/bin/sh", "-c", command], env=environment, cwd=home, text=True,
                           capture_output=True)
+
+
+def test_cron_prints_a_line_that_syncs(ledger, server, tmp_path):
+    ledger("init")
+    line, log = cron_line(ledger, "--every", "7")
+    assert line.startswith("*/7 * * * * ") and "-m l3hpc ledger sync --workspace" in line
+    assert "--sheet book-one" in line  # cron does not know GSHEET_ID
+    home = tmp_path / "home"
+    assert log.parent == home / ".l3hpc" / "sync" and str(log) in line
+    done = run_by_cron(line, home, server.url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert "1 rows added" in (tmp_path / "ledger" / "sync.log").read_text()
+    assert "1 rows added" in log.read_text()
     assert server.grid(TAB)[0][1] == "/m/a"
+    assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == ["journal", "sync"]
+    assert [oct(path.stat().st_mode & 0o777) for path in (log.parent, log)] == ["0o700", "0o600"]
+
+
+def test_the_line_of_cron_can_be_pasted_whatever_the_folder_is_called(
+        ledger, server, tmp_path, monkeypatch):
+    ledger("init")
+    odd = tmp_path / "it's 100% $(touch hacked); `id` \"x\""
+    (tmp_path / "ledger").rename(tmp_path / "kept")
+    odd.mkdir()
+    (tmp_path / "kept").rename(odd / "ledger")
+    line, log = cron_line(ledger, workspace=odd)
+    assert run_by_cron(line, tmp_path / "home", server.url).returncode == 0
+    assert "1 rows added" in log.read_text()
+    assert not list(tmp_path.rglob("hacked"))
+    code, out, err = ledger("cron", workspace=tmp_path / "two\nlines")
+    assert (code, out) == (2, "") and "line break" in err
+
+
+def test_a_module_in_the_folder_of_cron_is_not_imported(ledger, server, tmp_path):
+    """The folder in which the line was made may belong to a group."""
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'hacked')!r}, 'w')")
+    ledger("init")
+    line, _ = cron_line(ledger)
+    assert run_by_cron(line, tmp_path / "home", server.url).returncode == 0
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("trap", ["folder", "log", "hard link", "home", "fifo"])
+def test_cron_writes_into_nothing_that_others_can_choose(ledger, tmp_path, trap):
+    line, log = cron_line(ledger)
+    victim = tmp_path / "victim"
+    if trap == "folder":
+        log.parent.rename(victim)
+        log.parent.symlink_to(victim)
+    elif trap == "home":
+        (tmp_path / "home").chmod(0o775)
+    else:
+        log.unlink()
+        victim.write_text("precious")
+        {"log": lambda: log.symlink_to(victim), "hard link": lambda: os.link(victim, log),
+         "fifo": lambda: os.mkfifo(log)}[trap]()
+    code, out, err = ledger("cron")
+    assert (code, out) == (2, ""), out
+    assert ("others may write" if trap == "home" else "of your own") in err
+
+
+def test_a_folder_that_was_open_to_others_is_closed(ledger):
+    _, log = cron_line(ledger)
+    for path in (log.parent, log.parent.parent):
+        path.chmod(0o777)
+    log.chmod(0o666)
+    cron_line(ledger)
+    assert [oct(path.stat().st_mode & 0o777) for path in (log.parent.parent, log.parent, log)] == [
+        "0o755", "0o700", "0o600"]
+
+
+def test_the_command_in_a_hint_can_be_pasted(ledger, server, tmp_path, monkeypatch):
+    """A key that a job recorded may hold anything; what is pasted is one word all the same."""
+    key = "/m/$(touch hacked) it's\n-x"
+    journal = Journal(tmp_path / "ledger" / "journal", run="odd", labels={"model_dir": key})
+    journal.record(TAB, {"emb_key": "x"}, epoch=0)
+    ledger("init")
+    ledger("sync")
+    grid = server.book.named(TAB)["grid"]
+    grid[:] = [row for row in grid if "touch" not in (row[1] or "")]
+    told = json.loads(ledger("sync", "--json")[1])
+    (text,) = [one["text"] for one in told["problems"]]
+    words = text.split("l3hpc ledger restore ")[1].split("   or agree")[0]
+    done = subprocess.run(["bash", "-c", f"printf %s {words}"], capture_output=True, text=True)
+    assert done.stdout == key and not (tmp_path / "hacked").exists()
 
 
 def test_repair_puts_columns_back_and_then_cells(ledger, server):
