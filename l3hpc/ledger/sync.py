@@ -75,7 +75,7 @@ class _Sync:
         self.refused: dict[tuple[str, tuple[str, ...]], str] = {}
         self._updated: set[tuple[str, tuple[str, ...]]] = set()
         self._sent: list[list[Row]] = []  # the rows of each part of the request just sent
-        self._place: object = None  # of the sheet's history where it was sent
+        self._place: object = None  # the sheet's version when it was sent; "write": by anchor
 
     def run(self) -> Report:
         """Rounds until one leaves nothing to do."""
@@ -109,6 +109,7 @@ class _Sync:
                     self._set_aside(error)  # nothing changed meanwhile, so it is no race
             else:
                 refusals.clear()
+                unanswered = 0
                 if left is None:
                     self.report.requests = self.sheets.requests - start
                     return self.report
