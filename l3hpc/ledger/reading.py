@@ -12,7 +12,7 @@ everything that reads journals; nothing else is touched by it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,7 @@ class _Reader:
         assert self._template is not None
         batch = parsed(self._template, self.pieces)
         self._left += len(self.pieces) // 4
-        if batch is not None and all(map(_is_counted, batch.items)):
+        if batch is not None and _are_counted(batch.items):
             found: list[Part] = [batch]
             why = _no_row(batch.common)
             if why is not None:
@@ -254,19 +254,24 @@ def _batch_fault(batch: Batch) -> str | None:
     for counters, values in batch.items:
         if counters.keys() != _COUNTERS or type(values) is not dict:
             return "not a record (of a bundle)"
-    if not batch.items or not all(map(_is_counted, batch.items)) or list(
+    if not batch.items or not _are_counted(batch.items) or list(
             batch.common) != [name for name in ORDER if name not in COUNTERS]:
         return "not a record (of a bundle)"
     return fault({**batch.common, **batch.items[0][0]})
 
 
-def _is_counted(item: list[dict[str, Any]]) -> bool:
-    """Whether the counters of an item of a batch are numbers of the right kinds."""
-    counters = item[0]
-    seq, epoch, time = counters["seq"], counters["epoch"], counters["time"]
-    return (type(seq) is int and type(epoch) in (int, _NOTHING) and type(time) in (int, float)
-            and -_LARGEST < seq < _LARGEST and -_LARGEST < time < _LARGEST
-            and (epoch is None or -_LARGEST < epoch < _LARGEST))
+def _are_counted(items: Sequence[list[dict[str, Any]]]) -> bool:
+    """Whether the counters of a batch's items are numbers of the right kinds."""
+    columns = zip(*[(counters["seq"], counters["epoch"], counters["time"])
+                    for counters, _ in items], strict=True)
+    allowed: tuple[set[type], ...] = ({int}, {int, _NOTHING}, {int, float})
+    for values, kinds in zip(columns, allowed, strict=True):
+        if not set(map(type, values)) <= kinds:
+            return False
+        numbers = [value for value in values if value is not None]
+        if numbers and not -_LARGEST < min(numbers) <= max(numbers) < _LARGEST:
+            return False
+    return True
 
 
 def _fits_nothing(body: bytes) -> None:
