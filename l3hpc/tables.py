@@ -239,7 +239,7 @@ def refuse_separator(columns: Sequence[str], needed: Sequence[str], where: str) 
 
 
 def _other_separator(name: str, where: str) -> InputError:
-    return InputError(f"is separated by {name}", where=where, allowed="commas",
+    return InputError(f"is separated by {name}", where=where, allowed="a CSV table with commas",
                       hint="Save it as CSV with commas between the cells (and points in numbers).")
 
 

@@ -13,9 +13,11 @@ import pytest
 
 from l3hpc import hdf5
 from l3hpc.audio.files import AudioError, probe, read_audio, read_rows
+from l3hpc.datasets.check import check_folder
 from l3hpc.datasets.corpus import scan
 from l3hpc.datasets.embeddings import open_source
-from l3hpc.errors import InputError
+from l3hpc.datasets.extraction import Extraction
+from l3hpc.errors import InputError, L3hpcError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -382,3 +384,35 @@ def test_no_other_module_opens_hdf5_files_for_reading():
                     r'h5py\.File\([^"]*, "w"\)', line):
                 opened.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert opened == []
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (external_link, "a.h5: holds a link to another file at '/audio'"),
+    (declared, "a.h5: 'audio' is declared with shape (1, 2147483648), but none"),
+    (strange_filter, "a.h5: 'audio' is compressed with unknown (HDF5 filter 4711)"),
+    (lambda file: audio_with_rate(file, 0), "a.h5: attribute 'rate' is 0")])
+def test_data_check_and_extract_say_why_a_file_cannot_be_read(tmp_path, change, words):
+    def renamed(file):
+        change(file)
+        if "x" in file or file.get("x", getlink=True):
+            file.move("x", "audio")
+
+    make(tmp_path / "a.h5", renamed)
+    (findings,) = check_folder(tmp_path)
+    (problem,) = findings.problems
+    assert problem.kind == "unreadable" and words in problem.hint
+    with pytest.raises(L3hpcError, match="1 of 1 recordings cannot be used") as caught:
+        Extraction(Nothing(), {}, tmp_path, scan(tmp_path), 0.1, True, tmp_path / "scratch").run(
+            tmp_path / "e.h5", tmp_path / "skipped.csv")
+    assert words in str(caught.value)
+
+
+def audio_with_rate(file, rate):
+    file["audio"] = np.ones((2, 8000), np.int16)
+    file["audio"].attrs["rate"] = rate
+
+
+class Nothing:
+    """A network that is never asked."""
+
+    rate, dim = 8000, 4

@@ -76,7 +76,7 @@ def test_utf_16_is_named_with_and_without_a_mark(tmp_path, encoding, lines):
     (TEXT.replace("\n", "\r").encode("latin-1"), r":3: not a CSV table in UTF-8"),
     (TEXT[:30] + "\0" + TEXT[30:], r":2: holds a NUL byte"),
     (TEXT * 3000 + "\0", r":9001: holds a NUL byte"),
-    (TEXT.replace(",", ";"), ":1: is separated by semicolons\ncommas"),
+    (TEXT.replace(",", ";"), ":1: is separated by semicolons\na CSV table with commas"),
     (TEXT.replace(",", "\t"), ":1: is separated by tabs"),
     (TEXT.replace(",", "|"), ":1: is separated by vertical bars"),
     (TEXT.replace("sensor,", "level,dB;sensor;").replace("file,", "file;"), "is separated by semi"),

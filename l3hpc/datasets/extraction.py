@@ -77,6 +77,7 @@ class Extraction:
     block: int | None = None
     levels: bool = True
     threads: int = 1
+    _first_error: AudioError | None = field(default=None, init=False, repr=False)
 
     def run(self, target: Path, skipped_file: Path) -> dict[str, Any]:
         """Embed everything, write ``target`` (HDF5) and ``skipped_file`` (CSV), return counts.
@@ -163,6 +164,7 @@ class Extraction:
                         if index in skipped:  # the rest would be left out of the result anyway
                             break
             except AudioError as error:
+                self._first_error = self._first_error or error
                 skipped[index] = buffer.skip(index, error.reason)
                 self._say_skipped(index, error)
                 self.progress.advance(max(counts[index] - taken, 0))
@@ -232,6 +234,7 @@ class Extraction:
             count = int(wrong[which == index].sum())
             error = AudioError(f"gives {count:,} embeddings that are not finite",
                                where=self.recordings[index].file)
+            self._first_error = self._first_error or error
             skipped[index] = buffer.skip(index, error.reason)
             self._say_skipped(index, error)
         embedding[wrong] = 0.0  # left out of the result, as all rows of these recordings
@@ -243,11 +246,13 @@ class Extraction:
         names = [f"{self.recordings[index].file} ({reason})"
                  for index, reason in sorted(skipped.items())[:5]]
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        error = self._first_error
+        first = f"{error.where or self.folder}: {error.message}\n" if error else ""
         raise L3hpcError(
             f"{len(skipped)} of {total} recordings cannot be used: {', '.join(names)}{more}",
             where=str(self.folder),
             allowed=f"at most {self.max_failed:.0%} (max_failed), and at least one that can",
-            hint="Repair or remove them, or allow more: --set extract.max_failed=0.5 "
+            hint=f"{first}Repair or remove them, or allow more: --set extract.max_failed=0.5 "
                  "(embed.max_failed for clips)")
 
     # result -------------------------------------------------------------------------------------

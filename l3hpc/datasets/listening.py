@@ -26,6 +26,7 @@ def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
     rates: Counter[int] = Counter()
     bad: dict[str, list[str]] = {"unreadable": [], "empty": [], "silent": [], "too short": []}
     undecoded: list[str] = []
+    why = ""  # the first one cannot be read
     odd: dict[str, list[str]] = {"length": [], "no length": [], "quiet": [], "loud": []}
     progress.start("listening" if listen else "looking", total=len(names), unit="files")
     for name in names:
@@ -50,6 +51,8 @@ def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
                 seconds[name] = length
         except AudioError as error:
             bad[error.reason].append(name)
+            if error.reason == "unreadable" and not why:
+                why = f"{name}: {error.message}" + (f". {error.hint}" if error.hint else "")
         finally:
             progress.advance()
     progress.finish()
@@ -59,7 +62,7 @@ def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
              "silent": "{n} files are silent",
              "too short": f"{{n}} files are shorter than {shortest:g} s"}
     for kind, message in words.items():
-        findings.add(kind, message, bad[kind])
+        findings.add(kind, message, bad[kind], hint=why if kind == "unreadable" else None)
     findings.add("length", "{n} files hold less or more than their header states", odd["length"],
                  hint="What is there is used.")
     findings.add("no length", "{n} files do not state how long they are", odd["no length"],
