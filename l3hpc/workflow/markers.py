@@ -1,8 +1,9 @@
 """The small files by which a job tells what happens to it: begin, exit, progress, error, requeues.
 
-The script writes ``<task>.begin`` first and ``<task>.exit`` last (from its EXIT trap); the worker
-inside keeps ``<task>.progress.json`` up to date and leaves ``<task>.error.json`` when it fails.
-They are all that ``l3hpc status`` needs when Slurm does not answer.
+The script writes ``<task>.begin`` first, an empty ``.<task>.step`` after the setup lines, and
+``<task>.exit`` last (from its EXIT trap); the worker inside keeps ``<task>.progress.json`` up to
+date and leaves ``<task>.error.json`` when it fails. They are all that ``l3hpc status`` needs when
+Slurm does not answer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class TaskMarks:
     """What the markers of one task say. Every field is empty where there is no such marker.
 
     begin: ``job``, ``node``, ``time`` … as text. exit_code: of the script. exited: unix seconds.
+    in_setup: it ended before its step began, in the setup lines or earlier.
     progress: the last state that the step reported, with ``written`` (unix seconds of the file).
     error: ``type``, ``message``, ``where``, ``hint``, ``tail``. requeues: why it was started again
     (``reason``, ``time``, and what it asks for since then). gave_up: why it was not.
@@ -33,6 +35,7 @@ class TaskMarks:
     begin: dict[str, str] | None = None
     exit_code: int | None = None
     exited: float | None = None
+    in_setup: bool = False
     progress: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     requeues: list[dict[str, Any]] = field(default_factory=list)
@@ -106,6 +109,14 @@ def add_requeue(folder: Path, index: int, reason: str, when: float, **asked: Any
                [*marks.requeues, {"reason": reason, "time": when, **known}])
 
 
+def hold(folder: Path, index: int) -> None:
+    """Note that the last requeue waits for ``l3hpc resume``: no helper job will change it."""
+    requeues = read(folder).get(index, TaskMarks()).requeues
+    if requeues:
+        write_json(path(folder, index, "requeues.json"),
+                   [*requeues[:-1], {**requeues[-1], "held": True}])
+
+
 def take_back_requeue(folder: Path, index: int) -> None:
     """Forget the last requeue: Slurm refused it."""
     marks = read(folder).get(index, TaskMarks())
@@ -126,6 +137,7 @@ def _take(marks: TaskMarks, what: str, text: str, written: float) -> None:
         code = _number(pairs.get("code", pairs.get("exit", text.strip())))
         marks.exit_code = None if code is None else int(code)
         marks.exited = _number(pairs.get("time")) or written
+        marks.in_setup = pairs.get("stage") == "setup"
     else:
         value = _json(text)
         if what == "progress.json" and isinstance(value, dict):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SIGNAL_DELAY_S = 90
 MAX_DIRECTIVE = 1024
-SRUN = ("srun", "--nodes=1", "--ntasks=1", "--unbuffered")  # a step: Slurm counts its memory
+SRUN = ("srun", "--export=ALL", "--nodes=1", "--ntasks=1", "--unbuffered")  # so memory is counted
 CONTEXT = (  # what a template may use
     "command", "container", "directives", "env", "folder", "heal", "kind", "logs",
     "markers", "offset", "params", "pipeline", "profile", "python", "resources", "run",

@@ -67,34 +67,25 @@ class TaskCall:
             raise SystemExit(error.exit_code) from None
 
     def checkpoint(self) -> Any:
-        """submitit asks before it sends the task back to the queue: go on with the same task."""
-        from submitit.core.utils import DelayedSubmission
-
+        """submitit asks before it sends the task back to the queue. The script does that, or on
+        this machine the runner: here is perhaps a container without Slurm's commands."""
         _keep()
-        if os.environ.get("L3HPC_LOCAL"):  # the runner puts it back
+        folder = Path(self.config_path).parent
+        if os.environ.get("L3HPC_LOCAL"):
             from l3hpc.workflow.executors import limits
             from l3hpc.workflow.healing.policy import TIME
 
-            folder = Path(self.config_path).parent
             found = limits.decision(folder, {"task": self.index}, TIME)
             limits.note(folder, self.index, TIME, found)
             raise SystemExit(limits.REQUEUE)
-        self._note_requeue()
-        return DelayedSubmission(self)
-
-    def _note_requeue(self) -> None:
-        """Write down why the task goes back; a task that needs more time asks for it here."""
         from l3hpc.workflow.healing import job as healing
-        from l3hpc.workflow.healing import policy
 
-        config = Path(self.config_path)
-        marks = markers_folder(config, read_json(config))
-        if not healing.near_time_limit(config.parent, self.index):
-            markers.add_requeue(marks, self.index, "signal before its time limit", time.time())
-        elif healing.at_time_limit(config.parent, self.index):
+        if os.environ.get("L3HPC_REQUEUES"):
+            raise SystemExit(healing.REQUEUE)
+        decision = healing.after_end(folder, self.index, healing.REQUEUE, "")
+        if healing.act(folder, self.index, decision):  # under a script of a version before
             time.sleep(120)  # Slurm ends this process and puts the job back
-        else:
-            markers.add_requeue(marks, self.index, policy.TIME, time.time())
+        return None  # submitit ends the task: its error says that it was not put back
 
 
 def _keep(signum: int = 0, frame: Any = None) -> None:

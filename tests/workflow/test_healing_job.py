@@ -50,20 +50,78 @@ def test_a_step_that_continues_goes_back_as_it_is(task, slurm):
     assert slurm.calls("scontrol") == ["scontrol requeue 100"] and not slurm.calls("sbatch")
 
 
-@pytest.mark.parametrize(("code", "error", "wanted"), [
-    (137, None, ["out of memory"]), (137, {"type": "ValueError"}, []),
-    (1, {"type": "MemoryError"}, ["out of memory"]), (1, None, []),
-    (140, {"type": "ValueError"}, [])])
-def test_what_heals_and_what_does_not(task, code, error, wanted):
+OOM = "slurmstepd-n1: error: Detected 1 oom_kill event in StepId=100.0. Some of the step tasks"
+
+
+@pytest.mark.parametrize(("code", "error", "log", "wanted"), [
+    (137, None, OOM, ["out of memory"]), (137, None, "", []), (9, None, "", []),
+    (137, {"type": "ValueError"}, OOM, []), (253, None, OOM, ["out of memory"]),
+    (1, {"type": "MemoryError"}, "", ["out of memory"]), (1, None, "", []),
+    (140, {"type": "ValueError"}, "", [])])
+def test_what_heals_and_what_does_not(task, code, error, log, wanted):
     folder, run = task
+    (folder / "logs/100_0_log.err").write_text(f"{OOM}\nStarting with a new attempt\n{log}\n")
     if error:
         (folder / "markers/0.error.json").write_text(json.dumps(error))
     assert run(code) == (0 if wanted else 1)
     assert requeues(folder) == wanted
 
 
+@pytest.mark.parametrize(("said", "wanted"), [
+    ("RUNNING\nRUNNING\nOUT_OF_MEMORY", True), ("oom 3\noom_kill 1", True),
+    ("oom 0\noom_kill 0", False), ("oom_kill_disable 0\nunder_oom 0\noom_kill 12", True), (OOM, True),
+    ("slurmstepd: error: Detected 2 oom-kill event(s) in step 7.0 cgroup.", True),
+    ("slurmstepd-n1: error: Exceeded job memory limit", True),
+    ("slurmstepd: error: Step 7.0 exceeded memory limit (612 > 200), being killed", True),
+    ("slurmstepd: error: Job 7 exceeded memory limit (612 > 200), being killed", True),
+    ("srun: error: n1: task 0: Out Of Memory", True),
+    ("[1.5] Memory cgroup out of memory: Killed process 4711 (python)", True),
+    ("terminate called after throwing an instance of 'std::bad_alloc'", True),
+    ("srun: error: n1: task 0: Killed", False), ("RUNNING\nFAILED\nCANCELLED by 0", False),
+    ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-27T18:00:00 ***", False),
+    ("epoch 3: out of memory would be bad", False), ("", False)])
+def test_what_says_that_memory_ran_out(said, wanted):
+    assert job.ran_out_of_memory(said) is wanted
+
+
+@pytest.mark.parametrize("code", [137, 85, 140])
+def test_what_belongs_to_a_cancelled_run_stays_where_it_is(slurm, tmp_path, monkeypatch, code):
+    folder = tmp_path / "runs/demo/steps/train"
+    (folder / "markers").mkdir(parents=True)
+    write_json(folder / policy.FILE, policy.Policy().to_json())
+    write_json(tmp_path / "runs/demo/run.json", {"state": "submitted"})
+    assert job.after_end(folder, 0, code, OOM) is not None
+    write_json(tmp_path / "runs/demo/run.json", {"state": "cancelled"})
+    assert job.after_end(folder, 0, code, OOM) is None
+
+
+@pytest.mark.parametrize(("request_", "words"), [
+    ("mem", ["--mem=100M"]), ("mem-per-cpu", ["--mem-per-cpu=100M"]), ("none", [])])
+def test_the_helper_asks_for_memory_as_the_profile_says(chains, tmp_path, capsys, request_, words):
+    made = chains.plan(tmp_path, names=("extract",), on=chains.profile(
+        name="site", executor="slurm", memory_request=request_, partition="cpu"))
+    folder = tmp_path / "step"
+    (folder / "markers").mkdir(parents=True)
+    write_json(folder / policy.FILE, policy.of(made.profile, made.steps[0]).to_json())
+    lines = job.answer(folder, job.after_end(folder, 0, 137, OOM))
+    assert lines == ["again requeuehold", "change MinMemoryNode=200",
+                     *(f"helper {word}" for word in [*words, "--partition=cpu"])]
+
+
+def test_a_policy_that_a_power_failure_emptied_is_made_again_from_the_record(tmp_path):
+    folder = tmp_path / "runs/demo/steps/train"
+    folder.mkdir(parents=True)
+    step = {"name": "train", "state": "submitted", "resources": {"mem_mb": 300, "time_min": 7}}
+    write_json(tmp_path / "runs/demo/run.json", {"steps": [step]})
+    for damaged in (None, "", "{", "[]", "\0" * 40):
+        if damaged is not None:
+            (folder / policy.FILE).write_text(damaged)
+        assert policy.read(folder) == policy.Policy(mem_mb=300, time_min=7)
+
+
 def test_where_slurm_refuses_it_is_given_up_and_says_so(task, slurm):
     folder, run = task
     slurm.says("scontrol", "echo 'scontrol: error: Requested operation is disabled' >&2; exit 1")
+    (folder / "logs/100_0_log.err").write_text(OOM)
     assert run(137) == 1 and requeues(folder) == []
     assert "Slurm does not put it back" in markers.read(folder / "markers")[0].gave_up

@@ -5,6 +5,7 @@ import os
 import signal
 import string
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.workflow import render
+from l3hpc.files import write_json
+from l3hpc.workflow import markers, render
+from l3hpc.workflow.healing.policy import Policy
 from l3hpc.workflow.model import Plan, PlannedStep, Resources
 from l3hpc.workflow.profile import ClusterProfile
 
@@ -219,6 +222,229 @@ def test_a_killed_python_shows_its_signal(machine):
     assert machine.run(path)[0] == 137 and marker(folder, "0.exit")["code"] == 137
 
 
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "XCPU", "KILL"])
+def test_a_signal_during_the_setup_lines_is_the_exit_code(machine, name):
+    """At once, though bash would first wait for the program that the line runs."""
+    path, folder = machine.script(setup=[f"touch {machine.work}/ready", "sleep 9"])
+    process = machine.start(path)
+    wait_for(machine.work / "ready")
+    target = process.pid
+    if name == "KILL":  # what ends the shell of the work; the whole script can write nothing then
+        target = int(Path(f"/proc/{target}/task/{target}/children").read_text().split()[0])
+    started, number = time.monotonic(), getattr(signal, f"SIG{name}")
+    os.kill(target, number)
+    assert process.wait(timeout=10) == 128 + number and time.monotonic() - started < 5
+    for stream in (process.stdout, process.stderr):
+        stream.close()
+    end = marker(folder, "0.exit")
+    assert (end["code"], end["stage"]) == (128 + number, "setup")
+    assert not (machine.work / "arguments").exists()
+
+
+def test_a_signal_while_the_first_marker_is_written_is_the_exit_code_too(machine):
+    path, folder = machine.script()
+    slow = machine.folder / "bin" / "mkdir"
+    slow.parent.mkdir()
+    slow.write_text(f"#!/bin/sh\n/bin/mkdir \"$@\"; touch {machine.work}/ready; /bin/sleep 1\n")
+    slow.chmod(0o755)
+    process = machine.start(path, {"PATH": f"{slow.parent}:{os.environ['PATH']}"})
+    wait_for(machine.work / "ready")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 143
+    process.communicate()
+    assert marker(folder, "0.exit")["code"] == 143 and not (folder / "markers/0.begin").exists()
+
+
+def test_a_signal_to_all_at_once_is_not_lost_with_the_code(machine):
+    """As Slurm does it: the shell dies just when its parent is told. bash then knows no code."""
+    path, folder = machine.script(setup=["kill -s TERM $$ $BASHPID; sleep 1"])
+    for _ in range(20):
+        assert machine.run(path)[0] == marker(folder, "0.exit")["code"] == 143
+
+
+@pytest.mark.parametrize(("lines", "code", "stage"), [
+    (["exit 0"], 1, "setup"), (["exit 3"], 3, "setup"), (["false"], 1, "setup"),
+    (["trap 'true' EXIT", "exit 0"], 1, "setup"), (["no-such-command"], 127, "setup"),
+    (["set +e", "false"], 7, "step"), (["trap - EXIT TERM USR2", "trap '' TERM"], 7, "step"),
+    (["trap 'touch cleaned' EXIT"], 7, "step"), (["cd /", "unset HOME job task markers node"], 7,
+                                                 "step"),
+    (["markers=/nowhere task=9 job=x child=1 code=0 work=1 got=1"], 7, "step"),
+    (["unset $(compgen -v | grep -v -x -e PATH -e STUB_OUT -e STUB_CODE) 2> /dev/null || true"], 7,
+     "step"),
+    (["IFS=,", "set -f", "exec 3< /dev/null"], 7, "step"), (["await() { code=0; }", "true"], 0, "step")])
+def test_what_setup_lines_may_do_to_the_shell(machine, lines, code, stage):
+    path, folder = machine.script(setup=lines)
+    status, said = machine.run(path, {"STUB_CODE": "7"})
+    end = marker(folder, "0.exit")
+    assert (status, end["code"], end["stage"], end["job"]) == (code, code, stage, "77"), said
+    assert (machine.work / "arguments").exists() is (stage == "step")
+    assert ("the setup lines ended the script with exit 0" in said) is ("exit 0" in lines)
+    assert (machine.work / "cleaned").exists() is any("cleaned" in line for line in lines)
+
+
+@pytest.mark.parametrize("sites", [{"SLURM_EXPORT_ENV": "NONE"}, {"SRUN_EXPORT_ENV": "PATH,HOME"}])
+def test_a_site_that_exports_nothing_does_not_empty_the_step(machine, sites):
+    path, _ = machine.script(executor="slurm", env={"WANTED": "it"})
+    srun = machine.folder / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/bash\nwhile [[ "$1" = --* ]]; do echo "$1"; shift; done\nexec "$@"\n')
+    srun.chmod(0o755)
+    code, said = machine.run(path, {"PATH": f"{srun.parent}:{os.environ['PATH']}", **sites})
+    assert code == 0 and said.startswith("--export=ALL\n")
+    seen = machine.environment()
+    assert seen["WANTED"] == "it" and not {*sites} & {*seen}
+
+
+class Hidden:
+    """A job on a Slurm of make-believe, in a container that holds none of Slurm's commands."""
+
+    def __init__(self, machine, slurm, **profile):
+        self.slurm, empty = slurm, machine.folder / "empty"
+        empty.mkdir()
+        inside = machine.folder / "container"
+        inside.write_text(f'#!/bin/sh\nPATH={empty} exec "$@"\n')
+        inside.chmod(0o755)
+        machine.python.write_text(
+            f'#!/bin/sh\ncase "$*" in *job_entry*) exec {machine.work}/step ;;'
+            f' *) exec {sys.executable} "$@" ;; esac\n')
+        for name in ("scontrol", "sbatch", "sacct"):
+            slurm.says(name, "echo 101")
+        self.path, self.folder = machine.script(
+            executor="slurm", srun=False, container=[str(inside)], **profile)
+        (self.folder / "logs").mkdir(parents=True)
+        self.machine = machine
+
+    def run(self, step, variables=None, policy=None):
+        self.machine.work.joinpath("step").write_text(f"#!/bin/sh\n{step}\n")
+        self.machine.work.joinpath("step").chmod(0o755)
+        write_json(self.folder / "heal.json", Policy(mem_mb=200, time_min=1, **(policy or {})).to_json())
+        text = self.path.read_text().replace("sleep 120 &", "sleep 0 &")
+        self.path.write_text(text)
+        with open(self.machine.folder / "log", "ab") as log:
+            return subprocess.run(
+                ["bash", self.path], stderr=log, stdout=log, timeout=50, cwd=self.machine.work,
+                env={"PATH": os.environ["PATH"], "HOME": "/", "SLURM_JOB_ID": "77",
+                     "SLURM_JOB_NAME": "l3", **(variables or {})}).returncode
+
+    @property
+    def marks(self):
+        return markers.read(self.folder / "markers")[0]
+
+
+OOM = "/bin/echo 'slurmstepd: error: Detected 1 oom_kill event in StepId=77.0.' >&2; "
+
+
+@pytest.fixture
+def hidden(machine, slurm):
+    return Hidden(machine, slurm)
+
+
+def test_memory_heals_from_a_container_without_slurm(hidden):
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    [entry] = hidden.marks.requeues
+    assert (entry["reason"], entry["mem_mb"]) == ("out of memory", 400) and "held" not in entry
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
+    [helper] = hidden.slurm.calls("sbatch")
+    assert "--mem=100M" in helper and "set -- 77 MinMemoryNode=400; job=" in helper
+    assert hidden.run("kill -9 $$") == 137  # what an earlier attempt wrote into the log is old
+    assert len(hidden.marks.requeues) == 1
+
+
+@pytest.mark.parametrize(("step", "code"), [("kill -9 $$", 137), ("exit 9", 9), ("exit 1", 1)])
+def test_a_kill_alone_says_nothing_of_memory(hidden, step, code):
+    assert hidden.run(step) == code
+    assert hidden.marks.requeues == [] and hidden.marks.gave_up == ""
+    assert hidden.slurm.calls("scontrol") == hidden.slurm.calls("sbatch") == []
+
+
+def test_what_was_told_to_end_is_not_put_back_whatever_the_log_says(hidden):
+    assert hidden.run(f"{OOM} trap '' TERM; kill -s TERM $PPID; /bin/sleep 0.3; kill -9 $$") == 137
+    assert hidden.marks.requeues == [] and hidden.slurm.calls("scontrol") == []
+
+
+def test_accounting_says_so_too(hidden):
+    hidden.slurm.says("sacct", "echo RUNNING; echo OUT_OF_MEMORY")
+    assert hidden.run("kill -9 $$") == 137
+    assert [entry["reason"] for entry in hidden.marks.requeues] == ["out of memory"]
+
+
+def test_the_time_limit_heals_from_a_container_without_slurm(hidden):
+    assert hidden.run('[ "$L3HPC_REQUEUES" = 1 ] && exit 85') == 85
+    [entry] = hidden.marks.requeues
+    assert (entry["reason"], entry["time_min"]) == ("time limit", 2)
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
+    assert hidden.run("exit 85", policy={"continues": True}) == 85
+    assert hidden.slurm.calls("scontrol")[1:] == ["scontrol requeue 77"]
+    assert hidden.run("exit 85", policy={"time": 2}) == 85
+    assert hidden.marks.gave_up == "time limit (2 min) after 2 requeues (1 min → 2 min)"
+
+
+def test_a_refused_requeue_is_not_shown_as_one(hidden):
+    hidden.slurm.says("scontrol", "echo 'scontrol: error: Access denied' >&2; exit 1")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert hidden.marks.requeues == [] and hidden.marks.restarts == 0
+    assert hidden.marks.gave_up == ("out of memory; Slurm does not put it back: "
+                                    "scontrol: error: Access denied")
+
+
+def test_a_node_without_scontrol_is_a_plain_message(machine, slurm, monkeypatch):
+    found = machine.folder / "found"
+    found.mkdir()
+    for folder in os.environ["PATH"].split(":")[1:]:
+        for program in Path(folder).glob("*") if Path(folder).is_dir() else ():
+            if not program.name.startswith(("scontrol", "sbatch", "sacct")) and not (
+                    found / program.name).is_symlink():
+                (found / program.name).symlink_to(program)
+    hidden = Hidden(machine, slurm)
+    assert hidden.run("exit 85", {"PATH": str(found)}) == 85
+    assert hidden.marks.gave_up == ("time limit; Slurm does not put it back: "
+                                    "scontrol is not on this node")
+    assert hidden.marks.requeues == []
+
+
+def test_where_no_helper_can_be_submitted_it_is_held(hidden):
+    hidden.slurm.says("sbatch", "echo 'sbatch: error: not from a compute node' >&2; exit 1")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    [entry] = hidden.marks.requeues
+    assert entry["held"] is True and entry["mem_mb"] == 400
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
+
+
+def test_a_job_that_wakes_up_on_the_node_that_failed_leaves_it(hidden):
+    hidden.slurm.says("sacct", "echo 'NODE_FAIL|n1|2026-11-27T10:00:00'")
+    variables = {"SLURM_RESTART_COUNT": "1", "SLURMD_NODENAME": "n1"}
+    assert hidden.run(": > started", variables) == 1
+    assert not (hidden.machine.work / "started").exists()
+    assert [entry["reason"] for entry in hidden.marks.requeues] == ["node failure"] * 2
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
+    assert "set -- 77 ExcNodeList=n1; job=" in hidden.slurm.calls("sbatch")[0]
+    assert hidden.run(": > started", {**variables, "SLURM_RESTART_COUNT": "2"}) == 0
+
+
+@pytest.mark.parametrize("states", [["RUNNING", "COMPLETING", "PENDING"], ["", "PENDING"]])
+def test_the_helper_waits_until_the_job_is_in_the_queue_again(hidden, states, tmp_path):
+    hidden.run(f"{OOM} kill -9 $$")
+    [helper] = hidden.slurm.calls("sbatch")
+    text = (hidden.slurm.folder / "calls").read_text().partition(" --wrap ")[2].partition(
+        "\nscontrol ")[0]
+    said = tmp_path / "states"
+    said.write_text("".join(f"{state}\n" for state in states))
+    hidden.slurm.says("squeue", f"head -n 1 {said}; sed -i 1d {said}")
+    subprocess.run(["sh", "-c", text], check=True, timeout=30)
+    assert hidden.slurm.calls("scontrol")[-2:] == [
+        "scontrol update JobId=77 MinMemoryNode=400", "scontrol release 77"]
+
+
+def test_an_empty_script_of_a_sweep_is_no_success(machine):
+    text = render.text_of("job-array.sbatch.j2", {"directives": [], "folders": [str(machine.work)]})
+    (machine.work / "logs").mkdir()
+    (machine.work / "script.sbatch").write_text("")
+    path = machine.folder / "array"
+    path.write_text(text)
+    assert machine.run(path, {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "0"})[0] == 1
+    assert "is missing or empty" in (machine.work / "logs/5_0_0_log.err").read_text()
+
+
 ANY = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=60),
                 st.text(alphabet=string.punctuation + " \n\t", max_size=30))
 RELAXED = settings(max_examples=40, deadline=None,
@@ -271,7 +497,7 @@ def test_the_command_that_asks_for_another_attempt_is_harmless_too(machine, valu
     assert machine.run(path, {"STUB_CODE": "3"}) == (3, "")
     assert machine.arguments() == [
         value, str(machine.python), "-m", "l3hpc.workflow.healing.job", str(folder), "0",
-        "failed", "3"]
+        "ended", "3"]
     assert sorted(entry.name for entry in machine.work.iterdir()) == [
         "arguments", "environment", "touched"]
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l3hpc.errors import InputError
 from l3hpc.files import read_json
 from l3hpc.workflow.units import format_memory, format_time
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from l3hpc.workflow.profile import ClusterProfile
 
 FILE = "heal.json"
+HELPER_MB = 100
 WARNED = 128 + signal.SIGUSR2  # exit code of a process that the warning before the limit ended
 MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
 
@@ -28,8 +30,9 @@ class Policy:
     memory, time, nodes: how often a task may go back for want of memory (each time ``factor``
     times as much), at its time limit, and off a node that failed. mem_mb, time_min: the first
     request. mem_cap_mb, time_cap_min: what the site allows (None: no cap is known). continues: the
-    step goes on at its last checkpoint, so its time limit stays as it is. helper: sbatch's words
-    for the tiny job that asks for more.
+    step goes on at its last checkpoint, so its time limit stays as it is. helper, helper_memory:
+    sbatch's words for the tiny job that asks for more; the latter are none on a site where jobs may
+    not ask for memory.
     """
 
     memory: int = 3
@@ -42,11 +45,13 @@ class Policy:
     time_cap_min: int | None = None
     continues: bool = False
     helper: tuple[str, ...] = ()
+    helper_memory: tuple[str, ...] = (f"--mem={HELPER_MB}M",)
     python: str = "python3"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {"schema": 1, **asdict(self), "helper": list(self.helper)}
+        return {"schema": 1, **asdict(self), "helper": list(self.helper),
+                "helper_memory": list(self.helper_memory)}
 
 
 def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
@@ -57,6 +62,9 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
     return Policy(**step.extra.get("heal", {}), mem_mb=step.resources.mem_mb,
                   time_min=step.resources.time_min, mem_cap_mb=_most_memory(profile),
                   time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,
+                  helper_memory={"mem": (f"--mem={HELPER_MB}M",), "none": (),
+                                 "mem-per-cpu": (f"--mem-per-cpu={HELPER_MB}M",),
+                                 }[profile.memory_request],
                   continues=bool(step.extra.get("continues")))
 
 
@@ -81,14 +89,29 @@ class Decision:
 
 
 def read(folder: Path) -> Policy:
-    """The policy in a step's folder of a run; one that heals nothing where there is none."""
+    """The policy in a step's folder of a run.
+
+    One that is missing or damaged (by a power failure, say) is made again from the run's record:
+    the usual counts, and the request of the step. Where there is no record, nothing is healed.
+    """
+    names = Policy.__dataclass_fields__
     try:
         value = read_json(Path(folder) / FILE, own=True)  # it names a program to run
-    except FileNotFoundError:
+        known = {key: item for key, item in value.items() if key in names}
+        return Policy(**{**known, **{key: tuple(known[key]) for key in ("helper", "helper_memory")
+                                     if key in known}})
+    except (OSError, InputError, ValueError, TypeError, AttributeError):
+        return _from_record(Path(folder))
+
+
+def _from_record(folder: Path) -> Policy:
+    try:
+        steps = read_json(folder.parent.parent / "run.json")["steps"]
+        [wanted] = [step["resources"] for step in steps
+                    if step["name"] == folder.name and step["state"] == "submitted"]
+        return Policy(mem_mb=int(wanted["mem_mb"]), time_min=int(wanted["time_min"]))
+    except (OSError, InputError, ValueError, TypeError, KeyError):
         return Policy(memory=0, time=0, nodes=0)
-    names = Policy.__dataclass_fields__
-    known = {key: item for key, item in value.items() if key in names}
-    return Policy(**{**known, "helper": tuple(value.get("helper", ()))})
 
 
 def granted(policy: Policy, requeues: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 A job cannot change its own request: requeueing ends its script at once, and only a pending job can
 be given more memory. So a tiny helper job does it; where jobs may not submit jobs, the task stays
-held until ``l3hpc resume`` does the same two calls.
+held until ``l3hpc resume`` does the same two calls. The scripts of this version do all of it in
+bash; these are for ``resume``, and for scripts of versions before.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from l3hpc.workflow.healing.policy import Decision, Policy
 from l3hpc.workflow.shell import call, not_reached, on_cluster
 
 TIMEOUT_S = 60
-HELPER_MB = 100
 HELPER_MIN = 10
 WAIT_S = 300.0
 RETRY_S = (2.0, 5.0, 15.0, 30.0)
@@ -29,18 +29,13 @@ def put_back(job: str, *, hold: bool) -> None:
     _scontrol(["requeuehold" if hold else "requeue", job])
 
 
-def send_helper(job: str, changes: Sequence[str], policy: Policy, log: Path, name: str) -> bool:
-    """Submit the helper job that will change ``job`` and let it go; False where that is refused."""
+def send_helper(job: str, changes: Sequence[str], policy: Policy, log: Path, name: str) -> None:
+    """Submit the helper job that will change ``job`` and let it go. Raises ``ClusterError`` where
+    that is refused; then the job stays held until ``l3hpc resume``."""
     command = shlex.join([policy.python, "-m", "l3hpc.workflow.healing.slurm", job, *changes])
-    try:
-        call(["sbatch", "--parsable", f"--job-name={name}", f"--mem={HELPER_MB}M",
-              f"--time={HELPER_MIN}", "--ntasks=1", f"--output={str(log).replace('%', '%%')}",
-              "--open-mode=append", *policy.helper, "--wrap", command], timeout_s=TIMEOUT_S)
-    except ClusterError as error:
-        print(f"l3hpc: no helper job could be submitted ({error.message}); the job stays held "
-              "until l3hpc resume", flush=True)
-        return False
-    return True
+    call(["sbatch", "--parsable", f"--job-name={name}", *policy.helper_memory,
+          f"--time={HELPER_MIN}", "--ntasks=1", f"--output={str(log).replace('%', '%%')}",
+          "--open-mode=append", *policy.helper, "--wrap", command], timeout_s=TIMEOUT_S)
 
 
 def arguments(decision: Decision) -> list[str]:
