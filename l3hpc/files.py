@@ -17,13 +17,14 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from l3hpc.errors import InputError
 from l3hpc.terminal import ESCAPED
 
+SYNCED_AT_ONCE = 16
 MAX_JSON = 64 * 2**20
 
 
@@ -64,6 +65,41 @@ def whole_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterat
         raise
     if durable:
         fsync_folder(path.parent)
+
+
+def make_durable(paths: Iterable[Path | str]) -> None:
+    """Wait until the disk has these files and folders, which were written without waiting.
+
+    Several at once: a disk and a file server write them together, so that many cost little more
+    than one. What has gone meanwhile is passed over.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    every = list(dict.fromkeys(map(str, paths)))
+    with ThreadPoolExecutor(min(SYNCED_AT_ONCE, max(len(every), 1))) as pool:
+        list(pool.map(_sync, every))
+
+
+def _sync(path: str) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not os.path.isdir(path):  # some network file systems refuse fsync on folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder with all above it, each new one durable: its name is on the disk."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(new):
+        fsync_folder(each.parent)
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:

@@ -28,6 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from l3hpc.files import fsync_folder, make_folder
 from l3hpc.ledger.columns import ALIASES, TABS
 
 SCHEMA = 1
@@ -185,12 +186,13 @@ class Journal:
                 os.close(handle)
 
     def _open(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         name = (f"{slug(self.run) or 'run'}-r{self._common['restart']}-{slug(socket.gethostname())}"
                 f"-{self._pid}-{uuid.uuid4().hex[:8]}.jsonl")
         path = folder / name
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self.path, self._torn = path, False
+        fsync_folder(folder)  # a file whose name is lost is lost, however well it was written
 
     def _is_gone(self) -> bool:
         """Whether the file that was just written is no longer found under its name."""

@@ -109,7 +109,7 @@ def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
     status = TaskStatus(state, words, elapsed_s=ended.elapsed_s,
                         started=ended.elapsed_s not in (None, 0.0))
     if ended.state == "FAILED" or state == "failed" and marks.gave_up:
-        status.words = _cause(marks, ended.exit_code)
+        status.words = _cause(marks, marks.exit_code or ended.exit_code)
     elif ended.state == "NODE_FAIL" and ended.node:
         status.words += f" ({ended.node})"
     status.last_words = _tail(marks)
@@ -161,7 +161,10 @@ def _cause(marks: TaskMarks, code: int | None) -> str:
             return f"out of memory: {first}" if first else "out of memory"
         own = "exit_code" in marks.error  # an error that was written for a person
         return first if own else f"{kind}: {first}"
-    return exit_words(1 if code is None else code)
+    if code == 137 and marks.asked_to_end:
+        return "killed by signal 9, because it did not end when it was asked to"
+    words = exit_words(1 if code is None else code)
+    return f"{words}, in the setup lines" if marks.in_setup else words
 
 
 def _tail(marks: TaskMarks) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,11 @@ from l3hpc.workflow.model import RunRecord, StepRecord
 
 POLL_S = 0.5
 TAIL_BYTES = 65_536
+MOST_SHOWN = 300  # characters of a line
+_EPILOGUE = re.compile(
+    r"^srun: error: \S+: tasks? [\d,-]+: |^srun: (Terminating|launch/slurm: _step_signal)"
+    r"|^l3hpc: killed by signal|^\S*slurmstepd\S*: error: \*\*\* STEP")
+_SRUN_FAILS = re.compile(r"\bsrun: (error|fatal|command not found|not found|No such file)")
 
 
 def find(
@@ -45,6 +51,24 @@ def tail(path: Path, limit: int = TAIL_BYTES) -> str:
     if size > limit:
         data = data.partition(b"\n")[2]
     return data.decode(errors="replace")
+
+
+def end_of(path: Path, *, began: bool) -> list[str]:
+    """The last lines of the log of a job that left no error of its own, at most three.
+
+    What srun and this package add about the end itself is left out, where there is anything else.
+    began: the step or its setup lines were at work; elsewhere a complaint of srun is the cause, and
+    the hint about it comes with it.
+    """
+    try:
+        text = tail(path, 16_384)
+    except OSError:
+        return []
+    lines = [line.strip()[:MOST_SHOWN] for line in text.splitlines() if line.strip()]
+    told = [line for line in lines if not _EPILOGUE.search(line)]
+    if not began and any(_SRUN_FAILS.search(line) for line in told):
+        return [*told[-2:], "where srun does not work: srun: false in the profile (cluster.yaml)"]
+    return (told or lines)[-3:]
 
 
 def follow(

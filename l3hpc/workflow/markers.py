@@ -26,7 +26,8 @@ class TaskMarks:
     """What the markers of one task say. Every field is empty where there is no such marker.
 
     begin: ``job``, ``node``, ``time`` … as text. exit_code: of the script. exited: unix seconds.
-    in_setup: it ended before its step began, in the setup lines or earlier.
+    in_setup: it ended before its step began, in the setup lines or earlier. asked_to_end: it was
+    sent TERM (cancelled, preempted, at its time limit).
     progress: the last state that the step reported, with ``written`` (unix seconds of the file).
     error: ``type``, ``message``, ``where``, ``hint``, ``tail``. requeues: why it was started again
     (``reason``, ``time``, and what it asks for since then). gave_up: why it was not.
@@ -36,6 +37,7 @@ class TaskMarks:
     exit_code: int | None = None
     exited: float | None = None
     in_setup: bool = False
+    asked_to_end: bool = False
     progress: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     requeues: list[dict[str, Any]] = field(default_factory=list)
@@ -138,6 +140,7 @@ def _take(marks: TaskMarks, what: str, text: str, written: float) -> None:
         marks.exit_code = None if code is None else int(code)
         marks.exited = _number(pairs.get("time")) or written
         marks.in_setup = pairs.get("stage") == "setup"
+        marks.asked_to_end = pairs.get("signal") == "TERM"
     else:
         value = _json(text)
         if what == "progress.json" and isinstance(value, dict):

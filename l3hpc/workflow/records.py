@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,12 @@ def add_attempt(entry: StepRecord, attempt: Mapping[str, Any], *, first: bool) -
 def _add_noted(folder: Path, record: RunRecord) -> None:
     """What was noted after the record was last written (the writer was killed, or is at work)."""
     try:
-        lines = (folder / NOTED).read_text(encoding="utf-8").splitlines()
+        lines = (folder / NOTED).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return
     entries = {entry.name: entry for entry in record.steps}
     for line in lines:
-        with contextlib.suppress(json.JSONDecodeError, KeyError):  # a line being written just now
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # being written, or torn
             noted = json.loads(line)
             entry = entries[noted["step"]]
             if noted["attempt"] not in entry.attempts:
@@ -100,6 +101,49 @@ def read(workspace: Path, run: str) -> RunRecord:
     except (TypeError, KeyError) as error:
         raise InputError(f"not a record of a run: {error}", where=str(path),
                          hint="It was written by another version, or by hand.") from None
+
+
+def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -> dict[str, Any]:
+    """The frozen config of one step of a run.
+
+    One that is missing or damaged (by a power failure on a disk that does not keep its word) is
+    made again from the artifact's; without that the ``InputError`` names what to type.
+
+    command: of the run's submission, as its record has it.
+    """
+    path = step_folder(workspace, run, entry.name) / "config.json"
+    try:
+        return _whole_config(path)
+    except (OSError, InputError):
+        with contextlib.suppress(OSError, InputError):
+            kept = _whole_config(Path(entry.artifact) / "config.json")
+            if kept["fingerprint"] == Path(entry.artifact).name:
+                found = {**kept, "run": run, "name": entry.name}
+                write_json(path, found)
+                return found
+    state = "empty or damaged" if path.exists() else "missing"
+    raise InputError(f"the frozen settings of step {entry.name} are {state}", where=str(path),
+                     hint="Submit it again; finished steps are used as they are: "
+                          + shlex.join(["l3hpc", *command[1:]])) from None
+
+
+def replace_damaged_config(artifact: Path) -> None:
+    """Remove an artifact's config.json that a power failure emptied or cut off, before the next run
+    leaves its own there."""
+    path = artifact / "config.json"
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        begun = stream.read(1) == b"{"
+        if begun:
+            stream.seek(-2, os.SEEK_END)
+        if not begun or stream.read(2) != b"}\n":
+            path.unlink()
+
+
+def _whole_config(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict) or {"params", "inputs", "fingerprint", "shards"} - set(value):
+        raise InputError("not a frozen step config", where=str(path))
+    return {**value, "labels": value.get("labels", {}), "version": value.get("version")}
 
 
 def names(workspace: Path) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import ClusterError, InputError, nearest
-from l3hpc.files import read_json, write_json
+from l3hpc.files import make_durable, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
     artifacts,
@@ -302,7 +302,7 @@ def _planned(
     not_again: set[int],
 ) -> PlannedStep:
     folder = records.step_folder(workspace, record.run, entry.name)
-    config = read_json(folder / "config.json")
+    config = records.config(workspace, record.run, entry, record.command)
     rules = policy.read(folder)
     wanted = Resources(**entry.resources)
     for index, marks in markers.read(folder / "markers").items():
@@ -328,6 +328,7 @@ def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part, s
     folder = plan.step_folder(step.name)
     handover.write_scripts(folder, texts)
     write_json(folder / policy.FILE, policy.of(plan.profile, step).to_json())
+    make_durable(folder.glob("script*.sbatch"))
     entry.resources = vars(step.resources).copy()
     marks = markers.read(folder / "markers")
     healed = {str(index): marks[index].requeues for index in step.missing

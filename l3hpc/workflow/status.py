@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import InputError
-from l3hpc.workflow import artifacts, claims, identity, markers, queue, records, waiting
+from l3hpc.workflow import artifacts, claims, identity, logs, markers, queue, records, waiting
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
 from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
@@ -382,6 +382,14 @@ def _point_to_log(
     log = records.logs_folder(workspace, record.run, status.name) / f"{job}_0_log.err"
     if log.exists():
         status.log = str(log)
+    marks = look.marks.get(index, markers.TaskMarks()).of(job)
+    if status.state == "failed" and marks.error is None and not marks.gave_up:
+        memory = int(look.record.resources.get("mem_mb") or 0)
+        status.last_words = logs.end_of(log, began=marks.progress is not None or marks.in_setup)
+        if marks.exit_code == 137 and not marks.asked_to_end and memory:
+            status.last_words = [*status.last_words[-2:], (
+                f"if it needs more memory: l3hpc resume {record.run} "
+                f"--set {status.name}.mem={2 * memory}MB")]
 
 
 def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from l3hpc.errors import ClusterError, InputError, L3hpcError
-from l3hpc.files import current_user, share_file, write_json
+from l3hpc.files import current_user, fsync_folder, make_durable, share_file, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
     artifacts,
@@ -205,8 +205,19 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> R
             needs=list(step.needs), state="planned" if step.missing else "reused",
             resources=vars(step.resources).copy(), waits_for=list(step.waits_for),
         ) for step in steps])
-    records.write(plan.workspace, record)
+    make_durable(_written(plan, steps))
+    records.write(plan.workspace, record)  # from here on the run exists
+    fsync_folder(plan.folder.parent)
     return record
+
+
+def _written(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
+    """Every file that the jobs of a new run will read, and the folders that hold them."""
+    yield from (plan.folder / "artifacts", plan.folder / "steps", plan.folder / ledger_sync.FILE)
+    for step in steps:
+        folder = plan.step_folder(step.name)
+        yield from (folder, folder / "config.json", folder / healing.FILE,
+                    *folder.glob("script*.sbatch"), step.artifact, step.artifact.parent)
 
 
 def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part, str]]) -> None:
@@ -222,6 +233,7 @@ def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part,
     step.artifact.mkdir(parents=True, exist_ok=True)
     if plan.profile.shared_group and step.missing:
         sharing.prepare_artifact(step.artifact)
+    records.replace_damaged_config(step.artifact)
     share_file(folder / "config.json", step.artifact / "config.json")
     (plan.folder / "artifacts" / step.name).symlink_to(step.artifact)
 

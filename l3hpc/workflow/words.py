@@ -110,7 +110,9 @@ def reason(code: str) -> str:
 def exit_words(code: int) -> str:
     """An exit code of a script in words."""
     if code == 137:
-        return "killed (exit 137: out of memory, or a forced stop)"
+        return "killed by signal 9; nothing says that memory was the cause"
+    if code == 127:
+        return "exit 127: a command was not found"
     if code > 128:
         import signal
 

@@ -79,9 +79,17 @@ class TaskCall:
             limits.note(folder, self.index, TIME, found)
             raise SystemExit(limits.REQUEUE)
         from l3hpc.workflow.healing import job as healing
+        from l3hpc.workflow.healing import policy
 
         if os.environ.get("L3HPC_REQUEUES"):
             raise SystemExit(healing.REQUEUE)
+        if not (folder / policy.FILE).exists():  # a script without healing: submitit asks Slurm
+            from submitit.core.utils import DelayedSubmission
+
+            config = Path(self.config_path)
+            markers.add_requeue(markers_folder(config, read_json(config)), self.index, policy.TIME,
+                                time.time())
+            return DelayedSubmission(self)
         decision = healing.after_end(folder, self.index, healing.REQUEUE, "")
         if healing.act(folder, self.index, decision):  # under a script of a version before
             time.sleep(120)  # Slurm ends this process and puts the job back

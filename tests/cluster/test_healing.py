@@ -1,10 +1,14 @@
 """Limits that heal themselves, on a real Slurm: more memory, more time, off a failed node."""
 
 import json
+import os
+import time
 
+import pytest
 from follow import profile, settled, states, until
 
 from l3hpc.workflow import markers, records, submission
+from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.model import Resources
 from l3hpc.workflow.resume import missing, resume
 
@@ -77,4 +81,71 @@ def test_where_jobs_may_not_submit_it_is_held_until_someone_resumes(
     assert again.steps[0].attempts == record.steps[0].attempts  # nothing was submitted
     assert states(until(tmp_path, "demo", settled, 90)) == {"extract": "done", "sample": "done"}
     assert json.loads((made.steps[0].artifact / "0000/result.json").read_text())[
-        "environment"]["job"] == job
+        "environment"]["job"] == job.id
+
+
+def test_a_cancelled_step_that_does_not_end_at_term_does_not_come_back(any_slurm, chains, tmp_path):
+    """Slurm kills it then, which is no want of memory."""
+    run(chains, any_slurm, tmp_path, params={"extract": {"seconds": 60}})
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    cancel(tmp_path, "demo")
+    any_slurm.until(lambda: not any_slurm.jobs(), 30, "the job does not end")
+    time.sleep(1)
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "cancelled", "sample": "cancelled"}
+    assert requeues(tmp_path) == [] and not any_slurm.jobs()
+
+
+@pytest.mark.parametrize("how", ["scancel --signal=KILL JOB", "scancel JOB.0", "kill"])
+def test_a_kill_alone_is_not_out_of_memory(slurm_plain, chains, tmp_path, how):
+    made, record = run(chains, slurm_plain, tmp_path, params={"extract": {"seconds": 60}})
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    job = record.steps[0].job
+    if how == "kill":
+        slurm_plain.kill_processes("L3HPC_REQUEUES=1")  # all that the script started for the step
+    else:
+        slurm_plain.command(*how.replace("JOB", job).split())
+    found = until(tmp_path, "demo", settled, 30)
+    assert requeues(tmp_path) == [] and found.steps[0].state in ("failed", "cancelled")
+    if how == "kill":
+        assert found.steps[0].detail == "killed by signal 9; nothing says that memory was the cause"
+        assert found.steps[0].last_words[-1] == (
+            "if it needs more memory: l3hpc resume demo --set extract.mem=400MB")
+
+
+def test_a_site_that_exports_nothing_does_not_empty_the_step(
+        slurm_plain, chains, tmp_path, monkeypatch):
+    """As with an sbatch that a site has wrapped."""
+    on = profile(chains, slurm_plain)
+    on = on.model_copy(update={"env": {**on.env, "WANTED": "it's here"}})
+    wrapper = tmp_path / "bin" / "sbatch"
+    wrapper.parent.mkdir()
+    real = slurm_plain.command("which", "sbatch").strip()
+    wrapper.write_text(f'#!/bin/sh\nexec {real} --export=NONE "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=on, tasks={"extract": 2},
+                       params={"extract": {"show": "WANTED"}, "sample": {"show": "WANTED"}})
+    submission.submit(made)
+    assert states(until(tmp_path, "demo", settled, 60)) == {"extract": "done", "sample": "done"}
+    assert chains.output(made, "extract") == {0: "(it's here)", 1: "(it's here)"}
+    assert chains.output(made, "sample")[0].startswith("(it's here ")
+
+
+def test_a_container_without_slurm_heals_as_any_other(slurm_cluster, chains, tmp_path):
+    """Memory and the time limit; in the container no command of Slurm is found."""
+    inside, empty = tmp_path / "container", tmp_path / "empty"
+    empty.mkdir()
+    inside.write_text(f'#!/bin/sh\nPATH={empty} exec "$@"\n')
+    inside.chmod(0o755)
+    on = profile(chains, slurm_cluster, container=[str(inside)])
+    made = chains.plan(tmp_path, names=("extract", "embed"), on=on,
+                       params={"extract": {"memory_mb": 300}, "embed": {"seconds": 100}},
+                       resources={"extract": Resources(1, 200, 0, 5),
+                                  "embed": Resources(1, 200, 0, 1)})
+    submission.submit(made)
+    found = until(tmp_path, "demo", lambda found: found.steps[0].state == "done"
+                  and found.steps[1].restarts, 120)
+    assert [entry["mem_mb"] for entry in requeues(tmp_path)] == [400]
+    assert "time limit: 1 min → 2 min" in found.steps[1].detail
+    cancel(tmp_path, "demo")

@@ -69,7 +69,8 @@ def test_what_heals_and_what_does_not(task, code, error, log, wanted):
 
 @pytest.mark.parametrize(("said", "wanted"), [
     ("RUNNING\nRUNNING\nOUT_OF_MEMORY", True), ("oom 3\noom_kill 1", True),
-    ("oom 0\noom_kill 0", False), ("oom_kill_disable 0\nunder_oom 0\noom_kill 12", True), (OOM, True),
+    ("oom 0\noom_kill 0", False), ("oom_kill_disable 0\nunder_oom 0\noom_kill 12", True),
+    (OOM, True),
     ("slurmstepd: error: Detected 2 oom-kill event(s) in step 7.0 cgroup.", True),
     ("slurmstepd-n1: error: Exceeded job memory limit", True),
     ("slurmstepd: error: Step 7.0 exceeded memory limit (612 > 200), being killed", True),

@@ -3,6 +3,7 @@ slurmd's accounting and of ``healing.job``."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -33,6 +34,16 @@ def resident_mb(sessions: Iterable[int]) -> dict[int, float]:
         if session in found:
             found[session] += int(fields[_RESIDENT]) * PAGE_MB
     return found
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed since boot because memory ran out (0 where it does
+    not say)."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as stream:
+        for line in stream:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def warning_s(limit_s: float) -> float:

@@ -126,9 +126,14 @@ class Runner:
             limits.put_back(folder, job)
         elif code == WARNED and limits.heal(folder, job, TIME):  # it did not listen yet
             return
-        elif code not in KILLED or not limits.heal(folder, job, MEMORY):
+        elif not self._lacked_memory(job, code) or not limits.heal(folder, job, MEMORY):
             state = "OUT_OF_MEMORY" if job.get("over") else "FAILED"
             job.update(state="COMPLETED" if code == 0 else state, exit=code, ended=time.time())
+
+    def _lacked_memory(self, job: dict[str, Any], code: int) -> bool:
+        """Whether a killed job was killed for its memory: by us, or by this machine's kernel."""
+        return code in KILLED and bool(
+            job.get("over") or limits.kernel_kills() > job.get("kernel_kills", sys.maxsize))
 
     def _watch(self, name: str, job: dict[str, Any]) -> bool:
         """Warn a job before its time limit, end it there or above its memory; True on a change."""
@@ -252,6 +257,7 @@ class Runner:
                 stdout=out, stderr=err, env=scrubbed() | variables, start_new_session=True,
                 cwd=folder if folder and os.path.isdir(folder) else None)
         self._processes[name] = process
+        job.update(kernel_kills=limits.kernel_kills())
         job.update(state="RUNNING", pid=process.pid, start=process_start(process.pid),
                    host=socket.gethostname(), started=time.time())
 

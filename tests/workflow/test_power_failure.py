@@ -1,0 +1,112 @@
+"""What a power failure may leave of a run's files, and what the commands make of it."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from l3hpc.errors import InputError
+from l3hpc.ledger.journal import Journal
+from l3hpc.workflow import records, status, submission
+from l3hpc.workflow.healing import policy
+from l3hpc.workflow.resume import missing, resume
+
+STEP = "runs/demo/steps/extract"
+FILES = ("config.json", "script.sbatch", "heal.json")
+
+
+@pytest.fixture
+def site(chains, slurm, tmp_path):
+    """A submitted run on a Slurm of make-believe that has forgotten its jobs."""
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=on)
+    submission.submit(made)
+    return made, on
+
+
+def damage(path, how):
+    if how == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, 0 if how == "empty" else path.stat().st_size // 2)
+        if how == "zeros":
+            os.truncate(path, 300)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut off", "zeros"])
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_is_made_again_or_the_message_says_what_to_type(
+        site, tmp_path, slurm, monkeypatch, name, how):
+    made, on = site
+    path = tmp_path / STEP / name
+    whole = path.read_text()
+    damage(path, how)
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.next == "l3hpc resume demo"
+    if name == "config.json" and how != "missing":  # the artifact's is the same file
+        with pytest.raises(InputError) as error:
+            resume(tmp_path, "demo", on)
+        assert "the frozen settings of step extract are empty or damaged" in str(error.value)
+        assert str(path) in str(error.value) and "Submit it again" in error.value.hint
+        assert len(slurm.calls("sbatch")) == 2  # those of the submission
+        shutil.rmtree(tmp_path / "runs/demo")
+        submission.submit(made)
+    else:
+        resume(tmp_path, "demo", on)
+    assert path.read_text() == whole
+    assert (made.steps[0].artifact / "config.json").read_text() == (
+        tmp_path / STEP / "config.json").read_text()
+
+
+def test_settings_come_back_from_the_artifact_of_another_run(site, chains, tmp_path):
+    made, on = site
+    again = chains.plan(tmp_path, "other", names=("extract",), on=on)
+    submission.submit(again)
+    (tmp_path / "runs/other/steps/extract/config.json").unlink()
+    assert [step.name for step in missing(tmp_path, "other", on).steps] == ["extract"]
+    config = json.loads((tmp_path / "runs/other/steps/extract/config.json").read_text())
+    assert (config["run"], config["name"]) == ("other", "extract")
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 80, b"\xff\xfe\n", b"[]\n3\n{\"step\": 1}\n"])
+def test_what_a_torn_note_of_submitted_jobs_says_is_passed_over(site, tmp_path, left):
+    (tmp_path / "runs/demo" / records.NOTED).write_bytes(left)
+    assert [step.attempts[0]["job"] for step in records.read(tmp_path, "demo").steps] == [
+        "100", "101"]
+
+
+def test_everything_is_on_the_disk_before_the_first_job_is_submitted(
+        chains, slurm, tmp_path, monkeypatch):
+    synced, real = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (
+        synced.add(os.path.realpath(f"/proc/self/fd/{handle}")), real(handle))[1])
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    made = chains.plan(tmp_path, names=("extract",), on=on)
+    seen = []
+    monkeypatch.setattr(submission, "hand_over", lambda *words, **more: seen.append({*synced}))
+    submission.submit(made)
+    folder, artifact = tmp_path / STEP, made.steps[0].artifact
+    files = {str(folder / name) for name in FILES}
+    folders = {str(each) for each in (folder, folder.parent, tmp_path / "runs/demo",
+                                      tmp_path / "runs", artifact, artifact.parent,
+                                      tmp_path / "runs/demo/artifacts")}
+    assert files | folders <= seen[0]
+
+
+def test_a_new_journal_is_found_after_a_power_failure(tmp_path, monkeypatch):
+    synced, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (
+        synced.append(os.path.realpath(f"/proc/self/fd/{handle}")), real(handle))[1])
+    journal = Journal(tmp_path / "ledger/journal", run="demo")
+    journal.record("Upstream", {"model_dir": "x"}, epoch=0)
+    assert {str(tmp_path), str(tmp_path / "ledger"), str(tmp_path / "ledger/journal"),
+            str(journal.path)} <= {*synced}
+    count = len(synced)
+    journal.record("Upstream", {"model_dir": "x"}, epoch=1)
+    assert len(synced) == count + 1  # the file alone
+
+
+def test_a_missing_policy_heals_as_usual(site, tmp_path):
+    (tmp_path / STEP / policy.FILE).unlink()
+    assert policy.read(tmp_path / STEP) == policy.Policy(mem_mb=100, time_min=5)
