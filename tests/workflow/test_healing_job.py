@@ -5,7 +5,7 @@ import json
 import pytest
 
 from l3hpc.files import write_json
-from l3hpc.workflow import markers
+from l3hpc.workflow import markers, worker
 from l3hpc.workflow.healing import job, policy
 
 
@@ -126,3 +126,28 @@ def test_where_slurm_refuses_it_is_given_up_and_says_so(task, slurm):
     (folder / "logs/100_0_log.err").write_text(OOM)
     assert run(137) == 1 and requeues(folder) == []
     assert "Slurm does not put it back" in markers.read(folder / "markers")[0].gave_up
+
+
+def test_at_the_time_limit_the_script_asks_slurm_or_python_for_one_of_a_version_before(
+        task, slurm, monkeypatch):
+    folder, _ = task
+    write_json(folder / policy.FILE, policy.Policy(time=1, time_min=1).to_json())
+    monkeypatch.setattr(worker.time, "sleep", lambda seconds: None)
+    call = worker.TaskCall(str(folder / "config.json"), 0)
+    assert call.checkpoint() is None and requeues(folder) == ["time limit"]
+    assert slurm.calls("scontrol") == ["scontrol requeuehold 100"]
+    monkeypatch.setenv("L3HPC_REQUEUES", "1")
+    with pytest.raises(SystemExit) as end:
+        call.checkpoint()
+    assert end.value.code == 85 and len(slurm.calls("scontrol")) == 1
+
+
+def test_a_node_without_scontrol_is_no_traceback_for_a_script_of_a_version_before(
+        task, monkeypatch):
+    folder, _ = task
+    write_json(folder / policy.FILE, policy.Policy(time=1, time_min=1, continues=True).to_json())
+    monkeypatch.setenv("PATH", str(folder))
+    assert worker.TaskCall(str(folder / "config.json"), 0).checkpoint() is None
+    assert requeues(folder) == []
+    assert markers.read(folder / "markers")[0].gave_up == (
+        "time limit; Slurm does not put it back: scontrol is not on this machine")

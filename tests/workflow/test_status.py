@@ -258,3 +258,47 @@ def test_a_broken_record_hides_no_other_run(case):
     errors = []
     assert [run.run for run in status.collect(chain.workspace, broken=errors)] == ["demo"]
     assert [str(error.where) for error in errors] == [f"{broken}:1"]
+
+
+@pytest.mark.parametrize(("log", "code", "stage", "progress", "words", "lines"), [
+    ("\n\n/spool/slurm_script: line 77: module: command not found\n", 127, "setup", False,
+     "exit 127: a command was not found, in the setup lines",
+     ["/spool/slurm_script: line 77: module: command not found"]),
+    ("/spool/slurm_script: line 99: srun: command not found\n", 127, "step", False,
+     "exit 127: a command was not found",
+     ["/spool/slurm_script: line 99: srun: command not found",
+      "where srun does not work: srun: false in the profile (cluster.yaml)"]),
+    ("a\nb\nsrun: error: Unable to create step for job 7: Invalid Trackable RESource\n", 1, "step",
+     False, "exit 1",
+     ["b", "srun: error: Unable to create step for job 7: Invalid Trackable RESource",
+      "where srun does not work: srun: false in the profile (cluster.yaml)"]),
+    ("Traceback:\nModuleNotFoundError: No module named 'l3hpc'\n"
+     "srun: error: n1: task 0: Exited with exit code 1\n", 1, "step", False, "exit 1",
+     ["Traceback:", "ModuleNotFoundError: No module named 'l3hpc'"]),
+    ("one\ntwo\nthree\nfour\nsrun: error: a warning of it\n", 3, "step", True, "exit 3",
+     ["three", "four", "srun: error: a warning of it"]),
+    ("working\nsrun: error: n1: task 0: Killed\n", 137, "step", True,
+     "killed by signal 9; nothing says that memory was the cause",
+     ["working", "if it needs more memory: l3hpc resume demo --set extract.mem=200MB"]),
+    ("", 3, "step", False, "exit 3", [])])
+def test_a_job_that_left_no_error_shows_the_end_of_its_log(
+        case, tmp_path, log, code, stage, progress, words, lines):
+    chain = case(names=("extract", "sample"))
+    chain.slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")
+    chain.mark("extract", "0.begin", {"job": "100", "time": 1000, "restarts": 0})
+    chain.mark("extract", "0.exit", {"code": code, "time": 1030, "stage": stage})
+    if progress:
+        chain.mark("extract", "0.progress.json", {"phase": "x", "done": 1})
+    (records.logs_folder(tmp_path, "demo", "extract") / "100_0_log.err").write_text(log)
+    assert chain.look()["extract"] == ("failed", words)
+    assert chain.step("extract").last_words == lines
+
+
+def test_what_was_asked_to_end_and_killed_is_no_riddle_of_memory(case):
+    chain = case(names=("extract", "sample"))
+    chain.slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")
+    chain.mark("extract", "0.begin", {"job": "100", "time": 1000, "restarts": 0})
+    chain.mark("extract", "0.exit", {"code": 137, "time": 1030, "signal": "TERM"})
+    assert chain.look()["extract"] == (
+        "failed", "killed by signal 9, because it did not end when it was asked to")
+    assert chain.step("extract").last_words == []
