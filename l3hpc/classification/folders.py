@@ -7,6 +7,7 @@ Multimedia 2015): ``meta/esc50.csv`` and ``audio/``; its ten classes flagged ``e
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -86,7 +87,7 @@ class Folder:
         found = []
         for name in sorted(clip.file for clip in self.clips):
             path = self.audio / name
-            status = path.stat() if path.is_file() else None
+            status = path.stat() if os.path.isfile(path) else None
             found.append(Recording(name, "unknown", None, None,
                                    status.st_size if status else -1,
                                    status.st_mtime_ns if status else 0))
@@ -226,7 +227,7 @@ def inspect(folder: Path | str, *, listen: bool = False,
     dataset = read(folder)
     findings = Findings(str(folder), dataset.kind)
     listed = {clip.file for clip in dataset.clips}
-    missing = sorted(name for name in listed if not (dataset.audio / name).is_file())
+    missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
     findings.add("missing audio", "{n} clips have no audio", missing,
                  hint=f"They should lie in {dataset.audio}.")
     findings.add("extra audio", "{n} audio files are not in the table", sorted(
@@ -262,7 +263,7 @@ def _check_counts(dataset: Folder, findings: Findings) -> None:
     findings.add("folds", f"{{n}} of {total} folds have no clips in the table", [
         f"fold {fold}" for fold in range(1, total + 1) if not folds[fold]], hint=hint)
     silent = Counter(clip.fold for clip in dataset.clips
-                     if not (dataset.audio / clip.file).is_file())
+                     if not os.path.isfile(dataset.audio / clip.file))
     findings.add("folds", f"{{n}} of {total} folds have no audio", [
         f"fold {fold}" for fold in dataset.folds if silent[fold] == folds[fold]], hint=hint)
     findings.add("folds", "{n} folds have far fewer clips than the others", [

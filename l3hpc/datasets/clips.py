@@ -6,6 +6,7 @@ the published pipeline writes them: ``<name>.npz`` with ``embedding``, ``.npy`` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def _artifact_blocks(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 def _clip_file(folder: Path, name: str) -> Path | None:
     stem = name.rsplit(".", 1)[0]
     for suffix in _SUFFIXES:
-        if (folder / (stem + suffix)).is_file():
+        if os.path.isfile(folder / (stem + suffix)):
             return folder / (stem + suffix)
     return None
 

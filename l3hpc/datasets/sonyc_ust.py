@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -180,7 +181,7 @@ def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Findings) -> No
 
 def _check_audio(paths: Paths, clips: list[str], findings: Findings, listen: bool,
                  progress: Progress) -> None:
-    missing = [name for name in clips if not (paths.audio / name).is_file()]
+    missing = [name for name in clips if not os.path.isfile(paths.audio / name)]
     findings.add("missing audio", "{n} annotated clips have no audio", missing,
                  hint=f"They should lie in {paths.audio}.")
     present = sorted(set(clips) - set(missing))

@@ -21,6 +21,15 @@ def test_esc50_is_read(esc50):
     assert [one.size > 0 for one in found.recordings()] == [True] * 18
 
 
+def test_a_name_that_no_file_can_have_is_missing_audio(esc50, us8k):
+    for folder, name in ((esc50(), "1-1070-A-7.wav"), (us8k(), "103-3-0-1.wav")):
+        table = folders.read(folder).table
+        table.write_text(table.read_text().replace(name, "x" * 300 + ".wav"))
+        found = {one.kind: one for one in folders.inspect(folder).problems}
+        assert found["missing audio"].examples[0].endswith("x" * 300 + ".wav")
+        assert [one.size for one in folders.read(folder).recordings()].count(-1) == 1
+
+
 def test_esc10_is_what_the_table_flags(esc50):
     found = folders.read(esc50(), "esc10")
     assert (found.kind, found.classes, found.ids) == ("ESC-10", ("dog", "sneezing"), (0, 21))

@@ -123,6 +123,14 @@ def test_faults_of_audio_are_named(ust):
     assert "silent" not in problems(ust)  # only listening tells
 
 
+def test_a_clip_whose_name_no_file_can_have_is_missing(ust):
+    table = ust / "annotations.csv"
+    name = min(path.name for path in (ust / "audio").iterdir())
+    table.write_text(table.read_text().replace(name, "x" * 300 + ".wav"))
+    found = {problem.kind: problem for problem in sonyc_ust.inspect(ust).problems}
+    assert found["missing audio"].examples == ("x" * 300 + ".wav",)
+
+
 def test_splits_that_are_needed(ust):
     def edit(rows):
         return [row for row in rows if row[0] != "validate" or row[3] != "0"]

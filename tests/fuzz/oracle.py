@@ -58,8 +58,8 @@ def calm(home: Path) -> None:
         return real_lookup(host, *words, **options)
 
     def signalled(number: int, signal: int) -> None:
-        if signal == 0:
-            return real_kill(number, 0)
+        if signal == 0 or children(number):
+            return real_kill(number, signal)
         raise Fault(f"a signal was sent: {signal} to {number}")
 
     real_connect, real_lookup, real_kill = socket.socket.connect, socket.getaddrinfo, os.kill
@@ -67,6 +67,15 @@ def calm(home: Path) -> None:
     socket.getaddrinfo = lookup
     os.kill = os.killpg = signalled  # type: ignore[assignment]
     sys.stdin = io.StringIO()
+
+
+def children(number: int) -> bool:
+    """Whether a process was started by this one: those may be ended."""
+    try:
+        text = Path(f"/proc/{number}/stat").read_text()
+    except (OSError, ValueError):
+        return False
+    return int(text.rpartition(")")[2].split()[1]) == os.getpid()
 
 
 def command(*words: str, codes: tuple[int, ...] | None = None) -> Said:

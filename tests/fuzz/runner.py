@@ -188,7 +188,8 @@ def _work(surface: Surface, jobs: list[tuple[int, tuple[int, ...]]], seed: int, 
     os.setsid()
     from .oracle import calm, uncaught
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print by themselves
+    for number in (1, 2):  # what libraries print by themselves
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     calm(scratch / "home")
     base = scratch / f"{surface.name}-base"
     shutil.rmtree(base, ignore_errors=True)

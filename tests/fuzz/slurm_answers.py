@@ -78,8 +78,9 @@ class SlurmAnswers(Surface):
         if submitting:
             return self._submit(case, damage)
         shutil.copytree(self.base / "ws", here / "ws", symlinks=True)
+        moved = json.loads(json.dumps(self.jobs).replace(str(self.base), str(here)))
         jobs = [dict(job, state=state) for job, state in
-                zip(self.jobs, rng.choice(STATES), strict=True)]
+                zip(moved, rng.choice(STATES), strict=True)]
         self._answers(here, jobs, damage)
         words = rng.choice(READING)
         with hurried():
@@ -106,7 +107,7 @@ class SlurmAnswers(Surface):
     def _states(self, text: str, jobs: list[dict[str, str]]) -> None:
         """Without damage, what Slurm says is what status says."""
         run = next(run for run in strict_json(text)["runs"] if run["run"] == "slurm-1")
-        right = {"PENDING": ("queued", "waiting", "blocked", "lost"), "RUNNING": ("running",),
+        right = {"PENDING": ("queued", "waiting", "blocked"), "RUNNING": ("running",),
                  "FAILED": ("failed",), "CANCELLED": ("cancelled", "blocked", "failed"),
                  "COMPLETED": ("failed",)}
         for step, job in zip(run["steps"], jobs, strict=True):

@@ -51,9 +51,12 @@ def answer(program, words, jobs):
         except OSError:
             text = ""
         name = re.search(r"--job-name[= ](\S+)", text)
+        log = re.search(r"--output[= ](\S+)", text)
         array = re.search(r"--array[= ](\S+)", text)
         jobs.append({"id": str(number), "task": array[1] if array else "", "state": "PENDING",
-                     "name": name[1].strip("\"'") if name else "job", "script": script})
+                     "name": name[1].strip("\"'") if name else "job", "script": script,
+                     "log": log[1].strip("\"'") if log else "", "line": f"sbatch {' '.join(words)}",
+                     "submitted": time.strftime("%Y-%m-%dT%H:%M:%S")})
         if "--test-only" in words:
             jobs.pop()
             return "", 0
@@ -70,7 +73,7 @@ def answer(program, words, jobs):
             return "\n".join(
                 f"JobId={job['id']} JobName={job['name']}\n   UserId={user()}(0) GroupId=x(0)\n"
                 f"   JobState={job['state']} Reason=None Dependency=(null)\n"
-                f"   Command={job['script']}\n   SubmitTime=2026-11-27T10:00:00\n"
+                f"   Command={job['script']}\n   SubmitTime={job['submitted']}\n"
                 for job in known) + "\n", 0 if known else 1
         return "ClusterName = greene\nMaxArraySize = 1001\nMinJobAge = 300 sec\n", 0
     if program in ("squeue", "sacct"):
@@ -96,7 +99,7 @@ def table(program, words, jobs):
         if name == "--delimiter":
             kind = value
     lines = []
-    for job in jobs:
+    for job in each_task(jobs):
         over = job["state"] not in ("PENDING", "RUNNING")
         if program == "squeue" and over and "--states=all" not in words and "all" not in words:
             continue
@@ -111,23 +114,38 @@ def table(program, words, jobs):
             "exitcode": "1:0" if job["state"] == "FAILED" else "0:0", "elapsedraw": "123",
             "elapsed": "00:02:03", "command": job["script"], "name": job["name"],
             "jobname": job["name"], "user": user(), "username": user(), "cluster": "greene",
-            "submittime": "2026-11-27T10:00:00", "submit": "2026-11-27T10:00:00",
+            "submittime": job["submitted"], "submit": job["submitted"],
             "dependency": "(null)", "partition": "cpu", "account": "pr", "maxrss": "100M",
-            "reqmem": "1G", "alloccpus": "1", "totalcpu": "00:01:00", "submitline": job["script"],
+            "reqmem": "1G", "alloccpus": "1", "totalcpu": "00:01:00", "submitline": job["line"],
+            "stdout": job["log"], "stdoutfile": job["log"],
             "workdir": "/", "comment": "", "admincomment": ""}
         cells = []
         for field in asked.split(","):
             name, colon, width = field.strip().partition(":")
             name, percent, more = name.partition("%")
             text = values.get(name.lower(), "")
+            size = re.match(r"\.?(\d*)(.*)", width or more, re.DOTALL)
+            number = int(size[1] or 20)
             if kind != "wide":
                 cells.append(text)
-            else:
-                number = int(re.sub(r"\D", "", width or more) or 20)
-                cells.append(text[:number].ljust(number))
+            elif number:
+                cells.append(text[:number].ljust(number) + size[2])
+            else:  # size 0: whole, and what stands behind the size ends it
+                cells.append(text + size[2])
         bar = "|" if kind == "bars" else kind
         lines.append("".join(cells) if kind == "wide" else bar.join(cells))
     return "".join(f"{line}\n" for line in lines)
+
+
+def each_task(jobs):
+    """The jobs; of an array that has begun, its tasks."""
+    for job in jobs:
+        span = re.fullmatch(r"(\d+)-(\d+)", job["task"])
+        if span is None or job["state"] == "PENDING":
+            yield job
+            continue
+        for index in range(int(span[1]), int(span[2]) + 1):
+            yield {**job, "id": f"{job['id']}_{index}", "task": ""}
 
 
 def spoilt(out, err, code, rng):
@@ -182,5 +200,4 @@ def user():
 
 
 if __name__ == "__main__":
-    time.sleep(0)
     sys.exit(main())
