@@ -29,7 +29,9 @@ from l3hpc.errors import InputError
 from l3hpc.files import refuse_special
 
 BLOCK = 1 << 20  # samples per channel read at once
+MOST_AT_ONCE = 1 << 22  # samples of all channels
 FFMPEG_BLOCK = 1 << 16
+PATIENCE_S = 5.0  # for ffmpeg to end
 MOST = 1 << 40  # samples: a header that states more states nothing (libsndfile's "unknown")
 SLACK = 64  # some writers count their header among the samples
 MP3_SLACK = 1152  # one frame
@@ -46,6 +48,8 @@ def require_regular(path: Path) -> None:
         dangling = os.path.islink(path) and not os.path.exists(path)
         message = "a link that leads to nothing" if dangling else error.message
         raise AudioError(message, where=str(path)) from None
+    except ValueError:
+        raise AudioError("no file has such a name: it holds a NUL", where=repr(str(path))) from None
 
 
 def open_regular(path: Path) -> io.FileIO:
@@ -162,7 +166,8 @@ class Libsndfile(Decoder):
         import soundfile
 
         while True:
-            out = np.empty((BLOCK, self.channels), np.float32)
+            size = min(BLOCK, max(MOST_AT_ONCE // self.channels, 1))
+            out = np.empty((size, self.channels), np.float32)
             out[:, 0] = np.nan  # what a damaged file still gave before it failed can be told
             try:
                 block = self._sound.read(out=out)
@@ -329,14 +334,18 @@ class Ffmpeg(Decoder):
         self.slack = int(FFMPEG_SLACK_S * self.rate)
 
     def close(self) -> None:
-        self._process.kill()
-        self._output.close()
-        self._process.wait()
+        self._output.close()  # ffmpeg ends when nobody reads
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._said.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
         width, read = 4 * self.channels, 0
-        while data := self._output.read(FFMPEG_BLOCK * width):
+        size = min(FFMPEG_BLOCK, max(MOST_AT_ONCE // self.channels, 1))
+        while data := self._output.read(size * width):
             whole = len(data) // width * width
             read += whole // width
             yield np.frombuffer(data[:whole], ">f4").astype(np.float32).reshape(-1, self.channels)

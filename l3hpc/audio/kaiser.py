@@ -96,6 +96,7 @@ def _reach(up: int, down: int) -> int:
     return len(_table()) // _step(up, down) + 1
 
 
+@functools.lru_cache(maxsize=1024)
 def _weights(up: int, down: int, rest: int, side: int) -> np.ndarray:
     """Of the samples n - side + 1 … n + side + 1, for an output ``rest / up`` behind sample n."""
     scale = min(1.0, up / down)
