@@ -18,6 +18,7 @@ from l3hpc.cli.ledger_common import (
     print_json,
     rows_named,
     tab_option,
+    warn_damage,
     workspace_option,
 )
 from l3hpc.cli.ledger_repair import COMMANDS as MENDING
@@ -26,7 +27,7 @@ from l3hpc.errors import InputError
 
 if TYPE_CHECKING:
     from l3hpc.ledger.columns import Tab
-    from l3hpc.ledger.fold import Fold, Row
+    from l3hpc.ledger.fold import Row
     from l3hpc.ledger.store import SyncState
 
 EXAMPLES = """\b
@@ -66,7 +67,7 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
 
     store, sheet = open_store(options)
     found = store.fold(history=as_json)
-    _warn_damage(found)
+    warn_damage(found)
     state = store.state(sheet) if sheet else None
     output = []
     chosen = chosen_tabs(tabs, found)
@@ -108,6 +109,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
         raise InputError("two or more rows are needed", where="diff",
                          hint="l3hpc ledger show   lists them")
     found = open_store(options)[0].fold(history=as_json)
+    warn_damage(found)
     tab, rows = rows_named(found, keys, tab_name)
     if as_json:
         names = {column.title for column in select.differing(rows, tab)}
@@ -140,7 +142,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
 
     store, sheet = open_store(options)
     found = store.fold(history=html is not None)
-    _warn_damage(found)
+    warn_damage(found)
     chosen = chosen_tabs(tabs, found, main_too=True)
     if not tabs:
         chosen = select.fitting(chosen, conditions)
@@ -215,7 +217,7 @@ def status(options: Options, as_json: bool) -> None:
     click.echo(f"journal   {store.journal}: {facts['records']:,} records in {facts['files']} files")
     for name, count in facts["rows"].items():
         click.echo(f"rows      {name}: {count}")
-    _warn_damage(found)
+    warn_damage(found)
     if state is None:
         click.echo("sheet     none set: ledger.sheet_id in cluster.yaml, GSHEET_ID, or --sheet")
         return
@@ -277,20 +279,6 @@ def _as_json(row: Row, best: bool, state: SyncState | None) -> dict[str, Any]:
         "epochs": {str(epoch): row.epochs[epoch] for epoch in sorted(row.epochs)},
         "synced": state.is_confirmed(row) if state else None,
     }
-
-
-def _warn_damage(found: Fold) -> None:
-    for path, count in found.torn.items():
-        click.echo(f"note: {count} damaged line{'s' if count != 1 else ''} skipped in {path}",
-                   err=True)
-    for path, reason in found.unreadable.items():
-        click.echo(f"note: cannot read {path}: {reason}", err=True)
-    for path, odd in found.odd.items():
-        for number, why in odd[:3]:
-            click.echo(f"note: {path}:{number}: a record is set aside: {why}", err=True)
-        if len(odd) > 3:
-            click.echo(f"note: {path}: {len(odd) - 3} more records are set aside; all of them:   "
-                       "l3hpc ledger repair --journal --dry-run", err=True)
 
 
 for _each in (*SHEET, *MENDING):

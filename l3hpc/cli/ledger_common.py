@@ -17,6 +17,7 @@ from l3hpc.errors import InputError
 if TYPE_CHECKING:
     from l3hpc.ledger.columns import Tab
     from l3hpc.ledger.fold import Fold, Row
+    from l3hpc.ledger.reading import Damage
     from l3hpc.ledger.sheets import Sheets
     from l3hpc.ledger.store import Store
     from l3hpc.ledger.sync import Report
@@ -144,6 +145,14 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def warn_damage(found: Damage) -> None:
+    """Name what could not be read of the journals."""
+    from l3hpc.ledger.reading import notes
+
+    for note in notes(found):
+        say(f"note: {note}")
+
+
 def print_json(value: Any) -> None:
     """A result as JSON."""
     click.echo(json.dumps(value, indent=2))
@@ -157,6 +166,8 @@ def print_report(report: Report) -> None:
         parts.append(f"{report.put_back} cells put back")
     click.echo(f"{report.title!r}: {', '.join(parts) or 'nothing to write'}; {report.rows} rows in "
                f"the journal, {report.requests} requests")
+    for note in report.notes:
+        say(f"note: {note}")
     for problem in report.problems:
         say(f"{problem['kind']}: {problem['tab']}: {problem['text']}")
     if any(problem["kind"] == "conflict" for problem in report.problems):

@@ -18,6 +18,7 @@ from l3hpc.cli.ledger_common import (
     sheet_options,
     sheets_at,
     tab_option,
+    warn_damage,
     workspace_option,
 )
 
@@ -220,6 +221,7 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
 
     store = open_store(options)[0]
     fold = store.fold()
+    warn_damage(fold)
     reports = {str(folder): compact_folder(folder, dry_run=dry_run, fold=fold)
                for folder in store.folders}
     if as_json:

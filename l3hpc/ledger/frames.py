@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from l3hpc.ledger import columns, select
 from l3hpc.ledger.cells import cells
+from l3hpc.ledger.reading import notes
 from l3hpc.ledger.store import Store
 
 if TYPE_CHECKING:
@@ -18,13 +19,18 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
 
     Columns: those of the sheet, in its order and under its titles; then ``state`` and ``note``.
     Index: the row's key as one text. Numbers are numbers, an empty cell is missing. Raises
-    ``InputError`` for an unknown tab. Imports pandas when called.
+    ``InputError`` for an unknown tab; warns of records that could not be read. Imports pandas when
+    called.
     """
+    import warnings
+
     import pandas
 
     found = columns.tab_named(tab)
-    rows = [row for row in Store(Path(workspace)).fold().rows.values()
-            if row.tab is found]
+    fold = Store(Path(workspace)).fold()
+    for note in notes(fold):
+        warnings.warn(note, stacklevel=2)
+    rows = [row for row in fold.rows.values() if row.tab is found]
     table = pandas.DataFrame([cells(row) for row in rows], columns=found.titles,
                              index=[select.key_text(row) for row in rows]).convert_dtypes()
     table["state"] = [row.beside.get("state") for row in rows]

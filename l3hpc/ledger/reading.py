@@ -27,6 +27,7 @@ TRIES = 8  # templates that a file may need without having been worth it
 MISSES = 8  # how often a name may be listed without a file behind it
 
 
+NAMED = 3  # records of one file that are named one by one
 NEWER = "written by a newer l3hpc"
 NO_ROW = "it belongs to no row of a known tab"
 
@@ -39,6 +40,19 @@ class Damage:
     torn: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     odd: dict[str, list[tuple[int, str]]] = field(default_factory=dict, compare=False)
+
+
+def notes(damage: Damage) -> list[str]:
+    """What a person should know about journals that could not be read as a whole."""
+    found = [f"{count} damaged line{'s' if count != 1 else ''} skipped in {path}"
+             for path, count in damage.torn.items()]
+    found += [f"cannot read {path}: {reason}" for path, reason in damage.unreadable.items()]
+    for path, odd in damage.odd.items():
+        found += [f"{path}:{number}: a record is set aside: {why}" for number, why in odd[:NAMED]]
+        if len(odd) > NAMED:
+            found.append(f"{path}: {len(odd) - NAMED} more records are set aside; all of them:   "
+                         "l3hpc ledger repair --journal --dry-run")
+    return found
 
 
 def fault(record: Any) -> str | None:

@@ -28,7 +28,7 @@ from l3hpc.ledger.fold import Fold, Row
 from l3hpc.ledger.grid import Snapshot, TabGrid, cell_range, fill, parse, require_headers
 from l3hpc.ledger.journal import Journal
 from l3hpc.ledger.plan import Plan, Policy, make, problem, short, tabs_of, targets
-from l3hpc.ledger.reading import Damage, every_record
+from l3hpc.ledger.reading import Damage, every_record, notes
 from l3hpc.ledger.sheets import TRIES, Refused, Sheets, Unanswered, back_off, request_bytes
 from l3hpc.ledger.store import Store, SyncState
 
@@ -38,7 +38,8 @@ BETWEEN_ROUNDS_S = 1.0
 
 @dataclass
 class Report:
-    """What a sync did. ``put_back``: cells returned to the row they belong to."""
+    """What a sync did. ``put_back``: cells returned to the row they belong to. ``notes``: what
+    could not be read of the journals."""
 
     title: str = ""
     inserted: int = 0
@@ -47,6 +48,7 @@ class Report:
     rows: int = 0
     requests: int = 0
     problems: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def sync(store: Store, sheets: Sheets, *, policy: Policy = "report",
@@ -126,6 +128,7 @@ class _Sync:
         fold = self.store.fold()
         rows = list(fold.rows.values())
         self.report.title, self.report.rows = snapshot.title, len(rows)
+        self.report.notes = notes(fold)
         require_headers(snapshot, tabs_of(rows))
         plan = make(rows, snapshot, self.state, Known(self.store), self.policy, self.restore)
         _agree(self.store, plan)

@@ -225,6 +225,18 @@ def test_a_folder_that_was_open_to_others_is_closed(ledger):
         "0o755", "0o700", "0o600"]
 
 
+def test_sync_names_what_it_cannot_read_and_goes_on(ledger, tmp_path):
+    from l3hpc.ledger.journal import seal
+    (path,) = (tmp_path / "ledger" / "journal").glob("*.jsonl")
+    path.write_bytes(path.read_bytes() + seal({"schema": 1, "values": [1]}))
+    ledger("init")
+    code, out, err = ledger("sync")
+    assert code == 0 and "1 rows added" in out
+    assert f"note: {path}:2: a record is set aside: 'tab' is missing" in err
+    assert json.loads(ledger("sync", "--json")[1])["notes"] == [
+        f"{path}:2: a record is set aside: 'tab' is missing"]
+
+
 def test_the_command_in_a_hint_can_be_pasted(ledger, server, tmp_path, monkeypatch):
     """A key that a job recorded may hold anything; what is pasted is one word all the same."""
     key = "/m/$(touch hacked) it's\n-x"

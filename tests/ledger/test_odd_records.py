@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import l3hpc
 from l3hpc.cli import main
 from l3hpc.ledger import journal_repair
 from l3hpc.ledger.compaction import NOT_UNDERSTOOD, compact
@@ -82,10 +83,13 @@ def test_an_odd_record_is_named_and_the_rest_goes_on(sound, kind, tmp_path):
     os.utime(sound, OLD)
     before = sound.read_bytes()
     words = ("--workspace", str(tmp_path))
-    for view in (("show",), ("status",), ("export", "--html", "page.html")):
+    for view in (("show",), ("status",), ("export", "--html", "page.html"), ("diff", "/m", "/m"),
+                 ("compact", "--dry-run")):
         code, out, err = commands(*view, *words)
         assert code == 0 and f"{sound}:5: a record is set aside: {why}" in err, view
     assert "1 row" in commands("show", *words)[1] and "/m" in (tmp_path / "page.html").read_text()
+    with pytest.warns(UserWarning, match=":5: a record is set aside"):
+        assert len(l3hpc.results(tmp_path, TAB)) == 1
     facts = json.loads(commands("status", "--json", *words)[1])
     (odd,) = facts["not_understood"][str(sound)]
     assert odd["line"] == 5 and odd["why"].startswith(why) and facts["records"] == 6

@@ -10,7 +10,8 @@ from l3hpc.ledger.columns import TABS
 
 MSE = "embedding_approx_mse"
 MOMENTS = ("arrived", "applied", "answered")
-REQUESTS, BATCH = 5, 3  # sign-in, structure, values, batch, values again
+# sign-in, structure, values, batch, anchored rows, their new values, the look at the result
+REQUESTS, BATCH, WRITE = 7, 3, 5
 
 
 def epochs(world, name, count, first=0):
@@ -58,15 +59,17 @@ def right_again(world):
 
 
 def reverse(book):
-    grid = book.named(MSE)["grid"]
-    filled = [row for row in grid[1:] if any(value is not None for value in row)]
-    grid[1:1 + len(filled)] = filled[::-1]
+    """A person sorts the rows."""
+    sheet = book.named(MSE)
+    book.reorder(sheet, [row for row in sheet["grid"][1:]
+                         if any(value is not None for value in row)][::-1])
 
 
 @pytest.mark.parametrize(("number", "moment", "sorted_meanwhile"), [
     (number, moment, again) for number in range(REQUESTS) for moment in MOMENTS
-    for again in ((False, True) if number >= BATCH else (False,))])
+    for again in ((False, True) if number in (BATCH, WRITE, WRITE + 1) else (False,))])
 def test_kill_9_at_every_request(busy, number, moment, sorted_meanwhile):
+    """Sorted meanwhile: where anchors do not follow, so that cells land in another row."""
     server, child = busy.server, []
 
     def watch(now, count):
@@ -78,14 +81,21 @@ def test_kill_9_at_every_request(busy, number, moment, sorted_meanwhile):
 
     server.watch = watch
     if sorted_meanwhile:
+        server.book.follows_sort = False
+        hook = "before_batch" if number == BATCH else "before_write"
+
         def sort(book):
-            server.before_batch = None
+            setattr(server, hook, None)
             reverse(book)
-        server.before_batch = sort
+        setattr(server, hook, sort)
     child.append(forked(busy.sync))
     killed = ended(child[0])
     assert killed == signal.SIGKILL or (number, moment) == (REQUESTS - 1, "answered")
-    server.watch, server.before_batch = lambda now, count: None, None
+    server.watch = lambda now, count: None
+    server.before_batch = server.before_write = None
+    landed_elsewhere = sorted_meanwhile and number >= WRITE  # once arrived it is applied
+    kinds = [item["kind"] for item in busy.sync().problems]
+    assert kinds == ["moved"] * landed_elsewhere
     right_again(busy)
 
 
