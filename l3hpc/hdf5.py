@@ -120,6 +120,19 @@ def numbers(file: Hdf5File, name: str, kinds: str = "fiu", dims: int | None = No
     return data
 
 
+def matrices(file: Hdf5File) -> dict[str, tuple[int, int]]:
+    """Shape by name of every two-dimensional data set of numbers at the top of a file."""
+    found = {}
+    for name in file:
+        try:
+            item = file.get(name)
+            if isinstance(item, h5py.Dataset) and item.ndim == 2 and item.dtype.kind in "fiu":
+                found[name] = tuple(item.shape)
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+            raise damaged(file.source, error, f"'{name}'") from None
+    return found
+
+
 def texts(file: Hdf5File, name: str) -> np.ndarray:
     """The strings of the one-dimensional data set ``name``, as an array of ``str`` objects."""
     data = _dataset(file, name)
@@ -158,8 +171,8 @@ def refuse_unreadable(data: h5py.Dataset, path: Path, identity: tuple[Any, ...] 
 def damaged(path: Path, error: BaseException, what: str | None = None) -> InputError:
     """What to raise for an error of HDF5 while a file is read."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{what + ' is' if what else 'is'} damaged: {text[:300]}", where=str(path),
-                      hint=WHOLE)
+    return InputError(f"{what + ' cannot be read' if what else 'is damaged'}: {text[:300]}",
+                      where=str(path), hint=WHOLE)
 
 
 # links ----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from l3hpc.datasets.corpus import scan
 from l3hpc.datasets.embeddings import open_source
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import InputError, L3hpcError
+from l3hpc.reduction.store import Phi, load_phi, save_phi
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -265,6 +266,7 @@ def test_damaged_bytes_anywhere_end_in_a_refusal_or_in_numbers(tmp_path):
         try:
             with hdf5.open_hdf5(path) as file:
                 hdf5.numbers(file, "x")[()]
+                hdf5.matrices(file)
                 hdf5.texts(file, "recordings/file")
                 hdf5.attributes(file, path)
         except InputError as error:
@@ -416,3 +418,23 @@ class Nothing:
     """A network that is never asked."""
 
     rate, dim = 8000, 4
+
+
+def test_numbers_that_numpy_has_no_type_for_are_refused_with_the_name(tmp_path):
+    def change(file):
+        kind = h5py.h5t.IEEE_F32LE.copy()
+        kind.set_ebias(100_000)  # as a flipped byte leaves it
+        h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple((3, 4)))
+
+    path = make(tmp_path / "a.h5", change)
+    for call in (read, lambda path: open_source(path).rows):
+        with pytest.raises(InputError, match="a.h5: 'x' cannot be read: Insufficient precision"):
+            call(path)
+
+
+def test_a_reduction_whose_name_is_damaged_is_named(tmp_path):
+    save_phi(tmp_path / "phi.h5", Phi("none", 4, 4))
+    with h5py.File(tmp_path / "phi.h5", "r+") as file:
+        file.attrs["header"] = file.attrs["header"].replace('"none"', '"nome"')
+    with pytest.raises(InputError, match="phi.h5: unknown reduction 'nome'"):
+        load_phi(tmp_path / "phi.h5")

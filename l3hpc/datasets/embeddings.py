@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from l3hpc import hdf5, npz
@@ -326,9 +325,7 @@ def _matrices(path: Path) -> Mapping[str, tuple[int, int]]:
 
 def _h5_shapes(path: Path) -> dict[str, tuple[int, int]]:
     with hdf5.open_hdf5(path) as file:
-        return {name: tuple(item.shape) for name in file
-                if isinstance(item := file.get(name), h5py.Dataset) and item.ndim == 2
-                and item.dtype.kind in "fiu"}
+        return hdf5.matrices(file)
 
 
 def _npz_shapes(path: Path) -> dict[str, tuple[int, int]]:

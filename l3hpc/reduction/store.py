@@ -247,7 +247,11 @@ def load_phi(path: Path) -> Phi:
                              hint="run the step fit again") from None
         arrays = {name: numbers(file, name, "f")[()] for name in file}
         stored = told.get("digest")
-    phi = Phi(**fields, arrays=arrays)
+    try:
+        phi = Phi(**fields, arrays=arrays)
+    except InputError as error:
+        raise InputError(error.message, where=where, allowed=error.allowed,
+                         hint="run the step fit again") from None
     if phi.digest != stored:
         raise InputError("its numbers are not those that were written (digest differs)",
                          where=where, hint="run the step fit again")
