@@ -94,6 +94,6 @@ def program_words(program: str, text: str) -> str:
     """What a program said, on one line, for an error."""
     lines = [line.strip().removeprefix(f"{program}: ").removeprefix("error: ")
              for line in text.splitlines() if line.strip()]
-    return f"{program}: " + ("; ".join(lines) or "failed without a word")
+    return f"{program}: " + ("; ".join(lines) or "failed and printed nothing")
 
 

@@ -11,6 +11,7 @@ from l3hpc.errors import ClusterError
 from l3hpc.progress import Progress
 from l3hpc.workflow import orphans, records, sbatch, status, submission
 from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.healing import slurm as healing
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.resume import resume
 
@@ -305,3 +306,18 @@ def test_ctrl_c_while_looking_leaves_no_job(chains, slurm, on, tmp_path):
         submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=said)
     assert slurm.calls("scancel") == ["scancel 100"]
     assert records.read(tmp_path, "demo").state == "cancelled"
+
+
+def test_a_lost_answer_of_scontrol_is_asked_for_again(slurm, monkeypatch):
+    monkeypatch.setattr(healing, "RETRY_S", (0.01, 0.01))
+    slurm.says("squeue", "echo PENDING")
+    slurm.says("scontrol", f"[ -e {slurm.folder}/once ] && exit; touch {slurm.folder}/once\n"
+                           "echo 'Socket timed out on send/recv operation' >&2; exit 1")
+    healing.release("7", ["MinMemoryNode=400"], cluster="far")
+    assert slurm.calls("scontrol") == [
+        "scontrol --clusters=far update JobId=7 MinMemoryNode=400"] * 2 + [
+        "scontrol --clusters=far release 7"]
+    slurm.says("scontrol", "echo 'Access/permission denied' >&2; exit 1")
+    with pytest.raises(ClusterError, match="denied"):
+        healing.release("7", [])
+    assert len(slurm.calls("scontrol")) == 4

@@ -326,7 +326,8 @@ class Hidden:
         self.machine.work.joinpath("step").chmod(0o755)
         rules = Policy(mem_mb=200, time_min=1, **(policy or {}))
         write_json(self.folder / "heal.json", rules.to_json())
-        text = self.path.read_text().replace("sleep 120 &", "sleep 0 &")
+        text = self.path.read_text().replace("sleep 120 &", "sleep 0 &").replace(
+            "for pause in 5 15 30 60 0;", "for pause in 0.01 0.02 0;")
         self.path.write_text(text)
         with open(self.machine.folder / "log", "ab") as log:
             return subprocess.run(
@@ -393,6 +394,21 @@ def test_a_refused_requeue_is_not_shown_as_one(hidden):
     assert hidden.marks.requeues == [] and hidden.marks.restarts == 0
     assert hidden.marks.gave_up == ("out of memory; Slurm does not put it back: "
                                     "scontrol: error: Access denied")
+
+
+@pytest.mark.parametrize("lost", [
+    "echo 'Socket timed out on send/recv operation' >&2; exit 1",
+    "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", "exit 124"])
+def test_scontrol_is_asked_again_where_its_answer_is_lost(hidden, lost):
+    hidden.slurm.says("scontrol", f"[ -e {hidden.folder}/once ] && exit; touch "
+                                  f"{hidden.folder}/once; {lost}")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400]
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"] * 2
+    hidden.slurm.says("scontrol", lost)
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert "Slurm does not put it back" in hidden.marks.gave_up
+    assert len(hidden.slurm.calls("scontrol")) == 2 + 3
 
 
 def test_a_node_without_scontrol_is_a_plain_message(machine, slurm, monkeypatch):
