@@ -7,6 +7,7 @@ to disk and renamed, so that a reader sees the old state or the new one, never a
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import hashlib
 import json
@@ -19,7 +20,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from l3hpc.errors import InputError
 from l3hpc.terminal import ESCAPED
@@ -174,6 +175,15 @@ def _read_bounded(path: Path) -> bytes:
             raise InputError(f"has {state.st_size:,} bytes, more than any file of ours",
                              where=str(path))
         return stream.read(MAX_JSON)
+
+
+def open_regular(path: Path | str, buffering: int = -1) -> IO[bytes]:
+    """A regular file, open for reading; ``OSError`` for a pipe or device, which would hang."""
+    stream: IO[bytes] = open(path, "rb", buffering, opener=_at_once)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return stream
 
 
 def _at_once(path: str, flags: int) -> int:

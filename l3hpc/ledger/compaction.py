@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.files import digest, fsync_folder, write_bytes
+from l3hpc.files import digest, fsync_folder, open_regular, write_bytes
 from l3hpc.ledger.batch import Batch, pack, text, unpacked
 from l3hpc.ledger.fold import Fold, fold_folders
 from l3hpc.ledger.journal import BUNDLE, CLOSING, SCHEMA, bundle_of, seal, sealed, slug
@@ -178,7 +178,8 @@ def _unpacked(line: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _texts(path: Path) -> list[bytes | None]:
-    return [sealed(line) for line in path.read_bytes().splitlines(keepends=True) if line.strip()]
+    with open_regular(path) as stream:
+        return [sealed(line) for line in stream.read().splitlines(keepends=True) if line.strip()]
 
 
 def _files(folder: Path, ending: str) -> list[Path]:

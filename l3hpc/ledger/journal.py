@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from l3hpc.files import fsync_folder, make_folder
+from l3hpc.files import fsync_folder, make_folder, open_regular
 from l3hpc.ledger.columns import ALIASES, TABS
 
 SCHEMA = 1
@@ -312,7 +312,7 @@ def bundle_of(path: Path) -> dict[str, Any]:
     """What the first line of a bundle says: ``sources`` (names of the files in it) and ``runs``
     (name → highest restart count); empty when it cannot be read."""
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             record = unseal(stream.readline())
     except OSError:
         return {}

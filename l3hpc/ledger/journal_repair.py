@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from l3hpc.files import fsync_folder, write_bytes
+from l3hpc.files import fsync_folder, open_regular, write_bytes
 from l3hpc.ledger.journal import CLOSING, sealed
 from l3hpc.ledger.reading import Damage, journal_files, parts
 
@@ -40,7 +40,8 @@ def find(folders: Iterable[Path], quiet_s: float = QUIET_S) -> list[Damaged]:
     found = []
     for path in journal_files(folders):
         try:
-            data, age = path.read_bytes(), time.time() - path.stat().st_mtime
+            with open_regular(path) as stream:
+                data, age = stream.read(), time.time() - path.stat().st_mtime
         except OSError:
             continue
         lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l3hpc.files import open_regular
 from l3hpc.ledger.batch import COUNTERS, MOST, ORDER, Batch, Template, parsed, unpacked
 from l3hpc.ledger.columns import TABS
 from l3hpc.ledger.journal import CLOSING, SCHEMA, decoded, sealed
@@ -169,7 +170,7 @@ def parts(path: Path, damage: Damage) -> Iterator[Part]:
     reader = _Reader(name, damage)
     pieces, numbers = reader.pieces, reader.numbers
     try:
-        with open(path, "rb", buffering=BUFFER) as stream:
+        with open_regular(path, BUFFER) as stream:
             for number, line in enumerate(stream, 1):
                 body = sealed(line)
                 if body is not None:

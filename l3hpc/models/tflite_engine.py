@@ -81,8 +81,9 @@ def _interpreter(path: Path) -> Any:
         try:
             made = tf.lite.Interpreter(model_path=str(path), num_threads=1)
             made.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"TFLite cannot run it: {str(error).splitlines()[0]}",
+        except (ValueError, RuntimeError, MemoryError) as error:
+            words = str(error).splitlines() or [type(error).__name__]
+            raise InputError(f"TFLite cannot run it: {words[0]}",
                              where=str(path)) from None
     return made
 

@@ -115,7 +115,9 @@ def _submit(submission: Submission) -> JobId:
     code, out, err = answer
     if code == 0:
         named = _named(out, err)
-        clear = _SAID.search(out + err) or _BARE.fullmatch(out.strip())
+        # an answer without its line end was cut short, perhaps within the number
+        clear = (out or err).endswith("\n") and (
+            _SAID.search(out + err) or _BARE.fullmatch(out.strip()))
         placed = named and (named[0].cluster or not several(submission.wanted.cluster))
         if len(named) == 1 and clear and placed:
             return _placed(named[0], submission)
@@ -171,7 +173,7 @@ def _named(out: str, err: str) -> list[JobId]:
     """Every job id in the output, each once: in sbatch's sentence, or a number alone on a line,
     whatever a site prints besides."""
     out, err = _COLOUR.sub("", out), _COLOUR.sub("", err)
-    said = _SAID.findall(out) or _SAID.findall(err) or [
+    said = (_SAID.findall(out) or _SAID.findall(err)) + [
         match.groups(default="") for line in out.splitlines()
         if (match := _BARE.fullmatch(line.strip()))]
     return list(dict.fromkeys(JobId(number, cluster) for number, cluster in said))

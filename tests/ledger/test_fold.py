@@ -85,6 +85,18 @@ def test_what_has_no_place_is_counted():
     assert (result.unplaced, result.newer, len(result.rows), result.records) == (2, 1, 1, 4)
 
 
+def test_a_pipe_among_the_journals_is_named_and_hangs_nobody(tmp_path):
+    from l3hpc.ledger import journal_repair
+    from l3hpc.ledger.compaction import compact
+
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    result = fold_folders([tmp_path])
+    assert result.unreadable == {str(tmp_path / "pipe.jsonl"): "not a regular file"}
+    assert journal_repair.find([tmp_path]) == []
+    compact(tmp_path)
+    assert (tmp_path / "pipe.jsonl").exists()
+
+
 def test_torn_and_unreadable_files_are_counted_and_skipped(tmp_path):
     good = seal(record(seq=1, username="a"))
     (tmp_path / "a.jsonl").write_bytes(good + good[:30] + b"\n\n" + good + good[:-5])

@@ -85,10 +85,18 @@ def test_words_that_name_one_job_are_believed(wanted, slurm, out, err, job, clus
 @pytest.mark.parametrize("out", [
     "", "ok\n", "7 jobs wait\n7\nplease be patient\n",
     "Your request was accepted.\n", "Welcome to 2026\n12\n", "2026\n12\n", "12\n2026\n",
-    "12 submitted\n", "job=12\n", "Submitted batch job 12\nSubmitted batch job 13\n"])
+    "12 submitted\n", "job=12\n", "Submitted batch job 12\nSubmitted batch job 13\n",
+    "Submitted batch job 7\n12\n"])
 def test_other_words_are_settled_by_the_queue(wanted, slurm, out):
     slurm.says("sbatch", f"cat <<'E'\n{out}E")
     shows(slurm, queue_line("2026", "RUNNING", script="/home/eve/x.sh"), of(wanted, "12"), after=1)
+    assert sbatch.submit(wanted).id == "12"
+
+
+@pytest.mark.parametrize("out", ["1", "Submitted batch job 1", "12;greene"])
+def test_an_answer_that_was_cut_short_is_settled_by_the_queue(wanted, slurm, out):
+    slurm.says("sbatch", f"printf '{out}'")
+    shows(slurm, of(wanted, "12"), after=1)
     assert sbatch.submit(wanted).id == "12"
 
 
