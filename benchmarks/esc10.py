@@ -13,7 +13,6 @@ of the run.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -36,9 +35,9 @@ def accuracy(embedder: Any, audio: Path, meta: Path) -> tuple[float, list[float]
 
     from l3hpc.audio.files import read_audio
     from l3hpc.audio.framing import frame_audio
+    from l3hpc.tables import records
 
-    with open(meta, newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = [row for _, row in records(meta, "table of ESC-50")]
     features, labels, folds = [], [], []
     for row in rows:
         signal, rate = read_audio(audio / row["filename"], embedder.rate)

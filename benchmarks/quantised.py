@@ -13,7 +13,6 @@ them) and the given weights, plain and strip-wise: flash, arena, multiply-accumu
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +33,9 @@ ARENA, FLASH = 102_400, 600_000
 def clips(folder: Path, quick: bool) -> list[dict[str, str]]:
     """Rows of the data set's table; with ``quick`` eight of each fold, of two classes."""
     table = next((folder / "meta").glob("*.csv"))
-    with open(table, newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    from l3hpc.tables import records
+
+    rows = [row for _, row in records(table, "table of ESC-50")]
     if not quick:
         return rows
     classes = sorted({row["target"] for row in rows})[:2]

@@ -86,10 +86,14 @@ def epochs(path: Path) -> tuple[Epoch, ...]:
     if not path.is_file():
         return ()
     found = []
-    for line, row in records(path, "training history"):
+    for line, row in records(path, "training history", ["epoch"]):
         values = {field: next((_number(row[name], path, line) for name in names if name in row),
                               None) for field, names in HISTORY.items()}
-        found.append(Epoch(int(_number(row.get("epoch"), path, line) or 0), **values))
+        number = _number(row["epoch"], path, line)
+        if number is None or not number.is_integer() or not 0 <= number < 1e9:
+            raise InputError(f"epoch is {row['epoch']!r}", where=f"{path}:{line}",
+                             allowed="whole numbers from 0")
+        found.append(Epoch(int(number), **values))
     shift = 1 if found and found[0].epoch == 0 else 0
     return tuple(replace(epoch, epoch=epoch.epoch + shift) for epoch in found)
 

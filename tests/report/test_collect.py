@@ -218,3 +218,10 @@ def test_ledger_csv_holds_no_formulas(findings):
     text = csv_text([LedgerRow("tab", (
         ("Run", "=HYPERLINK(1)"), ("Loss", "-0.5"), ("Note", "-1+cmd|x"), ("Path", "-")))])
     assert text == "Run,Loss,Note,Path\r\n'=HYPERLINK(1),-0.5,'-1+cmd|x,-\r\n"
+
+
+@pytest.mark.parametrize("epoch", ["1e999", "nan", "-1", "0.5", "", "1e12", "first"])
+def test_an_epoch_that_is_no_count_is_named(tmp_path, epoch):
+    (tmp_path / "history.csv").write_text(f"epoch,loss\n0,1.0\n{epoch},0.5\n")
+    with pytest.raises(InputError, match="history.csv:3: "):
+        epochs(tmp_path / "history.csv")
