@@ -1,6 +1,6 @@
 """Who hands over jobs of a run just now: one submission or resumption at a time.
 
-A submission may wait half an hour for a queue limit. Meanwhile another shell can see that it is
+A submission may wait for hours at a queue limit. Meanwhile another shell can see that it is
 under way, cannot submit the same jobs, and can ask it to stop.
 """
 

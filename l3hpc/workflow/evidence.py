@@ -28,7 +28,6 @@ class TaskStatus:
     why_again: str = ""
     progress: dict[str, Any] | None = None
     last_words: list[str] = field(default_factory=list)
-    hold: Hold | None = None
 
 
 def judge(
@@ -93,9 +92,8 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.start:
         words += f", expected to start {moment(live.start)}"
     if live.restarts or marks.begin is not None:
-        return TaskStatus("requeued", words=words, restarts=live.restarts, started=True,
-                          hold=live.hold)
-    return TaskStatus("queued", words=words, hold=live.hold)
+        return TaskStatus("requeued", words=words, restarts=live.restarts, started=True)
+    return TaskStatus("queued", words=words)
 
 
 def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:

@@ -60,7 +60,9 @@ class LiveJob:
 
     @property
     def hold(self) -> Hold | None:
-        """Why it is held; None where it is not."""
+        """Why it is held; None where it is not (or has still to end before)."""
+        if self.state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"):
+            return None
         return next((one for one in Hold if self.reason in one.value), None)
 
     @property

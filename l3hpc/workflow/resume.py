@@ -194,7 +194,11 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
     for_administrators: dict[str, list[str]] = {}
     for entry, now in zip(record.steps, found.steps, strict=True):
         done = set() if entry.name in anew else artifacts.finished(Path(entry.artifact))
-        if len(done) >= entry.tasks:
+        if now.held_by_administrator and not record.local:
+            for_administrators[entry.name] = now.held_by_administrator
+        if len(done) >= entry.tasks:  # held with its result there: what needs it waits for the job
+            ids = identity.of_step(workspace, record, entry)
+            held |= {replace(ids[task], id=task): list[str]() for task in now.held}
             continue
         tasks = live.get(entry.name, {})
         running = {index: task.job for index, task in tasks.items()}
@@ -209,8 +213,6 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
         if not record.local:
             held |= _held(workspace, record, entry, running,
                           {index for index in running if tasks[index].now.held})
-            if now.held_by_administrator:
-                for_administrators[entry.name] = now.held_by_administrator
         if chosen is not None and entry.name not in chosen:
             continue
         step = _planned(workspace, record, entry, profile, wishes.get(entry.name, {}),

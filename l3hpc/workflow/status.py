@@ -9,7 +9,7 @@ generations, whatever Slurm calls it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,11 +223,13 @@ def _run_status(
     local = _local_answer(record, LocalJobs(workspace, record.run)) if record.local else None
     broken_off = claims.interrupted(workspace, record)
     steps: list[StepStatus] = []
+    unfinished = bool(answer.live) and any(len(one.done) < one.record.tasks for one in looks)
     for seen in looks:
         own = local or answer.of(seen.open_jobs())
         look = _once_more(workspace, record, seen, own)
         parents = [step for step in steps if step.name in look.record.needs]
-        steps.append(_step_status(workspace, record, look, own, parents, broken_off, answer))
+        steps.append(_step_status(workspace, record, look, own, parents, broken_off, answer,
+                                  unfinished))
     state = _run_state(record, steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
                        notes=list((local or answer).notes),
@@ -243,6 +245,14 @@ def _run_status(
             or any(step.held for step in steps):
         status.next = f"l3hpc resume {record.run}"
     return status
+
+
+def _note_holds(status: StepStatus, live: Mapping[str, queue.LiveJob]) -> None:
+    for task, job in live.items():
+        if job.hold is queue.Hold.ADMINISTRATOR:
+            status.held_by_administrator.append(task)
+        elif job.held:
+            status.held.append(task)
 
 
 def held_words(step: str, jobs: Sequence[str]) -> str:
@@ -263,8 +273,10 @@ def _once_more(workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJo
 
 def _step_status(
     workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs,
-    parents: list[StepStatus], broken_off: bool, answer: queue.Answer,
+    parents: list[StepStatus], broken_off: bool, answer: queue.Answer, waited_for: bool,
 ) -> StepStatus:
+    """waited_for: whether other steps of the run are not done. A job that was put back and held
+    when its result was there already holds them up."""
     step = look.record
     done = len(look.done)
     status = StepStatus(step.name, step.kind, step.job, "planned", min(done, step.tasks),
@@ -275,6 +287,7 @@ def _step_status(
         left = artifacts.summary(step.artifact)
         status.elapsed_s = None if reused else _elapsed(step.artifact, left)
         status.detail = str(left.get("text") or (step.artifact[-16:] if reused else ""))
+        _note_holds(status, answer.of(look.jobs).live if waited_for else {})
         return status
     stuck = [parent for parent in parents if parent.state in STUCK]
     if step.state == "reused":
@@ -293,11 +306,7 @@ def _step_status(
                           was_cancelled=record.state == "cancelled")
              for index, job in look.open_ids().items()}
     _merge(status, tasks, stuck, was_cancelled=record.state == "cancelled")
-    for index, task in sorted(tasks.items()):
-        if task.hold is not None:
-            by_administrator = task.hold is queue.Hold.ADMINISTRATOR
-            (status.held_by_administrator if by_administrator else status.held).append(
-                look.open_ids()[index])
+    _note_holds(status, own.live)
     if not stuck and step.waits_for and (
             status.state == "blocked" or status.state == "cancelled" and record.state != "cancelled"
             and not any(task.started for task in tasks.values())

@@ -266,6 +266,18 @@ def test_a_held_job_is_named_and_released(chains, slurm, tmp_path, reason, words
     assert len(slurm.calls("sbatch")) == 2
 
 
+def test_a_job_that_is_held_with_its_result_there_is_released_for_what_waits(
+        chains, slurm, tmp_path):
+    chain = Case(chains, slurm, tmp_path, names=("extract", "sample"))
+    chain.finish("extract")
+    chain.queue(queue_line("100", "PENDING", "job requeued in held state"),
+                queue_line("101", "PENDING", "Dependency"))
+    assert {name: state for name, (state, _) in chain.look().items()} == {
+        "extract": "done", "sample": "waiting"}
+    assert chain.run.steps[0].held == ["100"] and chain.run.next == "l3hpc resume demo"
+    assert resume.look(tmp_path, "demo", chain.profile).words() == "release job 100"
+
+
 def test_of_an_array_that_runs_only_the_held_tasks_are_released(chains, slurm, tmp_path):
     chain = Case(chains, slurm, tmp_path, names=("extract",), tasks={"extract": 3})
     chain.queue(queue_line("100_0", "RUNNING"), *(

@@ -1,0 +1,96 @@
+"""Jobs that wait for somebody or for something outside of their run."""
+
+import json
+
+import pytest
+from follow import profile, settled, states, until
+
+from l3hpc.cli import main
+from l3hpc.workflow import status, submission
+from l3hpc.workflow.cancel import cancel
+from l3hpc.workflow.resume import look, resume
+
+
+def held(found):
+    return found.steps[0].held
+
+
+def test_held_jobs_are_named_released_or_left_to_an_administrator(slurm_cluster, chains, tmp_path):
+    on = profile(chains, slurm_cluster)
+    job = submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on,
+                                        params={"extract": {"seconds": 9}})).steps[0].job
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    slurm_cluster.command("scontrol", "requeuehold", job)
+    found = until(tmp_path, "demo", held)
+    assert (found.steps[0].state, found.steps[0].held) == ("requeued", [job])
+    assert found.steps[0].detail.startswith(
+        "held after a requeue (job requeued in held state): l3hpc resume releases it")
+    assert found.next == "l3hpc resume demo" and found.steps[1].state == "waiting"
+
+    slurm_cluster.command("scontrol", "release", job)
+    slurm_cluster.command("scontrol", "hold", job)  # by root
+    found = until(tmp_path, "demo", lambda found: found.steps[0].held_by_administrator)
+    assert found.next is None and found.steps[0].held == []
+    assert found.notes == [f"job {job} of extract is held by an administrator: ask your site to "
+                           f"release it (scontrol show job {job})"]
+    assert not look(tmp_path, "demo", on).anything
+
+    slurm_cluster.command("scontrol", "release", job)
+    slurm_cluster.command("scontrol", "uhold", job)
+    found = until(tmp_path, "demo", held)
+    assert "held by its user (JobHeldUser)" in found.steps[0].detail
+    assert look(tmp_path, "demo", on).words() == f"release job {job}"
+    record = resume(tmp_path, "demo", on)
+    assert [step.job for step in record.steps][0] == job
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
+
+
+def test_a_prolog_that_fails(slurm_cluster, chains, tmp_path, capsys, monkeypatch):
+    """Slurm drains the node, puts the job back and holds it; nothing of ours has run."""
+    broken, prolog = tmp_path / "broken", tmp_path / "prolog.sh"
+    broken.touch()
+    prolog.write_text(f"#!/bin/sh\n[ ! -e {broken} ]\n")
+    prolog.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    entry = {**slurm_cluster.profile, "env": {"PYTHONPATH": str(chains.FAKES)}}
+    (tmp_path / "cluster.yaml").write_text(json.dumps({
+        "cluster": "test", "clusters": {"test": entry}, "paths": {"workspace": "."}}))
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster))
+    with slurm_cluster.configured(Prolog=prolog):
+        job = submission.submit(made).steps[0].job
+        found = until(tmp_path, "demo", held)
+        assert "could not start on its node, and is held (launch failed requeued held)" \
+            in found.steps[0].detail
+        broken.unlink()
+        for node in slurm_cluster.command("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").split():
+            slurm_cluster.command("scontrol", "update", f"NodeName={node}", "State=RESUME",
+                                  check=False)
+        with pytest.raises(SystemExit) as end:
+            main(["resume", "demo"])
+        assert not end.value.code
+        assert capsys.readouterr().out.startswith(f"resuming demo: release job {job}\nresumed demo")
+        assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
+    slurm_cluster.idle()
+
+
+def test_what_another_run_computes_is_waited_for_in_the_queue(any_slurm, chains, tmp_path):
+    """Not on a node. When the other one is cancelled, this one computes it."""
+    on = profile(chains, any_slurm)
+    slow = {"extract": {"seconds": 6}}
+    plans = {name: chains.plan(tmp_path, name, names=("extract", "sample"), on=on, params=slow)
+             for name in ("first", "second", "third")}
+    jobs = {}
+    for name, made in plans.items():
+        jobs[name] = submission.submit(made).steps[0].job
+    until(tmp_path, "first", lambda found: found.steps[0].progress)
+    for name in ("second", "third"):
+        [found] = status.collect(tmp_path, [name])
+        assert states(found)["extract"] == "waiting", found
+    assert any_slurm.command("squeue", "-h", "-t", "RUNNING", "-o", "%A").split() == [jobs["first"]]
+    cancel(tmp_path, "first")
+    found = until(tmp_path, "second", settled, 90)
+    assert states(found) == {"extract": "done", "sample": "done"}
+    assert found.steps[0].job == jobs["second"]
+    assert states(until(tmp_path, "third", settled, 90)) == {"extract": "done", "sample": "done"}
+    result = json.loads((plans["third"].steps[0].artifact / "0000/result.json").read_text())
+    assert result["environment"]["job"] == jobs["second"]
