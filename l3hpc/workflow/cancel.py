@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from l3hpc.errors import ClusterError
 from l3hpc.workflow import claims, identity, orphans, queue, records, sbatch
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
@@ -36,7 +37,12 @@ def cancel(workspace: Path, run: str) -> list[str]:
 def _live_jobs(workspace: Path, record: RunRecord) -> list[JobId]:
     """The run's jobs that live, the leaf first, and those that its record does not know. A
     ``ClusterError`` where squeue is silent: a number alone may be somebody else's job."""
-    answer = queue.ask(record.user, identity.clusters(record))
+    try:
+        answer = queue.ask(record.user, identity.clusters(record))
+    except ClusterError as error:
+        raise ClusterError(error.message, allowed="nothing was cancelled: squeue has to show that "
+                           "the jobs are those of this run",
+                           hint=f"When Slurm answers: l3hpc cancel {record.run}") from None
     found: list[tuple[int, list[int], JobId]] = []
     for rank, step in enumerate(record.steps[::-1]):
         ids = identity.of_step(workspace, record, step)

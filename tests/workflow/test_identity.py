@@ -4,6 +4,7 @@ import pytest
 from fakeslurm import queue_line
 from submitted import Case
 
+from l3hpc.errors import ClusterError
 from l3hpc.workflow import identity, queue, records, resume, status, usage
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.identity import JobId, Origin
@@ -159,3 +160,14 @@ def test_a_submission_that_was_noted_counts_once_even_under_an_old_id(case):
     for attempt in (step.attempts[0], again, again):
         records.note_attempts(chain.workspace, "demo", {"extract": attempt}, first=True)
     assert records.read(chain.workspace, "demo").steps[0].attempts == [step.attempts[0], again]
+
+
+def test_nothing_is_cancelled_by_its_id_alone(case):
+    chain = case(names=("extract", "sample"))
+    chain.fail_both()
+    with pytest.raises(ClusterError, match="no controller") as caught:
+        cancel(chain.workspace, "demo")
+    assert "nothing was cancelled" in caught.value.allowed
+    assert caught.value.hint == "When Slurm answers: l3hpc cancel demo"
+    assert chain.slurm.calls("scancel") == []
+    assert records.read(chain.workspace, "demo").state == "submitted"
