@@ -7,6 +7,7 @@ command or action. The command line prints these three and no traceback (unless 
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 EXIT_OK = 0
@@ -86,6 +87,21 @@ class OfflineError(L3hpcError):
     """A remote service cannot be reached now; trying again later is right."""
 
     exit_code = EXIT_OFFLINE
+
+
+def command_line(*words: object) -> str:
+    """``l3hpc resume RUN`` for a hint: as a person may paste it, whatever a name or path holds."""
+    return " ".join(("l3hpc", *(pasted(word) for word in words)))
+
+
+def pasted(word: object) -> str:
+    """A value as one word of a shell's command line (bash, zsh)."""
+    text = str(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    data = text.encode("utf-8", "surrogateescape")  # as the system has a name that is not UTF-8
+    return "$'" + "".join(chr(byte) if 32 <= byte < 127 and byte not in b"\\'"
+                          else f"\\x{byte:02x}" for byte in data) + "'"
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

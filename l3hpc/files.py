@@ -19,6 +19,7 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -26,7 +27,8 @@ from l3hpc.errors import InputError
 from l3hpc.terminal import ESCAPED
 
 SYNCED_AT_ONCE = 16
-MAX_JSON = 64 * 2**20
+MAX_JSON = 2**30
+_damage: ContextVar[list[InputError] | None] = ContextVar("damage", default=None)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -140,7 +142,7 @@ def read_json(path: Path, *, own: bool = False) -> Any:
     own: see ``read_own``. A missing file is a ``FileNotFoundError``.
     """
     try:
-        content = read_own(path) if own else _read_bounded(path)
+        content = read_own(path) if own else read_bounded(path)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -148,10 +150,28 @@ def read_json(path: Path, *, own: bool = False) -> Any:
     return parse_json(content, path)
 
 
+@contextlib.contextmanager
+def noting_damage() -> Iterator[list[InputError]]:
+    """Collect what ``note_damage`` is told while the block runs: files that were left aside."""
+    found: list[InputError] = []
+    token = _damage.set(found)
+    try:
+        yield found
+    finally:
+        _damage.reset(token)
+
+
+def note_damage(error: InputError) -> None:
+    """Say that a file cannot be used, and that the work goes on without it."""
+    found = _damage.get()
+    if found is not None and str(error) not in map(str, found):
+        found.append(error)
+
+
 def parse_json(content: bytes, path: Path | str) -> Any:
     """The JSON value in the bytes of a file; ``InputError`` for what is none."""
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"damaged: byte 0x{content[error.start]:02x} is not UTF-8",
@@ -165,16 +185,20 @@ def parse_json(content: bytes, path: Path | str) -> Any:
                          where=str(path)) from None
 
 
-def _read_bounded(path: Path) -> bytes:
-    """A regular file's bytes, as far as a file of ours can be large."""
+def _no_number(name: str) -> Any:
+    raise ValueError(name)  # NaN and Infinity: we write neither
+
+
+def read_bounded(path: Path, limit: int = MAX_JSON) -> bytes:
+    """The bytes of a regular file that is no larger than a file of ours can be."""
     with open(path, "rb", opener=_at_once) as stream:
         state = os.fstat(stream.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise InputError("not a regular file", where=str(path))
-        if state.st_size > MAX_JSON:
+        if state.st_size > limit:
             raise InputError(f"has {state.st_size:,} bytes, more than any file of ours",
                              where=str(path))
-        return stream.read(MAX_JSON)
+        return stream.read(limit)
 
 
 def open_regular(path: Path | str, buffering: int = -1) -> IO[bytes]:
@@ -360,7 +384,7 @@ def task_folders(artifact: Path) -> list[Path]:
     A task folder is finished when it holds ``result.json`` (it is written last).
     """
     folders = [path for path in Path(artifact).iterdir()
-               if path.is_dir() and path.name.isdigit() and (path / "result.json").is_file()]
+               if path.is_dir() and path.name.isdecimal() and (path / "result.json").is_file()]
     return sorted(folders, key=lambda path: int(path.name))
 
 

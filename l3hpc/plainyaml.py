@@ -21,7 +21,7 @@ from l3hpc.errors import InputError
 
 Place = tuple[Any, ...]
 MAX_BYTES = 256 * 1024
-MAX_NODES = 20_000
+MAX_NODES = 10_000
 MAX_DEPTH = 50
 MAX_INTEGER = 2**63
 _TAG = "tag:yaml.org,2002:"

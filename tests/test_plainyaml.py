@@ -31,7 +31,7 @@ REFUSED = [
     ("a: &b [*b]", "1:4", "inside of what it names"), ("a: &b {<<: *b}", "1:4", "inside of"),
     ("a: {<<: 3}", "1:9", "<< takes a mapping"), ("a: 1\nb: 2\na: 3", "3:1", "first in line 1"),
     ("[" * 200_000, "1:51", "50 deep"), ("a: " + "{a: " * 60, "", "50 deep"),
-    ("- x\n" * 25_000, "20000:3", "more than 20,000"), (BOMB, None, None),
+    ("- x\n" * 25_000, "10000:3", "more than 10,000"), (BOMB, None, None),
     ("a: \x1b", "1:4", r"'\x1b'"), ("a: 1\n--- \nb: 2", "2:1", "single document"),
     ("a: [" + "x, " * 100 + "\n", "2:1", "not valid YAML"),
 ]
@@ -39,7 +39,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "place", "words"), REFUSED, ids=range(len(REFUSED)))
 def test_what_is_not_plain_data_is_refused_with_its_place(text, place, words):
-    begun = time.monotonic()
+    begun = time.process_time()
     if place is None:  # a bomb of merges: harmless, because merged keys are not counted twice
         assert len(plainyaml.parse(text, "f")[0]["a24"]) == 25
     else:
@@ -47,7 +47,7 @@ def test_what_is_not_plain_data_is_refused_with_its_place(text, place, words):
             plainyaml.parse(text, "f")
         assert refusal.value.where.startswith(f"f:{place}") and words in refusal.value.message
         assert len(str(refusal.value)) < 200
-    assert time.monotonic() - begun < 2
+    assert time.process_time() - begun < 1.5  # of this process: others may be at work
 
 
 @pytest.mark.parametrize(("content", "place", "words"), [

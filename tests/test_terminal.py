@@ -176,3 +176,26 @@ def test_every_text_file_is_opened_with_an_encoding():
             if plain and "encoding" not in named and None not in named:
                 wrong.append(f"{path.name}:{node.lineno}")
     assert not wrong
+
+
+@given(st.text(st.characters(exclude_characters="\x00") | st.sampled_from(NASTY[:9] + "'\\ $`;"),
+               min_size=1))
+def test_a_command_of_a_hint_can_be_pasted(word):
+    from l3hpc.errors import command_line
+
+    line = command_line("status", word)
+    assert not HIDDEN.search(line) and "\n" not in line
+    if "\udcff" not in word and all(not "\ud800" <= sign <= "\udfff" for sign in word):
+        done = subprocess.run(["bash", "-c", f"l3hpc() {{ printf %s \"$2\"; }}; {line}"],
+                              capture_output=True, env={"LC_ALL": "C.UTF-8"})
+        assert done.stdout.decode() == word
+
+
+def test_commands_in_hints_are_built_by_one_function():
+    """A name or path in a command that a person pastes is quoted: no f-string builds one."""
+    wrong = [f"{path.name}: {line.strip()}"
+             for path in sorted(Path(terminal.__file__).parent.rglob("*.py"))
+             for line in path.read_text(encoding="utf-8").splitlines()
+             if re.search(r"l3hpc ([a-z-]+ )+(--[a-z-]+[ =])*\{", line)]
+    allowed = re.compile(r"l3hpc demo in|[{]pasteable[(]")
+    assert not [line for line in wrong if not allowed.search(line)]

@@ -21,6 +21,8 @@ from l3hpc.errors import (
     L3hpcError,
     nearest,
 )
+from l3hpc.files import noting_damage
+from l3hpc.terminal import one_line
 
 COMMANDS = {
     "submit": "Submit a pipeline as a chain of jobs.",
@@ -128,7 +130,12 @@ def main(arguments: list[str] | None = None) -> None:
         terminal.install()
     with terminal.guarded():
         out, err = sys.stdout, sys.stderr
-        code = _run(sys.argv[1:] if arguments is None else arguments)
+        with noting_damage() as damage:
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+        with contextlib.suppress(OSError):
+            for found in damage:
+                words = one_line(f"{found.where}: {found.message}")
+                click.echo(f"warning: left aside: {words}", err=True)
         for stream in (out, err):
             try:
                 stream.flush()

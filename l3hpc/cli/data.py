@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from l3hpc.errors import EXIT_FAILED
+from l3hpc.errors import EXIT_FAILED, command_line
 from l3hpc.progress import for_person
 
 EXAMPLES = """\b
@@ -76,7 +76,7 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
                f"{summary['recordings']} recordings of {sensors} sensors, "
                f"{sum(summary['clips'].values())} tagged clips"
                + (f" ({tagged})" if tagged else "") + f", {summary['bytes'] / 1e6:,.0f} MB")
-    click.echo(f"next: l3hpc data check {out}")
+    click.echo(f"next: {command_line('data', 'check', out)}")
 
 
 @command.command("check", epilog=CHECK_EXAMPLES)

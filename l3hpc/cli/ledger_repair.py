@@ -21,6 +21,7 @@ from l3hpc.cli.ledger_common import (
     warn_damage,
     workspace_option,
 )
+from l3hpc.terminal import one_line
 
 if TYPE_CHECKING:
     from l3hpc.ledger.fold import Row
@@ -146,7 +147,7 @@ def _repair_cells(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bo
             click.echo(f"{cell['tab']}  {cell['cell']} ({cell['title']}): {cell['sheet']!r} → "
                        f"{cell['journal']!r}")
         for row in rows:
-            click.echo(f"{row['tab']}  {row['kind']} row: {' '.join(row['key'])}")
+            click.echo(f"{row['tab']}  {row['kind']} row: {one_line(' '.join(row['key']))}")
         for problem in plan.problems:
             say(f"{problem['kind']}: {problem['tab']}: {problem['text']}")
         if plan.is_empty:
@@ -192,7 +193,7 @@ def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_
     found = foreign_rows(store, sheets, chosen)
     if not as_json:
         for row in found:
-            click.echo(f"{row.tab.name}: {' '.join(row.key)}")
+            click.echo(f"{row.tab.name}: {one_line(' '.join(row.key))}")
         if not found:
             click.echo("no rows of others")
     take = bool(found) and not dry_run and (

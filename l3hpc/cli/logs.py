@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
+from l3hpc.errors import command_line
 from l3hpc.terminal import log_text
 
 ASK_SLURM_EVERY_S = 10.0
@@ -49,7 +50,8 @@ def command(
         _list(folder, name, as_json)
         return
     if as_json:
-        raise InputError("--json is for the list of steps", hint=f"l3hpc logs {name} --json")
+        raise InputError("--json is for the list of steps",
+                         hint=command_line("logs", name, "--json"))
     entry = records.step(record, step)
     path = logs.find(folder, record, entry, task=task, which=which or "err")
     if only_path:
@@ -77,7 +79,7 @@ def command(
         return
     if not path.exists():
         raise InputError(f"{step} of {name} has not started: it has no log yet",
-                         hint=f"See where it stands: l3hpc status {name}")
+                         hint=f"See where it stands: {command_line('status', name)}")
     text = path.read_text(encoding="utf-8", errors="replace")
     click.echo(log_text(text), nl=False)
     if not text:
@@ -106,4 +108,4 @@ def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
     for row in rows:
         log = "no log" if row["bytes"] is None else f"{row['bytes']:,} bytes  {row['log']}"
         click.echo(f"{row['step']:<{width}}  {row['state']:<9}  {log}")
-    click.echo(f"\nprint one with   l3hpc logs {run} STEP", err=True)
+    click.echo(f"\nprint one with   {command_line('logs', run)} STEP", err=True)

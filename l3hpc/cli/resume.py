@@ -9,6 +9,7 @@ import click
 
 from l3hpc.cli.planning import note_unused
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
+from l3hpc.errors import command_line
 
 
 @click.command(epilog="""\b
@@ -89,7 +90,7 @@ def go_on(
         else:
             chain = " → ".join(f"{step} {job}" for step, job in chosen.items())
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
-                       + f"\nfollow it with   l3hpc status {name} --watch")
+                       + "\nfollow it with   " + command_line("status", name, "--watch"))
 
     record = resumption.resume(folder, name, profile, sets=sets, only=only, again=again or "",
                                detach=detach, progress=for_person(), on_planned=announce,

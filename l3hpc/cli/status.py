@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
-from l3hpc.errors import InputError
-from l3hpc.terminal import own
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError
+from l3hpc.terminal import one_line, own
 
 SHOWN = 5
 
@@ -26,8 +26,12 @@ Examples:
 States: waiting (for earlier steps), queued (Slurm's reason follows), running, requeued, done,
 reused (done before), failed, blocked (by a step that failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
-"next", "notes", "combinations"}]}; each step has name, kind, job, state, done, tasks, elapsed_s,
-detail, blocked_by, restarts, log, progress, last_words, failed_tasks, artifact.
+"next", "notes", "damaged", "combinations"}], "left_out": [{"where", "message"}]}; each step has
+name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress,
+last_words, failed_tasks, artifact.
+
+\b
+A damaged file costs what it describes and is named; all else is shown, and the exit code is 1.
 """)
 @click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--all", "everything", is_flag=True, help=f"All runs, not only the newest {SHOWN}.")
@@ -38,25 +42,22 @@ detail, blocked_by, restarts, log, progress, last_words, failed_tasks, artifact.
 def command(
     run: str | None, everything: bool, watch: float | None, as_json: bool,
     config_file: str | None, workspace_dir: str | None,
-) -> None:
+) -> int:
     """Show where runs stand: of every step the state, tasks, time, progress and last words.
 
     RUN is a run's name, the beginning of one, or 'latest'. Without it: the newest runs.
     """
     folder = workspace(config_file, workspace_dir)
-    if watch is None:
-        click.echo(_look(folder, run, everything, as_json)[0])
-        return
     while True:
-        text, moving = _look(folder, run, everything, as_json)
-        if sys.stdout.isatty() and not as_json:
+        text, moving, code = _look(folder, run, everything, as_json)
+        if watch is not None and sys.stdout.isatty() and not as_json:
             click.echo("\033[H\033[J", nl=False, file=own(sys.stdout))
             click.echo(f"{_fitting(text)}\nevery {watch:g} s, Ctrl-C ends")
         else:
             click.echo(text)
         sys.stdout.flush()
-        if not moving:
-            return
+        if watch is None or not moving:
+            return code
         time.sleep(watch)
 
 
@@ -68,26 +69,32 @@ def _fitting(text: str) -> str:
     return "\n".join(lines if len(lines) <= room else [*lines[:room - 1], "…"][:room])
 
 
-def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tuple[str, bool]:
-    """The text, and whether anything still moves."""
+def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tuple[str, bool, int]:
+    """The text, whether anything still moves, and the exit code: 1 where a file is damaged."""
     from l3hpc.workflow import records, status, statustext
 
+    broken: list[InputError] = []
     if run is not None:
         found = status.collect(folder, [records.find(folder, run)])
     else:
-        broken: list[InputError] = []
         found = status.collect(folder, last=None if everything else SHOWN, broken=broken)
-        for error in broken:
-            click.echo(f"note: left out: {error.where}: {error.message}", err=True)
     moving = any(each.state in ("running", "submitting") for each in found)
+    code = EXIT_FAILED if broken or any(each.damaged for each in found) else EXIT_OK
     if as_json:
-        value = {"schema": status.SCHEMA, "runs": [each.to_json() for each in found]}
-        return json.dumps(value, indent=2), moving
+        left_out = [{"where": error.where, "message": error.message} for error in broken]
+        value = {"schema": status.SCHEMA, "runs": [each.to_json() for each in found],
+                 "left_out": left_out}
+        return json.dumps(value, indent=2), moving, code
+    for error in broken:
+        click.echo(f"error: {one_line(error.where)}: {one_line(error.message)}", err=True)
+        for line in (error.hint or "").splitlines():
+            click.echo(f"       {line}", err=True)
     if not found:
-        return (f"no runs yet in {folder}\n"
-                "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False
+        return ("no other runs yet" if broken else
+                f"no runs yet in {folder}\n"
+                "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False, code
     text = "\n\n".join(statustext.run_text(each) for each in found)
-    hidden = 0 if run or everything else len(records.names(folder)) - len(found)
+    hidden = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
     if hidden > 0:
         text += f"\n\nand {hidden:,} older: l3hpc status --all"
-    return text, moving
+    return text, moving, code

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l3hpc.cli.planning import make_plan, note_unused, plan_options
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 
 if TYPE_CHECKING:
     from l3hpc.workflow.model import Plan, RunRecord
@@ -88,7 +88,8 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
         _finish(plan, record, True, "")
     foreground = plan.profile.executor == "local" and not detach
     if foreground and not submission.succeeded(plan.workspace, record):
-        click.echo(f"\n{plan.run} did not finish. Why:   l3hpc status {plan.run}", err=True)
+        why = command_line("status", plan.run)
+        click.echo(f"\n{plan.run} did not finish. Why:   {why}", err=True)
         return EXIT_FAILED
     if foreground and not as_json and any(step.job for step in record.steps):
         click.echo(f"\n{plan.run} is done. Results:   l3hpc ledger show      "

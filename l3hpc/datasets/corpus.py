@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.audio import formats
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.files import digest, walk
 from l3hpc.tables import rows
 
@@ -98,7 +98,8 @@ def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
     if odd:
         raise InputError(f"{len(odd):,} file names are not UTF-8, first {printable(odd[0])}",
                          where=str(folder), allowed="file names in UTF-8",
-                         hint=f"Rename them. Which they are: l3hpc data check {folder}")
+                         hint="Rename them. Which they are: "
+                              + command_line("data", "check", folder))
     recordings = []
     for name in sorted(found.keys() | table.keys()):
         status = found.get(name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from l3hpc.datasets.calibration import spread, windows_of
 from l3hpc.datasets.corpus import Recording, scan
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 
 HOP_S = 0.5
 RANGE_FRAMES = 200
@@ -43,7 +43,7 @@ def read(folder: Path, rate: int) -> Frames:
     if not len(found.ranges) or not len(found.check):
         raise InputError(f"none of the {len(recordings)} recordings can be used",
                          where=str(folder), allowed="audible recordings of at least one second",
-                         hint=f"l3hpc data check {folder} --listen")
+                         hint=command_line('data', 'check', folder, '--listen'))
     return found
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from typing import Any
 
+from l3hpc.errors import pasted
 from l3hpc.ledger.columns import Column, Tab
 from l3hpc.ledger.fold import Row
 from l3hpc.ledger.journal import nonfinite
@@ -56,13 +56,9 @@ def shortened(words: str, most: int) -> str:
 
 
 def pasteable(word: str) -> str:
-    """``word`` quoted for a shell command that a person pastes; control characters are spelled out
-    (``$'…'``), and a word like an option stands behind ``--``."""
-    quoted = shlex.quote(word) if word.isprintable() else "$'" + "".join(
-        sign if sign.isprintable() and sign not in "'\\" else
-        "".join(f"\\x{byte:02x}" for byte in sign.encode("utf-8", "surrogatepass"))
-        for sign in word) + "'"
-    return f"-- {quoted}" if word.startswith("-") else quoted
+    """``word`` quoted for a shell command that a person pastes; one like an option stands behind
+    ``--``."""
+    return f"-- {pasted(word)}" if word.startswith("-") else pasted(word)
 
 
 def cells(row: Row) -> list[Cell]:

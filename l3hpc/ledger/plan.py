@@ -18,6 +18,7 @@ from l3hpc.ledger.columns import Column, Tab, letter
 from l3hpc.ledger.fold import Row, number
 from l3hpc.ledger.grid import Snapshot, TabGrid
 from l3hpc.ledger.store import SyncState
+from l3hpc.terminal import one_line
 
 Policy = Literal["report", "ours", "theirs"]
 Known = Callable[[Row, str], Sequence[Any]]  # every value the journal ever held for a field
@@ -216,7 +217,7 @@ def _better(column: Column, theirs: Any, ours: Cell) -> bool:
 
 def short(row: Row) -> str:
     """A row's key for a message, its end if it is long."""
-    text = " ".join(row.key)
+    text = one_line(" ".join(row.key))
     return text if len(text) <= 60 else "…" + text[-59:]
 
 

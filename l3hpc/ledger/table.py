@@ -9,6 +9,7 @@ from typing import Any
 from l3hpc.ledger import select
 from l3hpc.ledger.columns import Column, Tab
 from l3hpc.ledger.fold import Row
+from l3hpc.terminal import one_line
 
 KEY_WIDTH = 34
 TEXT_WIDTH = 36
@@ -32,7 +33,7 @@ def table(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int |
     lines = ["  " + "  ".join(text for text in (header for header, *_ in built)).rstrip()]
     for number, mark in enumerate(marks):
         words = "  ".join(column[number + 1] for column in built)
-        lines.append(f"{mark} {words}  {trailing[number]}".rstrip())
+        lines.append(one_line(f"{mark} {words}  {trailing[number]}".rstrip()))
     return lines, left_out
 
 
@@ -44,8 +45,9 @@ def single(row: Row) -> list[str]:
     beside += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
                if row.origin.get(name)]
     wide = max(len(title) for title, _ in filled + beside)
-    return ([f"  {title:<{wide}}  {text}" for title, text in filled]
-            + ([""] if beside else []) + [f"  {title:<{wide}}  {text}" for title, text in beside])
+    return [one_line(line) for line in (
+        *(f"  {title:<{wide}}  {text}" for title, text in filled), *([""] if beside else []),
+        *(f"  {title:<{wide}}  {text}" for title, text in beside))]
 
 
 def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> list[str]:
@@ -68,7 +70,8 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
     header = ["", *names]
     widths = [max(len(line[position]) for line in [header, *grid])
               for position in range(len(header))]
-    return ["  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
+    return [one_line("  ".join(f"{text:<{width}}" for text, width
+                               in zip(line, widths, strict=True)).rstrip())
             for line in [header, *grid]]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.steps import reduced
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
@@ -100,7 +100,7 @@ def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]
         raise InputError(f"{len(missing):,} of {len(recordings):,} clips have no audio: "
                          f"{missing[0]}" + " …" * (len(missing) > 1), where=str(params.clips),
                          allowed=f"at most {params.max_failed:.0%} (embed.max_failed)",
-                         hint=f"What is missing: l3hpc data check {params.clips}")
+                         hint=f"What is missing: {command_line('data', 'check', params.clips)}")
     size = params.files_per_task or len(recordings)
     ranges = reduced.ranges_from(recordings, params)
     return [{"recordings": [one.as_json() for one in recordings[first:first + size]], **ranges}

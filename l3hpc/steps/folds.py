@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
@@ -217,8 +217,8 @@ def _refuse_silent_folds(found: Features, data: Folder, params: Params, task: Ta
         raise L3hpcError(
             f"{there[lost[0]]} of {listed[lost[0]]} clips of fold {lost[0]} have an embedding",
             where=str(task.inputs["embed"]), allowed="at least half of the clips of every fold",
-            hint=f"What is missing: l3hpc data check {params.clips}. To leave folds out, take "
-                 "their rows out of the table and --set folds.partial=true")
+            hint=f"What is missing: {command_line('data', 'check', params.clips)}. To leave "
+                 "folds out, take their rows out of the table and --set folds.partial=true")
 
 
 def _numbers(outcome: Outcome, label: Any, data: Folder) -> dict[str, dict[str, Any]]:

@@ -7,17 +7,40 @@ says that one is finished (it is written last, before the folder's one rename).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired, TypedDict
+
 from l3hpc.errors import InputError
-from l3hpc.files import is_own, read_json, write_json
+from l3hpc.files import is_own, note_damage, read_json, write_json
+from l3hpc.workflow.typed import mapping
 
 WORK = ".work"
+
+
+class Result(TypedDict):
+    """What a reader takes from ``result.json``."""
+
+    started: float
+    finished: float
+    index: NotRequired[int]
+    elapsed_s: NotRequired[float]
+    summary: NotRequired[Any]
+    environment: NotRequired[dict[str, Any]]
+    cpu_s: NotRequired[float]
+    peak_memory_mb: NotRequired[float]
+
+
+class Summary(TypedDict):
+    """What ``summary.json`` holds."""
+
+    text: str
+    started: float
+    finished: float
 
 
 def task_folder(artifact: Path, index: int) -> Path:
@@ -54,16 +77,24 @@ def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
         entries = os.listdir(artifact)
     except FileNotFoundError:
         return set()
-    return {int(name) for name in entries if name.isdigit()
+    except OSError as error:
+        note_damage(InputError(f"cannot be read: {error.strerror}", where=str(artifact)))
+        return set()
+    return {int(name) for name in entries if name.isdecimal()
             and os.path.isfile(f"{artifact}/{name}/result.json")}
 
 
 def results(artifact: Path) -> list[dict[str, Any]]:
-    """The ``result.json`` of every finished task, in task order."""
+    """The ``result.json`` of every finished task, in task order, without the damaged ones."""
     values = []
     for index in sorted(finished(artifact)):
-        with open(f"{artifact}/{index:04d}/result.json", encoding="utf-8") as stream:
-            values.append(json.load(stream))
+        path = Path(f"{artifact}/{index:04d}/result.json")
+        try:
+            value = mapping(Result, read_json(path), "result")
+        except InputError as error:
+            note_damage(InputError(error.message, where=error.where or str(path)))
+            continue
+        values.append(value)
     return values
 
 
@@ -82,6 +113,8 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
     """When all tasks are finished: keep their one line and times, so that status reads one file."""
     if len(finished(artifact)) == tasks:
         found = results(artifact)
+        if len(found) < tasks:  # a result is damaged: it says nothing for a summary
+            return
         with contextlib.suppress(PermissionError):  # another person has left it already
             write_json(Path(artifact) / "summary.json", {
                 "text": summary([result["summary"] for result in found]),
@@ -92,12 +125,14 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
 def summary(artifact: Path | str) -> dict[str, Any]:
     """What the last task of a complete artifact left: ``text``, ``started``, ``finished`` (unix
     seconds); {} when it left nothing."""
+    path = Path(f"{artifact}/summary.json")
     try:
-        with open(f"{artifact}/summary.json", "rb", buffering=0) as stream:
-            value = json.loads(stream.read())
-    except (OSError, ValueError):
+        return mapping(Summary, read_json(path), "summary")
+    except FileNotFoundError:
         return {}
-    return value if isinstance(value, dict) else {}
+    except InputError as error:
+        note_damage(InputError(error.message, where=error.where or str(path)))
+        return {}
 
 
 def detail(artifact: Path) -> str:

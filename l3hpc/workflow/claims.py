@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError
+from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError, command_line
 from l3hpc.workflow import records, sharing
 from l3hpc.workflow.model import RunRecord
 from l3hpc.workflow.owner import Owner
@@ -31,8 +31,9 @@ def claim(workspace: Path, run: str, label: str) -> Owner:
     mine = _claim(workspace, run, label)
     if not mine.acquire():
         raise InputError(f"the jobs of {run} are being handed over by {_who(mine)} just now",
-                         hint=f"See: l3hpc status {run}. If that process was killed on another "
-                              f"machine: l3hpc cancel {run}, or try again in 15 minutes")
+                         hint=f"See: {command_line('status', run)}. If that process was killed on "
+                              f"another machine: {command_line('cancel', run)}, or try again in "
+                              "15 minutes")
     _asked(workspace, run).unlink(missing_ok=True)  # left by a cancel that was killed
     return mine
 
@@ -56,7 +57,7 @@ def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:
         while owner.holder() is not None:
             if time.monotonic() > end:
                 raise ClusterError(f"the jobs of {run} are still handed over by {_who(owner)}",
-                                   hint=f"End that process, then: l3hpc cancel {run}")
+                                   hint=f"End that process, then: {command_line('cancel', run)}")
             time.sleep(LOOK_S)
     finally:
         asked.unlink(missing_ok=True)
@@ -65,7 +66,7 @@ def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:
 def check(workspace: Path, run: str) -> None:
     """Raise ``Stopped`` where ``stop`` asks for it."""
     if _asked(workspace, run).exists():
-        raise Stopped("cancelled by another command", hint=f"See: l3hpc status {run}")
+        raise Stopped("cancelled by another command", hint=f"See: {command_line('status', run)}")
 
 
 def pause(workspace: Path, run: str, seconds: float) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.files import current_user
 from l3hpc.workflow import artifacts, executors, identity, queue, records, status, waiting
 from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord, task_ids
@@ -130,7 +130,7 @@ class Dependencies:
             said = {"planned": "was not submitted", "lost": "was lost", "blocked": "is blocked",
                     "cancelled": "was cancelled"}.get(state, "failed")
             raise ParentFailed(f"{entry.name} {said}",
-                               hint=f"See: l3hpc status {self._record.run}")
+                               hint=f"See: {command_line('status', self._record.run)}")
         return waiting.live_ids(entry, done, live)
 
     def _live(self, entry: StepRecord, done: Collection[int]) -> dict[int, str]:
@@ -225,7 +225,7 @@ def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
                 f"an input is made by {entry.name} of {record.run}, "
                 + (f"whose task {lacking[0]} failed" if state in status.MOVING
                    else f"which is {state}"),
-                hint=f"Finish it first: l3hpc resume {record.run}")
+                hint=f"Finish it first: {command_line('resume', record.run)}")
         jobs += waiting.live_ids(entry, done, live)
     return jobs
 
@@ -233,7 +233,7 @@ def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
 def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]:
     """The steps of other runs whose jobs, also earlier ones, a step waits for; each once."""
     found: dict[tuple[str, str], tuple[RunRecord, StepRecord]] = {}
-    known = records.read_all(plan.workspace) if step.waits_for else []
+    known = records.read_all(plan.workspace, []) if step.waits_for else []
     for job in step.waits_for:
         made = [(record, entry) for record in known
                 if record.local == executors.is_local(plan.profile) for entry in record.steps

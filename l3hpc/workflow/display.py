@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from l3hpc import terminal
+from l3hpc.errors import command_line
 from l3hpc.terminal import one_line
 from l3hpc.workflow import artifacts, markers, records
 from l3hpc.workflow.model import RunRecord, StepRecord
@@ -169,4 +170,4 @@ def _last_words(workspace: Path, record: RunRecord, step: StepRecord) -> str:
     for _, mark in sorted(marks.items()):
         if mark.error:
             return str(mark.error.get("message") or mark.error.get("type")).splitlines()[0]
-    return f"See: l3hpc logs {record.run} {step.name}"
+    return f"See: {command_line('logs', record.run, step.name)}"

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import ClusterError, InputError, L3hpcError
+from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.files import write_text
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
@@ -118,7 +118,8 @@ def hand_over(
                 left |= dict.fromkeys(names, error.message)
         if left and not submitted:
             step = next(one for one in steps if one.name in left)
-            raise InputError(left[step.name], hint=f"Finish that first: l3hpc resume {plan.run}")
+            raise InputError(left[step.name],
+                             hint=f"Finish that first: {command_line('resume', plan.run)}")
         record.state, record.note = "submitted", ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
@@ -241,8 +242,8 @@ def _leave(plan: Plan, record: RunRecord, step: PlannedStep, error: L3hpcError, 
     error.allowed = (f"submitted: {', '.join(there)}; " if there else "") + (
         f"whether {step.name} was submitted is not known" if unknown
         else f"{step.name} was not submitted")
-    error.hint = (f"When Slurm answers again: l3hpc resume {plan.run} looks for it and goes on, "
-                  f"l3hpc cancel {plan.run} ends the run")
+    error.hint = (f"When Slurm answers again: {command_line('resume', plan.run)} looks for it "
+                  f"and goes on, {command_line('cancel', plan.run)} ends the run")
     record.note = error.message
     records.write(plan.workspace, record)
 

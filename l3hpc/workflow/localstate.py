@@ -6,7 +6,6 @@ The runner writes it at every change; status and cancel read it. Each job is nam
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -14,10 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from l3hpc.files import read_json, write_json, write_text
+from typing_extensions import NotRequired, TypedDict
+
+from l3hpc.errors import InputError
+from l3hpc.files import note_damage, read_json, write_json, write_text
 from l3hpc.workflow import records
 from l3hpc.workflow.model import RunRecord, task_ids
 from l3hpc.workflow.owner import Owner, process_start
+from l3hpc.workflow.typed import mapping
 
 LIVE = ("PENDING", "RUNNING")
 
@@ -29,11 +32,39 @@ def spool_folder(workspace: Path) -> Path:
 
 def entry(workspace: Path, job: str) -> dict[str, Any] | None:
     """The spool's entry of a local job; None when there is no such job."""
+    path = spool_folder(workspace) / f"{job}.json"
     try:
-        value = read_json(spool_folder(workspace) / f"{job}.json")
+        return mapping(_Entry, read_json(path), "job")
     except FileNotFoundError:
         return None
-    return value if isinstance(value, dict) else None
+    except InputError as error:
+        note_damage(InputError(error.message, where=error.where or str(path)))
+        return None
+
+
+class _Entry(TypedDict):
+    run: str
+    after: NotRequired[list[str]]
+
+
+class _Job(TypedDict):
+    state: str
+    step: str
+    task: int
+    job: str
+    array: bool
+    after: list[str]
+    pid: NotRequired[int | None]
+    started: NotRequired[float | None]
+    ended: NotRequired[float | None]
+    exit: NotRequired[int | None]
+    restarts: NotRequired[int]
+    time_min: NotRequired[float | None]
+    mem_mb: NotRequired[int | None]
+
+
+class _State(TypedDict):
+    jobs: dict[str, dict[str, Any]]
 
 
 class LocalJobs:
@@ -54,10 +85,14 @@ class LocalJobs:
 
     def load(self) -> None:
         """Read the file again."""
+        self.jobs = {}
         try:
-            self.jobs = json.loads(self.path.read_text(encoding="utf-8"))["jobs"]
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
-            self.jobs = {}
+            jobs = mapping(_State, read_json(self.path), "state")["jobs"]
+            self.jobs = {name: mapping(_Job, job, name) for name, job in jobs.items()}
+        except FileNotFoundError:
+            pass
+        except InputError as error:
+            note_damage(InputError(error.message, where=error.where or str(self.path)))
 
     def save(self) -> None:
         """Replace the file."""

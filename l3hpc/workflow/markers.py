@@ -16,9 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l3hpc.files import write_json
+from l3hpc.errors import InputError
+from l3hpc.files import note_damage, parse_json, read_bounded, write_json
+from l3hpc.workflow.typed import fits
 
-_NAME = re.compile(r"(\d+)\.(begin|exit|progress\.json|error\.json|requeues\.json|gave_up\.json)")
+MAX_BYTES = 2**20
+_NAME = re.compile(
+    r"([0-9]{1,9})\.(begin|exit|progress\.json|error\.json|requeues\.json|gave_up\.json)")
 
 
 @dataclass
@@ -79,19 +83,25 @@ def read(folder: Path) -> dict[int, TaskMarks]:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
         return tasks
+    except OSError as error:
+        note_damage(InputError(f"cannot be read: {error.strerror}", where=str(folder)))
+        return tasks
     for entry in entries:
         match = _NAME.fullmatch(entry.name)
         if match is None:
             continue
         marks = tasks.setdefault(int(match[1]), TaskMarks())
         try:
-            text = Path(entry.path).read_text(encoding="utf-8", errors="replace")
-            written = entry.stat().st_mtime
+            content = read_bounded(Path(entry.path), MAX_BYTES)
+            if not _take(marks, match[2], content, entry):
+                parse_json(content, entry.path)
+                raise InputError("not what a job writes", where=entry.path)
+        except InputError as error:
+            note_damage(error)
         except OSError as error:  # replaced at this moment, perhaps by another machine
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
-                raise
-            continue
-        _take(marks, match[2], text, written)
+            gone = error.errno in (errno.ENOENT, errno.ESTALE) and not entry.is_symlink()
+            if not gone:
+                note_damage(InputError(f"cannot be read: {error.strerror}", where=entry.path))
     return tasks
 
 
@@ -130,27 +140,47 @@ def give_up(folder: Path, index: int, words: str, when: float) -> None:
     write_json(path(folder, index, "gave_up.json"), {"words": words, "time": when})
 
 
-def _take(marks: TaskMarks, what: str, text: str, written: float) -> None:
-    if what == "begin":
-        marks.begin = _pairs(text)
-        marks.begin.setdefault("time", str(written))
-    elif what == "exit":
+def _take(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) -> bool:
+    """Enter what a marker says; False where it says nothing of that kind."""
+    written = file.stat().st_mtime
+    text = content.decode("utf-8", "replace")
+    if what == "begin":  # that it is there says that the job began
+        pairs = _pairs(text)
+        marks.begin = {"time": str(written)} | pairs
+        return bool(pairs)
+    if what == "exit":
         pairs = _pairs(text)
         code = _number(pairs.get("code", pairs.get("exit", text.strip())))
         marks.exit_code = None if code is None else int(code)
         marks.exited = _number(pairs.get("time")) or written
         marks.in_setup = pairs.get("stage") == "setup"
         marks.asked_to_end = pairs.get("signal") == "TERM"
+        return code is not None
+    value = parse_json(content, file.path)
+    if what == "requeues.json":
+        if not isinstance(value, list) or not all(_is_requeue(entry) for entry in value):
+            return False
+        marks.requeues = value
+        return True
+    if not isinstance(value, dict):
+        return False
+    if what == "progress.json":
+        if not all(fits(value.get(name), float | None) for name in ("done", "total", "elapsed_s")):
+            return False
+        marks.progress = {**value, "written": written}
+    elif what == "error.json":
+        if not fits(value.get("tail"), list | None):
+            return False
+        marks.error = value
     else:
-        value = _json(text)
-        if what == "progress.json" and isinstance(value, dict):
-            marks.progress = {**value, "written": written}
-        elif what == "error.json" and isinstance(value, dict):
-            marks.error = value
-        elif what == "gave_up.json" and isinstance(value, dict):
-            marks.gave_up = str(value.get("words", ""))
-        elif what == "requeues.json" and isinstance(value, list):
-            marks.requeues = [entry for entry in value if isinstance(entry, dict)]
+        marks.gave_up = str(value.get("words", ""))
+    return True
+
+
+def _is_requeue(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(
+        fits(entry.get(name), int | None) for name in ("mem_mb", "time_min")) \
+        and fits(entry.get("exclude"), str | None)
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -165,12 +195,13 @@ def _pairs(text: str) -> dict[str, str]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        number = float(text) if text else None
     except ValueError:
         return None
+    return number if fits(number, float) else None

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l3hpc.errors import InputError
+from l3hpc.workflow.typed import made
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -166,4 +169,8 @@ class RunRecord:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RunRecord:
         """The record read back from JSON values."""
-        return cls(**{**value, "steps": [StepRecord(**step) for step in value["steps"]]})
+        steps = value.get("steps") if isinstance(value, dict) else None
+        if not isinstance(steps, list):
+            raise InputError("it has no list of steps")
+        return made(cls, {**value, "steps": [made(StepRecord, step, f"steps[{place}]")
+                                             for place, step in enumerate(steps)]}, "record")

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired, TypedDict
+
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import read_json
+from l3hpc.files import note_damage, read_json
 from l3hpc.workflow import artifacts, fingerprint, records, waiting
 from l3hpc.workflow.localstate import LIVE, LocalJobs
 from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.typed import mapping
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def student(workspace: Path, word: str, cluster: str) -> Outside:
 
     Raises ``InputError`` with the runs that have one.
     """
-    known = records.read_all(workspace)
+    known, broken = _known(workspace)
     if word == "latest":
         for record in known:
             found = _usable(workspace, record, "train", cluster)
@@ -47,6 +50,7 @@ def student(workspace: Path, word: str, cluster: str) -> Outside:
                 return found
         raise InputError(
             f"no run in {workspace} has trained a student", where="--student latest",
+            allowed=f"(left aside: {broken[0].where}: {broken[0].message})" if broken else None,
             hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
     if any(record.run == word for record in known) or not Path(word).is_file():
         return of_run(workspace, word, "train", known, cluster)
@@ -54,9 +58,18 @@ def student(workspace: Path, word: str, cluster: str) -> Outside:
     return Outside(path, "", run=None, file=True)
 
 
+def _known(workspace: Path) -> tuple[list[RunRecord], list[InputError]]:
+    """All records, and what is wrong with those that cannot be read, which is said too."""
+    broken: list[InputError] = []
+    known = records.read_all(workspace, broken)
+    for error in broken:
+        note_damage(error)
+    return known, broken
+
+
 def given(workspace: Path, kind: str, word: str, where: str, cluster: str) -> Outside:
     """An input named on the command line: a folder, or a run that made it."""
-    known = records.read_all(workspace)
+    known, _ = _known(workspace)
     if any(record.run == word for record in known):
         return of_run(workspace, word, kind, known, cluster)
     path = Path(word)
@@ -130,6 +143,14 @@ def _finished(step: StepRecord) -> bool:
 
 def _shards(*folders: Path) -> list[dict[str, Any]]:
     for folder in folders:
-        if (folder / "config.json").is_file():
-            return list(read_json(folder / "config.json").get("shards", []))
+        path = folder / "config.json"
+        if path.is_file():
+            try:
+                return list(mapping(_Shards, read_json(path), "config").get("shards", []))
+            except InputError as error:
+                note_damage(InputError(error.message, where=error.where or str(path)))
     return []
+
+
+class _Shards(TypedDict):
+    shards: NotRequired[list[dict[str, Any]]]

@@ -129,7 +129,7 @@ class Owner:
         prefix = f"{self._name}.owner."
         names = (entry.name[len(prefix):] for entry in os.scandir(self._folder)
                  if entry.name.startswith(prefix))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def _highest(self) -> tuple[int, dict[str, Any] | None]:
         if not self._folder.is_dir():
@@ -138,8 +138,10 @@ class Owner:
         if not numbers:
             return 0, None
         try:
-            state = json.loads(self._claim(numbers[-1]).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):  # being written just now, or by a killed process
+            state = json.loads(self._claim(numbers[-1]).read_bytes())
+        except (OSError, ValueError, RecursionError):  # being written, or by a killed process
+            state = None
+        if not isinstance(state, dict):
             state = {"token": f"unreadable {numbers[-1]}"}
         with contextlib.suppress(OSError):
             file = self._claim(numbers[-1]).stat()

@@ -8,17 +8,75 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired, TypedDict
+
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import read_json, write_json
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.files import note_damage, parse_json, read_bounded, read_json, write_json
+from l3hpc.workflow.model import Resources, RunRecord, StepRecord
+from l3hpc.workflow.typed import mapping, shown
 
 LATEST = "latest"
 NOTED = "attempts.jsonl"
+_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
+
+
+class Attempt(TypedDict):
+    """One submission of a step, in its record."""
+
+    job: str
+    array: bool
+    tasks: list[int]
+    time: float
+    offset: NotRequired[int]
+    requeues: NotRequired[dict[str, Any]]
+    script: NotRequired[str | None]
+    cluster: NotRequired[str | None]
+
+
+class Asked(TypedDict):
+    """``Resources`` in a record (a part of a minute in a test)."""
+
+    cpus: NotRequired[int]
+    mem_mb: NotRequired[int]
+    gpus: NotRequired[int]
+    time_min: NotRequired[float]
+
+
+class Combination(TypedDict):
+    """One of a sweep's: what was chosen, and base step → step."""
+
+    values: dict[str, Any]
+    steps: dict[str, str]
+
+
+class Options(TypedDict):
+    """What the options of a run must hold for a reader, where they hold it."""
+
+    combinations: NotRequired[list[Combination]]
+
+
+class Frozen(TypedDict):
+    """What ``config.json`` must hold for another submission of its step."""
+
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    fingerprint: str
+    shards: list[dict[str, Any]]
+    labels: NotRequired[dict[str, Any]]
+
+
+class Noted(TypedDict):
+    """One line of ``attempts.jsonl``."""
+
+    step: str
+    first: bool
+    attempt: dict[str, Any]
 
 
 def runs_folder(workspace: Path) -> Path:
@@ -74,17 +132,29 @@ def add_attempt(entry: StepRecord, attempt: Mapping[str, Any], *, first: bool) -
 
 def _add_noted(folder: Path, record: RunRecord) -> None:
     """What was noted after the record was last written (the writer was killed, or is at work)."""
+    path = folder / NOTED
     try:
-        lines = (folder / NOTED).read_text(encoding="utf-8", errors="replace").splitlines()
+        content = read_bounded(path)
     except FileNotFoundError:
         return
+    except InputError as error:
+        note_damage(error)
+        return
+    except OSError as error:
+        note_damage(InputError(f"cannot be read: {error.strerror}", where=str(path)))
+        return
     entries = {entry.name: entry for entry in record.steps}
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # being written, or torn
-            noted = json.loads(line)
-            entry = entries[noted["step"]]
-            if noted["attempt"] not in entry.attempts:
-                add_attempt(entry, noted["attempt"], first=noted["first"])
+    *lines, _ = content.split(b"\n")  # the last one is being written, or its writer was killed
+    for number, line in enumerate(lines, start=1):
+        try:
+            noted = mapping(Noted, parse_json(line, path), "line")
+            entry, attempt = entries[noted["step"]], mapping(Attempt, noted["attempt"], "attempt")
+        except (InputError, KeyError) as error:
+            words = error.message if isinstance(error, InputError) else f"no step {error}"
+            note_damage(InputError(f"damaged: {words}", where=f"{path}:{number}"))
+            continue
+        if attempt not in entry.attempts:
+            add_attempt(entry, attempt, first=noted["first"])
 
 
 def read(workspace: Path, run: str) -> RunRecord:
@@ -93,14 +163,44 @@ def read(workspace: Path, run: str) -> RunRecord:
     try:
         value = read_json(path)
     except FileNotFoundError:
+        if os.path.lexists(path):
+            raise InputError("is a link to nothing", where=str(path), hint=_lost(run)) from None
         raise unknown_run(workspace, run) from None
+    except InputError as error:
+        error.hint = error.hint or _lost(run)
+        raise
     try:
         record = RunRecord.from_json(value)
-        _add_noted(path.parent, record)
-        return record
-    except (TypeError, KeyError) as error:
-        raise InputError(f"not a record of a run: {error}", where=str(path),
-                         hint="It was written by another version, or by hand.") from None
+        _check(record, run)
+    except InputError as error:
+        raise InputError(f"not a record of a run: {error.message}", where=str(path),
+                         hint=_lost(run)) from None
+    _add_noted(path.parent, record)
+    return record
+
+
+def _check(record: RunRecord, run: str) -> None:
+    """Refuse a record whose names would lead to another folder, or whose attempts are damaged."""
+    if record.run != run:
+        raise InputError(f"it names the run {shown(record.run)}")
+    for entry in record.steps:
+        if not _NAME.fullmatch(entry.name):
+            raise InputError(f"{shown(entry.name)} is no name of a step")
+        mapping(Asked, entry.resources, f"resources of {entry.name}")
+        if odd := entry.resources.keys() - Resources.__dataclass_fields__:
+            raise InputError(f"resources of {entry.name}: unknown {', '.join(map(shown, odd))}")
+        for attempt in entry.attempts:
+            mapping(Attempt, attempt, f"attempt of {entry.name}")
+    names = {entry.name for entry in record.steps}
+    for each in mapping(Options, record.options, "options").get("combinations", ()):
+        if not names.issuperset(each["steps"].values()):
+            raise InputError("a combination has steps that the run has not")
+
+
+def _lost(run: str) -> str:
+    return ("It was damaged, or written by another version of l3hpc. Other runs are not affected.\n"
+            f"Bring it back from a backup, or remove the folder of {run} and submit again: what is "
+            "finished is used again.")
 
 
 def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -> dict[str, Any]:
@@ -114,7 +214,9 @@ def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str])
     path = step_folder(workspace, run, entry.name) / "config.json"
     try:
         return _whole_config(path)
-    except (OSError, InputError):
+    except (OSError, InputError) as error:
+        if isinstance(error, InputError):
+            note_damage(InputError(error.message, where=error.where or str(path)))
         with contextlib.suppress(OSError, InputError):
             kept = _whole_config(Path(entry.artifact) / "config.json")
             if kept["fingerprint"] == Path(entry.artifact).name:
@@ -140,9 +242,7 @@ def replace_damaged_config(artifact: Path) -> None:
 
 
 def _whole_config(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict) or {"params", "inputs", "fingerprint", "shards"} - set(value):
-        raise InputError("not a frozen step config", where=str(path))
+    value = mapping(Frozen, read_json(path), "config")
     return {**value, "labels": value.get("labels", {}), "version": value.get("version")}
 
 
@@ -153,7 +253,7 @@ def names(workspace: Path) -> list[str]:
     except FileNotFoundError:
         return []
     return sorted(entry.name for entry in entries
-                  if not entry.name.startswith(".") and os.path.exists(f"{entry.path}/run.json"))
+                  if not entry.name.startswith(".") and os.path.lexists(f"{entry.path}/run.json"))
 
 
 def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[RunRecord]:
@@ -178,7 +278,7 @@ def find(workspace: Path, text: str) -> str:
     if not known:
         raise unknown_run(workspace, text)
     if text == LATEST:
-        return read_all(workspace)[0].run
+        return _latest(workspace)
     matches = [name for name in known if text and name.startswith(text)]
     if len(matches) == 1:
         return matches[0]
@@ -186,6 +286,18 @@ def find(workspace: Path, text: str) -> str:
         shown = ", ".join(matches[:8]) + (", …" if len(matches) > 8 else "")
         raise InputError(f"{text!r} is the beginning of {len(matches)} runs", allowed=shown)
     raise unknown_run(workspace, text)
+
+
+def _latest(workspace: Path) -> str:
+    """The newest run; an ``InputError`` where that may be one whose record is damaged."""
+    broken: list[InputError] = []
+    known = read_all(workspace, broken)
+    for error in broken:
+        changed = os.lstat(Path(str(error.where).partition("run.json")[0])).st_mtime
+        if not known or changed > known[0].created:
+            raise InputError("the newest run may be one that cannot be read: name the run instead "
+                             "of latest", where=error.where, allowed=error.message)
+    return known[0].run
 
 
 def step(record: RunRecord, name: str) -> StepRecord:

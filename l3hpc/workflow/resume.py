@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import ClusterError, InputError, nearest
+from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.files import make_durable, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
@@ -188,7 +188,8 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
     anew = _behind(record, again) if again else set()
     for name in sorted(anew):
         if live.get(name):
-            raise InputError(f"{name} still waits or runs", hint=f"First: l3hpc cancel {run}")
+            raise InputError(f"{name} still waits or runs",
+                             hint=f"First: {command_line('cancel', run)}")
     steps, alive, stale = [], {}, list[JobId]()
     held: dict[JobId, list[str]] = {}
     for_administrators: dict[str, list[str]] = {}
@@ -268,7 +269,7 @@ def _await_ending(workspace: Path, run: str, progress: Progress) -> None:
             return
         if time.monotonic() > end:
             raise ClusterError(f"job {ending[0]} is still ending",
-                               hint=f"Try again in a minute: l3hpc resume {run}")
+                               hint=f"Try again in a minute: {command_line('resume', run)}")
         if not said:
             progress.note(f"waiting for job {ending[0]} to end")
         said = True

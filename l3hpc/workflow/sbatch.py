@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, command_line
 from l3hpc.files import current_user
 from l3hpc.workflow import queue
 from l3hpc.workflow.identity import JobId
@@ -294,7 +294,7 @@ def _cancel(cluster: str, ids: list[str], run: str) -> None:
         if wait is None:
             state = "still in the queue" if left else "may still be in the queue"
             raise ClusterError(f"{words}; {state}: {' '.join(left or ids)}",
-                               hint=f"When Slurm answers: l3hpc cancel {run or 'RUN'}")
+                               hint=f"When Slurm answers: {command_line('cancel', run or 'RUN')}")
         ids = left or ids
         time.sleep(wait)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, pasted
 from l3hpc.files import is_own, person
 from l3hpc.ledger.store import share as share_ledger
 from l3hpc.workflow import artifacts, records
@@ -51,6 +51,15 @@ def prepare(workspace: Path, kinds: Iterable[str]) -> None:
     share_ledger(workspace)
 
 
+def check(workspace: Path, kinds: Iterable[str]) -> None:
+    """An ``InputError`` where somebody else's folder keeps us from submitting into a workspace."""
+    made = workspace / "artifacts"
+    for folder in (records.runs_folder(workspace), made, *(made / kind for kind in {*kinds})):
+        if os.path.lexists(folder):
+            _require_no_link(folder)
+            require_writable(folder)
+
+
 def prepare_artifact(folder: Path) -> None:
     """The same for the folder of an artifact, so that another person can finish it."""
     group = folder.parent.stat().st_gid
@@ -62,9 +71,7 @@ def open_to_group(folder: Path, group: int) -> None:
     """Make a folder, or see to it that the group may add files to it."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-    if folder.is_symlink() and folder.lstat().st_uid not in (os.geteuid(), 0):
-        raise InputError(f"is a link that {person(folder.lstat().st_uid)} made",
-                         where=str(folder), hint="Its owner can replace it by a folder.")
+    _require_no_link(folder)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         state = os.fstat(handle)
@@ -78,6 +85,13 @@ def open_to_group(folder: Path, group: int) -> None:
     finally:
         os.close(handle)
     require_writable(folder)
+
+
+def _require_no_link(folder: Path) -> None:
+    owner = folder.lstat().st_uid
+    if folder.is_symlink() and owner not in (os.geteuid(), 0):
+        raise InputError(f"is a link that {person(owner)} made", where=str(folder),
+                         hint="Its owner can replace it by a folder.")
 
 
 def require_writable(folder: Path) -> None:
@@ -114,10 +128,10 @@ def dangers(workspace: Path) -> Iterator[Danger]:
         inside = folder == workspace or workspace in folder.parents
         if state.st_mode & stat.S_IWOTH and (inside or not sticky):
             yield Danger(folder, f"anybody may {'add to' if sticky else 'replace'} what is in "
-                                 f"{folder}", True, f"chmod o-w {folder}")
+                                 f"{folder}", True, f"chmod o-w {pasted(folder)}")
         elif state.st_mode & stat.S_IWGRP and not sticky and not _private(state.st_gid):
             words = f"the group {_group(state.st_gid)} may replace what is in {folder}"
-            yield Danger(folder, words, False, f"chmod +t {folder}")
+            yield Danger(folder, words, False, f"chmod +t {pasted(folder)}")
 
 
 def _private(group: int) -> bool:

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
+from l3hpc.files import noting_damage
 from l3hpc.workflow import artifacts, claims, identity, logs, markers, queue, records, waiting
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
@@ -64,7 +65,9 @@ class RunStatus:
 
     state: ``done``, ``running`` (anything still moves), ``failed``, ``cancelled``, ``refused`` or
     ``lost``. next: the command that helps, if any. notes: what Slurm did not answer, and why a run
-    was refused. combinations: of a sweep, each with ``values`` and ``steps`` (base step → step).
+    was refused. damaged: files of the run that cannot be used, each with what is wrong: all else
+    was found out without them. combinations: of a sweep, each with ``values`` and ``steps`` (base
+    step → step).
     """
 
     run: str
@@ -75,6 +78,7 @@ class RunStatus:
     steps: list[StepStatus]
     next: str | None = None
     notes: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     combinations: list[dict[str, dict[str, str]]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -118,17 +122,24 @@ def collect(
     last: at most so many. broken: gets the errors of records that cannot be read. Slurm is asked
     once, and only when a task needs it.
     """
-    if runs is None:
-        chosen = records.read_all(workspace, broken)[:last]
-    else:
-        chosen = [records.read(workspace, run) for run in runs]
-    asked = _Asking({record.user for record in chosen if not record.local})
-    looks = {}
-    for record in chosen:
-        looks[record.run] = [_look(workspace, record, step) for step in record.steps]
-        asked.heed(record, looks[record.run])
-    answer = _ask(chosen, looks, asked)
-    return [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
+    with noting_damage() as damage:
+        if runs is None:
+            chosen = records.read_all(workspace, broken)[:last]
+        else:
+            chosen = [records.read(workspace, run) for run in runs]
+        asked = _Asking({record.user for record in chosen if not record.local})
+        looks = {}
+        for record in chosen:
+            looks[record.run] = [_look(workspace, record, step) for step in record.steps]
+            asked.heed(record, looks[record.run])
+        answer = _ask(chosen, looks, asked)
+        found = [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
+    for status in found if damage else ():
+        folders = [str(records.run_folder(workspace, status.run)),
+                   *(step.artifact for step in status.steps)]
+        status.damaged = [f"{error.where}: {error.message}" for error in damage
+                          if str(error.where).startswith(tuple(f"{each}/" for each in folders))]
+    return found
 
 
 def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, LiveTask]]:
@@ -243,7 +254,7 @@ def _run_status(
                      if step.held_by_administrator]
     if state in ("failed", "lost", "cancelled") or broken_off and state != "done" \
             or any(step.held for step in steps):
-        status.next = f"l3hpc resume {record.run}"
+        status.next = command_line("resume", record.run)
     return status
 
 
@@ -409,7 +420,7 @@ def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:
             left = {"started": min(result["started"] for result in results),
                     "finished": max(result["finished"] for result in results)}
         return float(left["finished"] - left["started"])
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, TypeError):
         return None
 
 

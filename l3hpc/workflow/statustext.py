@@ -36,6 +36,7 @@ def run_text(run: RunStatus) -> str:
             lines += _more(steps[number - 1], " " * len(indent))
     lines += _finished(run)
     lines += [f"  note: {one_line(note)}" for note in run.notes]
+    lines += [f"  damaged: {one_line(one)}" for one in run.damaged]
     if run.next:
         lines.append(f"  next: {run.next}")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from l3hpc.errors import ClusterError, InputError, L3hpcError
+from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.files import current_user, fsync_folder, make_durable, share_file, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
@@ -55,6 +55,8 @@ def submit(
     cluster refuses a job; then no job of the run is left.
     """
     steps, limits = in_order(plan.steps), partitions.Check(plan.profile)
+    if not test_only:
+        sharing.check(plan.workspace, {step.kind for step in plan.steps})
     elsewhere = made_elsewhere(plan)
     texts = scripts(plan, steps, elsewhere)
     if unchecked := limits.refuse(plan):
@@ -88,7 +90,8 @@ def refuse_part(run: str, left_out: Mapping[str, str]) -> None:
         first = next(iter(left_out.values()))
         raise L3hpcError(f"{first} meanwhile: {', '.join(left_out)} "
                          f"{'was' if len(left_out) == 1 else 'were'} not submitted",
-                         hint=f"See: l3hpc status {run}; then: l3hpc resume {run}")
+                         hint=f"See: {command_line('status', run)}; then: "
+                              + command_line("resume", run))
 
 
 def scripts(plan: Plan, steps: Sequence[PlannedStep],
@@ -165,8 +168,6 @@ def _make_folder(plan: Plan) -> Owner:
     """The run's folder, claimed: no other command hands over its jobs meanwhile."""
     if plan.profile.shared_group:
         sharing.prepare(plan.workspace, {step.kind for step in plan.steps})
-    elif plan.folder.parent.is_dir():
-        sharing.require_writable(plan.folder.parent)
     try:
         plan.folder.mkdir(parents=True)
     except FileExistsError:

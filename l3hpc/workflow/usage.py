@@ -77,8 +77,9 @@ def _own_results(step: StepRecord) -> list[dict[str, Any]]:
     jobs = {job for attempt in step.attempts for job in task_ids(attempt).values()}
     bases = {job.partition("_")[0] for job in jobs}
     return [result for result in artifacts.results(Path(step.artifact))
-            if str(result.get("environment", {}).get("job", "")).partition("_")[0] in bases
-            or _raw_id(result, bases)]
+            if {"index", "elapsed_s"} <= result.keys() and (
+                str(result.get("environment", {}).get("job", "")).partition("_")[0] in bases
+                or _raw_id(result, bases))]
 
 
 def _raw_id(result: Mapping[str, Any], bases: set[str]) -> bool:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+from typing_extensions import NotRequired, TypedDict
 
 import l3hpc.steps
 from l3hpc import terminal
@@ -36,11 +37,26 @@ from l3hpc.quiet import quiet_first_import
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
 from l3hpc.workflow import artifacts, markers
 from l3hpc.workflow.owner import Owner
+from l3hpc.workflow.typed import mapping
 
 PACKAGES = ("numpy", "scipy", "h5py", "tensorflow", "tensorflow-cpu", "keras", "scikit-learn",
             "soundfile", "soxr", "umap-learn", "ncnn", "openvino")
 WAIT_S = 2.0
 TAIL_LINES = 12
+
+
+class Frozen(TypedDict):
+    """What ``config.json`` holds."""
+
+    name: str
+    step: str
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    artifact: str
+    shards: list[dict[str, Any]]
+    run: NotRequired[str]
+    labels: NotRequired[dict[str, Any]]
+    fingerprint: NotRequired[str]
 
 
 class TaskCall:
@@ -148,10 +164,12 @@ def read_config(path: Path) -> dict[str, Any]:
         config = read_json(path)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    needed = {"name", "step", "params", "inputs", "artifact", "shards"}
-    if not isinstance(config, dict) or needed - set(config):
-        raise InputError("not a frozen step config", where=str(path),
-                         hint="Name a config.json in steps/<step> of a run, or of an artifact.")
+    try:
+        mapping(Frozen, config, "config")
+    except InputError as error:
+        raise InputError(f"not a frozen step config: {error.message}", where=str(path),
+                         hint="Name a config.json in steps/<step> of a run, or of an artifact."
+                         ) from None
     return {"run": "by hand", "labels": {}, **config}
 
 

@@ -5,12 +5,12 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from fakeslurm import queue_line
 from submitted import Case
 
+from l3hpc import files
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.files import write_json
 from l3hpc.progress import Progress
@@ -341,18 +341,20 @@ def test_a_refused_resume_leaves_the_state_that_was(case):
 def test_stale_handles_of_a_network_folder_are_no_error(tmp_path, monkeypatch):
     write_json(tmp_path / "0.begin", {"job": "1"})
     write_json(tmp_path / "1.begin", {"job": "2"})
-    whole, code = Path.read_text, errno.ESTALE
+    whole, code = markers.read_bounded, errno.ESTALE
 
-    def stale(path, *arguments, **options):
+    def stale(path, *arguments):
         if path.name == "0.begin":
             raise OSError(code, os.strerror(code))
-        return whole(path, *arguments, **options)
+        return whole(path, *arguments)
 
-    monkeypatch.setattr(Path, "read_text", stale)
-    assert markers.read(tmp_path)[1].begin["job"] == "2"
-    code = errno.EIO
-    with pytest.raises(OSError, match="Input/output error"):
-        markers.read(tmp_path)
+    monkeypatch.setattr(markers, "read_bounded", stale)
+    with files.noting_damage() as found:
+        assert markers.read(tmp_path)[1].begin["job"] == "2" and not found
+        code = errno.EIO
+        assert markers.read(tmp_path)[1].begin["job"] == "2"
+    assert [(error.where, error.message) for error in found] == [
+        (str(tmp_path / "0.begin"), "cannot be read: Input/output error")]
 
 
 def test_a_signal_that_the_parent_ignores_stays_ignored(chains, tmp_path):

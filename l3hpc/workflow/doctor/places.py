@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.files import write_text
 from l3hpc.workflow import sharing
 from l3hpc.workflow.config import Config, check_workspace
@@ -178,7 +178,7 @@ def audio_line(folder: Path | None) -> Line:
              f"{'s' if len(sensors) != 1 else ''}, {size:,.2f} GB")
     if lost:
         return Line("audio", "yellow", f"{words}; {lost:,} of them are in the table but not there",
-                    f"l3hpc data check {folder}")
+                    command_line('data', 'check', folder))
     return Line("audio", "green", words)
 
 
@@ -212,10 +212,10 @@ def sonyc_line(folder: Path | None) -> Line:
         problems = [str(problem) for problem in check(folder)]
         paths = locate(folder)
     except L3hpcError as error:
-        return from_error("SONYC-UST", error, f"l3hpc data check {folder}")
+        return from_error("SONYC-UST", error, command_line('data', 'check', folder))
     if problems:
         return Line("SONYC-UST", "red", f"{len(problems)} problems, the first: {problems[0]}",
-                    f"l3hpc data check {folder}")
+                    command_line('data', 'check', folder))
     clips = {(row["split"], row["audio_filename"])
              for _, row in records(paths.annotations, "annotations")}
     counts = [f"{sum(part == split for part, _ in clips):,} {split}"

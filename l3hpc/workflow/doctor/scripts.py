@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.errors import InputError, L3hpcError, command_line, nearest
 from l3hpc.steps import step as step_module
 from l3hpc.workflow import assets, pipelines
 from l3hpc.workflow.config import Config
@@ -57,8 +57,9 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
                 for name, steps in scripts.items()}
     state: State = "red" if asked or all(unusable.values()) else "yellow"
     faults += [Line(f"pipeline {name}", state, _reasons(steps),
-                    f"only for l3hpc submit {name}: change clusters.{config.profile.name} in "
-                    f"{config.file}, or the resources in jobs/; see them: l3hpc render {name}")
+                    f"only for {command_line('submit', name)}: change "
+                    f"clusters.{config.profile.name} in {config.file}, or the resources in jobs/; "
+                    f"see them: {command_line('render', name)}")
                for name, steps in unusable.items() if steps]
     how = ("bash reads them" if config.profile.executor == "local"
            else "sbatch --test-only accepts them")

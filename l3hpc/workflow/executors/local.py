@@ -54,7 +54,7 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
     entry = json.dumps({"run": run, "step": step, "after": list(after), "time": time.time(),
                         "host": socket.gethostname()})
     known = (name.removesuffix(".json") for name in os.listdir(folder))
-    number = max((int(name) for name in known if name.isdigit()), default=0) + 1
+    number = max((int(name) for name in known if name.isdecimal()), default=0) + 1
     while True:
         try:
             handle = os.open(folder / f"{number}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

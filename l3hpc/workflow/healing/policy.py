@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import NotRequired, TypedDict
+
 from l3hpc.errors import InputError
-from l3hpc.files import read_json
+from l3hpc.files import note_damage, read_json
+from l3hpc.workflow.typed import mapping
 from l3hpc.workflow.units import format_memory, format_time
 
 if TYPE_CHECKING:
@@ -21,6 +24,21 @@ FILE = "heal.json"
 HELPER_MB = 100
 WARNED = 128 + signal.SIGUSR2  # exit code of a process that the warning before the limit ended
 MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
+
+
+class _File(TypedDict):
+    memory: NotRequired[int]
+    time: NotRequired[int]
+    nodes: NotRequired[int]
+    factor: NotRequired[float]
+    mem_mb: NotRequired[int]
+    time_min: NotRequired[float]
+    mem_cap_mb: NotRequired[int | None]
+    time_cap_min: NotRequired[int | None]
+    continues: NotRequired[bool]
+    helper: NotRequired[list[str]]
+    helper_memory: NotRequired[list[str]]
+    python: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -97,10 +115,16 @@ def read(folder: Path) -> Policy:
     names = Policy.__dataclass_fields__
     try:
         value = read_json(Path(folder) / FILE, own=True)  # it names a program to run
-        known = {key: item for key, item in value.items() if key in names}
+        known = {key: item for key, item in mapping(_File, value, "policy").items()
+                 if key in names}
         return Policy(**{**known, **{key: tuple(known[key]) for key in ("helper", "helper_memory")
                                      if key in known}})
-    except (OSError, InputError, ValueError, TypeError, AttributeError):
+    except FileNotFoundError:
+        return _from_record(Path(folder))
+    except (OSError, InputError) as error:
+        path = Path(folder) / FILE
+        words = error.message if isinstance(error, InputError) else str(error.strerror)
+        note_damage(InputError(words, where=getattr(error, "where", None) or str(path)))
         return _from_record(Path(folder))
 
 
