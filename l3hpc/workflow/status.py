@@ -408,8 +408,8 @@ def _point_to_log(
         status.last_words = logs.end_of(log, began=marks.progress is not None or marks.in_setup)
         if marks.exit_code == 137 and not marks.asked_to_end and memory:
             status.last_words = [*status.last_words[-2:], (
-                f"if it needs more memory: l3hpc resume {record.run} "
-                f"--set {status.name}.mem={2 * memory}MB")]
+                "if it needs more memory: " + command_line(
+                    "resume", record.run, "--set", f"{status.name}.mem={2 * memory}MB"))]
 
 
 def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:

@@ -115,16 +115,18 @@ def read(folder: Path) -> Policy:
     names = Policy.__dataclass_fields__
     try:
         value = read_json(Path(folder) / FILE, own=True)  # it names a program to run
-        known = {key: item for key, item in mapping(_File, value, "policy").items()
-                 if key in names}
-        return Policy(**{**known, **{key: tuple(known[key]) for key in ("helper", "helper_memory")
-                                     if key in known}})
+        known = mapping(_File, value, "policy")
+        known = {key: item for key, item in known.items() if key in names}
+        for key in ("helper", "helper_memory"):
+            if key in known:
+                known[key] = tuple(known[key])
+        return Policy(**known)
     except FileNotFoundError:
         return _from_record(Path(folder))
     except (OSError, InputError) as error:
         path = Path(folder) / FILE
-        words = error.message if isinstance(error, InputError) else str(error.strerror)
-        note_damage(InputError(words, where=getattr(error, "where", None) or str(path)))
+        why = error.message if isinstance(error, InputError) else str(error.strerror)
+        note_damage(InputError(why, where=getattr(error, "where", None) or str(path)))
         return _from_record(Path(folder))
 
 
