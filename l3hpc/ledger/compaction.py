@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,13 +207,15 @@ def _remove(paths: list[Path]) -> None:
 
 def _clock(folder: Path) -> float:
     """Now, by the clock of the file server (that of file times)."""
-    probe = folder / f".clock-{os.getpid()}"
+    probe = folder / f".clock-{uuid.uuid4().hex}"  # nobody can have put a link there
     try:
-        probe.touch()
-        return probe.stat().st_mtime
+        handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except OSError:
         return time.time()
+    try:
+        return os.fstat(handle).st_mtime
     finally:
+        os.close(handle)
         probe.unlink(missing_ok=True)
 
 
@@ -223,7 +226,8 @@ def _alone(folder: Path, dry_run: bool) -> Iterator[None]:
         yield
         return
     try:
-        handle = os.open(folder / ".compaction.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(folder / ".compaction.lock", os.O_RDWR | os.O_CREAT
+                         | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise L3hpcError(f"cannot write into the journal's folder: {error.strerror}",
                          where=str(folder)) from None

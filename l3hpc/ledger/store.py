@@ -13,6 +13,7 @@ from typing import Any
 from l3hpc.errors import InputError
 from l3hpc.files import digest, read_json, write_json
 from l3hpc.ledger.cells import cells, same, shows
+from l3hpc.ledger.columns import TABS
 from l3hpc.ledger.fold import Fold, Row, fold_folders
 from l3hpc.ledger.journal import second_folder
 
@@ -90,9 +91,20 @@ class Store:
         """The sync state of a sheet; an empty one when there is none or it is damaged."""
         try:
             value = read_json(self.state_path(sheet))
-            return SyncState(sheet, float(value["last_sync"]), dict(value["confirmed"]),
-                             list(value["problems"]), dict(value.get("records", {})))
-        except (OSError, InputError, KeyError, TypeError, ValueError):
+            found = SyncState(sheet, float(value["last_sync"]), dict(value["confirmed"]),
+                              list(value["problems"]), dict(value.get("records", {})))
+            for tab, rows in found.confirmed.items():
+                if any(len(cells_of) != len(TABS[tab].columns) for cells_of in rows.values()):
+                    raise ValueError("rows of another width")
+            for counts in found.records.values():
+                if any(type(count) is not int for count in counts.values()):
+                    raise TypeError("not a count")
+            for item in found.problems:
+                key_json(item["key"])
+                if not all(isinstance(item[name], str) for name in ("kind", "tab", "text")):
+                    raise TypeError("not a problem")
+            return found
+        except (OSError, InputError, KeyError, TypeError, ValueError, AttributeError):
             return SyncState(sheet)
 
     def save(self, state: SyncState, now: float | None = None) -> None:

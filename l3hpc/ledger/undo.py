@@ -111,15 +111,31 @@ def abandoned(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.glob("intent-*.json")) if folder.is_dir() else []:
         try:
             value = read_json(path)
-        except (OSError, InputError):
+        except (OSError, InputError, ValueError):
             continue
-        if not _is_alive(value):
+        if _is_intent(value) and not _is_alive(value):
             yield path, value
 
 
 def is_current(value: Mapping[str, Any], version: int) -> bool:
     """Whether the sheet's version is one of those of an intent's write."""
     return version in (value.get("versions") or [value["version"]])
+
+
+def _is_intent(value: Any) -> bool:
+    """Whether a file of a shared folder holds what this module writes there."""
+    if not isinstance(value, dict):
+        return False
+    versions = [value.get("version"), *(value.get("versions") or [])]
+    stages = [value.get("tabs"), *(value.get("undone") or [])]
+    return (all(type(version) is int for version in versions)
+            and type(value.get("pid")) is int and type(value.get("time")) in (int, float)
+            and all(isinstance(tabs, dict) and all(
+                name in TABS and isinstance(kept, dict) and isinstance(kept.get("inserted"), dict)
+                and (isinstance(kept.get("rows"), list) and isinstance(kept.get("writes"), list)
+                     or isinstance(kept.get("before"), dict)
+                     and isinstance(kept.get("planned"), dict))
+                for name, kept in tabs.items()) for tabs in stages))
 
 
 def _is_alive(value: Mapping[str, Any]) -> bool:

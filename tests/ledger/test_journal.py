@@ -116,23 +116,26 @@ def test_a_file_that_went_and_a_folder_that_takes_no_other(tmp_path, monkeypatch
     journal = Journal(tmp_path / "one", fallback=tmp_path / "two", labels={"model_dir": "/m"})
     journal.record(TAB, {}, epoch=0)
     journal.path.rename(f"{journal.path}{journal_module.CLOSING}")
-    real, closed = os.open, []
+    real, shut = os.open, os.close
+    ours, foreign = {journal._handle}, []
 
     def opened(path, flags, *words, **options):
         if str(path).startswith(str(tmp_path / "one")) and flags & os.O_CREAT:
             raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
-        return real(path, flags, *words, **options)
+        ours.add(number := real(path, flags, *words, **options))
+        return number
 
     def close(number):
-        closed.append(number)
+        foreign.extend({number} - ours)
+        ours.discard(number)
         shut(number)
 
-    shut, number = os.close, journal._handle
+    number = journal._handle
     with monkeypatch.context() as patch:
         patch.setattr(journal_module.os, "open", opened)
         patch.setattr(journal_module.os, "close", close)
         journal.record(TAB, {}, epoch=1)
-    assert closed == [number] and journal.waiting == 0
+    assert foreign == [] and ours <= {number, journal._handle} and journal.waiting == 0
     assert [item["epoch"] for item in records(tmp_path / "two")] == [1]
     journal.record(TAB, {}, epoch=2)
     assert [item["epoch"] for item in records(tmp_path / "two")] == [1, 2]

@@ -108,6 +108,36 @@ def test_an_odd_record_is_named_and_the_rest_goes_on(sound, kind, tmp_path):
     assert row.values["latest_train_loss"] == 0.2
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_among_journals_hangs_nobody(sound, tmp_path, make):
+    make(sound.parent / "up-r9-host-1-x.jsonl")
+    make(sound.parent / "+bundle-x.jsonl")
+    code, out, err = commands("show", "--workspace", str(tmp_path))
+    assert code == 0 and "1 row" in out and "cannot read" in err
+    for command in (("repair", "--journal"), ("compact",)):
+        assert commands(*command, "--workspace", str(tmp_path))[0] == 0
+
+
+def test_compaction_follows_no_link_in_the_shared_folder(sound, tmp_path):
+    (sound.parent / ".compaction.lock").symlink_to(tmp_path / "made by the victim")
+    assert commands("compact", "--workspace", str(tmp_path))[0] == 1
+    assert not (tmp_path / "made by the victim").exists()
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "{}", "\xff", '{"last_sync": 1, "confirmed": {"sonyc_ust": 5}, "problems": []}',
+    '{"last_sync": 1, "confirmed": {}, "problems": [5]}',
+    '{"last_sync": 1, "confirmed": {"embedding_approx_mse": {"[\\"/m\\"]": [1]}}, "problems": []}'])
+def test_a_damaged_state_of_a_sync_counts_as_none(sound, tmp_path, text):
+    from l3hpc.ledger.store import Store
+    path = Store(tmp_path).state_path("sheet-1")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text.encode("latin-1"))
+    code, out, _ = commands("status", "--workspace", str(tmp_path), "--json")
+    assert code == 0
+    assert Store(tmp_path).state("sheet-1").confirmed == {}
+
+
 def test_odd_counters_between_records_that_are_alike(sound):
     """Lines like the one before are parsed together; the odd one among them is still found."""
     lines = sound.read_bytes().splitlines(keepends=True)

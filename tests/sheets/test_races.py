@@ -495,6 +495,18 @@ def test_a_syncer_killed_at_any_request_leaves_nothing_wrong(world, stop, moved)
     assert not list(world.store.folder.glob("sync/**/intent-*"))
 
 
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"\xff", b'{"version": 1, "tabs": 5}',
+                                  b'{"version": 3, "pid": 0, "time": 0, "tabs": {"x": []}}'])
+def test_a_damaged_intent_stops_nobody(world, text):
+    filled(world)
+    path = world.store.state_path("book-one").with_suffix("") / "intent-x.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text)
+    epochs(world, "a", 1, 2)
+    assert world.sync().problems == []
+    world.assert_equal_to_fold()
+
+
 def test_two_at_once_make_the_tabs_once(world):
     threads = [threading.Thread(target=world.init) for _ in range(3)]
     for thread in threads:
