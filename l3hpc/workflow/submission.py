@@ -12,11 +12,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
-from l3hpc.files import current_user, fsync_folder, make_durable, share_file, write_json
+from l3hpc.files import current_user, make_durable, share_file, write_json
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
     artifacts,
@@ -39,6 +39,7 @@ from l3hpc.workflow.profile import ClusterProfile
 from l3hpc.workflow.shell import call, on_cluster
 
 FOLLOW_S = 0.5
+HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def submit(
@@ -70,8 +71,9 @@ def submit(
                 (progress or Progress()).note(f"warning: {danger.words}; close it: {danger.fix}")
         try:
             record = _write_folder(plan, steps, texts)
-            left_out = hand_over(plan, steps, texts, record, progress or Progress(),
-                                 elsewhere=elsewhere)
+            with _durable(_written(plan, steps), progress or Progress()):
+                left_out = hand_over(plan, steps, texts, record, progress or Progress(),
+                                     elsewhere=elsewhere)
             ledger_sync.follow(plan.workspace, record, progress or Progress())
         finally:
             claim.release(forget=True)
@@ -206,15 +208,35 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> R
             needs=list(step.needs), state="planned" if step.missing else "reused",
             resources=vars(step.resources).copy(), waits_for=list(step.waits_for),
         ) for step in steps])
-    make_durable(_written(plan, steps))
     records.write(plan.workspace, record)  # from here on the run exists
-    fsync_folder(plan.folder.parent)
     return record
+
+
+@contextlib.contextmanager
+def _durable(paths: Iterable[Path], progress: Progress) -> Iterator[None]:
+    """At the end of the block the disk has these files. It writes them while sbatch is at work,
+    which makes that cost next to nothing."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        # its threads must not be given the Ctrl-C that the submission of a job holds back
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        try:
+            synced = pool.submit(make_durable, list(paths))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield
+        try:
+            synced.result()
+        except OSError as error:
+            progress.note(f"warning: the disk did not confirm the files of this run "
+                          f"({error.strerror}): a power failure now could lose them")
 
 
 def _written(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
     """Every file that the jobs of a new run will read, and the folders that hold them."""
-    yield from (plan.folder / "artifacts", plan.folder / "steps", plan.folder / ledger_sync.FILE)
+    yield from (plan.folder.parent, plan.folder / "artifacts", plan.folder / "steps",
+                plan.folder / ledger_sync.FILE)
     for step in steps:
         folder = plan.step_folder(step.name)
         yield from (folder, folder / "config.json", folder / healing.FILE,

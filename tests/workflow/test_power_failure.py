@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import signal
 
 import pytest
 
 from l3hpc.errors import InputError
 from l3hpc.ledger.journal import Journal
+from l3hpc.progress import Progress
 from l3hpc.workflow import records, status, submission
 from l3hpc.workflow.healing import policy
 from l3hpc.workflow.resume import missing, resume
@@ -76,22 +78,42 @@ def test_what_a_torn_note_of_submitted_jobs_says_is_passed_over(site, tmp_path, 
         "100", "101"]
 
 
-def test_everything_is_on_the_disk_before_the_first_job_is_submitted(
-        chains, slurm, tmp_path, monkeypatch):
+def test_everything_is_on_the_disk_when_submit_returns(chains, slurm, tmp_path, monkeypatch):
     synced, real = set(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda handle: (
         synced.add(os.path.realpath(f"/proc/self/fd/{handle}")), real(handle))[1])
     on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
     made = chains.plan(tmp_path, names=("extract",), on=on)
-    seen = []
-    monkeypatch.setattr(submission, "hand_over", lambda *words, **more: seen.append({*synced}))
     submission.submit(made)
     folder, artifact = tmp_path / STEP, made.steps[0].artifact
     files = {str(folder / name) for name in FILES}
     folders = {str(each) for each in (folder, folder.parent, tmp_path / "runs/demo",
                                       tmp_path / "runs", artifact, artifact.parent,
                                       tmp_path / "runs/demo/artifacts")}
-    assert files | folders <= seen[0]
+    assert files | folders <= synced
+
+
+def test_a_disk_that_does_not_confirm_is_said(chains, slurm, tmp_path, monkeypatch):
+    def failing(paths):
+        raise OSError(5, "Input/output error")
+
+    notes = []
+    monkeypatch.setattr(submission, "make_durable", failing)
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    progress = Progress()
+    progress.note = notes.append
+    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=progress)
+    assert record.state == "submitted" and "Input/output error" in notes[-1]
+
+
+def test_ctrl_c_reaches_no_thread_that_syncs(chains, slurm, tmp_path, monkeypatch):
+    masks = []
+    monkeypatch.setattr(submission, "make_durable", lambda paths: masks.append(
+        signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= masks[0]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_new_journal_is_found_after_a_power_failure(tmp_path, monkeypatch):
