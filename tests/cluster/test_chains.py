@@ -195,15 +195,14 @@ def test_a_submission_killed_between_sbatch_and_its_note(slurm_cluster, chains, 
 import os, signal, sys
 sys.path.insert(0, {str(chains.FAKES)!r})
 import chains
-from l3hpc.workflow import submission
-from l3hpc.workflow.executors import slurm
-inner = slurm.call
-def call(command, **options):
-    answer = inner(command, **options)
-    if command[-1].endswith('sample/script.sbatch'):
+from l3hpc.workflow import sbatch, submission
+inner = sbatch.submit
+def submit(one):
+    answer = inner(one)
+    if one.command[-1].endswith('sample/script.sbatch'):
         os.kill(os.getpid(), signal.SIGKILL)
     return answer
-slurm.call = call
+sbatch.submit = submit
 profile = chains.profile(name='test', slots={{}}, **{slurm_cluster.profile!r})
 submission.submit(chains.plan({str(tmp_path)!r}, names=('extract', 'sample', 'fit'), on=profile,
                               params={slow!r}))
@@ -232,15 +231,14 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell may start deaf to it
 sys.path.insert(0, {str(chains.FAKES)!r})
 import chains
-from l3hpc.workflow import submission
-from l3hpc.workflow.executors import slurm
-inner = slurm.call
-def call(command, **options):
-    answer = inner(command, **options)
-    if 'sample' in open(command[-1]).read().splitlines()[1]:
+from l3hpc.workflow import sbatch, submission
+inner = sbatch.submit
+def submit(one):
+    answer = inner(one)
+    if 'sample' in open(one.command[-1]).read().splitlines()[1]:
         os.kill(os.getpid(), signal.SIGINT)
     return answer
-slurm.call = call
+sbatch.submit = submit
 profile = chains.profile(name='test', slots={{}}, **{slurm_cluster.profile!r})
 slow = {{'extract': {{'seconds': 60}}}}
 submission.submit(chains.plan({str(tmp_path)!r}, on=profile, params=slow))

@@ -123,6 +123,12 @@ def test_a_silent_sinfo_is_said_and_refuses_nothing(chains, slurm, tmp_path, scr
     assert said.notes == [f"the limits of the partitions were not checked: {why}"]
 
 
+def test_the_partitions_of_the_cluster_that_is_submitted_to_are_asked(chains, slurm, tmp_path):
+    submission.submit(chains.plan(tmp_path / "w", names=("extract",),
+                                  on=on(chains, clusters=["fast"])))
+    assert slurm.calls("sinfo")[0].startswith("sinfo --clusters=fast --noheader")
+
+
 def test_resume_refuses_the_same(chains, slurm, tmp_path):
     profile = on(chains)
     submission.submit(chains.plan(tmp_path / "w", names=("extract",), on=profile))
@@ -134,6 +140,7 @@ def test_resume_refuses_the_same(chains, slurm, tmp_path):
 
 @pytest.mark.parametrize(("environment", "words"), [
     ({"PATH": "x", "SLURM_CONF": "x", "SLURM_TIME_FORMAT": "x"}, ""),
+    ({"SBATCH_CLUSTERS": "x", "SLURM_CLUSTERS": "x"}, ""),  # these are used
     ({"SBATCH_ACCOUNT": "x"},
      "SBATCH_ACCOUNT of the environment is not used: cluster.yaml decides; "
      "set account: of the profile instead"),
