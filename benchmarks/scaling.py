@@ -60,7 +60,7 @@ BATCHES = (4, 24)  # batches of Student 2 in the two runs whose difference is on
 
 def tables(quick: bool, work: Path) -> list[Table]:
     """All tables; the steps run with one core unless said."""
-    return [memory(quick, work), arrays(quick, work)]
+    return [memory(quick, work), arrays(quick, work), lengths(quick, work)]
 
 
 # memory ---------------------------------------------------------------------------------------
@@ -157,6 +157,46 @@ def _embed_student(work: Path) -> float:
     ran = _run("embed", Path(made.values["config"]), made.values["rows"])
     shutil.rmtree(place)
     return ran.cpu_s / ran.rows
+
+
+# one recording --------------------------------------------------------------------------------
+
+HOURS = (0.25, 1.0, 4.0)
+LENGTH_MB = 40.0  # that an hour and four may differ by: a buffer of 32 MiB fills up
+
+
+def lengths(quick: bool, work: Path) -> Table:
+    """Peaks of one recording that becomes longer and longer."""
+    hours = tuple(one / 60 for one in HOURS) if quick else HOURS
+    ways = {"l3hpc embed, 512 values, hop 0.5 s": "embed",
+            "l3hpc run extract, hop 0.5 s": "extract",
+            "l3hpc data check --listen": "check"}
+    peaks: dict[str, list[float]] = {way: [] for way in ways}
+    for length in hours:
+        for way, kind in ways.items():
+            place = work / "length"
+            shutil.rmtree(place, ignore_errors=True)
+            alone(worker("scaling", "length", length * 3600, place))
+            if kind == "extract":
+                peak = _run("extract", place / "artifacts" / "x" / "config.json", 0).peak_mb
+            else:
+                words = {"embed": ["embed", str(place / "audio"), "-t", "0.5", "-m",
+                                   str(place / "network.h5"),
+                                   "-o", str(place / "out"), "--engine", _engine(), "-q"],
+                         "check": ["data", "check", str(place / "audio"), "--listen"]}[kind]
+                peak = alone(["sh", "-c", 'exec "$@" > /dev/null 2>&1', "sh", sys.executable, "-m",
+                              "l3hpc", *words], {"SLURM_CPUS_PER_TASK": "1"}).peak_mb
+            peaks[way].append(peak)
+            shutil.rmtree(place)
+    return Table(
+        "Peak memory of one recording of a quarter of an hour, an hour and four hours",
+        ("command", *(f"{length:.2g} h MB" for length in hours)),
+        [[way, *(f"{peak:.0f}" for peak in found)] for way, found in peaks.items()],
+        notes=("16 kHz, mono, 16 bits, resampled for a network at 8 kHz; four hours of embeddings "
+               "are 59 MB.",),
+        claims=[Claim(f"memory of {way}: growth from one hour to four", "", found[2] - found[1],
+                      LENGTH_MB, "MB", at_least=False, limit="buffers of fixed size")
+                for way, found in peaks.items() if not quick])
 
 
 # array ----------------------------------------------------------------------------------------
@@ -326,6 +366,25 @@ def make_student(rows: int, place: Path) -> dict[str, Any]:
     return {"config": str(config), "rows": -(-rows // 91) * 91}
 
 
+def make_length(seconds: float, place: Path) -> dict[str, Any]:
+    """One long recording, a network of few filters, and the frozen config of extract."""
+    import numpy as np
+    import soundfile
+
+    from benchmarks import scaling_data as data
+
+    (place / "audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with soundfile.SoundFile(place / "audio" / f"{data.FIRST_DAY}.wav", "w", 16000, 1) as file:
+        for start in range(0, int(seconds), 60):
+            file.write(rng.uniform(-0.3, 0.3, int(min(60, seconds - start) * 16000)))
+    weights = data.network(place / "network.h5", (4,) * 7 + (512,), rate=8000, n_mels=64, hop=160,
+                           n_dft=1024)
+    data.freeze("extract", place / "artifacts" / "x",
+                {"audio": str(place / "audio"), "weights": str(weights), "engine": _engine()})
+    return {}
+
+
 def main(words: list[str]) -> None:
     """One worker; prints one JSON line."""
     act, *rest = words
@@ -337,6 +396,8 @@ def main(words: list[str]) -> None:
             "epochs": 1, "epoch_size": int(rest[0]), "validation_epoch_size": 1}))}
     elif act == "embed":
         found = make_student(int(rest[0]), Path(rest[1]))
+    elif act == "length":
+        found = make_length(float(rest[0]), Path(rest[1]))
     else:
         from benchmarks import scaling_data as data
 
