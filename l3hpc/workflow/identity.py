@@ -19,6 +19,7 @@ from l3hpc.workflow import records
 from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
 from l3hpc.workflow.shell import several
 
+HELPER = "-heal"  # ends the name of the job that changes the request of a held one
 ARRAY_SCRIPT = "array.sbatch"  # of several steps of one sweep, in the folder of the first one
 _SCRIPT = re.compile(r"script(-\d+)?\.sbatch")
 CLOCKS_S = 2 * 3600.0  # clocks differ, and Slurm's times are local: an hour comes twice in autumn

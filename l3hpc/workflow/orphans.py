@@ -34,6 +34,8 @@ def find(workspace: Path, record: RunRecord, answer: queue.Answer | None = None)
         base = task.partition("_")[0]
         for origin in {job.origin for job in live}:
             rank = ranks.get(identity.step_of(workspace, record.run, origin) or "")
+            if origin.name.endswith(identity.HELPER):  # its log lies beside the step's
+                continue
             if rank is not None and not any(one.owns(origin) for one in known.get(base, ())):
                 found[JobId(base, origin.asked)] = rank
     return sorted(found, key=lambda job: (found[job], -int(job.id)))

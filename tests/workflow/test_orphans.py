@@ -47,6 +47,14 @@ def test_jobs_are_told_by_their_script(killed, slurm, tmp_path):
     assert len(slurm.calls("squeue")) == 2
 
 
+def test_the_helper_that_changes_a_held_job_is_left_to_its_work(killed, slurm, tmp_path):
+    """Its log lies beside the step's, as that of a job of ours whose script was copied."""
+    log = tmp_path / "runs/demo/steps/fit/logs/heal.log"
+    queue_of(slurm, [queue_line("102", "RUNNING", name="l3-demo-fit", output=log),
+                     queue_line("103", "RUNNING", name="l3-demo-fit-heal", output=log)])
+    assert ids(orphans.find(tmp_path, killed)) == ["102"]
+
+
 def test_a_workspace_behind_a_link_is_the_same(killed, slurm, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     script = tmp_path / "link/runs/demo/steps/fit/script.sbatch"
