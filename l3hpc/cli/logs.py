@@ -41,6 +41,7 @@ def command(
     Without STEP: list the steps of RUN.
     """
     from l3hpc.errors import InputError
+    from l3hpc.files import open_regular
     from l3hpc.workflow import logs, records, status
 
     folder = workspace(config_file, workspace_dir)
@@ -80,7 +81,8 @@ def command(
     if not path.exists():
         raise InputError(f"{step} of {name} has not started: it has no log yet",
                          hint=f"See where it stands: {command_line('status', name)}")
-    text = path.read_text(encoding="utf-8", errors="replace")
+    with open_regular(path) as stream:
+        text = stream.read().decode("utf-8", "replace")
     click.echo(log_text(text), nl=False)
     if not text:
         click.echo(f"the log of {step} is empty: {path}", err=True)

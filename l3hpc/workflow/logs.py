@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from l3hpc.errors import InputError
+from l3hpc.files import open_regular
 from l3hpc.workflow import artifacts, markers, records, waiting
 from l3hpc.workflow.model import RunRecord, StepRecord
 
@@ -44,7 +45,7 @@ def find(
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:
     """The end of a file, from a line's beginning, at most ``limit`` bytes."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         size = stream.seek(0, 2)
         stream.seek(max(size - limit, 0))
         data = stream.read()
@@ -88,7 +89,7 @@ def follow(
             if size < at:
                 at = 0
             if size > at:
-                with open(path, "rb") as stream:
+                with open_regular(path) as stream:
                     stream.seek(at)
                     data = stream.read()
                 at += len(data)

@@ -17,7 +17,14 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import note_damage, parse_json, read_bounded, read_json, write_json
+from l3hpc.files import (
+    note_damage,
+    open_regular,
+    parse_json,
+    read_bounded,
+    read_json,
+    write_json,
+)
 from l3hpc.workflow.model import Resources, RunRecord, StepRecord
 from l3hpc.workflow.typed import mapping, shown
 
@@ -233,7 +240,7 @@ def replace_damaged_config(artifact: Path) -> None:
     """Remove an artifact's config.json that a power failure emptied or cut off, before the next run
     leaves its own there."""
     path = artifact / "config.json"
-    with contextlib.suppress(OSError), open(path, "rb") as stream:
+    with contextlib.suppress(OSError), open_regular(path) as stream:
         begun = stream.read(1) == b"{"
         if begun:
             stream.seek(-2, os.SEEK_END)

@@ -1,6 +1,7 @@
 """The commands about runs: status, logs, cancel, resume and run, as a person types them."""
 
 import json
+import os
 from pathlib import Path
 
 import chains
@@ -38,6 +39,16 @@ def call(capsys, *words):
         main(list(words))
     said = capsys.readouterr()
     return ended.value.code or 0, said.out, said.err
+
+
+def test_a_pipe_in_the_place_of_a_log_hangs_nobody(here, capsys):
+    log = next((here / "ws/runs/bad-2/steps/sample/logs").glob("*_0_log.err"))
+    log.unlink()
+    os.mkfifo(log)
+    code, _, err = call(capsys, "logs", "bad-2", "sample")
+    assert code == 1 and f"{log}: not a regular file" in err
+    assert call(capsys, "logs", "bad-2", "sample", "-f")[0] == 0
+    assert "sample" in call(capsys, "status", "bad-2")[1]
 
 
 def test_runs_from_outside(here, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # A few seconds of each surface that starts without TensorFlow.
 INPUTS = {"yaml": 40, "command-line": 25, "amounts": 60, "arrays": 80, "audio": 40, "hdf5-npz": 60,
-          "tables": 25, "models": 10, "slurm": 6, "sheet": 6}
+          "tables": 25, "models": 10, "slurm": 6, "workspace": 10, "ledger": 15, "sheet": 6}
 
 
 @pytest.mark.parametrize("surface", INPUTS)

@@ -68,7 +68,8 @@ class Workspaces(Surface):
         if set(others) != set(self.whole):
             raise Fault(f"runs are missing: {sorted(self.whole)} and {sorted(others)}\n{said.err}")
         listed = {run["run"] for run in strict_json(said.out)["runs"]}
-        if HURT not in listed and HURT not in said.err:
+        there = (case.folder / "ws/runs" / HURT / "run.json").exists()
+        if there and HURT not in listed and HURT not in said.err:
             raise Fault(f"{HURT} is left out and nobody is told: {said.err}")
         words = case.rng.choice(READING)
         said = command(*words)
