@@ -42,6 +42,9 @@ BLOCK_PRODUCTS = 1 << 18  # multiply-adds of a filter block; with more, OpenBLAS
 # its own, which hurt beside the threads over frames
 
 
+MOST_WEIGHTS = 1 << 25  # of a mel filterbank: 256 MB
+
+
 @dataclass(frozen=True)
 class Frontend:
     """A spectrogram: geometry plus convention. Call it on frames to compute.
@@ -77,12 +80,16 @@ class Frontend:
             problem = f"a hop of {self.hop} samples at {self.rate} Hz"
         elif self.n_mels is not None and self.n_mels < 1:
             problem = f"{self.n_mels} mel bands"
+        elif (self.n_mels or 0) * (self.n_dft // 2 + 1) > MOST_WEIGHTS:
+            problem = f"{self.n_mels:,} mel bands of a DFT of {self.n_dft} samples"
         elif self.fmax is not None and not 0 < self.fmax <= self.rate / 2:
             problem = f"fmax {self.fmax} Hz at {self.rate} Hz"
         if problem:
             raise InputError(f"no spectrogram has {problem}",
                              allowed="an even DFT of at most one second, a hop of at most one "
-                                     "second, at least 1 mel, 0 < fmax <= rate / 2")
+                                     "second, at least 1 mel and at most "
+                                     f"{MOST_WEIGHTS // (self.n_dft // 2 + 1) or 1:,}, "
+                                     "0 < fmax <= rate / 2")
 
     @property
     def name(self) -> str:

@@ -97,6 +97,14 @@ def test_padding_is_that_of_tensorflow(rate, half, hop):
         assert np.abs(front(frame)[0] - expected).max() < 1e-3
 
 
+
+def test_a_filterbank_that_no_memory_holds_is_refused():
+    for mels in (2**31, 70_000):
+        with pytest.raises(InputError, match="mel bands of a DFT of 1024 samples"):
+            Frontend(8000, 1024, 160, mels)
+    assert Frontend(8000, 1024, 160, 512).bands == 512
+
+
 def test_published_geometries():
     assert {name: (front.rate, front.n_dft, front.hop, front.n_mels, front.fmax, front.convention)
             for name, front in OPENL3_FRONTENDS.items()} == {
