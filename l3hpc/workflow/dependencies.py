@@ -105,11 +105,11 @@ class Dependencies:
 
     def _place(self, job: str) -> str:
         """The cluster of a job that a record of this workspace names."""
-        for record in (self._record, *(records.read_all(self._plan.workspace, [])
-                                       if job not in identity.ids(self._record) else ())):
-            if job in (known := identity.ids(record)):
-                return known[job]
-        return ""
+        if (here := identity.cluster_of(self._record, job)) is not None:
+            return here
+        elsewhere = (identity.cluster_of(record, job)
+                     for record in records.read_all(self._plan.workspace, []))
+        return next((place for place in elsewhere if place is not None), "")
 
     def look_again(self) -> None:
         """Believe nothing that was seen before: Slurm has refused a dependency."""

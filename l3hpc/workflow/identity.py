@@ -119,24 +119,31 @@ def of_attempt(workspace: Path, record: RunRecord, step: StepRecord,
                attempt: Mapping[str, Any]) -> JobId:
     """The identity of an attempt in a record, also of one that an earlier version wrote: there the
     folder gives the script."""
-    folder = str(records.step_folder(workspace, record.run, step.name))
+    return _of_attempt(str(records.step_folder(workspace, record.run, step.name)), record, step,
+                       attempt)
+
+
+def _of_attempt(folder: str, record: RunRecord, step: StepRecord, attempt: Mapping[str, Any]
+                ) -> JobId:
     return JobId(
-        id=attempt["job"], cluster=attempt.get("cluster", ""), script=attempt.get("script", ""),
-        folder=folder, submitted=float(attempt.get("time", 0.0)),
+        id=attempt["job"], cluster=attempt.get("cluster") or "",
+        script=attempt.get("script") or "", folder=folder,
+        submitted=float(attempt.get("time", 0.0)),
         names=(f"l3-{record.run}-{step.name}", f"l3-{record.run}-{step.kind}"))
 
 
 def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, JobId]:
     """Task id (``12``, ``13_4``) → identity, of all submissions of a step; the latest one wins."""
+    folder = str(records.step_folder(workspace, record.run, step.name))
     return {task: job for attempt in step.attempts
-            for job in (of_attempt(workspace, record, step, attempt),)
+            for job in (_of_attempt(folder, record, step, attempt),)
             for task in task_ids(attempt).values()}
 
 
 def clusters(record: RunRecord) -> set[str]:
     """The clusters on which a run may have jobs, as in ``JobId.cluster``. Where Slurm may choose,
     the first job decides for all of them."""
-    of_jobs = {attempt.get("cluster", "") for step in record.steps for attempt in step.attempts}
+    of_jobs = {(attempt.get("cluster") or "") for step in record.steps for attempt in step.attempts}
     if of_jobs and several(record.clusters):
         return of_jobs
     return of_jobs | {name for name in record.clusters.split(",") if name} or {""}
@@ -148,10 +155,13 @@ def known(record: RunRecord) -> set[str]:
             for attempt in step.attempts}
 
 
-def ids(record: RunRecord) -> dict[str, str]:
-    """Id, as sbatch gave it and of every task → its cluster, as in ``JobId.cluster``."""
-    return {job: attempt.get("cluster", "") for step in record.steps for attempt in step.attempts
-            for job in (attempt["job"], *task_ids(attempt).values())}
+def cluster_of(record: RunRecord, job: str) -> str | None:
+    """The cluster of a job or a task of one, as in ``JobId.cluster``; None where the record does
+    not have it. A submission of many steps asks this for each."""
+    base = job.partition("_")[0]
+    return next(((attempt.get("cluster") or "") for step in reversed(record.steps)
+                 for attempt in reversed(step.attempts)
+                 if attempt["job"].partition("_")[0] == base), None)
 
 
 def of_script(script: Path, cluster: str = "") -> JobId:

@@ -46,6 +46,9 @@ class Hold(enum.Enum):
     ADMINISTRATOR = ("JobHeldAdmin",)
 
 
+_HOLDS = {reason: hold for hold in Hold for reason in hold.value}
+
+
 @dataclass(frozen=True)
 class LiveJob:
     """A job or array task that squeue lists. start: expected or real, unix seconds."""
@@ -63,7 +66,7 @@ class LiveJob:
         """Why it is held; None where it is not (or has still to end before)."""
         if self.state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"):
             return None
-        return next((one for one in Hold if self.reason in one.value), None)
+        return _HOLDS.get(self.reason)
 
     @property
     def held(self) -> bool:

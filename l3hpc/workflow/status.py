@@ -8,6 +8,7 @@ generations, whatever Slurm calls it.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -98,19 +99,27 @@ class LiveTask:
 class _Look:
     """What was read of one step before Slurm is asked."""
 
+    workspace: Path
+    run: RunRecord
     record: StepRecord
     done: set[int]
     marks: dict[int, markers.TaskMarks]
-    jobs: dict[str, identity.JobId]
 
+    @functools.cached_property
+    def jobs(self) -> dict[str, identity.JobId]:
+        """The identities of all its jobs, by task id."""
+        return identity.of_step(self.workspace, self.run, self.record)
+
+    @functools.cached_property
     def open_ids(self) -> dict[int, str]:
         """Task index → id of the job that has it, for the unfinished tasks."""
         return {index: job for index, job in waiting.latest(self.record).items()
                 if index not in self.done}
 
+    @functools.cached_property
     def open_jobs(self) -> dict[str, identity.JobId]:
         """Their identities, by task id."""
-        return {task: self.jobs[task] for task in self.open_ids().values()}
+        return {task: self.jobs[task] for task in self.open_ids.values()}
 
 
 def collect(
@@ -150,17 +159,17 @@ def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, LiveTa
         local = _local_answer(record, LocalJobs(workspace, record.run))
         return {look.record.name: _live_of(look, local) for look in looks}
     answer = queue.ask(record.user, _clusters(looks) or identity.clusters(record))
-    return {look.record.name: _live_of(look, answer.of(look.open_jobs())) for look in looks}
+    return {look.record.name: _live_of(look, answer.of(look.open_jobs)) for look in looks}
 
 
 def _live_of(look: _Look, own: queue.OwnJobs) -> dict[int, LiveTask]:
     return {index: LiveTask(job, own.live[job])
-            for index, job in look.open_ids().items() if job in own.live}
+            for index, job in look.open_ids.items() if job in own.live}
 
 
 def _clusters(looks: list[_Look]) -> set[str]:
     """Those that have unfinished tasks ('' for the default of Slurm's commands)."""
-    return {job.cluster for look in looks for job in look.open_jobs().values()}
+    return {job.cluster for look in looks for job in look.open_jobs.values()}
 
 
 def _look(
@@ -169,11 +178,9 @@ def _look(
     """listed: list the artifact's folder even for one task (slower, but opening a folder makes a
     network file system forget what it remembers to be missing)."""
     done = artifacts.finished(step.artifact, None if listed else step.tasks)
-    if step.state == "reused" or len(done) >= step.tasks:
-        return _Look(step, done, {}, identity.of_step(workspace, record, step))
-    return _Look(step, done,
-                 markers.read(records.markers_folder(workspace, record.run, step.name)),
-                 identity.of_step(workspace, record, step))
+    left = step.state != "reused" and len(done) < step.tasks
+    marks = markers.read(records.markers_folder(workspace, record.run, step.name)) if left else {}
+    return _Look(workspace, record, step, done, marks)
 
 
 class _Asking:
@@ -217,7 +224,7 @@ def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]], asked: _Asking)
     missing: dict[str, set[str]] = {}
     for record in chosen:
         for look in () if record.local else looks[record.run]:
-            jobs = look.open_jobs()
+            jobs = look.open_jobs
             own = answer.of(jobs)
             for task, job in jobs.items():
                 if task not in own.live and task not in own.ended:
@@ -236,7 +243,7 @@ def _run_status(
     steps: list[StepStatus] = []
     unfinished = bool(answer.live) and any(len(one.done) < one.record.tasks for one in looks)
     for seen in looks:
-        own = local or answer.of(seen.open_jobs())
+        own = local or answer.of(seen.open_jobs)
         look = _once_more(workspace, record, seen, own)
         parents = [step for step in steps if step.name in look.record.needs]
         steps.append(_step_status(workspace, record, look, own, parents, broken_off, answer,
@@ -276,7 +283,7 @@ def held_words(step: str, jobs: Sequence[str]) -> str:
 def _once_more(workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs) -> _Look:
     """A newer look where a task has neither a result nor a live job: it may have ended well
     between the first look and the answer."""
-    gone = any(job not in own.live for job in look.open_ids().values())
+    gone = any(job not in own.live for job in look.open_ids.values())
     if own.squeue is not None and gone:
         return _look(workspace, record, look.record, listed=True)
     return look
@@ -298,7 +305,8 @@ def _step_status(
         left = artifacts.summary(step.artifact)
         status.elapsed_s = None if reused else _elapsed(step.artifact, left)
         status.detail = str(left.get("text") or (step.artifact[-16:] if reused else ""))
-        _note_holds(status, answer.of(look.jobs).live if waited_for else {})
+        if waited_for:
+            _note_holds(status, answer.of(look.jobs).live)
         return status
     stuck = [parent for parent in parents if parent.state in STUCK]
     if step.state == "reused":
@@ -315,7 +323,7 @@ def _step_status(
         return status
     tasks = {index: judge(index, job, look.marks.get(index), own,
                           was_cancelled=record.state == "cancelled")
-             for index, job in look.open_ids().items()}
+             for index, job in look.open_ids.items()}
     _merge(status, tasks, stuck, was_cancelled=record.state == "cancelled")
     _note_holds(status, own.live)
     if not stuck and step.waits_for and (
@@ -398,7 +406,7 @@ def _point_to_log(
                  None)
     if index is None or status.state not in ("running", "failed", "lost", "cancelled", "requeued"):
         return
-    job = look.open_ids()[index]
+    job = look.open_ids[index]
     log = records.logs_folder(workspace, record.run, status.name) / f"{job}_0_log.err"
     if log.exists():
         status.log = str(log)

@@ -1,0 +1,55 @@
+"""What submission and status do for each job, counted in calls of Python functions: a clock would
+differ from machine to machine."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from fakeslurm import queue_line
+
+from l3hpc.workflow import identity, records, status, submission
+
+
+def calls(function):
+    """How many Python functions this thread calls meanwhile."""
+    count = 0
+
+    def look(frame, event, argument):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(look)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def site(chains):
+    return chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+
+
+def test_submission_does_not_list_all_earlier_jobs_for_each(chains, slurm, tmp_path, monkeypatch):
+    listed, real = [], identity.task_ids
+    monkeypatch.setattr(identity, "task_ids",
+                        lambda attempt: (listed.append(attempt), real(attempt))[1])
+    submission.submit(chains.many(tmp_path, 2, 10, site(chains)))
+    assert len(listed) <= 20
+
+
+def test_status_of_many_jobs_takes_few_calls_for_each(chains, slurm, tmp_path):
+    lines = []
+    for number in range(3):
+        plan = chains.many(tmp_path, 2, 10, site(chains))
+        steps = tuple(replace(step, artifact=Path(f"{step.artifact}-{number}"))
+                      for step in plan.steps)
+        record = submission.submit(replace(plan, run=f"run-{number}", steps=steps))
+        lines += [queue_line(step.job, "PENDING", "Dependency", script=str(
+            records.step_folder(tmp_path, record.run, step.name) / "script.sbatch"))
+            for step in record.steps]
+    (tmp_path / "queue").write_text("\n".join(lines) + "\n")
+    slurm.says("squeue", f"cat {tmp_path}/queue")
+    found = status.collect(tmp_path)
+    assert {step.state for run in found for step in run.steps} == {"waiting"}
+    assert calls(lambda: status.collect(tmp_path)) < 60 * 250
