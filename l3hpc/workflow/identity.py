@@ -22,6 +22,7 @@ from l3hpc.workflow.shell import several
 HELPER = "-heal"  # ends the name of the job that changes the request of a held one
 ARRAY_SCRIPT = "array.sbatch"  # of several steps of one sweep, in the folder of the first one
 _SCRIPT = re.compile(r"script(-\d+)?\.sbatch")
+_HELPER = "heal.log"  # of the small job that changes a held one; it lies beside the step's logs
 CLOCKS_S = 2 * 3600.0  # clocks differ, and Slurm's times are local: an hour comes twice in autumn
 NAME_S = 600.0
 
@@ -82,8 +83,9 @@ class JobId:
             return False
         if self._is_script(origin.script) or self._ends_with_script(origin.line):
             return True
-        if self.folder and origin.output and \
-                _real(os.path.dirname(origin.output)) == _real(f"{self.folder}/logs"):
+        folder, log = os.path.split(origin.output)
+        if self.folder and log not in ("", _HELPER) \
+                and _real(folder) == _real(f"{self.folder}/logs"):
             return True
         if origin.script or origin.line or origin.output:
             return False

@@ -84,15 +84,21 @@ class Excess:
 
 
 def read(text: str) -> dict[str, Partition]:
-    """The answer of ``COMMAND`` by partition; the lines of one partition are merged."""
+    """The answer of ``COMMAND`` by partition; the lines of one partition are merged. One that has
+    amounts without a number is left out."""
     found: dict[str, Partition] = {}
+    unclear = set()
     for entry in text.splitlines():
         parts = entry.strip().split("|")
         if len(parts) != 7:
             continue
         name = parts[0].rstrip("*")
         limit = seconds(parts[2])  # None for "infinite"
-        memory, cpus, nodes = (int(parts[index].rstrip("+") or 0) for index in (3, 4, 6))
+        amounts = [parts[index].rstrip("+") for index in (3, 4, 6)]
+        if not all(re.fullmatch(r"\d{1,15}", amount) for amount in amounts):
+            unclear.add(name)
+            continue
+        memory, cpus, nodes = map(int, amounts)
         here = found.setdefault(name, Partition(
             name, time_min=None if limit is None else int(limit // 60)))
         here.up, here.default = here.up or parts[1] == "up", parts[0].endswith("*")
@@ -102,7 +108,7 @@ def read(text: str) -> dict[str, Partition]:
             here.gres = f"{here.gres},{parts[5]}".strip(",")
         for kind, count in _gpus(parts[5]).items():
             here.gpus[kind] = max(here.gpus.get(kind, 0), count)
-    return found
+    return {name: one for name, one in found.items() if name not in unclear}
 
 
 def _gpus(gres: str) -> dict[str, int]:
@@ -215,12 +221,11 @@ def _refuse(step: PlannedStep, profile: ClusterProfile,
 
 
 def _time_is_free(qos: str | None) -> bool:
-    """Whether the QOS lifts the partition's time limit, or nobody can say that it does not."""
-    if not qos:
-        return False
+    """Whether the QOS lifts the partition's time limit, or nobody can say that it does not. Without
+    one in the profile Slurm takes the person's or the partition's, which may be any."""
     try:
-        flags = call(["sacctmgr", "--noheader", "--parsable2", "show", "qos", qos, "format=flags"],
-                     timeout_s=SINFO_S)
+        flags = call(["sacctmgr", "--noheader", "--parsable2", "show", "qos",
+                      *([qos] if qos else ()), "format=flags"], timeout_s=SINFO_S)
     except ClusterError:
-        return True
+        return bool(qos)
     return "PartitionTimeLimit" in flags

@@ -194,7 +194,7 @@ def _from_the_queue(submission: Submission, named: list[JobId], out: str, err: s
             raise OutcomeUnknownError(f"sbatch printed {said!r} instead of a job id, and the "
                                       f"queue cannot be checked ({error.message})") from None
         if certain := [job for job in found if job.id in wanted] or found:
-            return certain[0]
+            return certain[-1]  # what was cancelled earlier is shown for some minutes
     if named:
         raise OutcomeUnknownError(f"sbatch printed {said!r}, but the queue has no job with this "
                                   "script")
@@ -233,8 +233,13 @@ def _look(submission: Submission, *, ended: bool = False
     found = [(replace(submission.wanted, id=number, cluster=cluster), tasks)
              for (cluster, number), tasks in answer.submitted_with(submission.wanted).items()
              if number not in known
-             and (ended or all(isinstance(task, queue.LiveJob) for task in tasks))]
+             and (ended or all(_is_alive(task) for task in tasks))]
     return sorted(found, key=lambda each: int(each[0].id))
+
+
+def _is_alive(task: queue.LiveJob | queue.EndedJob) -> bool:
+    """Whether it waits or runs. One that was cancelled a moment ago is shown until it has ended."""
+    return isinstance(task, queue.LiveJob) and task.state != "COMPLETING"
 
 
 def _taken(submission: Submission,

@@ -40,6 +40,7 @@ def test_ours(origin):
     Origin(script="/scratch/ws/runs/demo-2/steps/extract/script.sbatch"),
     Origin(script="/scratch/ws/runs/demo/steps/fit/script.sbatch"),
     Origin(script="/scratch/ws/runs/demo-2/steps/extract/array.sbatch"),
+    Origin(output=f"{STEP}/logs/heal.log", name="l3-demo-extract-heal"),  # changes a held job
     Origin(name="interactive"), Origin(name="l3-demo-extract", output="/home/eve/slurm-98.out"),
     Origin(name="l3-demo-extract", submitted=1_500_000.0),
     Origin(line="sbatch --wrap true", name="l3-demo-extract", submitted=1_000_010.0),

@@ -1,7 +1,9 @@
 """Steps of a sweep that go to Slurm as one job array."""
 
+import os
 import pickle
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -177,3 +179,23 @@ def test_cancel_names_tasks_of_the_array(chains, slurm, on, tmp_path):
     lines = [queue_line(job, "PENDING") for job in ("101_0", "101_2", "101_1", "104")]
     slurm.says("squeue", "cat <<'E'\n" + "\n".join(lines) + "\nE")
     assert cancel(tmp_path, "demo") == ["104", "101_2", "101_1", "101_0"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("owner", "shown", "code"), [
+    (0, 0, 0), (1234, 0, 2), (1234, 1234, 0)], ids=["ours", "somebody's", "one owner for all"])
+def test_a_task_executes_only_what_its_user_wrote(
+        chains, slurm, on, tmp_path, monkeypatch, owner, shown, code):
+    submission.submit(chains.sweep(tmp_path, ["a", "b"], on))
+    [array] = tmp_path.glob("runs/*/steps/*/array.sbatch")
+    folder = array.parent
+    (folder / "script.sbatch").write_text("echo done\n")
+    os.chown(folder / "script.sbatch", owner, -1)
+    real = shutil.which("mktemp")
+    slurm.says("mktemp", f'new=$({real} "$@") && chown {shown} "$new" && echo "$new"')
+    done = subprocess.run(["bash", array], env={
+        **os.environ, "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7"})
+    assert done.returncode == code
+    said = "".join(path.read_text() for path in folder.glob("logs/7_0_0_log.*"))
+    assert ("belongs to somebody else" in said) == bool(code) and ("done" in said) != bool(code)
+    assert not [*folder.glob("logs/.owner*")]

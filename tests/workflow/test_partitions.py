@@ -36,6 +36,12 @@ def test_sinfo_is_read_whatever_it_groups():
     assert [name for name, one in found.items() if one.default] == ["cpu"]
 
 
+def test_a_partition_of_unclear_size_is_left_to_sbatch():
+    found = partitions.read("cpu*|up|1:00|N/A|4|gpu:2|3\ncpu*|up|1:00|64000|4||3\n"
+                            "gpu|up|1:00|64000|4|(null)|1\n")
+    assert list(found) == ["gpu"]
+
+
 @pytest.mark.parametrize(("profile", "wanted", "message", "hint"), [
     ({}, Resources(time_min=2881), "extract asks for 2 d 1 min; partition cpu allows 2 d",
      "--set extract.time=2880m"),
@@ -104,6 +110,21 @@ def test_a_qos_may_lift_the_time_limit_of_the_partition(chains, slurm, tmp_path,
     else:
         submission.submit(made)
     assert "show qos long format=flags" in slurm.calls("sacctmgr")[0]
+
+
+@pytest.mark.parametrize(("answer", "refused"), [
+    ("printf 'DenyOnLimit\\nPartitionTimeLimit\\n'", False), ("echo DenyOnLimit", True),
+    ("echo 'no database' >&2; exit 1", True)])
+def test_a_qos_that_slurm_chooses_may_lift_it_too(chains, slurm, tmp_path, answer, refused):
+    slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
+    slurm.says("sacctmgr", answer)
+    made = chains.plan(tmp_path / "w", names=("extract",), on=on(chains),
+                       resources={"extract": Resources(time_min=3000)})
+    if refused:
+        with pytest.raises(InputError, match="partition cpu allows 2 d"):
+            submission.submit(made)
+    else:
+        assert submission.submit(made).state == "submitted"
 
 
 @pytest.mark.parametrize(("script", "why"), [

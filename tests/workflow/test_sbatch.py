@@ -106,6 +106,23 @@ def test_a_job_that_is_over_already_is_its_answer_too(wanted, slurm):
     assert sbatch.submit(wanted).id == "12"
 
 
+def test_of_a_cancelled_job_and_a_new_one_the_new_one_is_the_answer(wanted, slurm):
+    slurm.says("sbatch", "echo 'Your request was accepted.'")
+    shows(slurm, of(wanted, "12", "CANCELLED"), of(wanted, "99", "CANCELLED"), of(wanted, "100"))
+    assert sbatch.submit(wanted).id == "100"
+    assert slurm.calls("scancel") == []
+
+
+@pytest.mark.parametrize("other", ["ending", "helper"])
+def test_a_job_that_is_ending_and_a_helper_are_not_taken_for_it(wanted, slurm, other):
+    slurm.says("sbatch", f"echo '{TIMED_OUT}' >&2; exit 1")
+    old = of(wanted, "99", "COMPLETING") if other == "ending" else queue_line(
+        "99", "PENDING", output=f"{wanted.wanted.folder}/logs/heal.log")
+    shows(slurm, old, of(wanted, "100"))
+    assert sbatch.submit(wanted).id == "100"
+    assert slurm.calls("scancel") == []
+
+
 def test_words_without_a_job_and_a_queue_without_it(wanted, slurm):
     slurm.says("sbatch", "echo 'request filed'")
     with pytest.raises(ClusterError, match="printed 'request filed' instead of a job id") as caught:
