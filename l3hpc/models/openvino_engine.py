@@ -37,6 +37,12 @@ def available() -> bool:
     return find_spec("openvino") is not None
 
 
+def computes_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor. Where it does not, it takes the
+    wish for a hint and computes in float32 without saying so."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoEngine:
     """Spectrograms to embeddings, a few frames per request, one request per thread.
 

@@ -86,7 +86,7 @@ def load(name: str | Path, precision: str, frames: np.ndarray | None = None, *,
     ----------
     frames: (n, rate) one-second frames as real as can be, from which int8 takes its ranges.
     engine: ``auto`` (TensorFlow on a GPU; else OpenVINO, and TensorFlow where that is not
-        installed) or, for bfloat16, ``tensorflow``.
+        installed or does not compute in bfloat16) or, for bfloat16, ``tensorflow``.
 
     Raises ``InputError`` where nothing computes this here.
     """
@@ -124,8 +124,10 @@ def slow_here(precision: str) -> str | None:
     known = INSTRUCTIONS[precision]
     if _flags() & set(known):
         return None
-    return (f"this processor has no instructions for {precision} ({', '.join(known)}): it is "
-            "computed by detours, and float32 may be faster")
+    more = ("OpenVINO cuts long sums off at 16 bits here, so that embeddings deviate more than "
+            "elsewhere" if precision == "int8" else "it is emulated")
+    return (f"this processor has no instructions for {precision} ({', '.join(known)}): {more}, and "
+            "float32 may be faster")
 
 
 def _engines(network: FoldedNetwork, precision: str, frames: np.ndarray | None,
@@ -144,7 +146,8 @@ def _engines(network: FoldedNetwork, precision: str, frames: np.ndarray | None,
         spectrograms = network.spec.frontend(to_float(frames), threads=threads)
         quantised = quantise(network, observe(network, spectrograms, threads))
         return OpenVinoEngine(quantised, threads), OpenVinoEngine(network, threads)
-    if wanted == "auto" and not engines._gpu() and openvino_engine.available():
+    if wanted == "auto" and not engines._gpu() and openvino_engine.available() \
+            and openvino_engine.computes_bfloat16():
         return OpenVinoEngine(network, threads, precision), OpenVinoEngine(network, threads)
     from l3hpc.models.tensorflow_engine import TensorFlowEngine
 

@@ -57,6 +57,7 @@ class TensorFlowEngine:
                 tf.config.threading.set_inter_op_parallelism_threads(1)
         self.device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
         self._network = network
+        self.precision = precision
         self._type = tf.as_dtype(precision)
         shape = (None, *network.spec.frontend.shape, 1)
         self._function = tf.function(
