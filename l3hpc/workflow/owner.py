@@ -21,10 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from l3hpc.files import write_json
+from l3hpc.errors import InputError
+from l3hpc.files import read_bounded, write_json
 
 BEAT_EVERY_S = 5.0
 EXPIRES_S = 60.0
+MAX_BYTES = 2**16
 DEAD_S = 900.0  # no two clocks of a cluster differ by as much
 
 
@@ -138,8 +140,8 @@ class Owner:
         if not numbers:
             return 0, None
         try:
-            state = json.loads(self._claim(numbers[-1]).read_bytes())
-        except (OSError, ValueError, RecursionError):  # being written, or by a killed process
+            state = json.loads(read_bounded(self._claim(numbers[-1]), MAX_BYTES))
+        except (InputError, OSError, ValueError, RecursionError):  # being written, or damaged
             state = None
         if not isinstance(state, dict):
             state = {"token": f"unreadable {numbers[-1]}"}

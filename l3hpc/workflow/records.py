@@ -30,6 +30,7 @@ from l3hpc.workflow.typed import mapping, shown
 
 LATEST = "latest"
 NOTED = "attempts.jsonl"
+MOST_TASKS = 10_000_000  # more than a step can have, and few enough to count them one by one
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
 
@@ -193,6 +194,8 @@ def _check(record: RunRecord, run: str) -> None:
     for entry in record.steps:
         if not _NAME.fullmatch(entry.name):
             raise InputError(f"{shown(entry.name)} is no name of a step")
+        if not 0 <= entry.tasks <= MOST_TASKS:
+            raise InputError(f"{entry.name} has {entry.tasks:,} tasks")
         mapping(Asked, entry.resources, f"resources of {entry.name}")
         if odd := entry.resources.keys() - Resources.__dataclass_fields__:
             raise InputError(f"resources of {entry.name}: unknown {', '.join(map(shown, odd))}")
@@ -242,8 +245,7 @@ def replace_damaged_config(artifact: Path) -> None:
     path = artifact / "config.json"
     with contextlib.suppress(OSError), open_regular(path) as stream:
         begun = stream.read(1) == b"{"
-        if begun:
-            stream.seek(-2, os.SEEK_END)
+        stream.seek(max(os.fstat(stream.fileno()).st_size - 2, 0))
         if not begun or stream.read(2) != b"}\n":
             path.unlink()
 

@@ -187,7 +187,8 @@ def test_a_record_with_wrong_values_is_named(workspace, change):
 
 
 @pytest.mark.parametrize("step", [
-    {"name": "../x"}, {"name": ""}, {"tasks": "2"}, {"attempts": [1]}, {"attempts": [{"job": 1}]},
+    {"name": "../x"}, {"name": ""}, {"tasks": "2"}, {"tasks": -1}, {"tasks": 10**12},
+    {"attempts": [1]}, {"attempts": [{"job": 1}]},
     {"resources": {"cpus": "x"}}, {"needs": "x"}, {"job": 3}, {"submitted_tasks": [None]},
     {"attempts": [{"job": "1", "array": False, "tasks": ["0"], "time": 1}]},
 ])

@@ -92,3 +92,19 @@ def test_a_half_written_claim_is_no_claim_for_ever(tmp_path):
     threading.Event().wait(0.15)
     assert owner.acquire()
     owner.release()
+
+
+def test_a_pipe_in_the_place_of_a_claim_hangs_nobody(tmp_path):
+    os.mkfifo(tmp_path / "thing.owner.3")
+    owner, got = Owner(tmp_path / "thing", expires_s=0.1), []
+
+    def claim():
+        while not owner.acquire():
+            time.sleep(0.05)
+        got.append(owner)
+
+    thread = threading.Thread(target=claim, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert got == [owner]
+    owner.release()

@@ -61,6 +61,17 @@ def test_each_file_is_made_again_or_the_message_says_what_to_type(
         tmp_path / STEP / "config.json").read_text()
 
 
+@pytest.mark.parametrize("left", [b"", b"{", b"}", b'{"step": ', b"\0" * 9])
+def test_whatever_is_left_of_an_artifact_s_settings_is_replaced(chains, slurm, tmp_path, left):
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    made = chains.plan(tmp_path, names=("extract",), on=on)
+    path = made.steps[0].artifact / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(left)
+    submission.submit(made)
+    assert path.read_text() == (tmp_path / STEP / "config.json").read_text()
+
+
 def test_settings_come_back_from_the_artifact_of_another_run(site, chains, tmp_path):
     made, on = site
     again = chains.plan(tmp_path, "other", names=("extract",), on=on)
