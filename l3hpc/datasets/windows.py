@@ -25,6 +25,7 @@ from l3hpc.audio.files import (
 )
 from l3hpc.audio.framing import frame_blocks, frame_count
 from l3hpc.audio.resample import resample_blocks, resample_rows
+from l3hpc.errors import InputError
 
 PIECE = 256
 ROWS = 32  # read at once: larger arrays would get new pages from the system every time
@@ -58,11 +59,15 @@ def pieces(
     skip: leave out the first windows (a resumed task has them). Levels are measured before
     resampling, on the same windows. ``contents`` of a sound file is filled.
     """
+    own = probe(path).rate
+    if own * hop < 1:  # of a damaged header: 1 Hz
+        raise AudioError(f"has a rate of {own} Hz, less than one sample in a hop of {hop:g} s",
+                         where=str(path))
     if is_hdf5(path):
         yield from _row_pieces(path, rate, hop, center, levels, skip, size)
         return
-    yield from _frames(usable_blocks(path, min_seconds, contents), probe(path).rate, rate, hop,
-                       center, levels, skip, size)
+    yield from _frames(usable_blocks(path, min_seconds, contents), own, rate, hop, center,
+                       levels, skip, size)
 
 
 def window_count(path: Path, hop: float, center: bool) -> int:
@@ -73,7 +78,7 @@ def window_count(path: Path, hop: float, center: bool) -> int:
             rows = count_rows(path)
             return rows * _windows_per_row(info.frames // max(rows, 1), info.rate, hop, center)
         return frame_count(info.frames, info.rate, hop, center) if info.frames else 0
-    except AudioError:
+    except (AudioError, InputError):  # a rate of 1 Hz, in a damaged header: no hop is so long
         return 0
 
 

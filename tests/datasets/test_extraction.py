@@ -125,6 +125,24 @@ def test_a_network_that_gives_no_numbers_is_named_and_no_recording(tmp_path):
                    tmp_path / "scratch").run(tmp_path / "e.h5", tmp_path / "s.csv")
 
 
+def test_a_header_with_a_rate_of_1_hz_costs_its_own_file_alone(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "good.wav", noise(3), RATE)
+    soundfile.write(audio / "slow.wav", noise(3)[:50], 1)
+    with h5py.File(audio / "slow.h5", "w") as file:
+        file["audio"] = noise(3).reshape(3, RATE)
+        file["audio"].attrs["rate"] = 1
+    said = []
+    progress = Progress()
+    progress.note = said.append
+    result = Extraction(Network(), {"kind": "test"}, audio, scan(audio), 0.5, False,
+                        tmp_path / "scratch", max_failed=0.9, progress=progress).run(
+                            tmp_path / "embeddings.h5", tmp_path / "skipped.csv")
+    assert (result["recordings"], result["skipped"]) == (1, 2)
+    assert all("has a rate of 1 Hz, less than one sample in a hop" in words for words in said)
+
+
 def test_samples_beyond_any_recording_count_as_an_unreadable_file(tmp_path):
     audio = tmp_path / "audio"
     audio.mkdir()

@@ -55,7 +55,7 @@ def answer(program, words, jobs):
             text = ""
         name = re.search(r"--job-name[= ](\S+)", text)
         log = re.search(r"--output[= ](\S+)", text)
-        array = re.search(r"--array[= ](\S+)", text)
+        array = re.search(r"^#SBATCH --array[= ](\S+)", text, re.MULTILINE)
         jobs.append({"id": str(number), "task": array[1] if array else "", "state": "PENDING",
                      "name": name[1].strip("\"'") if name else "job", "script": script,
                      "log": log[1].strip("\"'") if log else "", "line": f"sbatch {' '.join(words)}",
@@ -124,7 +124,7 @@ def table(program, words, jobs):
             "workdir": "/", "comment": "", "admincomment": ""}
         cells = []
         for field in asked.split(","):
-            name, colon, width = field.strip().partition(":")
+            name, colon, width = field.strip(" ").partition(":")
             name, percent, more = name.partition("%")
             text = values.get(name.lower(), "")
             size = re.match(r"\.?(\d*)(.*)", width or more, re.DOTALL)
