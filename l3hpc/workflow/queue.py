@@ -23,6 +23,7 @@ SQUEUE_S = 20.0
 SACCT_S = 20.0
 MAX_IDS_LENGTH = 100_000
 MOST_TASKS = 4_000_001  # the largest MaxArraySize that Slurm takes
+_JOB = re.compile(r"\d+([_+]\S+)?")
 _SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?(?::(\d{1,9}))?")
 _WIDTHS = {"JobArrayID": 40, "State": 24, "Reason": 60, "TimeUsed": 20, "StartTime": 24,
            "RestartCnt": 12, "TimeLimit": 20, "exit_code": 16, "NodeList": 64, "Cluster": 40,
@@ -137,12 +138,14 @@ class Answer:
         return own
 
     def submitted_with(self, wanted: JobId) -> dict[tuple[str, str], list[LiveJob | EndedJob]]:
-        """(cluster to query, base id) → its tasks, of the jobs submitted with one script."""
+        """(cluster to query, base id) → its tasks, of the jobs submitted with one script. Of any
+        other job, and of one of which Slurm shows neither script nor log, nothing is known."""
         found: dict[tuple[str, str], list[LiveJob | EndedJob]] = {}
         for jobs in (self.live, self.ended):
             for task, seen in jobs.items():
                 for job in seen:
-                    if wanted.owns(job.origin):
+                    shown = job.origin.script or job.origin.line or job.origin.output
+                    if shown and wanted.owns(job.origin):
                         place = (job.origin.asked, task.partition("_")[0])
                         found.setdefault(place, []).append(job)
         return found
@@ -267,7 +270,7 @@ def parse_squeue(
     over: list[tuple[str, EndedJob]] = []
     for line in text.split("\n"):
         values = {name: line[place].strip() for name, place in _PLACES.items()}
-        if not values["JobArrayID"][:1].isdigit():  # a heading, a site's greeting
+        if not _JOB.fullmatch(values["JobArrayID"]):  # a heading, a site's greeting
             continue
         rest = [_known(word) for word in line[_PLACES["SubmitTime"].stop:].split(_END)]
         name, script, output = (*rest, "", "", "")[:3]

@@ -123,6 +123,18 @@ def test_a_job_that_is_ending_and_a_helper_are_not_taken_for_it(wanted, slurm, o
     assert slurm.calls("scancel") == []
 
 
+@pytest.mark.parametrize("other", ["2026-11-27 is a day of maintenance", "7 users are logged in",
+                                   queue_line("99", "PENDING"), queue_line("99", "PENDING")[:220]])
+def test_nothing_in_the_queue_is_taken_for_it_without_its_script(wanted, slurm, other):
+    slurm.says("sbatch", f"echo '{TIMED_OUT}' >&2; exit 1")
+    shows(slurm, other)
+    with pytest.raises(sbatch.NotReachedError):
+        sbatch.submit(wanted)
+    shows(slurm, other, of(wanted, "100"))
+    assert sbatch.submit(wanted).id == "100"
+    assert slurm.calls("scancel") == []
+
+
 def test_words_without_a_job_and_a_queue_without_it(wanted, slurm):
     slurm.says("sbatch", "echo 'request filed'")
     with pytest.raises(ClusterError, match="printed 'request filed' instead of a job id") as caught:
