@@ -10,7 +10,7 @@ are not finite, arrays whose scale or shape is not certain.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from l3hpc.audio.arrays import MOST_CHANNELS, mono_of, rate_of
 from l3hpc.audio.files import Contents, probe
 from l3hpc.audio.framing import JoinedFrames, cut_frames, hop_samples
 from l3hpc.embedding.model import Model, load_model
-from l3hpc.embedding.recording import Embedding, check_embedding, embed_pieces
+from l3hpc.embedding.recording import Embedding, check_embedding, embed_blocks, embed_pieces
 from l3hpc.embedding.settings import HOP_S, AudioWarning, Settings, resampler_of, warn_of
 from l3hpc.errors import InputError
 
 __all__ = ["AudioWarning", "get_embedding"]
 
 NO_MODEL = "l3hpc ships no weights: model='weights.h5', or a name: model='sea-64'"
+LONG_S = 600  # a longer array is embedded in pieces, as a file is: resampling multiplies its size
+BLOCK = 1 << 18  # samples of it at once
 AUDIO = "an array, the path of a sound file, or a list of such"
 
 
@@ -94,7 +96,11 @@ class _Call:
                 found[number] = self._file(Path(audio), rate)
             else:
                 assert rate is not None
-                cut[number] = self._cut(audio, rate, name)
+                mono = self._mono(audio, rate, name)
+                if len(mono) > LONG_S * rate:
+                    found[number] = self._long(mono, rate, name)
+                else:
+                    cut[number] = self._cut(mono, rate)
         if cut:
             parts = [frames for frames, _ in cut.values()]
             if model.batch_wide or len(parts) == 1:
@@ -112,19 +118,31 @@ class _Call:
             raise InputError(f"sr is {rate}, but the file has {own} Hz", where=str(path),
                              allowed="sr=None: a file knows its rate")
         contents = Contents()
-        pieces = list(embed_pieces(path, self._model, self._settings, contents, self._on_batch))
+        found = _joined(embed_pieces(path, self._model, self._settings, contents, self._on_batch))
         warn_of(contents.odd(), str(path), 4)
-        return (np.concatenate([one for one, _ in pieces]),
-                np.concatenate([one for _, one in pieces]))
+        return found
 
-    def _cut(self, audio: Any, rate: int, name: str | None) -> tuple[Any, np.ndarray]:
+    def _long(self, mono: np.ndarray, rate: int, name: str | None) -> Embedding:
+        blocks = (mono[at:at + BLOCK] for at in range(0, len(mono), BLOCK))
+        return _joined(embed_blocks(blocks, rate, self._model, self._settings, name,
+                                    self._on_batch))
+
+    def _mono(self, audio: Any, rate: int, name: str | None) -> np.ndarray:
         mono, notes = mono_of(audio, name)
         contents = Contents(rate=rate)
         contents.add(mono)
         warn_of([*notes, *contents.odd()], name, 4)
+        return mono
+
+    def _cut(self, mono: np.ndarray, rate: int) -> tuple[Any, np.ndarray]:
         there = resampler_of(self._settings.resampler)(mono, rate, self._model.rate)
         return cut_frames(there, self._model.rate, self._settings.hop_size,
                           bool(self._settings.center))
+
+
+def _joined(pieces: Iterable[Embedding]) -> Embedding:
+    embeddings, times = zip(*pieces, strict=True)
+    return np.concatenate(embeddings), np.concatenate(times)
 
 
 def _is_path(audio: object) -> bool:

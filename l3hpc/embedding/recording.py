@@ -51,7 +51,14 @@ def embed_pieces(path: Path, model: Model, settings: Settings, contents: Content
         yield first
         yield from blocks
 
-    signal = BLOCKS[settings.resampler](all_blocks(), contents.rate, model.rate)
+    yield from embed_blocks(all_blocks(), contents.rate, model, settings, str(path), on_batch)
+
+
+def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings: Settings,
+                 where: str | None, on_batch: Callable[[int], None] | None = None
+                 ) -> Iterator[Embedding]:
+    """Embeddings and times of one signal that comes in blocks of samples, piece by piece."""
+    signal = BLOCKS[settings.resampler](blocks, rate, model.rate)
     pieces: Iterable[Embedding] = (
         (frames, times) for _, frames, times in frame_blocks(
             signal, model.rate, settings.hop_size, bool(settings.center), size=PIECE))
@@ -60,7 +67,7 @@ def embed_pieces(path: Path, model: Model, settings: Settings, contents: Content
         pieces = _regrouped(pieces, size * max(PIECE // size, 1))
     for frames, times in pieces:
         embedding = model.embed(frames, settings.batch_size, on_batch)
-        check_embedding(embedding, model, str(path))
+        check_embedding(embedding, model, where)
         yield embedding, times
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from l3hpc.audio.framing import cut_frames, frame_audio, frame_blocks
 from l3hpc.audio.kaiser import resample_kaiser, resample_kaiser_blocks
 from l3hpc.audio.resample import resample, resample_blocks
-from l3hpc.embedding import outputs, recording
+from l3hpc.embedding import call, outputs, recording
 from l3hpc.embedding.batch import Settings, embed_all
 from l3hpc.embedding.call import get_embedding
 from l3hpc.embedding.folders import Work
@@ -67,6 +67,20 @@ def test_a_file_in_pieces_has_the_embeddings_of_the_array(tmp_path, student, sou
         have, at = embed_file(path, model, Settings(resampler=resampler))
         np.testing.assert_allclose(have, wanted, rtol=2e-6, atol=2e-6)
         np.testing.assert_array_equal(at, times)
+
+
+@pytest.mark.parametrize("convention", ["A", "A'"])
+def test_a_long_array_is_embedded_in_pieces_with_the_same_numbers(student, sound, monkeypatch,
+                                                                  convention):
+    model = load_model(student, frontend=convention, engine="ncnn")
+    whole = sound(20.3, 11025)
+    expected, times = get_embedding(whole, 11025, model, hop_size=0.3, batch_size=5)
+    monkeypatch.setattr(call, "LONG_S", 20)
+    monkeypatch.setattr(call, "BLOCK", 7001)
+    monkeypatch.setattr(call, "cut_frames", None)  # the whole signal is nowhere
+    (found,), (there,) = get_embedding([whole], 11025, model, hop_size=0.3, batch_size=5)
+    np.testing.assert_array_equal(there, times)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("kind", ["npz", "h5", "csv"])
