@@ -74,7 +74,7 @@ def make_durable(paths: Iterable[Path | str]) -> None:
     """Wait until the disk has these files and folders, which were written without waiting.
 
     Several at once: a disk and a file server write them together, so that many cost little more
-    than one. What has gone meanwhile is passed over.
+    than one. What has gone meanwhile is ignored.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -181,7 +181,7 @@ def parse_json(content: bytes, path: Path | str) -> Any:
             f"{error.msg} in column {error.colno}"
         raise InputError(f"not valid JSON: {words}", where=f"{path}:{error.lineno}") from None
     except (RecursionError, ValueError):  # nested too deep; a number of more than 4,300 digits
-        raise InputError("not valid JSON: nothing that this program wrote",
+        raise InputError("not valid JSON: l3hpc did not write it",
                          where=str(path)) from None
 
 
@@ -196,7 +196,7 @@ def read_bounded(path: Path, limit: int = MAX_JSON) -> bytes:
         if not stat.S_ISREG(state.st_mode):
             raise InputError("not a regular file", where=str(path))
         if state.st_size > limit:
-            raise InputError(f"has {state.st_size:,} bytes, more than any file of ours",
+            raise InputError(f"has {state.st_size:,} bytes, more than any file that l3hpc writes",
                              where=str(path))
         return stream.read(limit)
 
@@ -227,7 +227,7 @@ def refuse_special(path: Path) -> os.stat_result:
                          f"cannot be read: {(error.strerror or 'error').lower()}",
                          where=str(path)) from None
     except ValueError:  # a zero byte, or a character that no encoding has
-        raise InputError(f"{str(path)!r} is no file name") from None
+        raise InputError(f"{str(path)!r} is not a file name") from None
     if not stat.S_ISREG(status.st_mode):
         kind = next((text for test, text in (
             (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"),

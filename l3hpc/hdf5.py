@@ -270,7 +270,7 @@ def _check_heap(data: Any, start: int, path: Path) -> None:
         if data[place:place + 2] != b"\0\0":  # number 0 is the space that is free
             size = 16 + -(-size // 8) * 8
         if not 0 < size < 1 << 63:
-            raise InputError("is damaged: a heap of texts goes round in a circle",
+            raise InputError("is damaged: a heap of strings refers to itself",
                              where=str(path), hint=WHOLE)
         place += size
 
@@ -357,14 +357,14 @@ def _not_opened(path: Path, error: BaseException) -> InputError:
     text = " ".join(str(error).split())
     if "unable to lock file" in text and getattr(error, "errno", None) in (
             errno.EAGAIN, errno.EACCES, None):
-        return InputError("is open in another program that writes it", where=str(path),
-                          hint="Wait until that has ended and closed the file, then try again.")
+        return InputError("is open for writing in another program", where=str(path),
+                          hint="Wait until that program has closed the file, then try again.")
     if "unable to lock file" in text:
         return InputError("cannot be locked on this file system", where=str(path),
                           hint="export HDF5_USE_FILE_LOCKING=FALSE, then try again.")
     if "already open for write" in text or "consistency flags" in text:
-        return InputError("is open in another program that writes it, or that program was killed",
-                          where=str(path), hint=f"When nothing writes it: h5clear -s {path}")
+        return InputError("is open for writing in another program, or that program was killed",
+                          where=str(path), hint=f"If no program is writing it: h5clear -s {path}")
     if "truncated file" in text:
         return InputError("is shorter than it says: an HDF5 file that was not copied or written "
                           "to its end", where=str(path), hint="Copy it again.")

@@ -116,9 +116,9 @@ def _headers(archive: zipfile.ZipFile, size: int, path: Path) -> dict[str, Heade
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         if name == member.filename:
-            raise ValueError(f"'{name}' in it is no array")
+            raise ValueError(f"'{name}' in it is not an array")
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-            raise ValueError(f"the name '{name}' in it leads elsewhere")
+            raise ValueError(f"the name '{name}' in it points outside the archive")
         if name in found:
             raise ValueError(f"'{name}' is in it twice")
         with archive.open(member) as stream:

@@ -41,8 +41,8 @@ class _Loader(yaml.SafeLoader):
         self._depth, self._nodes = self._depth + 1, self._nodes + 1
         mark = self.peek_event().start_mark
         if self._depth > MAX_DEPTH:
-            raise _refusal(self._shown, mark, "lists or mappings stand more than "
-                                              f"{MAX_DEPTH} deep inside each other")
+            raise _refusal(self._shown, mark, "lists or mappings are nested more than "
+                                              f"{MAX_DEPTH} deep")
         if self._nodes > MAX_NODES:
             raise _refusal(self._shown, mark, f"more than {MAX_NODES:,} values")
         try:
@@ -107,7 +107,7 @@ def parse(text: str, name: str) -> tuple[Any, dict[Place, int]]:
     except yaml.MarkedYAMLError as error:
         words = ", ".join(part for part in (error.context, error.problem) if part)
         if "'\\t'" in words:
-            words = "a tab where spaces must stand"
+            words = "a tab where only spaces are allowed"
         raise _refusal(name, error.problem_mark or error.context_mark,
                        f"not valid YAML: {words}") from None
     except yaml.reader.ReaderError as error:
@@ -116,7 +116,7 @@ def parse(text: str, name: str) -> tuple[Any, dict[Place, int]]:
                          if isinstance(error.character, int) else f"not valid YAML: {error.reason}",
                          where=f"{name}:{place}") from None
     except RecursionError:
-        raise InputError("lists or mappings stand too deep inside each other",
+        raise InputError("lists or mappings are nested too deep",
                          where=name) from None
     except yaml.YAMLError as error:
         raise InputError(f"not valid YAML: {str(error).splitlines()[0]}", where=name) from None
@@ -136,7 +136,7 @@ class _Values:
         if self._count > MAX_NODES:  # aliases of aliases grow without bound
             raise self._refuse(node, f"more than {MAX_NODES:,} values with all aliases")
         if len(place) > MAX_DEPTH:
-            raise self._refuse(node, "an alias stands inside of what it names")
+            raise self._refuse(node, "an alias refers to the value that contains it")
         self._lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             result: dict[str, Any] = {}
@@ -157,7 +157,7 @@ class _Values:
         try:
             value = self._loader.construct_object(node)
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, yaml.YAMLError):
-            raise self._refuse(node, f"{_cut(node.value)} is no {kind}") from None
+            raise self._refuse(node, f"{_cut(node.value)} is not a valid {kind}") from None
         if isinstance(value, float) and not math.isfinite(value) or \
                 isinstance(value, int) and abs(value) >= MAX_INTEGER:
             raise self._refuse(node, f"{_cut(node.value)} is not a number that can be used")
@@ -168,7 +168,7 @@ class _Values:
         if id(node) in self._merged:
             known = self._merged[id(node)]
             if known is None:
-                raise self._refuse(node, "an alias stands inside of what it names")
+                raise self._refuse(node, "an alias refers to the value that contains it")
             return known
         self._merged[id(node)] = None  # being worked on
         own: dict[str, tuple[yaml.Node, yaml.Node]] = {}

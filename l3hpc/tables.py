@@ -101,7 +101,7 @@ def _like(name: str, columns: Sequence[str]) -> str:
     same = [one for one in columns if one.strip().casefold() == name.casefold()]
     close = same or difflib.get_close_matches(name, columns, n=1)
     if close:
-        return f"did you mean {close[0]!r}? Names are compared letter by letter" if same else (
+        return f"did you mean {close[0]!r}? Names must match exactly" if same else (
             f"did you mean {close[0]!r}?")
     shown = ", ".join(columns[:SHOWN])
     return f"it has: {shown}{', …' if len(columns) > SHOWN else ''}"
@@ -118,7 +118,7 @@ def cells(path: Path | str, what: str, *, skip_spaces: bool = False, comment: st
     skip_spaces
         Whether spaces after a comma do not belong to the cell.
     comment
-        What a line begins with that is passed over; empty: there are none.
+        What a line begins with that is ignored; empty: there are none.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
                 number += line[:found.start].count(b"\r") - line[:found.start].count(b"\r\n")
                 where, byte = f"{path}:{number}", line[found.start]
                 break
-    return InputError(f"not a CSV table in UTF-8: the byte 0x{byte:02x} is none", where=where,
+    return InputError(f"not a CSV table in UTF-8: byte 0x{byte:02x} is not valid", where=where,
                       hint="If it is Latin-1: iconv -f LATIN1 -t UTF-8 "
                            f"{shlex.quote(str(path))} > table.csv")
 
@@ -253,7 +253,7 @@ def _malformed(lines: _Lines, first: int, last: int, error: csv.Error, what: str
             if f'"{separator}' in lines.first:
                 return _other_separator(name, f"{lines.path}:1")
     if "expected after" in text:
-        text = "there is text behind a closing quotation mark"
+        text = "there is text after a closing quotation mark"
     return InputError(f"not a CSV table: {text}", where=f"{lines.path}:{max(first, last)}")
 
 

@@ -215,7 +215,7 @@ def test_a_file_that_is_being_written_is_named_as_such(tmp_path):
         done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True,
                               text=True)
         copy = path.read_bytes()
-    assert re.match("InputError .*is open in another program that writes it", done.stdout), done
+    assert re.match("InputError .*is open for writing in another program", done.stdout), done
     path.write_bytes(copy)  # as a killed writer leaves it
     with pytest.raises(InputError, match="or that program was killed") as caught:
         read(path)

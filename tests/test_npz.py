@@ -62,9 +62,9 @@ def test_what_numpy_writes_is_read(tmp_path_factory, shape, kind, packed):
     ([("x.npy", header((2, 3)) + bytes(28))], "which is 24 bytes; it has 28"),
     ([("x.npy", header((-1, 3)))], "declares shape"),
     ([("x.npy", npy(np.ones(3))), ("x.npy", npy(np.zeros(3)))], "'x' is in it twice"),
-    ([("../x.npy", npy(np.ones(3)))], "leads elsewhere"),
-    ([("/x.npy", npy(np.ones(3)))], "leads elsewhere"),
-    ([("x.txt", b"hello")], "'x.txt' in it is no array"),
+    ([("../x.npy", npy(np.ones(3)))], "points outside"),
+    ([("/x.npy", npy(np.ones(3)))], "points outside"),
+    ([("x.txt", b"hello")], "'x.txt' in it is not an array"),
     ([("x.npy", b"hello")], "magic"),
 ])
 @pytest.mark.filterwarnings("ignore:Duplicate name")

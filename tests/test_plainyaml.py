@@ -17,8 +17,9 @@ from l3hpc.workflow import config
 BOMB = "a0: &a0 {x: 1}\n" + "".join(
     f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9)}]\n  k{n}: 1\n" for n in range(1, 25))
 REFUSED = [
-    ("a: !!int foo", "1:4", "'foo' is no int"), ("a: !!float x", "1:4", "no float"),
-    ("a: !!bool x", "1:4", "no bool"), ("a: !!binary gQ==", "1:4", "!!binary"),
+    ("a: !!int foo", "1:4", "'foo' is not a valid int"),
+    ("a: !!float x", "1:4", "not a valid float"),
+    ("a: !!bool x", "1:4", "not a valid bool"), ("a: !!binary gQ==", "1:4", "!!binary"),
     ("a: !!timestamp 2026-01-01", "1:4", "!!timestamp"), ("a:\n  !!set {b}", "2:3", "!!set"),
     ("a: !!omap [b: 1]", "1:4", "!!omap"), ("a: !!pairs [b: 1]", "1:4", "!!pairs"),
     ("a: !!python/object:os.x {}", "1:4", "python"), ("a: !mine x", "1:4", "'!mine'"),
@@ -26,9 +27,9 @@ REFUSED = [
     ("!!binary eA==: 1", "1:1", "plain word"), ("? {a: 1}\n: b", "1:3", "plain word"),
     ("a: .inf", "1:4", "'.inf' is not a number"), ("a: -.INF", "1:4", "not a number"),
     ("a: .nan", "1:4", "not a number"), ("a: 1e999", "1:4", "not a number"),
-    ("a: " + "9" * 30, "1:4", "not a number"), ("a: " + "9" * 9000, "1:4", "no int"),
+    ("a: " + "9" * 30, "1:4", "not a number"), ("a: " + "9" * 9000, "1:4", "not a valid int"),
     ("a:\n\t- b", "2:1", "a tab"), ("a: 'x", "1:6", "not valid YAML"), ("a: *b", "1:4", "alias"),
-    ("a: &b [*b]", "1:4", "inside of what it names"), ("a: &b {<<: *b}", "1:4", "inside of"),
+    ("a: &b [*b]", "1:4", "that contains it"), ("a: &b {<<: *b}", "1:4", "contains it"),
     ("a: {<<: 3}", "1:9", "<< takes a mapping"), ("a: 1\nb: 2\na: 3", "3:1", "first in line 1"),
     ("[" * 200_000, "1:51", "50 deep"), ("a: " + "{a: " * 60, "", "50 deep"),
     ("- x\n" * 25_000, "10000:3", "more than 10,000"), (BOMB, None, None),

@@ -71,7 +71,7 @@ def test_utf_16_is_named_with_and_without_a_mark(tmp_path, encoding, lines):
 
 
 @pytest.mark.parametrize(("data", "words"), [
-    (TEXT.encode("latin-1"), r":3: not a CSV table in UTF-8: the byte 0xe9 is none\n.*LATIN1"),
+    (TEXT.encode("latin-1"), r":3: not a CSV table in UTF-8: byte 0xe9 is not valid\n.*LATIN1"),
     ((TEXT[:44] + TEXT[44:] * 9000).encode("latin-1"), r":3: not a CSV table in UTF-8"),
     (TEXT.replace("\n", "\r").encode("latin-1"), r":3: not a CSV table in UTF-8"),
     (TEXT[:30] + "\0" + TEXT[30:], r":2: holds a NUL byte"),
@@ -85,7 +85,7 @@ def test_utf_16_is_named_with_and_without_a_mark(tmp_path, encoding, lines):
     ("sep=;\n" + TEXT.replace(",", ";"), ":1: begins with Excel's line 'sep='"),
     ("sep=,\n" + TEXT, ":1: begins with Excel's line 'sep='"),
     (TEXT.replace("roof", '"roof'), ":2: a quotation mark that is opened in this row is never"),
-    (TEXT.replace("roof", '"roof"top'), ":2: not a CSV table: there is text behind a closing"),
+    (TEXT.replace("roof", '"roof"top'), ":2: not a CSV table: there is text after a closing"),
     (TEXT.replace("roof", "r" * 200_000), ":2: cell 2 of this row has 200,000 characters"),
     (TEXT.replace("roof", '"' + "r,\n" * 90_000 + '"'), ":2: cell 2 of this row has 270,000 char"),
     ("x" * (1 << 24) + "\n", ":1: line of more than 16,777,216 characters"),

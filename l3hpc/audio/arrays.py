@@ -61,10 +61,10 @@ def rate_of(sr: object) -> int:
     number = np.asarray(sr)
     if isinstance(sr, (bool, np.bool_)) or number.ndim or number.dtype.kind not in "iuf" \
             or not RATES[0] <= number <= RATES[1] or number % 1:
-        raise InputError(f"no sampling rate is {sr!r:.40}",
+        raise InputError(f"sr is {sr!r:.40}, which is not a sampling rate",
                          allowed=f"a whole number of Hz, {RATES[0]} to {RATES[1]:,}",
                          hint="sr is the rate of the samples: soundfile.read and librosa.load "
-                              "return it beside them" if sr is None else None)
+                              "return it with them" if sr is None else None)
     return int(number)
 
 
@@ -88,7 +88,7 @@ def to_float(samples: np.ndarray, where: str | None = None) -> np.ndarray:
         return signal
     if kind.kind != "f":
         raise InputError(f"samples of type {kind}", where=where,
-                         allowed=f"{TYPES}, int8, uint8: other types do not tell full scale",
+                         allowed=f"{TYPES}, int8, uint8: the full scale of other types is unknown",
                          hint="16-bit values: samples.astype('int16'); 32-bit ones: "
                               "samples / 2**31" if kind.kind in "iu" else None)
     with np.errstate(over="ignore"):
@@ -131,8 +131,8 @@ def _full_scale(array: np.ndarray, where: str | None) -> tuple[np.ndarray, list[
         raise InputError(f"audio of type {array.dtype}, from {low:,} to {high:,}", where=where,
                          allowed=TYPES, hint=_hint(16 if peak < 1 << 16 else 32, unsigned=True))
     if peak > 1 << 31:
-        raise InputError(f"{array.dtype} samples of up to {peak:,}: no recording has so many bits",
-                         where=where, allowed=TYPES)
+        raise InputError(f"{array.dtype} samples of up to {peak:,}: no recording has that many "
+                         "bits", where=where, allowed=TYPES)
     left = not (np.bitwise_or.reduce(array.reshape(-1)) & 0xFF)  # 24 bits, moved to the left
     if peak and (peak <= 1 << 15 or peak <= 1 << 23 and not left):
         fits = next(bits for bits in WIDTHS if peak <= 1 << bits - 1)

@@ -46,10 +46,11 @@ def require_regular(path: Path) -> None:
         refuse_special(path)
     except InputError as error:
         dangling = os.path.islink(path) and not os.path.exists(path)
-        message = "a link that leads to nothing" if dangling else error.message
+        message = "a broken link" if dangling else error.message
         raise AudioError(message, where=str(path)) from None
     except ValueError:
-        raise AudioError("no file has such a name: it holds a NUL", where=repr(str(path))) from None
+        raise AudioError("not a file name: it contains a NUL character",
+                             where=repr(str(path))) from None
 
 
 def open_regular(path: Path) -> io.FileIO:
@@ -157,8 +158,8 @@ class Libsndfile(Decoder):
             self._sound.close()
             self._sound = self._open(start, stop)
             if (self._sound.samplerate, self._sound.channels) != (self.rate, self.channels):
-                raise AudioError("streams of different rates or channels, one behind the other",
-                                 where=str(self.path), hint="Cut them apart, for example with "
+                raise AudioError("streams of different rates or channels, one after the other",
+                                 where=str(self.path), hint="Split the file, for example with "
                                  "ffmpeg, and embed each.")
             yield from self._read()
 
@@ -365,7 +366,7 @@ class Ffmpeg(Decoder):
         if "matches no streams" in self._text():
             return "it holds no sound"
         lines = [line for line in self._text().splitlines() if line.strip()]
-        return f"{lines[-1] if lines else 'ffmpeg says nothing'}".replace(
+        return f"{lines[-1] if lines else 'ffmpeg gave no reason'}".replace(
             f"file:{os.path.abspath(self.path)}: ", "")[:200]
 
     def _text(self) -> str:

@@ -161,7 +161,8 @@ def sound_blocks(path: Path, contents: Contents | None = None) -> Iterator[np.nd
     with open_sound(path) as sound:
         _describe(sound, contents)
         for block in sound.blocks():
-            mono = np.mean(block, axis=1)
+            with np.errstate(invalid="ignore", over="ignore"):  # refused in the next line
+                mono = np.mean(block, axis=1)
             check_samples(mono, path)
             contents.add(mono)
             yield mono
@@ -270,7 +271,7 @@ def row_blocks(path: Path, number: int) -> Iterator[np.ndarray]:
 
 
 def all_row_blocks(path: Path) -> Iterator[np.ndarray]:
-    """The samples of all rows of an HDF5 file one behind the other, in memory for one block."""
+    """The samples of all rows of an HDF5 file one after the other, in memory for one block."""
     with _open_rows(path) as (audio, _):
         rows, samples = audio.shape[0], audio.shape[-1]
     if samples > decoding.BLOCK:
@@ -316,7 +317,7 @@ class _open_rows:
             raise AudioError("has no usable data set 'audio'", where=str(path),
                              allowed="'audio' of shape (rows, n) or (rows, 1, n), int16 or float")
         if not is_sample_type(audio.dtype):
-            raise AudioError(f"holds 'audio' in {audio.dtype}, which does not tell full scale",
+            raise AudioError(f"holds 'audio' in {audio.dtype}, whose full scale is unknown",
                              where=str(path),
                              allowed="int16, or float32 or float64 in [-1, 1]")
         for owner in (audio, self._file):

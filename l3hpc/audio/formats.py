@@ -1,4 +1,4 @@
-"""Which files are recordings: one list of endings for every command, and what is passed over."""
+"""Which files are recordings: one list of endings for every command, and what is ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FFMPEG = (".m4a", ".aac", ".mp4", ".webm")  # decoded by ffmpeg
 SOUND_SUFFIXES = LIBSNDFILE + FFMPEG
 VIDEO_SUFFIXES = (".mp4", ".webm")
 HDF5_SUFFIXES = (".h5", ".hdf5")
-NAMED = 6  # kinds of files passed over that a message lists
+NAMED = 6  # kinds of files ignored that a message lists
 
 
 def is_sound(path: Path | str) -> bool:

@@ -18,6 +18,8 @@ from io import FileIO
 STREAMED = 0x7FFF_0000  # data sizes from here on: the writer did not know (ffmpeg, sox, arecord)
 PLAIN = (1, 3, 6, 7, 0xFFFE)  # WAV codings in which a block of bytes is one sample of each channel
 PADDING = 1 << 20  # bytes behind the data that are looked at
+MOST_JOINED = 10_000  # files in one
+WAVES = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 TAGS = (b"TAG", b"ID3", b"APE")  # of editors that append them without a chunk
 
 
@@ -30,7 +32,7 @@ class Layout:
     stated: samples per channel that the header states; None where it states none.
     there: samples per channel that the structure shows; None where only decoding tells.
     patches: (offset, bytes) to put over what the header says before a decoder sees it.
-    spans: (start, stop) bytes of the streams that lie one behind the other; () for one.
+    spans: (start, stop) bytes of the streams that lie one after the other; () for one.
     piped: whether a decoder has to take the file for a pipe, so that it does not guess a length.
     cut: whether the file ends in the middle of its structure.
     rate, channels: where the structure was read that far (MP3); else 0.
@@ -90,6 +92,9 @@ def _riff(stream: FileIO, size: int) -> Layout | None:
         stated = struct.unpack("<Q", _at(stream, wide + 8, 8).ljust(8, b"\0"))[0]
         patches = ((wide + 8, struct.pack("<Q", max(size - start, 0))),)
     there = size - start
+    spans = _joined(stream, size, order)
+    if spans:
+        return Layout(stated // block if coding in PLAIN else None, spans=spans)
     if coding not in PLAIN:  # compressed: samples are counted otherwise
         return Layout(patches=patches if there and not stated else (), cut=stated > there)
     if stated >= STREAMED and stated > there and not (wide and stated < 1 << 60):
@@ -97,6 +102,17 @@ def _riff(stream: FileIO, size: int) -> Layout | None:
     if stated < there and not _chunks_follow(stream, start + stated + stated % 2, size, order):
         return Layout(stated // block or None, there // block, patches)
     return Layout(stated // block, min(stated, there) // block, cut=stated > there)
+
+
+def _joined(stream: FileIO, size: int, order: str) -> tuple[tuple[int, int], ...]:
+    """The spans of WAV files that were joined end to end; () for one file."""
+    begins = [0]
+    while len(begins) < MOST_JOINED and (head := _at(stream, begins[-1], 12))[:4] in WAVES \
+            and head[8:] == b"WAVE":
+        length = struct.unpack(f"{order}I", head[4:8])[0]
+        begins.append(begins[-1] + 8 + length + length % 2)
+    begins.pop()  # what follows the last is no WAV file
+    return tuple(zip(begins, [*begins[1:], size], strict=True)) if len(begins) > 1 else ()
 
 
 def _chunks_follow(stream: FileIO, place: int, size: int, order: str) -> bool:

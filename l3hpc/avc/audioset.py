@@ -61,7 +61,7 @@ class Ontology:
         for name, below in children.items():
             for child in below:
                 if child not in names:
-                    raise InputError(f"{names[name]!r} has a child {child} that is no class",
+                    raise InputError(f"{names[name]!r} has a child {child} that is not a class",
                                      where=str(path))
         return cls(names, children, path)
 

@@ -153,7 +153,7 @@ def _read_banner(text: str, path: Path) -> Probe:
     length = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", text)
     if not length:
         lines = text.strip().splitlines()
-        raise VideoError(f"is no video that says how long it is: {lines[-1] if lines else '':.200}",
+        raise VideoError(f"does not state its duration: {lines[-1] if lines else '':.200}",
                          where=str(path))
     streams = [line for line in text.splitlines() if re.match(r"\s*Stream #", line)]
     seconds = 3600 * int(length[1]) + 60 * int(length[2]) + float(length[3])

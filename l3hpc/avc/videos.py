@@ -83,7 +83,7 @@ class Video:
 
 
 def scan(folder: Path | str) -> list[VideoFile]:
-    """All videos below ``folder``, sorted by name; hidden files and folders are passed over.
+    """All videos below ``folder``, sorted by name; hidden files and folders are ignored.
 
     A video's sound is its own, unless a sound file of the same name lies beside it, or in a folder
     ``audio`` beside its folder ``video`` (as AudioSet's downloaders lay them out).

@@ -184,7 +184,7 @@ def _clips(layout: _Layout, table: Path, subset: str
             continue
         name = row[layout.name].strip()
         if not _PLAIN.fullmatch(name) or name in (".", ".."):
-            raise InputError(f"'{name}' is no plain file name", where=where)
+            raise InputError(f"'{name}' is not a plain file name", where=where)
         if name in seen:
             raise InputError(f"'{name}' is listed twice (as in line {seen[name]})", where=where)
         seen[name] = line
@@ -214,7 +214,7 @@ def _check_name(layout: _Layout, name: str, row: Mapping[str, str], where: str) 
 
 def _whole(text: str, column: str, where: str) -> int:
     if not re.fullmatch(r"\s*\d+\s*", text):
-        raise InputError(f"{column} '{text}' is no whole number", where=where)
+        raise InputError(f"{column} '{text}' is not a whole number", where=where)
     return int(text)
 
 

@@ -145,7 +145,7 @@ def run(features: Features, label: np.ndarray, parts: Split, setting: Setting,
 
 
 def _diverged(params: Mapping[str, float]) -> L3hpcError:
-    return L3hpcError("the classifier's scores are no numbers: its training diverged",
+    return L3hpcError("the classifier's scores are not numbers: its training diverged",
                       where=", ".join(f"{name}={value:g}" for name, value in params.items()),
                       hint="Use smaller values: --set folds.learning_rate=1e-4 (or C)")
 

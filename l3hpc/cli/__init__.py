@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             for found in damage:
                 words = one_line(f"{found.where}: {found.message}")
-                click.echo(f"warning: left aside: {words}", err=True)
+                click.echo(f"warning: skipped: {words}", err=True)
         for stream in (out, err):
             try:
                 stream.flush()

@@ -32,7 +32,7 @@ Options of edgel3 and openl3 that name a model:
   --input-repr mel256 --content-type env               is --model openl3-mel256-env-6144
 
 \b
-Exit code 1: some inputs are not there, or some recordings could not be embedded (listed on
+Exit code 1: some inputs do not exist, or some recordings could not be embedded (listed on
 standard error); the others are done.
 """
 
@@ -94,7 +94,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     Each recording NAME.wav becomes NAME.npz with `embedding` (frames, values) float32 and
     `timestamps` (frames,) in seconds. What has an output is skipped; a recording that cannot be
     read or is not there is reported, and the others go on. In folders and globs, files that are no
-    recordings are passed over, counted and named by kind.
+    recordings are ignored, counted and named by kind.
     """
     from l3hpc.audio.framing import hop_samples
     from l3hpc.datasets.corpus import printable
@@ -119,7 +119,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
         for note in known.notes:
             click.echo(f"note: {note}", err=True)
         if found.passed_over:
-            click.echo(printable(f"passed over {found.passed_over}"), err=True)
+            click.echo(printable(f"ignored {found.passed_over}"), err=True)
     if dry_run:
         _preview(found, settings, known.as_json() if as_json else None)
         return _refused(found)
@@ -180,7 +180,7 @@ def _configured() -> str:
 
     found = config.load(None).paths.weights
     if found is None:
-        raise InputError("no model is named", where="--model", allowed=PATTERNS,
+        raise InputError("no model was given", where="--model", allowed=PATTERNS,
                          hint=f"{NO_MODEL.partition(':')[0]}: --model FILE, or paths.weights in "
                               "cluster.yaml")
     return found

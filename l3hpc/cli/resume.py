@@ -22,7 +22,7 @@ Examples:
 @click.option("--set", "sets", multiple=True, metavar="STEP.RESOURCE=VALUE",
               help="Another cpus, mem, gpus or time for a step.")
 @click.option("--from", "again", metavar="STEP", shell_complete=complete_step,
-              help="Compute STEP and all behind it anew, also what is finished.")
+              help="Compute STEP and all that follow again, finished or not.")
 @click.option("--yes", is_flag=True, help="With --from: do not ask before results are discarded.")
 @click.option("--detach", is_flag=True, help="On local: leave a runner behind and return at once.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be submitted.")

@@ -58,9 +58,9 @@ def check_audio(folder: Path | str, *, listen: bool = False,
     folder = Path(folder)
     recordings = scan(folder, any_name=True)
     findings = Findings(str(folder), "recordings")
-    findings.add("missing audio", "{n} recordings are not there",
+    findings.add("missing audio", "{n} recordings are missing",
                  [one.file for one in recordings if one.size < 0],
-                 hint="recordings.csv names them, or they are links that lead to nothing.")
+                 hint="recordings.csv names them, or they are broken links.")
     findings.add("name", "{n} file names are not UTF-8",
                  [one.file for one in recordings if not is_utf8(one.file)],
                  hint="Rename them: no artifact can hold such a name.")
@@ -74,7 +74,7 @@ def check_audio(folder: Path | str, *, listen: bool = False,
     seconds = look(folder, [one.file for one in recordings if one.size >= 0], findings, listen,
                    progress or Progress())
     others = passed_over(folder)
-    findings.add("other files", "passed over", [others] if others else [], remark=True,
+    findings.add("other files", "ignored", [others] if others else [], remark=True,
                  hint="Only recordings are read.")
     times = [one.timestamp for one in recordings if one.timestamp is not None]
     per_sensor = Counter(one.sensor for one in recordings)

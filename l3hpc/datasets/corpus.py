@@ -77,7 +77,7 @@ def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
     """All recordings below ``folder``, sorted by file name.
 
     Audio is ``formats.SOUND_SUFFIXES`` (any case) and HDF5 with a dataset ``audio``; hidden files
-    and folders are passed over, and so is a video beside the sound file of the same name.
+    and folders are ignored, and so is a video beside the sound file of the same name.
     ``recordings.csv`` (columns file, sensor, timestamp and, if wanted, level_dba) in ``folder``
     wins over names; a time there is unix seconds or ISO 8601 (UTC unless it says otherwise).
     Without it the sensor is the first subfolder, or what stands before the time in
@@ -180,7 +180,7 @@ def sensor_and_time(name: str) -> tuple[str, float | None]:
 def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
     """``recordings.csv`` as file → (sensor, unix time, level in dB(A)).
 
-    Columns of other names are passed over. Raises ``InputError`` naming the line for a missing
+    Columns of other names are ignored. Raises ``InputError`` naming the line for a missing
     column, a bad number or time, a path that leaves the folder, or a file named twice; and for what
     ``l3hpc.tables`` refuses.
     """
@@ -207,7 +207,7 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Names and, of what is there, sizes: None for a link that leads to nothing."""
+    """Names and, of what is there, sizes: None for a broken link."""
     found = [path for path in walk(folder) if formats.is_sound(path)
              or formats.is_hdf5(path) and _holds_audio(path)]
     for path in formats.without_videos(found)[0]:
@@ -232,15 +232,15 @@ def _holds_audio(path: Path) -> bool:
 
 
 def _moment(text: str, where: str) -> float | None:
-    """Unix seconds of a cell; None for an empty one."""
+    """Unix seconds of a cell; None for an empty one, or NaN."""
     text = text.strip()
     number = True
     try:
         moment = _finite(text)
     except ValueError:  # not a number: a date, or nothing we know
         number, moment = False, _iso(text)
-        if moment is None:
-            raise InputError(f"'{text}' is not a time", where=where, allowed=_TIMES) from None
+    if moment is None and text and text.casefold() != "nan":
+        raise InputError(f"'{text}' is not a time", where=where, allowed=_TIMES)
     if moment is None or FIRST <= moment <= LAST:
         return moment
     for unit, size in _FINER:

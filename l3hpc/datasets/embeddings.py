@@ -160,7 +160,7 @@ class Part:
         which = columns.get("recording")
         if which is not None and len(which) and not (
                 which.dtype.kind in "iu" and which.min() >= 0 and which.max() < recordings):
-            raise InputError(f"'recording' speaks of recordings outside 0 to {recordings - 1}",
+            raise InputError(f"'recording' refers to recordings outside 0 to {recordings - 1}",
                              where=str(self.path))
         return columns
 

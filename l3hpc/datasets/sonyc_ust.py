@@ -136,8 +136,8 @@ def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Findings) ->
     for kind, words in {
         "cells": "{n} rows have another number of cells than the header",
         "split": "{n} rows have an unknown split",
-        "annotator": "{n} rows have an annotator_id that is no whole number",
-        "name": "{n} rows have an audio_filename that is no plain file name",
+        "annotator": "{n} rows have an annotator_id that is not a whole number",
+        "name": "{n} rows have an audio_filename that is not a plain file name",
         "duplicate": "{n} rows repeat an annotator's opinion of a clip",
         "splits": "{n} rows put a clip into a second split",
         "presence": "{n} rows have a presence other than 1, 0, -1",

@@ -100,7 +100,7 @@ def artifact_pairs(
                              where=str(target.path), allowed="one target per row of extract")
         for name, kind in (("audio", str), ("hop", (int, float)), ("center", (bool, int))):
             if not isinstance(attributes.get(name), kind) and (name != "audio" or audio is None):
-                raise InputError(f"has no attribute '{name}', or a strange one",
+                raise InputError(f"has no attribute '{name}', or an invalid one",
                                  where=str(source.path), allowed="embeddings that extract wrote")
         folder = Path(audio if audio is not None else attributes["audio"])
         which = told["recording"]

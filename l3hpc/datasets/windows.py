@@ -147,7 +147,7 @@ def _frames(
 class _Levels:
     """Levels by window number, from a stream that is read as far as asked for.
 
-    A hop that is no whole number of samples may fit once more at the rate of the windows than at
+    A hop that is not a whole number of samples may fit once more at the rate of the windows than at
     that of the recording: the last level is given again.
     """
 

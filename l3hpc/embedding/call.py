@@ -62,9 +62,9 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
     """
     settings = Settings(hop_size, center, batch_size, resampler=resampler)
     if model is None:
-        raise InputError("no model is named", allowed=NO_MODEL)
+        raise InputError("no model was given", allowed=NO_MODEL)
     if audio is None:
-        raise InputError("no audio is given", where="audio", allowed=AUDIO)
+        raise InputError("no audio was given", where="audio", allowed=AUDIO)
     single = _is_path(audio) or not isinstance(audio, (list, tuple)) or _is_samples(audio)
     audios = [audio] if single else list(audio)
     _refuse_pairs(audios)
@@ -116,7 +116,7 @@ class _Call:
     def _file(self, path: Path, rate: int | None) -> Embedding:
         if rate is not None and rate != (own := probe(path).rate):
             raise InputError(f"sr is {rate}, but the file has {own} Hz", where=str(path),
-                             allowed="sr=None: a file knows its rate")
+                             allowed="sr=None: the rate is read from the file")
         contents = Contents()
         found = _joined(embed_pieces(path, self._model, self._settings, contents, self._on_batch))
         warn_of(contents.odd(), str(path), 4)

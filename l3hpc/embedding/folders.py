@@ -65,7 +65,7 @@ def plan_all(inputs: Iterable[str | Path], output_dir: Path | None = None,
     """What there is to embed, in order, each recording once (a link to one is one of its own).
 
     ``inputs``: sound files; folders, searched through all levels for ``SOUND_SUFFIXES`` (hidden
-    ones are passed over); globs (``**`` for any level). With ``output_dir`` a folder keeps its
+    ones are ignored); globs (``**`` for any level). With ``output_dir`` a folder keeps its
     levels; recordings of files and globs do where their names alone would have the same output.
     Inputs that do not exist or hold no recording are listed, and the others go on. Raises
     ``InputError`` when there is no recording at all, and when two would have the same output.
@@ -92,7 +92,7 @@ def plan_all(inputs: Iterable[str | Path], output_dir: Path | None = None,
         taken.setdefault(_entry(recording), (recording, levels))
     _add(found, list(taken.values()), output_dir, suffix, format)
     if not found.works:
-        word, why = next(iter(found.failed.items()), ("", "no recordings in nothing"))
+        word, why = next(iter(found.failed.items()), ("", "no inputs"))
         more = len(found.failed) - 1
         raise InputError(why + (f" (and {more} more such inputs)" if more > 0 else ""),
                          where=word or None,

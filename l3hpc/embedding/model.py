@@ -47,8 +47,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.source is None:
-            raise pickle.PicklingError("this Model was not made by load_model, which it would be "
-                                       "made by again")
+            raise pickle.PicklingError("only a Model that load_model returned can be pickled")
         return _load_again, (dict(self.source),)
 
     @property
@@ -144,7 +143,7 @@ def _load_again(source: dict[str, Any]) -> Model:
 def _check(model: object, words: Mapping[str, object], counts: Mapping[str, object]) -> None:
     """Refuse options of a type that they cannot have, with what they may be."""
     if not isinstance(model, (str, Path)) or not str(model).strip():
-        raise InputError(f"no model is {model!r:.60}", where="model",
+        raise InputError(f"{model!r:.60} is not a model", where="model",
                          allowed=f"a file, or a name: {PATTERNS}")
     for name, value in words.items():
         if value is not None and not isinstance(value, str):

@@ -77,8 +77,9 @@ def check_embedding(embedding: np.ndarray, model: Model, where: str | None) -> N
     wrong = int((~np.isfinite(embedding)).any(axis=1).sum()) if embedding.size else 0
     if wrong:
         check_network(model, str(model.recognised.file or model.recognised.label))
-        raise AudioError(f"gives embeddings that are not finite ({wrong:,} of {len(embedding):,} "
-                         "frames)", where=where, hint="Listen to it: l3hpc data check --listen")
+        raise AudioError(f"gives embeddings that are not finite ({wrong:,} of "
+                         f"{len(embedding):,} frames)", where=where,
+                         hint="Listen to it: l3hpc data check --listen")
 
 
 def _regrouped(pieces: Iterable[Embedding], size: int) -> Iterator[Embedding]:

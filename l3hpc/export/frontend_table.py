@@ -31,7 +31,7 @@ class Table:
     """A front end in integers.
 
     window: (n_dft,) int16, 32767 is 1. first, count: (bands,) first bin of each band, and how many.
-    weights: all bands' weights one behind the other, int16, each band's largest is 32767.
+    weights: all bands' weights one after the other, int16, each band's largest is 32767.
     offset: (bands,) int32, base-2 logarithm of each band's scale in Q16, the largest is 0.
     """
 

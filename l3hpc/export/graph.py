@@ -99,7 +99,7 @@ class Graph:
         """A constant tensor's values."""
         data = self._data(tensor)
         if data is None:
-            raise InputError(f"tensor {tensor} is no constant")
+            raise InputError(f"tensor {tensor} is not a constant")
         kind = np.dtype(self.type(tensor).lower())
         return np.frombuffer(bytes(data), kind).reshape(self.shape(tensor))
 

@@ -278,7 +278,7 @@ def require_headers(snapshot: Snapshot, tabs: Sequence[Tab]) -> None:
         grid = snapshot.tabs.get(tab.name)
         if tab.name in snapshot.doubtful:
             raise HeaderDriftError(
-                f"it cannot be told which tab of {snapshot.title!r} is {tab.name!r}; nothing was "
+                f"cannot tell which tab of {snapshot.title!r} is {tab.name!r}; nothing was "
                 "written", allowed=f"one of: {', '.join(map(repr, snapshot.doubtful[tab.name]))}",
                 hint=f"Rename the right one to {tab.name!r} in the sheet, then: l3hpc ledger check")
         if grid is None and tab.name in snapshot.charts:

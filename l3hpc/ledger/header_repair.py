@@ -74,7 +74,7 @@ def changes(tab: Tab, lines: Sequence[Sequence[Any]], known: Known, where: str) 
     """What brings the columns of a tab to the declared ones.
 
     lines: the whole tab as it is, as wide as it is, header first. where: the tab, for messages.
-    Raises ``HeaderDriftError`` where it cannot be told which column is which.
+    Raises ``HeaderDriftError`` where cannot tell which column is which.
     """
     place = header_place(tab, lines)
     if place:
@@ -136,7 +136,7 @@ def _by_place(tab: Tab, header: Sequence[Any], owner: list[int | None], where: s
         else:
             names = ", ".join(repr(tab.titles[column]) for column in group)
             cells = ", ".join(f"{letter(place)}1 {header[place]!r}" for place in between)
-            raise HeaderDriftError(f"{where}: it cannot be told which column was {names}",
+            raise HeaderDriftError(f"{where}: cannot tell which column was {names}",
                                    allowed=f"one of {cells}, or it was deleted",
                                    hint="Write the title back by hand, or delete the column's "
                                         "title and cells, then: l3hpc ledger repair")

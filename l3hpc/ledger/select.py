@@ -127,7 +127,7 @@ def _parse(tab: Tab, condition: str) -> tuple[Column, str, str]:
                         return column, sign, rest[len(sign):].strip()
     found = _CONDITION.fullmatch(condition)
     if found is None:
-        raise InputError(f"{condition!r} is no condition", where="--where",
+        raise InputError(f"{condition!r} is not a condition", where="--where",
                          allowed="'Title=value', also != < <= > >=")
     return tab.column(found[1].strip()), found[2], found[3].strip()
 

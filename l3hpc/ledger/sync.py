@@ -231,8 +231,8 @@ class _Sync:
                 for one in undo.misplaced(intent, grid.tab, lines[0] if lines else [], lines[1:]):
                     if not one.is_known:
                         self._tell("misplaced", name, (
-                            f"{one.words()} show values of another row, and it cannot be told what "
-                            "stood there; in the sheet: File → Version history"))
+                            f"{one.words()} show values of another row, and what was there before "
+                            "is unknown; in the sheet: File → Version history"))
                         continue
                     shown = dict(enumerate(lines[one.place]))
                     target = Target(grid, one.place, {**dict.fromkeys(one.cells), **shown},

@@ -124,7 +124,7 @@ def _tables(data: bytes) -> tuple[dict[str, Any], Tensor, Tensor]:
                 raise InputError("holds a description of more than 16 MB")
             inside = json.loads(text)
     if not isinstance(inside, dict):
-        raise InputError("holds a description that is no JSON object")
+        raise InputError("holds a description that is not a JSON object")
     return (inside, _tensor(graph.Tensors(graph.Inputs(0))),
             _tensor(graph.Tensors(graph.Outputs(0))))
 

@@ -160,7 +160,7 @@ def tell_passed_over(task: Task, folder: Path) -> None:
 
     others = passed_over(folder) if task.index == 0 else ""
     if others:
-        task.progress.note(f"passed over {others}")
+        task.progress.note(f"ignored {others}")
 
 
 def task_recordings(shard: Mapping[str, Any]) -> list[Any]:

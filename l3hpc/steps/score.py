@@ -97,7 +97,7 @@ def read_folds(folder: Path) -> list[dict[str, Any]]:
     if wrong:
         raise InputError(f"holds scores of {len(done)} of {len(wanted)} folds: fold {wrong[0]} is "
                          f"there {done[wrong[0]]} times", where=str(folder),
-                         hint="Run folds to its end first: l3hpc resume RUN")
+                         hint="Finish folds first: l3hpc resume RUN")
     return sorted(told, key=lambda one: int(one["fold"]))
 
 

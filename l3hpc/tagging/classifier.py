@@ -196,7 +196,7 @@ def train(config: ClassifierConfig, taxonomy: Taxonomy, x: Matrix, y: np.ndarray
         loss = loop.train(rng.permutation(loop.samples))
         val_loss = validate.loss()
         if not math.isfinite(loss + val_loss):
-            raise L3hpcError(f"the loss is no number any more in epoch {epoch}",
+            raise L3hpcError(f"the loss is not a number any more in epoch {epoch}",
                              hint=f"Use a learning rate below {config.learning_rate:g}.")
         classifier.history.append({"epoch": epoch, "loss": loss, "val_loss": val_loss})
         if val_loss < best:

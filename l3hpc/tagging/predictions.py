@@ -89,7 +89,7 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     """Read a predictions CSV, in its own row order; columns are found by name.
 
     A level may be left out as a whole (then it is not in ``levels``). Each with a warning: a
-    missing column of an uncertain tag (X) counts as 0, columns of no tag are passed over, and
+    missing column of an uncertain tag (X) counts as 0, columns of no tag are ignored, and
     columns of the same value for all clips are named. Raises ``InputError`` (line and column) for
     what ``l3hpc.tables`` refuses, a file without any tag of the taxonomy or with a part of a level,
     a value that is no probability, and a clip that is listed twice.
@@ -126,7 +126,7 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     warnings = [f"column '{name}' is missing: taken as 0" for name in absent]
     warnings += [f"no columns of the {level} tags: only the {levels[0]} ones are scored"
                  for level in LEVELS if level not in levels]
-    warnings += _several("is no tag of the taxonomy: passed over",
+    warnings += _several("is not a tag of the taxonomy: ignored",
                          [name for name in columns if name not in names and name != FILE_COLUMN])
     warnings += _several(f"has the same value for all {len(lines):,} clips",
                          _constant(values[:, :fine], taxonomy.fine)
@@ -156,7 +156,7 @@ def _levels(columns: Sequence[str], taxonomy: Taxonomy, where: str
         names = [*taxonomy.coarse_columns, *taxonomy.fine_columns]
         presence = [name for name in columns if name.removesuffix("_presence") in names]
         hint = f"It has {presence[0]!r}: these are annotations." if presence else next(
-            (f"{column!r} in it resembles {one[0]!r}: names are compared letter by letter."
+            (f"{column!r} in it resembles {one[0]!r}: names must match exactly."
              for column in columns if (one := [
                  name for name in names if name.casefold() == column.strip().casefold()]
                  or difflib.get_close_matches(column, names, n=1, cutoff=0.7))), None)

@@ -144,7 +144,7 @@ def check_input(name: str, folder: Path) -> None:
     """Refuse an input folder that is missing, or an artifact with unfinished tasks."""
     folder = Path(folder)
     if not folder.exists():
-        raise InputError(f"input {name!r} is not there: {folder}",
+        raise InputError(f"input {name!r} does not exist: {folder}",
                          hint=f"Compute it first (step {name}), or name another folder.")
     if not (folder / "config.json").is_file():
         return  # files of another origin: the step itself checks what is in them

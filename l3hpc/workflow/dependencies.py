@@ -239,8 +239,8 @@ def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]
                 if record.local == executors.is_local(plan.profile) for entry in record.steps
                 if job == entry.job or job in {attempt["job"] for attempt in entry.attempts}]
         if not made:
-            raise InputError(f"an input is made by job {job}, which no run here has on "
-                             f"{plan.profile.name}", hint="Wait until it is done: l3hpc status")
+            raise InputError(f"an input is made by job {job}, which is not a job of any run here "
+                             f"on {plan.profile.name}", hint="Wait until it is done: l3hpc status")
         found[made[0][0].run, made[0][1].name] = made[0]
     return list(found.values())
 

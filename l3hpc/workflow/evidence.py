@@ -143,9 +143,9 @@ def _silent(job: str, marks: TaskMarks, answer: OwnJobs) -> TaskStatus:
                           last_words=_tail(marks))
     if marks.begin is not None:
         return TaskStatus("lost", started=True, words=(
-            "it began and ended without a word "
+            "it began and ended without output "
             "(killed: out of memory, node failure or a forced stop)"))
-    return TaskStatus("lost", words="it never began, and nothing knows of its job any more")
+    return TaskStatus("lost", words="it never began, and Slurm no longer knows its job")
 
 
 def _cause(marks: TaskMarks, code: int | None) -> str:

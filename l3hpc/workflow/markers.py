@@ -95,7 +95,7 @@ def read(folder: Path) -> dict[int, TaskMarks]:
             content = read_bounded(Path(entry.path), MAX_BYTES)
             if not _take(marks, match[2], content, entry):
                 parse_json(content, entry.path)
-                raise InputError("not what a job writes", where=entry.path)
+                raise InputError("not an exit marker", where=entry.path)
         except InputError as error:
             note_damage(error)
         except OSError as error:  # replaced at this moment, perhaps by another machine

@@ -50,7 +50,7 @@ def student(workspace: Path, word: str, cluster: str) -> Outside:
                 return found
         raise InputError(
             f"no run in {workspace} has trained a student", where="--student latest",
-            allowed=f"(left aside: {broken[0].where}: {broken[0].message})" if broken else None,
+            allowed=f"(skipped: {broken[0].where}: {broken[0].message})" if broken else None,
             hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
     if any(record.run == word for record in known) or not Path(word).is_file():
         return of_run(workspace, word, "train", known, cluster)

@@ -185,7 +185,7 @@ def _merged(name: str, entry: StepEntry, earlier: Step | None, document: Documen
 def _check_needs(step: Step, steps: Mapping[str, Step]) -> None:
     for need in step.needs:
         if need not in steps:
-            raise InputError(f"{step.name} needs {need!r}, which is no step of this pipeline",
+            raise InputError(f"{step.name} needs {need!r}, which is not a step of this pipeline",
                              where=step.where("needs"), allowed=nearest(need, steps),
                              hint=f"or write it under given: of {step.name}, if it comes "
                                   "from outside")

@@ -86,11 +86,11 @@ def cluster_names(value: Any) -> tuple[str, ...]:
     """Names of Slurm's clusters: a list, or one text with commas, as behind ``--clusters``."""
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)):
-        raise InputError(f"{value!r} is not a name of a cluster", hint="put it in quotes")
+        raise InputError(f"{value!r} is not a cluster name", hint="put it in quotes")
     names = tuple(word(item.strip() if isinstance(item, str) else item) for item in items)
     for name in names:
         if not _CLUSTER.fullmatch(name):
-            raise InputError(f"{name!r} is not a name of a cluster",
+            raise InputError(f"{name!r} is not a cluster name",
                              allowed="letters, digits, _, - and . (sacctmgr list clusters)")
     return names
 

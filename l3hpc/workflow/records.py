@@ -172,7 +172,7 @@ def read(workspace: Path, run: str) -> RunRecord:
         value = read_json(path)
     except FileNotFoundError:
         if os.path.lexists(path):
-            raise InputError("is a link to nothing", where=str(path), hint=_lost(run)) from None
+            raise InputError("is a broken link", where=str(path), hint=_lost(run)) from None
         raise unknown_run(workspace, run) from None
     except InputError as error:
         error.hint = error.hint or _lost(run)
@@ -193,7 +193,7 @@ def _check(record: RunRecord, run: str) -> None:
         raise InputError(f"it names the run {shown(record.run)}")
     for entry in record.steps:
         if not _NAME.fullmatch(entry.name):
-            raise InputError(f"{shown(entry.name)} is no name of a step")
+            raise InputError(f"{shown(entry.name)} is not the name of a step")
         if not 0 <= entry.tasks <= MOST_TASKS:
             raise InputError(f"{entry.name} has {entry.tasks:,} tasks")
         mapping(Asked, entry.resources, f"resources of {entry.name}")
@@ -209,7 +209,7 @@ def _check(record: RunRecord, run: str) -> None:
 
 def _lost(run: str) -> str:
     return ("It was damaged, or written by another version of l3hpc. Other runs are not affected.\n"
-            f"Bring it back from a backup, or remove the folder of {run} and submit again: what is "
+            f"Restore it from a backup, or remove the folder of {run} and submit again: what is "
             "finished is used again.")
 
 

@@ -23,7 +23,7 @@ def made(kind: type[Made], value: Any, what: str) -> Made:
     """``kind`` (a dataclass) with the fields in ``value``; an ``InputError`` names the field that
     is missing, unknown or of another type. what: the name of the value in messages."""
     if not isinstance(value, Mapping):
-        raise InputError(f"{what} is no mapping but {shown(value)}")
+        raise InputError(f"{what} is not a mapping but {shown(value)}")
     checks, required = _fields(typing.cast("Any", kind))
     for name, item in value.items():
         if name not in checks:
@@ -40,7 +40,7 @@ def mapping(kind: Any, value: Any, what: str) -> dict[str, Any]:
     """``value`` if it is a mapping as the ``TypedDict`` says (with any others beside), else an
     ``InputError``."""
     if not isinstance(value, dict):
-        raise InputError(f"{what} is no mapping but {shown(value)}")
+        raise InputError(f"{what} is not a mapping but {shown(value)}")
     for name, required, check in _items(kind):
         if name not in value:
             if required:

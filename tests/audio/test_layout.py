@@ -181,6 +181,22 @@ def test_mp3_files_one_behind_the_other(vbr):
     assert contents.length_words().startswith("holds more than its header states: 20.")
 
 
+@pytest.mark.parametrize("more", [b"", b"LIST\4\0\0\0INFO"])
+def test_wav_files_one_after_the_other(tmp_path, sound, more):
+    parts = [sound[:16000], sound[16000:40800]]
+    whole = b""
+    for part in parts:
+        soundfile.write(tmp_path / "part.wav", part, 8000, "PCM_16")
+        data = (tmp_path / "part.wav").read_bytes() + more
+        whole += data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    (tmp_path / "x.wav").write_bytes(whole)
+    contents = Contents()
+    found = np.concatenate(list(sound_blocks(tmp_path / "x.wav", contents)))
+    np.testing.assert_allclose(found, np.concatenate(parts), atol=1e-4)
+    assert contents.odd() == [
+        "holds more than its header states: 5.100 s are there, 2.000 s are stated"]
+
+
 def test_ogg_files_one_behind_the_other(tmp_path, sound):
     path = tmp_path / "x.ogg"
     soundfile.write(path, sound, RATE)

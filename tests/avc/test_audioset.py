@@ -100,7 +100,7 @@ def test_a_circle_in_the_ontology_ends(tmp_path):
 
 @pytest.mark.parametrize(("content", "what"), [
     ("{}", "a JSON list"), ("[{\"id\": \"a\"}]", "entry 1 has no id or no name"),
-    ("[{\"id\": \"a\", \"name\": \"A\", \"child_ids\": [\"b\"]}]", "child b that is no class"),
+    ("[{\"id\": \"a\", \"name\": \"A\", \"child_ids\": [\"b\"]}]", "child b that is not a class"),
     ("[{\"id\": \"a\", \"name\": \"A\"}, {\"id\": \"a\", \"name\": \"B\"}]", "twice"),
     ("[", "not valid JSON"),
 ])

@@ -58,11 +58,11 @@ def test_a_missing_file_has_no_size(esc50):
     ("category", "name", "column 'category' is missing", 1),
     ("1-1000-B-0.wav,1,", "1-1000-B-0.wav,6,", "fold 6", 3),
     ("1-1000-B-0.wav,1,", "1-1000-B-0.wav,2,", "fold is 2, but '1-1000-B-0.wav' says 1", 3),
-    ("1-1000-B-0.wav,1,0,", "1-1000-B-0.wav,1,x,", "target 'x' is no whole number", 3),
+    ("1-1000-B-0.wav,1,0,", "1-1000-B-0.wav,1,x,", "target 'x' is not a whole number", 3),
     ("1-1000-B-0.wav,1,0,dog", "1-1000-B-0.wav,1,0,cat", "class 0 is called 'cat' here", 3),
     ("1-1000-B-0.wav,1,0,", "1-1000-B-0.wav,1,7,", "target is 7, but '1-1000-B-0.wav' says 0", 3),
     ("1-1000-B-0.wav", "1-1000-A-0.wav", "'1-1000-A-0.wav' is listed twice (as in line 2)", 3),
-    ("1-1000-B-0.wav", "../B.wav", "'../B.wav' is no plain file name", 3),
+    ("1-1000-B-0.wav", "../B.wav", "'../B.wav' is not a plain file name", 3),
 ])
 def test_a_broken_table_is_refused_with_its_line(esc50, old, new, message, line):
     table = esc50(audio=False) / "meta/esc50.csv"

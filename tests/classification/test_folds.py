@@ -179,7 +179,7 @@ def test_an_empty_part_is_refused(clips):
 
 
 class Diverging:
-    """A fitted classifier whose scores are no numbers."""
+    """A fitted classifier whose scores are not numbers."""
 
     def __init__(self, fitted):
         self.fitted, self.epochs = fitted, fitted.epochs
@@ -203,7 +203,7 @@ def test_a_candidate_whose_training_diverged_cannot_win(clips, monkeypatch):
     found = folds.run(clips, LABEL, parts, setting, grid)
     assert found.chosen == {"C": 1.0} and found.trials[0]["valid_accuracy"] is None
     diverging = {0.1, 1.0}
-    with pytest.raises(L3hpcError, match="scores are no numbers: its training diverged"):
+    with pytest.raises(L3hpcError, match="scores are not numbers: its training diverged"):
         folds.run(clips, LABEL, parts, setting, grid)
 
 

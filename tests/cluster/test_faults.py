@@ -235,7 +235,7 @@ def test_a_job_that_vanished_without_a_word_is_lost(short_memory, chains, tmp_pa
     short_memory.until(lambda: _forgotten(short_memory, record), 40, "Slurm does not forget")
     [found] = status.collect(tmp_path, ["demo"])
     assert states(found) == {"extract": "lost"}
-    assert "it began and ended without a word" in found.steps[0].detail
+    assert "it began and ended without output" in found.steps[0].detail
     assert found.next == "l3hpc resume demo"
 
 

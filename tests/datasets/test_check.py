@@ -161,7 +161,7 @@ def test_recordings(made, tmp_path):
     soundfile.write(folder / "short.wav", np.ones(800) / 2, 8000)
     findings = check_audio(folder)
     assert [str(one) for one in findings.problems] == [
-        "1 recordings are not there: gone.wav",
+        "1 recordings are missing: gone.wav",
         "1 files are shorter than 1 s: short.wav"]
     assert [one.kind for one in findings.remarks] == ["sensor", "timestamp"]
 
@@ -178,7 +178,7 @@ def test_odd_recordings_are_named_and_the_others_looked_at(tmp_path):
     for listen in (False, True):
         findings = check_audio(tmp_path, listen=listen)
         assert [str(one) for one in findings.problems] == [
-            "1 recordings are not there: gone.wav", f"1 file names are not UTF-8: {name}"]
+            "1 recordings are missing: gone.wav", f"1 file names are not UTF-8: {name}"]
         assert findings.counts["hours"] == round(2 / 3600, 3)
         assert findings.counts["rates"] == {"8000": 2} and findings.counts["recordings"] == 3
 
@@ -232,7 +232,7 @@ def test_listening_finds_lengths_that_are_not_as_stated(tmp_path):
     remarks = {problem.kind: problem for problem in findings.remarks}
     assert remarks["no length"].examples == ("killed.wav",)
     assert remarks["quiet"].examples == ("quiet.wav (largest sample 4.0e-06)",)
-    assert str(remarks["other files"]) == "passed over: 2 other files: 1 .caf, 1 .txt"
+    assert str(remarks["other files"]) == "ignored: 2 other files: 1 .caf, 1 .txt"
     assert findings.counts["recordings"] == 8 and findings.counts["rates"] == {"8000": 7}
     assert findings.counts["hours"] == round((2 + 5 * 3) / 3600, 3)
 

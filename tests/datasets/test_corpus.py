@@ -66,6 +66,7 @@ def test_table_wins_and_names_fill_the_gaps(tmp_path):
     ("file,sensor\n", "column 'timestamp' is missing"),
     ("file,sensor,timestamp,levle_dba\n", "did you mean 'level_dba'"),
     ("file,sensor,timestamp\nx.wav,a,noon\n", "recordings.csv:2: 'noon' is not a time"),
+    ("file,sensor,timestamp\nx.wav,a,inf\n", "recordings.csv:2: 'inf' is not a time"),
     ("file,sensor,timestamp\n../x.wav,a,1\n", "not a path below"),
     ("file,sensor,timestamp\nx.wav,a,1\nx.wav,a,2\n", "recordings.csv:3: 'x.wav' is listed twice"),
     ("file,sensor,timestamp,level_dba\nx.wav,a,1,loud\n", "level_dba 'loud' is not a number"),

@@ -194,7 +194,7 @@ def test_silence_and_short_audio_are_warned_of_and_embedded(student, model, netw
     (np.array([0.0, np.nan] * 8000), AudioError, "not finite"),
     (np.array([0.0, -np.inf] * 8000), AudioError, "not finite"),
     (np.array(["a"]), InputError, "audio of type"), (np.zeros(9000, complex), InputError, "type"),
-    (None, InputError, "no audio is given"), (7.5, InputError, r"shape \(\)"),
+    (None, InputError, "no audio was given"), (7.5, InputError, r"shape \(\)"),
     ({"audio": 1}, InputError, "of type dict"), (b"RIFF", InputError, "type"),
     ([None], InputError, "audio is None"), ([[0.1, 0.2], None], InputError, "audio is None"),
     (np.full(9000, 1e29), AudioError, "which no recording has")])
@@ -224,7 +224,7 @@ def test_other_refusals(model, sound):
         with pytest.raises(InputError, match="unknown resampler"):
             get_embedding(sound(1), 8000, model, resampler=name)
     for nothing in (7, b"x.h5", "", ["sea-64"], {}):
-        with pytest.raises(InputError, match="no model is"):
+        with pytest.raises(InputError, match="is not a model"):
             load_model(nothing)
     for options in ({"embedding_size": "512"}, {"embedding_size": 512.0}, {"embedding_size": True},
                     {"embedding_size": float("nan")}, {"threads": 0}, {"threads": "2"},
@@ -370,7 +370,7 @@ def test_embeddings_that_are_not_finite_are_refused(model, sound):
     assert get_embedding(sound(2) / 2, 8000, odd)[0].shape == (16, 5)
     loud = sound(2) / 2
     loud[8000] = 1.0
-    with pytest.raises(AudioError, match=r"audio\[1\]: gives embeddings that are not finite \(10"):
+    with pytest.raises(AudioError, match=r"audio\[1\]: gives embeddings that are not finite"):
         get_embedding([sound(2) / 2, loud], 8000, odd)
     broken = type(model)(model.recognised, Zeros(), "none")
     broken.runner.embed = lambda frames, *_: np.full((len(frames), 5), np.nan)

@@ -125,7 +125,7 @@ def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound)
     for text, said in ((json.dumps({"spec": {**front, "hop": 100}}), "makes 40 x 160"),
                        (json.dumps({"spec": {"rate": 16000}}), "describes no front end"),
                        (json.dumps({"spec": {**front, "rate": "1"}}), "describes no front"),
-                       ("[]", "no JSON object"), ("{", "not a readable TFLite model")):
+                       ("[]", "not a JSON object"), ("{", "not a readable TFLite model")):
         wrong.write_bytes(with_metadata(data, text))
         with pytest.raises(InputError, match=said):
             recognise(wrong)

@@ -55,7 +55,7 @@ def test_where_understands_titles_with_signs_and_refuses_nonsense():
     assert select.where([score], UST, ["Micro F1 (@0.5)>=0.5"]) == [score]
     with pytest.raises(InputError, match="no column 'Nothing'"):
         select.where(ROWS, MSE, ["Nothing=1"])
-    with pytest.raises(InputError, match="is no condition"):
+    with pytest.raises(InputError, match="is not a condition"):
         select.where(ROWS, MSE, ["Student"])
 
 

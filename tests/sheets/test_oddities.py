@@ -258,7 +258,7 @@ def test_which_of_two_copies_is_ours_is_asked_for_where_nothing_tells(world):
     duplicate(world, 0, "second")
     sheet_of(world)["title"] = "first"
     updated(world, "a")
-    with pytest.raises(HeaderDriftError, match="cannot be told which tab") as error:
+    with pytest.raises(HeaderDriftError, match="cannot tell which tab") as error:
         world.sync()
     assert error.value.allowed == "one of: 'second', 'first'"
     world.server.book.named("first")["title"] = MSE

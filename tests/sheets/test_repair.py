@@ -103,7 +103,7 @@ def test_in_doubt_nothing_is_written(filled):
     rename(sheet, 4, "Emb Train")  # an empty column: its cells tell nothing …
     insert(sheet, 5, "Notes")  # … and its place neither
     before = filled.server.grid(MSE)
-    with pytest.raises(HeaderDriftError, match="cannot be told which column was 'Emb Train Dir'"):
+    with pytest.raises(HeaderDriftError, match="cannot tell which column was 'Emb Train Dir'"):
         header_difference(filled.store, filled.sheets())
     assert filled.server.grid(MSE) == before
     sheet["grid"][0][4:6] = ["Emb Train Dir", "Emb Train Dir"]

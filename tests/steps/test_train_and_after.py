@@ -147,7 +147,7 @@ def test_what_is_strange_about_predictions_is_in_the_result(runner, city, tmp_pa
     done = runner.run("evaluate", {"predictions": tmp_path / "p.csv", "bootstrap": 0,
                                    "sonyc_ust": city / "sonyc_ust"}, {})
     unknown, constant = done.results[0]["warnings"]["validate"]
-    assert unknown == "column '9_x' is no tag of the taxonomy: passed over"
+    assert unknown == "column '9_x' is not a tag of the taxonomy: ignored"
     assert constant.endswith("each has the same value for all 7 clips")
 
 

@@ -234,7 +234,7 @@ def test_nonsense_is_refused(taxonomy, rng):
     with pytest.raises(InputError, match="did you mean 'coarse'"):
         ClassifierConfig("corse")
     x[0, 0, 0] = np.nan
-    with pytest.raises(L3hpcError, match="no number any more in epoch 1"):
+    with pytest.raises(L3hpcError, match="not a number any more in epoch 1"):
         train(config, taxonomy, x, y, x, y)
 
 

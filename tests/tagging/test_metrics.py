@@ -230,7 +230,7 @@ def test_rounding_outside_the_range_is_cut_off(taxonomy, scored, tmp_path):
 
 @pytest.mark.parametrize(("header", "words"), [
     (lambda name: f"{name}_presence", "It has '1-1_.*_presence': these are annotations"),
-    (lambda name: name.upper(), "resembles '1-1_.*compared letter by letter"),
+    (lambda name: name.upper(), "resembles '1-1_.*must match exactly"),
     (lambda name: f" {name}", "resembles '1-1_"),
     (lambda name: f"tag{name[:1]}{hash(name)}", "audio_filename, then 1_engine"),
 ])
@@ -273,8 +273,8 @@ def test_columns_of_no_tag_are_passed_over_with_a_warning(taxonomy, scored, tmp_
         [*table[0], "9_helicopter", "3-X_x"], *([*row, "loud", "1"] for row in table[1:])])
     result = evaluate(more, annotations, taxonomy)
     assert result.pop("warnings") == [
-        "column '9_helicopter' is no tag of the taxonomy: passed over",
-        "column '3-X_x' is no tag of the taxonomy: passed over"]
+        "column '9_helicopter' is not a tag of the taxonomy: ignored",
+        "column '3-X_x' is not a tag of the taxonomy: ignored"]
     assert result == {key: value for key, value in evaluate(path, annotations, taxonomy).items()
                       if key != "warnings"}
 

@@ -157,10 +157,10 @@ def test_when_nothing_answers_the_markers_do(case):
 def test_what_everyone_has_forgotten_is_lost(case):
     chain = case(names=("extract", "sample"))
     assert chain.look() == {
-        "extract": ("lost", "it never began, and nothing knows of its job any more"),
+        "extract": ("lost", "it never began, and Slurm no longer knows its job"),
         "sample": ("blocked", "by extract")}
     chain.mark("extract", "0.begin", {"job": "100", "time": 5})
-    assert chain.look()["extract"][1].startswith("it began and ended without a word")
+    assert chain.look()["extract"][1].startswith("it began and ended without output")
     assert chain.run.state == "lost"
 
 

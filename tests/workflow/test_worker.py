@@ -122,7 +122,7 @@ def test_two_at_the_same_task_compute_it_once(config):
 
 
 def test_inputs_have_to_be_there_and_complete(config):
-    with pytest.raises(InputError, match="input 'extract' is not there"):
+    with pytest.raises(InputError, match="input 'extract' does not exist"):
         run(config("sample"))
     above = config("extract", tasks=3)
     artifact = Path(read_json(above)["artifact"])

@@ -53,10 +53,10 @@ def sharing_line(config: Config) -> Line:
     """Who else can replace what lies in the workspace."""
     check, found = "workspace is yours", list(sharing.dangers(config.workspace))
     if not found:
-        return Line(check, "green", "your group adds to it, and nobody replaces your files"
+        return Line(check, "green", "your group can add files, and nobody else can replace yours"
                     if config.profile.shared_group else "nobody else can replace your files")
     words = "; ".join(danger.words for danger in found)
-    todo = "their owners can close them: " + "; ".join(danger.fix for danger in found)
+    todo = "their owners can fix that: " + "; ".join(danger.fix for danger in found)
     return Line(check, "red" if any(danger.anybody for danger in found) else "yellow", words, todo)
 
 

@@ -89,8 +89,8 @@ class ScriptExecutor(SlurmExecutor):
         """
         is_array = bool(_ARRAY.search(self._script.read_text(encoding="utf-8")))
         if not is_array and len(delayed_submissions) != 1:
-            raise ClusterError(f"the script is no array, but {len(delayed_submissions)} tasks are "
-                               "to be submitted", hint="its template has lost the --array line")
+            raise ClusterError(f"the script is not an array, but {len(delayed_submissions)} tasks "
+                               "are to be submitted", hint="its template has lost the --array line")
         pickles = []
         for one, delayed in zip(self._calls, delayed_submissions, strict=True):
             pickle = one.folder / f".{uuid.uuid4().hex}.pkl"
