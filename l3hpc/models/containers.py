@@ -84,7 +84,7 @@ def _limited(stream: Any, path: Path) -> bytes:
 def parse_json(text: Any, path: Path) -> dict[str, Any]:
     """The JSON object in a file's description; ``InputError`` if it is anything else."""
     if not isinstance(text, (str, bytes)):
-        raise InputError("holds a description that is not a JSON", where=str(path))
+        raise InputError("holds a description that is not JSON", where=str(path))
     if len(text) > MAX_JSON:
         raise InputError("holds a JSON description of more than 16 MB", where=str(path))
     try:

@@ -361,7 +361,7 @@ def test_pickles_are_refused_and_not_run(tmp_path):
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file.attrs["layer_names"] = np.void(pickle.dumps(trapped))
         file.attrs["model_config"] = np.void(pickle.dumps(trapped))
-    refused(tmp_path / "d.h5", "not a JSON")
+    refused(tmp_path / "d.h5", "not JSON")
     assert not (tmp_path / "ran").exists()
 
 
