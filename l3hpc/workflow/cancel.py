@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, command_line
 from l3hpc.workflow import claims, identity, orphans, queue, records, sbatch
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
@@ -42,7 +42,7 @@ def _live_jobs(workspace: Path, record: RunRecord) -> list[JobId]:
     except ClusterError as error:
         raise ClusterError(error.message, allowed="nothing was cancelled: squeue has to show that "
                            "the jobs are those of this run",
-                           hint=f"When Slurm answers: l3hpc cancel {record.run}") from None
+                           hint=f"When Slurm answers: {command_line('cancel', record.run)}") from None
     found: list[tuple[int, list[int], JobId]] = []
     for rank, step in enumerate(record.steps[::-1]):
         ids = identity.of_step(workspace, record, step)
