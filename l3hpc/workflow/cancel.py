@@ -40,9 +40,10 @@ def _live_jobs(workspace: Path, record: RunRecord) -> list[JobId]:
     try:
         answer = queue.ask(record.user, identity.clusters(record))
     except ClusterError as error:
-        raise ClusterError(error.message, allowed="nothing was cancelled: squeue has to show that "
-                           "the jobs are those of this run",
-                           hint=f"When Slurm answers: {command_line('cancel', record.run)}") from None
+        raise ClusterError(
+            error.message, hint=f"When Slurm answers: {command_line('cancel', record.run)}",
+            allowed="nothing was cancelled: squeue has to show that the jobs are those of this run",
+        ) from None
     found: list[tuple[int, list[int], JobId]] = []
     for rank, step in enumerate(record.steps[::-1]):
         ids = identity.of_step(workspace, record, step)
