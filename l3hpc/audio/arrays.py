@@ -129,7 +129,8 @@ def _full_scale(array: np.ndarray, where: str | None) -> tuple[np.ndarray, list[
     peak = max(-low, high)
     if array.dtype.kind == "u":
         raise InputError(f"audio of type {array.dtype}, from {low:,} to {high:,}", where=where,
-                         allowed=TYPES, hint=_hint(16 if peak < 1 << 16 else 32, unsigned=True))
+                         allowed=TYPES, hint=_hint(16 if peak < 1 << 16 else 32, unsigned=True)
+                         if peak < 1 << 32 else None)
     if peak > 1 << 31:
         raise InputError(f"{array.dtype} samples of up to {peak:,}: no recording has that many "
                          "bits", where=where, allowed=TYPES)

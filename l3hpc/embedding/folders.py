@@ -157,7 +157,7 @@ def _recordings(word: str, others: list[Path]) -> Iterator[tuple[Path, Path | No
     elif glob.has_magic(word) and not os.path.lexists(path):
         matches = [Path(found) for found in sorted(glob.glob(word, recursive=True))]
         if not matches:
-            raise InputError("no recordings in it: no file matches", where=word)
+            raise InputError("no file matches", where=word)
         files = [found for found in matches if not found.is_dir()]
         taken = _sounds(files, others)
         for found in matches:

@@ -24,6 +24,7 @@ from l3hpc.tagging.taxonomy import CoarseTag, FineTag, Taxonomy
 FILE_COLUMN = "audio_filename"
 LEVELS = ("coarse", "fine")
 ROUNDING = 1e-6  # outside [0, 1], of probabilities that were written with few digits
+MOST_ODD = 2.0  # values up to this are no percent, but of something that can exceed 1
 NAMED = 3  # columns that a warning names
 _ALLOWED = "probabilities: numbers from 0 to 1"
 
@@ -126,6 +127,8 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     warnings = [f"column '{name}' is missing: taken as 0" for name in absent]
     warnings += [f"no columns of the {level} tags: only the {levels[0]} ones are scored"
                  for level in LEVELS if level not in levels]
+    if len(lines) > 1 and not values.any():
+        warnings.append("every value is 0")
     warnings += _several("is not a tag of the taxonomy: ignored",
                          [name for name in columns if name not in names and name != FILE_COLUMN])
     warnings += _several(f"has the same value for all {len(lines):,} clips",
@@ -182,7 +185,7 @@ def _refuse_improbable(values: np.ndarray, names: Sequence[str], lines: Sequence
         hint = "They look like logarithms: apply exp(x)."
     elif low < -ROUNDING:
         hint = "They look like scores before the sigmoid (logits): apply 1 / (1 + exp(-x))."
-    elif high <= 100 + ROUNDING:
+    elif MOST_ODD < high <= 100 + ROUNDING:
         hint = "They look like percent: divide them by 100."
     else:
         hint = None

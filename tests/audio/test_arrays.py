@@ -123,6 +123,12 @@ def test_what_is_no_recording_is_refused(array, error, words):
         mono_of(array)
 
 
+def test_no_scale_is_proposed_that_the_samples_exceed():
+    with pytest.raises(InputError) as caught:
+        mono_of(np.array([2**63], np.uint64))
+    assert caught.value.hint is None
+
+
 @pytest.mark.parametrize("kind", ["i4", "i8", "u2", "u8", "?", "c8", "U1"])
 def test_frames_of_a_type_that_does_not_tell_full_scale_are_refused(kind):
     with pytest.raises(InputError, match="samples of type"):

@@ -186,7 +186,7 @@ def test_one_missing_input_does_not_stop_the_others(place, say):
     assert err.splitlines()[-4:] == [
         "failed: in/none.wav: no such file or folder", "failed: empty: no recordings in it",
         "failed: pipe.wav: is a named pipe, not a file",
-        "failed: in/*.aiff: no recordings in it: no file matches"]
+        "failed: in/*.aiff: no file matches"]
     code, out, _ = say(*words, "--json")
     assert code == 1 and not json.loads(out)["ok"]
     assert list(json.loads(out)["failed_inputs"]) == ["in/none.wav", "empty", "pipe.wav",

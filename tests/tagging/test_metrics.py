@@ -199,7 +199,8 @@ def test_a_level_without_any_column_is_not_scored(taxonomy, scored, tmp_path, le
     (lambda values: values - 0.5, r"values go from -0\.\d+ to .*sigmoid"),
     (lambda values: np.log(values + 1e-9), "values go from .*logarithms"),
     (lambda values: values * 255, "values go from [0-9.]+ to 25"),
-    (lambda values: np.where(values == values.max(), 1.01, values), "is 1.01; values go from"),
+    (lambda values: np.where(values == values.max(), 1.01, values),
+     r"is 1.01; values go from [0-9.e-]+ to 1.01\n[^\n]*$"),  # no percent
     (lambda values: np.where(values == values.max(), np.nan, values), "is 'nan'"),
     (lambda values: np.where(values == values.max(), np.inf, values), "is 'inf'"),
 ])
@@ -258,6 +259,9 @@ def test_columns_that_tell_no_clips_apart_are_named(taxonomy, scored, tmp_path):
                                 for name in taxonomy.fine_columns[:2]]
         else:
             assert len(warnings) == 1 and warnings[0].startswith("30 columns (1-1_")
+    empty = rewritten(path, tmp_path / "c.csv", lambda table: [table[0], *(
+        [row[0], *["0"] * (len(row) - 1)] for row in table[1:])])
+    assert evaluate(empty, annotations, taxonomy)["warnings"] == ["every value is 0"]
 
 
 def test_a_split_without_any_tag_cannot_be_scored(taxonomy, rng):
