@@ -343,8 +343,10 @@ def _refuse_missing(data: h5py.Dataset, path: Path) -> None:
     else:
         return
     if written < expected:
-        share = f"{written / expected:.0%} of its values are in the file" if written else (
-            "none of its values are in the file")
+        share = "none of its values are in the file"
+        if written:  # never rounded to all or nothing
+            percent = min(max(written / expected, 0.01), 0.99)
+            share = f"only {percent:.0%} of its values are in the file"
         raise InputError(f"'{name}' is declared with shape {data.shape}, but {share}",
                          where=str(path),
                          hint="Whatever wrote it stopped before its end: write the file again.")

@@ -93,6 +93,11 @@ def half_written(file):
     data[:4] = 1
 
 
+def almost_written(file):
+    data = file.create_dataset("x", (1000, 4), "f4", chunks=(1, 4))
+    data[:999] = 1
+
+
 def references(file):
     file.create_dataset("x", (3, 4), h5py.ref_dtype)
 
@@ -165,7 +170,8 @@ def test_every_usual_layout_counts_as_whole(tmp_path, layout, libver):
     (raw, "values of '/x' in other files"),
     (declared, r"shape \(1, 2147483648\), but none of its values are in the file"),
     (declared_in_chunks, "none of its values are in the file"),
-    (half_written, "but 50% of its values are in the file"),
+    (almost_written, "but only 99% of its values are in the file"),
+    (half_written, "but only 50% of its values are in the file"),
     (references, "holds reference values in 'x'"), (text, "holds text values in 'x'"),
     (variable_length, "holds variable-length values"), (null, "holds no value in 'x'"),
     (group, "holds no data set 'x'"),

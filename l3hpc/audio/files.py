@@ -311,10 +311,11 @@ class _open_rows:
         from l3hpc.hdf5 import attributes, numbers
 
         path = self._path
-        right = "audio" in self._file
-        audio = numbers(self._file, "audio") if right else None
+        audio = numbers(self._file, "audio") if "audio" in self._file else None
         if audio is None or not (audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1)):
-            raise AudioError("has no usable data set 'audio'", where=str(path),
+            words = "holds no data set 'audio'" if audio is None else (
+                f"'audio' has shape {audio.shape}")
+            raise AudioError(words, where=str(path),
                              allowed="'audio' of shape (rows, n) or (rows, 1, n), int16 or float")
         if not is_sample_type(audio.dtype):
             raise AudioError(f"holds 'audio' in {audio.dtype}, whose full scale is unknown",

@@ -296,6 +296,16 @@ def test_rows_come_in_blocks(tmp_path, monkeypatch, shape):
     np.testing.assert_array_equal(np.concatenate([np.empty(0), *found]), rows.reshape(-1) / 32768)
 
 
+@pytest.mark.parametrize(("shape", "words"), [
+    ((800,), r"'audio' has shape \(800,\)"), ((2, 2, 800), r"'audio' has shape \(2, 2, 800\)"),
+    (None, "holds no data set 'audio'")])
+def test_an_hdf5_file_without_rows_of_audio_says_what_it_has(tmp_path, shape, words):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["audio" if shape else "sound"] = np.zeros(shape or 8, "f4")
+    with pytest.raises(AudioError, match=words):
+        read_rows(tmp_path / "x.h5")
+
+
 @pytest.mark.parametrize("kind", ["i4", "i8", "u2", "u4"])
 def test_rows_whose_type_does_not_tell_full_scale_are_refused(tmp_path, kind):
     with h5py.File(tmp_path / "x.h5", "w") as file:
