@@ -6,11 +6,16 @@ scales in the file. It is made for checking models that are to run elsewhere, no
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import resource
+import signal
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -23,6 +28,7 @@ from l3hpc.models.tflite_file import TfliteInfo, describe
 from l3hpc.quiet import import_tensorflow
 
 FRAMES_PER_THREAD = 16
+TRIAL_S = 10.0
 
 
 class TfliteEmbedder:
@@ -39,6 +45,7 @@ class TfliteEmbedder:
         self.threads = threads
         count = threads or allocated_cores()
         refuse_fork()
+        _refuse_what_crashes(Path(path))
         self._interpreters = [_interpreter(Path(path)) for _ in range(count)]
         self._pool = ThreadPoolExecutor(count)
 
@@ -70,6 +77,45 @@ class TfliteEmbedder:
                 out[index] = _one(interpreter, inputs[index])
 
         list(self._pool.map(work, self._interpreters))
+
+
+def _refuse_what_crashes(path: Path) -> None:
+    """Load the file and run it once in a child process; an ``InputError`` where that kills it.
+
+    TensorFlow Lite does not check what a file says of its own structure: a damaged one can end the
+    process that loads or runs it, and everything else that is going on there.
+    """
+    import_tensorflow()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child uses none of our threads
+        child = os.fork()
+    if child == 0:
+        _try_and_exit(path)
+    end = time.monotonic() + TRIAL_S
+    while (status := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return  # slow is not damaged
+        time.sleep(0.002)
+    if os.WIFSIGNALED(status[1]):
+        name = signal.Signals(os.WTERMSIG(status[1])).name
+        raise InputError(f"is damaged: TensorFlow Lite crashes on it ({name})", where=str(path),
+                         hint="Export or copy the model once more.")
+
+
+def _try_and_exit(path: Path) -> NoReturn:
+    """What the child does. An error that TensorFlow Lite names comes again in the parent."""
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    try:
+        interpreter = _interpreter(path)
+        _one(interpreter, np.zeros(interpreter.get_input_details()[0]["shape"], np.float32))
+    finally:
+        os._exit(0)
 
 
 def _interpreter(path: Path) -> Any:

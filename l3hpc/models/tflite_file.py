@@ -21,6 +21,7 @@ from l3hpc.models.containers import MAX_JSON
 from l3hpc.models.geometry import KEYS, STATED
 from l3hpc.models.spec import is_value
 from l3hpc.models.stored_arrays import MAX_BYTES
+from l3hpc.quiet import import_tensorflow
 
 MAGIC = b"TFL3"  # at byte 4
 METADATA = "l3hpc"
@@ -100,6 +101,7 @@ Tensor = tuple[tuple[int, ...], str]
 
 def _tables(data: bytes) -> tuple[dict[str, Any], Tensor, Tensor]:
     """(our metadata, shape and type of the input, of the output)."""
+    import_tensorflow()
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.Model.GetRootAsModel(data, 0)

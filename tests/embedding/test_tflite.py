@@ -1,6 +1,8 @@
 """TFLite models: told from their tables, run as they are, and refused where they hold code."""
 
 import json
+import os
+import signal
 
 import flatbuffers
 import numpy as np
@@ -11,7 +13,7 @@ from l3hpc.embedding.call import get_embedding
 from l3hpc.embedding.model import load_model
 from l3hpc.embedding.recognise import recognise
 from l3hpc.errors import InputError
-from l3hpc.models import weights
+from l3hpc.models import tflite_engine, weights
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
 
@@ -179,6 +181,19 @@ def test_damaged_files(float_model, tmp_path):
             load_model(path)
     with pytest.raises(InputError, match="no front end has rate"):
         recognise(float_model[1], geometry={"rate": "x"})
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_file_that_would_end_the_process_is_refused_by_name(float_model, monkeypatch, number):
+    """TensorFlow Lite does not check a damaged file, and crashes on some: in a child process."""
+    monkeypatch.setattr(tflite_engine, "_one", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(InputError, match=rf"x.tflite: is damaged: .* crashes on it \({number.name}"):
+        load_model(float_model[1])
+
+
+def test_a_file_that_only_takes_its_time_is_not_called_damaged(float_model, monkeypatch):
+    monkeypatch.setattr(tflite_engine, "TRIAL_S", 0.0)
+    assert load_model(float_model[1]).engine == "tflite"
 
 
 def test_front_end_that_makes_another_shape(float_model):
