@@ -6,16 +6,16 @@ scales in the file. It is made for checking models that are to run elsewhere, no
 
 from __future__ import annotations
 
-import faulthandler
-import os
+import contextlib
 import resource
 import signal
-import time
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +23,16 @@ from l3hpc.audio.files import to_float
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError
+from l3hpc.files import digest_file, read_json, write_json
+from l3hpc.models.engines import cache_file
 from l3hpc.models.tensorflow_engine import refuse_fork
 from l3hpc.models.tflite_file import TfliteInfo, describe
 from l3hpc.quiet import import_tensorflow
 
 FRAMES_PER_THREAD = 16
-TRIAL_S = 10.0
+TRIAL_S = 120.0
+TRIED = "tflite-tried.json"  # digests of files that were run once
+MOST_TRIED = 1000
 
 
 class TfliteEmbedder:
@@ -80,42 +84,40 @@ class TfliteEmbedder:
 
 
 def _refuse_what_crashes(path: Path) -> None:
-    """Load the file and run it once in a child process; an ``InputError`` where that kills it.
+    """Load the file and run it once in another process; an ``InputError`` where that crashes.
 
     TensorFlow Lite does not check what a file says of its own structure: a damaged one can end the
-    process that loads or runs it, and everything else that is going on there.
+    process that loads or runs it, and everything else that is going on there. Files that went well
+    are remembered by their content.
     """
-    import_tensorflow()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child uses none of our threads
-        child = os.fork()
-    if child == 0:
-        _try_and_exit(path)
-    end = time.monotonic() + TRIAL_S
-    while (status := os.waitpid(child, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return  # slow is not damaged
-        time.sleep(0.002)
-    if os.WIFSIGNALED(status[1]):
-        name = signal.Signals(os.WTERMSIG(status[1])).name
+    digest = digest_file(path)
+    known = cache_file().with_name(TRIED)
+    with contextlib.suppress(OSError, InputError, TypeError, ValueError):
+        if digest in read_json(known):
+            return
+    try:
+        done = subprocess.run([sys.executable, "-m", __name__, str(path)], capture_output=True,
+                              stdin=subprocess.DEVNULL, timeout=TRIAL_S)
+    except (OSError, subprocess.TimeoutExpired):  # slow is not damaged
+        return
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
         raise InputError(f"is damaged: TensorFlow Lite crashes on it ({name})", where=str(path),
                          hint="Export or copy the model once more.")
+    with contextlib.suppress(OSError, InputError, TypeError, ValueError):  # a cache may be lost
+        tried = read_json(known) if known.exists() else []
+        write_json(known, [*tried[-MOST_TRIED:], digest], durable=False)
 
 
-def _try_and_exit(path: Path) -> NoReturn:
-    """What the child does. An error that TensorFlow Lite names comes again in the parent."""
-    faulthandler.disable()
+def main(path: str) -> None:
+    """``python -m l3hpc.models.tflite_engine FILE``: load a model and run it once on zeros.
+
+    An error that TensorFlow Lite names comes again where the file is loaded to be used.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    try:
-        interpreter = _interpreter(path)
+    with contextlib.suppress(Exception):
+        interpreter = _interpreter(Path(path))
         _one(interpreter, np.zeros(interpreter.get_input_details()[0]["shape"], np.float32))
-    finally:
-        os._exit(0)
 
 
 def _interpreter(path: Path) -> Any:
@@ -149,3 +151,7 @@ def _one(interpreter: Any, values: np.ndarray) -> np.ndarray:
         return np.asarray(result, np.float32)
     scale, zero = taken["quantization"]
     return ((result.astype(np.float32) - zero) * np.float32(scale or 1.0)).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
