@@ -171,7 +171,7 @@ def note_damage(error: InputError) -> None:
 def parse_json(content: bytes, path: Path | str) -> Any:
     """The JSON value in the bytes of a file; ``InputError`` for what is none."""
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        return _DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"damaged: byte 0x{content[error.start]:02x} is not UTF-8",
@@ -189,6 +189,9 @@ def _no_number(name: str) -> Any:
     raise ValueError(name)  # NaN and Infinity: we write neither
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_number)  # to make one takes as long as a small file
+
+
 def read_bounded(path: Path, limit: int = MAX_JSON) -> bytes:
     """The bytes of a regular file that is no larger than a file of ours can be."""
     with open(path, "rb", opener=_at_once) as stream:
@@ -198,7 +201,7 @@ def read_bounded(path: Path, limit: int = MAX_JSON) -> bytes:
         if state.st_size > limit:
             raise InputError(f"has {state.st_size:,} bytes, more than any file that l3hpc writes",
                              where=str(path))
-        return stream.read(limit)
+        return stream.read(state.st_size)  # not limit: read takes as much memory as it may need
 
 
 def open_regular(path: Path | str, buffering: int = -1) -> IO[bytes]:

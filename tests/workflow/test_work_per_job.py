@@ -2,11 +2,13 @@
 differ from machine to machine."""
 
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 from fakeslurm import queue_line
 
+from l3hpc.files import read_json
 from l3hpc.workflow import identity, records, status, submission
 
 
@@ -53,3 +55,13 @@ def test_status_of_many_jobs_takes_few_calls_for_each(chains, slurm, tmp_path):
     found = status.collect(tmp_path)
     assert {step.state for run in found for step in run.steps} == {"waiting"}
     assert calls(lambda: status.collect(tmp_path)) < 60 * 250
+
+
+def test_a_small_file_takes_little_memory_to_read(tmp_path):
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    tracemalloc.start()
+    try:
+        assert read_json(tmp_path / "x.json") == {"a": 1}
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
