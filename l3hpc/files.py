@@ -136,7 +136,7 @@ def share_file(source: Path, target: Path) -> None:
             write_bytes(target, Path(source).read_bytes(), durable=False)
 
 
-def read_json(path: Path, *, own: bool = False) -> Any:
+def read_json(path: Path | str, *, own: bool = False) -> Any:
     """The JSON value in ``path``; a damaged file is an ``InputError`` naming line and column.
 
     own: see ``read_own``. A missing file is a ``FileNotFoundError``.
@@ -192,7 +192,7 @@ def _no_number(name: str) -> Any:
 _DECODER = json.JSONDecoder(parse_constant=_no_number)  # to make one takes as long as a small file
 
 
-def read_bounded(path: Path, limit: int = MAX_JSON) -> bytes:
+def read_bounded(path: Path | str, limit: int = MAX_JSON) -> bytes:
     """The bytes of a regular file that is no larger than a file of ours can be."""
     with open(path, "rb", opener=_at_once) as stream:
         state = os.fstat(stream.fileno())
@@ -239,7 +239,7 @@ def refuse_special(path: Path) -> os.stat_result:
     return status
 
 
-def read_own(path: Path) -> bytes:
+def read_own(path: Path | str) -> bytes:
     """The bytes of a file that the user of this process wrote; an ``InputError`` for any other.
 
     For what is executed: the open file is asked for its owner, so that nobody can put another one

@@ -125,13 +125,13 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
 def summary(artifact: Path | str) -> dict[str, Any]:
     """What the last task of a complete artifact left: ``text``, ``started``, ``finished`` (unix
     seconds); {} when it left nothing."""
-    path = Path(f"{artifact}/summary.json")
+    path = f"{artifact}/summary.json"  # of every finished step: a Path takes longer than the file
     try:
         return mapping(Summary, read_json(path), "summary")
     except FileNotFoundError:
         return {}
     except InputError as error:
-        note_damage(InputError(error.message, where=error.where or str(path)))
+        note_damage(InputError(error.message, where=error.where or path))
         return {}
 
 

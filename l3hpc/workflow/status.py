@@ -113,6 +113,8 @@ class _Look:
     @functools.cached_property
     def open_ids(self) -> dict[int, str]:
         """Task index → id of the job that has it, for the unfinished tasks."""
+        if len(self.done) >= self.record.tasks:
+            return {}
         return {index: job for index, job in waiting.latest(self.record).items()
                 if index not in self.done}
 
