@@ -30,7 +30,7 @@ def main() -> int:
         status = _l3hpc(folder, "-C", "demo", "status").stdout
         refusal = _l3hpc(folder, "-C", "demo", "submit", "upstream", "--asr", "8000", "--mels",
                          "512").stderr
-        texts = {"demo": "\n".join(steps) + "\n" + closing,
+        texts = {"demo": "\n".join(steps) + closing,
                  "status": f"$ l3hpc -C demo status\n{status}",
                  "refusal": "$ l3hpc -C demo submit upstream --asr 8000 --mels 512\n" + refusal}
         for name, text in texts.items():
