@@ -6,9 +6,11 @@ command or action. The command line prints these three and no traceback (unless 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -110,3 +112,24 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     listing = f"valid: {', '.join(names)}"
     return f"did you mean {close[0]!r}? {listing}" if close else listing
+
+
+_damage: ContextVar[list[InputError] | None] = ContextVar("damage", default=None)
+
+
+@contextlib.contextmanager
+def noting_damage() -> Iterator[list[InputError]]:
+    """Collect what ``note_damage`` is told while the block runs: files that were left aside."""
+    found: list[InputError] = []
+    token = _damage.set(found)
+    try:
+        yield found
+    finally:
+        _damage.reset(token)
+
+
+def note_damage(error: InputError) -> None:
+    """Say that a file cannot be used, and that the work goes on without it."""
+    found = _damage.get()
+    if found is not None and str(error) not in map(str, found):
+        found.append(error)

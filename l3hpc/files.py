@@ -19,7 +19,6 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -28,7 +27,6 @@ from l3hpc.terminal import ESCAPED
 
 SYNCED_AT_ONCE = 16
 MAX_JSON = 2**30
-_damage: ContextVar[list[InputError] | None] = ContextVar("damage", default=None)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -148,24 +146,6 @@ def read_json(path: Path | str, *, own: bool = False) -> Any:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     return parse_json(content, path)
-
-
-@contextlib.contextmanager
-def noting_damage() -> Iterator[list[InputError]]:
-    """Collect what ``note_damage`` is told while the block runs: files that were left aside."""
-    found: list[InputError] = []
-    token = _damage.set(found)
-    try:
-        yield found
-    finally:
-        _damage.reset(token)
-
-
-def note_damage(error: InputError) -> None:
-    """Say that a file cannot be used, and that the work goes on without it."""
-    found = _damage.get()
-    if found is not None and str(error) not in map(str, found):
-        found.append(error)
 
 
 def parse_json(content: bytes, path: Path | str) -> Any:

@@ -20,8 +20,8 @@ from l3hpc.errors import (
     InputError,
     L3hpcError,
     nearest,
+    noting_damage,
 )
-from l3hpc.files import noting_damage
 from l3hpc.terminal import one_line
 
 COMMANDS = {

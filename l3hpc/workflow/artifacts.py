@@ -15,8 +15,8 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.errors import InputError
-from l3hpc.files import is_own, note_damage, read_json, write_json
+from l3hpc.errors import InputError, note_damage
+from l3hpc.files import is_own, read_json, write_json
 from l3hpc.workflow.typed import mapping
 
 WORK = ".work"

@@ -15,8 +15,8 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.errors import InputError
-from l3hpc.files import note_damage, read_json, write_json, write_text
+from l3hpc.errors import InputError, note_damage
+from l3hpc.files import read_json, write_json, write_text
 from l3hpc.workflow import records
 from l3hpc.workflow.model import RunRecord, task_ids
 from l3hpc.workflow.owner import Owner, process_start

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError
-from l3hpc.files import note_damage, parse_json, read_bounded, write_json
+from l3hpc.errors import InputError, note_damage
+from l3hpc.files import parse_json, read_bounded, write_json
 from l3hpc.workflow.typed import fits
 
 MAX_BYTES = 2**20

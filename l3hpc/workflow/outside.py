@@ -12,8 +12,8 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.errors import InputError, nearest
-from l3hpc.files import note_damage, read_json
+from l3hpc.errors import InputError, nearest, note_damage
+from l3hpc.files import read_json
 from l3hpc.workflow import artifacts, fingerprint, records, waiting
 from l3hpc.workflow.localstate import LIVE, LocalJobs
 from l3hpc.workflow.model import RunRecord, StepRecord

@@ -16,15 +16,8 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.errors import InputError, nearest
-from l3hpc.files import (
-    note_damage,
-    open_regular,
-    parse_json,
-    read_bounded,
-    read_json,
-    write_json,
-)
+from l3hpc.errors import InputError, nearest, note_damage
+from l3hpc.files import open_regular, parse_json, read_bounded, read_json, write_json
 from l3hpc.workflow.model import Resources, RunRecord, StepRecord
 from l3hpc.workflow.typed import mapping, shown
 

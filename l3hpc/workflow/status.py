@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l3hpc.errors import InputError, command_line
-from l3hpc.files import noting_damage
+from l3hpc.errors import InputError, command_line, noting_damage
 from l3hpc.workflow import artifacts, claims, identity, logs, markers, queue, records, waiting
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive

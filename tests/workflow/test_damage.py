@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc import files
+from l3hpc import errors
 from l3hpc.cli import main
 from l3hpc.errors import InputError
 from l3hpc.workflow import artifacts, claims, markers, records, submission
@@ -240,7 +240,7 @@ def test_damaged_policies_and_entries_are_named_or_left_aside(tmp_path, content)
     assert spool(tmp_path, run="a", step="b", after=[]) == "2"
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "local.json").write_bytes(content)
-    with files.noting_damage() as found:
+    with errors.noting_damage() as found:
         assert isinstance(LocalJobs(tmp_path, "a").jobs, dict)
     assert all("local.json" in error.where for error in found)
 
@@ -249,7 +249,7 @@ def test_unreadable_folders_are_named(workspace, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied", str(arguments[0]))
 
-    with files.noting_damage() as found:
+    with errors.noting_damage() as found:
         monkeypatch.setattr(os, "scandir", refuse)
         assert markers.read(Path("m")) == {}
         monkeypatch.setattr(os, "listdir", refuse)

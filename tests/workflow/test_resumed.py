@@ -10,7 +10,7 @@ import pytest
 from fakeslurm import queue_line
 from submitted import Case
 
-from l3hpc import files
+from l3hpc import errors
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.files import write_json
 from l3hpc.progress import Progress
@@ -349,7 +349,7 @@ def test_stale_handles_of_a_network_folder_are_no_error(tmp_path, monkeypatch):
         return whole(path, *arguments)
 
     monkeypatch.setattr(markers, "read_bounded", stale)
-    with files.noting_damage() as found:
+    with errors.noting_damage() as found:
         assert markers.read(tmp_path)[1].begin["job"] == "2" and not found
         code = errno.EIO
         assert markers.read(tmp_path)[1].begin["job"] == "2"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.errors import InputError
-from l3hpc.files import is_own, noting_damage, read_own
+from l3hpc.errors import InputError, noting_damage
+from l3hpc.files import is_own, read_own
 from l3hpc.progress import Progress
 from l3hpc.workflow import (
     artifacts,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.errors import InputError
-from l3hpc.files import note_damage, read_json
+from l3hpc.errors import InputError, note_damage
+from l3hpc.files import read_json
 from l3hpc.workflow.typed import mapping
 from l3hpc.workflow.units import format_memory, format_time
 
