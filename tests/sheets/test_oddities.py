@@ -36,7 +36,7 @@ def folded(world, rows):
     world.store.fold = lambda history=False: fold
 
 
-@pytest.mark.parametrize("path", ["/work/" + "x" * 200, "/wörk/🎧" * 20])
+@pytest.mark.parametrize("path", ["/data/" + "x" * 200, "/wörk/🎧" * 20])
 def test_a_sync_larger_than_a_request_is_several(world, path, monkeypatch):
     """Google takes 10,485,760 bytes at once, whatever the number of rows; here it takes less."""
     monkeypatch.setattr("l3hpc.ledger.requests.BYTES_AT_ONCE", 100_000)
