@@ -5,7 +5,6 @@ No shell, no standard input, files only (a playlist cannot reach the network), a
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.audio.decoding import find_ffmpeg
 from l3hpc.errors import L3hpcError
 from l3hpc.installation import install_command
 
@@ -37,23 +37,14 @@ class Probe:
     sound: bool
 
 
-@functools.cache
 def ffmpeg() -> str:
-    """The ffmpeg program: on the PATH, or that of the package imageio-ffmpeg.
-
-    Raises ``L3hpcError`` that says how to install it where there is none.
-    """
-    found = shutil.which("ffmpeg")
-    if found:
-        return found
-    try:
-        from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-untyped]
-
-        return str(get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
+    """The ffmpeg program; ``L3hpcError`` that says how to install it where there is none."""
+    found = find_ffmpeg()
+    if found is None:
         raise L3hpcError("ffmpeg is not installed; videos cannot be read without it",
                          hint=f"Install it: apt-get install ffmpeg, conda install ffmpeg, or "
-                              f"{install_command('video')}") from None
+                              f"{install_command('video')}")
+    return found
 
 
 def probe(path: Path) -> Probe:

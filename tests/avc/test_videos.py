@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from films import encode, make_video, needs_ffmpeg
 
+from l3hpc.audio.decoding import find_ffmpeg
 from l3hpc.avc import ffmpeg
 from l3hpc.avc.ffmpeg import Probe, VideoError
 from l3hpc.avc.videos import open_video, scan
@@ -185,10 +186,10 @@ def test_a_program_that_hangs_is_ended(tmp_path, monkeypatch):
 def test_without_ffmpeg_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(ffmpeg.shutil, "which", lambda name: None)
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
-    ffmpeg.ffmpeg.cache_clear()
+    find_ffmpeg.cache_clear()
     try:
         with pytest.raises(L3hpcError, match="ffmpeg is not installed") as error:
             ffmpeg.ffmpeg()
         assert "apt-get install ffmpeg" in error.value.hint
     finally:
-        ffmpeg.ffmpeg.cache_clear()
+        find_ffmpeg.cache_clear()
