@@ -198,7 +198,7 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
     cluster.until(lambda: _forgotten(cluster, record), 40, "Slurm does not forget")
     [found] = status.collect(tmp_path, ["demo"])
     assert states(found) == {"extract": "failed", "embed": "failed"} and found.notes == []
-    killed = "killed (exit 137: out of memory, or a forced stop)"
+    killed = "killed by signal 9; nothing says that memory was the cause"
     assert found.steps[0].detail == f"{killed}, 1 of 3 tasks failed (1)"
     assert found.steps[1].detail == killed
     used = {step.name: step for step in usage.collect(tmp_path, "demo")}

@@ -195,7 +195,7 @@ def test_an_input_whose_job_is_over_without_a_result_is_refused(chains, slurm, o
         submission.submit(plan)
     assert caught.value.hint == "Finish it first: l3hpc resume first"
     plan = chains.plan(tmp_path, "third", names=("embed",), on=on, waits_for=("4711",))
-    with pytest.raises(InputError, match="job 4711, which no run here has"):
+    with pytest.raises(InputError, match="job 4711, which is not a job of any run here"):
         submission.submit(plan)
 
 
