@@ -123,6 +123,6 @@ def _sweep(l3hpc):
 
 
 def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(l3hpc):
-    asked = l3hpc(*UPSTREAM, "--test-only", "--set", "train.mem=900GB", code=4)
+    asked = l3hpc(*UPSTREAM, "--test-only", "--set", "train.mem=900GB", code=2)
     assert "train" in asked and "nothing was submitted" in asked
     assert not list((l3hpc.folder / "workspace").glob("runs/*/run.json"))
