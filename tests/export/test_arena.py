@@ -81,7 +81,7 @@ def test_without_the_interpreter_the_reason_is_told(made, monkeypatch):
         micro.run(made("small", "int8").flatbuffer)
     monkeypatch.delenv(micro.VARIABLE)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(L3hpcError, match="l3hpc\\[micro\\]"):
+    with pytest.raises(L3hpcError, match="\\[micro\\]"):
         micro.python()
 
 
