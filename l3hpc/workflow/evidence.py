@@ -60,7 +60,7 @@ def judge(
 
 def _flushed(ended: EndedJob, marks: TaskMarks) -> bool:
     """Whether the script had ended by itself: what accounting still holds for running when a
-    controller is set up anew, it closes as cancelled."""
+    controller starts with an empty state, it closes as cancelled."""
     return ended.state == "CANCELLED" and not marks.requeues \
         and marks.exit_code is not None and 0 < marks.exit_code <= 128
 

@@ -185,8 +185,8 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
     live = status.live_tasks(workspace, record)
     wishes = _resources(record, sets)
     chosen = set().union(*(_behind(record, name) for name in only)) if only else None
-    anew = _behind(record, again) if again else set()
-    for name in sorted(anew):
+    repeated = _behind(record, again) if again else set()
+    for name in sorted(repeated):
         if live.get(name):
             raise InputError(f"{name} still waits or runs",
                              hint=f"First: {command_line('cancel', run)}")
@@ -194,7 +194,7 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
     held: dict[JobId, list[str]] = {}
     for_administrators: dict[str, list[str]] = {}
     for entry, now in zip(record.steps, found.steps, strict=True):
-        done = set() if entry.name in anew else artifacts.finished(Path(entry.artifact))
+        done = set() if entry.name in repeated else artifacts.finished(Path(entry.artifact))
         if now.held_by_administrator and not record.local:
             for_administrators[entry.name] = now.held_by_administrator
         if len(done) >= entry.tasks:  # held with its result there: what needs it waits for the job
@@ -224,7 +224,7 @@ def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *
                 steps=tuple(steps), options=record.options)
     limits.refuse(plan)
     return Todo(plan, steps, alive, stale[::-1], held,
-                [entry for entry in record.steps if entry.name in anew],
+                [entry for entry in record.steps if entry.name in repeated],
                 finished=all(step.state in ("done", "reused") for step in found.steps),
                 orphans=orphans.find(workspace, record), for_administrators=for_administrators)
 
