@@ -11,6 +11,7 @@ from l3hpc.workflow.queue import EndedJob, Hold, LiveJob, OwnJobs
 from l3hpc.workflow.words import OUTCOMES, exit_words, limit_words, moment, progress_words, reason
 
 FRESH_S = 300.0
+KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
 HOLDS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
 _RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
             "STAGE_OUT")
@@ -59,10 +60,18 @@ def judge(
 
 
 def _flushed(ended: EndedJob, marks: TaskMarks) -> bool:
-    """Whether the script had ended by itself: what accounting still holds for running when a
-    controller starts with an empty state, it closes as cancelled."""
-    return ended.state == "CANCELLED" and not marks.requeues \
-        and marks.exit_code is not None and 0 < marks.exit_code <= 128
+    """Whether the script had failed by itself: what accounting still holds for running when a
+    controller starts with an empty state, it closes as cancelled, some time later.
+
+    A small exit code alone does not say so: a job that is cancelled before srun starts its step
+    ends with one too. Its step leaves no error, and accounting ends when the script does.
+    """
+    if ended.state != "CANCELLED" or marks.requeues or marks.exit_code not in range(1, 129):
+        return False
+    if marks.error is not None:
+        return True
+    return marks.started is not None and marks.exited is not None and ended.elapsed_s is not None \
+        and ended.elapsed_s > marks.exited - marks.started + KILL_WAIT_S
 
 
 def _by_signal(marks: TaskMarks) -> bool:

@@ -128,6 +128,10 @@ def test_what_accounting_closed_when_the_controller_was_set_up_anew_had_failed(c
     assert chain.look()["extract"] == ("failed", "exit 3")
     chain.mark("extract", "0.exit", {"job": "100", "code": 143, "time": 2})
     assert chain.look()["extract"][0] == "cancelled"
+    chain.mark("extract", "0.exit", {"job": "100", "code": 1, "time": 61})  # srun had not begun
+    assert chain.look()["extract"][0] == "cancelled"
+    chain.mark("extract", "0.error.json", {"type": "ValueError", "message": "no"})
+    assert chain.look()["extract"] == ("failed", "ValueError: no")
 
 
 def test_a_slurm_that_knows_no_submit_line_is_asked_without(case):
