@@ -1,0 +1,35 @@
+"""The help of every command is the golden one (tests/contract/help, one file per command).
+
+After a deliberate change:   L3HPC_REGOLD=1 python -m pytest tests/contract/test_help.py
+"""
+
+from importlib.metadata import version
+
+import pytest
+from goldens import HERE, REGOLD, check_files, check_text, commands
+
+CLICK = HERE / "help/click-version.txt"
+COMMANDS = list(commands())
+
+
+def name(words):
+    return "-".join(("l3hpc", *words)) + ".txt"
+
+
+def click_now():
+    return ".".join(version("click").split(".")[:2]) + "\n"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "l3hpc")
+def test_help(words, l3hpc):
+    if not REGOLD and CLICK.read_text() != click_now():
+        pytest.skip(f"the golden texts are laid out by click {CLICK.read_text()}")
+    said = l3hpc(*words, "--help")
+    assert (said.code, said.err) == (0, "")
+    check_text(f"help/{name(words)}", said.out)
+
+
+def test_every_command_has_a_golden_help():
+    check_files("help", [*map(name, COMMANDS), CLICK.name])
+    if REGOLD:
+        CLICK.write_text(click_now())
