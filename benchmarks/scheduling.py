@@ -163,7 +163,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
     import chains as fakes
 
     from l3hpc.workflow import records, status
-    from l3hpc.workflow.model import RunRecord, StepRecord
+    from l3hpc.workflow.records import RunRecord, StepRecord
 
     folder = work / "listing"
     for number in range(many):

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from l3hpc import terminal
 from l3hpc.files import write_json
-from l3hpc.terminal import one_line, visible
+from l3hpc.text import one_line, visible
 
 LINE_EVERY_S = 10.0
 STATE_EVERY_S = 2.0

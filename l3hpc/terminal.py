@@ -8,46 +8,20 @@ sends to a terminal, colours and bars, goes through ``own``.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO, cast
+
+from l3hpc.text import ESCAPED, encodable, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.progress import Progress
 
-ESCAPED = "l3hpc.escape"  # error handler of encodings: what they lack, as JSON escapes it
 SIZES = {"COLUMNS": range(20, 1001), "LINES": range(4, 1001)}  # what else these say is no terminal
-# C0 but for tab and line feed, DEL, C1, line and paragraph separators, bidirectional overrides
-_HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-_CONTROL = re.compile(rf"(?!\r\n)[{_HIDDEN}]")
-_ANY = re.compile(rf"[{_HIDDEN}\t\n]")
-_COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]")
-_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_ASCII = str.maketrans({"→": "->", "←": "<-", "–": "-", "—": "-", "…": "...", "×": "x", "φ": "phi",
-                        "✓": "+", "✗": "x", "·": "-", "‘": "'", "’": "'", "“": '"', "”": '"',
-                        "≥": ">=", "≤": "<=", "\u202f": " ", "\xa0": " "})
-
-
-def visible(text: str) -> str:
-    """``text`` with its control characters written out; tabs and line ends stay."""
-    return _CONTROL.sub(_escaped, text)
-
-
-def one_line(value: object) -> str:
-    """A value from a file, a table or another program, as part of one line of ours."""
-    return _ANY.sub(_escaped, str(value))
-
-
-def log_text(text: str) -> str:
-    """What a log holds, for reading: without colours; a bar drawn over itself becomes lines."""
-    plain = _COLOUR.sub("", text)
-    return visible(plain.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 class Output:
@@ -65,14 +39,8 @@ class Output:
     def write(self, text: str) -> int:
         """Write it, all of it, as well as the stream can show it."""
         shown = text if self._controls else visible(text)
-        try:
-            shown.encode(self.encoding)
-        except UnicodeEncodeError:
-            if not _is_unicode(self.encoding):
-                shown = shown.translate(_ASCII)
-            shown = shown.encode(self.encoding, ESCAPED).decode(self.encoding)
         with self._noticing():
-            self.stream.write(shown)
+            self.stream.write(encodable(shown, self.encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -192,24 +160,3 @@ def _fill_standard_descriptors() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    sign = match[0]
-    return _NAMED.get(sign) or (f"\\x{ord(sign):02x}" if sign < " " else f"\\u{ord(sign):04x}")
-
-
-def _is_unicode(encoding: str) -> bool:
-    return encoding.lower().replace("_", "-").startswith(("utf", "u8"))
-
-
-def _escape(error: UnicodeError) -> tuple[str, int]:
-    """As JSON escapes, so that JSON stays JSON."""
-    assert isinstance(error, UnicodeEncodeError)
-    signs = error.object[error.start:error.end].encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{signs[at]:02x}{signs[at + 1]:02x}" for at in range(0, len(signs), 2)), \
-        error.end
-
-
-codecs.register_error(ESCAPED, _escape)
-

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc import terminal
+from l3hpc.text import log_text, one_line
 from l3hpc.workflow import records
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.records import RunRecord, StepRecord
 
 NASTY = "a\x1b]0;owned\x07b\x1b[2J\x9b31m\rc\u202eevil\u2066\x00\x7f\udcff→é😀"
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -40,7 +41,7 @@ def test_any_text_is_written_in_any_encoding(text, encoding):
     below.flush()
     shown = below.buffer.getvalue().decode(encoding)
     assert not HIDDEN.search(shown.replace("\r\n", "\n"))
-    assert not HIDDEN.search(terminal.one_line(text)) and "\n" not in terminal.one_line(text)
+    assert not HIDDEN.search(one_line(text)) and "\n" not in one_line(text)
 
 
 @given(st.text(st.characters() | st.sampled_from(NASTY)),
@@ -53,8 +54,8 @@ def test_json_stays_json(text, encoding):
 
 
 def test_what_a_log_holds_is_readable_and_harmless():
-    assert terminal.log_text("\x1b[31mred\x1b[0m\tx\r\n1 %\r2 %\n") == "red\tx\n1 %\n2 %\n"
-    assert terminal.log_text("\x1b[\x1b[0m2J\x1b]52;c;eA==\x07") == r"\x1b[2J\x1b]52;c;eA==\x07"
+    assert log_text("\x1b[31mred\x1b[0m\tx\r\n1 %\r2 %\n") == "red\tx\n1 %\n2 %\n"
+    assert log_text("\x1b[\x1b[0m2J\x1b]52;c;eA==\x07") == r"\x1b[2J\x1b]52;c;eA==\x07"
 
 
 @pytest.fixture(scope="module")

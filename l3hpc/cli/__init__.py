@@ -22,7 +22,7 @@ from l3hpc.errors import (
     nearest,
     noting_damage,
 )
-from l3hpc.terminal import one_line
+from l3hpc.text import one_line
 
 COMMANDS = {
     "submit": "Submit a pipeline as a chain of jobs.",

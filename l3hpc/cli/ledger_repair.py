@@ -21,7 +21,7 @@ from l3hpc.cli.ledger_common import (
     warn_damage,
     workspace_option,
 )
-from l3hpc.terminal import one_line
+from l3hpc.text import one_line
 
 if TYPE_CHECKING:
     from l3hpc.ledger.fold import Row

@@ -9,7 +9,7 @@ import click
 
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
 from l3hpc.errors import command_line
-from l3hpc.terminal import log_text
+from l3hpc.text import log_text
 
 ASK_SLURM_EVERY_S = 10.0
 

@@ -49,7 +49,7 @@ def go_on(
     from l3hpc.progress import for_person
     from l3hpc.workflow import config, records, submission
     from l3hpc.workflow import resume as resumption
-    from l3hpc.workflow.model import RunRecord
+    from l3hpc.workflow.records import RunRecord
 
     folder = workspace(config_file, workspace_dir)
     name = records.find(folder, run)

@@ -12,7 +12,8 @@ import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError
-from l3hpc.terminal import one_line, own
+from l3hpc.terminal import own
+from l3hpc.text import one_line
 
 SHOWN = 5
 

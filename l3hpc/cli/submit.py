@@ -12,7 +12,8 @@ from l3hpc.cli.planning import make_plan, note_unused, plan_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 
 if TYPE_CHECKING:
-    from l3hpc.workflow.model import Plan, RunRecord
+    from l3hpc.workflow.model import Plan
+    from l3hpc.workflow.records import RunRecord
 
 ROWS_SHOWN = 3
 EXAMPLES = """\b

@@ -18,7 +18,7 @@ from l3hpc.ledger.columns import Column, Tab, letter
 from l3hpc.ledger.fold import Row, number
 from l3hpc.ledger.grid import Snapshot, TabGrid
 from l3hpc.ledger.store import SyncState
-from l3hpc.terminal import one_line
+from l3hpc.text import one_line
 
 Policy = Literal["report", "ours", "theirs"]
 Known = Callable[[Row, str], Sequence[Any]]  # every value the journal ever held for a field

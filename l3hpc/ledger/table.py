@@ -9,7 +9,7 @@ from typing import Any
 from l3hpc.ledger import select
 from l3hpc.ledger.columns import Column, Tab
 from l3hpc.ledger.fold import Row
-from l3hpc.terminal import one_line
+from l3hpc.text import one_line
 
 KEY_WIDTH = 34
 TEXT_WIDTH = 36

@@ -8,7 +8,7 @@ from l3hpc.errors import ClusterError, command_line
 from l3hpc.workflow import claims, identity, orphans, queue, records, sbatch
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
-from l3hpc.workflow.model import RunRecord
+from l3hpc.workflow.records import RunRecord
 
 
 def cancel(workspace: Path, run: str) -> list[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError, command_line
 from l3hpc.workflow import records, sharing
-from l3hpc.workflow.model import RunRecord
 from l3hpc.workflow.owner import Owner
+from l3hpc.workflow.records import RunRecord
 
 STOP_S = 150.0  # an sbatch that hangs is given up after two minutes
 LOOK_S = 0.5

@@ -10,7 +10,8 @@ from l3hpc import steps as step_rooms
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.workflow import assets, pipelines, render
 from l3hpc.workflow.config import Config, check_workspace
-from l3hpc.workflow.model import Plan, PlannedStep, Resources
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.profile import Resources
 
 
 @dataclass(frozen=True)

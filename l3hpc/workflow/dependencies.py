@@ -17,7 +17,8 @@ from pathlib import Path
 from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.files import current_user
 from l3hpc.workflow import artifacts, executors, identity, queue, records, status, waiting
-from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord, task_ids
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.records import RunRecord, StepRecord, task_ids
 from l3hpc.workflow.shell import call, several
 
 CONFIG_S = 20.0

@@ -13,9 +13,9 @@ from typing import Any, TextIO
 
 from l3hpc import terminal
 from l3hpc.errors import command_line
-from l3hpc.terminal import one_line
+from l3hpc.text import one_line
 from l3hpc.workflow import artifacts, markers, records
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.records import RunRecord, StepRecord
 from l3hpc.workflow.words import clock, progress_words
 
 EVERY_S = 0.5

@@ -35,7 +35,8 @@ from l3hpc.workflow.executors import Call
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.identity import JobId
 from l3hpc.workflow.localstate import LocalJobs
-from l3hpc.workflow.model import Plan, PlannedStep, RunRecord
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.records import RunRecord
 
 LIMIT_S = (5, 15, 30, 60)  # for room in the queue: the last one again and again
 DEPENDENCY_S = (0, 0.5, 1, 2, 4)  # a job left Slurm's memory between our look and sbatch

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.workflow import records
-from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
+from l3hpc.workflow.records import RunRecord, StepRecord, task_ids
 from l3hpc.workflow.shell import several
 
 HELPER = "-heal"  # ends the name of the job that changes the request of a held one

@@ -15,7 +15,8 @@ from l3hpc.files import write_text
 from l3hpc.progress import Progress
 from l3hpc.workflow import identity, records, render, sbatch, status
 from l3hpc.workflow.identity import JobId
-from l3hpc.workflow.model import Plan, RunRecord
+from l3hpc.workflow.model import Plan
+from l3hpc.workflow.records import RunRecord
 from l3hpc.workflow.shell import on_cluster
 from l3hpc.workflow.units import slurm_time
 

@@ -18,8 +18,8 @@ from typing_extensions import NotRequired, TypedDict
 from l3hpc.errors import InputError, note_damage
 from l3hpc.files import read_json, write_json, write_text
 from l3hpc.workflow import records
-from l3hpc.workflow.model import RunRecord, task_ids
 from l3hpc.workflow.owner import Owner, process_start
+from l3hpc.workflow.records import RunRecord, task_ids
 from l3hpc.workflow.typed import mapping
 
 LIVE = ("PENDING", "RUNNING")

@@ -10,7 +10,7 @@ from pathlib import Path
 from l3hpc.errors import InputError
 from l3hpc.files import open_regular
 from l3hpc.workflow import artifacts, markers, records, waiting
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.records import RunRecord, StepRecord
 
 POLL_S = 0.5
 TAIL_BYTES = 65_536

@@ -1,24 +1,12 @@
-"""The nouns of a run: what a plan holds and what its record keeps. Data only, JSON-ready."""
+"""A plan: steps with everything decided, ready to be rendered and submitted. Data only, JSON-ready."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError
-from l3hpc.workflow.typed import made
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one task of a step asks for. ``mem_mb`` in MiB, ``time_min`` in minutes."""
-
-    cpus: int = 1
-    mem_mb: int = 2048
-    gpus: int = 0
-    time_min: int = 60
+from l3hpc.workflow.profile import Resources
 
 
 @dataclass(frozen=True)
@@ -102,75 +90,3 @@ class Plan:
         return self.folder / "steps" / name
 
 
-@dataclass
-class StepRecord:
-    """What the record of a run says of one step.
-
-    state: ``planned``, ``submitted`` or ``reused``. job: the latest job id (base id of an array).
-    submitted_tasks: indices of the tasks handed to the scheduler with ``job``.
-    attempts: every submission of this step, oldest first: ``{"job", "array", "tasks", "time",
-    "script"}``, ``cluster`` where Slurm was asked for one by name, ``offset`` where the array's
-    indices start later, ``requeues`` by task where it healed. ``identity`` reads them.
-    """
-
-    name: str
-    kind: str
-    artifact: str
-    tasks: int
-    needs: list[str]
-    state: str = "planned"
-    job: str | None = None
-    submitted_tasks: list[int] = field(default_factory=list)
-    resources: dict[str, Any] = field(default_factory=dict)
-    waits_for: list[str] = field(default_factory=list)
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-
-
-def task_ids(attempt: Mapping[str, Any]) -> dict[int, str]:
-    """Task index → id of the job or array task that an attempt gave it."""
-    offset = attempt.get("offset", 0)
-    return {index: f"{attempt['job']}_{index - offset}" if attempt["array"] else attempt["job"]
-            for index in attempt["tasks"]}
-
-
-@dataclass
-class RunRecord:
-    """``run.json``: who submitted what, where and when.
-
-    state: ``submitting``, ``submitted``, ``refused`` or ``cancelled``. local: run by the runner of
-    this machine instead of Slurm. slots: ``cpus`` and ``mem_mb`` that a local run may use at once.
-    folder: the working folder of the submission. note: why a run was refused or cancelled.
-    sync_job: the job that brings the run's rows to the results sheet. clusters: what stands behind
-    Slurm's ``--clusters`` for this run ('' for the default of Slurm's commands).
-    """
-
-    run: str
-    pipeline: str
-    cluster: str
-    created: float
-    user: str
-    host: str
-    command: list[str]
-    options: dict[str, Any]
-    state: str
-    steps: list[StepRecord]
-    schema: int = 1
-    local: bool = False
-    slots: dict[str, int] = field(default_factory=dict)
-    folder: str = ""
-    note: str = ""
-    sync_job: str | None = None
-    clusters: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> RunRecord:
-        """The record read back from JSON values."""
-        steps = value.get("steps") if isinstance(value, dict) else None
-        if not isinstance(steps, list):
-            raise InputError("it has no list of steps")
-        return made(cls, {**value, "steps": [made(StepRecord, step, f"steps[{place}]")
-                                             for place, step in enumerate(steps)]}, "record")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from l3hpc.workflow import identity, queue
 from l3hpc.workflow.identity import JobId
-from l3hpc.workflow.model import RunRecord
+from l3hpc.workflow.records import RunRecord
 
 
 def find(workspace: Path, record: RunRecord, answer: queue.Answer | None = None) -> list[JobId]:

@@ -16,7 +16,7 @@ from l3hpc.errors import InputError, nearest, note_damage
 from l3hpc.files import read_json
 from l3hpc.workflow import artifacts, fingerprint, records, waiting
 from l3hpc.workflow.localstate import LIVE, LocalJobs
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.records import RunRecord, StepRecord
 from l3hpc.workflow.typed import mapping
 
 

@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.workflow.model import Plan, PlannedStep, Resources
-from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.profile import ClusterProfile, Resources
 from l3hpc.workflow.shell import call, on_cluster
 from l3hpc.workflow.units import format_memory, format_time
 from l3hpc.workflow.words import seconds

@@ -23,10 +23,11 @@ from l3hpc.errors import InputError, nearest
 from l3hpc.files import current_user, digest, read_json
 from l3hpc.workflow import artifacts, fingerprint, outside, parameters, pipelines
 from l3hpc.workflow.config import Config, check_workspace
-from l3hpc.workflow.model import Plan, PlannedStep, Resources
+from l3hpc.workflow.model import Plan, PlannedStep
 from l3hpc.workflow.outside import Outside
 from l3hpc.workflow.parameters import Wanted
 from l3hpc.workflow.pipelines import Pipeline
+from l3hpc.workflow.profile import Resources
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 EMBEDDINGS = ("extract", "sample", "reduce", "embed")  # what --embedding-dir may stand for

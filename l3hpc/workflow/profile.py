@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -13,7 +14,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError, nearest
 from l3hpc.steps import STEPS
-from l3hpc.workflow.model import Resources
 from l3hpc.workflow.units import format_memory, format_time, parse_memory, parse_time
 from l3hpc.workflow.yamlpos import checked
 
@@ -120,6 +120,16 @@ class Section(BaseModel):
         if isinstance(value, dict):
             return {key: item for key, item in value.items() if item is not None}
         return value
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one task of a step asks for. ``mem_mb`` in MiB, ``time_min`` in minutes."""
+
+    cpus: int = 1
+    mem_mb: int = 2048
+    gpus: int = 0
+    time_min: int = 60
 
 
 class ResourceSpec(Section):

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,80 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, nearest, note_damage
 from l3hpc.files import open_regular, parse_json, read_bounded, read_json, write_json
-from l3hpc.workflow.model import Resources, RunRecord, StepRecord
-from l3hpc.workflow.typed import mapping, shown
+from l3hpc.workflow.profile import Resources
+from l3hpc.workflow.typed import made, mapping, shown
 
 LATEST = "latest"
 NOTED = "attempts.jsonl"
 MOST_TASKS = 10_000_000  # more than a step can have, and few enough to count them one by one
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
+
+
+@dataclass
+class StepRecord:
+    """What the record of a run says of one step.
+
+    state: ``planned``, ``submitted`` or ``reused``. job: the latest job id (base id of an array).
+    submitted_tasks: indices of the tasks handed to the scheduler with ``job``.
+    attempts: every submission of this step, oldest first: ``{"job", "array", "tasks", "time",
+    "script"}``, ``cluster`` where Slurm was asked for one by name, ``offset`` where the array's
+    indices start later, ``requeues`` by task where it healed. ``identity`` reads them.
+    """
+
+    name: str
+    kind: str
+    artifact: str
+    tasks: int
+    needs: list[str]
+    state: str = "planned"
+    job: str | None = None
+    submitted_tasks: list[int] = field(default_factory=list)
+    resources: dict[str, Any] = field(default_factory=dict)
+    waits_for: list[str] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class RunRecord:
+    """``run.json``: who submitted what, where and when.
+
+    state: ``submitting``, ``submitted``, ``refused`` or ``cancelled``. local: run by the runner of
+    this machine instead of Slurm. slots: ``cpus`` and ``mem_mb`` that a local run may use at once.
+    folder: the working folder of the submission. note: why a run was refused or cancelled.
+    sync_job: the job that brings the run's rows to the results sheet. clusters: what stands behind
+    Slurm's ``--clusters`` for this run ('' for the default of Slurm's commands).
+    """
+
+    run: str
+    pipeline: str
+    cluster: str
+    created: float
+    user: str
+    host: str
+    command: list[str]
+    options: dict[str, Any]
+    state: str
+    steps: list[StepRecord]
+    schema: int = 1
+    local: bool = False
+    slots: dict[str, int] = field(default_factory=dict)
+    folder: str = ""
+    note: str = ""
+    sync_job: str | None = None
+    clusters: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunRecord:
+        """The record read back from JSON values."""
+        steps = value.get("steps") if isinstance(value, dict) else None
+        if not isinstance(steps, list):
+            raise InputError("it has no list of steps")
+        return made(cls, {**value, "steps": [made(StepRecord, step, f"steps[{place}]")
+                                             for place, step in enumerate(steps)]}, "record")
 
 
 class Attempt(TypedDict):
@@ -78,6 +146,13 @@ class Noted(TypedDict):
     step: str
     first: bool
     attempt: dict[str, Any]
+
+
+def task_ids(attempt: Mapping[str, Any]) -> dict[int, str]:
+    """Task index → id of the job or array task that an attempt gave it."""
+    offset = attempt.get("offset", 0)
+    return {index: f"{attempt['job']}_{index - offset}" if attempt["array"] else attempt["job"]
+            for index in attempt["tasks"]}
 
 
 def runs_folder(workspace: Path) -> Path:

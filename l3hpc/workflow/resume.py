@@ -35,7 +35,9 @@ from l3hpc.workflow.config import check_workspace
 from l3hpc.workflow.dependencies import made_elsewhere
 from l3hpc.workflow.healing import policy, slurm
 from l3hpc.workflow.identity import JobId
-from l3hpc.workflow.model import Plan, PlannedStep, Resources, RunRecord, StepRecord, task_ids
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.profile import Resources
+from l3hpc.workflow.records import RunRecord, StepRecord, task_ids
 from l3hpc.workflow.units import parse_memory, parse_time
 
 ENDING_S = 90.0  # Slurm kills what does not end after KillWait, 30 s by default

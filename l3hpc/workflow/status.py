@@ -19,7 +19,7 @@ from l3hpc.errors import InputError, command_line, noting_damage
 from l3hpc.workflow import artifacts, claims, identity, logs, markers, queue, records, waiting
 from l3hpc.workflow.evidence import TaskStatus, judge
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive
-from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
+from l3hpc.workflow.records import RunRecord, StepRecord, task_ids
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
-from l3hpc.terminal import one_line
+from l3hpc.text import one_line
 from l3hpc.workflow.status import RunStatus, StepStatus
 from l3hpc.workflow.words import age, clock
 

@@ -33,9 +33,10 @@ from l3hpc.workflow.dependencies import made_elsewhere
 from l3hpc.workflow.handover import arrays_of, hand_over, write_scripts
 from l3hpc.workflow.healing import policy as healing
 from l3hpc.workflow.localstate import LocalJobs
-from l3hpc.workflow.model import Plan, PlannedStep, RunRecord, StepRecord
+from l3hpc.workflow.model import Plan, PlannedStep
 from l3hpc.workflow.owner import Owner
 from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.workflow.records import RunRecord, StepRecord
 from l3hpc.workflow.shell import call, on_cluster
 
 FOLLOW_S = 0.5

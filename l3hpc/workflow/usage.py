@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.workflow import artifacts, identity, markers, queue, records
-from l3hpc.workflow.model import RunRecord, StepRecord, task_ids
+from l3hpc.workflow.records import RunRecord, StepRecord, task_ids
 from l3hpc.workflow.units import format_memory, format_time
 
 MEMORY_MARGIN, TIME_MARGIN = 1.25, 1.5

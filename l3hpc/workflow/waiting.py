@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from l3hpc.workflow.model import StepRecord, task_ids
+from l3hpc.workflow.records import StepRecord, task_ids
 
 
 def latest(entry: StepRecord) -> dict[int, str]:

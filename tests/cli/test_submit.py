@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from l3hpc.workflow import submission
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.records import RunRecord, StepRecord
 
 NAMED = ["--audio-dir", "audio", "--weights", "untrained"]
 

@@ -11,7 +11,7 @@ from follow import profile, settled, states, until
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.workflow import records, status, submission, usage
 from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.model import Resources
+from l3hpc.workflow.profile import Resources
 from l3hpc.workflow.resume import missing, resume
 
 WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"

@@ -11,7 +11,7 @@ from l3hpc.workflow import markers, queue, records, status, submission, usage
 from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.doctor import slurm as doctor_slurm
 from l3hpc.workflow.doctor.line import ask
-from l3hpc.workflow.model import Resources
+from l3hpc.workflow.profile import Resources
 from l3hpc.workflow.resume import resume
 
 QUICK = """#!/bin/bash

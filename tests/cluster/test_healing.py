@@ -9,7 +9,7 @@ from follow import profile, settled, states, until
 
 from l3hpc.workflow import markers, records, submission
 from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.model import Resources
+from l3hpc.workflow.profile import Resources
 from l3hpc.workflow.resume import missing, resume
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from l3hpc.workflow import artifacts
-from l3hpc.workflow.model import Plan, PlannedStep, Resources
-from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.profile import ClusterProfile, Resources
 
 FAKES = Path(__file__).parent
 CHAIN = ("extract", "sample", "fit", "reduce", "train")

@@ -90,7 +90,7 @@ def workspace(folder: Path) -> dict[str, str]:
             submission.submit(made)
             jobs: dict[str, dict[str, Any]] = {}
             record = records.read(folder, name)
-            from l3hpc.workflow.model import task_ids
+            from l3hpc.workflow.records import task_ids
 
             for step, planned in zip(record.steps, made.steps, strict=True):
                 failed = state == "failed" and step.name == "sample"

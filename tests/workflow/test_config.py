@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
 from l3hpc.workflow import assets, config
-from l3hpc.workflow.model import Resources
+from l3hpc.workflow.profile import Resources
 
 
 @pytest.fixture(autouse=True)

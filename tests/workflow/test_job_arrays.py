@@ -12,7 +12,7 @@ import pytest
 from l3hpc.errors import ClusterError
 from l3hpc.workflow import job_arrays, records, status, submission
 from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.model import Resources
+from l3hpc.workflow.profile import Resources
 from l3hpc.workflow.resume import resume
 
 VALUES = ("a", "b", "c")

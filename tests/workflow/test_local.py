@@ -16,8 +16,8 @@ from l3hpc.workflow.cancel import cancel
 from l3hpc.workflow.executors.local import spool
 from l3hpc.workflow.executors.runner import Runner
 from l3hpc.workflow.localstate import LocalJobs
-from l3hpc.workflow.model import Resources
 from l3hpc.workflow.owner import process_start
+from l3hpc.workflow.profile import Resources
 from l3hpc.workflow.resume import resume, used_by
 
 

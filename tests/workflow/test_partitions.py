@@ -8,7 +8,7 @@ from l3hpc.cli import main
 from l3hpc.errors import InputError
 from l3hpc.progress import Progress
 from l3hpc.workflow import partitions, resume, submission
-from l3hpc.workflow.model import Resources
+from l3hpc.workflow.profile import Resources
 from l3hpc.workflow.shell import unused_words
 
 SINFO = """\

@@ -14,7 +14,8 @@ from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.workflow import config, outside, plan, preview, records, render
-from l3hpc.workflow.model import Resources, RunRecord, StepRecord
+from l3hpc.workflow.profile import Resources
+from l3hpc.workflow.records import RunRecord, StepRecord
 
 DATE = datetime.date(2026, 11, 20)
 

@@ -9,8 +9,8 @@ import pytest
 from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.workflow import render
-from l3hpc.workflow.model import Plan, PlannedStep, Resources
-from l3hpc.workflow.profile import ClusterProfile, Limits
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.profile import ClusterProfile, Limits, Resources
 
 GOLDEN = Path(__file__).parent / "golden"
 

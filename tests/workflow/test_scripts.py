@@ -17,8 +17,8 @@ from l3hpc.errors import InputError
 from l3hpc.files import write_json
 from l3hpc.workflow import markers, render
 from l3hpc.workflow.healing.policy import Policy
-from l3hpc.workflow.model import Plan, PlannedStep, Resources
-from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.profile import ClusterProfile, Resources
 
 STUB = """#!/bin/bash
 printf '%s\\0' "$@" > "$STUB_OUT/arguments"

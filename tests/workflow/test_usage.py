@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from l3hpc.workflow import queue, records, submission, usage
-from l3hpc.workflow.model import RunRecord, StepRecord
+from l3hpc.workflow.records import RunRecord, StepRecord
 from l3hpc.workflow.units import parse_memory, parse_time
 from l3hpc.workflow.usagetext import table
 

@@ -10,8 +10,8 @@ from l3hpc.steps import step as step_module
 from l3hpc.workflow import assets, pipelines
 from l3hpc.workflow.config import Config
 from l3hpc.workflow.doctor.line import Answer, Ask, Line, State, from_error
-from l3hpc.workflow.model import Plan, PlannedStep, Resources
-from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.workflow.model import Plan, PlannedStep
+from l3hpc.workflow.profile import ClusterProfile, Resources
 from l3hpc.workflow.render import render
 from l3hpc.workflow.shell import on_cluster
 

@@ -9,9 +9,8 @@ from l3hpc.errors import nearest
 from l3hpc.files import current_user
 from l3hpc.workflow import partitions, queue
 from l3hpc.workflow.doctor.line import Ask, Line
-from l3hpc.workflow.model import Resources
 from l3hpc.workflow.partitions import Partition
-from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.workflow.profile import ClusterProfile, Resources
 from l3hpc.workflow.shell import on_cluster, unused_words
 from l3hpc.workflow.units import format_memory, format_time
 

@@ -25,8 +25,8 @@ from l3hpc.workflow import markers, records
 from l3hpc.workflow.executors import limits
 from l3hpc.workflow.healing.policy import MEMORY, TIME, WARNED
 from l3hpc.workflow.localstate import LIVE, LocalJobs, alive, entry
-from l3hpc.workflow.model import RunRecord, StepRecord
 from l3hpc.workflow.owner import Owner, process_start
+from l3hpc.workflow.records import RunRecord, StepRecord
 from l3hpc.workflow.shell import scrubbed
 
 POLL_S = 0.1
