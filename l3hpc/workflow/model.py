@@ -1,4 +1,4 @@
-"""A plan: steps with everything decided, ready to be rendered and submitted. Data only, JSON-ready."""
+"""A plan: steps with everything decided, ready to be rendered and submitted. Only data."""
 
 from __future__ import annotations
 
