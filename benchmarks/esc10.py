@@ -35,7 +35,7 @@ def accuracy(embedder: Any, audio: Path, meta: Path) -> tuple[float, list[float]
 
     from l3hpc.audio.files import read_audio
     from l3hpc.audio.framing import frame_audio
-    from l3hpc.tables import records
+    from l3hpc.io.tables import records
 
     rows = [row for _, row in records(meta, "table of ESC-50")]
     features, labels, folds = [], [], []

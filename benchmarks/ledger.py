@@ -64,7 +64,7 @@ def values(chance: random.Random, best: dict[str, float], epoch: int) -> dict[st
 
 def make(folder: Path, runs: int, epochs: int) -> None:
     """Journals as real runs write them, without waiting for the disk."""
-    from l3hpc.ledger.journal import Journal
+    from l3hpc.ledger.journal.records import Journal
 
     chance = random.Random(1)
     for number in range(runs):
@@ -86,7 +86,7 @@ def make(folder: Path, runs: int, epochs: int) -> None:
 
 def record_worker(folder: str, epochs: str) -> dict[str, Any]:
     """Seconds per epoch of the recorder, each record flushed to the disk."""
-    from l3hpc.ledger.journal import Journal
+    from l3hpc.ledger.journal.records import Journal
 
     journal = Journal(Path(folder), run="bench", labels=labels(0), fallback=Path(folder))
     chance, best, spent = random.Random(2), dict[str, float](), []
@@ -103,7 +103,7 @@ def record_worker(folder: str, epochs: str) -> dict[str, Any]:
 
 def fold_worker(folder: str, history: str) -> dict[str, Any]:
     """CPU seconds of a fold of everything in a folder."""
-    from l3hpc.ledger.fold import fold_folders
+    from l3hpc.ledger.journal.fold import fold_folders
 
     before = _cpu()
     found = fold_folders([Path(folder)], history=history == "history")
@@ -152,7 +152,7 @@ def recorder(quick: bool, work: Path) -> Table:
 
 def folding(quick: bool, work: Path) -> Table:
     """CPU seconds and memory of the fold."""
-    from l3hpc.ledger.compaction import compact
+    from l3hpc.ledger.journal.compaction import compact
 
     runs, epochs = (20, 30) if quick else (RUNS, EPOCHS)
     folder = work / "journal"
@@ -216,9 +216,9 @@ def page(quick: bool, work: Path) -> Table | None:
     if browser is None:
         print("no chromium here: the page is not measured", file=sys.stderr)
         return None
-    from l3hpc.ledger.columns import TABS
-    from l3hpc.ledger.fold import fold_folders
-    from l3hpc.ledger.html import write_html
+    from l3hpc.ledger.journal.fold import fold_folders
+    from l3hpc.ledger.schema import TABS
+    from l3hpc.ledger.views.html import write_html
 
     runs, epochs = (50, 10) if quick else (ROWS, EPOCHS)
     make(work / "for-page", runs, epochs)

@@ -23,7 +23,7 @@ from sheets_server import Book, Server  # noqa: E402
 from sheets_world import MSE, World  # noqa: E402
 
 from l3hpc.ledger.cells import cells, same  # noqa: E402
-from l3hpc.ledger.columns import TABS  # noqa: E402
+from l3hpc.ledger.schema import TABS  # noqa: E402
 
 RUNS, EPOCHS = 20, 5
 FAULTS = ["503", "503-applied", "drop-applied", "429", "500"]

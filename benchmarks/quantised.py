@@ -33,7 +33,7 @@ ARENA, FLASH = 102_400, 600_000
 def clips(folder: Path, quick: bool) -> list[dict[str, str]]:
     """Rows of the data set's table; with ``quick`` eight of each fold, of two classes."""
     table = next((folder / "meta").glob("*.csv"))
-    from l3hpc.tables import records
+    from l3hpc.io.tables import records
 
     rows = [row for _, row in records(table, "table of ESC-50")]
     if not quick:
@@ -83,7 +83,7 @@ def exact(network: Any) -> Callable[[np.ndarray], np.ndarray]:
 def accuracy_table(arguments: argparse.Namespace) -> Table:
     """Formats side by side."""
     from l3hpc.export.build import build
-    from l3hpc.export.running import Runner
+    from l3hpc.export.interpreter import Runner
     from l3hpc.export.settings import Settings
     from l3hpc.export.source import read_model
     from l3hpc.models.precision import deviation_of

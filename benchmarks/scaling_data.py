@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.files import read_json, write_json
+from l3hpc.datasets.taxonomy import sonyc_ust
+from l3hpc.io.files import read_json, write_json
 from l3hpc.steps import step as load_step
-from l3hpc.tagging.taxonomy import sonyc_ust
 
 SECONDS = 10.0
 ROWS_PER_RECORDING = 20  # windows of 10 s, centred, hop 0.5

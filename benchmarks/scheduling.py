@@ -103,9 +103,9 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
 
 
 def _ours(plan: Any) -> None:
-    from l3hpc.workflow import submission
+    from l3hpc.runs import submit
 
-    submission.submit(plan)
+    submit.submit(plan)
 
 
 def _bare(plan: Any) -> None:
@@ -134,7 +134,7 @@ def _submitit(folder: Path, length: int) -> None:
 
 
 def _status(cluster: Any, work: Path, runs_of_twenty: int, runs: int) -> Table:
-    from l3hpc.workflow import status, submission
+    from l3hpc.runs import status, submit
 
     folder = work / "status"
     with _held(cluster):
@@ -143,7 +143,7 @@ def _status(cluster: Any, work: Path, runs_of_twenty: int, runs: int) -> Table:
             name = f"run-{number}"
             steps = tuple(type(step)(**{**vars(step), "artifact": Path(
                 f"{step.artifact}-{number}")}) for step in plan.steps)
-            submission.submit(type(plan)(**{**vars(plan), "run": name, "steps": steps}))
+            submit.submit(type(plan)(**{**vars(plan), "run": name, "steps": steps}))
         jobs = runs_of_twenty * 20
         ours, bare = [], []
         for _ in range(runs):
@@ -162,8 +162,9 @@ def _listing(work: Path, many: int, runs: int) -> Table:
     """Runs that Slurm has forgotten: 8 in 10 are done, one failed, one ended without a word."""
     import chains as fakes
 
-    from l3hpc.workflow import records, status
-    from l3hpc.workflow.records import RunRecord, StepRecord
+    from l3hpc.runs import status
+    from l3hpc.workspace import records
+    from l3hpc.workspace.records import RunRecord, StepRecord
 
     folder = work / "listing"
     for number in range(many):

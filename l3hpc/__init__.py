@@ -1,10 +1,10 @@
 """l3hpc: SEA and EdgeL3 pipelines on a Slurm cluster or on one machine.
 
-Rooms, from the person down: ``cli`` (commands) → ``workflow`` (plans, scripts, jobs, records)
-→ ``steps`` (one kind of work each) → the science (``audio models sampling reduction tagging
-datasets``), usable from a notebook. ``embedding`` is the same in one call: ``get_embedding``,
-``load_model``. ``ledger`` keeps the results tables. Beneath all of them lie ``errors``, ``files``
-and ``progress``. docs/architecture.md draws the house.
+Packages, from the person down: ``cli`` (commands) → ``runs`` (submit, watch, resume) → ``schedulers``
+(Slurm, this machine), ``pipelines`` (plans), ``workspace`` (what lies on disk), ``config`` → ``steps``
+(one kind of work each) → the science (``audio models datasets sampling reduction tagging …``),
+usable from a notebook. ``embedding`` is the same in one call: ``get_embedding``, ``load_model``.
+``ledger`` keeps the results tables. docs/architecture.md draws them all.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["__version__", "get_embedding", "load_model", "results"]
 def __getattr__(name: str) -> Any:
     """The calls for notebooks, loaded when they are used."""
     if name == "results":
-        from l3hpc.ledger.frames import results
+        from l3hpc.ledger.views.frames import results
 
         return results
     if name == "get_embedding":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc import cores
+from l3hpc.arrays import cores
 
 SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_CPUS_ON_NODE")
 
@@ -60,7 +60,7 @@ def test_a_bound_process_has_no_more_cores_than_it_is_bound_to():
 
 
 def test_pools_are_limited_and_smaller_wishes_kept():
-    code = ("import json, os; from l3hpc import cores; cores.limit_pools(4);"
+    code = ("import json, os; from l3hpc.arrays import cores; cores.limit_pools(4);"
             "print(json.dumps({name: os.environ[name] for name in (*cores.POOLS,"
             " cores.BETWEEN_OPERATIONS)}))")
     found = python(code, OMP_NUM_THREADS="2", MKL_NUM_THREADS="64", BLIS_NUM_THREADS="no",
@@ -74,8 +74,8 @@ import json, tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from l3hpc.steps.base import NoRecorder, Params
-from l3hpc.progress import Progress
-from l3hpc.workflow.worker import run_step
+from l3hpc.console.progress import Progress
+from l3hpc.worker.execute import run_step
 
 def run(params, task):
     import os

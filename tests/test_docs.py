@@ -169,45 +169,47 @@ def test_everything_has_a_page_on_the_index() -> None:
 
 
 def test_every_key_of_cluster_yaml_is_described() -> None:
-    from l3hpc.workflow import config, profile
+    from l3hpc.config import profile, settings
 
     text = (DOCS / "cluster.md").read_text(encoding="utf-8").partition("## The delivered file")[0]
-    names = [f"paths.{name}" for name in config.PathSettings.model_fields]
-    names += [f"ledger.{name}" for name in config.LedgerSettings.model_fields]
+    names = [f"paths.{name}" for name in settings.PathSettings.model_fields]
+    names += [f"ledger.{name}" for name in settings.LedgerSettings.model_fields]
     names += [f"limits.{name}" for name in profile.Limits.model_fields]
     names += [f"slots.{name}" for name in profile.Slots.model_fields]
     names += [name for name in profile.ClusterProfile.model_fields
               if name not in ("name", "limits", "slots", "steps")]
-    names += [*profile.StepOverrides.model_fields, *config.ENVIRONMENT.values()]
+    names += [*profile.StepOverrides.model_fields, *settings.ENVIRONMENT.values()]
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
 def test_every_key_of_a_pipeline_is_described() -> None:
-    from l3hpc.workflow import pipelines
+    from l3hpc.pipelines import definition
 
     text = (DOCS / "pipelines" / "your-own.md").read_text(encoding="utf-8")
-    names = [*pipelines.PipelineFile.model_fields,
-             *(f"steps.NAME.{name}" for name in pipelines.StepEntry.model_fields)]
+    names = [*definition.PipelineFile.model_fields,
+             *(f"steps.NAME.{name}" for name in definition.StepEntry.model_fields)]
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
 def test_every_block_and_variable_of_templates_is_described() -> None:
-    from l3hpc.workflow import config, configcheck, render
+    from l3hpc.config import settings
+    from l3hpc.doctor import configuration
+    from l3hpc.schedulers import scripts
 
     text = (DOCS / "cluster.md").read_text(encoding="utf-8")
     described = text.partition("## Templates")[2].partition("## The delivered file")[0]
     base = (ROOT / "templates" / "base.sbatch.j2").read_text(encoding="utf-8")
     blocks = re.findall(r"\{% block (\w+) %\}", base)
     seen: list[Any] = []
-    original = render._context
+    original = scripts._context
 
     def context(plan: Any, step: Any, part: Any) -> dict[str, Any]:
         seen.append(original(plan, step, part))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "_context", context)
-        configcheck.check(config.load(ROOT / "cluster.yaml", environ={}))
+        patch.setattr(scripts, "_context", context)
+        configuration.check(settings.load(ROOT / "cluster.yaml", environ={}))
     names = [*blocks, *seen[0]]
     assert [name for name in names if f"`{name}`" not in described] == []
 
@@ -274,7 +276,7 @@ def test_examples_that_only_look_do_what_the_page_says(
     page: str, words: list[str], answer: list[str], place: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from l3hpc.workflow.config import ENVIRONMENT
+    from l3hpc.config.settings import ENVIRONMENT
 
     monkeypatch.chdir(place)
     for variable in ENVIRONMENT.values():
@@ -294,7 +296,7 @@ def test_examples_that_only_look_do_what_the_page_says(
 
 
 def test_yaml_examples_of_sites_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from l3hpc.workflow import config
+    from l3hpc.config import settings
 
     monkeypatch.setenv("USER", "you")
     text = (DOCS / "cluster.md").read_text(encoding="utf-8").partition("## Templates")[0]
@@ -304,4 +306,4 @@ def test_yaml_examples_of_sites_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
         path = tmp_path / f"{number}.yaml"
         path.write_text(example)
         name = re.findall(r"^  (\w+):", example.partition("clusters:")[2], re.MULTILINE)[0]
-        assert config.load(path, name, environ={}).profile.name == name
+        assert settings.load(path, name, environ={}).profile.name == name

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from l3hpc.files import share_file, write_text
+from l3hpc.io.files import share_file, write_text
 
 
 @pytest.fixture(params=[True, False], ids=["links", "no links"])

@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc import hdf5
 from l3hpc.audio.files import AudioError, probe, read_audio, read_rows
 from l3hpc.datasets.check import check_folder
 from l3hpc.datasets.corpus import scan
 from l3hpc.datasets.embeddings import open_source
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import InputError, L3hpcError
+from l3hpc.io import hdf5
 from l3hpc.reduction.store import Phi, load_phi, save_phi
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,7 +205,7 @@ def test_hdf5plugin_is_used_where_it_is_installed(tmp_path, name):
     code = f"import h5py, hdf5plugin, numpy; h5py.File({str(tmp_path / 'a.h5')!r}, 'w')" \
            f".create_dataset('x', data=numpy.ones((5, 4)), **hdf5plugin.{name}())"
     subprocess.run([sys.executable, "-c", code], check=True)
-    code = "import sys; from l3hpc.hdf5 import *\n" \
+    code = "import sys; from l3hpc.io.hdf5 import *\n" \
            f"with open_hdf5({str(tmp_path / 'a.h5')!r}) as f: print(numbers(f, 'x')[()].sum())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "20.0", done.stderr
@@ -213,7 +213,7 @@ def test_hdf5plugin_is_used_where_it_is_installed(tmp_path, name):
 
 def test_a_file_that_is_being_written_is_named_as_such(tmp_path):
     path = tmp_path / "a.h5"
-    code = ("import sys; from l3hpc.hdf5 import open_hdf5\n"
+    code = ("import sys; from l3hpc.io.hdf5 import open_hdf5\n"
             "try: open_hdf5(sys.argv[1])\nexcept Exception as e: print(type(e).__name__, e)")
     with h5py.File(path, "w", libver="latest") as writer:
         writer["x"] = 1.0
@@ -297,7 +297,7 @@ def test_a_heap_without_end_is_refused_before_hdf5_runs_in_circles(tmp_path, siz
     image[free + 8:free + 16] = size.to_bytes(8, "little")
     path.write_bytes(image)
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "from l3hpc import hdf5\nfrom l3hpc.errors import InputError\n"
+            "from l3hpc.io import hdf5\nfrom l3hpc.errors import InputError\n"
             f"try:\n    with hdf5.open_hdf5({str(path)!r}) as file:\n"
             "        hdf5.attributes(file, file.source)\n"
             "except InputError as error:\n    print(error)\n")

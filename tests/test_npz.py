@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc import npz
 from l3hpc.errors import InputError
+from l3hpc.io import npz
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -146,4 +146,4 @@ def test_no_other_module_reads_numpys_files():
              for line in path.read_text().splitlines()
              if re.search(r"\bnp\.(load|fromfile|memmap|lib\.format\.(open_memmap|read_array))\(",
                           line)]
-    assert all(line.startswith("l3hpc/npz.py") for line in found), found
+    assert all(line.startswith("l3hpc/io/npz.py") for line in found), found

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from l3hpc.quiet import NVIDIA, worth_reading
+from l3hpc.models.tensorflow_log import NVIDIA, worth_reading
 
 STARTING = """\
 2026-11-20 14:44:05.157831: I external/local_xla/xla/tsl/cuda/cudart_stub.cc:32] Could not find cuda
@@ -28,7 +28,7 @@ def test_only_what_says_that_it_starts_is_left_out():
 
 def test_tensorflow_is_there_and_stderr_is_as_it_was():
     code = ("import os, sys\n"
-            "from l3hpc.quiet import import_tensorflow\n"
+            "from l3hpc.models.tensorflow_log import import_tensorflow\n"
             "os.write(2, b'before\\n')\n"
             "import_tensorflow()\n"
             "os.write(2, b'after\\n')\n"
@@ -45,7 +45,8 @@ def test_tensorflow_is_there_and_stderr_is_as_it_was():
 
 
 def test_without_a_stderr_it_is_imported_all_the_same():
-    code = ("import sys\nfrom l3hpc.quiet import import_tensorflow\nimport_tensorflow()\n"
+    code = ("import sys\nfrom l3hpc.models.tensorflow_log import import_tensorflow\n"
+            "import_tensorflow()\n"
             "print('tensorflow' in sys.modules)")
     done = subprocess.run(["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", code],
                           capture_output=True, text=True)
@@ -55,14 +56,15 @@ def test_without_a_stderr_it_is_imported_all_the_same():
 def test_whichever_module_imports_tensorflow_first_it_starts_without_its_lines():
     """A job's log begins with the job's own words: Keras imports TensorFlow by itself."""
     code = ("import os, sys\n"
-            "from l3hpc.quiet import quiet_first_import\n"
+            "from l3hpc.models.tensorflow_log import quiet_first_import\n"
             "quiet_first_import()\n"
             "quiet_first_import()\n"
             "import keras\n"
             "os.write(2, b'after\\n')\n"
             "import tensorflow as tf\n"
             "assert not type(tf.__spec__.loader).__module__.startswith('l3hpc')\n"
-            "assert not [f for f in sys.meta_path if type(f).__module__ == 'l3hpc.quiet']\n"
+            "assert not [f for f in sys.meta_path\n"
+            "            if type(f).__module__ == 'l3hpc.models.tensorflow_log']\n"
             "keras.Sequential([keras.layers.Dense(1)])(tf.zeros((1, 2)))\n"
             "print(tf.constant(3).numpy())\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,

@@ -11,17 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc import tables
 from l3hpc.avc.audioset import read_segments
-from l3hpc.classification import folders
-from l3hpc.datasets import corpus, sonyc_ust
+from l3hpc.datasets import corpus, labelled, sonyc_ust
 from l3hpc.datasets.check import check_folder
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError
+from l3hpc.io import tables
 from l3hpc.report.collect import epochs
 from l3hpc.steps.embed import annotated_recordings
 from l3hpc.tagging.annotations import Annotations
 from l3hpc.tagging.predictions import read as read_predictions
-from l3hpc.tagging.taxonomy import Taxonomy
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "file,sensor,timestamp\na.wav,roof,1511272800\nb.wav,café,1511272801\n"
@@ -132,7 +131,7 @@ SOURCES = {
         lambda path: read_predictions(path, TAXONOMY),
         "audio_filename,1-1_small,1-2_large,1_engine\na.wav,0.5,0.5,0.5\n"),
     "esc50.csv": (
-        lambda path: folders.read(path.parent),
+        lambda path: labelled.read(path.parent),
         "filename,fold,target,category,esc10\n1-1-A-0.wav,1,0,dog,True\n"),
     "segments.csv": (read_segments, '# a list\nabcdefghijk, 0.000, 10.000, "/m/1,/m/2"\n'),
     "history.csv": (epochs, "epoch,loss,val_loss\n0,1.0,2.0\n"),
@@ -165,7 +164,7 @@ def test_no_other_module_reads_csv():
              for line in path.read_text().splitlines()
              if re.search(r"csv\.(reader|DictReader)\(|read_csv\(|read_excel\(|load_workbook\(|"
                           r"\b(loadtxt|genfromtxt)\(", line)]
-    assert [line for line in found if not line.startswith("l3hpc/tables.py")] == []
+    assert [line for line in found if not line.startswith("l3hpc/io/tables.py")] == []
 
 
 # recordings.csv ---------------------------------------------------------------------------------

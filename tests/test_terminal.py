@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc import terminal
-from l3hpc.text import log_text, one_line
-from l3hpc.workflow import records
-from l3hpc.workflow.records import RunRecord, StepRecord
+from l3hpc.console import terminal
+from l3hpc.io.text import log_text, one_line
+from l3hpc.workspace import records
+from l3hpc.workspace.records import RunRecord, StepRecord
 
 NASTY = "a\x1b]0;owned\x07b\x1b[2J\x9b31m\rc\u202eevil\u2066\x00\x7f\udcff→é😀"
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -149,7 +149,7 @@ def test_closed_full_and_broken_streams(workspace, line, code):
 def test_files_of_ours_never_get_the_number_of_a_closed_stream(workspace):
     done = subprocess.run(
         ["bash", "-c", '"$0" -c "$1" >&- 2>&-', sys.executable,
-         "import os\nfrom l3hpc import terminal\nterminal.install()\n"
+         "import os\nfrom l3hpc.console import terminal\nterminal.install()\n"
          "assert os.open('made', os.O_CREAT | os.O_WRONLY) > 2"], cwd=workspace)
     assert done.returncode == 0
 

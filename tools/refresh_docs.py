@@ -103,7 +103,7 @@ def exit_codes(_: str) -> str:
 
 def columns_table(tab: str) -> str:
     """The columns of a ledger tab, with their letters."""
-    from l3hpc.ledger.columns import TABS
+    from l3hpc.ledger.schema import TABS
 
     rows = ["| column | title | field |", "|---|---|---|"]
     for index, column in enumerate(TABS[tab].columns):
@@ -119,11 +119,11 @@ def pipeline_file(name: str) -> str:
 
 def options_table(name: str) -> str:
     """The options of a pipeline: what each sets, its default and meaning."""
-    from l3hpc.workflow import pipelines
-    from l3hpc.workflow.options import OPTIONS
+    from l3hpc.pipelines import definition
+    from l3hpc.pipelines.options import OPTIONS
 
     rows = []
-    for option, targets in pipelines.load(name, ROOT).options.items():
+    for option, targets in definition.load(name, ROOT).options.items():
         known = OPTIONS[option]
         choices = f" ({', '.join(known.choices)})" if known.choices else ""
         rows.append((f"`--{option}`", known.help + choices, known.default,
@@ -133,11 +133,11 @@ def options_table(name: str) -> str:
 
 def resources_table(name: str) -> str:
     """The steps of a pipeline: what each needs, and what each of its tasks asks for."""
-    from l3hpc.workflow import pipelines
-    from l3hpc.workflow.units import format_memory, format_time
+    from l3hpc.config.units import format_memory, format_time
+    from l3hpc.pipelines import definition
 
     rows = []
-    for step in pipelines.load(name, ROOT).steps.values():
+    for step in definition.load(name, ROOT).steps.values():
         wanted = step.resources
         needs = ", ".join([*step.needs, *(f"{kind} (from outside)" for kind in step.given)])
         rows.append((f"[{step.name}](../steps/{step.kind}.md)", needs or "–", str(wanted.cpus or 1),
@@ -169,7 +169,7 @@ def steps_table(_: str) -> str:
 
 def tabs_table(_: str) -> str:
     """The tabs of the ledger: key, number of columns, what ranks them."""
-    from l3hpc.ledger.columns import TABS
+    from l3hpc.ledger.schema import TABS
     from l3hpc.steps import STEPS, step
 
     written = {getattr(step(name), "TAB", None) for name in STEPS}

@@ -26,7 +26,7 @@ from l3hpc.audio.errors import AudioError
 from l3hpc.audio.formats import by_ffmpeg
 from l3hpc.audio.layout import Layout, layout
 from l3hpc.errors import InputError
-from l3hpc.files import refuse_special
+from l3hpc.io.files import refuse_special
 
 BLOCK = 1 << 20  # samples per channel read at once
 MOST_AT_ONCE = 1 << 22  # samples of all channels

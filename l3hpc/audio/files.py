@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from l3hpc.audio import decoding
-from l3hpc.audio.arrays import LOUD, LOUDEST, RATES, is_sample_type, to_float
 from l3hpc.audio.decoding import Decoder, open_sound
 from l3hpc.audio.errors import REASONS, AudioError
 from l3hpc.audio.formats import HDF5_SUFFIXES, is_hdf5
+from l3hpc.audio.samples import LOUD, LOUDEST, RATES, is_sample_type, to_float
 from l3hpc.errors import InputError
 
 __all__ = ["HDF5_SUFFIXES", "REASONS", "AudioError", "AudioInfo", "Contents", "all_row_blocks",
@@ -292,7 +292,7 @@ class _open_rows:
         self._path = Path(path)
 
     def __enter__(self) -> tuple[Any, int]:
-        from l3hpc.hdf5 import open_hdf5
+        from l3hpc.io.hdf5 import open_hdf5
 
         try:
             self._file = open_hdf5(self._path)
@@ -308,7 +308,7 @@ class _open_rows:
             raise
 
     def _audio(self) -> tuple[Any, int]:
-        from l3hpc.hdf5 import attributes, numbers
+        from l3hpc.io.hdf5 import attributes, numbers
 
         path = self._path
         audio = numbers(self._file, "audio") if "audio" in self._file else None

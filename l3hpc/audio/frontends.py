@@ -30,8 +30,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l3hpc.arrays.cores import allocated_cores
 from l3hpc.audio.mel import filter_blocks, hold_no_bin, mel_corners, mel_filterbank
-from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError, nearest
 
 CONVENTIONS = ("A", "A'", "B", "C", "D")

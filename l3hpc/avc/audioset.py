@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.errors import InputError
-from l3hpc.files import read_json
-from l3hpc.tables import cells
+from l3hpc.io.files import read_json
+from l3hpc.io.tables import cells
 
 _ID = re.compile(r"[A-Za-z0-9_-]{11}")
 SUGGESTED = 5

@@ -21,8 +21,8 @@ import numpy as np
 from l3hpc.audio.frontends import Frontend
 from l3hpc.audio.resample import resample_rows
 from l3hpc.errors import InputError
-from l3hpc.files import fsync_folder, task_folders
-from l3hpc.hdf5 import damaged, numbers, open_hdf5
+from l3hpc.io.files import fsync_folder, task_folders
+from l3hpc.io.hdf5 import damaged, numbers, open_hdf5
 
 KEYS = ("audio", "video", "label")
 SPLITS = ("train", "validate", "test")

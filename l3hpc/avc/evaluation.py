@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l3hpc.ahead import read_ahead
+from l3hpc.arrays.read_ahead import read_ahead
 from l3hpc.avc.batches import AvcData
-from l3hpc.progress import Progress
+from l3hpc.console.progress import Progress
 
 if TYPE_CHECKING:
     from l3hpc.avc.network import AvcNetwork

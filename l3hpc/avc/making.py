@@ -15,9 +15,9 @@ from l3hpc.avc.batches import write_batch
 from l3hpc.avc.ffmpeg import VideoError
 from l3hpc.avc.pairs import Pair, Unusable, examples, plan
 from l3hpc.avc.videos import Source
+from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
-from l3hpc.files import digest, read_json, write_json, write_text
-from l3hpc.progress import Progress
+from l3hpc.io.files import digest, read_json, write_json, write_text
 
 SKIPPED = "skipped.json"
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from l3hpc.avc.network import AvcNetwork, build_avc
 from l3hpc.avc.vision import VisionSpec
-from l3hpc.files import write_text
+from l3hpc.io.files import write_text
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training import HISTORY, Training

@@ -13,7 +13,7 @@ import numpy as np
 from l3hpc.avc import ffmpeg
 from l3hpc.avc.ffmpeg import VideoError
 from l3hpc.errors import InputError
-from l3hpc.files import digest
+from l3hpc.io.files import digest
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".flv",
             ".3gp", ".ts", ".wmv")

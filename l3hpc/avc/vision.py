@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.errors import InputError
-from l3hpc.files import write_bytes
+from l3hpc.io.files import write_bytes
 from l3hpc.models.parameters import ARRAY_NAMES
 from l3hpc.models.spec import L3_FILTERS
 from l3hpc.models.weight_files import StoredNetwork, open_network, own_bytes

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from l3hpc import terminal
 from l3hpc._version import __version__
+from l3hpc.console import terminal
 from l3hpc.errors import (
     EXIT_CODES,
     EXIT_FAILED,
@@ -22,7 +22,7 @@ from l3hpc.errors import (
     nearest,
     noting_damage,
 )
-from l3hpc.text import one_line
+from l3hpc.io.text import one_line
 
 COMMANDS = {
     "submit": "Submit a pipeline as a chain of jobs.",

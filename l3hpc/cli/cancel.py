@@ -24,8 +24,8 @@ def command(
 
     What was finished stays usable: the next submission of the same pipeline goes on from there.
     """
-    from l3hpc.workflow import records
-    from l3hpc.workflow.cancel import cancel
+    from l3hpc.runs.cancel import cancel
+    from l3hpc.workspace import records
 
     folder = workspace(config_file, workspace_dir)
     name = records.find(folder, run)

@@ -45,7 +45,7 @@ Examples:
 @click.option("--all", "everything", is_flag=True, help="Also values that are not set.")
 def show(cluster: str | None, config_file: str | None, as_json: bool, everything: bool) -> int:
     """Print every effective value and where it comes from."""
-    from l3hpc.workflow import config as configuration
+    from l3hpc.config import settings as configuration
 
     config = configuration.load(config_file, cluster)
     values = config.values()
@@ -73,8 +73,8 @@ Examples:
 @_JSON
 def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
     """Check cluster.yaml, paths, pipelines and templates; exit code 2 if something is wrong."""
-    from l3hpc.workflow import config as configuration
-    from l3hpc.workflow import configcheck
+    from l3hpc.config import settings as configuration
+    from l3hpc.doctor import configuration as configcheck
 
     findings = configcheck.check(configuration.load(config_file, cluster))
     if as_json:

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from l3hpc.console.progress import for_person
 from l3hpc.errors import EXIT_FAILED, command_line
-from l3hpc.progress import for_person
 
 EXAMPLES = """\b
 Examples:

@@ -13,8 +13,8 @@ import click
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
+    from l3hpc.demo import Outcome, Settings
     from l3hpc.report.findings import LedgerRow
-    from l3hpc.workflow.demo import Outcome, Settings
 
 EXAMPLES = """\b
 Examples:
@@ -49,8 +49,9 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
     train a classifier, which is evaluated. Every step is the real one. The results are a ledger,
     a folder of files and a report page.
     """
-    from l3hpc.progress import for_person
-    from l3hpc.workflow import demo, preview
+    from l3hpc import demo
+    from l3hpc.console.progress import for_person
+    from l3hpc.pipelines import preview
 
     place = Path(folder).absolute()
     settings = choose(demo.QUICK if quick else demo.Settings(), sensors, weights)

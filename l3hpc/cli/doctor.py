@@ -8,8 +8,8 @@ import sys
 import click
 from click.shell_completion import CompletionItem
 
+from l3hpc.console.terminal import own
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
-from l3hpc.terminal import own
 
 EXAMPLES = """\b
 Examples:
@@ -27,9 +27,9 @@ MARKS = {"green": ("✓", "green"), "yellow": ("!", "yellow"), "red": ("✗", "r
 
 def _complete_pipeline(context: click.Context, parameter: click.Parameter, incomplete: str
                        ) -> list[CompletionItem]:
-    from l3hpc.workflow import assets
+    from l3hpc.config import sources
 
-    return [CompletionItem(name) for name in assets.pipelines() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in sources.pipelines() if name.startswith(incomplete)]
 
 
 @click.command(epilog=EXAMPLES)
@@ -47,10 +47,11 @@ def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, q
     Every line is marked: ✓ right, ! works but look at it, ✗ will not work, – not needed or not
     set up. A PIPELINE that the cluster refuses is ✗ where it is named, and ! otherwise.
     """
-    from l3hpc.workflow import config, doctor
+    from l3hpc import doctor
+    from l3hpc.config import settings
 
     lines = []
-    for line in doctor.examine(config.load(path, cluster), probe=not quick,
+    for line in doctor.examine(settings.load(path, cluster), probe=not quick,
                                pipelines=pipelines):
         lines.append(line)
         if not as_json:
@@ -67,7 +68,7 @@ def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, q
 
 def show(line: object) -> None:
     """One line: mark, check, words; what to do on a line of its own."""
-    from l3hpc.workflow.doctor import Line
+    from l3hpc.doctor import Line
 
     assert isinstance(line, Line)
     mark, colour = MARKS[line.state]

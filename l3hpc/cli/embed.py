@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from l3hpc.console.progress import Progress, for_person
 from l3hpc.errors import EXIT_FAILED, InputError
-from l3hpc.progress import Progress, for_person
 
 if TYPE_CHECKING:
     from l3hpc.embedding.batch import Outcome, Settings
@@ -174,9 +174,9 @@ def _model(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _configured() -> str:
+    from l3hpc.config import settings as config
     from l3hpc.embedding.call import NO_MODEL
     from l3hpc.embedding.names import PATTERNS
-    from l3hpc.workflow import config
 
     found = config.load(None).paths.weights
     if found is None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from l3hpc.console.progress import for_person
 from l3hpc.errors import InputError
-from l3hpc.progress import for_person
 
 EXAMPLES = """\b
 Examples:
@@ -59,7 +59,7 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
     """
     from l3hpc.export import package
     from l3hpc.export.settings import Settings
-    from l3hpc.quiet import import_tensorflow
+    from l3hpc.models.tensorflow_log import import_tensorflow
 
     settings = Settings(_form(forms), strips, frontend, arena, calibrate, licence)
     if dry_run:

@@ -26,8 +26,8 @@ from l3hpc.cli.ledger_sheet import COMMANDS as SHEET
 from l3hpc.errors import InputError
 
 if TYPE_CHECKING:
-    from l3hpc.ledger.columns import Tab
-    from l3hpc.ledger.fold import Row
+    from l3hpc.ledger.journal.fold import Row
+    from l3hpc.ledger.schema import Tab
     from l3hpc.ledger.store import SyncState
 
 EXAMPLES = """\b
@@ -63,7 +63,7 @@ def command() -> None:
 def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
          sort: str | None, columns: str, as_json: bool) -> None:
     """Show results: best first (★), only the columns that differ."""
-    from l3hpc.ledger import select
+    from l3hpc.ledger.views import select
 
     store, sheet = open_store(options)
     found = store.fold(history=as_json)
@@ -103,7 +103,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
 
     KEY is the end of a row's key: of its model folder, or of its output folder and experiment.
     """
-    from l3hpc.ledger import select, table
+    from l3hpc.ledger.views import select, table
 
     if len(keys) < 2:
         raise InputError("two or more rows are needed", where="diff",
@@ -138,7 +138,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
 def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
            html: str | None, conditions: tuple[str, ...], as_json: bool) -> None:
     """Write results to files (without options: results.csv files and results.xlsx in ledger/)."""
-    from l3hpc.ledger import exports, select
+    from l3hpc.ledger.views import files, select
 
     store, sheet = open_store(options)
     found = store.fold(history=html is not None)
@@ -156,19 +156,19 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
         if target.is_dir() or len(chosen) > 1 and target.suffix.lower() != ".csv":
             for tab, rows in tables.items():
                 written.append(target / f"{tab.name}.csv")
-                exports.write_csv(written[-1], rows, tab)
+                files.write_csv(written[-1], rows, tab)
         elif len(chosen) > 1:
             raise InputError("one CSV file holds one tab", where="--csv",
                              allowed=f"--tab with one of {', '.join(tab.name for tab in chosen)}, "
                                      "or a folder")
         else:
             written.append(target)
-            exports.write_csv(target, tables[chosen[0]], chosen[0])
+            files.write_csv(target, tables[chosen[0]], chosen[0])
     if xlsx:
         written.append(Path(xlsx))
-        exports.write_xlsx(written[-1], tables)
+        files.write_xlsx(written[-1], tables)
     if html:
-        from l3hpc.ledger.html import write_html
+        from l3hpc.ledger.views.html import write_html
 
         written.append(Path(html))
         write_html(written[-1], tables, store.state(sheet) if sheet else None)
@@ -190,8 +190,8 @@ def status(options: Options, as_json: bool) -> None:
     import time
 
     from l3hpc.ledger import store as stores
-    from l3hpc.ledger.reading import journal_files
-    from l3hpc.ledger.table import ago
+    from l3hpc.ledger.journal.reading import journal_files
+    from l3hpc.ledger.views.table import ago
 
     store, sheet = open_store(options)
     found = store.fold()
@@ -231,7 +231,7 @@ def status(options: Options, as_json: bool) -> None:
 
 def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
-    from l3hpc.ledger import select, table
+    from l3hpc.ledger.views import select, table
 
     columns = list(tab.columns) if everything else select.differing(rows, tab)
     if not everything:
@@ -259,7 +259,7 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
 
 def _sync_text(rows: list[Row], state: SyncState | None) -> str:
     from l3hpc.ledger.store import waiting
-    from l3hpc.ledger.table import ago
+    from l3hpc.ledger.views.table import ago
 
     if state is None:
         return ""
@@ -268,7 +268,7 @@ def _sync_text(rows: list[Row], state: SyncState | None) -> str:
 
 
 def _as_json(row: Row, best: bool, state: SyncState | None) -> dict[str, Any]:
-    from l3hpc.ledger import select
+    from l3hpc.ledger.views import select
 
     return {
         "key": list(row.key), "best": best, "state": select.state(row) or None,

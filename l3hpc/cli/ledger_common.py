@@ -15,13 +15,13 @@ from click.shell_completion import CompletionItem
 from l3hpc.errors import InputError
 
 if TYPE_CHECKING:
-    from l3hpc.ledger.columns import Tab
-    from l3hpc.ledger.fold import Fold, Row
-    from l3hpc.ledger.reading import Damage
-    from l3hpc.ledger.sheets import Sheets
+    from l3hpc.config.profile import ClusterProfile
+    from l3hpc.ledger.journal.fold import Fold, Row
+    from l3hpc.ledger.journal.reading import Damage
+    from l3hpc.ledger.schema import Tab
+    from l3hpc.ledger.sheets.client import Sheets
+    from l3hpc.ledger.sheets.sync import Report
     from l3hpc.ledger.store import Store
-    from l3hpc.ledger.sync import Report
-    from l3hpc.workflow.profile import ClusterProfile
 
 
 class Options(NamedTuple):
@@ -46,7 +46,7 @@ class Place:
 
 def place(options: Options) -> Place:
     """Workspace and sheet from options, environment and cluster.yaml (the one look-up here)."""
-    from l3hpc.workflow.config import load, sheet_id
+    from l3hpc.config.settings import load, sheet_id
 
     given = {"paths.workspace": (options.workspace, "--workspace"),
              "ledger.sheet_id": (options.sheet, "--sheet"),
@@ -83,7 +83,7 @@ def tab_option(words: str, multiple: bool = True) -> Callable[..., Any]:
 def complete_tab(context: click.Context, parameter: click.Parameter, incomplete: str,
                  ) -> list[CompletionItem]:
     """Names of tabs, for the shell."""
-    from l3hpc.ledger.columns import TABS
+    from l3hpc.ledger.schema import TABS
 
     return [CompletionItem(name) for name in TABS if name.startswith(incomplete)]
 
@@ -130,7 +130,7 @@ def store_at(where: Place) -> Store:
 
 def sheets_at(options: Options) -> tuple[Store, Sheets]:
     """The ledger and its sheet; an ``InputError`` where none is set."""
-    from l3hpc.ledger.sheets import Sheets
+    from l3hpc.ledger.sheets.client import Sheets
 
     where = place(options)
     if where.sheet is None:
@@ -147,7 +147,7 @@ def say(text: str) -> None:
 
 def warn_damage(found: Damage) -> None:
     """Name what could not be read of the journals."""
-    from l3hpc.ledger.reading import notes
+    from l3hpc.ledger.journal.reading import notes
 
     for note in notes(found):
         say(f"note: {note}")
@@ -176,7 +176,7 @@ def print_report(report: Report) -> None:
 
 def chosen_tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> list[Tab]:
     """The named tabs, else all that have rows (and the two main ones when asked)."""
-    from l3hpc.ledger.columns import MAIN_TABS, TABS, tab_named
+    from l3hpc.ledger.schema import MAIN_TABS, TABS, tab_named
 
     if names:
         return [tab_named(name) for name in names]
@@ -185,7 +185,7 @@ def chosen_tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> 
 
 
 def rows_named(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple[Tab, list[Row]]:
-    from l3hpc.ledger import select
+    from l3hpc.ledger.views import select
 
     tabs = chosen_tabs((tab_name,) if tab_name else (), found)
     problem: InputError | None = None

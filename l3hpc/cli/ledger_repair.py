@@ -21,12 +21,12 @@ from l3hpc.cli.ledger_common import (
     warn_damage,
     workspace_option,
 )
-from l3hpc.text import one_line
+from l3hpc.io.text import one_line
 
 if TYPE_CHECKING:
-    from l3hpc.ledger.fold import Row
-    from l3hpc.ledger.plan import Plan
-    from l3hpc.ledger.sheets import Sheets
+    from l3hpc.ledger.journal.fold import Row
+    from l3hpc.ledger.sheets.client import Sheets
+    from l3hpc.ledger.sheets.diff import Plan
     from l3hpc.ledger.store import Store
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON; asks nothing.")
@@ -43,7 +43,7 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show; write nothin
 @_JSON
 def restore(key: str, options: Options, tab_name: str | None, as_json: bool) -> None:
     """Write a row again that someone deleted from the sheet. KEY is the end of the row's key."""
-    from l3hpc.ledger.sync import sync as sync_once
+    from l3hpc.ledger.sheets.sync import sync as sync_once
 
     store, sheets = sheets_at(options)
     _, rows = rows_named(store.fold(), (key,), tab_name)
@@ -93,7 +93,7 @@ def repair(options: Options, only_journal: bool, dry_run: bool, yes: bool, as_js
 
 
 def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[dict[str, Any]]:
-    from l3hpc.ledger import journal_repair
+    from l3hpc.ledger.journal import repair as journal_repair
 
     found = journal_repair.find(store.folders)
     for one in found if not quiet else ():
@@ -121,7 +121,7 @@ def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[d
 def _repair_columns(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bool,
                     ) -> tuple[dict[str, list[str]], bool]:
     """What differs, and whether the columns are right now."""
-    from l3hpc.ledger.repair import header_difference, put_headers_back
+    from l3hpc.ledger.sheets.repair import header_difference, put_headers_back
 
     changes = header_difference(store, sheets)
     words = {name: [change.words() for change in made] for name, made in changes.items()}
@@ -136,8 +136,8 @@ def _repair_columns(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: 
 
 def _repair_cells(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bool,
                   ) -> dict[str, Any]:
-    from l3hpc.ledger.repair import difference
-    from l3hpc.ledger.sync import sync as sync_once
+    from l3hpc.ledger.sheets.repair import difference
+    from l3hpc.ledger.sheets.sync import sync as sync_once
 
     snapshot, plan, deleted = difference(store, sheets)
     cells, rows = _differences(plan, deleted)
@@ -162,7 +162,7 @@ def _repair_cells(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bo
 
 def _differences(plan: Plan, deleted: list[Row]) -> tuple[list[dict[str, Any]],
                                                          list[dict[str, Any]]]:
-    from l3hpc.ledger.columns import letter
+    from l3hpc.ledger.schema import letter
 
     cells = [{"tab": tab.grid.tab.name, "cell": f"{letter(write.column)}{write.place + 1}",
               "title": tab.grid.tab.titles[write.column], "sheet": write.old, "journal": write.new}
@@ -184,9 +184,9 @@ def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_
     """Take rows that people typed or pasted into the sheet into the journal."""
     import getpass
 
-    from l3hpc.ledger.columns import TABS, tab_named
-    from l3hpc.ledger.repair import adopt as adopt_rows
-    from l3hpc.ledger.repair import foreign_rows
+    from l3hpc.ledger.schema import TABS, tab_named
+    from l3hpc.ledger.sheets.repair import adopt as adopt_rows
+    from l3hpc.ledger.sheets.repair import foreign_rows
 
     store, sheets = sheets_at(options)
     chosen = [tab_named(name) for name in tabs] or list(TABS.values())
@@ -217,8 +217,8 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
     A run is closed when its rows are finished or failed and nothing was written for an hour, or
     when it has been silent for thirty days.
     """
-    from l3hpc.ledger.compaction import DAMAGED, NOT_UNDERSTOOD
-    from l3hpc.ledger.compaction import compact as compact_folder
+    from l3hpc.ledger.journal.compaction import DAMAGED, NOT_UNDERSTOOD
+    from l3hpc.ledger.journal.compaction import compact as compact_folder
 
     store = open_store(options)[0]
     fold = store.fold()

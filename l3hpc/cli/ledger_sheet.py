@@ -36,7 +36,7 @@ def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
     A person makes the spreadsheet and shares it (Editor) with the service account's address.
     Nothing below a header is touched; a tab with another header is refused.
     """
-    from l3hpc.ledger.sync import initialise
+    from l3hpc.ledger.sheets.sync import initialise
 
     store, sheets = sheets_at(options)
     chosen = chosen_tabs(tabs, store.fold(), main_too=True)
@@ -58,7 +58,7 @@ def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
 def check(options: Options, as_json: bool) -> None:
     """Compare the sheet's header rows with the declared columns, cell by cell. Writes nothing."""
     from l3hpc.errors import EXIT_HEADER_DRIFT
-    from l3hpc.ledger.sync import snapshot_of
+    from l3hpc.ledger.sheets.sync import snapshot_of
 
     store, sheets = sheets_at(options)
     snapshot = snapshot_of(sheets)
@@ -105,8 +105,8 @@ def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool)
 
     from l3hpc.cli import show_error
     from l3hpc.errors import EXIT_FAILED, InputError, L3hpcError
-    from l3hpc.ledger.sheets import SignInError
-    from l3hpc.ledger.sync import sync as sync_once
+    from l3hpc.ledger.sheets.client import SignInError
+    from l3hpc.ledger.sheets.sync import sync as sync_once
 
     store, sheets = sheets_at(options)
     while True:
@@ -147,8 +147,8 @@ def cron(options: Options, every: int) -> None:
     from importlib import metadata
 
     from l3hpc.errors import InputError
-    from l3hpc.files import digest, private_file, private_folder
-    from l3hpc.ledger.journal import slug
+    from l3hpc.io.files import digest, private_file, private_folder
+    from l3hpc.ledger.journal.records import slug
 
     where = place(options)
     workspace = where.workspace.absolute()

@@ -9,7 +9,7 @@ import click
 
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
 from l3hpc.errors import command_line
-from l3hpc.text import log_text
+from l3hpc.io.text import log_text
 
 ASK_SLURM_EVERY_S = 10.0
 
@@ -41,8 +41,9 @@ def command(
     Without STEP: list the steps of RUN.
     """
     from l3hpc.errors import InputError
-    from l3hpc.files import open_regular
-    from l3hpc.workflow import logs, records, status
+    from l3hpc.io.files import open_regular
+    from l3hpc.runs import logs, status
+    from l3hpc.workspace import records
 
     folder = workspace(config_file, workspace_dir)
     name = records.find(folder, run)
@@ -91,7 +92,8 @@ def command(
 def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
     """The steps of a run: state, and the log that ``l3hpc logs RUN STEP`` would print."""
     from l3hpc.errors import InputError
-    from l3hpc.workflow import logs, records, status
+    from l3hpc.runs import logs, status
+    from l3hpc.workspace import records
 
     record = records.read(workspace_folder, run)
     rows = []

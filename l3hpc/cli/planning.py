@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from l3hpc.errors import InputError
-from l3hpc.workflow.options import (
+from l3hpc.pipelines.options import (
     COMPRESS,
     DOWNSTREAM,
     FOLDS,
@@ -19,8 +19,8 @@ from l3hpc.workflow.options import (
 )
 
 if TYPE_CHECKING:
-    from l3hpc.workflow.model import Plan
-    from l3hpc.workflow.sweep import Sweep
+    from l3hpc.pipelines.model import Plan
+    from l3hpc.pipelines.sweep import Sweep
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _PATHS = {
@@ -68,8 +68,8 @@ def plan_options(command: Command) -> Command:
 def make_plan(pipeline: str, values: dict[str, Any]) -> tuple[Plan, Sweep | None]:
     """The plan that these options ask for, and the sweep that it is with ``--grid``. Takes its own
     options out of ``values``."""
-    from l3hpc.workflow import config as configuration
-    from l3hpc.workflow import plan as planning
+    from l3hpc.config import settings as configuration
+    from l3hpc.pipelines import plan as planning
 
     options: dict[str, Any] = {}
     for name, option in OPTIONS.items():
@@ -92,7 +92,7 @@ def make_plan(pipeline: str, values: dict[str, Any]) -> tuple[Plan, Sweep | None
     grid = values.pop("grid")
     if not grid:
         return planning.build(pipeline, config, request), None
-    from l3hpc.workflow import sweep
+    from l3hpc.pipelines import sweep
 
     found = sweep.build(pipeline, config, request, sweep.parse(grid))
     return found.plan, found
@@ -102,7 +102,7 @@ def note_unused(profile: Any) -> None:
     """Say which variables of the environment do not count, on standard error."""
     import os
 
-    from l3hpc.workflow.shell import unused_words
+    from l3hpc.schedulers.slurm.commands import unused_words
 
     words = unused_words(os.environ) if profile.executor == "slurm" else ""
     if words:
@@ -142,7 +142,7 @@ def _pair(train: str | None, valid: str) -> str:
 def _complete_cluster(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[str]:
-    from l3hpc.workflow import config
+    from l3hpc.config import settings as config
 
     try:
         names = config.load(context.params.get("config_file")).clusters
@@ -152,6 +152,6 @@ def _complete_cluster(
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from l3hpc.workflow import assets
+    from l3hpc.config import sources
 
-    return [name for name in assets.pipelines() if name.startswith(incomplete)]
+    return [name for name in sources.pipelines() if name.startswith(incomplete)]

@@ -25,7 +25,7 @@ def command(pipeline: str, step: str | None, **values: Any) -> None:
     dependency is given to sbatch, not in the script). An array above the cluster's limits.array is
     split; STEP then shows its first script.
     """
-    from l3hpc.workflow.render import parts, render
+    from l3hpc.schedulers.scripts import parts, render
 
     plan, _ = make_plan(pipeline, values)
     if step is not None:

@@ -45,15 +45,17 @@ def go_on(
     workspace_dir: str | None,
 ) -> int:
     """What ``resume`` and ``retry`` share: find out what is missing, say it, submit it."""
+    from l3hpc.config import settings
+    from l3hpc.console.progress import for_person
     from l3hpc.errors import EXIT_FAILED, EXIT_OK
-    from l3hpc.progress import for_person
-    from l3hpc.workflow import config, records, submission
-    from l3hpc.workflow import resume as resumption
-    from l3hpc.workflow.records import RunRecord
+    from l3hpc.runs import resume as resumption
+    from l3hpc.runs import submit
+    from l3hpc.workspace import records
+    from l3hpc.workspace.records import RunRecord
 
     folder = workspace(config_file, workspace_dir)
     name = records.find(folder, run)
-    profile = config.load(config_file, records.read(folder, name).cluster).profile
+    profile = settings.load(config_file, records.read(folder, name).cluster).profile
     note_unused(profile)
     if dry_run:
         todo = resumption.look(folder, name, profile, sets, only=only, again=again or "",
@@ -98,7 +100,7 @@ def go_on(
     [todo] = announced
     if as_json and not todo.anything:
         click.echo(json.dumps({"run": name, "would_submit": {}, "would_release": []}))
-    if todo.steps and record.local and not detach and not submission.succeeded(folder, record):
+    if todo.steps and record.local and not detach and not submit.succeeded(folder, record):
         return EXIT_FAILED
     return EXIT_OK
 
@@ -109,7 +111,7 @@ def _nothing(name: str, todo: Any) -> str:
 
 
 def _tell_administrators(todo: Any) -> None:
-    from l3hpc.workflow.status import held_words
+    from l3hpc.runs.status import held_words
 
     for step, jobs in todo.for_administrators.items():
         click.echo(f"note: {held_words(step, jobs)}", err=True)

@@ -68,10 +68,11 @@ def command(
 
 
 def _from_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]:
-    from l3hpc.progress import for_person
-    from l3hpc.workflow import artifacts, worker
+    from l3hpc.console.progress import for_person
+    from l3hpc.worker import execute
+    from l3hpc.workspace import artifacts
 
-    config = worker.read_config(path)
+    config = execute.read_config(path)
     if config["step"] != step:
         raise InputError(f"{path} is of step {config['step']!r}, not {step!r}")
     done = artifacts.finished(Path(config["artifact"]))
@@ -80,15 +81,15 @@ def _from_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]
     if not tasks:
         click.echo(f"all {len(done)} tasks are done already: {config['artifact']}", err=True)
         return artifacts.results(Path(config["artifact"]))
-    return [worker.run_task(path, index, progress=for_person()) for index in tasks]
+    return [execute.run_task(path, index, progress=for_person()) for index in tasks]
 
 
 def _by_hand(
     step: str, params: dict[str, Any], inputs: dict[str, Any], output: Path, overwrite: bool
 ) -> dict[str, Any]:
-    from l3hpc.workflow import byhand
+    from l3hpc.worker import standalone
 
-    return byhand.run(step, params, {name: Path(folder) for name, folder in inputs.items()},
+    return standalone.run(step, params, {name: Path(folder) for name, folder in inputs.items()},
                       output, overwrite=overwrite)
 
 

@@ -26,9 +26,9 @@ def workspace(config_file: str | None, workspace_dir: str | None) -> Path:
     """The workspace that the options, cluster.yaml and the environment name."""
     if workspace_dir:
         return Path(workspace_dir).absolute()
-    from l3hpc.workflow import config
+    from l3hpc.config import settings
 
-    return config.load(config_file).workspace
+    return settings.load(config_file).workspace
 
 
 def _known(context: click.Context) -> Path | None:
@@ -44,7 +44,7 @@ def complete_run(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Names of runs, for the shell."""
-    from l3hpc.workflow import records
+    from l3hpc.workspace import records
 
     folder = _known(context)
     names = [] if folder is None else ["latest", *records.names(folder)]
@@ -56,7 +56,7 @@ def complete_step(
 ) -> list[CompletionItem]:
     """Names of the steps of the run that was typed before, for the shell."""
     from l3hpc.errors import L3hpcError
-    from l3hpc.workflow import records
+    from l3hpc.workspace import records
 
     folder, run = _known(context), context.params.get("run")
     if folder is None or not run:

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.console.terminal import own
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError
-from l3hpc.terminal import own
-from l3hpc.text import one_line
+from l3hpc.io.text import one_line
 
 SHOWN = 5
 
@@ -72,7 +72,8 @@ def _fitting(text: str) -> str:
 
 def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tuple[str, bool, int]:
     """The text, whether anything still moves, and the exit code: 1 where a file is damaged."""
-    from l3hpc.workflow import records, status, statustext
+    from l3hpc.runs import status, status_text
+    from l3hpc.workspace import records
 
     broken: list[InputError] = []
     if run is not None:
@@ -94,7 +95,7 @@ def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tup
         return ("no other runs yet" if broken else
                 f"no runs yet in {folder}\n"
                 "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False, code
-    text = "\n\n".join(statustext.run_text(each) for each in found)
+    text = "\n\n".join(status_text.run_text(each) for each in found)
     hidden = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
     if hidden > 0:
         text += f"\n\nand {hidden:,} older: l3hpc status --all"

@@ -12,8 +12,8 @@ from l3hpc.cli.planning import make_plan, note_unused, plan_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 
 if TYPE_CHECKING:
-    from l3hpc.workflow.model import Plan
-    from l3hpc.workflow.records import RunRecord
+    from l3hpc.pipelines.model import Plan
+    from l3hpc.workspace.records import RunRecord
 
 ROWS_SHOWN = 3
 EXAMPLES = """\b
@@ -42,7 +42,8 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     Steps whose result exists already are not computed again. On 'local' the jobs run here, in
     the foreground unless --detach. Options that a pipeline does not offer are refused.
     """
-    from l3hpc.workflow import cost, partitions, preview, sweep
+    from l3hpc.pipelines import cost, preview, sweep
+    from l3hpc.schedulers.slurm import partitions
 
     try:
         plan, swept = make_plan(pipeline, values)
@@ -65,14 +66,14 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
                 f"this may cost {cost.at_most(plan).words()}", hint="say --yes if that is meant"))
         click.confirm("\nsubmit it?", abort=True, err=True)
 
-    from l3hpc.progress import Progress, for_person
-    from l3hpc.workflow import submission
+    from l3hpc.console.progress import Progress, for_person
+    from l3hpc.runs import submit
 
     progress = Progress() if plan.profile.executor == "local" else for_person()
 
     if test_only:
         try:
-            submission.submit(plan, test_only=True, progress=progress)
+            submit.submit(plan, test_only=True, progress=progress)
         except L3hpcError as error:
             raise _nothing_submitted(error) from None
         count = sum(bool(step.missing) for step in plan.steps)
@@ -80,7 +81,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
                                      "nothing was submitted (--test-only)")
         return EXIT_OK
     try:
-        record = submission.submit(
+        record = submit.submit(
             plan, detach=detach, progress=progress,
             on_submitted=None if as_json else lambda record: click.echo(_submitted(plan, record)))
     except InputError as error:
@@ -88,7 +89,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if as_json:
         _finish(plan, record, True, "")
     foreground = plan.profile.executor == "local" and not detach
-    if foreground and not submission.succeeded(plan.workspace, record):
+    if foreground and not submit.succeeded(plan.workspace, record):
         why = command_line("status", plan.run)
         click.echo(f"\n{plan.run} did not finish. Why:   {why}", err=True)
         return EXIT_FAILED
@@ -100,15 +101,15 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
 
 def _arrays(plan: Plan) -> list[str]:
     """Which steps of a sweep go to Slurm as one array."""
-    from l3hpc.workflow import submission
+    from l3hpc.runs import submit
 
-    return [f"  one job array: {' '.join(one.names)}" for one in submission.arrays(plan)]
+    return [f"  one job array: {' '.join(one.names)}" for one in submit.arrays(plan)]
 
 
 def _submitted(plan: Plan, record: RunRecord) -> str:
     """``submitted RUN: sample 8812 → fit 8813`` and what to type next."""
-    from l3hpc.workflow import ledger_sync
-    from l3hpc.workflow.submission import describe_chain
+    from l3hpc.runs import ledger_sync
+    from l3hpc.runs.submit import describe_chain
 
     chain = describe_chain(record)
     if not chain:
@@ -134,7 +135,7 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
 
 
 def _finish(plan: Plan, record: RunRecord | None, as_json: bool, words: str) -> None:
-    from l3hpc.workflow import preview
+    from l3hpc.pipelines import preview
 
     if as_json:
         jobs = {step.name: step.job for step in record.steps} if record else {}

@@ -27,7 +27,8 @@ def command(
     Used means: mean cores at work, memory of the largest task, time of the longest one. Steps whose
     results existed before are left out.
     """
-    from l3hpc.workflow import records, usage
+    from l3hpc.runs import usage
+    from l3hpc.workspace import records
 
     folder = workspace(config_file, workspace_dir)
     name = records.find(folder, run)
@@ -39,6 +40,6 @@ def command(
     if not found:
         click.echo(f"no task of {name} has finished here yet")
         return
-    from l3hpc.workflow.usagetext import table
+    from l3hpc.runs.usage_text import table
 
     click.echo(table(name, found))

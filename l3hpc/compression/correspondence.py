@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.audio.frontends import Frontend
 from l3hpc.avc.batches import AvcData, Batches
-from l3hpc.datasets.rowfile import RowFile
+from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
-from l3hpc.files import digest, read_json, write_json
+from l3hpc.io.files import digest, read_json, write_json
 from l3hpc.models import engines
 from l3hpc.models.parameters import Parameters, random_layers
 from l3hpc.models.spec import NetworkSpec, activation_bytes
-from l3hpc.progress import Progress
 
 if TYPE_CHECKING:
     from l3hpc.avc.network import AvcNetwork

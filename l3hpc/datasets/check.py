@@ -7,13 +7,12 @@ from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 
-from l3hpc.classification import folders
-from l3hpc.datasets import sonyc_ust
+from l3hpc.console.progress import Progress
+from l3hpc.datasets import labelled, sonyc_ust
 from l3hpc.datasets.corpus import NoAudioError, is_utf8, passed_over, scan
 from l3hpc.datasets.findings import Findings
 from l3hpc.datasets.listening import look
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.progress import Progress
 
 
 def check_folder(folder: Path | str, *, listen: bool = False,
@@ -28,8 +27,8 @@ def check_folder(folder: Path | str, *, listen: bool = False,
     folder, progress = Path(folder), progress or Progress()
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder))
-    if folders.recognised(folder):
-        return [folders.inspect(folder, listen=listen, progress=progress)]
+    if labelled.recognised(folder):
+        return [labelled.inspect(folder, listen=listen, progress=progress)]
     if (folder / sonyc_ust.ANNOTATIONS).is_file():
         return [sonyc_ust.inspect(folder, listen=listen, progress=progress)]
     if (folder / "sonyc_ust" / sonyc_ust.ANNOTATIONS).is_file():

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.datasets.embeddings import Part, finite, open_source
-from l3hpc.datasets.rowfile import RowFile
 from l3hpc.errors import InputError
-from l3hpc.files import task_folders
-from l3hpc.npz import read_npy
+from l3hpc.io.files import task_folders
+from l3hpc.io.npz import read_npy
 
 _SUFFIXES = (".npz", ".npy", ".npy.gz")
 _BLOCK_ROWS = 65536

@@ -18,8 +18,8 @@ from typing import Any
 
 from l3hpc.audio import formats
 from l3hpc.errors import InputError, command_line
-from l3hpc.files import digest, walk
-from l3hpc.tables import rows
+from l3hpc.io.files import digest, walk
+from l3hpc.io.tables import rows
 
 AUDIO_SUFFIXES = formats.SOUND_SUFFIXES
 TABLE = "recordings.csv"
@@ -182,7 +182,7 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
 
     Columns of other names are ignored. Raises ``InputError`` naming the line for a missing
     column, a bad number or time, a path that leaves the folder, or a file named twice; and for what
-    ``l3hpc.tables`` refuses.
+    ``l3hpc.io.tables`` refuses.
     """
     found: dict[str, tuple[str, float | None, float | None]] = {}
     table = rows(path, "table of recordings", _COLUMNS[:3], short_rows=True)
@@ -222,7 +222,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _holds_audio(path: Path) -> bool:
-    from l3hpc.hdf5 import open_hdf5
+    from l3hpc.io.hdf5 import open_hdf5
 
     try:
         with open_hdf5(path) as file:

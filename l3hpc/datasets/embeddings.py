@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc import hdf5, npz
 from l3hpc.errors import InputError, nearest
-from l3hpc.files import task_folders
+from l3hpc.io import hdf5, npz
+from l3hpc.io.files import task_folders
 
 TEACHER_KEY = "l3_embedding"
 NPZ_KEY = "embedding"

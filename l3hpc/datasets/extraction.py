@@ -19,16 +19,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from l3hpc.ahead import read_ahead
+from l3hpc.arrays.read_ahead import read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5
 from l3hpc.audio.framing import JoinedFrames
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import Recording, npz_name
 from l3hpc.datasets.windows import Piece, pieces, window_count
 from l3hpc.errors import L3hpcError
-from l3hpc.files import digest, read_json, write_bytes, write_json, write_text
+from l3hpc.io.files import digest, read_json, write_bytes, write_json, write_text
+from l3hpc.io.npz import read_npz
 from l3hpc.models.embedder import check_network
-from l3hpc.npz import read_npz
-from l3hpc.progress import Progress
 
 BLOCK_BYTES = 100 << 20
 AHEAD_BYTES = 16 << 20  # of samples: a recording with more is read piece by piece, when it is used
@@ -384,7 +384,7 @@ def write_npz_files(source: Path, folder: Path) -> int:
 
     Returns how many were written; recordings without a row have none.
     """
-    from l3hpc.hdf5 import numbers, open_hdf5, texts
+    from l3hpc.io.hdf5 import numbers, open_hdf5, texts
 
     with open_hdf5(source) as file:
         which, starts = numbers(file, "recording")[()], numbers(file, "start")[()]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.findings import Findings
-from l3hpc.progress import Progress
 
 if TYPE_CHECKING:
     from l3hpc.audio.files import Contents

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.cores import allocated_cores
+from l3hpc.arrays.cores import allocated_cores
+from l3hpc.console.progress import Progress
 from l3hpc.datasets import sounds
-from l3hpc.files import write_text
-from l3hpc.progress import Progress
+from l3hpc.io.files import write_text
 
 
 @dataclass(frozen=True)

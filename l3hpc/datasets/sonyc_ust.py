@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.findings import Findings, Problem
 from l3hpc.datasets.listening import look
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, L3hpcError, nearest
-from l3hpc.progress import Progress
-from l3hpc.tables import cells as cells_of
-from l3hpc.tables import refuse_separator
-from l3hpc.tagging.taxonomy import Taxonomy
+from l3hpc.io.tables import cells as cells_of
+from l3hpc.io.tables import refuse_separator
 
 ANNOTATIONS = "annotations.csv"
 TAXONOMY = "dcase-ust-taxonomy.yaml"

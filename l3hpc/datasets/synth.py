@@ -17,11 +17,11 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from l3hpc.console.progress import Progress
 from l3hpc.datasets import sounds, synth_ust
 from l3hpc.datasets.render import Event, mix, render_all, write_csv, write_wav
 from l3hpc.errors import InputError
-from l3hpc.files import read_json, whole_folder, write_json
-from l3hpc.progress import Progress
+from l3hpc.io.files import read_json, whole_folder, write_json
 
 SUMMARY = "city.json"
 VERSION = 1

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.console.progress import Progress
 from l3hpc.datasets import sounds
 from l3hpc.datasets.render import Event, mix, render_all, write_csv, write_wav
-from l3hpc.progress import Progress
-from l3hpc.tagging.taxonomy import Taxonomy, sonyc_ust
+from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust
 
 SENSORS = {"train": range(6), "validate": range(6, 8), "test": range(8, 10)}
 SHARES = {"train": 0.6, "validate": 0.2, "test": 0.2}

@@ -16,13 +16,13 @@ from typing import Literal
 
 import numpy as np
 
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.audio.frontends import Frontend
-from l3hpc.datasets.rowfile import RowFile
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.training_pairs import Pairs, Unit
 from l3hpc.datasets.windows import pieces
 from l3hpc.errors import InputError
-from l3hpc.files import digest, read_json, write_json
-from l3hpc.progress import Progress
+from l3hpc.io.files import digest, read_json, write_json
 
 SAVE_EVERY_S = 10.0
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from l3hpc.datasets.embeddings import TEACHER_KEY, Part, Source, open_source
+from l3hpc.datasets.keys import parse_key
 from l3hpc.errors import InputError
-from l3hpc.reduction.keys import parse_key
 
 TRAIN, VALIDATE = "train", "validate"
 COLUMNS = ("recording", "frame", "recordings/file", "recordings/sensor", "recordings/timestamp")
@@ -83,7 +83,7 @@ def artifact_pairs(
     local day, or one recording where its time is unknown) stay together.
     Raises ``InputError`` where the two artifacts do not match row by row.
     """
-    from l3hpc.sampling.localtime import calendar
+    from l3hpc.datasets.local_time import calendar
 
     if len(extract.parts) != len(targets.parts):
         raise InputError(f"{len(targets.parts)} tasks of targets for {len(extract.parts)} of "

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.ahead import read_ahead
+from l3hpc.arrays.cores import allocated_cores
+from l3hpc.arrays.read_ahead import read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, read_audio
 from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, hop_samples
-from l3hpc.cores import allocated_cores
 from l3hpc.embedding.folders import Work
 from l3hpc.embedding.model import Model, load_model
 from l3hpc.embedding.outputs import write

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.arrays import MOST_CHANNELS, mono_of, rate_of
 from l3hpc.audio.files import Contents, probe
 from l3hpc.audio.framing import JoinedFrames, cut_frames, hop_samples
+from l3hpc.audio.samples import MOST_CHANNELS, mono_of, rate_of
 from l3hpc.embedding.model import Model, load_model
 from l3hpc.embedding.recording import Embedding, check_embedding, embed_blocks, embed_pieces
 from l3hpc.embedding.settings import HOP_S, AudioWarning, Settings, resampler_of, warn_of

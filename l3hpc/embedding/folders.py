@@ -18,7 +18,7 @@ from l3hpc.audio.decoding import require_regular
 from l3hpc.audio.errors import AudioError
 from l3hpc.audio.formats import SOUND_SUFFIXES
 from l3hpc.errors import InputError
-from l3hpc.files import walk
+from l3hpc.io.files import walk
 
 FORMATS = ("npz", "h5", "csv")
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from l3hpc.errors import InputError
-from l3hpc.files import whole_file
+from l3hpc.io.files import whole_file
 
 KEYS = ("embedding", "timestamps")
 IN_MEMORY = 32 << 20  # bytes of embeddings that wait in memory; more wait on the disk

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l3hpc.audio.arrays import is_number
 from l3hpc.audio.kaiser import resample_kaiser
 from l3hpc.audio.resample import resample
+from l3hpc.audio.samples import is_number
 from l3hpc.errors import InputError, nearest
 
 HOP_S = 0.1

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l3hpc.export import inside, strips
+from l3hpc.export import fused_frontend, tiling
+from l3hpc.export.conversion import INTEGER, convert
 from l3hpc.export.graph import Graph
-from l3hpc.export.plain import INTEGER, convert
 from l3hpc.export.rounding import round_first_layer
 from l3hpc.export.settings import Settings
 from l3hpc.models.parameters import FoldedNetwork
@@ -37,14 +37,14 @@ def build(network: FoldedNetwork, settings: Settings, spectrograms: np.ndarray |
     counts: tuple[int, ...] = ()
     body = plain.fork()
     if settings.in_strips:
-        chosen = strips.choose(plain, settings.arena)
+        chosen = tiling.choose(plain, settings.arena)
         counts = chosen if max(chosen, default=1) > 1 else ()
-        strips.in_strips(body, counts)
+        tiling.in_strips(body, counts)
     plain.shrink(about)
     body.shrink(about)
     model = body
     if settings.frontend == "inside":
-        front = Graph(inside.convert_frontend(network.spec))
-        model = inside.join(front, body.fork())
+        front = Graph(fused_frontend.convert_frontend(network.spec))
+        model = fused_frontend.join(front, body.fork())
         model.shrink({**about, "input": "audio"})
     return Built(as_converted, plain, body, model, counts)

@@ -21,7 +21,7 @@ import numpy as np
 from l3hpc.errors import L3hpcError
 from l3hpc.export.graph import Graph
 from l3hpc.installation import install_command
-from l3hpc.npz import read_npy
+from l3hpc.io.npz import read_npy
 
 VARIABLE = "L3HPC_TFLM_PYTHON"
 ROOM = 64 << 20  # bytes of arena offered: more than any network of this family takes

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import scan
 from l3hpc.export import card, ccode, frames, frontend_table, report
 from l3hpc.export.build import Built, build
 from l3hpc.export.settings import Settings, check_output
 from l3hpc.export.source import describe_model, read_model
-from l3hpc.files import whole_folder, write_bytes, write_json, write_text
+from l3hpc.io.files import whole_folder, write_bytes, write_json, write_text
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.progress import Progress
 
 
 def preview(name: str | Path, output: Path, settings: Settings) -> dict[str, Any]:

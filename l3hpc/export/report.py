@@ -13,7 +13,7 @@ from l3hpc.export import arena, counts, micro
 from l3hpc.export.build import Built
 from l3hpc.export.frames import Frames
 from l3hpc.export.graph import Graph
-from l3hpc.export.running import Runner
+from l3hpc.export.interpreter import Runner
 from l3hpc.export.settings import Settings
 from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.models.precision import deviation_of

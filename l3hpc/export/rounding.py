@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from l3hpc.export.conversion import centred
 from l3hpc.export.graph import Graph
-from l3hpc.export.plain import centred
 from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.models.quantisation import patch_moment, round_together
 

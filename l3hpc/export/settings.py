@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError, nearest
-from l3hpc.export.plain import FORMATS, INTEGER
-from l3hpc.export.strips import BUDGET
+from l3hpc.export.conversion import FORMATS, INTEGER
+from l3hpc.export.tiling import BUDGET
 from l3hpc.models.spec import NetworkSpec
 
 FRONTENDS = ("outside", "inside")

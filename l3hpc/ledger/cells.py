@@ -12,9 +12,9 @@ import re
 from typing import Any
 
 from l3hpc.errors import pasted
-from l3hpc.ledger.columns import Column, Tab
-from l3hpc.ledger.fold import Row
-from l3hpc.ledger.journal import nonfinite
+from l3hpc.ledger.journal.fold import Row
+from l3hpc.ledger.journal.records import nonfinite
+from l3hpc.ledger.schema import Column, Tab
 
 Cell = str | int | float | bool | None
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.files import digest, read_json, write_json
+from l3hpc.io.files import digest, read_json, write_json
 from l3hpc.ledger.cells import cells, same, shows
-from l3hpc.ledger.columns import TABS
-from l3hpc.ledger.fold import Fold, Row, fold_folders
-from l3hpc.ledger.journal import second_folder
+from l3hpc.ledger.journal.fold import Fold, Row, fold_folders
+from l3hpc.ledger.journal.records import second_folder
+from l3hpc.ledger.schema import TABS
 
 
 @dataclass

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import L3hpcError
-from l3hpc.files import digest, read_json, write_json
 from l3hpc.installation import install_command
-from l3hpc.models import ncnn_engine, trial
+from l3hpc.io.files import digest, read_json, write_json
+from l3hpc.models import engine_trial, ncnn_engine
 from l3hpc.models.engine import NAMES, make
 from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.models.spec import NetworkSpec
@@ -38,7 +38,7 @@ def choose(network: FoldedNetwork, threads: int | None = None, wanted: str = "au
         return make("tensorflow", network, threads)
     speeds = _speeds(network.spec, threads)
     if not speeds:
-        speeds = {name: 1 / trial.seconds_per_frame(name, network.spec, threads)
+        speeds = {name: 1 / engine_trial.seconds_per_frame(name, network.spec, threads)
                   for name in NAMES}
         _remember(_key(network.spec, threads), speeds)
     return make(max(NAMES, key=lambda name: speeds[name]), network, threads)

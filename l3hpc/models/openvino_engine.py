@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.cores import allocated_cores
+from l3hpc.arrays.cores import allocated_cores
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.models.parameters import Convolution, FoldedNetwork

@@ -1,6 +1,6 @@
 """Groups and arrays of a weight file that a stranger wrote: only numbers, and not too many.
 
-Nothing is read here; ``l3hpc.hdf5`` has looked at links and storage before. What is refused
+Nothing is read here; ``l3hpc.io.hdf5`` has looked at links and storage before. What is refused
 (``InputError``), before anything is allocated: soft links (Keras writes none), values that are no
 floating-point numbers, and more of anything than a network of this family can have.
 """

@@ -10,7 +10,7 @@ import numpy as np
 
 from l3hpc.errors import L3hpcError
 from l3hpc.models.parameters import FoldedNetwork
-from l3hpc.quiet import import_tensorflow
+from l3hpc.models.tensorflow_log import import_tensorflow
 
 CPU_ACTIVATION_BYTES = 96 << 20
 GPU_ACTIVATION_BYTES = 1 << 30

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.arrays.cores import allocated_cores
 from l3hpc.audio.files import to_float
 from l3hpc.audio.framing import CutFrames, JoinedFrames
-from l3hpc.cores import allocated_cores
 from l3hpc.errors import InputError
-from l3hpc.files import digest_file, read_json, write_json
+from l3hpc.io.files import digest_file, read_json, write_json
 from l3hpc.models.engines import cache_file
 from l3hpc.models.tensorflow_engine import refuse_fork
+from l3hpc.models.tensorflow_log import import_tensorflow
 from l3hpc.models.tflite_file import TfliteInfo, describe
-from l3hpc.quiet import import_tensorflow
 
 FRAMES_PER_THREAD = 16
 TRIAL_S = 120.0

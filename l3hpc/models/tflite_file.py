@@ -21,7 +21,7 @@ from l3hpc.models.containers import MAX_JSON
 from l3hpc.models.geometry import KEYS, STATED
 from l3hpc.models.spec import is_value
 from l3hpc.models.stored_arrays import MAX_BYTES
-from l3hpc.quiet import import_tensorflow
+from l3hpc.models.tensorflow_log import import_tensorflow
 
 MAGIC = b"TFL3"  # at byte 4
 METADATA = "l3hpc"

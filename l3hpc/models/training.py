@@ -20,9 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from l3hpc.ahead import read_ahead
+from l3hpc.arrays.read_ahead import read_ahead
+from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
-from l3hpc.files import write_text
+from l3hpc.io.files import write_text
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training_engine import Engine
 from l3hpc.models.training_state import (
@@ -34,7 +35,6 @@ from l3hpc.models.training_state import (
     bn_momentum,
 )
 from l3hpc.models.weights import save
-from l3hpc.progress import Progress
 
 LATEST, BEST_LOSS, BEST_MAE = (
     "model_latest.h5", "model_best_valid_loss.h5", "model_best_valid_mae.h5")

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.files import write_bytes
+from l3hpc.io.files import write_bytes
+from l3hpc.io.npz import read_npz
 from l3hpc.models.parameters import BN_MOMENTUM
-from l3hpc.npz import read_npz
 
 COLUMNS = ("epoch", "loss", "mean_absolute_error", "val_loss", "val_mean_absolute_error",
            "learning_rate")

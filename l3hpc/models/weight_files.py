@@ -22,8 +22,8 @@ import h5py
 import numpy as np
 
 from l3hpc.errors import InputError
-from l3hpc.hdf5 import open_hdf5, refuse_unreadable
 from l3hpc.installation import install_command
+from l3hpc.io.hdf5 import open_hdf5, refuse_unreadable
 from l3hpc.models.containers import READABLE, parse_json, unpack
 from l3hpc.models.stored_arrays import Contents, text
 

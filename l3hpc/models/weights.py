@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l3hpc.errors import InputError
-from l3hpc.files import digest_file, write_bytes
+from l3hpc.io.files import digest_file, write_bytes
 from l3hpc.models.geometry import find_geometry
 from l3hpc.models.parameters import ARRAY_NAMES, Parameters, check_layers, untrained
 from l3hpc.models.spec import L3_FILTERS, NetworkSpec, name_bands, openl3_spec

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.embeddings import Part
 from l3hpc.errors import InputError
-from l3hpc.progress import Progress
 from l3hpc.reduction.store import Phi
 
 CHUNK_ROWS = 1024

@@ -15,9 +15,9 @@ from itertools import chain, cycle
 import numpy as np
 import numpy.typing as npt
 
+from l3hpc.arrays.rows import blocks
+from l3hpc.arrays.threads import available_threads, blas_threads, in_order
 from l3hpc.errors import InputError
-from l3hpc.reduction.threads import available_threads, blas_threads, in_order
-from l3hpc.sampling.rows import blocks
 
 PIECE_ROWS = 2048  # read and centred at once: they stay in the cache
 BLOCK_PIECES = {np.dtype(np.float32): 4, np.dtype(np.float64): 2}  # multiplied at once

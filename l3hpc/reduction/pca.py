@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from l3hpc.arrays.passes import steady_blas
 from l3hpc.errors import InputError
 from l3hpc.reduction.moments import Moments, moments
 from l3hpc.reduction.projection import Projection
-from l3hpc.sampling.passes import steady_blas
 
 MODES = ("float64", "float32")
 SAME_SIZE = 1e-3

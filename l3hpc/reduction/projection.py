@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from l3hpc.arrays.rows import blocks
+from l3hpc.arrays.threads import available_threads, blas_threads, in_order
 from l3hpc.errors import InputError
-from l3hpc.reduction.threads import available_threads, blas_threads, in_order
-from l3hpc.sampling.rows import blocks
 
 BLOCK_ROWS = 2048
 

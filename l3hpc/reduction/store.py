@@ -18,10 +18,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from l3hpc.datasets.keys import APPROXIMATIONS, reduced_key
 from l3hpc.errors import InputError
-from l3hpc.files import canonical_json, write_bytes
-from l3hpc.hdf5 import attributes, numbers, open_hdf5
-from l3hpc.reduction.keys import APPROXIMATIONS, reduced_key
+from l3hpc.io.files import canonical_json, write_bytes
+from l3hpc.io.hdf5 import attributes, numbers, open_hdf5
 from l3hpc.reduction.pca import StreamingPCA
 from l3hpc.reduction.projection import Projection
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.files import read_json, task_folders
+from l3hpc.io.files import read_json, task_folders
+from l3hpc.io.tables import records
 from l3hpc.report.findings import (
     Correspondence,
     Curve,
@@ -23,7 +24,6 @@ from l3hpc.report.findings import (
     StepFacts,
     Variance,
 )
-from l3hpc.tables import records
 
 HISTORY = {  # our field → the column names that Keras and the published jobs use
     "loss": ("loss",), "valid_loss": ("val_loss",),
@@ -132,7 +132,7 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tup
     again."""
     from l3hpc.ledger.cells import cells
     from l3hpc.ledger.store import Store
-    from l3hpc.ledger.table import shown
+    from l3hpc.ledger.views.table import shown
 
     real = {Path(path).resolve() for path in artifacts.values()}
     own: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}

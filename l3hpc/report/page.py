@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from l3hpc._version import __version__
-from l3hpc.ledger.columns import TABS
+from l3hpc.ledger.schema import TABS
 from l3hpc.report import charts
 from l3hpc.report.findings import Findings, LedgerRow, Network, Scores
 from l3hpc.report.markup import Markup, element, join

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.files import task_folders, write_json, write_text
+from l3hpc.io.files import task_folders, write_json, write_text
 from l3hpc.report.collect import by_kind
 from l3hpc.report.findings import Findings, LedgerRow
 from l3hpc.report.page import page

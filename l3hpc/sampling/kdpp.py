@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.arrays.features import FeatureRows, features
+from l3hpc.arrays.passes import over_blocks, steady_blas
+from l3hpc.arrays.rows import Rows, as_rows
 from l3hpc.errors import InputError
-from l3hpc.sampling.features import FeatureRows, features
 from l3hpc.sampling.leverage import leverage_bounds
-from l3hpc.sampling.passes import over_blocks, steady_blas
 from l3hpc.sampling.projection import sample_projection
-from l3hpc.sampling.rows import Rows, as_rows
 from l3hpc.sampling.symmetric import choose_values, log_symmetric
 
 __all__ = ["KDPP", "FeatureRows", "features"]

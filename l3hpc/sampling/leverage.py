@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from l3hpc.sampling.passes import over_blocks
-from l3hpc.sampling.rows import Rows
+from l3hpc.arrays.passes import over_blocks
+from l3hpc.arrays.rows import Rows
 
 UNIT_ROUNDOFF = 2.0 ** -24
 WORTHWHILE = 0.1  # single precision if the error stays below this part of the scores' length

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from l3hpc.datasets.local_time import calendar_keys
 from l3hpc.errors import InputError
-from l3hpc.sampling.localtime import calendar_keys
 
 WINDOW_HOURS = 2
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.arrays.features import FeatureRows
+from l3hpc.arrays.rows import Rows, as_rows
 from l3hpc.errors import InputError, nearest
-from l3hpc.sampling.features import FeatureRows
 from l3hpc.sampling.kdpp import KDPP
-from l3hpc.sampling.rows import Rows, as_rows
 
 METHODS = ("random", "spl", "dpp-div", "dpp")
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.arrays.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows, is_run
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.embeddings import Part, Source
 from l3hpc.errors import InputError
-from l3hpc.files import digest
-from l3hpc.progress import Progress
-from l3hpc.sampling.frames import time_frames
+from l3hpc.io.files import digest
+from l3hpc.sampling.periods import time_frames
 from l3hpc.sampling.relevance import relative_loudness
-from l3hpc.sampling.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows, is_run
 from l3hpc.sampling.select import Selection, select
 
 ALL = "all"

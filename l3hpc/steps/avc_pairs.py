@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, Field, field_validator
 
 from l3hpc.errors import InputError
-from l3hpc.files import digest_file
+from l3hpc.io.files import digest_file
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 

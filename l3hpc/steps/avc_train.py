@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from l3hpc.errors import InputError
-from l3hpc.files import digest_file
+from l3hpc.io.files import digest_file
 from l3hpc.steps.base import Task
 from l3hpc.steps.training_loop import LoopParams, TrainingRow, loop_fields
 
@@ -159,7 +159,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     from l3hpc.avc.evaluation import evaluate
     from l3hpc.avc.network import load_avc
     from l3hpc.avc.vision import VisionSpec
-    from l3hpc.files import digest
+    from l3hpc.io.files import digest
     from l3hpc.models.training_engine import limit_threads
     from l3hpc.models.training_state import Schedule
     from l3hpc.models.weights import load_parameters
@@ -229,7 +229,7 @@ def _collect(task: Task, best: Any, result: Mapping[str, Any]) -> None:
     from dataclasses import replace
 
     from l3hpc.avc import training
-    from l3hpc.files import write_json
+    from l3hpc.io.files import write_json
     from l3hpc.models.parameters import Parameters
     from l3hpc.models.weights import save
 

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from l3hpc.cores import allocated_cores
-from l3hpc.progress import Progress
+from l3hpc.arrays.cores import allocated_cores
+from l3hpc.console.progress import Progress
 
 
 class Params(BaseModel):
@@ -80,8 +80,8 @@ class Task:
         the artifact by one rename.
     scratch: survives a killed attempt of the same task; for checkpoints and finished files. It is
         removed when the task is done.
-    inputs: step name → artifact folder (see ``l3hpc.files.task_folders``) or a folder of published
-        files.
+    inputs: step name → artifact folder (see ``l3hpc.io.files.task_folders``) or a folder of
+        published files.
     shard: this task's entry of the frozen list that ``shards`` returned.
     labels: what only the ledger needs (user name, model folder, run); never decides content.
     threads: processor cores that this task may use.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from l3hpc.errors import InputError
-from l3hpc.files import digest_file
+from l3hpc.io.files import digest_file
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 
@@ -92,10 +92,10 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     such a clip without an embedding is predicted as 0 for every tag, noted and counted.
     """
     from l3hpc.datasets.clips import attributes_of, load_clips
-    from l3hpc.files import write_json
+    from l3hpc.datasets.taxonomy import Taxonomy
+    from l3hpc.io.files import write_json
     from l3hpc.models.training_engine import limit_threads
     from l3hpc.tagging.annotations import Annotations
-    from l3hpc.tagging.taxonomy import Taxonomy
 
     assert isinstance(params, Params)
     annotation_file, taxonomy_file = label_files(params, NAME)

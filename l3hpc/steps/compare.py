@@ -56,7 +56,7 @@ def digests(params: BaseModel) -> dict[str, Any]:
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Judge every network; write ``report.md`` and ``report.json``."""
     from l3hpc.compression import plans, table
-    from l3hpc.files import write_json, write_text
+    from l3hpc.io.files import write_json, write_text
     from l3hpc.models.weights import caution, identity, load_parameters
 
     assert isinstance(params, Params)
@@ -85,7 +85,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
 def networks(inputs: Mapping[str, Path]) -> list[tuple[str, dict[str, Any], Path]]:
     """(step, what it told, network file) of every network of the run, in the order of making."""
-    from l3hpc.files import read_json, task_folders
+    from l3hpc.io.files import read_json, task_folders
     from l3hpc.steps import distill, finetune, prune
 
     found = []
@@ -102,7 +102,7 @@ def networks(inputs: Mapping[str, Path]) -> list[tuple[str, dict[str, Any], Path
 
 def scanned(folder: Path | None) -> dict[str, Any] | None:
     """The sensitivity scan with the points of all tasks; None without one."""
-    from l3hpc.files import read_json, task_folders
+    from l3hpc.io.files import read_json, task_folders
     from l3hpc.steps.sensitivity import FILE
 
     if folder is None:

@@ -120,7 +120,7 @@ def _source(params: Params) -> tuple[Path, Callable[[], list[Any]]]:
         paths = locate(params.sonyc_ust)
         return paths.audio, lambda: annotated_recordings(paths.annotations, paths.audio)
     if params.clips is not None:
-        from l3hpc.classification.folders import read
+        from l3hpc.datasets.labelled import read
 
         dataset = read(params.clips, params.subset)
         return dataset.audio, dataset.recordings
@@ -134,7 +134,7 @@ def _source(params: Params) -> tuple[Path, Callable[[], list[Any]]]:
 def annotated_recordings(annotations: Path, audio: Path) -> list[Any]:
     """The annotated clips in name order; a missing one has size -1 (it is listed as unreadable)."""
     from l3hpc.datasets.corpus import Recording
-    from l3hpc.tables import records
+    from l3hpc.io.tables import records
 
     rows = {row["audio_filename"]: row.get("sensor_id") or "unknown"
             for _, row in records(annotations, "annotations", ["audio_filename"])}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from l3hpc.errors import InputError
-from l3hpc.files import digest_file
+from l3hpc.io.files import digest_file
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
 from l3hpc.steps.classify import label_files
@@ -68,10 +68,10 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     ``evaluation.json`` has the published shape at its top, {fine, coarse}, for ``split``, and below
     ``validate`` and ``test`` the same with confidence intervals for every split that was predicted.
     """
-    from l3hpc.files import write_json
+    from l3hpc.datasets.taxonomy import Taxonomy
+    from l3hpc.io.files import write_json
     from l3hpc.tagging import metrics
     from l3hpc.tagging.annotations import Annotations
-    from l3hpc.tagging.taxonomy import Taxonomy
 
     assert isinstance(params, Params)
     annotation_file, taxonomy_file = label_files(params, NAME)
@@ -143,7 +143,7 @@ def _predictions(params: Params, classified: Path | None, taxonomy: Any
 
 def _settings(classified: Path | None) -> dict[str, Any]:
     """What classify wrote about itself; empty for predictions from elsewhere."""
-    from l3hpc.files import read_json
+    from l3hpc.io.files import read_json
 
     for folder in (classified / "0000", classified) if classified is not None else ():
         if (folder / "hyper_params.json").is_file():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from l3hpc.errors import InputError
-from l3hpc.files import digest_file
+from l3hpc.io.files import digest_file
 from l3hpc.steps import reduced
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task

@@ -79,7 +79,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     from l3hpc.avc.network import load_avc
     from l3hpc.compression.correspondence import dressed, head_for, look, undressed
     from l3hpc.compression.finetuning import CorrespondenceTraining
-    from l3hpc.files import digest, digest_file, write_json
+    from l3hpc.io.files import digest, digest_file, write_json
     from l3hpc.models import training
     from l3hpc.models.training_engine import limit_threads
     from l3hpc.models.weights import load_parameters, save
@@ -136,7 +136,7 @@ def _write_history(path: Path, status: Any) -> None:
     import io
 
     from l3hpc.avc.training import COLUMNS, told
-    from l3hpc.files import write_text
+    from l3hpc.io.files import write_text
 
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")

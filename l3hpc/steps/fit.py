@@ -171,7 +171,7 @@ def _fingerprint(source: Any) -> str:
     """
     import numpy as np
 
-    from l3hpc.files import digest
+    from l3hpc.io.files import digest
 
     sizes = [part.rows for part in source.parts]
     if source.kind == "artifact":

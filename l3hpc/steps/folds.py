@@ -20,8 +20,8 @@ from l3hpc.steps.base import Task
 
 if TYPE_CHECKING:
     from l3hpc.classification.features import Features
-    from l3hpc.classification.folders import Folder
     from l3hpc.classification.folds import Outcome
+    from l3hpc.datasets.labelled import Folder
 
 NAME = "folds"
 VERSION = 1
@@ -116,7 +116,7 @@ def describe(params: Mapping[str, BaseModel]) -> str:
 
 def dataset(params: Params) -> Folder:
     """The clips with their folds and classes."""
-    from l3hpc.classification.folders import read
+    from l3hpc.datasets.labelled import read
 
     return read(params.clips, params.subset)
 
@@ -148,7 +148,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     from l3hpc.classification import features, folds, models
     from l3hpc.datasets.clips import attributes_of
-    from l3hpc.files import write_json
+    from l3hpc.io.files import write_json
 
     assert isinstance(params, Params)
     data = dataset(params)
@@ -236,7 +236,7 @@ def _write_predictions(path: Path, outcome: Outcome, files: Mapping[str, Sequenc
     import csv
     import io
 
-    from l3hpc.files import write_text
+    from l3hpc.io.files import write_text
 
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

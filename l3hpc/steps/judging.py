@@ -104,7 +104,7 @@ def digests(own: JudgeParams) -> dict[str, Any]:
 
 def scene_digests(avc: Path | None, scenes: Path | None) -> dict[str, Any]:
     """The correspondence network by its bytes, the batches by names, sizes and times."""
-    from l3hpc.files import digest, digest_file
+    from l3hpc.io.files import digest, digest_file
 
     listing = [[path.relative_to(scenes).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
                for path in sorted(scenes.rglob("*.h5"))] if scenes is not None else None
@@ -131,7 +131,7 @@ def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
     from l3hpc.avc.batches import Batches
     from l3hpc.avc.network import load_avc
     from l3hpc.compression.correspondence import Correspondence, Head, look, spread_rows
-    from l3hpc.files import digest_file
+    from l3hpc.io.files import digest_file
 
     assert own.avc is not None and own.scenes is not None
     network = load_avc(own.avc)

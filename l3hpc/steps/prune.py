@@ -122,7 +122,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     from dataclasses import asdict
 
     from l3hpc.compression import pruning, reduction, sizes
-    from l3hpc.files import write_json
+    from l3hpc.io.files import write_json
     from l3hpc.models.weights import caution, identity, load_parameters, save
 
     assert isinstance(params, Params)

@@ -97,7 +97,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     ``samples``; a frame with fewer gives all of its rows, and the others do not make up for it.
     """
     from l3hpc.datasets.embeddings import open_source
-    from l3hpc.sampling.frames import UNKNOWN
+    from l3hpc.sampling.periods import UNKNOWN
     from l3hpc.sampling.subset import Corpus, draw, write_sample
 
     assert isinstance(params, Params)

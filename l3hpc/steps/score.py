@@ -43,7 +43,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     import numpy as np
 
     from l3hpc.classification import scores
-    from l3hpc.files import write_json
+    from l3hpc.io.files import write_json
     from l3hpc.models.weights import caution
     from l3hpc.steps.folds import noted
 
@@ -80,7 +80,7 @@ def read_folds(folder: Path) -> list[dict[str, Any]]:
     Raises ``InputError`` where there is none, where one is missing, and where they are not of one
     set of classes.
     """
-    from l3hpc.files import read_json, task_folders
+    from l3hpc.io.files import read_json, task_folders
 
     told: list[dict[str, Any]] = []
     for place in task_folders(folder):
@@ -106,7 +106,7 @@ def _write_confusion(path: Path, names: Sequence[str], matrix: Any) -> None:
     import csv
     import io
 
-    from l3hpc.files import write_text
+    from l3hpc.io.files import write_text
 
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -70,7 +70,7 @@ def digests(params: BaseModel) -> dict[str, Any]:
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Judge this task's points; write them into ``sensitivity.json``."""
     from l3hpc.compression.sensitivity import Point, scan
-    from l3hpc.files import write_json
+    from l3hpc.io.files import write_json
     from l3hpc.models.weights import caution, identity, load_parameters
 
     assert isinstance(params, Params)

@@ -166,7 +166,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """
     from l3hpc.datasets.training_cache import prepare
     from l3hpc.datasets.training_pairs import find_pairs, split
-    from l3hpc.files import digest
+    from l3hpc.io.files import digest
     from l3hpc.models import training
     from l3hpc.models.spec import parameter_count
     from l3hpc.models.training_engine import limit_threads
@@ -225,7 +225,7 @@ def _collect(task: Task, result: Mapping[str, Any]) -> None:
     """Move what is to be kept from scratch into the output."""
     import shutil
 
-    from l3hpc.files import write_json
+    from l3hpc.io.files import write_json
     from l3hpc.models import training
 
     folder = task.scratch / "training"

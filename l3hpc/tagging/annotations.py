@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, nearest
-from l3hpc.tables import require, rows
-from l3hpc.tagging.taxonomy import Taxonomy
+from l3hpc.io.tables import require, rows
 
 SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")

@@ -19,13 +19,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from l3hpc.datasets.rowfile import RowFile
+from l3hpc.arrays.row_file import RowFile
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, L3hpcError, nearest
-from l3hpc.files import write_bytes
-from l3hpc.hdf5 import attributes, numbers, open_hdf5
+from l3hpc.io.files import write_bytes
+from l3hpc.io.hdf5 import attributes, numbers, open_hdf5
 from l3hpc.tagging import network
 from l3hpc.tagging.predictions import Predictions, from_coarse, from_fine
-from l3hpc.tagging.taxonomy import Taxonomy
 
 POOLINGS = ("max", "mean", "softmax")
 FORMAT = "l3hpc tag classifier 1"

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations
 from l3hpc.tagging.bootstrap import METHOD, intervals, resampled, scores
 from l3hpc.tagging.counts import CategoryEvents, Counts, precision_recall, union
 from l3hpc.tagging.predictions import Predictions
-from l3hpc.tagging.taxonomy import Taxonomy
 
 CURVE_POINTS = 200
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from l3hpc.datasets.taxonomy import CoarseTag, FineTag, Taxonomy
 from l3hpc.errors import InputError
-from l3hpc.files import write_text
-from l3hpc.tables import require, rows
-from l3hpc.tagging.taxonomy import CoarseTag, FineTag, Taxonomy
+from l3hpc.io.files import write_text
+from l3hpc.io.tables import require, rows
 
 FILE_COLUMN = "audio_filename"
 LEVELS = ("coarse", "fine")
@@ -92,8 +92,8 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     A level may be left out as a whole (then it is not in ``levels``). Each with a warning: a
     missing column of an uncertain tag (X) counts as 0, columns of no tag are ignored, and
     columns of the same value for all clips are named. Raises ``InputError`` (line and column) for
-    what ``l3hpc.tables`` refuses, a file without any tag of the taxonomy or with a part of a level,
-    a value that is no probability, and a clip that is listed twice.
+    what ``l3hpc.io.tables`` refuses, a file without any tag of the taxonomy or with a part of a
+    level, a value that is no probability, and a clip that is listed twice.
     """
     where = str(path)
     table = rows(path, "predictions", [FILE_COLUMN])

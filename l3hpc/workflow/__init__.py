@@ -1,5 +1,5 @@
-"""Plans, scripts, jobs and records: everything between a typed command and a finished artifact.
+"""Names that scripts and pickles of earlier versions hold, so that queued jobs still start.
 
-``config`` (cluster.yaml) and ``pipelines`` (jobs/*.yaml) → ``plan`` → ``render`` → ``submission``
-through an executor; ``worker`` runs a step inside a job; ``status`` reads back what happened.
+Everything here moved: ``worker`` has what runs inside a job, ``schedulers`` what Slurm is asked.
+Nothing in this version's own code imports from here.
 """

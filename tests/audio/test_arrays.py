@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.audio.arrays import mono_of, rate_of, to_float
 from l3hpc.audio.errors import AudioError
+from l3hpc.audio.samples import mono_of, rate_of, to_float
 from l3hpc.errors import InputError
 
 SOUND = (0.4 * np.random.default_rng(0).uniform(-1, 1, 400)).astype(np.float32)

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.classification import folders
-from l3hpc.classification.folders import Clip
+from l3hpc.datasets import labelled
 from l3hpc.datasets.check import check_folder
+from l3hpc.datasets.labelled import Clip
 from l3hpc.errors import InputError
 
 REAL = Path(__file__).parents[2].parent / "shared/real"
 
 
 def test_esc50_is_read(esc50):
-    found = folders.read(esc50())
+    found = labelled.read(esc50())
     assert (found.kind, found.classes, found.ids) == (
         "ESC-50", ("dog", "hen", "sneezing"), (0, 7, 21))
     assert found.folds == [1, 2, 3] and len(found.clips) == 18
@@ -23,33 +23,33 @@ def test_esc50_is_read(esc50):
 
 def test_a_name_that_no_file_can_have_is_missing_audio(esc50, us8k):
     for folder, name in ((esc50(), "1-1070-A-7.wav"), (us8k(), "103-3-0-1.wav")):
-        table = folders.read(folder).table
+        table = labelled.read(folder).table
         table.write_text(table.read_text().replace(name, "x" * 300 + ".wav"))
-        found = {one.kind: one for one in folders.inspect(folder).problems}
+        found = {one.kind: one for one in labelled.inspect(folder).problems}
         assert found["missing audio"].examples[0].endswith("x" * 300 + ".wav")
-        assert [one.size for one in folders.read(folder).recordings()].count(-1) == 1
+        assert [one.size for one in labelled.read(folder).recordings()].count(-1) == 1
 
 
 def test_esc10_is_what_the_table_flags(esc50):
-    found = folders.read(esc50(), "esc10")
+    found = labelled.read(esc50(), "esc10")
     assert (found.kind, found.classes, found.ids) == ("ESC-10", ("dog", "sneezing"), (0, 21))
     assert len(found.clips) == 12 and {clip.label for clip in found.clips} == {0, 1}
 
 
 def test_us8k_is_read_with_its_fold_folders(us8k):
-    found = folders.read(us8k())
+    found = labelled.read(us8k())
     assert (found.kind, found.classes, found.ids) == (
         "UrbanSound8K", ("car_horn", "dog_bark"), (1, 3))
     assert found.clips[3] == Clip("fold1/103-3-0-1.wav", 1, 1, "103")
     assert (found.audio / found.clips[3].file).is_file()
     with pytest.raises(InputError, match="no subset esc10"):
-        folders.read(found.table.parents[1], "esc10")
+        labelled.read(found.table.parents[1], "esc10")
 
 
 def test_a_missing_file_has_no_size(esc50):
     folder = esc50()
     (folder / "audio/1-1070-A-7.wav").unlink()
-    gone = [one.file for one in folders.read(folder).recordings() if one.size < 0]
+    gone = [one.file for one in labelled.read(folder).recordings() if one.size < 0]
     assert gone == ["1-1070-A-7.wav"]
 
 
@@ -68,7 +68,7 @@ def test_a_broken_table_is_refused_with_its_line(esc50, old, new, message, line)
     table = esc50(audio=False) / "meta/esc50.csv"
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(InputError) as refused:
-        folders.read(table.parents[1])
+        labelled.read(table.parents[1])
     assert refused.value.message.startswith(message)
     assert refused.value.where == f"{table}:{line}"
 
@@ -76,21 +76,21 @@ def test_a_broken_table_is_refused_with_its_line(esc50, old, new, message, line)
 def test_a_folder_of_neither_is_refused(tmp_path):
     for place, message in ((tmp_path, "holds neither"), (tmp_path / "none", "no such folder")):
         with pytest.raises(InputError, match=message):
-            folders.read(place)
-    assert not folders.recognised(tmp_path)
+            labelled.read(place)
+    assert not labelled.recognised(tmp_path)
 
 
 def test_what_counts_as_another_data_set(esc50):
     folder = esc50(audio=False)
-    first = folders.read(folder)
-    assert first.digest() == folders.read(folder).digest()
-    assert first.digest() != folders.read(folder, "esc10").digest()
+    first = labelled.read(folder)
+    assert first.digest() == labelled.read(folder).digest()
+    assert first.digest() != labelled.read(folder, "esc10").digest()
     table = folder / "meta/esc50.csv"
     table.write_text(table.read_text().replace("1-1000-B-0.wav,1,0,dog,True,1000",
                                                "1-1000-B-0.wav,1,0,dog,True,1000 "))
-    assert folders.read(folder).digest() == first.digest()
+    assert labelled.read(folder).digest() == first.digest()
     table.write_text(table.read_text().replace(",hen,", ",rooster,"))
-    assert folders.read(folder).digest() != first.digest()
+    assert labelled.read(folder).digest() != first.digest()
 
 
 def test_missing_extra_and_shared_sources_are_named(us8k):
@@ -113,20 +113,20 @@ def test_missing_extra_and_shared_sources_are_named(us8k):
 
 def test_folds_without_clips_or_audio_are_problems(us8k, esc50):
     folder = us8k(folds=10, per_fold=4)
-    assert not folders.inspect(folder).problems
+    assert not labelled.inspect(folder).problems
     for path in (folder / "audio/fold3").iterdir():
         path.unlink()
     table = folder / "metadata/UrbanSound8K.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True)
                              if line.split(",")[5] != "10"))
-    assert [str(one) for one in folders.inspect(folder).problems if one.kind == "folds"] == [
+    assert [str(one) for one in labelled.inspect(folder).problems if one.kind == "folds"] == [
         "1 of 10 folds have no clips in the table: fold 10",
         "1 of 10 folds have no audio: fold 3"]
     folder = esc50(folds=5, per_fold=9)
     table = folder / "meta/esc50.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True)
                              if not line.startswith("2-") or "2-2000-A-0" in line))
-    found = folders.inspect(folder)
+    found = labelled.inspect(folder)
     assert [str(one) for one in found.problems] == [
         "1 folds have far fewer clips than the others: fold 2 (1)"]
     assert "3 of 50 classes" in [str(one) for one in found.remarks]
@@ -137,16 +137,16 @@ def test_a_class_that_a_fold_lacks_is_a_remark(esc50):
     table = folder / "meta/esc50.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True)
                              if not line.startswith("2-") or ",7," not in line))
-    remarks = {one.kind: one.examples for one in folders.inspect(folder).remarks}
+    remarks = {one.kind: one.examples for one in labelled.inspect(folder).remarks}
     assert remarks["class"] == ("hen in fold 2",)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real recordings beside the project")
 def test_the_real_tables():
-    esc10 = folders.read(REAL / "esc10", "esc10")
+    esc10 = labelled.read(REAL / "esc10", "esc10")
     assert (len(esc10.clips), len(esc10.classes), esc10.folds) == (400, 10, [1, 2, 3, 4, 5])
     if (REAL / "us8k").is_dir():
-        us8k = folders.read(REAL / "us8k")
+        us8k = labelled.read(REAL / "us8k")
         assert (len(us8k.clips), us8k.ids) == (8732, tuple(range(10)))
         sources = {}
         for clip in us8k.clips:

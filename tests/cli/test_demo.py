@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
+from l3hpc import demo
 from l3hpc.cli import demo as command_room
 from l3hpc.report.findings import Findings, LedgerRow
-from l3hpc.workflow import demo
 
 
 def run(*words, cwd):
@@ -69,7 +69,7 @@ def test_failed_runs_end_with_exit_code_1_and_say_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "prepare", lambda *arguments: None)
     monkeypatch.setattr(demo, "make_plan", lambda *arguments: outcome.plan)
-    monkeypatch.setattr("l3hpc.workflow.preview.text", lambda plan: "the plan")
+    monkeypatch.setattr("l3hpc.pipelines.preview.text", lambda plan: "the plan")
     monkeypatch.setattr(demo, "carry_out", lambda *arguments: outcome)
     result = CliRunner().invoke(command_room.command, ["--yes"], standalone_mode=False)
     assert result.return_value == 1

@@ -3,9 +3,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from l3hpc import doctor
 from l3hpc.cli.doctor import command, summary
-from l3hpc.workflow import doctor
-from l3hpc.workflow.doctor import Line
+from l3hpc.doctor import Line
 
 GREEN = Line("Python", "green", "3.11.2")
 YELLOW = Line("weights", "yellow", "not set", "set them")

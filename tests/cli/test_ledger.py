@@ -9,7 +9,7 @@ import time
 import pytest
 
 from l3hpc.cli import main
-from l3hpc.ledger.journal import Journal
+from l3hpc.ledger.journal.records import Journal
 
 TAB = "embedding_approx_mse"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from l3hpc.cli import main
-from l3hpc.ledger import sheets as sheets_module
-from l3hpc.ledger.journal import Journal
+from l3hpc.ledger.journal.records import Journal
+from l3hpc.ledger.sheets import client as sheets_module
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sheets"))
 
@@ -226,7 +226,7 @@ def test_a_folder_that_was_open_to_others_is_closed(ledger):
 
 
 def test_sync_names_what_it_cannot_read_and_goes_on(ledger, tmp_path):
-    from l3hpc.ledger.journal import seal
+    from l3hpc.ledger.journal.records import seal
     (path,) = (tmp_path / "ledger" / "journal").glob("*.jsonl")
     path.write_bytes(path.read_bytes() + seal({"schema": 1, "values": [1]}))
     ledger("init")

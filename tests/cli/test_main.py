@@ -9,7 +9,7 @@ import pytest
 
 from l3hpc import cli
 from l3hpc.errors import InputError
-from l3hpc.workflow import status
+from l3hpc.runs import status
 
 
 def call(capsys, *words):

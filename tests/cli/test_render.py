@@ -26,8 +26,8 @@ def test_one_step_is_the_plain_script(say):
 
 
 def test_it_is_byte_for_byte_what_is_submitted(say, monkeypatch):
-    from l3hpc.workflow import executors
-    from l3hpc.workflow.identity import JobId
+    from l3hpc.schedulers import executors
+    from l3hpc.schedulers.slurm.identity import JobId
 
     class Nothing:
         def submit_script(self, *arguments, **named):

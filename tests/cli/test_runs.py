@@ -11,7 +11,7 @@ from click.shell_completion import ShellComplete
 
 import l3hpc.steps
 from l3hpc.cli import cli, main
-from l3hpc.workflow import submission
+from l3hpc.runs import submit
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def here(tmp_path, monkeypatch):
         "clusters": {"local": {"slots": {"cpus": 2, "mem": "2GB"},
                                "env": {"PYTHONPATH": str(chains.FAKES)}}}}))
     made = chains.plan(tmp_path / "ws", "good-1", ("extract", "sample"), tasks={"extract": 2})
-    submission.submit(made)
-    submission.submit(chains.plan(tmp_path / "ws", "bad-2", ("extract", "sample", "fit"),
+    submit.submit(made)
+    submit.submit(chains.plan(tmp_path / "ws", "bad-2", ("extract", "sample", "fit"),
                                   tasks={"extract": 2}, params={"sample": {"fail": "scratch"}}))
     return tmp_path
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.workflow import submission
-from l3hpc.workflow.records import RunRecord, StepRecord
+from l3hpc.runs import submit as submission
+from l3hpc.workspace.records import RunRecord, StepRecord
 
 NAMED = ["--audio-dir", "audio", "--weights", "untrained"]
 
@@ -263,13 +263,13 @@ def test_published_folders_side_by_side(say, submitted):
 
 
 def test_the_help_names_units_and_true_defaults(say):
-    from l3hpc.workflow import pipelines
-    from l3hpc.workflow.options import OPTIONS
+    from l3hpc.pipelines import definition
+    from l3hpc.pipelines.options import OPTIONS
 
     code, out, _ = say("submit", "--help")
     assert code == 0
     flat = " ".join(out.split())
-    delivered = [pipelines.load(name) for name in ("all", "esc50", "us8k", "compress")]
+    delivered = [definition.load(name) for name in ("all", "esc50", "us8k", "compress")]
     for name, option in OPTIONS.items():
         assert f"--{name} " in flat and option.help in flat
         found = next(one for one in delivered if name in one.options)

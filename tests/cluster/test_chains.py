@@ -8,11 +8,12 @@ import sys
 import pytest
 from follow import profile, settled, states, until
 
+from l3hpc.config.profile import Resources
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.workflow import records, status, submission, usage
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.profile import Resources
-from l3hpc.workflow.resume import missing, resume
+from l3hpc.runs import status, submit, usage
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import missing, resume
+from l3hpc.workspace import records
 
 WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"
 
@@ -20,7 +21,7 @@ WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"
 def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_path):
     made = chains.plan(tmp_path, on=profile(chains, any_slurm), tasks={"extract": 3},
                        params={"extract": {"seconds": 1.0}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     assert [step.state for step in record.steps] == ["submitted"] * 5
     for step in made.steps:
         script = (made.step_folder(step.name) / "script.sbatch").read_text()
@@ -42,11 +43,11 @@ def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_pa
 def test_a_submission_again_skips_what_is_done(slurm_cluster, chains, tmp_path):
     on = profile(chains, slurm_cluster)
     names = ("extract", "sample")
-    submission.submit(chains.plan(tmp_path, "first", names, on=on, tasks={"extract": 2}))
+    submit.submit(chains.plan(tmp_path, "first", names, on=on, tasks={"extract": 2}))
     until(tmp_path, "first", settled)
     again = chains.plan(tmp_path, "again", ("extract", "sample", "fit"), on=on,
                         tasks={"extract": 2})
-    record = submission.submit(again)
+    record = submit.submit(again)
     assert [step.state for step in record.steps] == ["reused", "reused", "submitted"]
     assert states(until(tmp_path, "again", settled)) == {
         "extract": "reused", "sample": "reused", "fit": "done"}
@@ -56,14 +57,14 @@ def test_only_the_missing_tasks_of_an_array_are_submitted(slurm_cluster, chains,
     on = profile(chains, slurm_cluster)
     broken = {"extract": {"fail": "scratch", "fail_task": 2}}
     made = chains.plan(tmp_path, "first", ("extract",), on=on, tasks={"extract": 4}, params=broken)
-    submission.submit(made)
+    submit.submit(made)
     found = until(tmp_path, "first", settled)
     assert (found.steps[0].state, found.steps[0].done) == ("failed", 3)
     assert found.steps[0].failed_tasks == [2]
     again = chains.plan(tmp_path, "again", ("extract",), on=on, tasks={"extract": 4},
                         params=broken)
     assert again.steps[0].missing == (2,)
-    record = submission.submit(again)
+    record = submit.submit(again)
     assert record.steps[0].submitted_tasks == [2]
     assert "#SBATCH --array=2\n" in (again.step_folder("extract") / "script.sbatch").read_text()
     assert states(until(tmp_path, "again", settled)) == {"extract": "done"}
@@ -73,7 +74,7 @@ def test_only_the_missing_tasks_of_an_array_are_submitted(slurm_cluster, chains,
 def test_what_is_behind_a_failed_step_is_blocked_by_it(any_slurm, chains, tmp_path):
     made = chains.plan(tmp_path, on=profile(chains, any_slurm),
                        params={"sample": {"fail": "error"}})
-    submission.submit(made)
+    submit.submit(made)
     found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "done", "sample": "failed", "fit": "blocked",
                              "reduce": "blocked", "train": "blocked"}
@@ -87,7 +88,7 @@ def test_without_kill_on_invalid_dep_the_grandchildren_are_blocked_too(
         slurm_cluster, chains, tmp_path):
     made = chains.plan(tmp_path, on=profile(chains, slurm_cluster, kill_on_invalid_dep=False),
                        params={"sample": {"fail": "crash"}})
-    submission.submit(made)
+    submit.submit(made)
     found = until(tmp_path, "demo", lambda found: found.steps[1].state == "failed")
     assert "RuntimeError: an unforeseen crash" in found.steps[1].detail
     slurm_cluster.until(lambda: "DependencyNeverSatisfied" in slurm_cluster.command(
@@ -103,8 +104,8 @@ def test_without_kill_on_invalid_dep_the_grandchildren_are_blocked_too(
 def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm)
     slow = {"extract": {"seconds": 120.0}}
-    submission.submit(chains.plan(tmp_path, "mine", on=on, params=slow))
-    submission.submit(chains.plan(tmp_path, "mine-2", ("extract", "sample"), on=on, params=slow,
+    submit.submit(chains.plan(tmp_path, "mine", on=on, params=slow))
+    submit.submit(chains.plan(tmp_path, "mine-2", ("extract", "sample"), on=on, params=slow,
                                   salt="other"))
     until(tmp_path, "mine", lambda found: found.steps[0].state == "running")
     stopped = cancel(tmp_path, "mine")
@@ -122,7 +123,7 @@ def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm, steps={"reduce": {"partition": "nowhere"}})
     made = chains.plan(tmp_path, on=on, params={"extract": {"seconds": 30}})
     with pytest.raises(ClusterError) as caught:
-        submission.submit(made)
+        submit.submit(made)
     assert str(caught.value).splitlines() == [
         "reduce: sbatch: invalid partition specified: nowhere; Batch job submission failed: "
         "Invalid partition name specified", "nothing was submitted",
@@ -138,11 +139,11 @@ def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
 
 def test_slurm_can_be_asked_first(slurm_cluster, chains, tmp_path):
     good = chains.plan(tmp_path, on=profile(chains, slurm_cluster), tasks={"extract": 3})
-    submission.submit(good, test_only=True)
+    submit.submit(good, test_only=True)
     assert not good.folder.exists() and not slurm_cluster.jobs()
     bad = chains.plan(tmp_path, on=profile(chains, slurm_cluster, partition="nowhere"))
     with pytest.raises(ClusterError, match="extract: .*invalid partition") as caught:
-        submission.submit(bad, test_only=True)
+        submit.submit(bad, test_only=True)
     assert "partition: of the profile" in caught.value.hint
 
 
@@ -162,7 +163,7 @@ def test_what_would_wait_for_ever_is_refused(slurm_cluster, chains, tmp_path):
         made = chains.plan(tmp_path, names=("extract",), on=on, resources={"extract": wanted})
         for test_only in (True, False):
             with pytest.raises(InputError) as caught:
-                submission.submit(made, test_only=test_only)
+                submit.submit(made, test_only=test_only)
             assert caught.value.message == message
     assert not made.folder.exists() and slurm_cluster.jobs() == ["wrap"]
 
@@ -172,7 +173,7 @@ def test_submitting_inside_a_job_inherits_nothing(slurm_cluster, chains, tmp_pat
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "999999")
     made = chains.plan(tmp_path, names=("extract",), on=profile(chains, slurm_cluster))
-    submission.submit(made)
+    submit.submit(made)
     assert states(until(tmp_path, "demo", settled)) == {"extract": "done"}
 
 
@@ -181,7 +182,7 @@ def test_a_killed_job_is_told_with_its_cause(slurm_cluster, chains, tmp_path):
         tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster), params={
             "extract": {"memory_mb": 600}}, heal={"memory": 0},
         resources={"extract": Resources(cpus=1, mem_mb=200, time_min=5)})
-    submission.submit(made)
+    submit.submit(made)
     found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "failed", "sample": "blocked"}
     assert "out of memory" in found.steps[0].detail
@@ -195,7 +196,8 @@ def test_a_submission_killed_between_sbatch_and_its_note(slurm_cluster, chains, 
 import os, signal, sys
 sys.path.insert(0, {str(chains.FAKES)!r})
 import chains
-from l3hpc.workflow import sbatch, submission
+from l3hpc.runs import submit as runs_submit
+from l3hpc.schedulers.slurm import sbatch
 inner = sbatch.submit
 def submit(one):
     answer = inner(one)
@@ -204,7 +206,7 @@ def submit(one):
     return answer
 sbatch.submit = submit
 profile = chains.profile(name='test', slots={{}}, **{slurm_cluster.profile!r})
-submission.submit(chains.plan({str(tmp_path)!r}, names=('extract', 'sample', 'fit'), on=profile,
+runs_submit.submit(chains.plan({str(tmp_path)!r}, names=('extract', 'sample', 'fit'), on=profile,
                               params={slow!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
@@ -231,7 +233,8 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell may start deaf to it
 sys.path.insert(0, {str(chains.FAKES)!r})
 import chains
-from l3hpc.workflow import sbatch, submission
+from l3hpc.runs import submit as runs_submit
+from l3hpc.schedulers.slurm import sbatch
 inner = sbatch.submit
 def submit(one):
     answer = inner(one)
@@ -241,7 +244,7 @@ def submit(one):
 sbatch.submit = submit
 profile = chains.profile(name='test', slots={{}}, **{slurm_cluster.profile!r})
 slow = {{'extract': {{'seconds': 60}}}}
-submission.submit(chains.plan({str(tmp_path)!r}, on=profile, params=slow))
+runs_submit.submit(chains.plan({str(tmp_path)!r}, on=profile, params=slow))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, **slurm_cluster.env})
@@ -257,7 +260,7 @@ def test_resume_submits_only_what_is_missing(any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm)
     made = chains.plan(tmp_path, on=on, tasks={"extract": 3},
                        params={"extract": {"fail": "scratch", "fail_task": 1}})
-    submission.submit(made)
+    submit.submit(made)
     found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "failed", "sample": "blocked", "fit": "blocked",
                              "reduce": "blocked", "train": "blocked"}
@@ -275,7 +278,7 @@ def test_a_checkpoint_signal_sends_the_job_back_and_its_child_still_waits(
         slurm_cluster, chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster),
                        params={"extract": {"seconds": 6.0}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     slurm_cluster.command("scancel", "--signal=USR2", "--batch", record.steps[0].job)
     found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
@@ -293,7 +296,7 @@ def test_an_array_above_the_sites_limit_is_split_and_all_of_it_is_waited_for(
     on = profile(chains, slurm_cluster, limits={"array": 3})
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on, tasks={"extract": 7},
                        params={"extract": {"fail": "scratch", "fail_task": 5}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     attempts = record.steps[0].attempts
     assert [(each.get("offset", 0), each["tasks"]) for each in attempts] == [
         (0, [0, 1, 2]), (3, [3, 4, 5]), (6, [6])]
@@ -314,7 +317,7 @@ def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, 
         f"sample-{value}": Resources(1, 200, 0, 5) for value in "abc"}, params={
             "sample-b": {"text": "b", "fail": "scratch"},
             "sample-c": {"text": "c", "memory_mb": 300}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     jobs = {step.name: step.job for step in record.steps}
     base = jobs["sample-a"].removesuffix("_0")
     assert [jobs[f"sample-{value}"] for value in "abc"] == [f"{base}_{n}" for n in range(3)]
@@ -343,7 +346,7 @@ def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, 
 
 def test_a_sweep_is_cancelled_whole(slurm_cluster, chains, tmp_path):
     slow = {f"sample-{value}": {"text": value, "seconds": 60} for value in "ab"}
-    submission.submit(chains.sweep(tmp_path, ("a", "b"), profile(chains, slurm_cluster),
+    submit.submit(chains.sweep(tmp_path, ("a", "b"), profile(chains, slurm_cluster),
                                    params=slow))
     until(tmp_path, "demo", lambda found: "running" in states(found).values())
     cancel(tmp_path, "demo")

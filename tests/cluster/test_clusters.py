@@ -4,12 +4,13 @@ import pytest
 from follow import names, profile, settled, states, stranger, until
 from realslurm import Sibling
 
+from l3hpc.doctor import slurm
+from l3hpc.doctor.finding import ask
 from l3hpc.errors import InputError
-from l3hpc.workflow import records, status, submission, usage
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.doctor import slurm
-from l3hpc.workflow.doctor.line import ask
-from l3hpc.workflow.resume import resume
+from l3hpc.runs import status, submit, usage
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import resume
+from l3hpc.workspace import records
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_a_run_on_another_cluster_is_followed_there(
     theirs = stranger(slurm_cluster, "l3-demo-extract")
     made = chains.plan(tmp_path, names=("extract", "sample"), on=there,
                        params={"extract": {"seconds": 60}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     assert [step.attempts[0]["cluster"] for step in record.steps] == ["l3two", "l3two"]
     assert record.steps[0].job == theirs and record.clusters == "l3two"
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
@@ -47,7 +48,7 @@ def test_a_run_on_another_cluster_is_followed_there(
     monkeypatch.setenv("SLURM_CLUSTERS", "l3two")  # as a person types it who works there
     here = profile(chains, slurm_cluster)
     broken = {"extract": {"fail": "scratch"}}
-    submission.submit(chains.plan(tmp_path, "second", names=("extract", "sample"), on=here,
+    submit.submit(chains.plan(tmp_path, "second", names=("extract", "sample"), on=here,
                                   params=broken, salt="second"))
     monkeypatch.delenv("SLURM_CLUSTERS")  # another shell
     assert states(until(tmp_path, "second", settled)) == {"extract": "failed", "sample": "blocked"}
@@ -60,7 +61,7 @@ def test_a_run_on_another_cluster_is_followed_there(
 
 def test_where_slurm_may_choose_the_first_job_decides(slurm_cluster, other, chains, tmp_path):
     either = profile(chains, slurm_cluster, clusters=["l3test", "l3two"])
-    record = submission.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=either))
+    record = submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=either))
     assert len({step.attempts[0]["cluster"] for step in record.steps}) == 1
     assert states(until(tmp_path, "demo", settled)) == dict.fromkeys(
         ("extract", "sample", "fit"), "done")
@@ -70,14 +71,14 @@ def test_no_job_waits_for_one_of_another_cluster(slurm_cluster, other, chains, t
     there = profile(chains, slurm_cluster, clusters="l3two")
     maker = chains.plan(tmp_path, "maker", names=("extract",), on=there,
                         params={"extract": {"seconds": 60}})
-    job = submission.submit(maker).steps[0].job
+    job = submit.submit(maker).steps[0].job
     user = chains.plan(tmp_path, "user", names=("embed",), on=profile(chains, slurm_cluster),
                        waits_for=(job,))
     with pytest.raises(InputError, match=f"waits for job {job} on cluster l3two") as caught:
-        submission.submit(user)
+        submit.submit(user)
     assert "clusters: l3two" in caught.value.hint
     assert records.read(tmp_path, "user").state == "refused" and not slurm_cluster.jobs()
     user = chains.plan(tmp_path, "user-2", names=("embed",), on=there, waits_for=(job,))
-    assert submission.submit(user).steps[0].attempts[0]["cluster"] == "l3two"
+    assert submit.submit(user).steps[0].attempts[0]["cluster"] == "l3two"
     assert status.collect(tmp_path, ["user-2"])[0].steps[0].state == "waiting"
     cancel(tmp_path, "maker")

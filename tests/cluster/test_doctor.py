@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from l3hpc import doctor
+from l3hpc.config import settings as config
+from l3hpc.config import sources
 from l3hpc.steps import STEPS
-from l3hpc.workflow import assets, config, doctor
 
 pytestmark = pytest.mark.slurm
 
@@ -41,15 +43,15 @@ def test_what_slurm_would_refuse_is_red(slurm_cluster, tmp_path):
     assert found["scripts"].state == "yellow"
     refused = {name.removeprefix("pipeline ") for name, line in found.items()
                if name.startswith("pipeline ") and line.state == "red"}
-    assert refused == set(assets.pipelines())  # every one of them has a step that asks for this
+    assert refused == set(sources.pipelines())  # every one of them has a step that asks for this
 
 
 def test_a_workspace_that_only_this_machine_has_is_red(slurm_cluster, tmp_path, monkeypatch):
     """The nodes of the test cluster share this machine, so the job is pointed elsewhere."""
-    from l3hpc.workflow.doctor import places
+    from l3hpc.doctor import storage
 
-    plain = places.srun
-    monkeypatch.setattr(places, "srun", lambda config: [*plain(config), "env", "sh", "-c",
+    plain = storage.srun
+    monkeypatch.setattr(storage, "srun", lambda config: [*plain(config), "env", "sh", "-c",
                                                         'cat "$4.elsewhere"', "sh"])
     found = examined(slurm_cluster, tmp_path)
     assert found["workspace is shared"].state == "red"

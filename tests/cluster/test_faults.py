@@ -7,12 +7,14 @@ import time
 import pytest
 from follow import logs, profile, settled, states, until
 
-from l3hpc.workflow import markers, queue, records, status, submission, usage
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.doctor import slurm as doctor_slurm
-from l3hpc.workflow.doctor.line import ask
-from l3hpc.workflow.profile import Resources
-from l3hpc.workflow.resume import resume
+from l3hpc.config.profile import Resources
+from l3hpc.doctor import slurm as doctor_slurm
+from l3hpc.doctor.finding import ask
+from l3hpc.runs import status, submit, usage
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import resume
+from l3hpc.schedulers.slurm import queue
+from l3hpc.workspace import markers, records
 
 QUICK = """#!/bin/bash
 # stands in for Python: leaves the result that the worker would
@@ -44,7 +46,7 @@ def test_a_preempted_job_goes_on_and_status_says_why(slurm_cluster, chains, tmp_
     made = chains.plan(tmp_path, names=("extract", "sample"), on=low,
                        params={"extract": {"seconds": 14}},  # slurmd leaves it 5 s after TERM
                        resources={"extract": Resources(4, 200, 0, 5)})
-    record = submission.submit(made)
+    record = submit.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     blocker = slurm_cluster.command(  # every core of every node, in the better partition
         "sbatch", "--parsable", "--partition=cpu", "--nodes=3", "--exclusive", "--time=5",
@@ -63,7 +65,7 @@ def test_a_preempted_job_goes_on_and_status_says_why(slurm_cluster, chains, tmp_
 def test_a_node_that_dies_costs_one_requeue(slurm_cluster, chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster),
                        params={"extract": {"seconds": 15}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     job = record.steps[0].job
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     node = running_on(slurm_cluster, job)
@@ -86,7 +88,7 @@ def test_one_cancelled_task_of_an_array_is_all_that_is_missing(any_slurm, chains
     on = profile(chains, any_slurm)
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on, tasks={"extract": 3},
                        params={"extract": {"seconds": 16}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].state == "running")
     any_slurm.command("scancel", f"{record.steps[0].job}_1")
     found = until(tmp_path, "demo", settled, 60)
@@ -103,7 +105,7 @@ def test_resume_right_after_cancel_waits_for_the_job_that_is_ending(
     on = profile(chains, any_slurm)
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on,
                        params={"extract": {"seconds": 14}})  # slurmd leaves it 5 s after TERM
-    first = submission.submit(made)
+    first = submit.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     cancel(tmp_path, "demo")
     second = resume(tmp_path, "demo", on)
@@ -116,9 +118,9 @@ def test_a_run_that_waits_for_another_goes_on_once_that_was_resumed(any_slurm, c
     on = profile(chains, any_slurm)
     maker = chains.plan(tmp_path, "maker", names=("extract",), on=on,
                         params={"extract": {"seconds": 6, "fail": "scratch"}})
-    job = submission.submit(maker).steps[0].job
+    job = submit.submit(maker).steps[0].job
     user = chains.plan(tmp_path, "user", names=("embed",), on=on, waits_for=(job,))
-    submission.submit(user)
+    submit.submit(user)
     assert states(until(tmp_path, "maker", settled)) == {"extract": "failed"}
     [embed] = until(tmp_path, "user", settled).steps
     assert (embed.state, embed.detail) == ("blocked", f"by job {job} of another run")
@@ -134,7 +136,7 @@ def test_a_run_that_waits_for_another_goes_on_once_that_was_resumed(any_slurm, c
 def test_a_restarted_controller_changes_nothing(any_slurm, chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, any_slurm),
                        params={"extract": {"seconds": 30}})  # squeue takes its time to give up
-    submission.submit(made)
+    submit.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     any_slurm.stop_daemon("slurmctld")
     try:
@@ -152,7 +154,7 @@ def test_a_stopped_accounting_database_changes_nothing(slurm_cluster, chains, tm
     made = chains.plan(tmp_path, on=on, params={"sample": {"fail": "scratch"}})
     slurm_cluster.stop_daemon("slurmdbd")
     try:
-        submission.submit(made)
+        submit.submit(made)
         found = until(tmp_path, "demo", settled, 90)
         assert states(found) == {"extract": "done", "sample": "failed", "fit": "blocked",
                                  "reduce": "blocked", "train": "blocked"}
@@ -169,7 +171,7 @@ def test_jobs_that_slurm_forgot_are_known_from_our_records(short_memory, chains,
     on = profile(chains, short_memory)
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on,
                        params={"sample": {"fail": "scratch"}})
-    first = submission.submit(made)
+    first = submit.submit(made)
     until(tmp_path, "demo", settled)
     short_memory.until(lambda: _forgotten(short_memory, first), 30, "Slurm does not forget")
     [found] = status.collect(tmp_path, ["demo"])
@@ -190,7 +192,7 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
     made = chains.plan(tmp_path, names=("extract", "embed"), on=profile(chains, cluster),
                        tasks={"extract": 3}, params={"extract": {"seconds": 5},
                                                      "embed": {"seconds": 60}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     until(tmp_path, "demo", lambda found: all(step.progress for step in found.steps)
           and (made.step_folder("extract") / "markers" / "1.begin").exists())
     cluster.kill_processes("SLURM_ARRAY_TASK_ID=1")
@@ -229,7 +231,7 @@ def _forgotten(cluster, record):
 def test_a_job_that_vanished_without_a_word_is_lost(short_memory, chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract",), on=profile(chains, short_memory),
                        params={"extract": {"seconds": 30}})
-    record = submission.submit(made)
+    record = submit.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     short_memory.kill_processes(f"SLURM_JOB_ID={record.steps[0].job}")
     short_memory.until(lambda: _forgotten(short_memory, record), 40, "Slurm does not forget")
@@ -246,7 +248,7 @@ def test_runs_of_two_workspaces_do_not_meet(slurm_cluster, chains, tmp_path):
     made = [chains.plan(folder, names=("extract", "sample"), on=on,
                         params={"extract": {"seconds": 5}}) for folder in folders]
     for plan in made:
-        submission.submit(plan)
+        submit.submit(plan)
     cancel(folders[0], "demo")
     assert states(until(folders[1], "demo", settled)) == {"extract": "done", "sample": "done"}
     found = until(folders[0], "demo", settled)
@@ -262,7 +264,7 @@ def test_two_hundred_chained_jobs_are_submitted_and_followed(slurm_cluster, chai
     on = profile(chains, slurm_cluster, srun=False, python=str(quick))
     made = chains.many(tmp_path, 20, 10, on)
     started = time.monotonic()
-    record = submission.submit(made)
+    record = submit.submit(made)
     assert len({step.job for step in record.steps}) == 200
     print(f"submitted in {time.monotonic() - started:.1f} s")
     found = until(tmp_path, "demo", settled, 240)

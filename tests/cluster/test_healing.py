@@ -7,17 +7,18 @@ import time
 import pytest
 from follow import profile, settled, states, until
 
-from l3hpc.workflow import markers, records, submission
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.profile import Resources
-from l3hpc.workflow.resume import missing, resume
+from l3hpc.config.profile import Resources
+from l3hpc.runs import submit
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import missing, resume
+from l3hpc.workspace import markers, records
 
 
 def run(chains, cluster, folder, *, request=None, **step):
     names = ("extract", "sample")
     made = chains.plan(folder, names=names, on=profile(chains, cluster, **step.pop("on", {})),
                        resources={"extract": request or Resources(1, 200, 0, 5)}, **step)
-    return made, submission.submit(made)
+    return made, submit.submit(made)
 
 
 def requeues(folder, task=0):
@@ -126,7 +127,7 @@ def test_a_site_that_exports_nothing_does_not_empty_the_step(
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on, tasks={"extract": 2},
                        params={"extract": {"show": "WANTED"}, "sample": {"show": "WANTED"}})
-    submission.submit(made)
+    submit.submit(made)
     assert states(until(tmp_path, "demo", settled, 60)) == {"extract": "done", "sample": "done"}
     assert chains.output(made, "extract") == {0: "(it's here)", 1: "(it's here)"}
     assert chains.output(made, "sample")[0].startswith("(it's here ")
@@ -143,7 +144,7 @@ def test_a_container_without_slurm_heals_as_any_other(slurm_cluster, chains, tmp
                        params={"extract": {"memory_mb": 300}, "embed": {"seconds": 100}},
                        resources={"extract": Resources(1, 200, 0, 5),
                                   "embed": Resources(1, 200, 0, 1)})
-    submission.submit(made)
+    submit.submit(made)
     found = until(tmp_path, "demo", lambda found: found.steps[0].state == "done"
                   and found.steps[1].restarts, 120)
     assert [entry["mem_mb"] for entry in requeues(tmp_path)] == [400]

@@ -6,9 +6,9 @@ import pytest
 from follow import profile, settled, states, until
 
 from l3hpc.cli import main
-from l3hpc.workflow import status, submission
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.resume import look, resume
+from l3hpc.runs import status, submit
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import look, resume
 
 
 def held(found):
@@ -17,7 +17,7 @@ def held(found):
 
 def test_held_jobs_are_named_released_or_left_to_an_administrator(slurm_cluster, chains, tmp_path):
     on = profile(chains, slurm_cluster)
-    job = submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on,
+    job = submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on,
                                         params={"extract": {"seconds": 9}})).steps[0].job
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     slurm_cluster.command("scontrol", "requeuehold", job)
@@ -57,7 +57,7 @@ def test_a_prolog_that_fails(slurm_cluster, chains, tmp_path, capsys, monkeypatc
         "cluster": "test", "clusters": {"test": entry}, "paths": {"workspace": "."}}))
     made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster))
     with slurm_cluster.configured(Prolog=prolog):
-        job = submission.submit(made).steps[0].job
+        job = submit.submit(made).steps[0].job
         found = until(tmp_path, "demo", held)
         assert "could not start on its node, and is held (launch failed requeued held)" \
             in found.steps[0].detail
@@ -81,7 +81,7 @@ def test_what_another_run_computes_is_waited_for_in_the_queue(any_slurm, chains,
              for name in ("first", "second", "third")}
     jobs = {}
     for name, made in plans.items():
-        jobs[name] = submission.submit(made).steps[0].job
+        jobs[name] = submit.submit(made).steps[0].job
     until(tmp_path, "first", lambda found: found.steps[0].progress)
     for name in ("second", "third"):
         [found] = status.collect(tmp_path, [name])

@@ -2,9 +2,10 @@
 
 from follow import names, profile, settled, states, stranger, until
 
-from l3hpc.workflow import records, status, submission, usage
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.resume import resume
+from l3hpc.runs import status, submit, usage
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import resume
+from l3hpc.workspace import records
 
 
 def test_a_strangers_job_under_our_number_is_left_alone(slurm_cluster, chains, tmp_path):
@@ -14,14 +15,14 @@ def test_a_strangers_job_under_our_number_is_left_alone(slurm_cluster, chains, t
     on = profile(chains, slurm_cluster)
     broken = {"extract": {"fail": "scratch"}}
     made = chains.plan(tmp_path / "ours", names=("extract", "sample"), on=on, params=broken)
-    first = submission.submit(made)
+    first = submit.submit(made)
     until(tmp_path / "ours", "demo", settled)
     numbers = [int(step.job) for step in first.steps]
     slurm_cluster.forget_everything(numbers[0])
     assert stranger(slurm_cluster, "l3-demo-extract") == str(numbers[0])
     theirs = chains.plan(tmp_path / "theirs", names=("embed",), on=on, salt="theirs",
                          params={"embed": {"seconds": 100}})
-    assert submission.submit(theirs).steps[0].job == str(numbers[1])
+    assert submit.submit(theirs).steps[0].job == str(numbers[1])
     until(tmp_path / "theirs", "demo", lambda found: found.steps[0].progress)
 
     [found] = status.collect(tmp_path / "ours", ["demo"])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.ledger.journal import Journal
-from l3hpc.workflow import submission
-from l3hpc.workflow.config import Ledger
-from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.config.profile import ClusterProfile
+from l3hpc.config.settings import Ledger
+from l3hpc.ledger.journal.records import Journal
+from l3hpc.runs import submit
 
 pytestmark = pytest.mark.slurm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sheets"))
@@ -42,7 +42,7 @@ def test_the_sheet_shows_the_run_when_its_jobs_have_ended(slurm_plain, chains, w
                    ledger=Ledger("book-one", world.key))
     Journal(workspace / "ledger" / "journal", run="demo", labels={"model_dir": "/m"}).record(
         "embedding_approx_mse", {"num_epochs": 3, "state": "finished"})
-    record = submission.submit(plan)
+    record = submit.submit(plan)
     assert record.sync_job
     end = time.monotonic() + 120
     log = plan.folder / "ledger-sync.log"
@@ -51,4 +51,4 @@ def test_the_sheet_shows_the_run_when_its_jobs_have_ended(slurm_plain, chains, w
     assert [row["Model Dir"] for row in world.rows()] == ["/m"], log.read_text()
     slurm_plain.until(lambda: not slurm_plain.jobs(), 60, "the jobs do not end")
     assert "1 rows added" in log.read_text()
-    assert submission.succeeded(workspace, record)
+    assert submit.succeeded(workspace, record)

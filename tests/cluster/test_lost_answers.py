@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from follow import profile, settled, states, until
 
-from l3hpc.workflow import records, sbatch, submission
-from l3hpc.workflow.cancel import cancel
+from l3hpc.runs import submit
+from l3hpc.runs.cancel import cancel
+from l3hpc.schedulers.slurm import sbatch
+from l3hpc.workspace import records
 
 NAMES = ("extract", "sample")
 
@@ -33,7 +35,7 @@ def wrapped(slurm_plain, tmp_path, monkeypatch):
 def submitted(cluster, chains, tmp_path, **params):
     made = chains.plan(tmp_path, names=NAMES, on=profile(chains, cluster),
                        params={"extract": params})
-    return submission.submit(made)
+    return submit.submit(made)
 
 
 def count(cluster):

@@ -9,10 +9,10 @@ import time
 import pytest
 from follow import profile, settled, states, until
 
+from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, L3hpcError
-from l3hpc.progress import Progress
-from l3hpc.workflow import handover, submission
-from l3hpc.workflow.resume import resume
+from l3hpc.runs import submit, submit_jobs
+from l3hpc.runs.resume import resume
 
 # Slurm 24.11 refuses afterok on a job that it has forgotten; 22.05 takes it for fulfilled
 SBATCH = """#!/bin/bash
@@ -51,7 +51,7 @@ def strict(_strict, slurm_cluster, monkeypatch, tmp_path):
                                      squeue=shutil.which("squeue")))
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(handover, "LIMIT_S", (0.3,))
+    monkeypatch.setattr(submit_jobs, "LIMIT_S", (0.3,))
     return slurm_cluster
 
 
@@ -67,7 +67,7 @@ class Said(Progress):
 def test_a_chain_longer_than_the_submit_limit(strict, chains, tmp_path):
     made, said = chains.plan(tmp_path, on=profile(chains, strict),
                              params={"sample": {"seconds": 6}}), Said()
-    record = submission.submit(made, progress=said)
+    record = submit.submit(made, progress=said)
     assert all(step.job for step in record.steps)
     assert any("AssocMaxSubmitJobLimit" in text and "until there is room" in text
                for text in said.notes)
@@ -80,14 +80,14 @@ def test_an_array_above_the_submit_limit_is_refused_at_once(strict, chains, tmp_
                        tasks={"extract": 3})
     started = time.monotonic()
     with pytest.raises(ClusterError) as caught:
-        submission.submit(made)
+        submit.submit(made)
     assert time.monotonic() - started < 5
     assert caught.value.message == ("extract: 3 array tasks can never fit: at most 2 jobs may wait "
                                     "or run at once (AssocMaxSubmitJobLimit)")
     assert "limits: {array: 2}" in caught.value.hint and strict.jobs() == []
     split = chains.plan(tmp_path, "split", names=("extract",), tasks={"extract": 3},
                         on=profile(chains, strict, limits={"array": 2}))
-    submission.submit(split)
+    submit.submit(split)
     assert states(until(tmp_path, "split", settled)) == {"extract": "done"}
 
 
@@ -99,7 +99,7 @@ def test_a_step_that_fails_while_the_queue_is_full(strict, chains, tmp_path):
     blocker = strict.command("sbatch", "--parsable", "--time=1", "--output=/dev/null", "--wrap",
                              "sleep 6").strip()
     with pytest.raises(L3hpcError, match="extract failed meanwhile: sample was not submitted"):
-        submission.submit(made)
+        submit.submit(made)
     assert blocker not in strict.jobs()
     found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "failed", "sample": "blocked", "embed": "done",

@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.datasets import clips
 from l3hpc.datasets.clips import load_clips
-from l3hpc.datasets.rowfile import RowFile
 from l3hpc.errors import InputError
 
 LENGTHS = {"a.wav": 4, "b.wav": 6, "c.wav": 4, "d.wav": 5}

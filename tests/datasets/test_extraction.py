@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import scan
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.progress import Progress
 
 RATE = 2000
 

@@ -17,7 +17,7 @@ from l3hpc.datasets.embeddings import Part
 from l3hpc.datasets.training_cache import in_order, prepare
 from l3hpc.datasets.training_pairs import Pairs, Unit, approx_of, find_pairs, split
 from l3hpc.errors import InputError
-from l3hpc.files import write_json
+from l3hpc.io.files import write_json
 
 RATE = 2000
 FRONTEND = Frontend(RATE, 256, 100, 16)

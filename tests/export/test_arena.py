@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc.errors import L3hpcError
-from l3hpc.export import arena, micro, strips
+from l3hpc.export import arena, micro, tiling
 from l3hpc.export.arena import Lifetime
 from l3hpc.export.graph import Graph
-from l3hpc.export.running import Runner
+from l3hpc.export.interpreter import Runner
 
 LIVES = st.lists(st.tuples(st.integers(1, 400), st.integers(0, 12), st.integers(0, 5)),
                  min_size=1, max_size=14)
@@ -54,7 +54,7 @@ def test_lifetimes_of_a_graph(made):
     ("odd maps", "int8", (10, 6)), ("small", "fp32", (3,))])
 def test_tflite_micro_records_what_was_planned(made, tflite_micro, name, form, amounts):
     graph = Graph(made(name, form).flatbuffer)
-    strips.in_strips(graph, amounts)
+    tiling.in_strips(graph, amounts)
     graph.shrink()
     planned, recorded = arena.plan(graph), micro.run(graph.to_bytes())
     assert recorded.head == planned.head

@@ -13,7 +13,7 @@ from l3hpc.cli.export import command
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.export import arena, package, report
 from l3hpc.export.graph import Graph, description
-from l3hpc.export.running import Runner
+from l3hpc.export.interpreter import Runner
 from l3hpc.export.settings import Settings
 from l3hpc.models import weights
 from l3hpc.models.precision import deviation_of

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.export import arena, counts, micro, strips
+from l3hpc.export import arena, counts, micro, tiling
 from l3hpc.export.graph import Graph
-from l3hpc.export.running import Runner
+from l3hpc.export.interpreter import Runner
 
 
 def cut(flatbuffer, amounts):
     graph = Graph(flatbuffer)
-    strips.in_strips(graph, amounts)
+    tiling.in_strips(graph, amounts)
     graph.shrink()
     return graph
 
@@ -33,7 +33,7 @@ def any_inputs(runner, count=4, seed=0):
 @given(height=st.integers(2, 300), share=st.floats(0, 1))
 def test_strips_make_every_pooled_row_once_from_rows_that_exist(height, share):
     count = 1 + round(share * (height // 2 - 1))
-    made = strips.strips_of(height, count)
+    made = tiling.strips_of(height, count)
     assert len(made) == count and sum(strip.pooled for strip in made) == height // 2
     assert max(strip.pooled for strip in made) - min(strip.pooled for strip in made) <= 1
     low = 0
@@ -52,7 +52,7 @@ def test_strips_make_every_pooled_row_once_from_rows_that_exist(height, share):
 
 def test_impossible_strips_are_refused(made):
     with pytest.raises(InputError, match="5 strips of a map with 4 pooled rows"):
-        strips.strips_of(9, 5)
+        tiling.strips_of(9, 5)
     with pytest.raises(InputError, match="strips for 4 blocks"):
         cut(made("small", "int8").flatbuffer, (2, 2, 2, 2))
 
@@ -98,19 +98,19 @@ def test_weights_lie_in_the_file_once_and_maps_keep_their_quantisation(made):
 def test_choose(made):
     graph = Graph(made("wide", "int8").flatbuffer)
     whole = arena.plan(graph).total
-    assert strips.choose(graph, whole) == (1, 1, 1)
+    assert tiling.choose(graph, whole) == (1, 1, 1)
     for budget in (whole - 5_000, 40_000):
-        chosen = strips.choose(graph, budget)
+        chosen = tiling.choose(graph, budget)
         tried = graph.fork()
-        strips.in_strips(tried, chosen)
+        tiling.in_strips(tried, chosen)
         assert arena.plan(tried).total <= budget and max(chosen) > 1
-        assert sum(counts.macs(tried)) - sum(counts.macs(graph)) == strips.extra_macs(graph, chosen)
+        assert sum(counts.macs(tried)) - sum(counts.macs(graph)) == tiling.extra_macs(graph, chosen)
         fewer = graph.fork()
-        strips.in_strips(fewer, (chosen[0] - 1, *chosen[1:]))
+        tiling.in_strips(fewer, (chosen[0] - 1, *chosen[1:]))
         assert arena.plan(fewer).total > budget
     assert len(graph.operators) == 14  # not touched by trying
     nothing = graph.fork()
-    strips.in_strips(nothing, strips.choose(graph, 1))
+    tiling.in_strips(nothing, tiling.choose(graph, 1))
     assert arena.plan(nothing).total < 35_000
 
 
@@ -118,9 +118,9 @@ def test_choose(made):
 def student_2(made):
     """(plain, strip-wise) of the published Student 2's geometry, random weights."""
     plain = Graph(made("student 2", "int8").flatbuffer)
-    chosen = strips.choose(plain)
+    chosen = tiling.choose(plain)
     striped = plain.fork()
-    strips.in_strips(striped, chosen)
+    tiling.in_strips(striped, chosen)
     for graph in (plain, striped):
         graph.shrink({"spec": made("student 2", "int8").spec.to_dict()})
     return plain, striped, chosen

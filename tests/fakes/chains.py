@@ -6,9 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from l3hpc.workflow import artifacts
-from l3hpc.workflow.model import Plan, PlannedStep
-from l3hpc.workflow.profile import ClusterProfile, Resources
+from l3hpc.config.profile import ClusterProfile, Resources
+from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.workspace import artifacts
 
 FAKES = Path(__file__).parent
 CHAIN = ("extract", "sample", "fit", "reduce", "train")

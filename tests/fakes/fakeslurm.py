@@ -41,9 +41,9 @@ echo "$n"
 
 def queue_line(job, state, reason="None", used="0:00", start="N/A", restarts=0, limit="5:00",
                code="0", node="", cluster="", submitted="", name="", script="", output=""):
-    """A line of squeue as ``l3hpc.workflow.queue`` asks for it. What a real one would say of where
-    the job comes from is left out where a test does not ask for it."""
-    from l3hpc.workflow.queue import _END, _WIDTHS
+    """A line of squeue as ``l3hpc.schedulers.slurm.queue`` asks for it. What a real one would say
+    of where the job comes from is left out where a test does not ask for it."""
+    from l3hpc.schedulers.slurm.queue import _END, _WIDTHS
 
     values = (job, state, reason, used, start, str(restarts), limit, code, node, cluster, submitted)
     return "".join(value.ljust(width) for value, width in zip(

@@ -3,7 +3,8 @@
 import json
 import time
 
-from l3hpc.workflow import records, status
+from l3hpc.runs import status
+from l3hpc.workspace import records
 
 
 def profile(chains, cluster, **changes):

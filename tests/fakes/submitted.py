@@ -1,7 +1,7 @@
 """A submitted chain on a Slurm that says what the test wants."""
 
-from l3hpc.files import write_json
-from l3hpc.workflow import status, submission
+from l3hpc.io.files import write_json
+from l3hpc.runs import status, submit
 
 
 class Case:
@@ -11,7 +11,7 @@ class Case:
         self.slurm, self.workspace, self.name = slurm, workspace, name
         self.profile = profile or chains.profile(name="greene", executor="slurm", slots={})
         self.made = chains.plan(workspace, name, on=self.profile, **plan)
-        submission.submit(self.made)
+        submit.submit(self.made)
 
     def queue(self, *lines):
         self.slurm.says("squeue", "cat <<'E'\n" + "\n".join(lines) + "\nE")

@@ -52,8 +52,8 @@ def data_sets(folder: Path) -> None:
     fakes()
     import layouts
 
+    from l3hpc.console.progress import Progress
     from l3hpc.datasets.synth_ust import write_ust
-    from l3hpc.progress import Progress
 
     layouts.esc50(folder / "esc50")
     layouts.us8k(folder / "us8k")
@@ -76,21 +76,22 @@ def workspace(folder: Path) -> dict[str, str]:
     fakes()
     import chains
 
-    from l3hpc.files import write_json
-    from l3hpc.ledger.journal import Journal
-    from l3hpc.workflow import records, submission
+    from l3hpc.io.files import write_json
+    from l3hpc.ledger.journal.records import Journal
+    from l3hpc.runs import submit
+    from l3hpc.workspace import records
 
     names = {"good-1": "done", "bad-2": "failed", "third-3": "done"}
-    queued = submission.run_local
-    submission.run_local = lambda *words, **options: None
+    queued = submit.run_local
+    submit.run_local = lambda *words, **options: None
     try:
         for number, (name, state) in enumerate(names.items()):
             made = chains.plan(folder, name, ("extract", "sample", "fit"), tasks={"extract": 2},
                                salt=name)
-            submission.submit(made)
+            submit.submit(made)
             jobs: dict[str, dict[str, Any]] = {}
             record = records.read(folder, name)
-            from l3hpc.workflow.records import task_ids
+            from l3hpc.workspace.records import task_ids
 
             for step, planned in zip(record.steps, made.steps, strict=True):
                 failed = state == "failed" and step.name == "sample"
@@ -138,7 +139,7 @@ def workspace(folder: Path) -> dict[str, str]:
                                {"latest_train_loss": 0.5 / (epoch + 1)}, epoch=epoch)
             journal.record("sonyc_ust", {"micro_auprc": 0.5 + number / 10})
     finally:
-        submission.run_local = queued
+        submit.run_local = queued
     return names
 
 

@@ -141,8 +141,8 @@ class Amounts(Surface):
     share = 250
 
     def judge(self, case: Case) -> Verdict:
+        from l3hpc.config import units
         from l3hpc.errors import L3hpcError
-        from l3hpc.workflow import units
 
         rng = case.rng
         memory, minutes = rng.randrange(1, 2**rng.randrange(1, 31)), rng.randrange(1, 525_601)

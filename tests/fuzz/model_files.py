@@ -97,7 +97,7 @@ class TensorFlowFiles(ModelFiles):
     tensorflow = True
 
     def prepare(self, folder: Path) -> None:
-        from l3hpc.quiet import import_tensorflow
+        from l3hpc.models.tensorflow_log import import_tensorflow
 
         import_tensorflow()
         import tensorflow as tf

@@ -34,7 +34,8 @@ class SlurmAnswers(Surface):
         bases.fakes()
         import chains
 
-        from l3hpc.workflow import records, submission
+        from l3hpc.runs import submit
+        from l3hpc.workspace import records
 
         (folder / "cluster.yaml").write_text(bases.CLUSTER.replace("cluster: local",
                                                                    "cluster: greene"))
@@ -52,7 +53,7 @@ class SlurmAnswers(Surface):
         # a path of the same length in every case: it stands in the scripts
         self.plan = chains.plan(folder / "ws", "slurm-1", ("extract", "sample", "fit"),
                                 tasks={"extract": 3}, on=profile)
-        submission.submit(self.plan)
+        submit.submit(self.plan)
         bases.workspace(folder / "ws")
         self.jobs = json.loads((folder / "jobs.json").read_text())
         self.ours = {job["id"] for job in self.jobs}
@@ -120,7 +121,8 @@ class SlurmAnswers(Surface):
         import chains
 
         from l3hpc.errors import L3hpcError
-        from l3hpc.workflow import records, submission
+        from l3hpc.runs import submit
+        from l3hpc.workspace import records
 
         from .oracle import call
 
@@ -129,7 +131,7 @@ class SlurmAnswers(Surface):
         plan = chains.plan(case.folder / "ws", "new-1", ("extract", "sample"),
                            tasks={"extract": 2}, on=profile)
         with hurried():
-            found = call(submission.submit, plan)
+            found = call(submit.submit, plan)
         jobs = json.loads((case.folder / "jobs.json").read_text())
         live = {job["id"] for job in jobs if job["state"] not in ("CANCELLED",)}
         if isinstance(found, L3hpcError):
@@ -144,7 +146,7 @@ class SlurmAnswers(Surface):
         return Verdict(True)
 
     def _known(self, folder: Path) -> set[str]:
-        from l3hpc.workflow import records
+        from l3hpc.workspace import records
 
         if "new-1" not in records.names(folder / "ws"):
             return set()

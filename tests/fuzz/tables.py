@@ -24,8 +24,8 @@ class Tables(Surface):
     share = 700
 
     def prepare(self, folder: Path) -> None:
+        from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.tagging.annotations import Annotations
-        from l3hpc.tagging.taxonomy import Taxonomy
 
         bases.working_folder(folder)
         self.base = folder

@@ -153,7 +153,7 @@ def spoil(path: Path, rng: random.Random) -> None:
 
 def odd_records(path: Path, rng: random.Random) -> None:
     """Sealed records with odd values in the place of the file's own."""
-    from l3hpc.ledger.journal import seal, unseal
+    from l3hpc.ledger.journal.records import seal, unseal
 
     if not path.is_file():
         return

@@ -3,7 +3,7 @@
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.ledger.columns import TABS, letter, tab_named
+from l3hpc.ledger.schema import TABS, letter, tab_named
 
 MSE = (
     "Username | Model Dir | Train Data Dir | Valid Data Dir | Emb Train Dir | Emb Valid Dir | "

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.ledger import compaction, reading
-from l3hpc.ledger.batch import ORDER, Batch, pack, text, unpacked
-from l3hpc.ledger.compaction import compact
-from l3hpc.ledger.fold import fold, fold_folders
-from l3hpc.ledger.journal import CLOSING, Journal, last_restart, seal
-from l3hpc.ledger.reading import Damage, every_record, journal_files, parts, read
+from l3hpc.ledger.journal import compaction, reading
+from l3hpc.ledger.journal.batch import ORDER, Batch, pack, text, unpacked
+from l3hpc.ledger.journal.compaction import compact
+from l3hpc.ledger.journal.fold import fold, fold_folders
+from l3hpc.ledger.journal.reading import Damage, every_record, journal_files, parts, read
+from l3hpc.ledger.journal.records import CLOSING, Journal, last_restart, seal
 
 TAB = "embedding_approx_mse"
 

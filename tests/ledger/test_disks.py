@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.ledger.journal import Journal
-from l3hpc.ledger.reading import Damage, every_record
+from l3hpc.ledger.journal.reading import Damage, every_record
+from l3hpc.ledger.journal.records import Journal
 
 TAB = "embedding_approx_mse"
 

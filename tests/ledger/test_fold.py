@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc.ledger.fold import fold, fold_folders
-from l3hpc.ledger.journal import Journal, seal
+from l3hpc.ledger.journal.fold import fold, fold_folders
+from l3hpc.ledger.journal.records import Journal, seal
 
 TAB = "embedding_approx_mse"
 
@@ -86,13 +86,13 @@ def test_what_has_no_place_is_counted():
 
 
 def test_a_pipe_among_the_journals_is_named_and_hangs_nobody(tmp_path):
-    from l3hpc.ledger import journal_repair
-    from l3hpc.ledger.compaction import compact
+    from l3hpc.ledger.journal import repair
+    from l3hpc.ledger.journal.compaction import compact
 
     os.mkfifo(tmp_path / "pipe.jsonl")
     result = fold_folders([tmp_path])
     assert result.unreadable == {str(tmp_path / "pipe.jsonl"): "not a regular file"}
-    assert journal_repair.find([tmp_path]) == []
+    assert repair.find([tmp_path]) == []
     compact(tmp_path)
     assert (tmp_path / "pipe.jsonl").exists()
 

@@ -5,8 +5,8 @@ import pytest
 
 import l3hpc
 from l3hpc.errors import InputError
-from l3hpc.ledger.columns import TABS
-from l3hpc.ledger.journal import Journal
+from l3hpc.ledger.journal.records import Journal
+from l3hpc.ledger.schema import TABS
 
 
 def test_a_tab_as_a_frame(tmp_path):

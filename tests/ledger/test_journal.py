@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc.ledger import journal as journal_module
-from l3hpc.ledger.journal import Journal, last_restart, plain, seal, unseal
+from l3hpc.ledger.journal import records as journal_module
+from l3hpc.ledger.journal.records import Journal, last_restart, plain, seal, unseal
 
 TAB = "embedding_approx_mse"
 
@@ -249,7 +249,7 @@ def test_24_writers_killed_at_random_lose_nothing_acknowledged(tmp_path):
 
 
 def test_the_journal_imports_nothing_heavy():
-    code = ("import sys, l3hpc.ledger.journal; print([name for name in ('numpy', 'pandas', "
+    code = ("import sys, l3hpc.ledger.journal.records; print([name for name in ('numpy', 'pandas', "
             "'tensorflow', 'gspread', 'openpyxl', 'requests', 'pydantic') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

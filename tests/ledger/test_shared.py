@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.ledger.fold import fold_folders
-from l3hpc.ledger.journal import Journal, package_versions
+from l3hpc.ledger.journal.fold import fold_folders
+from l3hpc.ledger.journal.records import Journal, package_versions
 from l3hpc.ledger.store import Store, share
 
 TAB = "embedding_approx_mse"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l3hpc.datasets.keys import ReducedKey, parse_key, reduced_key
 from l3hpc.errors import InputError
-from l3hpc.reduction.keys import ReducedKey, parse_key, reduced_key
 
 
 def test_published_names():

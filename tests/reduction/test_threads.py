@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from l3hpc.reduction.threads import available_threads, blas_threads, in_order
+from l3hpc.arrays.threads import available_threads, blas_threads, in_order
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

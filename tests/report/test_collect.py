@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.ledger.journal import Journal
+from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.spec import openl3_spec
 from l3hpc.reduction.store import Phi, save_phi
 from l3hpc.report.collect import collect, epochs, scores

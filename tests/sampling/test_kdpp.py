@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l3hpc.arrays.rows import ArrayRows, ChunkRows, ConcatRows, SubsetRows
 from l3hpc.errors import InputError
 from l3hpc.sampling.kdpp import KDPP, FeatureRows, features
-from l3hpc.sampling.rows import ArrayRows, ChunkRows, ConcatRows, SubsetRows
 
 
 def embeddings(n=600, d=16, seed=1):

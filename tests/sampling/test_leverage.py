@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l3hpc.arrays.features import FeatureRows, features
+from l3hpc.arrays.rows import ArrayRows
 from l3hpc.sampling import leverage
-from l3hpc.sampling.features import FeatureRows, features
 from l3hpc.sampling.kdpp import KDPP
 from l3hpc.sampling.leverage import leverage_bounds
-from l3hpc.sampling.rows import ArrayRows
 
 
 def exact(b, mapping):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from l3hpc.sampling import passes
-from l3hpc.sampling.features import FeatureRows, features
+from l3hpc.arrays import passes
+from l3hpc.arrays.features import FeatureRows, features
+from l3hpc.arrays.passes import over_blocks, steady_blas
+from l3hpc.arrays.rows import ArrayRows, ChunkRows
 from l3hpc.sampling.kdpp import KDPP
 from l3hpc.sampling.leverage import leverage_bounds
-from l3hpc.sampling.passes import over_blocks, steady_blas
-from l3hpc.sampling.rows import ArrayRows, ChunkRows
 
 DOUBLE = np.dtype(np.float64)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l3hpc.datasets.local_time import calendar, utc_offsets
 from l3hpc.errors import InputError
-from l3hpc.sampling.frames import time_frames
-from l3hpc.sampling.localtime import calendar, utc_offsets
+from l3hpc.sampling.periods import time_frames
 from l3hpc.sampling.relevance import relative_loudness, relevance_groups
 
 NEW_YORK = "America/New_York"

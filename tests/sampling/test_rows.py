@@ -6,16 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l3hpc.arrays.rows import ArrayRows, ChunkRows, ConcatRows, Rows, SubsetRows, as_rows, blocks
 from l3hpc.errors import InputError
-from l3hpc.sampling.rows import (
-    ArrayRows,
-    ChunkRows,
-    ConcatRows,
-    Rows,
-    SubsetRows,
-    as_rows,
-    blocks,
-)
 
 MATRIX = np.arange(60, dtype=np.float32).reshape(20, 3)
 

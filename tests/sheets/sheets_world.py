@@ -1,10 +1,10 @@
 """A server, a workspace, and short ways to write results and to sync."""
 
-from l3hpc.ledger.columns import MAIN_TABS, TABS
-from l3hpc.ledger.journal import Journal
-from l3hpc.ledger.sheets import Pace, Sheets
+from l3hpc.ledger.journal.records import Journal
+from l3hpc.ledger.schema import MAIN_TABS, TABS
+from l3hpc.ledger.sheets.client import Pace, Sheets
+from l3hpc.ledger.sheets.sync import initialise, sync
 from l3hpc.ledger.store import Store
-from l3hpc.ledger.sync import initialise, sync
 
 MSE = "embedding_approx_mse"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from l3hpc.errors import L3hpcError
-from l3hpc.ledger.columns import TABS
+from l3hpc.ledger.schema import TABS
 
 TAB = TABS["embedding_approx_mse"]
 MSE = TAB.name

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from l3hpc.errors import HeaderDriftError, L3hpcError
-from l3hpc.ledger.columns import TABS
-from l3hpc.ledger.compaction import compact
-from l3hpc.ledger.sync import sync
+from l3hpc.ledger.journal.compaction import compact
+from l3hpc.ledger.schema import TABS
+from l3hpc.ledger.sheets.sync import sync
 
 MSE = "embedding_approx_mse"
 JOBS = st.sampled_from("abcd")

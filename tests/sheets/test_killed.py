@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from l3hpc.ledger.columns import TABS
+from l3hpc.ledger.schema import TABS
 
 MSE = "embedding_approx_mse"
 MOMENTS = ("arrived", "applied", "answered")

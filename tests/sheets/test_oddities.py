@@ -4,9 +4,9 @@ import pytest
 
 from l3hpc.errors import HeaderDriftError
 from l3hpc.ledger.cells import MAX_CHARACTERS, pasteable, text
-from l3hpc.ledger.columns import TABS
-from l3hpc.ledger.fold import Fold, Row
-from l3hpc.ledger.repair import foreign_rows, header_difference, put_headers_back
+from l3hpc.ledger.journal.fold import Fold, Row
+from l3hpc.ledger.schema import TABS
+from l3hpc.ledger.sheets.repair import foreign_rows, header_difference, put_headers_back
 
 MSE = "embedding_approx_mse"
 TITLES = TABS[MSE].titles
@@ -39,7 +39,7 @@ def folded(world, rows):
 @pytest.mark.parametrize("path", ["/data/" + "x" * 200, "/wörk/🎧" * 20])
 def test_a_sync_larger_than_a_request_is_several(world, path, monkeypatch):
     """Google takes 10,485,760 bytes at once, whatever the number of rows; here it takes less."""
-    monkeypatch.setattr("l3hpc.ledger.requests.BYTES_AT_ONCE", 100_000)
+    monkeypatch.setattr("l3hpc.ledger.sheets.requests.BYTES_AT_ONCE", 100_000)
     monkeypatch.setattr("sheets_server.BYTES_LIMIT", 120_000)
     tabs = ["embedding_approx_mse", "classifier"]
     world.init(tabs)
@@ -64,7 +64,7 @@ def test_a_sync_larger_than_a_request_is_several(world, path, monkeypatch):
 
 def watched(world):
     """The sizes of the writing requests from now on."""
-    from l3hpc.ledger import sheets
+    from l3hpc.ledger.sheets import client as sheets
     sizes = []
     real = sheets.request_bytes
     world_sheets = world.sheets
@@ -97,7 +97,7 @@ def test_a_row_that_no_request_can_hold_is_refused_by_name(world):
 
 def test_a_request_above_the_limit_is_refused_here_and_there(world):
     from l3hpc.errors import L3hpcError
-    from l3hpc.ledger import sheets as module
+    from l3hpc.ledger.sheets import client as module
     sheets = world.sheets()
     request = {"addSheet": {"properties": {"title": "x" * 10_500_000}}}
     with pytest.raises(L3hpcError, match="larger than Google takes"):
@@ -249,7 +249,7 @@ def test_a_duplicate_of_a_tab_does_not_get_its_rows(world, place):
 
 
 def test_which_of_two_copies_is_ours_is_asked_for_where_nothing_tells(world):
-    from l3hpc.ledger.grid import tab_identity
+    from l3hpc.ledger.sheets.grid import tab_identity
     filled(world)
     del world.server.book.metadata[tab_identity(MSE)]  # a sheet of the version before
     world.server.book.metadata[77] = {

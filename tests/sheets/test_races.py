@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from l3hpc.errors import HeaderDriftError, L3hpcError
-from l3hpc.ledger.columns import TABS
+from l3hpc.ledger.schema import TABS
 
 MSE = "embedding_approx_mse"
 KEY = 1
@@ -56,7 +56,7 @@ def test_a_lost_answer_to_init_makes_no_second_tab(world, fault):
 
 def held_batch(world):
     """A batch that left its syncer but has not arrived yet: returns what delivers it."""
-    from l3hpc.ledger.sync import sync
+    from l3hpc.ledger.sheets.sync import sync
     held, sheets = [], world.sheets()
     real = sheets.batch
 
@@ -249,8 +249,8 @@ def test_what_a_person_types_before_the_last_reading_is_a_conflict_and_stays(wor
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_write_that_arrives_after_it_was_given_up_finds_no_anchor(world, strict):
-    from l3hpc.ledger.sheets import Unanswered
-    from l3hpc.ledger.sync import sync
+    from l3hpc.ledger.sheets.client import Unanswered
+    from l3hpc.ledger.sheets.sync import sync
     world.server.book.strict_filters = strict
     filled(world)
     epochs(world, "a", 3, 2)
@@ -383,8 +383,8 @@ def test_a_tab_renamed_between_two_requests_is_read_again(world, reading):
 
 
 def test_a_reading_that_is_refused_again_and_again_is_an_error(world):
-    from l3hpc.ledger.sheets import Refused
-    from l3hpc.ledger.sync import sync
+    from l3hpc.ledger.sheets.client import Refused
+    from l3hpc.ledger.sheets.sync import sync
     sheets = world.sheets()
     asked = []
 
@@ -399,7 +399,7 @@ def test_a_reading_that_is_refused_again_and_again_is_an_error(world):
 
 def occupied(world, version):
     """A row's mark that happens to have the id of a version."""
-    from l3hpc.ledger.grid import version_identity
+    from l3hpc.ledger.sheets.grid import version_identity
     identity = version_identity(version)
     world.server.book.metadata[identity] = {
         "metadataId": identity, "metadataKey": "l", "metadataValue": "abcd",
@@ -407,11 +407,12 @@ def occupied(world, version):
 
 
 def test_a_version_whose_id_is_in_use_is_stepped_over(world, monkeypatch):
-    from l3hpc.ledger import undo
-    from l3hpc.ledger.sync import snapshot_of
+    from l3hpc.ledger.sheets import rollback
+    from l3hpc.ledger.sheets.sync import snapshot_of
     filled(world)
-    real, intents = undo.intent, []
-    monkeypatch.setattr(undo, "intent", lambda *words: intents.append(real(*words)) or intents[-1])
+    real, intents = rollback.intent, []
+    monkeypatch.setattr(rollback, "intent",
+                        lambda *words: intents.append(real(*words)) or intents[-1])
     version = snapshot_of(world.sheets()).version
     occupied(world, version + 1)
     occupied(world, version + 3)
@@ -425,7 +426,7 @@ def test_a_version_whose_id_is_in_use_is_stepped_over(world, monkeypatch):
 
 
 def test_a_new_row_whose_mark_would_have_the_id_of_the_version(world, monkeypatch):
-    from l3hpc.ledger import grid
+    from l3hpc.ledger.sheets import grid
     world.init()
     real, taken = grid.row_identity, [grid.version_identity(2)]
     monkeypatch.setattr(grid, "row_identity", lambda tab, key, probe=0: (
@@ -467,7 +468,7 @@ def test_a_column_inserted_in_between_is_noticed_and_undone(world, position):
 @pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("stop", range(8))
 def test_a_syncer_killed_at_any_request_leaves_nothing_wrong(world, stop, moved):
-    from l3hpc.ledger.sync import sync
+    from l3hpc.ledger.sheets.sync import sync
     filled(world)
     epochs(world, "a", 3, 2)
     epochs(world, "new", 1)
@@ -519,7 +520,7 @@ def test_two_at_once_make_the_tabs_once(world):
 
 
 def test_the_quota_is_respected_by_a_visible_wait(world):
-    from l3hpc.ledger.sheets import Pace, Sheets
+    from l3hpc.ledger.sheets.client import Pace, Sheets
     now = [0.0]
 
     def sleep(seconds):
@@ -537,13 +538,13 @@ def test_the_quota_is_respected_by_a_visible_wait(world):
 
 
 def test_a_thousand_rows_need_four_requests(world):
-    from l3hpc.ledger.fold import Row
+    from l3hpc.ledger.journal.fold import Row
     world.init()
     rows = {}
     for number in range(1000):
         key = (f"/m/{number}",)
         rows[(MSE, key)] = Row(TABS[MSE], key, {"model_dir": key[0], "num_epochs": number})
-    from l3hpc.ledger.fold import Fold
+    from l3hpc.ledger.journal.fold import Fold
     world.store.fold = lambda history=False: Fold(rows=dict(rows))
     report = world.sync()
     assert report.inserted == 1000 and report.requests == 4

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from l3hpc.errors import HeaderDriftError, InputError, L3hpcError, OfflineError
-from l3hpc.ledger.columns import MAIN_TABS, TABS
+from l3hpc.ledger.schema import MAIN_TABS, TABS
 
 MSE = "embedding_approx_mse"
 
@@ -315,7 +315,7 @@ def test_rows_pasted_from_the_csv_are_recognised(world):
 
 
 def test_adopted_rows_become_rows_like_others(world):
-    from l3hpc.ledger.repair import adopt, foreign_rows
+    from l3hpc.ledger.sheets.repair import adopt, foreign_rows
     world.init()
     grid = world.server.book.named(MSE)["grid"]
     grid[1][0], grid[1][1], grid[1][10], grid[1][25] = "bob", "/by/hand", 300, 0.25
@@ -330,7 +330,7 @@ def test_adopted_rows_become_rows_like_others(world):
 
 
 def test_digits_that_a_person_typed_into_a_text_column_are_that_text(world):
-    from l3hpc.ledger.repair import adopt, foreign_rows
+    from l3hpc.ledger.sheets.repair import adopt, foreign_rows
     tab = TABS["sonyc_ust"]
     world.init()
     line = [None] * 35
@@ -382,7 +382,7 @@ def test_credentials_are_checked(world, tmp_path):
 
 
 def test_application_default_credentials(world, monkeypatch, tmp_path):
-    from l3hpc.ledger.sheets import credentials
+    from l3hpc.ledger.sheets.client import credentials
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(world.key))
     world.init()
     world.record("a", num_epochs=1)
@@ -398,10 +398,10 @@ def test_application_default_credentials(world, monkeypatch, tmp_path):
 
 def test_a_slow_google_is_given_up_and_its_late_work_does_no_harm(world, monkeypatch):
     """The batch times out here and is applied there a moment later; it was sent again meanwhile."""
-    from l3hpc.ledger import sheets
+    from l3hpc.ledger.sheets import client
     world.init()
     epochs(world, "a", 2)
-    monkeypatch.setattr(sheets, "TIMEOUT_S", (1.0, 0.3))
+    monkeypatch.setattr(client, "TIMEOUT_S", (1.0, 0.3))
     left = ["slow", "slow"]
     world.server.faults = lambda method, path: left.pop() if left and path.endswith(
         ":batchUpdate") else None
@@ -414,12 +414,12 @@ def test_a_slow_google_is_given_up_and_its_late_work_does_no_harm(world, monkeyp
 
 
 def test_a_clock_that_is_wrong_changes_nothing(world, monkeypatch):
-    from l3hpc.ledger import journal
+    from l3hpc.ledger.journal import records
     world.init()
     for epoch, moment in enumerate((5e9, 1.0, 2e9)):
-        monkeypatch.setattr(journal.time, "time", lambda moment=moment: moment)
+        monkeypatch.setattr(records.time, "time", lambda moment=moment: moment)
         epochs(world, "a", 1, epoch)
-    monkeypatch.setattr(journal.time, "time", lambda: 7.0)
+    monkeypatch.setattr(records.time, "time", lambda: 7.0)
     world.journals.pop("a").close()
     epochs(world, "a", 2, 2)  # a second process repeats an epoch
     monkeypatch.undo()
@@ -438,7 +438,7 @@ def test_infinities_are_text(world):
 
 
 def test_only_loopback_may_stand_in_for_google(world):
-    from l3hpc.ledger.sheets import BASE, base_url
+    from l3hpc.ledger.sheets.client import BASE, base_url
     assert base_url({}) == BASE
     for address in ("http://example.org", "https://127.0.0.1:1", "http://127.0.0.1.evil.org",
                     "http://127.0.0.1@evil.org"):

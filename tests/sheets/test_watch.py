@@ -6,8 +6,8 @@ import time
 import pytest
 
 from l3hpc.cli import main
-from l3hpc.ledger import sheets as sheets_module
-from l3hpc.ledger.columns import TABS
+from l3hpc.ledger.schema import TABS
+from l3hpc.ledger.sheets import client as sheets_module
 from l3hpc.ledger.store import Store
 
 MSE = "embedding_approx_mse"

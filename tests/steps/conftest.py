@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from l3hpc import steps
-from l3hpc.files import write_json
+from l3hpc.io.files import write_json
 from l3hpc.steps.base import Preemption, Task
 
 

@@ -14,7 +14,7 @@ from l3hpc import steps
 from l3hpc.avc.evaluation import interval
 from l3hpc.avc.scenes import CEILING
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.ledger.columns import tab_named
+from l3hpc.ledger.schema import tab_named
 from l3hpc.models import weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))

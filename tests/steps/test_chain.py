@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.ledger.columns import tab_named
+from l3hpc.ledger.schema import tab_named
 from l3hpc.models.weights import RANDOM_WEIGHTS
 
 

@@ -9,7 +9,7 @@ import pytest
 from l3hpc import steps
 from l3hpc.compression import pruning
 from l3hpc.errors import InputError
-from l3hpc.ledger.columns import tab_named
+from l3hpc.ledger.schema import tab_named
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weights import RANDOM_WEIGHTS, load_parameters, save

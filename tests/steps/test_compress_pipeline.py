@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from l3hpc.config import settings as configuration
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weights import RANDOM_WEIGHTS, save
-from l3hpc.workflow import config as configuration
-from l3hpc.workflow import plan, submission
+from l3hpc.pipelines import plan
+from l3hpc.runs import submit
 
 
 @pytest.mark.slow
@@ -30,9 +31,9 @@ def test_the_pipeline_runs_on_this_machine(city, tmp_path, monkeypatch):
               "compare.engine=ncnn")))
     assert [step.name for step in made.steps] == [
         "sensitivity", "prune", "extract", "distill", "compare"]
-    record = submission.submit(made)
+    record = submit.submit(made)
     logs = "\n".join(path.read_text() for path in sorted(made.folder.rglob("*.err")))
-    assert submission.succeeded(config.workspace, record), logs
+    assert submit.succeeded(config.workspace, record), logs
     compare = next(step for step in made.steps if step.name == "compare")
     report = json.loads((compare.artifact / "0000/report.json").read_text())
     assert report["note"] == RANDOM_WEIGHTS

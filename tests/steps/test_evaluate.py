@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from l3hpc.ledger.columns import tab_named
+from l3hpc.datasets.taxonomy import sonyc_ust
+from l3hpc.ledger.schema import tab_named
 from l3hpc.tagging import predictions
 from l3hpc.tagging.annotations import Annotations
-from l3hpc.tagging.taxonomy import sonyc_ust
 
 NUMBERS = {"micro_auprc", "micro_f1", "macro_auprc", "class_auprc"}
 

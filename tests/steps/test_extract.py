@@ -10,11 +10,11 @@ import soundfile
 
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.levels import frame_levels
+from l3hpc.console.progress import Progress
 from l3hpc.datasets import extraction
 from l3hpc.datasets.corpus import Recording, scan
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import L3hpcError
-from l3hpc.progress import Progress
 
 RATE = 2000
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from l3hpc import steps
-from l3hpc.classification import folders
+from l3hpc.datasets import labelled
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.ledger.columns import tab_named
+from l3hpc.ledger.schema import tab_named
 from l3hpc.models.weights import RANDOM_WEIGHTS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
@@ -30,7 +30,7 @@ def embed_by_hand(dataset, folder):
     """One file per clip, as from elsewhere: the class is easy to see, but not without error."""
     rng = np.random.default_rng(0)
     folder.mkdir()
-    for clip in folders.read(dataset).clips:
+    for clip in labelled.read(dataset).clips:
         frames = 1.2 * np.eye(5)[clip.label] + rng.normal(size=(rng.integers(2, 5), 5))
         np.savez(folder / f"{Path(clip.file).stem}.npz", embedding=frames.astype(np.float32))
     return folder
@@ -152,7 +152,7 @@ def test_published_features_of_us8k_can_be_used(runner, tmp_path):
     """``fold<f>/<name>.npz`` with X and y, as the published pipeline writes them."""
     folder = layouts.us8k(tmp_path / "us8k", per_fold=3, audio=False)
     features, rng = tmp_path / "features", np.random.default_rng(1)
-    data = folders.read(folder)
+    data = labelled.read(folder)
     for clip in data.clips:
         path = (features / clip.file).with_suffix(".npz")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def test_a_set_without_a_whole_fold_is_refused_or_labelled(tmp_path, layout, tot
     folds = steps.step("folds")
     folder = getattr(layouts, layout)(tmp_path / "set", folds=total, per_fold=4, audio=False)
     folds.check({"folds": folds.Params(clips=folder)})  # small, but every fold is there
-    before = folders.read(folder)
+    before = labelled.read(folder)
     assert before.small_folds() == [] and f"{total} folds" not in before.part
     column = 1 if layout == "esc50" else 5
     leave_out(folder, lambda line: line.split(",")[column] == "3")

@@ -6,14 +6,14 @@ import h5py
 import numpy as np
 import pytest
 
+from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import scan
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.models import engines, precision, weights
-from l3hpc.progress import Progress
+from l3hpc.pipelines import fingerprint
 from l3hpc.reduction.store import Phi
 from l3hpc.steps import reduced, step
-from l3hpc.workflow import fingerprint
 
 
 @pytest.fixture(autouse=True)

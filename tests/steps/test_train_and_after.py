@@ -91,9 +91,9 @@ def test_an_annotated_clip_without_audio_is_skipped(runner, city, tmp_path, teac
 
 def truth_as_predictions(city, split, path):
     """A predictions file that says exactly what the agreed annotators say."""
+    from l3hpc.datasets.taxonomy import sonyc_ust
     from l3hpc.tagging import predictions
     from l3hpc.tagging.annotations import Annotations
-    from l3hpc.tagging.taxonomy import sonyc_ust
 
     taxonomy = sonyc_ust()
     annotations = Annotations.load(city / "sonyc_ust/annotations.csv", taxonomy)
@@ -220,9 +220,9 @@ def test_preemption_calls_the_latest_registered_first():
 
 
 def test_a_signal_from_the_scheduler_saves_the_running_task(tmp_path, monkeypatch, capsys):
-    from l3hpc.files import write_json
+    from l3hpc.io.files import write_json
     from l3hpc.steps.base import PREEMPTION
-    from l3hpc.workflow.worker import TaskCall
+    from l3hpc.worker.execute import TaskCall
 
     config = tmp_path / "steps" / "train" / "config.json"
     write_json(config, {})

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations
 from l3hpc.tagging.metrics import evaluate, published
 from l3hpc.tagging.predictions import Predictions
-from l3hpc.tagging.taxonomy import Taxonomy, sonyc_ust
 
 spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
 reference = importlib.util.module_from_spec(spec)

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions
-from l3hpc.tagging.taxonomy import Taxonomy
 
 
 def test_layout_and_round_trip(tmp_path, taxonomy, rng):

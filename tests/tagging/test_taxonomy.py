@@ -2,8 +2,8 @@
 
 import pytest
 
+from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust
 from l3hpc.errors import InputError
-from l3hpc.tagging.taxonomy import Taxonomy, sonyc_ust
 
 
 def test_sonyc_ust_has_8_categories_and_29_tags(taxonomy):

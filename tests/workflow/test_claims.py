@@ -5,9 +5,10 @@ import threading
 import pytest
 
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.workflow import claims, records, status, submission
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.resume import resume
+from l3hpc.runs import status, submission_lock, submit
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import resume
+from l3hpc.workspace import records
 
 LIMIT = "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1"
 
@@ -36,8 +37,8 @@ def test_resume_leaves_a_submission_alone_that_is_under_way(chains, slurm, on, t
         slurm.says("sbatch", "echo 7")
 
     slurm.says("sbatch", LIMIT)
-    monkeypatch.setattr(claims, "pause", pause)
-    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    monkeypatch.setattr(submission_lock, "pause", pause)
+    record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
     assert seen == [("submitting", "submitting", [])]
     assert record.steps[0].job == "7" and len(slurm.calls("sbatch")) == 2
     assert not list((tmp_path / "runs/demo").glob("*.owner.*"))
@@ -47,7 +48,7 @@ def test_cancel_stops_a_submission_that_is_under_way(chains, slurm, on, tmp_path
     """It takes its own jobs back, and is gone when cancel returns."""
     full_after_one(slurm)
     answers = []
-    inner = claims.pause
+    inner = submission_lock.pause
 
     def pause(workspace, run, seconds):
         other = threading.Thread(target=lambda: answers.append(cancel(tmp_path, "demo")))
@@ -57,9 +58,9 @@ def test_cancel_stops_a_submission_that_is_under_way(chains, slurm, on, tmp_path
         finally:
             answers.append(other)
 
-    monkeypatch.setattr(claims, "pause", pause)
-    with pytest.raises(claims.Stopped, match="sample: cancelled by another command"):
-        submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+    monkeypatch.setattr(submission_lock, "pause", pause)
+    with pytest.raises(submission_lock.Stopped, match="sample: cancelled by another command"):
+        submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
     answers[0].join(10)
     assert answers[1:] == [[]]
     assert slurm.calls("scancel") == ["scancel 100"]
@@ -69,17 +70,17 @@ def test_cancel_stops_a_submission_that_is_under_way(chains, slurm, on, tmp_path
 
 
 def test_one_that_does_not_stop_is_named(chains, slurm, on, tmp_path):
-    submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
-    with claims.claim(tmp_path, "demo", "resume"), \
+    submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    with submission_lock.claim(tmp_path, "demo", "resume"), \
             pytest.raises(ClusterError, match=r"by l3hpc resume \(process \d+ on "):
-        claims.stop(tmp_path, "demo", wait_s=0.1)
+        submission_lock.stop(tmp_path, "demo", wait_s=0.1)
     assert not (tmp_path / "runs/demo/stop.asked").exists()
-    claims.stop(tmp_path, "demo")  # nobody: nothing to wait for
+    submission_lock.stop(tmp_path, "demo")  # nobody: nothing to wait for
 
 
 def test_a_question_that_nobody_took_back_stops_no_later_submission(chains, slurm, on, tmp_path):
     """As left by a cancel that was killed."""
-    record = submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+    record = submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
     record.steps[1].attempts, record.steps[1].state = [], "planned"
     records.write(tmp_path, record)
     (tmp_path / "runs/demo/stop.asked").touch()

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l3hpc.config import settings, sources
+from l3hpc.config.profile import Resources
 from l3hpc.errors import InputError
-from l3hpc.workflow import assets, config
-from l3hpc.workflow.profile import Resources
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def write(text):
 
 
 def load(cluster=None, environ=None, **overrides):
-    return config.load(cluster=cluster, environ=environ or {}, overrides=overrides)
+    return settings.load(cluster=cluster, environ=environ or {}, overrides=overrides)
 
 
 def refusal(text, cluster=None):
@@ -163,7 +163,7 @@ def test_environment_of_the_published_jobs_is_the_fallback():
 def test_a_path_of_the_command_line_is_checked_too():
     for value in ("a\nb", "\udcff", ""):
         with pytest.raises(InputError) as error:
-            config.load(overrides={"paths.workspace": (value, "--workspace")}, environ={})
+            settings.load(overrides={"paths.workspace": (value, "--workspace")}, environ={})
         assert error.value.where == "--workspace"
 
 
@@ -191,7 +191,7 @@ def test_relative_paths_count_from_the_file(tmp_path):
     (tmp_path / "sub").mkdir()
     file = tmp_path / "sub" / "my.yaml"
     file.write_text("paths: {workspace: here}\n")
-    assert config.load(file, environ={}).workspace == tmp_path / "sub" / "here"
+    assert settings.load(file, environ={}).workspace == tmp_path / "sub" / "here"
 
 
 def test_an_empty_section_counts_as_absent():
@@ -215,7 +215,7 @@ def test_local_gives_no_more_than_its_slots_and_no_gpu():
 
 
 def test_the_commented_profile_of_the_delivered_file_is_valid():
-    text = (assets.defaults_folder() / "cluster.yaml").read_text()
+    text = (sources.defaults_folder() / "cluster.yaml").read_text()
     lines = [line.replace("  # ", "  ", 1) if line.startswith("  # ") else line
              for line in text.splitlines()]
     write("\n".join(lines).replace("1AbC…", "1AbCdef"))
@@ -233,7 +233,7 @@ def test_the_commented_profile_of_the_delivered_file_is_valid():
 def test_a_workspace_that_cannot_stand_in_scripts_is_refused_by_name(tmp_path, name, said):
     for place in (tmp_path / name, tmp_path / name / "workspace"):  # itself, or the folder above
         with pytest.raises(InputError) as caught:
-            config.check_workspace(place, "cluster.yaml:2")
+            settings.check_workspace(place, "cluster.yaml:2")
         assert caught.value.where == "cluster.yaml:2" and "symbolic link" in caught.value.hint
         assert caught.value.message.startswith("paths.workspace: ") and said in caught.value.message
 
@@ -244,11 +244,11 @@ def test_a_workspace_that_cannot_stand_in_scripts_is_refused_by_name(tmp_path, n
 def test_what_is_accepted_means_itself_to_submitit_and_to_sbatch(text):
     from submitit.core.utils import JobPaths
 
-    from l3hpc.workflow.render import directive
+    from l3hpc.schedulers.scripts import directive
 
     workspace = Path("/ws") / text.strip("/")
     try:
-        config.check_workspace(workspace, "default")
+        settings.check_workspace(workspace, "default")
     except InputError:
         return
     logs = workspace / "runs/r/steps/s/logs"
@@ -258,7 +258,7 @@ def test_what_is_accepted_means_itself_to_submitit_and_to_sbatch(text):
 
 
 def test_a_percent_sign_that_stands_for_nothing_may_stay(tmp_path):
-    assert config.check_workspace(tmp_path / "100%" / "50 %", "x") == tmp_path / "100%" / "50 %"
+    assert settings.check_workspace(tmp_path / "100%" / "50 %", "x") == tmp_path / "100%" / "50 %"
 
 
 @pytest.mark.parametrize(("text", "wanted"), [

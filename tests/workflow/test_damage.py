@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from l3hpc import errors
 from l3hpc.cli import main
 from l3hpc.errors import InputError
-from l3hpc.workflow import artifacts, claims, markers, records, submission
-from l3hpc.workflow.executors.local import spool
-from l3hpc.workflow.healing import policy
-from l3hpc.workflow.localstate import LocalJobs
+from l3hpc.runs import submission_lock, submit
+from l3hpc.schedulers import requeue_policy
+from l3hpc.schedulers.local.executor import spool
+from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace.local_jobs import LocalJobs
 
 CONTENTS = [
     b"", b"\xff", b"{", b"null", b"[]", b"[1]", b"{}", b'"x"', b"1", b"1e400", b"NaN", b"[" * 9999,
@@ -40,7 +41,7 @@ def workspace(tmp_path_factory):
     (here / "cluster.yaml").write_text("paths: {workspace: ws}\n")
     for run, salt, params in (("one", "1", {}), ("two", "2", {"sample": {"fail": "error"}}),
                               ("three", "3", {})):
-        submission.submit(chains.plan(here / "ws", run=run, salt=salt, params=params,
+        submit.submit(chains.plan(here / "ws", run=run, salt=salt, params=params,
                                       names=("extract", "sample"), tasks={"extract": 2}))
         time.sleep(0.01)
     folder = records.run_folder(here / "ws", "two")
@@ -224,16 +225,16 @@ def test_a_damaged_claim_ends_nothing(tmp_path, chains):
     for content in CONTENTS:
         (tmp_path / "runs" / "demo" / "handing-over.owner.1").write_bytes(content)
         os.utime(tmp_path / "runs" / "demo" / "handing-over.owner.1", (1, 1))
-        claims.claim(tmp_path, "demo", "submit").release(forget=True)
+        submission_lock.claim(tmp_path, "demo", "submit").release(forget=True)
 
 
 @pytest.mark.parametrize("content", CONTENTS, ids=repr)
 def test_damaged_policies_and_entries_are_named_or_left_aside(tmp_path, content):
-    (tmp_path / policy.FILE).write_bytes(content)
+    (tmp_path / requeue_policy.FILE).write_bytes(content)
     try:
-        assert policy.read(tmp_path).memory >= 0
+        assert requeue_policy.read(tmp_path).memory >= 0
     except InputError as error:
-        assert policy.FILE in error.where
+        assert requeue_policy.FILE in error.where
     (tmp_path / "local" / "jobs").mkdir(parents=True)
     (tmp_path / "local" / "jobs" / "1.json").write_bytes(content)
     (tmp_path / "local" / "jobs" / "².json").write_bytes(content)

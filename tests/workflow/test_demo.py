@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from l3hpc import demo
+from l3hpc.config import settings as configuration
+from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
-from l3hpc.progress import Progress
-from l3hpc.workflow import config as configuration
-from l3hpc.workflow import demo
 
 
 @pytest.fixture

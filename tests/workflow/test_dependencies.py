@@ -8,8 +8,9 @@ from submitted import Case
 
 from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError, L3hpcError
-from l3hpc.workflow import dependencies, handover, records, resume, status, submission
-from l3hpc.workflow.executors.slurm import Refusal, refusal
+from l3hpc.runs import dependencies, resume, status, submit, submit_jobs
+from l3hpc.schedulers.slurm.executor import Refusal, refusal
+from l3hpc.workspace import records
 
 PROBLEM = "echo 'sbatch: error: Batch job submission failed: Job dependency problem' >&2; exit 1"
 FULL = "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1"
@@ -18,7 +19,7 @@ FULL = "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1"
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     for name in ("LIMIT_S", "DEPENDENCY_S"):
-        monkeypatch.setattr(handover, name, (0.01,) * 3)
+        monkeypatch.setattr(submit_jobs, name, (0.01,) * 3)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_parent_that_ends_and_is_forgotten_between_our_look_and_sbatch(
     counting(slurm, f"""
 case "$*" in *--dependency=afterok:100*)
 mkdir -p {result.parent}; echo '{{}}' > {result}; {PROBLEM} ;; esac""")
-    record = submission.submit(made)
+    record = submit.submit(made)
     assert [step.job for step in record.steps] == ["100", "101"]
     assert submitted_after(slurm) == ["", "afterok:100", ""]
 
@@ -68,7 +69,7 @@ def test_a_dependency_that_is_never_taken_is_an_error_and_leaves_nothing(
     counting(slurm, f'case "$*" in *--dependency*) {PROBLEM} ;; esac')
     slurm.says("squeue", f"cat <<'E'\n{queue_line('100', 'PENDING', 'Priority')}\nE")
     with pytest.raises(ClusterError, match="sample: sbatch: .*Job dependency problem") as caught:
-        submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+        submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
     assert "l3hpc status" in caught.value.hint
     assert submitted_after(slurm) == ["", *["afterok:100"] * 4]
     assert slurm.calls("scancel") == ["scancel 100"]
@@ -85,7 +86,7 @@ case "$*" in *fit/script.sbatch)
     sleep 1.1; {FULL}
   fi ;; esac""")
     slurm.says("squeue", f"cat <<'E'\n{queue_line('101_1', 'RUNNING')}\nE")
-    record = submission.submit(made)
+    record = submit.submit(made)
     assert [step.job for step in record.steps] == ["100", "101", "102"]
     assert submitted_after(slurm) == ["", "afterok:100", "afterok:101", "afterok:101"]
 
@@ -101,7 +102,7 @@ case "$*" in *sample/script.sbatch)
     echo '{{"code": 3, "time": 2}}' > {marks}/0.exit; sleep 1.1; {FULL}
   fi ;; esac""")
     with pytest.raises(L3hpcError) as caught:
-        submission.submit(made)
+        submit.submit(made)
     assert caught.value.message == "extract failed meanwhile: sample, fit were not submitted"
     assert caught.value.hint == "See: l3hpc status demo; then: l3hpc resume demo"
     assert caught.value.exit_code == 1 and slurm.calls("scancel") == []
@@ -132,7 +133,7 @@ def test_retry_of_a_step_whose_parent_failed_submits_nothing(
 
 
 def test_squeue_is_not_asked_for_every_job(chains, slurm, on, tmp_path):
-    submission.submit(chains.many(tmp_path, 2, 10, on))
+    submit.submit(chains.many(tmp_path, 2, 10, on))
     assert len(slurm.calls("sbatch")) == 20 and len(slurm.calls("squeue")) <= 3
 
 
@@ -148,7 +149,7 @@ def test_what_never_fits_is_refused(chains, slurm, on, tmp_path, tasks, sacctmgr
     slurm.says("sbatch", FULL)
     slurm.says("sacctmgr", sacctmgr)
     with pytest.raises(ClusterError) as caught:
-        submission.submit(chains.plan(tmp_path, names=("extract",), on=on,
+        submit.submit(chains.plan(tmp_path, names=("extract",), on=on,
                                       tasks={"extract": tasks}))
     assert caught.value.message == message
     assert len(slurm.calls("sbatch")) == (2 if sacctmgr == "exit 1" else 1)
@@ -158,7 +159,7 @@ def test_what_fits_later_is_waited_for_as_long_as_it_takes(chains, slurm, on, tm
     counting(slurm, f"[ $(grep -c ^sbatch {slurm.folder}/calls) -gt 40 ] || {{ {FULL}; }}")
     slurm.says("sacctmgr", "printf 'lab|\\nroot|2\\n'")
     slurm.says("squeue", f"cat <<'E'\n{queue_line('7', 'RUNNING', script='/x/y.sh')}\nE")
-    submission.submit(chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 3}))
+    submit.submit(chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 3}))
     assert len(slurm.calls("sbatch")) == 41
 
 
@@ -168,7 +169,7 @@ def twice(chains, slurm, on, tmp_path):
     same."""
     counting(slurm, "")
     first = chains.plan(tmp_path, "one", names=("extract",), on=on, tasks={"extract": 4})
-    submission.submit(first)
+    submit.submit(first)
     result = first.steps[0].artifact / "0000" / "result.json"
     result.parent.mkdir()
     result.write_text("{}")
@@ -180,7 +181,7 @@ def twice(chains, slurm, on, tmp_path):
 
 def test_tasks_that_another_run_computes_wait_for_its_jobs(slurm, twice):
     assert dependencies.made_elsewhere(twice) == {"extract": {1, 2}}
-    record = submission.submit(twice)
+    record = submit.submit(twice)
     assert [attempt["tasks"] for attempt in record.steps[0].attempts] == [[3], [1, 2]]
     assert submitted_after(slurm)[1:] == ["", "afterany:100_1:100_2", "afterok:101:102"]
     assert "#SBATCH --array=1-2\n" in (
@@ -196,7 +197,7 @@ def test_a_job_of_another_run_that_somebody_holds_is_not_waited_for(slurm, twice
 def test_resume_waits_for_the_other_run_too(slurm, twice, on, tmp_path):
     squeue = (slurm.folder / "squeue").read_text()
     slurm.says("squeue", "")
-    submission.submit(twice)
+    submit.submit(twice)
     (slurm.folder / "squeue").write_text(squeue)
     resume.resume(tmp_path, "two", on)
     assert submitted_after(slurm)[-3:] == ["", "afterany:100_1:100_2", "afterok:103:104"]

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from l3hpc import steps
+from l3hpc.config import settings as configuration
+from l3hpc.config.profile import ClusterProfile
+from l3hpc.doctor import environment, examine, results, scripts, slurm, storage
+from l3hpc.doctor.finding import Answer, Line, ask, from_error
 from l3hpc.errors import HeaderDriftError, InputError, OfflineError
 from l3hpc.installation import install_command
-from l3hpc.workflow import config as configuration
-from l3hpc.workflow import partitions, queue
-from l3hpc.workflow.doctor import examine, machine, places, results, scripts, slurm
-from l3hpc.workflow.doctor.line import Answer, Line, ask, from_error
-from l3hpc.workflow.profile import ClusterProfile
+from l3hpc.schedulers.slurm import partitions, queue
 
 SINFO = """\
 cpu*|up|2-00:00:00|64000|16|(null)|3
@@ -60,7 +60,7 @@ def states(lines):
 @pytest.mark.parametrize(("version", "state"), [
     ((3, 9, 19), "red"), ((3, 10, 0), "green"), ((3, 13, 9), "green"), ((3, 14, 0), "red")])
 def test_python_bounds(version, state):
-    line = machine.python_line(version)
+    line = environment.python_line(version)
     assert line.state == state
     assert bool(line.todo) == (state == "red")
 
@@ -72,11 +72,11 @@ def test_python_bounds(version, state):
     ("1.9", "~=2.0", False),
 ])
 def test_version_bounds(version, bounds, kept):
-    assert machine.meets(version, bounds) is kept
+    assert environment.meets(version, bounds) is kept
 
 
 def test_requirements_are_split_into_core_and_extras():
-    core, extras = machine.split([
+    core, extras = environment.split([
         "numpy>=1.26", "tensorflow[and-cuda]>=2.18; extra == \"gpu\"", "tzdata",
         "umap-learn>=0.5.6; extra == 'umap'"])
     assert core == [("numpy", ">=1.26"), ("tzdata", "")]
@@ -85,29 +85,29 @@ def test_requirements_are_split_into_core_and_extras():
 
 def test_packages_missing_and_too_old_are_red_with_the_command_that_helps():
     have = {"numpy": "1.25", "click": "8.1.7"}
-    lines = list(machine.package_lines(["numpy>=1.26", "click>=8.1", "h5py>=3.11"], have.get))
+    lines = list(environment.package_lines(["numpy>=1.26", "click>=8.1", "h5py>=3.11"], have.get))
     assert lines[0].words == "1 of 3 as needed"
     assert [(line.state, line.todo) for line in lines[1:]] == [
         ("red", "pip install 'numpy>=1.26'"), ("red", "pip install 'h5py>=3.11'")]
 
 
 def test_a_missing_extra_is_no_fault():
-    lines = list(machine.package_lines(["umap-learn>=0.5; extra == 'umap'"], lambda name: None))
+    lines = list(environment.package_lines(["umap-learn>=0.5; extra == 'umap'"], lambda name: None))
     assert [(line.check, line.state) for line in lines] == [
         ("packages", "green"), ("extra umap", "off")]
     assert lines[1].todo == install_command("umap")
 
 
 def test_the_real_packages_of_this_environment_are_as_needed():
-    assert not [line for line in machine.package_lines() if line.state == "red"]
+    assert not [line for line in environment.package_lines() if line.state == "red"]
 
 
 def test_tensorflow_is_tried_in_the_profiles_python():
     programs = Programs(python9=said('noise\n["2.21.0", 2]\n'))
-    line = machine.tensorflow_line(profile(python="/opt/python9"), programs)
+    line = environment.tensorflow_line(profile(python="/opt/python9"), programs)
     assert (line.state, line.words) == ("green", "2.21.0 starts in /opt/python9, 2 GPUs here")
     broken = Programs(python9=Answer(1, "", "Traceback\nImportError: libcuda.so"))
-    line = machine.tensorflow_line(profile(python="/opt/python9"), broken)
+    line = environment.tensorflow_line(profile(python="/opt/python9"), broken)
     assert line.state == "red" and "ImportError: libcuda.so" in line.words
 
 
@@ -208,7 +208,7 @@ def test_account(answer, state):
 
 def test_workspace_writable_and_left_clean(tmp_path):
     config = config_in(tmp_path / "here")
-    lines = list(places.workspace_lines(config, Programs()))
+    lines = list(storage.workspace_lines(config, Programs()))
     assert lines[0].state in ("green", "yellow") and lines[1].state == "off"
     assert lines[1].words == "not needed for cluster local"
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["cluster.yaml"]
@@ -217,7 +217,7 @@ def test_workspace_writable_and_left_clean(tmp_path):
 def test_workspace_that_cannot_be_written():
     config = configuration.load(overrides={"paths.workspace": ("/proc/nothing", "--workspace")},
                                 environ={})
-    (line,) = places.workspace_lines(config, Programs())
+    (line,) = storage.workspace_lines(config, Programs())
     assert line.state == "red" and "/proc is not writable" in line.words
 
 
@@ -232,7 +232,7 @@ def test_a_node_looks_at_the_workspace(tmp_path):
         token = Path(command[-1])
         return said(token.read_text() + "n7\n")
 
-    line = places.shared_line(config, tmp_path, node)
+    line = storage.shared_line(config, tmp_path, node)
     assert line.state == "green" and line.words.startswith("node n7 reads it")
 
 
@@ -242,7 +242,7 @@ def test_a_node_looks_at_the_workspace(tmp_path):
     (Answer(None, "", "srun did not answer within 60 s"), "yellow")])
 def test_a_node_that_does_not_see_the_workspace(tmp_path, answer, state):
     config = config_in(tmp_path, SLURM)
-    line = places.shared_line(config, tmp_path, Programs(srun=answer))
+    line = storage.shared_line(config, tmp_path, Programs(srun=answer))
     assert line.state == state and line.todo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster.yaml"]
 
@@ -250,35 +250,35 @@ def test_a_node_that_does_not_see_the_workspace(tmp_path, answer, state):
 def test_filesystem_is_that_of_the_longest_mount_point():
     mounts = ("overlay / overlay rw 0 0\nserver:/x /scratch nfs4 rw 0 0\n"
               "tmpfs /scratch/my\\040tmp tmpfs rw 0 0\n")
-    assert places.filesystem(Path("/scratch/you"), mounts) == "nfs4"
-    assert places.filesystem(Path("/scratch/my tmp/a"), mounts) == "tmpfs"
-    assert places.filesystem(Path("/scratchy"), mounts) == "overlay"
+    assert storage.filesystem(Path("/scratch/you"), mounts) == "nfs4"
+    assert storage.filesystem(Path("/scratch/my tmp/a"), mounts) == "tmpfs"
+    assert storage.filesystem(Path("/scratchy"), mounts) == "overlay"
 
 
 def test_audio_is_counted(tmp_path):
     for name in ("one/a_1500000000.wav", "two/b_1500000000.wav"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"RIFF")
-    line = places.audio_line(tmp_path)
+    line = storage.audio_line(tmp_path)
     assert (line.state, line.words) == ("green", "2 recordings of 2 sensors, 0.00 GB")
 
 
 def test_missing_places_are_red_and_unset_ones_are_not(tmp_path):
-    assert places.audio_line(None).state == "off"
-    assert places.audio_line(tmp_path / "nowhere").state == "red"
-    assert places.audio_line(tmp_path).state == "red"
-    assert places.embeddings_line(None).state == "off"
-    assert places.embeddings_line(tmp_path / "nowhere").state == "red"
-    assert places.sonyc_line(None).state == "off"
+    assert storage.audio_line(None).state == "off"
+    assert storage.audio_line(tmp_path / "nowhere").state == "red"
+    assert storage.audio_line(tmp_path).state == "red"
+    assert storage.embeddings_line(None).state == "off"
+    assert storage.embeddings_line(tmp_path / "nowhere").state == "red"
+    assert storage.sonyc_line(None).state == "off"
 
 
 def test_untrained_weights_are_yellow(tmp_path):
-    line = places.weights_line(config_in(tmp_path, "paths: {weights: untrained}\n"))
+    line = storage.weights_line(config_in(tmp_path, "paths: {weights: untrained}\n"))
     assert line.state == "yellow" and "random weights" in line.words
 
 
 def test_weights_that_are_not_there_are_red(tmp_path):
-    line = places.weights_line(config_in(tmp_path, "paths: {weights: nowhere.h5}\n"))
+    line = storage.weights_line(config_in(tmp_path, "paths: {weights: nowhere.h5}\n"))
     assert line.state == "red" and line.todo
 
 
@@ -301,8 +301,8 @@ def test_examine_on_local_without_slurm(tmp_path):
 
 
 def test_examine_imports_no_tensorflow(tmp_path):
-    code = ("import sys\nfrom l3hpc.workflow import config, doctor\n"
-            "list(doctor.examine(config.load(environ={}), probe=False))\n"
+    code = ("import sys\nfrom l3hpc import doctor\nfrom l3hpc.config import settings\n"
+            "list(doctor.examine(settings.load(environ={}), probe=False))\n"
             "print([m for m in ('tensorflow', 'pandas', 'sklearn') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=tmp_path)
@@ -397,12 +397,12 @@ def test_no_sheet_is_no_fault(tmp_path):
     (OfflineError("no answer"), "yellow"), (HeaderDriftError("AF1 changed"), "red"),
     (InputError("there is no spreadsheet with the id abcdefgh", hint="look again"), "red")])
 def test_what_the_sheet_answers(tmp_path, monkeypatch, error, state):
-    from l3hpc.ledger import sheets
+    from l3hpc.ledger.sheets import client
 
     def refuse(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(sheets, "Sheets", refuse)
+    monkeypatch.setattr(client, "Sheets", refuse)
     line = results.results_line(config_in(tmp_path, "ledger: {sheet_id: abcdefgh}\n"))
     assert line.state == state and error.message in line.words and line.todo
 

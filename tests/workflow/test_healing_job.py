@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from l3hpc.files import write_json
-from l3hpc.workflow import markers, worker
-from l3hpc.workflow.healing import job, policy
+from l3hpc.io.files import write_json
+from l3hpc.schedulers import requeue_policy
+from l3hpc.worker import execute, requeue
+from l3hpc.workspace import markers
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def task(slurm, tmp_path, monkeypatch):
 
     def run(code, **changes):
         rules = {"memory": 1, "time": 1, "nodes": 1, "mem_mb": 200, "time_min": 10, **changes}
-        write_json(folder / policy.FILE, rules)
-        return job.main([str(folder), "0", "failed", str(code)])
+        write_json(folder / requeue_policy.FILE, rules)
+        return requeue.main([str(folder), "0", "failed", str(code)])
 
     return folder, run
 
@@ -82,18 +83,18 @@ def test_what_heals_and_what_does_not(task, code, error, log, wanted):
     ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-27T18:00:00 ***", False),
     ("epoch 3: out of memory would be bad", False), ("", False)])
 def test_what_says_that_memory_ran_out(said, wanted):
-    assert job.ran_out_of_memory(said) is wanted
+    assert requeue.ran_out_of_memory(said) is wanted
 
 
 @pytest.mark.parametrize("code", [137, 85, 140])
 def test_what_belongs_to_a_cancelled_run_stays_where_it_is(slurm, tmp_path, monkeypatch, code):
     folder = tmp_path / "runs/demo/steps/train"
     (folder / "markers").mkdir(parents=True)
-    write_json(folder / policy.FILE, policy.Policy().to_json())
+    write_json(folder / requeue_policy.FILE, requeue_policy.Policy().to_json())
     write_json(tmp_path / "runs/demo/run.json", {"state": "submitted"})
-    assert job.after_end(folder, 0, code, OOM) is not None
+    assert requeue.after_end(folder, 0, code, OOM) is not None
     write_json(tmp_path / "runs/demo/run.json", {"state": "cancelled"})
-    assert job.after_end(folder, 0, code, OOM) is None
+    assert requeue.after_end(folder, 0, code, OOM) is None
 
 
 @pytest.mark.parametrize(("request_", "words"), [
@@ -103,8 +104,9 @@ def test_the_helper_asks_for_memory_as_the_profile_says(chains, tmp_path, capsys
         name="site", executor="slurm", memory_request=request_, partition="cpu"))
     folder = tmp_path / "step"
     (folder / "markers").mkdir(parents=True)
-    write_json(folder / policy.FILE, policy.of(made.profile, made.steps[0]).to_json())
-    lines = job.answer(folder, job.after_end(folder, 0, 137, OOM))
+    write_json(folder / requeue_policy.FILE,
+               requeue_policy.of(made.profile, made.steps[0]).to_json())
+    lines = requeue.answer(folder, requeue.after_end(folder, 0, 137, OOM))
     assert lines == ["again requeuehold", "change MinMemoryNode=200",
                      *(f"helper {word}" for word in [*words, "--partition=cpu"])]
 
@@ -116,8 +118,8 @@ def test_a_policy_that_a_power_failure_emptied_is_made_again_from_the_record(tmp
     write_json(tmp_path / "runs/demo/run.json", {"steps": [step]})
     for damaged in (None, "", "{", "[]", "\0" * 40):
         if damaged is not None:
-            (folder / policy.FILE).write_text(damaged)
-        assert policy.read(folder) == policy.Policy(mem_mb=300, time_min=7)
+            (folder / requeue_policy.FILE).write_text(damaged)
+        assert requeue_policy.read(folder) == requeue_policy.Policy(mem_mb=300, time_min=7)
 
 
 def test_where_slurm_refuses_it_is_given_up_and_says_so(task, slurm):
@@ -131,9 +133,9 @@ def test_where_slurm_refuses_it_is_given_up_and_says_so(task, slurm):
 def test_at_the_time_limit_the_script_asks_slurm_or_python_for_one_of_a_version_before(
         task, slurm, monkeypatch):
     folder, _ = task
-    write_json(folder / policy.FILE, policy.Policy(time=1, time_min=1).to_json())
-    monkeypatch.setattr(worker.time, "sleep", lambda seconds: None)
-    call = worker.TaskCall(str(folder / "config.json"), 0)
+    write_json(folder / requeue_policy.FILE, requeue_policy.Policy(time=1, time_min=1).to_json())
+    monkeypatch.setattr(execute.time, "sleep", lambda seconds: None)
+    call = execute.TaskCall(str(folder / "config.json"), 0)
     assert call.checkpoint() is None and requeues(folder) == ["time limit"]
     assert slurm.calls("scontrol") == ["scontrol requeuehold 100"]
     monkeypatch.setenv("L3HPC_REQUEUES", "1")
@@ -145,9 +147,10 @@ def test_at_the_time_limit_the_script_asks_slurm_or_python_for_one_of_a_version_
 def test_a_node_without_scontrol_is_no_traceback_for_a_script_of_a_version_before(
         task, monkeypatch):
     folder, _ = task
-    write_json(folder / policy.FILE, policy.Policy(time=1, time_min=1, continues=True).to_json())
+    write_json(folder / requeue_policy.FILE,
+               requeue_policy.Policy(time=1, time_min=1, continues=True).to_json())
     monkeypatch.setenv("PATH", str(folder))
-    assert worker.TaskCall(str(folder / "config.json"), 0).checkpoint() is None
+    assert execute.TaskCall(str(folder / "config.json"), 0).checkpoint() is None
     assert requeues(folder) == []
     assert markers.read(folder / "markers")[0].gave_up == (
         "time limit; Slurm does not put it back: scontrol is not on this machine")

@@ -5,9 +5,11 @@ from fakeslurm import queue_line
 from submitted import Case
 
 from l3hpc.errors import ClusterError
-from l3hpc.workflow import identity, queue, records, resume, status, usage
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.identity import JobId, Origin
+from l3hpc.runs import resume, status, usage
+from l3hpc.runs.cancel import cancel
+from l3hpc.schedulers.slurm import identity, queue
+from l3hpc.schedulers.slurm.identity import JobId, Origin
+from l3hpc.workspace import records
 
 STEP = "/scratch/ws/runs/demo/steps/extract"
 OURS = JobId("98", "", f"{STEP}/script.sbatch", STEP, ("l3-demo-extract",), 1_000_000.0)
@@ -99,7 +101,7 @@ def test_a_job_of_somebody_else_under_our_number_is_not_believed(case, chains):
                         waits_for=("102",))
     chain.queue(queue_line("102", "RUNNING", **FOREIGN))
     with pytest.raises(status.InputError, match="made by extract of demo, which is"):
-        resume.submission.submit(other)
+        resume.submit.submit(other)
 
 
 def test_accounting_is_not_believed_either(case):

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import pytest
 
+from l3hpc.config.profile import Resources
 from l3hpc.errors import ClusterError
-from l3hpc.workflow import job_arrays, records, status, submission
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.profile import Resources
-from l3hpc.workflow.resume import resume
+from l3hpc.runs import status, submit
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import resume
+from l3hpc.schedulers.slurm import job_arrays
+from l3hpc.workspace import records
 
 VALUES = ("a", "b", "c")
 
@@ -24,7 +26,7 @@ def on(chains):
 
 
 def found(made, waiting=None):
-    texts = submission.scripts(made, made.steps)
+    texts = submit.scripts(made, made.steps)
     return [one.names for one in job_arrays.find(made, made.steps, texts, waiting or texts)]
 
 
@@ -32,7 +34,7 @@ def test_together_goes_what_waits_for_the_same(chains, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
     assert found(made) == [["sample-a", "sample-b", "sample-c"]]
     done = {f"sample-{value}" for value in VALUES}
-    texts = submission.scripts(made, [step for step in made.steps if step.name not in done])
+    texts = submit.scripts(made, [step for step in made.steps if step.name not in done])
     assert [one.names for one in job_arrays.find(made, made.steps, texts, texts)] == [
         ["fit-a", "fit-b", "fit-c"]]  # once their parents are there
 
@@ -51,8 +53,8 @@ def test_only_sweeps_and_only_on_slurm(chains, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
     assert found(replace(made, options={})) == []
     local = chains.sweep(tmp_path, VALUES, chains.profile())
-    assert found(local) == [] and submission.arrays(local) == []
-    assert [one.names for one in submission.arrays(made)] == [["sample-a", "sample-b", "sample-c"]]
+    assert found(local) == [] and submit.arrays(local) == []
+    assert [one.names for one in submit.arrays(made)] == [["sample-a", "sample-b", "sample-c"]]
 
 
 def test_a_steps_own_directives_count(chains, on, tmp_path, monkeypatch):
@@ -65,7 +67,7 @@ def test_a_steps_own_directives_count(chains, on, tmp_path, monkeypatch):
 
 
 def test_the_sites_limit_cuts_it(chains, on, tmp_path):
-    from l3hpc.workflow.profile import Limits
+    from l3hpc.config.profile import Limits
 
     small = on.model_copy(update={"limits": Limits(array=2)})
     assert found(chains.sweep(tmp_path, "abcde", small)) == [
@@ -74,7 +76,7 @@ def test_the_sites_limit_cuts_it(chains, on, tmp_path):
 
 def test_one_sbatch_and_a_record_of_each_step(chains, slurm, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
-    record = submission.submit(made)
+    record = submit.submit(made)
     assert {step.name: step.job for step in record.steps} == {
         "extract": "100", "sample-a": "101_0", "sample-b": "101_1", "sample-c": "101_2",
         "fit-a": "102", "fit-b": "103", "fit-c": "104"}
@@ -94,7 +96,7 @@ def test_one_sbatch_and_a_record_of_each_step(chains, slurm, on, tmp_path):
 def test_the_script(chains, on, tmp_path):
     parallel = on.model_copy(update={"array_parallelism": 2})
     made = chains.sweep(tmp_path, VALUES, parallel)
-    texts = submission.scripts(made, made.steps)
+    texts = submit.scripts(made, made.steps)
     [one] = job_arrays.find(made, made.steps, texts, texts)
     lines = one.text.splitlines()
     header = [line for line in lines if line.startswith("#SBATCH")]
@@ -109,7 +111,7 @@ def test_each_task_runs_its_steps_script(chains, on, tmp_path):
     """bash itself reads it, in a workspace whose name it would rather not have."""
     workspace = tmp_path / "a $(touch no) here"
     made = chains.sweep(workspace, VALUES, on)
-    texts = submission.scripts(made, made.steps)
+    texts = submit.scripts(made, made.steps)
     [one] = job_arrays.find(made, made.steps, texts, texts)
     for step in one.steps:
         (made.step_folder(step.name) / "logs").mkdir(parents=True)
@@ -134,7 +136,7 @@ def test_a_refusal_takes_the_earlier_jobs_back(chains, slurm, on, tmp_path):
                          f"*) n=$(cat {slurm.folder}/n 2>/dev/null || echo 100); "
                          f"echo $((n + 1)) > {slurm.folder}/n; echo $n ;; esac")
     with pytest.raises(ClusterError, match="fit-b: sbatch: no"):
-        submission.submit(chains.sweep(tmp_path, VALUES, on))
+        submit.submit(chains.sweep(tmp_path, VALUES, on))
     assert slurm.calls("scancel") == ["scancel 102 101 100"]
     record = records.read(tmp_path, "demo")
     assert record.state == "refused"
@@ -142,7 +144,7 @@ def test_a_refusal_takes_the_earlier_jobs_back(chains, slurm, on, tmp_path):
 
 
 def test_slurm_is_asked_about_the_array(chains, slurm, on, tmp_path):
-    submission.submit(chains.sweep(tmp_path, VALUES, on), test_only=True)
+    submit.submit(chains.sweep(tmp_path, VALUES, on), test_only=True)
     assert len(slurm.calls("sbatch --test-only")) == 5
 
 
@@ -150,7 +152,7 @@ def test_cancel_and_resume_take_the_steps_that_are_meant(chains, slurm, on, tmp_
     from fakeslurm import queue_line
 
     made = chains.sweep(tmp_path, VALUES, on)
-    submission.submit(made)
+    submit.submit(made)
     for name in ("extract", "sample-a", "fit-a", "sample-c"):
         step = next(step for step in made.steps if step.name == name)
         (step.artifact / "0000").mkdir()
@@ -175,7 +177,7 @@ def test_cancel_and_resume_take_the_steps_that_are_meant(chains, slurm, on, tmp_
 def test_cancel_names_tasks_of_the_array(chains, slurm, on, tmp_path):
     from fakeslurm import queue_line
 
-    submission.submit(chains.sweep(tmp_path, VALUES, on))
+    submit.submit(chains.sweep(tmp_path, VALUES, on))
     lines = [queue_line(job, "PENDING") for job in ("101_0", "101_2", "101_1", "104")]
     slurm.says("squeue", "cat <<'E'\n" + "\n".join(lines) + "\nE")
     assert cancel(tmp_path, "demo") == ["104", "101_2", "101_1", "101_0"]
@@ -186,7 +188,7 @@ def test_cancel_names_tasks_of_the_array(chains, slurm, on, tmp_path):
     (0, 0, 0), (1234, 0, 2), (1234, 1234, 0)], ids=["ours", "somebody's", "one owner for all"])
 def test_a_task_executes_only_what_its_user_wrote(
         chains, slurm, on, tmp_path, monkeypatch, owner, shown, code):
-    submission.submit(chains.sweep(tmp_path, ["a", "b"], on))
+    submit.submit(chains.sweep(tmp_path, ["a", "b"], on))
     [array] = tmp_path.glob("runs/*/steps/*/array.sbatch")
     folder = array.parent
     (folder / "script.sbatch").write_text("echo done\n")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.progress import Progress
-from l3hpc.workflow import ledger_sync, records, resume, submission
-from l3hpc.workflow.config import Ledger
+from l3hpc.config.settings import Ledger
+from l3hpc.console.progress import Progress
+from l3hpc.runs import ledger_sync, resume, submit
+from l3hpc.workspace import records
 
 
 class Notes(Progress):
@@ -32,7 +33,7 @@ def made(chains, tmp_path):
 
 
 def test_it_follows_all_jobs_of_a_run_whatever_their_end(made, slurm, tmp_path):
-    record = submission.submit(made())
+    record = submit.submit(made())
     assert [step.job for step in record.steps] == ["100", "101"] and record.sync_job == "102"
     assert records.read(tmp_path, "demo").sync_job == "102"
     script = tmp_path / "runs/demo/ledger-sync.sbatch"
@@ -54,7 +55,7 @@ def test_it_follows_all_jobs_of_a_run_whatever_their_end(made, slurm, tmp_path):
     ("cron", "book-one", "by cron"), ("job", None, None)])
 def test_by_other_ways_or_without_a_sheet_there_is_no_job(made, slurm, by, sheet, said):
     plan = made(by, sheet)
-    record = submission.submit(plan)
+    record = submit.submit(plan)
     assert len(slurm.calls("sbatch")) == 2 and record.sync_job is None
     words = ledger_sync.words(plan, record)
     assert words is None if said is None else said in words
@@ -65,7 +66,7 @@ def test_a_refusal_of_it_does_not_touch_the_run(made, slurm, tmp_path):
                          f"exit 1;; esac; n=$(ls {tmp_path}/n* 2>/dev/null | wc -l); "
                          f"touch {tmp_path}/n$n; echo $((100 + n))")
     notes = Notes()
-    record = submission.submit(made(), progress=notes)
+    record = submit.submit(made(), progress=notes)
     assert record.state == "submitted" and record.sync_job is None
     assert slurm.calls("scancel") == []
     assert notes.notes == ["no job for the results sheet: sbatch: no partition; later: l3hpc "
@@ -74,7 +75,7 @@ def test_a_refusal_of_it_does_not_touch_the_run(made, slurm, tmp_path):
 
 def test_a_resumption_has_its_own(made, slurm, tmp_path):
     plan = made()
-    submission.submit(plan)
+    submit.submit(plan)
     slurm.says("squeue", "true")
     record = resume.resume(tmp_path, "demo", plan.profile)
     assert record.sync_job == "105"

@@ -10,15 +10,16 @@ import time
 
 import pytest
 
+from l3hpc.config.profile import Resources
 from l3hpc.errors import InputError
-from l3hpc.workflow import display, markers, records, status, submission
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.executors.local import spool
-from l3hpc.workflow.executors.runner import Runner
-from l3hpc.workflow.localstate import LocalJobs
-from l3hpc.workflow.owner import process_start
-from l3hpc.workflow.profile import Resources
-from l3hpc.workflow.resume import resume, used_by
+from l3hpc.runs import progress_display, status, submit
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import resume, used_by
+from l3hpc.schedulers.local.executor import spool
+from l3hpc.schedulers.local.runner import Runner
+from l3hpc.workspace import markers, records
+from l3hpc.workspace.lease import process_start
+from l3hpc.workspace.local_jobs import LocalJobs
 
 
 def states(workspace, run="demo"):
@@ -35,23 +36,23 @@ def until(condition, seconds=30):
 
 def submit_behind(made):
     """Submit on ``local`` without running anything."""
-    queued = submission.run_local
-    submission.run_local = lambda *args, **options: None
+    queued = submit.run_local
+    submit.run_local = lambda *args, **options: None
     try:
-        return submission.submit(made)
+        return submit.submit(made)
     finally:
-        submission.run_local = queued
+        submit.run_local = queued
 
 
 def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):
     made = chains.plan(tmp_path, tasks={"extract": 3})
     said = []
-    record = submission.submit(made, on_submitted=lambda record: said.append(
-        submission.describe_chain(record)))
+    record = submit.submit(made, on_submitted=lambda record: said.append(
+        submit.describe_chain(record)))
     assert said == ["extract 1 → sample 2 → fit 3 → reduce 4 → train 5"]
     assert record.state == "submitted"
     assert [step.state for step in record.steps] == ["submitted"] * 5
-    assert submission.succeeded(tmp_path, record)
+    assert submit.succeeded(tmp_path, record)
     assert chains.output(made, "extract") == {0: "(0)", 1: "(1)", 2: "(2)"}
     assert chains.output(made, "train") == {
         0: "(0 (0 (0) (1) (2) (0 (0 (0) (1) (2)))))"}
@@ -64,21 +65,21 @@ def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):
 
 def test_the_second_submission_runs_nothing_again(chains, tmp_path, capsys):
     names = ("extract", "sample")
-    submission.submit(chains.plan(tmp_path, "first", names))
+    submit.submit(chains.plan(tmp_path, "first", names))
     before = (tmp_path / "runs/first/steps/extract/config.json").stat().st_mtime_ns
-    record = submission.submit(chains.plan(tmp_path, "second", names))
+    record = submit.submit(chains.plan(tmp_path, "second", names))
     assert [step.state for step in record.steps] == ["reused", "reused"]
     assert [step.job for step in record.steps] == [None, None]
     assert states(tmp_path, "second") == {"extract": "reused", "sample": "reused"}
     assert (tmp_path / "runs/first/steps/extract/config.json").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="exists already"):
-        submission.submit(chains.plan(tmp_path, "second", names))
+        submit.submit(chains.plan(tmp_path, "second", names))
 
 
 def test_behind_a_failed_step_nothing_runs(chains, tmp_path, capsys):
     made = chains.plan(tmp_path, params={"sample": {"fail": "error"}})
-    record = submission.submit(made)
-    assert not submission.succeeded(tmp_path, record)
+    record = submit.submit(made)
+    assert not submit.succeeded(tmp_path, record)
     jobs = LocalJobs(tmp_path, "demo").jobs
     assert [job["state"] for job in jobs.values()] == ["COMPLETED", "FAILED"] + ["BLOCKED"] * 3
     assert states(tmp_path) == {"extract": "done", "sample": "failed", "fit": "blocked",
@@ -92,7 +93,7 @@ def test_behind_a_failed_step_nothing_runs(chains, tmp_path, capsys):
 def test_a_failed_run_resumes_where_it_failed(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"), tasks={"extract": 3},
                        params={"extract": {"fail": "scratch", "fail_task": 1}})
-    submission.submit(made)
+    submit.submit(made)
     assert states(tmp_path) == {"extract": "failed", "sample": "blocked", "fit": "blocked"}
     record = resume(tmp_path, "demo", made.profile, sets=["extract.mem=150MB"])
     assert records.step(record, "extract").attempts[1]["tasks"] == [1]
@@ -122,7 +123,7 @@ def test_jobs_share_the_cores_and_memory_that_there_are(chains, tmp_path):
 
 def test_a_job_gets_the_variables_of_slurm(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2})
-    submission.submit(made)
+    submit.submit(made)
     result = json.loads((made.steps[0].artifact / "0001/result.json").read_text())
     assert (result["threads"], result["environment"]["job"]) == (1, "1")
     begin = json.loads((made.step_folder("extract") / "markers/1.begin").read_text())
@@ -149,7 +150,7 @@ def test_ids_are_unique_when_many_submit_at_once(tmp_path):
 def test_a_detached_run_outlives_its_starter_and_is_started_once(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"),
                        params={"extract": {"seconds": 4.0}})
-    record = submission.submit(made, detach=True)
+    record = submit.submit(made, detach=True)
     assert [step.state for step in record.steps] == ["submitted", "submitted"]
     until(lambda: states(tmp_path)["extract"] == "running")
     assert Runner(tmp_path, "demo").run() is False  # another one has it
@@ -162,7 +163,7 @@ def test_a_detached_run_outlives_its_starter_and_is_started_once(chains, tmp_pat
 
 def test_cancel_reaches_a_detached_run(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 60}})
-    submission.submit(made, detach=True)
+    submit.submit(made, detach=True)
     until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
     pid = LocalJobs(tmp_path, "demo").jobs["1"]["pid"]
     assert cancel(tmp_path, "demo") == ["2", "1"]
@@ -175,9 +176,9 @@ def test_cancel_reaches_a_detached_run(chains, tmp_path):
 def test_ctrl_c_asks_the_jobs_to_stop_and_is_recorded(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 60}})
     submit_behind(made)
-    code = ("from l3hpc.workflow import submission; from pathlib import Path; import signal; "
+    code = ("from l3hpc.runs import submit; from pathlib import Path; import signal; "
             "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's job is deaf
-            f"submission.run_local(Path({str(tmp_path)!r}), 'demo', detach=False)")
+            f"submit.run_local(Path({str(tmp_path)!r}), 'demo', detach=False)")
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
     process.send_signal(signal.SIGINT)
@@ -194,7 +195,7 @@ def test_ctrl_c_asks_the_jobs_to_stop_and_is_recorded(chains, tmp_path):
 
 def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 3}})
-    submission.submit(made, detach=True)
+    submit.submit(made, detach=True)
     until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
     holder = LocalJobs(tmp_path, "demo").runner()
     os.kill(holder["pid"], signal.SIGKILL)
@@ -242,7 +243,7 @@ def test_a_job_above_its_memory_gets_more_under_the_same_id(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"),
                        params={"extract": {"memory_mb": 600, "memory_s": 3}},
                        resources={"extract": Resources(1, 200, 0, 5)})
-    record = submission.submit(made)
+    record = submit.submit(made)
     assert states(tmp_path) == {"extract": "done", "sample": "done"}
     marks = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0]
     assert [entry["mem_mb"] for entry in marks.requeues][-1] == 800
@@ -257,7 +258,7 @@ def test_the_memory_of_this_machine_is_the_cap(chains, tmp_path):
                        params={"extract": {"memory_mb": 600}},
                        on=chains.profile(slots={"cpus": 1, "mem": "300MB"}),
                        resources={"extract": Resources(1, 200, 0, 5)})
-    submission.submit(made)
+    submit.submit(made)
     [found] = status.collect(tmp_path, ["demo"])
     assert [step.state for step in found.steps] == ["failed", "blocked"]
     assert found.steps[0].detail.startswith(
@@ -265,7 +266,7 @@ def test_the_memory_of_this_machine_is_the_cap(chains, tmp_path):
 
 
 def test_at_its_time_limit_a_job_goes_on_later(chains, tmp_path, monkeypatch):
-    monkeypatch.setattr("l3hpc.workflow.executors.limits.warning_s", lambda limit: 24.0)
+    monkeypatch.setattr("l3hpc.schedulers.local.limits.warning_s", lambda limit: 24.0)
     made = chains.plan(tmp_path, names=("extract", "sample"),
                        params={"extract": {"seconds": 8.0}})
     record = submit_behind(made)
@@ -285,7 +286,7 @@ def test_a_resumed_step_keeps_what_healing_gave_it_and_counts_anew(chains, tmp_p
     made = chains.plan(tmp_path, names=("extract", "sample"), heal={"memory": 1},
                        params={"extract": {"memory_mb": 600, "memory_s": 3}},
                        resources={"extract": Resources(1, 200, 0, 5)})
-    submission.submit(made)
+    submit.submit(made)
     [found] = status.collect(tmp_path, ["demo"])
     assert found.steps[0].detail.startswith(
         "out of memory (400 MB) after 1 requeue (200 MB → 400 MB)")
@@ -301,7 +302,7 @@ def test_a_resumed_step_keeps_what_healing_gave_it_and_counts_anew(chains, tmp_p
 def test_retry_takes_the_named_step_and_what_waits_for_it(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "embed", "classify"), params={
         "extract": {"fail": "scratch"}, "embed": {"fail": "scratch"}})
-    submission.submit(made)
+    submit.submit(made)
     assert states(tmp_path) == {"extract": "failed", "embed": "failed", "classify": "blocked"}
     resume(tmp_path, "demo", made.profile, only=("embed",))
     assert states(tmp_path) == {"extract": "failed", "embed": "done", "classify": "done"}
@@ -311,7 +312,7 @@ def test_retry_takes_the_named_step_and_what_waits_for_it(chains, tmp_path):
 
 def test_from_a_step_on_everything_is_computed_anew(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"))
-    first = submission.submit(made)
+    first = submit.submit(made)
     before = [(step.artifact / "0000/result.json").stat().st_mtime_ns for step in made.steps]
     record = resume(tmp_path, "demo", made.profile, again="sample")
     assert states(tmp_path) == {"extract": "done", "sample": "done", "fit": "done"}
@@ -326,7 +327,7 @@ def test_from_a_step_on_everything_is_computed_anew(chains, tmp_path):
 def test_plain_lines_tell_a_log_what_happens(chains, tmp_path, capsys):
     made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2})
     submit_behind(made)
-    shown = display.PlainDisplay(tmp_path)
+    shown = progress_display.PlainDisplay(tmp_path)
     Runner(tmp_path, "demo", look=shown).run()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "extract: started (2 tasks)"

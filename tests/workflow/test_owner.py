@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 
-from l3hpc.workflow.owner import DEAD_S, Owner, process_start
+from l3hpc.workspace.lease import DEAD_S, Owner, process_start
 
 
 def test_only_one_holds_a_claim(tmp_path):

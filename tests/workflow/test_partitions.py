@@ -5,11 +5,12 @@ import wave
 import pytest
 
 from l3hpc.cli import main
+from l3hpc.config.profile import Resources
+from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
-from l3hpc.progress import Progress
-from l3hpc.workflow import partitions, resume, submission
-from l3hpc.workflow.profile import Resources
-from l3hpc.workflow.shell import unused_words
+from l3hpc.runs import resume, submit
+from l3hpc.schedulers.slurm import partitions
+from l3hpc.schedulers.slurm.commands import unused_words
 
 SINFO = """\
 CLUSTER: greene
@@ -74,7 +75,7 @@ def test_what_no_partition_of_the_step_can_run_is_refused(
         made = chains.plan(tmp_path / "w", names=("extract",), on=on(chains, **profile),
                            resources={"extract": wanted})
         with pytest.raises(InputError) as caught:
-            submission.submit(made, **options)
+            submit.submit(made, **options)
         assert caught.value.message == message and hint in caught.value.hint
     assert slurm.calls("sbatch") == [] and not (tmp_path / "w").exists()
 
@@ -91,7 +92,7 @@ def test_what_no_partition_of_the_step_can_run_is_refused(
 ])
 def test_what_fits_goes_on(chains, slurm, tmp_path, profile, wanted):
     slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
-    submission.submit(chains.plan(tmp_path / "w", names=("extract",), on=on(chains, **profile),
+    submit.submit(chains.plan(tmp_path / "w", names=("extract",), on=on(chains, **profile),
                                   resources={"extract": wanted}))
     assert len(slurm.calls("sbatch")) == 1
 
@@ -106,9 +107,9 @@ def test_a_qos_may_lift_the_time_limit_of_the_partition(chains, slurm, tmp_path,
                        resources={"extract": Resources(time_min=3000)})
     if refused:
         with pytest.raises(InputError, match="partition cpu allows 2 d"):
-            submission.submit(made)
+            submit.submit(made)
     else:
-        submission.submit(made)
+        submit.submit(made)
     assert "show qos long format=flags" in slurm.calls("sacctmgr")[0]
 
 
@@ -122,9 +123,9 @@ def test_a_qos_that_slurm_chooses_may_lift_it_too(chains, slurm, tmp_path, answe
                        resources={"extract": Resources(time_min=3000)})
     if refused:
         with pytest.raises(InputError, match="partition cpu allows 2 d"):
-            submission.submit(made)
+            submit.submit(made)
     else:
-        assert submission.submit(made).state == "submitted"
+        assert submit.submit(made).state == "submitted"
 
 
 @pytest.mark.parametrize(("script", "why"), [
@@ -140,19 +141,19 @@ def test_a_silent_sinfo_is_said_and_refuses_nothing(chains, slurm, tmp_path, scr
     slurm.says("sinfo", script)
     said = Said()
     said.notes = []
-    submission.submit(chains.plan(tmp_path / "w", names=("extract",), on=on(chains)), progress=said)
+    submit.submit(chains.plan(tmp_path / "w", names=("extract",), on=on(chains)), progress=said)
     assert said.notes == [f"the limits of the partitions were not checked: {why}"]
 
 
 def test_the_partitions_of_the_cluster_that_is_submitted_to_are_asked(chains, slurm, tmp_path):
-    submission.submit(chains.plan(tmp_path / "w", names=("extract",),
+    submit.submit(chains.plan(tmp_path / "w", names=("extract",),
                                   on=on(chains, clusters=["fast"])))
     assert slurm.calls("sinfo")[0].startswith("sinfo --clusters=fast --noheader")
 
 
 def test_resume_refuses_the_same(chains, slurm, tmp_path):
     profile = on(chains)
-    submission.submit(chains.plan(tmp_path / "w", names=("extract",), on=profile))
+    submit.submit(chains.plan(tmp_path / "w", names=("extract",), on=profile))
     slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
     with pytest.raises(InputError, match="extract asks for 3 d; partition cpu allows 2 d"):
         resume.resume(tmp_path / "w", "demo", profile, sets=["extract.time=3d"])
@@ -190,7 +191,7 @@ def test_every_submitting_command_names_them_and_the_dry_run_refuses(
     (tmp_path / "cluster.yaml").write_text(
         "cluster: greene\nclusters: {greene: {gpu_request: none}}\n")
     monkeypatch.setenv("SBATCH_ACCOUNT", "pr_1")
-    submission.submit(chains.plan(tmp_path / "workspace", names=("extract",), on=on(chains)))
+    submit.submit(chains.plan(tmp_path / "workspace", names=("extract",), on=on(chains)))
     slurm.says("squeue", "")
     upstream = ["submit", "upstream", "--audio-dir", "audio", "--weights", "untrained"]
     for words, code, more in (

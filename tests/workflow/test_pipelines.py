@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from l3hpc import steps
+from l3hpc.config import sources
 from l3hpc.errors import InputError
-from l3hpc.workflow import assets, pipelines
-from l3hpc.workflow.options import OPTIONS
+from l3hpc.pipelines import definition
+from l3hpc.pipelines.options import OPTIONS
 
 
 @pytest.fixture(autouse=True)
@@ -21,56 +22,57 @@ def write(text, name="mine"):
 def refusal(text):
     write(text)
     with pytest.raises(InputError) as error:
-        pipelines.load("mine")
+        definition.load("mine")
     return error.value
 
 
 def test_the_delivered_ones_are_valid_and_ordered():
-    assert set(assets.pipelines()) >= {"upstream", "downstream", "all", "us8k", "esc50"}
-    assert list(pipelines.load("upstream").steps) == ["extract", "sample", "fit", "reduce", "train"]
-    assert list(pipelines.load("downstream").steps) == ["embed", "classify", "evaluate"]
-    assert list(pipelines.load("all").steps) == list(steps.STEPS[:8])
+    assert set(sources.pipelines()) >= {"upstream", "downstream", "all", "us8k", "esc50"}
+    assert list(definition.load("upstream").steps) == [
+        "extract", "sample", "fit", "reduce", "train"]
+    assert list(definition.load("downstream").steps) == ["embed", "classify", "evaluate"]
+    assert list(definition.load("all").steps) == list(steps.STEPS[:8])
     for name in ("us8k", "esc50"):
-        assert list(pipelines.load(name).steps) == ["embed", "folds", "score"]
+        assert list(definition.load(name).steps) == ["embed", "folds", "score"]
 
 
 def test_all_connects_the_halves():
-    found = pipelines.load("all")
+    found = definition.load("all")
     assert found.steps["embed"].needs == ("train",) and found.steps["embed"].given == ()
-    assert found.steps["train"].params == pipelines.load("upstream").steps["train"].params
+    assert found.steps["train"].params == definition.load("upstream").steps["train"].params
     assert found.options["emb-dim"] == ("fit.emb_dim", "train.emb_dim")
     assert found.options["level"] == ("classify.level",)
 
 
 def test_every_option_is_offered_by_a_delivered_pipeline():
     offered = {option for name in ("all", "us8k", "esc50", "compress")
-               for option in pipelines.load(name).options}
+               for option in definition.load(name).options}
     assert offered == set(OPTIONS)
 
 
 def test_a_persons_own_comes_first():
     write("steps: {extract: {params: {hop: 0.25}}}\n", "upstream")
-    found = pipelines.load("upstream")
+    found = definition.load("upstream")
     assert list(found.steps) == ["extract"] and found.steps["extract"].params == {"hop": 0.25}
 
 
 def test_include_and_change():
     write("include: upstream\nsteps:\n  train:\n    params: {epochs: 5}\n"
           "    resources: {mem: 2GB}\n")
-    train = pipelines.load("mine").steps["train"]
+    train = definition.load("mine").steps["train"]
     assert train.params == {"epochs": 5} and train.needs == ("extract", "reduce")
     assert train.resources.mem == 2048 and train.resources.cpus == 4
 
 
 def test_order_follows_needs_not_the_file():
     write("steps:\n  fit: {needs: sample}\n  sample: {needs: extract}\n  extract:\n")
-    assert list(pipelines.load("mine").steps) == ["extract", "sample", "fit"]
+    assert list(definition.load("mine").steps) == ["extract", "sample", "fit"]
 
 
 def test_two_steps_of_one_kind():
     write("include: upstream\nsteps:\n  small: {kind: train, needs: [extract, reduce], "
           "params: {emb_dim: 128}}\n")
-    found = pipelines.load("mine")
+    found = definition.load("mine")
     assert found.steps["small"].kind == "train" and list(found.steps)[-1] == "small"
 
 
@@ -126,5 +128,5 @@ def test_refusals_name_the_place_and_the_valid(text, where, words):
 
 def test_an_unknown_pipeline():
     with pytest.raises(InputError, match="there is no pipeline 'upstram'") as error:
-        pipelines.load("upstram")
+        definition.load("upstram")
     assert "did you mean 'upstream'?" in str(error.value)

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from l3hpc import steps
+from l3hpc.config import settings as config
+from l3hpc.config.profile import Resources
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
-from l3hpc.workflow import config, outside, plan, preview, records, render
-from l3hpc.workflow.profile import Resources
-from l3hpc.workflow.records import RunRecord, StepRecord
+from l3hpc.pipelines import external_inputs, plan, preview
+from l3hpc.schedulers import scripts
+from l3hpc.workspace import records
+from l3hpc.workspace.records import RunRecord, StepRecord
 
 DATE = datetime.date(2026, 11, 20)
 
@@ -244,7 +247,7 @@ def test_arrays_above_the_sites_limit_are_split():
     Path("cluster.yaml").write_text("clusters: {far: {limits: {array: 4}}}\n")
     made = build(settings=configuration("far"), sets=["extract.files_per_task=1"])
     assert [(part.offset, part.tasks, part.indices) for part in
-            render.parts(made, step(made, "extract"))] == [
+            scripts.parts(made, step(made, "extract"))] == [
         (0, (0, 1, 2, 3), [0, 1, 2, 3]), (4, (4, 5), [0, 1])]
 
 
@@ -400,7 +403,7 @@ def test_a_broken_record_is_named():
     path = made.folder / "run.json"
     path.write_text("{")
     with pytest.raises(InputError) as error:
-        outside.student(made.workspace, "latest", "local")
+        external_inputs.student(made.workspace, "latest", "local")
     assert str(path) in str(error.value)
 
 

@@ -7,12 +7,13 @@ import signal
 
 import pytest
 
+from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
-from l3hpc.ledger.journal import Journal
-from l3hpc.progress import Progress
-from l3hpc.workflow import records, status, submission
-from l3hpc.workflow.healing import policy
-from l3hpc.workflow.resume import missing, resume
+from l3hpc.ledger.journal.records import Journal
+from l3hpc.runs import status, submit
+from l3hpc.runs.resume import missing, resume
+from l3hpc.schedulers import requeue_policy
+from l3hpc.workspace import records
 
 STEP = "runs/demo/steps/extract"
 FILES = ("config.json", "script.sbatch", "heal.json")
@@ -23,7 +24,7 @@ def site(chains, slurm, tmp_path):
     """A submitted run on a Slurm of make-believe that has forgotten its jobs."""
     on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on)
-    submission.submit(made)
+    submit.submit(made)
     return made, on
 
 
@@ -53,7 +54,7 @@ def test_each_file_is_made_again_or_the_message_says_what_to_type(
         assert str(path) in str(error.value) and "Submit it again" in error.value.hint
         assert len(slurm.calls("sbatch")) == 2  # those of the submission
         shutil.rmtree(tmp_path / "runs/demo")
-        submission.submit(made)
+        submit.submit(made)
     else:
         resume(tmp_path, "demo", on)
     assert path.read_text() == whole
@@ -68,14 +69,14 @@ def test_whatever_is_left_of_an_artifact_s_settings_is_replaced(chains, slurm, t
     path = made.steps[0].artifact / "config.json"
     path.parent.mkdir(parents=True)
     path.write_bytes(left)
-    submission.submit(made)
+    submit.submit(made)
     assert path.read_text() == (tmp_path / STEP / "config.json").read_text()
 
 
 def test_settings_come_back_from_the_artifact_of_another_run(site, chains, tmp_path):
     made, on = site
     again = chains.plan(tmp_path, "other", names=("extract",), on=on)
-    submission.submit(again)
+    submit.submit(again)
     (tmp_path / "runs/other/steps/extract/config.json").unlink()
     assert [step.name for step in missing(tmp_path, "other", on).steps] == ["extract"]
     config = json.loads((tmp_path / "runs/other/steps/extract/config.json").read_text())
@@ -95,7 +96,7 @@ def test_everything_is_on_the_disk_when_submit_returns(chains, slurm, tmp_path, 
         synced.add(os.path.realpath(f"/proc/self/fd/{handle}")), real(handle))[1])
     on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
     made = chains.plan(tmp_path, names=("extract",), on=on)
-    submission.submit(made)
+    submit.submit(made)
     folder, artifact = tmp_path / STEP, made.steps[0].artifact
     files = {str(folder / name) for name in FILES}
     folders = {str(each) for each in (folder, folder.parent, tmp_path / "runs/demo",
@@ -109,20 +110,20 @@ def test_a_disk_that_does_not_confirm_is_said(chains, slurm, tmp_path, monkeypat
         raise OSError(5, "Input/output error")
 
     notes = []
-    monkeypatch.setattr(submission, "make_durable", failing)
+    monkeypatch.setattr(submit, "make_durable", failing)
     on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
     progress = Progress()
     progress.note = notes.append
-    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=progress)
+    record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=progress)
     assert record.state == "submitted" and "Input/output error" in notes[-1]
 
 
 def test_ctrl_c_reaches_no_thread_that_syncs(chains, slurm, tmp_path, monkeypatch):
     masks = []
-    monkeypatch.setattr(submission, "make_durable", lambda paths: masks.append(
+    monkeypatch.setattr(submit, "make_durable", lambda paths: masks.append(
         signal.pthread_sigmask(signal.SIG_BLOCK, ())))
     on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
-    submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
     assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= masks[0]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -141,5 +142,5 @@ def test_a_new_journal_is_found_after_a_power_failure(tmp_path, monkeypatch):
 
 
 def test_a_missing_policy_heals_as_usual(site, tmp_path):
-    (tmp_path / STEP / policy.FILE).unlink()
-    assert policy.read(tmp_path / STEP) == policy.Policy(mem_mb=100, time_min=5)
+    (tmp_path / STEP / requeue_policy.FILE).unlink()
+    assert requeue_policy.read(tmp_path / STEP) == requeue_policy.Policy(mem_mb=100, time_min=5)

@@ -5,8 +5,9 @@ from fakeslurm import queue_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc.workflow import queue, words
-from l3hpc.workflow.identity import JobId
+from l3hpc.console import formatting
+from l3hpc.schedulers.slurm import queue
+from l3hpc.schedulers.slurm.identity import JobId
 
 
 def test_squeue_lines_become_live_and_ended_jobs():
@@ -47,7 +48,7 @@ def test_a_garbled_list_of_indices_is_no_list_and_takes_no_memory(job):
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=30, unique=True))
 def test_array_spans_are_expanded(indices):
-    from l3hpc.workflow.render import array_spec
+    from l3hpc.schedulers.scripts import array_spec
 
     names = queue.expand(f"7_[{array_spec(indices)}%3]")
     assert sorted(names) == sorted(f"7_{index}" for index in indices)
@@ -55,7 +56,7 @@ def test_array_spans_are_expanded(indices):
 
 @given(st.integers(0, 10**7))
 def test_clocks_are_read_as_they_are_written(count):
-    assert words.seconds(words.clock(count)) == count
+    assert formatting.seconds(formatting.clock(count)) == count
 
 
 def test_one_call_each_and_none_that_is_not_needed(slurm):

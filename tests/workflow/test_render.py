@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from l3hpc import steps
+from l3hpc.config.profile import ClusterProfile, Limits, Resources
 from l3hpc.errors import InputError
-from l3hpc.workflow import render
-from l3hpc.workflow.model import Plan, PlannedStep
-from l3hpc.workflow.profile import ClusterProfile, Limits, Resources
+from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.schedulers import scripts
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -50,7 +50,7 @@ def _here(tmp_path, monkeypatch):
     ("sample-local-array", LOCAL, planned("sample", 3, gpus=0, cpus=1)),
 ])
 def test_golden(name, profile, item):
-    text = render.render(plan(item, profile=profile), item)
+    text = scripts.render(plan(item, profile=profile), item)
     path = GOLDEN / f"{name}.sbatch"
     if os.environ.get("L3HPC_WRITE_GOLDEN"):
         path.write_text(text)
@@ -64,19 +64,19 @@ def test_golden(name, profile, item):
 def test_bash_finds_no_fault_in_any_script(kind, profile, tmp_path):
     item = planned(kind, 3)
     script = tmp_path / "script"
-    script.write_text(render.render(plan(item, profile=profile), item))
+    script.write_text(scripts.render(plan(item, profile=profile), item))
     subprocess.run(["bash", "-n", script], check=True)
 
 
 def test_the_same_text_every_time():
     item = planned()
-    assert len({render.render(plan(item), item) for _ in range(3)}) == 1
-    assert render.render(plan(item), "train") == render.render(plan(item), item)
+    assert len({scripts.render(plan(item), item) for _ in range(3)}) == 1
+    assert scripts.render(plan(item), "train") == scripts.render(plan(item), item)
 
 
 def lines(profile, item=None):
     item = item or planned()
-    return render.directives(plan(item, profile=profile), item)
+    return scripts.directives(plan(item, profile=profile), item)
 
 
 @pytest.mark.parametrize(("changes", "present", "absent"), [
@@ -114,16 +114,16 @@ def test_no_dependency_and_the_signal_for_the_shell():
     ([0, 1], None, "0-1"), ([9, 8, 7, 0], 2, "0,7-9%2"),
 ])
 def test_array_spec(tasks, parallel, spec):
-    assert render.array_spec(tasks, parallel) == spec
+    assert scripts.array_spec(tasks, parallel) == spec
 
 
 def test_an_array_above_the_limit_is_split_and_counts_on():
     small = GREENE.model_copy(update={"limits": Limits(array=5)})
     item = planned("extract", 12, (0, 5, 6, 7, 8, 9), gpus=0)
     made = plan(item, profile=small)
-    assert [(part.offset, part.tasks) for part in render.parts(made, item)] == [
+    assert [(part.offset, part.tasks) for part in scripts.parts(made, item)] == [
         (0, (1, 2, 3, 4)), (10, (10, 11))]
-    first, second = (render.render(made, item, part) for part in render.parts(made, item))
+    first, second = (scripts.render(made, item, part) for part in scripts.parts(made, item))
     assert "#SBATCH --array=1-4" in first
     assert 'task="${L3HPC_TASK:-${SLURM_ARRAY_TASK_ID:-0}}"' in first
     assert "#SBATCH --array=0-1" in second
@@ -142,17 +142,17 @@ def test_an_array_names_its_logs_by_array_and_task():
                                    'a"b', "a'b", "a\\b"])
 def test_values_that_no_directive_can_hold(value):
     with pytest.raises(InputError):
-        render.directive("job-name", value)
+        scripts.directive("job-name", value)
 
 
 def test_spaces_in_a_directive_are_quoted():
-    assert render.directive("output", "/a b/%j.out") == '#SBATCH --output="/a b/%j.out"'
-    assert render.directive("output", "/é/%j.out") == '#SBATCH --output="/é/%j.out"'
+    assert scripts.directive("output", "/a b/%j.out") == '#SBATCH --output="/a b/%j.out"'
+    assert scripts.directive("output", "/é/%j.out") == '#SBATCH --output="/é/%j.out"'
 
 
 def test_a_percent_in_the_workspace_is_no_pattern():
     item = planned()
-    said = render.directives(plan(item, workspace="/a%j"), item)
+    said = scripts.directives(plan(item, workspace="/a%j"), item)
     assert any(line.startswith("#SBATCH --output=/a%%j/runs/") for line in said)
 
 
@@ -163,13 +163,13 @@ class TestTemplates:
         Path("templates").mkdir(exist_ok=True)
         Path("templates", name).write_text(text)
         item = item or planned()
-        return render.render(plan(item), item)
+        return scripts.render(plan(item), item)
 
     def test_a_block_is_overridden(self):
         text = self.rendered("train.sbatch.j2", '{% extends "base.sbatch.j2" %}\n'
                              "{% block setup %}{{ super() }}\nulimit -c 0\n{% endblock %}")
         assert "\nmodule purge\n" in text and "\nulimit -c 0\n" in text
-        assert "l3hpc.workflow.job_entry" in text
+        assert "l3hpc.worker.job_entry" in text
 
     def test_their_base_reaches_every_step(self):
         text = self.rendered("base.sbatch.j2", '{% extends "default/base.sbatch.j2" %}\n'

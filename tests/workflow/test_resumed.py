@@ -11,23 +11,21 @@ from fakeslurm import queue_line
 from submitted import Case
 
 from l3hpc import errors
+from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.files import write_json
-from l3hpc.progress import Progress
-from l3hpc.workflow import (
-    claims,
-    display,
+from l3hpc.io.files import write_json
+from l3hpc.pipelines import external_inputs
+from l3hpc.runs import (
     logs,
-    markers,
-    orphans,
-    outside,
-    records,
+    progress_display,
     resume,
     status,
-    submission,
-    waiting,
+    submission_lock,
+    submit,
+    untracked_jobs,
 )
-from l3hpc.workflow.cancel import cancel
+from l3hpc.runs.cancel import cancel
+from l3hpc.workspace import attempts, markers, records
 
 
 @pytest.fixture
@@ -243,7 +241,7 @@ def test_another_run_waits_for_every_job_that_makes_its_input(case, chains):
     first = case("first", profile=profile, names=("extract",), tasks={"extract": 5})
 
     def waits():
-        return outside.of_run(first.workspace, "first", "extract",
+        return external_inputs.of_run(first.workspace, "first", "extract",
                               records.read_all(first.workspace), "greene").waits_for
 
     assert waits() == ("100", "101", "102")
@@ -267,8 +265,8 @@ def test_of_an_array_with_a_failed_task_each_task_is_waited_for(case):
     case("third", names=("embed",), waits_for=("100", "101"))
     assert "--dependency=afterok:100_0:100_1:101 " in first.slurm.calls("sbatch")[-1]
     [entry] = records.read(first.workspace, "first").steps
-    assert waiting.open_jobs(entry, {2, 3}) == ["100"]
-    assert waiting.open_jobs(entry, {0, 1, 2}) == ["101"]
+    assert attempts.open_jobs(entry, {2, 3}) == ["100"]
+    assert attempts.open_jobs(entry, {0, 1, 2}) == ["101"]
 
 
 def test_the_end_of_a_submission_is_no_kill(case):
@@ -278,7 +276,7 @@ def test_the_end_of_a_submission_is_no_kill(case):
     late = half.steps[1]
     late.state, late.job, late.attempts, late.submitted_tasks = "planned", None, [], []
     records.write(chain.workspace, half)
-    claim = claims.claim(chain.workspace, "demo", "submit")
+    claim = submission_lock.claim(chain.workspace, "demo", "submit")
     lines = "\n".join([queue_line("100", "PENDING", "Priority"), queued_of("101")])
     asked = chain.workspace / "asked"
     chain.slurm.says("squeue", f"touch '{asked}'; sleep 1; cat <<'E'\n{lines}\nE")
@@ -315,7 +313,7 @@ def test_a_killed_resume_is_seen_and_gone_on_with(case, monkeypatch):
         raise SystemExit(137)  # nothing is written from here on
 
     with monkeypatch.context() as patched:
-        patched.setattr(resume.handover, "hand_over", killed)
+        patched.setattr(resume.submit_jobs, "hand_over", killed)
         with pytest.raises(SystemExit):
             again(chain)
     assert records.read(chain.workspace, "demo").state == "submitting"
@@ -323,7 +321,7 @@ def test_a_killed_resume_is_seen_and_gone_on_with(case, monkeypatch):
     assert chain.run.notes == ["the submitting process was killed before it had handed over all"]
     script = chain.made.step_folder("extract") / "script.sbatch"
     chain.queue(queue_line("102", "PENDING", script=script))
-    [job] = orphans.find(chain.workspace, records.read(chain.workspace, "demo"))
+    [job] = untracked_jobs.find(chain.workspace, records.read(chain.workspace, "demo"))
     assert job.id == "102"
 
 
@@ -363,7 +361,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(chains, tmp_path):
         made = chains.plan(tmp_path, names=("extract",), params={"extract": {"seconds": 3.0}})
         timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGHUP))
         timer.start()
-        submission.submit(made)
+        submit.submit(made)
         timer.join()
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -374,7 +372,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(chains, tmp_path):
 def test_a_split_array_runs_on_one_machine_too(chains, tmp_path):
     profile = chains.profile(limits={"array": 2})
     made = chains.plan(tmp_path, names=("extract", "sample"), on=profile, tasks={"extract": 5})
-    submission.submit(made)
+    submit.submit(made)
     [found] = status.collect(tmp_path, ["demo"])
     assert found.state == "done"
     assert chains.output(made, "sample") == {0: "(0 (0) (1) (2) (3) (4))"}
@@ -384,4 +382,4 @@ def test_what_was_resumed_counts_once_on_the_screen():
     jobs = {"1": {"step": "extract", "task": 0, "state": "FAILED"},
             "2": {"step": "extract", "task": 0, "state": "COMPLETED"},
             "3": {"step": "sample", "task": 0, "state": "PENDING"}}
-    assert display._stage(display._counts(jobs, "extract")) == "done"
+    assert progress_display._stage(progress_display._counts(jobs, "extract")) == "done"

@@ -7,13 +7,16 @@ import time
 import pytest
 from fakeslurm import queue_line
 
+from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError
-from l3hpc.progress import Progress
-from l3hpc.workflow import orphans, records, sbatch, status, submission
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.healing import slurm as healing
-from l3hpc.workflow.identity import JobId
-from l3hpc.workflow.resume import resume
+from l3hpc.runs import status, untracked_jobs
+from l3hpc.runs import submit as submission
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import resume
+from l3hpc.schedulers.slurm import requeue as healing
+from l3hpc.schedulers.slurm import sbatch
+from l3hpc.schedulers.slurm.identity import JobId
+from l3hpc.workspace import records
 
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 NO_CONTACT = ("sbatch: error: Batch job submission failed: Unable to contact slurm controller "
@@ -285,7 +288,7 @@ def test_cancel_finds_it_too(cut_off, slurm, tmp_path):
                             script=tmp_path / "runs/demo/steps/sample/script.sbatch"))
     slurm.says("scancel", "")
     assert cancel(tmp_path, "demo") == ["101"]
-    assert orphans.find(tmp_path, records.read(tmp_path, "demo"))[0].id == "101"
+    assert untracked_jobs.find(tmp_path, records.read(tmp_path, "demo"))[0].id == "101"
 
 
 def test_a_refusal_that_cannot_be_taken_back_says_what_is_left(chains, slurm, on, tmp_path):

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from l3hpc.config.profile import ClusterProfile, Resources
 from l3hpc.errors import InputError
-from l3hpc.files import write_json
-from l3hpc.workflow import markers, render
-from l3hpc.workflow.healing.policy import Policy
-from l3hpc.workflow.model import Plan, PlannedStep
-from l3hpc.workflow.profile import ClusterProfile, Resources
+from l3hpc.io.files import write_json
+from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.schedulers import scripts
+from l3hpc.schedulers.requeue_policy import Policy
+from l3hpc.workspace import markers
 
 STUB = """#!/bin/bash
 printf '%s\\0' "$@" > "$STUB_OUT/arguments"
@@ -64,7 +65,7 @@ class Machine:
         item = item or step()
         made = self.plan(item, workspace, **profile)
         path = self.folder / "script"
-        path.write_text(render.render(made, item))
+        path.write_text(scripts.render(made, item))
         return path, made.step_folder(item.name)
 
     def start(self, path, variables=None):
@@ -102,7 +103,7 @@ def test_the_command_and_its_environment(machine):
     path, folder = machine.script()
     code, said = machine.run(path, {"SBATCH_PARTITION": "evil"})
     assert (code, said) == (0, "")
-    assert machine.arguments() == ["-u", "-m", "l3hpc.workflow.job_entry", str(folder / "logs")]
+    assert machine.arguments() == ["-u", "-m", "l3hpc.worker.job_entry", str(folder / "logs")]
     seen = machine.environment()
     assert seen["SUBMITIT_EXECUTOR"] == "slurm" and seen["SRUN_CPUS_PER_TASK"] == "3"
     assert seen["OMP_NUM_THREADS"] == seen["TF_NUM_INTRAOP_THREADS"] == "3"
@@ -460,7 +461,8 @@ def test_the_helper_waits_until_the_job_is_in_the_queue_again(hidden, states, tm
 
 
 def test_an_empty_script_of_a_sweep_is_no_success(machine):
-    text = render.text_of("job-array.sbatch.j2", {"directives": [], "folders": [str(machine.work)]})
+    text = scripts.text_of("job-array.sbatch.j2",
+                           {"directives": [], "folders": [str(machine.work)]})
     (machine.work / "logs").mkdir()
     (machine.work / "script.sbatch").write_text("")
     path = machine.folder / "array"
@@ -520,7 +522,7 @@ def test_the_command_that_asks_for_another_attempt_is_harmless_too(machine, valu
         return
     assert machine.run(path, {"STUB_CODE": "3"}) == (3, "")
     assert machine.arguments() == [
-        value, str(machine.python), "-m", "l3hpc.workflow.healing.job", str(folder), "0",
+        value, str(machine.python), "-m", "l3hpc.worker.requeue", str(folder), "0",
         "ended", "3"]
     assert sorted(entry.name for entry in machine.work.iterdir()) == [
         "arguments", "environment", "touched"]

@@ -13,22 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError, noting_damage
-from l3hpc.files import is_own, read_own
-from l3hpc.progress import Progress
-from l3hpc.workflow import (
-    artifacts,
-    job_entry,
-    records,
-    sharing,
-    status,
-    submission,
-    worker,
-)
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.healing import policy
-from l3hpc.workflow.localstate import LocalJobs
-from l3hpc.workflow.resume import resume
+from l3hpc.io.files import is_own, read_own
+from l3hpc.runs import status
+from l3hpc.runs import submit as submission
+from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import resume
+from l3hpc.schedulers import requeue_policy
+from l3hpc.worker import execute, job_entry
+from l3hpc.workspace import artifacts, records, sharing
+from l3hpc.workspace.local_jobs import LocalJobs
 
 GROUP, ADA, BOB = 54_321, 54_001, 54_002
 root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be two people")
@@ -39,9 +34,9 @@ def workspace(chains, monkeypatch):
     """A folder of the group that Ada made, and what a process needs that may read little else."""
     import fakestep
 
-    monkeypatch.setattr(worker.l3hpc.steps, "step", fakestep.named)
+    monkeypatch.setattr(execute.l3hpc.steps, "step", fakestep.named)
     monkeypatch.setattr(submission, "run_local", lambda *args, **options: None)
-    monkeypatch.setattr(worker.terminal, "install", lambda: None)
+    monkeypatch.setattr(execute.terminal, "install", lambda: None)
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o1777)
     monkeypatch.chdir(folder)
@@ -217,10 +212,11 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
     for name in ("config.json", "script.sbatch"):
         as_person(BOB, lambda name=name: read_own(made.step_folder("extract") / name),
                   "belongs to user 54001")
-    as_person(BOB, lambda: submission.claims.claim(workspace, "bob-1", "resume"), "belongs to")
+    as_person(BOB, lambda: submission.submission_lock.claim(workspace, "bob-1", "resume"),
+              "belongs to")
 
     def run_here():
-        from l3hpc.workflow.executors.runner import Runner
+        from l3hpc.schedulers.local.runner import Runner
 
         runner = Runner(workspace, "bob-1")
         runner._state.take_up(runner._record)
@@ -262,7 +258,8 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(chains, workspace):
 
 def mine_only(made):
     with noting_damage() as found:
-        assert policy.read(made.step_folder("extract")).python == policy.Policy().python
+        read = requeue_policy.read(made.step_folder("extract"))
+        assert read.python == requeue_policy.Policy().python
     assert "belongs to user 54001, not to you: it is not executed" in found[0].message
 
 
@@ -276,15 +273,15 @@ class Noted(Progress):
 
 
 def test_a_workspace_open_to_the_world_is_named(chains, tmp_path, monkeypatch):
-    from l3hpc.workflow import config
-    from l3hpc.workflow.doctor.places import sharing_line
+    from l3hpc.config import settings
+    from l3hpc.doctor.storage import sharing_line
 
     monkeypatch.setattr(submission, "run_local", lambda *args, **options: None)
-    monkeypatch.setattr("l3hpc.workflow.sharing._private", lambda group: False)
+    monkeypatch.setattr("l3hpc.workspace.sharing._private", lambda group: False)
     space, told = tmp_path / "ws", Noted()
     submission.submit(chains.plan(space, run="one"), progress=told)
     assert told.said == []
-    here = config.load(overrides={"paths.workspace": (str(space), "--workspace")}, environ={})
+    here = settings.load(overrides={"paths.workspace": (str(space), "--workspace")}, environ={})
     assert sharing_line(here).state == "green"
     for mode, state, words in (
             (0o770, "yellow", "the group"), (0o777, "red", "anybody may replace"),

@@ -10,8 +10,9 @@ import pytest
 from fakeslurm import queue_line
 from submitted import Case
 
-from l3hpc.files import write_json
-from l3hpc.workflow import artifacts, markers, records, status, statustext, submission
+from l3hpc.io.files import write_json
+from l3hpc.runs import status, status_text, submit
+from l3hpc.workspace import artifacts, markers, records
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ def test_slurm_is_asked_once_for_all_runs_and_not_at_all_for_finished_ones(
     profile = chains.profile(name="greene", executor="slurm", slots={})
     for number in range(4):
         made = chains.plan(tmp_path, f"run-{number}", ("extract",), on=profile, salt=str(number))
-        submission.submit(made)
+        submit.submit(made)
     assert len(status.collect(tmp_path)) == 4
     assert len(slurm.calls("squeue")) == 1 and len(slurm.calls("sacct")) == 1
     for record in records.read_all(tmp_path):
@@ -203,7 +204,7 @@ def test_the_table_as_a_person_sees_it(case, tmp_path):
     log = chain.made.step_folder("sample") / "logs" / "101_0_log.err"
     log.write_text("x")
     chain.look()
-    text = statustext.run_text(chain.run)
+    text = status_text.run_text(chain.run)
     assert text.splitlines() == [
         "demo   greene   failed, started just now",
         "  step     job  state    tasks  elapsed  detail",
@@ -230,7 +231,7 @@ def test_json_has_the_documented_fields(case):
 
 def test_status_is_light(tmp_path):
     code = ("import sys; from l3hpc.cli import status; "
-            "from l3hpc.workflow import status as s, statustext; "
+            "from l3hpc.runs import status as s, status_text; "
             f"s.collect({str(tmp_path)!r}); "
             "print([m for m in ('tensorflow', 'pandas', 'numpy', 'submitit') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,12 +6,14 @@ import re
 
 import pytest
 
+from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.progress import Progress
-from l3hpc.workflow import handover, records, render, submission
-from l3hpc.workflow.cancel import cancel
-from l3hpc.workflow.executors.slurm import sbatch_command
-from l3hpc.workflow.shell import scrubbed
+from l3hpc.runs import submit, submit_jobs
+from l3hpc.runs.cancel import cancel
+from l3hpc.schedulers import scripts
+from l3hpc.schedulers.slurm.commands import scrubbed
+from l3hpc.schedulers.slurm.executor import sbatch_command
+from l3hpc.workspace import records
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def on(chains):
 
 def test_each_step_waits_for_those_it_needs(chains, slurm, on, tmp_path):
     made = chains.plan(tmp_path, on=on, tasks={"extract": 3})
-    record = submission.submit(made)
+    record = submit.submit(made)
     assert [step.job for step in record.steps] == ["100", "101", "102", "103", "104"]
     calls = [re.sub(r"\S+\.sbatch$", "SCRIPT", line) for line in slurm.calls("sbatch")]
     kill = "--kill-on-invalid-dep=yes"
@@ -38,8 +40,8 @@ def test_each_step_waits_for_those_it_needs(chains, slurm, on, tmp_path):
 def test_what_is_submitted_is_what_is_rendered(chains, slurm, on, tmp_path):
     slurm.says("sbatch", f'for last; do :; done; cp "$last" {slurm.folder}/given; echo 7')
     made = chains.plan(tmp_path, names=("extract",), on=on)
-    submission.submit(made)
-    text = render.render(made, made.steps[0])
+    submit.submit(made)
+    text = scripts.render(made, made.steps[0])
     assert (slurm.folder / "given").read_text() == text
     assert (made.step_folder("extract") / "script.sbatch").read_text() == text
     config = json.loads((made.step_folder("extract") / "config.json").read_text())
@@ -54,7 +56,7 @@ def test_sparse_arrays_name_their_pickles_by_task(chains, slurm, on, tmp_path):
         folder.mkdir(parents=True)
         (folder / "result.json").write_text("{}")
     made = chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 5})
-    record = submission.submit(made)
+    record = submit.submit(made)
     logs = made.step_folder("extract") / "logs"
     assert sorted(path.name for path in logs.iterdir()) == [
         "100_2_submitted.pkl", "100_4_submitted.pkl", "100_submission.sh"]
@@ -77,7 +79,7 @@ fi
 echo $n""")
     made = chains.plan(tmp_path, on=on)
     with pytest.raises(ClusterError) as caught:
-        submission.submit(made)
+        submit.submit(made)
     assert caught.value.message == ("reduce: sbatch: invalid account or account/partition "
                                     "combination specified")
     assert "account: of the profile" in caught.value.hint
@@ -96,14 +98,14 @@ if [ ! -e {slurm.folder}/tried ]; then
   exit 1
 fi
 echo 5""")
-    monkeypatch.setattr(handover, "LIMIT_S", (0.01,))
+    monkeypatch.setattr(submit_jobs, "LIMIT_S", (0.01,))
     said = []
 
     class Told(Progress):
         def note(self, text):
             said.append(text)
 
-    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=Told())
+    record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=Told())
     assert record.steps[0].job == "5"
     assert len(said) == 1 and said[0].endswith("trying again until there is room")
 
@@ -114,7 +116,7 @@ n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
 cp -r {tmp_path}/runs {slurm.folder}/seen-$n
 echo $((n + 1)) > {slurm.folder}/next
 echo $n""")
-    submission.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
+    submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
     seen = []
     for number in (100, 101, 102):  # what another process reads at that moment
         (slurm.folder / f"at-{number}").mkdir()
@@ -129,7 +131,7 @@ echo $n""")
 
 
 def test_half_a_line_of_the_notes_is_no_job(chains, slurm, on, tmp_path):
-    record = submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
     notes = tmp_path / "runs/demo/attempts.jsonl"
     attempt = {"job": "77", "array": False, "tasks": [0], "time": 1.0}
     records.note_attempts(tmp_path, "demo", {"extract": attempt}, first=True)
@@ -145,7 +147,7 @@ def test_the_environment_of_sbatch_is_scrubbed(chains, slurm, on, tmp_path, monk
                  "SUBMITIT_EXECUTOR"):
         monkeypatch.setenv(name, "outer")
     monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")
-    submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
     seen = slurm.environment()
     assert {name for name in seen if name.startswith(("SBATCH", "SLURM", "SRUN", "SUBMITIT"))} == {
         "SLURM_CONF", "SLURM_BITSTR_LEN"}
@@ -158,7 +160,7 @@ def test_kill_on_invalid_dep_can_be_switched_off(tmp_path):
 
 
 def test_test_only_asks_about_every_script_and_keeps_nothing(chains, slurm, on, tmp_path):
-    submission.submit(chains.plan(tmp_path, on=on), test_only=True)
+    submit.submit(chains.plan(tmp_path, on=on), test_only=True)
     assert [line.split()[1] for line in slurm.calls("sbatch")] == ["--test-only"] * 5
     assert not (tmp_path / "runs").exists() and not (tmp_path / "artifacts").exists()
 
@@ -166,45 +168,45 @@ def test_test_only_asks_about_every_script_and_keeps_nothing(chains, slurm, on, 
 def test_files_of_a_run_are_private_unless_the_profile_says_otherwise(
         chains, slurm, on, tmp_path):
     made = chains.plan(tmp_path, names=("extract",), on=on)
-    submission.submit(made)
+    submit.submit(made)
     modes = {path: path.stat().st_mode & 0o077 for path in made.folder.rglob("*")
              if not path.is_symlink()}
     assert set(modes.values()) == {0}
     shared = chains.plan(tmp_path, "other", names=("extract",), on=chains.profile(
         name="greene", executor="slurm", slots={}, shared_group=True))
-    submission.submit(shared)
+    submit.submit(shared)
     assert (shared.folder / "run.json").stat().st_mode & 0o077 == 0o040
 
 
 def test_an_input_that_another_run_still_makes_is_waited_for(chains, slurm, on, tmp_path):
     first = chains.plan(tmp_path, "first", names=("extract",), on=on)
-    submission.submit(first)
+    submit.submit(first)
     from fakeslurm import queue_line
 
     line = queue_line("100", "RUNNING")
     slurm.says("squeue", f"cat <<'E'\n{line}\nE")
     second = chains.plan(tmp_path, "second", names=("embed",), on=on, waits_for=("100",))
-    submission.submit(second)
+    submit.submit(second)
     assert "--dependency=afterok:100" in slurm.calls("sbatch")[-1]
 
 
 def test_an_input_whose_job_is_over_without_a_result_is_refused(chains, slurm, on, tmp_path):
-    submission.submit(chains.plan(tmp_path, "first", names=("extract",), on=on))
+    submit.submit(chains.plan(tmp_path, "first", names=("extract",), on=on))
     plan = chains.plan(tmp_path, "second", names=("embed",), on=on, waits_for=("100",))
     with pytest.raises(InputError, match="made by extract of first, which is lost") as caught:
-        submission.submit(plan)
+        submit.submit(plan)
     assert caught.value.hint == "Finish it first: l3hpc resume first"
     plan = chains.plan(tmp_path, "third", names=("embed",), on=on, waits_for=("4711",))
     with pytest.raises(InputError, match="job 4711, which is not a job of any run here"):
-        submission.submit(plan)
+        submit.submit(plan)
 
 
 def test_a_finished_input_is_not_waited_for(chains, slurm, on, tmp_path):
     first = chains.plan(tmp_path, "first", names=("extract",), on=on)
-    submission.submit(first)
+    submit.submit(first)
     (first.steps[0].artifact / "0000").mkdir()
     (first.steps[0].artifact / "0000" / "result.json").write_text("{}")
-    submission.submit(chains.plan(tmp_path, "second", names=("embed",), on=on,
+    submit.submit(chains.plan(tmp_path, "second", names=("embed",), on=on,
                                   waits_for=("100",)))
     assert "--dependency" not in slurm.calls("sbatch")[-1]
 
@@ -215,13 +217,13 @@ def test_steps_that_wait_for_each_other_are_refused(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"))
     cycle = (replace(made.steps[0], needs=("sample",)), made.steps[1])
     with pytest.raises(InputError, match="wait for each other: extract, sample"):
-        submission.in_order(cycle)
+        submit.in_order(cycle)
 
 
 def test_cancel_takes_only_the_live_jobs_of_the_run_leaf_first(chains, slurm, on, tmp_path):
     from fakeslurm import queue_line
 
-    submission.submit(chains.plan(tmp_path, on=on))
+    submit.submit(chains.plan(tmp_path, on=on))
     lines = [queue_line("101", "PENDING", "Dependency"),
              queue_line("104", "PENDING", "Dependency"),
              queue_line("100", "COMPLETED"),
@@ -236,8 +238,8 @@ def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkey
     def full(path, value, durable=True):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(submission, "write_json", full)
+    monkeypatch.setattr(submit, "write_json", full)
     with pytest.raises(OSError, match="No space"):
-        submission.submit(chains.plan(tmp_path, on=on))
+        submit.submit(chains.plan(tmp_path, on=on))
     assert list((tmp_path / "runs").iterdir()) == []
     assert slurm.calls("sbatch") == []

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from l3hpc.config import settings
 from l3hpc.errors import InputError
-from l3hpc.workflow import config, plan, preview, status, statustext, sweep
-from l3hpc.workflow.status import RunStatus, StepStatus
+from l3hpc.pipelines import plan, preview, sweep
+from l3hpc.runs import status, status_text
+from l3hpc.runs.status import RunStatus, StepStatus
 
 DATE = datetime.date(2026, 11, 20)
 
@@ -25,7 +27,7 @@ def _corpus(tmp_path, monkeypatch):
 
 
 def configuration():
-    return config.load(environ={}, overrides={
+    return settings.load(environ={}, overrides={
         "paths.audio": ("audio", "--audio"), "paths.weights": ("untrained", "--weights")})
 
 
@@ -135,7 +137,7 @@ def test_status_groups_by_combination():
                                                               "train": "train-64"}},
                       {"values": {"emb-dim": "128"}, "steps": {"extract": "extract",
                                                                "train": "train-128"}}])
-    lines = statustext.run_text(shown).splitlines()
+    lines = status_text.run_text(shown).splitlines()
     assert [line.split()[0] for line in lines[2:]] == [
         "extract", "emb-dim=128", "train-128", "1"]
     assert lines[-1] == "  1 of 2 combinations done: emb-dim=64"
@@ -143,12 +145,12 @@ def test_status_groups_by_combination():
 
 def test_a_sweep_runs_to_its_end_and_shares(chains, tmp_path, monkeypatch):
     """The run of a sweep is an ordinary run: its record tells the combinations."""
-    from l3hpc.workflow import submission
+    from l3hpc.runs import submit
 
     made = chains.plan(tmp_path, names=("extract", "sample"))
     made = type(made)(**{**vars(made), "options": {"combinations": [
         {"values": {"x": "1"}, "steps": {"extract": "extract", "sample": "sample"}}]}})
-    submission.submit(made)
+    submit.submit(made)
     [found] = status.collect(tmp_path, ["demo"])
     assert found.combinations[0]["values"] == {"x": "1"}
     assert found.to_json()["combinations"] == found.combinations

@@ -2,14 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l3hpc.config.units import format_memory, format_time, parse_memory, parse_time, slurm_time
 from l3hpc.errors import InputError
-from l3hpc.workflow.units import (
-    format_memory,
-    format_time,
-    parse_memory,
-    parse_time,
-    slurm_time,
-)
 
 
 @pytest.mark.parametrize(("text", "mib"), [

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.workflow import queue, records, submission, usage
-from l3hpc.workflow.records import RunRecord, StepRecord
-from l3hpc.workflow.units import parse_memory, parse_time
-from l3hpc.workflow.usagetext import table
+from l3hpc.config.units import parse_memory, parse_time
+from l3hpc.runs import submit, usage
+from l3hpc.runs.usage_text import table
+from l3hpc.schedulers.slurm import queue
+from l3hpc.workspace import records
+from l3hpc.workspace.records import RunRecord, StepRecord
 
 
 def result(index, started, elapsed, cpu, peak, job, array=None):
@@ -109,7 +111,7 @@ def test_the_table_reads_well(run):
 def test_a_real_local_run_is_measured(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2},
                        params={"extract": {"seconds": 0.5}})
-    submission.submit(made)
+    submit.submit(made)
     extract, sample = usage.collect(tmp_path, "demo")
     assert (extract.tasks, sample.tasks) == (2, 1)
     assert extract.time_used_s >= 0.5 and extract.mem_used_mb > 20 and extract.lost_s is None

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from fakeslurm import queue_line
 
-from l3hpc.files import read_json
-from l3hpc.workflow import identity, records, status, submission
+from l3hpc.io.files import read_json
+from l3hpc.runs import status, submit
+from l3hpc.schedulers.slurm import identity
+from l3hpc.workspace import records
 
 
 def calls(function):
@@ -36,7 +38,7 @@ def test_submission_does_not_list_all_earlier_jobs_for_each(chains, slurm, tmp_p
     listed, real = [], identity.task_ids
     monkeypatch.setattr(identity, "task_ids",
                         lambda attempt: (listed.append(attempt), real(attempt))[1])
-    submission.submit(chains.many(tmp_path, 2, 10, site(chains)))
+    submit.submit(chains.many(tmp_path, 2, 10, site(chains)))
     assert len(listed) <= 20
 
 
@@ -46,7 +48,7 @@ def test_status_of_many_jobs_takes_few_calls_for_each(chains, slurm, tmp_path):
         plan = chains.many(tmp_path, 2, 10, site(chains))
         steps = tuple(replace(step, artifact=Path(f"{step.artifact}-{number}"))
                       for step in plan.steps)
-        record = submission.submit(replace(plan, run=f"run-{number}", steps=steps))
+        record = submit.submit(replace(plan, run=f"run-{number}", steps=steps))
         lines += [queue_line(step.job, "PENDING", "Dependency", script=str(
             records.step_folder(tmp_path, record.run, step.name) / "script.sbatch"))
             for step in record.steps]

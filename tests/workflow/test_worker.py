@@ -12,10 +12,11 @@ import fakestep
 import pytest
 
 import l3hpc.steps
+from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.files import read_json, write_json
-from l3hpc.progress import Progress
-from l3hpc.workflow import artifacts, markers, worker
+from l3hpc.io.files import read_json, write_json
+from l3hpc.worker import execute
+from l3hpc.workspace import artifacts, markers
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def config(chains, tmp_path, monkeypatch):
 
 
 def run(path, index=0):
-    return worker.run_task(path, index, progress=Progress())
+    return execute.run_task(path, index, progress=Progress())
 
 
 def test_a_task_leaves_one_finished_folder(config):
@@ -62,7 +63,7 @@ def test_a_finished_task_is_not_computed_again(config):
 
 
 def test_checksums_are_those_of_the_files(config):
-    from l3hpc.files import digest_file
+    from l3hpc.io.files import digest_file
 
     path = config()
     result = run(path)
@@ -157,7 +158,7 @@ def test_wrong_parameters_and_tasks_are_refused(config):
 
 
 def test_the_pickled_call_is_tiny_and_needs_only_an_import():
-    call = worker.TaskCall("/some/where/config.json", 3)
+    call = execute.TaskCall("/some/where/config.json", 3)
     data = pickle.dumps(call)
     assert len(data) < 200
     again = pickle.loads(data)
@@ -166,14 +167,14 @@ def test_the_pickled_call_is_tiny_and_needs_only_an_import():
 
 def test_a_checkpoint_asks_for_the_same_task_again(config):
     path = config()
-    call = worker.TaskCall(str(path), 0)
+    call = execute.TaskCall(str(path), 0)
     delayed = call.checkpoint()
     assert delayed.function is call
     assert markers.read(path.parent / "markers")[0].restarts == 1
 
 
 def test_errors_for_people_end_the_job_with_their_exit_code(config, capsys):
-    call = worker.TaskCall(str(config(fail="error")), 0)
+    call = execute.TaskCall(str(config(fail="error")), 0)
     with pytest.raises(SystemExit) as caught:
         call()
     assert caught.value.code == 1
@@ -204,10 +205,10 @@ def test_term_on_slurm_writes_a_checkpoint_and_the_task_goes_on(config, monkeypa
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        with worker.PREEMPTION.on_signal(lambda: saved.append(True)):
+        with execute.PREEMPTION.on_signal(lambda: saved.append(True)):
             thread = threading.Thread(target=preempt, daemon=True)
             thread.start()
-            result = worker.TaskCall(str(path), 0)()
+            result = execute.TaskCall(str(path), 0)()
             thread.join()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
+from l3hpc.config import positions
 from l3hpc.errors import InputError
-from l3hpc.workflow import yamlpos
 
 FILE = Path("some.yaml")
 
 
 def loads(text):
-    return yamlpos.loads(text, FILE)
+    return positions.loads(text, FILE)
 
 
 def test_values_know_their_lines():
@@ -63,4 +63,4 @@ def test_an_empty_file_is_an_empty_mapping():
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        yamlpos.load(tmp_path / "no.yaml")
+        positions.load(tmp_path / "no.yaml")

@@ -1,0 +1,52 @@
+"""Blocks of rows on several threads, so that reading, multiplying and writing go on at once.
+
+Each thread multiplies on its own, with a BLAS that uses one thread: no core waits for another
+within a product, and what comes out does not depend on how many threads there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from l3hpc.arrays.cores import allocated_cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def available_threads(threads: int | None = None) -> int:
+    """``threads``, or as many as the cores this process may use (None)."""
+    return max(threads, 1) if threads is not None else allocated_cores()
+
+
+def blas_threads(count: int) -> AbstractContextManager[Any]:
+    """While the block runs, a matrix product uses ``count`` threads, wherever it is called."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(count, user_api="blas")
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int,
+) -> Iterator[Result]:
+    """``work(item)`` of every item, on ``threads`` threads, in the order of the items.
+
+    Items are taken when they are needed: at most ``threads`` + 1 are under way, and the next is
+    only taken when the caller comes back for the next result. So ``threads`` + 1 buffers that are
+    used in turn are enough for items and results. The first error ends all, and is raised here.
+    """
+    under_way: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            under_way.append(pool.submit(work, item))
+            if len(under_way) > threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,309 @@
+"""A cluster profile: where and how jobs run. The typed form of one entry under ``clusters:``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from l3hpc.arrays.cores import allocated_cores
+from l3hpc.config.positions import checked
+from l3hpc.config.units import format_memory, format_time, parse_memory, parse_time
+from l3hpc.errors import InputError, nearest
+from l3hpc.steps import STEPS
+
+MAX_VALUE = 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CLUSTER = re.compile(r"\w[\w.-]*", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def plain(value: Any) -> str:
+    """Text that may stand in a script: no control characters, not too long."""
+    if not isinstance(value, str):
+        raise InputError(f"{value!r} is not text", hint="put it in quotes")
+    if _CONTROL.search(value):
+        raise InputError(f"{value[:60]!r} contains a control character (a line break, a tab, …) or "
+                         "is not UTF-8")
+    return value
+
+
+def word(value: Any) -> str:
+    """A name for a ``#SBATCH`` value: no spaces, quotes, backslashes or leading dash; short."""
+    text = plain(value)
+    if not text or len(text) > MAX_VALUE:
+        raise InputError(f"{text[:60]!r} has {len(text):,} characters",
+                         allowed=f"1 to {MAX_VALUE:,} characters")
+    if text.startswith("-") or re.search(r"[\s'\"\\`$;<>#%]", text):
+        raise InputError(
+            f"{text[:60]!r} is not a name that Slurm takes",
+            allowed="no spaces, quotes, backslashes or any of ` $ ; < > # %, no leading dash")
+    return text
+
+
+def variables(value: Any) -> dict[str, str]:
+    """Environment variables: valid names, values as text."""
+    if not isinstance(value, dict):
+        raise InputError(f"{value!r} is not a mapping of names to values")
+    for name in value:
+        if not _VARIABLE.fullmatch(str(name)):
+            raise InputError(f"{name!r} is not the name of an environment variable",
+                             allowed="letters, digits and _, not starting with a digit")
+        if str(name).startswith(("SLURM_", "SBATCH_")):
+            raise InputError(f"{name} belongs to Slurm and cannot be set here")
+    return {str(name): plain(str(item) if type(item) in (int, float) else item)
+            for name, item in value.items()}
+
+
+def launcher(value: Any) -> tuple[str, ...]:
+    """The words of a container prefix, split as a shell would: ``apptainer exec --nv x.sif``.
+
+    In a line ``~`` and ``$VARIABLES`` are filled in; a list of words is taken as it is.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(item) for item in value)
+    try:
+        words = shlex.split(plain(value))
+    except ValueError as error:
+        raise InputError(f"{value!r} has {str(error).lower()}") from None
+    return tuple(program(item) for item in words)
+
+
+def program(value: Any) -> str:
+    """A word of a command, with ``~`` and ``$VARIABLES`` of this machine filled in."""
+    text = os.path.expandvars(os.path.expanduser(plain(value)))
+    if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
+        raise InputError(f"the environment variable {unknown[0]} is not set")
+    return plain(text)
+
+
+def cluster_names(value: Any) -> tuple[str, ...]:
+    """Names of Slurm's clusters: a list, or one text with commas, as behind ``--clusters``."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise InputError(f"{value!r} is not a cluster name", hint="put it in quotes")
+    names = tuple(word(item.strip() if isinstance(item, str) else item) for item in items)
+    for name in names:
+        if not _CLUSTER.fullmatch(name):
+            raise InputError(f"{name!r} is not a cluster name",
+                             allowed="letters, digits, _, - and . (sacctmgr list clusters)")
+    return names
+
+
+def steps_known(value: Any) -> Any:
+    """The keys are kinds of steps."""
+    for name in value if isinstance(value, dict) else ():
+        if name not in STEPS:
+            raise InputError(f"unknown step {name!r}", allowed=nearest(str(name), STEPS))
+    return value
+
+
+Memory = Annotated[int, BeforeValidator(checked(parse_memory))]
+Minutes = Annotated[int, BeforeValidator(checked(parse_time))]
+Word = Annotated[str, BeforeValidator(checked(word))]
+Plain = Annotated[str, BeforeValidator(checked(plain))]
+
+
+class Section(BaseModel):
+    """A part of a file: unknown keys are refused; a key without a value counts as absent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: item for key, item in value.items() if item is not None}
+        return value
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one task of a step asks for. ``mem_mb`` in MiB, ``time_min`` in minutes."""
+
+    cpus: int = 1
+    mem_mb: int = 2048
+    gpus: int = 0
+    time_min: int = 60
+
+
+class ResourceSpec(Section):
+    """What a task asks for, as far as it is said: cpus, mem (``16GB``), gpus, time (``4h``)."""
+
+    cpus: int | None = Field(default=None, ge=1, le=4096)
+    mem: Memory | None = None
+    gpus: int | None = Field(default=None, ge=0, le=1024)
+    time: Minutes | None = None
+
+    def over(self, base: Resources) -> Resources:
+        """``base`` with what this spec says put over it."""
+        return Resources(
+            cpus=base.cpus if self.cpus is None else self.cpus,
+            mem_mb=base.mem_mb if self.mem is None else self.mem,
+            gpus=base.gpus if self.gpus is None else self.gpus,
+            time_min=base.time_min if self.time is None else self.time,
+        )
+
+
+class Healing(Section):
+    """How often a task goes back to the queue: for memory, time, and off nodes that failed.
+
+    factor: how many times as much it then asks for, up to the profile's limits.
+    """
+
+    memory: int = Field(default=3, ge=0, le=20)
+    time: int = Field(default=3, ge=0, le=1000)
+    nodes: int = Field(default=2, ge=0, le=20)
+    factor: float = Field(default=2.0, gt=1, le=10)
+
+
+class StepOverrides(ResourceSpec):
+    """A profile's word on one kind of step: resources, and where it runs."""
+
+    partition: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    reservation: Word | None = None
+    gpu_type: Word | None = None
+
+
+class Limits(Section):
+    """What the site allows: time and memory per job, and the largest array index + 1."""
+
+    time: Minutes | None = None
+    mem: Memory | None = None
+    array: int | None = Field(default=None, ge=1)
+
+
+class Slots(Section):
+    """What ``local`` may use at once. Default: all cores and memory of this machine."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    mem: Memory | None = None
+
+
+class LedgerSync(Section):
+    """Where the results sheet is synchronised: ``hand``, ``watch``, ``cron``, or a ``job`` after
+    each run in a partition with internet (the other keys are that job's)."""
+
+    by: Literal["hand", "watch", "cron", "job"] = "hand"
+    account: Word | None = None
+    partition: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    time: Minutes = 30
+    mem: Memory = 2048
+
+
+class ClusterProfile(Section):
+    """One entry of ``clusters:``. Field meanings are written beside them in cluster.yaml."""
+
+    name: Word = "local"
+    executor: Literal["local", "slurm"] = "slurm"
+    account: Word | None = None
+    partition: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    reservation: Word | None = None
+    wckey: Word | None = None
+    exclude: Word | None = None
+    gpu_request: Literal["gres", "gpus-per-node", "none"] = "gres"
+    gpu_type: Word | None = None
+    memory_request: Literal["mem", "mem-per-cpu", "none"] = "mem"
+    setup: tuple[Plain, ...] = ()
+    container: Annotated[tuple[str, ...], BeforeValidator(checked(launcher))] = ()
+    python: Annotated[str, BeforeValidator(checked(program))] = ""
+    env: Annotated[dict[str, str], BeforeValidator(checked(variables))] = Field(
+        default_factory=dict)
+    mail_user: Word | None = None
+    mail_type: Word = "END,FAIL"
+    srun: bool = True
+    kill_on_invalid_dep: bool = True
+    array_parallelism: int | None = Field(default=None, ge=1)
+    clusters: Annotated[tuple[str, ...], BeforeValidator(checked(cluster_names))] = ()
+    limits: Limits = Field(default_factory=Limits)
+    steps: Annotated[dict[str, StepOverrides], BeforeValidator(checked(steps_known))] = Field(
+        default_factory=dict)
+    slots: Slots = Field(default_factory=Slots)
+    shared_group: bool = False
+    ledger_sync: LedgerSync = Field(default_factory=LedgerSync)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = dict(value)
+            if value.get("name") == "local":
+                value.setdefault("executor", "local")
+            if value.get("executor") == "local":
+                value.setdefault("gpu_request", "none")
+            value.setdefault("python", "python3" if value.get("container") else sys.executable)
+        return value
+
+    @property
+    def umask(self) -> str:
+        """The umask of its jobs: the group may read only where ``shared_group`` says so."""
+        return "027" if self.shared_group else "077"
+
+    @property
+    def slurm_clusters(self) -> str:
+        """What stands behind Slurm's ``--clusters``: of the profile, else of the variable that
+        sbatch reads; '' for the default of Slurm's commands."""
+        if self.executor == "local":
+            return ""
+        return ",".join(self.clusters) or os.environ.get("SBATCH_CLUSTERS", "") \
+            or os.environ.get("SLURM_CLUSTERS", "")
+
+    def at(self, kind: str) -> StepOverrides:
+        """What the profile says of one kind of step (an empty word if nothing)."""
+        return self.steps.get(kind, StepOverrides())
+
+    def slot_cpus(self) -> int:
+        """Cores that ``local`` may use at once."""
+        return self.slots.cpus or allocated_cores()
+
+    def slot_mem_mb(self) -> int:
+        """MiB that ``local`` may use at once."""
+        return self.slots.mem or machine_memory_mb()
+
+    def granted(self, step: str, wanted: Resources) -> Resources:
+        """What a task of ``step`` really gets. Above the site's limits: ``InputError``.
+
+        ``local`` gives no more than the machine has. No GPU is asked where the profile says none.
+        """
+        if self.gpu_request == "none":
+            wanted = Resources(wanted.cpus, wanted.mem_mb, 0, wanted.time_min)
+        if self.executor == "local":
+            wanted = Resources(min(wanted.cpus, self.slot_cpus()),
+                               min(wanted.mem_mb, self.slot_mem_mb()), wanted.gpus,
+                               wanted.time_min)
+        if self.limits.mem is not None and wanted.mem_mb > self.limits.mem:
+            raise InputError(
+                f"{step} asks for {format_memory(wanted.mem_mb)} of memory; "
+                f"{self.name} allows {format_memory(self.limits.mem)}",
+                hint=f"--set {step}.mem={self.limits.mem}MB, or raise limits.mem in cluster.yaml")
+        if self.limits.time is not None and wanted.time_min > self.limits.time:
+            raise InputError(
+                f"{step} asks for {format_time(wanted.time_min)}; "
+                f"{self.name} allows {format_time(self.limits.time)}",
+                hint=f"--set {step}.time={self.limits.time}m, or raise limits.time in cluster.yaml")
+        return wanted
+
+
+def machine_memory_mb() -> int:
+    """Memory of this machine in MiB, or of the control group that this process lives in."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(name, encoding="ascii") as stream:
+                text = stream.read().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            total = min(total, int(text))
+    return max(total // 2**20, 1)

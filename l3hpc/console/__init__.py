@@ -1,0 +1,1 @@
+"""What a person sees while something runs: safe output, progress lines and bars, times in words."""

@@ -1,0 +1,195 @@
+"""Progress that fits its reader: a bar on a terminal, lines in a log, a small JSON for status.
+
+Science and steps get a ``Progress`` and call ``start``/``advance``/``note``; they never print.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from l3hpc.console import terminal
+from l3hpc.io.files import write_json
+from l3hpc.io.text import one_line, visible
+
+LINE_EVERY_S = 10.0
+STATE_EVERY_S = 2.0
+
+
+class Progress:
+    """Counts units of work in named phases. This base class shows nothing (for notebooks, tests).
+
+    Use: ``progress.start("embedding", total=1200, unit="frames")``, then ``progress.advance(32)``
+    with any details worth showing (``epoch=12, loss=0.41``), and ``progress.finish()`` at the end.
+    Starting a phase ends the previous one.
+    """
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self.total: int | None = None
+        self.unit = ""
+        self.done = 0
+        self.details: dict[str, Any] = {}
+        self.started = time.monotonic()
+
+    def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
+        """Begin a phase of ``total`` units (None: unknown)."""
+        if self.phase:
+            self.finish()
+        self.phase, self.total, self.unit, self.done = phase, total, unit, 0
+        self.details = {}
+        self.started = time.monotonic()
+        self.show(force=True)
+
+    def advance(self, count: int = 1, **details: Any) -> None:
+        """Add ``count`` finished units; ``details`` replace earlier ones of the same name."""
+        self.done += count
+        self.details.update(details)
+        self.show()
+
+    def note(self, text: str) -> None:
+        """Say one thing once (a warning, a decision taken)."""
+
+    def finish(self) -> None:
+        """End the running phase."""
+        if self.phase:
+            self.show(force=True)
+            self.phase = ""
+
+    def show(self, force: bool = False) -> None:
+        """Bring the display up to date (at its own pace unless ``force``)."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state as JSON-ready values: phase, done, total, unit, elapsed_s, and the details."""
+        return {
+            "phase": self.phase, "done": self.done, "total": self.total, "unit": self.unit,
+            "elapsed_s": round(time.monotonic() - self.started, 3), **self.details,
+        }
+
+    def line(self) -> str:
+        """The state as one line of text."""
+        amount = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
+        elapsed = time.monotonic() - self.started
+        parts = [f"{self.phase}: {amount} {self.unit}".rstrip()]
+        parts += [f"{name} {_short(value)}" for name, value in self.details.items()]
+        if self.done and elapsed > 1:
+            parts.append(f"{self.done / elapsed:.3g} {self.unit or 'units'}/s")
+            if self.total and self.done < self.total:
+                parts.append(f"{_clock(elapsed / self.done * (self.total - self.done))} left")
+        return ", ".join(parts)
+
+
+class LogProgress(Progress):
+    """Plain lines, at most one in ten seconds, for job logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__()
+        self._stream = stream or sys.stderr
+        self._last = 0.0
+
+    def note(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def show(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if self.phase and (force or now - self._last >= LINE_EVERY_S):
+            self._last = now
+            print(self.line(), file=self._stream, flush=True)
+
+
+class BarProgress(Progress):
+    """A bar on a terminal (drawn by rich, on standard error)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}", markup=False), TimeRemainingColumn(),
+            console=terminal.console(),
+        )
+        self._task: Any = None
+
+    def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
+        super().start(phase, total, unit)
+        terminal.start(self._bar)
+        label = one_line(f"{phase} ({unit})" if unit else phase)
+        self._task = self._bar.add_task(label, total=total, details="")
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(visible(text), markup=False, emoji=False)
+
+    def show(self, force: bool = False) -> None:
+        if self._task is not None:
+            details = " ".join(f"{name} {_short(value)}" for name, value in self.details.items())
+            self._bar.update(self._task, completed=self.done, details=one_line(details))
+
+    def finish(self) -> None:
+        super().finish()
+        self._task = None
+        self._bar.stop()
+
+
+class StateProgress(Progress):
+    """Passes everything on to another ``Progress`` and keeps a JSON state file up to date.
+
+    The file (replaced by rename, at most every two seconds) is what ``l3hpc status`` reads and is a
+    heartbeat: ``time`` is the writer's clock, ``beat`` grows with every write.
+    """
+
+    def __init__(
+        self, path: Path, inner: Progress, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__()
+        self._path, self._inner, self._clock = Path(path), inner, clock
+        self._last = float("-inf")
+        self._beat = 0
+
+    def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
+        self._inner.start(phase, total, unit)
+        super().start(phase, total, unit)
+
+    def advance(self, count: int = 1, **details: Any) -> None:
+        self._inner.advance(count, **details)
+        super().advance(count, **details)
+
+    def note(self, text: str) -> None:
+        self._inner.note(text)
+
+    def finish(self) -> None:
+        self._inner.finish()
+        super().finish()
+
+    def show(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self._last >= STATE_EVERY_S:
+            self._last = now
+            self._beat += 1
+            state = {**self.snapshot(), "time": self._clock(), "beat": self._beat}
+            write_json(self._path, {key: _json_ready(value) for key, value in state.items()})
+
+
+def for_person() -> Progress:
+    """A bar when standard error is a terminal, plain lines otherwise."""
+    return BarProgress() if sys.stderr.isatty() else LogProgress()
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, float) and value - value != 0:  # NaN and infinity are not JSON
+        return None
+    return value
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,278 @@
+"""UrbanSound8K and ESC-50 on disk: which clips there are, their folds and classes, what is wrong.
+
+A folder is recognised by its table. UrbanSound8K (Salamon, Jacoby and Bello, ACM Multimedia 2014):
+``metadata/UrbanSound8K.csv`` and ``audio/fold1/`` to ``audio/fold10/``. ESC-50 (Piczak, ACM
+Multimedia 2015): ``meta/esc50.csv`` and ``audio/``; its ten classes flagged ``esc10`` are ESC-10.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from l3hpc.console.progress import Progress
+from l3hpc.datasets.corpus import AUDIO_SUFFIXES, Recording
+from l3hpc.datasets.findings import Findings, Problem
+from l3hpc.datasets.listening import look
+from l3hpc.errors import InputError
+from l3hpc.io.files import digest
+from l3hpc.io.tables import records
+
+SUBSETS = ("all", "esc10")
+_PLAIN = re.compile(r"[^/\\]+")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip. file: below the audio folder; fold: from 1; label: index into the classes;
+    source: the longer recording that it was cut from (two of one source belong into one fold)."""
+
+    file: str
+    fold: int
+    label: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A data set. classes: names in the order of their published numbers ``ids``."""
+
+    kind: str
+    table: Path
+    audio: Path
+    classes: tuple[str, ...]
+    ids: tuple[int, ...]
+    clips: tuple[Clip, ...]
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that have clips, ascending."""
+        return sorted({clip.fold for clip in self.clips})
+
+    @property
+    def published(self) -> tuple[int, int, int]:
+        """Folds, classes and clips of the data set as published."""
+        layout = next(one for one in _LAYOUTS if self.kind in (one.kind, one.subset))
+        folds, classes, clips = layout.folds, layout.classes, layout.size
+        return (folds, *_ESC10_SIZE) if self.kind == layout.subset else (folds, classes, clips)
+
+    @property
+    def part(self) -> str:
+        """What this is of the published data set, such as ``9 of 10 folds, 7,859 of 8,732 clips``;
+        empty where it is the whole one."""
+        found = (len(self.folds), len(self.classes), len(self.clips))
+        return ", ".join(
+            f"{count:,} of {whole:,} {what}" for what, count, whole in zip(
+                ("folds", "classes", "clips"), found, self.published, strict=True)
+            if count < whole)
+
+    def small_folds(self) -> list[int]:
+        """Folds with no clip, or with far fewer than the others (published ones differ by a fifth):
+        a mean over the folds would not be that of the data set."""
+        count = Counter(clip.fold for clip in self.clips)
+        least = len(self.clips) / len(count) / 4
+        return [fold for fold in range(1, self.published[0] + 1) if count[fold] < least]
+
+    def digest(self) -> str:
+        """32 hex digits that change with a clip's name, fold, class or source."""
+        return digest([self.kind, self.ids, self.classes,
+                       [[one.file, one.fold, one.label, one.source] for one in self.clips]])
+
+    def recordings(self) -> list[Recording]:
+        """The clips in name order for ``embed``; a missing file has size -1."""
+        found = []
+        for name in sorted(clip.file for clip in self.clips):
+            path = self.audio / name
+            status = path.stat() if os.path.isfile(path) else None
+            found.append(Recording(name, "unknown", None, None,
+                                   status.st_size if status else -1,
+                                   status.st_mtime_ns if status else 0))
+        return found
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a data set names things. file: clip's path below audio/ from (name, fold); named: what
+    a file name tells, by column; size and classes: of the published set; subset: its name."""
+
+    kind: str
+    table: str
+    places: tuple[str, ...]
+    name: str
+    number: str
+    label: str
+    source: str
+    folds: int
+    size: int
+    classes: int
+    subset: str
+    file: Callable[[str, int], str]
+    named: re.Pattern[str]
+
+
+_LAYOUTS = (
+    _Layout("UrbanSound8K", "UrbanSound8K.csv", ("metadata", "."), "slice_file_name", "classID",
+            "class", "fsID", 10, 8732, 10, "", lambda name, fold: f"fold{fold}/{name}",
+            re.compile(r"(?P<fsID>\d+)-(?P<classID>\d+)-\d+-\d+\.\w+")),
+    _Layout("ESC-50", "esc50.csv", ("meta", "."), "filename", "target", "category", "src_file", 5,
+            2000, 50, "ESC-10", lambda name, fold: name,
+            re.compile(r"(?P<fold>\d+)-(?P<src_file>\d+)-\w-(?P<target>\d+)\.\w+")),
+)
+_ESC10 = "esc10"
+_ESC10_SIZE = (10, 400)  # classes, clips
+
+
+def recognised(folder: Path | str) -> bool:
+    """Whether the folder has a table of one of the two data sets."""
+    return _find(Path(folder)) is not None
+
+
+def read(folder: Path | str, subset: str = "all") -> Folder:
+    """The data set in ``folder``; ``subset`` ``esc10`` keeps the classes of ESC-10 alone.
+
+    Raises ``InputError`` (with the line) for a missing table or column, a fold or class that is no
+    number, a fold outside the data set's, a name that contradicts its row or occurs twice, and a
+    class with two names.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("no such folder", where=str(folder),
+                         hint="Name a folder of UrbanSound8K or ESC-50.")
+    found = _find(folder)
+    if found is None:
+        raise InputError("holds neither UrbanSound8K nor ESC-50", where=str(folder),
+                         allowed="metadata/UrbanSound8K.csv with audio/fold1/ … audio/fold10/, "
+                                 "or meta/esc50.csv with audio/")
+    layout, table = found
+    if subset not in SUBSETS:
+        raise InputError(f"unknown subset '{subset}'", allowed=", ".join(SUBSETS))
+    if subset == "esc10" and layout.kind != "ESC-50":
+        raise InputError(f"{layout.kind} has no subset esc10", where=str(folder), allowed="all")
+    clips, names = _clips(layout, table, subset)
+    ids = tuple(sorted(names))
+    place = {number: index for index, number in enumerate(ids)}
+    return Folder(layout.subset if subset == "esc10" else layout.kind, table, folder / "audio",
+                  tuple(names[number] for number in ids), ids,
+                  tuple(Clip(file, fold, place[number], source)
+                        for file, fold, number, source in clips))
+
+
+def _find(folder: Path) -> tuple[_Layout, Path] | None:
+    for layout in _LAYOUTS:
+        for place in layout.places:
+            if (folder / place / layout.table).is_file():
+                return layout, folder / place / layout.table
+    return None
+
+
+def _clips(layout: _Layout, table: Path, subset: str
+           ) -> tuple[list[tuple[str, int, int, str]], dict[int, str]]:
+    """(file, fold, class number, source) of every clip, and class number → name."""
+    needed = [layout.name, "fold", layout.number, layout.label]
+    lines = records(table, f"table of {layout.kind}",
+                    [*needed, _ESC10] if subset == "esc10" else needed)
+    clips: list[tuple[str, int, int, str]] = []
+    names: dict[int, str] = {}
+    seen: dict[str, int] = {}
+    for line, row in lines:
+        where = f"{table}:{line}"
+        if subset == "esc10" and row[_ESC10].strip().lower() != "true":
+            continue
+        name = row[layout.name].strip()
+        if not _PLAIN.fullmatch(name) or name in (".", ".."):
+            raise InputError(f"'{name}' is not a plain file name", where=where)
+        if name in seen:
+            raise InputError(f"'{name}' is listed twice (as in line {seen[name]})", where=where)
+        seen[name] = line
+        fold = _whole(row["fold"], "fold", where)
+        if not 1 <= fold <= layout.folds:
+            raise InputError(f"fold {fold}", where=where, allowed=f"1 to {layout.folds}")
+        number = _whole(row[layout.number], layout.number, where)
+        label = row[layout.label].strip()
+        if names.setdefault(number, label) != label:
+            raise InputError(f"class {number} is called '{label}' here, '{names[number]}' before",
+                             where=where)
+        _check_name(layout, name, row, where)
+        source = row.get(layout.source, "").strip() or name
+        clips.append((layout.file(name, fold), fold, number, source))
+    if not clips:
+        raise InputError("lists no clips", where=str(table))
+    return clips, names
+
+
+def _check_name(layout: _Layout, name: str, row: Mapping[str, str], where: str) -> None:
+    told = layout.named.fullmatch(name)
+    for column, value in told.groupdict().items() if told else ():
+        if column in row and row[column].strip() != value:
+            raise InputError(f"{column} is {row[column].strip()}, but '{name}' says {value}",
+                             where=where)
+
+
+def _whole(text: str, column: str, where: str) -> int:
+    if not re.fullmatch(r"\s*\d+\s*", text):
+        raise InputError(f"{column} '{text}' is not a whole number", where=where)
+    return int(text)
+
+
+def inspect(folder: Path | str, *, listen: bool = False,
+            progress: Progress | None = None) -> Findings:
+    """Everything that is wrong with the data set, and its counts.
+
+    Looks at every clip's header; with ``listen`` at all samples. Raises ``InputError`` as ``read``.
+    """
+    dataset = read(folder)
+    findings = Findings(str(folder), dataset.kind)
+    listed = {clip.file for clip in dataset.clips}
+    missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
+    findings.add("missing audio", "{n} clips have no audio", missing,
+                 hint=f"They should lie in {dataset.audio}.")
+    findings.add("extra audio", "{n} audio files are not in the table", sorted(
+        name for path in dataset.audio.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+        and (name := path.relative_to(dataset.audio).as_posix()) not in listed), remark=True,
+        hint="They are not used.")
+    folds_of: dict[str, set[int]] = defaultdict(set)
+    for clip in dataset.clips:
+        folds_of[clip.source].add(clip.fold)
+    findings.add("source", "{n} source recordings have clips in two folds", sorted(
+        f"{source} ({', '.join(map(str, sorted(found)))})"
+        for source, found in folds_of.items() if len(found) > 1), remark=True,
+        hint="What is learned from one fold is then known in another (published UrbanSound8K has "
+             "five such).")
+    _check_counts(dataset, findings)
+    seconds = look(dataset.audio, sorted(listed - set(missing)), findings, listen,
+                   progress or Progress(), shortest=0.0)
+    findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)
+    return findings
+
+
+def _check_counts(dataset: Folder, findings: Findings) -> None:
+    folds = Counter(clip.fold for clip in dataset.clips)
+    pairs = {(clip.fold, clip.label) for clip in dataset.clips}
+    findings.add("class", "{n} times a class has no clip in a fold", [
+        f"{name} in fold {fold}" for label, name in enumerate(dataset.classes)
+        for fold in dataset.folds if (fold, label) not in pairs], remark=True)
+    total, classes, size = dataset.published
+    if dataset.kind == "ESC-50" and len(dataset.classes) == _ESC10_SIZE[0]:  # the subset alone
+        classes, size = _ESC10_SIZE
+    hint = "Get the whole data set. To score this part, labelled as such: --set folds.partial=true"
+    findings.add("folds", f"{{n}} of {total} folds have no clips in the table", [
+        f"fold {fold}" for fold in range(1, total + 1) if not folds[fold]], hint=hint)
+    silent = Counter(clip.fold for clip in dataset.clips
+                     if not os.path.isfile(dataset.audio / clip.file))
+    findings.add("folds", f"{{n}} of {total} folds have no audio", [
+        f"fold {fold}" for fold in dataset.folds if silent[fold] == folds[fold]], hint=hint)
+    findings.add("folds", "{n} folds have far fewer clips than the others", [
+        f"fold {fold} ({folds[fold]:,})" for fold in dataset.small_folds() if folds[fold]],
+        hint=hint)
+    if len(dataset.classes) < classes:
+        findings.remarks.append(Problem(
+            "classes", f"{len(dataset.classes)} of {classes} classes"))
+    findings.add("size", f"not the published number of clips ({size:,})", [
+        f"{len(dataset.clips):,}"] if len(dataset.clips) != size else [], remark=True)
+    findings.counts |= {"clips": len(dataset.clips), "classes": len(dataset.classes),
+                        "folds": {str(fold): folds[fold] for fold in dataset.folds}}

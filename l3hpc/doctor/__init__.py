@@ -1,0 +1,44 @@
+"""``l3hpc doctor``: looks at everything a run will need and says what to do about what is wrong.
+
+``examine`` yields one ``Line`` per finding. ``machine`` looks at Python and packages, ``slurm`` at
+the batch system, ``scripts`` at what would be submitted, ``places`` at workspace, weights and data,
+``results`` at the results tables. No check changes anything or raises for what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from l3hpc.config import sources
+from l3hpc.config.settings import Config
+from l3hpc.doctor import environment, slurm, storage
+from l3hpc.doctor.finding import Ask, Line, ask
+from l3hpc.doctor.results import results_line
+from l3hpc.doctor.scripts import check_names, script_lines
+
+__all__ = ["Line", "examine"]
+
+
+def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
+            pipelines: Sequence[str] = ()) -> Iterator[Line]:
+    """All checks, in the order in which a person would repair things.
+
+    probe: also start TensorFlow once, send one job of a second to a node (on Slurm) and ask the
+    results sheet for its first row (where one is configured). pipelines: those that a person wants
+    to submit (none: all are tried, and one that the cluster refuses is no more than a warning).
+    """
+    check_names(pipelines)
+    delivered = config.file.resolve() == (sources.defaults_folder() / "cluster.yaml").resolve()
+    yield Line("configuration", "green", f"{config.file}, cluster {config.profile.name}"
+               + (" (the delivered file)" if delivered else ""))
+    yield environment.python_line()
+    yield from environment.package_lines()
+    if probe:
+        yield environment.tensorflow_line(config.profile, ask)
+    yield environment.hardware_line()
+    yield from slurm.slurm_lines(config.profile, ask)
+    yield from script_lines(config, ask, pipelines)
+    yield from storage.workspace_lines(config, ask, probe)
+    yield storage.weights_line(config)
+    yield from storage.data_lines(config)
+    yield results_line(config, probe)

@@ -1,0 +1,114 @@
+"""Whether the configuration, the pipelines and the templates found here would work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from l3hpc import steps as step_rooms
+from l3hpc.config import sources
+from l3hpc.config.profile import Resources
+from l3hpc.config.settings import Config, check_workspace
+from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.pipelines import definition
+from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.schedulers import scripts
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. fix: what to do when it is not ok."""
+
+    what: str
+    ok: bool
+    detail: str
+    fix: str | None = None
+
+
+def check(config: Config) -> list[Finding]:
+    """Everything that can be seen without touching a scheduler, data files or the network."""
+    profiles = ", ".join(config.clusters)
+    findings = [Finding("cluster.yaml", True, f"{config.file}: profiles {profiles}")]
+    findings += _paths(config)
+    for name, path in sorted(sources.pipelines().items()):
+        findings.append(_pipeline(name, path))
+    findings += _templates(config)
+    return findings
+
+
+def _paths(config: Config) -> list[Finding]:
+    found = [_writable(config.workspace, config.origin("paths.workspace"))]
+    for name in ("audio", "embeddings", "sonyc_ust", "us8k", "esc50"):
+        path = getattr(config.paths, name)
+        if path is not None:
+            found.append(_exists(f"paths.{name}", path, path.is_dir(), "folder", config))
+    weights = config.paths.weights
+    if weights is not None and weights.split(":")[0] != "untrained":
+        found.append(_exists("paths.weights", Path(weights), Path(weights).is_file(), "file",
+                             config))
+    if config.ledger.key_file is not None:
+        found.append(_exists("ledger.key_file", config.ledger.key_file,
+                             config.ledger.key_file.is_file(), "file", config))
+    return found
+
+
+def _exists(key: str, path: Path, ok: bool, kind: str, config: Config) -> Finding:
+    fix = None if ok else f"there is no such {kind}; it was named by {config.origin(key)}"
+    return Finding(key, ok, str(path), fix)
+
+
+def _writable(workspace: Path, origin: str) -> Finding:
+    try:
+        check_workspace(workspace, origin)
+    except InputError as error:
+        return Finding("paths.workspace", False, str(workspace), str(error))
+    place = workspace
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    ok = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    fix = None if ok else f"cannot write into {place}; the workspace was named by {origin}"
+    return Finding("paths.workspace", ok, str(workspace), fix)
+
+
+def _pipeline(name: str, path: Path) -> Finding:
+    try:
+        pipeline = definition.load_file(path)
+    except L3hpcError as error:
+        return Finding(f"pipeline {name}", False, str(path), str(error))
+    return Finding(f"pipeline {name}", True, " → ".join(pipeline.steps))
+
+
+def _templates(config: Config) -> list[Finding]:
+    found = []
+    steps = tuple(PlannedStep(
+        name=kind, kind=kind, params={}, needs=(), inputs={}, fingerprint="0" * 16,
+        artifact=config.workspace / "artifacts" / kind / ("0" * 16), shards=[{}], done=(),
+        resources=config.profile.at(kind).over(Resources())) for kind in step_rooms.STEPS)
+    plan = Plan("check", "check", config.workspace, config.profile, steps)
+    failed = []
+    for step in steps:
+        try:
+            scripts.render(plan, step)
+        except L3hpcError as error:
+            failed.append(Finding(f"template {step.kind}", False, str(error),
+                                  "correct the template"))
+    found += failed or [Finding("templates", True, ", ".join(map(str, sources.template_folders())))]
+    known = {f"{kind}.sbatch.j2"
+             for kind in (*step_rooms.STEPS, "base", "ledger-sync", "job-array")}
+    names = {name for path in sources.pipelines().values() for name in _step_names(path)}
+    known |= {f"{name}.sbatch.j2" for name in names}
+    for folder in sources.template_folders():
+        for path in sorted(folder.glob("*.sbatch.j2")):
+            if path.name not in known:
+                found.append(Finding(f"template {path.name}", False, f"{path} belongs to no step",
+                                     nearest(path.name, known)))
+    return found
+
+
+def _step_names(path: Path) -> list[str]:
+    try:
+        return list(definition.load_file(path).steps)
+    except L3hpcError:
+        return []
+

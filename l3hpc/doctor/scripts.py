@@ -1,0 +1,103 @@
+"""What would be submitted: pipelines are read, their scripts rendered, and the scheduler asked."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+from l3hpc.config import sources
+from l3hpc.config.profile import ClusterProfile, Resources
+from l3hpc.config.settings import Config
+from l3hpc.doctor.finding import Answer, Ask, Line, State, from_error
+from l3hpc.errors import InputError, L3hpcError, command_line, nearest
+from l3hpc.pipelines import definition
+from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.schedulers.scripts import render
+from l3hpc.schedulers.slurm.commands import on_cluster
+from l3hpc.steps import step as step_module
+
+
+def check_names(asked: Sequence[str]) -> None:
+    """An ``InputError`` for a name that no pipeline has."""
+    known = sources.pipelines()
+    for name in asked:
+        if name not in known:
+            raise InputError(f"there is no pipeline {name!r}", allowed=nearest(name, known))
+
+
+def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterator[Line]:
+    """One line when every script of every pipeline is accepted; one more for each that is not.
+
+    Parameters
+    ----------
+    asked
+        The pipelines that a person wants to submit. What is wrong with one of them is red. Without
+        any, a pipeline that the cluster refuses is something to look at (a cluster without GPUs
+        need not train); only where it refuses all of them is that red.
+    """
+    chosen = {name: path for name, path in sources.pipelines().items()
+              if not asked or name in asked}
+    scripts: dict[str, dict[str, str]] = {}  # pipeline → step → text
+    faults: list[Line] = []
+    for name, path in chosen.items():
+        try:
+            scripts[name] = dict(rendered(definition.load_file(path), config))
+        except L3hpcError as error:
+            faults.append(from_error(f"pipeline {name}", error, f"correct {path}"))
+    texts = {text for steps in scripts.values() for text in steps.values()}
+    refused: dict[str, str] = {}  # pipelines share most of their steps: each text is tried once
+    for text in sorted(texts):
+        answer = _tried(text, config.profile, ask)
+        if answer.code is None:
+            yield Line("scripts", "red", f"cannot be tried: {answer.reason}",
+                       "run this where jobs are submitted")
+            return
+        if answer.code != 0:
+            refused[text] = answer.reason.removeprefix("allocation failure: ")
+    unusable = {name: {step: refused[text] for step, text in steps.items() if text in refused}
+                for name, steps in scripts.items()}
+    state: State = "red" if asked or all(unusable.values()) else "yellow"
+    faults += [Line(f"pipeline {name}", state, _reasons(steps),
+                    f"only for {command_line('submit', name)}: change "
+                    f"clusters.{config.profile.name} in {config.file}, or the resources in jobs/; "
+                    f"see them: {command_line('render', name)}")
+               for name, steps in unusable.items() if steps]
+    how = ("bash reads them" if config.profile.executor == "local"
+           else "sbatch --test-only accepts them")
+    yield Line("scripts", "green" if not faults else "yellow",
+               f"{len(texts) - len(refused)} of {len(texts)} scripts for "
+               f"{len(chosen)} pipeline{'s' * (len(chosen) != 1)}, {how}",
+               "see the lines below" if faults else "")
+    yield from faults
+
+
+def _tried(text: str, profile: ClusterProfile, ask: Ask) -> Answer:
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        if profile.executor == "local":
+            return ask(["bash", "-n", file.name])
+        return ask(on_cluster(["sbatch", "--test-only", file.name], profile.slurm_clusters))
+
+
+def _reasons(steps: Mapping[str, str]) -> str:
+    """``train, classify: Invalid qos``: the steps by why they are refused."""
+    by_reason: dict[str, list[str]] = {}
+    for step, reason in steps.items():
+        by_reason.setdefault(reason, []).append(step)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def rendered(pipeline: definition.Pipeline, config: Config) -> Iterator[tuple[str, str]]:
+    """(step, script) of a pipeline as a run called ``doctor`` would have them; needs no data."""
+    steps = []
+    for step in pipeline.steps.values():
+        wanted = config.profile.at(step.kind).over(step.resources.over(Resources()))
+        steps.append(PlannedStep(
+            name=step.name, kind=step.kind, params={}, needs=step.needs, inputs={},
+            fingerprint="0" * 16, artifact=config.workspace / "artifacts" / step.kind / ("0" * 16),
+            shards=[{}], done=(), resources=config.profile.granted(step.name, wanted),
+            extra={"version": step_module(step.kind).VERSION}))
+    plan = Plan("doctor", "doctor", config.workspace, config.profile, tuple(steps))
+    for planned in steps:
+        yield planned.name, render(plan, planned)

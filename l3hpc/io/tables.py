@@ -1,0 +1,265 @@
+"""Reads CSV tables that anybody may have written, row by row, with the line of every row.
+
+All tables are read here, so that each fault of a file (another encoding, another separator, a
+quotation mark that is never closed) is named in the same words wherever it is met.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from l3hpc.errors import InputError
+from l3hpc.io.files import refuse_special
+
+LONGEST_CELL = 131_072  # characters; a cell beyond that is a missing quotation mark
+LONGEST_LINE = 1 << 24
+MOST_COLUMNS = 100_000
+SHOWN = 12  # columns of a table that are named
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_HEAD = 1 << 16  # bytes that are looked at before the file is taken for text
+# How other files begin, what they are, and what to do.
+_STRANGERS = (
+    (b"PK\x03\x04", "is an Excel workbook or a ZIP file", "Save it as CSV in UTF-8."),
+    (b"\xd0\xcf\x11\xe0", "is an Excel workbook", "Save it as CSV in UTF-8."),
+    (b"\x1f\x8b", "is compressed with gzip", "Unpack it: gunzip -k"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself",
+     "Fetch the file: git lfs pull"),
+    (b"<!doctype", "is a web page", "Download it again."),
+    (b"<html", "is a web page", "Download it again."),
+)
+
+
+def rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows: bool = False
+         ) -> Iterator[tuple[int, list[str]]]:
+    """(line number from 1, cells) of the header and then of every row; blank lines are no rows.
+
+    Parameters
+    ----------
+    what
+        The table's name in messages.
+    needed
+        Columns that the header must have.
+    short_rows
+        Whether rows may have fewer cells than the header; the others are then empty.
+
+    Raises
+    ------
+    InputError
+        With file and line, for what ``cells`` refuses, a file without a header, a column name that
+        occurs twice, a missing column, and a row with more (or fewer) cells than the header.
+    """
+    columns: list[str] = []
+    for line, row in cells(path, what):
+        where = f"{path}:{line}"
+        if not columns:
+            columns = row
+            if len(columns) > MOST_COLUMNS:
+                raise InputError(f"{len(columns):,} columns", where=where,
+                                 allowed=f"at most {MOST_COLUMNS:,}")
+            twice = sorted(name for name, count in Counter(row).items() if count > 1)
+            if twice:
+                raise InputError(f"column '{twice[0]}' occurs twice", where=where)
+            require(columns, needed, where)
+        elif short_rows and len(row) < len(columns):
+            row = [*row, *[""] * (len(columns) - len(row))]
+        elif len(row) != len(columns):
+            raise InputError(f"{len(row)} cells, the header has {len(columns)}", where=where)
+        yield line, row
+    if not columns:
+        raise InputError("not a CSV table (it is empty)", where=str(path))
+
+
+def records(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows: bool = False
+            ) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, cells by column) of every row; see ``rows``."""
+    table = rows(path, what, needed, short_rows=short_rows)
+    _, columns = next(table)
+    for line, row in table:
+        yield line, dict(zip(columns, row, strict=True))
+
+
+def require(columns: Sequence[str], needed: Iterable[str], where: str) -> None:
+    """Raise ``InputError`` for a column of ``needed`` that is missing, with what may be meant."""
+    needed = list(needed)
+    missing = [name for name in needed if name not in columns]
+    if not missing and (needed or len(columns) > 1):
+        return
+    refuse_separator(columns, needed, where)
+    if missing:
+        raise InputError(f"column '{missing[0]}' is missing", where=where,
+                         allowed=_like(missing[0], columns))
+
+
+def _like(name: str, columns: Sequence[str]) -> str:
+    """Which column may be meant by a missing one, or which there are."""
+    same = [one for one in columns if one.strip().casefold() == name.casefold()]
+    close = same or difflib.get_close_matches(name, columns, n=1)
+    if close:
+        return f"did you mean {close[0]!r}? Names must match exactly" if same else (
+            f"did you mean {close[0]!r}?")
+    shown = ", ".join(columns[:SHOWN])
+    return f"it has: {shown}{', …' if len(columns) > SHOWN else ''}"
+
+
+def cells(path: Path | str, what: str, *, skip_spaces: bool = False, comment: str = ""
+          ) -> Iterator[tuple[int, list[str]]]:
+    """(line number from 1, cells) of every line that is not blank, whatever their number.
+
+    Parameters
+    ----------
+    what
+        The table's name in messages.
+    skip_spaces
+        Whether spaces after a comma do not belong to the cell.
+    comment
+        What a line begins with that is ignored; empty: there are none.
+
+    Raises
+    ------
+    InputError
+        For what is no regular file, no UTF-8 text, holds NUL bytes, lines or cells of absurd
+        length, or quotation marks that do not match; with the line where there is one.
+    """
+    path = Path(path)
+    refuse_special(path)
+    try:
+        with open(path, "rb") as stream:
+            _refuse_strangers(stream.read(_HEAD), path)
+        with open(path, encoding="utf-8-sig", newline="") as text:
+            yield from _parsed(_Lines(text, path), what, skip_spaces, comment)
+    except OSError as error:
+        raise InputError(f"cannot read the {what}: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+
+
+def _parsed(lines: _Lines, what: str, skip_spaces: bool, comment: str
+            ) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(LONGEST_LINE)  # of the process; the limit of a cell is checked below
+    reader = csv.reader(lines, skipinitialspace=skip_spaces, strict=True)
+    before = 0
+    while True:
+        lines.read, first = 0, before + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise _malformed(lines, first, reader.line_num, error, what) from None
+        if row is None:
+            return
+        before = reader.line_num
+        if lines.read > LONGEST_CELL:
+            _refuse_long(row, first, lines.path)
+        if row and not (comment and row[0].startswith(comment)):
+            yield before, row
+
+
+class _Lines:
+    """The lines of a text; refuses NUL bytes. read: characters since that was set to 0;
+    first: the first line."""
+
+    def __init__(self, text: TextIO, path: Path) -> None:
+        self.text, self.path = text, path
+        self.number = self.read = 0
+        self.first = ""
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.text.readline(LONGEST_LINE)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.first = self.first or line
+        self.read += len(line)
+        if "\0" in line:
+            raise InputError("holds a NUL byte: damaged, or not a text file",
+                             where=f"{self.path}:{self.number}", allowed="a CSV table in UTF-8")
+        if len(line) >= LONGEST_LINE:
+            raise InputError(f"line of more than {LONGEST_LINE:,} characters",
+                             where=f"{self.path}:{self.number}", allowed="a CSV table")
+        return line
+
+
+def _refuse_strangers(head: bytes, path: Path) -> None:
+    where = str(path)
+    for start, what, hint in _STRANGERS:
+        if head[:len(start)].lower() == start.lower():
+            name = f" {shlex.quote(where)}" if hint.endswith("-k") else ""
+            raise InputError(f"{what}, not a CSV table", where=where, hint=hint + name)
+    encoding = None
+    if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        encoding = "UTF-32"
+    elif head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "UTF-16"
+    elif b"\0" in head:
+        even, odd = head[0::2].count(0), head[1::2].count(0)
+        if odd > 0.3 * len(head[1::2]) and even <= odd / 10:
+            encoding = "UTF-16LE"
+        elif even > 0.3 * len(head[0::2]) and odd <= even / 10:
+            encoding = "UTF-16BE"
+    if encoding:
+        raise InputError(f"is {encoding[:6]} text", where=where, allowed="a CSV table in UTF-8",
+                         hint=f"iconv -f {encoding} -t UTF-8 {shlex.quote(where)} > table.csv")
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
+    """Which line is not UTF-8: the decoder only knows its place in a block."""
+    where, byte = str(path), error.object[error.start]
+    with open(path, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as found:
+                number += line[:found.start].count(b"\r") - line[:found.start].count(b"\r\n")
+                where, byte = f"{path}:{number}", line[found.start]
+                break
+    return InputError(f"not a CSV table in UTF-8: byte 0x{byte:02x} is not valid", where=where,
+                      hint="If it is Latin-1: iconv -f LATIN1 -t UTF-8 "
+                           f"{shlex.quote(str(path))} > table.csv")
+
+
+def refuse_separator(columns: Sequence[str], needed: Sequence[str], where: str) -> None:
+    """Raise where the header would be right with another separator than the comma."""
+    text = ",".join(columns)
+    if text.strip().lower().startswith("sep="):
+        raise InputError("begins with Excel's line 'sep=', not with the names of the columns",
+                         where=where, allowed="a CSV table separated by commas")
+    for separator, name in SEPARATORS.items():
+        parts = [part.strip().strip('"') for part in text.split(separator)]
+        alone = len(columns) == 1 and len(parts) > 1
+        if alone or (needed and any(one in parts and one not in columns for one in needed)):
+            raise _other_separator(name, where)
+
+
+def _other_separator(name: str, where: str) -> InputError:
+    return InputError(f"is separated by {name}", where=where, allowed="a CSV table with commas",
+                      hint="Save it as CSV with commas between the cells (and points in numbers).")
+
+
+def _malformed(lines: _Lines, first: int, last: int, error: csv.Error, what: str) -> InputError:
+    text = str(error)
+    if "unexpected end of data" in text or lines.read >= LONGEST_LINE:
+        return InputError("a quotation mark that is opened in this row is never closed",
+                          where=f"{lines.path}:{first}", allowed="quotation marks in pairs")
+    if "expected after" in text and last <= 1:  # the header itself
+        for separator, name in SEPARATORS.items():
+            if f'"{separator}' in lines.first:
+                return _other_separator(name, f"{lines.path}:1")
+    if "expected after" in text:
+        text = "there is text after a closing quotation mark"
+    return InputError(f"not a CSV table: {text}", where=f"{lines.path}:{max(first, last)}")
+
+
+def _refuse_long(row: Sequence[str], line: int, path: Path) -> None:
+    for place, cell in enumerate(row, 1):
+        if len(cell) > LONGEST_CELL:
+            raise InputError(f"cell {place} of this row has {len(cell):,} characters",
+                             where=f"{path}:{line}", allowed=f"at most {LONGEST_CELL:,}",
+                             hint="Is a quotation mark missing, so that many rows become one cell?")

@@ -1,0 +1,243 @@
+"""Compaction: the journals of closed runs become one small bundle; every record stays.
+
+A run is closed when each of its rows is finished or failed and none of its files was written for an
+hour, or when it has been silent for thirty days. Files with damaged lines are left as they are.
+
+Steps, of which a kill may fall between any two: each file is renamed (``.closing``; a writer that
+is alive after all sees that its file has gone and starts another), read whole, the bundle is
+written under a temporary name and renamed, the files are removed. Readers take ``.closing`` files
+for journals, and a record that is there twice counts once; so at each moment all is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.io.files import digest, fsync_folder, open_regular, write_bytes
+from l3hpc.ledger.journal.batch import Batch, pack, text, unpacked
+from l3hpc.ledger.journal.fold import Fold, fold_folders
+from l3hpc.ledger.journal.reading import NO_ROW, Damage, parts, read
+from l3hpc.ledger.journal.records import BUNDLE, CLOSING, SCHEMA, bundle_of, seal, sealed, slug
+
+QUIET_S = 3600.0
+SILENT_S = 30 * 86_400.0
+ENDED = ("finished", "failed")
+DAMAGED = "damaged: l3hpc ledger repair --journal"
+NOT_UNDERSTOOD = "it holds records that are not understood: l3hpc ledger repair --journal --dry-run"
+
+
+@dataclass
+class Compacted:
+    """What a compaction did. kept: file name → why it stays as it is."""
+
+    files: int = 0
+    runs: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    bundle: str | None = None
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+def compact(folder: Path, *, dry_run: bool = False, quiet_s: float = QUIET_S,
+            silent_s: float = SILENT_S, fold: Fold | None = None) -> Compacted:
+    """Turn the closed journal files of one folder into a bundle.
+
+    fold: of all folders of the ledger (default: of this one), for the states of rows. dry_run: only
+    say what would be done. Raises ``InputError`` when another compaction is at work.
+    """
+    folder = Path(folder)
+    report = Compacted()
+    if not folder.is_dir():
+        return report
+    with _alone(folder, dry_run):
+        known = set().union(*(bundle_of(path).get("sources", ())
+                              for path in folder.glob(f"{BUNDLE}*.jsonl")))
+        left = [path for path in _files(folder, CLOSING)
+                if path.name.removesuffix(CLOSING) in known]
+        closed = _closed(folder, fold or fold_folders([folder]), quiet_s, silent_s, report)
+        chosen = [path for run in closed.values() for path in run if path not in left]
+        report.files, report.runs = len(chosen), len(closed)
+        report.bytes_before = sum(path.stat().st_size for path in chosen)
+        if dry_run:
+            return report
+        _remove(left)
+        report.files = report.runs = report.bytes_before = 0
+        _bundle(folder, closed, set(left), report)
+    return report
+
+
+def _bundle(folder: Path, closed: Mapping[str, list[Path]], left: set[Path],
+            report: Compacted) -> None:
+    lines: list[bytes] = []
+    aside: list[Path] = []
+    restarts: dict[str, int] = {}
+    for run, paths in closed.items():
+        for path in paths:
+            moved = None if path in left else _set_aside(path)
+            if moved is None:
+                continue
+            packed, highest, why = _packed(moved)
+            if why:
+                report.kept[path.name] = why
+                moved.rename(moved.with_name(moved.name.removesuffix(CLOSING)))
+                continue
+            aside.append(moved)
+            lines += packed
+            restarts[run] = max(restarts.get(run, -1), highest)
+            report.bytes_before += moved.stat().st_size
+    if not aside:
+        return
+    fsync_folder(folder)
+    names = sorted(path.name.removesuffix(CLOSING) for path in aside)
+    header = seal({"schema": SCHEMA, "bundle": {"sources": names, "runs": restarts}})
+    data = header + b"".join(lines)
+    bundle = folder / f"{BUNDLE}{digest(names)[:16]}.jsonl"
+    write_bytes(bundle, data, mode=0o666)
+    _remove(aside)
+    fsync_folder(folder)
+    report.files, report.runs, report.bundle = len(aside), len(restarts), bundle.name
+    report.bytes_after = len(data)
+
+
+def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
+            report: Compacted) -> dict[str, list[Path]]:
+    """Run → its files, of the closed runs; with what an interrupted compaction set aside."""
+    now = _clock(folder)
+    ended = {place for place, row in fold.rows.items() if row.beside.get("state") in ENDED}
+    files: dict[str, list[Path]] = {}
+    reasons: dict[str, str] = {}
+    for path in [*_files(folder, ""), *_files(folder, CLOSING)]:
+        run, rows = _contents(path)
+        if run is None:
+            report.kept[path.name] = NOT_UNDERSTOOD if _is_odd(path, fold) else "empty"
+            continue
+        files.setdefault(run, []).append(path)
+        silence = now - path.stat().st_mtime
+        if silence < quiet_s:
+            reasons[run] = "written a short while ago"
+        elif silence < silent_s and not rows <= ended:
+            reasons.setdefault(run, "its run has not ended")
+    for run, why in reasons.items():
+        paths = files.pop(run)
+        report.kept.update(dict.fromkeys((path.name for path in paths), why))
+    for paths in files.values():
+        for path in [path for path in paths if os.fspath(path) in fold.torn]:
+            report.kept[path.name] = DAMAGED
+            paths.remove(path)
+        for path in [path for path in paths if _is_odd(path, fold)]:
+            report.kept[path.name] = NOT_UNDERSTOOD
+            paths.remove(path)
+    return {run: paths for run, paths in sorted(files.items()) if paths}
+
+
+def _is_odd(path: Path, damage: Damage) -> bool:
+    """Whether a file holds records that are not understood; they stay as they are, byte for byte.
+    """
+    return any(not why.startswith(NO_ROW) for _, why in damage.odd.get(os.fspath(path), ()))
+
+
+def _contents(path: Path) -> tuple[str | None, set[tuple[str, tuple[str, ...]]]]:
+    """The run of a file (None: there is no record in it) and the rows that it writes about."""
+    run, rows = None, set()
+    for part in parts(path, Damage()):
+        record = part.common if isinstance(part, Batch) else part
+        run = slug(str((record.get("origin") or {}).get("run") or ""))
+        rows.add((record["tab"], tuple(record["key"] or ())))
+    return run, rows
+
+
+def _packed(path: Path) -> tuple[list[bytes], int, str]:
+    """The lines of a file in a bundle, its highest restart, or why it cannot be in one."""
+    damage = Damage()
+    records = list(read(path, damage))
+    if damage.torn or damage.unreadable:
+        return [], -1, DAMAGED
+    if _is_odd(path, damage):
+        return [], -1, NOT_UNDERSTOOD
+    lines = [seal(item) for item in pack(records)]
+    if [text(item) for line in lines for item in _unpacked(line)] != _texts(path):
+        return [], -1, "not written by this version"
+    return lines, max(int(record["restart"]) for record in records), ""
+
+
+def _unpacked(line: bytes) -> Iterator[dict[str, Any]]:
+    body = sealed(line)
+    assert body is not None
+    record = json.loads(body.decode("utf-8", "surrogatepass"))
+    part = unpacked(record) if "packed" in record else record
+    yield from part.records() if isinstance(part, Batch) else (part,)
+
+
+def _texts(path: Path) -> list[bytes | None]:
+    with open_regular(path) as stream:
+        return [sealed(line) for line in stream.read().splitlines(keepends=True) if line.strip()]
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"*.jsonl{ending}")
+                  if path.is_file() and not path.name.startswith(BUNDLE))
+
+
+def _set_aside(path: Path) -> Path | None:
+    if path.name.endswith(CLOSING):
+        return path
+    try:
+        return path.rename(path.with_name(path.name + CLOSING))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise L3hpcError(f"cannot set a closed journal aside: {error.strerror}",
+                         where=str(path)) from None
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _clock(folder: Path) -> float:
+    """Now, by the clock of the file server (that of file times)."""
+    probe = folder / f".clock-{uuid.uuid4().hex}"  # nobody can have put a link there
+    try:
+        handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return time.time()
+    try:
+        return os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+        probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path, dry_run: bool) -> Iterator[None]:
+    """One compaction at a time, as far as the file system knows locks (two would do no harm)."""
+    if dry_run:
+        yield
+        return
+    try:
+        handle = os.open(folder / ".compaction.lock", os.O_RDWR | os.O_CREAT
+                         | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise L3hpcError(f"cannot write into the journal's folder: {error.strerror}",
+                         where=str(folder)) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("another compaction is at work here", where=str(folder)) from None
+        except OSError:
+            pass  # no locks here
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,296 @@
+"""The fold: from any set of journal records to rows, the same whatever the order they are read in.
+
+A row keeps, per field, the value that its column's rule picks: ``set`` the last one written (by
+restart, then sequence number, never by clock), ``latest`` that of the highest epoch, ``min`` and
+``max`` the best finite one. So a record read twice, late or out of order changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.ledger.journal.batch import Batch
+from l3hpc.ledger.journal.reading import NEWER, NO_ROW, Damage, everything
+from l3hpc.ledger.journal.records import SCHEMA
+from l3hpc.ledger.schema import TABS, Tab
+
+Stamp = tuple[Any, ...]
+
+
+@dataclass
+class Row:
+    """One row of a tab. ``values``: field → value. ``beside``: what is no column (state, note, …).
+
+    ``epochs``: epoch → its values, when the fold keeps history. ``accepted``: field → values that a
+    person typed into the sheet and that were agreed to stay. ``last_time``: unix seconds of the
+    newest record, by its writer's clock.
+    """
+
+    tab: Tab
+    key: tuple[str, ...]
+    values: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
+    epochs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    accepted: dict[str, list[Any]] = field(default_factory=dict)
+    first_time: float = float("inf")
+    last_time: float = 0.0
+    restart: int = 0
+    records: int = 0
+    origin: dict[str, Any] = field(default_factory=dict)
+    stamps: dict[str, tuple[Stamp, Stamp]] = field(default_factory=dict, repr=False)
+    beside_stamps: dict[str, Stamp] = field(default_factory=dict, repr=False)
+    epoch_stamps: dict[int, Stamp] = field(default_factory=dict, repr=False)
+    newest: Stamp = field(default=(), repr=False)
+    furthest: Stamp = field(default=(), repr=False)
+
+
+@dataclass
+class Fold(Damage):
+    """Rows by (tab name, key), and what could not be used.
+
+    newer: records of a later schema than this version knows. unplaced: records without a key or of
+    an unknown tab.
+    """
+
+    history: bool = False
+    rows: dict[tuple[str, tuple[str, ...]], Row] = field(default_factory=dict)
+    newer: int = 0
+    unplaced: int = 0
+    records: int = 0
+
+    def of(self, tab: Tab | str) -> list[Row]:
+        """The rows of one tab, oldest first."""
+        name = tab if isinstance(tab, str) else tab.name
+        return sorted((row for (own, _), row in self.rows.items() if own == name),
+                      key=lambda row: (row.first_time, row.key))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take one record in."""
+        self.records += 1
+        if record.get("schema", 0) > SCHEMA:
+            self.newer += 1
+            return
+        tab = TABS.get(record.get("tab", ""))
+        key = record.get("key")
+        if tab is None or not key:
+            self.unplaced += 1
+            return
+        place = (tab.name, tuple(key))
+        row = self.rows.get(place)
+        if row is None:
+            row = self.rows[place] = Row(tab, place[1])
+        accepted = (record.get("beside") or {}).get("accepted")
+        if isinstance(accepted, dict):
+            _accept(row, accepted)
+        else:
+            _merge(row, record, self.history)
+
+    def add_batch(self, batch: Batch) -> None:
+        """Take many records in: the last one decides what the ones between the ends would have
+        decided, except for best values, epochs and times."""
+        if len(batch.items) < 3 or not _in_order(batch):
+            for record in batch.records():
+                self.add(record)
+            return
+        ends = Batch(batch.common, [batch.items[0], batch.items[-1]])
+        for record in ends.records():
+            self.add(record)
+        between = batch.items[1:-1]
+        self.records += len(between)
+        row = self.rows.get((batch.common["tab"], tuple(batch.common["key"] or ())))
+        if batch.common["schema"] > SCHEMA:
+            self.newer += len(between)
+        elif row is None:
+            self.unplaced += len(between)
+        else:
+            _merge_between(row, batch, between, self.history)
+
+
+def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
+    """The fold of records (``history=True`` keeps every epoch's values)."""
+    result = Fold(history=history)
+    for record in records:
+        result.add(record)
+    return result
+
+
+def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
+    """The fold of all journal files in ``folders``; damaged lines and files are counted."""
+    result = Fold(history=history)
+    for part in everything(folders, result):
+        if isinstance(part, Batch):
+            result.add_batch(part)
+        else:
+            result.add(part)
+    for _, why in (one for lines in result.odd.values() for one in lines):
+        result.records += not why.startswith(NO_ROW)  # those were counted as they were read
+        result.newer += why.startswith(NEWER)
+    return result
+
+
+def number(value: Any) -> float | None:
+    """``value`` if it is a finite number, else None (NaN and infinity are journaled as text)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0 and (
+            -sys.float_info.max <= value <= sys.float_info.max):
+        return value
+    return None
+
+
+_RULES = {name: {column.field: column.rule for column in tab.columns} for name, tab in TABS.items()}
+_FOLLOWERS = {name: {column.follows: (column.field, column.rule) for column in tab.columns
+                     if column.follows} for name, tab in TABS.items()}
+_BEST = {name: frozenset(column.field for column in tab.columns if column.rule in ("min", "max"))
+         for name, tab in TABS.items()}
+
+
+def _merge(row: Row, record: dict[str, Any], history: bool) -> None:
+    values, epoch = record["values"], record.get("epoch")
+    origin = record.get("origin") or {}
+    written = (record["restart"], record["seq"], origin.get("host") or "", origin.get("pid") or 0)
+    if epoch is None:
+        latest = number(values.get("latest_epoch"))
+        epoch = None if latest is None else int(latest)
+    reached: Stamp = (-1 if epoch is None else epoch, *written)
+    both = (written, reached)
+    beside = record.get("beside") or {}
+    newest = written > row.newest
+    if newest and reached > row.furthest and None not in values.values():
+        _take_all(row, values, both)  # the common case: records in the order they were written
+    else:
+        _take_each(row, values, both)
+    if newest:
+        row.newest, row.origin = written, origin
+        row.restart = record["restart"]
+        row.beside.update(beside)
+        row.beside_stamps.update(dict.fromkeys(beside, written))
+    else:
+        for name, value in beside.items():
+            old = row.beside_stamps.get(name)
+            if old is None or written > old:
+                row.beside_stamps[name] = written
+                row.beside[name] = value
+    if reached > row.furthest:
+        row.furthest = reached
+    if history and epoch is not None:
+        _merge_epoch(row, epoch, written, values, record["time"])
+    row.records += 1
+    when = record["time"]
+    if when < row.first_time:
+        row.first_time = when
+    if when > row.last_time:
+        row.last_time = when
+
+
+def _in_order(batch: Batch) -> bool:
+    """Whether each record of a batch is later than the one before, in epochs too, and all have the
+    same fields."""
+    last = batch.items[-1][1].values()
+    if ("accepted" in (batch.common["beside"] or {}) or None in last
+            or None in batch.common["values"].values()):
+        return False
+    fields = list(batch.items[0][1])
+    epochs = [counters["epoch"] for counters, _ in batch.items]
+    numbers = [counters["seq"] for counters, _ in batch.items]
+    return (None not in epochs and epochs == sorted(epochs)
+            and numbers == sorted(set(numbers))
+            and all([list(values) == fields for _, values in batch.items]))  # noqa: C419 (faster)
+
+
+def _merge_between(row: Row, batch: Batch, items: Sequence[list[dict[str, Any]]],
+                   history: bool) -> None:
+    """What records in order, with the same fields as the two around them, add to their row."""
+    rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
+    columns = zip(*[values.values() for _, values in items], strict=True)
+    for name, column in zip(items[0][1], columns, strict=True):
+        target, rule = followers.get(name) or (name, rules.get(name))
+        if rule in ("min", "max"):
+            found: Sequence[Any] = column
+            if not set(map(type, column)) <= {float, int}:
+                found = [value for value in column if number(value) is not None]
+            if found:
+                _better(row.values, target, rule, min(found) if rule == "min" else max(found))
+    if history:
+        origin = batch.common["origin"] or {}
+        writer = (origin.get("host") or "", origin.get("pid") or 0)
+        constant = {name: value for name, value in batch.common["values"].items()
+                    if name.startswith("latest_")}
+        for counters, values in items:
+            written = (batch.common["restart"], counters["seq"], *writer)
+            _merge_epoch(row, counters["epoch"], written, {**constant, **values},
+                         counters["time"])
+    times = [counters["time"] for counters, _ in items]
+    row.records += len(items)
+    row.first_time = min(row.first_time, *times)
+    row.last_time = max(row.last_time, *times)
+
+
+def _take_all(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> None:
+    """Take values that are newer than all before them."""
+    own, best = row.values, _BEST[row.tab.name]
+    if best.isdisjoint(values):
+        own.update(values)
+        row.stamps.update(dict.fromkeys(values, both))
+    else:
+        for name, value in values.items():
+            if name in best:
+                _better(own, name, _RULES[row.tab.name][name], value)
+            else:
+                own[name] = value
+                row.stamps[name] = both
+    for name, (target, rule) in _FOLLOWERS[row.tab.name].items():
+        if name in values:
+            _better(own, target, rule, values[name])
+
+
+def _take_each(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> None:
+    """Take each value that its column's rule prefers to what is there."""
+    own, stamps = row.values, row.stamps
+    rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
+    for name, value in values.items():
+        rule = rules.get(name)
+        if value is None or rule is None:
+            continue
+        if rule in ("min", "max"):
+            _better(own, name, rule, value)
+            continue
+        which = 1 if rule == "latest" else 0
+        old = stamps.get(name)
+        if old is None or both[which] > old[which]:
+            stamps[name] = both
+            own[name] = value
+        if name in followers:
+            _better(own, *followers[name], value)
+
+
+def _better(own: dict[str, Any], name: str, rule: str, value: Any) -> None:
+    if type(value) is not float and number(value) is None:
+        return
+    old = own.get(name)
+    if old is None or (value < old if rule == "min" else value > old):
+        own[name] = value
+
+
+def _accept(row: Row, accepted: dict[str, Any]) -> None:
+    """Values of the sheet that a person let stand."""
+    for name, agreed in accepted.items():
+        known = row.accepted.setdefault(name, [])
+        if agreed not in known:
+            known.append(agreed)
+            known.sort(key=repr)
+
+
+def _merge_epoch(
+    row: Row, epoch: int, written: Stamp, values: dict[str, Any], when: float,
+) -> None:
+    old = row.epoch_stamps.get(epoch)
+    fresh = {name[len("latest_"):]: value for name, value in values.items()
+             if name.startswith("latest_") and name != "latest_epoch"}
+    if old is None or written > old:
+        row.epoch_stamps[epoch] = written
+        row.epochs[epoch] = {**row.epochs.get(epoch, {}), **fresh, "time": when}
+    else:
+        row.epochs[epoch] = {**fresh, **row.epochs[epoch]}

@@ -1,0 +1,324 @@
+"""Google Sheets over gspread: credentials, pace, time-outs, and retries that come to an end.
+
+Requests that may be repeated without harm are repeated here: reads, and batches that Google applies
+once or not at all (see ``sync``). A write by metadata is sent once; ``Unanswered`` says that nobody
+knows whether it was applied. The one scope is ``spreadsheets``; a sheet is opened by its id. No
+message here shows a key, a token or what a server answered beyond its error text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from l3hpc.errors import InputError, L3hpcError, OfflineError
+from l3hpc.io.files import read_json
+from l3hpc.ledger.cells import pasteable
+
+SCOPE = "https://www.googleapis.com/auth/spreadsheets"
+BASE = "https://sheets.googleapis.com"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TRIES = 12
+FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 64.0
+PER_MINUTE = 55  # of 60 reads and 60 writes a minute that Google grants a user
+TIMEOUT_S = (10.0, 90.0)
+RETRY_CODES = (408, 429, 500, 502, 503, 504)
+LATER = "Everything is kept in the journal; l3hpc ledger sync   later."
+MOST_BYTES = 10_485_760  # of one request; Google refuses a larger one
+
+
+class Refused(L3hpcError):
+    """Google understood a batch and refused it as a whole (HTTP 400): nothing was written."""
+
+
+class Unanswered(OfflineError):
+    """A write by metadata got no clear answer: it may have been applied, or may be applied later,
+    while its anchors stand."""
+
+
+class SignInError(L3hpcError):
+    """Google does not let this account in; trying again does not help."""
+
+
+class Pace:
+    """Keeps each kind of request under its quota; waiting is said aloud.
+
+    clock, sleep: replaceable for tests.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic,
+                 sleep: Callable[[float], None] = time.sleep, per_minute: int = PER_MINUTE) -> None:
+        self.say, self.clock, self.sleep, self.per_minute = say, clock, sleep, per_minute
+        self.sent: dict[str, deque[float]] = {"read": deque(), "write": deque()}
+
+    def take(self, kind: str) -> None:
+        """Wait until one more request of ``kind`` (``read`` or ``write``) fits into the minute."""
+        sent = self.sent[kind]
+        while True:
+            now = self.clock()
+            while sent and now - sent[0] >= 60.0:
+                sent.popleft()
+            if len(sent) < self.per_minute:
+                sent.append(now)
+                return
+            wait = 60.0 - (now - sent[0])
+            self.say(f"waiting {wait:.0f} s: {self.per_minute} {kind}s this minute")
+            self.sleep(wait)
+
+
+class Sheets:
+    """One spreadsheet. ``say`` gets lines for a person (waits and retries)."""
+
+    def __init__(self, sheet_id: str, key_file: Path | None = None, *,
+                 say: Callable[[str], None] = lambda text: None, pace: Pace | None = None,
+                 environ: Mapping[str, str] = os.environ) -> None:
+        self.sheet_id = sheet_id
+        self.base = base_url(environ)
+        self.pace = pace or Pace(say)
+        self.say = say
+        self.requests = 0
+        self._credentials, self.account = credentials(key_file)
+        self._http = _http(self)
+
+    def structure(self) -> dict[str, Any]:
+        """Title, tabs with their sizes, and developer metadata (one request)."""
+        return dict(self._http.fetch_sheet_metadata(self.sheet_id, params={
+            "fields": "spreadsheetId,properties.title,developerMetadata,"
+                      "sheets(properties,developerMetadata,protectedRanges(range,unprotectedRanges,"
+                      "description,warningOnly,requestingUserCanEdit),"
+                      "filterViews.filterViewId)"}))
+
+    def values(self, ranges: Sequence[str]) -> list[list[list[Any]]]:
+        """The unformatted values of ranges in A1 notation (one request)."""
+        if not ranges:
+            return []
+        answer = self._http.values_batch_get(self.sheet_id, list(ranges), params={
+            "valueRenderOption": "UNFORMATTED_VALUE", "majorDimension": "ROWS"})
+        return [part.get("values", []) for part in answer["valueRanges"]]
+
+    def batch(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Apply all requests or none (one request); ``Refused`` when Google refuses them."""
+        self._http.batch_update(self.sheet_id, {"requests": list(requests)})
+
+    def read_by_filter(self, filters: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The unformatted values that data filters select, all of one moment (one request).
+
+        Each item has ``dataFilters`` (which of them selected it) and ``valueRange``.
+        """
+        if not filters:
+            return []
+        answer = self._http.request("post", self._address("values:batchGetByDataFilter"), json={
+            "dataFilters": list(filters), "majorDimension": "ROWS",
+            "valueRenderOption": "UNFORMATTED_VALUE"}).json()
+        return list(answer.get("valueRanges", []))
+
+    def write_by_filter(self, data: Sequence[Mapping[str, Any]]) -> None:
+        """Write values where data filters say (one request, sent once).
+
+        Raises ``Refused`` when nothing was written, ``Unanswered`` when that is not known.
+        """
+        self._http.request("post", self._address("values:batchUpdateByDataFilter"), json={
+            "valueInputOption": "RAW", "data": list(data)})
+
+    def _address(self, method: str) -> str:
+        return f"{BASE}/v4/spreadsheets/{self.sheet_id}/{method}"
+
+    def send(self, call: Callable[[], Any], kind: str) -> Any:
+        """``call`` at the right pace, again after transient failures; at most ``TRIES`` times."""
+        import google.auth.exceptions
+        import requests
+        from gspread.exceptions import APIError
+
+        reason = ""
+        for attempt in range(TRIES):
+            if attempt:
+                wait = back_off(attempt)
+                self.say(f"{reason}; trying again in {wait:.0f} s ({attempt + 1} of {TRIES})")
+                self.pace.sleep(wait)
+            self.pace.take(kind)
+            self.requests += 1
+            try:
+                return call()
+            except APIError as error:
+                code = error.response.status_code
+                if code not in RETRY_CODES:
+                    raise self._explained(error, code) from None
+                reason = _busy(code)
+            except google.auth.exceptions.TransportError as error:
+                reason = f"no connection to sign in ({type(error).__name__})"
+            except google.auth.exceptions.RefreshError as error:
+                if not error.retryable:
+                    raise SignInError(
+                        f"Google refused to sign in {self.account}",
+                        hint="Is the key deleted or disabled, or this machine's clock wrong? "
+                             "Make a new key for the service account.") from None
+                reason = "Google could not sign in just now"
+            except (requests.RequestException, ConnectionError, ValueError) as error:
+                reason = f"no answer from Google ({type(error).__name__})"
+        raise OfflineError(f"the sheet cannot be reached: {reason} ({TRIES} tries)",
+                           hint=LATER)
+
+    def _explained(self, error: Any, code: int) -> L3hpcError:
+        message = str(error.error.get("message", ""))[:500]
+        if code == 404:
+            return InputError(f"there is no spreadsheet with the id {self.sheet_id}",
+                              hint="The id is the part of its address between /d/ and /edit.")
+        if code == 403 and ("disabled" in message or "has not been used" in message):
+            return InputError("the Google Sheets API is not enabled for the account's project",
+                              hint="Google Cloud console → APIs & Services → Enable APIs → "
+                                   "Google Sheets API, then wait a minute.")
+        if code == 403:
+            return InputError(f"the sheet is not shared with {self.account}",
+                              hint="In the sheet: Share → add this address → Editor.")
+        if code == 401:
+            return SignInError(f"Google does not accept the sign-in of {self.account}",
+                               hint="Make a new key for the service account.")
+        return Refused(f"Google refused the request ({code}): {message}")
+
+
+def back_off(attempt: int) -> float:
+    """Seconds to wait before another try, after ``attempt`` tries that failed."""
+    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempt - 1)) * (0.5 + random.random() / 2)
+
+
+def request_bytes(value: Any) -> int:
+    """The size of a request's body, as it is sent."""
+    return len(json.dumps(value, allow_nan=False))
+
+
+def _busy(code: int) -> str:
+    return ("the quota of this minute is used up" if code == 429 else f"Google answered {code}")
+
+
+def base_url(environ: Mapping[str, str]) -> str:
+    """Google's address; ``L3HPC_SHEETS_URL`` may name another one on this machine, for tests."""
+    address = environ.get("L3HPC_SHEETS_URL")
+    if not address:
+        return BASE
+    parts = urlparse(address)
+    if parts.scheme != "http" or parts.hostname not in LOOPBACK:
+        raise InputError("only a loopback address may stand in for Google",
+                         where="L3HPC_SHEETS_URL", allowed="http://127.0.0.1:PORT")
+    return address.rstrip("/")
+
+
+def credentials(key_file: Path | None) -> tuple[Any, str]:
+    """Credentials with the one scope, and the account's address for messages.
+
+    Without a key file: application default credentials.
+    """
+    import google.auth
+    import google.auth.exceptions
+    from google.oauth2 import service_account
+
+    if key_file is None:
+        _require_private(_default_file())
+        try:
+            found, _ = google.auth.default(scopes=[SCOPE])
+        except google.auth.exceptions.DefaultCredentialsError:
+            raise InputError("no Google credentials are set", where="ledger.key_file",
+                             allowed="a service account's key file (ledger.key_file in "
+                                     "cluster.yaml, or --key-file)",
+                             hint="or   gcloud auth application-default login "
+                                  f"--scopes={SCOPE},"
+                                  "https://www.googleapis.com/auth/cloud-platform") from None
+    else:
+        info = _key(Path(key_file))
+        try:
+            found = service_account.Credentials.from_service_account_info(info, scopes=[SCOPE])
+        except (ValueError, google.auth.exceptions.MalformedError):
+            raise InputError("not a service account's key", where=str(key_file),
+                             hint="Google Cloud console → Service accounts → Keys → Add key → "
+                                  "JSON") from None
+    if hasattr(found, "_is_regional_access_boundary_lookup_required"):
+        # it asks a metadata host in a background thread, which a login node need not have
+        found._is_regional_access_boundary_lookup_required = lambda: False
+    return found, getattr(found, "service_account_email", None) or "your Google account"
+
+
+def _default_file() -> Path:
+    """Where application default credentials lie, if they are a file."""
+    given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    return Path(given) if given else (
+        Path(os.environ.get("CLOUDSDK_CONFIG") or Path("~/.config/gcloud").expanduser())
+        / "application_default_credentials.json")
+
+
+def _require_private(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # whoever reads it says so
+    if stat.S_IMODE(mode) & 0o077:
+        raise InputError("the key file can be read by others", where=str(path),
+                         hint=f"chmod 600 {pasteable(str(path))}")
+
+
+def _key(path: Path) -> dict[str, Any]:
+    try:
+        path.stat()
+    except OSError as error:
+        raise InputError(f"cannot read the key file: {error.strerror}", where=str(path)) from None
+    _require_private(path)
+    info = read_json(path)
+    if not isinstance(info, dict) or info.get("type") != "service_account":
+        raise InputError("not a service account's key", where=str(path),
+                         hint="Google Cloud console → Service accounts → Keys → Add key → JSON")
+    target = urlparse(str(info.get("token_uri", "")))
+    if target.scheme != "https" and target.hostname not in LOOPBACK:
+        raise InputError("the key's token_uri is not an https address", where=str(path))
+    return info
+
+
+def _http(sheets: Sheets) -> Any:
+    import requests
+    from google.auth.transport.requests import AuthorizedSession, Request
+    from gspread.exceptions import APIError
+    from gspread.http_client import HTTPClient
+
+    loopback = sheets.base != BASE
+    signing = requests.Session()
+    signing.trust_env = not loopback
+    session = AuthorizedSession(sheets._credentials, auth_request=Request(signing),
+                                max_refresh_attempts=2)
+    session.trust_env = not loopback
+
+    class Client(HTTPClient):
+        """gspread's client with our address, time-out, pace and retries."""
+
+        def request(self, method: str, endpoint: str, *arguments: Any, **options: Any) -> Any:
+            kind = "read" if method == "get" or endpoint.endswith("GetByDataFilter") else "write"
+            target = endpoint.replace(BASE, sheets.base, 1)
+            if request_bytes(options.get("json")) > MOST_BYTES:
+                raise L3hpcError(f"a request to the sheet is larger than Google takes "
+                                 f"({MOST_BYTES:,} bytes); nothing was sent")
+
+            def call() -> Any:
+                response = HTTPClient.request(self, method, target, *arguments, **options)
+                response.json()  # an HTML page with status 200 is a failure too
+                return response
+
+            def once() -> Any:
+                try:
+                    return call()
+                except APIError as error:
+                    if error.response.status_code not in RETRY_CODES:
+                        raise
+                    reason = _busy(error.response.status_code)
+                except (requests.RequestException, ConnectionError, ValueError) as error:
+                    reason = f"no answer from Google ({type(error).__name__})"
+                raise Unanswered(f"the sheet cannot be reached: {reason}", hint=LATER)
+
+            return sheets.send(once if endpoint.endswith("UpdateByDataFilter") else call, kind)
+
+    client = Client(sheets._credentials, session=session)
+    client.set_timeout(TIMEOUT_S)
+    return client

@@ -1,0 +1,87 @@
+"""Results as files: CSV with exactly the declared columns, XLSX with typed cells, no formulas."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from l3hpc.io.files import write_bytes
+from l3hpc.ledger.cells import Cell, cells, shortened
+from l3hpc.ledger.journal.fold import Row
+from l3hpc.ledger.schema import Tab, letter
+from l3hpc.ledger.views import select
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+XLSX_LIMIT = 32_767  # UTF-16 units in one cell
+
+
+def guarded(value: Cell) -> str:
+    """A CSV field; text that a spreadsheet would take as a formula gets a ``'`` in front.
+
+    Numbers are written so that reading them back gives the same number.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+
+
+def csv_text(rows: Sequence[Row], tab: Tab) -> str:
+    """The rows as CSV: the declared header, then one line per row (RFC 4180 quoting)."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\r\n")
+    writer.writerow(tab.titles)
+    for row in rows:
+        writer.writerow([guarded(value) for value in cells(row)])
+    return stream.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Row], tab: Tab) -> None:
+    """Write one tab as CSV, whole or not at all."""
+    write_bytes(path, csv_text(rows, tab).encode())
+
+
+def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
+    """Write tabs as sheets of one workbook: typed cells, frozen header, best row marked."""
+    from openpyxl import Workbook
+    from openpyxl.styles import Font, PatternFill
+
+    book = Workbook()
+    book.remove(book.active)
+    bold, shade = Font(bold=True), PatternFill("solid", fgColor="FFF2CC")
+    for tab, rows in tables.items():
+        sheet = book.create_sheet(tab.name[:31])
+        top = select.best(rows, tab)
+        for column, title in enumerate(tab.titles, 1):
+            _put(sheet, 1, column, title).font = bold
+            sheet.column_dimensions[letter(column - 1)].width = min(40, len(title) + 4)
+        for line, row in enumerate(rows, 2):
+            for column, value in enumerate(cells(row), 1):
+                if value is None and row is not top:
+                    continue
+                placed = _put(sheet, line, column, value)
+                if row is top:
+                    placed.fill = shade
+        sheet.freeze_panes = "A2"
+        sheet.auto_filter.ref = f"A1:{letter(len(tab.columns) - 1)}{len(rows) + 1}"
+    stream = io.BytesIO()
+    book.save(stream)
+    write_bytes(path, stream.getvalue())
+
+
+def _put(sheet: Any, line: int, column: int, value: Cell) -> Any:
+    placed = sheet.cell(line, column)
+    if isinstance(value, str):
+        short = shortened(value, XLSX_LIMIT)
+        placed.value = short.replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
+        placed.data_type = "s"  # text, whatever it begins with
+        placed.quotePrefix = value.startswith(FORMULA_STARTS)
+    else:
+        placed.value = value
+    return placed

@@ -1,0 +1,117 @@
+"""What a person sees before a plan is submitted: steps, tasks, resources, state, cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from l3hpc import steps as step_rooms
+from l3hpc.config.units import format_memory, format_time
+from l3hpc.pipelines import cost
+from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.workspace import artifacts
+
+_COLUMNS = ("step", "tasks", "needs", "cpus", "mem", "gpus", "time", "state")
+_RIGHT = {"tasks", "cpus", "mem", "gpus"}
+
+
+def text(plan: Plan) -> str:
+    """The whole preview: heading, table, what the steps do, cost."""
+    rows = [_COLUMNS, *(_row(step) for step in plan.steps)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = [heading(plan), ""]
+    for row in rows:
+        cells = (cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+                 for name, cell, width in zip(_COLUMNS, row, widths, strict=True))
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    said = descriptions(plan)
+    longest = max((len(name) for name in said), default=0)
+    lines += ["", *(f"  {(name + ':').ljust(longest + 1)} {words}" for name, words in said.items())]
+    lines.append(f"  {cost_words(plan)}")
+    return "\n".join(lines)
+
+
+def heading(plan: Plan) -> str:
+    """``upstream on greene (partition gpu, account pr_42)   workspace …``."""
+    profile = plan.profile
+    facts = [f"{name} {getattr(profile, name)}" for name in ("partition", "account", "qos")
+             if getattr(profile, name)]
+    if profile.executor == "local":
+        cores = profile.slot_cpus()
+        facts = [f"{cores} core{'s' * (cores != 1)}", format_memory(profile.slot_mem_mb())]
+    place = f" ({', '.join(facts)})" if facts else ""
+    return f"{plan.pipeline} on {profile.name}{place}    workspace {plan.workspace}"
+
+
+def descriptions(plan: Plan) -> dict[str, str]:
+    """Step → what it will do, or for one that was done before what came out."""
+    by_name = {step.name: step for step in plan.steps}
+    said: dict[str, str] = {}
+    for step in plan.steps:
+        module = step_rooms.step(step.kind)
+        words = artifacts.detail(step.artifact) if not step.missing else ""
+        if not words and hasattr(module, "describe"):
+            words = module.describe({each.kind: step_rooms.step(each.kind).Params(**each.params)
+                                     for each in (*_ancestors(step, by_name), step)})
+        words = "; ".join(filter(None, (words, _given(step))))
+        if step.waits_for:
+            words = f"{words}; after job {', '.join(step.waits_for)}".removeprefix("; ")
+        if words:
+            said[step.name] = words
+    return said
+
+
+def cost_words(plan: Plan) -> str:
+    """``at most 4,320 core-hours and 336 GPU-hours; the last run like this used …``."""
+    if not any(step.missing for step in plan.steps):
+        return "nothing is left to compute"
+    words = f"at most {cost.at_most(plan).words()}"
+    last = cost.last_like(plan)
+    return f"{words}; the last run like this used {last.words()}" if last else words
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan for ``--json``: schema 1."""
+    most, last = cost.at_most(plan), cost.last_like(plan)
+    return {
+        "schema": 1, "run": plan.run, "pipeline": plan.pipeline, "cluster": plan.profile.name,
+        "workspace": str(plan.workspace),
+        "steps": [{
+            "name": step.name, "kind": step.kind, "state": step.state, "tasks": step.tasks,
+            "missing": len(step.missing), "needs": list(step.needs),
+            "waits_for": list(step.waits_for), "given": step.extra.get("given", {}),
+            "fingerprint": step.fingerprint,
+            "artifact": str(step.artifact), "params": step.params, "inputs": step.inputs,
+            "resources": vars(step.resources),
+        } for step in plan.steps],
+        "cost": {"at_most": vars(most), "last": vars(last) if last else None},
+    }
+
+
+def _given(step: PlannedStep) -> str:
+    """``student of upstream-20261120-1a2b``: what the step takes that no step of this run makes."""
+    named = [f"{'student' if kind == 'train' else kind} "
+             + (f"of {source['run']}" if source["run"] else f"in {source['path']}")
+             for kind, source in step.extra.get("given", {}).items()]
+    if step.params.get("student"):
+        named.append(f"student {step.params['student']}")
+    return ", ".join(named)
+
+
+def _ancestors(step: PlannedStep, by_name: dict[str, PlannedStep]) -> list[PlannedStep]:
+    found = [by_name[need] for need in step.needs]
+    return [older for parent in found for older in _ancestors(parent, by_name)] + found
+
+
+def _row(step: PlannedStep) -> tuple[str, ...]:
+    wanted = step.resources
+    return (step.name, f"{step.tasks:,}", " ".join(step.needs) or "–", str(wanted.cpus),
+            format_memory(wanted.mem_mb), str(wanted.gpus or "–"), format_time(wanted.time_min),
+            _state(step))
+
+
+def _state(step: PlannedStep) -> str:
+    if not step.missing:
+        return f"done before (fingerprint {step.fingerprint[:4]}…)"
+    if step.done:
+        return f"to run ({len(step.done):,} of {step.tasks:,} tasks done before)"
+    return "to run"

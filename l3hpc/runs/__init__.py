@@ -1,0 +1,1 @@
+"""A run from its folder to its end: submit, watch, resume, cancel, and what it used."""

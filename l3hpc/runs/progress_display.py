@@ -1,0 +1,173 @@
+"""What a person sees while a local run works: one bar per step on a terminal, plain lines in a log.
+
+The bars add up the progress files of a step's running tasks, so they move inside a long task too.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, TextIO
+
+from l3hpc.console import terminal
+from l3hpc.console.formatting import clock, progress_words
+from l3hpc.errors import command_line
+from l3hpc.io.text import one_line
+from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace.records import RunRecord, StepRecord
+
+EVERY_S = 0.5
+LINE_EVERY_S = 10.0
+LIVE = ("PENDING", "RUNNING")
+
+
+class PlainDisplay:
+    """A line when a step starts or ends, and one every ten seconds while it works."""
+
+    def __init__(self, workspace: Path, stream: TextIO | None = None) -> None:
+        self._workspace = workspace
+        self._stream = stream or sys.stderr
+        self._stage: dict[str, str] = {}
+        self._started: dict[str, float] = {}
+        self._last = time.monotonic()
+        self._looked = 0.0
+
+    def __call__(self, record: RunRecord, jobs: dict[str, dict[str, Any]]) -> None:
+        now = time.monotonic()
+        if now - self._looked < EVERY_S and any(job["state"] in LIVE for job in jobs.values()):
+            return
+        self._looked = now
+        tell = now - self._last >= LINE_EVERY_S
+        for step in record.steps:
+            counts = _counts(jobs, step.name)
+            stage = _stage(counts)
+            if stage in ("running", "done", "failed", "cancelled"):
+                self._started.setdefault(step.name, now)
+            if stage != self._stage.get(step.name, "waiting"):
+                self._stage[step.name] = stage
+                self._say(self._line(record, step, stage, counts))
+            elif stage == "running" and tell:
+                self._say(self._line(record, step, "", counts))
+        if tell:
+            self._last = now
+
+    def close(self) -> None:
+        """Nothing to tidy up."""
+
+    def _line(self, record: RunRecord, step: StepRecord, stage: str, counts: Counter[str]) -> str:
+        elapsed = clock(time.monotonic() - self._started.get(step.name, time.monotonic()))
+        if stage == "running":
+            number = sum(counts.values())
+            return f"{step.name}: started" + (f" ({number} tasks)" if number > 1 else "")
+        if stage == "done":
+            said = artifacts.detail(Path(step.artifact))
+            how = f"done in {elapsed}" if counts else "done before"
+            return f"{step.name}: {how}" + (f", {said}" if said else "")
+        if stage == "failed":
+            return f"{step.name}: failed. {_last_words(self._workspace, record, step)}".rstrip()
+        if stage:
+            return f"{step.name}: {stage}"
+        fraction, words = _advance(self._workspace, record, step, counts)
+        return f"{step.name}: {fraction:.0%} after {elapsed}" + (f", {words}" if words else "")
+
+    def _say(self, text: str) -> None:
+        print(one_line(text), file=self._stream, flush=True)
+
+
+class BarDisplay:
+    """Bars drawn by rich on standard error."""
+
+    def __init__(self, workspace: Path) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+
+        self._workspace = workspace
+        self._bars = RichProgress(
+            TextColumn("{task.description:<10}", markup=False), BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
+            TextColumn("{task.fields[words]}", markup=False),
+            console=terminal.console(), expand=False)
+        self._tasks: dict[str, Any] = {}
+        self._looked = 0.0
+        terminal.start(self._bars)
+
+    def __call__(self, record: RunRecord, jobs: dict[str, dict[str, Any]]) -> None:
+        now = time.monotonic()
+        if now - self._looked < EVERY_S and any(job["state"] in LIVE for job in jobs.values()):
+            return
+        self._looked = now
+        for step in record.steps:
+            if step.name not in self._tasks:
+                self._tasks[step.name] = self._bars.add_task(
+                    one_line(step.name), total=1.0, start=False, words="waiting")
+            task, counts = self._tasks[step.name], _counts(jobs, step.name)
+            stage = _stage(counts)
+            if stage == "running":
+                self._bars.start_task(task)
+                fraction, words = _advance(self._workspace, record, step, counts)
+                self._bars.update(task, completed=fraction, words=one_line(words))
+            elif stage == "done":
+                said = artifacts.detail(Path(step.artifact))
+                reused = "" if counts else "done before"
+                self._bars.update(task, completed=1.0, words=one_line(said or reused))
+                self._bars.stop_task(task)
+            elif stage != "waiting":
+                words = _last_words(self._workspace, record, step) if stage == "failed" else ""
+                self._bars.update(task, words=one_line(f"{stage} {words}".rstrip()))
+                self._bars.stop_task(task)
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._bars.stop()
+
+
+def for_person(workspace: Path) -> PlainDisplay | BarDisplay:
+    """Bars when standard error is a terminal, plain lines otherwise."""
+    return BarDisplay(workspace) if sys.stderr.isatty() else PlainDisplay(workspace)
+
+
+def _counts(jobs: dict[str, dict[str, Any]], step: str) -> Counter[str]:
+    latest = {job["task"]: job["state"] for job in jobs.values() if job["step"] == step}
+    return Counter(latest.values())  # what was resumed counts once
+
+
+def _stage(counts: Counter[str]) -> str:
+    if not counts:
+        return "done"
+    if counts["RUNNING"] or (counts["PENDING"] and counts["COMPLETED"]):
+        return "running"
+    if counts["PENDING"]:
+        return "waiting"
+    for state, word in (("FAILED", "failed"), ("TIMEOUT", "failed"), ("CANCELLED", "cancelled"),
+                        ("BLOCKED", "blocked")):
+        if counts[state]:
+            return word
+    return "done"
+
+
+def _advance(
+    workspace: Path, record: RunRecord, step: StepRecord, counts: Counter[str]
+) -> tuple[float, str]:
+    """How far a step is (0 to 1), and the words of its task that is furthest in its work."""
+    finished = artifacts.finished(Path(step.artifact))
+    marks = markers.read(records.markers_folder(workspace, record.run, step.name))
+    partial, words = 0.0, ""
+    for index, mark in sorted(marks.items()):
+        if index in finished or mark.progress is None or mark.exit_code is not None:
+            continue
+        done, total = mark.progress.get("done") or 0, mark.progress.get("total")
+        partial += min(done / total, 1.0) if total else 0.0
+        words = words or progress_words(mark.progress)
+    if step.tasks > 1:
+        words = f"{len(finished)}/{step.tasks} tasks" + (f", {words}" if words else "")
+    return min((len(finished) + partial) / max(step.tasks, 1), 1.0), words
+
+
+def _last_words(workspace: Path, record: RunRecord, step: StepRecord) -> str:
+    marks = markers.read(records.markers_folder(workspace, record.run, step.name))
+    for _, mark in sorted(marks.items()):
+        if mark.error:
+            return str(mark.error.get("message") or mark.error.get("type")).splitlines()[0]
+    return f"See: {command_line('logs', record.run, step.name)}"

@@ -1,0 +1,483 @@
+"""Where runs stand: records and markers tell what happened; squeue and sacct refine it.
+
+Order of evidence for a task: its result in the artifact; what squeue says now; the script's exit
+marker; what accounting remembers; silence. What ends while Slurm is asked is looked at again. A
+step that cannot run any more because an earlier one failed is ``blocked``, through any number of
+generations, whatever Slurm calls it.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l3hpc.errors import InputError, command_line, noting_damage
+from l3hpc.runs import logs, submission_lock
+from l3hpc.runs.task_state import TaskStatus, judge
+from l3hpc.schedulers.slurm import identity, queue
+from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace import attempts as waiting
+from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive
+from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+STUCK = ("failed", "cancelled", "lost", "blocked")
+MOVING = ("running", "requeued", "queued", "waiting", "submitting")
+SCHEMA = 1
+STARTING_S = 30.0
+
+
+@dataclass
+class StepStatus:
+    """One step of a run.
+
+    state: ``waiting`` (for earlier steps), ``queued``, ``running``, ``requeued``, ``done``,
+    ``reused``, ``failed``, ``blocked``, ``lost``, ``cancelled`` or ``planned`` (not submitted).
+    detail: the rest in words. blocked_by: the step that it cannot do without. log: of the first
+    failed or running task. progress: of the first running task. last_words: lines of the error.
+    """
+
+    name: str
+    kind: str
+    job: str | None
+    state: str
+    done: int
+    tasks: int
+    elapsed_s: float | None = None
+    detail: str = ""
+    blocked_by: str | None = None
+    restarts: int = 0
+    log: str | None = None
+    progress: dict[str, Any] | None = None
+    last_words: list[str] = field(default_factory=list)
+    failed_tasks: list[int] = field(default_factory=list)
+    artifact: str = ""
+    held: list[str] = field(default_factory=list)
+    held_by_administrator: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunStatus:
+    """One run.
+
+    state: ``done``, ``running`` (anything still moves), ``failed``, ``cancelled``, ``refused`` or
+    ``lost``. next: the command that helps, if any. notes: what Slurm did not answer, and why a run
+    was refused. damaged: files of the run that cannot be used, each with what is wrong: all else
+    was found out without them. combinations: of a sweep, each with ``values`` and ``steps`` (base
+    step → step).
+    """
+
+    run: str
+    pipeline: str
+    cluster: str
+    state: str
+    created: float
+    steps: list[StepStatus]
+    next: str | None = None
+    notes: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    combinations: list[dict[str, dict[str, str]]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: the fields of ``RunStatus`` and ``StepStatus``, and ``schema``."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class LiveTask:
+    """A task that waits or runs. job: its id. now: what the queue says of it."""
+
+    job: str
+    now: queue.LiveJob
+
+
+@dataclass
+class _Look:
+    """What was read of one step before Slurm is asked."""
+
+    workspace: Path
+    run: RunRecord
+    record: StepRecord
+    done: set[int]
+    marks: dict[int, markers.TaskMarks]
+
+    @functools.cached_property
+    def jobs(self) -> dict[str, identity.JobId]:
+        """The identities of all its jobs, by task id."""
+        return identity.of_step(self.workspace, self.run, self.record)
+
+    @functools.cached_property
+    def open_ids(self) -> dict[int, str]:
+        """Task index → id of the job that has it, for the unfinished tasks."""
+        if len(self.done) >= self.record.tasks:
+            return {}
+        return {index: job for index, job in waiting.latest(self.record).items()
+                if index not in self.done}
+
+    @functools.cached_property
+    def open_jobs(self) -> dict[str, identity.JobId]:
+        """Their identities, by task id."""
+        return {task: self.jobs[task] for task in self.open_ids.values()}
+
+
+def collect(
+    workspace: Path, runs: Iterable[str] | None = None, *, last: int | None = None,
+    broken: list[InputError] | None = None,
+) -> list[RunStatus]:
+    """The status of the named runs (all of them by default), the newest first.
+
+    last: at most so many. broken: gets the errors of records that cannot be read. Slurm is asked
+    once, and only when a task needs it.
+    """
+    with noting_damage() as damage:
+        if runs is None:
+            chosen = records.read_all(workspace, broken)[:last]
+        else:
+            chosen = [records.read(workspace, run) for run in runs]
+        asked = _Asking({record.user for record in chosen if not record.local})
+        looks = {}
+        for record in chosen:
+            looks[record.run] = [_look(workspace, record, step) for step in record.steps]
+            asked.heed(record, looks[record.run])
+        answer = _ask(chosen, looks, asked)
+        found = [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
+    for status in found if damage else ():
+        folders = [str(records.run_folder(workspace, status.run)),
+                   *(step.artifact for step in status.steps)]
+        status.damaged = [f"{error.where}: {error.message}" for error in damage
+                          if str(error.where).startswith(tuple(f"{each}/" for each in folders))]
+    return found
+
+
+def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, LiveTask]]:
+    """Step → task index → its job, of the unfinished tasks that wait or run now. Where squeue does
+    not answer: a ``ClusterError`` (nothing may be submitted twice)."""
+    looks = [_look(workspace, record, step) for step in record.steps]
+    if record.local:
+        local = _local_answer(record, LocalJobs(workspace, record.run))
+        return {look.record.name: _live_of(look, local) for look in looks}
+    answer = queue.ask(record.user, _clusters(looks) or identity.clusters(record))
+    return {look.record.name: _live_of(look, answer.of(look.open_jobs)) for look in looks}
+
+
+def _live_of(look: _Look, own: queue.OwnJobs) -> dict[int, LiveTask]:
+    return {index: LiveTask(job, own.live[job])
+            for index, job in look.open_ids.items() if job in own.live}
+
+
+def _clusters(looks: list[_Look]) -> set[str]:
+    """Those that have unfinished tasks ('' for the default of Slurm's commands)."""
+    return {job.cluster for look in looks for job in look.open_jobs.values()}
+
+
+def _look(
+    workspace: Path, record: RunRecord, step: StepRecord, *, listed: bool = False
+) -> _Look:
+    """listed: list the artifact's folder even for one task (slower, but opening a folder makes a
+    network file system forget what it remembers to be missing)."""
+    done = artifacts.finished(step.artifact, None if listed else step.tasks)
+    left = step.state != "reused" and len(done) < step.tasks
+    marks = markers.read(records.markers_folder(workspace, record.run, step.name)) if left else {}
+    return _Look(workspace, record, step, done, marks)
+
+
+class _Asking:
+    """One squeue for each cluster, which answers while the markers are read."""
+
+    def __init__(self, users: set[str]) -> None:
+        self._users = users
+        self._answers: dict[str, Future[queue.Answer]] = {}
+
+    def heed(self, record: RunRecord, looks: list[_Look]) -> None:
+        """Ask the clusters that this run needs, unless that was done already."""
+        if record.local:
+            return
+        clusters = _clusters(looks)
+        if record.state == "submitting":
+            clusters |= identity.clusters(record)
+        for cluster in clusters - self._answers.keys():
+            from concurrent.futures import ThreadPoolExecutor
+
+            pool = ThreadPoolExecutor(1)
+            self._answers[cluster] = pool.submit(self._squeue, cluster)
+            pool.shutdown(wait=False)
+
+    def answer(self) -> queue.Answer:
+        """Wait for what squeue says; an empty answer where it was not asked."""
+        answer = queue.Answer()
+        for future in self._answers.values():
+            answer.add(future.result())
+        return answer
+
+    def _squeue(self, cluster: str) -> queue.Answer:
+        answer = queue.Answer()
+        queue.ask_squeue(self._users, answer, cluster)
+        return answer
+
+
+def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]], asked: _Asking) -> queue.Answer:
+    answer = asked.answer()
+    if answer.squeue is None:
+        return answer
+    missing: dict[str, set[str]] = {}
+    for record in chosen:
+        for look in () if record.local else looks[record.run]:
+            jobs = look.open_jobs
+            own = answer.of(jobs)
+            for task, job in jobs.items():
+                if task not in own.live and task not in own.ended:
+                    missing.setdefault(job.cluster, set()).add(job.base)
+    for cluster, ids in missing.items():
+        queue.ask_sacct(ids, answer, users={record.user for record in chosen if not record.local},
+                        since=min(record.created for record in chosen), cluster=cluster)
+    return answer
+
+
+def _run_status(
+    workspace: Path, record: RunRecord, looks: list[_Look], answer: queue.Answer
+) -> RunStatus:
+    local = _local_answer(record, LocalJobs(workspace, record.run)) if record.local else None
+    broken_off = submission_lock.interrupted(workspace, record)
+    steps: list[StepStatus] = []
+    unfinished = bool(answer.live) and any(len(one.done) < one.record.tasks for one in looks)
+    for seen in looks:
+        own = local or answer.of(seen.open_jobs)
+        look = _once_more(workspace, record, seen, own)
+        parents = [step for step in steps if step.name in look.record.needs]
+        steps.append(_step_status(workspace, record, look, own, parents, broken_off, answer,
+                                  unfinished))
+    state = _run_state(record, steps)
+    status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
+                       notes=list((local or answer).notes),
+                       combinations=list(record.options.get("combinations", ())))
+    if broken_off and state != "done":
+        status.notes.insert(0, record.note or "the submitting process was killed before it had "
+                               "handed over all")
+    if record.note and state in ("refused", "cancelled"):
+        status.notes.insert(0, record.note)
+    status.notes += [held_words(step.name, step.held_by_administrator) for step in steps
+                     if step.held_by_administrator]
+    if state in ("failed", "lost", "cancelled") or broken_off and state != "done" \
+            or any(step.held for step in steps):
+        status.next = command_line("resume", record.run)
+    return status
+
+
+def _note_holds(status: StepStatus, live: Mapping[str, queue.LiveJob]) -> None:
+    for task, job in live.items():
+        if job.hold is queue.Hold.ADMINISTRATOR:
+            status.held_by_administrator.append(task)
+        elif job.held:
+            status.held.append(task)
+
+
+def held_words(step: str, jobs: Sequence[str]) -> str:
+    """What to do about jobs that an administrator holds."""
+    more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    return (f"job {jobs[0]}{more} of {step} is held by an administrator: ask your site to release "
+            f"it (scontrol show job {jobs[0]})")
+
+
+def _once_more(workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs) -> _Look:
+    """A newer look where a task has neither a result nor a live job: it may have ended well
+    between the first look and the answer."""
+    gone = any(job not in own.live for job in look.open_ids.values())
+    if own.squeue is not None and gone:
+        return _look(workspace, record, look.record, listed=True)
+    return look
+
+
+def _step_status(
+    workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs,
+    parents: list[StepStatus], broken_off: bool, answer: queue.Answer, waited_for: bool,
+) -> StepStatus:
+    """waited_for: whether other steps of the run are not done. A job that was put back and held
+    when its result was there already holds them up."""
+    step = look.record
+    done = len(look.done)
+    status = StepStatus(step.name, step.kind, step.job, "planned", min(done, step.tasks),
+                        step.tasks, artifact=step.artifact)
+    if done >= step.tasks:
+        reused = step.state != "submitted"  # done before, or meanwhile by another run
+        status.state = "reused" if reused else "done"
+        left = artifacts.summary(step.artifact)
+        status.elapsed_s = None if reused else _elapsed(step.artifact, left)
+        status.detail = str(left.get("text") or (step.artifact[-16:] if reused else ""))
+        if waited_for:
+            _note_holds(status, answer.of(look.jobs).live)
+        return status
+    stuck = [parent for parent in parents if parent.state in STUCK]
+    if step.state == "reused":
+        status.state, status.detail = "lost", "its artifact is no longer there"
+        return status
+    if step.state == "planned":
+        status.state = "cancelled" if broken_off else {
+            "submitting": "submitting", "refused": "planned"}.get(record.state, "cancelled")
+        status.detail = "not submitted"
+        if stuck and record.state == "submitted":  # it had failed before this one was handed over
+            roots = sorted({parent.blocked_by or parent.name for parent in stuck})
+            status.state, status.blocked_by = "blocked", roots[0]
+            status.detail = f"by {', '.join(roots)}, not submitted"
+        return status
+    tasks = {index: judge(index, job, look.marks.get(index), own,
+                          was_cancelled=record.state == "cancelled")
+             for index, job in look.open_ids.items()}
+    _merge(status, tasks, stuck, was_cancelled=record.state == "cancelled")
+    _note_holds(status, own.live)
+    if not stuck and step.waits_for and (
+            status.state == "blocked" or status.state == "cancelled" and record.state != "cancelled"
+            and not any(task.started for task in tasks.values())
+            and not _lives(workspace, step, answer)):
+        status.state = "blocked"  # Slurm cancelled it, with the other run's job
+        status.detail = f"by job {', '.join(step.waits_for)} of another run"
+    _point_to_log(workspace, record, status, look, tasks)
+    return status
+
+
+def _lives(workspace: Path, step: StepRecord, answer: queue.Answer) -> bool:
+    """Whether a job of another run of this workspace that the step waits for is in the queue."""
+    return any(identity.in_workspace(workspace, job.origin)
+               for task, jobs in answer.live.items()
+               if task in step.waits_for or task.partition("_")[0] in step.waits_for
+               for job in jobs)
+
+
+def _merge(
+    status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepStatus], *,
+    was_cancelled: bool,
+) -> None:
+    """One state for all unfinished tasks: what moves first, then what went wrong.
+
+    stuck: parents that will not be done. was_cancelled: the whole run, by ``cancel``; elsewhere
+    it was Slurm that cancelled what waits for a cancelled job (--kill-on-invalid-dep).
+    """
+    by_state: dict[str, list[int]] = {}
+    for index, task in tasks.items():
+        by_state.setdefault(task.state, []).append(index)
+    status.failed_tasks = sorted(by_state.get("failed", []))
+    status.restarts = max((task.restarts for task in tasks.values()), default=0)
+    for state in ("running", "failed", "requeued", "queued", "waiting", "blocked", "lost",
+                  "cancelled"):
+        if state in by_state:
+            break
+    else:
+        state = "lost"
+    moving = any(name in MOVING for name in by_state)
+    if state == "failed" and moving:
+        state = "requeued" if "requeued" in by_state else "queued" if "queued" in by_state \
+            else "waiting"
+    started = any(task.started for task in tasks.values())
+    if stuck and not started and state not in ("running", "failed"):
+        roots = sorted({parent.blocked_by or parent.name for parent in stuck})
+        cancelled = was_cancelled and all(parent.state == "cancelled" for parent in stuck)
+        if not (cancelled and state == "cancelled"):
+            status.state, status.blocked_by = "blocked", roots[0]
+            status.detail = "by " + ", ".join(roots)
+            return
+    status.state = state
+    first = tasks[min(by_state[state])] if state in by_state else TaskStatus("lost")
+    words = [first.words] if first.words else []
+    if state == "running":
+        status.progress = first.progress
+        status.elapsed_s = max(tasks[index].elapsed_s or 0 for index in by_state["running"])
+        if len(by_state["running"]) > 1:
+            words.insert(0, f"{len(by_state['running'])} tasks running")
+    elif first.elapsed_s:
+        status.elapsed_s = first.elapsed_s
+    if status.failed_tasks and status.tasks > 1:
+        shown = ", ".join(map(str, status.failed_tasks[:8]))
+        more = ", …" if len(status.failed_tasks) > 8 else ""
+        count = len(status.failed_tasks)
+        words.append(f"{count} of {status.tasks} tasks failed ({shown}{more})")
+    if status.restarts and state in ("running", "requeued", "failed"):
+        times = {1: "once", 2: "twice"}.get(status.restarts, f"{status.restarts} times")
+        words.append(f"requeued {times}" + (f" ({first.why_again})" if first.why_again else ""))
+    status.detail = ", ".join(words)
+    status.last_words = first.last_words
+
+
+def _point_to_log(
+    workspace: Path, record: RunRecord, status: StepStatus, look: _Look,
+    tasks: dict[int, TaskStatus],
+) -> None:
+    index = next((index for index, task in sorted(tasks.items()) if task.state == status.state),
+                 None)
+    if index is None or status.state not in ("running", "failed", "lost", "cancelled", "requeued"):
+        return
+    job = look.open_ids[index]
+    log = records.logs_folder(workspace, record.run, status.name) / f"{job}_0_log.err"
+    if log.exists():
+        status.log = str(log)
+    marks = look.marks.get(index, markers.TaskMarks()).of(job)
+    if status.state == "failed" and marks.error is None and not marks.gave_up:
+        memory = int(look.record.resources.get("mem_mb") or 0)
+        status.last_words = logs.end_of(log, began=marks.progress is not None or marks.in_setup)
+        if marks.exit_code == 137 and not marks.asked_to_end and memory:
+            status.last_words = [*status.last_words[-2:], (
+                "if it needs more memory: " + command_line(
+                    "resume", record.run, "--set", f"{status.name}.mem={2 * memory}MB"))]
+
+
+def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:
+    """Wall-clock seconds from the first task's start to the last one's end."""
+    try:
+        if not left:
+            results = artifacts.results(Path(artifact))
+            left = {"started": min(result["started"] for result in results),
+                    "finished": max(result["finished"] for result in results)}
+        return float(left["finished"] - left["started"])
+    except (OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def _run_state(record: RunRecord, steps: list[StepStatus]) -> str:
+    states = {step.state for step in steps}
+    if record.state == "refused":
+        return "refused"
+    if states <= {"done", "reused"}:
+        return "done"
+    for state in ("running", "requeued", "queued", "waiting", "submitting"):
+        if state in states:
+            return "running" if state != "submitting" else "submitting"
+    for state in ("failed", "lost", "cancelled"):
+        if state in states:
+            return state
+    return "failed"
+
+
+def _local_answer(record: RunRecord, local: LocalJobs) -> queue.OwnJobs:
+    """The local jobs in the form of Slurm's answers."""
+    answer = queue.OwnJobs(squeue=True, sacct=True)
+    now = time.time()
+    limits = {step.name: step.resources.get("time_min") for step in record.steps}
+    waiting = {job["state"] for job in local.jobs.values()} & set(LIVE)
+    for step in record.steps:  # submitted, but not taken up by the runner yet
+        for attempt in step.attempts:
+            for name in task_ids(attempt).values():
+                if name not in local.jobs:
+                    waiting.add("PENDING")
+                    answer.live[name] = queue.LiveJob("PENDING", "None", None, None, 0, None)
+    fresh = any(now - attempt["time"] < STARTING_S
+                for step in record.steps for attempt in step.attempts)
+    orphaned = bool(waiting) and not fresh and local.runner() is None
+    if orphaned:
+        answer.live.clear()
+        answer.notes.append("its local runner is gone")
+    for name, job in local.jobs.items():
+        started = job.get("started")
+        elapsed = None if started is None else (job.get("ended") or now) - started
+        if job["state"] not in LIVE:
+            answer.ended[name] = queue.EndedJob(job["state"], job.get("exit"), elapsed, "")
+        elif not orphaned or alive(job):
+            reason = "Dependency" if job["after"] else "Resources"
+            limit = 60.0 * float(job.get("time_min") or limits.get(job["step"]) or 0)
+            answer.live[name] = queue.LiveJob(job["state"], reason, elapsed, started,
+                                              job.get("restarts", 0), limit or None)
+    return answer
+

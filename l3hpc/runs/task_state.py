@@ -1,0 +1,189 @@
+"""What became of one task: weighs its markers, squeue and sacct against each other."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from l3hpc.console.formatting import (
+    OUTCOMES,
+    exit_words,
+    limit_words,
+    moment,
+    progress_words,
+    reason,
+)
+from l3hpc.schedulers.slurm.queue import EndedJob, Hold, LiveJob, OwnJobs
+from l3hpc.workspace.markers import TaskMarks
+
+FRESH_S = 300.0
+KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
+HOLDS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
+_RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
+            "STAGE_OUT")
+
+
+@dataclass
+class TaskStatus:
+    """state: as in ``status.StepStatus``. words: why, or how far. started: it ran at least once."""
+
+    state: str
+    words: str = ""
+    started: bool = False
+    elapsed_s: float | None = None
+    restarts: int = 0
+    why_again: str = ""
+    progress: dict[str, Any] | None = None
+    last_words: list[str] = field(default_factory=list)
+
+
+def judge(
+    index: int, job: str, marks: TaskMarks | None, answer: OwnJobs, *, was_cancelled: bool = False
+) -> TaskStatus:
+    """The state of an unfinished task whose latest job is ``job``."""
+    marks = (marks or TaskMarks()).of(job)
+    live = answer.live.get(job)
+    if live is not None:
+        status = _live(live, marks)
+    elif job in answer.ended and answer.ended[job].state not in ("PENDING", "RUNNING", "REQUEUED"):
+        status = _ended(answer.ended[job], marks)
+    elif marks.exit_code is not None:
+        status = _exited(marks)
+    else:
+        status = _silent(job, marks, answer)
+    if was_cancelled and (status.state in ("lost", "cancelled")
+                          or status.state == "failed" and _by_signal(marks)):
+        status.state, status.words, status.last_words = "cancelled", "", []
+    status.started = status.started or marks.begin is not None
+    status.restarts = max(status.restarts, marks.restarts)
+    if marks.requeues:
+        last = marks.requeues[-1]
+        status.why_again = str(last.get("words") or last.get("reason", ""))
+        if live is not None and live.held and marks.wanted and status.state == "requeued":
+            status.words = "held until " + ("l3hpc resume gives it what it needs"
+                                            if last.get("held") else "a helper job has changed it")
+    return status
+
+
+def _flushed(ended: EndedJob, marks: TaskMarks) -> bool:
+    """Whether the script had failed by itself: what accounting still holds for running when a
+    controller starts with an empty state, it closes as cancelled, some time later.
+
+    A small exit code alone does not say so: a job that is cancelled before srun starts its step
+    ends with one too. Its step leaves no error, and accounting ends when the script does.
+    """
+    if ended.state != "CANCELLED" or marks.requeues or marks.exit_code not in range(1, 129):
+        return False
+    if marks.error is not None:
+        return True
+    return marks.started is not None and marks.exited is not None and ended.elapsed_s is not None \
+        and ended.elapsed_s > marks.exited - marks.started + KILL_WAIT_S
+
+
+def _by_signal(marks: TaskMarks) -> bool:
+    """Whether the script was stopped from outside, as a cancellation does it."""
+    return marks.exit_code is None or marks.exit_code > 128
+
+
+def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
+    if live.state == "COMPLETING":
+        return TaskStatus("running", "ending", elapsed_s=live.elapsed_s, restarts=live.restarts,
+                          started=True)
+    if live.state in _RUNNING:
+        status = TaskStatus("running", elapsed_s=live.elapsed_s, restarts=live.restarts,
+                            progress=marks.progress, started=True)
+        parts = [progress_words(marks.progress)] if marks.progress else []
+        if live.limit_s and live.elapsed_s is not None:
+            parts.append(limit_words(live.limit_s - live.elapsed_s, marks.progress))
+        status.words = ", ".join(word for word in parts if word)
+        return status
+    if "DependencyNeverSatisfied" in live.reason:
+        return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))
+    if live.reason.startswith("Dependency"):
+        return TaskStatus("waiting")
+    words = reason(live.reason)
+    if live.hold is not None:
+        words += HOLDS[live.hold is Hold.ADMINISTRATOR]
+    if live.start:
+        words += f", expected to start {moment(live.start)}"
+    if live.restarts or marks.begin is not None:
+        return TaskStatus("requeued", words=words, restarts=live.restarts, started=True)
+    return TaskStatus("queued", words=words)
+
+
+def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
+    state, words = OUTCOMES.get(ended.state, ("failed", ended.state.lower()))
+    if _flushed(ended, marks):
+        return _exited(marks)
+    if ended.state == "BLOCKED":  # the local runner's word for a job behind a failed one
+        return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))
+    if state == "done":
+        state, words = "failed", "the job ended well, but left no result"
+    status = TaskStatus(state, words, elapsed_s=ended.elapsed_s,
+                        started=ended.elapsed_s not in (None, 0.0))
+    if ended.state == "FAILED" or state == "failed" and marks.gave_up:
+        status.words = _cause(marks, marks.exit_code or ended.exit_code)
+    elif ended.state == "NODE_FAIL" and ended.node:
+        status.words += f" ({ended.node})"
+    status.last_words = _tail(marks)
+    return status
+
+
+def _exited(marks: TaskMarks) -> TaskStatus:
+    status = TaskStatus("failed", started=True)
+    if marks.exit_code == 0:
+        status.words = "the job ended well, but left no result"
+    else:
+        status.words = _cause(marks, marks.exit_code)
+    if marks.started and marks.exited:
+        status.elapsed_s = max(marks.exited - marks.started, 0.0)
+    status.last_words = _tail(marks)
+    return status
+
+
+def _silent(job: str, marks: TaskMarks, answer: OwnJobs) -> TaskStatus:
+    """Neither queue nor accounting nor an exit marker: judge by what there is."""
+    if answer.squeue is False:
+        if marks.begin is None:
+            return TaskStatus("queued", words="squeue does not answer")
+        status = TaskStatus("running", started=True, progress=marks.progress)
+        words = progress_words(marks.progress) if marks.progress else ""
+        quiet = time.time() - marks.progress["written"] if marks.progress else 0.0
+        if quiet > FRESH_S:
+            words += f"{', ' if words else ''}silent for {int(quiet // 60)} min"
+        status.words = f"{words}{', ' if words else ''}squeue does not answer"
+        return status
+    if marks.error:
+        return TaskStatus("failed", words=_cause(marks, None), started=True,
+                          last_words=_tail(marks))
+    if marks.begin is not None:
+        return TaskStatus("lost", started=True, words=(
+            "it began and ended without output "
+            "(killed: out of memory, node failure or a forced stop)"))
+    return TaskStatus("lost", words="it never began, and Slurm no longer knows its job")
+
+
+def _cause(marks: TaskMarks, code: int | None) -> str:
+    """The short reason: why healing gave up, the error's own message, or the exit code."""
+    if marks.gave_up:
+        return marks.gave_up
+    if marks.error:
+        kind, message = str(marks.error.get("type", "")), str(marks.error.get("message", ""))
+        first = message.splitlines()[0] if message else ""
+        if kind in ("MemoryError", "ResourceExhaustedError"):
+            return f"out of memory: {first}" if first else "out of memory"
+        own = "exit_code" in marks.error  # an error that was written for a person
+        return first if own else f"{kind}: {first}"
+    if code == 137 and marks.asked_to_end:
+        return "killed by signal 9, because it did not end when it was asked to"
+    words = exit_words(1 if code is None else code)
+    return f"{words}, in the setup lines" if marks.in_setup else words
+
+
+def _tail(marks: TaskMarks) -> list[str]:
+    if not marks.error:
+        return []
+    lines = [str(marks.error[name]) for name in ("where", "allowed", "hint")
+             if marks.error.get(name)]
+    return lines or [str(line) for line in (marks.error.get("tail") or [])][-3:]

@@ -1,0 +1,1 @@
+"""Where jobs run: ``slurm`` (a cluster) or ``local`` (this machine), from the same script."""

@@ -1,0 +1,203 @@
+"""How much more a task may ask for, and how often. Pure: what happened in, a decision out."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import NotRequired, TypedDict
+
+from l3hpc.config.units import format_memory, format_time
+from l3hpc.errors import InputError, note_damage
+from l3hpc.io.files import read_json
+from l3hpc.io.typed import mapping
+
+if TYPE_CHECKING:
+    from l3hpc.config.profile import ClusterProfile
+    from l3hpc.pipelines.model import PlannedStep
+
+FILE = "heal.json"
+HELPER_MB = 100
+WARNED = 128 + signal.SIGUSR2  # exit code of a process that the warning before the limit ended
+MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
+
+
+class _File(TypedDict):
+    memory: NotRequired[int]
+    time: NotRequired[int]
+    nodes: NotRequired[int]
+    factor: NotRequired[float]
+    mem_mb: NotRequired[int]
+    time_min: NotRequired[float]
+    mem_cap_mb: NotRequired[int | None]
+    time_cap_min: NotRequired[int | None]
+    continues: NotRequired[bool]
+    helper: NotRequired[list[str]]
+    helper_memory: NotRequired[list[str]]
+    python: NotRequired[str]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What ``heal.json`` in a step's folder says.
+
+    memory, time, nodes: how often a task may go back for want of memory (each time ``factor``
+    times as much), at its time limit, and off a node that failed. mem_mb, time_min: the first
+    request. mem_cap_mb, time_cap_min: what the site allows (None: no cap is known). continues: the
+    step goes on at its last checkpoint, so its time limit stays as it is. helper, helper_memory:
+    sbatch's words for the tiny job that asks for more; the latter are none on a site where jobs may
+    not ask for memory.
+    """
+
+    memory: int = 3
+    time: int = 3
+    nodes: int = 2
+    factor: float = 2.0
+    mem_mb: int = 2048
+    time_min: int = 60
+    mem_cap_mb: int | None = None
+    time_cap_min: int | None = None
+    continues: bool = False
+    helper: tuple[str, ...] = ()
+    helper_memory: tuple[str, ...] = (f"--mem={HELPER_MB}M",)
+    python: str = "python3"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"schema": 1, **asdict(self), "helper": list(self.helper),
+                "helper_memory": list(self.helper_memory)}
+
+
+def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
+    """The policy of a planned step on a cluster: the pipeline's counts, the profile's caps."""
+    over = profile.at(step.kind)
+    helper = [f"--{name}={value}" for name in ("account", "partition", "qos", "reservation")
+              if (value := getattr(over, name, None) or getattr(profile, name))]
+    return Policy(**step.extra.get("heal", {}), mem_mb=step.resources.mem_mb,
+                  time_min=step.resources.time_min, mem_cap_mb=_most_memory(profile),
+                  time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,
+                  helper_memory={"mem": (f"--mem={HELPER_MB}M",), "none": (),
+                                 "mem-per-cpu": (f"--mem-per-cpu={HELPER_MB}M",),
+                                 }[profile.memory_request],
+                  continues=bool(step.extra.get("continues")))
+
+
+def _most_memory(profile: ClusterProfile) -> int | None:
+    known = [profile.limits.mem] if profile.limits.mem else []
+    if profile.executor == "local":
+        known.append(profile.slot_mem_mb())
+    return min(known, default=None)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """again: whether the task goes back to the queue. mem_mb, time_min: what it then asks for
+    (None: as before). exclude: a node to stay away from. words: what ``status`` says of it."""
+
+    again: bool
+    words: str
+    mem_mb: int | None = None
+    time_min: int | None = None
+    exclude: str | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(folder: Path) -> Policy:
+    """The policy in a step's folder of a run.
+
+    One that is missing or damaged (by a power failure, say) is made again from the run's record:
+    the usual counts, and the request of the step. Where there is no record, nothing is healed.
+    """
+    names = Policy.__dataclass_fields__
+    try:
+        value = read_json(Path(folder) / FILE, own=True)  # it names a program to run
+        known = mapping(_File, value, "policy")
+        known = {key: item for key, item in known.items() if key in names}
+        for key in ("helper", "helper_memory"):
+            if key in known:
+                known[key] = tuple(known[key])
+        return Policy(**known)
+    except FileNotFoundError:
+        return _from_record(Path(folder))
+    except (OSError, InputError) as error:
+        path = Path(folder) / FILE
+        why = error.message if isinstance(error, InputError) else str(error.strerror)
+        note_damage(InputError(why, where=getattr(error, "where", None) or str(path)))
+        return _from_record(Path(folder))
+
+
+def _from_record(folder: Path) -> Policy:
+    try:
+        steps = read_json(folder.parent.parent / "run.json")["steps"]
+        [wanted] = [step["resources"] for step in steps
+                    if step["name"] == folder.name and step["state"] == "submitted"]
+        return Policy(mem_mb=int(wanted["mem_mb"]), time_min=int(wanted["time_min"]))
+    except (OSError, InputError, ValueError, TypeError, KeyError):
+        return Policy(memory=0, time=0, nodes=0)
+
+
+def granted(policy: Policy, requeues: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(MiB, minutes) that the task asks for now, after what healed before."""
+    mem, time = policy.mem_mb, policy.time_min
+    for entry in requeues:
+        mem, time = entry.get("mem_mb") or mem, entry.get("time_min") or time
+    return mem, time
+
+
+def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
+           node: str = "") -> Decision:
+    """What to do with a task that met ``cause``, after the ``requeues`` it has seen."""
+    before = sum(entry.get("reason") == cause for entry in requeues)
+    mem, time = granted(policy, requeues)
+    if cause == PREEMPTED:
+        return Decision(True, PREEMPTED)
+    allowed = {MEMORY: policy.memory, TIME: policy.time, NODE: policy.nodes}[cause]
+    if before >= allowed:
+        return Decision(False, _gave_up(policy, cause, requeues, ""))
+    if cause == MEMORY:
+        return _more(policy, cause, requeues, mem, policy.mem_cap_mb)
+    if cause == TIME and not policy.continues:
+        return _more(policy, cause, requeues, time, policy.time_cap_min)
+    if cause == NODE:
+        return Decision(True, NODE, exclude=node or None)
+    return Decision(True, TIME)
+
+
+def _more(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]], now: int,
+          cap: int | None) -> Decision:
+    new = math.ceil(now * policy.factor)
+    if cap is not None:
+        new = min(new, cap)
+    if new <= now and cause == TIME:  # every step goes on with the part that is not done yet
+        return Decision(True, TIME)
+    if new <= now:
+        return Decision(False, _gave_up(policy, cause, requeues, ", the profile's cap"))
+    if cause == MEMORY:
+        return Decision(True, f"{cause}: {format_memory(now)} → {format_memory(new)}", mem_mb=new)
+    return Decision(True, f"{cause}: {format_time(now)} → {format_time(new)}", time_min=new)
+
+
+def _gave_up(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
+             why: str) -> str:
+    """``out of memory (80 GB) after 2 requeues (20 GB → 40 GB → 80 GB, the profile's cap)``."""
+    mem, time = granted(policy, requeues)
+    words = cause
+    steps: list[str] = []
+    if cause == MEMORY:
+        words += f" ({format_memory(mem)})"
+        steps = [format_memory(policy.mem_mb)] + [
+            format_memory(entry["mem_mb"]) for entry in requeues if entry.get("mem_mb")]
+    elif cause == TIME:
+        words += f" ({format_time(time)})"
+        steps = [format_time(policy.time_min)] + [
+            format_time(entry["time_min"]) for entry in requeues if entry.get("time_min")]
+    times = sum(entry.get("reason") == cause for entry in requeues)
+    if times:
+        counted = "1 requeue" if times == 1 else f"{times} requeues"
+        trail = f" ({' → '.join(steps)}{why})" if len(steps) > 1 else ""
+        return f"{words} after {counted}{trail}"
+    return words + why

@@ -1,0 +1,1 @@
+"""Jobs of a Slurm cluster: sbatch, squeue and sacct, whose jobs they are, what partitions allow."""

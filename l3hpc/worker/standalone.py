@@ -1,0 +1,104 @@
+"""A step run by hand: typed parameters and inputs from a person, files into a folder of choice."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import l3hpc.steps
+from l3hpc.console.progress import for_person
+from l3hpc.errors import InputError, nearest
+from l3hpc.io.files import whole_folder
+from l3hpc.pipelines.parameters import read_value
+from l3hpc.steps.base import NoRecorder
+from l3hpc.worker import execute
+
+
+def run(
+    step: str, words: Mapping[str, str], inputs: Mapping[str, Path], output: Path, *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run one step into ``output`` (files and result.json, flat) and return its result.
+
+    A step that would make several tasks is refused. An input may be an artifact, a folder of
+    published files, or the output of another step run by hand. The folder appears whole or not at
+    all.
+    """
+    module = l3hpc.steps.step(step)
+    for name in inputs:
+        if name not in module.INPUTS:
+            raise InputError(f"{step} has no input {name!r}",
+                             allowed=nearest(name, module.INPUTS) if module.INPUTS else
+                             "it takes none")
+    for name, need in module.INPUTS.items():
+        if need == "required" and name not in inputs:
+            raise InputError(f"{step} needs the output of {name}", hint=f"--input {name}=FOLDER")
+    typed = execute.validated(module, parameters(module, words), f"--set of {step}")
+    output = Path(output).absolute()
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise InputError(f"{output} is not empty",
+                             hint="Name another folder, or say --overwrite.")
+        if not (output / "result.json").is_file():
+            raise InputError(f"{output} is not the output of a step: it is not removed",
+                             hint="Name another folder.")
+    module.check({step: typed})
+    shards = module.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})
+    if len(shards) != 1:
+        raise InputError(f"{step} makes {len(shards)} tasks of this; by hand it runs one",
+                         hint="Submit it as a pipeline with l3hpc submit, or give it less.")
+    progress = for_person()
+    replaced = None
+    if output.exists():
+        replaced = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
+        output.rename(replaced)
+    try:
+        with whole_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
+            folders = {name: _as_artifact(path, Path(scratch) / "inputs" / name)
+                       for name, path in inputs.items()}
+            result = execute.run_step(
+                module, typed.model_dump(mode="json"),
+                folders, folder, shard=shards[0], scratch=Path(scratch) / "scratch",
+                progress=progress, recorder=NoRecorder(), where=step)
+    except BaseException:
+        if replaced is not None and not output.exists():
+            replaced.rename(output)
+        raise
+    if replaced is not None:
+        shutil.rmtree(replaced)
+    return result
+
+
+def parameters(module: Any, words: Mapping[str, str]) -> dict[str, Any]:
+    """Words as values, read as ``--set`` of a pipeline reads them."""
+    values: dict[str, Any] = {}
+    for name, word in words.items():
+        if name not in module.Params.model_fields:
+            raise InputError(f"{module.NAME} has no parameter {name!r}",
+                             allowed=nearest(name, module.Params.model_fields))
+        values[name] = read_value(module.Params, name, word)
+    return values
+
+
+def _as_artifact(path: Path, stand_in: Path) -> Path:
+    """``path``; or, where it is the flat output of a step run by hand, an artifact of that task."""
+    path = Path(path).absolute()
+    if not (path / "result.json").is_file():
+        return path
+    stand_in.mkdir(parents=True)
+    (stand_in / "0000").symlink_to(path)
+    return stand_in
+
+
+def _shards(folder: Path) -> list[dict[str, Any]]:
+    """The frozen shards of an artifact used as input ([] for published files)."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        return []
+    value = execute.read_config(path)["shards"]
+    assert isinstance(value, list)
+    return value

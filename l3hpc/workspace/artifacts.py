@@ -1,0 +1,161 @@
+"""Artifacts on disk: which tasks are finished, and whether an input is all there.
+
+``<artifact>/config.json`` says how many tasks there are; ``<artifact>/<index:04d>/result.json``
+says that one is finished (it is written last, before the folder's one rename).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import NotRequired, TypedDict
+
+from l3hpc.errors import InputError, note_damage
+from l3hpc.io.files import is_own, read_json, write_json
+from l3hpc.io.typed import mapping
+
+WORK = ".work"
+
+
+class Result(TypedDict):
+    """What a reader takes from ``result.json``."""
+
+    started: float
+    finished: float
+    index: NotRequired[int]
+    elapsed_s: NotRequired[float]
+    summary: NotRequired[Any]
+    environment: NotRequired[dict[str, Any]]
+    cpu_s: NotRequired[float]
+    peak_memory_mb: NotRequired[float]
+
+
+class Summary(TypedDict):
+    """What ``summary.json`` holds."""
+
+    text: str
+    started: float
+    finished: float
+
+
+def task_folder(artifact: Path, index: int) -> Path:
+    """Where a task's finished files are."""
+    return Path(artifact) / f"{index:04d}"
+
+
+def scratch_folder(artifact: Path, index: int) -> Path:
+    """Where a task keeps what must survive a killed attempt."""
+    return Path(artifact) / WORK / f"{index:04d}"
+
+
+def own_scratch(artifact: Path, index: int) -> Path:
+    """The scratch folder of a task, for this person: another one's cannot be written."""
+    folder = scratch_folder(artifact, index)
+    if folder.exists() and not is_own(folder):
+        return folder.with_name(f"{folder.name}-{os.geteuid()}")
+    return folder
+
+
+def is_done(artifact: Path, index: int) -> bool:
+    """True when the task has its result."""
+    return os.path.isfile(f"{artifact}/{index:04d}/result.json")
+
+
+def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
+    """Indices of the finished tasks (the empty set when there is no such folder yet).
+
+    tasks: how many there are, where that is known: one task is found without listing the folder.
+    """
+    if tasks == 1:
+        return {0} if os.path.isfile(f"{artifact}/0000/result.json") else set()
+    try:
+        entries = os.listdir(artifact)
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        note_damage(InputError(f"cannot be read: {error.strerror}", where=str(artifact)))
+        return set()
+    return {int(name) for name in entries if name.isdecimal()
+            and os.path.isfile(f"{artifact}/{name}/result.json")}
+
+
+def results(artifact: Path) -> list[dict[str, Any]]:
+    """The ``result.json`` of every finished task, in task order, without the damaged ones."""
+    values = []
+    for index in sorted(finished(artifact)):
+        path = Path(f"{artifact}/{index:04d}/result.json")
+        try:
+            value = mapping(Result, read_json(path), "result")
+        except InputError as error:
+            note_damage(InputError(error.message, where=error.where or str(path)))
+            continue
+        values.append(value)
+    return values
+
+
+def discard(artifact: Path) -> None:
+    """Remove all results and unfinished work of an artifact, so that it is computed anew. Each
+    task's result goes by one rename first: no reader takes a half for a whole."""
+    (artifact / "summary.json").unlink(missing_ok=True)
+    for index in finished(artifact):
+        gone = artifact / f".{index:04d}.discarded.tmp"
+        os.rename(task_folder(artifact, index), gone)
+        shutil.rmtree(gone)
+    shutil.rmtree(artifact / WORK, ignore_errors=True)
+
+
+def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str]) -> None:
+    """When all tasks are finished: keep their one line and times, so that status reads one file."""
+    if len(finished(artifact)) == tasks:
+        found = results(artifact)
+        if len(found) < tasks:  # a result is damaged: it says nothing for a summary
+            return
+        with contextlib.suppress(PermissionError):  # another person has left it already
+            write_json(Path(artifact) / "summary.json", {
+                "text": summary([result["summary"] for result in found]),
+                "started": min(result["started"] for result in found),
+                "finished": max(result["finished"] for result in found)})
+
+
+def summary(artifact: Path | str) -> dict[str, Any]:
+    """What the last task of a complete artifact left: ``text``, ``started``, ``finished`` (unix
+    seconds); {} when it left nothing."""
+    path = f"{artifact}/summary.json"  # of every finished step: a Path takes longer than the file
+    try:
+        return mapping(Summary, read_json(path), "summary")
+    except FileNotFoundError:
+        return {}
+    except InputError as error:
+        note_damage(InputError(error.message, where=error.where or path))
+        return {}
+
+
+def detail(artifact: Path) -> str:
+    """The one line about a complete artifact ('' when there is none)."""
+    return str(summary(artifact).get("text", ""))
+
+
+def check_input(name: str, folder: Path) -> None:
+    """Refuse an input folder that is missing, or an artifact with unfinished tasks."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise InputError(f"input {name!r} does not exist: {folder}",
+                         hint=f"Compute it first (step {name}), or name another folder.")
+    if not (folder / "config.json").is_file():
+        return  # files of another origin: the step itself checks what is in them
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or "shards" not in config:
+        return
+    total = len(config["shards"])
+    missing = sorted(set(range(total)) - finished(folder))
+    if missing:
+        shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
+        raise InputError(
+            f"input {name!r} is not complete: {len(missing)} of {total} tasks are missing "
+            f"({shown})",
+            where=str(folder), hint=f"Finish step {name!r} first: l3hpc status")

@@ -1,0 +1,171 @@
+"""Who is at work on something: one owner at a time, and none that stays for ever after a crash.
+
+An ``Owner`` holds numbered claim files ``<name>.owner.<n>`` beside the thing they guard. The
+highest number owns it. To take over a dead owner's claim is to create the next number (an exclusive
+creation, so only one process can win it). The owner rewrites its claim regularly with a growing
+``beat``; whoever waits looks whether the beat still moves by its own clock, so the clocks of the
+machines need not agree. On the owner's own machine a vanished process is noticed at once; a claim
+that is minutes old by any clock is dead for a first look too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from l3hpc.errors import InputError
+from l3hpc.io.files import read_bounded, write_json
+
+BEAT_EVERY_S = 5.0
+EXPIRES_S = 60.0
+MAX_BYTES = 2**16
+DEAD_S = 900.0  # no two clocks of a cluster differ by as much
+
+
+def process_start(pid: int) -> int | None:
+    """When a process of this machine began, in clock ticks since boot; None when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+class Owner:
+    """A claim on ``path`` (any name; nothing is written to ``path`` itself).
+
+    Use ``acquire()`` (True when it is ours) and ``release()``, or as a context manager after a
+    successful ``acquire``. ``label`` says for a person who holds it.
+    """
+
+    def __init__(
+        self, path: Path, label: str = "", *, expires_s: float = EXPIRES_S,
+        beat_every_s: float = BEAT_EVERY_S,
+    ) -> None:
+        self._folder, self._name = Path(path).parent, Path(path).name
+        self._label, self._expires, self._every = label, expires_s, beat_every_s
+        self._number: int | None = None
+        self._token = uuid.uuid4().hex
+        self._beat = 0
+        self._seen: tuple[Any, float] | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> bool:
+        """Try once to become the owner. While another one is alive: False (call again later)."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number, state = self._highest()
+        if state is not None and self._alive(state):
+            return False
+        mine = number + 1
+        try:
+            handle = os.open(self._claim(mine), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(self._state()))
+        if self._numbers()[-1] != mine:  # a slower look at the folder lost against a newer claim
+            self._claim(mine).unlink(missing_ok=True)
+            return False
+        self._number = mine
+        for old in self._numbers():
+            if old < mine:
+                with contextlib.suppress(PermissionError):  # of another person: it stays
+                    self._claim(old).unlink(missing_ok=True)
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True)
+        self._thread.start()
+        return True
+
+    def release(self, *, forget: bool = False) -> None:
+        """Give the claim up (a no-op when it is not ours). forget: nobody will claim it again, so
+        no file is left."""
+        if self._number is None:
+            return
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        with contextlib.suppress(OSError):  # a full disk must not hide the result of the work
+            if forget:
+                self._claim(self._number).unlink(missing_ok=True)
+            else:
+                write_json(self._claim(self._number), {**self._state(), "released": True})
+        self._number = None
+
+    def holder(self) -> dict[str, Any] | None:
+        """The live owner's ``host``, ``pid`` and ``label``; None when nobody holds it."""
+        _, state = self._highest()
+        return state if state is not None and self._alive(state) else None
+
+    def still_ours(self) -> bool:
+        """False when another process has taken the claim over (we were thought dead)."""
+        return self._number is not None and self._numbers()[-1:] == [self._number]
+
+    def __enter__(self) -> Owner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _state(self) -> dict[str, Any]:
+        pid = os.getpid()
+        return {"host": socket.gethostname(), "pid": pid, "start": process_start(pid),
+                "label": self._label, "token": self._token, "beat": self._beat}
+
+    def _claim(self, number: int) -> Path:
+        return self._folder / f"{self._name}.owner.{number}"
+
+    def _numbers(self) -> list[int]:
+        prefix = f"{self._name}.owner."
+        names = (entry.name[len(prefix):] for entry in os.scandir(self._folder)
+                 if entry.name.startswith(prefix))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _highest(self) -> tuple[int, dict[str, Any] | None]:
+        if not self._folder.is_dir():
+            return 0, None
+        numbers = self._numbers()
+        if not numbers:
+            return 0, None
+        try:
+            state = json.loads(read_bounded(self._claim(numbers[-1]), MAX_BYTES))
+        except (InputError, OSError, ValueError, RecursionError):  # being written, or damaged
+            state = None
+        if not isinstance(state, dict):
+            state = {"token": f"unreadable {numbers[-1]}"}
+        with contextlib.suppress(OSError):
+            file = self._claim(numbers[-1]).stat()
+            state["age"], state["own"] = time.time() - file.st_mtime, file.st_uid == os.geteuid()
+        return numbers[-1], state
+
+    def _alive(self, state: dict[str, Any]) -> bool:
+        if state.get("released") or state.get("age", 0.0) > DEAD_S:
+            return False
+        if state.get("host") == socket.gethostname() and "pid" in state and state.get("own", True):
+            start = process_start(state["pid"])
+            if start is None or start != state.get("start"):
+                return False
+        mark, now = (state.get("token"), state.get("beat")), time.monotonic()
+        if self._seen is None or self._seen[0] != mark:
+            self._seen = (mark, now)
+        return now - self._seen[1] < self._expires
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(self._every):
+            if not self.still_ours():
+                return
+            self._beat += 1
+            with contextlib.suppress(OSError):  # tried again at the next beat
+                write_json(self._claim(self._number or 0), self._state())

@@ -1,0 +1,207 @@
+"""The small files by which a job tells what happens to it: begin, exit, progress, error, requeues.
+
+The script writes ``<task>.begin`` first, an empty ``.<task>.step`` after the setup lines, and
+``<task>.exit`` last (from its EXIT trap); the worker inside keeps ``<task>.progress.json`` up to
+date and leaves ``<task>.error.json`` when it fails. They are all that ``l3hpc status`` needs when
+Slurm does not answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError, note_damage
+from l3hpc.io.files import parse_json, read_bounded, write_json
+from l3hpc.io.typed import fits
+
+MAX_BYTES = 2**20
+_NAME = re.compile(
+    r"([0-9]{1,9})\.(begin|exit|progress\.json|error\.json|requeues\.json|gave_up\.json)")
+
+
+@dataclass
+class TaskMarks:
+    """What the markers of one task say. Every field is empty where there is no such marker.
+
+    begin: ``job``, ``node``, ``time`` … as text. exit_code: of the script. exited: unix seconds.
+    in_setup: it ended before its step began, in the setup lines or earlier. asked_to_end: it was
+    sent TERM (cancelled, preempted, at its time limit).
+    progress: the last state that the step reported, with ``written`` (unix seconds of the file).
+    error: ``type``, ``message``, ``where``, ``hint``, ``tail``. requeues: why it was started again
+    (``reason``, ``time``, and what it asks for since then). gave_up: why it was not.
+    """
+
+    begin: dict[str, str] | None = None
+    exit_code: int | None = None
+    exited: float | None = None
+    in_setup: bool = False
+    asked_to_end: bool = False
+    progress: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    requeues: list[dict[str, Any]] = field(default_factory=list)
+    gave_up: str = ""
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """What the last requeue asks for: some of ``mem_mb``, ``time_min`` and ``exclude``."""
+        last = self.requeues[-1] if self.requeues else {}
+        return {name: last[name] for name in ("mem_mb", "time_min", "exclude") if name in last}
+
+    def of(self, job: str) -> TaskMarks:
+        """What they say of this job: what an earlier one of the same task left is not about it."""
+        if self.begin is None or self.begin.get("job", job) == job:
+            return self
+        return TaskMarks(requeues=self.requeues, gave_up=self.gave_up)  # resume removes the old
+
+    @property
+    def started(self) -> float | None:
+        """Unix seconds at which the script began, by the node's clock."""
+        return _number((self.begin or {}).get("time"))
+
+    @property
+    def restarts(self) -> int:
+        """How often the job was started again under its id."""
+        told = _number((self.begin or {}).get("restarts"))
+        return max(int(told or 0), len(self.requeues))
+
+
+def path(folder: Path, index: int, what: str) -> Path:
+    """The marker ``what`` (``begin``, ``error.json`` …) of task ``index`` in a markers folder."""
+    return Path(folder) / f"{index}.{what}"
+
+
+def read(folder: Path) -> dict[int, TaskMarks]:
+    """Everything that the markers in ``folder`` tell, by task index ({} for no such folder)."""
+    tasks: dict[int, TaskMarks] = {}
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return tasks
+    except OSError as error:
+        note_damage(InputError(f"cannot be read: {error.strerror}", where=str(folder)))
+        return tasks
+    for entry in entries:
+        match = _NAME.fullmatch(entry.name)
+        if match is None:
+            continue
+        marks = tasks.setdefault(int(match[1]), TaskMarks())
+        try:
+            content = read_bounded(Path(entry.path), MAX_BYTES)
+            if not _take(marks, match[2], content, entry):
+                parse_json(content, entry.path)
+                raise InputError("not an exit marker", where=entry.path)
+        except InputError as error:
+            note_damage(error)
+        except OSError as error:  # replaced at this moment, perhaps by another machine
+            gone = error.errno in (errno.ENOENT, errno.ESTALE) and not entry.is_symlink()
+            if not gone:
+                note_damage(InputError(f"cannot be read: {error.strerror}", where=entry.path))
+    return tasks
+
+
+def forget(folder: Path, before: float) -> None:
+    """Remove what jobs left before that moment (unix seconds): a new one got the number of an
+    earlier one, whose markers would be taken for its own."""
+    for entry in os.scandir(folder):
+        if _NAME.fullmatch(entry.name) and entry.stat().st_mtime < before:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def add_requeue(folder: Path, index: int, reason: str, when: float, **asked: Any) -> None:
+    """Note that a task goes back to the queue, why, and what it asks for from now on."""
+    marks = read(folder).get(index, TaskMarks())
+    known = {key: value for key, value in asked.items() if value not in (None, False)}
+    write_json(path(folder, index, "requeues.json"),
+               [*marks.requeues, {"reason": reason, "time": when, **known}])
+
+
+def hold(folder: Path, index: int) -> None:
+    """Note that the last requeue waits for ``l3hpc resume``: no helper job will change it."""
+    requeues = read(folder).get(index, TaskMarks()).requeues
+    if requeues:
+        write_json(path(folder, index, "requeues.json"),
+                   [*requeues[:-1], {**requeues[-1], "held": True}])
+
+
+def take_back_requeue(folder: Path, index: int) -> None:
+    """Forget the last requeue: Slurm refused it."""
+    marks = read(folder).get(index, TaskMarks())
+    write_json(path(folder, index, "requeues.json"), marks.requeues[:-1])
+
+
+def give_up(folder: Path, index: int, words: str, when: float) -> None:
+    """Note why a task does not go back to the queue any more."""
+    write_json(path(folder, index, "gave_up.json"), {"words": words, "time": when})
+
+
+def _take(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) -> bool:
+    """Enter what a marker says; False where it says nothing of that kind."""
+    written = file.stat().st_mtime
+    text = content.decode("utf-8", "replace")
+    if what == "begin":  # that it is there says that the job began
+        pairs = _pairs(text)
+        marks.begin = {"time": str(written)} | pairs
+        return bool(pairs)
+    if what == "exit":
+        pairs = _pairs(text)
+        code = _number(pairs.get("code", pairs.get("exit", text.strip())))
+        marks.exit_code = None if code is None else int(code)
+        marks.exited = _number(pairs.get("time")) or written
+        marks.in_setup = pairs.get("stage") == "setup"
+        marks.asked_to_end = pairs.get("signal") == "TERM"
+        return code is not None
+    value = parse_json(content, file.path)
+    if what == "requeues.json":
+        if not isinstance(value, list) or not all(_is_requeue(entry) for entry in value):
+            return False
+        marks.requeues = value
+        return True
+    if not isinstance(value, dict):
+        return False
+    if what == "progress.json":
+        if not all(fits(value.get(name), float | None) for name in ("done", "total", "elapsed_s")):
+            return False
+        marks.progress = {**value, "written": written}
+    elif what == "error.json":
+        if not fits(value.get("tail"), list | None):
+            return False
+        marks.error = value
+    else:
+        marks.gave_up = str(value.get("words", ""))
+    return True
+
+
+def _is_requeue(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(
+        fits(entry.get(name), int | None) for name in ("mem_mb", "time_min")) \
+        and fits(entry.get("exclude"), str | None)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """``key=value`` words, or a JSON object, as text values."""
+    value = _json(text)
+    if isinstance(value, dict):
+        return {str(key): str(entry) for key, entry in value.items()}
+    words = (word.partition("=") for word in text.split())
+    return {key: rest for key, sign, rest in words if sign}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        return None
+    return number if fits(number, float) else None

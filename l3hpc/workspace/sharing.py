@@ -1,0 +1,146 @@
+"""A workspace that several people of a group use: who may write what, and who could do harm.
+
+The folders of the workspace are open to the group, with the sticky bit: everybody adds runs and
+artifacts, and nobody but its owner renames or deletes one. A run's own folder is its owner's alone;
+``files.read_own`` refuses what somebody else put in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from l3hpc.errors import InputError, pasted
+from l3hpc.io.files import is_own, person
+from l3hpc.ledger.store import share as share_ledger
+from l3hpc.workspace import artifacts, records
+from l3hpc.workspace.local_jobs import spool_folder
+
+MODE = 0o3770  # the group may add; setgid: new files belong to it; sticky: each keeps their own
+OPEN = stat.S_IWGRP | stat.S_IXGRP | stat.S_ISGID | stat.S_ISVTX
+
+
+@dataclass(frozen=True)
+class Danger:
+    """A folder in which others can replace what is ours. anybody: not only a group. fix: what its
+    owner can type."""
+
+    folder: Path
+    words: str
+    anybody: bool
+    fix: str
+
+
+def prepare(workspace: Path, kinds: Iterable[str]) -> None:
+    """Open the folders of a workspace to its group, for the steps of these kinds too. An
+    ``InputError`` where somebody else has to do that."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    state = workspace.stat()
+    if state.st_mode & stat.S_IWGRP and not state.st_mode & stat.S_ISVTX:
+        with contextlib.suppress(PermissionError):  # somebody else's: doctor says so
+            workspace.chmod(stat.S_IMODE(state.st_mode) | stat.S_ISVTX)
+    made, spool = workspace / "artifacts", spool_folder(workspace)
+    for folder in (records.runs_folder(workspace), made, *(made / kind for kind in {*kinds}),
+                   spool.parent, spool):
+        open_to_group(folder, state.st_gid)
+    share_ledger(workspace)
+
+
+def check(workspace: Path, kinds: Iterable[str]) -> None:
+    """An ``InputError`` where somebody else's folder keeps us from submitting into a workspace."""
+    made = workspace / "artifacts"
+    for folder in (records.runs_folder(workspace), made, *(made / kind for kind in {*kinds})):
+        if os.path.lexists(folder):
+            _require_no_link(folder)
+            require_writable(folder)
+
+
+def prepare_artifact(folder: Path) -> None:
+    """The same for the folder of an artifact, so that another person can finish it."""
+    group = folder.parent.stat().st_gid
+    open_to_group(folder, group)
+    open_to_group(folder / artifacts.WORK, group)
+
+
+def open_to_group(folder: Path, group: int) -> None:
+    """Make a folder, or see to it that the group may add files to it."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+    _require_no_link(folder)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        state = os.fstat(handle)
+        if state.st_uid == os.geteuid():
+            if state.st_mode & MODE != MODE:
+                with contextlib.suppress(PermissionError):  # we are no member of that group
+                    os.fchown(handle, -1, group)
+                with contextlib.suppress(PermissionError):
+                    os.fchmod(handle, MODE)
+            return
+    finally:
+        os.close(handle)
+    require_writable(folder)
+
+
+def _require_no_link(folder: Path) -> None:
+    owner = folder.lstat().st_uid
+    if folder.is_symlink() and owner not in (os.geteuid(), 0):
+        raise InputError(f"is a link that {person(owner)} made", where=str(folder),
+                         hint="Its owner can replace it by a folder.")
+
+
+def require_writable(folder: Path) -> None:
+    """An ``InputError`` with its owner and what to ask for, where we cannot write into a folder."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        owner = person(folder.stat().st_uid)
+        raise InputError(
+            f"belongs to {owner}, and you may not write into it", where=str(folder),
+            hint=f"Ask {owner} to submit once with shared_group: true (docs/cluster.md), or set "
+                 "another paths.workspace")
+
+
+def check_own(workspace: Path, run: str) -> None:
+    """Refuse to change a run of somebody else: what its files say would be done in our name."""
+    folder = records.run_folder(workspace, run)
+    with contextlib.suppress(FileNotFoundError):
+        if not is_own(folder):
+            owner = person(folder.stat().st_uid)
+            raise InputError(f"the run {run} belongs to {owner}: only {owner} can cancel it or go "
+                             "on with it", where=str(folder),
+                             hint="Submit the pipeline yourself; what is finished is used again.")
+
+
+def dangers(workspace: Path) -> Iterator[Danger]:
+    """The folders of a workspace, and those above it, in which others can rename what is ours."""
+    folders = [records.runs_folder(workspace), workspace / "artifacts", workspace,
+               *workspace.parents]
+    for folder in folders:
+        try:
+            state = folder.stat()
+        except OSError:
+            continue
+        sticky = bool(state.st_mode & stat.S_ISVTX)
+        inside = folder == workspace or workspace in folder.parents
+        if state.st_mode & stat.S_IWOTH and (inside or not sticky):
+            yield Danger(folder, f"anybody may {'add to' if sticky else 'replace'} what is in "
+                                 f"{folder}", True, f"chmod o-w {pasted(folder)}")
+        elif state.st_mode & stat.S_IWGRP and not sticky and not _private(state.st_gid):
+            words = f"the group {_group(state.st_gid)} may replace what is in {folder}"
+            yield Danger(folder, words, False, f"chmod +t {pasted(folder)}")
+
+
+def _private(group: int) -> bool:
+    """Whether a group is that of one person, as many systems make one for each."""
+    return group == 0 or group == os.getegid() and _group(group) == person(os.geteuid())
+
+
+def _group(group: int) -> str:
+    try:
+        return grp.getgrgid(group).gr_name
+    except KeyError:
+        return str(group)
