@@ -1,10 +1,11 @@
 """l3hpc: SEA and EdgeL3 pipelines on a Slurm cluster or on one machine.
 
-Packages, from the person down: ``cli`` (commands) → ``runs`` (submit, watch, resume) → ``schedulers``
-(Slurm, this machine), ``pipelines`` (plans), ``workspace`` (what lies on disk), ``config`` → ``steps``
-(one kind of work each) → the science (``audio models datasets sampling reduction tagging …``),
-usable from a notebook. ``embedding`` is the same in one call: ``get_embedding``, ``load_model``.
-``ledger`` keeps the results tables. docs/architecture.md draws them all.
+Packages, from the person down: ``cli`` (commands) → ``runs`` (submit, watch, resume) →
+``schedulers`` (Slurm, this machine), ``pipelines`` (plans), ``workspace`` (what lies on disk) and
+``config`` → ``steps`` (one kind of work each) → the science (``audio models datasets sampling
+reduction tagging …``), usable from a notebook. ``embedding`` is the same in one call:
+``get_embedding``, ``load_model``. ``ledger`` keeps the results tables.
+docs/architecture.md draws them all.
 """
 
 from typing import Any

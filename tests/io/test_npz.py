@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from l3hpc.errors import InputError
 from l3hpc.io import npz
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def npy(array):

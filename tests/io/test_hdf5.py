@@ -20,7 +20,7 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io import hdf5
 from l3hpc.reduction.store import Phi, load_phi, save_phi
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def plain(file):

@@ -1,4 +1,4 @@
-"""Generated folders in the layouts of UrbanSound8K and ESC-50."""
+"""Generated folders in the layouts of UrbanSound8K and ESC-50, and the tags of SONYC-UST."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 import layouts  # noqa: E402
+
+from l3hpc.datasets.taxonomy import sonyc_ust  # noqa: E402
 
 
 @pytest.fixture
@@ -20,3 +22,8 @@ def esc50(tmp_path):
 def us8k(tmp_path):
     """Makes a folder of UrbanSound8K; see ``layouts.us8k``."""
     return lambda **options: layouts.us8k(tmp_path / "us8k", **options)
+
+
+@pytest.fixture
+def taxonomy():
+    return sonyc_ust()

@@ -22,7 +22,7 @@ from l3hpc.steps.embed import annotated_recordings
 from l3hpc.tagging.annotations import Annotations
 from l3hpc.tagging.predictions import read as read_predictions
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = "file,sensor,timestamp\na.wav,roof,1511272800\nb.wav,café,1511272801\n"
 
 
