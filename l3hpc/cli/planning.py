@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from l3hpc.errors import InputError
-from l3hpc.pipelines.options import (
-    COMPRESS,
-    DOWNSTREAM,
-    FOLDS,
-    OPTIONS,
-    PATH_OPTIONS,
-    UPSTREAM,
-    Option,
-)
-
-if TYPE_CHECKING:
-    from l3hpc.pipelines.model import Plan
-    from l3hpc.pipelines.sweep import Sweep
+from l3hpc.pipelines.options import COMPRESS, DOWNSTREAM, FOLDS, UPSTREAM, Option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _PATHS = {
@@ -65,39 +53,6 @@ def plan_options(command: Command) -> Command:
     return click.argument("pipeline", shell_complete=_complete)(command)
 
 
-def make_plan(pipeline: str, values: dict[str, Any]) -> tuple[Plan, Sweep | None]:
-    """The plan that these options ask for, and the sweep that it is with ``--grid``. Takes its own
-    options out of ``values``."""
-    from l3hpc.config import settings as configuration
-    from l3hpc.pipelines import plan as planning
-
-    options: dict[str, Any] = {}
-    for name, option in OPTIONS.items():
-        value = values.pop(name.replace("-", "_"))
-        options[name] = option.parse(value) if option.kind == "numbers" and value else value
-    valid = values.pop("embedding_valid_dir")
-    if valid is not None:
-        values["embedding_dir"] = _pair(values["embedding_dir"], valid)
-    overrides = {}
-    for key, name in PATH_OPTIONS.items():
-        path = values.pop(name.removeprefix("--").replace("-", "_"))
-        if path is not None:
-            overrides[key] = (path, name)
-    config = configuration.load(values.pop("config_file"), values.pop("cluster"),
-                                overrides=overrides)
-    request = planning.Request(
-        options=options, sets=values.pop("sets"), name=values.pop("name"),
-        start=values.pop("start"), student=values.pop("student"),
-        inputs=dict(_input(text) for text in values.pop("inputs")))
-    grid = values.pop("grid")
-    if not grid:
-        return planning.build(pipeline, config, request), None
-    from l3hpc.pipelines import sweep
-
-    found = sweep.build(pipeline, config, request, sweep.parse(grid))
-    return found.plan, found
-
-
 def note_unused(profile: Any) -> None:
     """Say which variables of the environment do not count, on standard error."""
     import os
@@ -114,29 +69,6 @@ def _click(option: Option) -> Callable[[Command], Command]:
     kind = click.Choice(option.choices) if option.choices else kinds.get(option.kind, click.STRING)
     return click.option(f"--{option.name}", type=kind,
                         help=f"{option.help} [default: {option.default}]")
-
-
-def _input(text: str) -> tuple[str, str]:
-    kind, equals, place = text.partition("=")
-    if not equals or not place:
-        raise InputError(f"--input {text!r} is not STEP=PATH",
-                         allowed="for example --input fit=upstream-20261120-1a2b")
-    return kind, place
-
-
-def _pair(train: str | None, valid: str) -> str:
-    """The folder that holds both ``train/`` and ``validate/``."""
-    from pathlib import Path
-
-    first, second = Path(train or ""), Path(valid)
-    same = train and first.resolve().parent == second.resolve().parent
-    if not same or (first.resolve().name, second.resolve().name) != ("train", "validate"):
-        raise InputError(
-            f"--embedding-dir {train} and --embedding-valid-dir {valid} do not lie side by side",
-            allowed="…/train and …/validate in one folder",
-            hint="link them together: mkdir both && ln -s …/A both/train && ln -s …/B "
-                 "both/validate, then --embedding-dir both")
-    return str(first.resolve().parent)
 
 
 def _complete_cluster(

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from l3hpc.cli.planning import make_plan, plan_options
+from l3hpc.cli.planning import plan_options
 
 EXAMPLES = """\b
 Examples:
@@ -25,9 +25,10 @@ def command(pipeline: str, step: str | None, **values: Any) -> None:
     dependency is given to sbatch, not in the script). An array above the cluster's limits.array is
     split; STEP then shows its first script.
     """
+    from l3hpc.pipelines.from_options import plan_from_options
     from l3hpc.schedulers.scripts import parts, render
 
-    plan, _ = make_plan(pipeline, values)
+    plan, _ = plan_from_options(pipeline, values)
     if step is not None:
         click.echo(render(plan, step), nl=False)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.planning import make_plan, note_unused, plan_options
+from l3hpc.cli.planning import note_unused, plan_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     the foreground unless --detach. Options that a pipeline does not offer are refused.
     """
     from l3hpc.pipelines import cost, preview, sweep
+    from l3hpc.pipelines.from_options import plan_from_options
     from l3hpc.schedulers.slurm import partitions
 
     try:
-        plan, swept = make_plan(pipeline, values)
+        plan, swept = plan_from_options(pipeline, values)
         unchecked = partitions.Check(plan.profile).refuse(plan) if dry_run else ""
     except InputError as error:
         raise _nothing_submitted(error) from None

@@ -7,10 +7,14 @@ refused for that pipeline.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from typing import Any
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, nearest
 
+KINDS = {"numbers": "a list of whole numbers", "int": "a whole number", "float": "a number"}
+EXAMPLES = {"numbers": "for example 32,32,64,64,128,128,128,128"}
 
 @dataclass(frozen=True)
 class Option:
@@ -25,15 +29,26 @@ class Option:
     default: str
     choices: tuple[str, ...] = ()
 
-    def parse(self, text: str) -> object:
-        """The value of ``numbers`` options; other kinds are converted by the command line."""
-        if self.kind != "numbers":
-            return text
+    def value(self, given: Any) -> object:
+        """``given`` as the planner takes it; ``InputError`` for what the option does not allow.
+
+        Lists of numbers may be given as text with commas; all else as a value of its kind.
+        """
         try:
-            return [int(part) for part in text.split(",")]
-        except ValueError:
-            raise InputError(f"--{self.name}: {text!r} is not a list of whole numbers",
-                             allowed="for example 32,32,64,64,128,128,128,128") from None
+            if self.kind == "numbers":
+                listed = given.split(",") if isinstance(given, str) else given
+                return [int(part) for part in listed]
+            if self.kind == "int":
+                return operator.index(given)
+            if self.kind == "float":
+                return float(given)
+        except (TypeError, ValueError):
+            raise InputError(f"--{self.name}: {given!r} is not {KINDS[self.kind]}",
+                             allowed=EXAMPLES.get(self.kind)) from None
+        if self.choices and given not in self.choices:
+            raise InputError(f"--{self.name}: {given!r} is not one of its values",
+                             allowed=nearest(str(given), self.choices))
+        return str(given)
 
 
 UPSTREAM = (
