@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from l3hpc.errors import InputError
 from l3hpc.pipelines.options import COMPRESS, DOWNSTREAM, FOLDS, UPSTREAM, Option
+
+if TYPE_CHECKING:
+    from l3hpc.config.profile import ClusterProfile
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _PATHS = {
@@ -53,7 +56,7 @@ def plan_options(command: Command) -> Command:
     return click.argument("pipeline", shell_complete=_complete)(command)
 
 
-def note_unused(profile: Any) -> None:
+def note_unused(profile: ClusterProfile) -> None:
     """Say which variables of the environment do not count, on standard error."""
     import os
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from l3hpc.cli.planning import note_unused
 from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
 from l3hpc.errors import command_line
+
+if TYPE_CHECKING:
+    from l3hpc.runs.resume import Todo
 
 
 @click.command(epilog="""\b
@@ -105,12 +108,12 @@ def go_on(
     return EXIT_OK
 
 
-def _nothing(name: str, todo: Any) -> str:
+def _nothing(name: str, todo: Todo) -> str:
     return (f"nothing to resume: all steps of {name} are "
             + ("done" if todo.finished else "done, queued or running"))
 
 
-def _tell_administrators(todo: Any) -> None:
+def _tell_administrators(todo: Todo) -> None:
     from l3hpc.runs.status import held_words
 
     for step, jobs in todo.for_administrators.items():

@@ -97,7 +97,7 @@ def rendered(pipeline: definition.Pipeline, config: Config) -> Iterator[tuple[st
             name=step.name, kind=step.kind, params={}, needs=step.needs, inputs={},
             fingerprint="0" * 16, artifact=config.workspace / "artifacts" / step.kind / ("0" * 16),
             shards=[{}], done=(), resources=config.profile.granted(step.name, wanted),
-            extra={"version": step_module(step.kind).VERSION}))
+            version=step_module(step.kind).VERSION))
     plan = Plan("doctor", "doctor", config.workspace, config.profile, tuple(steps))
     for planned in steps:
         yield planned.name, render(plan, planned)

@@ -6,19 +6,64 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l3hpc.config.profile import Resources
+from l3hpc.config.profile import ClusterProfile, Healing, Resources
+from l3hpc.config.settings import Ledger
+
+
+@dataclass(frozen=True)
+class InputOrigin:
+    """Where an input comes from that no step of the plan makes.
+
+    Attributes
+    ----------
+    run : str or None
+        The run that made it; None for published files.
+    path : str
+        Its absolute folder or file.
+    """
+
+    run: str | None
+    path: str
 
 
 @dataclass(frozen=True)
 class PlannedStep:
     """One step of a plan, with everything that decides its content already fixed.
 
-    name: name in the pipeline; also that of its folder in the run. kind: the step module.
-    params: validated parameters as JSON values. needs: names of the steps of this plan that it
-    waits for. inputs: input name → absolute folder (an artifact, or published files).
-    fingerprint: 16 hex digits. artifact: ``<workspace>/artifacts/<kind>/<fingerprint>``.
-    shards: one entry per task. done: indices of the tasks finished before this plan was made.
-    waits_for: job ids of other live runs on which an input depends.
+    Attributes
+    ----------
+    name : str
+        Name in the pipeline; also that of its folder in the run.
+    kind : str
+        Which step it is (``steps.STEPS``).
+    params : dict
+        Validated parameters as JSON values.
+    needs : tuple of str
+        Names of the steps of this plan that must finish first.
+    inputs : dict
+        Input name → absolute folder (an artifact, or published files).
+    fingerprint : str
+        16 hex digits.
+    artifact : Path
+        ``<workspace>/artifacts/<kind>/<fingerprint>``.
+    shards : list of dict
+        One entry per task.
+    done : tuple of int
+        Indices of the tasks that were finished before this plan was made.
+    resources : Resources
+        What one task asks for.
+    labels : dict
+        What only the ledger needs: who, which run, which row.
+    waits_for : tuple of str
+        Job ids of other live runs on which an input depends.
+    version : int or None
+        The version of the step's code; None where no config is frozen (a check of templates).
+    healing : Healing
+        How often a task may go back to the queue.
+    continues : bool
+        Whether the step resumes from its last checkpoint.
+    given : dict
+        Input name → where it comes from, for inputs that no step of this plan makes.
     """
 
     name: str
@@ -33,7 +78,10 @@ class PlannedStep:
     resources: Resources
     labels: dict[str, Any] = field(default_factory=dict)
     waits_for: tuple[str, ...] = ()
-    extra: dict[str, Any] = field(default_factory=dict)
+    version: int | None = None
+    healing: Healing = field(default_factory=Healing)
+    continues: bool = False
+    given: dict[str, InputOrigin] = field(default_factory=dict)
 
     @property
     def tasks(self) -> int:
@@ -57,7 +105,7 @@ class PlannedStep:
         """The frozen config of the step: what ``l3hpc run STEP --config`` repeats."""
         return {
             "schema": 1, "run": run, "name": self.name, "step": self.kind,
-            "version": self.extra.get("version"), "params": self.params, "inputs": self.inputs,
+            "version": self.version, "params": self.params, "inputs": self.inputs,
             "fingerprint": self.fingerprint, "artifact": str(self.artifact),
             "shards": self.shards, "labels": self.labels,
         }
@@ -67,18 +115,31 @@ class PlannedStep:
 class Plan:
     """A pipeline with parameters, ready to be rendered and submitted.
 
-    run: the run's name (also its folder in ``<workspace>/runs``). profile: the cluster profile
-    (``config.profile.ClusterProfile``). options: what the person typed, for the record.
-    ledger: the settings of the results sheet (``config.settings.Ledger``), where they are known.
+    Attributes
+    ----------
+    run : str
+        The run's name (also its folder in ``<workspace>/runs``).
+    pipeline : str
+        Name of the pipeline.
+    workspace : Path
+        The folder that holds runs, artifacts and journals.
+    profile : ClusterProfile
+        Where the jobs run.
+    steps : tuple of PlannedStep
+        In an order that respects their needs.
+    options : dict
+        What the person typed, for the record of the run.
+    ledger : Ledger or None
+        The settings of the results sheet, where they are known.
     """
 
     run: str
     pipeline: str
     workspace: Path
-    profile: Any
+    profile: ClusterProfile
     steps: tuple[PlannedStep, ...]
     options: dict[str, Any] = field(default_factory=dict)
-    ledger: Any = None
+    ledger: Ledger | None = None
 
     @property
     def folder(self) -> Path:

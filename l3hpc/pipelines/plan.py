@@ -26,7 +26,7 @@ from l3hpc.io.files import current_user, digest, read_json
 from l3hpc.pipelines import definition, external_inputs, fingerprint, parameters
 from l3hpc.pipelines.definition import Pipeline
 from l3hpc.pipelines.external_inputs import Outside
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.model import InputOrigin, Plan, PlannedStep
 from l3hpc.pipelines.parameters import Wanted
 from l3hpc.workspace import artifacts
 
@@ -313,10 +313,9 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
                           if index < len(shards))),
         resources=resources,
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
-        extra={"version": module.VERSION, "heal": step.heal.model_dump(),
-               "continues": getattr(module, "CONTINUES", False),
-               "given": {kind: {"run": source.run, "path": str(source.path)}
-                         for kind, source in sources.items()}},
+        version=module.VERSION, healing=step.heal, continues=getattr(module, "CONTINUES", False),
+        given={kind: InputOrigin(source.run, str(source.path))
+               for kind, source in sources.items()},
     )
 
 

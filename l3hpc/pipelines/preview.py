@@ -78,7 +78,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "steps": [{
             "name": step.name, "kind": step.kind, "state": step.state, "tasks": step.tasks,
             "missing": len(step.missing), "needs": list(step.needs),
-            "waits_for": list(step.waits_for), "given": step.extra.get("given", {}),
+            "waits_for": list(step.waits_for),
+            "given": {kind: vars(source) for kind, source in step.given.items()},
             "fingerprint": step.fingerprint,
             "artifact": str(step.artifact), "params": step.params, "inputs": step.inputs,
             "resources": vars(step.resources),
@@ -90,8 +91,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
 def _given(step: PlannedStep) -> str:
     """``student of upstream-20261120-1a2b``: what the step takes that no step of this run makes."""
     named = [f"{'student' if kind == 'train' else kind} "
-             + (f"of {source['run']}" if source["run"] else f"in {source['path']}")
-             for kind, source in step.extra.get("given", {}).items()]
+             + (f"of {source.run}" if source.run else f"in {source.path}")
+             for kind, source in step.given.items()]
     if step.params.get("student"):
         named.append(f"student {step.params['student']}")
     return ", ".join(named)

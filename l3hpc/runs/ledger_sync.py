@@ -8,7 +8,7 @@ end is. It belongs to no step: a run neither fails nor waits because of it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from l3hpc.config.units import slurm_time
 from l3hpc.console.progress import Progress
@@ -24,7 +24,7 @@ from l3hpc.workspace import records
 from l3hpc.workspace.records import RunRecord
 
 if TYPE_CHECKING:
-    from l3hpc.config.profile import ClusterProfile
+    pass
 
 FILE = "ledger-sync.sbatch"
 GIVE_UP_S = 60.0  # a run does not wait for it
@@ -37,11 +37,12 @@ def wanted(plan: Plan) -> bool:
 
 
 def script(plan: Plan) -> str:
-    """The text of the job."""
+    """The text of the job. Raises ``ValueError`` where the plan has no results sheet."""
     from markupsafe import Markup
 
-    profile: ClusterProfile = plan.profile
-    ledger = plan.ledger
+    profile, ledger = plan.profile, plan.ledger
+    if ledger is None or ledger.sheet_id is None:
+        raise ValueError(f"{plan.run} has no results sheet")
     words = [*profile.container, profile.python, "-m", "l3hpc", "ledger", "sync",
              "--workspace", str(plan.workspace), "--sheet", ledger.sheet_id]
     words += ["--key-file", str(ledger.key_file)] if ledger.key_file else []
@@ -119,8 +120,8 @@ def words(plan: Plan, record: RunRecord) -> str | None:
 
 
 def _directives(plan: Plan) -> list[str]:
-    profile: ClusterProfile = plan.profile
-    own: Any = profile.ledger_sync
+    profile = plan.profile
+    own = profile.ledger_sync
     lines = [scripts.directive("job-name", f"l3-{plan.run}-ledger-sync")]
     for name in ("account", "partition", "qos", "constraint", "wckey"):
         value = getattr(own, name, None) or getattr(profile, name)

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from l3hpc.config.profile import Resources
+from l3hpc.config.profile import ClusterProfile, Healing, Resources
 from l3hpc.config.settings import check_workspace
 from l3hpc.config.units import parse_memory, parse_time
 from l3hpc.console.progress import Progress
@@ -99,7 +98,7 @@ class Todo:
 
 
 def resume(
-    workspace: Path, run: str, profile: Any, *, sets: Sequence[str] = (),
+    workspace: Path, run: str, profile: ClusterProfile, *, sets: Sequence[str] = (),
     only: Sequence[str] = (), again: str = "", detach: bool = False,
     progress: Progress | None = None, on_planned: Callable[[Todo], None] | None = None,
     on_submitted: Callable[[RunRecord, list[str]], None] | None = None,
@@ -166,14 +165,14 @@ def _carry_out(todo: Todo, texts: scripts.Texts, record: RunRecord, progress: Pr
     return left_out
 
 
-def look(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *,
+def look(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[str] = (), *,
          only: Sequence[str] = (), again: str = "", progress: Progress | None = None) -> Todo:
     """What ``resume`` would do, once the jobs that are just ending have ended."""
     _await_ending(workspace, run, progress or Progress())
     return missing(workspace, run, profile, sets, only=only, again=again)
 
 
-def missing(workspace: Path, run: str, profile: Any, sets: Sequence[str] = (), *,
+def missing(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[str] = (), *,
             only: Sequence[str] = (), again: str = "") -> Todo:
     """What of a run has to be submitted again."""
     check_workspace(Path(workspace), "--workspace or paths.workspace")
@@ -299,8 +298,8 @@ def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mappin
 
 
 def _planned(
-    workspace: Path, record: RunRecord, entry: StepRecord, profile: Any, wishes: dict[str, int],
-    not_again: set[int],
+    workspace: Path, record: RunRecord, entry: StepRecord, profile: ClusterProfile,
+    wishes: dict[str, int], not_again: set[int],
 ) -> PlannedStep:
     folder = records.step_folder(workspace, record.run, entry.name)
     config = records.config(workspace, record.run, entry, record.command)
@@ -312,15 +311,18 @@ def _planned(
             wanted = replace(wanted, mem_mb=max(wanted.mem_mb, mem if marks.requeues else 0),
                              time_min=max(wanted.time_min, minutes if marks.requeues else 0))
     wanted = replace(wanted, **wishes)
-    heal = {name: getattr(rules, name) for name in ("memory", "time", "nodes", "factor")} \
-        if (folder / requeue_policy.FILE).exists() else {}
+    healing = Healing()
+    if (folder / requeue_policy.FILE).exists():
+        # not validated: what an earlier version froze stays in force, whatever it says
+        healing = Healing.model_construct(
+            **{name: getattr(rules, name) for name in Healing.model_fields})
     return PlannedStep(
         name=entry.name, kind=entry.kind, params=config["params"], needs=tuple(entry.needs),
         inputs=config["inputs"], fingerprint=config["fingerprint"], artifact=Path(entry.artifact),
         shards=config["shards"], done=tuple(sorted(not_again)),
         resources=profile.granted(entry.name, wanted), labels=config["labels"],
         waits_for=tuple(entry.waits_for),
-        extra={"version": config["version"], "heal": heal, "continues": rules.continues})
+        version=config["version"], healing=healing, continues=rules.continues)
 
 
 def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]],

@@ -6,18 +6,21 @@ Both take the same rendered script and the same pickled call; they differ in who
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from l3hpc.config.profile import ClusterProfile
     from l3hpc.schedulers.slurm.executor import ScriptExecutor
 
 
-def is_local(profile: Any) -> bool:
+def is_local(profile: ClusterProfile) -> bool:
     """True for a profile whose jobs run on this machine, without a scheduler."""
-    return bool(profile.executor == "local")
+    return profile.executor == "local"
 
 
-def executor(profile: Any, workspace: Path, folder: Path, clusters: str = "") -> ScriptExecutor:
+def executor(
+    profile: ClusterProfile, workspace: Path, folder: Path, clusters: str = "",
+) -> ScriptExecutor:
     """The executor of a cluster profile for one step whose submitit files live in ``folder``.
 
     clusters: what stands behind Slurm's ``--clusters`` ('' for none).

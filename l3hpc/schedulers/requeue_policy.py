@@ -77,13 +77,13 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
     over = profile.at(step.kind)
     helper = [f"--{name}={value}" for name in ("account", "partition", "qos", "reservation")
               if (value := getattr(over, name, None) or getattr(profile, name))]
-    return Policy(**step.extra.get("heal", {}), mem_mb=step.resources.mem_mb,
+    return Policy(**step.healing.model_dump(), mem_mb=step.resources.mem_mb,
                   time_min=step.resources.time_min, mem_cap_mb=_most_memory(profile),
                   time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,
                   helper_memory={"mem": (f"--mem={HELPER_MB}M",), "none": (),
                                  "mem-per-cpu": (f"--mem-per-cpu={HELPER_MB}M",),
                                  }[profile.memory_request],
-                  continues=bool(step.extra.get("continues")))
+                  continues=step.continues)
 
 
 def _most_memory(profile: ClusterProfile) -> int | None:

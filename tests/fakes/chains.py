@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from l3hpc.config.profile import ClusterProfile, Resources
+from l3hpc.config.profile import ClusterProfile, Healing, Resources
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.workspace import artifacts
 
@@ -42,7 +42,7 @@ def plan(workspace, run="demo", names=CHAIN, tasks=None, params=None, on=None, s
             done=tuple(sorted(artifacts.finished(folder))),
             resources=(resources or {}).get(name, Resources(cpus=1, mem_mb=100, time_min=5)),
             waits_for=tuple(waits_for) if not needs else (),
-            extra={"version": 1, "heal": heal or {}}))
+            version=1, healing=Healing(**heal or {})))
     return Plan(run=run, pipeline="fake", workspace=workspace, profile=on or profile(),
                 steps=tuple(made), options={})
 
@@ -71,7 +71,7 @@ def many(workspace, chains_, length, on):
                 name=name, kind="extract", params={},
                 needs=(f"c{chain}-{place - 1}",) * bool(place), inputs={}, fingerprint=mark,
                 artifact=Path(workspace) / "artifacts/extract" / mark,
-                shards=[{}], done=(), resources=Resources(1, 50, 0, 5), extra={"version": 1}))
+                shards=[{}], done=(), resources=Resources(1, 50, 0, 5), version=1))
     return Plan(run="demo", pipeline="fake", workspace=Path(workspace), profile=on,
                 steps=tuple(made), options={})
 
