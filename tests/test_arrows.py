@@ -21,7 +21,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "runs": "worker schedulers pipelines workspace config console",
     "worker": "schedulers pipelines workspace steps models ledger arrays console",
     "schedulers": "pipelines workspace config console",
-    "pipelines": "workspace config steps datasets",
+    "pipelines": "workspace config steps datasets console",
     "workspace": "config ledger",
     "config": "steps arrays",
     "steps": "compression avc classification tagging reduction sampling datasets models arrays"
@@ -37,7 +37,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "embedding": "models audio arrays",
     "models": "audio arrays console",
     "audio": "arrays",
-    "ledger": "",
+    "ledger": "console",
     "arrays": "",
     "console": "",
 }.items()}

@@ -46,6 +46,7 @@ Examples:
 def show(cluster: str | None, config_file: str | None, as_json: bool, everything: bool) -> int:
     """Print every effective value and where it comes from."""
     from l3hpc.config import settings as configuration
+    from l3hpc.console import table
 
     config = configuration.load(config_file, cluster)
     values = config.values()
@@ -56,10 +57,9 @@ def show(cluster: str | None, config_file: str | None, as_json: bool, everything
         return EXIT_OK
     shown = {key: _words(value) for key, value in values.items()
              if everything or _words(value) or config.origin(key) != "default"}
-    width = max(map(len, shown))
-    longest = min(max(map(len, shown.values())), 60)
-    for key, text in shown.items():
-        click.echo(f"{key:<{width}}  {text:<{longest}}  {config.origin(key)}".rstrip())
+    cells = [(key, text, config.origin(key)) for key, text in shown.items()]
+    for line in table.lines(cells, indent="", at_most={1: 60}):
+        click.echo(line)
     return EXIT_OK
 
 
@@ -74,18 +74,21 @@ Examples:
 def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
     """Check cluster.yaml, paths, pipelines and templates; exit code 2 if something is wrong."""
     from l3hpc.config import settings as configuration
+    from l3hpc.console import table
     from l3hpc.doctor import configuration as configcheck
 
     findings = configcheck.check(configuration.load(config_file, cluster))
     if as_json:
         click.echo(json.dumps({"schema": 1, "findings": [vars(one) for one in findings]}, indent=2))
     else:
-        width = max(len(one.what) for one in findings)
-        for one in findings:
-            click.echo(f"{'ok ' if one.ok else 'BAD'}  {one.what:<{width}}  {one.detail}")
+        lines = table.lines([("ok" if one.ok else "BAD", one.what, one.detail)
+                             for one in findings], indent="", at_least={0: 3})
+        below = " " * (max(table.width(one.what) for one in findings) + 7)
+        for one, line in zip(findings, lines, strict=True):
+            click.echo(line)
             if not one.ok and one.fix:
-                for line in one.fix.splitlines():
-                    click.echo(f"{'':<{width + 5}}  {line}")
+                for todo in one.fix.splitlines():
+                    click.echo(f"{below}{todo}")
     return EXIT_OK if all(one.ok for one in findings) else EXIT_USAGE
 
 

@@ -111,9 +111,10 @@ def told(outcome: Outcome, folder: Path) -> list[str]:
 
 def row_lines(row: LedgerRow) -> list[str]:
     """The cells that say most, a line each."""
+    from l3hpc.console import table
+
     cells = [(title, value) for title, value in row.cells if title in TOLD and value]
-    wide = max((len(title) for title, _ in cells), default=0)
-    return [f"  {title:<{wide}}  {value}" for title, value in cells]
+    return table.lines(cells)
 
 
 def as_value(outcome: Outcome, folder: Path) -> dict[str, object]:

@@ -187,11 +187,10 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(options: Options, as_json: bool) -> None:
     """Show what waits for the sheet, the last sync, conflicts and damaged journals."""
-    import time
 
+    from l3hpc.console.formatting import age
     from l3hpc.ledger import store as stores
     from l3hpc.ledger.journal.reading import journal_files
-    from l3hpc.ledger.views.table import ago
 
     store, sheet = open_store(options)
     found = store.fold()
@@ -221,8 +220,8 @@ def status(options: Options, as_json: bool) -> None:
     if state is None:
         click.echo("sheet     none set: ledger.sheet_id in cluster.yaml, GSHEET_ID, or --sheet")
         return
-    last = ago(state.last_sync) if state.last_sync else "never"
-    oldest_text = f", the oldest {ago(oldest, time.time())}" if oldest else ""
+    last = age(state.last_sync) if state.last_sync else "never"
+    oldest_text = f", the oldest {age(oldest)}" if oldest else ""
     click.echo(f"sheet     {sheet}: last sync {last}, {len(waiting)} rows waiting "
                f"({facts['waiting_records']:,} records){oldest_text}")
     for problem in state.problems:
@@ -258,12 +257,12 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
 
 
 def _sync_text(rows: list[Row], state: SyncState | None) -> str:
+    from l3hpc.console.formatting import age
     from l3hpc.ledger.store import waiting
-    from l3hpc.ledger.views.table import ago
 
     if state is None:
         return ""
-    last = f"synced {ago(state.last_sync)}" if state.last_sync else "never synced"
+    last = f"synced {age(state.last_sync)}" if state.last_sync else "never synced"
     return f"    {last}, {len(waiting(rows, state))} waiting"
 
 

@@ -91,6 +91,7 @@ def command(
 
 def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
     """The steps of a run: state, and the log that ``l3hpc logs RUN STEP`` would print."""
+    from l3hpc.console import table
     from l3hpc.errors import InputError
     from l3hpc.runs import logs, status
     from l3hpc.workspace import records
@@ -108,8 +109,8 @@ def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"run": run, "steps": rows}, indent=2))
         return
-    width = max(len(str(row["step"])) for row in rows)
-    for row in rows:
-        log = "no log" if row["bytes"] is None else f"{row['bytes']:,} bytes  {row['log']}"
-        click.echo(f"{row['step']:<{width}}  {row['state']:<9}  {log}")
+    cells = [(str(row["step"]), str(row["state"]), "no log" if row["bytes"] is None
+              else f"{row['bytes']:,} bytes  {row['log']}") for row in rows]
+    for line in table.lines(cells, indent="", at_least={1: 9}):
+        click.echo(line)
     click.echo(f"\nprint one with   {command_line('logs', run)} STEP", err=True)

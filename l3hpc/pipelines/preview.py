@@ -6,28 +6,21 @@ from typing import Any
 
 from l3hpc import steps as step_rooms
 from l3hpc.config.units import format_memory, format_time
+from l3hpc.console import table
 from l3hpc.pipelines import cost
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.workspace import artifacts
 
 _COLUMNS = ("step", "tasks", "needs", "cpus", "mem", "gpus", "time", "state")
-_RIGHT = {"tasks", "cpus", "mem", "gpus"}
+_RIGHT = [_COLUMNS.index(name) for name in ("tasks", "cpus", "mem", "gpus")]
 
 
 def text(plan: Plan) -> str:
     """The whole preview: heading, table, what the steps do, cost."""
-    rows = [_COLUMNS, *(_row(step) for step in plan.steps)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = [heading(plan), ""]
-    for row in rows:
-        cells = (cell.rjust(width) if name in _RIGHT else cell.ljust(width)
-                 for name, cell, width in zip(_COLUMNS, row, widths, strict=True))
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    said = descriptions(plan)
-    longest = max((len(name) for name in said), default=0)
-    lines += ["", *(f"  {(name + ':').ljust(longest + 1)} {words}" for name, words in said.items())]
-    lines.append(f"  {cost_words(plan)}")
-    return "\n".join(lines)
+    steps = table.lines([_COLUMNS, *(_row(step) for step in plan.steps)], right=_RIGHT)
+    details = table.lines([(f"{name}:", text) for name, text in descriptions(plan).items()],
+                          gap=" ")
+    return "\n".join([heading(plan), "", *steps, "", *details, f"  {cost_words(plan)}"])
 
 
 def heading(plan: Plan) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from l3hpc.config.settings import Config
+from l3hpc.console.table import lines
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user
 from l3hpc.pipelines import definition
@@ -126,13 +127,10 @@ def table(sweep: Sweep) -> str:
         left = sum(bool(by_name[name].missing) for name in own)
         state = "done before" if not left else f"{left} of {len(own)} to run"
         rows.append((*(chosen[name] for name in options), " ".join(own) or "–", state))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-             .rstrip() for row in rows]
     words = f"{len(sweep.combinations)} combinations"
     if shared:
         words += f"; shared: {' '.join(sweep.shared)}"
-    return "\n".join([*lines, f"  {words}"])
+    return "\n".join([*lines(rows), f"  {words}"])
 
 
 def _request(request: Request, chosen: Combination) -> Request:

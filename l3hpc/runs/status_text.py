@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+from l3hpc.console import table
 from l3hpc.console.formatting import age, clock
 from l3hpc.io.text import one_line
 from l3hpc.runs.status import RunStatus, StepStatus
@@ -20,20 +21,15 @@ def run_text(run: RunStatus) -> str:
     order = _in_groups(run)
     steps = [step for _, group in order for step in group]
     headings = {id(group[0]): title for title, group in order if title and group}
-    rows = [tuple(map(one_line, (
-        step.name, step.job or "–", step.state, f"{step.done:,}/{step.tasks:,}",
-        clock(step.elapsed_s), step.detail))) for step in steps]
-    widths = [max(len(row[column]) for row in [HEAD, *rows]) for column in range(len(HEAD) - 1)]
-    right = {3, 4}
-    for number, row in enumerate([HEAD, *rows]):
-        cells = [value.rjust(widths[column]) if column in right else value.ljust(widths[column])
-                 for column, value in enumerate(row[:-1])]
-        if number and id(steps[number - 1]) in headings:
-            lines.append(f"  {one_line(headings[id(steps[number - 1])])}")
-        indent = "  " + "  ".join(cells) + "  "
-        lines.append((indent + row[-1]).rstrip())
-        if number:
-            lines += _more(steps[number - 1], " " * len(indent))
+    rows = [(step.name, step.job or "–", step.state, f"{step.done:,}/{step.tasks:,}",
+             clock(step.elapsed_s), step.detail) for step in steps]
+    head, *body = table.lines([HEAD, *rows], right=[HEAD.index("tasks"), HEAD.index("elapsed")])
+    lines.append(head)
+    indent = " " * head.rindex(HEAD[-1])  # more on a step stands below its detail
+    for step, line in zip(steps, body, strict=True):
+        if id(step) in headings:
+            lines.append(f"  {one_line(headings[id(step)])}")
+        lines += [line, *_more(step, indent)]
     lines += _finished(run)
     lines += [f"  note: {one_line(note)}" for note in run.notes]
     lines += [f"  damaged: {one_line(one)}" for one in run.damaged]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.console.formatting import clock
+from l3hpc.console.table import lines
 from l3hpc.runs.usage import StepUsage
 
 TITLES = ("step", "tasks", "cores", "memory", "time", "waited", "suggestion")
@@ -14,10 +15,6 @@ TITLES = ("step", "tasks", "cores", "memory", "time", "waited", "suggestion")
 def table(run: str, steps: Sequence[StepUsage]) -> str:
     """One line per step: used of asked; sums below."""
     rows = [TITLES, *(_row(step) for step in steps)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
-    lines = [run + "   used of asked, of the largest task"]
-    lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-              .rstrip() for row in rows]
     used = sum(step.core_hours for step in steps)
     asked = sum(step.core_hours_asked for step in steps)
     total = f"  {used:,.3g} of {asked:,.3g} core-hours"
@@ -26,7 +23,7 @@ def table(run: str, steps: Sequence[StepUsage]) -> str:
     lost = sum(step.lost_s or 0.0 for step in steps)
     if lost:
         total += f"; {clock(lost)} in attempts that gave no result"
-    return "\n".join([*lines, total])
+    return "\n".join([f"{run}   used of asked, of the largest task", *lines(rows), total])
 
 
 def _row(step: StepUsage) -> tuple[str, ...]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
-from l3hpc.io.text import one_line
+from l3hpc.console import table as layout
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import Column, Tab
 from l3hpc.ledger.views import select
@@ -23,18 +22,18 @@ def table(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int |
     """
     top = select.best(rows, tab)
     marks = ["★" if row is top else " " for row in rows]
-    built = [_column(rows, tab, column) for column in columns]
     trailing = [_trailing(row, now) for row in rows]
-    tail = max((len(text) for text in trailing), default=0)
+    built = [_column(rows, tab, column) for column in columns]
+    kept = list(range(len(built)))
     if width is not None:
-        built, left_out = _fit(built, columns, width - 2 - (tail + 2 if tail else 0))
-    else:
-        left_out = 0
-    lines = ["  " + "  ".join(text for text in (header for header, *_ in built)).rstrip()]
-    for number, mark in enumerate(marks):
-        words = "  ".join(column[number + 1] for column in built)
-        lines.append(one_line(f"{mark} {words}  {trailing[number]}".rstrip()))
-    return lines, left_out
+        tail = max((layout.width(text) for text in trailing), default=0)
+        kept = _fitting(built, columns, width - 2 - (tail + 2 if tail else 0))
+    right = {place for place, number in enumerate(kept)
+             if any(_is_number(select.value(row, columns[number])) for row in rows)}
+    lines = layout.lines([(*cells, end) for *cells, end in zip(
+        *(built[number] for number in kept), ["", *trailing], strict=True)], right=right, indent="")
+    return [f"{mark} {line}".rstrip() for mark, line in zip([" ", *marks], lines, strict=True)], \
+        len(built) - len(kept)
 
 
 def single(row: Row) -> list[str]:
@@ -44,10 +43,8 @@ def single(row: Row) -> list[str]:
     beside = [(name, shown(value)) for name, value in sorted(row.beside.items())]
     beside += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
                if row.origin.get(name)]
-    wide = max(len(title) for title, _ in filled + beside)
-    return [one_line(line) for line in (
-        *(f"  {title:<{wide}}  {text}" for title, text in filled), *([""] if beside else []),
-        *(f"  {title:<{wide}}  {text}" for title, text in beside))]
+    lines = layout.lines(filled + beside)
+    return [*lines[:len(filled)], *([""] if beside else []), *lines[len(filled):]]
 
 
 def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> list[str]:
@@ -67,12 +64,7 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
                 text += f" ({float(value) - float(base):+.4g})"  # type: ignore[arg-type]
             line.append(text)
         grid.append(line)
-    header = ["", *names]
-    widths = [max(len(line[position]) for line in [header, *grid])
-              for position in range(len(header))]
-    return [one_line("  ".join(f"{text:<{width}}" for text, width
-                               in zip(line, widths, strict=True)).rstrip())
-            for line in [header, *grid]]
+    return layout.lines([["", *names], *grid], indent="")
 
 
 def short_keys(rows: Sequence[Row], longest: int = KEY_WIDTH) -> list[str]:
@@ -93,30 +85,17 @@ def shown(value: Any) -> str:
     return str(value).replace("\n", "⏎")
 
 
-def ago(moment: float, now: float | None = None) -> str:
-    """``2 min ago``."""
-    seconds = max(0.0, (time.time() if now is None else now) - moment)
-    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} ago"
-    return "just now"
-
-
 def _column(rows: Sequence[Row], tab: Tab, column: Column) -> list[str]:
     values = [select.value(row, column) for row in rows]
     key = column.field in tab.key
     texts = [shown(value) for value in values]
     shortened = _distinct(texts, KEY_WIDTH) if key else [_end(text, TEXT_WIDTH) for text in texts]
     cut = shortened != texts and any(len(text) > KEY_WIDTH for text in texts)
-    header = column.label + (" (part)" if key and cut else " (end)" if cut else "")
-    wide = max(len(text) for text in [header, *shortened])
-    right = any(_is_number(value) for value in values)
-    return [f"{text:>{wide}}" if right else f"{text:<{wide}}" for text in [header, *shortened]]
+    return [column.label + (" (part)" if key and cut else " (end)" if cut else ""), *shortened]
 
 
-def _fit(built: list[list[str]], columns: Sequence[Column], width: int,
-         ) -> tuple[list[list[str]], int]:
-    """Keep the most telling columns that fit: key, settings, best values, then latest ones."""
+def _fitting(built: Sequence[Sequence[str]], columns: Sequence[Column], width: int) -> list[int]:
+    """The numbers of the columns that fit; key, settings, best values, latest ones come first."""
     def weight(position: int) -> tuple[int, int]:
         column = columns[position]
         if column.rule in ("min", "max"):
@@ -126,11 +105,11 @@ def _fit(built: list[list[str]], columns: Sequence[Column], width: int,
     kept: list[int] = []
     room = width
     for position in sorted(range(len(built)), key=weight):
-        need = len(built[position][0]) + 2
+        need = max(map(layout.width, built[position])) + 2
         if not kept or need <= room:
             kept.append(position)
             room -= need
-    return [built[position] for position in sorted(kept)], len(built) - len(kept)
+    return sorted(kept)
 
 
 def _trailing(row: Row, now: float | None) -> str:
