@@ -1,6 +1,6 @@
 """From windows of 48 kHz int16 in HDF5 to log-mel batches of 64 for an 8 kHz student.
 
-Ours is ``training_cache.prepare``, which the step ``train`` runs once (it also writes the cache),
+Ours is ``training_pairs.prepare``, which the step ``train`` runs once (it also writes the cache),
 and then the reading of shuffled batches from that cache, which is all that later epochs pay. Peer:
 the published way (``benchmarks.input_pipeline_peer``): resampy's ``kaiser_best`` on every batch,
 then librosa, example by example, in every epoch again; as published, and at its best (resampy's
@@ -62,8 +62,8 @@ def ours(folder: Path, threads: int) -> dict[str, Any]:
     """``seconds``: per batch of ``prepare``; ``steady``: per shuffled batch from the cache."""
     import numpy as np
 
-    from l3hpc.datasets.training_cache import prepare as fill
     from l3hpc.datasets.training_pairs import find_pairs
+    from l3hpc.datasets.training_pairs import prepare as fill
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         start = time.perf_counter()
@@ -86,7 +86,7 @@ def compare(folder: Path) -> dict[str, Any]:
 
     mine, theirs = np.load(folder / "ours.npy"), np.load(folder / "peer.npy")
     same_audio = frontend()(np.load(folder / "resampled.npy"))
-    from l3hpc.audio.mel import mel_corners
+    from l3hpc.audio.frontends import mel_corners
 
     inside = mel_corners(RATE, MELS)[2:] <= EDGE
     apart = np.abs(mine - theirs)

@@ -91,7 +91,7 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
     import numpy as np
 
     from l3hpc.arrays.row_file import RowFile
-    from l3hpc.datasets.training_cache import Cache
+    from l3hpc.datasets.training_pairs import Cache
     from l3hpc.models import training
     from l3hpc.models.training_state import Schedule, Status
 

@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return results
     if name == "get_embedding":
-        from l3hpc.embedding.call import get_embedding
+        from l3hpc.embedding.embed import get_embedding
 
         return get_embedding
     if name == "load_model":

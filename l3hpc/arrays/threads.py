@@ -1,7 +1,7 @@
-"""Blocks of rows on several threads, so that reading, multiplying and writing go on at once.
+"""Work on several threads, with results in order: products on all cores, and loading ahead of use.
 
-Each thread multiplies on its own, with a BLAS that uses one thread: no core waits for another
-within a product, and what comes out does not depend on how many threads there are.
+For products each thread multiplies on its own, with a BLAS that uses one thread: no core waits for
+another within a product, and the result does not depend on how many threads there are.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any, TypeVar
 
 from l3hpc.arrays.cores import allocated_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Key = TypeVar("Key")
+DEPTH = 4
 
 
 def available_threads(threads: int | None = None) -> int:
@@ -50,3 +53,26 @@ def in_order(
             yield under_way.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_ahead(
+    load: Callable[[Key], Result], keys: Iterable[Key], depth: int = DEPTH, threads: int = 1,
+) -> Iterator[Result]:
+    """``load`` of every key, in order; while one is used, up to ``depth`` are being loaded.
+
+    ``load`` runs in ``threads`` other threads, each with one key at a time. What it raises is
+    raised here, in its place. Closing the iterator waits for the loads that are running, and starts
+    no other.
+    """
+    remaining = iter(keys)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as reader:
+        try:
+            waiting.extend(reader.submit(load, key) for key in islice(remaining, depth))
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(reader.submit(load, key) for key in islice(remaining, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.errors import AudioError
-from l3hpc.audio.formats import by_ffmpeg
+from l3hpc.audio.formats import AudioError, by_ffmpeg
 from l3hpc.audio.layout import Layout, layout
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_special

@@ -18,8 +18,7 @@ import numpy as np
 
 from l3hpc.audio import decoding
 from l3hpc.audio.decoding import Decoder, open_sound
-from l3hpc.audio.errors import REASONS, AudioError
-from l3hpc.audio.formats import HDF5_SUFFIXES, is_hdf5
+from l3hpc.audio.formats import HDF5_SUFFIXES, REASONS, AudioError, is_hdf5
 from l3hpc.audio.samples import LOUD, LOUDEST, RATES, is_sample_type, to_float
 from l3hpc.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Which files are recordings: one list of endings for every command, and what is ignored."""
+"""Which files are recordings: one list of suffixes for every command; what makes one unusable."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from l3hpc.errors import L3hpcError
+
 LIBSNDFILE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 FFMPEG = (".m4a", ".aac", ".mp4", ".webm")  # decoded by ffmpeg
 SOUND_SUFFIXES = LIBSNDFILE + FFMPEG
 VIDEO_SUFFIXES = (".mp4", ".webm")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NAMED = 6  # kinds of files ignored that a message lists
+REASONS = ("unreadable", "empty", "silent", "too short")
 
 
 def is_sound(path: Path | str) -> bool:
@@ -57,3 +60,22 @@ def passed_over(paths: Iterable[Path | str]) -> str:
         words.append(f"{rest:,} of other kinds")
     total = sum(kinds.values())
     return f"{total:,} other file{'s' * (total != 1)}: {', '.join(words)}"
+
+
+class AudioError(L3hpcError):
+    """One recording cannot be used.
+
+    ``reason`` is one of ``'unreadable'``, ``'empty'``, ``'silent'``, ``'too short'``.
+    """
+
+    def __init__(self, message: str, *, reason: str = "unreadable", where: str | None = None,
+                 allowed: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, where=where, allowed=allowed, hint=hint)
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason {reason!r}; valid: {', '.join(REASONS)}")
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {"where": self.where, "allowed": self.allowed, "hint": self.hint,
+                 "reason": self.reason}
+        return (type(self), (self.message,), state)

@@ -1,24 +1,12 @@
 """Turn one-second frames into the decibel spectrograms that the networks were trained on.
 
-Five conventions exist among published weights and packages; they are not interchangeable:
-
-====  ============================================================================================
-A     kapre 0.1.4, what openl3 and edgel3 weights were trained on (the default). "Same" padding,
-      HTK mels of the *power* spectrum, then the square root, 10 log10, maximum of each example
-      subtracted, clamped at -80.
-A'    kapre 0.1.3.1: as A, with the maximum taken over the whole batch.
-B     openl3 0.4, kapre front end: zeros behind only, Slaney mels of the *magnitude*.
-C     openl3 0.4, librosa front end: centred with zeros (librosa mirrored the ends before 0.10),
-      Slaney mels of the magnitude.
-D     the external mel spectrogram of embedding-approx: centred with zeros, HTK mels of the
-      magnitude, squared before the logarithm (20 log10).
-====  ============================================================================================
-
-All use a periodic Hann window, area-normalised triangular mel filters from 0 Hz, a floor of 1e-10
-and a range of 80 dB. Without mels the bins themselves are taken ("valid" framing in A, A', B, C).
-Computed in float32 (without mels in float64): on noise within 1e-3 dB of float64, but for one value
-in some 10^7, where a band of a single bin happens to have next to no energy. The clamp at -80 lies
-below float32 rounding for pure tones: exact agreement is for sounds with energy in every band.
+Five conventions exist among published weights and packages (see ``conventions``). All use a
+periodic Hann window, area-normalised triangular mel filters from 0 Hz, a floor of 1e-10 and a range
+of 80 dB. Without mels the bins themselves are taken ("valid" framing in all but
+``embedding-approx``). Computed in float32 (without mels in float64): on noise within 1e-3 dB of
+float64, except for one value in some 10^7, where a band of a single bin happens to have next to no
+energy. The clamp at -80 lies below float32 rounding for pure tones: exact agreement is for sounds
+with energy in every band.
 """
 
 from __future__ import annotations
@@ -31,17 +19,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from l3hpc.arrays.cores import allocated_cores
-from l3hpc.audio.mel import filter_blocks, hold_no_bin, mel_corners, mel_filterbank
 from l3hpc.errors import InputError, nearest
 
+ON_CORNER = 1e-10  # part of a mel filter's height that rounding may give
+BANDS_PER_BLOCK = 16
 CONVENTIONS = ("A", "A'", "B", "C", "D")
 AMIN = 1e-10
 RANGE_DB = 80.0
 CHUNK_BYTES = 6 << 20  # windowed samples and spectrum held at once, per thread
-BLOCK_PRODUCTS = 1 << 18  # multiply-adds of a filter block; with more, OpenBLAS starts threads of
-# its own, which hurt beside the threads over frames
-
-
+# Multiply-adds of a filter block. With more, OpenBLAS starts threads of its own, which slow down
+# the threads over frames.
+BLOCK_PRODUCTS = 1 << 18
 MOST_WEIGHTS = 1 << 25  # of a mel filterbank: 256 MB
 
 
@@ -289,3 +277,88 @@ def _run(work: Callable[[int], None], starts: range, workers: int) -> None:
         return
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, starts))
+
+
+def hz_to_mel(frequency: np.ndarray, htk: bool = True) -> np.ndarray:
+    """Mel values of frequencies in Hz: HTK's formula, or Slaney's (linear below 1 kHz)."""
+    frequency = np.asarray(frequency, dtype=np.float64)
+    if htk:
+        return 2595.0 * np.log10(1.0 + frequency / 700.0)
+    log_part = 15.0 + 27.0 * np.log(np.maximum(frequency, 1e-9) / 1000.0) / np.log(6.4)
+    return np.where(frequency < 1000.0, frequency * 3.0 / 200.0, log_part)
+
+
+def mel_to_hz(mel: np.ndarray, htk: bool = True) -> np.ndarray:
+    """Frequencies in Hz of mel values; the inverse of ``hz_to_mel``."""
+    mel = np.asarray(mel, dtype=np.float64)
+    if htk:
+        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
+
+
+def mel_corners(rate: int, n_mels: int, fmax: float | None = None, htk: bool = True) -> np.ndarray:
+    """Corners in Hz, (n_mels + 2,): band m rises from [m], peaks at [m + 1] and ends at [m + 2]."""
+    top = hz_to_mel(np.array(rate / 2 if fmax is None else fmax), htk)
+    return mel_to_hz(np.linspace(0.0, float(top), n_mels + 2), htk)
+
+
+def mel_filterbank(rate: int, n_dft: int, n_mels: int, fmax: float | None = None,
+                   htk: bool = True) -> np.ndarray:
+    """Triangular mel filters of unit area (Slaney's normalisation), (bins, n_mels) float64.
+
+    Corners are evenly spaced in mel from 0 Hz to ``fmax``; each triangle, as a function of Hz, has
+    area 1. A bin on a corner has weight 0, whatever the rounding of the corner.
+    """
+    corners = mel_corners(rate, n_mels, fmax, htk)
+    bins = np.arange(n_dft // 2 + 1)[:, None] * (rate / n_dft)
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    rising = (bins - left) / (centre - left)
+    falling = (right - bins) / (right - centre)
+    sides = np.minimum(rising, falling)
+    return np.where(sides > ON_CORNER, sides, 0.0) * (2.0 / (right - left))
+
+
+def max_mels_without_empty(rate: int, n_dft: int, fmax: float | None = None) -> int:
+    """The largest number of HTK mels such that it and every smaller number have no empty band.
+
+    Larger counts may happen to work too; this one is safe. 0 if even a single band is empty.
+    """
+    count = 0
+    while not hold_no_bin(mel_corners(rate, count + 1, fmax), rate / n_dft).any():
+        count += 1
+    return count
+
+
+def hold_no_bin(corners: np.ndarray, spacing: float) -> np.ndarray:
+    """Which bands have no multiple of ``spacing`` strictly between their outer corners."""
+    first = np.floor(corners[:-2] / spacing + 1e-9) + 1
+    return first * spacing >= corners[2:] * (1 - 1e-12)
+
+
+@functools.lru_cache(maxsize=16)
+def filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: bool, size: int
+                   ) -> list[tuple[int, int, int, int, np.ndarray]]:
+    """The filterbank as narrow dense blocks: (first band, last, first bin, last, (bands, bins)).
+
+    size: the most numbers in a block that has more than one band.
+    """
+    bank = mel_filterbank(rate, n_dft, n_mels, fmax, htk)
+    blocks = []
+    first = 0
+    while first < n_mels:
+        last, (low, high) = first + 1, _used(bank[:, first:first + 1])
+        while last < min(first + BANDS_PER_BLOCK, n_mels):
+            wider = _used(bank[:, first:last + 1])
+            if (last + 1 - first) * (wider[1] - wider[0]) > size:
+                break
+            last, (low, high) = last + 1, wider
+        weights = np.ascontiguousarray(bank[low:high, first:last].T, dtype=np.float32)
+        blocks.append((first, last, low, high, weights))
+        first = last
+    return blocks
+
+
+def _used(bank: np.ndarray) -> tuple[int, int]:
+    """The first bin that any of these bands uses, and the one behind the last."""
+    used = np.flatnonzero(bank.any(axis=1))
+    return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from l3hpc.audio.errors import AudioError
+from l3hpc.audio.formats import AudioError
 from l3hpc.errors import InputError
 
 MOST_CHANNELS = 64  # of an array's two axes, one longer than this is time

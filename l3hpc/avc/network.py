@@ -20,7 +20,7 @@ from l3hpc.avc.vision import (
 )
 from l3hpc.errors import InputError
 from l3hpc.models import network
-from l3hpc.models.normalisation import FusedNormalisation
+from l3hpc.models.network import FusedNormalisation
 from l3hpc.models.parameters import BN_EPSILON, BN_MOMENTUM, Parameters, random_layers
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weights import save

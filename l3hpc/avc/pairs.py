@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l3hpc.arrays.read_ahead import read_ahead
+from l3hpc.arrays.threads import read_ahead
 from l3hpc.avc.augment import Augmentation
 from l3hpc.avc.batches import Example
 from l3hpc.avc.ffmpeg import VideoError

@@ -175,7 +175,7 @@ def _model(options: dict[str, Any]) -> dict[str, Any]:
 
 def _configured() -> str:
     from l3hpc.config import settings as config
-    from l3hpc.embedding.call import NO_MODEL
+    from l3hpc.embedding.embed import NO_MODEL
     from l3hpc.embedding.names import PATTERNS
 
     found = config.load(None).paths.weights

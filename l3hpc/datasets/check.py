@@ -10,8 +10,7 @@ from pathlib import Path
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import labelled, sonyc_ust
 from l3hpc.datasets.corpus import NoAudioError, is_utf8, passed_over, scan
-from l3hpc.datasets.findings import Findings
-from l3hpc.datasets.listening import look
+from l3hpc.datasets.findings import Findings, look
 from l3hpc.errors import InputError, L3hpcError
 
 

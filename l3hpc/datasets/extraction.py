@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from l3hpc.arrays.read_ahead import read_ahead
+from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5
 from l3hpc.audio.framing import JoinedFrames
 from l3hpc.console.progress import Progress

@@ -1,10 +1,21 @@
-"""What a look at a data set found: problems in words with examples, remarks, and counts."""
+"""What a check of a data set found: problems with examples, remarks, and counts.
+
+``look`` adds what is wrong with its audio files: unreadable, empty, silent or too short ones, and
+those that hold less than their header states.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l3hpc.console.progress import Progress
+
+if TYPE_CHECKING:
+    from l3hpc.audio.files import Contents
 
 EXAMPLES = 3
 
@@ -50,3 +61,90 @@ class Findings:
         return {"folder": self.folder, "kind": self.kind, "ok": not self.problems,
                 "counts": self.counts, "problems": [asdict(one) for one in self.problems],
                 "remarks": [asdict(one) for one in self.remarks]}
+
+
+def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
+         progress: Progress, shortest: float = 1.0) -> dict[str, float]:
+    """Probe files and note those that cannot be used; returns seconds per usable file."""
+    from l3hpc.audio.decoding import INSTALL, find_ffmpeg
+    from l3hpc.audio.files import AudioError, probe
+    from l3hpc.audio.formats import by_ffmpeg
+
+    seconds: dict[str, float] = {}
+    rates: Counter[int] = Counter()
+    bad: dict[str, list[str]] = {"unreadable": [], "empty": [], "silent": [], "too short": []}
+    undecoded: list[str] = []
+    why = ""  # the first one cannot be read
+    odd: dict[str, list[str]] = {"length": [], "no length": [], "quiet": [], "loud": []}
+    progress.start("listening" if listen else "looking", total=len(names), unit="files")
+    for name in names:
+        try:
+            if by_ffmpeg(name) and find_ffmpeg() is None:
+                undecoded.append(name)
+                continue
+            info = probe(folder / name)
+            rates[info.rate] += 1
+            length = info.seconds
+            if listen and info.frames:
+                contents = _listen(folder / name)
+                length = contents.seconds
+                _note(name, contents, odd)
+                if not contents.peak and contents.frames and length >= shortest:
+                    bad["silent"].append(name)
+            if not length:
+                bad["empty"].append(name)
+            elif length < shortest:
+                bad["too short"].append(name)
+            else:
+                seconds[name] = length
+        except AudioError as error:
+            bad[error.reason].append(name)
+            if error.reason == "unreadable" and not why:
+                why = f"{name}: {error.message}" + (f". {error.hint}" if error.hint else "")
+        finally:
+            progress.advance()
+    progress.finish()
+    findings.add("ffmpeg", "{n} files are decoded by ffmpeg, which is not installed", undecoded,
+                 hint=f"Install it: {INSTALL}")
+    words = {"unreadable": "{n} files cannot be read as audio", "empty": "{n} files are empty",
+             "silent": "{n} files are silent",
+             "too short": f"{{n}} files are shorter than {shortest:g} s"}
+    for kind, message in words.items():
+        findings.add(kind, message, bad[kind], hint=why if kind == "unreadable" else None)
+    findings.add("length", "{n} files hold less or more than their header states", odd["length"],
+                 hint="What is there is used.")
+    findings.add("no length", "{n} files do not state how long they are", odd["no length"],
+                 remark=True, hint="They are read to their end.")
+    findings.add("quiet", "{n} files are very quiet", odd["quiet"], remark=True)
+    findings.add("loud", "{n} files exceed full scale by far", odd["loud"], remark=True)
+    findings.counts["rates"] = {str(rate): count for rate, count in sorted(rates.items())}
+    return seconds
+
+
+def _note(name: str, contents: Contents, odd: dict[str, list[str]]) -> None:
+    from l3hpc.audio.files import LOUD, QUIET
+
+    words = contents.length_words()
+    if words:
+        odd["length"].append(f"{name} ({words})")
+    if contents.unstated:
+        odd["no length"].append(name)
+    if 0 < contents.peak < QUIET:
+        odd["quiet"].append(f"{name} (largest sample {contents.peak:.1e})")
+    if contents.peak > LOUD:
+        odd["loud"].append(f"{name} (largest sample {contents.peak:,.0f})")
+
+
+def _listen(path: Path) -> Contents:
+    """What a recording holds; reads all samples (``AudioError`` where damaged)."""
+    from l3hpc.audio.files import Contents, all_row_blocks, is_hdf5, probe, sound_blocks
+
+    contents = Contents()
+    if is_hdf5(path):
+        contents.rate = probe(path).rate
+        for block in all_row_blocks(path):
+            contents.add(block)
+    else:
+        for _ in sound_blocks(path, contents):
+            pass
+    return contents

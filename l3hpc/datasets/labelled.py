@@ -16,8 +16,7 @@ from pathlib import Path
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import AUDIO_SUFFIXES, Recording
-from l3hpc.datasets.findings import Findings, Problem
-from l3hpc.datasets.listening import look
+from l3hpc.datasets.findings import Findings, Problem, look
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest
 from l3hpc.io.tables import records

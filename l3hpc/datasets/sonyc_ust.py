@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.findings import Findings, Problem
-from l3hpc.datasets.listening import look
+from l3hpc.datasets.findings import Findings, Problem, look
 from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.io.tables import cells as cells_of

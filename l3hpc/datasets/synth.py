@@ -1,15 +1,22 @@
 """A small synthetic city on disk, in the layout of the real data sets.
 
 ``audio/<sensor>/*.wav`` with ``audio/recordings.csv``: recordings whose loudness and content follow
-the time of day, the weekday and the kind of place. ``sonyc_ust/``: tagged clips with annotations by
-disagreeing annotators (see ``synth_ust``). Everything follows from one seed.
+the time of day, the weekday and the kind of place. ``sonyc_ust/``: clips, taxonomy and annotations
+as SONYC-UST has them: several volunteers tag each clip; they miss distant sounds, confuse fine
+tags, give up with "X", raise false alarms, and some tag categories only (-1: not annotated).
+``validate`` and ``test`` have the agreed annotator 0 as well, and the splits share no sensor.
+Everything follows from one seed.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import wave
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,17 +24,27 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from l3hpc.arrays.cores import allocated_cores
 from l3hpc.console.progress import Progress
-from l3hpc.datasets import sounds, synth_ust
-from l3hpc.datasets.render import Event, mix, render_all, write_csv, write_wav
+from l3hpc.datasets import sounds
+from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust
 from l3hpc.errors import InputError
-from l3hpc.io.files import read_json, whole_folder, write_json
+from l3hpc.io.files import read_json, whole_folder, write_json, write_text
 
+SENSORS = {"train": range(6), "validate": range(6, 8), "test": range(8, 10)}
+SHARES = {"train": 0.6, "validate": 0.2, "test": 0.2}
+VOLUNTEERS_PER_CLIP = 3
+VOLUNTEERS = 40
+FIRST_HOUR = datetime(2017, 11, 20)
+METADATA = ["split", "sensor_id", "audio_filename", "annotator_id", "year", "week", "day", "hour",
+            "borough", "block", "latitude", "longitude"]
+
+Tags = dict[tuple[int, str], str]
+"""What one annotator heard in a clip: (coarse, fine or X) → near, far or notsure."""
 SUMMARY = "city.json"
 VERSION = 1
 TIMEZONE = "America/New_York"
 FIRST_DAY = datetime(2017, 11, 20, tzinfo=ZoneInfo(TIMEZONE))
-
 # Chance that a class is heard in a recording at its busiest hour, per kind of place.
 PLACES: dict[str, dict[int, float]] = {
     "avenue": {1: 0.9, 3: 0.15, 5: 0.5, 6: 0.15, 7: 0.4},
@@ -94,7 +111,7 @@ def make_city(folder: Path | str, city: City | None = None, *,
         recordings = _write_recordings(target / "audio", city, progress)
         clips = {}
         if city.ust_clips:
-            clips = synth_ust.write_ust(
+            clips = write_ust(
                 target / "sonyc_ust", city.ust_clips, seconds=city.seconds, rate=city.rate,
                 seed=city.seed, progress=progress)
         summary = {
@@ -169,3 +186,182 @@ def _recording(path: Path, place: dict[int, float], moment: datetime, city: City
         write_wav(path, samples, city.rate)
 
     return write
+
+
+def write_ust(folder: Path, clips: int, *, seconds: float, rate: int, seed: int,
+              progress: Progress) -> dict[str, int]:
+    """Write ``annotations.csv`` (v2 columns), the taxonomy and ``audio/``; clips per split."""
+    taxonomy = sonyc_ust()
+    rows: list[list[Any]] = []
+    jobs = []
+    counts = split_sizes(clips)
+    number = 0
+    for split, count in counts.items():
+        for place in range(count):
+            rng = np.random.default_rng([seed, 3, number])
+            sensor = SENSORS[split][place % len(SENSORS[split])]
+            name = f"{sensor:02d}_{number:06d}.wav"
+            events = clip_events(rng, place)
+            jobs.append(_clip(folder / "audio" / name, events, seconds, rate, [seed, 4, number]))
+            about = _metadata(rng, split, sensor, name)
+            for annotator, tags, coarse_only in _opinions(rng, events, split):
+                about[3] = annotator
+                rows.append(about + tag_cells(taxonomy, tags, coarse_only))
+            number += 1
+    render_all(jobs, progress, "synthesising tagged clips")
+    write_csv(folder / "annotations.csv", METADATA + tag_columns(taxonomy), rows)
+    taxonomy.save(folder / "dcase-ust-taxonomy.yaml")
+    return counts
+
+
+def split_sizes(clips: int) -> dict[str, int]:
+    """Clips per split: 60 % train, 20 % validate, the rest test."""
+    train, validate = round(SHARES["train"] * clips), round(SHARES["validate"] * clips)
+    return {"train": train, "validate": validate, "test": clips - train - validate}
+
+
+def clip_events(rng: np.random.Generator, number: int) -> list[Event]:
+    """One to three sounds of different categories; the first one goes round with ``number``."""
+    categories = [number % 8 + 1]
+    others = [c for c in range(1, 9) if c not in categories]
+    extra = int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))
+    categories += [int(c) for c in rng.choice(others, extra, replace=False)]
+    events = []
+    for coarse in categories:
+        fine = int(rng.choice([f for c, f in sounds.MAKERS if c == coarse]))
+        far = bool(rng.random() < 0.3)
+        level = rng.uniform(-38, -32) if far else rng.uniform(-28, -20)
+        uncertain = far and coarse not in (3, 8) and rng.random() < 0.4
+        events.append(Event(coarse, fine, level, far, bool(uncertain)))
+    return events
+
+
+def agreed(events: list[Event]) -> Tags:
+    """What everybody agrees on after listening together."""
+    return {(event.coarse, "X" if event.uncertain else str(event.fine)):
+            "far" if event.far else "near" for event in events}
+
+
+def volunteer(rng: np.random.Generator, events: list[Event]) -> Tags:
+    """One volunteer's opinion, with misses, confusions, uncertainty and false alarms."""
+    tags: Tags = {}
+    for event in events:
+        fines = [f for c, f in sounds.MAKERS if c == event.coarse]
+        heard = rng.random() < (0.75 if event.far else 0.95)
+        chance = rng.random()
+        fine = str(event.fine)
+        if len(fines) > 1 and chance < (0.5 if event.uncertain else 0.12):
+            fine = "X"
+        elif len(fines) > 1 and chance > 0.92:
+            fine = str(rng.choice([f for f in fines if f != event.fine]))
+        place = str(rng.choice(["far" if event.far else "near", "near", "far", "notsure"],
+                               p=[0.8, 0.05, 0.05, 0.1]))
+        if heard:
+            tags[event.coarse, fine] = place
+    if rng.random() < 0.15:
+        keys = list(sounds.MAKERS)
+        coarse, alarm = keys[rng.integers(len(keys))]
+        tags.setdefault((coarse, str(alarm)), "far")
+    return tags
+
+
+def tag_columns(taxonomy: Taxonomy) -> list[str]:
+    """The tag columns of annotations.csv: fine presence, fine proximity, coarse presence."""
+    return ([f"{column}_presence" for column in taxonomy.fine_columns]
+            + [f"{column}_proximity" for column in taxonomy.fine_columns]
+            + [f"{column}_presence" for column in taxonomy.coarse_columns])
+
+
+def tag_cells(taxonomy: Taxonomy, tags: Tags, coarse_only: bool = False) -> list[Any]:
+    """One row's cells under ``tag_columns``; -1 where the annotator was not asked."""
+    keys = [(tag.coarse, tag.fine) for tag in taxonomy.fine]
+    if coarse_only:
+        presence, proximity = [-1] * len(keys), ["-1"] * len(keys)
+    else:
+        presence = [int(key in tags) for key in keys]
+        proximity = [tags.get(key, "-1") for key in keys]
+    heard = {coarse for coarse, _ in tags}
+    return [*presence, *proximity, *(int(tag.id in heard) for tag in taxonomy.coarse)]
+
+
+def _opinions(rng: np.random.Generator, events: list[Event],
+              split: str) -> list[tuple[int, Tags, bool]]:
+    opinions = []
+    if split != "train":
+        opinions += [(-1 - int(rng.integers(5)), volunteer(rng, events), False),
+                     (0, agreed(events), False)]
+    for annotator in rng.choice(VOLUNTEERS, VOLUNTEERS_PER_CLIP, replace=False):
+        opinions.append((int(annotator) + 1, volunteer(rng, events), bool(rng.random() < 0.05)))
+    return opinions
+
+
+def _metadata(rng: np.random.Generator, split: str, sensor: int, name: str) -> list[Any]:
+    moment = FIRST_HOUR + timedelta(hours=int(rng.integers(24 * 7 * 8)))
+    iso = moment.isocalendar()
+    return [split, sensor, name, 0, iso.year, iso.week, moment.weekday(), moment.hour,
+            (1, 3, 4)[sensor % 3], 500 + sensor, f"{40.65 + 0.01 * sensor:.5f}",
+            f"{-74.00 + 0.01 * sensor:.5f}"]
+
+
+def _clip(path: Path, events: list[Event], seconds: float, rate: int,
+          key: list[int]) -> Callable[[], None]:
+    def write() -> None:
+        rng = np.random.default_rng(key)
+        write_wav(path, mix(rng, events, rng.uniform(-58, -48), seconds, rate), rate)
+
+    return write
+
+
+@dataclass(frozen=True)
+class Event:
+    """One sound in a clip: its class, level (dB re full scale, rms) and whether it is far away."""
+
+    coarse: int
+    fine: int
+    level: float
+    far: bool = False
+    uncertain: bool = field(default=False, compare=False)
+
+
+def mix(rng: np.random.Generator, events: Iterable[Event], floor: float, seconds: float,
+        rate: int) -> np.ndarray:
+    """A clip as int16, shape (round(seconds * rate),).
+
+    floor: level of the distant city in dB re full scale (rms). Loud mixes are limited softly.
+    """
+    n = round(seconds * rate)
+    clip = 10 ** (floor / 20) * sounds.background(rng, n, rate)
+    for event in events:
+        sound = sounds.MAKERS[event.coarse, event.fine](rng, n, rate)
+        if event.far:
+            sound = sounds.far(sound, rate)
+        clip += np.float32(10 ** (event.level / 20)) * sound
+    return np.round(32767 * np.tanh(clip)).astype(np.int16)
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
+    """Write mono int16 samples as WAV (the folder is made if need be)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table in one go, with plain line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def render_all(jobs: list[Callable[[], None]], progress: Progress, phase: str) -> None:
+    """Run independent rendering jobs on the cores at hand (FFTs and table reads free the GIL)."""
+    progress.start(phase, total=len(jobs), unit="clips")
+    with ThreadPoolExecutor(min(4, allocated_cores())) as pool:
+        for _ in pool.map(lambda job: job(), jobs):
+            progress.advance()
+    progress.finish()

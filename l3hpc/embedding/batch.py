@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 
 from l3hpc.arrays.cores import allocated_cores
-from l3hpc.arrays.read_ahead import read_ahead
+from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, read_audio
 from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, hop_samples
+from l3hpc.embedding.embed import Settings, check_embedding, embed_file, embed_pieces, resampler_of
 from l3hpc.embedding.folders import Work
 from l3hpc.embedding.model import Model, load_model
 from l3hpc.embedding.outputs import write
-from l3hpc.embedding.recording import check_embedding, embed_file, embed_pieces
-from l3hpc.embedding.settings import Settings, resampler_of
 from l3hpc.errors import InputError, L3hpcError
 
 __all__ = ["Outcome", "Settings", "about", "embed_all", "embed_file", "embed_in_processes"]

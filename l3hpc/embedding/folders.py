@@ -15,8 +15,7 @@ from pathlib import Path
 
 from l3hpc.audio import formats
 from l3hpc.audio.decoding import require_regular
-from l3hpc.audio.errors import AudioError
-from l3hpc.audio.formats import SOUND_SUFFIXES
+from l3hpc.audio.formats import SOUND_SUFFIXES, AudioError
 from l3hpc.errors import InputError
 from l3hpc.io.files import walk
 

@@ -123,7 +123,7 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     source = {"model": file if weights.untrained_seed(file) is not None else Path(file).absolute(),
               **options, "frontend": frontend, "geometry": geometry, "threads": threads}
     if known.network == "tflite":
-        from l3hpc.models.tflite_engine import TfliteEmbedder
+        from l3hpc.models.tflite import TfliteEmbedder
 
         stated = geometry_of(None, frontend, geometry)
         return Model(known, TfliteEmbedder(Path(file), geometry=stated, threads=threads), "tflite",

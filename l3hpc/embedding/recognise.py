@@ -15,7 +15,7 @@ from typing import Any
 from l3hpc.audio.frontends import CONVENTIONS, OPENL3_FRONTENDS, Frontend
 from l3hpc.errors import InputError, nearest
 from l3hpc.models import geometry as evidence
-from l3hpc.models import tflite_file, weights
+from l3hpc.models import tflite, weights
 
 FRONTENDS = {**{name: name for name in CONVENTIONS}, "A′": "A'", "kapre-0.1.4": "A",
              "kapre-0.1.3.1": "A'", "openl3-kapre": "B", "kapre": "B", "openl3-librosa": "C",
@@ -89,7 +89,7 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
     """
     stated = geometry_of(input_repr, frontend, geometry)
     if weights.untrained_seed(file) is None and Path(file).is_file() and (
-            tflite_file.is_tflite(Path(file))):
+            tflite.is_tflite(Path(file))):
         return _tflite(Path(file), stated, embedding_size)
     info = weights.describe(file, embedding_size=embedding_size, geometry=stated)
     spec = info.spec
@@ -126,12 +126,12 @@ def _by_name(info: weights.WeightsInfo) -> tuple[str, ...]:
 
 
 def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognised:
-    info = tflite_file.describe(file, stated)
+    info = tflite.describe(file, stated)
     if size not in (None, info.dim):
         raise InputError(f"this model gives {info.dim} values, not {size}", where=str(file),
                          allowed=str(info.dim))
     notes: tuple[str, ...] = ()
-    if info.evidence == tflite_file.SHAPE:
+    if info.evidence == tflite.SHAPE:
         notes = ("the file does not say its front end; its input has the shape of a published one",)
     return Recognised(file, f"TFLite, {info.input_type}", "tflite", info.rate, info.frontend,
                       info.dim, (info.dim,), info.label, info.evidence, notes)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from l3hpc.datasets.calibration import spread, windows_of
 from l3hpc.datasets.corpus import Recording, scan
+from l3hpc.datasets.windows import spread, windows_of
 from l3hpc.errors import InputError, command_line
 
 HOP_S = 0.5

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from l3hpc.arrays.read_ahead import read_ahead
+from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import to_float
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.errors import InputError

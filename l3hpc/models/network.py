@@ -8,16 +8,38 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from l3hpc.audio.frontend_layer import MelFrontend
 from l3hpc.errors import InputError
-from l3hpc.models import parameters as numbers
-from l3hpc.models.normalisation import FusedNormalisation
 from l3hpc.models.parameters import BN_EPSILON, BN_MOMENTUM, Parameters
+from l3hpc.models.parameters import untrained as untrained_parameters
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weights import save
 
 WEIGHT_DECAY = 1e-5
+
+
+class FusedNormalisation(keras.layers.BatchNormalization):
+    """``keras.layers.BatchNormalization`` over (batch, bands, times, channels), faster in training.
+
+    Keras computes the statistics and applies them in a dozen operations that each read the whole
+    tensor; here it is one forwards and one backwards. Outputs, gradients and moving statistics are
+    the same up to rounding.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise by the batch when ``training``, else (or frozen) by the moving statistics."""
+        if not training or not self.trainable:
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
+            inputs, tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32),
+            epsilon=self.epsilon, is_training=True)
+        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+        variance *= (count - 1) / count  # the operation's is that of a sample, Keras's is not
+        for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
+        return outputs
 
 
 def build(spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM, *,
@@ -47,7 +69,7 @@ def build_with_frontend(spec: NetworkSpec) -> keras.Model:
 def untrained(spec: NetworkSpec, seed: int, *, frontend: bool = True) -> keras.Model:
     """A new network whose weights depend on the seed alone (not on TensorFlow's version)."""
     model = build_with_frontend(spec) if frontend else build(spec)
-    assign(model, numbers.untrained(spec, seed))
+    assign(model, untrained_parameters(spec, seed))
     return model
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.frontends import Frontend
-from l3hpc.audio.mel import max_mels_without_empty
+from l3hpc.audio.frontends import Frontend, max_mels_without_empty
 from l3hpc.errors import InputError
 
 L3_FILTERS = (64, 64, 128, 128, 256, 256, 512, 512)

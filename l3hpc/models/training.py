@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from l3hpc.arrays.read_ahead import read_ahead
+from l3hpc.arrays.threads import read_ahead
 from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import write_text

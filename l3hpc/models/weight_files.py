@@ -2,12 +2,16 @@
 
 Formats: Keras 2 HDF5 (``save_weights`` and full models, plain or gzipped), Keras 3 ``.keras`` and
 ``.weights.h5``, and this package's own. Only arrays and JSON are read: nothing in a file is ever
-executed, and a network whose layers are code is refused.
+executed, and a network whose layers are code is refused. ``unpack`` finds the HDF5 inside a file
+(or says what else the file is), ``Contents`` reads groups and arrays of it, and ``open_network``
+lists the layers. Everything is looked at before it is unpacked or allocated, and refused
+(``InputError``) where it is larger than a network of this family can be.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import re
@@ -24,9 +28,23 @@ import numpy as np
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.io.hdf5 import open_hdf5, refuse_unreadable
-from l3hpc.models.containers import READABLE, parse_json, unpack
-from l3hpc.models.stored_arrays import Contents, text
 
+MAX_BYTES = 1 << 29  # a network of this family is far smaller, even with its front end
+MAX_ENTRIES = 2_000  # groups and arrays looked at
+READABLE = "an HDF5 (.h5, .h5.gz, .weights.h5) or Keras (.keras) file"
+MAX_JSON = 1 << 24
+BLOCK = 1 << 20
+# How other files begin (offset, bytes), what they are, and what to do.
+STRANGERS = (
+    (4, b"TFL3", "is a TFLite model, whose weights are not read",
+     "Take the Keras file (.h5, .keras) it was converted from, or embed with it: l3hpc embed"),
+    (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself",
+     "Fetch the file: git lfs pull"),
+    (0, b"<!DOCTYPE", "is a web page, not a weight file", "Download it again."),
+    (0, b"<html", "is a web page, not a weight file", "Download it again."),
+    (0, b"\x80", "is a pickle, whose reading would execute code",
+     "Save the weights from Keras: model.save_weights('student.weights.h5')"),
+)
 OWN_FORMAT = "l3hpc network"
 OWN_VERSION = 1
 # What h5py, zipfile and gzip raise for damaged files, whichever part is hit.
@@ -34,6 +52,135 @@ DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, zipf
           zlib.error, MemoryError)
 CODE_LAYERS = ("lambda", "tfsmlayer", "torchmodulewrapper", "jaxlayer", "flaxlayer")
 NORM_ARRAYS = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+class Contents:
+    """What one file holds. ``path`` is named in messages."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._bytes = 0
+        self._entries = 0
+
+    def child(self, group: h5py.Group, name: str) -> Any:
+        """The group or array at ``name`` (with slashes for inner ones), or None."""
+        found: Any = group
+        for part in filter(None, name.split("/")):
+            if not isinstance(found, h5py.Group):
+                return None
+            self._count()
+            link = found.get(part, getlink=True)
+            if link is not None and not isinstance(link, h5py.HardLink):
+                raise self.refusal(f"holds a link to another place at {name!r}")
+            found = found.get(part)
+        return found
+
+    def children(self, group: h5py.Group) -> Iterator[tuple[str, Any]]:
+        """All groups and arrays in ``group`` by name."""
+        for name in group:
+            yield name, self.child(group, name)
+
+    def array(self, group: h5py.Group, name: str) -> h5py.Dataset | None:
+        """The array at ``name``, or None if there is none."""
+        found = self.child(group, name)
+        if not isinstance(found, h5py.Dataset):
+            return None
+        if found.dtype.kind != "f" or found.shape is None:
+            raise self.refusal(f"holds {found.dtype} values in {found.name!r}",
+                               "floating-point numbers")
+        self._bytes += 4 * found.size
+        if self._bytes > MAX_BYTES:
+            raise self.refusal(f"declares more than {MAX_BYTES >> 20} MB of weights: "
+                               "not a network of this family")
+        return found
+
+    def names(self, owner: Any, key: str) -> list[str]:
+        """A list attribute of Keras; long ones are split over ``key0``, ``key1``, …"""
+        parts = [owner.attrs[key]] if key in owner.attrs else []
+        while f"{key}{len(parts)}" in owner.attrs and key not in owner.attrs:
+            parts.append(owner.attrs[f"{key}{len(parts)}"])
+        found = [text(name) for part in parts for name in part]
+        self._count(len(found))
+        return found
+
+    def refusal(self, message: str, allowed: str | None = None) -> InputError:
+        """An error that names this file."""
+        return InputError(message, where=str(self.path), allowed=allowed)
+
+    def _count(self, more: int = 1) -> None:
+        self._entries += more
+        if self._entries > MAX_ENTRIES:
+            raise self.refusal("holds too many groups and arrays: not a network of this family")
+
+
+def text(value: Any) -> str:
+    """A string attribute, which may be bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def unpack(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Where the HDF5 of a file lies (a path or bytes), and the configuration beside it.
+
+    Raises ``InputError`` for a file that is known to be something else, and what the packers raise.
+    """
+    with open(path, "rb") as stream:
+        start = stream.read(32)
+    _refuse_strangers(start, path)
+    if start[:2] == b"\x1f\x8b":
+        with gzip.open(path, "rb") as stream:
+            data = _limited(stream, path)
+        _refuse_strangers(data[:32], path)
+        return io.BytesIO(data), {}
+    if start[:4] == b"PK\x03\x04":
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if "model.weights.h5" not in names:
+                kind = ("a PyTorch file" if any(name.endswith("data.pkl") for name in names) else
+                        "NumPy arrays" if any(name.endswith(".npy") for name in names) else
+                        "a ZIP file")
+                raise InputError(f"is {kind} without model.weights.h5, not a Keras model",
+                                 where=str(path), allowed=READABLE)
+            with archive.open("model.weights.h5") as stream:
+                weights = io.BytesIO(_limited(stream, path))
+            config = {}
+            if "config.json" in names:
+                with archive.open("config.json") as stream:
+                    config = parse_json(_limited(stream, path), path)
+        return weights, config
+    return path, {}
+
+
+def _refuse_strangers(start: bytes, path: Path) -> None:
+    if not start:
+        raise InputError("is empty", where=str(path), allowed=READABLE)
+    for offset, magic, what, hint in STRANGERS:
+        if start[offset:offset + len(magic)].lower() == magic.lower():
+            raise InputError(what, where=str(path), allowed=READABLE, hint=hint)
+
+
+def _limited(stream: Any, path: Path) -> bytes:
+    data = bytearray()
+    while block := stream.read(BLOCK):  # asked for all at once, all would be set aside
+        data += block
+        if len(data) > MAX_BYTES:
+            raise InputError("unpacks to more than 512 MB: not a network of this family",
+                             where=str(path))
+    return bytes(data)
+
+
+def parse_json(text: Any, path: Path) -> dict[str, Any]:
+    """The JSON object in a file's description; ``InputError`` if it is anything else."""
+    if not isinstance(text, (str, bytes)):
+        raise InputError("holds a description that is not JSON", where=str(path))
+    if len(text) > MAX_JSON:
+        raise InputError("holds a JSON description of more than 16 MB", where=str(path))
+    try:
+        value = json.loads(text)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"holds a damaged JSON description: {error}", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise InputError("holds a JSON description that is not an object", where=str(path))
+    return value
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from l3hpc.datasets.keys import APPROXIMATIONS, reduced_key
+from l3hpc.datasets.embeddings import APPROXIMATIONS, reduced_key
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json, write_bytes
 from l3hpc.io.hdf5 import attributes, numbers, open_hdf5

@@ -115,8 +115,8 @@ def scene_digests(avc: Path | None, scenes: Path | None) -> dict[str, Any]:
 def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
     """A ``Fidelity`` on windows spread over the folder of audio; ``InputError`` without any."""
     from l3hpc.compression.fidelity import Fidelity
-    from l3hpc.datasets.calibration import spread, windows_of
     from l3hpc.datasets.corpus import scan
+    from l3hpc.datasets.windows import spread, windows_of
 
     recordings = spread(scan(own.audio), RECORDINGS)
     frames = windows_of(own.audio, recordings, teacher.spec.rate, 0.5, True, own.windows)

@@ -61,7 +61,7 @@ def ranges_from(recordings: Sequence[Recording], params: Settings) -> dict[str, 
     """What a frozen task has to name beyond its own recordings."""
     if params.precision != "int8":
         return {}
-    from l3hpc.datasets.calibration import spread
+    from l3hpc.datasets.windows import spread
 
     return {"ranges_from": [one.as_json() for one in spread(recordings, RECORDINGS)]}
 
@@ -86,8 +86,8 @@ def network(weights: str, params: Settings, task: Task, folder: Path,
 
 def _reduced(weights: str, params: Settings, task: Task, folder: Path,
              geometry: Mapping[str, Any], rate: int) -> tuple[Embedder, dict[str, Any]]:
-    from l3hpc.datasets.calibration import spread, windows_of
     from l3hpc.datasets.corpus import Recording
+    from l3hpc.datasets.windows import spread, windows_of
     from l3hpc.errors import L3hpcError
     from l3hpc.models import precision
 

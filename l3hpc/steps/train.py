@@ -164,8 +164,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     Everything on the way lies in scratch; a task that was killed goes on at its last checkpoint.
     """
-    from l3hpc.datasets.training_cache import prepare
-    from l3hpc.datasets.training_pairs import find_pairs, split
+    from l3hpc.datasets.training_pairs import find_pairs, prepare, split
     from l3hpc.io.files import digest
     from l3hpc.models import training
     from l3hpc.models.spec import parameter_count

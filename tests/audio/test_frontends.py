@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio import frontends
-from l3hpc.audio.frontends import CONVENTIONS, OPENL3_FRONTENDS, Frontend
-from l3hpc.audio.mel import max_mels_without_empty
+from l3hpc.audio.frontends import CONVENTIONS, OPENL3_FRONTENDS, Frontend, max_mels_without_empty
 from l3hpc.errors import InputError
 
 _spec = importlib.util.spec_from_file_location(

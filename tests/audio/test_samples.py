@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.audio.errors import AudioError
+from l3hpc.audio.formats import AudioError
 from l3hpc.audio.samples import mono_of, rate_of, to_float
 from l3hpc.errors import InputError
 

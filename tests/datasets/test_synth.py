@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from l3hpc.datasets import corpus, synth, synth_ust
-from l3hpc.datasets.render import Event, mix
-from l3hpc.datasets.synth import City, make_city
+from l3hpc.datasets import corpus, synth
+from l3hpc.datasets.synth import City, Event, make_city, mix
 from l3hpc.errors import InputError
 
 SMALL = City(sensors=3, recordings_per_sensor=4, ust_clips=30, seconds=1, rate=8000, days=9, seed=5)
@@ -73,7 +72,7 @@ def test_an_interrupted_city_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(synth_ust, "write_ust", fail)
+    monkeypatch.setattr(synth, "write_ust", fail)
     with pytest.raises(RuntimeError):
         make_city(tmp_path / "city", SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -131,7 +130,7 @@ def test_annotators_are_several_disagree_and_agree_on_held_out_clips(city):
 
 def test_columns_are_those_of_version_2(city):
     columns = list(table(city)[0])
-    assert columns[:12] == synth_ust.METADATA and len(columns) == 12 + 29 + 29 + 8
+    assert columns[:12] == synth.METADATA and len(columns) == 12 + 29 + 29 + 8
     assert columns[12] == "1-1_small-sounding-engine_presence"
     assert columns[12 + 29] == "1-1_small-sounding-engine_proximity"
     assert columns[-1] == "8_dog_presence"

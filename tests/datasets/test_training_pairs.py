@@ -14,8 +14,15 @@ from l3hpc.audio.files import read_audio
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.frontends import Frontend
 from l3hpc.datasets.embeddings import Part
-from l3hpc.datasets.training_cache import in_order, prepare
-from l3hpc.datasets.training_pairs import Pairs, Unit, approx_of, find_pairs, split
+from l3hpc.datasets.training_pairs import (
+    Pairs,
+    Unit,
+    approx_of,
+    find_pairs,
+    in_order,
+    prepare,
+    split,
+)
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_json
 
@@ -117,12 +124,12 @@ def test_cached_rows_are_the_windows_of_the_targets(corpus):
 
 
 def test_a_killed_preparation_goes_on_where_it_stopped(corpus, monkeypatch):
-    from l3hpc.datasets import training_cache
+    from l3hpc.datasets import training_pairs
 
     pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
     whole = prepare(pairs, FRONTEND, corpus / "whole")
-    monkeypatch.setattr(training_cache, "SAVE_EVERY_S", -1.0)
-    fill, seen = training_cache._fill, []
+    monkeypatch.setattr(training_pairs, "SAVE_EVERY_S", -1.0)
+    fill, seen = training_pairs._fill, []
 
     def stop_at_second(unit, *rest):
         seen.append(unit.first)
@@ -130,14 +137,14 @@ def test_a_killed_preparation_goes_on_where_it_stopped(corpus, monkeypatch):
             raise KeyboardInterrupt
         fill(unit, *rest)
 
-    monkeypatch.setattr(training_cache, "_fill", stop_at_second)
+    monkeypatch.setattr(training_pairs, "_fill", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         prepare(pairs, FRONTEND, corpus / "killed", threads=1)
     prepare(pairs, FRONTEND, corpus / "killed")
     again = prepare(pairs, FRONTEND, corpus / "killed")
     np.testing.assert_array_equal(whole.spectra, again.spectra)
     np.testing.assert_array_equal(whole.targets, again.targets)
-    monkeypatch.setattr(training_cache, "_fill", fill)
+    monkeypatch.setattr(training_pairs, "_fill", fill)
     rows = prepare(pairs, FRONTEND, corpus / "half", kind="float16")
     assert rows.batch(np.arange(24))[0].dtype == np.float32
     np.testing.assert_allclose(rows.spectra, whole.spectra, atol=0.04)

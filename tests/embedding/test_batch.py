@@ -13,9 +13,9 @@ import pytest
 import soundfile
 
 from l3hpc.audio.files import AudioError
-from l3hpc.embedding import batch, recording
+from l3hpc.embedding import batch, embed
 from l3hpc.embedding.batch import Settings, embed_all, embed_file, embed_in_processes
-from l3hpc.embedding.call import AudioWarning, get_embedding
+from l3hpc.embedding.embed import AudioWarning, get_embedding
 from l3hpc.embedding.folders import Work, output_name, plan
 from l3hpc.embedding.model import load_model
 from l3hpc.errors import InputError
@@ -204,7 +204,7 @@ def test_long_recordings_are_read_in_pieces_and_give_the_same(tmp_path, model, s
                                                               monkeypatch):
     monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", 30_000)
     monkeypatch.setattr(batch, "LONG_S", 10.0)
-    monkeypatch.setattr(recording, "PIECE", 7)
+    monkeypatch.setattr(embed, "PIECE", 7)
     path = tmp_path / "long.wav"
     soundfile.write(path, sound(23.7, rate), rate, "FLOAT")
     read = []

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.audio.mel import mel_filterbank
+from l3hpc.audio.frontends import mel_filterbank
 from l3hpc.embedding import names
 from l3hpc.embedding.model import load_model
 from l3hpc.embedding.recognise import recognise

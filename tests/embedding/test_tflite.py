@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from l3hpc.audio.frontends import Frontend
-from l3hpc.embedding.call import get_embedding
+from l3hpc.embedding.embed import get_embedding
 from l3hpc.embedding.model import load_model
 from l3hpc.embedding.recognise import recognise
 from l3hpc.errors import InputError
-from l3hpc.models import tflite_engine, weights
+from l3hpc.models import tflite, weights
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
 
@@ -187,12 +187,12 @@ def test_a_file_that_would_end_the_process_is_refused_by_name(float_model, tmp_p
     crashing = tmp_path / "python"
     crashing.write_text("#!/bin/sh\nkill -s SEGV $$\n")
     crashing.chmod(0o755)
-    monkeypatch.setattr(tflite_engine.sys, "executable", str(crashing))
+    monkeypatch.setattr(tflite.sys, "executable", str(crashing))
     with pytest.raises(InputError, match=r"x.tflite: is damaged: .*\(SIGSEGV\)"):
         load_model(float_model[1])
     monkeypatch.undo()
     load_model(float_model[1])  # a file that went well is remembered
-    monkeypatch.setattr(tflite_engine.sys, "executable", str(crashing))
+    monkeypatch.setattr(tflite.sys, "executable", str(crashing))
     assert load_model(float_model[1]).engine == "tflite"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json, write_json
-from l3hpc.models import engine_trial, engines, ncnn_engine, weights
+from l3hpc.models import engines, ncnn_engine, weights
 from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
@@ -75,7 +75,7 @@ def test_the_faster_engine_is_measured_once_and_remembered(remembered, monkeypat
         asked.append((name, spec, threads))
         return 0.02 if name == faster else 0.04
 
-    monkeypatch.setattr(engine_trial, "seconds_per_frame", seconds)
+    monkeypatch.setattr(engines, "seconds_per_frame", seconds)
     assert engines.reason(network.spec, 2) == "measured on this node"
     assert engines.choose(network, 2).name == faster
     assert engines.choose(network, 2).name == faster
@@ -94,7 +94,7 @@ def test_the_faster_engine_is_measured_once_and_remembered(remembered, monkeypat
 
 
 def test_what_is_remembered_may_be_anything(remembered, monkeypatch):
-    monkeypatch.setattr(engine_trial, "seconds_per_frame", lambda *_: 0.5)
+    monkeypatch.setattr(engines, "seconds_per_frame", lambda *_: 0.5)
     network = lively(SPECS["student"]).folded()
     key = engines._key(network.spec, 1)
     for value in ("ncnn", None, 3, {"ncnn": 2}, {"ncnn": "fast", "tensorflow": 1}):
@@ -104,9 +104,9 @@ def test_what_is_remembered_may_be_anything(remembered, monkeypatch):
 
 
 def test_an_engine_that_fails_is_not_chosen(remembered, monkeypatch):
-    measured = engine_trial.seconds_per_frame
+    measured = engines.seconds_per_frame
     spec = SPECS["student"]
-    monkeypatch.setattr(engine_trial, "seconds_per_frame", lambda name, spec, threads: measured(
+    monkeypatch.setattr(engines, "seconds_per_frame", lambda name, spec, threads: measured(
         "missing" if name == "tensorflow" else name, spec, threads))
     assert engines.choose(lively(spec).folded(), 1).name == "ncnn"
     speeds = engines._speeds(spec, 1)

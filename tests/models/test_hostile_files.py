@@ -20,7 +20,7 @@ from l3hpc.errors import InputError
 from l3hpc.models import weights
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.stored_arrays import MAX_BYTES
+from l3hpc.models.weight_files import MAX_BYTES
 
 TINY = (2, 2, 3, 3, 4, 4, 5, 5)
 STUDENT = NetworkSpec(8000, 32, 160, 256, filters=TINY)
@@ -136,8 +136,8 @@ def test_a_geometry_of_enormous_maps_is_refused(own, values):
 
 
 def test_archives_that_unpack_to_far_more_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("l3hpc.models.containers.MAX_BYTES", 1 << 20)
-    monkeypatch.setattr("l3hpc.models.containers.MAX_JSON", 1 << 16)
+    monkeypatch.setattr("l3hpc.models.weight_files.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("l3hpc.models.weight_files.MAX_JSON", 1 << 16)
     with gzip.open(tmp_path / "a.h5.gz", "wb") as stream:
         stream.write(bytes(1 << 23))
     refused(tmp_path / "a.h5.gz", "unpacks to more")

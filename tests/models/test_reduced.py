@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.datasets import calibration, corpus
+from l3hpc.datasets import corpus
+from l3hpc.datasets.windows import spread, windows_of
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.models import engines, openvino_engine, precision, quantisation, weights
 from l3hpc.models.openvino_engine import OpenVinoEngine, observe
 from l3hpc.models.parameters import Parameters
-from l3hpc.models.quantisation import Calibration, equalise, patch_moment, quantise, round_together
+from l3hpc.models.precision import Calibration, equalise, patch_moment, quantise, round_together
 from l3hpc.models.spec import NetworkSpec
 
 FILTERS = (8, 8, 16, 16, 24, 24, 32, 32)
@@ -438,7 +439,7 @@ def test_the_published_student_on_real_recordings(no_gpu):
     recordings = corpus.scan(folder)
 
     def windows(which, count):
-        return calibration.windows_of(folder, calibration.spread(which, 16), 8000, 0.5, True, count)
+        return windows_of(folder, spread(which, 16), 8000, 0.5, True, count)
 
     path = REAL / "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz"
     frames, others = windows(recordings, 48), windows(recordings[7:-7], 48)

@@ -219,7 +219,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("example", sys.argv[1])
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 from l3hpc.models.training_engine import Engine
-from l3hpc.arrays.read_ahead import read_ahead
+from l3hpc.arrays.threads import read_ahead
 import numpy as np
 data = example.Data(32)
 # twice the same half: then batch statistics do not depend on how the batch is shared out

@@ -7,7 +7,7 @@ import pytest
 def layers(channels, momentum=0.9):
     import keras
 
-    from l3hpc.models.normalisation import FusedNormalisation
+    from l3hpc.models.network import FusedNormalisation
 
     made = [kind(momentum=momentum, epsilon=1e-3)
             for kind in (FusedNormalisation, keras.layers.BatchNormalization)]
@@ -47,7 +47,7 @@ def test_a_single_value_has_no_variance():
     """One row of one position: the operation's sample variance would be a division by 0."""
     import keras
 
-    from l3hpc.models.normalisation import FusedNormalisation
+    from l3hpc.models.network import FusedNormalisation
 
     layer = FusedNormalisation(momentum=0.5)
     y = layer(keras.ops.full((1, 1, 1, 2), 7.0), training=True)
@@ -67,7 +67,7 @@ def test_inference_uses_the_moving_statistics():
 def test_half_precision_keeps_statistics_in_float32():
     import keras
 
-    from l3hpc.models.normalisation import FusedNormalisation
+    from l3hpc.models.network import FusedNormalisation
 
     layer = FusedNormalisation(momentum=0.0, dtype="mixed_bfloat16")
     x = np.random.default_rng(3).normal(100.0, 1.0, (64, 8, 8, 1)).astype(np.float32)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from l3hpc.arrays.read_ahead import read_ahead
+from l3hpc.arrays.threads import read_ahead
 
 
 def test_everything_comes_in_order():

@@ -14,14 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio.framing import cut_frames, frame_audio, frame_blocks
-from l3hpc.audio.kaiser import resample_kaiser, resample_kaiser_blocks
-from l3hpc.audio.resample import resample, resample_blocks
-from l3hpc.embedding import call, outputs, recording
+from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
+from l3hpc.embedding import embed, outputs
 from l3hpc.embedding.batch import Settings, embed_all
-from l3hpc.embedding.call import get_embedding
+from l3hpc.embedding.embed import embed_file, get_embedding
 from l3hpc.embedding.folders import Work
 from l3hpc.embedding.model import Model, load_model
-from l3hpc.embedding.recording import embed_file
 
 
 @settings(max_examples=120, deadline=None)
@@ -63,7 +61,7 @@ def test_a_file_in_pieces_has_the_embeddings_of_the_array(tmp_path, student, sou
     wanted, times = get_embedding(whole, 11025, model, resampler=resampler)
     for block, piece in ((7001, 5), (50_000, 64)):
         monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", block)
-        monkeypatch.setattr(recording, "PIECE", piece)
+        monkeypatch.setattr(embed, "PIECE", piece)
         have, at = embed_file(path, model, Settings(resampler=resampler))
         np.testing.assert_allclose(have, wanted, rtol=2e-6, atol=2e-6)
         np.testing.assert_array_equal(at, times)
@@ -75,9 +73,9 @@ def test_a_long_array_is_embedded_in_pieces_with_the_same_numbers(student, sound
     model = load_model(student, frontend=convention, engine="ncnn")
     whole = sound(20.3, 11025)
     expected, times = get_embedding(whole, 11025, model, hop_size=0.3, batch_size=5)
-    monkeypatch.setattr(call, "LONG_S", 20)
-    monkeypatch.setattr(call, "BLOCK", 7001)
-    monkeypatch.setattr(call, "cut_frames", None)  # the whole signal is nowhere
+    monkeypatch.setattr(embed, "LONG_S", 20)
+    monkeypatch.setattr(embed, "BLOCK", 7001)
+    monkeypatch.setattr(embed, "cut_frames", None)  # the whole signal is nowhere
     (found,), (there,) = get_embedding([whole], 11025, model, hop_size=0.3, batch_size=5)
     np.testing.assert_array_equal(there, times)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

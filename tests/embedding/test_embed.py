@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 import l3hpc
 from l3hpc.audio.files import AudioError
-from l3hpc.audio.kaiser import resample_kaiser
-from l3hpc.audio.resample import resample
-from l3hpc.embedding.call import AudioWarning, get_embedding
+from l3hpc.audio.resample import resample, resample_kaiser
+from l3hpc.embedding.embed import AudioWarning, get_embedding
 from l3hpc.embedding.model import load_model
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.models import weights

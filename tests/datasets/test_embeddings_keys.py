@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc.datasets.keys import ReducedKey, parse_key, reduced_key
+from l3hpc.datasets.embeddings import ReducedKey, parse_key, reduced_key
 from l3hpc.errors import InputError
 
 

@@ -1,35 +1,175 @@
-"""``get_embedding``: audio to embeddings in one call, as openl3 and edgel3 are called.
+"""Audio to embeddings in one call, as openl3 and edgel3 are called: ``get_embedding``.
 
 What they do, this does: mono by averaging, resampling to the model's rate, half a second of zeros
-in front (``center``), zeros behind so that no sample is lost, frames of one second every
+in front (``center``), zeros at the end so that no sample is lost, frames of one second every
 ``hop_size`` seconds, times that are centres of windows (or their starts). Empty audio is an error,
 silence and audio shorter than a second are warnings. What they pass on, this refuses: samples that
 are not finite, arrays whose scale or shape is not certain.
+
+``Settings`` checks the arguments, for Python and for the command line; ``embed_file`` and
+``embed_pieces`` embed one sound file piece by piece, in memory for a few seconds of it.
 """
 
 from __future__ import annotations
 
+import math
+import numbers
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.files import Contents, probe
-from l3hpc.audio.framing import JoinedFrames, cut_frames, hop_samples
-from l3hpc.audio.samples import MOST_CHANNELS, mono_of, rate_of
-from l3hpc.embedding.model import Model, load_model
-from l3hpc.embedding.recording import Embedding, check_embedding, embed_blocks, embed_pieces
-from l3hpc.embedding.settings import HOP_S, AudioWarning, Settings, resampler_of, warn_of
-from l3hpc.errors import InputError
+from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, sound_blocks
+from l3hpc.audio.framing import JoinedFrames, cut_frames, frame_blocks, hop_samples
+from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
+from l3hpc.audio.samples import MOST_CHANNELS, is_number, mono_of, rate_of
+from l3hpc.embedding.model import KERAS_BATCH, Model, load_model
+from l3hpc.errors import InputError, nearest
+from l3hpc.models.embedder import check_network
 
-__all__ = ["AudioWarning", "get_embedding"]
-
+HOP_S = 0.1
+LONGEST_HOP_S = 3600.0
+RESAMPLERS = {"soxr": resample, "kaiser_best": resample_kaiser}
+PIECE = 256  # frames that go to the network at once
+BLOCKS = {"soxr": resample_blocks, "kaiser_best": resample_kaiser_blocks}
 NO_MODEL = "l3hpc ships no weights: model='weights.h5', or a name: model='sea-64'"
 LONG_S = 600  # a longer array is embedded in pieces, as a file is: resampling multiplies its size
 BLOCK = 1 << 18  # samples of it at once
 AUDIO = "an array, the path of a sound file, or a list of such"
+
+
+class AudioWarning(UserWarning):
+    """Audio that can be embedded, but may not be what was meant: silent, very short, ends early,
+    or an array whose scale or shape had to be worked out."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to embed: see ``get_embedding``. Raises ``InputError`` for a value that none can be."""
+
+    hop_size: float = HOP_S
+    center: bool = True
+    batch_size: int | None = None
+    overwrite: bool = False
+    resampler: str = "soxr"
+
+    def __post_init__(self) -> None:
+        hop = self.hop_size
+        if not is_number(hop) or not 0 < hop <= LONGEST_HOP_S or not math.isfinite(hop):
+            raise InputError(f"a hop of {hop!r:.40}", where="hop_size",
+                             allowed=f"seconds: a number above 0, at most {LONGEST_HOP_S:,.0f}")
+        size = self.batch_size
+        if size is not None and (not isinstance(size, numbers.Integral) or isinstance(size, bool)
+                                 or size < 1):
+            raise InputError(f"a batch of {size!r:.40} frames", where="batch_size",
+                             allowed="a whole number, at least 1; or None: by memory")
+        if not isinstance(self.center, (bool, np.bool_)) and self.center not in (0, 1):
+            raise InputError(f"center is {self.center!r:.40}", where="center",
+                             allowed="True, False")
+        resampler_of(self.resampler)
+
+
+def resampler_of(name: object) -> Callable[[np.ndarray, int, int], np.ndarray]:
+    """The function of one of ``RESAMPLERS``."""
+    if not isinstance(name, str) or name not in RESAMPLERS:
+        raise InputError(f"unknown resampler {name!r:.40}", where="resampler",
+                         allowed=nearest(str(name), RESAMPLERS))
+    return RESAMPLERS[name]
+
+
+def warn_of(words: Iterable[str], where: str | None, depth: int) -> None:
+    """Warn (``AudioWarning``) of what is odd about a recording.
+
+    depth: of calls from here to the line that the warning names.
+    """
+    for one in words:
+        place = f"{where}: " if where else ""
+        warnings.warn(f"{place}{one}", AudioWarning, stacklevel=depth + 1)
+
+
+Embedding = tuple[np.ndarray, np.ndarray]
+
+
+def embed_file(path: str | Path, model: Model, settings: Settings | None = None,
+               on_batch: Callable[[int], None] | None = None) -> Embedding:
+    """``get_embedding`` of a sound file, read in memory for a few seconds of it.
+
+    Raises ``AudioError`` for a file that is damaged or empty; warns as ``get_embedding`` does.
+    """
+    contents = Contents()
+    found = list(embed_pieces(Path(path), model, settings or Settings(), contents, on_batch))
+    warn_of(contents.odd(), str(path), 2)
+    return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+
+
+def embed_pieces(path: Path, model: Model, settings: Settings, contents: Contents,
+                 on_batch: Callable[[int], None] | None = None) -> Iterator[Embedding]:
+    """Embeddings (n, dim) and times (n,) of a sound file, one piece after the other.
+
+    ``contents`` is filled while it is read. Raises ``AudioError`` for a file that is damaged or
+    empty, or whose embeddings are not finite.
+    """
+    if is_hdf5(path):
+        raise AudioError("is HDF5, whose rows are separate recordings", where=str(path),
+                         hint="the step embed reads them: l3hpc run embed")
+    blocks = sound_blocks(path, contents)
+    first = next((block for block in blocks if len(block)), None)
+    if first is None:
+        raise AudioError("holds no samples", reason="empty", where=str(path))
+
+    def all_blocks() -> Iterator[np.ndarray]:
+        yield first
+        yield from blocks
+
+    yield from embed_blocks(all_blocks(), contents.rate, model, settings, str(path), on_batch)
+
+
+def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings: Settings,
+                 where: str | None, on_batch: Callable[[int], None] | None = None
+                 ) -> Iterator[Embedding]:
+    """Embeddings and times of one signal that comes in blocks of samples, piece by piece."""
+    signal = BLOCKS[settings.resampler](blocks, rate, model.rate)
+    pieces: Iterable[Embedding] = (
+        (frames, times) for _, frames, times in frame_blocks(
+            signal, model.rate, settings.hop_size, bool(settings.center), size=PIECE))
+    if model.batch_wide:  # an embedding depends on its batch: the batches are those of the whole
+        size = int(settings.batch_size or KERAS_BATCH)
+        pieces = _regrouped(pieces, size * max(PIECE // size, 1))
+    for frames, times in pieces:
+        embedding = model.embed(frames, settings.batch_size, on_batch)
+        check_embedding(embedding, model, where)
+        yield embedding, times
+
+
+def check_embedding(embedding: np.ndarray, model: Model, where: str | None) -> None:
+    """Raise ``AudioError`` for embeddings that hold NaN or infinity, and ``InputError`` where the
+    network gives such for any sound."""
+    wrong = int((~np.isfinite(embedding)).any(axis=1).sum()) if embedding.size else 0
+    if wrong:
+        check_network(model, str(model.recognised.file or model.recognised.label))
+        raise AudioError(f"gives embeddings that are not finite ({wrong:,} of "
+                         f"{len(embedding):,} frames)", where=where,
+                         hint="Listen to it: l3hpc data check --listen")
+
+
+def _regrouped(pieces: Iterable[Embedding], size: int) -> Iterator[Embedding]:
+    """The same frames in groups of ``size``; the last may be smaller."""
+    held: list[Embedding] = []
+    count = 0
+    for frames, times in pieces:
+        held.append((frames, times))
+        count += len(frames)
+        while count >= size:
+            whole, moments = (np.concatenate(part) for part in zip(*held, strict=True))
+            yield whole[:size], moments[:size]
+            held, count = [(whole[size:], moments[size:])], count - size
+    if count:
+        whole, moments = (np.concatenate(part) for part in zip(*held, strict=True))
+        yield whole, moments
 
 
 def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,

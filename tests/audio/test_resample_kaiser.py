@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import i0
 
-from l3hpc.audio.kaiser import resample_kaiser
-from l3hpc.audio.resample import resample
+from l3hpc.audio.resample import resample, resample_kaiser
 from l3hpc.errors import InputError
 
 

@@ -5,9 +5,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc.datasets.calibration import spread, windows_of
 from l3hpc.datasets.corpus import scan
-from l3hpc.datasets.windows import pieces
+from l3hpc.datasets.windows import pieces, spread, windows_of
 
 RATE = 2000
 
