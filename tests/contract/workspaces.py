@@ -16,7 +16,8 @@ HERE = Path(__file__).resolve().parent
 LENGTH = 100
 PLACE = "/old/place".ljust(LENGTH, "-")  # where the folder of an archive lies
 SLURM = {  # a site that has forgotten every job; srun starts what it is given
-    "sbatch": "exit 1", "scancel": "", "squeue": "", "sacct": "", "scontrol": "exit 1", "sinfo": "",
+    "sbatch": "echo 'sbatch: error: invalid account' >&2; exit 1", "scontrol": "exit 1",
+    "scancel": "", "squeue": "", "sacct": "", "sinfo": "",
     "srun": 'while case "$1" in -*) ;; *) false ;; esac; do shift; done; exec "$@"'}
 PYTHON = '#!/bin/sh\nexec {} "$@"\n'  # bin/python of such a folder
 
