@@ -13,6 +13,10 @@ from l3hpc import demo
 from l3hpc.cli import demo as command_room
 from l3hpc.report.findings import Findings, LedgerRow
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
+
+from schemas import check_schema  # noqa: E402
+
 
 def run(*words, cwd):
     return subprocess.run([sys.executable, "-m", "l3hpc", *words], capture_output=True, text=True,
@@ -24,6 +28,7 @@ def test_quick_demo_from_audio_to_report(tmp_path):
     first = run("demo", "--quick", "-o", "here", "--json", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)
+    check_schema("demo", [told])
     assert told["state"] == "done" and not told["teacher_trained"]
     assert [step["state"] for step in told["steps"]] == ["done"] * 8
     assert set(told["ledger"]) == {"embedding_approx_mse", "sonyc_ust"}

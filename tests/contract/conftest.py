@@ -1,14 +1,13 @@
-import contextlib
-import io
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "fakes")]
+
+from inprocess import call  # noqa: E402
 
 VARIABLES = ("AUDIO_DIR", "EMBEDDING_DIR", "OUTPUT_DIR", "L3_MODEL_PATH", "SONYC_UST_PATH",
              "US8K_PATH", "ESC50_PATH", "GSHEET_ID", "L3HPC_MODELS", "L3HPC_SHEETS_URL",
@@ -28,17 +27,6 @@ def here(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
-
-
-def call(*words):
-    """Run ``l3hpc WORDS`` in this process: exit code, standard output, standard error."""
-    from l3hpc.cli import main
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), \
-            pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
 
 
 @pytest.fixture

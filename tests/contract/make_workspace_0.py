@@ -1,4 +1,4 @@
-"""How data/workspace-0.tar.xz was made: by the code of commit c89138d, once.
+"""How data/workspace-0.tar.xz was made: by the code of commit 0aac662, once.
 
     python tests/contract/make_workspace_0.py tests/contract/data/workspace-0.tar.xz
 

@@ -12,6 +12,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+from inprocess import call, there
+
 HERE = Path(__file__).resolve().parent
 LENGTH = 100
 PLACE = "/old/place".ljust(LENGTH, "-")  # where the folder of an archive lies
@@ -98,19 +100,26 @@ class Workspace:
         [found] = self.place.glob(f"workspace/runs/{name}-*")
         return found
 
-    def __call__(self, *words, code=0, **variables):
-        """``l3hpc WORDS`` in a process of its own; its standard output (of a failure: both)."""
-        done = self.execute(sys.executable, "-m", "l3hpc", *words, **variables)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + (done.stderr if code else "")
+    def call(self, *words, code=0, **variables):
+        """``l3hpc WORDS`` there. code: the exit code that it must have, or several of them."""
+        with there(self.place, {**self.environment, **variables}):
+            done = call(*words)
+        assert done.code in (code if isinstance(code, tuple) else [code]), done.out + done.err
+        return done
+
+    def __call__(self, *words, **options):
+        """What it prints on standard output; of a failure, all that it prints."""
+        done = self.call(*words, **options)
+        return done.out + (done.err if done.code else "")
+
+    def json(self, *words, **options):
+        return json.loads(self.call(*words, "--json", **options).out)
 
     def execute(self, *words, **variables):
+        """Another program there, in a process of its own."""
         return subprocess.run([str(word) for word in words], cwd=self.place, text=True,
                               env={**self.environment, **variables}, capture_output=True,
                               stdin=subprocess.DEVNULL)
-
-    def json(self, *words, **options):
-        return json.loads(self(*words, "--json", **options))
 
     def states(self, run):
         """Step → state."""
