@@ -22,6 +22,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.tables import Claim, Table, run
+from l3hpc.workspace.layout import Workspace
 
 FAKES = Path(__file__).resolve().parent.parent / "tests" / "fakes"
 MEMORY = Path("/dev/shm")  # on a cluster, too, slurmctld's files are not on the users' disk
@@ -112,7 +113,7 @@ def _bare(plan: Any) -> None:
     """The same scripts, handed over as a person would in a shell loop."""
     ids: dict[str, str] = {}
     for step in plan.steps:
-        script = plan.step_folder(step.name) / "script.sbatch"
+        script = plan.step_folder(step.name).script()
         command = ["sbatch", "--parsable"]
         if step.needs:
             command += ["--dependency=afterok:" + ":".join(ids[need] for need in step.needs),
@@ -173,7 +174,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
         entries = []
         for place, step in enumerate(plan.steps):
             artifact = folder / "artifacts/extract" / f"{number:08d}{place:08d}"
-            marks = records.markers_folder(folder, name, step.name)
+            marks = Workspace(folder).run(name).step(step.name).markers
             marks.mkdir(parents=True)
             job = str(number * 20 + place + 1_000_000)
             if number % 10 < 8 or place < 10:

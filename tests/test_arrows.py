@@ -17,12 +17,13 @@ ARROWS = {name: tuple(below.split()) for name, below in {
            " datasets embedding models audio ledger console",
     "demo": "report runs pipelines workspace config datasets console",
     "doctor": "schedulers pipelines workspace config steps datasets models ledger arrays",
-    "report": "reduction models ledger",
+    "report": "reduction models ledger workspace",
     "runs": "worker schedulers pipelines workspace config console",
     "worker": "schedulers pipelines workspace steps models ledger arrays console",
     "schedulers": "pipelines workspace config console",
     "pipelines": "workspace config steps datasets console",
-    "workspace": "config ledger",
+    "ledger": "workspace console",
+    "workspace": "config",
     "config": "steps arrays",
     "steps": "compression avc classification tagging reduction sampling datasets models arrays"
              " console",
@@ -37,7 +38,6 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "embedding": "models audio arrays",
     "models": "audio arrays console",
     "audio": "arrays",
-    "ledger": "console",
     "arrays": "",
     "console": "",
 }.items()}

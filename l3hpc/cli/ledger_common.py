@@ -119,12 +119,13 @@ def store_at(where: Place) -> Store:
     """The ledger of a place. Where a group shares it, so do the files of this command."""
     import os
 
-    from l3hpc.ledger.store import Store, share
+    from l3hpc.ledger.store import Store
+    from l3hpc.workspace import sharing
 
     store = Store(where.workspace)
     if where.profile.shared_group and store.folder.is_dir():
         os.umask(0o007)
-        share(where.workspace)
+        sharing.prepare_ledger(where.workspace)
     return store
 
 

@@ -34,8 +34,7 @@ def command(pipeline: str, step: str | None, **values: Any) -> None:
         return
     for planned in plan.steps:
         for number, part in enumerate(parts(plan, planned) if planned.missing else ()):
-            name = f"script-{number}.sbatch" if number else "script.sbatch"
-            click.echo(f"##### {plan.step_folder(planned.name) / name}")
+            click.echo(f"##### {plan.step_folder(planned.name).script(number)}")
             click.echo(render(plan, planned, part))
         if not planned.missing:
             click.echo(f"{planned.name}: done before, nothing to submit", err=True)

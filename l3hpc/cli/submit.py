@@ -96,7 +96,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
         return EXIT_FAILED
     if foreground and not as_json and any(step.job for step in record.steps):
         click.echo(f"\n{plan.run} is done. Results:   l3hpc ledger show      "
-                   f"files: {plan.folder / 'artifacts'}")
+                   f"files: {plan.folder.artifacts}")
     return EXIT_OK
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from l3hpc.arrays.row_file import RowFile
 from l3hpc.datasets.embeddings import Part, finite, open_source
 from l3hpc.errors import InputError
-from l3hpc.io.files import task_folders
+from l3hpc.io.files import is_task_folder, task_folders
 from l3hpc.io.npz import read_npy
 
 _SUFFIXES = (".npz", ".npy", ".npy.gz")
@@ -74,7 +74,7 @@ def find_clips(folder: Path | str, files: Sequence[str],
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("no such folder of embeddings", where=str(folder))
-    is_artifact = bool(task_folders(folder)) or (folder / "result.json").is_file()
+    is_artifact = bool(task_folders(folder)) or is_task_folder(folder)
     lengths = _artifact_lengths(folder) if is_artifact else _file_lengths(folder, files)
     present = {name: lengths[name] for name in files if lengths.get(name)}
     if not present:

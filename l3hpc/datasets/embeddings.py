@@ -20,7 +20,7 @@ import numpy as np
 
 from l3hpc.errors import InputError, nearest
 from l3hpc.io import hdf5, npz
-from l3hpc.io.files import task_folders
+from l3hpc.io.files import is_task_folder, task_folders
 
 APPROXIMATIONS = ("pca", "umap", "none")
 
@@ -349,12 +349,12 @@ def _artifact_files(
     if tasks is not None:
         folders = [path / f"{number:04d}" for number in sorted(tasks)]
         for folder in folders:
-            if not (folder / "result.json").is_file():
+            if not is_task_folder(folder):
                 raise InputError(f"task {int(folder.name)} is missing", where=str(path),
                                  hint="Run that step to its end first: l3hpc resume RUN")
     else:
         folders = task_folders(path)
-    if not folders and (path / "result.json").is_file():
+    if not folders and is_task_folder(path):
         folders = [path]
     if not folders:
         return None

@@ -14,6 +14,7 @@ from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.schedulers import scripts
+from l3hpc.workspace.layout import Workspace
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _templates(config: Config) -> list[Finding]:
     found = []
     steps = tuple(PlannedStep(
         name=kind, kind=kind, params={}, needs=(), inputs={}, fingerprint="0" * 16,
-        artifact=config.workspace / "artifacts" / kind / ("0" * 16), shards=[{}], done=(),
+        artifact=Workspace(config.workspace).artifact(kind, "0" * 16).path, shards=[{}], done=(),
         resources=config.profile.at(kind).over(Resources())) for kind in step_rooms.STEPS)
     plan = Plan("check", "check", config.workspace, config.profile, steps)
     failed = []

@@ -15,6 +15,7 @@ from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.schedulers.scripts import render
 from l3hpc.schedulers.slurm.commands import on_cluster
 from l3hpc.steps import step as step_module
+from l3hpc.workspace.layout import Workspace
 
 
 def check_names(asked: Sequence[str]) -> None:
@@ -95,7 +96,8 @@ def rendered(pipeline: definition.Pipeline, config: Config) -> Iterator[tuple[st
         wanted = config.profile.at(step.kind).over(step.resources.over(Resources()))
         steps.append(PlannedStep(
             name=step.name, kind=step.kind, params={}, needs=step.needs, inputs={},
-            fingerprint="0" * 16, artifact=config.workspace / "artifacts" / step.kind / ("0" * 16),
+            fingerprint="0" * 16,
+            artifact=Workspace(config.workspace).artifact(step.kind, "0" * 16).path,
             shards=[{}], done=(), resources=config.profile.granted(step.name, wanted),
             version=step_module(step.kind).VERSION))
     plan = Plan("doctor", "doctor", config.workspace, config.profile, tuple(steps))

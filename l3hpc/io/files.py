@@ -27,6 +27,7 @@ from l3hpc.io.text import ESCAPED
 
 SYNCED_AT_ONCE = 16
 MAX_JSON = 2**30
+RESULT = "result.json"  # written last into the folder of a finished task
 
 
 def fsync_folder(folder: Path) -> None:
@@ -361,13 +362,18 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_task_folder(folder: Path) -> bool:
+    """Whether a folder holds the finished output of one task of a step."""
+    return (Path(folder) / RESULT).is_file()
+
+
 def task_folders(artifact: Path) -> list[Path]:
     """The finished task folders (``0000``, ``0001``, …) of an artifact, in order.
 
     A task folder is finished when it holds ``result.json`` (it is written last).
     """
     folders = [path for path in Path(artifact).iterdir()
-               if path.is_dir() and path.name.isdecimal() and (path / "result.json").is_file()]
+               if path.is_dir() and path.name.isdecimal() and is_task_folder(path)]
     return sorted(folders, key=lambda path: int(path.name))
 
 

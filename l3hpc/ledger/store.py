@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from l3hpc.ledger.cells import cells, same, shows
 from l3hpc.ledger.journal.fold import Fold, Row, fold_folders
 from l3hpc.ledger.journal.records import second_folder
 from l3hpc.ledger.schema import TABS
+from l3hpc.workspace import layout
 
 
 @dataclass
@@ -71,8 +71,8 @@ class Store:
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = Path(workspace)
-        self.folder = self.workspace / "ledger"
-        self.journal = self.folder / "journal"
+        places = layout.Workspace(workspace)
+        self.folder, self.journal = places.ledger, places.journal
 
     @property
     def folders(self) -> list[Path]:
@@ -85,7 +85,7 @@ class Store:
 
     def state_path(self, sheet: str) -> Path:
         """The file that keeps the sync state of a sheet."""
-        return self.folder / "sync" / f"{digest(sheet)[:12]}.json"
+        return layout.Workspace(self.workspace).sync_state(digest(sheet)[:12])
 
     def state(self, sheet: str) -> SyncState:
         """The sync state of a sheet; an empty one when there is none or it is damaged."""
@@ -111,19 +111,6 @@ class Store:
         """Keep the state of a sync that reached its end."""
         state.last_sync = time.time() if now is None else now
         write_json(self.state_path(state.sheet), vars(state))
-
-
-def share(workspace: Path) -> None:
-    """Make the ledger's folders such that the group may write them, and new files belong to it.
-
-    What another person made is left as it is: that person's submission has seen to it.
-    """
-    store = Store(workspace)
-    for folder in (store.folder, store.journal, store.folder / "sync"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for mode in (0o770, 0o2770):  # not every file system knows the second one
-            with contextlib.suppress(PermissionError):
-                folder.chmod(mode)
 
 
 def waiting(rows: Iterable[Row], state: SyncState) -> list[Row]:

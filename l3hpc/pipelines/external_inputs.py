@@ -17,6 +17,7 @@ from l3hpc.io.files import read_json
 from l3hpc.io.typed import mapping
 from l3hpc.pipelines import fingerprint
 from l3hpc.workspace import artifacts, attempts, records
+from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.local_jobs import LIVE, LocalJobs
 from l3hpc.workspace.records import RunRecord, StepRecord
 
@@ -77,8 +78,8 @@ def given(workspace: Path, kind: str, word: str, where: str, cluster: str) -> Ou
     if not path.is_dir():
         raise InputError(f"{word!r} is neither a folder nor a run", where=where)
     path = path.resolve()
-    if path.parent.parent == (workspace / "artifacts").resolve():
-        return Outside(path, path.name, _shards(path))
+    if Workspace(workspace).is_artifact(path):
+        return Outside(path, path.name, _shards(ArtifactFolder(path).config))
     return Outside(path, fingerprint.of_folder(path))
 
 
@@ -122,8 +123,9 @@ def _usable(workspace: Path, record: RunRecord, kind: str, cluster: str) -> Outs
                 waits = tuple(attempts.open_jobs(step, artifacts.finished(artifact)))
             else:
                 continue
-            folder = workspace / "runs" / record.run / "steps" / step.name
-            return Outside(artifact, artifact.name, _shards(artifact, folder), waits, record.run)
+            frozen = Workspace(workspace).run(record.run).step(step.name).config
+            shards = _shards(ArtifactFolder(artifact).config, frozen)
+            return Outside(artifact, artifact.name, shards, waits, record.run)
     return None
 
 
@@ -142,9 +144,8 @@ def _finished(step: StepRecord) -> bool:
     return len(artifacts.finished(Path(step.artifact))) >= step.tasks
 
 
-def _shards(*folders: Path) -> list[dict[str, Any]]:
-    for folder in folders:
-        path = folder / "config.json"
+def _shards(*frozen: Path) -> list[dict[str, Any]]:
+    for path in frozen:
         if path.is_file():
             try:
                 return list(mapping(_Shards, read_json(path), "config").get("shards", []))

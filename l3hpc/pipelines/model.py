@@ -8,6 +8,7 @@ from typing import Any
 
 from l3hpc.config.profile import ClusterProfile, Healing, Resources
 from l3hpc.config.settings import Ledger
+from l3hpc.workspace.layout import RunFolder, StepFolder, Workspace
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,10 @@ class Plan:
     ledger: Ledger | None = None
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RunFolder:
         """The folder of the run."""
-        return self.workspace / "runs" / self.run
+        return Workspace(self.workspace).run(self.run)
 
-    def step_folder(self, name: str) -> Path:
-        """The folder of one step of the run: config.json, script.sbatch, logs/, markers/."""
-        return self.folder / "steps" / name
-
-
+    def step_folder(self, name: str) -> StepFolder:
+        """The folder of one step of the run."""
+        return self.folder.step(name)

@@ -29,6 +29,7 @@ from l3hpc.pipelines.external_inputs import Outside
 from l3hpc.pipelines.model import InputOrigin, Plan, PlannedStep
 from l3hpc.pipelines.parameters import Wanted
 from l3hpc.workspace import artifacts
+from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 EMBEDDINGS = ("extract", "sample", "reduce", "embed")  # what --embedding-dir may stand for
@@ -124,7 +125,7 @@ def run_name(workspace: Path, name: str, content: Sequence[str], date: datetime.
     """``<name>-<YYYYMMDD>-<4 hex of the plan's content>``, with -2, -3 … where that is taken."""
     base = f"{name}-{date:%Y%m%d}-{digest(list(content))[:4]}"
     taken, number = base, 1
-    while (workspace / "runs" / taken).exists():
+    while Workspace(workspace).run(taken).path.exists():
         number += 1
         taken = f"{base}-{number}"
     return taken
@@ -302,7 +303,7 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
     for key, value in {**values, **paths, "shards": shards}.items():
         _check_utf8(f"{step.name}.{key}", value)
     mark = fingerprint.of_step(module, values, marks, module.digests(params), shards)
-    artifact = config.workspace / "artifacts" / step.kind / mark
+    artifact = Workspace(config.workspace).artifact(step.kind, mark).path
     pipeline_says = step.resources.over(Resources())
     resources = item.resources.over(profile.at(step.kind).over(pipeline_says))
     resources = profile.granted(step.name, resources)
@@ -337,17 +338,16 @@ def _said(params: BaseModel) -> dict[str, Any]:
 def _labels(config: Config, pipeline: str, run: str, user: str,
             students: Sequence[Outside]) -> dict[str, Any]:
     """What only the ledger needs. model_dir is the folder of the student that is used."""
-    folder = config.workspace / "runs" / run / "artifacts"
+    places = Workspace(config.workspace)
     labels = {"username": user, "run": run, "pipeline": pipeline, "exp_id": run,
-              "cluster": config.profile.name, "model_dir": str(folder / "train"),
-              "output_dir": str(folder / "classify")}
+              "cluster": config.profile.name, "model_dir": str(places.run(run).artifact("train")),
+              "output_dir": str(places.run(run).artifact("classify"))}
     if students:
         one = students[0]
         labels["model_dir"] = str(one.path)
         if one.run:
             labels["student_run"] = one.run
-            labels["model_dir"] = _key_of(
-                one.path, config.workspace / "runs" / one.run / "artifacts" / "train")
+            labels["model_dir"] = _key_of(one.path, places.run(one.run).artifact("train"))
     return labels
 
 
@@ -356,7 +356,7 @@ def _key_of(artifact: Path, planned: Path) -> str:
 
     ``planned`` where nothing was computed yet: a reused student keeps the row that it has.
     """
-    config = Path(artifact) / "config.json"
+    config = ArtifactFolder(artifact).config
     if config.is_file() and artifacts.finished(Path(artifact)):
         recorded = read_json(config)
         if isinstance(recorded, dict) and isinstance(recorded.get("labels"), dict):
@@ -378,7 +378,7 @@ def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Conf
         one = planned[name]
         key = _FOLDER_KEYS.get(one.kind)
         if key and key not in found:
-            folder = config.workspace / "runs" / run / "artifacts" / name
+            folder = Workspace(config.workspace).run(run).artifact(name)
             reused = key == "model_dir" and not one.missing
             found[key] = _key_of(one.artifact, folder) if reused else str(folder)
         names += [need for need in one.needs if need not in names]

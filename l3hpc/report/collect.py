@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.io.files import read_json, task_folders
+from l3hpc.io.files import RESULT, read_json, task_folders
 from l3hpc.io.tables import records
 from l3hpc.report.findings import (
     Correspondence,
@@ -24,6 +24,7 @@ from l3hpc.report.findings import (
     StepFacts,
     Variance,
 )
+from l3hpc.workspace.layout import ArtifactFolder
 
 HISTORY = {  # our field → the column names that Keras and the published jobs use
     "loss": ("loss",), "valid_loss": ("val_loss",),
@@ -47,7 +48,7 @@ def collect(
     places = by_kind(artifacts, steps)
     folders = {kind: found for kind, path in places.items()
                if path.is_dir() and (found := task_folders(path))}
-    results = {kind: [read_json(folder / "result.json") for folder in found]
+    results = {kind: [read_json(folder / RESULT) for folder in found]
                for kind, found in folders.items()}
     teacher = _teacher(results.get("extract", []))
     first = {kind: found[0] for kind, found in folders.items()}
@@ -196,11 +197,11 @@ def _teacher(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def _student(artifact: Path | None) -> dict[str, Any] | None:
     """The student's spec from the frozen parameters of ``train``."""
-    if artifact is None or not (Path(artifact) / "config.json").is_file():
+    if artifact is None or not ArtifactFolder(artifact).config.is_file():
         return None
     from l3hpc.models.spec import student_spec
 
-    params = read_json(Path(artifact) / "config.json")["params"]
+    params = read_json(ArtifactFolder(artifact).config)["params"]
     return student_spec(
         params["asr"], params["mels"], params["hop"], params["dft"], params["fmax"],
         params["emb_dim"], params["filters"], params["head"]).to_dict()

@@ -22,6 +22,7 @@ from l3hpc.schedulers import executors
 from l3hpc.schedulers.slurm import identity, queue
 from l3hpc.schedulers.slurm.commands import call, several
 from l3hpc.workspace import artifacts, attempts, records
+from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
 
 CONFIG_S = 20.0
@@ -165,7 +166,7 @@ def made_elsewhere(plan: Plan) -> dict[str, set[int]]:
     """
     found: dict[str, set[int]] = {}
     by_artifact = {str(step.artifact): step for step in plan.steps
-                   if step.missing and (step.artifact / "config.json").exists()}
+                   if step.missing and ArtifactFolder(step.artifact).config.exists()}
     for artifact, live in _at_work_elsewhere(plan, by_artifact):
         step = by_artifact[artifact]
         if tasks := set(step.missing).intersection(live.of_tasks):

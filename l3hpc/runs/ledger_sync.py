@@ -21,12 +21,12 @@ from l3hpc.schedulers.slurm import identity, sbatch
 from l3hpc.schedulers.slurm.commands import on_cluster
 from l3hpc.schedulers.slurm.identity import JobId
 from l3hpc.workspace import records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord
 
 if TYPE_CHECKING:
     pass
 
-FILE = "ledger-sync.sbatch"
 GIVE_UP_S = 60.0  # a run does not wait for it
 
 
@@ -56,7 +56,7 @@ def script(plan: Plan) -> str:
 def prepare(plan: Plan) -> None:
     """Write the job's script into the folder of the run, for now and for each resumption."""
     if wanted(plan):
-        write_text(plan.folder / FILE, script(plan), durable=False)
+        write_text(plan.folder.sync_script, script(plan), durable=False)
 
 
 def follow(workspace: Path, record: RunRecord, progress: Progress, since: float = 0.0) -> None:
@@ -64,7 +64,7 @@ def follow(workspace: Path, record: RunRecord, progress: Progress, since: float 
 
     since: when the submission of these jobs began (unix seconds).
     """
-    path = records.run_folder(workspace, record.run) / FILE
+    path = Workspace(workspace).run(record.run).sync_script
     if not path.is_file():
         return
     try:
@@ -133,6 +133,6 @@ def _directives(plan: Plan) -> list[str]:
         lines.append(scripts.directive("mem", f"{own.mem}M"))
     elif profile.memory_request == "mem-per-cpu":
         lines.append(scripts.directive("mem-per-cpu", f"{own.mem}M"))
-    log = str(plan.folder / "ledger-sync.log").replace("%", "%%")
+    log = str(plan.folder.sync_log).replace("%", "%%")
     return [*lines, scripts.directive("time", slurm_time(own.time)),
             scripts.directive("output", log), scripts.directive("open-mode", "append")]

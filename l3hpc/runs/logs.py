@@ -9,7 +9,8 @@ from pathlib import Path
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import open_regular
-from l3hpc.workspace import artifacts, attempts, markers, records
+from l3hpc.workspace import artifacts, attempts, markers
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord
 
 POLL_S = 0.5
@@ -40,7 +41,7 @@ def find(
         raise InputError(f"{step.name} of {record.run} has no task {task}",
                          allowed=f"tasks: {_spans(sorted(jobs))}")
     index = task if task is not None else _interesting(workspace, record, step, sorted(jobs))
-    return records.logs_folder(workspace, record.run, step.name) / f"{jobs[index]}_0_log.{which}"
+    return Workspace(workspace).run(record.run).step(step.name).log(jobs[index], which)
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:
@@ -103,7 +104,7 @@ def follow(
 def _interesting(
     workspace: Path, record: RunRecord, step: StepRecord, indices: list[int]
 ) -> int:
-    marks = markers.read(records.markers_folder(workspace, record.run, step.name))
+    marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
     done = artifacts.finished(Path(step.artifact))
     open_tasks = [index for index in indices if index not in done]
     told = {index: marks[index].of(attempts.latest(step)[index]) for index in open_tasks

@@ -15,7 +15,8 @@ from l3hpc.console import terminal
 from l3hpc.console.formatting import clock, progress_words
 from l3hpc.errors import command_line
 from l3hpc.io.text import one_line
-from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace import artifacts, markers
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord
 
 EVERY_S = 0.5
@@ -152,7 +153,7 @@ def _advance(
 ) -> tuple[float, str]:
     """How far a step is (0 to 1), and the words of its task that is furthest in its work."""
     finished = artifacts.finished(Path(step.artifact))
-    marks = markers.read(records.markers_folder(workspace, record.run, step.name))
+    marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
     partial, words = 0.0, ""
     for index, mark in sorted(marks.items()):
         if index in finished or mark.progress is None or mark.exit_code is not None:
@@ -166,7 +167,7 @@ def _advance(
 
 
 def _last_words(workspace: Path, record: RunRecord, step: StepRecord) -> str:
-    marks = markers.read(records.markers_folder(workspace, record.run, step.name))
+    marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
     for _, mark in sorted(marks.items()):
         if mark.error:
             return str(mark.error.get("message") or mark.error.get("type")).splitlines()[0]

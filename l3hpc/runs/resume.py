@@ -33,6 +33,7 @@ from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.slurm import identity, partitions, requeue, sbatch
 from l3hpc.schedulers.slurm.identity import JobId
 from l3hpc.workspace import artifacts, attempts, markers, records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
 
 ENDING_S = 90.0  # Slurm kills what does not end after KillWait, 30 s by default
@@ -277,7 +278,7 @@ def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mappin
           held: Collection[int]) -> dict[JobId, list[str]]:
     """What is held and what it must be given before it is released: more memory or time where it
     was put back for that. An array of which all that waits is held is released as one."""
-    marks = markers.read(records.markers_folder(workspace, record.run, entry.name))
+    marks = markers.read(Workspace(workspace).run(record.run).step(entry.name).markers)
     found: dict[JobId, list[str]] = {}
     for attempt in entry.attempts:
         job = identity.of_attempt(workspace, record, entry, attempt)
@@ -301,18 +302,18 @@ def _planned(
     workspace: Path, record: RunRecord, entry: StepRecord, profile: ClusterProfile,
     wishes: dict[str, int], not_again: set[int],
 ) -> PlannedStep:
-    folder = records.step_folder(workspace, record.run, entry.name)
+    folder = Workspace(workspace).run(record.run).step(entry.name)
     config = records.config(workspace, record.run, entry, record.command)
     rules = requeue_policy.read(folder)
     wanted = Resources(**entry.resources)
-    for index, marks in markers.read(folder / "markers").items():
+    for index, marks in markers.read(folder.markers).items():
         if index not in not_again:  # what healing found out is not forgotten
             mem, minutes = requeue_policy.granted(rules, marks.requeues)
             wanted = replace(wanted, mem_mb=max(wanted.mem_mb, mem if marks.requeues else 0),
                              time_min=max(wanted.time_min, minutes if marks.requeues else 0))
     wanted = replace(wanted, **wishes)
     healing = Healing()
-    if (folder / requeue_policy.FILE).exists():
+    if folder.requeue_policy.exists():
         # not validated: what an earlier version froze stays in force, whatever it says
         healing = Healing.model_construct(
             **{name: getattr(rules, name) for name in Healing.model_fields})
@@ -330,17 +331,17 @@ def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, 
     """The scripts and the policy of a new attempt; what healed in the last one goes on record."""
     folder = plan.step_folder(step.name)
     submit_jobs.write_scripts(folder, texts)
-    write_json(folder / requeue_policy.FILE, requeue_policy.of(plan.profile, step).to_json())
-    make_durable(folder.glob("script*.sbatch"))
+    write_json(folder.requeue_policy, requeue_policy.of(plan.profile, step).to_json())
+    make_durable(folder.scripts)
     entry.resources = vars(step.resources).copy()
-    marks = markers.read(folder / "markers")
+    marks = markers.read(folder.markers)
     healed = {str(index): marks[index].requeues for index in step.missing
               if index in marks and marks[index].requeues}
     if healed and entry.attempts:
         entry.attempts[-1]["requeues"] = healed
     for index in step.missing:
         for name in ("requeues.json", "gave_up.json"):
-            markers.path(folder / "markers", index, name).unlink(missing_ok=True)
+            markers.path(folder.markers, index, name).unlink(missing_ok=True)
 
 
 def _resources(record: RunRecord, sets: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -21,6 +21,7 @@ from l3hpc.runs.task_state import TaskStatus, judge
 from l3hpc.schedulers.slurm import identity, queue
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace import attempts as waiting
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive
 from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
 
@@ -148,7 +149,7 @@ def collect(
         answer = _ask(chosen, looks, asked)
         found = [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
     for status in found if damage else ():
-        folders = [str(records.run_folder(workspace, status.run)),
+        folders = [str(Workspace(workspace).run(status.run)),
                    *(step.artifact for step in status.steps)]
         status.damaged = [f"{error.where}: {error.message}" for error in damage
                           if str(error.where).startswith(tuple(f"{each}/" for each in folders))]
@@ -183,7 +184,8 @@ def _look(
     network file system forget what it remembers to be missing)."""
     done = artifacts.finished(step.artifact, None if listed else step.tasks)
     left = step.state != "reused" and len(done) < step.tasks
-    marks = markers.read(records.markers_folder(workspace, record.run, step.name)) if left else {}
+    folder = Workspace(workspace).run(record.run).step(step.name)
+    marks = markers.read(folder.markers) if left else {}
     return _Look(workspace, record, step, done, marks)
 
 
@@ -411,7 +413,7 @@ def _point_to_log(
     if index is None or status.state not in ("running", "failed", "lost", "cancelled", "requeued"):
         return
     job = look.open_ids[index]
-    log = records.logs_folder(workspace, record.run, status.name) / f"{job}_0_log.err"
+    log = Workspace(workspace).run(record.run).step(status.name).log(job)
     if log.exists():
         status.log = str(log)
     marks = look.marks.get(index, markers.TaskMarks()).of(job)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError, command_line
 from l3hpc.workspace import records, sharing
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Owner
 from l3hpc.workspace.records import RunRecord
 
@@ -78,7 +79,7 @@ def pause(workspace: Path, run: str, seconds: float) -> None:
 
 
 def _claim(workspace: Path, run: str, label: str = "") -> Owner:
-    return Owner(records.run_folder(workspace, run) / "handing-over", label)
+    return Owner(Workspace(workspace).run(run).submission_lease, label)
 
 
 def _who(owner: Owner) -> str:
@@ -88,4 +89,4 @@ def _who(owner: Owner) -> str:
 
 
 def _asked(workspace: Path, run: str) -> Path:
-    return records.run_folder(workspace, run) / "stop.asked"
+    return Workspace(workspace).run(run).stop_submission

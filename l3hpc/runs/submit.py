@@ -29,6 +29,7 @@ from l3hpc.schedulers import scripts as render
 from l3hpc.schedulers.slurm import job_arrays, partitions
 from l3hpc.schedulers.slurm.commands import call, on_cluster
 from l3hpc.workspace import artifacts, records, sharing
+from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.lease import Owner
 from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.records import RunRecord, StepRecord
@@ -166,7 +167,7 @@ def _make_folder(plan: Plan) -> Owner:
     if plan.profile.shared_group:
         sharing.prepare(plan.workspace, {step.kind for step in plan.steps})
     try:
-        plan.folder.mkdir(parents=True)
+        plan.folder.path.mkdir(parents=True)
     except FileExistsError:
         raise InputError(f"the run {plan.run} exists already", where=str(plan.folder),
                          hint="Give it another name with --name.") from None
@@ -187,7 +188,7 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> 
 
 
 def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> RunRecord:
-    (plan.folder / "artifacts").mkdir()
+    plan.folder.artifacts.mkdir()
     for step in steps:
         _fill_step(plan, step, texts.get(step.name, ()))
     ledger_sync.prepare(plan)
@@ -230,30 +231,30 @@ def _durable(paths: Iterable[Path], progress: Progress) -> Iterator[None]:
 
 def _written(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
     """Every file that the jobs of a new run will read, and the folders that hold them."""
-    yield from (plan.folder.parent, plan.folder / "artifacts", plan.folder / "steps",
-                plan.folder / ledger_sync.FILE)
+    run = plan.folder
+    yield from (run.path.parent, run.artifacts, run.steps, run.sync_script)
     for step in steps:
         folder = plan.step_folder(step.name)
-        yield from (folder, folder / "config.json", folder / healing.FILE,
-                    *folder.glob("script*.sbatch"), step.artifact, step.artifact.parent)
+        yield from (folder.path, folder.config, folder.requeue_policy, *folder.scripts,
+                    step.artifact, step.artifact.parent)
 
 
 def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part, str]]) -> None:
     """The step's folder, and its artifact's. Every file less counts: on a shared disk the making of
     files is most of what a submission takes beside sbatch."""
     folder = plan.step_folder(step.name)
-    for name in ("logs", "markers"):
-        (folder / name).mkdir(parents=True)
-    write_json(folder / "config.json", step.config(plan.run), durable=False)
+    for made in (folder.logs, folder.markers):
+        made.mkdir(parents=True)
+    write_json(folder.config, step.config(plan.run), durable=False)
     if texts:
         write_scripts(folder, texts)
-        write_json(folder / healing.FILE, healing.of(plan.profile, step).to_json(), durable=False)
+        write_json(folder.requeue_policy, healing.of(plan.profile, step).to_json(), durable=False)
     step.artifact.mkdir(parents=True, exist_ok=True)
     if plan.profile.shared_group and step.missing:
         sharing.prepare_artifact(step.artifact)
     records.replace_damaged_config(step.artifact)
-    share_file(folder / "config.json", step.artifact / "config.json")
-    (plan.folder / "artifacts" / step.name).symlink_to(step.artifact)
+    share_file(folder.config, ArtifactFolder(step.artifact).config)
+    plan.folder.artifact(step.name).symlink_to(step.artifact)
 
 
 def _test(

@@ -28,6 +28,7 @@ from l3hpc.schedulers.base import Call
 from l3hpc.schedulers.slurm import identity, job_arrays, sbatch, submit_limits
 from l3hpc.schedulers.slurm.identity import JobId
 from l3hpc.workspace import markers, records
+from l3hpc.workspace.layout import StepFolder
 from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.records import RunRecord
 
@@ -36,12 +37,12 @@ DEPENDENCY_S = (0, 0.5, 1, 2, 4)  # a job left Slurm's memory between our look a
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
-def write_scripts(folder: Path, texts: Sequence[tuple[scripts.Part, str]]) -> None:
+def write_scripts(folder: StepFolder, texts: Sequence[tuple[scripts.Part, str]]) -> None:
     """``script.sbatch`` in a step's folder; of a split array also ``script-1.sbatch`` …"""
-    for old in folder.glob("script*.sbatch"):
+    for old in folder.scripts:
         old.unlink()
     for number, (_, text) in enumerate(texts):
-        write_text(_script(folder, number), text, durable=False)
+        write_text(folder.script(number), text, durable=False)
 
 
 def hand_over(
@@ -83,7 +84,7 @@ def hand_over(
         records.note_attempts(plan.workspace, plan.run, attempts, first=first)
         for name, attempt in attempts.items():
             if attempt["job"] in {each["job"] for each in entries[name].attempts}:
-                markers.forget(plan.step_folder(name) / "markers", since)
+                markers.forget(plan.step_folder(name).markers, since)
             records.add_attempt(entries[name], attempt, first=first)
 
     try:
@@ -147,15 +148,11 @@ def arrays_of(
     return job_arrays.find(plan, alone, texts, waiting)
 
 
-def _script(folder: Path, number: int) -> Path:
-    return folder / (f"script-{number}.sbatch" if number else "script.sbatch")
-
-
-def _call(folder: Path, task: int, index: int) -> Call:
+def _call(folder: StepFolder, task: int, index: int) -> Call:
     """Task ``task`` of the step frozen in ``folder``, as the array's task ``index`` runs it."""
     from l3hpc.worker.execute import TaskCall
 
-    return Call(TaskCall(str(folder / "config.json"), task), folder / "logs", task, index)
+    return Call(TaskCall(str(folder.config), task), folder.logs, task, index)
 
 
 def _submit_part(
@@ -164,7 +161,7 @@ def _submit_part(
 ) -> JobId:
     folder = plan.step_folder(step.name)
     calls = [_call(folder, task, task - part.offset) for task in part.tasks]
-    return _submit(plan, step, _script(folder, number), calls, waits, progress)
+    return _submit(plan, step, folder.script(number), calls, waits, progress)
 
 
 def _submit_array(plan: Plan, array: job_arrays.JobArray, waits: Dependencies,
@@ -194,7 +191,7 @@ def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call],
     while True:
         submission_lock.check(plan.workspace, plan.run)
         after = waits.of(step, [call.task for call in calls])
-        executor = executors.executor(plan.profile, plan.workspace, script.parent / "logs",
+        executor = executors.executor(plan.profile, plan.workspace, StepFolder(script.parent).logs,
                                       waits.cluster(step, after))
         try:
             return executor.submit_script(

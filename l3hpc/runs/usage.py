@@ -15,6 +15,7 @@ from typing import Any
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.schedulers.slurm import identity, queue
 from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
 
 MEMORY_MARGIN, TIME_MARGIN = 1.25, 1.5
@@ -67,7 +68,7 @@ def collect(workspace: Path, run: str, *, accounting: bool = True) -> list[StepU
         ready[step.name] = max(ends, default=0.0)
         if not results:
             continue
-        marks = markers.read(records.markers_folder(workspace, run, step.name))
+        marks = markers.read(Workspace(workspace).run(run).step(step.name).markers)
         could_start = max((ready.get(need, 0.0) for need in step.needs), default=0.0)
         found.append(_step_usage(step, results, marks, could_start, lost.get(step.name)))
     return found

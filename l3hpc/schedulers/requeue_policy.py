@@ -15,12 +15,12 @@ from l3hpc.config.units import format_memory, format_time
 from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import read_json
 from l3hpc.io.typed import mapping
+from l3hpc.workspace.layout import StepFolder
 
 if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile
     from l3hpc.pipelines.model import PlannedStep
 
-FILE = "heal.json"
 HELPER_MB = 100
 WARNED = 128 + signal.SIGUSR2  # exit code of a process that the warning before the limit ended
 MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
@@ -106,15 +106,16 @@ class Decision:
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read(folder: Path) -> Policy:
+def read(folder: Path | StepFolder) -> Policy:
     """The policy in a step's folder of a run.
 
     One that is missing or damaged (by a power failure, say) is made again from the run's record:
     the usual counts, and the request of the step. Where there is no record, nothing is healed.
     """
     names = Policy.__dataclass_fields__
+    step = StepFolder(folder)
     try:
-        value = read_json(Path(folder) / FILE, own=True)  # it names a program to run
+        value = read_json(step.requeue_policy, own=True)  # it names a program to run
         known = mapping(_File, value, "policy")
         known = {key: item for key, item in known.items() if key in names}
         for key in ("helper", "helper_memory"):
@@ -122,17 +123,17 @@ def read(folder: Path) -> Policy:
                 known[key] = tuple(known[key])
         return Policy(**known)
     except FileNotFoundError:
-        return _from_record(Path(folder))
+        return _from_record(step)
     except (OSError, InputError) as error:
-        path = Path(folder) / FILE
+        path = step.requeue_policy
         why = error.message if isinstance(error, InputError) else str(error.strerror)
         note_damage(InputError(why, where=getattr(error, "where", None) or str(path)))
-        return _from_record(Path(folder))
+        return _from_record(step)
 
 
-def _from_record(folder: Path) -> Policy:
+def _from_record(folder: StepFolder) -> Policy:
     try:
-        steps = read_json(folder.parent.parent / "run.json")["steps"]
+        steps = read_json(folder.run.record)["steps"]
         [wanted] = [step["resources"] for step in steps
                     if step["name"] == folder.name and step["state"] == "submitted"]
         return Policy(mem_mb=int(wanted["mem_mb"]), time_min=int(wanted["time_min"]))

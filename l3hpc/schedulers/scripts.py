@@ -146,7 +146,7 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
     profile: ClusterProfile = plan.profile
     over = profile.at(step.kind)
     wanted = step.resources
-    logs = str(plan.step_folder(step.name) / "logs").replace("%", "%%")
+    logs = str(plan.step_folder(step.name).logs).replace("%", "%%")
     is_array = step.tasks > 1
     stem = "%A_%a_0_log" if is_array else "%j_0_log"
     lines = [directive("job-name", f"l3-{plan.run}-{step.name}")]
@@ -188,7 +188,7 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
     folder = plan.step_folder(step.name)
     srun = profile.executor == "slurm" and profile.srun
     command = [*(SRUN if srun else ()), *profile.container, profile.python, "-u", "-m",
-               "l3hpc.worker.job_entry", str(folder / "logs")]
+               "l3hpc.worker.job_entry", str(folder.logs)]
     heal = [*profile.container, profile.python, "-m", "l3hpc.worker.requeue", str(folder)]
     return {
         "directives": [Markup(line) for line in directives(plan, step, part)],
@@ -197,7 +197,7 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
         "heal": Markup(" ".join(quoted(word) for word in heal)) if _heals(plan) else "",
         "offset": part.offset, "env": profile.env, "umask": profile.umask,
         "resources": step.resources,
-        "markers": str(folder / "markers"), "logs": str(folder / "logs"),
+        "markers": str(folder.markers), "logs": str(folder.logs),
         "folder": str(folder), "workspace": str(plan.workspace),
         "run": plan.run, "pipeline": plan.pipeline, "step": step.name, "kind": step.kind,
         "params": step.params, "profile": profile, "python": profile.python,

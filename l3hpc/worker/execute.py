@@ -31,12 +31,13 @@ from l3hpc.arrays.cores import limit_pools
 from l3hpc.console import terminal
 from l3hpc.console.progress import LogProgress, Progress, StateProgress
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.io.files import digest_file, read_json, read_own, whole_folder, write_json
+from l3hpc.io.files import RESULT, digest_file, read_json, read_own, whole_folder, write_json
 from l3hpc.io.typed import mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
 from l3hpc.workspace import artifacts, markers
+from l3hpc.workspace.layout import ArtifactFolder, StepFolder
 from l3hpc.workspace.lease import Owner
 
 PACKAGES = ("numpy", "scipy", "h5py", "tensorflow", "tensorflow-cpu", "keras", "scikit-learn",
@@ -100,7 +101,7 @@ class TaskCall:
         if os.environ.get("L3HPC_REQUEUES"):
             raise SystemExit(healing.REQUEUE)
         # a script without a requeue policy: submitit asks Slurm
-        if not (folder / requeue_policy.FILE).exists():
+        if not StepFolder(folder).requeue_policy.exists():
             from submitit.core.utils import DelayedSubmission
 
             config = Path(self.config_path)
@@ -216,7 +217,7 @@ def run_step(
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "threads": task.threads, "seed": params.get("seed"), "environment": environment(),
     }
-    write_json(output / "result.json", result)
+    write_json(output / RESULT, result)
     return result
 
 
@@ -234,10 +235,8 @@ def environment() -> dict[str, Any]:
 
 def markers_folder(config_path: Path, config: Mapping[str, Any]) -> Path:
     """The markers of the run that the config belongs to, or the artifact's own for a copy of it."""
-    parent = Path(config_path).absolute().parent
-    if parent.parent.name == "steps":
-        return parent / "markers"
-    return Path(config["artifact"]) / artifacts.WORK / "markers"
+    step = StepFolder.of_config(config_path)
+    return step.markers if step else ArtifactFolder(config["artifact"]).markers
 
 
 def _compute(
@@ -291,18 +290,17 @@ def _claimed(artifact: Path, index: int, run: str, progress: Progress) -> Iterat
 
 
 def _result(artifact: Path, index: int) -> dict[str, Any]:
-    value = read_json(artifacts.task_folder(artifact, index) / "result.json")
+    value = read_json(ArtifactFolder(artifact).result(index))
     assert isinstance(value, dict)
     return value
 
 
 def _journal(config: Mapping[str, Any]) -> Recorder:
     """The ledger's journal in the workspace that the artifact belongs to."""
-    artifact = Path(config["artifact"])  # <workspace>/artifacts/<step>/<fingerprint>
-    if artifact.parent.parent.name != "artifacts":
+    workspace = ArtifactFolder(config["artifact"]).workspace
+    if workspace is None:
         return NoRecorder()
-    return Journal(artifact.parents[2] / "ledger" / "journal", labels=config["labels"],
-                   run=config["run"])
+    return Journal(workspace.journal, labels=config["labels"], run=config["run"])
 
 
 def _last_words(error: BaseException) -> dict[str, Any]:

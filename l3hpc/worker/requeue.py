@@ -29,6 +29,7 @@ from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.schedulers.slurm import requeue
 from l3hpc.schedulers.slurm.commands import call
 from l3hpc.workspace import markers
+from l3hpc.workspace.layout import StepFolder
 
 KILLED = (137, 9)
 REQUEUE = 85  # the exit code by which a command says that it goes on later
@@ -69,14 +70,14 @@ def after_end(folder: Path, task: int, code: int, signs: str) -> Decision | None
     where Slurm's warning met a Python that had only just started and did not listen yet. A signal 9
     alone says nothing of memory. What belongs to a cancelled run stays where it is.
     """
-    marks = markers.read(folder / "markers").get(task, markers.TaskMarks())
+    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     kind = str((marks.error or {}).get("type", ""))
     if _cancelled(folder) or kind == TOO_OFTEN and marks.gave_up:
         return None
     if kind == TOO_OFTEN:
         words = requeue_policy.decide(requeue_policy.read(folder), requeue_policy.TIME,
                                       marks.requeues).words
-        markers.give_up(folder / "markers", task, words, time.time())
+        markers.give_up(StepFolder(folder).markers, task, words, time.time())
         return None
     if code == REQUEUE:
         return decide(folder, task,
@@ -97,13 +98,13 @@ def after_restart(folder: Path, task: int, restarts: int, here: str, attempts: s
     attempts: of this job, as ``sacct`` lists them (State|NodeList|End). A job that wakes up on the
     node where its last attempt ended as NODE_FAIL goes back to the queue without that node.
     """
-    marks = markers.read(folder / "markers").get(task, markers.TaskMarks())
+    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     if len(marks.requeues) >= restarts:
         return None
     state, node = _last_end(attempts)
     reason = requeue_policy.NODE if state == "NODE_FAIL" else requeue_policy.PREEMPTED \
         if state == "PREEMPTED" else "requeued by Slurm"
-    markers.add_requeue(folder / "markers", task, reason, time.time(), host=node)
+    markers.add_requeue(StepFolder(folder).markers, task, reason, time.time(), host=node)
     if (reason, node) == (requeue_policy.NODE, here):
         return decide(folder, task, requeue_policy.NODE, here)
     return None
@@ -111,14 +112,14 @@ def after_restart(folder: Path, task: int, restarts: int, here: str, attempts: s
 
 def decide(folder: Path, task: int, cause: str, node: str = "") -> Decision | None:
     """Ask the step's policy, and note in the markers what it says; None: given up."""
-    marks = markers.read(folder / "markers").get(task, markers.TaskMarks())
+    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     decision = Decision(True, SIGNALLED) if cause == SIGNALLED else \
         requeue_policy.decide(requeue_policy.read(folder), cause, marks.requeues, node)
     if not decision.again:
-        markers.give_up(folder / "markers", task, decision.words, time.time())
+        markers.give_up(StepFolder(folder).markers, task, decision.words, time.time())
         _say(decision.words)
         return None
-    markers.add_requeue(folder / "markers", task, cause, time.time(), words=decision.words,
+    markers.add_requeue(StepFolder(folder).markers, task, cause, time.time(), words=decision.words,
                         mem_mb=decision.mem_mb, time_min=decision.time_min,
                         exclude=decision.exclude, host=socket.gethostname())
     _say(f"{decision.words}; asking Slurm to put the job back")
@@ -138,20 +139,20 @@ def answer(folder: Path, decision: Decision | None) -> list[str]:
 
 def refused(folder: Path, task: int, words: str) -> None:
     """Slurm does not put the task back: it is given up, and status says why."""
-    marks = markers.read(folder / "markers").get(task, markers.TaskMarks())
+    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     cause = str(marks.requeues[-1].get("reason", "")) if marks.requeues else "failed"
     said = " ".join(words.split()) or "it gave no reason"
     _say(f"Slurm does not put the job back: {said}")
-    markers.take_back_requeue(folder / "markers", task)
-    markers.give_up(folder / "markers", task, f"{cause}; Slurm does not put it back: {said}",
-                    time.time())
+    marked = StepFolder(folder).markers
+    markers.take_back_requeue(marked, task)
+    markers.give_up(marked, task, f"{cause}; Slurm does not put it back: {said}", time.time())
 
 
 def held(folder: Path, task: int, words: str) -> None:
     """No helper job could be submitted: the task waits for ``l3hpc resume``."""
     _say(f"no helper job could be submitted ({' '.join(words.split())}); the job stays held until "
          "l3hpc resume")
-    markers.hold(folder / "markers", task)
+    markers.hold(StepFolder(folder).markers, task)
 
 
 def act(folder: Path, task: int, decision: Decision | None) -> bool:
@@ -159,7 +160,7 @@ def act(folder: Path, task: int, decision: Decision | None) -> bool:
     task is on its way back to the queue."""
     if decision is None:
         return False
-    changes, log = requeue.arguments(decision), folder / "logs" / "heal.log"
+    changes, log = requeue.arguments(decision), StepFolder(folder).helper_log
     name = f"{os.environ.get('SLURM_JOB_NAME', 'l3')}-heal"
     try:
         if changes:
@@ -176,7 +177,7 @@ def act(folder: Path, task: int, decision: Decision | None) -> bool:
 
 def near_time_limit(folder: Path, task: int) -> bool:
     """Whether this attempt has used up its time, but for the warning that Slurm gives."""
-    marks = markers.read(folder / "markers").get(task, markers.TaskMarks())
+    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     if marks.started is None:
         return True
     minutes = requeue_policy.granted(requeue_policy.read(folder), marks.requeues)[1]
@@ -185,7 +186,7 @@ def near_time_limit(folder: Path, task: int) -> bool:
 
 def _cancelled(folder: Path) -> bool:
     with contextlib.suppress(OSError, L3hpcError, ValueError, AttributeError):
-        return bool(read_json(folder.parent.parent / "run.json").get("state") == "cancelled")
+        return bool(read_json(StepFolder(folder).run.record).get("state") == "cancelled")
     return False
 
 
@@ -203,7 +204,7 @@ def _signs(folder: Path) -> str:
     """What a script of a version before does not hand over: accounting's word, and the log since
     the command last began."""
     signs = _ask("--parsable2", "--format", "State")
-    with contextlib.suppress(OSError), open(folder / "logs" / f"{job_id()}_0_log.err", "rb") as log:
+    with contextlib.suppress(OSError), open(StepFolder(folder).log(job_id()), "rb") as log:
         log.seek(max(log.seek(0, os.SEEK_END) - MOST_SIGNS, 0))
         signs += log.read().decode(errors="replace").rpartition("Starting with ")[2]
     return signs

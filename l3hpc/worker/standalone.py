@@ -12,10 +12,11 @@ from typing import Any
 import l3hpc.steps
 from l3hpc.console.progress import for_person
 from l3hpc.errors import InputError, nearest
-from l3hpc.io.files import whole_folder
+from l3hpc.io.files import is_task_folder, whole_folder
 from l3hpc.pipelines.parameters import read_value
 from l3hpc.steps.base import NoRecorder
 from l3hpc.worker import execute
+from l3hpc.workspace.layout import ArtifactFolder
 
 
 def run(
@@ -43,7 +44,7 @@ def run(
         if not overwrite:
             raise InputError(f"{output} is not empty",
                              hint="Name another folder, or say --overwrite.")
-        if not (output / "result.json").is_file():
+        if not is_task_folder(output):
             raise InputError(f"{output} is not the output of a step: it is not removed",
                              hint="Name another folder.")
     module.check({step: typed})
@@ -87,16 +88,16 @@ def parameters(module: Any, words: Mapping[str, str]) -> dict[str, Any]:
 def _as_artifact(path: Path, stand_in: Path) -> Path:
     """``path``; or, where it is the flat output of a step run by hand, an artifact of that task."""
     path = Path(path).absolute()
-    if not (path / "result.json").is_file():
+    if not is_task_folder(path):
         return path
     stand_in.mkdir(parents=True)
-    (stand_in / "0000").symlink_to(path)
+    ArtifactFolder(stand_in).task(0).symlink_to(path)
     return stand_in
 
 
 def _shards(folder: Path) -> list[dict[str, Any]]:
     """The frozen shards of an artifact used as input ([] for published files)."""
-    path = Path(folder) / "config.json"
+    path = ArtifactFolder(folder).config
     if not path.is_file():
         return []
     value = execute.read_config(path)["shards"]

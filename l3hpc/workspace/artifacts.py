@@ -16,10 +16,9 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, note_damage
-from l3hpc.io.files import is_own, read_json, write_json
+from l3hpc.io.files import RESULT, is_own, read_json, write_json
 from l3hpc.io.typed import mapping
-
-WORK = ".work"
+from l3hpc.workspace.layout import ArtifactFolder
 
 
 class Result(TypedDict):
@@ -45,12 +44,12 @@ class Summary(TypedDict):
 
 def task_folder(artifact: Path, index: int) -> Path:
     """Where a task's finished files are."""
-    return Path(artifact) / f"{index:04d}"
+    return ArtifactFolder(artifact).task(index)
 
 
 def scratch_folder(artifact: Path, index: int) -> Path:
     """Where a task keeps what must survive a killed attempt."""
-    return Path(artifact) / WORK / f"{index:04d}"
+    return ArtifactFolder(artifact).scratch(index)
 
 
 def own_scratch(artifact: Path, index: int) -> Path:
@@ -61,9 +60,9 @@ def own_scratch(artifact: Path, index: int) -> Path:
     return folder
 
 
-def is_done(artifact: Path, index: int) -> bool:
+def is_done(artifact: Path | str, index: int) -> bool:
     """True when the task has its result."""
-    return os.path.isfile(f"{artifact}/{index:04d}/result.json")
+    return os.path.isfile(ArtifactFolder(artifact).result(index))
 
 
 def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
@@ -72,7 +71,7 @@ def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
     tasks: how many there are, where that is known: one task is found without listing the folder.
     """
     if tasks == 1:
-        return {0} if os.path.isfile(f"{artifact}/0000/result.json") else set()
+        return {0} if is_done(artifact, 0) else set()
     try:
         entries = os.listdir(artifact)
     except FileNotFoundError:
@@ -81,14 +80,14 @@ def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
         note_damage(InputError(f"cannot be read: {error.strerror}", where=str(artifact)))
         return set()
     return {int(name) for name in entries if name.isdecimal()
-            and os.path.isfile(f"{artifact}/{name}/result.json")}
+            and os.path.isfile(f"{artifact}/{name}/{RESULT}")}
 
 
 def results(artifact: Path) -> list[dict[str, Any]]:
     """The ``result.json`` of every finished task, in task order, without the damaged ones."""
     values = []
     for index in sorted(finished(artifact)):
-        path = Path(f"{artifact}/{index:04d}/result.json")
+        path = ArtifactFolder(artifact).result(index)
         try:
             value = mapping(Result, read_json(path), "result")
         except InputError as error:
@@ -101,12 +100,13 @@ def results(artifact: Path) -> list[dict[str, Any]]:
 def discard(artifact: Path) -> None:
     """Remove all results and unfinished work of an artifact, so that it is computed anew. Each
     task's result goes by one rename first: no reader takes a half for a whole."""
-    (artifact / "summary.json").unlink(missing_ok=True)
+    folder = ArtifactFolder(artifact)
+    folder.summary.unlink(missing_ok=True)
     for index in finished(artifact):
         gone = artifact / f".{index:04d}.discarded.tmp"
         os.rename(task_folder(artifact, index), gone)
         shutil.rmtree(gone)
-    shutil.rmtree(artifact / WORK, ignore_errors=True)
+    shutil.rmtree(folder.work, ignore_errors=True)
 
 
 def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str]) -> None:
@@ -116,7 +116,7 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
         if len(found) < tasks:  # a result is damaged: it says nothing for a summary
             return
         with contextlib.suppress(PermissionError):  # another person has left it already
-            write_json(Path(artifact) / "summary.json", {
+            write_json(ArtifactFolder(artifact).summary, {
                 "text": summary([result["summary"] for result in found]),
                 "started": min(result["started"] for result in found),
                 "finished": max(result["finished"] for result in found)})
@@ -125,13 +125,13 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
 def summary(artifact: Path | str) -> dict[str, Any]:
     """What the last task of a complete artifact left: ``text``, ``started``, ``finished`` (unix
     seconds); {} when it left nothing."""
-    path = f"{artifact}/summary.json"  # of every finished step: a Path takes longer than the file
+    path = ArtifactFolder(artifact).summary
     try:
         return mapping(Summary, read_json(path), "summary")
     except FileNotFoundError:
         return {}
     except InputError as error:
-        note_damage(InputError(error.message, where=error.where or path))
+        note_damage(InputError(error.message, where=error.where or str(path)))
         return {}
 
 
@@ -146,9 +146,10 @@ def check_input(name: str, folder: Path) -> None:
     if not folder.exists():
         raise InputError(f"input {name!r} does not exist: {folder}",
                          hint=f"Compute it first (step {name}), or name another folder.")
-    if not (folder / "config.json").is_file():
+    frozen = ArtifactFolder(folder).config
+    if not frozen.is_file():
         return  # files of another origin: the step itself checks what is in them
-    config = read_json(folder / "config.json")
+    config = read_json(frozen)
     if not isinstance(config, dict) or "shards" not in config:
         return
     total = len(config["shards"])

@@ -18,21 +18,16 @@ from typing_extensions import NotRequired, TypedDict
 from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import read_json, write_json, write_text
 from l3hpc.io.typed import mapping
-from l3hpc.workspace import records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Owner, process_start
 from l3hpc.workspace.records import RunRecord, task_ids
 
 LIVE = ("PENDING", "RUNNING")
 
 
-def spool_folder(workspace: Path) -> Path:
-    """The folder with one entry per local job ever submitted in a workspace."""
-    return Path(workspace) / "local" / "jobs"
-
-
 def entry(workspace: Path, job: str) -> dict[str, Any] | None:
     """The spool's entry of a local job; None when there is no such job."""
-    path = spool_folder(workspace) / f"{job}.json"
+    path = Workspace(workspace).local_job(job)
     try:
         return mapping(_Entry, read_json(path), "job")
     except FileNotFoundError:
@@ -74,14 +69,14 @@ class LocalJobs:
     """
 
     def __init__(self, workspace: Path, run: str) -> None:
-        self._workspace, self._folder = Path(workspace), records.run_folder(workspace, run)
+        self._workspace, self._folder = Path(workspace), Workspace(workspace).run(run)
         self.jobs: dict[str, dict[str, Any]] = {}
         self.load()
 
     @property
     def path(self) -> Path:
         """The file."""
-        return self._folder / "local.json"
+        return self._folder.local_state
 
     def load(self) -> None:
         """Read the file again."""
@@ -118,19 +113,19 @@ class LocalJobs:
 
     def runner(self) -> dict[str, Any] | None:
         """The live runner of the run (``host``, ``pid``); None when there is none."""
-        return Owner(self._folder / "runner").holder()
+        return Owner(self._folder.runner_lease).holder()
 
     def ask_to_stop(self) -> None:
         """Leave a request that the runner looks for (from any machine)."""
-        write_text(self._folder / "stop", "")
+        write_text(self._folder.stop_runner, "")
 
     def asked_to_stop(self) -> bool:
         """True when someone asked the runner to stop."""
-        return (self._folder / "stop").exists()
+        return self._folder.stop_runner.exists()
 
     def forget_stop(self) -> None:
         """Remove an old request."""
-        (self._folder / "stop").unlink(missing_ok=True)
+        self._folder.stop_runner.unlink(missing_ok=True)
 
     def stop_orphans(self) -> None:
         """Without a runner: end the processes it left here, and mark all as cancelled."""

@@ -21,9 +21,9 @@ from l3hpc.config.profile import Resources
 from l3hpc.errors import InputError, nearest, note_damage
 from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
 from l3hpc.io.typed import made, mapping, shown
+from l3hpc.workspace.layout import ArtifactFolder, RunFolder, Workspace
 
 LATEST = "latest"
-NOTED = "attempts.jsonl"
 MOST_TASKS = 10_000_000  # more than a step can have, and few enough to count them one by one
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
@@ -155,36 +155,11 @@ def task_ids(attempt: Mapping[str, Any]) -> dict[int, str]:
             for index in attempt["tasks"]}
 
 
-def runs_folder(workspace: Path) -> Path:
-    """The folder that holds one folder per run."""
-    return Path(f"{workspace}/runs")
-
-
-def run_folder(workspace: Path, run: str) -> Path:
-    """The folder of one run."""
-    return Path(f"{workspace}/runs/{run}")
-
-
-def step_folder(workspace: Path, run: str, step: str) -> Path:
-    """The folder of one step of a run: config.json, script.sbatch, logs/, markers/."""
-    return Path(f"{workspace}/runs/{run}/steps/{step}")
-
-
-def logs_folder(workspace: Path, run: str, step: str) -> Path:
-    """Where a step's logs are (submitit keeps its own files there too)."""
-    return Path(f"{step_folder(workspace, run, step)}/logs")
-
-
-def markers_folder(workspace: Path, run: str, step: str) -> Path:
-    """Where a step's markers are."""
-    return Path(f"{step_folder(workspace, run, step)}/markers")
-
-
 def write(workspace: Path, record: RunRecord) -> None:
     """Replace the record of a run by one rename; what was noted beside it is in it now."""
-    folder = run_folder(workspace, record.run)
-    write_json(folder / "run.json", record.to_json())
-    (folder / NOTED).unlink(missing_ok=True)
+    folder = Workspace(workspace).run(record.run)
+    write_json(folder.record, record.to_json())
+    folder.attempts.unlink(missing_ok=True)
 
 
 def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Mapping[str, Any]], *,
@@ -194,7 +169,7 @@ def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Mapping[str,
     step."""
     text = "".join(json.dumps({"step": step, "first": first, "attempt": attempt}) + "\n"
                    for step, attempt in attempts.items())
-    with open(run_folder(workspace, run) / NOTED, "a", encoding="utf-8") as stream:
+    with open(Workspace(workspace).run(run).attempts, "a", encoding="utf-8") as stream:
         stream.write(text)
 
 
@@ -206,9 +181,8 @@ def add_attempt(entry: StepRecord, attempt: Mapping[str, Any], *, first: bool) -
     entry.attempts.append(dict(attempt))
 
 
-def _add_noted(folder: Path, record: RunRecord) -> None:
+def _add_noted(path: Path, record: RunRecord) -> None:
     """What was noted after the record was last written (the writer was killed, or is at work)."""
-    path = folder / NOTED
     try:
         content = read_bounded(path)
     except FileNotFoundError:
@@ -235,7 +209,8 @@ def _add_noted(folder: Path, record: RunRecord) -> None:
 
 def read(workspace: Path, run: str) -> RunRecord:
     """The record of the run with exactly this name."""
-    path = run_folder(workspace, run) / "run.json"
+    folder = Workspace(workspace).run(run)
+    path = folder.record
     try:
         value = read_json(path)
     except FileNotFoundError:
@@ -251,7 +226,7 @@ def read(workspace: Path, run: str) -> RunRecord:
     except InputError as error:
         raise InputError(f"not a record of a run: {error.message}", where=str(path),
                          hint=_lost(run)) from None
-    _add_noted(path.parent, record)
+    _add_noted(folder.attempts, record)
     return record
 
 
@@ -289,15 +264,16 @@ def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str])
 
     command: of the run's submission, as its record has it.
     """
-    path = step_folder(workspace, run, entry.name) / "config.json"
+    path = Workspace(workspace).run(run).step(entry.name).config
     try:
         return _whole_config(path)
     except (OSError, InputError) as error:
         if isinstance(error, InputError):
             note_damage(InputError(error.message, where=error.where or str(path)))
         with contextlib.suppress(OSError, InputError):
-            kept = _whole_config(Path(entry.artifact) / "config.json")
-            if kept["fingerprint"] == Path(entry.artifact).name:
+            artifact = ArtifactFolder(entry.artifact)
+            kept = _whole_config(artifact.config)
+            if kept["fingerprint"] == artifact.fingerprint:
                 found = {**kept, "run": run, "name": entry.name}
                 write_json(path, found)
                 return found
@@ -310,7 +286,7 @@ def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str])
 def replace_damaged_config(artifact: Path) -> None:
     """Remove an artifact's config.json that a power failure emptied or cut off, before the next run
     leaves its own there."""
-    path = artifact / "config.json"
+    path = ArtifactFolder(artifact).config
     with contextlib.suppress(OSError), open_regular(path) as stream:
         begun = stream.read(1) == b"{"
         stream.seek(max(os.fstat(stream.fileno()).st_size - 2, 0))
@@ -326,11 +302,12 @@ def _whole_config(path: Path) -> dict[str, Any]:
 def names(workspace: Path) -> list[str]:
     """The names of all recorded runs, in alphabetical order."""
     try:
-        entries = list(os.scandir(runs_folder(workspace)))
+        entries = list(os.scandir(Workspace(workspace).runs))
     except FileNotFoundError:
         return []
     return sorted(entry.name for entry in entries
-                  if not entry.name.startswith(".") and os.path.lexists(f"{entry.path}/run.json"))
+                  if not entry.name.startswith(".")
+                  and os.path.lexists(RunFolder(entry.path).record))
 
 
 def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[RunRecord]:
@@ -367,14 +344,20 @@ def find(workspace: Path, text: str) -> str:
 
 def _latest(workspace: Path) -> str:
     """The newest run; an ``InputError`` where that may be one whose record is damaged."""
-    broken: list[InputError] = []
-    known = read_all(workspace, broken)
-    for error in broken:
-        changed = os.lstat(Path(str(error.where).partition("run.json")[0])).st_mtime
-        if not known or changed > known[0].created:
+    created: dict[str, float] = {}
+    broken: dict[str, InputError] = {}
+    for name in names(workspace):
+        try:
+            created[name] = read(workspace, name).created
+        except InputError as damage:
+            broken[name] = damage
+    newest = max(created, key=lambda name: (created[name], name), default="")
+    for name, error in broken.items():
+        changed = os.lstat(Workspace(workspace).run(name)).st_mtime
+        if not newest or changed > created[newest]:
             raise InputError("the newest run may be one that cannot be read: name the run instead "
                              "of latest", where=error.where, allowed=error.message)
-    return known[0].run
+    return newest
 
 
 def step(record: RunRecord, name: str) -> StepRecord:
@@ -389,7 +372,7 @@ def step(record: RunRecord, name: str) -> StepRecord:
 def unknown_run(workspace: Path, text: str) -> InputError:
     """The error for a run that does not exist, with the nearest names."""
     known = names(workspace)
-    where = f"no run {text!r} in {runs_folder(workspace)}"
+    where = f"no run {text!r} in {Workspace(workspace).runs}"
     if not known:
         return InputError(where, hint="Nothing was submitted yet in this workspace: l3hpc submit")
     if len(known) > 20:

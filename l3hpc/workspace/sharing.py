@@ -17,9 +17,7 @@ from pathlib import Path
 
 from l3hpc.errors import InputError, pasted
 from l3hpc.io.files import is_own, person
-from l3hpc.ledger.store import share as share_ledger
-from l3hpc.workspace import artifacts, records
-from l3hpc.workspace.local_jobs import spool_folder
+from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
 MODE = 0o3770  # the group may add; setgid: new files belong to it; sticky: each keeps their own
 OPEN = stat.S_IWGRP | stat.S_IXGRP | stat.S_ISGID | stat.S_ISVTX
@@ -44,27 +42,44 @@ def prepare(workspace: Path, kinds: Iterable[str]) -> None:
     if state.st_mode & stat.S_IWGRP and not state.st_mode & stat.S_ISVTX:
         with contextlib.suppress(PermissionError):  # somebody else's: doctor says so
             workspace.chmod(stat.S_IMODE(state.st_mode) | stat.S_ISVTX)
-    made, spool = workspace / "artifacts", spool_folder(workspace)
-    for folder in (records.runs_folder(workspace), made, *(made / kind for kind in {*kinds}),
-                   spool.parent, spool):
+    spool = Workspace(workspace).local_jobs
+    for folder in (*_shared_folders(workspace, kinds), spool.parent, spool):
         open_to_group(folder, state.st_gid)
-    share_ledger(workspace)
+    prepare_ledger(workspace)
 
 
 def check(workspace: Path, kinds: Iterable[str]) -> None:
     """An ``InputError`` where somebody else's folder keeps us from submitting into a workspace."""
-    made = workspace / "artifacts"
-    for folder in (records.runs_folder(workspace), made, *(made / kind for kind in {*kinds})):
+    for folder in _shared_folders(workspace, kinds):
         if os.path.lexists(folder):
             _require_no_link(folder)
             require_writable(folder)
+
+
+def prepare_ledger(workspace: Path) -> None:
+    """Make the ledger's folders such that the group may write them, and new files belong to it.
+
+    What another person made is left as it is: that person's submission has seen to it.
+    """
+    places = Workspace(workspace)
+    for folder in (places.ledger, places.journal, places.sync_states):
+        folder.mkdir(parents=True, exist_ok=True)
+        for mode in (0o770, 0o2770):  # not every file system knows the second one
+            with contextlib.suppress(PermissionError):
+                folder.chmod(mode)
+
+
+def _shared_folders(workspace: Path, kinds: Iterable[str]) -> list[Path]:
+    """The folders into which everybody of a group writes, for the steps of these kinds."""
+    places = Workspace(workspace)
+    return [places.runs, places.artifacts, *map(places.artifacts_of, {*kinds})]
 
 
 def prepare_artifact(folder: Path) -> None:
     """The same for the folder of an artifact, so that another person can finish it."""
     group = folder.parent.stat().st_gid
     open_to_group(folder, group)
-    open_to_group(folder / artifacts.WORK, group)
+    open_to_group(ArtifactFolder(folder).work, group)
 
 
 def open_to_group(folder: Path, group: int) -> None:
@@ -106,7 +121,7 @@ def require_writable(folder: Path) -> None:
 
 def check_own(workspace: Path, run: str) -> None:
     """Refuse to change a run of somebody else: what its files say would be done in our name."""
-    folder = records.run_folder(workspace, run)
+    folder = Workspace(workspace).run(run).path
     with contextlib.suppress(FileNotFoundError):
         if not is_own(folder):
             owner = person(folder.stat().st_uid)
@@ -117,8 +132,7 @@ def check_own(workspace: Path, run: str) -> None:
 
 def dangers(workspace: Path) -> Iterator[Danger]:
     """The folders of a workspace, and those above it, in which others can rename what is ours."""
-    folders = [records.runs_folder(workspace), workspace / "artifacts", workspace,
-               *workspace.parents]
+    folders = [*_shared_folders(workspace, ()), workspace, *workspace.parents]
     for folder in folders:
         try:
             state = folder.stat()

@@ -24,7 +24,7 @@ def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_pa
     record = submit.submit(made)
     assert [step.state for step in record.steps] == ["submitted"] * 5
     for step in made.steps:
-        script = (made.step_folder(step.name) / "script.sbatch").read_text()
+        script = made.step_folder(step.name).script().read_text()
         job = records.step(record, step.name).job
         given = any_slurm.command("scontrol", "write", "batch_script", job, "-")
         assert given.rstrip("\n\0") == script.rstrip("\n")
@@ -66,7 +66,7 @@ def test_only_the_missing_tasks_of_an_array_are_submitted(slurm_cluster, chains,
     assert again.steps[0].missing == (2,)
     record = submit.submit(again)
     assert record.steps[0].submitted_tasks == [2]
-    assert "#SBATCH --array=2\n" in (again.step_folder("extract") / "script.sbatch").read_text()
+    assert "#SBATCH --array=2\n" in again.step_folder("extract").script().read_text()
     assert states(until(tmp_path, "again", settled)) == {"extract": "done"}
     assert chains.output(again, "extract") == {n: f"({n})" for n in range(4)}
 
@@ -165,7 +165,7 @@ def test_what_would_wait_for_ever_is_refused(slurm_cluster, chains, tmp_path):
             with pytest.raises(InputError) as caught:
                 submit.submit(made, test_only=test_only)
             assert caught.value.message == message
-    assert not made.folder.exists() and slurm_cluster.jobs() == ["wrap"]
+    assert not made.folder.path.exists() and slurm_cluster.jobs() == ["wrap"]
 
 
 def test_submitting_inside_a_job_inherits_nothing(slurm_cluster, chains, tmp_path, monkeypatch):
@@ -327,7 +327,7 @@ def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, 
         "fit-b": "blocked", "sample-c": "done", "fit-c": "done"}
     failed = next(step for step in found.steps if step.name == "sample-b")
     assert "first attempt fails" in failed.detail
-    assert failed.log == str(made.step_folder("sample-b") / "logs" / f"{base}_1_0_log.err")
+    assert failed.log == str(made.step_folder("sample-b").logs / f"{base}_1_0_log.err")
     healed = next(step for step in made.steps if step.name == "sample-c").artifact
     environment = json.loads((healed / "0000/result.json").read_text())["environment"]
     assert environment["restarts"] == "1" and environment["array_job"] == base

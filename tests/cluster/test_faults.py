@@ -14,7 +14,8 @@ from l3hpc.runs import status, submit, usage
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import resume
 from l3hpc.schedulers.slurm import queue
-from l3hpc.workspace import markers, records
+from l3hpc.workspace import markers
+from l3hpc.workspace.layout import Workspace
 
 QUICK = """#!/bin/bash
 # stands in for Python: leaves the result that the worker would
@@ -28,7 +29,7 @@ mv "$artifact/.0.tmp" "$artifact/0000"
 
 
 def reasons(folder, step="extract", task=0):
-    marks = markers.read(records.markers_folder(folder, "demo", step))
+    marks = markers.read(Workspace(folder).run("demo").step(step).markers)
     return [entry["reason"] for entry in marks[task].requeues]
 
 
@@ -76,7 +77,7 @@ def test_a_node_that_dies_costs_one_requeue(slurm_cluster, chains, tmp_path):
             "extract": "done", "sample": "done"}
         assert reasons(tmp_path) == ["node failure"]
         assert result(made)["environment"]["job"] == job
-        begin = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0].begin
+        begin = markers.read(Workspace(tmp_path).run("demo").step("extract").markers)[0].begin
         assert begin["node"] != node
         assert found.steps[1].state == "waiting"
     finally:
@@ -194,7 +195,7 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
                                                      "embed": {"seconds": 60}})
     record = submit.submit(made)
     until(tmp_path, "demo", lambda found: all(step.progress for step in found.steps)
-          and (made.step_folder("extract") / "markers" / "1.begin").exists())
+          and (made.step_folder("extract").markers / "1.begin").exists())
     cluster.kill_processes("SLURM_ARRAY_TASK_ID=1")
     cluster.kill_processes(f"SLURM_JOB_ID={record.steps[1].job}")
     cluster.until(lambda: _forgotten(cluster, record), 40, "Slurm does not forget")

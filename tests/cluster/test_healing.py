@@ -11,7 +11,8 @@ from l3hpc.config.profile import Resources
 from l3hpc.runs import submit
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import missing, resume
-from l3hpc.workspace import markers, records
+from l3hpc.workspace import markers
+from l3hpc.workspace.layout import Workspace
 
 
 def run(chains, cluster, folder, *, request=None, **step):
@@ -22,7 +23,7 @@ def run(chains, cluster, folder, *, request=None, **step):
 
 
 def requeues(folder, task=0):
-    marks = markers.read(records.markers_folder(folder, "demo", "extract"))
+    marks = markers.read(Workspace(folder).run("demo").step("extract").markers)
     return marks[task].requeues
 
 

@@ -45,7 +45,7 @@ def test_the_sheet_shows_the_run_when_its_jobs_have_ended(slurm_plain, chains, w
     record = submit.submit(plan)
     assert record.sync_job
     end = time.monotonic() + 120
-    log = plan.folder / "ledger-sync.log"
+    log = plan.folder.path / "ledger-sync.log"
     while not world.rows() and time.monotonic() < end:
         time.sleep(0.5)
     assert [row["Model Dir"] for row in world.rows()] == ["/m"], log.read_text()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from l3hpc.console import terminal
 from l3hpc.io.text import log_text, one_line
 from l3hpc.workspace import records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord
 
 NASTY = "a\x1b]0;owned\x07b\x1b[2J\x9b31m\rc\u202eevil\u2066\x00\x7f\udcff→é😀"
@@ -68,13 +69,13 @@ def workspace(tmp_path_factory):
     record = RunRecord("run", f"p{NASTY}", f"local{NASTY}", 1.0, "ada", "node", [], {}, "refused",
                        [step], local=True, note=f"x\nfake line {NASTY}")
     records.write(here / "ws", record)
-    marks = records.markers_folder(here / "ws", "run", "train")
+    marks = Workspace(here / "ws").run("run").step("train").markers
     marks.mkdir(parents=True)
     (marks / "0.begin").write_text('{"job": "1", "time": 1}')
     (marks / "0.exit").write_text('{"job": "1", "code": 1, "time": 2}')
     (marks / "0.error.json").write_text(json.dumps(
         {"type": "E", "message": NASTY, "where": NASTY, "tail": [NASTY]}))
-    logs = records.logs_folder(here / "ws", "run", "train")
+    logs = Workspace(here / "ws").run("run").step("train").logs
     logs.mkdir()
     (logs / "1_0_log.err").write_bytes(NASTY.encode("utf-8", "surrogatepass"))
     (here / "cluster.yaml").write_text("paths: {workspace: ws}\n")

@@ -4,7 +4,7 @@ import json
 import time
 
 from l3hpc.runs import status
-from l3hpc.workspace import records
+from l3hpc.workspace.layout import Workspace
 
 
 def profile(chains, cluster, **changes):
@@ -26,7 +26,7 @@ def until(workspace, run, wanted, seconds=60):
 
 def logs(workspace, run):
     return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(
-        records.run_folder(workspace, run).glob("steps/*/logs/*.err")))
+        Workspace(workspace).run(run).path.glob("steps/*/logs/*.err")))
 
 
 def states(found):

@@ -24,7 +24,7 @@ class Case:
             self.slurm.says(name, f"echo '{name}: error: no controller' >&2; exit 1")
 
     def mark(self, step, name, value):
-        write_json(self.made.step_folder(step) / "markers" / name, value)
+        write_json(self.made.step_folder(step).markers / name, value)
 
     def finish(self, step, index=0, **result):
         planned = next(each for each in self.made.steps if each.name == step)

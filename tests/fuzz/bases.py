@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.workspace.layout import Workspace
+
 FAKES = Path(__file__).parents[1] / "fakes"
 RATE = 8000
 CLUSTER = """\
@@ -96,7 +98,7 @@ def workspace(folder: Path) -> dict[str, str]:
             for step, planned in zip(record.steps, made.steps, strict=True):
                 failed = state == "failed" and step.name == "sample"
                 blocked = state == "failed" and step.name == "fit"
-                marks = records.markers_folder(folder, name, step.name)
+                marks = Workspace(folder).run(name).step(step.name).markers
                 for attempt in step.attempts:
                     for index, job in task_ids(attempt).items():
                         jobs[job] = {
@@ -114,7 +116,7 @@ def workspace(folder: Path) -> dict[str, str]:
                         write_json(marks / f"{index}.progress.json", {
                             "phase": "epoch", "done": 2, "total": 5, "elapsed_s": 20.0,
                             "loss": 0.5})
-                        logs = records.logs_folder(folder, name, step.name)
+                        logs = Workspace(folder).run(name).step(step.name).logs
                         (logs / f"{job}_0_log.err").write_text("some words\nand more\n")
                         (logs / f"{job}_0_log.out").write_text("printed\n")
                         if failed:
@@ -129,7 +131,7 @@ def workspace(folder: Path) -> dict[str, str]:
                             write_json(place / "result.json", {
                                 "started": 1e9, "finished": 1e9 + 61, "summary": {"rows": 1},
                                 "usage": {"memory_mb": 100, "cpu_s": 50.0}, "files": {}})
-            write_json(records.run_folder(folder, name) / "local.json",
+            write_json(Workspace(folder).run(name).path / "local.json",
                        {"schema": 1, "host": "elsewhere", "jobs": jobs})
             journal = Journal(folder / "ledger/journal", run=name, git_commit="abc", labels={
                 "username": "ada", "model_dir": f"/m/{number}", "output_dir": f"/o/{number}",

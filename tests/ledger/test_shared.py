@@ -10,7 +10,8 @@ import pytest
 
 from l3hpc.ledger.journal.fold import fold_folders
 from l3hpc.ledger.journal.records import Journal, package_versions
-from l3hpc.ledger.store import Store, share
+from l3hpc.ledger.store import Store
+from l3hpc.workspace.sharing import prepare_ledger
 
 TAB = "embedding_approx_mse"
 GROUP, ADA, BOB = 54_321, 54_001, 54_002
@@ -61,7 +62,7 @@ def record(workspace, name):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_second_person_writes_the_same_journal_folder(workspace, shared, capfd):
     if shared:
-        as_person(ADA, 0o027, lambda: share(workspace))
+        as_person(ADA, 0o027, lambda: prepare_ledger(workspace))
     as_person(ADA, 0o027, lambda: record(workspace, "ada"))
     as_person(BOB, 0o027, lambda: record(workspace, "bob"))
     keys = {key[0] for _, key in fold_folders([workspace / "ledger" / "journal"]).rows}
@@ -76,11 +77,11 @@ def test_a_second_person_writes_the_same_journal_folder(workspace, shared, capfd
 
 @root
 def test_both_keep_the_state_of_the_sheet(workspace):
-    as_person(ADA, 0o007, lambda: share(workspace))
+    as_person(ADA, 0o007, lambda: prepare_ledger(workspace))
     store = Store(workspace)
 
     def sync(moment):
-        share(workspace)
+        prepare_ledger(workspace)
         state = store.state("book-one")
         assert state.last_sync == moment - 1
         store.save(state, now=float(moment))

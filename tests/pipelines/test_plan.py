@@ -95,7 +95,7 @@ def test_steps_inputs_and_folders():
     assert train.artifact == made.workspace / "artifacts" / "train" / train.fingerprint
     assert len(train.fingerprint) == 16 and int(train.fingerprint, 16) >= 0
     assert [shard["sensor"] for shard in step(made, "sample").shards] == ["a", "b"]
-    assert train.labels["model_dir"] == str(made.folder / "artifacts" / "train")
+    assert train.labels["model_dir"] == str(made.folder.artifact("train"))
     assert train.labels["username"] == "you" and train.labels["exp_id"] == made.run
     assert json.loads(json.dumps(train.config(made.run)))["version"] == steps.step("train").VERSION
 
@@ -107,7 +107,7 @@ def test_the_name_carries_pipeline_date_and_content():
     other = build(options={"asr": 16000})
     assert other.run != made.run
     assert build(name="mine").run == made.run.replace("upstream", "mine")
-    made.folder.mkdir(parents=True)
+    made.folder.path.mkdir(parents=True)
     assert build().run == made.run + "-2"
     (made.workspace / "runs" / (made.run + "-2")).mkdir()
     assert build().run == made.run + "-3"
@@ -313,7 +313,7 @@ def test_the_latest_student_is_found(ust):
     assert f"embed: student of {made.run}" in preview.text(down)
     [shown] = [one for one in preview.as_json(down)["steps"] if one["name"] == "embed"]
     assert shown["given"] == {"train": {"run": made.run, "path": embed.inputs["train"]}}
-    assert step(down, "evaluate").labels["model_dir"] == str(made.folder / "artifacts" / "train")
+    assert step(down, "evaluate").labels["model_dir"] == str(made.folder.artifact("train"))
     newer = build(options={"epochs": 2})
     record(newer, created=2.0, state="refused")  # has made nothing and never will
     assert step(build("downstream", ust), "embed").inputs == embed.inputs
@@ -374,7 +374,7 @@ def test_a_reused_student_keeps_the_row_that_it_has(ust):
     finish(step(made, "train"))
     again = build("all", ust, name="later")
     assert not step(again, "train").missing
-    key = str(made.folder / "artifacts" / "train")
+    key = str(made.folder.artifact("train"))
     assert step(again, "evaluate").labels["model_dir"] == key
     assert str(again.folder) in step(again, "evaluate").labels["output_dir"]
 
@@ -391,7 +391,7 @@ def test_each_of_two_students_has_its_own_row():
         "include: upstream\nsteps:\n  small: {kind: train, needs: [extract, reduce], "
         "params: {asr: 16000}}\n")
     made = build("two")
-    folder = made.folder / "artifacts"
+    folder = made.folder.artifacts
     assert step(made, "train").labels["model_dir"] == str(folder / "train")
     assert step(made, "small").labels["model_dir"] == str(folder / "small")
     assert step(made, "small").fingerprint != step(made, "train").fingerprint
@@ -400,7 +400,7 @@ def test_each_of_two_students_has_its_own_row():
 def test_a_broken_record_is_named():
     made = build()
     record(made)
-    path = made.folder / "run.json"
+    path = made.folder.record
     path.write_text("{")
     with pytest.raises(InputError) as error:
         external_inputs.student(made.workspace, "latest", "local")

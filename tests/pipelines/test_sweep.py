@@ -69,7 +69,7 @@ def test_every_combination_has_a_row_of_its_own():
     made = build("emb-dim=64,128")
     trained = [step for step in made.plan.steps if step.kind == "train"]
     keys = [step.labels["model_dir"] for step in trained]
-    assert keys == [str(made.plan.folder / "artifacts" / step.name) for step in trained]
+    assert keys == [str(made.plan.folder.artifact(step.name)) for step in trained]
     assert len(set(keys)) == 2
 
 

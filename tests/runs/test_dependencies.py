@@ -94,7 +94,7 @@ case "$*" in *fit/script.sbatch)
 def test_a_parent_that_fails_during_a_wait(chains, slurm, on, tmp_path, capsys, monkeypatch):
     """What needs it stays; the rest is submitted; it is said, kept, and made good by resume."""
     made = chains.plan(tmp_path, names=("extract", "sample", "fit", "embed"), on=on)
-    marks = made.step_folder("extract") / "markers"
+    marks = made.step_folder("extract").markers
     counting(slurm, f"""
 case "$*" in *sample/script.sbatch)
   if [ ! -e {marks}/0.exit ]; then
@@ -173,7 +173,7 @@ def twice(chains, slurm, on, tmp_path):
     result = first.steps[0].artifact / "0000" / "result.json"
     result.parent.mkdir()
     result.write_text("{}")
-    script = str(first.step_folder("extract") / "script.sbatch")
+    script = str(first.step_folder("extract").script())
     slurm.says("squeue", "cat <<'E'\n" + "\n".join(
         queue_line(f"100_{n}", "RUNNING", script=script) for n in (1, 2)) + "\nE")
     return chains.plan(tmp_path, "two", names=("extract", "sample"), on=on, tasks={"extract": 4})
@@ -185,7 +185,7 @@ def test_tasks_that_another_run_computes_wait_for_its_jobs(slurm, twice):
     assert [attempt["tasks"] for attempt in record.steps[0].attempts] == [[3], [1, 2]]
     assert submitted_after(slurm)[1:] == ["", "afterany:100_1:100_2", "afterok:101:102"]
     assert "#SBATCH --array=1-2\n" in (
-        twice.step_folder("extract") / "script-1.sbatch").read_text()
+        twice.step_folder("extract").path / "script-1.sbatch").read_text()
 
 
 def test_a_job_of_another_run_that_somebody_holds_is_not_waited_for(slurm, twice):

@@ -170,7 +170,7 @@ def test_a_job_that_does_not_end_is_not_doubled(case, monkeypatch):
 
 def test_a_held_job_is_let_go_once(case):
     chain = case(names=("extract", "sample", "embed"), heal={"memory": 3})
-    markers.add_requeue(chain.made.step_folder("extract") / "markers", 0, "out of memory", 1.0,
+    markers.add_requeue(chain.made.step_folder("extract").markers, 0, "out of memory", 1.0,
                         words="out of memory: 100 MB → 200 MB", mem_mb=200, held=True)
     begun(chain, "extract", "100")
 
@@ -199,7 +199,7 @@ def test_a_held_job_is_let_go_once(case):
 
 def test_a_job_whose_helper_died_is_let_go_by_resume(case):
     chain = case(names=("extract",), heal={"memory": 3})
-    markers.add_requeue(chain.made.step_folder("extract") / "markers", 0, "out of memory", 1.0,
+    markers.add_requeue(chain.made.step_folder("extract").markers, 0, "out of memory", 1.0,
                         words="out of memory: 100 MB → 200 MB", mem_mb=200)
     chain.queue(queue_line("100", "PENDING", "JobHeldUser", restarts=1))
     assert chain.look()["extract"][1].startswith("held until a helper job has changed it")
@@ -319,7 +319,7 @@ def test_a_killed_resume_is_seen_and_gone_on_with(case, monkeypatch):
     assert records.read(chain.workspace, "demo").state == "submitting"
     chain.look()
     assert chain.run.notes == ["the submitting process was killed before it had handed over all"]
-    script = chain.made.step_folder("extract") / "script.sbatch"
+    script = chain.made.step_folder("extract").script()
     chain.queue(queue_line("102", "PENDING", script=script))
     [job] = untracked_jobs.find(chain.workspace, records.read(chain.workspace, "demo"))
     assert job.id == "102"

@@ -13,6 +13,7 @@ from submitted import Case
 from l3hpc.io.files import write_json
 from l3hpc.runs import status, status_text, submit
 from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace.layout import Workspace
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_what_ends_while_slurm_is_asked_is_done(case, answer):
 def test_requeued_says_how_often_and_why(case):
     chain = case(names=("extract",))
     chain.queue(queue_line("100", "PENDING", "BeginTime", restarts=2))
-    markers.add_requeue(chain.made.step_folder("extract") / "markers", 0, "preempted", 1.0)
+    markers.add_requeue(chain.made.step_folder("extract").markers, 0, "preempted", 1.0)
     assert chain.look()["extract"] == (
         "requeued", "its start time has not come (BeginTime), requeued twice (preempted)")
     chain.queue(queue_line("100", "RUNNING", restarts=1))
@@ -146,7 +147,7 @@ def test_when_nothing_answers_the_markers_do(case):
     chain.mark("extract", "0.begin", {"job": "100", "time": time.time()})
     chain.mark("extract", "0.progress.json", {"phase": "epoch", "done": 1, "total": 3})
     assert chain.look()["extract"] == ("running", "epoch 1/3, squeue does not answer")
-    path = chain.made.step_folder("extract") / "markers/0.progress.json"
+    path = chain.made.step_folder("extract").markers / "0.progress.json"
     os.utime(path, (time.time() - 3600, time.time() - 3600))
     assert chain.look()["extract"][1] == "epoch 1/3, silent for 60 min, squeue does not answer"
     assert chain.run.notes == ["squeue: no controller", "sacct: no controller"]
@@ -201,7 +202,7 @@ def test_the_table_as_a_person_sees_it(case, tmp_path):
         "type": "InputError", "message": "no rows", "where": "sample.h5", "hint": "Look there.",
         "exit_code": 2})
     chain.mark("sample", "0.exit", {"code": 2, "time": 5})
-    log = chain.made.step_folder("sample") / "logs" / "101_0_log.err"
+    log = chain.made.step_folder("sample").logs / "101_0_log.err"
     log.write_text("x")
     chain.look()
     text = status_text.run_text(chain.run)
@@ -253,7 +254,7 @@ def test_a_failure_before_the_cancellation_stays_a_failure(case):
 
 def test_a_broken_record_hides_no_other_run(case):
     chain = case(names=("extract",))
-    broken = records.run_folder(chain.workspace, "old") / "run.json"
+    broken = Workspace(chain.workspace).run("old").record
     broken.parent.mkdir()
     broken.write_text("{")
     errors = []
@@ -290,7 +291,7 @@ def test_a_job_that_left_no_error_shows_the_end_of_its_log(
     chain.mark("extract", "0.exit", {"code": code, "time": 1030, "stage": stage})
     if progress:
         chain.mark("extract", "0.progress.json", {"phase": "x", "done": 1})
-    (records.logs_folder(tmp_path, "demo", "extract") / "100_0_log.err").write_text(log)
+    (Workspace(tmp_path).run("demo").step("extract").logs / "100_0_log.err").write_text(log)
     assert chain.look()["extract"] == ("failed", words)
     assert chain.step("extract").last_words == lines
 

@@ -43,8 +43,8 @@ def test_what_is_submitted_is_what_is_rendered(chains, slurm, on, tmp_path):
     submit.submit(made)
     text = scripts.render(made, made.steps[0])
     assert (slurm.folder / "given").read_text() == text
-    assert (made.step_folder("extract") / "script.sbatch").read_text() == text
-    config = json.loads((made.step_folder("extract") / "config.json").read_text())
+    assert made.step_folder("extract").script().read_text() == text
+    config = json.loads(made.step_folder("extract").config.read_text())
     assert config == made.steps[0].config("demo")
     assert json.loads((made.steps[0].artifact / "config.json").read_text()) == config
 
@@ -57,7 +57,7 @@ def test_sparse_arrays_name_their_pickles_by_task(chains, slurm, on, tmp_path):
         (folder / "result.json").write_text("{}")
     made = chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 5})
     record = submit.submit(made)
-    logs = made.step_folder("extract") / "logs"
+    logs = made.step_folder("extract").logs
     assert sorted(path.name for path in logs.iterdir()) == [
         "100_2_submitted.pkl", "100_4_submitted.pkl", "100_submission.sh"]
     assert "#SBATCH --array=2,4\n" in (logs / "100_submission.sh").read_text()
@@ -86,7 +86,7 @@ echo $n""")
     assert slurm.calls("scancel") == ["scancel 102 101 100"]
     record = records.read(tmp_path, "demo")
     assert record.state == "refused" and {step.job for step in record.steps} == {None}
-    assert not list(made.folder.glob("steps/reduce/logs/.*"))  # no pickle or script is left
+    assert not list(made.folder.path.glob("steps/reduce/logs/.*"))  # no pickle or script is left
 
 
 def test_a_full_queue_is_waited_for_visibly(chains, slurm, on, tmp_path, monkeypatch):
@@ -169,13 +169,13 @@ def test_files_of_a_run_are_private_unless_the_profile_says_otherwise(
         chains, slurm, on, tmp_path):
     made = chains.plan(tmp_path, names=("extract",), on=on)
     submit.submit(made)
-    modes = {path: path.stat().st_mode & 0o077 for path in made.folder.rglob("*")
+    modes = {path: path.stat().st_mode & 0o077 for path in made.folder.path.rglob("*")
              if not path.is_symlink()}
     assert set(modes.values()) == {0}
     shared = chains.plan(tmp_path, "other", names=("extract",), on=chains.profile(
         name="greene", executor="slurm", slots={}, shared_group=True))
     submit.submit(shared)
-    assert (shared.folder / "run.json").stat().st_mode & 0o077 == 0o040
+    assert shared.folder.record.stat().st_mode & 0o077 == 0o040
 
 
 def test_an_input_that_another_run_still_makes_is_waited_for(chains, slurm, on, tmp_path):

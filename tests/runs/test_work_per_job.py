@@ -11,7 +11,7 @@ from fakeslurm import queue_line
 from l3hpc.io.files import read_json
 from l3hpc.runs import status, submit
 from l3hpc.schedulers.slurm import identity
-from l3hpc.workspace import records
+from l3hpc.workspace.layout import Workspace
 
 
 def calls(function):
@@ -50,7 +50,7 @@ def test_status_of_many_jobs_takes_few_calls_for_each(chains, slurm, tmp_path):
                       for step in plan.steps)
         record = submit.submit(replace(plan, run=f"run-{number}", steps=steps))
         lines += [queue_line(step.job, "PENDING", "Dependency", script=str(
-            records.step_folder(tmp_path, record.run, step.name) / "script.sbatch"))
+            Workspace(tmp_path).run(record.run).step(step.name).script()))
             for step in record.steps]
     (tmp_path / "queue").write_text("\n".join(lines) + "\n")
     slurm.says("squeue", f"cat {tmp_path}/queue")

@@ -86,7 +86,7 @@ def test_one_sbatch_and_a_record_of_each_step(chains, slurm, on, tmp_path):
     assert "--dependency=afterok:101_1 " in calls[3]
     assert records.read(tmp_path, "demo") == record
     for index, value in enumerate(VALUES):
-        logs = made.step_folder(f"sample-{value}") / "logs"
+        logs = made.step_folder(f"sample-{value}").logs
         assert sorted(path.name for path in logs.iterdir()) == [
             f"101_{index}_submitted.pkl", *["101_submission.sh"][:index == 0]]
         call = pickle.loads((logs / f"101_{index}_submitted.pkl").read_bytes()).function
@@ -114,17 +114,17 @@ def test_each_task_runs_its_steps_script(chains, on, tmp_path):
     texts = submit.scripts(made, made.steps)
     [one] = job_arrays.find(made, made.steps, texts, texts)
     for step in one.steps:
-        (made.step_folder(step.name) / "logs").mkdir(parents=True)
-        (made.step_folder(step.name) / "script.sbatch").write_text(
+        made.step_folder(step.name).logs.mkdir(parents=True)
+        made.step_folder(step.name).script().write_text(
             f'echo "{step.name} ${{L3HPC_TASK:-none}}"\necho oh >&2\nexit 3\n')
     for index in (1, 2):
         done = subprocess.run(["bash", "-c", one.text], capture_output=True, cwd=tmp_path, env={
             "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(index), "PATH": "/usr/bin:/bin"})
         assert done.returncode == 3 and not done.stdout + done.stderr
-        logs = made.step_folder(one.names[index]) / "logs"
+        logs = made.step_folder(one.names[index]).logs
         assert (logs / f"7_{index}_0_log.out").read_text() == f"{one.names[index]} 0\n"
         assert (logs / f"7_{index}_0_log.err").read_text() == "oh\n"
-    assert not (made.step_folder("sample-a") / "logs/7_0_0_log.out").exists()
+    assert not (made.step_folder("sample-a").logs / "7_0_0_log.out").exists()
     assert not (tmp_path / "no").exists()
     strange = subprocess.run(["bash", "-c", one.text], capture_output=True, env={
         "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "9", "PATH": "/usr/bin:/bin"})

@@ -18,6 +18,7 @@ from l3hpc.runs.resume import resume, used_by
 from l3hpc.schedulers.local.executor import spool
 from l3hpc.schedulers.local.runner import Runner
 from l3hpc.workspace import markers, records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import process_start
 from l3hpc.workspace.local_jobs import LocalJobs
 
@@ -59,7 +60,7 @@ def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):
     assert {job["state"] for job in LocalJobs(tmp_path, "demo").jobs.values()} == {"COMPLETED"}
     assert states(tmp_path) == dict.fromkeys(chains.CHAIN, "done")
     for name in chains.CHAIN:
-        link = made.folder / "artifacts" / name
+        link = made.folder.artifact(name)
         assert link.resolve() == (tmp_path / "artifacts" / name / link.resolve().name)
 
 
@@ -84,7 +85,7 @@ def test_behind_a_failed_step_nothing_runs(chains, tmp_path, capsys):
     assert [job["state"] for job in jobs.values()] == ["COMPLETED", "FAILED"] + ["BLOCKED"] * 3
     assert states(tmp_path) == {"extract": "done", "sample": "failed", "fit": "blocked",
                                 "reduce": "blocked", "train": "blocked"}
-    assert not any((made.step_folder(name) / "markers/0.begin").exists()
+    assert not any((made.step_folder(name).markers / "0.begin").exists()
                    for name in ("fit", "reduce", "train"))
     lines = capsys.readouterr().err.splitlines()
     assert "sample: failed. the fake was told to fail" in lines
@@ -126,10 +127,10 @@ def test_a_job_gets_the_variables_of_slurm(chains, tmp_path):
     submit.submit(made)
     result = json.loads((made.steps[0].artifact / "0001/result.json").read_text())
     assert (result["threads"], result["environment"]["job"]) == (1, "1")
-    begin = json.loads((made.step_folder("extract") / "markers/1.begin").read_text())
+    begin = json.loads((made.step_folder("extract").markers / "1.begin").read_text())
     assert begin["job"] == "1_1" and begin["restarts"] == 0
-    assert (made.step_folder("extract") / "logs/1_1_0_log.err").exists()
-    assert (made.step_folder("sample") / "logs/2_0_log.err").exists()
+    assert (made.step_folder("extract").logs / "1_1_0_log.err").exists()
+    assert (made.step_folder("sample").logs / "2_0_log.err").exists()
 
 
 def test_ids_are_unique_when_many_submit_at_once(tmp_path):
@@ -157,14 +158,14 @@ def test_a_detached_run_outlives_its_starter_and_is_started_once(chains, tmp_pat
     until(lambda: states(tmp_path) == {"extract": "done", "sample": "done"})
     assert len(records.read(tmp_path, "demo").steps[0].attempts) == 1
     until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
-    exits = list((made.folder / "steps").glob("*/markers/*.exit"))
+    exits = list((made.folder.path / "steps").glob("*/markers/*.exit"))
     assert len(exits) == 2
 
 
 def test_cancel_reaches_a_detached_run(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 60}})
     submit.submit(made, detach=True)
-    until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
+    until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
     pid = LocalJobs(tmp_path, "demo").jobs["1"]["pid"]
     assert cancel(tmp_path, "demo") == ["2", "1"]
     until(lambda: process_start(pid) is None)
@@ -180,13 +181,13 @@ def test_ctrl_c_asks_the_jobs_to_stop_and_is_recorded(chains, tmp_path):
             "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's job is deaf
             f"submit.run_local(Path({str(tmp_path)!r}), 'demo', detach=False)")
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
+    until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
     process.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in process.communicate(timeout=30)[1]
     record = records.read(tmp_path, "demo")
     assert (record.state, record.note) == ("cancelled", "interrupted")
     assert states(tmp_path) == {"extract": "cancelled", "sample": "cancelled"}
-    exit_marker = json.loads((made.step_folder("extract") / "markers/0.exit").read_text())
+    exit_marker = json.loads((made.step_folder("extract").markers / "0.exit").read_text())
     assert exit_marker["code"] == 143
     resume(tmp_path, "demo", made.profile, detach=True)
     cancel(tmp_path, "demo")
@@ -196,7 +197,7 @@ def test_ctrl_c_asks_the_jobs_to_stop_and_is_recorded(chains, tmp_path):
 def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 3}})
     submit.submit(made, detach=True)
-    until(lambda: (made.step_folder("extract") / "markers/0.progress.json").exists())
+    until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
     holder = LocalJobs(tmp_path, "demo").runner()
     os.kill(holder["pid"], signal.SIGKILL)
     record = records.read(tmp_path, "demo")
@@ -245,7 +246,7 @@ def test_a_job_above_its_memory_gets_more_under_the_same_id(chains, tmp_path):
                        resources={"extract": Resources(1, 200, 0, 5)})
     record = submit.submit(made)
     assert states(tmp_path) == {"extract": "done", "sample": "done"}
-    marks = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0]
+    marks = markers.read(Workspace(tmp_path).run("demo").step("extract").markers)[0]
     assert [entry["mem_mb"] for entry in marks.requeues][-1] == 800
     assert marks.requeues[0]["reason"] == "out of memory"
     result = json.loads((made.steps[0].artifact / "0000/result.json").read_text())
@@ -276,7 +277,7 @@ def test_at_its_time_limit_a_job_goes_on_later(chains, tmp_path, monkeypatch):
     policy.write_text(json.dumps({**json.loads(policy.read_text()), "time_min": 0.5}))
     assert Runner(tmp_path, "demo", grace_s=5).run()
     assert states(tmp_path) == {"extract": "done", "sample": "done"}
-    marks = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0]
+    marks = markers.read(Workspace(tmp_path).run("demo").step("extract").markers)[0]
     assert [entry["reason"] for entry in marks.requeues] == ["time limit"]
     result = json.loads((made.steps[0].artifact / "0000/result.json").read_text())
     assert result["environment"]["restarts"] == "1"
@@ -295,7 +296,7 @@ def test_a_resumed_step_keeps_what_healing_gave_it_and_counts_anew(chains, tmp_p
     assert records.step(record, "extract").resources["mem_mb"] == 400
     [first, second] = records.step(record, "extract").attempts
     assert first["requeues"]["0"][0]["mem_mb"] == 400 and first["job"] != second["job"]
-    marks = markers.read(records.markers_folder(tmp_path, "demo", "extract"))[0]
+    marks = markers.read(Workspace(tmp_path).run("demo").step("extract").markers)[0]
     assert [entry["mem_mb"] for entry in marks.requeues] == [800]
 
 

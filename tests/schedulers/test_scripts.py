@@ -66,7 +66,7 @@ class Machine:
         made = self.plan(item, workspace, **profile)
         path = self.folder / "script"
         path.write_text(scripts.render(made, item))
-        return path, made.step_folder(item.name)
+        return path, made.step_folder(item.name).path
 
     def start(self, path, variables=None):
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder),

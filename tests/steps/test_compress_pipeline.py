@@ -32,7 +32,7 @@ def test_the_pipeline_runs_on_this_machine(city, tmp_path, monkeypatch):
     assert [step.name for step in made.steps] == [
         "sensitivity", "prune", "extract", "distill", "compare"]
     record = submit.submit(made)
-    logs = "\n".join(path.read_text() for path in sorted(made.folder.rglob("*.err")))
+    logs = "\n".join(path.read_text() for path in sorted(made.folder.path.rglob("*.err")))
     assert submit.succeeded(config.workspace, record), logs
     compare = next(step for step in made.steps if step.name == "compare")
     report = json.loads((compare.artifact / "0000/report.json").read_text())
@@ -41,5 +41,5 @@ def test_the_pipeline_runs_on_this_machine(city, tmp_path, monkeypatch):
     assert len(report["sensitivity"]["points"]) == 40
     assert report["sensitivity"]["judge"] == "embedding"
     [row] = Store(config.workspace).fold().of("prunedembedding")
-    assert row.key == (str(made.folder / "artifacts/distill/0000"),)
+    assert row.key == (str(made.folder.path / "artifacts/distill/0000"),)
     assert row.values["knowledge_distilled"] is True and row.values["pruning"] is True

@@ -27,7 +27,7 @@ def config(chains, tmp_path, monkeypatch):
     def write(name="extract", tasks=1, run="demo", **params):
         made = chains.plan(tmp_path, run, tasks={name: tasks}, params={name: params})
         step = next(step for step in made.steps if step.name == name)
-        path = made.step_folder(name) / "config.json"
+        path = made.step_folder(name).config
         write_json(path, step.config(run))
         return path
 

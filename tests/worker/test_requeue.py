@@ -8,6 +8,7 @@ from l3hpc.io.files import write_json
 from l3hpc.schedulers import requeue_policy
 from l3hpc.worker import execute, requeue
 from l3hpc.workspace import markers
+from l3hpc.workspace.layout import StepFolder
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def task(slurm, tmp_path, monkeypatch):
 
     def run(code, **changes):
         rules = {"memory": 1, "time": 1, "nodes": 1, "mem_mb": 200, "time_min": 10, **changes}
-        write_json(folder / requeue_policy.FILE, rules)
+        write_json(StepFolder(folder).requeue_policy, rules)
         return requeue.main([str(folder), "0", "failed", str(code)])
 
     return folder, run
@@ -90,7 +91,7 @@ def test_what_says_that_memory_ran_out(said, wanted):
 def test_what_belongs_to_a_cancelled_run_stays_where_it_is(slurm, tmp_path, monkeypatch, code):
     folder = tmp_path / "runs/demo/steps/train"
     (folder / "markers").mkdir(parents=True)
-    write_json(folder / requeue_policy.FILE, requeue_policy.Policy().to_json())
+    write_json(StepFolder(folder).requeue_policy, requeue_policy.Policy().to_json())
     write_json(tmp_path / "runs/demo/run.json", {"state": "submitted"})
     assert requeue.after_end(folder, 0, code, OOM) is not None
     write_json(tmp_path / "runs/demo/run.json", {"state": "cancelled"})
@@ -104,7 +105,7 @@ def test_the_helper_asks_for_memory_as_the_profile_says(chains, tmp_path, capsys
         name="site", executor="slurm", memory_request=request_, partition="cpu"))
     folder = tmp_path / "step"
     (folder / "markers").mkdir(parents=True)
-    write_json(folder / requeue_policy.FILE,
+    write_json(StepFolder(folder).requeue_policy,
                requeue_policy.of(made.profile, made.steps[0]).to_json())
     lines = requeue.answer(folder, requeue.after_end(folder, 0, 137, OOM))
     assert lines == ["again requeuehold", "change MinMemoryNode=200",
@@ -118,7 +119,7 @@ def test_a_policy_that_a_power_failure_emptied_is_made_again_from_the_record(tmp
     write_json(tmp_path / "runs/demo/run.json", {"steps": [step]})
     for damaged in (None, "", "{", "[]", "\0" * 40):
         if damaged is not None:
-            (folder / requeue_policy.FILE).write_text(damaged)
+            StepFolder(folder).requeue_policy.write_text(damaged)
         assert requeue_policy.read(folder) == requeue_policy.Policy(mem_mb=300, time_min=7)
 
 
@@ -133,7 +134,8 @@ def test_where_slurm_refuses_it_is_given_up_and_says_so(task, slurm):
 def test_at_the_time_limit_the_script_asks_slurm_or_python_for_one_of_a_version_before(
         task, slurm, monkeypatch):
     folder, _ = task
-    write_json(folder / requeue_policy.FILE, requeue_policy.Policy(time=1, time_min=1).to_json())
+    policy = requeue_policy.Policy(time=1, time_min=1)
+    write_json(StepFolder(folder).requeue_policy, policy.to_json())
     monkeypatch.setattr(execute.time, "sleep", lambda seconds: None)
     call = execute.TaskCall(str(folder / "config.json"), 0)
     assert call.checkpoint() is None and requeues(folder) == ["time limit"]
@@ -147,7 +149,7 @@ def test_at_the_time_limit_the_script_asks_slurm_or_python_for_one_of_a_version_
 def test_a_node_without_scontrol_is_no_traceback_for_a_script_of_a_version_before(
         task, monkeypatch):
     folder, _ = task
-    write_json(folder / requeue_policy.FILE,
+    write_json(StepFolder(folder).requeue_policy,
                requeue_policy.Policy(time=1, time_min=1, continues=True).to_json())
     monkeypatch.setenv("PATH", str(folder))
     assert execute.TaskCall(str(folder / "config.json"), 0).checkpoint() is None

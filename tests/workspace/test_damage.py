@@ -18,6 +18,7 @@ from l3hpc.runs import submission_lock, submit
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.local.executor import spool
 from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJobs
 
 CONTENTS = [
@@ -44,7 +45,7 @@ def workspace(tmp_path_factory):
         submit.submit(chains.plan(here / "ws", run=run, salt=salt, params=params,
                                       names=("extract", "sample"), tasks={"extract": 2}))
         time.sleep(0.01)
-    folder = records.run_folder(here / "ws", "two")
+    folder = Workspace(here / "ws").run("two").path
     markers.add_requeue(folder / "steps" / "sample" / "markers", 0, "time limit", 1.0, mem_mb=9)
     markers.give_up(folder / "steps" / "sample" / "markers", 0, "it is too much", 2.0)
     attempt = records.read(here / "ws", "two").steps[1].attempts[0]
@@ -173,7 +174,7 @@ def test_what_status_reads_is_named_when_it_is_damaged(workspace, capsys, name, 
     {"options": {"combinations": [{"values": {}, "steps": {"a": "no"}}]}}, {"slots": {"cpus": "x"}},
 ])
 def test_a_record_with_wrong_values_is_named(workspace, change):
-    path = records.run_folder(workspace / "ws", "one") / "run.json"
+    path = Workspace(workspace / "ws").run("one").record
     kept = path.read_text()
     try:
         path.write_text(json.dumps(json.loads(kept) | change))
@@ -194,7 +195,7 @@ def test_a_record_with_wrong_values_is_named(workspace, change):
     {"attempts": [{"job": "1", "array": False, "tasks": ["0"], "time": 1}]},
 ])
 def test_a_step_with_wrong_values_is_named(workspace, step):
-    path = records.run_folder(workspace / "ws", "one") / "run.json"
+    path = Workspace(workspace / "ws").run("one").record
     kept = path.read_text()
     value = json.loads(kept)
     value["steps"][0] |= step
@@ -207,7 +208,7 @@ def test_a_step_with_wrong_values_is_named(workspace, step):
 
 
 def test_latest_is_not_guessed(workspace):
-    path = records.run_folder(workspace / "ws", "three") / "run.json"
+    path = Workspace(workspace / "ws").run("three").record
     kept = path.read_bytes()
     assert records.find(workspace / "ws", "latest") == "three"
     try:
@@ -230,11 +231,11 @@ def test_a_damaged_claim_ends_nothing(tmp_path, chains):
 
 @pytest.mark.parametrize("content", CONTENTS, ids=repr)
 def test_damaged_policies_and_entries_are_named_or_left_aside(tmp_path, content):
-    (tmp_path / requeue_policy.FILE).write_bytes(content)
+    (tmp_path / "heal.json").write_bytes(content)
     try:
         assert requeue_policy.read(tmp_path).memory >= 0
     except InputError as error:
-        assert requeue_policy.FILE in error.where
+        assert "heal.json" in error.where
     (tmp_path / "local" / "jobs").mkdir(parents=True)
     (tmp_path / "local" / "jobs" / "1.json").write_bytes(content)
     (tmp_path / "local" / "jobs" / "².json").write_bytes(content)

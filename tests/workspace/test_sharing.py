@@ -107,7 +107,7 @@ def do(made, step, attempt, task=0):
     job |= {"SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_JOB_NUM_NODES": "1",
             "SLURM_NTASKS": "1", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "here"}
     os.environ.update(job)
-    sys.argv = ["job_entry", str(made.step_folder(step) / "logs")]
+    sys.argv = ["job_entry", str(made.step_folder(step).logs)]
     try:
         if code := job_entry.main():
             raise SystemExit(code)
@@ -164,7 +164,7 @@ def test_nobody_renames_deletes_or_fills_what_is_anothers(chains, workspace):
     mine = profile(chains)
     made = chains.plan(workspace, run="ada-1", on=mine, names=("extract",))
     as_person(ADA, lambda: submit(made))
-    step, runs = made.step_folder("extract"), workspace / "runs"
+    step, runs = made.step_folder("extract").path, workspace / "runs"
     for attack in (
         lambda: os.rename(runs / "ada-1", runs / "gone"),
         lambda: os.rename(runs, workspace / "gone"),
@@ -201,16 +201,16 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
         runs = workspace / "runs"
         os.rename(runs / "bob-1", runs / ".kept")  # the folder is hers, so she may
         shutil.copytree(runs / ".kept", runs / "bob-1")
-        logs = made.step_folder("extract") / "logs"
+        logs = made.step_folder("extract").logs
         (logs / f"{job['job']}_submitted.pkl").write_bytes(pickle.dumps(Attack()))
-        (made.step_folder("extract") / "heal.json").write_text(
+        made.step_folder("extract").requeue_policy.write_text(
             '{"helper": [], "python": "/tmp/hers", "memory": 3}')
 
     as_person(ADA, swap)
     as_person(BOB, lambda: do(made, "extract", job), "SystemExit: 2")
     as_person(BOB, lambda: mine_only(made))
     for name in ("config.json", "script.sbatch"):
-        as_person(BOB, lambda name=name: read_own(made.step_folder("extract") / name),
+        as_person(BOB, lambda name=name: read_own(made.step_folder("extract").path / name),
                   "belongs to user 54001")
     as_person(BOB, lambda: submission.submission_lock.claim(workspace, "bob-1", "resume"),
               "belongs to")

@@ -21,8 +21,9 @@ from l3hpc.schedulers.slurm.commands import scrubbed
 from l3hpc.schedulers.slurm.executor import ScriptExecutor
 from l3hpc.schedulers.slurm.identity import JobId
 from l3hpc.workspace import records
+from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.lease import Owner
-from l3hpc.workspace.local_jobs import LocalJobs, spool_folder
+from l3hpc.workspace.local_jobs import LocalJobs
 
 START_S = 20.0
 
@@ -43,13 +44,15 @@ class LocalExecutor(ScriptExecutor):
         return 1
 
     def _sbatch(self, command: list[str]) -> JobId:
-        return JobId(spool(self._workspace, run=self.folder.parents[2].name,
-                           step=self.folder.parent.name, after=self._dependencies))
+        step = StepFolder(self.folder.parent)
+        return JobId(spool(self._workspace, run=step.run.name, step=step.name,
+                           after=self._dependencies))
 
 
 def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
     """A new job id, one above the highest, and its entry in the spool."""
-    folder = spool_folder(workspace)
+    places = Workspace(workspace)
+    folder = places.local_jobs
     folder.mkdir(parents=True, exist_ok=True)
     entry = json.dumps({"run": run, "step": step, "after": list(after), "time": time.time(),
                         "host": socket.gethostname()})
@@ -57,7 +60,7 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
     number = max((int(name) for name in known if name.isdecimal()), default=0) + 1
     while True:
         try:
-            handle = os.open(folder / f"{number}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            handle = os.open(places.local_job(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:  # another submission took it
             number += 1
             continue
@@ -68,18 +71,18 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
 
 def start_detached(workspace: Path, run: str, cwd: Path) -> None:
     """Start a runner that outlives this shell, and wait until it has taken the run over."""
-    folder = records.run_folder(workspace, run)
+    folder = Workspace(workspace).run(run)
     record = records.read(workspace, run)
-    with open(folder / "runner.log", "ab") as log:
+    with open(folder.runner_log, "ab") as log:
         subprocess.run(  # the shell ends at once: the runner is nobody's child
             ["sh", "-c", '"$@" &', "sh", sys.executable, "-m", "l3hpc.schedulers.local.runner",
              str(workspace), run], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
             env=scrubbed(), start_new_session=True, check=True)
     end = time.monotonic() + START_S
     while time.monotonic() < end:
-        if Owner(folder / "runner").holder() is not None or \
+        if Owner(folder.runner_lease).holder() is not None or \
                 LocalJobs(workspace, run).settled(record):
             return
         time.sleep(0.05)
     raise ClusterError(f"the local runner did not start within {START_S:.0f} s",
-                       where=str(folder / "runner.log"))
+                       where=str(folder.runner_log))

@@ -25,6 +25,7 @@ from l3hpc.schedulers.local import limits
 from l3hpc.schedulers.requeue_policy import MEMORY, TIME, WARNED
 from l3hpc.schedulers.slurm.commands import scrubbed
 from l3hpc.workspace import markers, records
+from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.lease import Owner, process_start
 from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive, entry
 from l3hpc.workspace.records import RunRecord, StepRecord
@@ -62,7 +63,7 @@ class Runner:
 
     def run(self) -> bool:
         """Work until every job has ended. False when another runner has this run already."""
-        owner = Owner(records.run_folder(self._workspace, self._run) / "runner", "runner")
+        owner = Owner(Workspace(self._workspace).run(self._run).runner_lease, "runner")
         if not owner.acquire():
             return False
         with owner:
@@ -98,7 +99,7 @@ class Runner:
 
     def _take_up(self) -> None:
         """Read the record when it has changed, and add the jobs that are new in it."""
-        stamp = os.stat(records.run_folder(self._workspace, self._run) / "run.json").st_mtime_ns
+        stamp = os.stat(Workspace(self._workspace).run(self._run).record).st_mtime_ns
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -162,8 +163,7 @@ class Runner:
             return self._processes[name].poll()
         if alive(job):  # started by a predecessor
             return None
-        folder = records.markers_folder(self._workspace, self._run, job["step"])
-        marks = markers.read(folder).get(job["task"])
+        marks = markers.read(self._folder(job).markers).get(job["task"])
         return 1 if marks is None or marks.exit_code is None else marks.exit_code
 
     def _block(self) -> None:
@@ -226,11 +226,11 @@ class Runner:
     def _minutes(self, job: dict[str, Any]) -> float:
         return float(job.get("time_min") or self._step_record(job).resources.get("time_min") or 0)
 
-    def _folder(self, job: dict[str, Any]) -> Path:
-        return records.step_folder(self._workspace, self._run, job["step"])
+    def _folder(self, job: dict[str, Any]) -> StepFolder:
+        return Workspace(self._workspace).run(self._run).step(job["step"])
 
     def _start(self, name: str, job: dict[str, Any], cpus: int) -> None:
-        logs = records.logs_folder(self._workspace, self._run, job["step"])
+        step = self._folder(job)
         restarts = job.get("restarts", 0)
         variables = {
             "L3HPC_LOCAL": "1", "SLURM_JOB_ID": job["job"], "SLURM_JOBID": job["job"],
@@ -243,15 +243,15 @@ class Runner:
             variables |= {"SLURM_ARRAY_JOB_ID": job["job"],
                           "SLURM_ARRAY_TASK_ID": name.rpartition("_")[2]}  # without an offset
         folder = self._record.folder
-        script = logs / f"{job['job']}_submission.sh"
+        script = step.submitted_script(job["job"])
         try:
             read_own(script)
         except (OSError, L3hpcError) as error:
-            (logs / f"{name}_0_log.err").write_text(f"error: {error}\n", encoding="utf-8")
+            step.log(name).write_text(f"error: {error}\n", encoding="utf-8")
             job.update(state="FAILED", exit=2, ended=time.time())
             return
-        with open(logs / f"{name}_0_log.out", "ab") as out, \
-                open(logs / f"{name}_0_log.err", "ab") as err:
+        with open(step.log(name, "out"), "ab") as out, \
+                open(step.log(name), "ab") as err:
             process = subprocess.Popen(
                 ["bash", str(script)], stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, env=scrubbed() | variables, start_new_session=True,

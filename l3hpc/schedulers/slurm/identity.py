@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.schedulers.slurm.commands import several
-from l3hpc.workspace import records
+from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
 
 HELPER = "-heal"  # ends the name of the job that changes the request of a held one
@@ -85,7 +85,7 @@ class JobId:
             return True
         folder, log = os.path.split(origin.output)
         if self.folder and log not in ("", _HELPER) \
-                and _real(folder) == _real(f"{self.folder}/logs"):
+                and _real(folder) == _real(str(StepFolder(self.folder).logs)):
             return True
         if origin.script or origin.line or origin.output:
             return False
@@ -121,7 +121,7 @@ def of_attempt(workspace: Path, record: RunRecord, step: StepRecord,
                attempt: Mapping[str, Any]) -> JobId:
     """The identity of an attempt in a record, also of one that an earlier version wrote: there the
     folder gives the script."""
-    return _of_attempt(str(records.step_folder(workspace, record.run, step.name)), record, step,
+    return _of_attempt(str(Workspace(workspace).run(record.run).step(step.name)), record, step,
                        attempt)
 
 
@@ -136,7 +136,7 @@ def _of_attempt(folder: str, record: RunRecord, step: StepRecord, attempt: Mappi
 
 def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, JobId]:
     """Task id (``12``, ``13_4``) → identity, of all submissions of a step; the latest one wins."""
-    folder = str(records.step_folder(workspace, record.run, step.name))
+    folder = str(Workspace(workspace).run(record.run).step(step.name))
     return {task: job for attempt in step.attempts
             for job in (_of_attempt(folder, record, step, attempt),)
             for task in task_ids(attempt).values()}
@@ -173,7 +173,7 @@ def of_script(script: Path, cluster: str = "") -> JobId:
 
 def step_of(workspace: Path, run: str, origin: Origin) -> str | None:
     """The step of a run whose folder holds a job's script or log; None for any other job."""
-    steps = _real(str(records.run_folder(workspace, run) / "steps"))
+    steps = _real(str(Workspace(workspace).run(run).steps))
     for path, depth in ((origin.script, 1), (origin.output, 2)):
         folder = path
         for _ in range(depth):
@@ -187,5 +187,5 @@ def in_workspace(workspace: Path, origin: Origin) -> bool:
     """Whether a job was submitted with the script of any run here (or Slurm does not say)."""
     if not origin.script:
         return not origin.output
-    runs = _real(str(records.runs_folder(workspace)))
+    runs = _real(str(Workspace(workspace).runs))
     return _real(os.path.dirname(origin.script)).startswith(f"{runs}/")

@@ -15,7 +15,6 @@ from pathlib import Path
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.schedulers import scripts
 
-SCRIPT = "array.sbatch"
 MOST = 1000  # MaxArraySize unless a site says otherwise
 _OWN = ("job-name", "output", "error", "array")
 
@@ -61,7 +60,7 @@ def find(plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, waiting
             together = tuple(members[first:first + most])
             if len(together) > 1:
                 found.append(JobArray(
-                    together, plan.step_folder(together[0].name) / SCRIPT,
+                    together, plan.step_folder(together[0].name).array_script,
                     _text(plan, together, texts[together[0].name][0][1])))
     return found
 
