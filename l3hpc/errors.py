@@ -67,8 +67,12 @@ class L3hpcError(Exception):
         return (type(self), (self.message,), state)
 
 
-class InputError(L3hpcError):
-    """Input was refused before anything was submitted or written."""
+class InputError(L3hpcError, ValueError):
+    """Input was refused before anything was submitted or written.
+
+    Also a ``ValueError``, which is what a notebook and scikit-learn expect of a wrong argument.
+    Code that catches ``ValueError`` around our own calls lets this one through first.
+    """
 
     exit_code = EXIT_USAGE
 

@@ -67,8 +67,9 @@ def launcher(value: Any) -> tuple[str, ...]:
     """
     if isinstance(value, (list, tuple)):
         return tuple(plain(item) for item in value)
+    text = plain(value)
     try:
-        words = shlex.split(plain(value))
+        words = shlex.split(text)
     except ValueError as error:
         raise InputError(f"{value!r} has {str(error).lower()}") from None
     return tuple(program(item) for item in words)

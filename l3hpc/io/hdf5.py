@@ -82,6 +82,9 @@ def open_hdf5(path: Path | str, *, memory: BinaryIO | None = None) -> Hdf5File:
             _check_links(file, path)
             _check_heaps(path, memory)
             _remember(identity)
+    except InputError:
+        file.close()
+        raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         file.close()
         raise damaged(path, error) from None
@@ -163,6 +166,8 @@ def refuse_unreadable(data: h5py.Dataset, path: Path, identity: tuple[Any, ...] 
     try:
         _refuse_filters(data, path)
         _refuse_missing(data, path)
+    except InputError:
+        raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise damaged(path, error, f"'{data.name}'") from None
     _remember(key)

@@ -95,6 +95,8 @@ def read_npy(path: Path | str) -> np.ndarray:
                 raise _mismatch("it", header, len(values))
             stream.seek(0)
             return np.lib.format.read_array(stream, allow_pickle=False)
+    except InputError:
+        raise
     except DAMAGE as error:
         raise InputError(f"not a readable array ({_words(error)})", where=str(path)) from None
 
@@ -106,6 +108,8 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Header]]]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive, _headers(archive, size, path)
+    except InputError:
+        raise
     except DAMAGE as error:
         raise InputError(f"not a readable NPZ file ({_words(error)})", where=str(path)) from None
 

@@ -434,6 +434,8 @@ def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:
             left = {"started": min(result["started"] for result in results),
                     "finished": max(result["finished"] for result in results)}
         return float(left["finished"] - left["started"])
+    except InputError:
+        raise
     except (OSError, KeyError, ValueError, TypeError):
         return None
 

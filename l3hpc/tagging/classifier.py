@@ -147,6 +147,8 @@ class Classifier:
                 settings = json.loads(attributes(file, Path(path)).get("settings", "{}"))
                 right = settings.get("format") == FORMAT and isinstance(
                     file.get("weights"), h5py.Group)
+            except InputError:
+                raise
             except (ValueError, TypeError, AttributeError):  # not JSON, or not an object
                 right = False
             if not right:
@@ -164,6 +166,8 @@ class Classifier:
             classifier.model.set_weights(weights)
             classifier.history = settings["history"]
             classifier.best_epoch = settings["best_epoch"]
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(f"is a damaged tag classifier: {str(error)[:200]}", where=str(path),
                              hint="Train it again: the step classify.") from None
