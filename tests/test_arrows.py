@@ -17,12 +17,12 @@ ARROWS = {name: tuple(below.split()) for name, below in {
            " datasets embedding models audio ledger console",
     "demo": "report runs pipelines workspace config datasets console",
     "doctor": "schedulers pipelines workspace config steps datasets models ledger arrays",
-    "report": "reduction models ledger workspace",
+    "report": "reduction models ledger workspace web",
     "runs": "worker schedulers pipelines workspace config console",
     "worker": "schedulers pipelines workspace steps models ledger arrays console",
     "schedulers": "pipelines workspace config console",
     "pipelines": "workspace config steps datasets console",
-    "ledger": "workspace console",
+    "ledger": "workspace console web",
     "workspace": "config",
     "config": "steps arrays",
     "steps": "compression avc classification tagging reduction sampling datasets models arrays"
@@ -40,6 +40,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "audio": "arrays",
     "arrays": "",
     "console": "",
+    "web": "",
 }.items()}
 # names that scripts and pickles of earlier versions hold; nothing imports them
 STUBS = "workflow"

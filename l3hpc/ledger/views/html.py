@@ -6,7 +6,6 @@ put in as text, never as markup.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from l3hpc.ledger.journal.fold import Row, number
 from l3hpc.ledger.schema import Tab
 from l3hpc.ledger.store import SyncState, key_json
 from l3hpc.ledger.views import select
-from l3hpc.ledger.views.page import PAGE
 from l3hpc.ledger.views.table import short_keys
+from l3hpc.web.templates import render
 
 LINKS = ("log", "artifact", "report")
 
@@ -33,9 +32,7 @@ def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState
     moment = time.time() if now is None else now
     data = {"made": moment, "tabs": [_tab(tab, rows, state, moment)
                                      for tab, rows in tables.items()]}
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    write_text(path, PAGE.replace("@DATA@", text.encode("utf-8", "replace").decode()))
+    write_text(path, render("ledger.html.j2", data=data))
 
 
 def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> dict[str, Any]:

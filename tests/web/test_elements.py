@@ -1,12 +1,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
-from l3hpc.report.markup import Markup, element, join
+from l3hpc.web.elements import element, join
 
 
 def test_text_and_attributes_are_escaped():
     assert element("p", 'a<b & "c"', title='"><script>') == (
-        '<p title="&quot;&gt;&lt;script&gt;">a&lt;b &amp; &quot;c&quot;</p>')
+        '<p title="&#34;&gt;&lt;script&gt;">a&lt;b &amp; &#34;c&#34;</p>')
 
 
 def test_attribute_names_and_values():

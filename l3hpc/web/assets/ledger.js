@@ -1,41 +1,4 @@
-"""The page of ``html``: its markup, style and script. ``@DATA@`` is replaced by the rows."""
-
-STYLE = """
-:root{--ink:#1b1f24;--soft:#5b6570;--line:#d7dce2;--bg:#fff;--head:#f3f5f8;--best:#fff2cc;
---pick:#e3efff;--accent:#0b57d0;--bad:#b3261e}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#9aa5b1;--line:#3a424c;--bg:#15181c;
---head:#20252b;--best:#4a3f16;--pick:#1d3557;--accent:#8ab4f8;--bad:#f2b8b5}}
-*{box-sizing:border-box}
-body{margin:0;font:14px/1.4 system-ui,sans-serif;color:var(--ink);background:var(--bg)}
-header,section{padding:12px 16px}
-h1{font-size:18px;margin:0 0 4px}h2{font-size:15px;margin:0 0 8px}
-.soft{color:var(--soft)}
-.bar{display:flex;flex-wrap:wrap;gap:8px 14px;align-items:center;margin:8px 0 0}
-button,select,input{font:inherit;color:inherit;background:var(--bg);border:1px solid var(--line);
-border-radius:4px;padding:3px 8px}
-button[aria-selected=true]{background:var(--accent);color:var(--bg);border-color:var(--accent)}
-:focus-visible{outline:2px solid var(--accent);outline-offset:1px}
-.scroll{overflow:auto;max-height:58vh;border:1px solid var(--line);border-radius:4px}
-table{border-collapse:separate;border-spacing:0;white-space:nowrap}
-th,td{padding:3px 8px;border-bottom:1px solid var(--line);text-align:left}
-thead th{position:sticky;top:0;background:var(--head);z-index:1}
-thead th button{border:0;background:none;padding:0;font-weight:600;cursor:pointer}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
-td.t{max-width:270px;overflow:hidden;text-overflow:ellipsis}
-tr.best td{background:var(--best)}tr.pick td{background:var(--pick)}
-.mark{font-size:12px;border:1px solid var(--line);border-radius:8px;padding:0 6px;margin-right:4px}
-.mark.failed,.mark.conflict,.mark.deleted,.mark.duplicate,.mark.stale{color:var(--bad);
-border-color:var(--bad)}
-.note{font-style:italic}
-.two{display:grid;grid-template-columns:minmax(420px,1fr) minmax(320px,1fr);gap:16px}
-@media (max-width:900px){.two{grid-template-columns:1fr}}
-svg{width:100%;height:auto;border:1px solid var(--line);border-radius:4px}
-svg text{fill:var(--soft);font-size:11px}svg .grid{stroke:var(--line)}
-.legend{display:flex;flex-wrap:wrap;gap:2px 14px;margin-top:6px;font-size:12px}
-.legend i{display:inline-block;width:14px;height:3px;margin-right:5px;vertical-align:middle}
-"""
-
-SCRIPT = r"""
+// The results tables: sorting, filtering, comparing and learning curves of the rows in #data.
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const $ = id => document.getElementById(id);
@@ -276,33 +239,3 @@ const full = data.tabs.findIndex(each => each.rows.length);
 view.tab = full < 0 ? 0 : full;
 if (data.tabs.length) draw();
 document.body.dataset.ready = String(Math.round(performance.now()));
-"""
-
-PAGE = (
-    """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>l3hpc results</title>
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline';
- script-src 'unsafe-inline'"><style>"""
-    + STYLE
-    + """</style></head><body>
-<header><h1>Results</h1><div class="soft" id="made"></div>
-<div class="bar"><div id="tabs" role="tablist" aria-label="tab" class="bar" style="margin:0"></div>
-<label>Filter <input id="filter" type="search" placeholder="words, press /" size="24"></label>
-<label><input id="all" type="checkbox"> all columns</label>
-<button id="clear" type="button">untick all</button><span class="soft" id="count"
- aria-live="polite"></span></div></header>
-<section><div class="scroll" tabindex="0" role="region" aria-label="results table">
-<table><thead id="head"></thead><tbody id="body"></tbody></table></div></section>
-<section class="two"><div id="curves"><h2>Learning curves</h2><div class="bar">
-<label>Metric <select id="metric"></select></label>
-<label><input id="log" type="checkbox"> logarithmic</label></div>
-<svg id="plot" viewBox="0 0 640 292" role="img"></svg><div class="legend" id="legend"></div></div>
-<div id="compare"><h2>Side by side: <span id="which"></span></h2>
-<div class="scroll" tabindex="0" role="region" aria-label="comparison"><table id="pair"></table>
-</div></div></section>
-<script type="application/json" id="data">@DATA@</script><script>"""
-    + SCRIPT
-    + """</script></body></html>
-"""
-)
