@@ -26,13 +26,17 @@ from l3hpc.pipelines.model import Plan
 from l3hpc.report.findings import Findings, StepFacts
 from l3hpc.runs import status, submit
 from l3hpc.workspace import records
+from l3hpc.workspace.states import RunState, StepState
 
 PIPELINE = "all"
 MARK = "# Written by l3hpc demo."
 FRAMES_PER_S = 9.0  # of the teacher on two cores
 OVERHEAD_S = 75.0  # everything else
-STATES = {"reused": "reused", "done": "done", "running": "running", "requeued": "running",
-          "failed": "failed", "lost": "failed", "blocked": "blocked"}
+# what the page says of a step: it has fewer words
+STATES = {StepState.REUSED: StepState.REUSED, StepState.DONE: StepState.DONE,
+          StepState.RUNNING: StepState.RUNNING, StepState.REQUEUED: StepState.RUNNING,
+          StepState.FAILED: StepState.FAILED, StepState.LOST: StepState.FAILED,
+          StepState.BLOCKED: StepState.BLOCKED}
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Outcome:
     """What came out. state: that of the run (``done``, ``failed``, ``cancelled`` …)."""
 
     plan: Plan
-    state: str
+    state: RunState
     findings: Findings
     report: Path
     seconds: float
@@ -169,7 +173,7 @@ def carry_out(planned: Plan, folder: Path) -> Outcome:
     return Outcome(planned, state, findings, report, seconds)
 
 
-def look(planned: Plan, seconds: float) -> tuple[str, Findings]:
+def look(planned: Plan, seconds: float) -> tuple[RunState, Findings]:
     """State and findings of a run."""
     from l3hpc.report.collect import collect
 
@@ -177,7 +181,7 @@ def look(planned: Plan, seconds: float) -> tuple[str, Findings]:
     record = records.read(planned.workspace, planned.run)
     needs = {step.name: tuple(step.needs) for step in record.steps}
     steps = [StepFacts(
-        name=step.name, needs=needs[step.name], state=STATES.get(step.state, "waiting"),
+        name=step.name, needs=needs[step.name], state=STATES.get(step.state, step.state.WAITING),
         tasks=step.tasks, tasks_done=step.done, detail=step.detail, kind=step.kind)
         for step in now.steps]
     extra = [("run", planned.run), ("workspace", str(planned.workspace)),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
+from l3hpc.workspace.states import RunState
 
 if TYPE_CHECKING:
     from l3hpc.demo import Outcome, Settings
@@ -76,7 +77,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
         import webbrowser
 
         webbrowser.open(outcome.report.as_uri())
-    return EXIT_OK if outcome.state == "done" else EXIT_FAILED
+    return EXIT_OK if outcome.state is RunState.DONE else EXIT_FAILED
 
 
 def choose(settings: Settings, sensors: int | None, weights: str | None) -> Settings:
@@ -95,7 +96,7 @@ def told(outcome: Outcome, folder: Path) -> list[str]:
     lines = [""]
     for row in outcome.findings.ledger:
         lines += [row.tab, *row_lines(row), ""]
-    if outcome.state != "done":
+    if outcome.state is not RunState.DONE:
         lines += [f"{outcome.plan.run} is not complete ({outcome.state}). "
                   f"Why:   l3hpc -C {here} status", ""]
     elif not outcome.findings.teacher_trained:

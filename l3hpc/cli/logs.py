@@ -67,10 +67,10 @@ def command(
             now = next(each for each in status.collect(folder, [name])[0].steps
                        if each.name == step)
             words = f"{now.state} ({now.detail})" if now.detail else now.state
-            if not printed and words != stands and now.state in status.MOVING:
+            if not printed and words != stands and now.state.is_active:
                 click.echo(f"{step} of {name} is {words}; its log is empty so far", err=True)
             stands = words
-            return now.state not in status.MOVING
+            return not now.state.is_active
 
         ask_every_s = logs.POLL_S if record.local else ASK_SLURM_EVERY_S
         for text in logs.follow(path, ended, ask_every_s=ask_every_s):

@@ -80,7 +80,7 @@ def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tup
         found = status.collect(folder, [records.find(folder, run)])
     else:
         found = status.collect(folder, last=None if everything else SHOWN, broken=broken)
-    moving = any(each.state in ("running", "submitting") for each in found)
+    moving = any(each.state.is_active for each in found)
     code = EXIT_FAILED if broken or any(each.damaged for each in found) else EXIT_OK
     if as_json:
         left_out = [{"where": error.where, "message": error.message} for error in broken]

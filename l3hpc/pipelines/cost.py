@@ -7,6 +7,7 @@ from pathlib import Path
 
 from l3hpc.pipelines.model import Plan
 from l3hpc.workspace import artifacts, records
+from l3hpc.workspace.states import RunState
 
 CONFIRM_CORE_HOURS = 1000.0
 CONFIRM_GPU_HOURS = 100.0
@@ -38,7 +39,7 @@ def at_most(plan: Plan) -> Cost:
 def last_like(plan: Plan) -> Cost | None:
     """What the newest finished run of this pipeline used, from its tasks' results."""
     for record in records.read_all(plan.workspace, broken=[]):
-        if record.pipeline != plan.pipeline or record.state != "submitted":
+        if record.pipeline != plan.pipeline or record.state != RunState.SUBMITTED:
             continue
         cores = gpus = 0.0
         complete = True

@@ -20,6 +20,7 @@ from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.local_jobs import LIVE, LocalJobs
 from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState, StepState
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _usable(workspace: Path, record: RunRecord, kind: str, cluster: str) -> Outs
 
 def _lives(workspace: Path, record: RunRecord, step: StepRecord) -> bool:
     """Whether the record says that a job is at work on the step (a scheduler is not asked)."""
-    if not record.state == step.state == "submitted":
+    if (record.state, step.state) != (RunState.SUBMITTED, StepState.SUBMITTED):
         return False
     if not record.local:
         return True

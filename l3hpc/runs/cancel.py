@@ -11,6 +11,7 @@ from l3hpc.schedulers.slurm.identity import JobId
 from l3hpc.workspace import records
 from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.records import RunRecord
+from l3hpc.workspace.states import RunState
 
 
 def cancel(workspace: Path, run: str) -> list[str]:
@@ -28,10 +29,10 @@ def cancel(workspace: Path, run: str) -> list[str]:
         jobs = _live_jobs(workspace, record)
         sbatch.cancel(jobs, run)
         stopped = [job.id for job in jobs]
-    if stopped or record.state == "submitting":
+    if stopped or record.state is RunState.SUBMITTING:
         record = records.read(workspace, run)
-        if record.state != "refused":
-            record.state, record.note = "cancelled", ""
+        if record.state is not RunState.REFUSED:
+            record.state, record.note = RunState.CANCELLED, ""
             records.write(workspace, record)
     return stopped
 

@@ -24,8 +24,11 @@ from l3hpc.schedulers.slurm.commands import call, several
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+from l3hpc.workspace.states import RunState, StepState
 
 CONFIG_S = 20.0
+_OUTCOMES = {StepState.PLANNED: "was not submitted", StepState.LOST: "was lost",
+             StepState.BLOCKED: "is blocked", StepState.CANCELLED: "was cancelled"}
 FRESH_S = 1.0  # Slurm keeps what has ended for at least two seconds
 
 
@@ -132,9 +135,7 @@ class Dependencies:
         if lacking:
             [found] = status.collect(self._plan.workspace, [self._record.run])
             state = next(one.state for one in found.steps if one.name == entry.name)
-            said = {"planned": "was not submitted", "lost": "was lost", "blocked": "is blocked",
-                    "cancelled": "was cancelled"}.get(state, "failed")
-            raise ParentFailed(f"{entry.name} {said}",
+            raise ParentFailed(f"{entry.name} {_OUTCOMES.get(state, 'failed')}",
                                hint=f"See: {command_line('status', self._record.run)}")
         return attempts.live_ids(entry, done, live)
 
@@ -195,7 +196,7 @@ def _at_work_elsewhere(plan: Plan, wanted: Collection[str]) -> Iterator[tuple[st
         return
     user, answer = current_user(), None
     for record in records.read_all(plan.workspace, []):
-        if record.run == plan.run or record.local or record.state == "cancelled" \
+        if record.run == plan.run or record.local or record.state is RunState.CANCELLED \
                 or (record.cluster, record.user) != (plan.profile.name, user):
             continue
         for entry in record.steps:
@@ -228,7 +229,7 @@ def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
             state = next(each.state for each in found.steps if each.name == entry.name)
             raise InputError(
                 f"an input is made by {entry.name} of {record.run}, "
-                + (f"whose task {lacking[0]} failed" if state in status.MOVING
+                + (f"whose task {lacking[0]} failed" if state.is_active
                    else f"which is {state}"),
                 hint=f"Finish it first: {command_line('resume', record.run)}")
         jobs += attempts.live_ids(entry, done, live)

@@ -12,6 +12,7 @@ from l3hpc.io.files import open_regular
 from l3hpc.workspace import artifacts, attempts, markers
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.states import StepState
 
 POLL_S = 0.5
 TAIL_BYTES = 65_536
@@ -31,7 +32,7 @@ def find(
     Without ``task``: the first failed one, else the first that runs, else the first at all. An
     ``InputError`` says why there is none.
     """
-    if step.state == "reused":
+    if step.state is StepState.REUSED:
         raise InputError(f"{step.name} was done before this run: it has no log here",
                          hint=f"Its artifact: {step.artifact}")
     jobs = attempts.latest(step)

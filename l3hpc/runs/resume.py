@@ -35,6 +35,7 @@ from l3hpc.schedulers.slurm.identity import JobId
 from l3hpc.workspace import artifacts, attempts, markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+from l3hpc.workspace.states import RunState, StepState
 
 ENDING_S = 90.0  # Slurm kills what does not end after KillWait, 30 s by default
 ENDING_LOOK_S = 2.0
@@ -151,8 +152,8 @@ def _carry_out(todo: Todo, texts: scripts.Texts, record: RunRecord, progress: Pr
     for job, changes in todo.held.items():
         requeue.release(job.id, changes, wait_s=0, cluster=job.cluster)
     if not todo.steps:
-        if record.state == "submitting":  # its submission was killed after the last job
-            record.state = "submitted"
+        if record.state is RunState.SUBMITTING:  # its submission was killed after the last job
+            record.state = RunState.SUBMITTED
             records.write(workspace, record)
         return {}
     for entry in todo.again:
@@ -201,7 +202,7 @@ def missing(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[s
             continue
         tasks = live.get(entry.name, {})
         running = {index: task.job for index, task in tasks.items()}
-        if now.state == "blocked":  # waits in the queue for what cannot come
+        if now.state is StepState.BLOCKED:  # waits in the queue for what cannot come
             stale += [identity.of_attempt(workspace, record, entry, attempt)
                       for attempt in entry.attempts
                       if not record.local
@@ -223,7 +224,7 @@ def missing(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[s
     limits.refuse(plan)
     return Todo(plan, steps, alive, stale[::-1], held,
                 [entry for entry in record.steps if entry.name in repeated],
-                finished=all(step.state in ("done", "reused") for step in found.steps),
+                finished=all(step.state.is_done for step in found.steps),
                 orphans=orphans.find(workspace, record), for_administrators=for_administrators)
 
 
@@ -244,13 +245,13 @@ def _behind(record: RunRecord, name: str) -> set[str]:
     return names
 
 
-def _begin_again(workspace: Path, record: RunRecord) -> str:
+def _begin_again(workspace: Path, record: RunRecord) -> RunState | None:
     """Put the record into the state ``submitting``, so that a kill from here on is seen and what it
-    left is found; return the state to come back to after a refusal ('' where there is none)."""
-    before = record.state
-    if before == "submitting":  # a submission that was killed
-        before = "submitted" if any(step.attempts for step in record.steps) else ""
-    record.state, record.note = "submitting", ""
+    left is found; return the state to come back to after a refusal, if there is one."""
+    before: RunState | None = record.state
+    if before is RunState.SUBMITTING:  # a submission that was killed
+        before = RunState.SUBMITTED if any(step.attempts for step in record.steps) else None
+    record.state, record.note = RunState.SUBMITTING, ""
     records.write(workspace, record)
     return before
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,15 @@ from l3hpc.workspace import attempts as waiting
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive
 from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+from l3hpc.workspace.states import RunState, StepState, TaskState
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-STUCK = ("failed", "cancelled", "lost", "blocked")
-MOVING = ("running", "requeued", "queued", "waiting", "submitting")
 SCHEMA = 1
 STARTING_S = 30.0
+_WITH_LOG = (StepState.RUNNING, StepState.FAILED, StepState.LOST, StepState.CANCELLED,
+             StepState.REQUEUED)
 
 
 @dataclass
@@ -47,7 +48,7 @@ class StepStatus:
     name: str
     kind: str
     job: str | None
-    state: str
+    state: StepState
     done: int
     tasks: int
     elapsed_s: float | None = None
@@ -77,7 +78,7 @@ class RunStatus:
     run: str
     pipeline: str
     cluster: str
-    state: str
+    state: RunState
     created: float
     steps: list[StepStatus]
     next: str | None = None
@@ -183,7 +184,7 @@ def _look(
     """listed: list the artifact's folder even for one task (slower, but opening a folder makes a
     network file system forget what it remembers to be missing)."""
     done = artifacts.finished(step.artifact, None if listed else step.tasks)
-    left = step.state != "reused" and len(done) < step.tasks
+    left = step.state is not StepState.REUSED and len(done) < step.tasks
     folder = Workspace(workspace).run(record.run).step(step.name)
     marks = markers.read(folder.markers) if left else {}
     return _Look(workspace, record, step, done, marks)
@@ -201,7 +202,7 @@ class _Asking:
         if record.local:
             return
         clusters = _clusters(looks)
-        if record.state == "submitting":
+        if record.state is RunState.SUBMITTING:
             clusters |= identity.clusters(record)
         for cluster in clusters - self._answers.keys():
             from concurrent.futures import ThreadPoolExecutor
@@ -247,26 +248,27 @@ def _run_status(
     local = _local_answer(record, LocalJobs(workspace, record.run)) if record.local else None
     broken_off = submission_lock.interrupted(workspace, record)
     steps: list[StepStatus] = []
-    unfinished = bool(answer.live) and any(len(one.done) < one.record.tasks for one in looks)
+    waited_for = bool(answer.live) and any(len(one.done) < one.record.tasks for one in looks)
     for seen in looks:
         own = local or answer.of(seen.open_jobs)
         look = _once_more(workspace, record, seen, own)
         parents = [step for step in steps if step.name in look.record.needs]
         steps.append(_step_status(workspace, record, look, own, parents, broken_off, answer,
-                                  unfinished))
+                                  waited_for))
     state = _run_state(record, steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
                        notes=list((local or answer).notes),
                        combinations=list(record.options.get("combinations", ())))
-    if broken_off and state != "done":
+    if broken_off and state is not RunState.DONE:
         status.notes.insert(0, record.note or "the submitting process was killed before it had "
                                "handed over all")
-    if record.note and state in ("refused", "cancelled"):
+    if record.note and state in (RunState.REFUSED, RunState.CANCELLED):
         status.notes.insert(0, record.note)
     status.notes += [held_words(step.name, step.held_by_administrator) for step in steps
                      if step.held_by_administrator]
-    if state in ("failed", "lost", "cancelled") or broken_off and state != "done" \
-            or any(step.held for step in steps):
+    unfinished = state in (RunState.FAILED, RunState.LOST, RunState.CANCELLED) \
+        or broken_off and state is not RunState.DONE
+    if unfinished or any(step.held for step in steps):
         status.next = command_line("resume", record.run)
     return status
 
@@ -303,43 +305,57 @@ def _step_status(
     when its result was there already holds them up."""
     step = look.record
     done = len(look.done)
-    status = StepStatus(step.name, step.kind, step.job, "planned", min(done, step.tasks),
+    status = StepStatus(step.name, step.kind, step.job, StepState.PLANNED, min(done, step.tasks),
                         step.tasks, artifact=step.artifact)
     if done >= step.tasks:
-        reused = step.state != "submitted"  # done before, or meanwhile by another run
-        status.state = "reused" if reused else "done"
-        left = artifacts.summary(step.artifact)
-        status.elapsed_s = None if reused else _elapsed(step.artifact, left)
-        status.detail = str(left.get("text") or (step.artifact[-16:] if reused else ""))
+        _describe_done(status, step)
         if waited_for:
             _note_holds(status, answer.of(look.jobs).live)
         return status
-    stuck = [parent for parent in parents if parent.state in STUCK]
-    if step.state == "reused":
-        status.state, status.detail = "lost", "its artifact is no longer there"
+    stuck = [parent for parent in parents if parent.state.is_stuck]
+    if step.state is StepState.REUSED:
+        status.state, status.detail = StepState.LOST, "its artifact is no longer there"
         return status
-    if step.state == "planned":
-        status.state = "cancelled" if broken_off else {
-            "submitting": "submitting", "refused": "planned"}.get(record.state, "cancelled")
-        status.detail = "not submitted"
-        if stuck and record.state == "submitted":  # it had failed before this one was handed over
-            roots = sorted({parent.blocked_by or parent.name for parent in stuck})
-            status.state, status.blocked_by = "blocked", roots[0]
-            status.detail = f"by {', '.join(roots)}, not submitted"
+    if step.state is StepState.PLANNED:
+        _describe_planned(status, record, stuck, broken_off)
         return status
-    tasks = {index: judge(index, job, look.marks.get(index), own,
-                          was_cancelled=record.state == "cancelled")
+    was_cancelled = record.state is RunState.CANCELLED
+    tasks = {index: judge(index, job, look.marks.get(index), own, was_cancelled=was_cancelled)
              for index, job in look.open_ids.items()}
-    _merge(status, tasks, stuck, was_cancelled=record.state == "cancelled")
+    _merge(status, tasks, stuck, was_cancelled=was_cancelled)
     _note_holds(status, own.live)
     if not stuck and step.waits_for and (
-            status.state == "blocked" or status.state == "cancelled" and record.state != "cancelled"
+            status.state is StepState.BLOCKED
+            or status.state is StepState.CANCELLED and not was_cancelled
             and not any(task.started for task in tasks.values())
             and not _lives(workspace, step, answer)):
-        status.state = "blocked"  # Slurm cancelled it, with the other run's job
+        # Slurm cancelled it, with the other run's job
+        status.state = StepState.BLOCKED
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
     _point_to_log(workspace, record, status, look, tasks)
     return status
+
+
+def _describe_done(status: StepStatus, step: StepRecord) -> None:
+    # done before, or meanwhile by another run
+    reused = step.state is not StepState.SUBMITTED
+    status.state = StepState.REUSED if reused else StepState.DONE
+    left = artifacts.summary(step.artifact)
+    status.elapsed_s = None if reused else _elapsed(step.artifact, left)
+    status.detail = str(left.get("text") or (step.artifact[-16:] if reused else ""))
+
+
+def _describe_planned(status: StepStatus, record: RunRecord, stuck: Sequence[StepStatus],
+                      broken_off: bool) -> None:
+    """Of a step that was not submitted (yet)."""
+    status.detail = "not submitted"
+    if record.state is RunState.SUBMITTING and not broken_off:
+        status.state = StepState.SUBMITTING
+    elif record.state is not RunState.REFUSED or broken_off:
+        status.state = StepState.CANCELLED
+    if stuck and record.state is RunState.SUBMITTED:
+        # what it needs had failed before it was its turn
+        _block(status, stuck, ", not submitted")
 
 
 def _lives(workspace: Path, step: StepRecord, answer: queue.Answer) -> bool:
@@ -348,6 +364,10 @@ def _lives(workspace: Path, step: StepRecord, answer: queue.Answer) -> bool:
                for task, jobs in answer.live.items()
                if task in step.waits_for or task.partition("_")[0] in step.waits_for
                for job in jobs)
+
+
+_ORDER = (TaskState.RUNNING, TaskState.FAILED, TaskState.REQUEUED, TaskState.QUEUED,
+          TaskState.WAITING, TaskState.BLOCKED, TaskState.LOST, TaskState.CANCELLED)
 
 
 def _merge(
@@ -359,49 +379,58 @@ def _merge(
     stuck: parents that will not be done. was_cancelled: the whole run, by ``cancel``; elsewhere
     it was Slurm that cancelled what waits for a cancelled job (--kill-on-invalid-dep).
     """
-    by_state: dict[str, list[int]] = {}
+    by_state: dict[TaskState, list[int]] = {}
     for index, task in tasks.items():
         by_state.setdefault(task.state, []).append(index)
-    status.failed_tasks = sorted(by_state.get("failed", []))
+    status.failed_tasks = sorted(by_state.get(TaskState.FAILED, []))
     status.restarts = max((task.restarts for task in tasks.values()), default=0)
-    for state in ("running", "failed", "requeued", "queued", "waiting", "blocked", "lost",
-                  "cancelled"):
-        if state in by_state:
-            break
-    else:
-        state = "lost"
-    moving = any(name in MOVING for name in by_state)
-    if state == "failed" and moving:
-        state = "requeued" if "requeued" in by_state else "queued" if "queued" in by_state \
-            else "waiting"
+    state = _merged_state(by_state)
     started = any(task.started for task in tasks.values())
-    if stuck and not started and state not in ("running", "failed"):
-        roots = sorted({parent.blocked_by or parent.name for parent in stuck})
-        cancelled = was_cancelled and all(parent.state == "cancelled" for parent in stuck)
-        if not (cancelled and state == "cancelled"):
-            status.state, status.blocked_by = "blocked", roots[0]
-            status.detail = "by " + ", ".join(roots)
+    if stuck and not started and state not in (TaskState.RUNNING, TaskState.FAILED):
+        cancelled = was_cancelled and all(parent.state is StepState.CANCELLED for parent in stuck)
+        if not (cancelled and state is TaskState.CANCELLED):
+            _block(status, stuck)
             return
-    status.state = state
-    first = tasks[min(by_state[state])] if state in by_state else TaskStatus("lost")
-    words = [first.words] if first.words else []
-    if state == "running":
-        status.progress = first.progress
-        status.elapsed_s = max(tasks[index].elapsed_s or 0 for index in by_state["running"])
-        if len(by_state["running"]) > 1:
-            words.insert(0, f"{len(by_state['running'])} tasks running")
+    status.state = StepState(state)
+    first = tasks[min(by_state[state])] if state in by_state else TaskStatus(TaskState.LOST)
+    running = [tasks[index].elapsed_s or 0 for index in by_state.get(TaskState.RUNNING, ())]
+    if state is TaskState.RUNNING:
+        status.progress, status.elapsed_s = first.progress, max(running)
     elif first.elapsed_s:
         status.elapsed_s = first.elapsed_s
+    status.detail = ", ".join(_details(status, first, len(running)))
+    status.last_words = first.last_words
+
+
+def _merged_state(by_state: Mapping[TaskState, Sequence[int]]) -> TaskState:
+    """The state that stands for all; a failed task does not count while others still move."""
+    state = next((one for one in _ORDER if one in by_state), TaskState.LOST)
+    if state is TaskState.FAILED:
+        return next((one for one in _ORDER if one in by_state and one.is_active), state)
+    return state
+
+
+def _block(status: StepStatus, stuck: Sequence[StepStatus], note: str = "") -> None:
+    """The step cannot run, because of the steps that these parents wait for in turn."""
+    roots = sorted({parent.blocked_by or parent.name for parent in stuck})
+    status.state, status.blocked_by = StepState.BLOCKED, roots[0]
+    status.detail = f"by {', '.join(roots)}{note}"
+
+
+def _details(status: StepStatus, first: TaskStatus, running: int) -> Iterator[str]:
+    """What the table says beside the state. running: how many tasks run."""
+    if running > 1:
+        yield f"{running} tasks running"
+    if first.words:
+        yield first.words
     if status.failed_tasks and status.tasks > 1:
         shown = ", ".join(map(str, status.failed_tasks[:8]))
         more = ", …" if len(status.failed_tasks) > 8 else ""
-        count = len(status.failed_tasks)
-        words.append(f"{count} of {status.tasks} tasks failed ({shown}{more})")
-    if status.restarts and state in ("running", "requeued", "failed"):
+        yield f"{len(status.failed_tasks)} of {status.tasks} tasks failed ({shown}{more})"
+    if status.restarts and status.state in (StepState.RUNNING, StepState.REQUEUED,
+                                            StepState.FAILED):
         times = {1: "once", 2: "twice"}.get(status.restarts, f"{status.restarts} times")
-        words.append(f"requeued {times}" + (f" ({first.why_again})" if first.why_again else ""))
-    status.detail = ", ".join(words)
-    status.last_words = first.last_words
+        yield f"requeued {times}" + (f" ({first.why_again})" if first.why_again else "")
 
 
 def _point_to_log(
@@ -410,14 +439,14 @@ def _point_to_log(
 ) -> None:
     index = next((index for index, task in sorted(tasks.items()) if task.state == status.state),
                  None)
-    if index is None or status.state not in ("running", "failed", "lost", "cancelled", "requeued"):
+    if index is None or status.state not in _WITH_LOG:
         return
     job = look.open_ids[index]
     log = Workspace(workspace).run(record.run).step(status.name).log(job)
     if log.exists():
         status.log = str(log)
     marks = look.marks.get(index, markers.TaskMarks()).of(job)
-    if status.state == "failed" and marks.error is None and not marks.gave_up:
+    if status.state is StepState.FAILED and marks.error is None and not marks.gave_up:
         memory = int(look.record.resources.get("mem_mb") or 0)
         status.last_words = logs.end_of(log, began=marks.progress is not None or marks.in_setup)
         if marks.exit_code == 137 and not marks.asked_to_end and memory:
@@ -440,19 +469,19 @@ def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:
         return None
 
 
-def _run_state(record: RunRecord, steps: list[StepStatus]) -> str:
+def _run_state(record: RunRecord, steps: list[StepStatus]) -> RunState:
     states = {step.state for step in steps}
-    if record.state == "refused":
-        return "refused"
-    if states <= {"done", "reused"}:
-        return "done"
-    for state in ("running", "requeued", "queued", "waiting", "submitting"):
+    if record.state is RunState.REFUSED:
+        return RunState.REFUSED
+    if all(state.is_done for state in states):
+        return RunState.DONE
+    moving = {state for state in states if state.is_active}
+    if moving:
+        return RunState.SUBMITTING if moving == {StepState.SUBMITTING} else RunState.RUNNING
+    for state in (StepState.FAILED, StepState.LOST, StepState.CANCELLED):
         if state in states:
-            return "running" if state != "submitting" else "submitting"
-    for state in ("failed", "lost", "cancelled"):
-        if state in states:
-            return state
-    return "failed"
+            return RunState(state)
+    return RunState.FAILED
 
 
 def _local_answer(record: RunRecord, local: LocalJobs) -> queue.OwnJobs:

@@ -9,10 +9,10 @@ from l3hpc.console import table
 from l3hpc.console.formatting import age, clock
 from l3hpc.io.text import one_line
 from l3hpc.runs.status import RunStatus, StepStatus
+from l3hpc.workspace.states import RunState, StepState
 
 HEAD = ("step", "job", "state", "tasks", "elapsed", "detail")
 WORDS_SHOWN = 3
-DONE = ("done", "reused")
 
 
 def run_text(run: RunStatus) -> str:
@@ -47,7 +47,7 @@ def _in_groups(run: RunStatus) -> list[tuple[str, list[StepStatus]]]:
     groups = [("", [step for step in run.steps if counts[step.name] > 1])]
     for each in run.combinations:
         own = [by_name[name] for name in each["steps"].values() if counts[name] == 1]
-        if any(step.state not in DONE for step in own):
+        if any(not step.state.is_done for step in own):
             groups.append((_values(each), own))
     return groups
 
@@ -56,7 +56,7 @@ def _finished(run: RunStatus) -> list[str]:
     """One line for the combinations that are done."""
     states = {step.name: step.state for step in run.steps}
     done = [each for each in run.combinations
-            if all(states[name] in DONE for name in each["steps"].values())]
+            if all(states[name].is_done for name in each["steps"].values())]
     if not run.combinations:
         return []
     shown = "; ".join(_values(each) for each in done[:4]) + ("; …" if len(done) > 4 else "")
@@ -71,12 +71,12 @@ def _values(combination: dict[str, dict[str, str]]) -> str:
 def heading(run: RunStatus) -> str:
     """``started 3 h ago``, ``failed, started yesterday`` …"""
     started = f"started {age(run.created)}"
-    return started if run.state == "running" else f"{run.state}, {started}"
+    return started if run.state is RunState.RUNNING else f"{run.state}, {started}"
 
 
 def _more(step: StepStatus, indent: str) -> list[str]:
     """Where the log of a failed step is, and its last words."""
-    if step.state not in ("failed", "lost"):
+    if step.state not in (StepState.FAILED, StepState.LOST):
         return []
     lines = [f"{indent}{one_line(words)}" for line in step.last_words[:WORDS_SHOWN]
              for words in [line.strip()] if words]

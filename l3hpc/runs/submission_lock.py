@@ -14,6 +14,7 @@ from l3hpc.workspace import records, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Owner
 from l3hpc.workspace.records import RunRecord
+from l3hpc.workspace.states import RunState
 
 STOP_S = 150.0  # an sbatch that hangs is given up after two minutes
 LOOK_S = 0.5
@@ -41,8 +42,11 @@ def claim(workspace: Path, run: str, label: str) -> Owner:
 
 def interrupted(workspace: Path, record: RunRecord) -> bool:
     """True for a run whose submission began and did not end, and that nobody submits any more."""
-    return record.state == "submitting" and _claim(workspace, record.run).holder() is None \
-        and records.read(workspace, record.run).state == "submitting"  # it ended well just now
+    if record.state is not RunState.SUBMITTING or \
+            _claim(workspace, record.run).holder() is not None:
+        return False
+    # it may have ended well since the record was read
+    return records.read(workspace, record.run).state is RunState.SUBMITTING
 
 
 def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:

@@ -33,6 +33,7 @@ from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.lease import Owner
 from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState, StepState
 
 FOLLOW_S = 0.5
 HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -76,7 +77,7 @@ def submit(
         if on_submitted is not None:
             on_submitted(record)
         refuse_part(plan.run, left_out)
-        if record.local and any(step.state == "submitted" for step in record.steps):
+        if record.local and any(step.state is StepState.SUBMITTED for step in record.steps):
             run_local(plan.workspace, plan.run, detach=detach)
             record = records.read(plan.workspace, plan.run)
     return record
@@ -196,12 +197,13 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> R
     record = RunRecord(
         run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
         user=current_user(), host=socket.gethostname(), command=list(sys.argv),
-        options=plan.options, state="submitting", local=local, folder=os.getcwd(),
+        options=plan.options, state=RunState.SUBMITTING, local=local, folder=os.getcwd(),
         slots={"cpus": plan.profile.slot_cpus(), "mem_mb": plan.profile.slot_mem_mb()}
         if local else {}, clusters=plan.profile.slurm_clusters,
         steps=[StepRecord(
             name=step.name, kind=step.kind, artifact=str(step.artifact), tasks=step.tasks,
-            needs=list(step.needs), state="planned" if step.missing else "reused",
+            needs=list(step.needs),
+            state=StepState.PLANNED if step.missing else StepState.REUSED,
             resources=vars(step.resources).copy(), waits_for=list(step.waits_for),
         ) for step in steps])
     records.write(plan.workspace, record)  # from here on the run exists
@@ -287,7 +289,7 @@ def _test(
     return RunRecord(
         run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
         user=current_user(), host=socket.gethostname(), command=list(sys.argv),
-        options=plan.options, state="tested", steps=[])
+        options=plan.options, state=RunState.TESTED, steps=[])
 
 
 @contextlib.contextmanager

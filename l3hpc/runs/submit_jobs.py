@@ -31,6 +31,7 @@ from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder
 from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.records import RunRecord
+from l3hpc.workspace.states import RunState, StepState
 
 LIMIT_S = (5, 15, 30, 60)  # for room in the queue: the last one again and again
 DEPENDENCY_S = (0, 0.5, 1, 2, 4)  # a job left Slurm's memory between our look and sbatch
@@ -47,7 +48,7 @@ def write_scripts(folder: StepFolder, texts: Sequence[tuple[scripts.Part, str]])
 
 def hand_over(
     plan: Plan, steps: list[PlannedStep], texts: scripts.Texts, record: RunRecord,
-    progress: Progress, *, alive: Collection[str] = (), before: str = "",
+    progress: Progress, *, alive: Collection[str] = (), before: RunState | None = None,
     elsewhere: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, str]:
     """Submit the steps that have a text, in this order, and keep the record up to date.
@@ -59,7 +60,7 @@ def hand_over(
     ----------
     alive : collection of str
         Names of the steps on which earlier jobs are at work.
-    before : str
+    before : RunState, optional
         The state to which a refusal brings the record back, of a run that was submitted earlier.
     elsewhere : mapping of str to collection of int
         As from ``dependencies.made_elsewhere``.
@@ -115,7 +116,7 @@ def hand_over(
             step = next(one for one in steps if one.name in left)
             raise InputError(left[step.name],
                              hint=f"Finish that first: {command_line('resume', plan.run)}")
-        record.state, record.note = "submitted", ""
+        record.state, record.note = RunState.SUBMITTED, ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
         refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
@@ -247,7 +248,7 @@ def _leave(plan: Plan, record: RunRecord, step: PlannedStep, error: L3hpcError, 
 
 
 def _take_back(
-    plan: Plan, record: RunRecord, jobs: list[JobId], error: BaseException, before: str,
+    plan: Plan, record: RunRecord, jobs: list[JobId], error: BaseException, before: RunState | None,
     since: float,
 ) -> str:
     """Cancel what was submitted since then, the last job first, and say so in the record. Return
@@ -265,15 +266,15 @@ def _take_back(
         entry.attempts = [
             each for each in entry.attempts if each["time"] < since or
             (each["job"].partition("_")[0], each.get("cluster", "")) not in begun]
-        if entry.state == "submitted" and not entry.attempts:
-            entry.state, entry.job, entry.submitted_tasks = "planned", None, []
+        if entry.state is StepState.SUBMITTED and not entry.attempts:
+            entry.state, entry.job, entry.submitted_tasks = StepState.PLANNED, None, []
         elif entry.attempts:
             entry.job = entry.attempts[-1]["job"]
             entry.submitted_tasks = list(entry.attempts[-1]["tasks"])
     if before:
         record.state = before
     else:
-        record.state = "refused" if refused else "cancelled"
+        record.state = RunState.REFUSED if refused else RunState.CANCELLED
         record.note = getattr(error, "message", str(error)) if refused else \
             "interrupted while submitting"
     records.write(plan.workspace, record)

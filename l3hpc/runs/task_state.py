@@ -16,6 +16,7 @@ from l3hpc.console.formatting import (
 )
 from l3hpc.schedulers.slurm.queue import EndedJob, Hold, LiveJob, OwnJobs
 from l3hpc.workspace.markers import TaskMarks
+from l3hpc.workspace.states import TaskState
 
 FRESH_S = 300.0
 KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
@@ -28,7 +29,7 @@ _RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
 class TaskStatus:
     """state: as in ``status.StepStatus``. words: why, or how far. started: it ran at least once."""
 
-    state: str
+    state: TaskState
     words: str = ""
     started: bool = False
     elapsed_s: float | None = None
@@ -52,15 +53,15 @@ def judge(
         status = _exited(marks)
     else:
         status = _silent(job, marks, answer)
-    if was_cancelled and (status.state in ("lost", "cancelled")
-                          or status.state == "failed" and _by_signal(marks)):
-        status.state, status.words, status.last_words = "cancelled", "", []
+    if was_cancelled and (status.state in (TaskState.LOST, TaskState.CANCELLED)
+                          or status.state is TaskState.FAILED and _by_signal(marks)):
+        status.state, status.words, status.last_words = TaskState.CANCELLED, "", []
     status.started = status.started or marks.begin is not None
     status.restarts = max(status.restarts, marks.restarts)
     if marks.requeues:
         last = marks.requeues[-1]
         status.why_again = str(last.get("words") or last.get("reason", ""))
-        if live is not None and live.held and marks.wanted and status.state == "requeued":
+        if live is not None and live.held and marks.wanted and status.state is TaskState.REQUEUED:
             status.words = "held until " + ("l3hpc resume gives it what it needs"
                                             if last.get("held") else "a helper job has changed it")
     return status
@@ -88,10 +89,10 @@ def _by_signal(marks: TaskMarks) -> bool:
 
 def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.state == "COMPLETING":
-        return TaskStatus("running", "ending", elapsed_s=live.elapsed_s, restarts=live.restarts,
-                          started=True)
+        return TaskStatus(TaskState.RUNNING, "ending", elapsed_s=live.elapsed_s,
+                          restarts=live.restarts, started=True)
     if live.state in _RUNNING:
-        status = TaskStatus("running", elapsed_s=live.elapsed_s, restarts=live.restarts,
+        status = TaskStatus(TaskState.RUNNING, elapsed_s=live.elapsed_s, restarts=live.restarts,
                             progress=marks.progress, started=True)
         parts = [progress_words(marks.progress)] if marks.progress else []
         if live.limit_s and live.elapsed_s is not None:
@@ -99,30 +100,31 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
         status.words = ", ".join(word for word in parts if word)
         return status
     if "DependencyNeverSatisfied" in live.reason:
-        return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))
+        return TaskStatus(TaskState.BLOCKED, words=reason("DependencyNeverSatisfied"))
     if live.reason.startswith("Dependency"):
-        return TaskStatus("waiting")
+        return TaskStatus(TaskState.WAITING)
     words = reason(live.reason)
     if live.hold is not None:
         words += HOLDS[live.hold is Hold.ADMINISTRATOR]
     if live.start:
         words += f", expected to start {moment(live.start)}"
     if live.restarts or marks.begin is not None:
-        return TaskStatus("requeued", words=words, restarts=live.restarts, started=True)
-    return TaskStatus("queued", words=words)
+        return TaskStatus(TaskState.REQUEUED, words=words, restarts=live.restarts, started=True)
+    return TaskStatus(TaskState.QUEUED, words=words)
 
 
 def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
-    state, words = OUTCOMES.get(ended.state, ("failed", ended.state.lower()))
+    outcome, words = OUTCOMES.get(ended.state, ("failed", ended.state.lower()))
+    state = TaskState.CANCELLED if outcome == TaskState.CANCELLED else TaskState.FAILED
     if _flushed(ended, marks):
         return _exited(marks)
     if ended.state == "BLOCKED":  # the local runner's word for a job behind a failed one
-        return TaskStatus("blocked", words=reason("DependencyNeverSatisfied"))
-    if state == "done":
-        state, words = "failed", "the job ended well, but left no result"
+        return TaskStatus(TaskState.BLOCKED, words=reason("DependencyNeverSatisfied"))
+    if ended.state == "COMPLETED":
+        words = "the job ended well, but left no result"
     status = TaskStatus(state, words, elapsed_s=ended.elapsed_s,
                         started=ended.elapsed_s not in (None, 0.0))
-    if ended.state == "FAILED" or state == "failed" and marks.gave_up:
+    if ended.state == "FAILED" or state is TaskState.FAILED and marks.gave_up:
         status.words = _cause(marks, marks.exit_code or ended.exit_code)
     elif ended.state == "NODE_FAIL" and ended.node:
         status.words += f" ({ended.node})"
@@ -131,7 +133,7 @@ def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
 
 
 def _exited(marks: TaskMarks) -> TaskStatus:
-    status = TaskStatus("failed", started=True)
+    status = TaskStatus(TaskState.FAILED, started=True)
     if marks.exit_code == 0:
         status.words = "the job ended well, but left no result"
     else:
@@ -146,8 +148,8 @@ def _silent(job: str, marks: TaskMarks, answer: OwnJobs) -> TaskStatus:
     """Neither queue nor accounting nor an exit marker: judge by what there is."""
     if answer.squeue is False:
         if marks.begin is None:
-            return TaskStatus("queued", words="squeue does not answer")
-        status = TaskStatus("running", started=True, progress=marks.progress)
+            return TaskStatus(TaskState.QUEUED, words="squeue does not answer")
+        status = TaskStatus(TaskState.RUNNING, started=True, progress=marks.progress)
         words = progress_words(marks.progress) if marks.progress else ""
         quiet = time.time() - marks.progress["written"] if marks.progress else 0.0
         if quiet > FRESH_S:
@@ -155,13 +157,13 @@ def _silent(job: str, marks: TaskMarks, answer: OwnJobs) -> TaskStatus:
         status.words = f"{words}{', ' if words else ''}squeue does not answer"
         return status
     if marks.error:
-        return TaskStatus("failed", words=_cause(marks, None), started=True,
+        return TaskStatus(TaskState.FAILED, words=_cause(marks, None), started=True,
                           last_words=_tail(marks))
     if marks.begin is not None:
-        return TaskStatus("lost", started=True, words=(
+        return TaskStatus(TaskState.LOST, started=True, words=(
             "it began and ended without output "
             "(killed: out of memory, node failure or a forced stop)"))
-    return TaskStatus("lost", words="it never began, and Slurm no longer knows its job")
+    return TaskStatus(TaskState.LOST, words="it never began, and Slurm no longer knows its job")
 
 
 def _cause(marks: TaskMarks, code: int | None) -> str:

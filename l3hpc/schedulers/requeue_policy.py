@@ -16,6 +16,7 @@ from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import read_json
 from l3hpc.io.typed import mapping
 from l3hpc.workspace.layout import StepFolder
+from l3hpc.workspace.states import StepState
 
 if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile
@@ -135,7 +136,7 @@ def _from_record(folder: StepFolder) -> Policy:
     try:
         steps = read_json(folder.run.record)["steps"]
         [wanted] = [step["resources"] for step in steps
-                    if step["name"] == folder.name and step["state"] == "submitted"]
+                    if step["name"] == folder.name and step["state"] == StepState.SUBMITTED]
         return Policy(mem_mb=int(wanted["mem_mb"]), time_min=int(wanted["time_min"]))
     except (OSError, InputError, ValueError, TypeError, KeyError):
         return Policy(memory=0, time=0, nodes=0)

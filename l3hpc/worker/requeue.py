@@ -30,6 +30,7 @@ from l3hpc.schedulers.slurm import requeue
 from l3hpc.schedulers.slurm.commands import call
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import StepFolder
+from l3hpc.workspace.states import RunState
 
 KILLED = (137, 9)
 REQUEUE = 85  # the exit code by which a command says that it goes on later
@@ -186,7 +187,7 @@ def near_time_limit(folder: Path, task: int) -> bool:
 
 def _cancelled(folder: Path) -> bool:
     with contextlib.suppress(OSError, L3hpcError, ValueError, AttributeError):
-        return bool(read_json(StepFolder(folder).run.record).get("state") == "cancelled")
+        return bool(read_json(StepFolder(folder).run.record).get("state") == RunState.CANCELLED)
     return False
 
 

@@ -22,6 +22,7 @@ from l3hpc.errors import InputError, nearest, note_damage
 from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
 from l3hpc.io.typed import made, mapping, shown
 from l3hpc.workspace.layout import ArtifactFolder, RunFolder, Workspace
+from l3hpc.workspace.states import RunState, StepState
 
 LATEST = "latest"
 MOST_TASKS = 10_000_000  # more than a step can have, and few enough to count them one by one
@@ -44,7 +45,7 @@ class StepRecord:
     artifact: str
     tasks: int
     needs: list[str]
-    state: str = "planned"
+    state: StepState = StepState.PLANNED
     job: str | None = None
     submitted_tasks: list[int] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class RunRecord:
     host: str
     command: list[str]
     options: dict[str, Any]
-    state: str
+    state: RunState
     steps: list[StepRecord]
     schema: int = 1
     local: bool = False
@@ -91,8 +92,19 @@ class RunRecord:
         steps = value.get("steps") if isinstance(value, dict) else None
         if not isinstance(steps, list):
             raise InputError("it has no list of steps")
-        return made(cls, {**value, "steps": [made(StepRecord, step, f"steps[{place}]")
-                                             for place, step in enumerate(steps)]}, "record")
+        made_steps = [made(StepRecord, _with_state(StepState, step, f"steps[{place}]"),
+                           f"steps[{place}]") for place, step in enumerate(steps)]
+        return made(cls, _with_state(RunState, {**value, "steps": made_steps}, "record"), "record")
+
+
+def _with_state(kind: type[StepState | RunState], value: Any, what: str) -> Any:
+    """JSON values with the word for a state as that state."""
+    if not isinstance(value, dict) or not isinstance(value.get("state"), str):
+        return value
+    try:
+        return {**value, "state": kind(value["state"])}
+    except ValueError:
+        raise InputError(f"{what}.state cannot be {shown(value['state'])}") from None
 
 
 class Attempt(TypedDict):
@@ -176,7 +188,7 @@ def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Mapping[str,
 def add_attempt(entry: StepRecord, attempt: Mapping[str, Any], *, first: bool) -> None:
     """Enter a submitted job into the record of its step."""
     before = [] if first else entry.submitted_tasks
-    entry.state, entry.job = "submitted", attempt["job"]
+    entry.state, entry.job = StepState.SUBMITTED, attempt["job"]
     entry.submitted_tasks = [*before, *attempt["tasks"]]
     entry.attempts.append(dict(attempt))
 

@@ -29,6 +29,7 @@ from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.lease import Owner, process_start
 from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive, entry
 from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState
 
 POLL_S = 0.1
 GRACE_S = 15.0
@@ -290,7 +291,7 @@ class Runner:
                     job.update(state="CANCELLED", ended=time.time())
             self._state.save()
             self._record = records.read(self._workspace, self._run)
-            self._record.state, self._record.note = "cancelled", why
+            self._record.state, self._record.note = RunState.CANCELLED, why
             records.write(self._workspace, self._record)
             self._show()
 
