@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from l3hpc.report.findings import Curve, Epoch, Interval, Network, StepFacts, Variance
 from l3hpc.web.elements import element
+from l3hpc.workspace.states import StepState
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 500, 300
@@ -157,8 +158,8 @@ def chain_picture(steps: Sequence[StepFacts]) -> Markup:
     for step in steps:
         left = place[step.name]
         share = (step.seconds or 0) / total if total else 0
-        style = "failed" if step.state == "failed" else (
-            "done" if step.state in ("done", "reused") else None)
+        style = "failed" if step.state == StepState.FAILED else (
+            "done" if step.state in (StepState.DONE, StepState.REUSED) else None)
         parts.append(element(
             "g", element("title", f"{step.name}: {step.detail or step.state}"),
             element("rect", x=left, y=top, width=box, height=height, rx=8, class_="box"),
