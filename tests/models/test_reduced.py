@@ -18,7 +18,7 @@ from l3hpc.installation import install_command
 from l3hpc.models import engines, openvino_engine, precision, quantisation, weights
 from l3hpc.models.openvino_engine import OpenVinoEngine, observe
 from l3hpc.models.parameters import Parameters
-from l3hpc.models.precision import Calibration, equalise, patch_moment, quantise, round_together
+from l3hpc.models.quantisation import Calibration, equalise, patch_moment, quantise, round_together
 from l3hpc.models.spec import NetworkSpec
 
 FILTERS = (8, 8, 16, 16, 24, 24, 32, 32)
