@@ -5,8 +5,8 @@ and then the reading of shuffled batches from that cache, which is all that late
 the published way (``benchmarks.input_pipeline_peer``): resampy's ``kaiser_best`` on every batch,
 then librosa, example by example, in every epoch again; as published, and at its best (resampy's
 threads, and whichever of float32 and float64 is faster). Spectrograms are those of the published
-``--with-melSpec`` branch on all sides (convention D); they are compared with the resampler of
-each side, and on the peer's own resampled audio.
+``--with-melSpec`` branch on all sides (convention embedding-approx); they are compared with the
+resampler of each side, and on the peer's own resampled audio.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def _pipeline(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float
          row("l3hpc, every batch after that: read from the cache", "ours", "steady")),
         notes=(
             f"Ours: {rows:,} windows in all; the peer's are its first {batches} batches of them. "
-            f"{MELS} mels, hop {HOP}, DFT {DFT}, convention D on all sides. Files and cache were "
-            "in the page cache.",
+            f"{MELS} mels, hop {HOP}, DFT {DFT}, convention embedding-approx on all sides. "
+            "Files and cache were in the page cache.",
             f"Front ends on the same audio differ by at most {figure(apart['front_end'], 1)} dB "
             f"(allowed: {FRONT_END_DB:g}). With each side's own resampler (ours is soxr VHQ): "
             f"median {figure(apart['median'], 2)} dB, at most {figure(apart['below_edge'], 2)} dB "

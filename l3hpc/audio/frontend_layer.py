@@ -11,13 +11,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from l3hpc.audio.conventions import letter_of, name_of
 from l3hpc.audio.frontends import RANGE_DB, Frontend, hann
 from l3hpc.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="l3hpc")
 class MelFrontend(keras.layers.Layer):
-    """Audio (batch, rate) to decibel spectrograms (batch, bands, times, 1), by convention A.
+    """Audio (batch, rate) to decibel spectrograms (batch, bands, times, 1), as ``kapre-0.1``.
 
     Equals ``Frontend`` within 1e-3 dB. Owns no weights, so that weight files of the published
     packages and of students without a front end fit; always gives float32, also under mixed
@@ -27,9 +28,9 @@ class MelFrontend(keras.layers.Layer):
     def __init__(self, rate: int, n_dft: int, hop: int, n_mels: int | None,
                  fmax: float | None = None, convention: str = "A", **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if convention != "A":
-            raise InputError(f"no layer for front-end convention {convention!r}",
-                             allowed="'A'; for the others call Frontend on the audio")
+        if letter_of(convention) != "A":
+            raise InputError(f"no layer for front-end convention {name_of(convention)!r}",
+                             allowed=f"{name_of('A')!r}; for the others call Frontend on the audio")
         self.frontend = Frontend(rate, n_dft, hop, n_mels, fmax, convention)
 
     def call(self, audio: Any) -> Any:

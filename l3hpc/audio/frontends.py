@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from l3hpc.arrays.cores import allocated_cores
-from l3hpc.errors import InputError, nearest
+from l3hpc.audio.conventions import letter_of, name_of
+from l3hpc.errors import InputError
 
 ON_CORNER = 1e-10  # part of a mel filter's height that rounding may give
 BANDS_PER_BLOCK = 16
-CONVENTIONS = ("A", "A'", "B", "C", "D")
 AMIN = 1e-10
 RANGE_DB = 80.0
 CHUNK_BYTES = 6 << 20  # windowed samples and spectrum held at once, per thread
@@ -43,7 +43,7 @@ class Frontend:
     n_dft, hop: window length and step in samples.
     n_mels: mel bands, or None for the linear spectrogram of ``n_dft // 2 + 1`` bins.
     fmax: upper edge of the highest mel band in Hz; None means ``rate / 2``.
-    convention: one of ``CONVENTIONS``.
+    convention: by name or letter; the attribute is the letter, ``name`` the name.
 
     Raises ``InputError`` for a geometry that does not fit one second.
     """
@@ -56,9 +56,7 @@ class Frontend:
     convention: str = "A"
 
     def __post_init__(self) -> None:
-        if self.convention not in CONVENTIONS:
-            raise InputError(f"unknown front-end convention {self.convention!r}",
-                             allowed=nearest(self.convention, CONVENTIONS))
+        object.__setattr__(self, "convention", letter_of(self.convention))
         problem = None
         if self.rate < 1:
             problem = f"a rate of {self.rate} Hz"
@@ -81,8 +79,8 @@ class Frontend:
 
     @property
     def name(self) -> str:
-        """The convention's name."""
-        return self.convention
+        """The convention's name, such as ``kapre-0.1``."""
+        return name_of(self.convention)
 
     @property
     def bands(self) -> int:
@@ -148,9 +146,10 @@ class Frontend:
                  out: np.ndarray | None = None) -> np.ndarray:
         """Spectrograms (n, bands, times) float32 in dB, 0 at the maximum, of frames (n, rate).
 
-        Frames are computed one by one or together with the same result (except A'). Working memory
-        is bounded whatever n is. ``threads=None`` uses every core this process may use. ``out``
-        takes the result. Spectra that overlapping frames share are computed once, where the frames
+        Frames are computed one by one or together with the same result (except
+        ``kapre-0.1-batch``). Working memory is bounded whatever n is. ``threads=None`` uses every
+        core this process may use. ``out`` takes the result. Spectra that overlapping frames share
+        are computed once, where the frames
         are a view of one signal (as from ``frame_audio``) and a whole number of hops apart.
         """
         frames = np.asarray(frames)

@@ -65,7 +65,8 @@ def complete_model(
 @click.option("--format", "format_", type=click.Choice(["npz", "h5", "csv"]), default="npz",
               show_default=True, help="Of the outputs.")
 @click.option("--frontend", "-af", "--audio-frontend",
-              help="Convention A (default), A', B (kapre of openl3 0.4), C (librosa of it), D.")
+              help="Convention: kapre-0.1 (default), kapre-0.1-batch, openl3-0.4-kapre, "
+                   "openl3-0.4-librosa, embedding-approx.")
 @click.option("--resampler", type=click.Choice(["soxr", "kaiser_best"]), default="soxr",
               show_default=True, help="kaiser_best: as openl3 and edgel3 resample.")
 @click.option("-i", "--input-repr", type=click.Choice(["linear", "mel128", "mel256"]),

@@ -189,7 +189,7 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
     center: times are centres of windows, the first at 0; otherwise starts of windows.
     hop_size: seconds from one frame to the next.
     batch_size: frames computed at once (None: by memory); it changes no number, except in
-        convention A'.
+        convention ``kapre-0.1-batch``.
     resampler: to the model's rate: ``soxr`` (the best there is), or ``kaiser_best``, which gives
         the numbers of openl3 and edgel3.
     on_batch: called with the number of frames just finished.

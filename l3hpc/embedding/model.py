@@ -75,7 +75,7 @@ class Model:
         """Embeddings (n, dim) float32 of one-second frames (n, rate), in [-1, 1] or integers.
 
         batch_size: frames computed at once (None: by memory). It changes no number, except in
-        convention A', which normalises over a batch: there it is 32 unless stated.
+        convention ``kapre-0.1-batch``, which normalises over a batch: there it is 32 unless stated.
         """
         if batch_size is None and self.batch_wide:
             batch_size = KERAS_BATCH
@@ -85,7 +85,7 @@ class Model:
 
     @property
     def batch_wide(self) -> bool:
-        """Whether an embedding depends on the other frames of its batch (convention A')."""
+        """Whether an embedding depends on the other frames of its batch (``kapre-0.1-batch``)."""
         return self.frontend is not None and self.frontend.convention == BATCH_WIDE
 
 

@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from l3hpc.audio.frontends import CONVENTIONS, OPENL3_FRONTENDS, Frontend
+from l3hpc.audio.conventions import ALIASES, NAMES, letter_of
+from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
 from l3hpc.errors import InputError, nearest
 from l3hpc.models import geometry as evidence
 from l3hpc.models import tflite, weights
 
-FRONTENDS = {**{name: name for name in CONVENTIONS}, "A′": "A'", "kapre-0.1.4": "A",
-             "kapre-0.1.3.1": "A'", "openl3-kapre": "B", "kapre": "B", "openl3-librosa": "C",
-             "librosa": "C", "external": "D"}
 NETWORKS = {"openl3": "L3 audio network (openl3)", "edgel3-sparse": "sparse L3 (EdgeL3)",
             "edgel3-sea": "SEA student", "tflite": "TFLite model"}
 
@@ -56,7 +54,7 @@ class Recognised:
             bands = "takes audio"
         else:
             kind = "linear spectrogram" if front.n_mels is None else f"{front.n_mels} mels"
-            bands = (f"{kind}, DFT {front.n_dft}, hop {front.hop}, front end {front.convention} "
+            bands = (f"{kind}, DFT {front.n_dft}, hop {front.hop}, front end {front.name} "
                      f"(known from: {self.evidence})")
         place = self.file.name if self.file is not None else "untrained"
         return (f"{place}: {NETWORKS[self.network]}, {self.format}; {self.rate} Hz, {bands}; "
@@ -80,8 +78,8 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
     ----------
     input_repr: ``linear``, ``mel128`` or ``mel256``, stated for openl3 weights.
     embedding_size: 512 or 6144 for openl3 weights, which serve both (512); else to be sure.
-    frontend: a convention, ``A`` to ``D``, or one of ``FRONTENDS`` (None: the file's own, A for all
-        published weights).
+    frontend: a convention by name or letter (see ``l3hpc.audio.conventions``); None: the file's
+        own, ``kapre-0.1`` for all published weights.
     geometry: single values of the front end that overrule the file (see ``weights.describe``).
 
     Raises ``InputError``: no such file, no known format, not of this family, or nothing tells the
@@ -112,10 +110,10 @@ def geometry_of(input_repr: str | None, frontend: str | None,
         stated = {"rate": one.rate, "n_mels": one.n_mels, "n_dft": one.n_dft, "hop": one.hop,
                   "fmax": one.fmax, **stated}
     if frontend is not None:
-        if frontend not in FRONTENDS:
+        if frontend not in ALIASES:
             raise InputError(f"unknown front end {frontend!r}",
-                             allowed=nearest(frontend, FRONTENDS))
-        stated["convention"] = FRONTENDS[frontend]
+                             allowed=nearest(frontend, NAMES.values()))
+        stated["convention"] = letter_of(frontend)
     return stated
 
 

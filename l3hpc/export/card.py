@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from l3hpc.audio.conventions import name_of
+
 UNKNOWN_LICENCE = ("The weights file does not say. Ask those who published it, and state the "
                    "answer with `--licence` at the next export.")
 ROWS = (("flatbuffer, bytes", "flatbuffer_bytes"), ("operators", "operators"),
@@ -93,10 +95,10 @@ def _input(report: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
         return f"Audio at {spec['rate']} Hz, mono, in [-1, 1]: {shape}, {entry['type']}."
     real = (f" Decibels = {entry['scale']:.9g} × (value − {entry['zero']})."
             if entry["scale"] else "")
-    return (f"Mel spectrogram in decibels, convention {spec['convention']}, 0 at its largest value "
-            f"and at least -80: {shape}, {entry['type']} ({spec['n_mels']} mels, hop {spec['hop']},"
-            f" DFT {spec['n_dft']}, {spec['rate']} Hz).{real} `l3_frontend.h` says how to make it "
-            "in integers.")
+    return (f"Mel spectrogram in decibels, convention {name_of(spec['convention'])}, 0 at its "
+            f"largest value and at least -80: {shape}, {entry['type']} ({spec['n_mels']} mels, hop "
+            f"{spec['hop']}, DFT {spec['n_dft']}, {spec['rate']} Hz).{real} `l3_frontend.h` says "
+            "how to make it in integers.")
 
 
 def _cell(value: Any) -> str:

@@ -73,7 +73,7 @@ def header(front: Frontend, dtype: str, scale: float, zero: int) -> str:
               ("SQUARED", int(front.power), "1: bins are squared magnitudes, 0: magnitudes")]
     defines = "\n".join(f"#define L3_FRONTEND_{name:<10} {value:<6} /* {words} */"
                         for name, value, words in values)
-    return f"""/* The model's mel front end, convention {front.convention}. Made by l3hpc export. */
+    return f"""/* The model's mel front end, convention {front.name}. Made by l3hpc export. */
 #ifndef L3_FRONTEND_H
 #define L3_FRONTEND_H
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from l3hpc.audio.conventions import name_of
 from l3hpc.errors import InputError, nearest
 from l3hpc.export.conversion import FORMATS, INTEGER
 from l3hpc.export.tiling import BUDGET
@@ -65,8 +66,8 @@ class Settings:
     def check(self, spec: NetworkSpec) -> None:
         """Refuse (``InputError``) what this network cannot be exported as."""
         if self.frontend == "inside" and spec.convention != "A":
-            raise InputError(f"front-end convention {spec.convention} cannot go inside",
-                             where="--frontend", allowed="inside for convention A; else outside")
+            raise InputError(f"front-end convention {name_of(spec.convention)} cannot go inside",
+                             where="--frontend", allowed=f"inside for {name_of('A')}; else outside")
 
     def files(self, spec: NetworkSpec) -> list[str]:
         """The files that the export of a network gives.

@@ -75,8 +75,8 @@ class Embedder:
         Frames may be a view (as from ``frame_audio``), several joined, or an HDF5 data set: one
         batch at a time is copied, and its spectrograms are made while the network computes the one
         before. A frame's embedding does not depend on the others, whatever ``batch_size``, except
-        in convention A', which normalises over the batch. ``on_batch`` is called with the number of
-        frames just finished.
+        in convention ``kapre-0.1-batch``, which normalises over the batch. ``on_batch`` is called
+        with the number of frames just finished.
         """
         if len(frames.shape) != 2 or frames.shape[1] != self.rate:
             raise InputError(f"frames of shape {tuple(frames.shape)} do not fit this network",

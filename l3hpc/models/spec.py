@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.audio.conventions import letter_of
 from l3hpc.audio.frontends import Frontend, max_mels_without_empty
 from l3hpc.errors import InputError
 
@@ -58,6 +59,7 @@ class NetworkSpec:
     convention: str = "A"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "convention", letter_of(self.convention))
         object.__setattr__(self, "filters", tuple(int(count) for count in self.filters))
         if len(self.filters) not in DEPTHS or min(self.filters) < 1:
             raise InputError(f"filters {list(self.filters)} do not make this network",

@@ -77,7 +77,7 @@ class TfliteInfo:
         bands = "audio in" if self.frontend is None else (
             "linear" if self.frontend.n_mels is None else f"{self.frontend.n_mels} mels")
         end = "" if self.frontend is None or self.frontend.convention == "A" else (
-            f", front end {self.frontend.convention}")
+            f", front end {self.frontend.name}")
         return f"{self.file.name}: TFLite {kind}, {self.dim}-d, {self.rate} Hz, {bands}{end}"
 
 

@@ -80,7 +80,7 @@ def describe(name: str | Path, *, embedding_size: int | None = None,
                        for index, (kind, shapes) in enumerate(spec.layers()))
         label = f"untrained L3 (seed {seed}): random weights, for demonstration only"
         if spec.convention != "A":
-            label += f", front end {spec.convention}"
+            label += f", front end {spec.frontend.name}"
         return WeightsInfo("untrained", spec, layers, None, label, random_weights=True)
     with open_network(Path(name)) as stored:
         return _describe(stored, embedding_size, geometry or {})
@@ -178,7 +178,7 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
     kind = network if stored.format == "keras2" else stored.format
     label = f"{stored.path.name}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
     if spec.convention != "A":
-        label += f", front end {spec.convention}"
+        label += f", front end {spec.frontend.name}"
     teacher = stored.provenance.get("teacher")
     random = isinstance(teacher, dict) and bool(teacher.get("random_weights"))
     if random:

@@ -12,6 +12,7 @@ from l3hpc.errors import InputError, command_line
 from l3hpc.steps import reduced
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
+from l3hpc.steps.conventions import Convention, front_end
 
 NAME = "embed"
 VERSION = 3  # 3: loudness is not measured
@@ -37,9 +38,10 @@ class Params(BaseParams):
         "Weights of the network (none: the student that train made)."))
     hop: float = Field(0.1, gt=0, le=60, description="Seconds from one window to the next.")
     center: bool = Field(False, description="Centre the first window on the first sample.")
-    convention: Literal["own", "A", "B", "C", "D"] = Field("own", description=(
-        "Front end; own: the network's (A, for published weights). A: kapre 0.1.4, as they were "
-        "trained; B, C: openl3 0.4 (kapre, librosa); D: embedding-approx outside its models."))
+    convention: Convention = Field("own", description=(
+        "Front end; own: the network's (kapre-0.1 for published weights, as they were trained). "
+        "The others: as openl3 0.4 computes it, and as embedding-approx does outside its models. "
+        "A to D: the letters under which they are stored."))
     min_seconds: float = Field(0.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     npz: bool = Field(False, description=(
@@ -161,7 +163,7 @@ def digests(params: BaseModel) -> dict[str, Any]:
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
     from l3hpc.datasets.extraction import Extraction, write_npz_files
-    from l3hpc.steps.extract import front_end, task_recordings, tell, tell_passed_over
+    from l3hpc.steps.extract import task_recordings, tell, tell_passed_over
 
     assert isinstance(params, Params)
     student = params.student or str(student_file(task.inputs.get("train")))

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from l3hpc.audio.conventions import name_of
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.steps import reduced
 from l3hpc.steps.base import Params as BaseParams
 from l3hpc.steps.base import Task
+from l3hpc.steps.conventions import Convention, front_end
 
 if TYPE_CHECKING:
     from l3hpc.models.embedder import Embedder
@@ -38,9 +40,10 @@ class Params(BaseParams):
         "'untrained:SEED' for random weights (demonstration only)."))
     hop: float = Field(0.5, gt=0, le=60, description="Seconds from one window to the next.")
     center: bool = Field(True, description="Centre the first window on the first sample.")
-    convention: Literal["own", "A", "B", "C", "D"] = Field("own", description=(
-        "Front end; own: the network's (A, for published weights). A: kapre 0.1.4, as they were "
-        "trained; B, C: openl3 0.4 (kapre, librosa); D: embedding-approx outside its models."))
+    convention: Convention = Field("own", description=(
+        "Front end; own: the network's (kapre-0.1 for published weights, as they were trained). "
+        "The others: as openl3 0.4 computes it, and as embedding-approx does outside its models. "
+        "A to D: the letters under which they are stored."))
     min_seconds: float = Field(1.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
@@ -76,7 +79,7 @@ def describe(params: Mapping[str, BaseModel]) -> str:
     own = params[NAME]
     assert isinstance(own, Params)
     name = own.weights if own.weights.startswith("untrained") else Path(own.weights).name
-    more = "" if own.convention == "own" else f", front end {own.convention}"
+    more = "" if own.convention == "own" else f", front end {name_of(own.convention)}"
     more += "" if own.precision == "float32" else f", {own.precision}"
     return f"teacher {name}, hop {own.hop:g} s, {'centred' if own.center else 'not centred'}{more}"
 
@@ -133,11 +136,6 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
         task.progress, threads=task.threads,
     ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
     return {**result, "teacher": teacher, **precision, "engine": network.engine.name}
-
-
-def front_end(convention: str) -> dict[str, str]:
-    """What overrules the front end that a network states."""
-    return {} if convention == "own" else {"convention": convention}
 
 
 def tell(task: Task, who: str, weights: str, network: Embedder, params: reduced.Settings) -> None:

@@ -66,7 +66,8 @@ def test_the_real_size_of_openl3s_embeddings(tmp_path, networks):
                                  frontend=front_end(networks, "mel256"))
     found = recognise(path)
     assert found.dims == (512, 6144) and found.dim == 512
-    assert "256 mels, DFT 2048, hop 242, front end A (known from: stored matrices)" in str(found)
+    assert "256 mels, DFT 2048, hop 242, front end kapre-0.1 (known from: stored matrices)" in (
+        str(found))
     assert recognise(path, embedding_size=6144).dim == 6144
     with pytest.raises(InputError, match="512 or 6144"):
         recognise(path, embedding_size=128)
@@ -161,7 +162,8 @@ def test_untrained_says_that_it_is_random():
 
 @pytest.mark.parametrize(("name", "convention"), [
     ("A", "A"), ("A'", "A'"), ("A′", "A'"), ("B", "B"), ("kapre", "B"), ("librosa", "C"),
-    ("C", "C"), ("D", "D"), ("kapre-0.1.4", "A")])
+    ("C", "C"), ("D", "D"), ("kapre-0.1.4", "A"), ("kapre-0.1", "A"), ("kapre-0.1-batch", "A'"),
+    ("openl3-0.4-kapre", "B"), ("openl3-0.4-librosa", "C"), ("embedding-approx", "D")])
 def test_front_ends_by_name(student, name, convention):
     assert recognise(student, frontend=name).frontend.convention == convention
 

@@ -180,7 +180,7 @@ def test_settings_are_checked(parameters):
     from dataclasses import replace
 
     other = replace(parameters("wide").spec, convention="B")
-    with pytest.raises(InputError, match="convention B cannot go inside"):
+    with pytest.raises(InputError, match="convention openl3-0.4-kapre cannot go inside"):
         Settings("fp32", frontend="inside").check(other)
 
 

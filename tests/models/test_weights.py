@@ -235,9 +235,11 @@ def test_untrained_is_named_seeded_and_the_same_everywhere():
 def test_conventions_are_named_and_shown():
     stated = {"convention": "B"}
     info = weights.describe("untrained:7", geometry=stated)
-    assert info.spec.convention == "B" and info.label.endswith("front end B")
+    assert info.spec.convention == "B" and info.label.endswith("front end openl3-0.4-kapre")
     assert weights.load_parameters("untrained:7", geometry=stated)[0].spec == info.spec
-    assert weights.identity("untrained:7", geometry=stated)["spec"]["convention"] == "B"
+    identity = weights.identity("untrained:7", geometry=stated)
+    assert identity["spec"]["convention"] == "B"
+    assert weights.identity("untrained:7", geometry={"convention": "openl3-0.4-kapre"}) == identity
     with pytest.raises(InputError, match="unknown front-end convention 'Z'"):
         weights.describe("untrained", geometry={"convention": "Z"})
     with pytest.raises(InputError, match="keys"):
@@ -248,7 +250,7 @@ def test_a_files_empty_bands_are_named_but_for_the_teachers_own(tmp_path, refere
     path = reference.write_keras2(tmp_path / "x_8000_512_160_1024.h5",
                                   reference.random_layers(STUDENT))
     info = weights.describe(path, geometry={"convention": "D"})
-    assert info.label.endswith("front end D")
+    assert info.label.endswith("front end embedding-approx")
     assert any(note.startswith("20 of 512 mel bands hold no DFT bin") and note.endswith(": 0, 3, 6,"
                " 9, 12, 15, 18, 21, 26, 29, 34, 37, 42, 47, 52, 57, 64, 71, 78, 91")
                for note in info.notes)

@@ -32,15 +32,28 @@ def test_a_convention_by_name_is_used_and_recorded(runner, audio, teacher, name,
     runner.run(name, {**options, "convention": "C"})
     with h5py.File(runner.artifact(name) / "0000/embeddings.h5") as file:
         found, told = file["l3_embedding"][()], json.loads(file.attrs["teacher"])
-    assert "front end C" in told["label"] and told["spec"]["convention"] == "C"
+    assert "front end openl3-0.4-librosa" in told["label"] and told["spec"]["convention"] == "C"
     expected = weights.load(teacher, geometry={"convention": "C"}).embed(frames)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     assert np.abs(found - own).max() > 0.05 * np.abs(own).max()
 
 
+@pytest.mark.parametrize("name", ["extract", "embed"])
+def test_a_step_stores_the_letter_whichever_way_a_convention_is_written(name):
+    params = step(name).Params
+    for alias, letter in [("kapre-0.1", "A"), ("openl3-0.4-kapre", "B"),
+                          ("openl3-0.4-librosa", "C"), ("embedding-approx", "D")]:
+        named, old = params(audio="x", convention=alias), params(audio="x", convention=letter)
+        assert named == old and named.model_dump(mode="json")["convention"] == letter
+        assert params(**named.model_dump()) == named
+    assert params(audio="x").convention == "own"
+
+
 def test_a_convention_that_depends_on_the_batch_has_no_place_in_a_step():
     with pytest.raises(ValidationError, match="convention"):
         step("extract").Params(audio="x", convention="A'")
+    with pytest.raises(ValidationError, match="convention"):
+        step("extract").Params(audio="x", convention="kapre-0.1-batch")
 
 
 def test_what_a_weight_file_left_open_is_told(tmp_path, teacher):
