@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio import frontends
-from l3hpc.audio.frontends import CONVENTIONS, OPENL3_FRONTENDS, Frontend, max_mels_without_empty
+from l3hpc.audio.conventions import CONVENTIONS
+from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend, max_mels_without_empty
 from l3hpc.errors import InputError
 
 _spec = importlib.util.spec_from_file_location(
