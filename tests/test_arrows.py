@@ -25,8 +25,8 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "ledger": "workspace console web",
     "workspace": "config",
     "config": "steps arrays",
-    "steps": "compression avc classification tagging reduction sampling datasets models arrays"
-             " console",
+    "steps": "compression avc classification tagging reduction sampling datasets models audio"
+             " arrays console",
     "export": "datasets embedding models audio console",
     "compression": "avc models audio arrays console",
     "avc": "datasets models audio arrays console",
