@@ -21,6 +21,16 @@ TAXONOMY = "dcase-ust-taxonomy.yaml"
 AUDIO = "audio"
 SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
+FAULTS = {
+    "cells": "{n} rows have another number of cells than the header",
+    "split": "{n} rows have an unknown split",
+    "annotator": "{n} rows have an annotator_id that is not a whole number",
+    "name": "{n} rows have an audio_filename that is not a plain file name",
+    "duplicate": "{n} rows repeat an annotator's opinion of a clip",
+    "splits": "{n} rows put a clip into a second split",
+    "presence": "{n} rows have a presence other than 1, 0, -1",
+}
+PRESENCES = ("0", "1", "-1", "0.0", "1.0", "-1.0")
 
 
 @dataclass(frozen=True)
@@ -85,80 +95,95 @@ def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Findings) ->
     """Check the annotations, count what is in them, return the clips' names."""
     table = _readable_rows(paths.annotations, findings)
     line, header = next(table, (1, []))
-    place = {name: number for number, name in enumerate(header)}
-    absent = [name for name in KEY_COLUMNS if name not in place]
     try:
         refuse_separator(header, KEY_COLUMNS, f"{paths.annotations}:{line}")
     except InputError as error:
         findings.problems.append(Problem("table", str(error).replace("\n", " ")))
         return []
+    absent = [name for name in KEY_COLUMNS if name not in header]
     findings.add("columns", "{n} columns are missing from annotations.csv", absent)
     if taxonomy is not None:
         _check_tags(header, taxonomy, findings)
     if absent:
         return []
-    presence = [place[name] for name in header if name.endswith("_presence")]
-    agreed_at = {place[f"{tag.column}_presence"]: tag.name for tag in taxonomy.coarse
-                 if f"{tag.column}_presence" in place} if taxonomy else {}
-    split_of: dict[str, str] = {}
-    sensors: dict[str, set[str]] = defaultdict(set)
-    seen: dict[tuple[str, str], int] = {}
-    agreed, positives, rows = set(), Counter[str](), 0
-    faults: dict[str, list[str]] = defaultdict(list)
+    annotations = _Annotations(header, taxonomy)
     for line, cells in table:
-        rows += 1
-        where = f"line {line}"
-        if len(cells) != len(header):
-            faults["cells"].append(f"{where} ({len(cells)} for {len(header)})")
-            continue
-        split, sensor, name, annotator = (cells[place[key]].strip() for key in KEY_COLUMNS)
-        if split not in SPLITS:
-            faults["split"].append(f"{where} ('{split}', {nearest(split, SPLITS)})")
-        if not re.fullmatch(r"-?\d+", annotator):
-            faults["annotator"].append(f"{where} ('{annotator}')")
-        if not name or "/" in name or "\\" in name:
-            faults["name"].append(f"{where} ('{name}')")
-        if (name, annotator) in seen:
-            faults["duplicate"].append(f"{where} (as line {seen[name, annotator]})")
-        seen.setdefault((name, annotator), line)
-        if split_of.setdefault(name, split) != split:
-            faults["splits"].append(f"{name} ({split_of[name]}, {split})")
-        odd = next((number for number in presence
-                    if cells[number] not in ("0", "1", "-1", "0.0", "1.0", "-1.0")), None)
+        annotations.add(line, cells)
+    annotations.report(findings)
+    return sorted(name for name in annotations.split_of if name)
+
+
+class _Annotations:
+    """What the rows of the table hold together, and what is wrong with single ones."""
+
+    def __init__(self, header: list[str], taxonomy: Taxonomy | None) -> None:
+        self.header = header
+        self.place = {name: number for number, name in enumerate(header)}
+        self.presence = [self.place[name] for name in header if name.endswith("_presence")]
+        self.coarse = {self.place[f"{tag.column}_presence"]: tag.name for tag in taxonomy.coarse
+                       if f"{tag.column}_presence" in self.place} if taxonomy else {}
+        self.rows = 0
+        self.split_of: dict[str, str] = {}  # by clip
+        self.sensors: dict[str, set[str]] = defaultdict(set)  # by split
+        self.line_of: dict[tuple[str, str], int] = {}  # by clip and annotator
+        self.agreed: set[str] = set()  # clips with the annotator 0
+        self.positives: Counter[str] = Counter()
+        self.faults: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, line: int, cells: list[str]) -> None:
+        """Take in one row."""
+        self.rows += 1
+        if len(cells) != len(self.header):
+            self.faults["cells"].append(f"line {line} ({len(cells)} for {len(self.header)})")
+            return
+        split, sensor, name, annotator = (cells[self.place[key]].strip() for key in KEY_COLUMNS)
+        self._check_keys(f"line {line}", split, name, annotator)
+        if (name, annotator) in self.line_of:
+            first = self.line_of[name, annotator]
+            self.faults["duplicate"].append(f"line {line} (as line {first})")
+        self.line_of.setdefault((name, annotator), line)
+        if self.split_of.setdefault(name, split) != split:
+            self.faults["splits"].append(f"{name} ({self.split_of[name]}, {split})")
+        odd = next((number for number in self.presence if cells[number] not in PRESENCES), None)
         if odd is not None:
-            faults["presence"].append(f"{where} ({header[odd]}: '{cells[odd]}')")
-        sensors[split].add(sensor)
+            self.faults["presence"].append(f"line {line} ({self.header[odd]}: '{cells[odd]}')")
+        self.sensors[split].add(sensor)
         if annotator == "0":
-            agreed.add(name)
-            positives.update(label for number, label in agreed_at.items()
-                             if cells[number] in ("1", "1.0"))
-    for kind, words in {
-        "cells": "{n} rows have another number of cells than the header",
-        "split": "{n} rows have an unknown split",
-        "annotator": "{n} rows have an annotator_id that is not a whole number",
-        "name": "{n} rows have an audio_filename that is not a plain file name",
-        "duplicate": "{n} rows repeat an annotator's opinion of a clip",
-        "splits": "{n} rows put a clip into a second split",
-        "presence": "{n} rows have a presence other than 1, 0, -1",
-    }.items():
-        findings.add(kind, words, faults[kind])
-    clips = Counter(split_of.values())
-    findings.counts |= {
-        "version": 2 if "borough" in place or "latitude" in place else 1,
-        "rows": rows, "clips": {split: clips[split] for split in SPLITS},
-        "sensors": len(set().union(*sensors.values())) if sensors else 0,
-        "annotators": len({annotator for _, annotator in seen}),
-        "agreed": {split: sum(split_of[name] == split for name in agreed) for split in SPLITS},
-        "agreed_positives": {name: positives[name] for name in agreed_at.values()},
-    }
-    findings.add("empty split", "no clips in a split that is needed",
-                 [split for split in ("train", "validate") if not clips[split]])
-    findings.add("agreed", "no agreed annotations (annotator_id 0) in a split to be scored",
-                 [split for split in ("validate",)
-                  if clips[split] and not findings.counts["agreed"][split]])
-    findings.add("sensors", "{n} sensors are in train and in validate or test",
-                 sorted(sensors["train"] & (sensors["validate"] | sensors["test"])), remark=True)
-    return sorted(name for name in split_of if name)
+            self.agreed.add(name)
+            self.positives.update(label for number, label in self.coarse.items()
+                                  if cells[number] in ("1", "1.0"))
+
+    def _check_keys(self, where: str, split: str, name: str, annotator: str) -> None:
+        if split not in SPLITS:
+            self.faults["split"].append(f"{where} ('{split}', {nearest(split, SPLITS)})")
+        if not re.fullmatch(r"-?\d+", annotator):
+            self.faults["annotator"].append(f"{where} ('{annotator}')")
+        if not name or "/" in name or "\\" in name:
+            self.faults["name"].append(f"{where} ('{name}')")
+
+    def report(self, findings: Findings) -> None:
+        """Add the counts and what is wrong."""
+        for kind, message in FAULTS.items():
+            findings.add(kind, message, self.faults[kind])
+        clips = Counter(self.split_of.values())
+        sensors = self.sensors
+        agreed = {split: sum(self.split_of[name] == split for name in self.agreed)
+                  for split in SPLITS}
+        findings.counts |= {
+            "version": 2 if "borough" in self.place or "latitude" in self.place else 1,
+            "rows": self.rows, "clips": {split: clips[split] for split in SPLITS},
+            "sensors": len(set().union(*sensors.values())) if sensors else 0,
+            "annotators": len({annotator for _, annotator in self.line_of}),
+            "agreed": agreed,
+            "agreed_positives": {name: self.positives[name] for name in self.coarse.values()},
+        }
+        findings.add("empty split", "no clips in a split that is needed",
+                     [split for split in ("train", "validate") if not clips[split]])
+        findings.add("agreed", "no agreed annotations (annotator_id 0) in a split to be scored",
+                     [split for split in ("validate",) if clips[split] and not agreed[split]])
+        findings.add("sensors", "{n} sensors are in train and in validate or test",
+                     sorted(sensors["train"] & (sensors["validate"] | sensors["test"])),
+                     remark=True)
 
 
 def _readable_rows(path: Path, findings: Findings) -> Iterator[tuple[int, list[str]]]:

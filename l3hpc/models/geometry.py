@@ -1,8 +1,8 @@
 """Find out which front end a stored network expects, from whatever its file says about it.
 
 In this order: what the caller states, the model's configuration, the DFT and mel matrices that old
-files hold, the room that those matrices left behind, the file's name, and what is usual for this
-kind of network.
+files hold, the gap in the file that those matrices left when they were deleted, the file's name,
+and what is usual for this kind of network.
 """
 
 from __future__ import annotations
@@ -30,41 +30,37 @@ _FMAX = re.compile(r"_fmax_(\d+(?:\.\d+)?)")
 
 def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
                   ) -> tuple[dict[str, Any], list[str], str]:
-    """``NetworkSpec`` arguments (``KEYS``), notes on what was assumed, and the weakest of
-    ``EVIDENCE`` that rate, DFT and mels rest on.
+    """Which front end a stored network expects.
 
-    Raises ``InputError`` if the front end cannot be told, naming what to state.
+    Parameters
+    ----------
+    stored
+        The open weight file.
+    tail
+        ``'embedding'`` (a teacher) or ``'student'``, as its layers show.
+    stated
+        Values (``KEYS``) that the caller gives; they overrule the file.
+
+    Returns
+    -------
+    values
+        ``NetworkSpec`` arguments (``KEYS``).
+    notes
+        What was assumed, in words.
+    weakest
+        The weakest of ``EVIDENCE`` that rate, DFT and mels rest on.
+
+    Raises
+    ------
+    InputError
+        ``stated`` holds an unknown value, or the front end stays unknown; the message names what to
+        state.
     """
-    for key in stated:
-        if key not in KEYS:
-            raise InputError(f"unknown front-end value {key!r}", allowed=nearest(key, KEYS))
-        if not is_value(key, stated[key]):
-            raise InputError(f"no front end has {key} {stated[key]!r:.60}")
-    found: dict[str, Any] = {}
+    _check_stated(stated)
+    found, origin = _gather(stored, tail, stated)
     notes: list[str] = []
-    origin: dict[str, str] = {}
-    for evidence, source in (
-        (STATED, dict(stated)), (CONFIGURATION, from_config(stored.config)),
-        (MATRICES, _matrices(stored, tail)),
-        (ROOM, from_room(stored.room) if tail == "embedding" else {}),
-        (NAME, from_name(stored.path.name)),
-    ):
-        if evidence == NAME and any(
-                origin.get(key, STATED) != STATED and found[key] != source[key]
-                for key in ("rate", "n_dft", "n_mels") if key in source):
-            continue  # a name that the file itself contradicts tells nothing
-        for key, value in source.items():
-            if key not in found:
-                found[key], origin[key] = value, evidence
-    if tail == "embedding" and "n_mels" not in found:
-        notes.append("the file does not say its front end: mel256 at 48 kHz assumed, as openl3's "
-                     "default; the name of a file with another one says linear or mel128")
     if tail == "embedding":
-        teacher = openl3_spec(_representation(found))
-        for key in ("n_mels", "rate", "n_dft"):
-            found.setdefault(key, getattr(teacher, key))
-        if found["rate"] == teacher.rate:
-            found.setdefault("hop", teacher.hop)
+        notes += _complete_teacher(found)
     if "hop" not in found and found.get("rate") in USUAL_HOPS:
         found["hop"] = USUAL_HOPS[found["rate"]]
         notes.append(f"hop {found['hop']} assumed, as usual at {found['rate']} Hz")
@@ -75,10 +71,68 @@ def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
             where=str(stored.path),
             hint="state the geometry, or name the file "
                  "<anything>_<rate>_<mels>_<hop>_<dft>.h5, for example student_8000_64_160_1024.h5")
-    told = [origin[key] for key in ("rate", "n_mels", "n_dft") if key in origin]
-    # a matrix tells its size, and what is usual at 48 kHz follows; no matrix at all tells nothing
-    weakest = max(told, key=EVIDENCE.index) if "n_mels" in origin else USUAL
-    return found, notes, weakest
+    return found, notes, _weakest(origin)
+
+
+def _check_stated(stated: Mapping[str, Any]) -> None:
+    for key, value in stated.items():
+        if key not in KEYS:
+            raise InputError(f"unknown front-end value {key!r}", allowed=nearest(key, KEYS))
+        if not is_value(key, value):
+            raise InputError(f"no front end has {key} {value!r:.60}")
+
+
+def _gather(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
+            ) -> tuple[dict[str, Any], dict[str, str]]:
+    """What each kind of evidence gives, the strongest first; and which one each value is from."""
+    found: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+
+    def add(evidence: str, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if key not in found:
+                found[key], origin[key] = value, evidence
+
+    add(STATED, stated)
+    add(CONFIGURATION, from_config(stored.config))
+    add(MATRICES, _matrices(stored, tail))
+    if tail == "embedding":
+        add(ROOM, from_room(stored.room))
+    by_name = from_name(stored.path.name)
+    # A name that the file's own contents contradict is of another network: none of it counts. What
+    # the caller states may differ from the name, which is why it is stated.
+    contradicted = any(key in by_name and found[key] != by_name[key]
+                       for key in ("rate", "n_dft", "n_mels")
+                       if origin.get(key, STATED) != STATED)
+    if not contradicted:
+        add(NAME, by_name)
+    return found, origin
+
+
+def _complete_teacher(found: dict[str, Any]) -> list[str]:
+    """Fill in what openl3 teachers have in common; returns notes on what was assumed."""
+    notes = []
+    if "n_mels" not in found:
+        notes.append("the file does not say its front end: mel256 at 48 kHz assumed, as openl3's "
+                     "default; the name of a file with another one says linear or mel128")
+    teacher = openl3_spec(_representation(found))
+    for key in ("n_mels", "rate", "n_dft"):
+        found.setdefault(key, getattr(teacher, key))
+    if found["rate"] == teacher.rate:
+        found.setdefault("hop", teacher.hop)
+    return notes
+
+
+def _weakest(origin: Mapping[str, str]) -> str:
+    """The weakest evidence behind rate, mels and DFT.
+
+    A stored matrix shows its size, and what is usual at 48 kHz follows from it; without any
+    evidence of the mels, the rest is only what is usual.
+    """
+    if "n_mels" not in origin:
+        return USUAL
+    return max((origin[key] for key in ("rate", "n_mels", "n_dft") if key in origin),
+               key=EVIDENCE.index)
 
 
 def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
