@@ -6,8 +6,12 @@ from hypothesis import strategies as st
 
 from l3hpc.errors import HeaderDriftError
 from l3hpc.ledger.schema import TABS
-from l3hpc.ledger.sheets.header_repair import as_requests, changes
-from l3hpc.ledger.sheets.repair import header_difference, put_headers_back
+from l3hpc.ledger.sheets.repair import (
+    as_requests,
+    changes,
+    header_difference,
+    put_headers_back,
+)
 
 MSE = "embedding_approx_mse"
 TITLES = TABS[MSE].titles

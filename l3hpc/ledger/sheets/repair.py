@@ -1,21 +1,123 @@
-"""Repairing a sheet, and taking rows of other people in: what differs first, then what is written.
+"""Repairing a sheet, and adopting rows that people typed: first what differs, then what is written.
+
+A tab's columns are put back when titles were changed, or columns moved, inserted or deleted. A
+header that was moved into the rows goes back to the first row. A column is recognised by its
+title, else by its cells (rows of ours that show what the journals say), else by its place, if that
+leaves no doubt. Columns that people added go behind the declared ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from l3hpc.ledger.cells import cells, key_cells
+from l3hpc.errors import HeaderDriftError
+from l3hpc.ledger.cells import Cell, cells, key_cells, same
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.journal.records import Journal
-from l3hpc.ledger.schema import Tab
+from l3hpc.ledger.schema import Tab, letter
 from l3hpc.ledger.sheets import requests as ask
 from l3hpc.ledger.sheets.client import Sheets
 from l3hpc.ledger.sheets.diff import Plan, make, tabs_of
-from l3hpc.ledger.sheets.grid import Snapshot, parse, require_headers
-from l3hpc.ledger.sheets.header_repair import Change, as_requests, changes
+from l3hpc.ledger.sheets.grid import Snapshot, header_place, parse, require_headers
+from l3hpc.ledger.sheets.requests import Request, put
 from l3hpc.ledger.sheets.sync import Known, snapshot_of, whole
 from l3hpc.ledger.store import Store
+
+Ours = Mapping[tuple[str, ...], Sequence[Cell]]  # key of a row → its cells in the journals
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of a tab's columns: ``title`` at ``place``, or ``move`` from ``place`` to ``to``,
+    or ``insert`` at ``place``; or ``row``: the row at ``place`` becomes the first one. Places are
+    0-based, as they are when the changes before are made."""
+
+    kind: Literal["title", "move", "insert", "row"]
+    place: int
+    to: int = 0
+    old: Any = None
+    new: str | None = None
+
+    def words(self) -> str:
+        """For a person: ``T1: 'epoch' → 'Latest Epoch'``."""
+        if self.kind == "title":
+            return f"{letter(self.place)}1: {self.old!r} → {self.new!r}"
+        if self.kind == "row":
+            return f"row {self.place + 1} (the header) moves to row 1"
+        if self.kind == "move":
+            return f"column {letter(self.place)} ({self.old!r}) moves to {letter(self.to)}"
+        return f"column {letter(self.place)} is put in for {self.new!r}"
+
+
+def as_requests(made: Sequence[Change], sheet: int, width: int) -> list[Request]:
+    """Changes of a tab of ``width`` columns as requests of the Sheets API."""
+    found: list[Request] = []
+    for change in made:
+        if change.kind == "row":
+            found.append({"moveDimension": {"source": {
+                "sheetId": sheet, "dimension": "ROWS", "startIndex": change.place,
+                "endIndex": change.place + 1}, "destinationIndex": 0}})
+            continue
+        area = {"sheetId": sheet, "dimension": "COLUMNS", "startIndex": change.place,
+                "endIndex": change.place + 1}
+        if change.kind == "title":
+            found.append(put(sheet, 0, change.place, [[change.new]]))
+        elif change.kind == "move":  # the destination counts as the columns are before the move
+            target = change.to if change.to < change.place else change.to + 1
+            found.append({"moveDimension": {"source": area, "destinationIndex": target}})
+        elif change.place < width:
+            found.append({"insertDimension": {"range": area,
+                                              "inheritFromBefore": change.place > 0}})
+            width += 1
+        else:  # columns can be inserted only before an existing one
+            found.append({"appendDimension": {"sheetId": sheet, "dimension": "COLUMNS",
+                                              "length": change.place + 1 - width}})
+            width = change.place + 1
+    return found
+
+
+def changes(tab: Tab, lines: Sequence[Sequence[Any]], known: Ours, where: str) -> list[Change]:
+    """What brings the columns of a tab to the declared ones.
+
+    Parameters
+    ----------
+    tab
+        The declared columns.
+    lines
+        The whole tab, header first, as wide as it is.
+    known
+        Key of a row → its cells as the journals have them, by which columns are recognised.
+    where
+        The tab, for messages.
+
+    Returns
+    -------
+    list of Change
+        In the order in which they have to be made.
+
+    Raises
+    ------
+    HeaderDriftError
+        A title occurs twice, or nothing tells which column is which.
+    """
+    place = header_place(tab, lines)
+    if place:
+        lines = [lines[place], *lines[:place], *lines[place + 1:]]
+        return [Change("row", place), *changes(tab, lines, known, where)]
+    header: list[Any] = [value if value != "" else None for value in (lines[0] if lines else [])]
+    twice = [title for title in tab.titles if header.count(title) > 1]
+    if twice:
+        places = [f"{letter(place)}1" for place, title in enumerate(header) if title == twice[0]]
+        raise HeaderDriftError(f"{where}: {twice[0]!r} stands in {' and '.join(places)}",
+                               hint="Delete or rename one of them in the sheet.")
+    # place in the sheet → declared column, None where it is not recognised (yet)
+    found: list[int | None] = [tab.titles.index(title) if title in tab.titles else None
+                               for title in header]
+    _by_cells(tab, lines, found, known)
+    deleted = _by_place(tab, header, found, where)
+    return _ordered(tab, header, found, deleted)
 
 
 def difference(store: Store, sheets: Sheets) -> tuple[Snapshot, Plan, list[Row]]:
@@ -84,3 +186,97 @@ def adopt(store: Store, rows: Sequence[Row], username: str) -> None:
         journal.record(row.tab.name, {**row.values,
                                       "note": f"adopted from the sheet by {username}"})
     journal.close()
+
+
+def _by_cells(tab: Tab, lines: Sequence[Sequence[Any]], found: list[int | None],
+              known: Ours) -> None:
+    """Recognise columns with an unknown title by their values: as the one missing column that
+    they show, if no other missing column holds the same values."""
+    rows = _rows_of_ours(tab, lines, found, known)
+    missing = [column for column in range(len(tab.columns)) if column not in found]
+    for column in missing:
+        places = [place for place, own in enumerate(found)
+                  if own is None and _shows(rows, place, column)]
+        has_twin = any(all(same(ours[other], ours[column]) for _, ours in rows)
+                       for other in missing if other != column)
+        if len(places) == 1 and not has_twin:
+            found[places[0]] = column
+
+
+def _rows_of_ours(tab: Tab, lines: Sequence[Sequence[Any]], found: Sequence[int | None],
+                  known: Ours) -> list[tuple[Sequence[Any], Sequence[Cell]]]:
+    """Lines of the sheet with the cells that the journals have for the same key.
+
+    Empty where a column of the key is not recognised."""
+    numbers = [tab.index(name) for name in tab.key]
+    if not set(numbers) <= set(found):
+        return []
+    places = [found.index(number) for number in numbers]
+    keys = [tuple(str(_at(line, place)) for place in places) for line in lines[1:]]
+    return [(line, known[key]) for line, key in zip(lines[1:], keys, strict=True) if key in known]
+
+
+def _shows(rows: Sequence[tuple[Sequence[Any], Sequence[Cell]]], place: int, column: int) -> bool:
+    """Whether the cells at ``place`` are those of ``column`` in most rows that have both."""
+    pairs = [(_at(line, place), ours[column]) for line, ours in rows]
+    filled = [(theirs, ours) for theirs, ours in pairs if theirs is not None and ours is not None]
+    right = sum(same(theirs, ours) for theirs, ours in filled)
+    return right > len(filled) / 2
+
+
+def _by_place(tab: Tab, header: Sequence[Any], found: list[int | None], where: str) -> list[int]:
+    """Give what is left by the neighbours; the declared columns that are gone."""
+    deleted: list[int] = []
+    missing = [column for column in range(len(tab.columns)) if column not in found]
+    while missing:
+        group = [missing.pop(0)]
+        while missing and missing[0] == group[-1] + 1:
+            group.append(missing.pop(0))
+        before = found.index(group[0] - 1) if group[0] and group[0] - 1 in found else -1
+        last = group[-1] + 1
+        after = found.index(last) if last < len(tab.columns) else len(found)
+        between = [place for place in range(before + 1, after) if found[place] is None]
+        if len(between) == len(group) and last < len(tab.columns):
+            for place, column in zip(between, group, strict=True):
+                found[place] = column
+        elif not between:
+            deleted += group
+        else:
+            names = ", ".join(repr(tab.titles[column]) for column in group)
+            cells = ", ".join(f"{letter(place)}1 {header[place]!r}" for place in between)
+            raise HeaderDriftError(f"{where}: cannot tell which column was {names}",
+                                   allowed=f"one of {cells}, or it was deleted",
+                                   hint="Write the title back by hand, or delete the column's "
+                                        "title and cells, then: l3hpc ledger repair")
+    return deleted
+
+
+def _ordered(tab: Tab, header: Sequence[Any], found: list[int | None],
+             deleted: Sequence[int]) -> list[Change]:
+    made = [Change("title", place, old=header[place], new=tab.titles[column])
+            for place, column in enumerate(found)
+            if column is not None and header[place] != tab.titles[column]]
+    now: list[tuple[int | None, Any]] = [
+        (column, header[place] if column is None else tab.titles[column])
+        for place, column in enumerate(found)]
+    end = max((place for place, (column, _) in enumerate(now) if column is not None), default=-1)
+    for place in reversed([place for place in range(end) if now[place][0] is None]):
+        made.append(Change("move", place, end, old=now[place][1]))
+        now.insert(end, now.pop(place))
+        end -= 1
+    for column, title in enumerate(tab.titles):
+        places = [place for place, (own, _) in enumerate(now) if own == column]
+        if not places:
+            made += [Change("insert", column, new=title), Change("title", column, new=title)]
+            now.insert(column, (column, title))
+        elif places[0] != column:
+            made.append(Change("move", places[0], column, old=title))
+            now.insert(column, now.pop(places[0]))
+    assert [title for _, title in now[:len(tab.titles)]] == tab.titles and len(
+        now) == len(found) + len(deleted)
+    return made
+
+
+def _at(line: Sequence[Any], place: int) -> Any:
+    value = line[place] if place < len(line) else None
+    return None if value == "" else value

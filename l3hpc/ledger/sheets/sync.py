@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def sync(store: Store, sheets: Sheets, *, policy: Policy = "report",
 class _Sync:
     """One sync: rounds of reading and writing until the sheet shows what the journals say.
 
-    told: problems of the writing itself. refused: rows that Google does not take, and why.
+    write_problems: those of the writing itself. refused: rows that Google does not take, and why.
     """
 
     def __init__(self, store: Store, sheets: Sheets, policy: Policy, restore: list[Row],
@@ -73,7 +73,7 @@ class _Sync:
         self.restore = restore
         self.report = Report()
         self.state = store.state(sheets.sheet_id)
-        self.told: list[dict[str, Any]] = []
+        self.write_problems: list[dict[str, Any]] = []
         self.refused: dict[tuple[str, tuple[str, ...]], str] = {}
         self._updated: set[tuple[str, tuple[str, ...]]] = set()
         self._sent: list[list[Row]] = []  # the rows of each part of the request just sent
@@ -134,7 +134,7 @@ class _Sync:
         _agree(self.store, plan)
         self._leave_out_refused(plan)
         ask.cut(plan)
-        self.report.problems = [*plan.problems, *self.told]
+        self.report.problems = [*plan.problems, *self.write_problems]
         if plan.is_empty:
             self._done(snapshot, fold)
             return None
@@ -149,7 +149,7 @@ class _Sync:
         whole &= self._verified(snapshot, intent, path)
         path.unlink(missing_ok=True)
         if whole and not plan.left_over:
-            self.report.problems = [*plan.problems, *self.told]
+            self.report.problems = [*plan.problems, *self.write_problems]
             self._done(snapshot, fold)
             return None
         return plan.left_over
@@ -218,43 +218,15 @@ class _Sync:
             snapshot = parse(self.sheets.structure())
             if not rollback.is_current(intent, snapshot.version):
                 return  # another syncer was here since: its own reading saw these cells as they are
-            wanted: list[Target] = []
-            places: list[str] = []
-            tabs: dict[str, list[list[Any]]] = {}
-            room = ask.BYTES_AT_ONCE
-            for name in intent["tabs"]:
-                grid = snapshot.tabs.get(name)
-                if grid is None:
-                    continue
-                lines = tabs[name] = [[None if value == "" else value for value in line]
-                                      for line in whole(self.sheets, grid)]
-                header, *body = lines or [[]]
-                for one in rollback.misplaced(intent, grid.tab, header, body):
-                    if not one.is_known:
-                        self._tell("misplaced", name, (
-                            f"{one.words()} show values of another row, and what was there before "
-                            "is unknown; in the sheet: File → Version history"))
-                        continue
-                    shown = dict(enumerate(lines[one.place]))
-                    target = Target(grid, one.place, {**dict.fromkeys(one.cells), **shown},
-                                    one.cells)
-                    room -= request_bytes(target.data()) + ask.MARK_BYTES
-                    if len(wanted) < anchors.AT_ONCE and (room > 0 or not wanted):
-                        wanted.append(target)
-                        places.append(f"{name} {one.words()}")
-            if not wanted:
+            tabs = {name: [[None if value == "" else value for value in line]
+                           for line in whole(self.sheets, grid)]
+                    for name in intent["tabs"] if (grid := snapshot.tabs.get(name)) is not None}
+            misplaced = self._misplaced(intent, snapshot, tabs)
+            if not misplaced:
                 return
-            intent["versions"] = [*(intent.get("versions") or [intent["version"]]),
-                                  snapshot.next_version]
-            rollback.save(path, intent)
+            _take_version(intent, snapshot, path)
             try:
-                self.sheets.batch([*ask.next_version(snapshot),
-                                   *anchors.create(snapshot, wanted, set())])
-                held = anchors.read(self.sheets, wanted, []).held
-                if held:
-                    rollback.add_undone(intent, tabs, held)
-                    rollback.save(path, intent)
-                    self.sheets.write_by_filter([target.data() for target in held])
+                held = self._written_back(intent, path, snapshot, tabs, list(misplaced.values()))
             except Refused:
                 continue
             except Unanswered as error:
@@ -264,16 +236,54 @@ class _Sync:
             count = sum(len(target.cells) for target in held)
             self.report.put_back += count
             if count:
+                places = "; ".join(list(misplaced)[:5]) + (" …" if len(misplaced) > 5 else "")
                 self._tell("moved", held[0].grid.tab.name, (
                     f"someone moved rows or columns meanwhile: {count} cells were put back "
-                    f"({'; '.join(places[:5])}{' …' if len(places) > 5 else ''}). What was typed "
-                    "there in that second is in the sheet's File → Version history"))
+                    f"({places}). What was typed there in that second is in the sheet's "
+                    "File → Version history"))
+
+    def _misplaced(self, intent: dict[str, Any], snapshot: Snapshot,
+                   tabs: Mapping[str, list[list[Any]]]) -> dict[str, Target]:
+        """Place for a person → what it takes to return its cells, as much as one write can hold.
+
+        Cells of which nobody knows what was there before are reported and left.
+        """
+        found: dict[str, Target] = {}
+        room = ask.BYTES_AT_ONCE
+        for name, lines in tabs.items():
+            grid = snapshot.tabs[name]
+            header, *body = lines or [[]]
+            for one in rollback.misplaced(intent, grid.tab, header, body):
+                if not one.is_known:
+                    self._tell("misplaced", name, (
+                        f"{one.words()} show values of another row, and what was there before "
+                        "is unknown; in the sheet: File → Version history"))
+                    continue
+                shown = dict(enumerate(lines[one.place]))
+                target = Target(grid, one.place, {**dict.fromkeys(one.cells), **shown}, one.cells)
+                room -= request_bytes(target.data()) + ask.MARK_BYTES
+                if len(found) < anchors.AT_ONCE and (room > 0 or not found):
+                    found[f"{name} {one.words()}"] = target
+        return found
+
+    def _written_back(self, intent: dict[str, Any], path: Path, snapshot: Snapshot,
+                      tabs: Mapping[str, list[list[Any]]], targets: Sequence[Target],
+                      ) -> list[Target]:
+        """Write cells back, of those rows that still are where they were; which these are."""
+        self.sheets.batch([*ask.next_version(snapshot),
+                           *anchors.create(snapshot, targets, set())])
+        held = anchors.read(self.sheets, targets, []).held
+        if held:
+            rollback.add_undone(intent, tabs, held)
+            rollback.save(path, intent)
+            self.sheets.write_by_filter([target.data() for target in held])
+        return held
 
     def _tell(self, kind: str, tab: str, words: str) -> None:
         """A problem of the writing itself."""
         found = {"kind": kind, "tab": tab, "key": [], "text": words}
-        if found not in self.told:
-            self.told.append(found)
+        if found not in self.write_problems:
+            self.write_problems.append(found)
             self.report.problems = [*self.report.problems, found]
 
     def _finish_abandoned(self, snapshot: Snapshot) -> Snapshot:
@@ -292,9 +302,7 @@ class _Sync:
 
     def _without_anchors(self, snapshot: Snapshot, intent: dict[str, Any], path: Path) -> Snapshot:
         """Take the anchors of a write away, so that it cannot be applied any more; read again."""
-        intent["versions"] = [*(intent.get("versions") or [intent["version"]]),
-                              snapshot.next_version]
-        rollback.save(path, intent)
+        _take_version(intent, snapshot, path)
         self.sheets.batch(ask.next_version(snapshot))
         return snapshot_of(self.sheets)
 
@@ -422,6 +430,12 @@ def _confirm(state: SyncState, snapshot: Snapshot, fold: Fold) -> None:
             places = positions[key_cells(row.tab, row.key)]
             if len(places) == 1:
                 state.confirm(row, grid.rows[places[0] - 1])
+
+
+def _take_version(intent: dict[str, Any], snapshot: Snapshot, path: Path) -> None:
+    """Note in an intent that the next version of the sheet is of the same write."""
+    intent["versions"] = [*(intent.get("versions") or [intent["version"]]), snapshot.next_version]
+    rollback.save(path, intent)
 
 
 def _folder(store: Store, sheets: Sheets) -> Path:
