@@ -1,4 +1,4 @@
-"""``l3hpc render PIPELINE [STEP]``: exactly the scripts that ``submit`` would hand over."""
+"""``l3hpc render PIPELINE [STEP]``: exactly the scripts that ``submit`` would submit."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _fitting(text: str) -> str:
 
 def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tuple[str, bool, int]:
     """The text, whether anything still moves, and the exit code: 1 where a file is damaged."""
-    from l3hpc.runs import status, status_text
+    from l3hpc.runs import display, status
     from l3hpc.workspace import records
 
     broken: list[InputError] = []
@@ -95,7 +95,7 @@ def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tup
         return ("no other runs yet" if broken else
                 f"no runs yet in {folder}\n"
                 "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False, code
-    text = "\n\n".join(status_text.run_text(each) for each in found)
+    text = "\n\n".join(display.run_text(each) for each in found)
     hidden = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
     if hidden > 0:
         text += f"\n\nand {hidden:,} older: l3hpc status --all"

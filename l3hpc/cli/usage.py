@@ -40,6 +40,6 @@ def command(
     if not found:
         click.echo(f"no task of {name} has finished here yet")
         return
-    from l3hpc.runs.usage_text import table
+    from l3hpc.runs.usage import table
 
     click.echo(table(name, found))

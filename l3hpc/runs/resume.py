@@ -125,7 +125,7 @@ def resume(
         Gets the record and the names of the steps that were submitted.
     """
     progress = progress or Progress()
-    with submission_lock.claim(workspace, run, "resume"), submit.umask(profile):
+    with submission_lock.acquire(workspace, run, "resume"), submit.umask(profile):
         todo = look(workspace, run, profile, sets, only=only, again=again, progress=progress)
         elsewhere = made_elsewhere(todo.plan)
         texts = submit.scripts(todo.plan, todo.steps, elsewhere)

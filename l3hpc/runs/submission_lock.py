@@ -1,7 +1,7 @@
-"""Who hands over jobs of a run just now: one submission or resumption at a time.
+"""The submission lock of a run: one submission or resumption at a time.
 
-A submission may wait for hours at a queue limit. Meanwhile another shell can see that it is
-under way, cannot submit the same jobs, and can ask it to stop.
+A submission may wait for hours at a queue limit. Meanwhile another shell can see that it is under
+way, cannot submit the same jobs, and can ask it to stop.
 """
 
 from __future__ import annotations
@@ -26,63 +26,81 @@ class Stopped(L3hpcError):
     exit_code = EXIT_INTERRUPTED
 
 
-def claim(workspace: Path, run: str, label: str) -> Owner:
-    """The right to hand over jobs of a run, or ``InputError`` while another command has it; to be
-    released. label: ``submit`` or ``resume``."""
+def acquire(workspace: Path, run: str, label: str) -> Owner:
+    """Take the submission lock of a run; whoever takes it releases it.
+
+    Parameters
+    ----------
+    label : str
+        ``submit`` or ``resume``, for the message that others get.
+
+    Raises
+    ------
+    InputError
+        While another command holds it, or where the run belongs to somebody else.
+    """
     sharing.check_own(workspace, run)
-    mine = _claim(workspace, run, label)
+    mine = _lock(workspace, run, label)
     if not mine.acquire():
-        raise InputError(f"the jobs of {run} are being handed over by {_who(mine)} just now",
+        raise InputError(f"the jobs of {run} are being submitted by {_who(mine)} right now",
                          hint=f"See: {command_line('status', run)}. If that process was killed on "
                               f"another machine: {command_line('cancel', run)}, or try again in "
                               "15 minutes")
-    _asked(workspace, run).unlink(missing_ok=True)  # left by a cancel that was killed
+    # a request that a cancel left when it was killed
+    _request(workspace, run).unlink(missing_ok=True)
     return mine
 
 
 def interrupted(workspace: Path, record: RunRecord) -> bool:
     """True for a run whose submission began and did not end, and that nobody submits any more."""
     if record.state is not RunState.SUBMITTING or \
-            _claim(workspace, record.run).holder() is not None:
+            _lock(workspace, record.run).holder() is not None:
         return False
     # it may have ended well since the record was read
     return records.read(workspace, record.run).state is RunState.SUBMITTING
 
 
 def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:
-    """Ask whoever hands over jobs of the run to take them back, and wait until that is done (a
-    no-op when nobody does). A ``ClusterError`` where it does not stop in time."""
+    """Ask whoever submits jobs of the run to cancel them again, and wait until that is done.
+
+    Does nothing where no submission is under way.
+
+    Raises
+    ------
+    ClusterError
+        Where the submission does not stop within ``wait_s`` seconds.
+    """
     sharing.check_own(workspace, run)
-    owner, asked = _claim(workspace, run), _asked(workspace, run)
+    owner, request = _lock(workspace, run), _request(workspace, run)
     if owner.holder() is None:
         return
-    asked.touch()
+    request.touch()
     end = time.monotonic() + wait_s
     try:
         while owner.holder() is not None:
             if time.monotonic() > end:
-                raise ClusterError(f"the jobs of {run} are still handed over by {_who(owner)}",
+                raise ClusterError(f"the jobs of {run} are still being submitted by {_who(owner)}",
                                    hint=f"End that process, then: {command_line('cancel', run)}")
             time.sleep(LOOK_S)
     finally:
-        asked.unlink(missing_ok=True)
+        request.unlink(missing_ok=True)
 
 
 def check(workspace: Path, run: str) -> None:
-    """Raise ``Stopped`` where ``stop`` asks for it."""
-    if _asked(workspace, run).exists():
+    """Raise ``Stopped`` where another command has called ``stop``."""
+    if _request(workspace, run).exists():
         raise Stopped("cancelled by another command", hint=f"See: {command_line('status', run)}")
 
 
 def pause(workspace: Path, run: str, seconds: float) -> None:
-    """Wait, looking now and then whether to stop."""
+    """Wait, and raise ``Stopped`` as soon as another command asks for it."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         check(workspace, run)
         time.sleep(min(left, LOOK_S))
 
 
-def _claim(workspace: Path, run: str, label: str = "") -> Owner:
+def _lock(workspace: Path, run: str, label: str = "") -> Owner:
     return Owner(Workspace(workspace).run(run).submission_lease, label)
 
 
@@ -92,5 +110,5 @@ def _who(owner: Owner) -> str:
             f"{holder.get('host', '?')})")
 
 
-def _asked(workspace: Path, run: str) -> Path:
+def _request(workspace: Path, run: str) -> Path:
     return Workspace(workspace).run(run).stop_submission

@@ -1,6 +1,6 @@
 """Submitting a plan: the run's folder with all that its jobs will read, then the jobs themselves.
 
-A run that cannot be written leaves nothing behind; ``handover`` does the same for its jobs.
+A run that cannot be written leaves nothing behind; ``submit_jobs`` does the same for its jobs.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def run_local(workspace: Path, run: str, *, detach: bool) -> None:
 
         start_detached(workspace, run, Path.cwd())
         return
-    from l3hpc.runs import progress_display
+    from l3hpc.runs import display
     from l3hpc.schedulers.local.runner import Runner
 
-    shown = progress_display.for_person(workspace)
+    shown = display.for_person(workspace)
     previous = {number: signal.signal(number, signal.default_int_handler)
                 for number in (signal.SIGTERM, signal.SIGHUP)
                 if signal.getsignal(number) is not signal.SIG_IGN} if _in_main_thread() else {}
@@ -164,7 +164,7 @@ def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
 
 
 def _make_folder(plan: Plan) -> Owner:
-    """The run's folder, claimed: no other command hands over its jobs meanwhile."""
+    """The run's folder, locked: no other command submits its jobs meanwhile."""
     if plan.profile.shared_group:
         sharing.prepare(plan.workspace, {step.kind for step in plan.steps})
     try:
@@ -173,7 +173,7 @@ def _make_folder(plan: Plan) -> Owner:
         raise InputError(f"the run {plan.run} exists already", where=str(plan.folder),
                          hint="Give it another name with --name.") from None
     try:
-        return submission_lock.claim(plan.workspace, plan.run, "submit")
+        return submission_lock.acquire(plan.workspace, plan.run, "submit")
     except BaseException:  # a full disk, Ctrl-C
         shutil.rmtree(plan.folder, ignore_errors=True)
         raise

@@ -1,4 +1,5 @@
-"""What a run asked for and what it used, step by step, and what it should ask for next time.
+"""What a run asked for and what it used, step by step, what it should ask for next time, and the
+table of ``l3hpc usage``.
 
 From our own records alone (every task's ``result.json``, markers, submission times), so it works
 without accounting; where ``sacct`` answers, the time that failed attempts used is added.
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.config.units import format_memory, format_time
+from l3hpc.console.formatting import clock
+from l3hpc.console.table import lines
 from l3hpc.schedulers.slurm import identity, queue
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
@@ -21,6 +24,7 @@ from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
 MEMORY_MARGIN, TIME_MARGIN = 1.25, 1.5
 ROUND_MB = 256
 ENOUGH = 1.3  # a request up to so many times the suggestion is left alone
+TITLES = ("step", "tasks", "cores", "memory", "time", "waited", "suggestion")
 
 
 @dataclass(frozen=True)
@@ -149,3 +153,26 @@ def _lost(workspace: Path, record: RunRecord) -> dict[str, float | None]:
         lost[step.name] = sum(each.elapsed_s or 0.0 for job, each in ended
                               if job in jobs and each.state not in ("COMPLETED", "RUNNING"))
     return lost
+
+
+def table(run: str, steps: Sequence[StepUsage]) -> str:
+    """One line per step: used of asked; sums below."""
+    rows = [TITLES, *(_row(step) for step in steps)]
+    used = sum(step.core_hours for step in steps)
+    asked = sum(step.core_hours_asked for step in steps)
+    total = f"  {used:,.3g} of {asked:,.3g} core-hours"
+    if any(step.gpu_hours for step in steps):
+        total += f", {sum(step.gpu_hours for step in steps):,.3g} GPU-hours"
+    lost = sum(step.lost_s or 0.0 for step in steps)
+    if lost:
+        total += f"; {clock(lost)} in attempts that gave no result"
+    return "\n".join([f"{run}   used of asked, of the largest task", *lines(rows), total])
+
+
+def _row(step: StepUsage) -> tuple[str, ...]:
+    waited = "–" if step.waited_s is None else clock(step.waited_s)
+    tasks = str(step.tasks) + (f" ({step.requeues} requeued)" if step.requeues else "")
+    return (step.name, tasks, f"{step.cpus_used:.1f} of {step.cpus}",
+            f"{format_memory(round(step.mem_used_mb))} of {format_memory(step.mem_mb)}",
+            f"{clock(step.time_used_s)} of {format_time(step.time_min)}", waited,
+            step.suggestion or "fits")

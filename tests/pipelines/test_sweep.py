@@ -9,8 +9,9 @@ import pytest
 from l3hpc.config import settings
 from l3hpc.errors import InputError
 from l3hpc.pipelines import plan, preview, sweep
-from l3hpc.runs import status, status_text
+from l3hpc.runs import display, status
 from l3hpc.runs.status import RunStatus, StepStatus
+from l3hpc.workspace.states import RunState, StepState
 
 DATE = datetime.date(2026, 11, 20)
 
@@ -129,15 +130,15 @@ def test_the_table_says_what_is_shared():
 
 def test_status_groups_by_combination():
     def one(name, state):
-        return StepStatus(name, name.partition("-")[0], "1", state, 0, 1)
+        return StepStatus(name, name.partition("-")[0], "1", StepState(state), 0, 1)
 
-    shown = RunStatus("s", "upstream", "local", "running", 0.0, [
+    shown = RunStatus("s", "upstream", "local", RunState.RUNNING, 0.0, [
         one("extract", "done"), one("train-64", "done"), one("train-128", "running")],
         combinations=[{"values": {"emb-dim": "64"}, "steps": {"extract": "extract",
                                                               "train": "train-64"}},
                       {"values": {"emb-dim": "128"}, "steps": {"extract": "extract",
                                                                "train": "train-128"}}])
-    lines = status_text.run_text(shown).splitlines()
+    lines = display.run_text(shown).splitlines()
     assert [line.split()[0] for line in lines[2:]] == [
         "extract", "emb-dim=128", "train-128", "1"]
     assert lines[-1] == "  1 of 2 combinations done: emb-dim=64"

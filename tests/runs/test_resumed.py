@@ -16,8 +16,8 @@ from l3hpc.errors import ClusterError, InputError
 from l3hpc.io.files import write_json
 from l3hpc.pipelines import external_inputs
 from l3hpc.runs import (
+    display,
     logs,
-    progress_display,
     resume,
     status,
     submission_lock,
@@ -276,7 +276,7 @@ def test_the_end_of_a_submission_is_no_kill(case):
     late = half.steps[1]
     late.state, late.job, late.attempts, late.submitted_tasks = "planned", None, [], []
     records.write(chain.workspace, half)
-    claim = submission_lock.claim(chain.workspace, "demo", "submit")
+    claim = submission_lock.acquire(chain.workspace, "demo", "submit")
     lines = "\n".join([queue_line("100", "PENDING", "Priority"), queued_of("101")])
     asked = chain.workspace / "asked"
     chain.slurm.says("squeue", f"touch '{asked}'; sleep 1; cat <<'E'\n{lines}\nE")
@@ -382,4 +382,4 @@ def test_what_was_resumed_counts_once_on_the_screen():
     jobs = {"1": {"step": "extract", "task": 0, "state": "FAILED"},
             "2": {"step": "extract", "task": 0, "state": "COMPLETED"},
             "3": {"step": "sample", "task": 0, "state": "PENDING"}}
-    assert progress_display._stage(progress_display._counts(jobs, "extract")) == "done"
+    assert display._stage(display._counts(jobs, "extract")) == "done"

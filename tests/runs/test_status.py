@@ -11,7 +11,7 @@ from fakeslurm import queue_line
 from submitted import Case
 
 from l3hpc.io.files import write_json
-from l3hpc.runs import status, status_text, submit
+from l3hpc.runs import display, status, submit
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
 
@@ -205,7 +205,7 @@ def test_the_table_as_a_person_sees_it(case, tmp_path):
     log = chain.made.step_folder("sample").logs / "101_0_log.err"
     log.write_text("x")
     chain.look()
-    text = status_text.run_text(chain.run)
+    text = display.run_text(chain.run)
     assert text.splitlines() == [
         "demo   greene   failed, started just now",
         "  step     job  state    tasks  elapsed  detail",
@@ -232,7 +232,7 @@ def test_json_has_the_documented_fields(case):
 
 def test_status_is_light(tmp_path):
     code = ("import sys; from l3hpc.cli import status; "
-            "from l3hpc.runs import status as s, status_text; "
+            "from l3hpc.runs import status as s, display; "
             f"s.collect({str(tmp_path)!r}); "
             "print([m for m in ('tensorflow', 'pandas', 'numpy', 'submitit') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

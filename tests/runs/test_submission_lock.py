@@ -32,7 +32,7 @@ def test_resume_leaves_a_submission_alone_that_is_under_way(chains, slurm, on, t
     def pause(workspace, run, seconds):
         [found] = status.collect(tmp_path, ["demo"])
         seen.append((found.state, found.steps[0].state, found.notes))
-        with pytest.raises(InputError, match=r"by l3hpc submit \(process \d+ on .*just now"):
+        with pytest.raises(InputError, match=r"by l3hpc submit \(process \d+ on .*right now"):
             resume(tmp_path, "demo", on)
         slurm.says("sbatch", "echo 7")
 
@@ -71,7 +71,7 @@ def test_cancel_stops_a_submission_that_is_under_way(chains, slurm, on, tmp_path
 
 def test_one_that_does_not_stop_is_named(chains, slurm, on, tmp_path):
     submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
-    with submission_lock.claim(tmp_path, "demo", "resume"), \
+    with submission_lock.acquire(tmp_path, "demo", "resume"), \
             pytest.raises(ClusterError, match=r"by l3hpc resume \(process \d+ on "):
         submission_lock.stop(tmp_path, "demo", wait_s=0.1)
     assert not (tmp_path / "runs/demo/stop.asked").exists()

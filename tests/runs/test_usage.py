@@ -7,7 +7,7 @@ import pytest
 
 from l3hpc.config.units import parse_memory, parse_time
 from l3hpc.runs import submit, usage
-from l3hpc.runs.usage_text import table
+from l3hpc.runs.usage import table
 from l3hpc.schedulers.slurm import queue
 from l3hpc.workspace import records
 from l3hpc.workspace.records import RunRecord, StepRecord

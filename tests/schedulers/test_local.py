@@ -12,7 +12,7 @@ import pytest
 
 from l3hpc.config.profile import Resources
 from l3hpc.errors import InputError
-from l3hpc.runs import progress_display, status, submit
+from l3hpc.runs import display, status, submit
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import resume, used_by
 from l3hpc.schedulers.local.executor import spool
@@ -328,7 +328,7 @@ def test_from_a_step_on_everything_is_computed_anew(chains, tmp_path):
 def test_plain_lines_tell_a_log_what_happens(chains, tmp_path, capsys):
     made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2})
     submit_behind(made)
-    shown = progress_display.PlainDisplay(tmp_path)
+    shown = display.PlainDisplay(tmp_path)
     Runner(tmp_path, "demo", look=shown).run()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "extract: started (2 tasks)"

@@ -226,7 +226,7 @@ def test_a_damaged_claim_ends_nothing(tmp_path, chains):
     for content in CONTENTS:
         (tmp_path / "runs" / "demo" / "handing-over.owner.1").write_bytes(content)
         os.utime(tmp_path / "runs" / "demo" / "handing-over.owner.1", (1, 1))
-        submission_lock.claim(tmp_path, "demo", "submit").release(forget=True)
+        submission_lock.acquire(tmp_path, "demo", "submit").release(forget=True)
 
 
 @pytest.mark.parametrize("content", CONTENTS, ids=repr)

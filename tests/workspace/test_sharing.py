@@ -212,7 +212,7 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
     for name in ("config.json", "script.sbatch"):
         as_person(BOB, lambda name=name: read_own(made.step_folder("extract").path / name),
                   "belongs to user 54001")
-    as_person(BOB, lambda: submission.submission_lock.claim(workspace, "bob-1", "resume"),
+    as_person(BOB, lambda: submission.submission_lock.acquire(workspace, "bob-1", "resume"),
               "belongs to")
 
     def run_here():
