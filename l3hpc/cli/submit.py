@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from l3hpc.pipelines.model import Plan
     from l3hpc.workspace.records import RunRecord
 
-ROWS_SHOWN = 3
+# kind of step → the tab of the results tables that its tasks write a row to
+TABS = {"train": "embedding_approx_mse", "evaluate": "sonyc_ust", "folds": "classifier"}
 EXAMPLES = """\b
 Examples:
   l3hpc submit upstream --approx pca --asr 8000 --mels 64
@@ -115,22 +116,13 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     chain = describe_chain(record)
     if not chain:
         return f"\nnothing to compute; recorded as {plan.run}"
-    rows = []
-    for step in plan.steps:
-        if step.missing and step.kind == "train":
-            rows.append(f"'embedding_approx_mse', key {step.labels['model_dir']}")
-        if step.missing and step.kind == "evaluate":
-            rows.append(f"'sonyc_ust', key {step.labels['output_dir']} {step.labels['exp_id']}")
-        if step.missing and step.kind == "folds":
-            rows.append(f"'classifier', key {step.labels['output_dir']}/0000 and "
-                        f"{len(step.shards) - 1} more")
+    tabs = dict.fromkeys(TABS[step.kind] for step in plan.steps
+                         if step.missing and step.kind in TABS)
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
-    lines += [f"its row:         {row}" for row in rows[:ROWS_SHOWN]]
-    if len(rows) > ROWS_SHOWN:
-        lines.append(f"                 and {len(rows) - ROWS_SHOWN} more")
+    lines += [f"results:         l3hpc ledger show --tab {tab}" for tab in tabs]
     sheet = ledger_sync.words(plan, record)
-    if rows and sheet:
+    if tabs and sheet:
         lines.append(f"to the sheet:    {sheet}")
     return "\n".join(lines)
 

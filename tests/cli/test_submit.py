@@ -80,7 +80,7 @@ def test_the_chain_and_what_to_type_next(say, submitted):
     assert (f"submitted {plan.run}: extract 8811 → sample 8812 → fit 8813 → reduce 8814 → "
             "train 8815\n") in out
     assert "follow it with   l3hpc status --watch" in out
-    assert f"'embedding_approx_mse', key {plan.folder.artifact('train')}" in out
+    assert "results:         l3hpc ledger show --tab embedding_approx_mse" in out
 
 
 def test_test_only_submits_nothing(say, submitted):
