@@ -79,16 +79,18 @@ def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
 
     findings = configcheck.check(configuration.load(config_file, cluster))
     if as_json:
-        click.echo(json.dumps({"schema": 1, "findings": [vars(one) for one in findings]}, indent=2))
+        click.echo(json.dumps({"schema": 1, "findings": [
+            {"what": one.subject, "ok": one.ok, "detail": one.message, "fix": one.advice or None}
+            for one in findings]}, indent=2))
     else:
-        lines = table.lines([("ok" if one.ok else "BAD", one.what, one.detail)
+        lines = table.lines([("ok" if one.ok else "BAD", one.subject, one.message)
                              for one in findings], indent="", at_least={0: 3})
-        below = " " * (max(table.width(one.what) for one in findings) + 7)
+        below = " " * (max(table.width(one.subject) for one in findings) + 7)
         for one, line in zip(findings, lines, strict=True):
             click.echo(line)
-            if not one.ok and one.fix:
-                for todo in one.fix.splitlines():
-                    click.echo(f"{below}{todo}")
+            if not one.ok:
+                for advice in one.advice.splitlines():
+                    click.echo(f"{below}{advice}")
     return EXIT_OK if all(one.ok for one in findings) else EXIT_USAGE
 
 

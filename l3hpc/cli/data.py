@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from l3hpc.console.progress import for_person
 from l3hpc.errors import EXIT_FAILED, command_line
+
+if TYPE_CHECKING:
+    from l3hpc.datasets.inspection import Inspection
 
 EXAMPLES = """\b
 Examples:
@@ -102,7 +105,7 @@ def check(folder: Path, listen: bool, as_json: bool) -> int:
     return EXIT_FAILED if failed else 0
 
 
-def _show(findings: Any) -> None:
+def _show(findings: Inspection) -> None:
     from l3hpc.datasets.corpus import printable
 
     click.echo(printable(f"{findings.kind} in {findings.folder}"))
@@ -111,8 +114,8 @@ def _show(findings: Any) -> None:
     for mark, problems in (("problem", findings.problems), ("remark", findings.remarks)):
         for problem in problems:
             click.echo(printable(f"  {mark}: {problem}"))
-            if problem.hint:
-                click.echo(f"  {'':{len(mark)}}  {problem.hint}")
+            if problem.advice:
+                click.echo(f"  {'':{len(mark)}}  {problem.advice}")
     click.echo(f"  {len(findings.problems)} problem{'s' * (len(findings.problems) != 1)}"
                if findings.problems else "  no problems")
 

@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from l3hpc.console.terminal import own
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
+from l3hpc.findings import Finding
 
 EXAMPLES = """\b
 Examples:
@@ -50,32 +51,30 @@ def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, q
     from l3hpc import doctor
     from l3hpc.config import settings
 
-    lines = []
-    for line in doctor.examine(settings.load(path, cluster), probe=not quick,
-                               pipelines=pipelines):
-        lines.append(line)
+    findings = []
+    for finding in doctor.examine(settings.load(path, cluster), probe=not quick,
+                                  pipelines=pipelines):
+        findings.append(finding)
         if not as_json:
-            show(line)
-    red = sum(line.state == "red" for line in lines)
-    yellow = sum(line.state == "yellow" for line in lines)
+            show(finding)
+    red = sum(finding.severity == "red" for finding in findings)
+    yellow = sum(finding.severity == "yellow" for finding in findings)
     if as_json:
-        click.echo(json.dumps({"checks": [line.as_json() for line in lines], "red": red,
-                               "yellow": yellow}, indent=2))
+        checks = [{"check": finding.subject, "state": finding.severity, "words": finding.message,
+                   "todo": finding.advice} for finding in findings]
+        click.echo(json.dumps({"checks": checks, "red": red, "yellow": yellow}, indent=2))
     else:
         click.echo(f"\n{summary(red, yellow)}")
     return EXIT_FAILED if red else EXIT_OK
 
 
-def show(line: object) -> None:
-    """One line: mark, check, words; what to do on a line of its own."""
-    from l3hpc.doctor import Line
-
-    assert isinstance(line, Line)
-    mark, colour = MARKS[line.state]
+def show(finding: Finding) -> None:
+    """One line: mark, subject, message; the advice on a line of its own."""
+    mark, colour = MARKS[finding.severity]
     click.echo(click.style(mark, fg=colour, bold=True), nl=False, file=own(sys.stdout))
-    click.echo(f" {line.check:<22} {line.words}")
-    if line.todo and line.state != "green":
-        click.echo(f"{'':<24} → {line.todo}")
+    click.echo(f" {finding.subject:<22} {finding.message}")
+    if finding.advice and finding.severity != "green":
+        click.echo(f"{'':<24} → {finding.advice}")
 
 
 def summary(red: int, yellow: int) -> str:

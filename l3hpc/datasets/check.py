@@ -10,13 +10,13 @@ from pathlib import Path
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import labelled, sonyc_ust
 from l3hpc.datasets.corpus import NoAudioError, is_utf8, passed_over, scan
-from l3hpc.datasets.findings import Findings, look
+from l3hpc.datasets.inspection import Inspection, look
 from l3hpc.errors import InputError, L3hpcError
 
 
 def check_folder(folder: Path | str, *, listen: bool = False,
-                 progress: Progress | None = None) -> list[Findings]:
-    """Look at whatever data the folder holds; one ``Findings`` per data set.
+                 progress: Progress | None = None) -> list[Inspection]:
+    """Look at whatever data the folder holds; one ``Inspection`` per data set.
 
     A folder with ``annotations.csv`` is SONYC-UST, one with the table of UrbanSound8K or ESC-50 is
     that; one with both ``audio`` and ``sonyc_ust`` is a
@@ -51,11 +51,11 @@ def check_folder(folder: Path | str, *, listen: bool = False,
 
 
 def check_audio(folder: Path | str, *, listen: bool = False,
-                progress: Progress | None = None) -> Findings:
+                progress: Progress | None = None) -> Inspection:
     """Recordings as ``extract`` will see them: missing, unreadable, empty, too short, unplaced."""
     folder = Path(folder)
     recordings = scan(folder, any_name=True)
-    findings = Findings(str(folder), "recordings")
+    findings = Inspection(str(folder), "recordings")
     findings.add("missing audio", "{n} recordings are missing",
                  [one.file for one in recordings if one.size < 0],
                  hint="recordings.csv names them, or they are broken links.")
@@ -85,7 +85,7 @@ def check_audio(folder: Path | str, *, listen: bool = False,
     return findings
 
 
-def check_embeddings(folder: Path | str, *, listen: bool = False) -> Findings:
+def check_embeddings(folder: Path | str, *, listen: bool = False) -> Inspection:
     """An artifact or published files: key, dimension, rows, and the parts that do not fit.
 
     listen: read all rows, and name those that are not finite.
@@ -93,7 +93,7 @@ def check_embeddings(folder: Path | str, *, listen: bool = False) -> Findings:
     from l3hpc.datasets.embeddings import open_source
 
     source = open_source(folder)
-    findings = Findings(str(folder), "embeddings")
+    findings = Inspection(str(folder), "embeddings")
     rows, wrong = 0, []
     for part in source.parts:
         try:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import AUDIO_SUFFIXES, Recording
-from l3hpc.datasets.findings import Findings, Problem, look
+from l3hpc.datasets.inspection import Inspection, look
 from l3hpc.errors import InputError
+from l3hpc.findings import Finding
 from l3hpc.io.files import digest
 from l3hpc.io.tables import records
 
@@ -218,13 +219,13 @@ def _whole(text: str, column: str, where: str) -> int:
 
 
 def inspect(folder: Path | str, *, listen: bool = False,
-            progress: Progress | None = None) -> Findings:
+            progress: Progress | None = None) -> Inspection:
     """Everything that is wrong with the data set, and its counts.
 
     Looks at every clip's header; with ``listen`` at all samples. Raises ``InputError`` as ``read``.
     """
     dataset = read(folder)
-    findings = Findings(str(folder), dataset.kind)
+    findings = Inspection(str(folder), dataset.kind)
     listed = {clip.file for clip in dataset.clips}
     missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
     findings.add("missing audio", "{n} clips have no audio", missing,
@@ -249,7 +250,7 @@ def inspect(folder: Path | str, *, listen: bool = False,
     return findings
 
 
-def _check_counts(dataset: Folder, findings: Findings) -> None:
+def _check_counts(dataset: Folder, findings: Inspection) -> None:
     folds = Counter(clip.fold for clip in dataset.clips)
     pairs = {(clip.fold, clip.label) for clip in dataset.clips}
     findings.add("class", "{n} times a class has no clip in a fold", [
@@ -269,8 +270,8 @@ def _check_counts(dataset: Folder, findings: Findings) -> None:
         f"fold {fold} ({folds[fold]:,})" for fold in dataset.small_folds() if folds[fold]],
         hint=hint)
     if len(dataset.classes) < classes:
-        findings.remarks.append(Problem(
-            "classes", f"{len(dataset.classes)} of {classes} classes"))
+        findings.findings.append(Finding(
+            "classes", "yellow", f"{len(dataset.classes)} of {classes} classes"))
     findings.add("size", f"not the published number of clips ({size:,})", [
         f"{len(dataset.clips):,}"] if len(dataset.clips) != size else [], remark=True)
     findings.counts |= {"clips": len(dataset.clips), "classes": len(dataset.classes),

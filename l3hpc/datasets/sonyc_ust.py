@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.findings import Findings, Problem, look
+from l3hpc.datasets.inspection import Inspection, look
 from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.findings import Finding
 from l3hpc.io.tables import cells as cells_of
 from l3hpc.io.tables import refuse_separator
 
@@ -67,38 +68,38 @@ def locate(folder: Path | str) -> Paths:
     return Paths(folder / ANNOTATIONS, taxonomy, audio)
 
 
-def check(folder: Path | str) -> list[Problem]:
+def check(folder: Path | str) -> list[Finding]:
     """The problems alone (see ``inspect``)."""
     return inspect(folder).problems
 
 
 def inspect(folder: Path | str, *, listen: bool = False,
-            progress: Progress | None = None) -> Findings:
+            progress: Progress | None = None) -> Inspection:
     """Everything that is wrong with the data set, and its counts.
 
     Looks at every row of the annotations and at every audio file's header; with ``listen`` at all
     samples too. Raises ``InputError`` only where one of the three parts is missing.
     """
     paths = locate(folder)
-    findings = Findings(str(folder), "SONYC-UST")
+    findings = Inspection(str(folder), "SONYC-UST")
     taxonomy: Taxonomy | None = None
     try:
         taxonomy = Taxonomy.load(paths.taxonomy)
     except L3hpcError as error:
-        findings.problems.append(Problem("taxonomy", str(error).replace("\n", " ")))
+        findings.findings.append(Finding("taxonomy", "red", str(error).replace("\n", " ")))
     clips = _check_table(paths, taxonomy, findings)
     _check_audio(paths, clips, findings, listen, progress or Progress())
     return findings
 
 
-def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Findings) -> list[str]:
+def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Inspection) -> list[str]:
     """Check the annotations, count what is in them, return the clips' names."""
     table = _readable_rows(paths.annotations, findings)
     line, header = next(table, (1, []))
     try:
         refuse_separator(header, KEY_COLUMNS, f"{paths.annotations}:{line}")
     except InputError as error:
-        findings.problems.append(Problem("table", str(error).replace("\n", " ")))
+        findings.findings.append(Finding("table", "red", str(error).replace("\n", " ")))
         return []
     absent = [name for name in KEY_COLUMNS if name not in header]
     findings.add("columns", "{n} columns are missing from annotations.csv", absent)
@@ -161,7 +162,7 @@ class _Annotations:
         if not name or "/" in name or "\\" in name:
             self.faults["name"].append(f"{where} ('{name}')")
 
-    def report(self, findings: Findings) -> None:
+    def report(self, findings: Inspection) -> None:
         """Add the counts and what is wrong."""
         for kind, message in FAULTS.items():
             findings.add(kind, message, self.faults[kind])
@@ -186,15 +187,15 @@ class _Annotations:
                      remark=True)
 
 
-def _readable_rows(path: Path, findings: Findings) -> Iterator[tuple[int, list[str]]]:
+def _readable_rows(path: Path, findings: Inspection) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) as far as the table can be read; what ends it is a problem."""
     try:
         yield from cells_of(path, "annotations")
     except InputError as error:
-        findings.problems.append(Problem("table", str(error).replace("\n", " ")))
+        findings.findings.append(Finding("table", "red", str(error).replace("\n", " ")))
 
 
-def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Findings) -> None:
+def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Inspection) -> None:
     expected = [f"{column}_presence"
                 for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
     findings.add("taxonomy", "{n} tags of the taxonomy have no column in annotations.csv",
@@ -203,7 +204,7 @@ def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Findings) -> No
                  [name for name in header if name.endswith("_presence") and name not in expected])
 
 
-def _check_audio(paths: Paths, clips: list[str], findings: Findings, listen: bool,
+def _check_audio(paths: Paths, clips: list[str], findings: Inspection, listen: bool,
                  progress: Progress) -> None:
     missing = [name for name in clips if not os.path.isfile(paths.audio / name)]
     findings.add("missing audio", "{n} annotated clips have no audio", missing,

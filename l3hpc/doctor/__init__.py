@@ -1,8 +1,9 @@
-"""``l3hpc doctor``: looks at everything a run will need and says what to do about what is wrong.
+"""``l3hpc doctor``: checks everything a run will need and says what to do about what is wrong.
 
-``examine`` yields one ``Line`` per finding. ``machine`` looks at Python and packages, ``slurm`` at
-the batch system, ``scripts`` at what would be submitted, ``places`` at workspace, weights and data,
-``results`` at the results tables. No check changes anything or raises for what it finds.
+``examine`` yields one ``Finding`` after the other. ``environment`` looks at Python and packages,
+``slurm`` at the batch system, ``scripts`` at what would be submitted, ``storage`` at workspace,
+weights and data, ``results`` at the results tables. No check changes anything or raises for what
+it finds. ``configuration`` is ``l3hpc config check``: what can be seen without programs or data.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Iterator, Sequence
 from l3hpc.config import sources
 from l3hpc.config.settings import Config
 from l3hpc.doctor import environment, slurm, storage
-from l3hpc.doctor.finding import Ask, Line, ask
+from l3hpc.doctor.programs import Ask, ask
 from l3hpc.doctor.results import results_line
 from l3hpc.doctor.scripts import check_names, script_lines
+from l3hpc.findings import Finding
 
-__all__ = ["Line", "examine"]
+__all__ = ["Finding", "examine"]
 
 
 def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
-            pipelines: Sequence[str] = ()) -> Iterator[Line]:
+            pipelines: Sequence[str] = ()) -> Iterator[Finding]:
     """All checks, in the order in which a person would repair things.
 
     probe: also start TensorFlow once, send one job of a second to a node (on Slurm) and ask the
@@ -29,7 +31,7 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
     """
     check_names(pipelines)
     delivered = config.file.resolve() == (sources.defaults_folder() / "cluster.yaml").resolve()
-    yield Line("configuration", "green", f"{config.file}, cluster {config.profile.name}"
+    yield Finding("configuration", "green", f"{config.file}, cluster {config.profile.name}"
                + (" (the delivered file)" if delivered else ""))
     yield environment.python_line()
     yield from environment.package_lines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc import steps as step_rooms
@@ -11,26 +10,17 @@ from l3hpc.config import sources
 from l3hpc.config.profile import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.findings import Finding
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.schedulers import scripts
 from l3hpc.workspace.layout import Workspace
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. fix: what to do when it is not ok."""
-
-    what: str
-    ok: bool
-    detail: str
-    fix: str | None = None
-
-
 def check(config: Config) -> list[Finding]:
     """Everything that can be seen without touching a scheduler, data files or the network."""
     profiles = ", ".join(config.clusters)
-    findings = [Finding("cluster.yaml", True, f"{config.file}: profiles {profiles}")]
+    findings = [Finding("cluster.yaml", "green", f"{config.file}: profiles {profiles}")]
     findings += _paths(config)
     for name, path in sorted(sources.pipelines().items()):
         findings.append(_pipeline(name, path))
@@ -55,29 +45,32 @@ def _paths(config: Config) -> list[Finding]:
 
 
 def _exists(key: str, path: Path, ok: bool, kind: str, config: Config) -> Finding:
-    fix = None if ok else f"there is no such {kind}; it was named by {config.origin(key)}"
-    return Finding(key, ok, str(path), fix)
+    if ok:
+        return Finding(key, "green", str(path))
+    return Finding(key, "red", str(path),
+                   f"there is no such {kind}; it was named by {config.origin(key)}")
 
 
 def _writable(workspace: Path, origin: str) -> Finding:
     try:
         check_workspace(workspace, origin)
     except InputError as error:
-        return Finding("paths.workspace", False, str(workspace), str(error))
+        return Finding("paths.workspace", "red", str(workspace), str(error))
     place = workspace
     while not place.exists() and place != place.parent:
         place = place.parent
-    ok = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    fix = None if ok else f"cannot write into {place}; the workspace was named by {origin}"
-    return Finding("paths.workspace", ok, str(workspace), fix)
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return Finding("paths.workspace", "green", str(workspace))
+    return Finding("paths.workspace", "red", str(workspace),
+                   f"cannot write to {place}; the workspace was named by {origin}")
 
 
 def _pipeline(name: str, path: Path) -> Finding:
     try:
         pipeline = definition.load_file(path)
     except L3hpcError as error:
-        return Finding(f"pipeline {name}", False, str(path), str(error))
-    return Finding(f"pipeline {name}", True, " → ".join(pipeline.steps))
+        return Finding(f"pipeline {name}", "red", str(path), str(error))
+    return Finding(f"pipeline {name}", "green", " → ".join(pipeline.steps))
 
 
 def _templates(config: Config) -> list[Finding]:
@@ -92,9 +85,10 @@ def _templates(config: Config) -> list[Finding]:
         try:
             scripts.render(plan, step)
         except L3hpcError as error:
-            failed.append(Finding(f"template {step.kind}", False, str(error),
+            failed.append(Finding(f"template {step.kind}", "red", str(error),
                                   "correct the template"))
-    found += failed or [Finding("templates", True, ", ".join(map(str, sources.template_folders())))]
+    found += failed or [Finding("templates", "green",
+                                ", ".join(map(str, sources.template_folders())))]
     known = {f"{kind}.sbatch.j2"
              for kind in (*step_rooms.STEPS, "base", "ledger-sync", "job-array")}
     names = {name for path in sources.pipelines().values() for name in _step_names(path)}
@@ -102,8 +96,8 @@ def _templates(config: Config) -> list[Finding]:
     for folder in sources.template_folders():
         for path in sorted(folder.glob("*.sbatch.j2")):
             if path.name not in known:
-                found.append(Finding(f"template {path.name}", False, f"{path} belongs to no step",
-                                     nearest(path.name, known)))
+                found.append(Finding(f"template {path.name}", "red",
+                                     f"{path} belongs to no step", nearest(path.name, known)))
     return found
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from l3hpc.config.settings import Config
-from l3hpc.doctor.finding import Line, from_error
 from l3hpc.errors import HeaderDriftError, L3hpcError, OfflineError
+from l3hpc.findings import Finding, from_error
 
 CHECK = "results sheet"
 PATIENCE_S = 12.0
 
 
-def results_line(config: Config, probe: bool = True) -> Line:
+def results_line(config: Config, probe: bool = True) -> Finding:
     """Whether the configured sheet can be reached with the configured key, and has our columns.
 
     Without ``probe`` only the key file is looked at.
     """
     if config.ledger.sheet_id is None:
-        return Line(CHECK, "off", "not set (ledger.sheet_id, GSHEET_ID): results stay in the "
-                    "workspace, as CSV and XLSX", "see them: l3hpc ledger show")
+        return Finding(CHECK, "off", "not set (ledger.sheet_id, GSHEET_ID): results stay in the "
+                       "workspace, as CSV and XLSX", "see them: l3hpc ledger show")
     from l3hpc.ledger.schema import MAIN_TABS, TABS
     from l3hpc.ledger.sheets.client import Pace, Sheets, credentials
     from l3hpc.ledger.sheets.grid import require_headers
@@ -27,20 +27,20 @@ def results_line(config: Config, probe: bool = True) -> Line:
         if not probe:
             if config.ledger.key_file is not None:
                 credentials(config.ledger.key_file)
-            return Line(CHECK, "green", f"{config.ledger.sheet_id}, not asked")
+            return Finding(CHECK, "green", f"{config.ledger.sheet_id}, not asked")
         sheets = Sheets(config.ledger.sheet_id, config.ledger.key_file,
                         pace=Pace(lambda text: None, sleep=_Impatience()))
         snapshot = snapshot_of(sheets)
         require_headers(snapshot, [TABS[name] for name in MAIN_TABS])
     except OfflineError as error:
-        return Line(CHECK, "yellow", f"{error.message}; results are kept in the workspace",
-                    "l3hpc ledger sync   on a machine with internet access")
+        return Finding(CHECK, "yellow", f"{error.message}; results are kept in the workspace",
+                       "l3hpc ledger sync   on a machine with internet access")
     except HeaderDriftError as error:
         return from_error(CHECK, error, "l3hpc ledger check")
     except L3hpcError as error:
         return from_error(CHECK, error, "l3hpc ledger check")
-    return Line(CHECK, "green", f"{snapshot.title!r} answers as {sheets.account}, with all columns "
-                f"of {', '.join(MAIN_TABS)}")
+    return Finding(CHECK, "green", f"{snapshot.title!r} answers as {sheets.account}, with all "
+                   f"columns of {', '.join(MAIN_TABS)}")
 
 
 class _Impatience:

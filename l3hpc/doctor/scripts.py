@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from l3hpc.config import sources
 from l3hpc.config.profile import ClusterProfile, Resources
 from l3hpc.config.settings import Config
-from l3hpc.doctor.finding import Answer, Ask, Line, State, from_error
+from l3hpc.doctor.programs import Answer, Ask
 from l3hpc.errors import InputError, L3hpcError, command_line, nearest
+from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.schedulers.scripts import render
@@ -26,7 +27,7 @@ def check_names(asked: Sequence[str]) -> None:
             raise InputError(f"there is no pipeline {name!r}", allowed=nearest(name, known))
 
 
-def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterator[Line]:
+def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterator[Finding]:
     """One line when every script of every pipeline is accepted; one more for each that is not.
 
     Parameters
@@ -39,7 +40,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
     chosen = {name: path for name, path in sources.pipelines().items()
               if not asked or name in asked}
     scripts: dict[str, dict[str, str]] = {}  # pipeline → step → text
-    faults: list[Line] = []
+    faults: list[Finding] = []
     for name, path in chosen.items():
         try:
             scripts[name] = dict(rendered(definition.load_file(path), config))
@@ -50,25 +51,25 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
     for text in sorted(texts):
         answer = _tried(text, config.profile, ask)
         if answer.code is None:
-            yield Line("scripts", "red", f"cannot be tried: {answer.reason}",
-                       "run this where jobs are submitted")
+            yield Finding("scripts", "red", f"cannot be tried: {answer.reason}",
+                          "run this where jobs are submitted")
             return
         if answer.code != 0:
             refused[text] = answer.reason.removeprefix("allocation failure: ")
     unusable = {name: {step: refused[text] for step, text in steps.items() if text in refused}
                 for name, steps in scripts.items()}
-    state: State = "red" if asked or all(unusable.values()) else "yellow"
-    faults += [Line(f"pipeline {name}", state, _reasons(steps),
-                    f"only for {command_line('submit', name)}: change "
-                    f"clusters.{config.profile.name} in {config.file}, or the resources in jobs/; "
-                    f"see them: {command_line('render', name)}")
+    severity: Severity = "red" if asked or all(unusable.values()) else "yellow"
+    faults += [Finding(f"pipeline {name}", severity, _reasons(steps),
+                       f"only for {command_line('submit', name)}: change "
+                       f"clusters.{config.profile.name} in {config.file}, or the resources in "
+                       f"jobs/; see them: {command_line('render', name)}")
                for name, steps in unusable.items() if steps]
     how = ("bash reads them" if config.profile.executor == "local"
            else "sbatch --test-only accepts them")
-    yield Line("scripts", "green" if not faults else "yellow",
-               f"{len(texts) - len(refused)} of {len(texts)} scripts for "
-               f"{len(chosen)} pipeline{'s' * (len(chosen) != 1)}, {how}",
-               "see the lines below" if faults else "")
+    yield Finding("scripts", "green" if not faults else "yellow",
+                  f"{len(texts) - len(refused)} of {len(texts)} scripts for "
+                  f"{len(chosen)} pipeline{'s' * (len(chosen) != 1)}, {how}",
+                  "see the lines below" if faults else "")
     yield from faults
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from l3hpc.config.profile import ClusterProfile, Resources
 from l3hpc.config.units import format_memory, format_time
-from l3hpc.doctor.finding import Ask, Line
+from l3hpc.doctor.programs import Ask
 from l3hpc.errors import nearest
+from l3hpc.findings import Finding
 from l3hpc.io.files import current_user
 from l3hpc.schedulers.slurm import partitions, queue
 from l3hpc.schedulers.slurm.commands import on_cluster, unused_words
@@ -17,29 +18,29 @@ from l3hpc.schedulers.slurm.partitions import Partition
 CLUSTER_HINT = "run this on a login node; sinfo must work there (module load slurm?)"
 
 
-def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Line]:
+def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
     """All checks of the batch system, or one line that says that there is none to check."""
     if profile.executor == "local":
-        yield Line("Slurm", "off", f"not needed for cluster {profile.name}")
+        yield Finding("Slurm", "off", f"not needed for cluster {profile.name}")
         return
     version = ask(["sbatch", "--version"])
     clusters = profile.slurm_clusters
     answer = ask(on_cluster(partitions.COMMAND, clusters))
     if version.code != 0 or answer.code != 0:
         failed = version if version.code != 0 else answer
-        yield Line("Slurm", "red", f"does not answer: {failed.reason}", CLUSTER_HINT)
+        yield Finding("Slurm", "red", f"does not answer: {failed.reason}", CLUSTER_HINT)
         return
     known = partitions.read(answer.out)
     nodes = ask(on_cluster(["sinfo", "--noheader", "-o", "%D", "--responding",
                             "--states=idle,mix,alloc"], clusters))
     usable = sum(int(word) for word in nodes.out.split() if word.isdigit())
     total = f"{len(known)} partition{'s' if len(known) != 1 else ''}"
-    yield Line("Slurm", "green" if usable else "yellow",
-               f"{version.out.strip()}, {total}, {usable} nodes in use or free"
-               + (f" (--clusters={clusters})" if clusters else ""),
-               "" if usable else "no node is up: ask your administrators (sinfo -R says why)")
+    yield Finding("Slurm", "green" if usable else "yellow",
+                  f"{version.out.strip()}, {total}, {usable} nodes in use or free"
+                  + (f" (--clusters={clusters})" if clusters else ""),
+                  "" if usable else "no node is up: ask your administrators (sinfo -R says why)")
     if words := unused_words(os.environ):
-        yield Line("environment", "yellow", words)
+        yield Finding("environment", "yellow", words)
     yield from queue_lines(ask, clusters)
     yield accounting_line(ask, clusters)
     yield from partition_lines(profile, known)
@@ -47,27 +48,27 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Line]:
         yield account_line(profile, ask)
 
 
-def queue_lines(ask: Ask, clusters: str = "") -> Iterator[Line]:
+def queue_lines(ask: Ask, clusters: str = "") -> Iterator[Finding]:
     """A red line where squeue does not take what ``status`` and ``cancel`` ask it."""
     answer = ask(queue.squeue_command([current_user()], clusters))
     if answer.code != 0:
-        yield Line("queue", "red", f"squeue does not answer: {answer.reason}",
-                   "status, resume and cancel need it; see what the command says: squeue --me")
+        yield Finding("queue", "red", f"squeue does not answer: {answer.reason}",
+                      "status, resume and cancel need it; see what the command says: squeue --me")
 
 
-def accounting_line(ask: Ask, clusters: str = "") -> Line:
+def accounting_line(ask: Ask, clusters: str = "") -> Finding:
     """Whether ``sacct`` answers what ``status`` asks it. Nothing depends on it."""
     answer = ask(queue.sacct_command(["1"], cluster=clusters))
     if answer.code == 0:
-        return Line("accounting", "green", "sacct answers")
-    return Line("accounting", "yellow", f"sacct does not answer ({answer.reason}): status reads "
-                "squeue and the jobs' own markers; run times and memory of old jobs are unknown",
-                "nothing to do; your site may offer slurmdbd")
+        return Finding("accounting", "green", "sacct answers")
+    return Finding("accounting", "yellow", f"sacct does not answer ({answer.reason}): status reads "
+                   "squeue and the jobs' own markers; run times and memory of old jobs are unknown",
+                   "nothing to do; your site may offer slurmdbd")
 
 
 def partition_lines(
     profile: ClusterProfile, known: dict[str, Partition]
-) -> Iterator[Line]:
+) -> Iterator[Finding]:
     """Every partition that the profile names, and whether its nodes have what is asked there."""
     wanted: dict[str, list[str]] = {}
     if profile.partition:
@@ -76,25 +77,25 @@ def partition_lines(
         if name := overrides.partition or profile.partition:
             wanted.setdefault(name, []).append(step)
     if not wanted:
-        yield Line("partition", "green", "the site's default (the profile names none)")
+        yield Finding("partition", "green", "the site's default (the profile names none)")
     for names, steps in wanted.items():
         for name in names.split(","):
             yield partition_line(profile, name, steps, known)
 
 
 def partition_line(profile: ClusterProfile, name: str, steps: list[str],
-                   known: dict[str, Partition]) -> Line:
+                   known: dict[str, Partition]) -> Finding:
     """One partition against the profile."""
     check = f"partition {name}"
     if name not in known:
-        return Line(check, "red", "Slurm knows no such partition",
-                    f"clusters.{profile.name}.partition: {nearest(name, known)}")
+        return Finding(check, "red", "Slurm knows no such partition",
+                       f"clusters.{profile.name}.partition: {nearest(name, known)}")
     found = known[name]
     limit = "no time limit" if found.time_min is None else f"up to {format_time(found.time_min)}"
     words = (f"{found.nodes} node{'s' if found.nodes != 1 else ''}, {limit}, {found.cpus} cores, "
              f"{format_memory(found.mem_mb)}" + (f", {found.gres}" if found.gres else ""))
     if not found.up:
-        return Line(check, "red", f"is down ({words})", "name another partition, or wait")
+        return Finding(check, "red", f"is down ({words})", "name another partition, or wait")
     problems = []
     for step in steps:
         asked = profile.at(step)
@@ -102,12 +103,12 @@ def partition_line(profile: ClusterProfile, name: str, steps: list[str],
         problems += [f"{step} {one.asked}, {one.has}"
                      for one in partitions.excesses(found, step, step, profile, wanted)]
     if problems:
-        return Line(check, "red", f"{words}; {'; '.join(problems)}",
-                    f"change clusters.{profile.name}.steps in cluster.yaml")
-    return Line(check, "green", words)
+        return Finding(check, "red", f"{words}; {'; '.join(problems)}",
+                       f"change clusters.{profile.name}.steps in cluster.yaml")
+    return Finding(check, "green", words)
 
 
-def account_line(profile: ClusterProfile, ask: Ask) -> Line:
+def account_line(profile: ClusterProfile, ask: Ask) -> Finding:
     """Whether this user may use the profile's account and quality of service."""
     wanted = " and ".join(f"{option} {value}" for option in ("account", "qos")
                           if (value := getattr(profile, option)))
@@ -115,18 +116,19 @@ def account_line(profile: ClusterProfile, ask: Ask) -> Line:
     answer = ask(["sacctmgr", "--noheader", "--parsable2", "show", "associations",
                   f"user={current_user()}", *there, "format=account,qos"])
     if answer.code != 0:
-        return Line("account", "off", f"{wanted}: sacctmgr does not answer, so this was not looked "
-                    "up (the test submission below tells)")
+        return Finding("account", "off", f"{wanted}: sacctmgr does not answer, so this was not "
+                       "looked up (the test submission below tells)")
     pairs = [row.split("|") for row in answer.out.splitlines() if "|" in row]
     accounts = {pair[0] for pair in pairs}
     qualities = {name for pair in pairs for name in pair[1].split(",") if name}
     if not pairs:
-        return Line("account", "yellow", f"{wanted}: you have no association in Slurm's database",
-                    "if jobs are refused, ask your administrators for an account")
+        return Finding("account", "yellow",
+                       f"{wanted}: you have no association in Slurm's database",
+                       "if jobs are refused, ask your administrators for an account")
     if profile.account and profile.account not in accounts:
-        return Line("account", "red", f"you may not use account {profile.account}",
-                    f"clusters.{profile.name}.account: {nearest(profile.account, accounts)}")
+        return Finding("account", "red", f"you may not use account {profile.account}",
+                       f"clusters.{profile.name}.account: {nearest(profile.account, accounts)}")
     if profile.qos and qualities and profile.qos not in qualities:
-        return Line("account", "red", f"you may not use qos {profile.qos}",
-                    f"clusters.{profile.name}.qos: {nearest(profile.qos, qualities)}")
-    return Line("account", "green", wanted)
+        return Finding("account", "red", f"you may not use qos {profile.qos}",
+                       f"clusters.{profile.name}.qos: {nearest(profile.qos, qualities)}")
+    return Finding("account", "green", wanted)

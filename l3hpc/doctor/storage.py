@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from l3hpc.config.settings import Config, check_workspace
-from l3hpc.doctor.finding import Ask, Line, from_error
+from l3hpc.doctor.programs import Ask
 from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import write_text
 from l3hpc.schedulers.slurm.commands import on_cluster
 from l3hpc.workspace import sharing
@@ -20,7 +21,7 @@ SHARED_TYPES = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "panfs", "afs
                 "orangefs", "pvfs", "glusterfs", "wekafs", "9p", "virtiofs")
 
 
-def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Line]:
+def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Finding]:
     """Writable, with room, and seen by the nodes where there are any."""
     folder = config.workspace
     parent = nearest_folder(folder)
@@ -34,37 +35,38 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Li
         write_text(test, "ok\n")
         test.unlink()
     except OSError as error:
-        yield Line("workspace", "red", f"{parent} is not writable: {error.strerror}",
-                   "name another one: paths.workspace in cluster.yaml, or OUTPUT_DIR")
+        yield Finding("workspace", "red", f"{parent} is not writable: {error.strerror}",
+                      "name another one: paths.workspace in cluster.yaml, or OUTPUT_DIR")
         return
     free = shutil.disk_usage(parent).free / 1e9
     words = f"{folder}, {free:,.0f} GB free" + ("" if folder.is_dir() else ", will be created")
     if free < LEAST_FREE_GB:
-        yield Line("workspace", "yellow", words,
-                   "embeddings of a year of audio need much more: free some room or name another "
-                   "paths.workspace")
+        yield Finding("workspace", "yellow", words,
+                      "embeddings of a year of audio need much more: free some space, or set "
+                      "another paths.workspace")
     else:
-        yield Line("workspace", "green", words)
+        yield Finding("workspace", "green", words)
     yield shared_line(config, parent, ask, probe)
     yield sharing_line(config)
 
 
-def sharing_line(config: Config) -> Line:
+def sharing_line(config: Config) -> Finding:
     """Who else can replace what lies in the workspace."""
     check, found = "workspace is yours", list(sharing.dangers(config.workspace))
     if not found:
-        return Line(check, "green", "your group can add files, and nobody else can replace yours"
-                    if config.profile.shared_group else "nobody else can replace your files")
+        return Finding(check, "green", "your group can add files, and nobody else can replace yours"
+                       if config.profile.shared_group else "nobody else can replace your files")
     words = "; ".join(danger.words for danger in found)
-    todo = "their owners can fix that: " + "; ".join(danger.fix for danger in found)
-    return Line(check, "red" if any(danger.anybody for danger in found) else "yellow", words, todo)
+    advice = "their owners can fix that: " + "; ".join(danger.fix for danger in found)
+    severity: Severity = "red" if any(danger.anybody for danger in found) else "yellow"
+    return Finding(check, severity, words, advice)
 
 
-def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> Line:
+def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> Finding:
     """Whether a node of the cluster sees the workspace: a job of one second tries it."""
     check = "workspace is shared"
     if config.profile.executor == "local":
-        return Line(check, "off", "not needed for cluster local")
+        return Finding(check, "off", "not needed for cluster local")
     kind = filesystem(folder)
     advice = f"try it: srun ls -d {folder}; if that fails, set paths.workspace to a shared folder"
     if probe:
@@ -72,7 +74,7 @@ def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> L
             token = folder / f".l3hpc-doctor-{uuid.uuid4().hex[:8]}"
             write_text(token, "ok\n")
         except OSError as error:
-            return Line(check, "red", f"{folder} is not writable: {error.strerror}", advice)
+            return Finding(check, "red", f"{folder} is not writable: {error.strerror}", advice)
         try:
             answer = ask([*srun(config), "sh", "-c", 'cat "$1" && hostname', "sh",
                           str(token)])
@@ -80,14 +82,15 @@ def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> L
             token.unlink(missing_ok=True)
         said = answer.out.split()
         if answer.code == 0 and said[:1] == ["ok"]:
-            return Line(check, "green", f"node {said[-1]} reads it ({kind})")
+            return Finding(check, "green", f"node {said[-1]} reads it ({kind})")
         if "No such file" in answer.err + answer.out:
-            return Line(check, "red", f"a node does not see {folder} ({kind} of this machine)",
-                        "set paths.workspace to a folder that all nodes share")
-        return Line(check, "yellow", f"no node was free to look at it ({answer.reason})", advice)
+            return Finding(check, "red", f"a node does not see {folder} ({kind} of this machine)",
+                           "set paths.workspace to a folder that all nodes share")
+        return Finding(check, "yellow", f"no node was free to look at it ({answer.reason})", advice)
     if kind.startswith(SHARED_TYPES):
-        return Line(check, "green", f"it is on {kind}")
-    return Line(check, "yellow", f"it is on {kind}, which may belong to this machine alone", advice)
+        return Finding(check, "green", f"it is on {kind}")
+    return Finding(check, "yellow", f"it is on {kind}, which may belong to this machine alone",
+                   advice)
 
 
 def srun(config: Config) -> list[str]:
@@ -131,13 +134,13 @@ def filesystem(folder: Path, mounts: str | None = None) -> str:
     return best[1]
 
 
-def weights_line(config: Config) -> Line:
+def weights_line(config: Config) -> Finding:
     """Which network the teacher's weights are."""
     name = config.paths.weights
     if name is None or name.startswith("untrained"):
-        return Line("weights", "yellow", f"{name or 'not set'}: the teacher has random weights, "
-                    "good for a demonstration only",
-                    "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a weight file")
+        return Finding("weights", "yellow", f"{name or 'not set'}: the teacher has random weights, "
+                       "good for a demonstration only",
+                       "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a weight file")
     from l3hpc.models.weights import describe
 
     try:
@@ -145,26 +148,26 @@ def weights_line(config: Config) -> Line:
     except L3hpcError as error:
         return from_error("weights", error, "name another file in paths.weights")
     except OSError as error:
-        return Line("weights", "red", f"{name} cannot be read: {error.strerror or error}",
-                    "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a readable file")
+        return Finding("weights", "red", f"{name} cannot be read: {error.strerror or error}",
+                       "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a readable file")
     spec = info.spec
     bands = f"{spec.n_mels} mels" if spec.n_mels else "linear spectrum"
-    return Line("weights", "green", f"{Path(name).name}: {info.kind}, {spec.rate} Hz, {bands}, "
-                f"{spec.dim} dimensions")
+    return Finding("weights", "green", f"{Path(name).name}: {info.kind}, {spec.rate} Hz, {bands}, "
+                   f"{spec.dim} dimensions")
 
 
-def data_lines(config: Config) -> Iterator[Line]:
+def data_lines(config: Config) -> Iterator[Finding]:
     """The data sets that are set up, counted."""
     yield audio_line(config.paths.audio)
     yield embeddings_line(config.paths.embeddings)
     yield sonyc_line(config.paths.sonyc_ust)
 
 
-def audio_line(folder: Path | None) -> Line:
+def audio_line(folder: Path | None) -> Finding:
     """The recordings to learn from."""
     if folder is None:
-        return Line("audio", "off", "not set (paths.audio, AUDIO_DIR)",
-                    "needed for submit upstream; to try: l3hpc data synth city")
+        return Finding("audio", "off", "not set (paths.audio, AUDIO_DIR)",
+                       "needed for submit upstream; to try: l3hpc data synth city")
     from l3hpc.datasets.corpus import scan
 
     try:
@@ -177,16 +180,17 @@ def audio_line(folder: Path | None) -> Line:
     words = (f"{len(recordings):,} recordings of {len(sensors)} sensor"
              f"{'s' if len(sensors) != 1 else ''}, {size:,.2f} GB")
     if lost:
-        return Line("audio", "yellow", f"{words}; {lost:,} of them are in the table but not there",
-                    command_line('data', 'check', folder))
-    return Line("audio", "green", words)
+        return Finding("audio", "yellow",
+                       f"{words}; {lost:,} of them are in the table but not there",
+                       command_line('data', 'check', folder))
+    return Finding("audio", "green", words)
 
 
-def embeddings_line(folder: Path | None) -> Line:
+def embeddings_line(folder: Path | None) -> Finding:
     """Teacher embeddings that somebody computed before."""
     if folder is None:
-        return Line("embeddings", "off", "not set (paths.embeddings, EMBEDDING_DIR)",
-                    "needed only to start from ready teacher embeddings")
+        return Finding("embeddings", "off", "not set (paths.embeddings, EMBEDDING_DIR)",
+                       "needed only to start from ready teacher embeddings")
     from l3hpc.datasets.embeddings import open_source
 
     try:
@@ -196,15 +200,15 @@ def embeddings_line(folder: Path | None) -> Line:
         dims = sorted({part.dim for part in source.parts})
     except L3hpcError as error:
         return from_error("embeddings", error)
-    return Line("embeddings", "green", f"{rows:,} rows in {len(source.parts):,} files, "
-                f"{' and '.join(map(str, dims))} dimensions")
+    return Finding("embeddings", "green", f"{rows:,} rows in {len(source.parts):,} files, "
+                   f"{' and '.join(map(str, dims))} dimensions")
 
 
-def sonyc_line(folder: Path | None) -> Line:
+def sonyc_line(folder: Path | None) -> Finding:
     """The annotated clips that the classifier needs."""
     if folder is None:
-        return Line("SONYC-UST", "off", "not set (paths.sonyc_ust, SONYC_UST_PATH)",
-                    "needed for submit downstream; to try: l3hpc data synth city")
+        return Finding("SONYC-UST", "off", "not set (paths.sonyc_ust, SONYC_UST_PATH)",
+                       "needed for submit downstream; to try: l3hpc data synth city")
     from l3hpc.datasets.sonyc_ust import check, locate
     from l3hpc.io.tables import records
 
@@ -214,10 +218,10 @@ def sonyc_line(folder: Path | None) -> Line:
     except L3hpcError as error:
         return from_error("SONYC-UST", error, command_line('data', 'check', folder))
     if problems:
-        return Line("SONYC-UST", "red", f"{len(problems)} problems, the first: {problems[0]}",
-                    command_line('data', 'check', folder))
+        return Finding("SONYC-UST", "red", f"{len(problems)} problems, the first: {problems[0]}",
+                       command_line('data', 'check', folder))
     clips = {(row["split"], row["audio_filename"])
              for _, row in records(paths.annotations, "annotations")}
     counts = [f"{sum(part == split for part, _ in clips):,} {split}"
               for split in ("train", "validate", "test")]
-    return Line("SONYC-UST", "green", f"{len(clips):,} clips ({', '.join(counts)})")
+    return Finding("SONYC-UST", "green", f"{len(clips):,} clips ({', '.join(counts)})")

@@ -5,11 +5,11 @@ from click.testing import CliRunner
 
 from l3hpc import doctor
 from l3hpc.cli.doctor import command, summary
-from l3hpc.doctor import Line
+from l3hpc.findings import Finding
 
-GREEN = Line("Python", "green", "3.11.2")
-YELLOW = Line("weights", "yellow", "not set", "set them")
-RED = Line("workspace", "red", "is not writable", "name another one")
+GREEN = Finding("Python", "green", "3.11.2")
+YELLOW = Finding("weights", "yellow", "not set", "set them")
+RED = Finding("workspace", "red", "is not writable", "name another one")
 
 
 @pytest.fixture

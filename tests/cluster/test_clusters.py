@@ -5,7 +5,7 @@ from follow import names, profile, settled, states, stranger, until
 from realslurm import Sibling
 
 from l3hpc.doctor import slurm
-from l3hpc.doctor.finding import ask
+from l3hpc.doctor.programs import ask
 from l3hpc.errors import InputError
 from l3hpc.runs import status, submit, usage
 from l3hpc.runs.cancel import cancel
@@ -30,10 +30,10 @@ def other(slurm_cluster, _other):
 def test_a_run_on_another_cluster_is_followed_there(
         slurm_cluster, other, chains, tmp_path, monkeypatch):
     there = profile(chains, slurm_cluster, clusters="l3two")
-    doctor = {line.check: line.state for line in slurm.slurm_lines(there, ask)}
+    doctor = {line.subject: line.severity for line in slurm.slurm_lines(there, ask)}
     assert {doctor[name] for name in ("Slurm", "accounting", "partition cpu")} == {"green"}
     [line] = slurm.slurm_lines(profile(chains, slurm_cluster, clusters="l3three"), ask)
-    assert line.state == "red" and "l3three" in line.words
+    assert line.severity == "red" and "l3three" in line.message
     theirs = stranger(slurm_cluster, "l3-demo-extract")
     made = chains.plan(tmp_path, names=("extract", "sample"), on=there,
                        params={"extract": {"seconds": 60}})

@@ -19,30 +19,30 @@ def examined(cluster, folder, **profile):
         {"cluster": "greene", "clusters": {"greene": entry}}))
     found = {}
     for line in doctor.examine(config.load(folder / "cluster.yaml", environ={})):
-        found.setdefault(line.check, line)
+        found.setdefault(line.subject, line)
     return found
 
 
 def test_a_working_cluster_is_green(any_slurm, tmp_path):
     found = examined(any_slurm, tmp_path)
-    assert found["Slurm"].state == "green" and "3 nodes in use or free" in found["Slurm"].words
-    assert found["accounting"].state == ("green" if any_slurm.accounting else "yellow")
-    assert found["partition cpu"].state == "green"
-    assert "gpu" in found["partition cpu"].words
-    assert found["scripts"].state == "green", found
-    assert found["workspace is shared"].state == "green", found["workspace is shared"]
-    assert [line for line in found.values() if line.state == "red"] == []
+    assert found["Slurm"].severity == "green" and "3 nodes in use or free" in found["Slurm"].message
+    assert found["accounting"].severity == ("green" if any_slurm.accounting else "yellow")
+    assert found["partition cpu"].severity == "green"
+    assert "gpu" in found["partition cpu"].message
+    assert found["scripts"].severity == "green", found
+    assert found["workspace is shared"].severity == "green", found["workspace is shared"]
+    assert [line for line in found.values() if line.severity == "red"] == []
 
 
 def test_what_slurm_would_refuse_is_red(slurm_cluster, tmp_path):
     found = examined(slurm_cluster, tmp_path, partition="gpus", steps={
         "train": {"partition": "cpu", "gpus": 1, "gpu_type": "h100", "mem": "900GB"}})
-    assert found["partition gpus"].state == "red"
-    assert "cpu" in found["partition gpus"].todo
-    assert "900 GB" in found["partition cpu"].words and "h100" in found["partition cpu"].words
-    assert found["scripts"].state == "yellow"
+    assert found["partition gpus"].severity == "red"
+    assert "cpu" in found["partition gpus"].advice
+    assert "900 GB" in found["partition cpu"].message and "h100" in found["partition cpu"].message
+    assert found["scripts"].severity == "yellow"
     refused = {name.removeprefix("pipeline ") for name, line in found.items()
-               if name.startswith("pipeline ") and line.state == "red"}
+               if name.startswith("pipeline ") and line.severity == "red"}
     assert refused == set(sources.pipelines())  # every one of them has a step that asks for this
 
 
@@ -54,5 +54,5 @@ def test_a_workspace_that_only_this_machine_has_is_red(slurm_cluster, tmp_path, 
     monkeypatch.setattr(storage, "srun", lambda config: [*plain(config), "env", "sh", "-c",
                                                         'cat "$4.elsewhere"', "sh"])
     found = examined(slurm_cluster, tmp_path)
-    assert found["workspace is shared"].state == "red"
-    assert "a node does not see" in found["workspace is shared"].words
+    assert found["workspace is shared"].severity == "red"
+    assert "a node does not see" in found["workspace is shared"].message

@@ -9,7 +9,7 @@ from follow import logs, profile, settled, states, until
 
 from l3hpc.config.profile import Resources
 from l3hpc.doctor import slurm as doctor_slurm
-from l3hpc.doctor.finding import ask
+from l3hpc.doctor.programs import ask
 from l3hpc.runs import status, submit, usage
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import resume
@@ -206,7 +206,7 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
     assert found.steps[1].detail == killed
     used = {step.name: step for step in usage.collect(tmp_path, "demo")}
     assert used["extract"].lost_s is not None
-    assert doctor_slurm.accounting_line(ask).state == "green"
+    assert doctor_slurm.accounting_line(ask).severity == "green"
     sparse = [*range(0, 80, 2), *range(81, 85)]  # longer than what sacct writes by itself
     job = cluster.command("sbatch", "--parsable", "--hold", "--wrap", "true", "--output=/dev/null",
                           f"--array={','.join(map(str, sparse))}").strip()

@@ -38,7 +38,7 @@ def change(folder, edit):
 
 
 def problems(folder):
-    return {problem.kind: str(problem) for problem in sonyc_ust.check(folder)}
+    return {problem.subject: str(problem) for problem in sonyc_ust.check(folder)}
 
 
 def test_a_good_data_set_has_no_problems_and_is_counted(ust):
@@ -112,14 +112,14 @@ def test_faults_of_audio_are_named(ust):
     soundfile.write(audio[4], np.ones(4000) / 2, 8000)
     soundfile.write(ust / "audio" / "99_999999.wav", np.ones(8000) / 2, 8000)
     findings = sonyc_ust.inspect(ust, listen=True)
-    found = {problem.kind: problem for problem in (*findings.problems, *findings.remarks)}
+    found = {problem.subject: problem for problem in (*findings.problems, *findings.remarks)}
     assert found["missing audio"].examples == (audio[0].name,)
     assert found["unreadable"].examples == (audio[1].name,)
     assert found["empty"].examples == (audio[2].name,)
     assert found["silent"].examples == (audio[3].name,)
     assert str(found["length"]) == f"1 clips are not 1 s long: {audio[4].name} (0.5 s)"
     assert found["extra audio"].examples == ("99_999999.wav",)
-    assert {"length", "extra audio"} == {problem.kind for problem in findings.remarks}
+    assert {"length", "extra audio"} == {problem.subject for problem in findings.remarks}
     assert "silent" not in problems(ust)  # only listening tells
 
 
@@ -127,7 +127,7 @@ def test_a_clip_whose_name_no_file_can_have_is_missing(ust):
     table = ust / "annotations.csv"
     name = min(path.name for path in (ust / "audio").iterdir())
     table.write_text(table.read_text().replace(name, "x" * 300 + ".wav"))
-    found = {problem.kind: problem for problem in sonyc_ust.inspect(ust).problems}
+    found = {problem.subject: problem for problem in sonyc_ust.inspect(ust).problems}
     assert found["missing audio"].examples == ("x" * 300 + ".wav",)
 
 
@@ -163,7 +163,7 @@ def test_recordings(made, tmp_path):
     assert [str(one) for one in findings.problems] == [
         "1 recordings are missing: gone.wav",
         "1 files are shorter than 1 s: short.wav"]
-    assert [one.kind for one in findings.remarks] == ["sensor", "timestamp"]
+    assert [one.subject for one in findings.remarks] == ["sensor", "timestamp"]
 
 
 def test_odd_recordings_are_named_and_the_others_looked_at(tmp_path):
@@ -223,13 +223,13 @@ def test_listening_finds_lengths_that_are_not_as_stated(tmp_path):
     (tmp_path / "b.txt").touch()
     os.mkfifo(tmp_path / "pipe.wav")
     findings = check_audio(tmp_path, listen=True)
-    found = {problem.kind: problem for problem in findings.problems}
+    found = {problem.subject: problem for problem in findings.problems}
     assert sorted(found) == ["length", "unreadable"]
     assert found["length"].examples == (
         "cut.wav (ends early: 2.000 s are there, 3.000 s are stated)",
         "longer.wav (holds more than its header states: 3.000 s are there, 1.000 s are stated)")
     assert found["unreadable"].examples == ("odd.wav", "pipe.wav")
-    remarks = {problem.kind: problem for problem in findings.remarks}
+    remarks = {problem.subject: problem for problem in findings.remarks}
     assert remarks["no length"].examples == ("killed.wav",)
     assert remarks["quiet"].examples == ("quiet.wav (largest sample 4.0e-06)",)
     assert str(remarks["other files"]) == "ignored: 2 other files: 1 .caf, 1 .txt"
@@ -243,7 +243,7 @@ def test_listening_to_long_rows_takes_them_in_blocks(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["audio"] = rows
         file["audio"].attrs["rate"] = 1000
-    assert [one.kind for one in check_audio(tmp_path, listen=True).problems] == ["silent"]
+    assert [one.subject for one in check_audio(tmp_path, listen=True).problems] == ["silent"]
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file["audio"][1, 8999] = 7000
     assert check_audio(tmp_path, listen=True).problems == []
@@ -255,4 +255,4 @@ def test_without_ffmpeg_its_installation_is_named(tmp_path, monkeypatch):
     (tmp_path / "b.m4a").write_bytes(b"....")
     (problem,) = check_audio(tmp_path).problems
     assert str(problem) == "1 files are decoded by ffmpeg, which is not installed: b.m4a"
-    assert "apt-get install ffmpeg" in problem.hint
+    assert "apt-get install ffmpeg" in problem.advice

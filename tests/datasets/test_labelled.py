@@ -25,7 +25,7 @@ def test_a_name_that_no_file_can_have_is_missing_audio(esc50, us8k):
     for folder, name in ((esc50(), "1-1070-A-7.wav"), (us8k(), "103-3-0-1.wav")):
         table = labelled.read(folder).table
         table.write_text(table.read_text().replace(name, "x" * 300 + ".wav"))
-        found = {one.kind: one for one in labelled.inspect(folder).problems}
+        found = {one.subject: one for one in labelled.inspect(folder).problems}
         assert found["missing audio"].examples[0].endswith("x" * 300 + ".wav")
         assert [one.size for one in labelled.read(folder).recordings()].count(-1) == 1
 
@@ -101,10 +101,10 @@ def test_missing_extra_and_shared_sources_are_named(us8k):
     table.write_text(table.read_text() + "103-3-1-0.wav,103,0,1,1,3,3,dog_bark\n")
     (findings,) = check_folder(folder)
     assert findings.kind == "UrbanSound8K"
-    assert [(one.kind, one.count, one.examples) for one in findings.problems] == [
+    assert [(one.subject, one.count, one.examples) for one in findings.problems] == [
         ("missing audio", 2, ("fold2/203-3-0-1.wav", "fold3/103-3-1-0.wav")),
         ("folds", 7, ("fold 4", "fold 5", "fold 6"))]
-    assert {one.kind: one.examples for one in findings.remarks} == {
+    assert {one.subject: one.examples for one in findings.remarks} == {
         "extra audio": ("fold2/203-3-0-1_pitch2.wav",), "source": ("103 (1, 3)",),
         "size": ("13",), "classes": ()}
     assert findings.counts["folds"] == {"1": 4, "2": 4, "3": 5}
@@ -119,7 +119,7 @@ def test_folds_without_clips_or_audio_are_problems(us8k, esc50):
     table = folder / "metadata/UrbanSound8K.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True)
                              if line.split(",")[5] != "10"))
-    assert [str(one) for one in labelled.inspect(folder).problems if one.kind == "folds"] == [
+    assert [str(one) for one in labelled.inspect(folder).problems if one.subject == "folds"] == [
         "1 of 10 folds have no clips in the table: fold 10",
         "1 of 10 folds have no audio: fold 3"]
     folder = esc50(folds=5, per_fold=9)
@@ -137,7 +137,7 @@ def test_a_class_that_a_fold_lacks_is_a_remark(esc50):
     table = folder / "meta/esc50.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True)
                              if not line.startswith("2-") or ",7," not in line))
-    remarks = {one.kind: one.examples for one in labelled.inspect(folder).remarks}
+    remarks = {one.subject: one.examples for one in labelled.inspect(folder).remarks}
     assert remarks["class"] == ("hen in fold 2",)
 
 

@@ -13,8 +13,9 @@ from l3hpc import steps
 from l3hpc.config import settings as configuration
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.doctor import environment, examine, results, scripts, slurm, storage
-from l3hpc.doctor.finding import Answer, Line, ask, from_error
+from l3hpc.doctor.programs import Answer, ask
 from l3hpc.errors import HeaderDriftError, InputError, OfflineError
+from l3hpc.findings import Finding, from_error
 from l3hpc.installation import install_command
 from l3hpc.schedulers.slurm import partitions, queue
 
@@ -52,7 +53,7 @@ def config_in(folder, text="", environ=None):
 
 
 def states(lines):
-    return {line.check: line.state for line in lines}
+    return {line.subject: line.severity for line in lines}
 
 
 # ---- machine ----
@@ -61,15 +62,18 @@ def states(lines):
     ((3, 9, 19), "red"), ((3, 10, 0), "green"), ((3, 13, 9), "green"), ((3, 14, 0), "red")])
 def test_python_bounds(version, state):
     line = environment.python_line(version)
-    assert line.state == state
-    assert bool(line.todo) == (state == "red")
+    assert line.severity == state
+    assert bool(line.advice) == (state == "red")
 
 
 @pytest.mark.parametrize(("version", "bounds", "kept"), [
     ("1.26", ">=1.26", True), ("1.26.0", ">=1.26", True), ("1.25.9", ">=1.26", False),
     ("2.10.0", ">=2.9", True), ("3.0", ">=2,<3", False), ("2.9rc1", ">=2,<3", True),
     ("1.0", "!=1.0.0", False), ("1.1", "==1.1.0", True), ("5", "", True), ("2.0", ">2", False),
-    ("1.9", "~=2.0", False),
+    ("1.9", "~=2.0", False), ("2.0", "~=2.0", True), ("2.9", "~=2.0", True),
+    ("3.0", "~=2.0", False), ("2.2.0", "~=2.1.3", False), ("2.1.9", "~=2.1.3", True),
+    ("1.5", ">=1,!=1.5.*", False), ("1.6", ">=1,!=1.5.*", True),
+    ("3.0", "<3", False), ("3.0rc1", "<3", False), ("2.99", "<3", True), ("unknown", ">=1", False),
 ])
 def test_version_bounds(version, bounds, kept):
     assert environment.meets(version, bounds) is kept
@@ -77,38 +81,40 @@ def test_version_bounds(version, bounds, kept):
 
 def test_requirements_are_split_into_core_and_extras():
     core, extras = environment.split([
-        "numpy>=1.26", "tensorflow[and-cuda]>=2.18; extra == \"gpu\"", "tzdata",
-        "umap-learn>=0.5.6; extra == 'umap'"])
-    assert core == [("numpy", ">=1.26"), ("tzdata", "")]
-    assert extras == {"gpu": [("tensorflow", ">=2.18")], "umap": [("umap-learn", ">=0.5.6")]}
+        "numpy (>=1.26)", "tensorflow[and-cuda]>=2.18; extra == \"gpu\"", "tzdata",
+        "pywin32>=300; sys_platform == 'win32'", "umap-learn>=0.5.6; extra == 'umap'",
+        "ncnn>=1; extra == 'edge' and python_version < '3'"])
+    assert [(one.name, str(one.specifier)) for one in core] == [("numpy", ">=1.26"), ("tzdata", "")]
+    assert {name: [str(one.specifier) for one in extra] for name, extra in extras.items()} == {
+        "umap": [">=0.5.6"]}
 
 
 def test_packages_missing_and_too_old_are_red_with_the_command_that_helps():
     have = {"numpy": "1.25", "click": "8.1.7"}
     lines = list(environment.package_lines(["numpy>=1.26", "click>=8.1", "h5py>=3.11"], have.get))
-    assert lines[0].words == "1 of 3 as needed"
-    assert [(line.state, line.todo) for line in lines[1:]] == [
+    assert lines[0].message == "1 of 3 as needed"
+    assert [(line.severity, line.advice) for line in lines[1:]] == [
         ("red", "pip install 'numpy>=1.26'"), ("red", "pip install 'h5py>=3.11'")]
 
 
 def test_a_missing_extra_is_no_fault():
     lines = list(environment.package_lines(["umap-learn>=0.5; extra == 'umap'"], lambda name: None))
-    assert [(line.check, line.state) for line in lines] == [
+    assert [(line.subject, line.severity) for line in lines] == [
         ("packages", "green"), ("extra umap", "off")]
-    assert lines[1].todo == install_command("umap")
+    assert lines[1].advice == install_command("umap")
 
 
 def test_the_real_packages_of_this_environment_are_as_needed():
-    assert not [line for line in environment.package_lines() if line.state == "red"]
+    assert not [line for line in environment.package_lines() if line.severity == "red"]
 
 
 def test_tensorflow_is_tried_in_the_profiles_python():
     programs = Programs(python9=said('noise\n["2.21.0", 2]\n'))
     line = environment.tensorflow_line(profile(python="/opt/python9"), programs)
-    assert (line.state, line.words) == ("green", "2.21.0 starts in /opt/python9, 2 GPUs here")
+    assert (line.severity, line.message) == ("green", "2.21.0 starts in /opt/python9, 2 GPUs here")
     broken = Programs(python9=Answer(1, "", "Traceback\nImportError: libcuda.so"))
     line = environment.tensorflow_line(profile(python="/opt/python9"), broken)
-    assert line.state == "red" and "ImportError: libcuda.so" in line.words
+    assert line.severity == "red" and "ImportError: libcuda.so" in line.message
 
 
 # ---- Slurm ----
@@ -116,14 +122,14 @@ def test_tensorflow_is_tried_in_the_profiles_python():
 def test_local_needs_no_slurm():
     programs = Programs()
     lines = list(slurm.slurm_lines(ClusterProfile(name="local"), programs))
-    assert [(line.state, line.words) for line in lines] == [
+    assert [(line.severity, line.message) for line in lines] == [
         ("off", "not needed for cluster local")]
     assert programs.asked == []
 
 
 def test_slurm_that_does_not_answer_is_red():
     (line,) = slurm.slurm_lines(profile(), Programs())
-    assert line.state == "red" and "sbatch is missing" in line.words and line.todo
+    assert line.severity == "red" and "sbatch is missing" in line.message and line.advice
 
 
 def test_slurm_with_everything_right():
@@ -144,9 +150,10 @@ def test_squeue_and_sacct_are_asked_as_status_asks_them():
     programs = Programs(sbatch=said("slurm 24.11"), sinfo=said(SINFO),
                         squeue=Answer(1, "", "squeue: unrecognized option '--array'"),
                         sacct=Answer(1, "", "sacct: unrecognized option '--allocations'"))
-    found = {line.check: line for line in slurm.slurm_lines(profile(), programs)}
-    assert found["queue"].state == "red" and "unrecognized option '--array'" in found["queue"].words
-    assert found["accounting"].state == "yellow"
+    found = {line.subject: line for line in slurm.slurm_lines(profile(), programs)}
+    assert found["queue"].severity == "red"
+    assert "unrecognized option '--array'" in found["queue"].message
+    assert found["accounting"].severity == "yellow"
     asked = {command[0]: command for command in programs.asked}
     assert asked["squeue"] == queue.squeue_command([getpass.getuser()])
     assert asked["sacct"] == queue.sacct_command(["1"])
@@ -159,7 +166,7 @@ def test_nodes_that_respond_are_counted():
         return Programs(sbatch=said("slurm 24.11"), sinfo=said(SINFO), sacct=said(""))(command)
 
     line = next(iter(slurm.slurm_lines(profile(), programs)))
-    assert line == Line("Slurm", "green", "slurm 24.11, 3 partitions, 3 nodes in use or free")
+    assert line == Finding("Slurm", "green", "slurm 24.11, 3 partitions, 3 nodes in use or free")
 
 
 def test_partitions_are_merged_and_read():
@@ -182,18 +189,18 @@ def test_partitions_are_merged_and_read():
 ])
 def test_partitions_that_do_not_fit_the_profile(values, words):
     lines = list(slurm.partition_lines(profile(**values), partitions.read(SINFO)))
-    red = [line for line in lines if line.state == "red"]
-    assert len(red) == 1 and words in red[0].words and red[0].todo
+    red = [line for line in lines if line.severity == "red"]
+    assert len(red) == 1 and words in red[0].message and red[0].advice
 
 
 def test_an_unknown_partition_names_the_nearest():
     (line,) = slurm.partition_lines(profile(partition="gpus"), partitions.read(SINFO))
-    assert "did you mean 'gpu'?" in line.todo
+    assert "did you mean 'gpu'?" in line.advice
 
 
 def test_no_accounting_is_yellow_only():
     line = slurm.accounting_line(Programs(sacct=Answer(1, "", "accounting storage is disabled")))
-    assert line.state == "yellow" and "accounting storage is disabled" in line.words
+    assert line.severity == "yellow" and "accounting storage is disabled" in line.message
 
 
 @pytest.mark.parametrize(("answer", "state"), [
@@ -201,7 +208,7 @@ def test_no_accounting_is_yellow_only():
     (said("pr_42|long\n"), "red"), (said(""), "yellow"), (Answer(1, "", "no database"), "off")])
 def test_account(answer, state):
     line = slurm.account_line(profile(account="pr_42", qos="normal"), Programs(sacctmgr=answer))
-    assert line.state == state
+    assert line.severity == state
 
 
 # ---- places ----
@@ -209,8 +216,8 @@ def test_account(answer, state):
 def test_workspace_writable_and_left_clean(tmp_path):
     config = config_in(tmp_path / "here")
     lines = list(storage.workspace_lines(config, Programs()))
-    assert lines[0].state in ("green", "yellow") and lines[1].state == "off"
-    assert lines[1].words == "not needed for cluster local"
+    assert lines[0].severity in ("green", "yellow") and lines[1].severity == "off"
+    assert lines[1].message == "not needed for cluster local"
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["cluster.yaml"]
 
 
@@ -218,7 +225,7 @@ def test_workspace_that_cannot_be_written():
     config = configuration.load(overrides={"paths.workspace": ("/proc/nothing", "--workspace")},
                                 environ={})
     (line,) = storage.workspace_lines(config, Programs())
-    assert line.state == "red" and "/proc is not writable" in line.words
+    assert line.severity == "red" and "/proc is not writable" in line.message
 
 
 SLURM = "cluster: greene\nclusters: {greene: {partition: cpu, account: pr_42}}\n"
@@ -233,7 +240,7 @@ def test_a_node_looks_at_the_workspace(tmp_path):
         return said(token.read_text() + "n7\n")
 
     line = storage.shared_line(config, tmp_path, node)
-    assert line.state == "green" and line.words.startswith("node n7 reads it")
+    assert line.severity == "green" and line.message.startswith("node n7 reads it")
 
 
 @pytest.mark.parametrize(("answer", "state"), [
@@ -243,7 +250,7 @@ def test_a_node_looks_at_the_workspace(tmp_path):
 def test_a_node_that_does_not_see_the_workspace(tmp_path, answer, state):
     config = config_in(tmp_path, SLURM)
     line = storage.shared_line(config, tmp_path, Programs(srun=answer))
-    assert line.state == state and line.todo
+    assert line.severity == state and line.advice
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster.yaml"]
 
 
@@ -260,26 +267,26 @@ def test_audio_is_counted(tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"RIFF")
     line = storage.audio_line(tmp_path)
-    assert (line.state, line.words) == ("green", "2 recordings of 2 sensors, 0.00 GB")
+    assert (line.severity, line.message) == ("green", "2 recordings of 2 sensors, 0.00 GB")
 
 
 def test_missing_places_are_red_and_unset_ones_are_not(tmp_path):
-    assert storage.audio_line(None).state == "off"
-    assert storage.audio_line(tmp_path / "nowhere").state == "red"
-    assert storage.audio_line(tmp_path).state == "red"
-    assert storage.embeddings_line(None).state == "off"
-    assert storage.embeddings_line(tmp_path / "nowhere").state == "red"
-    assert storage.sonyc_line(None).state == "off"
+    assert storage.audio_line(None).severity == "off"
+    assert storage.audio_line(tmp_path / "nowhere").severity == "red"
+    assert storage.audio_line(tmp_path).severity == "red"
+    assert storage.embeddings_line(None).severity == "off"
+    assert storage.embeddings_line(tmp_path / "nowhere").severity == "red"
+    assert storage.sonyc_line(None).severity == "off"
 
 
 def test_untrained_weights_are_yellow(tmp_path):
     line = storage.weights_line(config_in(tmp_path, "paths: {weights: untrained}\n"))
-    assert line.state == "yellow" and "random weights" in line.words
+    assert line.severity == "yellow" and "random weights" in line.message
 
 
 def test_weights_that_are_not_there_are_red(tmp_path):
     line = storage.weights_line(config_in(tmp_path, "paths: {weights: nowhere.h5}\n"))
-    assert line.state == "red" and line.todo
+    assert line.severity == "red" and line.advice
 
 
 # ---- the whole ----
@@ -287,8 +294,8 @@ def test_weights_that_are_not_there_are_red(tmp_path):
 def test_every_red_line_says_what_to_do():
     error = InputError("is broken", where="x.h5", allowed="a good one", hint="try again")
     line = from_error("weights", error)
-    assert line == Line("weights", "red", "x.h5: is broken", "a good one try again")
-    assert from_error("weights", InputError("is broken")).todo
+    assert line == Finding("weights", "red", "x.h5: is broken", "a good one try again")
+    assert from_error("weights", InputError("is broken")).advice
 
 
 def test_examine_on_local_without_slurm(tmp_path):
@@ -296,8 +303,8 @@ def test_examine_on_local_without_slurm(tmp_path):
     found = states(lines)
     assert found["Slurm"] == found["workspace is shared"] == "off"
     assert found["scripts"] == "green"
-    assert not [line for line in lines if line.state == "red"]
-    assert all(json.dumps(line.as_json()) for line in lines)
+    assert not [line for line in lines if line.severity == "red"]
+    assert all(json.dumps(vars(line)) for line in lines)
 
 
 def test_examine_imports_no_tensorflow(tmp_path):
@@ -327,7 +334,7 @@ def test_every_delivered_script_is_tried_once(tmp_path):
         return Answer(0, "", "sbatch: Job 1 to start at 2026-11-20T12:00:00")
 
     (line,) = scripts.script_lines(config_in(tmp_path, SLURM), sbatch)
-    assert line.state == "green" and len(seen) == len(set(seen))
+    assert line.severity == "green" and len(seen) == len(set(seen))
     kinds = {re.search(r"--job-name=l3-doctor-(\w+)", text)[1] for text in seen}
     assert kinds == set(steps.STEPS)
     assert all("--account=pr_42" in text for text in seen)
@@ -345,22 +352,22 @@ def refusing(*steps):
 def test_a_pipeline_that_slurm_refuses_is_red_only_where_someone_asked_for_it(tmp_path):
     config = config_in(tmp_path, SLURM)
     lines = list(scripts.script_lines(config, refusing("avc_train", "avc_pairs")))
-    assert [(line.state, line.check) for line in lines] == [
+    assert [(line.severity, line.subject) for line in lines] == [
         ("yellow", "scripts"), ("yellow", "pipeline avc")]
-    assert lines[1].words == "avc_pairs, avc_train: Invalid qos"
-    assert "only for l3hpc submit avc" in lines[1].todo
+    assert lines[1].message == "avc_pairs, avc_train: Invalid qos"
+    assert "only for l3hpc submit avc" in lines[1].advice
     lines = list(scripts.script_lines(config, refusing("avc_train"), ["avc", "upstream"]))
-    assert [(line.state, line.check) for line in lines] == [
+    assert [(line.severity, line.subject) for line in lines] == [
         ("yellow", "scripts"), ("red", "pipeline avc")]
     (line,) = scripts.script_lines(config, refusing("avc_train"), ["upstream"])
-    assert line.state == "green" and "1 pipelines" not in line.words
+    assert line.severity == "green" and "1 pipelines" not in line.message
     with pytest.raises(InputError, match="no pipeline 'upstraem'"):
         next(examine(config, pipelines=["upstraem"]))
 
 
 def test_a_cluster_that_refuses_every_pipeline_is_red(tmp_path):
     lines = list(scripts.script_lines(config_in(tmp_path, SLURM), refusing(*steps.STEPS)))
-    assert {line.state for line in lines[1:]} == {"red"} and len(lines) == 1 + 7
+    assert {line.severity for line in lines[1:]} == {"red"} and len(lines) == 1 + 7
 
 
 def test_a_broken_pipeline_of_the_working_folder_is_red(tmp_path, monkeypatch):
@@ -369,8 +376,8 @@ def test_a_broken_pipeline_of_the_working_folder_is_red(tmp_path, monkeypatch):
     config = config_in(tmp_path)
     monkeypatch.chdir(tmp_path)
     lines = list(scripts.script_lines(config, Programs(bash=said(""))))
-    assert [line.check for line in lines if line.state == "red"] == ["pipeline mine"]
-    assert "did you mean 'train'" in lines[-1].todo
+    assert [line.subject for line in lines if line.severity == "red"] == ["pipeline mine"]
+    assert "did you mean 'train'" in lines[-1].advice
 
 
 # ---- results sheet ----
@@ -386,11 +393,11 @@ def test_key_file_faults(tmp_path, content, mode, words):
         key.chmod(mode)
     text = f"ledger: {{sheet_id: abcdefgh, key_file: {key}}}\n"
     line = results.results_line(config_in(tmp_path / "here", text), probe=False)
-    assert line.state == "red" and words in line.words and line.todo
+    assert line.severity == "red" and words in line.message and line.advice
 
 
 def test_no_sheet_is_no_fault(tmp_path):
-    assert results.results_line(config_in(tmp_path)).state == "off"
+    assert results.results_line(config_in(tmp_path)).severity == "off"
 
 
 @pytest.mark.parametrize(("error", "state"), [
@@ -404,7 +411,7 @@ def test_what_the_sheet_answers(tmp_path, monkeypatch, error, state):
 
     monkeypatch.setattr(client, "Sheets", refuse)
     line = results.results_line(config_in(tmp_path, "ledger: {sheet_id: abcdefgh}\n"))
-    assert line.state == state and error.message in line.words and line.todo
+    assert line.severity == state and error.message in line.message and line.advice
 
 
 def test_the_doctor_does_not_wait_long_for_google():

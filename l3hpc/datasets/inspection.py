@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.console.progress import Progress
+from l3hpc.findings import Finding
 
 if TYPE_CHECKING:
     from l3hpc.audio.files import Contents
@@ -20,50 +21,73 @@ if TYPE_CHECKING:
 EXAMPLES = 3
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One kind of fault: how often, and the first few examples (a file, or file:line)."""
-
-    kind: str
-    message: str
-    count: int = 1
-    examples: tuple[str, ...] = ()
-    hint: str | None = None
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.examples)
-        more = f" and {self.count - len(self.examples):,} more" if (
-            self.examples and self.count > len(self.examples)) else ""
-        return f"{self.message}: {shown}{more}" if shown else self.message
-
-
 @dataclass
-class Findings:
-    """problems: what must be mended; remarks: what is worth knowing; counts: numbers by name."""
+class Inspection:
+    """Everything that was found in one data set.
+
+    Attributes
+    ----------
+    folder : str
+        The data set.
+    kind : str
+        What it is: ``recordings``, ``embeddings``, ``SONYC-UST`` …
+    findings : list of Finding
+        Red: must be mended. Yellow: worth knowing.
+    counts : dict
+        Numbers by name, JSON-ready.
+    """
 
     folder: str
     kind: str
-    problems: list[Problem] = field(default_factory=list)
-    remarks: list[Problem] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, kind: str, message: str, examples: Iterable[str], *, hint: str | None = None,
+    @property
+    def problems(self) -> list[Finding]:
+        """What must be mended."""
+        return [one for one in self.findings if not one.ok]
+
+    @property
+    def remarks(self) -> list[Finding]:
+        """What is worth knowing."""
+        return [one for one in self.findings if one.ok]
+
+    def add(self, subject: str, message: str, examples: Iterable[str], *, hint: str = "",
             remark: bool = False) -> None:
-        """Note a fault if there is any example of it; ``{n}`` in the message is their number."""
+        """Note a fault if there is any example of it.
+
+        Parameters
+        ----------
+        subject : str
+            One word or two for this kind of fault.
+        message : str
+            ``{n}`` in it is replaced by the number of examples.
+        examples : iterable of str
+            All places; the first three are kept.
+        hint : str
+            What to do.
+        remark : bool
+            Whether it is only worth knowing.
+        """
         found = list(examples)
         if found:
-            problem = Problem(kind, message.replace("{n}", f"{len(found):,}"), len(found),
-                              tuple(found[:EXAMPLES]), hint)
-            (self.remarks if remark else self.problems).append(problem)
+            self.findings.append(Finding(
+                subject, "yellow" if remark else "red", message.replace("{n}", f"{len(found):,}"),
+                hint, len(found), tuple(found[:EXAMPLES])))
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON-ready values."""
         return {"folder": self.folder, "kind": self.kind, "ok": not self.problems,
-                "counts": self.counts, "problems": [asdict(one) for one in self.problems],
-                "remarks": [asdict(one) for one in self.remarks]}
+                "counts": self.counts, "problems": [_as_json(one) for one in self.problems],
+                "remarks": [_as_json(one) for one in self.remarks]}
 
 
-def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
+def _as_json(one: Finding) -> dict[str, Any]:
+    return {"kind": one.subject, "message": one.message, "count": one.count,
+            "examples": one.examples, "hint": one.advice or None}
+
+
+def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
          progress: Progress, shortest: float = 1.0) -> dict[str, float]:
     """Probe files and note those that cannot be used; returns seconds per usable file."""
     from l3hpc.audio.decoding import INSTALL, find_ffmpeg
@@ -110,7 +134,7 @@ def look(folder: Path, names: Sequence[str], findings: Findings, listen: bool,
              "silent": "{n} files are silent",
              "too short": f"{{n}} files are shorter than {shortest:g} s"}
     for kind, message in words.items():
-        findings.add(kind, message, bad[kind], hint=why if kind == "unreadable" else None)
+        findings.add(kind, message, bad[kind], hint=why if kind == "unreadable" else "")
     findings.add("length", "{n} files hold less or more than their header states", odd["length"],
                  hint="What is there is used.")
     findings.add("no length", "{n} files do not state how long they are", odd["no length"],
