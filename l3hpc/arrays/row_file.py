@@ -111,7 +111,7 @@ class RowFile:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step != 1:
-                raise IndexError("rows of a file are taken without a step")
+                raise IndexError("a slice of rows cannot have a step")
             yield start, max(stop - start, 0)
             return
         numbers = np.asarray(rows)

@@ -53,7 +53,7 @@ def blocks(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np.
                 buffer = np.empty((size, chunk.shape[1]), chunk.dtype)
             elif buffer.shape[1] != chunk.shape[1]:
                 raise InputError(
-                    f"blocks differ in length of a row: {buffer.shape[1]} and {chunk.shape[1]}")
+                    f"blocks differ in row length: {buffer.shape[1]} and {chunk.shape[1]}")
             elif buffer.dtype != chunk.dtype:
                 buffer = buffer.astype(np.promote_types(buffer.dtype, chunk.dtype))
             count = min(size - filled, len(chunk) - start)
@@ -193,7 +193,7 @@ class ConcatRows:
         self.parts = [as_rows(part) for part in parts]
         widths = sorted({part.shape[1] for part in self.parts})
         if len(widths) > 1:
-            raise InputError(f"parts differ in length of a row: {', '.join(map(str, widths))}")
+            raise InputError(f"parts differ in row length: {', '.join(map(str, widths))}")
         self.starts = np.concatenate([[0], np.cumsum([part.shape[0] for part in self.parts])])
 
     @property

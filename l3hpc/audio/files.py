@@ -321,10 +321,10 @@ class _open_rows:
                              where=str(path),
                              allowed="int16, or float32 or float64 in [-1, 1]")
         for owner in (audio, self._file):
-            told = attributes(owner, path)
+            values = attributes(owner, path)
             for name in ("rate", "sample_rate", "sr"):
-                if name in told:
-                    return audio, _rate(told[name], name, path)
+                if name in values:
+                    return audio, _rate(values[name], name, path)
         return audio, int(audio.shape[-1]) or EMPTY_RATE
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:

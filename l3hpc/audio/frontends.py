@@ -71,7 +71,7 @@ class Frontend:
         elif self.fmax is not None and not 0 < self.fmax <= self.rate / 2:
             problem = f"fmax {self.fmax} Hz at {self.rate} Hz"
         if problem:
-            raise InputError(f"no spectrogram has {problem}",
+            raise InputError(f"no spectrogram can have {problem}",
                              allowed="an even DFT of at most one second, a hop of at most one "
                                      "second, at least 1 mel and at most "
                                      f"{MOST_WEIGHTS // (self.n_dft // 2 + 1) or 1:,}, "

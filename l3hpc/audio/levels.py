@@ -38,7 +38,7 @@ def frame_levels(signal: np.ndarray, rate: int, frame_s: float = 1.0, hop_s: flo
     """
     signal = np.asarray(signal, dtype=np.float32)
     if signal.ndim != 1 or not len(signal):
-        raise InputError(f"no levels of audio of shape {signal.shape}",
+        raise InputError(f"cannot measure the level of audio of shape {signal.shape}",
                          allowed="one channel with at least one sample")
     blocks = (signal[start:start + BLOCK] for start in range(0, len(signal), BLOCK))
     return np.concatenate(list(level_blocks(blocks, rate, frame_s, hop_s, center, offset_db)))

@@ -43,7 +43,7 @@ def mono_of(audio: object, where: str | None = None) -> tuple[np.ndarray, list[s
     try:
         array = np.asarray(audio)
     except ValueError:
-        raise InputError("audio in rows of different lengths", where=where,
+        raise InputError("audio with rows of different lengths", where=where,
                          allowed="one array for each recording; several as a list of arrays"
                          ) from None
     if array.dtype.kind not in "iuf":

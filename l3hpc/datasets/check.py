@@ -66,7 +66,7 @@ def check_audio(folder: Path | str, *, listen: bool = False,
                  [one.file for one in recordings if one.sensor == "unknown"], remark=True,
                  hint="List them in recordings.csv (file, sensor, timestamp), or use one "
                       "subfolder per sensor.")
-    findings.add("timestamp", "{n} recordings tell no time",
+    findings.add("timestamp", "{n} recordings have no timestamp",
                  [one.file for one in recordings if one.timestamp is None], remark=True,
                  hint="Sampling by day then takes them as one time frame.")
     seconds = look(folder, [one.file for one in recordings if one.size >= 0], findings, listen,

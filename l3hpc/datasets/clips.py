@@ -79,14 +79,14 @@ def find_clips(folder: Path | str, files: Sequence[str],
     present = {name: lengths[name] for name in files if lengths.get(name)}
     if not present:
         raise InputError(
-            f"holds embeddings of none of the {len(files)} clips", where=str(folder),
+            f"holds no embeddings of any of the {len(files)} clips", where=str(folder),
             allowed="an embed artifact, or <clip name>.npz with 'embedding' for every clip",
             hint=hint)
     return Bags(folder, is_artifact, present, [name for name in files if name not in present])
 
 
 def attributes_of(folder: Path) -> dict[str, Any]:
-    """What an embed artifact tells of itself: ``teacher`` (whose embeddings these are), ``hop`` (s)
+    """The metadata of an embed artifact: ``teacher`` (whose embeddings these are), ``hop`` (s)
     and more; empty for files from elsewhere."""
     return open_source(folder).parts[0].attributes() if task_folders(folder) else {}
 
@@ -111,11 +111,11 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
 
 
 def _recordings(part: Part) -> tuple[list[str], np.ndarray]:
-    told = part.provenance()
-    if told is None:
-        raise InputError("does not tell which recording a row is of", where=str(part.path),
+    provenance = part.provenance()
+    if provenance is None:
+        raise InputError("does not record which recording each row is from", where=str(part.path),
                          allowed="embeddings that l3hpc's embed or extract wrote")
-    return list(told["recordings/file"]), told["recording"]
+    return list(provenance["recordings/file"]), provenance["recording"]
 
 
 def _artifact_lengths(folder: Path) -> dict[str, int]:

@@ -118,16 +118,16 @@ class Extraction:
         return sorted(self.scratch.glob("part-*.npz"))
 
     def _finished(self) -> tuple[dict[int, int | None], dict[int, str]]:
-        """Windows done per recording (None: all of it), and what was skipped, as scratch tells."""
+        """Windows done per recording (None: all of it), and what was skipped: from scratch."""
         done: dict[int, int | None] = {}
         skipped: dict[int, str] = {}
         for path in self._parts():
-            told = json.loads(str(read_npz(path, ["told"])["told"]))
-            for index, stop in told["windows"]:
+            state = json.loads(str(read_npz(path, ["told"])["told"]))
+            for index, stop in state["windows"]:
                 done[index] = stop
-            for index in told["complete"]:
+            for index in state["complete"]:
                 done[index] = None
-            skipped.update({int(index): reason for index, reason in told["skipped"].items()})
+            skipped.update({int(index): reason for index, reason in state["skipped"].items()})
         return done, skipped
 
     # work ---------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Extraction:
                 buffer.complete.append(index)
                 if length := contents.length_words():
                     self.progress.note(f"{self.recordings[index].file} {length}")
-        if buffer.told:
+        if buffer.has_content:
             self._flush(buffer, skipped)
         return embedded
 
@@ -331,7 +331,7 @@ class _Block:
         self.size = 0
 
     @property
-    def told(self) -> bool:
+    def has_content(self) -> bool:
         """Whether there is anything to write."""
         return bool(self.rows or self.complete or self.skipped)
 

@@ -136,11 +136,11 @@ def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
     for kind, message in words.items():
         findings.add(kind, message, bad[kind], hint=why if kind == "unreadable" else "")
     findings.add("length", "{n} files hold less or more than their header states", odd["length"],
-                 hint="What is there is used.")
+                 hint="The samples that are there are used.")
     findings.add("no length", "{n} files do not state how long they are", odd["no length"],
                  remark=True, hint="They are read to their end.")
     findings.add("quiet", "{n} files are very quiet", odd["quiet"], remark=True)
-    findings.add("loud", "{n} files exceed full scale by far", odd["loud"], remark=True)
+    findings.add("loud", "{n} files go far above full scale", odd["loud"], remark=True)
     findings.counts["rates"] = {str(rate): count for rate, count in sorted(rates.items())}
     return seconds
 

@@ -205,8 +205,8 @@ def _clips(layout: _Layout, table: Path, subset: str
 
 
 def _check_name(layout: _Layout, name: str, row: Mapping[str, str], where: str) -> None:
-    told = layout.named.fullmatch(name)
-    for column, value in told.groupdict().items() if told else ():
+    parts = layout.named.fullmatch(name)
+    for column, value in parts.groupdict().items() if parts else ():
         if column in row and row[column].strip() != value:
             raise InputError(f"{column} is {row[column].strip()}, but '{name}' says {value}",
                              where=where)
@@ -241,7 +241,7 @@ def inspect(folder: Path | str, *, listen: bool = False,
     findings.add("source", "{n} source recordings have clips in two folds", sorted(
         f"{source} ({', '.join(map(str, sorted(found)))})"
         for source, found in folds_of.items() if len(found) > 1), remark=True,
-        hint="What is learned from one fold is then known in another (published UrbanSound8K has "
+        hint="A classifier is then tested on what it was trained on (published UrbanSound8K has "
              "five such).")
     _check_counts(dataset, findings)
     seconds = look(dataset.audio, sorted(listed - set(missing)), findings, listen,
@@ -253,7 +253,7 @@ def inspect(folder: Path | str, *, listen: bool = False,
 def _check_counts(dataset: Folder, findings: Inspection) -> None:
     folds = Counter(clip.fold for clip in dataset.clips)
     pairs = {(clip.fold, clip.label) for clip in dataset.clips}
-    findings.add("class", "{n} times a class has no clip in a fold", [
+    findings.add("class", "{n} combinations of class and fold have no clip", [
         f"{name} in fold {fold}" for label, name in enumerate(dataset.classes)
         for fold in dataset.folds if (fold, label) not in pairs], remark=True)
     total, classes, size = dataset.published

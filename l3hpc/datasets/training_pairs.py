@@ -13,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from l3hpc.arrays.row_file import RowFile
+from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.frontends import Frontend
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.embeddings import TEACHER_KEY, Part, Source, open_source, parse_key
@@ -89,7 +88,7 @@ def artifact_pairs(
     extract: Source, targets: Source, audio: Path | None = None,
     timezone: str = "America/New_York",
 ) -> Pairs:
-    """Pairs of our own artifacts: ``extract`` tells the windows, ``targets`` holds the rows.
+    """Pairs of our own artifacts: ``extract`` knows the windows, ``targets`` holds the rows.
 
     audio: folder of the recordings; None: where extract found them. Rows of a group (one sensor's
     local day, or one recording where its time is unknown) stay together.
@@ -100,14 +99,14 @@ def artifact_pairs(
     if len(extract.parts) != len(targets.parts):
         raise InputError(f"{len(targets.parts)} tasks of targets for {len(extract.parts)} of "
                          "extract", where=str(targets.path),
-                         hint="Run reduce to its end first: l3hpc resume RUN")
+                         hint="Run reduce to completion first: l3hpc resume RUN")
     units: list[Unit] = []
     groups: dict[str, str] = {}  # one text for all units of a group
     first = 0
     folder = Path()
     for source, target in zip(extract.parts, targets.parts, strict=True):
-        told, attributes = source.provenance(COLUMNS), source.attributes()
-        if told is None or source.rows != target.rows:
+        provenance, attributes = source.provenance(COLUMNS), source.attributes()
+        if provenance is None or source.rows != target.rows:
             raise InputError(f"{target.rows} targets for {source.rows} embeddings",
                              where=str(target.path), allowed="one target per row of extract")
         for name, kind in (("audio", str), ("hop", (int, float)), ("center", (bool, int))):
@@ -115,17 +114,18 @@ def artifact_pairs(
                 raise InputError(f"has no attribute '{name}', or an invalid one",
                                  where=str(source.path), allowed="embeddings that extract wrote")
         folder = Path(audio if audio is not None else attributes["audio"])
-        which = told["recording"]
-        moments = told["recordings/timestamp"]
+        which = provenance["recording"]
+        moments = provenance["recordings/timestamp"]
         days = np.full(len(moments), -1, np.int64)
         known = np.isfinite(moments)
         days[known] = calendar(moments[known], timezone).day
-        frames = told["frame"].astype(np.int32)
+        frames = provenance["frame"].astype(np.int32)
         hop, center = float(attributes["hop"]), bool(attributes["center"])
         edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
         for start, stop in itertools.pairwise(edges if len(which) else []):
             number = int(which[start])
-            name, sensor = told["recordings/file"][number], told["recordings/sensor"][number]
+            name = provenance["recordings/file"][number]
+            sensor = provenance["recordings/sensor"][number]
             group = f"{sensor}/day {days[number]}" if known[number] else f"file {name}"
             units.append(Unit(str(folder / name), first, target, start, frames[start:stop], hop,
                               center, groups.setdefault(group, group)))
@@ -220,7 +220,7 @@ def split(pairs: Pairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
     if any(unit.split for unit in units):
         held = [unit.split == VALIDATE for unit in units]
         if all(held) or not any(held):
-            raise InputError(f"the folders give no {TRAIN if all(held) else VALIDATE} files",
+            raise InputError(f"the folders hold no {TRAIN if all(held) else VALIDATE} files",
                              where=str(units[0].target.path.parent.parent),
                              allowed="both train/ and validate/, or neither")
         return _rows(units, held, False), _rows(units, held, True)
@@ -298,19 +298,22 @@ def prepare(
         [unit.audio, unit.first, str(unit.target.path), unit.target_first]
         for unit in pairs.units]])
     state = folder / "prepared.json"
-    told = read_json(state) if state.is_file() else {}
-    done = told.get("units", 0) if told.get("settings") == settings else 0
+    prepared = read_json(state) if state.is_file() else {}
+    done = prepared.get("units", 0) if prepared.get("settings") == settings else 0
     mode: Literal["r+", "w+"] = "r+" if done else "w+"
     spectra = RowFile(folder / "spectra.bin", kind, (rows, *frontend.shape), mode)
     targets = RowFile(folder / "targets.bin", "float32", (rows, pairs.dim), mode)
     progress.start("preparing spectra", total=rows, unit="windows")
     progress.advance(pairs.units[done].first if done < len(pairs.units) else rows)
 
-    def work(unit: Unit) -> None:
+    def work(unit: Unit) -> Unit:
         _fill(unit, frontend, spectra, targets)
+        return unit
 
     saved = time.monotonic()
-    for number, unit in enumerate(in_order(work, pairs.units[done:], threads), done + 1):
+    threads = max(threads, 1)
+    finished = read_ahead(work, pairs.units[done:], depth=2 * threads, threads=threads)
+    for number, unit in enumerate(finished, done + 1):
         progress.advance(unit.count)
         if time.monotonic() - saved > SAVE_EVERY_S or number == len(pairs.units):
             spectra.flush()
@@ -318,28 +321,6 @@ def prepare(
             write_json(state, {"settings": settings, "units": number})
             saved = time.monotonic()
     return Cache(spectra, targets)
-
-
-def in_order(
-    work: Callable[[Unit], None], units: Iterable[Unit], threads: int,
-) -> Iterator[Unit]:
-    """Do ``work`` on every unit in ``threads`` threads; yield each, in order, when it is done."""
-    waiting: deque[tuple[Unit, Future[None]]] = deque()
-    with ThreadPoolExecutor(max_workers=max(threads, 1)) as pool:
-        try:
-            for unit in units:
-                waiting.append((unit, pool.submit(work, unit)))
-                if len(waiting) > 2 * threads:
-                    first, future = waiting.popleft()
-                    future.result()
-                    yield first
-            while waiting:
-                first, future = waiting.popleft()
-                future.result()
-                yield first
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def _fill(unit: Unit, frontend: Frontend, spectra: RowFile, targets: RowFile) -> None:
@@ -366,5 +347,6 @@ def _fill(unit: Unit, frontend: Frontend, spectra: RowFile, targets: RowFile) ->
         spectra[unit.first + order[filled:]] = frontend(np.zeros((1, frontend.rate), np.float32))
         filled = unit.count
     if filled < unit.count:
-        raise InputError(f"gives {last + 1} windows, but embeddings speak of window {wanted[-1]}",
+        raise InputError(f"gives {last + 1} windows, but the embeddings refer to window "
+                         f"{wanted[-1]}",
                          where=unit.audio, hint="Was it changed since extract? Extract again.")

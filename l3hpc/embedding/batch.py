@@ -112,8 +112,8 @@ def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settin
             for outcomes in pool.map(_share, shares, [settings] * len(shares)):
                 yield from outcomes
         except BrokenProcessPool:
-            raise L3hpcError("a process ended before its work (was memory short?)",
-                             hint="fewer --jobs; what was written stays and is skipped") from None
+            raise L3hpcError("a process ended before its work (did memory run out?)",
+                             hint="Use fewer --jobs; finished outputs are skipped.") from None
         finally:
             pool.shutdown(cancel_futures=True)
 

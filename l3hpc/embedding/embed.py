@@ -114,8 +114,8 @@ def embed_pieces(path: Path, model: Model, settings: Settings, contents: Content
     empty, or whose embeddings are not finite.
     """
     if is_hdf5(path):
-        raise AudioError("is HDF5, whose rows are separate recordings", where=str(path),
-                         hint="the step embed reads them: l3hpc run embed")
+        raise AudioError("is an HDF5 file, whose rows are separate recordings", where=str(path),
+                         hint="use the step embed for them: l3hpc run embed")
     blocks = sound_blocks(path, contents)
     first = next((block for block in blocks if len(block)), None)
     if first is None:

@@ -101,7 +101,7 @@ def published_name(*, model_type: str | None = None, emb_dim: int | None = None,
     edgel3 = any(one is not None for one in (model_type, emb_dim, retrain_type, sparsity))
     openl3 = any(one is not None for one in (input_repr, content_type, embedding_size))
     if edgel3 and openl3:
-        raise InputError("options of edgel3 and of openl3 name two models",
+        raise InputError("options of edgel3 and of openl3 cannot be combined",
                          allowed="--model-type, --emb-dim, --retrain-type, --model-sparsity; or "
                                  "--input-repr, --content-type, --audio-embedding-size")
     if openl3:

@@ -120,7 +120,7 @@ def geometry_of(input_repr: str | None, frontend: str | None,
 def _by_name(info: weights.WeightsInfo) -> tuple[str, ...]:
     if info.evidence != evidence.NAME:
         return ()
-    return ("the file does not hold its front end; what its name says was taken",)
+    return ("the file does not hold its front end; the one in its name was used",)
 
 
 def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognised:
@@ -130,6 +130,6 @@ def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognis
                          allowed=str(info.dim))
     notes: tuple[str, ...] = ()
     if info.evidence == tflite.SHAPE:
-        notes = ("the file does not say its front end; its input has the shape of a published one",)
+        notes = ("the file does not state its front end; its input has a published one's shape",)
     return Recognised(file, f"TFLite, {info.input_type}", "tflite", info.rate, info.frontend,
                       info.dim, (info.dim,), info.label, info.evidence, notes)

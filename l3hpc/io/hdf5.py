@@ -26,7 +26,7 @@ MAX_DEPTH = 64
 PLUGINS = {307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle",
            32013: "zfp", 32015: "zstd", 32017: "sz", 32018: "fcidecomp", 32024: "sz3",
            32026: "blosc2", 32028: "sperr"}
-WHOLE = "Is it whole? Compare its size with that of the original."
+WHOLE = "Is it complete? Compare its size with that of the original."
 HEAP = b"GCOL\x01\0\0\0"  # where a collection of texts begins: signature, version, three zeros
 SEARCHED = 16 << 20  # bytes at each end of a file in which heaps are looked for
 _KINDS = {"f": "floating-point numbers", "iu": "whole numbers", "fiu": "numbers"}

@@ -85,7 +85,7 @@ def main() -> None:
 def choose(network: FoldedNetwork, threads: int | None = None, wanted: str = "auto") -> Engine:
     """The wanted engine, or with ``auto`` the faster one on this node for a network of this shape.
 
-    ``reason`` tells why it is this one.
+    ``reason`` explains the choice.
     """
     if wanted != "auto":
         return make(wanted, network, threads)
@@ -102,7 +102,7 @@ def choose(network: FoldedNetwork, threads: int | None = None, wanted: str = "au
 def reason(spec: NetworkSpec, threads: int | None = None, wanted: str = "auto") -> str:
     """Why ``choose`` takes the engine that it takes, in words."""
     if wanted != "auto":
-        return "as asked for"
+        return "as requested"
     if not ncnn_engine.available():
         return f"ncnn is not installed; to install it: {install_command('fast')}"
     if _gpu():

@@ -67,7 +67,7 @@ def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
     missing = [key for key in ("rate", "n_mels", "hop", "n_dft") if key not in found]
     if missing:
         raise InputError(
-            f"the file does not say the front end of this network: {', '.join(missing)} unknown",
+            f"the file does not state the front end of this network: {', '.join(missing)} unknown",
             where=str(stored.path),
             hint="state the geometry, or name the file "
                  "<anything>_<rate>_<mels>_<hop>_<dft>.h5, for example student_8000_64_160_1024.h5")
@@ -113,7 +113,7 @@ def _complete_teacher(found: dict[str, Any]) -> list[str]:
     """Fill in what openl3 teachers have in common; returns notes on what was assumed."""
     notes = []
     if "n_mels" not in found:
-        notes.append("the file does not say its front end: mel256 at 48 kHz assumed, as openl3's "
+        notes.append("the file does not state its front end: mel256 at 48 kHz assumed, as openl3's "
                      "default; the name of a file with another one says linear or mel128")
     teacher = openl3_spec(_representation(found))
     for key in ("n_mels", "rate", "n_dft"):

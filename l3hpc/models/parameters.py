@@ -97,7 +97,7 @@ def check_layers(found: list[tuple[str, tuple[tuple[int, ...], ...]]], spec: Net
                      f"expected {kind} {_shapes(wanted)}".rstrip())
     if wrong:
         raise InputError(
-            f"these weights are not of this network: {wrong} of {len(lines)} weighted layers "
+            f"these weights do not belong to this network: {wrong} of {len(lines)} weighted layers "
             f"differ ({len(found)} found, {len(expected)} expected)",
             where=where, allowed="\n".join(lines),
             hint="an L3 audio network has 16 weighted layers (openl3, sparse EdgeL3) or 17 "

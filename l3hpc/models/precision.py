@@ -2,7 +2,7 @@
 
 float32 is the default and exact (see ``engines``). bfloat16 and int8 are faster and change the
 embeddings, so that the choice is part of what an artifact is, and the deviation from float32 on
-real frames is measured and said each time.
+real frames is measured and reported each time.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def deviation_of(wrong: np.ndarray, right: np.ndarray) -> Deviation | None:
 
 
 def slow_here(precision: str) -> str | None:
-    """What to say where this processor has no instructions for ``precision`` (None: it has)."""
+    """The warning where this processor lacks instructions for ``precision`` (None: it has them)."""
     known = INSTRUCTIONS[precision]
     if _flags() & set(known):
         return None
@@ -137,11 +137,11 @@ def _engines(network: FoldedNetwork, precision: str, frames: np.ndarray | None,
     if precision == "int8":
         if _granted_gpu():
             raise InputError(
-                "int8 is computed by the processor, and this task holds a GPU",
+                "int8 runs on the CPU, and this task has a GPU",
                 where="precision", allowed="float32 or bfloat16 on a GPU",
-                hint="for int8 ask for no GPU: --set STEP.gpus=0")
+                hint="for int8 request no GPU: --set STEP.gpus=0")
         if frames is None or not len(frames):
-            raise InputError("int8 takes its ranges from frames, and there are none",
+            raise InputError("int8 needs frames to measure its ranges, and there are none",
                              where="frames", allowed="one-second frames (n, rate)")
         spectrograms = network.spec.frontend(to_float(frames), threads=threads)
         quantised = quantise(network, observe(network, spectrograms, threads))

@@ -82,7 +82,7 @@ class NetworkSpec:
             return
         if self.tail != "embedding" or self.dim != 12 * self.filters[-1]:
             raise InputError(
-                f"an embedding of {self.dim} values does not come out of {self.filters[-1]} "
+                f"an embedding of {self.dim} values cannot come from {self.filters[-1]} "
                 "channels in the last convolution",
                 allowed=f"{self.filters[-1]}" + (f" or {12 * self.filters[-1]}"
                                                  if self.tail == "embedding" else ""))
@@ -218,7 +218,7 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
                f"an even number of samples from 2 to {rate - rate % 2}")
     if hop < 1 or hop > n_dft:
         refuse("--hop", f"a hop of {hop} samples does not fit a DFT of {n_dft}: "
-               + ("it would skip samples" if hop > n_dft else "it never moves on"),
+               + ("it would skip samples" if hop > n_dft else "it would never advance"),
                f"1 to {n_dft} samples")
     if fmax is not None and not 0 < fmax <= rate / 2:
         refuse("--fmax", f"fmax {fmax:g} Hz is not below half the rate of {rate} Hz",

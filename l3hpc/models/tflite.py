@@ -92,7 +92,7 @@ def describe(path: Path, geometry: Mapping[str, Any] | None = None) -> TfliteInf
     overrule the file.
 
     Raises ``InputError`` for a damaged file, one with foreign operators, or one whose front end
-    cannot be told.
+    cannot be identified.
     """
     path = Path(path)
     if path.stat().st_size > MAX_BYTES:
@@ -168,16 +168,16 @@ def _front_end(path: Path, shape: tuple[int, ...], inside: Mapping[str, Any],
         raise InputError(f"takes inputs of shape {list(shape)}", where=str(path),
                          allowed="one second of audio (1, rate), or a spectrogram (1, bands, "
                                  "times, 1)")
-    told = inside.get("spec")
-    if isinstance(told, dict):
-        base, evidence = _frontend(path, {**told, **stated}), METADATA
+    metadata = inside.get("spec")
+    if isinstance(metadata, dict):
+        base, evidence = _frontend(path, {**metadata, **stated}), METADATA
     elif {"rate", "n_mels", "hop", "n_dft"} <= set(stated):
         base, evidence = _frontend(path, stated), STATED
     else:
         fitting = [one for one in KNOWN if one.shape == tuple(sizes)]
         if not fitting:
             raise InputError(
-                f"takes spectrograms of {sizes[0]} bands x {sizes[1]} times and does not say how "
+                f"takes spectrograms of {sizes[0]} bands x {sizes[1]} times and does not state how "
                 "they are made", where=str(path),
                 hint="state rate, n_mels, hop and n_dft of the front end (geometry=…)")
         known = fitting[0]

@@ -121,7 +121,7 @@ class Training:
         return Engine(self.spec, **self.engine_options())
 
     def engine_options(self) -> dict[str, Any]:
-        """What every engine is told."""
+        """The arguments of every engine."""
         return {"seed": self.seed, "learning_rate": self.learning_rate, "threads": self.threads,
                 "bn_momentum": self.bn_momentum, "mixed_precision": self.mixed_precision,
                 "deterministic": self.deterministic}
@@ -201,14 +201,14 @@ class Training:
 
     def _save_models(self, after: Status) -> None:
         parameters = self.engine.parameters()
-        told = {**self.provenance, "epoch": after.epoch - 1,
+        provenance = {**self.provenance, "epoch": after.epoch - 1,
                 "val_loss": after.history[-1]["val_loss"],
                 "val_mean_absolute_error": after.history[-1]["val_mean_absolute_error"]}
-        save(parameters, self.folder / LATEST, told)
+        save(parameters, self.folder / LATEST, provenance)
         if after.best_loss_epoch == after.epoch - 1:
-            save(parameters, self.folder / BEST_LOSS, told)
+            save(parameters, self.folder / BEST_LOSS, provenance)
         if after.best_mae_epoch == after.epoch - 1:
-            save(parameters, self.folder / BEST_MAE, told)
+            save(parameters, self.folder / BEST_MAE, provenance)
 
     def _write_history(self) -> None:
         stream = io.StringIO()

@@ -263,7 +263,7 @@ def open_network(path: Path) -> Iterator[StoredNetwork]:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"not a readable weight file: {error}", where=str(path), allowed=READABLE,
-                      hint="Is it whole? Compare its size with that of the original.")
+                      hint="Is it complete? Compare its size with that of the original.")
 
 
 def own_bytes(spec: dict[str, Any], layers: list[tuple[str, dict[str, np.ndarray]]],
@@ -320,7 +320,7 @@ def _refuse_code(config: dict[str, Any], path: Path) -> None:
         if isinstance(one, dict):
             kind = str(one.get("class_name", ""))
             if kind.lower().strip("_").endswith(CODE_LAYERS):
-                raise InputError(f"holds a layer of code ({kind}), which is not executed",
+                raise InputError(f"holds a layer that is code ({kind}), which is never executed",
                                  where=str(path), allowed="layers of an L3 audio network")
         waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
@@ -355,7 +355,7 @@ def _legacy_layer(contents: Contents, root: h5py.Group, name: str) -> StoredLaye
         raise contents.refusal(f"lacks arrays that layer {name!r} lists")
     parts = [weight.split("/")[-1].split(":")[0] for weight in names]
     if sorted(parts) == sorted(NORM_ARRAYS) and tuple(parts) != NORM_ARRAYS:
-        raise contents.refusal(f"keeps layer {name!r} in the order {', '.join(parts)}",
+        raise contents.refusal(f"stores layer {name!r} in the order {', '.join(parts)}",
                                ", ".join(NORM_ARRAYS))
     return StoredLayer(contents.path, name, tuple(arrays))
 

@@ -202,7 +202,7 @@ def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], 
     if tail == "student":
         head = _head(stored)
         if head is None and "head" not in values:
-            notes.append("the file does not say its head: relu assumed, as in published students")
+            notes.append("the file does not state its head: relu assumed, as in published students")
         values.setdefault("head", head or "relu")
     spec = NetworkSpec.from_dict({**values, "filters": filters, "tail": tail, "emb_dim": size})
     return spec, notes, evidence

@@ -82,9 +82,9 @@ def test_neighbours_are_read_together():
 def test_mixed_types_and_widths():
     mixed = [block.copy() for block in blocks([MATRIX[:3], MATRIX[3:5].astype(float)], 4)]
     assert [block.tolist() for block in mixed] == [MATRIX[:4].tolist(), MATRIX[4:5].tolist()]
-    with pytest.raises(InputError, match="differ in length of a row: 3 and 2"):
+    with pytest.raises(InputError, match="differ in row length: 3 and 2"):
         list(blocks([MATRIX[:3], MATRIX[:3, :2]], 4))
-    with pytest.raises(InputError, match="differ in length of a row: 2, 3"):
+    with pytest.raises(InputError, match="differ in row length: 2, 3"):
         ConcatRows([MATRIX, MATRIX[:, :2]])
     with pytest.raises(InputError, match="empty list"):
         ConcatRows([])

@@ -87,7 +87,7 @@ def test_options_of_openl3_and_edgel3(place, say, words, name, frames):
      "openl3_audio_linear_env-v0_4_0.h5.gz"),
     (("-retrain", "kd", "-sp", "87.0"), None, None, "edgel3_kd_audio_sparsity_87.0.h5"),
     (("-m", "student.h5", "-mtype", "sea"), None, None, "a model is named twice"),
-    (("-i", "linear", "-mtype", "sea"), None, None, "name two models"),
+    (("-i", "linear", "-mtype", "sea"), None, None, "cannot be combined"),
     (("-m", "student.h5", "--frontend", "E"), None, None, "unknown front end 'E'"),
     ((), None, None, "l3hpc ships no weights: --model FILE, or paths.weights in cluster.yaml")])
 def test_models_by_option(place, say, words, file, spec, said):

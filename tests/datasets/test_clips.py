@@ -60,7 +60,7 @@ def test_one_file_per_clip_in_every_published_form(tmp_path):
 def test_refusals(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         load_clips(tmp_path / "none", ["a.wav"])
-    with pytest.raises(InputError, match="embeddings of none of the 2 clips"):
+    with pytest.raises(InputError, match="holds no embeddings of any of the 2 clips"):
         load_clips(tmp_path, ["a.wav", "b.wav"])
     np.save(tmp_path / "a.npy", bag("a.wav"))
     np.save(tmp_path / "b.npy", bag("b.wav", dim=2))
@@ -75,5 +75,5 @@ def test_refusals(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["l3_embedding"] = np.zeros((2, 3))
     (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(InputError, match="does not tell which recording"):
+    with pytest.raises(InputError, match="does not record which recording"):
         load_clips(tmp_path, ["a.wav"])

@@ -153,7 +153,7 @@ def test_a_killed_preparation_goes_on_where_it_stopped(corpus, monkeypatch):
 def test_audio_that_became_shorter_is_noticed(corpus):
     soundfile.write(corpus / "audio/a.wav", np.full(4000, 0.1), 4000)
     pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
-    with pytest.raises(InputError, match="embeddings speak of window 13"):
+    with pytest.raises(InputError, match="the embeddings refer to window 13"):
         prepare(pairs, FRONTEND, corpus / "cache")
 
 
@@ -223,7 +223,7 @@ def test_published_mismatches_are_named(tmp_path):
     with pytest.raises(InputError, match="--audio-dir"):
         find_pairs(None, tmp_path / "targets", None)
     published(tmp_path / "half", "l3_embedding", {"train/x.h5": 4})
-    with pytest.raises(InputError, match="give no validate files"):
+    with pytest.raises(InputError, match="hold no validate files"):
         split(find_pairs(None, tmp_path / "half", None), 0.1, 0)
 
 

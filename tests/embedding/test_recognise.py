@@ -92,7 +92,7 @@ def test_where_the_file_is_silent_the_name_is_believed_and_this_is_noted(tmp_pat
     found = recognise(path)
     assert found.frontend.shape == (128, 199) and found.evidence == "file name"
     assert found.notes == (
-        "the file does not hold its front end; what its name says was taken",)
+        "the file does not hold its front end; the one in its name was used",)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -265,5 +265,5 @@ def test_options_of_edgel3_and_openl3_are_names():
     assert names.published_name(content_type="env") == "openl3-mel256-env-6144"
     assert names.published_name(input_repr="linear", embedding_size=512) == (
         "openl3-linear-music-512")
-    with pytest.raises(InputError, match="name two models"):
+    with pytest.raises(InputError, match="cannot be combined"):
         names.published_name(model_type="sea", content_type="env")

@@ -76,7 +76,7 @@ def test_a_spectrogram_of_a_published_shape(float_model, sound):
     assert (found.network, found.format, found.rate, found.dim) == (
         "tflite", "TFLite, float32", 8000, 5)
     assert found.frontend == SPEC.frontend and found.evidence == "input shape"
-    assert "shape of a published one" in found.notes[0]
+    assert "has a published one's shape" in found.notes[0]
     wanted, _ = get_embedding(sound(1.7), 8000, load_model(own, engine="ncnn"))
     model = load_model(path)
     assert model.engine == "tflite"
@@ -111,7 +111,7 @@ def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound)
     front = {"rate": 16000, "n_dft": 512, "hop": 200, "n_mels": 40, "fmax": 7000.0,
              "convention": "A"}
     told.write_bytes(with_metadata(data, json.dumps({"spec": spec.to_dict(), "else": 1})))
-    with pytest.raises(InputError, match="40 bands x 80 times and does not say how"):
+    with pytest.raises(InputError, match="40 bands x 80 times and does not state how"):
         recognise(bare)
     stated = {key: front[key] for key in ("rate", "n_dft", "hop", "n_mels", "fmax")}
     assert recognise(bare, geometry=stated).frontend == spec.frontend

@@ -117,8 +117,8 @@ def test_a_trial_leaves_nothing_behind():
     """ncnn computes without TensorFlow in the process, also when TensorFlow was measured."""
     program = """
 import sys
-from l3hpc.models import engines, trial, weights
-assert 0 < trial.seconds_per_frame("tensorflow", weights.describe("untrained").spec, 1) < 60
+from l3hpc.models import engines, weights
+assert 0 < engines.seconds_per_frame("tensorflow", weights.describe("untrained").spec, 1) < 60
 found = weights.load("untrained", threads=1, engine="ncnn")
 import numpy as np
 found.embed(np.zeros((1, 48000), np.float32))
@@ -135,7 +135,7 @@ def test_the_engine_can_be_forced(remembered):
     with pytest.raises(InputError, match="no engine 'torch'"):
         engines.choose(network, 1, "torch")
     assert not remembered.exists()
-    assert engines.reason(network.spec, 1, "ncnn") == "as asked for"
+    assert engines.reason(network.spec, 1, "ncnn") == "as requested"
 
 
 def test_without_ncnn_tensorflow_computes_and_a_forced_ncnn_says_what_to_install(

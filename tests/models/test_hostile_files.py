@@ -328,7 +328,7 @@ def test_layers_of_code_are_refused_and_not_run(tmp_path, reference, name, deep,
             archive.writestr("model.weights.h5", path.read_bytes())
             archive.writestr("config.json", json.dumps(config))
         path = tmp_path / "x.keras"
-    refused(path, "layer of code")
+    refused(path, "layer that is code")
     assert not (tmp_path / "ran").exists()
 
 
@@ -337,7 +337,7 @@ def test_an_activation_that_is_code_is_refused(tmp_path, reference):
     config["config"]["layers"].append({"class_name": "Activation", "config": {
         "activation": {"class_name": "__lambda__", "config": {}}}})
     refused(reference.write_keras2(tmp_path / NAME, reference.random_layers(STUDENT),
-                                   config=config), "layer of code")
+                                   config=config), "layer that is code")
 
 
 class Trap:
@@ -372,7 +372,7 @@ def test_pickles_are_refused_and_not_run(tmp_path):
     (b"\x1c\0\0\0TFL3" + bytes(50), "TFLite", "converted from"),
     (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer", "git lfs pull"),
     (b"<!doctype html><html>", "web page", "Download"), (b"<html>", "web page", "Download"),
-    (b"", "empty", "HDF5"), (b"\x89HDF\r\n\x1a\n" + bytes(20), "not a readable", "Is it whole?"),
+    (b"", "empty", "HDF5"), (b"\x89HDF\r\n\x1a\n" + bytes(20), "not a readable", "Is it complete?"),
     (b"nothing in particular", "not a readable", "HDF5")])
 @pytest.mark.parametrize("packed", [False, True])
 def test_other_files_are_named(tmp_path, data, what, hint, packed):

@@ -408,7 +408,7 @@ def test_bfloat16_by_tensorflow_when_asked(student, no_gpu):
 
 def test_int8_needs_frames(student, no_gpu):
     for frames in (None, np.empty((0, 8000), np.float32)):
-        with pytest.raises(InputError, match="takes its ranges from frames"):
+        with pytest.raises(InputError, match="needs frames to measure its ranges"):
             precision.load(student, "int8", frames)
 
 

@@ -269,7 +269,7 @@ def test_refusals():
         broken[13, 2] = bad
         with pytest.raises(InputError, match="NaN or infinite values in rows 0 to 19"):
             StreamingPCA(2).fit([broken])
-    with pytest.raises(InputError, match="differ in length of a row"):
+    with pytest.raises(InputError, match="differ in row length"):
         StreamingPCA(2).fit([x, x[:, :4]])
     with pytest.raises(InputError, match="expected rows of length 6"):
         StreamingPCA(2).fit([x]).transform(x[:, :5])

@@ -246,7 +246,7 @@ def test_the_engine_and_why_are_noted_and_in_the_result(runner, city, teacher, m
     done = runner.run(name, {"audio": city / "audio", key: str(teacher), "engine": "ncnn",
                              "hop": 0.5})
     assert {result["engine"] for result in done.results} == {"ncnn"}
-    assert any("engine ncnn (as asked for), 2 threads" in note for note in notes)
+    assert any("engine ncnn (as requested), 2 threads" in note for note in notes)
     with h5py.File(done.folder / "0000/embeddings.h5") as file:
         assert np.isnan(file["loudness"][()]).all() == (name == "embed")
 
