@@ -19,7 +19,6 @@ from l3hpc.datasets.training_pairs import (
     Unit,
     approx_of,
     find_pairs,
-    in_order,
     prepare,
     split,
 )
@@ -225,13 +224,6 @@ def test_published_mismatches_are_named(tmp_path):
     published(tmp_path / "half", "l3_embedding", {"train/x.h5": 4})
     with pytest.raises(InputError, match="hold no validate files"):
         split(find_pairs(None, tmp_path / "half", None), 0.1, 0)
-
-
-def test_work_is_done_by_all_threads_and_reported_in_order():
-    made = units([(str(number), 1) for number in range(20)]).units
-    done = []
-    assert list(in_order(done.append, made, 3)) == made
-    assert sorted(unit.first for unit in done) == list(range(20))
 
 
 def test_a_reduced_matrix_beside_the_teachers_must_be_named(tmp_path):
