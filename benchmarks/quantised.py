@@ -82,10 +82,9 @@ def exact(network: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 def accuracy_table(arguments: argparse.Namespace) -> Table:
     """Formats side by side."""
-    from l3hpc.export.build import build
+    from l3hpc.export.build import Settings, build
+    from l3hpc.export.inputs import read_model
     from l3hpc.export.interpreter import Runner
-    from l3hpc.export.settings import Settings
-    from l3hpc.export.source import read_model
     from l3hpc.models.precision import deviation_of
 
     parameters, info = read_model(arguments.weights)
@@ -130,11 +129,10 @@ def accuracy_table(arguments: argparse.Namespace) -> Table:
 
 def size_table(arguments: argparse.Namespace) -> Table:
     """Plain and strip-wise, side by side."""
-    from l3hpc.export import arena, counts, micro
-    from l3hpc.export.build import build
+    from l3hpc.export import costs, interpreter
+    from l3hpc.export.build import Settings, build
+    from l3hpc.export.inputs import read_model
     from l3hpc.export.report import prove
-    from l3hpc.export.settings import Settings
-    from l3hpc.export.source import read_model
     from l3hpc.models.parameters import untrained
     from l3hpc.models.spec import student_spec
 
@@ -148,24 +146,24 @@ def size_table(arguments: argparse.Namespace) -> Table:
         heard = network.spec.frontend(noise)
         built = build(network, Settings("int8", calibrate=arguments.esc10), heard)
         agreed = prove(built.plain.to_bytes(), built.body.to_bytes(), heard)
-        plain_macs = sum(counts.macs(built.plain))
+        plain_macs = sum(costs.macs(built.plain))
         for kind, graph in (("plain", built.plain), ("strip-wise", built.body)):
             flatbuffer = graph.to_bytes()
             try:
-                recorded: int | None = micro.run(flatbuffer).total
-            except micro.MicroUnavailable as error:
+                recorded: int | None = interpreter.run(flatbuffer).total
+            except interpreter.MicroUnavailable as error:
                 print(error, file=sys.stderr)
                 recorded = None
-            found = counts.count(graph, network.spec, plain_macs)
+            found = costs.count(graph, network.spec, plain_macs)
             strips = "–" if kind == "plain" else " + ".join(map(str, built.counts))
             lines.append([
                 name, kind, strips, f"{len(flatbuffer):,}",
                 f"{recorded:,}" if recorded else "not recorded",
-                f"{arena.plan(graph).total:,}", f"{found.macs:,}",
+                f"{costs.plan(graph).total:,}", f"{found.macs:,}",
                 f"{100 * found.extra_macs / plain_macs:.2f} %", f"{found.seconds_m7:.2f}"])
         lines[-1][2] += ", bit-identical" if agreed["bit_identical"] else ", NOT identical"
         if name == "Student 2":
-            total = recorded or arena.plan(built.body).total
+            total = recorded or costs.plan(built.body).total
             claims = [Claim("arena of Student 2 in int8", "one map of its first block", total,
                             ARENA, "bytes", at_least=False),
                       Claim("flash of Student 2 in int8", "0.60 MB (10⁶)",
@@ -177,7 +175,7 @@ def size_table(arguments: argparse.Namespace) -> Table:
          "estimated s per frame, 216 MHz Cortex-M7"], lines,
         ["Student 2 has random weights here: sizes and arenas do not depend on them.",
          "Recorded by the TensorFlow Lite Micro interpreter (x86-64); planned from the file.",
-         f"Time is estimated from published figures: {counts.SOURCE}."], claims)
+         f"Time is estimated from published figures: {costs.SOURCE}."], claims)
 
 
 def main() -> None:

@@ -2,26 +2,35 @@
 
 Cross-entropy plus the kernels' L2 penalty; beside it the share of wrong answers, where a student's
 training has its mean absolute error. Importing this module imports TensorFlow.
-"""
+
+
+How often the network is right about pairs that it has never seen, and how sure that is."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
 
+from l3hpc.arrays.threads import read_ahead
+from l3hpc.avc.batches import AvcData
 from l3hpc.avc.network import AvcNetwork, build_avc
 from l3hpc.avc.vision import VisionSpec
+from l3hpc.console.progress import Progress
 from l3hpc.io.files import write_text
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training import HISTORY, Training
 from l3hpc.models.training_engine import Engine
 from l3hpc.models.training_state import Status
+
+if TYPE_CHECKING:
+    from l3hpc.avc.network import AvcNetwork
 
 LATEST, BEST_LOSS, BEST_ACCURACY = (
     "avc_latest.h5", "avc_best_valid_loss.h5", "avc_best_valid_accuracy.h5")
@@ -125,3 +134,70 @@ def told(row: dict[str, float]) -> dict[str, float]:
             "accuracy": 1 - row["mean_absolute_error"], "val_loss": row["val_loss"],
             "val_accuracy": 1 - row["val_mean_absolute_error"],
             "learning_rate": row["learning_rate"]}
+
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Right answers among ``pairs``.
+
+    interval: exact binomial (Clopper and Pearson 1934) of 95 %, which takes the pairs as
+    independent; pairs of one video are less so. matching_right, non_matching_right: shares of each
+    half (NaN-free: None where there is no such pair).
+    """
+
+    pairs: int
+    right: int
+    interval: tuple[float, float]
+    matching_right: float | None
+    non_matching_right: float | None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.right / self.pairs
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, JSON-ready."""
+        return {**asdict(self), "interval": list(self.interval), "accuracy": self.accuracy}
+
+
+def accuracy(given: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """From the network's output and the labels, both (n, 2)."""
+    answer, truth = np.argmax(given, axis=1), np.argmax(labels, axis=1)
+    right = answer == truth
+    halves = [float(right[truth == half].mean()) if (truth == half).any() else None
+              for half in (1, 0)]
+    return Accuracy(len(right), int(right.sum()), interval(int(right.sum()), len(right)),
+                    halves[0], halves[1])
+
+
+def interval(right: int, pairs: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Exact binomial interval of a share."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, right, pairs - right + 1)) if right else 0.0
+    high = float(beta.ppf(1 - tail, right + 1, pairs - right)) if right < pairs else 1.0
+    return low, high
+
+
+def evaluate(network: AvcNetwork, data: AvcData, batch_size: int = 64,
+             progress: Progress | None = None) -> Accuracy:
+    """The accuracy of ``network`` on all pairs of ``data``."""
+    import tensorflow as tf
+
+    progress = progress or Progress()
+    progress.start("evaluating", total=data.batches.rows, unit="pairs")
+    model = network.model
+    run = tf.function(lambda sound, picture: model([sound, picture], training=False),
+                      reduce_retracing=True)
+    given, labels = [], []
+    for (sound, picture), label in read_ahead(data.batch, data.batches.chunks(batch_size)):
+        given.append(run(tf.constant(sound), tf.constant(picture)).numpy())
+        labels.append(label)
+        progress.advance(len(label))
+    progress.finish()
+    return accuracy(np.concatenate(given), np.concatenate(labels))

@@ -58,7 +58,7 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
     installed, and computed everywhere.
     """
     from l3hpc.export import package
-    from l3hpc.export.settings import Settings
+    from l3hpc.export.build import Settings
     from l3hpc.models.tensorflow_log import import_tensorflow
 
     settings = Settings(_form(forms), strips, frontend, arena, calibrate, licence)
@@ -75,7 +75,7 @@ def _form(forms: dict[str, bool]) -> str:
     """The one format that is asked for (none: int8)."""
     asked = [f"--{form}" for form, wanted in forms.items() if wanted]
     if len(asked) > 1:
-        from l3hpc.export.settings import FORMATS
+        from l3hpc.export.build import FORMATS
 
         raise InputError(f"{' and '.join(asked)} are several formats",
                          allowed=f"one of {', '.join(f'--{form}' for form in FORMATS)} at a time",

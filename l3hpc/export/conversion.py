@@ -4,6 +4,21 @@ What goes in is the folded network: no BatchNorm is left but the spectrogram's o
 taken into the first convolution's kernel, so that one addition remains of it (the border of "same"
 padding is zero after that addition, so it cannot vanish into a bias). The model takes one
 spectrogram in dB, (1, bands, times, 1), and gives one embedding, (1, dim).
+
+
+The first convolution's integers, rounded together instead of one by one.
+
+A filter of the first layer sees nine neighbouring pixels of a spectrogram, which are much alike, so
+that errors of the nine weights add up in one direction; this layer alone makes most of the error of
+an integer model. All 512 ways to round a filter up or down are tried on what the pixels of real
+spectrograms look like together (``l3hpc.models.quantisation``); size and time do not change.
+
+
+The mel front end inside the file: audio in, embedding out, for phones and small computers.
+
+The front end is converted in float32 (its Fourier transform and logarithm have no integer kernels)
+and joined to the body; in front of an integer body stands one QUANTIZE. TFLite Micro has no such
+Fourier transform: for a microcontroller the front end stays outside, as C.
 """
 
 from __future__ import annotations
@@ -16,7 +31,10 @@ import numpy as np
 
 from l3hpc.audio.frontends import RANGE_DB
 from l3hpc.errors import InputError
+from l3hpc.export.graph import Graph
 from l3hpc.models.parameters import Convolution, FoldedNetwork
+from l3hpc.models.quantisation import patch_moment, round_together
+from l3hpc.models.spec import NetworkSpec
 
 FORMATS = ("int8", "int16x8", "fp16", "fp32")
 INTEGER = ("int8", "int16x8")
@@ -98,3 +116,67 @@ def _examples(spectrograms: np.ndarray | None) -> Iterator[list[np.ndarray]]:
         if number == 0:
             example[0, -1, -1, 0] = -RANGE_DB
         yield [example]
+
+
+def round_first_layer(graph: Graph, network: FoldedNetwork, spectrograms: np.ndarray) -> None:
+    """Replace the int8 weights of the first convolution of a plain integer export of ``network``.
+
+    spectrograms: (n, bands, times) in dB, as for the conversion.
+    """
+    offset, convolutions = centred(network)
+    first = next(one for one in graph.operators if graph.name(one) == "CONV_2D")
+    filters = graph.tensors[first.inputs[1]]
+    step = np.asarray(filters.quantization.scale, np.float64)  # per output channel
+    rounded = round_together(convolutions[0].kernel / step, patch_moment(spectrograms, 1.0, offset))
+    order = rounded.transpose(3, 0, 1, 2)  # TFLite: (out, row, column, in)
+    graph.model.buffers[filters.buffer].data = np.frombuffer(
+        order.astype(np.int8).tobytes(), np.uint8)
+
+
+def convert_frontend(spec: NetworkSpec) -> bytes:
+    """The front end as a flatbuffer: audio (1, rate) float32 to decibels (1, bands, times, 1).
+
+    Convention A only: ``InputError`` for another.
+    """
+    import tensorflow as tf
+
+    from l3hpc.audio.frontend_layer import MelFrontend
+
+    layer = MelFrontend(spec.rate, spec.n_dft, spec.hop, spec.n_mels, spec.fmax, spec.convention)
+    module = tf.Module()
+    module.listen = tf.function(layer.call, autograph=False, input_signature=[
+        tf.TensorSpec((1, spec.rate), tf.float32, name="audio")])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [module.listen.get_concrete_function()], module)
+    return bytes(converter.convert())
+
+
+def join(front: Graph, body: Graph) -> Graph:
+    """``front``, then ``body`` on its output; ``front`` becomes the result."""
+    offset = len(front.tensors)
+    buffers = len(front.model.buffers)
+    front.model.buffers.extend(body.model.buffers)
+    for tensor in body.tensors:
+        tensor.buffer += buffers
+    front.tensors.extend(body.tensors)
+    codes = len(front.model.operatorCodes)
+    front.model.operatorCodes.extend(body.model.operatorCodes)
+    source, target = front.outputs[0], body.inputs[0]
+    quantised = body.quantisation(target)[0] != 0
+    if quantised:
+        front.operators.append(front.operator("QUANTIZE", [source], [target + offset],
+                                              front.schema.QuantizeOptionsT()))
+
+    def moved(tensor: Any) -> int:
+        number = int(tensor)
+        if number == target and not quantised:
+            return source
+        return number + offset if number >= 0 else number
+
+    for operator in body.operators:
+        operator.opcodeIndex += codes
+        operator.inputs = [moved(tensor) for tensor in operator.inputs]
+        operator.outputs = [moved(tensor) for tensor in operator.outputs]
+        front.operators.append(operator)
+    front.model.subgraphs[0].outputs = [moved(tensor) for tensor in body.outputs]
+    return front

@@ -8,10 +8,9 @@ from typing import Any
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import scan
-from l3hpc.export import card, ccode, frames, frontend_table, report
-from l3hpc.export.build import Built, build
-from l3hpc.export.settings import Settings, check_output
-from l3hpc.export.source import describe_model, read_model
+from l3hpc.export import ccode, inputs, report
+from l3hpc.export.build import Built, Settings, build, check_output
+from l3hpc.export.inputs import describe_model, read_model
 from l3hpc.io.files import whole_folder, write_bytes, write_json, write_text
 from l3hpc.models.spec import NetworkSpec
 
@@ -41,39 +40,39 @@ def export_model(name: str | Path, output: Path, settings: Settings,
     network = parameters.folded()
     progress.start("export", total=4, unit="steps")
     progress.advance(0, now="reading")
-    found = None if settings.calibrate is None else frames.read(settings.calibrate, info.spec.rate)
+    found = None if settings.calibrate is None else inputs.read(settings.calibrate, info.spec.rate)
     progress.advance(now="converting")
     ranges = None if found is None else info.spec.frontend(found.ranges, threads=None)
     built = build(network, settings, ranges)
     progress.advance(now="checking")
-    told = report.make(info, settings, network, built, found)
+    made = report.make(info, settings, network, built, found)
     progress.advance(now="writing")
-    _write(output, settings, info.spec, built, told)
+    _write(output, settings, info.spec, built, made)
     progress.advance()
     progress.finish()
-    return told
+    return made
 
 
 def _write(output: Path, settings: Settings, spec: NetworkSpec, built: Built,
-           told: dict[str, Any]) -> None:
+           made: dict[str, Any]) -> None:
     model = built.model
     flatbuffer = model.to_bytes()
     tensor = model.inputs[0]
     end = (model.type(tensor).lower(), *model.quantisation(tensor))
-    measured = told["models"][-1]["arena"]["measured"]
+    measured = made["models"][-1]["arena"]["measured"]
     reserve = measured["total"] if measured and settings.frontend == "outside" else 0
     makers: dict[str, Callable[[], bytes | str]] = {
         "model.tflite": lambda: flatbuffer,
-        "l3_model.h": lambda: ccode.header(model, len(flatbuffer), reserve),
-        "l3_model.c": lambda: ccode.source(flatbuffer),
-        "l3_frontend.h": lambda: frontend_table.header(spec.frontend, *end),
-        "l3_frontend.c": lambda: frontend_table.source(spec.frontend, *end),
-        "card.md": lambda: card.text(told),
+        "l3_model.h": lambda: ccode.model_header(model, len(flatbuffer), reserve),
+        "l3_model.c": lambda: ccode.model_source(flatbuffer),
+        "l3_frontend.h": lambda: ccode.frontend_header(spec.frontend, *end),
+        "l3_frontend.c": lambda: ccode.frontend_source(spec.frontend, *end),
+        "card.md": lambda: report.text(made),
     }
     with whole_folder(output) as folder:
         for name in settings.files(spec):
             if name == "report.json":
-                write_json(folder / name, told)
+                write_json(folder / name, made)
                 continue
             content = makers[name]()
             if isinstance(content, bytes):

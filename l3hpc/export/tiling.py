@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.errors import InputError
-from l3hpc.export import arena
+from l3hpc.export import costs
 from l3hpc.export.graph import Graph
 
 BLOCK = ("CONV_2D", "CONV_2D", "MAX_POOL_2D")
@@ -117,7 +117,7 @@ def choose(graph: Graph, budget: int = BUDGET) -> tuple[int, ...]:
                          key=lambda counts: (extra_macs(graph, counts), sum(counts))):
         tried = graph.fork()
         in_strips(tried, counts)
-        total = arena.plan(tried).total
+        total = costs.plan(tried).total
         if total <= budget:
             return counts
         if best is None or total < best[0]:

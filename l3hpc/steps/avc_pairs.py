@@ -116,7 +116,7 @@ def describe(params: Mapping[str, BaseModel]) -> str:
 
 def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
     """The videos of each split in groups of ``videos_per_task``."""
-    from l3hpc.avc.selection import groups
+    from l3hpc.avc.audioset import groups
 
     assert isinstance(params, Params)
     return [{"split": split, "number": number, "videos": group}
@@ -141,8 +141,8 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 def _splits(params: Params) -> dict[str, list[Any]]:
     """split → its videos, JSON-ready: a scene's number, or a ``VideoFile``."""
+    from l3hpc.avc.audioset import chosen, split
     from l3hpc.avc.scenes import scenes_seed
-    from l3hpc.avc.selection import chosen, split
 
     items: list[Any]
     if scenes_seed(params.videos) is not None:

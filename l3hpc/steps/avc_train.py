@@ -156,8 +156,8 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """
     from l3hpc.avc import training
     from l3hpc.avc.batches import AvcData, Batches
-    from l3hpc.avc.evaluation import evaluate
     from l3hpc.avc.network import load_avc
+    from l3hpc.avc.training import evaluate
     from l3hpc.avc.vision import VisionSpec
     from l3hpc.io.files import digest
     from l3hpc.models.training_engine import limit_threads

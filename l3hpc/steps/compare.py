@@ -55,7 +55,7 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Judge every network; write ``report.md`` and ``report.json``."""
-    from l3hpc.compression import plans, table
+    from l3hpc.compression import plans, sizes
     from l3hpc.io.files import write_json, write_text
     from l3hpc.models.weights import caution, identity, load_parameters
 
@@ -75,10 +75,10 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     report = {
         "teacher": known, "note": caution(known), "judge": params.kind, "networks": rows,
         "left_out": left_out, "sensitivity": scanned(task.inputs.get("sensitivity")),
-        "published": table.published_rows(teacher, lambda plan: task.progress.advance(1)),
-        "formula": table.FORMULA}
+        "published": sizes.published_rows(teacher, lambda plan: task.progress.advance(1)),
+        "formula": sizes.FORMULA}
     write_json(task.output / REPORT, report)
-    write_text(task.output / TABLE, table.markdown(report))
+    write_text(task.output / TABLE, sizes.markdown(report))
     return {"networks": rows, "teacher": known["label"], "note": report["note"],
             "report": TABLE}
 

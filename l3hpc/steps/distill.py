@@ -82,7 +82,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
 
     A task that was killed goes on at its last checkpoint, with the same bits.
     """
-    from l3hpc.compression.masked import MaskedTraining
+    from l3hpc.compression.retraining import MaskedTraining
     from l3hpc.datasets.training_pairs import find_pairs, prepare, split
     from l3hpc.io.files import digest, digest_file, write_json
     from l3hpc.models import training

@@ -78,7 +78,7 @@ def run(params: BaseModel, task: Task) -> dict[str, Any]:
     from l3hpc.avc.batches import Batches
     from l3hpc.avc.network import load_avc
     from l3hpc.compression.correspondence import dressed, head_for, look, undressed
-    from l3hpc.compression.finetuning import CorrespondenceTraining
+    from l3hpc.compression.retraining import CorrespondenceTraining
     from l3hpc.io.files import digest, digest_file, write_json
     from l3hpc.models import training
     from l3hpc.models.training_engine import limit_threads

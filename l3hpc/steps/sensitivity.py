@@ -51,7 +51,7 @@ def describe(params: Mapping[str, BaseModel]) -> str:
 
 def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
     """Layer by layer, ``points_per_task`` points in a task."""
-    from l3hpc.compression.sensitivity import points
+    from l3hpc.compression.fidelity import points
     from l3hpc.models.weights import describe as describe_weights
 
     assert isinstance(params, Params)
@@ -69,7 +69,7 @@ def digests(params: BaseModel) -> dict[str, Any]:
 
 def run(params: BaseModel, task: Task) -> dict[str, Any]:
     """Judge this task's points; write them into ``sensitivity.json``."""
-    from l3hpc.compression.sensitivity import Point, scan
+    from l3hpc.compression.fidelity import Point, scan
     from l3hpc.io.files import write_json
     from l3hpc.models.weights import caution, identity, load_parameters
 

@@ -4,8 +4,16 @@ import json
 
 import pytest
 
-from l3hpc.avc.audioset import Ontology, Segment, read_segments, subset, video_id
-from l3hpc.avc.selection import chosen, groups, split
+from l3hpc.avc.audioset import (
+    Ontology,
+    Segment,
+    chosen,
+    groups,
+    read_segments,
+    split,
+    subset,
+    video_id,
+)
 from l3hpc.errors import InputError
 
 #  Sound > Animal > Dog > Bark;  Sound > Music > Dog song (also below Dog);  Rattle twice

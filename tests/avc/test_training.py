@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from l3hpc.avc.evaluation import accuracy, interval
+from l3hpc.avc.training import accuracy, interval
 
 CHILD = """
 import os, signal, sys
@@ -103,7 +103,7 @@ def test_the_interval_is_the_exact_one(right, pairs, expected):
 def test_evaluation_runs_over_all_batches():
     import tensorflow as tf
 
-    from l3hpc.avc.evaluation import evaluate
+    from l3hpc.avc.training import evaluate
 
     class Half:
         rows = 10

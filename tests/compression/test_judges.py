@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from l3hpc.compression import plans, pruning, sensitivity
+from l3hpc.compression import fidelity, plans, pruning
 from l3hpc.compression.fidelity import Fidelity, distance
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import untrained
@@ -29,7 +29,7 @@ def test_the_unpruned_network_is_the_teacher():
     judge = Fidelity(network, frames, engine="tensorflow")
     told = judge.of(network)
     assert told["mse"] == 0 and told["cosine"] == pytest.approx(1)
-    rows = list(sensitivity.scan(network, sensitivity.points(8, (50, 95)), judge.of))
+    rows = list(fidelity.scan(network, fidelity.points(8, (50, 95)), judge.of))
     assert [(row["layer"], row["sparsity"]) for row in rows] == [
         (layer, percent) for layer in range(1, 9) for percent in (50, 95)]
     assert rows[-1]["name"] == "audio_embedding_layer" and rows[0]["name"] == "conv_1"
@@ -47,7 +47,7 @@ def test_judges_refuse_what_they_cannot_compare():
     with pytest.raises(InputError, match="4 values cannot be compared with the teacher's 8"):
         judge.of(untrained(other, 1))
     with pytest.raises(InputError, match="a sparsity of 100 %"):
-        sensitivity.points(8, (100,))
+        fidelity.points(8, (100,))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_an_interrupted_look_goes_on(avc, tmp_path, monkeypatch):
 
 def test_fine_tuning_learns_correspondence_and_keeps_zeros(avc, tmp_path):
     from l3hpc.compression.correspondence import Correspondence, head_for
-    from l3hpc.compression.finetuning import CorrespondenceTraining
+    from l3hpc.compression.retraining import CorrespondenceTraining
     from l3hpc.models.training_state import Schedule
 
     seen = see(avc, tmp_path)

@@ -31,7 +31,7 @@ class Data:
 
 
 def run(folder, **more):
-    from l3hpc.compression.masked import MaskedTraining
+    from l3hpc.compression.retraining import MaskedTraining
 
     trainer = MaskedTraining(
         SPEC, Data(60), (np.arange(48), np.arange(48, 60)), folder,
@@ -68,7 +68,7 @@ def test_without_zeros_it_is_the_plain_training(tmp_path):
 
 
 def test_another_network_than_the_training_is_refused(tmp_path):
-    from l3hpc.compression.masked import MaskedEngine
+    from l3hpc.compression.retraining import MaskedEngine
     from l3hpc.errors import InputError
 
     other = NetworkSpec(**{**SPEC.to_dict(), "filters": (4,) * 8, "emb_dim": None})

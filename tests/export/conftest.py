@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from l3hpc.export import micro
+from l3hpc.export import interpreter
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec, student_spec
 
@@ -82,8 +82,8 @@ def audio(tmp_path_factory):
 def tflite_micro():
     """Skips where there is no TFLite Micro interpreter."""
     try:
-        micro.python()
-    except micro.MicroUnavailable as error:
+        interpreter.python()
+    except interpreter.MicroUnavailable as error:
         pytest.skip(f"TFLite Micro: {error.message}")
 
 

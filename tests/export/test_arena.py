@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc.errors import L3hpcError
-from l3hpc.export import arena, micro, tiling
-from l3hpc.export.arena import Lifetime
+from l3hpc.export import costs, interpreter, tiling
+from l3hpc.export.costs import Lifetime
 from l3hpc.export.graph import Graph
 from l3hpc.export.interpreter import Runner
 
@@ -21,32 +21,32 @@ LIVES = st.lists(st.tuples(st.integers(1, 400), st.integers(0, 12), st.integers(
 def test_nothing_that_lives_together_overlaps(drawn):
     lives = [Lifetime(number, size, first, first + length)
              for number, (size, first, length) in enumerate(drawn)]
-    offsets = arena.layout(lives)
+    offsets = costs.layout(lives)
     for one in lives:
         assert offsets[one.tensor] % 16 == 0
         for other in lives[one.tensor + 1:]:
             apart = (offsets[one.tensor] + one.nbytes <= offsets[other.tensor]
                      or offsets[other.tensor] + other.nbytes <= offsets[one.tensor])
             assert apart or one.last < other.first or other.last < one.first
-    assert arena.extent(lives) >= arena.live_bytes(lives)
-    assert arena.extent(lives) <= sum(-(-life.nbytes // 16) * 16 for life in lives)
+    assert costs.extent(lives) >= costs.live_bytes(lives)
+    assert costs.extent(lives) <= sum(-(-life.nbytes // 16) * 16 for life in lives)
 
 
 def test_a_gap_is_used():
     """By hand: 100 and 50 side by side, then 40 where the 100 was, below the 50."""
     lives = [Lifetime(0, 100, 0, 1), Lifetime(1, 50, 1, 2), Lifetime(2, 40, 2, 3)]
-    assert arena.layout(lives) == {0: 0, 1: 112, 2: 0}
-    assert arena.extent(lives) == 176
-    assert arena.live_bytes(lives) == 150
+    assert costs.layout(lives) == {0: 0, 1: 112, 2: 0}
+    assert costs.extent(lives) == 176
+    assert costs.live_bytes(lives) == 150
 
 
 def test_lifetimes_of_a_graph(made):
     graph = Graph(made("small", "int8").flatbuffer)
-    lives = arena.lifetimes(graph)
+    lives = costs.lifetimes(graph)
     assert [(life.nbytes, life.first, life.last) for life in lives[:5]] == [
         (800, 0, 0), (800, 0, 1), (3200, 1, 2), (3200, 2, 3), (16 * 12 * 4, 3, 4)]
     assert lives[-1].last == len(graph.operators) - 1 and lives[-1].nbytes == 8
-    assert arena.plan(graph).head == 6400
+    assert costs.plan(graph).head == 6400
 
 
 @pytest.mark.parametrize(("name", "form", "amounts"), [
@@ -56,7 +56,7 @@ def test_tflite_micro_records_what_was_planned(made, tflite_micro, name, form, a
     graph = Graph(made(name, form).flatbuffer)
     tiling.in_strips(graph, amounts)
     graph.shrink()
-    planned, recorded = arena.plan(graph), micro.run(graph.to_bytes())
+    planned, recorded = costs.plan(graph), interpreter.run(graph.to_bytes())
     assert recorded.head == planned.head
     assert abs(recorded.tail - planned.tail) <= 32
     assert recorded.total == recorded.head + recorded.tail
@@ -66,29 +66,29 @@ def test_tflite_micro_records_what_was_planned(made, tflite_micro, name, form, a
 def test_tflite_micro_gives_the_same_integers(made, tflite_micro):
     runner = Runner(made("odd maps", "int8").flatbuffer)
     inputs = runner.quantised(made("odd maps", "int8").spectrograms)
-    assert micro.run(made("odd maps", "int8").flatbuffer, inputs).outputs.tobytes() == \
+    assert interpreter.run(made("odd maps", "int8").flatbuffer, inputs).outputs.tobytes() == \
         runner.raw(inputs).tobytes()
 
 
 def test_tflite_micro_refuses_float16(made, tflite_micro):
-    with pytest.raises(micro.MicroRefused, match="DEQUANTIZE|dequantize"):
-        micro.run(made("small", "fp16").flatbuffer)
+    with pytest.raises(interpreter.MicroRefused, match="DEQUANTIZE|dequantize"):
+        interpreter.run(made("small", "fp16").flatbuffer)
 
 
 def test_without_the_interpreter_the_reason_is_told(made, monkeypatch):
-    monkeypatch.setenv(micro.VARIABLE, "/nowhere/python")
-    with pytest.raises(micro.MicroUnavailable, match="no tflite_micro for /nowhere/python"):
-        micro.run(made("small", "int8").flatbuffer)
-    monkeypatch.delenv(micro.VARIABLE)
+    monkeypatch.setenv(interpreter.VARIABLE, "/nowhere/python")
+    with pytest.raises(interpreter.MicroUnavailable, match="no tflite_micro for /nowhere/python"):
+        interpreter.run(made("small", "int8").flatbuffer)
+    monkeypatch.delenv(interpreter.VARIABLE)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(L3hpcError, match="\\[micro\\]"):
-        micro.python()
+        interpreter.python()
 
 
 def test_scratch_of_cmsis_nn_is_two_columns_of_int16(made):
     graph = Graph(made("small", "int8").flatbuffer)
-    scratch = arena._scratch(graph)
+    scratch = costs._scratch(graph)
     assert [life.nbytes for life in scratch] == [4 * 9 * before for before in (1, 4, 4, 6, 6, 8, 8,
                                                                                8)]
-    assert arena.plan(graph).with_cmsis_nn == 6400 + 144
+    assert costs.plan(graph).with_cmsis_nn == 6400 + 144
     assert np.all([life.first == life.last for life in scratch])

@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.audio.frontends import Frontend, hann
 from l3hpc.errors import InputError
-from l3hpc.export import ccode, frontend_table
+from l3hpc.export import ccode
 from l3hpc.export.graph import Graph
 
 GCC = ["gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-O1"]
@@ -92,26 +92,26 @@ def run(program, front, values, dtype):
 
 
 def test_golden_header(made):
-    header = ccode.header(Graph(made("small", "int8").flatbuffer), 1234, 5678)
+    header = ccode.model_header(Graph(made("small", "int8").flatbuffer), 1234, 5678)
     assert header.startswith(MODEL_HEADER)
     assert "extern const unsigned char l3_model[L3_MODEL_BYTES];" in header
-    assert "L3_MODEL_ARENA" not in ccode.header(Graph(made("small", "fp32").flatbuffer), 1, 0)
-    assert "SCALE" not in ccode.header(Graph(made("small", "fp32").flatbuffer), 1, 0)
+    assert "L3_MODEL_ARENA" not in ccode.model_header(Graph(made("small", "fp32").flatbuffer), 1, 0)
+    assert "SCALE" not in ccode.model_header(Graph(made("small", "fp32").flatbuffer), 1, 0)
 
 
 @needs_gcc
 def test_the_array_is_the_file(made, tmp_path):
     flatbuffer = Graph(made("small", "int8").flatbuffer).to_bytes()
     program = build(tmp_path, {
-        "l3_model.h": ccode.header(Graph(flatbuffer), len(flatbuffer), 0),
-        "l3_model.c": ccode.source(flatbuffer), "main.c": MODEL_MAIN})
+        "l3_model.h": ccode.model_header(Graph(flatbuffer), len(flatbuffer), 0),
+        "l3_model.c": ccode.model_source(flatbuffer), "main.c": MODEL_MAIN})
     assert subprocess.run([program], capture_output=True, check=True).stdout == flatbuffer
 
 
 @pytest.mark.parametrize("name", FRONTENDS)
 def test_the_table_is_the_filterbank(name):
     front = FRONTENDS[name]
-    made = frontend_table.table(front)
+    made = ccode.table(front)
     bank, start = np.zeros((front.n_dft // 2 + 1, front.bands)), 0
     for band in range(front.bands):
         count = made.count[band]
@@ -134,8 +134,8 @@ def test_the_integer_front_end_is_the_float_one(tmp_path, name, dtype, scale, ze
     front = FRONTENDS[name]
     rng = np.random.default_rng(7)
     audio = (0.2 * rng.standard_normal(front.rate)).astype(np.float32)
-    program = build(tmp_path, {"l3_frontend.h": frontend_table.header(front, dtype, scale, zero),
-                               "l3_frontend.c": frontend_table.source(front, dtype, scale, zero),
+    program = build(tmp_path, {"l3_frontend.h": ccode.frontend_header(front, dtype, scale, zero),
+                               "l3_frontend.c": ccode.frontend_source(front, dtype, scale, zero),
                                "main.c": FRONTEND_MAIN})
     values = spectra(front, audio)
     found = run(program, front, np.rint(values / values.max() * (2**32 - 1)), dtype)
@@ -156,8 +156,8 @@ def test_silence_is_the_largest_value_everywhere(tmp_path):
     """As in floats: an all-zero frame is a spectrogram of zeros."""
     front = FRONTENDS["student"]
     program = build(tmp_path, {
-        "l3_frontend.h": frontend_table.header(front, "int8", 80 / 255, 127),
-        "l3_frontend.c": frontend_table.source(front, "int8", 80 / 255, 127),
+        "l3_frontend.h": ccode.frontend_header(front, "int8", 80 / 255, 127),
+        "l3_frontend.c": ccode.frontend_source(front, "int8", 80 / 255, 127),
         "main.c": FRONTEND_MAIN})
     silent = np.zeros((front.shape[1], front.n_dft // 2 + 1))
     assert (run(program, front, silent, "int8") == 127).all()
@@ -169,4 +169,4 @@ def test_silence_is_the_largest_value_everywhere(tmp_path):
 
 def test_a_linear_spectrogram_has_no_table():
     with pytest.raises(InputError, match="no mel table"):
-        frontend_table.table(Frontend(8000, 512, 242, None))
+        ccode.table(Frontend(8000, 512, 242, None))

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.export.conversion import FORMATS, centred, convert
+from l3hpc.export.conversion import FORMATS, centred, convert, round_first_layer
 from l3hpc.export.graph import Graph
 from l3hpc.export.interpreter import Runner
-from l3hpc.export.rounding import round_first_layer
 from l3hpc.models.precision import deviation_of
 
 

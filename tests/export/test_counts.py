@@ -2,7 +2,7 @@
 
 import pytest
 
-from l3hpc.export import counts
+from l3hpc.export import costs
 from l3hpc.export.graph import Graph
 from l3hpc.models.spec import NetworkSpec, student_spec
 
@@ -19,12 +19,12 @@ def by_definition(spec: NetworkSpec) -> list[int]:
 @pytest.mark.parametrize("name", ["small", "odd maps"])
 def test_multiply_accumulates(made, name):
     graph = Graph(made(name, "int8").flatbuffer)
-    assert counts.macs(graph) == by_definition(made(name, "int8").spec)
+    assert costs.macs(graph) == by_definition(made(name, "int8").spec)
 
 
 def test_student_2_as_the_poster_counts(made):
     graph = Graph(made("small", "int8").flatbuffer)
-    found = counts.count(graph, student_spec(head="relu"), sum(counts.macs(graph)))
+    found = costs.count(graph, student_spec(head="relu"), sum(costs.macs(graph)))
     assert (found.flash_as_published, found.ram_as_published) == (584_420, 102_400)
     assert found.extra_macs == 0
     assert sum(by_definition(student_spec(head="relu"))) == 131_272_704
@@ -32,9 +32,9 @@ def test_student_2_as_the_poster_counts(made):
 
 def test_time_from_the_published_layers(made):
     """24.6 million operations (two per multiply-accumulate) took 96.8 ms in three layers."""
-    published = counts.FEW_CHANNELS[0] + counts.MANY_CHANNELS[0]
+    published = costs.FEW_CHANNELS[0] + costs.MANY_CHANNELS[0]
     assert 2 * published == 24_576_000
     graph = Graph(made("small", "int8").flatbuffer)
-    first, *others = counts.macs(graph)
+    first, *others = costs.macs(graph)
     expected = first / 2_457_600 * 0.0314 + sum(others) / 9_830_400 * 0.0654
-    assert counts.seconds_m7(graph) == pytest.approx(expected, rel=1e-12)
+    assert costs.seconds_m7(graph) == pytest.approx(expected, rel=1e-12)

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from l3hpc.cli import cli
 from l3hpc.cli.export import command
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.export import arena, package, report
+from l3hpc.export import costs, package, report
+from l3hpc.export.build import Settings
 from l3hpc.export.graph import Graph, description
 from l3hpc.export.interpreter import Runner
-from l3hpc.export.settings import Settings
 from l3hpc.models import weights
 from l3hpc.models.precision import deviation_of
 
@@ -55,7 +55,7 @@ def test_everything_is_written(exported):
                                  "bit_identical": True, "largest_difference": 0.0}
     assert told["calibration"]["recordings"] == 8
     assert told["accuracy"]["cosine"] > 0.98  # random weights
-    assert told["models"][1]["arena"]["planned"] == arena.plan(Graph(flatbuffer)).as_json()
+    assert told["models"][1]["arena"]["planned"] == costs.plan(Graph(flatbuffer)).as_json()
     assert told["models"][1]["arena"]["planned"]["total"] <= 40_000
     assert told["models"][0]["arena"]["planned"]["head"] == 51_200
     assert told["models"][1]["extra_macs"] > 0 == told["models"][0]["extra_macs"]
@@ -129,7 +129,7 @@ def test_dry_run_says_and_writes_nothing(tmp_path, model, audio):
 
 
 def test_a_dry_run_starts_nothing_heavy(tmp_path, model, audio):
-    code = ("import sys; from l3hpc.export import package; from l3hpc.export.settings import "
+    code = ("import sys; from l3hpc.export import package; from l3hpc.export.build import "
             "Settings; from pathlib import Path; package.preview(sys.argv[1], Path(sys.argv[2]), "
             "Settings(calibrate=Path(sys.argv[3]))); print('tensorflow' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, model, tmp_path / "out", audio],

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.export import arena, counts, micro, tiling
+from l3hpc.export import costs, interpreter, tiling
 from l3hpc.export.graph import Graph
 from l3hpc.export.interpreter import Runner
 
@@ -97,21 +97,21 @@ def test_weights_lie_in_the_file_once_and_maps_keep_their_quantisation(made):
 
 def test_choose(made):
     graph = Graph(made("wide", "int8").flatbuffer)
-    whole = arena.plan(graph).total
+    whole = costs.plan(graph).total
     assert tiling.choose(graph, whole) == (1, 1, 1)
     for budget in (whole - 5_000, 40_000):
         chosen = tiling.choose(graph, budget)
         tried = graph.fork()
         tiling.in_strips(tried, chosen)
-        assert arena.plan(tried).total <= budget and max(chosen) > 1
-        assert sum(counts.macs(tried)) - sum(counts.macs(graph)) == tiling.extra_macs(graph, chosen)
+        assert costs.plan(tried).total <= budget and max(chosen) > 1
+        assert sum(costs.macs(tried)) - sum(costs.macs(graph)) == tiling.extra_macs(graph, chosen)
         fewer = graph.fork()
         tiling.in_strips(fewer, (chosen[0] - 1, *chosen[1:]))
-        assert arena.plan(fewer).total > budget
+        assert costs.plan(fewer).total > budget
     assert len(graph.operators) == 14  # not touched by trying
     nothing = graph.fork()
     tiling.in_strips(nothing, tiling.choose(graph, 1))
-    assert arena.plan(nothing).total < 35_000
+    assert costs.plan(nothing).total < 35_000
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +130,19 @@ def test_student_2_fits(student_2):
     """The promise: an arena of at most 102,400 bytes, and at most 0.60 MB (600,000 bytes)."""
     plain, striped, chosen = student_2
     assert chosen == (4, 3, 1)
-    assert arena.plan(plain).head == 204_800
-    assert arena.plan(striped).total <= 102_400
-    assert arena.plan(striped).head == 81_152 and arena.plan(striped).live == 76_352
+    assert costs.plan(plain).head == 204_800
+    assert costs.plan(striped).total <= 102_400
+    assert costs.plan(striped).head == 81_152 and costs.plan(striped).live == 76_352
     assert len(striped.to_bytes()) <= 600_000
     assert 0 < len(striped.to_bytes()) - len(plain.to_bytes()) < 6_000
-    assert sum(counts.macs(plain)) == 131_272_704
-    assert sum(counts.macs(striped)) - sum(counts.macs(plain)) == 1_929_600
+    assert sum(costs.macs(plain)) == 131_272_704
+    assert sum(costs.macs(striped)) - sum(costs.macs(plain)) == 1_929_600
 
 
 def test_student_2_in_tflite_micro(student_2, tflite_micro):
     plain, striped, _ = student_2
     inputs = any_inputs(Runner(plain.to_bytes()), 2)
-    whole, parts = (micro.run(graph.to_bytes(), inputs) for graph in (plain, striped))
+    whole, parts = (interpreter.run(graph.to_bytes(), inputs) for graph in (plain, striped))
     assert whole.head == 204_800 and whole.total < 214_500
     assert parts.total <= 102_400
     assert whole.outputs.tobytes() == parts.outputs.tobytes()
@@ -150,10 +150,9 @@ def test_student_2_in_tflite_micro(student_2, tflite_micro):
 
 
 def test_the_published_student_on_real_recordings(real):
-    from l3hpc.export import frames
-    from l3hpc.export.build import build
-    from l3hpc.export.settings import Settings
-    from l3hpc.export.source import read_model
+    from l3hpc.export import inputs as frames
+    from l3hpc.export.build import Settings, build
+    from l3hpc.export.inputs import read_model
     from l3hpc.models.precision import deviation_of
     from l3hpc.models.tensorflow_engine import TensorFlowEngine
 
@@ -166,4 +165,4 @@ def test_the_published_student_on_real_recordings(real):
     assert striped.raw(own).tobytes() == plain.raw(own).tobytes()
     right = TensorFlowEngine(parameters.folded()).run(spectrograms[1::2])
     assert deviation_of(striped.embed(spectrograms[1::2]), right).cosine > 0.998
-    assert len(built.body.to_bytes()) < 412_000 and arena.plan(built.body).total <= 102_400
+    assert len(built.body.to_bytes()) < 412_000 and costs.plan(built.body).total <= 102_400

@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from l3hpc import steps
-from l3hpc.avc.evaluation import interval
 from l3hpc.avc.scenes import CEILING
+from l3hpc.avc.training import interval
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.ledger.schema import tab_named
 from l3hpc.models import weights
