@@ -150,7 +150,7 @@ def size_table(arguments: argparse.Namespace) -> Table:
         for kind, graph in (("plain", built.plain), ("strip-wise", built.body)):
             flatbuffer = graph.to_bytes()
             try:
-                recorded: int | None = interpreter.run(flatbuffer).total
+                recorded: int | None = interpreter.run_micro(flatbuffer).total
             except interpreter.MicroUnavailable as error:
                 print(error, file=sys.stderr)
                 recorded = None

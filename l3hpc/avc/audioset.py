@@ -1,10 +1,7 @@
-"""Which videos of AudioSet belong to a subset: segment lists and the ontology, by class name.
+"""Which videos are used: subsets of AudioSet by class name, and their split by whole videos.
 
 AudioSet (Gemmeke et al. 2017) lists segments in CSV files (three lines that begin with ``#``, then
 ``YTID, start_seconds, end_seconds, "label,label"``) and classes in ``ontology.json``.
-
-
-Which videos are used, and for what: train, validate or test. Whole videos, never single pairs.
 """
 
 from __future__ import annotations
@@ -25,6 +22,8 @@ from l3hpc.io.tables import cells
 
 _ID = re.compile(r"[A-Za-z0-9_-]{11}")
 SUGGESTED = 5
+Item = TypeVar("Item")
+LEAST = 2  # videos of a split: one alone makes no non-matching pairs
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,6 @@ def video_id(file: str | Path, known: Iterable[str] | Mapping[str, object]) -> s
         if found and text[11:12] in ("", "_", ".") and found[0] in known:
             return found[0]
     return None
-
-
-Item = TypeVar("Item")
-LEAST = 2  # videos of a split: one alone makes no non-matching pairs
 
 
 def chosen(folder: Path, metadata: Sequence[Path] = (), ontology: Path | None = None,

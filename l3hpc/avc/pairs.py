@@ -1,15 +1,14 @@
-"""Small changes to a pair that leave its meaning: what the published samplers drew at random.
+"""Which frame meets which second of sound, and how each is varied.
 
-Pictures: mirrored or not, saturation times 0.5 to 1.5, brightness plus or minus 32/255, the two in
-either order. Sound: a gain of 0.9 to 1.1, never so much that it clips. (The published code took the
-peak of 16-bit samples as if they lay in [-1, 1] and so only ever made sound quieter.)
+A matching pair is a second of sound and a frame from within it; in the other half, picture and
+sound come from two different videos. All pairs are planned before anything is decoded, from a seed:
+every video gives equally many frames and seconds to both halves, so that neither alone gives the
+label away.
 
-
-Which picture meets which second of sound: matching and non-matching pairs, half and half.
-
-A matching pair is a second of sound and a frame from within it; in the other half picture and sound
-are of two different videos. All is planned before anything is decoded, from a seed: every video
-gives equally many pictures and seconds to both halves, so that neither alone tells the label.
+Augmentation changes a pair slightly and keeps its meaning. Pictures: mirrored or not, saturation
+times 0.5 to 1.5, brightness plus or minus 32/255, the two in either order. Sound: a gain of 0.9 to
+1.1, never so much that it clips. (The published code took the peak of 16-bit samples as if they lay
+in [-1, 1] and so only ever made sound quieter.)
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from l3hpc.errors import InputError
 
 BRIGHTNESS = 32 / 255
 GAIN = 0.1
+LAST_FRAME_S = 0.05  # a frame is not looked for in the last moments of a video
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,6 @@ def saturated(values: np.ndarray, factor: float) -> np.ndarray:
 def brightened(values: np.ndarray, delta: float) -> np.ndarray:
     """Values in [0, 1] plus ``delta``, kept there."""
     return np.clip(values + np.float32(delta), 0, 1)
-
-
-LAST_FRAME_S = 0.05  # a frame is not looked for in the last moments of a video
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Train the audio-visual network: the loop of ``l3hpc.models.training`` on pairs.
+"""Train and evaluate the audio-visual network: the loop of ``l3hpc.models.training`` on pairs.
 
-Cross-entropy plus the kernels' L2 penalty; beside it the share of wrong answers, where a student's
-training has its mean absolute error. Importing this module imports TensorFlow.
-
-
-How often the network is right about pairs that it has never seen, and how sure that is."""
+The loss is cross-entropy plus the kernels' L2 penalty; where a student's training reports its mean
+absolute error, this one reports the share of wrong answers. ``evaluate`` says how often the network
+is right about pairs it has never seen, with a confidence interval. Importing this module imports
+TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 LATEST, BEST_LOSS, BEST_ACCURACY = (
     "avc_latest.h5", "avc_best_valid_loss.h5", "avc_best_valid_accuracy.h5")
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,6 @@ def told(row: dict[str, float]) -> dict[str, float]:
             "accuracy": 1 - row["mean_absolute_error"], "val_loss": row["val_loss"],
             "val_accuracy": 1 - row["val_mean_absolute_error"],
             "learning_rate": row["learning_rate"]}
-
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""How close a compressed network's embeddings are to the teacher's, on the same audio.
+"""How close a compressed network's embeddings are to the teacher's, also layer by layer.
 
-The sensitivity scan: prune one convolution at a time and see what is lost.
-
-EdgeL3 (Kumari et al. 2019) did this at 70, 80, 85, 90 and 95 % with audio-visual correspondence as
-the judge. Any judge will do here: a function from a network to numbers.
+``scan`` is the sensitivity analysis: prune one convolution at a time and see what is lost. EdgeL3
+(Kumari et al. 2019) did this at 70, 80, 85, 90 and 95 % with audio-visual correspondence as the
+measure. Any function from a network to numbers will do here.
 """
 
 from __future__ import annotations
@@ -21,6 +20,9 @@ from l3hpc.errors import InputError
 from l3hpc.models import engines
 from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters
+
+SPARSITIES = (70.0, 80.0, 85.0, 90.0, 95.0)
+Judge = Callable[[Parameters], dict[str, Any]]
 
 
 class Fidelity:
@@ -63,10 +65,6 @@ def distance(found: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
                       both.astype(float))
     return {"mse": float((difference ** 2).mean()), "mae": float(np.abs(difference).mean()),
             "cosine": float(cosine.mean()), "windows": len(mine)}
-
-
-SPARSITIES = (70.0, 80.0, 85.0, 90.0, 95.0)
-Judge = Callable[[Parameters], dict[str, Any]]
 
 
 @dataclass(frozen=True)

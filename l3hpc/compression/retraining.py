@@ -1,18 +1,14 @@
-"""Train a pruned network again without losing its zeros. Importing this module imports TensorFlow.
+"""Re-train a pruned network without losing its zeros. Importing this module imports TensorFlow.
 
 A weight that is zero when training begins gets no gradient, so that Adam's moments and the weight
 itself stay exactly zero, on one device or on several, also across a restart. (The published code
 multiplied by a mask in the forward pass and recomputed it from the live weights, so that weights
 which training made small were dropped as well, and the number of zeros drifted upwards.)
 
-Everything else, the epochs, checkpoints and the restart at the next batch with the same bits, is
-``l3hpc.models.training``.
-
-
-Train a pruned audio branch on correspondence, with its zeros held. Imports TensorFlow.
-
-The engine for ``l3hpc.models.training`` on ``correspondence.Seen``: categorical cross-entropy, and
-in the place of the mean absolute error the share of pairs judged wrongly (1 - accuracy).
+``MaskedTraining`` learns from a teacher's embeddings, ``CorrespondenceTraining`` from pairs:
+categorical cross-entropy on ``correspondence.Seen``, and instead of the mean absolute error the
+share of pairs judged wrongly (1 - accuracy). Epochs, checkpoints and the restart at the next batch
+with the same bits are those of ``l3hpc.models.training``.
 """
 
 from __future__ import annotations

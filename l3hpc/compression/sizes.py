@@ -1,13 +1,10 @@
-"""How large a compressed network is: by the published formula, and truly, in five forms.
+"""How large a compressed network is: by the published formula, and as stored in five forms.
 
 The published table (EdgeL3, Kumari et al. 2019) counts kernels *and* biases as if both were pruned,
 multiplies by percentages instead of counting zeros, leaves normalisations out of what remains and
 keeps them in what it is compared with. ``published`` reproduces that to the digit; everything else
-here counts what is there.
-
-
-The compression report: the published table by its formula, what is really there beside it, and
-the networks of a run. Numbers as JSON, and the same as Markdown for people."""
+here counts what is stored. ``markdown`` puts both side by side, with the networks of a run.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +23,10 @@ from l3hpc.models.spec import NetworkSpec, openl3_spec, parameter_count
 
 MIB = 1 << 20
 GZIP_LEVEL = 6
+FORMS = {"float32": "float32 (dense)", "float16": "float16 (dense)", "csr": "CSR",
+         "bitmask": "bitmask + values", "gzip": "gzip"}
+FORMULA = ("remaining = Σ (1 − qᵢ/100) · (kernelᵢ + biasᵢ); MB = 4 · remaining / 2²⁰; "
+           "reduction = 1 − remaining / 4,688,066")
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,6 @@ def _dense(parameters: Parameters) -> bytes:
                     for arrays in parameters.layers for array in arrays)
 
 
-FORMS = {"float32": "float32 (dense)", "float16": "float16 (dense)", "csr": "CSR",
-         "bitmask": "bitmask + values", "gzip": "gzip"}
-FORMULA = ("remaining = Σ (1 − qᵢ/100) · (kernelᵢ + biasᵢ); MB = 4 · remaining / 2²⁰; "
-           "reduction = 1 − remaining / 4,688,066")
-
-
 def published_rows(teacher: Parameters, on_plan: Callable[[str], None] = lambda plan: None
                    ) -> list[dict[str, Any]]:
     """The eleven published plans: their formula on L3, and this teacher pruned by them.
@@ -157,20 +152,20 @@ def markdown(report: Mapping[str, Any]) -> str:
     parts = ["# Compression", f"Teacher: {report['teacher']['label']}"]
     if report.get("note"):
         parts.append(f"**{report['note']}**")
-    parts += ["## The networks of this run", networks(report["networks"])]
+    parts += ["## The networks of this run", networks_table(report["networks"])]
     if report["left_out"]:
         parts.append("\n".join(f"* {line}" for line in report["left_out"]))
     if report.get("sensitivity"):
         parts += ["## One layer at a time", f"Judged by: {report['sensitivity']['words']}.",
-                  sensitivity(report["sensitivity"])]
+                  sensitivity_table(report["sensitivity"])]
     parts += ["## The published plans", f"By the published formula: {FORMULA}. It counts biases as "
               "if they were pruned and percentages in place of zeros; the columns from "
               "“non-zero” on are counted, on the teacher of this run.",
-              published(report["published"])]
+              published_table(report["published"])]
     return "\n\n".join(parts) + "\n"
 
 
-def published(rows: Sequence[Mapping[str, Any]]) -> str:
+def published_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The published table with true counts and bytes beside it."""
     titles = ["plan", "percent per convolution", "parameters", "MB", "reduction %",
               "non-zero", *(f"{title}, bytes" for title in FORMS.values())]
@@ -180,7 +175,7 @@ def published(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{row['published']['reduction']:.2f}", *_bytes(row["sizes"])] for row in rows))
 
 
-def networks(rows: Sequence[Mapping[str, Any]]) -> str:
+def networks_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The networks of a run: how they were made, how large and how close to the teacher."""
     titles = ["network", "plan", "convolutions", "values", "parameters", "non-zero",
               *(f"{title}, bytes" for title in FORMS.values()), "MSE", "cosine", "accuracy"]
@@ -191,16 +186,16 @@ def networks(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows))
 
 
-def sensitivity(told: Mapping[str, Any]) -> str:
+def sensitivity_table(curve: Mapping[str, Any]) -> str:
     """Layers down, sparsities across; of the judge's numbers the one that counts."""
-    measure = "accuracy" if told["judge"] == "correspondence" else "cosine"
-    sparsities = sorted({row["sparsity"] for row in told["points"]})
-    layers = sorted({(row["layer"], row["name"]) for row in told["points"]})
-    found = {(row["layer"], row["sparsity"]): row[measure] for row in told["points"]}
+    measure = "accuracy" if curve["judge"] == "correspondence" else "cosine"
+    sparsities = sorted({row["sparsity"] for row in curve["points"]})
+    layers = sorted({(row["layer"], row["name"]) for row in curve["points"]})
+    found = {(row["layer"], row["sparsity"]): row[measure] for row in curve["points"]}
     return grid([measure, *(f"{value:g} %" for value in sparsities)], [
         [name, *(_number(found.get((layer, value))) for value in sparsities)]
         for layer, name in layers]) + (
-            f"\n\nUnpruned: {measure} {_number(told['unpruned'].get(measure))}.")
+            f"\n\nUnpruned: {measure} {_number(curve['unpruned'].get(measure))}.")
 
 
 def grid(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -209,10 +204,10 @@ def grid(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _bytes(told: Mapping[str, int] | None) -> list[str]:
-    if told is None:
+def _bytes(sizes: Mapping[str, int] | None) -> list[str]:
+    if sizes is None:
         return ["–"] * (1 + len(FORMS))
-    return [f"{told['non_zero']:,}", *(f"{told[form]:,}" for form in FORMS)]
+    return [f"{sizes['non_zero']:,}", *(f"{sizes[form]:,}" for form in FORMS)]
 
 
 def _number(value: float | None) -> str:

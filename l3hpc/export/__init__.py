@@ -1,7 +1,7 @@
-"""From weights to a microcontroller: TFLite files, strip-wise graphs, arenas, C code, model cards.
+"""From weights to a microcontroller: TFLite files, tiled graphs, memory, C code, model cards.
 
-A network becomes a TensorFlow Lite flatbuffer (``plain``), whose graph is then rewritten so that
-its first blocks are computed strip by strip in little memory (``strips``); ``arena`` and ``counts``
-say what it needs, ``accuracy`` what quantisation changed, ``ccode`` and ``frontend_table`` make C
-of it, ``card`` and ``report`` tell it. ``package.export_model`` does all of that for one model.
+``conversion`` makes a TensorFlow Lite flatbuffer of a network, with a fused front end where asked;
+``tiling`` rewrites its graph so that the first blocks are computed strip by strip in little memory;
+``costs`` says what it needs, ``interpreter`` runs it, ``ccode`` writes C, ``report`` describes it.
+``package.export_model`` does all of that for one model.
 """

@@ -1,6 +1,7 @@
-"""How a model is exported, which files that gives, and what is refused before any work.
+"""From a network and settings to the graph that is exported, and what it is compared with.
 
-From a network to the graph that is exported, and to what it is compared with on the way."""
+``Settings`` refuses what cannot be exported before any work.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.audio.conventions import name_of
 from l3hpc.errors import InputError, nearest
 from l3hpc.export import conversion, tiling
 from l3hpc.export.conversion import FORMATS, INTEGER, convert, round_first_layer
@@ -72,8 +74,8 @@ class Settings:
     def check(self, spec: NetworkSpec) -> None:
         """Refuse (``InputError``) what this network cannot be exported as."""
         if self.frontend == "inside" and spec.convention != "A":
-            raise InputError(f"front-end convention {spec.convention} cannot go inside",
-                             where="--frontend", allowed="inside for convention A; else outside")
+            raise InputError(f"front-end convention {name_of(spec.convention)} cannot go inside",
+                             where="--frontend", allowed=f"inside for {name_of('A')}; else outside")
 
     def files(self, spec: NetworkSpec) -> list[str]:
         """The files that the export of a network gives.

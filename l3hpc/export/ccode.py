@@ -1,14 +1,14 @@
 """C for a sensor's firmware: the model as an array, and the mel front end in integers.
 
 What a sensor does: window the samples (Q15), take the spectrum (its own FFT, for example that of
-CMSIS-DSP), square it, and pass the spectra one at a time to ``l3_frontend_mel``: sparse triangles in
-Q15 give one 64-bit energy per band, whose base-2 logarithm is kept in Q16. After the last spectrum
-``l3_frontend_input`` subtracts the largest value, clamps, and gives the model's input. Any constant
-factor of samples, window and spectrum cancels when the largest is subtracted, so only ratios count;
-each triangle is scaled to Q15 on its own and its scale added back as a logarithm.
+CMSIS-DSP), square it, and pass the spectra one at a time to ``l3_frontend_mel``: sparse triangles
+in Q15 give one 64-bit energy per band, whose base-2 logarithm is kept in Q16. After the last
+spectrum ``l3_frontend_input`` subtracts the largest value, clamps, and gives the model's input. Any
+constant factor of samples, window and spectrum cancels when the largest is subtracted, so only
+ratios count; each triangle is scaled to Q15 on its own and its scale added back as a logarithm.
 
-Unlike the float front end, energies below 1 count as silence (so a spectrum should use its 32 bits),
-and the absolute floor of 1e-10 cannot be represented. The text of the files is in ``assets/``.
+Unlike the float front end, energies below 1 count as silence (so a spectrum should use its 32
+bits), and the absolute floor of 1e-10 cannot be represented. The files' text is in ``assets/``.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def frontend_header(front: Frontend, dtype: str, scale: float, zero: int) -> str
               ("BINS", front.n_dft // 2 + 1, "bins of a spectrum"), ("BANDS", bands, "rows"),
               ("TIMES", times, "columns: spectra per frame"),
               ("SQUARED", int(front.power), "1: bins are squared magnitudes, 0: magnitudes")]
-    return _render("l3_frontend.h.j2", convention=front.convention, values=values, dtype=dtype,
+    return _render("l3_frontend.h.j2", convention=front.name, values=values, dtype=dtype,
                    c_type=INPUT_TYPES[dtype], scale=scale, zero=zero)
 
 

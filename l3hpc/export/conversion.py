@@ -1,24 +1,20 @@
-"""A network as a TFLite file, as TensorFlow's converter makes it: float32, float16 or integers.
+"""A network as a TFLite file: float32, float16 or integers, with its front end or without.
 
-What goes in is the folded network: no BatchNorm is left but the spectrogram's own, whose factor is
-taken into the first convolution's kernel, so that one addition remains of it (the border of "same"
-padding is zero after that addition, so it cannot vanish into a bias). The model takes one
+``convert`` takes the folded network: no BatchNorm is left but the spectrogram's own, whose factor
+is taken into the first convolution's kernel, so that one addition remains of it (the border of
+"same" padding is zero after that addition, so it cannot vanish into a bias). The model takes one
 spectrogram in dB, (1, bands, times, 1), and gives one embedding, (1, dim).
 
+``round_first_layer`` rounds the first convolution's integers together instead of one by one. A
+filter of that layer sees nine neighbouring pixels of a spectrogram, which are much alike, so that
+errors of the nine weights add up in one direction; this layer alone makes most of the error of an
+integer model. All 512 ways to round a filter up or down are tried on the joint statistics of real
+spectrograms (``l3hpc.models.quantisation``); size and time do not change.
 
-The first convolution's integers, rounded together instead of one by one.
-
-A filter of the first layer sees nine neighbouring pixels of a spectrogram, which are much alike, so
-that errors of the nine weights add up in one direction; this layer alone makes most of the error of
-an integer model. All 512 ways to round a filter up or down are tried on what the pixels of real
-spectrograms look like together (``l3hpc.models.quantisation``); size and time do not change.
-
-
-The mel front end inside the file: audio in, embedding out, for phones and small computers.
-
-The front end is converted in float32 (its Fourier transform and logarithm have no integer kernels)
-and joined to the body; in front of an integer body stands one QUANTIZE. TFLite Micro has no such
-Fourier transform: for a microcontroller the front end stays outside, as C.
+``convert_frontend`` and ``join`` fuse the mel front end into the file: audio in, embedding out, for
+phones and small computers. The front end is converted in float32 (its Fourier transform and
+logarithm have no integer kernels); before an integer body there is one QUANTIZE. TFLite Micro has
+no such Fourier transform: for a microcontroller the front end stays outside, as C.
 """
 
 from __future__ import annotations

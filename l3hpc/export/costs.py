@@ -1,17 +1,14 @@
-"""How much memory inference takes on a microcontroller, from the file alone.
+"""What inference costs on a microcontroller, from the file alone: memory, arithmetic and time.
 
-TFLite Micro keeps everything in one arena: at its head the maps, laid out once so that those alive
-together do not overlap, and at its tail what it remembers of tensors, operators and convolutions.
-``plan`` computes the head by liveness analysis and the same greedy layout, and the tail from what
-the interpreter was seen to allocate (x86-64, October 2026; pointers of a Cortex-M are half as long,
-so its tail is smaller). ``micro`` asks the interpreter itself.
+Memory: TFLite Micro keeps everything in one arena: at its head the maps, laid out once so that
+those alive at the same time do not overlap, and at its tail its records of tensors, operators and
+convolutions. ``plan`` computes the head by liveness analysis and the same greedy layout, and the
+tail from what the interpreter was seen to allocate (x86-64, October 2026; pointers of a Cortex-M
+are half as long, so its tail is smaller). ``interpreter.run_micro`` asks the interpreter itself.
 
-
-What a model costs: parameters, activations, multiply-accumulates, and time on a Cortex-M7.
-
-The time is an estimate from the one layer-by-layer table that Arm published for its kernels on such
-a processor: Lai, Suda and Chandra 2018, "CMSIS-NN: Efficient Neural Network Kernels for Arm
-Cortex-M CPUs" (arXiv 1801.06601), table 1: a CIFAR-10 network in 8 bits on a Cortex-M7 at 216 MHz
+Time is an estimate from the one layer-by-layer table that Arm published for its kernels on such a
+processor: Lai, Suda and Chandra 2018, "CMSIS-NN: Efficient Neural Network Kernels for Arm Cortex-M
+CPUs" (arXiv 1801.06601), table 1: a CIFAR-10 network in 8 bits on a Cortex-M7 at 216 MHz
 (NUCLEO-F746ZG). It is not a measurement of this model.
 """
 
@@ -33,6 +30,11 @@ PER_CHANNEL = 4  # a convolution's multiplier, and its shift
 # operator's own data with its alignment, and what the allocator takes for itself
 OPERATOR_DATA = {"CONV_2D": 117, "MAX_POOL_2D": 48, "PAD": 67, "CONCATENATION": 76, "ADD": 70}
 FIXED = 588
+SOURCE = ("Lai, Suda, Chandra 2018, CMSIS-NN (arXiv 1801.06601), table 1: 8-bit CIFAR-10 network, "
+          "Cortex-M7 at 216 MHz")
+# multiply-accumulates and milliseconds of the published layers
+FEW_CHANNELS = (32 * 32 * 32 * 5 * 5 * 3, 31.4)
+MANY_CHANNELS = (16 * 16 * 32 * 5 * 5 * 32 + 8 * 8 * 64 * 5 * 5 * 32, 42.8 + 22.6)
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,6 @@ def _scratch(graph: Graph) -> list[Lifetime]:
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-SOURCE = ("Lai, Suda, Chandra 2018, CMSIS-NN (arXiv 1801.06601), table 1: 8-bit CIFAR-10 network, "
-          "Cortex-M7 at 216 MHz")
-# multiply-accumulates and milliseconds of the published layers
-FEW_CHANNELS = (32 * 32 * 32 * 5 * 5 * 3, 31.4)
-MANY_CHANNELS = (16 * 16 * 32 * 5 * 5 * 32 + 8 * 8 * 64 * 5 * 5 * 32, 42.8 + 22.6)
 
 
 @dataclass(frozen=True)

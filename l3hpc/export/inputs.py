@@ -1,6 +1,4 @@
-"""The model to export: a weights file, or a name that stands for one. The one place that knows.
-
-Real frames for an export: some that ranges are taken from, and others to check it on."""
+"""What an export starts from: the model, and real frames to calibrate and check it on."""
 
 from __future__ import annotations
 
@@ -18,6 +16,11 @@ from l3hpc.embedding.recognise import geometry_of
 from l3hpc.errors import InputError, command_line
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.weights import WeightsInfo, describe, load_parameters
+
+HOP_S = 0.5
+RANGE_FRAMES = 200
+CHECK_FRAMES = 100
+RECORDINGS = 100  # for either
 
 
 def read_model(name: str | Path, geometry: Mapping[str, Any] | None = None
@@ -45,12 +48,6 @@ def _found(name: str | Path, geometry: Mapping[str, Any] | None
     representation = named.options.get("input_repr")
     return file, {"embedding_size": named.options.get("embedding_size"),
                   "geometry": geometry_of(representation, None, geometry)}
-
-
-HOP_S = 0.5
-RANGE_FRAMES = 200
-CHECK_FRAMES = 100
-RECORDINGS = 100  # for either
 
 
 @dataclass(frozen=True)

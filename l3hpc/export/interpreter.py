@@ -1,14 +1,10 @@
-"""Run a TFLite file here: embeddings of spectrograms, in the integers of the file or in floats.
+"""Run an exported model here: in TensorFlow Lite (``Runner``) and in TFLite Micro (``run_micro``).
 
-The built-in kernels are used without the XNNPACK delegate, whose rounding differs: they give the
-same integers as TFLite Micro.
-
-
-A model in the TensorFlow Lite Micro interpreter: its recorded arena, and its outputs.
-
-The interpreter's Python package has wheels for CPython 3.11 on x86-64 Linux only. It runs in a
-process of its own, by this very interpreter where the package is installed here (extra
-``micro``), or by the one that ``L3HPC_TFLM_PYTHON`` names.
+``Runner`` uses the built-in kernels without the XNNPACK delegate, whose rounding differs: they give
+the same integers as TFLite Micro. ``run_micro`` gives TFLite Micro's outputs and its recorded
+arena. That interpreter's Python package has wheels for CPython 3.11 on x86-64 Linux only; it runs
+in a process of its own, by this very Python where the package is installed (extra ``micro``), or by
+the one that ``L3HPC_TFLM_PYTHON`` names.
 """
 
 from __future__ import annotations
@@ -30,6 +26,12 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.export.graph import Graph
 from l3hpc.installation import install_command
 from l3hpc.io.npz import read_npy
+
+VARIABLE = "L3HPC_TFLM_PYTHON"
+ARENA_OFFERED = 64 << 20  # bytes of arena offered: more than any network of this family takes
+TIMEOUT_S = 300
+_TOTAL = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
+_PART = re.compile(r"'(.+)' used (\d+) bytes")
 
 
 class Runner:
@@ -88,13 +90,6 @@ class Runner:
         return np.asarray(np.clip(scaled, limits.min, limits.max).astype(self.dtype))
 
 
-VARIABLE = "L3HPC_TFLM_PYTHON"
-ROOM = 64 << 20  # bytes of arena offered: more than any network of this family takes
-TIMEOUT_S = 300
-_TOTAL = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
-_PART = re.compile(r"'(.+)' used (\d+) bytes")
-
-
 class MicroUnavailable(L3hpcError):
     """There is no TFLite Micro interpreter here."""
 
@@ -118,13 +113,13 @@ class Recorded:
     outputs: np.ndarray
 
 
-def run(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
+def run_micro(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
     """Run a model on ``examples`` (n, …) in its own numbers (one input of zeros where None).
 
     Raises ``MicroUnavailable`` where the interpreter cannot be had, ``MicroRefused`` where it
     has not an operator of the model, or not for its type.
     """
-    interpreter = python()
+    interpreter = micro_python()
     graph = Graph(flatbuffer)
     shape, kind = graph.shape(graph.inputs[0]), np.dtype(graph.type(graph.inputs[0]).lower())
     rows = np.zeros((1, *shape), kind) if examples is None else examples.reshape(-1, *shape)
@@ -135,7 +130,7 @@ def run(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
         np.save(inputs, rows, allow_pickle=False)
         child = Path(__file__).with_name("micro_child.py")
         done = subprocess.run(
-            [interpreter, str(child), str(model), str(inputs), str(outputs), str(ROOM)],
+            [interpreter, str(child), str(model), str(inputs), str(outputs), str(ARENA_OFFERED)],
             capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S)
         if done.returncode:
             raise MicroRefused("TensorFlow Lite Micro refused the model: "
@@ -146,7 +141,7 @@ def run(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
     return Recorded(totals["total"], totals["head"], totals["tail"], parts, found)
 
 
-def python() -> str:
+def micro_python() -> str:
     """The interpreter to use; ``MicroUnavailable`` where there is none, with how to get one."""
     chosen = os.environ.get(VARIABLE) or sys.executable
     if not _has_package(chosen):

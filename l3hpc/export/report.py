@@ -1,6 +1,4 @@
-"""What an export is and what it needs: ``report.json``, from which the card is written.
-
-The model card: what the file is, what it was made of and measured on, for whoever finds it."""
+"""What an export is and needs: ``report.json``, and the model card that is written from it."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc._version import __version__
+from l3hpc.audio.conventions import name_of
 from l3hpc.errors import L3hpcError
 from l3hpc.export import costs, interpreter
 from l3hpc.export.build import Built, Settings
@@ -27,6 +26,13 @@ MICRO_INPUTS = 2
 HOPS = (1.0, 0.5, 0.1)
 SEED = 20180216
 ROUNDING = 1e-5  # of the largest value: what float32 sums in another order may differ by
+UNKNOWN_LICENCE = ("The weights file does not say. Ask those who published it, and state the "
+                   "answer with `--licence` at the next export.")
+ROWS = (("flatbuffer, bytes", "flatbuffer_bytes"), ("operators", "operators"),
+        ("multiply-accumulates per frame", "macs"), ("of these computed twice", "extra_macs"),
+        ("estimated seconds per frame, Cortex-M7 at 216 MHz", "seconds_m7"),
+        ("parameters × 1 byte", "flash_as_published"),
+        ("largest single map, bytes", "ram_as_published"))
 
 
 def make(info: WeightsInfo, settings: Settings, network: FoldedNetwork, built: Built,
@@ -115,7 +121,7 @@ def _measured(flatbuffer: bytes, spectrograms: np.ndarray | None) -> dict[str, A
         inputs = spectrograms[:MICRO_INPUTS]
     own = runner.quantised(inputs) if runner.input_scale else inputs.astype(runner.dtype)
     try:
-        recorded = interpreter.run(flatbuffer, own)
+        recorded = interpreter.run_micro(flatbuffer, own)
     except (interpreter.MicroUnavailable, interpreter.MicroRefused) as error:
         return {"measured": None, "not_measured": error.message}
     found = {key: value for key, value in asdict(recorded).items() if key != "outputs"}
@@ -143,22 +149,13 @@ def _input(model: Graph) -> dict[str, Any]:
             "scale": scale, "zero": zero}
 
 
-UNKNOWN_LICENCE = ("The weights file does not say. Ask those who published it, and state the "
-                   "answer with `--licence` at the next export.")
-ROWS = (("flatbuffer, bytes", "flatbuffer_bytes"), ("operators", "operators"),
-        ("multiply-accumulates per frame", "macs"), ("of these computed twice", "extra_macs"),
-        ("estimated seconds per frame, Cortex-M7 at 216 MHz", "seconds_m7"),
-        ("parameters × 1 byte", "flash_as_published"),
-        ("largest single map, bytes", "ram_as_published"))
-
-
 def text(report: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     model, spec = report["model"], report["model"]["spec"]
     parts = [f"# {model['label']}", _what(report), _data(report),
              "## Licence of the weights", model["licence"] or UNKNOWN_LICENCE,
-             "## Numbers", numbers(report), _accuracy(report),
-             "## Input", _input(report, spec)]
+             "## Numbers", numbers(report), _accuracy_text(report),
+             "## Input", _input_text(report, spec)]
     if model["caution"]:
         parts.insert(1, f"**{model['caution']}**")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -215,7 +212,7 @@ def _data(report: Mapping[str, Any]) -> str:
             "What the weights were trained on, this file does not say.")
 
 
-def _accuracy(report: Mapping[str, Any]) -> str:
+def _accuracy_text(report: Mapping[str, Any]) -> str:
     found = report["accuracy"]
     if found is None:
         return "Accuracy against float32 was not measured: no recordings were given."
@@ -224,17 +221,17 @@ def _accuracy(report: Mapping[str, Any]) -> str:
             f"{found['relative_error']:.4f} (largest {found['largest_relative_error']:.4f}).")
 
 
-def _input(report: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+def _input_text(report: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     entry = report["input"]
     shape = " × ".join(map(str, entry["shape"]))
     if report["frontend"] == "inside":
         return f"Audio at {spec['rate']} Hz, mono, in [-1, 1]: {shape}, {entry['type']}."
     real = (f" Decibels = {entry['scale']:.9g} × (value − {entry['zero']})."
             if entry["scale"] else "")
-    return (f"Mel spectrogram in decibels, convention {spec['convention']}, 0 at its largest value "
-            f"and at least -80: {shape}, {entry['type']} ({spec['n_mels']} mels, hop {spec['hop']},"
-            f" DFT {spec['n_dft']}, {spec['rate']} Hz).{real} `l3_frontend.h` says how to make it "
-            "in integers.")
+    return (f"Mel spectrogram in decibels, convention {name_of(spec['convention'])}, 0 at its "
+            f"largest value and at least -80: {shape}, {entry['type']} ({spec['n_mels']} mels, hop "
+            f"{spec['hop']}, DFT {spec['n_dft']}, {spec['rate']} Hz).{real} `l3_frontend.h` says "
+            "how to make it in integers.")
 
 
 def _cell(value: Any) -> str:

@@ -82,7 +82,7 @@ def audio(tmp_path_factory):
 def tflite_micro():
     """Skips where there is no TFLite Micro interpreter."""
     try:
-        interpreter.python()
+        interpreter.micro_python()
     except interpreter.MicroUnavailable as error:
         pytest.skip(f"TFLite Micro: {error.message}")
 

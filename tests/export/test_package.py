@@ -188,7 +188,7 @@ def test_nothing_is_left_of_a_failed_export(tmp_path, model, monkeypatch):
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(package.card, "text", fails)
+    monkeypatch.setattr(package.report, "text", fails)
     with pytest.raises(OSError, match="disk full"):
         package.export_model(model, tmp_path / "out", Settings("fp32"))
     assert list(tmp_path.iterdir()) == []

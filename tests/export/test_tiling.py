@@ -142,7 +142,7 @@ def test_student_2_fits(student_2):
 def test_student_2_in_tflite_micro(student_2, tflite_micro):
     plain, striped, _ = student_2
     inputs = any_inputs(Runner(plain.to_bytes()), 2)
-    whole, parts = (interpreter.run(graph.to_bytes(), inputs) for graph in (plain, striped))
+    whole, parts = (interpreter.run_micro(graph.to_bytes(), inputs) for graph in (plain, striped))
     assert whole.head == 204_800 and whole.total < 214_500
     assert parts.total <= 102_400
     assert whole.outputs.tobytes() == parts.outputs.tobytes()

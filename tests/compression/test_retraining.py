@@ -81,10 +81,10 @@ import importlib.util, os, signal, sys
 spec = importlib.util.spec_from_file_location("example", {this!r})
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 from pathlib import Path
-from l3hpc.compression import masked
+from l3hpc.compression import retraining
 kill_at = int(sys.argv[2])
 
-class Killed(masked.MaskedEngine):
+class Killed(retraining.MaskedEngine):
     calls = 0
     def train(self, batch, first):
         Killed.calls += 1
@@ -92,7 +92,7 @@ class Killed(masked.MaskedEngine):
             os.kill(os.getpid(), signal.SIGKILL)
         super().train(batch, first)
 
-masked.MaskedEngine = Killed
+retraining.MaskedEngine = Killed
 example.run(Path(sys.argv[1]), checkpoint_batches=2)
 """
 

@@ -56,7 +56,7 @@ def test_tflite_micro_records_what_was_planned(made, tflite_micro, name, form, a
     graph = Graph(made(name, form).flatbuffer)
     tiling.in_strips(graph, amounts)
     graph.shrink()
-    planned, recorded = costs.plan(graph), interpreter.run(graph.to_bytes())
+    planned, recorded = costs.plan(graph), interpreter.run_micro(graph.to_bytes())
     assert recorded.head == planned.head
     assert abs(recorded.tail - planned.tail) <= 32
     assert recorded.total == recorded.head + recorded.tail
@@ -66,23 +66,23 @@ def test_tflite_micro_records_what_was_planned(made, tflite_micro, name, form, a
 def test_tflite_micro_gives_the_same_integers(made, tflite_micro):
     runner = Runner(made("odd maps", "int8").flatbuffer)
     inputs = runner.quantised(made("odd maps", "int8").spectrograms)
-    assert interpreter.run(made("odd maps", "int8").flatbuffer, inputs).outputs.tobytes() == \
+    assert interpreter.run_micro(made("odd maps", "int8").flatbuffer, inputs).outputs.tobytes() == \
         runner.raw(inputs).tobytes()
 
 
 def test_tflite_micro_refuses_float16(made, tflite_micro):
     with pytest.raises(interpreter.MicroRefused, match="DEQUANTIZE|dequantize"):
-        interpreter.run(made("small", "fp16").flatbuffer)
+        interpreter.run_micro(made("small", "fp16").flatbuffer)
 
 
 def test_without_the_interpreter_the_reason_is_told(made, monkeypatch):
     monkeypatch.setenv(interpreter.VARIABLE, "/nowhere/python")
     with pytest.raises(interpreter.MicroUnavailable, match="no tflite_micro for /nowhere/python"):
-        interpreter.run(made("small", "int8").flatbuffer)
+        interpreter.run_micro(made("small", "int8").flatbuffer)
     monkeypatch.delenv(interpreter.VARIABLE)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(L3hpcError, match="\\[micro\\]"):
-        interpreter.python()
+        interpreter.micro_python()
 
 
 def test_scratch_of_cmsis_nn_is_two_columns_of_int16(made):
