@@ -307,3 +307,9 @@ def test_yaml_examples_of_sites_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
         path.write_text(example)
         name = re.findall(r"^  (\w+):", example.partition("clusters:")[2], re.MULTILINE)[0]
         assert settings.load(path, name, environ={}).profile.name == name
+
+
+def test_the_tests_that_the_page_of_faults_names_exist():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/faults.md").read_text()))
+    assert len(named) > 10
+    assert not named - {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
