@@ -25,7 +25,21 @@ _CUT = "… (cut)"
 
 
 def cell(column: Column, value: Any) -> Cell:
-    """``value`` as the cell of ``column``: typed, cleaned and not longer than a sheet takes."""
+    """Return a recorded value as a cell.
+
+    Parameters
+    ----------
+    column
+        Says how the cell is typed.
+    value
+        What was recorded. A value of another type than the column's becomes text.
+
+    Returns
+    -------
+    str, int, float, bool or None
+        Text has no control characters and is not longer than a sheet takes; numbers are finite
+        (``"NaN"`` and ``"Infinity"`` are text), and exact (larger integers are text).
+    """
     if value is None:
         return None
     if column.kind == "bool" and isinstance(value, bool):
@@ -80,7 +94,13 @@ def shows(column: Column, shown: Any, value: Any) -> bool:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two cells show the same: text exactly, numbers to 12 digits, empty equals empty."""
+    """Whether two cells show the same: text exactly, numbers to 12 digits, empty equals empty.
+
+    Examples
+    --------
+    >>> same(0.1 + 0.2, 0.3), same(None, ""), same("5", 5), same(True, 1)
+    (True, True, False, False)
+    """
     if one in (None, "") or other in (None, ""):
         return one in (None, "") and other in (None, "")
     if isinstance(one, bool) or isinstance(other, bool):

@@ -21,12 +21,23 @@ Rule = Literal["set", "latest", "min", "max"]
 class Column:
     """One column of a tab.
 
-    title: the text of its header cell. field: the name under which steps record it.
-    kind: how a cell is typed. rule: how many records become one value: ``set`` (the last one
-    written), ``latest`` (that of the highest epoch), ``min``/``max`` (the best one ever seen).
-    update: whether the cell changes while a run goes on.
-    follows: for ``min``/``max``, the ``latest`` field whose values count as well. note: what a
-    reader of the cell has to know; the sheet's own titles are fixed and do not hold it.
+    Attributes
+    ----------
+    title
+        The text of its header cell.
+    field
+        The name under which steps record it.
+    kind
+        How a cell is typed.
+    rule
+        How several records become one value: ``set`` (the last one written), ``latest`` (that of
+        the highest epoch), ``min`` or ``max`` (the best one ever seen).
+    update
+        Whether the cell changes while a run goes on.
+    follows
+        For ``min`` and ``max``: the ``latest`` field whose values count as well.
+    note
+        What a reader of the cell has to know; the sheet's own titles are fixed and lack it.
     """
 
     title: str
@@ -45,8 +56,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Tab:
-    """One results tab. ``key`` fields identify a row; ``rank`` is the field that orders rows,
-    best first, ``best`` says whether small or large values are better."""
+    """One results tab.
+
+    Attributes
+    ----------
+    name
+        Of the tab in the sheet, and in journals.
+    key
+        The fields that identify a row.
+    columns
+        In the order of the sheet.
+    rank
+        The field by which rows are ordered, best first.
+    best
+        Whether small (``min``) or large (``max``) values of ``rank`` are better.
+    documented
+        Whether the published pipeline gives its titles.
+    """
 
     name: str
     key: tuple[str, ...]
@@ -93,7 +119,13 @@ class Tab:
 
 
 def letter(index: int) -> str:
-    """The spreadsheet letters of a 0-based column: 0 → A, 26 → AA."""
+    """Return the spreadsheet letters of a column counted from 0.
+
+    Examples
+    --------
+    >>> letter(0), letter(26)
+    ('A', 'AA')
+    """
     letters = ""
     number = index + 1
     while number:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest, read_json, write_json
@@ -18,20 +18,37 @@ from l3hpc.ledger.schema import TABS
 from l3hpc.workspace import layout
 
 
+class Problem(TypedDict):
+    """What a person has to look at: ``kind`` (conflict, deleted, duplicate, …), and which row."""
+
+    kind: str
+    tab: str
+    key: list[str]
+    text: str
+
+
 @dataclass
 class SyncState:
-    """What a sync left behind for one sheet. Lost, nothing is lost: the next sync rebuilds it.
+    """What a sync knows of one sheet. If its file is lost, the next sync rebuilds it.
 
-    confirmed: tab → key (as JSON) → the cells of ours that the sheet was last seen to show.
-    records: tab → key → how many records the journals held for the row then.
-    problems: what a person has to look at (conflicts, deleted and duplicate rows), each with kind,
-    tab, key, text.
+    Attributes
+    ----------
+    sheet
+        The id of the sheet.
+    last_sync
+        When a sync last reached its end, in seconds since the epoch; 0: never.
+    confirmed
+        Tab → key (as JSON) → the cells of ours that the sheet was last seen to show.
+    problems
+        What a person has to look at.
+    records
+        Tab → key (as JSON) → how many records the journals held for the row then.
     """
 
     sheet: str
     last_sync: float = 0.0
     confirmed: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    problems: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     records: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def last(self, row: Row) -> list[Any] | None:
@@ -67,7 +84,18 @@ class SyncState:
 
 
 class Store:
-    """The ledger of one workspace."""
+    """The ledger of one workspace.
+
+    Parameters
+    ----------
+    workspace
+        The workspace's folder. It need not exist.
+
+    Attributes
+    ----------
+    folder, journal
+        Where the ledger lies, and its journal files.
+    """
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = Path(workspace)
@@ -80,7 +108,18 @@ class Store:
         return [self.journal, second_folder(self.journal)]
 
     def fold(self, *, history: bool = False) -> Fold:
-        """The rows of all journals."""
+        """Fold all journals into rows.
+
+        Parameters
+        ----------
+        history
+            Whether rows keep the values of every epoch, not only the latest and the best.
+
+        Returns
+        -------
+        Fold
+            The rows, and what could not be read of the journals.
+        """
         return fold_folders(self.folders, history=history)
 
     def state_path(self, sheet: str) -> Path:

@@ -39,11 +39,34 @@ def collect(
     workspace: Path | None = None, title: str = "Results", created: float | None = None,
     extra: Iterable[tuple[str, str]] = (),
 ) -> Findings:
-    """What the artifacts of a run say.
+    """Read what the artifacts of a run hold.
 
-    artifacts: name of the step → artifact folder; missing and unfinished ones are left out.
-    steps: the chain as the caller knows it; times and fingerprints are filled in from the results.
-    workspace: where the ledger's journals are. extra: more (name, value) pairs of provenance.
+    Parameters
+    ----------
+    run
+        The run's name.
+    artifacts
+        Name of a step → its artifact folder. Missing and unfinished ones are left out.
+    steps
+        The chain as the caller knows it; times and fingerprints are filled in from the results.
+    workspace
+        Where the ledger's journals are; without it the report has no rows of the results tables.
+    title
+        The heading of the page.
+    created
+        When the run was submitted, in seconds since the epoch.
+    extra
+        More (name, value) pairs of provenance.
+
+    Returns
+    -------
+    Findings
+        Parts that the run lacks are empty.
+
+    Raises
+    ------
+    InputError
+        A file of a finished artifact is damaged; the message names file and line.
     """
     places = by_kind(artifacts, steps)
     folders = {kind: found for kind, path in places.items()
@@ -83,7 +106,23 @@ def by_kind(artifacts: Mapping[str, Path], steps: Sequence[StepFacts]) -> dict[s
 
 
 def epochs(path: Path) -> tuple[Epoch, ...]:
-    """The training history: a CSV of Keras with a column ``epoch`` that starts at 0 or 1."""
+    """Read a training history.
+
+    Parameters
+    ----------
+    path
+        A CSV file as Keras writes it, with a column ``epoch`` that starts at 0 or at 1.
+
+    Returns
+    -------
+    tuple of Epoch
+        Epochs counted from 1; empty where there is no such file.
+
+    Raises
+    ------
+    InputError
+        An epoch or a value is not a number.
+    """
     if not path.is_file():
         return ()
     found = []
@@ -112,7 +151,18 @@ def variance(path: Path) -> Variance | None:
 
 
 def scores(folder: Path) -> tuple[Scores, ...]:
-    """All scores of an evaluation, coarse before fine, validate before test."""
+    """Read all scores of an evaluation, coarse before fine, validate before test.
+
+    Parameters
+    ----------
+    folder
+        Holds ``evaluation.json`` and ``curves.json``; either may be missing.
+
+    Raises
+    ------
+    InputError
+        They are not the files of an evaluation.
+    """
     numbers, curves = (read_json(folder / name) if (folder / name).is_file() else {}
                        for name in ("evaluation.json", "curves.json"))
     if not isinstance(numbers, dict) or not isinstance(curves, dict):
@@ -158,7 +208,7 @@ def _of_split(content: Mapping[str, Any], split: str) -> Mapping[str, Any]:
 
 
 def _scores(split: str, level: str, values: Mapping[str, Any], curves: Mapping[str, Any],
-            files: Any) -> Scores:
+            files: object) -> Scores:
     sure = values.get("confidence") or curves.get("confidence") or {}
     positives = values.get("class_positives") or curves.get("class_positives") or {}
     lines = values.get("curves") or curves.get("curves") or curves
@@ -178,13 +228,13 @@ def _scores(split: str, level: str, values: Mapping[str, Any], curves: Mapping[s
         resamples=sure["samples"] if isinstance(sure.get("samples"), int) else None)
 
 
-def _line(curve: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _line(curve: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if not isinstance(curve, dict) or not {"recall", "precision"} <= set(curve):
         return (), ()
     return tuple(map(float, curve["recall"])), tuple(map(float, curve["precision"]))
 
 
-def _interval(values: Any) -> Interval | None:
+def _interval(values: object) -> Interval | None:
     if not isinstance(values, (list, tuple)) or len(values) != 2:
         return None
     return float(values[0]), float(values[1])
@@ -207,16 +257,16 @@ def _student(artifact: Path | None) -> dict[str, Any] | None:
         params["emb_dim"], params["filters"], params["head"]).to_dict()
 
 
-def _correspondence(told: Any) -> Correspondence | None:
+def _correspondence(test: object) -> Correspondence | None:
     """The test of an audio-visual network, where there is one."""
-    if not isinstance(told, dict):
+    if not isinstance(test, dict):
         return None
-    low, high = told["interval"]
-    return Correspondence(told["pairs"], told["right"], (float(low), float(high)),
-                          _finite(told["matching_right"]), _finite(told["non_matching_right"]))
+    low, high = test["interval"]
+    return Correspondence(test["pairs"], test["right"], (float(low), float(high)),
+                          _finite(test["matching_right"]), _finite(test["non_matching_right"]))
 
 
-def _network(name: str, spec: Any) -> Network | None:
+def _network(name: str, spec: object) -> Network | None:
     if not isinstance(spec, dict):
         return None
     from l3hpc.models.spec import NetworkSpec, activation_bytes, parameter_count
@@ -255,8 +305,9 @@ def _provenance(results: Mapping[str, Sequence[Mapping[str, Any]]],
         pairs.append(("teacher", str(teacher.get("label", ""))))
         pairs.append(("teacher's digest", str(teacher.get("digest", ""))))
     seeds = {kind: done[0].get("seed") for kind, done in results.items()}
-    if told := ", ".join(f"{kind} {seed}" for kind, seed in seeds.items() if seed is not None):
-        pairs.append(("seeds", told))
+    known = ", ".join(f"{kind} {seed}" for kind, seed in seeds.items() if seed is not None)
+    if known:
+        pairs.append(("seeds", known))
     finished = [(done[-1].get("finished", 0), done[-1]) for done in results.values()]
     environment = max(finished, key=lambda item: item[0])[1].get("environment", {}) \
         if finished else {}
@@ -272,7 +323,7 @@ def _provenance(results: Mapping[str, Sequence[Mapping[str, Any]]],
     return tuple(pairs)
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 

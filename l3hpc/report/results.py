@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import task_folders, write_json, write_text
@@ -31,11 +30,26 @@ LARGEST = 100 * 10**6
 
 
 def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path]) -> Path:
-    """Write ``target`` (report.html, summary.json, copies, ledger rows) and return the page's path.
+    """Write the results folder of a run: the page, ``summary.json``, copies, rows of the tables.
 
-    artifacts: name of the step → artifact folder, as for ``collect``.
-    A results folder that was written before is replaced; any other folder that is not empty is
-    refused with an ``InputError``.
+    Parameters
+    ----------
+    target
+        The folder. One that was written before is replaced as a whole.
+    findings
+        What ``collect`` found.
+    artifacts
+        Name of a step → its artifact folder, as for ``collect``.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        ``target`` is a file, or a folder with something else in it.
     """
     target = Path(target)
     if target.exists() and not (target / SUMMARY).is_file() and (
@@ -80,7 +94,7 @@ def _is_formula(value: str) -> bool:
     return False
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON values: what is not a finite number is null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

@@ -23,11 +23,28 @@ Stamp = tuple[Any, ...]
 
 @dataclass
 class Row:
-    """One row of a tab. ``values``: field → value. ``beside``: what is no column (state, note, …).
+    """One row of a tab.
 
-    ``epochs``: epoch → its values, when the fold keeps history. ``accepted``: field → values that a
-    person typed into the sheet and that were agreed to stay. ``last_time``: unix seconds of the
-    newest record, by its writer's clock.
+    Attributes
+    ----------
+    tab, key
+        Which row of which tab.
+    values
+        Field → value.
+    beside
+        What is no column of the tab: ``state``, ``note``, ``log`` and others.
+    epochs
+        Epoch (from 0) → its values, where the fold keeps history.
+    accepted
+        Field → values that people typed into the sheet and that were agreed to stay.
+    first_time, last_time
+        Of the oldest and the newest record, in seconds since the epoch by their writers' clocks.
+    restart
+        How often the job of the newest record had been restarted.
+    records
+        How many records made the row.
+    origin
+        Who wrote the newest record: run, job, host, process, commit, versions.
     """
 
     tab: Tab
@@ -111,7 +128,15 @@ class Fold(Damage):
 
 
 def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
-    """The fold of records (``history=True`` keeps every epoch's values)."""
+    """Fold records into rows.
+
+    Parameters
+    ----------
+    records
+        In any order. One that occurs twice changes no value.
+    history
+        Whether rows keep the values of every epoch.
+    """
     result = Fold(history=history)
     for record in records:
         result.add(record)
@@ -119,7 +144,15 @@ def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
 
 
 def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
-    """The fold of all journal files in ``folders``; damaged lines and files are counted."""
+    """Fold all journal files in ``folders``; damaged lines and files are counted, not raised.
+
+    Parameters
+    ----------
+    folders
+        Folders with journal files; those that do not exist hold none.
+    history
+        Whether rows keep the values of every epoch.
+    """
     result = Fold(history=history)
     for part in everything(folders, result):
         if isinstance(part, Batch):

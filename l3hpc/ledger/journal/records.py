@@ -44,14 +44,25 @@ _PACKAGES = ("l3hpc", "tensorflow", "keras", "numpy", "scikit-learn")
 class Journal:
     """Appends results records; satisfies ``l3hpc.steps.base.Recorder``.
 
-    folder: ``<workspace>/ledger/journal``. fallback: a second folder for when the first cannot be
-    written (default: ``second_folder(folder)`` in the home folder).
-    labels: values known at submission. Those that are columns of a tab go into each of its records
-    (key fields must be here or in the values); the others (``run``, ``note``, …) are kept beside.
-    run: name of the run; orders restarts. job, restart, rank: default to Slurm's environment.
-    git_commit: default that of the checkout this package runs from (empty: none is recorded).
     Only rank 0 writes. No file exists before the first record. Nothing here raises: a record that
     can be written nowhere is kept in memory and tried again at the next one, with one warning.
+
+    Parameters
+    ----------
+    folder
+        ``<workspace>/ledger/journal``.
+    fallback
+        A second folder for when the first cannot be written; ``second_folder(folder)`` in the home
+        folder if it is not given.
+    labels
+        Values known at submission. Those that are columns of a tab go into each of its records
+        (key fields must be here or in the values); others (``run``, ``note``) are kept beside.
+    run
+        The run's name, by which restarts are counted.
+    job, restart, rank
+        Taken from Slurm's environment where they are not given.
+    git_commit
+        That of the checkout this package runs from, if it is not given; empty: none is recorded.
     """
 
     def __init__(
@@ -76,12 +87,19 @@ class Journal:
         self._lock = threading.Lock()
 
     def record(self, tab: str, values: Mapping[str, Any], *, epoch: int | None = None) -> None:
-        """Add ``values`` (field name → value) to the row of ``tab`` that the key fields name.
+        """Append a record, on disk when this returns.
 
-        ``epoch`` is 0-based, as in the published pipeline; it fills ``latest_epoch`` where the tab
-        has it. ``best_*`` need not be given: the fold finds them in ``latest_*``. Names that are
-        not columns are kept beside the row: ``state`` (``running``, ``finished``, ``failed``),
-        ``note``, ``log``, ``artifact`` are shown by the views.
+        Parameters
+        ----------
+        tab
+            The tab's name.
+        values
+            Field → value; the key fields, here or in the labels, say which row it belongs to.
+            ``best_*`` need not be given: the fold finds them in ``latest_*``. Names that are not
+            columns are kept beside the row: ``state`` (``running``, ``finished``, ``failed``),
+            ``note``, ``log`` and ``artifact`` are shown by the views.
+        epoch
+            From 0, as in the published pipeline; fills ``latest_epoch`` where the tab has it.
         """
         try:
             with self._lock:
@@ -164,7 +182,7 @@ class Journal:
                     self._open(folder)
                 while self._waiting:
                     self._write(self._waiting[0])
-                    if self._is_gone():  # a compaction took it for closed: say it again elsewhere
+                    if self._is_gone():  # a compaction took it for closed: write it elsewhere
                         self._forget()
                         self._open(folder)
                     else:
@@ -182,7 +200,7 @@ class Journal:
         """Close the file. Its number is forgotten first: soon it may be that of a foreign file."""
         handle, self._handle = self._handle, -1
         if handle >= 0:
-            with contextlib.suppress(OSError):  # each record was flushed to disk when it was said
+            with contextlib.suppress(OSError):  # each record was flushed to disk when written
                 os.close(handle)
 
     def _open(self, folder: Path) -> None:

@@ -18,7 +18,7 @@ from l3hpc.ledger.journal.fold import Row, number
 from l3hpc.ledger.schema import Column, Tab, letter
 from l3hpc.ledger.sheets.anchors import Target
 from l3hpc.ledger.sheets.grid import Snapshot, TabGrid
-from l3hpc.ledger.store import SyncState
+from l3hpc.ledger.store import Problem, SyncState
 
 Policy = Literal["report", "ours", "theirs"]
 Known = Callable[[Row, str], Sequence[Any]]  # every value the journal ever held for a field
@@ -53,7 +53,7 @@ class Plan:
     """
 
     tabs: list[TabPlan] = field(default_factory=list)
-    problems: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     accepted: list[tuple[Row, dict[str, Any]]] = field(default_factory=list)
     left_over: int = 0
 
@@ -142,7 +142,7 @@ def targets(grid: TabGrid, writes: Iterable[Write]) -> list[Target]:
     return found
 
 
-def problem(kind: str, row: Row, words: str) -> dict[str, Any]:
+def problem(kind: str, row: Row, words: str) -> Problem:
     """Something a person has to look at."""
     return {"kind": kind, "tab": row.tab.name, "key": list(row.key), "text": words}
 

@@ -23,6 +23,7 @@ from l3hpc.ledger.sheets.grid import (
     tab_identity,
     version_identity,
 )
+from l3hpc.ledger.store import Problem
 
 Request = dict[str, Any]
 EMPTY_ROWS = 200
@@ -209,7 +210,7 @@ def _create(mark: Mark) -> Request:
     return {"createDeveloperMetadata": {"developerMetadata": data}}
 
 
-def _too_large(row: Row, need: int) -> dict[str, Any]:
+def _too_large(row: Row, need: int) -> Problem:
     column, longest = max(zip(row.tab.columns, cells(row), strict=True),
                           key=lambda pair: len(str(pair[1] or "")))
     return problem("too large", row, (

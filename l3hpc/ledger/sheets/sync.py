@@ -30,7 +30,7 @@ from l3hpc.ledger.sheets.anchors import Target
 from l3hpc.ledger.sheets.client import TRIES, Refused, Sheets, Unanswered, back_off, request_bytes
 from l3hpc.ledger.sheets.diff import Plan, Policy, make, problem, short, tabs_of, targets
 from l3hpc.ledger.sheets.grid import Snapshot, TabGrid, cell_range, fill, parse, require_headers
-from l3hpc.ledger.store import Store, SyncState
+from l3hpc.ledger.store import Problem, Store, SyncState
 
 ROUNDS = 12  # without progress
 BETWEEN_ROUNDS_S = 1.0
@@ -38,8 +38,23 @@ BETWEEN_ROUNDS_S = 1.0
 
 @dataclass
 class Report:
-    """What a sync did. ``put_back``: cells returned to the row they belong to. ``notes``: what
-    could not be read of the journals."""
+    """What a sync did.
+
+    Attributes
+    ----------
+    title
+        Of the spreadsheet.
+    inserted, updated, rows
+        Rows that were added, rows of which cells were written, and all rows of the journals.
+    put_back
+        Cells that were returned to the row to which they belong.
+    requests
+        How many requests Google was sent.
+    problems
+        What a person has to look at.
+    notes
+        What could not be read of the journals.
+    """
 
     title: str = ""
     inserted: int = 0
@@ -47,16 +62,41 @@ class Report:
     put_back: int = 0
     rows: int = 0
     requests: int = 0
-    problems: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def sync(store: Store, sheets: Sheets, *, policy: Policy = "report",
          restore: Iterable[Row] = (), say: Callable[[str], None] = lambda text: None) -> Report:
-    """Bring the sheet to the fold of the journals.
+    """Write to the sheet what the journals say and it does not show yet.
 
-    Raises ``HeaderDriftError`` (nothing written), ``OfflineError`` (everything kept), or
-    ``L3hpcError`` when Google refuses a batch for a reason that reading again does not cure.
+    Parameters
+    ----------
+    store
+        The ledger whose journals are the truth.
+    sheets
+        The spreadsheet.
+    policy
+        What happens to cells that people changed: ``report`` leaves and reports them, ``ours``
+        overwrites them, ``theirs`` accepts them for good.
+    restore
+        Rows that were deleted in the sheet and come back.
+    say
+        Is given one line at a time of what goes on.
+
+    Returns
+    -------
+    Report
+        What was done, and what a person has to look at.
+
+    Raises
+    ------
+    HeaderDriftError
+        The columns of a tab are not the declared ones; nothing was written.
+    OfflineError
+        Google cannot be reached; the journals keep everything.
+    L3hpcError
+        Google refuses a batch for a reason that reading again does not cure.
     """
     return _Sync(store, sheets, policy, list(restore), say).run()
 
@@ -73,7 +113,7 @@ class _Sync:
         self.restore = restore
         self.report = Report()
         self.state = store.state(sheets.sheet_id)
-        self.write_problems: list[dict[str, Any]] = []
+        self.write_problems: list[Problem] = []
         self.refused: dict[tuple[str, tuple[str, ...]], str] = {}
         self._updated: set[tuple[str, tuple[str, ...]]] = set()
         self._sent: list[list[Row]] = []  # the rows of each part of the request just sent
@@ -281,7 +321,7 @@ class _Sync:
 
     def _tell(self, kind: str, tab: str, words: str) -> None:
         """A problem of the writing itself."""
-        found = {"kind": kind, "tab": tab, "key": [], "text": words}
+        found = Problem(kind=kind, tab=tab, key=[], text=words)
         if found not in self.write_problems:
             self.write_problems.append(found)
             self.report.problems = [*self.report.problems, found]

@@ -19,9 +19,14 @@ XLSX_LIMIT = 32_767  # UTF-16 units in one cell
 
 
 def guarded(value: Cell) -> str:
-    """A CSV field; text that a spreadsheet would take as a formula gets a ``'`` in front.
+    """Return a value as a CSV field, which no spreadsheet takes for a formula.
 
     Numbers are written so that reading them back gives the same number.
+
+    Examples
+    --------
+    >>> guarded(0.1), guarded("=1+1"), guarded(None)
+    ('0.1', "'=1+1", '')
     """
     if value is None:
         return ""
@@ -48,7 +53,15 @@ def write_csv(path: Path, rows: Sequence[Row], tab: Tab) -> None:
 
 
 def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
-    """Write tabs as sheets of one workbook: typed cells, frozen header, best row marked."""
+    """Write tabs as sheets of one workbook: typed cells, frozen header, best row marked.
+
+    Parameters
+    ----------
+    path
+        The file to write, whole or not at all.
+    tables
+        The rows of each tab, in the order in which they are written.
+    """
     from openpyxl import Workbook
     from openpyxl.styles import Font, PatternFill
 

@@ -1,7 +1,7 @@
 """Results as one self-contained page: no network, no server, all rows, every epoch.
 
-The page holds the data as JSON; ``page`` has its style and script. Text from journals is only ever
-put in as text, never as markup.
+The page holds the data as JSON, and ``web/assets/ledger.js`` draws them. Text from journals is only
+ever put in as text, never as markup.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from l3hpc.io.files import write_text
 from l3hpc.ledger.cells import cells
@@ -25,9 +24,18 @@ LINKS = ("log", "artifact", "report")
 
 def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState | None = None,
                now: float | None = None) -> None:
-    """Write the page of ``tables`` (rows folded with ``history=True`` bring learning curves).
+    """Write the results tables as one page.
 
-    ``state``: the sync state of the sheet; with it, rows say whether the sheet shows them.
+    Parameters
+    ----------
+    path
+        The file to write, whole or not at all.
+    tables
+        The rows of each tab. Rows folded with ``history=True`` bring learning curves.
+    state
+        What the last sync knows of the sheet; with it, rows show whether the sheet has them.
+    now
+        The time of the page in seconds since the epoch; the present if it is not given.
     """
     moment = time.time() if now is None else now
     data = {"made": moment, "tabs": [_tab(tab, rows, state, moment)
@@ -35,7 +43,7 @@ def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState
     write_text(path, render("ledger.html.j2", data=data))
 
 
-def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> dict[str, Any]:
+def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> dict[str, object]:
     top = select.best(rows, tab)
     return {
         "name": tab.name, "rank": tab.index(tab.rank), "best": tab.best,
@@ -45,7 +53,7 @@ def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> 
                  for row, short in zip(rows, short_keys(rows), strict=True)]}
 
 
-def _row(row: Row, best: bool, state: SyncState | None, now: float) -> dict[str, Any]:
+def _row(row: Row, best: bool, state: SyncState | None, now: float) -> dict[str, object]:
     kinds = {item["kind"] for item in state.problems if item["tab"] == row.tab.name
              and key_json(item["key"]) == key_json(row.key)} if state else set()
     marks = [select.state(row, now)] + sorted(kinds)
@@ -62,7 +70,7 @@ def _row(row: Row, best: bool, state: SyncState | None, now: float) -> dict[str,
         "curves": _curves(row)}
 
 
-def _curves(row: Row) -> dict[str, Any]:
+def _curves(row: Row) -> dict[str, object]:
     """metric → values per epoch (six digits; null where there is none), and the epochs."""
     if not row.epochs:
         return {}
@@ -72,6 +80,6 @@ def _curves(row: Row) -> dict[str, Any]:
                                 for name in names}}
 
 
-def _short(value: Any) -> float | None:
+def _short(value: object) -> float | None:
     finite = number(value)
     return None if finite is None else float(f"{finite:.6g}")

@@ -22,7 +22,28 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def where(rows: Iterable[Row], tab: Tab, conditions: Iterable[str]) -> list[Row]:
-    """The rows that meet every ``'Title=value'`` (also ``!= < <= > >=``; numbers as numbers)."""
+    """Choose rows by the values of their columns.
+
+    Parameters
+    ----------
+    rows
+        Rows of one tab.
+    tab
+        The tab, which says what columns there are.
+    conditions
+        Such as ``Title=value``, also with ``!=``, ``<``, ``<=``, ``>`` and ``>=``; the title or
+        the field's name. Where both sides are numbers they compare as numbers.
+
+    Returns
+    -------
+    list of Row
+        The rows that meet every condition, in their order.
+
+    Raises
+    ------
+    InputError
+        A condition has no sign, or names a column that the tab lacks.
+    """
     kept = list(rows)
     for condition in conditions:
         column, sign, wanted = _parse(tab, condition)
@@ -50,9 +71,20 @@ def fitting(tabs: Iterable[Tab], conditions: Iterable[str], by: str | None = Non
 
 
 def order(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]:
-    """Rows best first by the tab's ranking field, or by the column ``by`` (``-by``: reversed).
+    """Sort rows, best first.
 
-    Rows without a value come last, whichever way. Best columns sort best first by themselves.
+    Parameters
+    ----------
+    rows, tab
+        Rows of one tab, and the tab.
+    by
+        The title of a column, with ``-`` before it for the reverse; the tab's ranking field if it
+        is not given. Columns of best values are sorted best first, all others smallest first.
+
+    Returns
+    -------
+    list of Row
+        Rows without a value in that column come last, either way.
     """
     reverse = by is not None and by.startswith("-")
     column = tab.column(by.lstrip("-") if by else tab.rank)

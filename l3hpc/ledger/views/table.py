@@ -16,9 +16,25 @@ TEXT_WIDTH = 36
 
 def table(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int | None = None,
           now: float | None = None) -> tuple[list[str], int]:
-    """Lines of the table and the number of columns that did not fit into ``width`` characters.
+    """Lay out rows as a table for a terminal.
 
-    ★ marks the best row; a row's state and note stand behind it.
+    Parameters
+    ----------
+    rows, tab
+        Rows of one tab in the order in which they are shown, and the tab.
+    columns
+        The columns to show.
+    width
+        How many cells the terminal is wide; None: as wide as it takes.
+    now
+        The time by which a running row is stale, in seconds since the epoch.
+
+    Returns
+    -------
+    lines : list of str
+        The header, then a line per row. ★ marks the best row; state and note stand at its end.
+    left_out : int
+        How many columns did not fit.
     """
     top = select.best(rows, tab)
     marks = ["★" if row is top else " " for row in rows]
