@@ -61,7 +61,7 @@ def frame(path: Path, rows: int, k: int, epsilon: float, repeats: int, extra: in
     import h5py
 
     from l3hpc.sampling.kdpp import KDPP, FeatureRows
-    from l3hpc.sampling.select import select
+    from l3hpc.sampling.selection import select
 
     with h5py.File(path, "r") as file:
         x = file["l3_embedding"][:rows]

@@ -22,11 +22,38 @@ TIMESCALES = tuple(KEYS)
 def time_frames(
     timestamps: np.ndarray, timescale: str = "day", timezone: str = "America/New_York",
 ) -> list[tuple[str, np.ndarray]]:
-    """Rows of each time frame: (label, ascending row numbers), in order of time.
+    """Group rows by local day, ISO week or month.
 
-    timestamps: (n,) unix time in seconds, in any order; rows of one frame need not be neighbours.
-    timescale: 'day' (labels 2017-01-01), 'week' (ISO week, 2016-W52) or 'month' (2017-01).
-    Rows without a finite timestamp form one last frame, 'unknown'. Every row is in one frame.
+    Parameters
+    ----------
+    timestamps
+        Shape (n,): Unix time in seconds, in any order; rows of one frame need not be neighbours.
+    timescale
+        'day' (labels like 2017-01-01), 'week' (ISO week, 2016-W52) or 'month' (2017-01).
+    timezone
+        IANA name of the site's time zone.
+
+    Returns
+    -------
+    list of (str, ndarray)
+        Label and ascending row numbers of every frame, in order of time. Rows without a finite
+        timestamp form one last frame, 'unknown'. Every row is in exactly one frame.
+
+    Raises
+    ------
+    InputError
+        For an unknown timescale or time zone, and timestamps that are not one-dimensional.
+
+    Examples
+    --------
+    The second recording was made at 23:00 in New York, still on the first day:
+
+    >>> import numpy as np
+    >>> from l3hpc.sampling import time_frames
+    >>> for label, rows in time_frames(np.array([1483290000.0, 1483329600.0, 1483376400.0])):
+    ...     print(label, rows)
+    2017-01-01 [0 1]
+    2017-01-02 [2]
     """
     if timescale not in TIMESCALES:
         raise InputError(f"unknown timescale {timescale!r}", allowed=nearest(timescale, TIMESCALES))

@@ -30,17 +30,38 @@ def relative_loudness(
     levels: np.ndarray, timestamps: np.ndarray, timezone: str = "America/New_York",
     *, decimals: int | None = 2,
 ) -> np.ndarray:
-    """Rank of each level in its group divided by the size of the group, (n,) float64 in (0, 1].
-
-    Parameters
-    ----------
-    levels: (n,) sound levels in dB(A); −∞ (digital silence) is allowed, NaN is refused.
-    timestamps: (n,) unix time in seconds; rows with NaN form one group of their own.
-    timezone: IANA name of the site's time zone.
-    decimals: levels are rounded to this many decimals first, as published (None: not rounded).
+    """Rank of each level within its comparison group, divided by the size of the group.
 
     Equal levels share the lowest rank: the quietest of n distinct levels gets 1/n, the loudest 1,
     and n equal levels get 1/n each.
+
+    Parameters
+    ----------
+    levels
+        Shape (n,): sound levels in dB(A); −∞ (digital silence) is allowed, NaN is refused.
+    timestamps
+        Shape (n,): Unix time in seconds; rows with NaN form one group of their own.
+    timezone
+        IANA name of the site's time zone.
+    decimals
+        Levels are rounded to this many decimals first, as published (None: not rounded).
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Values in (0, 1].
+
+    Raises
+    ------
+    InputError
+        For NaN among the levels, and shapes that do not match.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.sampling import relative_loudness
+    >>> relative_loudness(np.array([50.0, 60.0, 55.0, 55.0]), np.zeros(4)).tolist()
+    [0.25, 1.0, 0.5, 0.5]
     """
     levels = np.asarray(levels)
     if levels.ndim != 1 or levels.shape != np.shape(timestamps):

@@ -1,8 +1,13 @@
-"""Choosing sensors that lie far from each other: a k-DPP over their places on the globe.
+"""Choosing sensors that lie far from each other: a k-DPP over their positions on the globe.
 
 The published kernel 1/(distance + 1e-15) has 1e15 on its diagonal: all choices are equally likely.
 Here the similarity of two sensors is exp(−distance/length): 1 for the same place, positive
-semidefinite on the sphere (Gneiting 2013), so near sensors really repel each other.
+semidefinite on the sphere [1]_, so near sensors really repel each other.
+
+References
+----------
+.. [1] T. Gneiting, "Strictly and non-strictly positive definite functions on spheres", Bernoulli 19
+   (2013).
 """
 
 from __future__ import annotations
@@ -16,7 +21,14 @@ EARTH_RADIUS_KM = 6371.0088
 
 
 def haversine_km(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
-    """Great-circle distances between all pairs of places in degrees, (n, n) float64 in km."""
+    """Great-circle distances between all pairs of positions in degrees: float64 (n, n), in km.
+
+    Examples
+    --------
+    >>> from l3hpc.sampling.sensors import haversine_km
+    >>> haversine_km([0.0, 0.0], [0.0, 90.0]).round().tolist()
+    [[0.0, 10008.0], [10008.0, 0.0]]
+    """
     latitude, longitude = _places(latitudes, longitudes)
     across = np.sin((latitude[:, None] - latitude) / 2) ** 2
     along = np.sin((longitude[:, None] - longitude) / 2) ** 2
@@ -27,7 +39,15 @@ def haversine_km(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
 def sensor_kernel(
     latitudes: np.ndarray, longitudes: np.ndarray, length_km: float | None = None,
 ) -> np.ndarray:
-    """exp(−distance/length), (n, n). ``length_km`` None: the median distance between two places."""
+    """Similarity exp(−distance/length) of all pairs of sensors, float64 (n, n), in (0, 1].
+
+    Parameters
+    ----------
+    latitudes, longitudes
+        Positions in degrees, shape (n,) each.
+    length_km
+        None: the median distance between two sensors.
+    """
     distances = haversine_km(latitudes, longitudes)
     if length_km is None:
         pairs = distances[np.triu_indices(len(distances), 1)]
@@ -38,12 +58,47 @@ def sensor_kernel(
 
 
 def choose_sensors(
-    latitudes: np.ndarray, longitudes: np.ndarray, k: int, rng: np.random.Generator | int,
+    latitudes: np.ndarray, longitudes: np.ndarray, k: int,
+    random_state: np.random.Generator | int | None = None,
     *, length_km: float | None = None, epsilon: float = 1e-6,
 ) -> np.ndarray:
-    """k sensors by an exact k-DPP over their places (degrees): ascending positions in the lists."""
+    """Choose k sensors that lie far from each other, by an exact k-DPP over their positions.
+
+    Parameters
+    ----------
+    latitudes, longitudes
+        Positions in degrees, shape (n,) each.
+    k
+        Sensors to choose, 1 to n.
+    random_state
+        Generator or seed; None: any choice.
+    length_km
+        Distance at which the similarity of two sensors has fallen to 1/e (None: the median
+        distance between two sensors).
+    epsilon
+        Regulariser of the kernel.
+
+    Returns
+    -------
+    ndarray of int64, shape (k,)
+        Ascending positions in the lists.
+
+    Raises
+    ------
+    InputError
+        For positions outside the globe, a length that is not positive, or a k that cannot be drawn.
+
+    Examples
+    --------
+    Two sensors of one street corner are not both chosen where a third is far away:
+
+    >>> from l3hpc.sampling import choose_sensors
+    >>> chosen = choose_sensors([40.73, 40.73, 40.85], [-73.99, -73.99, -73.88], 2)
+    >>> int(chosen[-1])
+    2
+    """
     kernel = sensor_kernel(latitudes, longitudes, length_km)
-    return KDPP(kernel=kernel, epsilon=epsilon).sample(k, rng)
+    return KDPP(kernel=kernel, epsilon=epsilon).sample(k, random_state)
 
 
 def _places(latitudes: np.ndarray, longitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +108,6 @@ def _places(latitudes: np.ndarray, longitudes: np.ndarray) -> tuple[np.ndarray, 
         raise InputError(f"{latitude.size} latitudes for {longitude.size} longitudes")
     bad = ~((np.abs(latitude) <= 90) & (np.abs(longitude) <= 360))
     if bad.any():
-        raise InputError(f"sensors without a valid place: positions {np.flatnonzero(bad).tolist()}",
+        raise InputError(f"sensors without a valid position: {np.flatnonzero(bad).tolist()}",
                          allowed="latitude -90 to 90 and longitude -360 to 360 degrees")
     return np.radians(latitude), np.radians(longitude)

@@ -21,7 +21,7 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import digest
 from l3hpc.sampling.periods import time_frames
 from l3hpc.sampling.relevance import relative_loudness
-from l3hpc.sampling.select import Selection, select
+from l3hpc.sampling.selection import Selection, select
 
 ALL = "all"
 COLUMNS = ("recording", "timestamp", "loudness", "recordings/sensor")

@@ -7,8 +7,7 @@ from l3hpc.arrays import passes
 from l3hpc.arrays.features import FeatureRows, features
 from l3hpc.arrays.passes import over_blocks, steady_blas
 from l3hpc.arrays.rows import ArrayRows, ChunkRows
-from l3hpc.sampling.kdpp import KDPP
-from l3hpc.sampling.leverage import leverage_bounds
+from l3hpc.sampling.kdpp import KDPP, leverage_bounds
 
 DOUBLE = np.dtype(np.float64)
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import chi2
 
 from l3hpc.errors import L3hpcError
-from l3hpc.sampling import projection
-from l3hpc.sampling.projection import sample_projection
+from l3hpc.sampling import kdpp
+from l3hpc.sampling.kdpp import sample_projection
 
 ERROR_RATE = 1e-3
 
@@ -33,8 +33,8 @@ def draw(basis, rng, bounds=None):
 @pytest.mark.parametrize("m", [1, 2, 4, 5])
 def test_draws_follow_the_determinants(m, turn, looseness, monkeypatch):
     """P(S) = det(V_S)²; TURN = 1 turns the basis after every second dimension."""
-    monkeypatch.setattr(projection, "TURN", turn)
-    monkeypatch.setattr(projection, "BLOCK_PROPOSALS", 3)
+    monkeypatch.setattr(kdpp, "TURN", turn)
+    monkeypatch.setattr(kdpp, "BLOCK_PROPOSALS", 3)
     basis = orthonormal(7, m)
     bounds = leverage(basis) * np.linspace(1, looseness, 7)
     subsets = list(combinations(range(7), m))
@@ -82,7 +82,7 @@ def test_the_chosen_rows_stay_orthonormal_in_the_chain():
     rng = np.random.default_rng(3)
     pairs = np.repeat(rng.normal(size=(40, 60)), 2, axis=0)
     basis = np.linalg.qr(pairs + 1e-5 * rng.normal(size=pairs.shape))[0]
-    chain = projection._Chain(np.eye(60))
+    chain = kdpp._Chain(np.eye(60))
     picks = rng.integers(0, 80, 4000)
     accept = rng.random(4000) * leverage(basis)[picks]
     for start in range(0, 4000, 100):
@@ -110,7 +110,7 @@ def test_rows_are_read_in_one_go_unless_memory_is_short(monkeypatch):
     rng = np.random.default_rng(0)
     first = sample_projection(leverage(basis), take, np.eye(20), np.random.default_rng(7))
     assert len(reads) == 1
-    monkeypatch.setattr(projection, "TAKE_BYTES", 8 * 20 * 128)
+    monkeypatch.setattr(kdpp, "TAKE_BYTES", 8 * 20 * 128)
     again = sample_projection(leverage(basis), take, np.eye(20), np.random.default_rng(7))
     assert max(reads[1:]) == 128
     np.testing.assert_array_equal(first, again)
@@ -118,7 +118,7 @@ def test_rows_are_read_in_one_go_unless_memory_is_short(monkeypatch):
 
 
 def test_a_basis_that_is_not_orthonormal_is_an_error_not_a_loop(monkeypatch):
-    monkeypatch.setattr(projection, "REFUSED_BLOCKS", 3)
+    monkeypatch.setattr(kdpp, "REFUSED_BLOCKS", 3)
     basis = np.zeros((10, 2))
     basis[:, 0] = 0.1 ** 0.5
     with pytest.raises(L3hpcError, match="only 1 of 2 rows accepted"):

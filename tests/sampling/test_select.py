@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from l3hpc.errors import InputError
-from l3hpc.sampling.select import METHODS, select, weighted_without_replacement
+from l3hpc.sampling.selection import METHODS, select, weighted_without_replacement
 
 ERROR_RATE = 1e-3
 

@@ -73,7 +73,7 @@ def test_one_place_or_none():
     assert len(choose_sensors(np.full(4, 1.0), np.full(4, 2.0), 2, 0)) == 2
     with pytest.raises(InputError, match="0 latitudes"):
         choose_sensors(np.empty(0), np.empty(0), 1, 0)
-    with pytest.raises(InputError, match=r"positions \[1\]"):
+    with pytest.raises(InputError, match=r"valid position: \[1\]"):
         choose_sensors(np.array([1.0, np.nan]), np.array([2.0, 3.0]), 1, 0)
     with pytest.raises(InputError, match="2 latitudes for 1 longitudes"):
         choose_sensors(np.array([1.0, 2.0]), np.array([2.0]), 1, 0)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from l3hpc.sampling.kdpp import _log_choose
-from l3hpc.sampling.symmetric import choose_values, log_symmetric
+from l3hpc.sampling.kdpp import _log_choose, choose_values, log_symmetric
 
 ERROR_RATE = 1e-3  # of each χ² test, for a right sampler under a new seed
 

@@ -26,11 +26,18 @@ METHODS = ("random", "spl", "dpp-div", "dpp")
 class Selection:
     """The rows chosen from one frame, and what is known about the choice.
 
-    rows: ascending row numbers within the frame.
-    diverse: the part of them that the DPP made repel each other (empty for random and spl).
-    requested, available: k as asked for, and the rows that the frame had.
-    expected_diverse: expected size of the diverse part (NaN without a DPP).
-    log_det, log_likelihood: log det(L_S) and log P(S) (NaN without a DPP).
+    Attributes
+    ----------
+    rows
+        Ascending row numbers within the frame, int64.
+    requested, available
+        k as asked for, and the rows that the frame had.
+    diverse
+        The part of ``rows`` that the DPP made repel each other (empty for random and spl).
+    expected_diverse
+        Expected size of the diverse part (NaN without a DPP).
+    log_det, log_likelihood
+        log det(L_S) and log P(S) (NaN without a DPP).
     """
 
     method: str
@@ -50,28 +57,52 @@ class Selection:
 
 def select(
     method: str, embeddings: Any, relevance: np.ndarray | None, k: int,
-    rng: np.random.Generator | int, epsilon: float = 0.001, norm: str = "l2",
-    *, count: int | None = None,
+    random_state: np.random.Generator | int | None = None, epsilon: float = 0.001,
+    norm: str = "l2", *, count: int | None = None,
 ) -> Selection:
     """Choose k rows of a frame; a frame with fewer rows gives all of them (``Selection.missing``).
 
     Parameters
     ----------
-    method: 'random', 'spl', 'dpp-div' or 'dpp'.
-    embeddings: (n, d) array, HDF5 dataset or ``Rows``, or a function without arguments that returns
-        one; only the DPP methods call or read it. None is allowed for 'random' and 'spl'.
-    relevance: (n,) weights, finite and not negative; needed by 'spl' and 'dpp'.
-    k: rows to choose, at least 1.
-    rng: generator or seed. The same seed, rows and k give the same choice.
-    epsilon, norm: regulariser of the DPP kernel and norm of its features ('l2'; the published
-        pipeline's are 0.1 and 'l1', with which even an exact sample is nearly uniform).
-    count: n, where neither embeddings nor relevance tell it.
+    method
+        'random', 'spl', 'dpp-div' or 'dpp'.
+    embeddings
+        Shape (n, d): an array, HDF5 dataset or ``Rows``, or a function without arguments that
+        returns one; only the DPP methods call or read it. None is allowed for 'random' and 'spl'.
+    relevance
+        Shape (n,): weights, finite and not negative; needed by 'spl' and 'dpp'.
+    k
+        Rows to choose, at least 1.
+    random_state
+        Generator or seed. The same seed, rows and k give the same choice. None: any choice.
+    epsilon, norm
+        Regulariser of the DPP kernel and norm of its features ('l2'; the published pipeline's are
+        0.1 and 'l1', with which even an exact sample is nearly uniform).
+    count
+        n, where neither embeddings nor relevance have it.
+
+    Returns
+    -------
+    Selection
+        The rows, ascending, and what is known about the choice.
+
+    Raises
+    ------
+    InputError
+        For an unknown method, k below 1, and weights that are negative, not finite or missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.sampling import select
+    >>> select("spl", None, np.array([0.0, 1.0, 0.0, 1.0]), 2).rows
+    array([1, 3])
     """
     if method not in METHODS:
         raise InputError(f"unknown sampling method {method!r}", allowed=nearest(method, METHODS))
     if k < 1:
         raise InputError(f"cannot choose {k} rows", allowed="1 or more")
-    generator = np.random.default_rng(rng)
+    generator = np.random.default_rng(random_state)
     weights = _weights(method, relevance)
     if method in ("random", "spl"):
         n = _count(embeddings, relevance, count)
@@ -101,9 +132,13 @@ def weighted_without_replacement(
     """k ascending row numbers, drawn one by one with probability ∝ weight among those left.
 
     The distribution of numpy's ``choice`` with ``p`` and without replacement, but drawn by
-    exponential races (Efraimidis & Spirakis 2006; the same as Gumbel top-k): row i finishes after
-    an exponential time of rate w_i, and the first k are taken. Rows of weight 0 come only after
-    all others.
+    exponential races [1]_ (the same as Gumbel top-k): row i finishes after an exponential time of
+    rate w_i, and the first k are taken. Rows of weight 0 come only after all others.
+
+    References
+    ----------
+    .. [1] P. S. Efraimidis and P. G. Spirakis, "Weighted random sampling with a reservoir",
+       Information Processing Letters 97 (2006).
     """
     weights = np.asarray(weights, dtype=np.float64)
     with np.errstate(divide="ignore", over="ignore"):
