@@ -23,7 +23,7 @@ from l3hpc.schedulers.slurm import identity, queue
 from l3hpc.schedulers.slurm.commands import call, several
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder
-from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
 
 CONFIG_S = 20.0
@@ -93,7 +93,7 @@ class Dependencies:
         Raises ``InputError`` for a job of another cluster: Slurm has no such dependencies.
         """
         wanted = self._plan.profile.slurm_clusters or self._record.clusters
-        own = [attempt.get("cluster", "") for entry in self._record.steps
+        own = [attempt.cluster for entry in self._record.steps
                for attempt in entry.attempts]
         if several(wanted) and own:
             wanted = own[-1] or wanted
@@ -143,8 +143,8 @@ class Dependencies:
         """Task → id, of the unfinished tasks that wait or run. What was submitted just now does,
         without asking."""
         since = max(time.time() - FRESH_S, self._doubted)
-        fresh = {job for attempt in entry.attempts if attempt["time"] > since
-                 for job in task_ids(attempt).values()}
+        fresh = {job for attempt in entry.attempts if attempt.time > since
+                 for job in attempt.task_ids.values()}
         unfinished = {index: job for index, job in attempts.latest(entry).items()
                       if index not in done}
         if fresh.issuperset(unfinished.values()):
@@ -243,7 +243,7 @@ def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]
     for job in step.waits_for:
         made = [(record, entry) for record in known
                 if record.local == executors.is_local(plan.profile) for entry in record.steps
-                if job == entry.job or job in {attempt["job"] for attempt in entry.attempts}]
+                if job == entry.job or job in {attempt.job for attempt in entry.attempts}]
         if not made:
             raise InputError(f"an input is made by job {job}, which is not a job of any run here "
                              f"on {plan.profile.name}", hint="Wait until it is done: l3hpc status")

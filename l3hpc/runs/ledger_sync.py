@@ -96,7 +96,7 @@ def _to_wait_for(workspace: Path, record: RunRecord, since: float) -> tuple[list
     """What was submitted since then, and of the earlier jobs of the run those that still wait or
     run (an old number may be anybody's); and the cluster that has them."""
     jobs: dict[str, str] = {}
-    old = any(attempt["time"] < since for step in record.steps for attempt in step.attempts)
+    old = any(attempt.time < since for step in record.steps for attempt in step.attempts)
     live = status.live_tasks(workspace, record) if old else {}
     for step in record.steps:
         ids = identity.of_step(workspace, record, step)

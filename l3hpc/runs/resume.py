@@ -34,7 +34,7 @@ from l3hpc.schedulers.slurm import identity, partitions, requeue, sbatch
 from l3hpc.schedulers.slurm.identity import JobId
 from l3hpc.workspace import artifacts, attempts, markers, records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
 
 ENDING_S = 90.0  # Slurm kills what does not end after KillWait, 30 s by default
@@ -206,7 +206,7 @@ def missing(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[s
             stale += [identity.of_attempt(workspace, record, entry, attempt)
                       for attempt in entry.attempts
                       if not record.local
-                      and {*task_ids(attempt).values()} & {*running.values()}]
+                      and {*attempt.task_ids.values()} & {*running.values()}]
             running = {}
         if running:
             alive[entry.name] = attempts.live_ids(entry, done, running)
@@ -283,7 +283,7 @@ def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mappin
     found: dict[JobId, list[str]] = {}
     for attempt in entry.attempts:
         job = identity.of_attempt(workspace, record, entry, attempt)
-        live = {index: task for index, task in task_ids(attempt).items()
+        live = {index: task for index, task in attempt.task_ids.items()
                 if running.get(index) == task}
         plain = []
         for index, task in live.items():
@@ -293,9 +293,9 @@ def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mappin
                     True, "", wanted.get("mem_mb"), wanted.get("time_min"), wanted.get("exclude")))
             elif index in held:
                 plain.append(task)
-        whole = attempt["array"] and len(plain) == len(live)
+        whole = attempt.array and len(plain) == len(live)
         found |= {replace(job, id=task): list[str]()
-                  for task in ([attempt["job"]] if whole and plain else plain)}
+                  for task in ([attempt.job] if whole and plain else plain)}
     return found
 
 
@@ -339,7 +339,7 @@ def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, 
     healed = {str(index): marks[index].requeues for index in step.missing
               if index in marks and marks[index].requeues}
     if healed and entry.attempts:
-        entry.attempts[-1]["requeues"] = healed
+        entry.attempts[-1].requeues = healed
     for index in step.missing:
         for name in ("requeues.json", "gave_up.json"):
             markers.path(folder.markers, index, name).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace import attempts as waiting
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive
-from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState, TaskState
 
 if TYPE_CHECKING:
@@ -492,11 +492,11 @@ def _local_answer(record: RunRecord, local: LocalJobs) -> queue.OwnJobs:
     waiting = {job["state"] for job in local.jobs.values()} & set(LIVE)
     for step in record.steps:  # submitted, but not taken up by the runner yet
         for attempt in step.attempts:
-            for name in task_ids(attempt).values():
+            for name in attempt.task_ids.values():
                 if name not in local.jobs:
                     waiting.add("PENDING")
                     answer.live[name] = queue.LiveJob("PENDING", "None", None, None, 0, None)
-    fresh = any(now - attempt["time"] < STARTING_S
+    fresh = any(now - attempt.time < STARTING_S
                 for step in record.steps for attempt in step.attempts)
     orphaned = bool(waiting) and not fresh and local.runner() is None
     if orphaned:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
@@ -30,7 +29,7 @@ from l3hpc.schedulers.slurm.identity import JobId
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder
 from l3hpc.workspace.local_jobs import LocalJobs
-from l3hpc.workspace.records import RunRecord
+from l3hpc.workspace.records import Attempt, RunRecord
 from l3hpc.workspace.states import RunState, StepState
 
 LIMIT_S = (5, 15, 30, 60)  # for room in the queue: the last one again and again
@@ -80,11 +79,11 @@ def hand_over(
         LocalJobs(plan.workspace, plan.run).forget_stop()
     progress.start("submitting", sum(map(len, texts.values())) - len(behind), "jobs")
 
-    def note(job: JobId, attempts: dict[str, dict[str, Any]], first: bool) -> None:
+    def note(job: JobId, attempts: dict[str, Attempt], first: bool) -> None:
         submitted.append(job)
         records.note_attempts(plan.workspace, plan.run, attempts, first=first)
         for name, attempt in attempts.items():
-            if attempt["job"] in {each["job"] for each in entries[name].attempts}:
+            if attempt.job in {each.job for each in entries[name].attempts}:
                 markers.forget(plan.step_folder(name).markers, since)
             records.add_attempt(entries[name], attempt, first=first)
 
@@ -222,21 +221,20 @@ def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call],
                 raise
 
 
-def _attempt(job: JobId, part: scripts.Part | None = None, text: str = "") -> dict[str, Any]:
+def _attempt(job: JobId, part: scripts.Part | None = None, text: str = "") -> Attempt:
     """What the record keeps of a submission. part, text: of a script of its own."""
-    attempt = {"job": job.id, "array": "\n#SBATCH --array" in text,
-               "tasks": list(part.tasks) if part else [0], "time": time.time(),
-               "script": job.script}
-    return attempt | ({"offset": part.offset} if part and part.offset else {}) \
-        | ({"cluster": job.cluster} if job.cluster else {})
+    return Attempt(
+        job.id, array="\n#SBATCH --array" in text, tasks=list(part.tasks) if part else [0],
+        time=time.time(), script=job.script, offset=part.offset if part else 0,
+        cluster=job.cluster)
 
 
 def _leave(plan: Plan, record: RunRecord, step: PlannedStep, error: L3hpcError, since: float
            ) -> None:
     """Slurm is out of reach, so that nothing can be taken back: what was submitted stays, and the
     record keeps how far it came."""
-    there = [f"{entry.name} {entry.attempts[-1]['job']}" for entry in record.steps
-             if entry.attempts and entry.attempts[-1]["time"] >= since]
+    there = [f"{entry.name} {entry.attempts[-1].job}" for entry in record.steps
+             if entry.attempts and entry.attempts[-1].time >= since]
     unknown = isinstance(error, sbatch.OutcomeUnknownError)
     error.allowed = (f"submitted: {', '.join(there)}; " if there else "") + (
         f"whether {step.name} was submitted is not known" if unknown
@@ -264,13 +262,13 @@ def _take_back(
     begun = {(job.id, job.cluster) for job in jobs}
     for entry in record.steps:
         entry.attempts = [
-            each for each in entry.attempts if each["time"] < since or
-            (each["job"].partition("_")[0], each.get("cluster", "")) not in begun]
+            each for each in entry.attempts if each.time < since or
+            (each.job.partition("_")[0], each.cluster) not in begun]
         if entry.state is StepState.SUBMITTED and not entry.attempts:
             entry.state, entry.job, entry.submitted_tasks = StepState.PLANNED, None, []
         elif entry.attempts:
-            entry.job = entry.attempts[-1]["job"]
-            entry.submitted_tasks = list(entry.attempts[-1]["tasks"])
+            entry.job = entry.attempts[-1].job
+            entry.submitted_tasks = list(entry.attempts[-1].tasks)
     if before:
         record.state = before
     else:

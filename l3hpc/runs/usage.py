@@ -19,7 +19,7 @@ from l3hpc.console.table import lines
 from l3hpc.schedulers.slurm import identity, queue
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+from l3hpc.workspace.records import RunRecord, StepRecord
 
 MEMORY_MARGIN, TIME_MARGIN = 1.25, 1.5
 ROUND_MB = 256
@@ -80,7 +80,7 @@ def collect(workspace: Path, run: str, *, accounting: bool = True) -> list[StepU
 
 def _own_results(step: StepRecord) -> list[dict[str, Any]]:
     """Results of the tasks that this run submitted and that its own jobs computed."""
-    jobs = {job for attempt in step.attempts for job in task_ids(attempt).values()}
+    jobs = {job for attempt in step.attempts for job in attempt.task_ids.values()}
     bases = {job.partition("_")[0] for job in jobs}
     return [result for result in artifacts.results(Path(step.artifact))
             if {"index", "elapsed_s"} <= result.keys() and (
@@ -103,8 +103,8 @@ def _step_usage(
     cpus = max(int(asked.get("cpus", 1)), 1)
     waits = []
     for result in results:
-        submitted = max((attempt["time"] for attempt in step.attempts
-                         if result["index"] in attempt["tasks"]), default=None)
+        submitted = max((attempt.time for attempt in step.attempts
+                         if result["index"] in attempt.tasks), default=None)
         if submitted is not None:
             waits.append(float(result["started"]) - max(submitted, could_start))
     used = sum(float(result.get("cpu_s", 0.0)) for result in results)
@@ -149,7 +149,7 @@ def _lost(workspace: Path, record: RunRecord) -> dict[str, float | None]:
         return {step.name: None for step in record.steps}
     lost: dict[str, float | None] = {}
     for step in record.steps:
-        jobs = {job for attempt in step.attempts for job in task_ids(attempt).values()}
+        jobs = {job for attempt in step.attempts for job in attempt.task_ids.values()}
         lost[step.name] = sum(each.elapsed_s or 0.0 for job, each in ended
                               if job in jobs and each.state not in ("COMPLETED", "RUNNING"))
     return lost

@@ -20,7 +20,7 @@ from l3hpc.io.files import read_json, write_json, write_text
 from l3hpc.io.typed import mapping
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Owner, process_start
-from l3hpc.workspace.records import RunRecord, task_ids
+from l3hpc.workspace.records import RunRecord
 
 LIVE = ("PENDING", "RUNNING")
 
@@ -97,18 +97,18 @@ class LocalJobs:
         """Add the jobs of the record that are not here yet (nothing is saved)."""
         for step in record.steps:
             for attempt in step.attempts:
-                for index, name in task_ids(attempt).items():
+                for index, name in attempt.task_ids.items():
                     if name not in self.jobs:
-                        told = entry(self._workspace, attempt["job"]) or {}
+                        told = entry(self._workspace, attempt.job) or {}
                         self.jobs[name] = {
                             "state": "PENDING", "step": step.name, "task": index,
-                            "job": attempt["job"], "array": attempt["array"],
+                            "job": attempt.job, "array": attempt.array,
                             "after": told.get("after", [])}
 
     def settled(self, record: RunRecord) -> bool:
         """True when every job of the record is known here, and none waits or runs."""
         known = {job["job"] for job in self.jobs.values()}
-        return all(attempt["job"] in known for step in record.steps for attempt in step.attempts) \
+        return all(attempt.job in known for step in record.steps for attempt in step.attempts) \
             and not any(job["state"] in LIVE for job in self.jobs.values())
 
     def runner(self) -> dict[str, Any] | None:

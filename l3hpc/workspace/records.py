@@ -29,15 +29,85 @@ MOST_TASKS = 10_000_000  # more than a step can have, and few enough to count th
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
 
+class _Attempt(TypedDict):
+    job: str
+    array: bool
+    tasks: list[int]
+    time: float
+    offset: NotRequired[int]
+    requeues: NotRequired[dict[str, Any]]
+    script: NotRequired[str | None]
+    cluster: NotRequired[str | None]
+
+
+@dataclass
+class Attempt:
+    """One submission of a step.
+
+    Attributes
+    ----------
+    job : str
+        The id that the scheduler gave: ``12``, of an array its base id, and ``12_3`` for a step
+        that was one task of an array of several steps.
+    array : bool
+        Whether the script of the step is an array of its own.
+    tasks : list of int
+        Indices of the tasks that were submitted.
+    time : float
+        Unix seconds.
+    script : str or None
+        The script's path; records of early versions lack it.
+    offset : int
+        Of an array whose own indices start later than the tasks: task index minus array index.
+    cluster : str
+        What Slurm was asked for by ``--clusters`` ('' for its default).
+    requeues : dict of str to list
+        Task index → its requeues, of an attempt that came after others.
+    """
+
+    job: str
+    array: bool
+    tasks: list[int]
+    time: float
+    script: str | None = None
+    offset: int = 0
+    cluster: str = ""
+    requeues: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        """The id without the index of an array's task."""
+        return self.job.partition("_")[0]
+
+    @property
+    def task_ids(self) -> dict[int, str]:
+        """Task index → id of its job or array task."""
+        return {index: f"{self.job}_{index - self.offset}" if self.array else self.job
+                for index in self.tasks}
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; what says nothing is left out."""
+        value = {"job": self.job, "array": self.array, "tasks": self.tasks, "time": self.time}
+        rest = {"script": self.script, "offset": self.offset or None,
+                "cluster": self.cluster or None, "requeues": self.requeues or None}
+        return value | {name: item for name, item in rest.items() if item is not None}
+
+    @classmethod
+    def from_json(cls, value: Any, what: str) -> Attempt:
+        """The attempt read back. what: its name in the message of an ``InputError``."""
+        known = mapping(_Attempt, value, what)
+        return cls(known["job"], known["array"], known["tasks"], known["time"],
+                   known.get("script"), known.get("offset", 0), known.get("cluster") or "",
+                   known.get("requeues", {}))
+
+
 @dataclass
 class StepRecord:
     """What the record of a run says of one step.
 
     state: ``planned``, ``submitted`` or ``reused``. job: the latest job id (base id of an array).
-    submitted_tasks: indices of the tasks handed to the scheduler with ``job``.
-    attempts: every submission of this step, oldest first: ``{"job", "array", "tasks", "time",
-    "script"}``, ``cluster`` where Slurm was asked for one by name, ``offset`` where the array's
-    indices start later, ``requeues`` by task where it healed. ``identity`` reads them.
+    submitted_tasks: indices of the tasks that were submitted with ``job``. attempts: every
+    submission of this step, oldest first.
     """
 
     name: str
@@ -50,7 +120,7 @@ class StepRecord:
     submitted_tasks: list[int] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
     waits_for: list[str] = field(default_factory=list)
-    attempts: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
 
 
 @dataclass
@@ -84,7 +154,10 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""
-        return asdict(self)
+        value = asdict(self)
+        for step, entry in zip(value["steps"], self.steps, strict=True):
+            step["attempts"] = [attempt.to_json() for attempt in entry.attempts]
+        return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RunRecord:
@@ -92,9 +165,16 @@ class RunRecord:
         steps = value.get("steps") if isinstance(value, dict) else None
         if not isinstance(steps, list):
             raise InputError("it has no list of steps")
-        made_steps = [made(StepRecord, _with_state(StepState, step, f"steps[{place}]"),
-                           f"steps[{place}]") for place, step in enumerate(steps)]
+        made_steps = [_made_step(step, f"steps[{place}]") for place, step in enumerate(steps)]
         return made(cls, _with_state(RunState, {**value, "steps": made_steps}, "record"), "record")
+
+
+def _made_step(value: Any, what: str) -> StepRecord:
+    value = _with_state(StepState, value, what)
+    if isinstance(value, dict) and isinstance(value.get("attempts"), list):
+        name = f"attempt of {value.get('name')}"
+        value = {**value, "attempts": [Attempt.from_json(one, name) for one in value["attempts"]]}
+    return made(StepRecord, value, what)
 
 
 def _with_state(kind: type[StepState | RunState], value: Any, what: str) -> Any:
@@ -105,19 +185,6 @@ def _with_state(kind: type[StepState | RunState], value: Any, what: str) -> Any:
         return {**value, "state": kind(value["state"])}
     except ValueError:
         raise InputError(f"{what}.state cannot be {shown(value['state'])}") from None
-
-
-class Attempt(TypedDict):
-    """One submission of a step, in its record."""
-
-    job: str
-    array: bool
-    tasks: list[int]
-    time: float
-    offset: NotRequired[int]
-    requeues: NotRequired[dict[str, Any]]
-    script: NotRequired[str | None]
-    cluster: NotRequired[str | None]
 
 
 class Asked(TypedDict):
@@ -160,13 +227,6 @@ class Noted(TypedDict):
     attempt: dict[str, Any]
 
 
-def task_ids(attempt: Mapping[str, Any]) -> dict[int, str]:
-    """Task index → id of the job or array task that an attempt gave it."""
-    offset = attempt.get("offset", 0)
-    return {index: f"{attempt['job']}_{index - offset}" if attempt["array"] else attempt["job"]
-            for index in attempt["tasks"]}
-
-
 def write(workspace: Path, record: RunRecord) -> None:
     """Replace the record of a run by one rename; what was noted beside it is in it now."""
     folder = Workspace(workspace).run(record.run)
@@ -174,23 +234,23 @@ def write(workspace: Path, record: RunRecord) -> None:
     folder.attempts.unlink(missing_ok=True)
 
 
-def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Mapping[str, Any]], *,
+def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Attempt], *,
                   first: bool) -> None:
     """Note what one sbatch submitted, at that moment: step → attempt, a line each in one write,
     which ``read`` adds to the record until the next ``write``. first: of this submission of the
     step."""
-    text = "".join(json.dumps({"step": step, "first": first, "attempt": attempt}) + "\n"
+    text = "".join(json.dumps({"step": step, "first": first, "attempt": attempt.to_json()}) + "\n"
                    for step, attempt in attempts.items())
     with open(Workspace(workspace).run(run).attempts, "a", encoding="utf-8") as stream:
         stream.write(text)
 
 
-def add_attempt(entry: StepRecord, attempt: Mapping[str, Any], *, first: bool) -> None:
+def add_attempt(entry: StepRecord, attempt: Attempt, *, first: bool) -> None:
     """Enter a submitted job into the record of its step."""
     before = [] if first else entry.submitted_tasks
-    entry.state, entry.job = StepState.SUBMITTED, attempt["job"]
-    entry.submitted_tasks = [*before, *attempt["tasks"]]
-    entry.attempts.append(dict(attempt))
+    entry.state, entry.job = StepState.SUBMITTED, attempt.job
+    entry.submitted_tasks = [*before, *attempt.tasks]
+    entry.attempts.append(attempt)
 
 
 def _add_noted(path: Path, record: RunRecord) -> None:
@@ -210,7 +270,8 @@ def _add_noted(path: Path, record: RunRecord) -> None:
     for number, line in enumerate(lines, start=1):
         try:
             noted = mapping(Noted, parse_json(line, path), "line")
-            entry, attempt = entries[noted["step"]], mapping(Attempt, noted["attempt"], "attempt")
+            entry = entries[noted["step"]]
+            attempt = Attempt.from_json(noted["attempt"], "attempt")
         except (InputError, KeyError) as error:
             words = error.message if isinstance(error, InputError) else f"no step {error}"
             note_damage(InputError(f"damaged: {words}", where=f"{path}:{number}"))
@@ -254,8 +315,6 @@ def _check(record: RunRecord, run: str) -> None:
         mapping(Asked, entry.resources, f"resources of {entry.name}")
         if odd := entry.resources.keys() - Resources.__dataclass_fields__:
             raise InputError(f"resources of {entry.name}: unknown {', '.join(map(shown, odd))}")
-        for attempt in entry.attempts:
-            mapping(Attempt, attempt, f"attempt of {entry.name}")
     names = {entry.name for entry in record.steps}
     for each in mapping(Options, record.options, "options").get("combinations", ()):
         if not names.issuperset(each["steps"].values()):

@@ -298,14 +298,14 @@ def test_an_array_above_the_sites_limit_is_split_and_all_of_it_is_waited_for(
                        params={"extract": {"fail": "scratch", "fail_task": 5}})
     record = submit.submit(made)
     attempts = record.steps[0].attempts
-    assert [(each.get("offset", 0), each["tasks"]) for each in attempts] == [
+    assert [(each.offset, each.tasks) for each in attempts] == [
         (0, [0, 1, 2]), (3, [3, 4, 5]), (6, [6])]
     found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "failed", "sample": "blocked"}
     assert found.steps[0].failed_tasks == [5]
-    assert found.steps[0].log.endswith(f"/{attempts[1]['job']}_2_0_log.err")
+    assert found.steps[0].log.endswith(f"/{attempts[1].job}_2_0_log.err")
     record = resume(tmp_path, "demo", on)
-    assert record.steps[0].attempts[3]["tasks"] == [5] and record.steps[0].submitted_tasks == [5]
+    assert record.steps[0].attempts[3].tasks == [5] and record.steps[0].submitted_tasks == [5]
     assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
     assert chains.output(made, "sample") == {0: "(0 (0) (1) (2) (3) (4) (5) (6))"}
 

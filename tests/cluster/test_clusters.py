@@ -38,7 +38,7 @@ def test_a_run_on_another_cluster_is_followed_there(
     made = chains.plan(tmp_path, names=("extract", "sample"), on=there,
                        params={"extract": {"seconds": 60}})
     record = submit.submit(made)
-    assert [step.attempts[0]["cluster"] for step in record.steps] == ["l3two", "l3two"]
+    assert [step.attempts[0].cluster for step in record.steps] == ["l3two", "l3two"]
     assert record.steps[0].job == theirs and record.clusters == "l3two"
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     assert cancel(tmp_path, "demo") == [step.job for step in record.steps[::-1]]
@@ -53,7 +53,7 @@ def test_a_run_on_another_cluster_is_followed_there(
     monkeypatch.delenv("SLURM_CLUSTERS")  # another shell
     assert states(until(tmp_path, "second", settled)) == {"extract": "failed", "sample": "blocked"}
     again = resume(tmp_path, "second", here)
-    assert again.steps[0].attempts[-1]["cluster"] == "l3two"
+    assert again.steps[0].attempts[-1].cluster == "l3two"
     assert states(until(tmp_path, "second", settled)) == {"extract": "done", "sample": "done"}
     assert usage.collect(tmp_path, "second")[0].lost_s is not None
     assert names(slurm_cluster) == [f"{theirs} l3-demo-extract"]
@@ -62,7 +62,7 @@ def test_a_run_on_another_cluster_is_followed_there(
 def test_where_slurm_may_choose_the_first_job_decides(slurm_cluster, other, chains, tmp_path):
     either = profile(chains, slurm_cluster, clusters=["l3test", "l3two"])
     record = submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=either))
-    assert len({step.attempts[0]["cluster"] for step in record.steps}) == 1
+    assert len({step.attempts[0].cluster for step in record.steps}) == 1
     assert states(until(tmp_path, "demo", settled)) == dict.fromkeys(
         ("extract", "sample", "fit"), "done")
 
@@ -79,6 +79,6 @@ def test_no_job_waits_for_one_of_another_cluster(slurm_cluster, other, chains, t
     assert "clusters: l3two" in caught.value.hint
     assert records.read(tmp_path, "user").state == "refused" and not slurm_cluster.jobs()
     user = chains.plan(tmp_path, "user-2", names=("embed",), on=there, waits_for=(job,))
-    assert submit.submit(user).steps[0].attempts[0]["cluster"] == "l3two"
+    assert submit.submit(user).steps[0].attempts[0].cluster == "l3two"
     assert status.collect(tmp_path, ["user-2"])[0].steps[0].state == "waiting"
     cancel(tmp_path, "maker")

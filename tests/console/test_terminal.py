@@ -17,7 +17,7 @@ from l3hpc.console import terminal
 from l3hpc.io.text import log_text, one_line
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
 
 NASTY = "a\x1b]0;owned\x07b\x1b[2J\x9b31m\rc\u202eevil\u2066\x00\x7f\udcff→é😀"
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -65,7 +65,7 @@ def workspace(tmp_path_factory):
     here = tmp_path_factory.mktemp("wörk")
     step = StepRecord("train", "train", str(here / "ws" / "artifacts" / "train" / "0"), 1, [],
                       state="submitted", job="1", submitted_tasks=[0],
-                      attempts=[{"job": "1", "array": False, "tasks": [0], "time": 1.0}])
+                      attempts=[Attempt("1", False, [0], 1.0)])
     record = RunRecord("run", f"p{NASTY}", f"local{NASTY}", 1.0, "ada", "node", [], {}, "refused",
                        [step], local=True, note=f"x\nfake line {NASTY}")
     records.write(here / "ws", record)

@@ -93,18 +93,17 @@ def workspace(folder: Path) -> dict[str, str]:
             submit.submit(made)
             jobs: dict[str, dict[str, Any]] = {}
             record = records.read(folder, name)
-            from l3hpc.workspace.records import task_ids
 
             for step, planned in zip(record.steps, made.steps, strict=True):
                 failed = state == "failed" and step.name == "sample"
                 blocked = state == "failed" and step.name == "fit"
                 marks = Workspace(folder).run(name).step(step.name).markers
                 for attempt in step.attempts:
-                    for index, job in task_ids(attempt).items():
+                    for index, job in attempt.task_ids.items():
                         jobs[job] = {
                             "state": "BLOCKED" if blocked else "FAILED" if failed else "COMPLETED",
-                            "step": step.name, "task": index, "job": attempt["job"],
-                            "array": attempt["array"], "after": [], "exit": int(failed),
+                            "step": step.name, "task": index, "job": attempt.job,
+                            "array": attempt.array, "after": [], "exit": int(failed),
                             "started": 1e9, "ended": 1e9 + 60}
                         if blocked:
                             continue

@@ -18,7 +18,7 @@ from l3hpc.installation import install_command
 from l3hpc.pipelines import external_inputs, plan, preview
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import records
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
 
 DATE = datetime.date(2026, 11, 20)
 
@@ -69,9 +69,9 @@ def record(made, state="submitted", **changes):
     """Pretend that a plan was submitted."""
     entries = [StepRecord(name=item.name, kind=item.kind, artifact=str(item.artifact),
                           tasks=item.tasks, needs=list(item.needs), state="submitted",
-                          job=str(100 + number), attempts=[{
-                              "job": str(100 + number), "array": item.tasks > 1,
-                              "tasks": list(range(item.tasks)), "time": 1.0}])
+                          job=str(100 + number), attempts=[Attempt(
+                              str(100 + number), array=item.tasks > 1,
+                              tasks=list(range(item.tasks)), time=1.0)])
                for number, item in enumerate(made.steps)]
     values = {"run": made.run, "pipeline": made.pipeline, "cluster": made.profile.name,
               "created": 1.0, "user": "you", "host": "h", "command": [], "options": {},

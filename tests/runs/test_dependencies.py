@@ -182,7 +182,7 @@ def twice(chains, slurm, on, tmp_path):
 def test_tasks_that_another_run_computes_wait_for_its_jobs(slurm, twice):
     assert dependencies.made_elsewhere(twice) == {"extract": {1, 2}}
     record = submit.submit(twice)
-    assert [attempt["tasks"] for attempt in record.steps[0].attempts] == [[3], [1, 2]]
+    assert [attempt.tasks for attempt in record.steps[0].attempts] == [[3], [1, 2]]
     assert submitted_after(slurm)[1:] == ["", "afterany:100_1:100_2", "afterok:101:102"]
     assert "#SBATCH --array=1-2\n" in (
         twice.step_folder("extract").path / "script-1.sbatch").read_text()

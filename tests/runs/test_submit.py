@@ -14,6 +14,7 @@ from l3hpc.schedulers import scripts
 from l3hpc.schedulers.slurm.commands import scrubbed
 from l3hpc.schedulers.slurm.executor import sbatch_command
 from l3hpc.workspace import records
+from l3hpc.workspace.records import Attempt
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_sparse_arrays_name_their_pickles_by_task(chains, slurm, on, tmp_path):
     assert delayed.function.index == 4
     assert delayed._timeout_min == 5 and delayed._timeout_countdown == 3
     assert (logs / "100_4_submitted.pkl").stat().st_size < 1000
-    assert record.steps[0].attempts[0]["tasks"] == [2, 4]
+    assert record.steps[0].attempts[0].tasks == [2, 4]
 
 
 def test_a_refusal_cancels_the_earlier_jobs_leaf_first(chains, slurm, on, tmp_path):
@@ -133,12 +134,12 @@ echo $n""")
 def test_half_a_line_of_the_notes_is_no_job(chains, slurm, on, tmp_path):
     record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
     notes = tmp_path / "runs/demo/attempts.jsonl"
-    attempt = {"job": "77", "array": False, "tasks": [0], "time": 1.0}
+    attempt = Attempt("77", False, [0], 1.0)
     records.note_attempts(tmp_path, "demo", {"extract": attempt}, first=True)
     records.note_attempts(tmp_path, "demo", {"extract": record.steps[0].attempts[0]}, first=True)
     notes.write_text(notes.read_text() + '{"step": "extract", "first": true, "attem')
     found = records.read(tmp_path, "demo").steps[0]
-    assert [each["job"] for each in found.attempts] == [record.steps[0].job, "77"]
+    assert [each.job for each in found.attempts] == [record.steps[0].job, "77"]
     assert (found.job, found.submitted_tasks) == ("77", [0])
 
 

@@ -10,7 +10,7 @@ from l3hpc.runs import submit, usage
 from l3hpc.runs.usage import table
 from l3hpc.schedulers.slurm import queue
 from l3hpc.workspace import records
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
 
 
 def result(index, started, elapsed, cpu, peak, job, array=None):
@@ -43,9 +43,9 @@ def run(tmp_path):
 
     record = RunRecord("demo", "upstream", "greene", 1000.0, "you", "host", [], {}, "submitted", [
         step("extract", "20", tasks=3, attempts=[
-            {"job": "20", "array": True, "tasks": [0, 1], "time": 1000.0}]),
+            Attempt("20", True, [0, 1], 1000.0)]),
         step("fit", "23", needs=["extract"], attempts=[
-            {"job": "23", "array": False, "tasks": [0], "time": 1000.0}],
+            Attempt("23", False, [0], 1000.0)],
             resources={"cpus": 1, "mem_mb": 512, "gpus": 0, "time_min": 5}),
         step("old", None, state="reused")])
     records.write(tmp_path, record)

@@ -35,9 +35,9 @@ def site(chains):
 
 
 def test_submission_does_not_list_all_earlier_jobs_for_each(chains, slurm, tmp_path, monkeypatch):
-    listed, real = [], identity.task_ids
-    monkeypatch.setattr(identity, "task_ids",
-                        lambda attempt: (listed.append(attempt), real(attempt))[1])
+    listed, real = [], identity._of_attempt
+    monkeypatch.setattr(identity, "_of_attempt",
+                        lambda *given: (listed.append(given), real(*given))[1])
     submit.submit(chains.many(tmp_path, 2, 10, site(chains)))
     assert len(listed) <= 20
 

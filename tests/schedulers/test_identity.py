@@ -1,5 +1,7 @@
 """Whether a job that Slurm shows is ours: its number may be anybody's."""
 
+from dataclasses import replace
+
 import pytest
 from fakeslurm import queue_line
 from submitted import Case
@@ -73,7 +75,7 @@ def test_a_record_of_an_earlier_version_has_the_folder_only(case):
     chain = case(names=("extract",))
     [step] = records.read(chain.workspace, "demo").steps
     record = records.read(chain.workspace, "demo")
-    del step.attempts[0]["script"]
+    step.attempts[0].script = None
     job = identity.of_attempt(chain.workspace, record, step, step.attempts[0])
     folder = chain.made.step_folder("extract")
     assert job.owns(Origin(script=f"{folder}/script.sbatch"))
@@ -152,7 +154,7 @@ def test_an_earlier_job_of_the_same_number_is_not_the_one_of_now(case):
     chain.queue()
     (chain.slurm.folder / "next").write_text("100")
     record = resume.resume(chain.workspace, "demo", chain.profile)
-    assert [attempt["job"] for attempt in record.steps[0].attempts] == ["100", "100"]
+    assert [attempt.job for attempt in record.steps[0].attempts] == ["100", "100"]
     assert len(records.read(chain.workspace, "demo").steps[0].attempts) == 2
     chain.queue(queue_line("100", "PENDING", "Priority"))
     assert chain.look()["extract"][0] == "queued"
@@ -163,7 +165,7 @@ def test_an_earlier_job_of_the_same_number_is_not_the_one_of_now(case):
 def test_a_submission_that_was_noted_counts_once_even_under_an_old_id(case):
     chain = case(names=("extract",))
     [step] = records.read(chain.workspace, "demo").steps
-    again = {**step.attempts[0], "time": step.attempts[0]["time"] + 60}
+    again = replace(step.attempts[0], time=step.attempts[0].time + 60)
     for attempt in (step.attempts[0], again, again):
         records.note_attempts(chain.workspace, "demo", {"extract": attempt}, first=True)
     assert records.read(chain.workspace, "demo").steps[0].attempts == [step.attempts[0], again]

@@ -170,7 +170,7 @@ def test_cancel_and_resume_take_the_steps_that_are_meant(chains, slurm, on, tmp_
     again = slurm.calls("sbatch")[5:]
     assert len(again) == 2 and again[0].endswith("sample-b/script.sbatch")  # alone: a job
     assert re.search(r"--dependency=afterok:105 .*fit-b/script.sbatch", again[1])
-    assert [attempt["job"] for attempt in records.step(record, "sample-b").attempts] == [
+    assert [attempt.job for attempt in records.step(record, "sample-b").attempts] == [
         "101_1", "105"]
 
 

@@ -97,7 +97,7 @@ def test_a_failed_run_resumes_where_it_failed(chains, tmp_path):
     submit.submit(made)
     assert states(tmp_path) == {"extract": "failed", "sample": "blocked", "fit": "blocked"}
     record = resume(tmp_path, "demo", made.profile, sets=["extract.mem=150MB"])
-    assert records.step(record, "extract").attempts[1]["tasks"] == [1]
+    assert records.step(record, "extract").attempts[1].tasks == [1]
     assert records.step(record, "extract").resources["mem_mb"] == 150
     assert states(tmp_path) == {"extract": "done", "sample": "done", "fit": "done"}
     with pytest.raises(InputError, match="only resources"):
@@ -203,7 +203,7 @@ def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     record = records.read(tmp_path, "demo")
     for step in record.steps:
         for attempt in step.attempts:
-            attempt["time"] -= 60  # not just submitted
+            attempt.time -= 60  # not just submitted
     records.write(tmp_path, record)
     [found] = status.collect(tmp_path, ["demo"])
     assert {step.name: step.state for step in found.steps} == {
@@ -295,7 +295,7 @@ def test_a_resumed_step_keeps_what_healing_gave_it_and_counts_anew(chains, tmp_p
     assert states(tmp_path) == {"extract": "done", "sample": "done"}
     assert records.step(record, "extract").resources["mem_mb"] == 400
     [first, second] = records.step(record, "extract").attempts
-    assert first["requeues"]["0"][0]["mem_mb"] == 400 and first["job"] != second["job"]
+    assert first.requeues["0"][0]["mem_mb"] == 400 and first.job != second.job
     marks = markers.read(Workspace(tmp_path).run("demo").step("extract").markers)[0]
     assert [entry["mem_mb"] for entry in marks.requeues] == [800]
 

@@ -86,7 +86,7 @@ def test_settings_come_back_from_the_artifact_of_another_run(site, chains, tmp_p
 @pytest.mark.parametrize("left", [b"", b"\0" * 80, b"\xff\xfe\n", b"[]\n3\n{\"step\": 1}\n"])
 def test_what_a_torn_note_of_submitted_jobs_says_is_passed_over(site, tmp_path, left):
     (tmp_path / "runs/demo" / "attempts.jsonl").write_bytes(left)
-    assert [step.attempts[0]["job"] for step in records.read(tmp_path, "demo").steps] == [
+    assert [step.attempts[0].job for step in records.read(tmp_path, "demo").steps] == [
         "100", "101"]
 
 

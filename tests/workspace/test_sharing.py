@@ -94,16 +94,16 @@ def work(made):
     record = submit(made)
     for step in record.steps:
         for attempt in step.attempts:
-            for task in attempt["tasks"]:
+            for task in attempt.tasks:
                 do(made, step.name, attempt, task)
     return record
 
 
 def do(made, step, attempt, task=0):
     """The Python part of one job."""
-    job = {"SLURM_JOB_ID": attempt["job"], "L3HPC_LOCAL": "1", "SUBMITIT_EXECUTOR": "slurm"}
-    if attempt["array"]:
-        job |= {"SLURM_ARRAY_JOB_ID": attempt["job"], "SLURM_ARRAY_TASK_ID": str(task)}
+    job = {"SLURM_JOB_ID": attempt.job, "L3HPC_LOCAL": "1", "SUBMITIT_EXECUTOR": "slurm"}
+    if attempt.array:
+        job |= {"SLURM_ARRAY_JOB_ID": attempt.job, "SLURM_ARRAY_TASK_ID": str(task)}
     job |= {"SLURM_LOCALID": "0", "SLURM_PROCID": "0", "SLURM_JOB_NUM_NODES": "1",
             "SLURM_NTASKS": "1", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "here"}
     os.environ.update(job)
@@ -202,7 +202,7 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
         os.rename(runs / "bob-1", runs / ".kept")  # the folder is hers, so she may
         shutil.copytree(runs / ".kept", runs / "bob-1")
         logs = made.step_folder("extract").logs
-        (logs / f"{job['job']}_submitted.pkl").write_bytes(pickle.dumps(Attack()))
+        (logs / f"{job.job}_submitted.pkl").write_bytes(pickle.dumps(Attack()))
         made.step_folder("extract").requeue_policy.write_text(
             '{"helper": [], "python": "/tmp/hers", "memory": 3}')
 
@@ -221,7 +221,7 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
         runner = Runner(workspace, "bob-1")
         runner._state.take_up(runner._record)
         [entry] = runner._state.jobs.values()
-        runner._start("1", {**entry, "job": job["job"]}, 1)
+        runner._start("1", {**entry, "job": job.job}, 1)
 
     as_person(BOB, run_here, "PermissionError")  # not even a log in a folder of hers
     assert not hers.exists()

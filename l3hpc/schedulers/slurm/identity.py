@@ -10,14 +10,12 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from l3hpc.schedulers.slurm.commands import several
 from l3hpc.workspace.layout import StepFolder, Workspace
-from l3hpc.workspace.records import RunRecord, StepRecord, task_ids
+from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
 
 HELPER = "-heal"  # ends the name of the job that changes the request of a held one
 ARRAY_SCRIPT = "array.sbatch"  # of several steps of one sweep, in the folder of the first one
@@ -118,19 +116,18 @@ def _real(path: str) -> str:
 
 
 def of_attempt(workspace: Path, record: RunRecord, step: StepRecord,
-               attempt: Mapping[str, Any]) -> JobId:
+               attempt: Attempt) -> JobId:
     """The identity of an attempt in a record, also of one that an earlier version wrote: there the
     folder gives the script."""
     return _of_attempt(str(Workspace(workspace).run(record.run).step(step.name)), record, step,
                        attempt)
 
 
-def _of_attempt(folder: str, record: RunRecord, step: StepRecord, attempt: Mapping[str, Any]
-                ) -> JobId:
+def _of_attempt(folder: str, record: RunRecord, step: StepRecord, attempt: Attempt) -> JobId:
     return JobId(
-        id=attempt["job"], cluster=attempt.get("cluster") or "",
-        script=attempt.get("script") or "", folder=folder,
-        submitted=float(attempt.get("time", 0.0)),
+        id=attempt.job, cluster=attempt.cluster,
+        script=attempt.script or "", folder=folder,
+        submitted=attempt.time,
         names=(f"l3-{record.run}-{step.name}", f"l3-{record.run}-{step.kind}"))
 
 
@@ -139,13 +136,13 @@ def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, J
     folder = str(Workspace(workspace).run(record.run).step(step.name))
     return {task: job for attempt in step.attempts
             for job in (_of_attempt(folder, record, step, attempt),)
-            for task in task_ids(attempt).values()}
+            for task in attempt.task_ids.values()}
 
 
 def clusters(record: RunRecord) -> set[str]:
     """The clusters on which a run may have jobs, as in ``JobId.cluster``. Where Slurm may choose,
     the first job decides for all of them."""
-    of_jobs = {(attempt.get("cluster") or "") for step in record.steps for attempt in step.attempts}
+    of_jobs = {attempt.cluster for step in record.steps for attempt in step.attempts}
     if of_jobs and several(record.clusters):
         return of_jobs
     return of_jobs | {name for name in record.clusters.split(",") if name} or {""}
@@ -153,7 +150,7 @@ def clusters(record: RunRecord) -> set[str]:
 
 def known(record: RunRecord) -> set[str]:
     """Base ids of all jobs in a record."""
-    return {attempt["job"].partition("_")[0] for step in record.steps
+    return {attempt.job.partition("_")[0] for step in record.steps
             for attempt in step.attempts}
 
 
@@ -161,9 +158,9 @@ def cluster_of(record: RunRecord, job: str) -> str | None:
     """The cluster of a job or a task of one, as in ``JobId.cluster``; None where the record does
     not have it. A submission of many steps asks this for each."""
     base = job.partition("_")[0]
-    return next(((attempt.get("cluster") or "") for step in reversed(record.steps)
+    return next((attempt.cluster for step in reversed(record.steps)
                  for attempt in reversed(step.attempts)
-                 if attempt["job"].partition("_")[0] == base), None)
+                 if attempt.job.partition("_")[0] == base), None)
 
 
 def of_script(script: Path, cluster: str = "") -> JobId:

@@ -1,4 +1,4 @@
-"""States are enumerations that are text as well; the code compares with them, never with a word."""
+"""Records: states are enumerations that are text too, attempts are written as they were read."""
 
 import ast
 import json
@@ -8,7 +8,7 @@ import pytest
 
 import l3hpc
 from l3hpc.errors import InputError
-from l3hpc.workspace.records import RunRecord
+from l3hpc.workspace.records import Attempt, RunRecord
 from l3hpc.workspace.states import RunState, StepState, TaskState
 
 PACKAGE = Path(l3hpc.__file__).parent
@@ -70,3 +70,21 @@ def test_a_record_with_an_unknown_state_is_damaged(change):
         RunRecord.from_json({"run": "a", "pipeline": "p", "cluster": "c", "created": 1.0,
                              "user": "u", "host": "h", "command": [], "options": {},
                              "state": "submitted", "steps": [], **change})
+
+
+@pytest.mark.parametrize("value", [
+    {"job": "12", "array": False, "tasks": [0], "time": 1.5},
+    {"job": "12", "array": False, "tasks": [0], "time": 1.5, "script": ""},
+    {"job": "12", "array": True, "tasks": [1000, 1003], "time": 1.5, "script": "/w/script-1.sbatch",
+     "offset": 1000, "cluster": "two", "requeues": {"1000": [{"reason": "time limit"}]}}])
+def test_an_attempt_is_written_as_it_was_read(value):
+    attempt = Attempt.from_json(value, "attempt of fit")
+    assert attempt.to_json() == value
+    assert list(attempt.task_ids) == value["tasks"]
+
+
+def test_tasks_of_a_later_array_are_counted_from_its_offset():
+    assert Attempt("12", True, [1000, 1003], 1.0, offset=1000).task_ids == {
+        1000: "12_0", 1003: "12_3"}
+    assert Attempt("12_4", False, [0], 1.0).task_ids == {0: "12_4"}
+    assert Attempt("12_4", False, [0], 1.0).base == "12"
