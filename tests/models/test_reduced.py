@@ -385,7 +385,7 @@ def test_without_openvino_int8_says_what_to_install_and_bfloat16_takes_tensorflo
     ("CUDA_VISIBLE_DEVICES", "0"), ("SLURM_JOB_GPUS", "1,2")])
 def test_int8_is_refused_where_a_gpu_was_granted(student, no_gpu, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="holds a GPU") as refused:
+    with pytest.raises(InputError, match="this task has a GPU") as refused:
         precision.load(student, "int8", sounds(2))
     assert "gpus=0" in refused.value.hint
 
