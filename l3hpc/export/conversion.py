@@ -76,7 +76,7 @@ def centred(network: FoldedNetwork) -> tuple[float, tuple[Convolution, ...]]:
     The same function as ``network``; its scale must not be 0 (``InputError``).
     """
     if network.scale == 0 or not np.isfinite(network.shift / network.scale):
-        raise InputError("the normalisation of the spectrogram has factor 0: this network is deaf")
+        raise InputError("input scale is 0: the output cannot depend on the audio")
     first, *others = network.convolutions
     kernel = (first.kernel.astype(np.float64) * network.scale).astype(np.float32)
     return network.shift / network.scale, (replace(first, kernel=kernel), *others)

@@ -64,8 +64,8 @@ def test_integers_without_frames_are_refused(made):
         convert(network, "int4")
 
 
-def test_a_deaf_network_is_refused(made):
-    with pytest.raises(InputError, match="factor 0"):
+def test_a_network_that_ignores_its_input_is_refused(made):
+    with pytest.raises(InputError, match="input scale is 0"):
         centred(replace(made("small", "fp32").network, scale=0.0))
 
 
