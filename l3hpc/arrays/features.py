@@ -63,7 +63,29 @@ def features(
     x: np.ndarray, quality: np.ndarray | None = None, norm: str = "l2",
     dtype: np.dtype | None = None,
 ) -> np.ndarray:
-    """Similarity features q_i x_i / ‖x_i‖, (n, d) float64 or ``dtype``; see ``FeatureRows``."""
+    """Similarity features q_i x_i / ‖x_i‖ of embeddings.
+
+    Parameters
+    ----------
+    x
+        (n, d) embeddings.
+    quality
+        (n,) values q_i; None: 1 everywhere.
+    norm
+        ``'l2'``, ``'l1'`` (the published pipeline's), or ``'none'`` (x_i is taken as it is).
+    dtype
+        Of the result; None: float64.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, d). A row of zeros stays zero.
+
+    Raises
+    ------
+    InputError
+        An unknown norm, or rows with NaN or infinite values.
+    """
     kind = np.dtype(np.float64 if dtype is None else dtype)
     result = np.array(x, dtype=kind)
     if norm == "l2":

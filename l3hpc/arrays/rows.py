@@ -222,7 +222,29 @@ class ConcatRows:
 
 
 def as_rows(source: Any) -> Rows:
-    """``source`` as ``Rows``: an array, an HDF5 dataset, or a function that starts a pass."""
+    """Whatever holds a matrix, as ``Rows``.
+
+    Parameters
+    ----------
+    source
+        An array or HDF5 dataset (n, d), ``Rows``, a nested list, or a function without arguments
+        that starts a pass and returns blocks (m, d).
+
+    Returns
+    -------
+    Rows
+        The matrix, read in blocks or by row number.
+
+    Raises
+    ------
+    InputError
+        It is none of these.
+
+    Examples
+    --------
+    >>> as_rows([[1, 2], [3, 4], [5, 6]]).take(np.array([2, 0])).tolist()
+    [[5, 6], [1, 2]]
+    """
     if isinstance(source, Rows):
         return source
     if hasattr(source, "shape"):

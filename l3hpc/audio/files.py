@@ -106,10 +106,23 @@ class Contents:
 
 
 def probe(path: Path) -> AudioInfo:
-    """Length, rate and channels from the structure alone. Raises ``AudioError`` ('unreadable').
+    """Length, rate and channels of a file from its structure alone.
 
-    A file whose structure tells no length (a FLAC file written into a pipe, an AAC stream) costs
-    reading it.
+    Parameters
+    ----------
+    path
+        A sound file, or an HDF5 file with a data set ``audio``.
+
+    Returns
+    -------
+    AudioInfo
+        ``frames`` (samples per channel), ``rate`` (Hz), ``channels``. A file whose structure states
+        no length (a FLAC file written into a pipe, an AAC stream) is read to find it.
+
+    Raises
+    ------
+    AudioError
+        The file cannot be read (``reason`` is ``'unreadable'``).
     """
     if is_hdf5(path):
         with _open_rows(path) as (audio, rate):
@@ -123,13 +136,30 @@ def probe(path: Path) -> AudioInfo:
 
 def read_audio(path: Path, rate: int | None = None, contents: Contents | None = None
                ) -> tuple[np.ndarray, int]:
-    """A whole recording as mono float32 and its rate in Hz.
+    """A whole recording as mono float32, and its rate.
 
-    Integer samples are divided by ``2**(bits - 1)``, so they lie in [-1, 1); float files are taken
-    as they are. Channels are averaged. ``rate`` resamples (see ``resample``). The rows of an HDF5
-    file are joined end to end; use ``read_rows`` to keep them apart. ``contents`` is filled.
+    Parameters
+    ----------
+    path
+        A sound file or an HDF5 file. The rows of an HDF5 file are joined end to end; ``read_rows``
+        keeps them apart.
+    rate
+        Hz to resample to (see ``resample``); None: the file's own.
+    contents
+        Filled with what was found in the recording.
 
-    Raises ``AudioError``: 'unreadable' (no sound file, damaged, not finite) or 'empty' (no sample).
+    Returns
+    -------
+    signal
+        (n,) float32, the mean of all channels. Integer samples are divided by ``2**(bits - 1)``, so
+        they lie in [-1, 1); floating-point samples are taken as they are.
+    rate
+        Hz.
+
+    Raises
+    ------
+    AudioError
+        ``reason`` is ``'unreadable'`` (no sound file, damaged, not finite) or ``'empty'``.
     """
     contents = contents if contents is not None else Contents()
     if is_hdf5(path):
@@ -217,9 +247,25 @@ def check_samples(samples: np.ndarray, path: Path | str | None) -> None:
 
 def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
                  where: str | None = None) -> None:
-    """Raise ``AudioError`` ('empty', 'too short' or 'silent') for audio not worth embedding.
+    """Refuse audio that is not worth embedding.
 
     Silent means that every sample is zero. The published code only warns, and pads with zeros.
+
+    Parameters
+    ----------
+    signal
+        (n,) samples.
+    rate
+        Hz.
+    min_seconds
+        What is shorter is refused.
+    where
+        What the message calls the recording.
+
+    Raises
+    ------
+    AudioError
+        ``reason`` is ``'empty'``, ``'too short'`` or ``'silent'``.
     """
     if not len(signal):
         raise AudioError("holds no samples", reason="empty", where=where)
@@ -245,10 +291,27 @@ def count_rows(path: Path) -> int:
 
 
 def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
-    """Rows ``start:stop`` of an HDF5 file's ``audio`` as float32 ``(rows, n)``, and the rate in Hz.
+    """Rows of an HDF5 file's ``audio``: one recording each.
 
-    The rate is the attribute ``rate``, ``sample_rate`` or ``sr`` of the data set or the file; where
-    there is none, a row is taken to last one second, as in the published corpora.
+    Parameters
+    ----------
+    path
+        The HDF5 file.
+    start, stop
+        The first row, and the one after the last (None: to the end).
+
+    Returns
+    -------
+    rows
+        (rows, n) float32 in [-1, 1].
+    rate
+        Hz: the attribute ``rate``, ``sample_rate`` or ``sr`` of the data set or the file. Without
+        one a row is taken to last one second, as in the published corpora.
+
+    Raises
+    ------
+    AudioError
+        The file or one of the rows cannot be read.
     """
     with _open_rows(path) as (audio, rate):
         rows = audio[start:stop]

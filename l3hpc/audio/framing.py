@@ -24,21 +24,67 @@ FINEST = 10**6  # a hop is read as a fraction with at most this denominator: 0.1
 
 
 def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> int:
-    """How many one-second frames ``frame_audio`` cuts from ``samples`` samples at ``rate`` Hz.
+    """How many one-second frames ``frame_audio`` cuts from a signal.
 
-    10 s, hop 0.5 s, centred: 20. 10 s, hop 0.1 s: 96 centred, 91 not.
+    Parameters
+    ----------
+    samples
+        Length of the signal.
+    rate
+        Hz.
+    hop_s
+        Seconds from one frame to the next.
+    center
+        Whether half a second of zeros goes before the signal.
+
+    Returns
+    -------
+    int
+        The number of frames.
+
+    Examples
+    --------
+    >>> frame_count(10 * 8000, 8000, 0.5)
+    20
+    >>> frame_count(10 * 8000, 8000, 0.1), frame_count(10 * 8000, 8000, 0.1, center=False)
+    (96, 91)
     """
     return 1 + frames_before(samples + (rate // 2 if center else 0) - rate, rate, hop_s)
 
 
 def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
                 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (n, rate) float32 of one second each, and their times (n,) float64 in seconds.
+    """Frames of one second each, and their times.
 
-    Times are multiples of ``hop_s``: window centres when ``center``, window starts otherwise. Where
-    a hop is a whole number of samples the frames are a read-only view: overlapping frames take no
-    memory of their own.
-    Raises ``InputError`` for an empty signal, one that is not 1-D, or a hop below one sample.
+    Parameters
+    ----------
+    signal
+        (n,) samples, at least one.
+    rate
+        Hz.
+    hop_s
+        Seconds from one frame to the next, at least one sample.
+    center
+        Times are window centres, the first at 0; otherwise window starts.
+
+    Returns
+    -------
+    frames
+        (frames, rate) float32. Where a hop is a whole number of samples they are a read-only view:
+        overlapping frames take no memory of their own.
+    times
+        (frames,) float64 seconds, multiples of ``hop_s``.
+
+    Raises
+    ------
+    InputError
+        The signal is empty or not one-dimensional, or the hop is below one sample.
+
+    Examples
+    --------
+    >>> frames, times = frame_audio(np.ones(16000), 8000, 0.5)
+    >>> frames.shape, times.tolist()
+    ((4, 8000), [0.0, 0.5, 1.0, 1.5])
     """
     frames, times = cut_frames(signal, rate, hop_s, center)
     return np.asarray(frames[:]), times

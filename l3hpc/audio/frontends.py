@@ -39,13 +39,27 @@ class Frontend:
 
     Parameters
     ----------
-    rate: samples per second, and per frame (a frame lasts one second).
-    n_dft, hop: window length and step in samples.
-    n_mels: mel bands, or None for the linear spectrogram of ``n_dft // 2 + 1`` bins.
-    fmax: upper edge of the highest mel band in Hz; None means ``rate / 2``.
-    convention: by name or letter; the attribute is the letter, ``name`` the name.
+    rate
+        Samples per second, and per frame (a frame lasts one second).
+    n_dft, hop
+        Window length (even) and step in samples, at most one second.
+    n_mels
+        Mel bands; None: the linear spectrogram of ``n_dft // 2 + 1`` bins.
+    fmax
+        Upper edge of the highest mel band in Hz; None: ``rate / 2``.
+    convention
+        By name or letter (see ``l3hpc.audio.conventions``). The attribute is the letter, ``name``
+        the name.
 
-    Raises ``InputError`` for a geometry that does not fit one second.
+    Raises
+    ------
+    InputError
+        The geometry does not fit one second, or there is no such convention.
+
+    Examples
+    --------
+    >>> Frontend(8000, 1024, 160, 64).shape
+    (64, 50)
     """
 
     rate: int
@@ -144,13 +158,30 @@ class Frontend:
 
     def __call__(self, frames: np.ndarray, threads: int | None = 1,
                  out: np.ndarray | None = None) -> np.ndarray:
-        """Spectrograms (n, bands, times) float32 in dB, 0 at the maximum, of frames (n, rate).
+        """Spectrograms of one-second frames, in decibels below the maximum.
+         Spectra that overlapping frames share are computed once, where the frames are a view of one
+        signal (as from ``frame_audio``) and a whole number of hops apart. Frames are computed one
+        by one or together with the same result, except for ``kapre-0.1-batch``.
 
-        Frames are computed one by one or together with the same result (except
-        ``kapre-0.1-batch``). Working memory is bounded whatever n is. ``threads=None`` uses every
-        core this process may use. ``out`` takes the result. Spectra that overlapping frames share
-        are computed once, where the frames
-        are a view of one signal (as from ``frame_audio``) and a whole number of hops apart.
+        Parameters
+        ----------
+        frames
+            (n, rate) floating-point samples.
+        threads
+            Threads that compute; None: one for each core this process may use.
+        out
+            Array that takes the result, if given.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, bands, times) float32 in dB, from -80 to 0. Working memory beside it is bounded,
+            whatever n is.
+
+        Raises
+        ------
+        InputError
+            Frames of another shape.
         """
         frames = np.asarray(frames)
         if frames.ndim != 2 or frames.shape[1] != self.rate:
@@ -303,10 +334,31 @@ def mel_corners(rate: int, n_mels: int, fmax: float | None = None, htk: bool = T
 
 def mel_filterbank(rate: int, n_dft: int, n_mels: int, fmax: float | None = None,
                    htk: bool = True) -> np.ndarray:
-    """Triangular mel filters of unit area (Slaney's normalisation), (bins, n_mels) float64.
+    """Triangular mel filters of unit area.
 
     Corners are evenly spaced in mel from 0 Hz to ``fmax``; each triangle, as a function of Hz, has
-    area 1. A bin on a corner has weight 0, whatever the rounding of the corner.
+    area 1 (Slaney's normalisation). A bin on a corner has weight 0, whatever the rounding of the
+    corner.
+
+    Parameters
+    ----------
+    rate
+        Hz.
+    n_dft
+        Length of the DFT in samples.
+    n_mels
+        Number of filters.
+    fmax
+        Upper edge of the highest filter in Hz; None: ``rate / 2``.
+    htk
+        HTK's mel scale; otherwise Slaney's (linear below 1 kHz).
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_dft // 2 + 1, n_mels) float64.
+     References ---------- S. Young et al., "The HTK Book", 2006, section 5.4. M. Slaney, "Auditory
+    Toolbox", Technical Report 1998-010, Interval Research Corporation, 1998.
     """
     corners = mel_corners(rate, n_mels, fmax, htk)
     bins = np.arange(n_dft // 2 + 1)[:, None] * (rate / n_dft)

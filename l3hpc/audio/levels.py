@@ -29,12 +29,38 @@ def a_weighting_db(frequency: np.ndarray | float) -> np.ndarray:
 
 def frame_levels(signal: np.ndarray, rate: int, frame_s: float = 1.0, hop_s: float = 0.5,
                  center: bool = True, offset_db: float = 0.0) -> np.ndarray:
-    """A-weighted levels (n,) float32 in dB of the frames that ``frame_audio`` would cut.
+    """A-weighted levels of the frames that ``frame_audio`` would cut.
+     Zeros that framing puts before or after the recording are not counted: a level is the mean over
+    the part of the frame inside the recording. The recording's own mean (DC offset) is removed
+    first.
 
-    0 dB is a root mean square of 1 (a full-scale sine is -3.01 dB), plus ``offset_db``; the least
-    value is ``FLOOR_DB``. Zeros that framing puts before or behind the recording are not counted: a
-    level is the mean over the part of the frame inside the recording. The recording's own mean
-    (DC offset) is removed first.
+    Parameters
+    ----------
+    signal
+        (n,) samples, at least one.
+    rate
+        Hz.
+    frame_s, hop_s
+        Length of a frame and the step between frames in seconds.
+    center
+        As in ``frame_audio``.
+    offset_db
+        Added to every level: the calibration of the microphone.
+
+    Returns
+    -------
+    numpy.ndarray
+        (frames,) float32 in dB: 0 is a root mean square of 1 (a full-scale sine has -3.01 dB). The
+        least value is ``FLOOR_DB``.
+
+    Raises
+    ------
+    InputError
+        The signal is empty or not one-dimensional.
+
+    References
+    ----------
+    IEC 61672-1:2013, "Electroacoustics - Sound level meters", annex E.
     """
     signal = np.asarray(signal, dtype=np.float32)
     if signal.ndim != 1 or not len(signal):

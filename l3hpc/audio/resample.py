@@ -29,12 +29,32 @@ GROUPS = 8  # at least, of as many outputs as the ratio has phases
 
 
 def resample(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """``signal`` (n,) at ``target_rate`` Hz: float32 of length ``ceil(n * target / source)``.
+    """A signal at another sampling rate, at very high quality (soxr VHQ).
+     Flat pass band, no aliasing above the 16-bit noise floor, and no delay. The published pipeline
+    used resampy's ``kaiser_best`` (``resample_kaiser``); the two differ near and above the band
+    edge, where networks at a higher rate still look.
 
-    Very high quality (soxr VHQ): flat pass band, no aliasing above the 16-bit noise floor, and no
-    delay. The published pipeline used resampy's ``kaiser_best`` (``resample_kaiser``); the two
-    differ near and above the band edge, where networks at a higher rate still look. Raises
-    ``InputError`` for rates below 1 Hz.
+    Parameters
+    ----------
+    signal
+        (n,) samples.
+    source_rate, target_rate
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 of length ``ceil(n * target_rate / source_rate)``.
+
+    Raises
+    ------
+    InputError
+        A rate is below 1 Hz.
+
+    Examples
+    --------
+    >>> resample(np.zeros(48000), 48000, 8000).shape
+    (8000,)
     """
     signal = np.ascontiguousarray(signal, dtype=np.float32)
     blocks = list(resample_blocks([signal], source_rate, target_rate))
@@ -87,9 +107,26 @@ def _stream(source_rate: int, target_rate: int) -> Any:
 
 
 def resample_kaiser(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """``signal`` (n,) at ``target_rate`` Hz, float32 of length ``floor(n * target / source)``.
+    """A signal at another sampling rate, as resampy 0.2 computed it with ``kaiser_best``.
 
-    Raises ``InputError`` for rates below 1 Hz, and for a signal with less than one output sample.
+    Parameters
+    ----------
+    signal
+        (n,) samples.
+    source_rate, target_rate
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 of length ``floor(n * target_rate / source_rate)``.
+
+    Raises
+    ------
+    InputError
+        A rate is below 1 Hz, or the signal is shorter than one output sample.
+     References ---------- J. O. Smith, "Digital audio resampling home page", 2002,
+    https://ccrma.stanford.edu/~jos/resample/
     """
     _check(source_rate, target_rate)
     return np.concatenate(list(resample_kaiser_blocks([signal], source_rate, target_rate)))

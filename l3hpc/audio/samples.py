@@ -26,16 +26,29 @@ TYPES = "floating-point numbers in [-1, 1], or int16"
 
 
 def mono_of(audio: object, where: str | None = None) -> tuple[np.ndarray, list[str]]:
-    """One channel of float32 samples in [-1, 1], and what was assumed, in words.
+    """One channel of float32 samples in [-1, 1].
 
     Parameters
     ----------
-    audio: (samples,) or (samples, channels); (channels, samples) where that is certain. Floating
-        point, int8, int16, uint8, or wider integers whose values tell how many bits they have.
-    where: what the messages call the array.
+    audio
+        (samples,) or (samples, channels); (channels, samples) where that is certain. Floating
+        point, int8, int16, uint8, or wider integers whose values show how many bits they have.
+    where
+        What the messages call the array.
 
-    Raises ``InputError`` for an array that is no recording or could be two, with what to type, and
-    ``AudioError`` for one that is empty, holds NaN, infinity, or numbers beyond any recording.
+    Returns
+    -------
+    signal
+        (samples,) float32.
+    notes
+        What was assumed, in words.
+
+    Raises
+    ------
+    InputError
+        The array is no recording, or could be two; the hint says what to type.
+    AudioError
+        The array is empty, or holds NaN, infinity, or numbers beyond any recording.
     """
     if isinstance(audio, np.ma.MaskedArray) and np.ma.is_masked(audio):
         raise InputError("audio with masked samples", where=where,

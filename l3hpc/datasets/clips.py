@@ -67,9 +67,26 @@ class Bags:
 def find_clips(folder: Path | str, files: Sequence[str],
                hint: str = "Embed the clips first: l3hpc submit downstream --sonyc-ust FOLDER"
                ) -> Bags:
-    """Which of ``files`` (audio file names) have embeddings in ``folder``.
+    """Which clips have embeddings in a folder.
 
-    Raises ``InputError`` (with ``hint``) when none of them has.
+    Parameters
+    ----------
+    folder
+        An embed artifact, or a folder with one file per clip.
+    files
+        Names of the clips' audio files.
+    hint
+        What the error suggests where there are none.
+
+    Returns
+    -------
+    Bags
+        The clips that are there, with their numbers of frames, and the names of the missing ones.
+
+    Raises
+    ------
+    InputError
+        None of the clips has embeddings.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -92,9 +109,26 @@ def attributes_of(folder: Path) -> dict[str, Any]:
 
 
 def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None) -> Clips:
-    """The embeddings of ``files`` (audio file names); in the file ``store`` (None: in memory).
+    """The embeddings of clips as one array.
 
-    Raises ``InputError`` when none of them is there, or when dimensions differ.
+    Parameters
+    ----------
+    folder
+        An embed artifact, or a folder with one file per clip.
+    files
+        Names of the clips' audio files.
+    store
+        File that takes the array; None: it is kept in memory.
+
+    Returns
+    -------
+    Clips
+        ``x`` is (clips, frames, dim) float32, cut to the shortest clip.
+
+    Raises
+    ------
+    InputError
+        None of the clips has embeddings, or their dimensions differ.
     """
     bags = find_clips(folder, files)
     present = list(bags.lengths)

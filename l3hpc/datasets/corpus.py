@@ -74,19 +74,31 @@ class Recording:
 
 
 def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
-    """All recordings below ``folder``, sorted by file name.
-
-    Audio is ``formats.SOUND_SUFFIXES`` (any case) and HDF5 with a dataset ``audio``; hidden files
+    """All recordings in a folder and below, sorted by file name.
+     Audio is ``formats.SOUND_SUFFIXES`` (any case) and HDF5 with a dataset ``audio``; hidden files
     and folders are ignored, and so is a video beside the sound file of the same name.
-    ``recordings.csv`` (columns file, sensor, timestamp and, if wanted, level_dba) in ``folder``
-    wins over names; a time there is unix seconds or ISO 8601 (UTC unless it says otherwise).
-    Without it the sensor is the first subfolder, or what stands before the time in
+    ``recordings.csv`` (columns file, sensor, timestamp and, optionally, level_dba) in ``folder``
+    takes precedence over names; a time there is unix seconds or ISO 8601 (UTC unless it states
+    otherwise). Without it the sensor is the first subfolder, or what stands before the time in
     ``<sensor>_<unix seconds or YYYYMMDDTHHMMSS, UTC>.wav``.
 
-    any_name: list also file names that are not UTF-8, which no artifact can hold.
+    Parameters
+    ----------
+    folder
+        Where to look.
+    any_name
+        List also file names that are not UTF-8, which no artifact can hold.
 
-    Raises ``InputError`` when the folder does not exist, holds no audio, its table is broken, or a
-    file name is not UTF-8.
+    Returns
+    -------
+    list of Recording
+        File, sensor, time and size of each.
+
+    Raises
+    ------
+    InputError
+        The folder does not exist or holds no audio, its table is broken, or a file name is not
+        UTF-8.
     """
     folder = Path(folder)
     if not folder.is_dir():

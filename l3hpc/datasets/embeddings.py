@@ -317,16 +317,31 @@ def finite(block: np.ndarray, path: Path, rows: int | np.ndarray = 0,
 
 def open_source(path: Path | str, *, key: str | None = None, dim: int | None = None,
                 tasks: Sequence[int] | None = None) -> Source:
-    """The source at ``path``: an artifact folder, a folder of published files, or one file.
+    """The embeddings at a path: an artifact folder, a folder of published files, or one file.
 
-    key: the dataset to read (a reduced key, ``l3_embedding``, ``embedding``); None: the only matrix
-    beside ``audio``, or of several the teacher's (``l3_embedding``; ``embedding`` in NPZ files).
-    All files must agree with the first.
-    dim: the expected length of an embedding; None: that of the first file.
-    tasks: of an artifact, the files of these tasks alone; the others are not even looked at.
+    Parameters
+    ----------
+    path
+        The folder or file.
+    key
+        The dataset to read (a reduced key, ``l3_embedding``, ``embedding``); None: the only matrix
+        beside ``audio``, or of several the teacher's (``l3_embedding``; ``embedding`` in NPZ
+        files). All files must agree with the first.
+    dim
+        The expected length of an embedding; None: that of the first file.
+    tasks
+        Of an artifact, the files of these tasks alone; the others are not even looked at.
 
-    Raises ``InputError`` (what was found, what is allowed) for a folder without embeddings, a
-    missing or ambiguous key, a wrong dimension, a missing task, or a file that is not HDF5 or NPZ.
+    Returns
+    -------
+    Source
+        Its files are opened only when they are read.
+
+    Raises
+    ------
+    InputError
+        A folder without embeddings, a missing or ambiguous key, a wrong dimension, a missing task,
+        or a file that is not HDF5 or NPZ. The message says what was found and what is allowed.
     """
     path = Path(path)
     files: list[tuple[Path, str | None]]

@@ -88,12 +88,29 @@ class City:
 
 def make_city(folder: Path | str, city: City | None = None, *,
               progress: Progress | None = None) -> dict[str, Any]:
-    """Write the city into ``folder`` and return its summary (also in ``city.json``).
+    """Write a synthetic city into a folder.
+     The folder appears whole or not at all. If it holds the same city already, nothing is written.
+    The same settings give the same bytes.
 
-    The folder appears whole or not at all. If it holds the same city already, nothing is written
-    (``reused`` is true in the summary). The same settings give the same bytes.
+    Parameters
+    ----------
+    folder
+        Where to write: a new or empty folder.
+    city
+        Its sensors, recordings and clips; None: the demo's.
+    progress
+        Shows what is being written.
 
-    Raises ``InputError`` if the folder holds anything else.
+    Returns
+    -------
+    dict
+        The summary that is also in ``city.json``; ``reused`` is true where the city was there
+        already.
+
+    Raises
+    ------
+    InputError
+        The folder holds anything else.
     """
     folder, city, progress = Path(folder), city or City(), progress or Progress()
     settings = {"version": VERSION, **asdict(city)}

@@ -179,11 +179,31 @@ def find_pairs(
     extract: Path | None, targets: Path | None, audio: Path | None, *, key: str | None = None,
     timezone: str = "America/New_York",
 ) -> Pairs:
-    """The pairs that a training task's inputs and parameters speak of.
+    """The pairs of audio and target that a training task learns from.
 
-    extract, targets: artifacts, or folders of published files; either may be None (without
-    ``targets`` the student learns the teacher itself). audio: folder of audio, needed with
-    published files unless those of ``targets`` or ``extract`` hold ``audio`` too.
+    Parameters
+    ----------
+    extract, targets
+        Artifacts, or folders of published files; either may be None (without ``targets`` the
+        student learns the teacher itself).
+    audio
+        Folder of audio, needed with published files unless those of ``targets`` or ``extract`` hold
+        ``audio`` too.
+    key
+        The matrix of targets to learn; None: the only one.
+    timezone
+        Where the sensors' days begin and end: an IANA name.
+
+    Returns
+    -------
+    Pairs
+        One unit per recording, with the rows of its windows and targets.
+
+    Raises
+    ------
+    InputError
+        No embeddings, several matrices to choose from, no audio, or audio and targets that do not
+        match row by row.
     """
     target_folder = targets if targets is not None else extract
     if target_folder is None:
@@ -209,12 +229,29 @@ def find_pairs(
 
 
 def split(pairs: Pairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers for training and validation, ascending, whole groups only.
+    """Row numbers for training and for validation; groups are never divided.
+     Folders ``train/`` and ``validate/`` take precedence. Otherwise groups (one sensor's day) go to
+    validation in an order drawn from ``seed`` until it holds ``share`` of the rows, at least one
+    group and never all. Where all rows are of one day, recordings are the groups.
 
-    Folders ``train/`` and ``validate/`` win. Else groups go to validation in an order drawn from
-    ``seed`` until it holds ``share`` of the rows, at least one group and never all. Where all rows
-    are of one day, recordings are the groups.
-    Raises ``InputError`` for a single recording, or for folders that give only one of the two.
+    Parameters
+    ----------
+    pairs
+        From ``find_pairs``.
+    share
+        Part of the rows for validation, in (0, 1).
+    seed
+        Decides which groups are taken.
+
+    Returns
+    -------
+    training, validation
+        Row numbers, ascending.
+
+    Raises
+    ------
+    InputError
+        There is a single recording, or the folders hold only one of the two parts.
     """
     units = pairs.units
     if any(unit.split for unit in units):
@@ -285,11 +322,32 @@ def prepare(
     pairs: Pairs, frontend: Frontend, folder: Path, *, kind: str = "float32", threads: int = 1,
     progress: Progress | None = None,
 ) -> Cache:
-    """The cache of ``pairs`` in ``folder``, completed where an earlier attempt left off.
+    """Compute spectra and targets of all pairs into files, completing what an earlier attempt left.
 
-    kind: ``float32`` or ``float16`` (half the disk; a spectrum's error is below 0.04 dB). Memory:
-    a few recordings per thread. Raises ``InputError`` when a recording is shorter than its targets
-    say, or targets are not finite.
+    Parameters
+    ----------
+    pairs
+        From ``find_pairs``.
+    frontend
+        The student's spectrogram.
+    folder
+        Where the files lie.
+    kind
+        ``float32``, or ``float16`` (half the disk; a spectrum's error is below 0.04 dB).
+    threads
+        Recordings computed at once; each takes memory for its samples.
+    progress
+        Shows how many windows are done.
+
+    Returns
+    -------
+    Cache
+        Spectra and targets by row number.
+
+    Raises
+    ------
+    InputError
+        A recording is shorter than its targets require, or targets are not finite.
     """
     progress = progress or Progress()
     folder.mkdir(parents=True, exist_ok=True)

@@ -54,14 +54,42 @@ def pieces(
     path: Path, rate: int, hop: float, center: bool, *, min_seconds: float = 1.0,
     levels: bool = False, skip: int = 0, size: int = PIECE, contents: Contents | None = None,
 ) -> Iterator[Piece]:
-    """All windows of a recording at ``rate`` Hz, at most ``size`` at a time.
+    """All windows of a recording at a network's rate.
+     A sound file is read and resampled in blocks and framed as by ``frame_audio``. In an HDF5 file
+    every row of ``audio`` that lasts one second is one window (the published pairing of rows and
+    embeddings); longer rows are framed one by one. Memory: two blocks, whatever a recording's
+    length.
 
-    Sound files: read and resampled in blocks, framed as ``frame_audio`` does with ``hop`` seconds;
-    silent or too short ones raise ``AudioError``. HDF5: every row of ``audio`` that lasts one
-    second is one window (the published pairing of rows and embeddings); longer rows are framed one
-    by one. Memory: two blocks, whatever a recording's length.
-    skip: leave out the first windows (a resumed task has them). Levels are measured before
-    resampling, on the same windows. ``contents`` of a sound file is filled.
+    Parameters
+    ----------
+    path
+        The recording.
+    rate
+        Hz of the windows.
+    hop
+        Seconds from one window to the next.
+    center
+        As in ``frame_audio``.
+    min_seconds
+        A shorter sound file is refused.
+    levels
+        Measure the loudness too, before resampling, on the same windows.
+    skip
+        Leave out the first windows (a resumed task has them).
+    size
+        Windows at a time, at most.
+    contents
+        Filled with what was found in a sound file.
+
+    Yields
+    ------
+    Piece
+        Neighbouring windows, in order.
+
+    Raises
+    ------
+    AudioError
+        The recording is unreadable, empty, silent or too short.
     """
     own = probe(path).rate
     if own * hop < 1:  # of a damaged header: 1 Hz

@@ -74,11 +74,27 @@ class _Group:
 
 
 def embed_all(model: Model, works: Iterable[Work], settings: Settings) -> Iterator[Outcome]:
-    """Embed recordings with one model; the outcomes come in order.
+    """Embed recordings with one model, in memory for some short ones and one piece of a long one.
 
-    What exists is skipped unless ``overwrite``. Memory: for some short recordings and one piece of
-    a long one. Raises ``InputError`` for a hop of less than a sample, and for a network that gives
-    numbers that are not finite.
+    Parameters
+    ----------
+    model
+        From ``load_model``.
+    works
+        Recordings and the outputs they go to. Existing outputs are skipped unless
+        ``settings.overwrite``.
+    settings
+        As for ``get_embedding``.
+
+    Yields
+    ------
+    Outcome
+        One for each recording, in order.
+
+    Raises
+    ------
+    InputError
+        A hop of less than a sample, or a network whose embeddings are not finite for any sound.
     """
     hop_samples(model.rate, settings.hop_size)
     group = _Group()
@@ -98,9 +114,27 @@ def embed_all(model: Model, works: Iterable[Work], settings: Settings) -> Iterat
 
 def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settings: Settings,
                        jobs: int) -> Iterator[Outcome]:
-    """``embed_all`` by ``jobs`` processes, each with a model of its own (``options`` are those of
-    ``load_model``) and its part of the cores; never more processes than recordings. The outcomes
-    come in order."""
+    """``embed_all`` in several processes, each with a model and a part of the cores of its own.
+
+    Parameters
+    ----------
+    options
+        Arguments of ``load_model``.
+    works, settings
+        As for ``embed_all``.
+    jobs
+        Processes; never more are started than there are recordings.
+
+    Yields
+    ------
+    Outcome
+        One for each recording, in order.
+
+    Raises
+    ------
+    L3hpcError
+        A process was killed, for example for lack of memory.
+    """
     jobs = max(1, min(jobs, len(works)))
     each = max(allocated_cores() // jobs, 1)
     share = max(1, min(SHARE, -(-len(works) // (SHARES * jobs))))

@@ -96,9 +96,30 @@ Embedding = tuple[np.ndarray, np.ndarray]
 
 def embed_file(path: str | Path, model: Model, settings: Settings | None = None,
                on_batch: Callable[[int], None] | None = None) -> Embedding:
-    """``get_embedding`` of a sound file, read in memory for a few seconds of it.
+    """``get_embedding`` of a sound file, in memory for a few seconds of it.
 
-    Raises ``AudioError`` for a file that is damaged or empty; warns as ``get_embedding`` does.
+    Parameters
+    ----------
+    path
+        The sound file.
+    model
+        From ``load_model``.
+    settings
+        Hop, centring, batch and resampler; None: the defaults of ``get_embedding``.
+    on_batch
+        Called with the number of frames just finished.
+
+    Returns
+    -------
+    embeddings
+        (T, D) float32.
+    times
+        (T,) float64 seconds.
+
+    Raises
+    ------
+    AudioError
+        The file is damaged or empty.
     """
     contents = Contents()
     found = list(embed_pieces(Path(path), model, settings or Settings(), contents, on_batch))
@@ -177,28 +198,52 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
                   hop_size: float = HOP_S, batch_size: int | None = None,
                   resampler: str = "soxr", on_batch: Callable[[int], None] | None = None
                   ) -> Embedding | tuple[list[np.ndarray], list[np.ndarray]]:
-    """Embeddings (T, D) float32 of audio, and the times (T,) float64 of their frames in seconds.
+    """Embeddings of audio, and the times of their frames.
 
     Parameters
     ----------
-    audio: (N,) or (N, C) samples, the path of a sound file, or a list of arrays and paths. Floating
-        point in [-1, 1], int16, int8 or uint8; int32 and int64 where the values tell how many bits
+    audio
+        (N,) or (N, C) samples, the path of a sound file, or a list of arrays and paths. Floating
+        point in [-1, 1], int16, int8 or uint8; int32 and int64 where the values show how many bits
         they have. (C, N) with at most 64 channels is taken as such, with a warning.
-    sr: samples per second, of all arrays or one number for each. A file knows its own (None).
-    model: what ``load_model`` gave (do that once for many calls), or what it takes.
-    center: times are centres of windows, the first at 0; otherwise starts of windows.
-    hop_size: seconds from one frame to the next.
-    batch_size: frames computed at once (None: by memory); it changes no number, except in
-        convention ``kapre-0.1-batch``.
-    resampler: to the model's rate: ``soxr`` (the best there is), or ``kaiser_best``, which gives
-        the numbers of openl3 and edgel3.
-    on_batch: called with the number of frames just finished.
+    sr
+        Samples per second, of all arrays or one number for each; None for files, which state their
+        own.
+    model
+        A ``Model`` from ``load_model`` (load it once for many calls), or what ``load_model`` takes.
+    center
+        Times are centres of windows, the first at 0; otherwise starts of windows.
+    hop_size
+        Seconds from one frame to the next.
+    batch_size
+        Frames computed at once; None: by memory. It changes no number, except in convention
+        ``kapre-0.1-batch``.
+    resampler
+        To the model's rate: ``soxr`` (the best quality), or ``kaiser_best``, which gives the
+        numbers of openl3 and edgel3.
+    on_batch
+        Called with the number of frames just finished.
 
-    A list gives a list of embeddings and a list of times; a recording's embeddings are those that
-    it has alone. Raises ``AudioError`` for audio that is empty, holds NaN or infinity, or gives
-    embeddings that do, and ``InputError`` for a wrong shape, type, rate or hop; warns
-    (``AudioWarning``) of silence, of a peak below 1e-4, of less than a second, which is padded with
-    zeros, and of a file that ends before its stated length.
+    Returns
+    -------
+    embeddings
+        (T, D) float32. For a list, a list of such: each recording's embeddings are those that it
+        has alone.
+    times
+        (T,) float64 seconds. For a list, a list of such.
+
+    Raises
+    ------
+    AudioError
+        Audio that is empty, holds NaN or infinity, or gives embeddings that do.
+    InputError
+        A wrong shape, type, rate or hop, or no model.
+
+    Warns
+    -----
+    AudioWarning
+        Silence, a peak below 1e-4, less than a second (padded with zeros), a file that ends before
+        its stated length, or an array whose scale or shape had to be worked out.
     """
     settings = Settings(hop_size, center, batch_size, resampler=resampler)
     if model is None:

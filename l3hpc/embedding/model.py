@@ -33,11 +33,20 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """What ``load_model`` gives: ``recognised`` says what it is, ``embed`` computes.
+    """A model that is ready to embed, as ``load_model`` returns it.
+     A model is pickled as what ``load_model`` was given and loaded again where it is unpickled, so
+    that the file has to be there.
 
-    engine: what computes the network on this machine. source: what ``load_model`` was given. A
-    model is pickled as that and loaded again where it is unpickled, so that the file has to be
-    there.
+    Attributes
+    ----------
+    recognised
+        What the model is.
+    runner
+        What computes.
+    engine
+        Name of what computes the network on this machine.
+    source
+        The arguments of ``load_model``.
     """
 
     recognised: Recognised
@@ -72,10 +81,27 @@ class Model:
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings (n, dim) float32 of one-second frames (n, rate), in [-1, 1] or integers.
+        """Embeddings of one-second frames.
 
-        batch_size: frames computed at once (None: by memory). It changes no number, except in
-        convention ``kapre-0.1-batch``, which normalises over a batch: there it is 32 unless stated.
+        Parameters
+        ----------
+        frames
+            (n, rate) samples in [-1, 1], or integers.
+        batch_size
+            Frames computed at once; None: by memory. It changes no number, except in convention
+            ``kapre-0.1-batch``, which normalises over a batch: there it is 32 unless stated.
+        on_batch
+            Called with the number of frames just finished.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, dim) float32.
+
+        Raises
+        ------
+        InputError
+            Frames of another shape, or a batch below 1.
         """
         if batch_size is None and self.batch_wide:
             batch_size = KERAS_BATCH
@@ -93,21 +119,34 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
                embedding_size: int | None = None, frontend: str | None = None,
                geometry: Mapping[str, Any] | None = None, threads: int | None = None,
                engine: str = "auto") -> Model:
-    """The model in a file, or of a name (see ``l3hpc.embedding.names``), ready to embed.
+    """A model from a file, or by its name, ready to embed.
+
+    The model can be pickled (it is loaded again), and a process that is forked may use it where the
+    engine is ncnn.
 
     Parameters
     ----------
-    model: openl3 or edgel3 weights, full Keras models (HDF5 or ``.keras``), TFLite, or a file of
-        l3hpc, gzipped or not; or a name: ``sea-64``, ``openl3-mel256-music``, ``untrained``.
-    input_repr, embedding_size, frontend, geometry: what is stated beyond the file (see
-        ``recognise``).
-    threads: that compute (None: the cores this process may use).
-    engine: ``auto`` (what a short measurement, made once, finds fastest among those that give
-        float32-equal embeddings), ``ncnn`` or ``tensorflow``; of no meaning for TFLite.
+    model
+        openl3 or edgel3 weights, full Keras models (HDF5 or ``.keras``), TFLite, or a file of
+        l3hpc, gzipped or not; or a name: ``sea-64``, ``openl3-mel256-music``, ``untrained`` (see
+        ``l3hpc.embedding.names``).
+    input_repr, embedding_size, frontend, geometry
+        What the file does not state, or what overrules it (see ``recognise``).
+    threads
+        Threads that compute; None: the cores this process may use.
+    engine
+        ``auto`` (what a short measurement, made once, finds fastest among those that give
+        float32-equal embeddings), ``ncnn`` or ``tensorflow``; ignored for TFLite.
 
-    The model can be pickled (it is loaded again), and a process that is forked may use it where the
-    engine is ncnn. Raises ``InputError``: see ``recognise``, no such name, or an option of a wrong
-    type.
+    Returns
+    -------
+    Model
+        Pass it to ``get_embedding``, or call ``embed`` on frames.
+
+    Raises
+    ------
+    InputError
+        No such file or name, no model of this family, or an option of a wrong type.
     """
     _check(model, {"input_repr": input_repr, "frontend": frontend, "engine": engine},
            {"embedding_size": embedding_size, "threads": threads})

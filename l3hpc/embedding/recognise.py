@@ -72,18 +72,32 @@ class Recognised:
 def recognise(file: str | Path, *, input_repr: str | None = None,
               embedding_size: int | None = None, frontend: str | None = None,
               geometry: Mapping[str, Any] | None = None) -> Recognised:
-    """What ``file`` (or ``'untrained[:SEED]'``) is, read from its headers.
+    """What a model file is, read from its headers.
 
     Parameters
     ----------
-    input_repr: ``linear``, ``mel128`` or ``mel256``, stated for openl3 weights.
-    embedding_size: 512 or 6144 for openl3 weights, which serve both (512); else to be sure.
-    frontend: a convention by name or letter (see ``l3hpc.audio.conventions``); None: the file's
-        own, ``kapre-0.1`` for all published weights.
-    geometry: single values of the front end that overrule the file (see ``weights.describe``).
+    file
+        A model file, or ``'untrained[:SEED]'``.
+    input_repr
+        ``linear``, ``mel128`` or ``mel256``, stated for openl3 weights.
+    embedding_size
+        512 (default) or 6144 for openl3 weights, which serve both; for other files, the length to
+        insist on.
+    frontend
+        A convention by name or letter (see ``l3hpc.audio.conventions``); None: the file's own,
+        ``kapre-0.1`` for all published weights.
+    geometry
+        Single values of the front end that overrule the file (see ``weights.describe``).
 
-    Raises ``InputError``: no such file, no known format, not of this family, or nothing tells the
-    front end.
+    Returns
+    -------
+    Recognised
+        Network, rate, front end and dimension, and what they are known from.
+
+    Raises
+    ------
+    InputError
+        No such file, no known format, not of this family, or the front end cannot be identified.
     """
     stated = geometry_of(input_repr, frontend, geometry)
     if weights.untrained_seed(file) is None and Path(file).is_file() and (

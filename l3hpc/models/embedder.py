@@ -70,13 +70,30 @@ class Embedder:
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings (n, dim) float32 of one-second frames (n, rate), in [-1, 1] or integers.
+        """Embeddings of one-second frames.
+         One batch at a time is copied, and its spectrograms are made while the network computes the
+        batch before. A frame's embedding does not depend on the others, whatever ``batch_size``,
+        except in convention ``kapre-0.1-batch``, which normalises over the batch.
 
-        Frames may be a view (as from ``frame_audio``), several joined, or an HDF5 data set: one
-        batch at a time is copied, and its spectrograms are made while the network computes the one
-        before. A frame's embedding does not depend on the others, whatever ``batch_size``, except
-        in convention ``kapre-0.1-batch``, which normalises over the batch. ``on_batch`` is called
-        with the number of frames just finished.
+        Parameters
+        ----------
+        frames
+            (n, rate) samples in [-1, 1], or integers. They may be a view (as from ``frame_audio``),
+            several signals joined, or an HDF5 data set.
+        batch_size
+            Frames computed at once; None: by memory.
+        on_batch
+            Called with the number of frames just finished.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, dim) float32.
+
+        Raises
+        ------
+        InputError
+            Frames of another shape, or a batch below 1.
         """
         if len(frames.shape) != 2 or frames.shape[1] != self.rate:
             raise InputError(f"frames of shape {tuple(frames.shape)} do not fit this network",

@@ -37,14 +37,29 @@ class NetworkSpec:
 
     Parameters
     ----------
-    rate, n_mels, hop, n_dft, fmax, convention: the front end (see ``Frontend``).
-    filters: output channels of the eight convolutions; five to seven for a teacher cut in depth.
-    tail: ``'embedding'``: max pooling right after the last convolution (openl3, sparse EdgeL3);
+    rate, n_mels, hop, n_dft, fmax, convention
+        The front end (see ``Frontend``).
+    filters
+        Output channels of the eight convolutions; five to seven for a teacher cut in depth.
+    tail
+        ``'embedding'``: max pooling right after the last convolution (openl3, sparse EdgeL3);
         ``'student'``: batch normalisation, ReLU if ``head`` is ``'relu'``, max pooling of the whole
         map (training model, published students).
-    head: ``'relu'`` (published; values are >= 0) or ``'linear'`` (signed); of student tails only.
-    emb_dim: length of the output; None means ``filters[-1]``. An ``'embedding'`` tail can also
-        give ``12 * filters[-1]`` (6144), from a 4 x 3 map flattened as (band, time, channel).
+    head
+        ``'relu'`` (published; values are >= 0) or ``'linear'`` (signed); of student tails only.
+    emb_dim
+        Length of the output; None: ``filters[-1]``. An ``'embedding'`` tail can also give
+        ``12 * filters[-1]`` (6144), from a 4 x 3 map flattened as (band, time, channel).
+
+    Raises
+    ------
+    InputError
+        The values do not make a network of this family.
+
+    References
+    ----------
+    R. Arandjelovic and A. Zisserman, "Look, listen and learn", ICCV 2017. J. Cramer et al., "Look,
+    listen, and learn more: design choices for deep audio embeddings", ICASSP 2019.
     """
 
     rate: int
@@ -169,7 +184,30 @@ class NetworkSpec:
 
 
 def openl3_spec(input_repr: str = "mel256", embedding_size: int = 512) -> NetworkSpec:
-    """The openl3 network for ``'linear'``, ``'mel128'`` or ``'mel256'``, of 512 or 6144 values."""
+    """The openl3 network of an input representation.
+
+    Parameters
+    ----------
+    input_repr
+        ``'linear'``, ``'mel128'`` or ``'mel256'``.
+    embedding_size
+        512 or 6144.
+
+    Returns
+    -------
+    NetworkSpec
+        The network, at 48 kHz.
+
+    Raises
+    ------
+    InputError
+        There is no such network.
+
+    Examples
+    --------
+    >>> openl3_spec("mel128").frontend.shape
+    (128, 199)
+    """
     geometry = {"linear": (None, 512), "mel128": (128, 2048), "mel256": (256, 2048)}
     if input_repr not in geometry:
         raise InputError(f"unknown input representation {input_repr!r}",
@@ -194,7 +232,36 @@ def student_filters(emb_dim: int) -> tuple[int, ...]:
 def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int = 1024,
                  fmax: float | None = None, emb_dim: int = 128,
                  filters: Sequence[int] | None = None, head: str = "linear") -> NetworkSpec:
-    """A student network, after ``check_student``. The defaults are the published 128-d geometry."""
+    """A student network; the defaults are the published 128-d geometry.
+
+    Parameters
+    ----------
+    rate
+        Hz.
+    n_mels, hop, n_dft, fmax
+        The front end: mel bands, samples, samples, Hz.
+    emb_dim
+        Length of the embedding.
+    filters
+        Output channels of the eight convolutions; None: as published for ``emb_dim``.
+    head
+        ``'linear'`` or ``'relu'``.
+
+    Returns
+    -------
+    NetworkSpec
+        The network.
+
+    Raises
+    ------
+    InputError
+        The student makes no sense (see ``check_student``).
+
+    Examples
+    --------
+    >>> student_spec().dim, parameter_count(student_spec())
+    (128, 584420)
+    """
     check_student(rate, n_mels, hop, n_dft, fmax, emb_dim, filters)
     chosen = tuple(filters) if filters is not None else student_filters(emb_dim)
     return NetworkSpec(rate, n_mels, hop, n_dft, fmax, chosen, "student", head, emb_dim)

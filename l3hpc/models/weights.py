@@ -61,16 +61,28 @@ class WeightsInfo:
 
 def describe(name: str | Path, *, embedding_size: int | None = None,
              geometry: Mapping[str, Any] | None = None) -> WeightsInfo:
-    """Inspect a weight file (or ``'untrained[:SEED]'``) without reading more than it must.
+    """Inspect a weight file without reading more than its layers' shapes.
 
     Parameters
     ----------
-    embedding_size: 512 (default) or 6144 for openl3 weights, which serve both.
-    geometry: front-end values that overrule the file: ``rate``, ``n_mels``, ``hop``, ``n_dft``,
-        ``fmax``, ``convention``, and ``head`` of a student.
+    name
+        A weight file, or ``'untrained[:SEED]'``.
+    embedding_size
+        512 (default) or 6144 for openl3 weights, which serve both.
+    geometry
+        Front-end values that overrule the file: ``rate``, ``n_mels``, ``hop``, ``n_dft``, ``fmax``,
+        ``convention``, and ``head`` of a student.
 
-    Raises ``InputError``: no such file, no such format, or layers that are not of this family
-    (listed one by one with what was expected).
+    Returns
+    -------
+    WeightsInfo
+        What the file holds.
+
+    Raises
+    ------
+    InputError
+        No such file, no known format, or layers that are not of this family (listed one by one with
+        what was expected).
     """
     seed = untrained_seed(name)
     if seed is not None:
@@ -88,7 +100,25 @@ def describe(name: str | Path, *, embedding_size: int | None = None,
 
 def load_parameters(name: str | Path, *, embedding_size: int | None = None,
                     geometry: Mapping[str, Any] | None = None) -> tuple[Parameters, WeightsInfo]:
-    """The arrays of a network and what ``describe`` says of them. TensorFlow is not needed."""
+    """The arrays of a network and what ``describe`` finds. TensorFlow is not needed.
+
+    Parameters
+    ----------
+    name, embedding_size, geometry
+        As in ``describe``.
+
+    Returns
+    -------
+    parameters
+        float32 arrays, one tuple per weighted layer.
+    info
+        What the file holds.
+
+    Raises
+    ------
+    InputError
+        As in ``describe``; or values that are not finite, or a negative moving variance.
+    """
     seed = untrained_seed(name)
     if seed is not None:
         info = describe(name, embedding_size=embedding_size, geometry=geometry)
@@ -153,7 +183,17 @@ def untrained_seed(name: str | Path) -> int | None:
 
 
 def save(parameters: Parameters, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write a network in our own format: HDF5 arrays and JSON, by one rename."""
+    """Write a network in our own format: HDF5 arrays and JSON, by one rename.
+
+    Parameters
+    ----------
+    parameters
+        The network.
+    path
+        The file; an existing one is replaced.
+    provenance
+        JSON-ready values that say where the network comes from.
+    """
     layers = [(kind, dict(zip(ARRAY_NAMES[kind], arrays, strict=True)))
               for (kind, _), arrays in zip(parameters.spec.layers(), parameters.layers,
                                            strict=True)]
