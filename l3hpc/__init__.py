@@ -18,7 +18,7 @@ __all__ = ["__version__", "get_embedding", "load_model", "results"]
 def __getattr__(name: str) -> Any:
     """The calls for notebooks, loaded when they are used."""
     if name == "results":
-        from l3hpc.ledger.views.frames import results
+        from l3hpc.ledger.views.exports import results
 
         return results
     if name == "get_embedding":

@@ -138,7 +138,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
 def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
            html: str | None, conditions: tuple[str, ...], as_json: bool) -> None:
     """Write results to files (without options: results.csv files and results.xlsx in ledger/)."""
-    from l3hpc.ledger.views import files, select
+    from l3hpc.ledger.views import exports, select
 
     store, sheet = open_store(options)
     found = store.fold(history=html is not None)
@@ -156,17 +156,17 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
         if target.is_dir() or len(chosen) > 1 and target.suffix.lower() != ".csv":
             for tab, rows in tables.items():
                 written.append(target / f"{tab.name}.csv")
-                files.write_csv(written[-1], rows, tab)
+                exports.write_csv(written[-1], rows, tab)
         elif len(chosen) > 1:
             raise InputError("one CSV file holds one tab", where="--csv",
                              allowed=f"--tab with one of {', '.join(tab.name for tab in chosen)}, "
                                      "or a folder")
         else:
             written.append(target)
-            files.write_csv(target, tables[chosen[0]], chosen[0])
+            exports.write_csv(target, tables[chosen[0]], chosen[0])
     if xlsx:
         written.append(Path(xlsx))
-        files.write_xlsx(written[-1], tables)
+        exports.write_xlsx(written[-1], tables)
     if html:
         from l3hpc.ledger.views.html import write_html
 

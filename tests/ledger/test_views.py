@@ -12,7 +12,7 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.cells import MAX_CHARACTERS, cell, cells, same
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
-from l3hpc.ledger.views import files, select, table
+from l3hpc.ledger.views import exports, select, table
 
 MSE, UST = TABS["embedding_approx_mse"], TABS["sonyc_ust"]
 
@@ -124,7 +124,7 @@ def test_the_one_column_that_counts_from_0_says_so_wherever_a_person_reads_it():
                   table.side_by_side(rows, MSE), table.single(rows[0])):
         assert sum("Latest Epoch (from 0)" in line for line in lines) == 1, lines
     assert MSE.column("Latest Epoch (from 0)") is MSE.column("Latest Epoch")
-    assert "Latest Epoch" in files.csv_text(rows, MSE) and "from 0" not in files.csv_text(
+    assert "Latest Epoch" in exports.csv_text(rows, MSE) and "from 0" not in exports.csv_text(
         rows, MSE)
     assert [one.field for tab in TABS.values() for one in tab.columns if one.note] == [
         "latest_epoch"] * sum(tab.has("latest_epoch") for tab in TABS.values())
@@ -133,7 +133,7 @@ def test_the_one_column_that_counts_from_0_says_so_wherever_a_person_reads_it():
 def test_csv_has_exactly_the_declared_columns_and_guards_formulas():
     values = dict(zip(["username", "train_data_dir", "validation_data_dir", "emb_key",
                        "model_repr"], FORMULAS, strict=True))
-    text = files.csv_text([row("a", **values, latest_train_loss=-0.1, num_epochs=300)], MSE)
+    text = exports.csv_text([row("a", **values, latest_train_loss=-0.1, num_epochs=300)], MSE)
     header, line = csv.reader(io.StringIO(text))
     assert header == MSE.titles
     filled = dict(zip(MSE.fields, line, strict=True))
@@ -144,7 +144,7 @@ def test_csv_has_exactly_the_declared_columns_and_guards_formulas():
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_csv_numbers_read_back_the_same(value):
-    assert float(files.guarded(value)) == value
+    assert float(exports.guarded(value)) == value
 
 
 AWKWARD = ["=1+1", "007", "1e5", "2021-06-11", "TRUE", "NaN", "a\nb", "🎧", "\x00\x1b\ufffe", ""]
@@ -153,7 +153,7 @@ AWKWARD = ["=1+1", "007", "1e5", "2021-06-11", "TRUE", "NaN", "a\nb", "🎧", "\
 def test_xlsx_cells_are_typed_and_hold_no_formula(tmp_path):
     rows = [row(str(number), username=text, num_epochs=3, best_validation_loss=0.25 + number)
             for number, text in enumerate(AWKWARD)]
-    files.write_xlsx(tmp_path / "r.xlsx", {MSE: rows, UST: [row("s", UST, pca=True)]})
+    exports.write_xlsx(tmp_path / "r.xlsx", {MSE: rows, UST: [row("s", UST, pca=True)]})
     book = openpyxl.load_workbook(tmp_path / "r.xlsx")
     assert book.sheetnames == ["embedding_approx_mse", "sonyc_ust"]
     sheet = book["embedding_approx_mse"]

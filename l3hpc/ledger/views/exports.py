@@ -1,4 +1,5 @@
-"""Results as files: CSV with exactly the declared columns, XLSX with typed cells, no formulas."""
+"""Results for other programs: a pandas DataFrame, CSV with exactly the declared columns, XLSX with
+typed cells and no formulas."""
 
 from __future__ import annotations
 
@@ -6,16 +7,63 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l3hpc.io.files import write_bytes
 from l3hpc.ledger.cells import Cell, cells, shortened
 from l3hpc.ledger.journal.fold import Row
-from l3hpc.ledger.schema import Tab, letter
+from l3hpc.ledger.journal.reading import notes
+from l3hpc.ledger.schema import Tab, letter, tab_named
+from l3hpc.ledger.store import Store
 from l3hpc.ledger.views import select
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 XLSX_LIMIT = 32_767  # UTF-16 units in one cell
+
+
+def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pandas.DataFrame:
+    """Read the rows of a tab from the journals of a workspace.
+
+    Parameters
+    ----------
+    workspace
+        The workspace's folder.
+    tab
+        The tab's name.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns are those of the sheet, in its order and under its titles, then ``state`` and
+        ``note``; the index is a row's key as one text. Numbers are numbers, empty cells missing.
+
+    Raises
+    ------
+    InputError
+        There is no such tab.
+
+    Warns
+    -----
+    UserWarning
+        Records could not be read.
+    """
+    import warnings
+
+    import pandas
+
+    found = tab_named(tab)
+    fold = Store(Path(workspace)).fold()
+    for note in notes(fold):
+        warnings.warn(note, stacklevel=2)
+    rows = [row for row in fold.rows.values() if row.tab is found]
+    table = pandas.DataFrame([cells(row) for row in rows], columns=found.titles,
+                             index=[select.key_text(row) for row in rows]).convert_dtypes()
+    table["state"] = [row.beside.get("state") for row in rows]
+    table["note"] = [row.beside.get("note") for row in rows]
+    return table
 
 
 def guarded(value: Cell) -> str:
