@@ -1,5 +1,5 @@
-"""What lies on disk: the records of runs, artifacts, markers of tasks, the jobs of this machine.
+"""What a workspace holds on disk: records of runs, artifacts, markers of tasks, local jobs.
 
-Everything that happened can be read from here without a scheduler, and everything that is written
-appears whole or not at all.
+Everything that happened can be read from here without a scheduler. Files appear whole or not at
+all.
 """

@@ -1,4 +1,4 @@
-"""Artifacts on disk: which tasks are finished, and whether an input is all there.
+"""Artifacts on disk: which tasks are finished, and whether an input is complete.
 
 ``<artifact>/config.json`` says how many tasks there are; ``<artifact>/<index:04d>/result.json``
 says that one is finished (it is written last, before the folder's one rename).
@@ -53,7 +53,10 @@ def scratch_folder(artifact: Path, index: int) -> Path:
 
 
 def own_scratch(artifact: Path, index: int) -> Path:
-    """The scratch folder of a task, for this person: another one's cannot be written."""
+    """The scratch folder of a task that this person can write to.
+
+    Where another member of the group has one already, the own user id is part of the name.
+    """
     folder = scratch_folder(artifact, index)
     if folder.exists() and not is_own(folder):
         return folder.with_name(f"{folder.name}-{os.geteuid()}")
@@ -66,9 +69,20 @@ def is_done(artifact: Path | str, index: int) -> bool:
 
 
 def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
-    """Indices of the finished tasks (the empty set when there is no such folder yet).
+    """Which tasks of an artifact are finished.
 
-    tasks: how many there are, where that is known: one task is found without listing the folder.
+    Parameters
+    ----------
+    artifact : path
+        Its folder; it need not exist.
+    tasks : int, optional
+        How many tasks there are, where that is known: a single one is found without listing the
+        folder.
+
+    Returns
+    -------
+    set of int
+        Indices of the finished tasks.
     """
     if tasks == 1:
         return {0} if is_done(artifact, 0) else set()
@@ -84,7 +98,7 @@ def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
 
 
 def results(artifact: Path) -> list[dict[str, Any]]:
-    """The ``result.json`` of every finished task, in task order, without the damaged ones."""
+    """The ``result.json`` of every finished task in task order; damaged ones are left out."""
     values = []
     for index in sorted(finished(artifact)):
         path = ArtifactFolder(artifact).result(index)
@@ -98,11 +112,11 @@ def results(artifact: Path) -> list[dict[str, Any]]:
 
 
 def discard(artifact: Path) -> None:
-    """Remove all results and unfinished work of an artifact, so that it is computed anew. Each
-    task's result goes by one rename first: no reader takes a half for a whole."""
+    """Remove all results and unfinished work of an artifact, so that it is computed again."""
     folder = ArtifactFolder(artifact)
     folder.summary.unlink(missing_ok=True)
     for index in finished(artifact):
+        # one rename first: a reader must not take half a result for a whole one
         gone = artifact / f".{index:04d}.discarded.tmp"
         os.rename(task_folder(artifact, index), gone)
         shutil.rmtree(gone)
@@ -110,12 +124,24 @@ def discard(artifact: Path) -> None:
 
 
 def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str]) -> None:
-    """When all tasks are finished: keep their one line and times, so that status reads one file."""
+    """Once all tasks are finished, write their one-line summary and times.
+
+    ``status`` then reads one file per step, however many tasks there are.
+
+    Parameters
+    ----------
+    tasks : int
+        How many tasks the artifact has.
+    summary : callable
+        Makes one line of the summaries of all tasks.
+    """
     if len(finished(artifact)) == tasks:
         found = results(artifact)
-        if len(found) < tasks:  # a result is damaged: it says nothing for a summary
+        # a damaged result has nothing to summarise
+        if len(found) < tasks:
             return
-        with contextlib.suppress(PermissionError):  # another person has left it already
+        # another member of the group may have written it already
+        with contextlib.suppress(PermissionError):
             write_json(ArtifactFolder(artifact).summary, {
                 "text": summary([result["summary"] for result in found]),
                 "started": min(result["started"] for result in found),
@@ -123,8 +149,13 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
 
 
 def summary(artifact: Path | str) -> dict[str, Any]:
-    """What the last task of a complete artifact left: ``text``, ``started``, ``finished`` (unix
-    seconds); {} when it left nothing."""
+    """The summary of a complete artifact.
+
+    Returns
+    -------
+    dict
+        ``text``, and ``started`` and ``finished`` in unix seconds; empty where there is none.
+    """
     path = ArtifactFolder(artifact).summary
     try:
         return mapping(Summary, read_json(path), "summary")
@@ -136,19 +167,26 @@ def summary(artifact: Path | str) -> dict[str, Any]:
 
 
 def detail(artifact: Path) -> str:
-    """The one line about a complete artifact ('' when there is none)."""
+    """The one-line summary of a complete artifact ('' where there is none)."""
     return str(summary(artifact).get("text", ""))
 
 
 def check_input(name: str, folder: Path) -> None:
-    """Refuse an input folder that is missing, or an artifact with unfinished tasks."""
+    """Check that the input of a step is there and complete.
+
+    Raises
+    ------
+    InputError
+        For a folder that is missing, or an artifact with unfinished tasks.
+    """
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"input {name!r} does not exist: {folder}",
                          hint=f"Compute it first (step {name}), or name another folder.")
     frozen = ArtifactFolder(folder).config
     if not frozen.is_file():
-        return  # files of another origin: the step itself checks what is in them
+        # not an artifact: the step itself checks what is in the files
+        return
     config = read_json(frozen)
     if not isinstance(config, dict) or "shards" not in config:
         return

@@ -1,9 +1,9 @@
-"""The small files by which a job tells what happens to it: begin, exit, progress, error, requeues.
+"""Markers: the small files in which a job notes its begin, progress, error, requeues and exit.
 
 The script writes ``<task>.begin`` first, an empty ``.<task>.step`` after the setup lines, and
-``<task>.exit`` last (from its EXIT trap); the worker inside keeps ``<task>.progress.json`` up to
-date and leaves ``<task>.error.json`` when it fails. They are all that ``l3hpc status`` needs when
-Slurm does not answer.
+``<task>.exit`` last (from its EXIT trap). The worker inside keeps ``<task>.progress.json`` up to
+date and writes ``<task>.error.json`` when it fails. These files are all that ``l3hpc status`` needs
+when Slurm does not answer.
 """
 
 from __future__ import annotations
@@ -27,14 +27,28 @@ _NAME = re.compile(
 
 @dataclass
 class TaskMarks:
-    """What the markers of one task say. Every field is empty where there is no such marker.
+    """The content of the markers of one task. A field is empty where there is no such marker.
 
-    begin: ``job``, ``node``, ``time`` … as text. exit_code: of the script. exited: unix seconds.
-    in_setup: it ended before its step began, in the setup lines or earlier. asked_to_end: it was
-    sent TERM (cancelled, preempted, at its time limit).
-    progress: the last state that the step reported, with ``written`` (unix seconds of the file).
-    error: ``type``, ``message``, ``where``, ``hint``, ``tail``. requeues: why it was started again
-    (``reason``, ``time``, and what it asks for since then). gave_up: why it was not.
+    Attributes
+    ----------
+    begin : dict of str to str or None
+        ``job``, ``node``, ``time`` …
+    exit_code : int or None
+        Of the script.
+    exited : float or None
+        Unix seconds.
+    in_setup : bool
+        Whether the script ended before its step began, in the setup lines or earlier.
+    asked_to_end : bool
+        Whether it was sent TERM: cancelled, preempted or at its time limit.
+    progress : dict or None
+        The latest progress of the step, with ``written`` (unix seconds of the file).
+    error : dict or None
+        ``type``, ``message``, ``where``, ``hint``, ``tail``.
+    requeues : list of dict
+        For each requeue ``reason``, ``time``, and what the task has asked for since then.
+    gave_up : str
+        Why the task does not go back to the queue any more.
     """
 
     begin: dict[str, str] | None = None
@@ -54,10 +68,11 @@ class TaskMarks:
         return {name: last[name] for name in ("mem_mb", "time_min", "exclude") if name in last}
 
     def of(self, job: str) -> TaskMarks:
-        """What they say of this job: what an earlier one of the same task left is not about it."""
+        """The markers as far as they are about this job, and not an earlier one of the task."""
         if self.begin is None or self.begin.get("job", job) == job:
             return self
-        return TaskMarks(requeues=self.requeues, gave_up=self.gave_up)  # resume removes the old
+        # these two are never of an earlier job: resume removes them
+        return TaskMarks(requeues=self.requeues, gave_up=self.gave_up)
 
     @property
     def started(self) -> float | None:
@@ -67,8 +82,8 @@ class TaskMarks:
     @property
     def restarts(self) -> int:
         """How often the job was started again under its id."""
-        told = _number((self.begin or {}).get("restarts"))
-        return max(int(told or 0), len(self.requeues))
+        noted = _number((self.begin or {}).get("restarts"))
+        return max(int(noted or 0), len(self.requeues))
 
 
 def path(folder: Path, index: int, what: str) -> Path:
@@ -77,7 +92,18 @@ def path(folder: Path, index: int, what: str) -> Path:
 
 
 def read(folder: Path) -> dict[int, TaskMarks]:
-    """Everything that the markers in ``folder`` tell, by task index ({} for no such folder)."""
+    """Read all markers of a step.
+
+    Parameters
+    ----------
+    folder : Path
+        The step's folder of markers; it need not exist.
+
+    Returns
+    -------
+    dict of int to TaskMarks
+        By task index. Damaged markers are left out and noted as damage.
+    """
     tasks: dict[int, TaskMarks] = {}
     try:
         entries = list(os.scandir(folder))
@@ -98,7 +124,8 @@ def read(folder: Path) -> dict[int, TaskMarks]:
                 raise InputError("not an exit marker", where=entry.path)
         except InputError as error:
             note_damage(error)
-        except OSError as error:  # replaced at this moment, perhaps by another machine
+        except OSError as error:
+            # replaced at this moment, perhaps by another machine
             gone = error.errno in (errno.ENOENT, errno.ESTALE) and not entry.is_symlink()
             if not gone:
                 note_damage(InputError(f"cannot be read: {error.strerror}", where=entry.path))
@@ -106,15 +133,29 @@ def read(folder: Path) -> dict[int, TaskMarks]:
 
 
 def forget(folder: Path, before: float) -> None:
-    """Remove what jobs left before that moment (unix seconds): a new one got the number of an
-    earlier one, whose markers would be taken for its own."""
+    """Remove the markers that were written before a moment (unix seconds).
+
+    A cluster that starts counting again gives a new job the number of an earlier one, whose markers
+    would be taken for those of the new job.
+    """
     for entry in os.scandir(folder):
         if _NAME.fullmatch(entry.name) and entry.stat().st_mtime < before:
             Path(entry.path).unlink(missing_ok=True)
 
 
 def add_requeue(folder: Path, index: int, reason: str, when: float, **asked: Any) -> None:
-    """Note that a task goes back to the queue, why, and what it asks for from now on."""
+    """Note that a task goes back to the queue.
+
+    Parameters
+    ----------
+    reason : str
+        Why.
+    when : float
+        Unix seconds.
+    **asked
+        What the task asks for from now on (``mem_mb``, ``time_min``, ``exclude``), and ``words``
+        for a person; None is left out.
+    """
     marks = read(folder).get(index, TaskMarks())
     known = {key: value for key, value in asked.items() if value not in (None, False)}
     write_json(path(folder, index, "requeues.json"),
@@ -141,10 +182,11 @@ def give_up(folder: Path, index: int, words: str, when: float) -> None:
 
 
 def _take(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) -> bool:
-    """Enter what a marker says; False where it says nothing of that kind."""
+    """Enter the content of one marker; False where it has no content of that kind."""
     written = file.stat().st_mtime
     text = content.decode("utf-8", "replace")
-    if what == "begin":  # that it is there says that the job began
+    # an empty one still shows that the job began
+    if what == "begin":
         pairs = _pairs(text)
         marks.begin = {"time": str(written)} | pairs
         return bool(pairs)

@@ -1,4 +1,4 @@
-"""A workspace that several people of a group use: who may write what, and who could do harm.
+"""A workspace shared by a group: who may write what, and where others could do harm.
 
 The folders of the workspace are open to the group, with the sticky bit: everybody adds runs and
 artifacts, and nobody but its owner renames or deletes one. A run's own folder is its owner's alone;
@@ -25,8 +25,18 @@ OPEN = stat.S_IWGRP | stat.S_IXGRP | stat.S_ISGID | stat.S_ISVTX
 
 @dataclass(frozen=True)
 class Danger:
-    """A folder in which others can replace what is ours. anybody: not only a group. fix: what its
-    owner can type."""
+    """A folder in which others can replace files of ours.
+
+    Attributes
+    ----------
+    folder : Path
+    words : str
+        What is wrong, for a person.
+    anybody : bool
+        Whether every user of the machine can, not only a group.
+    fix : str
+        The command that its owner can type.
+    """
 
     folder: Path
     words: str
@@ -35,12 +45,23 @@ class Danger:
 
 
 def prepare(workspace: Path, kinds: Iterable[str]) -> None:
-    """Open the folders of a workspace to its group, for the steps of these kinds too. An
-    ``InputError`` where somebody else has to do that."""
+    """Open the folders of a workspace to its group.
+
+    Parameters
+    ----------
+    kinds : iterable of str
+        Kinds of steps whose artifacts are going to be added.
+
+    Raises
+    ------
+    InputError
+        Where a folder belongs to somebody else, who has to do it.
+    """
     workspace.mkdir(parents=True, exist_ok=True)
     state = workspace.stat()
     if state.st_mode & stat.S_IWGRP and not state.st_mode & stat.S_ISVTX:
-        with contextlib.suppress(PermissionError):  # somebody else's: doctor says so
+        # somebody else's workspace: l3hpc doctor reports it
+        with contextlib.suppress(PermissionError):
             workspace.chmod(stat.S_IMODE(state.st_mode) | stat.S_ISVTX)
     spool = Workspace(workspace).local_jobs
     for folder in (*_shared_folders(workspace, kinds), spool.parent, spool):
@@ -49,7 +70,7 @@ def prepare(workspace: Path, kinds: Iterable[str]) -> None:
 
 
 def check(workspace: Path, kinds: Iterable[str]) -> None:
-    """An ``InputError`` where somebody else's folder keeps us from submitting into a workspace."""
+    """Raise ``InputError`` where somebody else's folder prevents a submission into a workspace."""
     for folder in _shared_folders(workspace, kinds):
         if os.path.lexists(folder):
             _require_no_link(folder)
@@ -76,14 +97,14 @@ def _shared_folders(workspace: Path, kinds: Iterable[str]) -> list[Path]:
 
 
 def prepare_artifact(folder: Path) -> None:
-    """The same for the folder of an artifact, so that another person can finish it."""
+    """Open the folder of an artifact to its group, so that another person can finish it."""
     group = folder.parent.stat().st_gid
     open_to_group(folder, group)
     open_to_group(ArtifactFolder(folder).work, group)
 
 
 def open_to_group(folder: Path, group: int) -> None:
-    """Make a folder, or see to it that the group may add files to it."""
+    """Make a folder to which the group may add files, or make an existing one so."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
     _require_no_link(folder)
@@ -110,7 +131,7 @@ def _require_no_link(folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """An ``InputError`` with its owner and what to ask for, where we cannot write into a folder."""
+    """Raise ``InputError`` for a folder that we cannot write to: whose it is and what to ask."""
     if not os.access(folder, os.W_OK | os.X_OK):
         owner = person(folder.stat().st_uid)
         raise InputError(
@@ -120,18 +141,18 @@ def require_writable(folder: Path) -> None:
 
 
 def check_own(workspace: Path, run: str) -> None:
-    """Refuse to change a run of somebody else: what its files say would be done in our name."""
+    """Raise ``InputError`` for a run of somebody else: its files would decide what we run."""
     folder = Workspace(workspace).run(run).path
     with contextlib.suppress(FileNotFoundError):
         if not is_own(folder):
             owner = person(folder.stat().st_uid)
-            raise InputError(f"the run {run} belongs to {owner}: only {owner} can cancel it or go "
-                             "on with it", where=str(folder),
-                             hint="Submit the pipeline yourself; what is finished is used again.")
+            raise InputError(f"the run {run} belongs to {owner}: only {owner} can cancel or "
+                             "resume it", where=str(folder),
+                             hint="Submit the pipeline yourself; finished steps are reused.")
 
 
 def dangers(workspace: Path) -> Iterator[Danger]:
-    """The folders of a workspace, and those above it, in which others can rename what is ours."""
+    """Folders of a workspace, and above it, in which others can rename or replace our files."""
     folders = [*_shared_folders(workspace, ()), workspace, *workspace.parents]
     for folder in folders:
         try:
