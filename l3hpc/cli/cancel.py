@@ -15,14 +15,14 @@ Examples:
   l3hpc cancel upstream-20261120-1a2b
 """)
 @click.argument("run", shell_complete=complete_run)
-@click.option("--json", "as_json", is_flag=True, help="The cancelled ids as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the cancelled job ids as JSON.")
 @workspace_options
 def command(
     run: str, as_json: bool, config_file: str | None, workspace_dir: str | None
 ) -> None:
     """Cancel the whole chain of RUN (a name, the beginning of one, or 'latest').
 
-    What was finished stays usable: the next submission of the same pipeline goes on from there.
+    Finished results are kept: the next submission of the same pipeline uses them.
     """
     from l3hpc.runs.cancel import cancel
     from l3hpc.workspace import records
@@ -35,4 +35,4 @@ def command(
     elif stopped:
         click.echo(f"cancelled {name}: {' '.join(stopped)}")
     else:
-        click.echo(f"nothing of {name} was waiting or running")
+        click.echo(f"no job of {name} was queued or running")

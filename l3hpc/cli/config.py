@@ -35,7 +35,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @command.command("show", epilog="""\b
 Examples:
-  l3hpc config show                        what holds here, and where it comes from
+  l3hpc config show                        the values in effect, and where they come from
   l3hpc config show --cluster greene --all
   l3hpc config show --config other.yaml --json
 """)

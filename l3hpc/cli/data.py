@@ -87,7 +87,7 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
 @click.option("--listen", is_flag=True, help="Read every sample, not only the files' headers.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything found as JSON.")
 def check(folder: Path, listen: bool, as_json: bool) -> int:
-    """Say what FOLDER holds and what is wrong with it.
+    """Report what FOLDER holds and what is wrong with it.
 
     Knows SONYC-UST, UrbanSound8K, ESC-50, folders of recordings, embeddings, and a synthetic
     city. Problems end with exit code 1; remarks do not.

@@ -21,7 +21,7 @@ EXAMPLES = """\b
 Examples:
   l3hpc demo                       into ./demo, some minutes on two cores
   l3hpc demo --quick -o /tmp/try   everything very small, under a minute or so
-  l3hpc demo --sensors 6 --fresh   a larger city, computed anew
+  l3hpc demo --sensors 6 --fresh   a larger city, from scratch
   l3hpc demo --weights openl3_audio_mel256_env.h5    with a trained teacher
 """
 TOLD = ("Model Dir", "Output Dir", "Exp. ID", "Approximation mode", "Student Emb Len", "# Epochs",
@@ -32,12 +32,12 @@ TOLD = ("Model Dir", "Output Dir", "Exp. ID", "Approximation mode", "Student Emb
 @click.command("demo", epilog=EXAMPLES)
 @click.option("-o", "--output", "folder", default="demo", show_default=True, metavar="FOLDER",
               type=click.Path(file_okay=False), help="Where everything goes.")
-@click.option("--quick", is_flag=True, help="Very small: to see the chain move.")
+@click.option("--quick", is_flag=True, help="Very small: just to see every step run.")
 @click.option("--sensors", type=click.IntRange(1, 100), help="Sensors in the city. [default: 3]")
 @click.option("--weights", metavar="FILE",
               help="A trained teacher in place of random weights.")
 @click.option("--keep/--fresh", default=True, show_default=True,
-              help="Use again what an earlier demo in FOLDER computed, or remove it first.")
+              help="Reuse what an earlier demo in FOLDER computed, or remove it first.")
 @click.option("--open", "open_page", is_flag=True, help="Open the report in the browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("--yes", is_flag=True, help="Do not ask before starting.")
@@ -59,7 +59,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
     demo.check_folder(place)
     say = (lambda text: None) if as_json else click.echo
     say(f"l3hpc demo in {place}: about {max(1, round(settings.minutes))} min on two cores; "
-        "interrupted, it goes on where it stopped")
+        "if interrupted, it continues where it stopped")
     if not (yes or as_json) and sys.stdin.isatty():
         click.confirm("start?", default=True, abort=True)
     if not keep:

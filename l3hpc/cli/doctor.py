@@ -36,11 +36,11 @@ def _complete_pipeline(context: click.Context, parameter: click.Parameter, incom
 @click.command(epilog=EXAMPLES)
 @click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...", shell_complete=_complete_pipeline)
 @click.option("--cluster", metavar="NAME",
-              help="The profile to look at [default: cluster.yaml's].")
+              help="Profile to check [default: cluster.yaml's].")
 @click.option("--config", "path", metavar="FILE", type=click.Path(dir_okay=False),
               help="Another cluster.yaml.")
 @click.option("--quick", is_flag=True, help="Start nothing: no TensorFlow, no test job, no sheet.")
-@click.option("--json", "as_json", is_flag=True, help="A list of checks as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, quick: bool,
             as_json: bool) -> int:
     """Check this machine, the cluster, data and ledger, and say what to do.

@@ -85,7 +85,7 @@ def complete_model(
               help="Processes, each with a part of the cores.")
 @click.option("--engine", type=click.Choice(["auto", "ncnn", "tensorflow"]), default="auto",
               show_default=True, help="What computes; auto: the fastest here, measured once.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print all outcomes as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None, format_: str,

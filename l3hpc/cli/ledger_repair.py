@@ -1,4 +1,4 @@
-"""The ``l3hpc ledger`` commands that mend: repair, restore, adopt, compact."""
+"""The ``l3hpc ledger`` commands that repair: repair, restore, adopt, compact."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def restore(key: str, options: Options, tab_name: str | None, as_json: bool) -> 
 @_YES
 @_JSON
 def repair(options: Options, only_journal: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Mend journals, columns and cells: shows the difference, asks, then writes.
+    """Repair journals, columns and cells: shows the difference, asks, then writes.
 
     Damaged lines are taken out of journal files that nobody writes any more; the whole file is
     kept beside them in damaged/. Columns of the sheet that were renamed, moved, inserted or deleted

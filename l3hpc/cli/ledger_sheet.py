@@ -93,11 +93,11 @@ def check(options: Options, as_json: bool) -> None:
 @click.option("--on-conflict", type=click.Choice(["report", "ours", "theirs"]), default="report",
               show_default=True, help="What to do with cells that a person changed.")
 @click.option("--watch", metavar="SECONDS", type=click.FloatRange(min=10),
-              help="Sync again and again; what fails is said and tried again, unless the sheet's "
-                   "id or the key is wrong.")
+              help="Sync repeatedly; failures are reported and retried, unless the sheet's id or "
+                   "the key is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per pass.")
 def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool) -> None:
-    """Bring the Google Sheet to what the journals say; each run once, in its columns.
+    """Bring the Google Sheet up to date with the journals: one row per run.
 
     Exit codes: 0 done, 1 something for a person to look at, 3 changed columns, 75 offline.
     """

@@ -23,14 +23,15 @@ Examples:
 """)
 @click.argument("run", shell_complete=complete_run)
 @click.argument("step", required=False, shell_complete=complete_step)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the task ends (Ctrl-C stops).")
+@click.option("-f", "--follow", is_flag=True,
+              help="Keep printing until the task ends (Ctrl-C stops).")
 @click.option("--task", type=click.IntRange(0), metavar="N",
               help="Which task of an array (default: the first failed, else the first running).")
 @click.option("--out", "which", flag_value="out", help="What the step prints.")
 @click.option("--err", "which", flag_value="err", default=True,
               help="Messages and errors (the default).")
-@click.option("--path", "only_path", is_flag=True, help="Print where the file is.")
-@click.option("--json", "as_json", is_flag=True, help="Without STEP: the list as JSON.")
+@click.option("--path", "only_path", is_flag=True, help="Print the path of the log file.")
+@click.option("--json", "as_json", is_flag=True, help="Without STEP: print the list as JSON.")
 @workspace_options
 def command(
     run: str, step: str | None, follow: bool, task: int | None, which: str, only_path: bool,

@@ -32,22 +32,22 @@ def plan_options(command: Command) -> Command:
         *(click.option(name, metavar="PATH", help=f"{text} [default: cluster.yaml's]")
           for name, text in _PATHS.items()),
         click.option("--embedding-valid-dir", metavar="PATH",
-                     help="Its validate/ folder, where --embedding-dir names its train/."),
+                     help="The validate/ folder beside the train/ folder of --embedding-dir."),
         click.option("--from", "start", metavar="STEP",
-                     help="Start at this step; what it needs comes from outside."),
+                     help="Start at this step; its inputs come from other runs or folders."),
         click.option("--input", "inputs", metavar="STEP=PATH|RUN", multiple=True,
-                     help="Folder or run that stands for a step's output. Repeatable."),
+                     help="Folder or run to use as a step's output. Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
-            "Whose student downstream, us8k and esc50 use: a run, a weight file or 'latest'. "
+            "Student that downstream, us8k and esc50 use: a run, a weight file or 'latest'. "
             "[default: latest]")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True, help=(
             "Any parameter, or cpus, mem (16GB), gpus, time (4h) of a step. Repeatable.")),
         click.option("--grid", "grid", metavar="OPTION=VALUE,VALUE", multiple=True, help=(
             "All combinations of these values in one run; STEP.NAME=… for any parameter. "
             "Repeatable.")),
-        click.option("--name", help="Begins the run's name. [default: the pipeline's name]"),
+        click.option("--name", help="Prefix of the run's name. [default: the pipeline's name]"),
         click.option("--cluster", metavar="NAME", shell_complete=_complete_cluster,
-                     help="Profile of cluster.yaml. [default: local, or what the file says]"),
+                     help="Profile of cluster.yaml. [default: the file's, or local]"),
         click.option("--config", "config_file", metavar="FILE",
                      help="Another cluster.yaml. [default: the working folder's]"),
     ]

@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 Examples:
   l3hpc resume latest
   l3hpc resume downstream-20261119-99fe --set classify.mem=160GB
-  l3hpc resume latest --from fit                 fit and all behind it, anew
+  l3hpc resume latest --from fit                 recompute fit and everything after it
 """)
 @click.argument("run", shell_complete=complete_run)
 @click.option("--set", "sets", multiple=True, metavar="STEP.RESOURCE=VALUE",
-              help="Another cpus, mem, gpus or time for a step.")
+              help="Override cpus, mem, gpus or time of a step.")
 @click.option("--from", "again", metavar="STEP", shell_complete=complete_step,
-              help="Compute STEP and all that follow again, finished or not.")
+              help="Recompute STEP and everything after it, finished or not.")
 @click.option("--yes", is_flag=True, help="With --from: do not ask before results are discarded.")
-@click.option("--detach", is_flag=True, help="On local: leave a runner behind and return at once.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be submitted.")
-@click.option("--json", "as_json", is_flag=True, help="What was submitted, as JSON.")
+@click.option("--detach", is_flag=True, help="On local: return at once and run in the background.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was submitted as JSON.")
 @workspace_options
 def command(
     run: str, sets: tuple[str, ...], again: str | None, yes: bool, detach: bool, dry_run: bool,
     as_json: bool, config_file: str | None, workspace_dir: str | None,
 ) -> int:
-    """Submit again what is missing or failed of RUN, task by task, and nothing else.
+    """Submit the missing or failed tasks of RUN again, and nothing else.
 
-    Finished tasks are kept, live jobs are left alone, and dependents wait only for live jobs.
+    Finished tasks are kept, live jobs are left alone, and dependent steps wait only for live jobs.
     """
     return go_on(run, (), sets, again, yes, detach, dry_run, as_json, config_file, workspace_dir)
 

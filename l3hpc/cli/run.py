@@ -1,4 +1,4 @@
-"""``l3hpc run``: one step here and now, from a frozen config or from words on the command line."""
+"""``l3hpc run``: one step here and now, from a frozen config or from options."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Examples:
 """)
 @click.argument("step", shell_complete=_complete_step)
 @click.option("--config", "config_path", type=click.Path(dir_okay=False), metavar="FILE",
-              help="The frozen config.json of a step in a run: repeat exactly that.")
+              help="The frozen config.json of a step in a run: repeat exactly that task.")
 @click.option("--task", type=click.IntRange(0), metavar="N",
               help="With --config: which task (default: all that are missing).")
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="A parameter of the step.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=DIR",
               help="An artifact or a folder of published files as input.")
 @click.option("-o", "--output", type=click.Path(file_okay=False), metavar="DIR",
-              help="Where the step's files and result.json go.")
+              help="Folder for the step's files and result.json.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in the output folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -49,10 +49,10 @@ def command(
     """
     if config_path is not None:
         if sets or inputs or output:
-            raise InputError("--config says everything: --set, --input and -o do not go with it")
+            raise InputError("--config already holds all parameters: remove --set, --input and -o")
         results = _from_config(step, Path(config_path), task)
     elif output is None:
-        raise InputError("say where the results go: -o DIR (or repeat a step with --config FILE)")
+        raise InputError("no output folder: use -o DIR (or repeat a step with --config FILE)")
     else:
         results = [_by_hand(step, _pairs(sets, "--set"), _pairs(inputs, "--input"),
                             Path(output), overwrite)]

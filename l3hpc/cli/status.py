@@ -32,19 +32,19 @@ name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, lo
 last_words, failed_tasks, artifact.
 
 \b
-A damaged file costs what it describes and is named; all else is shown, and the exit code is 1.
+A damaged file is named and what it describes is left out; all else is shown, with exit code 1.
 """)
 @click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--all", "everything", is_flag=True, help=f"All runs, not only the newest {SHOWN}.")
 @click.option("-w", "--watch", is_flag=False, flag_value=5.0, type=click.FloatRange(1.0),
-              metavar="[SECONDS]", help="Show it again every 5 (or so many) seconds.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+              metavar="[SECONDS]", help="Refresh every 5 (or so many) seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace_options
 def command(
     run: str | None, everything: bool, watch: float | None, as_json: bool,
     config_file: str | None, workspace_dir: str | None,
 ) -> int:
-    """Show where runs stand: of every step the state, tasks, time, progress and last words.
+    """Show where runs stand: state, tasks, time, progress and last message of every step.
 
     RUN is a run's name, the beginning of one, or 'latest'. Without it: the newest runs.
     """

@@ -17,14 +17,14 @@ Examples:
 A suggestion is written as --set takes it: l3hpc submit upstream --set extract.mem=2GB
 """)
 @click.argument("run", shell_complete=complete_run)
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace_options
 def command(
     run: str, as_json: bool, config_file: str | None, workspace_dir: str | None
 ) -> None:
     """Show what the steps of RUN asked for and used: cores, memory, time, waiting.
 
-    Used means: mean cores at work, memory of the largest task, time of the longest one. Steps whose
+    Used means: mean cores at work, memory of the largest task, time of the longest. Steps whose
     results existed before are left out.
     """
     from l3hpc.runs import usage

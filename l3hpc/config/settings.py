@@ -176,7 +176,7 @@ def load(
     """
     if path is not None and not Path(path).is_file():
         raise InputError("there is no such file", where=str(path),
-                         hint="leave --config away to use ./cluster.yaml")
+                         hint="remove --config to use ./cluster.yaml")
     file = Path(path) if path is not None else sources.cluster_file()
     document = positions.load(file)
     content = positions.validated(ClusterFile, document)
@@ -222,7 +222,7 @@ def _profiles(content: ClusterFile, document: Document) -> dict[str, ClusterProf
     for name, entry in content.clusters.items():
         place = ("clusters", name)
         if "name" in (entry or {}):
-            raise document.refuse((*place, "name"), "a profile's name is its key; leave name: away")
+            raise document.refuse((*place, "name"), "a profile's name is its key; remove name:")
         content_of = {**(entry or {}), "name": name}
         profiles[name] = positions.validated(ClusterProfile, document, place, content_of)
     return profiles

@@ -53,7 +53,7 @@ class Option:
 
 UPSTREAM = (
     Option("precision", "choice", "Arithmetic of the teacher; bfloat16 and int8 are faster, and "
-           "how far off they are is noted.", "float32", ("float32", "bfloat16", "int8")),
+           "their error is recorded.", "float32", ("float32", "bfloat16", "int8")),
     Option("approx", "choice", "How teacher embeddings are reduced; none: learn them as they are.",
            "pca", ("pca", "umap", "none")),
     Option("asr", "int", "Sampling rate of the student's audio, Hz.", "8000"),
@@ -62,12 +62,12 @@ UPSTREAM = (
     Option("hop", "int", "Hop of the student's spectrogram, samples.", "160"),
     Option("fmax", "float", "Highest frequency of the mel bands, Hz.", "half the rate"),
     Option("emb-dim", "int", "Dimensions of the student's embedding.", "128"),
-    Option("filters", "numbers", "Filters of the 8 convolutions, with commas.",
+    Option("filters", "numbers", "Filters of the 8 convolutions, comma-separated.",
            "published for 512, 256, 128, 64"),
     Option("head", "choice", "Last activation of the student; relu is the published one.",
            "linear", ("linear", "relu")),
     Option("recipe", "choice", "How the student is trained; published: head, epochs, batches, "
-           "learning rate and momentum of the published jobs, wherever not stated.", "default",
+           "learning rate and momentum of the published jobs, unless given.", "default",
            ("default", "published")),
     Option("sampling", "choice", "How rows are chosen for fitting the reduction.", "dpp",
            ("dpp", "dpp-div", "spl", "random")),
@@ -75,7 +75,7 @@ UPSTREAM = (
     Option("timescale", "choice", "Time frames that share the rows.", "day",
            ("day", "week", "month")),
     Option("timezone", "text", "Time zone of the sensors.", "America/New_York"),
-    Option("epochs", "int", "Most epochs of training; published: 300.", "30"),
+    Option("epochs", "int", "Maximum number of training epochs; published: 300.", "30"),
     Option("epoch-size", "int", "Batches per epoch; published: 4096.", "all data"),
     Option("batch-size", "int", "Frames per training batch.", "64"),
     Option("learning-rate", "float", "Learning rate of Adam.", "0.001"),
@@ -87,11 +87,11 @@ DOWNSTREAM = (
            ("coarse", "fine", "both")),
     Option("classifier", "choice", "Multiple-instance learning with AutoPool, or frame by frame.",
            "mil", ("mil", "framewise")),
-    Option("classifier-epochs", "int", "Most epochs of the classifier.", "100"),
+    Option("classifier-epochs", "int", "Maximum number of classifier epochs.", "100"),
 )
 COMPRESS = (
     Option("plan", "text", "Pruning plans: 53.49 … 99.00, edgel3 (95.45), none, or percent per "
-           "convolution with commas; blanks between several.", "edgel3"),
+           "convolution, comma-separated; several plans separated by spaces.", "edgel3"),
     Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
     Option("avc", "text", "Whole network of avc_train: judges compressed networks and "
            "fine-tunes them, with --scenes.", "none"),

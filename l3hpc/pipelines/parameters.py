@@ -58,7 +58,7 @@ def wanted(
             continue
         if option not in pipeline.options:
             offered = ", ".join(f"--{name}" for name in pipeline.options if name in OPTIONS)
-            raise InputError(f"--{option} means nothing to the pipeline {pipeline.name!r}",
+            raise InputError(f"pipeline {pipeline.name!r} has no option --{option}",
                              allowed=f"it offers: {offered}" if offered else None,
                              hint=f"its options are listed in {pipeline.path}")
         for target in pipeline.options[option]:
@@ -186,7 +186,7 @@ def _filled(value: Any, key: str, item: Wanted, config: Config) -> Any:
             raise InputError(
                 f"{item.step.name} needs {key}: {match[1]} is not set",
                 where=item.said.get(key),
-                hint=f"say {option} …{demo}, or set {match[1]} in cluster.yaml (or {variable})")
+                hint=f"use {option} PATH{demo}, or set {match[1]} in cluster.yaml (or {variable})")
         return str(found)
 
     return _PLACEHOLDER.sub(fill, value)

@@ -142,7 +142,7 @@ def _kept(pipeline: Pipeline, wanted: Mapping[str, Wanted], request: Request) ->
             if not conditions & set(targets) and all(
                     target.partition(".")[0] in out for target in targets):
                 raise InputError(f"{option} has no effect: {why} leaves {name} out",
-                                 hint=f"leave {option} away")
+                                 hint=f"remove {option}")
     steps = {name: item for name, item in wanted.items() if name not in out}
     kept = {name: replace(item, step=replace(
         item.step, needs=tuple(need for need in item.step.needs if need in steps)))
@@ -229,7 +229,7 @@ def _check_used(kept: Mapping[str, Wanted], sources: Mapping[str, Mapping[str, O
             raise InputError(
                 f"{option} has no effect: no step of this run takes that from outside",
                 allowed=f"from outside come: {', '.join(outside_inputs)}" if outside_inputs
-                else None, hint=f"leave {option} away, or start later: --from STEP")
+                else None, hint=f"remove {option}, or start later: --from STEP")
 
 
 def _check_embeddings(item: Wanted, params: BaseModel, sources: Mapping[str, Outside]) -> None:

@@ -55,7 +55,7 @@ def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path
     if target.exists() and not (target / SUMMARY).is_file() and (
             not target.is_dir() or any(target.iterdir())):
         raise InputError("is not a results folder", where=str(target),
-                         hint="Name another folder, or move this one away.")
+                         hint="Use another folder, or move this one.")
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     fresh.mkdir()

@@ -43,7 +43,7 @@ def run(
     if output.exists() and any(output.iterdir()):
         if not overwrite:
             raise InputError(f"{output} is not empty",
-                             hint="Name another folder, or say --overwrite.")
+                             hint="Use another folder, or --overwrite.")
         if not is_task_folder(output):
             raise InputError(f"{output} is not the output of a step: it is not removed",
                              hint="Name another folder.")

@@ -88,7 +88,7 @@ def test_runs_from_outside(here, capsys, monkeypatch):
     code, _, err = call(capsys, "logs", "bad", "fit")
     assert code == 2 and "no log yet" in err
 
-    assert call(capsys, "cancel", "good")[1] == "nothing of good-1 was waiting or running\n"
+    assert call(capsys, "cancel", "good")[1] == "no job of good-1 was queued or running\n"
 
     code, out, _ = call(capsys, "resume", "bad", "--dry-run", "--json")
     assert json.loads(out) == {"run": "bad-2", "would_submit": {"sample": [0], "fit": [0]},
@@ -193,8 +193,8 @@ def test_the_output_of_one_step_by_hand_is_the_input_of_the_next(fake_steps, cap
     (["extract", "--set", "seconds=soon", "-o", "x"], "extract.seconds: "),
     (["extract", "--set", "seconds", "-o", "x"], "is not NAME=VALUE"),
     (["extract", "--set", "text=1", "--set", "text=2", "-o", "x"], "given twice"),
-    (["extract"], "say where the results go"),
-    (["extract", "--config", "c.json", "-o", "x"], "do not go with it"),
+    (["extract"], "no output folder: use -o DIR"),
+    (["extract", "--config", "c.json", "-o", "x"], "remove --set, --input and -o"),
     (["extract", "--config", "c.json"], "cannot be read"),
 ])
 def test_run_refuses(fake_steps, capsys, words, message):

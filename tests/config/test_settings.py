@@ -111,7 +111,7 @@ def test_every_value_is_listed_and_json_ready():
     ("clusters:\n  g:\n    clusters: é\n", "cluster.yaml:3", ["is not a cluster name"]),
     ("clusters:\n  g:\n    clusters: {a: b}\n", "cluster.yaml:3", ["not a cluster name"]),
     ("clusters:\n  g:\n    clusters: 'a,'\n", "cluster.yaml:3", ["0 characters"]),
-    ("clusters:\n  g:\n    name: x\n", "cluster.yaml:3", ["leave name: away"]),
+    ("clusters:\n  g:\n    name: x\n", "cluster.yaml:3", ["remove name:"]),
     ("cluster: gren\nclusters:\n  greene: {}\n", "cluster.yaml:1",
      ["there is no cluster 'gren'", "did you mean 'greene'?"]),
     ("ledger:\n  sheet_id: 'not an id!'\n", "cluster.yaml:2", ["not the id of a Google Sheet"]),
