@@ -62,7 +62,7 @@ UPSTREAM = (
     Option("hop", "int", "Hop of the student's spectrogram, samples.", "160"),
     Option("fmax", "float", "Highest frequency of the mel bands, Hz.", "half the rate"),
     Option("emb-dim", "int", "Dimensions of the student's embedding.", "128"),
-    Option("filters", "numbers", "Filters of the 8 convolutions, comma-separated.",
+    Option("filters", "numbers", "Filters of the 8 convolutions, separated by commas.",
            "published for 512, 256, 128, 64"),
     Option("head", "choice", "Last activation of the student; relu is the published one.",
            "linear", ("linear", "relu")),
@@ -91,7 +91,7 @@ DOWNSTREAM = (
 )
 COMPRESS = (
     Option("plan", "text", "Pruning plans: 53.49 … 99.00, edgel3 (95.45), none, or percent per "
-           "convolution, comma-separated; several plans separated by spaces.", "edgel3"),
+           "convolution with commas; spaces between several plans.", "edgel3"),
     Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
     Option("avc", "text", "Whole network of avc_train: judges compressed networks and "
            "fine-tunes them, with --scenes.", "none"),
