@@ -8,25 +8,23 @@ reduction tagging …``), usable from a notebook. ``embedding`` is the same in o
 docs/architecture.md draws them all.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from l3hpc import _lazy
 from l3hpc._version import __version__
 
-__all__ = ["__version__", "get_embedding", "load_model", "results"]
+if TYPE_CHECKING:
+    from l3hpc.embedding.embed import get_embedding as get_embedding
+    from l3hpc.embedding.model import load_model as load_model
+    from l3hpc.ledger.views.exports import results as results
+    from l3hpc.runs.notebook import Run as Run
+    from l3hpc.runs.notebook import run as run
+    from l3hpc.runs.notebook import runs as runs
+    from l3hpc.runs.notebook import submit as submit
 
-
-def __getattr__(name: str) -> Any:
-    """The calls for notebooks, loaded when they are used."""
-    if name == "results":
-        from l3hpc.ledger.views.exports import results
-
-        return results
-    if name == "get_embedding":
-        from l3hpc.embedding.embed import get_embedding
-
-        return get_embedding
-    if name == "load_model":
-        from l3hpc.embedding.model import load_model
-
-        return load_model
-    raise AttributeError(f"module 'l3hpc' has no attribute {name!r}")
+__all__ = ["Run", "__version__", "get_embedding", "load_model", "results", "run", "runs", "submit"]
+__getattr__, __dir__ = _lazy.names(__name__, {
+    "Run": "l3hpc.runs.notebook", "run": "l3hpc.runs.notebook", "runs": "l3hpc.runs.notebook",
+    "submit": "l3hpc.runs.notebook", "results": "l3hpc.ledger.views.exports",
+    "get_embedding": "l3hpc.embedding.embed", "load_model": "l3hpc.embedding.model",
+})

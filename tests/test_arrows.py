@@ -18,7 +18,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "demo": "report runs pipelines workspace config datasets console",
     "doctor": "schedulers pipelines workspace config steps datasets models ledger arrays",
     "report": "reduction models ledger workspace web",
-    "runs": "worker schedulers pipelines workspace config console",
+    "runs": "worker schedulers pipelines workspace config ledger console",
     "worker": "schedulers pipelines workspace steps models ledger arrays console",
     "schedulers": "pipelines workspace config console",
     "pipelines": "workspace config steps datasets console",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l3hpc.errors import InputError
 from l3hpc.io.files import write_bytes
 from l3hpc.ledger.cells import Cell, cells, shortened
 from l3hpc.ledger.journal.fold import Row
@@ -43,7 +44,7 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
     Raises
     ------
     InputError
-        There is no such tab.
+        There is no such tab, or no such workspace.
 
     Warns
     -----
@@ -55,6 +56,9 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
     import pandas
 
     found = tab_named(tab)
+    if not Path(workspace).is_dir():
+        raise InputError("there is no such workspace", where=str(workspace),
+                         hint="The workspace is the folder that holds runs/ and ledger/.")
     fold = Store(Path(workspace)).fold()
     for note in notes(fold):
         warnings.warn(note, stacklevel=2)
