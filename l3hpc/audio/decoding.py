@@ -64,7 +64,7 @@ def open_regular(path: Path) -> io.FileIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise AudioError("is no longer a regular file", where=str(path))
-    return os.fdopen(handle, "rb", 0)  # not buffered: libsndfile goes on where it stands
+    return os.fdopen(handle, "rb", 0)  # not buffered: libsndfile continues from its position
 
 
 class Decoder:
@@ -99,7 +99,7 @@ class Decoder:
         """Close the file."""
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The samples (n, channels) as float32, ``BLOCK`` at a time. To be asked for once."""
+        """The samples (n, channels) as float32, ``BLOCK`` at a time. Call it once."""
         raise NotImplementedError
 
 

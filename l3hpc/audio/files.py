@@ -33,7 +33,7 @@ QUIET = 1e-4  # a peak below this is hardly a recording: -80 dB of full scale
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's structure says: samples per channel (over all rows of an HDF5 file), Hz,
+    """What a file's structure states: samples per channel (over all rows of an HDF5 file), Hz,
     channels."""
 
     frames: int
@@ -80,7 +80,7 @@ class Contents:
             self.peak = max(self.peak, float(np.abs(samples).max()))
 
     def length_words(self) -> str:
-        """Where less or more is there than stated, in words; '' where both agree."""
+        """How the length found differs from the one stated; '' where both agree."""
         there = self.frames if self.there is None else self.there
         if self.stated is not None and abs(there - self.stated) > self.slack:
             words = "ends early" if there < self.stated else "holds more than its header states"
@@ -91,7 +91,7 @@ class Contents:
         return ""
 
     def odd(self) -> list[str]:
-        """What is odd about a recording that can be embedded all the same, in words."""
+        """What is unusual about a recording that can be embedded nevertheless."""
         found = []
         if not self.peak:
             found.append("every sample is zero")

@@ -4,8 +4,8 @@ Rule of openl3 0.4 and edgel3 0.2: centring puts half a second of zeros in front
 behind), then the end is padded with zeros to a whole number of hops, so that no sample is lost.
 
 One thing is not theirs: they cut every ``int(hop_s * rate)`` samples but call the frames
-``i * hop_s``, so that the two drift apart where the product is no whole number of samples, or its
-rounding falls below one (0.29 s at 48 kHz). Here frame i begins at the sample nearest to its time,
+``i * hop_s``, so that the two drift apart where the product is not a whole number of samples, or
+its rounding falls below one (0.29 s at 48 kHz). Here frame i begins at the sample nearest to its time,
 at any rate: frame i of a recording is the same moment for teacher and student. The published
 frames of such a hop are those of ``int(hop_s * rate) / rate``.
 """
@@ -101,7 +101,7 @@ def cut_frames(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     before = rate // 2 if center else 0
     starts = frame_starts(0, count, rate, hop_s)
     times = np.arange(count, dtype=np.float64) * hop_s
-    covered = int(min(starts[-1], before + len(signal)))  # the last frame may lie behind it all
+    covered = int(min(starts[-1], before + len(signal)))  # the last frame may lie after it all
     padded = np.zeros(covered + rate, np.float32)
     padded[before:before + len(signal)] = signal
     frames = CutFrames(padded, starts, rate)
@@ -164,7 +164,7 @@ class CutFrames:
 
 
 class JoinedFrames:
-    """Frames of several signals one behind the other, without copying them: (n, rate).
+    """Frames of several signals, one after the other, without copying them: (n, rate).
 
     Slices are arrays, as those of an HDF5 data set; ``parts`` are the views that a slice joins.
     """

@@ -150,7 +150,7 @@ class Frontend:
         return mel_filterbank(self.rate, self.n_dft, self.n_mels, self.fmax, self.htk)
 
     def empty_bands(self) -> list[int]:
-        """Mel bands too narrow to hold a DFT bin: they say nothing about the sound."""
+        """Mel bands too narrow to hold a DFT bin: they carry no information about the sound."""
         if self.n_mels is None:
             return []
         corners = mel_corners(self.rate, self.n_mels, self.fmax, self.htk)
@@ -410,6 +410,6 @@ def filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: b
 
 
 def _used(bank: np.ndarray) -> tuple[int, int]:
-    """The first bin that any of these bands uses, and the one behind the last."""
+    """The first bin that any of these bands uses, and the one after the last."""
     used = np.flatnonzero(bank.any(axis=1))
     return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)

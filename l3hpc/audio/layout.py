@@ -17,7 +17,7 @@ from io import FileIO
 
 STREAMED = 0x7FFF_0000  # data sizes from here on: the writer did not know (ffmpeg, sox, arecord)
 PLAIN = (1, 3, 6, 7, 0xFFFE)  # WAV codings in which a block of bytes is one sample of each channel
-PADDING = 1 << 20  # bytes behind the data that are looked at
+PADDING = 1 << 20  # bytes after the data that are looked at
 MOST_JOINED = 10_000  # files in one
 WAVES = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 TAGS = (b"TAG", b"ID3", b"APE")  # of editors that append them without a chunk
@@ -116,7 +116,7 @@ def _joined(stream: FileIO, size: int, order: str) -> tuple[tuple[int, int], ...
 
 
 def _chunks_follow(stream: FileIO, place: int, size: int, order: str) -> bool:
-    """Whether what lies behind the data is a chunk, a tag, padding, or nothing to speak of."""
+    """Whether what follows the data is a chunk, a tag, padding, or next to nothing."""
     head = _at(stream, place, 8)
     if size - place < 8 or not any(_at(stream, place, PADDING)):
         return True

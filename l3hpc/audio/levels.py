@@ -74,7 +74,7 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
                  center: bool = True, offset_db: float = 0.0) -> Iterator[np.ndarray]:
     """``frame_levels`` of a signal that comes in blocks of half a second or more, piece by piece.
 
-    A frame's level comes once the block behind the frame is there. Memory: for two blocks.
+    A frame's level comes once the block after the frame is there. Memory: for two blocks.
     """
     length = round(frame_s * rate)
     before = rate // 2 if center else 0

@@ -163,7 +163,7 @@ def resample_kaiser_blocks(
 
 
 def _converted(padded: np.ndarray, length: int, up: int, down: int, side: int) -> np.ndarray:
-    """``length`` outputs of a signal with ``side`` samples before it and enough behind."""
+    """``length`` outputs of a signal with ``side`` samples before it and enough after it."""
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * side + 1)
     result = np.empty(length, np.float32)
     for phase in range(min(up, length)):
@@ -186,7 +186,7 @@ def _reach(up: int, down: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _weights(up: int, down: int, rest: int, side: int) -> np.ndarray:
-    """Of the samples n - side + 1 … n + side + 1, for an output ``rest / up`` behind sample n."""
+    """Of the samples n - side + 1 … n + side + 1, for an output ``rest / up`` after sample n."""
     scale = min(1.0, up / down)
     after = scale * rest / up  # in crossings
     before, behind = _wing(after, up, down), _wing(scale - after, up, down)

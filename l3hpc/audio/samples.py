@@ -4,7 +4,7 @@ How loud an integer is depends on how many bits its recording has, which the typ
 only where it is a type that recordings have: 16 bits in an int16 array, but perhaps as well in an
 int64 one, after some arithmetic. Dividing those by 2^63 would leave silence. So wide integers are
 taken by what their values are, and where the values fit a narrow recording and a quiet wide one
-alike, they are refused: nobody's recording becomes louder or silent by a guess.
+alike, they are refused: no recording becomes louder or silent by a guess.
 """
 
 from __future__ import annotations

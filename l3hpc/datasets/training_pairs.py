@@ -5,7 +5,7 @@ recording and window each row is; published folders pair rows of HDF5 files of t
 
 Decoding, resampling and the front end cost more than reading 13 kB back; so spectra and targets are
 computed once into files (``Cache``), from which the training loop reads rows in any order. A
-preparation that was killed goes on where it stopped.
+preparation that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Pairs:
 
 
 def approx_of(key: str) -> str:
-    """The reduction that a published dataset key speaks of: ``pca``, ``umap`` or ``none``."""
+    """The reduction that a published dataset key names: ``pca``, ``umap`` or ``none``."""
     head = key.split("_", 1)[0]
     return head if head in ("pca", "umap") else "none"
 
@@ -400,8 +400,8 @@ def _fill(unit: Unit, frontend: Frontend, spectra: RowFile, targets: RowFile) ->
             spectra[unit.first + order[filled:stop]] = frontend(here)
             filled = stop
     if filled < unit.count and wanted[-1] == last + 1:
-        # a hop that is no whole number of samples may fit once less at this rate: the last window
-        # would begin behind the end
+        # a hop that is not a whole number of samples may fit once less at this rate: the last
+        # window would begin after the end
         spectra[unit.first + order[filled:]] = frontend(np.zeros((1, frontend.rate), np.float32))
         filled = unit.count
     if filled < unit.count:

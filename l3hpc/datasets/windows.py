@@ -189,7 +189,7 @@ class _Levels:
         self._first = 0
 
     def take(self, start: int, stop: int) -> np.ndarray:
-        """Levels of the windows ``start`` to ``stop``, which lie behind those taken before."""
+        """Levels of the windows ``start`` to ``stop``, which follow those taken before."""
         while self._first + len(self._held) < stop:
             more = next(self._stream, None)
             if more is None:

@@ -40,8 +40,8 @@ DONE, SKIPPED, FAILED = STATES = ("done", "skipped", "failed")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recording. ``state`` is one of ``STATES``; ``message`` says why it failed,
-    or what is odd about it."""
+    """The result for one recording. ``state`` is one of ``STATES``; ``message`` says why it failed,
+    or what is unusual about it."""
 
     work: Work
     state: str
@@ -56,7 +56,7 @@ class Outcome:
 
 @dataclass
 class _Read:
-    """A recording as its frames (None: it is long) or as why there are none."""
+    """A recording's frames (None: it is long), or why there are none."""
 
     work: Work
     frames: np.ndarray | CutFrames | None = None
@@ -67,7 +67,7 @@ class _Read:
 
 @dataclass
 class _Group:
-    """Short recordings that wait until they are enough."""
+    """Short recordings, collected until they fill a batch."""
 
     reads: list[_Read] = field(default_factory=list)
     frames: int = 0
@@ -153,7 +153,7 @@ def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settin
 
 
 def about(model: Model, settings: Settings) -> dict[str, Any]:
-    """What has to be known about embeddings to use them, JSON-ready."""
+    """Metadata without which embeddings cannot be interpreted, JSON-ready."""
     return {"model": model.recognised.label, "rate": model.rate, "hop_size": settings.hop_size,
             "center": int(settings.center), "resampler": settings.resampler,
             "engine": model.engine,
@@ -189,7 +189,7 @@ def _together(model: Model, group: _Group, settings: Settings) -> list[Outcome]:
 
 
 def _alone(model: Model, read: _Read, settings: Settings) -> Outcome:
-    """What exists, what failed, and what is long."""
+    """The outcome of a recording that exists, failed, or is long."""
     if read.error is not None:
         return Outcome(read.work, FAILED, message=read.error)
     if read.work.output.is_file() and not settings.overwrite:

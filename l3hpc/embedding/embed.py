@@ -49,7 +49,7 @@ class AudioWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to embed: see ``get_embedding``. Raises ``InputError`` for a value that none can be."""
+    """How to embed: see ``get_embedding``. Raises ``InputError`` for an invalid value."""
 
     hop_size: float = HOP_S
     center: bool = True

@@ -100,7 +100,7 @@ def choose(network: FoldedNetwork, threads: int | None = None, wanted: str = "au
 
 
 def reason(spec: NetworkSpec, threads: int | None = None, wanted: str = "auto") -> str:
-    """Why ``choose`` takes the engine that it takes, in words."""
+    """Why ``choose`` takes the engine that it takes."""
     if wanted != "auto":
         return "as requested"
     if not ncnn_engine.available():

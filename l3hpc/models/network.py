@@ -56,7 +56,7 @@ def build(spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM, *,
 
 
 def build_with_frontend(spec: NetworkSpec) -> keras.Model:
-    """Audio (batch, rate) in [-1, 1] to embeddings (batch, dim): ``build`` behind a MelFrontend.
+    """Audio (batch, rate) in [-1, 1] to embeddings (batch, dim): ``build`` after a MelFrontend.
 
     The weights (and their order) are those of ``build``: the front end owns none.
     """

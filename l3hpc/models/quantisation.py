@@ -9,8 +9,8 @@ step per layer (what 8-bit kernels compute). Four things keep the error small an
 * The spectrogram, signed after its normalisation, enters as two channels, what is above zero and
   what is below: no offset is needed, so that the zeros around it stay zeros.
 * The first layer's nine weights per filter are rounded together, up or down, so that the error on
-  what spectrograms look like (neighbours are alike) is least; rounded one by one, this layer alone
-  makes most of the error.
+  typical spectrograms (neighbouring values are similar) is least; rounded one by one, this layer
+  alone makes most of the error.
 * Ranges are the largest values seen; what exceeds them later is clipped, it never wraps around.
 """
 

@@ -39,7 +39,7 @@ class WeightsInfo:
     """What is in a weight file.
 
     ``kind`` is one of ``KINDS``; ``layers`` lists (name, array shapes) of the weighted layers
-    without the front end; ``notes`` say what the file left open and was assumed.
+    without the front end; ``notes`` say what the file does not state and was assumed.
     ``network`` is one of ``NETWORKS``, whatever the format; ``format`` is one of ``FORMATS``.
     ``evidence``: what the front end is known from (``geometry.EVIDENCE``, or ``'spec'``: the file
     states it in our own format).
@@ -233,7 +233,7 @@ def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], 
     tail = "student" if len(found) >= 17 else "embedding"
     outputs = [shapes[0][3] for _, shapes in found if len(shapes) == 2 and len(shapes[0]) == 4]
     filters = tuple(outputs) if len(outputs) == 8 else L3_FILTERS
-    # The layers are judged first, with a stand-in front end: a stranger's file should be refused
+    # The layers are checked first, with a stand-in front end: an unrelated file should be refused
     # for what it holds, not for a front end that it does not state.
     check_layers(found, NetworkSpec(48000, 256, 242, 2048, filters=filters, tail=tail),
                  where=str(stored.path))
@@ -249,7 +249,7 @@ def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], 
 
 
 def _head(stored: StoredNetwork) -> str | None:
-    """Whether a ReLU follows the last normalisation in the stored configuration (None: no say)."""
+    """Whether a ReLU follows the last normalisation, by the stored configuration (None: unknown)."""
     inner = stored.config.get("config")
     layers = inner.get("layers", []) if isinstance(inner, dict) else []
     names = [str(layer.get("class_name", "")) for layer in layers if isinstance(layer, dict)]
