@@ -5,8 +5,8 @@ behind), then the end is padded with zeros to a whole number of hops, so that no
 
 One thing is not theirs: they cut every ``int(hop_s * rate)`` samples but call the frames
 ``i * hop_s``, so that the two drift apart where the product is not a whole number of samples, or
-its rounding falls below one (0.29 s at 48 kHz). Here frame i begins at the sample nearest to its time,
-at any rate: frame i of a recording is the same moment for teacher and student. The published
+its rounding falls below one (0.29 s at 48 kHz). Here frame i begins at the sample nearest to its
+time, at any rate: frame i of a recording is the same moment for teacher and student. The published
 frames of such a hop are those of ``int(hop_s * rate) / rate``.
 """
 

@@ -249,7 +249,7 @@ def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], 
 
 
 def _head(stored: StoredNetwork) -> str | None:
-    """Whether a ReLU follows the last normalisation, by the stored configuration (None: unknown)."""
+    """Whether a ReLU follows the last normalisation in the stored configuration (None: unknown)."""
     inner = stored.config.get("config")
     layers = inner.get("layers", []) if isinstance(inner, dict) else []
     names = [str(layer.get("class_name", "")) for layer in layers if isinstance(layer, dict)]
