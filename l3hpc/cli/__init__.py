@@ -1,4 +1,4 @@
-"""The ``l3hpc`` command: one module per subcommand, loaded only when that subcommand is used."""
+"""The ``l3hpc`` command: a subcommand's module is loaded only when that subcommand is used."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ COMMANDS = {
     "data": "Generate a synthetic city, or check a real data set.",
 }
 
+# commands that share a module with another: command → module and name there
+SHARED = {"cancel": ("runs", "cancel"), "usage": ("runs", "usage"),
+          "retry": ("resume", "retry"), "render": ("planning", "render")}
+
 LONGEST_LINE = 1500  # of a message
 
 EXAMPLES = """\b
@@ -66,7 +70,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"l3hpc.cli.{cmd_name}").command
+        module, name = SHARED.get(cmd_name, (cmd_name, "command"))
+        command = getattr(importlib.import_module(f"l3hpc.cli.{module}"), name)
         assert isinstance(command, click.Command)
         return command
 

@@ -1,4 +1,4 @@
-"""The options that ``submit`` and ``render`` share: everything that makes a plan."""
+"""``l3hpc render``, and the options that it shares with ``submit``: all that makes a plan."""
 
 from __future__ import annotations
 
@@ -90,3 +90,35 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
     from l3hpc.config import sources
 
     return [name for name in sources.pipelines() if name.startswith(incomplete)]
+
+
+RENDER_EXAMPLES = """\b
+Examples:
+  l3hpc render upstream train --mels 64 > train.sbatch
+  l3hpc render all --cluster greene
+"""
+
+
+@click.command("render", epilog=RENDER_EXAMPLES)
+@plan_options
+@click.argument("step", required=False)
+def render(pipeline: str, step: str | None, **values: Any) -> None:
+    """Print the scripts of PIPELINE, or the script of one STEP, plain on standard output.
+
+    Takes the options of submit. With STEP the output is byte for byte what runs in the job (the
+    dependency is given to sbatch, not in the script). An array above the cluster's limits.array is
+    split; STEP then shows its first script.
+    """
+    from l3hpc.pipelines.from_options import plan_from_options
+    from l3hpc.schedulers.scripts import parts, render
+
+    plan, _ = plan_from_options(pipeline, values)
+    if step is not None:
+        click.echo(render(plan, step), nl=False)
+        return
+    for planned in plan.steps:
+        for number, part in enumerate(parts(plan, planned) if planned.missing else ()):
+            click.echo(f"##### {plan.step_folder(planned.name).script(number)}")
+            click.echo(render(plan, planned, part))
+        if not planned.missing:
+            click.echo(f"{planned.name}: done before, nothing to submit", err=True)

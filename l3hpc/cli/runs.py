@@ -1,7 +1,11 @@
-"""What the commands about runs share: where the workspace is, which run and step is meant."""
+"""``l3hpc cancel``, ``l3hpc usage``, and what all commands about runs share.
+
+That is: where the workspace is, and which run and step is meant.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,3 +70,68 @@ def complete_step(
     except L3hpcError:
         return []
     return [CompletionItem(step.name) for step in record.steps if step.name.startswith(incomplete)]
+
+
+@click.command(epilog="""\b
+Examples:
+  l3hpc cancel latest
+  l3hpc cancel upstream-20261120-1a2b
+""")
+@click.argument("run", shell_complete=complete_run)
+@click.option("--json", "as_json", is_flag=True, help="Print the cancelled job ids as JSON.")
+@workspace_options
+def cancel(
+    run: str, as_json: bool, config_file: str | None, workspace_dir: str | None
+) -> None:
+    """Cancel the whole chain of RUN (a name, the beginning of one, or 'latest').
+
+    Finished results are kept: the next submission of the same pipeline uses them.
+    """
+    from l3hpc.runs.cancel import cancel
+    from l3hpc.workspace import records
+
+    folder = workspace(config_file, workspace_dir)
+    name = records.find(folder, run)
+    stopped = cancel(folder, name)
+    if as_json:
+        click.echo(json.dumps({"run": name, "cancelled": stopped}))
+    elif stopped:
+        click.echo(f"cancelled {name}: {' '.join(stopped)}")
+    else:
+        click.echo(f"no job of {name} was queued or running")
+
+
+@click.command(epilog="""\b
+Examples:
+  l3hpc usage latest
+  l3hpc usage upstream-20261120-1a2b --json
+
+A suggestion is written as --set takes it: l3hpc submit upstream --set extract.mem=2GB
+""")
+@click.argument("run", shell_complete=complete_run)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@workspace_options
+def usage(
+    run: str, as_json: bool, config_file: str | None, workspace_dir: str | None
+) -> None:
+    """Show what the steps of RUN asked for and used: cores, memory, time, waiting.
+
+    Used means: mean cores at work, memory of the largest task, time of the longest. Steps whose
+    results existed before are left out.
+    """
+    from l3hpc.runs import usage
+    from l3hpc.workspace import records
+
+    folder = workspace(config_file, workspace_dir)
+    name = records.find(folder, run)
+    found = usage.collect(folder, name)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "run": name,
+                               "steps": [each.to_json() for each in found]}, indent=2))
+        return
+    if not found:
+        click.echo(f"no task of {name} has finished here yet")
+        return
+    from l3hpc.runs.usage import table
+
+    click.echo(table(name, found))

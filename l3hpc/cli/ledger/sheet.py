@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from l3hpc.cli.ledger_common import (
+from l3hpc.cli.ledger.common import (
     Options,
     chosen_tabs,
     examples,
@@ -164,7 +164,7 @@ def cron(options: Options, every: int) -> None:
     try:
         metadata.distribution("l3hpc")
     except metadata.PackageNotFoundError:  # run from a clone that is not installed
-        settings["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+        settings["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
     words = ["env", *(f"{variable}={value}" for variable, value in settings.items())]
     words = words if settings else []
     words += [sys.executable, "-m", "l3hpc", "ledger", "sync", "--workspace", str(workspace),

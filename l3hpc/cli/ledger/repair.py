@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.ledger_common import (
+from l3hpc.cli.ledger.common import (
     Options,
     examples,
     open_store,

@@ -1,4 +1,4 @@
-"""``l3hpc ledger``: show, compare, export and synchronise the results tables."""
+"""The ``l3hpc ledger`` commands that show results: show, diff, export, status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.ledger_common import (
+from l3hpc.cli.ledger.common import (
     Options,
     chosen_tabs,
     examples,
@@ -21,8 +21,6 @@ from l3hpc.cli.ledger_common import (
     warn_damage,
     workspace_option,
 )
-from l3hpc.cli.ledger_repair import COMMANDS as MENDING
-from l3hpc.cli.ledger_sheet import COMMANDS as SHEET
 from l3hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,25 +28,7 @@ if TYPE_CHECKING:
     from l3hpc.ledger.schema import Tab
     from l3hpc.ledger.store import SyncState
 
-EXAMPLES = """\b
-Examples:
-  l3hpc ledger show                                       best first, only what differs
-  l3hpc ledger show --tab sonyc_ust --where 'Label Mode=coarse' --sort 'Micro AUPRC'
-  l3hpc ledger diff 1a2b 77c0                             two runs side by side
-  l3hpc ledger export --xlsx results.xlsx --html results.html
-  l3hpc ledger init && l3hpc ledger sync                  to the Google Sheet of cluster.yaml
-"""
-
-
-@click.group(epilog=EXAMPLES)
-def command() -> None:
-    """Show, export and synchronise the results tables.
-
-    Journals in the workspace are the truth; tables, files and the Google Sheet are views of them.
-    """
-
-
-@command.command(epilog=examples(
+@click.command(epilog=examples(
     "l3hpc ledger show                        best first, only what differs",
     "l3hpc ledger show --tab sonyc_ust --where 'Label Mode=coarse' --sort 'Micro AUPRC'",
     "l3hpc ledger show --json --columns all"))
@@ -88,7 +68,7 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
         click.echo(f"no results in {store.journal} yet: l3hpc demo, or l3hpc submit upstream")
 
 
-@command.command(epilog=examples(
+@click.command(epilog=examples(
     "l3hpc ledger diff 1a2b 77c0               what differs, with the difference of numbers",
     "l3hpc ledger diff 1a2b 77c0 93aa --columns all"))
 @click.argument("keys", nargs=-1, required=True, metavar="KEY KEY…")
@@ -121,7 +101,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
         click.echo(line)
 
 
-@command.command(epilog=examples(
+@click.command(epilog=examples(
     "l3hpc ledger export                       CSV and XLSX into the workspace",
     "l3hpc ledger export --csv rows.csv --tab sonyc_ust",
     "l3hpc ledger export --html results.html --where 'Approximation mode=pca'"))
@@ -180,7 +160,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
         click.echo(path)
 
 
-@command.command(epilog=examples(
+@click.command(epilog=examples(
     "l3hpc ledger status",
     "l3hpc ledger status --json"))
 @workspace_option
@@ -280,5 +260,4 @@ def _as_json(row: Row, best: bool, state: SyncState | None) -> dict[str, Any]:
     }
 
 
-for _each in (*SHEET, *MENDING):
-    command.add_command(_each)
+COMMANDS = (show, diff, export, status)
