@@ -73,7 +73,7 @@ def command(
             stands = words
             return not now.state.is_active
 
-        ask_every_s = logs.POLL_S if record.local else ASK_SLURM_EVERY_S
+        ask_every_s = ASK_SLURM_EVERY_S if record.capabilities.remote else logs.POLL_S
         for text in logs.follow(path, ended, ask_every_s=ask_every_s):
             click.echo(log_text(text), nl=False)
             printed = True

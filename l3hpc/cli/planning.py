@@ -60,9 +60,10 @@ def note_unused(profile: ClusterProfile) -> None:
     """Say which variables of the environment do not count, on standard error."""
     import os
 
+    from l3hpc.config.capabilities import SLURM
     from l3hpc.schedulers.slurm.commands import unused_words
 
-    words = unused_words(os.environ) if profile.executor == "slurm" else ""
+    words = unused_words(os.environ) if profile.executor == SLURM else ""
     if words:
         click.echo(f"note: {words}", err=True)
 

@@ -129,7 +129,8 @@ def go_on(
     [todo] = announced
     if as_json and not todo.anything:
         click.echo(json.dumps({"run": name, "would_submit": {}, "would_release": []}))
-    if todo.steps and record.local and not detach and not submit.succeeded(folder, record):
+    if todo.steps and record.capabilities.runner and not detach \
+            and not submit.succeeded(folder, record):
         return EXIT_FAILED
     return EXIT_OK
 

@@ -72,7 +72,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc.console.progress import Progress, for_person
     from l3hpc.runs import submit
 
-    progress = Progress() if plan.profile.executor == "local" else for_person()
+    progress = Progress() if plan.profile.capabilities.runner else for_person()
 
     if test_only:
         try:
@@ -91,7 +91,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
         raise _nothing_submitted(error) from None
     if as_json:
         _finish(plan, record, True, "")
-    foreground = plan.profile.executor == "local" and not detach
+    foreground = plan.profile.capabilities.runner and not detach
     if foreground and not submit.succeeded(plan.workspace, record):
         why = command_line("status", plan.run)
         click.echo(f"\n{plan.run} did not finish. Why:   {why}", err=True)

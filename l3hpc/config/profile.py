@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from l3hpc.arrays.cores import allocated_cores
+from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
+from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.positions import checked
 from l3hpc.config.units import format_memory, format_time, parse_memory, parse_time
 from l3hpc.errors import InputError, nearest
@@ -44,6 +46,12 @@ def word(value: Any) -> str:
             f"{text[:60]!r} is not a name that Slurm takes",
             allowed="no spaces, quotes, backslashes or any of ` $ ; < > # %, no leading dash")
     return text
+
+
+def executor_name(value: Any) -> str:
+    """The name of a scheduler."""
+    capabilities_of(str(value))
+    return str(value)
 
 
 def variables(value: Any) -> dict[str, str]:
@@ -205,7 +213,7 @@ class ClusterProfile(Section):
     """One entry of ``clusters:``. Field meanings are written beside them in cluster.yaml."""
 
     name: Word = "local"
-    executor: Literal["local", "slurm"] = "slurm"
+    executor: Annotated[str, BeforeValidator(checked(executor_name))] = SLURM
     account: Word | None = None
     partition: Word | None = None
     qos: Word | None = None
@@ -240,11 +248,16 @@ class ClusterProfile(Section):
         if isinstance(value, dict):
             value = dict(value)
             if value.get("name") == "local":
-                value.setdefault("executor", "local")
-            if value.get("executor") == "local":
+                value.setdefault("executor", LOCAL)
+            if value.get("executor") == LOCAL:
                 value.setdefault("gpu_request", "none")
             value.setdefault("python", "python3" if value.get("container") else sys.executable)
         return value
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the scheduler of its jobs can do."""
+        return capabilities_of(self.executor)
 
     @property
     def umask(self) -> str:
@@ -255,7 +268,7 @@ class ClusterProfile(Section):
     def slurm_clusters(self) -> str:
         """What stands behind Slurm's ``--clusters``: of the profile, else of the variable that
         sbatch reads; '' for the default of Slurm's commands."""
-        if self.executor == "local":
+        if not self.capabilities.clusters:
             return ""
         return ",".join(self.clusters) or os.environ.get("SBATCH_CLUSTERS", "") \
             or os.environ.get("SLURM_CLUSTERS", "")
@@ -279,7 +292,7 @@ class ClusterProfile(Section):
         """
         if self.gpu_request == "none":
             wanted = Resources(wanted.cpus, wanted.mem_mb, 0, wanted.time_min)
-        if self.executor == "local":
+        if not self.capabilities.remote:
             wanted = Resources(min(wanted.cpus, self.slot_cpus()),
                                min(wanted.mem_mb, self.slot_mem_mb()), wanted.gpus,
                                wanted.time_min)

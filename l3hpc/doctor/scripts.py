@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+from l3hpc import schedulers
 from l3hpc.config import sources
-from l3hpc.config.profile import ClusterProfile, Resources
+from l3hpc.config.profile import Resources
 from l3hpc.config.settings import Config
 from l3hpc.doctor.programs import Answer, Ask
 from l3hpc.errors import InputError, L3hpcError, command_line, nearest
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.scripts import render
-from l3hpc.schedulers.slurm.commands import on_cluster
 from l3hpc.steps import step as step_module
 from l3hpc.workspace.layout import Workspace
 
@@ -49,7 +51,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
     texts = {text for steps in scripts.values() for text in steps.values()}
     refused: dict[str, str] = {}  # pipelines share most of their steps: each text is tried once
     for text in sorted(texts):
-        answer = _tried(text, config.profile, ask)
+        answer = _tried(text, schedulers.of(config.profile, config.workspace), ask)
         if answer.code is None:
             yield Finding("scripts", "red", f"cannot be tried: {answer.reason}",
                           "run this where jobs are submitted")
@@ -64,22 +66,20 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
                        f"clusters.{config.profile.name} in {config.file}, or the resources in "
                        f"jobs/; see them: {command_line('render', name)}")
                for name, steps in unusable.items() if steps]
-    how = ("bash reads them" if config.profile.executor == "local"
-           else "sbatch --test-only accepts them")
+    how = "bash reads them" if not config.profile.capabilities.remote \
+        else "sbatch --test-only accepts them"
     yield Finding("scripts", "green" if not faults else "yellow",
-                  f"{len(texts) - len(refused)} of {len(texts)} scripts for "
-                  f"{len(chosen)} pipeline{'s' * (len(chosen) != 1)}, {how}",
-                  "see the lines below" if faults else "")
+               f"{len(texts) - len(refused)} of {len(texts)} scripts for "
+               f"{len(chosen)} pipeline{'s' * (len(chosen) != 1)}, {how}",
+               "see the lines below" if faults else "")
     yield from faults
 
 
-def _tried(text: str, profile: ClusterProfile, ask: Ask) -> Answer:
+def _tried(text: str, scheduler: Scheduler, ask: Ask) -> Answer:
     with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        if profile.executor == "local":
-            return ask(["bash", "-n", file.name])
-        return ask(on_cluster(["sbatch", "--test-only", file.name], profile.slurm_clusters))
+        return ask(scheduler.check_command(Path(file.name)))
 
 
 def _reasons(steps: Mapping[str, str]) -> str:

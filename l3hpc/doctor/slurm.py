@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from l3hpc.config.capabilities import SLURM
 from l3hpc.config.profile import ClusterProfile, Resources
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.doctor.programs import Ask
@@ -20,7 +21,7 @@ CLUSTER_HINT = "run this on a login node; sinfo must work there (module load slu
 
 def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
     """All checks of the batch system, or one line that says that there is none to check."""
-    if profile.executor == "local":
+    if profile.executor != SLURM:
         yield Finding("Slurm", "off", f"not needed for cluster {profile.name}")
         return
     version = ask(["sbatch", "--version"])

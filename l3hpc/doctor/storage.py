@@ -65,7 +65,7 @@ def sharing_line(config: Config) -> Finding:
 def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> Finding:
     """Whether a node of the cluster sees the workspace: a job of one second tries it."""
     check = "workspace is shared"
-    if config.profile.executor == "local":
+    if not config.profile.capabilities.remote:
         return Finding(check, "off", "not needed for cluster local")
     kind = filesystem(folder)
     advice = f"try it: srun ls -d {folder}; if that fails, set paths.workspace to a shared folder"

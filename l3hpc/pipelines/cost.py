@@ -57,9 +57,9 @@ def last_like(plan: Plan) -> Cost | None:
 
 
 def needs_confirmation(plan: Plan) -> bool:
-    """Whether a person should say yes first (never on ``local``)."""
+    """Whether a person should say yes first (never on this machine)."""
     cost = at_most(plan)
-    return plan.profile.executor != "local" and (
+    return plan.profile.capabilities.remote and (
         cost.core_hours > CONFIRM_CORE_HOURS or cost.gpu_hours > CONFIRM_GPU_HOURS)
 
 

@@ -134,7 +134,7 @@ def _lives(workspace: Path, record: RunRecord, step: StepRecord) -> bool:
     """Whether the record says that a job is at work on the step (a scheduler is not asked)."""
     if (record.state, step.state) != (RunState.SUBMITTED, StepState.SUBMITTED):
         return False
-    if not record.local:
+    if not record.capabilities.runner:
         return True
     jobs = LocalJobs(workspace, record.run)
     return jobs.runner() is not None and any(

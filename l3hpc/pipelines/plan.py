@@ -262,7 +262,7 @@ def _check_packages(
     kept: Mapping[str, Wanted], params: Mapping[str, BaseModel], config: Config,
 ) -> None:
     """Refuse a step whose package is missing, where the Python of its job is this one."""
-    if config.profile.executor != "local" or config.profile.python != sys.executable:
+    if config.profile.capabilities.remote or config.profile.python != sys.executable:
         return
     for name, item in kept.items():
         packages = getattr(step_rooms.step(item.step.kind), "packages", None)

@@ -28,7 +28,7 @@ def heading(plan: Plan) -> str:
     profile = plan.profile
     facts = [f"{name} {getattr(profile, name)}" for name in ("partition", "account", "qos")
              if getattr(profile, name)]
-    if profile.executor == "local":
+    if not profile.capabilities.remote:
         cores = profile.slot_cpus()
         facts = [f"{cores} core{'s' * (cores != 1)}", format_memory(profile.slot_mem_mb())]
     place = f" ({', '.join(facts)})" if facts else ""

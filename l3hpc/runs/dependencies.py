@@ -7,26 +7,22 @@ artifacts say what is finished and the queue says what is at work, at every atte
 
 from __future__ import annotations
 
-import functools
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from l3hpc import schedulers
 from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io.files import current_user
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.runs import status
-from l3hpc.schedulers import executors
-from l3hpc.schedulers.slurm import identity, queue
-from l3hpc.schedulers.slurm.commands import call, several
+from l3hpc.schedulers.base import JobId
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
 
-CONFIG_S = 20.0
 _OUTCOMES = {StepState.PLANNED: "was not submitted", StepState.LOST: "was lost",
              StepState.BLOCKED: "is blocked", StepState.CANCELLED: "was cancelled"}
 FRESH_S = 1.0  # Slurm keeps what has ended for at least two seconds
@@ -38,18 +34,18 @@ class ParentFailed(L3hpcError):
 
 @dataclass(frozen=True)
 class Waits:
-    """What stands behind ``--dependency``.
+    """Jobs that have to end first.
 
     Attributes
     ----------
-    ok : tuple of str
-        Ids of the jobs that must succeed first.
-    ended : tuple of str
-        Ids of the jobs that must have ended, however: they compute the same result.
+    ok : tuple of JobId
+        They must succeed.
+    ended : tuple of JobId
+        They must have ended, however: they compute the same result.
     """
 
-    ok: tuple[str, ...] = ()
-    ended: tuple[str, ...] = ()
+    ok: tuple[JobId, ...] = ()
+    ended: tuple[JobId, ...] = ()
 
 
 class Dependencies:
@@ -84,38 +80,14 @@ class Dependencies:
         made = {str(step.artifact)} if self._elsewhere.get(step.name) else set()
         ended = [job for _, live in _at_work_elsewhere(self._plan, made)
                  for job in live.ids(tasks)]
-        return Waits(tuple(ok), tuple(dict.fromkeys(ended)))
-
-    def cluster(self, step: PlannedStep, after: Waits) -> str:
-        """What stands behind ``--clusters`` for a step: where the jobs are that it waits for, else
-        where Slurm put the first job of the run, else what the profile says.
-
-        Raises ``InputError`` for a job of another cluster: Slurm has no such dependencies.
-        """
-        wanted = self._plan.profile.slurm_clusters or self._record.clusters
-        own = [attempt.cluster for entry in self._record.steps
-               for attempt in entry.attempts]
-        if several(wanted) and own:
-            wanted = own[-1] or wanted
-        for job in (*after.ok, *after.ended):
-            place = self._place(job)
-            if several(wanted):
-                wanted = place or _default_cluster()
-            elif place != wanted and (place or _default_cluster()) != (
-                    wanted or _default_cluster()):
-                raise InputError(
-                    f"it waits for job {job} on cluster {place or _default_cluster()} and would "
-                    f"run on {wanted or _default_cluster()}: Slurm has no dependencies between "
-                    "clusters",
-                    hint=f"Wait until that job is done (l3hpc status), or set clusters: "
-                         f"{place or _default_cluster()} in the profile {self._plan.profile.name}")
-        return wanted
+        return Waits(tuple(JobId(job, self._place(job)) for job in ok),
+                     tuple(JobId(job, self._place(job)) for job in dict.fromkeys(ended)))
 
     def _place(self, job: str) -> str:
         """The cluster of a job that a record of this workspace names."""
-        if (here := identity.cluster_of(self._record, job)) is not None:
+        if (here := _cluster_of(self._record, job)) is not None:
             return here
-        elsewhere = (identity.cluster_of(record, job)
+        elsewhere = (_cluster_of(record, job)
                      for record in records.read_all(self._plan.workspace, []))
         return next((place for place in elsewhere if place is not None), "")
 
@@ -192,22 +164,24 @@ class _LiveStep:
 def _at_work_elsewhere(plan: Plan, wanted: Collection[str]) -> Iterator[tuple[str, _LiveStep]]:
     """Of these artifacts: what jobs of this person's other runs are at work on, without jobs that
     someone has to release and those that can never start."""
-    if not wanted or executors.is_local(plan.profile):
+    if not wanted or not plan.profile.capabilities.after_end:
         return
     user, answer = current_user(), None
     for record in records.read_all(plan.workspace, []):
-        if record.run == plan.run or record.local or record.state is RunState.CANCELLED \
-                or (record.cluster, record.user) != (plan.profile.name, user):
+        if record.run == plan.run or record.state is RunState.CANCELLED or (
+                record.executor, record.cluster, record.user) != (
+                plan.profile.executor, plan.profile.name, user):
             continue
         for entry in record.steps:
             if entry.artifact not in wanted or not entry.attempts \
                     or len(artifacts.finished(entry.artifact, entry.tasks)) >= entry.tasks:
                 continue
-            answer = answer or queue.ask(user, identity.clusters(record))
-            own = answer.of(identity.of_step(plan.workspace, record, entry)).live
+            answer = answer or schedulers.of_record(plan.workspace, record).jobs(record)
+            jobs = attempts.latest(entry)
+            own = answer.of(record, entry, jobs.values()).live
             yield entry.artifact, _LiveStep(entry, {
-                index: job for index, job in attempts.latest(entry).items() if job in own
-                and own[job].hold is None and "NeverSatisfied" not in own[job].reason})
+                index: job for index, job in jobs.items() if job in own
+                and own[job].hold is None and not own[job].never})
 
 
 def _still_made(plan: Plan, step: PlannedStep) -> list[str]:
@@ -242,7 +216,7 @@ def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]
     known = records.read_all(plan.workspace, []) if step.waits_for else []
     for job in step.waits_for:
         made = [(record, entry) for record in known
-                if record.local == executors.is_local(plan.profile) for entry in record.steps
+                if record.executor == plan.profile.executor for entry in record.steps
                 if job == entry.job or job in {attempt.job for attempt in entry.attempts}]
         if not made:
             raise InputError(f"an input is made by job {job}, which is not a job of any run here "
@@ -251,9 +225,10 @@ def _makers(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRecord]]
     return list(found.values())
 
 
-@functools.cache
-def _default_cluster() -> str:
-    """The default cluster of Slurm's commands."""
-    words = call(["scontrol", "show", "config"], timeout_s=CONFIG_S)
-    found = re.search(r"^ClusterName\s*=\s*(\S+)", words, re.MULTILINE)
-    return found[1] if found else ""
+def _cluster_of(record: RunRecord, job: str) -> str | None:
+    """The cluster of a job or a task of one; None where the record does not have it. A submission
+    of many steps asks this for each."""
+    base = job.partition("_")[0]
+    return next((attempt.cluster for step in reversed(record.steps)
+                 for attempt in reversed(step.attempts)
+                 if attempt.base == base), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from l3hpc import schedulers
 from l3hpc.config.units import slurm_time
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError
@@ -17,9 +18,7 @@ from l3hpc.io.files import write_text
 from l3hpc.pipelines.model import Plan
 from l3hpc.runs import status
 from l3hpc.schedulers import scripts
-from l3hpc.schedulers.slurm import identity, sbatch
-from l3hpc.schedulers.slurm.commands import on_cluster
-from l3hpc.schedulers.slurm.identity import JobId
+from l3hpc.schedulers.base import JobId, JobRequest, OutcomeUnknownError, submitted_job
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord
@@ -32,7 +31,7 @@ GIVE_UP_S = 60.0  # a run does not wait for it
 
 def wanted(plan: Plan) -> bool:
     """Whether a job follows the runs of this plan."""
-    return (plan.profile.executor == "slurm" and plan.profile.ledger_sync.by == "job"
+    return (plan.profile.capabilities.after_end and plan.profile.ledger_sync.by == "job"
             and plan.ledger is not None and plan.ledger.sheet_id is not None)
 
 
@@ -68,20 +67,18 @@ def follow(workspace: Path, record: RunRecord, progress: Progress, since: float 
     if not path.is_file():
         return
     try:
-        jobs, cluster = _to_wait_for(workspace, record, since)
+        jobs = _to_wait_for(workspace, record, since)
     except ClusterError as error:
         progress.note(f"no job for the results sheet: {error.message}; later: l3hpc ledger sync")
         return
     if not jobs:
         return
-    command = on_cluster(["sbatch", "--parsable", f"--dependency=afterany:{':'.join(jobs)}",
-                          str(path)], cluster)
     before = {record.sync_job or ""}
     try:
-        job = sbatch.submit(sbatch.Submission(
-            command, JobId("", cluster, str(path)), known=lambda: before, say=progress.note,
-            give_up_s=GIVE_UP_S))
-    except sbatch.OutcomeUnknownError as error:
+        job = schedulers.of_record(workspace, record).submit(JobRequest(
+            path, record.run, behind=tuple(jobs), cluster=jobs[0].cluster,
+            known=lambda: before, say=progress.note, give_up_s=GIVE_UP_S))
+    except OutcomeUnknownError as error:
         progress.note(f"whether a job for the results sheet was submitted is not known: "
                       f"{error.message}; later: l3hpc ledger sync")
         return
@@ -92,18 +89,18 @@ def follow(workspace: Path, record: RunRecord, progress: Progress, since: float 
     records.write(workspace, record)
 
 
-def _to_wait_for(workspace: Path, record: RunRecord, since: float) -> tuple[list[str], str]:
+def _to_wait_for(workspace: Path, record: RunRecord, since: float) -> list[JobId]:
     """What was submitted since then, and of the earlier jobs of the run those that still wait or
-    run (an old number may be anybody's); and the cluster that has them."""
-    jobs: dict[str, str] = {}
+    run (an old number may be anybody's)."""
+    jobs: dict[JobId, None] = {}
     old = any(attempt.time < since for step in record.steps for attempt in step.attempts)
     live = status.live_tasks(workspace, record) if old else {}
     for step in record.steps:
-        ids = identity.of_step(workspace, record, step)
-        for job in [*(ids[task.job] for task in live.get(step.name, {}).values()),
-                    *(job for job in ids.values() if job.submitted >= since)]:
-            jobs[job.id] = job.cluster
-    return list(jobs), next(iter(jobs.values()), "")
+        alive = {task.job for task in live.get(step.name, {}).values()}
+        for attempt in step.attempts:
+            if attempt.time >= since or alive & {*attempt.task_ids.values()}:
+                jobs[submitted_job(attempt)] = None
+    return list(jobs)
 
 
 def words(plan: Plan, record: RunRecord) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from l3hpc import schedulers
 from l3hpc.config.profile import ClusterProfile, Healing, Resources
 from l3hpc.config.settings import check_workspace
 from l3hpc.config.units import parse_memory, parse_time
@@ -25,13 +26,9 @@ from l3hpc.runs import (
     submit,
     submit_jobs,
 )
-from l3hpc.runs import (
-    untracked_jobs as orphans,
-)
 from l3hpc.runs.dependencies import made_elsewhere
 from l3hpc.schedulers import requeue_policy, scripts
-from l3hpc.schedulers.slurm import identity, partitions, requeue, sbatch
-from l3hpc.schedulers.slurm.identity import JobId
+from l3hpc.schedulers.base import JobId, JobState, Scheduler, submitted_job
 from l3hpc.workspace import artifacts, attempts, markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord
@@ -137,7 +134,7 @@ def resume(
     if on_submitted is not None and todo.anything:
         on_submitted(record, submitted)
     submit.refuse_part(run, left_out)
-    if record.local and todo.steps:
+    if record.capabilities.runner and todo.steps:
         with submit.umask(profile):
             submit.run_local(workspace, run, detach=detach)
         record = records.read(workspace, run)
@@ -148,9 +145,10 @@ def _carry_out(todo: Todo, texts: scripts.Texts, record: RunRecord, progress: Pr
                elsewhere: Mapping[str, Collection[int]]) -> dict[str, str]:
     """Do what was announced; return the steps that were left out, and why."""
     workspace = todo.plan.workspace
-    sbatch.cancel([*todo.orphans, *todo.stale], record.run)
+    scheduler = schedulers.of_record(workspace, record)
+    scheduler.cancel([*todo.orphans, *todo.stale], record.run)
     for job, changes in todo.held.items():
-        requeue.release(job.id, changes, wait_s=0, cluster=job.cluster)
+        scheduler.release(job, changes)
     if not todo.steps:
         if record.state is RunState.SUBMITTING:  # its submission was killed after the last job
             record.state = RunState.SUBMITTED
@@ -178,7 +176,8 @@ def missing(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[s
             only: Sequence[str] = (), again: str = "") -> Todo:
     """What of a run has to be submitted again."""
     check_workspace(Path(workspace), "--workspace or paths.workspace")
-    limits = partitions.Check(profile)
+    scheduler = schedulers.of(profile, Path(workspace))
+    scheduler.prepare()
     record = records.read(workspace, run)
     [found] = status.collect(workspace, [run])
     live = status.live_tasks(workspace, record)
@@ -194,25 +193,24 @@ def missing(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[s
     for_administrators: dict[str, list[str]] = {}
     for entry, now in zip(record.steps, found.steps, strict=True):
         done = set() if entry.name in repeated else artifacts.finished(Path(entry.artifact))
-        if now.held_by_administrator and not record.local:
+        if now.held_by_administrator:
             for_administrators[entry.name] = now.held_by_administrator
         if len(done) >= entry.tasks:  # held with its result there: what needs it waits for the job
-            ids = identity.of_step(workspace, record, entry)
-            held |= {replace(ids[task], id=task): list[str]() for task in now.held}
+            clusters = {task: submitted_job(attempt).cluster for attempt in entry.attempts
+                        for task in attempt.task_ids.values()}
+            held |= {JobId(task, clusters[task]): list[str]() for task in now.held}
             continue
         tasks = live.get(entry.name, {})
         running = {index: task.job for index, task in tasks.items()}
         if now.state is StepState.BLOCKED:  # waits in the queue for what cannot come
-            stale += [identity.of_attempt(workspace, record, entry, attempt)
-                      for attempt in entry.attempts
-                      if not record.local
+            stale += [submitted_job(attempt) for attempt in entry.attempts
+                      if record.capabilities.remote  # the runner here blocks them itself
                       and {*attempt.task_ids.values()} & {*running.values()}]
             running = {}
         if running:
             alive[entry.name] = attempts.live_ids(entry, done, running)
-        if not record.local:
-            held |= _held(workspace, record, entry, running,
-                          {index for index in running if tasks[index].now.held})
+        if waiting := {index for index in running if tasks[index].now.held}:
+            held |= _held(workspace, record, entry, running, waiting, scheduler)
         if chosen is not None and entry.name not in chosen:
             continue
         step = _planned(workspace, record, entry, profile, wishes.get(entry.name, {}),
@@ -221,11 +219,12 @@ def missing(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[s
             steps.append(step)
     plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
                 steps=tuple(steps), options=record.options)
-    limits.refuse(plan)
+    scheduler.validate(plan)
     return Todo(plan, steps, alive, stale[::-1], held,
                 [entry for entry in record.steps if entry.name in repeated],
                 finished=all(step.state.is_done for step in found.steps),
-                orphans=orphans.find(workspace, record), for_administrators=for_administrators)
+                orphans=scheduler.jobs(record).untracked(record),
+                for_administrators=for_administrators)
 
 
 def used_by(workspace: Path, run: str, entries: Sequence[StepRecord]) -> list[str]:
@@ -263,7 +262,7 @@ def _await_ending(workspace: Path, run: str, progress: Progress) -> None:
     while True:
         live = status.live_tasks(workspace, records.read(workspace, run))
         ending = [task.job for tasks in live.values() for task in tasks.values()
-                  if task.now.state == "COMPLETING"]
+                  if task.now.state == JobState.COMPLETING]
         if not ending:
             return
         if time.monotonic() > end:
@@ -276,20 +275,20 @@ def _await_ending(workspace: Path, run: str, progress: Progress) -> None:
 
 
 def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mapping[int, str],
-          held: Collection[int]) -> dict[JobId, list[str]]:
+          held: Collection[int], scheduler: Scheduler) -> dict[JobId, list[str]]:
     """What is held and what it must be given before it is released: more memory or time where it
     was put back for that. An array of which all that waits is held is released as one."""
     marks = markers.read(Workspace(workspace).run(record.run).step(entry.name).markers)
     found: dict[JobId, list[str]] = {}
     for attempt in entry.attempts:
-        job = identity.of_attempt(workspace, record, entry, attempt)
+        job = submitted_job(attempt)
         live = {index: task for index, task in attempt.task_ids.items()
                 if running.get(index) == task}
         plain = []
         for index, task in live.items():
             wanted = marks[index].wanted if index in marks else {}
             if index in held and wanted:
-                found[replace(job, id=task)] = requeue.arguments(requeue_policy.Decision(
+                found[replace(job, id=task)] = scheduler.changes(requeue_policy.Decision(
                     True, "", wanted.get("mem_mb"), wanted.get("time_min"), wanted.get("exclude")))
             elif index in held:
                 plain.append(task)

@@ -9,28 +9,25 @@ generations, whatever Slurm calls it.
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from l3hpc import schedulers
 from l3hpc.errors import InputError, command_line, noting_damage
 from l3hpc.runs import logs, submission_lock
 from l3hpc.runs.task_state import TaskStatus, judge
-from l3hpc.schedulers.slurm import identity, queue
+from l3hpc.schedulers.base import Hold, JobAnswer, JobQuery, LiveJob, StepJobs
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace import attempts as waiting
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive
 from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState, TaskState
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
 SCHEMA = 1
-STARTING_S = 30.0
+_ORDER = (TaskState.RUNNING, TaskState.FAILED, TaskState.REQUEUED, TaskState.QUEUED,
+          TaskState.WAITING, TaskState.BLOCKED, TaskState.LOST, TaskState.CANCELLED)
 _WITH_LOG = (StepState.RUNNING, StepState.FAILED, StepState.LOST, StepState.CANCELLED,
              StepState.REQUEUED)
 
@@ -96,7 +93,7 @@ class LiveTask:
     """A task that waits or runs. job: its id. now: what the queue says of it."""
 
     job: str
-    now: queue.LiveJob
+    now: LiveJob
 
 
 @dataclass
@@ -110,11 +107,6 @@ class _Look:
     marks: dict[int, markers.TaskMarks]
 
     @functools.cached_property
-    def jobs(self) -> dict[str, identity.JobId]:
-        """The identities of all its jobs, by task id."""
-        return identity.of_step(self.workspace, self.run, self.record)
-
-    @functools.cached_property
     def open_ids(self) -> dict[int, str]:
         """Task index → id of the job that has it, for the unfinished tasks."""
         if len(self.done) >= self.record.tasks:
@@ -122,10 +114,9 @@ class _Look:
         return {index: job for index, job in waiting.latest(self.record).items()
                 if index not in self.done}
 
-    @functools.cached_property
-    def open_jobs(self) -> dict[str, identity.JobId]:
-        """Their identities, by task id."""
-        return {task: self.jobs[task] for task in self.open_ids.values()}
+    def own(self, answer: JobAnswer) -> StepJobs:
+        """What the scheduler says of the unfinished tasks."""
+        return answer.of(self.run, self.record, self.open_ids.values())
 
 
 def collect(
@@ -142,13 +133,14 @@ def collect(
             chosen = records.read_all(workspace, broken)[:last]
         else:
             chosen = [records.read(workspace, run) for run in runs]
-        asked = _Asking({record.user for record in chosen if not record.local})
+        queries = _queries(workspace, chosen)
         looks = {}
         for record in chosen:
             looks[record.run] = [_look(workspace, record, step) for step in record.steps]
-            asked.heed(record, looks[record.run])
-        answer = _ask(chosen, looks, asked)
-        found = [_run_status(workspace, record, looks[record.run], answer) for record in chosen]
+            queries[record.executor].add(record, _open(looks[record.run]))
+        answers = {name: query.answer() for name, query in queries.items()}
+        found = [_run_status(workspace, record, looks[record.run], answers[record.executor])
+                 for record in chosen]
     for status in found if damage else ():
         folders = [str(Workspace(workspace).run(status.run)),
                    *(step.artifact for step in status.steps)]
@@ -161,21 +153,27 @@ def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, LiveTa
     """Step → task index → its job, of the unfinished tasks that wait or run now. Where squeue does
     not answer: a ``ClusterError`` (nothing may be submitted twice)."""
     looks = [_look(workspace, record, step) for step in record.steps]
-    if record.local:
-        local = _local_answer(record, LocalJobs(workspace, record.run))
-        return {look.record.name: _live_of(look, local) for look in looks}
-    answer = queue.ask(record.user, _clusters(looks) or identity.clusters(record))
-    return {look.record.name: _live_of(look, answer.of(look.open_jobs)) for look in looks}
+    answer = schedulers.of_record(workspace, record).jobs(record, _open(looks))
+    return {look.record.name: _live_of(look, look.own(answer)) for look in looks}
 
 
-def _live_of(look: _Look, own: queue.OwnJobs) -> dict[int, LiveTask]:
+def _live_of(look: _Look, own: StepJobs) -> dict[int, LiveTask]:
     return {index: LiveTask(job, own.live[job])
             for index, job in look.open_ids.items() if job in own.live}
 
 
-def _clusters(looks: list[_Look]) -> set[str]:
-    """Those that have unfinished tasks ('' for the default of Slurm's commands)."""
-    return {job.cluster for look in looks for job in look.open_jobs.values()}
+def _open(looks: list[_Look]) -> dict[str, Collection[str]]:
+    """Step → ids of the jobs that have its unfinished tasks."""
+    return {look.record.name: look.open_ids.values() for look in looks if look.open_ids}
+
+
+def _queries(workspace: Path, chosen: Sequence[RunRecord]) -> dict[str, JobQuery]:
+    """One for each scheduler that has any of these runs."""
+    by_scheduler: dict[str, list[RunRecord]] = {}
+    for record in chosen:
+        by_scheduler.setdefault(record.executor, []).append(record)
+    return {name: schedulers.of_record(workspace, members[0]).query(members)
+            for name, members in by_scheduler.items()}
 
 
 def _look(
@@ -190,74 +188,21 @@ def _look(
     return _Look(workspace, record, step, done, marks)
 
 
-class _Asking:
-    """One squeue for each cluster, which answers while the markers are read."""
-
-    def __init__(self, users: set[str]) -> None:
-        self._users = users
-        self._answers: dict[str, Future[queue.Answer]] = {}
-
-    def heed(self, record: RunRecord, looks: list[_Look]) -> None:
-        """Ask the clusters that this run needs, unless that was done already."""
-        if record.local:
-            return
-        clusters = _clusters(looks)
-        if record.state is RunState.SUBMITTING:
-            clusters |= identity.clusters(record)
-        for cluster in clusters - self._answers.keys():
-            from concurrent.futures import ThreadPoolExecutor
-
-            pool = ThreadPoolExecutor(1)
-            self._answers[cluster] = pool.submit(self._squeue, cluster)
-            pool.shutdown(wait=False)
-
-    def answer(self) -> queue.Answer:
-        """Wait for what squeue says; an empty answer where it was not asked."""
-        answer = queue.Answer()
-        for future in self._answers.values():
-            answer.add(future.result())
-        return answer
-
-    def _squeue(self, cluster: str) -> queue.Answer:
-        answer = queue.Answer()
-        queue.ask_squeue(self._users, answer, cluster)
-        return answer
-
-
-def _ask(chosen: list[RunRecord], looks: dict[str, list[_Look]], asked: _Asking) -> queue.Answer:
-    answer = asked.answer()
-    if answer.squeue is None:
-        return answer
-    missing: dict[str, set[str]] = {}
-    for record in chosen:
-        for look in () if record.local else looks[record.run]:
-            jobs = look.open_jobs
-            own = answer.of(jobs)
-            for task, job in jobs.items():
-                if task not in own.live and task not in own.ended:
-                    missing.setdefault(job.cluster, set()).add(job.base)
-    for cluster, ids in missing.items():
-        queue.ask_sacct(ids, answer, users={record.user for record in chosen if not record.local},
-                        since=min(record.created for record in chosen), cluster=cluster)
-    return answer
-
-
 def _run_status(
-    workspace: Path, record: RunRecord, looks: list[_Look], answer: queue.Answer
+    workspace: Path, record: RunRecord, looks: list[_Look], answer: JobAnswer
 ) -> RunStatus:
-    local = _local_answer(record, LocalJobs(workspace, record.run)) if record.local else None
     broken_off = submission_lock.interrupted(workspace, record)
     steps: list[StepStatus] = []
-    waited_for = bool(answer.live) and any(len(one.done) < one.record.tasks for one in looks)
+    waited_for = any(len(one.done) < one.record.tasks for one in looks)
     for seen in looks:
-        own = local or answer.of(seen.open_jobs)
+        own = seen.own(answer)
         look = _once_more(workspace, record, seen, own)
         parents = [step for step in steps if step.name in look.record.needs]
         steps.append(_step_status(workspace, record, look, own, parents, broken_off, answer,
                                   waited_for))
     state = _run_state(record, steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
-                       notes=list((local or answer).notes),
+                       notes=answer.notes(record),
                        combinations=list(record.options.get("combinations", ())))
     if broken_off and state is not RunState.DONE:
         status.notes.insert(0, record.note or "the submitting process was killed before it had "
@@ -273,9 +218,9 @@ def _run_status(
     return status
 
 
-def _note_holds(status: StepStatus, live: Mapping[str, queue.LiveJob]) -> None:
+def _note_holds(status: StepStatus, live: Mapping[str, LiveJob]) -> None:
     for task, job in live.items():
-        if job.hold is queue.Hold.ADMINISTRATOR:
+        if job.hold is Hold.ADMINISTRATOR:
             status.held_by_administrator.append(task)
         elif job.held:
             status.held.append(task)
@@ -288,18 +233,18 @@ def held_words(step: str, jobs: Sequence[str]) -> str:
             f"it (scontrol show job {jobs[0]})")
 
 
-def _once_more(workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs) -> _Look:
+def _once_more(workspace: Path, record: RunRecord, look: _Look, own: StepJobs) -> _Look:
     """A newer look where a task has neither a result nor a live job: it may have ended well
     between the first look and the answer."""
     gone = any(job not in own.live for job in look.open_ids.values())
-    if own.squeue is not None and gone:
+    if own.asked and gone:
         return _look(workspace, record, look.record, listed=True)
     return look
 
 
 def _step_status(
-    workspace: Path, record: RunRecord, look: _Look, own: queue.OwnJobs,
-    parents: list[StepStatus], broken_off: bool, answer: queue.Answer, waited_for: bool,
+    workspace: Path, record: RunRecord, look: _Look, own: StepJobs,
+    parents: list[StepStatus], broken_off: bool, answer: JobAnswer, waited_for: bool,
 ) -> StepStatus:
     """waited_for: whether other steps of the run are not done. A job that was put back and held
     when its result was there already holds them up."""
@@ -310,7 +255,8 @@ def _step_status(
     if done >= step.tasks:
         _describe_done(status, step)
         if waited_for:
-            _note_holds(status, answer.of(look.jobs).live)
+            every = {task for attempt in step.attempts for task in attempt.task_ids.values()}
+            _note_holds(status, answer.of(record, step, every).live)
         return status
     stuck = [parent for parent in parents if parent.state.is_stuck]
     if step.state is StepState.REUSED:
@@ -328,9 +274,8 @@ def _step_status(
             status.state is StepState.BLOCKED
             or status.state is StepState.CANCELLED and not was_cancelled
             and not any(task.started for task in tasks.values())
-            and not _lives(workspace, step, answer)):
-        # Slurm cancelled it, with the other run's job
-        status.state = StepState.BLOCKED
+            and not answer.queued(step.waits_for)):
+        status.state = StepState.BLOCKED  # Slurm cancelled it, with the other run's job
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
     _point_to_log(workspace, record, status, look, tasks)
     return status
@@ -356,18 +301,6 @@ def _describe_planned(status: StepStatus, record: RunRecord, stuck: Sequence[Ste
     if stuck and record.state is RunState.SUBMITTED:
         # what it needs had failed before it was its turn
         _block(status, stuck, ", not submitted")
-
-
-def _lives(workspace: Path, step: StepRecord, answer: queue.Answer) -> bool:
-    """Whether a job of another run of this workspace that the step waits for is in the queue."""
-    return any(identity.in_workspace(workspace, job.origin)
-               for task, jobs in answer.live.items()
-               if task in step.waits_for or task.partition("_")[0] in step.waits_for
-               for job in jobs)
-
-
-_ORDER = (TaskState.RUNNING, TaskState.FAILED, TaskState.REQUEUED, TaskState.QUEUED,
-          TaskState.WAITING, TaskState.BLOCKED, TaskState.LOST, TaskState.CANCELLED)
 
 
 def _merge(
@@ -482,35 +415,3 @@ def _run_state(record: RunRecord, steps: list[StepStatus]) -> RunState:
         if state in states:
             return RunState(state)
     return RunState.FAILED
-
-
-def _local_answer(record: RunRecord, local: LocalJobs) -> queue.OwnJobs:
-    """The local jobs in the form of Slurm's answers."""
-    answer = queue.OwnJobs(squeue=True, sacct=True)
-    now = time.time()
-    limits = {step.name: step.resources.get("time_min") for step in record.steps}
-    waiting = {job["state"] for job in local.jobs.values()} & set(LIVE)
-    for step in record.steps:  # submitted, but not taken up by the runner yet
-        for attempt in step.attempts:
-            for name in attempt.task_ids.values():
-                if name not in local.jobs:
-                    waiting.add("PENDING")
-                    answer.live[name] = queue.LiveJob("PENDING", "None", None, None, 0, None)
-    fresh = any(now - attempt.time < STARTING_S
-                for step in record.steps for attempt in step.attempts)
-    orphaned = bool(waiting) and not fresh and local.runner() is None
-    if orphaned:
-        answer.live.clear()
-        answer.notes.append("its local runner is gone")
-    for name, job in local.jobs.items():
-        started = job.get("started")
-        elapsed = None if started is None else (job.get("ended") or now) - started
-        if job["state"] not in LIVE:
-            answer.ended[name] = queue.EndedJob(job["state"], job.get("exit"), elapsed, "")
-        elif not orphaned or alive(job):
-            reason = "Dependency" if job["after"] else "Resources"
-            limit = 60.0 * float(job.get("time_min") or limits.get(job["step"]) or 0)
-            answer.live[name] = queue.LiveJob(job["state"], reason, elapsed, started,
-                                              job.get("restarts", 0), limit or None)
-    return answer
-

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from l3hpc import schedulers
+from l3hpc.config.capabilities import LOCAL, SLURM
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
@@ -23,19 +25,16 @@ from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.runs import ledger_sync, submission_lock
 from l3hpc.runs.dependencies import made_elsewhere
 from l3hpc.runs.submit_jobs import arrays_of, hand_over, write_scripts
-from l3hpc.schedulers import executors
+from l3hpc.schedulers import job_arrays
 from l3hpc.schedulers import requeue_policy as healing
 from l3hpc.schedulers import scripts as render
-from l3hpc.schedulers.slurm import job_arrays, partitions
-from l3hpc.schedulers.slurm.commands import call, on_cluster
+from l3hpc.schedulers.base import Scheduler
 from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.lease import Owner
-from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
 
-FOLLOW_S = 0.5
 HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -52,15 +51,16 @@ def submit(
     Raises ``InputError`` for a step that its partition can never run, ``ClusterError`` when the
     cluster refuses a job; then no job of the run is left.
     """
-    steps, limits = in_order(plan.steps), partitions.Check(plan.profile)
+    steps, scheduler = in_order(plan.steps), schedulers.of(plan.profile, plan.workspace)
+    scheduler.prepare()
     if not test_only:
         sharing.check(plan.workspace, {step.kind for step in plan.steps})
     elsewhere = made_elsewhere(plan)
     texts = scripts(plan, steps, elsewhere)
-    if unchecked := limits.refuse(plan):
+    if unchecked := scheduler.validate(plan):
         (progress or Progress()).note(unchecked)
     if test_only:
-        return _test(plan, steps, texts, progress or Progress())
+        return _test(plan, steps, texts, progress or Progress(), scheduler)
     with umask(plan.profile):
         claim = _make_folder(plan)
         for danger in sharing.dangers(plan.workspace):
@@ -77,7 +77,8 @@ def submit(
         if on_submitted is not None:
             on_submitted(record)
         refuse_part(plan.run, left_out)
-        if record.local and any(step.state is StepState.SUBMITTED for step in record.steps):
+        if record.capabilities.runner \
+                and any(step.state is StepState.SUBMITTED for step in record.steps):
             run_local(plan.workspace, plan.run, detach=detach)
             record = records.read(plan.workspace, plan.run)
     return record
@@ -117,25 +118,18 @@ def arrays(plan: Plan) -> list[job_arrays.JobArray]:
 
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
     """Run the submitted jobs of a local run: here with a display, or behind (``detach``)."""
+    here = schedulers.starting(schedulers.of_record(workspace, records.read(workspace, run)))
     if detach:
-        from l3hpc.schedulers.local.executor import start_detached
-
-        start_detached(workspace, run, Path.cwd())
+        here.start_runner(run, Path.cwd())
         return
     from l3hpc.runs import display
-    from l3hpc.schedulers.local.runner import Runner
 
     shown = display.for_person(workspace)
     previous = {number: signal.signal(number, signal.default_int_handler)
                 for number in (signal.SIGTERM, signal.SIGHUP)
                 if signal.getsignal(number) is not signal.SIG_IGN} if _in_main_thread() else {}
     try:
-        while not Runner(workspace, run, look=shown).run():  # another one has it: look on
-            jobs, record = LocalJobs(workspace, run), records.read(workspace, run)
-            shown(record, jobs.jobs)
-            if jobs.settled(record):
-                break
-            time.sleep(FOLLOW_S)
+        here.run_jobs(run, shown)
     finally:
         shown.close()
         for number, handler in previous.items():
@@ -193,13 +187,16 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> R
     for step in steps:
         _fill_step(plan, step, texts.get(step.name, ()))
     ledger_sync.prepare(plan)
-    local = executors.is_local(plan.profile)
+    here = not plan.profile.capabilities.remote
+    executor = plan.profile.executor
     record = RunRecord(
         run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
         user=current_user(), host=socket.gethostname(), command=list(sys.argv),
-        options=plan.options, state=RunState.SUBMITTING, local=local, folder=os.getcwd(),
+        options=plan.options, state=RunState.SUBMITTING, local=executor == LOCAL,
+        folder=os.getcwd(),
         slots={"cpus": plan.profile.slot_cpus(), "mem_mb": plan.profile.slot_mem_mb()}
-        if local else {}, clusters=plan.profile.slurm_clusters,
+        if here else {}, clusters=plan.profile.slurm_clusters,
+        scheduler="" if executor in (LOCAL, SLURM) else executor,
         steps=[StepRecord(
             name=step.name, kind=step.kind, artifact=str(step.artifact), tasks=step.tasks,
             needs=list(step.needs),
@@ -260,9 +257,10 @@ def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part,
 
 
 def _test(
-    plan: Plan, steps: list[PlannedStep], texts: render.Texts, progress: Progress
+    plan: Plan, steps: list[PlannedStep], texts: render.Texts, progress: Progress,
+    scheduler: Scheduler,
 ) -> RunRecord:
-    """Ask Slurm about every script; on ``local`` let bash check its grammar."""
+    """Ask the scheduler about every script."""
     import tempfile
 
     together = arrays_of(plan, steps, texts, texts, {})
@@ -275,15 +273,10 @@ def _test(
         with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as script:
             script.write(text)
             script.flush()
-            command = ["bash", "-n"] if executors.is_local(plan.profile) else \
-                on_cluster(["sbatch", "--test-only"], plan.profile.slurm_clusters)
             try:
-                call([*command, script.name], timeout_s=60)
+                scheduler.check(Path(script.name))
             except ClusterError as error:
-                from l3hpc.schedulers.slurm.executor import hint_for
-
-                raise ClusterError(f"{step.name}: {error.message}",
-                                   hint=error.hint or hint_for(error.message)) from None
+                raise ClusterError(f"{step.name}: {error.message}", hint=error.hint) from None
         progress.advance(1)
     progress.finish()
     return RunRecord(

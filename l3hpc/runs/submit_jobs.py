@@ -10,31 +10,53 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from l3hpc import schedulers
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import write_text
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.runs import submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailed
-from l3hpc.schedulers import executors, scripts
-from l3hpc.schedulers import requeue_policy as healing
-from l3hpc.schedulers.base import Call
-from l3hpc.schedulers.slurm import identity, job_arrays, sbatch, submit_limits
-from l3hpc.schedulers.slurm.identity import JobId
+from l3hpc.schedulers import job_arrays, requeue_policy, scripts
+from l3hpc.schedulers.base import (
+    Call,
+    DependencyGoneError,
+    JobId,
+    JobRequest,
+    NotReachedError,
+    OutcomeUnknownError,
+    QueueFullError,
+    Scheduler,
+)
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder
-from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.records import Attempt, RunRecord
 from l3hpc.workspace.states import RunState, StepState
 
 LIMIT_S = (5, 15, 30, 60)  # for room in the queue: the last one again and again
 DEPENDENCY_S = (0, 0.5, 1, 2, 4)  # a job left Slurm's memory between our look and sbatch
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+@dataclass(frozen=True)
+class _Handing:
+    """What every submission of one run needs. record: kept up to date with each job."""
+
+    waits: Dependencies
+    record: RunRecord
+    progress: Progress
+    scheduler: Scheduler
+
+    @property
+    def placed(self) -> str | None:
+        """The cluster that has the last job of the run; None where there is none yet."""
+        own = [attempt.cluster for entry in self.record.steps
+               for attempt in entry.attempts]
+        return own[-1] if own else None
 
 
 def write_scripts(folder: StepFolder, texts: Sequence[tuple[scripts.Part, str]]) -> None:
@@ -71,12 +93,11 @@ def hand_over(
     """
     since, submitted, left = time.time(), list[JobId](), dict[str, str]()
     entries = {entry.name: entry for entry in record.steps}
-    waits = Dependencies(plan, record, elsewhere or {})
+    handing = _Handing(Dependencies(plan, record, elsewhere or {}), record, progress,
+                       schedulers.of(plan.profile, plan.workspace))
     arrays = {one.names[0]: one
               for one in arrays_of(plan, steps, texts, {*texts, *alive}, elsewhere or {})}
     behind = {name for one in arrays.values() for name in one.names[1:]}  # go with the first one
-    if record.local:
-        LocalJobs(plan.workspace, plan.run).forget_stop()
     progress.start("submitting", sum(map(len, texts.values())) - len(behind), "jobs")
 
     def note(job: JobId, attempts: dict[str, Attempt], first: bool) -> None:
@@ -95,9 +116,10 @@ def hand_over(
                 if step.name in arrays:
                     array = arrays[step.name]
                     with _ctrl_c(signal.SIG_BLOCK):
-                        job = _submit_array(plan, array, waits, progress)
-                        note(job, {name: _attempt(replace(job, id=f"{job.id}_{index}"))
-                                   for index, name in enumerate(array.names)}, True)
+                        job = _submit_array(plan, array, handing)
+                        note(job, {
+                            name: _attempt(replace(job, id=f"{job.id}_{index}"), array.script)
+                            for index, name in enumerate(array.names)}, True)
                     progress.advance(1)
                     continue
                 if len(texts[step.name]) > 1:
@@ -105,8 +127,9 @@ def hand_over(
                                   f"{len(texts[step.name])} arrays")
                 for number, (part, text) in enumerate(texts[step.name]):
                     with _ctrl_c(signal.SIG_BLOCK):
-                        job = _submit_part(plan, step, part, number, waits, progress)
-                        note(job, {step.name: _attempt(job, part, text)}, number == 0)
+                        job = _submit_part(plan, step, part, number, handing)
+                        script = plan.step_folder(step.name).script(number)
+                        note(job, {step.name: _attempt(job, script, part, text)}, number == 0)
                     progress.advance(1)
             except ParentFailed as error:
                 names = arrays[step.name].names if step.name in arrays else [step.name]
@@ -121,8 +144,8 @@ def hand_over(
         refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
                               allowed=error.allowed)
         with _ctrl_c(signal.SIG_BLOCK):
-            if isinstance(error, sbatch.OutcomeUnknownError) or \
-                    isinstance(error, sbatch.NotReachedError) and submitted:
+            if isinstance(error, OutcomeUnknownError) or \
+                    isinstance(error, NotReachedError) and submitted:
                 _leave(plan, record, step, refusal, since)
             else:
                 kept = _take_back(plan, record, submitted, refusal, before, since)
@@ -156,76 +179,70 @@ def _call(folder: StepFolder, task: int, index: int) -> Call:
 
 
 def _submit_part(
-    plan: Plan, step: PlannedStep, part: scripts.Part, number: int, waits: Dependencies,
-    progress: Progress,
+    plan: Plan, step: PlannedStep, part: scripts.Part, number: int, handing: _Handing,
 ) -> JobId:
     folder = plan.step_folder(step.name)
     calls = [_call(folder, task, task - part.offset) for task in part.tasks]
-    return _submit(plan, step, folder.script(number), calls, waits, progress)
+    return _submit(plan, step, folder.script(number), calls, handing)
 
 
-def _submit_array(plan: Plan, array: job_arrays.JobArray, waits: Dependencies,
-                  progress: Progress) -> JobId:
+def _submit_array(plan: Plan, array: job_arrays.JobArray, handing: _Handing) -> JobId:
     """One task for each step."""
     write_text(array.script, array.text, durable=False)
     calls = [_call(plan.step_folder(name), 0, index)
              for index, name in enumerate(array.names)]
-    return _submit(plan, array.steps[0], array.script, calls, waits, progress)
+    return _submit(plan, array.steps[0], array.script, calls, handing)
 
 
 def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call],
-            waits: Dependencies, progress: Progress) -> JobId:
-    """Submit one script; wait where Slurm has no room for it now.
+            handing: _Handing) -> JobId:
+    """Submit one script; wait where there is no room in the queue for it now.
 
-    For room in the queue without an end: jobs of this very run may have to end first, which takes
-    as long as they do. (``sbatch`` asks a busy controller again.)
+    For room without an end: jobs of this very run may have to end first, which takes as long as
+    they do. (``sbatch`` asks a busy controller again.)
     """
-    from l3hpc.schedulers.slurm.executor import Refusal, hint_for, refusal
-
     def pause(seconds: float) -> None:
         with _ctrl_c(signal.SIG_UNBLOCK):
             submission_lock.pause(plan.workspace, plan.run, seconds)
 
-    tried: Counter[Refusal] = Counter()
-    said = ""
+    full = gone = 0
+    told = ""
     while True:
         submission_lock.check(plan.workspace, plan.run)
-        after = waits.of(step, [call.task for call in calls])
-        executor = executors.executor(plan.profile, plan.workspace, StepFolder(script.parent).logs,
-                                      waits.cluster(step, after))
+        after = handing.waits.of(step, [call.task for call in calls])
         try:
-            return executor.submit_script(
-                script, calls, after=after.ok, behind=after.ended,
-                time_min=step.resources.time_min,
-                max_timeouts=healing.of(plan.profile, step).time, pause=pause,
-                known=lambda: identity.known(records.read(plan.workspace, plan.run)),
-                say=lambda words: progress.note(f"{step.name}: {words}"))
-        except (sbatch.NotReachedError, sbatch.OutcomeUnknownError):
-            raise
-        except ClusterError as error:
-            kind, number = refusal(error.message), tried[refusal(error.message)]
-            tried[kind] += 1
-            if kind is Refusal.FULL:
-                submit_limits.check_fits(plan.profile, step.kind, len(calls), error,
-                                         again=number > 0)
-                wait = LIMIT_S[min(number, len(LIMIT_S) - 1)]
-                if said != error.message:
-                    said = error.message
-                    progress.note(f"{step.name}: {said}: trying again until there is room")
-                pause(wait)
-            elif kind is Refusal.DEPENDENCY and number < len(DEPENDENCY_S):
-                waits.look_again()
-                pause(DEPENDENCY_S[number])
-            else:
-                error.hint = error.hint or hint_for(error.message)
+            return handing.scheduler.submit(JobRequest(
+                script, plan.run, step, tuple(calls), after.ok, after.ended,
+                cluster=plan.profile.slurm_clusters or handing.record.clusters,
+                placed=handing.placed, refused=full, pause=pause,
+                max_timeouts=requeue_policy.of(plan.profile, step).time,
+                known=lambda: _known(records.read(plan.workspace, plan.run)),
+                say=lambda words: handing.progress.note(f"{step.name}: {words}")))
+        except QueueFullError as error:
+            if told != error.message:
+                told = error.message
+                handing.progress.note(f"{step.name}: {told}: trying again until there is room")
+            pause(LIMIT_S[min(full, len(LIMIT_S) - 1)])
+            full += 1
+        except DependencyGoneError:
+            if gone >= len(DEPENDENCY_S):
                 raise
+            handing.waits.look_again()
+            pause(DEPENDENCY_S[gone])
+            gone += 1
 
 
-def _attempt(job: JobId, part: scripts.Part | None = None, text: str = "") -> Attempt:
+def _known(record: RunRecord) -> set[str]:
+    """Base ids of all jobs in a record."""
+    return {attempt.base for step in record.steps for attempt in step.attempts}
+
+
+def _attempt(job: JobId, script: Path, part: scripts.Part | None = None, text: str = ""
+             ) -> Attempt:
     """What the record keeps of a submission. part, text: of a script of its own."""
     return Attempt(
         job.id, array="\n#SBATCH --array" in text, tasks=list(part.tasks) if part else [0],
-        time=time.time(), script=job.script, offset=part.offset if part else 0,
+        time=time.time(), script=str(script), offset=part.offset if part else 0,
         cluster=job.cluster)
 
 
@@ -235,7 +252,7 @@ def _leave(plan: Plan, record: RunRecord, step: PlannedStep, error: L3hpcError, 
     record keeps how far it came."""
     there = [f"{entry.name} {entry.attempts[-1].job}" for entry in record.steps
              if entry.attempts and entry.attempts[-1].time >= since]
-    unknown = isinstance(error, sbatch.OutcomeUnknownError)
+    unknown = isinstance(error, OutcomeUnknownError)
     error.allowed = (f"submitted: {', '.join(there)}; " if there else "") + (
         f"whether {step.name} was submitted is not known" if unknown
         else f"{step.name} was not submitted")
@@ -253,8 +270,7 @@ def _take_back(
     what may be left ('' for nothing)."""
     refused = isinstance(error, Exception) and not isinstance(error, submission_lock.Stopped)
     try:
-        if not record.local:
-            sbatch.cancel(jobs[::-1], plan.run)
+        schedulers.of_record(plan.workspace, record).cancel(jobs[::-1], plan.run)
     except ClusterError as second:
         record.note = f"{getattr(error, 'message', str(error))}; {second.message}"
         records.write(plan.workspace, record)

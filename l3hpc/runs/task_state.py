@@ -1,4 +1,4 @@
-"""What became of one task: weighs its markers, squeue and sacct against each other."""
+"""What became of one task: weighs its markers and what the scheduler says against each other."""
 
 from __future__ import annotations
 
@@ -7,22 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l3hpc.console.formatting import (
-    OUTCOMES,
     exit_words,
     limit_words,
     moment,
     progress_words,
-    reason,
 )
-from l3hpc.schedulers.slurm.queue import EndedJob, Hold, LiveJob, OwnJobs
+from l3hpc.schedulers.base import EndedJob, Hold, JobState, LiveJob, StepJobs
 from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.states import TaskState
 
 FRESH_S = 300.0
 KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
 HOLDS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
-_RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING",
-            "STAGE_OUT")
+NEVER = "an earlier step failed"
+OUTCOMES = {
+    JobState.COMPLETED: ("done", ""),
+    JobState.FAILED: ("failed", "ended with an error"),
+    JobState.OUT_OF_MEMORY: ("failed", "out of memory"),
+    JobState.TIMEOUT: ("failed", "time limit"),
+    JobState.DEADLINE: ("failed", "deadline passed"),
+    JobState.NODE_FAIL: ("failed", "node failure"),
+    JobState.BOOT_FAIL: ("failed", "node failure (did not boot)"),
+    JobState.PREEMPTED: ("failed", "preempted"),
+    JobState.CANCELLED: ("cancelled", "cancelled"),
+    JobState.REVOKED: ("cancelled", "revoked"),
+}
+_NOT_OVER = (JobState.PENDING, JobState.RUNNING, JobState.REQUEUED)  # as accounting has them
 
 
 @dataclass
@@ -40,14 +50,14 @@ class TaskStatus:
 
 
 def judge(
-    index: int, job: str, marks: TaskMarks | None, answer: OwnJobs, *, was_cancelled: bool = False
+    index: int, job: str, marks: TaskMarks | None, answer: StepJobs, *, was_cancelled: bool = False
 ) -> TaskStatus:
     """The state of an unfinished task whose latest job is ``job``."""
     marks = (marks or TaskMarks()).of(job)
     live = answer.live.get(job)
     if live is not None:
         status = _live(live, marks)
-    elif job in answer.ended and answer.ended[job].state not in ("PENDING", "RUNNING", "REQUEUED"):
+    elif job in answer.ended and answer.ended[job].state not in _NOT_OVER:
         status = _ended(answer.ended[job], marks)
     elif marks.exit_code is not None:
         status = _exited(marks)
@@ -74,7 +84,7 @@ def _flushed(ended: EndedJob, marks: TaskMarks) -> bool:
     A small exit code alone does not say so: a job that is cancelled before srun starts its step
     ends with one too. Its step leaves no error, and accounting ends when the script does.
     """
-    if ended.state != "CANCELLED" or marks.requeues or marks.exit_code not in range(1, 129):
+    if ended.state != JobState.CANCELLED or marks.requeues or marks.exit_code not in range(1, 129):
         return False
     if marks.error is not None:
         return True
@@ -88,10 +98,10 @@ def _by_signal(marks: TaskMarks) -> bool:
 
 
 def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
-    if live.state == "COMPLETING":
+    if live.state == JobState.COMPLETING:
         return TaskStatus(TaskState.RUNNING, "ending", elapsed_s=live.elapsed_s,
                           restarts=live.restarts, started=True)
-    if live.state in _RUNNING:
+    if live.state.is_running:
         status = TaskStatus(TaskState.RUNNING, elapsed_s=live.elapsed_s, restarts=live.restarts,
                             progress=marks.progress, started=True)
         parts = [progress_words(marks.progress)] if marks.progress else []
@@ -99,11 +109,11 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
             parts.append(limit_words(live.limit_s - live.elapsed_s, marks.progress))
         status.words = ", ".join(word for word in parts if word)
         return status
-    if "DependencyNeverSatisfied" in live.reason:
-        return TaskStatus(TaskState.BLOCKED, words=reason("DependencyNeverSatisfied"))
-    if live.reason.startswith("Dependency"):
+    if live.never:
+        return TaskStatus(TaskState.BLOCKED, words=live.words or NEVER)
+    if live.after_others:
         return TaskStatus(TaskState.WAITING)
-    words = reason(live.reason)
+    words = live.words
     if live.hold is not None:
         words += HOLDS[live.hold is Hold.ADMINISTRATOR]
     if live.start:
@@ -118,15 +128,15 @@ def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
     state = TaskState.CANCELLED if outcome == TaskState.CANCELLED else TaskState.FAILED
     if _flushed(ended, marks):
         return _exited(marks)
-    if ended.state == "BLOCKED":  # the local runner's word for a job behind a failed one
-        return TaskStatus(TaskState.BLOCKED, words=reason("DependencyNeverSatisfied"))
-    if ended.state == "COMPLETED":
+    if ended.state == JobState.BLOCKED:
+        return TaskStatus(TaskState.BLOCKED, words=NEVER)
+    if ended.state == JobState.COMPLETED:
         words = "the job ended well, but left no result"
     status = TaskStatus(state, words, elapsed_s=ended.elapsed_s,
                         started=ended.elapsed_s not in (None, 0.0))
-    if ended.state == "FAILED" or state is TaskState.FAILED and marks.gave_up:
+    if ended.state == JobState.FAILED or state is TaskState.FAILED and marks.gave_up:
         status.words = _cause(marks, marks.exit_code or ended.exit_code)
-    elif ended.state == "NODE_FAIL" and ended.node:
+    elif ended.state == JobState.NODE_FAIL and ended.node:
         status.words += f" ({ended.node})"
     status.last_words = _tail(marks)
     return status
@@ -144,17 +154,17 @@ def _exited(marks: TaskMarks) -> TaskStatus:
     return status
 
 
-def _silent(job: str, marks: TaskMarks, answer: OwnJobs) -> TaskStatus:
+def _silent(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus:
     """Neither queue nor accounting nor an exit marker: judge by what there is."""
-    if answer.squeue is False:
+    if answer.silent:
         if marks.begin is None:
-            return TaskStatus(TaskState.QUEUED, words="squeue does not answer")
+            return TaskStatus(TaskState.QUEUED, words=f"{answer.silent} does not answer")
         status = TaskStatus(TaskState.RUNNING, started=True, progress=marks.progress)
         words = progress_words(marks.progress) if marks.progress else ""
         quiet = time.time() - marks.progress["written"] if marks.progress else 0.0
         if quiet > FRESH_S:
             words += f"{', ' if words else ''}silent for {int(quiet // 60)} min"
-        status.words = f"{words}{', ' if words else ''}squeue does not answer"
+        status.words = f"{words}{', ' if words else ''}{answer.silent} does not answer"
         return status
     if marks.error:
         return TaskStatus(TaskState.FAILED, words=_cause(marks, None), started=True,

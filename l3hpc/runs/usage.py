@@ -13,16 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from l3hpc import schedulers
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.console.formatting import clock
 from l3hpc.console.table import lines
-from l3hpc.schedulers.slurm import identity, queue
+from l3hpc.schedulers.base import JobState
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import RunRecord, StepRecord
 
 MEMORY_MARGIN, TIME_MARGIN = 1.25, 1.5
 ROUND_MB = 256
+_NOT_LOST = (JobState.COMPLETED, JobState.RUNNING)
 ENOUGH = 1.3  # a request up to so many times the suggestion is left alone
 TITLES = ("step", "tasks", "cores", "memory", "time", "waited", "suggestion")
 
@@ -63,7 +65,7 @@ class StepUsage:
 def collect(workspace: Path, run: str, *, accounting: bool = True) -> list[StepUsage]:
     """What each step of a run asked for and used. Steps that ran nothing here are left out."""
     record = records.read(workspace, run)
-    lost = _lost(workspace, record) if accounting and not record.local else {}
+    lost = _lost(workspace, record) if accounting and record.capabilities.accounting else {}
     ready: dict[str, float] = {}
     found = []
     for step in record.steps:
@@ -142,16 +144,14 @@ def _rounded(value: float, to: int) -> int:
 
 def _lost(workspace: Path, record: RunRecord) -> dict[str, float | None]:
     """Step → seconds of attempts that ended without a result, where accounting tells."""
-    ids = {task: job for step in record.steps
-           for task, job in identity.of_step(workspace, record, step).items()}
-    ended = queue.ask_history(ids)
+    ended = schedulers.of_record(workspace, record).history(record)
     if ended is None:
         return {step.name: None for step in record.steps}
     lost: dict[str, float | None] = {}
     for step in record.steps:
         jobs = {job for attempt in step.attempts for job in attempt.task_ids.values()}
         lost[step.name] = sum(each.elapsed_s or 0.0 for job, each in ended
-                              if job in jobs and each.state not in ("COMPLETED", "RUNNING"))
+                              if job in jobs and each.state not in _NOT_LOST)
     return lost
 
 

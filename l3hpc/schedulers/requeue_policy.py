@@ -89,7 +89,7 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
 
 def _most_memory(profile: ClusterProfile) -> int | None:
     known = [profile.limits.mem] if profile.limits.mem else []
-    if profile.executor == "local":
+    if not profile.capabilities.remote:
         known.append(profile.slot_mem_mb())
     return min(known, default=None)
 

@@ -186,7 +186,7 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
 
     profile: ClusterProfile = plan.profile
     folder = plan.step_folder(step.name)
-    srun = profile.executor == "slurm" and profile.srun
+    srun = profile.capabilities.remote and profile.srun
     command = [*(SRUN if srun else ()), *profile.container, profile.python, "-u", "-m",
                "l3hpc.worker.job_entry", str(folder.logs)]
     heal = [*profile.container, profile.python, "-m", "l3hpc.worker.requeue", str(folder)]
@@ -206,8 +206,8 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
 
 
 def _heals(plan: Plan) -> bool:
-    """On Slurm the script heals; on this machine the runner does."""
-    return bool(plan.profile.executor == "slurm")
+    """On Slurm the script decides about requeues; on this machine the runner does."""
+    return not plan.profile.capabilities.runner
 
 
 @functools.cache

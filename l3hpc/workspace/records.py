@@ -17,6 +17,8 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
+from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
+from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.profile import Resources
 from l3hpc.errors import InputError, nearest, note_damage
 from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
@@ -131,7 +133,8 @@ class RunRecord:
     this machine instead of Slurm. slots: ``cpus`` and ``mem_mb`` that a local run may use at once.
     folder: the working folder of the submission. note: why a run was refused or cancelled.
     sync_job: the job that brings the run's rows to the results sheet. clusters: what stands behind
-    Slurm's ``--clusters`` for this run ('' for the default of Slurm's commands).
+    Slurm's ``--clusters`` for this run ('' for the default of Slurm's commands). scheduler: of its
+    jobs, where it is neither of the two that ``local`` tells apart.
     """
 
     run: str
@@ -151,12 +154,25 @@ class RunRecord:
     note: str = ""
     sync_job: str | None = None
     clusters: str = ""
+    scheduler: str = ""
+
+    @property
+    def executor(self) -> str:
+        """The scheduler that has its jobs, as a profile names it."""
+        return self.scheduler or (LOCAL if self.local else SLURM)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What that scheduler can do."""
+        return capabilities_of(self.executor)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""
         value = asdict(self)
         for step, entry in zip(value["steps"], self.steps, strict=True):
             step["attempts"] = [attempt.to_json() for attempt in entry.attempts]
+        if not self.scheduler:
+            del value["scheduler"]
         return value
 
     @classmethod

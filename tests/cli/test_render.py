@@ -26,14 +26,10 @@ def test_one_step_is_the_plain_script(say):
 
 
 def test_it_is_byte_for_byte_what_is_submitted(say, monkeypatch):
-    from l3hpc.schedulers import executors
-    from l3hpc.schedulers.slurm.identity import JobId
+    from l3hpc.schedulers.base import JobId
+    from l3hpc.schedulers.slurm.scheduler import SlurmScheduler
 
-    class Nothing:
-        def submit_script(self, *arguments, **named):
-            return JobId("1")
-
-    monkeypatch.setattr(executors, "executor", lambda *arguments: Nothing())
+    monkeypatch.setattr(SlurmScheduler, "submit", lambda self, request: JobId("1"))
     Path("cluster.yaml").write_text("clusters: {far: {partition: gpu}}\n")
     words = ["upstream", *NAMED, "--cluster", "far"]
     rendered = {name: say("render", *words, name)[1] for name in ("extract", "train")}

@@ -9,7 +9,8 @@ from submitted import Case
 from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.runs import dependencies, resume, status, submit, submit_jobs
-from l3hpc.schedulers.slurm.executor import Refusal, refusal
+from l3hpc.schedulers.base import DependencyGoneError, QueueFullError
+from l3hpc.schedulers.slurm.refusals import classified
 from l3hpc.workspace import records
 
 PROBLEM = "echo 'sbatch: error: Batch job submission failed: Job dependency problem' >&2; exit 1"
@@ -43,13 +44,13 @@ def submitted_after(slurm):
 
 
 @pytest.mark.parametrize(("words", "kind"), [
-    ("sbatch: AssocMaxSubmitJobLimit; Batch job submission failed", Refusal.FULL),
-    ("sbatch: QOSGrpSubmitJobsLimit; Batch job …", Refusal.FULL),
-    ("sbatch: Batch job submission failed: Job dependency problem", Refusal.DEPENDENCY),
-    ("sbatch: invalid partition specified: nowhere", Refusal.FINAL),
+    ("sbatch: AssocMaxSubmitJobLimit; Batch job submission failed", QueueFullError),
+    ("sbatch: QOSGrpSubmitJobsLimit; Batch job …", QueueFullError),
+    ("sbatch: Batch job submission failed: Job dependency problem", DependencyGoneError),
+    ("sbatch: invalid partition specified: nowhere", ClusterError),
 ])
 def test_kinds_of_refusal(words, kind):
-    assert refusal(words) is kind
+    assert type(classified(ClusterError(words))) is kind
 
 
 def test_a_parent_that_ends_and_is_forgotten_between_our_look_and_sbatch(

@@ -10,7 +10,7 @@ import pytest
 from fakeslurm import queue_line
 from submitted import Case
 
-from l3hpc import errors
+from l3hpc import errors, schedulers
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.io.files import write_json
@@ -22,7 +22,6 @@ from l3hpc.runs import (
     status,
     submission_lock,
     submit,
-    untracked_jobs,
 )
 from l3hpc.runs.cancel import cancel
 from l3hpc.workspace import attempts, markers, records
@@ -321,7 +320,8 @@ def test_a_killed_resume_is_seen_and_gone_on_with(case, monkeypatch):
     assert chain.run.notes == ["the submitting process was killed before it had handed over all"]
     script = chain.made.step_folder("extract").script()
     chain.queue(queue_line("102", "PENDING", script=script))
-    [job] = untracked_jobs.find(chain.workspace, records.read(chain.workspace, "demo"))
+    record = records.read(chain.workspace, "demo")
+    [job] = schedulers.of_record(chain.workspace, record).jobs(record).untracked(record)
     assert job.id == "102"
 
 

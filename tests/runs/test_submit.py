@@ -12,7 +12,7 @@ from l3hpc.runs import submit, submit_jobs
 from l3hpc.runs.cancel import cancel
 from l3hpc.schedulers import scripts
 from l3hpc.schedulers.slurm.commands import scrubbed
-from l3hpc.schedulers.slurm.executor import sbatch_command
+from l3hpc.schedulers.slurm.sbatch import sbatch_command
 from l3hpc.workspace import records
 from l3hpc.workspace.records import Attempt
 

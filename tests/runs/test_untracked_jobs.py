@@ -3,8 +3,9 @@
 import pytest
 from fakeslurm import queue_line
 
+from l3hpc import schedulers
 from l3hpc.errors import ClusterError
-from l3hpc.runs import status, submit, untracked_jobs
+from l3hpc.runs import status, submit
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import resume
 from l3hpc.workspace import records
@@ -31,8 +32,9 @@ def queue_of(slurm, live):
     slurm.says("squeue", f"cat {slurm.folder}/live")
 
 
-def ids(found):
-    return [job.id for job in found]
+def untracked(workspace, record):
+    return [job.id for job in
+            schedulers.of_record(workspace, record).jobs(record).untracked(record)]
 
 
 def test_jobs_are_told_by_their_script(killed, slurm, tmp_path):
@@ -42,9 +44,9 @@ def test_jobs_are_told_by_their_script(killed, slurm, tmp_path):
         ("990", tmp_path / "elsewhere/runs/demo/steps/fit/script.sbatch"),
         ("991", own.parent.with_name("demo-2") / "steps/fit/script.sbatch"), ("992", "(null)"),
         ("104", own / "sample/script.sbatch"))])
-    assert ids(untracked_jobs.find(tmp_path, killed)) == ["102", "104"]  # the leaf first
+    assert untracked(tmp_path, killed) == ["102", "104"]  # the leaf first
     killed.state = "submitted"  # the answer of sbatch was lost, and it was tried again
-    assert ids(untracked_jobs.find(tmp_path, killed)) == ["102", "104"]
+    assert untracked(tmp_path, killed) == ["102", "104"]
     assert len(slurm.calls("squeue")) == 2
 
 
@@ -53,14 +55,14 @@ def test_the_helper_that_changes_a_held_job_is_left_to_its_work(killed, slurm, t
     log = tmp_path / "runs/demo/steps/fit/logs/heal.log"
     queue_of(slurm, [queue_line("102", "RUNNING", name="l3-demo-fit", output=log),
                      queue_line("103", "RUNNING", name="l3-demo-fit-heal", output=log)])
-    assert ids(untracked_jobs.find(tmp_path, killed)) == ["102"]
+    assert untracked(tmp_path, killed) == ["102"]
 
 
 def test_a_workspace_behind_a_link_is_the_same(killed, slurm, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     script = tmp_path / "link/runs/demo/steps/fit/script.sbatch"
     queue_of(slurm, [queue_line("102", "PENDING", script=script)])
-    assert ids(untracked_jobs.find(tmp_path, killed)) == ["102"]
+    assert untracked(tmp_path, killed) == ["102"]
 
 
 def test_cancel_takes_them_too(killed, slurm, tmp_path):

@@ -10,11 +10,11 @@ from l3hpc.errors import ClusterError
 from l3hpc.runs import resume, status, usage
 from l3hpc.runs.cancel import cancel
 from l3hpc.schedulers.slurm import identity, queue
-from l3hpc.schedulers.slurm.identity import JobId, Origin
+from l3hpc.schedulers.slurm.identity import Identity, Origin
 from l3hpc.workspace import records
 
 STEP = "/scratch/ws/runs/demo/steps/extract"
-OURS = JobId("98", "", f"{STEP}/script.sbatch", STEP, ("l3-demo-extract",), 1_000_000.0)
+OURS = Identity("98", "", f"{STEP}/script.sbatch", STEP, ("l3-demo-extract",), 1_000_000.0)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_not_ours(origin):
 
 
 def test_the_cluster_belongs_to_it():
-    ours = JobId("98", "b", OURS.script, STEP)
+    ours = Identity("98", "b", OURS.script, STEP)
     assert ours.owns(Origin("b", OURS.script)) and ours.owns(Origin("", OURS.script))
     assert not ours.owns(Origin("a", OURS.script))
 
@@ -64,7 +64,7 @@ def test_links_and_spaces_do_not_matter(tmp_path):
     folder = tmp_path / "my work/runs/demo/steps/extract"
     folder.mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "my work")
-    ours = JobId("98", folder=str(folder))
+    ours = Identity("98", folder=str(folder))
     linked = f"{tmp_path}/link/runs/demo/steps/extract/script.sbatch"
     assert ours.owns(Origin(script=linked)) and ours.owns(Origin(line=f"sbatch -v {linked}"))
     assert ours.owns(Origin(line=f"sbatch --parsable {folder}/script.sbatch"))
@@ -118,7 +118,7 @@ def test_accounting_is_not_believed_either(case):
     chain.sacct(old, foreign)
     assert chain.look()["extract"] == ("failed", "exit 3")
     [step] = records.read(chain.workspace, "demo").steps
-    ids = {"100": JobId("100", folder=script.rpartition("/")[0])}
+    ids = {"100": Identity("100", folder=script.rpartition("/")[0])}
     assert [ended.exit_code for _, ended in queue.ask_history(ids)] == [3]
     assert usage.collect(chain.workspace, "demo") == []
 

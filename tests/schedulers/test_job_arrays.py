@@ -14,7 +14,7 @@ from l3hpc.errors import ClusterError
 from l3hpc.runs import status, submit
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import resume
-from l3hpc.schedulers.slurm import job_arrays
+from l3hpc.schedulers import job_arrays
 from l3hpc.workspace import records
 
 VALUES = ("a", "b", "c")

@@ -15,8 +15,8 @@ from l3hpc.errors import InputError
 from l3hpc.runs import display, status, submit
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import resume, used_by
-from l3hpc.schedulers.local.executor import spool
 from l3hpc.schedulers.local.runner import Runner
+from l3hpc.schedulers.local.scheduler import spool
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import process_start

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from l3hpc.console import formatting
 from l3hpc.schedulers.slurm import queue
-from l3hpc.schedulers.slurm.identity import JobId
+from l3hpc.schedulers.slurm.identity import Identity
 
 
 def test_squeue_lines_become_live_and_ended_jobs():
@@ -20,7 +20,7 @@ def test_squeue_lines_become_live_and_ended_jobs():
     assert sorted(live) == ["12", "13_0", "13_1", "13_2", "13_7"]
     assert (live["12"].elapsed_s, live["12"].restarts, live["12"].limit_s) == (93784, 2, 604800)
     assert live["13_7"].reason == "Priority" and live["13_7"].start is not None
-    assert ended["14"] == queue.EndedJob("FAILED", 1, 10.0, "n1")
+    assert ended["14"] == queue.AccountedJob("FAILED", 1, 10.0, "n1")
     assert ended["15"].exit_code == 137
 
 
@@ -28,7 +28,7 @@ def test_sacct_lines_become_ended_jobs():
     text = ("12|CANCELLED by 1000|0:15|61|n1\n13_4|FAILED|3:0|5|n2\n12.batch|FAILED|1:0|5|n1\n"
             "14_[1-2]|PENDING|0:0|0|None assigned\nbroken\n")
     ended = dict(queue.parse_sacct(text))
-    assert ended["12"] == queue.EndedJob("CANCELLED", 143, 61.0, "n1")
+    assert ended["12"] == queue.AccountedJob("CANCELLED", 143, 61.0, "n1")
     assert ended["13_4"].exit_code == 3
     assert sorted(ended) == ["12", "13_4", "14_1", "14_2"]
 
@@ -73,7 +73,7 @@ def test_one_call_each_and_none_that_is_not_needed(slurm):
 def test_sacct_is_asked_with_options_that_every_version_takes(slurm):
     """Slurm 22.05 refuses --array."""
     queue.ask_sacct(["9"], queue.Answer())
-    assert queue.ask_history({"9": JobId("9")}) == []
+    assert queue.ask_history({"9": Identity("9")}) == []
     assert [line.split(" --jobs")[0] for line in slurm.calls("sacct")] == [
         "sacct --noheader --allocations --parsable2 --duplicates"] * 2
     assert slurm.environment()["SLURM_BITSTR_LEN"] == "0"

@@ -7,15 +7,17 @@ import time
 import pytest
 from fakeslurm import queue_line
 
+from l3hpc import schedulers
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError
-from l3hpc.runs import status, untracked_jobs
+from l3hpc.runs import status
 from l3hpc.runs import submit as submission
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import resume
+from l3hpc.schedulers.base import JobId
 from l3hpc.schedulers.slurm import requeue as healing
 from l3hpc.schedulers.slurm import sbatch
-from l3hpc.schedulers.slurm.identity import JobId
+from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.workspace import records
 
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
@@ -55,7 +57,7 @@ def wanted(slurm, tmp_path):
     script.write_text("#!/bin/bash\n")
     said = Said()
     return sbatch.Submission(["sbatch", "--parsable", str(script)],
-                             JobId("", script=str(script), folder=str(script.parent)),
+                             Identity("", script=str(script), folder=str(script.parent)),
                              say=said.note, pause=lambda seconds: time.sleep(min(seconds, 0.02)))
 
 
@@ -81,7 +83,7 @@ def of(submission, job, state="PENDING", **more):
 def test_words_that_name_one_job_are_believed(wanted, slurm, out, err, job, cluster):
     slurm.says("sbatch", f"cat <<'E'\n{out}E\ncat >&2 <<'E'\n{err}E")
     found = sbatch.submit(wanted)
-    assert (found.id, found.cluster, found.script) == (job, cluster, wanted.wanted.script)
+    assert found == JobId(job, cluster)
     assert slurm.calls("squeue") == []
 
 
@@ -288,7 +290,9 @@ def test_cancel_finds_it_too(cut_off, slurm, tmp_path):
                             script=tmp_path / "runs/demo/steps/sample/script.sbatch"))
     slurm.says("scancel", "")
     assert cancel(tmp_path, "demo") == ["101"]
-    assert untracked_jobs.find(tmp_path, records.read(tmp_path, "demo"))[0].id == "101"
+    record = records.read(tmp_path, "demo")
+    found = schedulers.of_record(tmp_path, record).jobs(record)
+    assert found.untracked(record)[0].id == "101"
 
 
 def test_a_refusal_that_cannot_be_taken_back_says_what_is_left(chains, slurm, on, tmp_path):

@@ -16,7 +16,7 @@ from l3hpc.cli import main
 from l3hpc.errors import InputError
 from l3hpc.runs import submission_lock, submit
 from l3hpc.schedulers import requeue_policy
-from l3hpc.schedulers.local.executor import spool
+from l3hpc.schedulers.local.scheduler import spool
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJobs

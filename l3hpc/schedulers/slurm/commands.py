@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from l3hpc.errors import ClusterError
 
+CONFIG_S = 20.0
 _KEPT = {"SLURM_CONF"}
 _NO_OPTION = {*_KEPT, "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CLUSTERS",
               "SBATCH_CLUSTERS"}
@@ -97,3 +99,9 @@ def program_words(program: str, text: str) -> str:
     return f"{program}: " + ("; ".join(lines) or "failed and printed nothing")
 
 
+@functools.cache
+def default_cluster() -> str:
+    """The default cluster of Slurm's commands."""
+    words = call(["scontrol", "show", "config"], timeout_s=CONFIG_S)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", words, re.MULTILINE)
+    return found[1] if found else ""

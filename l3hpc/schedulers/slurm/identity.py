@@ -10,9 +10,11 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from l3hpc.schedulers.base import JobId
 from l3hpc.schedulers.slurm.commands import several
 from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
@@ -31,7 +33,7 @@ class Origin:
 
     script: the file that was submitted. output: the file of its standard output. line: the command
     line of sbatch. submitted: unix seconds; a requeue changes it. asked: the cluster that was
-    queried, as in ``JobId.cluster``.
+    queried, as in ``Identity.cluster``.
     """
 
     cluster: str = ""
@@ -44,7 +46,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class JobId:
+class Identity:
     """One submission of ours: its id, and what distinguishes it from other jobs of that id.
 
     Attributes
@@ -116,22 +118,23 @@ def _real(path: str) -> str:
 
 
 def of_attempt(workspace: Path, record: RunRecord, step: StepRecord,
-               attempt: Attempt) -> JobId:
+               attempt: Attempt) -> Identity:
     """The identity of an attempt in a record, also of one that an earlier version wrote: there the
     folder gives the script."""
     return _of_attempt(str(Workspace(workspace).run(record.run).step(step.name)), record, step,
                        attempt)
 
 
-def _of_attempt(folder: str, record: RunRecord, step: StepRecord, attempt: Attempt) -> JobId:
-    return JobId(
+def _of_attempt(folder: str, record: RunRecord, step: StepRecord, attempt: Attempt
+                ) -> Identity:
+    return Identity(
         id=attempt.job, cluster=attempt.cluster,
         script=attempt.script or "", folder=folder,
         submitted=attempt.time,
         names=(f"l3-{record.run}-{step.name}", f"l3-{record.run}-{step.kind}"))
 
 
-def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, JobId]:
+def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, Identity]:
     """Task id (``12``, ``13_4``) → identity, of all submissions of a step; the latest one wins."""
     folder = str(Workspace(workspace).run(record.run).step(step.name))
     return {task: job for attempt in step.attempts
@@ -140,32 +143,17 @@ def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, J
 
 
 def clusters(record: RunRecord) -> set[str]:
-    """The clusters on which a run may have jobs, as in ``JobId.cluster``. Where Slurm may choose,
-    the first job decides for all of them."""
+    """The clusters on which a run may have jobs, as in ``Identity.cluster``. Where Slurm may
+    choose, the first job decides for all of them."""
     of_jobs = {attempt.cluster for step in record.steps for attempt in step.attempts}
     if of_jobs and several(record.clusters):
         return of_jobs
     return of_jobs | {name for name in record.clusters.split(",") if name} or {""}
 
 
-def known(record: RunRecord) -> set[str]:
-    """Base ids of all jobs in a record."""
-    return {attempt.job.partition("_")[0] for step in record.steps
-            for attempt in step.attempts}
-
-
-def cluster_of(record: RunRecord, job: str) -> str | None:
-    """The cluster of a job or a task of one, as in ``JobId.cluster``; None where the record does
-    not have it. A submission of many steps asks this for each."""
-    base = job.partition("_")[0]
-    return next((attempt.cluster for step in reversed(record.steps)
-                 for attempt in reversed(step.attempts)
-                 if attempt.job.partition("_")[0] == base), None)
-
-
-def of_script(script: Path, cluster: str = "") -> JobId:
+def of_script(script: Path, cluster: str = "") -> Identity:
     """Any job that was submitted with a script of a step, whatever its id."""
-    return JobId("", cluster, str(script), str(script.parent))
+    return Identity("", cluster, str(script), str(script.parent))
 
 
 def step_of(workspace: Path, run: str, origin: Origin) -> str | None:
@@ -178,6 +166,28 @@ def step_of(workspace: Path, run: str, origin: Origin) -> str | None:
         if folder and os.path.dirname(_real(folder)) == steps:
             return os.path.basename(_real(folder))
     return None
+
+
+def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Origin]]
+              ) -> list[JobId]:
+    """Of these live jobs (task id → where it comes from) those that were submitted with a script of
+    this run and that no step of its record names, the leaf first. Such a job does not find its
+    pickle, which never got the id."""
+    known: dict[str, list[Identity]] = {}
+    for step in record.steps:
+        for task, job in of_step(workspace, record, step).items():
+            known.setdefault(task.partition("_")[0], []).append(job)
+    ranks = {step.name: rank for rank, step in enumerate(record.steps[::-1])}
+    found: dict[JobId, int] = {}
+    for task, origins in live.items():
+        base = task.partition("_")[0]
+        for origin in set(origins):
+            rank = ranks.get(step_of(workspace, record.run, origin) or "")
+            if origin.name.endswith(HELPER):  # its log lies beside the step's
+                continue
+            if rank is not None and not any(one.owns(origin) for one in known.get(base, ())):
+                found[JobId(base, origin.asked)] = rank
+    return sorted(found, key=lambda job: (found[job], -int(job.id)))
 
 
 def in_workspace(workspace: Path, origin: Origin) -> bool:

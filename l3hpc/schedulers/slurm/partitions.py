@@ -165,19 +165,14 @@ def _gpu_excess(found: Partition, step: str, kind: str | None, count: int) -> li
 
 
 class Check:
-    """Asks ``sinfo`` while the caller goes on; ``refuse`` then judges a plan.
-
-    On ``local`` nothing is asked.
-    """
+    """Asks ``sinfo`` while the caller goes on; ``refuse`` then judges a plan."""
 
     def __init__(self, profile: ClusterProfile) -> None:
         self._profile = profile
-        self._answer: Future[str] | None = None
-        if profile.executor != "local":
-            pool = ThreadPoolExecutor(1)
-            self._answer = pool.submit(call, on_cluster(COMMAND, profile.slurm_clusters),
-                                       timeout_s=SINFO_S)
-            pool.shutdown(wait=False)
+        pool = ThreadPoolExecutor(1)
+        self._answer: Future[str] = pool.submit(
+            call, on_cluster(COMMAND, profile.slurm_clusters), timeout_s=SINFO_S)
+        pool.shutdown(wait=False)
 
     def refuse(self, plan: Plan) -> str:
         """Raise ``InputError`` for a step that no partition of its own can run.
@@ -187,8 +182,6 @@ class Check:
         str
             Why nothing could be checked; '' where it was.
         """
-        if self._answer is None:
-            return ""
         try:
             partitions = read(self._answer.result())
         except ClusterError as error:

@@ -6,7 +6,6 @@ alone is no identity (see ``identity``).
 """
 from __future__ import annotations
 
-import enum
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -16,8 +15,10 @@ from typing import TypeVar
 
 from l3hpc.console.formatting import seconds
 from l3hpc.errors import ClusterError
+from l3hpc.schedulers.base import EndedJob, JobState, LiveJob, StepJobs
+from l3hpc.schedulers.slurm import reasons
 from l3hpc.schedulers.slurm.commands import call, on_cluster, several
-from l3hpc.schedulers.slurm.identity import JobId, Origin
+from l3hpc.schedulers.slurm.identity import Identity, Origin
 
 SQUEUE_S = 20.0
 SACCT_S = 20.0
@@ -34,81 +35,34 @@ _ACCOUNTED = "JobID,State,ExitCode,ElapsedRaw,NodeList,Cluster,Submit,JobName,Su
 _UNKNOWN = ("(null)", "N/A", "n/a", "None", "Unknown")
 _PLACES = {name: slice(end - width, end) for (name, width), end in zip(
     _WIDTHS.items(), itertools.accumulate(_WIDTHS.values()), strict=True)}
-_OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL",
-         "DEADLINE", "PREEMPTED", "REVOKED")
-
-
-class Hold(enum.Enum):
-    """Why a job waits until somebody releases it, by Slurm's reasons."""
-
-    USER = ("JobHeldUser",)
-    REQUEUED = ("job requeued in held state", "JobHoldMaxRequeue")
-    LAUNCH = ("launch failed requeued held",)  # a failing Prolog, say
-    ADMINISTRATOR = ("JobHeldAdmin",)
-
-
-_HOLDS = {reason: hold for hold in Hold for reason in hold.value}
 
 
 @dataclass(frozen=True)
-class LiveJob:
-    """A job or array task that squeue lists. start: expected or real, unix seconds."""
+class QueuedJob(LiveJob):
+    """A job or array task that squeue lists. reason: Slurm's word for why it waits."""
 
-    state: str
-    reason: str
-    elapsed_s: float | None
-    start: float | None
-    restarts: int
-    limit_s: float | None
+    reason: str = ""
     origin: Origin = Origin()
-
-    @property
-    def hold(self) -> Hold | None:
-        """Why it is held; None where it is not (or has still to end before)."""
-        if self.state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"):
-            return None
-        return _HOLDS.get(self.reason)
-
-    @property
-    def held(self) -> bool:
-        """Whether it waits to be released by its own user (a requeue holds it so)."""
-        return self.hold not in (None, Hold.ADMINISTRATOR)
 
 
 @dataclass(frozen=True)
-class EndedJob:
-    """A job or array task that sacct remembers. exit_code: of the script (128 + n: a signal)."""
+class AccountedJob(EndedJob):
+    """A job or array task that sacct remembers, or that squeue still shows after its end."""
 
-    state: str
-    exit_code: int | None
-    elapsed_s: float | None
-    node: str
     origin: Origin = Origin()
 
 
-Job = TypeVar("Job", LiveJob, EndedJob)
-
-
-@dataclass
-class OwnJobs:
-    """live, ended: by task id (``12`` or ``13_4``), no job but ours. squeue, sacct: whether they
-    answered (None: not asked). notes: why not, in words."""
-
-    live: dict[str, LiveJob] = field(default_factory=dict)
-    ended: dict[str, EndedJob] = field(default_factory=dict)
-    squeue: bool | None = None
-    sacct: bool | None = None
-    notes: list[str] = field(default_factory=list)
+Job = TypeVar("Job", QueuedJob, AccountedJob)
 
 
 @dataclass
 class Answer:
     """live, ended: by task id, every job that was listed under it, on whatever cluster and whoever
-    submitted it. silent: clusters whose squeue did not answer ('' for the default one). The rest
-    as in ``OwnJobs``."""
+    submitted it. squeue, sacct: whether they answered (None: not asked). notes: why not, in words.
+    silent: clusters whose squeue did not answer ('' for the default one)."""
 
-    live: dict[str, list[LiveJob]] = field(default_factory=dict)
-    ended: dict[str, list[EndedJob]] = field(default_factory=dict)
+    live: dict[str, list[QueuedJob]] = field(default_factory=dict)
+    ended: dict[str, list[AccountedJob]] = field(default_factory=dict)
     squeue: bool | None = None
     sacct: bool | None = None
     notes: list[str] = field(default_factory=list)
@@ -125,22 +79,24 @@ class Answer:
         self.notes += other.notes
         self.silent |= other.silent
 
-    def of(self, ids: Mapping[str, JobId]) -> OwnJobs:
+    def of(self, ids: Mapping[str, Identity]) -> StepJobs:
         """What of it are these jobs (task id → identity)."""
-        own = OwnJobs(squeue=self.squeue, sacct=self.sacct, notes=self.notes)
-        if self.squeue is not None and self.silent:
-            own.squeue = not any(job.cluster in self.silent for job in ids.values())
+        live, ended = dict[str, LiveJob](), dict[str, EndedJob]()
         for task, job in ids.items():
-            if (live := _ours(self.live, task, job)) is not None:
-                own.live[task] = live
-            if (ended := _ours(self.ended, task, job)) is not None:
-                own.ended[task] = ended
-        return own
+            if (waiting := _ours(self.live, task, job)) is not None:
+                live[task] = waiting
+            if (over := _ours(self.ended, task, job)) is not None:
+                ended[task] = over
+        silent = self.squeue is False
+        if self.silent:
+            silent = any(job.cluster in self.silent for job in ids.values())
+        return StepJobs(live, ended, self.squeue is not None, "squeue" if silent else "")
 
-    def submitted_with(self, wanted: JobId) -> dict[tuple[str, str], list[LiveJob | EndedJob]]:
+    def submitted_with(self, wanted: Identity
+                       ) -> dict[tuple[str, str], list[QueuedJob | AccountedJob]]:
         """(cluster to query, base id) → its tasks, of the jobs submitted with one script. Of any
         other job, and of one of which Slurm shows neither script nor log, nothing is known."""
-        found: dict[tuple[str, str], list[LiveJob | EndedJob]] = {}
+        found: dict[tuple[str, str], list[QueuedJob | AccountedJob]] = {}
         for jobs in (self.live, self.ended):
             for task, seen in jobs.items():
                 for job in seen:
@@ -151,7 +107,7 @@ class Answer:
         return found
 
 
-def _ours(jobs: Mapping[str, list[Job]], task: str, job: JobId) -> Job | None:
+def _ours(jobs: Mapping[str, list[Job]], task: str, job: Identity) -> Job | None:
     """Of the jobs of one id the one that is ``job``; of several attempts the last."""
     found = [seen for seen in jobs.get(task, ()) if job.owns(seen.origin)]
     return max(found, key=lambda seen: seen.origin.submitted or 0.0, default=None)
@@ -247,7 +203,7 @@ def _sacct(jobs: set[str], users: Iterable[str], since: float, cluster: str) -> 
                     timeout_s=SACCT_S)
 
 
-def ask_history(ids: Mapping[str, JobId]) -> list[tuple[str, EndedJob]] | None:
+def ask_history(ids: Mapping[str, Identity]) -> list[tuple[str, EndedJob]] | None:
     """Every attempt, requeued ones too, of these jobs (task id → identity): (task id, how it
     ended); None where accounting does not answer. One call for each cluster."""
     clusters: dict[str, set[str]] = {}
@@ -264,10 +220,10 @@ def ask_history(ids: Mapping[str, JobId]) -> list[tuple[str, EndedJob]] | None:
 
 def parse_squeue(
     text: str, cluster: str = ""
-) -> tuple[list[tuple[str, LiveJob]], list[tuple[str, EndedJob]]]:
+) -> tuple[list[tuple[str, QueuedJob]], list[tuple[str, AccountedJob]]]:
     """The lines of ``squeue_command``, each with its task id: what lives, what ended."""
-    jobs: list[tuple[str, LiveJob]] = []
-    over: list[tuple[str, EndedJob]] = []
+    jobs: list[tuple[str, QueuedJob]] = []
+    over: list[tuple[str, AccountedJob]] = []
     for line in text.split("\n"):
         values = {name: line[place].strip() for name, place in _PLACES.items()}
         if not _JOB.fullmatch(values["JobArrayID"]):  # a heading, a site's greeting
@@ -277,22 +233,24 @@ def parse_squeue(
         at = _known(values["Cluster"])
         origin = Origin(at, script, name, output, submitted=_moment(values["SubmitTime"]),
                         asked=at if several(cluster) else cluster)
-        if values["State"] in _OVER:
+        state, why = JobState(values["State"]), values["Reason"]
+        if state.is_terminal:
             code = _exit_code(values["exit_code"])
-            ended = EndedJob(values["State"], code, seconds(values["TimeUsed"]),
-                             values["NodeList"], origin)
+            ended = AccountedJob(state, code, seconds(values["TimeUsed"]), values["NodeList"],
+                                 origin)
             over += [(job, ended) for job in expand(values["JobArrayID"])]
             continue
-        live = LiveJob(
-            state=values["State"], reason=values["Reason"], elapsed_s=seconds(values["TimeUsed"]),
+        live = QueuedJob(
+            state, reasons.in_words(why), seconds(values["TimeUsed"]),
             start=_moment(values["StartTime"]), limit_s=seconds(values["TimeLimit"]),
             restarts=int(values["RestartCnt"]) if values["RestartCnt"].isdigit() else 0,
-            origin=origin)
+            after_others=why.startswith("Dependency"), never="DependencyNeverSatisfied" in why,
+            hold=reasons.hold(state, why), reason=why, origin=origin)
         jobs += [(job, live) for job in expand(values["JobArrayID"])]
     return jobs, over
 
 
-def parse_sacct(text: str) -> list[tuple[str, EndedJob]]:
+def parse_sacct(text: str) -> list[tuple[str, AccountedJob]]:
     """The lines of ``sacct_command``, each with its task id. (A name may hold the separator; then
     it reaches into the submit line, whose end counts.)"""
     jobs = []
@@ -300,12 +258,12 @@ def parse_sacct(text: str) -> list[tuple[str, EndedJob]]:
         parts = line.split("|", 8)
         if len(parts) < 5 or "." in parts[0] or not parts[0][:1].isdigit():
             continue
-        state = parts[1].split(" ")[0].rstrip("+")  # "CANCELLED by 1000"
+        state = JobState(parts[1].split(" ")[0].rstrip("+"))  # "CANCELLED by 1000"
         elapsed = float(parts[3]) if parts[3].isdigit() else None
         cluster, submitted, name, submit_line = (*parts[5:], "", "", "", "")[:4]
         origin = Origin(_known(cluster), name=name, line=_known(submit_line),
                         submitted=_moment(submitted))
-        ended = EndedJob(state, _exit_code(parts[2]), elapsed, parts[4], origin)
+        ended = AccountedJob(state, _exit_code(parts[2]), elapsed, parts[4], origin)
         jobs += [(job, ended) for job in expand(parts[0])]
     return jobs
 

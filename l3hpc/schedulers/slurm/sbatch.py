@@ -15,10 +15,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import current_user
+from l3hpc.schedulers.base import JobId, JobState, NotReachedError, OutcomeUnknownError
 from l3hpc.schedulers.slurm import queue
 from l3hpc.schedulers.slurm.commands import (
     call,
@@ -28,7 +30,7 @@ from l3hpc.schedulers.slurm.commands import (
     program_words,
     several,
 )
-from l3hpc.schedulers.slurm.identity import JobId
+from l3hpc.schedulers.slurm.identity import Identity
 
 TIMEOUT_S = 120.0
 LOOK_EVERY_S = 15.0  # while sbatch is silent: a job waits a minute for the task we give it
@@ -40,14 +42,6 @@ CANCEL_WAITS_S = (2.0, 5.0, 15.0)
 _SAID = re.compile(r"Submitted batch job (\d+)(?: on cluster ([\w.-]+))?")
 _BARE = re.compile(r"(\d+)(?:;([\w.-]+))?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-class NotReachedError(ClusterError):
-    """Slurm did not answer, and the queue shows that nothing was submitted."""
-
-
-class OutcomeUnknownError(ClusterError):
-    """Neither sbatch nor squeue shows whether the job was submitted."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +58,24 @@ class Submission:
     """
 
     command: Sequence[str]
-    wanted: JobId
+    wanted: Identity
     known: Callable[[], Collection[str]] = tuple
     say: Callable[[str], None] = lambda words: None
     pause: Callable[[float], None] = time.sleep
     give_up_s: float = field(default_factory=lambda: GIVE_UP_S)
+
+
+def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool,
+                   clusters: str = "", behind: Sequence[str] = ()) -> list[str]:
+    """The command that submits ``script``; dependencies stand here because the command line wins
+    over the environment and over the script."""
+    command = on_cluster(["sbatch", "--parsable"], clusters)
+    kinds = {"afterok": after, "afterany": behind}
+    if words := ",".join(":".join([kind, *ids]) for kind, ids in kinds.items() if ids):
+        command.append(f"--dependency={words}")
+    if after:
+        command.append(f"--kill-on-invalid-dep={'yes' if kill_on_invalid_dep else 'no'}")
+    return [*command, str(script)]
 
 
 def submit(submission: Submission) -> JobId:
@@ -226,24 +233,24 @@ def _search(submission: Submission, words: str, looks: Sequence[float]) -> JobId
 
 
 def _look(submission: Submission, *, ended: bool = False
-          ) -> list[tuple[JobId, list[queue.LiveJob | queue.EndedJob]]]:
+          ) -> list[tuple[JobId, list[queue.QueuedJob | queue.AccountedJob]]]:
     """Jobs of the script that are not on record, oldest first, with their tasks. A
     ``ClusterError`` where the queue does not answer. ended: also those that are over."""
     answer, known = queue.ask(current_user(), [submission.wanted.cluster]), submission.known()
-    found = [(replace(submission.wanted, id=number, cluster=cluster), tasks)
+    found = [(JobId(number, cluster), tasks)
              for (cluster, number), tasks in answer.submitted_with(submission.wanted).items()
              if number not in known
              and (ended or all(_is_alive(task) for task in tasks))]
     return sorted(found, key=lambda each: int(each[0].id))
 
 
-def _is_alive(task: queue.LiveJob | queue.EndedJob) -> bool:
+def _is_alive(task: queue.QueuedJob | queue.AccountedJob) -> bool:
     """Whether it waits or runs. One that was cancelled a moment ago is shown until it has ended."""
-    return isinstance(task, queue.LiveJob) and task.state != "COMPLETING"
+    return isinstance(task, queue.QueuedJob) and task.state is not JobState.COMPLETING
 
 
 def _taken(submission: Submission,
-           found: list[tuple[JobId, list[queue.LiveJob | queue.EndedJob]]], words: str
+           found: list[tuple[JobId, list[queue.QueuedJob | queue.AccountedJob]]], words: str
            ) -> JobId | None:
     """The job that was submitted after all. One that has run too long without its task is
     cancelled, and so is every other one but the first."""
@@ -268,8 +275,7 @@ def _cancel_twins(submission: Submission, job: JobId) -> None:
 def _placed(job: JobId, submission: Submission) -> JobId:
     """The job with its cluster: the one that sbatch names, or the only one it was sent to."""
     asked = submission.wanted.cluster
-    return replace(job, script=submission.wanted.script,
-                   cluster=job.cluster or ("" if several(asked) else asked))
+    return JobId(job.id, job.cluster or ("" if several(asked) else asked))
 
 
 def cancel(jobs: Sequence[JobId], run: str = "") -> None:
@@ -310,7 +316,8 @@ def _left(cluster: str, ids: list[str]) -> list[str] | None:
         live = queue.ask(current_user(), [cluster]).live
     except ClusterError:
         return None
-    left = {task for task, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}
+    left = {task for task, jobs in live.items() if any(job.state is not JobState.COMPLETING
+                                                        for job in jobs)}
     bases = {task.partition("_")[0] for task in left}
     return [job for job in ids if job in left or job in bases]
 

@@ -34,8 +34,8 @@ class JobArray:
 
 
 def apply(plan: Plan) -> bool:
-    """Whether a plan can have any: a sweep, on Slurm."""
-    return "grid" in plan.options and plan.profile.executor == "slurm"
+    """Whether a plan can have any: a sweep, where the scheduler takes them."""
+    return "grid" in plan.options and plan.profile.capabilities.step_arrays
 
 
 def find(plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, waiting: Collection[str]

@@ -1,4 +1,4 @@
-"""How many jobs a person may have in the queue, where sbatch says that there is no room.
+"""What a refusal of sbatch means: whether to wait, what to do about it, and whether waiting helps.
 
 A full queue is waited for. An array that is larger than the limit never fits, however long one
 waits.
@@ -13,10 +13,52 @@ from dataclasses import dataclass
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.errors import ClusterError
 from l3hpc.io.files import current_user
+from l3hpc.schedulers.base import DependencyGoneError, QueueFullError
 from l3hpc.schedulers.slurm import queue
 from l3hpc.schedulers.slurm.commands import call
 
 TIMEOUT_S = 20.0
+
+
+_FULL = ("AssocMaxSubmitJobLimit", "AssocGrpSubmitJobsLimit", "MaxSubmitJobsPerUser",
+         "QOSMaxSubmitJobPerUserLimit", "QOSMaxSubmitJobPerAccountLimit",
+         "MaxSubmitJobsPerAccount", "QOSGrpSubmitJobsLimit")
+_DEPENDENCY = "Job dependency problem"
+
+
+def classified(error: ClusterError) -> ClusterError:
+    """A refusal of sbatch as the error that says what can be done: wait, look again, or nothing."""
+    hint = error.hint or hint_for(error.message)
+    if any(word in error.message for word in _FULL):
+        return QueueFullError(error.message, hint=hint)
+    if _DEPENDENCY in error.message:
+        return DependencyGoneError(error.message, hint=hint)
+    error.hint = hint
+    return error
+
+
+def hint_for(words: str) -> str:
+    """What to do about a refusal of sbatch, where that can be told from its words."""
+    hints = {
+        "invalid partition": "Set partition: of the profile in cluster.yaml; `sinfo` lists them.",
+        "invalid account": "Set account: of the profile in cluster.yaml to one of yours: "
+                           "sacctmgr show associations user=$USER",
+        "invalid qos": "Set qos: of the profile in cluster.yaml.",
+        "node configuration is not available": "No node has all of that: ask for less with --set "
+                                               "STEP.mem=…, STEP.cpus=… or STEP.gpus=…, or look at "
+                                               "gpu_type: and constraint: (sinfo -o '%P %G %f').",
+        "job dependency problem": "Look at what it waits for: l3hpc status; then l3hpc resume.",
+        "time limit": "Ask for less time with --set STEP.time=…, or another partition.",
+        "gres": "Set gpu_request: and gpu_type: of the profile in cluster.yaml.",
+        "invalid job array": "Set limits.array in cluster.yaml to MaxArraySize "
+                             "(scontrol show config).",
+        "memory specification": "Set memory_request: of the profile in cluster.yaml.",
+    }
+    lowered = words.lower()
+    for part, hint in hints.items():
+        if part in lowered:
+            return hint
+    return "Check the profile in cluster.yaml: l3hpc config show; l3hpc doctor"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""What can be asked of the scheduler that a cluster profile names (``executor``), as plain facts.
+
+They lie beneath the schedulers themselves because planning and previews ask them too. A scheduler
+registers its own with ``schedulers.register``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from l3hpc.errors import InputError
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a scheduler can do, and what it needs.
+
+    Attributes
+    ----------
+    remote : bool
+        Jobs run on other machines than the one that submits them: these must see the workspace, may
+        have another Python, and their hours are somebody's budget.
+    runner : bool
+        No daemon starts the jobs: the submitting command does, or leaves a runner behind.
+    accounting : bool
+        It remembers attempts that ended without a result.
+    step_arrays : bool
+        Steps of a sweep can go to it together, as one job array.
+    after_end : bool
+        A job can wait until others have ended, whether they succeeded or not.
+    clusters : bool
+        A site may have several clusters, and a job names the one it is meant for.
+    """
+
+    remote: bool = True
+    runner: bool = False
+    accounting: bool = False
+    step_arrays: bool = False
+    after_end: bool = False
+    clusters: bool = False
+
+
+LOCAL, SLURM = "local", "slurm"
+KNOWN = {
+    LOCAL: Capabilities(remote=False, runner=True),
+    SLURM: Capabilities(accounting=True, step_arrays=True, after_end=True, clusters=True),
+}
+
+
+def of(executor: str) -> Capabilities:
+    """The capabilities of a scheduler; an ``InputError`` for one that is not known here."""
+    try:
+        return KNOWN[executor]
+    except KeyError:
+        raise InputError(f"there is no executor {executor!r}",
+                         allowed=f"valid: {', '.join(KNOWN)}") from None
