@@ -8,66 +8,147 @@ them all; the standardisation is folded into the d × d matrix afterwards.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from l3hpc.arrays.passes import steady_blas
+from l3hpc.arrays.rows import as_rows
 from l3hpc.errors import InputError
 from l3hpc.reduction.moments import Moments, moments
 from l3hpc.reduction.projection import Projection
 
 MODES = ("float64", "float32")
 SAME_SIZE = 1e-3
+NOISE = 10 * np.finfo(np.float64).eps
 
 
-class StreamingPCA:
+class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """StandardScaler and PCA of rows that come in blocks; the result does not depend on the cuts.
+
+    An estimator of scikit-learn, for pipelines, ``clone`` and ``get_params``. X may be one array,
+    an HDF5 dataset, any ``Rows``, or an iterable of chunks, arrays (m, d) cut in any way.
 
     Parameters
     ----------
-    n_components: directions to keep, 1 to the number of columns (None: all).
-    mode: 'float64' (eigenvalues agree with an in-memory float64 PCA to 1e-8 relative) or 'float32'
-        (block products in single precision, sums in double: 1e-5, in about half the time). Errors
+    n_components : int, optional
+        Directions to keep, 1 to the number of columns (None: all).
+    mode : {'float64', 'float32'}
+        'float64': eigenvalues agree with an in-memory float64 PCA to 1e-8 relative. 'float32':
+        block products in single precision, sums in double: 1e-5, in about half the time. Errors
         are relative to each eigenvalue, down to 1e-7 (float32: 1e-3) of the largest; below, an
         error of about 1e-15 (1e-8) of the largest remains.
-    standardize: divide each column by its standard deviation (as published); False only centres.
+    standardize : bool
+        Divide each column by its standard deviation (as published); False only centres.
 
-    Attributes after ``fit``
-    ------------------------
-    mean_, scale_: (d,) column means and standard deviations (population, as StandardScaler; 1 for a
-        constant column).
-    components_: (n_components, d), orthonormal rows; the leading entry of each (see ``signs``) is
-        positive.
-    explained_variance_: (n_components,) descending variances (sample, n − 1) of the scores.
-    explained_variance_ratio_: the same as parts of total_variance_.
-    spectrum_: (d,) the same parts for all directions, also those that are not kept.
-    n_samples_: rows seen.
+    Attributes
+    ----------
+    mean_, scale_ : ndarray, shape (d,)
+        Column means and standard deviations (population, as StandardScaler; 1 for a constant
+        column).
+    components_ : ndarray, shape (n_components, d)
+        Orthonormal rows; the leading entry of each (see ``signs``) is positive.
+    explained_variance_ : ndarray, shape (n_components,)
+        Descending variances (sample, n − 1) of the scores.
+    explained_variance_ratio_ : ndarray, shape (n_components,)
+        The same as parts of ``total_variance_``.
+    spectrum_ : ndarray, shape (d,)
+        The same parts for all directions, also those that are not kept.
+    n_samples_ : int
+        Rows seen.
+
+    References
+    ----------
+    .. [1] T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for computing the sample variance:
+       analysis and recommendations", The American Statistician 37 (1983).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.reduction import StreamingPCA
+    >>> x = np.random.default_rng(0).normal(size=(100, 3)) @ np.diag([1.0, 2.0, 3.0])
+    >>> whole = StreamingPCA(2).fit(x)
+    >>> chunks = StreamingPCA(2).fit(x[start:start + 30] for start in range(0, 100, 30))
+    >>> bool((whole.components_ == chunks.components_).all())
+    True
+    >>> whole.transform(x).shape
+    (100, 2)
     """
+
+    n_features_in_: int
 
     def __init__(
         self, n_components: int | None = None, mode: str = "float64", *, standardize: bool = True,
     ) -> None:
-        if mode not in MODES:
-            raise InputError(f"unknown mode {mode!r}", allowed=f"valid: {', '.join(MODES)}")
-        if n_components is not None and n_components < 1:
-            raise InputError(f"cannot keep {n_components} components", allowed="1 or more")
         self.n_components = n_components
         self.mode = mode
         self.standardize = standardize
 
     def fit(
-        self, chunks: Iterable[np.ndarray], on_rows: Callable[[int], None] | None = None,
+        self, X: Any, y: None = None, *, on_rows: Callable[[int], None] | None = None,  # noqa: N803
         threads: int | None = None,
     ) -> StreamingPCA:
-        """One pass over ``chunks``: arrays (m, d) of numbers; ``threads`` as in ``moments``.
+        """Fit in one pass over the rows.
 
-        ``on_rows`` is told the number of rows of each block that is done. Raises ``InputError`` for
-        fewer than two rows, fewer rows or columns than components, rows of different lengths, and
-        NaN or infinite values.
+        Parameters
+        ----------
+        X
+            Rows of d numbers: one array (n, d), an HDF5 dataset, ``Rows``, or chunks (m, d).
+        y
+            Ignored.
+        on_rows
+            Is called with the number of rows of each block that is done.
+        threads
+            None: one per core. The result does not depend on it.
+
+        Raises
+        ------
+        InputError
+            For fewer than two rows, fewer rows or columns than components, chunks of different
+            row lengths, and NaN or infinite values. scikit-learn's own checks of one array raise
+            ``ValueError``.
         """
-        kind = np.float32 if self.mode == "float32" else np.float64
-        self._solve(moments(chunks, kind, on_rows, threads))
+        self._check_params()
+        found = self._moments_of(X, on_rows, threads, reset=True, least=2)
+        self._solve(found)
+        self._moments = found
         return self
+
+    def partial_fit(self, X: Any, y: None = None) -> StreamingPCA:  # noqa: N803
+        """Take more rows in. The result is that of one ``fit`` to all rows, to rounding.
+
+        It can be used as soon as there are two rows, and as many as components.
+        """
+        self._check_params()
+        known = getattr(self, "_moments", None)
+        found = self._moments_of(X, None, None, reset=known is None, least=1)
+        self._moments = found if known is None else together(known, found)
+        if self._moments.count >= max(2, self.n_components or 0):
+            self._solve(self._moments)
+        return self
+
+    def _check_params(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"unknown mode {self.mode!r}", allowed=f"valid: {', '.join(MODES)}")
+        if self.n_components is not None and self.n_components < 1:
+            raise InputError(f"cannot keep {self.n_components} components", allowed="1 or more")
+
+    def _moments_of(self, x: Any, on_rows: Callable[[int], None] | None, threads: int | None, *,
+                    reset: bool, least: int) -> Moments:
+        kind = np.float32 if self.mode == "float32" else np.float64
+        chunks = _chunks(x)
+        if chunks is None:
+            return moments([_validated(self, x, reset=reset, least=least)], kind, on_rows, threads)
+        found = moments(chunks, kind, on_rows, threads)
+        dim = len(found.mean)
+        if not reset and dim != self.n_features_in_:
+            raise InputError(f"X has {dim} features, but StreamingPCA is expecting "
+                             f"{self.n_features_in_} features as input")
+        self.n_features_in_ = dim
+        return found
 
     def _solve(self, found: Moments) -> None:
         n, d = found.count, len(found.mean)
@@ -79,8 +160,7 @@ class StreamingPCA:
                              allowed=f"at most {min(n, d)}")
         self.mean_ = found.mean
         deviation = np.sqrt(np.maximum(np.diag(found.scatter), 0.0) / n)
-        noise = 10 * np.finfo(np.float64).eps
-        constant = found.constant | (deviation <= noise * np.abs(self.mean_))
+        constant = found.constant | (deviation <= NOISE * np.abs(self.mean_))
         self.scale_ = np.ones(d)
         if self.standardize:
             self.scale_[~constant] = deviation[~constant]
@@ -99,11 +179,76 @@ class StreamingPCA:
         self.explained_variance_ratio_ = self.spectrum_[:kept].copy()
         self.n_samples_ = n
 
-    def transform(self, x: np.ndarray) -> np.ndarray:
-        """Scores of rows (m, d): (m, n_components), float32 for float32 rows, else float64."""
-        if not hasattr(self, "components_"):
-            raise InputError("this PCA is not fitted yet")
-        return Projection(self.mean_, self.scale_, self.components_).transform(x)
+    def transform(self, X: Any) -> np.ndarray:  # noqa: N803
+        """Scores of rows.
+
+        Parameters
+        ----------
+        X
+            Rows as for ``fit``.
+
+        Returns
+        -------
+        ndarray, shape (n, n_components)
+            float32 for float32 rows, else float64.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        check_is_fitted(self, "components_")
+        projection = Projection(self.mean_, self.scale_, self.components_)
+        chunks = _chunks(X)
+        if chunks is None:
+            return projection.transform(_validated(self, X, reset=False, least=0))
+        return np.concatenate([np.empty((0, projection.kept), np.float32),
+                               *(projection.transform(chunk) for chunk in chunks)])
+
+    def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
+        """Rows (n, d) whose scores are X (n, n_components), as near as the components allow."""
+        check_is_fitted(self, "components_")
+        return np.asarray(X) @ self.components_ * self.scale_ + self.mean_
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+
+def together(one: Moments, other: Moments) -> Moments:
+    """The moments of the rows of both."""
+    count = one.count + other.count
+    apart = other.mean - one.mean
+    constant = one.constant & other.constant & (np.abs(apart) <= NOISE * np.abs(one.mean))
+    return replace(
+        one, count=count, mean=one.mean + apart * (other.count / count), constant=constant,
+        scatter=one.scatter + other.scatter
+        + np.outer(apart, apart) * (one.count * other.count / count))
+
+
+def _chunks(x: Any) -> Iterable[np.ndarray] | None:
+    """The chunks of anything that is not one array; None for an array or what becomes one."""
+    if callable(x) and not hasattr(x, "shape"):
+        return x()
+    if hasattr(x, "take") and hasattr(x, "chunks") or type(x).__module__.startswith("h5py."):
+        return as_rows(x).chunks()
+    if isinstance(x, (list, tuple)):
+        return x if len(x) and all(np.ndim(one) == 2 for one in x[:1]) else None
+    if hasattr(x, "__iter__") and not hasattr(x, "__array__") and not hasattr(x, "shape") \
+            and not isinstance(x, (str, bytes)):
+        return x
+    return None
+
+
+def _validated(estimator: StreamingPCA, x: Any, *, reset: bool, least: int) -> np.ndarray:
+    """One array as scikit-learn checks it; notes (``reset``) or compares its number of columns."""
+    options: dict[str, Any] = {"reset": reset, "dtype": [np.float64, np.float32],
+                               "ensure_min_samples": least}
+    try:
+        from sklearn.utils.validation import validate_data
+    except ImportError:  # before scikit-learn 1.6
+        return np.asarray(estimator._validate_data(x, **options))
+    return np.asarray(validate_data(estimator, x, **options))
 
 
 def signs(vectors: np.ndarray) -> np.ndarray:

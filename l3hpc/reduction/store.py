@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -22,9 +22,11 @@ from l3hpc.datasets.embeddings import APPROXIMATIONS, reduced_key
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json, write_bytes
 from l3hpc.io.hdf5 import attributes, numbers, open_hdf5
-from l3hpc.reduction.pca import StreamingPCA
 from l3hpc.reduction.projection import Projection
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
+
+if TYPE_CHECKING:
+    from l3hpc.reduction.pca import StreamingPCA
 
 FORMAT = "l3hpc-phi"
 VERSION = 1

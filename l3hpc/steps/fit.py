@@ -140,7 +140,7 @@ def _learn(params: Params, source: Any, rows: int, task: Task) -> Any:
         from l3hpc.reduction.pca import StreamingPCA
 
         pca = StreamingPCA(params.emb_dim, mode=params.mode)
-        pca.fit(source.chunks(params.chunk), task.progress.advance, task.threads)
+        pca.fit(source.chunks(params.chunk), on_rows=task.progress.advance, threads=task.threads)
         return Phi.from_pca(pca, fingerprint=fingerprint, teacher=teacher)
     import numpy as np
 
