@@ -44,13 +44,13 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     Steps whose results exist are not computed again. On 'local' the jobs run here, in
     the foreground unless --detach. Options that a pipeline does not offer are refused.
     """
+    from l3hpc import schedulers
     from l3hpc.pipelines import cost, preview, sweep
     from l3hpc.pipelines.from_options import plan_from_options
-    from l3hpc.schedulers.slurm import partitions
 
     try:
         plan, swept = plan_from_options(pipeline, values)
-        unchecked = partitions.Check(plan.profile).refuse(plan) if dry_run else ""
+        unchecked = schedulers.of(plan.profile, plan.workspace).validate(plan) if dry_run else ""
     except InputError as error:
         raise _nothing_submitted(error) from None
     note_unused(plan.profile)
