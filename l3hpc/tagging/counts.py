@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
+
+from l3hpc.errors import InputError
 
 LOWEST_THRESHOLD = 0.01
 
@@ -188,6 +191,105 @@ def f1_at_half(counts: Counts) -> np.ndarray:
     precision, recall = (values[..., place] for values in precision_recall(counts))
     both = precision * recall
     return np.asarray(2 * both / np.where(both > 0, precision + recall, 1.0))
+
+
+def average_precision(truth: npt.ArrayLike, score: npt.ArrayLike) -> float | np.ndarray:
+    """Average precision of scores: Σ (R_i − R_{i−1}) P_i over thresholds, from the highest down.
+
+    P_i and R_i are precision and recall where a clip counts as tagged if its score is at least
+    threshold i; clips of equal score come in together. Nothing is interpolated: the definition of
+    ``sklearn.metrics.average_precision_score``.
+
+    Parameters
+    ----------
+    truth
+        Shape (clips,) or (clips, tags): 1 or True where the clip has the tag, else 0.
+    score
+        The same shape: finite numbers of any scale, larger where the tag is more likely.
+
+    Returns
+    -------
+    float or ndarray of float64, shape (tags,)
+        Values in (0, 1]; NaN for a tag that no clip has.
+
+    Raises
+    ------
+    InputError
+        For shapes that do not match, a truth other than 0 and 1, and scores that are not finite.
+
+    Examples
+    --------
+    >>> from l3hpc.tagging import average_precision
+    >>> round(average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 4)
+    0.8333
+    """
+    right, values = _arrays(truth, score, (1, 2))
+    if right.ndim == 2:
+        return np.array([average_precision(*columns)
+                         for columns in zip(right.T, values.T, strict=True)], np.float64)
+    if not right.any():
+        return float("nan")
+    order = np.argsort(-values, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(values[order])), len(order) - 1)
+    hits = np.cumsum(right[order])[ends]
+    return float((np.diff(hits, prepend=0) / hits[-1]) @ (hits / (ends + 1)))
+
+
+def micro_auprc(truth: npt.ArrayLike, score: npt.ArrayLike) -> float:
+    """Area under the precision-recall curve of all tags together, as the DCASE evaluation has it.
+
+    ``evaluate`` gives this number for the coarse level of a predictions file. It differs from
+    ``average_precision`` of all numbers together: thresholds are 1 and every score from 0.01 up;
+    the points are joined by straight lines, from (recall 0, precision 1) to (1, 0); and where
+    nothing is predicted, precision is 0.
+
+    Parameters
+    ----------
+    truth
+        Shape (clips, tags): 1 or True where the clip has the tag, else 0.
+    score
+        Shape (clips, tags): probabilities, 0 to 1.
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Raises
+    ------
+    InputError
+        For shapes that do not match, a truth other than 0 and 1, a truth without any tag, and
+        scores outside 0 to 1.
+
+    Examples
+    --------
+    >>> from l3hpc.tagging import micro_auprc
+    >>> micro_auprc([[1, 0], [0, 1]], [[1.0, 0.0], [0.0, 1.0]])
+    1.0
+    """
+    right, values = _arrays(truth, score, (2,))
+    if not right.any():
+        raise InputError("no clip has any tag: there is nothing to find")
+    if values.min() < 0 or values.max() > 1:
+        raise InputError(f"scores go from {values.min():g} to {values.max():g}",
+                         allowed="probabilities: 0 to 1")
+    return float(area(union([CategoryEvents(right[:, [tag]], values[:, [tag]])
+                             for tag in range(right.shape[1])]).count()))
+
+
+def _arrays(truth: npt.ArrayLike, score: npt.ArrayLike,
+            dims: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Truth as bool and scores as float64, checked."""
+    right, values = np.asarray(truth), np.asarray(score, np.float64)
+    if right.shape != values.shape or right.ndim not in dims:
+        raise InputError(f"truth has shape {right.shape}, scores have shape {values.shape}",
+                         allowed="two arrays of shape (clips, tags)"
+                         + (" or (clips,)" if 1 in dims else ""))
+    if not np.isin(right, (0, 1)).all():
+        raise InputError("truth holds other values than 0 and 1")
+    if not np.isfinite(values).all():
+        raise InputError("scores hold NaN or infinite values")
+    return right.astype(bool), values
 
 
 def _changes(rising: np.ndarray, *groups: tuple[np.ndarray, np.ndarray, int]) -> Changes:
