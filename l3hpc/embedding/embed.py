@@ -257,14 +257,14 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
     loaded = model if isinstance(model, Model) else load_model(model)
     hop_samples(loaded.rate, settings.hop_size)
     names = [None] if single else [f"audio[{number}]" for number in range(len(audios))]
-    found = _Call(loaded, settings, on_batch).embed(audios, rates, names)
+    found = _Request(loaded, settings, on_batch).embed(audios, rates, names)
     if single:
         return found[0]
     return [one for one, _ in found], [one for _, one in found]
 
 
-class _Call:
-    """One call's model and settings."""
+class _Request:
+    """Model and settings of one call of ``get_embedding``."""
 
     def __init__(self, model: Model, settings: Settings,
                  on_batch: Callable[[int], None] | None) -> None:

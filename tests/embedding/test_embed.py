@@ -375,3 +375,9 @@ def test_embeddings_that_are_not_finite_are_refused(model, sound):
     broken.runner.embed = lambda frames, *_: np.full((len(frames), 5), np.nan)
     with pytest.raises(InputError, match=r"student\.h5: the network gives numbers that are not"):
         get_embedding(sound(2), 8000, broken)
+
+
+def test_programs_of_earlier_versions_find_the_names_they_import():
+    from l3hpc.embedding import call, embed
+
+    assert call.AudioWarning is embed.AudioWarning and call.get_embedding is embed.get_embedding
