@@ -42,7 +42,7 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show; write nothin
 @tab_option("Tab of the row [default: where it is].", multiple=False)
 @_JSON
 def restore(key: str, options: Options, tab_name: str | None, as_json: bool) -> None:
-    """Write a row again that someone deleted from the sheet. KEY is the end of the row's key."""
+    """Restore a row that was deleted from the sheet. KEY is the end of the row's key."""
     from l3hpc.ledger.sheets.sync import sync as sync_once
 
     store, sheets = sheets_at(options)
@@ -108,7 +108,7 @@ def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[d
             click.echo(f"  line {number}: {beginning}…")
     free = [one for one in found if one.lines and not one.busy]
     kept = {}
-    if free and (yes or asks and click.confirm("take the damaged lines out?")):
+    if free and (yes or asks and click.confirm("remove the damaged lines?")):
         kept = {one.path: str(journal_repair.repair(one)) for one in free}
         for path in kept.values() if not quiet else ():
             click.echo(f"kept as it was: {path}")
@@ -181,7 +181,7 @@ def _differences(plan: Plan, deleted: list[Row]) -> tuple[list[dict[str, Any]],
 @_YES
 @_JSON
 def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Take rows that people typed or pasted into the sheet into the journal."""
+    """Adopt rows that people typed or pasted into the sheet."""
     import getpass
 
     from l3hpc.ledger.schema import TABS, tab_named
@@ -197,7 +197,7 @@ def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_
         if not found:
             click.echo("no rows of others")
     take = bool(found) and not dry_run and (
-        yes or not as_json and click.confirm(f"take {len(found)} rows into the journal?"))
+        yes or not as_json and click.confirm(f"adopt {len(found)} rows?"))
     if take:
         adopt_rows(store, found, getpass.getuser())
     if as_json:
@@ -212,7 +212,7 @@ def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_
 @_DRY_RUN
 @_JSON
 def compact(options: Options, dry_run: bool, as_json: bool) -> None:
-    """Make one small file of the journals of closed runs. Every record stays in it.
+    """Merge the journals of closed runs into one small file. No record is lost.
 
     A run is closed when its rows are finished or failed and nothing was written for an hour, or
     when it has been silent for thirty days.

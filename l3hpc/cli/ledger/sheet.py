@@ -28,10 +28,10 @@ from l3hpc.cli.ledger.common import (
     "l3hpc ledger init --sheet https://docs.google.com/spreadsheets/d/1AbC… --key-file key.json",
     "l3hpc ledger init --tab distillation     one tab more"))
 @sheet_options
-@tab_option("Tabs to make [default: embedding_approx_mse, sonyc_ust and those with rows].")
+@tab_option("Tabs to create [default: embedding_approx_mse, sonyc_ust and those with rows].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
-    """Make or complete the tabs of the sheet: header, columns, frozen row, protection, filter view.
+    """Create or complete the sheet's tabs: header, columns, frozen row, protection, filter view.
 
     A person makes the spreadsheet and shares it (Editor) with the service account's address.
     Nothing below a header is touched; a tab with another header is refused.

@@ -166,7 +166,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
 @workspace_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(options: Options, as_json: bool) -> None:
-    """Show what waits for the sheet, the last sync, conflicts and damaged journals."""
+    """Show what has not reached the sheet yet, the last sync, conflicts and damaged journals."""
 
     from l3hpc.console.formatting import age
     from l3hpc.ledger import store as stores
