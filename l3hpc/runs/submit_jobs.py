@@ -11,7 +11,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from l3hpc import schedulers
@@ -42,21 +42,67 @@ DEPENDENCY_S = (0, 0.5, 1, 2, 4)  # a job left Slurm's memory between our look a
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
-@dataclass(frozen=True)
-class _Handing:
-    """What every submission of one run needs. record: kept up to date with each job."""
+@dataclass
+class _HandOver:
+    """The jobs of one run on their way to the scheduler.
 
-    waits: Dependencies
+    Attributes
+    ----------
+    record : RunRecord
+        Kept up to date with each job.
+    since : float
+        When it began, unix seconds.
+    submitted : list of JobId
+        What has been submitted so far.
+    """
+
+    plan: Plan
     record: RunRecord
-    progress: Progress
+    waits: Dependencies
     scheduler: Scheduler
+    progress: Progress
+    since: float = field(default_factory=time.time)
+    submitted: list[JobId] = field(default_factory=list)
 
     @property
     def placed(self) -> str | None:
         """The cluster that has the last job of the run; None where there is none yet."""
-        own = [attempt.cluster for entry in self.record.steps
-               for attempt in entry.attempts]
+        own = [attempt.cluster for entry in self.record.steps for attempt in entry.attempts]
         return own[-1] if own else None
+
+    def array(self, array: job_arrays.JobArray) -> None:
+        """Submit several steps as one array, a task for each."""
+        write_text(array.script, array.text, durable=False)
+        calls = [_call(self.plan.step_folder(name), 0, index)
+                 for index, name in enumerate(array.names)]
+        with _ctrl_c(signal.SIG_BLOCK):
+            job = _submit(self, array.steps[0], array.script, calls)
+            self._note(job, {name: _attempt(replace(job, id=f"{job.id}_{index}"), array.script)
+                             for index, name in enumerate(array.names)}, first=True)
+        self.progress.advance(1)
+
+    def step(self, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]) -> None:
+        """Submit the scripts of one step."""
+        if len(texts) > 1:
+            self.progress.note(f"{step.name}: {step.tasks:,} tasks in {len(texts)} arrays")
+        folder = self.plan.step_folder(step.name)
+        for number, (part, text) in enumerate(texts):
+            script = folder.script(number)
+            calls = [_call(folder, task, task - part.offset) for task in part.tasks]
+            with _ctrl_c(signal.SIG_BLOCK):
+                job = _submit(self, step, script, calls)
+                self._note(job, {step.name: _attempt(job, script, part, text)}, first=number == 0)
+            self.progress.advance(1)
+
+    def _note(self, job: JobId, attempts: Mapping[str, Attempt], *, first: bool) -> None:
+        """Put what was submitted on record. first: of this submission of the step."""
+        self.submitted.append(job)
+        records.note_attempts(self.plan.workspace, self.plan.run, attempts, first=first)
+        for name, attempt in attempts.items():
+            entry = records.step(self.record, name)
+            if attempt.job in {each.job for each in entry.attempts}:  # Slurm counts from 1 again
+                markers.forget(self.plan.step_folder(name).markers, self.since)
+            records.add_attempt(entry, attempt, first=first)
 
 
 def write_scripts(folder: StepFolder, texts: Sequence[tuple[scripts.Part, str]]) -> None:
@@ -91,74 +137,55 @@ def hand_over(
     dict of str to str
         The steps that were left out, and why.
     """
-    since, submitted, left = time.time(), list[JobId](), dict[str, str]()
-    entries = {entry.name: entry for entry in record.steps}
-    handing = _Handing(Dependencies(plan, record, elsewhere or {}), record, progress,
-                       schedulers.of(plan.profile, plan.workspace))
+    now = _HandOver(plan, record, Dependencies(plan, record, elsewhere or {}),
+                    schedulers.of(plan.profile, plan.workspace), progress)
     arrays = {one.names[0]: one
               for one in arrays_of(plan, steps, texts, {*texts, *alive}, elsewhere or {})}
     behind = {name for one in arrays.values() for name in one.names[1:]}  # go with the first one
+    chosen = [step for step in steps if step.name in texts and step.name not in behind]
+    left: dict[str, str] = {}
     progress.start("submitting", sum(map(len, texts.values())) - len(behind), "jobs")
-
-    def note(job: JobId, attempts: dict[str, Attempt], first: bool) -> None:
-        submitted.append(job)
-        records.note_attempts(plan.workspace, plan.run, attempts, first=first)
-        for name, attempt in attempts.items():
-            if attempt.job in {each.job for each in entries[name].attempts}:
-                markers.forget(plan.step_folder(name).markers, since)
-            records.add_attempt(entries[name], attempt, first=first)
-
     try:
-        for step in steps:
-            if step.name not in texts or step.name in behind:
-                continue
+        for step in chosen:
+            array = arrays.get(step.name)
             try:
-                if step.name in arrays:
-                    array = arrays[step.name]
-                    with _ctrl_c(signal.SIG_BLOCK):
-                        job = _submit_array(plan, array, handing)
-                        note(job, {
-                            name: _attempt(replace(job, id=f"{job.id}_{index}"), array.script)
-                            for index, name in enumerate(array.names)}, True)
-                    progress.advance(1)
-                    continue
-                if len(texts[step.name]) > 1:
-                    progress.note(f"{step.name}: {step.tasks:,} tasks in "
-                                  f"{len(texts[step.name])} arrays")
-                for number, (part, text) in enumerate(texts[step.name]):
-                    with _ctrl_c(signal.SIG_BLOCK):
-                        job = _submit_part(plan, step, part, number, handing)
-                        script = plan.step_folder(step.name).script(number)
-                        note(job, {step.name: _attempt(job, script, part, text)}, number == 0)
-                    progress.advance(1)
+                if array is not None:
+                    now.array(array)
+                else:
+                    now.step(step, texts[step.name])
             except ParentFailed as error:
-                names = arrays[step.name].names if step.name in arrays else [step.name]
-                left |= dict.fromkeys(names, error.message)
-        if left and not submitted:
-            step = next(one for one in steps if one.name in left)
+                left |= dict.fromkeys(array.names if array else [step.name], error.message)
+        if left and not now.submitted:
+            step = next(one for one in chosen if one.name in left)
             raise InputError(left[step.name],
                              hint=f"Finish that first: {command_line('resume', plan.run)}")
         record.state, record.note = RunState.SUBMITTED, ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
-        refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
-                              allowed=error.allowed)
         with _ctrl_c(signal.SIG_BLOCK):
-            if isinstance(error, OutcomeUnknownError) or \
-                    isinstance(error, NotReachedError) and submitted:
-                _leave(plan, record, step, refusal, since)
-            else:
-                kept = _take_back(plan, record, submitted, refusal, before, since)
-                if isinstance(error, ClusterError):
-                    refusal.allowed = kept or refusal.allowed or "nothing was submitted"
-        raise refusal from None
+            raise _refusal(now, step, error, before) from None
     except BaseException as error:
         with _ctrl_c(signal.SIG_BLOCK):
-            _take_back(plan, record, submitted, error, before, since)
+            _take_back(now, error, before)
         raise
     finally:
         progress.finish()
     return left
+
+
+def _refusal(now: _HandOver, step: PlannedStep, error: L3hpcError, before: RunState | None
+             ) -> L3hpcError:
+    """The error for a person, once what was submitted is taken back, where that is possible."""
+    refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
+                          allowed=error.allowed)
+    if isinstance(error, OutcomeUnknownError) or isinstance(error, NotReachedError) \
+            and now.submitted:
+        _leave(now, step, refusal)
+        return refusal
+    kept = _take_back(now, refusal, before)
+    if isinstance(error, ClusterError):
+        refusal.allowed = kept or refusal.allowed or "nothing was submitted"
+    return refusal
 
 
 def arrays_of(
@@ -178,29 +205,14 @@ def _call(folder: StepFolder, task: int, index: int) -> Call:
     return Call(TaskCall(str(folder.config), task), folder.logs, task, index)
 
 
-def _submit_part(
-    plan: Plan, step: PlannedStep, part: scripts.Part, number: int, handing: _Handing,
-) -> JobId:
-    folder = plan.step_folder(step.name)
-    calls = [_call(folder, task, task - part.offset) for task in part.tasks]
-    return _submit(plan, step, folder.script(number), calls, handing)
-
-
-def _submit_array(plan: Plan, array: job_arrays.JobArray, handing: _Handing) -> JobId:
-    """One task for each step."""
-    write_text(array.script, array.text, durable=False)
-    calls = [_call(plan.step_folder(name), 0, index)
-             for index, name in enumerate(array.names)]
-    return _submit(plan, array.steps[0], array.script, calls, handing)
-
-
-def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call],
-            handing: _Handing) -> JobId:
+def _submit(now: _HandOver, step: PlannedStep, script: Path, calls: Sequence[Call]) -> JobId:
     """Submit one script; wait where there is no room in the queue for it now.
 
     For room without an end: jobs of this very run may have to end first, which takes as long as
     they do. (``sbatch`` asks a busy controller again.)
     """
+    plan = now.plan
+
     def pause(seconds: float) -> None:
         with _ctrl_c(signal.SIG_UNBLOCK):
             submission_lock.pause(plan.workspace, plan.run, seconds)
@@ -209,25 +221,25 @@ def _submit(plan: Plan, step: PlannedStep, script: Path, calls: Sequence[Call],
     told = ""
     while True:
         submission_lock.check(plan.workspace, plan.run)
-        after = handing.waits.of(step, [call.task for call in calls])
+        after = now.waits.of(step, [call.task for call in calls])
         try:
-            return handing.scheduler.submit(JobRequest(
+            return now.scheduler.submit(JobRequest(
                 script, plan.run, step, tuple(calls), after.ok, after.ended,
-                cluster=plan.profile.slurm_clusters or handing.record.clusters,
-                placed=handing.placed, refused=full, pause=pause,
+                cluster=plan.profile.slurm_clusters or now.record.clusters,
+                placed=now.placed, refused=full, pause=pause,
                 max_timeouts=requeue_policy.of(plan.profile, step).time,
                 known=lambda: _known(records.read(plan.workspace, plan.run)),
-                say=lambda words: handing.progress.note(f"{step.name}: {words}")))
+                say=lambda words: now.progress.note(f"{step.name}: {words}")))
         except QueueFullError as error:
             if told != error.message:
                 told = error.message
-                handing.progress.note(f"{step.name}: {told}: trying again until there is room")
+                now.progress.note(f"{step.name}: {told}: trying again until there is room")
             pause(LIMIT_S[min(full, len(LIMIT_S) - 1)])
             full += 1
         except DependencyGoneError:
             if gone >= len(DEPENDENCY_S):
                 raise
-            handing.waits.look_again()
+            now.waits.look_again()
             pause(DEPENDENCY_S[gone])
             gone += 1
 
@@ -246,12 +258,12 @@ def _attempt(job: JobId, script: Path, part: scripts.Part | None = None, text: s
         cluster=job.cluster)
 
 
-def _leave(plan: Plan, record: RunRecord, step: PlannedStep, error: L3hpcError, since: float
-           ) -> None:
+def _leave(now: _HandOver, step: PlannedStep, error: L3hpcError) -> None:
     """Slurm is out of reach, so that nothing can be taken back: what was submitted stays, and the
     record keeps how far it came."""
+    plan, record = now.plan, now.record
     there = [f"{entry.name} {entry.attempts[-1].job}" for entry in record.steps
-             if entry.attempts and entry.attempts[-1].time >= since]
+             if entry.attempts and entry.attempts[-1].time >= now.since]
     unknown = isinstance(error, OutcomeUnknownError)
     error.allowed = (f"submitted: {', '.join(there)}; " if there else "") + (
         f"whether {step.name} was submitted is not known" if unknown
@@ -262,15 +274,13 @@ def _leave(plan: Plan, record: RunRecord, step: PlannedStep, error: L3hpcError, 
     records.write(plan.workspace, record)
 
 
-def _take_back(
-    plan: Plan, record: RunRecord, jobs: list[JobId], error: BaseException, before: RunState | None,
-    since: float,
-) -> str:
+def _take_back(now: _HandOver, error: BaseException, before: RunState | None) -> str:
     """Cancel what was submitted since then, the last job first, and say so in the record. Return
     what may be left ('' for nothing)."""
+    plan, record, jobs = now.plan, now.record, now.submitted
     refused = isinstance(error, Exception) and not isinstance(error, submission_lock.Stopped)
     try:
-        schedulers.of_record(plan.workspace, record).cancel(jobs[::-1], plan.run)
+        now.scheduler.cancel(jobs[::-1], plan.run)
     except ClusterError as second:
         record.note = f"{getattr(error, 'message', str(error))}; {second.message}"
         records.write(plan.workspace, record)
@@ -278,8 +288,8 @@ def _take_back(
     begun = {(job.id, job.cluster) for job in jobs}
     for entry in record.steps:
         entry.attempts = [
-            each for each in entry.attempts if each.time < since or
-            (each.job.partition("_")[0], each.cluster) not in begun]
+            each for each in entry.attempts if each.time < now.since or
+            (each.base, each.cluster) not in begun]
         if entry.state is StepState.SUBMITTED and not entry.attempts:
             entry.state, entry.job, entry.submitted_tasks = StepState.PLANNED, None, []
         elif entry.attempts:
