@@ -62,10 +62,27 @@ def load(folder: Path | str, files: Sequence[str], mode: str, every: int = 1) ->
 
 
 def statistics(frames: np.ndarray) -> np.ndarray:
-    """(frames, dim) → float64 (7 · dim,): the statistics one after another (see ``STATISTICS``).
+    """Seven statistics over the frames of a clip.
 
     Variance, skewness and kurtosis are those of the population (biased), kurtosis is 0 for a normal
     distribution; skewness and kurtosis of a dimension that does not vary are 0.
+
+    Parameters
+    ----------
+    frames
+        Embeddings, shape (frames, dim).
+
+    Returns
+    -------
+    ndarray of float64, shape (7 · dim,)
+        The statistics one after another, in the order of ``STATISTICS``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.classification import statistics
+    >>> statistics(np.array([[1.0], [2.0], [3.0]])).round(3).tolist()
+    [1.0, 3.0, 2.0, 2.0, 0.667, 0.0, -1.5]
     """
     x = np.asarray(frames, np.float64)
     mean = x.mean(axis=0)

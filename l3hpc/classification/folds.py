@@ -31,11 +31,39 @@ class Split:
 
 def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int, *,
           ratio: float | None = None, seed: int = 0) -> Split:
-    """The clips of test fold ``test``. fold, label: int (clips,).
+    """Which clips train, validate and are tested in one test fold.
 
-    ratio: None takes the fold before the test fold for validation; a number takes about that share
-    of all other clips instead, stratified by class, no source on both sides.
-    Raises ``InputError`` where the test fold, or what remains to train on, is empty.
+    Parameters
+    ----------
+    fold, label
+        Fold and class index of each clip, int, shape (clips,).
+    source
+        The recording that each clip was cut from.
+    test
+        The test fold.
+    ratio
+        None takes the fold before the test fold for validation; a number takes about that share of
+        all other clips instead, stratified by class, no source on both sides.
+    seed
+        Of the choice by ``ratio``.
+
+    Returns
+    -------
+    Split
+        Ascending indices of clips.
+
+    Raises
+    ------
+    InputError
+        Where the test fold, or what remains to train on, is empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.classification import split
+    >>> parts = split(np.array([1, 2, 3]), np.array([0, 0, 1]), ["a", "b", "c"], test=1)
+    >>> parts.train.tolist(), parts.valid.tolist(), parts.test.tolist()
+    ([1], [2], [0])
     """
     folds = sorted({int(one) for one in fold})
     if test not in folds:
@@ -59,10 +87,28 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
 
 
 def vote(scores: np.ndarray, counts: np.ndarray, how: str = "mean") -> np.ndarray:
-    """Scores of samples (samples, classes) → of clips (clips, classes), float64.
+    """Scores of clips from those of their samples.
 
-    mean: the published one, the mean of a clip's samples; majority: the share of its samples whose
-    best class it is. counts: samples of each clip, at least 1.
+    Parameters
+    ----------
+    scores
+        Shape (samples, classes); the samples of a clip follow each other.
+    counts
+        Samples of each clip, at least 1, int, shape (clips,).
+    how
+        'mean': the mean of a clip's samples, as published. 'majority': the share of its samples
+        whose best class it is.
+
+    Returns
+    -------
+    ndarray of float64, shape (clips, classes)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.classification import vote
+    >>> vote(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([2]), "majority").tolist()
+    [[0.5, 0.5]]
     """
     if how == "majority":
         scores = np.eye(scores.shape[1])[scores.argmax(axis=1)]

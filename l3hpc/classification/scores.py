@@ -18,7 +18,27 @@ METHOD = "Student's t over the folds"
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int (classes, classes): clips of class (row) that were taken for class (column)."""
+    """Count how often each class was taken for which.
+
+    Parameters
+    ----------
+    label, predicted
+        Indices of classes, shape (clips,).
+    classes
+        How many classes there are.
+
+    Returns
+    -------
+    ndarray of int64, shape (classes, classes)
+        Clips of class (row) that were taken for class (column).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.classification.scores import confusion
+    >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+    [[1, 1], [0, 1]]
+    """
     found = np.zeros((classes, classes), np.int64)
     np.add.at(found, (label, predicted), 1)
     return found
@@ -41,7 +61,23 @@ def of_confusion(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
 def over_folds(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard deviation (n - 1) and 95 % interval of one number per fold.
 
-    The interval is cut to 0…1; both are None for a single fold.
+    Parameters
+    ----------
+    values
+        One number per fold, 0 to 1.
+
+    Returns
+    -------
+    dict
+        ``mean``, ``std``, ``interval`` [low, high], cut to 0…1, and ``folds``. ``std`` and
+        ``interval`` are None for a single fold.
+
+    Examples
+    --------
+    >>> from l3hpc.classification.scores import over_folds
+    >>> found = over_folds([0.7, 0.8])
+    >>> round(found["mean"], 3), [round(one, 3) for one in found["interval"]]
+    (0.75, [0.115, 1.0])
     """
     found = np.asarray(values, np.float64)
     mean = float(found.mean())

@@ -23,9 +23,27 @@ def reduce_part(
 ) -> None:
     """Write φ of every row of ``part``, in order, as dataset ``phi.key`` (float32) of ``target``.
 
-    chunk: rows that are read at once; threads: see ``Phi.stream``. The attributes name the key,
-    φ's digest and the teacher. Raises ``InputError`` when the rows are
-    of another dimension or teacher than those φ was fitted on, or not finite.
+    The attributes of the file name the key, φ's digest and the teacher.
+
+    Parameters
+    ----------
+    part
+        Embeddings of one file.
+    phi
+        The reduction.
+    target
+        HDF5 file to write.
+    chunk
+        Rows that are read at once.
+    progress
+        Is advanced by the rows that are written.
+    threads
+        As for ``Phi.stream``.
+
+    Raises
+    ------
+    InputError
+        When the rows are of another dimension or teacher than those φ was fitted on, or not finite.
     """
     import h5py
     import numpy as np

@@ -43,13 +43,40 @@ def moments(
     chunks: Iterable[np.ndarray], kind: npt.DTypeLike = np.float64,
     on_rows: Callable[[int], None] | None = None, threads: int | None = None,
 ) -> Moments:
-    """The moments of rows that come in ``chunks``, arrays (m, d) of numbers cut in any way.
+    """Count, mean and scatter of rows, in one pass.
 
-    kind: the precision of the products within a block; sums over blocks are float64 always.
-    on_rows is told the number of rows of each block that is done. threads: None: one per core.
-    The result depends neither on the cuts nor, unless d is in the thousands, on ``threads``, in
-    any bit. Raises ``InputError`` for rows of different lengths and for values that are NaN,
-    infinite, or too large to be squared.
+    The result depends neither on how the chunks are cut nor, unless d is in the thousands, on
+    ``threads``, in any bit.
+
+    Parameters
+    ----------
+    chunks
+        Arrays (m, d) of numbers, cut in any way.
+    kind
+        Precision of the products within a block; sums over blocks are always float64.
+    on_rows
+        Is called with the number of rows of each block that is done.
+    threads
+        None: one per core.
+
+    Returns
+    -------
+    Moments
+        Of all rows; without any chunk, those of no rows.
+
+    Raises
+    ------
+    InputError
+        For rows of different lengths, and values that are NaN, infinite, or too large to be
+        squared.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.reduction.moments import moments
+    >>> found = moments([np.array([[1.0, 0.0]]), np.array([[3.0, 0.0]])])
+    >>> found.count, found.mean.tolist(), found.constant.tolist()
+    (2, [2.0, 0.0], [False, True])
     """
     kind, cores = np.dtype(kind), available_threads(threads)
     pieces = blocks(chunks, PIECE_ROWS)

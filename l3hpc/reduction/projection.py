@@ -66,7 +66,7 @@ class Projection:
     def _centred(
         self, chunks: Iterable[np.ndarray], buffers: int,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(rows less the mean, room for their scores), from ``buffers`` pairs used in turn."""
+        """(rows less the mean, a buffer for their scores), from ``buffers`` pairs used in turn."""
         kind = np.dtype(np.float32)
         centre = self._parts(kind)[0]
         pairs: list[tuple[np.ndarray, np.ndarray]] = []

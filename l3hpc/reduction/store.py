@@ -231,15 +231,15 @@ def load_phi(path: Path) -> Phi:
     """Read φ. A file of another kind, of a newer version, or with changed numbers is refused."""
     where = str(path)
     with open_hdf5(path) as file:
-        told = attributes(file, Path(path))
-        if str(told.get("format")) != FORMAT:
+        attrs = attributes(file, Path(path))
+        if str(attrs.get("format")) != FORMAT:
             raise InputError("is not a reduction written by this program", where=where,
                              hint="the step fit writes phi.h5")
-        if str(told.get("version", 0)) != str(VERSION):
-            raise InputError(f"has version {told.get('version', 0)}", where=where,
+        if str(attrs.get("version", 0)) != str(VERSION):
+            raise InputError(f"has version {attrs.get('version', 0)}", where=where,
                              allowed=f"version {VERSION}")
         try:
-            header = json.loads(told["header"])
+            header = json.loads(attrs["header"])
             fields = {name: header[name] for name in HEADER}
             for name, value in fields.items():
                 if not isinstance(value, HEADER_TYPES.get(name, str)):
@@ -248,7 +248,7 @@ def load_phi(path: Path) -> Phi:
             raise InputError(f"its description is missing or broken ({error})", where=where,
                              hint="run the step fit again") from None
         arrays = {name: numbers(file, name, "f")[()] for name in file}
-        stored = told.get("digest")
+        stored = attrs.get("digest")
     try:
         phi = Phi(**fields, arrays=arrays)
     except InputError as error:

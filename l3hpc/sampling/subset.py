@@ -75,14 +75,14 @@ class Corpus:
             "loudness": np.empty(count, np.float32)}
         start = 0
         for part in self.parts:
-            told = part.provenance(COLUMNS) or {}
-            known = told.get("recordings/sensor")
+            values = part.provenance(COLUMNS) or {}
+            known = values.get("recordings/sensor")
             sensors = np.array([names.setdefault(name, len(names))
                                 for name in ([ALL] if known is None else known)])
             here = slice(start, start + part.rows)
-            found["sensor"][here] = sensors[0 if known is None else told["recording"]]
+            found["sensor"][here] = sensors[0 if known is None else values["recording"]]
             for name in ("timestamp", "loudness"):
-                found[name][here] = told.get(name, np.nan)
+                found[name][here] = values.get(name, np.nan)
             start += part.rows
         self.names = list(names)
         return found
@@ -103,14 +103,14 @@ class Corpus:
         for number in np.unique(owner):
             part, here = self.parts[number], np.flatnonzero(owner == number)
             local = rows[here] - starts[number]
-            told = part.provenance() or {}
-            which = told.get("recording", np.zeros(part.rows, np.int32))[local]
+            values = part.provenance() or {}
+            which = values.get("recording", np.zeros(part.rows, np.int32))[local]
             for name, unknown in (("file", part.path.name), ("sensor", ALL)):
-                known = told.get(f"recordings/{name}")
+                known = values.get(f"recordings/{name}")
                 found[name][here] = unknown if known is None else known[which]
             for name in ("frame", "start", "timestamp", "loudness"):
                 unknown = local if name == "frame" else np.nan
-                found[name][here] = told[name][local] if name in told else unknown
+                found[name][here] = values[name][local] if name in values else unknown
             found["source_shard"][here] = _task_number(part, int(number))
             found["source_row"][here] = local
         return found
@@ -210,8 +210,8 @@ def write_sample(
         for start in range(0, len(rows), BLOCK_ROWS):
             data[start:start + BLOCK_ROWS] = corpus.rows.take(rows[start:start + BLOCK_ROWS])
         file.create_dataset("recording", data=recording.astype("i4"))
-        for name, values in columns.items():
-            file.create_dataset(name, data=values)
+        for name, column in columns.items():
+            file.create_dataset(name, data=column)
         text = h5py.string_dtype()
         table = file.create_group("recordings")
         table.create_dataset("file", data=files.astype(object), dtype=text)

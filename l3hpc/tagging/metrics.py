@@ -30,15 +30,36 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score predictions of the clips that annotator 0 tagged in ``split``.
 
-    Returns a JSON-ready dict: ``fine`` and ``coarse``, each with ``micro_auprc``, ``micro_f1`` (at
-    0.5), ``macro_auprc``, ``class_auprc`` {category: value}, ``class_positives`` {category: clips}
-    and ``curves`` {category or 'micro': {threshold, precision, recall}} (at most 200 points);
-    ``files``, ``split``, ``warnings``. With ``bootstrap`` resamplings of the clips each level also
-    has ``confidence``: {level, samples, method, micro_auprc: [low, high], …, class_auprc: {…}}.
+    The order of rows and columns does not matter.
 
-    A level that the predictions do not have is left out. Raises ``InputError`` where predictions
-    are missing, belong to no clip of the split (with names) or are no probabilities, and where no
-    clip of the split has a tag; the order of rows and columns does not matter.
+    Parameters
+    ----------
+    predictions, annotations, taxonomy
+        Files of SONYC-UST, or what was read from them.
+    split
+        'train', 'validate' or 'test'.
+    bootstrap
+        Resamplings of the clips for intervals of confidence (0: none).
+    confidence
+        Share of the resamplings within an interval, 0 to 1.
+    seed
+        Of the resamplings.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``fine`` and ``coarse``, each with ``micro_auprc``, ``micro_f1`` (at 0.5),
+        ``macro_auprc``, ``class_auprc`` {category: value}, ``class_positives`` {category: clips}
+        and ``curves`` {category or 'micro': {threshold, precision, recall}} (at most 200 points);
+        ``files``, ``split``, ``warnings``. With ``bootstrap`` each level also has ``confidence``:
+        {level, samples, method, micro_auprc: [low, high], …, class_auprc: {…}}. A level that the
+        predictions do not have is left out.
+
+    Raises
+    ------
+    InputError
+        Where predictions are missing, belong to no clip of the split (with names) or are no
+        probabilities, and where no clip of the split has a tag.
     """
     if not isinstance(taxonomy, Taxonomy):
         taxonomy = Taxonomy.load(taxonomy)
@@ -120,7 +141,7 @@ def _any_fine(taxonomy: Taxonomy, truth: np.ndarray) -> np.ndarray:
 
 
 def _numbers(names: list[str], values: Sequence[Any]) -> dict[str, Any]:
-    """The columns of ``scores``, or what is told of them, by name."""
+    """The columns of ``scores``, or of their intervals, by name."""
     return {"micro_auprc": values[0], "micro_f1": values[1], "macro_auprc": values[2],
             "class_auprc": dict(zip(names, values[3:], strict=True))}
 
