@@ -282,13 +282,14 @@ def test_a_workspace_open_to_the_world_is_named(chains, tmp_path, monkeypatch):
     submission.submit(chains.plan(space, run="one"), progress=told)
     assert told.said == []
     here = settings.load(overrides={"paths.workspace": (str(space), "--workspace")}, environ={})
-    assert sharing_line(here).state == "green"
+    assert sharing_line(here).severity == "green"
     for mode, state, words in (
             (0o770, "yellow", "the group"), (0o777, "red", "anybody may replace"),
             (0o1777, "red", "anybody may add to"), (0o1770, "green", "")):
         space.chmod(mode)
         line = sharing_line(here)
-        assert line.state == state and words in line.words and bool(line.todo) == bool(words)
+        assert line.severity == state and words in line.message
+        assert bool(line.advice) == bool(words)
     space.chmod(0o777)
     submission.submit(chains.plan(space, run="two", salt="2"), progress=told)
     assert told.said == [f"warning: anybody may replace what is in {space}; close it: "
