@@ -138,7 +138,7 @@ def _lives(workspace: Path, record: RunRecord, step: StepRecord) -> bool:
         return True
     jobs = LocalJobs(workspace, record.run)
     return jobs.runner() is not None and any(
-        job["state"] in LIVE for job in jobs.jobs.values() if job["job"] == step.job)
+        job.state in LIVE for job in jobs.jobs.values() if job.job == step.job)
 
 
 def _finished(step: StepRecord) -> bool:

@@ -20,6 +20,7 @@ from l3hpc.io.text import one_line
 from l3hpc.runs.status import RunStatus, StepStatus
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.local_jobs import LocalJob
 from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
 
@@ -111,9 +112,9 @@ class PlainDisplay:
         self._last = time.monotonic()
         self._looked = 0.0
 
-    def __call__(self, record: RunRecord, jobs: dict[str, dict[str, Any]]) -> None:
+    def __call__(self, record: RunRecord, jobs: dict[str, LocalJob]) -> None:
         now = time.monotonic()
-        if now - self._looked < EVERY_S and any(job["state"] in LIVE for job in jobs.values()):
+        if now - self._looked < EVERY_S and any(job.state in LIVE for job in jobs.values()):
             return
         self._looked = now
         tell = now - self._last >= LINE_EVERY_S
@@ -170,9 +171,9 @@ class BarDisplay:
         self._looked = 0.0
         terminal.start(self._bars)
 
-    def __call__(self, record: RunRecord, jobs: dict[str, dict[str, Any]]) -> None:
+    def __call__(self, record: RunRecord, jobs: dict[str, LocalJob]) -> None:
         now = time.monotonic()
-        if now - self._looked < EVERY_S and any(job["state"] in LIVE for job in jobs.values()):
+        if now - self._looked < EVERY_S and any(job.state in LIVE for job in jobs.values()):
             return
         self._looked = now
         for step in record.steps:
@@ -205,8 +206,8 @@ def for_person(workspace: Path) -> PlainDisplay | BarDisplay:
     return BarDisplay(workspace) if sys.stderr.isatty() else PlainDisplay(workspace)
 
 
-def _counts(jobs: dict[str, dict[str, Any]], step: str) -> Counter[str]:
-    latest = {job["task"]: job["state"] for job in jobs.values() if job["step"] == step}
+def _counts(jobs: dict[str, LocalJob], step: str) -> Counter[str]:
+    latest = {job.task: job.state for job in jobs.values() if job.step == step}
     return Counter(latest.values())  # what was resumed counts once
 
 

@@ -18,6 +18,7 @@ from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import ClusterError
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.schedulers.requeue_policy import Decision
+from l3hpc.workspace.local_jobs import LocalJob
 from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
 
 
@@ -354,7 +355,7 @@ class Scheduler(Protocol):
         """Change the request of a held job and let it go."""
 
 
-Show = Callable[[RunRecord, dict[str, dict[str, Any]]], None]  # a run and its jobs as they stand
+Show = Callable[[RunRecord, dict[str, LocalJob]], None]  # a run and its jobs as they stand
 
 
 class Starts(Protocol):

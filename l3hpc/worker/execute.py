@@ -92,7 +92,7 @@ class TaskCall:
             from l3hpc.schedulers.local import limits
             from l3hpc.schedulers.requeue_policy import TIME
 
-            found = limits.decision(folder, {"task": self.index}, TIME)
+            found = limits.decision(folder, self.index, TIME)
             limits.note(folder, self.index, TIME, found)
             raise SystemExit(limits.REQUEUE)
         from l3hpc.schedulers import requeue_policy

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import read_json, write_json, write_text
-from l3hpc.io.typed import mapping
+from l3hpc.io.typed import made, mapping
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Owner, process_start
 from l3hpc.workspace.records import RunRecord
@@ -42,20 +44,84 @@ class _Entry(TypedDict):
     after: NotRequired[list[str]]
 
 
-class _Job(TypedDict):
+@dataclass
+class LocalJob:
+    """One job of a local run.
+
+    Attributes
+    ----------
+    state : str
+        PENDING, RUNNING, COMPLETED, FAILED, OUT_OF_MEMORY, TIMEOUT, CANCELLED or BLOCKED (a job
+        that it waits for has failed).
+    step, task
+        Which task of which step it runs.
+    job : str
+        Its id; of an array the base id.
+    array : bool
+    after : list of str
+        Ids of the jobs that it waits for.
+    pid, start, host
+        The process of a running job, when it began in clock ticks since boot, and where.
+    started, ended : float or None
+        Unix seconds.
+    exit : int or None
+    restarts : int
+    time_min, mem_mb
+        What its requeues have granted it, in minutes and MiB.
+    warned, over : bool
+        Whether it was warned before its time limit, and killed above its memory.
+    kernel_kills : int or None
+        How many processes the kernel had killed for memory when the job began.
+    by : list of str
+        The jobs that block it.
+    """
+
     state: str
     step: str
     task: int
     job: str
     array: bool
     after: list[str]
-    pid: NotRequired[int | None]
-    started: NotRequired[float | None]
-    ended: NotRequired[float | None]
-    exit: NotRequired[int | None]
-    restarts: NotRequired[int]
-    time_min: NotRequired[float | None]
-    mem_mb: NotRequired[int | None]
+    pid: int | None = None
+    start: int | None = None
+    host: str | None = None
+    started: float | None = None
+    ended: float | None = None
+    exit: int | None = None
+    restarts: int = 0
+    time_min: float | None = None
+    mem_mb: int | None = None
+    warned: bool = False
+    over: bool = False
+    kernel_kills: int | None = None
+    by: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; what says nothing is left out."""
+        always = ("state", "step", "task", "job", "array", "after")
+        return {name: value for name, value in vars(self).items()
+                if name in always or value not in (None, 0, [])
+                or name in ("exit", "kernel_kills") and value is not None}
+
+    @classmethod
+    def from_json(cls, value: Any, name: str) -> LocalJob:
+        """The job read back. name: its id, for the message of an ``InputError``."""
+        if isinstance(value, dict):
+            known = cls.__dataclass_fields__
+            # what an earlier version wrote as null is not there
+            value = {key: item for key, item in value.items() if key in known and item is not None}
+        return made(cls, value, name)
+
+    def end(self, state: str, code: int | None = None) -> None:
+        """The job has ended now. code: its exit code, where it has one of its own."""
+        self.state, self.ended = state, time.time()
+        self.exit = self.exit if code is None else code
+
+    def wait_again(self) -> None:
+        """Back to the queue: nothing of the attempt that has ended counts any more."""
+        self.state, self.restarts = "PENDING", self.restarts + 1
+        self.pid = self.start = self.started = self.ended = self.exit = None
+        self.warned = self.over = False
 
 
 class _State(TypedDict):
@@ -63,14 +129,11 @@ class _State(TypedDict):
 
 
 class LocalJobs:
-    """The jobs of one local run. ``jobs``: task id → state, step, task, exit, started, ended, pid.
-
-    state: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, TIMEOUT or BLOCKED (a parent failed).
-    """
+    """The jobs of one local run. ``jobs``: task id → job."""
 
     def __init__(self, workspace: Path, run: str) -> None:
         self._workspace, self._folder = Path(workspace), Workspace(workspace).run(run)
-        self.jobs: dict[str, dict[str, Any]] = {}
+        self.jobs: dict[str, LocalJob] = {}
         self.load()
 
     @property
@@ -83,7 +146,7 @@ class LocalJobs:
         self.jobs = {}
         try:
             jobs = mapping(_State, read_json(self.path), "state")["jobs"]
-            self.jobs = {name: mapping(_Job, job, name) for name, job in jobs.items()}
+            self.jobs = {name: LocalJob.from_json(job, name) for name, job in jobs.items()}
         except FileNotFoundError:
             pass
         except InputError as error:
@@ -91,7 +154,8 @@ class LocalJobs:
 
     def save(self) -> None:
         """Replace the file."""
-        write_json(self.path, {"schema": 1, "host": socket.gethostname(), "jobs": self.jobs})
+        write_json(self.path, {"schema": 1, "host": socket.gethostname(), "jobs": {
+            name: job.to_json() for name, job in self.jobs.items()}})
 
     def take_up(self, record: RunRecord) -> None:
         """Add the jobs of the record that are not here yet (nothing is saved)."""
@@ -99,17 +163,15 @@ class LocalJobs:
             for attempt in step.attempts:
                 for index, name in attempt.task_ids.items():
                     if name not in self.jobs:
-                        told = entry(self._workspace, attempt.job) or {}
-                        self.jobs[name] = {
-                            "state": "PENDING", "step": step.name, "task": index,
-                            "job": attempt.job, "array": attempt.array,
-                            "after": told.get("after", [])}
+                        spooled = entry(self._workspace, attempt.job) or {}
+                        self.jobs[name] = LocalJob("PENDING", step.name, index, attempt.job,
+                                                   attempt.array, spooled.get("after", []))
 
     def settled(self, record: RunRecord) -> bool:
         """True when every job of the record is known here, and none waits or runs."""
-        known = {job["job"] for job in self.jobs.values()}
+        known = {job.job for job in self.jobs.values()}
         return all(attempt.job in known for step in record.steps for attempt in step.attempts) \
-            and not any(job["state"] in LIVE for job in self.jobs.values())
+            and not any(job.state in LIVE for job in self.jobs.values())
 
     def runner(self) -> dict[str, Any] | None:
         """The live runner of the run (``host``, ``pid``); None when there is none."""
@@ -130,17 +192,17 @@ class LocalJobs:
     def stop_orphans(self) -> None:
         """Without a runner: end the processes it left here, and mark all as cancelled."""
         for job in self.jobs.values():
-            if job["state"] not in LIVE:
+            if job.state not in LIVE:
                 continue
-            if alive(job):
+            if job.pid and alive(job):
                 with suppress(ProcessLookupError):
-                    os.killpg(job["pid"], signal.SIGTERM)
-            job["state"] = "CANCELLED"
+                    os.killpg(job.pid, signal.SIGTERM)
+            job.state = "CANCELLED"
         if self.jobs:
             self.save()
 
 
-def alive(job: dict[str, Any]) -> bool:
+def alive(job: LocalJob) -> bool:
     """True when the process of a job still runs on this machine."""
-    return bool(job.get("pid") and job.get("host") == socket.gethostname()
-                and process_start(job["pid"]) == job.get("start"))
+    return bool(job.pid and job.host == socket.gethostname()
+                and process_start(job.pid) == job.start)

@@ -25,6 +25,7 @@ from l3hpc.runs import (
 )
 from l3hpc.runs.cancel import cancel
 from l3hpc.workspace import attempts, markers, records
+from l3hpc.workspace.local_jobs import LocalJob
 
 
 @pytest.fixture
@@ -379,7 +380,7 @@ def test_a_split_array_runs_on_one_machine_too(chains, tmp_path):
 
 
 def test_what_was_resumed_counts_once_on_the_screen():
-    jobs = {"1": {"step": "extract", "task": 0, "state": "FAILED"},
-            "2": {"step": "extract", "task": 0, "state": "COMPLETED"},
-            "3": {"step": "sample", "task": 0, "state": "PENDING"}}
+    jobs = {"1": LocalJob("FAILED", "extract", 0, "1", False, []),
+            "2": LocalJob("COMPLETED", "extract", 0, "2", False, []),
+            "3": LocalJob("PENDING", "sample", 0, "3", False, [])}
     assert display._stage(display._counts(jobs, "extract")) == "done"

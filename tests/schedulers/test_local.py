@@ -57,7 +57,7 @@ def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):
     assert chains.output(made, "extract") == {0: "(0)", 1: "(1)", 2: "(2)"}
     assert chains.output(made, "train") == {
         0: "(0 (0 (0) (1) (2) (0 (0 (0) (1) (2)))))"}
-    assert {job["state"] for job in LocalJobs(tmp_path, "demo").jobs.values()} == {"COMPLETED"}
+    assert {job.state for job in LocalJobs(tmp_path, "demo").jobs.values()} == {"COMPLETED"}
     assert states(tmp_path) == dict.fromkeys(chains.CHAIN, "done")
     for name in chains.CHAIN:
         link = made.folder.artifact(name)
@@ -82,7 +82,7 @@ def test_behind_a_failed_step_nothing_runs(chains, tmp_path, capsys):
     record = submit.submit(made)
     assert not submit.succeeded(tmp_path, record)
     jobs = LocalJobs(tmp_path, "demo").jobs
-    assert [job["state"] for job in jobs.values()] == ["COMPLETED", "FAILED"] + ["BLOCKED"] * 3
+    assert [job.state for job in jobs.values()] == ["COMPLETED", "FAILED"] + ["BLOCKED"] * 3
     assert states(tmp_path) == {"extract": "done", "sample": "failed", "fit": "blocked",
                                 "reduce": "blocked", "train": "blocked"}
     assert not any((made.step_folder(name).markers / "0.begin").exists()
@@ -110,7 +110,7 @@ def test_jobs_share_the_cores_and_memory_that_there_are(chains, tmp_path):
     seen = []
 
     def look(record, jobs):
-        seen.append(sum(job["state"] == "RUNNING" for job in jobs.values()))
+        seen.append(sum(job.state == "RUNNING" for job in jobs.values()))
 
     wide = chains.profile(slots={"cpus": 8, "mem": "1000MB"})
     made = chains.plan(tmp_path, names=("extract",), tasks={"extract": 5}, on=wide,
@@ -166,7 +166,7 @@ def test_cancel_reaches_a_detached_run(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 60}})
     submit.submit(made, detach=True)
     until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
-    pid = LocalJobs(tmp_path, "demo").jobs["1"]["pid"]
+    pid = LocalJobs(tmp_path, "demo").jobs["1"].pid
     assert cancel(tmp_path, "demo") == ["2", "1"]
     until(lambda: process_start(pid) is None)
     until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
@@ -211,7 +211,7 @@ def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     assert "its local runner is gone" in found.notes
     assert Runner(tmp_path, "demo").run()  # waits for the job that still works
     assert states(tmp_path) == {"extract": "done", "sample": "done"}
-    assert LocalJobs(tmp_path, "demo").jobs["1"]["state"] == "COMPLETED"
+    assert LocalJobs(tmp_path, "demo").jobs["1"].state == "COMPLETED"
 
 
 def test_what_waits_for_a_run_without_runner_is_blocked_not_left_waiting(chains, tmp_path):

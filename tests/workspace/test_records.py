@@ -8,6 +8,7 @@ import pytest
 
 import l3hpc
 from l3hpc.errors import InputError
+from l3hpc.workspace.local_jobs import LocalJob
 from l3hpc.workspace.records import Attempt, RunRecord
 from l3hpc.workspace.states import RunState, StepState, TaskState
 
@@ -88,3 +89,21 @@ def test_tasks_of_a_later_array_are_counted_from_its_offset():
         1000: "12_0", 1003: "12_3"}
     assert Attempt("12_4", False, [0], 1.0).task_ids == {0: "12_4"}
     assert Attempt("12_4", False, [0], 1.0).base == "12"
+
+
+@pytest.mark.parametrize("value", [
+    {"state": "PENDING", "step": "fit", "task": 0, "job": "2", "array": False, "after": ["1"]},
+    {"state": "RUNNING", "step": "fit", "task": 3, "job": "2", "array": True, "after": [],
+     "pid": 77, "start": 1234, "host": "n1", "started": 1.5, "kernel_kills": 0, "restarts": 2,
+     "mem_mb": 400, "time_min": 2.5, "warned": True},
+    {"state": "COMPLETED", "step": "fit", "task": 0, "job": "2", "array": False, "after": [],
+     "exit": 0, "started": 1.0, "ended": 2.0}])
+def test_a_local_job_is_written_as_it_was_read(value):
+    assert LocalJob.from_json(value, "2").to_json() == value
+
+
+def test_a_local_job_of_an_earlier_version_may_hold_nulls():
+    value = {"state": "PENDING", "step": "fit", "task": 0, "job": "2", "array": False, "after": []}
+    assert LocalJob.from_json({**value, "pid": None, "later": 1}, "2").to_json() == value
+    with pytest.raises(InputError, match="2.task cannot be"):
+        LocalJob.from_json({**value, "task": "x"}, "2")

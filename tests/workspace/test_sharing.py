@@ -221,7 +221,8 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
         runner = Runner(workspace, "bob-1")
         runner._state.take_up(runner._record)
         [entry] = runner._state.jobs.values()
-        runner._start("1", {**entry, "job": job.job}, 1)
+        entry.job = job.job
+        runner._start("1", entry, 1)
 
     as_person(BOB, run_here, "PermissionError")  # not even a log in a folder of hers
     assert not hers.exists()

@@ -8,11 +8,11 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from l3hpc.schedulers import requeue_policy
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import StepFolder
+from l3hpc.workspace.local_jobs import LocalJob
 
 REQUEUE = 85  # the exit code by which a job says that it goes on later
 WARNING_S = 90.0
@@ -52,23 +52,23 @@ def warning_s(limit_s: float) -> float:
     return min(WARNING_S, limit_s / 4)
 
 
-def heal(folder: Path | StepFolder, job: dict[str, Any], cause: str) -> bool:
+def heal(folder: Path | StepFolder, job: LocalJob, cause: str) -> bool:
     """Put a job back to the queue with what the policy grants; False where it is given up.
 
-    folder: of the step in the run. The job's entry gets ``mem_mb`` and ``time_min``.
+    folder: of the step in the run. The job gets ``mem_mb`` and ``time_min``.
     """
-    found = decision(folder, job, cause)
+    found = decision(folder, job.task, cause)
     if not found.again:
-        markers.give_up(StepFolder(folder).markers, job["task"], found.words, time.time())
+        markers.give_up(StepFolder(folder).markers, job.task, found.words, time.time())
         return False
-    note(folder, job["task"], cause, found)
+    note(folder, job.task, cause, found)
     put_back(folder, job)
     return True
 
 
-def decision(folder: Path | StepFolder, job: dict[str, Any], cause: str) -> requeue_policy.Decision:
-    """What the step's policy says of a job that met ``cause``."""
-    marks = markers.read(StepFolder(folder).markers).get(job["task"], markers.TaskMarks())
+def decision(folder: Path | StepFolder, task: int, cause: str) -> requeue_policy.Decision:
+    """What the step's policy says of a task that met ``cause``."""
+    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     return requeue_policy.decide(requeue_policy.read(folder), cause, marks.requeues)
 
 
@@ -78,10 +78,9 @@ def note(folder: Path | StepFolder, task: int, cause: str, found: requeue_policy
                         mem_mb=found.mem_mb, time_min=found.time_min)
 
 
-def put_back(folder: Path | StepFolder, job: dict[str, Any]) -> None:
+def put_back(folder: Path | StepFolder, job: LocalJob) -> None:
     """The job waits again, under its id, with what its requeues have granted it."""
-    marks = markers.read(StepFolder(folder).markers).get(job["task"], markers.TaskMarks())
+    marks = markers.read(StepFolder(folder).markers).get(job.task, markers.TaskMarks())
     mem, minutes = requeue_policy.granted(requeue_policy.read(folder), marks.requeues)
-    for key in ("pid", "start", "started", "ended", "exit", "warned", "over"):
-        job.pop(key, None)
-    job.update(state="PENDING", restarts=job.get("restarts", 0) + 1, mem_mb=mem, time_min=minutes)
+    job.wait_again()
+    job.mem_mb, job.time_min = mem, minutes

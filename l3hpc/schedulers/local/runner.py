@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import read_own
@@ -27,7 +26,7 @@ from l3hpc.schedulers.slurm.commands import scrubbed
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.lease import Owner, process_start
-from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive, entry
+from l3hpc.workspace.local_jobs import LIVE, LocalJob, LocalJobs, alive, entry
 from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState
 
@@ -36,7 +35,7 @@ GRACE_S = 15.0
 ORPHAN_S = 30.0
 WEIGH_S = 1.0
 KILLED = (137, -9)
-Look = Callable[[RunRecord, dict[str, dict[str, Any]]], None]
+Look = Callable[[RunRecord, dict[str, LocalJob]], None]
 
 
 class Runner:
@@ -89,14 +88,14 @@ class Runner:
         self._block()
         self._start_ready()
         self._show()
-        return any(job["state"] in LIVE for job in self._state.jobs.values())
+        return any(job.state in LIVE for job in self._state.jobs.values())
 
     def _weigh(self) -> None:
         """Now and then: how much memory the running jobs use."""
         if time.monotonic() - self._weighed > WEIGH_S:
             self._weighed = time.monotonic()
             self._memory = limits.resident_mb(
-                job["pid"] for _, job in self._of("RUNNING") if job.get("pid"))
+                job.pid for _, job in self._of("RUNNING") if job.pid)
 
     def _take_up(self) -> None:
         """Read the record when it has changed, and add the jobs that are new in it."""
@@ -121,7 +120,7 @@ class Runner:
         if changed:
             self._state.save()
 
-    def _ended(self, job: dict[str, Any], code: int) -> None:
+    def _ended(self, job: LocalJob, code: int) -> None:
         """A job whose script is over: it goes back to the queue, or that was its last word."""
         folder = self._folder(job)
         if code == limits.REQUEUE:
@@ -129,42 +128,45 @@ class Runner:
         elif code == WARNED and limits.heal(folder, job, TIME):  # it did not listen yet
             return
         elif not self._lacked_memory(job, code) or not limits.heal(folder, job, MEMORY):
-            state = "OUT_OF_MEMORY" if job.get("over") else "FAILED"
-            job.update(state="COMPLETED" if code == 0 else state, exit=code, ended=time.time())
+            failed = "OUT_OF_MEMORY" if job.over else "FAILED"
+            job.end("COMPLETED" if code == 0 else failed, code)
 
-    def _lacked_memory(self, job: dict[str, Any], code: int) -> bool:
+    def _lacked_memory(self, job: LocalJob, code: int) -> bool:
         """Whether a killed job was killed for its memory: by us, or by this machine's kernel."""
         return code in KILLED and bool(
-            job.get("over") or limits.kernel_kills() > job.get("kernel_kills", sys.maxsize))
+            job.over or job.kernel_kills is not None and limits.kernel_kills() > job.kernel_kills)
 
-    def _watch(self, name: str, job: dict[str, Any]) -> bool:
+    def _watch(self, name: str, job: LocalJob) -> bool:
         """Warn a job before its time limit, end it there or above its memory; True on a change."""
-        limit, ran = 60.0 * self._minutes(job), time.time() - job["started"]
-        if self._memory.get(job["pid"], 0.0) > self._capped(job)[1] and not job.get("over"):
-            job["over"] = True
-            _signal(job["pid"], signal.SIGKILL)
+        # a running job has both
+        if job.pid is None or job.started is None:
+            return False
+        limit, ran = 60.0 * self._minutes(job), time.time() - job.started
+        if self._memory.get(job.pid, 0.0) > self._capped(job)[1] and not job.over:
+            job.over = True
+            _signal(job.pid, signal.SIGKILL)
             return True
         if limit and ran > limit:
             self._end({name: job})
             if not limits.heal(self._folder(job), job, TIME):
-                job.update(state="TIMEOUT", ended=time.time())
+                job.end("TIMEOUT")
             return True
-        if limit and ran > limit - limits.warning_s(limit) and not job.get("warned"):
-            job["warned"] = True
-            if not limits.decision(self._folder(job), job, TIME).again:
+        if limit and ran > limit - limits.warning_s(limit) and not job.warned:
+            job.warned = True
+            if not limits.decision(self._folder(job), job.task, TIME).again:
                 return True
             with contextlib.suppress(ProcessLookupError):
-                os.kill(job["pid"], signal.SIGUSR2)  # the script forwards it
+                os.kill(job.pid, signal.SIGUSR2)  # the script forwards it
             return True
         return False
 
-    def _exit_code(self, name: str, job: dict[str, Any]) -> int | None:
+    def _exit_code(self, name: str, job: LocalJob) -> int | None:
         """The exit code of a running job; None while it runs."""
         if name in self._processes:
             return self._processes[name].poll()
         if alive(job):  # started by a predecessor
             return None
-        marks = markers.read(self._folder(job).markers).get(job["task"])
+        marks = markers.read(self._folder(job).markers).get(job.task)
         return 1 if marks is None or marks.exit_code is None else marks.exit_code
 
     def _block(self) -> None:
@@ -173,9 +175,9 @@ class Runner:
         while changed:
             changed = False
             for _, job in self._of("PENDING"):
-                culprits = [parent for parent in job["after"] if self._parent(parent) == "failed"]
+                culprits = [parent for parent in job.after if self._parent(parent) == "failed"]
                 if culprits:
-                    job.update(state="BLOCKED", by=culprits)
+                    job.state, job.by = "BLOCKED", culprits
                     changed = True
             if changed:
                 self._state.save()
@@ -209,7 +211,7 @@ class Runner:
         mem = self._mem - sum(wanted[1] for wanted in used)
         started = False
         for name, job in self._of("PENDING"):
-            if any(self._parent(parent) != "done" for parent in job["after"]):
+            if any(self._parent(parent) != "done" for parent in job.after):
                 continue
             wanted = self._capped(job)
             if wanted[0] <= cpus and wanted[1] <= mem:
@@ -218,38 +220,38 @@ class Runner:
         if started:
             self._state.save()
 
-    def _capped(self, job: dict[str, Any]) -> tuple[int, int]:
+    def _capped(self, job: LocalJob) -> tuple[int, int]:
         """(cores, MiB) that a job gets."""
         wanted = self._step_record(job).resources
         return (min(int(wanted.get("cpus", 1)), self._cpus),
-                min(int(job.get("mem_mb") or wanted.get("mem_mb") or self._mem), self._mem))
+                min(int(job.mem_mb or wanted.get("mem_mb") or self._mem), self._mem))
 
-    def _minutes(self, job: dict[str, Any]) -> float:
-        return float(job.get("time_min") or self._step_record(job).resources.get("time_min") or 0)
+    def _minutes(self, job: LocalJob) -> float:
+        return float(job.time_min or self._step_record(job).resources.get("time_min") or 0)
 
-    def _folder(self, job: dict[str, Any]) -> StepFolder:
-        return Workspace(self._workspace).run(self._run).step(job["step"])
+    def _folder(self, job: LocalJob) -> StepFolder:
+        return Workspace(self._workspace).run(self._run).step(job.step)
 
-    def _start(self, name: str, job: dict[str, Any], cpus: int) -> None:
+    def _start(self, name: str, job: LocalJob, cpus: int) -> None:
         step = self._folder(job)
-        restarts = job.get("restarts", 0)
+        restarts = job.restarts
         variables = {
-            "L3HPC_LOCAL": "1", "SLURM_JOB_ID": job["job"], "SLURM_JOBID": job["job"],
-            "SLURM_JOB_NAME": f"l3-{self._run}-{job['step']}", "SLURM_CPUS_PER_TASK": str(cpus),
+            "L3HPC_LOCAL": "1", "SLURM_JOB_ID": job.job, "SLURM_JOBID": job.job,
+            "SLURM_JOB_NAME": f"l3-{self._run}-{job.step}", "SLURM_CPUS_PER_TASK": str(cpus),
             "SLURM_RESTART_COUNT": str(restarts), "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "1",
             "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
             "SLURM_SUBMIT_DIR": self._record.folder, "SLURM_JOB_NODELIST": socket.gethostname(),
         }
-        if job["array"]:
-            variables |= {"SLURM_ARRAY_JOB_ID": job["job"],
+        if job.array:
+            variables |= {"SLURM_ARRAY_JOB_ID": job.job,
                           "SLURM_ARRAY_TASK_ID": name.rpartition("_")[2]}  # without an offset
         folder = self._record.folder
-        script = step.submitted_script(job["job"])
+        script = step.submitted_script(job.job)
         try:
             read_own(script)
         except (OSError, L3hpcError) as error:
             step.log(name).write_text(f"error: {error}\n", encoding="utf-8")
-            job.update(state="FAILED", exit=2, ended=time.time())
+            job.end("FAILED", 2)
             return
         with open(step.log(name, "out"), "ab") as out, \
                 open(step.log(name), "ab") as err:
@@ -258,13 +260,14 @@ class Runner:
                 stdout=out, stderr=err, env=scrubbed() | variables, start_new_session=True,
                 cwd=folder if folder and os.path.isdir(folder) else None)
         self._processes[name] = process
-        job.update(kernel_kills=limits.kernel_kills())
-        job.update(state="RUNNING", pid=process.pid, start=process_start(process.pid),
-                   host=socket.gethostname(), started=time.time())
+        job.kernel_kills = limits.kernel_kills()
+        job.state, job.started = "RUNNING", time.time()
+        job.pid, job.start, job.host = (process.pid, process_start(process.pid),
+                                        socket.gethostname())
 
-    def _end(self, jobs: dict[str, dict[str, Any]]) -> None:
+    def _end(self, jobs: dict[str, LocalJob]) -> None:
         """TERM to the process groups, a while to finish, then KILL."""
-        groups = {name: job["pid"] for name, job in jobs.items() if job.get("pid")}
+        groups = {name: job.pid for name, job in jobs.items() if job.pid}
         for group in groups.values():
             _signal(group, signal.SIGTERM)
         end = time.monotonic() + self._grace
@@ -282,24 +285,24 @@ class Runner:
     def _stop_all(self, why: str) -> None:
         running = dict(self._of("RUNNING"))
         self._reap()
-        running = {name: job for name, job in running.items() if job["state"] == "RUNNING"}
+        running = {name: job for name, job in running.items() if job.state == "RUNNING"}
         try:
             self._end(running)
         finally:
             for job in self._state.jobs.values():
-                if job["state"] in LIVE:
-                    job.update(state="CANCELLED", ended=time.time())
+                if job.state in LIVE:
+                    job.end("CANCELLED")
             self._state.save()
             self._record = records.read(self._workspace, self._run)
             self._record.state, self._record.note = RunState.CANCELLED, why
             records.write(self._workspace, self._record)
             self._show()
 
-    def _of(self, state: str) -> list[tuple[str, dict[str, Any]]]:
-        return [(name, job) for name, job in self._state.jobs.items() if job["state"] == state]
+    def _of(self, state: str) -> list[tuple[str, LocalJob]]:
+        return [(name, job) for name, job in self._state.jobs.items() if job.state == state]
 
-    def _step_record(self, job: dict[str, Any]) -> StepRecord:
-        return records.step(self._record, job["step"])
+    def _step_record(self, job: LocalJob) -> StepRecord:
+        return records.step(self._record, job.step)
 
     def _show(self) -> None:
         if self._look is not None:
@@ -308,7 +311,7 @@ class Runner:
 
 def _states(local: LocalJobs, job: str) -> list[str]:
     """The states of all tasks of ``12``, or of the one task ``12_3``."""
-    return [each["state"] for name, each in local.jobs.items() if job in (each["job"], name)]
+    return [each.state for name, each in local.jobs.items() if job in (each.job, name)]
 
 
 def _signal(group: int, number: int) -> None:

@@ -103,7 +103,7 @@ class LocalScheduler:
         left behind."""
         jobs = LocalJobs(self._workspace, record.run)
         jobs.take_up(record)
-        live = [name for name, job in jobs.jobs.items() if job["state"] in LIVE]
+        live = [name for name, job in jobs.jobs.items() if job.state in LIVE]
         if live:
             jobs.ask_to_stop()
             if jobs.runner() is None:
@@ -183,7 +183,7 @@ def _standing(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
         starting |= {name: LiveJob(JobState.PENDING, "about to start")
                      for attempt in step.attempts for name in attempt.task_ids.values()
                      if name not in jobs.jobs}
-    unfinished = bool(starting) or any(job["state"] in LIVE for job in jobs.jobs.values())
+    unfinished = bool(starting) or any(job.state in LIVE for job in jobs.jobs.values())
     fresh = any(now - attempt.time < STARTING_S
                 for step in record.steps for attempt in step.attempts)
     orphaned = unfinished and not fresh and jobs.runner() is None
@@ -191,16 +191,16 @@ def _standing(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
     ended: dict[str, EndedJob] = {}
     minutes = {step.name: step.resources.get("time_min") for step in record.steps}
     for name, job in jobs.jobs.items():
-        state, started = JobState(job["state"]), job.get("started")
-        elapsed = None if started is None else (job.get("ended") or now) - started
+        state, started = JobState(job.state), job.started
+        elapsed = None if started is None else (job.ended or now) - started
         if state.is_terminal:
-            ended[name] = EndedJob(state, job.get("exit"), elapsed)
+            ended[name] = EndedJob(state, job.exit, elapsed)
         elif not orphaned or alive(job):
-            limit = 60.0 * float(job.get("time_min") or minutes.get(job["step"]) or 0)
+            limit = 60.0 * float(job.time_min or minutes.get(job.step) or 0)
             live[name] = LiveJob(
-                state, "" if job["after"] else "waits for free cores and memory", elapsed,
-                start=started, restarts=job.get("restarts", 0), limit_s=limit or None,
-                after_others=bool(job["after"]))
+                state, "" if job.after else "waits for free cores and memory", elapsed,
+                start=started, restarts=job.restarts, limit_s=limit or None,
+                after_others=bool(job.after))
     return StepJobs(live, ended, asked=True), ["its local runner is gone"] if orphaned else []
 
 
