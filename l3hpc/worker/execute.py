@@ -96,10 +96,10 @@ class TaskCall:
             limits.note(folder, self.index, TIME, found)
             raise SystemExit(limits.REQUEUE)
         from l3hpc.schedulers import requeue_policy
-        from l3hpc.worker import requeue as healing
+        from l3hpc.worker import requeue
 
         if os.environ.get("L3HPC_REQUEUES"):
-            raise SystemExit(healing.REQUEUE)
+            raise SystemExit(requeue.REQUEUE)
         # a script without a requeue policy: submitit asks Slurm
         if not StepFolder(folder).requeue_policy.exists():
             from submitit.core.utils import DelayedSubmission
@@ -108,8 +108,8 @@ class TaskCall:
             markers.add_requeue(markers_folder(config, read_json(config)), self.index,
                                 requeue_policy.TIME, time.time())
             return DelayedSubmission(self)
-        decision = healing.after_end(folder, self.index, healing.REQUEUE, "")
-        if healing.act(folder, self.index, decision):  # under a script of a version before
+        decision = requeue.after_end(folder, self.index, requeue.REQUEUE, "")
+        if requeue.act(folder, self.index, decision):  # under a script of a version before
             time.sleep(120)  # Slurm ends this process and puts the job back
         return None  # submitit ends the task: its error says that it was not put back
 
@@ -134,8 +134,28 @@ def run_task(
     """Run task ``index`` of the step frozen in ``config_path`` and return its ``result.json``.
 
     A finished task returns at once. Two processes at the same task do not disturb each other: the
-    second waits for the first, and takes over when the first one died. Failures leave an
-    ``error.json`` marker.
+    second waits for the first, and takes over when the first one died.
+
+    Parameters
+    ----------
+    config_path : Path
+        A ``config.json``, in the step's folder of a run or in an artifact.
+    index : int
+        From 0.
+    progress, recorder : optional
+        Where progress and results go (default: the log, and the journal of the artifact's
+        workspace).
+
+    Returns
+    -------
+    dict
+        What ``result.json`` holds.
+
+    Raises
+    ------
+    InputError
+        The config cannot be used, or has no such task. Every failure leaves an ``error.json``
+        marker.
     """
     quiet_first_import()
     config = read_config(config_path)
@@ -156,7 +176,7 @@ def run_task(
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (-1, 85, 255)):  # a requeue
             with contextlib.suppress(OSError):  # a full disk must not hide the error itself
-                write_json(markers.path(marks, index, "error.json"), _last_words(error))
+                write_json(markers.path(marks, index, "error.json"), _error_details(error))
         raise
 
 
@@ -272,14 +292,14 @@ def _claimed(artifact: Path, index: int, run: str, progress: Progress) -> Iterat
         yield True
         return
     owner = Owner(artifacts.scratch_folder(artifact, index), label=run)
-    said = False
+    announced = False
     while not owner.acquire():
         holder = owner.holder() or {}
-        if not said and holder:
+        if not announced and holder:
             progress.note(f"task {index} is being computed by {holder.get('label')} on "
                           f"{holder.get('host')}: waiting for it")
-            said = True
-        time.sleep(WAIT_S if said else 0.05)
+            announced = True
+        time.sleep(WAIT_S if announced else 0.05)
         if artifacts.is_done(artifact, index):
             yield True
             return
@@ -303,20 +323,21 @@ def _journal(config: Mapping[str, Any]) -> Recorder:
     return Journal(workspace.journal, labels=config["labels"], run=config["run"])
 
 
-def _last_words(error: BaseException) -> dict[str, Any]:
-    words: dict[str, Any] = {
+def _error_details(error: BaseException) -> dict[str, Any]:
+    """What ``error.json`` keeps of an error."""
+    details: dict[str, Any] = {
         "type": type(error).__name__, "message": str(error), "where": None, "hint": None,
         "time": time.time(),
     }
     if isinstance(error, L3hpcError):
-        words.update(message=error.message, where=error.where, hint=error.hint,
-                     allowed=error.allowed, exit_code=error.exit_code, tail=[])
+        details.update(message=error.message, where=error.where, hint=error.hint,
+                       allowed=error.allowed, exit_code=error.exit_code, tail=[])
     else:
         lines = "".join(traceback.format_exception(error)).splitlines()
-        words["tail"] = lines[-TAIL_LINES:]
+        details["tail"] = lines[-TAIL_LINES:]
     if isinstance(error, SystemExit | KeyboardInterrupt):
-        words["message"] = f"stopped ({error!r})"
-    return words
+        details["message"] = f"stopped ({error!r})"
+    return details
 
 
 def _cpu_seconds() -> float:

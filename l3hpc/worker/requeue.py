@@ -142,11 +142,11 @@ def refused(folder: Path, task: int, words: str) -> None:
     """Slurm does not put the task back: it is given up, and status says why."""
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     cause = str(marks.requeues[-1].get("reason", "")) if marks.requeues else "failed"
-    said = " ".join(words.split()) or "it gave no reason"
-    _say(f"Slurm does not put the job back: {said}")
+    reason = " ".join(words.split()) or "it gave no reason"
+    _say(f"Slurm does not put the job back: {reason}")
     marked = StepFolder(folder).markers
     markers.take_back_requeue(marked, task)
-    markers.give_up(marked, task, f"{cause}; Slurm does not put it back: {said}", time.time())
+    markers.give_up(marked, task, f"{cause}; Slurm does not put it back: {reason}", time.time())
 
 
 def held(folder: Path, task: int, words: str) -> None:
@@ -225,9 +225,10 @@ def _stdin() -> str:
     return sys.stdin.buffer.read(MOST_SIGNS).decode(errors="replace")
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command lines above."""
-    folder, task, what, rest = Path(words[0]), int(words[1]), words[2], list(words[3:])
+    folder, task, what = Path(arguments[0]), int(arguments[1]), arguments[2]
+    rest = list(arguments[3:])
     if what == "failed":  # by a script of a version before
         return 0 if act(folder, task, after_end(folder, task, int(rest[0]), _signs(folder))) else 1
     if what == "restarted" and not rest:

@@ -20,7 +20,7 @@ from l3hpc.workspace.layout import ArtifactFolder
 
 
 def run(
-    step: str, words: Mapping[str, str], inputs: Mapping[str, Path], output: Path, *,
+    step: str, settings: Mapping[str, str], inputs: Mapping[str, Path], output: Path, *,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run one step into ``output`` (files and result.json, flat) and return its result.
@@ -38,7 +38,7 @@ def run(
     for name, need in module.INPUTS.items():
         if need == "required" and name not in inputs:
             raise InputError(f"{step} needs the output of {name}", hint=f"--input {name}=FOLDER")
-    typed = execute.validated(module, parameters(module, words), f"--set of {step}")
+    typed = execute.validated(module, parameters(module, settings), f"--set of {step}")
     output = Path(output).absolute()
     if output.exists() and any(output.iterdir()):
         if not overwrite:
@@ -74,14 +74,14 @@ def run(
     return result
 
 
-def parameters(module: Any, words: Mapping[str, str]) -> dict[str, Any]:
-    """Words as values, read as ``--set`` of a pipeline reads them."""
+def parameters(module: Any, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Texts as values, read as ``--set`` of a pipeline reads them."""
     values: dict[str, Any] = {}
-    for name, word in words.items():
+    for name, text in settings.items():
         if name not in module.Params.model_fields:
             raise InputError(f"{module.NAME} has no parameter {name!r}",
                              allowed=nearest(name, module.Params.model_fields))
-        values[name] = read_value(module.Params, name, word)
+        values[name] = read_value(module.Params, name, text)
     return values
 
 

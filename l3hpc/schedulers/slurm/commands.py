@@ -45,9 +45,9 @@ def unused_words(environment: Mapping[str, str]) -> str:
     keys = [key for key in ("account", "partition", "qos", "constraint", "reservation", "wckey")
             if any(name.removeprefix("SBATCH_").removeprefix("SLURM_") == key.upper()
                    for name in names)]
-    told = f"; set {', '.join(f'{key}:' for key in keys)} of the profile instead" if keys else ""
+    advice = f"; set {', '.join(f'{key}:' for key in keys)} of the profile instead" if keys else ""
     return (f"{', '.join(names)} of the environment {'is' if len(names) == 1 else 'are'} not used: "
-            f"cluster.yaml decides{told}")
+            f"cluster.yaml decides{advice}")
 
 
 def for_slurm() -> dict[str, str]:
