@@ -140,7 +140,7 @@ def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
 def test_slurm_can_be_asked_first(slurm_cluster, chains, tmp_path):
     good = chains.plan(tmp_path, on=profile(chains, slurm_cluster), tasks={"extract": 3})
     submit.submit(good, test_only=True)
-    assert not good.folder.exists() and not slurm_cluster.jobs()
+    assert not good.folder.path.exists() and not slurm_cluster.jobs()
     bad = chains.plan(tmp_path, on=profile(chains, slurm_cluster, partition="nowhere"))
     with pytest.raises(ClusterError, match="extract: .*invalid partition") as caught:
         submit.submit(bad, test_only=True)
