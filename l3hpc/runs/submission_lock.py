@@ -12,7 +12,7 @@ from pathlib import Path
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError, command_line
 from l3hpc.workspace import records, sharing
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.lease import Owner
+from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.records import RunRecord
 from l3hpc.workspace.states import RunState
 
@@ -26,7 +26,7 @@ class Stopped(L3hpcError):
     exit_code = EXIT_INTERRUPTED
 
 
-def acquire(workspace: Path, run: str, label: str) -> Owner:
+def acquire(workspace: Path, run: str, label: str) -> Lease:
     """Take the submission lock of a run; whoever takes it releases it.
 
     Parameters
@@ -100,11 +100,11 @@ def pause(workspace: Path, run: str, seconds: float) -> None:
         time.sleep(min(left, LOOK_S))
 
 
-def _lock(workspace: Path, run: str, label: str = "") -> Owner:
-    return Owner(Workspace(workspace).run(run).submission_lease, label)
+def _lock(workspace: Path, run: str, label: str = "") -> Lease:
+    return Lease(Workspace(workspace).run(run).submission_lease, label)
 
 
-def _who(owner: Owner) -> str:
+def _who(owner: Lease) -> str:
     holder = owner.holder() or {}
     return (f"l3hpc {holder.get('label', '')} (process {holder.get('pid', '?')} on "
             f"{holder.get('host', '?')})")

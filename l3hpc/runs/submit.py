@@ -31,7 +31,7 @@ from l3hpc.schedulers import scripts as render
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.layout import ArtifactFolder
-from l3hpc.workspace.lease import Owner
+from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
 
@@ -157,7 +157,7 @@ def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
     return ordered
 
 
-def _make_folder(plan: Plan) -> Owner:
+def _make_folder(plan: Plan) -> Lease:
     """The run's folder, locked: no other command submits its jobs meanwhile."""
     if plan.profile.shared_group:
         sharing.prepare(plan.workspace, {step.kind for step in plan.steps})

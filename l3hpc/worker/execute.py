@@ -38,7 +38,7 @@ from l3hpc.models.tensorflow_log import quiet_first_import
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder
-from l3hpc.workspace.lease import Owner
+from l3hpc.workspace.lease import Lease
 
 PACKAGES = ("numpy", "scipy", "h5py", "tensorflow", "tensorflow-cpu", "keras", "scikit-learn",
             "soundfile", "soxr", "umap-learn", "ncnn", "openvino")
@@ -291,7 +291,7 @@ def _claimed(artifact: Path, index: int, run: str, progress: Progress) -> Iterat
     if artifacts.is_done(artifact, index):
         yield True
         return
-    owner = Owner(artifacts.scratch_folder(artifact, index), label=run)
+    owner = Lease(artifacts.scratch_folder(artifact, index), label=run)
     announced = False
     while not owner.acquire():
         holder = owner.holder() or {}

@@ -1,6 +1,6 @@
-"""Who is at work on something: one owner at a time, and none that stays for ever after a crash.
+"""Leases: one owner at a time for a piece of work, and none that stays for ever after a crash.
 
-An ``Owner`` holds numbered claim files ``<name>.owner.<n>`` beside the thing they guard. The
+A ``Lease`` holds numbered claim files ``<name>.owner.<n>`` beside the thing they guard. The
 highest number owns it. To take over a dead owner's claim is to create the next number (an exclusive
 creation, so only one process can win it). The owner rewrites its claim regularly with a growing
 ``beat``; whoever waits looks whether the beat still moves by its own clock, so the clocks of the
@@ -40,7 +40,7 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-class Owner:
+class Lease:
     """A claim on ``path`` (any name; nothing is written to ``path`` itself).
 
     Use ``acquire()`` (True when it is ours) and ``release()``, or as a context manager after a
@@ -110,7 +110,7 @@ class Owner:
         """False when another process has taken the claim over (we were thought dead)."""
         return self._number is not None and self._numbers()[-1:] == [self._number]
 
-    def __enter__(self) -> Owner:
+    def __enter__(self) -> Lease:
         return self
 
     def __exit__(

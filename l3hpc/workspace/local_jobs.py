@@ -21,7 +21,7 @@ from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import read_json, write_json, write_text
 from l3hpc.io.typed import made, mapping
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.lease import Owner, process_start
+from l3hpc.workspace.lease import Lease, process_start
 from l3hpc.workspace.records import RunRecord
 
 LIVE = ("PENDING", "RUNNING")
@@ -175,7 +175,7 @@ class LocalJobs:
 
     def runner(self) -> dict[str, Any] | None:
         """The live runner of the run (``host``, ``pid``); None when there is none."""
-        return Owner(self._folder.runner_lease).holder()
+        return Lease(self._folder.runner_lease).holder()
 
     def ask_to_stop(self) -> None:
         """Leave a request that the runner looks for (from any machine)."""

@@ -6,11 +6,11 @@ import socket
 import threading
 import time
 
-from l3hpc.workspace.lease import DEAD_S, Owner, process_start
+from l3hpc.workspace.lease import DEAD_S, Lease, process_start
 
 
 def test_only_one_holds_a_claim(tmp_path):
-    first, second = Owner(tmp_path / "thing", "one"), Owner(tmp_path / "thing", "two")
+    first, second = Lease(tmp_path / "thing", "one"), Lease(tmp_path / "thing", "two")
     assert first.acquire()
     assert not second.acquire()
     assert second.holder()["label"] == "one"
@@ -18,13 +18,13 @@ def test_only_one_holds_a_claim(tmp_path):
     assert second.acquire() and not first.acquire()
     assert second.still_ours() and not first.still_ours()
     second.release()
-    assert Owner(tmp_path / "thing").holder() is None
+    assert Lease(tmp_path / "thing").holder() is None
 
 
 def test_a_dead_process_of_this_machine_loses_its_claim_at_once(tmp_path):
     state = {"host": socket.gethostname(), "pid": 2**22 + 1, "start": 1, "token": "x", "beat": 3}
     (tmp_path / "thing.owner.4").write_text(json.dumps(state))
-    owner = Owner(tmp_path / "thing")
+    owner = Lease(tmp_path / "thing")
     assert owner.acquire()
     assert [path.name for path in tmp_path.iterdir()] == ["thing.owner.5"]
     owner.release()
@@ -34,14 +34,14 @@ def test_a_reused_process_id_does_not_keep_a_claim(tmp_path):
     state = {"host": socket.gethostname(), "pid": 1, "start": (process_start(1) or 0) + 7,
              "token": "x", "beat": 3}
     (tmp_path / "thing.owner.1").write_text(json.dumps(state))
-    assert Owner(tmp_path / "thing").holder() is None
+    assert Lease(tmp_path / "thing").holder() is None
 
 
 def test_a_silent_owner_on_another_machine_expires_by_our_own_clock(tmp_path):
     claim = tmp_path / "thing.owner.1"
     state = {"host": "elsewhere", "pid": 1, "start": 1, "token": "x", "beat": 1}
     claim.write_text(json.dumps(state))
-    owner = Owner(tmp_path / "thing", expires_s=0.2)
+    owner = Lease(tmp_path / "thing", expires_s=0.2)
     assert not owner.acquire()
     for beat in range(2, 5):  # it still beats, whatever its clock says
         threading.Event().wait(0.1)
@@ -56,10 +56,10 @@ def test_a_claim_that_is_minutes_old_is_dead_at_the_first_look(tmp_path):
     claim = tmp_path / "thing.owner.1"
     claim.write_text(json.dumps({"host": "elsewhere", "pid": 1, "start": 1, "token": "x"}))
     os.utime(claim, (time.time() - DEAD_S / 2,) * 2)
-    assert Owner(tmp_path / "thing").holder() is not None
+    assert Lease(tmp_path / "thing").holder() is not None
     os.utime(claim, (time.time() - DEAD_S - 60,) * 2)
-    assert Owner(tmp_path / "thing").holder() is None
-    owner = Owner(tmp_path / "thing")
+    assert Lease(tmp_path / "thing").holder() is None
+    owner = Lease(tmp_path / "thing")
     assert owner.acquire()
     owner.release()
 
@@ -67,7 +67,7 @@ def test_a_claim_that_is_minutes_old_is_dead_at_the_first_look(tmp_path):
 def test_of_many_who_take_over_one_wins(tmp_path):
     state = {"host": socket.gethostname(), "pid": 2**22 + 1, "start": 1, "token": "x", "beat": 3}
     (tmp_path / "thing.owner.1").write_text(json.dumps(state))
-    owners = [Owner(tmp_path / "thing") for _ in range(16)]
+    owners = [Lease(tmp_path / "thing") for _ in range(16)]
     won = []
     start = threading.Barrier(len(owners))
 
@@ -87,7 +87,7 @@ def test_of_many_who_take_over_one_wins(tmp_path):
 
 def test_a_half_written_claim_is_no_claim_for_ever(tmp_path):
     (tmp_path / "thing.owner.1").write_text('{"host": "x", ')
-    owner = Owner(tmp_path / "thing", expires_s=0.1)
+    owner = Lease(tmp_path / "thing", expires_s=0.1)
     assert not owner.acquire()
     threading.Event().wait(0.15)
     assert owner.acquire()
@@ -96,7 +96,7 @@ def test_a_half_written_claim_is_no_claim_for_ever(tmp_path):
 
 def test_a_pipe_in_the_place_of_a_claim_hangs_nobody(tmp_path):
     os.mkfifo(tmp_path / "thing.owner.3")
-    owner, got = Owner(tmp_path / "thing", expires_s=0.1), []
+    owner, got = Lease(tmp_path / "thing", expires_s=0.1), []
 
     def claim():
         while not owner.acquire():

@@ -25,7 +25,7 @@ from l3hpc.schedulers.requeue_policy import MEMORY, TIME, WARNED
 from l3hpc.schedulers.slurm.commands import scrubbed
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder, Workspace
-from l3hpc.workspace.lease import Owner, process_start
+from l3hpc.workspace.lease import Lease, process_start
 from l3hpc.workspace.local_jobs import LIVE, LocalJob, LocalJobs, alive, entry
 from l3hpc.workspace.records import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState
@@ -63,7 +63,7 @@ class Runner:
 
     def run(self) -> bool:
         """Work until every job has ended. False when another runner has this run already."""
-        owner = Owner(Workspace(self._workspace).run(self._run).runner_lease, "runner")
+        owner = Lease(Workspace(self._workspace).run(self._run).runner_lease, "runner")
         if not owner.acquire():
             return False
         with owner:

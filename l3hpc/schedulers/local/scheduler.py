@@ -38,7 +38,7 @@ from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.schedulers.slurm.commands import call, scrubbed
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.lease import Owner
+from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive
 from l3hpc.workspace.records import RunRecord, StepRecord
 
@@ -235,7 +235,7 @@ def start_detached(workspace: Path, run: str, cwd: Path) -> None:
             env=scrubbed(), start_new_session=True, check=True)
     end = time.monotonic() + START_S
     while time.monotonic() < end:
-        if Owner(folder.runner_lease).holder() is not None or \
+        if Lease(folder.runner_lease).holder() is not None or \
                 LocalJobs(workspace, run).settled(record):
             return
         time.sleep(0.05)
