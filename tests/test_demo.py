@@ -43,7 +43,7 @@ def test_the_plan_is_small_complete_and_on_this_machine(prepared):
     assert params["extract"]["weights"] == "untrained"
     assert params["fit"]["emb_dim"] == params["train"]["emb_dim"] == 8
     assert planned.profile.executor == "local" and planned.run.startswith("demo-")
-    assert planned.folder.parent == folder / "workspace" / "runs" and Path.cwd() == here
+    assert planned.folder.path.parent == folder / "workspace" / "runs" and Path.cwd() == here
 
 
 def test_default_sizes_end_in_time():
