@@ -7,7 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(shell sh tools/find-python)
 BIN := $(VENV)/bin
 
-.PHONY: help demo test fuzz bench lint install install-dev slurm clean
+.PHONY: help demo test check fuzz bench lint install install-dev slurm clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -37,7 +37,12 @@ demo: $(VENV)/.core  ## run the whole chain on a generated city and show the res
 test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be installed)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
+
+check: $(VENV)/.dev  ## ruff, mypy and the quick tests (no Slurm, no TensorFlow)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder --quick
 
 fuzz: $(VENV)/.dev  ## try 5,000 odd and damaged inputs (under 20 minutes; SEED=2 for others)
 	$(BIN)/python -m tests.fuzz --inputs 5000 --seed $(or $(SEED),1)

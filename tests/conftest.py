@@ -1,6 +1,16 @@
 """What every test gets: a cache of its own, so that nothing is remembered in the home folder, and
-hypothesis with the same examples each time and no deadline (a busy machine is no failure)."""
+hypothesis with the same examples each time and no deadline (a busy machine is no failure).
 
+Also how the suite is spread over workers (``make test``: ``-n auto --dist loadgroup``), and the
+quick subset of ``make check`` (``--quick``), which is chosen by rules and so needs no list: no test
+with a real Slurm, none marked slow, none that imports TensorFlow, and none that starts a Python
+process, except those that hold the whole project together (tests/contract and the files beside this
+one). Hypothesis then tries ten examples where a test does not ask for a number itself.
+"""
+
+import importlib.machinery
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +25,95 @@ from fakeslurm import FakeSlurm  # noqa: E402
 settings.register_profile("l3hpc", derandomize=True, deadline=None, database=None,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("l3hpc")
+
+HERE = Path(__file__).resolve().parent
+# One worker per group: each starts a real Slurm and mostly waits for it.
+SLURM_GROUPS = ("slurm", "slurm-faults", "slurm-plain")
+LONGEST_OF_SLURM = ("test_faults.py", "test_pipeline.py")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true",
+                     help="only tests that need no Slurm, no TensorFlow and no new Python process")
+
+
+def pytest_configure(config):
+    if config.getoption("quick"):
+        settings.register_profile("quick", settings.get_profile("l3hpc"), max_examples=10)
+        settings.load_profile("quick")
+        sys.meta_path.insert(0, _TensorFlowSkips())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """The cores are for the tests that compute; the groups that wait for Slurm come on top."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if config.getoption("quick") else cores + len(SLURM_GROUPS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("quick"):
+        left_out = [item for item in items if _slow(item)]
+        items[:] = [item for item in items if not _slow(item)]
+        config.hook.pytest_deselected(items=left_out)
+    if not config.getoption("loadgroup", False):
+        return
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    # What takes longest starts first, so that no worker is left with it at the end.
+    slow = {groups[item] for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (groups[item] not in SLURM_GROUPS, groups[item] not in slow))
+
+
+def _slow(item):
+    return _needs_slurm(item) or item.get_closest_marker("slow") is not None
+
+
+def _needs_slurm(item):
+    return item.path.is_relative_to(HERE / "cluster")
+
+
+def _group(item):
+    """Tests of one file share a worker, and with it what their fixtures made; those of a real Slurm
+    share the Slurm."""
+    if not _needs_slurm(item):
+        return item.path.relative_to(HERE).with_suffix("").as_posix()
+    if "slurm_plain" in item.fixturenames or "[no accounting" in item.name:
+        return "slurm-plain"
+    return "slurm-faults" if item.path.name in LONGEST_OF_SLURM else "slurm"
+
+
+class _TensorFlowSkips:
+    """Finder and loader of a TensorFlow that skips the test which imports it."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name in ("tensorflow", "keras"):
+            return importlib.machinery.ModuleSpec(name, self)
+        return None
+
+    def create_module(self, spec):
+        pytest.skip("needs TensorFlow", allow_module_level=True)
+
+    def exec_module(self, module):
+        raise AssertionError("never created")
+
+
+@pytest.fixture(autouse=True)
+def _no_new_python(request, monkeypatch):
+    """With --quick, skip a test where it starts Python, unless the whole project depends on it."""
+    folder = request.path.parent
+    if not request.config.getoption("quick") or folder in (HERE, HERE / "contract"):
+        return
+    start = subprocess.Popen.__init__
+
+    def skip(self, args, *rest, **options):
+        if isinstance(args, (list, tuple)) and "python" in Path(os.fspath(args[0])).name:
+            pytest.skip("starts a Python process")
+        start(self, args, *rest, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", skip)
 
 
 @pytest.fixture(autouse=True)
