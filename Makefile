@@ -37,7 +37,7 @@ demo: $(VENV)/.core  ## run the whole chain on a generated city and show the res
 test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be installed)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: $(VENV)/.dev  ## ruff, mypy and the quick tests (no Slurm, no TensorFlow)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """What every test gets: a cache of its own, so that nothing is remembered in the home folder, and
 hypothesis with the same examples each time and no deadline (a busy machine is no failure).
 
-Also how the suite is spread over workers (``make test``: ``-n auto --dist loadgroup``), and the
+Also how the suite is spread over workers with ``-n auto --dist loadgroup``, and the
 quick subset of ``make check`` (``--quick``), which is chosen by rules and so needs no list: no test
 with a real Slurm, none marked slow, none that imports TensorFlow, and none that starts a Python
 process, except those that hold the whole project together (tests/contract and the files beside this
@@ -47,8 +47,9 @@ def pytest_configure(config):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """The cores are for the tests that compute; the groups that wait for Slurm come on top."""
-    cores = len(os.sched_getaffinity(0))
-    return cores if config.getoption("quick") else cores + len(SLURM_GROUPS)
+    if config.getoption("quick") or config.getoption("dist") != "loadgroup":
+        return None  # as many as xdist takes by itself
+    return len(os.sched_getaffinity(0)) + len(SLURM_GROUPS)
 
 
 @pytest.hookimpl(tryfirst=True)
