@@ -12,6 +12,7 @@ from l3hpc.cli.planning import note_unused, plan_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 
 if TYPE_CHECKING:
+    from l3hpc.console.progress import Progress
     from l3hpc.pipelines.model import Plan
     from l3hpc.workspace.records import RunRecord
 
@@ -45,7 +46,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     the foreground unless --detach. Options that a pipeline does not offer are refused.
     """
     from l3hpc import schedulers
-    from l3hpc.pipelines import cost, preview, sweep
+    from l3hpc.pipelines import preview, sweep
     from l3hpc.pipelines.from_options import plan_from_options
 
     try:
@@ -63,11 +64,8 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if dry_run:
         _finish(plan, None, as_json, "nothing was submitted (--dry-run)")
         return EXIT_OK
-    if not (yes or test_only) and cost.needs_confirmation(plan):
-        if not sys.stdin.isatty():
-            raise _nothing_submitted(InputError(
-                f"this may cost {cost.at_most(plan).words()}", hint="if that is intended: --yes"))
-        click.confirm("\nsubmit it?", abort=True, err=True)
+    if not (yes or test_only):
+        _confirm(plan)
 
     from l3hpc.console.progress import Progress, for_person
     from l3hpc.runs import submit
@@ -75,13 +73,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     progress = Progress() if plan.profile.capabilities.runner else for_person()
 
     if test_only:
-        try:
-            submit.submit(plan, test_only=True, progress=progress)
-        except L3hpcError as error:
-            raise _nothing_submitted(error) from None
-        count = sum(bool(step.missing) for step in plan.steps)
-        _finish(plan, None, as_json, f"{plan.profile.name} would take all {count} scripts; "
-                                     "nothing was submitted (--test-only)")
+        _test(plan, progress, as_json)
         return EXIT_OK
     try:
         record = submit.submit(
@@ -100,6 +92,31 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
         click.echo(f"\n{plan.run} is done. Results:   l3hpc ledger show      "
                    f"files: {plan.folder.artifacts}")
     return EXIT_OK
+
+
+def _confirm(plan: Plan) -> None:
+    """Ask a person where the plan may cost much; without one at the terminal, refuse it."""
+    from l3hpc.pipelines import cost
+
+    if not cost.needs_confirmation(plan):
+        return
+    if not sys.stdin.isatty():
+        raise _nothing_submitted(InputError(
+            f"this may cost {cost.at_most(plan).words()}", hint="if that is intended: --yes"))
+    click.confirm("\nsubmit it?", abort=True, err=True)
+
+
+def _test(plan: Plan, progress: Progress, as_json: bool) -> None:
+    """Let the cluster check every script of the plan, and say that it would take them."""
+    from l3hpc.runs import submit
+
+    try:
+        submit.submit(plan, test_only=True, progress=progress)
+    except L3hpcError as error:
+        raise _nothing_submitted(error) from None
+    count = sum(bool(step.missing) for step in plan.steps)
+    _finish(plan, None, as_json, f"{plan.profile.name} would take all {count} scripts; "
+                                 "nothing was submitted (--test-only)")
 
 
 def _arrays(plan: Plan) -> list[str]:

@@ -1,4 +1,4 @@
-"""YAML files whose every value knows its line, so that a refusal can name the place."""
+"""YAML files with the line of every value, so that an error can name the place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Document:
         return _short(self.path)
 
     def has(self, place: Place) -> bool:
-        """Whether the file itself says something at this place."""
+        """Whether the file itself has a value at this place."""
         return place in self.lines
 
     def refuse(self, place: Place, message: str, **parts: Any) -> InputError:
@@ -54,7 +54,7 @@ class Refusal(ValueError):
 
 
 def checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """``check`` (which raises ``InputError``) as a pydantic validator that keeps its words."""
+    """``check`` (which raises ``InputError``) as a pydantic validator that keeps its message."""
 
     def validator(value: Any) -> Any:
         try:
@@ -91,10 +91,20 @@ def explain(
     error: ValidationError, model: type[BaseModel], document: Document | None, place: Place = (),
     prefix: str = "",
 ) -> InputError:
-    """A pydantic error in a person's words: place, what is wrong, what is allowed.
+    """A pydantic error as an ``InputError`` for a person: place, what is wrong, what is allowed.
 
-    document: where lines come from (None: the place is only named). prefix: put before the name
-    of the parameter (``train.``).
+    Parameters
+    ----------
+    error : ValidationError
+        Its first entry is explained.
+    model : type of BaseModel
+        What was validated; the source of the valid names.
+    document : Document or None
+        Where lines come from (None: the place is only named).
+    place : tuple
+        Where in the document the model begins.
+    prefix : str
+        Put before the name of the parameter (``train.``).
     """
     first = error.errors(include_url=False)[0]
     location = tuple(part for part in first["loc"] if not str(part).startswith("function-"))

@@ -36,14 +36,14 @@ def plain(value: Any) -> str:
 
 
 def word(value: Any) -> str:
-    """A name for a ``#SBATCH`` value: no spaces, quotes, backslashes or leading dash; short."""
+    """A value for an ``#SBATCH`` line: short, no spaces, quotes, backslashes or leading dash."""
     text = plain(value)
     if not text or len(text) > MAX_VALUE:
         raise InputError(f"{text[:60]!r} has {len(text):,} characters",
                          allowed=f"1 to {MAX_VALUE:,} characters")
     if text.startswith("-") or re.search(r"[\s'\"\\`$;<>#%]", text):
         raise InputError(
-            f"{text[:60]!r} is not a name that Slurm takes",
+            f"{text[:60]!r} is not a name that Slurm accepts",
             allowed="no spaces, quotes, backslashes or any of ` $ ; < > # %, no leading dash")
     return text
 
@@ -105,7 +105,7 @@ def cluster_names(value: Any) -> tuple[str, ...]:
 
 
 def steps_known(value: Any) -> Any:
-    """The keys are kinds of steps."""
+    """A mapping whose keys are kinds of steps; ``InputError`` for any other key."""
     for name in value if isinstance(value, dict) else ():
         if name not in STEPS:
             raise InputError(f"unknown step {name!r}", allowed=nearest(str(name), STEPS))
@@ -142,7 +142,7 @@ class Resources:
 
 
 class ResourceSpec(Section):
-    """What a task asks for, as far as it is said: cpus, mem (``16GB``), gpus, time (``4h``)."""
+    """What a task asks for, where it is given: cpus, mem (``16GB``), gpus, time (``4h``)."""
 
     cpus: int | None = Field(default=None, ge=1, le=4096)
     mem: Memory | None = None
@@ -150,7 +150,7 @@ class ResourceSpec(Section):
     time: Minutes | None = None
 
     def over(self, base: Resources) -> Resources:
-        """``base`` with what this spec says put over it."""
+        """``base`` with the values that are given here in place of its own."""
         return Resources(
             cpus=base.cpus if self.cpus is None else self.cpus,
             mem_mb=base.mem_mb if self.mem is None else self.mem,
@@ -172,7 +172,7 @@ class Healing(Section):
 
 
 class StepOverrides(ResourceSpec):
-    """A profile's word on one kind of step: resources, and where it runs."""
+    """A profile's settings for one kind of step: resources, and where it runs."""
 
     partition: Word | None = None
     qos: Word | None = None
@@ -274,7 +274,7 @@ class ClusterProfile(Section):
             or os.environ.get("SLURM_CLUSTERS", "")
 
     def at(self, kind: str) -> StepOverrides:
-        """What the profile says of one kind of step (an empty word if nothing)."""
+        """The profile's settings for one kind of step (empty if it has none)."""
         return self.steps.get(kind, StepOverrides())
 
     def slot_cpus(self) -> int:
@@ -286,9 +286,15 @@ class ClusterProfile(Section):
         return self.slots.mem or machine_memory_mb()
 
     def granted(self, step: str, wanted: Resources) -> Resources:
-        """What a task of ``step`` really gets. Above the site's limits: ``InputError``.
+        """What a task of ``step`` really gets.
 
-        ``local`` gives no more than the machine has. No GPU is asked where the profile says none.
+        On ``local`` it is no more than the machine has. No GPU is asked for where the profile has
+        none.
+
+        Raises
+        ------
+        InputError
+            Where a request is above the site's limits.
         """
         if self.gpu_request == "none":
             wanted = Resources(wanted.cpus, wanted.mem_mb, 0, wanted.time_min)

@@ -99,7 +99,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Config:
-    """What holds now. ``origin(key)`` says where each value comes from."""
+    """The values in effect. ``origin(key)`` tells where each of them comes from."""
 
     file: Path
     profile: ClusterProfile
@@ -163,16 +163,28 @@ def load(
     overrides: Mapping[str, tuple[str, str]] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Config:
-    """The configuration that holds here.
+    """The configuration in effect.
 
     Parameters
     ----------
-    path: a cluster.yaml (default: that of the working folder, else the delivered one).
-    cluster: a profile's name (default: ``cluster:`` of the file, else ``local``).
-    overrides: dotted key (``paths.workspace``) → (value, the option that set it).
-    environ: environment variables (default: this process's).
+    path : str or Path, optional
+        A cluster.yaml (default: that of the working folder, else the delivered one).
+    cluster : str, optional
+        A profile's name (default: ``cluster:`` of the file, else ``local``).
+    overrides : mapping, optional
+        Dotted key (``paths.workspace``) → (value, the option that set it).
+    environ : mapping, optional
+        Environment variables (default: this process's).
 
-    Raises ``InputError`` with file and line for everything that is not right in the file.
+    Returns
+    -------
+    Config
+        Absolute paths, the profile, and the origin of every value.
+
+    Raises
+    ------
+    InputError
+        With file and line, for everything that is wrong in the file.
     """
     if path is not None and not Path(path).is_file():
         raise InputError("there is no such file", where=str(path),
@@ -195,7 +207,7 @@ def load(
         where = "--cluster" if cluster else document.where(("cluster",))
         raise InputError(f"there is no cluster {name!r}", where=where,
                          allowed=nearest(name, profiles),
-                         hint=f"profiles live under clusters: in {file}")
+                         hint=f"profiles are listed under clusters: in {file}")
     for place in document.lines:
         if len(place) >= 3 and place[:2] == ("clusters", name):
             origins[".".join(str(part) for part in place)] = document.where(place)

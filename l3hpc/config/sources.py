@@ -1,4 +1,4 @@
-"""Where cluster.yaml, pipelines and templates come from: the person's own first, then ours.
+"""Where cluster.yaml, pipelines and templates come from: the user's own first, then ours.
 
 A working folder may hold its own ``cluster.yaml``, ``jobs/`` and ``templates/``. What it lacks
 comes from the package: ``l3hpc/defaults/`` in an installed wheel, or the source tree beside it.
@@ -52,6 +52,6 @@ def pipeline_file(name: str, folder: Path | None = None) -> Path:
     found = pipelines(folder)
     if name not in found:
         raise InputError(f"there is no pipeline {name!r}", allowed=nearest(name, found),
-                         hint=f"your own goes into jobs/{name}.yaml" if name.isidentifier()
+                         hint=f"your own goes in jobs/{name}.yaml" if name.isidentifier()
                          else None)
     return found[name]

@@ -95,7 +95,7 @@ def package_lines(
         if have is not None and meets(have, package.specifier):
             good[package.name] = have
             continue
-        wrong = (f"{package.name} {have} does not keep {package.specifier}" if have else
+        wrong = (f"{package.name} {have} does not satisfy {package.specifier}" if have else
                  f"{package.name} is not installed (needs {package.specifier or 'any'})")
         bad.append(Finding("packages", "red", wrong,
                            f"pip install '{package.name}{package.specifier}'"))

@@ -54,7 +54,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
         answer = _tried(text, schedulers.of(config.profile, config.workspace), ask)
         if answer.code is None:
             yield Finding("scripts", "red", f"cannot be tried: {answer.reason}",
-                          "run this where jobs are submitted")
+                          "run this on a machine that submits jobs")
             return
         if answer.code != 0:
             refused[text] = answer.reason.removeprefix("allocation failure: ")

@@ -20,7 +20,7 @@ CLUSTER_HINT = "run this on a login node; sinfo must work there (module load slu
 
 
 def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
-    """All checks of the batch system, or one line that says that there is none to check."""
+    """All checks of the batch system, or one finding that none is needed."""
     if profile.executor != SLURM:
         yield Finding("Slurm", "off", f"not needed for cluster {profile.name}")
         return
@@ -96,7 +96,7 @@ def partition_line(profile: ClusterProfile, name: str, steps: list[str],
     words = (f"{found.nodes} node{'s' if found.nodes != 1 else ''}, {limit}, {found.cpus} cores, "
              f"{format_memory(found.mem_mb)}" + (f", {found.gres}" if found.gres else ""))
     if not found.up:
-        return Finding(check, "red", f"is down ({words})", "name another partition, or wait")
+        return Finding(check, "red", f"is down ({words})", "use another partition, or wait")
     problems = []
     for step in steps:
         asked = profile.at(step)

@@ -22,7 +22,7 @@ SHARED_TYPES = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "panfs", "afs
 
 
 def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Finding]:
-    """Writable, with room, and seen by the nodes where there are any."""
+    """Whether it is writable, has space, and is seen by the nodes where there are any."""
     folder = config.workspace
     parent = nearest_folder(folder)
     try:
@@ -36,7 +36,7 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Fi
         test.unlink()
     except OSError as error:
         yield Finding("workspace", "red", f"{parent} is not writable: {error.strerror}",
-                      "name another one: paths.workspace in cluster.yaml, or OUTPUT_DIR")
+                      "set another one: paths.workspace in cluster.yaml, or OUTPUT_DIR")
         return
     free = shutil.disk_usage(parent).free / 1e9
     words = f"{folder}, {free:,.0f} GB free" + ("" if folder.is_dir() else ", will be created")
@@ -146,7 +146,7 @@ def weights_line(config: Config) -> Finding:
     try:
         info = describe(Path(name))
     except L3hpcError as error:
-        return from_error("weights", error, "name another file in paths.weights")
+        return from_error("weights", error, "set another file in paths.weights")
     except OSError as error:
         return Finding("weights", "red", f"{name} cannot be read: {error.strerror or error}",
                        "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a readable file")
@@ -167,7 +167,7 @@ def audio_line(folder: Path | None) -> Finding:
     """The recordings to learn from."""
     if folder is None:
         return Finding("audio", "off", "not set (paths.audio, AUDIO_DIR)",
-                       "needed for submit upstream; to try: l3hpc data synth city")
+                       "needed for submit upstream; to try it out: l3hpc data synth city")
     from l3hpc.datasets.corpus import scan
 
     try:
@@ -181,7 +181,7 @@ def audio_line(folder: Path | None) -> Finding:
              f"{'s' if len(sensors) != 1 else ''}, {size:,.2f} GB")
     if lost:
         return Finding("audio", "yellow",
-                       f"{words}; {lost:,} of them are in the table but not there",
+                       f"{words}; {lost:,} of them are listed but missing",
                        command_line('data', 'check', folder))
     return Finding("audio", "green", words)
 
@@ -190,7 +190,7 @@ def embeddings_line(folder: Path | None) -> Finding:
     """Teacher embeddings that somebody computed before."""
     if folder is None:
         return Finding("embeddings", "off", "not set (paths.embeddings, EMBEDDING_DIR)",
-                       "needed only to start from ready teacher embeddings")
+                       "needed only to start from teacher embeddings that exist already")
     from l3hpc.datasets.embeddings import open_source
 
     try:
@@ -208,7 +208,7 @@ def sonyc_line(folder: Path | None) -> Finding:
     """The annotated clips that the classifier needs."""
     if folder is None:
         return Finding("SONYC-UST", "off", "not set (paths.sonyc_ust, SONYC_UST_PATH)",
-                       "needed for submit downstream; to try: l3hpc data synth city")
+                       "needed for submit downstream; to try it out: l3hpc data synth city")
     from l3hpc.datasets.sonyc_ust import check, locate
     from l3hpc.io.tables import records
 
