@@ -69,13 +69,14 @@ def ours(path: Path, kept: int, mode: str) -> dict[str, Any]:
     import h5py
 
     from l3hpc.reduction.store import load_phi
-    from l3hpc.steps import fit
-    from l3hpc.steps.base import Task
+    from l3hpc.steps import Task, step
+
+    fit = step("fit")
 
     def work(name: str, rows: Path, components: int) -> Any:
         folder = Path(temporary) / name
         folder.mkdir()
-        fit.run(fit.Params(emb_dim=components, mode=mode),
+        fit.run(fit.params_type(emb_dim=components, mode=mode),
                 Task(output=folder, scratch=folder, inputs={"sample": rows}))
         return load_phi(folder / "phi.h5").arrays["explained_variance"]
 

@@ -31,8 +31,7 @@ def prepare(folder: Path, rows: int, dim: int, kept: int) -> dict[str, Any]:
     """Rows, a smaller file with the first of them, and φ, fitted on the smaller file."""
     import h5py
 
-    from l3hpc.steps import fit
-    from l3hpc.steps.base import Task
+    from l3hpc.steps import Task, step
 
     make(folder / "rows.h5", rows, dim)
     with h5py.File(folder / "rows.h5") as source, h5py.File(folder / "few.h5", "w") as file:
@@ -43,7 +42,8 @@ def prepare(folder: Path, rows: int, dim: int, kept: int) -> dict[str, Any]:
     with h5py.File(folder / "rows.h5") as source, h5py.File(folder / "gzip.h5", "w") as file:
         file.create_dataset(KEY, data=source[KEY][()], compression="gzip", chunks=True)
     (folder / "phi").mkdir()
-    fit.run(fit.Params(emb_dim=kept), Task(
+    fit = step("fit")
+    fit.run(fit.params_type(emb_dim=kept), Task(
         output=folder / "phi", scratch=folder, inputs={"sample": folder / "few.h5"}))
     return {}
 
@@ -51,11 +51,11 @@ def prepare(folder: Path, rows: int, dim: int, kept: int) -> dict[str, Any]:
 def ours(folder: Path, place: Path) -> dict[str, Any]:
     """The step ``reduce`` as the worker of a job runs it."""
     from l3hpc.reduction import apply, store  # noqa: F401  (loading is not timed on any side)
-    from l3hpc.steps import reduce
-    from l3hpc.steps.base import Task
+    from l3hpc.steps import Task, step
 
+    reduce = step("reduce")
     start = time.perf_counter()
-    done = reduce.run(reduce.Params(), Task(
+    done = reduce.run(reduce.params_type(), Task(
         output=place, scratch=place,
         inputs={"extract": folder / "rows.h5", "fit": folder / "phi"}))
     seconds = time.perf_counter() - start

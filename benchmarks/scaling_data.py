@@ -32,11 +32,11 @@ def freeze(
 ) -> Path:
     """Write the frozen config of a step, as a submission would; returns its path."""
     module, inputs = load_step(name), inputs or {}
-    typed = module.Params(**params)
+    typed = module.params_type(**params)
     shards = module.shards(typed, {kind: read_json(folder / "config.json")["shards"]
                                    for kind, folder in inputs.items()})
     write_json(artifact / "config.json", {
-        "schema": 1, "run": "scaling", "name": name, "step": name, "version": module.VERSION,
+        "schema": 1, "run": "scaling", "name": name, "step": name, "version": module.version,
         "params": typed.model_dump(mode="json"),
         "inputs": {kind: str(folder) for kind, folder in inputs.items()},
         "artifact": str(artifact), "shards": shards, "labels": {}})

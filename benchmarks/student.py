@@ -45,18 +45,19 @@ def make(folder: Path, files: int) -> None:
 def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]:
     """What the step embed does."""
     from l3hpc.datasets.extraction import Extraction
-    from l3hpc.steps import embed, reduced
-    from l3hpc.steps.base import Task
-    from l3hpc.steps.extract import task_recordings
+    from l3hpc.steps import Task, step
+    from l3hpc.steps.extract import load_network, task_recordings
 
     shutil.rmtree(out, ignore_errors=True)  # or the work of an earlier run would be taken up
     out.mkdir(parents=True)
     start = time.perf_counter()
-    params = embed.Params(audio=folder / "audio", student=str(folder / "student.h5"), hop=HOP,
-                          center=True, engine="auto" if engine == "openvino" else engine,
-                          precision=precision)
+    embed = step("embed")
+    params = embed.params_type(audio=folder / "audio", student=str(folder / "student.h5"),
+                               hop=HOP, center=True,
+                               engine="auto" if engine == "openvino" else engine,
+                               precision=precision)
     task = Task(out, out / "scratch", {}, shard=embed.shards(params, {})[0])
-    network, known, _ = reduced.network(str(params.student), params, task, folder / "audio", {})
+    network, known, _ = load_network(str(params.student), params, task, folder / "audio", {})
     if network.engine.name != engine:
         raise RuntimeError(f"{network.engine.name} computes in place of {engine}")
     network.embed(np.random.default_rng(0).normal(0, 0.1, (256, RATE)).astype(np.float32))

@@ -104,24 +104,25 @@ def write_openl3(path: Path, layers: list[tuple[np.ndarray, ...]]) -> None:
 def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]:
     """What the step extract does; ``start`` is the time until the first embedding could come."""
     from l3hpc.datasets.extraction import Extraction
-    from l3hpc.steps import extract, reduced
-    from l3hpc.steps.base import Task
+    from l3hpc.steps import Task, step
+    from l3hpc.steps.extract import front_end, load_network, task_recordings
 
     shutil.rmtree(out, ignore_errors=True)  # or the work of an earlier run would be taken up
     out.mkdir(parents=True)
     start = time.perf_counter()
-    params = extract.Params(audio=folder / "audio", weights=str(folder / NAME), hop=HOP,
-                            engine="auto" if engine == "openvino" else engine,
-                            convention="B", precision=precision)
+    extract = step("extract")
+    params = extract.params_type(audio=folder / "audio", weights=str(folder / NAME), hop=HOP,
+                                 engine="auto" if engine == "openvino" else engine,
+                                 convention="B", precision=precision)
     task = Task(out, out / "scratch", {}, shard=extract.shards(params, {})[0])
-    network, teacher, _ = reduced.network(params.weights, params, task, params.audio,
-                                          extract.front_end(params.convention))
+    network, teacher, _ = load_network(params.weights, params, task, params.audio,
+                                       front_end(params.convention))
     if network.engine.name != engine:
         raise RuntimeError(f"{network.engine.name} computes in place of {engine}")
     network.embed(np.random.default_rng(0).normal(0, 0.1, (4, RATE)).astype(np.float32))
     ready = time.perf_counter()
     result = Extraction(
-        network, teacher, params.audio, extract.task_recordings(task.shard), params.hop,
+        network, teacher, params.audio, task_recordings(task.shard), params.hop,
         params.center, task.scratch, progress=task.progress,
     ).run(out / "embeddings.h5", out / "skipped.csv")
     return {"seconds": time.perf_counter() - ready, "start": ready - start,

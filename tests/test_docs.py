@@ -18,7 +18,7 @@ import click
 import pytest
 
 from l3hpc.cli import COMMANDS, cli, main
-from l3hpc.steps import STEPS
+from l3hpc.steps import BUILT_IN
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -160,7 +160,7 @@ def linked(page: Path) -> set[Path]:
 def test_everything_has_a_page_on_the_index() -> None:
     pages = linked(DOCS / "index.md")
     wanted = [DOCS / "commands" / f"{name}.md" for name in COMMANDS]
-    wanted += [DOCS / "steps" / f"{name}.md" for name in STEPS]
+    wanted += [DOCS / "steps" / f"{name}.md" for name in BUILT_IN]
     wanted += [DOCS / "pipelines" / f"{path.stem}.md" for path in (ROOT / "jobs").glob("*.yaml")]
     wanted += list(DOCS.glob("*.md"))
     wanted += list(DOCS.glob("pipelines/*.md"))

@@ -49,7 +49,7 @@ def params_table(name: str) -> str:
     from l3hpc.steps import step
 
     rows = []
-    for field_name, field in step(name).Params.model_fields.items():
+    for field_name, field in step(name).params_type.model_fields.items():
         default = "required" if field.is_required() else _code(field.get_default())
         rows.append((f"`{field_name}`", default, _allowed(field), field.description or ""))
     return table(("parameter", "default", "allowed", "meaning"), rows)
@@ -156,23 +156,22 @@ def commands_table(base: str) -> str:
 
 def steps_table(_: str) -> str:
     """All steps with a link to their pages."""
-    from l3hpc.steps import STEPS, step
+    from l3hpc.steps import BUILT_IN, step
 
     rows = []
-    for name in STEPS:
-        module = step(name)
-        inputs = ", ".join(f"{kind}{'' if need == 'required' else ' (optional)'}"
-                           for kind, need in module.INPUTS.items())
-        rows.append((f"[{name}](steps/{name}.md)", module.TITLE, inputs or "–"))
+    for name in BUILT_IN:
+        inputs = ", ".join(f"{kind}{'' if need.required else ' (optional)'}"
+                           for kind, need in step(name).inputs.items())
+        rows.append((f"[{name}](steps/{name}.md)", step(name).title, inputs or "–"))
     return table(("step", "what comes out", "reads the output of"), rows)
 
 
 def tabs_table(_: str) -> str:
     """The tabs of the ledger: key, number of columns, what ranks them."""
     from l3hpc.ledger.schema import TABS
-    from l3hpc.steps import STEPS, step
+    from l3hpc.steps import BUILT_IN, step
 
-    written = {getattr(step(name), "TAB", None) for name in STEPS}
+    written = {step(name).tab for name in BUILT_IN}
     rows = []
     for name, tab in TABS.items():
         key = " and ".join(tab.column(field).title for field in tab.key)

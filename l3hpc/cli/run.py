@@ -15,9 +15,9 @@ from l3hpc.errors import InputError
 def _complete_step(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from l3hpc.steps import STEPS
+    from l3hpc.steps import names
 
-    return [CompletionItem(name) for name in STEPS if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
 
 
 @click.command(epilog="""\b

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from l3hpc import steps
 from l3hpc.arrays.cores import allocated_cores
 from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
 from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.positions import checked
 from l3hpc.config.units import format_memory, format_time, parse_memory, parse_time
 from l3hpc.errors import InputError, nearest
-from l3hpc.steps import STEPS
 
 MAX_VALUE = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -107,8 +107,8 @@ def cluster_names(value: Any) -> tuple[str, ...]:
 def steps_known(value: Any) -> Any:
     """A mapping whose keys are kinds of steps; ``InputError`` for any other key."""
     for name in value if isinstance(value, dict) else ():
-        if name not in STEPS:
-            raise InputError(f"unknown step {name!r}", allowed=nearest(str(name), STEPS))
+        if not steps.is_known(str(name)):
+            raise InputError(f"unknown step {name!r}", allowed=nearest(str(name), steps.names()))
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from l3hpc import steps as step_rooms
+from l3hpc import steps as kinds
 from l3hpc.config import sources
 from l3hpc.config.profile import Resources
 from l3hpc.config.settings import Config, check_workspace
@@ -78,7 +78,7 @@ def _templates(config: Config) -> list[Finding]:
     steps = tuple(PlannedStep(
         name=kind, kind=kind, params={}, needs=(), inputs={}, fingerprint="0" * 16,
         artifact=Workspace(config.workspace).artifact(kind, "0" * 16).path, shards=[{}], done=(),
-        resources=config.profile.at(kind).over(Resources())) for kind in step_rooms.STEPS)
+        resources=config.profile.at(kind).over(Resources())) for kind in kinds.names())
     plan = Plan("check", "check", config.workspace, config.profile, steps)
     failed = []
     for step in steps:
@@ -90,7 +90,7 @@ def _templates(config: Config) -> list[Finding]:
     found += failed or [Finding("templates", "green",
                                 ", ".join(map(str, sources.template_folders())))]
     known = {f"{kind}.sbatch.j2"
-             for kind in (*step_rooms.STEPS, "base", "ledger-sync", "job-array")}
+             for kind in (*kinds.names(), "base", "ledger-sync", "job-array")}
     names = {name for path in sources.pipelines().values() for name in _step_names(path)}
     known |= {f"{name}.sbatch.j2" for name in names}
     for folder in sources.template_folders():

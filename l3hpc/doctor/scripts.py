@@ -17,7 +17,7 @@ from l3hpc.pipelines import definition
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.scripts import render
-from l3hpc.steps import step as step_module
+from l3hpc.steps import step as step_of_kind
 from l3hpc.workspace.layout import Workspace
 
 
@@ -100,7 +100,7 @@ def rendered(pipeline: definition.Pipeline, config: Config) -> Iterator[tuple[st
             fingerprint="0" * 16,
             artifact=Workspace(config.workspace).artifact(step.kind, "0" * 16).path,
             shards=[{}], done=(), resources=config.profile.granted(step.name, wanted),
-            version=step_module(step.kind).VERSION))
+            version=step_of_kind(step.kind).version))
     plan = Plan("doctor", "doctor", config.workspace, config.profile, tuple(steps))
     for planned in steps:
         yield planned.name, render(plan, planned)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from l3hpc import steps as step_rooms
+from l3hpc import steps as kinds
 from l3hpc.config import positions, sources
 from l3hpc.config.positions import Document, Place
 from l3hpc.config.profile import Healing, ResourceSpec, Section, Word
@@ -105,7 +105,7 @@ def load_file(path: Path, folder: Path | None = None) -> Pipeline:
 
 def parameter_names(kind: str) -> list[str]:
     """Names of the parameters of a kind of step."""
-    return list(step_rooms.step(kind).Params.model_fields)
+    return list(kinds.step(kind).params_type.model_fields)
 
 
 _Options = dict[str, tuple[tuple[str, ...], str]]
@@ -149,11 +149,11 @@ def _merged(name: str, entry: StepEntry, earlier: Step | None, document: Documen
         raise document.refuse(place, f"{name!r} cannot name a step",
                               allowed="letters, digits, _ and -, beginning with a letter")
     kind = entry.kind or (earlier.kind if earlier else name)
-    if kind not in step_rooms.STEPS:
+    if not kinds.is_known(kind):
         where = (*place, "kind") if entry.kind else place
         hint = None if entry.kind else f"a step of your own name needs a kind: under {name}:"
         raise document.refuse(where, f"unknown step {kind!r}",
-                              allowed=nearest(kind, step_rooms.STEPS), hint=hint)
+                              allowed=nearest(kind, kinds.names()), hint=hint)
     places = {"": document.where(place)}
     for key in ("needs", "given", "unless"):
         places[key] = document.where((*place, key))
@@ -192,7 +192,7 @@ def _check_needs(step: Step, steps: Mapping[str, Step]) -> None:
 
 
 def _check_step(step: Step, steps: Mapping[str, Step]) -> None:
-    inputs: Mapping[str, str] = step_rooms.step(step.kind).INPUTS
+    inputs = kinds.step(step.kind).inputs
     takes_none = f"{step.kind} takes no input of another step"
     seen: dict[str, str] = {}
     for need in step.needs:
@@ -210,7 +210,7 @@ def _check_step(step: Step, steps: Mapping[str, Step]) -> None:
             raise InputError(f"{step.name} has no input {kind!r}", where=step.where("given"),
                              allowed=nearest(kind, inputs) if inputs else takes_none)
     missing = [kind for kind, need in inputs.items()
-               if need == "required" and kind not in seen and kind not in step.given]
+               if need.required and kind not in seen and kind not in step.given]
     if missing:
         raise InputError(f"{step.name} lacks its input {missing[0]!r}", where=step.where("needs"),
                          allowed=f"write needs: [{', '.join([*step.needs, missing[0]])}]",

@@ -38,17 +38,18 @@ class Outside:
     file: bool = False
 
 
-def student(workspace: Path, word: str, cluster: str) -> Outside:
+def student(workspace: Path, kind: str, word: str, cluster: str) -> Outside:
     """The trained student that ``--student`` names: a run, a weight file, or ``latest``.
 
-    cluster: the profile of the new plan; only its jobs can wait for a run that still works there.
+    kind: the step that trains students. cluster: the profile of the new plan; only its jobs can
+    wait for a run that still works there.
 
     Raises ``InputError`` with the runs that have one.
     """
     known, broken = _known(workspace)
     if word == "latest":
         for record in known:
-            found = _usable(workspace, record, "train", cluster)
+            found = _usable(workspace, record, kind, cluster)
             if found is not None:
                 return found
         raise InputError(
@@ -56,7 +57,7 @@ def student(workspace: Path, word: str, cluster: str) -> Outside:
             allowed=f"(skipped: {broken[0].where}: {broken[0].message})" if broken else None,
             hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
     if any(record.run == word for record in known) or not Path(word).is_file():
-        return of_run(workspace, word, "train", known, cluster)
+        return of_run(workspace, word, kind, known, cluster)
     path = Path(word).resolve()
     return Outside(path, "", run=None, file=True)
 

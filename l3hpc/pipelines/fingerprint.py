@@ -2,7 +2,7 @@
 
 A step's kind, version, parameters, inputs, outside files and task list decide it. Resources,
 cluster, run names and log paths do not, nor do parameters that only say where something lies
-(the step's ``PLACES``): outside files count by their content or listing.
+(the step's ``not_in_fingerprint``): outside files count by their content or listing.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest
+from l3hpc.steps import AnyStep
 
 LENGTH = 16
 
 
 def of_step(
-    module: ModuleType, params: Mapping[str, Any], inputs: Mapping[str, str],
+    step: AnyStep, params: Mapping[str, Any], inputs: Mapping[str, str],
     digests: Mapping[str, Any], shards: Sequence[Mapping[str, Any]],
 ) -> str:
     """16 hex digits for one step. ``inputs``: input name → fingerprint of what is read there."""
-    places: frozenset[str] = getattr(module, "PLACES", frozenset())
     return digest({
-        "step": module.NAME, "version": module.VERSION,
-        "params": {name: value for name, value in params.items() if name not in places},
+        "step": step.name, "version": step.version,
+        "params": {name: value for name, value in params.items()
+                   if name not in step.not_in_fingerprint},
         "inputs": dict(inputs), "digests": dict(digests), "shards": list(shards),
     })[:LENGTH]
 

@@ -36,7 +36,7 @@ class PlannedStep:
     name : str
         Name in the pipeline; also that of its folder in the run.
     kind : str
-        Which step it is (``steps.STEPS``).
+        Which step it is (``steps.names()``).
     params : dict
         Validated parameters as JSON values.
     needs : tuple of str

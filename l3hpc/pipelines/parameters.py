@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from l3hpc import steps as step_rooms
+from l3hpc import steps as kinds
 from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
@@ -94,7 +94,7 @@ def validate(item: Wanted, config: Config, prefix: str | None = None) -> BaseMod
     """The step's typed parameters. A refusal names who said the value and what is allowed."""
     name = prefix or item.step.name
     values = {key: _filled(value, key, item, config) for key, value in item.params.items()}
-    model = step_rooms.step(item.step.kind).Params
+    model = kinds.step(item.step.kind).params_type
     try:
         params = model.model_validate(values)
     except ValidationError as error:
@@ -123,7 +123,7 @@ def _set(steps: dict[str, Wanted], text: str) -> None:
         raise InputError(f"--set: there is no step {name!r} in this pipeline",
                          allowed=nearest(name, steps))
     item = steps[name]
-    model: type[BaseModel] = step_rooms.step(item.step.kind).Params
+    model: type[BaseModel] = kinds.step(item.step.kind).params_type
     if parameter in model.model_fields:
         steps[name] = _said(item, parameter, read_value(model, parameter, value), who)
     elif parameter in RESOURCES:
@@ -164,7 +164,7 @@ def read_value(model: type[BaseModel], parameter: str, text: str) -> Any:
 def _effective(item: Wanted, parameter: str) -> Any:
     if parameter in item.params:
         return item.params[parameter]
-    return step_rooms.step(item.step.kind).Params.model_fields[parameter].default
+    return kinds.step(item.step.kind).params_type.model_fields[parameter].default
 
 
 def _filled(value: Any, key: str, item: Wanted, config: Config) -> Any:

@@ -7,6 +7,7 @@ touches nothing: it reads the pipeline, the configuration, listings of data and 
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.util
 import json
 import re
@@ -18,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from l3hpc import steps as step_rooms
+from l3hpc import steps
 from l3hpc.config.profile import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.errors import InputError, nearest
@@ -28,12 +29,11 @@ from l3hpc.pipelines.definition import Pipeline
 from l3hpc.pipelines.external_inputs import Outside
 from l3hpc.pipelines.model import InputOrigin, Plan, PlannedStep
 from l3hpc.pipelines.parameters import Wanted
+from l3hpc.steps import LEDGER_FOLDERS, Output
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-EMBEDDINGS = ("extract", "sample", "reduce", "embed")  # what --embedding-dir may stand for
-STANDS_FOR = {"train": "student", "classify": "predictions"}  # a parameter in place of an input
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,25 @@ def planned_steps(found: Pipeline, config: Config, request: Request
     check_workspace(config.workspace, config.origin("paths.workspace"))
     wanted = parameters.wanted(found, request.options or {}, request.sets)
     kept = _kept(found, wanted, request)
-    params = {name: _params(kept[name], kept, config) for name in kept}
+    params: dict[str, BaseModel] = {}
+    for name, item in kept.items():
+        earlier = {kept[other].step.kind: values for other, values in params.items()}
+        params[name] = _params(item, earlier, config)
     sources = {name: _sources(kept[name], config, request) for name in kept}
     _check_used(kept, sources, config, request)
-    students = [source["train"] for source in sources.values() if "train" in source]
+    students = [one for source in sources.values() for kind, one in source.items()
+                if steps.step(kind).output is Output.STUDENT]
     for name, source in sources.items():
-        if "train" in source and source["train"].file:
-            update = {"student": str(source.pop("train").path)}
-            params[name] = type(params[name])(**{**_said(params[name]), **update})
+        for kind in [kind for kind, one in source.items() if one.file]:
+            parameter = steps.step(kept[name].step.kind).inputs[kind].parameter
+            path = str(source.pop(kind).path)
+            if not parameter:
+                raise InputError(f"{name} takes the output of {kind}, not a file", where=path)
+            params[name] = type(params[name])(**{**_said(params[name]), parameter: path})
     _check(kept, params)
     _check_packages(kept, params, config)
     for name, item in kept.items():
-        _check_embeddings(item, params[name], sources[name])
+        _check_embeddings(item, params[name], sources[name], kept)
     planned: dict[str, PlannedStep] = {}
     for name in kept:
         planned[name] = _planned(kept[name], params[name], sources[name], planned, config)
@@ -143,10 +150,10 @@ def _kept(pipeline: Pipeline, wanted: Mapping[str, Wanted], request: Request) ->
                     target.partition(".")[0] in out for target in targets):
                 raise InputError(f"{option} has no effect: {why} leaves {name} out",
                                  hint=f"remove {option}")
-    steps = {name: item for name, item in wanted.items() if name not in out}
+    left = {name: item for name, item in wanted.items() if name not in out}
     kept = {name: replace(item, step=replace(
-        item.step, needs=tuple(need for need in item.step.needs if need in steps)))
-        for name, item in steps.items()}
+        item.step, needs=tuple(need for need in item.step.needs if need in left)))
+        for name, item in left.items()}
     if request.start is None:
         return kept
     if request.start not in kept:
@@ -166,63 +173,61 @@ def _kept(pipeline: Pipeline, wanted: Mapping[str, Wanted], request: Request) ->
     return result
 
 
-def _params(item: Wanted, kept: Mapping[str, Wanted], config: Config) -> BaseModel:
-    """Validated parameters, with what follows from the other steps filled in where not said."""
-    kinds = {other.step.kind: other for other in kept.values()}
-    more: dict[str, Any] = {}
-    if item.step.kind == "train":
-        if "extract" not in kinds and config.paths.audio and "audio_dir" not in item.params:
-            more["audio_dir"] = str(config.paths.audio)
-        if "fit" not in kinds and "extract" in kinds and "emb_dim" not in item.params:
-            teacher = parameters.validate(kinds["extract"], config)
-            more["emb_dim"] = step_rooms.step("fit").teacher_dim(teacher.weights)  # type: ignore[attr-defined]
+def _params(item: Wanted, earlier: Mapping[str, BaseModel], config: Config) -> BaseModel:
+    """Validated parameters, with what follows from the earlier steps where nobody stated it."""
+    more = steps.step(item.step.kind).implied(item.params, earlier, config.paths.audio)
     return parameters.validate(replace(item, params={**item.params, **more}), config)
 
 
 def _sources(item: Wanted, config: Config, request: Request) -> dict[str, Outside]:
     """Inputs of a step that come from outside the plan, by kind."""
-    inputs: Mapping[str, str] = step_rooms.step(item.step.kind).INPUTS
+    inputs = steps.step(item.step.kind).inputs
     named = dict(request.inputs or {})
     for kind in named:
-        if kind not in step_rooms.STEPS:
+        if not steps.is_known(kind):
             raise InputError(f"unknown step {kind!r}", where="--input",
-                             allowed=nearest(kind, step_rooms.STEPS))
+                             allowed=nearest(kind, steps.names()))
     result: dict[str, Outside] = {}
     cluster, folder = config.profile.name, config.paths.embeddings
-    closest = next((kind for kind in reversed(item.step.given) if kind in EMBEDDINGS), None)
+    makes = {kind: steps.step(kind).output for kind in item.step.given}
+    closest = next((kind for kind in reversed(item.step.given)
+                    if makes[kind] is Output.EMBEDDINGS), None)
     for kind in item.step.given:
-        must = inputs[kind] == "required" or kind == closest or kind in STANDS_FOR
+        parameter = inputs[kind].parameter
+        must = inputs[kind].required or kind == closest or parameter
         if kind in named:
             result[kind] = external_inputs.given(
                 config.workspace, kind, named[kind], f"--input {kind}", cluster)
-        elif item.params.get(STANDS_FOR.get(kind, "")) is not None:
+        elif item.params.get(parameter) is not None:
             continue
-        elif kind == "train":
+        elif makes[kind] is Output.STUDENT:
             result[kind] = external_inputs.student(
-                config.workspace, request.student or "latest", cluster)
-        elif must and kind in EMBEDDINGS and folder:
+                config.workspace, kind, request.student or "latest", cluster)
+        elif must and makes[kind] is Output.EMBEDDINGS and folder:
             result[kind] = external_inputs.given(config.workspace, kind, str(folder),
                                          config.origin("paths.embeddings"), cluster)
         elif must:
             hint = f"--input {kind}=RUN or FOLDER"
-            if kind in STANDS_FOR:
-                hint = f"--set {item.step.name}.{STANDS_FOR[kind]}=FILE, or {hint}"
+            if parameter:
+                hint = f"--set {item.step.name}.{parameter}=FILE, or {hint}"
+            if makes[kind] is Output.EMBEDDINGS:
+                hint = f"--embedding-dir FOLDER, or {hint}"
             raise InputError(
                 f"{item.step.name} needs the output of {kind}, which this run does not make",
-                where="--from" if request.start else item.step.where("given"),
-                hint=f"--embedding-dir FOLDER, or {hint}" if kind in EMBEDDINGS else hint)
+                where="--from" if request.start else item.step.where("given"), hint=hint)
     return result
 
 
 def _check_used(kept: Mapping[str, Wanted], sources: Mapping[str, Mapping[str, Outside]],
                 config: Config, request: Request) -> None:
     """Refuse inputs given on the command line that no step of the plan takes from outside."""
-    used = {kind for source in sources.values() for kind in source}
+    used = {kind: steps.step(kind).output for source in sources.values() for kind in source}
     given = {f"--input {kind}": kind in used for kind in request.inputs or {}}
     if request.student is not None:
-        given["--student"] = "train" in used and "train" not in (request.inputs or {})
+        given["--student"] = any(output is Output.STUDENT and kind not in (request.inputs or {})
+                                 for kind, output in used.items())
     if config.origin("paths.embeddings").startswith("--"):
-        given["--embedding-dir"] = bool(used.intersection(EMBEDDINGS))
+        given["--embedding-dir"] = Output.EMBEDDINGS in used.values()
     for option, is_used in given.items():
         if not is_used:
             outside_inputs = sorted({kind for item in kept.values() for kind in item.step.given})
@@ -232,21 +237,15 @@ def _check_used(kept: Mapping[str, Wanted], sources: Mapping[str, Mapping[str, O
                 else None, hint=f"remove {option}, or start later: --from STEP")
 
 
-def _check_embeddings(item: Wanted, params: BaseModel, sources: Mapping[str, Outside]) -> None:
-    """Refuse folders without embeddings, and a target that a student of this length cannot learn.
-    """
-    ready = [kind for kind in EMBEDDINGS if kind in sources]
-    target = "reduce" if "reduce" in ready or "reduce" in item.step.needs else "extract"
-    for kind in ready:
-        learns = item.step.kind == "train" and kind == target
-        key = getattr(params, "embedding_key", None) if learns else None
-        dim = external_inputs.embedding_dim(sources[kind], key)
-        wanted = getattr(params, "emb_dim", None)
-        if learns and dim not in (None, wanted):
-            raise InputError(
-                f"the embeddings in {sources[kind].path} have {dim} dimensions, "
-                f"the student {wanted}", where="--emb-dim",
-                hint=f"--emb-dim {dim} learns them as they are; --from sample reduces them first")
+def _check_embeddings(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
+                      kept: Mapping[str, Wanted]) -> None:
+    """Let the step refuse folders without embeddings, and embeddings that it cannot use."""
+    available = {*sources, *(kept[need].step.kind for need in item.step.needs)}
+    for kind, source in sources.items():
+        if steps.step(kind).output is Output.EMBEDDINGS:
+            steps.step(item.step.kind).check_embeddings(
+                params, kind, available, source.path,
+                functools.partial(external_inputs.embedding_dim, source))
 
 
 def _check(kept: Mapping[str, Wanted], params: Mapping[str, BaseModel]) -> None:
@@ -255,7 +254,7 @@ def _check(kept: Mapping[str, Wanted], params: Mapping[str, BaseModel]) -> None:
         by_kind = {kept[other].step.kind: value for other, value in params.items()}
         for other in (*_ancestors(name, kept), name):
             by_kind[kept[other].step.kind] = params[other]
-        step_rooms.step(item.step.kind).check(by_kind)
+        steps.step(item.step.kind).check(params[name], by_kind)
 
 
 def _check_packages(
@@ -265,8 +264,7 @@ def _check_packages(
     if config.profile.capabilities.remote or config.profile.python != sys.executable:
         return
     for name, item in kept.items():
-        packages = getattr(step_rooms.step(item.step.kind), "packages", None)
-        for package, install in (packages(params[name]) if packages else {}).items():
+        for package, install in steps.step(item.step.kind).packages(params[name]).items():
             if importlib.util.find_spec(package) is None:
                 raise InputError(f"{name} needs the package {package!r}, which is not installed",
                                  hint=install)
@@ -286,12 +284,12 @@ def _ancestors(name: str, kept: Mapping[str, Wanted]) -> list[str]:
 def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
              planned: Mapping[str, PlannedStep], config: Config) -> PlannedStep:
     step = item.step
-    module = step_rooms.step(step.kind)
+    known = steps.step(step.kind)
     ready = {planned[need].kind: planned[need] for need in step.needs}
     values = params.model_dump(mode="json")
     upstream = {kind: other.shards for kind, other in ready.items()}
     upstream.update({kind: source.shards for kind, source in sources.items()})
-    shards = module.shards(params, upstream)
+    shards = known.shards(params, upstream)
     if not shards:
         raise InputError(f"{step.name} has nothing to do: no input was found",
                          where=step.name, hint="check the folder with l3hpc data check FOLDER")
@@ -302,7 +300,7 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
     paths.update({kind: str(source.path) for kind, source in sources.items()})
     for key, value in {**values, **paths, "shards": shards}.items():
         _check_utf8(f"{step.name}.{key}", value)
-    mark = fingerprint.of_step(module, values, marks, module.digests(params), shards)
+    mark = fingerprint.of_step(known, values, marks, known.digests(params), shards)
     artifact = Workspace(config.workspace).artifact(step.kind, mark).path
     pipeline_says = step.resources.over(Resources())
     resources = item.resources.over(profile.at(step.kind).over(pipeline_says))
@@ -314,7 +312,7 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
                           if index < len(shards))),
         resources=resources,
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
-        version=module.VERSION, healing=step.heal, continues=getattr(module, "CONTINUES", False),
+        version=known.version, healing=step.heal, continues=known.continues,
         given={kind: InputOrigin(source.run, str(source.path))
                for kind, source in sources.items()},
     )
@@ -340,14 +338,16 @@ def _labels(config: Config, pipeline: str, run: str, user: str,
     """What only the ledger needs. model_dir is the folder of the student that is used."""
     places = Workspace(config.workspace)
     labels = {"username": user, "run": run, "pipeline": pipeline, "exp_id": run,
-              "cluster": config.profile.name, "model_dir": str(places.run(run).artifact("train")),
-              "output_dir": str(places.run(run).artifact("classify"))}
+              "cluster": config.profile.name,
+              **{label: str(places.run(run).artifact(kind))
+                 for label, kind in LEDGER_FOLDERS.items()}}
     if students:
         one = students[0]
         labels["model_dir"] = str(one.path)
         if one.run:
             labels["student_run"] = one.run
-            labels["model_dir"] = _key_of(one.path, places.run(one.run).artifact("train"))
+            labels["model_dir"] = _key_of(
+                one.path, places.run(one.run).artifact(LEDGER_FOLDERS["model_dir"]))
     return labels
 
 
@@ -364,10 +364,6 @@ def _key_of(artifact: Path, planned: Path) -> str:
     return str(planned)
 
 
-_FOLDER_KEYS = {"train": "model_dir", "avc_train": "model_dir", "distill": "model_dir",
-                "finetune": "model_dir", "classify": "output_dir", "folds": "output_dir"}
-
-
 def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
              run: str) -> dict[str, str]:
     """model_dir and output_dir of the steps of this run that train a network or classifiers: of the
@@ -376,7 +372,7 @@ def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Conf
     names = [step.name]
     for name in names:
         one = planned[name]
-        key = _FOLDER_KEYS.get(one.kind)
+        key = steps.step(one.kind).ledger_folder
         if key and key not in found:
             folder = Workspace(config.workspace).run(run).artifact(name)
             reused = key == "model_dir" and not one.missing

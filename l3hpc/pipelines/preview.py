@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from l3hpc import steps as step_rooms
+from l3hpc import steps as kinds
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.console import table
 from l3hpc.pipelines import cost
 from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.steps import Output
 from l3hpc.workspace import artifacts
 
 _COLUMNS = ("step", "tasks", "needs", "cpus", "mem", "gpus", "time", "state")
@@ -40,11 +41,11 @@ def descriptions(plan: Plan) -> dict[str, str]:
     by_name = {step.name: step for step in plan.steps}
     said: dict[str, str] = {}
     for step in plan.steps:
-        module = step_rooms.step(step.kind)
         words = artifacts.detail(step.artifact) if not step.missing else ""
-        if not words and hasattr(module, "describe"):
-            words = module.describe({each.kind: step_rooms.step(each.kind).Params(**each.params)
-                                     for each in (*_ancestors(step, by_name), step)})
+        if not words:
+            params = {each.kind: kinds.step(each.kind).params_type(**each.params)
+                      for each in (*_ancestors(step, by_name), step)}
+            words = kinds.step(step.kind).describe(params[step.kind], params)
         words = "; ".join(filter(None, (words, _given(step))))
         if step.waits_for:
             words = f"{words}; after job {', '.join(step.waits_for)}".removeprefix("; ")
@@ -83,11 +84,15 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def _given(step: PlannedStep) -> str:
     """``student of upstream-20261120-1a2b``: what the step takes that no step of this run makes."""
-    named = [f"{'student' if kind == 'train' else kind} "
+    students = {kind for kind in kinds.step(step.kind).inputs
+                if kinds.step(kind).output is Output.STUDENT}
+    named = [f"{'student' if kind in students else kind} "
              + (f"of {source.run}" if source.run else f"in {source.path}")
              for kind, source in step.given.items()]
-    if step.params.get("student"):
-        named.append(f"student {step.params['student']}")
+    for kind in students:
+        parameter = kinds.step(step.kind).inputs[kind].parameter
+        if step.params.get(parameter):
+            named.append(f"student {step.params[parameter]}")
     return ", ".join(named)
 
 

@@ -1,19 +1,15 @@
-"""The steps by name. Importing this room is cheap: a step's module loads when it is asked for."""
+"""The kinds of work of which pipelines are made. Importing this loads no step."""
 
-from __future__ import annotations
+from l3hpc.steps.base import LEDGER_FOLDERS, Finding, Input, Output, Params, PlanParams, Step, Task
+from l3hpc.steps.registry import (
+    BUILT_IN,
+    AnyStep,
+    foreign,
+    is_known,
+    names,
+    problems,
+    step,
+)
 
-import importlib
-from types import ModuleType
-
-from l3hpc.errors import InputError, nearest
-
-STEPS = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate",
-         "folds", "score", "avc_pairs", "avc_train", "sensitivity", "prune", "distill", "finetune",
-         "compare")
-
-
-def step(name: str) -> ModuleType:
-    """The module of the step ``name``; an ``InputError`` with the valid names for any other."""
-    if name not in STEPS:
-        raise InputError(f"unknown step {name!r}", allowed=nearest(name, STEPS))
-    return importlib.import_module(f"l3hpc.steps.{name}")
+__all__ = ["BUILT_IN", "LEDGER_FOLDERS", "AnyStep", "Finding", "Input", "Output", "Params",
+           "PlanParams", "Step", "Task", "foreign", "is_known", "names", "problems", "step"]

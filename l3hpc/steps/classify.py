@@ -1,4 +1,5 @@
-"""classify: a classifier of urban sound tags on the embeddings, chosen on validate."""
+"""classify: a classifier of urban sound tags on the embeddings, chosen on validate.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
-from l3hpc.steps.base import Params as BaseParams
-from l3hpc.steps.base import Task
-
-NAME = "classify"
-VERSION = 2
-TITLE = "a tag classifier on the student's embeddings"
-INPUTS = {"embed": "required"}
-PLACES = frozenset({"sonyc_ust", "annotations", "taxonomy"})
+from l3hpc.steps.base import Input, Params, PlanParams, Results, Step, Task
 
 
-class Params(BaseParams):
+class ClassifyParams(Params):
     """The classifier and how it is trained."""
 
     sonyc_ust: Path | None = Field(None, description=(
@@ -44,11 +38,82 @@ class Params(BaseParams):
     seed: int = Field(0, ge=0, description="Seed of weights and order.")
 
 
-def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse when neither the SONYC-UST folder nor annotations and taxonomy are named."""
-    own = params.get(NAME)
-    if isinstance(own, Params):
-        label_files(own, NAME)
+class Classify(Step[ClassifyParams]):
+    """A classifier of urban sound tags on the embeddings, chosen on validate."""
+
+    name = "classify"
+    version = 2
+    title = "a tag classifier on the student's embeddings"
+    params_type = ClassifyParams
+    inputs = {"embed": Input()}
+    not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy"})
+    ledger_folder = "output_dir"
+    kept_files = ("predictions*.csv", "*.h5", "history*.csv")
+
+    def check(self, params: ClassifyParams, plan: PlanParams) -> None:
+        """Refuse when neither the SONYC-UST folder nor annotations and taxonomy are named."""
+        label_files(params, self.name)
+
+    def digests(self, params: ClassifyParams) -> dict[str, Any]:
+        """Annotations and taxonomy by their bytes."""
+        annotations, taxonomy = label_files(params, self.name)
+        return {"annotations": digest_file(annotations), "taxonomy": digest_file(taxonomy)}
+
+    def run(self, params: ClassifyParams, task: Task) -> dict[str, Any]:
+        """Train, then write models, histories and the predictions for validate and test.
+
+        Predictions are made of the clips that have agreed annotations, which is what can be scored;
+        such a clip without an embedding is predicted as 0 for every tag, noted and counted.
+        """
+        from l3hpc.datasets.clips import attributes_of, load_clips
+        from l3hpc.datasets.taxonomy import Taxonomy
+        from l3hpc.io.files import write_json
+        from l3hpc.models.training_engine import limit_threads
+        from l3hpc.tagging.annotations import Annotations
+
+        annotation_file, taxonomy_file = label_files(params, self.name)
+        taxonomy = Taxonomy.load(taxonomy_file)
+        annotations = Annotations.load(annotation_file, taxonomy)
+        splits = {split: annotations.files(split) for split in annotations.splits()}
+        for split in ("train", "validate"):
+            if not splits.get(split):
+                raise InputError(f"no clips of split '{split}'", where=str(annotation_file))
+        limit_threads(task.threads)
+        task.progress.start("reading embeddings")
+        clips = load_clips(task.inputs["embed"],
+                           [name for files in splits.values() for name in files],
+                           task.scratch / "embeddings.bin")
+        if clips.missing:
+            task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, "
+                               f"for example {clips.missing[0]}")
+        if clips.longest > clips.x.shape[1]:
+            task.progress.note(f"clips have up to {clips.longest} windows, the shortest has "
+                               f"{clips.x.shape[1]}: all are cut to that")
+        place = {name: row for row, name in enumerate(clips.files)}
+        rows = {split: [place[name] for name in files if name in place]
+                for split, files in splits.items()}
+        levels = ("coarse", "fine") if params.level == "both" else (params.level,)
+        result = {level: _one_level(level, params, task, clips, rows, annotations, taxonomy)
+                  for level in levels}
+        metadata = {
+            **params.model_dump(mode="json"), "annotations": str(annotation_file),
+            "batch_size": _batch_size(params, clips, rows),
+            "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
+            "network": attributes_of(task.inputs["embed"]).get("teacher") or {},
+            "frames": clips.x.shape[1], "missing": clips.missing, "levels": result,
+        }
+        write_json(task.output / "hyper_params.json", metadata)
+        return {"model": params.model, "levels": result, "clips": len(clips.files),
+                "missing": len(clips.missing), "dim": clips.x.shape[2], "frames": clips.x.shape[1]}
+
+    def summary(self, results: Results) -> str:
+        """``mil, coarse: best epoch 31 of 51``."""
+        if not results:
+            return ""
+        result = results[0]
+        levels = [f"{level}: best epoch {one.get('best_epoch')} of {one.get('epochs')}"
+                  for level, one in result.get("levels", {}).items()]
+        return f"{result.get('model')}, {'; '.join(levels)}"
 
 
 def label_files(params: Any, step: str) -> tuple[Path, Path]:
@@ -74,66 +139,7 @@ def label_files(params: Any, step: str) -> tuple[Path, Path]:
     return found["annotations"], found["taxonomy"]
 
 
-def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """One task."""
-    return [{}]
-
-
-def digests(params: BaseModel) -> dict[str, Any]:
-    """Annotations and taxonomy by their bytes."""
-    annotations, taxonomy = label_files(params, NAME)
-    return {"annotations": digest_file(annotations), "taxonomy": digest_file(taxonomy)}
-
-
-def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Train, then write models, histories and the predictions for validate and test.
-
-    Predictions are made of the clips that have agreed annotations, which is what can be scored;
-    such a clip without an embedding is predicted as 0 for every tag, noted and counted.
-    """
-    from l3hpc.datasets.clips import attributes_of, load_clips
-    from l3hpc.datasets.taxonomy import Taxonomy
-    from l3hpc.io.files import write_json
-    from l3hpc.models.training_engine import limit_threads
-    from l3hpc.tagging.annotations import Annotations
-
-    assert isinstance(params, Params)
-    annotation_file, taxonomy_file = label_files(params, NAME)
-    taxonomy = Taxonomy.load(taxonomy_file)
-    annotations = Annotations.load(annotation_file, taxonomy)
-    splits = {split: annotations.files(split) for split in annotations.splits()}
-    for split in ("train", "validate"):
-        if not splits.get(split):
-            raise InputError(f"no clips of split '{split}'", where=str(annotation_file))
-    limit_threads(task.threads)
-    task.progress.start("reading embeddings")
-    clips = load_clips(task.inputs["embed"], [name for files in splits.values() for name in files],
-                       task.scratch / "embeddings.bin")
-    if clips.missing:
-        task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, for example "
-                           f"{clips.missing[0]}")
-    if clips.longest > clips.x.shape[1]:
-        task.progress.note(f"clips have up to {clips.longest} windows, the shortest has "
-                           f"{clips.x.shape[1]}: all are cut to that")
-    place = {name: row for row, name in enumerate(clips.files)}
-    rows = {split: [place[name] for name in files if name in place]
-            for split, files in splits.items()}
-    levels = ("coarse", "fine") if params.level == "both" else (params.level,)
-    result = {level: _one_level(level, params, task, clips, rows, annotations, taxonomy)
-              for level in levels}
-    told = {
-        **params.model_dump(mode="json"), "annotations": str(annotation_file),
-        "batch_size": _batch_size(params, clips, rows),
-        "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
-        "network": attributes_of(task.inputs["embed"]).get("teacher") or {},
-        "frames": clips.x.shape[1], "missing": clips.missing, "levels": result,
-    }
-    write_json(task.output / "hyper_params.json", told)
-    return {"model": params.model, "levels": result, "clips": len(clips.files),
-            "missing": len(clips.missing), "dim": clips.x.shape[2], "frames": clips.x.shape[1]}
-
-
-def _one_level(level: str, params: Params, task: Task, clips: Any,
+def _one_level(level: str, params: ClassifyParams, task: Task, clips: Any,
                rows: Mapping[str, Sequence[int]], annotations: Any, taxonomy: Any) -> dict:
     """Train one classifier and write everything of it; returns what the result keeps."""
     import csv
@@ -167,7 +173,7 @@ def _one_level(level: str, params: Params, task: Task, clips: Any,
             "predictions": written}
 
 
-def _batch_size(params: Params, clips: Any, rows: Mapping[str, Sequence[int]]) -> int:
+def _batch_size(params: ClassifyParams, clips: Any, rows: Mapping[str, Sequence[int]]) -> int:
     """As stated, else by the number of training samples."""
     from l3hpc.tagging.classifier import batch_for
 
@@ -205,13 +211,3 @@ def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, an
         predictions.write(task.output / name, found, taxonomy)
         written.append(name)
     return written
-
-
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """``mil, coarse: best epoch 31 of 51``."""
-    if not results:
-        return ""
-    result = results[0]
-    levels = [f"{level}: best epoch {one.get('best_epoch')} of {one.get('epochs')}"
-              for level, one in result.get("levels", {}).items()]
-    return f"{result.get('model')}, {'; '.join(levels)}"

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from l3hpc.errors import InputError, command_line
-from l3hpc.steps import reduced
-from l3hpc.steps.base import Params as BaseParams
-from l3hpc.steps.base import Task
+from l3hpc.steps.base import Input, Output, Params, PlanParams, Results, Shard, Step, Task, Upstream
 from l3hpc.steps.conventions import Convention, front_end
+from l3hpc.steps.extract import (
+    check_precision,
+    load_network,
+    note_ignored_files,
+    note_network,
+    precision_packages,
+    precision_summary,
+    ranges_from,
+    task_recordings,
+    weights_digest,
+)
 
-NAME = "embed"
-VERSION = 3  # 3: loudness is not measured
-TITLE = "student embeddings of the recordings to classify"
-INPUTS = {"train": "optional"}
 BEST = "model_best_valid_loss.h5"
-PLACES = frozenset({"audio", "sonyc_ust", "clips", "subset", "student", "batch_size", "max_failed",
-                    "engine"})
 KINDS = ("sonyc_ust", "clips", "audio")
 
 
-class Params(BaseParams):
+class EmbedParams(Params):
     """Whose embeddings, of which audio."""
 
     sonyc_ust: Path | None = Field(None, description=(
@@ -58,21 +61,88 @@ class Params(BaseParams):
         "little: how much is measured, noted and in the result."))
 
 
-def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse none or several of the kinds of audio, a student whose file holds none, and an
-    engine that does not compute in the precision."""
-    own = params.get(NAME)
-    if not isinstance(own, Params):
-        return
-    reduced.check(own, NAME)
-    _check_kind(own)
-    if own.student is not None:
-        from l3hpc.models.weights import describe as describe_weights
+class Embed(Step[EmbedParams]):
+    """The student's embeddings of SONYC-UST, UrbanSound8K, ESC-50, or any folder of audio."""
 
-        describe_weights(own.student)
+    name = "embed"
+    version = 3  # 3: loudness is not measured
+    title = "student embeddings of the recordings to classify"
+    params_type = EmbedParams
+    inputs = {"train": Input(required=False, parameter="student")}
+    not_in_fingerprint = frozenset({
+        "audio", "sonyc_ust", "clips", "subset", "student", "batch_size", "max_failed", "engine"})
+    output = Output.EMBEDDINGS
+
+    def check(self, params: EmbedParams, plan: PlanParams) -> None:
+        """Refuse none or several of the kinds of audio, a student whose file holds none, and an
+        engine that does not compute in the precision."""
+        check_precision(params, self.name)
+        _check_kind(params)
+        if params.student is not None:
+            from l3hpc.models.weights import describe as describe_weights
+
+            describe_weights(params.student)
+
+    def packages(self, params: EmbedParams) -> dict[str, str]:
+        """Importable name of what this needs beyond the core dependencies → how to install it."""
+        return precision_packages(params)
+
+    def shards(self, params: EmbedParams, upstream: Upstream) -> list[Shard]:
+        """The recordings in groups of ``files_per_task``, or all in one task."""
+        from l3hpc.datasets.corpus import refuse_same_npz
+
+        recordings = _recordings(params)
+        if params.npz:
+            refuse_same_npz(recordings, "embed.npz")
+        missing = [one.file for one in recordings if one.size < 0]
+        if params.clips is not None and len(missing) > params.max_failed * len(recordings):
+            raise InputError(f"{len(missing):,} of {len(recordings):,} clips have no audio: "
+                             f"{missing[0]}" + " …" * (len(missing) > 1), where=str(params.clips),
+                             allowed=f"at most {params.max_failed:.0%} (embed.max_failed)",
+                             hint=f"What is missing: {command_line('data', 'check', params.clips)}")
+        size = params.files_per_task or len(recordings)
+        ranges = ranges_from(recordings, params)
+        return [{"recordings": [one.as_json() for one in recordings[first:first + size]], **ranges}
+                for first in range(0, len(recordings), size)]
+
+    def digests(self, params: EmbedParams) -> dict[str, Any]:
+        """The audio by its listing, a named student by its bytes."""
+        from l3hpc.datasets.corpus import manifest_digest
+
+        return {"audio": manifest_digest(_recordings(params)),
+                "student": weights_digest(params.student) if params.student else None}
+
+    def run(self, params: EmbedParams, task: Task) -> dict[str, Any]:
+        """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
+        from l3hpc.datasets.extraction import Extraction, write_npz_files
+
+        student = params.student or str(student_file(task.inputs.get("train")))
+        folder = _source(params)[0]
+        network, known, precision = load_network(
+            student, params, task, folder, front_end(params.convention))
+        note_network(task, "student", student, network, params)
+        if params.audio is not None:
+            note_ignored_files(task, params.audio)
+        target = task.output / "embeddings.h5"
+        result = Extraction(
+            network, known, folder, task_recordings(task.shard), params.hop, params.center,
+            task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
+            levels=False, threads=task.threads,
+        ).run(target, task.output / "skipped.csv")
+        if params.npz:
+            result["npz"] = write_npz_files(target, task.output / "npz")
+        return {**result, **precision, "engine": network.engine.name}
+
+    def summary(self, results: Results) -> str:
+        """``18,510 recordings``."""
+        files = sum(result.get("recordings", 0) for result in results)
+        skipped = sum(result.get("skipped", 0) for result in results)
+        text = f"{files:,} recordings"
+        return (f"{text}, {skipped:,} skipped" if skipped else text) \
+            + precision_summary(results)
 
 
-def _check_kind(own: Params) -> None:
+def _check_kind(own: EmbedParams) -> None:
     if sum(getattr(own, kind) is not None for kind in KINDS) != 1:
         raise InputError("embed needs SONYC-UST, clips or a folder of audio, one of them",
                          where=", ".join(f"embed.{kind}" for kind in KINDS),
@@ -83,37 +153,11 @@ def _check_kind(own: Params) -> None:
                          hint="--set embed.clips=FOLDER")
 
 
-def packages(params: BaseModel) -> dict[str, str]:
-    """Importable name of what this needs beyond the core dependencies → how to install it."""
-    assert isinstance(params, Params)
-    return reduced.packages(params)
-
-
-def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """The recordings in groups of ``files_per_task``, or all in one task."""
-    from l3hpc.datasets.corpus import refuse_same_npz
-
-    assert isinstance(params, Params)
-    recordings = _recordings(params)
-    if params.npz:
-        refuse_same_npz(recordings, "embed.npz")
-    missing = [one.file for one in recordings if one.size < 0]
-    if params.clips is not None and len(missing) > params.max_failed * len(recordings):
-        raise InputError(f"{len(missing):,} of {len(recordings):,} clips have no audio: "
-                         f"{missing[0]}" + " …" * (len(missing) > 1), where=str(params.clips),
-                         allowed=f"at most {params.max_failed:.0%} (embed.max_failed)",
-                         hint=f"What is missing: {command_line('data', 'check', params.clips)}")
-    size = params.files_per_task or len(recordings)
-    ranges = reduced.ranges_from(recordings, params)
-    return [{"recordings": [one.as_json() for one in recordings[first:first + size]], **ranges}
-            for first in range(0, len(recordings), size)]
-
-
-def _recordings(params: Params) -> list[Any]:
+def _recordings(params: EmbedParams) -> list[Any]:
     return _source(params)[1]()
 
 
-def _source(params: Params) -> tuple[Path, Callable[[], list[Any]]]:
+def _source(params: EmbedParams) -> tuple[Path, Callable[[], list[Any]]]:
     """The folder of audio, and what lists its recordings."""
     _check_kind(params)
     if params.sonyc_ust is not None:
@@ -150,40 +194,6 @@ def annotated_recordings(annotations: Path, audio: Path) -> list[Any]:
     return found
 
 
-def digests(params: BaseModel) -> dict[str, Any]:
-    """The audio by its listing, a named student by its bytes."""
-    from l3hpc.datasets.corpus import manifest_digest
-    from l3hpc.steps.extract import weights_digest
-
-    assert isinstance(params, Params)
-    return {"audio": manifest_digest(_recordings(params)),
-            "student": weights_digest(params.student) if params.student else None}
-
-
-def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
-    from l3hpc.datasets.extraction import Extraction, write_npz_files
-    from l3hpc.steps.extract import task_recordings, tell, tell_passed_over
-
-    assert isinstance(params, Params)
-    student = params.student or str(student_file(task.inputs.get("train")))
-    folder = _source(params)[0]
-    network, known, precision = reduced.network(
-        student, params, task, folder, front_end(params.convention))
-    tell(task, "student", student, network, params)
-    if params.audio is not None:
-        tell_passed_over(task, params.audio)
-    target = task.output / "embeddings.h5"
-    result = Extraction(
-        network, known, folder, task_recordings(task.shard), params.hop, params.center,
-        task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
-        levels=False, threads=task.threads,
-    ).run(target, task.output / "skipped.csv")
-    if params.npz:
-        result["npz"] = write_npz_files(target, task.output / "npz")
-    return {**result, **precision, "engine": network.engine.name}
-
-
 def student_file(folder: Path | None) -> Path:
     """The best student of a train artifact, or of a folder of published models.
 
@@ -197,11 +207,3 @@ def student_file(folder: Path | None) -> Path:
                      where=str(folder) if folder else "embed.student",
                      hint="Train one (l3hpc submit upstream), or name its file: "
                           "--set embed.student=FILE")
-
-
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """``18,510 recordings``."""
-    files = sum(result.get("recordings", 0) for result in results)
-    skipped = sum(result.get("skipped", 0) for result in results)
-    text = f"{files:,} recordings"
-    return (f"{text}, {skipped:,} skipped" if skipped else text) + reduced.summary(results)

@@ -1,29 +1,24 @@
-"""evaluate: how good predictions of urban sound tags are, and the row that the ledger gets."""
+"""evaluate: how good predictions of urban sound tags are, and the row that the ledger gets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
-from l3hpc.steps.base import Params as BaseParams
-from l3hpc.steps.base import Task
+from l3hpc.steps.base import Finding, Input, Params, PlanParams, Results, Step, Task
 from l3hpc.steps.classify import label_files
 
-NAME = "evaluate"
-VERSION = 3
-TITLE = "precision and recall per tag, and the ledger row"
-INPUTS = {"classify": "optional"}
 TAB = "sonyc_ust"
 LEVELS = ("coarse", "fine")
-PLACES = frozenset({"sonyc_ust", "annotations", "taxonomy", "predictions"})
 
 
-class Params(BaseParams):
+class EvaluateParams(Params):
     """Which predictions against which ground truth."""
 
     predictions: Path | None = Field(None, description=(
@@ -38,89 +33,102 @@ class Params(BaseParams):
         "Resamplings of the clips for confidence intervals; 0 leaves them out."))
 
 
-def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse missing annotations, and predictions from nowhere."""
-    own = params.get(NAME)
-    if not isinstance(own, Params):
-        return
-    label_files(own, NAME)
-    if own.predictions is not None and not own.predictions.is_file():
-        raise InputError(f"no such file {own.predictions}", where="evaluate.predictions")
+class Evaluate(Step[EvaluateParams]):
+    """How good predictions of urban sound tags are, and the row that the ledger gets."""
+
+    name = "evaluate"
+    version = 3
+    title = "precision and recall per tag, and the ledger row"
+    params_type = EvaluateParams
+    inputs = {"classify": Input(required=False, parameter="predictions")}
+    not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy", "predictions"})
+    tab = TAB
+    findings = frozenset({Finding.SCORES})
+    kept_files = ("evaluation.json", "curves.json")
+
+    def check(self, params: EvaluateParams, plan: PlanParams) -> None:
+        """Refuse missing annotations, and predictions from nowhere."""
+        label_files(params, self.name)
+        if params.predictions is not None and not params.predictions.is_file():
+            raise InputError(f"no such file {params.predictions}", where="evaluate.predictions")
+
+    def digests(self, params: EvaluateParams) -> dict[str, Any]:
+        """Annotations, taxonomy and named predictions by their bytes."""
+        self.check(params, {})
+        annotations, taxonomy = label_files(params, self.name)
+        return {"annotations": digest_file(annotations), "taxonomy": digest_file(taxonomy),
+                "predictions": digest_file(params.predictions) if params.predictions else None}
+
+    def run(self, params: EvaluateParams, task: Task) -> dict[str, Any]:
+        """Write ``evaluation.json``, ``curves.json`` and record the ledger row.
+
+        ``evaluation.json`` has the published shape at its top, {fine, coarse}, for ``split``, and
+        below ``validate`` and ``test`` the same with confidence intervals for every split that was
+        predicted.
+        """
+        from l3hpc.datasets.taxonomy import Taxonomy
+        from l3hpc.io.files import write_json
+        from l3hpc.tagging import metrics
+        from l3hpc.tagging.annotations import Annotations
+
+        annotation_file, taxonomy_file = label_files(params, self.name)
+        taxonomy = Taxonomy.load(taxonomy_file)
+        annotations = Annotations.load(annotation_file, taxonomy)
+        found = _predictions(params, task.inputs.get("classify"), taxonomy)
+        task.progress.start("evaluating", total=len(found), unit="files")
+        numbers: dict[str, dict[str, Any]] = {}
+        curves: dict[str, dict[str, Any]] = {}
+        for split, levels, path in found:
+            result = metrics.evaluate(path, annotations, taxonomy, split,
+                                      bootstrap=params.bootstrap)
+            for warning in result["warnings"]:
+                task.progress.note(f"{path.name}: {warning}")
+            for level in (one for one in levels if one in result):
+                mine, lines = numbers.setdefault(split, {}), curves.setdefault(split, {})
+                mine["files"] = lines["files"] = result["files"]
+                mine["warnings"] = result["warnings"]
+                lines[level] = result[level]
+                mine[level] = {name: value for name, value in result[level].items()
+                               if name != "curves"}
+            task.progress.advance(1)
+        if params.split not in numbers:
+            raise InputError(f"nothing was predicted for split '{params.split}'",
+                             where="evaluate.split", allowed=", ".join(numbers))
+        published = metrics.published(numbers[params.split])
+        write_json(task.output / "evaluation.json",
+                   {**published, "split": params.split, **numbers})
+        write_json(task.output / "curves.json", curves)
+        settings = _settings(task.inputs.get("classify"))
+        for level in published:
+            if level in (settings.get("levels") or list(published)[:1]):
+                task.recorder.record(TAB, _row(task, settings, params, level, published[level],
+                                               annotation_file, taxonomy_file))
+        return {"split": params.split,
+                "metrics": {split: metrics.published(one) for split, one in numbers.items()},
+                "warnings": {split: one["warnings"] for split, one in numbers.items()
+                             if one["warnings"]}}
+
+    def summary(self, results: Results) -> str:
+        """``coarse micro-AUPRC 0.797 (validate)``."""
+        if not results:
+            return ""
+        result = results[0]
+        split = result.get("split", "validate")
+        scores = result.get("metrics", {}).get(split, {})
+        return ", ".join(f"{level} micro-AUPRC {values['micro_auprc']:.3f}"
+                         for level, values in scores.items()) + f" ({split})"
 
 
-def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """One task."""
-    return [{}]
-
-
-def digests(params: BaseModel) -> dict[str, Any]:
-    """Annotations, taxonomy and named predictions by their bytes."""
-    assert isinstance(params, Params)
-    check({NAME: params})
-    annotations, taxonomy = label_files(params, NAME)
-    return {"annotations": digest_file(annotations), "taxonomy": digest_file(taxonomy),
-            "predictions": digest_file(params.predictions) if params.predictions else None}
-
-
-def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Write ``evaluation.json``, ``curves.json`` and record the ledger row.
-
-    ``evaluation.json`` has the published shape at its top, {fine, coarse}, for ``split``, and below
-    ``validate`` and ``test`` the same with confidence intervals for every split that was predicted.
-    """
-    from l3hpc.datasets.taxonomy import Taxonomy
-    from l3hpc.io.files import write_json
-    from l3hpc.tagging import metrics
-    from l3hpc.tagging.annotations import Annotations
-
-    assert isinstance(params, Params)
-    annotation_file, taxonomy_file = label_files(params, NAME)
-    taxonomy = Taxonomy.load(taxonomy_file)
-    annotations = Annotations.load(annotation_file, taxonomy)
-    found = _predictions(params, task.inputs.get("classify"), taxonomy)
-    task.progress.start("evaluating", total=len(found), unit="files")
-    numbers: dict[str, dict[str, Any]] = {}
-    curves: dict[str, dict[str, Any]] = {}
-    for split, levels, path in found:
-        result = metrics.evaluate(path, annotations, taxonomy, split, bootstrap=params.bootstrap)
-        for warning in result["warnings"]:
-            task.progress.note(f"{path.name}: {warning}")
-        for level in (one for one in levels if one in result):
-            mine, lines = numbers.setdefault(split, {}), curves.setdefault(split, {})
-            mine["files"] = lines["files"] = result["files"]
-            mine["warnings"] = result["warnings"]
-            lines[level] = result[level]
-            mine[level] = {name: value for name, value in result[level].items()
-                           if name != "curves"}
-        task.progress.advance(1)
-    if params.split not in numbers:
-        raise InputError(f"nothing was predicted for split '{params.split}'",
-                         where="evaluate.split", allowed=", ".join(numbers))
-    published = metrics.published(numbers[params.split])
-    write_json(task.output / "evaluation.json",
-               {**published, "split": params.split, **numbers})
-    write_json(task.output / "curves.json", curves)
-    settings = _settings(task.inputs.get("classify"))
-    for level in published:
-        if level in (settings.get("levels") or list(published)[:1]):
-            task.recorder.record(TAB, _row(task, settings, params, level, published[level],
-                                           annotation_file, taxonomy_file))
-    return {"split": params.split,
-            "metrics": {split: metrics.published(one) for split, one in numbers.items()},
-            "warnings": {split: one["warnings"] for split, one in numbers.items()
-                         if one["warnings"]}}
-
-
-def _predictions(params: Params, classified: Path | None, taxonomy: Any
+def _predictions(params: EvaluateParams, classified: Path | None, taxonomy: Any
                  ) -> list[tuple[str, list[str], Path]]:
     """(split, levels that the file speaks of, file) of everything there is to score."""
     if params.predictions is not None:
         from l3hpc.tagging import predictions
 
-        told = predictions.read(params.predictions, taxonomy)
-        coarse_only = told.coarse.any() and not told.fine.any()  # such a classifier writes zeros
+        read = predictions.read(params.predictions, taxonomy)
+        coarse_only = read.coarse.any() and not read.fine.any()  # such a classifier writes zeros
         levels = [level for level in LEVELS
-                  if level in told.levels and not (level == "fine" and coarse_only)]
+                  if level in read.levels and not (level == "fine" and coarse_only)]
         return [(params.split, levels, params.predictions)]
     if classified is None:
         raise InputError("no predictions to evaluate", where="evaluate.predictions",
@@ -153,7 +161,7 @@ def _settings(classified: Path | None) -> dict[str, Any]:
     return {}
 
 
-def _row(task: Task, settings: Mapping[str, Any], params: Params, level: str,
+def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level: str,
          scores: Mapping[str, Any], annotation_file: Path, taxonomy_file: Path) -> dict[str, Any]:
     """The run's row in the ledger, in the fields of the published sheet.
 
@@ -191,14 +199,3 @@ def _row(task: Task, settings: Mapping[str, Any], params: Params, level: str,
         "class_auprc": json.dumps({name: round(value, 6) for name, value in
                                    scores["class_auprc"].items()}),
     }
-
-
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """``coarse micro-AUPRC 0.797 (validate)``."""
-    if not results:
-        return ""
-    result = results[0]
-    split = result.get("split", "validate")
-    scores = result.get("metrics", {}).get(split, {})
-    return ", ".join(f"{level} micro-AUPRC {values['micro_auprc']:.3f}"
-                     for level, values in scores.items()) + f" ({split})"

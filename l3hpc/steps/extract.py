@@ -1,35 +1,47 @@
 """extract: audio → teacher embeddings, one row per window of one second, with provenance.
 
 One task works through ``files_per_task`` recordings; a killed task goes on where it stopped.
+
+The second half is what both steps that embed share (``embed`` is the other): the network in the
+precision that was asked for, and notes on it. Ranges of int8 come from a few recordings of the
+whole listing, the same for every task of an array; the deviation from float32 is measured on each
+task's own recordings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from l3hpc.audio.conventions import name_of
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
-from l3hpc.steps import reduced
-from l3hpc.steps.base import Params as BaseParams
-from l3hpc.steps.base import Task
+from l3hpc.steps.base import (
+    Finding,
+    Output,
+    Params,
+    PlanParams,
+    Results,
+    Shard,
+    Step,
+    Task,
+    Upstream,
+)
 from l3hpc.steps.conventions import Convention, front_end
 
 if TYPE_CHECKING:
+    from l3hpc.datasets.corpus import Recording
     from l3hpc.models.embedder import Embedder
 
-NAME = "extract"
-VERSION = 2
-TITLE = "teacher embeddings of every second of audio"
-INPUTS: dict[str, str] = {}
-PLACES = frozenset({"audio", "weights", "max_failed", "batch_size", "engine"})
+RECORDINGS = 16
+RANGE_WINDOWS = 48
+CHECK_WINDOWS = 24
 
 
-class Params(BaseParams):
+class ExtractParams(Params):
     """What decides the teacher's embeddings."""
 
     audio: Path = Field(description=(
@@ -57,53 +69,88 @@ class Params(BaseParams):
         "little: how much is measured, noted and in the result."))
 
 
-def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse a hop of less than a sample, and an engine that does not compute in the precision."""
-    own = params.get(NAME)
-    if not isinstance(own, Params):
-        return
-    reduced.check(own, NAME)
-    if own.hop * 8000 < 1:
-        raise InputError(f"hop {own.hop} s is shorter than one sample", where="extract.hop",
-                         allowed="at least 0.000125 s; 0.5 is the published one")
+class Extract(Step[ExtractParams]):
+    """The teacher's embeddings of a folder of audio."""
 
+    name = "extract"
+    version = 2
+    title = "teacher embeddings of every second of audio"
+    params_type = ExtractParams
+    not_in_fingerprint = frozenset({"audio", "weights", "max_failed", "batch_size", "engine"})
+    output = Output.EMBEDDINGS
+    findings = frozenset({Finding.TEACHER})
+    kept_files = ("skipped.csv",)
 
-def packages(params: BaseModel) -> dict[str, str]:
-    """Importable name of what this needs beyond the core dependencies → how to install it."""
-    assert isinstance(params, Params)
-    return reduced.packages(params)
+    def check(self, params: ExtractParams, plan: PlanParams) -> None:
+        """Refuse a hop of less than a sample, and an engine that lacks the precision."""
+        check_precision(params, self.name)
+        if params.hop * 8000 < 1:
+            raise InputError(f"hop {params.hop} s is shorter than one sample", where="extract.hop",
+                             allowed="at least 0.000125 s; 0.5 is the published one")
 
+    def packages(self, params: ExtractParams) -> dict[str, str]:
+        """Importable name of what this needs beyond the core dependencies → how to install it."""
+        return precision_packages(params)
 
-def describe(params: Mapping[str, BaseModel]) -> str:
-    """``teacher untrained, hop 0.5 s, centred``."""
-    own = params[NAME]
-    assert isinstance(own, Params)
-    name = own.weights if own.weights.startswith("untrained") else Path(own.weights).name
-    more = "" if own.convention == "own" else f", front end {name_of(own.convention)}"
-    more += "" if own.precision == "float32" else f", {own.precision}"
-    return f"teacher {name}, hop {own.hop:g} s, {'centred' if own.center else 'not centred'}{more}"
+    def describe(self, params: ExtractParams, plan: PlanParams) -> str:
+        """``teacher untrained, hop 0.5 s, centred``."""
+        name = params.weights
+        if not name.startswith("untrained"):
+            name = Path(name).name
+        more = "" if params.convention == "own" else f", front end {name_of(params.convention)}"
+        more += "" if params.precision == "float32" else f", {params.precision}"
+        centred = "centred" if params.center else "not centred"
+        return f"teacher {name}, hop {params.hop:g} s, {centred}{more}"
 
+    def shards(self, params: ExtractParams, upstream: Upstream) -> list[Shard]:
+        """The recordings, sorted by sensor and name, cut into groups of ``files_per_task``."""
+        from l3hpc.datasets.corpus import scan
 
-def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """The recordings, sorted by sensor and name, cut into groups of ``files_per_task``."""
-    from l3hpc.datasets.corpus import scan
+        recordings = sorted(scan(params.audio), key=lambda one: (one.sensor, one.file))
+        size = params.files_per_task
+        ranges = ranges_from(recordings, params)
+        return [{"recordings": [one.as_json() for one in recordings[first:first + size]],
+                 "sensors": sorted({one.sensor for one in recordings[first:first + size]}),
+                 **ranges}
+                for first in range(0, len(recordings), size)]
 
-    assert isinstance(params, Params)
-    recordings = sorted(scan(params.audio), key=lambda one: (one.sensor, one.file))
-    size = params.files_per_task
-    ranges = reduced.ranges_from(recordings, params)
-    return [{"recordings": [one.as_json() for one in recordings[first:first + size]],
-             "sensors": sorted({one.sensor for one in recordings[first:first + size]}),
-             **ranges}
-            for first in range(0, len(recordings), size)]
+    def digests(self, params: ExtractParams) -> dict[str, Any]:
+        """The audio by its listing (names, sizes, times), the teacher by its bytes."""
+        from l3hpc.datasets.corpus import manifest_digest, scan
 
+        return {"audio": manifest_digest(scan(params.audio)),
+                "weights": weights_digest(params.weights)}
 
-def digests(params: BaseModel) -> dict[str, Any]:
-    """The audio by its listing (names, sizes, times), the teacher by its bytes."""
-    from l3hpc.datasets.corpus import manifest_digest, scan
+    def run(self, params: ExtractParams, task: Task) -> dict[str, Any]:
+        """Embed this task's recordings into ``embeddings.h5``; unusable ones: ``skipped.csv``."""
+        from l3hpc.datasets.extraction import Extraction
 
-    assert isinstance(params, Params)
-    return {"audio": manifest_digest(scan(params.audio)), "weights": weights_digest(params.weights)}
+        network, teacher, precision = load_network(
+            params.weights, params, task, Path(params.audio), front_end(params.convention))
+        note_network(task, "teacher", params.weights, network, params)
+        note_ignored_files(task, params.audio)
+        result = Extraction(
+            network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
+            params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
+            task.progress, threads=task.threads,
+        ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
+        return {**result, "teacher": teacher, **precision, "engine": network.engine.name}
+
+    def summary(self, results: Results) -> str:
+        """``1,024 rows of 64 recordings, 2 skipped``."""
+        rows = sum(result.get("rows", 0) for result in results)
+        files = sum(result.get("recordings", 0) for result in results)
+        skipped = sum(result.get("skipped", 0) for result in results)
+        text = f"{rows:,} rows of {files:,} recordings"
+        return (f"{text}, {skipped:,} skipped" if skipped else text) \
+            + precision_summary(results)
+
+    def networks(self, params: Mapping[str, Any], results: Results
+                 ) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """The teacher."""
+        teacher = (results[0].get("teacher") or {}) if results else {}
+        spec = teacher.get("spec")
+        return [(f"teacher ({teacher.get('kind')})", spec)] if spec else []
 
 
 def weights_digest(weights: str | Path) -> str:
@@ -121,24 +168,8 @@ def weights_digest(weights: str | Path) -> str:
     return digest_file(Path(name))
 
 
-def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Embed this task's recordings into ``embeddings.h5``; list the unusable in ``skipped.csv``."""
-    from l3hpc.datasets.extraction import Extraction
-
-    assert isinstance(params, Params)
-    network, teacher, precision = reduced.network(
-        params.weights, params, task, Path(params.audio), front_end(params.convention))
-    tell(task, "teacher", params.weights, network, params)
-    tell_passed_over(task, params.audio)
-    result = Extraction(
-        network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
-        params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
-        task.progress, threads=task.threads,
-    ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
-    return {**result, "teacher": teacher, **precision, "engine": network.engine.name}
-
-
-def tell(task: Task, who: str, weights: str, network: Embedder, params: reduced.Settings) -> None:
+def note_network(task: Task, who: str, weights: str, network: Embedder,
+                 params: EmbeddingParams) -> None:
     """Note in the log which network computes, on what and why, and what its file left open."""
     from l3hpc.models import engines
     from l3hpc.models.weights import describe as describe_weights
@@ -152,7 +183,7 @@ def tell(task: Task, who: str, weights: str, network: Embedder, params: reduced.
         task.progress.note(f"{who}: {note}")
 
 
-def tell_passed_over(task: Task, folder: Path) -> None:
+def note_ignored_files(task: Task, folder: Path) -> None:
     """Note, in the first task's log, which files of the folder of audio are no recordings."""
     from l3hpc.datasets.corpus import passed_over
 
@@ -168,10 +199,106 @@ def task_recordings(shard: Mapping[str, Any]) -> list[Any]:
     return [Recording.from_json(values) for values in shard["recordings"]]
 
 
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """``1,024 rows of 64 recordings, 2 skipped``."""
-    rows = sum(result.get("rows", 0) for result in results)
-    files = sum(result.get("recordings", 0) for result in results)
-    skipped = sum(result.get("skipped", 0) for result in results)
-    text = f"{rows:,} rows of {files:,} recordings"
-    return (f"{text}, {skipped:,} skipped" if skipped else text) + reduced.summary(results)
+class EmbeddingParams(Protocol):
+    """The parameters that both steps have."""
+
+    @property
+    def hop(self) -> float: ...
+
+    @property
+    def center(self) -> bool: ...
+
+    @property
+    def min_seconds(self) -> float: ...
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+def check_precision(params: EmbeddingParams, step: str) -> None:
+    """Refuse (``InputError``) an engine that does not compute in the precision."""
+    if params.precision != "float32":
+        from l3hpc.models import precision
+
+        precision.check(params.precision, params.engine, step)
+
+
+def precision_packages(params: EmbeddingParams) -> dict[str, str]:
+    """Importable name of what the precision cannot do without → how to install it."""
+    if params.precision == "float32":
+        return {}
+    from l3hpc.models import precision
+
+    return precision.packages(params.precision)
+
+
+def ranges_from(recordings: Sequence[Recording], params: EmbeddingParams
+                ) -> dict[str, Any]:
+    """What a frozen task has to name beyond its own recordings."""
+    if params.precision != "int8":
+        return {}
+    from l3hpc.datasets.windows import spread
+
+    return {"ranges_from": [one.as_json() for one in spread(recordings, RECORDINGS)]}
+
+
+def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path,
+                 geometry: Mapping[str, Any]
+                 ) -> tuple[Embedder, dict[str, Any], dict[str, Any]]:
+    """The network ready to embed, who it is, and what the result says of its precision.
+
+    folder: of the recordings; geometry: as for ``weights.load``. Raises ``L3hpcError`` where no
+    recording tells ranges, or the embeddings are too far off.
+    """
+    from l3hpc.models.weights import identity, load
+
+    known = identity(weights, geometry=geometry)
+    if params.precision == "float32":
+        return load(weights, geometry=geometry, threads=task.threads,
+                    engine=params.engine), known, {}
+    known.update(precision=params.precision, label=f"{known['label']}, {params.precision}")
+    embedder, deviation = _reduced(weights, params, task, folder, geometry, known["spec"]["rate"])
+    return embedder, known, {"precision": deviation}
+
+
+def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
+             geometry: Mapping[str, Any], rate: int) -> tuple[Embedder, dict[str, Any]]:
+    from l3hpc.datasets.corpus import Recording
+    from l3hpc.datasets.windows import spread, windows_of
+    from l3hpc.errors import L3hpcError
+    from l3hpc.models import precision
+
+    def windows(recordings: Sequence[Recording], count: int) -> Any:
+        return windows_of(folder, recordings, rate, params.hop, params.center, count,
+                          params.min_seconds)
+
+    ranges = [Recording.from_json(values) for values in task.shard.get("ranges_from", [])]
+    frames = windows(ranges, RANGE_WINDOWS)
+    if ranges and not len(frames):
+        raise L3hpcError(f"none of the {len(ranges)} recordings that int8 takes its ranges from "
+                         "can be used", where=str(folder),
+                         hint="leave the precision at float32, or repair: l3hpc data check FOLDER")
+    embedder, exact = precision.load(weights, params.precision, frames, geometry=geometry,
+                                     threads=task.threads, engine=params.engine)
+    own = [Recording.from_json(values) for values in task.shard["recordings"]]
+    found = precision.deviation(embedder, exact, windows(spread(own, RECORDINGS), CHECK_WINDOWS))
+    for text in (precision.slow_here(params.precision),
+                 f"{params.precision}: {found or 'every embedding is 0, nothing to compare'}"):
+        if text:
+            task.progress.note(text)
+    if found:
+        found.refuse(params.precision)
+    return embedder, {"name": params.precision, "range_windows": len(frames),
+                      **(found.as_json() if found else {"frames": 0})}
+
+
+def precision_summary(results: Results) -> str:
+    """``, int8 with cosine 0.9991 to float32`` (of the task that is furthest off); float32: ''."""
+    found = [result["precision"] for result in results if result.get("precision")]
+    cosines = [one["cosine"] for one in found if "cosine" in one]
+    if not cosines:
+        return ""
+    return f", {found[0]['name']} with cosine {min(cosines):.4f} to float32"

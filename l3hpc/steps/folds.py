@@ -3,6 +3,8 @@
 One task per fold. What is kept is which clips were used how, every candidate's validation accuracy,
 the chosen parameters, and the predictions; a fitted classifier is not stored (the same task fits it
 again).
+
+score: the folds together: mean accuracy with its interval, accuracy per class, confusion.
 """
 
 from __future__ import annotations
@@ -12,28 +14,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from l3hpc.errors import InputError, L3hpcError, command_line
-from l3hpc.steps.base import Params as BaseParams
-from l3hpc.steps.base import Task
+from l3hpc.steps.base import Input, Params, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.embed import Embed
 
 if TYPE_CHECKING:
     from l3hpc.classification.features import Features
     from l3hpc.classification.folds import Outcome
     from l3hpc.datasets.labelled import Folder
 
-NAME = "folds"
-VERSION = 1
-TITLE = "for every test fold a classifier of clips and its predictions"
-INPUTS = {"embed": "required"}
+
 TAB = "classifier"
-PLACES = frozenset({"clips", "subset", "max_missing", "partial"})
 PARTS = ("train", "valid", "test")
 PUBLISHED_HOP = 0.1  # s, of embeddings that do not tell theirs
+# parameters that a row of the ledger names for each kind of classifier
+GIVEN = {"mlp": ("learning_rate", "weight_decay", "batch_size", "epochs"),
+         "svm": ("C", "tol", "max_iterations"), "rf": ()}
 
 
-class Params(BaseParams):
+class FoldsParams(Params):
     """The classifier, what it sees, and how its parameters are chosen."""
 
     clips: Path = Field(description="Folder of UrbanSound8K or ESC-50: its table names the folds.")
@@ -76,52 +77,132 @@ class Params(BaseParams):
         "Seed of weights, order, trees and of the validation clips."))
 
 
-def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse a folder that is none, a part of a data set, too few folds, and other clips than
-    those that are embedded."""
-    own = params.get(NAME)
-    if not isinstance(own, Params):
-        return
-    data = dataset(own)
-    folds, small = data.folds, data.small_folds()
-    if small and not own.partial:
-        count = sum(clip.fold == small[0] for clip in data.clips)
-        raise InputError(
-            f"lists {count or 'no'} clip{'s' * (count != 1)} of fold {small[0]}: {data.part} of "
-            f"{data.kind}", where=str(data.table),
-            allowed=f"clips of all {data.published[0]} folds",
-            hint="Get what is missing. To score this part, labelled as such: "
-                 "--set folds.partial=true")
-    least = 3 if own.valid_fold else 2
-    if len(folds) < least:
-        raise InputError(f"has clips of {len(folds)} folds", where=str(own.clips),
-                         allowed=f"{least} or more (valid_fold: {str(own.valid_fold).lower()})")
-    embed: Any = params.get("embed")
-    if own.subset == "all" and getattr(embed, "subset", "all") != "all":
-        raise InputError("only the clips of a subset are embedded", where="folds.subset",
-                         hint=f"--subset {embed.subset} sets both")
+class Folds(Step[FoldsParams]):
+    """A classifier of clips for every test fold, its parameters chosen on a validation fold."""
+
+    name = "folds"
+    version = 1
+    title = "for every test fold a classifier of clips and its predictions"
+    params_type = FoldsParams
+    inputs = {"embed": Input()}
+    not_in_fingerprint = frozenset({"clips", "subset", "max_missing", "partial"})
+    tab = TAB
+    ledger_folder = "output_dir"
+
+    def check(self, params: FoldsParams, plan: PlanParams) -> None:
+        """Refuse a folder that is none, a part of a data set, too few folds, and other clips than
+        those that are embedded."""
+        data = dataset(params)
+        folds, small = data.folds, data.small_folds()
+        if small and not params.partial:
+            count = sum(clip.fold == small[0] for clip in data.clips)
+            raise InputError(
+                f"lists {count or 'no'} clip{'s' * (count != 1)} of fold {small[0]}: {data.part} "
+                f"of {data.kind}", where=str(data.table),
+                allowed=f"clips of all {data.published[0]} folds",
+                hint="Get what is missing. To score this part, labelled as such: "
+                     "--set folds.partial=true")
+        least = 3 if params.valid_fold else 2
+        if len(folds) < least:
+            raise InputError(f"has clips of {len(folds)} folds", where=str(params.clips),
+                             allowed=f"{least} or more "
+                                     f"(valid_fold: {str(params.valid_fold).lower()})")
+        embed = Embed().own(plan)
+        if params.subset == "all" and embed is not None and embed.subset != "all":
+            raise InputError("only the clips of a subset are embedded", where="folds.subset",
+                             hint=f"--subset {embed.subset} sets both")
+
+    def describe(self, params: FoldsParams, plan: PlanParams) -> str:
+        """``mlp on framewise features, 9 candidates, validated on the fold before``."""
+        found = dataset(params)
+        tried = f"{len(grid(params))} candidate{'s' * (len(grid(params)) != 1)}"
+        where = "the fold before"
+        if not params.valid_fold:
+            where = f"{params.valid_ratio:.0%} of the others"
+        part = f" ({found.part})" if found.part else ""
+        return (f"{found.kind}{part}: {len(found.clips):,} clips, {len(found.classes)} classes; "
+                f"{params.model} on {params.features} features, {tried}, validated on {where}")
+
+    def shards(self, params: FoldsParams, upstream: Upstream) -> list[Shard]:
+        """One task per test fold."""
+        return [{"fold": fold} for fold in dataset(params).folds]
+
+    def digests(self, params: FoldsParams) -> dict[str, Any]:
+        """The clips with their folds and classes."""
+        return {"clips": dataset(params).digest()}
+
+    def run(self, params: FoldsParams, task: Task) -> dict[str, Any]:
+        """Choose, fit and predict for one test fold: ``fold.json`` and ``predictions.csv``."""
+        import numpy as np
+
+        from l3hpc.classification import features, folds, models
+        from l3hpc.datasets.clips import attributes_of
+        from l3hpc.io.files import write_json
+
+        data = dataset(params)
+        task.progress.start("reading embeddings")
+        found = features.load(task.inputs["embed"], [clip.file for clip in data.clips],
+                              params.features, params.every)
+        _tell_missing(found, len(data.clips), params, task)
+        _refuse_silent_folds(found, data, params, task)
+        known = {clip.file: clip for clip in data.clips}
+        clips = [known[name] for name in found.files]
+        label = np.array([clip.label for clip in clips])
+        parts = folds.split(np.array([clip.fold for clip in clips]), label,
+                            [clip.source for clip in clips], task.shard["fold"],
+                            ratio=None if params.valid_fold else params.valid_ratio,
+                            seed=params.seed)
+        setting = models.Setting(
+            params.model, len(data.classes), threads=task.threads,
+            **{name: getattr(params, name) for name in (
+                "seed", "epochs", "patience", "batch_size", "tol", "max_iterations", "kernel")})
+        candidates, refit = grid(params), params.search and params.train_with_valid
+        task.progress.start(f"fold {task.shard['fold']}", total=len(candidates) + refit,
+                            unit="fits")
+
+        def on_fit(number: int, tried: Mapping[str, float]) -> None:
+            task.progress.advance(int(number > 0), **tried)
+
+        outcome = folds.run(found, label, parts, setting, candidates, refit=refit, how=params.vote,
+                            on_fit=on_fit)
+        task.progress.advance(1)
+        numbers = _numbers(outcome, label, data)
+        files = {part: [found.files[clip] for clip in outcome.clips[part]] for part in PARTS}
+        embedded = attributes_of(task.inputs["embed"])
+        record = {**params.model_dump(mode="json"), "fold": task.shard["fold"], "data": data.kind,
+                "part": data.part, "folds": data.folds,
+                "classes": list(data.classes), "chosen": outcome.chosen, "trials": outcome.trials,
+                "best_epochs": outcome.epochs, "scores": numbers, "losses": outcome.losses,
+                "missing": found.missing, "files": files,
+                "embeddings": str(task.inputs["embed"]), "network": embedded.get("teacher") or {}}
+        write_json(task.output / "fold.json", record)
+        _write_predictions(task.output / "predictions.csv", outcome, files, label, data)
+        task.recorder.record(TAB, _row(params, task, outcome, numbers, embedded, record["part"]))
+        return {"fold": task.shard["fold"], "model": params.model, "part": record["part"],
+                "chosen": outcome.chosen,
+                **{part: numbers[part]["accuracy"] for part in PARTS},
+                "clips": len(found.files), "missing": len(found.missing)}
+
+    def summary(self, results: Results) -> str:
+        """``mlp, 5 folds: accuracy 0.842 on average``."""
+        if not results:
+            return ""
+        mean = sum(result["test"] for result in results) / len(results)
+        missing = results[0].get("missing")
+        part = results[0].get("part")
+        text = (f"{results[0]['model']}, {len(results)} folds{f' ({part})' if part else ''}: "
+                f"accuracy {mean:.3f} on average")
+        return f"{text}, {missing} clips missing" if missing else text
 
 
-def describe(params: Mapping[str, BaseModel]) -> str:
-    """``mlp on framewise features, 9 candidates, validated on the fold before``."""
-    own = params[NAME]
-    assert isinstance(own, Params)
-    found = dataset(own)
-    tried = f"{len(grid(own))} candidate{'s' * (len(grid(own)) != 1)}"
-    where = "the fold before" if own.valid_fold else f"{own.valid_ratio:.0%} of the others"
-    part = f" ({found.part})" if found.part else ""
-    return (f"{found.kind}{part}: {len(found.clips):,} clips, {len(found.classes)} classes; "
-            f"{own.model} on {own.features} features, {tried}, validated on {where}")
-
-
-def dataset(params: Params) -> Folder:
+def dataset(params: FoldsParams) -> Folder:
     """The clips with their folds and classes."""
     from l3hpc.datasets.labelled import read
 
     return read(params.clips, params.subset)
 
 
-def grid(params: Params) -> tuple[dict[str, float], ...]:
+def grid(params: FoldsParams) -> tuple[dict[str, float], ...]:
     """The candidates: the published grid, or the stated values alone."""
     from l3hpc.classification.models import GRIDS
 
@@ -130,71 +211,7 @@ def grid(params: Params) -> tuple[dict[str, float], ...]:
     return ({name: getattr(params, name) for name in GRIDS[params.model][0]},)
 
 
-def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """One task per test fold."""
-    assert isinstance(params, Params)
-    return [{"fold": fold} for fold in dataset(params).folds]
-
-
-def digests(params: BaseModel) -> dict[str, Any]:
-    """The clips with their folds and classes."""
-    assert isinstance(params, Params)
-    return {"clips": dataset(params).digest()}
-
-
-def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Choose, fit and predict for one test fold; write ``fold.json`` and ``predictions.csv``."""
-    import numpy as np
-
-    from l3hpc.classification import features, folds, models
-    from l3hpc.datasets.clips import attributes_of
-    from l3hpc.io.files import write_json
-
-    assert isinstance(params, Params)
-    data = dataset(params)
-    task.progress.start("reading embeddings")
-    found = features.load(task.inputs["embed"], [clip.file for clip in data.clips],
-                          params.features, params.every)
-    _tell_missing(found, len(data.clips), params, task)
-    _refuse_silent_folds(found, data, params, task)
-    known = {clip.file: clip for clip in data.clips}
-    clips = [known[name] for name in found.files]
-    label = np.array([clip.label for clip in clips])
-    parts = folds.split(np.array([clip.fold for clip in clips]), label,
-                        [clip.source for clip in clips], task.shard["fold"],
-                        ratio=None if params.valid_fold else params.valid_ratio, seed=params.seed)
-    setting = models.Setting(
-        params.model, len(data.classes), threads=task.threads,
-        **{name: getattr(params, name) for name in (
-            "seed", "epochs", "patience", "batch_size", "tol", "max_iterations", "kernel")})
-    candidates, refit = grid(params), params.search and params.train_with_valid
-    task.progress.start(f"fold {task.shard['fold']}", total=len(candidates) + refit, unit="fits")
-
-    def on_fit(number: int, tried: Mapping[str, float]) -> None:
-        task.progress.advance(int(number > 0), **tried)
-
-    outcome = folds.run(found, label, parts, setting, candidates, refit=refit, how=params.vote,
-                        on_fit=on_fit)
-    task.progress.advance(1)
-    numbers = _numbers(outcome, label, data)
-    files = {part: [found.files[clip] for clip in outcome.clips[part]] for part in PARTS}
-    embedded = attributes_of(task.inputs["embed"])
-    told = {**params.model_dump(mode="json"), "fold": task.shard["fold"], "data": data.kind,
-            "part": data.part, "folds": data.folds,
-            "classes": list(data.classes), "chosen": outcome.chosen, "trials": outcome.trials,
-            "best_epochs": outcome.epochs, "scores": numbers, "losses": outcome.losses,
-            "missing": found.missing, "files": files,
-            "embeddings": str(task.inputs["embed"]), "network": embedded.get("teacher") or {}}
-    write_json(task.output / "fold.json", told)
-    _write_predictions(task.output / "predictions.csv", outcome, files, label, data)
-    task.recorder.record(TAB, _row(params, task, outcome, numbers, embedded, told["part"]))
-    return {"fold": task.shard["fold"], "model": params.model, "part": told["part"],
-            "chosen": outcome.chosen,
-            **{part: numbers[part]["accuracy"] for part in PARTS},
-            "clips": len(found.files), "missing": len(found.missing)}
-
-
-def _tell_missing(found: Features, clips: int, params: Params, task: Task) -> None:
+def _tell_missing(found: Features, clips: int, params: FoldsParams, task: Task) -> None:
     """Note clips without embeddings; raise ``L3hpcError`` where they are too many."""
     if not found.missing:
         return
@@ -207,7 +224,7 @@ def _tell_missing(found: Features, clips: int, params: Params, task: Task) -> No
     task.progress.note(f"{text}; they are neither learned nor scored")
 
 
-def _refuse_silent_folds(found: Features, data: Folder, params: Params, task: Task) -> None:
+def _refuse_silent_folds(found: Features, data: Folder, params: FoldsParams, task: Task) -> None:
     """Raise ``L3hpcError`` for a fold that has lost most of its clips: its accuracy would be that
     of a few, and the others' that of fewer folds."""
     listed, there = (Counter(clip.fold for clip in data.clips if clip.file in files)
@@ -249,10 +266,11 @@ def _write_predictions(path: Path, outcome: Outcome, files: Mapping[str, Sequenc
     write_text(path, stream.getvalue())
 
 
-def _row(params: Params, task: Task, outcome: Outcome, numbers: Mapping[str, Mapping[str, Any]],
-         told: Mapping[str, Any], part: str) -> dict[str, Any]:
+def _row(params: FoldsParams, task: Task, outcome: Outcome,
+         numbers: Mapping[str, Mapping[str, Any]], embedded: Mapping[str, Any], part: str
+         ) -> dict[str, Any]:
     """The fold's row in the ledger, in the fields of the published sheet; what another kind of
-    classifier would need stays empty. told: what the embeddings tell of themselves; part: what the
+    classifier would need stays empty. embedded: attributes of the embeddings; part: what the
     clips are of the published data set (empty: all)."""
     from l3hpc.models.weights import caution
 
@@ -260,7 +278,7 @@ def _row(params: Params, task: Task, outcome: Outcome, numbers: Mapping[str, Map
     chosen |= outcome.chosen
     folder = Path(labels.get("output_dir") or task.output.parent)
     row = {
-        "note": noted(caution(told.get("teacher")), part), "state": "finished",
+        "note": noted(caution(embedded.get("teacher")), part), "state": "finished",
         "username": labels.get("username", ""),
         "model_id": str(labels.get("exp_id") or labels.get("run") or folder.name),
         "model_dir": str(folder / f"{task.index:04d}"),
@@ -270,7 +288,7 @@ def _row(params: Params, task: Task, outcome: Outcome, numbers: Mapping[str, Map
         "parameter_search_valid_ratio": None if params.valid_fold else params.valid_ratio,
         "parameter_search_train_with_valid": params.search and params.train_with_valid,
         "model_type": params.model, "feature_mode": params.features,
-        "non_overlap": float(told.get("hop", PUBLISHED_HOP)) * params.every >= 1 - 1e-9,
+        "non_overlap": float(embedded.get("hop", PUBLISHED_HOP)) * params.every >= 1 - 1e-9,
         "random_state": params.seed,
         **{name: chosen.get(name) for name in (
             "learning_rate", "weight_decay", "C", "tol", "max_iterations")},
@@ -291,18 +309,101 @@ def noted(caution: str | None, part: str) -> str | None:
     return "; ".join(text for text in (caution, f"only {part}" if part else "") if text) or None
 
 
-# parameters that a row of the ledger names for each kind of classifier
-GIVEN = {"mlp": ("learning_rate", "weight_decay", "batch_size", "epochs"),
-         "svm": ("C", "tol", "max_iterations"), "rf": ()}
+class ScoreParams(Params):
+    """Nothing to choose."""
 
 
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """``mlp, 5 folds: accuracy 0.842 on average``."""
-    if not results:
-        return ""
-    mean = sum(result["test"] for result in results) / len(results)
-    missing = results[0].get("missing")
-    part = results[0].get("part")
-    text = (f"{results[0]['model']}, {len(results)} folds{f' ({part})' if part else ''}: "
-            f"accuracy {mean:.3f} on average")
-    return f"{text}, {missing} clips missing" if missing else text
+class Score(Step[ScoreParams]):
+    """The folds together: mean accuracy with its interval, accuracy per class, confusion."""
+
+    name = "score"
+    version = 1
+    title = "accuracy over the folds"
+    params_type = ScoreParams
+    inputs = {"folds": Input()}
+
+    def run(self, params: ScoreParams, task: Task) -> dict[str, Any]:
+        """Write ``scores.json`` and ``confusion.csv``."""
+        import numpy as np
+
+        from l3hpc.classification import scores
+        from l3hpc.io.files import write_json
+        from l3hpc.models.weights import caution
+
+        records = read_folds(task.inputs["folds"])
+        names, part = records[0]["classes"], records[0].get("part", "")
+        tested = [one["scores"]["test"] for one in records]
+        matrix = np.sum([one["confusion"] for one in tested], axis=0)
+        together = scores.of_confusion(matrix, names)
+        result = {
+            "data": records[0]["data"], "part": part, "model": records[0]["model"],
+            "features": records[0]["features"],
+            "confidence": scores.CONFIDENCE, "method": scores.METHOD,
+            "accuracy": scores.over_folds([one["accuracy"] for one in tested]),
+            "average_class_accuracy": scores.over_folds(
+                [one["average_class_accuracy"] for one in tested]),
+            "pooled": {name: value for name, value in together.items() if name != "confusion"},
+            "folds": {str(one["fold"]): {
+                "accuracy": test["accuracy"], "clips": test["clips"],
+                "average_class_accuracy": test["average_class_accuracy"],
+                "valid_accuracy": one["scores"]["valid"]["accuracy"], "chosen": one["chosen"],
+            } for one, test in zip(records, tested, strict=True)},
+            "missing": records[0]["missing"], "network": records[0]["network"].get("label"),
+            "note": noted(caution(records[0]["network"]), part),
+        }
+        write_json(task.output / "scores.json", result)
+        _write_confusion(task.output / "confusion.csv", names, matrix)
+        return {"data": result["data"], "part": part, "model": result["model"],
+                "accuracy": result["accuracy"], "missing": len(result["missing"])}
+
+    def summary(self, results: Results) -> str:
+        """``ESC-50, mlp: accuracy 0.842 (0.801 to 0.883)``."""
+        if not results:
+            return ""
+        found = results[0]["accuracy"]
+        part = results[0].get("part")
+        text = (f"{results[0]['data']}{f' ({part})' if part else ''}, {results[0]['model']}: "
+                f"accuracy {found['mean']:.3f}")
+        low_high = found.get("interval")
+        return text + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")
+
+
+def read_folds(folder: Path) -> list[dict[str, Any]]:
+    """What the tasks of ``folds`` wrote, by test fold.
+
+    Raises ``InputError`` where there is none, where one is missing, and where they are not of one
+    set of classes.
+    """
+    from l3hpc.io.files import read_json, task_folders
+
+    records: list[dict[str, Any]] = []
+    for place in task_folders(folder):
+        if (place / "fold.json").is_file():
+            records.append(read_json(place / "fold.json"))
+    if not records:
+        raise InputError("holds no scores of folds", where=str(folder),
+                         allowed="the output of the step folds")
+    if any(one["classes"] != records[0]["classes"] for one in records):
+        raise InputError("the folds have different classes", where=str(folder))
+    done = Counter(int(one["fold"]) for one in records)
+    wanted = records[0].get("folds") or list(done)  # older files do not tell
+    wrong = [fold for fold in wanted if done[fold] != 1]
+    if wrong:
+        raise InputError(f"holds scores of {len(done)} of {len(wanted)} folds: fold {wrong[0]} is "
+                         f"there {done[wrong[0]]} times", where=str(folder),
+                         hint="Finish folds first: l3hpc resume RUN")
+    return sorted(records, key=lambda one: int(one["fold"]))
+
+
+def _write_confusion(path: Path, names: Sequence[str], matrix: Any) -> None:
+    """A row per true class, a column per predicted one."""
+    import csv
+    import io
+
+    from l3hpc.io.files import write_text
+
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["class", *names])
+    writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+    write_text(path, stream.getvalue())

@@ -14,17 +14,17 @@ from typing import Any, Literal
 from pydantic import Field
 
 from l3hpc.errors import InputError
-from l3hpc.steps.base import Params as BaseParams
-from l3hpc.steps.base import Task
+from l3hpc.steps.base import Params, Task
+from l3hpc.steps.extract import weights_digest
 
 EMBEDDING, CORRESPONDENCE = "embedding", "correspondence"
 WORDS = {EMBEDDING: "distance of embeddings to the unpruned teacher's, on the same windows",
          CORRESPONDENCE: "accuracy of audio-visual correspondence (0.5 is chance)"}
-PLACES = frozenset({"audio", "weights", "avc", "scenes", "engine"})
+NOT_IN_FINGERPRINT = frozenset({"audio", "weights", "avc", "scenes", "engine"})
 RECORDINGS = 64
 
 
-class JudgeParams(BaseParams):
+class JudgeParams(Params):
     """The teacher, and what its compressed versions are judged on."""
 
     weights: str = Field("untrained", description=(
@@ -80,10 +80,10 @@ def check_branch(spec: Any, avc: Path) -> None:
     from l3hpc.models.weight_files import open_network
 
     with open_network(avc) as stored:
-        told = (stored.spec or {}).get("audio")
-    if not isinstance(told, dict):
+        audio = (stored.spec or {}).get("audio")
+    if not isinstance(audio, dict):
         raise InputError("is not a whole audio-visual network", where=str(avc))
-    branch = NetworkSpec.from_dict(told)
+    branch = NetworkSpec.from_dict(audio)
     if spec.frontend != branch.frontend or (spec.tail, spec.head) not in (
             (branch.tail, branch.head), ("embedding", spec.head)):
         raise InputError(
@@ -96,7 +96,6 @@ def check_branch(spec: Any, avc: Path) -> None:
 def digests(own: JudgeParams) -> dict[str, Any]:
     """Teacher and correspondence network by their bytes, audio and scenes by their listings."""
     from l3hpc.datasets.corpus import manifest_digest, scan
-    from l3hpc.steps.extract import weights_digest
 
     return {"weights": weights_digest(own.weights), "audio": manifest_digest(scan(own.audio)),
             **scene_digests(own.avc, own.scenes)}

@@ -1,34 +1,32 @@
-"""prune: the teacher made smaller, by fewer convolutions, fewer filters and fewer weights.
+"""prune and sensitivity: the teacher made smaller, and what that costs layer by layer.
 
-One network per plan, each a task of its own; cuts in depth and width come before the plan.
+``prune`` leaves out convolutions, filters and weights: one network per plan, each a task of its
+own; cuts in depth and width come before the plan. ``sensitivity`` prunes one convolution at a time
+and measures what the embedding loses: one task per layer and sparsity, or several points in a task
+with ``points_per_task``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from l3hpc.compression import plans as plan_names
 from l3hpc.errors import InputError
-from l3hpc.steps.base import Params as BaseParams
-from l3hpc.steps.base import Task
+from l3hpc.steps import judging
+from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.extract import weights_digest
 
-NAME = "prune"
-VERSION = 1
-TITLE = "the teacher with fewer weights, filters or layers"
-INPUTS: dict[str, str] = {}
-PLACES = frozenset({"weights"})
-NETWORK, TOLD = "network.h5", "prune.json"
+NETWORK, METADATA, SCAN = "network.h5", "prune.json", "sensitivity.json"
 
 
 def _split(value: Any) -> Any:
     return plan_names.split(value) if isinstance(value, str) else value
 
 
-class Params(BaseParams):
+class PruneParams(Params):
     """What is cut away, and how."""
 
     weights: str = Field("untrained", description=(
@@ -49,14 +47,78 @@ class Params(BaseParams):
     ))
 
 
-def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse plans, depths and widths that this teacher cannot have."""
-    own = params.get(NAME)
-    if isinstance(own, Params):
-        spec_after(own)
+class Prune(Step[PruneParams]):
+    """The teacher made smaller, by fewer convolutions, fewer filters and fewer weights."""
+
+    name = "prune"
+    version = 1
+    title = "the teacher with fewer weights, filters or layers"
+    params_type = PruneParams
+    not_in_fingerprint = frozenset({"weights"})
+
+    def check(self, params: PruneParams, plan: PlanParams) -> None:
+        """Refuse plans, depths and widths that this teacher cannot have."""
+        spec_after(params)
+
+    def describe(self, params: PruneParams, plan: PlanParams) -> str:
+        """``plans 95.45, 8 convolutions, 213,491 parameters by the published count``."""
+        from l3hpc.compression.sizes import published
+
+        spec = spec_after(params)
+        left = [f"{plan_names.title(one, params.depth)}: "
+                f"{published(plan_names.parse(one, params.depth), spec).remaining:,.0f}"
+                for one in params.plans]
+        return (f"{params.depth} convolutions, {spec.dim}-d; parameters left by the published "
+                f"count: {'; '.join(left)}")
+
+    def shards(self, params: PruneParams, upstream: Upstream) -> list[Shard]:
+        """One task per plan."""
+        return [{"plan": plan} for plan in params.plans]
+
+    def digests(self, params: PruneParams) -> dict[str, Any]:
+        """The teacher by its bytes."""
+        return {"weights": weights_digest(params.weights)}
+
+    def run(self, params: PruneParams, task: Task) -> dict[str, Any]:
+        """Cut and prune; write ``network.h5`` and its description, ``prune.json``."""
+        from dataclasses import asdict
+
+        from l3hpc.compression import pruning, reduction, sizes
+        from l3hpc.io.files import write_json
+        from l3hpc.models.weights import caution, identity, load_parameters, save
+
+        whole, info = load_parameters(params.weights)
+        known = identity(params.weights)
+        text = str(task.shard["plan"])
+        plan = plan_names.parse(text, params.depth)
+        network = reduction.depth(whole, params.depth)
+        if params.filters is not None:
+            network = reduction.width(network, params.filters, params.norms)
+        network = pruning.prune(network, plan, params.rank)
+        title = plan_names.title(text, params.depth)
+        metadata: dict[str, Any] = {
+            "plan": title, "percent": list(plan), "achieved": pruning.achieved(network),
+            "depth": params.depth, "filters": list(network.spec.filters), "norms": params.norms,
+            "rank": params.rank, "dim": network.spec.dim, "spec": network.spec.to_dict(),
+            "published": asdict(sizes.published(plan, network.spec, whole.spec)),
+            "sizes": sizes.weigh(network).as_json(), "layers": sizes.per_layer(network),
+            "teacher": known, "note": caution(known),
+        }
+        save(network, task.output / NETWORK,
+             {"teacher": known, "plan": title, "made_by": self.name})
+        write_json(task.output / METADATA, metadata)
+        task.progress.note(f"{title}: {metadata['sizes']['non_zero']:,} of "
+                           f"{metadata['sizes']['kernel_weights']:,} weights are left, "
+                           f"of {info.label}")
+        return {**metadata, "network": NETWORK}
+
+    def summary(self, results: Results) -> str:
+        """``95.45: 213,284 of 4,682,304 weights``."""
+        return "; ".join(f"{one['plan']}: {one['sizes']['non_zero']:,} of "
+                         f"{one['sizes']['kernel_weights']:,} weights" for one in results)
 
 
-def spec_after(own: Params) -> Any:
+def spec_after(own: PruneParams) -> Any:
     """The ``NetworkSpec`` of the networks that come out; ``InputError`` where none can."""
     from dataclasses import replace
 
@@ -89,71 +151,10 @@ def spec_after(own: Params) -> Any:
     return replace(spec, filters=tuple(filters), emb_dim=filters[-1])
 
 
-def describe(params: Mapping[str, BaseModel]) -> str:
-    """``plans 95.45, 8 convolutions, 213,491 parameters by the published count``."""
-    from l3hpc.compression.sizes import published
-
-    own = params[NAME]
-    assert isinstance(own, Params)
-    spec = spec_after(own)
-    left = [f"{plan_names.title(plan, own.depth)}: "
-            f"{published(plan_names.parse(plan, own.depth), spec).remaining:,.0f}"
-            for plan in own.plans]
-    return (f"{own.depth} convolutions, {spec.dim}-d; parameters left by the published count: "
-            + "; ".join(left))
-
-
-def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """One task per plan."""
-    assert isinstance(params, Params)
-    return [{"plan": plan} for plan in params.plans]
-
-
-def digests(params: BaseModel) -> dict[str, Any]:
-    """The teacher by its bytes."""
-    from l3hpc.steps.extract import weights_digest
-
-    assert isinstance(params, Params)
-    return {"weights": weights_digest(params.weights)}
-
-
-def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Cut and prune; write ``network.h5`` and what there is to say of it into ``prune.json``."""
-    from dataclasses import asdict
-
-    from l3hpc.compression import pruning, reduction, sizes
-    from l3hpc.io.files import write_json
-    from l3hpc.models.weights import caution, identity, load_parameters, save
-
-    assert isinstance(params, Params)
-    whole, info = load_parameters(params.weights)
-    known = identity(params.weights)
-    text = str(task.shard["plan"])
-    plan = plan_names.parse(text, params.depth)
-    network = reduction.depth(whole, params.depth)
-    if params.filters is not None:
-        network = reduction.width(network, params.filters, params.norms)
-    network = pruning.prune(network, plan, params.rank)
-    title = plan_names.title(text, params.depth)
-    told: dict[str, Any] = {
-        "plan": title, "percent": list(plan), "achieved": pruning.achieved(network),
-        "depth": params.depth, "filters": list(network.spec.filters), "norms": params.norms,
-        "rank": params.rank, "dim": network.spec.dim, "spec": network.spec.to_dict(),
-        "published": asdict(sizes.published(plan, network.spec, whole.spec)),
-        "sizes": sizes.weigh(network).as_json(), "layers": sizes.per_layer(network),
-        "teacher": known, "note": caution(known),
-    }
-    save(network, task.output / NETWORK, {"teacher": known, "plan": title, "made_by": NAME})
-    write_json(task.output / TOLD, told)
-    task.progress.note(f"{title}: {told['sizes']['non_zero']:,} of "
-                       f"{told['sizes']['kernel_weights']:,} weights are left, of {info.label}")
-    return {**told, "network": NETWORK}
-
-
-def parts(upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
+def parts(upstream: Upstream) -> list[Shard]:
     """Tasks of a step that goes on from prune: one per network; one for a folder or file."""
     return [{"part": number, "plan": one.get("plan")}
-            for number, one in enumerate(upstream.get(NAME) or [])] or [{"part": None}]
+            for number, one in enumerate(upstream.get("prune") or [])] or [{"part": None}]
 
 
 def network_file(folder: Path, part: int | None) -> Path:
@@ -166,7 +167,79 @@ def network_file(folder: Path, part: int | None) -> Path:
     raise InputError(f"holds no {NETWORK}", where=str(folder), hint="The step prune writes one.")
 
 
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """``95.45: 213,284 of 4,682,304 weights``."""
-    return "; ".join(f"{one['plan']}: {one['sizes']['non_zero']:,} of "
-                     f"{one['sizes']['kernel_weights']:,} weights" for one in results)
+class SensitivityParams(judging.JudgeParams):
+    """Which network is pruned by how much, and what judges it."""
+
+    sparsities: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = Field(
+        (70.0, 80.0, 85.0, 90.0, 95.0), min_length=1, description=(
+            "Percent of a layer's weights that go; the published scan's are the default."))
+    points_per_task: int = Field(1, ge=1, description=(
+        "Points (layer and sparsity) per array task; 1: one task each."))
+
+
+class Sensitivity(Step[SensitivityParams]):
+    """One convolution pruned at a time, and what the embedding loses by it."""
+
+    name = "sensitivity"
+    version = 1
+    title = "what pruning one convolution at a time costs"
+    params_type = SensitivityParams
+    not_in_fingerprint = judging.NOT_IN_FINGERPRINT
+
+    def check(self, params: SensitivityParams, plan: PlanParams) -> None:
+        """Refuse a judge that cannot judge."""
+        judging.check(params, self.name)
+
+    def describe(self, params: SensitivityParams, plan: PlanParams) -> str:
+        """``8 layers × 5 sparsities, judged by …``."""
+        from l3hpc.models.weights import describe as describe_weights
+
+        layers = len(describe_weights(params.weights).spec.filters)
+        return (f"{layers} layers × {len(params.sparsities)} sparsities, judged by "
+                f"{judging.WORDS[params.kind]}")
+
+    def shards(self, params: SensitivityParams, upstream: Upstream) -> list[Shard]:
+        """Layer by layer, ``points_per_task`` points in a task."""
+        from l3hpc.compression.fidelity import points
+        from l3hpc.models.weights import describe as describe_weights
+
+        every = points(len(describe_weights(params.weights).spec.filters), params.sparsities)
+        size = params.points_per_task
+        return [{"points": [[one.layer, one.sparsity] for one in every[first:first + size]]}
+                for first in range(0, len(every), size)]
+
+    def digests(self, params: SensitivityParams) -> dict[str, Any]:
+        """Files by their bytes, folders by their listings."""
+        return judging.digests(params)
+
+    def run(self, params: SensitivityParams, task: Task) -> dict[str, Any]:
+        """Judge this task's points; write them into ``sensitivity.json``."""
+        from l3hpc.compression.fidelity import Point, scan
+        from l3hpc.io.files import write_json
+        from l3hpc.models.weights import caution, identity, load_parameters
+
+        teacher, _ = load_parameters(params.weights)
+        known = identity(params.weights)
+        points = [Point(int(layer), float(sparsity)) for layer, sparsity in task.shard["points"]]
+        judge = judging.judge(params, teacher, task)
+        task.progress.start("pruning one layer at a time", total=len(points) + 1, unit="networks")
+        whole = judge(teacher)
+        task.progress.advance(1)
+        rows = []
+        for row in scan(teacher, points, judge):
+            rows.append(row)
+            task.progress.advance(1, layer=row["name"], sparsity=row["sparsity"])
+        metadata = {"judge": params.kind, "words": judging.WORDS[params.kind], "teacher": known,
+                "note": caution(known), "unpruned": whole, "points": rows}
+        write_json(task.output / SCAN, metadata)
+        return {"judge": params.kind, "points": rows, "unpruned": whole}
+
+    def summary(self, results: Results) -> str:
+        """``40 points; most sensitive: conv_4 at 95 % (cosine 0.7312)``."""
+        rows = [row for result in results for row in result.get("points", [])]
+        if not rows:
+            return ""
+        measure = "accuracy" if "accuracy" in rows[0] else "cosine"
+        worst = min(rows, key=lambda row: row[measure])
+        return (f"{len(rows)} points; most sensitive: {worst['name']} at {worst['sparsity']:g} % "
+                f"({measure} {worst[measure]:.4f})")

@@ -5,24 +5,16 @@ One task per sensor. Every chosen row keeps its provenance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from l3hpc.steps.base import Params as BaseParams
-from l3hpc.steps.base import Task
-
-NAME = "sample"
-VERSION = 3
-TITLE = "a relevant and diverse subset of the embeddings"
-INPUTS = {"extract": "required"}
-PLACES: frozenset[str] = frozenset()
+from l3hpc.steps.base import Input, Output, Params, PlanParams, Results, Shard, Step, Task, Upstream
 
 Method = Literal["dpp", "dpp-div", "spl", "random"]
 
 
-class Params(BaseParams):
+class SampleParams(Params):
     """How the subset is chosen."""
 
     method: Method = Field("dpp", description=(
@@ -39,11 +31,92 @@ class Params(BaseParams):
     seed: int = Field(20180216, ge=0, description="Seed; every time frame draws its own stream.")
 
 
-def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse a time zone that this machine does not know."""
-    own = params.get(NAME)
-    if isinstance(own, Params):
-        check_timezone(own.timezone, "sample.timezone")
+class Sample(Step[SampleParams]):
+    """A small, relevant and diverse subset of the embeddings."""
+
+    name = "sample"
+    version = 3
+    title = "a relevant and diverse subset of the embeddings"
+    params_type = SampleParams
+    inputs = {"extract": Input()}
+    output = Output.EMBEDDINGS
+
+    def check(self, params: SampleParams, plan: PlanParams) -> None:
+        """Refuse a time zone that this machine does not know."""
+        check_timezone(params.timezone, "sample.timezone")
+
+    def describe(self, params: SampleParams, plan: PlanParams) -> str:
+        """``dpp, 5,000 rows, by day, seed 20180216``."""
+        return (f"{params.method}, {params.samples:,} rows, by {params.timescale}, "
+                f"seed {params.seed}")
+
+    def shards(self, params: SampleParams, upstream: Upstream) -> list[Shard]:
+        """One task per sensor, with its share of the samples and the tasks that hold its rows.
+
+        Where ``extract`` is a folder from elsewhere, one task goes through all of it.
+        """
+        parts = upstream.get("extract") or []
+        sensors = sorted({sensor for part in parts for sensor in part["sensors"]})
+        if not sensors:
+            return [{"sensor": None, "samples": params.samples, "parts": None}]
+        share = -(-params.samples // len(sensors))
+        return [{"sensor": sensor, "samples": share,
+                 "parts": [number for number, part in enumerate(parts)
+                           if sensor in part["sensors"]]}
+                for sensor in sensors]
+
+    def run(self, params: SampleParams, task: Task) -> dict[str, Any]:
+        """Choose rows per time frame and write them, with provenance, into ``sample.h5``.
+
+        Every frame gives the same number of rows, rounded up, so that the whole is at least
+        ``samples``; a frame with fewer gives all of its rows, and the others do not make up for it.
+        """
+        from l3hpc.datasets.embeddings import open_source
+        from l3hpc.sampling.periods import UNKNOWN
+        from l3hpc.sampling.subset import Corpus, draw, write_sample
+
+        corpus = Corpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
+        wanted = task.shard.get("sensor")
+        sensors = [wanted] if wanted is not None else corpus.sensors()
+        share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
+        choices = []
+        for sensor in sensors:
+            choices += draw(corpus, sensor, share, method=params.method, timescale=params.timescale,
+                            timezone=params.timezone, epsilon=params.epsilon, norm=params.norm,
+                            seed=params.seed, progress=task.progress)
+        write_sample(task.output / "sample.h5", corpus, choices,
+                     {"method": params.method, "timescale": params.timescale,
+                      "epsilon": params.epsilon, "norm": params.norm, "seed": params.seed})
+        rows = sum(len(choice.rows) for choice in choices)
+        short = sum(choice.selection.missing > 0 for choice in choices)
+        if short:
+            task.progress.note(f"{short} of {len(choices)} time frames had fewer rows than wanted; "
+                               "all of theirs were taken")
+        dated = any(choice.frame != UNKNOWN for choice in choices)
+        result = {"rows": rows, "frames": len(choices), "short_frames": short,
+                  "sensors": list(sensors), "dim": corpus.dim,
+                  "timescale": params.timescale if dated else "frame"}
+        if params.method.startswith("dpp"):
+            result["diverse"] = int(sum(len(choice.selection.diverse) for choice in choices))
+            result["expected_diverse"] = float(sum(
+                choice.selection.expected_diverse for choice in choices))
+        return result
+
+    def summary(self, results: Results) -> str:
+        """``500 rows, 88 of 92 per day in the diverse part``."""
+        rows = sum(result.get("rows", 0) for result in results)
+        text = f"{rows:,} rows"
+        frames = sum(result.get("frames", 0) for result in results)
+        if not frames:
+            return text
+        scale = results[0].get("timescale", "frame")
+        chosen = [result for result in results if result.get("diverse") is not None]
+        if chosen:
+            drawn = sum(result["frames"] for result in chosen)
+            diverse = sum(result["diverse"] for result in chosen) / drawn
+            size = sum(result["rows"] for result in chosen) / drawn
+            return f"{text}, {diverse:.0f} of {size:.0f} per {scale} in the diverse part"
+        return f"{text}, {rows / frames:.0f} per {scale}"
 
 
 def check_timezone(name: str, where: str) -> None:
@@ -60,87 +133,3 @@ def check_timezone(name: str, where: str) -> None:
             f"unknown time zone {name!r}", where=where,
             allowed=close + "?" if close.startswith("did") else "for example America/New_York, UTC",
         ) from None
-
-
-def describe(params: Mapping[str, BaseModel]) -> str:
-    """``dpp, 5,000 rows, by day, seed 20180216``."""
-    own = params[NAME]
-    assert isinstance(own, Params)
-    return f"{own.method}, {own.samples:,} rows, by {own.timescale}, seed {own.seed}"
-
-
-def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """One task per sensor, with its share of the samples and the extract tasks that hold its rows.
-
-    Where ``extract`` is a folder from elsewhere, one task goes through all of it.
-    """
-    assert isinstance(params, Params)
-    parts = upstream.get("extract") or []
-    sensors = sorted({sensor for part in parts for sensor in part["sensors"]})
-    if not sensors:
-        return [{"sensor": None, "samples": params.samples, "parts": None}]
-    share = -(-params.samples // len(sensors))
-    return [{"sensor": sensor, "samples": share,
-             "parts": [number for number, part in enumerate(parts) if sensor in part["sensors"]]}
-            for sensor in sensors]
-
-
-def digests(params: BaseModel) -> dict[str, Any]:
-    """Nothing outside the parameters and inputs decides the sample."""
-    return {}
-
-
-def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Choose rows per time frame and write them, with provenance, into ``sample.h5``.
-
-    Every frame gives the same number of rows, rounded up, so that the whole is at least
-    ``samples``; a frame with fewer gives all of its rows, and the others do not make up for it.
-    """
-    from l3hpc.datasets.embeddings import open_source
-    from l3hpc.sampling.periods import UNKNOWN
-    from l3hpc.sampling.subset import Corpus, draw, write_sample
-
-    assert isinstance(params, Params)
-    corpus = Corpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
-    wanted = task.shard.get("sensor")
-    sensors = [wanted] if wanted is not None else corpus.sensors()
-    share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
-    choices = []
-    for sensor in sensors:
-        choices += draw(corpus, sensor, share, method=params.method, timescale=params.timescale,
-                        timezone=params.timezone, epsilon=params.epsilon, norm=params.norm,
-                        seed=params.seed, progress=task.progress)
-    write_sample(task.output / "sample.h5", corpus, choices,
-                 {"method": params.method, "timescale": params.timescale,
-                  "epsilon": params.epsilon, "norm": params.norm, "seed": params.seed})
-    rows = sum(len(choice.rows) for choice in choices)
-    short = sum(choice.selection.missing > 0 for choice in choices)
-    if short:
-        task.progress.note(f"{short} of {len(choices)} time frames had fewer rows than wanted; "
-                           "all of theirs were taken")
-    dated = any(choice.frame != UNKNOWN for choice in choices)
-    result = {"rows": rows, "frames": len(choices), "short_frames": short,
-              "sensors": list(sensors), "dim": corpus.dim,
-              "timescale": params.timescale if dated else "frame"}
-    if params.method.startswith("dpp"):
-        result["diverse"] = int(sum(len(choice.selection.diverse) for choice in choices))
-        result["expected_diverse"] = float(sum(
-            choice.selection.expected_diverse for choice in choices))
-    return result
-
-
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """``500 rows, 88 of 92 per day in the diverse part``."""
-    rows = sum(result.get("rows", 0) for result in results)
-    text = f"{rows:,} rows"
-    frames = sum(result.get("frames", 0) for result in results)
-    if not frames:
-        return text
-    scale = results[0].get("timescale", "frame")
-    chosen = [result for result in results if result.get("diverse") is not None]
-    if chosen:
-        drawn = sum(result["frames"] for result in chosen)
-        diverse = sum(result["diverse"] for result in chosen) / drawn
-        size = sum(result["rows"] for result in chosen) / drawn
-        return f"{text}, {diverse:.0f} of {size:.0f} per {scale} in the diverse part"
-    return f"{text}, {rows / frames:.0f} per {scale}"

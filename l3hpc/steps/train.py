@@ -2,26 +2,97 @@
 
 The science is in ``l3hpc.models.training`` and ``l3hpc.datasets.training_pairs``; this step finds
 the pairs of audio and targets, names the files and records the ledger row.
+
+First comes what all steps that train a network share (``avc_train``, ``distill`` and ``finetune``
+are the others): parameters of the loop, and the row of the ledger that grows with every epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from l3hpc.errors import InputError
-from l3hpc.steps.base import Task
-from l3hpc.steps.training_loop import LoopParams, TrainingRow, loop_fields
+from l3hpc.steps.base import Finding, Input, Output, Params, PlanParams, Results, Step, Task
+from l3hpc.steps.extract import Extract
+from l3hpc.steps.reduction import Fit, teacher_dim
+from l3hpc.steps.sample import check_timezone
 
-NAME = "train"
-VERSION = 2
-TITLE = "the student network, trained on the reduced embeddings"
-INPUTS = {"extract": "optional", "reduce": "optional"}
-CONTINUES = True  # a checkpoint carries on what a time limit ends
-PLACES = frozenset({"audio_dir", "tensorboard", "checkpoint_every", "checkpoint_batches"})
+
+class LoopParams(Params):
+    """When the loop stops, how its rate falls, and what it keeps."""
+
+    patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
+    min_delta: float = Field(1e-4, ge=0, description="The least that counts as improvement.")
+    plateau_patience: int = Field(5, ge=1, description=(
+        "Epochs without improvement before the learning rate falls."))
+    plateau_factor: float = Field(0.1, gt=0, lt=1, description="By what the rate is multiplied.")
+    mixed_precision: bool = Field(False, description=(
+        "Compute in bfloat16 (float16 on GPUs that lack it); weights and losses stay float32."))
+    deterministic: bool = Field(True, description=(
+        "The same bits for the same seed, also after a restart; slower on a GPU."))
+    checkpoint_every: int = Field(1, ge=1, description="Epochs between checkpoints.")
+    checkpoint_batches: int | None = Field(None, ge=1, description=(
+        "Also a checkpoint after so many batches (none: every five minutes)."))
+
+
+def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float) -> dict[str, Any]:
+    """The columns that every tab of trainings has. rows: those of training and of validation."""
+    from l3hpc.models.training_engine import device_count
+
+    def steps(some: Sized, size: int, wanted: int | None) -> int:
+        return wanted or math.ceil(len(some) / size)
+
+    return {
+        "state": "running", "username": task.labels.get("username", ""),
+        "num_epochs": params.epochs,
+        "train_epoch_size": steps(rows[0], params.batch_size, params.epoch_size),
+        "validation_epoch_size": steps(rows[1], params.validation_batch_size,
+                                       params.validation_epoch_size),
+        "train_batch_size": params.batch_size,
+        "validation_batch_size": params.validation_batch_size, "random_state": params.seed,
+        "learning_rate": rate, "gpus": device_count(),
+        "checkpoint_interval": params.checkpoint_every,
+    }
+
+
+class TrainingRow:
+    """One row of ``tab``: fixed columns, and the latest and the best values of every epoch.
+
+    measure: what stands beside the loss: ``mae``, ``acc`` (one minus the mean absolute error of
+    the probabilities of two classes), or None.
+    """
+
+    def __init__(self, task: Task, tab: str, fixed: Mapping[str, Any],
+                 measure: Literal["mae", "acc"] | None) -> None:
+        self._task, self._tab, self._fixed, self._measure = task, tab, dict(fixed), measure
+
+    def record(self, values: Mapping[str, Any], epoch: int | None = None) -> None:
+        """Add values to the row."""
+        self._task.recorder.record(self._tab, {**self._fixed, **values}, epoch=epoch)
+
+    def epoch(self, status: Any, state: str = "running") -> None:
+        """Record the latest and the best values; epochs count from 0, as published."""
+        if not status.history:
+            return
+        last = status.history[-1]
+        values = {
+            "state": state, "latest_epoch": last["epoch"], "latest_train_loss": last["loss"],
+            "latest_validation_loss": last["val_loss"],
+            "best_train_loss": status.lowest("loss"), "best_validation_loss": status.best_loss}
+        if self._measure is not None:
+            found = {"latest_train": last["mean_absolute_error"],
+                     "latest_validation": last["val_mean_absolute_error"],
+                     "best_train": status.lowest("mean_absolute_error"),
+                     "best_validation": status.best_mae}
+            values |= {f"{name}_{self._measure}": 1 - value if self._measure == "acc" else value
+                       for name, value in found.items()}
+        self.record(values, epoch=int(last["epoch"]))
+
 
 TAB = "embedding_approx_mse"
 RATE = 1e-3  # chosen on real recordings: docs/recipe.md
@@ -32,7 +103,7 @@ PUBLISHED: dict[str, Any] = {
 PUBLISHED_RATE = {"pca": 1e-4, "umap": 1e-4, "none": 1e-5}
 
 
-class Params(LoopParams):
+class TrainParams(LoopParams):
     """The student's shape and how it is trained."""
 
     recipe: Literal["default", "published"] = Field("default", description=(
@@ -89,54 +160,173 @@ class Params(LoopParams):
         return PUBLISHED_RATE[approx] if self.recipe == "published" else RATE
 
 
-def check(params: Mapping[str, BaseModel]) -> None:
-    """Refuse a student that cannot be built, and one whose length is not that of its target."""
-    from l3hpc.models.spec import check_student
-    from l3hpc.steps import extract, fit
-    from l3hpc.steps.sample import check_timezone
+class Train(Step[TrainParams]):
+    """A student that learns the teacher's (reduced) embeddings."""
 
-    own = params.get(NAME)
-    if not isinstance(own, Params):
-        return
-    check_student(own.asr, own.mels, own.hop, own.dft, own.fmax, own.emb_dim, own.filters)
-    check_timezone(own.timezone, "train.timezone")
-    reduction, teacher = params.get("fit"), params.get("extract")
-    if isinstance(reduction, fit.Params) and reduction.approx != "none":
-        if reduction.emb_dim != own.emb_dim:
+    name = "train"
+    version = 2
+    title = "the student network, trained on the reduced embeddings"
+    params_type = TrainParams
+    inputs = {"extract": Input(required=False), "reduce": Input(required=False)}
+    not_in_fingerprint = frozenset({
+        "audio_dir", "tensorboard", "checkpoint_every", "checkpoint_batches"})
+    output = Output.STUDENT
+    continues = True
+    tab = TAB
+    ledger_folder = "model_dir"
+    findings = frozenset({Finding.TRAINING})
+    kept_files = ("history.csv", "*.h5", "*.keras", "config.json")
+
+    def implied(self, stated: Collection[str], earlier: PlanParams,
+                audio: Path | None) -> dict[str, Any]:
+        """The folder of audio, and without a reduction the teacher's length."""
+        found: dict[str, Any] = {}
+        teacher = Extract().own(earlier)
+        if teacher is None and audio is not None and "audio_dir" not in stated:
+            found["audio_dir"] = str(audio)
+        if teacher is not None and Fit().own(earlier) is None and "emb_dim" not in stated:
+            found["emb_dim"] = teacher_dim(teacher.weights)
+        return found
+
+    def check(self, params: TrainParams, plan: PlanParams) -> None:
+        """Refuse a student that cannot be built, and one whose length is not that of its target."""
+        from l3hpc.models.spec import check_student
+
+        check_student(params.asr, params.mels, params.hop, params.dft, params.fmax, params.emb_dim,
+                      params.filters)
+        check_timezone(params.timezone, "train.timezone")
+        reduction, teacher = Fit().own(plan), Extract().own(plan)
+        if reduction is not None and reduction.approx != "none":
+            if reduction.emb_dim != params.emb_dim:
+                raise InputError(
+                    f"the student has {params.emb_dim} dimensions but φ gives {reduction.emb_dim}.",
+                    where="train.emb_dim", allowed="Set both with --emb-dim, or fit.emb_dim and "
+                                                   "train.emb_dim to one number.")
+        elif teacher is not None:
+            dim = teacher_dim(teacher.weights)
+            if dim != params.emb_dim:
+                raise InputError(
+                    f"with --approx none the student needs the teacher's {dim} dimensions, "
+                    f"not {params.emb_dim}.", allowed=f"Use --emb-dim {dim}, or --approx pca.")
+
+    def check_embeddings(self, params: TrainParams, source: str, available: Collection[str],
+                         folder: Path, length: Callable[[str | None], int | None]) -> None:
+        """Refuse a target that a student of this length cannot learn."""
+        target = "reduce" if "reduce" in available else "extract"
+        dim = length(params.embedding_key if source == target else None)
+        if source == target and dim not in (None, params.emb_dim):
             raise InputError(
-                f"the student has {own.emb_dim} dimensions but φ gives {reduction.emb_dim}.",
-                where="train.emb_dim",
-                allowed="Set both with --emb-dim, or fit.emb_dim and train.emb_dim to one number.")
-    elif isinstance(teacher, extract.Params):
-        dim = fit.teacher_dim(teacher.weights)
-        if dim != own.emb_dim:
-            raise InputError(
-                f"with --approx none the student needs the teacher's {dim} dimensions, "
-                f"not {own.emb_dim}.", allowed=f"Use --emb-dim {dim}, or --approx pca.")
+                f"the embeddings in {folder} have {dim} dimensions, "
+                f"the student {params.emb_dim}", where="--emb-dim",
+                hint=f"--emb-dim {dim} learns them as they are; --from sample reduces them first")
 
+    def describe(self, params: TrainParams, plan: PlanParams) -> str:
+        """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``; and what a
+        recipe by name comes to."""
+        from l3hpc.models.spec import parameter_count
 
-def describe(params: Mapping[str, BaseModel]) -> str:
-    """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``; and what a
-    recipe by name comes to."""
-    from l3hpc.models.spec import parameter_count
-    from l3hpc.steps import fit
-
-    own, reduction = params[NAME], params.get("fit")
-    assert isinstance(own, Params)
-    text = (f"student {own.emb_dim}-d, {own.asr} Hz, {own.mels} mels, hop {own.hop}, "
-            f"DFT {own.dft}, {parameter_count(student_spec(own)):,} parameters")
-    if own.recipe == "default":
+        reduction = Fit().own(plan)
+        text = (f"student {params.emb_dim}-d, {params.asr} Hz, {params.mels} mels, "
+                f"hop {params.hop}, DFT {params.dft}, "
+                f"{parameter_count(spec_of(params)):,} parameters")
+        if params.recipe == "default":
+            return text
+        epoch = f"{params.epoch_size:,} batches" if params.epoch_size else "all data"
+        text += f"; {params.recipe} recipe: {params.head} head, {params.epochs} epochs of {epoch}"
+        if reduction is not None:
+            return f"{text}, learning rate {params.rate_for(reduction.approx):g}"
+        if Extract().own(plan) is not None:  # the student learns the teacher itself
+            return f"{text}, learning rate {params.rate_for('none'):g}"
         return text
-    epoch = f"{own.epoch_size:,} batches" if own.epoch_size else "all data"
-    text += f"; {own.recipe} recipe: {own.head} head, {own.epochs} epochs of {epoch}"
-    if isinstance(reduction, fit.Params):
-        return f"{text}, learning rate {own.rate_for(reduction.approx):g}"
-    if "extract" in params:  # the student learns the teacher itself
-        return f"{text}, learning rate {own.rate_for('none'):g}"
-    return text
+
+    def digests(self, params: TrainParams) -> dict[str, Any]:
+        """Audio named by the parameters, by its listing."""
+        from l3hpc.datasets.corpus import manifest_digest, scan
+
+        return {"audio": manifest_digest(scan(params.audio_dir)) if params.audio_dir else None}
+
+    def run(self, params: TrainParams, task: Task) -> dict[str, Any]:
+        """Train to the end and write the models, ``history.csv`` and ``student.json``.
+
+        Everything on the way lies in scratch; a task that was killed goes on at its last
+        checkpoint.
+        """
+        from l3hpc.datasets.training_pairs import find_pairs, prepare, split
+        from l3hpc.io.files import digest
+        from l3hpc.models import training
+        from l3hpc.models.spec import parameter_count
+        from l3hpc.models.training_engine import limit_threads
+        from l3hpc.models.training_state import Schedule
+
+        spec = spec_of(params)
+        pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
+                           key=params.embedding_key, timezone=params.timezone)
+        if pairs.dim != spec.dim:
+            raise InputError(f"the targets have {pairs.dim} dimensions, the student {spec.dim}",
+                             where=pairs.key, allowed=f"--emb-dim {pairs.dim}")
+        rows = split(pairs, params.validation_share, params.seed)
+        cache = prepare(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
+                        threads=task.threads, progress=task.progress)
+        limit_threads(task.threads)  # before anything asks TensorFlow for its devices
+        row = _row(params, task, pairs, spec, rows)
+        task.progress.note(f"{len(rows[0]):,} windows to train on, {len(rows[1]):,} to validate")
+        row.record({})
+        deciding = params.model_dump(mode="json", exclude=set(self.not_in_fingerprint))
+        trainer = training.Training(
+            spec, cache, rows, task.scratch / "training",
+            Schedule(params.epochs, params.patience, params.min_delta, params.plateau_patience,
+                     params.plateau_factor, params.schedule),
+            learning_rate=params.rate_for(pairs.approx), batch_size=params.batch_size,
+            validation_batch_size=params.validation_batch_size, epoch_size=params.epoch_size,
+            validation_epoch_size=params.validation_epoch_size, bn_momentum=params.bn_momentum,
+            seed=params.seed,
+            mixed_precision=params.mixed_precision, deterministic=params.deterministic,
+            threads=task.threads, checkpoint_every=params.checkpoint_every,
+            checkpoint_batches=params.checkpoint_batches,
+            settings=digest([deciding, pairs.rows, pairs.key]),
+            provenance={"teacher": pairs.teacher, "target": pairs.key},
+            tensorboard=task.scratch / "training" / "tensorboard" if params.tensorboard else None,
+            progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal)
+        status = trainer.run()
+        row.epoch(status, state="finished")
+        result = {
+            "epochs": status.epoch, "best_epoch": status.best_loss_epoch + 1,
+            "best_validation_loss": status.best_loss, "best_validation_mae": status.best_mae,
+            "best_train_loss": status.lowest("loss"),
+            "best_train_mae": status.lowest("mean_absolute_error"),
+            "stopped_early": status.stopped, "model": training.BEST_LOSS,
+            "rows": pairs.rows, "train_rows": len(rows[0]), "validation_rows": len(rows[1]),
+            "target": pairs.key, "approx": pairs.approx, "model_repr": spec.model_repr,
+            "parameters": parameter_count(spec), "learning_rate": params.rate_for(pairs.approx),
+            "bn_momentum": trainer.bn_momentum,
+            "spec": spec.to_dict(), "replicas": trainer.engine.replicas,
+            "precision": trainer.engine.precision,
+        }
+        _collect(task, result)
+        return result
+
+    def summary(self, results: Results) -> str:
+        """``12 epochs, best validation loss 0.409 (epoch 11)``."""
+        if not results:
+            return ""
+        result = results[0]
+        return (f"{result.get('epochs')} epochs, best validation loss "
+                f"{result.get('best_validation_loss', float('nan')):.4g} "
+                f"(epoch {result.get('best_epoch')})")
+
+    def networks(self, params: Mapping[str, Any], results: Results
+                 ) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """The student; it is known before it is trained."""
+        from l3hpc.models.spec import student_spec
+
+        if not params:
+            return []
+        return [("student", student_spec(
+            params["asr"], params["mels"], params["hop"], params["dft"], params["fmax"],
+            params["emb_dim"], params["filters"], params["head"]).to_dict())]
 
 
-def student_spec(params: Params) -> Any:
+def spec_of(params: TrainParams) -> Any:
     """The ``NetworkSpec`` of the student."""
     from l3hpc.models.spec import NetworkSpec, student_filters
 
@@ -144,80 +334,6 @@ def student_spec(params: Params) -> Any:
         rate=params.asr, n_mels=params.mels, hop=params.hop, n_dft=params.dft, fmax=params.fmax,
         filters=tuple(params.filters or student_filters(params.emb_dim)), head=params.head,
         emb_dim=params.emb_dim)
-
-
-def shards(params: BaseModel, upstream: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict]:
-    """One task."""
-    return [{}]
-
-
-def digests(params: BaseModel) -> dict[str, Any]:
-    """Audio named by the parameters, by its listing."""
-    from l3hpc.datasets.corpus import manifest_digest, scan
-
-    assert isinstance(params, Params)
-    return {"audio": manifest_digest(scan(params.audio_dir)) if params.audio_dir else None}
-
-
-def run(params: BaseModel, task: Task) -> dict[str, Any]:
-    """Train to the end and write the models, ``history.csv`` and ``student.json``.
-
-    Everything on the way lies in scratch; a task that was killed goes on at its last checkpoint.
-    """
-    from l3hpc.datasets.training_pairs import find_pairs, prepare, split
-    from l3hpc.io.files import digest
-    from l3hpc.models import training
-    from l3hpc.models.spec import parameter_count
-    from l3hpc.models.training_engine import limit_threads
-    from l3hpc.models.training_state import Schedule
-
-    assert isinstance(params, Params)
-    spec = student_spec(params)
-    pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
-                       key=params.embedding_key, timezone=params.timezone)
-    if pairs.dim != spec.dim:
-        raise InputError(f"the targets have {pairs.dim} dimensions, the student {spec.dim}",
-                         where=pairs.key, allowed=f"--emb-dim {pairs.dim}")
-    rows = split(pairs, params.validation_share, params.seed)
-    cache = prepare(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
-                    threads=task.threads, progress=task.progress)
-    limit_threads(task.threads)  # before anything asks TensorFlow for its devices
-    row = _row(params, task, pairs, spec, rows)
-    task.progress.note(f"{len(rows[0]):,} windows to train on, {len(rows[1]):,} to validate")
-    row.record({})
-    deciding = params.model_dump(mode="json", exclude=set(PLACES))
-    trainer = training.Training(
-        spec, cache, rows, task.scratch / "training",
-        Schedule(params.epochs, params.patience, params.min_delta, params.plateau_patience,
-                 params.plateau_factor, params.schedule),
-        learning_rate=params.rate_for(pairs.approx), batch_size=params.batch_size,
-        validation_batch_size=params.validation_batch_size, epoch_size=params.epoch_size,
-        validation_epoch_size=params.validation_epoch_size, bn_momentum=params.bn_momentum,
-        seed=params.seed,
-        mixed_precision=params.mixed_precision, deterministic=params.deterministic,
-        threads=task.threads, checkpoint_every=params.checkpoint_every,
-        checkpoint_batches=params.checkpoint_batches,
-        settings=digest([deciding, pairs.rows, pairs.key]),
-        provenance={"teacher": pairs.teacher, "target": pairs.key},
-        tensorboard=task.scratch / "training" / "tensorboard" if params.tensorboard else None,
-        progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal)
-    status = trainer.run()
-    row.epoch(status, state="finished")
-    result = {
-        "epochs": status.epoch, "best_epoch": status.best_loss_epoch + 1,
-        "best_validation_loss": status.best_loss, "best_validation_mae": status.best_mae,
-        "best_train_loss": status.lowest("loss"),
-        "best_train_mae": status.lowest("mean_absolute_error"),
-        "stopped_early": status.stopped, "model": training.BEST_LOSS,
-        "rows": pairs.rows, "train_rows": len(rows[0]), "validation_rows": len(rows[1]),
-        "target": pairs.key, "approx": pairs.approx, "model_repr": spec.model_repr,
-        "parameters": parameter_count(spec), "learning_rate": params.rate_for(pairs.approx),
-        "bn_momentum": trainer.bn_momentum,
-        "spec": spec.to_dict(), "replicas": trainer.engine.replicas,
-        "precision": trainer.engine.precision,
-    }
-    _collect(task, result)
-    return result
 
 
 def _collect(task: Task, result: Mapping[str, Any]) -> None:
@@ -235,7 +351,7 @@ def _collect(task: Task, result: Mapping[str, Any]) -> None:
     write_json(task.output / "student.json", dict(result))
 
 
-def _row(params: Params, task: Task, pairs: Any, spec: Any, rows: Any) -> TrainingRow:
+def _row(params: TrainParams, task: Task, pairs: Any, spec: Any, rows: Any) -> TrainingRow:
     """The run's row in the ledger, in the fields of the published sheet."""
     from l3hpc.models.weights import caution
 
@@ -253,13 +369,3 @@ def _row(params: Params, task: Task, pairs: Any, spec: Any, rows: Any) -> Traini
         "emb_key": pairs.key, "model_repr": spec.model_repr, "student_emb_len": spec.dim,
         **loop_fields(params, task, rows, params.rate_for(pairs.approx)),
     }, measure="mae")
-
-
-def summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """``12 epochs, best validation loss 0.409 (epoch 11)``."""
-    if not results:
-        return ""
-    result = results[0]
-    return (f"{result.get('epochs')} epochs, best validation loss "
-            f"{result.get('best_validation_loss', float('nan')):.4g} "
-            f"(epoch {result.get('best_epoch')})")

@@ -35,6 +35,7 @@ from l3hpc.io.files import RESULT, digest_file, read_json, read_own, whole_folde
 from l3hpc.io.typed import mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
+from l3hpc.steps import AnyStep, Params
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder
@@ -195,20 +196,21 @@ def read_config(path: Path) -> dict[str, Any]:
     return {"run": "by hand", "labels": {}, **config}
 
 
-def validated(module: Any, params: Mapping[str, Any], where: str) -> Any:
+def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:
     """The step's typed parameters; the first problem as an ``InputError``."""
     try:
-        return module.Params.model_validate(dict(params))
+        typed: Params = step.params_type.model_validate(dict(params))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        valid = ", ".join(module.Params.model_fields)
-        raise InputError(f"{module.NAME}.{name}: {first['msg']}", where=where,
+        valid = ", ".join(step.params_type.model_fields)
+        raise InputError(f"{step.name}.{name}: {first['msg']}", where=where,
                          allowed=f"parameters: {valid}") from None
+    return typed
 
 
 def run_step(
-    module: Any, params: Mapping[str, Any], inputs: Mapping[str, Path], output: Path, *,
+    step: AnyStep, params: Mapping[str, Any], inputs: Mapping[str, Path], output: Path, *,
     index: int = 0, shard: Mapping[str, Any] | None = None, scratch: Path,
     labels: Mapping[str, Any] | None = None, progress: Progress, recorder: Recorder,
     where: str = "",
@@ -216,18 +218,18 @@ def run_step(
     """Check inputs and parameters, run one task into ``output`` and write its ``result.json``."""
     for name, folder in inputs.items():
         artifacts.check_input(name, folder)
-    typed = validated(module, params, where)
+    typed = validated(step, params, where)
     scratch.mkdir(parents=True, exist_ok=True)
     task = Task(output=output, scratch=scratch, inputs=dict(inputs), index=index,
                 shard=shard or {}, labels=labels or {}, progress=progress, recorder=recorder)
     limit_pools(task.threads)
     begun, clock, cpu = time.time(), time.monotonic(), _cpu_seconds()
-    summary = module.run(typed, task)
+    summary = step.run(typed, task)
     progress.finish()
     files = {str(path.relative_to(output)): path for path in sorted(output.rglob("*"))
              if path.is_file()}
     result = {
-        "schema": 1, "step": module.NAME, "version": module.VERSION, "index": index,
+        "schema": 1, "step": step.name, "version": step.version, "index": index,
         "summary": summary,
         "files": {name: {"bytes": path.stat().st_size, "blake2b": digest_file(path)}
                   for name, path in files.items()},
@@ -262,11 +264,11 @@ def markers_folder(config_path: Path, config: Mapping[str, Any]) -> Path:
 def _compute(
     config: dict[str, Any], index: int, artifact: Path, progress: Progress, recorder: Recorder
 ) -> dict[str, Any]:
-    module = l3hpc.steps.step(config["step"])
+    step = l3hpc.steps.step(config["step"])
     wanted = config.get("version")
-    if wanted not in (None, module.VERSION):
+    if wanted not in (None, step.version):
         raise InputError(
-            f"step {config['step']!r} is now version {module.VERSION}, the config was frozen for "
+            f"step {config['step']!r} is now version {step.version}, the config was frozen for "
             f"version {wanted}", hint="Submit the pipeline again; the artifact gets a new name.")
     target = artifacts.task_folder(artifact, index)
     scratch = artifacts.own_scratch(artifact, index)
@@ -276,11 +278,11 @@ def _compute(
         shutil.rmtree(target)
     with whole_folder(target) as output:
         result = run_step(
-            module, config["params"], {name: Path(path) for name, path in config["inputs"].items()},
+            step, config["params"], {name: Path(path) for name, path in config["inputs"].items()},
             output, index=index, shard=config["shards"][index], scratch=scratch,
             labels=config["labels"], progress=progress, recorder=recorder, where=config["name"])
     shutil.rmtree(scratch, ignore_errors=True)
-    artifacts.leave_summary(artifact, len(config["shards"]), module.summary)
+    artifacts.leave_summary(artifact, len(config["shards"]), step.summary)
     return result
 
 

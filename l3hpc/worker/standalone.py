@@ -14,6 +14,7 @@ from l3hpc.console.progress import for_person
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import is_task_folder, whole_folder
 from l3hpc.pipelines.parameters import read_value
+from l3hpc.steps import AnyStep
 from l3hpc.steps.base import NoRecorder
 from l3hpc.worker import execute
 from l3hpc.workspace.layout import ArtifactFolder
@@ -29,16 +30,16 @@ def run(
     published files, or the output of another step run by hand. The folder appears whole or not at
     all.
     """
-    module = l3hpc.steps.step(step)
+    known = l3hpc.steps.step(step)
     for name in inputs:
-        if name not in module.INPUTS:
+        if name not in known.inputs:
             raise InputError(f"{step} has no input {name!r}",
-                             allowed=nearest(name, module.INPUTS) if module.INPUTS else
+                             allowed=nearest(name, known.inputs) if known.inputs else
                              "it takes none")
-    for name, need in module.INPUTS.items():
-        if need == "required" and name not in inputs:
+    for name, need in known.inputs.items():
+        if need.required and name not in inputs:
             raise InputError(f"{step} needs the output of {name}", hint=f"--input {name}=FOLDER")
-    typed = execute.validated(module, parameters(module, settings), f"--set of {step}")
+    typed = execute.validated(known, parameters(known, settings), f"--set of {step}")
     output = Path(output).absolute()
     if output.exists() and any(output.iterdir()):
         if not overwrite:
@@ -47,8 +48,8 @@ def run(
         if not is_task_folder(output):
             raise InputError(f"{output} is not the output of a step: it is not removed",
                              hint="Name another folder.")
-    module.check({step: typed})
-    shards = module.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})
+    known.check(typed, {step: typed})
+    shards = known.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})
     if len(shards) != 1:
         raise InputError(f"{step} makes {len(shards)} tasks of this; by hand it runs one",
                          hint="Submit it as a pipeline with l3hpc submit, or give it less.")
@@ -62,7 +63,7 @@ def run(
             folders = {name: _as_artifact(path, Path(scratch) / "inputs" / name)
                        for name, path in inputs.items()}
             result = execute.run_step(
-                module, typed.model_dump(mode="json"),
+                known, typed.model_dump(mode="json"),
                 folders, folder, shard=shards[0], scratch=Path(scratch) / "scratch",
                 progress=progress, recorder=NoRecorder(), where=step)
     except BaseException:
@@ -74,14 +75,14 @@ def run(
     return result
 
 
-def parameters(module: Any, settings: Mapping[str, str]) -> dict[str, Any]:
+def parameters(step: AnyStep, settings: Mapping[str, str]) -> dict[str, Any]:
     """Texts as values, read as ``--set`` of a pipeline reads them."""
     values: dict[str, Any] = {}
     for name, text in settings.items():
-        if name not in module.Params.model_fields:
-            raise InputError(f"{module.NAME} has no parameter {name!r}",
-                             allowed=nearest(name, module.Params.model_fields))
-        values[name] = read_value(module.Params, name, text)
+        if name not in step.params_type.model_fields:
+            raise InputError(f"{step.name} has no parameter {name!r}",
+                             allowed=nearest(name, step.params_type.model_fields))
+        values[name] = read_value(step.params_type, name, text)
     return values
 
 

@@ -103,7 +103,7 @@ TRAIN = """
 import json, tempfile
 from pathlib import Path
 import h5py, numpy as np
-from l3hpc.steps import train
+from l3hpc.steps import step
 from l3hpc.steps.base import Task
 
 with tempfile.TemporaryDirectory() as folder:
@@ -116,8 +116,9 @@ with tempfile.TemporaryDirectory() as folder:
             file["l3_embedding"] = rng.standard_normal((4, 4)).astype("f4")
     for name in ("output", "scratch"):
         (folder / name).mkdir()
-    params = train.Params(asr=2000, mels=16, dft=128, hop=100, emb_dim=4, epochs=1,
-                          filters=(2,) * 7 + (4,))
+    train = step("train")
+    params = train.params_type(asr=2000, mels=16, dft=128, hop=100, emb_dim=4, epochs=1,
+                               filters=(2,) * 7 + (4,))
     train.run(params, Task(folder / "output", folder / "scratch", {"extract": folder}, threads=1))
     import tensorflow as tf
     print(json.dumps([tf.config.threading.get_intra_op_parallelism_threads(),

@@ -175,8 +175,10 @@ def test_a_step_by_hand_leaves_its_files_flat(fake_steps, capsys, tmp_path):
 
 def test_the_output_of_one_step_by_hand_is_the_input_of_the_next(fake_steps, capsys, monkeypatch):
     def named(name):
+        from l3hpc.steps import Input
+
         module = fakestep.named(name)
-        module.INPUTS = {"extract": "required"} if name == "sample" else {}
+        module.inputs = {"extract": Input()} if name == "sample" else {}
         return module
 
     monkeypatch.setattr(l3hpc.steps, "step", named)

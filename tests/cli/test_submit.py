@@ -278,7 +278,7 @@ def test_the_help_names_units_and_true_defaults(say):
         from l3hpc import steps
 
         params = found.steps[step].params
-        field = steps.step(found.steps[step].kind).Params.model_fields[parameter]
+        field = steps.step(found.steps[step].kind).params_type.model_fields[parameter]
         value = params.get(parameter, field.default)
         if parameter == "plans":
             value = " ".join(value)

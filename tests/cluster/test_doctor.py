@@ -7,13 +7,13 @@ import pytest
 from l3hpc import doctor
 from l3hpc.config import settings as config
 from l3hpc.config import sources
-from l3hpc.steps import STEPS
+from l3hpc.steps import BUILT_IN
 
 pytestmark = pytest.mark.slurm
 
 
 def examined(cluster, folder, **profile):
-    small = {step: {"mem": "200MB", "cpus": 1, "gpus": 0} for step in STEPS}
+    small = {step: {"mem": "200MB", "cpus": 1, "gpus": 0} for step in BUILT_IN}
     entry = {**cluster.profile, "steps": small, **profile}
     (folder / "cluster.yaml").write_text(json.dumps(
         {"cluster": "greene", "clusters": {"greene": entry}}))

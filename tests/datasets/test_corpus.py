@@ -121,13 +121,15 @@ def test_recordings_with_the_same_npz_file_are_refused():
 
 
 def test_embed_refuses_the_same_npz_file_before_it_begins(tmp_path):
-    from l3hpc.steps import embed
+    from l3hpc.steps import step
+
+    embed = step("embed")
 
     touch(tmp_path, "x.wav", "x.flac")
-    (shard,) = embed.shards(embed.Params(audio=tmp_path), {})
+    (shard,) = embed.shards(embed.params_type(audio=tmp_path), {})
     assert len(shard["recordings"]) == 2
     with pytest.raises(InputError, match=r"x\.flac and x\.wav would both become npz/x\.npz"):
-        embed.shards(embed.Params(audio=tmp_path, npz=True), {})
+        embed.shards(embed.params_type(audio=tmp_path, npz=True), {})
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path):

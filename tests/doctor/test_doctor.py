@@ -336,7 +336,7 @@ def test_every_delivered_script_is_tried_once(tmp_path):
     (line,) = scripts.script_lines(config_in(tmp_path, SLURM), sbatch)
     assert line.severity == "green" and len(seen) == len(set(seen))
     kinds = {re.search(r"--job-name=l3-doctor-(\w+)", text)[1] for text in seen}
-    assert kinds == set(steps.STEPS)
+    assert kinds == set(steps.BUILT_IN)
     assert all("--account=pr_42" in text for text in seen)
 
 
@@ -366,7 +366,7 @@ def test_a_pipeline_that_slurm_refuses_is_red_only_where_someone_asked_for_it(tm
 
 
 def test_a_cluster_that_refuses_every_pipeline_is_red(tmp_path):
-    lines = list(scripts.script_lines(config_in(tmp_path, SLURM), refusing(*steps.STEPS)))
+    lines = list(scripts.script_lines(config_in(tmp_path, SLURM), refusing(*steps.BUILT_IN)))
     assert {line.severity for line in lines[1:]} == {"red"} and len(lines) == 1 + 7
 
 

@@ -2,10 +2,9 @@
 
 import os
 import time
-from types import SimpleNamespace
 
 from l3hpc.errors import L3hpcError
-from l3hpc.steps.base import Params
+from l3hpc.steps.base import Params, Step
 
 
 class FakeParams(Params):
@@ -53,7 +52,19 @@ def summary(results):
     return f"{sum(result['rows'] for result in results)} rows"
 
 
+class Fake(Step[FakeParams]):
+    title = "fake"
+    params_type = FakeParams
+
+    def __init__(self, name):
+        self.name = name
+
+    def run(self, params, task):
+        return run(params, task)
+
+    def summary(self, results):
+        return summary(results)
+
+
 def named(name):
-    return SimpleNamespace(
-        NAME=name, VERSION=1, TITLE="fake", INPUTS={}, Params=FakeParams, run=run,
-        summary=summary, check=lambda params: None, shards=lambda params, upstream: [{}])
+    return Fake(name)

@@ -31,7 +31,7 @@ def test_the_delivered_ones_are_valid_and_ordered():
     assert list(definition.load("upstream").steps) == [
         "extract", "sample", "fit", "reduce", "train"]
     assert list(definition.load("downstream").steps) == ["embed", "classify", "evaluate"]
-    assert list(definition.load("all").steps) == list(steps.STEPS[:8])
+    assert list(definition.load("all").steps) == list(steps.BUILT_IN[:8])
     for name in ("us8k", "esc50"):
         assert list(definition.load(name).steps) == ["embed", "folds", "score"]
 

@@ -97,7 +97,7 @@ def test_steps_inputs_and_folders():
     assert [shard["sensor"] for shard in step(made, "sample").shards] == ["a", "b"]
     assert train.labels["model_dir"] == str(made.folder.artifact("train"))
     assert train.labels["username"] == "you" and train.labels["exp_id"] == made.run
-    assert json.loads(json.dumps(train.config(made.run)))["version"] == steps.step("train").VERSION
+    assert json.loads(json.dumps(train.config(made.run)))["version"] == steps.step("train").version
 
 
 def test_the_name_carries_pipeline_date_and_content():
@@ -148,7 +148,7 @@ def test_a_change_reaches_exactly_the_steps_behind_it():
 
 def test_the_version_of_a_step_counts(monkeypatch):
     base = prints(build())
-    monkeypatch.setattr(steps.step("reduce"), "VERSION", 99)
+    monkeypatch.setattr(steps.step("reduce"), "version", 99)
     changed = prints(build())
     assert {name for name in base if base[name] != changed[name]} == {"reduce", "train"}
 
@@ -293,7 +293,7 @@ def ust(monkeypatch):
     """downstream without its data sets: only the plan is looked at."""
     for kind in ("embed", "classify", "evaluate"):
         module = steps.step(kind)
-        monkeypatch.setattr(module, "check", lambda params: None)
+        monkeypatch.setattr(module, "check", lambda params, plan: None)
         monkeypatch.setattr(module, "digests", lambda params: {})
         monkeypatch.setattr(module, "shards", lambda params, upstream: [{}])
     return configuration(sonyc_ust="ust")
@@ -403,7 +403,7 @@ def test_a_broken_record_is_named():
     path = made.folder.record
     path.write_text("{")
     with pytest.raises(InputError) as error:
-        external_inputs.student(made.workspace, "latest", "local")
+        external_inputs.student(made.workspace, "train", "latest", "local")
     assert str(path) in str(error.value)
 
 

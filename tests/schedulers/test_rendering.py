@@ -59,7 +59,7 @@ def test_golden(name, profile, item):
         expected.splitlines(), text.splitlines(), "golden", "rendered", lineterm=""))
 
 
-@pytest.mark.parametrize("kind", steps.STEPS)
+@pytest.mark.parametrize("kind", steps.BUILT_IN)
 @pytest.mark.parametrize("profile", [LOCAL, GREENE], ids=lambda profile: profile.name)
 def test_bash_finds_no_fault_in_any_script(kind, profile, tmp_path):
     item = planned(kind, 3)

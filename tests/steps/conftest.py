@@ -59,11 +59,11 @@ class Runner:
     def run(self, name, params=None, inputs=None, shards=None, **labels):
         """All tasks of a step; returns the results of its tasks."""
         module = steps.step(name)
-        typed = module.Params(**(params or {}))
-        module.check({name: typed})
+        typed = module.params_type(**(params or {}))
+        module.check(typed, {name: typed})
         inputs = {kind: Path(path) for kind, path in (
             inputs if inputs is not None else
-            {kind: self.artifact(kind) for kind in module.INPUTS
+            {kind: self.artifact(kind) for kind in module.inputs
              if self.artifact(kind).is_dir()}).items()}
         module.digests(typed)
         todo = shards if shards is not None else module.shards(

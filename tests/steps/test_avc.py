@@ -169,12 +169,12 @@ def test_pairs_are_the_same_for_a_seed_whatever_was_killed(new_runner):
 
 def test_splits_share_no_scene(runner):
     module = steps.step("avc_pairs")
-    params = module.Params(**SMALL, scenes=40, videos_per_task=7)
+    params = module.params_type(**SMALL, scenes=40, videos_per_task=7)
     shards = module.shards(params, {})
     scenes = [one for shard in shards for one in shard["videos"]]
     assert sorted(scenes) == list(range(40))
     assert [shard["split"] for shard in shards].count("train") == 5
-    assert module.describe({"avc_pairs": params}) == (
+    assert module.describe(params, {}) == (
         "512 train, 64 validate, 64 test pairs of 40 generated scenes, 16 pixels, 8000 Hz")
 
 
@@ -283,7 +283,7 @@ def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
 def test_pairs_that_cannot_be_made_are_refused_before_submission(values, what):
     module = steps.step("avc_pairs")
     with pytest.raises(InputError, match=what):
-        module.check({"avc_pairs": module.Params(**values)})
+        module.check(module.params_type(**values), {})
 
 
 @pytest.mark.parametrize(("values", "what"), [
@@ -295,27 +295,28 @@ def test_pairs_that_cannot_be_made_are_refused_before_submission(values, what):
 def test_networks_that_cannot_be_built_are_refused_before_submission(values, what):
     module = steps.step("avc_train")
     with pytest.raises(InputError, match=what):
-        module.check({"avc_train": module.Params(**values)})
+        module.check(module.params_type(**values), {})
 
 
 def test_the_published_network_is_allowed_and_sound_must_suffice():
     module, pairs = steps.step("avc_train"), steps.step("avc_pairs")
-    params = {"avc_train": module.Params(), "avc_pairs": pairs.Params()}
-    module.check(params)
-    assert module.describe(params) == (
+    params = {"avc_train": module.params_type(), "avc_pairs": pairs.params_type()}
+    own = params["avc_train"]
+    module.check(own, params)
+    assert module.describe(own, params) == (
         "audio 512-d, 48000 Hz, 256 mels, 4,691,908 parameters; 30 epochs of all pairs")
     with pytest.raises(InputError, match="sound of 8000 Hz is cut for a network of 48000 Hz"):
-        module.check({**params, "avc_pairs": pairs.Params(rate=8000)})
+        module.check(own, {**params, "avc_pairs": pairs.params_type(rate=8000)})
     with pytest.raises(ValidationError):
-        pairs.Params(size=2000)
+        pairs.params_type(size=2000)
 
 
 def test_the_listing_decides_the_fingerprint(tmp_path):
     module = steps.step("avc_pairs")
     for number in range(6):
         (tmp_path / f"{number}.mp4").write_bytes(b"x")
-    first = module.digests(module.Params(videos=tmp_path))
-    assert module.digests(module.Params(videos=tmp_path)) == first
+    first = module.digests(module.params_type(videos=tmp_path))
+    assert module.digests(module.params_type(videos=tmp_path)) == first
     (tmp_path / "3.mp4").write_bytes(b"xy")
-    assert module.digests(module.Params(videos=tmp_path)) != first
-    assert module.digests(module.Params()) == {"videos": "generated:20180216"}
+    assert module.digests(module.params_type(videos=tmp_path)) != first
+    assert module.digests(module.params_type()) == {"videos": "generated:20180216"}

@@ -8,7 +8,11 @@ from pydantic import ValidationError
 
 from l3hpc import steps
 from l3hpc.errors import InputError
-from l3hpc.steps import classify, embed, evaluate, extract, fit, sample, train
+from l3hpc.steps.embed import student_file
+from l3hpc.steps.extract import weights_digest
+
+classify, embed, evaluate, extract, fit, sample, train = map(steps.step, (
+    "classify", "embed", "evaluate", "extract", "fit", "sample", "train"))
 
 
 def plan(**changes):
@@ -17,18 +21,26 @@ def plan(**changes):
     for name, value in changes.items():
         step, parameter = name.split("__")
         values[step][parameter] = value
-    return {name: steps.step(name).Params(**one) for name, one in values.items()}
+    return {name: steps.step(name).params_type(**one) for name, one in values.items()}
+
+
+def check(step, params):
+    steps.step(step).check(params[step], params)
+
+
+def describe(step, params):
+    return steps.step(step).describe(params[step], params)
 
 
 def refusal(step, **changes):
     with pytest.raises(InputError) as caught:
-        steps.step(step).check(plan(**changes))
+        check(step, plan(**changes))
     return str(caught.value)
 
 
 def test_the_default_plan_is_accepted():
     for name in ("extract", "sample", "fit", "reduce", "train"):
-        steps.step(name).check(plan())
+        check(name, plan())
 
 
 def test_more_dimensions_than_the_teacher():
@@ -64,7 +76,7 @@ def test_student_and_target_of_different_length():
 
 def test_without_reduction_the_student_is_as_long_as_the_teacher():
     assert "Use --emb-dim 512" in refusal("train", fit__approx="none")
-    train.check(plan(fit__approx="none", train__emb_dim=512))
+    check("train", plan(fit__approx="none", train__emb_dim=512))
 
 
 def test_unknown_time_zone_suggests_the_nearest():
@@ -79,27 +91,27 @@ def test_umap_needs_more_rows_than_neighbours():
 
 def test_missing_weight_file(tmp_path):
     with pytest.raises(InputError, match="no weight file"):
-        extract.weights_digest(tmp_path / "none.h5")
-    assert extract.weights_digest("untrained:3") == "untrained:3"
+        weights_digest(tmp_path / "none.h5")
+    assert weights_digest("untrained:3") == "untrained:3"
 
 
 def test_embed_needs_exactly_one_kind_of_audio():
     for values in ({}, {"audio": "/a", "sonyc_ust": "/b"}):
         with pytest.raises(InputError, match="one of them"):
-            embed.check({"embed": embed.Params(**values)})
+            embed.check(embed.params_type(**values), {})
     with pytest.raises(InputError, match="no student is named"):
-        embed.student_file(None)
+        student_file(None)
 
 
 def test_labels_must_be_named():
     with pytest.raises(InputError, match="annotations"):
-        classify.check({"classify": classify.Params()})
+        classify.check(classify.params_type(), {})
     with pytest.raises(InputError, match="no such file"):
-        evaluate.check({"evaluate": evaluate.Params(annotations="/none.csv", taxonomy="/n.yaml")})
+        evaluate.check(evaluate.params_type(annotations="/none.csv", taxonomy="/n.yaml"), {})
 
 
 def test_the_published_recipe_fills_what_is_not_stated():
-    published = train.Params(recipe="published")
+    published = train.params_type(recipe="published")
     values = published.model_dump(mode="json")
     assert {name: values[name] for name in (
         "head", "epochs", "epoch_size", "validation_epoch_size", "batch_size",
@@ -110,41 +122,41 @@ def test_the_published_recipe_fills_what_is_not_stated():
         "patience": 10, "min_delta": 1e-4, "plateau_patience": 5, "plateau_factor": 0.1,
         "seed": 20180216}
     assert [published.rate_for(approx) for approx in ("pca", "umap", "none")] == [1e-4, 1e-4, 1e-5]
-    assert train.Params(recipe="published", learning_rate=3e-3).rate_for("none") == 3e-3
-    assert train.Params(recipe="published", head="linear").head == "linear"
-    assert train.Params.model_validate(values) == published
+    assert train.params_type(recipe="published", learning_rate=3e-3).rate_for("none") == 3e-3
+    assert train.params_type(recipe="published", head="linear").head == "linear"
+    assert train.params_type.model_validate(values) == published
 
 
 def test_a_recipe_by_name_is_described_with_what_it_comes_to():
-    own = train.Params(recipe="published", epochs=7)
+    own = train.params_type(recipe="published", epochs=7)
     text = "published recipe: relu head, 7 epochs of 4,096 batches"
-    assert train.describe({"train": own, "fit": fit.Params(emb_dim=128),
-                           "extract": extract.Params(audio="a", weights="w")}).endswith(
+    assert describe("train", {"train": own, "fit": fit.params_type(emb_dim=128),
+                           "extract": extract.params_type(audio="a", weights="w")}).endswith(
         f"584,420 parameters; {text}, learning rate 0.0001")
-    assert train.describe({"train": own, "extract": extract.Params(audio="a", weights="w")}
+    assert describe("train", {"train": own, "extract": extract.params_type(audio="a", weights="w")}
                           ).endswith(f"{text}, learning rate 1e-05")
-    assert train.describe({"train": own}).endswith(text)
-    assert train.describe({"train": train.Params()}).endswith("584,420 parameters")
+    assert describe("train", {"train": own}).endswith(text)
+    assert describe("train", {"train": train.params_type()}).endswith("584,420 parameters")
 
 
 def test_unknown_parameters_and_values_out_of_range_are_refused():
     for module, values in ((sample, {"sampels": 3}), (sample, {"samples": 0}),
                            (fit, {"approx": "tsne"}), (train, {"validation_share": 1.0})):
         with pytest.raises(ValidationError):
-            module.Params(**values)
+            module.params_type(**values)
 
 
 def test_every_parameter_is_described():
-    for name in steps.STEPS:
+    for name in steps.BUILT_IN:
         module = steps.step(name)
-        for field, info in module.Params.model_fields.items():
+        for field, info in module.params_type.model_fields.items():
             assert info.description, f"{name}.{field}"
-        assert set(module.Params.model_fields) >= module.PLACES
+        assert set(module.params_type.model_fields) >= module.not_in_fingerprint
 
 
 def test_steps_load_without_the_heavy_libraries():
     code = ("import sys, l3hpc.steps as s\n"
-            "for name in s.STEPS: s.step(name)\n"
+            "for name in s.BUILT_IN: s.step(name)\n"
             "print([m for m in ('numpy', 'h5py', 'tensorflow', 'pandas', 'sklearn', 'scipy')"
             " if m in sys.modules])")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
@@ -154,11 +166,11 @@ def test_steps_load_without_the_heavy_libraries():
 
 def test_samples_are_shared_among_sensors():
     parts = [{"sensors": ["a"]}, {"sensors": ["a", "b"]}, {"sensors": ["c"]}]
-    assert sample.shards(sample.Params(samples=10), {"extract": parts}) == [
+    assert sample.shards(sample.params_type(samples=10), {"extract": parts}) == [
         {"sensor": "a", "samples": 4, "parts": [0, 1]},
         {"sensor": "b", "samples": 4, "parts": [1]},
         {"sensor": "c", "samples": 4, "parts": [2]}]
-    assert sample.shards(sample.Params(samples=10), {"extract": []}) == [
+    assert sample.shards(sample.params_type(samples=10), {"extract": []}) == [
         {"sensor": None, "samples": 10, "parts": None}]
 
 
@@ -166,7 +178,7 @@ def test_recordings_of_a_sensor_stay_together(tmp_path):
     for name in ("b/1.wav", "a/2.wav", "a/1.wav", "c/1.wav", "b/2.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    shards = extract.shards(extract.Params(audio=tmp_path, files_per_task=2), {})
+    shards = extract.shards(extract.params_type(audio=tmp_path, files_per_task=2), {})
     assert [[one[0] for one in shard["recordings"]] for shard in shards] == [
         ["a/1.wav", "a/2.wav"], ["b/1.wav", "b/2.wav"], ["c/1.wav"]]
     assert [shard["sensors"] for shard in shards] == [["a"], ["b"], ["c"]]
@@ -174,9 +186,9 @@ def test_recordings_of_a_sensor_stay_together(tmp_path):
 
 def test_what_a_person_reads_about_a_plan():
     params = plan(sample__samples=500000)
-    assert sample.describe(params) == "dpp, 500,000 rows, by day, seed 20180216"
-    assert fit.describe(params) == "pca: 512 → 128"
-    assert train.describe(params) == (
+    assert describe("sample", params) == "dpp, 500,000 rows, by day, seed 20180216"
+    assert describe("fit", params) == "pca: 512 → 128"
+    assert describe("train", params) == (
         "student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters")
     assert sample.summary([{"rows": 276, "frames": 3, "diverse": 264, "timescale": "day"}]) == (
         "276 rows, 88 of 92 per day in the diverse part")
@@ -186,4 +198,4 @@ def test_a_student_that_is_none_is_refused_before_submission(tmp_path):
     path = tmp_path / "student.h5"
     path.write_bytes(b"x")
     with pytest.raises(InputError, match="not a readable HDF5 file"):
-        embed.check({"embed": embed.Params(audio=tmp_path, student=str(path))})
+        embed.check(embed.params_type(audio=tmp_path, student=str(path)), {})

@@ -150,9 +150,9 @@ def test_a_cut_network_learns_the_reduced_teacher(city, small, runner):
 
 def refusal(name, params, **others):
     module = steps.step(name)
-    typed = {kind: steps.step(kind).Params(**values) for kind, values in others.items()}
+    typed = {kind: steps.step(kind).params_type(**values) for kind, values in others.items()}
     with pytest.raises(InputError) as refused:
-        module.check({**typed, name: module.Params(**params)})
+        module.check(module.params_type(**params), typed)
     return str(refused.value)
 
 
@@ -194,6 +194,6 @@ def test_an_embedding_without_the_last_normalisation_is_fine_tuned_inside(small,
 
 def test_the_published_recipe_and_its_exceptions():
     for name in ("distill", "finetune"):
-        params = steps.step(name).Params(recipe="published", epochs=7)
+        params = steps.step(name).params_type(recipe="published", epochs=7)
         assert (params.epochs, params.learning_rate, params.epoch_size) == (7, 1e-5, 4096)
         assert params.validation_epoch_size == 1024 and params.seed == 20180216

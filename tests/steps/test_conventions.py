@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from l3hpc.audio.framing import frame_audio
 from l3hpc.models import weights
 from l3hpc.steps import step
-from l3hpc.steps.extract import tell
+from l3hpc.steps.extract import note_network
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_convention_by_name_is_used_and_recorded(runner, audio, teacher, name,
 
 @pytest.mark.parametrize("name", ["extract", "embed"])
 def test_a_step_stores_the_letter_whichever_way_a_convention_is_written(name):
-    params = step(name).Params
+    params = step(name).params_type
     for alias, letter in [("kapre-0.1", "A"), ("openl3-0.4-kapre", "B"),
                           ("openl3-0.4-librosa", "C"), ("embedding-approx", "D")]:
         named, old = params(audio="x", convention=alias), params(audio="x", convention=letter)
@@ -51,9 +51,9 @@ def test_a_step_stores_the_letter_whichever_way_a_convention_is_written(name):
 
 def test_a_convention_that_depends_on_the_batch_has_no_place_in_a_step():
     with pytest.raises(ValidationError, match="convention"):
-        step("extract").Params(audio="x", convention="A'")
+        step("extract").params_type(audio="x", convention="A'")
     with pytest.raises(ValidationError, match="convention"):
-        step("extract").Params(audio="x", convention="kapre-0.1-batch")
+        step("extract").params_type(audio="x", convention="kapre-0.1-batch")
 
 
 def test_what_a_weight_file_left_open_is_told(tmp_path, teacher):
@@ -62,7 +62,7 @@ def test_what_a_weight_file_left_open_is_told(tmp_path, teacher):
     weights.save(parameters, path)
     said = []
     task = SimpleNamespace(progress=SimpleNamespace(note=said.append), threads=1)
-    tell(task, "student", str(path), weights.load(path, engine="tensorflow"),
+    note_network(task, "student", str(path), weights.load(path, engine="tensorflow"),
          SimpleNamespace(precision="float32", engine="tensorflow"))
     assert said[0].startswith("student: many.h5: l3hpc, 24-d") and "engine tensorflow" in said[0]
     assert said[1].startswith("student: ") and "of 400 mel bands hold no DFT bin" in said[1]

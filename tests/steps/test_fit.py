@@ -101,7 +101,7 @@ def test_progress_tells_of_every_row(tmp_path, mode):
     (tmp_path / "out").mkdir()
     module = steps.step("fit")
     progress = Seen()
-    module.run(module.Params(emb_dim=2, mode=mode), Task(
+    module.run(module.params_type(emb_dim=2, mode=mode), Task(
         output=tmp_path / "out", scratch=tmp_path / "scratch", inputs={"sample": tmp_path / "one"},
         progress=progress))
     progress.finish()
@@ -110,5 +110,5 @@ def test_progress_tells_of_every_row(tmp_path, mode):
 
 def test_umap_names_its_package():
     module = steps.step("fit")
-    assert module.packages(module.Params()) == {}
-    assert module.packages(module.Params(approx="umap")) == {"umap": install_command("umap")}
+    assert module.packages(module.params_type()) == {}
+    assert module.packages(module.params_type(approx="umap")) == {"umap": install_command("umap")}

@@ -201,18 +201,18 @@ def test_a_set_without_a_whole_fold_is_refused_or_labelled(tmp_path, layout, tot
     """UrbanSound8K without a fold ran with nine, and its mean stood there as if it were of ten."""
     folds = steps.step("folds")
     folder = getattr(layouts, layout)(tmp_path / "set", folds=total, per_fold=4, audio=False)
-    folds.check({"folds": folds.Params(clips=folder)})  # small, but every fold is there
+    folds.check(folds.params_type(clips=folder), {})  # small, but every fold is there
     before = labelled.read(folder)
     assert before.small_folds() == [] and f"{total} folds" not in before.part
     column = 1 if layout == "esc50" else 5
     leave_out(folder, lambda line: line.split(",")[column] == "3")
     with pytest.raises(InputError, match="lists no clips of fold 3: "
                        f"{total - 1} of {total} folds, .*clips of ") as caught:
-        folds.check({"folds": folds.Params(clips=folder)})
+        folds.check(folds.params_type(clips=folder), {})
     assert "--set folds.partial=true" in str(caught.value)
-    own = folds.Params(clips=folder, partial=True)
-    folds.check({"folds": own})
-    assert f"({total - 1} of {total} folds" in folds.describe({"folds": own})
+    own = folds.params_type(clips=folder, partial=True)
+    folds.check(own, {})
+    assert f"({total - 1} of {total} folds" in folds.describe(own, {})
 
 
 def test_a_fold_of_one_clip_is_refused(tmp_path):
@@ -222,7 +222,7 @@ def test_a_fold_of_one_clip_is_refused(tmp_path):
     leave_out(folder, lambda line: line.split(",")[5] == "3" and (
         clips.append(line) or len(clips) > 1))
     with pytest.raises(InputError, match="lists 1 clip of fold 3: "):
-        folds.check({"folds": folds.Params(clips=folder)})
+        folds.check(folds.params_type(clips=folder), {})
 
 
 def test_a_fold_that_lost_its_embeddings_is_refused(runner, tmp_path):
@@ -249,15 +249,15 @@ def test_refusals(tmp_path):
     folds, embed = steps.step("folds"), steps.step("embed")
     two = layouts.esc50(tmp_path / "two", folds=2, audio=False)
     with pytest.raises(InputError, match="has clips of 2 folds"):
-        folds.check({"folds": folds.Params(clips=two, partial=True)})
-    folds.check({"folds": folds.Params(clips=two, partial=True, valid_fold=False)})
+        folds.check(folds.params_type(clips=two, partial=True), {})
+    folds.check(folds.params_type(clips=two, partial=True, valid_fold=False), {})
     with pytest.raises(InputError, match="only the clips of a subset are embedded"):
-        folds.check({"folds": folds.Params(clips=two, partial=True, valid_fold=False),
-                     "embed": embed.Params(clips=two, subset="esc10")})
+        folds.check(folds.params_type(clips=two, partial=True, valid_fold=False), {
+                     "embed": embed.params_type(clips=two, subset="esc10")})
     with pytest.raises(InputError, match="a subset is one of clips"):
-        embed.check({"embed": embed.Params(audio=two, subset="esc10")})
+        embed.check(embed.params_type(audio=two, subset="esc10"), {})
     with pytest.raises(InputError, match="12 of 12 clips have no audio: 1-1000-A-0.wav …"):
-        embed.shards(embed.Params(clips=two), {})
+        embed.shards(embed.params_type(clips=two), {})
     with pytest.raises(InputError, match="holds no scores of folds"):
         steps.step("score").read_folds(two)
 

@@ -13,7 +13,8 @@ from l3hpc.installation import install_command
 from l3hpc.models import engines, precision, weights
 from l3hpc.pipelines import fingerprint
 from l3hpc.reduction.store import Phi
-from l3hpc.steps import reduced, step
+from l3hpc.steps import step
+from l3hpc.steps.extract import precision_summary
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_in_float32_nothing_is_said_or_frozen(runner, city, teacher, said):
 
 def test_every_task_takes_the_same_ranges_from_the_whole_listing(city, teacher):
     module = step("extract")
-    params = module.Params(**options(city, teacher, "extract", precision="int8",
+    params = module.params_type(**options(city, teacher, "extract", precision="int8",
                                      files_per_task=2))
     shards = module.shards(params, {})
     assert len(shards) == 6
@@ -99,10 +100,10 @@ def test_the_precision_is_part_of_what_an_artifact_is(city, teacher):
         module = step(name)
         marks = set()
         for kind in precision.PRECISIONS:
-            params = module.Params(**options(city, teacher, name, precision=kind))
+            params = module.params_type(**options(city, teacher, name, precision=kind))
             marks.add(fingerprint.of_step(module, params.model_dump(mode="json"), {}, {}, []))
         assert len(marks) == 3
-        assert "precision" not in module.PLACES
+        assert "precision" not in module.not_in_fingerprint
 
 
 def test_nonsense_is_refused_before_submission(city, teacher):
@@ -110,8 +111,8 @@ def test_nonsense_is_refused_before_submission(city, teacher):
         module = step(name)
 
         def checked(module=module, name=name, **more):
-            params = module.Params(**options(city, teacher, name, **more))
-            module.check({name: params})
+            params = module.params_type(**options(city, teacher, name, **more))
+            module.check(params, {})
             return module.packages(params)
 
         with pytest.raises(InputError, match="ncnn does not compute in int8") as refused:
@@ -119,16 +120,16 @@ def test_nonsense_is_refused_before_submission(city, teacher):
         assert refused.value.where == f"{name}.engine"
         assert checked(precision="int8") == {"openvino": install_command("reduced")}
         assert checked(precision="bfloat16", engine="tensorflow") == checked(engine="ncnn") == {}
-        assert module.Params(**options(city, teacher, name)).precision == "float32"
+        assert module.params_type(**options(city, teacher, name)).precision == "float32"
     describe = step("extract").describe
     for kind, ends in (("float32", "centred"), ("int8", "centred, int8")):
-        assert describe({"extract": step("extract").Params(
+        assert describe({"extract": step("extract").params_type(
             **options(city, teacher, "extract", precision=kind))}).endswith(ends)
 
 
 def test_ranges_from_recordings_that_cannot_be_used(tmp_path, runner, city, teacher):
     params = options(city, teacher, "extract", precision="int8")
-    shards = step("extract").shards(step("extract").Params(**params), {})
+    shards = step("extract").shards(step("extract").params_type(**params), {})
     lost = [["gone.wav", *values[1:]] for values in shards[0]["ranges_from"]]
     with pytest.raises(L3hpcError, match="none of the 12 recordings that int8 takes its ranges"):
         runner.run("extract", params, shards=[{**shards[0], "ranges_from": lost}])
@@ -160,5 +161,5 @@ def test_where_every_embedding_is_zero_there_is_nothing_to_compare(monkeypatch, 
 
 def test_the_summary_tells_the_worst_task():
     results = [{"precision": {"name": "int8", "cosine": value}} for value in (0.9991, 0.9876)]
-    assert reduced.summary([*results, {}]) == ", int8 with cosine 0.9876 to float32"
-    assert reduced.summary([{}]) == ""
+    assert precision_summary([*results, {}]) == ", int8 with cosine 0.9876 to float32"
+    assert precision_summary([{}]) == ""

@@ -156,7 +156,7 @@ def test_nothing_to_evaluate(runner, city, tmp_path):
         runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust"}, {})
     module = steps.step("evaluate")
     with pytest.raises(InputError, match="holds no predictions"):
-        module.run(module.Params(sonyc_ust=city / "sonyc_ust"),
+        module.run(module.params_type(sonyc_ust=city / "sonyc_ust"),
                    Task(tmp_path, tmp_path, {"classify": tmp_path}))
 
 

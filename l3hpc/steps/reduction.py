@@ -1,0 +1,266 @@
+"""fit and reduce: φ, the map from the teacher's embedding to the student's target.
+
+``fit`` learns φ on the sample; ``reduce`` applies it to every row of the teacher's embeddings,
+shard by shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from l3hpc.errors import InputError
+from l3hpc.installation import install_command
+from l3hpc.steps.base import (
+    Finding,
+    Input,
+    Output,
+    Params,
+    PlanParams,
+    Results,
+    Shard,
+    Step,
+    Task,
+    Upstream,
+)
+from l3hpc.steps.extract import Extract
+from l3hpc.steps.sample import Sample
+
+UNTRAINED_DIM = 512
+ROWS_NAMED = 8  # of each published file, spread evenly, in the fingerprint of the input
+
+
+class FitParams(Params):
+    """Kind and size of the reduction."""
+
+    approx: Literal["pca", "umap", "none"] = Field("pca", description=(
+        "pca, umap (needs the extra 'umap'), or none: the student learns the teacher itself."))
+    emb_dim: int = Field(128, ge=1, description="Dimensions that φ keeps: the student's length.")
+    mode: Literal["float64", "float32"] = Field("float64", description=(
+        "Arithmetic of the PCA: float64, or float32 with eigenvalues to about 1e-5."))
+    n_neighbors: int = Field(15, ge=2, description="UMAP: neighbours of each point.")
+    min_dist: float = Field(0.3, ge=0, lt=1, description="UMAP: smallest distance of two points.")
+    metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
+    seed: int = Field(20180216, ge=0, description="Seed (UMAP).")
+    chunk: int = Field(2048, ge=1, description="Rows that are read at once.")
+
+
+class Fit(Step[FitParams]):
+    """φ, learnt on the sample."""
+
+    name = "fit"
+    version = 2  # 2: signs of components no longer hang on rounding
+    title = "the reduction φ, learnt on the sample"
+    params_type = FitParams
+    inputs = {"sample": Input()}
+    findings = frozenset({Finding.VARIANCE})
+    kept_files = ("phi.h5",)
+    not_in_fingerprint = frozenset({"chunk"})
+
+    def check(self, params: FitParams, plan: PlanParams) -> None:
+        """Refuse more dimensions than the teacher has, and fewer samples than dimensions."""
+        if params.approx == "none":
+            return
+        teacher, subset = Extract().own(plan), Sample().own(plan)
+        if teacher is not None:
+            dim = teacher_dim(teacher.weights)
+            if params.emb_dim > dim:
+                raise InputError(
+                    f"--emb-dim {params.emb_dim} is more than the teacher's {dim} dimensions.",
+                    allowed=f"Use at most --emb-dim {dim}.")
+        if subset is None:
+            return
+        if subset.samples < params.emb_dim:
+            raise InputError(
+                f"--samples {subset.samples} is fewer than the {params.emb_dim} dimensions to "
+                "keep.",
+                allowed=f"Use at least --samples {params.emb_dim}, or a smaller --emb-dim.")
+        if params.approx == "umap" and subset.samples <= params.n_neighbors:
+            raise InputError(
+                f"--samples {subset.samples} gives no point {params.n_neighbors} neighbours.",
+                allowed=f"Use more than {params.n_neighbors} samples, "
+                        "or a smaller fit.n_neighbors.")
+
+    def packages(self, params: FitParams) -> dict[str, str]:
+        """Importable name of what this needs beyond the core dependencies → how to install it."""
+        return {"umap": install_command("umap")} if params.approx == "umap" else {}
+
+    def describe(self, params: FitParams, plan: PlanParams) -> str:
+        """``pca: 512 → 128``."""
+        if params.approx == "none":
+            return "none: the student learns the teacher's embedding itself"
+        teacher = Extract().own(plan)
+        source = f"{teacher_dim(teacher.weights)} → " if teacher else "to "
+        return f"{params.approx}: {source}{params.emb_dim}"
+
+    def run(self, params: FitParams, task: Task) -> dict[str, Any]:
+        """Learn φ in one pass over the sample and write ``phi.h5``."""
+        from l3hpc.datasets.embeddings import open_source
+        from l3hpc.reduction.store import save_phi
+
+        source = open_source(task.inputs["sample"])
+        source.refuse_empty()
+        rows = source.rows
+        if params.approx != "none":
+            if source.dim < params.emb_dim:
+                raise InputError(
+                    f"--emb-dim {params.emb_dim} is more than the {source.dim} dimensions of the "
+                    "rows", where=str(source.path), allowed=f"at most {source.dim}")
+            if rows < params.emb_dim:
+                raise InputError(
+                    f"{rows} rows are fewer than the {params.emb_dim} dimensions to keep",
+                    where=str(source.path), hint="Sample more rows, or use a smaller --emb-dim.")
+        phi = _learn(params, source, rows, task)
+        save_phi(task.output / "phi.h5", phi)
+        return {"approx": params.approx, "rows": rows,
+                "in_dim": phi.in_dim, "out_dim": phi.out_dim,
+                "explained_variance": phi.explained if params.approx == "pca" else None,
+                "explained_variance_ratio": [
+                    float(value) for value in phi.arrays.get("explained_variance_ratio", ())],
+                "key": phi.key, "digest": phi.digest, "phi": "phi.h5"}
+
+    def summary(self, results: Results) -> str:
+        """``91.3 % of variance in 128 dimensions``."""
+        if not results:
+            return ""
+        result = results[0]
+        if result.get("explained_variance") is not None:
+            return (f"{100 * result['explained_variance']:.1f} % of variance in "
+                    f"{result['out_dim']} dimensions")
+        return f"{result.get('approx')}: {result.get('in_dim')} → {result.get('out_dim')}"
+
+
+def teacher_dim(weights: str) -> int:
+    """Length of a teacher's embedding, from its file alone."""
+    if weights == "untrained" or weights.startswith("untrained:"):
+        return UNTRAINED_DIM
+    from l3hpc.models.weights import embedding_dim
+
+    return embedding_dim(weights)
+
+
+def _learn(params: FitParams, source: Any, rows: int, task: Task) -> Any:
+    """φ of the kind that is asked for."""
+    from l3hpc.reduction.store import Phi
+
+    teacher, fingerprint = _teacher(source), _fingerprint(source)
+    if params.approx == "none":
+        return Phi.identity(source.dim, fingerprint=fingerprint, teacher=teacher)
+    task.progress.start(f"fitting {params.approx}", total=rows, unit="rows")
+    if params.approx == "pca":
+        from l3hpc.reduction.pca import StreamingPCA
+
+        pca = StreamingPCA(params.emb_dim, mode=params.mode)
+        pca.fit(source.chunks(params.chunk), on_rows=task.progress.advance, threads=task.threads)
+        return Phi.from_pca(pca, fingerprint=fingerprint, teacher=teacher)
+    import numpy as np
+
+    from l3hpc.reduction.umap import StandardizedUMAP
+
+    umap = StandardizedUMAP(params.emb_dim, n_neighbors=params.n_neighbors,
+                            min_dist=params.min_dist, metric=params.metric, seed=params.seed)
+    umap.fit(np.concatenate(list(source.chunks(params.chunk))))
+    task.progress.advance(rows)
+    return Phi.from_umap(umap, fingerprint=fingerprint, teacher=teacher)
+
+
+def _teacher(source: Any) -> Mapping[str, Any]:
+    """The one teacher of all parts; empty where the files name none."""
+    teachers = [part.attributes().get("teacher") or {} for part in source.parts]
+    for part, teacher in zip(source.parts, teachers, strict=True):
+        if teacher != teachers[0]:
+            raise InputError(
+                f"is of another teacher than {source.parts[0].path.name}", where=str(part.path),
+                hint="Use one teacher for all embeddings.")
+    return teachers[0]
+
+
+def _fingerprint(source: Any) -> str:
+    """Names the rows: an artifact by its folder, other files by names, sizes and some rows.
+
+    An artifact's folder is named by the fingerprint of everything that decides its content.
+    """
+    import numpy as np
+
+    from l3hpc.io.files import digest
+
+    sizes = [part.rows for part in source.parts]
+    if source.kind == "artifact":
+        return digest([source.path.resolve().name, sizes])
+    base = source.path if source.path.is_dir() else source.path.parent
+    some = [np.unique(np.linspace(0, max(size - 1, 0), min(size, ROWS_NAMED)).astype(int))
+            for size in sizes]
+    return digest([[part.path.relative_to(base).as_posix(), part.rows,
+                    str(part.take(rows).tolist())]
+                   for part, rows in zip(source.parts, some, strict=True)])
+
+
+class ReduceParams(Params):
+    """How φ is applied."""
+
+    chunk: int = Field(2048, ge=1, description="Rows that are read, reduced and written at once.")
+
+
+class Reduce(Step[ReduceParams]):
+    """φ, applied to every row."""
+
+    name = "reduce"
+    version = 1
+    title = "φ applied to every embedding"
+    params_type = ReduceParams
+    inputs = {"extract": Input(), "fit": Input()}
+    output = Output.EMBEDDINGS
+    not_in_fingerprint = frozenset({"chunk"})
+
+    def shards(self, params: ReduceParams, upstream: Upstream) -> list[Shard]:
+        """One task per extract task; one for all files of a folder from elsewhere."""
+        parts = upstream.get("extract") or []
+        return [{"part": number} for number in range(len(parts))] or [{"part": None}]
+
+    def run(self, params: ReduceParams, task: Task) -> dict[str, Any]:
+        """Write ``reduced.h5``, or, for published folders, files of the same names and subfolders.
+
+        Rows keep their order. φ refuses rows of another dimension or teacher.
+        """
+        from l3hpc.datasets.embeddings import open_source
+        from l3hpc.reduction.apply import reduce_part
+        from l3hpc.reduction.store import load_phi
+
+        phi = load_phi(phi_file(task.inputs["fit"]))
+        number = task.shard.get("part")
+        source = open_source(task.inputs["extract"], tasks=None if number is None else [number])
+        parts = source.parts
+        if number is None:  # one task of several may well have no row
+            source.refuse_empty()
+        task.progress.start("reducing", total=sum(part.rows for part in parts), unit="rows")
+        written = []
+        single = number is not None or (source.kind == "artifact" and len(parts) == 1)
+        for part in parts:
+            if single:
+                target = task.output / "reduced.h5"
+            else:
+                base = source.path if source.path.is_dir() else source.path.parent
+                target = (task.output / part.path.relative_to(base)).with_suffix(".h5")
+            reduce_part(part, phi, target, chunk=params.chunk, progress=task.progress,
+                        threads=task.threads)
+            written.append(target.relative_to(task.output).as_posix())
+        return {"rows": sum(part.rows for part in parts), "key": phi.key, "out_dim": phi.out_dim,
+                "approx": phi.approx, "phi": phi.digest, "files": written}
+
+    def summary(self, results: Results) -> str:
+        """``29,480,960 rows``."""
+        return f"{sum(result.get('rows', 0) for result in results):,} rows"
+
+
+def phi_file(folder: Path) -> Path:
+    """``phi.h5`` of a fit artifact, or of a folder that holds one (or the file itself)."""
+    folder = Path(folder)
+    candidates = [folder] if folder.is_file() else [
+        folder / "0000" / "phi.h5", folder / "phi.h5"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise InputError("holds no phi.h5", where=str(folder), hint="The step fit writes one.")

@@ -1,0 +1,379 @@
+"""distill and finetune: compressed networks are trained again, and their zeros stay zero.
+
+``distill``: a network learns the teacher's embedding of the same audio (EdgeL3's "kd"), by mean
+squared error, with the mean absolute error as a metric. One that gives fewer values than the
+teacher learns φ(teacher), the output of reduce.
+
+``finetune``: a network learns audio-visual correspondence again (EdgeL3's "ft"), by categorical
+cross-entropy, with the accuracy as a metric. The vision branch is frozen: every picture is seen
+once, training reads what it saw.
+
+Both record rows of the ledger tab ``prunedembedding``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from l3hpc.errors import InputError
+from l3hpc.steps import judging
+from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.extract import Extract
+from l3hpc.steps.prune import Prune, network_file, parts, spec_after
+from l3hpc.steps.reduction import Fit, teacher_dim
+from l3hpc.steps.sample import check_timezone
+from l3hpc.steps.train import LoopParams, TrainingRow, loop_fields
+
+TAB = "prunedembedding"
+METADATA = {"distill": "distill.json", "finetune": "finetune.json"}
+BEST_ACC = "model_best_valid_acc.h5"
+RATE = 1e-4
+PUBLISHED: dict[str, Any] = {
+    "epochs": 300, "epoch_size": 4096, "validation_epoch_size": 1024, "batch_size": 64,
+    "validation_batch_size": 64, "learning_rate": 1e-5, "bn_momentum": 0.99, "patience": 10,
+    "min_delta": 1e-4, "plateau_patience": 5, "plateau_factor": 0.1}
+NOT_IN_FINGERPRINT = frozenset({"checkpoint_every", "checkpoint_batches"})
+OPTIONS = ("learning_rate", "batch_size", "validation_batch_size", "epoch_size",
+           "validation_epoch_size", "bn_momentum", "seed", "mixed_precision", "deterministic",
+           "checkpoint_every", "checkpoint_batches")
+
+
+class RetrainParams(LoopParams):
+    """How long and how fast; zeros of the network stay zero throughout."""
+
+    recipe: Literal["default", "published"] = Field("default", description=(
+        "published: epochs, batches, learning rate (1e-5) and momentum of the published jobs, "
+        "wherever not stated."))
+    epochs: int = Field(30, ge=1, description="The most epochs.")
+    epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
+    validation_epoch_size: int | None = Field(None, ge=1, description=(
+        "Batches per validation (none: all data)."))
+    batch_size: int = Field(64, ge=1, description="Examples per training batch.")
+    validation_batch_size: int = Field(64, ge=1, description="Examples per validation batch.")
+    learning_rate: float = Field(RATE, gt=0, le=1, description="Adam's first learning rate.")
+    bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
+        "Momentum of the normalisations' moving statistics (none: 0.99, less for short epochs)."))
+    seed: int = Field(20180216, ge=0, description="Seed of order and split.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("recipe") == "published":
+            return {**PUBLISHED, **values}
+        return values
+
+    def schedule(self) -> Any:
+        """The ``Schedule`` of the training."""
+        from l3hpc.models.training_state import Schedule
+
+        return Schedule(self.epochs, self.patience, self.min_delta, self.plateau_patience,
+                        self.plateau_factor)
+
+    def options(self) -> dict[str, Any]:
+        """The fields that ``Training`` takes under the same name."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+
+def _start(params: RetrainParams, task: Task) -> tuple[Any, dict[str, Any]]:
+    """The compressed network of this task, and the metadata of its file."""
+    from l3hpc.models.weight_files import open_network
+    from l3hpc.models.weights import load_parameters
+
+    path = network_file(task.inputs["prune"], task.shard.get("part"))
+    network, info = load_parameters(path)
+    with open_network(path) as stored:
+        metadata = dict(stored.provenance)
+    task.progress.note(f"re-training {info.label}, plan {metadata.get('plan', 'of its own')}")
+    return network, metadata
+
+
+def _counts(before: Any, after: Any) -> dict[str, Any]:
+    """Non-zero weights before and after, and whether any zero came back: it must not."""
+    import numpy as np
+
+    from l3hpc.compression.pruning import kernels, masks_of
+    from l3hpc.errors import L3hpcError
+
+    if any(np.any(kernel[~mask]) for mask, kernel in zip(masks_of(before), kernels(after),
+                                                         strict=True)):
+        raise L3hpcError("a pruned weight is no longer zero after re-training",
+                         hint="this must not happen: please report it")
+    return {"non_zero": sum(int(np.count_nonzero(one)) for one in kernels(after)),
+            "non_zero_before": sum(int(np.count_nonzero(one)) for one in kernels(before))}
+
+
+def _row(params: RetrainParams, task: Task, network: Any, metadata: Mapping[str, Any], *,
+        step: str, data: Path, rows: tuple[Any, Any]) -> TrainingRow:
+    """The task's row of ``prunedembedding``, in the fields of the published sheet. Distillation has
+    no accuracy: those cells stay empty. data: folder of the training data; rows: row numbers of
+    training and validation."""
+    from l3hpc.compression.pruning import achieved
+    from l3hpc.models.weights import caution
+
+    labels, sparsity = task.labels, achieved(network)
+    folder = str(labels.get("model_dir") or task.output.parent)
+    return TrainingRow(task, TAB, {
+        "note": caution(metadata.get("teacher")),
+        "model_id": f"{step}-{metadata.get('plan', 'own')}",
+        "model_dir": f"{folder}/{task.index:04d}", "git_commit": labels.get("git_commit", ""),
+        "train_data_dir": str(data), "validation_data_dir": str(data),
+        "continue_model_dir": str(task.inputs["prune"]), "model_type": network.spec.model_repr,
+        "include_layers": str(len(network.spec.filters)),
+        "num_filters": ", ".join(map(str, network.spec.filters)),
+        "sparsity": ", ".join(f"{value:.2f}" for value in sparsity),
+        "pruning": any(sparsity), "finetune": step == "finetune",
+        "knowledge_distilled": step == "distill",
+        **loop_fields(params, task, rows, params.learning_rate),
+    }, measure="acc" if step == "finetune" else None)
+
+
+def _keep(folder: Path, output: Path, names: Mapping[str, str]) -> None:
+    """Copy files of the training folder into the output, under their names there."""
+    import shutil
+
+    for name, target in names.items():
+        shutil.copyfile(folder / name, output / target)
+
+
+class DistillParams(RetrainParams):
+    """How the network is trained, and on what."""
+
+    validation_share: float = Field(0.1, gt=0, lt=1, description=(
+        "Share of rows for validation, by recording and day (folders train/ and validate/ win)."))
+    timezone: str = Field("America/New_York", description="Time zone that tells the days apart.")
+    audio_dir: Path | None = Field(None, description=(
+        "Folder of the audio (none: where extract found it)."))
+    embedding_key: str | None = Field(None, description=(
+        "Dataset of the targets, where published files hold several."))
+
+
+class Distill(Step[DistillParams]):
+    """A compressed network learns the teacher's embedding of the same audio (EdgeL3's "kd")."""
+
+    name = "distill"
+    version = 1
+    title = "compressed networks, trained on the teacher's embeddings"
+    params_type = DistillParams
+    inputs = {"extract": Input(required=False), "reduce": Input(required=False), "prune": Input()}
+    not_in_fingerprint = NOT_IN_FINGERPRINT | {"audio_dir"}
+    continues = True
+    tab = TAB
+    ledger_folder = "model_dir"
+
+    def check(self, params: DistillParams, plan: PlanParams) -> None:
+        """Refuse a network whose length is not that of its target."""
+        check_timezone(params.timezone, "distill.timezone")
+        pruned = Prune().own(plan)
+        if pruned is None:
+            return
+        dim = spec_after(pruned).dim
+        reduction, teacher = Fit().own(plan), Extract().own(plan)
+        target = None
+        if reduction is not None and reduction.approx != "none":
+            target = reduction.emb_dim
+        elif teacher is not None:
+            target = teacher_dim(teacher.weights)
+        if target not in (None, dim):
+            raise InputError(
+                f"the compressed network gives {dim} values, its target {target}", where="distill",
+                hint=f"let it learn φ(teacher): --approx pca --emb-dim {dim}")
+
+    def shards(self, params: DistillParams, upstream: Upstream) -> list[Shard]:
+        """One task per network of prune."""
+        return parts(upstream)
+
+    def digests(self, params: DistillParams) -> dict[str, Any]:
+        """Audio named by the parameters, by its listing."""
+        from l3hpc.datasets.corpus import manifest_digest, scan
+
+        return {"audio": manifest_digest(scan(params.audio_dir)) if params.audio_dir else None}
+
+    def run(self, params: DistillParams, task: Task) -> dict[str, Any]:
+        """Train to the end; write the models, ``history.csv`` and ``distill.json``.
+
+        A task that was killed goes on at its last checkpoint, with the same bits.
+        """
+        from l3hpc.compression.retraining import MaskedTraining
+        from l3hpc.datasets.training_pairs import find_pairs, prepare, split
+        from l3hpc.io.files import digest, digest_file, write_json
+        from l3hpc.models import training
+        from l3hpc.models.training_engine import limit_threads
+        from l3hpc.models.weights import load_parameters
+
+        network, metadata = _start(params, task)
+        pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
+                           key=params.embedding_key, timezone=params.timezone)
+        if pairs.dim != network.spec.dim:
+            raise InputError(f"the targets have {pairs.dim} dimensions, the network "
+                             f"{network.spec.dim}", where=pairs.key,
+                             hint="reduce them first: --approx pca --emb-dim "
+                                  f"{network.spec.dim}")
+        rows = split(pairs, params.validation_share, params.seed)
+        cache = prepare(pairs, network.spec.frontend, task.scratch / "cache", threads=task.threads,
+                        progress=task.progress)
+        limit_threads(task.threads)
+        metadata.setdefault("teacher", pairs.teacher)
+        row = _row(params, task, network, metadata, step=self.name, rows=rows, data=pairs.audio)
+        row.record({})
+        deciding = params.model_dump(mode="json", exclude=set(self.not_in_fingerprint))
+        first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
+        folder = task.scratch / "training"
+        trainer = MaskedTraining(
+            network.spec, cache, rows, folder, params.schedule(), **params.options(),
+            threads=task.threads, settings=digest([deciding, pairs.rows, pairs.key, first]),
+            provenance={**metadata, "target": pairs.key, "made_by": self.name},
+            progress=task.progress, first=network, on_epoch=row.epoch,
+            guard=task.preemption.on_signal)
+        status = trainer.run()
+        row.epoch(status, state="finished")
+        _keep(folder, task.output, {name: name for name in (
+            training.BEST_LOSS, training.BEST_MAE, training.LATEST, training.HISTORY)})
+        best, _ = load_parameters(task.output / training.BEST_LOSS)
+        result = {
+            "plan": metadata.get("plan"), "epochs": status.epoch,
+            "best_epoch": status.best_loss_epoch + 1, "best_validation_loss": status.best_loss,
+            "best_validation_mae": status.best_mae, "stopped_early": status.stopped,
+            "model": training.BEST_LOSS, "train_rows": len(rows[0]),
+            "validation_rows": len(rows[1]),
+            "target": pairs.key, "approx": pairs.approx, "spec": network.spec.to_dict(),
+            "learning_rate": params.learning_rate, **_counts(network, best)}
+        write_json(task.output / METADATA[self.name], result)
+        return result
+
+    def summary(self, results: Results) -> str:
+        """``95.45: validation loss 0.0312 (epoch 11 of 12)``."""
+        return "; ".join(f"{one.get('plan')}: validation loss {one['best_validation_loss']:.4g} "
+                         f"(epoch {one['best_epoch']} of {one['epochs']})" for one in results)
+
+
+class FinetuneParams(RetrainParams):
+    """How the network is trained, with which vision branch, on which pairs."""
+
+    avc: Path | None = Field(None, description=(
+        "Correspondence network (a whole one of avc_train): its vision branch and fusion head."))
+    scenes: Path | None = Field(None, description=(
+        "Folder of audio-visual batches, with train and validate files."))
+
+
+class Finetune(Step[FinetuneParams]):
+    """Compressed networks learn audio-visual correspondence again (EdgeL3's "ft")."""
+
+    name = "finetune"
+    version = 1
+    title = "compressed networks, trained on audio-visual correspondence"
+    params_type = FinetuneParams
+    inputs = {"prune": Input()}
+    not_in_fingerprint = NOT_IN_FINGERPRINT | {"avc", "scenes"}
+    continues = True
+    tab = TAB
+    ledger_folder = "model_dir"
+
+    def check(self, params: FinetuneParams, plan: PlanParams) -> None:
+        """Refuse a missing correspondence network, and one whose audio branch ends otherwise."""
+        avc, _ = _complete(params)
+        pruned = Prune().own(plan)
+        if pruned is not None:
+            judging.check_branch(spec_after(pruned), avc)
+
+    def shards(self, params: FinetuneParams, upstream: Upstream) -> list[Shard]:
+        """One task per network of prune."""
+        return parts(upstream)
+
+    def digests(self, params: FinetuneParams) -> dict[str, Any]:
+        """The correspondence network by its bytes, the batches by their listing."""
+        return judging.scene_digests(params.avc, params.scenes)
+
+    def run(self, params: FinetuneParams, task: Task) -> dict[str, Any]:
+        """Train to the end; write the models, ``history.csv`` and ``finetune.json``.
+
+        A task that was killed goes on at its last checkpoint, with the same bits.
+        """
+        import numpy as np
+
+        from l3hpc.avc.batches import Batches
+        from l3hpc.avc.network import load_avc
+        from l3hpc.compression.correspondence import dressed, head_for, look, undressed
+        from l3hpc.compression.retraining import CorrespondenceTraining
+        from l3hpc.io.files import digest, digest_file, write_json
+        from l3hpc.models import training
+        from l3hpc.models.training_engine import limit_threads
+        from l3hpc.models.weights import load_parameters, save
+
+        avc, scenes = _complete(params)
+        network, metadata = _start(params, task)
+        judging.check_branch(network.spec, avc)
+        limit_threads(task.threads)
+        whole = load_avc(avc)
+        inside = dressed(network, whole.parameters())
+        head, fresh = head_for(whole, inside, params.seed)
+        splits = [Batches.find(scenes, split) for split in ("train", "validate")]
+        batches = Batches([*splits[0].files, *splits[1].files])
+        rows = (np.arange(splits[0].rows), np.arange(splits[0].rows, batches.rows))
+        known = digest_file(avc)
+        seen = look(whole, batches, np.arange(batches.rows), network.spec.frontend,
+                    task.scratch / "seen", settings=known, progress=task.progress)
+        row = _row(params, task, network, metadata, step=self.name, rows=rows, data=scenes)
+        row.record({})
+        deciding = params.model_dump(mode="json", exclude=set(self.not_in_fingerprint))
+        first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
+        folder = task.scratch / "training"
+        trainer = CorrespondenceTraining(
+            inside.spec, seen, rows, folder, params.schedule(), **params.options(),
+            threads=task.threads, settings=digest([deciding, batches.rows, first, known]),
+            provenance={**metadata, "target": "audio-visual correspondence", "made_by": self.name},
+            progress=task.progress,
+            first=inside, head=head, on_epoch=row.epoch, guard=task.preemption.on_signal)
+        status = trainer.run()
+        row.epoch(status, state="finished")
+        for name, target in ((training.BEST_LOSS, training.BEST_LOSS),
+                             (training.BEST_MAE, BEST_ACC), (training.LATEST, training.LATEST)):
+            trained, _ = load_parameters(folder / name)
+            save(undressed(trained, network.spec), task.output / target, trainer.provenance)
+        _write_history(task.output / training.HISTORY, status)
+        best, _ = load_parameters(task.output / BEST_ACC)
+        result = {
+            "plan": metadata.get("plan"), "epochs": status.epoch,
+            "best_epoch": status.best_mae_epoch + 1,
+            "best_validation_accuracy": 1 - status.best_mae,
+            "best_validation_loss": status.best_loss,
+            "stopped_early": status.stopped, "model": BEST_ACC, "fresh_head": fresh,
+            "train_pairs": len(rows[0]), "validation_pairs": len(rows[1]),
+            "spec": network.spec.to_dict(), "learning_rate": params.learning_rate,
+            **_counts(network, best)}
+        write_json(task.output / METADATA[self.name], result)
+        return result
+
+    def summary(self, results: Results) -> str:
+        """``95.45: correspondence 0.781 (epoch 4 of 9)``."""
+        return "; ".join(f"{one.get('plan')}: correspondence {one['best_validation_accuracy']:.3f} "
+                         f"(epoch {one['best_epoch']} of {one['epochs']})" for one in results)
+
+
+def _complete(own: FinetuneParams) -> tuple[Path, Path]:
+    """The correspondence network and the folder of pairs; ``InputError`` where one is missing."""
+    if own.avc is None or own.scenes is None:
+        if own.avc is not None or own.scenes is not None:
+            judging.check_scenes(own.avc, own.scenes, "finetune")
+        raise InputError("finetune needs a correspondence network and pairs", where="finetune.avc",
+                         hint="--avc avc.h5 --scenes FOLDER")
+    judging.check_scenes(own.avc, own.scenes, "finetune")
+    return own.avc, own.scenes
+
+
+def _write_history(path: Path, status: Any) -> None:
+    """``history.csv`` with accuracies, in the columns of the correspondence training."""
+    import csv
+    import io
+
+    from l3hpc.avc.training import COLUMNS, told
+    from l3hpc.io.files import write_text
+
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(told(row) for row in status.history)
+    write_text(path, stream.getvalue())

@@ -1,0 +1,44 @@
+"""Steps by name: fingerprints of earlier versions, and what a name may not do."""
+
+import pytest
+
+from l3hpc import steps
+from l3hpc.errors import InputError
+from l3hpc.pipelines import fingerprint
+
+# computed before steps were classes: artifacts of that time must be found again
+FINGERPRINTS = {
+    "extract": "793544dfd1003302",
+    "sample": "2d9d6c81ef0f605a",
+    "fit": "265cd1e322c9f2b6",
+    "reduce": "3fc6bc0ca275a96a",
+    "train": "e64b2896d118ff71",
+    "embed": "b0bea01e89857548",
+    "classify": "6f45f6bbc58e953b",
+    "evaluate": "93451b0c4413846e",
+    "folds": "5a15cedb6cd91b38",
+    "score": "94f4fbfefb96c05f",
+    "avc_pairs": "99e0c40d0867f914",
+    "avc_train": "a19e1a0fa908a79b",
+    "sensitivity": "58ddf7f0f7ad2a71",
+    "prune": "9c613add8477fa71",
+    "distill": "00e500d073f6a481",
+    "finetune": "4df6a6fcb3ad19cc",
+    "compare": "70edb86946b8c5b9",
+}
+REQUIRED = {"extract": {"audio": "/audio"}, "folds": {"clips": "/clips"},
+            "sensitivity": {"audio": "/audio"}, "compare": {"audio": "/audio"}}
+
+
+@pytest.mark.parametrize("name", steps.BUILT_IN)
+def test_artifacts_of_earlier_versions_are_found_again(name):
+    step = steps.step(name)
+    params = step.params_type(**REQUIRED.get(name, {})).model_dump(mode="json")
+    inputs = dict.fromkeys(step.inputs, "0123456789abcdef")
+    assert fingerprint.of_step(step, params, inputs, {}, [{}]) == FINGERPRINTS[name]
+
+
+@pytest.mark.parametrize("name", ["os", "base", "l3hpc.steps.base", "../x", "os:system", ""])
+def test_a_name_that_is_not_registered_imports_nothing(name):
+    with pytest.raises(InputError, match="unknown step"):
+        steps.step(name)
