@@ -13,6 +13,7 @@ from l3hpc.datasets import labelled
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.ledger.schema import tab_named
 from l3hpc.models.weights import RANDOM_WEIGHTS
+from l3hpc.steps.folds import read_folds
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
@@ -242,7 +243,7 @@ def test_scores_of_some_folds_are_not_taken_for_all(runner, tmp_path):
     done = runner.run("folds", {"clips": folder, "model": "svm", "search": False},
                       {"embed": embedded}, shards=[{"fold": fold} for fold in (1, 2, 4, 5)])
     with pytest.raises(InputError, match="holds scores of 4 of 5 folds: fold 3 is there 0 times"):
-        steps.step("score").read_folds(done.folder)
+        read_folds(done.folder)
 
 
 def test_refusals(tmp_path):
@@ -259,7 +260,7 @@ def test_refusals(tmp_path):
     with pytest.raises(InputError, match="12 of 12 clips have no audio: 1-1000-A-0.wav …"):
         embed.shards(embed.params_type(clips=two), {})
     with pytest.raises(InputError, match="holds no scores of folds"):
-        steps.step("score").read_folds(two)
+        read_folds(two)
 
 
 @pytest.mark.slow

@@ -123,8 +123,8 @@ def test_nonsense_is_refused_before_submission(city, teacher):
         assert module.params_type(**options(city, teacher, name)).precision == "float32"
     describe = step("extract").describe
     for kind, ends in (("float32", "centred"), ("int8", "centred, int8")):
-        assert describe({"extract": step("extract").params_type(
-            **options(city, teacher, "extract", precision=kind))}).endswith(ends)
+        assert describe(step("extract").params_type(
+            **options(city, teacher, "extract", precision=kind)), {}).endswith(ends)
 
 
 def test_ranges_from_recordings_that_cannot_be_used(tmp_path, runner, city, teacher):
