@@ -96,13 +96,13 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
 
 def _confirm(plan: Plan) -> None:
     """Ask a person where the plan may cost much; without one at the terminal, refuse it."""
-    from l3hpc.pipelines import cost
+    from l3hpc.pipelines import preview
 
-    if not cost.needs_confirmation(plan):
+    if not preview.needs_confirmation(plan):
         return
     if not sys.stdin.isatty():
         raise _nothing_submitted(InputError(
-            f"this may cost {cost.at_most(plan).words()}", hint="if that is intended: --yes"))
+            f"this may cost {preview.at_most(plan).words()}", hint="if that is intended: --yes"))
     click.confirm("\nsubmit it?", abort=True, err=True)
 
 

@@ -256,7 +256,7 @@ def submit(
     ClusterError
         Where the cluster refuses the jobs.
     """
-    from l3hpc.pipelines import cost
+    from l3hpc.pipelines import preview
     from l3hpc.pipelines.from_options import plan_from_options
     from l3hpc.runs import submit as submission
 
@@ -267,8 +267,8 @@ def submit(
                        + ",".join(_text(value) for value in listed)
                        for name, listed in (grid or {}).items()]}
     plan, _ = plan_from_options(pipeline, values)
-    if not yes and cost.needs_confirmation(plan):
-        raise InputError(f"this may cost {cost.at_most(plan).words()}; nothing was submitted",
+    if not yes and preview.needs_confirmation(plan):
+        raise InputError(f"this may cost {preview.at_most(plan).words()}; nothing was submitted",
                          hint="To submit it all the same: yes=True")
     record = submission.submit(plan, detach=True)
     return Run(plan.workspace, record.run)

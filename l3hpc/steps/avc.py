@@ -148,7 +148,7 @@ class AvcPairs(Step[AvcPairsParams]):
     def run(self, params: AvcPairsParams, task: Task) -> dict[str, Any]:
         """Write this task's batches (``<split>_<task>_000.h5``, …) and ``skipped.csv``."""
         from l3hpc.avc.batches import SPLITS
-        from l3hpc.avc.making import Making
+        from l3hpc.avc.pairs import Making
         from l3hpc.avc.scenes import Scene, scenes_seed
         from l3hpc.avc.videos import Source, VideoFile, open_video
 

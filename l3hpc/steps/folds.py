@@ -240,9 +240,9 @@ def _refuse_silent_folds(found: Features, data: Folder, params: FoldsParams, tas
 
 def _numbers(outcome: Outcome, label: Any, data: Folder) -> dict[str, dict[str, Any]]:
     """Accuracies and confusion of the clips that trained, validated and were tested."""
-    from l3hpc.classification import scores
+    from l3hpc.classification.folds import confusion, of_confusion
 
-    return {part: scores.of_confusion(scores.confusion(
+    return {part: of_confusion(confusion(
         label[outcome.clips[part]], outcome.scores[part].argmax(axis=1), len(data.classes)),
         data.classes) for part in PARTS}
 
@@ -326,7 +326,7 @@ class Score(Step[ScoreParams]):
         """Write ``scores.json`` and ``confusion.csv``."""
         import numpy as np
 
-        from l3hpc.classification import scores
+        from l3hpc.classification.folds import CONFIDENCE, METHOD, of_confusion, over_folds
         from l3hpc.io.files import write_json
         from l3hpc.models.weights import caution
 
@@ -334,13 +334,13 @@ class Score(Step[ScoreParams]):
         names, part = records[0]["classes"], records[0].get("part", "")
         tested = [one["scores"]["test"] for one in records]
         matrix = np.sum([one["confusion"] for one in tested], axis=0)
-        together = scores.of_confusion(matrix, names)
+        together = of_confusion(matrix, names)
         result = {
             "data": records[0]["data"], "part": part, "model": records[0]["model"],
             "features": records[0]["features"],
-            "confidence": scores.CONFIDENCE, "method": scores.METHOD,
-            "accuracy": scores.over_folds([one["accuracy"] for one in tested]),
-            "average_class_accuracy": scores.over_folds(
+            "confidence": CONFIDENCE, "method": METHOD,
+            "accuracy": over_folds([one["accuracy"] for one in tested]),
+            "average_class_accuracy": over_folds(
                 [one["average_class_accuracy"] for one in tested]),
             "pooled": {name: value for name, value in together.items() if name != "confusion"},
             "folds": {str(one["fold"]): {

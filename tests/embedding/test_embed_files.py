@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from l3hpc.audio.framing import cut_frames, frame_audio, frame_blocks
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
-from l3hpc.embedding import embed, outputs
+from l3hpc.embedding import batch, embed
 from l3hpc.embedding.batch import Settings, embed_all
 from l3hpc.embedding.embed import embed_file, get_embedding
 from l3hpc.embedding.folders import Work
@@ -83,12 +83,12 @@ def test_a_long_array_is_embedded_in_pieces_with_the_same_numbers(student, sound
 
 @pytest.mark.parametrize("kind", ["npz", "h5", "csv"])
 def test_outputs_larger_than_what_waits_in_memory(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(outputs, "IN_MEMORY", 1000)
-    monkeypatch.setattr(outputs, "ROWS", 7)
+    monkeypatch.setattr(batch, "IN_MEMORY", 1000)
+    monkeypatch.setattr(batch, "ROWS", 7)
     embedding = np.random.default_rng(0).uniform(-1, 1, (100, 5)).astype(np.float32)
     times = np.arange(100) * 0.1
     path = tmp_path / "new" / f"x.{kind}"
-    assert outputs.write(path, ((embedding[i:i + 9], times[i:i + 9]) for i in range(0, 100, 9)),
+    assert batch.write(path, ((embedding[i:i + 9], times[i:i + 9]) for i in range(0, 100, 9)),
                          {"model": "m", "list": [1]}) == 100
     if kind == "npz":
         with np.load(path) as file:

@@ -141,8 +141,8 @@ def test_pairs_are_the_same_for_a_seed_whatever_was_killed(new_runner):
     whole = new_runner("whole").run("avc_pairs", options)
     assert [one["files"] for one in whole.results] == [6, 2, 2]  # 8, 2 and 2 videos
     killed = new_runner("killed")
-    from l3hpc.avc import making
-    write, written = making.write_batch, []
+    from l3hpc.avc import pairs
+    write, written = pairs.write_batch, []
 
     def dies(path, *rest):
         if len(written) == 3:
@@ -151,14 +151,14 @@ def test_pairs_are_the_same_for_a_seed_whatever_was_killed(new_runner):
         written.append(path.name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "write_batch", dies)
+        patch.setattr(pairs, "write_batch", dies)
         with pytest.raises(KeyboardInterrupt):
             killed.run("avc_pairs", options)
     assert written == [f"train_0000_00{number}.h5" for number in range(3)]
     shutil.rmtree(killed.artifact("avc_pairs"))
     again = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "write_batch",
+        patch.setattr(pairs, "write_batch",
                       lambda path, *rest: (again.append(path.name), write(path, *rest)))
         resumed = killed.run("avc_pairs", options)
     assert not set(again) & set(written) and len(again) == 7
@@ -239,7 +239,7 @@ def test_a_broken_video_is_left_out_and_told(films, tmp_path, runner):
 
 def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
     from l3hpc.avc.ffmpeg import VideoError
-    from l3hpc.avc.making import Making
+    from l3hpc.avc.pairs import Making
     from l3hpc.avc.scenes import Scene
 
     class Failing(Scene):
