@@ -162,7 +162,7 @@ def test_nothing_to_evaluate(runner, city, tmp_path):
 
 def test_embeddings_of_no_clip_are_refused(runner, city, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="none of the 36 clips"):
+    with pytest.raises(InputError, match="holds no embeddings of any of the 36 clips"):
         runner.run("classify", {"sonyc_ust": city / "sonyc_ust"}, {"embed": tmp_path / "empty"})
 
 
