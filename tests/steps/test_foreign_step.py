@@ -1,0 +1,142 @@
+"""A step of a stranger's package: the example of ``docs/steps/your-own.md``, and broken ones."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import pytest
+
+from l3hpc.steps import registry
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/steps/your-own.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"`([\w./-]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL))
+
+
+def install(folder, entry_points, package="sea-steps"):
+    """What pip leaves: a dist-info folder with the entry points that a package registers."""
+    info = folder / f"{package.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[l3hpc.steps]\n{entry_points}\n")
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A folder on the path of Python; ours is looked through again before and after."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    registry._registered.cache_clear()
+    registry.step.cache_clear()
+    yield folder
+    registry._registered.cache_clear()
+    registry.step.cache_clear()
+    for name in [name for name, module in sys.modules.items()
+                 if str(getattr(module, "__file__", "")).startswith(str(folder))]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A working folder and an installed package as the page describes them."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "sea_steps.py").write_text(FILES["sea_steps.py"])
+    (entry,) = re.findall(r'^length = "(.*)"$', FILES["pyproject.toml"], re.MULTILINE)
+    install(packages, f"length = {entry}")
+    folder = tmp_path / "work"
+    (folder / "jobs").mkdir(parents=True)
+    (folder / "recordings").mkdir()
+    (folder / "cluster.yaml").write_text("cluster: local\n")
+    (folder / "jobs/lengths.yaml").write_text(FILES["jobs/lengths.yaml"])
+    for number in range(2):
+        with wave.open(str(folder / f"recordings/{number}.wav"), "wb") as sound:
+            sound.setparams((1, 2, 8000, 0, "NONE", ""))
+            sound.writeframes(bytes(16000 * (number + 1)))
+    return folder
+
+
+def l3hpc(place, *words):
+    """The command as a process of its own; its exit code and what it printed."""
+    path = os.pathsep.join([str(place.parent / "packages"), str(ROOT)])
+    done = subprocess.run([sys.executable, "-m", "l3hpc", *words], cwd=place, text=True,
+                          capture_output=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"})
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_step_of_the_page_works_from_rendering_to_results(place):
+    code, out = l3hpc(place, "render", "lengths", "length")
+    assert code == 0, out
+    code, out = l3hpc(place, "submit", "lengths")
+    assert code == 0, out
+    code, out = l3hpc(place, "status", "latest")
+    assert code == 0 and "length" in out and "done" in out and "3.0 s of sound" in out, out
+    (result,) = place.glob("workspace/artifacts/length/*/0001/length.json")
+    assert json.loads(result.read_text()) == {"1.wav": 2.0}
+    code, out = l3hpc(place, "submit", "lengths")
+    assert code == 0 and "nothing to compute" in out, out
+
+
+def test_a_step_is_refused_where_its_package_is_not_installed(place):
+    (place.parent / "packages/sea_steps-1.0.dist-info/entry_points.txt").unlink()
+    code, out = l3hpc(place, "render", "lengths")
+    assert code == 2 and "length" in out and "Traceback" not in out, out
+
+
+def test_a_frozen_configuration_cannot_name_a_module(place, tmp_path):
+    trap = place.parent / "packages/trap.py"
+    trap.write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\n")
+    assert l3hpc(place, "submit", "lengths")[0] == 0
+    (config,) = place.glob("workspace/runs/*/steps/length/config.json")
+    frozen = json.loads(config.read_text())
+    for done in place.glob("workspace/artifacts/length/*/0*"):
+        shutil.rmtree(done)
+    for name in ("trap", "trap:Length", "sea_steps:Length"):
+        config.write_text(json.dumps({**frozen, "step": name}))
+        code, out = l3hpc(place, "run", name, "--config", str(config), "--task", "0")
+        assert code == 2 and "unknown step" in out, out
+    assert not (tmp_path / "sprung").exists()
+
+
+NAMELESS = "from l3hpc.steps import Params, Step\nclass One(Step[Params]):\n    name = 'one'\n"
+BROKEN = {
+    "own name": ("train = bad:One", NAMELESS, "train", "which l3hpc has itself"),
+    "import": ("one = bad:One", "import nowhere_to_be_found", "one", "ModuleNotFoundError"),
+    "raises": ("one = bad:One", "raise RuntimeError('boom')", "one", "RuntimeError: boom"),
+    "attribute": ("one = bad:Two", NAMELESS, "one", "AttributeError"),
+    "no step": ("one = bad:One", "class One:\n    name = 'one'", "one", "is not a step"),
+    "misnamed": ("two = bad:One", NAMELESS, "two", "calls itself 'one'"),
+    "half": ("one = bad:One", NAMELESS, "one", "does not state title and params_type"),
+    "path": ("../one = bad:One", NAMELESS, "../one", "cannot name a step"),
+}
+
+
+@pytest.mark.parametrize("why", BROKEN)
+def test_a_broken_package_is_named_and_harms_no_other_step(packages, why):
+    entry, text, name, message = BROKEN[why]
+    (packages / "bad.py").write_text(text)
+    install(packages, entry, "bad-steps")
+    assert registry.foreign() == {name: "bad-steps 1.0"}
+    (problem,) = registry.problems()
+    assert message in str(problem) and "bad-steps 1.0" in str(problem)
+    if name not in registry.BUILT_IN:
+        with pytest.raises(registry.InputError, match=re.escape(message)):
+            registry.step(name)
+    assert type(registry.step("train")).__module__ == "l3hpc.steps.train"
+
+
+def test_two_packages_cannot_register_one_name(packages):
+    (packages / "bad.py").write_text(NAMELESS)
+    install(packages, "one = bad:One", "first-steps")
+    install(packages, "one = bad:One", "second-steps")
+    with pytest.raises(registry.InputError, match="both register a step 'one'") as refused:
+        registry.step("one")
+    assert "first-steps 1.0" in refused.value.where and "second-steps" in refused.value.where
+    assert "bad" not in sys.modules
