@@ -35,6 +35,7 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
                + (" (the delivered file)" if delivered else ""))
     yield environment.python_line()
     yield from environment.package_lines()
+    yield from environment.step_lines()
     if probe:
         yield environment.tensorflow_line(config.profile, ask)
     yield environment.hardware_line()

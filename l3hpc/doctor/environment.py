@@ -12,10 +12,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
 
+from l3hpc import steps
 from l3hpc.arrays.cores import allocated_cores
 from l3hpc.config.profile import ClusterProfile, machine_memory_mb
 from l3hpc.doctor.programs import Ask
-from l3hpc.findings import Finding
+from l3hpc.findings import Finding, from_error
 from l3hpc.installation import install_command
 
 PYTHON_FROM, PYTHON_BELOW = (3, 10), (3, 14)
@@ -142,6 +143,19 @@ def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
     if profile.container:
         words += "; the container's own was not tried"
     return Finding("TensorFlow", "green", words)
+
+
+def step_lines() -> Iterator[Finding]:
+    """The steps of other packages, and what is wrong with them; nothing where there are none."""
+    found = steps.foreign()
+    if not found:
+        return
+    problems = steps.problems()
+    yield Finding("steps of packages", "yellow" if problems else "green",
+                  ", ".join(f"{name} ({package})" for name, package in sorted(found.items())),
+                  "see the red lines below" if problems else "")
+    for problem in problems:
+        yield from_error("steps of packages", problem, "repair or uninstall the package")
 
 
 def hardware_line() -> Finding:

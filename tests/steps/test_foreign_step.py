@@ -132,6 +132,24 @@ def test_a_broken_package_is_named_and_harms_no_other_step(packages, why):
     assert type(registry.step("train")).__module__ == "l3hpc.steps.train"
 
 
+def test_the_doctor_names_the_steps_of_packages_and_what_is_wrong(packages):
+    from l3hpc.doctor import environment
+
+    assert list(environment.step_lines()) == []
+    (packages / "sea_steps.py").write_text(FILES["sea_steps.py"])
+    install(packages, "length = sea_steps:Length")
+    registry._registered.cache_clear()
+    (line,) = environment.step_lines()
+    assert (line.severity, line.message) == ("green", "length (sea-steps 1.0)")
+    (packages / "bad.py").write_text("import nowhere_to_be_found")
+    install(packages, "one = bad:One", "bad-steps")
+    registry._registered.cache_clear()
+    line, red = environment.step_lines()
+    assert line.message == "length (sea-steps 1.0), one (bad-steps 1.0)"
+    assert red.severity == "red" and red.message.startswith("bad-steps 1.0, step 'one': bad:One")
+    assert red.advice == "Repair or uninstall the package."
+
+
 def test_two_packages_cannot_register_one_name(packages):
     (packages / "bad.py").write_text(NAMELESS)
     install(packages, "one = bad:One", "first-steps")
