@@ -17,7 +17,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
            " datasets embedding models audio ledger console",
     "demo": "report runs pipelines workspace config datasets console",
     "doctor": "schedulers pipelines workspace config steps datasets models ledger arrays",
-    "report": "reduction models ledger workspace web",
+    "report": "ledger workspace steps reduction models web",
     "runs": "worker schedulers pipelines workspace config ledger console",
     "worker": "schedulers pipelines workspace steps models ledger arrays console",
     "schedulers": "pipelines workspace config console",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from l3hpc.pipelines.model import Plan
     from l3hpc.workspace.records import RunRecord
 
-# kind of step → the tab of the results tables that its tasks write a row to
-TABS = {"train": "embedding_approx_mse", "evaluate": "sonyc_ust", "folds": "classifier"}
 EXAMPLES = """\b
 Examples:
   l3hpc submit upstream --approx pca --asr 8000 --mels 64
@@ -128,14 +126,15 @@ def _arrays(plan: Plan) -> list[str]:
 
 def _submitted(plan: Plan, record: RunRecord) -> str:
     """``submitted RUN: sample 8812 → fit 8813`` and what to type next."""
+    from l3hpc import steps
     from l3hpc.runs import ledger_sync
     from l3hpc.runs.submit import describe_chain
 
     chain = describe_chain(record)
     if not chain:
         return f"\nnothing to compute; recorded as {plan.run}"
-    tabs = dict.fromkeys(TABS[step.kind] for step in plan.steps
-                         if step.missing and step.kind in TABS)
+    tabs = dict.fromkeys(tab for step in plan.steps
+                         if step.missing and (tab := steps.step(step.kind).tab))
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
     lines += [f"results:         l3hpc ledger show --tab {tab}" for tab in tabs]

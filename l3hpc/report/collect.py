@@ -24,6 +24,8 @@ from l3hpc.report.findings import (
     StepFacts,
     Variance,
 )
+from l3hpc.steps import AnyStep, Finding
+from l3hpc.steps import step as step_of
 from l3hpc.workspace.layout import ArtifactFolder
 
 HISTORY = {  # our field → the column names that Keras and the published jobs use
@@ -73,24 +75,25 @@ def collect(
                if path.is_dir() and (found := task_folders(path))}
     results = {kind: [read_json(folder / RESULT) for folder in found]
                for kind, found in folders.items()}
-    teacher = _teacher(results.get("extract", []))
     first = {kind: found[0] for kind, found in folders.items()}
-    trained = "train" if "train" in first else "avc_train"
-    model = _model_file(first.get(trained), results.get(trained, []))
-    taught = results["avc_train"][0].get("summary", {}) if "avc_train" in results else {}
+    summaries = {kind: [result.get("summary", {}) for result in found]
+                 for kind, found in results.items()}
+    teacher = _teacher(summaries.get(_which(Finding.TEACHER, first), []))
+    # of two trainings the later one's: a teacher is trained before its student
+    trained = _which(Finding.TRAINING, reversed(first))
+    model = _model_file(first.get(trained), summaries.get(trained, []))
+    told_apart = summaries.get(_which(Finding.CORRESPONDENCE, first), [{}])[0].get("test")
+    fitted, evaluated = _which(Finding.VARIANCE, first), _which(Finding.SCORES, first)
     return Findings(
         run=run, title=title,
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
         teacher=str(teacher.get("label", "")),
         teacher_trained=not teacher.get("random_weights", teacher.get("kind") == "untrained"),
         epochs=epochs(first[trained] / "history.csv") if trained in first else (),
-        variance=variance(first["fit"] / "phi.h5") if "fit" in first else None,
-        scores=scores(first["evaluate"]) if "evaluate" in first else (),
-        correspondence=_correspondence(taught.get("test")),
-        networks=tuple(network for network in (
-            _network("taught by correspondence", taught.get("spec")),
-            _network(f"teacher ({teacher.get('kind')})", teacher.get("spec")),
-            _network("student", _student(places.get("train")))) if network is not None),
+        variance=variance(first[fitted] / "phi.h5") if fitted in first else None,
+        scores=scores(first[evaluated]) if evaluated in first else (),
+        correspondence=_correspondence(told_apart),
+        networks=_networks(places, summaries),
         model_file=model.name if model else "",
         model_bytes=model.stat().st_size if model else None,
         steps=tuple(_timed(step, results, places) for step in steps),
@@ -103,6 +106,14 @@ def by_kind(artifacts: Mapping[str, Path], steps: Sequence[StepFacts]) -> dict[s
     """Artifact folders by kind of step (of two steps of one kind, the later one's)."""
     kinds = {step.name: step.kind or step.name for step in steps}
     return {kinds.get(name, name): Path(path) for name, path in artifacts.items()}
+
+
+def known_step(kind: str) -> AnyStep | None:
+    """The step of this kind; None where its package is no longer installed or cannot be loaded."""
+    try:
+        return step_of(kind)
+    except InputError:
+        return None
 
 
 def epochs(path: Path) -> tuple[Epoch, ...]:
@@ -240,21 +251,28 @@ def _interval(values: object) -> Interval | None:
     return float(values[0]), float(values[1])
 
 
-def _teacher(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    teacher = results[0].get("summary", {}).get("teacher") if results else None
+def _teacher(summaries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    teacher = summaries[0].get("teacher") if summaries else None
     return teacher if isinstance(teacher, dict) else {}
 
 
-def _student(artifact: Path | None) -> dict[str, Any] | None:
-    """The student's spec from the frozen parameters of ``train``."""
-    if artifact is None or not ArtifactFolder(artifact).config.is_file():
-        return None
-    from l3hpc.models.spec import student_spec
+def _which(finding: Finding, kinds: Iterable[str]) -> str:
+    """The first kind whose step has this finding; empty where none has."""
+    return next((kind for kind in kinds
+                 if (step := known_step(kind)) is not None and finding in step.findings), "")
 
-    params = read_json(ArtifactFolder(artifact).config)["params"]
-    return student_spec(
-        params["asr"], params["mels"], params["hop"], params["dft"], params["fmax"],
-        params["emb_dim"], params["filters"], params["head"]).to_dict()
+
+def _networks(places: Mapping[str, Path],
+              summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Network, ...]:
+    """The networks of all steps, finished or not."""
+    found = []
+    for kind, artifact in places.items():
+        step, config = known_step(kind), ArtifactFolder(artifact).config
+        if step is not None:
+            params = read_json(config)["params"] if config.is_file() else {}
+            found += [_network(name, spec)
+                      for name, spec in step.networks(params, summaries.get(kind, []))]
+    return tuple(network for network in found if network is not None)
 
 
 def _correspondence(test: object) -> Correspondence | None:
@@ -277,11 +295,11 @@ def _network(name: str, spec: object) -> Network | None:
                    activation_bytes(network) // 4)
 
 
-def _model_file(folder: Path | None, results: Sequence[Mapping[str, Any]]) -> Path | None:
+def _model_file(folder: Path | None, summaries: Sequence[Mapping[str, Any]]) -> Path | None:
     """The student's file: the one that the result names, else the best or only HDF5 file."""
     if folder is None:
         return None
-    named = results[0].get("summary", {}).get("model") if results else None
+    named = summaries[0].get("model") if summaries else None
     candidates = sorted(folder.glob("*.h5"), key=lambda path: ("best" not in path.name, path.name))
     if isinstance(named, str) and (folder / named).is_file():
         return folder / named

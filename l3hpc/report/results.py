@@ -14,18 +14,12 @@ from pathlib import Path
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import task_folders, write_json, write_text
-from l3hpc.report.collect import by_kind
+from l3hpc.report.collect import by_kind, known_step
 from l3hpc.report.findings import Findings, LedgerRow
 from l3hpc.report.page import page
 
 PAGE = "report.html"
 SUMMARY = "summary.json"
-KEPT = {  # kind of step → files worth keeping beside the page
-    "fit": ("phi.h5",), "train": ("history.csv", "*.h5", "*.keras", "config.json"),
-    "classify": ("predictions*.csv", "*.h5", "history*.csv"),
-    "avc_train": ("history.csv", "teacher.h5", "evaluation.json"),
-    "evaluate": ("evaluation.json", "curves.json"), "extract": ("skipped.csv",),
-}
 LARGEST = 100 * 10**6
 
 
@@ -104,11 +98,11 @@ def _plain(value: object) -> object:
 
 
 def _copy(folder: Path, artifacts: Mapping[str, Path]) -> None:
-    for kind, patterns in KEPT.items():
-        done = task_folders(artifacts[kind]) if kind in artifacts \
-            and Path(artifacts[kind]).is_dir() else []
+    for kind, artifact in artifacts.items():
+        step = known_step(kind)
+        done = task_folders(artifact) if step is not None and artifact.is_dir() else []
         for task in done:
-            for pattern in patterns:
+            for pattern in step.kept_files if step is not None else ():
                 for source in sorted(task.glob(pattern)):
                     if not source.is_file() or source.stat().st_size > LARGEST:
                         continue

@@ -148,9 +148,10 @@ class Extract(Step[ExtractParams]):
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """The teacher."""
-        teacher = (results[0].get("teacher") or {}) if results else {}
-        spec = teacher.get("spec")
-        return [(f"teacher ({teacher.get('kind')})", spec)] if spec else []
+        teacher = results[0].get("teacher") if results else None
+        if not isinstance(teacher, dict) or not teacher.get("spec"):
+            return []
+        return [(f"teacher ({teacher.get('kind')})", teacher["spec"])]
 
 
 def weights_digest(weights: str | Path) -> str:

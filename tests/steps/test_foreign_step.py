@@ -106,6 +106,11 @@ def test_a_frozen_configuration_cannot_name_a_module(place, tmp_path):
 
 
 NAMELESS = "from l3hpc.steps import Params, Step\nclass One(Step[Params]):\n    name = 'one'\n"
+DEEP = """from l3hpc.steps import Finding, Params, Step
+class Deep(Step[Params]):
+    name, title, params_type = "deep", "a network", Params
+    findings, kept_files = frozenset({Finding.TRAINING}), ("history.csv",)
+"""
 BROKEN = {
     "own name": ("train = bad:One", NAMELESS, "train", "which l3hpc has itself"),
     "import": ("one = bad:One", "import nowhere_to_be_found", "one", "ModuleNotFoundError"),
@@ -148,6 +153,31 @@ def test_the_doctor_names_the_steps_of_packages_and_what_is_wrong(packages):
     assert line.message == "length (sea-steps 1.0), one (bad-steps 1.0)"
     assert red.severity == "red" and red.message.startswith("bad-steps 1.0, step 'one': bad:One")
     assert red.advice == "Repair or uninstall the package."
+
+
+def test_the_report_shows_what_the_step_names_and_bears_its_absence(packages, tmp_path):
+    from l3hpc.report.collect import collect
+    from l3hpc.report.findings import StepFacts
+    from l3hpc.report.results import write_results
+
+    (packages / "deep.py").write_text(DEEP)
+    install(packages, "deep = deep:Deep", "deep-steps")
+    task = tmp_path / "artifacts/deep/0123456789abcdef/0000"
+    task.mkdir(parents=True)
+    (task / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    (task / "result.json").write_text('{"summary": {}}')
+    artifacts, chain = {"deep": task.parent}, [StepFacts("deep")]
+    found = collect("run-1", artifacts, chain)
+    assert [epoch.loss for epoch in found.epochs] == [0.5]
+    write_results(tmp_path / "results", found, artifacts)
+    assert (tmp_path / "results/deep/history.csv").is_file()
+    (packages / "deep_steps-1.0.dist-info/entry_points.txt").unlink()
+    registry._registered.cache_clear()
+    registry.step.cache_clear()
+    found = collect("run-1", artifacts, chain)
+    assert found.epochs == () and [step.name for step in found.steps] == ["deep"]
+    write_results(tmp_path / "results", found, artifacts)
+    assert not (tmp_path / "results/deep").exists()
 
 
 def test_two_packages_cannot_register_one_name(packages):

@@ -1,5 +1,8 @@
 """Steps by name: fingerprints of earlier versions, and what a name may not do."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from l3hpc import steps
@@ -42,3 +45,20 @@ def test_artifacts_of_earlier_versions_are_found_again(name):
 def test_a_name_that_is_not_registered_imports_nothing(name):
     with pytest.raises(InputError, match="unknown step"):
         steps.step(name)
+
+
+# not the step but a part of a data set, or the command of the same name
+OTHER_MEANINGS = {"pipelines/from_options.py": {"train"}, "doctor/storage.py": {"train"},
+                  "cli/__init__.py": {"embed"}, "cli/embed.py": {"embed"}}
+
+
+def test_planner_command_line_report_and_doctor_know_no_step_by_name():
+    package = Path(steps.__file__).parents[1]
+    found = {}
+    for path in (path for name in ("pipelines", "cli", "report", "doctor")
+                 for path in (package / name).rglob("*.py")):
+        named = {node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                 if isinstance(node, ast.Constant) and node.value in steps.BUILT_IN}
+        if named:
+            found[path.relative_to(package).as_posix()] = named
+    assert found == OTHER_MEANINGS
