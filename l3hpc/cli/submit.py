@@ -137,7 +137,7 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
                          if step.missing and (tab := steps.step(step.kind).tab))
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
-    lines += [f"results:         l3hpc ledger show --tab {tab}" for tab in tabs]
+    lines += [f"results:         {command_line('ledger', 'show', '--tab', tab)}" for tab in tabs]
     sheet = ledger_sync.words(plan, record)
     if tabs and sheet:
         lines.append(f"to the sheet:    {sheet}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import l3hpc
 from l3hpc.arrays import cores
 
 SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_CPUS_ON_NODE")
@@ -48,9 +49,9 @@ def test_cores_are_those_of_the_allocation(monkeypatch, variables, found):
 
 def test_nothing_else_asks_the_node():
     asking = re.compile(r"sched_getaffinity|cpu_count")
-    package = Path(cores.__file__).parent
+    package = Path(l3hpc.__file__).parent
     assert {path.relative_to(package).as_posix() for path in package.rglob("*.py")
-            if asking.search(path.read_text())} == {"cores.py"}
+            if asking.search(path.read_text())} == {"arrays/cores.py"}
 
 
 def test_a_bound_process_has_no_more_cores_than_it_is_bound_to():
@@ -72,24 +73,25 @@ def test_pools_are_limited_and_smaller_wishes_kept():
 STEP = """
 import json, tempfile
 from pathlib import Path
-from types import SimpleNamespace
-from l3hpc.steps.base import NoRecorder, Params
+from l3hpc.steps.base import NoRecorder, Params, Step
 from l3hpc.console.progress import Progress
 from l3hpc.worker.execute import run_step
 
-def run(params, task):
-    import os
-    import numpy, scipy.linalg, sklearn.cluster
-    from threadpoolctl import threadpool_info
-    pools = {pool["num_threads"] for pool in threadpool_info()}
-    return {"pools": sorted(pools), "threads": task.threads,
-            "tensorflow": [os.environ[f"TF_NUM_INT{name}OP_THREADS"] for name in ("RA", "ER")]}
+class Counting(Step):
+    name, title, params_type = "step", "counts threads", Params
 
-module = SimpleNamespace(NAME="step", VERSION=1, Params=Params, run=run)
+    def run(self, params, task):
+        import os
+        import numpy, scipy.linalg, sklearn.cluster
+        from threadpoolctl import threadpool_info
+        pools = {pool["num_threads"] for pool in threadpool_info()}
+        return {"pools": sorted(pools), "threads": task.threads,
+                "tensorflow": [os.environ[f"TF_NUM_INT{name}OP_THREADS"] for name in ("RA", "ER")]}
+
 with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)
     (folder / "out").mkdir()
-    print(json.dumps(run_step(module, {}, {}, folder / "out", scratch=folder / "scratch",
+    print(json.dumps(run_step(Counting(), {}, {}, folder / "out", scratch=folder / "scratch",
                               progress=Progress(), recorder=NoRecorder())["summary"]))
 """
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import l3hpc
 from l3hpc.console import terminal
 from l3hpc.io.text import log_text, one_line
 from l3hpc.workspace import records
@@ -160,7 +161,7 @@ def test_every_text_file_is_opened_with_an_encoding():
     import ast
 
     wrong = []
-    for path in sorted(Path(terminal.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(l3hpc.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue
@@ -196,7 +197,7 @@ def test_a_command_of_a_hint_can_be_pasted(word):
 def test_commands_in_hints_are_built_by_one_function():
     """A name or path in a command that a person pastes is quoted: no f-string builds one."""
     wrong = [f"{path.name}: {line.strip()}"
-             for path in sorted(Path(terminal.__file__).parent.rglob("*.py"))
+             for path in sorted(Path(l3hpc.__file__).parent.rglob("*.py"))
              for line in path.read_text(encoding="utf-8").splitlines()
              if re.search(r"l3hpc ([a-z-]+ )+(--[a-z-]+[ =])*\{", line)]
     allowed = re.compile(r"l3hpc demo in|[{]pasteable[(]")
