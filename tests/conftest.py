@@ -46,10 +46,11 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """The cores are for the tests that compute; the groups that wait for Slurm come on top."""
-    if config.getoption("quick") or config.getoption("dist") != "loadgroup":
+    """The cores are for the tests that compute; those that wait for a real Slurm come on top."""
+    if config.getoption("quick"):
         return None  # as many as xdist takes by itself
-    return len(os.sched_getaffinity(0)) + len(SLURM_GROUPS)
+    cores = len(os.sched_getaffinity(0))
+    return cores + (len(SLURM_GROUPS) if config.getoption("dist") == "loadgroup" else 1)
 
 
 @pytest.hookimpl(tryfirst=True)
