@@ -10,9 +10,10 @@ from pydantic import Field
 
 from l3hpc.errors import InputError, command_line
 from l3hpc.steps.base import Input, Output, Params, PlanParams, Results, Shard, Step, Task, Upstream
-from l3hpc.steps.conventions import Convention, front_end
 from l3hpc.steps.extract import (
+    Convention,
     check_precision,
+    front_end,
     load_network,
     note_ignored_files,
     note_network,

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from l3hpc.audio.conventions import name_of
+from l3hpc.audio.conventions import letter_of, name_of
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.steps.base import (
@@ -30,7 +30,6 @@ from l3hpc.steps.base import (
     Task,
     Upstream,
 )
-from l3hpc.steps.conventions import Convention, front_end
 
 if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording
@@ -39,6 +38,27 @@ if TYPE_CHECKING:
 RECORDINGS = 16
 RANGE_WINDOWS = 48
 CHECK_WINDOWS = 24
+OWN = "own"
+
+
+def stored(convention: str) -> str:
+    """``own``, or the letter of a convention.
+
+    Frozen configurations and fingerprints hold the letter, so that both spellings are one artifact.
+    """
+    return convention if convention == OWN else letter_of(convention)
+
+
+# kapre-0.1-batch is missing: there an embedding depends on its batch, and steps promise rows that
+# do not depend on how they were computed
+Convention = Annotated[
+    Literal["own", "kapre-0.1", "openl3-0.4-kapre", "openl3-0.4-librosa", "embedding-approx",
+            "A", "B", "C", "D"], AfterValidator(stored)]
+
+
+def front_end(convention: str) -> dict[str, str]:
+    """The front-end values that overrule those a network states."""
+    return {} if convention == OWN else {"convention": convention}
 
 
 class ExtractParams(Params):
