@@ -11,6 +11,7 @@ alone. All jobs are held back (``--begin`` in a week), so that only submission i
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -164,8 +165,9 @@ def _listing(work: Path, many: int, runs: int) -> Table:
     import chains as fakes
 
     from l3hpc.runs import status
+    from l3hpc.schedulers.slurm import queue
     from l3hpc.workspace import records
-    from l3hpc.workspace.records import RunRecord, StepRecord
+    from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
 
     folder = work / "listing"
     for number in range(many):
@@ -189,30 +191,24 @@ def _listing(work: Path, many: int, runs: int) -> Table:
                     (marks / "0.error.json").write_text('{"message": "no audio in it"}')
             entries.append(StepRecord(
                 step.name, step.kind, str(artifact), 1, list(step.needs), "submitted", job, [0],
-                {}, [], [{"job": job, "array": False, "tasks": [0], "time": 1.0}]))
+                {}, [], [Attempt(job, False, [0], 1.0)]))
         records.write(folder, RunRecord(name, "fake", "test", float(number), "nobody", "here", [],
                                         {}, "submitted", entries))
     found = status.collect(folder)
     states = [[run.state for run in found].count(state) for state in ("done", "failed", "lost")]
     assert states == [many * 8 // 10, many // 10, many // 10], states
     whole, slurm = [], []
-    inner = status._ask
+    asking = {name: getattr(queue, name) for name in ("ask_squeue", "ask_sacct")}
     for _ in range(runs):
-        waited = [0.0]
-
-        def ask(*arguments: Any, waited: list[float] = waited) -> Any:
-            started = time.perf_counter()
-            try:
-                return inner(*arguments)
-            finally:
-                waited[0] += time.perf_counter() - started
-
-        status._ask = ask
+        waited: list[float] = []
+        for name, ask in asking.items():
+            setattr(queue, name, functools.partial(_noting, waited, ask))
         try:
             whole.append(_timed(lambda: status.collect(folder)))
         finally:
-            status._ask = inner
-        slurm.append(waited[0])
+            for name, ask in asking.items():
+                setattr(queue, name, ask)
+        slurm.append(sum(waited))
     own = [one - other for one, other in zip(whole, slurm, strict=True)]
     return Table(f"Listing {many:,} runs of 20 tasks", ["part", "s"], [
         ["records, artifacts, markers, judgement", f"{median(own):.3f}"],
@@ -220,6 +216,15 @@ def _listing(work: Path, many: int, runs: int) -> Table:
         f"Median of {runs}; 8 in 10 runs are done, one failed, one is lost."],
         [Claim(f"status of {many:,} runs of 20 tasks, our own time", "a target", median(own), 2,
                "s", at_least=False)])
+
+
+def _noting(waited: list[float], ask: Any, *arguments: Any, **options: Any) -> Any:
+    """What ``ask`` answers; its seconds are added to ``waited``."""
+    started = time.perf_counter()
+    try:
+        return ask(*arguments, **options)
+    finally:
+        waited.append(time.perf_counter() - started)
 
 
 def _ask_slurm() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.io import tables
 from l3hpc.ledger import schema
 from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs
@@ -128,7 +129,9 @@ class Run:
         parts = []
         for name in names:
             for file in sorted(self.artifact(name).glob("[0-9]*/history.csv")):
-                part = pandas.read_csv(file)
+                rows = tables.records(file, "training history")
+                part = pandas.DataFrame([row for _, row in rows])
+                part = part.apply(pandas.to_numeric)
                 part.insert(0, "step", name)
                 part.insert(1, "task", int(file.parent.name))
                 parts.append(part)

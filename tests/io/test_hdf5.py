@@ -408,7 +408,7 @@ def test_data_check_and_extract_say_why_a_file_cannot_be_read(tmp_path, change, 
     make(tmp_path / "a.h5", renamed)
     (findings,) = check_folder(tmp_path)
     (problem,) = findings.problems
-    assert problem.kind == "unreadable" and words in problem.hint
+    assert problem.subject == "unreadable" and words in problem.advice
     with pytest.raises(L3hpcError, match="1 of 1 recordings cannot be used") as caught:
         Extraction(Nothing(), {}, tmp_path, scan(tmp_path), 0.1, True, tmp_path / "scratch").run(
             tmp_path / "e.h5", tmp_path / "skipped.csv")
