@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import sys
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -16,6 +15,7 @@ from l3hpc.arrays.cores import allocated_cores
 from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
 from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.positions import checked
+from l3hpc.config.resources import Resources
 from l3hpc.config.units import format_memory, format_time, parse_memory, parse_time
 from l3hpc.errors import InputError, nearest
 
@@ -129,16 +129,6 @@ class Section(BaseModel):
         if isinstance(value, dict):
             return {key: item for key, item in value.items() if item is not None}
         return value
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one task of a step asks for. ``mem_mb`` in MiB, ``time_min`` in minutes."""
-
-    cpus: int = 1
-    mem_mb: int = 2048
-    gpus: int = 0
-    time_min: int = 60
 
 
 class ResourceSpec(Section):

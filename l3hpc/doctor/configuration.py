@@ -7,7 +7,7 @@ from pathlib import Path
 
 from l3hpc import steps as kinds
 from l3hpc.config import sources
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.findings import Finding

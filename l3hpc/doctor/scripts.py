@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l3hpc import schedulers
 from l3hpc.config import sources
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config
 from l3hpc.doctor.programs import Answer, Ask
 from l3hpc.errors import InputError, L3hpcError, command_line, nearest

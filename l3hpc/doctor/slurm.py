@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 
 from l3hpc.config.capabilities import SLURM
-from l3hpc.config.profile import ClusterProfile, Resources
+from l3hpc.config.profile import ClusterProfile
+from l3hpc.config.resources import Resources
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.doctor.programs import Ask
 from l3hpc.errors import nearest

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from l3hpc.config.profile import ClusterProfile, Healing, Resources
-from l3hpc.config.settings import Ledger
+from l3hpc.config.resources import Resources
 from l3hpc.workspace.layout import RunFolder, StepFolder, Workspace
+
+if TYPE_CHECKING:  # profiles are pydantic models, without which status starts in half the time
+    from l3hpc.config.profile import ClusterProfile, Healing
+    from l3hpc.config.settings import Ledger
+
+
+def _default_healing() -> Healing:
+    from l3hpc.config.profile import Healing
+
+    return Healing()
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class PlannedStep:
     labels: dict[str, Any] = field(default_factory=dict)
     waits_for: tuple[str, ...] = ()
     version: int | None = None
-    healing: Healing = field(default_factory=Healing)
+    healing: Healing = field(default_factory=_default_healing)
     continues: bool = False
     given: dict[str, InputOrigin] = field(default_factory=dict)
 

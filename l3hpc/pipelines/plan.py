@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from l3hpc import steps
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user, digest, read_json

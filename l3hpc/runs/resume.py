@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from l3hpc import schedulers
-from l3hpc.config.profile import ClusterProfile, Healing, Resources
+from l3hpc.config.profile import ClusterProfile, Healing
+from l3hpc.config.resources import Resources
 from l3hpc.config.settings import check_workspace
 from l3hpc.config.units import parse_memory, parse_time
 from l3hpc.console.progress import Progress

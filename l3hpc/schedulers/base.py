@@ -12,14 +12,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import ClusterError
-from l3hpc.pipelines.model import Plan, PlannedStep
-from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.workspace.local_jobs import LocalJob
 from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
+
+if TYPE_CHECKING:
+    from l3hpc.pipelines.model import Plan, PlannedStep
+    from l3hpc.schedulers.requeue_policy import Decision
 
 
 class JobState(str, Enum):

@@ -19,7 +19,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
 from l3hpc.config.capabilities import of as capabilities_of
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError, nearest, note_damage
 from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
 from l3hpc.io.typed import made, mapping, shown

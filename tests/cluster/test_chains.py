@@ -8,7 +8,7 @@ import sys
 import pytest
 from follow import profile, settled, states, until
 
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submit, usage
 from l3hpc.runs.cancel import cancel

@@ -7,7 +7,7 @@ import time
 import pytest
 from follow import logs, profile, settled, states, until
 
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.doctor import slurm as doctor_slurm
 from l3hpc.doctor.programs import ask
 from l3hpc.runs import status, submit, usage

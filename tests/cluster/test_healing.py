@@ -7,7 +7,7 @@ import time
 import pytest
 from follow import profile, settled, states, until
 
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.runs import submit
 from l3hpc.runs.cancel import cancel
 from l3hpc.runs.resume import missing, resume

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc.config import settings, sources
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 
 

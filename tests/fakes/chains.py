@@ -6,7 +6,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from l3hpc.config.profile import ClusterProfile, Healing, Resources
+from l3hpc.config.profile import ClusterProfile, Healing
+from l3hpc.config.resources import Resources
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.workspace import artifacts
 

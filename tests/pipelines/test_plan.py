@@ -12,7 +12,7 @@ import pytest
 
 from l3hpc import steps
 from l3hpc.config import settings as config
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.pipelines import external_inputs, plan, preview

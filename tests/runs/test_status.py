@@ -234,7 +234,8 @@ def test_status_is_light(tmp_path):
     code = ("import sys; from l3hpc.cli import status; "
             "from l3hpc.runs import status as s, display; "
             f"s.collect({str(tmp_path)!r}); "
-            "print([m for m in ('tensorflow', 'pandas', 'numpy', 'submitit') if m in sys.modules])")
+            "print([m for m in ('tensorflow', 'pandas', 'numpy', 'submitit', 'pydantic')"
+            " if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.errors import ClusterError
 from l3hpc.runs import status, submit
 from l3hpc.runs.cancel import cancel

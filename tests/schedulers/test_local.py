@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.runs import display, status, submit
 from l3hpc.runs.cancel import cancel

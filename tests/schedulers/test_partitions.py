@@ -5,7 +5,7 @@ import wave
 import pytest
 
 from l3hpc.cli import main
-from l3hpc.config.profile import Resources
+from l3hpc.config.resources import Resources
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
 from l3hpc.runs import resume, submit

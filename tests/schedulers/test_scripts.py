@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from l3hpc.config.profile import ClusterProfile, Resources
+from l3hpc.config.profile import ClusterProfile
+from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_json
 from l3hpc.pipelines.model import Plan, PlannedStep

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from l3hpc.config.profile import ClusterProfile, Resources
+from l3hpc.config.profile import ClusterProfile
+from l3hpc.config.resources import Resources
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.console.formatting import seconds
 from l3hpc.errors import ClusterError, InputError
