@@ -65,7 +65,7 @@ def own_scratch(artifact: Path, index: int) -> Path:
 
 def is_done(artifact: Path | str, index: int) -> bool:
     """True when the task has its result."""
-    return os.path.isfile(ArtifactFolder(artifact).result(index))
+    return ArtifactFolder(artifact).has_result(index)
 
 
 def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
@@ -156,13 +156,13 @@ def summary(artifact: Path | str) -> dict[str, Any]:
     dict
         ``text``, and ``started`` and ``finished`` in unix seconds; empty where there is none.
     """
-    path = ArtifactFolder(artifact).summary
+    path = ArtifactFolder(artifact).summary_text
     try:
         return mapping(Summary, read_json(path), "summary")
     except FileNotFoundError:
         return {}
     except InputError as error:
-        note_damage(InputError(error.message, where=error.where or str(path)))
+        note_damage(InputError(error.message, where=error.where or path))
         return {}
 
 

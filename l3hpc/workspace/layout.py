@@ -300,7 +300,13 @@ class ArtifactFolder(_Folder):
     @property
     def summary(self) -> Path:
         """One line and the times, once every task is finished."""
-        return self._in("summary.json")
+        return Path(self.summary_text)
+
+    @property
+    def summary_text(self) -> str:
+        """The same as text, for listings: of every finished step a ``Path`` takes longer to make
+        than the file to read."""
+        return f"{self._text}/summary.json"
 
     def task(self, index: int) -> Path:
         """The folder of the finished files of one task."""
@@ -309,6 +315,10 @@ class ArtifactFolder(_Folder):
     def result(self, index: int) -> Path:
         """What says that a task is finished; written last."""
         return self._in(f"{index:04d}/{RESULT}")
+
+    def has_result(self, index: int) -> bool:
+        """Whether a task is finished; asked of every step of a listing, so without a ``Path``."""
+        return os.path.isfile(f"{self._text}/{index:04d}/{RESULT}")
 
     @property
     def work(self) -> Path:
