@@ -147,13 +147,11 @@ def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
 
 def step_lines() -> Iterator[Finding]:
     """The steps of other packages, and what is wrong with them; nothing where there are none."""
-    found = steps.foreign()
-    if not found:
-        return
-    problems = steps.problems()
-    yield Finding("steps of packages", "yellow" if problems else "green",
-                  ", ".join(f"{name} ({package})" for name, package in sorted(found.items())),
-                  "see the red lines below" if problems else "")
+    found, problems = steps.foreign(), steps.problems()
+    if found:
+        yield Finding("steps of packages", "yellow" if problems else "green",
+                      ", ".join(f"{name} ({package})" for name, package in sorted(found.items())),
+                      "see the red lines below" if problems else "")
     for problem in problems:
         yield from_error("steps of packages", problem, "repair or uninstall the package")
 

@@ -36,10 +36,11 @@ class Option:
         """
         try:
             if self.kind == "numbers":
-                listed = given.split(",") if isinstance(given, str) else given
-                return [int(part) for part in listed]
+                if isinstance(given, str):
+                    return [int(part) for part in given.split(",")]
+                return [_whole(part) for part in given]
             if self.kind == "int":
-                return operator.index(given)
+                return _whole(given)
             if self.kind == "float":
                 return float(given)
         except (TypeError, ValueError):
@@ -49,6 +50,13 @@ class Option:
             raise InputError(f"--{self.name}: {given!r} is not one of its values",
                              allowed=nearest(str(given), self.choices))
         return str(given)
+
+
+def _whole(given: Any) -> int:
+    """A whole number; ``TypeError`` for a float, which would be cut, and for a truth value."""
+    if isinstance(given, bool):
+        raise TypeError("a truth value is not a number")
+    return operator.index(given)
 
 
 UPSTREAM = (

@@ -7,7 +7,7 @@ them all; the standardisation is folded into the d × d matrix afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -116,6 +116,20 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._solve(found)
         self._moments = found
         return self
+
+    def fit_transform(self, X: Any, y: None = None, **options: Any) -> np.ndarray:  # noqa: N803
+        """``fit`` and ``transform`` of the same rows: two passes over them.
+
+        Raises
+        ------
+        InputError
+            Also for an iterator, which is empty after its first pass.
+        """
+        if isinstance(X, Iterator):
+            raise InputError("fit_transform reads the rows twice, and an iterator gives them once",
+                             allowed="an array, an HDF5 dataset, a list of chunks, or a function "
+                                     "that starts a pass over the chunks")
+        return self.fit(X, y, **options).transform(X)
 
     def partial_fit(self, X: Any, y: None = None) -> StreamingPCA:  # noqa: N803
         """Take more rows in. The result is that of one ``fit`` to all rows, to rounding.

@@ -72,7 +72,7 @@ def foreign() -> dict[str, str]:
 
 def problems() -> list[InputError]:
     """What is wrong with the steps of other packages; loads all of them."""
-    found = []
+    found = list(_search()[1])
     for name, entries in sorted(_registered().items()):
         problem = _refusal(name, entries)
         if problem is None:
@@ -85,13 +85,40 @@ def problems() -> list[InputError]:
     return found
 
 
-@functools.cache
 def _registered() -> dict[str, list[importlib.metadata.EntryPoint]]:
-    """Name → the entry points that register it (of one package named twice on the path: one)."""
-    found: dict[str, dict[tuple[str, str], importlib.metadata.EntryPoint]] = {}
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        found.setdefault(entry.name, {}).setdefault((_package(entry), entry.value), entry)
-    return {name: list(entries.values()) for name, entries in found.items()}
+    """Name → the entry points that register it."""
+    return _search()[0]
+
+
+@functools.cache
+def _search() -> tuple[dict[str, list[importlib.metadata.EntryPoint]], list[InputError]]:
+    """The entry points of all installed packages, and the packages that cannot be read.
+
+    One package at a time: what one of them has damaged must not hide the others. Of a package that
+    is on the path twice the first one counts, as for an import.
+    """
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    unreadable, seen = [], set[str]()
+    for package in importlib.metadata.distributions():
+        place = getattr(package, "_path", None)
+        try:
+            name = _normalised(package.metadata["Name"] or str(place))
+            entries = [entry for entry in package.entry_points if entry.group == GROUP]
+        except Exception as error:  # files of a stranger may be damaged in any way
+            unreadable.append(InputError(
+                f"the entry points cannot be read: {type(error).__name__}: {error}",
+                where=str(place), hint="Repair or uninstall the package."))
+            continue
+        if name in seen:
+            continue
+        seen.add(name)
+        for entry in entries:
+            found.setdefault(entry.name, []).append(entry)
+    return found, unreadable
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _refusal(name: str, entries: list[importlib.metadata.EntryPoint]) -> InputError | None:
@@ -114,7 +141,9 @@ def _loaded(entry: importlib.metadata.EntryPoint) -> AnyStep:
     try:
         kind = entry.load()
         found = kind() if isinstance(kind, type) else kind
-    except Exception as error:  # the code of a stranger may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a stranger's code may raise anything, also SystemExit
         raise InputError(f"{entry.value} cannot be loaded: {type(error).__name__}: {error}",
                          where=where, hint="Repair or uninstall the package.") from error
     if not isinstance(found, Step):

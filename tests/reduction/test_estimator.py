@@ -78,3 +78,12 @@ def test_in_a_pipeline_with_names(x):
     pipeline = make_pipeline(StandardScaler(), StreamingPCA(2))
     assert pipeline.fit_transform(x).shape == (700, 2)
     assert list(pipeline.get_feature_names_out()) == ["streamingpca0", "streamingpca1"]
+
+
+def test_an_iterator_cannot_be_fitted_and_transformed(x):
+    chunks = [x[start:start + 90] for start in range(0, len(x), 90)]
+    whole = StreamingPCA(3).fit_transform(x)
+    for given in (chunks, lambda: iter(chunks)):
+        np.testing.assert_allclose(StreamingPCA(3).fit_transform(given), whole, atol=1e-9)
+    with pytest.raises(ValueError, match="an iterator gives them once"):
+        StreamingPCA(3).fit_transform(iter(chunks))

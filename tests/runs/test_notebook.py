@@ -42,6 +42,11 @@ def test_refusals_submit_nothing(tmp_path, monkeypatch):
         l3hpc.submit("upstream", mel=64)
     with pytest.raises(ValueError, match="--mels: 'many' is not a whole number"):
         l3hpc.submit("upstream", mels="many")
+    for filters in ([4.9] * 8, [True, 4, 8, 8, 8, 8, 8, 8]):  # neither cut nor counted as 1
+        with pytest.raises(ValueError, match="--filters: .* is not"):
+            l3hpc.submit("upstream", filters=filters)
+    with pytest.raises(ValueError, match="--mels: True is not a whole number"):
+        l3hpc.submit("upstream", mels=True)
     with pytest.raises(ValueError, match="--approx: 'pcs' is not one of its values"):
         l3hpc.submit("upstream", approx="pcs")
     assert not (tmp_path / "workspace").exists()

@@ -32,10 +32,10 @@ def packages(tmp_path, monkeypatch):
     folder = tmp_path / "packages"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    registry._registered.cache_clear()
+    registry._search.cache_clear()
     registry.step.cache_clear()
     yield folder
-    registry._registered.cache_clear()
+    registry._search.cache_clear()
     registry.step.cache_clear()
     for name in [name for name, module in sys.modules.items()
                  if str(getattr(module, "__file__", "")).startswith(str(folder))]:
@@ -115,6 +115,9 @@ BROKEN = {
     "own name": ("train = bad:One", NAMELESS, "train", "which l3hpc has itself"),
     "import": ("one = bad:One", "import nowhere_to_be_found", "one", "ModuleNotFoundError"),
     "raises": ("one = bad:One", "raise RuntimeError('boom')", "one", "RuntimeError: boom"),
+    "exits": ("one = bad:One", "raise SystemExit(0)", "one", "SystemExit: 0"),
+    "leaves": ("one = bad:One", "class Gone(BaseException): pass\nraise Gone('boom')", "one",
+               "Gone: boom"),
     "attribute": ("one = bad:Two", NAMELESS, "one", "AttributeError"),
     "no step": ("one = bad:One", "class One:\n    name = 'one'", "one", "is not a step"),
     "misnamed": ("two = bad:One", NAMELESS, "two", "calls itself 'one'"),
@@ -137,18 +140,40 @@ def test_a_broken_package_is_named_and_harms_no_other_step(packages, why):
     assert type(registry.step("train")).__module__ == "l3hpc.steps.train"
 
 
+def test_a_package_that_cannot_be_read_is_named_and_hides_no_other(packages):
+    from l3hpc.doctor import environment
+
+    (packages / "sea_steps.py").write_text(FILES["sea_steps.py"])
+    install(packages, "length = sea_steps:Length")
+    install(packages, "", "garbled")
+    (packages / "garbled-1.0.dist-info/entry_points.txt").write_bytes(b"[l3hpc.steps]\n\xff = x\n")
+    registry._search.cache_clear()
+    assert registry.step("length").name == "length" and registry.names()[-1] == "length"
+    (problem,) = registry.problems()
+    assert "UnicodeDecodeError" in str(problem) and "garbled-1.0.dist-info" in str(problem)
+    assert [line.severity for line in environment.step_lines()] == ["yellow", "red"]
+
+
+def test_of_a_package_that_is_on_the_path_twice_the_first_counts(packages, monkeypatch, tmp_path):
+    for folder in (packages, tmp_path / "behind"):
+        install(folder, "length = sea_steps:Length")
+    monkeypatch.syspath_prepend(str(tmp_path / "behind"))
+    registry._search.cache_clear()
+    assert registry.foreign() == {"length": "sea-steps 1.0"}
+
+
 def test_the_doctor_names_the_steps_of_packages_and_what_is_wrong(packages):
     from l3hpc.doctor import environment
 
     assert list(environment.step_lines()) == []
     (packages / "sea_steps.py").write_text(FILES["sea_steps.py"])
     install(packages, "length = sea_steps:Length")
-    registry._registered.cache_clear()
+    registry._search.cache_clear()
     (line,) = environment.step_lines()
     assert (line.severity, line.message) == ("green", "length (sea-steps 1.0)")
     (packages / "bad.py").write_text("import nowhere_to_be_found")
     install(packages, "one = bad:One", "bad-steps")
-    registry._registered.cache_clear()
+    registry._search.cache_clear()
     line, red = environment.step_lines()
     assert line.message == "length (sea-steps 1.0), one (bad-steps 1.0)"
     assert red.severity == "red" and red.message.startswith("bad-steps 1.0, step 'one': bad:One")
@@ -172,7 +197,7 @@ def test_the_report_shows_what_the_step_names_and_bears_its_absence(packages, tm
     write_results(tmp_path / "results", found, artifacts)
     assert (tmp_path / "results/deep/history.csv").is_file()
     (packages / "deep_steps-1.0.dist-info/entry_points.txt").unlink()
-    registry._registered.cache_clear()
+    registry._search.cache_clear()
     registry.step.cache_clear()
     found = collect("run-1", artifacts, chain)
     assert found.epochs == () and [step.name for step in found.steps] == ["deep"]
