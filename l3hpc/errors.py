@@ -25,8 +25,8 @@ EXIT_CODES = {
     EXIT_FAILED: "the work failed: a step, a check or a ledger row (conflict)",
     EXIT_USAGE: "refused: bad option, file or combination; nothing was submitted or written",
     EXIT_HEADER_DRIFT: "the sheet's columns differ from the declared ones; nothing was written",
-    EXIT_CLUSTER: "the cluster refused the jobs or does not answer",
-    EXIT_OFFLINE: "the results sheet cannot be reached now; everything is kept, try again later",
+    EXIT_CLUSTER: "the cluster refused the jobs or does not respond",
+    EXIT_OFFLINE: "the results sheet cannot be reached; nothing is lost, try again later",
     EXIT_INTERRUPTED: "interrupted (Ctrl-C), or cancelled from another shell while submitting",
 }
 

@@ -27,20 +27,20 @@ from l3hpc.io.text import one_line
 COMMANDS = {
     "submit": "Submit a pipeline as a chain of jobs.",
     "render": "Print exactly what would be submitted.",
-    "status": "Show where runs stand.",
+    "status": "Show the state of runs.",
     "logs": "Show or follow the log of a step.",
-    "usage": "Show what a run asked for and used.",
+    "usage": "Compare what a run requested with what it used.",
     "cancel": "Cancel a run.",
     "resume": "Continue a run: only what is missing or failed.",
     "retry": "Submit failed steps again, and those that depend on them.",
-    "run": "Run one step here, without a scheduler.",
+    "run": "Run one step on this machine, without a scheduler.",
     "config": "Show or check the effective configuration.",
     "embed": "Embed sound files with any model: npz, HDF5 or CSV.",
-    "demo": "Run the whole chain on a generated city.",
-    "doctor": "Check this machine, the cluster, data and ledger.",
+    "demo": "Run the whole pipeline on a synthetic city.",
+    "doctor": "Check this machine, the cluster, the data and the ledger.",
     "ledger": "Show, export and synchronise the results tables.",
-    "export": "Export a model for a microcontroller, with its numbers.",
-    "data": "Generate a synthetic city, or check a real data set.",
+    "export": "Export a model for a microcontroller and measure it.",
+    "data": "Generate a synthetic city, or check a data set.",
 }
 
 # commands that share a module with another: command → module and name there
@@ -51,9 +51,9 @@ LONGEST_LINE = 1500  # of a message
 
 EXAMPLES = """\b
 Examples:
-  l3hpc demo                                                 everything, on generated data
+  l3hpc demo                                                 everything, on synthetic data
   l3hpc submit upstream --approx pca --asr 8000 --mels 64    a chain of five jobs
-  l3hpc status --watch                                       follow it
+  l3hpc status --watch                                       follow its progress
   l3hpc ledger show                                          the results
 
 \b
@@ -89,12 +89,12 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, epilog=EXAMPLES,
              context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show Python tracebacks of errors.")
+@click.option("--debug", is_flag=True, help="Show Python tracebacks for errors.")
 @click.option("-C", "--directory", type=click.Path(exists=True, file_okay=False),
-              help="Work as if started in this folder.")
+              help="Run as if started in this folder.")
 @click.version_option(__version__, prog_name="l3hpc")
 def cli(debug: bool, directory: str | None) -> None:
-    """Train small audio embeddings on a Slurm cluster, or on this machine.
+    """Train compact audio embedding models on a Slurm cluster or on this machine.
 
     Shell completion: eval "$(_L3HPC_COMPLETE=bash_source l3hpc)" (or zsh_source, fish_source).
     """

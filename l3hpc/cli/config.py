@@ -20,16 +20,17 @@ Examples:
 def command() -> None:
     """Show or check the effective configuration.
 
-    Values come from the command line, cluster.yaml, the environment variables of the published
-    jobs (AUDIO_DIR, EMBEDDING_DIR, OUTPUT_DIR, L3_MODEL_PATH, SONYC_UST_PATH, GSHEET_ID) and
-    US8K_PATH, ESC50_PATH, or are defaults; the first of these wins.
+    Values are looked up, in this order, on the command line, in cluster.yaml and in the
+    environment: the variables of the published jobs (AUDIO_DIR, EMBEDDING_DIR, OUTPUT_DIR,
+    L3_MODEL_PATH, SONYC_UST_PATH, GSHEET_ID), US8K_PATH and ESC50_PATH. Otherwise the defaults
+    apply.
     """
 
 
 _CLUSTER = click.option("--cluster", metavar="NAME",
-                        help="Profile. [default: the file's, or local]")
+                        help="Cluster profile. [default: that of cluster.yaml, or local]")
 _FILE = click.option("--config", "config_file", metavar="FILE",
-                     help="Another cluster.yaml. [default: the working folder's]")
+                     help="Configuration file. [default: cluster.yaml in this folder]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -42,7 +43,7 @@ Examples:
 @_CLUSTER
 @_FILE
 @_JSON
-@click.option("--all", "everything", is_flag=True, help="Also values that are not set.")
+@click.option("--all", "everything", is_flag=True, help="Include values that are not set.")
 def show(cluster: str | None, config_file: str | None, as_json: bool, everything: bool) -> int:
     """Print every effective value and where it comes from."""
     from l3hpc.config import settings as configuration

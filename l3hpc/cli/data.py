@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  l3hpc data synth city       a generated city
-  l3hpc data check city       what is wrong with it: nothing
+  l3hpc data synth city       write a synthetic city
+  l3hpc data check city       check it
 """
 
 SYNTH_EXAMPLES = """\b
@@ -37,35 +37,37 @@ CHECK_EXAMPLES = """\b
 Examples:
   l3hpc data check city                    both parts of a synthetic city
   l3hpc data check /data/sonyc-ust         annotations against taxonomy and audio
-  l3hpc data check /data/ESC-50            folds, classes and audio; UrbanSound8K too
-  l3hpc data check /data/audio --listen    also reads every sample (silence, damage)
+  l3hpc data check /data/ESC-50            folds, classes and audio (also UrbanSound8K)
+  l3hpc data check /data/audio --listen    read every sample, to find silence and damage
   l3hpc data check /data/embeddings        an artifact, or published embeddings
 """
 
 
 @click.group("data", epilog=EXAMPLES)
 def command() -> None:
-    """Generate a synthetic city, or check a real data set."""
+    """Generate a synthetic city, or check a data set."""
 
 
 @command.command("synth", epilog=SYNTH_EXAMPLES)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--sensors", default=3, show_default=True, help="Sensors in the city.")
-@click.option("--recordings", default=20, show_default=True, help="Recordings of each sensor.")
+@click.option("--sensors", default=3, show_default=True, help="Number of sensors.")
+@click.option("--recordings", default=20, show_default=True, help="Recordings per sensor.")
 @click.option("--clips", default=60, show_default=True,
-              help="Tagged clips in SONYC-UST format (0: none).")
-@click.option("--seconds", default=10.0, show_default=True, help="Length of each, in seconds.")
-@click.option("--rate", default=48000, show_default=True, help="Samples per second.")
+              help="Number of tagged clips in SONYC-UST format (0: none).")
+@click.option("--seconds", default=10.0, show_default=True,
+              help="Length of a recording or clip, in seconds.")
+@click.option("--rate", default=48000, show_default=True, help="Sample rate in Hz.")
 @click.option("--days", default=10, show_default=True, help="Days that the recordings span.")
-@click.option("--seed", default=20180216, show_default=True, help="The same seed, the same bytes.")
+@click.option("--seed", default=20180216, show_default=True,
+              help="Random seed; the same seed gives the same bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, rate: int,
           days: int, seed: int, as_json: bool) -> None:
     """Write a synthetic city into the folder OUT.
 
-    Sensors at different places record days whose loudness and sounds follow the clock; clips are
-    tagged by annotators who disagree. The folder appears when it is complete; a finished one with
-    the same settings is kept.
+    Sensors at different places record over several days, with loudness and sound events that
+    follow the time of day; clips are tagged by annotators who disagree. The folder appears only
+    once it is complete; a complete one with the same settings is kept.
     """
     from l3hpc.datasets.synth import City, make_city
 
@@ -84,13 +86,13 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
 
 @command.command("check", epilog=CHECK_EXAMPLES)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--listen", is_flag=True, help="Read every sample, not only the files' headers.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything found as JSON.")
+@click.option("--listen", is_flag=True, help="Read every sample, not only the file headers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(folder: Path, listen: bool, as_json: bool) -> int:
-    """Report what FOLDER holds and what is wrong with it.
+    """Report what FOLDER contains and what is wrong with it.
 
-    Knows SONYC-UST, UrbanSound8K, ESC-50, folders of recordings, embeddings, and a synthetic
-    city. Problems end with exit code 1; remarks do not.
+    Recognises SONYC-UST, UrbanSound8K, ESC-50, folders of recordings, embeddings and synthetic
+    cities. Exits with 1 if there are problems; remarks do not count.
     """
     from l3hpc.datasets.check import check_folder
 

@@ -1,4 +1,4 @@
-"""``l3hpc demo``: the whole chain on a generated city, and a page of results."""
+"""``l3hpc demo``: the whole pipeline on a synthetic city, and a page of results."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  l3hpc demo                       into ./demo, some minutes on two cores
-  l3hpc demo --quick -o /tmp/try   everything very small, under a minute or so
+  l3hpc demo                       into ./demo, a few minutes on two cores
+  l3hpc demo --quick -o /tmp/try   a very small city, about a minute
   l3hpc demo --sensors 6 --fresh   a larger city, from scratch
   l3hpc demo --weights openl3_audio_mel256_env.h5    with a trained teacher
 """
@@ -31,24 +31,24 @@ TOLD = ("Model Dir", "Output Dir", "Exp. ID", "Approximation mode", "Student Emb
 
 @click.command("demo", epilog=EXAMPLES)
 @click.option("-o", "--output", "folder", default="demo", show_default=True, metavar="FOLDER",
-              type=click.Path(file_okay=False), help="Where everything goes.")
-@click.option("--quick", is_flag=True, help="Very small: just to see every step run.")
-@click.option("--sensors", type=click.IntRange(1, 100), help="Sensors in the city. [default: 3]")
+              type=click.Path(file_okay=False), help="Folder for all output.")
+@click.option("--quick", is_flag=True, help="Use a very small city, just to see every step run.")
+@click.option("--sensors", type=click.IntRange(1, 100), help="Number of sensors. [default: 3]")
 @click.option("--weights", metavar="FILE",
-              help="A trained teacher in place of random weights.")
+              help="Use a trained teacher instead of random weights.")
 @click.option("--keep/--fresh", default=True, show_default=True,
-              help="Reuse what an earlier demo in FOLDER computed, or remove it first.")
-@click.option("--open", "open_page", is_flag=True, help="Open the report in the browser.")
+              help="Reuse the results of an earlier demo in FOLDER, or remove them first.")
+@click.option("--open", "open_page", is_flag=True, help="Open the report in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@click.option("--yes", is_flag=True, help="Do not ask before starting.")
+@click.option("--yes", is_flag=True, help="Start without asking for confirmation.")
 def command(folder: str, quick: bool, sensors: int | None, weights: str | None, keep: bool,
             open_page: bool, as_json: bool, yes: bool) -> int:
-    """Run the whole chain on a generated city, here.
+    """Run the whole pipeline on a synthetic city, on this machine.
 
-    Audio is synthesised, embedded by an L3 network with random weights (unless you give trained
-    ones), sampled, reduced and learnt by a small student; the student's embeddings of tagged clips
-    train a classifier, which is evaluated. Every step is the real one. The results are a ledger,
-    a folder of files and a report page.
+    Audio is synthesised and embedded by an L3 network (with random weights, unless you give
+    trained ones). The embeddings are sampled and reduced, a small student learns them, and a
+    classifier is trained and evaluated on the student's embeddings of tagged clips. Every step
+    runs as it would on a cluster. The results are a ledger, a folder of files and a report page.
     """
     from l3hpc import demo
     from l3hpc.console.progress import for_person

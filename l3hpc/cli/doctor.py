@@ -15,7 +15,7 @@ from l3hpc.findings import Finding
 EXAMPLES = """\b
 Examples:
   l3hpc doctor                      this machine and the profile of cluster.yaml
-  l3hpc doctor upstream             and whether that pipeline can be submitted
+  l3hpc doctor upstream             also whether that pipeline can be submitted
   l3hpc doctor --cluster greene     before the first submission to a cluster
   l3hpc doctor --quick --json       no test job, no TensorFlow; for scripts
 
@@ -36,17 +36,18 @@ def _complete_pipeline(context: click.Context, parameter: click.Parameter, incom
 @click.command(epilog=EXAMPLES)
 @click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...", shell_complete=_complete_pipeline)
 @click.option("--cluster", metavar="NAME",
-              help="Profile to check [default: cluster.yaml's].")
+              help="Profile to check. [default: that of cluster.yaml]")
 @click.option("--config", "path", metavar="FILE", type=click.Path(dir_okay=False),
-              help="Another cluster.yaml.")
-@click.option("--quick", is_flag=True, help="Start nothing: no TensorFlow, no test job, no sheet.")
+              help="Configuration file. [default: cluster.yaml in this folder]")
+@click.option("--quick", is_flag=True,
+              help="Skip slow checks: no TensorFlow, no test job, no sheet.")
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, quick: bool,
             as_json: bool) -> int:
-    """Check this machine, the cluster, data and ledger, and say what to do.
+    """Check this machine, the cluster, the data and the ledger, and suggest fixes.
 
-    Every line is marked: ✓ right, ! works but look at it, ✗ will not work, – not needed or not
-    set up. A PIPELINE that the cluster refuses is ✗ where it is named, and ! otherwise.
+    Every line has a mark: ✓ works, ! works but needs a look, ✗ will not work, – not needed or not
+    set up. A pipeline that the cluster would refuse is marked ✗ if you named it, ! otherwise.
     """
     from l3hpc import doctor
     from l3hpc.config import settings

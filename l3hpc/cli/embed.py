@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  l3hpc embed street.wav --model student.h5            street.npz beside it
-  l3hpc embed recordings/ --model sea-64 -o out        a folder, all levels
+  l3hpc embed street.wav --model student.h5            writes street.npz next to it
+  l3hpc embed recordings/ --model sea-64 -o out        a folder and its subfolders
   l3hpc embed 'day/**/*.flac' --model sea-64 --hop-size 0.5 --suffix sea
   l3hpc embed recordings/ --model openl3_audio_mel256_env.h5 --embedding-size 6144 -o out
-  l3hpc embed recordings/ --model untrained --dry-run  what would be done
+  l3hpc embed recordings/ --model untrained --dry-run  only show what would be done
 
 \b
-Options of edgel3 and openl3 that name a model:
-  --model-type sea --emb-dim 64                        is --model sea-64
-  --model-type sparse --model-sparsity 95.45           is --model edgel3-ft-95.45
-  --input-repr mel256 --content-type env               is --model openl3-mel256-env-6144
+edgel3 and openl3 options that select a model:
+  --model-type sea --emb-dim 64                        same as --model sea-64
+  --model-type sparse --model-sparsity 95.45           same as --model edgel3-ft-95.45
+  --input-repr mel256 --content-type env               same as --model openl3-mel256-env-6144
 
 \b
 Exit code 1: some inputs do not exist, or some recordings could not be embedded (listed on
@@ -50,52 +50,56 @@ def complete_model(
 @click.command("embed", epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-m", "--model", metavar="FILE|NAME", shell_complete=complete_model,
-              help="Weights or model file, or a name (none: paths.weights of cluster.yaml).")
+              help="Weight file, model file or name. [default: paths.weights of cluster.yaml]")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where outputs go (none: beside each recording).")
-@click.option("-x", "--suffix", help="Outputs are called NAME_SUFFIX.npz.")
+              help="Output folder. [default: next to each recording]")
+@click.option("-x", "--suffix", help="Name outputs NAME_SUFFIX.npz.")
 @click.option("-t", "--hop-size", "--audio-hop-size", default=0.1, show_default=True,
               type=click.FloatRange(0, 3600, min_open=True),
               help="Seconds from one frame to the next.")
 @click.option("-n", "--no-centering", "--no-audio-centering", is_flag=True,
-              help="Times are starts of windows, and no half second of zeros goes before.")
+              help="Do not pad with half a second of zeros; timestamps are starts of windows.")
 @click.option("-ab", "--batch-size", "--audio-batch-size", type=click.IntRange(1),
-              help="Frames computed at once (none: by memory).")
-@click.option("-ow", "--overwrite", is_flag=True, help="Embed again what has an output.")
+              help="Frames per batch. [default: by memory]")
+@click.option("-ow", "--overwrite", is_flag=True,
+              help="Embed recordings again that already have an output.")
 @click.option("--format", "format_", type=click.Choice(["npz", "h5", "csv"]), default="npz",
-              show_default=True, help="Of the outputs.")
+              show_default=True, help="Output format.")
 @click.option("--frontend", "-af", "--audio-frontend",
-              help="Convention: kapre-0.1 (default), kapre-0.1-batch, openl3-0.4-kapre, "
+              help="Front-end convention: kapre-0.1 (default), kapre-0.1-batch, openl3-0.4-kapre, "
                    "openl3-0.4-librosa, embedding-approx.")
 @click.option("--resampler", type=click.Choice(["soxr", "kaiser_best"]), default="soxr",
-              show_default=True, help="kaiser_best: as openl3 and edgel3 resample.")
+              show_default=True, help="Resampler; kaiser_best is that of openl3 and edgel3.")
 @click.option("-i", "--input-repr", type=click.Choice(["linear", "mel128", "mel256"]),
-              help="Front end of openl3 weights, where the file does not tell.")
+              help="Front end of openl3 weights, if the file does not identify it.")
 @click.option("-c", "--content-type", type=click.Choice(["music", "env"]),
-              help="Which of openl3's weights, by name.")
+              help="Selects openl3 weights by content type.")
 @click.option("-as", "--embedding-size", "--audio-embedding-size", type=click.IntRange(1),
-              help="512 or 6144 values, of openl3 weights.")
+              help="Embedding size of openl3 weights: 512 or 6144.")
 @click.option("-mtype", "--model-type", type=click.Choice(["sea", "sparse"]),
-              help="Which of edgel3's weights, by name.")
-@click.option("-e", "--emb-dim", type=click.IntRange(1), help="Of edgel3's sea models.")
+              help="Selects edgel3 weights by type.")
+@click.option("-e", "--emb-dim", type=click.IntRange(1),
+              help="Embedding size of edgel3's sea models.")
 @click.option("-retrain", "--retrain-type", type=click.Choice(["ft", "kd"]),
-              help="Of edgel3's sparse models.")
-@click.option("-sp", "--model-sparsity", metavar="PERCENT", help="Of edgel3's sparse models.")
+              help="Training of edgel3's sparse models.")
+@click.option("-sp", "--model-sparsity", metavar="PERCENT",
+              help="Sparsity of edgel3's sparse models.")
 @click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1),
-              help="Processes, each with a part of the cores.")
+              help="Number of processes, which share the cores.")
 @click.option("--engine", type=click.Choice(["auto", "ncnn", "tensorflow"]), default="auto",
-              show_default=True, help="What computes; auto: the fastest here, measured once.")
+              show_default=True,
+              help="Inference engine; auto: the fastest on this machine, measured once.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print all outcomes as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress and no summary.")
 def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None, format_: str,
             jobs: int, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> int:
     """Embed sound files: files, folders (all levels) and globs.
 
     Each recording NAME.wav becomes NAME.npz with `embedding` (frames, values) float32 and
-    `timestamps` (frames,) in seconds. What has an output is skipped; a recording that cannot be
-    read or is not there is reported, and the others go on. In folders and globs, files that are no
-    recordings are ignored, counted and named by kind.
+    `timestamps` (frames,) in seconds. Recordings that have an output are skipped; those that are
+    missing or cannot be read are reported, and the others are still embedded. In folders and globs,
+    files that are not recordings are ignored and counted by kind.
     """
     from l3hpc.audio.framing import hop_samples
     from l3hpc.datasets.corpus import printable

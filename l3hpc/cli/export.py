@@ -23,39 +23,40 @@ What is written:
   model.tflite                    the model
   l3_model.c, l3_model.h          the same as a C array, with sizes and scales
   l3_frontend.c, l3_frontend.h    the mel front end in integers (with --frontend outside)
-  card.md, report.json            what it is, flash, arena, accuracy, time
+  card.md, report.json            description, flash, arena, accuracy, time
 """
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("model")
 @click.option("--int8", is_flag=True, help="8-bit integers (the default).")
-@click.option("--int16x8", is_flag=True, help="Maps in 16-bit integers, weights in 8.")
-@click.option("--fp16", is_flag=True, help="Weights in float16.")
+@click.option("--int16x8", is_flag=True, help="16-bit activations, 8-bit weights.")
+@click.option("--fp16", is_flag=True, help="float16 weights.")
 @click.option("--fp32", is_flag=True, help="float32.")
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Recordings like those the model will hear: for ranges and for the accuracy. "
-                   "Integer formats need them.")
+              help="Recordings like those that the model will process, for quantisation ranges and "
+                   "accuracy. Required by the integer formats.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR",
-              help="New folder to write.")
+              help="Output folder, which must not exist.")
 @click.option("--strips/--no-strips", default=None,
-              help="Compute the first blocks strip by strip: the same numbers in less memory. "
+              help="Compute the first blocks strip by strip: same results, less memory. "
                    "[default: with integer formats]")
 @click.option("--arena", type=int, default=102_400, show_default=True, metavar="BYTES",
-              help="How little memory strips should reach.")
+              help="Memory that strips should stay below.")
 @click.option("--frontend", type=click.Choice(["outside", "inside"]), default="outside",
-              show_default=True, help="Whether the model takes spectrograms, or audio.")
-@click.option("--licence", metavar="TEXT", help="Licence of the weights, for the card.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+              show_default=True,
+              help="outside: the model takes spectrograms; inside: it takes audio.")
+@click.option("--licence", metavar="TEXT", help="Licence of the weights, for the model card.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(model: str, calibrate: Path | None, output: Path, strips: bool | None, arena: int,
             frontend: str, licence: str | None, dry_run: bool, as_json: bool,
             **forms: bool) -> None:
     """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
 
-    MODEL is a weights file, a published name (sea-64; see l3hpc embed) or untrained[:SEED]. What
-    flash and memory it takes is measured in the TensorFlow Lite Micro interpreter where that is
-    installed, and computed everywhere.
+    MODEL is a weight file, a published name (sea-64; see l3hpc embed) or untrained[:SEED]. Flash
+    and memory are always computed, and also measured with the TensorFlow Lite Micro interpreter if
+    that is installed.
     """
     from l3hpc.export import package
     from l3hpc.export.build import Settings

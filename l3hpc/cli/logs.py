@@ -16,7 +16,7 @@ ASK_SLURM_EVERY_S = 10.0
 
 @click.command(epilog="""\b
 Examples:
-  l3hpc logs latest                   the steps of a run, and which have a log
+  l3hpc logs latest                   the steps of the newest run, and their logs
   l3hpc logs latest train             the log of a step
   l3hpc logs latest train -f          follow it while it grows
   l3hpc logs upstream-2026 extract --task 3 --out
@@ -26,10 +26,10 @@ Examples:
 @click.option("-f", "--follow", is_flag=True,
               help="Keep printing until the task ends (Ctrl-C stops).")
 @click.option("--task", type=click.IntRange(0), metavar="N",
-              help="Which task of an array (default: the first failed, else the first running).")
-@click.option("--out", "which", flag_value="out", help="What the step prints.")
+              help="Task of an array (default: the first failed one, else the first running).")
+@click.option("--out", "which", flag_value="out", help="Print the standard output of the step.")
 @click.option("--err", "which", flag_value="err", default=True,
-              help="Messages and errors (the default).")
+              help="Print its messages and errors (the default).")
 @click.option("--path", "only_path", is_flag=True, help="Print the path of the log file.")
 @click.option("--json", "as_json", is_flag=True, help="Without STEP: print the list as JSON.")
 @workspace_options

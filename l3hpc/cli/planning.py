@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _PATHS = {
-    "--workspace": "Folder of runs, artifacts and journals.",
+    "--workspace": "Folder for runs, artifacts and journals.",
     "--audio-dir": "Folder of audio: WAV, FLAC, OGG or HDF5.",
     "--embedding-dir": "Folder of published embeddings, for --from.",
     "--weights": "The teacher: a weight file, or 'untrained' (demonstration only).",
@@ -29,27 +29,28 @@ def plan_options(command: Command) -> Command:
     """Add all of them to a click command."""
     options = [
         *(_click(option) for option in (*UPSTREAM, *DOWNSTREAM, *FOLDS, *COMPRESS)),
-        *(click.option(name, metavar="PATH", help=f"{text} [default: cluster.yaml's]")
+        *(click.option(name, metavar="PATH", help=f"{text} [default: that of cluster.yaml]")
           for name, text in _PATHS.items()),
         click.option("--embedding-valid-dir", metavar="PATH",
-                     help="The validate/ folder beside the train/ folder of --embedding-dir."),
+                     help="The validate/ folder, if --embedding-dir is a train/ folder."),
         click.option("--from", "start", metavar="STEP",
                      help="Start at this step; its inputs come from other runs or folders."),
         click.option("--input", "inputs", metavar="STEP=PATH|RUN", multiple=True,
-                     help="Folder or run to use as a step's output. Repeatable."),
+                     help="Folder or run to use as the output of a step. Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
-            "Student that downstream, us8k and esc50 use: a run, a weight file or 'latest'. "
+            "Student for downstream, us8k and esc50: a run, a weight file or 'latest'. "
             "[default: latest]")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True, help=(
-            "Any parameter, or cpus, mem (16GB), gpus, time (4h) of a step. Repeatable.")),
-        click.option("--grid", "grid", metavar="OPTION=VALUE,VALUE", multiple=True, help=(
-            "All combinations of these values in one run; STEP.NAME=… for any parameter. "
+            "Set any parameter of a step, or its cpus, mem (16GB), gpus or time (4h). "
             "Repeatable.")),
-        click.option("--name", help="Prefix of the run's name. [default: the pipeline's name]"),
+        click.option("--grid", "grid", metavar="OPTION=VALUE,VALUE", multiple=True, help=(
+            "Run all combinations of these values in one run; STEP.NAME=… for any parameter. "
+            "Repeatable.")),
+        click.option("--name", help="Prefix of the run's name. [default: name of the pipeline]"),
         click.option("--cluster", metavar="NAME", shell_complete=_complete_cluster,
-                     help="Profile of cluster.yaml. [default: the file's, or local]"),
+                     help="Cluster profile. [default: that of cluster.yaml, or local]"),
         click.option("--config", "config_file", metavar="FILE",
-                     help="Another cluster.yaml. [default: the working folder's]"),
+                     help="Configuration file. [default: cluster.yaml in this folder]"),
     ]
     for option in reversed(options):
         command = option(command)
@@ -104,11 +105,11 @@ Examples:
 @plan_options
 @click.argument("step", required=False)
 def render(pipeline: str, step: str | None, **values: Any) -> None:
-    """Print the scripts of PIPELINE, or the script of one STEP, plain on standard output.
+    """Print the scripts of PIPELINE, or the script of one STEP, on standard output.
 
-    Takes the options of submit. With STEP the output is byte for byte what runs in the job (the
-    dependency is given to sbatch, not in the script). An array above the cluster's limits.array is
-    split; STEP then shows its first script.
+    Takes the options of submit. With STEP, the output is byte for byte what runs in the job
+    (dependencies are passed to sbatch and are not in the script). An array larger than the
+    cluster's limits.array is split; with STEP, its first script is shown.
     """
     from l3hpc.pipelines.from_options import plan_from_options
     from l3hpc.schedulers.scripts import parts, render

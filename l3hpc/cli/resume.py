@@ -23,10 +23,10 @@ Examples:
 """)
 @click.argument("run", shell_complete=complete_run)
 @click.option("--set", "sets", multiple=True, metavar="STEP.RESOURCE=VALUE",
-              help="Override cpus, mem, gpus or time of a step.")
+              help="Override the cpus, mem, gpus or time of a step.")
 @click.option("--from", "again", metavar="STEP", shell_complete=complete_step,
               help="Recompute STEP and everything after it, finished or not.")
-@click.option("--yes", is_flag=True, help="With --from: do not ask before results are discarded.")
+@click.option("--yes", is_flag=True, help="With --from: discard results without asking.")
 @click.option("--detach", is_flag=True, help="On local: return at once and run in the background.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was submitted as JSON.")
@@ -35,9 +35,10 @@ def command(
     run: str, sets: tuple[str, ...], again: str | None, yes: bool, detach: bool, dry_run: bool,
     as_json: bool, config_file: str | None, workspace_dir: str | None,
 ) -> int:
-    """Submit the missing or failed tasks of RUN again, and nothing else.
+    """Submit the missing and failed tasks of RUN again, and nothing else.
 
-    Finished tasks are kept, live jobs are left alone, and dependent steps wait only for live jobs.
+    Finished tasks are kept, queued and running jobs are left alone, and dependent steps wait only
+    for jobs that have not ended.
     """
     return go_on(run, (), sets, again, yes, detach, dry_run, as_json, config_file, workspace_dir)
 
@@ -50,7 +51,7 @@ Examples:
 @click.argument("run", shell_complete=complete_run)
 @click.argument("steps", nargs=-1, required=True, metavar="STEP...", shell_complete=complete_step)
 @click.option("--set", "sets", multiple=True, metavar="STEP.RESOURCE=VALUE",
-              help="Override cpus, mem, gpus or time of a step.")
+              help="Override the cpus, mem, gpus or time of a step.")
 @click.option("--detach", is_flag=True, help="On local: return at once and run in the background.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was submitted as JSON.")
@@ -61,8 +62,8 @@ def retry(
 ) -> int:
     """Submit the failed tasks of STEP in RUN again, and the steps that depend on it.
 
-    Other failed steps stay as they are; 'resume' submits all of them. Finished tasks are kept:
-    to recompute them, use 'resume --from STEP'.
+    Other failed steps stay as they are: 'resume' submits them all. Finished tasks are kept: to
+    recompute them, use 'resume --from STEP'.
     """
     return go_on(run, steps, sets, None, True, detach, dry_run, as_json, config_file,
                  workspace_dir)

@@ -28,15 +28,15 @@ Examples:
 """)
 @click.argument("step", shell_complete=_complete_step)
 @click.option("--config", "config_path", type=click.Path(dir_okay=False), metavar="FILE",
-              help="The frozen config.json of a step in a run: repeat exactly that task.")
+              help="Frozen config.json of a step in a run: repeat that step exactly.")
 @click.option("--task", type=click.IntRange(0), metavar="N",
-              help="With --config: which task (default: all that are missing).")
+              help="With --config: task to run (default: all that are missing).")
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="A parameter of the step.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=DIR",
-              help="An artifact or a folder of published files as input.")
+              help="Artifact or folder of published files to use as this input.")
 @click.option("-o", "--output", type=click.Path(file_okay=False), metavar="DIR",
               help="Folder for the step's files and result.json.")
-@click.option("--overwrite", is_flag=True, help="Replace what is in the output folder.")
+@click.option("--overwrite", is_flag=True, help="Replace the contents of the output folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     step: str, config_path: str | None, task: int | None, sets: tuple[str, ...],
@@ -44,8 +44,9 @@ def command(
 ) -> None:
     """Run one step on this machine, without a scheduler.
 
-    With --config a step of a run is repeated by hand, into its place in the workspace. Otherwise
-    parameters and inputs come from the command line and the files go to the folder after -o.
+    With --config, a step of a run is repeated by hand and its output goes to its place in the
+    workspace. Otherwise parameters and inputs come from the command line, and the output goes to
+    the folder given with -o.
     """
     if config_path is not None:
         if sets or inputs or output:

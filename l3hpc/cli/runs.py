@@ -18,9 +18,9 @@ def workspace_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """``--workspace`` and ``--config``, handed on as ``workspace_dir`` and ``config_file``."""
     for option in (
         click.option("--config", "config_file", type=click.Path(dir_okay=False), metavar="FILE",
-                     help="Another cluster.yaml than that of this folder."),
+                     help="Configuration file. [default: cluster.yaml in this folder]"),
         click.option("--workspace", "workspace_dir", type=click.Path(file_okay=False),
-                     metavar="DIR", help="Another workspace than cluster.yaml names."),
+                     metavar="DIR", help="Workspace folder. [default: from cluster.yaml]"),
     ):
         function = option(function)
     return function
@@ -83,9 +83,9 @@ Examples:
 def cancel(
     run: str, as_json: bool, config_file: str | None, workspace_dir: str | None
 ) -> None:
-    """Cancel the whole chain of RUN (a name, the beginning of one, or 'latest').
+    """Cancel all jobs of RUN (a name, the beginning of one, or 'latest').
 
-    Finished results are kept: the next submission of the same pipeline uses them.
+    Finished results are kept: the next submission of the same pipeline reuses them.
     """
     from l3hpc.runs.cancel import cancel
     from l3hpc.workspace import records
@@ -106,7 +106,7 @@ Examples:
   l3hpc usage latest
   l3hpc usage upstream-20261120-1a2b --json
 
-A suggestion is written as --set takes it: l3hpc submit upstream --set extract.mem=2GB
+Suggestions are in the form that --set accepts: l3hpc submit upstream --set extract.mem=2GB
 """)
 @click.argument("run", shell_complete=complete_run)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -114,10 +114,11 @@ A suggestion is written as --set takes it: l3hpc submit upstream --set extract.m
 def usage(
     run: str, as_json: bool, config_file: str | None, workspace_dir: str | None
 ) -> None:
-    """Show what the steps of RUN asked for and used: cores, memory, time, waiting.
+    """Compare the cores, memory and time that the steps of RUN requested with what they used.
 
-    Used means: mean cores at work, memory of the largest task, time of the longest. Steps whose
-    results existed before are left out.
+    'Used' is the mean number of busy cores, the memory of the largest task and the time of the
+    longest. The time spent waiting in the queue is shown too. Steps whose results were reused are
+    left out.
     """
     from l3hpc.runs import usage
     from l3hpc.workspace import records

@@ -24,29 +24,30 @@ Examples:
   l3hpc status latest --watch     follow the newest run until it ends
   l3hpc status upstream-2026 --json
 
-States: waiting (for earlier steps), queued (Slurm's reason follows), running, requeued, done,
-reused (done before), failed, blocked (by a step that failed), lost, cancelled.
+States: waiting (for earlier steps), queued (with Slurm's reason), running, requeued, done,
+reused (from an earlier run), failed, blocked (by a step that failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
 "next", "notes", "damaged", "combinations"}], "left_out": [{"where", "message"}]}; each step has
 name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress,
 last_words, failed_tasks, artifact.
 
 \b
-A damaged file is named and what it describes is left out; all else is shown, with exit code 1.
+Damaged files are named and left out; everything else is shown, and the exit code is 1.
 """)
 @click.argument("run", required=False, shell_complete=complete_run)
-@click.option("--all", "everything", is_flag=True, help=f"All runs, not only the newest {SHOWN}.")
+@click.option("--all", "everything", is_flag=True,
+              help=f"Show all runs, not only the newest {SHOWN}.")
 @click.option("-w", "--watch", is_flag=False, flag_value=5.0, type=click.FloatRange(1.0),
-              metavar="[SECONDS]", help="Refresh every 5 (or so many) seconds.")
+              metavar="[SECONDS]", help="Refresh every SECONDS seconds (5 if omitted).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace_options
 def command(
     run: str | None, everything: bool, watch: float | None, as_json: bool,
     config_file: str | None, workspace_dir: str | None,
 ) -> int:
-    """Show where runs stand: state, tasks, time, progress and last message of every step.
+    """Show the state, tasks, time, progress and last message of every step of a run.
 
-    RUN is a run's name, the beginning of one, or 'latest'. Without it: the newest runs.
+    RUN is the name of a run, the beginning of one, or 'latest'. Without RUN: the newest runs.
     """
     folder = workspace(config_file, workspace_dir)
     while True:

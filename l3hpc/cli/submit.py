@@ -20,7 +20,7 @@ EXAMPLES = """\b
 Examples:
   l3hpc submit upstream --approx pca --asr 8000 --mels 64
   l3hpc submit upstream --dry-run                         only show what would run
-  l3hpc submit upstream --cluster greene --test-only      let Slurm check every script
+  l3hpc submit upstream --cluster greene --test-only      have Slurm check every script
   l3hpc submit downstream --student latest
   l3hpc submit upstream --from train --audio-dir A --embedding-dir E
   l3hpc submit all --set train.mem=64GB --set train.epochs=300
@@ -32,16 +32,17 @@ Examples:
 @plan_options
 @click.option("--dry-run", is_flag=True, help="Show what would run; submit nothing.")
 @click.option("--test-only", is_flag=True,
-              help="Let the cluster check every script; submit nothing.")
+              help="Have the cluster check every script; submit nothing.")
 @click.option("--detach", is_flag=True, help="On local: return at once and run in the background.")
-@click.option("--yes", is_flag=True, help="Do not ask, however much it may cost.")
+@click.option("--yes", is_flag=True, help="Submit without asking, whatever the cost.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and its jobs as JSON.")
 def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bool, as_json: bool,
             **values: Any) -> int:
     """Submit PIPELINE (upstream, downstream, all, or a file of jobs/) as a chain of jobs.
 
-    Steps whose results exist are not computed again. On 'local' the jobs run here, in
-    the foreground unless --detach. Options that a pipeline does not offer are refused.
+    Steps whose results exist are not run again. With the profile 'local' the jobs run on this
+    machine, in the foreground unless --detach is given. Options that a pipeline does not offer are
+    refused.
     """
     from l3hpc import schedulers
     from l3hpc.pipelines import preview, sweep

@@ -61,55 +61,55 @@ def _whole(given: Any) -> int:
 
 UPSTREAM = (
     Option("precision", "choice", "Arithmetic of the teacher; bfloat16 and int8 are faster, and "
-           "their error is recorded.", "float32", ("float32", "bfloat16", "int8")),
-    Option("approx", "choice", "How teacher embeddings are reduced; none: learn them as they are.",
+           "their error is measured and recorded.", "float32", ("float32", "bfloat16", "int8")),
+    Option("approx", "choice", "How teacher embeddings are reduced; none: not at all.",
            "pca", ("pca", "umap", "none")),
     Option("asr", "int", "Sampling rate of the student's audio, Hz.", "8000"),
-    Option("mels", "int", "Mel bands of the student's frontend.", "64"),
+    Option("mels", "int", "Mel bands of the student's front end.", "64"),
     Option("dft", "int", "DFT length, samples.", "1024"),
     Option("hop", "int", "Hop of the student's spectrogram, samples.", "160"),
     Option("fmax", "float", "Highest frequency of the mel bands, Hz.", "half the rate"),
     Option("emb-dim", "int", "Dimensions of the student's embedding.", "128"),
     Option("filters", "numbers", "Filters of the 8 convolutions, separated by commas.",
-           "published for 512, 256, 128, 64"),
+           "the published ones for 512, 256, 128, 64"),
     Option("head", "choice", "Last activation of the student; relu is the published one.",
            "linear", ("linear", "relu")),
     Option("recipe", "choice", "How the student is trained; published: head, epochs, batches, "
-           "learning rate and momentum of the published jobs, unless given.", "default",
+           "learning rate and momentum of the published jobs, unless set explicitly.", "default",
            ("default", "published")),
-    Option("sampling", "choice", "How rows are chosen for fitting the reduction.", "dpp",
+    Option("sampling", "choice", "How rows are selected for fitting the reduction.", "dpp",
            ("dpp", "dpp-div", "spl", "random")),
-    Option("samples", "int", "Rows chosen in total; published: 500000.", "5000"),
-    Option("timescale", "choice", "Time frames that share the rows.", "day",
+    Option("samples", "int", "Rows to select in total; published: 500000.", "5000"),
+    Option("timescale", "choice", "Time frames over which the rows are spread evenly.", "day",
            ("day", "week", "month")),
     Option("timezone", "text", "Time zone of the sensors.", "America/New_York"),
     Option("epochs", "int", "Maximum number of training epochs; published: 300.", "30"),
     Option("epoch-size", "int", "Batches per epoch; published: 4096.", "all data"),
     Option("batch-size", "int", "Frames per training batch.", "64"),
     Option("learning-rate", "float", "Learning rate of Adam.", "0.001"),
-    Option("patience", "int", "Epochs without progress before training stops.", "10"),
-    Option("seed", "int", "Seed of sampling and training.", "20180216"),
+    Option("patience", "int", "Epochs without improvement before training stops.", "10"),
+    Option("seed", "int", "Random seed of sampling and training.", "20180216"),
 )
 DOWNSTREAM = (
     Option("level", "choice", "Tags that the classifier learns.", "coarse",
            ("coarse", "fine", "both")),
-    Option("classifier", "choice", "Multiple-instance learning with AutoPool, or frame by frame.",
+    Option("classifier", "choice", "Multiple-instance learning with AutoPool, or frame-wise.",
            "mil", ("mil", "framewise")),
     Option("classifier-epochs", "int", "Maximum number of classifier epochs.", "100"),
 )
 COMPRESS = (
-    Option("plan", "text", "Pruning plans: 53.49 … 99.00, edgel3 (95.45), none, or percent per "
-           "convolution with commas; spaces between several plans.", "edgel3"),
+    Option("plan", "text", "Pruning plans, separated by spaces: 53.49 … 99.00, edgel3 (95.45), "
+           "none, or a percentage per convolution, separated by commas.", "edgel3"),
     Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
-    Option("avc", "text", "Whole network of avc_train: judges compressed networks and "
-           "fine-tunes them, with --scenes.", "none"),
-    Option("scenes", "text", "Folder of audio-visual batches for --avc.", "none"),
+    Option("avc", "text", "Whole network from avc_train, to evaluate and fine-tune compressed "
+           "networks; needs --scenes.", "none"),
+    Option("scenes", "text", "Folder of audio-visual batches, for --avc.", "none"),
 )
 FOLDS = (
-    Option("subset", "choice", "Which clips of ESC-50.", "all", ("all", "esc10")),
-    Option("learner", "choice", "Classifier of clips: multi-layer perceptron, support vector "
+    Option("subset", "choice", "Clips of ESC-50 to use.", "all", ("all", "esc10")),
+    Option("learner", "choice", "Clip classifier: multi-layer perceptron, support vector "
            "machine or random forest.", "mlp", ("mlp", "svm", "rf")),
-    Option("features", "choice", "A clip's windows one by one, or statistics over them.",
+    Option("features", "choice", "Use a clip's windows one by one, or statistics over them.",
            "framewise", ("framewise", "stats")),
 )
 OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM, *FOLDS, *COMPRESS)}

@@ -41,32 +41,35 @@ class AvcPairsParams(Params):
     """What decides the pairs."""
 
     videos: str = Field("generated", description=(
-        "Folder of videos, searched with its subfolders; or 'generated' / 'generated:SEED' for "
-        "scenes of moving shapes with their sounds."))
-    scenes: int = Field(240, ge=6, le=1_000_000, description="Generated scenes of ten seconds.")
+        "Folder of videos, searched recursively; or 'generated' / 'generated:SEED' for scenes of "
+        "moving shapes with their sounds."))
+    scenes: int = Field(240, ge=6, le=1_000_000, description=(
+        "Number of ten-second scenes to generate."))
     metadata: tuple[Path, ...] = Field((), description=(
-        "Segment lists of AudioSet (CSV); only their videos are used."))
+        "AudioSet segment lists (CSV); only videos in these lists are used."))
     ontology: Path | None = Field(None, description=(
         "AudioSet's ontology.json, for include and exclude."))
     include: tuple[str, ...] = Field((), description=(
-        "Classes of AudioSet, by name, with all below them; none: all."))
+        "AudioSet classes to use, by name, with their subclasses (none: all)."))
     exclude: tuple[str, ...] = Field((), description=(
-        "Classes whose videos are left out, with all below them."))
+        "AudioSet classes to leave out, with their subclasses."))
     rate: int = Field(48000, ge=1000, le=192000, description="Sample rate of the sound in Hz.")
     size: int = Field(224, ge=8, le=1024, description=(
-        "Side of the pictures in pixels; 224 is the published one."))
+        "Side length of the images in pixels; published: 224."))
     pairs_per_video: int = Field(16, ge=1, description=(
-        "Pairs for each video, half of them matching."))
+        "Pairs per video, half of them matching."))
     augment: bool = Field(True, description=(
-        "Training pairs: mirrored, other saturation, brightness and gain, at random, as "
-        "published."))
-    validation_share: float = Field(0.1, ge=0, lt=1, description="Share of videos to validate.")
-    test_share: float = Field(0.1, ge=0, lt=1, description="Share of videos to test.")
+        "Augment the training pairs as published: random mirroring, saturation, brightness and "
+        "gain."))
+    validation_share: float = Field(0.1, ge=0, lt=1, description=(
+        "Fraction of the videos used for validation."))
+    test_share: float = Field(0.1, ge=0, lt=1, description=(
+        "Fraction of the videos used for testing."))
     videos_per_task: int = Field(64, ge=2, description="Videos per array task.")
-    pairs_per_file: int = Field(1024, ge=1, description="Most pairs of one HDF5 file.")
+    pairs_per_file: int = Field(1024, ge=1, description="Maximum number of pairs per HDF5 file.")
     max_failed: float = Field(0.05, ge=0, le=1, description=(
-        "The largest share of a task's videos that may be unusable before the task fails."))
-    seed: int = Field(20180216, ge=0, description="Seed of split, times, places and changes.")
+        "Fraction of a task's videos that may be unusable before the task fails."))
+    seed: int = Field(20180216, ge=0, description="Seed of split, times, crops and augmentation.")
 
     @field_validator("videos", mode="before")
     @classmethod
@@ -90,7 +93,7 @@ class AvcPairs(Step[AvcPairsParams]):
 
     name = "avc_pairs"
     version = 1
-    title = "pairs of a picture and a second of sound that match or do not"
+    title = "matching and non-matching pairs of an image and one second of sound"
     params_type = AvcPairsParams
     not_in_fingerprint = frozenset({"videos", "metadata", "ontology", "max_failed"})
 
@@ -210,36 +213,37 @@ AUDIO, TEACHER, VISION = "audio.h5", "teacher.h5", "vision.h5"
 class AvcTrainParams(LoopParams):
     """The two networks' shapes and how they are trained."""
 
-    asr: int = Field(48000, ge=1000, le=192000, description="The audio network's rate in Hz.")
-    mels: int = Field(256, ge=1, description="Mel bands.")
+    asr: int = Field(48000, ge=1000, le=192000, description=(
+        "Sample rate of the audio network in Hz."))
+    mels: int = Field(256, ge=1, description="Number of mel bands.")
     dft: int = Field(2048, ge=16, description="Length of the DFT in samples.")
-    hop: int = Field(242, ge=1, description="Samples from one spectrum to the next.")
+    hop: int = Field(242, ge=1, description="Hop of the spectrogram in samples.")
     fmax: float | None = Field(None, gt=0, description=(
         "Upper edge of the mel bands in Hz (none: half the sample rate)."))
     filters: tuple[int, ...] = Field(PUBLISHED, description=(
-        "Filters of the audio network's eight convolutions; the last is its embedding's length."))
+        "Filters of the audio network's eight convolutions; the last is the embedding size."))
     vision_filters: tuple[int, ...] = Field(PUBLISHED, description=(
         "Filters of the vision network's eight convolutions."))
     audio_weights: Path | None = Field(None, description=(
-        "An audio network to start from (its geometry and filters then hold)."))
+        "Audio network to start from, whose geometry and filters are then used."))
     vision_weights: Path | None = Field(None, description=(
-        "A vision network to start from: vision.h5, or openl3's image weights (its filters then "
-        "hold)."))
-    freeze_vision: bool = Field(False, description="The vision network stays as it is.")
-    epochs: int = Field(30, ge=1, description="The most epochs; published: 300.")
+        "Vision network to start from, whose filters are then used: vision.h5 or openl3's image "
+        "weights."))
+    freeze_vision: bool = Field(False, description="Do not train the vision network.")
+    epochs: int = Field(30, ge=1, description="Maximum number of epochs; published: 300.")
     epoch_size: int | None = Field(None, ge=1, description=(
         "Batches per epoch (none: all pairs); published: 4096."))
     validation_epoch_size: int | None = Field(None, ge=1, description=(
         "Batches per validation (none: all pairs); published: 1024."))
     batch_size: int = Field(64, ge=1, description="Pairs per training batch.")
     validation_batch_size: int = Field(64, ge=1, description="Pairs per validation batch.")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's first learning rate.")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's initial learning rate.")
     schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
-        "plateau: the rate falls when the validation loss stalls; cosine: half a cosine from the "
-        "first rate to nothing over all epochs."))
+        "plateau: reduce the rate when the validation loss stalls; cosine: half a cosine from the "
+        "initial rate to zero over all epochs."))
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
-        "Momentum of the normalisations' moving statistics (none: as in train)."))
-    seed: int = Field(20180216, ge=0, description="Seed of weights and order.")
+        "Momentum of the batch normalisation statistics (none: as in train)."))
+    seed: int = Field(20180216, ge=0, description="Seed of weights and batch order.")
 
 
 class AvcTrain(Step[AvcTrainParams]):
@@ -247,7 +251,7 @@ class AvcTrain(Step[AvcTrainParams]):
 
     name = "avc_train"
     version = 1
-    title = "an L3 network, taught by audio-visual correspondence"
+    title = "an L3 network, trained on audio-visual correspondence"
     params_type = AvcTrainParams
     inputs = {"avc_pairs": Input()}
     not_in_fingerprint = frozenset({

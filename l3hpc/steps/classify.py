@@ -18,24 +18,26 @@ class ClassifyParams(Params):
     """The classifier and how it is trained."""
 
     sonyc_ust: Path | None = Field(None, description=(
-        "Folder of SONYC-UST, in place of naming annotations and taxonomy."))
+        "Folder of SONYC-UST, instead of annotations and taxonomy."))
     annotations: Path | None = Field(None, description="annotations.csv of SONYC-UST (v1 or v2).")
     taxonomy: Path | None = Field(None, description="dcase-ust-taxonomy.yaml.")
     level: Literal["coarse", "fine", "both"] = Field("coarse", description=(
-        "Tags to learn; both trains two classifiers."))
+        "Tags to learn; 'both' trains two classifiers."))
     model: Literal["mil", "framewise"] = Field("mil", description=(
-        "mil: one answer per clip through AutoPool; framewise: one per frame, then averaged."))
-    hidden_layers: int = Field(0, ge=0, le=8, description="Hidden layers.")
+        "mil: one prediction per clip, with AutoPool; framewise: one per frame, averaged."))
+    hidden_layers: int = Field(0, ge=0, le=8, description="Number of hidden layers.")
     hidden_size: int = Field(128, ge=1, description="Units of each hidden layer.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate.")
-    l2: float = Field(1e-5, ge=0, description="L2 penalty of the weights.")
+    l2: float = Field(1e-5, ge=0, description="L2 penalty on the weights.")
     batch_size: int | None = Field(None, ge=1, description=(
-        "Clips per batch, frames with framewise (none: 64, fewer where an epoch would have less "
-        "than 16 batches)."))
-    epochs: int = Field(100, ge=1, description="The most epochs.")
-    patience: int = Field(20, ge=1, description="Epochs without a better validation loss.")
-    standardize: bool = Field(True, description="Standardise the embeddings on the training clips.")
-    seed: int = Field(0, ge=0, description="Seed of weights and order.")
+        "Clips per batch, or frames with framewise (none: 64, or fewer if an epoch would have "
+        "fewer than 16 batches)."))
+    epochs: int = Field(100, ge=1, description="Maximum number of epochs.")
+    patience: int = Field(20, ge=1, description=(
+        "Early stopping: epochs without a lower validation loss."))
+    standardize: bool = Field(True, description=(
+        "Standardise the embeddings, with statistics of the training clips."))
+    seed: int = Field(0, ge=0, description="Seed of weights and batch order.")
 
 
 class Classify(Step[ClassifyParams]):

@@ -28,7 +28,7 @@ class Compare(Step[CompareParams]):
 
     name = "compare"
     version = 1
-    title = "the compression report: sizes, and what was lost"
+    title = "the compression report: size and fidelity of every network"
     params_type = CompareParams
     inputs = {"prune": Input(), "sensitivity": Input(required=False),
               "distill": Input(required=False), "finetune": Input(required=False)}

@@ -32,20 +32,20 @@ class EmbedParams(Params):
     """Whose embeddings, of which audio."""
 
     sonyc_ust: Path | None = Field(None, description=(
-        "Folder of SONYC-UST: annotations.csv, taxonomy and audio; its annotated clips."))
+        "Folder of SONYC-UST (annotations.csv, taxonomy and audio): embed its annotated clips."))
     clips: Path | None = Field(None, description=(
-        "Or a folder of UrbanSound8K or ESC-50; the clips of its table."))
+        "Or a folder of UrbanSound8K or ESC-50: embed the clips of its table."))
     subset: Literal["all", "esc10"] = Field("all", description=(
-        "Of ESC-50, only the ten classes of ESC-10."))
+        "esc10: only the clips of ESC-50 that belong to ESC-10."))
     audio: Path | None = Field(None, description="Or any folder of audio.")
     student: str | None = Field(None, description=(
-        "Weights of the network (none: the student that train made)."))
-    hop: float = Field(0.1, gt=0, le=60, description="Seconds from one window to the next.")
+        "Weights of the network (none: the student trained by train)."))
+    hop: float = Field(0.1, gt=0, le=60, description="Hop between windows in seconds.")
     center: bool = Field(False, description="Centre the first window on the first sample.")
     convention: Convention = Field("own", description=(
-        "Front end; own: the network's (kapre-0.1 for published weights, as they were trained). "
-        "The others: as openl3 0.4 computes it, and as embedding-approx does outside its models. "
-        "A to D: the letters under which they are stored."))
+        "Front end; own: that of the network (kapre-0.1 for published weights, as in their "
+        "training). The others follow openl3 0.4, and embedding-approx outside its models. "
+        "A, A', B, C and D are the letters under which they are stored."))
     min_seconds: float = Field(0.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     npz: bool = Field(False, description=(
@@ -53,13 +53,13 @@ class EmbedParams(Params):
     files_per_task: int | None = Field(None, ge=1, description=(
         "Recordings per array task (none: one task for all)."))
     max_failed: float = Field(0.05, ge=0, le=1, description=(
-        "The largest share of recordings that may be unusable before the task fails."))
+        "Fraction of the recordings that may be unusable before the task fails."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
     engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
-        "What computes the network; auto: the faster one of those installed, measured once."))
+        "Inference engine; auto: the fastest of those installed, measured once."))
     precision: Literal["float32", "bfloat16", "int8"] = Field("float32", description=(
-        "Of the network's arithmetic; bfloat16 and int8 are faster and change the embeddings a "
-        "little: how much is measured, noted and in the result."))
+        "Precision of the network; bfloat16 and int8 are faster and change the embeddings "
+        "slightly; the error is measured and stored with the result."))
 
 
 class Embed(Step[EmbedParams]):

@@ -22,15 +22,15 @@ class EvaluateParams(Params):
     """Which predictions against which ground truth."""
 
     predictions: Path | None = Field(None, description=(
-        "A predictions CSV from anywhere (none: those that classify made)."))
+        "Any CSV of predictions (none: those of classify)."))
     sonyc_ust: Path | None = Field(None, description=(
-        "Folder of SONYC-UST, in place of naming annotations and taxonomy."))
+        "Folder of SONYC-UST, instead of annotations and taxonomy."))
     annotations: Path | None = Field(None, description="annotations.csv of SONYC-UST (v1 or v2).")
     taxonomy: Path | None = Field(None, description="dcase-ust-taxonomy.yaml.")
     split: Literal["validate", "test"] = Field("validate", description=(
-        "The split whose numbers go into the ledger; both are evaluated where predicted."))
+        "Split whose metrics go into the ledger; both are evaluated if there are predictions."))
     bootstrap: int = Field(1000, ge=0, le=100000, description=(
-        "Resamplings of the clips for confidence intervals; 0 leaves them out."))
+        "Bootstrap resamples of the clips for confidence intervals; 0: no intervals."))
 
 
 class Evaluate(Step[EvaluateParams]):

@@ -66,27 +66,27 @@ class ExtractParams(Params):
 
     audio: Path = Field(description=(
         "Folder of sound files (WAV, FLAC, OGG, Opus, MP3, AIFF, AU; by ffmpeg M4A, AAC, MP4, "
-        "WebM) or HDF5 files (dataset 'audio'), searched with its subfolders."))
+        "WebM) or HDF5 files (dataset 'audio'), searched recursively."))
     weights: str = Field("untrained", description=(
         "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
         "'untrained:SEED' for random weights (demonstration only)."))
-    hop: float = Field(0.5, gt=0, le=60, description="Seconds from one window to the next.")
+    hop: float = Field(0.5, gt=0, le=60, description="Hop between windows in seconds.")
     center: bool = Field(True, description="Centre the first window on the first sample.")
     convention: Convention = Field("own", description=(
-        "Front end; own: the network's (kapre-0.1 for published weights, as they were trained). "
-        "The others: as openl3 0.4 computes it, and as embedding-approx does outside its models. "
-        "A to D: the letters under which they are stored."))
+        "Front end; own: that of the network (kapre-0.1 for published weights, as in their "
+        "training). The others follow openl3 0.4, and embedding-approx outside its models. "
+        "A, A', B, C and D are the letters under which they are stored."))
     min_seconds: float = Field(1.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
     max_failed: float = Field(0.05, ge=0, le=1, description=(
-        "The largest share of a task's recordings that may be unusable before the task fails."))
+        "Fraction of a task's recordings that may be unusable before the task fails."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
     engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
-        "What computes the network; auto: the faster one of those installed, measured once."))
+        "Inference engine; auto: the fastest of those installed, measured once."))
     precision: Literal["float32", "bfloat16", "int8"] = Field("float32", description=(
-        "Of the network's arithmetic; bfloat16 and int8 are faster and change the embeddings a "
-        "little: how much is measured, noted and in the result."))
+        "Precision of the network; bfloat16 and int8 are faster and change the embeddings "
+        "slightly; the error is measured and stored with the result."))
 
 
 class Extract(Step[ExtractParams]):

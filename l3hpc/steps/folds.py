@@ -39,42 +39,45 @@ class FoldsParams(Params):
 
     clips: Path = Field(description="Folder of UrbanSound8K or ESC-50: its table names the folds.")
     subset: Literal["all", "esc10"] = Field("all", description=(
-        "Of ESC-50, only the ten classes of ESC-10."))
+        "esc10: only the clips of ESC-50 that belong to ESC-10."))
     model: Literal["mlp", "svm", "rf"] = Field("mlp", description=(
-        "mlp: 512 and 128 ReLU units, softmax; svm: support vectors; rf: random forest."))
+        "mlp: 512 and 128 ReLU units, softmax; svm: support vector machine; rf: random forest."))
     features: Literal["framewise", "stats"] = Field("framewise", description=(
-        "framewise: every window is a sample, a clip's windows vote; stats: minimum, maximum, "
-        "median, mean, variance, skewness and kurtosis over a clip's windows."))
+        "framewise: every window is a sample, and the windows of a clip vote; stats: minimum, "
+        "maximum, median, mean, variance, skewness and kurtosis over a clip's windows."))
     every: int = Field(1, ge=1, description=(
-        "Take every n-th window; 10 at a hop of 0.1 s: windows that do not overlap."))
+        "Use every n-th window; 10 with a hop of 0.1 s: windows that do not overlap."))
     vote: Literal["mean", "majority"] = Field("mean", description=(
-        "How windows vote: the mean of their scores (published), or one voice each."))
+        "How windows vote: mean of their scores (published), or one vote each."))
     search: bool = Field(True, description=(
         "Try the published grid (svm: C 0.1 to 1000; rf: 100, 500, 1000 trees; mlp: learning rate "
         "and weight decay 1e-5 to 1e-3); false: only the values below."))
     valid_fold: bool = Field(True, description=(
-        "Validate on the fold before the test fold; false: on valid_ratio of all other clips."))
+        "Validate on the fold before the test fold; false: on a fraction valid_ratio of the other "
+        "clips."))
     valid_ratio: float = Field(0.15, gt=0, le=0.5, description=(
-        "Share of the clips to validate on, by class, no source recording on both sides."))
+        "Fraction of the clips used for validation, stratified by class, with no source recording "
+        "in both parts."))
     train_with_valid: bool = Field(True, description=(
-        "After a search, fit the winner once more on training and validation clips together."))
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Of the mlp, without a search.")
-    weight_decay: float = Field(1e-5, ge=0, description="Of the mlp, without a search.")
-    epochs: int = Field(150, ge=1, description="The most epochs of the mlp.")
+        "After a search, fit the best model again on training and validation clips together."))
+    learning_rate: float = Field(1e-4, gt=0, le=1, description=(
+        "mlp: learning rate, without a search."))
+    weight_decay: float = Field(1e-5, ge=0, description="mlp: weight decay, without a search.")
+    epochs: int = Field(150, ge=1, description="mlp: maximum number of epochs.")
     patience: int = Field(20, ge=1, description=(
-        "Epochs of the mlp without a smaller validation loss."))
-    batch_size: int = Field(64, ge=1, description="Samples per batch of the mlp.")
-    C: float = Field(1.0, gt=0, description="Of the svm, without a search.")
-    kernel: Literal["rbf", "linear", "poly", "sigmoid"] = Field("rbf", description="Of the svm.")
-    tol: float = Field(1e-5, gt=0, description="At which the svm stops.")
-    max_iterations: int = Field(-1, ge=-1, description="Of the svm; -1: no limit.")
-    trees: int = Field(100, ge=1, description="Of the forest, without a search.")
+        "mlp: epochs without a lower validation loss before training stops."))
+    batch_size: int = Field(64, ge=1, description="mlp: samples per batch.")
+    C: float = Field(1.0, gt=0, description="svm: C, without a search.")
+    kernel: Literal["rbf", "linear", "poly", "sigmoid"] = Field("rbf", description="svm: kernel.")
+    tol: float = Field(1e-5, gt=0, description="svm: tolerance of the stopping criterion.")
+    max_iterations: int = Field(-1, ge=-1, description="svm: maximum iterations; -1: no limit.")
+    trees: int = Field(100, ge=1, description="rf: number of trees, without a search.")
     max_missing: float = Field(0.05, ge=0, le=1, description=(
-        "The largest share of clips that may have no embedding before the task fails."))
+        "Fraction of the clips that may have no embedding before the task fails."))
     partial: bool = Field(False, description=(
-        "Score a data set that lacks folds; the numbers are labelled with what they are of."))
+        "Score a data set with missing folds; results are labelled with the folds they cover."))
     seed: int = Field(20171021, ge=0, le=2**32 - 1, description=(
-        "Seed of weights, order, trees and of the validation clips."))
+        "Seed of weights, batch order, trees and validation clips."))
 
 
 class Folds(Step[FoldsParams]):
@@ -82,7 +85,7 @@ class Folds(Step[FoldsParams]):
 
     name = "folds"
     version = 1
-    title = "for every test fold a classifier of clips and its predictions"
+    title = "a clip classifier and its predictions for every test fold"
     params_type = FoldsParams
     inputs = {"embed": Input()}
     not_in_fingerprint = frozenset({"clips", "subset", "max_missing", "partial"})

@@ -31,18 +31,19 @@ class JudgeParams(Params):
         "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
         "'untrained:SEED' for random weights (demonstration only)."))
     audio: Path = Field(description=(
-        "Folder of recordings on which embeddings are compared with the teacher's."))
-    windows: int = Field(256, ge=1, description="Windows of one second to compare on.")
+        "Folder of recordings on which the embeddings are compared with the teacher's."))
+    windows: int = Field(256, ge=1, description="Number of one-second windows to compare.")
     avc: Path | None = Field(None, description=(
-        "Correspondence network (a whole one of avc_train) whose audio branch the teacher is: "
-        "judge by accuracy."))
+        "Correspondence network (a whole one from avc_train) whose audio branch is the teacher: "
+        "evaluate by its accuracy."))
     scenes: Path | None = Field(None, description=(
-        "Folder of audio-visual batches to judge on (needs avc)."))
+        "Folder of audio-visual batches for the evaluation (needs avc)."))
     split: Literal["train", "validate", "test"] = Field("validate", description=(
-        "Which of the batches."))
-    pairs: int = Field(1024, ge=1, description="Pairs to judge on, evenly through the batches.")
+        "Split of the batches to use."))
+    pairs: int = Field(1024, ge=1, description=(
+        "Number of pairs, spread evenly over the batches."))
     engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
-        "What computes the networks; auto: the faster one of those installed, measured once."))
+        "Inference engine; auto: the fastest of those installed, measured once."))
 
     @property
     def kind(self) -> str:

@@ -34,16 +34,16 @@ class PruneParams(Params):
         "'untrained:SEED' for random weights (demonstration only)."))
     plans: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         ("edgel3",), min_length=1, description=(
-            "Pruning plans, one network each: names of the published ones (53.49 … 99.00; edgel3 "
-            "is 95.45), none, or percent per convolution with commas; blanks between plans."))
+            "Pruning plans, separated by spaces, one network each: a published one (53.49 … 99.00; "
+            "edgel3 is 95.45), none, or a percentage per convolution, separated by commas."))
     depth: int = Field(8, ge=5, le=8, description=(
-        "Convolutions to keep; the embedding comes from the last of them (8: all)."))
+        "Convolutions to keep (8: all); the embedding is the output of the last."))
     filters: tuple[int, ...] | None = Field(None, description=(
-        "Filters to keep of each convolution, those with the largest sum of |W| (none: all)."))
+        "Filters to keep in each convolution, those with the largest sum of |W| (none: all)."))
     norms: Literal["kept", "fresh"] = Field("kept", description=(
-        "Normalisations after a cut in width: kept with their filters, or fresh (published)."))
+        "Batch normalisation after removing filters: kept, or initialised again (published)."))
     rank: Literal["linear", "nearest"] = Field("linear", description=(
-        "Percentile of a threshold: linear interpolation, or the nearest weight (published masks)."
+        "Percentile for the threshold: linear interpolation, or the nearest weight (published)."
     ))
 
 
@@ -172,9 +172,9 @@ class SensitivityParams(judging.JudgeParams):
 
     sparsities: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = Field(
         (70.0, 80.0, 85.0, 90.0, 95.0), min_length=1, description=(
-            "Percent of a layer's weights that go; the published scan's are the default."))
+            "Percentages of a layer's weights to prune; default: those of the published scan."))
     points_per_task: int = Field(1, ge=1, description=(
-        "Points (layer and sparsity) per array task; 1: one task each."))
+        "Points (combinations of layer and sparsity) per array task."))
 
 
 class Sensitivity(Step[SensitivityParams]):
@@ -182,7 +182,7 @@ class Sensitivity(Step[SensitivityParams]):
 
     name = "sensitivity"
     version = 1
-    title = "what pruning one convolution at a time costs"
+    title = "the effect of pruning one convolution at a time"
     params_type = SensitivityParams
     not_in_fingerprint = judging.NOT_IN_FINGERPRINT
 

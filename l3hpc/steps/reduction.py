@@ -37,15 +37,18 @@ class FitParams(Params):
     """Kind and size of the reduction."""
 
     approx: Literal["pca", "umap", "none"] = Field("pca", description=(
-        "pca, umap (needs the extra 'umap'), or none: the student learns the teacher itself."))
-    emb_dim: int = Field(128, ge=1, description="Dimensions that φ keeps: the student's length.")
+        "pca, umap (needs the extra 'umap'), or none: the student learns the teacher's own "
+        "embeddings."))
+    emb_dim: int = Field(128, ge=1, description=(
+        "Output dimensions of φ, which are the student's embedding size."))
     mode: Literal["float64", "float32"] = Field("float64", description=(
         "Arithmetic of the PCA: float64, or float32 with eigenvalues to about 1e-5."))
-    n_neighbors: int = Field(15, ge=2, description="UMAP: neighbours of each point.")
-    min_dist: float = Field(0.3, ge=0, lt=1, description="UMAP: smallest distance of two points.")
+    n_neighbors: int = Field(15, ge=2, description="UMAP: number of neighbours.")
+    min_dist: float = Field(0.3, ge=0, lt=1, description=(
+        "UMAP: minimum distance between two points."))
     metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
-    seed: int = Field(20180216, ge=0, description="Seed (UMAP).")
-    chunk: int = Field(2048, ge=1, description="Rows that are read at once.")
+    seed: int = Field(20180216, ge=0, description="UMAP: seed.")
+    chunk: int = Field(2048, ge=1, description="Rows read at a time.")
 
 
 class Fit(Step[FitParams]):
@@ -201,7 +204,7 @@ def _fingerprint(source: Any) -> str:
 class ReduceParams(Params):
     """How φ is applied."""
 
-    chunk: int = Field(2048, ge=1, description="Rows that are read, reduced and written at once.")
+    chunk: int = Field(2048, ge=1, description="Rows read, reduced and written at a time.")
 
 
 class Reduce(Step[ReduceParams]):

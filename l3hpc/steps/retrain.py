@@ -47,17 +47,17 @@ class RetrainParams(LoopParams):
 
     recipe: Literal["default", "published"] = Field("default", description=(
         "published: epochs, batches, learning rate (1e-5) and momentum of the published jobs, "
-        "wherever not stated."))
-    epochs: int = Field(30, ge=1, description="The most epochs.")
+        "unless set explicitly."))
+    epochs: int = Field(30, ge=1, description="Maximum number of epochs.")
     epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
     validation_epoch_size: int | None = Field(None, ge=1, description=(
         "Batches per validation (none: all data)."))
     batch_size: int = Field(64, ge=1, description="Examples per training batch.")
     validation_batch_size: int = Field(64, ge=1, description="Examples per validation batch.")
-    learning_rate: float = Field(RATE, gt=0, le=1, description="Adam's first learning rate.")
+    learning_rate: float = Field(RATE, gt=0, le=1, description="Adam's initial learning rate.")
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
-        "Momentum of the normalisations' moving statistics (none: 0.99, less for short epochs)."))
-    seed: int = Field(20180216, ge=0, description="Seed of order and split.")
+        "Momentum of the batch normalisation statistics (none: 0.99, or less for short epochs)."))
+    seed: int = Field(20180216, ge=0, description="Seed of batch order and split.")
 
     @model_validator(mode="before")
     @classmethod
@@ -143,12 +143,13 @@ class DistillParams(RetrainParams):
     """How the network is trained, and on what."""
 
     validation_share: float = Field(0.1, gt=0, lt=1, description=(
-        "Share of rows for validation, by recording and day (folders train/ and validate/ win)."))
-    timezone: str = Field("America/New_York", description="Time zone that tells the days apart.")
+        "Fraction of the rows used for validation, split by recording and day (train/ and "
+        "validate/ folders take precedence)."))
+    timezone: str = Field("America/New_York", description="Time zone in which days are counted.")
     audio_dir: Path | None = Field(None, description=(
         "Folder of the audio (none: where extract found it)."))
     embedding_key: str | None = Field(None, description=(
-        "Dataset of the targets, where published files hold several."))
+        "HDF5 dataset of the targets, if published files contain several."))
 
 
 class Distill(Step[DistillParams]):
@@ -254,7 +255,8 @@ class FinetuneParams(RetrainParams):
     """How the network is trained, with which vision branch, on which pairs."""
 
     avc: Path | None = Field(None, description=(
-        "Correspondence network (a whole one of avc_train): its vision branch and fusion head."))
+        "Correspondence network (a whole one from avc_train), for its vision branch and fusion "
+        "head."))
     scenes: Path | None = Field(None, description=(
         "Folder of audio-visual batches, with train and validate files."))
 

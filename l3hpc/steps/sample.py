@@ -20,15 +20,16 @@ class SampleParams(Params):
     method: Method = Field("dpp", description=(
         "dpp: exact k-DPP, diverse and loud; dpp-div: diverse only; spl: by relative loudness; "
         "random: uniform."))
-    samples: int = Field(5000, ge=1, description="Rows to choose over all sensors together.")
+    samples: int = Field(5000, ge=1, description="Rows to select, over all sensors.")
     timescale: Literal["day", "week", "month"] = Field("day", description=(
-        "Each time frame of this length gives the same number of rows."))
+        "Time frame; the same number of rows is selected from each."))
     timezone: str = Field("America/New_York", description="Time zone of the sensors.")
     epsilon: float = Field(0.001, gt=0, le=1e3, description=(
-        "What is added to the diagonal of the DPP's kernel; the published pipeline has 0.1."))
+        "Value added to the diagonal of the DPP kernel; published: 0.1."))
     norm: Literal["l2", "l1"] = Field("l2", description=(
-        "Normalisation of the embeddings inside the DPP's kernel; published: l1."))
-    seed: int = Field(20180216, ge=0, description="Seed; every time frame draws its own stream.")
+        "Normalisation of the embeddings in the DPP kernel; published: l1."))
+    seed: int = Field(20180216, ge=0, description=(
+        "Seed; every time frame has its own random stream."))
 
 
 class Sample(Step[SampleParams]):

@@ -27,17 +27,19 @@ class LoopParams(Params):
     """When the loop stops, how its rate falls, and what it keeps."""
 
     patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
-    min_delta: float = Field(1e-4, ge=0, description="The least that counts as improvement.")
+    min_delta: float = Field(1e-4, ge=0, description=(
+        "Smallest decrease of the validation loss that counts as an improvement."))
     plateau_patience: int = Field(5, ge=1, description=(
-        "Epochs without improvement before the learning rate falls."))
-    plateau_factor: float = Field(0.1, gt=0, lt=1, description="By what the rate is multiplied.")
+        "Epochs without improvement before the learning rate is reduced."))
+    plateau_factor: float = Field(0.1, gt=0, lt=1, description=(
+        "Factor by which the learning rate is multiplied."))
     mixed_precision: bool = Field(False, description=(
-        "Compute in bfloat16 (float16 on GPUs that lack it); weights and losses stay float32."))
+        "Compute in bfloat16 (float16 on GPUs without bfloat16); weights and losses stay float32."))
     deterministic: bool = Field(True, description=(
-        "The same bits for the same seed, also after a restart; slower on a GPU."))
+        "Bit-identical results for the same seed, also after a restart; slower on a GPU."))
     checkpoint_every: int = Field(1, ge=1, description="Epochs between checkpoints.")
     checkpoint_batches: int | None = Field(None, ge=1, description=(
-        "Also a checkpoint after so many batches (none: every five minutes)."))
+        "Also write a checkpoint after this many batches (none: every five minutes)."))
 
 
 def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float) -> dict[str, Any]:
@@ -108,42 +110,45 @@ class TrainParams(LoopParams):
 
     recipe: Literal["default", "published"] = Field("default", description=(
         "published: head, epochs, batches, learning rate, schedule and bn_momentum of the "
-        "published jobs, wherever not stated."))
-    asr: int = Field(8000, ge=1000, le=192000, description="The student's sample rate in Hz.")
-    mels: int = Field(64, ge=1, description="Mel bands.")
+        "published jobs, unless set explicitly."))
+    asr: int = Field(8000, ge=1000, le=192000, description=(
+        "Sample rate of the student's audio in Hz."))
+    mels: int = Field(64, ge=1, description="Number of mel bands.")
     dft: int = Field(1024, ge=16, description="Length of the DFT in samples.")
-    hop: int = Field(160, ge=1, description="Samples from one spectrum to the next.")
+    hop: int = Field(160, ge=1, description="Hop of the spectrogram in samples.")
     fmax: float | None = Field(None, gt=0, description=(
         "Upper edge of the mel bands in Hz (none: half the sample rate)."))
-    emb_dim: int = Field(128, ge=1, description="Length of the student's embedding.")
+    emb_dim: int = Field(128, ge=1, description="Size of the student's embedding.")
     filters: tuple[int, ...] | None = Field(None, description=(
-        "Filters of the eight convolutions, where emb_dim is none of 512, 256, 128, 64."))
+        "Filters of the eight convolutions; required unless emb_dim is 512, 256, 128 or 64."))
     head: Literal["linear", "relu"] = Field("linear", description=(
-        "linear reaches the signed targets of a PCA; relu is the published head."))
-    epochs: int = Field(30, ge=1, description="The most epochs.")
+        "Last activation: linear can reach the negative values of a PCA; relu is the published "
+        "one."))
+    epochs: int = Field(30, ge=1, description="Maximum number of epochs.")
     epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
     validation_epoch_size: int | None = Field(None, ge=1, description=(
         "Batches per validation (none: all data)."))
     batch_size: int = Field(64, ge=1, description="Windows per training batch.")
     validation_batch_size: int = Field(64, ge=1, description="Windows per validation batch.")
     learning_rate: float | None = Field(None, gt=0, le=1, description=(
-        "Adam's first learning rate (none: 1e-3; published: 1e-4, without a reduction 1e-5)."))
+        "Adam's initial learning rate (none: 1e-3; published: 1e-4, or 1e-5 without a reduction)."))
     schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
-        "plateau: the rate falls when the validation loss stalls; cosine: half a cosine from the "
-        "first rate to nothing over all epochs."))
+        "plateau: reduce the rate when the validation loss stalls; cosine: half a cosine from the "
+        "initial rate to zero over all epochs."))
     validation_share: float = Field(0.1, gt=0, lt=1, description=(
-        "Share of rows for validation, by recording and day (folders train/ and validate/ win)."))
-    timezone: str = Field("America/New_York", description="Time zone that tells the days apart.")
+        "Fraction of the rows used for validation, split by recording and day (train/ and "
+        "validate/ folders take precedence)."))
+    timezone: str = Field("America/New_York", description="Time zone in which days are counted.")
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
-        "Momentum of the batch normalisations' moving statistics (none: 0.99, less where an epoch "
-        "has fewer than 459 batches, so that each epoch is validated with its own statistics)."))
-    seed: int = Field(20180216, ge=0, description="Seed of weights, order and split.")
+        "Momentum of the batch normalisation statistics (none: 0.99, or less if an epoch has fewer "
+        "than 459 batches, so that each epoch is validated with its own statistics)."))
+    seed: int = Field(20180216, ge=0, description="Seed of weights, batch order and split.")
     audio_dir: Path | None = Field(None, description=(
         "Folder of the audio (none: where extract found it)."))
     embedding_key: str | None = Field(None, description=(
-        "Dataset of the targets, where published files hold several."))
+        "HDF5 dataset of the targets, if published files contain several."))
     cache: Literal["float32", "float16"] = Field("float32", description=(
-        "How log-mel spectra are kept on disk while training; float16 halves the space."))
+        "Type of the log-mel spectra cached on disk during training; float16 halves the space."))
     tensorboard: bool = Field(False, description="Also write TensorBoard event files.")
 
     @model_validator(mode="before")

@@ -199,5 +199,5 @@ def test_a_task_executes_only_what_its_user_wrote(
         **os.environ, "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7"})
     assert done.returncode == code
     said = "".join(path.read_text() for path in folder.glob("logs/7_0_0_log.*"))
-    assert ("belongs to somebody else" in said) == bool(code) and ("done" in said) != bool(code)
+    assert ("belongs to another user" in said) == bool(code) and ("done" in said) != bool(code)
     assert not [*folder.glob("logs/.owner*")]

@@ -8,7 +8,7 @@ from l3hpc.cli.ledger import repair, sheet, views
 
 EXAMPLES = """\b
 Examples:
-  l3hpc ledger show                                       best first, only what differs
+  l3hpc ledger show                                       best row first, differing columns only
   l3hpc ledger show --tab sonyc_ust --where 'Label Mode=coarse' --sort 'Micro AUPRC'
   l3hpc ledger diff 1a2b 77c0                             two runs side by side
   l3hpc ledger export --xlsx results.xlsx --html results.html
@@ -20,7 +20,8 @@ Examples:
 def command() -> None:
     """Show, export and synchronise the results tables.
 
-    Journals in the workspace are the truth; tables, files and the Google Sheet are views of them.
+    The journals in the workspace are the source of truth; tables, files and the Google Sheet are
+    views of them.
     """
 
 

@@ -67,10 +67,10 @@ def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def sheet_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same with ``--sheet`` and ``--key-file``."""
     function = click.option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
-                            help="Service-account key (default: application default "
-                                 "credentials).")(_gathered(function))
+                            help="Service-account key. [default: application default "
+                                 "credentials]")(_gathered(function))
     function = click.option("--sheet", metavar="ID",
-                            help="Id or address of the Google Sheet [env: GSHEET_ID].")(function)
+                            help="ID or URL of the Google Sheet. [env: GSHEET_ID]")(function)
     return _workspace(function)
 
 
@@ -96,9 +96,10 @@ def examples(*lines: str) -> str:
 def _workspace(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option("--config", "config_file", metavar="FILE",
                             type=click.Path(dir_okay=False),
-                            help="Another cluster.yaml than that of this folder.")(function)
+                            help="Configuration file. [default: cluster.yaml in this "
+                                 "folder]")(function)
     return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False),
-                        help="Folder of runs and journals [default: from cluster.yaml].")(function)
+                        help="Workspace folder. [default: from cluster.yaml]")(function)
 
 
 def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from l3hpc.ledger.sheets.diff import Plan
     from l3hpc.ledger.store import Store
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON; asks nothing.")
-_YES = click.option("--yes", is_flag=True, help="Do not ask.")
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show; write nothing.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, without prompting.")
+_YES = click.option("--yes", is_flag=True, help="Write without asking for confirmation.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show the changes; write nothing.")
 
 
 @click.command(epilog=examples(
@@ -39,7 +39,7 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show; write nothin
     "l3hpc ledger restore 1a2b --tab sonyc_ust"))
 @click.argument("key")
 @sheet_options
-@tab_option("Tab of the row [default: where it is].", multiple=False)
+@tab_option("Tab of the row. [default: found by key]", multiple=False)
 @_JSON
 def restore(key: str, options: Options, tab_name: str | None, as_json: bool) -> None:
     """Restore a row that was deleted from the sheet. KEY is the end of the row's key."""
@@ -56,23 +56,24 @@ def restore(key: str, options: Options, tab_name: str | None, as_json: bool) -> 
 
 @click.command(epilog=examples(
     "l3hpc ledger repair --dry-run            only show what differs",
-    "l3hpc ledger repair                      shows it, asks, writes",
-    "l3hpc ledger repair --journal            damaged journal files only; no sheet is needed"))
+    "l3hpc ledger repair                      show it, ask, write",
+    "l3hpc ledger repair --journal            damaged journal files only; needs no sheet"))
 @sheet_options
 @click.option("--journal", "only_journal", is_flag=True,
-              help="Only the journal files of the workspace.")
+              help="Repair only the journal files of the workspace.")
 @_DRY_RUN
 @_YES
 @_JSON
 def repair(options: Options, only_journal: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Repair journals, columns and cells: shows the difference, asks, then writes.
+    """Repair journals, columns and cells: show the differences, ask, then write.
 
-    Damaged lines are taken out of journal files that nobody writes any more; the whole file is
-    kept beside them in damaged/. Columns of the sheet that were renamed, moved, inserted or deleted
-    are put back (own columns of people go behind the declared ones). Then cells that people
-    changed are overruled and deleted rows brought back; own rows and columns stay.
+    Damaged lines are removed from journal files that are no longer being written; the original file
+    is kept in damaged/. Columns of the sheet that were renamed, moved, inserted or deleted are
+    restored, and columns that people added are moved to the right of the declared ones. Then cells
+    that people edited are overwritten and deleted rows are restored; rows and columns that people
+    added are kept.
 
-    With --json, --yes is needed to write.
+    With --json, nothing is written unless --yes is given.
     """
     store = open_store(options)[0]
     yes = yes and not dry_run
@@ -214,8 +215,8 @@ def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_
 def compact(options: Options, dry_run: bool, as_json: bool) -> None:
     """Merge the journals of closed runs into one small file. No record is lost.
 
-    A run is closed when its rows are finished or failed and nothing was written for an hour, or
-    when it has been silent for thirty days.
+    A run is closed if its rows are finished or failed and nothing was written for an hour, or if
+    nothing was written for thirty days.
     """
     from l3hpc.ledger.journal.compaction import DAMAGED, NOT_UNDERSTOOD
     from l3hpc.ledger.journal.compaction import compact as compact_folder

@@ -33,8 +33,8 @@ from l3hpc.cli.ledger.common import (
 def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
     """Create or complete the sheet's tabs: header, columns, frozen row, protection, filter view.
 
-    A person makes the spreadsheet and shares it (Editor) with the service account's address.
-    Nothing below a header is touched; a tab with another header is refused.
+    Create the spreadsheet yourself and share it with the service account as Editor. Nothing below a
+    header row is changed; a tab with a different header is refused.
     """
     from l3hpc.ledger.sheets.sync import initialise
 
@@ -86,20 +86,20 @@ def check(options: Options, as_json: bool) -> None:
 
 
 @click.command(epilog=examples(
-    "l3hpc ledger sync                        once; nothing to write: two requests",
+    "l3hpc ledger sync                        once (two requests if nothing has changed)",
     "l3hpc ledger sync --watch 60             every minute, until Ctrl-C",
-    "l3hpc ledger sync --on-conflict theirs   agree with what people typed"))
+    "l3hpc ledger sync --on-conflict theirs   accept what people typed"))
 @sheet_options
 @click.option("--on-conflict", type=click.Choice(["report", "ours", "theirs"]), default="report",
-              show_default=True, help="What to do with cells that a person changed.")
+              show_default=True, help="What to do with cells that people edited.")
 @click.option("--watch", metavar="SECONDS", type=click.FloatRange(min=10),
-              help="Sync repeatedly; failures are reported and retried, unless the sheet's id or "
+              help="Sync repeatedly; failures are reported and retried, unless the sheet's ID or "
                    "the key is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per pass.")
 def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool) -> None:
-    """Bring the Google Sheet up to date with the journals: one row per run.
+    """Update the Google Sheet from the journals, one row per run.
 
-    Exit codes: 0 done, 1 something for a person to look at, 3 changed columns, 75 offline.
+    Exit codes: 0 done, 1 needs attention, 3 changed columns, 75 offline.
     """
     import time
 
@@ -131,15 +131,15 @@ def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool)
 
 @click.command(epilog=examples(
     "l3hpc ledger cron                        print the line",
-    "l3hpc ledger cron | crontab -            an empty crontab gets it; else: crontab -e"))
+    "l3hpc ledger cron | crontab -            if your crontab is empty; otherwise: crontab -e"))
 @sheet_options
 @click.option("--every", metavar="MINUTES", type=click.IntRange(1, 59), default=5,
-              show_default=True, help="How often.")
+              show_default=True, help="Interval in minutes.")
 def cron(options: Options, every: int) -> None:
-    """Print a crontab line that syncs from this machine (one with internet).
+    """Print a crontab line that syncs from this machine (which needs internet access).
 
-    Two passes never overlap (flock). What a pass says goes to a log of your own, in ~/.l3hpc/sync;
-    its name is printed beside the line.
+    Passes never overlap (flock). Their output goes to a log file in ~/.l3hpc/sync, whose name is
+    printed with the line.
     """
     import os
     import shlex

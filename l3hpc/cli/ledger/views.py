@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from l3hpc.ledger.store import SyncState
 
 @click.command(epilog=examples(
-    "l3hpc ledger show                        best first, only what differs",
+    "l3hpc ledger show                        best row first, differing columns only",
     "l3hpc ledger show --tab sonyc_ust --where 'Label Mode=coarse' --sort 'Micro AUPRC'",
     "l3hpc ledger show --json --columns all"))
 @workspace_option
-@tab_option("Tab to show [default: all filled].")
+@tab_option("Tab to show. [default: all that have rows]")
 @click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
-              help="Only rows that meet this; also != < <= > >=. May be repeated.")
-@click.option("--sort", metavar="TITLE", help="Order by this column (-TITLE: reversed).")
+              help="Only rows that match; also != < <= > >=. Repeatable.")
+@click.option("--sort", metavar="TITLE", help="Sort by this column (-TITLE: descending).")
 @click.option("--columns", type=click.Choice(["differing", "all"]), default="differing",
               show_default=True, help="Which columns to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every column, note and state.")
 def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
          sort: str | None, columns: str, as_json: bool) -> None:
-    """Show results: best first (★), only the columns that differ."""
+    """Show results: the best row first (★), and only the columns that differ."""
     from l3hpc.ledger.views import select
 
     store, sheet = open_store(options)
@@ -69,19 +69,19 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
 
 
 @click.command(epilog=examples(
-    "l3hpc ledger diff 1a2b 77c0               what differs, with the difference of numbers",
+    "l3hpc ledger diff 1a2b 77c0               what differs; numbers with their difference",
     "l3hpc ledger diff 1a2b 77c0 93aa --columns all"))
 @click.argument("keys", nargs=-1, required=True, metavar="KEY KEY…")
 @workspace_option
-@tab_option("Tab of the rows [default: where they are].", multiple=False)
+@tab_option("Tab of the rows. [default: found by key]", multiple=False)
 @click.option("--columns", type=click.Choice(["differing", "all"]), default="differing",
               show_default=True, help="Which columns to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns: str,
          as_json: bool) -> None:
-    """Compare runs side by side; numbers show their difference to the first one.
+    """Compare runs side by side; numbers show their difference from the first run.
 
-    KEY is the end of a row's key: of its model folder, or of its output folder and experiment.
+    KEY is the end of a row's key: its model folder, or its output folder and experiment.
     """
     from l3hpc.ledger.views import select, table
 
@@ -106,18 +106,21 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
     "l3hpc ledger export --csv rows.csv --tab sonyc_ust",
     "l3hpc ledger export --html results.html --where 'Approximation mode=pca'"))
 @workspace_option
-@tab_option("Tabs to export [default: all].")
+@tab_option("Tabs to export. [default: all]")
 @click.option("--csv", "csv_path", metavar="FILE", type=click.Path(),
-              help="One tab as CSV; several tabs when this is a folder.")
-@click.option("--xlsx", metavar="FILE", type=click.Path(), help="All tabs as one workbook.")
+              help="Write one tab as CSV, or several into a folder.")
+@click.option("--xlsx", metavar="FILE", type=click.Path(), help="Write all tabs as one workbook.")
 @click.option("--html", metavar="FILE", type=click.Path(),
-              help="One self-contained page: tables, learning curves, comparison.")
+              help="Write a self-contained page: tables, learning curves, comparison.")
 @click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
-              help="Only rows that meet this.")
+              help="Only rows that match.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
            html: str | None, conditions: tuple[str, ...], as_json: bool) -> None:
-    """Write results to files (without options: results.csv files and results.xlsx in ledger/)."""
+    """Write results to files.
+
+    Without options, writes one results.csv per tab and results.xlsx into ledger/ of the workspace.
+    """
     from l3hpc.ledger.views import exports, select
 
     store, sheet = open_store(options)
@@ -166,7 +169,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
 @workspace_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(options: Options, as_json: bool) -> None:
-    """Show what has not reached the sheet yet, the last sync, conflicts and damaged journals."""
+    """Show rows not yet in the sheet, the last sync, conflicts and damaged journals."""
 
     from l3hpc.console.formatting import age
     from l3hpc.ledger import store as stores
