@@ -171,7 +171,7 @@ def test_everything_has_a_page_on_the_index() -> None:
 def test_every_key_of_cluster_yaml_is_described() -> None:
     from l3hpc.config import profile, settings
 
-    text = (DOCS / "cluster.md").read_text(encoding="utf-8").partition("## The delivered file")[0]
+    text = (DOCS / "cluster.md").read_text(encoding="utf-8").partition("## The default file")[0]
     names = [f"paths.{name}" for name in settings.PathSettings.model_fields]
     names += [f"ledger.{name}" for name in settings.LedgerSettings.model_fields]
     names += [f"limits.{name}" for name in profile.Limits.model_fields]
@@ -197,7 +197,7 @@ def test_every_block_and_variable_of_templates_is_described() -> None:
     from l3hpc.schedulers import scripts
 
     text = (DOCS / "cluster.md").read_text(encoding="utf-8")
-    described = text.partition("## Templates")[2].partition("## The delivered file")[0]
+    described = text.partition("## Templates")[2].partition("## The default file")[0]
     base = (ROOT / "templates" / "base.sbatch.j2").read_text(encoding="utf-8")
     blocks = re.findall(r"\{% block (\w+) %\}", base)
     seen: list[Any] = []
