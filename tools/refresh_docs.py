@@ -139,7 +139,7 @@ def resources_table(name: str) -> str:
     rows = []
     for step in definition.load(name, ROOT).steps.values():
         wanted = step.resources
-        needs = ", ".join([*step.needs, *(f"{kind} (from outside)" for kind in step.given)])
+        needs = ", ".join([*step.needs, *(f"{kind} (external)" for kind in step.given)])
         rows.append((f"[{step.name}](../steps/{step.kind}.md)", needs or "–", str(wanted.cpus or 1),
                      format_memory(wanted.mem) if wanted.mem else "–", str(wanted.gpus or "–"),
                      format_time(wanted.time) if wanted.time else "–"))
