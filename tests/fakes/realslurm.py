@@ -200,12 +200,15 @@ class RealSlurm:
         self.until(self.socket.exists, 10, "munged does not start")
 
     def _database(self):
-        data = self.folder / "mysql"
-        subprocess.run(
-            [_which("mariadb-install-db"), "--no-defaults", f"--datadir={data}",
-             "--auth-root-authentication-method=normal", "--skip-test-db", f"--user={USER}"],
-            check=True, capture_output=True)
+        data, own_tmp = self.folder / "mysql", self.folder / "mysql-tmp"
+        own_tmp.mkdir()
+        # A server that starts removes every #sql* file of its tmpdir: in a shared one that breaks
+        # whoever installs beside it.
+        _checked([_which("mariadb-install-db"), "--no-defaults", f"--datadir={data}",
+                  f"--tmpdir={own_tmp}", "--auth-root-authentication-method=normal",
+                  "--skip-test-db", f"--user={USER}"])
         self._daemon("mariadbd", "--no-defaults", f"--datadir={data}", f"--user={USER}",
+                     f"--tmpdir={own_tmp}",
                      f"--port={self.ports['db']}", "--bind-address=127.0.0.1",
                      f"--socket={self.folder}/mysql.sock", f"--pid-file={self.folder}/mysql.pid",
                      "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M",
@@ -218,7 +221,7 @@ class RealSlurm:
                   f"--socket={self.folder}/mysql.sock", "--user=root", "-e"]
         self.until(lambda: subprocess.run([*client, "select 1"], capture_output=True)
                     .returncode == 0, 30, "mariadbd does not start")
-        subprocess.run([*client, sql], check=True, capture_output=True)
+        _checked([*client, sql])
 
     def _slurmdbd(self):
         conf = self.folder / "slurmdbd.conf"
@@ -340,6 +343,14 @@ class Sibling(RealSlurm):
         self.until(lambda: self.name in self.command("sacctmgr", "-n", "-i", "add", "cluster",
                                                      self.name, check=False), 20,
                    "slurmdbd takes no second cluster")
+
+
+def _checked(command):
+    """Run a command; where it fails, an error with what it wrote."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} exited with status {done.returncode}:\n"
+                           f"{done.stdout}{done.stderr}")
 
 
 def _which(name):
