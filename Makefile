@@ -6,6 +6,8 @@
 VENV ?= .venv
 PYTHON ?= $(shell sh tools/find-python)
 BIN := $(VENV)/bin
+# Where it is set, each of the many processes of the tests would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test check fuzz bench lint install install-dev slurm clean
 
@@ -37,7 +39,7 @@ demo: $(VENV)/.core  ## run the whole chain on a generated city and show the res
 test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be installed)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/.dev  ## ruff, mypy and the quick tests (no Slurm, no TensorFlow)
 	$(BIN)/ruff check .

@@ -27,9 +27,10 @@ settings.register_profile("l3hpc", derandomize=True, deadline=None, database=Non
 settings.load_profile("l3hpc")
 
 HERE = Path(__file__).resolve().parent
-# One worker per group: each starts a real Slurm and mostly waits for it.
-SLURM_GROUPS = ("slurm", "slurm-faults", "slurm-plain")
-LONGEST_OF_SLURM = ("test_faults.py", "test_pipeline.py")
+_LOADED_BEFORE = "tensorflow" in sys.modules
+# One worker per group: each starts a real Slurm of its own and mostly waits for it.
+SLURM_GROUPS = {"accounting": 4, "plain": 2}
+SLOW_WEIGHS = 4  # tests that are not marked slow
 
 
 def pytest_addoption(parser):
@@ -50,7 +51,7 @@ def pytest_xdist_auto_num_workers(config):
     if config.getoption("quick"):
         return None  # as many as xdist takes by itself
     cores = len(os.sched_getaffinity(0))
-    return cores + (len(SLURM_GROUPS) if config.getoption("dist") == "loadgroup" else 1)
+    return cores + (sum(SLURM_GROUPS.values()) if config.getoption("dist") == "loadgroup" else 1)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,30 +62,61 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=left_out)
     if not config.getoption("loadgroup", False):
         return
-    groups = {item: _group(item) for item in items}
+    of_slurm = _slurm_groups([item for item in items if _needs_slurm(item)])
+    groups = {item: of_slurm.get(item) or _file(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
     # What takes longest starts first, so that no worker is left with it at the end.
-    slow = {groups[item] for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (groups[item] not in SLURM_GROUPS, groups[item] not in slow))
+    slow = {groups[item] for item in items if _marked_slow(item)}
+    items.sort(key=lambda item: (item not in of_slurm, groups[item] not in slow))
+
+
+def pytest_collection_finish():
+    if "tensorflow" in sys.modules and not _LOADED_BEFORE:
+        raise pytest.UsageError(
+            "a test file imports TensorFlow at its top, so every worker would load it. Import it "
+            "where the tests use it, or name it with tests/fakes/lazymodule.py")
 
 
 def _slow(item):
-    return _needs_slurm(item) or item.get_closest_marker("slow") is not None
+    return _needs_slurm(item) or _marked_slow(item)
+
+
+def _marked_slow(item):
+    return item.get_closest_marker("slow") is not None
 
 
 def _needs_slurm(item):
     return item.path.is_relative_to(HERE / "cluster")
 
 
-def _group(item):
-    """Tests of one file share a worker, and with it what their fixtures made; those of a real Slurm
-    share the Slurm."""
-    if not _needs_slurm(item):
-        return item.path.relative_to(HERE).with_suffix("").as_posix()
-    if "slurm_plain" in item.fixturenames or "[no accounting" in item.name:
-        return "slurm-plain"
-    return "slurm-faults" if item.path.name in LONGEST_OF_SLURM else "slurm"
+def _file(item):
+    """Tests of one file share a worker, and with it what their fixtures made."""
+    return item.path.relative_to(HERE).with_suffix("").as_posix()
+
+
+def _slurm_groups(items):
+    """The group of every test with a real Slurm: each kind of Slurm has groups that take about as
+    long; tests that share more than the Slurm with others of their file stay together."""
+    together = {}
+    for item in items:
+        kind = ("plain" if "slurm_plain" in item.fixturenames or "[no accounting" in item.name
+                else "accounting")
+        shares = any(fixture[-1].scope == "module"
+                     for fixture in item._fixtureinfo.name2fixturedefs.values())
+        together.setdefault((kind, _file(item) if shares else item.nodeid), []).append(item)
+
+    def weight(key):
+        return sum(SLOW_WEIGHS if _marked_slow(item) else 1 for item in together[key])
+
+    load = {kind: [0] * count for kind, count in SLURM_GROUPS.items()}
+    found = {}
+    for key in sorted(together, key=weight, reverse=True):
+        kind = key[0]
+        number = load[kind].index(min(load[kind]))
+        load[kind][number] += weight(key)
+        found |= dict.fromkeys(together[key], f"slurm-{kind}-{number}")
+    return found
 
 
 class _TensorFlowSkips:

@@ -4,29 +4,29 @@ import sys
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
 
 import reference  # noqa: E402
+from lazymodule import LazyModule  # noqa: E402
 
-from l3hpc.avc.network import build_avc, build_vision, load_avc  # noqa: E402
-from l3hpc.avc.training import AvcEngine, Start  # noqa: E402
 from l3hpc.avc.vision import VisionSpec, head_layers, load_vision  # noqa: E402
 from l3hpc.errors import InputError  # noqa: E402
 from l3hpc.models import weights  # noqa: E402
 from l3hpc.models.parameters import untrained  # noqa: E402
 from l3hpc.models.spec import NetworkSpec, openl3_spec  # noqa: E402
 
+keras, avc = LazyModule("keras"), LazyModule("l3hpc.avc.network")
+training = LazyModule("l3hpc.avc.training")
 AUDIO = NetworkSpec(2000, 16, 100, 256, filters=(2, 3, 2, 3, 2, 3, 4, 5))
 VISION = VisionSpec(18, (2, 3, 2, 3, 2, 3, 4, 6))  # 18 → 9 → 5 → 3: odd sizes round up
 
 
 @pytest.fixture(scope="module")
 def network():
-    return build_avc(AUDIO, VISION, seed=3)
+    return avc.build_avc(AUDIO, VISION, seed=3)
 
 
 def inputs(count, seed=0):
@@ -44,10 +44,10 @@ def test_published_sizes():
     assert vision.pool == 28 and vision.dim == 512
     assert count(vision.layers()) == 4_693_068
     assert count(head_layers(1024)) == 131_458
-    whole = build_avc(teacher)
+    whole = avc.build_avc(teacher)
     assert whole.model.count_params() == 9_516_434
     assert whole.model.output_shape == (None, 2)
-    assert build_avc(openl3_spec()).model.count_params() == 9_514_386  # without the last norm
+    assert avc.build_avc(openl3_spec()).model.count_params() == 9_514_386  # without the last norm
 
 
 def test_vision_against_float64():
@@ -55,7 +55,7 @@ def test_vision_against_float64():
     layers = reference.random_layers(VISION, 4)
     layers[0] = tuple(np.resize(np.float32(values), 3) for values in (
         [1.2, 0.8, 1], [0.1, 0, -0.2], [0.2, -0.1, 0], [0.5, 1, 1.5]))
-    model = build_vision(VISION)
+    model = avc.build_vision(VISION)
     for layer, arrays in zip([one for one in model.layers if one.weights], layers, strict=True):
         layer.set_weights(list(arrays))
     picture = inputs(1)[1]
@@ -85,13 +85,13 @@ def test_fusion_against_float64(network):
 
 
 def test_fresh_weights_depend_on_the_seed_alone_and_are_he_normal(network):
-    again, other = build_avc(AUDIO, VISION, seed=3), build_avc(AUDIO, VISION, seed=4)
+    again, other = avc.build_avc(AUDIO, VISION, seed=3), avc.build_avc(AUDIO, VISION, seed=4)
     for mine, same, its in zip(network.model.weights, again.model.weights, other.model.weights,
                                strict=True):
         np.testing.assert_array_equal(mine, same)
         if mine.path.endswith("kernel"):
             assert np.abs(np.asarray(mine) - np.asarray(its)).max() > 0
-    wide = build_avc(NetworkSpec(2000, 16, 100, 256, filters=(64,) * 8),
+    wide = avc.build_avc(NetworkSpec(2000, 16, 100, 256, filters=(64,) * 8),
                      VisionSpec(8, (64,) * 8))
     eyes = [one.kernel for one in wide.vision.layers if hasattr(one, "kernel")]
     ears = [one.kernel for one in wide.audio.layers if hasattr(one, "kernel")]
@@ -114,7 +114,7 @@ def test_files_come_back(network, tmp_path):
     network.save(tmp_path / "avc.h5", {"epoch": 3})
     network.save_audio(tmp_path / "audio.h5")
     network.save_vision(tmp_path / "vision.h5")
-    np.testing.assert_array_equal(load_avc(tmp_path / "avc.h5").model([sound, picture]),
+    np.testing.assert_array_equal(avc.load_avc(tmp_path / "avc.h5").model([sound, picture]),
                                   network.model([sound, picture]))
     assert weights.describe(tmp_path / "audio.h5").spec == AUDIO
     for name in ("avc.h5", "vision.h5"):
@@ -127,11 +127,11 @@ def test_files_come_back(network, tmp_path):
     with pytest.raises(InputError, match="holds no vision network"):
         load_vision(tmp_path / "audio.h5")
     with pytest.raises(InputError, match="not a whole audio-visual network"):
-        load_avc(tmp_path / "vision.h5")
+        avc.load_avc(tmp_path / "vision.h5")
     with pytest.raises(InputError, match="not a network spec"):
         weights.describe(tmp_path / "avc.h5")  # no audio network by itself
     with pytest.raises(InputError, match="is of filters"):
-        build_avc(AUDIO, VisionSpec(18), vision_weights=tmp_path / "vision.h5")
+        avc.build_avc(AUDIO, VisionSpec(18), vision_weights=tmp_path / "vision.h5")
 
 
 def test_openl3_s_image_weights_start_a_vision_branch(tmp_path):
@@ -157,13 +157,13 @@ def test_openl3_s_image_weights_start_a_vision_branch(tmp_path):
 
 def test_given_audio_parameters_and_keras_models_are_taken_as_they_are():
     given = untrained(AUDIO, 77)
-    found = build_avc(given, VISION).parameters()
+    found = avc.build_avc(given, VISION).parameters()
     for mine, its in zip(found.layers, given.layers, strict=True):
         for one, same in zip(mine, its, strict=True):
             np.testing.assert_array_equal(one, same)
     sound = keras.Input((*AUDIO.frontend.shape, 1))
     own = keras.Model(sound, keras.layers.Dense(7)(keras.layers.Flatten()(sound)))
-    network = build_avc(own, VISION)
+    network = avc.build_avc(own, VISION)
     assert network.audio is own
     assert network.model.get_layer("fusion").kernel.shape == (VISION.dim + 7, 128)
     with pytest.raises(InputError, match="without a network spec"):
@@ -175,8 +175,8 @@ def frozen(network, tmp_path_factory):
     """An engine whose vision branch is frozen."""
     path = tmp_path_factory.mktemp("frozen") / "vision.h5"
     network.save_vision(path)
-    return AvcEngine(AUDIO, Start(vision_weights=path, freeze_vision=True), seed=1,
-                     learning_rate=1e-2, deterministic=False)
+    start = training.Start(vision_weights=path, freeze_vision=True)
+    return training.AvcEngine(AUDIO, start, seed=1, learning_rate=1e-2, deterministic=False)
 
 
 def test_losses_are_cross_entropy_and_share_of_wrong_answers(frozen):
@@ -210,7 +210,7 @@ def test_a_free_vision_branch_learns_in_either_kind_of_normalisation(network):
     """Frozen fused normalisations normalise by their moving statistics, free ones by the batch."""
     picture = inputs(6)[1]
     for fused in (False, True):
-        eyes = build_vision(VISION, fused=fused)
+        eyes = avc.build_vision(VISION, fused=fused)
         seen = eyes(picture, training=True).numpy()
         assert np.abs(seen - eyes(picture, training=False)).max() > 1e-3
         before = [np.array(array) for array in eyes.get_weights()]

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lazymodule import LazyModule
 
-from l3hpc.avc.training import accuracy, interval
+training = LazyModule("l3hpc.avc.training")
 
 CHILD = """
 import os, signal, sys
@@ -84,12 +85,12 @@ def test_killed_training_ends_with_the_same_bits(tmp_path):
 def test_accuracy_and_its_interval():
     given = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
     labels = np.eye(2)[[0, 1, 0, 1]]
-    found = accuracy(given, labels)
+    found = training.accuracy(given, labels)
     assert (found.pairs, found.right, found.accuracy) == (4, 2, 0.5)
     assert (found.matching_right, found.non_matching_right) == (0.5, 0.5)
-    assert accuracy(given[:1], labels[:1]).matching_right is None
+    assert training.accuracy(given[:1], labels[:1]).matching_right is None
     told = found.as_json()
-    assert told["interval"] == list(interval(2, 4)) and told["accuracy"] == 0.5
+    assert told["interval"] == list(training.interval(2, 4)) and told["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize(("right", "pairs", "expected"), [
@@ -97,7 +98,7 @@ def test_accuracy_and_its_interval():
     (0, 10, (0.0, 0.3085)), (10, 10, (0.6915, 1.0)), (50, 100, (0.3983, 0.6017)),
 ])
 def test_the_interval_is_the_exact_one(right, pairs, expected):
-    np.testing.assert_allclose(interval(right, pairs), expected, atol=5e-5)
+    np.testing.assert_allclose(training.interval(right, pairs), expected, atol=5e-5)
 
 
 def test_evaluation_runs_over_all_batches():

@@ -1,14 +1,14 @@
 """The Keras networks are those of the publications, constant by constant."""
 
-import keras
 import numpy as np
 import pytest
+from lazymodule import LazyModule
 
 from l3hpc.errors import InputError
-from l3hpc.models import network
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec, openl3_spec
 
+keras, network = LazyModule("keras"), LazyModule("l3hpc.models.network")
 TINY = (2, 2, 3, 3, 4, 4, 5, 5)
 STUDENT = NetworkSpec(8000, 32, 160, 256, filters=TINY)
 
