@@ -152,7 +152,18 @@ def _no_new_python(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    """One for all workers: what a job has measured on this machine need not be measured again."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _untimed_engines(monkeypatch):
+    """An engine that is chosen in this process is chosen without two new processes that time it:
+    which one is faster here, no test may depend on. tests/models/test_engines.py does time them."""
+    monkeypatch.setattr("l3hpc.models.engines.seconds_per_frame",
+                        lambda name, spec, threads: {"ncnn": 0.5}.get(name, 1.0))
 
 
 @pytest.fixture

@@ -37,6 +37,11 @@ def lively(spec, seed=3):
 
 
 @pytest.fixture
+def _untimed_engines():
+    """Here they are timed."""
+
+
+@pytest.fixture
 def remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(engines, "_gpu", lambda: False)
