@@ -1,19 +1,17 @@
 """Training on pairs: as if it had never been killed; and how accuracy is told."""
 
 import csv
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from forkserver import ForkServer
 from lazymodule import LazyModule
 
 training = LazyModule("l3hpc.avc.training")
 
-CHILD = """
-import os, signal, sys
+PRELUDE = """
+import os, signal
 from pathlib import Path
 import numpy as np
 from l3hpc.avc import training
@@ -40,9 +38,9 @@ class Killed(training.AvcEngine):
         super().train(batch, first)
 
 training.AvcEngine = Killed
-for argument in sys.argv[1:]:
-    folder, kill_at = argument.split(":")
-    Killed.calls, Killed.kill_at = 0, int(kill_at)
+
+def train(folder, kill_at):
+    Killed.kill_at = kill_at
     training.AvcTraining(
         SPEC, Data(), (np.arange(48), np.arange(48, 60)), Path(folder), Schedule(epochs=2),
         learning_rate=1e-3, batch_size=8, checkpoint_batches=2, seed=5, settings="same",
@@ -50,21 +48,16 @@ for argument in sys.argv[1:]:
 """
 
 
-def run(*arguments):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    return subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], env=environment,
-                          capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_killed_training_ends_with_the_same_bits(tmp_path):
     """kill -9 in the second epoch; started again it goes on at its last checkpoint."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    assert run(f"{killed}:10").returncode == -9
-    with np.load(killed / "checkpoint.npz") as file:
-        assert file["position"] == 8  # six batches an epoch, and two
-    both = run(f"{killed}:0", f"{whole}:0")
-    assert both.returncode == 0, both.stderr
+    with ForkServer(PRELUDE) as server:
+        assert server.run(f"train({str(killed)!r}, 10)") == -9
+        with np.load(killed / "checkpoint.npz") as file:
+            assert file["position"] == 8  # six batches an epoch, and two
+        assert server.run(f"train({str(killed)!r}, 0)") == 0, server.errors()
+        assert server.run(f"train({str(whole)!r}, 0)") == 0, server.errors()
     names = {path.name for path in whole.iterdir()}
     assert names == {"avc_latest.h5", "avc_best_valid_loss.h5", "avc_best_valid_accuracy.h5",
                      "history.csv", "checkpoint.npz"}

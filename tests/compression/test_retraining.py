@@ -1,11 +1,8 @@
 """Re-training keeps every zero, is deterministic, and does not notice that it was killed."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from forkserver import ForkServer
 
 from l3hpc.compression import plans, pruning
 from l3hpc.models.parameters import untrained
@@ -76,40 +73,38 @@ def test_another_network_than_the_training_is_refused(tmp_path):
         MaskedEngine(other, first=PRUNED, seed=0, learning_rate=1e-3)
 
 
-CHILD = """
-import importlib.util, os, signal, sys
+PRELUDE = """
+import importlib.util, os, signal
 spec = importlib.util.spec_from_file_location("example", {this!r})
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 from pathlib import Path
 from l3hpc.compression import retraining
-kill_at = int(sys.argv[2])
 
 class Killed(retraining.MaskedEngine):
-    calls = 0
+    calls, kill_at = 0, 0
     def train(self, batch, first):
         Killed.calls += 1
-        if Killed.calls == kill_at:
+        if Killed.calls == Killed.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         super().train(batch, first)
 
 retraining.MaskedEngine = Killed
-example.run(Path(sys.argv[1]), checkpoint_batches=2)
+
+def train(folder, kill_at):
+    Killed.kill_at = kill_at
+    example.run(Path(folder), checkpoint_batches=2)
 """
-
-
-def _train(folder, kill_at):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    return subprocess.run([sys.executable, "-c", CHILD.format(this=__file__), str(folder),
-                           str(kill_at)], env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow
 def test_killed_re_training_ends_with_the_same_bits_and_zeros(tmp_path):
-    whole = _train(tmp_path / "whole", 0)
-    assert whole.returncode == 0, whole.stderr
-    assert _train(tmp_path / "killed", 10).returncode == -9  # the second epoch's 4th batch
-    last = _train(tmp_path / "killed", 0)
-    assert last.returncode == 0, last.stderr
+    with ForkServer(PRELUDE.format(this=__file__)) as server:
+        def train(name, kill_at):
+            return server.run(f"train({str(tmp_path / name)!r}, {kill_at})")
+
+        assert train("whole", 0) == 0, server.errors()
+        assert train("killed", 10) == -9  # the second epoch's 4th batch
+        assert train("killed", 0) == 0, server.errors()
     for name in ("model_latest.h5", "model_best_valid_loss.h5"):
         mine, its = (load_parameters(tmp_path / one / name)[0] for one in ("whole", "killed"))
         for ours, theirs in zip(mine.layers, its.layers, strict=True):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from forkserver import ForkServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,8 +71,8 @@ def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
     assert [row["epoch"] for row in rows] == ["0", "1"]
 
 
-CHILD = """
-import os, signal, sys
+PRELUDE = """
+import os, signal
 import importlib.util
 spec = importlib.util.spec_from_file_location("example", {this!r})
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
@@ -79,28 +80,30 @@ import numpy as np
 from pathlib import Path
 from l3hpc.models import training
 from l3hpc.models.training_state import Schedule
-kill_at = int(sys.argv[2])
 
 class Killed(training.Engine):
-    calls = 0
+    calls, kill_at = 0, 0
     def train(self, batch, first):
         Killed.calls += 1
-        if Killed.calls == kill_at:
+        if Killed.calls == Killed.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         super().train(batch, first)
 
 training.Engine = Killed
-schedule = Schedule(epochs=3, plateau_patience=1, min_delta=10.0, rule=sys.argv[3])
-training.Training(example.SPEC, example.Data(120), (np.arange(90), np.arange(90, 120)),
-                  Path(sys.argv[1]), schedule, learning_rate=1e-3, batch_size=16,
-                  checkpoint_batches=2, seed=5, settings="same").run()
+
+def train(folder, kill_at, rule):
+    Killed.kill_at = kill_at
+    schedule = Schedule(epochs=3, plateau_patience=1, min_delta=10.0, rule=rule)
+    training.Training(example.SPEC, example.Data(120), (np.arange(90), np.arange(90, 120)),
+                      Path(folder), schedule, learning_rate=1e-3, batch_size=16,
+                      checkpoint_batches=2, seed=5, settings="same").run()
 """
 
 
-def _train(folder, kill_at, rule):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    return subprocess.run([sys.executable, "-c", CHILD.format(this=__file__), str(folder),
-                           str(kill_at), rule], env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def server():
+    with ForkServer(PRELUDE.format(this=__file__)) as made:
+        yield made
 
 
 @pytest.mark.slow
@@ -108,14 +111,15 @@ def _train(folder, kill_at, rule):
     ("plateau", (10, 3), [1e-3, 1e-3, 1e-4]),  # the second epoch's 4th batch, and after a restart
     ("cosine", (11,), [1e-3, 7.5e-4, 2.5e-4]),
 ])
-def test_killed_training_ends_with_the_same_bits(tmp_path, rule, kills, rates):
-    whole = _train(tmp_path / "whole", 0, rule)
-    assert whole.returncode == 0, whole.stderr
+def test_killed_training_ends_with_the_same_bits(server, tmp_path, rule, kills, rates):
+    def train(name, kill_at):
+        return server.run(f"train({str(tmp_path / name)!r}, {kill_at}, {rule!r})")
+
+    assert train("whole", 0) == 0, server.errors()
     for kill_at in kills:
-        assert _train(tmp_path / "killed", kill_at, rule).returncode == -9
+        assert train("killed", kill_at) == -9
         assert (tmp_path / "killed" / "checkpoint.npz").is_file()
-    last = _train(tmp_path / "killed", 0, rule)
-    assert last.returncode == 0, last.stderr
+    assert train("killed", 0) == 0, server.errors()
     one, other = tmp_path / "whole", tmp_path / "killed"
     assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
     for name in ("model_latest.h5", "model_best_valid_loss.h5", "model_best_valid_mae.h5"):
