@@ -31,7 +31,7 @@ V2 = ("year", "week", "day", "hour", "borough", "block", "latitude", "longitude"
 
 def make(folder: Path, clips: int) -> None:
     """Annotations of version 2 and predictions of ``clips`` clips, all in one split."""
-    from l3hpc.datasets.taxonomy import sonyc_ust
+    from l3hpc.datasets.sonyc_ust import sonyc_ust
     from l3hpc.tagging import predictions
 
     if (folder / f"predictions-{clips}.csv").is_file():
@@ -65,10 +65,10 @@ def make(folder: Path, clips: int) -> None:
 
 def ours(folder: Path, clips: int, bootstrap: int) -> dict[str, Any]:
     """From files to numbers; ``core`` is the time without reading."""
-    from l3hpc.datasets.taxonomy import Taxonomy
+    from l3hpc.datasets.sonyc_ust import Taxonomy
     from l3hpc.tagging import predictions
     from l3hpc.tagging.annotations import Annotations
-    from l3hpc.tagging.metrics import evaluate
+    from l3hpc.tagging.counts import evaluate
 
     start = time.perf_counter()
     taxonomy = Taxonomy.load(folder / "taxonomy.yaml")

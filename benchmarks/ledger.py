@@ -152,7 +152,7 @@ def recorder(quick: bool, work: Path) -> Table:
 
 def folding(quick: bool, work: Path) -> Table:
     """CPU seconds and memory of the fold."""
-    from l3hpc.ledger.journal.compaction import compact
+    from l3hpc.ledger.journal.upkeep import compact
 
     runs, epochs = (20, 30) if quick else (RUNS, EPOCHS)
     folder = work / "journal"
@@ -218,7 +218,7 @@ def page(quick: bool, work: Path) -> Table | None:
         return None
     from l3hpc.ledger.journal.fold import fold_folders
     from l3hpc.ledger.schema import TABS
-    from l3hpc.ledger.views.html import write_html
+    from l3hpc.ledger.views.exports import write_html
 
     runs, epochs = (50, 10) if quick else (ROWS, EPOCHS)
     make(work / "for-page", runs, epochs)

@@ -68,7 +68,7 @@ def ours(path: Path, kept: int, mode: str) -> dict[str, Any]:
     """The step ``fit`` as the worker of a job runs it."""
     import h5py
 
-    from l3hpc.reduction.store import load_phi
+    from l3hpc.reduction.phi import load_phi
     from l3hpc.steps import Task, step
 
     fit = step("fit")

@@ -75,15 +75,14 @@ def accuracy(embeddings: list[np.ndarray], rows: list[dict[str, str]]) -> list[f
 
 def exact(network: Any) -> Callable[[np.ndarray], np.ndarray]:
     """float32 by TensorFlow, unquantised: what all formats are compared with."""
-    from l3hpc.models.tensorflow_engine import TensorFlowEngine
+    from l3hpc.models.engines import TensorFlowEngine
 
     return TensorFlowEngine(network).run
 
 
 def accuracy_table(arguments: argparse.Namespace) -> Table:
     """Formats side by side."""
-    from l3hpc.export.build import Settings, build
-    from l3hpc.export.inputs import read_model
+    from l3hpc.export.build import Settings, build_model, read_model
     from l3hpc.export.interpreter import Runner
     from l3hpc.models.precision import deviation_of
 
@@ -100,7 +99,7 @@ def accuracy_table(arguments: argparse.Namespace) -> Table:
     lines, figures = [], {}
     for form in FORMS:
         print(f"{form}: embedding {len(rows)} recordings", file=sys.stderr, flush=True)
-        built = build(network, Settings(form, calibrate=arguments.esc10), ranges)
+        built = build_model(network, Settings(form, calibrate=arguments.esc10), ranges)
         runner = Runner(built.plain.to_bytes())  # strips give the same bits
         chosen = set(range(len(rows))) if form != "int16x8" else set(unseen[::SLOW_STEP])
         found = {index: runner.embed(heard[index]) for index in sorted(chosen)}
@@ -130,9 +129,8 @@ def accuracy_table(arguments: argparse.Namespace) -> Table:
 def size_table(arguments: argparse.Namespace) -> Table:
     """Plain and strip-wise, side by side."""
     from l3hpc.export import costs, interpreter
-    from l3hpc.export.build import Settings, build
-    from l3hpc.export.inputs import read_model
-    from l3hpc.export.report import prove
+    from l3hpc.export.build import Settings, build_model, read_model
+    from l3hpc.export.package import prove
     from l3hpc.models.parameters import untrained
     from l3hpc.models.spec import student_spec
 
@@ -144,7 +142,7 @@ def size_table(arguments: argparse.Namespace) -> Table:
         network = parameters.folded()
         noise = (0.1 * rng.standard_normal((8, network.spec.rate))).astype(np.float32)
         heard = network.spec.frontend(noise)
-        built = build(network, Settings("int8", calibrate=arguments.esc10), heard)
+        built = build_model(network, Settings("int8", calibrate=arguments.esc10), heard)
         agreed = prove(built.plain.to_bytes(), built.body.to_bytes(), heard)
         plain_macs = sum(costs.macs(built.plain))
         for kind, graph in (("plain", built.plain), ("strip-wise", built.body)):

@@ -348,7 +348,7 @@ def _freeze_train(place: Path, artifact: Path, rows: int, params: dict[str, Any]
 
 def _engine() -> str:
     """Not measured anew in every process: that would count TensorFlow's memory."""
-    from l3hpc.models.ncnn_engine import available
+    from l3hpc.models.engines import available
 
     return "ncnn" if available() else "tensorflow"
 

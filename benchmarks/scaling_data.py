@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.datasets.taxonomy import sonyc_ust
+from l3hpc.datasets.sonyc_ust import sonyc_ust
 from l3hpc.io.files import read_json, write_json
 from l3hpc.steps import step as load_step
 

@@ -1,11 +1,11 @@
 """One training step of Student 2: batch of 64, 8 kHz, 64 mels, 128 dimensions, Adam.
 
-Ours is ``l3hpc.models.training.Training`` as the step ``train`` runs it: spectra and targets are
-read from the cache on disk, in random order, epochs end with validation, models and a checkpoint
-(the time of those stands beside it). Peers: a bare Keras step (the same network, loss and Adam in
-one ``tf.function``) on tensors that are in memory already, with and without XLA; Keras ``fit`` on
-arrays in memory; the same network in PyTorch, channels-last, eager and compiled. All start from the
-same weights and see the same batches; their losses are compared.
+Ours is ``l3hpc.models.training.loop.Training`` as the step ``train`` runs it: spectra and targets
+are read from the cache on disk, in random order, epochs end with validation, models and a
+checkpoint (the time of those stands beside it). Peers: a bare Keras step (the same network, loss
+and Adam in one ``tf.function``) on tensors that are in memory already, with and without XLA; Keras
+``fit`` on arrays in memory; the same network in PyTorch, channels-last, eager and compiled. All
+start from the same weights and see the same batches; their losses are compared.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def prepare(folder: Path, quick: bool) -> dict[str, Any]:
     """Rows, order of batches, first weights and the setting, as files that every side reads."""
     import numpy as np
 
-    from l3hpc.arrays.row_file import RowFile
+    from l3hpc.arrays.rows import RowFile
     from l3hpc.models.parameters import untrained
-    from l3hpc.models.training_state import Order
+    from l3hpc.models.training.state import Order
 
     setting = dict(QUICK if quick else FULL)
     spec, rng = spec_of(setting), np.random.default_rng(0)
@@ -90,10 +90,10 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
     """
     import numpy as np
 
-    from l3hpc.arrays.row_file import RowFile
+    from l3hpc.arrays.rows import RowFile
     from l3hpc.datasets.training_pairs import Cache
-    from l3hpc.models import training
-    from l3hpc.models.training_state import Schedule, Status
+    from l3hpc.models.training import loop as training
+    from l3hpc.models.training.state import Schedule, Status
 
     setting = json.loads((folder / "setting.json").read_text())
     spec, batches, count = spec_of(setting), setting["batches"], setting["rows"]

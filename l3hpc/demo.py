@@ -26,7 +26,7 @@ from l3hpc.pipelines.model import Plan
 from l3hpc.report.findings import Findings, StepFacts
 from l3hpc.runs import status, submit
 from l3hpc.workspace import records
-from l3hpc.workspace.states import RunState, StepState
+from l3hpc.workspace.markers import RunState, StepState
 
 PIPELINE = "all"
 MARK = "# Written by l3hpc demo."
@@ -161,7 +161,7 @@ def make_plan(config: Config, settings: Settings) -> Plan:
 
 def carry_out(planned: Plan, folder: Path) -> Outcome:
     """Run the plan here, in the foreground, and write ``results/`` whatever became of it."""
-    from l3hpc.report.results import write_results
+    from l3hpc.report.page import write_results
 
     begun = time.monotonic()
     with inside(folder):

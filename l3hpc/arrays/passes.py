@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from l3hpc.arrays.cores import allocated_cores
 from l3hpc.arrays.features import FeatureRows
 from l3hpc.arrays.rows import Rows, blocks
-from l3hpc.arrays.threads import in_order
+from l3hpc.arrays.threads import allocated_cores, in_order
 
 Result = TypeVar("Result")
 

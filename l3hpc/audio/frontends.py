@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l3hpc.arrays.cores import allocated_cores
+from l3hpc.arrays.threads import allocated_cores
 from l3hpc.audio.conventions import letter_of, name_of
 from l3hpc.errors import InputError
 

@@ -18,16 +18,15 @@ import numpy as np
 import tensorflow as tf
 
 from l3hpc.arrays.threads import read_ahead
-from l3hpc.avc.batches import AvcData
-from l3hpc.avc.network import AvcNetwork, build_avc
-from l3hpc.avc.vision import VisionSpec
+from l3hpc.avc.network import AvcNetwork, VisionSpec, build_avc
+from l3hpc.avc.pairs import AvcData
 from l3hpc.console.progress import Progress
 from l3hpc.io.files import write_text
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training import HISTORY, Training
-from l3hpc.models.training_engine import Engine
-from l3hpc.models.training_state import Status
+from l3hpc.models.training.engine import Engine
+from l3hpc.models.training.loop import HISTORY, Training
+from l3hpc.models.training.state import Status
 
 if TYPE_CHECKING:
     from l3hpc.avc.network import AvcNetwork

@@ -22,7 +22,7 @@ from l3hpc.errors import (
     nearest,
     noting_damage,
 )
-from l3hpc.io.text import one_line
+from l3hpc.io.values import one_line
 
 COMMANDS = {
     "submit": "Submit a pipeline as a chain of jobs.",
@@ -44,8 +44,9 @@ COMMANDS = {
 }
 
 # commands that share a module with another: command → module and name there
-SHARED = {"cancel": ("runs", "cancel"), "usage": ("runs", "usage"),
-          "retry": ("resume", "retry"), "render": ("planning", "render")}
+SHARED = {"status": ("runs", "status"), "logs": ("runs", "logs"), "cancel": ("runs", "cancel"),
+          "usage": ("runs", "usage"), "resume": ("submit", "resume"), "retry": ("submit", "retry"),
+          "render": ("planning", "render")}
 
 LONGEST_LINE = 1500  # of a message
 

@@ -47,7 +47,7 @@ Examples:
 def show(cluster: str | None, config_file: str | None, as_json: bool, everything: bool) -> int:
     """Print every effective value and where it comes from."""
     from l3hpc.config import settings as configuration
-    from l3hpc.console import table
+    from l3hpc.console import formatting
 
     config = configuration.load(config_file, cluster)
     values = config.values()
@@ -59,7 +59,7 @@ def show(cluster: str | None, config_file: str | None, as_json: bool, everything
     shown = {key: _words(value) for key, value in values.items()
              if everything or _words(value) or config.origin(key) != "default"}
     cells = [(key, text, config.origin(key)) for key, text in shown.items()]
-    for line in table.lines(cells, indent="", at_most={1: 60}):
+    for line in formatting.table_lines(cells, indent="", at_most={1: 60}):
         click.echo(line)
     return EXIT_OK
 
@@ -75,7 +75,7 @@ Examples:
 def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
     """Check cluster.yaml, paths, pipelines and templates; exit code 2 if something is wrong."""
     from l3hpc.config import settings as configuration
-    from l3hpc.console import table
+    from l3hpc.console import formatting
     from l3hpc.doctor import configuration as configcheck
 
     findings = configcheck.check(configuration.load(config_file, cluster))
@@ -84,9 +84,9 @@ def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
             {"what": one.subject, "ok": one.ok, "detail": one.message, "fix": one.advice or None}
             for one in findings]}, indent=2))
     else:
-        lines = table.lines([("ok" if one.ok else "BAD", one.subject, one.message)
+        lines = formatting.table_lines([("ok" if one.ok else "BAD", one.subject, one.message)
                              for one in findings], indent="", at_least={0: 3})
-        below = " " * (max(table.width(one.subject) for one in findings) + 7)
+        below = " " * (max(formatting.width(one.subject) for one in findings) + 7)
         for one, line in zip(findings, lines, strict=True):
             click.echo(line)
             if not one.ok:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
-from l3hpc.workspace.states import RunState
+from l3hpc.workspace.markers import RunState
 
 if TYPE_CHECKING:
     from l3hpc.demo import Outcome, Settings
@@ -112,10 +112,10 @@ def told(outcome: Outcome, folder: Path) -> list[str]:
 
 def row_lines(row: LedgerRow) -> list[str]:
     """The cells that say most, a line each."""
-    from l3hpc.console import table
+    from l3hpc.console import formatting
 
     cells = [(title, value) for title, value in row.cells if title in TOLD and value]
-    return table.lines(cells)
+    return formatting.table_lines(cells)
 
 
 def as_value(outcome: Outcome, folder: Path) -> dict[str, object]:

@@ -41,7 +41,7 @@ def complete_model(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Names of models in the folders of models, and files, for the shell."""
-    from l3hpc.embedding.names import known
+    from l3hpc.embedding.model_files import known
 
     found = [CompletionItem(name) for name in known() if name.startswith(incomplete)]
     return [*found, CompletionItem(incomplete, type="file")]
@@ -105,8 +105,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     from l3hpc.datasets.corpus import printable
     from l3hpc.embedding import batch
     from l3hpc.embedding.folders import plan_all
-    from l3hpc.embedding.names import find
-    from l3hpc.embedding.recognise import recognise
+    from l3hpc.embedding.model_files import find, recognise
 
     settings = batch.Settings(options["hop_size"], not options["no_centering"],
                               options["batch_size"], options["overwrite"],
@@ -162,7 +161,7 @@ def _refused(found: Plan) -> int:
 
 def _model(options: dict[str, Any]) -> dict[str, Any]:
     """What ``load_model`` is to be given."""
-    from l3hpc.embedding.names import published_name
+    from l3hpc.embedding.model_files import published_name
 
     edgel3 = {"model_type": options["model_type"], "emb_dim": options["emb_dim"],
               "retrain_type": options["retrain_type"], "sparsity": options["model_sparsity"]}
@@ -181,7 +180,7 @@ def _model(options: dict[str, Any]) -> dict[str, Any]:
 def _configured() -> str:
     from l3hpc.config import settings as config
     from l3hpc.embedding.embed import NO_MODEL
-    from l3hpc.embedding.names import PATTERNS
+    from l3hpc.embedding.model_files import PATTERNS
 
     found = config.load(None).paths.weights
     if found is None:

@@ -88,9 +88,9 @@ def _from_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]
 def _by_hand(
     step: str, params: dict[str, Any], inputs: dict[str, Any], output: Path, overwrite: bool
 ) -> dict[str, Any]:
-    from l3hpc.worker import standalone
+    from l3hpc.worker import execute
 
-    return standalone.run(step, params, {name: Path(folder) for name, folder in inputs.items()},
+    return execute.run(step, params, {name: Path(folder) for name, folder in inputs.items()},
                       output, overwrite=overwrite)
 
 

@@ -1,17 +1,31 @@
 """``l3hpc cancel``, ``l3hpc usage``, and what all commands about runs share.
 
 That is: where the workspace is, and which run and step is meant.
+
+``l3hpc status``: where runs stand, in a table for people or as JSON.
+
+``l3hpc logs``: print or follow the log of one step.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from l3hpc.console.terminal import own
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
+from l3hpc.io.values import log_text, one_line
+
+SHOWN = 5
+ASK_SLURM_EVERY_S = 10.0
 
 
 def workspace_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +101,7 @@ def cancel(
 
     Finished results are kept: the next submission of the same pipeline reuses them.
     """
-    from l3hpc.runs.cancel import cancel
+    from l3hpc.runs.resume import cancel
     from l3hpc.workspace import records
 
     folder = workspace(config_file, workspace_dir)
@@ -136,3 +150,191 @@ def usage(
     from l3hpc.runs.usage import table
 
     click.echo(table(name, found))
+
+
+@click.command(epilog="""\b
+Examples:
+  l3hpc status                    the newest runs
+  l3hpc status latest --watch     follow the newest run until it ends
+  l3hpc status upstream-2026 --json
+
+States: waiting (for earlier steps), queued (with Slurm's reason), running, requeued, done,
+reused (from an earlier run), failed, blocked (by a step that failed), lost, cancelled.
+With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
+"next", "notes", "damaged", "combinations"}], "left_out": [{"where", "message"}]}; each step has
+name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress,
+last_words, failed_tasks, artifact.
+
+\b
+Damaged files are named and left out; everything else is shown, and the exit code is 1.
+""")
+@click.argument("run", required=False, shell_complete=complete_run)
+@click.option("--all", "everything", is_flag=True,
+              help=f"Show all runs, not only the newest {SHOWN}.")
+@click.option("-w", "--watch", is_flag=False, flag_value=5.0, type=click.FloatRange(1.0),
+              metavar="[SECONDS]", help="Refresh every SECONDS seconds (5 if omitted).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@workspace_options
+def status(
+    run: str | None, everything: bool, watch: float | None, as_json: bool,
+    config_file: str | None, workspace_dir: str | None,
+) -> int:
+    """Show the state, tasks, time, progress and last message of every step of a run.
+
+    RUN is the name of a run, the beginning of one, or 'latest'. Without RUN: the newest runs.
+    """
+    folder = workspace(config_file, workspace_dir)
+    while True:
+        text, moving, code = _look(folder, run, everything, as_json)
+        if watch is not None and sys.stdout.isatty() and not as_json:
+            click.echo("\033[H\033[J", nl=False, file=own(sys.stdout))
+            click.echo(f"{_fitting(text)}\nevery {watch:g} s, Ctrl-C ends")
+        else:
+            click.echo(text)
+        sys.stdout.flush()
+        if watch is None or not moving:
+            return code
+        time.sleep(watch)
+
+
+def _fitting(text: str) -> str:
+    """As much of the text as the terminal has room for, above one line of words."""
+    size = shutil.get_terminal_size()
+    lines = [line[:size.columns] for line in text.splitlines()]
+    room = max(size.lines - 2, 1)
+    return "\n".join(lines if len(lines) <= room else [*lines[:room - 1], "…"][:room])
+
+
+def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tuple[str, bool, int]:
+    """The text, whether anything still moves, and the exit code: 1 where a file is damaged."""
+    from l3hpc.runs import display, status
+    from l3hpc.workspace import records
+
+    broken: list[InputError] = []
+    if run is not None:
+        found = status.collect(folder, [records.find(folder, run)])
+    else:
+        found = status.collect(folder, last=None if everything else SHOWN, broken=broken)
+    moving = any(each.state.is_active for each in found)
+    code = EXIT_FAILED if broken or any(each.damaged for each in found) else EXIT_OK
+    if as_json:
+        left_out = [{"where": error.where, "message": error.message} for error in broken]
+        value = {"schema": status.SCHEMA, "runs": [each.to_json() for each in found],
+                 "left_out": left_out}
+        return json.dumps(value, indent=2), moving, code
+    for error in broken:
+        click.echo(f"error: {one_line(error.where)}: {one_line(error.message)}", err=True)
+        for line in (error.hint or "").splitlines():
+            click.echo(f"       {line}", err=True)
+    if not found:
+        return ("no other runs yet" if broken else
+                f"no runs yet in {folder}\n"
+                "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False, code
+    text = "\n\n".join(display.run_text(each) for each in found)
+    hidden = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
+    if hidden > 0:
+        text += f"\n\nand {hidden:,} older: l3hpc status --all"
+    return text, moving, code
+
+
+@click.command(epilog="""\b
+Examples:
+  l3hpc logs latest                   the steps of the newest run, and their logs
+  l3hpc logs latest train             the log of a step
+  l3hpc logs latest train -f          follow it while it grows
+  l3hpc logs upstream-2026 extract --task 3 --out
+""")
+@click.argument("run", shell_complete=complete_run)
+@click.argument("step", required=False, shell_complete=complete_step)
+@click.option("-f", "--follow", is_flag=True,
+              help="Keep printing until the task ends (Ctrl-C stops).")
+@click.option("--task", type=click.IntRange(0), metavar="N",
+              help="Task of an array (default: the first failed one, else the first running).")
+@click.option("--out", "which", flag_value="out", help="Print the standard output of the step.")
+@click.option("--err", "which", flag_value="err", default=True,
+              help="Print its messages and errors (the default).")
+@click.option("--path", "only_path", is_flag=True, help="Print the path of the log file.")
+@click.option("--json", "as_json", is_flag=True, help="Without STEP: print the list as JSON.")
+@workspace_options
+def logs(
+    run: str, step: str | None, follow: bool, task: int | None, which: str, only_path: bool,
+    as_json: bool, config_file: str | None, workspace_dir: str | None,
+) -> None:
+    """Print the log of STEP in RUN (a name, the beginning of one, or 'latest').
+
+    Without STEP: list the steps of RUN.
+    """
+    from l3hpc.errors import InputError
+    from l3hpc.io.files import open_regular
+    from l3hpc.runs import logs, status
+    from l3hpc.workspace import records
+
+    folder = workspace(config_file, workspace_dir)
+    name = records.find(folder, run)
+    record = records.read(folder, name)
+    if step is None:
+        _list(folder, name, as_json)
+        return
+    if as_json:
+        raise InputError("--json is for the list of steps",
+                         hint=command_line("logs", name, "--json"))
+    entry = records.step(record, step)
+    path = logs.find(folder, record, entry, task=task, which=which or "err")
+    if only_path:
+        click.echo(path)
+        return
+    if follow:
+        printed, stands = False, ""
+
+        def ended() -> bool:
+            nonlocal stands
+            now = next(each for each in status.collect(folder, [name])[0].steps
+                       if each.name == step)
+            words = f"{now.state} ({now.detail})" if now.detail else now.state
+            if not printed and words != stands and now.state.is_active:
+                click.echo(f"{step} of {name} is {words}; its log is empty so far", err=True)
+            stands = words
+            return not now.state.is_active
+
+        ask_every_s = ASK_SLURM_EVERY_S if record.capabilities.remote else logs.POLL_S
+        for text in logs.follow(path, ended, ask_every_s=ask_every_s):
+            click.echo(log_text(text), nl=False)
+            printed = True
+        if not printed:
+            click.echo(f"{step} of {name} is {stands}; its log is empty: {path}", err=True)
+        return
+    if not path.exists():
+        raise InputError(f"{step} of {name} has not started: it has no log yet",
+                         hint=f"See where it stands: {command_line('status', name)}")
+    with open_regular(path) as stream:
+        text = stream.read().decode("utf-8", "replace")
+    click.echo(log_text(text), nl=False)
+    if not text:
+        click.echo(f"the log of {step} is empty: {path}", err=True)
+
+
+def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
+    """The steps of a run: state, and the log that ``l3hpc logs RUN STEP`` would print."""
+    from l3hpc.console import formatting
+    from l3hpc.errors import InputError
+    from l3hpc.runs import logs, status
+    from l3hpc.workspace import records
+
+    record = records.read(workspace_folder, run)
+    rows = []
+    for now in status.collect(workspace_folder, [run])[0].steps:
+        try:
+            path = logs.find(workspace_folder, record, records.step(record, now.name))
+            size = path.stat().st_size if path.exists() else None
+        except InputError:  # it was done before this run, or not submitted
+            path, size = None, None
+        rows.append({"step": now.name, "state": now.state, "bytes": size,
+                     "log": None if size is None else str(path)})
+    if as_json:
+        click.echo(json.dumps({"run": run, "steps": rows}, indent=2))
+        return
+    cells = [(str(row["step"]), str(row["state"]), "no log" if row["bytes"] is None
+              else f"{row['bytes']:,} bytes  {row['log']}") for row in rows]
+    for line in formatting.table_lines(cells, indent="", at_least={1: 9}):
+        click.echo(line)
+    click.echo(f"\nprint one with   {command_line('logs', run)} STEP", err=True)

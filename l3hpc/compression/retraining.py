@@ -19,14 +19,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from l3hpc.compression.correspondence import Head
+from l3hpc.compression.judges import Head
 from l3hpc.compression.pruning import masks_of, places
 from l3hpc.errors import InputError
 from l3hpc.models.network import WEIGHT_DECAY, assign, build, parameters_of, weighted_layers
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training import Training
-from l3hpc.models.training_engine import Engine
+from l3hpc.models.training.engine import Engine
+from l3hpc.models.training.loop import Training
 
 
 class MaskedEngine(Engine):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.compression import plans, pruning
+from l3hpc.compression import pruning
 from l3hpc.compression.pruning import kernels, places
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import Parameters
@@ -135,7 +135,7 @@ def published_rows(teacher: Parameters, on_plan: Callable[[str], None] = lambda 
     for a teacher that has not eight convolutions.
     """
     rows = []
-    for name, percent in plans.PUBLISHED.items():
+    for name, percent in pruning.PUBLISHED.items():
         row: dict[str, Any] = {"plan": name, "percent": list(percent),
                                "published": asdict(published(percent)),
                                "own": None, "sizes": None}

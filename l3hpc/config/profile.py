@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from l3hpc import steps
-from l3hpc.arrays.cores import allocated_cores
+from l3hpc.arrays.threads import allocated_cores
 from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
 from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.positions import checked

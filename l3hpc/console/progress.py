@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from l3hpc.console import terminal
 from l3hpc.io.files import write_json
-from l3hpc.io.text import one_line, visible
+from l3hpc.io.values import one_line, visible
 
 LINE_EVERY_S = 10.0
 STATE_EVERY_S = 2.0

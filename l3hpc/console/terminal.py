@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO, cast
 
-from l3hpc.io.text import ESCAPED, encodable, visible
+from l3hpc.io.values import ESCAPED, encodable, visible
 
 if TYPE_CHECKING:
     from rich.console import Console

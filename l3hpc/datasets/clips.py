@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.arrays.row_file import RowFile
+from l3hpc.arrays.rows import RowFile
 from l3hpc.datasets.embeddings import Part, finite, open_source
 from l3hpc.errors import InputError
 from l3hpc.io.files import is_task_folder, task_folders

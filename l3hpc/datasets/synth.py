@@ -24,10 +24,10 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from l3hpc.arrays.cores import allocated_cores
+from l3hpc.arrays.threads import allocated_cores
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import sounds
-from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust
+from l3hpc.datasets.sonyc_ust import Taxonomy, sonyc_ust
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json, whole_folder, write_json, write_text
 

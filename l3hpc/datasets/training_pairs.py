@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from l3hpc.arrays.row_file import RowFile
+from l3hpc.arrays.rows import RowFile
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.frontends import Frontend
 from l3hpc.console.progress import Progress
@@ -94,7 +94,7 @@ def artifact_pairs(
     local day, or one recording where its time is unknown) stay together.
     Raises ``InputError`` where the two artifacts do not match row by row.
     """
-    from l3hpc.datasets.local_time import calendar
+    from l3hpc.datasets.windows import calendar
 
     if len(extract.parts) != len(targets.parts):
         raise InputError(f"{len(targets.parts)} tasks of targets for {len(extract.parts)} of "

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from l3hpc.config import sources
 from l3hpc.config.settings import Config
 from l3hpc.doctor import environment, slurm, storage
-from l3hpc.doctor.programs import Ask, ask
-from l3hpc.doctor.results import results_line
-from l3hpc.doctor.scripts import check_names, script_lines
+from l3hpc.doctor.environment import Ask, ask
+from l3hpc.doctor.slurm import check_names, script_lines
+from l3hpc.doctor.storage import results_line
 from l3hpc.findings import Finding
 
 __all__ = ["Finding", "examine"]

@@ -1,23 +1,28 @@
-"""This machine: Python, the packages with their bounds, TensorFlow, cores and memory."""
+"""Other programs that the doctor asks: never an exception, always in English.
+
+This machine: Python, the packages with their bounds, TensorFlow, cores and memory.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
 
 from l3hpc import steps
-from l3hpc.arrays.cores import allocated_cores
+from l3hpc.arrays.threads import allocated_cores
 from l3hpc.config.profile import ClusterProfile, machine_memory_mb
-from l3hpc.doctor.programs import Ask
 from l3hpc.findings import Finding, from_error
 from l3hpc.installation import install_command
+from l3hpc.schedulers.slurm.commands import for_slurm
 
 PYTHON_FROM, PYTHON_BELOW = (3, 10), (3, 14)
 TWINS = {"tensorflow": ("tensorflow-cpu", "tensorflow-macos", "tf-nightly")}
@@ -28,6 +33,39 @@ EXTRAS = {"umap": "needed for --approx umap only", "edge": "needed for edge expo
 LEAST_MEMORY_MB = 6 * 1024
 _PROBE = ("import json, os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'; import tensorflow as tf; "
           "print(json.dumps([tf.__version__, len(tf.config.list_physical_devices('GPU'))]))")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program printed. ``code`` is None where it could not be started or did not answer."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def reason(self) -> str:
+        """The last line of its complaint."""
+        lines = [line for line in (self.err or self.out).splitlines() if line.strip()]
+        return lines[-1].strip() if lines else f"exit code {self.code}"
+
+
+Ask = Callable[[Sequence[str]], Answer]
+
+
+def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
+    """Run a program with an English locale and no inherited Slurm options; never raises."""
+    try:
+        done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
+                              errors="replace", timeout=timeout, check=False,
+                              env={**for_slurm(), "LC_ALL": "C"}, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        return Answer(None, "", f"{command[0]} is not installed here")
+    except OSError as error:
+        return Answer(None, "", f"{command[0]} cannot be started: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return Answer(None, "", f"{command[0]} did not answer within {timeout:g} s")
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 def python_line(version: tuple[int, ...] | None = None) -> Finding:

@@ -1,4 +1,7 @@
-"""The places of a configuration: workspace, weights, data sets, results tables."""
+"""The places of a configuration: workspace, weights, data sets, results tables.
+
+The results tables: always kept in the workspace; a Google Sheet where one is configured.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from l3hpc.config.settings import Config, check_workspace
-from l3hpc.doctor.programs import Ask
-from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.doctor.environment import Ask
+from l3hpc.errors import HeaderDriftError, InputError, L3hpcError, OfflineError, command_line
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import write_text
 from l3hpc.schedulers.slurm.commands import on_cluster
@@ -19,6 +22,8 @@ from l3hpc.workspace import sharing
 LEAST_FREE_GB = 10
 SHARED_TYPES = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "panfs", "afs", "cifs",
                 "orangefs", "pvfs", "glusterfs", "wekafs", "9p", "virtiofs")
+CHECK = "results sheet"
+PATIENCE_S = 12.0
 
 
 def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Finding]:
@@ -225,3 +230,51 @@ def sonyc_line(folder: Path | None) -> Finding:
     counts = [f"{sum(part == split for part, _ in clips):,} {split}"
               for split in ("train", "validate", "test")]
     return Finding("SONYC-UST", "green", f"{len(clips):,} clips ({', '.join(counts)})")
+
+
+def results_line(config: Config, probe: bool = True) -> Finding:
+    """Whether the configured sheet can be reached with the configured key, and has our columns.
+
+    Without ``probe`` only the key file is looked at.
+    """
+    if config.ledger.sheet_id is None:
+        return Finding(CHECK, "off", "not set (ledger.sheet_id, GSHEET_ID): results stay in the "
+                       "workspace, as CSV and XLSX", "see them: l3hpc ledger show")
+    from l3hpc.ledger.schema import MAIN_TABS, TABS
+    from l3hpc.ledger.sheets.client import Pace, Sheets, credentials
+    from l3hpc.ledger.sheets.grid import require_headers
+    from l3hpc.ledger.sheets.sync import snapshot_of
+
+    try:
+        if not probe:
+            if config.ledger.key_file is not None:
+                credentials(config.ledger.key_file)
+            return Finding(CHECK, "green", f"{config.ledger.sheet_id}, not asked")
+        sheets = Sheets(config.ledger.sheet_id, config.ledger.key_file,
+                        pace=Pace(lambda text: None, sleep=_Impatience()))
+        snapshot = snapshot_of(sheets)
+        require_headers(snapshot, [TABS[name] for name in MAIN_TABS])
+    except OfflineError as error:
+        return Finding(CHECK, "yellow", f"{error.message}; results are kept in the workspace",
+                       "l3hpc ledger sync   on a machine with internet access")
+    except HeaderDriftError as error:
+        return from_error(CHECK, error, "l3hpc ledger check")
+    except L3hpcError as error:
+        return from_error(CHECK, error, "l3hpc ledger check")
+    return Finding(CHECK, "green", f"{snapshot.title!r} answers as {sheets.account}, with all "
+                   f"columns of {', '.join(MAIN_TABS)}")
+
+
+class _Impatience:
+    """A ``sleep`` for the doctor: short waits, and after some seconds none any more."""
+
+    def __init__(self) -> None:
+        self.left = PATIENCE_S
+
+    def __call__(self, seconds: float) -> None:
+        if seconds > self.left:
+            raise OfflineError(f"no answer from Google within {PATIENCE_S:.0f} s")
+        self.left -= seconds
+        import time
+
+        time.sleep(seconds)

@@ -24,8 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from l3hpc.arrays.cores import allocated_cores
-from l3hpc.arrays.threads import read_ahead
+from l3hpc.arrays.threads import allocated_cores, read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, read_audio
 from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, hop_samples
 from l3hpc.embedding.embed import Settings, check_embedding, embed_file, embed_pieces, resampler_of

@@ -13,8 +13,7 @@ import numpy as np
 
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import Frontend
-from l3hpc.embedding.names import PATTERNS, find
-from l3hpc.embedding.recognise import Recognised, geometry_of, recognise
+from l3hpc.embedding.model_files import PATTERNS, Recognised, find, geometry_of, recognise
 from l3hpc.errors import InputError, nearest
 from l3hpc.models import weights
 
@@ -129,7 +128,7 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     model
         openl3 or edgel3 weights, full Keras models (HDF5 or ``.keras``), TFLite, or a file of
         l3hpc, gzipped or not; or a name: ``sea-64``, ``openl3-mel256-music``, ``untrained`` (see
-        ``l3hpc.embedding.names``).
+        ``l3hpc.embedding.model_files``).
     input_repr, embedding_size, frontend, geometry
         What the file does not state, or what overrules it (see ``recognise``).
     threads

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from l3hpc.errors import InputError
-from l3hpc.io.text import ESCAPED
+from l3hpc.io.values import ESCAPED
 
 SYNCED_AT_ONCE = 16
 MAX_JSON = 2**30

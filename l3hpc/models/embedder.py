@@ -58,7 +58,7 @@ class Embedder:
     def __init__(self, parameters: Parameters, label: str, *, trained: bool = True,
                  threads: int | None = None, engine: Engine | None = None) -> None:
         if engine is None:
-            from l3hpc.models.tensorflow_engine import TensorFlowEngine
+            from l3hpc.models.engines import TensorFlowEngine
 
             engine = TensorFlowEngine(parameters.folded(), threads)
         self.spec: NetworkSpec = parameters.spec

@@ -27,16 +27,15 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.arrays.cores import allocated_cores
+from l3hpc.arrays.threads import allocated_cores
 from l3hpc.audio.files import to_float
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file, read_json, write_json
-from l3hpc.models.engines import cache_file
+from l3hpc.models.engines import cache_file, refuse_fork
 from l3hpc.models.geometry import KEYS, STATED
 from l3hpc.models.spec import is_value
-from l3hpc.models.tensorflow_engine import refuse_fork
 from l3hpc.models.tensorflow_log import import_tensorflow
 from l3hpc.models.weight_files import MAX_BYTES, MAX_JSON
 

@@ -24,11 +24,10 @@ from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user, digest, read_json
-from l3hpc.pipelines import definition, external_inputs, fingerprint, parameters
+from l3hpc.pipelines import definition, model, resolve
 from l3hpc.pipelines.definition import Pipeline
-from l3hpc.pipelines.external_inputs import Outside
 from l3hpc.pipelines.model import InputOrigin, Plan, PlannedStep
-from l3hpc.pipelines.parameters import Wanted
+from l3hpc.pipelines.resolve import Outside, Wanted
 from l3hpc.steps import LEDGER_FOLDERS, Output
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
@@ -85,7 +84,7 @@ def planned_steps(found: Pipeline, config: Config, request: Request
                   ) -> tuple[dict[str, PlannedStep], list[Outside]]:
     """The steps of a plan by name, and the students that come from outside; labels are missing."""
     check_workspace(config.workspace, config.origin("paths.workspace"))
-    wanted = parameters.wanted(found, request.options or {}, request.sets)
+    wanted = resolve.wanted(found, request.options or {}, request.sets)
     kept = _kept(found, wanted, request)
     params: dict[str, BaseModel] = {}
     for name, item in kept.items():
@@ -140,7 +139,7 @@ def run_name(workspace: Path, name: str, content: Sequence[str], date: datetime.
 
 def _kept(pipeline: Pipeline, wanted: Mapping[str, Wanted], request: Request) -> dict[str, Wanted]:
     """The steps that run, with ``unless:`` and ``--from`` applied to steps and needs."""
-    out = parameters.dropped(wanted)
+    out = resolve.dropped(wanted)
     for name, why in out.items():
         conditions = set(wanted[name].step.unless)
         for key in wanted[name].by_person:
@@ -176,7 +175,7 @@ def _kept(pipeline: Pipeline, wanted: Mapping[str, Wanted], request: Request) ->
 def _params(item: Wanted, earlier: Mapping[str, BaseModel], config: Config) -> BaseModel:
     """Validated parameters, with what follows from the earlier steps where nobody stated it."""
     more = steps.step(item.step.kind).implied(item.params, earlier, config.paths.audio)
-    return parameters.validate(replace(item, params={**item.params, **more}), config)
+    return resolve.validate(replace(item, params={**item.params, **more}), config)
 
 
 def _sources(item: Wanted, config: Config, request: Request) -> dict[str, Outside]:
@@ -196,15 +195,15 @@ def _sources(item: Wanted, config: Config, request: Request) -> dict[str, Outsid
         parameter = inputs[kind].parameter
         must = inputs[kind].required or kind == closest or parameter
         if kind in named:
-            result[kind] = external_inputs.given(
+            result[kind] = resolve.given(
                 config.workspace, kind, named[kind], f"--input {kind}", cluster)
         elif item.params.get(parameter) is not None:
             continue
         elif makes[kind] is Output.STUDENT:
-            result[kind] = external_inputs.student(
+            result[kind] = resolve.student(
                 config.workspace, kind, request.student or "latest", cluster)
         elif must and makes[kind] is Output.EMBEDDINGS and folder:
-            result[kind] = external_inputs.given(config.workspace, kind, str(folder),
+            result[kind] = resolve.given(config.workspace, kind, str(folder),
                                          config.origin("paths.embeddings"), cluster)
         elif must:
             hint = f"--input {kind}=RUN or FOLDER"
@@ -245,7 +244,7 @@ def _check_embeddings(item: Wanted, params: BaseModel, sources: Mapping[str, Out
         if steps.step(kind).output is Output.EMBEDDINGS:
             steps.step(item.step.kind).check_embeddings(
                 params, kind, available, source.path,
-                functools.partial(external_inputs.embedding_dim, source))
+                functools.partial(resolve.embedding_dim, source))
 
 
 def _check(kept: Mapping[str, Wanted], params: Mapping[str, BaseModel]) -> None:
@@ -300,7 +299,7 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
     paths.update({kind: str(source.path) for kind, source in sources.items()})
     for key, value in {**values, **paths, "shards": shards}.items():
         _check_utf8(f"{step.name}.{key}", value)
-    mark = fingerprint.of_step(known, values, marks, known.digests(params), shards)
+    mark = model.fingerprint_of_step(known, values, marks, known.digests(params), shards)
     artifact = Workspace(config.workspace).artifact(step.kind, mark).path
     pipeline_says = step.resources.over(Resources())
     resources = item.resources.over(profile.at(step.kind).over(pipeline_says))

@@ -11,11 +11,11 @@ from typing import Any
 
 from l3hpc import steps as kinds
 from l3hpc.config.units import format_memory, format_time
-from l3hpc.console import table
+from l3hpc.console import formatting
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.steps import Output
 from l3hpc.workspace import artifacts, records
-from l3hpc.workspace.states import RunState
+from l3hpc.workspace.markers import RunState
 
 CONFIRM_CORE_HOURS = 1000.0
 CONFIRM_GPU_HOURS = 100.0
@@ -79,9 +79,9 @@ def _number(value: float) -> str:
 
 def text(plan: Plan) -> str:
     """The whole preview: heading, table, what the steps do, cost."""
-    steps = table.lines([_COLUMNS, *(_row(step) for step in plan.steps)], right=_RIGHT)
-    details = table.lines([(f"{name}:", text) for name, text in descriptions(plan).items()],
-                          gap=" ")
+    steps = formatting.table_lines([_COLUMNS, *(_row(step) for step in plan.steps)], right=_RIGHT)
+    named = [(f"{name}:", text) for name, text in descriptions(plan).items()]
+    details = formatting.table_lines(named, gap=" ")
     return "\n".join([heading(plan), "", *steps, "", *details, f"  {cost_words(plan)}"])
 
 

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from l3hpc.config.settings import Config
-from l3hpc.console.table import lines
+from l3hpc.console.formatting import table_lines
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.definition import Pipeline
-from l3hpc.pipelines.external_inputs import Outside
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.pipelines.options import OPTIONS
 from l3hpc.pipelines.plan import Request, check_name, labelled, planned_steps, run_name
+from l3hpc.pipelines.resolve import Outside
 
 MOST = 1000
 Combination = dict[str, str]
@@ -130,7 +130,7 @@ def table(sweep: Sweep) -> str:
     words = f"{len(sweep.combinations)} combinations"
     if shared:
         words += f"; shared: {' '.join(sweep.shared)}"
-    return "\n".join([*lines(rows), f"  {words}"])
+    return "\n".join([*table_lines(rows), f"  {words}"])
 
 
 def _request(request: Request, chosen: Combination) -> Request:

@@ -6,14 +6,14 @@ from l3hpc import _lazy
 
 if TYPE_CHECKING:
     from l3hpc.reduction.pca import StreamingPCA as StreamingPCA
-    from l3hpc.reduction.store import Phi as Phi
-    from l3hpc.reduction.store import load_phi as load_phi
-    from l3hpc.reduction.store import save_phi as save_phi
+    from l3hpc.reduction.phi import Phi as Phi
+    from l3hpc.reduction.phi import load_phi as load_phi
+    from l3hpc.reduction.phi import save_phi as save_phi
     from l3hpc.reduction.umap import StandardizedUMAP as StandardizedUMAP
 
 __all__ = ["Phi", "StandardizedUMAP", "StreamingPCA", "load_phi", "save_phi"]
 __getattr__, __dir__ = _lazy.names(__name__, {
-    "StreamingPCA": "l3hpc.reduction.pca", "Phi": "l3hpc.reduction.store",
-    "load_phi": "l3hpc.reduction.store", "save_phi": "l3hpc.reduction.store",
+    "StreamingPCA": "l3hpc.reduction.pca", "Phi": "l3hpc.reduction.phi",
+    "load_phi": "l3hpc.reduction.phi", "save_phi": "l3hpc.reduction.phi",
     "StandardizedUMAP": "l3hpc.reduction.umap",
 })

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from l3hpc.report.findings import Curve, Epoch, Interval, Network, StepFacts, Variance
-from l3hpc.web.elements import element
-from l3hpc.workspace.states import StepState
+from l3hpc.web.html import element
+from l3hpc.workspace.markers import StepState
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 500, 300

@@ -153,7 +153,7 @@ def variance(path: Path) -> Variance | None:
     """What φ keeps; the shares of all components where the file has them."""
     if not path.is_file():
         return None
-    from l3hpc.reduction.store import load_phi
+    from l3hpc.reduction.phi import load_phi
 
     phi = load_phi(path)
     ratios = phi.arrays.get("spectrum", phi.arrays.get("explained_variance_ratio", ()))
@@ -194,7 +194,7 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tup
     again."""
     from l3hpc.ledger.cells import cells
     from l3hpc.ledger.store import Store
-    from l3hpc.ledger.views.table import shown
+    from l3hpc.ledger.views.select import shown
 
     real = {Path(path).resolve() for path in artifacts.values()}
     own: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}

@@ -20,8 +20,8 @@ from l3hpc.runs import status
 from l3hpc.schedulers.base import JobId
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder
+from l3hpc.workspace.markers import RunState, StepState
 from l3hpc.workspace.records import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState, StepState
 
 _OUTCOMES = {StepState.PLANNED: "was not submitted", StepState.LOST: "was lost",
              StepState.BLOCKED: "is blocked", StepState.CANCELLED: "was cancelled"}

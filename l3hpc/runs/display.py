@@ -13,16 +13,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
-from l3hpc.console import table, terminal
+from l3hpc.console import formatting, terminal
 from l3hpc.console.formatting import age, clock, progress_words
 from l3hpc.errors import command_line
-from l3hpc.io.text import one_line
+from l3hpc.io.values import one_line
 from l3hpc.runs.status import RunStatus, StepStatus
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJob
+from l3hpc.workspace.markers import RunState, StepState
 from l3hpc.workspace.records import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState, StepState
 
 HEAD = ("step", "job", "state", "tasks", "elapsed", "detail")
 WORDS_SHOWN = 3
@@ -39,7 +39,8 @@ def run_text(run: RunStatus) -> str:
     headings = {id(group[0]): title for title, group in order if title and group}
     rows = [(step.name, step.job or "–", step.state, f"{step.done:,}/{step.tasks:,}",
              clock(step.elapsed_s), step.detail) for step in steps]
-    head, *body = table.lines([HEAD, *rows], right=[HEAD.index("tasks"), HEAD.index("elapsed")])
+    head, *body = formatting.table_lines(
+        [HEAD, *rows], right=[HEAD.index("tasks"), HEAD.index("elapsed")])
     lines.append(head)
     indent = " " * head.rindex(HEAD[-1])  # more on a step stands below its detail
     for step, line in zip(steps, body, strict=True):

@@ -11,8 +11,8 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import open_regular
 from l3hpc.workspace import artifacts, attempts, markers
 from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.markers import StepState
 from l3hpc.workspace.records import RunRecord, StepRecord
-from l3hpc.workspace.states import StepState
 
 POLL_S = 0.5
 TAIL_BYTES = 65_536

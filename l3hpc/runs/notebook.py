@@ -19,7 +19,7 @@ from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs
 from l3hpc.runs.status import RunStatus, collect
 from l3hpc.workspace import records
-from l3hpc.workspace.states import RunState
+from l3hpc.workspace.markers import RunState
 
 if TYPE_CHECKING:
     import pandas
@@ -165,7 +165,7 @@ class Run:
 
     def cancel(self) -> list[str]:
         """Cancel what waits or runs; return the ids of the cancelled jobs."""
-        from l3hpc.runs.cancel import cancel
+        from l3hpc.runs.resume import cancel
 
         return cancel(self.workspace, self.name)
 

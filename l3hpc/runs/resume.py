@@ -2,6 +2,8 @@
 
 What is finished is known from the artifacts, what lives from the queue. The ids of finished or
 forgotten jobs are never used: Slurm would take them as fulfilled.
+
+Cancelling a run: the whole chain, the last job first, and no job of any other run.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import JobId, JobState, Scheduler, submitted_job
 from l3hpc.workspace import artifacts, attempts, markers, records
 from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.markers import RunState, StepState
 from l3hpc.workspace.records import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState, StepState
 
 ENDING_S = 90.0  # Slurm kills what does not end after KillWait, 30 s by default
 ENDING_LOOK_S = 2.0
@@ -372,3 +374,21 @@ def _wish(name: str, value: str, text: str) -> dict[str, int]:
     if not value.isdigit() or (name == "cpus" and value == "0"):
         raise InputError(f"--set {text!r}: {value!r} is not a number")
     return {name: int(value)}
+
+
+def cancel(workspace: Path, run: str) -> list[str]:
+    """Cancel what still waits or runs of a run; return the ids that were asked to stop.
+
+    What was finished stays usable. Jobs whose ids never reached the record are cancelled too. A
+    submission that is under way takes its jobs back itself.
+    """
+    submission_lock.stop(workspace, run)
+    record = records.read(workspace, run)
+    jobs = schedulers.of_record(workspace, record).cancel_run(record)
+    stopped = [job.id for job in jobs]
+    if stopped or record.state is RunState.SUBMITTING:
+        record = records.read(workspace, run)
+        if record.state is not RunState.REFUSED:
+            record.state, record.note = RunState.CANCELLED, ""
+            records.write(workspace, record)
+    return stopped

@@ -22,8 +22,8 @@ from l3hpc.schedulers.base import Hold, JobAnswer, JobQuery, LiveJob, StepJobs
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace import attempts as waiting
 from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.markers import RunState, StepState, TaskState
 from l3hpc.workspace.records import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState, StepState, TaskState
 
 SCHEMA = 1
 _ORDER = (TaskState.RUNNING, TaskState.FAILED, TaskState.REQUEUED, TaskState.QUEUED,

@@ -13,8 +13,8 @@ from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError,
 from l3hpc.workspace import records, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
+from l3hpc.workspace.markers import RunState
 from l3hpc.workspace.records import RunRecord
-from l3hpc.workspace.states import RunState
 
 STOP_S = 150.0  # an sbatch that hangs is given up after two minutes
 LOOK_S = 0.5

@@ -25,15 +25,14 @@ from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.runs import ledger_sync, submission_lock
 from l3hpc.runs.dependencies import made_elsewhere
 from l3hpc.runs.submit_jobs import arrays_of, hand_over, write_scripts
-from l3hpc.schedulers import job_arrays
 from l3hpc.schedulers import requeue_policy as healing
 from l3hpc.schedulers import scripts as render
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.lease import Lease
+from l3hpc.workspace.markers import RunState, StepState
 from l3hpc.workspace.records import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState, StepState
 
 HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -107,9 +106,9 @@ def scripts(plan: Plan, steps: Sequence[PlannedStep],
             for step in steps if step.missing}
 
 
-def arrays(plan: Plan) -> list[job_arrays.JobArray]:
+def arrays(plan: Plan) -> list[render.JobArray]:
     """The steps of a sweep that would go to Slurm together, as things stand."""
-    if not job_arrays.apply(plan):
+    if not render.apply(plan):
         return []
     steps, elsewhere = in_order(plan.steps), made_elsewhere(plan)
     texts = scripts(plan, steps, elsewhere)

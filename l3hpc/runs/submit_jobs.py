@@ -21,7 +21,7 @@ from l3hpc.io.files import write_text
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.runs import submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailed
-from l3hpc.schedulers import job_arrays, requeue_policy, scripts
+from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import (
     Call,
     DependencyGoneError,
@@ -34,8 +34,8 @@ from l3hpc.schedulers.base import (
 )
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder
+from l3hpc.workspace.markers import RunState, StepState
 from l3hpc.workspace.records import Attempt, RunRecord
-from l3hpc.workspace.states import RunState, StepState
 
 LIMIT_S = (5, 15, 30, 60)  # for room in the queue: the last one again and again
 DEPENDENCY_S = (0, 0.5, 1, 2, 4)  # a job left Slurm's memory between our look and sbatch
@@ -70,7 +70,7 @@ class _HandOver:
         own = [attempt.cluster for entry in self.record.steps for attempt in entry.attempts]
         return own[-1] if own else None
 
-    def array(self, array: job_arrays.JobArray) -> None:
+    def array(self, array: scripts.JobArray) -> None:
         """Submit several steps as one array, a task for each."""
         write_text(array.script, array.text, durable=False)
         calls = [_call(self.plan.step_folder(name), 0, index)
@@ -191,11 +191,11 @@ def _refusal(now: _HandOver, step: PlannedStep, error: L3hpcError, before: RunSt
 def arrays_of(
     plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, waiting: Collection[str],
     elsewhere: Mapping[str, Collection[int]],
-) -> list[job_arrays.JobArray]:
+) -> list[scripts.JobArray]:
     """The steps of a sweep that go to Slurm together. One that waits for another run's job goes
     alone."""
     alone = [step for step in steps if not elsewhere.get(step.name)]
-    return job_arrays.find(plan, alone, texts, waiting)
+    return scripts.find(plan, alone, texts, waiting)
 
 
 def _call(folder: StepFolder, task: int, index: int) -> Call:

@@ -13,8 +13,7 @@ from l3hpc.console.formatting import (
     progress_words,
 )
 from l3hpc.schedulers.base import EndedJob, Hold, JobState, LiveJob, StepJobs
-from l3hpc.workspace.markers import TaskMarks
-from l3hpc.workspace.states import TaskState
+from l3hpc.workspace.markers import TaskMarks, TaskState
 
 FRESH_S = 300.0
 KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job

@@ -15,8 +15,7 @@ from typing import Any
 
 from l3hpc import schedulers
 from l3hpc.config.units import format_memory, format_time
-from l3hpc.console.formatting import clock
-from l3hpc.console.table import lines
+from l3hpc.console.formatting import clock, table_lines
 from l3hpc.schedulers.base import JobState
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
@@ -166,7 +165,7 @@ def table(run: str, steps: Sequence[StepUsage]) -> str:
     lost = sum(step.lost_s or 0.0 for step in steps)
     if lost:
         total += f"; {clock(lost)} in attempts that gave no result"
-    return "\n".join([f"{run}   used of asked, of the largest task", *lines(rows), total])
+    return "\n".join([f"{run}   used of asked, of the largest task", *table_lines(rows), total])
 
 
 def _row(step: StepUsage) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from l3hpc import _lazy
 if TYPE_CHECKING:
     from l3hpc.arrays.features import FeatureRows as FeatureRows
     from l3hpc.sampling.kdpp import KDPP as KDPP
-    from l3hpc.sampling.periods import time_frames as time_frames
-    from l3hpc.sampling.relevance import relative_loudness as relative_loudness
     from l3hpc.sampling.selection import Selection as Selection
+    from l3hpc.sampling.selection import relative_loudness as relative_loudness
     from l3hpc.sampling.selection import select as select
+    from l3hpc.sampling.selection import time_frames as time_frames
     from l3hpc.sampling.sensors import choose_sensors as choose_sensors
 
 __all__ = ["FeatureRows", "KDPP", "Selection", "choose_sensors", "relative_loudness",
@@ -20,7 +20,7 @@ __getattr__, __dir__ = _lazy.names(__name__, {
     "KDPP": "l3hpc.sampling.kdpp",
     "Selection": "l3hpc.sampling.selection",
     "choose_sensors": "l3hpc.sampling.sensors",
-    "relative_loudness": "l3hpc.sampling.relevance",
+    "relative_loudness": "l3hpc.sampling.selection",
     "select": "l3hpc.sampling.selection",
-    "time_frames": "l3hpc.sampling.periods",
+    "time_frames": "l3hpc.sampling.selection",
 })

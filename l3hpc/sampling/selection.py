@@ -1,4 +1,11 @@
-"""Choosing k rows of one time frame: at random, by loudness, by diversity, or by both.
+"""Time frames: which rows of a sensor belong to the same local day, ISO week or month.
+
+Relevance of a sound: how loud it is beside others of the same two hours, weekday and week.
+
+The published pipeline's relative loudness, with the year of the ISO week in the key, in the site's
+own time zone, and row for row in the order of the input.
+
+Choosing k rows of one time frame: at random, by loudness, by diversity, or by both.
 
 methods
     random    every set of k rows is equally likely
@@ -9,6 +16,7 @@ methods
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +24,148 @@ import numpy as np
 
 from l3hpc.arrays.features import FeatureRows
 from l3hpc.arrays.rows import Rows, as_rows
+from l3hpc.datasets.windows import Calendar, calendar_keys
 from l3hpc.errors import InputError, nearest
 from l3hpc.sampling.kdpp import KDPP
 
+UNKNOWN = "unknown"
+LAST = np.iinfo(np.int32).max  # the key of rows without a timestamp
+KEYS: dict[str, Callable[[Calendar], np.ndarray]] = {
+    "day": lambda local: local.day,
+    "week": lambda local: local.iso_year * 54 + local.iso_week,
+    "month": lambda local: local.month,
+}
+TIMESCALES = tuple(KEYS)
+WINDOW_HOURS = 2
 METHODS = ("random", "spl", "dpp-div", "dpp")
+
+
+def time_frames(
+    timestamps: np.ndarray, timescale: str = "day", timezone: str = "America/New_York",
+) -> list[tuple[str, np.ndarray]]:
+    """Group rows by local day, ISO week or month.
+
+    Parameters
+    ----------
+    timestamps
+        Shape (n,): Unix time in seconds, in any order; rows of one frame need not be neighbours.
+    timescale
+        'day' (labels like 2017-01-01), 'week' (ISO week, 2016-W52) or 'month' (2017-01).
+    timezone
+        IANA name of the site's time zone.
+
+    Returns
+    -------
+    list of (str, ndarray)
+        Label and ascending row numbers of every frame, in order of time. Rows without a finite
+        timestamp form one last frame, 'unknown'. Every row is in exactly one frame.
+
+    Raises
+    ------
+    InputError
+        For an unknown timescale or time zone, and timestamps that are not one-dimensional.
+
+    Examples
+    --------
+    The second recording was made at 23:00 in New York, still on the first day:
+
+    >>> import numpy as np
+    >>> from l3hpc.sampling import time_frames
+    >>> for label, rows in time_frames(np.array([1483290000.0, 1483329600.0, 1483376400.0])):
+    ...     print(label, rows)
+    2017-01-01 [0 1]
+    2017-01-02 [2]
+    """
+    if timescale not in TIMESCALES:
+        raise InputError(f"unknown timescale {timescale!r}", allowed=nearest(timescale, TIMESCALES))
+    timestamps = np.asarray(timestamps)
+    if timestamps.ndim != 1:
+        raise InputError(f"expected one timestamp per row, found shape {timestamps.shape}")
+    keys = calendar_keys(timestamps, timezone, KEYS[timescale], LAST)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    return [(_label(int(keys[rows[0]]), timescale), rows)
+            for rows in np.split(order, cuts) if len(rows)]
+
+
+def _label(key: int, timescale: str) -> str:
+    if key == LAST:
+        return UNKNOWN
+    if timescale == "day":
+        return str(np.datetime64(key, "D"))
+    if timescale == "month":
+        return str(np.datetime64(key, "M"))
+    year, week = divmod(key, 54)
+    return f"{year:04d}-W{week:02d}"
+
+
+def relevance_groups(timestamps: np.ndarray, timezone: str) -> np.ndarray:
+    """Number of the comparison group of each row, (n,) int32; rows without a timestamp share −1.
+
+    A group is one local (two-hour window, weekday, ISO week, ISO year). When clocks go back, the
+    hour that comes twice falls into one group.
+    """
+    return calendar_keys(
+        timestamps, timezone, lambda local: (
+            ((local.iso_year * 54 + local.iso_week) * 7 + local.weekday) * (24 // WINDOW_HOURS)
+            + local.hour // WINDOW_HOURS), unknown=-1)
+
+
+def relative_loudness(
+    levels: np.ndarray, timestamps: np.ndarray, timezone: str = "America/New_York",
+    *, decimals: int | None = 2,
+) -> np.ndarray:
+    """Rank of each level within its comparison group, divided by the size of the group.
+
+    Equal levels share the lowest rank: the quietest of n distinct levels gets 1/n, the loudest 1,
+    and n equal levels get 1/n each.
+
+    Parameters
+    ----------
+    levels
+        Shape (n,): sound levels in dB(A); −∞ (digital silence) is allowed, NaN is refused.
+    timestamps
+        Shape (n,): Unix time in seconds; rows with NaN form one group of their own.
+    timezone
+        IANA name of the site's time zone.
+    decimals
+        Levels are rounded to this many decimals first, as published (None: not rounded).
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Values in (0, 1].
+
+    Raises
+    ------
+    InputError
+        For NaN among the levels, and shapes that do not match.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.sampling import relative_loudness
+    >>> relative_loudness(np.array([50.0, 60.0, 55.0, 55.0]), np.zeros(4)).tolist()
+    [0.25, 1.0, 0.5, 0.5]
+    """
+    levels = np.asarray(levels)
+    if levels.ndim != 1 or levels.shape != np.shape(timestamps):
+        raise InputError(f"{levels.size} levels for {np.size(timestamps)} timestamps")
+    if np.isnan(levels).any():
+        raise InputError(f"{int(np.isnan(levels).sum())} of {levels.size} levels are NaN",
+                         allowed="a level in dB(A) for every row (silence may be -inf)")
+    groups = relevance_groups(timestamps, timezone)
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    result = np.empty(len(order))
+    for rows in np.split(order, cuts):
+        values = levels[rows].astype(np.float64)
+        if decimals is not None:
+            values = np.round(values, decimals)
+        result[rows] = (np.searchsorted(np.sort(values), values) + 1) / max(len(rows), 1)
+    return result
 
 
 @dataclass(frozen=True)

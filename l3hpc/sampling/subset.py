@@ -19,9 +19,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.datasets.embeddings import Part, Source
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest
-from l3hpc.sampling.periods import time_frames
-from l3hpc.sampling.relevance import relative_loudness
-from l3hpc.sampling.selection import Selection, select
+from l3hpc.sampling.selection import Selection, relative_loudness, select, time_frames
 
 ALL = "all"
 COLUMNS = ("recording", "timestamp", "loudness", "recordings/sensor")

@@ -14,9 +14,9 @@ from typing_extensions import NotRequired, TypedDict
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import read_json
-from l3hpc.io.typed import mapping
+from l3hpc.io.values import mapping
 from l3hpc.workspace.layout import StepFolder
-from l3hpc.workspace.states import StepState
+from l3hpc.workspace.markers import StepState
 
 if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile

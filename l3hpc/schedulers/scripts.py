@@ -4,6 +4,18 @@ Pure: a plan and templates in, text out; neither Slurm nor submitit is needed. A
 up by step name, then by kind, in the working folder's ``templates/`` and then in ours;
 ``default/NAME`` always means ours. Every value is quoted or checked: a template that prints text
 without ``| q`` is refused if that text could mean anything to the shell.
+
+Steps of a sweep that go to Slurm as one job array, each of its tasks one step.
+
+Together go the steps of one kind that ask for the same and wait for the same jobs: the trainings of
+``--grid train.learning_rate=…``, say. A step that waits for a parent of its own stays a job of its
+own, so that no combination waits for the slowest of another. Task n of job A is the job ``A_n`` of
+its step, whose script it runs as it is; in records, status and dependencies it is a job like any.
+
+What a job finds when it starts: its pickled call and its script, beside its logs.
+
+submitit's names and its ``DelayedSubmission``, so that its entry point finds the call, counts the
+time-outs and asks for a checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +23,8 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +32,11 @@ from typing import TYPE_CHECKING, Any
 from l3hpc.config import sources
 from l3hpc.config.profile import ClusterProfile, plain
 from l3hpc.config.units import slurm_time
-from l3hpc.errors import InputError
+from l3hpc.errors import ClusterError, InputError
+from l3hpc.io.files import share_file
 from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.schedulers.base import JobId, JobRequest
+from l3hpc.workspace.layout import StepFolder
 
 if TYPE_CHECKING:
     import jinja2
@@ -35,6 +51,9 @@ CONTEXT = (  # what a template may use
     "setup", "shared", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
+MOST = 1000  # MaxArraySize unless a site says otherwise
+_OWN = ("job-name", "output", "error", "array")
+_ARRAY = re.compile(r"^#SBATCH\s+--array[= ]", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -263,3 +282,112 @@ def _place(error: Exception, default: str) -> str:
             place = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place
+
+
+@dataclass(frozen=True)
+class JobArray:
+    """steps: in the order of the array's indices. script: where its text is to be written."""
+
+    steps: tuple[PlannedStep, ...]
+    script: Path
+    text: str
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the steps."""
+        return [step.name for step in self.steps]
+
+
+def apply(plan: Plan) -> bool:
+    """Whether a plan can have any: a sweep, where the scheduler takes them."""
+    return "grid" in plan.options and plan.profile.capabilities.step_arrays
+
+
+def find(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting: Collection[str]
+         ) -> list[JobArray]:
+    """What of ``steps`` goes together; nothing where these do not ``apply``.
+
+    texts: step → its scripts. waiting: names of the steps whose jobs have to be waited for.
+    """
+    if not apply(plan):
+        return []
+    groups: dict[tuple, list[PlannedStep]] = {}
+    for step in steps:
+        if step.tasks == 1 and step.name in texts:
+            [(_, text)] = texts[step.name]
+            alike = (step.kind, tuple(_header(text)), frozenset({*step.needs} & {*waiting}),
+                     step.waits_for)
+            groups.setdefault(alike, []).append(step)
+    most = plan.profile.limits.array or MOST
+    found = []
+    for members in groups.values():
+        for first in range(0, len(members), most):
+            together = tuple(members[first:first + most])
+            if len(together) > 1:
+                found.append(JobArray(
+                    together, plan.step_folder(together[0].name).array_script,
+                    _text(plan, together, texts[together[0].name][0][1])))
+    return found
+
+
+def _header(text: str) -> list[str]:
+    """The script's ``#SBATCH`` lines, without those that name the step."""
+    lines = (line for line in text.splitlines() if line.startswith("#SBATCH"))
+    return [line for line in lines
+            if line.removeprefix("#SBATCH --").partition("=")[0] not in _OWN]
+
+
+def _text(plan: Plan, steps: Sequence[PlannedStep], first: str) -> str:
+    from markupsafe import Markup
+
+    header = [
+        directive("job-name", f"l3-{plan.run}-{steps[0].kind}"), *_header(first),
+        directive("array", array_spec(range(len(steps)),
+                                                    plan.profile.array_parallelism)),
+        directive("output", "/dev/null"), directive("error", "/dev/null")]
+    return text_of("job-array.sbatch.j2", {
+        "directives": [Markup(line) for line in header],
+        "folders": [str(plan.step_folder(step.name)) for step in steps]})
+
+
+def submitted(request: JobRequest, submit: Callable[[], JobId]) -> JobId:
+    """Pickle first, submit once, rename the pickles to the ids that the jobs will look for.
+
+    Of an array these keep our own indices (``3,7-9``): ``<id>_<index>_submitted.pkl``. The script
+    is kept under the id as well.
+    """
+    if not request.calls:
+        return submit()
+    is_array = bool(_ARRAY.search(request.script.read_text(encoding="utf-8")))
+    if not is_array and len(request.calls) != 1:
+        raise ClusterError(f"the script is not an array, but {len(request.calls)} tasks are to be "
+                           "submitted", hint="its template has lost the --array line")
+    pickles = _pickled(request)
+    try:
+        job = submit()
+    except BaseException:
+        for pickle in pickles:
+            pickle.unlink(missing_ok=True)
+        raise
+    kept = StepFolder(request.script.parent).submitted_script(job.id)
+    kept.unlink(missing_ok=True)
+    share_file(request.script, kept)
+    for one, pickle in zip(request.calls, pickles, strict=True):
+        name = f"{job.id}_{one.index}" if is_array else job.id
+        pickle.rename(one.folder / f"{name}_submitted.pkl")
+    return job
+
+
+def _pickled(request: JobRequest) -> list[Path]:
+    """One file for each call, under a name that nobody looks for."""
+    from submitit.core.utils import DelayedSubmission
+
+    assert request.step is not None
+    pickles = []
+    for one in request.calls:
+        delayed = DelayedSubmission(one.work)
+        # it tells a time-out from a preemption by the true limit
+        delayed.set_timeout(request.step.resources.time_min, request.max_timeouts)
+        pickles.append(one.folder / f".{uuid.uuid4().hex}.pkl")
+        delayed.dump(pickles[-1])
+    return pickles

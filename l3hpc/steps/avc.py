@@ -33,7 +33,7 @@ from l3hpc.steps.base import (
 from l3hpc.steps.train import LoopParams, TrainingRow, loop_fields
 
 if TYPE_CHECKING:
-    from l3hpc.avc.batches import Batches
+    from l3hpc.avc.pairs import Batches
     from l3hpc.models.spec import NetworkSpec
 
 
@@ -99,7 +99,7 @@ class AvcPairs(Step[AvcPairsParams]):
 
     def check(self, params: AvcPairsParams, plan: PlanParams) -> None:
         """Refuse filters that cannot be applied, unknown classes, and too few videos."""
-        from l3hpc.avc.scenes import scenes_seed
+        from l3hpc.avc.videos import scenes_seed
 
         if (params.include or params.exclude) and params.ontology is None:
             raise InputError("include and exclude need the ontology", where="avc_pairs.ontology",
@@ -114,7 +114,7 @@ class AvcPairs(Step[AvcPairsParams]):
 
     def describe(self, params: AvcPairsParams, plan: PlanParams) -> str:
         """``3,072 train, 384 validate pairs of 240 generated scenes, 224 pixels, 48000 Hz``."""
-        from l3hpc.avc.scenes import scenes_seed
+        from l3hpc.avc.videos import scenes_seed
 
         parts = _splits(params)
         counts = ", ".join(f"{len(items) * params.pairs_per_video:,} {split}"
@@ -137,8 +137,7 @@ class AvcPairs(Step[AvcPairsParams]):
 
     def digests(self, params: AvcPairsParams) -> dict[str, Any]:
         """The videos by their listing (names, sizes, times), the lists by their bytes."""
-        from l3hpc.avc.scenes import scenes_seed
-        from l3hpc.avc.videos import VideoFile, listing_digest
+        from l3hpc.avc.videos import VideoFile, listing_digest, scenes_seed
 
         seed = scenes_seed(params.videos)
         if seed is not None:
@@ -150,10 +149,8 @@ class AvcPairs(Step[AvcPairsParams]):
 
     def run(self, params: AvcPairsParams, task: Task) -> dict[str, Any]:
         """Write this task's batches (``<split>_<task>_000.h5``, …) and ``skipped.csv``."""
-        from l3hpc.avc.batches import SPLITS
-        from l3hpc.avc.pairs import Making
-        from l3hpc.avc.scenes import Scene, scenes_seed
-        from l3hpc.avc.videos import Source, VideoFile, open_video
+        from l3hpc.avc.pairs import SPLITS, Making
+        from l3hpc.avc.videos import Scene, Source, VideoFile, open_video, scenes_seed
 
         split, number = task.shard["split"], task.shard["number"]
         seed = scenes_seed(params.videos)
@@ -163,7 +160,7 @@ class AvcPairs(Step[AvcPairsParams]):
             def open_source(name: str) -> Source:
                 return Scene(int(name), seed)
         else:
-            from l3hpc.avc.ffmpeg import ffmpeg
+            from l3hpc.avc.videos import ffmpeg
 
             task.progress.note(f"videos are read by {ffmpeg()}")
             files = {one.file: one for one in map(VideoFile.from_json, task.shard["videos"])}
@@ -192,7 +189,7 @@ class AvcPairs(Step[AvcPairsParams]):
 def _splits(params: AvcPairsParams) -> dict[str, list[Any]]:
     """split → its videos, JSON-ready: a scene's number, or a ``VideoFile``."""
     from l3hpc.avc.audioset import chosen, split
-    from l3hpc.avc.scenes import scenes_seed
+    from l3hpc.avc.videos import scenes_seed
 
     items: list[Any]
     if scenes_seed(params.videos) is not None:
@@ -264,7 +261,7 @@ class AvcTrain(Step[AvcTrainParams]):
 
     def check(self, params: AvcTrainParams, plan: PlanParams) -> None:
         """Refuse networks that cannot be built, and weights that are not of such networks."""
-        from l3hpc.avc.vision import VisionSpec
+        from l3hpc.avc.network import VisionSpec
         from l3hpc.models.spec import check_student
 
         pairs = AvcPairs().own(plan)
@@ -311,13 +308,12 @@ class AvcTrain(Step[AvcTrainParams]):
         checkpoint.
         """
         from l3hpc.avc import training
-        from l3hpc.avc.batches import AvcData, Batches
-        from l3hpc.avc.network import load_avc
+        from l3hpc.avc.network import VisionSpec, load_avc
+        from l3hpc.avc.pairs import AvcData, Batches
         from l3hpc.avc.training import evaluate
-        from l3hpc.avc.vision import VisionSpec
         from l3hpc.io.files import digest
-        from l3hpc.models.training_engine import limit_threads
-        from l3hpc.models.training_state import Schedule
+        from l3hpc.models.training.engine import limit_threads
+        from l3hpc.models.training.state import Schedule
         from l3hpc.models.weights import load_parameters
 
         folder = task.inputs["avc_pairs"]
@@ -398,7 +394,7 @@ def audio_spec(params: AvcTrainParams) -> NetworkSpec:
 
 def vision_filters(params: AvcTrainParams) -> tuple[int, ...]:
     """The vision network's: those of ``vision_weights``, or what the parameters say."""
-    from l3hpc.avc.vision import load_vision
+    from l3hpc.avc.network import load_vision
 
     if params.vision_weights is not None:
         return load_vision(params.vision_weights)[0].filters
@@ -409,7 +405,7 @@ def join(train: Batches, validate: Batches) -> tuple[Batches, tuple[Any, Any]]:
     """Both splits as one list, and the row numbers of each."""
     import numpy as np
 
-    from l3hpc.avc.batches import Batches
+    from l3hpc.avc.pairs import Batches
 
     both = Batches([*train.files, *validate.files])
     return both, (np.arange(train.rows), np.arange(train.rows, both.rows))

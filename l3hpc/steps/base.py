@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from l3hpc.arrays.cores import allocated_cores
+from l3hpc.arrays.threads import allocated_cores
 from l3hpc.console.progress import Progress
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.steps import judging
+from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Step, Task
 from l3hpc.steps.prune import METADATA, NETWORK, SCAN, Prune
 from l3hpc.steps.retrain import METADATA as RETRAINED
@@ -19,7 +19,7 @@ from l3hpc.steps.retrain import METADATA as RETRAINED
 TABLE, REPORT = "report.md", "report.json"
 
 
-class CompareParams(judging.JudgeParams):
+class CompareParams(prune.JudgeParams):
     """The teacher, and what its compressed versions are judged on."""
 
 
@@ -32,11 +32,11 @@ class Compare(Step[CompareParams]):
     params_type = CompareParams
     inputs = {"prune": Input(), "sensitivity": Input(required=False),
               "distill": Input(required=False), "finetune": Input(required=False)}
-    not_in_fingerprint = judging.NOT_IN_FINGERPRINT
+    not_in_fingerprint = prune.NOT_IN_FINGERPRINT
 
     def check(self, params: CompareParams, plan: PlanParams) -> None:
         """Refuse a judge that cannot judge, and another teacher than the one that is pruned."""
-        judging.check(params, self.name)
+        prune.check(params, self.name)
         pruned = Prune().own(plan)
         if pruned is not None and pruned.weights != params.weights:
             raise InputError(f"compares with {params.weights}, but {pruned.weights} is pruned",
@@ -44,22 +44,22 @@ class Compare(Step[CompareParams]):
 
     def digests(self, params: CompareParams) -> dict[str, Any]:
         """Files by their bytes, folders by their listings."""
-        return judging.digests(params)
+        return prune.digests(params)
 
     def run(self, params: CompareParams, task: Task) -> dict[str, Any]:
         """Judge every network; write ``report.md`` and ``report.json``."""
-        from l3hpc.compression import plans, sizes
+        from l3hpc.compression import pruning, sizes
         from l3hpc.io.files import write_json, write_text
         from l3hpc.models.weights import caution, identity, load_parameters
 
         teacher, _ = load_parameters(params.weights)
         known = identity(params.weights)
         found = list(networks(task.inputs))
-        task.progress.start("weighing", total=len(found) + 1 + len(plans.PUBLISHED),
+        task.progress.start("weighing", total=len(found) + 1 + len(pruning.PUBLISHED),
                             unit="networks")
-        judges: list[Any] = [judging.fidelity(params, teacher, task)]
-        if params.kind == judging.CORRESPONDENCE:
-            judges.append(judging.correspondence(params, teacher, task))
+        judges: list[Any] = [prune.fidelity(params, teacher, task)]
+        if params.kind == prune.CORRESPONDENCE:
+            judges.append(prune.correspondence(params, teacher, task))
         rows: list[dict[str, Any]] = []
         left_out: list[str] = []
         for made_by, metadata, path in [("teacher", {}, Path(params.weights)), *found]:

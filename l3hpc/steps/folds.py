@@ -21,8 +21,7 @@ from l3hpc.steps.base import Input, Params, PlanParams, Results, Shard, Step, Ta
 from l3hpc.steps.embed import Embed
 
 if TYPE_CHECKING:
-    from l3hpc.classification.features import Features
-    from l3hpc.classification.folds import Outcome
+    from l3hpc.classification.folds import Features, Outcome
     from l3hpc.datasets.labelled import Folder
 
 
@@ -138,13 +137,13 @@ class Folds(Step[FoldsParams]):
         """Choose, fit and predict for one test fold: ``fold.json`` and ``predictions.csv``."""
         import numpy as np
 
-        from l3hpc.classification import features, folds, models
+        from l3hpc.classification import folds, models
         from l3hpc.datasets.clips import attributes_of
         from l3hpc.io.files import write_json
 
         data = dataset(params)
         task.progress.start("reading embeddings")
-        found = features.load(task.inputs["embed"], [clip.file for clip in data.clips],
+        found = folds.load_features(task.inputs["embed"], [clip.file for clip in data.clips],
                               params.features, params.every)
         _tell_missing(found, len(data.clips), params, task)
         _refuse_silent_folds(found, data, params, task)
@@ -166,8 +165,8 @@ class Folds(Step[FoldsParams]):
         def on_fit(number: int, tried: Mapping[str, float]) -> None:
             task.progress.advance(int(number > 0), **tried)
 
-        outcome = folds.run(found, label, parts, setting, candidates, refit=refit, how=params.vote,
-                            on_fit=on_fit)
+        outcome = folds.run_fold(found, label, parts, setting, candidates, refit=refit,
+                                 how=params.vote, on_fit=on_fit)
         task.progress.advance(1)
         numbers = _numbers(outcome, label, data)
         files = {part: [found.files[clip] for clip in outcome.clips[part]] for part in PARTS}

@@ -1,4 +1,10 @@
-"""prune and sensitivity: the teacher made smaller, and what that costs layer by layer.
+"""What judges a compressed network in the steps sensitivity and compare: parameters, and the judge.
+
+With a correspondence network (``avc``) and pairs (``scenes``) it is the accuracy of audio-visual
+correspondence, as published; else the distance of embeddings to the unpruned teacher's. The output
+always says which.
+
+prune and sensitivity: the teacher made smaller, and what that costs layer by layer.
 
 ``prune`` leaves out convolutions, filters and weights: one network per plan, each a task of its
 own; cuts in depth and width come before the plan. ``sensitivity`` prunes one convolution at a time
@@ -8,22 +14,151 @@ with ``points_per_task``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from l3hpc.compression import plans as plan_names
+from l3hpc.compression import pruning as plan_names
 from l3hpc.errors import InputError
-from l3hpc.steps import judging
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
 from l3hpc.steps.extract import weights_digest
 
+EMBEDDING, CORRESPONDENCE = "embedding", "correspondence"
+WORDS = {EMBEDDING: "distance of embeddings to the unpruned teacher's, on the same windows",
+         CORRESPONDENCE: "accuracy of audio-visual correspondence (0.5 is chance)"}
+NOT_IN_FINGERPRINT = frozenset({"audio", "weights", "avc", "scenes", "engine"})
+RECORDINGS = 64
 NETWORK, METADATA, SCAN = "network.h5", "prune.json", "sensitivity.json"
 
 
+class JudgeParams(Params):
+    """The teacher, and what its compressed versions are judged on."""
+
+    weights: str = Field("untrained", description=(
+        "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
+        "'untrained:SEED' for random weights (demonstration only)."))
+    audio: Path = Field(description=(
+        "Folder of recordings on which the embeddings are compared with the teacher's."))
+    windows: int = Field(256, ge=1, description="Number of one-second windows to compare.")
+    avc: Path | None = Field(None, description=(
+        "Correspondence network (a whole one from avc_train) whose audio branch is the teacher: "
+        "evaluate by its accuracy."))
+    scenes: Path | None = Field(None, description=(
+        "Folder of audio-visual batches for the evaluation (needs avc)."))
+    split: Literal["train", "validate", "test"] = Field("validate", description=(
+        "Split of the batches to use."))
+    pairs: int = Field(1024, ge=1, description=(
+        "Number of pairs, spread evenly over the batches."))
+    engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
+        "Inference engine; auto: the fastest of those installed, measured once."))
+
+    @property
+    def kind(self) -> str:
+        """``correspondence`` or ``embedding``."""
+        return CORRESPONDENCE if self.avc is not None else EMBEDDING
+
+
+def check(own: JudgeParams, step: str) -> None:
+    """Refuse one of avc and scenes without the other, and files that are not there."""
+    from l3hpc.models.weights import describe
+
+    check_scenes(own.avc, own.scenes, step)
+    spec = describe(own.weights).spec
+    if own.avc is not None:
+        check_branch(spec, own.avc)
+
+
+def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
+    """Refuse one of the two without the other, and what does not exist."""
+    if (avc is None) != (scenes is None):
+        missing = "avc" if avc is None else "scenes"
+        raise InputError("correspondence needs a network and pairs, both or neither",
+                         where=f"{step}.{missing}",
+                         hint="--avc avc.h5 --scenes FOLDER")
+    if avc is not None and not avc.is_file():
+        raise InputError(f"no such file {avc}", where=f"{step}.avc",
+                         allowed="a whole network that avc_train wrote")
+    if scenes is not None and not scenes.is_dir():
+        raise InputError(f"no such folder {scenes}", where=f"{step}.scenes")
+
+
+def check_branch(spec: Any, avc: Path) -> None:
+    """Refuse (``InputError``) a network that cannot stand in for the audio branch of ``avc``."""
+    from l3hpc.models.spec import NetworkSpec
+    from l3hpc.models.weight_files import open_network
+
+    with open_network(avc) as stored:
+        audio = (stored.spec or {}).get("audio")
+    if not isinstance(audio, dict):
+        raise InputError("is not a whole audio-visual network", where=str(avc))
+    branch = NetworkSpec.from_dict(audio)
+    if spec.frontend != branch.frontend or (spec.tail, spec.head) not in (
+            (branch.tail, branch.head), ("embedding", spec.head)):
+        raise InputError(
+            f"the network ({spec.rate} Hz, {spec.n_mels} mels, '{spec.tail}' with {spec.head}) "
+            f"cannot stand in for the audio branch of {avc.name} ({branch.rate} Hz, "
+            f"{branch.n_mels} mels, '{branch.tail}' with {branch.head})", where=str(avc),
+            hint="take the teacher that was trained with it: --weights teacher.h5 of avc_train")
+
+
+def digests(own: JudgeParams) -> dict[str, Any]:
+    """Teacher and correspondence network by their bytes, audio and scenes by their listings."""
+    from l3hpc.datasets.corpus import manifest_digest, scan
+
+    return {"weights": weights_digest(own.weights), "audio": manifest_digest(scan(own.audio)),
+            **scene_digests(own.avc, own.scenes)}
+
+
+def scene_digests(avc: Path | None, scenes: Path | None) -> dict[str, Any]:
+    """The correspondence network by its bytes, the batches by names, sizes and times."""
+    from l3hpc.io.files import digest, digest_file
+
+    listing = [[path.relative_to(scenes).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
+               for path in sorted(scenes.rglob("*.h5"))] if scenes is not None else None
+    return {"avc": digest_file(avc) if avc is not None else None,
+            "scenes": digest(listing) if listing is not None else None}
+
+
+def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
+    """A ``Fidelity`` on windows spread over the folder of audio; ``InputError`` without any."""
+    from l3hpc.compression.judges import Fidelity
+    from l3hpc.datasets.corpus import scan
+    from l3hpc.datasets.windows import spread, windows_of
+
+    recordings = spread(scan(own.audio), RECORDINGS)
+    frames = windows_of(own.audio, recordings, teacher.spec.rate, 0.5, True, own.windows)
+    if not len(frames):
+        raise InputError("no recording of at least one second can be read", where=str(own.audio),
+                         hint="look into it: l3hpc data check FOLDER")
+    return Fidelity(teacher, frames[:own.windows], threads=task.threads, engine=own.engine)
+
+
+def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
+    """A ``Correspondence`` with the head that the network was trained with."""
+    from l3hpc.avc.network import load_avc
+    from l3hpc.avc.pairs import Batches
+    from l3hpc.compression.judges import Correspondence, Head, look, spread_rows
+    from l3hpc.io.files import digest_file
+
+    assert own.avc is not None and own.scenes is not None
+    network = load_avc(own.avc)
+    batches = Batches.find(own.scenes, own.split)
+    seen = look(network, batches, spread_rows(batches, own.pairs), teacher.spec.frontend,
+                task.scratch / "seen", settings=digest_file(own.avc), progress=task.progress)
+    return Correspondence(seen, Head(network.head), network.parameters(), task.threads, own.engine)
+
+
+def judge_of(own: JudgeParams, teacher: Any, task: Task) -> Callable[[Any], dict[str, Any]]:
+    """The function that judges networks, of the kind that ``own.kind`` says."""
+    made = correspondence if own.kind == CORRESPONDENCE else fidelity
+    found: Callable[[Any], dict[str, Any]] = made(own, teacher, task).of
+    return found
+
+
 def _split(value: Any) -> Any:
-    return plan_names.split(value) if isinstance(value, str) else value
+    return plan_names.split_plans(value) if isinstance(value, str) else value
 
 
 class PruneParams(Params):
@@ -65,8 +200,8 @@ class Prune(Step[PruneParams]):
         from l3hpc.compression.sizes import published
 
         spec = spec_after(params)
-        left = [f"{plan_names.title(one, params.depth)}: "
-                f"{published(plan_names.parse(one, params.depth), spec).remaining:,.0f}"
+        left = [f"{plan_names.plan_title(one, params.depth)}: "
+                f"{published(plan_names.parse_plan(one, params.depth), spec).remaining:,.0f}"
                 for one in params.plans]
         return (f"{params.depth} convolutions, {spec.dim}-d; parameters left by the published "
                 f"count: {'; '.join(left)}")
@@ -83,19 +218,19 @@ class Prune(Step[PruneParams]):
         """Cut and prune; write ``network.h5`` and its description, ``prune.json``."""
         from dataclasses import asdict
 
-        from l3hpc.compression import pruning, reduction, sizes
+        from l3hpc.compression import pruning, sizes
         from l3hpc.io.files import write_json
         from l3hpc.models.weights import caution, identity, load_parameters, save
 
         whole, info = load_parameters(params.weights)
         known = identity(params.weights)
         text = str(task.shard["plan"])
-        plan = plan_names.parse(text, params.depth)
-        network = reduction.depth(whole, params.depth)
+        plan = plan_names.parse_plan(text, params.depth)
+        network = pruning.reduce_depth(whole, params.depth)
         if params.filters is not None:
-            network = reduction.width(network, params.filters, params.norms)
+            network = pruning.reduce_width(network, params.filters, params.norms)
         network = pruning.prune(network, plan, params.rank)
-        title = plan_names.title(text, params.depth)
+        title = plan_names.plan_title(text, params.depth)
         metadata: dict[str, Any] = {
             "plan": title, "percent": list(plan), "achieved": pruning.achieved(network),
             "depth": params.depth, "filters": list(network.spec.filters), "norms": params.norms,
@@ -141,7 +276,7 @@ def spec_after(own: PruneParams) -> Any:
         filters = own.filters
     for plan in own.plans:
         try:
-            plan_names.parse(plan, own.depth)
+            plan_names.parse_plan(plan, own.depth)
         except InputError as error:
             raise InputError(error.message, where=f"prune.plans ({error.where})"
                              if error.where else "prune.plans", allowed=error.allowed,
@@ -167,7 +302,7 @@ def network_file(folder: Path, part: int | None) -> Path:
     raise InputError(f"holds no {NETWORK}", where=str(folder), hint="The step prune writes one.")
 
 
-class SensitivityParams(judging.JudgeParams):
+class SensitivityParams(JudgeParams):
     """Which network is pruned by how much, and what judges it."""
 
     sparsities: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = Field(
@@ -184,11 +319,11 @@ class Sensitivity(Step[SensitivityParams]):
     version = 1
     title = "the effect of pruning one convolution at a time"
     params_type = SensitivityParams
-    not_in_fingerprint = judging.NOT_IN_FINGERPRINT
+    not_in_fingerprint = NOT_IN_FINGERPRINT
 
     def check(self, params: SensitivityParams, plan: PlanParams) -> None:
         """Refuse a judge that cannot judge."""
-        judging.check(params, self.name)
+        check(params, self.name)
 
     def describe(self, params: SensitivityParams, plan: PlanParams) -> str:
         """``8 layers × 5 sparsities, judged by …``."""
@@ -196,11 +331,11 @@ class Sensitivity(Step[SensitivityParams]):
 
         layers = len(describe_weights(params.weights).spec.filters)
         return (f"{layers} layers × {len(params.sparsities)} sparsities, judged by "
-                f"{judging.WORDS[params.kind]}")
+                f"{WORDS[params.kind]}")
 
     def shards(self, params: SensitivityParams, upstream: Upstream) -> list[Shard]:
         """Layer by layer, ``points_per_task`` points in a task."""
-        from l3hpc.compression.fidelity import points
+        from l3hpc.compression.judges import points
         from l3hpc.models.weights import describe as describe_weights
 
         every = points(len(describe_weights(params.weights).spec.filters), params.sparsities)
@@ -210,26 +345,26 @@ class Sensitivity(Step[SensitivityParams]):
 
     def digests(self, params: SensitivityParams) -> dict[str, Any]:
         """Files by their bytes, folders by their listings."""
-        return judging.digests(params)
+        return digests(params)
 
     def run(self, params: SensitivityParams, task: Task) -> dict[str, Any]:
         """Judge this task's points; write them into ``sensitivity.json``."""
-        from l3hpc.compression.fidelity import Point, scan
+        from l3hpc.compression.judges import Point, scan_layers
         from l3hpc.io.files import write_json
         from l3hpc.models.weights import caution, identity, load_parameters
 
         teacher, _ = load_parameters(params.weights)
         known = identity(params.weights)
         points = [Point(int(layer), float(sparsity)) for layer, sparsity in task.shard["points"]]
-        judge = judging.judge(params, teacher, task)
+        judge = judge_of(params, teacher, task)
         task.progress.start("pruning one layer at a time", total=len(points) + 1, unit="networks")
         whole = judge(teacher)
         task.progress.advance(1)
         rows = []
-        for row in scan(teacher, points, judge):
+        for row in scan_layers(teacher, points, judge):
             rows.append(row)
             task.progress.advance(1, layer=row["name"], sparsity=row["sparsity"])
-        metadata = {"judge": params.kind, "words": judging.WORDS[params.kind], "teacher": known,
+        metadata = {"judge": params.kind, "words": WORDS[params.kind], "teacher": known,
                 "note": caution(known), "unpruned": whole, "points": rows}
         write_json(task.output / SCAN, metadata)
         return {"judge": params.kind, "points": rows, "unpruned": whole}

@@ -1,4 +1,8 @@
-"""fit and reduce: φ, the map from the teacher's embedding to the student's target.
+"""sample: a small, relevant and diverse subset of the embeddings, time frame by time frame.
+
+One task per sensor. Every chosen row keeps its provenance.
+
+fit and reduce: φ, the map from the teacher's embedding to the student's target.
 
 ``fit`` learns φ on the sample; ``reduce`` applies it to every row of the teacher's embeddings,
 shard by shard.
@@ -27,10 +31,132 @@ from l3hpc.steps.base import (
     Upstream,
 )
 from l3hpc.steps.extract import Extract
-from l3hpc.steps.sample import Sample
 
+Method = Literal["dpp", "dpp-div", "spl", "random"]
 UNTRAINED_DIM = 512
 ROWS_NAMED = 8  # of each published file, spread evenly, in the fingerprint of the input
+
+
+class SampleParams(Params):
+    """How the subset is chosen."""
+
+    method: Method = Field("dpp", description=(
+        "dpp: exact k-DPP, diverse and loud; dpp-div: diverse only; spl: by relative loudness; "
+        "random: uniform."))
+    samples: int = Field(5000, ge=1, description="Rows to select, over all sensors.")
+    timescale: Literal["day", "week", "month"] = Field("day", description=(
+        "Time frame; the same number of rows is selected from each."))
+    timezone: str = Field("America/New_York", description="Time zone of the sensors.")
+    epsilon: float = Field(0.001, gt=0, le=1e3, description=(
+        "Value added to the diagonal of the DPP kernel; published: 0.1."))
+    norm: Literal["l2", "l1"] = Field("l2", description=(
+        "Normalisation of the embeddings in the DPP kernel; published: l1."))
+    seed: int = Field(20180216, ge=0, description=(
+        "Seed; every time frame has its own random stream."))
+
+
+class Sample(Step[SampleParams]):
+    """A small, relevant and diverse subset of the embeddings."""
+
+    name = "sample"
+    version = 3
+    title = "a relevant and diverse subset of the embeddings"
+    params_type = SampleParams
+    inputs = {"extract": Input()}
+    output = Output.EMBEDDINGS
+
+    def check(self, params: SampleParams, plan: PlanParams) -> None:
+        """Refuse a time zone that this machine does not know."""
+        check_timezone(params.timezone, "sample.timezone")
+
+    def describe(self, params: SampleParams, plan: PlanParams) -> str:
+        """``dpp, 5,000 rows, by day, seed 20180216``."""
+        return (f"{params.method}, {params.samples:,} rows, by {params.timescale}, "
+                f"seed {params.seed}")
+
+    def shards(self, params: SampleParams, upstream: Upstream) -> list[Shard]:
+        """One task per sensor, with its share of the samples and the tasks that hold its rows.
+
+        Where ``extract`` is a folder from elsewhere, one task goes through all of it.
+        """
+        parts = upstream.get("extract") or []
+        sensors = sorted({sensor for part in parts for sensor in part["sensors"]})
+        if not sensors:
+            return [{"sensor": None, "samples": params.samples, "parts": None}]
+        share = -(-params.samples // len(sensors))
+        return [{"sensor": sensor, "samples": share,
+                 "parts": [number for number, part in enumerate(parts)
+                           if sensor in part["sensors"]]}
+                for sensor in sensors]
+
+    def run(self, params: SampleParams, task: Task) -> dict[str, Any]:
+        """Choose rows per time frame and write them, with provenance, into ``sample.h5``.
+
+        Every frame gives the same number of rows, rounded up, so that the whole is at least
+        ``samples``; a frame with fewer gives all of its rows, and the others do not make up for it.
+        """
+        from l3hpc.datasets.embeddings import open_source
+        from l3hpc.sampling.selection import UNKNOWN
+        from l3hpc.sampling.subset import Corpus, draw, write_sample
+
+        corpus = Corpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
+        wanted = task.shard.get("sensor")
+        sensors = [wanted] if wanted is not None else corpus.sensors()
+        share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
+        choices = []
+        for sensor in sensors:
+            choices += draw(corpus, sensor, share, method=params.method, timescale=params.timescale,
+                            timezone=params.timezone, epsilon=params.epsilon, norm=params.norm,
+                            seed=params.seed, progress=task.progress)
+        write_sample(task.output / "sample.h5", corpus, choices,
+                     {"method": params.method, "timescale": params.timescale,
+                      "epsilon": params.epsilon, "norm": params.norm, "seed": params.seed})
+        rows = sum(len(choice.rows) for choice in choices)
+        short = sum(choice.selection.missing > 0 for choice in choices)
+        if short:
+            task.progress.note(f"{short} of {len(choices)} time frames had fewer rows than wanted; "
+                               "all of theirs were taken")
+        dated = any(choice.frame != UNKNOWN for choice in choices)
+        result = {"rows": rows, "frames": len(choices), "short_frames": short,
+                  "sensors": list(sensors), "dim": corpus.dim,
+                  "timescale": params.timescale if dated else "frame"}
+        if params.method.startswith("dpp"):
+            result["diverse"] = int(sum(len(choice.selection.diverse) for choice in choices))
+            result["expected_diverse"] = float(sum(
+                choice.selection.expected_diverse for choice in choices))
+        return result
+
+    def summary(self, results: Results) -> str:
+        """``500 rows, 88 of 92 per day in the diverse part``."""
+        rows = sum(result.get("rows", 0) for result in results)
+        text = f"{rows:,} rows"
+        frames = sum(result.get("frames", 0) for result in results)
+        if not frames:
+            return text
+        scale = results[0].get("timescale", "frame")
+        chosen = [result for result in results if result.get("diverse") is not None]
+        if chosen:
+            drawn = sum(result["frames"] for result in chosen)
+            diverse = sum(result["diverse"] for result in chosen) / drawn
+            size = sum(result["rows"] for result in chosen) / drawn
+            return f"{text}, {diverse:.0f} of {size:.0f} per {scale} in the diverse part"
+        return f"{text}, {rows / frames:.0f} per {scale}"
+
+
+def check_timezone(name: str, where: str) -> None:
+    """Raise ``InputError`` unless ``name`` is in the time zone database."""
+    from zoneinfo import ZoneInfo, available_timezones
+
+    from l3hpc.errors import InputError, nearest
+
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        close = nearest(name, available_timezones()).split("? valid")[0]
+        raise InputError(
+            f"unknown time zone {name!r}", where=where,
+            allowed=close + "?" if close.startswith("did") else "for example America/New_York, UTC",
+        ) from None
 
 
 class FitParams(Params):
@@ -102,7 +228,7 @@ class Fit(Step[FitParams]):
     def run(self, params: FitParams, task: Task) -> dict[str, Any]:
         """Learn φ in one pass over the sample and write ``phi.h5``."""
         from l3hpc.datasets.embeddings import open_source
-        from l3hpc.reduction.store import save_phi
+        from l3hpc.reduction.phi import save_phi
 
         source = open_source(task.inputs["sample"])
         source.refuse_empty()
@@ -147,7 +273,7 @@ def teacher_dim(weights: str) -> int:
 
 def _learn(params: FitParams, source: Any, rows: int, task: Task) -> Any:
     """φ of the kind that is asked for."""
-    from l3hpc.reduction.store import Phi
+    from l3hpc.reduction.phi import Phi
 
     teacher, fingerprint = _teacher(source), _fingerprint(source)
     if params.approx == "none":
@@ -229,8 +355,7 @@ class Reduce(Step[ReduceParams]):
         Rows keep their order. φ refuses rows of another dimension or teacher.
         """
         from l3hpc.datasets.embeddings import open_source
-        from l3hpc.reduction.apply import reduce_part
-        from l3hpc.reduction.store import load_phi
+        from l3hpc.reduction.phi import load_phi, reduce_part
 
         phi = load_phi(phi_file(task.inputs["fit"]))
         number = task.shard.get("part")

@@ -22,9 +22,9 @@ AnyStep = Step[Any]  # the parameters of a step that is known by its name alone 
 GROUP = "l3hpc.steps"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # of a folder, and before the dot in --set
 _CLASSES = {
-    "extract": "extract:Extract", "sample": "sample:Sample", "fit": "reduction:Fit",
+    "extract": "extract:Extract", "sample": "reduction:Sample", "fit": "reduction:Fit",
     "reduce": "reduction:Reduce", "train": "train:Train", "embed": "embed:Embed",
-    "classify": "classify:Classify", "evaluate": "evaluate:Evaluate", "folds": "folds:Folds",
+    "classify": "tagging:Classify", "evaluate": "tagging:Evaluate", "folds": "folds:Folds",
     "score": "folds:Score", "avc_pairs": "avc:AvcPairs", "avc_train": "avc:AvcTrain",
     "sensitivity": "prune:Sensitivity", "prune": "prune:Prune", "distill": "retrain:Distill",
     "finetune": "retrain:Finetune", "compare": "compare:Compare",

@@ -20,12 +20,11 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from l3hpc.errors import InputError
-from l3hpc.steps import judging
+from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upstream
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.prune import Prune, network_file, parts, spec_after
-from l3hpc.steps.reduction import Fit, teacher_dim
-from l3hpc.steps.sample import check_timezone
+from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
 from l3hpc.steps.train import LoopParams, TrainingRow, loop_fields
 
 TAB = "prunedembedding"
@@ -68,7 +67,7 @@ class RetrainParams(LoopParams):
 
     def schedule(self) -> Any:
         """The ``Schedule`` of the training."""
-        from l3hpc.models.training_state import Schedule
+        from l3hpc.models.training.state import Schedule
 
         return Schedule(self.epochs, self.patience, self.min_delta, self.plateau_patience,
                         self.plateau_factor)
@@ -201,8 +200,8 @@ class Distill(Step[DistillParams]):
         from l3hpc.compression.retraining import MaskedTraining
         from l3hpc.datasets.training_pairs import find_pairs, prepare, split
         from l3hpc.io.files import digest, digest_file, write_json
-        from l3hpc.models import training
-        from l3hpc.models.training_engine import limit_threads
+        from l3hpc.models.training import loop as training
+        from l3hpc.models.training.engine import limit_threads
         from l3hpc.models.weights import load_parameters
 
         network, metadata = _start(params, task)
@@ -279,7 +278,7 @@ class Finetune(Step[FinetuneParams]):
         avc, _ = _complete(params)
         pruned = Prune().own(plan)
         if pruned is not None:
-            judging.check_branch(spec_after(pruned), avc)
+            prune.check_branch(spec_after(pruned), avc)
 
     def shards(self, params: FinetuneParams, upstream: Upstream) -> list[Shard]:
         """One task per network of prune."""
@@ -287,7 +286,7 @@ class Finetune(Step[FinetuneParams]):
 
     def digests(self, params: FinetuneParams) -> dict[str, Any]:
         """The correspondence network by its bytes, the batches by their listing."""
-        return judging.scene_digests(params.avc, params.scenes)
+        return prune.scene_digests(params.avc, params.scenes)
 
     def run(self, params: FinetuneParams, task: Task) -> dict[str, Any]:
         """Train to the end; write the models, ``history.csv`` and ``finetune.json``.
@@ -296,18 +295,18 @@ class Finetune(Step[FinetuneParams]):
         """
         import numpy as np
 
-        from l3hpc.avc.batches import Batches
         from l3hpc.avc.network import load_avc
-        from l3hpc.compression.correspondence import dressed, head_for, look, undressed
+        from l3hpc.avc.pairs import Batches
+        from l3hpc.compression.judges import dressed, head_for, look, undressed
         from l3hpc.compression.retraining import CorrespondenceTraining
         from l3hpc.io.files import digest, digest_file, write_json
-        from l3hpc.models import training
-        from l3hpc.models.training_engine import limit_threads
+        from l3hpc.models.training import loop as training
+        from l3hpc.models.training.engine import limit_threads
         from l3hpc.models.weights import load_parameters, save
 
         avc, scenes = _complete(params)
         network, metadata = _start(params, task)
-        judging.check_branch(network.spec, avc)
+        prune.check_branch(network.spec, avc)
         limit_threads(task.threads)
         whole = load_avc(avc)
         inside = dressed(network, whole.parameters())
@@ -359,10 +358,10 @@ def _complete(own: FinetuneParams) -> tuple[Path, Path]:
     """The correspondence network and the folder of pairs; ``InputError`` where one is missing."""
     if own.avc is None or own.scenes is None:
         if own.avc is not None or own.scenes is not None:
-            judging.check_scenes(own.avc, own.scenes, "finetune")
+            prune.check_scenes(own.avc, own.scenes, "finetune")
         raise InputError("finetune needs a correspondence network and pairs", where="finetune.avc",
                          hint="--avc avc.h5 --scenes FOLDER")
-    judging.check_scenes(own.avc, own.scenes, "finetune")
+    prune.check_scenes(own.avc, own.scenes, "finetune")
     return own.avc, own.scenes
 
 

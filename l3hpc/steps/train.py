@@ -19,8 +19,7 @@ from pydantic import Field, model_validator
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Finding, Input, Output, Params, PlanParams, Results, Step, Task
 from l3hpc.steps.extract import Extract
-from l3hpc.steps.reduction import Fit, teacher_dim
-from l3hpc.steps.sample import check_timezone
+from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
 
 
 class LoopParams(Params):
@@ -44,7 +43,7 @@ class LoopParams(Params):
 
 def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float) -> dict[str, Any]:
     """The columns that every tab of trainings has. rows: those of training and of validation."""
-    from l3hpc.models.training_engine import device_count
+    from l3hpc.models.training.engine import device_count
 
     def steps(some: Sized, size: int, wanted: int | None) -> int:
         return wanted or math.ceil(len(some) / size)
@@ -258,10 +257,10 @@ class Train(Step[TrainParams]):
         """
         from l3hpc.datasets.training_pairs import find_pairs, prepare, split
         from l3hpc.io.files import digest
-        from l3hpc.models import training
         from l3hpc.models.spec import parameter_count
-        from l3hpc.models.training_engine import limit_threads
-        from l3hpc.models.training_state import Schedule
+        from l3hpc.models.training import loop as training
+        from l3hpc.models.training.engine import limit_threads
+        from l3hpc.models.training.state import Schedule
 
         spec = spec_of(params)
         pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
@@ -346,7 +345,7 @@ def _collect(task: Task, result: Mapping[str, Any]) -> None:
     import shutil
 
     from l3hpc.io.files import write_json
-    from l3hpc.models import training
+    from l3hpc.models.training import loop as training
 
     folder = task.scratch / "training"
     for name in (training.BEST_LOSS, training.BEST_MAE, training.LATEST, training.HISTORY):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l3hpc.datasets.taxonomy import Taxonomy
+from l3hpc.datasets.sonyc_ust import Taxonomy
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.tables import require, rows
 

@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from l3hpc.arrays.row_file import RowFile
-from l3hpc.datasets.taxonomy import Taxonomy
+from l3hpc.arrays.rows import RowFile
+from l3hpc.datasets.sonyc_ust import Taxonomy
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.io.files import write_bytes
 from l3hpc.io.hdf5 import attributes, numbers, open_hdf5

@@ -4,20 +4,39 @@ The rules are those of the DCASE 2019/2020 urban sound tagging evaluation, with 
 the uncertain tag "X". A count as a function of the threshold only changes where some prediction is
 crossed, so each rule becomes a list of events (clip, place of the threshold, +1 or -1) and one
 cumulative sum, which can be repeated with any weights of the clips.
+
+Score a predictions file: AUPRC and F1, micro, macro and per category, on both levels.
+
+The numbers are those of the SONYC-UST / DCASE urban sound tagging evaluation, with a fixed order
+where recalls tie (see ``counts.area``), so that the same files always give the same digits.
+
+Intervals are percentiles over resampled clips: the clips are drawn with replacement, as many as
+there are, and every number is computed again from the same events with the clips' new weights
+(Efron and Tibshirani 1993, chapter 13). They speak of other clips of the same kind, not of other
+sensors or of another training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from l3hpc.datasets.sonyc_ust import Taxonomy
 from l3hpc.errors import InputError
+from l3hpc.tagging import predictions as predictions_file
+from l3hpc.tagging.annotations import Annotations
+from l3hpc.tagging.predictions import Predictions
 
 LOWEST_THRESHOLD = 0.01
+METHOD = "percentiles over clips drawn with replacement"
+BLOCK = 1 << 20  # numbers held at once per count
+CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
@@ -301,3 +320,174 @@ def _changes(rising: np.ndarray, *groups: tuple[np.ndarray, np.ndarray, int]) ->
     place = len(rising) - np.searchsorted(rising, value[order], side="right")
     order = order[:np.searchsorted(place, len(rising))]
     return Changes.at(place[:len(order)], clip[order], sign[order], len(rising))
+
+
+def scores(categories: Sequence[Counts], micro: Counts) -> np.ndarray:
+    """(..., 3 + categories): micro-AUPRC, micro-F1 at 0.5, macro-AUPRC, AUPRC of each category."""
+    areas = [area(one) for one in categories]
+    return np.stack([area(micro), f1_at_half(micro), np.mean(areas, axis=0), *areas], axis=-1)
+
+
+def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
+              seed: int) -> list[np.ndarray]:
+    """``scores`` of ``samples`` resamplings for each level, (samples, 3 + categories) float64.
+
+    levels: the categories' events, and those of all of them together. All levels speak of the same
+    clips and are resampled alike.
+    """
+    rare = [([category.corners() for category in categories], together.corners())
+            for categories, together in levels]
+    clips = rare[0][1].clips
+    largest = max(max(len(one.clip) for one in (together.tp, together.fp, together.fn))
+                  for _, together in rare)
+    rows = max(1, min(samples, BLOCK // max(largest, clips)))
+    kind = weight_type(clips, largest)
+    rng = np.random.default_rng(seed)
+    found: list[list[np.ndarray]] = [[] for _ in rare]
+    for start in range(0, samples, rows):
+        drawn = rng.integers(clips, size=(min(rows, samples - start), clips))
+        weight = np.stack([np.bincount(one, minlength=clips) for one in drawn]).astype(kind)
+        for place, (categories, together) in enumerate(rare):
+            found[place].append(scores([category.count(weight) for category in categories],
+                                       together.count(weight)))
+    return [np.concatenate(parts) for parts in found]
+
+
+def weight_type(clips: int, events: int) -> type[np.signedinteger[Any]]:
+    """The smaller type of integers that holds every sum of ``clips`` drawings over ``events``."""
+    return np.int32 if clips * events < 2**31 else np.int64
+
+
+def intervals(values: np.ndarray, confidence: float) -> np.ndarray:
+    """(low, high) of each column of ``values`` (samples, columns), shape (columns, 2)."""
+    return np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T
+
+
+def evaluate(
+    predictions: Path | str | Predictions, annotations: Path | str | Annotations,
+    taxonomy: Path | str | Taxonomy, split: str = "validate", *, bootstrap: int = 0,
+    confidence: float = 0.95, seed: int = 20180216,
+) -> dict[str, Any]:
+    """Score predictions of the clips that annotator 0 tagged in ``split``.
+
+    The order of rows and columns does not matter.
+
+    Parameters
+    ----------
+    predictions, annotations, taxonomy
+        Files of SONYC-UST, or what was read from them.
+    split
+        'train', 'validate' or 'test'.
+    bootstrap
+        Resamplings of the clips for intervals of confidence (0: none).
+    confidence
+        Share of the resamplings within an interval, 0 to 1.
+    seed
+        Of the resamplings.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``fine`` and ``coarse``, each with ``micro_auprc``, ``micro_f1`` (at 0.5),
+        ``macro_auprc``, ``class_auprc`` {category: value}, ``class_positives`` {category: clips}
+        and ``curves`` {category or 'micro': {threshold, precision, recall}} (at most 200 points);
+        ``files``, ``split``, ``warnings``. With ``bootstrap`` each level also has ``confidence``:
+        {level, samples, method, micro_auprc: [low, high], …, class_auprc: {…}}. A level that the
+        predictions do not have is left out.
+
+    Raises
+    ------
+    InputError
+        Where predictions are missing, belong to no clip of the split (with names) or are no
+        probabilities, and where no clip of the split has a tag.
+    """
+    if not isinstance(taxonomy, Taxonomy):
+        taxonomy = Taxonomy.load(taxonomy)
+    if not isinstance(annotations, Annotations):
+        annotations = Annotations.load(annotations, taxonomy)
+    where = "predictions" if isinstance(predictions, Predictions) else str(predictions)
+    if not isinstance(predictions, Predictions):
+        predictions = predictions_file.read(predictions, taxonomy)
+    else:
+        predictions_file.refuse_improbable(predictions, taxonomy, where)
+    files, fine_truth, coarse_truth = annotations.ground_truth(split)
+    order = _align(predictions.files, files, where, split)
+    categories: dict[str, list[CategoryEvents]] = {}
+    if "fine" in predictions.levels:
+        categories["fine"] = _fine_events(taxonomy, fine_truth, predictions.fine[order])
+    if "coarse" in predictions.levels:
+        categories["coarse"] = [
+            CategoryEvents(coarse_truth[:, [place]], predictions.coarse[order][:, [place]])
+            for place in range(len(taxonomy.coarse))]
+    names = [tag.name for tag in taxonomy.coarse]
+    positives = {"fine": _any_fine(taxonomy, fine_truth), "coarse": coarse_truth}
+    if not any(positives[level].any() for level in categories):
+        raise InputError(f"no clip of split '{split}' has any tag: there is nothing to find",
+                         where=annotations.where,
+                         hint="Look at the annotations of annotator 0: l3hpc data check FOLDER")
+    result: dict[str, Any] = {"split": split, "files": len(files),
+                              "warnings": list(predictions.warnings)}
+    levels = {level: (events, union(events)) for level, events in categories.items()}
+    for level, (events, together) in levels.items():
+        counts, micro = [category.count() for category in events], together.count()
+        result[level] = _numbers(names, scores(counts, micro).tolist())
+        result[level]["class_positives"] = dict(
+            zip(names, positives[level].sum(axis=0).tolist(), strict=True))
+        result[level]["curves"] = {name: _curve(one)
+                                   for name, one in zip(names, counts, strict=True)}
+        result[level]["curves"]["micro"] = _curve(micro)
+    if bootstrap:
+        for level, drawn in zip(levels, resampled(levels.values(), bootstrap, seed), strict=True):
+            result[level]["confidence"] = {
+                "level": confidence, "samples": bootstrap, "method": METHOD,
+                **_numbers(names, intervals(drawn, confidence).tolist())}
+    return result
+
+
+def published(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``evaluate``'s result that the published ``evaluation.json`` has, by level."""
+    keys = ("micro_auprc", "micro_f1", "macro_auprc", "class_auprc")
+    return {level: {key: result[level][key] for key in keys}
+            for level in ("coarse", "fine") if level in result}
+
+
+def _align(found: Sequence[str], wanted: Sequence[str], where: str, split: str) -> np.ndarray:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    problems = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+                for names, what in ((missing, "missing"), (extra, "not among them")) if names]
+    if problems:
+        raise InputError(
+            f"{len(found)} clips do not match the {len(wanted)} agreed ones of split '{split}': "
+            + ", ".join(problems), where=where,
+            hint="Predict exactly the clips of one split, or choose the split.")
+    place = {name: row for row, name in enumerate(found)}
+    return np.array([place[name] for name in wanted], np.int64)
+
+
+def _fine_events(taxonomy: Taxonomy, truth: np.ndarray,
+                 predicted: np.ndarray) -> list[CategoryEvents]:
+    events = []
+    for category in taxonomy.coarse:
+        tags, other = taxonomy.complete(category.id), taxonomy.other(category.id)
+        uncertain = (None, None) if other is None else (truth[:, other], predicted[:, other])
+        events.append(CategoryEvents(truth[:, tags], predicted[:, tags], *uncertain))
+    return events
+
+
+def _any_fine(taxonomy: Taxonomy, truth: np.ndarray) -> np.ndarray:
+    return np.stack([
+        truth[:, [place for place, tag in enumerate(taxonomy.fine) if tag.coarse == category.id]]
+        .any(axis=1) for category in taxonomy.coarse], axis=1)
+
+
+def _numbers(names: list[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The columns of ``scores``, or of their intervals, by name."""
+    return {"micro_auprc": values[0], "micro_f1": values[1], "macro_auprc": values[2],
+            "class_auprc": dict(zip(names, values[3:], strict=True))}
+
+
+def _curve(counts: Counts) -> dict[str, list[float]]:
+    precision, recall = precision_recall(counts)
+    rows = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int))
+    return {"threshold": counts.threshold[rows].tolist(), "precision": precision[rows].tolist(),
+            "recall": recall[rows].tolist()}

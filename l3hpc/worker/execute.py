@@ -3,6 +3,8 @@
 ``run_task`` repeats exactly what ``config.json`` says. Inside a job submitit calls it through
 ``TaskCall`` (a tiny picklable object: a path and a number), whose ``checkpoint`` lets submitit send
 the task back to the queue at the time limit or on preemption.
+
+A step run by hand: typed parameters and inputs from a person, files into a folder of choice.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,14 +31,23 @@ from typing_extensions import NotRequired, TypedDict
 
 import l3hpc.steps
 from l3hpc._version import __version__
-from l3hpc.arrays.cores import limit_pools
+from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
-from l3hpc.console.progress import LogProgress, Progress, StateProgress
-from l3hpc.errors import InputError, L3hpcError
-from l3hpc.io.files import RESULT, digest_file, read_json, read_own, whole_folder, write_json
-from l3hpc.io.typed import mapping
+from l3hpc.console.progress import LogProgress, Progress, StateProgress, for_person
+from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.io.files import (
+    RESULT,
+    digest_file,
+    is_task_folder,
+    read_json,
+    read_own,
+    whole_folder,
+    write_json,
+)
+from l3hpc.io.values import mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
+from l3hpc.pipelines.resolve import read_value
 from l3hpc.steps import AnyStep, Params
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
 from l3hpc.workspace import artifacts, markers
@@ -90,12 +103,12 @@ class TaskCall:
         _keep()
         folder = Path(self.config_path).parent
         if os.environ.get("L3HPC_LOCAL"):
-            from l3hpc.schedulers.local import limits
+            from l3hpc.schedulers.local import runner
             from l3hpc.schedulers.requeue_policy import TIME
 
-            found = limits.decision(folder, self.index, TIME)
-            limits.note(folder, self.index, TIME, found)
-            raise SystemExit(limits.REQUEUE)
+            found = runner.decision(folder, self.index, TIME)
+            runner.note(folder, self.index, TIME, found)
+            raise SystemExit(runner.REQUEUE)
         from l3hpc.schedulers import requeue_policy
         from l3hpc.worker import requeue
 
@@ -346,3 +359,89 @@ def _cpu_seconds() -> float:
     own, children = (resource.getrusage(who)
                      for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def run(
+    step: str, settings: Mapping[str, str], inputs: Mapping[str, Path], output: Path, *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run one step into ``output`` (files and result.json, flat) and return its result.
+
+    A step that would make several tasks is refused. An input may be an artifact, a folder of
+    published files, or the output of another step run by hand. The folder appears whole or not at
+    all.
+    """
+    known = l3hpc.steps.step(step)
+    for name in inputs:
+        if name not in known.inputs:
+            raise InputError(f"{step} has no input {name!r}",
+                             allowed=nearest(name, known.inputs) if known.inputs else
+                             "it takes none")
+    for name, need in known.inputs.items():
+        if need.required and name not in inputs:
+            raise InputError(f"{step} needs the output of {name}", hint=f"--input {name}=FOLDER")
+    typed = validated(known, parameters(known, settings), f"--set of {step}")
+    output = Path(output).absolute()
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise InputError(f"{output} is not empty",
+                             hint="Use another folder, or --overwrite.")
+        if not is_task_folder(output):
+            raise InputError(f"{output} is not the output of a step: it is not removed",
+                             hint="Name another folder.")
+    known.check(typed, {step: typed})
+    shards = known.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})
+    if len(shards) != 1:
+        raise InputError(f"{step} makes {len(shards)} tasks of this; by hand it runs one",
+                         hint="Submit it as a pipeline with l3hpc submit, or give it less.")
+    progress = for_person()
+    replaced = None
+    if output.exists():
+        replaced = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
+        output.rename(replaced)
+    try:
+        with whole_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
+            folders = {name: _as_artifact(path, Path(scratch) / "inputs" / name)
+                       for name, path in inputs.items()}
+            result = run_step(
+                known, typed.model_dump(mode="json"),
+                folders, folder, shard=shards[0], scratch=Path(scratch) / "scratch",
+                progress=progress, recorder=NoRecorder(), where=step)
+    except BaseException:
+        if replaced is not None and not output.exists():
+            replaced.rename(output)
+        raise
+    if replaced is not None:
+        shutil.rmtree(replaced)
+    return result
+
+
+def parameters(step: AnyStep, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Texts as values, read as ``--set`` of a pipeline reads them."""
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
+        if name not in step.params_type.model_fields:
+            raise InputError(f"{step.name} has no parameter {name!r}",
+                             allowed=nearest(name, step.params_type.model_fields))
+        values[name] = read_value(step.params_type, name, text)
+    return values
+
+
+def _as_artifact(path: Path, stand_in: Path) -> Path:
+    """``path``; or, where it is the flat output of a step run by hand, an artifact of that task."""
+    path = Path(path).absolute()
+    if not is_task_folder(path):
+        return path
+    stand_in.mkdir(parents=True)
+    ArtifactFolder(stand_in).task(0).symlink_to(path)
+    return stand_in
+
+
+def _shards(folder: Path) -> list[dict[str, Any]]:
+    """The frozen shards of an artifact used as input ([] for published files)."""
+    path = ArtifactFolder(folder).config
+    if not path.is_file():
+        return []
+    value = read_config(path)["shards"]
+    assert isinstance(value, list)
+    return value

@@ -17,7 +17,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import RESULT, is_own, read_json, write_json
-from l3hpc.io.typed import mapping
+from l3hpc.io.values import mapping
 from l3hpc.workspace.layout import ArtifactFolder
 
 

@@ -19,7 +19,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import read_json, write_json, write_text
-from l3hpc.io.typed import made, mapping
+from l3hpc.io.values import made, mapping
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease, process_start
 from l3hpc.workspace.records import RunRecord

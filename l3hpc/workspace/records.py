@@ -22,9 +22,9 @@ from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError, nearest, note_damage
 from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
-from l3hpc.io.typed import made, mapping, shown
+from l3hpc.io.values import made, mapping, shown
 from l3hpc.workspace.layout import ArtifactFolder, RunFolder, Workspace
-from l3hpc.workspace.states import RunState, StepState
+from l3hpc.workspace.markers import RunState, StepState
 
 LATEST = "latest"
 MOST_TASKS = 10_000_000  # more than a step can have, and few enough to count them one by one

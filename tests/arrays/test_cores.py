@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import l3hpc
-from l3hpc.arrays import cores
+from l3hpc.arrays import threads
 
 SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_CPUS_ON_NODE")
 
@@ -18,7 +18,7 @@ SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_CPUS_ON_N
 def python(code: str, **environment: str) -> object:
     """What the code prints as JSON, in a process of its own that no pool limit reaches."""
     kept = {name: value for name, value in os.environ.items()
-            if name not in (*cores.POOLS, cores.BETWEEN_OPERATIONS, *SLURM)}
+            if name not in (*threads.POOLS, threads.BETWEEN_OPERATIONS, *SLURM)}
     done = subprocess.run([sys.executable, "-c", code], env={**kept, **environment},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -44,14 +44,14 @@ def test_cores_are_those_of_the_allocation(monkeypatch, variables, found):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cores.allocated_cores() == found
+    assert threads.allocated_cores() == found
 
 
 def test_nothing_else_asks_the_node():
     asking = re.compile(r"sched_getaffinity|cpu_count")
     package = Path(l3hpc.__file__).parent
     assert {path.relative_to(package).as_posix() for path in package.rglob("*.py")
-            if asking.search(path.read_text())} == {"arrays/cores.py"}
+            if asking.search(path.read_text())} == {"arrays/threads.py"}
 
 
 def test_a_bound_process_has_no_more_cores_than_it_is_bound_to():
@@ -66,7 +66,7 @@ def test_pools_are_limited_and_smaller_wishes_kept():
             " cores.BETWEEN_OPERATIONS)}))")
     found = python(code, OMP_NUM_THREADS="2", MKL_NUM_THREADS="64", BLIS_NUM_THREADS="no",
                    TF_NUM_INTEROP_THREADS="8")
-    assert found == {**dict.fromkeys(cores.POOLS, "4"), "OMP_NUM_THREADS": "2",
+    assert found == {**dict.fromkeys(threads.POOLS, "4"), "OMP_NUM_THREADS": "2",
                      "TF_NUM_INTEROP_THREADS": "2"}
 
 

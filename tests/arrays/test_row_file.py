@@ -9,21 +9,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from l3hpc.arrays import row_file
-from l3hpc.arrays.row_file import RowFile
+from l3hpc.arrays import rows
+from l3hpc.arrays.rows import RowFile
 
 SHAPE = (12, 3, 2)
 slices = st.builds(slice, st.integers(-3, 14), st.integers(-3, 14))
 numbers = st.lists(st.integers(0, SHAPE[0] - 1), max_size=20).map(lambda one: np.array(one, int))
-rows = slices | numbers | st.integers(0, SHAPE[0] - 1)
+row_choices = slices | numbers | st.integers(0, SHAPE[0] - 1)
 
 
-@given(st.lists(st.tuples(rows, st.booleans(), st.integers(0, 1000)), min_size=1, max_size=15),
+@given(st.lists(st.tuples(row_choices, st.booleans(), st.integers(0, 1000)),
+                min_size=1, max_size=15),
        st.sampled_from(["f4", "f2", "i8"]), st.sampled_from([5, 1 << 30]))
 @settings(max_examples=80, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_is_the_array(tmp_path, monkeypatch, steps, kind, at_once):
-    monkeypatch.setattr(row_file, "AT_ONCE", at_once)
+    monkeypatch.setattr(rows, "AT_ONCE", at_once)
     file, array = RowFile(tmp_path / "x.bin", kind, SHAPE, "w+"), np.zeros(SHAPE, kind)
     for where, write, seed in steps:
         expected = array[where]

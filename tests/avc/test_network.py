@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
 import reference  # noqa: E402
 from lazymodule import LazyModule  # noqa: E402
 
-from l3hpc.avc.vision import VisionSpec, head_layers, load_vision  # noqa: E402
+from l3hpc.avc.network import VisionSpec, head_layers, load_vision  # noqa: E402
 from l3hpc.errors import InputError  # noqa: E402
 from l3hpc.models import weights  # noqa: E402
 from l3hpc.models.parameters import untrained  # noqa: E402

@@ -10,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio.frontends import Frontend
-from l3hpc.avc.batches import AvcData, Batches, write_batch
-from l3hpc.avc.pairs import BRIGHTNESS, Augmentation, brightened, examples, plan, saturated
+from l3hpc.avc.pairs import (
+    BRIGHTNESS,
+    Augmentation,
+    AvcData,
+    Batches,
+    brightened,
+    examples,
+    plan,
+    saturated,
+    write_batch,
+)
 from l3hpc.errors import InputError
 
 RATE, SIZE = 8000, 16

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from l3hpc.avc.scenes import CEILING, KINDS, Scene, scenes_seed
+from l3hpc.avc.videos import CEILING, KINDS, Scene, scenes_seed
 from l3hpc.errors import InputError
 
 RATE = 8000

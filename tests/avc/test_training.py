@@ -15,9 +15,9 @@ import os, signal
 from pathlib import Path
 import numpy as np
 from l3hpc.avc import training
-from l3hpc.avc.vision import VisionSpec
+from l3hpc.avc.network import VisionSpec
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training_state import Schedule
+from l3hpc.models.training.state import Schedule
 
 SPEC = NetworkSpec(2000, 16, 100, 256, filters=(4,) * 8)
 

@@ -9,9 +9,8 @@ import pytest
 from films import encode, make_video, needs_ffmpeg
 
 from l3hpc.audio.decoding import find_ffmpeg
-from l3hpc.avc import ffmpeg
-from l3hpc.avc.ffmpeg import Probe, VideoError
-from l3hpc.avc.videos import open_video, scan
+from l3hpc.avc import videos
+from l3hpc.avc.videos import Probe, VideoError, open_video, scan
 from l3hpc.errors import InputError, L3hpcError
 
 pytestmark = needs_ffmpeg
@@ -44,14 +43,14 @@ def moving(tmp_path_factory):
 @pytest.mark.parametrize("moment", [0.0, 0.55, 1.05, 2.35, 3.85])
 def test_the_frame_is_of_that_time(moving, moment):
     # a square of the full height from the left end, at the same scale: columns are pixels
-    picture = ffmpeg.picture(moving, moment, 256, 256, (0.0, 0.0))
+    picture = videos.picture(moving, moment, 256, 256, (0.0, 0.0))
     white = (picture[128, :, 0] > 128).sum()
     # the first frame at or after it; the square ends at column 256
     assert abs(white - min(8 * np.ceil(moment * 10 - 1e-9), 256)) <= 2
 
 
 def test_the_square_is_where_it_was_asked_for(moving):
-    left, right = (ffmpeg.picture(moving, 3.0, 256, 256, (share, 0.0)) for share in (0.0, 1.0))
+    left, right = (videos.picture(moving, 3.0, 256, 256, (share, 0.0)) for share in (0.0, 1.0))
     assert abs((left[0, :, 0] > 128).sum() - 240) <= 2
     assert abs((right[0, :, 0] > 128).sum() - (240 - 64)) <= 2  # 320 wide: 64 to spare
     np.testing.assert_allclose(left[:, 64:].astype(int), right[:, :192], atol=3)
@@ -59,21 +58,21 @@ def test_the_square_is_where_it_was_asked_for(moving):
 
 @pytest.mark.parametrize(("start", "pitch"), [(0.0, 400), (1.0, 600), (3.0, 1000)])
 def test_the_second_is_of_that_time(moving, start, pitch):
-    sound = ffmpeg.sound(moving, start, RATE)
+    sound = videos.sound(moving, start, RATE)
     assert np.argmax(np.abs(np.fft.rfft(sound * np.hanning(RATE)))) == pitch
 
 
 def test_upright_frames_scale_by_their_short_side(tmp_path):
     path = make_video(tmp_path / "tall.mp4", "lime", size="64x160", seconds=2)
-    assert ffmpeg.picture(path, 0.5, 56, 64, (1.0, 1.0)).shape == (56, 56, 3)
+    assert videos.picture(path, 0.5, 56, 64, (1.0, 1.0)).shape == (56, 56, 3)
 
 
 def test_a_time_behind_the_last_frame_gives_the_last_second_s_frame(films):
-    assert ffmpeg.picture(films / "red.mp4", 3.4, 16, 18, (0, 0)).shape == (16, 16, 3)
+    assert videos.picture(films / "red.mp4", 3.4, 16, 18, (0, 0)).shape == (16, 16, 3)
     with pytest.raises(VideoError, match="no picture at 60.00 s"):
-        ffmpeg.picture(films / "red.mp4", 60.0, 16, 18, (0, 0))
+        videos.picture(films / "red.mp4", 60.0, 16, 18, (0, 0))
     with pytest.raises(VideoError, match=r"only 0\.\d\d s of sound at 2.70 s"):
-        ffmpeg.sound(films / "red.mp4", 2.7, RATE)
+        videos.sound(films / "red.mp4", 2.7, RATE)
 
 
 def test_probing_with_and_without_ffprobe(films, tmp_path, monkeypatch):
@@ -84,15 +83,15 @@ def test_probing_with_and_without_ffprobe(films, tmp_path, monkeypatch):
                 song: (2, False, True)}
     which = shutil.which
     for missing in ("nothing", "ffprobe"):
-        monkeypatch.setattr(ffmpeg.shutil, "which",
+        monkeypatch.setattr(videos.shutil, "which",
                             lambda name, no=missing: None if name == no else which(name))
         for path, (seconds, picture, sound) in expected.items():
-            found = ffmpeg.probe(path)
+            found = videos.probe(path)
             assert (found.picture, found.sound) == (picture, sound)
             assert abs(found.seconds - seconds) < 0.15
         with pytest.raises(VideoError, match="README|text.mp4"):
             (tmp_path / "text.mp4").write_text("no video")
-            ffmpeg.probe(tmp_path / "text.mp4")
+            videos.probe(tmp_path / "text.mp4")
 
 
 def test_a_cover_is_no_picture():
@@ -101,11 +100,11 @@ def test_a_cover_is_no_picture():
   Stream #0:0: Audio: flac, 44100 Hz
   Stream #0:1: Video: mjpeg, yuvj420p, 5x5 (attached pic)
 """
-    assert ffmpeg._read_banner(banner, "x") == Probe(3723.5, False, True)
+    assert videos._read_banner(banner, "x") == Probe(3723.5, False, True)
     found = {"streams": [
         {"codec_type": "video", "disposition": {"attached_pic": 1}, "duration": "1"},
         {"codec_type": "audio", "duration": "9.5"}]}
-    assert ffmpeg._probed(found, "x") == Probe(9.5, False, True)
+    assert videos._probed(found, "x") == Probe(9.5, False, True)
 
 
 def test_which_files_are_videos_and_where_their_sound_lies(tmp_path):
@@ -171,25 +170,25 @@ def stand_in(folder, monkeypatch, script):
     program = folder / "ffmpeg"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(ffmpeg, "ffmpeg", lambda: str(program))
+    monkeypatch.setattr(videos, "ffmpeg", lambda: str(program))
 
 
 def test_a_program_that_hangs_is_ended(tmp_path, monkeypatch):
     stand_in(tmp_path, monkeypatch, "exec sleep 60")
-    monkeypatch.setattr(ffmpeg, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(videos, "TIMEOUT_S", 0.5)
     started = time.monotonic()
     with pytest.raises(VideoError, match="more than 0.5 s"):
-        ffmpeg.sound(tmp_path / "x.mp4", 0.0, RATE)
+        videos.sound(tmp_path / "x.mp4", 0.0, RATE)
     assert time.monotonic() - started < 20
 
 
 def test_without_ffmpeg_the_error_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(ffmpeg.shutil, "which", lambda name: None)
+    monkeypatch.setattr(videos.shutil, "which", lambda name: None)
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     find_ffmpeg.cache_clear()
     try:
         with pytest.raises(L3hpcError, match="ffmpeg is not installed") as error:
-            ffmpeg.ffmpeg()
+            videos.ffmpeg()
         assert "apt-get install ffmpeg" in error.value.hint
     finally:
         find_ffmpeg.cache_clear()

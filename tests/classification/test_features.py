@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from l3hpc.classification import features
-from l3hpc.classification.features import Standard, statistics
+from l3hpc.classification import folds
+from l3hpc.classification.folds import Standard, statistics
 from l3hpc.errors import InputError
 
 
@@ -25,7 +25,7 @@ def bags(tmp_path):
 
 def test_frames_of_clips_follow_each_other(bags):
     folder, made = bags
-    found = features.load(folder, ["c.wav", "none.wav", "a.wav", "b.wav"], "framewise")
+    found = folds.load_features(folder, ["c.wav", "none.wav", "a.wav", "b.wav"], "framewise")
     assert found.files == ["c.wav", "a.wav", "b.wav"] and found.missing == ["none.wav"]
     assert found.counts.tolist() == [2, 1, 4]
     np.testing.assert_array_equal(found.x, np.concatenate([made["c"], made["a"], made["b"]]))
@@ -35,7 +35,7 @@ def test_frames_of_clips_follow_each_other(bags):
 
 def test_every_second_window(bags):
     folder, made = bags
-    found = features.load(folder, ["a.wav", "b.wav", "c.wav"], "framewise", every=3)
+    found = folds.load_features(folder, ["a.wav", "b.wav", "c.wav"], "framewise", every=3)
     assert found.counts.tolist() == [1, 2, 1]
     np.testing.assert_array_equal(found.x, np.concatenate(
         [made["a"], made["b"][[0, 3]], made["c"][:1]]))
@@ -43,7 +43,7 @@ def test_every_second_window(bags):
 
 def test_one_row_of_statistics_per_clip(bags):
     folder, made = bags
-    found = features.load(folder, ["b.wav", "a.wav"], "stats")
+    found = folds.load_features(folder, ["b.wav", "a.wav"], "stats")
     assert found.x.shape == (2, 21) and found.counts.tolist() == [1, 1]
     np.testing.assert_allclose(found.x[0], statistics(made["b"]), rtol=1e-6)
     one = made["a"][0]
@@ -55,9 +55,9 @@ def test_files_of_different_length_are_refused(bags):
     folder, _ = bags
     np.savez(folder / "b.npz", embedding=np.zeros((2, 5), np.float32))
     with pytest.raises(InputError, match="'b.wav' has 5 dimensions, others 3"):
-        features.load(folder, ["a.wav", "b.wav"], "framewise")
+        folds.load_features(folder, ["a.wav", "b.wav"], "framewise")
     with pytest.raises(InputError, match="holds no embeddings of any of the 1 clips") as refused:
-        features.load(folder, ["x.wav"], "stats")
+        folds.load_features(folder, ["x.wav"], "stats")
     assert "submit esc50" in refused.value.hint
 
 

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.classification import folds, models
-from l3hpc.classification.features import Features
-from l3hpc.classification.folds import Split
+from l3hpc.classification.folds import Features, Split
 from l3hpc.classification.models import GRIDS, Setting
 from l3hpc.errors import InputError, L3hpcError
 
@@ -69,7 +68,7 @@ def run(clips, label, kind, ratio=None, **options):
     grid = GRIDS[kind] if kind != "rf" else ({"trees": 5}, {"trees": 20})
     grid = grid if kind != "mlp" else grid[-2:]
     parts = folds.split(FOLD, label, SOURCE, 2, ratio=ratio)
-    return parts, folds.run(clips, label, parts, setting, grid, **options)
+    return parts, folds.run_fold(clips, label, parts, setting, grid, **options)
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
@@ -135,7 +134,7 @@ def test_the_best_on_validation_wins_ties_by_loss_then_order(clips, monkeypatch)
 
     monkeypatch.setattr(folds, "fit", lambda setting, params, *samples: Fake(params["name"]))
     grid = [{"name": name} for name in accuracy_loss]
-    outcome = folds.run(plain, label, parts, Setting("svm", 2), grid, refit=False)
+    outcome = folds.run_fold(plain, label, parts, Setting("svm", 2), grid, refit=False)
     assert outcome.chosen == {"name": "c"}
     assert [trial["valid_accuracy"] for trial in outcome.trials] == [0.5, 0.75, 0.75, 0.75]
 
@@ -174,7 +173,7 @@ def test_the_network_is_refitted_for_as_many_epochs_as_were_best(clips, monkeypa
 def test_an_empty_part_is_refused(clips):
     nothing = np.array([], int)
     with pytest.raises(InputError, match="no clip is left to train"):
-        folds.run(clips, LABEL, Split(nothing, np.arange(3), np.arange(3)), Setting("svm", 4),
+        folds.run_fold(clips, LABEL, Split(nothing, np.arange(3), np.arange(3)), Setting("svm", 4),
                   GRIDS["svm"])
 
 
@@ -200,14 +199,14 @@ def test_a_candidate_whose_training_diverged_cannot_win(clips, monkeypatch):
 
     monkeypatch.setattr(folds, "fit", fit)
     diverging = {0.1}
-    found = folds.run(clips, LABEL, parts, setting, grid)
+    found = folds.run_fold(clips, LABEL, parts, setting, grid)
     assert found.chosen == {"C": 1.0} and found.trials[0]["valid_accuracy"] is None
     diverging = {0.1, 1.0}
     with pytest.raises(L3hpcError, match="scores are not numbers: its training diverged"):
-        folds.run(clips, LABEL, parts, setting, grid)
+        folds.run_fold(clips, LABEL, parts, setting, grid)
 
 
 def test_training_clips_of_one_class_are_refused(clips):
     parts = Split(np.flatnonzero(LABEL == 2)[:6], np.arange(4), np.arange(4, 8))
     with pytest.raises(InputError, match="all training clips are of one class"):
-        folds.run(clips, LABEL, parts, Setting("svm", 4, seed=1), [{"C": 1.0}])
+        folds.run_fold(clips, LABEL, parts, Setting("svm", 4, seed=1), [{"C": 1.0}])

@@ -11,8 +11,7 @@ from follow import profile, settled, states, until
 from l3hpc.config.resources import Resources
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submit, usage
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import missing, resume
+from l3hpc.runs.resume import cancel, missing, resume
 from l3hpc.workspace import records
 
 WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"

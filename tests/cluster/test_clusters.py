@@ -5,11 +5,10 @@ from follow import names, profile, settled, states, stranger, until
 from realslurm import Sibling
 
 from l3hpc.doctor import slurm
-from l3hpc.doctor.programs import ask
+from l3hpc.doctor.environment import ask
 from l3hpc.errors import InputError
 from l3hpc.runs import status, submit, usage
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import resume
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.workspace import records
 
 

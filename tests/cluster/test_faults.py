@@ -9,10 +9,9 @@ from follow import logs, profile, settled, states, until
 
 from l3hpc.config.resources import Resources
 from l3hpc.doctor import slurm as doctor_slurm
-from l3hpc.doctor.programs import ask
+from l3hpc.doctor.environment import ask
 from l3hpc.runs import status, submit, usage
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import resume
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers.slurm import queue
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import Workspace

@@ -9,8 +9,7 @@ from follow import profile, settled, states, until
 
 from l3hpc.config.resources import Resources
 from l3hpc.runs import submit
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import missing, resume
+from l3hpc.runs.resume import cancel, missing, resume
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import Workspace
 

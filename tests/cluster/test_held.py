@@ -7,8 +7,7 @@ from follow import profile, settled, states, until
 
 from l3hpc.cli import main
 from l3hpc.runs import status, submit
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import look, resume
+from l3hpc.runs.resume import cancel, look, resume
 
 
 def held(found):

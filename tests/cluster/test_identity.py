@@ -3,8 +3,7 @@
 from follow import names, profile, settled, states, stranger, until
 
 from l3hpc.runs import status, submit, usage
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import resume
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.workspace import records
 
 

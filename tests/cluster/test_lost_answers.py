@@ -8,7 +8,7 @@ import pytest
 from follow import profile, settled, states, until
 
 from l3hpc.runs import submit
-from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import cancel
 from l3hpc.schedulers.slurm import sbatch
 from l3hpc.workspace import records
 

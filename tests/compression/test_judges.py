@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from l3hpc.compression import fidelity, plans, pruning
-from l3hpc.compression.fidelity import Fidelity, distance
+from l3hpc.compression import judges, pruning
+from l3hpc.compression.judges import Fidelity, distance
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
@@ -29,7 +29,7 @@ def test_the_unpruned_network_is_the_teacher():
     judge = Fidelity(network, frames, engine="tensorflow")
     told = judge.of(network)
     assert told["mse"] == 0 and told["cosine"] == pytest.approx(1)
-    rows = list(fidelity.scan(network, fidelity.points(8, (50, 95)), judge.of))
+    rows = list(judges.scan_layers(network, judges.points(8, (50, 95)), judge.of))
     assert [(row["layer"], row["sparsity"]) for row in rows] == [
         (layer, percent) for layer in range(1, 9) for percent in (50, 95)]
     assert rows[-1]["name"] == "audio_embedding_layer" and rows[0]["name"] == "conv_1"
@@ -47,15 +47,14 @@ def test_judges_refuse_what_they_cannot_compare():
     with pytest.raises(InputError, match="4 values cannot be compared with the teacher's 8"):
         judge.of(untrained(other, 1))
     with pytest.raises(InputError, match="a sparsity of 100 %"):
-        fidelity.points(8, (100,))
+        judges.points(8, (100,))
 
 
 @pytest.fixture(scope="module")
 def avc(tmp_path_factory):
     """A tiny correspondence network with its file, and 40 pairs: loud sounds go with red."""
-    from l3hpc.avc.batches import Batches, write_batch
-    from l3hpc.avc.network import build_avc
-    from l3hpc.avc.vision import VisionSpec
+    from l3hpc.avc.network import VisionSpec, build_avc
+    from l3hpc.avc.pairs import Batches, write_batch
 
     folder = tmp_path_factory.mktemp("avc")
     network = build_avc(untrained(SPEC, 1), VisionSpec(16, (4,) * 8), seed=2)
@@ -77,7 +76,7 @@ def avc(tmp_path_factory):
 
 
 def see(avc, tmp_path, rows=None):
-    from l3hpc.compression.correspondence import look
+    from l3hpc.compression.judges import look
 
     network, batches, _ = avc
     rows = np.arange(batches.rows) if rows is None else rows
@@ -85,8 +84,8 @@ def see(avc, tmp_path, rows=None):
 
 
 def test_seen_pictures_give_what_the_whole_network_gives(avc, tmp_path):
-    from l3hpc.avc.batches import AvcData
-    from l3hpc.compression.correspondence import Correspondence, Head
+    from l3hpc.avc.pairs import AvcData
+    from l3hpc.compression.judges import Correspondence, Head
 
     network, batches, _ = avc
     seen = see(avc, tmp_path)
@@ -103,12 +102,12 @@ def test_seen_pictures_give_what_the_whole_network_gives(avc, tmp_path):
 
 
 def test_an_interrupted_look_goes_on(avc, tmp_path, monkeypatch):
-    from l3hpc.compression import correspondence
+    from l3hpc.compression import judges
 
-    monkeypatch.setattr(correspondence, "CHUNK", 8)
+    monkeypatch.setattr(judges, "CHUNK", 8)
     whole = see(avc, tmp_path / "whole")
     calls = []
-    original = correspondence.AvcData.batch
+    original = judges.AvcData.batch
 
     def batch(self, rows):
         calls.append(len(rows))
@@ -116,7 +115,7 @@ def test_an_interrupted_look_goes_on(avc, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, rows)
 
-    monkeypatch.setattr(correspondence.AvcData, "batch", batch)
+    monkeypatch.setattr(judges.AvcData, "batch", batch)
     with pytest.raises(KeyboardInterrupt):
         see(avc, tmp_path)
     again = see(avc, tmp_path)
@@ -128,12 +127,12 @@ def test_an_interrupted_look_goes_on(avc, tmp_path, monkeypatch):
 
 
 def test_fine_tuning_learns_correspondence_and_keeps_zeros(avc, tmp_path):
-    from l3hpc.compression.correspondence import Correspondence, head_for
+    from l3hpc.compression.judges import Correspondence, head_for
     from l3hpc.compression.retraining import CorrespondenceTraining
-    from l3hpc.models.training_state import Schedule
+    from l3hpc.models.training.state import Schedule
 
     seen = see(avc, tmp_path)
-    first = pruning.prune(untrained(SPEC, 1), plans.parse("0,50,50,50,50,50,50,70"))
+    first = pruning.prune(untrained(SPEC, 1), pruning.parse_plan("0,50,50,50,50,50,50,70"))
     head, fresh = head_for(avc[0], first, 0)
     assert not fresh
     rows = np.arange(40)
@@ -151,10 +150,10 @@ def test_fine_tuning_learns_correspondence_and_keeps_zeros(avc, tmp_path):
 
 
 def test_a_narrower_network_gets_a_fresh_head(avc):
-    from l3hpc.compression.correspondence import head_for
-    from l3hpc.compression.reduction import width
+    from l3hpc.compression.judges import head_for
+    from l3hpc.compression.pruning import reduce_width
 
-    narrow = width(untrained(SPEC, 1), (4,) * 6 + (8, 5))
+    narrow = reduce_width(untrained(SPEC, 1), (4,) * 6 + (8, 5))
     head, fresh = head_for(avc[0], narrow, 7)
     assert fresh and head.joint == 4 + 5
     again, _ = head_for(avc[0], narrow, 7)
@@ -162,9 +161,8 @@ def test_a_narrower_network_gets_a_fresh_head(avc):
 
 
 def test_pictures_of_another_size_are_refused(avc, tmp_path):
-    from l3hpc.avc.network import build_avc
-    from l3hpc.avc.vision import VisionSpec
-    from l3hpc.compression.correspondence import look
+    from l3hpc.avc.network import VisionSpec, build_avc
+    from l3hpc.compression.judges import look
 
     other = build_avc(untrained(SPEC, 1), VisionSpec(24, (4,) * 8))
     with pytest.raises(InputError, match="pictures of 16 pixels"):
@@ -173,8 +171,8 @@ def test_pictures_of_another_size_are_refused(avc, tmp_path):
 
 def test_an_embedding_is_dressed_as_the_branch_was(tmp_path):
     """openl3's end: the embedding without the branch's last normalisation and ReLU."""
-    from l3hpc.compression.correspondence import dressed, undressed
-    from l3hpc.compression.reduction import depth, width
+    from l3hpc.compression.judges import dressed, undressed
+    from l3hpc.compression.pruning import reduce_depth, reduce_width
     from l3hpc.models.parameters import Parameters
 
     whole = NetworkSpec(**{**SPEC.to_dict(), "tail": "student"})
@@ -189,7 +187,7 @@ def test_an_embedding_is_dressed_as_the_branch_was(tmp_path):
             np.testing.assert_array_equal(array, same)
     assert undressed(again, SPEC).spec == SPEC
     assert dressed(branch, branch) is branch
-    for cut in (width(bare, (4,) * 6 + (8, 5)), depth(bare, 6)):
+    for cut in (reduce_width(bare, (4,) * 6 + (8, 5)), reduce_depth(bare, 6)):
         fresh = dressed(cut, branch)
         assert fresh.spec.tail == "student" and fresh.spec.dim == cut.spec.dim
         for value, array in zip((1, 0, 0, 1), fresh.layers[-1], strict=True):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from l3hpc.compression import plans, pruning, reduction, sizes
+from l3hpc.compression import pruning, sizes
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec, openl3_spec
@@ -39,7 +39,7 @@ def teacher():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[8])
 def test_the_published_table(row):
     percent, reduction_percent, mb = row[:8], row[8], row[9]
-    plan = plans.parse(reduction_percent)
+    plan = pruning.parse_plan(reduction_percent)
     assert plan == tuple(map(float, percent))
     found = sizes.published(plan)
     assert f"{found.reduction:.2f}" == reduction_percent
@@ -47,17 +47,17 @@ def test_the_published_table(row):
 
 
 def test_there_are_eleven_plans_in_this_order():
-    assert [row[8] for row in ROWS] == list(plans.PUBLISHED)
+    assert [row[8] for row in ROWS] == list(pruning.PUBLISHED)
 
 
 def test_the_published_parameters_of_edgel3():
-    found = sizes.published(plans.parse("edgel3"))
+    found = sizes.published(pruning.parse_plan("edgel3"))
     assert round(found.remaining) == 213_491
     assert f"{found.mb:.3f}" == "0.814"
 
 
 def test_what_is_really_left_of_edgel3(teacher):
-    pruned = pruning.prune(teacher, plans.parse("edgel3"))
+    pruned = pruning.prune(teacher, pruning.parse_plan("edgel3"))
     found = sizes.weigh(pruned)
     assert found.non_zero == 213_284
     assert found.kernel_weights == 4_682_304
@@ -69,7 +69,7 @@ def test_what_is_really_left_of_edgel3(teacher):
 
 @pytest.mark.parametrize(("convolutions", "reduced"), [(7, "50.42"), (6, "75.59"), (5, "88.18")])
 def test_depth_by_the_published_formula(teacher, convolutions, reduced):
-    smaller = reduction.depth(teacher, convolutions)
+    smaller = pruning.reduce_depth(teacher, convolutions)
     found = sizes.published((0,) * convolutions, smaller.spec, teacher.spec)
     assert f"{found.reduction:.2f}" == reduced
 
@@ -79,7 +79,7 @@ def test_depth_by_the_published_formula(teacher, convolutions, reduced):
     ((64, 48, 64, 64, 128, 128, 128, 128), "87.00"),
     ((64, 48, 64, 64, 64, 64, 128, 128), "91.72")])
 def test_width_by_the_published_formula(teacher, filters, reduced):
-    smaller = reduction.width(teacher, filters)
+    smaller = pruning.reduce_width(teacher, filters)
     assert f"{sizes.published((0,) * 8, smaller.spec, teacher.spec).reduction:.2f}" == reduced
 
 
@@ -90,7 +90,7 @@ def small(seed=0):
 
 @pytest.mark.parametrize("plan", ["none", "53.49", "99"])
 def test_bytes_are_those_of_arrays_that_hold_the_network(plan):
-    pruned = pruning.prune(small(), plans.parse(plan))
+    pruned = pruning.prune(small(), pruning.parse_plan(plan))
     found = sizes.weigh(pruned)
     csr = bits = 0
     for kernel in pruning.kernels(pruned):
@@ -122,7 +122,7 @@ def test_rows_of_more_than_65536_columns_need_wider_numbers():
     ("0,85,85,85,75,95,98,98", "95.45"), ("none", "none"), ("0,0,0,0,0,0,0,0", "none"),
     ("0,10,20,30,40,50,60,70.5", "0,10,20,30,40,50,60,70.5")])
 def test_what_a_plan_is_called(text, name):
-    assert plans.title(text) == name
+    assert pruning.plan_title(text) == name
 
 
 @pytest.mark.parametrize(("text", "layers", "said"), [
@@ -135,15 +135,16 @@ def test_what_a_plan_is_called(text, name):
     ("53.49,95.45", 8, "several plans are divided by blanks")])
 def test_plans_that_are_refused(text, layers, said):
     with pytest.raises(InputError) as refused:
-        plans.parse(text, layers)
+        pruning.parse_plan(text, layers)
     assert said in str(refused.value)
 
 
 @given(st.lists(st.integers(0, 9999).map(lambda value: value / 100), min_size=5, max_size=8))
 def test_a_plan_is_read_as_it_is_shown(values):
     values = tuple(values)
-    assert plans.parse(plans.show(values), len(values)) == values
+    assert pruning.parse_plan(pruning.plan_text(values), len(values)) == values
 
 
 def test_several_plans_in_one_text():
-    assert plans.split("edgel3  53.49;0,1,2,3,4,5,6,7") == ("edgel3", "53.49", "0,1,2,3,4,5,6,7")
+    assert pruning.split_plans("edgel3  53.49;0,1,2,3,4,5,6,7") == (
+        "edgel3", "53.49", "0,1,2,3,4,5,6,7")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from l3hpc.compression import plans, pruning, reduction
+from l3hpc.compression import pruning
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
@@ -75,13 +75,13 @@ def test_more_percent_never_keeps_more(kernel, one, other):
 @pytest.mark.parametrize("tail", ["embedding", "student"])
 def test_only_kernels_change(tail):
     before = network(tail)
-    after = pruning.prune(before, plans.parse("edgel3"))
+    after = pruning.prune(before, pruning.parse_plan("edgel3"))
     for (kind, _), mine, its in zip(before.spec.layers(), before.layers, after.layers,
                                     strict=True):
         for array, same in zip(mine[1:] if kind == "conv" else mine,
                                its[1:] if kind == "conv" else its, strict=True):
             np.testing.assert_array_equal(array, same)
-    for percent, mine, its in zip(plans.parse("edgel3"), pruning.kernels(before),
+    for percent, mine, its in zip(pruning.parse_plan("edgel3"), pruning.kernels(before),
                                   pruning.kernels(after), strict=True):
         np.testing.assert_array_equal(its, np.where(pruning.mask(mine, percent), mine, 0))
         assert its.dtype == np.float32
@@ -103,7 +103,7 @@ def test_a_plan_of_another_length_is_refused():
 
 
 def embed(parameters, spectra):
-    from l3hpc.models.tensorflow_engine import TensorFlowEngine
+    from l3hpc.models.engines import TensorFlowEngine
 
     return TensorFlowEngine(parameters.folded()).run(spectra)
 
@@ -131,7 +131,7 @@ def test_width_drops_exactly_the_smallest_filters(tail):
             layers[place + 1] = tuple(norm)
         chosen.append([one for one in range(len(sums)) if one not in silent])
     silenced = Parameters(before.spec, tuple(layers))
-    after = reduction.width(silenced, keep)
+    after = pruning.reduce_width(silenced, keep)
     assert after.spec.filters == keep and after.spec.dim == 10
     expected = embed(silenced, SPECTRA)[:, chosen[-1]]
     assert np.abs(expected).max() > 0
@@ -141,7 +141,7 @@ def test_width_drops_exactly_the_smallest_filters(tail):
 
 def test_kept_filters_bring_their_arrays_in_order():
     before = network()
-    after = reduction.width(before, (2, *FILTERS[1:]))
+    after = pruning.reduce_width(before, (2, *FILTERS[1:]))
     sums = np.abs(before.layers[1][0]).sum(axis=(0, 1, 2))
     kept = sorted(np.argsort(-sums)[:2])
     np.testing.assert_array_equal(after.layers[1][0], before.layers[1][0][..., kept])
@@ -154,7 +154,7 @@ def test_kept_filters_bring_their_arrays_in_order():
 
 def test_the_published_way_starts_normalisations_afresh():
     before = network()
-    after = reduction.width(before, (2, *FILTERS[1:]), norms="fresh")
+    after = pruning.reduce_width(before, (2, *FILTERS[1:]), norms="fresh")
     for value, array in zip((1, 0, 0, 1), after.layers[2], strict=True):
         np.testing.assert_array_equal(array, np.full(2, value, np.float32))
     np.testing.assert_array_equal(after.layers[0], before.layers[0])
@@ -162,7 +162,7 @@ def test_the_published_way_starts_normalisations_afresh():
 
 def test_all_filters_kept_is_the_same_network():
     before = network("student")
-    after = reduction.width(before, FILTERS)
+    after = pruning.reduce_width(before, FILTERS)
     for mine, its in zip(before.layers, after.layers, strict=True):
         for array, same in zip(mine, its, strict=True):
             np.testing.assert_array_equal(array, same)
@@ -173,7 +173,7 @@ def test_all_filters_kept_is_the_same_network():
     ((*FILTERS[:7], 0), "audio_embedding_layer: 0 filters of 12")])
 def test_widths_that_are_refused(filters, said):
     with pytest.raises(InputError) as refused:
-        reduction.width(network(), filters)
+        pruning.reduce_width(network(), filters)
     assert said in str(refused.value)
 
 
@@ -186,7 +186,7 @@ def test_depth_is_the_maximum_of_an_inner_map(tail, convolutions):
     from l3hpc.models.network import assign, build
 
     whole = network(tail)
-    smaller = reduction.depth(whole, convolutions)
+    smaller = pruning.reduce_depth(whole, convolutions)
     model = build(whole.spec)
     assign(model, whole)
     name = f"conv_{convolutions}" if tail == "embedding" else f"relu_{convolutions}"
@@ -202,9 +202,9 @@ def test_depth_is_the_maximum_of_an_inner_map(tail, convolutions):
 
 def test_depth_by_every_engine(tmp_path):
     from l3hpc.models import engines, weights
-    from l3hpc.models.openvino_engine import OpenVinoEngine
+    from l3hpc.models.precision import OpenVinoEngine
 
-    smaller = reduction.depth(network("student"), 6)
+    smaller = pruning.reduce_depth(network("student"), 6)
     weights.save(smaller, tmp_path / "six.h5")
     stored, info = weights.load_parameters(tmp_path / "six.h5")
     assert info.spec == smaller.spec and "8-d" in info.label
@@ -217,4 +217,4 @@ def test_depth_by_every_engine(tmp_path):
 @pytest.mark.parametrize("convolutions", [4, 9])
 def test_depths_that_are_refused(convolutions):
     with pytest.raises(InputError, match="8, 7, 6, 5"):
-        reduction.depth(network(), convolutions)
+        pruning.reduce_depth(network(), convolutions)

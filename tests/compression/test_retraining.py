@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from forkserver import ForkServer
 
-from l3hpc.compression import plans, pruning
+from l3hpc.compression import pruning
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training_state import Schedule
+from l3hpc.models.training.state import Schedule
 from l3hpc.models.weights import load_parameters
 
 SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + (8, 8),
                    tail="embedding")
-PRUNED = pruning.prune(untrained(SPEC, 3), plans.parse("30,50,0,70,80,90,95,98"))
+PRUNED = pruning.prune(untrained(SPEC, 3), pruning.parse_plan("30,50,0,70,80,90,95,98"))
 
 
 class Data:
@@ -56,7 +56,7 @@ def test_zeros_stay_and_the_rest_learns(tmp_path):
 
 def test_without_zeros_it_is_the_plain_training(tmp_path):
     """Dense weights, no mask: the same bits as the engine that knows nothing of masks."""
-    from l3hpc.models.training import Training
+    from l3hpc.models.training.loop import Training
 
     _, ours = run(tmp_path / "masked", first=untrained(SPEC, 5))
     plain = Training(SPEC, Data(60), (np.arange(48), np.arange(48, 60)), tmp_path / "plain",

@@ -7,30 +7,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc.console import table
+from l3hpc.console import formatting
 
 
 def test_columns_are_aligned_and_lines_end_without_spaces():
     rows = [("step", "tasks", "state"), ("extract", "4", "done"), ("fit", "1,200", "")]
-    assert table.lines(rows, right={1}) == [
+    assert formatting.table_lines(rows, right={1}) == [
         "  step     tasks  state", "  extract      4  done", "  fit      1,200"]
-    assert table.lines(rows[1:], indent="", gap=" | ", at_least={0: 9}) == [
+    assert formatting.table_lines(rows[1:], indent="", gap=" | ", at_least={0: 9}) == [
         "extract   | 4     | done", "fit       | 1,200 |"]
-    assert table.lines([]) == []
+    assert formatting.table_lines([]) == []
 
 
 def test_a_text_beyond_the_largest_width_is_whole_and_pushes_its_own_line_only():
-    assert table.lines([("a" * 8, "x"), ("b", "y")], indent="", at_most={0: 3}) == [
+    assert formatting.table_lines([("a" * 8, "x"), ("b", "y")], indent="", at_most={0: 3}) == [
         "aaaaaaaa  x", "b    y"]
 
 
 def test_wide_and_combining_characters_take_the_cells_that_a_terminal_gives_them():
-    lines = table.lines([("音声", "x"), ("e\u0301", "y"), ("abcd", "z")], indent="")
+    lines = formatting.table_lines([("音声", "x"), ("e\u0301", "y"), ("abcd", "z")], indent="")
     assert lines == ["音声  x", "e\u0301     y", "abcd  z"]
 
 
 def test_control_characters_are_written_out_before_they_are_measured():
-    assert table.lines([("a\x1b[2J", "x"), ("b\n", "y")], indent="") == [
+    assert formatting.table_lines([("a\x1b[2J", "x"), ("b\n", "y")], indent="") == [
         "a\\x1b[2J  x", "b\\n       y"]
 
 
@@ -38,13 +38,13 @@ def test_control_characters_are_written_out_before_they_are_measured():
 def test_what_is_measured_without_rich_has_the_width_that_rich_gives(text):
     from rich.cells import cell_len
 
-    assert table.width(text) == cell_len(text) == len(text)
+    assert formatting.width(text) == cell_len(text) == len(text)
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1))
 def test_every_second_column_begins_in_the_same_cell(rows):
-    lines = table.lines([(first, f"|{second}") for first, second in rows], indent="")
-    places = {table.width(line[:line.index("|", len(table.one_line(first)))])
+    lines = formatting.table_lines([(first, f"|{second}") for first, second in rows], indent="")
+    places = {formatting.width(line[:line.index("|", len(formatting.one_line(first)))])
               for line, (first, _) in zip(lines, rows, strict=True)}
     assert len(places) == 1
 

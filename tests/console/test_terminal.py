@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import l3hpc
 from l3hpc.console import terminal
-from l3hpc.io.text import log_text, one_line
+from l3hpc.io.values import log_text, one_line
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import Attempt, RunRecord, StepRecord

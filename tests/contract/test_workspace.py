@@ -105,7 +105,11 @@ def test_a_training_that_was_cut_goes_on_where_it_was(mine):
     assert mine.states("cut")["train"] == "done"
     after = mine.run("cut") / "artifacts/train/0000/history.csv"
     now = list(csv.DictReader(after.read_text().splitlines()))
-    assert now[:len(epochs)] == epochs and len(now) == 40
+    assert [row["epoch"] for row in now] == [str(epoch) for epoch in range(40)]
+    # The epoch in which it was cut is computed again, by a processor that may round otherwise.
+    for row, known in zip(now, epochs, strict=False):
+        assert {name: float(value) for name, value in row.items()} == pytest.approx(
+            {name: float(value) for name, value in known.items()}, rel=1e-3)
     check_paths(mine, "cut")
 
 

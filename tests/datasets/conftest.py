@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 import layouts  # noqa: E402
 
-from l3hpc.datasets.taxonomy import sonyc_ust  # noqa: E402
+from l3hpc.datasets.sonyc_ust import sonyc_ust  # noqa: E402
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from l3hpc.datasets import sounds
-from l3hpc.datasets.taxonomy import sonyc_ust
+from l3hpc.datasets.sonyc_ust import sonyc_ust
 
 RATE = 16000
 

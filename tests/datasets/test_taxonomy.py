@@ -2,7 +2,7 @@
 
 import pytest
 
-from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust
+from l3hpc.datasets.sonyc_ust import Taxonomy, sonyc_ust
 from l3hpc.errors import InputError
 
 

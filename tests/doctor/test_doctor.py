@@ -12,8 +12,8 @@ import pytest
 from l3hpc import steps
 from l3hpc.config import settings as configuration
 from l3hpc.config.profile import ClusterProfile
-from l3hpc.doctor import environment, examine, results, scripts, slurm, storage
-from l3hpc.doctor.programs import Answer, ask
+from l3hpc.doctor import environment, examine, slurm, storage
+from l3hpc.doctor.environment import Answer, ask
 from l3hpc.errors import HeaderDriftError, InputError, OfflineError
 from l3hpc.findings import Finding, from_error
 from l3hpc.installation import install_command
@@ -333,7 +333,7 @@ def test_every_delivered_script_is_tried_once(tmp_path):
         seen.append(Path(command[2]).read_text())
         return Answer(0, "", "sbatch: Job 1 to start at 2026-11-20T12:00:00")
 
-    (line,) = scripts.script_lines(config_in(tmp_path, SLURM), sbatch)
+    (line,) = slurm.script_lines(config_in(tmp_path, SLURM), sbatch)
     assert line.severity == "green" and len(seen) == len(set(seen))
     kinds = {re.search(r"--job-name=l3-doctor-(\w+)", text)[1] for text in seen}
     assert kinds == set(steps.BUILT_IN)
@@ -351,22 +351,22 @@ def refusing(*steps):
 
 def test_a_pipeline_that_slurm_refuses_is_red_only_where_someone_asked_for_it(tmp_path):
     config = config_in(tmp_path, SLURM)
-    lines = list(scripts.script_lines(config, refusing("avc_train", "avc_pairs")))
+    lines = list(slurm.script_lines(config, refusing("avc_train", "avc_pairs")))
     assert [(line.severity, line.subject) for line in lines] == [
         ("yellow", "scripts"), ("yellow", "pipeline avc")]
     assert lines[1].message == "avc_pairs, avc_train: Invalid qos"
     assert "only for l3hpc submit avc" in lines[1].advice
-    lines = list(scripts.script_lines(config, refusing("avc_train"), ["avc", "upstream"]))
+    lines = list(slurm.script_lines(config, refusing("avc_train"), ["avc", "upstream"]))
     assert [(line.severity, line.subject) for line in lines] == [
         ("yellow", "scripts"), ("red", "pipeline avc")]
-    (line,) = scripts.script_lines(config, refusing("avc_train"), ["upstream"])
+    (line,) = slurm.script_lines(config, refusing("avc_train"), ["upstream"])
     assert line.severity == "green" and "1 pipelines" not in line.message
     with pytest.raises(InputError, match="no pipeline 'upstraem'"):
         next(examine(config, pipelines=["upstraem"]))
 
 
 def test_a_cluster_that_refuses_every_pipeline_is_red(tmp_path):
-    lines = list(scripts.script_lines(config_in(tmp_path, SLURM), refusing(*steps.BUILT_IN)))
+    lines = list(slurm.script_lines(config_in(tmp_path, SLURM), refusing(*steps.BUILT_IN)))
     assert {line.severity for line in lines[1:]} == {"red"} and len(lines) == 1 + 7
 
 
@@ -375,7 +375,7 @@ def test_a_broken_pipeline_of_the_working_folder_is_red(tmp_path, monkeypatch):
     (tmp_path / "jobs" / "mine.yaml").write_text("steps:\n  trian:\n")
     config = config_in(tmp_path)
     monkeypatch.chdir(tmp_path)
-    lines = list(scripts.script_lines(config, Programs(bash=said(""))))
+    lines = list(slurm.script_lines(config, Programs(bash=said(""))))
     assert [line.subject for line in lines if line.severity == "red"] == ["pipeline mine"]
     assert "did you mean 'train'" in lines[-1].advice
 
@@ -392,12 +392,12 @@ def test_key_file_faults(tmp_path, content, mode, words):
         key.write_text(content)
         key.chmod(mode)
     text = f"ledger: {{sheet_id: abcdefgh, key_file: {key}}}\n"
-    line = results.results_line(config_in(tmp_path / "here", text), probe=False)
+    line = storage.results_line(config_in(tmp_path / "here", text), probe=False)
     assert line.severity == "red" and words in line.message and line.advice
 
 
 def test_no_sheet_is_no_fault(tmp_path):
-    assert results.results_line(config_in(tmp_path)).severity == "off"
+    assert storage.results_line(config_in(tmp_path)).severity == "off"
 
 
 @pytest.mark.parametrize(("error", "state"), [
@@ -410,12 +410,12 @@ def test_what_the_sheet_answers(tmp_path, monkeypatch, error, state):
         raise error
 
     monkeypatch.setattr(client, "Sheets", refuse)
-    line = results.results_line(config_in(tmp_path, "ledger: {sheet_id: abcdefgh}\n"))
+    line = storage.results_line(config_in(tmp_path, "ledger: {sheet_id: abcdefgh}\n"))
     assert line.severity == state and error.message in line.message and line.advice
 
 
 def test_the_doctor_does_not_wait_long_for_google():
-    wait = results._Impatience()
+    wait = storage._Impatience()
     wait(0.001)
     with pytest.raises(OfflineError):
-        wait(results.PATIENCE_S)
+        wait(storage.PATIENCE_S)

@@ -252,7 +252,7 @@ def test_the_package_offers_both_and_loads_them_late(student, sound):
 
 
 def test_by_path(student, sound, monkeypatch):
-    monkeypatch.setattr("l3hpc.models.ncnn_engine.available", lambda: False)
+    monkeypatch.setattr("l3hpc.models.engines.available", lambda: False)
     have, _ = get_embedding(sound(1), 8000, student, hop_size=0.5)
     assert have.shape == (2, 5)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from l3hpc.audio.frontends import mel_filterbank
-from l3hpc.embedding import names
+from l3hpc.embedding import model_files
 from l3hpc.embedding.model import load_model
-from l3hpc.embedding.recognise import recognise
+from l3hpc.embedding.model_files import recognise
 from l3hpc.errors import InputError
 from l3hpc.models import weights
 from l3hpc.models.parameters import Parameters, untrained
@@ -184,7 +184,7 @@ def test_refusals(tmp_path, student):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setenv(names.VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(model_files.VARIABLE, str(tmp_path / "models"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
@@ -203,10 +203,10 @@ def place(tmp_path, monkeypatch):
 def test_published_names_are_published_files(place, name, file, folder):
     (place / folder).mkdir(parents=True, exist_ok=True)
     (place / folder / file).touch()
-    found, named = names.find(name)
+    found, named = model_files.find(name)
     assert found == place / folder / file
     assert named.options.get("input_repr") in (None, "mel256", "linear")
-    assert names.known() == [file.partition(".h5")[0] if ".h5" in file else "mine"]
+    assert model_files.known() == [file.partition(".h5")[0] if ".h5" in file else "mine"]
 
 
 def test_a_folder_called_like_a_model_does_not_hide_it(place):
@@ -214,19 +214,20 @@ def test_a_folder_called_like_a_model_does_not_hide_it(place):
         (place / name).mkdir()
     (place / "models/edgel3_sea_ust_audio_emb_64.h5").touch()
     (place / "models/mine.h5").touch()
-    assert names.find("sea-64")[0] == place / "models/edgel3_sea_ust_audio_emb_64.h5"
-    assert names.find("mine")[0] == place / "models/mine.h5"
-    assert names.find("untrained")[0] == "untrained"
-    assert names.find("bare")[0] == names.find(place / "bare")[0].relative_to(place)  # as before
+    assert model_files.find("sea-64")[0] == place / "models/edgel3_sea_ust_audio_emb_64.h5"
+    assert model_files.find("mine")[0] == place / "models/mine.h5"
+    assert model_files.find("untrained")[0] == "untrained"
+    bare = model_files.find(place / "bare")[0]
+    assert model_files.find("bare")[0] == bare.relative_to(place)  # as before
     (place / "file").touch()
     (place / "models/file.h5").touch()
-    assert names.find("file")[0] == names.find("./file")[0] == Path("file")
+    assert model_files.find("file")[0] == model_files.find("./file")[0] == Path("file")
 
 
 def test_openl3s_names_say_size_and_front_end():
-    assert names.meaning("openl3-mel128-env").options == {
+    assert model_files.meaning("openl3-mel128-env").options == {
         "input_repr": "mel128", "embedding_size": 6144}
-    assert names.meaning("openl3-mel128-env-512").options["embedding_size"] == 512
+    assert model_files.meaning("openl3-mel128-env-512").options["embedding_size"] == 512
 
 
 @pytest.mark.parametrize(("name", "said"), [
@@ -243,7 +244,7 @@ def test_a_missing_name_says_what_to_do(place, name, said):
     ("openl3-mel256-env-100", "512, 6144")])
 def test_models_that_were_never_published(name, allowed):
     with pytest.raises(InputError, match=allowed):
-        names.find(name)
+        model_files.find(name)
 
 
 def test_a_file_that_is_not_what_its_name_says_is_refused(place, networks):
@@ -257,13 +258,13 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(place, networks):
 
 
 def test_options_of_edgel3_and_openl3_are_names():
-    assert names.published_name() is None
-    assert names.published_name(model_type="sea") == "sea-128"
-    assert names.published_name(model_type="sea", emb_dim=64) == "sea-64"
-    assert names.published_name(model_type="sparse") == "edgel3-ft-95.45"
-    assert names.published_name(retrain_type="kd", sparsity="87.0") == "edgel3-kd-87.0"
-    assert names.published_name(content_type="env") == "openl3-mel256-env-6144"
-    assert names.published_name(input_repr="linear", embedding_size=512) == (
+    assert model_files.published_name() is None
+    assert model_files.published_name(model_type="sea") == "sea-128"
+    assert model_files.published_name(model_type="sea", emb_dim=64) == "sea-64"
+    assert model_files.published_name(model_type="sparse") == "edgel3-ft-95.45"
+    assert model_files.published_name(retrain_type="kd", sparsity="87.0") == "edgel3-kd-87.0"
+    assert model_files.published_name(content_type="env") == "openl3-mel256-env-6144"
+    assert model_files.published_name(input_repr="linear", embedding_size=512) == (
         "openl3-linear-music-512")
     with pytest.raises(InputError, match="cannot be combined"):
-        names.published_name(model_type="sea", content_type="env")
+        model_files.published_name(model_type="sea", content_type="env")

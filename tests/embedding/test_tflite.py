@@ -9,7 +9,7 @@ import pytest
 from l3hpc.audio.frontends import Frontend
 from l3hpc.embedding.embed import get_embedding
 from l3hpc.embedding.model import load_model
-from l3hpc.embedding.recognise import recognise
+from l3hpc.embedding.model_files import recognise
 from l3hpc.errors import InputError
 from l3hpc.models import tflite, weights
 from l3hpc.models.parameters import Parameters

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.export.conversion import FORMATS, centred, convert, round_first_layer
+from l3hpc.export.build import FORMATS, centred, convert, round_first_layer
 from l3hpc.export.graph import Graph
 from l3hpc.export.interpreter import Runner
 from l3hpc.models.precision import deviation_of

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from l3hpc.cli import cli
 from l3hpc.cli.export import command
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.export import costs, package, report
+from l3hpc.export import costs, package
 from l3hpc.export.build import Settings
 from l3hpc.export.graph import Graph, description
 from l3hpc.export.interpreter import Runner
@@ -103,7 +103,7 @@ def test_without_strips_or_recordings(tmp_path, model):
 
 @pytest.mark.parametrize("form", ["fp32", "int8"])
 def test_front_end_inside(tmp_path, model, audio, parameters, form):
-    from l3hpc.models.tensorflow_engine import TensorFlowEngine
+    from l3hpc.models.engines import TensorFlowEngine
 
     output = tmp_path / "out"
     told = package.export_model(model, output, Settings(form, frontend="inside", calibrate=audio))
@@ -188,7 +188,7 @@ def test_nothing_is_left_of_a_failed_export(tmp_path, model, monkeypatch):
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(package.report, "text", fails)
+    monkeypatch.setattr(package, "text", fails)
     with pytest.raises(OSError, match="disk full"):
         package.export_model(model, tmp_path / "out", Settings("fp32"))
     assert list(tmp_path.iterdir()) == []
@@ -201,7 +201,7 @@ def test_a_single_wrong_bit_stops_the_export(made):
     bias = wrong.model.buffers[wrong.tensors[last.inputs[2]].buffer]
     bias.data = (wrong.values(last.inputs[2]) + 300).astype(np.int32).tobytes()
     with pytest.raises(L3hpcError, match="differ on random inputs"):
-        report.prove(plain.to_bytes(), wrong.to_bytes(), None)
+        package.prove(plain.to_bytes(), wrong.to_bytes(), None)
 
 
 def test_bytes_that_are_no_model():

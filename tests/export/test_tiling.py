@@ -150,16 +150,15 @@ def test_student_2_in_tflite_micro(student_2, tflite_micro):
 
 
 def test_the_published_student_on_real_recordings(real):
-    from l3hpc.export import inputs as frames
-    from l3hpc.export.build import Settings, build
-    from l3hpc.export.inputs import read_model
+    from l3hpc.export import build as frames
+    from l3hpc.export.build import Settings, build_model, read_model
+    from l3hpc.models.engines import TensorFlowEngine
     from l3hpc.models.precision import deviation_of
-    from l3hpc.models.tensorflow_engine import TensorFlowEngine
 
     parameters, info = read_model(real / "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz")
-    found = frames.windows(real / "esc10/audio", 8000, 20)
+    found = frames.frame_windows(real / "esc10/audio", 8000, 20)
     spectrograms = info.spec.frontend(found)
-    built = build(parameters.folded(), Settings(calibrate=real), spectrograms[0::2])
+    built = build_model(parameters.folded(), Settings(calibrate=real), spectrograms[0::2])
     plain, striped = Runner(built.plain.to_bytes()), Runner(built.body.to_bytes())
     own = plain.quantised(spectrograms[1::2])
     assert striped.raw(own).tobytes() == plain.raw(own).tobytes()

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from l3hpc.avc import ffmpeg as program
+from l3hpc.avc import videos as program
 from l3hpc.errors import L3hpcError
 
 

@@ -6,7 +6,7 @@ Its jobs never run. A test sets their states; what it was asked is kept.
 from l3hpc import schedulers
 from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
-from l3hpc.schedulers import pickles
+from l3hpc.schedulers import scripts
 from l3hpc.schedulers.base import EndedJob, JobId, JobState, LiveJob, StepJobs
 
 NAME = "third"
@@ -33,7 +33,7 @@ class ThirdScheduler:
         pass
 
     def submit(self, request):
-        return pickles.submitted(request, lambda: self._enter(request))
+        return scripts.submitted(request, lambda: self._enter(request))
 
     def _enter(self, request):
         job = JobId(f"{len(self.jobs_of_all) + 1}")

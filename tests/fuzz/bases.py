@@ -168,7 +168,7 @@ def model() -> Any:
     from dataclasses import replace
 
     from l3hpc.embedding.model import Model
-    from l3hpc.embedding.recognise import recognise
+    from l3hpc.embedding.model_files import recognise
 
     known = recognise("untrained")
     return Model(replace(known, rate=Network.rate, dim=Network.dim, dims=(Network.dim,)),

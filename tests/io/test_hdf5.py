@@ -18,7 +18,7 @@ from l3hpc.datasets.embeddings import open_source
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io import hdf5
-from l3hpc.reduction.store import Phi, load_phi, save_phi
+from l3hpc.reduction.phi import Phi, load_phi, save_phi
 
 ROOT = Path(__file__).resolve().parents[2]
 

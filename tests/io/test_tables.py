@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from l3hpc.avc.audioset import read_segments
 from l3hpc.datasets import corpus, labelled, sonyc_ust
 from l3hpc.datasets.check import check_folder
-from l3hpc.datasets.taxonomy import Taxonomy
+from l3hpc.datasets.sonyc_ust import Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.io import tables
 from l3hpc.report.collect import epochs

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.ledger.journal import compaction, reading
+from l3hpc.ledger.journal import reading, upkeep
 from l3hpc.ledger.journal.batch import ORDER, Batch, pack, text, unpacked
-from l3hpc.ledger.journal.compaction import compact
 from l3hpc.ledger.journal.fold import fold, fold_folders
 from l3hpc.ledger.journal.reading import Damage, every_record, journal_files, parts, read
 from l3hpc.ledger.journal.records import CLOSING, Journal, last_restart, seal
+from l3hpc.ledger.journal.upkeep import compact
 
 TAB = "embedding_approx_mse"
 
@@ -74,7 +74,7 @@ def test_open_fresh_and_damaged_files_stay(tmp_path):
     assert not silent.exists() and not done.exists() and report.files == 2
     assert report.kept == {fresh.name: "written a short while ago",
                            running.name: "its run has not ended",
-                           damaged.name: compaction.DAMAGED}
+                           damaged.name: upkeep.DAMAGED}
     assert fresh.exists() and running.exists() and damaged.exists()
     assert rows(tmp_path) == before
 
@@ -126,7 +126,7 @@ def test_kill_9_at_every_step(tmp_path):
         compact(folder)
         assert rows(folder) == before and lines(folder) == told
         (left,) = journal_files([folder])
-        assert left.name.startswith(compaction.BUNDLE)
+        assert left.name.startswith(upkeep.BUNDLE)
         shutil.rmtree(folder)
     assert os.WEXITSTATUS(status) == 3 and stop > 20
 
@@ -224,7 +224,7 @@ def test_a_link_to_nothing_is_named_and_does_not_hold_readers_up(tmp_path):
 
 def test_two_at_once_are_refused(tmp_path):
     written(tmp_path, "a")
-    with compaction._alone(tmp_path, False), pytest.raises(InputError, match="another compaction"):
+    with upkeep._alone(tmp_path, False), pytest.raises(InputError, match="another compaction"):
         compact(tmp_path)
     assert compact(tmp_path).files == 1
 

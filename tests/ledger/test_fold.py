@@ -86,13 +86,13 @@ def test_what_has_no_place_is_counted():
 
 
 def test_a_pipe_among_the_journals_is_named_and_hangs_nobody(tmp_path):
-    from l3hpc.ledger.journal import repair
-    from l3hpc.ledger.journal.compaction import compact
+    from l3hpc.ledger.journal import upkeep
+    from l3hpc.ledger.journal.upkeep import compact
 
     os.mkfifo(tmp_path / "pipe.jsonl")
     result = fold_folders([tmp_path])
     assert result.unreadable == {str(tmp_path / "pipe.jsonl"): "not a regular file"}
-    assert repair.find([tmp_path]) == []
+    assert upkeep.find_damaged([tmp_path]) == []
     compact(tmp_path)
     assert (tmp_path / "pipe.jsonl").exists()
 

@@ -14,7 +14,7 @@ from l3hpc.ledger.cells import cells
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.store import SyncState
-from l3hpc.ledger.views.html import write_html
+from l3hpc.ledger.views.exports import write_html
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import l3hpc
 from l3hpc.cli import main
-from l3hpc.ledger.journal import repair
-from l3hpc.ledger.journal.compaction import NOT_UNDERSTOOD, compact
+from l3hpc.ledger.journal import upkeep
 from l3hpc.ledger.journal.fold import fold_folders
 from l3hpc.ledger.journal.reading import Damage, every_record
 from l3hpc.ledger.journal.records import MIDDLE, PREFIX, Journal, check, unseal
+from l3hpc.ledger.journal.upkeep import NOT_UNDERSTOOD, compact
 
 TAB = "embedding_approx_mse"
 OLD = (time.time() - 40 * 86_400,) * 2
@@ -209,7 +209,7 @@ def test_any_sealed_json(sound, tmp_path, found):
             code, _, err = commands(*view, *words)
             assert code == 0 or view[0] == "diff", (view, err)
         assert sound.read_bytes() == before  # the last two lines are odd in any case
-        assert repair.find([sound.parent])[0].odd[-1][0] == 5 + len(lines)
+        assert upkeep.find_damaged([sound.parent])[0].odd[-1][0] == 5 + len(lines)
         rows = fold_folders([sound.parent]).rows
         assert rows[TAB, ("/m",)].records >= 5
     finally:

@@ -12,7 +12,7 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.cells import MAX_CHARACTERS, cell, cells, same
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
-from l3hpc.ledger.views import exports, select, table
+from l3hpc.ledger.views import exports, select
 
 MSE, UST = TABS["embedding_approx_mse"], TABS["sonyc_ust"]
 
@@ -82,7 +82,7 @@ def test_running_becomes_stale():
 
 
 def test_the_table_marks_the_best_row_and_shows_notes():
-    lines, left_out = table.table(select.order(ROWS, MSE), MSE, select.differing(ROWS, MSE), now=0)
+    lines, left_out = select.table(select.order(ROWS, MSE), MSE, select.differing(ROWS, MSE), now=0)
     assert lines == [
         "  Model Dir  Student Emb Len  Best Valid Loss",
         "★ /models/b              256           0.4000  [running; random-weight teacher]",
@@ -92,24 +92,24 @@ def test_the_table_marks_the_best_row_and_shows_notes():
 
 
 def test_a_narrow_table_keeps_key_and_best_and_counts_the_rest():
-    lines, left_out = table.table(ROWS[:2], MSE, select.differing(ROWS, MSE), width=64, now=0)
+    lines, left_out = select.table(ROWS[:2], MSE, select.differing(ROWS, MSE), width=64, now=0)
     assert left_out == 1 and "Best Valid Loss" in lines[0] and "Emb Len" not in lines[0]
 
 
 def test_long_keys_show_what_tells_them_apart():
     long = [row("x" * 50 + "/student-128/1a2b"), row("x" * 50 + "/student-128/77c0")]
-    lines, _ = table.table(long, MSE, select.differing(long, MSE))
+    lines, _ = select.table(long, MSE, select.differing(long, MSE))
     assert [line.strip() for line in lines] == ["Model Dir (part)", "…/1a2b", "…/77c0"]
     runs = [row(f"{name}/artifacts/train") for name in ("upstream-20261120-1a2b", "mine")]
-    assert table.short_keys(runs) == ["…/upstream-20261120-1a2b/…", "…/mine/…"]
-    assert table.short_keys([row("a"), row("b")]) == ["/models/a", "/models/b"]
-    one = table.short_keys([row("x" * 50 + "/artifacts/train")])
+    assert select.short_keys(runs) == ["…/upstream-20261120-1a2b/…", "…/mine/…"]
+    assert select.short_keys([row("a"), row("b")]) == ["/models/a", "/models/b"]
+    one = select.short_keys([row("x" * 50 + "/artifacts/train")])
     assert one == ["…/artifacts/train"]
-    assert table.short_keys([row("y" * 60), row("y" * 60)])[0].endswith("yyy")
+    assert select.short_keys([row("y" * 60), row("y" * 60)])[0].endswith("yyy")
 
 
 def test_side_by_side_shows_differences_to_the_first():
-    lines = table.side_by_side(ROWS[:2], MSE)
+    lines = select.side_by_side(ROWS[:2], MSE)
     assert [line.split("  ")[0] for line in lines[1:]] == ["Student Emb Len", "Best Valid Loss"]
     assert "256 (+128)" in lines[1] and "0.4000 (-0.1)" in lines[2]
 
@@ -120,8 +120,8 @@ FORMULAS = ["=1+1", "+1", "-1", "@x", "\tx"]
 def test_the_one_column_that_counts_from_0_says_so_wherever_a_person_reads_it():
     """Steps and reports count epochs from 1, the published sheet's "Latest Epoch" from 0."""
     rows = [row("a", latest_epoch=11), row("b", latest_epoch=5)]
-    for lines in (table.table(rows, MSE, [MSE.column("latest_epoch")])[0],
-                  table.side_by_side(rows, MSE), table.single(rows[0])):
+    for lines in (select.table(rows, MSE, [MSE.column("latest_epoch")])[0],
+                  select.side_by_side(rows, MSE), select.single_row(rows[0])):
         assert sum("Latest Epoch (from 0)" in line for line in lines) == 1, lines
     assert MSE.column("Latest Epoch (from 0)") is MSE.column("Latest Epoch")
     assert "Latest Epoch" in exports.csv_text(rows, MSE) and "from 0" not in exports.csv_text(

@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json, write_json
-from l3hpc.models import engines, ncnn_engine, weights
+from l3hpc.models import engines, weights
 from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
@@ -146,7 +146,7 @@ def test_the_engine_can_be_forced(remembered):
 def test_without_ncnn_tensorflow_computes_and_a_forced_ncnn_says_what_to_install(
         remembered, monkeypatch):
     network = lively(SPECS["student"]).folded()
-    monkeypatch.setattr(ncnn_engine, "available", lambda: False)
+    monkeypatch.setattr(engines, "available", lambda: False)
     assert engines.choose(network, 1).name == "tensorflow"
     assert "[fast]" in engines.reason(network.spec, 1)
     with pytest.raises(InputError, match="not installed") as refused:

@@ -15,10 +15,17 @@ from l3hpc.datasets import corpus
 from l3hpc.datasets.windows import spread, windows_of
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
-from l3hpc.models import engines, openvino_engine, precision, quantisation, weights
-from l3hpc.models.openvino_engine import OpenVinoEngine, observe
+from l3hpc.models import engines, precision, weights
 from l3hpc.models.parameters import Parameters
-from l3hpc.models.quantisation import Calibration, equalise, patch_moment, quantise, round_together
+from l3hpc.models.precision import (
+    Calibration,
+    OpenVinoEngine,
+    equalise,
+    observe,
+    patch_moment,
+    quantise,
+    round_together,
+)
 from l3hpc.models.spec import NetworkSpec
 
 FILTERS = (8, 8, 16, 16, 24, 24, 32, 32)
@@ -108,9 +115,9 @@ def test_what_exceeds_the_ranges_is_clipped_and_does_not_wrap_around(reference, 
 
 def in_bfloat16(network):
     """The engine that computes in it on this processor."""
-    from l3hpc.models.tensorflow_engine import TensorFlowEngine
+    from l3hpc.models.engines import TensorFlowEngine
 
-    one = OpenVinoEngine if openvino_engine.computes_bfloat16() else TensorFlowEngine
+    one = OpenVinoEngine if precision.computes_bfloat16() else TensorFlowEngine
     return one(network, 2, "bfloat16")
 
 
@@ -131,9 +138,9 @@ def test_int8_and_bfloat16_stay_near(network, name):
 
 
 def test_both_libraries_mean_the_same_by_bfloat16(network):
-    if not openvino_engine.computes_bfloat16():
+    if not precision.computes_bfloat16():
         pytest.skip("OpenVINO computes in float32 on this processor, whatever is asked")
-    from l3hpc.models.tensorflow_engine import TensorFlowEngine
+    from l3hpc.models.engines import TensorFlowEngine
 
     folded = network()
     frames = pictures(folded.spec, 8)
@@ -222,7 +229,7 @@ def test_equalised_channels_compute_the_same_and_are_nearer_to_each_other(networ
     for before, after, found in zip(seen.peaks, peaks, observe(same, frames, 2).peaks,
                                     strict=True):
         np.testing.assert_allclose(found, after, rtol=1e-4, atol=1e-4 * after.max())
-        heard = before > quantisation.QUIET * before.max()
+        heard = before > precision.QUIET * before.max()
         np.testing.assert_allclose(after[heard] / after.max(),
                                    (before[heard] / before.max()) ** 0.75, rtol=1e-5)
 
@@ -313,7 +320,7 @@ def test_a_loaded_network_says_its_precision_and_comes_with_the_exact_one(studen
     for name in ("bfloat16", "int8"):
         reduced, exact = precision.load(student, name, frames, threads=2)
         assert reduced.label == f"{exact.label}, {name}"
-        openvino = name == "int8" or openvino_engine.computes_bfloat16()
+        openvino = name == "int8" or precision.computes_bfloat16()
         assert {reduced.engine.name, exact.engine.name} == {
             "openvino" if openvino else "tensorflow"}
         assert (reduced.engine.precision, exact.engine.precision) == (name, "float32")
@@ -372,7 +379,7 @@ def test_without_openvino_int8_says_what_to_install_and_bfloat16_takes_tensorflo
         student, no_gpu, monkeypatch):
     assert precision.packages("int8") == {"openvino": install_command("reduced")}
     assert precision.packages("bfloat16") == precision.packages("float32") == {}
-    monkeypatch.setattr(openvino_engine, "available", lambda: False)
+    monkeypatch.setattr(precision, "available", lambda: False)
     with pytest.raises(InputError, match="openvino is not installed") as refused:
         precision.load(student, "int8", sounds(2))
     assert "[reduced]" in refused.value.hint
@@ -423,10 +430,10 @@ def test_a_processor_without_instructions_is_told(monkeypatch):
 def test_a_library_that_would_compute_in_float32_is_not_taken_for_bfloat16(
         student, no_gpu, monkeypatch):
     """OpenVINO takes the precision for a hint, and says nothing where it does not follow it."""
-    monkeypatch.setattr(openvino_engine, "computes_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda: False)
     reduced, exact = precision.load(student, "bfloat16")
     assert reduced.engine.name == exact.engine.name == "tensorflow"
-    monkeypatch.setattr(openvino_engine, "computes_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda: True)
     assert precision.load(student, "bfloat16")[0].engine.name == "openvino"
 
 
@@ -454,7 +461,7 @@ import gc, os, signal, threading
 import numpy as np
 import openvino
 from openvino import opset13 as ops
-from l3hpc.models.openvino_engine import _compile
+from l3hpc.models.precision import _compile
 
 picture = ops.parameter([1, 3, 64, 64], np.float32)
 convolved = ops.convolution(picture, ops.constant(np.ones((8, 3, 3, 3), np.float32)),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from l3hpc.errors import L3hpcError
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training_state import Checkpoint, Order, Schedule, Status, bn_momentum
+from l3hpc.models.training.state import Checkpoint, Order, Schedule, Status, bn_momentum
 from l3hpc.models.weights import load_parameters
 
 SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + (8, 8),
@@ -44,8 +44,8 @@ class InOrder(Order):
 def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
     import keras
 
-    from l3hpc.models import training
     from l3hpc.models.network import untrained
+    from l3hpc.models.training import loop as training
 
     monkeypatch.setattr(training, "Order", InOrder)
     data = Data(150)
@@ -78,8 +78,8 @@ spec = importlib.util.spec_from_file_location("example", {this!r})
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 import numpy as np
 from pathlib import Path
-from l3hpc.models import training
-from l3hpc.models.training_state import Schedule
+from l3hpc.models.training import loop as training
+from l3hpc.models.training.state import Schedule
 
 class Killed(training.Engine):
     calls, kill_at = 0, 0
@@ -137,8 +137,8 @@ def test_killed_training_ends_with_the_same_bits(server, tmp_path, rule, kills, 
 
 
 def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypatch):
-    from l3hpc.models.training import Training
-    from l3hpc.models.training_engine import Engine
+    from l3hpc.models.training.engine import Engine
+    from l3hpc.models.training.loop import Training
 
     def make(folder):
         return Training(SPEC, Data(60), (np.arange(48), np.arange(48, 60)), tmp_path / folder,
@@ -169,7 +169,7 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
 
 def test_validation_is_the_mean_over_windows_not_over_batches(tmp_path):
     """Batches of three sizes against one pass over all, with numpy's means and penalty."""
-    from l3hpc.models.training_engine import Engine
+    from l3hpc.models.training.engine import Engine
 
     data, engine = Data(23), Engine(SPEC, seed=4, learning_rate=1e-3, deterministic=False)
     engine.train(engine.put(data.batch(np.arange(16))), first=True)  # statistics that are not 0, 1
@@ -184,7 +184,7 @@ def test_validation_is_the_mean_over_windows_not_over_batches(tmp_path):
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns_and_restarts(tmp_path, monkeypatch, precision):
-    from l3hpc.models import training_engine
+    from l3hpc.models.training import engine as training_engine
 
     monkeypatch.setattr(training_engine, "best_precision", lambda: precision)
     data = Data(64)
@@ -222,7 +222,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import importlib.util
 spec = importlib.util.spec_from_file_location("example", sys.argv[1])
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
-from l3hpc.models.training_engine import Engine
+from l3hpc.models.training.engine import Engine
 from l3hpc.arrays.threads import read_ahead
 import numpy as np
 data = example.Data(32)
@@ -249,7 +249,7 @@ print(json.dumps(result))
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
-    from l3hpc.models.training import Training
+    from l3hpc.models.training.loop import Training
 
     data = Data(40)
     data.y[3] = np.inf
@@ -261,7 +261,7 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
 
 def test_short_epochs_are_validated_with_their_own_statistics(tmp_path):
     """Rows seen in training, a rate that changes nothing: both losses are of the same weights."""
-    from l3hpc.models.training import Training
+    from l3hpc.models.training.loop import Training
 
     data, rows = Data(96), np.arange(96)
 

@@ -15,7 +15,7 @@ from l3hpc.config import settings as config
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
-from l3hpc.pipelines import external_inputs, plan, preview
+from l3hpc.pipelines import plan, preview, resolve
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import records
 from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
@@ -403,7 +403,7 @@ def test_a_broken_record_is_named():
     path = made.folder.record
     path.write_text("{")
     with pytest.raises(InputError) as error:
-        external_inputs.student(made.workspace, "train", "latest", "local")
+        resolve.student(made.workspace, "train", "latest", "local")
     assert str(path) in str(error.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.errors import InputError
 from l3hpc.reduction.pca import StreamingPCA
-from l3hpc.reduction.store import Phi, load_phi, save_phi
+from l3hpc.reduction.phi import Phi, load_phi, save_phi
 
 TEACHER = {"kind": "openl3", "dim": 12, "digest": "a" * 32, "label": "openl3 mel256 env"}
 OTHER = {"kind": "l3hpc", "dim": 12, "digest": "b" * 32, "label": "untrained L3 (seed 1)"}

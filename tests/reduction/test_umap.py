@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
-from l3hpc.reduction.store import Phi, load_phi, save_phi
+from l3hpc.reduction.phi import Phi, load_phi, save_phi
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 INSTALLED = importlib.util.find_spec("umap") is not None

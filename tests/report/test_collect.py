@@ -9,11 +9,10 @@ import pytest
 from l3hpc.errors import InputError
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.spec import openl3_spec
-from l3hpc.reduction.store import Phi, save_phi
+from l3hpc.reduction.phi import Phi, save_phi
 from l3hpc.report.collect import collect, epochs, scores
 from l3hpc.report.findings import Epoch, StepFacts
-from l3hpc.report.page import page
-from l3hpc.report.results import csv_text, write_results
+from l3hpc.report.page import csv_text, page, write_results
 
 CHAIN = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate")
 NUMBERS = {"micro_auprc": 0.5, "micro_f1": 0.25, "macro_auprc": 0.125,

@@ -10,7 +10,7 @@ from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.runs import dependencies, resume, status, submit, submit_jobs
 from l3hpc.schedulers.base import DependencyGoneError, QueueFullError
-from l3hpc.schedulers.slurm.refusals import classified
+from l3hpc.schedulers.slurm.sbatch import classified
 from l3hpc.workspace import records
 
 PROBLEM = "echo 'sbatch: error: Batch job submission failed: Job dependency problem' >&2; exit 1"

@@ -6,8 +6,7 @@ import pytest
 
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submission_lock, submit
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import resume
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.workspace import records
 
 LIMIT = "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1"

@@ -9,7 +9,7 @@ import pytest
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import submit, submit_jobs
-from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import cancel
 from l3hpc.schedulers import scripts
 from l3hpc.schedulers.slurm.commands import scrubbed
 from l3hpc.schedulers.slurm.sbatch import sbatch_command

@@ -6,8 +6,7 @@ from fakeslurm import queue_line
 from l3hpc import schedulers
 from l3hpc.errors import ClusterError
 from l3hpc.runs import status, submit
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import resume
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.workspace import records
 
 

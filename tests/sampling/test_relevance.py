@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.datasets.local_time import calendar, utc_offsets
+from l3hpc.datasets.windows import calendar, utc_offsets
 from l3hpc.errors import InputError
-from l3hpc.sampling.periods import time_frames
-from l3hpc.sampling.relevance import relative_loudness, relevance_groups
+from l3hpc.sampling.selection import relative_loudness, relevance_groups, time_frames
 
 NEW_YORK = "America/New_York"
 ZONES = [NEW_YORK, "UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu",

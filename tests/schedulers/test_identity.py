@@ -8,7 +8,7 @@ from submitted import Case
 
 from l3hpc.errors import ClusterError
 from l3hpc.runs import resume, status, usage
-from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import cancel
 from l3hpc.schedulers.slurm import identity, queue
 from l3hpc.schedulers.slurm.identity import Identity, Origin
 from l3hpc.workspace import records

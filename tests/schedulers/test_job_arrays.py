@@ -12,9 +12,8 @@ import pytest
 from l3hpc.config.resources import Resources
 from l3hpc.errors import ClusterError
 from l3hpc.runs import status, submit
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import resume
-from l3hpc.schedulers import job_arrays
+from l3hpc.runs.resume import cancel, resume
+from l3hpc.schedulers import scripts
 from l3hpc.workspace import records
 
 VALUES = ("a", "b", "c")
@@ -27,7 +26,7 @@ def on(chains):
 
 def found(made, waiting=None):
     texts = submit.scripts(made, made.steps)
-    return [one.names for one in job_arrays.find(made, made.steps, texts, waiting or texts)]
+    return [one.names for one in scripts.find(made, made.steps, texts, waiting or texts)]
 
 
 def test_together_goes_what_waits_for_the_same(chains, on, tmp_path):
@@ -35,7 +34,7 @@ def test_together_goes_what_waits_for_the_same(chains, on, tmp_path):
     assert found(made) == [["sample-a", "sample-b", "sample-c"]]
     done = {f"sample-{value}" for value in VALUES}
     texts = submit.scripts(made, [step for step in made.steps if step.name not in done])
-    assert [one.names for one in job_arrays.find(made, made.steps, texts, texts)] == [
+    assert [one.names for one in scripts.find(made, made.steps, texts, texts)] == [
         ["fit-a", "fit-b", "fit-c"]]  # once their parents are there
 
 
@@ -97,7 +96,7 @@ def test_the_script(chains, on, tmp_path):
     parallel = on.model_copy(update={"array_parallelism": 2})
     made = chains.sweep(tmp_path, VALUES, parallel)
     texts = submit.scripts(made, made.steps)
-    [one] = job_arrays.find(made, made.steps, texts, texts)
+    [one] = scripts.find(made, made.steps, texts, texts)
     lines = one.text.splitlines()
     header = [line for line in lines if line.startswith("#SBATCH")]
     assert header[0] == "#SBATCH --job-name=l3-demo-sample"
@@ -112,7 +111,7 @@ def test_each_task_runs_its_steps_script(chains, on, tmp_path):
     workspace = tmp_path / "a $(touch no) here"
     made = chains.sweep(workspace, VALUES, on)
     texts = submit.scripts(made, made.steps)
-    [one] = job_arrays.find(made, made.steps, texts, texts)
+    [one] = scripts.find(made, made.steps, texts, texts)
     for step in one.steps:
         made.step_folder(step.name).logs.mkdir(parents=True)
         made.step_folder(step.name).script().write_text(

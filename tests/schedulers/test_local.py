@@ -13,8 +13,7 @@ import pytest
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.runs import display, status, submit
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import resume, used_by
+from l3hpc.runs.resume import cancel, resume, used_by
 from l3hpc.schedulers.local.runner import Runner
 from l3hpc.schedulers.local.scheduler import spool
 from l3hpc.workspace import markers, records
@@ -267,7 +266,7 @@ def test_the_memory_of_this_machine_is_the_cap(chains, tmp_path):
 
 
 def test_at_its_time_limit_a_job_goes_on_later(chains, tmp_path, monkeypatch):
-    monkeypatch.setattr("l3hpc.schedulers.local.limits.warning_s", lambda limit: 24.0)
+    monkeypatch.setattr("l3hpc.schedulers.local.runner.warning_s", lambda limit: 24.0)
     made = chains.plan(tmp_path, names=("extract", "sample"),
                        params={"extract": {"seconds": 8.0}})
     record = submit_behind(made)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from l3hpc import schedulers
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.runs import resume, status, submit
-from l3hpc.runs.cancel import cancel
+from l3hpc.runs.resume import cancel
 from l3hpc.schedulers.base import JobState
 from l3hpc.workspace import records
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from l3hpc.errors import HeaderDriftError, L3hpcError
-from l3hpc.ledger.journal.compaction import compact
+from l3hpc.ledger.journal.upkeep import compact
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.sheets.sync import sync
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from l3hpc import steps
-from l3hpc.avc.scenes import CEILING
+from l3hpc.avc.videos import CEILING
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.ledger.schema import tab_named
 from l3hpc.models import weights
@@ -239,9 +239,8 @@ def test_a_broken_video_is_left_out_and_told(films, tmp_path, runner):
 
 
 def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
-    from l3hpc.avc.ffmpeg import VideoError
     from l3hpc.avc.pairs import Making
-    from l3hpc.avc.scenes import Scene
+    from l3hpc.avc.videos import Scene, VideoError
 
     class Failing(Scene):
         def sound(self, start, rate):

@@ -3,13 +3,13 @@
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.worker import standalone
+from l3hpc.worker import execute
 
 
 def test_a_chain_by_hand_ends_in_a_student(city, teacher, tmp_path):
     def run(step, words, *inputs):
         folders = {name: tmp_path / name for name in inputs}
-        return standalone.run(step, {name: str(word) for name, word in words.items()}, folders,
+        return execute.run(step, {name: str(word) for name, word in words.items()}, folders,
                           tmp_path / step)
 
     run("extract", {"audio": city / "audio", "weights": teacher})
@@ -24,6 +24,6 @@ def test_a_chain_by_hand_ends_in_a_student(city, teacher, tmp_path):
 
 def test_a_missing_input_is_named(tmp_path):
     with pytest.raises(InputError) as refused:
-        standalone.run("reduce", {}, {"fit": tmp_path}, tmp_path / "out")
+        execute.run("reduce", {}, {"fit": tmp_path}, tmp_path / "out")
     assert refused.value.message == "reduce needs the output of extract"
     assert refused.value.hint == "--input extract=FOLDER"

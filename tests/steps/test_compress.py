@@ -21,9 +21,8 @@ SHORT = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "deterministic": F
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A teacher with random weights (labelled so), as the audio branch of a tiny AVC network."""
-    from l3hpc.avc.batches import write_batch
-    from l3hpc.avc.network import build_avc
-    from l3hpc.avc.vision import VisionSpec
+    from l3hpc.avc.network import VisionSpec, build_avc
+    from l3hpc.avc.pairs import write_batch
 
     folder = tmp_path_factory.mktemp("small")
     network = untrained(SPEC, 1)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from l3hpc.datasets.taxonomy import sonyc_ust
+from l3hpc.datasets.sonyc_ust import sonyc_ust
 from l3hpc.ledger.schema import tab_named
 from l3hpc.tagging import predictions
 from l3hpc.tagging.annotations import Annotations

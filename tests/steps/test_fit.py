@@ -9,7 +9,7 @@ import pytest
 from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
-from l3hpc.reduction.store import load_phi
+from l3hpc.reduction.phi import load_phi
 
 TEACHER = {"kind": "test", "digest": "1", "label": "a teacher"}
 

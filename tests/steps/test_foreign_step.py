@@ -183,7 +183,7 @@ def test_the_doctor_names_the_steps_of_packages_and_what_is_wrong(packages):
 def test_the_report_shows_what_the_step_names_and_bears_its_absence(packages, tmp_path):
     from l3hpc.report.collect import collect
     from l3hpc.report.findings import StepFacts
-    from l3hpc.report.results import write_results
+    from l3hpc.report.page import write_results
 
     (packages / "deep.py").write_text(DEEP)
     install(packages, "deep = deep:Deep", "deep-steps")

@@ -11,8 +11,8 @@ from l3hpc.datasets.corpus import scan
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.models import engines, precision, weights
-from l3hpc.pipelines import fingerprint
-from l3hpc.reduction.store import Phi
+from l3hpc.pipelines import model
+from l3hpc.reduction.phi import Phi
 from l3hpc.steps import step
 from l3hpc.steps.extract import precision_summary
 
@@ -101,7 +101,7 @@ def test_the_precision_is_part_of_what_an_artifact_is(city, teacher):
         marks = set()
         for kind in precision.PRECISIONS:
             params = module.params_type(**options(city, teacher, name, precision=kind))
-            marks.add(fingerprint.of_step(module, params.model_dump(mode="json"), {}, {}, []))
+            marks.add(model.fingerprint_of_step(module, params.model_dump(mode="json"), {}, {}, []))
         assert len(marks) == 3
         assert "precision" not in module.not_in_fingerprint
 

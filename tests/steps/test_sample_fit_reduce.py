@@ -10,7 +10,7 @@ import pytest
 from l3hpc.datasets.check import check_embeddings
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_json
-from l3hpc.reduction.store import load_phi
+from l3hpc.reduction.phi import load_phi
 from l3hpc.sampling import subset
 
 DIM = 6

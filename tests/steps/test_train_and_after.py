@@ -91,7 +91,7 @@ def test_an_annotated_clip_without_audio_is_skipped(runner, city, tmp_path, teac
 
 def truth_as_predictions(city, split, path):
     """A predictions file that says exactly what the agreed annotators say."""
-    from l3hpc.datasets.taxonomy import sonyc_ust
+    from l3hpc.datasets.sonyc_ust import sonyc_ust
     from l3hpc.tagging import predictions
     from l3hpc.tagging.annotations import Annotations
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.arrays.row_file import RowFile
+from l3hpc.arrays.rows import RowFile
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.tagging import classifier as classifier_module
 from l3hpc.tagging import network
@@ -30,7 +30,7 @@ def bags(rng, taxonomy, clips=64, frames=5, dim=12, level="coarse", model="mil")
 
 @pytest.fixture(scope="module")
 def trained():
-    from l3hpc.datasets.taxonomy import sonyc_ust
+    from l3hpc.datasets.sonyc_ust import sonyc_ust
 
     taxonomy = sonyc_ust()
     rng = np.random.default_rng(3)

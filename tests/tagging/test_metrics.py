@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust
+from l3hpc.datasets.sonyc_ust import Taxonomy, sonyc_ust
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations
-from l3hpc.tagging.metrics import evaluate, published
+from l3hpc.tagging.counts import evaluate, published
 from l3hpc.tagging.predictions import Predictions
 
 spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from l3hpc.web.elements import element, join
+from l3hpc.web.html import element, join
 
 
 def test_text_and_attributes_are_escaped():

@@ -3,11 +3,11 @@
 import jinja2
 import pytest
 
-from l3hpc.web import templates
+from l3hpc.web import html
 
 
 def made(template: str, **values: object) -> str:
-    return templates._environment().from_string(template).render(**values)
+    return html._environment().from_string(template).render(**values)
 
 
 def test_values_are_escaped_and_control_characters_replaced():
@@ -28,7 +28,7 @@ def test_data_of_a_script_cannot_end_it_and_holds_only_what_json_has():
 
 
 def test_every_asset_is_packaged_and_written_into_a_page_as_it_is():
-    files = sorted(templates.ASSETS.iterdir())
+    files = sorted(html.ASSETS.iterdir())
     assert files and all(path.is_file() for path in files)  # package_data names no subfolder
-    script = (templates.ASSETS / "ledger.js").read_text(encoding="utf-8")
-    assert templates.asset("ledger.js") == script and "</script" not in script
+    script = (html.ASSETS / "ledger.js").read_text(encoding="utf-8")
+    assert html.asset("ledger.js") == script and "</script" not in script

@@ -18,8 +18,7 @@ from l3hpc.errors import InputError, noting_damage
 from l3hpc.io.files import is_own, read_own
 from l3hpc.runs import status
 from l3hpc.runs import submit as submission
-from l3hpc.runs.cancel import cancel
-from l3hpc.runs.resume import resume
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers import requeue_policy
 from l3hpc.worker import execute, job_entry
 from l3hpc.workspace import artifacts, records, sharing

@@ -21,7 +21,7 @@ from l3hpc.cli.ledger.common import (
     warn_damage,
     workspace_option,
 )
-from l3hpc.io.text import one_line
+from l3hpc.io.values import one_line
 
 if TYPE_CHECKING:
     from l3hpc.ledger.journal.fold import Row
@@ -94,9 +94,9 @@ def repair(options: Options, only_journal: bool, dry_run: bool, yes: bool, as_js
 
 
 def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[dict[str, Any]]:
-    from l3hpc.ledger.journal import repair as journal_repair
+    from l3hpc.ledger.journal import upkeep as journal_repair
 
-    found = journal_repair.find(store.folders)
+    found = journal_repair.find_damaged(store.folders)
     for one in found if not quiet else ():
         for number, why in one.odd:
             click.echo(f"{one.path}:{number}: {why} (the line is left as it is)")
@@ -218,8 +218,8 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
     A run is closed if its rows are finished or failed and nothing was written for an hour, or if
     nothing was written for thirty days.
     """
-    from l3hpc.ledger.journal.compaction import DAMAGED, NOT_UNDERSTOOD
-    from l3hpc.ledger.journal.compaction import compact as compact_folder
+    from l3hpc.ledger.journal.upkeep import DAMAGED, NOT_UNDERSTOOD
+    from l3hpc.ledger.journal.upkeep import compact as compact_folder
 
     store = open_store(options)[0]
     fold = store.fold()

@@ -83,7 +83,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
 
     KEY is the end of a row's key: its model folder, or its output folder and experiment.
     """
-    from l3hpc.ledger.views import select, table
+    from l3hpc.ledger.views import select
 
     if len(keys) < 2:
         raise InputError("two or more rows are needed", where="diff",
@@ -97,7 +97,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
             title for title in tab.titles if title in names],
             "rows": [_as_json(row, False, None) for row in rows]}, indent=2))
         return
-    for line in table.side_by_side(rows, tab, columns == "all"):
+    for line in select.side_by_side(rows, tab, columns == "all"):
         click.echo(line)
 
 
@@ -151,7 +151,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
         written.append(Path(xlsx))
         exports.write_xlsx(written[-1], tables)
     if html:
-        from l3hpc.ledger.views.html import write_html
+        from l3hpc.ledger.views.exports import write_html
 
         written.append(Path(html))
         write_html(written[-1], tables, store.state(sheet) if sheet else None)
@@ -213,7 +213,7 @@ def status(options: Options, as_json: bool) -> None:
 
 def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
-    from l3hpc.ledger.views import select, table
+    from l3hpc.ledger.views import select
 
     columns = list(tab.columns) if everything else select.differing(rows, tab)
     if not everything:
@@ -226,13 +226,13 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
         head += f", {len(columns)} of {len(tab.columns)} columns shown (all: --columns all)"
     click.echo(f"{head}{_sync_text(rows, state)}")
     if len(rows) == 1:
-        for line in table.single(rows[0]):
+        for line in select.single_row(rows[0]):
             click.echo(line)
         return
     if not rows:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines, left_out = table.table(rows, tab, columns, None if everything else width)
+    lines, left_out = select.table(rows, tab, columns, None if everything else width)
     for line in lines:
         click.echo(line)
     if left_out:
@@ -255,7 +255,7 @@ def _as_json(row: Row, best: bool, state: SyncState | None) -> dict[str, Any]:
     return {
         "key": list(row.key), "best": best, "state": select.state(row) or None,
         "note": row.beside.get("note"),
-        "values": {column.title: select.value(row, column) for column in row.tab.columns},
+        "values": {column.title: select.cell_of(row, column) for column in row.tab.columns},
         "beside": row.beside, "origin": row.origin, "restart": row.restart,
         "first_time": row.first_time, "last_time": row.last_time,
         "epochs": {str(epoch): row.epochs[epoch] for epoch in sorted(row.epochs)},

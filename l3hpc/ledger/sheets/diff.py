@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from l3hpc.io.text import one_line
+from l3hpc.io.values import one_line
 from l3hpc.ledger.cells import Cell, cell, cells, key_cells, pasteable, shows
 from l3hpc.ledger.journal.fold import Row, number
 from l3hpc.ledger.schema import Column, Tab, letter

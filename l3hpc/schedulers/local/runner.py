@@ -1,4 +1,7 @@
-"""Runs the jobs of one local run with bash, in dependency order, several at once where they fit.
+"""What a local job may use, and what happens when it wants more: the runner's counterpart of
+slurmd's accounting and of ``healing.job``.
+
+Runs the jobs of one local run with bash, in dependency order, several at once where they fit.
 
 It stands in for slurmctld and slurmd: it gives each job Slurm's variables, its log files, and the
 cores and memory that it asked for, and it keeps ``local.json`` up to date. One runner per run; a
@@ -15,27 +18,97 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import read_own
-from l3hpc.schedulers.local import limits
+from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.requeue_policy import MEMORY, TIME, WARNED
 from l3hpc.schedulers.slurm.commands import scrubbed
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.lease import Lease, process_start
 from l3hpc.workspace.local_jobs import LIVE, LocalJob, LocalJobs, alive, entry
+from l3hpc.workspace.markers import RunState
 from l3hpc.workspace.records import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState
 
+REQUEUE = 85  # the exit code by which a job says that it goes on later
+WARNING_S = 90.0
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+_SESSION, _RESIDENT = 3, 21  # fields of /proc/PID/stat, counted after the command's name
 POLL_S = 0.1
 GRACE_S = 15.0
 ORPHAN_S = 30.0
 WEIGH_S = 1.0
 KILLED = (137, -9)
 Look = Callable[[RunRecord, dict[str, LocalJob]], None]
+
+
+def resident_mb(sessions: Iterable[int]) -> dict[int, float]:
+    """MiB in memory of all processes of each session (a local job is one), by session id."""
+    found = dict.fromkeys(sessions, 0.0)
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it ended just now
+            continue
+        fields = text.rpartition(")")[2].split()
+        session = int(fields[_SESSION])
+        if session in found:
+            found[session] += int(fields[_RESIDENT]) * PAGE_MB
+    return found
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed since boot because memory ran out (0 where it does
+    not say)."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as stream:
+        for line in stream:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def warning_s(limit_s: float) -> float:
+    """How long before its time limit a job is warned: 90 s as on Slurm, of short ones a quarter."""
+    return min(WARNING_S, limit_s / 4)
+
+
+def heal(folder: Path | StepFolder, job: LocalJob, cause: str) -> bool:
+    """Put a job back to the queue with what the policy grants; False where it is given up.
+
+    folder: of the step in the run. The job gets ``mem_mb`` and ``time_min``.
+    """
+    found = decision(folder, job.task, cause)
+    if not found.again:
+        markers.give_up(StepFolder(folder).markers, job.task, found.words, time.time())
+        return False
+    note(folder, job.task, cause, found)
+    put_back(folder, job)
+    return True
+
+
+def decision(folder: Path | StepFolder, task: int, cause: str) -> requeue_policy.Decision:
+    """What the step's policy says of a task that met ``cause``."""
+    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
+    return requeue_policy.decide(requeue_policy.read(folder), cause, marks.requeues)
+
+
+def note(folder: Path | StepFolder, task: int, cause: str, found: requeue_policy.Decision) -> None:
+    """Write a requeue into the task's markers."""
+    markers.add_requeue(StepFolder(folder).markers, task, cause, time.time(), words=found.words,
+                        mem_mb=found.mem_mb, time_min=found.time_min)
+
+
+def put_back(folder: Path | StepFolder, job: LocalJob) -> None:
+    """The job waits again, under its id, with what its requeues have granted it."""
+    marks = markers.read(StepFolder(folder).markers).get(job.task, markers.TaskMarks())
+    mem, minutes = requeue_policy.granted(requeue_policy.read(folder), marks.requeues)
+    job.wait_again()
+    job.mem_mb, job.time_min = mem, minutes
 
 
 class Runner:
@@ -94,7 +167,7 @@ class Runner:
         """Now and then: how much memory the running jobs use."""
         if time.monotonic() - self._weighed > WEIGH_S:
             self._weighed = time.monotonic()
-            self._memory = limits.resident_mb(
+            self._memory = resident_mb(
                 job.pid for _, job in self._of("RUNNING") if job.pid)
 
     def _take_up(self) -> None:
@@ -123,18 +196,18 @@ class Runner:
     def _ended(self, job: LocalJob, code: int) -> None:
         """A job whose script is over: it goes back to the queue, or that was its last word."""
         folder = self._folder(job)
-        if code == limits.REQUEUE:
-            limits.put_back(folder, job)
-        elif code == WARNED and limits.heal(folder, job, TIME):  # it did not listen yet
+        if code == REQUEUE:
+            put_back(folder, job)
+        elif code == WARNED and heal(folder, job, TIME):  # it did not listen yet
             return
-        elif not self._lacked_memory(job, code) or not limits.heal(folder, job, MEMORY):
+        elif not self._lacked_memory(job, code) or not heal(folder, job, MEMORY):
             failed = "OUT_OF_MEMORY" if job.over else "FAILED"
             job.end("COMPLETED" if code == 0 else failed, code)
 
     def _lacked_memory(self, job: LocalJob, code: int) -> bool:
         """Whether a killed job was killed for its memory: by us, or by this machine's kernel."""
         return code in KILLED and bool(
-            job.over or job.kernel_kills is not None and limits.kernel_kills() > job.kernel_kills)
+            job.over or job.kernel_kills is not None and kernel_kills() > job.kernel_kills)
 
     def _watch(self, name: str, job: LocalJob) -> bool:
         """Warn a job before its time limit, end it there or above its memory; True on a change."""
@@ -148,12 +221,12 @@ class Runner:
             return True
         if limit and ran > limit:
             self._end({name: job})
-            if not limits.heal(self._folder(job), job, TIME):
+            if not heal(self._folder(job), job, TIME):
                 job.end("TIMEOUT")
             return True
-        if limit and ran > limit - limits.warning_s(limit) and not job.warned:
+        if limit and ran > limit - warning_s(limit) and not job.warned:
             job.warned = True
-            if not limits.decision(self._folder(job), job.task, TIME).again:
+            if not decision(self._folder(job), job.task, TIME).again:
                 return True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(job.pid, signal.SIGUSR2)  # the script forwards it
@@ -260,7 +333,7 @@ class Runner:
                 stdout=out, stderr=err, env=scrubbed() | variables, start_new_session=True,
                 cwd=folder if folder and os.path.isdir(folder) else None)
         self._processes[name] = process
-        job.kernel_kills = limits.kernel_kills()
+        job.kernel_kills = kernel_kills()
         job.state, job.started = "RUNNING", time.time()
         job.pid, job.start, job.host = (process.pid, process_start(process.pid),
                                         socket.gethostname())

@@ -20,7 +20,7 @@ from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import ClusterError
 from l3hpc.pipelines.model import Plan
-from l3hpc.schedulers import pickles
+from l3hpc.schedulers import scripts
 from l3hpc.schedulers.base import (
     EndedJob,
     JobAnswer,
@@ -78,7 +78,7 @@ class LocalScheduler:
         """Enter a script into the spool. ``run_jobs`` or ``start_runner`` starts it."""
         assert request.step is not None  # nothing follows a run on this machine
         LocalJobs(self._workspace, request.run).forget_stop()
-        return pickles.submitted(request, lambda: JobId(spool(
+        return scripts.submitted(request, lambda: JobId(spool(
             self._workspace, run=request.run, step=request.script.parent.name,
             after=[job.id for job in request.after])))
 

@@ -25,8 +25,8 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import write_text
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training_engine import Engine
-from l3hpc.models.training_state import (
+from l3hpc.models.training.engine import Engine
+from l3hpc.models.training.state import (
     COLUMNS,
     Checkpoint,
     Order,
@@ -57,7 +57,7 @@ class Training:
 
     rows: (training rows, validation rows) of ``data``. epoch_size, validation_epoch_size: batches
     (None: all data). bn_momentum: of the moving statistics (None: by the steps of an epoch, see
-    ``training_state.bn_momentum``). settings: digest of everything that decides the result (a
+    ``state.bn_momentum``). settings: digest of everything that decides the result (a
     checkpoint of others is ignored). on_epoch: called with the status after every epoch. guard:
     context manager maker that is given the function which saves a checkpoint at once.
     """

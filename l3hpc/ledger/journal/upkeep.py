@@ -7,6 +7,12 @@ Steps, of which a kill may fall between any two: each file is renamed (``.closin
 is alive after all sees that its file has gone and starts another), read whole, the bundle is
 written under a temporary name and renamed, the files are removed. Readers take ``.closing`` files
 for journals, and a record that is there twice counts once; so at each moment all is there.
+
+Taking damaged lines out of journals. The file as it was is kept in ``damaged/``. Records that
+are not understood (``reading.fault``) are found too, and left: a newer version may know them.
+
+A line is damaged when its writer was killed in the middle of it (nothing acknowledged is lost) or
+when a disk failed. Files that were written within the last hour are left to their writer.
 """
 
 from __future__ import annotations
@@ -16,7 +22,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +33,7 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import digest, fsync_folder, open_regular, write_bytes
 from l3hpc.ledger.journal.batch import Batch, pack, text, unpacked
 from l3hpc.ledger.journal.fold import Fold, fold_folders
-from l3hpc.ledger.journal.reading import NO_ROW, Damage, parts, read
+from l3hpc.ledger.journal.reading import NO_ROW, Damage, journal_files, parts, read
 from l3hpc.ledger.journal.records import BUNDLE, CLOSING, SCHEMA, bundle_of, seal, sealed, slug
 
 QUIET_S = 3600.0
@@ -34,6 +41,8 @@ SILENT_S = 30 * 86_400.0
 ENDED = ("finished", "failed")
 DAMAGED = "damaged: l3hpc ledger repair --journal"
 NOT_UNDERSTOOD = "it holds records that are not understood: l3hpc ledger repair --journal --dry-run"
+REPAIR_QUIET_S = 3600.0
+SHOWN = 60
 
 
 @dataclass
@@ -241,3 +250,61 @@ def _alone(folder: Path, dry_run: bool) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """One file with damaged lines. lines: (number, its beginning). sound: how many lines are.
+    odd: (number, why) of the sound lines that are not understood."""
+
+    path: Path
+    lines: list[tuple[int, str]]
+    sound: int
+    busy: bool
+    odd: list[tuple[int, str]] = field(default_factory=list)
+
+
+def find_damaged(folders: Iterable[Path], quiet_s: float = REPAIR_QUIET_S) -> list[Damaged]:
+    """The journal files that hold lines that are damaged or not understood; files that cannot be
+    read are left out."""
+    found = []
+    for path in journal_files(folders):
+        try:
+            with open_regular(path) as stream:
+                data, age = stream.read(), time.time() - path.stat().st_mtime
+        except OSError:
+            continue
+        lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1)
+                 if line.strip()]
+        bad = [(number, line[:SHOWN].decode("utf-8", "backslashreplace"))
+               for number, line in lines if sealed(line) is None]
+        damage = Damage()
+        try:
+            deque(parts(path, damage), maxlen=0)
+        except FileNotFoundError:
+            continue
+        odd = damage.odd.get(os.fspath(path), [])
+        if bad or odd:
+            found.append(Damaged(path, bad, len(lines) - len(bad), age < quiet_s, odd))
+    return found
+
+
+def repair(damaged: Damaged) -> Path:
+    """Leave only the sound lines in a file; where it is kept as it was.
+
+    At each moment a reader finds every sound line: the file is renamed, its sound lines are written
+    under its name, and then the old one is moved away.
+    """
+    path = damaged.path
+    name = path.name.removesuffix(CLOSING)
+    aside = path if path.name.endswith(CLOSING) else path.rename(path.with_name(name + CLOSING))
+    lines = [line for line in aside.read_bytes().split(b"\n") if sealed(line) is not None]
+    stat = aside.stat()
+    whole = path.with_name(name)
+    write_bytes(whole, b"".join(line + b"\n" for line in lines), mode=0o666)
+    os.utime(whole, (stat.st_atime, stat.st_mtime))
+    kept = path.parent / "damaged" / f"{name}.{time.time_ns():x}"
+    kept.parent.mkdir(exist_ok=True)
+    aside.rename(kept)
+    fsync_folder(path.parent)
+    return kept
