@@ -135,10 +135,11 @@ def _table(work: Path, found: dict[str, list[Measured]]) -> Table:
               Claim("the same, peak memory", "openl3 0.4.2",
                     middle(found["l3hpc"], "peak_mb") / middle(found["openl3"], "peak_mb"), 1.0,
                     at_least=False)]
-    notes = ["Random weights in openl3's file format; median of the runs' best call. Error: the "
-             "largest difference over the largest value; cosine: the smallest of a frame.",
+    notes = ["Random weights in openl3's file format; median over runs of the best call. Error: "
+             "largest difference divided by the largest value; cosine: the smallest of any frame.",
              f"Engines that l3hpc chose: {', '.join(found['l3hpc'][0].values['engines'])}.",
-             "edgel3 0.2.1 cannot be installed beside it (kapre 0.1.4, TensorFlow 1)."]
+             "edgel3 0.2.1 is not compared: it cannot be installed in the same environment "
+             "(kapre 0.1.4, TensorFlow 1)."]
     return Table("get_embedding and openl3: the same weights, the same audio",
                  ("case", "frames", "openl3 frames/s", "l3hpc frames/s", "times openl3", "error",
                   "cosine"), rows, notes, claims)

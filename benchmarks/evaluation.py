@@ -138,19 +138,19 @@ def _scoring(found: dict[int, dict[str, list[Measured]]], full: int) -> Table:
         ("clips", "way", "seconds", "of them reading", "scoring", "peak MB", "times ours"), rows,
         notes=(
             f"29 fine tags with 6 X, 8 categories; {len(ANNOTATORS)} annotators per clip, all "
-            "clips agreed; predictions are float32 in text, nearly all different. Both levels: "
+            "clips agreed; predictions are float32 as text, nearly all different. Both levels: "
             "micro-AUPRC, micro-F1, macro-AUPRC, AUPRC of 8 categories; no intervals.",
-            f"Largest difference between ours and the loop: {figure(worst, 1)} (allowed: 1e-9).",
-            f"At {full:,} clips the loop looks up every {EVERY}th threshold for micro, and the "
-            f"time of that is multiplied by {EVERY}; at the smaller sizes it does all of them.",
+            f"Largest difference between l3hpc and the loop: {figure(worst, 1)} (allowed: 1e-9).",
+            f"At {full:,} clips the loop evaluates every {EVERY}th threshold for micro, and that "
+            f"time is multiplied by {EVERY}; at the smaller sizes it evaluates all of them.",
             f"The loop's {figure(parts['seconds'])} s at {full:,} clips: "
             f"{figure(parts['reading'])} for reading, {figure(parts['categories'])} for counting "
-            f"every category, {figure(parts['micro'])} for looking the categories up for micro. It "
-            "grows with the square of the clips, as the sizes show; on predictions of few "
-            "different values (two decimals) it would not.",
-            "average_precision_score gives the coarse level alone, without F1, and other numbers "
-            f"(up to {figure(apart, 1)} away here): its area is a sum of steps, it takes "
-            "thresholds below 0.01 too, and its curve does not begin at the point that "
+            f"every category, {figure(parts['micro'])} for looking up the categories for micro. It "
+            "grows with the square of the number of clips, as the sizes show; with few distinct "
+            "predictions (two decimals) it would not.",
+            "average_precision_score covers only the coarse level, without F1, and gives different "
+            f"values (by up to {figure(apart, 1)} here): its area is a sum of steps, it includes "
+            "thresholds below 0.01, and its curve does not begin at the point that "
             "threshold 1 gives.",
         ),
         claims=(
@@ -174,8 +174,9 @@ def _intervals(work: Path, sizes: tuple[int, ...], samples: int, runs: int) -> T
     return Table(
         "Bootstrap intervals beside every number",
         ("clips", "resamplings", "seconds more", "ms each", "seconds in all", "peak MB"), rows,
-        notes=("Clips drawn with replacement, percentiles; both levels at once, 11 numbers each.",
-               f"{sizes[0]:,} clips are the size of SONYC-UST's test split. Nobody else gives "
+        notes=("Clips are resampled with replacement; percentiles; both levels together, 11 "
+               "metrics each.",
+               f"{sizes[0]:,} clips are the size of SONYC-UST's test split. No other package gives "
                "intervals, so there is no peer."))
 
 

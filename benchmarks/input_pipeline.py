@@ -136,15 +136,15 @@ def _pipeline(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float
          row(f"l3hpc, first pass (writes the cache), {cores} threads", "ours"),
          row("l3hpc, every batch after that: read from the cache", "ours", "steady")),
         notes=(
-            f"Ours: {rows:,} windows in all; the peer's are its first {batches} batches of them. "
+            f"l3hpc processes {rows:,} windows in total, the peer the first {batches} batches. "
             f"{MELS} mels, hop {HOP}, DFT {DFT}, convention embedding-approx on all sides. "
             "Files and cache were in the page cache.",
             f"Front ends on the same audio differ by at most {figure(apart['front_end'], 1)} dB "
-            f"(allowed: {FRONT_END_DB:g}). With each side's own resampler (ours is soxr VHQ): "
+            f"(allowed: {FRONT_END_DB:g}). With each side's own resampler (soxr VHQ in l3hpc): "
             f"median {figure(apart['median'], 2)} dB, at most {figure(apart['below_edge'], 2)} dB "
-            f"in bands below {EDGE:,.0f} Hz; in the bands above, where the pass bands end and "
-            f"kaiser_best begins to fall earlier, up to {figure(apart['largest'], 2)} dB.",
-            "The published generator does its work again in every epoch; ours does it once.",
+            f"in bands below {EDGE:,.0f} Hz; in higher bands, where the pass bands end and "
+            f"kaiser_best rolls off earlier, up to {figure(apart['largest'], 2)} dB.",
+            "The published generator repeats its work in every epoch; l3hpc does it once.",
         ),
         claims=(
             Claim("input pipeline from 48 kHz int16 HDF5, first pass",

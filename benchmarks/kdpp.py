@@ -211,15 +211,15 @@ def _frames(path: Path, frames: tuple[tuple[int, int], ...], quick: bool) -> Tab
         ("n", "k", "side", "seconds", "first call", "peak MB", "times ours", "log Z",
          "mean log det ± its error (samples)"), lines,
         notes=(
-            "From float32 embeddings in memory to one sample with its log det; no import, no "
-            "reading. seconds: median of 7 calls in one process, where DPPy's exact sampler takes "
-            "seconds: of one call; medians over processes that take turns.",
-            f"ε = {EPSILON}. log Z = log Σ det(L_S) agrees to {DIGITS:g} relative; mean log det of "
-            f"samples to {Z_LIMIT} standard errors: checked in every run.",
-            "DPPy's dual way has no ε (so k is at most the rank, and nothing regularises it): "
-            "there the ratio is that of its plain Python loops. Three steps of the exchange chain "
-            "are fast, and far from the distribution: see its log det. They start from a random "
-            "set: DPPy's own search for a start (det(L_S) > 1e-9) gives up here.", *notes),
+            "From float32 embeddings in memory to one sample with its log det, without imports and "
+            "reading. seconds: median of 7 calls in one process, or one call where DPPy's exact "
+            "sampler takes seconds; medians over alternating processes.",
+            f"ε = {EPSILON}. Every run checks that log Z = log Σ det(L_S) agrees to a relative "
+            f"{DIGITS:g}, and the mean log det of samples to {Z_LIMIT} standard errors.",
+            "DPPy's dual sampler has no ε (so k is at most the rank, without regularisation); the "
+            "ratio reflects its plain Python loops. Three steps of the exchange chain are fast, "
+            "but far from the distribution, as the log det shows. They start from a random set, "
+            "because DPPy's own search for a start (det(L_S) > 1e-9) fails here.", *notes),
         claims=claims)
 
 
@@ -279,12 +279,12 @@ def _large(path: Path, rows: int, k: int, runs: int) -> Table:
          "limit: Gram pass, s", "times the limit", "times the limit at the GEMM rate"), lines,
         notes=(
             "From the file of embeddings (float32, chunks of 1,024 rows, no filter) to sample.h5, "
-            "by the functions of the step sample: Gram pass in float64, decomposition, leverage "
-            "pass, proposals, the chosen rows with their provenance.",
+            "with the functions of the step sample: Gram pass in float64, decomposition, leverage "
+            "pass, proposals, and writing the selected rows with their provenance.",
             f"{values['diverse']} of {k:,} rows in the diverse part; log likelihood "
-            f"{values['log_likelihood']:.3f}. Every other exact sampler forms n × n numbers: "
+            f"{values['log_likelihood']:.3f}. All other exact samplers form an n × n matrix: "
             f"{figure(rows**2 * 8 / 1e12)} TB.",
-            "Limit: the file read once in order, and numpy's float64 products of blocks that lie "
+            "Limit: reading the file once sequentially, plus float64 products with numpy of blocks "
             "in the cache. The method needs two passes over the file and 1.5 times the products."),
         claims=(
             Claim(part, "a target", middle(cold), 15, "s", at_least=False, limit=bound),

@@ -237,7 +237,7 @@ def page(quick: bool, work: Path) -> Table | None:
     return Table(f"The page of {runs:,} runs × {epochs} epochs",
                  ["s to interactive", "worst", "MB"],
                  [[f"{seconds:.2f}", f"{max(times):.2f}", f"{path.stat().st_size / 1e6:.1f}"]],
-                 ["headless Chromium, from navigation until table, curves and comparison stand"],
+                 ["headless Chromium, from navigation until table, curves and comparison appear"],
                  () if quick else (Claim("page of 1,000 runs to interactive", "a limit", seconds,
                                          2.0, "s", False),))
 
@@ -250,7 +250,7 @@ def exactly_once(quick: bool, _: Path) -> Table:
     rows = [[f"{share:.0%}", name, *map(str, total)]
             for share, name, total in ledger_once.results(seeds, (0.2,) if quick else (
                 0.0, 0.05, 0.2))]
-    return Table("Rows that are not as they should be",
+    return Table("Lost, duplicated and misplaced rows",
                  ["failing requests", "way", "lost", "doubled", "misplaced"], rows,
                  [f"{ledger_once.RUNS} runs of {ledger_once.EPOCHS} epochs, {seeds} seeds; a "
                   "person sorts now and then; failures: 503 (applied or not), lost answers, 429, "

@@ -205,11 +205,11 @@ def _table(found: dict[str, list[Measured]], speed: Any, rows: int, dim: int, ke
             f"{CHUNK_ROWS} whole rows, not compressed, in the page cache), with a mean of about 1 "
             f"and directions of standard deviation 1 to {kept}^-{DECAY} = "
             f"{figure(kept ** -DECAY, 2)} (kept). Medians; IncrementalPCA ran once.",
-            "Ours reads the file within its time, standardises the columns and writes φ; peak MB "
-            "is that of whole processes. scikit-learn starts from an array; loading it stands in "
-            "its own column, and no more is done than centring unless StandardScaler is named.",
-            "Differences: the largest relative one of the kept eigenvalues, from a two-pass "
-            f"float64 reference of the same rows (allowed for ours: {LIMITS['float64']:g} and "
+            "The time of l3hpc includes reading the file, standardising the columns and writing φ; "
+            "peak MB is that of whole processes. scikit-learn starts from an array, whose loading "
+            "has its own column, and only centres the data unless StandardScaler is given.",
+            "Differences: the largest relative difference of the kept eigenvalues from a two-pass "
+            f"float64 reference on the same rows (allowed for l3hpc: {LIMITS['float64']:g} and "
             f"{LIMITS['float32']:g}).",
             f"Measured GEMM rates: {speed['float32']:.0f} GFLOP/s in float32, "
             f"{speed['float64']:.0f} in float64.",
@@ -221,9 +221,9 @@ def _table(found: dict[str, list[Measured]], speed: Any, rows: int, dim: int, ke
 def _wins(peer: float, default: float) -> list[str]:
     if peer >= default:
         return []
-    return [f"The peer wins where rows are in memory already and float32 is enough: "
-            f"{figure(peer)} s against the {figure(default)} s of our default, float64, which "
-            "reads the file."]
+    return [f"The peer is faster if the rows are already in memory and float32 is sufficient: "
+            f"{figure(peer)} s, compared with {figure(default)} s for the default of l3hpc, "
+            "float64, which reads the file."]
 
 
 def main(words: list[str]) -> None:

@@ -106,12 +106,12 @@ def memory(quick: bool, work: Path) -> Table:
          "expected at most", "seconds at 16×", "cores used of 1"),
         cells,
         notes=(
-            "One task of one core each (SLURM_CPUS_PER_TASK=1) on a machine that would allow more: "
-            "the last column is processor time over time of the task.",
-            "Embeddings have 512 columns (fit, reduce, sample), 128 in train and classify. Buffers "
-            "of fixed size fill up between 1× and 4×.",
-            "UMAP holds its whole sample; the table is of PCA. What a task reads of its own frozen "
-            "config and of its inputs' grows by about 0.6 kB per recording file of the corpus.",
+            "Each case is one task with one core (SLURM_CPUS_PER_TASK=1) on a machine with more: "
+            "the last column is CPU time divided by the time of the task.",
+            "Embeddings have 512 columns (fit, reduce, sample), or 128 in train and classify. "
+            "Buffers of fixed size fill up between 1× and 4×.",
+            "The table is for PCA; UMAP keeps its whole sample in memory. The frozen configs of a "
+            "task and its inputs grow by about 0.6 kB per recording file of the corpus.",
         ), claims=claims, figures=figures)
 
 
@@ -233,13 +233,13 @@ def arrays(quick: bool, work: Path) -> Table:
             f"{RECORDINGS} recordings of {RECORDING_S:g} s at 48 kHz, hop 0.5 s, the whole teacher "
             f"(mel256, 512), engine {alone_['engine']}, {len(os.sched_getaffinity(0))} cores; "
             "submitted with l3hpc submit to local.",
-            "Start: from the job script to its end without the step's own work: bash, Python, "
-            "imports, submitit. Weights are loaded within the step.",
-            f"The first task on a kind of node also measures which engine is faster: "
+            "Start: the whole job script without the step itself: bash, Python, imports, submitit. "
+            "Loading the weights is part of the step.",
+            f"The first task on each kind of node also measures which engine is faster: "
             f"{max(first['step_cpu'] - alone_['step_cpu'], 0):.1f} core-seconds, once.",
-            "Two at once share the processor's caches and memory. What lies beyond two at once is "
-            "not measured: tasks share nothing but files, so it should cost nothing but the start "
-            "of each, on nodes of their own.",
+            "Two tasks at once share the processor's caches and memory. More than two were not "
+            "measured: tasks share only files, so on separate nodes the only extra cost should be "
+            "the start of each.",
         ),
         claims=[
             Claim("core-time per window, 8 tasks, two at once", "one task alone", share, 1.25, "×",

@@ -96,12 +96,12 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
         if where:
             shutil.rmtree(folder)
     return [Table("Submitting chains", ["chain", "by", "s", "quartiles, s", "ms per job"], rows, [
-        f"Median of {runs}, in turn, after Python and its packages have started. l3hpc also writes "
-        "the run's folder, the frozen configs, and its record after every job.",
-        "submitit alone pickles a function per job and passes the dependency by hand.",
-        "The cluster's own files lie in memory, those of the runs on the disk unless the table "
-        "says otherwise. A run of five makes about 60 files and folders; what that takes differs "
-        "with the disk and its hour (quartiles)."], claims)]
+        f"Median of {runs} alternating runs, after Python and its packages have started. l3hpc "
+        "also writes the folder of the run, the frozen configs, and its record after every job.",
+        "submitit alone pickles one function per job; the dependencies are passed by hand.",
+        "The files of the cluster are in memory, those of the runs on disk unless the table says "
+        "otherwise. A run of five jobs writes about 60 files and folders; the time for that varies "
+        "with the disk and its load (quartiles)."], claims)]
 
 
 def _ours(plan: Any) -> None:
@@ -153,9 +153,9 @@ def _status(cluster: Any, work: Path, runs_of_twenty: int, runs: int) -> Table:
             bare.append(_timed(_ask_slurm))
     rows = [["l3hpc status", f"{median(ours):.3f}"], ["squeue and sacct", f"{median(bare):.3f}"]]
     return Table(f"Status of {jobs:,} jobs in {runs_of_twenty} runs", ["by", "s"], rows, [
-        f"Median of {runs}, in turn, without starting Python. The peer prints; l3hpc reads its "
-        "records and markers, asks squeue once (sacct only for jobs that squeue does not know), "
-        "and judges every task."],
+        f"Median of {runs} alternating runs, without starting Python. The peer prints; l3hpc reads "
+        "its records and markers, calls squeue once (and sacct only for jobs not in squeue), and "
+        "determines the state of every task."],
         [Claim(f"status of {jobs:,} jobs", "one squeue and one sacct", median(ours) / median(bare),
                1.3, at_least=False)])
 
@@ -211,7 +211,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
         slurm.append(sum(waited))
     own = [one - other for one, other in zip(whole, slurm, strict=True)]
     return Table(f"Listing {many:,} runs of 20 tasks", ["part", "s"], [
-        ["records, artifacts, markers, judgement", f"{median(own):.3f}"],
+        ["records, artifacts, markers, states", f"{median(own):.3f}"],
         ["waiting for squeue and sacct", f"{median(slurm):.3f}"]], [
         f"Median of {runs}; 8 in 10 runs are done, one failed, one is lost."],
         [Claim(f"status of {many:,} runs of 20 tasks, our own time", "a target", median(own), 2,
@@ -247,7 +247,7 @@ def _start(runs: int) -> Table:
     base = median(times["python -c pass"])
     return Table("Starting", ["command", "ms", "beyond python -c pass, ms"], [
         [name, f"{median(value) * 1000:.0f}", f"{(median(value) - base) * 1000:.0f}"]
-        for name, value in times.items()], [f"Median of {3 * runs}, in turn."])
+        for name, value in times.items()], [f"Median of {3 * runs} alternating runs."])
 
 
 def _timed(work: Any) -> float:

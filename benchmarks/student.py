@@ -28,7 +28,7 @@ from benchmarks.teacher import ALLOWED, SIDES, gflop, random_layers, write_audio
 RATE = 8000
 HOP = 0.1
 BATCH = 96
-PEER = "edgel3's way"
+PEER = "edgel3's method"
 
 
 def make(folder: Path, files: int) -> None:
@@ -100,7 +100,7 @@ def theirs(folder: Path, out: Path, batch: int) -> dict[str, Any]:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """edgel3's way and every engine that is installed, in turn."""
+    """edgel3's method and every engine that is installed, in turn."""
     make(work, 3 if quick else 360)
     commands = {PEER: worker("student", "theirs", work, work / "theirs", BATCH)}
     for name, (engine, precision) in SIDES.items():
@@ -152,9 +152,9 @@ def _table(work: Path, found: dict[str, list[Measured]], gemm: float) -> Table:
          "peak MB", "error"), rows, (
             f"{frames:,} windows of {len(list((work / 'audio').glob('*.wav')))} WAV files of 10 s, "
             f"centred, hop {HOP} s; Student 3's geometry (64-d), random weights; median of "
-            f"{len(peer)} runs in turn.",
-            "Error: largest difference from the peer over its largest value.",
-            "Of ours the spectra that neighbouring windows share are computed once per file.",
+            f"{len(peer)} alternating runs.",
+            "Error: largest difference from the peer divided by its largest value.",
+            "l3hpc computes spectra that overlapping windows share only once per file.",
         ), claims)
 
 

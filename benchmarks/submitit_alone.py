@@ -25,24 +25,24 @@ from benchmarks.tables import Table, run
 
 OURS = {
     "chain of five": ("done", "`test_chains`: a chain of five"),
-    "a step fails": ("failed with the error's words, the rest blocked by it; `resume` goes on",
+    "a step fails": ("failed, with the error message; the rest blocked; `resume` continues",
                      "`test_chains`: behind a failed step"),
-    "out of memory": ("requeued under the same id with twice the memory, done",
+    "out of memory": ("requeued with the same ID and twice the memory, done",
                       "`test_healing`: under the same id"),
-    "one array task is cancelled": ("cancelled; `resume` submits this task alone",
+    "one array task is cancelled": ("cancelled; `resume` submits only this task",
                                     "`test_faults`: one cancelled task"),
-    "sbatch refuses one of five": ("the first ones are cancelled, nothing is left",
+    "sbatch refuses one of five": ("the jobs submitted before it are cancelled",
                                    "`test_chains`: a refused job"),
-    "more tasks than MaxArraySize": ("several arrays, all waited for",
+    "more tasks than MaxArraySize": ("split into several arrays",
                                      "`test_chains`: an array above the site's limit"),
-    "accounting stops": ("done, as told by squeue and the markers",
+    "accounting stops": ("done, according to squeue and the markers",
                          "`test_faults`: a stopped accounting database"),
     "the controller restarts": ("done", "`test_faults`: a restarted controller"),
-    "ids are forgotten": ("known from the records; an old id is never used",
+    "ids are forgotten": ("state known from the records; an old ID is never used",
                           "`test_faults`: jobs that Slurm forgot"),
-    "preemption": ("requeued under the same id, done, and why is told",
+    "preemption": ("requeued with the same ID, done; the reason is shown",
                    "`test_faults`: a preempted job"),
-    "a node dies": ("requeued under the same id without that node, done, and why is told",
+    "a node dies": ("requeued with the same ID without that node, done; the reason is shown",
                     "`test_faults`: a node that dies"),
     "200 chained jobs": ("done", "`test_faults`: two hundred chained jobs"),
 }
@@ -248,9 +248,9 @@ def tables(quick: bool, work: Path) -> list[Table]:
     version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True).stdout.strip()
     return [Table("A chain through submitit alone, and through l3hpc", [
         "scenario", "submitit alone", "l3hpc", "proved by"], rows, [
-        f"submitit's column was observed on a three-node {version} with accounting: the states "
-        "that its own watcher tells, and what stays in Slurm's queue. l3hpc's is what the test "
-        "demands on the same cluster."])]
+        f"The submitit column was observed on a three-node {version} with accounting: the states "
+        "reported by its watcher, and what remains in Slurm's queue. The l3hpc column is what the "
+        "test demands on the same cluster."])]
 
 
 if __name__ == "__main__":

@@ -204,11 +204,11 @@ def _table(work: Path, found: dict[str, list[Measured]], missing: list[str], gem
     loaded = found["ncnn"][0].values["imported"] if "ncnn" in found else None
     notes = [
         f"{frames} frames of {len(list((work / 'audio').glob('*.wav')))} WAV files (48 kHz, 16 "
-        f"bit), hop {HOP} s; median of {len(peer)} runs in turn. Times are of reading, front end, "
-        "network and writing; 'ready after' is loading weights, tracing, and for reduced precision "
-        "measuring ranges and deviation, once per task.",
-        "Error: largest difference from openl3 over its largest value; cosine: the smallest.",
-        f"Times the floor: frames/s over {floor:.1f}, what direct convolution gives at this "
+        f"bit), hop {HOP} s; median of {len(peer)} alternating runs. Times include reading, front "
+        "end, network and writing; 'ready after' is the time for loading weights, tracing, and for "
+        "reduced precision measuring ranges and errors, once per task.",
+        "Error: largest difference from openl3 divided by its largest value; cosine: the smallest.",
+        f"Times the floor: frames/s divided by {floor:.1f}, the rate of direct convolution at this "
         f"machine's measured matrix rate of {gemm:.0f} GFLOP/s (float32).",
     ]
     if loaded is not None:

@@ -282,15 +282,15 @@ def _steps(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float],
         ("way", "ms", "GFLOP/s", "times bare Keras", "peak MB", "largest difference of losses"),
         rows,
         notes=(
-            f"{work:.1f} GFLOP per step (convolutions, forwards and backwards). "
-            f"{setting['epochs']} epochs of {setting['batches']} batches; medians of epochs, the "
-            "first one left out. Losses: mean of an epoch, relative to bare Keras; same weights "
-            "and batches. Everything float32 unless said; Adam, L2 penalty in the loss.",
-            f"Ours is deterministic and also ends epochs: models, checkpoint and history take "
-            f"{1e3 * middle(mine, 'keeping'):.0f} ms per epoch, not counted in a step. The cache's "
-            "pages were in memory, as after the preparation that writes them.",
-            "Where ours is faster than bare Keras on the same batches, it is the fused "
-            "normalisation; the difference between the two rows of ours is the input pipeline.",
+            f"{work:.1f} GFLOP per step (convolutions, forward and backward). "
+            f"{setting['epochs']} epochs of {setting['batches']} batches; medians over epochs "
+            "without the first. Losses: mean of an epoch, relative to bare Keras, with the same "
+            "weights and batches. float32 unless stated; Adam, L2 penalty in the loss.",
+            f"l3hpc is deterministic and also writes models, checkpoint and history, which take "
+            f"{1e3 * middle(mine, 'keeping'):.0f} ms per epoch and are not included in a step. The "
+            "cache was in memory, as it is after it has been written.",
+            "l3hpc is faster than bare Keras on the same batches because of its fused batch "
+            "normalisation; the difference between the two l3hpc rows is the input pipeline.",
             f"The input pipeline costs {100 * (pipeline - 1):+.1f} % of a step.",
             "bfloat16 is `mixed_precision`; no GPU was used.",
         ),

@@ -20,4 +20,4 @@ def test_the_made_up_runs_are_done_failed_and_lost(tmp_path, monkeypatch, forget
         slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")
     table = scheduling._listing(tmp_path / "work", 10, 1)  # asserts their states
     assert [row[0] for row in table.rows] == [
-        "records, artifacts, markers, judgement", "waiting for squeue and sacct"]
+        "records, artifacts, markers, states", "waiting for squeue and sacct"]
