@@ -47,7 +47,6 @@ from l3hpc.io.files import (
 from l3hpc.io.values import mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
-from l3hpc.pipelines.resolve import read_value
 from l3hpc.steps import AnyStep, Params
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
 from l3hpc.workspace import artifacts, markers
@@ -419,6 +418,9 @@ def run(
 def parameters(step: AnyStep, settings: Mapping[str, str]) -> dict[str, Any]:
     """Texts as values, read as ``--set`` of a pipeline reads them."""
     values: dict[str, Any] = {}
+    # Only `l3hpc run` reads parameters from text: a job starts without the planner.
+    from l3hpc.pipelines.resolve import read_value
+
     for name, text in settings.items():
         if name not in step.params_type.model_fields:
             raise InputError(f"{step.name} has no parameter {name!r}",

@@ -26,7 +26,7 @@ from l3hpc.errors import ClusterError, L3hpcError
 from l3hpc.io.files import read_json
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.requeue_policy import Decision
-from l3hpc.schedulers.slurm import scheduler
+from l3hpc.schedulers.slurm import requeue
 from l3hpc.schedulers.slurm.commands import call
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import StepFolder
@@ -131,7 +131,7 @@ def answer(folder: Path, decision: Decision | None) -> list[str]:
     """The lines from which the script learns what to ask of Slurm."""
     if decision is None:
         return []
-    changes = scheduler.arguments(decision)
+    changes = requeue.arguments(decision)
     rules = requeue_policy.read(folder)
     return [f"again {'requeuehold' if changes else 'requeue'}",
             *(f"change {change}" for change in changes),
@@ -161,15 +161,15 @@ def act(folder: Path, task: int, decision: Decision | None) -> bool:
     task is on its way back to the queue."""
     if decision is None:
         return False
-    changes, log = scheduler.arguments(decision), StepFolder(folder).helper_log
+    changes, log = requeue.arguments(decision), StepFolder(folder).helper_log
     name = f"{os.environ.get('SLURM_JOB_NAME', 'l3')}-heal"
     try:
         if changes:
-            scheduler.send_helper(job_id(), changes, requeue_policy.read(folder), log, name)
+            requeue.send_helper(job_id(), changes, requeue_policy.read(folder), log, name)
     except ClusterError as error:
         held(folder, task, error.message)
     try:
-        scheduler.put_back(job_id(), hold=bool(changes))
+        requeue.put_back(job_id(), hold=bool(changes))
     except ClusterError as error:
         refused(folder, task, error.message)
         return False

@@ -14,8 +14,8 @@ from l3hpc.runs import status
 from l3hpc.runs import submit as submission
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers.base import JobId
+from l3hpc.schedulers.slurm import requeue as healing
 from l3hpc.schedulers.slurm import sbatch
-from l3hpc.schedulers.slurm import scheduler as healing
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.workspace import records
 
