@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,20 @@ def test_importing_a_module_of_the_upper_packages_loads_nothing_heavy(module):
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_page_on_the_architecture_names_modules_that_exist():
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    named = {name for name in re.findall(r"`([a-z]+/[a-z_/]+)`", page)
+             if name.partition("/")[0] in ARROWS}
+    missing = [name for name in sorted(named)
+               if not (PACKAGE / name).is_dir() and not (PACKAGE / f"{name}.py").is_file()]
+    assert len(named) > 20 and not missing
+
+
+@pytest.mark.parametrize("module", sorted({
+    name for path in MODULES.values()
+    for name in re.findall(r"-m\W{1,4}(l3hpc(?:\.\w+)+)", path.read_text())}))
+def test_a_module_that_is_started_as_a_program_is_one(module):
+    """Queued jobs hold these names: a module that moves leaves one in ``workflow``."""
+    assert '__name__ == "__main__"' in MODULES[module].read_text()
