@@ -21,12 +21,14 @@ time-outs and asks for a checkpoint.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.config import sources
@@ -380,8 +382,7 @@ def submitted(request: JobRequest, submit: Callable[[], JobId]) -> JobId:
 
 def _pickled(request: JobRequest) -> list[Path]:
     """One file for each call, under a name that nobody looks for."""
-    from submitit.core.utils import DelayedSubmission
-
+    DelayedSubmission = import_submitit().DelayedSubmission
     assert request.step is not None
     pickles = []
     for one in request.calls:
@@ -391,3 +392,18 @@ def _pickled(request: JobRequest) -> list[Path]:
         pickles.append(one.folder / f".{uuid.uuid4().hex}.pkl")
         delayed.dump(pickles[-1])
     return pickles
+
+
+def import_submitit() -> ModuleType:
+    """Import ``submitit.core.utils`` and leave the logging of this process as it is."""
+    # By default submitit configures logging when it is imported, which closes every handler of the
+    # process: a notebook's log file, and the stderr that TensorFlow's handler (absl) writes to.
+    before = os.environ.get("SUBMITIT_LOG_LEVEL")
+    os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
+    try:
+        from submitit.core import utils
+    finally:
+        del os.environ["SUBMITIT_LOG_LEVEL"]
+        if before is not None:  # for the jobs
+            os.environ["SUBMITIT_LOG_LEVEL"] = before
+    return utils

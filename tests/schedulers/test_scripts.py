@@ -574,3 +574,26 @@ def test_slurm_names_are_one_harmless_line_or_refused(machine, value):
     head = path.read_text().split("set -euo pipefail")[0].splitlines()
     assert all(line.startswith("#") or not line for line in head)
     assert not value.startswith("-") and not any(one.isspace() for one in value)
+
+
+@pytest.mark.parametrize("level", [None, "WARNING"])
+def test_submitting_leaves_the_logging_of_the_process_alone(level, monkeypatch):
+    """submitit's own configuration would close all handlers: a notebook's log, absl's stderr."""
+    code = """
+import io, logging, os
+stream = io.StringIO()
+class Handler(logging.StreamHandler):
+    def close(self):
+        self.stream.close()
+handler = Handler(stream)
+logging.getLogger("notebook").addHandler(handler)
+from l3hpc.schedulers.scripts import import_submitit
+import_submitit().DelayedSubmission
+logging.getLogger("notebook").warning("still here")
+print(stream.getvalue().strip(), os.environ.get("SUBMITIT_LOG_LEVEL"))
+"""
+    monkeypatch.delenv("SUBMITIT_LOG_LEVEL", raising=False)
+    if level:
+        monkeypatch.setenv("SUBMITIT_LOG_LEVEL", level)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"still here {level}\n", done.stderr
