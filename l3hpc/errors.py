@@ -110,10 +110,42 @@ def pasted(word: object) -> str:
                           else f"\\x{byte:02x}" for byte in data) + "'"
 
 
-def nearest(word: str, valid: Iterable[str]) -> str:
+def check_choice(what: str, value: object, valid: Iterable[str], *, where: str | None = None
+                 ) -> str:
+    """Return ``value`` if it is one of the ``valid`` names; otherwise raise ``InputError``.
+
+    Parameters
+    ----------
+    what
+        What the value is, for the message: ``unknown {what} {value}``.
+    value
+        Any object, since a notebook may pass anything; only a string can be valid.
+    valid
+        The names that are allowed.
+    where
+        The option, key or file that the value comes from.
+
+    Raises
+    ------
+    InputError
+        ``value`` is not one of ``valid``; the message suggests the nearest name.
+
+    Examples
+    --------
+    >>> check_choice("norm", "l2", ("l1", "l2"))
+    'l2'
+    """
+    names = list(valid)
+    # Not `value in names` alone: an array compares element by element, and has no truth value.
+    if isinstance(value, str) and value in names:
+        return value
+    raise InputError(f"unknown {what} {value!r:.60}", where=where, allowed=nearest(value, names))
+
+
+def nearest(word: object, valid: Iterable[str]) -> str:
     """``did you mean 'x'? valid: a, b, c``, or just the valid names when nothing is close."""
     names = sorted(valid)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, names, n=1) if isinstance(word, str) else []
     listing = f"valid: {', '.join(names)}"
     return f"did you mean {close[0]!r}? {listing}" if close else listing
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.arrays.rows import BLOCK_ROWS, as_rows
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, check_choice
 
 NORMS = ("l2", "l1", "none")
 
@@ -24,8 +24,7 @@ class FeatureRows:
     def __init__(
         self, rows: Any, quality: np.ndarray | None = None, norm: str = "l2",
     ) -> None:
-        if norm not in NORMS:
-            raise InputError(f"unknown norm {norm!r}", allowed=f"valid: {', '.join(NORMS)}")
+        check_choice("norm", norm, NORMS)
         self.rows = as_rows(rows)
         self.norm = norm
         self.quality = None if quality is None else np.asarray(quality, dtype=np.float64)
@@ -86,16 +85,15 @@ def features(
     InputError
         An unknown norm, or rows with NaN or infinite values.
     """
+    check_choice("norm", norm, NORMS)
     kind = np.dtype(np.float64 if dtype is None else dtype)
     result = np.array(x, dtype=kind)
     if norm == "l2":
         lengths = np.sqrt(np.einsum("ij,ij->i", result, result))
     elif norm == "l1":
         lengths = np.abs(result).sum(axis=1)
-    elif norm == "none":
-        lengths = np.ones(len(result), kind)
     else:
-        raise InputError(f"unknown norm {norm!r}", allowed=f"valid: {', '.join(NORMS)}")
+        lengths = np.ones(len(result), kind)
     if kind != np.float64 and not ((lengths > 1e-12) & (lengths < 1e12)).all():
         return features(x, quality, norm).astype(kind)  # squares could vanish or overflow
     if not np.isfinite(lengths).all():

@@ -54,7 +54,7 @@ def letter_of(convention: str) -> str:
     >>> letter_of("openl3-0.4-librosa"), letter_of("C")
     ('C', 'C')
     """
-    if convention not in ALIASES:
+    if not isinstance(convention, str) or convention not in ALIASES:
         raise InputError(f"unknown front-end convention {convention!r}",
                          allowed=nearest(convention, NAMES.values()))
     return ALIASES[convention]

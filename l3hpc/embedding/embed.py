@@ -28,7 +28,7 @@ from l3hpc.audio.framing import JoinedFrames, cut_frames, frame_blocks, hop_samp
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
 from l3hpc.audio.samples import MOST_CHANNELS, is_number, mono_of, rate_of
 from l3hpc.embedding.model import KERAS_BATCH, Model, load_model
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, check_choice
 from l3hpc.models.embedder import check_network
 
 HOP_S = 0.1
@@ -75,10 +75,7 @@ class Settings:
 
 def resampler_of(name: object) -> Callable[[np.ndarray, int, int], np.ndarray]:
     """The function of one of ``RESAMPLERS``."""
-    if not isinstance(name, str) or name not in RESAMPLERS:
-        raise InputError(f"unknown resampler {name!r:.40}", where="resampler",
-                         allowed=nearest(str(name), RESAMPLERS))
-    return RESAMPLERS[name]
+    return RESAMPLERS[check_choice("resampler", name, RESAMPLERS, where="resampler")]
 
 
 def warn_of(words: Iterable[str], where: str | None, depth: int) -> None:

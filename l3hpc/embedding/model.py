@@ -14,7 +14,7 @@ import numpy as np
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import Frontend
 from l3hpc.embedding.model_files import PATTERNS, Recognised, find, geometry_of, recognise
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, check_choice
 from l3hpc.models import weights
 
 KERAS_BATCH = 32  # what the published packages hand to the network at once
@@ -191,6 +191,4 @@ def _check(model: object, words: Mapping[str, object], counts: Mapping[str, obje
                                   if isinstance(value, numbers.Integral) else True):
             raise InputError(f"{name} is {value!r:.40}", where=name,
                              allowed="a whole number, at least 1; or None")
-    if words["engine"] not in ENGINES:
-        raise InputError(f"unknown engine {words['engine']!r}", where="engine",
-                         allowed=nearest(str(words["engine"]), ENGINES))
+    check_choice("engine", words["engine"], ENGINES, where="engine")

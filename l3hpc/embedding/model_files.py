@@ -22,7 +22,7 @@ from typing import Any
 
 from l3hpc.audio.conventions import ALIASES, NAMES, letter_of
 from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, check_choice, nearest
 from l3hpc.models import geometry as evidence
 from l3hpc.models import tflite, weights
 from l3hpc.models.weights import untrained_seed
@@ -266,10 +266,7 @@ def geometry_of(input_repr: str | None, frontend: str | None,
     """What a caller states, as values of a front end."""
     stated = dict(geometry or {})
     if input_repr is not None:
-        if input_repr not in OPENL3_FRONTENDS:
-            raise InputError(f"unknown input representation {input_repr!r}",
-                             allowed=nearest(input_repr, OPENL3_FRONTENDS))
-        one = OPENL3_FRONTENDS[input_repr]
+        one = OPENL3_FRONTENDS[check_choice("input representation", input_repr, OPENL3_FRONTENDS)]
         stated = {"rate": one.rate, "n_mels": one.n_mels, "n_dft": one.n_dft, "hop": one.hop,
                   "fmax": one.fmax, **stated}
     if frontend is not None:

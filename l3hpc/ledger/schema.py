@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, check_choice, nearest
 
 Kind = Literal["text", "number", "bool"]
 Rule = Literal["set", "latest", "min", "max"]
@@ -283,6 +283,4 @@ ALIASES = {"uptsream_data": "upstream_data"}  # a misspelling in the published c
 
 def tab_named(name: str) -> Tab:
     """The declared tab; an ``InputError`` with the valid names for any other."""
-    if name not in TABS:
-        raise InputError(f"unknown tab {name!r}", allowed=nearest(name, TABS))
-    return TABS[name]
+    return TABS[check_choice("tab", name, TABS)]

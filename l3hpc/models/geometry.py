@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.audio.frontends import mel_filterbank
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, check_choice
 from l3hpc.models.spec import is_value, openl3_spec
 from l3hpc.models.weight_files import StoredLayer, StoredNetwork
 
@@ -76,8 +76,7 @@ def find_geometry(stored: StoredNetwork, tail: str, stated: Mapping[str, Any]
 
 def _check_stated(stated: Mapping[str, Any]) -> None:
     for key, value in stated.items():
-        if key not in KEYS:
-            raise InputError(f"unknown front-end value {key!r}", allowed=nearest(key, KEYS))
+        check_choice("front-end value", key, KEYS)
         if not is_value(key, value):
             raise InputError(f"no front end has {key} {value!r:.60}")
 

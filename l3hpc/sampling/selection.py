@@ -25,7 +25,7 @@ import numpy as np
 from l3hpc.arrays.features import FeatureRows
 from l3hpc.arrays.rows import Rows, as_rows
 from l3hpc.datasets.windows import Calendar, calendar_keys
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, check_choice
 from l3hpc.sampling.kdpp import KDPP
 
 UNKNOWN = "unknown"
@@ -76,8 +76,7 @@ def time_frames(
     2017-01-01 [0 1]
     2017-01-02 [2]
     """
-    if timescale not in TIMESCALES:
-        raise InputError(f"unknown timescale {timescale!r}", allowed=nearest(timescale, TIMESCALES))
+    check_choice("timescale", timescale, TIMESCALES)
     timestamps = np.asarray(timestamps)
     if timestamps.ndim != 1:
         raise InputError(f"expected one timestamp per row, found shape {timestamps.shape}")
@@ -244,8 +243,7 @@ def select(
     >>> select("spl", None, np.array([0.0, 1.0, 0.0, 1.0]), 2).rows
     array([1, 3])
     """
-    if method not in METHODS:
-        raise InputError(f"unknown sampling method {method!r}", allowed=nearest(method, METHODS))
+    check_choice("sampling method", method, METHODS)
     if k < 1:
         raise InputError(f"cannot choose {k} rows", allowed="1 or more")
     generator = np.random.default_rng(random_state)

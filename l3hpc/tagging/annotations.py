@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from l3hpc.datasets.sonyc_ust import Taxonomy
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, check_choice
 from l3hpc.io.tables import require, rows
 
 SPLITS = ("train", "validate", "test")
@@ -68,9 +68,7 @@ class Annotations:
             split, sensor, file, number = keys(row)
             annotator = _whole(number, "annotator_id", f"{where}:{line}")
             file = names.setdefault(file, file)
-            if split not in SPLITS:
-                raise InputError(f"unknown split '{split}'", where=f"{where}:{line}",
-                                 allowed=nearest(split, SPLITS))
+            check_choice("split", split, SPLITS, where=f"{where}:{line}")
             if not file:
                 raise InputError("audio_filename is empty", where=f"{where}:{line}")
             if splits.setdefault(file, split) != split:
@@ -131,8 +129,7 @@ class Annotations:
 
         Only clips that annotator 0 has. Raises ``InputError`` where the split has none.
         """
-        if split not in SPLITS:
-            raise InputError(f"unknown split '{split}'", allowed=nearest(split, SPLITS))
+        check_choice("split", split, SPLITS)
         rows = np.flatnonzero((self.annotator == AGREED) & (self.split == split))
         if not rows.size:
             having = [name for name in SPLITS
@@ -144,8 +141,7 @@ class Annotations:
         return list(self.file[rows]), self.fine[rows] == 1, self.coarse[rows] == 1
 
     def _level(self, level: str) -> np.ndarray:
-        if level not in ("fine", "coarse"):
-            raise InputError(f"unknown level '{level}'", allowed=nearest(level, ("fine", "coarse")))
+        check_choice("level", level, ("fine", "coarse"))
         return self.fine if level == "fine" else self.coarse
 
 

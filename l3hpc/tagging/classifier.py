@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from l3hpc.arrays.rows import RowFile
 from l3hpc.datasets.sonyc_ust import Taxonomy
-from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.errors import InputError, L3hpcError, check_choice
 from l3hpc.io.files import write_bytes
 from l3hpc.io.hdf5 import attributes, numbers, open_hdf5
 from l3hpc.tagging import network
@@ -58,9 +58,7 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         for name, valid in (("level", ("coarse", "fine")), ("model", ("mil", "framewise"))):
-            if getattr(self, name) not in valid:
-                raise InputError(f"unknown {name} '{getattr(self, name)}'",
-                                 allowed=nearest(getattr(self, name), valid))
+            check_choice(name, getattr(self, name), valid)
 
 
 def batch_for(samples: int) -> int:
@@ -100,8 +98,7 @@ class Classifier:
         frames, for framewise models; a mil model pools by itself. rows: numbers of the clips to
         predict, in that order (None: all).
         """
-        if pooling not in POOLINGS:
-            raise InputError(f"unknown pooling '{pooling}'", allowed=nearest(pooling, POOLINGS))
+        check_choice("pooling", pooling, POOLINGS)
         wanted = np.arange(len(x)) if rows is None else rows
         step = max(1, _PREDICT_FRAMES // x.shape[1])
         return np.concatenate([self._pooled(x[wanted[first:first + step]], pooling)

@@ -1,0 +1,36 @@
+"""Errors that name a value which is not one of the allowed ones."""
+
+import numpy as np
+import pytest
+
+from l3hpc.arrays.features import features
+from l3hpc.audio.conventions import letter_of
+from l3hpc.embedding.embed import resampler_of
+from l3hpc.errors import InputError, check_choice, nearest
+from l3hpc.ledger.schema import tab_named
+from l3hpc.sampling.selection import select
+
+NOT_STRINGS = [3, 2.5, None, ["l2"], {"a": 1}, b"l2", np.array(["l2", "l1"]), object()]
+
+
+def test_the_nearest_name_is_suggested():
+    assert nearest("trian", ["train", "fit"]) == "did you mean 'train'? valid: fit, train"
+    assert nearest("zzz", ["train", "fit"]) == "valid: fit, train"
+
+
+@pytest.mark.parametrize("value", NOT_STRINGS, ids=repr)
+@pytest.mark.parametrize("call", [
+    lambda value: check_choice("norm", value, ("l1", "l2")), letter_of, resampler_of, tab_named,
+    lambda value: features(np.ones((2, 2)), norm=value),
+    lambda value: select(value, np.ones((4, 2)), np.ones(4), 2),
+], ids=["check_choice", "letter_of", "resampler_of", "tab_named", "features", "select"])
+def test_a_value_that_is_not_a_string_is_refused_with_the_valid_names(call, value):
+    with pytest.raises(InputError, match="unknown") as caught:
+        call(value)
+    assert caught.value.allowed.startswith("valid: ")
+
+
+def test_a_long_value_is_cut_in_the_message():
+    with pytest.raises(InputError) as caught:
+        check_choice("norm", "x" * 500, ("l1", "l2"))
+    assert len(caught.value.message) < 100
