@@ -28,15 +28,15 @@ $(VENV)/.dev: $(VENV)/.core
 
 install: $(VENV)/.core  ## install l3hpc into .venv
 
-install-dev: $(VENV)/.dev  ## and what the tests need
+install-dev: $(VENV)/.dev  ## also install the test dependencies
 
 slurm:  ## install a real Slurm for the tests (Debian or Ubuntu, as root)
 	sh tools/install-slurm
 
-demo: $(VENV)/.core  ## run the whole chain on a generated city and show the results
+demo: $(VENV)/.core  ## run the whole pipeline on a synthetic city and show the results
 	$(BIN)/l3hpc demo --yes
 
-test: $(VENV)/.dev slurm  ## run all tests (and a real Slurm where it can be installed)
+test: $(VENV)/.dev slurm  ## run all tests (with a real Slurm if it can be installed)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
@@ -46,7 +46,7 @@ check: $(VENV)/.dev  ## ruff, mypy and the quick tests (no Slurm, no TensorFlow)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder --quick
 
-fuzz: $(VENV)/.dev  ## try 5,000 odd and damaged inputs (under 20 minutes; SEED=2 for others)
+fuzz: $(VENV)/.dev  ## try 5,000 malformed inputs (under 20 minutes; SEED=2 for different ones)
 	$(BIN)/python -m tests.fuzz --inputs 5000 --seed $(or $(SEED),1)
 
 bench: $(VENV)/.dev  ## run all benchmarks against their peers (an hour; results in benchmarks/results)

@@ -72,18 +72,18 @@ def core_hours(known: Mapping[str, float]) -> str:
         _Part("sample", f"{WINDOWS:,} rows in days of {frame:,}, {SENSORS} tasks",
               {"sample, days of 5,480 rows core_s_per_row": WINDOWS}, SENSORS,
               "sample, days of 5,480 rows peak_mb", 90 * WINDOWS / SENSORS,
-              "three steps of a chain, in jobs of 750 GB: the kernel of a day takes "
+              "three steps of a Markov chain, in jobs of 750 GB: the kernel of a day takes "
               f"{figure(8 * frame**2 / 1e9, 2)} GB, of a month "
               f"{8 * (frame * 30)**2 / 1e9:,.0f} GB"),
         _Part("fit", f"{SAMPLES:,} rows", {"fit core_s_per_row": SAMPLES}, 1, "fit peak_mb", 0,
-              f"a kernel matrix of {8 * SAMPLES**2 / 1e12:.0f} TB: impossible"),
+              f"a kernel matrix of {8 * SAMPLES**2 / 1e12:.0f} TB: not feasible"),
         _Part("reduce", f"{WINDOWS:,} rows, {TASKS:,} tasks",
               {"reduce core_s_per_row": WINDOWS, "task start core_s": TASKS}, TASKS,
               "reduce peak_mb", 0, f"{WINDOWS / GZIP_ROWS_PER_S / 3600:.1f} core-hours; all "
-              f"{dataset / 1e9:,.0f} GB in memory where the last batch is not full"),
+              f"{dataset / 1e9:,.0f} GB in memory if the last batch is not full"),
         _Part("train: spectra", f"{WINDOWS:,} windows, once",
               {"train core_s_per_row": WINDOWS}, 1, "train peak_mb", 60 * WINDOWS,
-              f"made anew in every epoch: {feed:,.0f} core-hours from 48 kHz"),
+              f"computed again in every epoch: {feed:,.0f} core-hours from 48 kHz"),
         _Part("train: steps", f"{EPOCHS} × {BATCHES:,} batches of {BATCH}, and validation",
               {"train core_s_per_batch": EPOCHS * (BATCHES + VALIDATION_BATCHES / 3)}, 1, None, 0,
               "2 GPUs for up to 7 days"),
@@ -130,14 +130,14 @@ def terabytes(known: Mapping[str, float]) -> str:
     epochs = EPOCHS * (BATCHES + VALIDATION_BATCHES) * BATCH * (spectrum + STUDENT_DIM * 4)
     rows = [
         ("audio, 48 kHz, 16 bit", audio, audio, 0.0,
-         f"{WINDOWS * 8_000 * 8 / 1e12:.2f} TB: 8 kHz as float64, every window for itself"),
-        ("teacher's embeddings, with where each comes from", teacher, teacher, 2 * teacher,
-         "the same, without where each comes from"),
+         f"{WINDOWS * 8_000 * 8 / 1e12:.2f} TB: 8 kHz as float64, each window stored separately"),
+        ("teacher's embeddings, with provenance", teacher, teacher, 2 * teacher,
+         "the same, without provenance"),
         ("sample", sample, teacher, sample, ""),
         ("reduced embeddings", reduced, teacher, reduced,
-         "smaller by gzip, ten times slower to write and more"),
+         "smaller due to gzip, but more than ten times slower to write"),
         ("spectra and targets for training (removed at the end)", cache, audio + reduced, cache,
-         "none: made anew in every epoch"),
+         "none: computed again in every epoch"),
         (f"{EPOCHS} epochs of training", 0.0, epochs, 0.0,
          f"{EPOCHS * BATCHES * BATCH * 8_000 * 8 / 1e12:,.1f} TB of float64 audio"),
     ]

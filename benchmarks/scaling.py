@@ -41,13 +41,14 @@ class Case:
 
 
 CASES = (
-    Case("extract", "extract", 2048, "windows", 60, "where each row comes from, when put together"),
+    Case("extract", "extract", 2048, "windows", 60,
+         "provenance of each row, when tasks are merged"),
     Case("sample, days of 5,480 rows", "sample", 32_768, "rows", 90,
          "time, loudness, relevance and order of one sensor's rows"),
-    Case("sample, one frame", "sample", 32_768, "rows", 120, "leverage scores besides"),
+    Case("sample, one frame", "sample", 32_768, "rows", 120, "also leverage scores"),
     Case("fit", "fit", 32_768, "rows", 0, ""),
     Case("reduce", "reduce", 32_768, "rows", 0, ""),
-    Case("train", "train", 2048, "windows", 60, "which window of which recording; two orders"),
+    Case("train", "train", 2048, "windows", 60, "recording and window of each row; two orders"),
     Case("embed", "embed", 4096, "windows", 60, "as extract"),
     Case("classify", "classify", 1157, "clips of 91 windows", 3000,
          "names, answers of annotators, targets"),

@@ -20,7 +20,7 @@ Examples:
   l3hpc doctor --quick --json       no test job, no TensorFlow; for scripts
 
 \b
-Exit code 1 when anything is red.
+The exit code is 1 if any line is marked ✗.
 """
 MARKS = {"green": ("✓", "green"), "yellow": ("!", "yellow"), "red": ("✗", "red"),
          "off": ("–", None)}

@@ -94,7 +94,7 @@ def complete_model(
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress and no summary.")
 def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None, format_: str,
             jobs: int, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> int:
-    """Embed sound files: files, folders (all levels) and globs.
+    """Embed sound files, given as files, folders (searched recursively) or globs.
 
     Each recording NAME.wav becomes NAME.npz with `embedding` (frames, values) float32 and
     `timestamps` (frames,) in seconds. Recordings that have an output are skipped; those that are

@@ -29,7 +29,7 @@ from l3hpc.report.collect import by_kind, known_step
 from l3hpc.report.findings import Correspondence, Findings, Interval, LedgerRow, Network, Scores
 from l3hpc.web.html import element, render
 
-RANDOM_TEACHER = ("Numbers come from a random-weight teacher: they show that the chain works, "
+RANDOM_TEACHER = ("Results come from a random-weight teacher: they show that the pipeline works, "
                   "not how well.")
 PAGE = "report.html"
 SUMMARY = "summary.json"
