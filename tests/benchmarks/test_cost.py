@@ -69,7 +69,7 @@ def test_gpu_hours_are_operations_over_an_assumed_rate() -> None:
 def test_terabytes() -> None:
     rows = lines(cost.terabytes({}))
     assert rows["audio, 48 kHz, 16 bit"][:3] == ["1.44", "1.44", "0"]
-    teacher = rows["teacher's embeddings, with where each comes from"]
+    teacher = rows["teacher's embeddings, with provenance"]
     assert teacher[0] == f"{30e6 * (512 * 4 + 28) / 1e12:.3g}"
     assert rows["reduced embeddings"][0] == "0.0154"
     spectra = rows["spectra and targets for training (removed at the end)"]
