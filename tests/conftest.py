@@ -27,7 +27,8 @@ settings.register_profile("l3hpc", derandomize=True, deadline=None, database=Non
 settings.load_profile("l3hpc")
 
 HERE = Path(__file__).resolve().parent
-_LOADED_BEFORE = "tensorflow" in sys.modules
+LOADED = pytest.StashKey()  # what reading the test files has imported, and should not
+_LOADED_BEFORE = set(sys.modules)
 # One worker per group: each starts a real Slurm of its own and mostly waits for it.
 SLURM_GROUPS = {"accounting": 4, "plain": 2}
 SLOW_WEIGHS = 4  # tests that are not marked slow
@@ -71,11 +72,8 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: (item not in of_slurm, groups[item] not in slow))
 
 
-def pytest_collection_finish():
-    if "tensorflow" in sys.modules and not _LOADED_BEFORE:
-        raise pytest.UsageError(
-            "a test file imports TensorFlow at its top, so every worker would load it. Import it "
-            "where the tests use it, or name it with tests/fakes/lazymodule.py")
+def pytest_collection_finish(session):
+    session.config.stash[LOADED] = {"tensorflow", "keras"} & (set(sys.modules) - _LOADED_BEFORE)
 
 
 def _slow(item):
@@ -164,6 +162,11 @@ def _untimed_engines(monkeypatch):
     which one is faster here, no test may depend on. tests/models/test_engines.py does time them."""
     monkeypatch.setattr("l3hpc.models.engines.seconds_per_frame",
                         lambda name, spec, threads: {"ncnn": 0.5}.get(name, 1.0))
+
+
+@pytest.fixture
+def loaded_by_test_files(request):
+    return request.config.stash[LOADED]
 
 
 @pytest.fixture

@@ -169,3 +169,8 @@ def test_importing_a_module_of_the_upper_packages_loads_nothing_heavy():
 def test_a_module_that_loads_something_heavy_is_named():
     done = import_all(["l3hpc.errors", "l3hpc.reduction.pca", "l3hpc.io"])
     assert done.returncode and done.stderr.startswith("importing l3hpc.reduction.pca loads")
+
+
+def test_reading_the_test_files_loads_no_tensorflow(loaded_by_test_files):
+    """Every worker reads all of them. tests/fakes/lazymodule.py names a module for later use."""
+    assert not loaded_by_test_files

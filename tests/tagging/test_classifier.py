@@ -5,12 +5,12 @@ import json
 import h5py
 import numpy as np
 import pytest
+from lazymodule import LazyModule
 
 from l3hpc.arrays.rows import RowFile
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.tagging import classifier as classifier_module
-from l3hpc.tagging import network
-from l3hpc.tagging.classifier import Classifier, ClassifierConfig, standardizer, train
+
+tagging, network = LazyModule("l3hpc.tagging.classifier"), LazyModule("l3hpc.tagging.network")
 
 
 def bags(rng, taxonomy, clips=64, frames=5, dim=12, level="coarse", model="mil"):
@@ -39,10 +39,10 @@ def trained():
                          ("fine", "framewise")):
         data[level, model] = [array for clips in (230, 46) for array in bags(
             rng, taxonomy, clips, level=level, model=model)]
-        config = ClassifierConfig(level, model, learning_rate=0.03, epochs=25, seed=4,
+        config = tagging.ClassifierConfig(level, model, learning_rate=0.03, epochs=25, seed=4,
                                   batch_size=32, hidden_layers=int(model == "framewise"),
                                   hidden_size=32)
-        made[level, model] = train(config, taxonomy, *data[level, model])
+        made[level, model] = tagging.train(config, taxonomy, *data[level, model])
     return data, made
 
 
@@ -65,7 +65,8 @@ def test_autopool_grew_where_single_frames_decide(trained):
 
 def test_same_seed_same_numbers_and_other_seed_other_numbers(trained, taxonomy):
     data = trained[0]["coarse", "mil"]
-    runs = [train(ClassifierConfig(epochs=3, seed=seed), taxonomy, *data) for seed in (1, 1, 2)]
+    runs = [tagging.train(tagging.ClassifierConfig(epochs=3, seed=seed), taxonomy, *data)
+            for seed in (1, 1, 2)]
     assert runs[0].history == runs[1].history
     for one, two in zip(runs[0].model.get_weights(), runs[1].model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -76,11 +77,12 @@ def test_same_seed_same_numbers_and_other_seed_other_numbers(trained, taxonomy):
 def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_whole(
         trained, taxonomy, tmp_path, monkeypatch, model):
     x, y, x_validate, y_validate = trained[0]["coarse", model]
-    whole = train(ClassifierConfig(model=model, epochs=2), taxonomy, x, y, x_validate, y_validate)
+    config = tagging.ClassifierConfig(model=model, epochs=2)
+    whole = tagging.train(config, taxonomy, x, y, x_validate, y_validate)
     expected = whole.predict(x_validate)
     frames = x.shape[1]
-    monkeypatch.setattr(classifier_module, "_BLOCK_BYTES", 64 * x[0].nbytes)
-    monkeypatch.setattr(classifier_module, "_PREDICT_FRAMES", 20 * frames)
+    monkeypatch.setattr(tagging, "_BLOCK_BYTES", 64 * x[0].nbytes)
+    monkeypatch.setattr(tagging, "_PREDICT_FRAMES", 20 * frames)
     largest = 0
 
     class Spy(RowFile):
@@ -97,8 +99,8 @@ def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_who
     file = Spy(tmp_path / "x.bin", "f4", (len(x) + len(x_validate), *x.shape[1:]), "w+")
     file[:] = np.concatenate([x, x_validate])
     largest = 0
-    found = train(ClassifierConfig(model=model, epochs=2), taxonomy, file.part(0, len(x)), y,
-                  file.part(len(x), len(file)), y_validate)
+    found = tagging.train(config, taxonomy, file.part(0, len(x)), y, file.part(len(x), len(file)),
+                          y_validate)
     for one, two in zip(whole.model.get_weights(), found.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     assert [row["epoch"] for row in found.history] == [1, 2]
@@ -114,9 +116,10 @@ def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_who
 def test_the_best_epoch_is_kept_and_patience_ends_training(trained, taxonomy):
     x, y, x_validate, y_validate = trained[0]["coarse", "mil"]
     seen = []
-    classifier = train(  # targets of validate are turned round: it gets worse from the start
-        ClassifierConfig(learning_rate=0.05, epochs=50, patience=4, l2=0.0), taxonomy, x, y,
-        x_validate, 1 - y_validate, on_epoch=lambda epoch, values: seen.append((epoch, values)))
+    config = tagging.ClassifierConfig(learning_rate=0.05, epochs=50, patience=4, l2=0.0)
+    classifier = tagging.train(  # targets of validate are turned round: worse from the start
+        config, taxonomy, x, y, x_validate, 1 - y_validate,
+        on_epoch=lambda epoch, values: seen.append((epoch, values)))
     losses = [one["val_loss"] for one in classifier.history]
     assert classifier.best_epoch == int(np.argmin(losses)) + 1
     assert len(losses) == classifier.best_epoch + 4 < 50
@@ -132,7 +135,7 @@ def test_round_trip_executes_nothing_and_changes_nothing(trained, tmp_path):
     for key, classifier in made.items():
         path = tmp_path / "classifier.h5"
         classifier.save(path)
-        back = Classifier.load(path)
+        back = tagging.Classifier.load(path)
         assert back.config == classifier.config and back.taxonomy == classifier.taxonomy
         assert back.history == classifier.history and back.best_epoch == classifier.best_epoch
         x = data[key][2]
@@ -145,10 +148,10 @@ def test_other_files_are_refused(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["a"] = [1]
     with pytest.raises(InputError, match="not a tag classifier"):
-        Classifier.load(tmp_path / "x.h5")
+        tagging.Classifier.load(tmp_path / "x.h5")
     (tmp_path / "y.h5").write_text("no")
     with pytest.raises(InputError, match="not a readable HDF5 file"):
-        Classifier.load(tmp_path / "y.h5")
+        tagging.Classifier.load(tmp_path / "y.h5")
 
 
 def test_poolings_of_framewise_predictions(trained):
@@ -206,7 +209,7 @@ def test_fine_loss_leaves_out_categories_whose_x_is_true(taxonomy, rng):
 
 def test_standardizer_equals_the_plain_formula_far_from_zero(rng):
     x = (rng.standard_normal((40, 7, 5)) * [1, 2, 3, 1e-3, 0] + [0, 1e4, -5, 3, 8]).astype("f4")
-    mean, scale = standardizer(x)
+    mean, scale = tagging.standardizer(x)
     flat = x.reshape(-1, 5).astype(np.float64)
     np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(scale[:4], flat.std(axis=0)[:4], rtol=1e-4)
@@ -215,8 +218,8 @@ def test_standardizer_equals_the_plain_formula_far_from_zero(rng):
 
 def test_without_standardising_a_framewise_model_normalises_itself(trained, taxonomy):
     data = trained[0]["coarse", "mil"]
-    config = ClassifierConfig("coarse", "framewise", standardize=False, epochs=2)
-    classifier = train(config, taxonomy, *data)
+    config = tagging.ClassifierConfig("coarse", "framewise", standardize=False, epochs=2)
+    classifier = tagging.train(config, taxonomy, *data)
     assert (classifier.mean == 0).all() and (classifier.scale == 1).all()
     moving = classifier.model.layers[1].moving_mean.numpy()
     assert np.abs(moving).max() > 0.01
@@ -224,18 +227,18 @@ def test_without_standardising_a_framewise_model_normalises_itself(trained, taxo
 
 def test_nonsense_is_refused(taxonomy, rng):
     x, y = bags(rng, taxonomy, 8)
-    config = ClassifierConfig(epochs=1)
+    config = tagging.ClassifierConfig(epochs=1)
     with pytest.raises(InputError, match="split 'validate' has no clips"):
-        train(config, taxonomy, x, y, x[:0], y[:0])
+        tagging.train(config, taxonomy, x, y, x[:0], y[:0])
     with pytest.raises(InputError, match="8 clips, 7 targets"):
-        train(config, taxonomy, x, y[:7], x, y)
+        tagging.train(config, taxonomy, x, y[:7], x, y)
     with pytest.raises(InputError, match="train has 12 dimensions, validate 5"):
-        train(config, taxonomy, x, y, x[:, :, :5], y)
+        tagging.train(config, taxonomy, x, y, x[:, :, :5], y)
     with pytest.raises(InputError, match="did you mean 'coarse'"):
-        ClassifierConfig("corse")
+        tagging.ClassifierConfig("corse")
     x[0, 0, 0] = np.nan
     with pytest.raises(L3hpcError, match="not a number any more in epoch 1"):
-        train(config, taxonomy, x, y, x, y)
+        tagging.train(config, taxonomy, x, y, x, y)
 
 
 def test_small_sets_have_smaller_batches():
