@@ -81,8 +81,8 @@ def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_who
     whole = tagging.train(config, taxonomy, x, y, x_validate, y_validate)
     expected = whole.predict(x_validate)
     frames = x.shape[1]
-    monkeypatch.setattr(tagging, "_BLOCK_BYTES", 64 * x[0].nbytes)
-    monkeypatch.setattr(tagging, "_PREDICT_FRAMES", 20 * frames)
+    monkeypatch.setattr("l3hpc.tagging.classifier._BLOCK_BYTES", 64 * x[0].nbytes)
+    monkeypatch.setattr("l3hpc.tagging.classifier._PREDICT_FRAMES", 20 * frames)
     largest = 0
 
     class Spy(RowFile):
