@@ -6,28 +6,17 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
+from invoke import invoke, runner
 
 from l3hpc.cli import cli
-from l3hpc.cli.data import command
 from l3hpc.errors import InputError
 
 SMALL = ["--sensors", "2", "--recordings", "3", "--clips", "20", "--seconds", "1",
          "--rate", "8000", "--days", "3"]
 
 
-def runner():
-    try:
-        return CliRunner(mix_stderr=False)  # click 8.1
-    except TypeError:
-        return CliRunner()
-
-
 def run(*words):
-    result = runner().invoke(command, [str(word) for word in words], standalone_mode=False)
-    if result.exception:
-        raise result.exception
-    return result
+    return invoke("data", *words)
 
 
 def test_synth_then_check(tmp_path):

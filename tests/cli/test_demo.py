@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
+from invoke import invoke
 
 from l3hpc import demo
 from l3hpc.cli import demo as command_room
@@ -76,7 +76,7 @@ def test_failed_runs_end_with_exit_code_1_and_say_why(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "make_plan", lambda *arguments: outcome.plan)
     monkeypatch.setattr("l3hpc.pipelines.preview.text", lambda plan: "the plan")
     monkeypatch.setattr(demo, "carry_out", lambda *arguments: outcome)
-    result = CliRunner().invoke(command_room.command, ["--yes"], standalone_mode=False)
+    result = invoke("demo", "--yes")
     assert result.return_value == 1
     assert "demo-1 is not complete (failed). Why:   l3hpc -C demo status" in result.output
     assert "sonyc_ust\n  Micro AUPRC  0.5\n" in result.output
@@ -84,5 +84,5 @@ def test_failed_runs_end_with_exit_code_1_and_say_why(tmp_path, monkeypatch):
 
 
 def test_help_has_examples():
-    result = CliRunner().invoke(command_room.command, ["--help"])
+    result = invoke("demo", "--help")
     assert "l3hpc demo --quick" in result.output and "--fresh" in result.output

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from click.testing import CliRunner
+from invoke import invoke
 
 from l3hpc import doctor
-from l3hpc.cli.doctor import command, summary
+from l3hpc.cli.doctor import summary
 from l3hpc.findings import Finding
 
 GREEN = Finding("Python", "green", "3.11.2")
@@ -23,7 +23,7 @@ def examined(monkeypatch, tmp_path):
 
 
 def run(*words):
-    return CliRunner().invoke(command, list(words), standalone_mode=False)
+    return invoke("doctor", *words)
 
 
 def test_marks_words_and_what_to_do(examined):

@@ -6,10 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from invoke import invoke
 
-from l3hpc.cli import cli
-from l3hpc.cli.export import command
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.export import costs, package
 from l3hpc.export.build import Settings
@@ -30,10 +28,7 @@ def model(tmp_path_factory, parameters):
 
 
 def run(*words):
-    result = CliRunner().invoke(command, [str(word) for word in words], standalone_mode=False)
-    if result.exception:
-        raise result.exception
-    return result.stdout
+    return invoke("export", *words).stdout
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +205,7 @@ def test_bytes_that_are_no_model():
 
 
 def test_help_names_every_option():
-    said = CliRunner().invoke(cli, ["export", "--help"]).output
+    said = run("--help")
     for word in ("--int8", "--int16x8", "--fp16", "--fp32", "--calibrate", "--strips", "--arena",
                  "--frontend", "--licence", "--dry-run", "--json", "Examples:"):
         assert word in said
