@@ -1,13 +1,14 @@
-"""The demonstration: a generated city, the whole chain on this machine, a page of results.
+"""The demonstration: generate a city, run the whole chain on this machine, write a report.
 
-Nothing in it is a stand-in; only sizes are small. A second demonstration in the same folder uses
-again what the first one computed. The folder is an ordinary working folder: its cluster.yaml, its
-workspace and its ledger answer to every other command.
+Only the sizes are small; every step is the real one. A second demonstration in the same folder
+reuses the results of the first. The folder is an ordinary working folder with a cluster.yaml, a
+workspace and a ledger, so all other commands work in it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -23,25 +24,38 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import write_text
 from l3hpc.pipelines import definition, plan
 from l3hpc.pipelines.model import Plan
-from l3hpc.report.findings import Findings, StepFacts
+from l3hpc.report.data import ReportData, StepFacts
 from l3hpc.runs import status, submit
 from l3hpc.workspace import records
 from l3hpc.workspace.markers import RunState, StepState
 
 PIPELINE = "all"
-MARK = "# Written by l3hpc demo."
+FIRST_LINE = "# Written by l3hpc demo."  # of cluster.yaml, by which a demonstration is recognised
 FRAMES_PER_S = 9.0  # of the teacher on two cores
 OVERHEAD_S = 75.0  # everything else
-# what the page says of a step: it has fewer words
-STATES = {StepState.REUSED: StepState.REUSED, StepState.DONE: StepState.DONE,
-          StepState.RUNNING: StepState.RUNNING, StepState.REQUEUED: StepState.RUNNING,
-          StepState.FAILED: StepState.FAILED, StepState.LOST: StepState.FAILED,
-          StepState.BLOCKED: StepState.BLOCKED}
+# the report has fewer states than the status of a run
+REPORT_STATES = {
+    StepState.REUSED: StepState.REUSED, StepState.DONE: StepState.DONE,
+    StepState.RUNNING: StepState.RUNNING, StepState.REQUEUED: StepState.RUNNING,
+    StepState.FAILED: StepState.FAILED, StepState.LOST: StepState.FAILED,
+    StepState.BLOCKED: StepState.BLOCKED}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Sizes of the demonstration. ``weights``: a teacher's file in place of random weights."""
+class DemoSettings:
+    """Sizes of the demonstration.
+
+    Attributes
+    ----------
+    sensors, recordings, seconds
+        Number of sensors, recordings per sensor, and length of a recording in seconds.
+    clips, days, seed
+        Number of tagged clips, days that the recordings span, and random seed of the city.
+    weights
+        A weight file of the teacher, or ``untrained`` for random weights.
+    options, sets
+        Options of the pipeline, and values for ``--set``.
+    """
 
     sensors: int = 3
     recordings: int = 20
@@ -57,21 +71,21 @@ class Settings:
 
     @property
     def city(self) -> str:
-        """Name of the folder of the generated data: other sizes, other folder."""
+        """Name of the folder of the generated data; other sizes have another folder."""
         return f"city-{self.sensors}x{self.recordings}x{self.seconds:g}s-{self.clips}"
 
     @property
     def frames(self) -> int:
-        """Teacher frames: two a second in every recording."""
+        """Number of frames that the teacher embeds: two a second."""
         return int(self.sensors * self.recordings * 2 * self.seconds)
 
     @property
     def minutes(self) -> float:
-        """About how long it takes on two cores."""
+        """Estimated time on two cores, in minutes."""
         return (self.frames / FRAMES_PER_S + OVERHEAD_S) / 60
 
 
-QUICK = Settings(
+QUICK = DemoSettings(
     sensors=2, recordings=4, seconds=2.0, clips=16, days=4,
     options={"emb-dim": 8, "filters": [4, 4, 8, 8, 8, 8, 8, 8], "samples": 16, "epochs": 3,
              "batch-size": 8, "learning-rate": 1e-3, "classifier-epochs": 5},
@@ -79,20 +93,47 @@ QUICK = Settings(
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came out. state: that of the run (``done``, ``failed``, ``cancelled`` …)."""
+class DemoResult:
+    """The result of a demonstration.
+
+    Attributes
+    ----------
+    plan, state
+        The plan, and the state of its run afterwards.
+    data, report
+        What the report shows, and the path of its page.
+    seconds
+        Wall-clock time of the run.
+    """
 
     plan: Plan
     state: RunState
-    findings: Findings
+    data: ReportData
     report: Path
     seconds: float
 
 
-def prepare(folder: Path, settings: Settings, progress: Progress) -> Config:
-    """Generate the city (if it is not there) and write the folder's cluster.yaml.
+def prepare(folder: Path, settings: DemoSettings, progress: Progress) -> Config:
+    """Generate the city, unless it exists, and write the folder's cluster.yaml.
 
-    Refuses (``InputError``) a folder that holds anything but an earlier demonstration.
+    Parameters
+    ----------
+    folder
+        Empty, missing, or an earlier demonstration.
+    settings
+        Sizes of the city.
+    progress
+        Shows how far the generation has got.
+
+    Returns
+    -------
+    Config
+        The configuration of the folder. Environment variables are ignored.
+
+    Raises
+    ------
+    InputError
+        The folder has other contents.
     """
     from l3hpc.datasets.synth import City, make_city
 
@@ -108,8 +149,14 @@ def prepare(folder: Path, settings: Settings, progress: Progress) -> Config:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse anything that is neither empty nor an earlier demonstration, and a path that cannot
-    stand in scripts."""
+    """Refuse a folder that the demonstration cannot use.
+
+    Raises
+    ------
+    InputError
+        ``folder`` is a file, is neither empty nor an earlier demonstration, or has characters in
+        its path that scripts cannot hold.
+    """
     configuration.check_workspace(folder / "workspace", "-o")
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file", where=str(folder), hint="Name another folder: -o FOLDER")
@@ -119,29 +166,34 @@ def check_folder(folder: Path) -> None:
 
 
 def is_demo(folder: Path) -> bool:
-    """Whether ``folder`` was made here."""
+    """Return whether ``folder`` holds an earlier demonstration."""
     with contextlib.suppress(OSError):
-        return (folder / "cluster.yaml").read_text(encoding="utf-8").startswith(MARK)
+        return (folder / "cluster.yaml").read_text(encoding="utf-8").startswith(FIRST_LINE)
     return False
 
 
-def start_afresh(folder: Path) -> None:
-    """Remove an earlier demonstration: its city, workspace and results."""
+def remove_earlier(folder: Path) -> None:
+    """Remove city, workspace and results of an earlier demonstration; other files are kept.
+
+    Raises
+    ------
+    InputError
+        ``check_folder`` refuses the folder.
+    """
     check_folder(folder)
     if not is_demo(folder):
         return
-    for place in (*folder.glob("city-*"), folder / "workspace", folder / "results"):
-        shutil.rmtree(place, ignore_errors=True)
+    for path in (*folder.glob("city-*"), folder / "workspace", folder / "results"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def cluster_file(settings: Settings) -> str:
-    """The folder's cluster.yaml."""
-    import json
-
+def cluster_file(settings: DemoSettings) -> str:
+    """Return the text of the folder's cluster.yaml."""
     weights = settings.weights
     if weights.partition(":")[0] != "untrained":
         weights = str(Path(weights).absolute())
-    return f"""{MARK} Work in this folder: l3hpc status, l3hpc ledger show, l3hpc submit …
+    # JSON quotes a path in a way that YAML reads too, whatever characters it holds
+    return f"""{FIRST_LINE} Work in this folder: l3hpc status, l3hpc ledger show, l3hpc submit …
 cluster: local
 paths:
   workspace: workspace
@@ -151,61 +203,97 @@ paths:
 """
 
 
-def make_plan(config: Config, settings: Settings) -> Plan:
-    """The plan of the pipeline ``all`` with the demonstration's small numbers."""
+def make_plan(config: Config, settings: DemoSettings) -> Plan:
+    """Plan the pipeline ``all`` with the options of the demonstration.
+
+    Parameters
+    ----------
+    config
+        The configuration that ``prepare`` returned.
+    settings
+        Options of the pipeline.
+    """
     folder = config.file.parent
-    with inside(folder):
+    with working_in(folder):
         return plan.build(definition.load(PIPELINE, folder), config, plan.Request(
             options=settings.options, sets=settings.sets, name="demo"))
 
 
-def carry_out(planned: Plan, folder: Path) -> Outcome:
-    """Run the plan here, in the foreground, and write ``results/`` whatever became of it."""
+def run_plan(planned: Plan, folder: Path) -> DemoResult:
+    """Run the plan on this machine, in the foreground, and write ``results/``.
+
+    Parameters
+    ----------
+    planned
+        The plan that ``make_plan`` returned.
+    folder
+        The demonstration's folder.
+
+    Returns
+    -------
+    DemoResult
+        Also for a run that failed: its report shows how far it got.
+    """
     from l3hpc.report.page import write_results
 
     begun = time.monotonic()
-    with inside(folder):
+    with working_in(folder):
         submit.submit(planned)
     seconds = time.monotonic() - begun
-    state, findings = look(planned, seconds)
+    state, data = collect_results(planned, seconds)
     artifacts = {step.name: step.artifact for step in planned.steps}
-    report = write_results(folder / "results", findings, artifacts)
-    return Outcome(planned, state, findings, report, seconds)
+    report = write_results(folder / "results", data, artifacts)
+    return DemoResult(planned, state, data, report, seconds)
 
 
-def look(planned: Plan, seconds: float) -> tuple[RunState, Findings]:
-    """State and findings of a run."""
+def collect_results(planned: Plan, seconds: float) -> tuple[RunState, ReportData]:
+    """Return the state of a run and the data of its report.
+
+    Parameters
+    ----------
+    planned
+        The plan of the run.
+    seconds
+        Wall-clock time of the run, for its provenance.
+    """
     from l3hpc.report.collect import collect
 
     (now,) = status.collect(planned.workspace, [planned.run])
     record = records.read(planned.workspace, planned.run)
     needs = {step.name: tuple(step.needs) for step in record.steps}
     steps = [StepFacts(
-        name=step.name, needs=needs[step.name], state=STATES.get(step.state, step.state.WAITING),
+        name=step.name, needs=needs[step.name],
+        state=REPORT_STATES.get(step.state, step.state.WAITING),
         tasks=step.tasks, tasks_done=step.done, detail=step.detail, kind=step.kind)
         for step in now.steps]
     extra = [("run", planned.run), ("workspace", str(planned.workspace)),
              ("wall-clock time", f"{seconds:.0f} s"), ("user", record.user),
              ("command", " ".join(record.command)),
-             ("options", option_words(planned.options))]
+             ("options", command_options(planned.options))]
     return now.state, collect(
         planned.run, {step.name: step.artifact for step in planned.steps}, steps,
         workspace=planned.workspace, title="l3hpc demo", created=record.created, extra=extra)
 
 
-def option_words(options: Mapping[str, Any]) -> str:
-    """The options of a plan as one would type them."""
-    words = []
+def command_options(options: Mapping[str, Any]) -> str:
+    """Return the options of a plan as they are typed on the command line.
+
+    Examples
+    --------
+    >>> command_options({"emb-dim": 8, "filters": [4, 8], "set": ["fit.seed=1"]})
+    '--emb-dim 8 --filters 4,8 --set fit.seed=1'
+    """
+    typed = []
     for name, value in options.items():
         values = value if name == "set" else [value]
-        words += [f"--{name} " + (",".join(map(str, one)) if isinstance(one, list) else str(one))
-                  for one in values]
-    return " ".join(words)
+        typed += [f"--{name} " + (",".join(map(str, item)) if isinstance(item, list)
+                                  else str(item)) for item in values]
+    return " ".join(typed)
 
 
 @contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    """Work as if started in ``folder``, so that only its own templates and jobs count."""
+def working_in(folder: Path) -> Iterator[None]:
+    """Change into ``folder`` while the block runs, so that only its templates and jobs count."""
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -47,7 +47,7 @@ def test_the_plan_is_small_complete_and_on_this_machine(prepared):
 
 
 def test_default_sizes_end_in_time():
-    settings = demo.Settings()
+    settings = demo.DemoSettings()
     assert settings.frames == 1200 and settings.minutes < 8
     assert replace(settings, sensors=6).frames == 2400
 
@@ -78,7 +78,7 @@ def test_foreign_folders_are_refused_and_untouched(tmp_path):
     with pytest.raises(InputError, match="not an earlier demonstration"):
         demo.prepare(tmp_path, demo.QUICK, Progress())
     with pytest.raises(InputError):
-        demo.start_afresh(tmp_path)
+        demo.remove_earlier(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cluster.yaml"]
     with pytest.raises(InputError, match="is a file"):
         demo.check_folder(tmp_path / "cluster.yaml")
@@ -88,7 +88,7 @@ def test_starting_afresh_removes_what_the_demo_made_and_nothing_else(prepared):
     folder, _ = prepared
     (folder / "workspace").mkdir()
     (folder / "notes.txt").write_text("mine")
-    demo.start_afresh(folder)
+    demo.remove_earlier(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["cluster.yaml", "notes.txt"]
 
 
@@ -101,13 +101,14 @@ def test_trained_weights_become_an_absolute_path(tmp_path, monkeypatch):
 
 
 def test_options_read_as_one_would_type_them():
-    assert demo.option_words({"emb-dim": 8, "filters": [4, 8], "set": ["fit.seed=1", "a.b=2"]}) == (
+    options = {"emb-dim": 8, "filters": [4, 8], "set": ["fit.seed=1", "a.b=2"]}
+    assert demo.command_options(options) == (
         "--emb-dim 8 --filters 4,8 --set fit.seed=1 --set a.b=2")
 
 
 def test_work_elsewhere_comes_back_also_after_an_error(tmp_path):
     here = Path.cwd()
-    with pytest.raises(RuntimeError), demo.inside(tmp_path):
+    with pytest.raises(RuntimeError), demo.working_in(tmp_path):
         assert Path.cwd() == tmp_path
         raise RuntimeError
     assert Path.cwd() == here

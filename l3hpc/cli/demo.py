@@ -14,8 +14,8 @@ from l3hpc.errors import EXIT_FAILED, EXIT_OK
 from l3hpc.workspace.markers import RunState
 
 if TYPE_CHECKING:
-    from l3hpc.demo import Outcome, Settings
-    from l3hpc.report.findings import LedgerRow
+    from l3hpc.demo import DemoResult, DemoSettings
+    from l3hpc.report.data import LedgerRow
 
 EXAMPLES = """\b
 Examples:
@@ -24,9 +24,10 @@ Examples:
   l3hpc demo --sensors 6 --fresh   a larger city, from scratch
   l3hpc demo --weights openl3_audio_mel256_env.h5    with a trained teacher
 """
-TOLD = ("Model Dir", "Output Dir", "Exp. ID", "Approximation mode", "Student Emb Len", "# Epochs",
-        "Model Type", "Best Valid Loss", "Best Valid MAE", "Label Mode", "Micro AUPRC",
-        "Micro F1 (@0.5)", "Macro AUPRC")
+SHOWN_COLUMNS = (  # of the results tables, in the summary that is printed at the end
+    "Model Dir", "Output Dir", "Exp. ID", "Approximation mode", "Student Emb Len", "# Epochs",
+    "Model Type", "Best Valid Loss", "Best Valid MAE", "Label Mode", "Micro AUPRC",
+    "Micro F1 (@0.5)", "Macro AUPRC")
 
 
 @click.command("demo", epilog=EXAMPLES)
@@ -54,34 +55,34 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
     from l3hpc.console.progress import for_person
     from l3hpc.pipelines import preview
 
-    place = Path(folder).absolute()
-    settings = choose(demo.QUICK if quick else demo.Settings(), sensors, weights)
-    demo.check_folder(place)
+    path = Path(folder).absolute()
+    settings = with_options(demo.QUICK if quick else demo.DemoSettings(), sensors, weights)
+    demo.check_folder(path)
     say = (lambda text: None) if as_json else click.echo
-    say(f"l3hpc demo in {place}: about {max(1, round(settings.minutes))} min on two cores; "
+    say(f"l3hpc demo in {path}: about {max(1, round(settings.minutes))} min on two cores; "
         "if interrupted, it continues where it stopped")
     if not (yes or as_json) and sys.stdin.isatty():
         click.confirm("start?", default=True, abort=True)
     if not keep:
-        demo.start_afresh(place)
-    config = demo.prepare(place, settings, for_person())
+        demo.remove_earlier(path)
+    config = demo.prepare(path, settings, for_person())
     planned = demo.make_plan(config, settings)
     say("\n" + preview.text(planned) + "\n")
-    outcome = demo.carry_out(planned, place)
+    result = demo.run_plan(planned, path)
     if as_json:
-        click.echo(json.dumps(as_value(outcome, place), indent=2))
+        click.echo(json.dumps(as_json_value(result, path), indent=2))
     else:
-        for line in told(outcome, place):
+        for line in summary(result, path):
             click.echo(line)
     if open_page:
         import webbrowser
 
-        webbrowser.open(outcome.report.as_uri())
-    return EXIT_OK if outcome.state is RunState.DONE else EXIT_FAILED
+        webbrowser.open(result.report.as_uri())
+    return EXIT_OK if result.state is RunState.DONE else EXIT_FAILED
 
 
-def choose(settings: Settings, sensors: int | None, weights: str | None) -> Settings:
-    """The settings with what was given on the command line."""
+def with_options(settings: DemoSettings, sensors: int | None, weights: str | None) -> DemoSettings:
+    """Return the settings with the values that were given on the command line."""
     from dataclasses import replace
 
     if sensors is not None:
@@ -89,48 +90,48 @@ def choose(settings: Settings, sensors: int | None, weights: str | None) -> Sett
     return settings if weights is None else replace(settings, weights=weights)
 
 
-def told(outcome: Outcome, folder: Path) -> list[str]:
-    """The last words: ledger rows, where things are, what to type next."""
+def summary(result: DemoResult, folder: Path) -> list[str]:
+    """Return what is printed at the end: ledger rows, paths, and the next commands."""
     here = os.path.relpath(folder)
     here = str(folder) if here.startswith("..") else here
     lines = [""]
-    for row in outcome.findings.ledger:
+    for row in result.data.ledger:
         lines += [row.tab, *row_lines(row), ""]
-    if outcome.state is not RunState.DONE:
-        lines += [f"{outcome.plan.run} is not complete ({outcome.state}). "
+    if result.state is not RunState.DONE:
+        lines += [f"{result.plan.run} is not complete ({result.state}). "
                   f"Why:   l3hpc -C {here} status", ""]
-    elif not outcome.findings.teacher_trained:
+    elif not result.data.teacher_trained:
         from l3hpc.report.page import RANDOM_TEACHER
 
         lines += [RANDOM_TEACHER, ""]
     return lines + [
-        f"report    {outcome.report}",
-        f"results   {outcome.report.parent}",
+        f"report    {result.report}",
+        f"results   {result.report.parent}",
         f"next      l3hpc -C {here} status       l3hpc -C {here} ledger show --columns all",
     ]
 
 
 def row_lines(row: LedgerRow) -> list[str]:
-    """The cells that say most, a line each."""
+    """Return the most important cells of a row, a line each."""
     from l3hpc.console import formatting
 
-    cells = [(title, value) for title, value in row.cells if title in TOLD and value]
+    cells = [(title, value) for title, value in row.cells if title in SHOWN_COLUMNS and value]
     return formatting.table_lines(cells)
 
 
-def as_value(outcome: Outcome, folder: Path) -> dict[str, object]:
-    """The outcome for ``--json``: schema 1."""
-    findings = outcome.findings
+def as_json_value(result: DemoResult, folder: Path) -> dict[str, object]:
+    """Return the result as ``--json`` prints it (schema 1)."""
+    data = result.data
     return {
-        "schema": 1, "run": outcome.plan.run, "state": outcome.state,
-        "seconds": round(outcome.seconds, 1), "folder": str(folder),
-        "workspace": str(outcome.plan.workspace), "results": str(outcome.report.parent),
-        "report": str(outcome.report), "teacher": findings.teacher,
-        "teacher_trained": findings.teacher_trained,
+        "schema": 1, "run": result.plan.run, "state": result.state,
+        "seconds": round(result.seconds, 1), "folder": str(folder),
+        "workspace": str(result.plan.workspace), "results": str(result.report.parent),
+        "report": str(result.report), "teacher": data.teacher,
+        "teacher_trained": data.teacher_trained,
         "steps": [{"name": step.name, "state": step.state, "tasks": step.tasks,
-                   "seconds": step.seconds, "detail": step.detail} for step in findings.steps],
-        "scores": [{"split": one.split, "level": one.level, "micro_auprc": one.micro_auprc,
-                    "micro_f1": one.micro_f1, "macro_auprc": one.macro_auprc}
-                   for one in findings.scores],
-        "ledger": {row.tab: dict(row.cells) for row in findings.ledger},
+                   "seconds": step.seconds, "detail": step.detail} for step in data.steps],
+        "scores": [{"split": scores.split, "level": scores.level,
+                    "micro_auprc": scores.micro_auprc, "micro_f1": scores.micro_f1,
+                    "macro_auprc": scores.macro_auprc} for scores in data.scores],
+        "ledger": {row.tab: dict(row.cells) for row in data.ledger},
     }

@@ -1,6 +1,6 @@
-"""The report of a run: finished artifacts in, one HTML page and a results folder out.
+"""The report of a run: one HTML page and a folder with the files worth keeping.
 
-Reads only. ``collect`` turns artifact folders into ``Findings``; ``page`` turns findings into HTML
-with inline SVG; ``results`` writes both, with the small files people want to keep.
-The page asks for nothing from outside: no scripts, no fonts, no network.
+``collect`` reads finished artifacts into ``ReportData`` (``data``); ``page`` turns that into HTML,
+with the SVG figures of ``charts``, and writes the results folder. Artifacts are only read. The page
+loads nothing from elsewhere: no scripts, no fonts, no network.
 """

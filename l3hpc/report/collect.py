@@ -1,4 +1,10 @@
-"""Finished artifacts in, findings out. What a run lacks stays empty; what is broken is refused."""
+"""Reads the finished artifacts of a run into ``ReportData``.
+
+``collect`` comes first; below it are the parts in the order of the page: training, variance,
+scores, correspondence, networks, steps, ledger rows and provenance. What a run does not have stays
+empty, and a damaged file is refused. A step of another package that cannot be loaded, or fails
+here, costs its own part only: ``ReportData.notes`` names the step and its package.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +15,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import RESULT, read_json, task_folders
 from l3hpc.io.tables import records
-from l3hpc.report.findings import (
+from l3hpc.report.data import (
     Correspondence,
     Curve,
     Epoch,
-    Findings,
     Interval,
     LedgerRow,
     Network,
+    ReportData,
     Scores,
     StepFacts,
     Variance,
 )
-from l3hpc.steps import AnyStep, Finding
+from l3hpc.steps import AnyStep, Finding, foreign
 from l3hpc.steps import step as step_of
 from l3hpc.workspace.layout import ArtifactFolder
 
@@ -35,88 +41,124 @@ HISTORY = {  # our field → the column names that Keras and the published jobs 
 SPLITS = ("validate", "test")
 LEVELS = ("coarse", "fine")
 
+Summaries = Mapping[str, Sequence[Mapping[str, Any]]]  # kind of step → the summary of each task
+
 
 def collect(
     run: str, artifacts: Mapping[str, Path], steps: Sequence[StepFacts], *,
     workspace: Path | None = None, title: str = "Results", created: float | None = None,
     extra: Iterable[tuple[str, str]] = (),
-) -> Findings:
+) -> ReportData:
     """Read what the artifacts of a run hold.
 
     Parameters
     ----------
     run
-        The run's name.
+        Name of the run.
     artifacts
         Name of a step → its artifact folder. Missing and unfinished ones are left out.
     steps
-        The chain as the caller knows it; times and fingerprints are filled in from the results.
+        The chain with its states; times and fingerprints are filled in from the results.
     workspace
-        Where the ledger's journals are; without it the report has no rows of the results tables.
+        Folder of the workspace whose journals are read; without it, the report has no rows of the
+        results tables.
     title
-        The heading of the page.
+        Heading of the page.
     created
-        When the run was submitted, in seconds since the epoch.
+        When the run was submitted, in seconds since the Unix epoch.
     extra
-        More (name, value) pairs of provenance.
+        More (name, value) pairs of provenance, listed first.
 
     Returns
     -------
-    Findings
-        Parts that the run lacks are empty.
+    ReportData
+        Parts that the run does not have are empty.
 
     Raises
     ------
     InputError
         A file of a finished artifact is damaged; the message names file and line.
     """
-    places = by_kind(artifacts, steps)
-    folders = {kind: found for kind, path in places.items()
-               if path.is_dir() and (found := task_folders(path))}
+    folders = by_kind(artifacts, steps)
+    tasks = {kind: found for kind, path in folders.items()
+             if path.is_dir() and (found := task_folders(path))}
     results = {kind: [read_json(folder / RESULT) for folder in found]
-               for kind, found in folders.items()}
-    first = {kind: found[0] for kind, found in folders.items()}
-    summaries = {kind: [result.get("summary", {}) for result in found]
-                 for kind, found in results.items()}
-    teacher = _teacher(summaries.get(_which(Finding.TEACHER, first), []))
-    # of two trainings the later one's: a teacher is trained before its student
-    trained = _which(Finding.TRAINING, reversed(first))
+               for kind, found in tasks.items()}
+    first = {kind: found[0] for kind, found in tasks.items()}
+    summaries: Summaries = {kind: [result.get("summary", {}) for result in found]
+                            for kind, found in results.items()}
+    loaded, notes = _load_steps(folders)
+    networks, network_notes = _networks(loaded, folders, summaries)
+    teacher = _teacher(summaries.get(_kind_with(Finding.TEACHER, first, loaded), []))
+    # a teacher is trained before its student, so of two trainings the last one is the student's
+    trained = _kind_with(Finding.TRAINING, reversed(first), loaded)
     model = _model_file(first.get(trained), summaries.get(trained, []))
-    told_apart = summaries.get(_which(Finding.CORRESPONDENCE, first), [{}])[0].get("test")
-    fitted, evaluated = _which(Finding.VARIANCE, first), _which(Finding.SCORES, first)
-    return Findings(
+    correspondence = summaries.get(_kind_with(Finding.CORRESPONDENCE, first, loaded), [{}])[0]
+    fitted = _kind_with(Finding.VARIANCE, first, loaded)
+    evaluated = _kind_with(Finding.SCORES, first, loaded)
+    return ReportData(
         run=run, title=title,
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
         teacher=str(teacher.get("label", "")),
         teacher_trained=not teacher.get("random_weights", teacher.get("kind") == "untrained"),
-        epochs=epochs(first[trained] / "history.csv") if trained in first else (),
-        variance=variance(first[fitted] / "phi.h5") if fitted in first else None,
-        scores=scores(first[evaluated]) if evaluated in first else (),
-        correspondence=_correspondence(told_apart),
-        networks=_networks(places, summaries),
+        epochs=read_epochs(first[trained] / "history.csv") if trained in first else (),
+        variance=read_variance(first[fitted] / "phi.h5") if fitted in first else None,
+        scores=read_scores(first[evaluated]) if evaluated in first else (),
+        correspondence=_correspondence(correspondence.get("test")),
+        networks=networks,
         model_file=model.name if model else "",
         model_bytes=model.stat().st_size if model else None,
-        steps=tuple(_timed(step, results, places) for step in steps),
+        steps=tuple(_with_time(step, results, folders) for step in steps),
         ledger=ledger_rows(workspace, run, artifacts) if workspace is not None else (),
         provenance=tuple(extra) + _provenance(results, teacher),
+        notes=(*notes, *network_notes),
     )
 
 
+# --- steps and their artifacts --------------------------------------------------------------------
+
 def by_kind(artifacts: Mapping[str, Path], steps: Sequence[StepFacts]) -> dict[str, Path]:
-    """Artifact folders by kind of step (of two steps of one kind, the later one's)."""
+    """Return the artifact folders by kind of step; of two steps of one kind, the later one's."""
     kinds = {step.name: step.kind or step.name for step in steps}
     return {kinds.get(name, name): Path(path) for name, path in artifacts.items()}
 
 
-def known_step(kind: str) -> AnyStep | None:
-    """The step of this kind; None where its package is no longer installed or cannot be loaded."""
+def loaded_step(kind: str) -> AnyStep | None:
+    """Return the step of this kind; None if its package is not installed or cannot be loaded."""
     try:
         return step_of(kind)
     except InputError:
         return None
 
 
-def epochs(path: Path) -> tuple[Epoch, ...]:
+def step_error(kind: str, problem: str) -> InputError:
+    """Return an error about a step that names the package which provides it."""
+    return InputError(problem, where=f"{foreign().get(kind, 'l3hpc')}, step {kind!r}")
+
+
+def _load_steps(kinds: Iterable[str]) -> tuple[dict[str, AnyStep], list[str]]:
+    """Load the steps of these kinds; with a note for each that cannot be loaded."""
+    loaded: dict[str, AnyStep] = {}
+    notes = []
+    for kind in kinds:
+        try:
+            loaded[kind] = step_of(kind)
+        except InputError as error:
+            note_damage(error)
+            where = f" ({error.where})" if error.where else ""
+            notes.append(f"The results of step {kind!r} are not shown: {error.message}{where}.")
+    return loaded, notes
+
+
+def _kind_with(finding: Finding, kinds: Iterable[str], loaded: Mapping[str, AnyStep]) -> str:
+    """Return the first kind whose step has this finding; an empty text if none has."""
+    return next((kind for kind in kinds if kind in loaded and finding in loaded[kind].findings),
+                "")
+
+
+# --- training -------------------------------------------------------------------------------------
+
+def read_epochs(path: Path) -> tuple[Epoch, ...]:
     """Read a training history.
 
     Parameters
@@ -127,7 +169,7 @@ def epochs(path: Path) -> tuple[Epoch, ...]:
     Returns
     -------
     tuple of Epoch
-        Epochs counted from 1; empty where there is no such file.
+        Epochs counted from 1; empty if there is no such file.
 
     Raises
     ------
@@ -145,29 +187,78 @@ def epochs(path: Path) -> tuple[Epoch, ...]:
             raise InputError(f"epoch is {row['epoch']!r}", where=f"{path}:{line}",
                              allowed="whole numbers from 0")
         found.append(Epoch(int(number), **values))
+    # Keras counts from 0, some of the published jobs from 1
     shift = 1 if found and found[0].epoch == 0 else 0
     return tuple(replace(epoch, epoch=epoch.epoch + shift) for epoch in found)
 
 
-def variance(path: Path) -> Variance | None:
-    """What φ keeps; the shares of all components where the file has them."""
+def _number(text: str | None, path: Path, line: int) -> float | None:
+    """Return the number in a field of a CSV file; None for an empty field."""
+    if text is None or text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{text!r} is not a number", where=f"{path}:{line}") from None
+
+
+def _teacher(summaries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the description of the teacher; empty if there is none."""
+    teacher = summaries[0].get("teacher") if summaries else None
+    return teacher if isinstance(teacher, dict) else {}
+
+
+def _model_file(folder: Path | None, summaries: Sequence[Mapping[str, Any]]) -> Path | None:
+    """Return the student's file: the one that the result names, else the best or only HDF5 file."""
+    if folder is None:
+        return None
+    named = summaries[0].get("model") if summaries else None
+    candidates = sorted(folder.glob("*.h5"), key=lambda path: ("best" not in path.name, path.name))
+    if isinstance(named, str) and (folder / named).is_file():
+        return folder / named
+    return candidates[0] if candidates else None
+
+
+# --- variance -------------------------------------------------------------------------------------
+
+def read_variance(path: Path) -> Variance | None:
+    """Read how much variance φ keeps.
+
+    Parameters
+    ----------
+    path
+        The file of φ, ``phi.h5``.
+
+    Returns
+    -------
+    Variance or None
+        With the share of every component where the file has them; None if there is no such file.
+    """
     if not path.is_file():
         return None
     from l3hpc.reduction.phi import load_phi
 
     phi = load_phi(path)
+    # the spectrum also covers the components that φ drops
     ratios = phi.arrays.get("spectrum", phi.arrays.get("explained_variance_ratio", ()))
     return Variance(phi.approx, phi.in_dim, phi.out_dim, phi.n_samples or None,
                     tuple(float(ratio) for ratio in ratios))
 
 
-def scores(folder: Path) -> tuple[Scores, ...]:
-    """Read all scores of an evaluation, coarse before fine, validate before test.
+# --- scores ---------------------------------------------------------------------------------------
+
+def read_scores(folder: Path) -> tuple[Scores, ...]:
+    """Read all scores of an evaluation.
 
     Parameters
     ----------
     folder
         Holds ``evaluation.json`` and ``curves.json``; either may be missing.
+
+    Returns
+    -------
+    tuple of Scores
+        Coarse before fine, validate before test.
 
     Raises
     ------
@@ -183,19 +274,145 @@ def scores(folder: Path) -> tuple[Scores, ...]:
         for split in SPLITS:
             values = _of_split(numbers, split).get(level)
             if values:
-                more = _of_split(curves, split)
-                found.append(_scores(split, level, values, more.get(level) or {},
-                                     more.get("files") or _of_split(numbers, split).get("files")))
+                split_curves = _of_split(curves, split)
+                files = split_curves.get("files") or _of_split(numbers, split).get("files")
+                found.append(_scores(split, level, values, split_curves.get(level) or {}, files))
     return tuple(found)
 
 
+def _of_split(content: Mapping[str, Any], split: str) -> Mapping[str, Any]:
+    """Return the part of one split; a file without splits belongs to the split it names.
+
+    Published evaluation files have no splits and name none: they are of ``validate``.
+    """
+    if any(name in content for name in SPLITS):
+        part = content.get(split) or {}
+        return part if isinstance(part, dict) else {}
+    return content if content.get("split", "validate") == split else {}
+
+
+def _scores(split: str, level: str, values: Mapping[str, Any], curves: Mapping[str, Any],
+            files: object) -> Scores:
+    """Return the scores of one level; tables may stand in either of the two files."""
+    confidence = values.get("confidence") or curves.get("confidence") or {}
+    positives = values.get("class_positives") or curves.get("class_positives") or {}
+    points = values.get("curves") or curves.get("curves") or curves
+    areas = values.get("class_auprc") or {}
+    recordings = int(files) if isinstance(files, int) else None
+    resamples = confidence.get("samples")
+    return Scores(
+        split, level, micro_auprc=_finite(values.get("micro_auprc")),
+        micro_f1=_finite(values.get("micro_f1")), macro_auprc=_finite(values.get("macro_auprc")),
+        curves=tuple(Curve(
+            tag, _finite(area), *_curve_points(points.get(tag)), positives.get(tag), recordings,
+            _interval((confidence.get("class_auprc") or {}).get(tag)))
+            for tag, area in areas.items()),
+        recordings=recordings, confidence=_finite(confidence.get("level")),
+        intervals={name: interval for name in ("micro_auprc", "micro_f1", "macro_auprc")
+                   if (interval := _interval(confidence.get(name))) is not None},
+        method=str(confidence.get("method") or ""),
+        resamples=resamples if isinstance(resamples, int) else None)
+
+
+def _curve_points(curve: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return recall and precision of a curve; both empty if there is none."""
+    if not isinstance(curve, dict) or not {"recall", "precision"} <= set(curve):
+        return (), ()
+    return tuple(map(float, curve["recall"])), tuple(map(float, curve["precision"]))
+
+
+def _interval(values: object) -> Interval | None:
+    """Return the two ends of an interval; None if there is none."""
+    if not isinstance(values, (list, tuple)) or len(values) != 2:
+        return None
+    return float(values[0]), float(values[1])
+
+
+def _finite(value: object) -> float | None:
+    """Return a finite number; None for anything else."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _correspondence(test: object) -> Correspondence | None:
+    """Return the test of an audio-visual network; None if there is none."""
+    if not isinstance(test, dict):
+        return None
+    low, high = test["interval"]
+    return Correspondence(test["pairs"], test["right"], (float(low), float(high)),
+                          _finite(test["matching_right"]), _finite(test["non_matching_right"]))
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+def _networks(loaded: Mapping[str, AnyStep], folders: Mapping[str, Path], summaries: Summaries,
+              ) -> tuple[tuple[Network, ...], list[str]]:
+    """Return the networks of all steps, finished or not; with a note for each step that fails."""
+    found: list[Network] = []
+    notes = []
+    for kind, step in loaded.items():
+        config = ArtifactFolder(folders[kind]).config
+        params = read_json(config)["params"] if config.is_file() else {}
+        try:
+            networks = [_network(name, spec)
+                        for name, spec in step.networks(params, summaries.get(kind, []))]
+        # the code of another package may raise anything, also SystemExit
+        except (Exception, SystemExit) as error:
+            problem = step_error(kind, f"networks() failed: {type(error).__name__}: {error}")
+            note_damage(problem)
+            notes.append(f"The networks of a step are not shown. {problem}")
+            continue
+        found += [network for network in networks if network is not None]
+    return tuple(found), notes
+
+
+def _network(name: str, spec: object) -> Network | None:
+    """Return the size of a network; None if the step does not describe it yet."""
+    if not isinstance(spec, dict):
+        return None
+    from l3hpc.models.spec import NetworkSpec, activation_bytes, parameter_count
+
+    network = NetworkSpec.from_dict(spec)
+    bands = f"{network.n_mels} mels" if network.n_mels else "linear spectrum"
+    return Network(str(name), f"{network.rate:,} Hz, {bands}", network.dim,
+                   parameter_count(network), activation_bytes(network) // 4)
+
+
+# --- steps, ledger rows, provenance ---------------------------------------------------------------
+
+def _with_time(step: StepFacts, results: Mapping[str, Sequence[Mapping[str, Any]]],
+               folders: Mapping[str, Path]) -> StepFacts:
+    """Return a step with the time and the fingerprint that its results have."""
+    kind = step.kind or step.name
+    times = [result.get("elapsed_s") for result in results.get(kind, [])]
+    known = [float(time) for time in times if isinstance(time, (int, float))]
+    fingerprint = folders[kind].name if kind in folders else ""
+    return replace(step, seconds=sum(known) if known else step.seconds,
+                   fingerprint=step.fingerprint or fingerprint)
+
+
 def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tuple[LedgerRow, ...]:
-    """The rows of this run; in tabs where it has none, those of earlier runs whose results it used
-    again."""
+    """Return the rows of the results tables that belong to a run.
+
+    Parameters
+    ----------
+    workspace
+        Folder of the workspace.
+    run
+        Name of the run.
+    artifacts
+        Name of a step → its artifact folder.
+
+    Returns
+    -------
+    tuple of LedgerRow
+        The rows that the run recorded; in tabs where it recorded none, those of earlier runs whose
+        artifacts it reused.
+    """
     from l3hpc.ledger.cells import cells
     from l3hpc.ledger.store import Store
     from l3hpc.ledger.views.select import shown
 
+    # a row names its folder by a link in the run that made it, so real paths are compared
     real = {Path(path).resolve() for path in artifacts.values()}
     own: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
     reused: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
@@ -210,114 +427,9 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tup
     return tuple(found[place] for place in sorted(found))
 
 
-def _of_split(content: Mapping[str, Any], split: str) -> Mapping[str, Any]:
-    """The part of one split; a file without splits belongs to ``split`` or to ``validate``."""
-    if any(name in content for name in SPLITS):
-        part = content.get(split) or {}
-        return part if isinstance(part, dict) else {}
-    return content if content.get("split", "validate") == split else {}
-
-
-def _scores(split: str, level: str, values: Mapping[str, Any], curves: Mapping[str, Any],
-            files: object) -> Scores:
-    sure = values.get("confidence") or curves.get("confidence") or {}
-    positives = values.get("class_positives") or curves.get("class_positives") or {}
-    lines = values.get("curves") or curves.get("curves") or curves
-    areas = values.get("class_auprc") or {}
-    recordings = int(files) if isinstance(files, int) else None
-    return Scores(
-        split, level, micro_auprc=_finite(values.get("micro_auprc")),
-        micro_f1=_finite(values.get("micro_f1")), macro_auprc=_finite(values.get("macro_auprc")),
-        curves=tuple(Curve(
-            tag, _finite(area), *_line(lines.get(tag)), positives.get(tag), recordings,
-            _interval((sure.get("class_auprc") or {}).get(tag)))
-            for tag, area in areas.items()),
-        recordings=recordings, confidence=_finite(sure.get("level")),
-        intervals={name: interval for name in ("micro_auprc", "micro_f1", "macro_auprc")
-                   if (interval := _interval(sure.get(name))) is not None},
-        method=str(sure.get("method") or ""),
-        resamples=sure["samples"] if isinstance(sure.get("samples"), int) else None)
-
-
-def _line(curve: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if not isinstance(curve, dict) or not {"recall", "precision"} <= set(curve):
-        return (), ()
-    return tuple(map(float, curve["recall"])), tuple(map(float, curve["precision"]))
-
-
-def _interval(values: object) -> Interval | None:
-    if not isinstance(values, (list, tuple)) or len(values) != 2:
-        return None
-    return float(values[0]), float(values[1])
-
-
-def _teacher(summaries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    teacher = summaries[0].get("teacher") if summaries else None
-    return teacher if isinstance(teacher, dict) else {}
-
-
-def _which(finding: Finding, kinds: Iterable[str]) -> str:
-    """The first kind whose step has this finding; empty where none has."""
-    return next((kind for kind in kinds
-                 if (step := known_step(kind)) is not None and finding in step.findings), "")
-
-
-def _networks(places: Mapping[str, Path],
-              summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Network, ...]:
-    """The networks of all steps, finished or not."""
-    found = []
-    for kind, artifact in places.items():
-        step, config = known_step(kind), ArtifactFolder(artifact).config
-        if step is not None:
-            params = read_json(config)["params"] if config.is_file() else {}
-            found += [_network(name, spec)
-                      for name, spec in step.networks(params, summaries.get(kind, []))]
-    return tuple(network for network in found if network is not None)
-
-
-def _correspondence(test: object) -> Correspondence | None:
-    """The test of an audio-visual network, where there is one."""
-    if not isinstance(test, dict):
-        return None
-    low, high = test["interval"]
-    return Correspondence(test["pairs"], test["right"], (float(low), float(high)),
-                          _finite(test["matching_right"]), _finite(test["non_matching_right"]))
-
-
-def _network(name: str, spec: object) -> Network | None:
-    if not isinstance(spec, dict):
-        return None
-    from l3hpc.models.spec import NetworkSpec, activation_bytes, parameter_count
-
-    network = NetworkSpec.from_dict(spec)
-    bands = f"{network.n_mels} mels" if network.n_mels else "linear spectrum"
-    return Network(name, f"{network.rate:,} Hz, {bands}", network.dim, parameter_count(network),
-                   activation_bytes(network) // 4)
-
-
-def _model_file(folder: Path | None, summaries: Sequence[Mapping[str, Any]]) -> Path | None:
-    """The student's file: the one that the result names, else the best or only HDF5 file."""
-    if folder is None:
-        return None
-    named = summaries[0].get("model") if summaries else None
-    candidates = sorted(folder.glob("*.h5"), key=lambda path: ("best" not in path.name, path.name))
-    if isinstance(named, str) and (folder / named).is_file():
-        return folder / named
-    return candidates[0] if candidates else None
-
-
-def _timed(step: StepFacts, results: Mapping[str, Sequence[Mapping[str, Any]]],
-           places: Mapping[str, Path]) -> StepFacts:
-    kind = step.kind or step.name
-    times = [result.get("elapsed_s") for result in results.get(kind, [])]
-    known = [float(time) for time in times if isinstance(time, (int, float))]
-    fingerprint = places[kind].name if kind in places else ""
-    return replace(step, seconds=sum(known) if known else step.seconds,
-                   fingerprint=step.fingerprint or fingerprint)
-
-
 def _provenance(results: Mapping[str, Sequence[Mapping[str, Any]]],
                 teacher: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return teacher, seeds, versions and memory as pairs of name and value."""
     pairs = []
     if teacher:
         pairs.append(("teacher", str(teacher.get("label", ""))))
@@ -326,6 +438,7 @@ def _provenance(results: Mapping[str, Sequence[Mapping[str, Any]]],
     known = ", ".join(f"{kind} {seed}" for kind, seed in seeds.items() if seed is not None)
     if known:
         pairs.append(("seeds", known))
+    # versions are those of the task that finished last: reused artifacts may have others
     finished = [(done[-1].get("finished", 0), done[-1]) for done in results.values()]
     environment = max(finished, key=lambda item: item[0])[1].get("environment", {}) \
         if finished else {}
@@ -337,18 +450,5 @@ def _provenance(results: Mapping[str, Sequence[Mapping[str, Any]]],
     memory = [result["peak_memory_mb"] for done in results.values() for result in done
               if isinstance(result.get("peak_memory_mb"), (int, float))]
     if memory:
-        pairs.append(("largest memory of a task", f"{max(memory):,} MB"))
+        pairs.append(("peak memory of a task", f"{max(memory):,} MB"))
     return tuple(pairs)
-
-
-def _finite(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _number(text: str | None, path: Path, line: int) -> float | None:
-    if text is None or text == "":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{text!r} is not a number", where=f"{path}:{line}") from None

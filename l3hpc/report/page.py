@@ -1,9 +1,9 @@
-"""The report page: findings in, one HTML document that stands alone out. Same findings, same bytes.
+"""Writes the report of a run: the HTML page, then the results folder around it.
 
-The sentences and tables are made here, the drawings in ``charts``; ``web/assets/report.html.j2``
-says what stands where.
-
-The results folder: the report page and the small files that people keep, replaced as a whole.
+``page`` makes a self-contained HTML document, with the same bytes for the same data. Its sentences
+and tables are made here, its figures in ``charts``; ``web/assets/report.html.j2`` is the layout.
+``write_results`` writes the page and the small files worth keeping, and replaces the folder as a
+whole.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePath
 
 from l3hpc._version import __version__
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, note_damage
 from l3hpc.io.files import task_folders, write_json, write_text
 from l3hpc.ledger.schema import TABS
 from l3hpc.report import charts
 from l3hpc.report.charts import between, number
-from l3hpc.report.collect import by_kind, known_step
-from l3hpc.report.findings import Correspondence, Findings, Interval, LedgerRow, Network, Scores
+from l3hpc.report.collect import by_kind, loaded_step, step_error
+from l3hpc.report.data import Correspondence, Interval, LedgerRow, Network, ReportData, Scores
+from l3hpc.steps import AnyStep
 from l3hpc.web.html import element, render
 
 RANDOM_TEACHER = ("Results come from a random-weight teacher: they show that the pipeline works, "
                   "not how well.")
 PAGE = "report.html"
 SUMMARY = "summary.json"
-LARGEST = 100 * 10**6
+LARGEST_COPY = 100 * 10**6  # bytes; larger files stay in the artifact only
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One key figure: what it is, its value, a note below it."""
+    """One key figure: its label, its value, and a note below it."""
 
     label: str
     figure: str
@@ -47,7 +48,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of each row is its heading, ``numeric`` columns are right-aligned."""
+    """A table. The first cell of each row is its heading; ``numeric`` columns are right-aligned."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -57,70 +58,71 @@ class Table:
 
 @dataclass(frozen=True)
 class Record:
-    """A row of the results tables, a line per filled column; ``note`` names those left empty."""
+    """A row of the results tables: a line per filled column, and a note about the empty ones."""
 
     tab: str
     filled: Sequence[tuple[str, str]]
     note: str
 
 
-def page(findings: Findings) -> str:
-    """Write the report of a run.
+def page(data: ReportData) -> str:
+    """Return the report of a run as HTML.
 
     Parameters
     ----------
-    findings
-        What ``collect`` found. Any part may be missing; the page then says so.
+    data
+        The result of ``collect``. For a part that is missing, the page has a sentence instead.
 
     Returns
     -------
     str
         The whole HTML document.
     """
-    scores = main_scores(findings)
+    scores = main_scores(data)
     return render(
-        "report.html.j2", findings=findings, charts=charts, version=__version__,
+        "report.html.j2", data=data, charts=charts, version=__version__,
         random_teacher=RANDOM_TEACHER, clock=charts.clock, number=number, between=between,
-        lead=lead(findings), tiles=tiles(findings), steps=steps_table(findings),
-        seconds=sum(step.seconds or 0 for step in findings.steps),
-        loss=loss_note(findings), epochs=epochs_table(findings),
-        variance=variance_note(findings), components=components_table(findings),
-        pairs=pairs_table(findings.correspondence) if findings.correspondence else None,
+        lead=lead(data), tiles=tiles(data), steps=steps_table(data),
+        seconds=sum(step.seconds or 0 for step in data.steps),
+        loss=loss_note(data), epochs=epochs_table(data),
+        variance=variance_note(data), components=components_table(data),
+        pairs=pairs_table(data.correspondence) if data.correspondence else None,
         scores=scores, precision=precision_note(scores) if scores else "",
-        tags=tags_table(scores) if scores else None, levels=levels_table(findings),
-        networks=networks_table(findings.networks) if findings.networks else None,
-        ledger=[record(row) for row in findings.ledger])
+        tags=tags_table(scores) if scores else None, levels=levels_table(data),
+        networks=networks_table(data.networks) if data.networks else None,
+        ledger=[record(row) for row in data.ledger])
 
 
-def lead(findings: Findings) -> str:
-    """The line below the title: which run, when, which teacher."""
-    teacher = f"teacher: {findings.teacher}" if findings.teacher else ""
-    return " · ".join(filter(None, (f"run {findings.run}", findings.created, teacher)))
+def lead(data: ReportData) -> str:
+    """Return the line below the title: run, date and teacher."""
+    teacher = f"teacher: {data.teacher}" if data.teacher else ""
+    return " · ".join(filter(None, (f"run {data.run}", data.created, teacher)))
 
 
-def tiles(findings: Findings) -> list[Tile]:
-    """The figures that people ask for first."""
+def tiles(data: ReportData) -> list[Tile]:
+    """Return the key figures at the top of the page."""
     found: list[Tile] = []
-    scores = main_scores(findings)
+    scores = main_scores(data)
     if scores is not None:
         found.append(Tile(f"Micro-AUPRC, {scores.level} tags", number(scores.micro_auprc),
                           score_note(scores)))
-    taught = findings.correspondence
-    if taught is not None:
-        found.append(Tile("Correspondence", percent(taught.right / taught.pairs),
-                          f"of {taught.pairs:,} unseen pairs right, "
-                          f"{percent_range(taught.interval)} with 95% confidence; "
+    pairs = data.correspondence
+    if pairs is not None:
+        found.append(Tile("Correspondence", percent(pairs.right / pairs.pairs),
+                          f"of {pairs.pairs:,} unseen pairs correct, "
+                          f"{percent_range(pairs.interval)} with 95% confidence; "
                           "guessing: 50 %"))
-    best = charts.best_epoch(findings.epochs)
+    best = charts.best_epoch(data.epochs)
     if best is not None:
         found.append(Tile("Best validation loss", f"{best.valid_loss:.4g}",
-                          f"epoch {best.epoch} of {findings.epochs[-1].epoch}"))
-    kept = findings.variance
-    if kept is not None:
-        found.append(Tile("Variance kept by φ", "–" if kept.kept is None else percent(kept.kept),
-                          f"{kept.in_dim} → {kept.out_dim} dimensions, {kept.approx}"))
-    if findings.networks:
-        student = findings.networks[-1]
+                          f"epoch {best.epoch} of {data.epochs[-1].epoch}"))
+    variance = data.variance
+    if variance is not None:
+        kept = "–" if variance.kept is None else percent(variance.kept)
+        found.append(Tile("Variance kept by φ", kept,
+                          f"{variance.in_dim} → {variance.out_dim} dimensions, {variance.approx}"))
+    if data.networks:
+        student = data.networks[-1]
         found.append(Tile("Student", f"{student.parameters:,}",
                           f"parameters, {student.float32_mb:,.2f} MB, "
                           f"{student.emb_dim} dimensions"))
@@ -128,90 +130,92 @@ def tiles(findings: Findings) -> list[Tile]:
 
 
 def score_note(scores: Scores) -> str:
-    """How sure the main score is, and the scores beside it."""
+    """Return the interval of the main score, and the scores beside it."""
     interval = between(scores.intervals.get("micro_auprc"))
-    sure = f"{interval} with {scores.confidence:.0%} confidence; " \
+    confidence = f"{interval} with {scores.confidence:.0%} confidence; " \
         if interval and scores.confidence else ""
     f1 = measured(scores.micro_f1, scores.intervals.get("micro_f1"))
     macro = measured(scores.macro_auprc, scores.intervals.get("macro_auprc"))
-    return f"{sure}F1@0.5 {f1}, macro-AUPRC {macro} on {scores.split}"
+    return f"{confidence}F1@0.5 {f1}, macro-AUPRC {macro} on {scores.split}"
 
 
-def steps_table(findings: Findings) -> Table:
-    """The steps that ran."""
+def steps_table(data: ReportData) -> Table:
+    """Return the table of the steps, with state, time and fingerprint."""
     return Table(("step", "state", "tasks", "time", "detail", "fingerprint"), [
-        (step.name, charts.MARKS.get(step.state, step.state), f"{step.tasks_done}/{step.tasks}",
-         charts.clock(step.seconds), step.detail,
+        (step.name, charts.STATE_LABELS.get(step.state, step.state),
+         f"{step.tasks_done}/{step.tasks}", charts.clock(step.seconds), step.detail,
          element("code", step.fingerprint) if step.fingerprint else "–")
-        for step in findings.steps], numeric=(3,))
+        for step in data.steps], numeric=(3,))
 
 
-def loss_note(findings: Findings) -> str:
-    """Which loss the chart shows."""
-    if findings.correspondence and all(epoch.mae is None for epoch in findings.epochs):
-        return "Cross-entropy of matching and non-matching pairs, with the weights' penalty."
+def loss_note(data: ReportData) -> str:
+    """Return which loss the figure shows."""
+    # an audio-visual training has no mean absolute error, a student's has
+    if data.correspondence and all(epoch.mae is None for epoch in data.epochs):
+        return "Cross-entropy of matching and non-matching pairs, with weight decay."
     return "Mean squared error between the student and φ(teacher)."
 
 
-def epochs_table(findings: Findings) -> Table:
-    """How the student learned, epoch by epoch."""
+def epochs_table(data: ReportData) -> Table:
+    """Return the table of losses and errors per epoch."""
     return Table(("epoch", "loss", "valid loss", "MAE", "valid MAE"), [
         (epoch.epoch, number(epoch.loss, 5), number(epoch.valid_loss, 5), number(epoch.mae, 5),
-         number(epoch.valid_mae, 5)) for epoch in findings.epochs], numeric=range(5))
+         number(epoch.valid_mae, 5)) for epoch in data.epochs], numeric=range(5))
 
 
-def variance_note(findings: Findings) -> str:
-    """What the reduction keeps, or why that is not known."""
-    kept = findings.variance
-    if kept is None:
+def variance_note(data: ReportData) -> str:
+    """Return what the explained variance is of, or why it is unknown."""
+    variance = data.variance
+    if variance is None:
         return "No reduction in this run."
-    if not kept.ratios:
-        return (f"φ is {kept.approx}, {kept.in_dim} → {kept.out_dim} dimensions: "
+    if not variance.ratios:
+        return (f"φ is {variance.approx}, {variance.in_dim} → {variance.out_dim} dimensions: "
                 "it has no explained variance.")
-    fitted = f", fitted on {kept.samples:,} rows." if kept.samples else "."
+    fitted = f", fitted on {variance.samples:,} rows." if variance.samples else "."
     return f"Share of the teacher's variance kept by φ{fitted}"
 
 
-def components_table(findings: Findings) -> Table | None:
-    """The variance of each component of φ; None where φ has none."""
-    kept = findings.variance
-    if kept is None or not kept.ratios:
+def components_table(data: ReportData) -> Table | None:
+    """Return the table of the variance of each component; None if φ has no components."""
+    variance = data.variance
+    if variance is None or not variance.ratios:
         return None
+    totals = itertools.accumulate(variance.ratios)
     return Table(("component", "share", "cumulative"), [
         (index, f"{ratio * 100:.3f} %", f"{total * 100:.2f} %") for index, (ratio, total)
-        in enumerate(zip(kept.ratios, itertools.accumulate(kept.ratios), strict=True), start=1)],
+        in enumerate(zip(variance.ratios, totals, strict=True), start=1)],
         numeric=range(3))
 
 
-def pairs_table(taught: Correspondence) -> Table:
-    """How often an audio-visual network was right, over all pairs and over each half of them."""
-    rows = [("all", f"{taught.pairs:,}", percent(taught.right / taught.pairs),
-             percent_range(taught.interval))]
+def pairs_table(pairs: Correspondence) -> Table:
+    """Return the table of correct answers, over all pairs and over each half of them."""
+    rows = [("all", f"{pairs.pairs:,}", percent(pairs.right / pairs.pairs),
+             percent_range(pairs.interval))]
     rows += [(name, "half", percent(share), "–") for name, share in (
-        ("matching", taught.matching), ("not matching", taught.non_matching))
+        ("matching", pairs.matching), ("not matching", pairs.non_matching))
         if share is not None]
-    return Table(("pairs", "number", "right", "range"), rows, numeric=(1, 2, 3))
+    return Table(("pairs", "number", "correct", "range"), rows, numeric=(1, 2, 3))
 
 
-def main_scores(findings: Findings) -> Scores | None:
-    """The coarse scores on ``validate``, else the first there are."""
-    return findings.score("coarse", "validate") or next(iter(findings.scores), None)
+def main_scores(data: ReportData) -> Scores | None:
+    """Return the coarse scores on ``validate``, else the first; None if there are none."""
+    return data.score("coarse", "validate") or next(iter(data.scores), None)
 
 
 def precision_note(scores: Scores) -> str:
-    """What the panels show, and how the intervals were found where there are any."""
+    """Return what the panels show, and how the intervals were computed if there are any."""
     recordings = f" ({scores.recordings:,} recordings)" if scores.recordings else ""
     note = (f"Precision (upwards) over recall on the {scores.split} split{recordings}. The figure "
             "beside each tag is its AUPRC; the dashed line is the precision of guessing.")
     if scores.confidence is None:
         return note
     method = f": {scores.method}" if scores.method else ""
-    often = f", {scores.resamples:,} times" if scores.resamples else ""
-    return f"{note} Ranges are {scores.confidence:.0%} intervals{method}{often}."
+    resamples = f", {scores.resamples:,} times" if scores.resamples else ""
+    return f"{note} Ranges are {scores.confidence:.0%} intervals{method}{resamples}."
 
 
 def tags_table(scores: Scores) -> Table:
-    """The area under each tag's curve."""
+    """Return the table of the area under each tag's curve."""
     return Table(("tag", "AUPRC", "positive", "recordings"), [
         (curve.tag, measured(curve.auprc, curve.interval),
          "–" if curve.positives is None else curve.positives, curve.recordings or "–")
@@ -219,18 +223,18 @@ def tags_table(scores: Scores) -> Table:
         caption="Area under the precision–recall curve per tag")
 
 
-def levels_table(findings: Findings) -> Table:
-    """Every score of every level and split."""
+def levels_table(data: ReportData) -> Table:
+    """Return the table of all scores of all levels and splits."""
     return Table(("level, split", "micro-AUPRC", "micro-F1@0.5", "macro-AUPRC"), [
         (f"{scores.level}, {scores.split}",
          measured(scores.micro_auprc, scores.intervals.get("micro_auprc")),
          measured(scores.micro_f1, scores.intervals.get("micro_f1")),
          measured(scores.macro_auprc, scores.intervals.get("macro_auprc")))
-        for scores in findings.scores], numeric=(1, 2, 3), caption="All scores")
+        for scores in data.scores], numeric=(1, 2, 3), caption="All scores")
 
 
 def networks_table(networks: Sequence[Network]) -> Table:
-    """What the networks need, and how they compare with the first."""
+    """Return the table of the sizes of networks, compared with the first one."""
     largest = networks[0]
 
     def cells(network: Network) -> tuple[object, ...]:
@@ -245,7 +249,7 @@ def networks_table(networks: Sequence[Network]) -> Table:
 
 
 def record(row: LedgerRow) -> Record:
-    """A row that this run added to the results tables."""
+    """Return a row of the results tables as it is shown: filled columns and a note."""
     columns = TABS[row.tab].columns if row.tab in TABS else ()
     labels = {column.title: column.label for column in columns}
     filled = [(labels.get(title, title), value)
@@ -257,30 +261,38 @@ def record(row: LedgerRow) -> Record:
     return Record(row.tab, filled, note)
 
 
+# --- number formats -------------------------------------------------------------------------------
+
 def percent(share: float) -> str:
-    """``75.0 %``."""
+    """Return a share as a percentage: ``75.0 %``."""
     return f"{100 * share:.1f} %"
 
 
 def percent_range(interval: Interval) -> str:
-    """``72.5 to 78.9 %``."""
+    """Return an interval of shares as percentages: ``72.5 to 78.9 %``."""
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
 
 
 def measured(value: float | None, interval: Interval | None) -> str:
-    """``0.612 (0.551 to 0.671)``."""
+    """Return a value with its interval: ``0.612 (0.551 to 0.671)``."""
     return number(value) + (f" ({between(interval)})" if interval else "")
 
 
-def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path]) -> Path:
-    """Write the results folder of a run: the page, ``summary.json``, copies, rows of the tables.
+# --- the results folder ---------------------------------------------------------------------------
+
+def write_results(target: Path, data: ReportData, artifacts: Mapping[str, Path]) -> Path:
+    """Write the results folder of a run.
+
+    It holds the page, ``summary.json``, copies of the files that steps keep, and the rows of the
+    results tables as CSV. What a step keeps in a way that is refused is left out with a note on
+    the page and a warning.
 
     Parameters
     ----------
     target
-        The folder. One that was written before is replaced as a whole.
-    findings
-        What ``collect`` found.
+        The folder. A results folder that exists is replaced as a whole.
+    data
+        The result of ``collect``.
     artifacts
         Name of a step → its artifact folder, as for ``collect``.
 
@@ -292,7 +304,7 @@ def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path
     Raises
     ------
     InputError
-        ``target`` is a file, or a folder with something else in it.
+        ``target`` is a file, or a folder with other contents.
     """
     target = Path(target)
     if target.exists() and not (target / SUMMARY).is_file() and (
@@ -300,15 +312,17 @@ def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path
         raise InputError("is not a results folder", where=str(target),
                          hint="Use another folder, or move this one.")
     target.parent.mkdir(parents=True, exist_ok=True)
+    # written beside the old folder and renamed, so that a failure leaves the old one whole
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     fresh.mkdir()
     try:
-        _copy(fresh, by_kind(artifacts, findings.steps))
-        for tab in dict.fromkeys(row.tab for row in findings.ledger):
+        refused = _copy_kept_files(fresh, by_kind(artifacts, data.steps))
+        data = replace(data, notes=(*data.notes, *refused))
+        for tab in dict.fromkeys(row.tab for row in data.ledger):
             write_text(fresh / "ledger" / f"{tab}.csv",
-                       csv_text([row for row in findings.ledger if row.tab == tab]))
-        write_text(fresh / PAGE, page(findings))
-        write_json(fresh / SUMMARY, _plain(asdict(findings)))
+                       csv_text([row for row in data.ledger if row.tab == tab]))
+        write_text(fresh / PAGE, page(data))
+        write_json(fresh / SUMMARY, _as_json(asdict(data)))
         if target.exists():
             shutil.rmtree(target)
         os.rename(fresh, target)
@@ -318,8 +332,13 @@ def write_results(target: Path, findings: Findings, artifacts: Mapping[str, Path
 
 
 def csv_text(rows: Sequence[LedgerRow]) -> str:
-    """The rows of one tab: header and a line each, quoted as spreadsheets read it; formulas are
-    text."""
+    """Return the rows of one tab as CSV, with a header; formulas are quoted so that they stay text.
+
+    Parameters
+    ----------
+    rows
+        At least one, all of the same tab.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow([title for title, _ in rows[0].cells])
@@ -329,7 +348,7 @@ def csv_text(rows: Sequence[LedgerRow]) -> str:
 
 
 def _is_formula(value: str) -> bool:
-    """Whether a spreadsheet might compute ``value``: a sign in front of what is no number."""
+    """Return whether a spreadsheet might evaluate ``value``; negative numbers are harmless."""
     try:
         float(value)
     except ValueError:
@@ -337,24 +356,60 @@ def _is_formula(value: str) -> bool:
     return False
 
 
-def _plain(value: object) -> object:
-    """JSON values: what is not a finite number is null."""
+def _as_json(value: object) -> object:
+    """Return ``value`` as JSON values, with null for numbers that are not finite."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_as_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _copy(folder: Path, artifacts: Mapping[str, Path]) -> None:
+def _copy_kept_files(folder: Path, artifacts: Mapping[str, Path]) -> list[str]:
+    """Copy the files that each step keeps into ``folder``; return notes about what was refused."""
+    notes: list[str] = []
     for kind, artifact in artifacts.items():
-        step = known_step(kind)
-        done = task_folders(artifact) if step is not None and artifact.is_dir() else []
-        for task in done:
-            for pattern in step.kept_files if step is not None else ():
-                for source in sorted(task.glob(pattern)):
-                    if not source.is_file() or source.stat().st_size > LARGEST:
-                        continue
-                    place = folder / kind / (task.name if len(done) > 1 else "") / source.name
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source, place)
+        step = loaded_step(kind)
+        if step is None or not artifact.is_dir():
+            continue
+        tasks = task_folders(artifact)
+        problems: list[str] = []
+        for task in tasks:
+            subfolder = folder / kind / (task.name if len(tasks) > 1 else "")
+            files, refused = _kept_files(step, task)
+            problems += refused
+            for source in files:
+                subfolder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, subfolder / source.name)
+        for problem in dict.fromkeys(problems):
+            error = step_error(kind, f"kept_files: {problem}")
+            note_damage(error)
+            notes.append(f"Files of a step are not copied. {error}")
+    return notes
+
+
+def _kept_files(step: AnyStep, task: Path) -> tuple[list[Path], list[str]]:
+    """Return the files of a task that match the step's patterns, and what was refused, and why."""
+    if not isinstance(step.kept_files, (tuple, list)):
+        return [], [f"{step.kept_files!r} is not a tuple of patterns"]
+    files: dict[Path, None] = {}
+    problems = []
+    for pattern in step.kept_files:
+        if not isinstance(pattern, str):
+            problems.append(f"{pattern!r} is not a pattern of file names")
+            continue
+        if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts:
+            problems.append(f"{pattern!r} leads out of the artifact")
+            continue
+        try:
+            matches = sorted(task.glob(pattern))
+        except (ValueError, IndexError):  # an empty pattern, or a misplaced **
+            problems.append(f"{pattern!r} is not a pattern of file names")
+            continue
+        for source in matches:
+            # a symbolic link in the output may lead to any file of the user
+            if not source.resolve().is_relative_to(task.resolve()):
+                problems.append(f"{source} links to a file outside the artifact")
+            elif source.is_file() and source.stat().st_size <= LARGEST_COPY:
+                files[source] = None
+    return list(files), problems

@@ -10,8 +10,8 @@ import pytest
 from invoke import invoke
 
 from l3hpc import demo
-from l3hpc.cli import demo as command_room
-from l3hpc.report.findings import Findings, LedgerRow
+from l3hpc.cli import demo as demo_command
+from l3hpc.report.data import LedgerRow, ReportData
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 
@@ -61,21 +61,22 @@ def test_a_foreign_folder_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_options_change_the_settings():
-    settings = command_room.choose(demo.QUICK, 5, "teacher.h5")
+    settings = demo_command.with_options(demo.QUICK, 5, "teacher.h5")
     assert (settings.sensors, settings.weights) == (5, "teacher.h5")
     assert settings.recordings == demo.QUICK.recordings
-    assert command_room.choose(demo.QUICK, None, None) == demo.QUICK
+    assert demo_command.with_options(demo.QUICK, None, None) == demo.QUICK
 
 
 def test_failed_runs_end_with_exit_code_1_and_say_why(tmp_path, monkeypatch):
     row = LedgerRow("sonyc_ust", (("Micro AUPRC", "0.5"), ("Threshold Type", "mean")))
-    outcome = demo.Outcome(SimpleNamespace(run="demo-1", workspace=tmp_path), "failed",
-                           Findings("demo-1", ledger=(row,)), tmp_path / "results/report.html", 9.0)
+    outcome = demo.DemoResult(
+        SimpleNamespace(run="demo-1", workspace=tmp_path), "failed",
+        ReportData("demo-1", ledger=(row,)), tmp_path / "results/report.html", 9.0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "prepare", lambda *arguments: None)
     monkeypatch.setattr(demo, "make_plan", lambda *arguments: outcome.plan)
     monkeypatch.setattr("l3hpc.pipelines.preview.text", lambda plan: "the plan")
-    monkeypatch.setattr(demo, "carry_out", lambda *arguments: outcome)
+    monkeypatch.setattr(demo, "run_plan", lambda *arguments: outcome)
     result = invoke("demo", "--yes")
     assert result.return_value == 1
     assert "demo-1 is not complete (failed). Why:   l3hpc -C demo status" in result.output

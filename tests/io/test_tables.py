@@ -17,7 +17,7 @@ from l3hpc.datasets.check import check_folder
 from l3hpc.datasets.sonyc_ust import Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.io import tables
-from l3hpc.report.collect import epochs
+from l3hpc.report.collect import read_epochs
 from l3hpc.steps.embed import annotated_recordings
 from l3hpc.tagging.annotations import Annotations
 from l3hpc.tagging.predictions import read as read_predictions
@@ -134,7 +134,7 @@ SOURCES = {
         lambda path: labelled.read(path.parent),
         "filename,fold,target,category,esc10\n1-1-A-0.wav,1,0,dog,True\n"),
     "segments.csv": (read_segments, '# a list\nabcdefghijk, 0.000, 10.000, "/m/1,/m/2"\n'),
-    "history.csv": (epochs, "epoch,loss,val_loss\n0,1.0,2.0\n"),
+    "history.csv": (read_epochs, "epoch,loss,val_loss\n0,1.0,2.0\n"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Findings that the tests of this room draw, and a headless browser to look at the page with."""
+"""A report for the tests, and a headless browser in which to open its page."""
 
 import json
 import os
@@ -8,12 +8,12 @@ import subprocess
 
 import pytest
 
-from l3hpc.report.findings import (
+from l3hpc.report.data import (
     Curve,
     Epoch,
-    Findings,
     LedgerRow,
     Network,
+    ReportData,
     Scores,
     StepFacts,
     Variance,
@@ -23,11 +23,11 @@ OWN_HOSTS = re.compile(r"https?://([a-z0-9-]+\.)*(googleapis\.com|google\.com|gv
 
 
 @pytest.fixture
-def findings() -> Findings:
+def report_data() -> ReportData:
     curves = tuple(
         Curve(tag, auprc, (0.0, 0.25, 0.5, 1.0), (1.0, 0.8, 0.6, 0.25), 6, 24)
         for tag, auprc in (("engine", 0.6125), ("dog", 0.4375)))
-    return Findings(
+    return ReportData(
         run="demo-1", created="20 November 2026", teacher="untrained L3 (seed 7)",
         teacher_trained=False,
         epochs=(Epoch(1, 1.25, 1.5, 0.75, 0.875), Epoch(2, 0.625, 0.8125, 0.5, 0.55),

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import pytest
 
 from l3hpc.report import charts
-from l3hpc.report.findings import Curve, Epoch, Network, StepFacts, Variance
+from l3hpc.report.data import Curve, Epoch, Network, StepFacts, Variance
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -23,10 +23,10 @@ def words(root):
     return [node.text for node in root.iter(f"{SVG}text")]
 
 
-def test_every_drawing_has_a_title_and_a_description(findings):
-    drawings = [charts.loss_chart(findings.epochs), charts.variance_chart(findings.variance),
-                charts.curve_panel(findings.scores[0].curves[0]),
-                charts.size_chart(findings.networks), charts.chain_picture(findings.steps)]
+def test_every_drawing_has_a_title_and_a_description(report_data):
+    drawings = [charts.loss_chart(report_data.epochs), charts.variance_chart(report_data.variance),
+                charts.curve_panel(report_data.scores[0].curves[0]),
+                charts.size_chart(report_data.networks), charts.chain_picture(report_data.steps)]
     for drawing in drawings:
         root = read(drawing)
         assert root.get("role") == "img"

@@ -1,4 +1,4 @@
-"""Findings from artifact folders as the steps write them."""
+"""Reading artifact folders as the steps write them."""
 
 import json
 import math
@@ -10,8 +10,8 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.spec import openl3_spec
 from l3hpc.reduction.phi import Phi, save_phi
-from l3hpc.report.collect import collect, epochs, scores
-from l3hpc.report.findings import Epoch, StepFacts
+from l3hpc.report.collect import collect, read_epochs, read_scores
+from l3hpc.report.data import Epoch, StepFacts
 from l3hpc.report.page import csv_text, page, write_results
 
 CHAIN = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate")
@@ -113,7 +113,7 @@ def test_a_step_may_have_another_name_than_its_kind(artifacts):
 def test_provenance_tells_what_decided_the_numbers(artifacts):
     told = dict(collect("r", artifacts, steps(), extra=[("command", "l3hpc demo")]).provenance)
     assert told["command"] == "l3hpc demo" and told["teacher's digest"] == "untrained-7"
-    assert told["numpy"] == "2.0" and told["largest memory of a task"] == "1,500 MB"
+    assert told["numpy"] == "2.0" and told["peak memory of a task"] == "1,500 MB"
     assert "train 7" in told["seeds"]
 
 
@@ -126,17 +126,17 @@ def test_unfinished_and_missing_parts_stay_empty(tmp_path):
 
 def test_published_evaluation_files_without_splits(tmp_path):
     (tmp_path / "evaluation.json").write_text(json.dumps({"fine": NUMBERS, "coarse": NUMBERS}))
-    assert [(one.level, one.split) for one in scores(tmp_path)] == [
+    assert [(one.level, one.split) for one in read_scores(tmp_path)] == [
         ("coarse", "validate"), ("fine", "validate")]
 
 
 def test_broken_files_are_refused_with_their_place(tmp_path):
     (tmp_path / "history.csv").write_text("epoch,loss\n0,1.0\n1,abc\n")
     with pytest.raises(InputError, match=r"history.csv:3: 'abc' is not a number"):
-        epochs(tmp_path / "history.csv")
+        read_epochs(tmp_path / "history.csv")
     (tmp_path / "evaluation.json").write_text("[]")
     with pytest.raises(InputError, match="not the files of an evaluation"):
-        scores(tmp_path)
+        read_scores(tmp_path)
 
 
 def test_ledger_rows_of_this_run_and_of_reused_results(artifacts, tmp_path):
@@ -179,10 +179,10 @@ def test_every_row_of_a_run_is_told_and_kept(artifacts, tmp_path):
     assert len((tmp_path / "results" / "ledger" / "classifier.csv").read_text().splitlines()) == 3
 
 
-def test_results_folder(artifacts, tmp_path, findings):
+def test_results_folder(artifacts, tmp_path, report_data):
     target = tmp_path / "results"
-    place = write_results(target, findings, artifacts)
-    assert place == target / "report.html" and place.read_text() == page(findings)
+    place = write_results(target, report_data, artifacts)
+    assert place == target / "report.html" and place.read_text() == page(report_data)
     files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
     assert files == [
         "evaluate/curves.json", "evaluate/evaluation.json", "fit/phi.h5",
@@ -190,17 +190,17 @@ def test_results_folder(artifacts, tmp_path, findings):
         "train/model_best.h5", "train/model_latest.h5"]
     assert json.loads((target / "summary.json").read_text())["scores"][0]["micro_auprc"] == 0.5432
     (target / "old.txt").write_text("of an earlier run")
-    write_results(target, findings, {})
+    write_results(target, report_data, {})
     assert sorted(path.name for path in target.iterdir()) == ["ledger", "report.html",
                                                                "summary.json"]
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
 
 
-def test_results_never_replace_a_foreign_folder(tmp_path, findings):
+def test_results_never_replace_a_foreign_folder(tmp_path, report_data):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("dear")
     with pytest.raises(InputError, match="is not a results folder"):
-        write_results(tmp_path / "thesis", findings, {})
+        write_results(tmp_path / "thesis", report_data, {})
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "dear"
 
 
@@ -211,8 +211,8 @@ def test_values_that_are_no_numbers_become_null(artifacts, tmp_path):
     assert kept["epochs"][1]["valid_loss"] is None
 
 
-def test_ledger_csv_holds_no_formulas(findings):
-    from l3hpc.report.findings import LedgerRow
+def test_ledger_csv_holds_no_formulas(report_data):
+    from l3hpc.report.data import LedgerRow
 
     text = csv_text([LedgerRow("tab", (
         ("Run", "=HYPERLINK(1)"), ("Loss", "-0.5"), ("Note", "-1+cmd|x"), ("Path", "-")))])
@@ -223,4 +223,4 @@ def test_ledger_csv_holds_no_formulas(findings):
 def test_an_epoch_that_is_no_count_is_named(tmp_path, epoch):
     (tmp_path / "history.csv").write_text(f"epoch,loss\n0,1.0\n{epoch},0.5\n")
     with pytest.raises(InputError, match="history.csv:3: "):
-        epochs(tmp_path / "history.csv")
+        read_epochs(tmp_path / "history.csv")

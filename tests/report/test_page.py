@@ -3,11 +3,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from l3hpc.report.findings import (
+from l3hpc.report.data import (
     Curve,
-    Findings,
     LedgerRow,
     Network,
+    ReportData,
     Scores,
     StepFacts,
     Variance,
@@ -49,8 +49,8 @@ def visible(text):
     return " ".join(read(text).words)
 
 
-def test_shows_the_numbers_it_was_given(findings):
-    words = visible(page(findings))
+def test_shows_the_numbers_it_was_given(report_data):
+    words = visible(page(report_data))
     for expected in ("0.543", "0.432", "0.346", "0.511", "0.613", "0.438", "75.0 %", "0.8125",
                      "584,420", "2.34 MB", "4,691,908", "18.768", "409,600",
                      "13,041,664", "2,404,321 bytes", "6 of 24 recordings", "2:05 min",
@@ -58,35 +58,35 @@ def test_shows_the_numbers_it_was_given(findings):
         assert expected in words, expected
 
 
-def test_every_score_has_its_interval_beside_it_and_the_page_says_how_it_was_found(findings):
+def test_every_score_has_its_interval_beside_it_and_the_page_says_how_it_was_found(report_data):
     intervals = {"micro_auprc": (0.111, 0.112), "micro_f1": (0.221, 0.222),
                  "macro_auprc": (0.331, 0.332)}
     curve = Curve("dog", 0.44, (0.0, 1.0), (1.0, 0.5), 6, 24, (0.441, 0.442))
     scores = Scores("test", "fine", 0.11, 0.22, 0.33, (curve,), 24, 0.95, intervals,
                     "percentiles over clips drawn with replacement", 1000)
-    told = visible(page(replace(findings, scores=(scores,))))
+    told = visible(page(replace(report_data, scores=(scores,))))
     for text in ("0.111 to 0.112 with 95% confidence; F1@0.5 0.220 (0.221 to 0.222), macro-AUPRC "
                  "0.330 (0.331 to 0.332) on test", "0.441 to 0.442", "0.440 (0.441 to 0.442)",
                  "0.110 (0.111 to 0.112)", "Ranges are 95% intervals: percentiles over clips drawn "
                  "with replacement, 1,000 times."):
         assert text in told, text
     assert told.count("0.441 to 0.442") == 2  # beside the curve and in the table
-    bare = visible(page(replace(findings, scores=(
+    bare = visible(page(replace(report_data, scores=(
         Scores("test", "fine", 0.11, 0.22, 0.33, (replace(curve, interval=None),), 24),))))
     assert "Ranges are" not in bare and "0.441 to 0.442" not in bare
 
 
-def test_same_findings_same_bytes(findings):
-    assert page(findings) == page(replace(findings))
+def test_same_findings_same_bytes(report_data):
+    assert page(report_data) == page(replace(report_data))
 
 
-def test_random_teacher_is_announced_and_a_trained_one_is_not(findings):
-    assert RANDOM_TEACHER in visible(page(findings))
-    assert RANDOM_TEACHER not in visible(page(replace(findings, teacher_trained=True)))
+def test_random_teacher_is_announced_and_a_trained_one_is_not(report_data):
+    assert RANDOM_TEACHER in visible(page(report_data))
+    assert RANDOM_TEACHER not in visible(page(replace(report_data, teacher_trained=True)))
 
 
-def test_hostile_names_stay_text(findings):
-    hostile = Findings(
+def test_hostile_names_stay_text(report_data):
+    hostile = ReportData(
         run=HOSTILE, title=HOSTILE, created=HOSTILE, teacher=HOSTILE,
         variance=Variance(HOSTILE, 4, 2, 3, (0.5, 0.2)),
         scores=(Scores(HOSTILE, HOSTILE, 0.5, 0.5, 0.5,
@@ -96,22 +96,23 @@ def test_hostile_names_stay_text(findings):
         ledger=(LedgerRow(HOSTILE, ((HOSTILE, HOSTILE),)),), provenance=((HOSTILE, HOSTILE),),
         notes=(HOSTILE,))
     reader = read(page(hostile))
-    assert {tag for tag, _ in reader.elements} <= {tag for tag, _ in read(page(findings)).elements}
+    usual = {tag for tag, _ in read(page(report_data)).elements}
+    assert {tag for tag, _ in reader.elements} <= usual
     assert not any(name.startswith("on") for _, attrs in reader.elements for name in attrs)
     assert HOSTILE in visible(page(hostile))
 
 
-def test_nothing_points_outside(findings):
-    for tag, attrs in read(page(findings)).elements:
+def test_nothing_points_outside(report_data):
+    for tag, attrs in read(page(report_data)).elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
         assert not {"src", "href", "action", "background", "srcset", "style"} & set(attrs), tag
-    text = page(findings)
+    text = page(report_data)
     assert "url(" not in text and "@import" not in text
     assert "default-src 'none'" in text
 
 
-def test_pictures_have_text_beside_them(findings):
-    reader = read(page(findings))
+def test_pictures_have_text_beside_them(report_data):
+    reader = read(page(report_data))
     tags = [tag for tag, _ in reader.elements]
     assert tags.count("details") == 4 and tags.count("summary") == 4
     scrollers = [attrs for tag, attrs in reader.elements if attrs.get("role") == "region"]
@@ -123,7 +124,7 @@ def test_pictures_have_text_beside_them(findings):
 
 
 def test_every_part_may_be_missing():
-    words = visible(page(Findings(run="only-extract")))
+    words = visible(page(ReportData(run="only-extract")))
     for sentence in ("No training in this run.", "No reduction in this run.",
                      "No evaluation in this run.", "No network in this run.",
                      "This run recorded no rows."):
@@ -131,22 +132,22 @@ def test_every_part_may_be_missing():
 
 
 @pytest.mark.parametrize("field", ["epochs", "variance", "scores", "networks", "steps", "ledger"])
-def test_each_part_alone_may_be_missing(findings, field):
+def test_each_part_alone_may_be_missing(report_data, field):
     empty = None if field == "variance" else ()
-    read(page(replace(findings, **{field: empty})))
+    read(page(replace(report_data, **{field: empty})))
 
 
-def test_umap_has_no_explained_variance(findings):
-    words = visible(page(replace(findings, variance=Variance("umap", 512, 8, 100))))
+def test_umap_has_no_explained_variance(report_data):
+    words = visible(page(replace(report_data, variance=Variance("umap", 512, 8, 100))))
     assert "it has no explained variance" in words
 
 
-def test_browser_shows_the_page_and_asks_for_nothing(findings, browser, tmp_path):
+def test_browser_shows_the_page_and_asks_for_nothing(report_data, browser, tmp_path):
     target = tmp_path / "report.html"
-    target.write_text(page(findings), encoding="utf-8")
+    target.write_text(page(report_data), encoding="utf-8")
     dom, console, requests = browser.open(target)
     assert console == [] and requests == []
-    assert dom.count("<svg") == page(findings).count("<svg")
+    assert dom.count("<svg") == page(report_data).count("<svg")
     assert "0.543" in dom
 
 

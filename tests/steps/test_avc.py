@@ -109,7 +109,7 @@ def test_the_row_of_the_ledger(learnt):
 @pytest.mark.slow
 def test_the_report_tells_the_accuracy(learnt):
     from l3hpc.report.collect import collect
-    from l3hpc.report.findings import StepFacts
+    from l3hpc.report.data import StepFacts
     from l3hpc.report.page import page
 
     artifacts = {name: learnt.artifact(name) for name in ("avc_pairs", "avc_train")}

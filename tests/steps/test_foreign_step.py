@@ -182,7 +182,7 @@ def test_the_doctor_names_the_steps_of_packages_and_what_is_wrong(packages):
 
 def test_the_report_shows_what_the_step_names_and_bears_its_absence(packages, tmp_path):
     from l3hpc.report.collect import collect
-    from l3hpc.report.findings import StepFacts
+    from l3hpc.report.data import StepFacts
     from l3hpc.report.page import write_results
 
     (packages / "deep.py").write_text(DEEP)
@@ -213,3 +213,75 @@ def test_two_packages_cannot_register_one_name(packages):
         registry.step("one")
     assert "first-steps 1.0" in refused.value.where and "second-steps" in refused.value.where
     assert "bad" not in sys.modules
+
+
+REPORTED = """from pathlib import Path
+from l3hpc.steps import Params, Step
+class Deep(Step[Params]):
+    name, title, params_type = "deep", "a network", Params
+    kept_files = {kept_files}
+    def networks(self, params, results):
+        {networks}
+"""
+
+
+@pytest.fixture
+def reported(packages, tmp_path):
+    """Write the report of a run of the step with these two hooks; its text and its files."""
+    from l3hpc.errors import noting_damage
+    from l3hpc.report.collect import collect
+    from l3hpc.report.data import StepFacts
+    from l3hpc.report.page import write_results
+
+    task = tmp_path / "artifacts/deep/0123456789abcdef/0000"
+    task.mkdir(parents=True)
+    (task / "own.txt").write_text("own")
+    (tmp_path / "secret.txt").write_text("secret")
+    (task / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (task / "result.json").write_text('{"summary": {}}')
+
+    def write(kept_files="()", networks="return ()"):
+        (packages / "deep.py").write_text(REPORTED.format(kept_files=kept_files,
+                                                          networks=networks))
+        install(packages, "deep = deep:Deep", "deep-steps")
+        with noting_damage() as warnings:
+            data = collect("run-1", {"deep": task.parent}, [StepFacts("deep")])
+            page = write_results(tmp_path / "results", data, {"deep": task.parent})
+        files = sorted(path.name for path in (tmp_path / "results").rglob("*.txt"))
+        return page.read_text(), files, [str(warning) for warning in warnings]
+
+    return write
+
+
+@pytest.mark.parametrize("networks", [
+    "raise RuntimeError('boom')", "raise SystemExit(3)", "return None", "return [('a',)]",
+    "return [('a', {'unknown': 1})]"])
+def test_a_step_whose_networks_fail_is_named_and_the_report_is_written(reported, networks):
+    page, files, warnings = reported("('own.txt',)", networks)
+    assert "deep-steps 1.0, step &#39;deep&#39;: networks() failed: " in page
+    assert files == ["own.txt"]
+    (warning,) = warnings
+    assert warning.startswith("deep-steps 1.0, step 'deep': networks() failed: ")
+
+
+@pytest.mark.parametrize("pattern", [
+    "'/etc/host*'", "'../../../../secret.txt'", "'../*/secret.txt'", "'link.txt'", "''", "'**x/['",
+    "7", "Path('own.txt')"])
+def test_a_pattern_that_leaves_the_artifact_copies_nothing_and_is_named(reported, pattern):
+    page, files, warnings = reported(f"({pattern}, 'own.txt')")
+    assert files == ["own.txt"]
+    (warning,) = warnings
+    assert warning.startswith("deep-steps 1.0, step 'deep': kept_files: ")
+    assert "deep-steps 1.0, step &#39;deep&#39;: kept_files: " in page
+
+
+def test_kept_files_that_are_no_tuple_are_named(reported):
+    page, files, warnings = reported("'own.txt'")
+    assert files == [] and "'own.txt' is not a tuple of patterns" in warnings[0]
+    assert "not a tuple of patterns" in page
+
+
+def test_a_step_that_cannot_be_loaded_is_named_in_the_report(reported):
+    page, files, _ = reported("nowhere_to_be_found")
+    assert "The results of step &#39;deep&#39; are not shown" in page and "deep-steps 1.0" in page
+    assert files == []
