@@ -23,8 +23,8 @@ DAYS = 365
 TASKS = 1000  # array tasks for extraction and reduction
 CLIPS, WINDOWS_PER_CLIP = 18_510, 91  # SONYC-UST, hop 0.1
 
-# The published way, where a figure of it is known. The speeds were measured once on two cores like
-# those of the benchmarks; docs/benchmarks.md has them side by side in one run.
+# The published method, where figures are known. The speeds were measured once on two cores like
+# those of the benchmarks; docs/benchmarks.md compares them in one run.
 OPENL3_PER_S = 9.5  # windows, on two cores
 GZIP_ROWS_PER_S = 6_800  # reduction to gzip-4 with automatic chunks
 FEED_S = 0.843  # a batch of 64 from 48 kHz audio: resampy, librosa
@@ -60,7 +60,7 @@ def figures(results: Path) -> dict[str, float]:
 
 
 def core_hours(known: Mapping[str, float]) -> str:
-    """Every step at the published scale: core-hours, memory of a task, the published way."""
+    """Every step at the published scale: core-hours, memory of a task, the published method."""
     dataset = WINDOWS * TEACHER_DIM * 4
     frame = WINDOWS // SENSORS // DAYS
     feed = EPOCHS * BATCHES * FEED_S / 3600
@@ -97,7 +97,7 @@ def core_hours(known: Mapping[str, float]) -> str:
     rows += [["upstream, all", "", whole, "", "", ""], after.cells(known)]
     return _markdown(("step", "work", "core-hours", "hours of a task on one core",
                       "memory of a task",
-                      "the published way"), rows)
+                      "the published method"), rows)
 
 
 def gpu_hours(known: Mapping[str, float]) -> str:
@@ -145,7 +145,7 @@ def terabytes(known: Mapping[str, float]) -> str:
              for name, *numbers, other in rows]
     cells.append(["all", *(f"**{figure(sum(row[place] for row in rows) / 1e12)}**"  # type: ignore[misc]
                            for place in (1, 2, 3)), ""])
-    return _markdown(("what", "TB on disk", "TB read", "TB written", "the published way"), cells)
+    return _markdown(("what", "TB on disk", "TB read", "TB written", "the published method"), cells)
 
 
 KINDS = {"core-hours": core_hours, "gpu-hours": gpu_hours, "terabytes": terabytes}

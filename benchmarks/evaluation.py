@@ -135,7 +135,7 @@ def _scoring(found: dict[int, dict[str, list[Measured]]], full: int) -> Table:
     parts = loop.values
     return Table(
         "Scoring, from CSV files to numbers",
-        ("clips", "way", "seconds", "of them reading", "scoring", "peak MB", "times ours"), rows,
+        ("clips", "method", "seconds", "reading", "scoring", "peak MB", "times l3hpc"), rows,
         notes=(
             f"29 fine tags with 6 X, 8 categories; {len(ANNOTATORS)} annotators per clip, all "
             "clips agreed; predictions are float32 as text, nearly all different. Both levels: "

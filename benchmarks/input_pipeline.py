@@ -2,7 +2,7 @@
 
 Ours is ``training_pairs.prepare``, which the step ``train`` runs once (it also writes the cache),
 and then the reading of shuffled batches from that cache, which is all that later epochs pay. Peer:
-the published way (``benchmarks.input_pipeline_peer``): resampy's ``kaiser_best`` on every batch,
+the published method (``benchmarks.input_pipeline_peer``): resampy's ``kaiser_best`` on every batch,
 then librosa, example by example, in every epoch again; as published, and at its best (resampy's
 threads, and whichever of float32 and float64 is faster). Spectrograms are those of the published
 ``--with-melSpec`` branch on all sides (convention embedding-approx); they are compared with the
@@ -128,8 +128,8 @@ def _pipeline(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float
 
     return Table(
         f"A batch of {BATCH} windows, 48 kHz int16 in HDF5 to {RATE // 1000} kHz log-mel",
-        ("way", "ms per batch", "resampling", "spectra", "windows/s", "times as fast as published",
-         "peak MB"),
+        ("method", "ms per batch", "resampling", "spectra", "windows/s",
+         "times as fast as published", "peak MB"),
         (row("published: resampy kaiser_best, librosa", "published"),
          row(f"the same at its best: {cores} threads, {best[5:]}", best),
          row("l3hpc, first pass (writes the cache), 1 thread", "ours alone"),

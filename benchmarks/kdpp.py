@@ -208,8 +208,8 @@ def _frames(path: Path, frames: tuple[tuple[int, int], ...], quick: bool) -> Tab
             notes.append(f"n = {n:,}, k = {k}: DPPy was given {scale:g}·L, the same k-DPP.")
     return Table(
         "k-DPP of one frame in memory, 512-d embeddings",
-        ("n", "k", "side", "seconds", "first call", "peak MB", "times ours", "log Z",
-         "mean log det ± its error (samples)"), lines,
+        ("n", "k", "side", "seconds", "first call", "peak MB", "times l3hpc", "log Z",
+         "mean log det ± standard error (samples)"), lines,
         notes=(
             "From float32 embeddings in memory to one sample with its log det, without imports and "
             "reading. seconds: median of 7 calls in one process, or one call where DPPy's exact "

@@ -142,10 +142,10 @@ def recorder(quick: bool, work: Path) -> Table:
             spent.append(time.perf_counter() - start)
     rows = [["l3hpc: a record, flushed to disk", f"{ours['p50'] * 1e3:.2f}",
              f"{ours['p99'] * 1e3:.2f}", "0", f"{ours['bytes']:,.0f}"],
-            ["published way: find the row, update it (loopback)",
+            ["published method: find the row, update it (loopback)",
              f"{percentile(spent, 50) * 1e3:.2f}", f"{percentile(spent, 99) * 1e3:.2f}", "2", "0"]]
     return Table("Results of one epoch, in the training process",
-                 ["way", "p50 ms", "p99 ms", "requests", "bytes on disk"], rows,
+                 ["method", "p50 ms", "p99 ms", "requests", "bytes on disk"], rows,
                  ["the disk is the one of this machine; a network file system's flush is slower"],
                  figures={"record p50 ms": ours["p50"] * 1e3, "record p99 ms": ours["p99"] * 1e3})
 
@@ -202,7 +202,7 @@ def syncing(quick: bool, work: Path) -> Table:
         for number in range(count):
             way.append(labels(number), values(random.Random(number), best, 0))
         spent = time.perf_counter() - start
-    rows.append([f"published way, {count:,} new rows", str(count), f"{spent:.2f}",
+    rows.append([f"published method, {count:,} new rows", str(count), f"{spent:.2f}",
                  f"{max(0, count - PER_MINUTE) / PER_MINUTE * 60:.0f}"])
     return Table("To the sheet", ["what", "requests", "s (loopback)", "s that the quota adds"],
                  rows, claims=() if quick else (
@@ -251,7 +251,7 @@ def exactly_once(quick: bool, _: Path) -> Table:
             for share, name, total in ledger_once.results(seeds, (0.2,) if quick else (
                 0.0, 0.05, 0.2))]
     return Table("Lost, duplicated and misplaced rows",
-                 ["failing requests", "way", "lost", "doubled", "misplaced"], rows,
+                 ["failing requests", "method", "lost", "doubled", "misplaced"], rows,
                  [f"{ledger_once.RUNS} runs of {ledger_once.EPOCHS} epochs, {seeds} seeds; a "
                   "person sorts now and then; failures: 503 (applied or not), lost answers, 429, "
                   "500"])
@@ -280,7 +280,7 @@ def world(folder: Path) -> Iterator[Any]:
 
 @contextmanager
 def published(folder: Path) -> Iterator[Any]:
-    """The published way: append a row, find a row by its key, update its last nine cells."""
+    """The published method: append a row, find a row by its key, update its last nine cells."""
     from benchmarks import ledger_once
 
     with world(folder) as here:

@@ -52,7 +52,7 @@ def retried(call: Any) -> Any:
     for attempt in range(50):
         try:
             return call()
-        except Exception:  # any error at all: that is what the published way does
+        except Exception:  # any error at all: that is what the published method does
             if attempt == 49:
                 raise
     return None

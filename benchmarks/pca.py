@@ -199,7 +199,7 @@ def _table(found: dict[str, list[Measured]], speed: Any, rows: int, dim: int, ke
               middle(single) / floor["float32"], 1.3, at_least=False, limit=limit))
     return Table(
         f"PCA of {rows:,} × {dim} float32 rows to {kept} components",
-        ("way", "seconds", "and for loading", "peak MB", "eigenvalues differ by"), cells,
+        ("method", "seconds", "loading, s", "peak MB", "eigenvalues differ by"), cells,
         notes=(
             f"Rows are float32 in one HDF5 file of {figure(rows * dim * 4 / 1e9, 2)} GB (chunks of "
             f"{CHUNK_ROWS} whole rows, not compressed, in the page cache), with a mean of about 1 "

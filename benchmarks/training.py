@@ -279,7 +279,7 @@ def _steps(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float],
             f"{1e3 * work / rate:.0f} ms"
     return Table(
         f"One training step: batch {setting['batch']}, {setting['filters'][-1]}-d student",
-        ("way", "ms", "GFLOP/s", "times bare Keras", "peak MB", "largest difference of losses"),
+        ("method", "ms", "GFLOP/s", "times bare Keras", "peak MB", "largest difference of losses"),
         rows,
         notes=(
             f"{work:.1f} GFLOP per step (convolutions, forward and backward). "

@@ -67,10 +67,12 @@ def table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 def _code(value: object) -> str:
     if value is None:
         return "–"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-LISTS = {int: "whole numbers", float: "numbers", str: "names", Path: "paths"}
+LISTS = {int: "integers", float: "numbers", str: "names", Path: "paths"}
 
 
 def _allowed(field: Any) -> str:
@@ -84,8 +86,8 @@ def _allowed(field: Any) -> str:
         if typing.get_origin(kind) is tuple:
             of = typing.get_args(kind)[0]
             of = typing.get_args(of)[0] if typing.get_args(of) else of
-            return "a list of " + LISTS[of]
-    names = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
+            return "list of " + LISTS[of]
+    names = {bool: "true, false", int: "integer", float: "number", str: "string", Path: "path"}
     words = ", ".join(names.get(kind, str(kind)) for kind in kinds)
     signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
     bounds = [f"{sign} {getattr(one, name)}" for one in field.metadata
@@ -163,7 +165,7 @@ def steps_table(_: str) -> str:
         inputs = ", ".join(f"{kind}{'' if need.required else ' (optional)'}"
                            for kind, need in step(name).inputs.items())
         rows.append((f"[{name}](steps/{name}.md)", step(name).title, inputs or "–"))
-    return table(("step", "what comes out", "reads the output of"), rows)
+    return table(("step", "output", "reads the output of"), rows)
 
 
 def tabs_table(_: str) -> str:

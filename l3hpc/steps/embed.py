@@ -45,7 +45,7 @@ class EmbedParams(Params):
     convention: Convention = Field("own", description=(
         "Front end; own: that of the network (kapre-0.1 for published weights, as in their "
         "training). The others follow openl3 0.4, and embedding-approx outside its models. "
-        "A, A', B, C and D are the letters under which they are stored."))
+        "A, B, C and D are the letters under which they are stored."))
     min_seconds: float = Field(0.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     npz: bool = Field(False, description=(

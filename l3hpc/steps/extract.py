@@ -75,7 +75,7 @@ class ExtractParams(Params):
     convention: Convention = Field("own", description=(
         "Front end; own: that of the network (kapre-0.1 for published weights, as in their "
         "training). The others follow openl3 0.4, and embedding-approx outside its models. "
-        "A, A', B, C and D are the letters under which they are stored."))
+        "A, B, C and D are the letters under which they are stored."))
     min_seconds: float = Field(1.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
