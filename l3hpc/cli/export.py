@@ -42,7 +42,7 @@ What is written:
               help="Compute the first blocks strip by strip: same results, less memory. "
                    "[default: with integer formats]")
 @click.option("--arena", type=int, default=102_400, show_default=True, metavar="BYTES",
-              help="Memory that strips should stay below.")
+              help="Largest arena that the model should need with strips.")
 @click.option("--frontend", type=click.Choice(["outside", "inside"]), default="outside",
               show_default=True,
               help="outside: the model takes spectrograms; inside: it takes audio.")
