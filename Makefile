@@ -39,12 +39,12 @@ demo: $(VENV)/.core  ## run the whole pipeline on a synthetic city and show the 
 test: $(VENV)/.dev slurm  ## run all tests (with a real Slurm if it can be installed)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: $(VENV)/.dev  ## ruff, mypy and the quick tests (no Slurm, no TensorFlow)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder --quick
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --quick
 
 fuzz: $(VENV)/.dev  ## try 5,000 malformed inputs (under 20 minutes; SEED=2 for different ones)
 	$(BIN)/python -m tests.fuzz --inputs 5000 --seed $(or $(SEED),1)

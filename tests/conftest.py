@@ -1,7 +1,7 @@
 """What every test gets: a cache of its own, so that nothing is remembered in the home folder, and
 hypothesis with the same examples each time and no deadline (a busy machine is no failure).
 
-Also how the suite is spread over workers with ``-n auto --dist loadgroup``, and the
+Also how the suite is spread over workers with ``-n auto --dist loadfile`` (workers.py), and the
 quick subset of ``make check`` (``--quick``), which is chosen by rules and so needs no list: no test
 with a real Slurm, none marked slow, none that imports TensorFlow, and none that starts a Python
 process, except those that hold the whole project together (tests/contract and the files beside this
@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).resolve().parent / "fakes"))
 
 import chains as _chains  # noqa: E402
+import workers  # noqa: E402
 from fakeslurm import FakeSlurm  # noqa: E402
 
 settings.register_profile("l3hpc", derandomize=True, deadline=None, database=None,
@@ -29,9 +30,6 @@ settings.load_profile("l3hpc")
 HERE = Path(__file__).resolve().parent
 LOADED = pytest.StashKey()  # what reading the test files has imported, and should not
 _LOADED_BEFORE = set(sys.modules)
-# One worker per group: each starts a real Slurm of its own and mostly waits for it.
-SLURM_GROUPS = {"accounting": 4, "plain": 2}
-SLOW_WEIGHS = 4  # tests that are not marked slow
 
 
 def pytest_addoption(parser):
@@ -48,11 +46,14 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """The cores are for the tests that compute; those that wait for a real Slurm come on top."""
     if config.getoption("quick"):
         return None  # as many as xdist takes by itself
-    cores = len(os.sched_getaffinity(0))
-    return cores + (sum(SLURM_GROUPS.values()) if config.getoption("dist") == "loadgroup" else 1)
+    return workers.count()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return workers.Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,15 +62,10 @@ def pytest_collection_modifyitems(config, items):
         left_out = [item for item in items if _slow(item)]
         items[:] = [item for item in items if not _slow(item)]
         config.hook.pytest_deselected(items=left_out)
-    if not config.getoption("loadgroup", False):
-        return
-    of_slurm = _slurm_groups([item for item in items if _needs_slurm(item)])
-    groups = {item: of_slurm.get(item) or _file(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    # What takes longest starts first, so that no worker is left with it at the end.
-    slow = {groups[item] for item in items if _marked_slow(item)}
-    items.sort(key=lambda item: (item not in of_slurm, groups[item] not in slow))
+    if hasattr(config, "workerinput"):
+        # What takes longest starts first, so that no worker is left with it at the end.
+        slow = {workers.unit(item.nodeid) for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: workers.unit(item.nodeid) not in slow)
 
 
 def pytest_collection_finish(session):
@@ -77,44 +73,7 @@ def pytest_collection_finish(session):
 
 
 def _slow(item):
-    return _needs_slurm(item) or _marked_slow(item)
-
-
-def _marked_slow(item):
-    return item.get_closest_marker("slow") is not None
-
-
-def _needs_slurm(item):
-    return item.path.is_relative_to(HERE / "cluster")
-
-
-def _file(item):
-    """Tests of one file share a worker, and with it what their fixtures made."""
-    return item.path.relative_to(HERE).with_suffix("").as_posix()
-
-
-def _slurm_groups(items):
-    """The group of every test with a real Slurm: each kind of Slurm has groups that take about as
-    long; tests that share more than the Slurm with others of their file stay together."""
-    together = {}
-    for item in items:
-        kind = ("plain" if "slurm_plain" in item.fixturenames or "[no accounting" in item.name
-                else "accounting")
-        shares = any(fixture[-1].scope == "module"
-                     for fixture in item._fixtureinfo.name2fixturedefs.values())
-        together.setdefault((kind, _file(item) if shares else item.nodeid), []).append(item)
-
-    def weight(key):
-        return sum(SLOW_WEIGHS if _marked_slow(item) else 1 for item in together[key])
-
-    load = {kind: [0] * count for kind, count in SLURM_GROUPS.items()}
-    found = {}
-    for key in sorted(together, key=weight, reverse=True):
-        kind = key[0]
-        number = load[kind].index(min(load[kind]))
-        load[kind][number] += weight(key)
-        found |= dict.fromkeys(together[key], f"slurm-{kind}-{number}")
-    return found
+    return workers.needs_slurm(item.nodeid) or item.get_closest_marker("slow") is not None
 
 
 class _TensorFlowSkips:

@@ -11,6 +11,8 @@ from l3hpc.runs import status, submit, usage
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.workspace import records
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def _other(_with_accounting):

@@ -16,6 +16,8 @@ from l3hpc.schedulers.slurm import queue
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import Workspace
 
+pytestmark = pytest.mark.slow
+
 QUICK = """#!/bin/bash
 # stands in for Python: leaves the result that the worker would
 config="${@: -1}/../config.json"

@@ -13,6 +13,8 @@ from l3hpc.runs.resume import cancel, missing, resume
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 def run(chains, cluster, folder, *, request=None, **step):
     names = ("extract", "sample")

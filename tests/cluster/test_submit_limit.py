@@ -14,6 +14,8 @@ from l3hpc.errors import ClusterError, L3hpcError
 from l3hpc.runs import submit, submit_jobs
 from l3hpc.runs.resume import resume
 
+pytestmark = pytest.mark.slow
+
 # Slurm 24.11 refuses afterok on a job that it has forgotten; 22.05 takes it for fulfilled
 SBATCH = """#!/bin/bash
 for word in "$@"; do
