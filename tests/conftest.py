@@ -28,7 +28,7 @@ settings.register_profile("l3hpc", derandomize=True, deadline=None, database=Non
 settings.load_profile("l3hpc")
 
 HERE = Path(__file__).resolve().parent
-LOADED = pytest.StashKey()  # what reading the test files has imported, and should not
+COLLECTED = pytest.StashKey()  # what reading the test files has imported and found
 _LOADED_BEFORE = set(sys.modules)
 
 
@@ -69,7 +69,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    session.config.stash[LOADED] = {"tensorflow", "keras"} & (set(sys.modules) - _LOADED_BEFORE)
+    session.config.stash[COLLECTED] = (set(sys.modules) - _LOADED_BEFORE,
+                                       [item.nodeid for item in session.items])
 
 
 def _slow(item):
@@ -124,8 +125,9 @@ def _untimed_engines(monkeypatch):
 
 
 @pytest.fixture
-def loaded_by_test_files(request):
-    return request.config.stash[LOADED]
+def collected(request):
+    """The modules that reading the test files has imported, and the names of all tests."""
+    return request.config.stash[COLLECTED]
 
 
 @pytest.fixture

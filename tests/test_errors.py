@@ -18,7 +18,7 @@ def test_the_nearest_name_is_suggested():
     assert nearest("zzz", ["train", "fit"]) == "valid: fit, train"
 
 
-@pytest.mark.parametrize("value", NOT_STRINGS, ids=repr)
+@pytest.mark.parametrize("value", NOT_STRINGS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("call", [
     lambda value: check_choice("norm", value, ("l1", "l2")), letter_of, resampler_of, tab_named,
     lambda value: features(np.ones((2, 2)), norm=value),
