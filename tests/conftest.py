@@ -108,12 +108,26 @@ def _no_new_python(request, monkeypatch):
     monkeypatch.setattr(subprocess.Popen, "__init__", skip)
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """One for all workers: what a job has measured on this machine need not be measured again."""
+@pytest.fixture(scope="session")
+def _cache(tmp_path_factory):
+    """One for all workers: what a job has measured on this machine need not be measured again. The
+    published network, which takes longest, is known from the start."""
+    from l3hpc.models import engines
+    from l3hpc.models.spec import openl3_spec
+
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    monkeypatch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        for threads in (None, 1, 2, 4):
+            engines._remember(engines._key(openl3_spec(), threads),
+                              {"ncnn": 2.0, "tensorflow": 1.0})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(_cache, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_cache))
 
 
 @pytest.fixture(autouse=True)

@@ -61,9 +61,9 @@ def test_a_bound_process_has_no_more_cores_than_it_is_bound_to():
 
 
 def test_pools_are_limited_and_smaller_wishes_kept():
-    code = ("import json, os; from l3hpc.arrays import cores; cores.limit_pools(4);"
-            "print(json.dumps({name: os.environ[name] for name in (*cores.POOLS,"
-            " cores.BETWEEN_OPERATIONS)}))")
+    code = ("import json, os; from l3hpc.arrays import threads; threads.limit_pools(4);"
+            "print(json.dumps({name: os.environ[name] for name in (*threads.POOLS,"
+            " threads.BETWEEN_OPERATIONS)}))")
     found = python(code, OMP_NUM_THREADS="2", MKL_NUM_THREADS="64", BLIS_NUM_THREADS="no",
                    TF_NUM_INTEROP_THREADS="8")
     assert found == {**dict.fromkeys(threads.POOLS, "4"), "OMP_NUM_THREADS": "2",

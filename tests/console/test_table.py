@@ -50,6 +50,6 @@ def test_every_second_column_begins_in_the_same_cell(rows):
 
 
 def test_a_table_of_plain_words_does_not_load_rich():
-    code = ("import sys; from l3hpc.console import table; table.lines([('fit', '–', 'done')]);"
-            "sys.exit('rich' in sys.modules)")
+    code = ("import sys; from l3hpc.console.formatting import table_lines;"
+            "table_lines([('fit', '–', 'done')]); sys.exit('rich' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
