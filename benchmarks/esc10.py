@@ -35,9 +35,9 @@ def accuracy(embedder: Any, audio: Path, meta: Path) -> tuple[float, list[float]
 
     from l3hpc.audio.files import read_audio
     from l3hpc.audio.framing import frame_audio
-    from l3hpc.io.tables import records
+    from l3hpc.io.tables import read_records
 
-    rows = [row for _, row in records(meta, "table of ESC-50")]
+    rows = [row for _, row in read_records(meta, "table of ESC-50")]
     features, labels, folds = [], [], []
     for row in rows:
         signal, rate = read_audio(audio / row["filename"], embedder.rate)

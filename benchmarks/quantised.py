@@ -33,9 +33,9 @@ ARENA, FLASH = 102_400, 600_000
 def clips(folder: Path, quick: bool) -> list[dict[str, str]]:
     """Rows of the data set's table; with ``quick`` eight of each fold, of two classes."""
     table = next((folder / "meta").glob("*.csv"))
-    from l3hpc.io.tables import records
+    from l3hpc.io.tables import read_records
 
-    rows = [row for _, row in records(table, "table of ESC-50")]
+    rows = [row for _, row in read_records(table, "table of ESC-50")]
     if not quick:
         return rows
     classes = sorted({row["target"] for row in rows})[:2]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from l3hpc.runs.notebook import submit as submit
 
 __all__ = ["Run", "__version__", "get_embedding", "load_model", "results", "run", "runs", "submit"]
-__getattr__, __dir__ = _lazy.names(__name__, {
+__getattr__, __dir__ = _lazy.attach(__name__, {
     "Run": "l3hpc.runs.notebook", "run": "l3hpc.runs.notebook", "runs": "l3hpc.runs.notebook",
     "submit": "l3hpc.runs.notebook", "results": "l3hpc.ledger.views.exports",
     "get_embedding": "l3hpc.embedding.embed", "load_model": "l3hpc.embedding.model",

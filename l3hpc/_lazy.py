@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def names(package: str, where: Mapping[str, str]
+def attach(package: str, where: Mapping[str, str]
           ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of ``package``, for its ``__init__``.
 

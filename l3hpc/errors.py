@@ -97,10 +97,10 @@ class OfflineError(L3hpcError):
 
 def command_line(*words: object) -> str:
     """``l3hpc resume RUN`` for a hint: as a person may paste it, whatever a name or path holds."""
-    return " ".join(("l3hpc", *(pasted(word) for word in words)))
+    return " ".join(("l3hpc", *(shell_word(word) for word in words)))
 
 
-def pasted(word: object) -> str:
+def shell_word(word: object) -> str:
     """A value as one word of a shell's command line (bash, zsh)."""
     text = str(word)
     if text.isprintable():
@@ -154,8 +154,8 @@ _damage: ContextVar[list[InputError] | None] = ContextVar("damage", default=None
 
 
 @contextlib.contextmanager
-def noting_damage() -> Iterator[list[InputError]]:
-    """Collect what ``note_damage`` is told while the block runs: files that were left aside."""
+def collect_damage() -> Iterator[list[InputError]]:
+    """Collect what ``report_damage`` is told while the block runs: files that were left aside."""
     found: list[InputError] = []
     token = _damage.set(found)
     try:
@@ -164,7 +164,7 @@ def noting_damage() -> Iterator[list[InputError]]:
         _damage.reset(token)
 
 
-def note_damage(error: InputError) -> None:
+def report_damage(error: InputError) -> None:
     """Say that a file cannot be used, and that the work goes on without it."""
     found = _damage.get()
     if found is not None and str(error) not in map(str, found):

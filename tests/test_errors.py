@@ -5,7 +5,7 @@ import pytest
 
 from l3hpc.arrays.features import features
 from l3hpc.audio.conventions import letter_of
-from l3hpc.embedding.embed import resampler_of
+from l3hpc.embedding.embed import get_resampler
 from l3hpc.errors import InputError, check_choice, nearest
 from l3hpc.ledger.schema import tab_named
 from l3hpc.sampling.selection import select
@@ -20,7 +20,7 @@ def test_the_nearest_name_is_suggested():
 
 @pytest.mark.parametrize("value", NOT_STRINGS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("call", [
-    lambda value: check_choice("norm", value, ("l1", "l2")), letter_of, resampler_of, tab_named,
+    lambda value: check_choice("norm", value, ("l1", "l2")), letter_of, get_resampler, tab_named,
     lambda value: features(np.ones((2, 2)), norm=value),
     lambda value: select(value, np.ones((4, 2)), np.ones(4), 2),
 ], ids=["check_choice", "letter_of", "resampler_of", "tab_named", "features", "select"])

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from l3hpc.arrays.features import FeatureRows
-from l3hpc.arrays.rows import Rows, blocks
-from l3hpc.arrays.threads import allocated_cores, in_order
+from l3hpc.arrays.rows import Rows, rechunk
+from l3hpc.arrays.threads import allocated_cores, map_in_order
 
 Result = TypeVar("Result")
 
@@ -26,7 +26,7 @@ ALONE = 1024  # square matrices up to this size are worked on by one core
 BUFFER_BYTES = 192 << 20  # of all cores together
 
 
-def over_blocks(
+def map_blocks(
     rows: Rows, work: Callable[[np.ndarray], Result], kind: np.dtype,
 ) -> Iterator[Result]:
     """``work(block)`` of every block of ``rows``, in their order.
@@ -42,7 +42,7 @@ def over_blocks(
     kept: list[np.ndarray] = []
 
     def items() -> Iterator[tuple[int, np.ndarray]]:
-        for number, block in enumerate(blocks(source.chunks(BLOCK_ROWS), BLOCK_ROWS)):
+        for number, block in enumerate(rechunk(source.chunks(BLOCK_ROWS), BLOCK_ROWS)):
             if len(kept) <= workers:
                 kept.append(np.empty_like(block))
             place = number % (workers + 1)
@@ -63,7 +63,7 @@ def over_blocks(
         yield from map(prepared, items())
         return
     with _libraries().limit(limits=max(1, cores // workers), user_api="blas"):
-        yield from in_order(prepared, items(), workers)
+        yield from map_in_order(prepared, items(), workers)
 
 
 @cache
@@ -73,7 +73,7 @@ def _libraries() -> Any:
     return ThreadpoolController()
 
 
-def steady_blas(size: int) -> AbstractContextManager[Any]:
+def reproducible_blas(size: int) -> AbstractContextManager[Any]:
     """While it lasts, linear algebra on ``size`` × ``size`` numbers has bits that do not depend on
     the number of cores; above ``ALONE`` that would take too long, and all cores are used.
 

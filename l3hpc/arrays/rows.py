@@ -41,7 +41,7 @@ class Rows(Protocol):
         """The rows of these numbers (any order, repeats allowed), (len(indices), d)."""
 
 
-def blocks(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
     """The same rows cut anew: every block has ``size`` rows except the last.
 
     So a result does not depend, in any bit, on how its input was cut. A block is only valid until
@@ -101,7 +101,7 @@ class ArrayRows:
         indices = np.asarray(indices, dtype=np.int64)
         if isinstance(self.array, np.ndarray):
             return self.array[indices]
-        if is_run(indices):
+        if is_contiguous(indices):
             return np.asarray(self.array[int(indices[0]):int(indices[-1]) + 1])
         distinct, back = np.unique(indices, return_inverse=True)
         rows = np.empty((len(distinct), self._shape[1]), self.array.dtype)
@@ -112,7 +112,7 @@ class ArrayRows:
         return rows[back.reshape(-1)]
 
 
-def is_run(indices: np.ndarray) -> bool:
+def is_contiguous(indices: np.ndarray) -> bool:
     """Whether these are neighbours in ascending order, so that one read gives them all."""
     return (len(indices) > 0 and int(indices[-1]) - int(indices[0]) == len(indices) - 1
             and bool((np.diff(indices) == 1).all()))
@@ -153,7 +153,7 @@ class ChunkRows:
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         """All rows in order, cut into blocks of ``size``."""
-        return blocks(self.factory(), size)
+        return rechunk(self.factory(), size)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The rows of these numbers, by one pass over the data."""
@@ -213,7 +213,7 @@ class ConcatRows:
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         """All rows in order, cut into blocks of ``size`` across the parts."""
-        return blocks((chunk for part in self.parts for chunk in part.chunks(size)), size)
+        return rechunk((chunk for part in self.parts for chunk in part.chunks(size)), size)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The rows of these numbers, counted over all parts."""

@@ -72,7 +72,7 @@ def blas_threads(count: int) -> AbstractContextManager[Any]:
     return threadpool_limits(count, user_api="blas")
 
 
-def in_order(
+def map_in_order(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int,
 ) -> Iterator[Result]:
     """``work(item)`` of every item, on ``threads`` threads, in the order of the items.

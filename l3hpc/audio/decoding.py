@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.formats import AudioError, by_ffmpeg
-from l3hpc.audio.layout import Layout, layout
+from l3hpc.audio.formats import AudioError, needs_ffmpeg
+from l3hpc.audio.structure import SoundStructure, read_structure
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_special
 
@@ -105,7 +105,7 @@ class Decoder:
 
 def open_sound(path: Path) -> Decoder:
     """The decoder for a sound file. Raises ``AudioError`` ('unreadable')."""
-    return Ffmpeg(path) if by_ffmpeg(path) else Libsndfile(path)
+    return Ffmpeg(path) if needs_ffmpeg(path) else Libsndfile(path)
 
 
 class Libsndfile(Decoder):
@@ -117,19 +117,19 @@ class Libsndfile(Decoder):
         self._stream = open_regular(path)
         try:
             try:
-                self._layout = layout(self._stream) or Layout()
+                self._structure = read_structure(self._stream) or SoundStructure()
             except (struct.error, OSError) as error:
                 raise AudioError(f"not a readable sound file: {error}", where=str(path)) from None
             self._sound: Any = None
             self._feed: _Patched | None = None
-            spans = self._layout.spans or ((0, None),)
+            spans = self._structure.spans or ((0, None),)
             self._first, self._more = spans[0], spans[1:]
             self.stated, self.there, self.cut = (
-                self._layout.stated, self._layout.there, self._layout.cut)
+                self._structure.stated, self._structure.there, self._structure.cut)
             self.unstated = self.stated is None and (
-                self.there is not None or bool(self._layout.patches))
-            if self._layout.rate:  # opened when it is read
-                self.rate, self.channels = self._layout.rate, self._layout.channels
+                self.there is not None or bool(self._structure.patches))
+            if self._structure.rate:  # opened when it is read
+                self.rate, self.channels = self._structure.rate, self._structure.channels
                 self.slack = MP3_SLACK
                 return
             self._sound = self._open(*self._first)
@@ -186,7 +186,7 @@ class Libsndfile(Decoder):
 
     def _at_end(self) -> bool:
         """Whether the decoder has taken the whole file: what it misses is not there."""
-        if self._layout.piped:
+        if self._structure.piped:
             return True
         size = os.fstat(self._stream.fileno()).st_size
         place = self._feed.taken if self._feed is not None else os.lseek(
@@ -199,10 +199,10 @@ class Libsndfile(Decoder):
         self._stream.seek(0)
         self._close_source()
         self._feed = None
-        if self._layout.piped:
-            self._source = _pipe(self._stream, self._layout.patches)
-        elif self._layout.patches or stop is not None:
-            self._feed = _Patched(self._stream, self._layout.patches, start, stop)
+        if self._structure.piped:
+            self._source = _pipe(self._stream, self._structure.patches)
+        elif self._structure.patches or stop is not None:
+            self._feed = _Patched(self._stream, self._structure.patches, start, stop)
         else:
             self._source = os.dup(self._stream.fileno())
         try:

@@ -370,10 +370,10 @@ class _open_rows:
             raise
 
     def _audio(self) -> tuple[Any, int]:
-        from l3hpc.io.hdf5 import attributes, numbers
+        from l3hpc.io.hdf5 import numeric_dataset, read_attributes
 
         path = self._path
-        audio = numbers(self._file, "audio") if "audio" in self._file else None
+        audio = numeric_dataset(self._file, "audio") if "audio" in self._file else None
         if audio is None or not (audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1)):
             words = "holds no data set 'audio'" if audio is None else (
                 f"'audio' has shape {audio.shape}")
@@ -384,7 +384,7 @@ class _open_rows:
                              where=str(path),
                              allowed="int16, or float32 or float64 in [-1, 1]")
         for owner in (audio, self._file):
-            values = attributes(owner, path)
+            values = read_attributes(owner, path)
             for name in ("rate", "sample_rate", "sr"):
                 if name in values:
                     return audio, _rate(values[name], name, path)

@@ -28,7 +28,7 @@ def is_hdf5(path: Path | str) -> bool:
     return os.path.splitext(path)[1].lower() in HDF5_SUFFIXES
 
 
-def by_ffmpeg(path: Path | str) -> bool:
+def needs_ffmpeg(path: Path | str) -> bool:
     """Whether ffmpeg is needed to read ``path``, by its name."""
     return os.path.splitext(path)[1].lower() in FFMPEG
 
@@ -48,7 +48,7 @@ def without_videos(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     return [path for path in paths if path not in left_out], doubled
 
 
-def passed_over(paths: Iterable[Path | str]) -> str:
+def describe_ignored(paths: Iterable[Path | str]) -> str:
     """``3 other files: 2 .caf, 1 .txt`` for files that are no recordings; '' for none."""
     kinds = Counter(os.path.splitext(path)[1].lower() or "without an ending" for path in paths)
     if not kinds:

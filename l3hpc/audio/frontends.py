@@ -154,7 +154,7 @@ class Frontend:
         if self.n_mels is None:
             return []
         corners = mel_corners(self.rate, self.n_mels, self.fmax, self.htk)
-        return np.flatnonzero(hold_no_bin(corners, self.rate / self.n_dft)).tolist()
+        return np.flatnonzero(bands_without_bin(corners, self.rate / self.n_dft)).tolist()
 
     def __call__(self, frames: np.ndarray, threads: int | None = 1,
                  out: np.ndarray | None = None) -> np.ndarray:
@@ -375,12 +375,12 @@ def max_mels_without_empty(rate: int, n_dft: int, fmax: float | None = None) -> 
     Larger counts may happen to work too; this one is safe. 0 if even a single band is empty.
     """
     count = 0
-    while not hold_no_bin(mel_corners(rate, count + 1, fmax), rate / n_dft).any():
+    while not bands_without_bin(mel_corners(rate, count + 1, fmax), rate / n_dft).any():
         count += 1
     return count
 
 
-def hold_no_bin(corners: np.ndarray, spacing: float) -> np.ndarray:
+def bands_without_bin(corners: np.ndarray, spacing: float) -> np.ndarray:
     """Which bands have no multiple of ``spacing`` strictly between their outer corners."""
     first = np.floor(corners[:-2] / spacing + 1e-9) + 1
     return first * spacing >= corners[2:] * (1 - 1e-12)

@@ -25,7 +25,7 @@ WIDTHS = (16, 24, 32)  # bits of recordings
 TYPES = "floating-point numbers in [-1, 1], or int16"
 
 
-def mono_of(audio: object, where: str | None = None) -> tuple[np.ndarray, list[str]]:
+def to_mono(audio: object, where: str | None = None) -> tuple[np.ndarray, list[str]]:
     """One channel of float32 samples in [-1, 1].
 
     Parameters
@@ -69,7 +69,7 @@ def mono_of(audio: object, where: str | None = None) -> tuple[np.ndarray, list[s
     return np.ascontiguousarray(mono, np.float32), notes + scaled
 
 
-def rate_of(sr: object) -> int:
+def check_rate(sr: object) -> int:
     """A sampling rate as a whole number of Hz; anything else is an ``InputError``."""
     number = np.asarray(sr)
     if isinstance(sr, (bool, np.bool_)) or number.ndim or number.dtype.kind not in "iuf" \

@@ -18,7 +18,7 @@ import numpy as np
 from l3hpc.avc.videos import VideoFile, scan
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json
-from l3hpc.io.tables import cells
+from l3hpc.io.tables import read_cells
 
 _ID = re.compile(r"[A-Za-z0-9_-]{11}")
 SUGGESTED = 5
@@ -110,7 +110,7 @@ def read_segments(path: Path | str) -> list[Segment]:
         raise InputError("no such list of segments", where=str(path),
                          allowed="a CSV file of AudioSet, such as unbalanced_train_segments.csv")
     segments = []
-    for line, row in cells(path, "list of segments", skip_spaces=True, comment="#"):
+    for line, row in read_cells(path, "list of segments", skip_spaces=True, comment="#"):
         segments.append(_segment(row, f"{path}:{line}"))
     if not segments:
         raise InputError("lists no segments", where=str(path))

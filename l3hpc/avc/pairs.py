@@ -44,7 +44,7 @@ from l3hpc.avc.videos import SECOND, Source, VideoError
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import digest, fsync_folder, read_json, task_folders, write_json, write_text
-from l3hpc.io.hdf5 import damaged, numbers, open_hdf5
+from l3hpc.io.hdf5 import damage_error, numeric_dataset, open_hdf5
 
 BRIGHTNESS = 32 / 255
 GAIN = 0.1
@@ -404,7 +404,7 @@ class Batches:
                     video[number] = source["video"][row]
                     label[number] = source["label"][row]
                 except (OSError, RuntimeError) as error:
-                    raise damaged(self.files[int(file)], error, f"example {row}") from None
+                    raise damage_error(self.files[int(file)], error, f"example {row}") from None
         return audio, video, label
 
     def labels(self) -> np.ndarray:
@@ -478,5 +478,5 @@ def _inspect(path: Path) -> tuple[int, int, int]:
                 where=str(path), allowed="audio (n, 1, samples) int16, video (n, size, size, 3) "
                 "uint8, label (n, 2)")
         for key in KEYS:
-            numbers(file, key)
+            numeric_dataset(file, key)
     return audio[0], audio[2], video[1]

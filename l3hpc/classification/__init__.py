@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from l3hpc.classification.models import fit as fit
 
 __all__ = ["Features", "Setting", "fit", "split", "statistics", "vote"]
-__getattr__, __dir__ = _lazy.names(__name__, {
+__getattr__, __dir__ = _lazy.attach(__name__, {
     "Features": "l3hpc.classification.folds",
     "Setting": "l3hpc.classification.models",
     "fit": "l3hpc.classification.models",

@@ -19,8 +19,8 @@ from l3hpc.errors import (
     EXIT_OK,
     InputError,
     L3hpcError,
+    collect_damage,
     nearest,
-    noting_damage,
 )
 from l3hpc.io.values import one_line
 
@@ -132,11 +132,11 @@ def _unexpected(error: Exception) -> L3hpcError:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every ``L3hpcError`` becomes a short message and its exit code."""
     if arguments is None:
-        terminal.leave_ascii()
-        terminal.install()
-    with terminal.guarded():
+        terminal.restart_in_utf8()
+        terminal.install_safe_output()
+    with terminal.safe_output():
         out, err = sys.stdout, sys.stderr
-        with noting_damage() as damage:
+        with collect_damage() as damage:
             code = _run(sys.argv[1:] if arguments is None else arguments)
         with contextlib.suppress(OSError):
             for found in damage:
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
             try:
                 stream.flush()
             except (OSError, ValueError):  # a full disk, or the reader has gone
-                terminal.give_up(stream)
+                terminal.discard_output(stream)
                 code = code or EXIT_FAILED
         if getattr(out, "broken", False):  # the reader (head, less) has seen enough
             code = EXIT_INTERRUPTED

@@ -86,7 +86,7 @@ def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
     else:
         lines = formatting.table_lines([("ok" if one.ok else "BAD", one.subject, one.message)
                              for one in findings], indent="", at_least={0: 3})
-        below = " " * (max(formatting.width(one.subject) for one in findings) + 7)
+        below = " " * (max(formatting.cell_width(one.subject) for one in findings) + 7)
         for one, line in zip(findings, lines, strict=True):
             click.echo(line)
             if not one.ok:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.console.progress import for_person
+from l3hpc.console.progress import default_progress
 from l3hpc.errors import EXIT_FAILED, command_line
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
     from l3hpc.datasets.synth import City, make_city
 
     city = City(sensors, recordings, clips, seconds, rate, days, seed)
-    summary = make_city(out, city, progress=for_person())
+    summary = make_city(out, city, progress=default_progress())
     if as_json:
         click.echo(json.dumps({"folder": str(out), **summary}))
         return
@@ -96,7 +96,7 @@ def check(folder: Path, listen: bool, as_json: bool) -> int:
     """
     from l3hpc.datasets.check import check_folder
 
-    found = check_folder(folder, listen=listen, progress=for_person())
+    found = check_folder(folder, listen=listen, progress=default_progress())
     failed = any(findings.problems for findings in found)
     if as_json:
         click.echo(json.dumps({"ok": not failed,

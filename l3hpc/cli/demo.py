@@ -52,7 +52,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
     runs as it would on a cluster. The results are a ledger, a folder of files and a report page.
     """
     from l3hpc import demo
-    from l3hpc.console.progress import for_person
+    from l3hpc.console.progress import default_progress
     from l3hpc.pipelines import preview
 
     path = Path(folder).absolute()
@@ -65,7 +65,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
         click.confirm("start?", default=True, abort=True)
     if not keep:
         demo.remove_earlier(path)
-    config = demo.prepare(path, settings, for_person())
+    config = demo.prepare(path, settings, default_progress())
     planned = demo.make_plan(config, settings)
     say("\n" + preview.text(planned) + "\n")
     result = demo.run_plan(planned, path)

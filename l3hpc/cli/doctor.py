@@ -8,7 +8,7 @@ import sys
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.console.terminal import own
+from l3hpc.console.terminal import with_controls
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
 from l3hpc.findings import Finding
 
@@ -72,7 +72,7 @@ def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, q
 def show(finding: Finding) -> None:
     """One line: mark, subject, message; the advice on a line of its own."""
     mark, colour = MARKS[finding.severity]
-    click.echo(click.style(mark, fg=colour, bold=True), nl=False, file=own(sys.stdout))
+    click.echo(click.style(mark, fg=colour, bold=True), nl=False, file=with_controls(sys.stdout))
     click.echo(f" {finding.subject:<22} {finding.message}")
     if finding.advice and finding.severity != "green":
         click.echo(f"{'':<24} → {finding.advice}")

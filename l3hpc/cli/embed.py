@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.console.progress import Progress, for_person
+from l3hpc.console.progress import Progress, default_progress
 from l3hpc.errors import EXIT_FAILED, InputError
 
 if TYPE_CHECKING:
-    from l3hpc.embedding.batch import Outcome, Settings
-    from l3hpc.embedding.folders import Plan, Work
+    from l3hpc.embedding.batch import EmbedResult, EmbedSettings
+    from l3hpc.embedding.folders import EmbedPlan, EmbedTask
 
 EXAMPLES = """\b
 Examples:
@@ -41,9 +41,9 @@ def complete_model(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Names of models in the folders of models, and files, for the shell."""
-    from l3hpc.embedding.model_files import known
+    from l3hpc.embedding.model_files import available_models
 
-    found = [CompletionItem(name) for name in known() if name.startswith(incomplete)]
+    found = [CompletionItem(name) for name in available_models() if name.startswith(incomplete)]
     return [*found, CompletionItem(incomplete, type="file")]
 
 
@@ -104,32 +104,32 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     from l3hpc.audio.framing import hop_samples
     from l3hpc.datasets.corpus import printable
     from l3hpc.embedding import batch
-    from l3hpc.embedding.folders import plan_all
-    from l3hpc.embedding.model_files import find, recognise
+    from l3hpc.embedding.folders import plan_embedding
+    from l3hpc.embedding.model_files import find_model, recognise
 
-    settings = batch.Settings(options["hop_size"], not options["no_centering"],
+    settings = batch.EmbedSettings(options["hop_size"], not options["no_centering"],
                               options["batch_size"], options["overwrite"],
                               options["resampler"])
-    found = plan_all(inputs, output_dir, suffix, format_)
+    found = plan_embedding(inputs, output_dir, suffix, format_)
     works = found.works
     wanted = _model(options)
-    file, named = find(wanted["model"])
+    file, named = find_model(wanted["model"])
     stated = {**named.options, **{key: wanted[key] for key in ("input_repr", "embedding_size")
                                   if wanted[key] is not None}}
-    known = recognise(file, frontend=wanted["frontend"], **stated)
-    hop_samples(known.rate, settings.hop_size)
+    info = recognise(file, frontend=wanted["frontend"], **stated)
+    hop_samples(info.rate, settings.hop_size)
     if not quiet:
-        click.echo(str(known), err=True)
-        for note in known.notes:
+        click.echo(str(info), err=True)
+        for note in info.notes:
             click.echo(f"note: {note}", err=True)
         if found.passed_over:
             click.echo(printable(f"ignored {found.passed_over}"), err=True)
     if dry_run:
-        _preview(found, settings, known.as_json() if as_json else None)
+        _preview(found, settings, info.as_json() if as_json else None)
         return _refused(found)
     outcomes = []
     for outcome in _follow(_outcomes(wanted, works, settings, jobs), len(works),
-                           Progress() if quiet else for_person()):
+                           Progress() if quiet else default_progress()):
         outcomes.append(outcome)
         if outcome.message:
             word = "failed" if outcome.state == batch.FAILED else "warning"
@@ -137,20 +137,20 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     failed = sum(one.state == batch.FAILED for one in outcomes)
     if as_json:
         click.echo(json.dumps({
-            "ok": not failed and not found.failed, "model": known.as_json(),
+            "ok": not failed and not found.failed, "model": info.as_json(),
             "hop_size": settings.hop_size, "center": settings.center, **_counts(outcomes),
             "recordings": [one.as_json() for one in outcomes],
             "failed_inputs": found.failed, "passed_over": found.passed_over}))
     elif not quiet:
-        click.echo(_summary(outcomes, known.dim))
-        if known.random_weights:
+        click.echo(_summary(outcomes, info.dim))
+        if info.random_weights:
             from l3hpc.models.weights import RANDOM_WEIGHTS
 
             click.echo(f"these embeddings mean nothing: {RANDOM_WEIGHTS}")
     return _refused(found) or (EXIT_FAILED if failed else 0)
 
 
-def _refused(found: Plan) -> int:
+def _refused(found: EmbedPlan) -> int:
     """Name the inputs of which nothing was embedded, at the end, and say with what that ends."""
     from l3hpc.datasets.corpus import printable
 
@@ -190,20 +190,21 @@ def _configured() -> str:
     return found
 
 
-def _outcomes(wanted: dict[str, Any], works: list[Work], settings: Settings, jobs: int
-              ) -> Iterator[Outcome]:
+def _outcomes(wanted: dict[str, Any], works: list[EmbedTask], settings: EmbedSettings, jobs: int
+              ) -> Iterator[EmbedResult]:
     from l3hpc.embedding import batch
     from l3hpc.embedding.model import load_model
 
     todo = [work for work in works if settings.overwrite or not work.output.is_file()]
     if not todo:  # no network is loaded for nothing
-        return iter([batch.Outcome(work, batch.SKIPPED) for work in works])
+        return iter([batch.EmbedResult(work, batch.SKIPPED) for work in works])
     if jobs > 1:
         return batch.embed_in_processes(wanted, works, settings, jobs)
     return batch.embed_all(load_model(**wanted), works, settings)
 
 
-def _follow(outcomes: Iterator[Outcome], total: int, progress: Progress) -> Iterator[Outcome]:
+def _follow(outcomes: Iterator[EmbedResult], total: int, progress: Progress
+            ) -> Iterator[EmbedResult]:
     """The outcomes, with a bar."""
     progress.start("embedding", total, "recordings")
     frames = 0
@@ -214,7 +215,7 @@ def _follow(outcomes: Iterator[Outcome], total: int, progress: Progress) -> Iter
     progress.finish()
 
 
-def _preview(found: Plan, settings: Settings, model: dict[str, Any] | None) -> None:
+def _preview(found: EmbedPlan, settings: EmbedSettings, model: dict[str, Any] | None) -> None:
     from l3hpc.datasets.corpus import printable
 
     rows = [(work, "skip" if work.output.is_file() and not settings.overwrite else "embed")
@@ -230,14 +231,14 @@ def _preview(found: Plan, settings: Settings, model: dict[str, Any] | None) -> N
     click.echo("nothing was written")
 
 
-def _counts(outcomes: list[Outcome]) -> dict[str, int]:
+def _counts(outcomes: list[EmbedResult]) -> dict[str, int]:
     from l3hpc.embedding.batch import STATES
 
     counts = {state: sum(one.state == state for one in outcomes) for state in STATES}
     return {**counts, "frames": sum(one.frames for one in outcomes)}
 
 
-def _summary(outcomes: list[Outcome], dim: int) -> str:
+def _summary(outcomes: list[EmbedResult], dim: int) -> str:
     counts = _counts(outcomes)
     parts = [f"{counts['done']:,} embedded ({counts['frames']:,} frames of {dim} values)"]
     if counts["skipped"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from l3hpc.console.progress import for_person
+from l3hpc.console.progress import default_progress
 from l3hpc.errors import InputError
 
 EXAMPLES = """\b
@@ -68,7 +68,7 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
         click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned))
         return
     import_tensorflow()
-    report = package.export_model(model, output, settings, for_person())
+    report = package.export_model(model, output, settings, default_progress())
     click.echo(json.dumps(report, indent=2) if as_json else _summary(report, output))
 
 

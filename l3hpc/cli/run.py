@@ -69,7 +69,7 @@ def command(
 
 
 def _from_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]:
-    from l3hpc.console.progress import for_person
+    from l3hpc.console.progress import default_progress
     from l3hpc.worker import execute
     from l3hpc.workspace import artifacts
 
@@ -82,7 +82,7 @@ def _from_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]
     if not tasks:
         click.echo(f"all {len(done)} tasks are done already: {config['artifact']}", err=True)
         return artifacts.results(Path(config["artifact"]))
-    return [execute.run_task(path, index, progress=for_person()) for index in tasks]
+    return [execute.run_task(path, index, progress=default_progress()) for index in tasks]
 
 
 def _by_hand(

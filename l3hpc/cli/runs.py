@@ -20,7 +20,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.console.terminal import own
+from l3hpc.console.terminal import with_controls
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
 from l3hpc.io.values import log_text, one_line
 
@@ -187,7 +187,7 @@ def status(
     while True:
         text, moving, code = _look(folder, run, everything, as_json)
         if watch is not None and sys.stdout.isatty() and not as_json:
-            click.echo("\033[H\033[J", nl=False, file=own(sys.stdout))
+            click.echo("\033[H\033[J", nl=False, file=with_controls(sys.stdout))
             click.echo(f"{_fitting(text)}\nevery {watch:g} s, Ctrl-C ends")
         else:
             click.echo(text)

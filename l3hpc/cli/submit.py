@@ -71,10 +71,10 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if not (yes or test_only):
         _confirm(plan)
 
-    from l3hpc.console.progress import Progress, for_person
+    from l3hpc.console.progress import Progress, default_progress
     from l3hpc.runs import submit
 
-    progress = Progress() if plan.profile.capabilities.runner else for_person()
+    progress = Progress() if plan.profile.capabilities.runner else default_progress()
 
     if test_only:
         _test(plan, progress, as_json)
@@ -227,7 +227,7 @@ def go_on(
 ) -> int:
     """What ``resume`` and ``retry`` share: find out what is missing, say it, submit it."""
     from l3hpc.config import settings
-    from l3hpc.console.progress import for_person
+    from l3hpc.console.progress import default_progress
     from l3hpc.errors import EXIT_FAILED, EXIT_OK
     from l3hpc.runs import resume as resumption
     from l3hpc.runs import submit
@@ -239,7 +239,7 @@ def go_on(
     note_unused(profile)
     if dry_run:
         todo = resumption.look(folder, name, profile, sets, only=only, again=again or "",
-                               progress=for_person())
+                               progress=default_progress())
         said = {"run": name, "would_submit": {step.name: list(step.missing) for step in todo.steps},
                 "would_release": [job.id for job in todo.held],
                 "would_cancel": [job.id for job in (*todo.orphans, *todo.stale)],
@@ -275,7 +275,7 @@ def go_on(
                        + "\nfollow it with   " + command_line("status", name, "--watch"))
 
     record = resumption.resume(folder, name, profile, sets=sets, only=only, again=again or "",
-                               detach=detach, progress=for_person(), on_planned=announce,
+                               detach=detach, progress=default_progress(), on_planned=announce,
                                on_submitted=told)
     [todo] = announced
     if as_json and not todo.anything:

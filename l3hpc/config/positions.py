@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from l3hpc.errors import InputError, nearest
 from l3hpc.io import yaml
-from l3hpc.io.yaml import Place
+from l3hpc.io.yaml import KeyPath
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,20 +27,20 @@ class Document:
 
     path: Path
     data: Any
-    lines: Mapping[Place, int]
+    lines: Mapping[KeyPath, int]
 
-    def where(self, place: Place = ()) -> str:
+    def where(self, place: KeyPath = ()) -> str:
         """``file:line`` of a place, or of the nearest enclosing place that the file has."""
         for length in range(len(place), -1, -1):
             if place[:length] in self.lines:
                 return f"{_short(self.path)}:{self.lines[place[:length]]}"
         return _short(self.path)
 
-    def has(self, place: Place) -> bool:
+    def has(self, place: KeyPath) -> bool:
         """Whether the file itself has a value at this place."""
         return place in self.lines
 
-    def refuse(self, place: Place, message: str, **parts: Any) -> InputError:
+    def refuse(self, place: KeyPath, message: str, **parts: Any) -> InputError:
         """An ``InputError`` that names this place (to be raised by the caller)."""
         return InputError(message, where=self.where(place), **parts)
 
@@ -67,15 +67,16 @@ def checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def load(path: Path) -> Document:
     """Read a YAML file; an empty one is an empty mapping. Errors are ``InputError`` with line."""
-    return Document(Path(path), *yaml.read(Path(path), _short(path)))
+    return Document(Path(path), *yaml.read_yaml(Path(path), _short(path)))
 
 
 def loads(text: str, path: Path) -> Document:
     """The same for text; ``path`` is only the name used in messages."""
-    return Document(path, *yaml.parse(text, _short(path)))
+    return Document(path, *yaml.parse_yaml(text, _short(path)))
 
 
-def validated(model: type[Model], document: Document, place: Place = (), data: Any = None) -> Model:
+def validated(model: type[Model], document: Document, place: KeyPath = (), data: Any = None
+              ) -> Model:
     """``data`` (default: what the file has at ``place``) as ``model``, errors with their lines."""
     if data is None:
         data = document.data
@@ -88,7 +89,7 @@ def validated(model: type[Model], document: Document, place: Place = (), data: A
 
 
 def explain(
-    error: ValidationError, model: type[BaseModel], document: Document | None, place: Place = (),
+    error: ValidationError, model: type[BaseModel], document: Document | None, place: KeyPath = (),
     prefix: str = "",
 ) -> InputError:
     """A pydantic error as an ``InputError`` for a person: place, what is wrong, what is allowed.
@@ -130,7 +131,7 @@ def explain(
     return InputError(f"{dotted}: {message[:1].lower()}{message[1:]} (got {shown})", where=where)
 
 
-def _fields(model: Any, location: Place) -> list[str]:
+def _fields(model: Any, location: KeyPath) -> list[str]:
     """The valid names inside ``model`` at ``location`` (walks through dicts, lists and unions)."""
     current: Any = model
     for part in location:

@@ -36,7 +36,7 @@ def clock(seconds: float | None) -> str:
 
 
 @functools.lru_cache(4096)
-def seconds(text: str) -> float | None:
+def parse_slurm_time(text: str) -> float | None:
     """Slurm's ``days-hours:minutes:seconds`` as seconds; None for anything else."""
     days, dash, rest = text.strip().rpartition("-")
     parts = rest.split(":")
@@ -61,7 +61,7 @@ def age(then: float, now: float | None = None) -> str:
     return "yesterday" if days == 1 else f"{days} days ago"
 
 
-def moment(then: float) -> str:
+def local_time(then: float) -> str:
     """A time of today as ``14:05``, any other as ``2026-11-20 14:05``."""
     local = time.localtime(then)
     today = time.localtime()
@@ -69,7 +69,7 @@ def moment(then: float) -> str:
     return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", local)
 
 
-def exit_words(code: int) -> str:
+def describe_exit(code: int) -> str:
     """An exit code of a script in words."""
     if code == 137:
         return "killed by signal 9; nothing says that memory was the cause"
@@ -85,7 +85,7 @@ def exit_words(code: int) -> str:
     return f"exit {code}"
 
 
-def progress_words(progress: dict[str, Any]) -> str:
+def describe_progress(progress: dict[str, Any]) -> str:
     """``epoch 12/300, loss 0.412`` from a task's progress state."""
     phase, done, total = progress.get("phase"), progress.get("done") or 0, progress.get("total")
     known = {"phase", "done", "total", "unit", "elapsed_s", "time", "beat", "written"}
@@ -98,13 +98,13 @@ def progress_words(progress: dict[str, Any]) -> str:
         if name not in known and value is not None:
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
             words.append(f"{name.replace('_', ' ')} {shown}")
-    left = left_s(progress)
+    left = remaining_s(progress)
     if left is not None:
         words.append(f"{clock(left)} left")
     return ", ".join(words)
 
 
-def left_s(progress: dict[str, Any] | None) -> float | None:
+def remaining_s(progress: dict[str, Any] | None) -> float | None:
     """Seconds until a task is done at its pace so far; None where that cannot be told yet."""
     known = progress or {}
     done, total = known.get("done") or 0, known.get("total")
@@ -114,9 +114,9 @@ def left_s(progress: dict[str, Any] | None) -> float | None:
     return None
 
 
-def limit_words(until_s: float, progress: dict[str, Any] | None) -> str:
+def describe_limit(until_s: float, progress: dict[str, Any] | None) -> str:
     """``limit in 1:10:00``, and whether the pace so far is too slow for it."""
-    left = left_s(progress)
+    left = remaining_s(progress)
     late = left is not None and left > until_s
     return f"limit in {clock(max(until_s, 0))}" + (" (too short at this pace)" if late else "")
 
@@ -153,20 +153,20 @@ def table_lines(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), i
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
     least, most = at_least or {}, at_most or {}
-    widths = [min(max(*map(width, column), least.get(number, 0)), most.get(number, LONGEST))
+    widths = [min(max(*map(cell_width, column), least.get(number, 0)), most.get(number, LONGEST))
               for number, column in enumerate(zip(*cells, strict=True))]
-    return [(indent + gap.join(padded(cell, wide, right=number in right)
+    return [(indent + gap.join(pad(cell, wide, right=number in right)
                                for number, (cell, wide) in enumerate(zip(row, widths, strict=True)))
              ).rstrip() for row in cells]
 
 
-def padded(text: str, cells: int, *, right: bool = False) -> str:
+def pad(text: str, cells: int, *, right: bool = False) -> str:
     """Return ``text`` with spaces up to ``cells`` cells: behind it, or before it if ``right``."""
-    space = " " * (cells - width(text))
+    space = " " * (cells - cell_width(text))
     return space + text if right else text + space
 
 
-def width(text: str) -> int:
+def cell_width(text: str) -> int:
     """Return how many cells of a terminal ``text`` takes.
 
     Examples

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from l3hpc.console import terminal
 from l3hpc.io.files import write_json
-from l3hpc.io.values import one_line, visible
+from l3hpc.io.values import escape_controls, one_line
 
 LINE_EVERY_S = 10.0
 STATE_EVERY_S = 2.0
@@ -117,12 +117,12 @@ class BarProgress(Progress):
 
     def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
         super().start(phase, total, unit)
-        terminal.start(self._bar)
+        terminal.start_bars(self._bar)
         label = one_line(f"{phase} ({unit})" if unit else phase)
         self._task = self._bar.add_task(label, total=total, details="")
 
     def note(self, text: str) -> None:
-        self._bar.console.print(visible(text), markup=False, emoji=False)
+        self._bar.console.print(escape_controls(text), markup=False, emoji=False)
 
     def show(self, force: bool = False) -> None:
         if self._task is not None:
@@ -174,7 +174,7 @@ class StateProgress(Progress):
             write_json(self._path, {key: _json_ready(value) for key, value in state.items()})
 
 
-def for_person() -> Progress:
+def default_progress() -> Progress:
     """A bar when standard error is a terminal, plain lines otherwise."""
     return BarProgress() if sys.stderr.isatty() else LogProgress()
 

@@ -1,9 +1,9 @@
 """Everything that is printed passes here: no locale breaks it, and no value steers the terminal.
 
-``guarded`` puts an ``Output`` in the place of standard output and standard error. It writes control
-characters out (escape sequences, carriage returns, bidirectional overrides: ``\\x1b``,
+``safe_output`` puts a ``SafeStream`` in the place of standard output and standard error. It writes
+control characters out (escape sequences, carriage returns, bidirectional overrides: ``\\x1b``,
 ``\\u202e``), and characters that the stream's encoding lacks in ASCII. What this program itself
-sends to a terminal, colours and bars, goes through ``own``.
+sends to a terminal, colours and bars, goes through ``with_controls``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO, cast
 
-from l3hpc.io.values import ESCAPED, encodable, visible
+from l3hpc.io.values import ESCAPED, encodable, escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 SIZES = {"COLUMNS": range(20, 1001), "LINES": range(4, 1001)}  # what else these say is no terminal
 
 
-class Output:
+class SafeStream:
     """A text stream over another one, which never fails for a character.
 
-    controls: let control characters through (for bars, whose texts are made ``visible`` before).
+    controls: let control characters through (for bars, whose texts are escaped before).
     """
 
     def __init__(self, stream: TextIO, *, controls: bool = False) -> None:
@@ -38,7 +38,7 @@ class Output:
 
     def write(self, text: str) -> int:
         """Write it, all of it, as well as the stream can show it."""
-        shown = text if self._controls else visible(text)
+        shown = text if self._controls else escape_controls(text)
         with self._noticing():
             self.stream.write(encodable(shown, self.encoding))
         return len(text)
@@ -88,38 +88,38 @@ class Output:
         return False
 
 
-def own(stream: TextIO) -> TextIO:
+def with_controls(stream: TextIO) -> TextIO:
     """The same stream for what may hold control sequences of our own, and nobody else's."""
-    return _output(stream.stream, controls=True) if isinstance(stream, Output) else stream
+    return _output(stream.stream, controls=True) if isinstance(stream, SafeStream) else stream
 
 
 def console() -> Console:
     """rich's console on standard error, in any locale."""
     from rich.console import Console
 
-    return Console(file=own(sys.stderr))
+    return Console(file=with_controls(sys.stderr))
 
 
-def start(bars: Live | Progress) -> None:
+def start_bars(bars: Live | Progress) -> None:
     """Start rich's bars, which put streams of their own in the place of ours."""
     bars.start()
     for name in ("stdout", "stderr"):
-        if not isinstance(getattr(sys, name), Output):
+        if not isinstance(getattr(sys, name), SafeStream):
             setattr(sys, name, _output(getattr(sys, name)))
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
+def safe_output() -> Iterator[None]:
     """While the block runs, what is printed is safe to look at and cannot fail for a character."""
     before = sys.stdout, sys.stderr
-    install()
+    install_safe_output()
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
 
 
-def install() -> None:
+def install_safe_output() -> None:
     """The same for good, for a process of our own (a job)."""
     _fill_standard_descriptors()
     for name, sizes in SIZES.items():
@@ -130,18 +130,18 @@ def install() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed before we started
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        if not isinstance(stream, Output):
+        if not isinstance(stream, SafeStream):
             setattr(sys, name, _output(stream))
 
 
-def leave_ascii() -> None:
+def restart_in_utf8() -> None:
     """Start again in UTF-8 mode where the locale is ASCII: paths in our files are UTF-8, and could
     not be opened there."""
     if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
-def give_up(stream: TextIO) -> None:
+def discard_output(stream: TextIO) -> None:
     """Nobody reads the stream any more: what is left in it goes nowhere, also at the very end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -150,7 +150,7 @@ def give_up(stream: TextIO) -> None:
 
 
 def _output(stream: TextIO, *, controls: bool = False) -> TextIO:
-    return cast("TextIO", Output(stream, controls=controls))
+    return cast("TextIO", SafeStream(stream, controls=controls))
 
 
 def _fill_standard_descriptors() -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 from l3hpc.audio import formats
 from l3hpc.errors import InputError, command_line
-from l3hpc.io.files import digest, walk
-from l3hpc.io.tables import rows
+from l3hpc.io.files import digest, walk_files
+from l3hpc.io.tables import read_rows
 
 AUDIO_SUFFIXES = formats.SOUND_SUFFIXES
 TABLE = "recordings.csv"
@@ -130,8 +130,8 @@ def passed_over(folder: Path | str) -> str:
     """``3 other files: 2 .caf, 1 .txt``: what below ``folder`` is no recording; '' for nothing."""
     folder = Path(folder)
     taken = {name for name, _ in _walk(folder)}
-    return formats.passed_over(
-        path for path in walk(folder)
+    return formats.describe_ignored(
+        path for path in walk_files(folder)
         if (name := path.relative_to(folder).as_posix()) not in taken and name != TABLE)
 
 
@@ -197,7 +197,7 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
     ``l3hpc.io.tables`` refuses.
     """
     found: dict[str, tuple[str, float | None, float | None]] = {}
-    table = rows(path, "table of recordings", _COLUMNS[:3], short_rows=True)
+    table = read_rows(path, "table of recordings", _COLUMNS[:3], short_rows=True)
     line, columns = next(table)
     for column in columns:  # one that is misspelled would be lost unnoticed
         if _COLUMNS[3] not in columns and (column.strip().casefold() == _COLUMNS[3]
@@ -220,7 +220,7 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
     """Names and, of what is there, sizes: None for a broken link."""
-    found = [path for path in walk(folder) if formats.is_sound(path)
+    found = [path for path in walk_files(folder) if formats.is_sound(path)
              or formats.is_hdf5(path) and _holds_audio(path)]
     for path in formats.without_videos(found)[0]:
         yield path.relative_to(folder).as_posix(), _status(path)

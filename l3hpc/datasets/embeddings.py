@@ -150,7 +150,7 @@ class Part:
         if self.path.suffix == ".npz":
             return self._floats(npz.read_npz(self.path, [self.key])[self.key][start:stop], start)
         with hdf5.open_hdf5(self.path) as file:
-            return self._floats(hdf5.numbers(file, self.key)[start:stop], start)
+            return self._floats(hdf5.numeric_dataset(file, self.key)[start:stop], start)
 
     def chunks(self, size: int = ROWS_PER_READ) -> Iterator[np.ndarray]:
         """All rows in order, at most ``size`` at a time, as float32."""
@@ -160,7 +160,7 @@ class Part:
                 yield matrix[start:start + size]
             return
         with hdf5.open_hdf5(self.path) as file:
-            data = hdf5.numbers(file, self.key)
+            data = hdf5.numeric_dataset(file, self.key)
             for start in range(0, self.rows, size):
                 yield self._floats(data[start:start + size], start)
 
@@ -175,7 +175,7 @@ class Part:
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order]
         with hdf5.open_hdf5(self.path) as file:
-            data = hdf5.numbers(file, self.key)
+            data = hdf5.numeric_dataset(file, self.key)
             step = data.chunks[0] if data.chunks else 1024
             edges = np.flatnonzero(np.diff(ordered // step)) + 1
             for places in np.split(np.arange(wanted.size), edges):
@@ -205,9 +205,9 @@ class Part:
             columns = {}
             for name in (*_ROW_COLUMNS, *_RECORDING_COLUMNS):
                 if name in file and (only is None or name in only):
-                    columns[name] = (hdf5.texts(file, name) if name in _TEXT_COLUMNS
-                                     else hdf5.numbers(file, name, dims=1)[()])
-            recordings = len(hdf5.texts(file, "recordings/file"))
+                    columns[name] = (hdf5.read_strings(file, name) if name in _TEXT_COLUMNS
+                                     else hdf5.numeric_dataset(file, name, dims=1)[()])
+            recordings = len(hdf5.read_strings(file, "recordings/file"))
         for name, values in columns.items():
             wanted = self.rows if name in _ROW_COLUMNS else recordings
             if len(values) != wanted:
@@ -227,7 +227,7 @@ class Part:
             return {}
         with hdf5.open_hdf5(self.path) as file:
             return {name: _plain(value)
-                    for name, value in hdf5.attributes(file, self.path).items()}
+                    for name, value in hdf5.read_attributes(file, self.path).items()}
 
     @cached_property
     def audio_shape(self) -> tuple[int, int] | None:
@@ -237,7 +237,7 @@ class Part:
         with hdf5.open_hdf5(self.path) as file:
             if AUDIO_KEY not in file:
                 return None
-            shape = tuple(hdf5.numbers(file, AUDIO_KEY).shape)
+            shape = tuple(hdf5.numeric_dataset(file, AUDIO_KEY).shape)
         if len(shape) == 3 and shape[1] == 1:
             shape = (shape[0], shape[2])
         if len(shape) != 2:
@@ -397,7 +397,7 @@ def _matrices(path: Path) -> Mapping[str, tuple[int, int]]:
 
 def _h5_shapes(path: Path) -> dict[str, tuple[int, int]]:
     with hdf5.open_hdf5(path) as file:
-        return hdf5.matrices(file)
+        return hdf5.matrix_shapes(file)
 
 
 def _npz_shapes(path: Path) -> dict[str, tuple[int, int]]:

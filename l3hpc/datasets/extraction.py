@@ -384,11 +384,12 @@ def write_npz_files(source: Path, folder: Path) -> int:
 
     Returns how many were written; recordings without a row have none.
     """
-    from l3hpc.io.hdf5 import numbers, open_hdf5, texts
+    from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_strings
 
     with open_hdf5(source) as file:
-        which, starts = numbers(file, "recording")[()], numbers(file, "start")[()]
-        names, embedding = texts(file, "recordings/file"), numbers(file, "l3_embedding")
+        which, starts = numeric_dataset(file, "recording")[()], numeric_dataset(file, "start")[()]
+        names = read_strings(file, "recordings/file")
+        embedding = numeric_dataset(file, "l3_embedding")
         # the rows of a recording are neighbours: it is written in one go
         edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
         for first, last in itertools.pairwise(edges if len(which) else []):

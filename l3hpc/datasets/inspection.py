@@ -92,7 +92,7 @@ def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
     """Probe files and note those that cannot be used; returns seconds per usable file."""
     from l3hpc.audio.decoding import INSTALL, find_ffmpeg
     from l3hpc.audio.files import AudioError, probe
-    from l3hpc.audio.formats import by_ffmpeg
+    from l3hpc.audio.formats import needs_ffmpeg
 
     seconds: dict[str, float] = {}
     rates: Counter[int] = Counter()
@@ -103,7 +103,7 @@ def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
     progress.start("listening" if listen else "looking", total=len(names), unit="files")
     for name in names:
         try:
-            if by_ffmpeg(name) and find_ffmpeg() is None:
+            if needs_ffmpeg(name) and find_ffmpeg() is None:
                 undecoded.append(name)
                 continue
             info = probe(folder / name)

@@ -20,7 +20,7 @@ from l3hpc.datasets.inspection import Inspection, look
 from l3hpc.errors import InputError
 from l3hpc.findings import Finding
 from l3hpc.io.files import digest
-from l3hpc.io.tables import records
+from l3hpc.io.tables import read_records
 
 SUBSETS = ("all", "esc10")
 _PLAIN = re.compile(r"[^/\\]+")
@@ -173,7 +173,7 @@ def _clips(layout: _Layout, table: Path, subset: str
            ) -> tuple[list[tuple[str, int, int, str]], dict[int, str]]:
     """(file, fold, class number, source) of every clip, and class number → name."""
     needed = [layout.name, "fold", layout.number, layout.label]
-    lines = records(table, f"table of {layout.kind}",
+    lines = read_records(table, f"table of {layout.kind}",
                     [*needed, _ESC10] if subset == "esc10" else needed)
     clips: list[tuple[str, int, int, str]] = []
     names: dict[int, str] = {}

@@ -23,7 +23,7 @@ from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.findings import Finding
 from l3hpc.io import yaml
 from l3hpc.io.files import write_text
-from l3hpc.io.tables import cells as cells_of
+from l3hpc.io.tables import read_cells as cells_of
 from l3hpc.io.tables import refuse_separator
 
 OTHER = "X"
@@ -110,7 +110,7 @@ class Taxonomy:
         Raises ``InputError`` for anything else, with the file and the place.
         """
         where = str(path)
-        value, _ = yaml.read(Path(path))
+        value, _ = yaml.read_yaml(Path(path))
         if not isinstance(value, Mapping) or not all(
                 isinstance(value.get(level), Mapping) for level in ("coarse", "fine")):
             raise InputError("not a taxonomy", where=where,

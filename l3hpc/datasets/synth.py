@@ -29,7 +29,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.datasets import sounds
 from l3hpc.datasets.sonyc_ust import Taxonomy, sonyc_ust
 from l3hpc.errors import InputError
-from l3hpc.io.files import read_json, whole_folder, write_json, write_text
+from l3hpc.io.files import atomic_folder, read_json, write_json, write_text
 
 SENSORS = {"train": range(6), "validate": range(6, 8), "test": range(8, 10)}
 SHARES = {"train": 0.6, "validate": 0.2, "test": 0.2}
@@ -124,7 +124,7 @@ def make_city(folder: Path | str, city: City | None = None, *,
         raise InputError("is not empty", where=str(folder), hint="Name another folder.")
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file", where=str(folder), hint="Name another folder.")
-    with whole_folder(folder) as target:
+    with atomic_folder(folder) as target:
         recordings = _write_recordings(target / "audio", city, progress)
         clips = {}
         if city.ust_clips:

@@ -215,7 +215,7 @@ def sonyc_line(folder: Path | None) -> Finding:
         return Finding("SONYC-UST", "off", "not set (paths.sonyc_ust, SONYC_UST_PATH)",
                        "needed for submit downstream; to try it out: l3hpc data synth city")
     from l3hpc.datasets.sonyc_ust import check, locate
-    from l3hpc.io.tables import records
+    from l3hpc.io.tables import read_records
 
     try:
         problems = [str(problem) for problem in check(folder)]
@@ -226,7 +226,7 @@ def sonyc_line(folder: Path | None) -> Finding:
         return Finding("SONYC-UST", "red", f"{len(problems)} problems, the first: {problems[0]}",
                        command_line('data', 'check', folder))
     clips = {(row["split"], row["audio_filename"])
-             for _, row in records(paths.annotations, "annotations")}
+             for _, row in read_records(paths.annotations, "annotations")}
     counts = [f"{sum(part == split for part, _ in clips):,} {split}"
               for split in ("train", "validate", "test")]
     return Finding("SONYC-UST", "green", f"{len(clips):,} clips ({', '.join(counts)})")

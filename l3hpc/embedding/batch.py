@@ -27,16 +27,23 @@ import numpy as np
 from l3hpc.arrays.threads import allocated_cores, read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, read_audio
 from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, hop_samples
-from l3hpc.embedding.embed import Settings, check_embedding, embed_file, embed_pieces, resampler_of
-from l3hpc.embedding.folders import Work
+from l3hpc.embedding.embed import (
+    EmbedSettings,
+    check_embedding,
+    embed_file,
+    embed_pieces,
+    get_resampler,
+)
+from l3hpc.embedding.folders import EmbedTask
 from l3hpc.embedding.model import Model, load_model
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.io.files import whole_file
+from l3hpc.io.files import atomic_file
 
 KEYS = ("embedding", "timestamps")
 IN_MEMORY = 32 << 20  # bytes of embeddings that wait in memory; more wait on the disk
 ROWS = 4096  # written at once
-__all__ = ["Outcome", "Settings", "about", "embed_all", "embed_file", "embed_in_processes"]
+__all__ = ["EmbedResult", "EmbedSettings", "embed_all", "embed_file", "embed_in_processes",
+           "model_metadata"]
 LONG_S = 60.0  # a longer recording is read in pieces
 TOGETHER = 256  # frames of short recordings that go to the network at once
 SHARE = 16  # recordings that a process is given at once, at most
@@ -46,12 +53,12 @@ DONE, SKIPPED, FAILED = STATES = ("done", "skipped", "failed")
 _model: Model | None = None  # of a process of ``embed_in_processes``
 
 
-def write(path: Path, pieces: Iterable[tuple[np.ndarray, np.ndarray]], about: Mapping[str, Any]
-          ) -> int:
+def write_embeddings(path: Path, pieces: Iterable[tuple[np.ndarray, np.ndarray]],
+                     metadata: Mapping[str, Any]) -> int:
     """Write embeddings (n, D) float32 and times (n,) float64, piece by piece, by one rename.
 
     The ending decides: ``.npz`` with ``embedding`` and ``timestamps`` and nothing else; ``.h5``
-    with two data sets of these names and ``about`` (JSON-ready) as attributes; ``.csv`` with the
+    with two data sets of these names and ``metadata`` (JSON-ready) as attributes; ``.csv`` with the
     columns ``timestamp``, ``e0``, ``e1``, …. Returns the number of frames. Where a piece cannot be
     had (it raises), nothing is written.
     """
@@ -59,12 +66,12 @@ def write(path: Path, pieces: Iterable[tuple[np.ndarray, np.ndarray]], about: Ma
     if path.suffix not in makers:
         raise InputError(f"unknown format {path.suffix!r}", where=str(path),
                          allowed=", ".join(makers))
-    with whole_file(path) as stream, tempfile.SpooledTemporaryFile(
+    with atomic_file(path) as stream, tempfile.SpooledTemporaryFile(
             IN_MEMORY, dir=str(path.parent)) as waiting:
         table = _Table(waiting)
         for embedding, timestamps in pieces:
             table.add(embedding, timestamps)
-        makers[path.suffix](stream, table, about)
+        makers[path.suffix](stream, table, metadata)
     return table.rows
 
 
@@ -94,7 +101,7 @@ class _Table:
             yield np.frombuffer(data, np.float32).reshape(-1, self.dim)
 
 
-def _npz(stream: BinaryIO, table: _Table, about: Mapping[str, Any]) -> None:
+def _npz(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("embedding.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(
@@ -105,11 +112,11 @@ def _npz(stream: BinaryIO, table: _Table, about: Mapping[str, Any]) -> None:
             np.lib.format.write_array(member, table.times)
 
 
-def _h5(stream: BinaryIO, table: _Table, about: Mapping[str, Any]) -> None:
+def _h5(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
     import h5py
 
     with h5py.File(stream, "w") as file:
-        for key, value in about.items():
+        for key, value in metadata.items():
             file.attrs[key] = value if isinstance(value, (str, int, float)) else json.dumps(value)
         embedding = file.create_dataset(KEYS[0], (table.rows, table.dim), "f4", track_times=False)
         done = 0
@@ -119,7 +126,7 @@ def _h5(stream: BinaryIO, table: _Table, about: Mapping[str, Any]) -> None:
         file.create_dataset(KEYS[1], data=table.times, track_times=False)
 
 
-def _csv(stream: BinaryIO, table: _Table, about: Mapping[str, Any]) -> None:
+def _csv(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
     header = ",".join(["timestamp", *(f"e{index}" for index in range(table.dim))])
     stream.write(f"{header}\n".encode())
     times = iter(table.times)
@@ -129,11 +136,11 @@ def _csv(stream: BinaryIO, table: _Table, about: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EmbedResult:
     """The result for one recording. ``state`` is one of ``STATES``; ``message`` says why it failed,
     or what is unusual about it."""
 
-    work: Work
+    work: EmbedTask
     state: str
     frames: int = 0
     message: str = ""
@@ -148,7 +155,7 @@ class Outcome:
 class _Read:
     """A recording's frames (None: it is long), or why there are none."""
 
-    work: Work
+    work: EmbedTask
     frames: np.ndarray | CutFrames | None = None
     times: np.ndarray | None = None
     message: str = ""
@@ -163,7 +170,8 @@ class _Group:
     frames: int = 0
 
 
-def embed_all(model: Model, works: Iterable[Work], settings: Settings) -> Iterator[Outcome]:
+def embed_all(model: Model, works: Iterable[EmbedTask], settings: EmbedSettings
+              ) -> Iterator[EmbedResult]:
     """Embed recordings with one model, in memory for some short ones and one piece of a long one.
 
     Parameters
@@ -202,8 +210,8 @@ def embed_all(model: Model, works: Iterable[Work], settings: Settings) -> Iterat
     yield from _together(model, group, settings)
 
 
-def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settings: Settings,
-                       jobs: int) -> Iterator[Outcome]:
+def embed_in_processes(options: Mapping[str, Any], works: Sequence[EmbedTask],
+                       settings: EmbedSettings, jobs: int) -> Iterator[EmbedResult]:
     """``embed_all`` in several processes, each with a model and a part of the cores of its own.
 
     Parameters
@@ -242,7 +250,7 @@ def embed_in_processes(options: Mapping[str, Any], works: Sequence[Work], settin
             pool.shutdown(cancel_futures=True)
 
 
-def about(model: Model, settings: Settings) -> dict[str, Any]:
+def model_metadata(model: Model, settings: EmbedSettings) -> dict[str, Any]:
     """Metadata without which embeddings cannot be interpreted, JSON-ready."""
     return {"model": model.recognised.label, "rate": model.rate, "hop_size": settings.hop_size,
             "center": int(settings.center), "resampler": settings.resampler,
@@ -250,7 +258,7 @@ def about(model: Model, settings: Settings) -> dict[str, Any]:
             "random_weights": int(model.recognised.random_weights)}
 
 
-def _read(work: Work, model: Model, settings: Settings) -> _Read:
+def _read(work: EmbedTask, model: Model, settings: EmbedSettings) -> _Read:
     if work.output.is_file() and not settings.overwrite:
         return _Read(work)
     try:
@@ -258,14 +266,14 @@ def _read(work: Work, model: Model, settings: Settings) -> _Read:
             return _Read(work)
         contents = Contents()
         signal, rate = read_audio(work.recording, contents=contents)
-        there = resampler_of(settings.resampler)(signal, rate, model.rate)
+        there = get_resampler(settings.resampler)(signal, rate, model.rate)
         frames, times = cut_frames(there, model.rate, settings.hop_size, bool(settings.center))
         return _Read(work, frames, times, "; ".join(contents.odd()))
     except (L3hpcError, OSError) as error:
         return _Read(work, error=_words(error, work))
 
 
-def _together(model: Model, group: _Group, settings: Settings) -> list[Outcome]:
+def _together(model: Model, group: _Group, settings: EmbedSettings) -> list[EmbedResult]:
     if not group.reads:
         return []
     frames = [read.frames for read in group.reads if read.frames is not None]
@@ -278,39 +286,40 @@ def _together(model: Model, group: _Group, settings: Settings) -> list[Outcome]:
             for read, embedding in zip(group.reads, embeddings, strict=True)]
 
 
-def _alone(model: Model, read: _Read, settings: Settings) -> Outcome:
+def _alone(model: Model, read: _Read, settings: EmbedSettings) -> EmbedResult:
     """The outcome of a recording that exists, failed, or is long."""
     if read.error is not None:
-        return Outcome(read.work, FAILED, message=read.error)
+        return EmbedResult(read.work, FAILED, message=read.error)
     if read.work.output.is_file() and not settings.overwrite:
-        return Outcome(read.work, SKIPPED)
+        return EmbedResult(read.work, SKIPPED)
     contents = Contents()
     pieces = embed_pieces(read.work.recording, model, settings, contents)
     return _outcome(model, read, pieces, settings, contents)
 
 
-def _written(model: Model, read: _Read, embedding: np.ndarray, settings: Settings) -> Outcome:
+def _written(model: Model, read: _Read, embedding: np.ndarray, settings: EmbedSettings
+             ) -> EmbedResult:
     assert read.times is not None
     try:
         check_embedding(embedding, model, str(read.work.recording))
     except AudioError as error:
-        return Outcome(read.work, FAILED, message=_words(error, read.work))
+        return EmbedResult(read.work, FAILED, message=_words(error, read.work))
     return _outcome(model, read, [(embedding, read.times)], settings)
 
 
 def _outcome(model: Model, read: _Read, pieces: Iterable[tuple[np.ndarray, np.ndarray]],
-             settings: Settings, contents: Contents | None = None) -> Outcome:
+             settings: EmbedSettings, contents: Contents | None = None) -> EmbedResult:
     try:
-        frames = write(read.work.output, pieces, about(model, settings))
+        frames = write_embeddings(read.work.output, pieces, model_metadata(model, settings))
     except InputError:  # the network is to blame, not this recording
         raise
     except (L3hpcError, OSError) as error:
-        return Outcome(read.work, FAILED, message=_words(error, read.work))
+        return EmbedResult(read.work, FAILED, message=_words(error, read.work))
     words = read.message if contents is None else "; ".join(contents.odd())
-    return Outcome(read.work, DONE, frames, words)
+    return EmbedResult(read.work, DONE, frames, words)
 
 
-def _words(error: Exception, work: Work) -> str:
+def _words(error: Exception, work: EmbedTask) -> str:
     if isinstance(error, L3hpcError):
         return "; ".join(part for part in (error.message, error.hint) if part)
     assert isinstance(error, OSError)
@@ -333,6 +342,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _share(works: Sequence[Work], settings: Settings) -> list[Outcome]:
+def _share(works: Sequence[EmbedTask], settings: EmbedSettings) -> list[EmbedResult]:
     assert _model is not None
     return list(embed_all(_model, works, settings))

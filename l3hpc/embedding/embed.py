@@ -6,7 +6,7 @@ in front (``center``), zeros at the end so that no sample is lost, frames of one
 silence and audio shorter than a second are warnings. What they pass on, this refuses: samples that
 are not finite, arrays whose scale or shape is not certain.
 
-``Settings`` checks the arguments, for Python and for the command line; ``embed_file`` and
+``EmbedSettings`` checks the arguments, for Python and for the command line; ``embed_file`` and
 ``embed_pieces`` embed one sound file piece by piece, in memory for a few seconds of it.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, sound_blocks
 from l3hpc.audio.framing import JoinedFrames, cut_frames, frame_blocks, hop_samples
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
-from l3hpc.audio.samples import MOST_CHANNELS, is_number, mono_of, rate_of
+from l3hpc.audio.samples import MOST_CHANNELS, check_rate, is_number, to_mono
 from l3hpc.embedding.model import KERAS_BATCH, Model, load_model
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models.embedder import check_network
@@ -48,7 +48,7 @@ class AudioWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Settings:
+class EmbedSettings:
     """How to embed: see ``get_embedding``. Raises ``InputError`` for an invalid value."""
 
     hop_size: float = HOP_S
@@ -70,15 +70,15 @@ class Settings:
         if not isinstance(self.center, (bool, np.bool_)) and self.center not in (0, 1):
             raise InputError(f"center is {self.center!r:.40}", where="center",
                              allowed="True, False")
-        resampler_of(self.resampler)
+        get_resampler(self.resampler)
 
 
-def resampler_of(name: object) -> Callable[[np.ndarray, int, int], np.ndarray]:
+def get_resampler(name: object) -> Callable[[np.ndarray, int, int], np.ndarray]:
     """The function of one of ``RESAMPLERS``."""
     return RESAMPLERS[check_choice("resampler", name, RESAMPLERS, where="resampler")]
 
 
-def warn_of(words: Iterable[str], where: str | None, depth: int) -> None:
+def warn_about(words: Iterable[str], where: str | None, depth: int) -> None:
     """Warn (``AudioWarning``) of what is odd about a recording.
 
     depth: of calls from here to the line that the warning names.
@@ -91,7 +91,7 @@ def warn_of(words: Iterable[str], where: str | None, depth: int) -> None:
 Embedding = tuple[np.ndarray, np.ndarray]
 
 
-def embed_file(path: str | Path, model: Model, settings: Settings | None = None,
+def embed_file(path: str | Path, model: Model, settings: EmbedSettings | None = None,
                on_batch: Callable[[int], None] | None = None) -> Embedding:
     """``get_embedding`` of a sound file, in memory for a few seconds of it.
 
@@ -119,12 +119,12 @@ def embed_file(path: str | Path, model: Model, settings: Settings | None = None,
         The file is damaged or empty.
     """
     contents = Contents()
-    found = list(embed_pieces(Path(path), model, settings or Settings(), contents, on_batch))
-    warn_of(contents.odd(), str(path), 2)
+    found = list(embed_pieces(Path(path), model, settings or EmbedSettings(), contents, on_batch))
+    warn_about(contents.odd(), str(path), 2)
     return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
 
 
-def embed_pieces(path: Path, model: Model, settings: Settings, contents: Contents,
+def embed_pieces(path: Path, model: Model, settings: EmbedSettings, contents: Contents,
                  on_batch: Callable[[int], None] | None = None) -> Iterator[Embedding]:
     """Embeddings (n, dim) and times (n,) of a sound file, one piece after the other.
 
@@ -146,7 +146,7 @@ def embed_pieces(path: Path, model: Model, settings: Settings, contents: Content
     yield from embed_blocks(all_blocks(), contents.rate, model, settings, str(path), on_batch)
 
 
-def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings: Settings,
+def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings: EmbedSettings,
                  where: str | None, on_batch: Callable[[int], None] | None = None
                  ) -> Iterator[Embedding]:
     """Embeddings and times of one signal that comes in blocks of samples, piece by piece."""
@@ -242,7 +242,7 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
         Silence, a peak below 1e-4, less than a second (padded with zeros), a file that ends before
         its stated length, or an array whose scale or shape had to be worked out.
     """
-    settings = Settings(hop_size, center, batch_size, resampler=resampler)
+    settings = EmbedSettings(hop_size, center, batch_size, resampler=resampler)
     if model is None:
         raise InputError("no model was given", allowed=NO_MODEL)
     if audio is None:
@@ -263,7 +263,7 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
 class _Request:
     """Model and settings of one call of ``get_embedding``."""
 
-    def __init__(self, model: Model, settings: Settings,
+    def __init__(self, model: Model, settings: EmbedSettings,
                  on_batch: Callable[[int], None] | None) -> None:
         self._model, self._settings, self._on_batch = model, settings, on_batch
 
@@ -301,7 +301,7 @@ class _Request:
                              allowed="sr=None: the rate is read from the file")
         contents = Contents()
         found = _joined(embed_pieces(path, self._model, self._settings, contents, self._on_batch))
-        warn_of(contents.odd(), str(path), 4)
+        warn_about(contents.odd(), str(path), 4)
         return found
 
     def _long(self, mono: np.ndarray, rate: int, name: str | None) -> Embedding:
@@ -310,14 +310,14 @@ class _Request:
                                     self._on_batch))
 
     def _mono(self, audio: Any, rate: int, name: str | None) -> np.ndarray:
-        mono, notes = mono_of(audio, name)
+        mono, notes = to_mono(audio, name)
         contents = Contents(rate=rate)
         contents.add(mono)
-        warn_of([*notes, *contents.odd()], name, 4)
+        warn_about([*notes, *contents.odd()], name, 4)
         return mono
 
     def _cut(self, mono: np.ndarray, rate: int) -> tuple[Any, np.ndarray]:
-        there = resampler_of(self._settings.resampler)(mono, rate, self._model.rate)
+        there = get_resampler(self._settings.resampler)(mono, rate, self._model.rate)
         return cut_frames(there, self._model.rate, self._settings.hop_size,
                           bool(self._settings.center))
 
@@ -353,5 +353,5 @@ def _rates(audios: Sequence[Any], sr: Any, single: bool) -> list[int | None]:
     if len(stated) != len(audios):
         raise InputError(f"{len(stated)} sampling rates for {len(audios)} arrays",
                          allowed="one for all, or one for each")
-    return [None if rate is None and _is_path(audio) else rate_of(rate)
+    return [None if rate is None and _is_path(audio) else check_rate(rate)
             for audio, rate in zip(audios, stated, strict=True)]

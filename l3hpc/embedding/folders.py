@@ -17,13 +17,13 @@ from l3hpc.audio import formats
 from l3hpc.audio.decoding import require_regular
 from l3hpc.audio.formats import SOUND_SUFFIXES, AudioError
 from l3hpc.errors import InputError
-from l3hpc.io.files import walk
+from l3hpc.io.files import walk_files
 
 FORMATS = ("npz", "h5", "csv")
 
 
 @dataclass(frozen=True)
-class Work:
+class EmbedTask:
     """One recording and the file that its embeddings go to."""
 
     recording: Path
@@ -31,14 +31,14 @@ class Work:
 
 
 @dataclass
-class Plan:
+class EmbedPlan:
     """What there is to embed.
 
     works: in order. failed: inputs of which there is nothing to embed, and why. others: files in
     folders and globs that are no recordings.
     """
 
-    works: list[Work] = field(default_factory=list)
+    works: list[EmbedTask] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     others: list[Path] = field(default_factory=list)
 
@@ -46,21 +46,21 @@ class Plan:
     def passed_over(self) -> str:
         """``3 other files: 2 .caf, 1 .txt``; '' for none, and without outputs of before."""
         outputs = {_entry(work.output) for work in self.works}
-        return formats.passed_over(sorted(
+        return formats.describe_ignored(sorted(
             {entry for path in self.others if (entry := _entry(path)) not in outputs}))
 
 
-def plan(inputs: Iterable[str | Path], output_dir: Path | None = None, suffix: str | None = None,
-         format: str = "npz") -> list[Work]:
-    """The recordings of ``plan_all``; an input that is not there is an ``InputError``."""
-    found = plan_all(inputs, output_dir, suffix, format)
+def find_recordings(inputs: Iterable[str | Path], output_dir: Path | None = None,
+                    suffix: str | None = None, format: str = "npz") -> list[EmbedTask]:
+    """The recordings of ``plan_embedding``; an input that is not there is an ``InputError``."""
+    found = plan_embedding(inputs, output_dir, suffix, format)
     for word, why in found.failed.items():
         raise InputError(why, where=word)
     return found.works
 
 
-def plan_all(inputs: Iterable[str | Path], output_dir: Path | None = None,
-             suffix: str | None = None, format: str = "npz") -> Plan:
+def plan_embedding(inputs: Iterable[str | Path], output_dir: Path | None = None,
+                   suffix: str | None = None, format: str = "npz") -> EmbedPlan:
     """What there is to embed, in order, each recording once (a link to one is one of its own).
 
     ``inputs``: sound files; folders, searched through all levels for ``SOUND_SUFFIXES`` (hidden
@@ -72,7 +72,7 @@ def plan_all(inputs: Iterable[str | Path], output_dir: Path | None = None,
     if format not in FORMATS:
         raise InputError(f"unknown format {format!r}", allowed=", ".join(FORMATS))
     words = [str(one) for one in inputs]
-    found = Plan()
+    found = EmbedPlan()
     recordings: list[tuple[Path, Path | None]] = []
     for word in words:
         others: list[Path] = []
@@ -82,7 +82,7 @@ def plan_all(inputs: Iterable[str | Path], output_dir: Path | None = None,
             found.failed[word] = error.message
             continue
         if not inside:
-            passed = formats.passed_over(others)
+            passed = formats.describe_ignored(others)
             found.failed[word] = "no recordings in it" + (f", but {passed}" if passed else "")
         recordings += inside
         found.others += others
@@ -99,7 +99,7 @@ def plan_all(inputs: Iterable[str | Path], output_dir: Path | None = None,
     return found
 
 
-def _add(found: Plan, recordings: list[tuple[Path, Path | None]], output_dir: Path | None,
+def _add(found: EmbedPlan, recordings: list[tuple[Path, Path | None]], output_dir: Path | None,
          suffix: str | None, format: str) -> None:
     """Give each recording its output."""
     outputs: dict[Path, Path] = {}
@@ -117,7 +117,7 @@ def _add(found: Plan, recordings: list[tuple[Path, Path | None]], output_dir: Pa
                 continue
             raise InputError(f"{other} and {recording} would both become {output}",
                              hint="embed them one after the other, into different folders (-o)")
-        found.works.append(Work(recording, output))
+        found.works.append(EmbedTask(recording, output))
 
 
 def _levels(recordings: list[Path], output_dir: Path | None, suffix: str | None, format: str
@@ -175,7 +175,7 @@ def _recordings(word: str, others: list[Path]) -> Iterator[tuple[Path, Path | No
 
 
 def _inside(folder: Path, others: list[Path]) -> Iterator[tuple[Path, Path]]:
-    files = list(walk(folder))
+    files = list(walk_files(folder))
     taken = _sounds(files, others)
     for path in files:
         if path in taken:

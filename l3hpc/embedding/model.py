@@ -13,7 +13,7 @@ import numpy as np
 
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import Frontend
-from l3hpc.embedding.model_files import PATTERNS, Recognised, find, geometry_of, recognise
+from l3hpc.embedding.model_files import PATTERNS, Recognised, find_model, geometry_of, recognise
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models import weights
 
@@ -22,7 +22,7 @@ ENGINES = ("auto", "ncnn", "tensorflow")
 BATCH_WIDE = "A'"  # the convention whose spectrograms depend on the whole batch
 
 
-class Runner(Protocol):
+class FrameEmbedder(Protocol):
     """What computes: an ``Embedder`` or a ``TfliteEmbedder``."""
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
@@ -49,7 +49,7 @@ class Model:
     """
 
     recognised: Recognised
-    runner: Runner
+    runner: FrameEmbedder
     engine: str
     source: Mapping[str, Any] | None = None
 
@@ -149,7 +149,7 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     """
     _check(model, {"input_repr": input_repr, "frontend": frontend, "engine": engine},
            {"embedding_size": embedding_size, "threads": threads})
-    file, named = find(model)
+    file, named = find_model(model)
     options = {"input_repr": input_repr, "embedding_size": embedding_size}
     for key, value in named.options.items():
         if options[key] is None:

@@ -46,7 +46,7 @@ NETWORKS = {"openl3": "L3 audio network (openl3)", "edgel3-sparse": "sparse L3 (
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedModel:
     """What a name stands for.
 
     files: names that the file may have. package: whose weights they are ('' for one's own).
@@ -60,47 +60,47 @@ class Named:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def find(name: str | Path) -> tuple[str | Path, Named]:
+def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
     """The file (or ``'untrained[:SEED]'``) that a path or name stands for, and what the name says.
 
     A folder that is called like a model is not meant, where there is such a model. Raises
     ``InputError`` where nothing is found: where it was looked for, and what to do.
     """
     if isinstance(name, Path) or os.path.isfile(name) or os.sep in name:
-        return Path(name), Named(())
+        return Path(name), NamedModel(())
     if untrained_seed(name) is not None:
-        return name, Named(())
-    named = meaning(name)
-    for folder in folders():
+        return name, NamedModel(())
+    named = parse_name(name)
+    for folder in search_folders():
         for file in named.files:
             if os.path.isfile(folder / file):
                 return folder / file, named
     if os.path.exists(name):
-        return Path(name), Named(())
+        return Path(name), NamedModel(())
     raise _missing(name, named)
 
 
-def meaning(name: str) -> Named:
+def parse_name(name: str) -> NamedModel:
     """Which file a name stands for. A published name with a wrong number is an ``InputError``."""
     sea, sparse, openl3 = (one.fullmatch(name) for one in (_SEA, _SPARSE, _OPENL3))
     if sea:
         _one_of(name, sea[1], map(str, SEA_DIMS))
         file = f"edgel3_sea_ust_audio_emb_{sea[1]}.h5"
-        return Named((file, f"{file}.gz"), "edgel3", "edgel3-sea",
+        return NamedModel((file, f"{file}.gz"), "edgel3", "edgel3-sea",
                      {"embedding_size": int(sea[1])})
     if sparse:
         share = next((one for one in SPARSITIES if float(one) == float(sparse[2])), sparse[2])
         _one_of(name, share, SPARSITIES)
         file = f"edgel3_{sparse[1]}_audio_sparsity_{share}.h5"
-        return Named((file, f"{file}.gz"), "edgel3", "edgel3-sparse")
+        return NamedModel((file, f"{file}.gz"), "edgel3", "edgel3-sparse")
     if openl3:
         size = int(openl3[3] or OPENL3_SIZE)
         _one_of(name, str(size), map(str, OPENL3_SIZES))
         stem = f"openl3_audio_{openl3[1]}_{openl3[2]}"
-        return Named(tuple(f"{stem}{version}{end}" for version in ("-v0_4_0", "", "-v0_2_0")
+        return NamedModel(tuple(f"{stem}{version}{end}" for version in ("-v0_4_0", "", "-v0_2_0")
                            for end in (".h5.gz", ".h5")), "openl3", "openl3",
                      {"input_repr": openl3[1], "embedding_size": size})
-    return Named((name, *(f"{name}{end}" for end in ENDINGS)))
+    return NamedModel((name, *(f"{name}{end}" for end in ENDINGS)))
 
 
 def published_name(*, model_type: str | None = None, emb_dim: int | None = None,
@@ -127,23 +127,23 @@ def published_name(*, model_type: str | None = None, emb_dim: int | None = None,
     return f"edgel3-{retrain_type or 'ft'}-{sparsity or '95.45'}"
 
 
-def folders() -> list[Path]:
+def search_folders() -> list[Path]:
     """The folders in which names are looked for, in this order."""
     stated = [Path(one).expanduser() for one in os.environ.get(VARIABLE, "").split(os.pathsep)
               if one]
-    return [*stated, Path("models"), home()]
+    return [*stated, Path("models"), user_folder()]
 
 
-def home() -> Path:
+def user_folder() -> Path:
     """The user's own folder of models (``XDG_DATA_HOME`` is honoured)."""
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
     return Path(base) / "l3hpc" / "models"
 
 
-def known() -> list[str]:
+def available_models() -> list[str]:
     """Names of the model files in ``folders()``, for shell completion."""
     found = set()
-    for folder in folders():
+    for folder in search_folders():
         for path in folder.iterdir() if folder.is_dir() else ():
             ending = next((end for end in sorted(ENDINGS, key=len, reverse=True)
                            if path.name.endswith(end)), None)
@@ -158,17 +158,17 @@ def _one_of(name: str, value: str, allowed: Any) -> None:
         raise InputError(f"there is no published model {name!r}", allowed=", ".join(values))
 
 
-def _missing(name: str, named: Named) -> InputError:
-    looked = ", ".join(str(folder) for folder in folders())
+def _missing(name: str, named: NamedModel) -> InputError:
+    looked = ", ".join(str(folder) for folder in search_folders())
     if not named.package:
         return InputError(f"no model {name!r}: neither a file nor a name in {looked}",
                           allowed=PATTERNS, hint="l3hpc ships no weights: name the file you have, "
                           "or put it into one of these folders")
-    file = named.files[0 if named.package == "openl3" else 1]
+    file, folder = named.files[0 if named.package == "openl3" else 1], user_folder()
     return InputError(
         f"no model {name!r} in {looked}", allowed=f"a file named {' or '.join(named.files[:2])}",
         hint=f"l3hpc ships no weights. Those of {named.package}:\n"
-             f"mkdir -p {home()} && curl -Lo {home()}/{file} {WHERE[named.package]}{file}")
+             f"mkdir -p {folder} && curl -Lo {folder}/{file} {WHERE[named.package]}{file}")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from l3hpc.audio.conventions import name_of
 from l3hpc.audio.frontends import RANGE_DB
 from l3hpc.datasets.corpus import Recording, scan
 from l3hpc.datasets.windows import spread, windows_of
-from l3hpc.embedding.model_files import find, geometry_of
+from l3hpc.embedding.model_files import find_model, geometry_of
 from l3hpc.errors import InputError, command_line, nearest
 from l3hpc.export import tiling
 from l3hpc.export.graph import Graph
@@ -207,7 +207,7 @@ def read_model(name: str | Path, geometry: Mapping[str, Any] | None = None
     name: a weights file, a name as ``l3hpc.embedding.load_model`` takes it, or ``untrained[:SEED]``
     (a ``Path`` is always a file). geometry: front-end values that overrule the file.
 
-    Raises ``InputError`` as ``find`` and ``l3hpc.models.weights.load_parameters`` do.
+    Raises ``InputError`` as ``find_model`` and ``l3hpc.models.weights.load_parameters`` do.
     """
     file, options = _found(name, geometry)
     return load_parameters(file, **options)
@@ -221,7 +221,7 @@ def describe_model(name: str | Path, geometry: Mapping[str, Any] | None = None) 
 
 def _found(name: str | Path, geometry: Mapping[str, Any] | None
            ) -> tuple[str | Path, dict[str, Any]]:
-    file, named = find(name)
+    file, named = find_model(name)
     representation = named.options.get("input_repr")
     return file, {"embedding_size": named.options.get("embedding_size"),
                   "geometry": geometry_of(representation, None, geometry)}

@@ -29,7 +29,7 @@ from l3hpc.export.build import (
 )
 from l3hpc.export.graph import Graph
 from l3hpc.export.interpreter import Runner
-from l3hpc.io.files import whole_folder, write_bytes, write_json, write_text
+from l3hpc.io.files import atomic_folder, write_bytes, write_json, write_text
 from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.models.precision import deviation_of
 from l3hpc.models.spec import NetworkSpec
@@ -310,7 +310,7 @@ def _write(output: Path, settings: Settings, spec: NetworkSpec, built: Built,
         "l3_frontend.c": lambda: ccode.frontend_source(spec.frontend, *end),
         "card.md": lambda: text(made),
     }
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         for name in settings.files(spec):
             if name == "report.json":
                 write_json(folder / name, made)

@@ -41,7 +41,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[BinaryIO]:
     """A stream to write and read whose content replaces ``path`` in one rename at the end.
 
     If the block raises, nothing is left. durable: wait until the disk has it; not needed for what a
@@ -105,8 +105,8 @@ def make_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
-    """Replace ``path`` by ``data`` in one rename (see ``whole_file``)."""
-    with whole_file(path, mode=mode, durable=durable) as stream:
+    """Replace ``path`` by ``data`` in one rename (see ``atomic_file``)."""
+    with atomic_file(path, mode=mode, durable=durable) as stream:
         stream.write(data)
 
 
@@ -138,10 +138,10 @@ def share_file(source: Path, target: Path) -> None:
 def read_json(path: Path | str, *, own: bool = False) -> Any:
     """The JSON value in ``path``; a damaged file is an ``InputError`` naming line and column.
 
-    own: see ``read_own``. A missing file is a ``FileNotFoundError``.
+    own: see ``read_own_file``. A missing file is a ``FileNotFoundError``.
     """
     try:
-        content = read_own(path) if own else read_bounded(path)
+        content = read_own_file(path) if own else read_bounded(path)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -220,7 +220,7 @@ def refuse_special(path: Path) -> os.stat_result:
     return status
 
 
-def read_own(path: Path | str) -> bytes:
+def read_own_file(path: Path | str) -> bytes:
     """The bytes of a file that the user of this process wrote; an ``InputError`` for any other.
 
     For what is executed: the open file is asked for its owner, so that nobody can put another one
@@ -233,12 +233,12 @@ def read_own(path: Path | str) -> bytes:
         if not stat.S_ISREG(state.st_mode):
             raise InputError("not a regular file", where=str(path))
         if not _ours(state.st_uid, path.parent):
-            raise InputError(f"belongs to {person(state.st_uid)}, not to you: it is not executed",
-                             where=str(path))
+            raise InputError(f"belongs to {user_name(state.st_uid)}, not to you: it is not "
+                             "executed", where=str(path))
         return stream.read()
 
 
-def is_own(folder: Path) -> bool:
+def is_owned_by_user(folder: Path) -> bool:
     """Whether a folder belongs to the user of this process."""
     return _ours(os.stat(folder).st_uid, Path(folder))
 
@@ -251,7 +251,7 @@ def current_user() -> str:
         return str(os.getuid())
 
 
-def person(uid: int) -> str:
+def user_name(uid: int) -> str:
     """The name of a user of this machine, or ``user 1234``."""
     try:
         return pwd.getpwuid(uid).pw_name
@@ -340,7 +340,7 @@ def digest_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside ``target`` that becomes ``target`` by one rename at the end.
 
     If the block raises, the temporary folder is removed. If ``target`` appeared meanwhile (another
@@ -377,7 +377,7 @@ def task_folders(artifact: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name))
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk_files(folder: Path) -> Iterator[Path]:
     """Every file below ``folder``, by name within each folder; hidden ones are left out, links are
     followed, and one that leads back is not."""
     seen: set[str] = set()

@@ -2,7 +2,8 @@
 
 HDF5 can point at other files (external links, virtual data sets, external storage), declare arrays
 that were never written, and need plugins. All reading goes through ``open_hdf5`` and, for each
-array, ``numbers`` or ``texts``; the refusals (``InputError``) name the file and what to do.
+array, ``numeric_dataset`` or ``read_strings``; the refusals (``InputError``) name the file and
+what to do.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Hdf5File(h5py.File):
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         super().__exit__(kind, error, trace)
         if error is not None and _is_hdf5_error(error):
-            raise damaged(self.source, error) from error
+            raise damage_error(self.source, error) from error
 
 
 def open_hdf5(path: Path | str, *, memory: BinaryIO | None = None) -> Hdf5File:
@@ -87,14 +88,14 @@ def open_hdf5(path: Path | str, *, memory: BinaryIO | None = None) -> Hdf5File:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         file.close()
-        raise damaged(path, error) from None
+        raise damage_error(path, error) from None
     except BaseException:
         file.close()
         raise
     return file
 
 
-def numbers(file: Hdf5File, name: str, kinds: str = "fiu", dims: int | None = None
+def numeric_dataset(file: Hdf5File, name: str, kinds: str = "fiu", dims: int | None = None
             ) -> h5py.Dataset:
     """The data set ``name``, whose values can be read: all of them are in the file.
 
@@ -123,7 +124,7 @@ def numbers(file: Hdf5File, name: str, kinds: str = "fiu", dims: int | None = No
     return data
 
 
-def matrices(file: Hdf5File) -> dict[str, tuple[int, int]]:
+def matrix_shapes(file: Hdf5File) -> dict[str, tuple[int, int]]:
     """Shape by name of every two-dimensional data set of numbers at the top of a file."""
     found = {}
     for name in file:
@@ -132,11 +133,11 @@ def matrices(file: Hdf5File) -> dict[str, tuple[int, int]]:
             if isinstance(item, h5py.Dataset) and item.ndim == 2 and item.dtype.kind in "fiu":
                 found[name] = tuple(item.shape)
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-            raise damaged(file.source, error, f"'{name}'") from None
+            raise damage_error(file.source, error, f"'{name}'") from None
     return found
 
 
-def texts(file: Hdf5File, name: str) -> np.ndarray:
+def read_strings(file: Hdf5File, name: str) -> np.ndarray:
     """The strings of the one-dimensional data set ``name``, as an array of ``str`` objects."""
     data = _dataset(file, name)
     if data.shape is None or data.ndim != 1 or h5py.check_string_dtype(data.dtype) is None:
@@ -146,15 +147,15 @@ def texts(file: Hdf5File, name: str) -> np.ndarray:
     try:
         return np.asarray(data.asstr()[()], object)
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise damaged(file.source, error, f"'{name}'") from None
+        raise damage_error(file.source, error, f"'{name}'") from None
 
 
-def attributes(owner: Any, path: Path) -> dict[str, Any]:
+def read_attributes(owner: Any, path: Path) -> dict[str, Any]:
     """All attributes of a file, group or data set, as h5py gives them."""
     try:
         return dict(owner.attrs.items())
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise damaged(path, error, "its attributes") from None
+        raise damage_error(path, error, "its attributes") from None
 
 
 def refuse_unreadable(data: h5py.Dataset, path: Path, identity: tuple[Any, ...] | None = None
@@ -169,11 +170,11 @@ def refuse_unreadable(data: h5py.Dataset, path: Path, identity: tuple[Any, ...] 
     except InputError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise damaged(path, error, f"'{data.name}'") from None
+        raise damage_error(path, error, f"'{data.name}'") from None
     _remember(key)
 
 
-def damaged(path: Path, error: BaseException, what: str | None = None) -> InputError:
+def damage_error(path: Path, error: BaseException, what: str | None = None) -> InputError:
     """What to raise for an error of HDF5 while a file is read."""
     text = " ".join(str(error).split()) or type(error).__name__
     return InputError(f"{what + ' cannot be read' if what else 'is damaged'}: {text[:300]}",
@@ -288,7 +289,7 @@ def _dataset(file: Hdf5File, name: str) -> h5py.Dataset:
         found = file.get(name)
         right = isinstance(found, h5py.Dataset) and (found.dtype, found.shape) is not None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise damaged(file.source, error, f"'{name}'") from None
+        raise damage_error(file.source, error, f"'{name}'") from None
     if not right:
         raise InputError(f"holds no data set '{name}'", where=str(file.source))
     return found

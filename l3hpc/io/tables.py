@@ -35,7 +35,7 @@ _STRANGERS = (
 )
 
 
-def rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows: bool = False
+def read_rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows: bool = False
          ) -> Iterator[tuple[int, list[str]]]:
     """(line number from 1, cells) of the header and then of every row; blank lines are no rows.
 
@@ -51,11 +51,11 @@ def rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows:
     Raises
     ------
     InputError
-        With file and line, for what ``cells`` refuses, a file without a header, a column name that
-        occurs twice, a missing column, and a row with more (or fewer) cells than the header.
+        With file and line, for what ``read_cells`` refuses, a file without a header, a column name
+        that occurs twice, a missing column, and a row with more (or fewer) cells than the header.
     """
     columns: list[str] = []
-    for line, row in cells(path, what):
+    for line, row in read_cells(path, what):
         where = f"{path}:{line}"
         if not columns:
             columns = row
@@ -65,7 +65,7 @@ def rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows:
             twice = sorted(name for name, count in Counter(row).items() if count > 1)
             if twice:
                 raise InputError(f"column '{twice[0]}' occurs twice", where=where)
-            require(columns, needed, where)
+            require_columns(columns, needed, where)
         elif short_rows and len(row) < len(columns):
             row = [*row, *[""] * (len(columns) - len(row))]
         elif len(row) != len(columns):
@@ -75,16 +75,16 @@ def rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows:
         raise InputError("not a CSV table (it is empty)", where=str(path))
 
 
-def records(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows: bool = False
-            ) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of every row; see ``rows``."""
-    table = rows(path, what, needed, short_rows=short_rows)
+def read_records(path: Path | str, what: str, needed: Sequence[str] = (), *,
+                 short_rows: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, cells by column) of every row; see ``read_rows``."""
+    table = read_rows(path, what, needed, short_rows=short_rows)
     _, columns = next(table)
     for line, row in table:
         yield line, dict(zip(columns, row, strict=True))
 
 
-def require(columns: Sequence[str], needed: Iterable[str], where: str) -> None:
+def require_columns(columns: Sequence[str], needed: Iterable[str], where: str) -> None:
     """Raise ``InputError`` for a column of ``needed`` that is missing, with what may be meant."""
     needed = list(needed)
     missing = [name for name in needed if name not in columns]
@@ -107,7 +107,7 @@ def _like(name: str, columns: Sequence[str]) -> str:
     return f"it has: {shown}{', …' if len(columns) > SHOWN else ''}"
 
 
-def cells(path: Path | str, what: str, *, skip_spaces: bool = False, comment: str = ""
+def read_cells(path: Path | str, what: str, *, skip_spaces: bool = False, comment: str = ""
           ) -> Iterator[tuple[int, list[str]]]:
     """(line number from 1, cells) of every line that is not blank, whatever their number.
 

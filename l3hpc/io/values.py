@@ -37,7 +37,7 @@ Check = Callable[[Any], bool]
 Made = TypeVar("Made")
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """``text`` with its control characters written out; tabs and line ends stay."""
     return _CONTROL.sub(_escaped, text)
 
@@ -50,7 +50,7 @@ def one_line(value: object) -> str:
 def log_text(text: str) -> str:
     """What a log holds, for reading: without colours; a bar drawn over itself becomes lines."""
     plain = _COLOUR.sub("", text)
-    return visible(plain.replace("\r\n", "\n").replace("\r", "\n"))
+    return escape_controls(plain.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -84,38 +84,38 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(ESCAPED, _escape)
 
 
-def made(kind: type[Made], value: Any, what: str) -> Made:
+def dataclass_from(kind: type[Made], value: Any, what: str) -> Made:
     """``kind`` (a dataclass) with the fields in ``value``; an ``InputError`` names the field that
     is missing, unknown or of another type. what: the name of the value in messages."""
     if not isinstance(value, Mapping):
-        raise InputError(f"{what} is not a mapping but {shown(value)}")
+        raise InputError(f"{what} is not a mapping but {short_repr(value)}")
     checks, required = _fields(typing.cast("Any", kind))
     for name, item in value.items():
         if name not in checks:
             raise InputError(f"{what}: unknown field {name!r}")
         if not checks[name](item):
-            raise InputError(f"{what}.{name} cannot be {shown(item)}")
+            raise InputError(f"{what}.{name} cannot be {short_repr(item)}")
     for name in required:
         if name not in value:
             raise InputError(f"{what}: the field {name!r} is missing")
     return kind(**value)
 
 
-def mapping(kind: Any, value: Any, what: str) -> dict[str, Any]:
+def check_mapping(kind: Any, value: Any, what: str) -> dict[str, Any]:
     """``value`` if it is a mapping as the ``TypedDict`` says (with any others beside), else an
     ``InputError``."""
     if not isinstance(value, dict):
-        raise InputError(f"{what} is not a mapping but {shown(value)}")
+        raise InputError(f"{what} is not a mapping but {short_repr(value)}")
     for name, required, check in _items(kind):
         if name not in value:
             if required:
                 raise InputError(f"{what}: the field {name!r} is missing")
         elif not check(value[name]):
-            raise InputError(f"{what}.{name} cannot be {shown(value[name])}")
+            raise InputError(f"{what}.{name} cannot be {short_repr(value[name])}")
     return value
 
 
-def fits(value: Any, hint: Any) -> bool:
+def has_type(value: Any, hint: Any) -> bool:
     """Whether a JSON value is of the type that a field is annotated with."""
     return _check(hint)(value)
 
@@ -153,7 +153,7 @@ def _check(hint: Any) -> Check:
     return lambda value: not isinstance(hint, type) or isinstance(value, hint)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value in a message."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…"

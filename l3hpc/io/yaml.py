@@ -19,7 +19,7 @@ import yaml
 
 from l3hpc.errors import InputError
 
-Place = tuple[Any, ...]
+KeyPath = tuple[Any, ...]
 MAX_BYTES = 256 * 1024
 MAX_NODES = 10_000
 MAX_DEPTH = 50
@@ -66,7 +66,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read(path: Path, name: str | None = None) -> tuple[Any, dict[Place, int]]:
+def read_yaml(path: Path, name: str | None = None) -> tuple[Any, dict[KeyPath, int]]:
     """The data of a file ({} for an empty one) and the line of each place in it.
 
     name: of the file in messages. Everything that is wrong is an ``InputError`` with line and
@@ -92,14 +92,14 @@ def read(path: Path, name: str | None = None) -> tuple[Any, dict[Place, int]]:
         raise InputError(f"not UTF-8 text: byte 0x{content[error.start]:02x}",
                          where=f"{name}:{_position(before)}",
                          hint="Save it as UTF-8 in your editor.") from None
-    return parse(text, name)
+    return parse_yaml(text, name)
 
 
-def parse(text: str, name: str) -> tuple[Any, dict[Place, int]]:
+def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
     """The same for text; ``name`` is used in messages."""
     if len(text) > MAX_BYTES:
         raise _too_large(name)
-    lines: dict[Place, int] = {}
+    lines: dict[KeyPath, int] = {}
     try:
         loader = _Loader(text, name)
         node = loader.get_single_node()
@@ -125,12 +125,12 @@ def parse(text: str, name: str) -> tuple[Any, dict[Place, int]]:
 class _Values:
     """Turns nodes into plain values, and aliases into what they stand for, within the limits."""
 
-    def __init__(self, loader: _Loader, name: str, lines: dict[Place, int]) -> None:
+    def __init__(self, loader: _Loader, name: str, lines: dict[KeyPath, int]) -> None:
         self._loader, self._name, self._lines = loader, name, lines
         self._merged: dict[int, dict[str, tuple[yaml.Node, yaml.Node]] | None] = {}
         self._count = 0
 
-    def value(self, node: yaml.Node, place: Place) -> Any:
+    def value(self, node: yaml.Node, place: KeyPath) -> Any:
         """The value of a node that stands at ``place``."""
         self._count += 1
         if self._count > MAX_NODES:  # aliases of aliases grow without bound

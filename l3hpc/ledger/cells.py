@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any
 
-from l3hpc.errors import pasted
+from l3hpc.errors import shell_word
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.journal.records import nonfinite
 from l3hpc.ledger.schema import Column, Tab
@@ -72,7 +72,7 @@ def shortened(words: str, most: int) -> str:
 def pasteable(word: str) -> str:
     """``word`` quoted for a shell command that a person pastes; one like an option stands behind
     ``--``."""
-    return f"-- {pasted(word)}" if word.startswith("-") else pasted(word)
+    return f"-- {shell_word(word)}" if word.startswith("-") else shell_word(word)
 
 
 def cells(row: Row) -> list[Cell]:

@@ -17,9 +17,10 @@ from pydantic import BeforeValidator, Field
 
 from l3hpc import steps as kinds
 from l3hpc.config import positions, sources
-from l3hpc.config.positions import Document, Place
+from l3hpc.config.positions import Document
 from l3hpc.config.profile import Healing, ResourceSpec, Section, Word
 from l3hpc.errors import InputError, nearest
+from l3hpc.io.yaml import KeyPath
 from l3hpc.pipelines.options import OPTIONS
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also of a folder, and before the dot in --set
@@ -132,7 +133,7 @@ def _read(path: Path, folder: Path | None, above: tuple[Path, ...]
             earlier = options.get(option, ((), ""))[0]
             options[option] = ((*earlier, *targets), where)
     for name, entry in content.steps.items():
-        place: Place = ("steps", name)
+        place: KeyPath = ("steps", name)
         steps[name] = _merged(name, entry or StepEntry(), steps.get(name), document, place)
     for option, listed in content.options.items():
         where = document.where(("options", option))
@@ -144,7 +145,7 @@ def _read(path: Path, folder: Path | None, above: tuple[Path, ...]
 
 
 def _merged(name: str, entry: StepEntry, earlier: Step | None, document: Document,
-            place: Place) -> Step:
+            place: KeyPath) -> Step:
     if not _NAME.fullmatch(name):
         raise document.refuse(place, f"{name!r} cannot name a step",
                               allowed="letters, digits, _ and -, beginning with a letter")

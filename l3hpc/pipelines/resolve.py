@@ -24,9 +24,9 @@ from l3hpc import steps as kinds
 from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
-from l3hpc.errors import InputError, nearest, note_damage
+from l3hpc.errors import InputError, nearest, report_damage
 from l3hpc.io.files import read_json
-from l3hpc.io.values import mapping
+from l3hpc.io.values import check_mapping
 from l3hpc.pipelines import model
 from l3hpc.pipelines.definition import RESOURCES, Pipeline, Step
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
@@ -250,7 +250,7 @@ def _known(workspace: Path) -> tuple[list[RunRecord], list[InputError]]:
     broken: list[InputError] = []
     known = records.read_all(workspace, broken)
     for error in broken:
-        note_damage(error)
+        report_damage(error)
     return known, broken
 
 
@@ -333,9 +333,9 @@ def _shards(*frozen: Path) -> list[dict[str, Any]]:
     for path in frozen:
         if path.is_file():
             try:
-                return list(mapping(_Shards, read_json(path), "config").get("shards", []))
+                return list(check_mapping(_Shards, read_json(path), "config").get("shards", []))
             except InputError as error:
-                note_damage(InputError(error.message, where=error.where or str(path)))
+                report_damage(InputError(error.message, where=error.where or str(path)))
     return []
 
 

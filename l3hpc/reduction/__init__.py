@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from l3hpc.reduction.umap import StandardizedUMAP as StandardizedUMAP
 
 __all__ = ["Phi", "StandardizedUMAP", "StreamingPCA", "load_phi", "save_phi"]
-__getattr__, __dir__ = _lazy.names(__name__, {
+__getattr__, __dir__ = _lazy.attach(__name__, {
     "StreamingPCA": "l3hpc.reduction.pca", "Phi": "l3hpc.reduction.phi",
     "load_phi": "l3hpc.reduction.phi", "save_phi": "l3hpc.reduction.phi",
     "StandardizedUMAP": "l3hpc.reduction.umap",

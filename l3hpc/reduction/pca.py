@@ -24,9 +24,9 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from l3hpc.arrays.passes import steady_blas
-from l3hpc.arrays.rows import as_rows, blocks
-from l3hpc.arrays.threads import available_threads, blas_threads, in_order
+from l3hpc.arrays.passes import reproducible_blas
+from l3hpc.arrays.rows import as_rows, rechunk
+from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
 from l3hpc.errors import InputError
 from l3hpc.reduction.phi import Projection
 
@@ -93,7 +93,7 @@ def moments(
     (2, [2.0, 0.0], [False, True])
     """
     kind, cores = np.dtype(kind), available_threads(threads)
-    pieces = blocks(chunks, PIECE_ROWS)
+    pieces = rechunk(chunks, PIECE_ROWS)
     first = next(pieces, None)
     if first is None:
         return Moments(0, np.empty(0), np.empty((0, 0)), np.empty(0, dtype=bool))
@@ -102,7 +102,7 @@ def moments(
     reader = _Reader(first, [_Block(size, d, kind) for _ in range(workers + 1)])
     sums = _Sums(d, kind)
     with blas_threads(max(1, cores // workers)):
-        for block in in_order(_multiply, reader.blocks(chain([first], pieces)), workers):
+        for block in map_in_order(_multiply, reader.blocks(chain([first], pieces)), workers):
             sums.add(block)
             if on_rows is not None:
                 on_rows(block.count)
@@ -374,7 +374,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         covariance = found.scatter / np.outer(self.scale_, self.scale_) / (n - 1)
         covariance[constant, :] = 0.0
         covariance[:, constant] = 0.0
-        with steady_blas(d):
+        with reproducible_blas(d):
             values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
         values = np.maximum(values[::-1], 0.0)
         vectors = vectors[:, ::-1][:, :kept]

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from l3hpc.arrays.rows import blocks
-from l3hpc.arrays.threads import available_threads, blas_threads, in_order
+from l3hpc.arrays.rows import rechunk
+from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.embeddings import APPROXIMATIONS, Part, reduced_key
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json, write_bytes
-from l3hpc.io.hdf5 import attributes, numbers, open_hdf5
+from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Projection:
         """
         count = available_threads(threads)
         with blas_threads(1):
-            yield from in_order(self._score, self._centred(chunks, count + 1), count)
+            yield from map_in_order(self._score, self._centred(chunks, count + 1), count)
 
     def _centred(
         self, chunks: Iterable[np.ndarray], buffers: int,
@@ -107,7 +107,7 @@ class Projection:
         kind = np.dtype(np.float32)
         centre = self._parts(kind)[0]
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        for number, rows in enumerate(blocks(chunks, BLOCK_ROWS)):
+        for number, rows in enumerate(rechunk(chunks, BLOCK_ROWS)):
             self._check(rows)
             if len(pairs) < buffers:
                 pairs.append((np.empty((BLOCK_ROWS, self.dim), kind),
@@ -324,7 +324,7 @@ def load_phi(path: Path) -> Phi:
     """Read φ. A file of another kind, of a newer version, or with changed numbers is refused."""
     where = str(path)
     with open_hdf5(path) as file:
-        attrs = attributes(file, Path(path))
+        attrs = read_attributes(file, Path(path))
         if str(attrs.get("format")) != FORMAT:
             raise InputError("is not a reduction written by this program", where=where,
                              hint="the step fit writes phi.h5")
@@ -340,7 +340,7 @@ def load_phi(path: Path) -> Phi:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"its description is missing or broken ({error})", where=where,
                              hint="run the step fit again") from None
-        arrays = {name: numbers(file, name, "f")[()] for name in file}
+        arrays = {name: numeric_dataset(file, name, "f")[()] for name in file}
         stored = attrs.get("digest")
     try:
         phi = Phi(**fields, arrays=arrays)

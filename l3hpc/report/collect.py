@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError, note_damage
+from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import RESULT, read_json, task_folders
-from l3hpc.io.tables import records
+from l3hpc.io.tables import read_records
 from l3hpc.report.data import (
     Correspondence,
     Curve,
@@ -144,7 +144,7 @@ def _load_steps(kinds: Iterable[str]) -> tuple[dict[str, AnyStep], list[str]]:
         try:
             loaded[kind] = step_of(kind)
         except InputError as error:
-            note_damage(error)
+            report_damage(error)
             where = f" ({error.where})" if error.where else ""
             notes.append(f"The results of step {kind!r} are not shown: {error.message}{where}.")
     return loaded, notes
@@ -179,7 +179,7 @@ def read_epochs(path: Path) -> tuple[Epoch, ...]:
     if not path.is_file():
         return ()
     found = []
-    for line, row in records(path, "training history", ["epoch"]):
+    for line, row in read_records(path, "training history", ["epoch"]):
         values = {field: next((_number(row[name], path, line) for name in names if name in row),
                               None) for field, names in HISTORY.items()}
         number = _number(row["epoch"], path, line)
@@ -358,7 +358,7 @@ def _networks(loaded: Mapping[str, AnyStep], folders: Mapping[str, Path], summar
         # the code of another package may raise anything, also SystemExit
         except (Exception, SystemExit) as error:
             problem = step_error(kind, f"networks() failed: {type(error).__name__}: {error}")
-            note_damage(problem)
+            report_damage(problem)
             notes.append(f"The networks of a step are not shown. {problem}")
             continue
         found += [network for network in networks if network is not None]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 
 from l3hpc._version import __version__
-from l3hpc.errors import InputError, note_damage
+from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import task_folders, write_json, write_text
 from l3hpc.ledger.schema import TABS
 from l3hpc.report import charts
@@ -383,7 +383,7 @@ def _copy_kept_files(folder: Path, artifacts: Mapping[str, Path]) -> list[str]:
                 shutil.copyfile(source, subfolder / source.name)
         for problem in dict.fromkeys(problems):
             error = step_error(kind, f"kept_files: {problem}")
-            note_damage(error)
+            report_damage(error)
             notes.append(f"Files of a step are not copied. {error}")
     return notes
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from l3hpc.console import formatting, terminal
-from l3hpc.console.formatting import age, clock, progress_words
+from l3hpc.console.formatting import age, clock, describe_progress
 from l3hpc.errors import command_line
 from l3hpc.io.values import one_line
 from l3hpc.runs.status import RunStatus, StepStatus
@@ -170,7 +170,7 @@ class BarDisplay:
             console=terminal.console(), expand=False)
         self._tasks: dict[str, Any] = {}
         self._looked = 0.0
-        terminal.start(self._bars)
+        terminal.start_bars(self._bars)
 
     def __call__(self, record: RunRecord, jobs: dict[str, LocalJob]) -> None:
         now = time.monotonic()
@@ -238,7 +238,7 @@ def _advance(
             continue
         done, total = mark.progress.get("done") or 0, mark.progress.get("total")
         partial += min(done / total, 1.0) if total else 0.0
-        words = words or progress_words(mark.progress)
+        words = words or describe_progress(mark.progress)
     if step.tasks > 1:
         words = f"{len(finished)}/{step.tasks} tasks" + (f", {words}" if words else "")
     return min((len(finished) + partial) / max(step.tasks, 1), 1.0), words

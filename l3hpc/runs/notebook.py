@@ -129,7 +129,7 @@ class Run:
         parts = []
         for name in names:
             for file in sorted(self.artifact(name).glob("[0-9]*/history.csv")):
-                rows = tables.records(file, "training history")
+                rows = tables.read_records(file, "training history")
                 part = pandas.DataFrame([row for _, row in rows])
                 part = part.apply(pandas.to_numeric)
                 part.insert(0, "step", name)

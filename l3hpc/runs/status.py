@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc import schedulers
-from l3hpc.errors import InputError, command_line, noting_damage
+from l3hpc.errors import InputError, collect_damage, command_line
 from l3hpc.runs import logs, submission_lock
 from l3hpc.runs.task_state import TaskStatus, judge
 from l3hpc.schedulers.base import Hold, JobAnswer, JobQuery, LiveJob, StepJobs
@@ -128,7 +128,7 @@ def collect(
     last: at most so many. broken: gets the errors of records that cannot be read. Slurm is asked
     once, and only when a task needs it.
     """
-    with noting_damage() as damage:
+    with collect_damage() as damage:
         if runs is None:
             chosen = records.read_all(workspace, broken)[:last]
         else:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l3hpc.console.formatting import (
-    exit_words,
-    limit_words,
-    moment,
-    progress_words,
+    describe_exit,
+    describe_limit,
+    describe_progress,
+    local_time,
 )
 from l3hpc.schedulers.base import EndedJob, Hold, JobState, LiveJob, StepJobs
 from l3hpc.workspace.markers import TaskMarks, TaskState
@@ -103,9 +103,9 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.state.is_running:
         status = TaskStatus(TaskState.RUNNING, elapsed_s=live.elapsed_s, restarts=live.restarts,
                             progress=marks.progress, started=True)
-        parts = [progress_words(marks.progress)] if marks.progress else []
+        parts = [describe_progress(marks.progress)] if marks.progress else []
         if live.limit_s and live.elapsed_s is not None:
-            parts.append(limit_words(live.limit_s - live.elapsed_s, marks.progress))
+            parts.append(describe_limit(live.limit_s - live.elapsed_s, marks.progress))
         status.words = ", ".join(word for word in parts if word)
         return status
     if live.never:
@@ -116,7 +116,7 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.hold is not None:
         words += HOLDS[live.hold is Hold.ADMINISTRATOR]
     if live.start:
-        words += f", expected to start {moment(live.start)}"
+        words += f", expected to start {local_time(live.start)}"
     if live.restarts or marks.begin is not None:
         return TaskStatus(TaskState.REQUEUED, words=words, restarts=live.restarts, started=True)
     return TaskStatus(TaskState.QUEUED, words=words)
@@ -159,7 +159,7 @@ def _silent(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus:
         if marks.begin is None:
             return TaskStatus(TaskState.QUEUED, words=f"{answer.silent} does not answer")
         status = TaskStatus(TaskState.RUNNING, started=True, progress=marks.progress)
-        words = progress_words(marks.progress) if marks.progress else ""
+        words = describe_progress(marks.progress) if marks.progress else ""
         quiet = time.time() - marks.progress["written"] if marks.progress else 0.0
         if quiet > FRESH_S:
             words += f"{', ' if words else ''}silent for {int(quiet // 60)} min"
@@ -188,7 +188,7 @@ def _cause(marks: TaskMarks, code: int | None) -> str:
         return first if own else f"{kind}: {first}"
     if code == 137 and marks.asked_to_end:
         return "killed by signal 9, because it did not end when it was asked to"
-    words = exit_words(1 if code is None else code)
+    words = describe_exit(1 if code is None else code)
     return f"{words}, in the setup lines" if marks.in_setup else words
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureRows", "KDPP", "Selection", "choose_sensors", "relative_loudness",
            "select", "time_frames"]
-__getattr__, __dir__ = _lazy.names(__name__, {
+__getattr__, __dir__ = _lazy.attach(__name__, {
     "FeatureRows": "l3hpc.arrays.features",
     "KDPP": "l3hpc.sampling.kdpp",
     "Selection": "l3hpc.sampling.selection",

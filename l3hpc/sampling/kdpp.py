@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.arrays.features import FeatureRows, features
-from l3hpc.arrays.passes import over_blocks, steady_blas
+from l3hpc.arrays.passes import map_blocks, reproducible_blas
 from l3hpc.arrays.rows import Rows, as_rows
 from l3hpc.errors import InputError, L3hpcError
 
@@ -115,7 +115,7 @@ class KDPP:
         self.n_, self.dim_ = self.rows.shape
         if self.n_ == 0:
             raise InputError("no rows to sample from")
-        with steady_blas(min(self.n_, self.dim_)):
+        with reproducible_blas(min(self.n_, self.dim_)):
             if self.n_ <= self.dim_:
                 matrix = np.concatenate(
                     [np.asarray(chunk, np.float64) for chunk in self.rows.chunks()])
@@ -130,7 +130,7 @@ class KDPP:
         scale = float(np.abs(kernel).max())
         if not np.allclose(kernel, kernel.T, rtol=0, atol=1e-10 * scale):
             raise InputError("the kernel is not symmetric")
-        with steady_blas(self.n_):
+        with reproducible_blas(self.n_):
             lowest = self._decompose((kernel + kernel.T) / 2, wide=True)
         if lowest < -1e-8 * scale:
             raise InputError(f"the kernel is not positive semidefinite (eigenvalue {lowest:.3g})")
@@ -139,7 +139,7 @@ class KDPP:
     def _gram(self) -> np.ndarray:
         assert self.rows is not None
         gram = np.zeros((self.dim_, self.dim_))
-        for product in over_blocks(self.rows, lambda block: block.T @ block, np.dtype(np.float64)):
+        for product in map_blocks(self.rows, lambda block: block.T @ block, np.dtype(np.float64)):
             gram += product
         return gram
 
@@ -210,7 +210,7 @@ class KDPP:
         cumulative = np.cumsum(probabilities)
         size = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
         size = min(size, len(probabilities) - 1)
-        with steady_blas(min(self.n_, self.dim_)):
+        with reproducible_blas(min(self.n_, self.dim_)):
             diverse = np.sort(self._sample_diverse(size, generator))
             rest = generator.choice(self.n_ - size, int(k) - size, replace=False)
             rest = rest + np.searchsorted(diverse - np.arange(size), rest, side="right")
@@ -370,7 +370,7 @@ def _leverage_pass(
 
     result = np.empty(rows.shape[0])
     start = 0
-    for found in over_blocks(rows, lengths, kind):
+    for found in map_blocks(rows, lengths, kind):
         result[start:start + len(found)] = found ** 2
         start += len(found)
     return result

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.arrays.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows, is_run
+from l3hpc.arrays.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows, is_contiguous
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.embeddings import Part, Source
 from l3hpc.errors import InputError
@@ -44,7 +44,7 @@ class PartRows:
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Rows by number."""
-        if is_run(indices):
+        if is_contiguous(indices):
             return self.part.read(int(indices[0]), int(indices[-1]) + 1)
         return self.part.take(indices)
 

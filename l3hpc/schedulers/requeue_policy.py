@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.config.units import format_memory, format_time
-from l3hpc.errors import InputError, note_damage
+from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json
-from l3hpc.io.values import mapping
+from l3hpc.io.values import check_mapping
 from l3hpc.workspace.layout import StepFolder
 from l3hpc.workspace.markers import StepState
 
@@ -117,7 +117,7 @@ def read(folder: Path | StepFolder) -> Policy:
     step = StepFolder(folder)
     try:
         value = read_json(step.requeue_policy, own=True)  # it names a program to run
-        known = mapping(_File, value, "policy")
+        known = check_mapping(_File, value, "policy")
         known = {key: item for key, item in known.items() if key in names}
         for key in ("helper", "helper_memory"):
             if key in known:
@@ -128,7 +128,7 @@ def read(folder: Path | StepFolder) -> Policy:
     except (OSError, InputError) as error:
         path = step.requeue_policy
         why = error.message if isinstance(error, InputError) else str(error.strerror)
-        note_damage(InputError(why, where=getattr(error, "where", None) or str(path)))
+        report_damage(InputError(why, where=getattr(error, "where", None) or str(path)))
         return _from_record(step)
 
 

@@ -181,10 +181,10 @@ def _source(params: EmbedParams) -> tuple[Path, Callable[[], list[Any]]]:
 def annotated_recordings(annotations: Path, audio: Path) -> list[Any]:
     """The annotated clips in name order; a missing one has size -1 (it is listed as unreadable)."""
     from l3hpc.datasets.corpus import Recording
-    from l3hpc.io.tables import records
+    from l3hpc.io.tables import read_records
 
     rows = {row["audio_filename"]: row.get("sensor_id") or "unknown"
-            for _, row in records(annotations, "annotations", ["audio_filename"])}
+            for _, row in read_records(annotations, "annotations", ["audio_filename"])}
     found = []
     for name in sorted(rows):
         path = audio / name

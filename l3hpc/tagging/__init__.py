@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Annotations", "Classifier", "ClassifierConfig", "Predictions", "average_precision",
            "evaluate", "micro_auprc", "train"]
-__getattr__, __dir__ = _lazy.names(__name__, {
+__getattr__, __dir__ = _lazy.attach(__name__, {
     "Annotations": "l3hpc.tagging.annotations",
     "Classifier": "l3hpc.tagging.classifier",
     "ClassifierConfig": "l3hpc.tagging.classifier",

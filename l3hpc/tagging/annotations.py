@@ -17,7 +17,7 @@ import numpy as np
 
 from l3hpc.datasets.sonyc_ust import Taxonomy
 from l3hpc.errors import InputError, check_choice
-from l3hpc.io.tables import require, rows
+from l3hpc.io.tables import read_rows, require_columns
 
 SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
@@ -52,11 +52,11 @@ class Annotations:
         tagged a clip twice.
         """
         where = str(path)
-        table = rows(path, "annotations")
+        table = read_rows(path, "annotations")
         header_line, columns = next(table)
         wanted = [f"{column}_presence"
                   for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
-        require(columns, (*KEY_COLUMNS, *wanted), f"{where}:{header_line}")
+        require_columns(columns, (*KEY_COLUMNS, *wanted), f"{where}:{header_line}")
         keys = itemgetter(*(columns.index(column) for column in KEY_COLUMNS))
         tags = itemgetter(*(columns.index(column) for column in wanted))
         presence, heard = _Presence(), bytearray()

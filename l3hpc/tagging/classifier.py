@@ -23,7 +23,7 @@ from l3hpc.arrays.rows import RowFile
 from l3hpc.datasets.sonyc_ust import Taxonomy
 from l3hpc.errors import InputError, L3hpcError, check_choice
 from l3hpc.io.files import write_bytes
-from l3hpc.io.hdf5 import attributes, numbers, open_hdf5
+from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
 from l3hpc.tagging import network
 from l3hpc.tagging.predictions import Predictions, from_coarse, from_fine
 
@@ -141,7 +141,7 @@ class Classifier:
         """Read what ``save`` wrote; raises ``InputError`` for any other file."""
         with open_hdf5(path) as file:
             try:
-                settings = json.loads(attributes(file, Path(path)).get("settings", "{}"))
+                settings = json.loads(read_attributes(file, Path(path)).get("settings", "{}"))
                 right = settings.get("format") == FORMAT and isinstance(
                     file.get("weights"), h5py.Group)
             except InputError:
@@ -151,8 +151,9 @@ class Classifier:
             if not right:
                 raise InputError("not a tag classifier", where=str(path),
                                  allowed="classifier_<level>.h5 that the classify step wrote")
-            mean, scale = numbers(file, "mean", "f")[()], numbers(file, "scale", "f")[()]
-            weights = [numbers(file, f"weights/{name}", "f")[()]
+            mean = numeric_dataset(file, "mean", "f")[()]
+            scale = numeric_dataset(file, "scale", "f")[()]
+            weights = [numeric_dataset(file, f"weights/{name}", "f")[()]
                        for name in sorted(file["weights"])]
         try:
             fine: dict[int, dict[str, str]] = {}
@@ -279,8 +280,8 @@ class _Loop:
 
     def _read(self, places: Any) -> tuple[Any, Any]:
         """Embeddings and targets of the samples of these numbers."""
-        def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return self.x[numbers], self.y[numbers // self.repeat]
+        def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return self.x[rows], self.y[rows // self.repeat]
 
         x, y = tf.numpy_function(read, [places], (tf.float32, tf.float32))
         x.set_shape((None, *self.x.shape[1:]))

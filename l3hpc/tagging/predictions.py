@@ -19,7 +19,7 @@ import numpy as np
 from l3hpc.datasets.sonyc_ust import CoarseTag, FineTag, Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_text
-from l3hpc.io.tables import require, rows
+from l3hpc.io.tables import read_rows, require_columns
 
 FILE_COLUMN = "audio_filename"
 LEVELS = ("coarse", "fine")
@@ -96,7 +96,7 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     level, a value that is no probability, and a clip that is listed twice.
     """
     where = str(path)
-    table = rows(path, "predictions", [FILE_COLUMN])
+    table = read_rows(path, "predictions", [FILE_COLUMN])
     line, columns = next(table)
     names = [*taxonomy.fine_columns, *taxonomy.coarse_columns]
     levels, absent = _levels(columns, taxonomy, f"{where}:{line}")
@@ -166,7 +166,7 @@ def _levels(columns: Sequence[str], taxonomy: Taxonomy, where: str
         raise InputError("no column is a tag of the taxonomy", where=where, hint=hint,
                          allowed=f"{FILE_COLUMN}, then {', '.join(names[:3])}, …")
     for level in levels:
-        require(columns, needed[level], where)
+        require_columns(columns, needed[level], where)
     absent = [tag.column for tag in taxonomy.fine
               if "fine" in levels and tag.is_x and tag.column not in columns]
     return levels, absent

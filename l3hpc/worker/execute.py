@@ -33,18 +33,18 @@ import l3hpc.steps
 from l3hpc._version import __version__
 from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
-from l3hpc.console.progress import LogProgress, Progress, StateProgress, for_person
+from l3hpc.console.progress import LogProgress, Progress, StateProgress, default_progress
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.io.files import (
     RESULT,
+    atomic_folder,
     digest_file,
     is_task_folder,
     read_json,
-    read_own,
-    whole_folder,
+    read_own_file,
     write_json,
 )
-from l3hpc.io.values import mapping
+from l3hpc.io.values import check_mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
 from l3hpc.steps import AnyStep, Params
@@ -82,13 +82,13 @@ class TaskCall:
     def __call__(self) -> dict[str, Any]:
         """Run the task. An error that a person can act on ends the job with its short message and
         its exit code; anything else keeps its traceback in the log."""
-        terminal.install()
+        terminal.install_safe_output()
         if os.environ.get("L3HPC_LOCAL"):  # submitit ignores TERM, which Slurm backs with a KILL
             signal.signal(signal.SIGTERM, _stop)
         else:  # preemption or scancel: KILL follows after a while
             signal.signal(signal.SIGTERM, _keep)
         try:
-            read_own(Path(self.config_path))  # it says which folders are written and removed
+            read_own_file(Path(self.config_path))  # it says which folders are written and removed
             return run_task(Path(self.config_path), self.index)
         except L3hpcError as error:
             for number, line in enumerate(str(error).splitlines()):
@@ -200,7 +200,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
     try:
-        mapping(Frozen, config, "config")
+        check_mapping(Frozen, config, "config")
     except InputError as error:
         raise InputError(f"not a frozen step config: {error.message}", where=str(path),
                          hint="Name a config.json in steps/<step> of a run, or of an artifact."
@@ -288,7 +288,7 @@ def _compute(
         shutil.rmtree(left, ignore_errors=True)
     if target.is_dir():  # without result.json: someone removed it to have the task computed again
         shutil.rmtree(target)
-    with whole_folder(target) as output:
+    with atomic_folder(target) as output:
         result = run_step(
             step, config["params"], {name: Path(path) for name, path in config["inputs"].items()},
             output, index=index, shard=config["shards"][index], scratch=scratch,
@@ -393,13 +393,13 @@ def run(
     if len(shards) != 1:
         raise InputError(f"{step} makes {len(shards)} tasks of this; by hand it runs one",
                          hint="Submit it as a pipeline with l3hpc submit, or give it less.")
-    progress = for_person()
+    progress = default_progress()
     replaced = None
     if output.exists():
         replaced = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
         output.rename(replaced)
     try:
-        with whole_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
+        with atomic_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
             folders = {name: _as_artifact(path, Path(scratch) / "inputs" / name)
                        for name, path in inputs.items()}
             result = run_step(

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import L3hpcError
-from l3hpc.io.files import read_own
+from l3hpc.io.files import read_own_file
 
 
 def load(path: str | Path) -> Any:
     """The pickled call in ``path``; an ``InputError`` for one that somebody else wrote."""
-    return pickle.loads(read_own(Path(path)))
+    return pickle.loads(read_own_file(Path(path)))
 
 
 def main() -> int:

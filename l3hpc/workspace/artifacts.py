@@ -15,9 +15,9 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.errors import InputError, note_damage
-from l3hpc.io.files import RESULT, is_own, read_json, write_json
-from l3hpc.io.values import mapping
+from l3hpc.errors import InputError, report_damage
+from l3hpc.io.files import RESULT, is_owned_by_user, read_json, write_json
+from l3hpc.io.values import check_mapping
 from l3hpc.workspace.layout import ArtifactFolder
 
 
@@ -58,7 +58,7 @@ def own_scratch(artifact: Path, index: int) -> Path:
     Where another member of the group has one already, the own user id is part of the name.
     """
     folder = scratch_folder(artifact, index)
-    if folder.exists() and not is_own(folder):
+    if folder.exists() and not is_owned_by_user(folder):
         return folder.with_name(f"{folder.name}-{os.geteuid()}")
     return folder
 
@@ -91,7 +91,7 @@ def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
     except FileNotFoundError:
         return set()
     except OSError as error:
-        note_damage(InputError(f"cannot be read: {error.strerror}", where=str(artifact)))
+        report_damage(InputError(f"cannot be read: {error.strerror}", where=str(artifact)))
         return set()
     return {int(name) for name in entries if name.isdecimal()
             and os.path.isfile(f"{artifact}/{name}/{RESULT}")}
@@ -103,9 +103,9 @@ def results(artifact: Path) -> list[dict[str, Any]]:
     for index in sorted(finished(artifact)):
         path = ArtifactFolder(artifact).result(index)
         try:
-            value = mapping(Result, read_json(path), "result")
+            value = check_mapping(Result, read_json(path), "result")
         except InputError as error:
-            note_damage(InputError(error.message, where=error.where or str(path)))
+            report_damage(InputError(error.message, where=error.where or str(path)))
             continue
         values.append(value)
     return values
@@ -158,11 +158,11 @@ def summary(artifact: Path | str) -> dict[str, Any]:
     """
     path = ArtifactFolder(artifact).summary_text
     try:
-        return mapping(Summary, read_json(path), "summary")
+        return check_mapping(Summary, read_json(path), "summary")
     except FileNotFoundError:
         return {}
     except InputError as error:
-        note_damage(InputError(error.message, where=error.where or path))
+        report_damage(InputError(error.message, where=error.where or path))
         return {}
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.errors import InputError, note_damage
+from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json, write_json, write_text
-from l3hpc.io.values import made, mapping
+from l3hpc.io.values import check_mapping, dataclass_from
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease, process_start
 from l3hpc.workspace.records import RunRecord
@@ -31,11 +31,11 @@ def entry(workspace: Path, job: str) -> dict[str, Any] | None:
     """The spool's entry of a local job; None when there is no such job."""
     path = Workspace(workspace).local_job(job)
     try:
-        return mapping(_Entry, read_json(path), "job")
+        return check_mapping(_Entry, read_json(path), "job")
     except FileNotFoundError:
         return None
     except InputError as error:
-        note_damage(InputError(error.message, where=error.where or str(path)))
+        report_damage(InputError(error.message, where=error.where or str(path)))
         return None
 
 
@@ -110,7 +110,7 @@ class LocalJob:
             known = cls.__dataclass_fields__
             # what an earlier version wrote as null is not there
             value = {key: item for key, item in value.items() if key in known and item is not None}
-        return made(cls, value, name)
+        return dataclass_from(cls, value, name)
 
     def end(self, state: str, code: int | None = None) -> None:
         """The job has ended now. code: its exit code, where it has one of its own."""
@@ -145,12 +145,12 @@ class LocalJobs:
         """Read the file again."""
         self.jobs = {}
         try:
-            jobs = mapping(_State, read_json(self.path), "state")["jobs"]
+            jobs = check_mapping(_State, read_json(self.path), "state")["jobs"]
             self.jobs = {name: LocalJob.from_json(job, name) for name, job in jobs.items()}
         except FileNotFoundError:
             pass
         except InputError as error:
-            note_damage(InputError(error.message, where=error.where or str(self.path)))
+            report_damage(InputError(error.message, where=error.where or str(self.path)))
 
     def save(self) -> None:
         """Replace the file."""

@@ -22,9 +22,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError, note_damage
+from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import parse_json, read_bounded, write_json
-from l3hpc.io.values import fits
+from l3hpc.io.values import has_type
 
 MAX_BYTES = 2**20
 _NAME = re.compile(
@@ -192,7 +192,7 @@ def read(folder: Path) -> dict[int, TaskMarks]:
     except FileNotFoundError:
         return tasks
     except OSError as error:
-        note_damage(InputError(f"cannot be read: {error.strerror}", where=str(folder)))
+        report_damage(InputError(f"cannot be read: {error.strerror}", where=str(folder)))
         return tasks
     for entry in entries:
         match = _NAME.fullmatch(entry.name)
@@ -205,12 +205,12 @@ def read(folder: Path) -> dict[int, TaskMarks]:
                 parse_json(content, entry.path)
                 raise InputError("not an exit marker", where=entry.path)
         except InputError as error:
-            note_damage(error)
+            report_damage(error)
         except OSError as error:
             # replaced at this moment, perhaps by another machine
             gone = error.errno in (errno.ENOENT, errno.ESTALE) and not entry.is_symlink()
             if not gone:
-                note_damage(InputError(f"cannot be read: {error.strerror}", where=entry.path))
+                report_damage(InputError(f"cannot be read: {error.strerror}", where=entry.path))
     return tasks
 
 
@@ -289,11 +289,12 @@ def _take(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) -
     if not isinstance(value, dict):
         return False
     if what == "progress.json":
-        if not all(fits(value.get(name), float | None) for name in ("done", "total", "elapsed_s")):
+        if not all(has_type(value.get(name), float | None)
+                   for name in ("done", "total", "elapsed_s")):
             return False
         marks.progress = {**value, "written": written}
     elif what == "error.json":
-        if not fits(value.get("tail"), list | None):
+        if not has_type(value.get("tail"), list | None):
             return False
         marks.error = value
     else:
@@ -303,8 +304,8 @@ def _take(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) -
 
 def _is_requeue(entry: Any) -> bool:
     return isinstance(entry, dict) and all(
-        fits(entry.get(name), int | None) for name in ("mem_mb", "time_min")) \
-        and fits(entry.get("exclude"), str | None)
+        has_type(entry.get(name), int | None) for name in ("mem_mb", "time_min")) \
+        and has_type(entry.get("exclude"), str | None)
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -328,4 +329,4 @@ def _number(text: str | None) -> float | None:
         number = float(text) if text else None
     except ValueError:
         return None
-    return number if fits(number, float) else None
+    return number if has_type(number, float) else None

@@ -20,9 +20,9 @@ from typing_extensions import NotRequired, TypedDict
 from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
 from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.resources import Resources
-from l3hpc.errors import InputError, nearest, note_damage
+from l3hpc.errors import InputError, nearest, report_damage
 from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
-from l3hpc.io.values import made, mapping, shown
+from l3hpc.io.values import check_mapping, dataclass_from, short_repr
 from l3hpc.workspace.layout import ArtifactFolder, RunFolder, Workspace
 from l3hpc.workspace.markers import RunState, StepState
 
@@ -97,7 +97,7 @@ class Attempt:
     @classmethod
     def from_json(cls, value: Any, what: str) -> Attempt:
         """The attempt read back. what: its name in the message of an ``InputError``."""
-        known = mapping(_Attempt, value, what)
+        known = check_mapping(_Attempt, value, what)
         return cls(known["job"], known["array"], known["tasks"], known["time"],
                    known.get("script"), known.get("offset", 0), known.get("cluster") or "",
                    known.get("requeues", {}))
@@ -182,7 +182,8 @@ class RunRecord:
         if not isinstance(steps, list):
             raise InputError("it has no list of steps")
         made_steps = [_made_step(step, f"steps[{place}]") for place, step in enumerate(steps)]
-        return made(cls, _with_state(RunState, {**value, "steps": made_steps}, "record"), "record")
+        fields = _with_state(RunState, {**value, "steps": made_steps}, "record")
+        return dataclass_from(cls, fields, "record")
 
 
 def _made_step(value: Any, what: str) -> StepRecord:
@@ -190,7 +191,7 @@ def _made_step(value: Any, what: str) -> StepRecord:
     if isinstance(value, dict) and isinstance(value.get("attempts"), list):
         name = f"attempt of {value.get('name')}"
         value = {**value, "attempts": [Attempt.from_json(one, name) for one in value["attempts"]]}
-    return made(StepRecord, value, what)
+    return dataclass_from(StepRecord, value, what)
 
 
 def _with_state(kind: type[StepState | RunState], value: Any, what: str) -> Any:
@@ -200,7 +201,7 @@ def _with_state(kind: type[StepState | RunState], value: Any, what: str) -> Any:
     try:
         return {**value, "state": kind(value["state"])}
     except ValueError:
-        raise InputError(f"{what}.state cannot be {shown(value['state'])}") from None
+        raise InputError(f"{what}.state cannot be {short_repr(value['state'])}") from None
 
 
 class Asked(TypedDict):
@@ -276,21 +277,21 @@ def _add_noted(path: Path, record: RunRecord) -> None:
     except FileNotFoundError:
         return
     except InputError as error:
-        note_damage(error)
+        report_damage(error)
         return
     except OSError as error:
-        note_damage(InputError(f"cannot be read: {error.strerror}", where=str(path)))
+        report_damage(InputError(f"cannot be read: {error.strerror}", where=str(path)))
         return
     entries = {entry.name: entry for entry in record.steps}
     *lines, _ = content.split(b"\n")  # the last one is being written, or its writer was killed
     for number, line in enumerate(lines, start=1):
         try:
-            noted = mapping(Noted, parse_json(line, path), "line")
+            noted = check_mapping(Noted, parse_json(line, path), "line")
             entry = entries[noted["step"]]
             attempt = Attempt.from_json(noted["attempt"], "attempt")
         except (InputError, KeyError) as error:
             words = error.message if isinstance(error, InputError) else f"no step {error}"
-            note_damage(InputError(f"damaged: {words}", where=f"{path}:{number}"))
+            report_damage(InputError(f"damaged: {words}", where=f"{path}:{number}"))
             continue
         if attempt not in entry.attempts:
             add_attempt(entry, attempt, first=noted["first"])
@@ -322,17 +323,18 @@ def read(workspace: Path, run: str) -> RunRecord:
 def _check(record: RunRecord, run: str) -> None:
     """Refuse a record whose names would lead to another folder, or whose attempts are damaged."""
     if record.run != run:
-        raise InputError(f"it names the run {shown(record.run)}")
+        raise InputError(f"it names the run {short_repr(record.run)}")
     for entry in record.steps:
         if not _NAME.fullmatch(entry.name):
-            raise InputError(f"{shown(entry.name)} is not the name of a step")
+            raise InputError(f"{short_repr(entry.name)} is not the name of a step")
         if not 0 <= entry.tasks <= MOST_TASKS:
             raise InputError(f"{entry.name} has {entry.tasks:,} tasks")
-        mapping(Asked, entry.resources, f"resources of {entry.name}")
+        check_mapping(Asked, entry.resources, f"resources of {entry.name}")
         if odd := entry.resources.keys() - Resources.__dataclass_fields__:
-            raise InputError(f"resources of {entry.name}: unknown {', '.join(map(shown, odd))}")
+            unknown = ", ".join(map(short_repr, odd))
+            raise InputError(f"resources of {entry.name}: unknown {unknown}")
     names = {entry.name for entry in record.steps}
-    for each in mapping(Options, record.options, "options").get("combinations", ()):
+    for each in check_mapping(Options, record.options, "options").get("combinations", ()):
         if not names.issuperset(each["steps"].values()):
             raise InputError("a combination has steps that the run has not")
 
@@ -356,7 +358,7 @@ def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str])
         return _whole_config(path)
     except (OSError, InputError) as error:
         if isinstance(error, InputError):
-            note_damage(InputError(error.message, where=error.where or str(path)))
+            report_damage(InputError(error.message, where=error.where or str(path)))
         with contextlib.suppress(OSError, InputError):
             artifact = ArtifactFolder(entry.artifact)
             kept = _whole_config(artifact.config)
@@ -382,7 +384,7 @@ def replace_damaged_config(artifact: Path) -> None:
 
 
 def _whole_config(path: Path) -> dict[str, Any]:
-    value = mapping(Frozen, read_json(path), "config")
+    value = check_mapping(Frozen, read_json(path), "config")
     return {**value, "labels": value.get("labels", {}), "version": value.get("version")}
 
 
@@ -424,8 +426,8 @@ def find(workspace: Path, text: str) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        shown = ", ".join(matches[:8]) + (", …" if len(matches) > 8 else "")
-        raise InputError(f"{text!r} is the beginning of {len(matches)} runs", allowed=shown)
+        listed = ", ".join(matches[:8]) + (", …" if len(matches) > 8 else "")
+        raise InputError(f"{text!r} is the beginning of {len(matches)} runs", allowed=listed)
     raise unknown_run(workspace, text)
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from l3hpc.errors import InputError, pasted
-from l3hpc.io.files import is_own, person
+from l3hpc.errors import InputError, shell_word
+from l3hpc.io.files import is_owned_by_user, user_name
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
 MODE = 0o3770  # the group may add; setgid: new files belong to it; sticky: each keeps their own
@@ -126,14 +126,14 @@ def open_to_group(folder: Path, group: int) -> None:
 def _require_no_link(folder: Path) -> None:
     owner = folder.lstat().st_uid
     if folder.is_symlink() and owner not in (os.geteuid(), 0):
-        raise InputError(f"is a link that {person(owner)} made", where=str(folder),
+        raise InputError(f"is a link that {user_name(owner)} made", where=str(folder),
                          hint="Its owner can replace it by a folder.")
 
 
 def require_writable(folder: Path) -> None:
     """Raise ``InputError`` for a folder that we cannot write to: whose it is and what to ask."""
     if not os.access(folder, os.W_OK | os.X_OK):
-        owner = person(folder.stat().st_uid)
+        owner = user_name(folder.stat().st_uid)
         raise InputError(
             f"belongs to {owner}, and you may not write into it", where=str(folder),
             hint=f"Ask {owner} to submit once with shared_group: true (docs/cluster.md), or set "
@@ -144,8 +144,8 @@ def check_own(workspace: Path, run: str) -> None:
     """Raise ``InputError`` for a run of somebody else: its files would decide what we run."""
     folder = Workspace(workspace).run(run).path
     with contextlib.suppress(FileNotFoundError):
-        if not is_own(folder):
-            owner = person(folder.stat().st_uid)
+        if not is_owned_by_user(folder):
+            owner = user_name(folder.stat().st_uid)
             raise InputError(f"the run {run} belongs to {owner}: only {owner} can cancel or "
                              "resume it", where=str(folder),
                              hint="Submit the pipeline yourself; finished steps are reused.")
@@ -163,15 +163,15 @@ def dangers(workspace: Path) -> Iterator[Danger]:
         inside = folder == workspace or workspace in folder.parents
         if state.st_mode & stat.S_IWOTH and (inside or not sticky):
             yield Danger(folder, f"anybody may {'add to' if sticky else 'replace'} what is in "
-                                 f"{folder}", True, f"chmod o-w {pasted(folder)}")
+                                 f"{folder}", True, f"chmod o-w {shell_word(folder)}")
         elif state.st_mode & stat.S_IWGRP and not sticky and not _private(state.st_gid):
             words = f"the group {_group(state.st_gid)} may replace what is in {folder}"
-            yield Danger(folder, words, False, f"chmod +t {pasted(folder)}")
+            yield Danger(folder, words, False, f"chmod +t {shell_word(folder)}")
 
 
 def _private(group: int) -> bool:
     """Whether a group is that of one person, as many systems make one for each."""
-    return group == 0 or group == os.getegid() and _group(group) == person(os.geteuid())
+    return group == 0 or group == os.getegid() and _group(group) == user_name(os.geteuid())
 
 
 def _group(group: int) -> str:

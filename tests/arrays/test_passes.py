@@ -5,7 +5,7 @@ import pytest
 
 from l3hpc.arrays import passes
 from l3hpc.arrays.features import FeatureRows, features
-from l3hpc.arrays.passes import over_blocks, steady_blas
+from l3hpc.arrays.passes import map_blocks, reproducible_blas
 from l3hpc.arrays.rows import ArrayRows, ChunkRows
 from l3hpc.sampling.kdpp import KDPP, leverage_bounds
 
@@ -27,7 +27,7 @@ def cores(request, monkeypatch):
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_every_row_once_and_in_order(n, kind, cores):
     x = embeddings(n)
-    found = list(over_blocks(ArrayRows(x), lambda block: block, np.dtype(kind)))
+    found = list(map_blocks(ArrayRows(x), lambda block: block, np.dtype(kind)))
     assert all(block.dtype == kind for block in found)
     assert all(len(block) == passes.BLOCK_ROWS for block in found[:-1])
     np.testing.assert_array_equal(np.concatenate(found), x.astype(kind))
@@ -37,7 +37,7 @@ def test_features_are_made_of_the_right_rows(cores):
     x, quality = embeddings(), np.random.default_rng(1).uniform(0, 1, 7000)
     for norm in ("l2", "l1", "none"):
         rows = FeatureRows(x, quality, norm)
-        found = np.concatenate(list(over_blocks(rows, lambda block: block, DOUBLE)))
+        found = np.concatenate(list(map_blocks(rows, lambda block: block, DOUBLE)))
         np.testing.assert_array_equal(found, features(x, quality, norm))
 
 
@@ -53,7 +53,7 @@ def test_a_source_may_fill_one_buffer_again_and_again(cores):
 
     for size in (300, 2048):
         buffers = ChunkRows(refilled if size == 300 else lambda: whole(x, 2048), x.shape)
-        found = np.concatenate(list(over_blocks(buffers, lambda block: block, DOUBLE)))
+        found = np.concatenate(list(map_blocks(buffers, lambda block: block, DOUBLE)))
         np.testing.assert_array_equal(found, x)
 
 
@@ -68,7 +68,7 @@ def whole(x, size):
 def test_types_may_change_between_blocks():
     x = embeddings(5000)
     mixed = ChunkRows(lambda: iter([x[:2048], x[2048:4096].astype(np.float64), x[4096:]]), x.shape)
-    found = np.concatenate(list(over_blocks(mixed, lambda block: block, DOUBLE)))
+    found = np.concatenate(list(map_blocks(mixed, lambda block: block, DOUBLE)))
     np.testing.assert_array_equal(found, x)
 
 
@@ -90,12 +90,12 @@ def test_the_same_bits_on_any_number_of_cores(monkeypatch):
 def test_wide_rows_get_fewer_workers_not_more_memory(monkeypatch):
     """At 6,144 columns the products of one worker alone are 302 MB."""
     asked = []
-    inner = passes.in_order
-    monkeypatch.setattr(passes, "in_order", lambda work, items, threads: asked.append(threads)
+    inner = passes.map_in_order
+    monkeypatch.setattr(passes, "map_in_order", lambda work, items, threads: asked.append(threads)
                         or inner(work, items, threads))
     monkeypatch.setattr(passes, "allocated_cores", lambda: 16)
     for d, most in ((48, 4), (512, 8), (2048, 1), (6144, 1)):
-        list(over_blocks(ArrayRows(np.ones((8192, d), np.float32)), len, DOUBLE))
+        list(map_blocks(ArrayRows(np.ones((8192, d), np.float32)), len, DOUBLE))
         assert asked[-1] <= most, d
     assert asked == [4, 4, 1, 1]
 
@@ -110,9 +110,9 @@ def test_blas_is_kept_to_one_thread_up_to_a_size(monkeypatch):
                 if info["user_api"] == "blas" and "numpy" in info["filepath"]}
 
     before = threads()
-    with steady_blas(passes.ALONE):
+    with reproducible_blas(passes.ALONE):
         assert threads() == {1}
-    with steady_blas(passes.ALONE + 1):
+    with reproducible_blas(passes.ALONE + 1):
         assert threads() == {3}
     assert threads() == before
 
@@ -121,4 +121,4 @@ def test_an_error_of_a_block_is_raised(cores):
     x = embeddings()
     x[6000, 3] = np.nan
     with pytest.raises(Exception, match="NaN or infinite"):
-        list(over_blocks(FeatureRows(x), lambda block: block, DOUBLE))
+        list(map_blocks(FeatureRows(x), lambda block: block, DOUBLE))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.arrays.rows import ArrayRows, ChunkRows, ConcatRows, Rows, SubsetRows, as_rows, blocks
+from l3hpc.arrays.rows import ArrayRows, ChunkRows, ConcatRows, Rows, SubsetRows, as_rows, rechunk
 from l3hpc.errors import InputError
 
 MATRIX = np.arange(60, dtype=np.float32).reshape(20, 3)
@@ -56,7 +56,7 @@ def test_blocks_cut_anew(lengths, size):
     starts = np.cumsum([0, *lengths])
     matrix = np.arange(2.0 * starts[-1]).reshape(-1, 2)
     parts = [matrix[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    cut = [block.copy() for block in blocks(iter(parts), size)]
+    cut = [block.copy() for block in rechunk(iter(parts), size)]
     assert all(len(block) == size for block in cut[:-1])
     assert sum(map(len, cut)) == len(matrix)
     if cut:
@@ -80,10 +80,10 @@ def test_neighbours_are_read_together():
 
 
 def test_mixed_types_and_widths():
-    mixed = [block.copy() for block in blocks([MATRIX[:3], MATRIX[3:5].astype(float)], 4)]
+    mixed = [block.copy() for block in rechunk([MATRIX[:3], MATRIX[3:5].astype(float)], 4)]
     assert [block.tolist() for block in mixed] == [MATRIX[:4].tolist(), MATRIX[4:5].tolist()]
     with pytest.raises(InputError, match="differ in row length: 3 and 2"):
-        list(blocks([MATRIX[:3], MATRIX[:3, :2]], 4))
+        list(rechunk([MATRIX[:3], MATRIX[:3, :2]], 4))
     with pytest.raises(InputError, match="differ in row length: 2, 3"):
         ConcatRows([MATRIX, MATRIX[:, :2]])
     with pytest.raises(InputError, match="empty list"):
@@ -91,7 +91,7 @@ def test_mixed_types_and_widths():
     with pytest.raises(InputError, match="shape"):
         as_rows(np.ones(3))
     with pytest.raises(InputError, match="shape"):
-        list(blocks([np.ones(3)]))
+        list(rechunk([np.ones(3)]))
     with pytest.raises(InputError, match="cannot read rows from a str"):
         as_rows("embeddings.h5")
     assert as_rows([[1, 2], [3, 4]]).shape == (2, 2)

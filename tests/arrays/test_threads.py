@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from l3hpc.arrays.threads import available_threads, blas_threads, in_order
+from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -16,8 +16,8 @@ def test_results_come_in_the_order_of_the_items(threads):
         time.sleep(0.002 * (item % 3))
         return item * item
 
-    assert list(in_order(work, range(40), threads)) == [item * item for item in range(40)]
-    assert list(in_order(work, [], threads)) == []
+    assert list(map_in_order(work, range(40), threads)) == [item * item for item in range(40)]
+    assert list(map_in_order(work, [], threads)) == []
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -31,14 +31,14 @@ def test_no_more_than_one_item_beyond_the_threads_is_under_way(threads):
             taken += 1
             yield item
 
-    for done in in_order(lambda item: item, items(), threads):
+    for done in map_in_order(lambda item: item, items(), threads):
         most = max(most, taken - done)  # items from this result on
     assert most == threads + 1
 
 
 def test_items_are_worked_on_at_the_same_time():
     together = threading.Barrier(3, timeout=20)
-    assert len(list(in_order(lambda item: together.wait(), range(3), 3))) == 3
+    assert len(list(map_in_order(lambda item: together.wait(), range(3), 3))) == 3
 
 
 def test_the_first_error_ends_all():
@@ -52,7 +52,7 @@ def test_the_first_error_ends_all():
 
     found = []
     with pytest.raises(ValueError, match="item 2"):
-        for result in in_order(work, range(1000), 2):
+        for result in map_in_order(work, range(1000), 2):
             found.append(result)
     assert found == [0, 1]
     assert len(worked) < 10
@@ -64,7 +64,7 @@ def test_an_error_of_the_items_is_raised_too():
         raise KeyError("broken file")
 
     with pytest.raises(KeyError, match="broken file"):
-        list(in_order(lambda item: item, items(), 2))
+        list(map_in_order(lambda item: item, items(), 2))
 
 
 def test_threads_of_a_product_are_limited_and_given_back():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio.formats import AudioError
-from l3hpc.audio.samples import mono_of, rate_of, to_float
+from l3hpc.audio.samples import check_rate, to_float, to_mono
 from l3hpc.errors import InputError
 
 SOUND = (0.4 * np.random.default_rng(0).uniform(-1, 1, 400)).astype(np.float32)
@@ -25,7 +25,7 @@ INT16 = np.round(SOUND * 32767).astype(np.int16)
     (4 * SOUND, 4 * SOUND), (np.zeros(9, np.int64), np.zeros(9)),
     (INT16[::-2], INT16[::-2] / 32768)])
 def test_what_is_certain_is_taken_without_comment(array, wanted):
-    mono, notes = mono_of(array)
+    mono, notes = to_mono(array)
     assert mono.dtype == np.float32 and mono.flags.c_contiguous and notes == []
     np.testing.assert_allclose(mono, wanted, atol=3e-4 if np.ndim(array) and np.asarray(
         array).dtype == np.float16 else 1e-6)
@@ -38,20 +38,20 @@ def test_what_is_certain_is_taken_without_comment(array, wanted):
 def test_wide_integers_that_hold_narrow_values_are_refused(kind, bits, hint):
     values = np.round(SOUND * 2.0 ** (bits - 1)).astype(kind)
     with pytest.raises(InputError, match=f"(?s)of up to .*: a recording of {bits} bits, .*{hint}"):
-        mono_of(values)
+        to_mono(values)
     with pytest.raises(InputError, match="a recording of 16 bits"):  # as a list of Python numbers
-        mono_of(INT16.tolist())
+        to_mono(INT16.tolist())
 
 
 def test_a_quiet_recording_of_32_bits_is_neither_amplified_nor_refused_without_need():
     """24 bits in the upper part of 32, as libsndfile and scipy give them, are told by the zeros."""
     quiet = np.round(SOUND * 2.0**23 * 1e-3).astype(np.int32) << 8
     assert abs(quiet).max() < 1 << 23
-    mono, notes = mono_of(quiet)
+    mono, notes = to_mono(quiet)
     np.testing.assert_allclose(mono, SOUND * 1e-3, atol=1e-6)
     assert notes == []
     with pytest.raises(InputError, match="or a quiet one of 32"):
-        mono_of(quiet + 1)
+        to_mono(quiet + 1)
 
 
 @settings(max_examples=300, deadline=None)
@@ -59,7 +59,7 @@ def test_a_quiet_recording_of_32_bits_is_neither_amplified_nor_refused_without_n
        st.sampled_from(["i4", "i8"]))
 def test_a_wide_integer_is_full_scale_of_32_bits_or_refused(values, kind):
     try:
-        mono, _ = mono_of(np.array(values, kind))
+        mono, _ = to_mono(np.array(values, kind))
     except InputError:
         assert max(map(abs, values)) <= 1 << 23
     else:
@@ -70,7 +70,7 @@ def test_a_wide_integer_is_full_scale_of_32_bits_or_refused(values, kind):
 @pytest.mark.parametrize("kind", ["f4", "f8"])
 def test_floats_that_hold_integers_are_scaled_by_what_they_are(peak, bits, kind):
     values = (SOUND / abs(SOUND).max() * peak).astype(kind)
-    mono, notes = mono_of(values, "audio[1]")
+    mono, notes = to_mono(values, "audio[1]")
     np.testing.assert_allclose(mono, values / 2.0 ** (bits - 1), rtol=1e-6)
     assert f"taken as {bits}-bit integers (divided by 2**{bits - 1})" in notes[0]
 
@@ -80,7 +80,7 @@ def test_floats_that_hold_integers_are_scaled_by_what_they_are(peak, bits, kind)
     ((3, 2), 3, 2)])
 def test_samples_first(shape, samples, channels):
     array = np.arange(np.prod(shape)).reshape(shape) / 1e4
-    mono, notes = mono_of(array)
+    mono, notes = to_mono(array)
     np.testing.assert_allclose(mono, array.reshape(samples, channels).mean(1), rtol=1e-6)
     assert notes == []
 
@@ -90,7 +90,7 @@ def test_samples_first(shape, samples, channels):
     ((64, 65), "64 channels of 65 samples")])
 def test_channels_first_is_taken_where_it_is_certain_and_said(shape, words):
     array = np.random.default_rng(0).uniform(-1, 1, shape)
-    mono, notes = mono_of(array)
+    mono, notes = to_mono(array)
     np.testing.assert_allclose(mono, array.mean(0), atol=1e-6)
     assert notes == [f"shape {shape} is taken as {words}; (samples, channels) is audio.T"]
 
@@ -98,7 +98,7 @@ def test_channels_first_is_taken_where_it_is_certain_and_said(shape, words):
 @pytest.mark.parametrize("shape", [(2, 2), (1, 2), (2, 64), (400, 400), (400, 65), (65, 400)])
 def test_shapes_that_could_be_two_things_are_refused_with_what_to_type(shape):
     with pytest.raises(InputError, match=r"(?s)which of them are the ch.*audio\.T.*list\(aud"):
-        mono_of(np.zeros(shape))
+        to_mono(np.zeros(shape))
 
 
 @pytest.mark.parametrize(("array", "error", "words"), [
@@ -120,12 +120,12 @@ def test_shapes_that_could_be_two_things_are_refused_with_what_to_type(shape):
     (np.array([decimal.Decimal(1)]), InputError, "not an array")])
 def test_what_is_no_recording_is_refused(array, error, words):
     with pytest.raises(error, match=words):
-        mono_of(array)
+        to_mono(array)
 
 
 def test_no_scale_is_proposed_that_the_samples_exceed():
     with pytest.raises(InputError) as caught:
-        mono_of(np.array([2**63], np.uint64))
+        to_mono(np.array([2**63], np.uint64))
     assert caught.value.hint is None
 
 
@@ -137,11 +137,11 @@ def test_frames_of_a_type_that_does_not_tell_full_scale_are_refused(kind):
 
 @pytest.mark.parametrize("rate", [1, 8000, 44100.0, np.int64(48000), np.float32(16000)])
 def test_rates(rate):
-    assert rate_of(rate) == int(rate)
+    assert check_rate(rate) == int(rate)
 
 
 @pytest.mark.parametrize("rate", [0, -1, 44100.5, float("nan"), float("inf"), "8000", None, [8000],
                                   True, 1e12, 8000j, np.array([8000]), b"8000", {}])
 def test_what_is_no_rate(rate):
     with pytest.raises(InputError, match="which is not a sampling rate"):
-        rate_of(rate)
+        check_rate(rate)

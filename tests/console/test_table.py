@@ -38,13 +38,13 @@ def test_control_characters_are_written_out_before_they_are_measured():
 def test_what_is_measured_without_rich_has_the_width_that_rich_gives(text):
     from rich.cells import cell_len
 
-    assert formatting.width(text) == cell_len(text) == len(text)
+    assert formatting.cell_width(text) == cell_len(text) == len(text)
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1))
 def test_every_second_column_begins_in_the_same_cell(rows):
     lines = formatting.table_lines([(first, f"|{second}") for first, second in rows], indent="")
-    places = {formatting.width(line[:line.index("|", len(formatting.one_line(first)))])
+    places = {formatting.cell_width(line[:line.index("|", len(formatting.one_line(first)))])
               for line, (first, _) in zip(lines, rows, strict=True)}
     assert len(places) == 1
 

@@ -39,7 +39,7 @@ LOCALES = [
        st.sampled_from(["utf-8", "ascii", "latin-1", "cp1252", "utf-16"]))
 def test_any_text_is_written_in_any_encoding(text, encoding):
     below = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
-    terminal.Output(below).write(text)
+    terminal.SafeStream(below).write(text)
     below.flush()
     shown = below.buffer.getvalue().decode(encoding)
     assert not HIDDEN.search(shown.replace("\r\n", "\n"))
@@ -50,7 +50,7 @@ def test_any_text_is_written_in_any_encoding(text, encoding):
        st.sampled_from(["utf-8", "ascii", "latin-1"]))
 def test_json_stays_json(text, encoding):
     below = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    terminal.Output(below).write(json.dumps({"value": text}, ensure_ascii=encoding != "utf-8"))
+    terminal.SafeStream(below).write(json.dumps({"value": text}, ensure_ascii=encoding != "utf-8"))
     below.flush()
     assert json.loads(below.buffer.getvalue()) == {"value": text}
 
@@ -151,7 +151,7 @@ def test_closed_full_and_broken_streams(workspace, line, code):
 def test_files_of_ours_never_get_the_number_of_a_closed_stream(workspace):
     done = subprocess.run(
         ["bash", "-c", '"$0" -c "$1" >&- 2>&-', sys.executable,
-         "import os\nfrom l3hpc.console import terminal\nterminal.install()\n"
+         "import os\nfrom l3hpc.console import terminal\nterminal.install_safe_output()\n"
          "assert os.open('made', os.O_CREAT | os.O_WRONLY) > 2"], cwd=workspace)
     assert done.returncode == 0
 

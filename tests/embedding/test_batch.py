@@ -14,9 +14,9 @@ import soundfile
 
 from l3hpc.audio.files import AudioError
 from l3hpc.embedding import batch, embed
-from l3hpc.embedding.batch import Settings, embed_all, embed_file, embed_in_processes
+from l3hpc.embedding.batch import EmbedSettings, embed_all, embed_file, embed_in_processes
 from l3hpc.embedding.embed import AudioWarning, get_embedding
-from l3hpc.embedding.folders import Work, output_name, plan
+from l3hpc.embedding.folders import EmbedTask, find_recordings, output_name
 from l3hpc.embedding.model import load_model
 from l3hpc.errors import InputError
 
@@ -45,38 +45,39 @@ def names(works, base):
 
 def test_folders_keep_their_levels(folder):
     out = folder.parent / "out"
-    assert names(plan([folder], out), folder) == [
+    assert names(find_recordings([folder], out), folder) == [
         ("a.wav", "out/a.npz"), ("broken.wav", "out/broken.npz"), ("empty.wav", "out/empty.npz"),
         ("short.wav", "out/short.npz"), ("silent.wav", "out/silent.npz"),
         ("street/b.flac", "out/street/b.npz"), ("street/night/a.ogg", "out/street/night/a.npz")]
-    assert names(plan([folder / "street"]), folder) == [
+    assert names(find_recordings([folder / "street"]), folder) == [
         ("street/b.flac", "in/street/b.npz"), ("street/night/a.ogg", "in/street/night/a.npz")]
 
 
 def test_globs_and_files_mean_each_recording_once(folder, monkeypatch):
     (folder.parent / "link.wav").symlink_to(folder / "a.wav")
-    works = plan([folder / "a.wav", folder / "**/*.ogg", folder / "*.wav", folder / "s*"],
-                 format="csv")
+    works = find_recordings([folder / "a.wav", folder / "**/*.ogg", folder / "*.wav",
+                             folder / "s*"], format="csv")
     assert [os.path.relpath(work.recording, folder) for work in works] == [
         "a.wav", "street/night/a.ogg", "broken.wav", "empty.wav", "short.wav", "silent.wav",
         "street/b.flac"]
-    assert len(plan([folder, folder / "street", os.path.relpath(folder / "street")],
+    assert len(find_recordings([folder, folder / "street", os.path.relpath(folder / "street")],
                     folder.parent / "out")) == 7
     (folder / "street/back").symlink_to(folder)  # a link that leads back
-    assert len(plan([folder])) == 7
+    assert len(find_recordings([folder])) == 7
     monkeypatch.chdir(folder)
-    assert len(plan(["a.wav", folder / "a.wav"])) == 1
+    assert len(find_recordings(["a.wav", folder / "a.wav"])) == 1
 
 
 def test_a_link_to_a_recording_has_an_output_of_its_own(folder):
     out = folder.parent / "out"
     (folder / "street/a.wav").symlink_to(folder / "a.wav")
     (folder / "z.wav").symlink_to("a.wav")
-    found = names(plan([folder], out), folder)
+    found = names(find_recordings([folder], out), folder)
     assert len(found) == 9
     assert ("street/a.wav", "out/street/a.npz") in found and ("z.wav", "out/z.npz") in found
-    assert len(plan([folder / "a.wav", folder / "street/a.wav"])) == 2
-    assert len(plan([folder / "a.wav", folder / "street/a.wav"], out)) == 1  # one output, one sound
+    assert len(find_recordings([folder / "a.wav", folder / "street/a.wav"])) == 2
+    # one output, one sound
+    assert len(find_recordings([folder / "a.wav", folder / "street/a.wav"], out)) == 1
 
 
 @pytest.mark.parametrize(("suffix", "format_", "name"), [
@@ -89,25 +90,25 @@ def test_outputs_are_named_as_by_openl3(folder, suffix, format_, name):
 def test_refused_before_anything_is_done(folder, tmp_path):
     soundfile.write(folder / "a.flac", np.zeros(100), 8000)
     with pytest.raises(InputError, match=r"a\.flac and .*a\.wav would both become"):
-        plan([folder])
+        find_recordings([folder])
     with pytest.raises(InputError, match="would both become"):  # however the folder is written
-        plan([folder / "a.wav", os.path.relpath(folder / "a.flac")])
+        find_recordings([folder / "a.wav", os.path.relpath(folder / "a.flac")])
     with pytest.raises(InputError, match="no such file or folder"):
-        plan([folder / "none.wav"])
+        find_recordings([folder / "none.wav"])
     (tmp_path / "bare").mkdir()
     for nothing, why in (([], "^no inputs"), ([tmp_path / "bare"], "no recordings in it"),
                          ([folder / "*.aiff"], "no file matches")):
         with pytest.raises(InputError, match=why):
-            plan(nothing)
+            find_recordings(nothing)
     with pytest.raises(InputError, match="no / in it"):
-        plan([folder / "a.wav"], suffix="a/b")
+        find_recordings([folder / "a.wav"], suffix="a/b")
     with pytest.raises(InputError, match="npz, h5, csv"):
-        plan([folder / "a.wav"], format="pickle")
+        find_recordings([folder / "a.wav"], format="pickle")
 
 
 def test_one_bad_file_is_one_bad_file(folder, model):
-    works = plan([folder], folder.parent / "out")
-    found = list(embed_all(model, works, Settings(hop_size=0.25)))
+    works = find_recordings([folder], folder.parent / "out")
+    found = list(embed_all(model, works, EmbedSettings(hop_size=0.25)))
     assert [one.work for one in found] == works
     told = [(one.work.recording.name, one.state, one.frames, one.message[:34]) for one in found]
     assert told == [
@@ -130,15 +131,15 @@ def test_one_bad_file_is_one_bad_file(folder, model):
 
 
 def test_what_exists_is_skipped_unless_it_shall_be_overwritten(folder, model):
-    works = plan([folder / "a.wav", folder / "short.wav", folder / "street/b.flac"])
+    works = find_recordings([folder / "a.wav", folder / "short.wav", folder / "street/b.flac"])
     works[1].output.write_bytes(b"mine")
-    states = [one.state for one in embed_all(model, works, Settings())]
+    states = [one.state for one in embed_all(model, works, EmbedSettings())]
     assert states == ["done", "skipped", "done"] and works[1].output.read_bytes() == b"mine"
     before = works[0].output.read_bytes()
-    again = list(embed_all(model, works, Settings(hop_size=0.5)))
+    again = list(embed_all(model, works, EmbedSettings(hop_size=0.5)))
     assert [one.state for one in again] == ["skipped"] * 3
     assert works[0].output.read_bytes() == before
-    again = list(embed_all(model, works, Settings(hop_size=0.5, overwrite=True)))
+    again = list(embed_all(model, works, EmbedSettings(hop_size=0.5, overwrite=True)))
     assert [one.state for one in again] == ["done"] * 3
     assert len(np.load(works[0].output)["timestamps"]) == 5
 
@@ -146,9 +147,9 @@ def test_what_exists_is_skipped_unless_it_shall_be_overwritten(folder, model):
 @pytest.mark.parametrize("long_s", [60.0, 1.0])
 def test_a_folder_in_place_of_an_output_is_no_output(folder, model, monkeypatch, long_s):
     monkeypatch.setattr(batch, "LONG_S", long_s)
-    (work,) = plan([folder / "a.wav"])
+    (work,) = find_recordings([folder / "a.wav"])
     work.output.mkdir()
-    (outcome,) = embed_all(model, [work], Settings())
+    (outcome,) = embed_all(model, [work], EmbedSettings())
     assert (outcome.state, outcome.message) == ("failed", f"{work.output}: Is a directory")
 
 
@@ -156,8 +157,9 @@ def test_a_name_that_is_not_utf_8_is_a_name(folder, model):
     name = os.fsdecode(b"caf\xe9")
     (folder / "a.wav").rename(folder / f"{name}.wav")
     (folder / f"{name}_bad.wav").write_bytes(b"RIFF")
-    works = plan([folder / f"{name}.wav", folder / f"{name}_bad.wav", folder / "short.wav"])
-    found = list(embed_all(model, works, Settings()))
+    works = find_recordings([folder / f"{name}.wav", folder / f"{name}_bad.wav",
+                             folder / "short.wav"])
+    found = list(embed_all(model, works, EmbedSettings()))
     assert [one.state for one in found] == ["done", "failed", "done"]
     assert found[1].message.startswith("not a readable sound file: ")
     assert b"caf\xe9.npz" in os.listdir(os.fsencode(folder))
@@ -165,14 +167,14 @@ def test_a_name_that_is_not_utf_8_is_a_name(folder, model):
 
 def test_a_length_that_the_header_does_not_tell(folder, model):
     soundfile.write(folder / "s.flac", soundfile.read(folder / "a.wav")[0], 44100)
-    (known,) = plan([folder / "s.flac"])
+    (known,) = find_recordings([folder / "s.flac"])
     (folder / "piped").mkdir()
     data = bytearray((folder / "s.flac").read_bytes())
     data[21] &= 0xF0  # of the 36 bits that count the samples
     data[22:26] = bytes(4)
     (folder / "piped/s.flac").write_bytes(data)
-    (piped,) = plan([folder / "piped"])
-    found = list(embed_all(model, [known, piped], Settings()))
+    (piped,) = find_recordings([folder / "piped"])
+    found = list(embed_all(model, [known, piped], EmbedSettings()))
     assert [(one.state, one.frames, one.message) for one in found] == [("done", 19, "")] * 2
     found, wanted = (np.load(work.output)["embedding"] for work in (piped, known))
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
@@ -181,8 +183,8 @@ def test_a_length_that_the_header_does_not_tell(folder, model):
 def test_the_three_formats_hold_the_same(folder, model):
     found = {}
     for kind in ("npz", "h5", "csv"):
-        (work,) = plan([folder / "a.wav"], format=kind)
-        list(embed_all(model, [work], Settings(center=False)))
+        (work,) = find_recordings([folder / "a.wav"], format=kind)
+        list(embed_all(model, [work], EmbedSettings(center=False)))
         found[kind] = work.output
     with np.load(found["npz"]) as file:
         embedding, times = file["embedding"], file["timestamps"]
@@ -209,7 +211,8 @@ def test_long_recordings_are_read_in_pieces_and_give_the_same(tmp_path, model, s
     soundfile.write(path, sound(23.7, rate), rate, "FLOAT")
     read = []
     monkeypatch.setattr(batch, "read_audio", lambda *_, **__: read.append(1))
-    (outcome,) = embed_all(model, [Work(path, tmp_path / "long.npz")], Settings(hop_size=0.3))
+    task = EmbedTask(path, tmp_path / "long.npz")
+    (outcome,) = embed_all(model, [task], EmbedSettings(hop_size=0.3))
     assert outcome.state == "done" and not read
     wanted, times = get_embedding(sound(23.7, rate), rate, model, hop_size=0.3)
     with np.load(outcome.work.output) as file:
@@ -220,7 +223,7 @@ def test_long_recordings_are_read_in_pieces_and_give_the_same(tmp_path, model, s
 def test_a_long_silence_is_noticed(tmp_path, model, monkeypatch):
     monkeypatch.setattr(batch, "LONG_S", 1.0)
     soundfile.write(tmp_path / "s.wav", np.zeros(20_000), 8000)
-    (outcome,) = embed_all(model, plan([tmp_path / "s.wav"]), Settings())
+    (outcome,) = embed_all(model, find_recordings([tmp_path / "s.wav"]), EmbedSettings())
     assert (outcome.state, outcome.message) == ("done", "every sample is zero")
     with pytest.warns(AudioWarning, match="s.wav: every sample is zero"):
         embed_file(tmp_path / "s.wav", model)
@@ -229,20 +232,20 @@ def test_a_long_silence_is_noticed(tmp_path, model, monkeypatch):
 def test_a_batch_wide_convention_takes_recordings_one_by_one(folder, student, monkeypatch):
     monkeypatch.setattr(batch, "LONG_S", 2.0)  # a.wav and a.ogg are long
     model = load_model(student, frontend="A'", engine="ncnn")
-    works = plan([folder / "a.wav", folder / "street"], folder.parent / "out")
-    for one in embed_all(model, works, Settings()):
+    works = find_recordings([folder / "a.wav", folder / "street"], folder.parent / "out")
+    for one in embed_all(model, works, EmbedSettings()):
         signal, rate = soundfile.read(one.work.recording, dtype="float32")
         np.testing.assert_allclose(np.load(one.work.output)["embedding"],
                                    get_embedding(signal, rate, model)[0], rtol=1e-6, atol=1e-6)
 
 
 def test_the_published_resampler_in_files_long_and_short(folder, model, monkeypatch):
-    (work,) = plan([folder / "a.wav"])
+    (work,) = find_recordings([folder / "a.wav"])
     signal, rate = soundfile.read(work.recording, dtype="float32")
     wanted, _ = get_embedding(signal, rate, model, resampler="kaiser_best")
     for long_s in (60.0, 1.0):
         monkeypatch.setattr(batch, "LONG_S", long_s)
-        list(embed_all(model, [work], Settings(overwrite=True, resampler="kaiser_best")))
+        list(embed_all(model, [work], EmbedSettings(overwrite=True, resampler="kaiser_best")))
         np.testing.assert_allclose(np.load(work.output)["embedding"], wanted, rtol=1e-6, atol=1e-6)
 
 
@@ -254,23 +257,24 @@ def test_refusals_of_files(folder, model, tmp_path):
     with pytest.raises(AudioError, match="rows are separate recordings"):
         embed_file(tmp_path / "rows.h5", model)
     with pytest.raises(InputError, match="hop of"):
-        list(embed_all(model, [], Settings(hop_size=1e-6)))
+        list(embed_all(model, [], EmbedSettings(hop_size=1e-6)))
 
 
 def test_a_folder_that_cannot_be_written_is_an_outcome(folder, model):
     (folder / "in the way").write_text("a file")
-    works = [Work(folder / "a.wav", folder / "in the way/a.npz"),
-             Work(folder / "short.wav", folder / "short.npz")]
-    found = list(embed_all(model, works, Settings()))
+    works = [EmbedTask(folder / "a.wav", folder / "in the way/a.npz"),
+             EmbedTask(folder / "short.wav", folder / "short.npz")]
+    found = list(embed_all(model, works, EmbedSettings()))
     assert [one.state for one in found] == ["failed", "done"]
     assert "in the way" in found[0].message
 
 
 def test_processes_give_the_same_as_one(folder, model, student, monkeypatch):
     monkeypatch.setattr(batch, "SHARE", 3)
-    alone, together = (plan([folder], folder.parent / name) for name in ("one", "two"))
-    wanted = list(embed_all(model, alone, Settings()))
-    found = list(embed_in_processes({"model": student, "engine": "ncnn"}, together, Settings(), 2))
+    alone, together = (find_recordings([folder], folder.parent / name) for name in ("one", "two"))
+    wanted = list(embed_all(model, alone, EmbedSettings()))
+    options = {"model": student, "engine": "ncnn"}
+    found = list(embed_in_processes(options, together, EmbedSettings(), 2))
     assert [(one.state, one.frames, one.message) for one in found] == [
         (one.state, one.frames, one.message) for one in wanted]
     for left, right in zip(alone, together, strict=True):
@@ -298,15 +302,15 @@ def test_every_process_gets_a_part_and_all_cores_are_used(monkeypatch, count, jo
 
         def map(self, share, shares, settings):
             asked["sizes"] = [len(one) for one in shares]
-            return [[batch.Outcome(work, batch.DONE) for work in one] for one in shares]
+            return [[batch.EmbedResult(work, batch.DONE) for work in one] for one in shares]
 
         def shutdown(self, cancel_futures):
             pass
 
     monkeypatch.setattr(batch, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(batch, "allocated_cores", lambda: 8)
-    works = [Work(Path(f"{number}.wav"), Path(f"{number}.npz")) for number in range(count)]
-    found = list(embed_in_processes({}, works, Settings(), jobs))
+    works = [EmbedTask(Path(f"{number}.wav"), Path(f"{number}.npz")) for number in range(count)]
+    found = list(embed_in_processes({}, works, EmbedSettings(), jobs))
     assert [one.work for one in found] == works
     assert asked == {"jobs": processes, "threads": threads, "sizes": sizes}
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from l3hpc.audio.framing import cut_frames, frame_audio, frame_blocks
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
 from l3hpc.embedding import batch, embed
-from l3hpc.embedding.batch import Settings, embed_all
+from l3hpc.embedding.batch import EmbedSettings, embed_all
 from l3hpc.embedding.embed import embed_file, get_embedding
-from l3hpc.embedding.folders import Work
+from l3hpc.embedding.folders import EmbedTask
 from l3hpc.embedding.model import Model, load_model
 
 
@@ -62,7 +62,7 @@ def test_a_file_in_pieces_has_the_embeddings_of_the_array(tmp_path, student, sou
     for block, piece in ((7001, 5), (50_000, 64)):
         monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", block)
         monkeypatch.setattr(embed, "PIECE", piece)
-        have, at = embed_file(path, model, Settings(resampler=resampler))
+        have, at = embed_file(path, model, EmbedSettings(resampler=resampler))
         np.testing.assert_allclose(have, wanted, rtol=2e-6, atol=2e-6)
         np.testing.assert_array_equal(at, times)
 
@@ -88,8 +88,8 @@ def test_outputs_larger_than_what_waits_in_memory(tmp_path, monkeypatch, kind):
     embedding = np.random.default_rng(0).uniform(-1, 1, (100, 5)).astype(np.float32)
     times = np.arange(100) * 0.1
     path = tmp_path / "new" / f"x.{kind}"
-    assert batch.write(path, ((embedding[i:i + 9], times[i:i + 9]) for i in range(0, 100, 9)),
-                         {"model": "m", "list": [1]}) == 100
+    pieces = ((embedding[i:i + 9], times[i:i + 9]) for i in range(0, 100, 9))
+    assert batch.write_embeddings(path, pieces, {"model": "m", "list": [1]}) == 100
     if kind == "npz":
         with np.load(path) as file:
             assert sorted(file) == ["embedding", "timestamps"]
@@ -113,7 +113,8 @@ def test_an_output_of_a_recording_that_fails_late_is_not_written(tmp_path, model
     whole = sound(9)
     whole[70_000] = np.nan
     soundfile.write(tmp_path / "x.wav", whole, 8000, "FLOAT")
-    (outcome,) = embed_all(model, [Work(tmp_path / "x.wav", tmp_path / "out/x.npz")], Settings())
+    task = EmbedTask(tmp_path / "x.wav", tmp_path / "out/x.npz")
+    (outcome,) = embed_all(model, [task], EmbedSettings())
     assert (outcome.state, outcome.message) == ("failed",
                                                 "holds samples that are not finite numbers")
     assert list((tmp_path / "out").iterdir()) == []

@@ -203,10 +203,10 @@ def place(tmp_path, monkeypatch):
 def test_published_names_are_published_files(place, name, file, folder):
     (place / folder).mkdir(parents=True, exist_ok=True)
     (place / folder / file).touch()
-    found, named = model_files.find(name)
+    found, named = model_files.find_model(name)
     assert found == place / folder / file
     assert named.options.get("input_repr") in (None, "mel256", "linear")
-    assert model_files.known() == [file.partition(".h5")[0] if ".h5" in file else "mine"]
+    assert model_files.available_models() == [file.partition(".h5")[0] if ".h5" in file else "mine"]
 
 
 def test_a_folder_called_like_a_model_does_not_hide_it(place):
@@ -214,20 +214,20 @@ def test_a_folder_called_like_a_model_does_not_hide_it(place):
         (place / name).mkdir()
     (place / "models/edgel3_sea_ust_audio_emb_64.h5").touch()
     (place / "models/mine.h5").touch()
-    assert model_files.find("sea-64")[0] == place / "models/edgel3_sea_ust_audio_emb_64.h5"
-    assert model_files.find("mine")[0] == place / "models/mine.h5"
-    assert model_files.find("untrained")[0] == "untrained"
-    bare = model_files.find(place / "bare")[0]
-    assert model_files.find("bare")[0] == bare.relative_to(place)  # as before
+    assert model_files.find_model("sea-64")[0] == place / "models/edgel3_sea_ust_audio_emb_64.h5"
+    assert model_files.find_model("mine")[0] == place / "models/mine.h5"
+    assert model_files.find_model("untrained")[0] == "untrained"
+    bare = model_files.find_model(place / "bare")[0]
+    assert model_files.find_model("bare")[0] == bare.relative_to(place)  # as before
     (place / "file").touch()
     (place / "models/file.h5").touch()
-    assert model_files.find("file")[0] == model_files.find("./file")[0] == Path("file")
+    assert model_files.find_model("file")[0] == model_files.find_model("./file")[0] == Path("file")
 
 
 def test_openl3s_names_say_size_and_front_end():
-    assert model_files.meaning("openl3-mel128-env").options == {
+    assert model_files.parse_name("openl3-mel128-env").options == {
         "input_repr": "mel128", "embedding_size": 6144}
-    assert model_files.meaning("openl3-mel128-env-512").options["embedding_size"] == 512
+    assert model_files.parse_name("openl3-mel128-env-512").options["embedding_size"] == 512
 
 
 @pytest.mark.parametrize(("name", "said"), [
@@ -244,7 +244,7 @@ def test_a_missing_name_says_what_to_do(place, name, said):
     ("openl3-mel256-env-100", "512, 6144")])
 def test_models_that_were_never_published(name, allowed):
     with pytest.raises(InputError, match=allowed):
-        model_files.find(name)
+        model_files.find_model(name)
 
 
 def test_a_file_that_is_not_what_its_name_says_is_refused(place, networks):

@@ -139,7 +139,7 @@ def make(path, change, **options):
 
 def read(path):
     with hdf5.open_hdf5(path) as file:
-        return hdf5.numbers(file, "x")[()]
+        return hdf5.numeric_dataset(file, "x")[()]
 
 
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
@@ -206,7 +206,8 @@ def test_hdf5plugin_is_used_where_it_is_installed(tmp_path, name):
            f".create_dataset('x', data=numpy.ones((5, 4)), **hdf5plugin.{name}())"
     subprocess.run([sys.executable, "-c", code], check=True)
     code = "import sys; from l3hpc.io.hdf5 import *\n" \
-           f"with open_hdf5({str(tmp_path / 'a.h5')!r}) as f: print(numbers(f, 'x')[()].sum())"
+           f"with open_hdf5({str(tmp_path / 'a.h5')!r}) as f: " \
+           "print(numeric_dataset(f, 'x')[()].sum())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "20.0", done.stderr
 
@@ -271,10 +272,10 @@ def test_damaged_bytes_anywhere_end_in_a_refusal_or_in_numbers(tmp_path):
         path.write_bytes(image)
         try:
             with hdf5.open_hdf5(path) as file:
-                hdf5.numbers(file, "x")[()]
-                hdf5.matrices(file)
-                hdf5.texts(file, "recordings/file")
-                hdf5.attributes(file, path)
+                hdf5.numeric_dataset(file, "x")[()]
+                hdf5.matrix_shapes(file)
+                hdf5.read_strings(file, "recordings/file")
+                hdf5.read_attributes(file, path)
         except InputError as error:
             assert str(path) in str(error)
             refused += 1

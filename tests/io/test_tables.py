@@ -33,7 +33,7 @@ def write(path, data):
 
 def refusal(path, needed=("file", "sensor")):
     with pytest.raises(InputError) as caught:
-        list(tables.rows(path, "table", needed))
+        list(tables.read_rows(path, "table", needed))
     assert str(path) in str(caught.value)
     return str(caught.value).removeprefix(str(path))
 
@@ -43,11 +43,12 @@ def refusal(path, needed=("file", "sensor")):
 @pytest.mark.parametrize("quoted", [False, True])
 def test_usual_tables_are_read_with_their_lines(tmp_path, end, mark, quoted):
     text = TEXT.replace(",roof", ',"ro""of,\nup"') if quoted else TEXT
-    found = list(tables.rows(write(tmp_path / "a.csv", mark + text.replace("\n", end)), "table"))
+    path = write(tmp_path / "a.csv", mark + text.replace("\n", end))
+    found = list(tables.read_rows(path, "table"))
     assert found[0] == (1, ["file", "sensor", "timestamp"])
     assert [line for line, _ in found] == ([1, 3, 4] if quoted else [1, 2, 3])
     assert found[1][1][1] == (f'ro"of,{end}up' if quoted else "roof")
-    assert [row["sensor"] for _, row in tables.records(tmp_path / "a.csv", "table")][1] == "café"
+    assert [row["sensor"] for _, row in tables.read_records(path, "table")][1] == "café"
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,7 +58,7 @@ def test_what_pythons_writer_writes_is_read(tmp_path_factory, rows):
     stream = io.StringIO()
     csv.writer(stream).writerows([["one", "two"], *rows])
     path = write(tmp_path_factory.mktemp("t") / "a.csv", stream.getvalue())
-    assert [row for _, row in tables.rows(path, "table")] == [["one", "two"], *rows]
+    assert [row for _, row in tables.read_rows(path, "table")] == [["one", "two"], *rows]
 
 
 @pytest.mark.parametrize("encoding", [
@@ -105,7 +106,7 @@ def test_each_fault_is_named_with_its_line(tmp_path, data, words):
 
 def test_a_long_row_of_short_cells_is_no_fault(tmp_path):
     path = write(tmp_path / "a.csv", ",".join(f"c{i}" for i in range(40_000)) + "\n")
-    assert len(next(tables.rows(path, "table"))[1]) == 40_000
+    assert len(next(tables.read_rows(path, "table"))[1]) == 40_000
 
 
 def test_only_regular_files_are_read(tmp_path):

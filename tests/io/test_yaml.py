@@ -42,10 +42,10 @@ REFUSED = [
 def test_what_is_not_plain_data_is_refused_with_its_place(text, place, words):
     begun = time.process_time()
     if place is None:  # a bomb of merges: harmless, because merged keys are not counted twice
-        assert len(yaml.parse(text, "f")[0]["a24"]) == 25
+        assert len(yaml.parse_yaml(text, "f")[0]["a24"]) == 25
     else:
         with pytest.raises(InputError) as refusal:
-            yaml.parse(text, "f")
+            yaml.parse_yaml(text, "f")
         assert refusal.value.where.startswith(f"f:{place}") and words in refusal.value.message
         assert len(str(refusal.value)) < 200
     assert time.process_time() - begun < 1.5  # of this process: others may be at work
@@ -59,13 +59,13 @@ def test_what_is_not_plain_data_is_refused_with_its_place(text, place, words):
 def test_other_encodings_and_sizes_are_named(tmp_path, content, place, words):
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(InputError) as refusal:
-        yaml.read(tmp_path / "f", "f")
+        yaml.read_yaml(tmp_path / "f", "f")
     assert refusal.value.where == f"f:{place}".rstrip(":") and words in refusal.value.message
 
 
 def test_a_byte_order_mark_is_no_key(tmp_path):
     (tmp_path / "f").write_bytes("a: é\r\nb: 2\r\n".encode("utf-8-sig"))
-    assert yaml.read(tmp_path / "f") == ({"a": "é", "b": 2}, {(): 1, ("a",): 1, ("b",): 2})
+    assert yaml.read_yaml(tmp_path / "f") == ({"a": "é", "b": 2}, {(): 1, ("a",): 1, ("b",): 2})
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link to nothing", "/dev/zero"])
@@ -75,7 +75,7 @@ def test_only_regular_files_are_read(tmp_path, kind):
      "link to nothing": lambda: path.symlink_to("nowhere"),
      "/dev/zero": lambda: path.symlink_to("/dev/zero")}[kind]()
     with pytest.raises(InputError, match="cannot be read"):
-        yaml.read(path)
+        yaml.read_yaml(path)
 
 
 def plain(value):
@@ -96,7 +96,7 @@ PIECES = st.sampled_from([
 @given(st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=40))
 def test_any_text_is_plain_data_or_a_refusal(text):
     try:
-        data, lines = yaml.parse(text, "f")
+        data, lines = yaml.parse_yaml(text, "f")
         assert plain(data) and () in lines or data == {}
     except InputError as error:
         assert re.match(r"f:\d+:\d+$", error.where), (error.where, error.message)

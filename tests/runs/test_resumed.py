@@ -348,7 +348,7 @@ def test_stale_handles_of_a_network_folder_are_no_error(tmp_path, monkeypatch):
         return whole(path, *arguments)
 
     monkeypatch.setattr(markers, "read_bounded", stale)
-    with errors.noting_damage() as found:
+    with errors.collect_damage() as found:
         assert markers.read(tmp_path)[1].begin["job"] == "2" and not found
         code = errno.EIO
         assert markers.read(tmp_path)[1].begin["job"] == "2"

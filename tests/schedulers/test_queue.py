@@ -56,7 +56,7 @@ def test_array_spans_are_expanded(indices):
 
 @given(st.integers(0, 10**7))
 def test_clocks_are_read_as_they_are_written(count):
-    assert formatting.seconds(formatting.clock(count)) == count
+    assert formatting.parse_slurm_time(formatting.clock(count)) == count
 
 
 def test_one_call_each_and_none_that_is_not_needed(slurm):

@@ -228,7 +228,7 @@ class Deep(Step[Params]):
 @pytest.fixture
 def reported(packages, tmp_path):
     """Write the report of a run of the step with these two hooks; its text and its files."""
-    from l3hpc.errors import noting_damage
+    from l3hpc.errors import collect_damage
     from l3hpc.report.collect import collect
     from l3hpc.report.data import StepFacts
     from l3hpc.report.page import write_results
@@ -244,7 +244,7 @@ def reported(packages, tmp_path):
         (packages / "deep.py").write_text(REPORTED.format(kept_files=kept_files,
                                                           networks=networks))
         install(packages, "deep = deep:Deep", "deep-steps")
-        with noting_damage() as warnings:
+        with collect_damage() as warnings:
             data = collect("run-1", {"deep": task.parent}, [StepFacts("deep")])
             page = write_results(tmp_path / "results", data, {"deep": task.parent})
         files = sorted(path.name for path in (tmp_path / "results").rglob("*.txt"))

@@ -242,7 +242,7 @@ def test_damaged_policies_and_entries_are_named_or_left_aside(tmp_path, content)
     assert spool(tmp_path, run="a", step="b", after=[]) == "2"
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "local.json").write_bytes(content)
-    with errors.noting_damage() as found:
+    with errors.collect_damage() as found:
         assert isinstance(LocalJobs(tmp_path, "a").jobs, dict)
     assert all("local.json" in error.where for error in found)
 
@@ -251,7 +251,7 @@ def test_unreadable_folders_are_named(workspace, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied", str(arguments[0]))
 
-    with errors.noting_damage() as found:
+    with errors.collect_damage() as found:
         monkeypatch.setattr(os, "scandir", refuse)
         assert markers.read(Path("m")) == {}
         monkeypatch.setattr(os, "listdir", refuse)

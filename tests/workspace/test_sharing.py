@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from l3hpc.console.progress import Progress
-from l3hpc.errors import InputError, noting_damage
-from l3hpc.io.files import is_own, read_own
+from l3hpc.errors import InputError, collect_damage
+from l3hpc.io.files import is_owned_by_user, read_own_file
 from l3hpc.runs import status
 from l3hpc.runs import submit as submission
 from l3hpc.runs.resume import cancel, resume
@@ -35,7 +35,7 @@ def workspace(chains, monkeypatch):
 
     monkeypatch.setattr(execute.l3hpc.steps, "step", fakestep.named)
     monkeypatch.setattr(submission, "run_local", lambda *args, **options: None)
-    monkeypatch.setattr(execute.terminal, "install", lambda: None)
+    monkeypatch.setattr(execute.terminal, "install_safe_output", lambda: None)
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o1777)
     monkeypatch.chdir(folder)
@@ -209,7 +209,7 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
     as_person(BOB, lambda: do(made, "extract", job), "SystemExit: 2")
     as_person(BOB, lambda: mine_only(made))
     for name in ("config.json", "script.sbatch"):
-        as_person(BOB, lambda name=name: read_own(made.step_folder("extract").path / name),
+        as_person(BOB, lambda name=name: read_own_file(made.step_folder("extract").path / name),
                   "belongs to user 54001")
     as_person(BOB, lambda: submission.submission_lock.acquire(workspace, "bob-1", "resume"),
               "belongs to")
@@ -257,7 +257,7 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(chains, workspace):
 
 
 def mine_only(made):
-    with noting_damage() as found:
+    with collect_damage() as found:
         read = requeue_policy.read(made.step_folder("extract"))
         assert read.python == requeue_policy.Policy().python
     assert "belongs to user 54001, not to you: it is not executed" in found[0].message
@@ -299,9 +299,9 @@ def test_a_workspace_open_to_the_world_is_named(chains, tmp_path, monkeypatch):
 def test_what_i_wrote_is_mine(tmp_path):
     (tmp_path / "x").write_text("a")
     (tmp_path / "link").symlink_to(tmp_path / "x")
-    assert read_own(tmp_path / "x") == b"a" and is_own(tmp_path)
+    assert read_own_file(tmp_path / "x") == b"a" and is_owned_by_user(tmp_path)
     with pytest.raises(OSError):
-        read_own(tmp_path / "link")
+        read_own_file(tmp_path / "link")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):
-        read_own(tmp_path / "pipe")
+        read_own_file(tmp_path / "pipe")

@@ -229,7 +229,7 @@ def table(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int |
     built = [_column(rows, tab, column) for column in columns]
     kept = list(range(len(built)))
     if width is not None:
-        tail = max((layout.width(text) for text in trailing), default=0)
+        tail = max((layout.cell_width(text) for text in trailing), default=0)
         kept = _fitting(built, columns, width - 2 - (tail + 2 if tail else 0))
     right = {place for place, number in enumerate(kept)
              if any(_is_number(cell_of(row, columns[number])) for row in rows)}
@@ -308,7 +308,7 @@ def _fitting(built: Sequence[Sequence[str]], columns: Sequence[Column], width: i
     kept: list[int] = []
     room = width
     for position in sorted(range(len(built)), key=weight):
-        need = max(map(layout.width, built[position])) + 2
+        need = max(map(layout.cell_width, built[position])) + 2
         if not kept or need <= room:
             kept.append(position)
             room -= need

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from l3hpc.errors import L3hpcError
-from l3hpc.io.files import read_own
+from l3hpc.io.files import read_own_file
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.requeue_policy import MEMORY, TIME, WARNED
 from l3hpc.schedulers.slurm.commands import scrubbed
@@ -321,7 +321,7 @@ class Runner:
         folder = self._record.folder
         script = step.submitted_script(job.job)
         try:
-            read_own(script)
+            read_own_file(script)
         except (OSError, L3hpcError) as error:
             step.log(name).write_text(f"error: {error}\n", encoding="utf-8")
             job.end("FAILED", 2)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.resources import Resources
 from l3hpc.config.units import format_memory, format_time
-from l3hpc.console.formatting import seconds
+from l3hpc.console.formatting import parse_slurm_time
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.pipelines.model import Plan, PlannedStep
 from l3hpc.schedulers.slurm.commands import call, on_cluster
@@ -94,7 +94,7 @@ def read(text: str) -> dict[str, Partition]:
         if len(parts) != 7:
             continue
         name = parts[0].rstrip("*")
-        limit = seconds(parts[2])  # None for "infinite"
+        limit = parse_slurm_time(parts[2])  # None for "infinite"
         amounts = [parts[index].rstrip("+") for index in (3, 4, 6)]
         if not all(re.fullmatch(r"\d{1,15}", amount) for amount in amounts):
             unclear.add(name)

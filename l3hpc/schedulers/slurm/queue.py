@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
-from l3hpc.console.formatting import seconds
+from l3hpc.console.formatting import parse_slurm_time
 from l3hpc.errors import ClusterError
 from l3hpc.schedulers.base import EndedJob, Hold, JobState, LiveJob, StepJobs
 from l3hpc.schedulers.slurm.commands import call, on_cluster, several
@@ -291,13 +291,13 @@ def parse_squeue(
         state, why = JobState(values["State"]), values["Reason"]
         if state.is_terminal:
             code = _exit_code(values["exit_code"])
-            ended = AccountedJob(state, code, seconds(values["TimeUsed"]), values["NodeList"],
-                                 origin)
+            ended = AccountedJob(state, code, parse_slurm_time(values["TimeUsed"]),
+                                 values["NodeList"], origin)
             over += [(job, ended) for job in expand(values["JobArrayID"])]
             continue
         live = QueuedJob(
-            state, in_words(why), seconds(values["TimeUsed"]),
-            start=_moment(values["StartTime"]), limit_s=seconds(values["TimeLimit"]),
+            state, in_words(why), parse_slurm_time(values["TimeUsed"]),
+            start=_moment(values["StartTime"]), limit_s=parse_slurm_time(values["TimeLimit"]),
             restarts=int(values["RestartCnt"]) if values["RestartCnt"].isdigit() else 0,
             after_others=why.startswith("Dependency"), never="DependencyNeverSatisfied" in why,
             hold=hold(state, why), reason=why, origin=origin)

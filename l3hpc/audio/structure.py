@@ -3,8 +3,8 @@
 libsndfile believes a header: where it states too little, the rest of the recording is not read. A
 recorder that was killed leaves a data chunk of 0 bytes, a file written into a pipe one of
 0xFFFFFFFF; an MP3 file without a Xing header has no stated length at all, and the one that
-decoders guess from the first frames is wrong for a variable bit rate. ``layout`` finds what is
-stated and what is there, and how a decoder has to be fed so that it reads all of it.
+decoders guess from the first frames is wrong for a variable bit rate. ``read_structure`` finds
+what is stated and what is there, and how a decoder has to be fed so that it reads all of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TAGS = (b"TAG", b"ID3", b"APE")  # of editors that append them without a chunk
 
 
 @dataclass(frozen=True)
-class Layout:
+class SoundStructure:
     """A sound file's structure, as far as it says something of its length.
 
     Attributes
@@ -48,11 +48,11 @@ class Layout:
     channels: int = 0
 
 
-def layout(stream: FileIO) -> Layout | None:
-    """The layout of an open file; None for a kind that is left to libsndfile altogether."""
+def read_structure(stream: FileIO) -> SoundStructure | None:
+    """The structure of an open file; None for a kind that is left to libsndfile altogether."""
     size = os.fstat(stream.fileno()).st_size
     head = _at(stream, 0, 12)
-    readers: dict[bytes, Callable[[FileIO, int], Layout | None]] = {
+    readers: dict[bytes, Callable[[FileIO, int], SoundStructure | None]] = {
         b"RIFF": _riff, b"RIFX": _riff, b"RF64": _riff, b"BW64": _riff, b"FORM": _aiff,
         b".snd": _au, b"fLaC": _flac, b"OggS": _ogg}
     reader = readers.get(head[:4])
@@ -69,7 +69,7 @@ def _at(stream: FileIO, place: int, count: int) -> bytes:
 # WAV, RF64 --------------------------------------------------------------------------------------
 
 
-def _riff(stream: FileIO, size: int) -> Layout | None:
+def _riff(stream: FileIO, size: int) -> SoundStructure | None:
     order = ">" if _at(stream, 0, 4) == b"RIFX" else "<"
     place, block, wide, coding = 12, 0, 0, 0
     while len(head := _at(stream, place, 8)) == 8:
@@ -94,14 +94,14 @@ def _riff(stream: FileIO, size: int) -> Layout | None:
     there = size - start
     spans = _joined(stream, size, order)
     if spans:
-        return Layout(stated // block if coding in PLAIN else None, spans=spans)
+        return SoundStructure(stated // block if coding in PLAIN else None, spans=spans)
     if coding not in PLAIN:  # compressed: samples are counted otherwise
-        return Layout(patches=patches if there and not stated else (), cut=stated > there)
+        return SoundStructure(patches=patches if there and not stated else (), cut=stated > there)
     if stated >= STREAMED and stated > there and not (wide and stated < 1 << 60):
-        return Layout(None, there // block)
+        return SoundStructure(None, there // block)
     if stated < there and not _chunks_follow(stream, start + stated + stated % 2, size, order):
-        return Layout(stated // block or None, there // block, patches)
-    return Layout(stated // block, min(stated, there) // block, cut=stated > there)
+        return SoundStructure(stated // block or None, there // block, patches)
+    return SoundStructure(stated // block, min(stated, there) // block, cut=stated > there)
 
 
 def _joined(stream: FileIO, size: int, order: str) -> tuple[tuple[int, int], ...]:
@@ -129,7 +129,7 @@ def _chunks_follow(stream: FileIO, place: int, size: int, order: str) -> bool:
 # AIFF, AU ---------------------------------------------------------------------------------------
 
 
-def _aiff(stream: FileIO, size: int) -> Layout | None:
+def _aiff(stream: FileIO, size: int) -> SoundStructure | None:
     if _at(stream, 8, 4) not in (b"AIFF", b"AIFC"):
         return None
     place, block, frames, frames_at = 12, 0, 0, 0
@@ -157,15 +157,15 @@ def _aiff(stream: FileIO, size: int) -> Layout | None:
     within = max(place + 8 + length - start, 0) // block
     if there and not (frames and within):  # the recorder never came to write its header
         patches = (frames_at, _long(there)), (place + 4, _long(size - place - 8))
-        return Layout(None, there, patches)
-    return Layout(frames, min(frames, there), cut=frames > there)
+        return SoundStructure(None, there, patches)
+    return SoundStructure(frames, min(frames, there), cut=frames > there)
 
 
 def _long(value: int) -> bytes:
     return struct.pack(">I", min(value, 0xFFFFFFFF))
 
 
-def _au(stream: FileIO, size: int) -> Layout | None:
+def _au(stream: FileIO, size: int) -> SoundStructure | None:
     head = _at(stream, 0, 24)
     if len(head) < 24:
         return None
@@ -175,25 +175,25 @@ def _au(stream: FileIO, size: int) -> Layout | None:
         return None
     there = max(size - start, 0)
     if stated == 0xFFFFFFFF or not stated and there:
-        return Layout(None, there // block, ((8, b"\xff" * 4),))
+        return SoundStructure(None, there // block, ((8, b"\xff" * 4),))
     if stated < there:
-        return Layout(stated // block, there // block, ((8, b"\xff" * 4),))
-    return Layout(stated // block, there // block, cut=stated > there)
+        return SoundStructure(stated // block, there // block, ((8, b"\xff" * 4),))
+    return SoundStructure(stated // block, there // block, cut=stated > there)
 
 
 # FLAC, Ogg --------------------------------------------------------------------------------------
 
 
-def _flac(stream: FileIO, size: int) -> Layout | None:
+def _flac(stream: FileIO, size: int) -> SoundStructure | None:
     head = _at(stream, 0, 26)
     if len(head) < 26 or head[4] & 0x7F:
         return None
     stated = int.from_bytes(head[21:26], "big") & ((1 << 36) - 1)
     patches = ((21, bytes([head[21] & 0xF0, 0, 0, 0, 0])),)  # unknown: it is read to its end
-    return Layout(stated or None, None, patches)
+    return SoundStructure(stated or None, None, patches)
 
 
-def _ogg(stream: FileIO, size: int) -> Layout | None:
+def _ogg(stream: FileIO, size: int) -> SoundStructure | None:
     """Pages, one after the other: where streams begin that follow another, and how it ends."""
     place, begins, ended, after_end = 0, [0], False, False
     while place < size:
@@ -210,7 +210,7 @@ def _ogg(stream: FileIO, size: int) -> Layout | None:
         ended = after_end = bool(head[5] & 4)
         place += length
     spans = tuple(zip(begins, [*begins[1:], size], strict=True)) if len(begins) > 1 else ()
-    return Layout(None, None, spans=spans, cut=not ended)
+    return SoundStructure(None, None, spans=spans, cut=not ended)
 
 
 # MP3 --------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def _frame(head: bytes) -> _Frame | None:
     return _Frame(length, samples, hertz, channels, head[1] & 0x1E | rate << 8)
 
 
-def _mp3(stream: FileIO, size: int) -> Layout | None:
+def _mp3(stream: FileIO, size: int) -> SoundStructure | None:
     """Frames, counted one after the other, against what a Xing header says."""
     place = 0
     while len(head := _at(stream, place, 10)) == 10 and head[:3] == b"ID3":
@@ -269,14 +269,14 @@ def _mp3(stream: FileIO, size: int) -> Layout | None:
     count, cut = _count(stream, start, size, first.kind)
     found = _xing(_at(stream, start, first.length), first)
     if found is None:
-        return Layout(None, count * first.samples, piped=True, cut=cut, rate=first.rate,
+        return SoundStructure(None, count * first.samples, piped=True, cut=cut, rate=first.rate,
                       channels=first.channels)
     at, stated = found
     count -= 1  # the frame with the Xing header holds no sound
     if stated is not None and count <= stated + 1:
-        return Layout(stated * first.samples, count * first.samples, cut=count < stated - 1,
+        return SoundStructure(stated * first.samples, count * first.samples, cut=count < stated - 1,
                       rate=first.rate, channels=first.channels)
-    return Layout(None if stated is None else stated * first.samples, count * first.samples,
+    return SoundStructure(None if stated is None else stated * first.samples, count * first.samples,
                   ((start + at, bytes(4)),), piped=True, cut=cut, rate=first.rate,
                   channels=first.channels)
 

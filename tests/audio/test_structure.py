@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from l3hpc.audio import decoding, layout
+from l3hpc.audio import decoding, structure
 from l3hpc.audio.decoding import find_ffmpeg
 from l3hpc.audio.files import AudioError, Contents, probe, read_audio, sound_blocks
 
@@ -226,7 +226,7 @@ def test_headers_that_end_early_are_no_crash(tmp_path, sound, length):
         soundfile.write(path, sound, RATE, format="MP3" if name == "x.mp3" else None)
         path.write_bytes(path.read_bytes()[:length])
         with open(path, "rb", 0) as stream:
-            layout.layout(stream)
+            structure.read_structure(stream)
         try:
             assert len(read_audio(path)[0]) < 20
         except AudioError as error:
