@@ -200,8 +200,9 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
     cluster.kill_processes("SLURM_ARRAY_TASK_ID=1")
     cluster.kill_processes(f"SLURM_JOB_ID={record.steps[1].job}")
     cluster.until(lambda: _forgotten(cluster, record), 40, "Slurm does not forget")
-    [found] = status.collect(tmp_path, ["demo"])
-    assert states(found) == {"extract": "failed", "embed": "failed"} and found.notes == []
+    found = until(tmp_path, "demo",  # the controller tells slurmdbd when it has time
+                  lambda found: states(found) == {"extract": "failed", "embed": "failed"}, 30)
+    assert found.notes == []
     killed = "killed by signal 9; nothing says that memory was the cause"
     assert found.steps[0].detail == f"{killed}, 1 of 3 tasks failed (1)"
     assert found.steps[1].detail == killed

@@ -75,7 +75,9 @@ def test_a_prolog_that_fails(slurm_cluster, chains, tmp_path, capsys, monkeypatc
 def test_what_another_run_computes_is_waited_for_in_the_queue(any_slurm, chains, tmp_path):
     """Not on a node. When the other one is cancelled, this one computes it."""
     on = profile(chains, any_slurm)
-    slow = {"extract": {"seconds": 6}}
+    gate = tmp_path / "gate"
+    gate.touch()
+    slow = {"extract": {"gate": str(gate)}}
     plans = {name: chains.plan(tmp_path, name, names=("extract", "sample"), on=on, params=slow)
              for name in ("first", "second", "third")}
     jobs = {}
@@ -87,6 +89,9 @@ def test_what_another_run_computes_is_waited_for_in_the_queue(any_slurm, chains,
         assert states(found)["extract"] == "waiting", found
     assert any_slurm.command("squeue", "-h", "-t", "RUNNING", "-o", "%A").split() == [jobs["first"]]
     cancel(tmp_path, "first")
+    any_slurm.until(lambda: "l3-first-extract" not in any_slurm.jobs(),
+                    30, "the cancelled job does not end")
+    gate.unlink()
     found = until(tmp_path, "second", settled, 90)
     assert states(found) == {"extract": "done", "sample": "done"}
     assert found.steps[0].job == jobs["second"]

@@ -10,6 +10,7 @@ from l3hpc.steps.base import Params, Step
 class FakeParams(Params):
     text: str = ""
     seconds: float = 0.0
+    gate: str = ""  # a file: as long as it is there the step goes on
     fail: str = ""
     fail_task: int = -1
     memory_mb: int = 0
@@ -24,6 +25,8 @@ def run(params, task):
     for _ in range(10):
         time.sleep(params.seconds / 10)
         task.progress.advance(1, loss=0.5)
+    while params.gate and os.path.exists(params.gate):
+        time.sleep(0.1)
     if params.memory_mb and params.memory_task in (-1, task.index):
         ballast = bytearray(params.memory_mb * 2**20)
         time.sleep(params.memory_s)
