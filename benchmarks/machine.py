@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "h5py")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "torch", "h5py")
 GEMM_SIZE = 3072
 DISK_MB = 512
 
@@ -86,8 +88,16 @@ def disk_rates(folder: Path | None = None) -> tuple[float, float]:
 
 def _gpu() -> str | None:
     folder = Path("/proc/driver/nvidia/gpus")
-    if not folder.is_dir():
-        return None
+    if not folder.is_dir() or not list(folder.glob("*/information")):
+        return _gpu_by_its_tool()
     names = [line.split(":", 1)[1].strip() for file in sorted(folder.glob("*/information"))
              for line in file.read_text().splitlines() if line.startswith("Model")]
     return ", ".join(names) or None
+
+
+def _gpu_by_its_tool() -> str | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True)
+    return "; ".join(line.replace(", ", ", driver ") for line in done.stdout.splitlines()) or None

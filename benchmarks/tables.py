@@ -10,6 +10,7 @@ import argparse
 import datetime
 import json
 import math
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -156,6 +157,8 @@ def write_results(path: Path, name: str, here: dict[str, Any], tables: Sequence[
 
 
 def _commit() -> str:
+    if shutil.which("git") is None:
+        return "unknown"
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                           cwd=RESULTS.parent)
     return done.stdout.strip() or "unknown"

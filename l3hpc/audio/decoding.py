@@ -29,6 +29,7 @@ from l3hpc.io.files import refuse_special
 
 BLOCK = 1 << 20  # samples per channel read at once
 MOST_AT_ONCE = 1 << 22  # samples of all channels
+IN_MEMORY = 8 << 20  # bytes of a file that is copied to be patched
 FFMPEG_BLOCK = 1 << 16
 PATIENCE_S = 5.0  # for ffmpeg to end
 MOST = 1 << 40  # samples: a header that states more states nothing (libsndfile's "unknown")
@@ -132,7 +133,7 @@ class Libsndfile(Decoder):
                 self.rate, self.channels = self._structure.rate, self._structure.channels
                 self.slack = MP3_SLACK
                 return
-            self._sound = self._open(*self._first)
+            self._sound = self._open(self._first[0], self._first[1], whole=False)
         except BaseException:
             self._stream.close()
             self._close_source()
@@ -149,7 +150,9 @@ class Libsndfile(Decoder):
         self._close_source()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        if self._sound is None:
+        if self._sound is None or self._feed is not None:
+            if self._sound is not None:
+                self._sound.close()
             self._sound = self._open(*self._first)
             self.rate, self.channels = int(self._sound.samplerate), int(self._sound.channels)
         yield from self._read()
@@ -165,8 +168,10 @@ class Libsndfile(Decoder):
     def _read(self) -> Iterator[np.ndarray]:
         import soundfile
 
+        known = BLOCK if self.there is None else max(self.there + 1, self.rate)
         while True:
-            size = min(BLOCK, max(MOST_AT_ONCE // self.channels, 1))
+            size = min(BLOCK, known, max(MOST_AT_ONCE // self.channels, 1))
+            known = BLOCK  # there is more than the structure shows
             out = np.empty((size, self.channels), np.float32)
             out[:, 0] = np.nan  # what a damaged file still gave before it failed can be told
             try:
@@ -180,20 +185,26 @@ class Libsndfile(Decoder):
                 if len(block):
                     yield block
                 return
-            if not len(block):
+            if len(block):
+                yield block
+            if len(block) < size:
                 return
-            yield block
 
     def _at_end(self) -> bool:
         """Whether the decoder has taken the whole file: what it misses is not there."""
         if self._structure.piped:
             return True
         size = os.fstat(self._stream.fileno()).st_size
-        place = self._feed.taken if self._feed is not None else os.lseek(
-            self._stream.fileno(), 0, os.SEEK_CUR)
+        if self._feed is None:
+            place = os.lseek(self._stream.fileno(), 0, os.SEEK_CUR)
+        elif self._source >= 0:
+            place = self._feed.start + os.lseek(self._source, 0, os.SEEK_CUR)
+        else:
+            place = self._feed.taken
         return bool(place >= size)
 
-    def _open(self, start: int, stop: int | None) -> Any:
+    def _open(self, start: int, stop: int | None, whole: bool = True) -> Any:
+        """``whole``: for all of its samples, not for its header alone."""
         import soundfile
 
         self._stream.seek(0)
@@ -203,10 +214,15 @@ class Libsndfile(Decoder):
             self._source = _pipe(self._stream, self._structure.patches)
         elif self._structure.patches or stop is not None:
             self._feed = _Patched(self._stream, self._structure.patches, start, stop)
+            if whole and self._feed.length <= IN_MEMORY:
+                # a copy: to ask Python for each of its bytes, libsndfile would wait for its lock,
+                # which with a dozen readers takes longer than decoding
+                self._source = self._feed.copy()
         else:
             self._source = os.dup(self._stream.fileno())
         try:
-            sound = soundfile.SoundFile(self._feed or self._source, closefd=False)
+            source = self._source if self._source >= 0 else self._feed
+            sound = soundfile.SoundFile(source, closefd=False)
         except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:
             why = getattr(error, "error_string", error)
             raise AudioError(f"not a readable sound file: {why}", where=str(self.path)) from None
@@ -225,15 +241,23 @@ class _Patched:
 
     def __init__(self, stream: io.FileIO, patches: tuple[tuple[int, bytes], ...], start: int,
                  stop: int | None) -> None:
-        self._stream, self._patches, self._start = stream, patches, start
+        self._stream, self._patches, self.start = stream, patches, start
         size = os.fstat(stream.fileno()).st_size
-        self._length = (size if stop is None else stop) - start
+        self.length = (size if stop is None else stop) - start
         self._place = 0
         self.taken = 0  # how far into the file it was read
 
+    def copy(self) -> int:
+        """The whole of it in a file of its own in memory: a descriptor, at its beginning."""
+        descriptor = os.memfd_create("sound", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(self.read())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As of a file."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._length}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.length}[whence]
         self._place = base + offset
         return self._place
 
@@ -243,12 +267,12 @@ class _Patched:
 
     def read(self, count: int = -1) -> bytes:
         """As of a file."""
-        left = max(self._length - self._place, 0)
+        left = max(self.length - self._place, 0)
         count = left if count < 0 else min(count, left)
-        self._stream.seek(self._start + self._place)
-        data = _patch(self._stream.read(count), self._start + self._place, self._patches)
+        self._stream.seek(self.start + self._place)
+        data = _patch(self._stream.read(count), self.start + self._place, self._patches)
         self._place += len(data)
-        self.taken = max(self.taken, self._start + self._place)
+        self.taken = max(self.taken, self.start + self._place)
         return data
 
 

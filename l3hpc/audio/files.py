@@ -77,7 +77,7 @@ class Contents:
         """Count a block of mono samples."""
         self.frames += len(samples)
         if len(samples):
-            self.peak = max(self.peak, float(np.abs(samples).max()))
+            self.peak = max(self.peak, peak_of(samples))
 
     def length_words(self) -> str:
         """How the length found differs from the one stated; '' where both agree."""
@@ -191,7 +191,7 @@ def sound_blocks(path: Path, contents: Contents | None = None) -> Iterator[np.nd
         _describe(sound, contents)
         for block in sound.blocks():
             with np.errstate(invalid="ignore", over="ignore"):  # refused in the next line
-                mono = np.mean(block, axis=1)
+                mono = np.mean(block, axis=1) if block.shape[1] > 1 else block[:, 0]
             check_samples(mono, path)
             contents.add(mono)
             yield mono
@@ -234,8 +234,7 @@ def check_samples(samples: np.ndarray, path: Path | str | None) -> None:
     beyond ``LOUDEST``."""
     if not len(samples):
         return
-    with np.errstate(invalid="ignore"):
-        peak = float(np.abs(samples).max())
+    peak = peak_of(samples)
     where = None if path is None else str(path)
     if not np.isfinite(peak):
         raise AudioError("holds samples that are not finite numbers", where=where)
@@ -243,6 +242,11 @@ def check_samples(samples: np.ndarray, path: Path | str | None) -> None:
         raise AudioError(f"holds samples of up to {peak:.1e}, which no recording has", where=where,
                          allowed="floating-point samples lie in [-1, 1]",
                          hint="Damaged, or written in the other byte order?")
+
+
+def peak_of(samples: np.ndarray) -> float:
+    """The largest absolute value of floating-point samples, at least one; NaN where one is."""
+    return max(float(samples.max()), -float(samples.min()))
 
 
 def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,

@@ -86,8 +86,8 @@ def complete_model(
               help="Sparsity of edgel3's sparse models.")
 @click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1),
               help="Number of processes, which share the cores.")
-@click.option("--engine", type=click.Choice(["auto", "ncnn", "tensorflow"]), default="auto",
-              show_default=True,
+@click.option("--engine", type=click.Choice(["auto", "ncnn", "tensorflow", "torch"]),
+              default="auto", show_default=True,
               help="Inference engine; auto: the fastest on this machine, measured once.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")

@@ -1,8 +1,9 @@
 """Recordings → embeddings on disk: windows batched across files, in bounded memory, resumable.
 
-Recordings are read, resampled and cut by other threads while the network computes. Finished blocks
-lie in a scratch folder as small NPZ files; a killed run drops nothing but the block it was working
-on. At the end they become one HDF5 file with the provenance of every row.
+Recordings are read, resampled and cut by other threads while the network computes: it embeds one
+block while the next is collected and the one before is written. Finished blocks lie in a scratch
+folder as small NPZ files; a killed run drops nothing but the blocks it was working on. At the end
+they become one HDF5 file with the provenance of every row.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import csv
 import io
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,9 +33,10 @@ from l3hpc.io.files import digest, read_json, write_bytes, write_json, write_tex
 from l3hpc.io.npz import read_npz
 from l3hpc.models.embedder import check_network
 
-BLOCK_BYTES = 100 << 20
+BLOCK_BYTES = 50 << 20  # of samples; there are two blocks at a time
+GPU_BLOCK_BYTES = 800 << 20  # of windows, which overlap: half as many samples, at a hop of 0.5 s
 AHEAD_BYTES = 16 << 20  # of samples: a recording with more is read piece by piece, when it is used
-READERS = 8  # at most; each holds a recording
+READERS = 16  # at most; each holds a recording
 CHUNK_ROWS = 1024
 COLUMNS = (("recording", "i4"), ("frame", "i4"), ("start", "f8"), ("timestamp", "f8"),
            ("loudness", "f4"))
@@ -78,6 +82,8 @@ class Extraction:
     levels: bool = True
     threads: int = 1
     _first_error: AudioError | None = field(default=None, init=False, repr=False)
+    _computing: _Computing = field(init=False, repr=False)
+    _telling: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def run(self, target: Path, skipped_file: Path) -> dict[str, Any]:
         """Embed everything, write ``target`` (HDF5) and ``skipped_file`` (CSV), return counts.
@@ -134,55 +140,75 @@ class Extraction:
 
     def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> int:
         """Embed what is not done; returns how many windows that were."""
-        block = self.block or max(64, BLOCK_BYTES // (4 * self.network.rate))
+        block = self.block or self._default_block()
         counts = [window_count(self.folder / one.file, self.hop, self.center)
                   for one in self.recordings]
         self.progress.start("embedding", total=sum(counts), unit="windows")
-        before = sum(counts[index] if stop is None else stop for index, stop in done.items())
-        before += sum(counts[index] for index in skipped)
-        self.progress.advance(before, recordings=len(skipped) + sum(
-            stop is None for stop in done.values()))
-        buffer = _Block()
-        embedded = 0
+        known = {**done, **dict.fromkeys(skipped)}
+        self.progress.advance(
+            sum(counts[index] if stop is None else stop for index, stop in known.items()),
+            recordings=sum(stop is None for stop in known.values()))
         rest = [index for index in range(len(self.recordings))
                 if done.get(index, 0) is not None and index not in skipped]
         readers = min(max(self.threads, 1), READERS)
         found = read_ahead(lambda index: self._read(index, done.get(index) or 0, counts[index]),
-                           rest, depth=readers, threads=readers)
-        for index, its in zip(rest, found, strict=True):
+                           rest, depth=2 * readers, threads=readers)
+        with _Computing(self._embed) as self._computing:
+            return self._embed_recordings(zip(rest, found, strict=True), done, skipped, counts,
+                                          block)
+
+    def _default_block(self) -> int:
+        return max(64, BLOCK_BYTES // (4 * self.network.rate))
+
+    def _embed_recordings(self, recordings: Iterable[tuple[int, _Read]],
+                          done: Mapping[int, int | None], skipped: dict[int, str],
+                          counts: Sequence[int], size: int) -> int:
+        block, embedded = _Block(), 0
+        enough = min(size, self._default_block())  # at first, so that the network can begin
+        for index, its in recordings:
             taken = done.get(index) or 0
             try:
                 if isinstance(its, AudioError):
                     raise its
                 source, contents = its
                 for piece in source:
-                    buffer.add(index, piece)
+                    block.add(index, piece)
                     taken += len(piece.windows)
                     embedded += len(piece.windows)
-                    if buffer.size >= block:
-                        self._flush(buffer, skipped)
+                    if block.size >= enough:
+                        block = self._hand_over(block, skipped)
+                        enough = min(2 * enough, size)
                         if index in skipped:  # the rest would be left out of the result anyway
                             break
             except AudioError as error:
                 self._first_error = self._first_error or error
-                skipped[index] = buffer.skip(index, error.reason)
+                skipped[index] = block.skip(index, error.reason)
                 self._say_skipped(index, error)
-                self.progress.advance(max(counts[index] - taken, 0))
+                self._advance(max(counts[index] - taken, 0))
                 continue
             if index not in skipped:
-                buffer.complete.append(index)
+                block.complete.append(index)
                 if length := contents.length_words():
-                    self.progress.note(f"{self.recordings[index].file} {length}")
-        if buffer.has_content:
-            self._flush(buffer, skipped)
+                    self._note(f"{self.recordings[index].file} {length}")
+        if block.has_content:
+            self._hand_over(block, skipped)
+        self._hand_over(_Block(), skipped)
         return embedded
+
+    def _advance(self, count: int, **details: Any) -> None:
+        """Tell the progress, which is told by the computing thread too."""
+        with self._telling:
+            self.progress.advance(count, **details)
+
+    def _note(self, text: str) -> None:
+        with self._telling:
+            self.progress.note(text)
 
     def _say_skipped(self, index: int, error: AudioError) -> None:
         words = "; ".join(part for part in (error.message, error.hint) if part)
-        self.progress.note(f"skipped {self.recordings[index].file}: {words} ({error.reason})")
+        self._note(f"skipped {self.recordings[index].file}: {words} ({error.reason})")
 
-    def _read(self, index: int, start: int, count: int
-              ) -> tuple[Iterable[Piece], Contents] | AudioError:
+    def _read(self, index: int, start: int, count: int) -> _Read:
         """What a recording holds, read; still to be read, where it is long; or why it cannot be."""
         file = self.recordings[index].file
         seconds = count * (1.0 if is_hdf5(Path(file)) else min(self.hop, 1.0))
@@ -201,41 +227,46 @@ class Extraction:
         return pieces(path, self.network.rate, self.hop, self.center, levels=self.levels,
                       skip=start, min_seconds=self.min_seconds, contents=contents)
 
-    def _flush(self, buffer: _Block, skipped: dict[int, str]) -> None:
-        embedding = np.empty((0, self.network.dim), np.float32)
-        if buffer.size:
-            windows = JoinedFrames(buffer.windows)
-            buffer.windows.clear()
-            embedding = self.network.embed(
-                windows, batch_size=self.batch_size, on_batch=self.progress.advance)
-            self._check(embedding, buffer, skipped)
-        else:
-            self.progress.advance(0)
+    def _hand_over(self, block: _Block, skipped: dict[int, str]) -> _Block:
+        """Let the network embed a block, write the one before, and return an empty one."""
+        before = self._computing.exchange(block)
+        if before is not None and before[0].has_content:
+            self._write(*before, skipped)
+        return _Block()
+
+    def _embed(self, block: _Block) -> np.ndarray:
+        if not block.size:
+            return np.empty((0, self.network.dim), np.float32)
+        windows = JoinedFrames(block.windows)
+        block.windows.clear()
+        return self.network.embed(windows, batch_size=self.batch_size, on_batch=self._advance)
+
+    def _write(self, block: _Block, embedding: np.ndarray, skipped: dict[int, str]) -> None:
+        self._check(embedding, block, skipped)
         parts = self._parts()
         number = int(parts[-1].stem.split("-")[1]) + 1 if parts else 0
         stream = io.BytesIO()
-        arrays: dict[str, Any] = {"embedding": embedding, **buffer.columns(),
-                                  "told": np.array(json.dumps(buffer.as_json()))}
+        arrays: dict[str, Any] = {"embedding": embedding, **block.columns(),
+                                  "told": np.array(json.dumps(block.as_json()))}
         np.savez(stream, **arrays)
         write_bytes(self.scratch / f"part-{number:06d}.npz", stream.getvalue())
-        self.progress.advance(0, recordings=self.progress.details.get("recordings", 0)
-                              + len(buffer.complete))
-        buffer.clear()
+        self._advance(0, recordings=self.progress.details.get("recordings", 0)
+                      + len(block.complete))
 
-    def _check(self, embedding: np.ndarray, buffer: _Block, skipped: dict[int, str]) -> None:
+    def _check(self, embedding: np.ndarray, block: _Block, skipped: dict[int, str]) -> None:
         """Skip the recordings whose embeddings are not finite, unless the network is to blame."""
         wrong = ~np.isfinite(embedding).all(axis=1)
         if not wrong.any():
             return
-        check_network(self.network)
-        which = np.repeat([index for index, _, _ in buffer.rows],
-                          [count for _, _, count in buffer.rows])
+        self._computing.run(lambda: check_network(self.network))
+        which = np.repeat([index for index, _, _ in block.rows],
+                          [count for _, _, count in block.rows])
         for index in np.unique(which[wrong]).tolist():
             count = int(wrong[which == index].sum())
             error = AudioError(f"gives {count:,} embeddings that are not finite",
                                where=self.recordings[index].file)
             self._first_error = self._first_error or error
-            skipped[index] = buffer.skip(index, error.reason)
+            skipped[index] = block.skip(index, error.reason)
             self._say_skipped(index, error)
         embedding[wrong] = 0.0  # left out of the result, as all rows of these recordings
 
@@ -314,14 +345,13 @@ class Extraction:
         file["loudness"][...] = loudness + shift[which]
 
 
+_Read = tuple[Iterable[Piece], Contents] | AudioError  # what a recording holds, or why not
+
+
 class _Block:
     """Windows waiting for the network, and what becomes true once they are written."""
 
     def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Start an empty block."""
         self.windows: list[np.ndarray] = []
         self.starts: list[np.ndarray] = []
         self.levels: list[np.ndarray] = []
@@ -368,6 +398,32 @@ class _Block:
         return {"windows": [[index, first + count] for index, first, count in self.rows],
                 "complete": self.complete,
                 "skipped": {str(index): reason for index, reason in self.skipped.items()}}
+
+
+class _Computing:
+    """A thread with one block at a time: ``exchange`` gives it the next and returns the last."""
+
+    def __init__(self, embed: Callable[[_Block], np.ndarray]) -> None:
+        self._embed = embed
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._under_way: tuple[_Block, Future[np.ndarray]] | None = None
+
+    def __enter__(self) -> _Computing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def exchange(self, block: _Block) -> tuple[_Block, np.ndarray] | None:
+        """Embed ``block`` from now on; returns the block before and its embeddings, if any."""
+        last = self._under_way
+        found = None if last is None else (last[0], last[1].result())
+        self._under_way = block, self._pool.submit(self._embed, block)
+        return found
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do something else on this thread, between two blocks."""
+        self._pool.submit(work).result()
 
 
 def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:

@@ -18,7 +18,7 @@ from l3hpc.errors import InputError, check_choice
 from l3hpc.models import weights
 
 KERAS_BATCH = 32  # what the published packages hand to the network at once
-ENGINES = ("auto", "ncnn", "tensorflow")
+ENGINES = ("auto", "ncnn", "tensorflow", "torch")
 BATCH_WIDE = "A'"  # the convention whose spectrograms depend on the whole batch
 
 
@@ -135,7 +135,7 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
         Threads that compute; None: the cores this process may use.
     engine
         ``auto`` (what a short measurement, made once, finds fastest among those that give
-        float32-equal embeddings), ``ncnn`` or ``tensorflow``; ignored for TFLite.
+        float32-equal embeddings), ``ncnn``, ``tensorflow`` or ``torch``; ignored for TFLite.
 
     Returns
     -------

@@ -6,8 +6,8 @@ The arithmetic is left to an engine (see ``engines``); any object with ``name``,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,15 @@ class Engine(Protocol):
 
     def run(self, spectrograms: np.ndarray) -> np.ndarray:
         """Embeddings (n, dim) float32 of spectrograms (n, bands, times) float32."""
+
+
+@runtime_checkable
+class AudioEngine(Engine, Protocol):
+    """An engine that computes the front end too, where the network is."""
+
+    def embed_audio(self, read: Callable[[int], Sequence[np.ndarray]], batches: Iterable[int]
+                    ) -> Iterator[np.ndarray]:
+        """Embeddings of batches, in order; ``read`` gives a batch's frames as arrays (n, rate)."""
 
 
 def check_network(network: Any, where: str | None = None) -> None:
@@ -103,16 +112,27 @@ class Embedder:
         if size < 1:
             raise InputError(f"a batch of {size} frames", allowed="at least 1")
         result = np.empty((len(frames), self.dim), np.float32)
-        batches = read_ahead(lambda start: self._spectrograms(frames, start, start + size),
-                             range(0, len(frames), size), depth=1)
         done = 0
-        for spectrograms in batches:
-            count = len(spectrograms)
-            result[done:done + count] = self._run(spectrograms, size)
+        for found in self._batches(frames, size):
+            count = len(found)
+            result[done:done + count] = found
             done += count
             if on_batch is not None:
                 on_batch(count)
         return result
+
+    def _batches(self, frames: np.ndarray | CutFrames | JoinedFrames, size: int
+                 ) -> Iterator[np.ndarray]:
+        """Embeddings of ``size`` frames at a time; while one is computed the next is prepared."""
+        starts = range(0, len(frames), size)
+        together = self.spec.convention == "A'"  # normalised over the batch: as the CPU does it
+        if isinstance(self.engine, AudioEngine) and not together:
+            yield from self.engine.embed_audio(
+                lambda start: _parts(frames, start, start + size), starts)
+            return
+        for spectrograms in read_ahead(
+                lambda start: self._spectrograms(frames, start, start + size), starts, depth=1):
+            yield self._run(spectrograms, size)
 
     def _spectrograms(self, frames: np.ndarray | CutFrames | JoinedFrames, start: int, stop: int
                       ) -> np.ndarray:
@@ -137,6 +157,14 @@ class Embedder:
         if padded > count:
             spectrograms = np.pad(spectrograms, ((0, padded - count), (0, 0), (0, 0)))
         return self.engine.run(spectrograms)[:count]
+
+
+def _parts(frames: np.ndarray | CutFrames | JoinedFrames, start: int, stop: int
+           ) -> list[np.ndarray]:
+    """Frames ``start`` to ``stop`` as arrays of floats: one for each signal that has some."""
+    parts = frames.parts(start, stop) if isinstance(frames, JoinedFrames) \
+        else [np.asarray(frames[start:stop])]
+    return [_float(part) for part in parts]
 
 
 def _float(frames: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ computed directly (its Winograd transforms cost more than they save).
 Which engine computes: chosen by a short measurement on the node, remembered, or forced.
 
 All engines give the same embeddings to 1e-4 relative; which one is used is not part of an
-artifact's fingerprint. A GPU always means TensorFlow. The measurement is remembered in
+artifact's fingerprint. On a GPU it is PyTorch where that is installed and sees it, else
+TensorFlow. The measurement is remembered in
 ``~/.cache/l3hpc/engines.json`` by processor, threads, versions and shape of the network; where that
 file cannot be written it is made again. Each engine is timed in a process of its own, so that what
 the slower one loads (TensorFlow: half a gigabyte and its threads) does not stay:
@@ -41,6 +42,7 @@ from l3hpc.arrays.threads import allocated_cores
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.io.files import digest, read_json, write_json
+from l3hpc.models import torch_engine
 from l3hpc.models.parameters import FoldedNetwork, untrained
 from l3hpc.models.spec import NetworkSpec, activation_bytes
 from l3hpc.models.tensorflow_log import import_tensorflow
@@ -57,7 +59,8 @@ NO_WINOGRAD = 1 << 6  # a bit of parameter 31, the features that a layer shall n
 FRAMES_PER_THREAD = 16
 REDUCED = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage",
            "use_int8_inference")
-NAMES = ("tensorflow", "ncnn")
+NAMES = ("tensorflow", "ncnn")  # between which a processor's speed decides
+ALL = ("tensorflow", "ncnn", "torch")
 TIMEOUT_S = 300
 RUNS = 3
 
@@ -260,7 +263,9 @@ def make(name: str, network: FoldedNetwork, threads: int | None = None) -> Engin
     if name == "tensorflow":
 
         return TensorFlowEngine(network, threads)
-    raise InputError(f"no engine {name!r}", allowed=f"auto, {', '.join(NAMES)}")
+    if name == "torch":
+        return torch_engine.TorchEngine(network, threads)
+    raise InputError(f"no engine {name!r}", allowed=f"auto, {', '.join(ALL)}")
 
 
 def seconds_per_frame(name: str, spec: NetworkSpec, threads: int | None) -> float:
@@ -302,8 +307,9 @@ def choose(network: FoldedNetwork, threads: int | None = None, wanted: str = "au
     """
     if wanted != "auto":
         return make(wanted, network, threads)
-    if not available() or _gpu():
-        return make("tensorflow", network, threads)
+    on_gpu = gpu_engine()
+    if on_gpu or not available():
+        return make(on_gpu or "tensorflow", network, threads)
     speeds = _speeds(network.spec, threads)
     if not speeds:
         speeds = {name: 1 / seconds_per_frame(name, network.spec, threads)
@@ -312,14 +318,22 @@ def choose(network: FoldedNetwork, threads: int | None = None, wanted: str = "au
     return make(max(NAMES, key=lambda name: speeds[name]), network, threads)
 
 
+def gpu_engine() -> str | None:
+    """What computes on the GPU, where there is one: ``torch`` if PyTorch sees it, else
+    ``tensorflow``."""
+    if not _gpu():
+        return None
+    return "torch" if torch_engine.sees_gpu() else "tensorflow"
+
+
 def reason(spec: NetworkSpec, threads: int | None = None, wanted: str = "auto") -> str:
     """Why ``choose`` takes the engine that it takes."""
     if wanted != "auto":
         return "as requested"
-    if not available():
-        return f"ncnn is not installed; to install it: {install_command('fast')}"
     if _gpu():
         return "there is a GPU"
+    if not available():
+        return f"ncnn is not installed; to install it: {install_command('fast')}"
     speeds = _speeds(spec, threads)
     found = ", ".join(f"{name} {speed:.3g}" for name, speed in speeds.items())
     return f"measured on this node: {found} frames/s" if found else "measured on this node"

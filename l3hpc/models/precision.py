@@ -43,7 +43,7 @@ from l3hpc.audio.files import to_float
 from l3hpc.audio.frontends import RANGE_DB
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
-from l3hpc.models import engines
+from l3hpc.models import engines, torch_engine
 from l3hpc.models.embedder import Embedder, Engine
 from l3hpc.models.parameters import Convolution, FoldedNetwork
 from l3hpc.models.spec import NetworkSpec
@@ -57,8 +57,9 @@ FRAMES_PER_REQUEST = {"float32": 1, "bfloat16": 4, "int8": 4}  # float32: memory
 FRAMES_PER_THREAD = 16
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # int8: of what stays float
 EXTRA = "reduced"
-PRECISIONS = ("float32", "bfloat16", "int8")
-ENGINES = {"bfloat16": ("auto", "tensorflow"), "int8": ("auto",)}
+PRECISIONS = ("float32", "tf32", "bfloat16", "int8")
+ENGINES = {"tf32": ("auto", "torch"), "bfloat16": ("auto", "tensorflow", "torch"),
+           "int8": ("auto",)}
 INSTRUCTIONS = {"bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
                 "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")}
 LEAST_COSINE = 0.95
@@ -372,7 +373,11 @@ def check(precision: str, engine: str, where: str) -> None:
 
 def packages(precision: str) -> dict[str, str]:
     """Importable name of what a precision cannot do without → how to install it."""
-    return {"openvino": install_command(EXTRA)} if precision == "int8" else {}
+    needed = {"int8": ("openvino", EXTRA), "tf32": ("torch", torch_engine.EXTRA)}
+    if precision not in needed:
+        return {}
+    name, extra = needed[precision]
+    return {name: install_command(extra)}
 
 
 def load(name: str | Path, precision: str, frames: np.ndarray | None = None, *,
@@ -383,8 +388,9 @@ def load(name: str | Path, precision: str, frames: np.ndarray | None = None, *,
     Parameters
     ----------
     frames: (n, rate) one-second frames as real as can be, from which int8 takes its ranges.
-    engine: ``auto`` (TensorFlow on a GPU; else OpenVINO, and TensorFlow where that is not
-        installed or does not compute in bfloat16) or, for bfloat16, ``tensorflow``.
+    engine: ``auto`` (on a GPU PyTorch, and TensorFlow where that is not installed; else OpenVINO,
+        and TensorFlow where that is not installed or does not compute in bfloat16) or, for
+        bfloat16, ``tensorflow`` or ``torch``. tf32 is PyTorch's.
 
     Raises ``InputError`` where nothing computes this here.
     """
@@ -419,8 +425,8 @@ def deviation_of(wrong: np.ndarray, right: np.ndarray) -> Deviation | None:
 
 def slow_here(precision: str) -> str | None:
     """The warning where this processor lacks instructions for ``precision`` (None: it has them)."""
-    known = INSTRUCTIONS[precision]
-    if _flags() & set(known):
+    known = INSTRUCTIONS.get(precision, ())
+    if not known or _flags() & set(known):
         return None
     more = ("OpenVINO cuts long sums off at 16 bits here, so that embeddings deviate more than "
             "elsewhere" if precision == "int8" else "it is emulated")
@@ -444,6 +450,11 @@ def _engines(network: FoldedNetwork, precision: str, frames: np.ndarray | None,
         spectrograms = network.spec.frontend(to_float(frames), threads=threads)
         quantised = quantise(network, observe(network, spectrograms, threads))
         return OpenVinoEngine(quantised, threads), OpenVinoEngine(network, threads)
+    if wanted == "auto" and (precision == "tf32" or engines.gpu_engine() == "torch"):
+        wanted = "torch"
+    if wanted == "torch":
+        return (torch_engine.TorchEngine(network, threads, precision),
+                torch_engine.TorchEngine(network, threads))
     if wanted == "auto" and not engines._gpu() and available() \
             and computes_bfloat16():
         return OpenVinoEngine(network, threads, precision), OpenVinoEngine(network, threads)

@@ -141,8 +141,8 @@ def load(name: str | Path, *, embedding_size: int | None = None,
          engine: str = "auto") -> Embedder:
     """An ``Embedder`` of the network in a file, or of ``'untrained[:SEED]'``.
 
-    ``engine`` is ``auto`` (the fastest here, see ``l3hpc.models.engines``), ``tensorflow`` or
-    ``ncnn``.
+    ``engine`` is ``auto`` (the fastest here, see ``l3hpc.models.engines``), ``tensorflow``,
+    ``ncnn`` or ``torch``.
     """
     from l3hpc.models import engines
     from l3hpc.models.embedder import Embedder

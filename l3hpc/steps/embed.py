@@ -12,6 +12,7 @@ from l3hpc.errors import InputError, command_line
 from l3hpc.steps.base import Input, Output, Params, PlanParams, Results, Shard, Step, Task, Upstream
 from l3hpc.steps.extract import (
     Convention,
+    block_of,
     check_precision,
     front_end,
     load_network,
@@ -55,11 +56,11 @@ class EmbedParams(Params):
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of the recordings that may be unusable before the task fails."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
-    engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
+    engine: Literal["auto", "tensorflow", "ncnn", "torch"] = Field("auto", description=(
         "Inference engine; auto: the fastest of those installed, measured once."))
-    precision: Literal["float32", "bfloat16", "int8"] = Field("float32", description=(
-        "Precision of the network; bfloat16 and int8 are faster and change the embeddings "
-        "slightly; the error is measured and stored with the result."))
+    precision: Literal["float32", "tf32", "bfloat16", "int8"] = Field("float32", description=(
+        "Precision of the network; the others are faster and change the embeddings slightly; the "
+        "error is measured and stored with the result. tf32 needs PyTorch and a GPU."))
 
 
 class Embed(Step[EmbedParams]):
@@ -128,7 +129,7 @@ class Embed(Step[EmbedParams]):
         result = Extraction(
             network, known, folder, task_recordings(task.shard), params.hop, params.center,
             task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
-            levels=False, threads=task.threads,
+            block_of(network), levels=False, threads=task.threads,
         ).run(target, task.output / "skipped.csv")
         if params.npz:
             result["npz"] = write_npz_files(target, task.output / "npz")

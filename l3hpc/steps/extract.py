@@ -82,11 +82,11 @@ class ExtractParams(Params):
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of a task's recordings that may be unusable before the task fails."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
-    engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
+    engine: Literal["auto", "tensorflow", "ncnn", "torch"] = Field("auto", description=(
         "Inference engine; auto: the fastest of those installed, measured once."))
-    precision: Literal["float32", "bfloat16", "int8"] = Field("float32", description=(
-        "Precision of the network; bfloat16 and int8 are faster and change the embeddings "
-        "slightly; the error is measured and stored with the result."))
+    precision: Literal["float32", "tf32", "bfloat16", "int8"] = Field("float32", description=(
+        "Precision of the network; the others are faster and change the embeddings slightly; the "
+        "error is measured and stored with the result. tf32 needs PyTorch and a GPU."))
 
 
 class Extract(Step[ExtractParams]):
@@ -152,7 +152,7 @@ class Extract(Step[ExtractParams]):
         result = Extraction(
             network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
             params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
-            task.progress, threads=task.threads,
+            task.progress, block_of(network), threads=task.threads,
         ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
         return {**result, "teacher": teacher, **precision, "engine": network.engine.name}
 
@@ -187,6 +187,15 @@ def weights_digest(weights: str | Path) -> str:
                          allowed="a file of openl3, edgel3, Keras or l3hpc weights, or 'untrained'",
                          hint="See what a file holds: l3hpc doctor")
     return digest_file(Path(name))
+
+
+def block_of(network: Embedder) -> int | None:
+    """How many windows are collected for the network at once: on a GPU as many as keep it busy
+    while the next are collected, else by the default (None)."""
+    from l3hpc.datasets.extraction import GPU_BLOCK_BYTES
+
+    on_gpu = getattr(network.engine, "device", "cpu") == "gpu"
+    return GPU_BLOCK_BYTES // (4 * network.rate) if on_gpu else None
 
 
 def note_network(task: Task, who: str, weights: str, network: Embedder,
@@ -306,7 +315,8 @@ def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
                                      threads=task.threads, engine=params.engine)
     own = [Recording.from_json(values) for values in task.shard["recordings"]]
     found = precision.deviation(embedder, exact, windows(spread(own, RECORDINGS), CHECK_WINDOWS))
-    for text in (precision.slow_here(params.precision),
+    on_gpu = getattr(embedder.engine, "device", "cpu") == "gpu"
+    for text in (None if on_gpu else precision.slow_here(params.precision),
                  f"{params.precision}: {found or 'every embedding is 0, nothing to compare'}"):
         if text:
             task.progress.note(text)

@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json, write_json
-from l3hpc.models import engines, weights
+from l3hpc.models import engines, torch_engine, weights
 from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
@@ -122,7 +122,7 @@ def test_a_trial_leaves_nothing_behind():
     """ncnn computes without TensorFlow in the process, also when TensorFlow was measured."""
     program = """
 import sys
-from l3hpc.models import engines, weights
+from l3hpc.models import engines, torch_engine, weights
 assert 0 < engines.seconds_per_frame("tensorflow", weights.describe("untrained").spec, 1) < 60
 found = weights.load("untrained", threads=1, engine="ncnn")
 import numpy as np
@@ -137,10 +137,18 @@ def test_the_engine_can_be_forced(remembered):
     network = lively(SPECS["student"]).folded()
     assert engines.choose(network, 1, "tensorflow").name == "tensorflow"
     assert engines.choose(network, 1, "ncnn").name == "ncnn"
-    with pytest.raises(InputError, match="no engine 'torch'"):
-        engines.choose(network, 1, "torch")
+    with pytest.raises(InputError, match="no engine 'jax'"):
+        engines.choose(network, 1, "jax")
     assert not remembered.exists()
     assert engines.reason(network.spec, 1, "ncnn") == "as requested"
+
+
+def test_where_pytorch_is_missing_its_extra_is_named(monkeypatch):
+    monkeypatch.setattr(torch_engine, "available", lambda: False)
+    with pytest.raises(InputError, match="the engine torch is not installed") as caught:
+        engines.make("torch", lively(SPECS["student"]).folded(), 1)
+    assert "[torch]" in caught.value.hint
+    assert not torch_engine.sees_gpu()
 
 
 def test_without_ncnn_tensorflow_computes_and_a_forced_ncnn_says_what_to_install(

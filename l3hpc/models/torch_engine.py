@@ -1,0 +1,415 @@
+"""Run a folded network and its front end with PyTorch, on one or several GPUs, or on the CPU.
+
+PyTorch is in the extra ``torch``. Sound goes to the device, embeddings come back: while one batch
+is computed the next is copied, and the one after that is gathered in page-locked memory. The front
+end is a batched FFT and one matrix product with the mel filters. (A DFT by matrix product in full
+float32 would cost a tenth of the network's operations, on units that are a tenth as fast.)
+
+What keeps a GPU busy here: channels-last maps, the first convolution as a matrix product, and bias
+and ReLU after max pooling, which gives the same numbers (rounding is monotonic) with a quarter of
+the memory traffic. ``benchmarks.gpu`` measures these and what else could be done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from l3hpc.arrays.threads import read_ahead
+from l3hpc.audio.frontends import RANGE_DB, Frontend, hann
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.installation import install_command
+from l3hpc.models.parameters import FoldedNetwork
+
+EXTRA = "torch"
+PRECISIONS = ("float32", "tf32", "bfloat16")
+CPU_ACTIVATION_BYTES = 96 << 20
+GPU_SHARE = 32  # the largest feature map of a batch takes one part in so many of a GPU's memory
+MAX_BATCH = 512
+TAPS = 16  # columns of the first layer's product: its 9 taps, and zeros for aligned rows
+IN_FLIGHT = 2  # batches that a device has been given: one computes, the next is copied
+AHEAD = 2  # batches that are being gathered meanwhile
+_flags = threading.Lock()  # the precision of float32 products is one setting for the whole process
+
+
+def available() -> bool:
+    """Whether PyTorch can be imported here."""
+    from importlib.util import find_spec
+
+    return find_spec("torch") is not None
+
+
+def sees_gpu() -> bool:
+    """Whether PyTorch is installed and can compute on a GPU here. Imports PyTorch."""
+    if not available():
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+class TorchEngine:
+    """Spectrograms, or one-second frames of sound, to embeddings.
+
+    Parameters
+    ----------
+    network
+        The network.
+    threads
+        Threads on the CPU; None: PyTorch's default.
+    precision
+        Of the convolutions: ``float32``; ``tf32`` (a GPU's products of numbers cut to 10 bits of
+        mantissa) or ``bfloat16``. The front end is always computed in full precision.
+    devices
+        Names such as ``cuda:0``, used in turn; None: all GPUs that this task sees, else the CPU.
+
+    Attributes
+    ----------
+    busy_s
+        Seconds for which a GPU computed in ``embed_audio``, all devices together (0 on the CPU).
+
+    Raises
+    ------
+    InputError
+        PyTorch is not installed, or ``tf32`` where no GPU has it.
+    """
+
+    name = "torch"
+    few_shapes = False
+
+    def __init__(self, network: FoldedNetwork, threads: int | None = None,
+                 precision: str = "float32", devices: Sequence[str] | None = None) -> None:
+        if not available():
+            raise InputError("the engine torch is not installed", where="engine",
+                             allowed="auto, tensorflow, ncnn", hint=install_command(EXTRA))
+        import torch
+
+        if precision not in PRECISIONS:
+            raise InputError(f"the engine torch does not compute in {precision}",
+                             where="precision", allowed=", ".join(PRECISIONS))
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        names = devices or [f"cuda:{index}" for index in range(count)] or ["cpu"]
+        places = [torch.device(name) for name in names]
+        if precision == "tf32" and not all(
+                place.type == "cuda" and torch.cuda.get_device_capability(place) >= (8, 0)
+                for place in places):
+            raise InputError("there is no GPU here that computes in tf32", where="precision",
+                             allowed="float32, bfloat16",
+                             hint="tf32 needs an NVIDIA GPU of compute capability 8.0 or more "
+                                  "(A100, H100, RTX 30 and later)")
+        if threads is not None and places[0].type == "cpu":
+            torch.set_num_threads(threads)
+        self.device = "gpu" if places[0].type == "cuda" else "cpu"
+        self.precision = precision
+        self.busy_s = 0.0
+        self._spec = network.spec
+        self._process = os.getpid()
+        self._devices = [_Device(network, place, precision) for place in places]
+        self._spare: list[_Ring] = []
+
+    def batch_size(self, activation_bytes: int) -> int:
+        """A batch whose largest feature map fits the device's share of memory."""
+        budget = min(device.budget for device in self._devices)
+        return int(min(max(budget // activation_bytes, 1), MAX_BATCH))
+
+    def run(self, spectrograms: np.ndarray) -> np.ndarray:
+        """Embeddings (n, dim) float32 of spectrograms (n, bands, times) float32."""
+        import torch
+
+        self._refuse_fork()
+        device = self._devices[0]
+        with device.active():
+            x = torch.from_numpy(np.ascontiguousarray(spectrograms, np.float32)).to(device.place)
+            return np.asarray(device.network(x).cpu().numpy())
+
+    def embed_audio(self, read: Callable[[int], Sequence[np.ndarray]], batches: Iterable[int]
+                    ) -> Iterator[np.ndarray]:
+        """Embeddings of batches of sound, in order.
+
+        Parameters
+        ----------
+        read
+            What a batch holds: arrays (n, rate) float32 in [-1, 1]. Overlapping frames that are a
+            view of one signal travel to the device as that signal. Called in another thread.
+        batches
+            The numbers that ``read`` is given, one after the other.
+
+        Yields
+        ------
+        numpy.ndarray
+            (frames of the batch, dim) float32.
+        """
+        self._refuse_fork()
+        ring = self._spare.pop() if self._spare else _Ring(
+            len(self._devices) * IN_FLIGHT + 1 + AHEAD, self.device == "gpu")
+        devices = itertools.cycle(self._devices)
+        under_way: deque[_Slot] = deque()
+        try:
+            for slot in read_ahead(lambda number: ring.gather(read(number)), batches, depth=AHEAD):
+                next(devices).launch(slot)
+                under_way.append(slot)
+                if len(under_way) >= len(self._devices) * IN_FLIGHT:
+                    yield self._finished(under_way.popleft())
+            while under_way:
+                yield self._finished(under_way.popleft())
+        finally:
+            while under_way:  # a device may still be writing to what is left here
+                under_way.popleft().wait()
+            self._spare.append(ring)
+
+    def _finished(self, slot: _Slot) -> np.ndarray:
+        self.busy_s += slot.wait()
+        assert slot.result is not None
+        return np.array(slot.result.numpy()[:slot.count])  # a copy: the slot is used again
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise L3hpcError(
+                "PyTorch cannot compute in a forked process: its threads and its GPU stayed in "
+                "the parent",
+                hint="Start processes with multiprocessing.get_context('spawn') and load the model "
+                     "in each, or use ncnn (engine='ncnn')")
+
+
+@dataclass
+class _Signal:
+    """Frames in a flat buffer: ``count`` of them from ``offset``, each ``step`` after the last."""
+
+    offset: int
+    count: int
+    step: int
+
+
+@dataclass
+class _Slot:
+    """One batch on its way: samples on the host and on the device, the embeddings back again."""
+
+    locked: bool
+    host: Any = None  # flat float32 tensors
+    on_device: dict[Any, Any] = field(default_factory=dict)
+    result: Any = None
+    rate: int = 0
+    length: int = 0
+    signals: list[_Signal] = field(default_factory=list)
+    events: tuple[Any, Any] | None = None
+
+    @property
+    def count(self) -> int:
+        """Frames of the batch."""
+        return sum(signal.count for signal in self.signals)
+
+    def fill(self, parts: Sequence[np.ndarray]) -> None:
+        """Copy a batch into the host's buffer: an overlapping view as the signal beneath it."""
+        import torch
+
+        self.rate = int(parts[0].shape[1])
+        self.signals, flats, self.length = [], [], 0
+        for part in parts:
+            step = _step(part)
+            flat = part.reshape(-1) if step == self.rate else np.lib.stride_tricks.as_strided(
+                part, ((len(part) - 1) * step + self.rate,), (part.itemsize,), writeable=False)
+            self.signals.append(_Signal(self.length, len(part), step))
+            flats.append(flat)
+            self.length += len(flat)
+        if self.host is None or len(self.host) < self.length:
+            self.host = torch.empty(self.length, dtype=torch.float32, pin_memory=self.locked)
+        np.concatenate(flats, out=self.host.numpy()[:self.length])
+
+    def wait(self) -> float:
+        """Wait until the embeddings are there; returns for how many seconds a GPU computed."""
+        if self.events is None:
+            return 0.0
+        start, end = self.events
+        self.events = None
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+
+class _Ring:
+    """Slots that are used in turn: as many as can be under way, being gathered and just taken."""
+
+    def __init__(self, count: int, locked: bool) -> None:
+        self._slots = itertools.cycle([_Slot(locked) for _ in range(count)])
+
+    def gather(self, parts: Sequence[np.ndarray]) -> _Slot:
+        """The next slot, filled. One thread at a time."""
+        slot = next(self._slots)
+        slot.fill(parts)
+        return slot
+
+
+def _step(part: np.ndarray) -> int:
+    """How many samples after a frame the next begins, where frames are a view of one signal; else
+    ``rate``: they are copied one by one."""
+    rate = int(part.shape[1])
+    across, along = part.strides
+    if len(part) < 2 or along != part.itemsize or across % along or not 0 < across // along < rate:
+        return rate
+    return across // along
+
+
+class _Device:
+    """The network and its front end on one device."""
+
+    def __init__(self, network: FoldedNetwork, place: Any, precision: str) -> None:
+        import torch
+
+        self.place = place
+        self._gpu = place.type == "cuda"
+        self._tf32 = precision == "tf32"
+        self.budget = torch.cuda.get_device_properties(place).total_memory // GPU_SHARE \
+            if self._gpu else CPU_ACTIVATION_BYTES
+        self._dim = network.spec.dim
+        self.network = TorchNetwork(network, place, precision)
+        self.frontend = TorchFrontend(network.spec.frontend, place)
+        self._copies: Any = torch.cuda.Stream(place) if self._gpu else None
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Compute here, with float32 products as this engine's precision wants them."""
+        import torch
+
+        with _flags, torch.inference_mode(), contextlib.ExitStack() as stack:
+            if self._gpu:
+                stack.enter_context(torch.cuda.device(self.place))
+                stack.enter_context(_precision(torch.backends.cudnn.conv, self._tf32))
+                stack.enter_context(_precision(torch.backends.cuda.matmul, False))
+            yield
+
+    def launch(self, slot: _Slot) -> None:
+        """Send a batch off; on a GPU this does not wait for it."""
+        import torch
+
+        with self.active():
+            if slot.result is None or len(slot.result) < slot.count:
+                slot.result = torch.empty((slot.count, self._dim), pin_memory=self._gpu)
+            samples = slot.host[:slot.length]
+            if not self._gpu:
+                slot.result[:slot.count] = self._embed(samples, slot)
+                return
+            computing = torch.cuda.current_stream(self.place)
+            there = slot.on_device.get(self.place)
+            if there is None or len(there) < slot.length:
+                there = slot.on_device[self.place] = torch.empty(
+                    slot.length, dtype=torch.float32, device=self.place)
+                # the memory may be what a batch under way has just given back
+                self._copies.wait_stream(computing)
+            with torch.cuda.stream(self._copies):
+                there[:slot.length].copy_(samples, non_blocking=True)
+            computing.wait_stream(self._copies)
+            slot.events = (torch.cuda.Event(enable_timing=True),
+                           torch.cuda.Event(enable_timing=True))
+            slot.events[0].record()
+            found = self._embed(there[:slot.length], slot)
+            slot.result[:slot.count].copy_(found, non_blocking=True)
+            slot.events[1].record()
+
+    def _embed(self, samples: Any, slot: _Slot) -> Any:
+        import torch
+
+        frames = [samples.as_strided((one.count, slot.rate), (one.step, 1),
+                                     samples.storage_offset() + one.offset)
+                  for one in slot.signals]
+        return self.network(self.frontend(frames[0] if len(frames) == 1 else torch.cat(frames)))
+
+
+@contextlib.contextmanager
+def _precision(place: Any, tf32: bool) -> Iterator[None]:
+    """Let float32 products of one kind be cut to TF32, or not, while the block runs."""
+    before = place.fp32_precision
+    place.fp32_precision = "tf32" if tf32 else "ieee"
+    try:
+        yield
+    finally:
+        place.fp32_precision = before
+
+
+class TorchFrontend:
+    """``Frontend`` on a device: call it on frames (n, rate) float32 for (n, bands, times) dB."""
+
+    def __init__(self, frontend: Frontend, place: Any) -> None:
+        import torch
+
+        self._frontend = frontend
+        self._type = torch.float64 if frontend.dtype is np.float64 else torch.float32
+        self._window = torch.tensor(hann(frontend.n_dft), dtype=self._type, device=place)
+        self._filters = None if frontend.n_mels is None else torch.tensor(
+            frontend.filterbank(), dtype=torch.float32, device=place)
+
+    def __call__(self, frames: Any) -> Any:
+        import torch
+
+        own = self._frontend
+        padded = torch.nn.functional.pad(frames.to(self._type), own.padding())
+        windows = padded.unfold(1, own.n_dft, own.hop) * self._window
+        energy = torch.fft.rfft(windows).abs()
+        if own.power:
+            energy = energy.square_()
+        if self._filters is not None:
+            energy = energy @ self._filters
+        decibels = energy.clamp_(min=own.floor).log10_().mul_(own.decibel_factor).float()
+        decibels -= decibels.amax((1, 2), keepdim=True)
+        return decibels.clamp_(min=-RANGE_DB).transpose(1, 2)
+
+
+class TorchNetwork:
+    """A ``FoldedNetwork`` on a device: call it on spectrograms (n, bands, times) float32."""
+
+    def __init__(self, network: FoldedNetwork, place: Any, precision: str) -> None:
+        import torch
+
+        self._network = network
+        self._gpu = place.type == "cuda"
+        self._type = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._weights = [
+            torch.tensor(layer.kernel, dtype=self._type, device=place).permute(3, 2, 0, 1)
+            .contiguous(memory_format=torch.channels_last) for layer in network.convolutions]
+        self._biases = [torch.tensor(layer.bias, dtype=self._type, device=place)
+                        for layer in network.convolutions]
+
+    def __call__(self, spectrograms: Any) -> Any:
+        spec = self._network.spec
+        last = len(self._weights) - 1
+        x = (spectrograms * self._network.scale + self._network.shift).to(self._type)
+        x = self.first_by_product(x) if self._gpu else self.layer(x[:, None], 0, None)
+        for index in range(1, last + 1):
+            pool = (2, 2) if index in spec.halvings else spec.pool if index == last else None
+            x = self.layer(x, index, pool)
+        return x.permute(0, 2, 3, 1).reshape(len(x), spec.dim).float()
+
+    def layer(self, x: Any, index: int, pool: tuple[int, int] | None) -> Any:
+        """Convolution, bias, ReLU where the layer has one, and max pooling where one follows."""
+        import torch
+        from torch.nn import functional
+
+        weight, bias = self._weights[index], self._biases[index]
+        relu = self._network.convolutions[index].relu
+        if pool is None and relu and self._gpu:
+            return torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
+        x = functional.conv2d(x, weight, padding=1)
+        if pool is not None:
+            x = functional.max_pool2d(x, pool)
+        x += bias[:, None, None]
+        return x.relu_() if relu else x
+
+    def first_by_product(self, x: Any) -> Any:
+        """The first convolution and its ReLU, of (n, bands, times), as one matrix product: cuDNN's
+        kernels are made for many input channels, and take three times as long for one."""
+        import torch
+        from torch.nn import functional
+
+        weight = self._weights[0]
+        taps = x.new_zeros((*x.shape, TAPS))
+        taps[..., :9].unflatten(-1, (3, 3)).copy_(
+            functional.pad(x, (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1))
+        matrix = functional.pad(weight.reshape(len(weight), 9), (0, TAPS - 9)).t()
+        products = torch._addmm_activation(self._biases[0], taps.view(-1, TAPS), matrix)
+        return products.view(*x.shape, -1).permute(0, 3, 1, 2)
