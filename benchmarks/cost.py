@@ -28,7 +28,7 @@ CLIPS, WINDOWS_PER_CLIP = 18_510, 91  # SONYC-UST, hop 0.1
 OPENL3_PER_S = 9.5  # windows, on two cores
 GZIP_ROWS_PER_S = 6_800  # reduction to gzip-4 with automatic chunks
 FEED_S = 0.843  # a batch of 64 from 48 kHz audio: resampy, librosa
-SUSTAINED_TFLOPS = (10, 50, 200)  # assumed, not measured
+GPU_PRECISIONS = ("float32", "tf32", "bfloat16")
 
 PROVENANCE_BYTES = 28  # recording, frame, start, timestamp, loudness
 UNKNOWN = "not measured yet"
@@ -101,21 +101,32 @@ def core_hours(known: Mapping[str, float]) -> str:
 
 
 def gpu_hours(known: Mapping[str, float]) -> str:
-    """Operations of the two steps that a GPU is for, and hours at assumed rates."""
-    work = {
-        "extract": WINDOWS * flops(openl3_spec()),
-        f"train, {EPOCHS} × {BATCHES:,} steps": EPOCHS * BATCHES * step_flops(),
-        f"train, {EPOCHS} × {VALIDATION_BATCHES:,} batches of validation":
-            EPOCHS * VALIDATION_BATCHES * step_flops() / 3,
-    }
-    each = {"extract": f"{flops(openl3_spec()) / 1e9:.1f} GFLOP a window"}
-    rows = [[name, each.get(name, f"{step_flops() / (3 if 'valid' in name else 1) / 1e9:.1f} GFLOP "
-                            "a batch"), f"{total / 1e15:,.1f}",
-             *(figure(total / rate / 1e12 / 3600, 2) for rate in SUSTAINED_TFLOPS)]
-            for name, total in work.items()]
+    """Operations of the two steps that a GPU is for, and hours at the measured rates."""
+    window, step = flops(openl3_spec()), step_flops()
+    validation = EPOCHS * VALIDATION_BATCHES / 3  # forward alone: in steps
+    work = [
+        ("extract, network and front end", f"{window / 1e9:.1f} GFLOP a window", WINDOWS * window,
+         lambda name: WINDOWS / known[f"gpu teacher {name} per_s"]),
+        ("extract, from FLAC files on", "the same", WINDOWS * window,
+         lambda name: WINDOWS / known[f"gpu extract {name} per_s"]),
+        (f"train, {EPOCHS} × {BATCHES:,} steps", f"{step / 1e9:.1f} GFLOP a batch",
+         EPOCHS * BATCHES * step,
+         lambda name: EPOCHS * BATCHES * known[f"gpu train {name} s"]),
+        (f"train, {EPOCHS} × {VALIDATION_BATCHES:,} batches of validation",
+         f"{step / 3e9:.1f} GFLOP a batch", validation * step,
+         lambda name: validation * known[f"gpu train {name} s"]),
+    ]
+    rows = []
+    for name, each, operations, seconds in work:
+        cells = []
+        for precision in GPU_PRECISIONS:
+            try:
+                cells.append(figure(seconds(precision) / 3600, 2))
+            except KeyError:
+                cells.append(UNKNOWN)
+        rows.append([name, each, f"{operations / 1e15:,.1f}", *cells])
     return _markdown(("work", "each", "PFLOP",
-                      *(f"GPU-hours if {rate} TFLOP/s were sustained (assumed)"
-                        for rate in SUSTAINED_TFLOPS)), rows)
+                      *(f"GPU-hours, {name}" for name in GPU_PRECISIONS)), rows)
 
 
 def terabytes(known: Mapping[str, float]) -> str:

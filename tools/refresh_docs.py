@@ -215,7 +215,7 @@ def claims_table(_: str) -> str:
     from benchmarks.__main__ import NAMES
     from benchmarks.tables import RESULTS, claims_markdown, load
 
-    files = [RESULTS / f"{name}.json" for name in NAMES]
+    files = [RESULTS / f"{name}.json" for name in (*NAMES, "gpu")]
     return claims_markdown([claim for file in files if file.is_file()
                             for table in load(file)[1] for claim in table.claims])
 
@@ -247,7 +247,8 @@ def cost_table(kind: str) -> str:
     from benchmarks import cost
     from benchmarks.tables import RESULTS
 
-    return cost.KINDS[kind](cost.figures(RESULTS / "scaling.json"))
+    return cost.KINDS[kind](cost.figures(RESULTS / "scaling.json")
+                            | cost.figures(RESULTS / "gpu.json"))
 
 
 FILLERS: dict[str, Callable[[str], str]] = {

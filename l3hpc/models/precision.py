@@ -371,13 +371,13 @@ def check(precision: str, engine: str, where: str) -> None:
                          hint=f"leave {where}.engine at auto, or {where}.precision at float32")
 
 
-def packages(precision: str) -> dict[str, str]:
-    """Importable name of what a precision cannot do without → how to install it."""
-    needed = {"int8": ("openvino", EXTRA), "tf32": ("torch", torch_engine.EXTRA)}
-    if precision not in needed:
-        return {}
-    name, extra = needed[precision]
-    return {name: install_command(extra)}
+def packages(precision: str, engine: str = "auto") -> dict[str, str]:
+    """Importable name of what a precision or an engine cannot do without → how to install it."""
+    if precision == "int8":
+        return {"openvino": install_command(EXTRA)}
+    if precision == "tf32" or engine == "torch":
+        return {"torch": install_command(torch_engine.EXTRA)}
+    return {}
 
 
 def load(name: str | Path, precision: str, frames: np.ndarray | None = None, *,

@@ -60,8 +60,9 @@ def _whole(given: Any) -> int:
 
 
 UPSTREAM = (
-    Option("precision", "choice", "Arithmetic of the teacher; bfloat16 and int8 are faster, and "
-           "their error is measured and recorded.", "float32", ("float32", "bfloat16", "int8")),
+    Option("precision", "choice", "Arithmetic of the teacher; tf32, bfloat16 and int8 are faster, "
+           "and their error is measured and recorded.", "float32",
+           ("float32", "tf32", "bfloat16", "int8")),
     Option("approx", "choice", "How teacher embeddings are reduced; none: not at all.",
            "pca", ("pca", "umap", "none")),
     Option("asr", "int", "Sampling rate of the student's audio, Hz.", "8000"),

@@ -257,12 +257,12 @@ def check_precision(params: EmbeddingParams, step: str) -> None:
 
 
 def precision_packages(params: EmbeddingParams) -> dict[str, str]:
-    """Importable name of what the precision cannot do without → how to install it."""
-    if params.precision == "float32":
+    """Importable name of what precision and engine cannot do without → how to install it."""
+    if params.precision == "float32" and params.engine != "torch":
         return {}
     from l3hpc.models import precision
 
-    return precision.packages(params.precision)
+    return precision.packages(params.precision, params.engine)
 
 
 def ranges_from(recordings: Sequence[Recording], params: EmbeddingParams

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -58,12 +57,16 @@ def test_what_is_not_measured_is_said_and_spoils_the_sum_alone() -> None:
     assert cost.figures(Path("nowhere.json")) == {}
 
 
-def test_gpu_hours_are_operations_over_an_assumed_rate() -> None:
-    table = cost.gpu_hours({})
-    rows = lines(table)
-    assert rows["extract"][1:] == ["612.2", "17", "3.4", "0.85"]
-    assert rows["train, 300 × 4,096 steps"][1] == f"{300 * 4096 * cost.step_flops() / 1e15:.1f}"
-    assert len(re.findall("assumed", table.splitlines()[0])) == len(cost.SUSTAINED_TFLOPS)
+def test_gpu_hours_are_at_the_measured_rates() -> None:
+    rows = lines(cost.gpu_hours({
+        "gpu teacher tf32 per_s": 10_000.0, "gpu extract tf32 per_s": 2_000.0,
+        "gpu train tf32 s": 0.006}))
+    unknown = cost.UNKNOWN
+    assert rows["extract, network and front end"][1:] == ["612.2", unknown, "0.83", unknown]
+    assert rows["extract, from FLAC files on"][2:] == [unknown, "4.2", unknown]
+    train = rows["train, 300 × 4,096 steps"]
+    assert train[1:] == [f"{300 * 4096 * cost.step_flops() / 1e15:.1f}", unknown, "2", unknown]
+    assert rows["train, 300 × 1,024 batches of validation"][3] == "0.17"
 
 
 def test_terabytes() -> None:

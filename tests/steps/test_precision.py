@@ -74,6 +74,21 @@ def _windows(city, shard):
                               pieces(city / "audio" / values[0], 16000, 0.5, True)])
 
 
+@pytest.mark.parametrize("name", ["extract", "embed"])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_pytorch_computes_where_it_is_asked_for(runner, city, teacher, said, name, kind):
+    pytest.importorskip("torch", reason="the engine torch needs PyTorch (extra torch)")
+    done = runner.run(name, options(city, teacher, name, engine="torch", precision=kind))
+    assert {result["engine"] for result in done.results} == {"torch"}
+    assert [note for note in said if "engine torch" in note]
+    frames = next(iter(_windows(city, runner.shards[name][0])))
+    exact = weights.load(teacher, engine="tensorflow").embed(frames)
+    with h5py.File(done.folder / "0000/embeddings.h5") as file:
+        found = file["l3_embedding"][:len(frames)]
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert error < 1e-4 if kind == "float32" else 1e-4 < error < 0.1
+
+
 def test_in_float32_nothing_is_said_or_frozen(runner, city, teacher, said):
     done = runner.run("extract", options(city, teacher, "extract"))
     assert all("precision" not in result for result in done.results)
@@ -102,7 +117,7 @@ def test_the_precision_is_part_of_what_an_artifact_is(city, teacher):
         for kind in precision.PRECISIONS:
             params = module.params_type(**options(city, teacher, name, precision=kind))
             marks.add(model.fingerprint_of_step(module, params.model_dump(mode="json"), {}, {}, []))
-        assert len(marks) == 3
+        assert len(marks) == len(precision.PRECISIONS)
         assert "precision" not in module.not_in_fingerprint
 
 
@@ -120,6 +135,10 @@ def test_nonsense_is_refused_before_submission(city, teacher):
         assert refused.value.where == f"{name}.engine"
         assert checked(precision="int8") == {"openvino": install_command("reduced")}
         assert checked(precision="bfloat16", engine="tensorflow") == checked(engine="ncnn") == {}
+        with pytest.raises(InputError, match="ncnn does not compute in tf32"):
+            checked(precision="tf32", engine="ncnn")
+        assert checked(precision="tf32") == checked(engine="torch") == {
+            "torch": install_command("torch")}
         assert module.params_type(**options(city, teacher, name)).precision == "float32"
     describe = step("extract").describe
     for kind, ends in (("float32", "centred"), ("int8", "centred, int8")):
