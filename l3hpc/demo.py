@@ -23,7 +23,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_text
 from l3hpc.pipelines import definition, plan
-from l3hpc.pipelines.model import Plan
+from l3hpc.pipelines.planned import Plan
 from l3hpc.report.data import ReportData, StepFacts
 from l3hpc.runs import status, submit
 from l3hpc.workspace import records
@@ -215,7 +215,7 @@ def make_plan(config: Config, settings: DemoSettings) -> Plan:
     """
     folder = config.file.parent
     with working_in(folder):
-        return plan.build(definition.load(PIPELINE, folder), config, plan.Request(
+        return plan.build(definition.load_pipeline(PIPELINE, folder), config, plan.Request(
             options=settings.options, sets=settings.sets, name="demo"))
 
 

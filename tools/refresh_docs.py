@@ -125,7 +125,7 @@ def options_table(name: str) -> str:
     from l3hpc.pipelines.options import OPTIONS
 
     rows = []
-    for option, targets in definition.load(name, ROOT).options.items():
+    for option, targets in definition.load_pipeline(name, ROOT).options.items():
         known = OPTIONS[option]
         choices = f" ({', '.join(known.choices)})" if known.choices else ""
         rows.append((f"`--{option}`", known.help + choices, known.default,
@@ -139,7 +139,7 @@ def resources_table(name: str) -> str:
     from l3hpc.pipelines import definition
 
     rows = []
-    for step in definition.load(name, ROOT).steps.values():
+    for step in definition.load_pipeline(name, ROOT).steps.values():
         wanted = step.resources
         needs = ", ".join([*step.needs, *(f"{kind} (external)" for kind in step.given)])
         rows.append((f"[{step.name}](../steps/{step.kind}.md)", needs or "–", str(wanted.cpus or 1),

@@ -67,7 +67,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
         demo.remove_earlier(path)
     config = demo.prepare(path, settings, default_progress())
     planned = demo.make_plan(config, settings)
-    say("\n" + preview.text(planned) + "\n")
+    say("\n" + preview.as_text(planned) + "\n")
     result = demo.run_plan(planned, path)
     if as_json:
         click.echo(json.dumps(as_json_value(result, path), indent=2))

@@ -60,9 +60,10 @@ def command(
     if as_json:
         click.echo(json.dumps(results if config_path else results[0], indent=2))
         return
-    from l3hpc.steps import step as load
+    from l3hpc import steps
 
-    click.echo(f"{step}: {load(step).summary([result['summary'] for result in results])}")
+    summary = steps.summary_text(steps.step(step), [result["summary"] for result in results])
+    click.echo(f"{step}: {summary}")
     if output is not None:
         names = sorted(results[0]["files"])
         click.echo(f"files in {output}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}")

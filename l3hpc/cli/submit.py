@@ -17,7 +17,7 @@ from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_l
 
 if TYPE_CHECKING:
     from l3hpc.console.progress import Progress
-    from l3hpc.pipelines.model import Plan
+    from l3hpc.pipelines.planned import Plan
     from l3hpc.runs.resume import Todo
     from l3hpc.workspace.records import RunRecord
 
@@ -62,7 +62,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if unchecked:
         click.echo(f"note: {unchecked}", err=True)
     if not as_json:
-        click.echo(preview.text(plan))
+        click.echo(preview.as_text(plan))
         if swept is not None:
             click.echo("\n" + "\n".join([sweep.table(swept), *_arrays(plan)]))
     if dry_run:
@@ -106,7 +106,8 @@ def _confirm(plan: Plan) -> None:
         return
     if not sys.stdin.isatty():
         raise _nothing_submitted(InputError(
-            f"this may cost {preview.at_most(plan).words()}", hint="if that is intended: --yes"))
+            f"this may cost {preview.maximum_cost(plan).as_text()}",
+            hint="if that is intended: --yes"))
     click.confirm("\nsubmit it?", abort=True, err=True)
 
 

@@ -12,7 +12,7 @@ from l3hpc.config.settings import Config, check_workspace
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.findings import Finding
 from l3hpc.pipelines import definition
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import scripts
 from l3hpc.workspace.layout import Workspace
 
@@ -67,7 +67,7 @@ def _writable(workspace: Path, origin: str) -> Finding:
 
 def _pipeline(name: str, path: Path) -> Finding:
     try:
-        pipeline = definition.load_file(path)
+        pipeline = definition.load_pipeline_file(path)
     except L3hpcError as error:
         return Finding(f"pipeline {name}", "red", str(path), str(error))
     return Finding(f"pipeline {name}", "green", " → ".join(pipeline.steps))
@@ -103,7 +103,7 @@ def _templates(config: Config) -> list[Finding]:
 
 def _step_names(path: Path) -> list[str]:
     try:
-        return list(definition.load_file(path).steps)
+        return list(definition.load_pipeline_file(path).steps)
     except L3hpcError:
         return []
 

@@ -22,7 +22,7 @@ from l3hpc.errors import InputError, L3hpcError, command_line, nearest
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import current_user
 from l3hpc.pipelines import definition
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.scripts import render
 from l3hpc.schedulers.slurm import partitions, queue
@@ -174,7 +174,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
     faults: list[Finding] = []
     for name, path in chosen.items():
         try:
-            scripts[name] = dict(rendered(definition.load_file(path), config))
+            scripts[name] = dict(rendered(definition.load_pipeline_file(path), config))
         except L3hpcError as error:
             faults.append(from_error(f"pipeline {name}", error, f"correct {path}"))
     texts = {text for steps in scripts.values() for text in steps.values()}

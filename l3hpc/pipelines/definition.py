@@ -1,13 +1,15 @@
-"""Pipelines: the files in ``jobs/``, checked and put in order.
+"""Pipeline files: ``jobs/*.yaml`` read, merged with what they include, and checked.
 
 A pipeline names its steps, what each needs, their parameters and resources, and which command-line
-option sets which parameter. docs/pipelines/ describes the format; every refusal names file, line
-and the valid names.
+option sets which parameter. docs/pipelines/ describes the format. Every error names the file, the
+line and the valid names.
+
+The schema of the file comes first, then what it is turned into (``Pipeline``), reading and merging,
+and the checks.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,19 +25,37 @@ from l3hpc.errors import InputError, nearest
 from l3hpc.io.yaml import KeyPath
 from l3hpc.pipelines.options import OPTIONS
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also of a folder, and before the dot in --set
 RESOURCES = tuple(ResourceSpec.model_fields)
-_Listed = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+_StringOrList = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+
+
+# the file --------------------------------------------------------------------------------------
 
 
 class StepEntry(Section):
-    """One step in a file. given: inputs that come from outside this pipeline. unless: leave the
-    step out when a parameter (``fit.approx``) has this value. heal: how often a task may go back
-    to the queue when its memory or time was too short."""
+    """One step in a pipeline file.
+
+    Attributes
+    ----------
+    kind : str or None
+        Which step it is; None: the one of the same name.
+    needs : list of str or None
+        Steps of this pipeline whose output it reads.
+    given : list of str or None
+        External inputs: kinds of steps whose output no step of this pipeline makes.
+    params : dict
+        Parameters of the step.
+    resources : ResourceSpec
+        What one task requests from the scheduler.
+    heal : Healing
+        How often a task is requeued when its memory or time was too short.
+    unless : dict or None
+        ``step.parameter`` → value with which the step is skipped (``fit.approx: none``).
+    """
 
     kind: Word | None = None
-    needs: _Listed | None = None
-    given: _Listed | None = None
+    needs: _StringOrList | None = None
+    given: _StringOrList | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     resources: ResourceSpec = Field(default_factory=ResourceSpec)
     heal: Healing = Field(default_factory=Healing)
@@ -43,17 +63,48 @@ class StepEntry(Section):
 
 
 class PipelineFile(Section):
-    """A whole file in ``jobs/``."""
+    """A whole file in ``jobs/``.
+
+    Attributes
+    ----------
+    description : str
+        One line for ``l3hpc pipelines``.
+    include : list of str
+        Pipelines whose steps and options are taken over.
+    options : dict
+        Command-line option → the ``step.parameter`` that it sets.
+    steps : dict
+        Name → step; an empty entry stands for all defaults.
+    """
 
     description: str = ""
-    include: _Listed = Field(default_factory=list)
-    options: dict[str, _Listed] = Field(default_factory=dict)
+    include: _StringOrList = Field(default_factory=list)
+    options: dict[str, _StringOrList] = Field(default_factory=dict)
     steps: dict[Word, StepEntry | None] = Field(default_factory=dict)
 
 
+# what it is turned into ------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Step:
-    """A step of a pipeline. places: parameter or key → ``file:line``, for messages."""
+class StepDefinition:
+    """A step of a pipeline, as its file defines it.
+
+    Attributes
+    ----------
+    name, kind : str
+        Its name in the pipeline, and which step it is.
+    needs, given : tuple of str
+        As in ``StepEntry``.
+    params, unless : dict
+        As in ``StepEntry``.
+    resources : ResourceSpec
+        As in ``StepEntry``.
+    heal : Healing
+        As in ``StepEntry``.
+    origins : dict
+        Parameter or key → ``file:line``, for messages; ``""`` for the step itself.
+    """
 
     name: str
     kind: str
@@ -63,38 +114,90 @@ class Step:
     resources: ResourceSpec = field(default_factory=ResourceSpec)
     heal: Healing = field(default_factory=Healing)
     unless: Mapping[str, Any] = field(default_factory=dict)
-    places: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def where(self, key: str = "") -> str:
         """``file:line`` of a key of this step, or of the step."""
-        return self.places.get(key, self.places.get("", self.name))
+        return self.origins.get(key, self.origins.get("", self.name))
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline: steps in an order that respects their needs; option → targets."""
+    """A checked pipeline.
+
+    Attributes
+    ----------
+    name, description : str
+        The name of the file, and its one line.
+    path : Path
+        The file.
+    steps : dict
+        Name → step, each after the steps that it needs.
+    options : dict
+        Command-line option → the ``step.parameter`` that it sets.
+    """
 
     name: str
     description: str
     path: Path
-    steps: Mapping[str, Step]
+    steps: Mapping[str, StepDefinition]
     options: Mapping[str, tuple[str, ...]]
 
 
-def load(name: str, folder: Path | None = None) -> Pipeline:
-    """The pipeline ``name`` of the working folder (or ``folder``), else the delivered one."""
-    return load_file(sources.pipeline_file(name, folder), folder)
+def parameter_names(kind: str) -> list[str]:
+    """Names of the parameters of a kind of step.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind.
+    """
+    return list(kinds.step(kind).params_type.model_fields)
 
 
-def load_file(path: Path, folder: Path | None = None) -> Pipeline:
-    """Read and check one file with everything that it includes."""
+# reading and merging ---------------------------------------------------------------------------
+
+
+def load_pipeline(name: str, folder: Path | None = None) -> Pipeline:
+    """The pipeline ``name`` of a working folder, otherwise the one that l3hpc ships.
+
+    Parameters
+    ----------
+    name
+        Without ``.yaml``.
+    folder
+        The working folder (None: the current one).
+
+    Raises
+    ------
+    InputError
+        For an unknown name, with similar ones, and for an invalid file, with its line.
+    """
+    return load_pipeline_file(sources.pipeline_file(name, folder), folder)
+
+
+def load_pipeline_file(path: Path, folder: Path | None = None) -> Pipeline:
+    """Read and check one file with everything that it includes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    folder
+        The working folder in which included pipelines are searched first (None: the current one).
+
+    Raises
+    ------
+    InputError
+        For an invalid file, with its line and the valid names.
+    """
     description, steps, options = _read(path, folder, ())
     document = positions.load(path)
     if not steps:
         raise InputError("a pipeline needs at least one step", where=document.where())
     for step in steps.values():
         _check_needs(step, steps)
-    ordered = {name: steps[name] for name in _order(steps)}
+    ordered = {name: steps[name] for name in _sorted_by_needs(steps)}
     for step in ordered.values():
         _check_step(step, steps)
     for option, (targets, where) in options.items():
@@ -104,22 +207,18 @@ def load_file(path: Path, folder: Path | None = None) -> Pipeline:
                     {option: targets for option, (targets, _) in options.items()})
 
 
-def parameter_names(kind: str) -> list[str]:
-    """Names of the parameters of a kind of step."""
-    return list(kinds.step(kind).params_type.model_fields)
+_Options = dict[str, tuple[tuple[str, ...], str]]  # option → its targets and ``file:line``
 
 
-_Options = dict[str, tuple[tuple[str, ...], str]]
-
-
-def _read(path: Path, folder: Path | None, above: tuple[Path, ...]
-          ) -> tuple[str, dict[str, Step], _Options]:
+def _read(path: Path, folder: Path | None, including: tuple[Path, ...]
+          ) -> tuple[str, dict[str, StepDefinition], _Options]:
+    """Description, steps and options of a file; ``including``: the files that include it."""
     document = positions.load(path)
     content = positions.validated(PipelineFile, document)
-    if path in above:
-        chain = " → ".join(item.stem for item in (*above[above.index(path):], path))
+    if path in including:
+        chain = " → ".join(item.stem for item in (*including[including.index(path):], path))
         raise document.refuse(("include",), f"pipelines include each other: {chain}")
-    steps: dict[str, Step] = {}
+    steps: dict[str, StepDefinition] = {}
     options: _Options = {}
     for index, name in enumerate(content.include):
         try:
@@ -127,131 +226,148 @@ def _read(path: Path, folder: Path | None, above: tuple[Path, ...]
         except InputError as error:
             raise document.refuse(("include", index), error.message,
                                   allowed=error.allowed) from None
-        _, more_steps, more_options = _read(file, folder, (*above, path))
+        _, more_steps, more_options = _read(file, folder, (*including, path))
         steps.update(more_steps)
+        # Two included pipelines may offer one option: it then sets the parameters of both.
         for option, (targets, where) in more_options.items():
             earlier = options.get(option, ((), ""))[0]
             options[option] = ((*earlier, *targets), where)
     for name, entry in content.steps.items():
-        place: KeyPath = ("steps", name)
-        steps[name] = _merged(name, entry or StepEntry(), steps.get(name), document, place)
-    for option, listed in content.options.items():
+        steps[name] = _merge(name, entry or StepEntry(), steps.get(name), document)
+    for option, own in content.options.items():
         where = document.where(("options", option))
         if option not in OPTIONS:
             raise InputError(f"unknown option {option!r}", where=where,
                              allowed=nearest(option, OPTIONS))
-        options[option] = (tuple(listed), where)
+        options[option] = (tuple(own), where)
     return content.description, steps, options
 
 
-def _merged(name: str, entry: StepEntry, earlier: Step | None, document: Document,
-            place: KeyPath) -> Step:
-    if not _NAME.fullmatch(name):
-        raise document.refuse(place, f"{name!r} cannot name a step",
-                              allowed="letters, digits, _ and -, beginning with a letter")
-    kind = entry.kind or (earlier.kind if earlier else name)
-    if not kinds.is_known(kind):
-        where = (*place, "kind") if entry.kind else place
-        hint = None if entry.kind else f"a step of your own name needs a kind: under {name}:"
-        raise document.refuse(where, f"unknown step {kind!r}",
-                              allowed=nearest(kind, kinds.names()), hint=hint)
-    places = {"": document.where(place)}
+def _merge(name: str, entry: StepEntry, included: StepDefinition | None, document: Document
+           ) -> StepDefinition:
+    """The step of a file, laid over the step of the same name in an included file."""
+    place: KeyPath = ("steps", name)
+    if not kinds.is_valid_name(name):
+        raise document.refuse(place, f"{name!r} is not a valid name of a step",
+                              allowed=kinds.VALID_NAME)
+    kind = entry.kind or (included.kind if included else name)
+    _check_kind(name, kind, entry, document)
+    origins = {"": document.where(place)}
     for key in ("needs", "given", "unless"):
-        places[key] = document.where((*place, key))
+        origins[key] = document.where((*place, key))
     for key in entry.params:
-        places[key] = document.where((*place, "params", key))
-    valid = parameter_names(kind)
-    for key in entry.params:
-        if key not in valid:
-            hint = f"resources go under resources: of {name}" if key in RESOURCES else None
-            raise document.refuse((*place, "params", key), f"{kind} has no parameter {key!r}",
-                                  allowed=nearest(key, valid), hint=hint)
-    if earlier is None:
-        return Step(name, kind, tuple(entry.needs or ()), tuple(entry.given or ()),
-                    dict(entry.params), entry.resources, entry.heal, dict(entry.unless or {}),
-                    places)
-    said = entry.resources.model_dump(exclude_none=True)
+        origins[key] = document.where((*place, "params", key))
+    if included is None:
+        return StepDefinition(name, kind, tuple(entry.needs or ()), tuple(entry.given or ()),
+                              dict(entry.params), entry.resources, entry.heal,
+                              dict(entry.unless or {}), origins)
     return replace(
-        earlier, kind=kind, params={**earlier.params, **entry.params},
-        needs=earlier.needs if entry.needs is None else tuple(entry.needs),
-        given=earlier.given if entry.given is None else tuple(entry.given),
-        unless=earlier.unless if entry.unless is None else dict(entry.unless),
-        resources=earlier.resources.model_copy(update=said),
-        heal=earlier.heal.model_copy(
-            update={name: getattr(entry.heal, name) for name in entry.heal.model_fields_set}),
-        places={**earlier.places, **places},
+        included, kind=kind, params={**included.params, **entry.params},
+        needs=included.needs if entry.needs is None else tuple(entry.needs),
+        given=included.given if entry.given is None else tuple(entry.given),
+        unless=included.unless if entry.unless is None else dict(entry.unless),
+        resources=included.resources.model_copy(
+            update=entry.resources.model_dump(exclude_none=True)),
+        # Only the keys that are written: a default must not replace what was included.
+        heal=included.heal.model_copy(
+            update={key: getattr(entry.heal, key) for key in entry.heal.model_fields_set}),
+        origins={**included.origins, **origins},
     )
 
 
-def _check_needs(step: Step, steps: Mapping[str, Step]) -> None:
+# checks ----------------------------------------------------------------------------------------
+
+
+def _check_kind(name: str, kind: str, entry: StepEntry, document: Document) -> None:
+    """Refuse an unknown kind of step, and parameters that it does not have."""
+    place: KeyPath = ("steps", name)
+    if not kinds.is_known(kind):
+        where = (*place, "kind") if entry.kind else place
+        hint = None if entry.kind else f"a step with a name of your own needs kind: below {name}:"
+        raise document.refuse(where, f"unknown step {kind!r}",
+                              allowed=nearest(kind, kinds.names()), hint=hint)
+    valid = parameter_names(kind)
+    for key in entry.params:
+        if key not in valid:
+            hint = f"move it to resources: of {name}" if key in RESOURCES else None
+            raise document.refuse((*place, "params", key), f"{kind} has no parameter {key!r}",
+                                  allowed=nearest(key, valid), hint=hint)
+
+
+def _check_needs(step: StepDefinition, steps: Mapping[str, StepDefinition]) -> None:
+    """Refuse needs that name no step of the pipeline."""
     for need in step.needs:
         if need not in steps:
             raise InputError(f"{step.name} needs {need!r}, which is not a step of this pipeline",
                              where=step.where("needs"), allowed=nearest(need, steps),
-                             hint=f"or write it under given: of {step.name}, if it comes "
-                                  "from outside")
+                             hint=f"for an external input, write it under given: of {step.name}")
 
 
-def _check_step(step: Step, steps: Mapping[str, Step]) -> None:
+def _check_step(step: StepDefinition, steps: Mapping[str, StepDefinition]) -> None:
+    """Refuse inputs that the step does not have, has twice, or is missing."""
     inputs = kinds.step(step.kind).inputs
-    takes_none = f"{step.kind} takes no input of another step"
-    seen: dict[str, str] = {}
+    no_inputs = f"{step.kind} takes no input of another step"
+    providers: dict[str, str] = {}
     for need in step.needs:
         kind = steps[need].kind
         if kind not in inputs:
             raise InputError(f"{step.name} cannot use the output of {need!r}",
                              where=step.where("needs"),
-                             allowed=nearest(kind, inputs) if inputs else takes_none)
-        if kind in seen:
-            raise InputError(f"{step.name} needs both {seen[kind]!r} and {need!r}, "
+                             allowed=nearest(kind, inputs) if inputs else no_inputs)
+        if kind in providers:
+            raise InputError(f"{step.name} needs both {providers[kind]!r} and {need!r}, "
                              f"but takes one {kind}", where=step.where("needs"))
-        seen[kind] = need
+        providers[kind] = need
     for kind in step.given:
         if kind not in inputs:
             raise InputError(f"{step.name} has no input {kind!r}", where=step.where("given"),
-                             allowed=nearest(kind, inputs) if inputs else takes_none)
+                             allowed=nearest(kind, inputs) if inputs else no_inputs)
     missing = [kind for kind, need in inputs.items()
-               if need.required and kind not in seen and kind not in step.given]
+               if need.required and kind not in providers and kind not in step.given]
     if missing:
-        raise InputError(f"{step.name} lacks its input {missing[0]!r}", where=step.where("needs"),
+        raise InputError(f"{step.name} is missing its input {missing[0]!r}",
+                         where=step.where("needs"),
                          allowed=f"write needs: [{', '.join([*step.needs, missing[0]])}]",
-                         hint=f"or given: [{missing[0]}] if it comes from outside this pipeline")
+                         hint=f"or given: [{missing[0]}] for an external input")
     for key in step.unless:
         _check_target(key, steps, step.where("unless"), f"unless of {step.name}")
 
 
-def _check_target(target: str, steps: Mapping[str, Step], where: str, what: str) -> None:
+def _check_target(target: str, steps: Mapping[str, StepDefinition], where: str, what: str) -> None:
+    """Refuse a ``step.parameter`` that does not exist; ``what`` names its user in the message."""
     name, dot, parameter = str(target).partition(".")
     if not dot or name not in steps:
-        raise InputError(f"{what}: {target!r} is not step.parameter of this pipeline", where=where,
-                         allowed=nearest(name, steps))
+        raise InputError(f"{what}: {target!r} is not a step.parameter of this pipeline",
+                         where=where, allowed=nearest(name, steps))
     valid = parameter_names(steps[name].kind)
     if parameter not in valid:
         raise InputError(f"{what}: {name} has no parameter {parameter!r}", where=where,
                          allowed=nearest(parameter, valid))
 
 
-def _order(steps: Mapping[str, Step]) -> list[str]:
-    """Names so that each comes after its needs, otherwise as in the file; a cycle is refused."""
+def _sorted_by_needs(steps: Mapping[str, StepDefinition]) -> list[str]:
+    """Names so that each comes after its needs, otherwise as in the file."""
     ordered: list[str] = []
-    waiting = list(steps)
-    while waiting:
-        ready = next((name for name in waiting
+    remaining = list(steps)
+    # Not graphlib: among the steps that are ready, the file's order must be kept.
+    while remaining:
+        ready = next((name for name in remaining
                       if all(need in ordered for need in steps[name].needs)), None)
         if ready is None:
-            cycle = _cycle(steps, waiting)
-            raise InputError(f"the steps wait for each other: {' → '.join(cycle)}",
+            cycle = _cycle(steps, remaining)
+            raise InputError(f"circular dependency between steps: {' → '.join(cycle)}",
                              where=steps[cycle[0]].where("needs"))
         ordered.append(ready)
-        waiting.remove(ready)
+        remaining.remove(ready)
     return ordered
 
 
-def _cycle(steps: Mapping[str, Step], waiting: Iterable[str]) -> list[str]:
-    waiting = list(waiting)
-    trail = [waiting[0]]
+def _cycle(steps: Mapping[str, StepDefinition], remaining: Iterable[str]) -> list[str]:
+    """A cycle among steps of which each needs another one of them."""
+    candidates = list(remaining)
+    trail = [candidates[0]]
     while True:
-        following = next(need for need in steps[trail[-1]].needs if need in waiting)
+        following = next(need for need in steps[trail[-1]].needs if need in candidates)
         if following in trail:
             return [*trail[trail.index(following):], following]
         trail.append(following)

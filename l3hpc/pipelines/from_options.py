@@ -1,4 +1,4 @@
-"""From the options of ``l3hpc submit``, typed or given in a notebook, to the plan they ask for."""
+"""The plan that options ask for, typed after ``l3hpc submit`` or given in a notebook."""
 
 from __future__ import annotations
 
@@ -9,46 +9,53 @@ from typing import Any
 from l3hpc.config import settings
 from l3hpc.errors import InputError, nearest
 from l3hpc.pipelines import plan, sweep
-from l3hpc.pipelines.model import Plan
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
+from l3hpc.pipelines.planned import Plan
 from l3hpc.pipelines.sweep import Sweep
 
-PATHS = {name.removeprefix("--").replace("-", "_"): (key, name)
-         for key, name in PATH_OPTIONS.items()}
-OTHERS = ("embedding_valid_dir", "start", "inputs", "student", "sets", "grid", "name", "cluster",
-          "config_file")
+# keyword of a notebook → path in cluster.yaml, option
+_PATHS = {name.removeprefix("--").replace("-", "_"): (key, name)
+          for key, name in PATH_OPTIONS.items()}
+_OTHERS = ("embedding_valid_dir", "start", "inputs", "student", "sets", "grid", "name", "cluster",
+           "config_file")
 
 
 def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, Sweep | None]:
-    """The plan that these options ask for, and the sweep that it is with ``grid``.
+    """The plan that these options ask for. The workspace is only read.
 
     Parameters
     ----------
     pipeline
-        Name of a pipeline, or a file of ``jobs/``.
+        Name of a pipeline.
     values
         Option → value. The names are those of the command line with ``_`` in place of ``-``
         (``emb_dim``, ``audio_dir``), and ``start`` for ``--from``, ``config_file`` for
-        ``--config``. ``sets``, ``inputs`` and ``grid`` are lists of texts such as
-        ``"train.epochs=5"``. An option that is missing or None is not given.
+        ``--config``. ``sets``, ``inputs`` and ``grid`` are lists of strings such as
+        ``"train.epochs=5"``. None counts as not given.
+
+    Returns
+    -------
+    Plan
+        The plan.
+    Sweep or None
+        Its combinations; None without ``grid``.
 
     Raises
     ------
     InputError
-        For an unknown option, a value that it does not take, and all that the planner refuses.
-        The workspace is only read.
+        For an unknown option, a value that it does not allow, and whatever the planner refuses.
     """
     known = {name.replace("-", "_"): name for name in OPTIONS}
     for name in values:
-        if name not in known and name not in PATHS and name not in OTHERS:
+        if name not in known and name not in _PATHS and name not in _OTHERS:
             raise InputError(f"unknown option {name!r}",
-                             allowed=nearest(name, [*known, *PATHS, *OTHERS]))
+                             allowed=nearest(name, [*known, *_PATHS, *_OTHERS]))
     given = {name: value for name, value in values.items() if value is not None}
     if "embedding_valid_dir" in given:
         given["embedding_dir"] = _embedding_folder(given.get("embedding_dir"),
                                                    given["embedding_valid_dir"])
     config = settings.load(given.get("config_file"), given.get("cluster"), overrides={
-        key: (str(given[name]), option) for name, (key, option) in PATHS.items() if name in given})
+        key: (str(given[name]), option) for name, (key, option) in _PATHS.items() if name in given})
     request = plan.Request(
         options={option: OPTIONS[option].value(given[name]) if name in given else None
                  for name, option in known.items()},
@@ -56,26 +63,27 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
         student=given.get("student"), inputs=dict(_input(text) for text in given.get("inputs", ())))
     if not given.get("grid"):
         return plan.build(pipeline, config, request), None
-    found = sweep.build(pipeline, config, request, sweep.parse(given["grid"]))
-    return found.plan, found
+    swept = sweep.build(pipeline, config, request, sweep.parse_grid(given["grid"]))
+    return swept.plan, swept
 
 
 def _input(text: str) -> tuple[str, str]:
-    kind, equals, place = text.partition("=")
-    if not equals or not place:
+    """Step, and run or folder, of an ``--input`` argument."""
+    kind, equals, value = text.partition("=")
+    if not equals or not value:
         raise InputError(f"--input {text!r} is not STEP=PATH",
                          allowed="for example --input fit=upstream-20261120-1a2b")
-    return kind, place
+    return kind, value
 
 
 def _embedding_folder(train: str | None, valid: str) -> str:
-    """The folder that holds both ``train/`` and ``validate/``."""
+    """The folder that contains both ``train/`` and ``validate/``."""
     first, second = Path(train or ""), Path(valid)
     same = train and first.resolve().parent == second.resolve().parent
     if not same or (first.resolve().name, second.resolve().name) != ("train", "validate"):
         raise InputError(
-            f"--embedding-dir {train} and --embedding-valid-dir {valid} do not lie side by side",
+            f"--embedding-dir {train} and --embedding-valid-dir {valid} are not in the same folder",
             allowed="…/train and …/validate in one folder",
-            hint="link them together: mkdir both && ln -s …/A both/train && ln -s …/B "
-                 "both/validate, then --embedding-dir both")
+            hint="make a folder with links to both: mkdir both && ln -s …/A both/train && "
+                 "ln -s …/B both/validate, then --embedding-dir both")
     return str(first.resolve().parent)

@@ -1,8 +1,8 @@
 """The command-line options that pipelines may offer: name, type, unit and meaning.
 
-A pipeline's ``options:`` says which parameters an option sets; this table says how it reads. Both
-are needed: an option outside this table does not exist, and one that a pipeline does not list is
-refused for that pipeline.
+A pipeline's ``options:`` lists the parameters that an option sets; this table defines the type and
+help text of the option. Both are needed: an option that is not in this table does not exist, and
+one that a pipeline does not list is refused for that pipeline.
 """
 
 from __future__ import annotations
@@ -13,14 +13,26 @@ from typing import Any
 
 from l3hpc.errors import InputError, nearest
 
-KINDS = {"numbers": "a list of whole numbers", "int": "a whole number", "float": "a number"}
-EXAMPLES = {"numbers": "for example 32,32,64,64,128,128,128,128"}
+_KIND_TEXT = {"numbers": "a list of whole numbers", "int": "a whole number", "float": "a number"}
+_EXAMPLES = {"numbers": "for example 32,32,64,64,128,128,128,128"}
+
 
 @dataclass(frozen=True)
 class Option:
-    """One option. kind: ``int``, ``float``, ``text``, ``numbers`` (commas) or ``choice``.
+    """One option.
 
-    default: the value that the delivered pipelines and steps have without it (shown in the help).
+    Attributes
+    ----------
+    name : str
+        Without ``--``.
+    kind : str
+        ``int``, ``float``, ``text``, ``numbers`` (separated by commas) or ``choice``.
+    help : str
+        Its line in the help.
+    default : str
+        What applies without it in the pipelines of l3hpc, as shown in the help.
+    choices : tuple of str
+        The values of a ``choice``.
     """
 
     name: str
@@ -30,9 +42,23 @@ class Option:
     choices: tuple[str, ...] = ()
 
     def value(self, given: Any) -> object:
-        """``given`` as the planner takes it; ``InputError`` for what the option does not allow.
+        """The value that the planner takes.
 
-        Lists of numbers may be given as text with commas; all else as a value of its kind.
+        Parameters
+        ----------
+        given
+            A value of the option's kind. A list of numbers may also be a text with commas.
+
+        Raises
+        ------
+        InputError
+            For a value that the option does not allow.
+
+        Examples
+        --------
+        >>> from l3hpc.pipelines.options import OPTIONS
+        >>> OPTIONS["filters"].value("32,32,64,64,128,128,128,128")
+        [32, 32, 64, 64, 128, 128, 128, 128]
         """
         try:
             if self.kind == "numbers":
@@ -44,18 +70,18 @@ class Option:
             if self.kind == "float":
                 return float(given)
         except (TypeError, ValueError):
-            raise InputError(f"--{self.name}: {given!r} is not {KINDS[self.kind]}",
-                             allowed=EXAMPLES.get(self.kind)) from None
+            raise InputError(f"--{self.name}: {given!r} is not {_KIND_TEXT[self.kind]}",
+                             allowed=_EXAMPLES.get(self.kind)) from None
         if self.choices and given not in self.choices:
-            raise InputError(f"--{self.name}: {given!r} is not one of its values",
+            raise InputError(f"--{self.name}: {given!r} is not an allowed value",
                              allowed=nearest(str(given), self.choices))
         return str(given)
 
 
 def _whole(given: Any) -> int:
-    """A whole number; ``TypeError`` for a float, which would be cut, and for a truth value."""
+    """A whole number; ``TypeError`` for a float, which would be truncated, and for a bool."""
     if isinstance(given, bool):
-        raise TypeError("a truth value is not a number")
+        raise TypeError("a bool is not a number")
     return operator.index(given)
 
 
@@ -115,7 +141,7 @@ FOLDS = (
 )
 OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM, *FOLDS, *COMPRESS)}
 
-# Options that stand for a path of cluster.yaml.
+# path in cluster.yaml → the option that overrides it
 PATH_OPTIONS = {
     "paths.workspace": "--workspace", "paths.audio": "--audio-dir",
     "paths.embeddings": "--embedding-dir", "paths.weights": "--weights",

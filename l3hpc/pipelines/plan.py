@@ -1,7 +1,10 @@
 """Plans: a pipeline with parameters becomes steps with fixed content, tasks and resources.
 
-Everything that can be refused is refused here, before anything is written or submitted. A plan
-touches nothing: it reads the pipeline, the configuration, listings of data and earlier records.
+Whatever can be refused is refused here, before anything is written or submitted. Planning only
+reads: the pipeline, the configuration, listings of data and the records of earlier runs.
+
+``build`` is the whole way: select the steps (``unless:``, ``--from``), validate parameters, find
+external inputs, check, fix the content of every step, name the run, add what the ledger needs.
 """
 
 from __future__ import annotations
@@ -17,31 +20,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from l3hpc import steps
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user, digest, read_json
-from l3hpc.pipelines import definition, model, resolve
+from l3hpc.pipelines import definition, external_inputs, resolve
 from l3hpc.pipelines.definition import Pipeline
-from l3hpc.pipelines.model import InputOrigin, Plan, PlannedStep
-from l3hpc.pipelines.resolve import Outside, Wanted
-from l3hpc.steps import LEDGER_FOLDERS, Output
+from l3hpc.pipelines.external_inputs import ExternalInput
+from l3hpc.pipelines.planned import InputOrigin, Plan, PlannedStep, fingerprint_of_step
+from l3hpc.pipelines.resolve import ResolvedStep
+from l3hpc.steps import LEDGER_FOLDERS, Output, Params
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks for besides the pipeline and the configuration.
+    """What is asked for besides the pipeline and the configuration.
 
-    options: command-line option → value (None: not given). sets: ``step.parameter=value``.
-    start: the first step to run (``--from``); what it needs then comes from outside. student: a
-    run, a weight file or ``latest``. inputs: kind of step → folder or run that stands for it.
+    Attributes
+    ----------
+    options : dict or None
+        Command-line option without ``--`` → value; None counts as not given.
+    sets : sequence of str
+        ``step.parameter=value`` each.
+    name : str or None
+        Beginning of the run's name; None: the pipeline's name.
+    start : str or None
+        The first step to run (``--from``). Inputs from the steps before it become external.
+    student : str or None
+        A run, a weight file, or ``latest``.
+    inputs : dict or None
+        Kind of step → folder or run that is used in place of its output.
     """
 
     options: Mapping[str, Any] | None = None
@@ -51,57 +64,90 @@ class Request:
     student: str | None = None
     inputs: Mapping[str, str] | None = None
 
-    def typed(self) -> dict[str, Any]:
-        """The given options and more, for the record of the run."""
-        said = {key: value for key, value in (self.options or {}).items() if value is not None}
+    def as_typed(self) -> dict[str, Any]:
+        """What was given, for the record of the run."""
+        given = {key: value for key, value in (self.options or {}).items() if value is not None}
         more = {"set": list(self.sets), "from": self.start, "student": self.student,
                 "input": dict(self.inputs or {})}
-        return {**said, **{key: value for key, value in more.items() if value}}
+        return {**given, **{key: value for key, value in more.items() if value}}
 
 
 def build(
     pipeline: str | Pipeline, config: Config, request: Request | None = None, *,
     date: datetime.date | None = None, user: str | None = None,
 ) -> Plan:
-    """The plan of a pipeline under a configuration.
+    """The plan of a pipeline under a configuration. The workspace is only read.
 
-    date: of the run's name (default: today). Raises ``InputError`` for everything impossible; the
-    workspace is only read.
+    Parameters
+    ----------
+    pipeline
+        Its name, or the loaded pipeline.
+    config
+        Cluster, workspace and paths.
+    request
+        Options and inputs (None: none).
+    date
+        The date in the run's name (None: today).
+    user
+        The user name in the ledger (None: the current user).
+
+    Raises
+    ------
+    InputError
+        For everything that cannot work.
     """
     request = request or Request()
-    found = definition.load(pipeline) if isinstance(pipeline, str) else pipeline
-    check_name(request.name or found.name)
-    planned, students = planned_steps(found, config, request)
-    run = run_name(config.workspace, request.name or found.name,
+    loaded = definition.load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    check_name(request.name or loaded.name)
+    planned, students = planned_steps(loaded, config, request)
+    run = run_name(config.workspace, request.name or loaded.name,
                    [step.fingerprint for step in planned.values()],
                    date or datetime.date.today())
-    steps = labelled(planned, config, found.name, run, user or current_user(), students)
-    return Plan(run=run, pipeline=found.name, workspace=config.workspace, profile=config.profile,
-                steps=steps, options=request.typed(), ledger=config.ledger)
+    labelled = with_labels(planned, config, loaded.name, run, user or current_user(), students)
+    return Plan(run=run, pipeline=loaded.name, workspace=config.workspace, profile=config.profile,
+                steps=labelled, options=request.as_typed(), ledger=config.ledger)
 
 
-def planned_steps(found: Pipeline, config: Config, request: Request
-                  ) -> tuple[dict[str, PlannedStep], list[Outside]]:
-    """The steps of a plan by name, and the students that come from outside; labels are missing."""
+def planned_steps(pipeline: Pipeline, config: Config, request: Request
+                  ) -> tuple[dict[str, PlannedStep], list[ExternalInput]]:
+    """The steps of a plan without their labels, and the students that they take from outside.
+
+    Parameters
+    ----------
+    pipeline, config, request
+        As for ``build``.
+
+    Returns
+    -------
+    dict
+        Name → step, each after its needs.
+    list
+        The external inputs that are students.
+
+    Raises
+    ------
+    InputError
+        For everything that cannot work.
+    """
     check_workspace(config.workspace, config.origin("paths.workspace"))
-    wanted = resolve.wanted(found, request.options or {}, request.sets)
-    kept = _kept(found, wanted, request)
-    params: dict[str, BaseModel] = {}
+    resolved = resolve.resolve_steps(pipeline, request.options or {}, request.sets)
+    kept = _selected(pipeline, resolved, request)
+    params: dict[str, Params] = {}
     for name, item in kept.items():
         earlier = {kept[other].step.kind: values for other, values in params.items()}
         params[name] = _params(item, earlier, config)
-    sources = {name: _sources(kept[name], config, request) for name in kept}
-    _check_used(kept, sources, config, request)
-    students = [one for source in sources.values() for kind, one in source.items()
+    sources = {name: _external_inputs(kept[name], config, request) for name in kept}
+    _check_all_used(kept, sources, config, request)
+    students = [source for by_kind in sources.values() for kind, source in by_kind.items()
                 if steps.step(kind).output is Output.STUDENT]
-    for name, source in sources.items():
-        for kind in [kind for kind, one in source.items() if one.file]:
-            parameter = steps.step(kept[name].step.kind).inputs[kind].parameter
-            path = str(source.pop(kind).path)
+    for name, by_kind in sources.items():
+        for kind in [kind for kind, source in by_kind.items() if source.is_file]:
+            known = steps.step(kept[name].step.kind)
+            parameter, path = known.inputs[kind].parameter, str(by_kind.pop(kind).path)
             if not parameter:
                 raise InputError(f"{name} takes the output of {kind}, not a file", where=path)
-            params[name] = type(params[name])(**{**_said(params[name]), parameter: path})
-    _check(kept, params)
+            params[name] = known.parse({**_explicit(params[name]), parameter: path})
+    _check_steps(kept, params)
     _check_packages(kept, params, config)
     for name, item in kept.items():
         _check_embeddings(item, params[name], sources[name], kept)
@@ -111,105 +157,132 @@ def planned_steps(found: Pipeline, config: Config, request: Request
     return planned, students
 
 
-def labelled(planned: Mapping[str, PlannedStep], config: Config, pipeline: str, run: str,
-             user: str, students: Sequence[Outside]) -> tuple[PlannedStep, ...]:
-    """The steps with what only the ledger needs: who, which run, which row."""
-    labels = _labels(config, pipeline, run, user, students)
-    return tuple(replace(step, labels={**labels, **_folders(step, planned, config, run),
-                                       "step": step.name}) for step in planned.values())
-
-
 def check_name(name: str) -> str:
-    """A run's name as it may stand in folders and job names; ``InputError`` otherwise."""
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{name[:80]!r} cannot name a run", where="--name",
+    """A run's name, if it can be used in folders and job names.
+
+    Raises
+    ------
+    InputError
+        Otherwise, with the characters that are allowed.
+    """
+    if not _RUN_NAME.fullmatch(name):
+        raise InputError(f"{name[:80]!r} is not a valid name of a run", where="--name",
                          allowed="1 to 64 letters, digits, . _ - (not first)")
     return name
 
 
 def run_name(workspace: Path, name: str, content: Sequence[str], date: datetime.date) -> str:
-    """``<name>-<YYYYMMDD>-<4 hex of the plan's content>``, with -2, -3 … where that is taken."""
+    """The name of a new run: ``<name>-<YYYYMMDD>-<4 hex digits>``.
+
+    Parameters
+    ----------
+    workspace
+        Where it must be new: ``-2``, ``-3``, … is appended to a name that exists.
+    name
+        How it begins.
+    content
+        Fingerprints of the steps, of which the digits are a digest.
+    date
+        The date.
+    """
     base = f"{name}-{date:%Y%m%d}-{digest(list(content))[:4]}"
-    taken, number = base, 1
-    while Workspace(workspace).run(taken).path.exists():
+    candidate, number = base, 1
+    while Workspace(workspace).run(candidate).path.exists():
         number += 1
-        taken = f"{base}-{number}"
-    return taken
+        candidate = f"{base}-{number}"
+    return candidate
 
 
-def _kept(pipeline: Pipeline, wanted: Mapping[str, Wanted], request: Request) -> dict[str, Wanted]:
+# which steps -----------------------------------------------------------------------------------
+
+
+def _selected(pipeline: Pipeline, resolved: Mapping[str, ResolvedStep], request: Request
+              ) -> dict[str, ResolvedStep]:
     """The steps that run, with ``unless:`` and ``--from`` applied to steps and needs."""
-    out = resolve.dropped(wanted)
-    for name, why in out.items():
-        conditions = set(wanted[name].step.unless)
-        for key in wanted[name].by_person:
-            option = wanted[name].said[key]
-            targets = pipeline.options.get(option.removeprefix("--"), (f"{name}.{key}",))
-            if not conditions & set(targets) and all(
-                    target.partition(".")[0] in out for target in targets):
-                raise InputError(f"{option} has no effect: {why} leaves {name} out",
-                                 hint=f"remove {option}")
-    left = {name: item for name, item in wanted.items() if name not in out}
+    skipped = resolve.skipped_steps(resolved)
+    for name, condition in skipped.items():
+        _check_effect(pipeline, resolved[name], skipped, condition)
     kept = {name: replace(item, step=replace(
-        item.step, needs=tuple(need for need in item.step.needs if need in left)))
-        for name, item in left.items()}
+        item.step, needs=tuple(need for need in item.step.needs if need not in skipped)))
+        for name, item in resolved.items() if name not in skipped}
     if request.start is None:
         return kept
     if request.start not in kept:
         raise InputError(f"there is no step {request.start!r} to start from", where="--from",
                          allowed=nearest(request.start, kept))
-    after = {request.start}
-    for name, item in kept.items():  # in an order that respects the needs
-        if after & set(item.step.needs):
-            after.add(name)
-    result: dict[str, Wanted] = {}
+    running = {request.start}
+    # Each step comes after its needs, so one pass finds all that depend on the first.
     for name, item in kept.items():
-        if name in after:
-            gone = tuple(kept[need].step.kind for need in item.step.needs if need not in after)
-            needs = tuple(need for need in item.step.needs if need in after)
+        if running & set(item.step.needs):
+            running.add(name)
+    result: dict[str, ResolvedStep] = {}
+    for name, item in kept.items():
+        if name in running:
+            earlier = tuple(kept[need].step.kind for need in item.step.needs
+                            if need not in running)
+            needs = tuple(need for need in item.step.needs if need in running)
             result[name] = replace(item, step=replace(item.step, needs=needs,
-                                                      given=(*item.step.given, *gone)))
+                                                      given=(*item.step.given, *earlier)))
     return result
 
 
-def _params(item: Wanted, earlier: Mapping[str, BaseModel], config: Config) -> BaseModel:
-    """Validated parameters, with what follows from the earlier steps where nobody stated it."""
-    more = steps.step(item.step.kind).implied(item.params, earlier, config.paths.audio)
-    return resolve.validate(replace(item, params={**item.params, **more}), config)
+def _check_effect(pipeline: Pipeline, item: ResolvedStep, skipped: Mapping[str, str],
+                  condition: str) -> None:
+    """Refuse options that only set parameters of skipped steps."""
+    for key in item.from_command_line:
+        option = item.origins[key]
+        targets = pipeline.options.get(option.removeprefix("--"), (f"{item.step.name}.{key}",))
+        # The option that skips the step is no mistake, although it sets a parameter of it.
+        if not set(item.step.unless) & set(targets) and all(
+                target.partition(".")[0] in skipped for target in targets):
+            raise InputError(f"{option} has no effect: {condition} skips {item.step.name}",
+                             hint=f"remove {option}")
 
 
-def _sources(item: Wanted, config: Config, request: Request) -> dict[str, Outside]:
-    """Inputs of a step that come from outside the plan, by kind."""
+# parameters and external inputs ----------------------------------------------------------------
+
+
+def _params(item: ResolvedStep, earlier: Mapping[str, Params], config: Config) -> Params:
+    """Validated parameters, with what follows from the earlier steps where nothing is given."""
+    implied = steps.step(item.step.kind).implied(item.params, earlier, config.paths.audio)
+    return resolve.validate(replace(item, params={**item.params, **implied}), config)
+
+
+def _external_inputs(item: ResolvedStep, config: Config, request: Request
+                     ) -> dict[str, ExternalInput]:
+    """External inputs of a step, by kind."""
     inputs = steps.step(item.step.kind).inputs
     named = dict(request.inputs or {})
     for kind in named:
         if not steps.is_known(kind):
             raise InputError(f"unknown step {kind!r}", where="--input",
                              allowed=nearest(kind, steps.names()))
-    result: dict[str, Outside] = {}
+    result: dict[str, ExternalInput] = {}
     cluster, folder = config.profile.name, config.paths.embeddings
-    makes = {kind: steps.step(kind).output for kind in item.step.given}
-    closest = next((kind for kind in reversed(item.step.given)
-                    if makes[kind] is Output.EMBEDDINGS), None)
+    outputs = {kind: steps.step(kind).output for kind in item.step.given}
+    # --embedding-dir stands for the last of several steps that make embeddings: with
+    # --from train it is what the student learns, not the teacher's embeddings before reduction.
+    last_embeddings = next((kind for kind in reversed(item.step.given)
+                            if outputs[kind] is Output.EMBEDDINGS), None)
     for kind in item.step.given:
         parameter = inputs[kind].parameter
-        must = inputs[kind].required or kind == closest or parameter
+        needed = inputs[kind].required or kind == last_embeddings or parameter
         if kind in named:
-            result[kind] = resolve.given(
+            result[kind] = external_inputs.named_input(
                 config.workspace, kind, named[kind], f"--input {kind}", cluster)
         elif item.params.get(parameter) is not None:
             continue
-        elif makes[kind] is Output.STUDENT:
-            result[kind] = resolve.student(
+        elif outputs[kind] is Output.STUDENT:
+            result[kind] = external_inputs.student_input(
                 config.workspace, kind, request.student or "latest", cluster)
-        elif must and makes[kind] is Output.EMBEDDINGS and folder:
-            result[kind] = resolve.given(config.workspace, kind, str(folder),
-                                         config.origin("paths.embeddings"), cluster)
-        elif must:
+        elif needed and outputs[kind] is Output.EMBEDDINGS and folder:
+            result[kind] = external_inputs.named_input(
+                config.workspace, kind, str(folder), config.origin("paths.embeddings"), cluster)
+        elif needed:
             hint = f"--input {kind}=RUN or FOLDER"
             if parameter:
                 hint = f"--set {item.step.name}.{parameter}=FILE, or {hint}"
-            if makes[kind] is Output.EMBEDDINGS:
+            if outputs[kind] is Output.EMBEDDINGS:
                 hint = f"--embedding-dir FOLDER, or {hint}"
             raise InputError(
                 f"{item.step.name} needs the output of {kind}, which this run does not make",
@@ -217,10 +290,19 @@ def _sources(item: Wanted, config: Config, request: Request) -> dict[str, Outsid
     return result
 
 
-def _check_used(kept: Mapping[str, Wanted], sources: Mapping[str, Mapping[str, Outside]],
-                config: Config, request: Request) -> None:
-    """Refuse inputs given on the command line that no step of the plan takes from outside."""
-    used = {kind: steps.step(kind).output for source in sources.values() for kind in source}
+def _explicit(params: Params) -> dict[str, Any]:
+    """The values that were given, without defaults."""
+    return {name: getattr(params, name) for name in params.model_fields_set}
+
+
+# checks ----------------------------------------------------------------------------------------
+
+
+def _check_all_used(kept: Mapping[str, ResolvedStep],
+                    sources: Mapping[str, Mapping[str, ExternalInput]],
+                    config: Config, request: Request) -> None:
+    """Refuse inputs of the command line that no step of the plan takes."""
+    used = {kind: steps.step(kind).output for by_kind in sources.values() for kind in by_kind}
     given = {f"--input {kind}": kind in used for kind in request.inputs or {}}
     if request.student is not None:
         given["--student"] = any(output is Output.STUDENT and kind not in (request.inputs or {})
@@ -229,37 +311,38 @@ def _check_used(kept: Mapping[str, Wanted], sources: Mapping[str, Mapping[str, O
         given["--embedding-dir"] = Output.EMBEDDINGS in used.values()
     for option, is_used in given.items():
         if not is_used:
-            outside_inputs = sorted({kind for item in kept.values() for kind in item.step.given})
+            kinds = sorted({kind for item in kept.values() for kind in item.step.given})
             raise InputError(
-                f"{option} has no effect: no step of this run takes that from outside",
-                allowed=f"from outside come: {', '.join(outside_inputs)}" if outside_inputs
-                else None, hint=f"remove {option}, or start later: --from STEP")
+                f"{option} has no effect: no step of this run takes it as an external input",
+                allowed=f"external inputs: {', '.join(kinds)}" if kinds else None,
+                hint=f"remove {option}, or start at a later step: --from STEP")
 
 
-def _check_embeddings(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
-                      kept: Mapping[str, Wanted]) -> None:
+def _check_embeddings(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalInput],
+                      kept: Mapping[str, ResolvedStep]) -> None:
     """Let the step refuse folders without embeddings, and embeddings that it cannot use."""
     available = {*sources, *(kept[need].step.kind for need in item.step.needs)}
     for kind, source in sources.items():
         if steps.step(kind).output is Output.EMBEDDINGS:
             steps.step(item.step.kind).check_embeddings(
                 params, kind, available, source.path,
-                functools.partial(resolve.embedding_dim, source))
+                functools.partial(external_inputs.embedding_dim, source))
 
 
-def _check(kept: Mapping[str, Wanted], params: Mapping[str, BaseModel]) -> None:
-    """Every step's own refusals, which may compare the parameters of all steps."""
+def _check_steps(kept: Mapping[str, ResolvedStep], params: Mapping[str, Params]) -> None:
+    """Let every step refuse what cannot work; it may compare the parameters of all steps."""
     for name, item in kept.items():
         by_kind = {kept[other].step.kind: value for other, value in params.items()}
+        # Of two steps of one kind, a step is checked against the one that it depends on.
         for other in (*_ancestors(name, kept), name):
             by_kind[kept[other].step.kind] = params[other]
         steps.step(item.step.kind).check(params[name], by_kind)
 
 
 def _check_packages(
-    kept: Mapping[str, Wanted], params: Mapping[str, BaseModel], config: Config,
+    kept: Mapping[str, ResolvedStep], params: Mapping[str, Params], config: Config,
 ) -> None:
-    """Refuse a step whose package is missing, where the Python of its job is this one."""
+    """Refuse a step whose package is missing, where its jobs run under this Python."""
     if config.profile.capabilities.remote or config.profile.python != sys.executable:
         return
     for name, item in kept.items():
@@ -269,47 +352,62 @@ def _check_packages(
                                  hint=install)
 
 
-def _ancestors(name: str, kept: Mapping[str, Wanted]) -> list[str]:
-    found: list[str] = []
-    waiting = list(kept[name].step.needs)
-    while waiting:
-        other = waiting.pop()
-        if other not in found:
-            found.append(other)
-            waiting.extend(kept[other].step.needs)
-    return found
+def _ancestors(name: str, kept: Mapping[str, ResolvedStep]) -> list[str]:
+    """Names of the steps on which a step depends, directly or not."""
+    ancestors: list[str] = []
+    pending = list(kept[name].step.needs)
+    while pending:
+        other = pending.pop()
+        if other not in ancestors:
+            ancestors.append(other)
+            pending.extend(kept[other].step.needs)
+    return ancestors
 
 
-def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
+def _check_utf8(name: str, value: object) -> None:
+    """Refuse what cannot be written into a step's config.json."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        excerpt = ascii(error.object[max(error.start - 40, 0):error.end + 20])
+        raise InputError(f"{name}: a name is not UTF-8: …{excerpt}…",
+                         hint="Rename the file or folder; `convmv` does it for whole folders."
+                         ) from None
+
+
+# content, resources and labels -----------------------------------------------------------------
+
+
+def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalInput],
              planned: Mapping[str, PlannedStep], config: Config) -> PlannedStep:
+    """A step with its tasks, fingerprint, finished tasks and resources."""
     step = item.step
     known = steps.step(step.kind)
-    ready = {planned[need].kind: planned[need] for need in step.needs}
+    providers = {planned[need].kind: planned[need] for need in step.needs}
     values = params.model_dump(mode="json")
-    upstream = {kind: other.shards for kind, other in ready.items()}
+    upstream = {kind: other.shards for kind, other in providers.items()}
     upstream.update({kind: source.shards for kind, source in sources.items()})
     shards = known.shards(params, upstream)
     if not shards:
         raise InputError(f"{step.name} has nothing to do: no input was found",
                          where=step.name, hint="check the folder with l3hpc data check FOLDER")
-    profile = config.profile
-    marks = {kind: other.fingerprint for kind, other in ready.items()}
-    marks.update({kind: source.fingerprint for kind, source in sources.items()})
-    paths = {kind: str(other.artifact) for kind, other in ready.items()}
+    fingerprints = {kind: other.fingerprint for kind, other in providers.items()}
+    fingerprints.update({kind: source.fingerprint for kind, source in sources.items()})
+    paths = {kind: str(other.artifact) for kind, other in providers.items()}
     paths.update({kind: str(source.path) for kind, source in sources.items()})
     for key, value in {**values, **paths, "shards": shards}.items():
         _check_utf8(f"{step.name}.{key}", value)
-    mark = model.fingerprint_of_step(known, values, marks, known.digests(params), shards)
-    artifact = Workspace(config.workspace).artifact(step.kind, mark).path
-    pipeline_says = step.resources.over(Resources())
-    resources = item.resources.over(profile.at(step.kind).over(pipeline_says))
-    resources = profile.granted(step.name, resources)
+    fingerprint = fingerprint_of_step(known, values, fingerprints, known.digests(params), shards)
+    artifact = Workspace(config.workspace).artifact(step.kind, fingerprint).path
+    # The profile overrides the pipeline's file, and the command line overrides both.
+    of_pipeline = step.resources.over(Resources())
+    resources = item.resources.over(config.profile.at(step.kind).over(of_pipeline))
     return PlannedStep(
         name=step.name, kind=step.kind, params=values, needs=step.needs, inputs=paths,
-        fingerprint=mark, artifact=artifact, shards=shards,
+        fingerprint=fingerprint, artifact=artifact, shards=shards,
         done=tuple(sorted(index for index in artifacts.finished(artifact)
                           if index < len(shards))),
-        resources=resources,
+        resources=config.profile.granted(step.name, resources),
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
         version=known.version, healing=step.heal, continues=known.continues,
         given={kind: InputOrigin(source.run, str(source.path))
@@ -317,64 +415,68 @@ def _planned(item: Wanted, params: BaseModel, sources: Mapping[str, Outside],
     )
 
 
-def _check_utf8(name: str, value: Any) -> None:
-    """Refuse what cannot be written into a step's config.json."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        shown = ascii(error.object[max(error.start - 40, 0):error.end + 20])
-        raise InputError(f"{name}: a name is not UTF-8: …{shown}…",
-                         hint="Rename the file or folder; `convmv` does it for whole folders."
-                         ) from None
+def with_labels(planned: Mapping[str, PlannedStep], config: Config, pipeline: str, run: str,
+                user: str, students: Sequence[ExternalInput]) -> tuple[PlannedStep, ...]:
+    """The steps of a plan with the labels that only the ledger needs.
 
-
-def _said(params: BaseModel) -> dict[str, Any]:
-    return {name: getattr(params, name) for name in params.model_fields_set}
+    Parameters
+    ----------
+    planned
+        Name → step.
+    config
+        The configuration.
+    pipeline, run, user
+        Their names.
+    students
+        The students among the external inputs.
+    """
+    labels = _labels(config, pipeline, run, user, students)
+    return tuple(replace(step, labels={**labels, **_ledger_folders(step, planned, config, run),
+                                       "step": step.name}) for step in planned.values())
 
 
 def _labels(config: Config, pipeline: str, run: str, user: str,
-            students: Sequence[Outside]) -> dict[str, Any]:
-    """What only the ledger needs. model_dir is the folder of the student that is used."""
-    places = Workspace(config.workspace)
+            students: Sequence[ExternalInput]) -> dict[str, Any]:
+    """Labels of the whole run; ``model_dir`` is the folder of the student that is used."""
+    workspace = Workspace(config.workspace)
     labels = {"username": user, "run": run, "pipeline": pipeline, "exp_id": run,
               "cluster": config.profile.name,
-              **{label: str(places.run(run).artifact(kind))
+              **{label: str(workspace.run(run).artifact(kind))
                  for label, kind in LEDGER_FOLDERS.items()}}
     if students:
-        one = students[0]
-        labels["model_dir"] = str(one.path)
-        if one.run:
-            labels["student_run"] = one.run
-            labels["model_dir"] = _key_of(
-                one.path, places.run(one.run).artifact(LEDGER_FOLDERS["model_dir"]))
+        student = students[0]
+        labels["model_dir"] = str(student.path)
+        if student.run:
+            labels["student_run"] = student.run
+            labels["model_dir"] = _recorded_model_dir(
+                student.path, workspace.run(student.run).artifact(LEDGER_FOLDERS["model_dir"]))
     return labels
 
 
-def _key_of(artifact: Path, planned: Path) -> str:
+def _ledger_folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
+                    run: str) -> dict[str, str]:
+    """``model_dir`` and ``output_dir`` of the step itself or of the closest step before it."""
+    folders: dict[str, str] = {}
+    names = [step.name]
+    for name in names:
+        other = planned[name]
+        label = steps.step(other.kind).ledger_folder
+        if label and label not in folders:
+            folder = Workspace(config.workspace).run(run).artifact(name)
+            reused = label == "model_dir" and not other.missing
+            folders[label] = _recorded_model_dir(other.artifact, folder) if reused else str(folder)
+        names += [need for need in other.needs if need not in names]
+    return folders
+
+
+def _recorded_model_dir(artifact: Path, planned: Path) -> str:
     """The Model Dir under which the run that computed ``artifact`` recorded its row.
 
-    ``planned`` where nothing was computed yet: a reused student keeps the row that it has.
+    A student that is reused keeps its row; ``planned`` where nothing is computed yet.
     """
     config = ArtifactFolder(artifact).config
     if config.is_file() and artifacts.finished(Path(artifact)):
-        recorded = read_json(config)
-        if isinstance(recorded, dict) and isinstance(recorded.get("labels"), dict):
-            return str(recorded["labels"].get("model_dir") or planned)
+        frozen = read_json(config)
+        if isinstance(frozen, dict) and isinstance(frozen.get("labels"), dict):
+            return str(frozen["labels"].get("model_dir") or planned)
     return str(planned)
-
-
-def _folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
-             run: str) -> dict[str, str]:
-    """model_dir and output_dir of the steps of this run that train a network or classifiers: of the
-    step itself, or of those that it builds on."""
-    found: dict[str, str] = {}
-    names = [step.name]
-    for name in names:
-        one = planned[name]
-        key = steps.step(one.kind).ledger_folder
-        if key and key not in found:
-            folder = Workspace(config.workspace).run(run).artifact(name)
-            reused = key == "model_dir" and not one.missing
-            found[key] = _key_of(one.artifact, folder) if reused else str(folder)
-        names += [need for need in one.needs if need not in names]
-    return found

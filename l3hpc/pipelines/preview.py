@@ -1,6 +1,6 @@
-"""What a person sees before a plan is submitted: steps, tasks, resources, state and cost.
+"""The preview of a plan before it is submitted: steps, tasks, resources, state and cost.
 
-Cost is what the plan may use at most, and what the last run of the same pipeline really used.
+The cost is the most that the plan can use, and what the last run of the same pipeline used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from l3hpc import steps as kinds
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.console import formatting
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.steps import Output
 from l3hpc.workspace import artifacts, records
 from l3hpc.workspace.markers import RunState
@@ -25,19 +25,19 @@ _RIGHT = [_COLUMNS.index(name) for name in ("tasks", "cpus", "mem", "gpus")]
 
 @dataclass(frozen=True)
 class Cost:
-    """Core-hours and GPU-hours."""
+    """Core-hours and GPU-hours of a plan or a run."""
 
     core_hours: float
     gpu_hours: float
 
-    def words(self) -> str:
+    def as_text(self) -> str:
         """``4,320 core-hours and 336 GPU-hours``; without GPUs only the first."""
         text = f"{_number(self.core_hours)} core-hours"
         return f"{text} and {_number(self.gpu_hours)} GPU-hours" if self.gpu_hours else text
 
 
-def at_most(plan: Plan) -> Cost:
-    """Every missing task at its full time limit."""
+def maximum_cost(plan: Plan) -> Cost:
+    """The cost if every missing task runs to its time limit."""
     cores = gpus = 0.0
     for step in plan.steps:
         hours = len(step.missing) * step.resources.time_min / 60
@@ -46,8 +46,8 @@ def at_most(plan: Plan) -> Cost:
     return Cost(cores, gpus)
 
 
-def last_like(plan: Plan) -> Cost | None:
-    """What the newest finished run of this pipeline used, from its tasks' results."""
+def last_cost(plan: Plan) -> Cost | None:
+    """What the newest finished run of this pipeline used; None where there is none."""
     for record in records.read_all(plan.workspace, broken=[]):
         if record.pipeline != plan.pipeline or record.state != RunState.SUBMITTED:
             continue
@@ -67,8 +67,8 @@ def last_like(plan: Plan) -> Cost | None:
 
 
 def needs_confirmation(plan: Plan) -> bool:
-    """Whether a person should say yes first (never on this machine)."""
-    cost = at_most(plan)
+    """Whether the plan is so expensive that submission asks first (never for local runs)."""
+    cost = maximum_cost(plan)
     return plan.profile.capabilities.remote and (
         cost.core_hours > CONFIRM_CORE_HOURS or cost.gpu_hours > CONFIRM_GPU_HOURS)
 
@@ -77,12 +77,12 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def text(plan: Plan) -> str:
+def as_text(plan: Plan) -> str:
     """The whole preview: heading, table, what the steps do, cost."""
     steps = formatting.table_lines([_COLUMNS, *(_row(step) for step in plan.steps)], right=_RIGHT)
     named = [(f"{name}:", text) for name, text in descriptions(plan).items()]
     details = formatting.table_lines(named, gap=" ")
-    return "\n".join([heading(plan), "", *steps, "", *details, f"  {cost_words(plan)}"])
+    return "\n".join([heading(plan), "", *steps, "", *details, f"  {cost_text(plan)}"])
 
 
 def heading(plan: Plan) -> str:
@@ -93,40 +93,39 @@ def heading(plan: Plan) -> str:
     if not profile.capabilities.remote:
         cores = profile.slot_cpus()
         facts = [f"{cores} core{'s' * (cores != 1)}", format_memory(profile.slot_mem_mb())]
-    place = f" ({', '.join(facts)})" if facts else ""
-    return f"{plan.pipeline} on {profile.name}{place}    workspace {plan.workspace}"
+    details = f" ({', '.join(facts)})" if facts else ""
+    return f"{plan.pipeline} on {profile.name}{details}    workspace {plan.workspace}"
 
 
 def descriptions(plan: Plan) -> dict[str, str]:
-    """Step → what it will do, or for one that was done before what came out."""
+    """Step → what it will do, or for a finished one the summary of its output."""
     by_name = {step.name: step for step in plan.steps}
-    said: dict[str, str] = {}
+    result: dict[str, str] = {}
     for step in plan.steps:
-        words = artifacts.detail(step.artifact) if not step.missing else ""
-        if not words:
-            params = {each.kind: kinds.step(each.kind).params_type(**each.params)
+        text = artifacts.detail(step.artifact) if not step.missing else ""
+        if not text:
+            params = {each.kind: kinds.step(each.kind).parse(each.params)
                       for each in (*_ancestors(step, by_name), step)}
-            words = kinds.step(step.kind).describe(params[step.kind], params)
-        words = "; ".join(filter(None, (words, _given(step))))
-        if step.waits_for:
-            words = f"{words}; after job {', '.join(step.waits_for)}".removeprefix("; ")
-        if words:
-            said[step.name] = words
-    return said
+            text = kinds.step(step.kind).describe(params[step.kind], params)
+        after = f"after job {', '.join(step.waits_for)}" if step.waits_for else ""
+        text = "; ".join(filter(None, (text, _external_inputs(step), after)))
+        if text:
+            result[step.name] = text
+    return result
 
 
-def cost_words(plan: Plan) -> str:
+def cost_text(plan: Plan) -> str:
     """``at most 4,320 core-hours and 336 GPU-hours; the last run like this used …``."""
     if not any(step.missing for step in plan.steps):
         return "nothing is left to compute"
-    words = f"at most {at_most(plan).words()}"
-    last = last_like(plan)
-    return f"{words}; the last run like this used {last.words()}" if last else words
+    text = f"at most {maximum_cost(plan).as_text()}"
+    last = last_cost(plan)
+    return f"{text}; the last run like this used {last.as_text()}" if last else text
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan for ``--json``: schema 1."""
-    most, last = at_most(plan), last_like(plan)
+    """The plan for ``--json``, schema 1."""
+    most, last = maximum_cost(plan), last_cost(plan)
     return {
         "schema": 1, "run": plan.run, "pipeline": plan.pipeline, "cluster": plan.profile.name,
         "workspace": str(plan.workspace),
@@ -143,13 +142,13 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _given(step: PlannedStep) -> str:
-    """``student of upstream-20261120-1a2b``: what the step takes that no step of this run makes."""
+def _external_inputs(step: PlannedStep) -> str:
+    """``student of upstream-20261120-1a2b``; empty for a step without external inputs."""
     students = {kind for kind in kinds.step(step.kind).inputs
                 if kinds.step(kind).output is Output.STUDENT}
     named = [f"{'student' if kind in students else kind} "
-             + (f"of {source.run}" if source.run else f"in {source.path}")
-             for kind, source in step.given.items()]
+             + (f"of {origin.run}" if origin.run else f"in {origin.path}")
+             for kind, origin in step.given.items()]
     for kind in students:
         parameter = kinds.step(step.kind).inputs[kind].parameter
         if step.params.get(parameter):
@@ -158,15 +157,16 @@ def _given(step: PlannedStep) -> str:
 
 
 def _ancestors(step: PlannedStep, by_name: dict[str, PlannedStep]) -> list[PlannedStep]:
-    found = [by_name[need] for need in step.needs]
-    return [older for parent in found for older in _ancestors(parent, by_name)] + found
+    """The steps on which a step depends, each after its own needs."""
+    parents = [by_name[need] for need in step.needs]
+    return [older for parent in parents for older in _ancestors(parent, by_name)] + parents
 
 
 def _row(step: PlannedStep) -> tuple[str, ...]:
-    wanted = step.resources
-    return (step.name, f"{step.tasks:,}", " ".join(step.needs) or "–", str(wanted.cpus),
-            format_memory(wanted.mem_mb), str(wanted.gpus or "–"), format_time(wanted.time_min),
-            _state(step))
+    resources = step.resources
+    return (step.name, f"{step.tasks:,}", " ".join(step.needs) or "–", str(resources.cpus),
+            format_memory(resources.mem_mb), str(resources.gpus or "–"),
+            format_time(resources.time_min), _state(step))
 
 
 def _state(step: PlannedStep) -> str:

@@ -1,12 +1,7 @@
-"""From a pipeline, the configuration and the command line to validated parameters and resources.
+"""Parameters of a pipeline's steps, from its file and the command line.
 
-Later wins: the pipeline's file, the options (``--asr``), ``--set step.parameter=value``. Every
-value remembers who said it, so that a refusal can name the place.
-
-Inputs that no step of the plan makes: a student of an earlier run, folders of published files.
-
-Runs are read from their records (``<workspace>/runs/<run>/run.json``) as they are; nothing asks
-the scheduler here. Whether a job still lives is decided when the plan is submitted.
+Later sources override earlier ones: the pipeline's file, then options (``--asr``), then
+``--set step.parameter=value``. The origin of every value is kept, so that an error can name it.
 """
 
 from __future__ import annotations
@@ -18,54 +13,77 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
 
 from l3hpc import steps as kinds
 from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
-from l3hpc.errors import InputError, nearest, report_damage
-from l3hpc.io.files import read_json
-from l3hpc.io.values import check_mapping
-from l3hpc.pipelines import model
-from l3hpc.pipelines.definition import RESOURCES, Pipeline, Step
+from l3hpc.errors import InputError, nearest
+from l3hpc.pipelines.definition import RESOURCES, Pipeline, StepDefinition
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
-from l3hpc.workspace import artifacts, attempts, records
-from l3hpc.workspace.layout import ArtifactFolder, Workspace
-from l3hpc.workspace.local_jobs import LIVE, LocalJobs
-from l3hpc.workspace.markers import RunState, StepState
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.steps import Params
 
 _PLACEHOLDER = re.compile(r"\{(paths\.[a-z0-9_]+)\}")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A step with everything that was said about it.
+class ResolvedStep:
+    """A step with the values of its file, the options and ``--set``, not yet validated.
 
-    said: parameter → who said it. resources: only what the command line said.
+    Attributes
+    ----------
+    step : StepDefinition
+        The step in the pipeline's file.
+    params : dict
+        Parameter → value.
+    resources : ResourceSpec
+        Only those of the command line.
+    origins : dict
+        Parameter → where its value comes from: ``file:line`` or an option.
     """
 
-    step: Step
+    step: StepDefinition
     params: Mapping[str, Any]
     resources: ResourceSpec = field(default_factory=ResourceSpec)
-    said: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def by_person(self) -> frozenset[str]:
-        """Parameters that were given on the command line."""
-        return frozenset(name for name, who in self.said.items() if who.startswith("--"))
+    def from_command_line(self) -> frozenset[str]:
+        """Parameters whose value was given on the command line."""
+        return frozenset(name for name, origin in self.origins.items() if origin.startswith("--"))
+
+    def with_value(self, parameter: str, value: object, origin: str) -> ResolvedStep:
+        """This step with one parameter set to another value."""
+        return replace(self, params={**self.params, parameter: value},
+                       origins={**self.origins, parameter: origin})
 
 
-def wanted(
-    pipeline: Pipeline, options: Mapping[str, Any], sets: Sequence[str],
-) -> dict[str, Wanted]:
-    """All steps of a pipeline with the options and ``--set`` values put over its file.
+def resolve_steps(
+    pipeline: Pipeline, options: Mapping[str, object], sets: Sequence[str],
+) -> dict[str, ResolvedStep]:
+    """All steps of a pipeline with the options and ``--set`` values applied to its file.
 
-    Options whose value is None count as not given. Raises ``InputError`` for an option that this
-    pipeline does not offer and for a ``--set`` that names nothing.
+    Parameters
+    ----------
+    pipeline
+        The checked pipeline.
+    options
+        Command-line option without ``--`` → value; None counts as not given.
+    sets
+        ``step.parameter=value`` each.
+
+    Returns
+    -------
+    dict
+        Name → step, in the order of the pipeline.
+
+    Raises
+    ------
+    InputError
+        For an option that the pipeline does not have, and a ``--set`` of an unknown step or
+        parameter.
     """
-    result = {name: Wanted(step, dict(step.params), said=dict(step.places))
+    result = {name: ResolvedStep(step, dict(step.params), origins=dict(step.origins))
               for name, step in pipeline.steps.items()}
     for option, value in options.items():
         if value is None:
@@ -77,14 +95,26 @@ def wanted(
                              hint=f"its options are listed in {pipeline.path}")
         for target in pipeline.options[option]:
             name, _, parameter = target.partition(".")
-            result[name] = _said(result[name], parameter, value, f"--{option}")
+            result[name] = result[name].with_value(parameter, value, f"--{option}")
     for text in sets:
-        _set(result, text)
+        _apply_set(result, text)
     return result
 
 
 def split_set(text: str) -> tuple[str, str, str]:
-    """``step.parameter=value`` in its three parts."""
+    """Step, parameter and value of a ``--set`` argument.
+
+    Raises
+    ------
+    InputError
+        For a text that is not ``step.parameter=value``.
+
+    Examples
+    --------
+    >>> from l3hpc.pipelines.resolve import split_set
+    >>> split_set("train.epochs=5")
+    ('train', 'epochs', '5')
+    """
     target, equals, value = text.partition("=")
     name, dot, parameter = target.strip().partition(".")
     if not equals or not dot or not name or not parameter:
@@ -93,61 +123,25 @@ def split_set(text: str) -> tuple[str, str, str]:
     return name, parameter, value
 
 
-def dropped(steps: Mapping[str, Wanted]) -> dict[str, str]:
-    """Steps that their ``unless:`` leaves out → the condition that holds (``fit.approx=none``)."""
-    result: dict[str, str] = {}
-    for name, item in steps.items():
-        for target, value in item.step.unless.items():
-            other, _, parameter = target.partition(".")
-            if _effective(steps[other], parameter) == value:
-                result[name] = f"{target}={value}"
-    return result
-
-
-def validate(item: Wanted, config: Config, prefix: str | None = None) -> BaseModel:
-    """The step's typed parameters. A refusal names who said the value and what is allowed."""
-    name = prefix or item.step.name
-    values = {key: _filled(value, key, item, config) for key, value in item.params.items()}
-    model = kinds.step(item.step.kind).params_type
-    try:
-        params = model.model_validate(values)
-    except ValidationError as error:
-        refusal = positions.explain(error, model, None, prefix=f"{name}.")
-        key = str(error.errors(include_url=False)[0]["loc"][:1] or ("",))[2:-3]
-        hint = None
-        if error.errors(include_url=False)[0]["type"] == "missing":
-            hint = f"--set {name}.{key}=…, or params: of {name} in {item.step.where()}"
-        who = item.said.get(key, item.step.where())
-        message = refusal.message.removeprefix(f"{name}.{key}: " if who.startswith("--set") else "")
-        raise InputError(message, where=who,
-                         allowed=refusal.allowed, hint=refusal.hint or hint) from None
-    assert isinstance(params, BaseModel)
-    return params
-
-
-def _said(item: Wanted, parameter: str, value: Any, who: str) -> Wanted:
-    return replace(item, params={**item.params, parameter: value},
-                   said={**item.said, parameter: who})
-
-
-def _set(steps: dict[str, Wanted], text: str) -> None:
+def _apply_set(steps: dict[str, ResolvedStep], text: str) -> None:
+    """Apply one ``--set`` to the parameter or the resource that it names."""
     name, parameter, value = split_set(text)
-    who = f"--set {name}.{parameter}"
+    origin = f"--set {name}.{parameter}"
     if name not in steps:
         raise InputError(f"--set: there is no step {name!r} in this pipeline",
                          allowed=nearest(name, steps))
     item = steps[name]
     model: type[BaseModel] = kinds.step(item.step.kind).params_type
     if parameter in model.model_fields:
-        steps[name] = _said(item, parameter, read_value(model, parameter, value), who)
+        steps[name] = item.with_value(parameter, parse_value(model, parameter, value), origin)
     elif parameter in RESOURCES:
         try:
-            said = ResourceSpec.model_validate({parameter: value})
+            resources = ResourceSpec.model_validate({parameter: value})
         except ValidationError as error:
             refusal = positions.explain(error, ResourceSpec, None, prefix=f"{name}.")
             message = refusal.message.removeprefix(f"{name}.{parameter}: ")
-            raise InputError(message, where=who, allowed=refusal.allowed) from None
-        update = said.model_dump(exclude_none=True)
+            raise InputError(message, where=origin, allowed=refusal.allowed) from None
+        update = resources.model_dump(exclude_none=True)
         steps[name] = replace(item, resources=item.resources.model_copy(update=update))
     else:
         valid = [*model.model_fields, *RESOURCES]
@@ -155,14 +149,31 @@ def _set(steps: dict[str, Wanted], text: str) -> None:
                          allowed=nearest(parameter, valid))
 
 
-def read_value(model: type[BaseModel], parameter: str, text: str) -> Any:
-    """``text`` as it is where the parameter takes it so, else as a YAML value (``null``, lists),
-    else as a list written with commas only."""
-    kind: Any = model.model_fields[parameter].annotation
-    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+def parse_value(model: type[BaseModel], parameter: str, text: str) -> object:
+    """The value that a text on the command line stands for.
+
+    Parameters
+    ----------
+    model
+        The class of the parameters.
+    parameter
+        Name of one of its fields.
+    text
+        As typed.
+
+    Returns
+    -------
+    object
+        The first of these that the field accepts: the text itself, the text as a YAML value
+        (``null``, ``[1, 2]``), the text as a list without brackets (``1,2``). The text where the
+        field accepts none of them, so that validation quotes what was typed.
+    """
+    annotation: Any = model.model_fields[parameter].annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     value = positions.loads(text, Path("--set")).data if text.strip() else text
     candidates = [text, value]
     if value is None and text.strip():
+        # "null" would also pass as a text where a parameter may be a text or nothing.
         candidates = [None]
     elif "," in text and isinstance(value, str):
         candidates.append(positions.loads(f"[{text}]", Path("--set")).data)
@@ -175,169 +186,81 @@ def read_value(model: type[BaseModel], parameter: str, text: str) -> Any:
     return text
 
 
-def _effective(item: Wanted, parameter: str) -> Any:
+def skipped_steps(steps: Mapping[str, ResolvedStep]) -> dict[str, str]:
+    """Steps that their ``unless:`` skips → the condition that holds (``fit.approx=none``)."""
+    result: dict[str, str] = {}
+    for name, item in steps.items():
+        for target, value in item.step.unless.items():
+            other, _, parameter = target.partition(".")
+            if _value_or_default(steps[other], parameter) == value:
+                result[name] = f"{target}={value}"
+    return result
+
+
+def _value_or_default(item: ResolvedStep, parameter: str) -> object:
     if parameter in item.params:
         return item.params[parameter]
     return kinds.step(item.step.kind).params_type.model_fields[parameter].default
 
 
-def _filled(value: Any, key: str, item: Wanted, config: Config) -> Any:
-    """``{paths.audio}`` and the like replaced by what the configuration has."""
+def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> Params:
+    """The typed parameters of a step, with ``{paths.…}`` replaced.
+
+    Parameters
+    ----------
+    item
+        The step.
+    config
+        The configuration, for the paths.
+    prefix
+        Name of the step in messages (None: its name in the pipeline).
+
+    Raises
+    ------
+    InputError
+        For an invalid value, with its origin and what is allowed, and for a path that is not set.
+    """
+    name = prefix or item.step.name
+    values = {key: _fill_paths(value, key, item, config) for key, value in item.params.items()}
+    step = kinds.step(item.step.kind)
+    try:
+        params: Params = step.parse(values)
+    except ValidationError as error:
+        refusal = positions.explain(error, step.params_type, None, prefix=f"{name}.")
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        hint = None
+        if first["type"] == "missing":
+            hint = f"--set {name}.{key}=…, or params: of {name} in {item.step.where()}"
+        origin = item.origins.get(key, item.step.where())
+        # "--set train.epochs" as the place names the parameter already.
+        message = refusal.message.removeprefix(
+            f"{name}.{key}: " if origin.startswith("--set") else "")
+        raise InputError(message, where=origin, allowed=refusal.allowed,
+                         hint=refusal.hint or hint) from None
+    return params
+
+
+def _fill_paths(value: object, key: str, item: ResolvedStep, config: Config) -> object:
+    """``value`` with ``{paths.audio}`` and the like replaced by the paths of the configuration."""
     if not isinstance(value, str):
         return value
 
-    def fill(match: re.Match[str]) -> str:
+    def path_of(match: re.Match[str]) -> str:
         name = match[1].split(".")[1]
         if not hasattr(config.paths, name):
             raise InputError(f"{item.step.name}.{key}: there is no {match[1]!r}",
-                             where=item.said.get(key),
+                             where=item.origins.get(key),
                              allowed=nearest(match[1], PATH_OPTIONS))
-        found = getattr(config.paths, name)
-        if found is None:
+        path = getattr(config.paths, name)
+        if path is None:
             option, variable = PATH_OPTIONS[match[1]], ENVIRONMENT[match[1]]
             demo = (", or --weights untrained (random weights, for demonstration only)"
                     if name == "weights" else "")
             raise InputError(
                 f"{item.step.name} needs {key}: {match[1]} is not set",
-                where=item.said.get(key),
+                where=item.origins.get(key),
                 hint=f"use {option} PATH{demo}, or set {match[1]} in cluster.yaml (or {variable})")
-        return str(found)
+        return str(path)
 
-    return _PLACEHOLDER.sub(fill, value)
-
-
-@dataclass(frozen=True)
-class Outside:
-    """Where an input lies, what identifies it, and the jobs that still have to make it.
-
-    file: the input is one file (a student's weights) and goes into the parameter ``student``.
-    """
-
-    path: Path
-    fingerprint: str
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    waits_for: tuple[str, ...] = ()
-    run: str | None = None
-    file: bool = False
-
-
-def student(workspace: Path, kind: str, word: str, cluster: str) -> Outside:
-    """The trained student that ``--student`` names: a run, a weight file, or ``latest``.
-
-    kind: the step that trains students. cluster: the profile of the new plan; only its jobs can
-    wait for a run that still works there.
-
-    Raises ``InputError`` with the runs that have one.
-    """
-    known, broken = _known(workspace)
-    if word == "latest":
-        for record in known:
-            found = _usable(workspace, record, kind, cluster)
-            if found is not None:
-                return found
-        raise InputError(
-            f"no run in {workspace} has trained a student", where="--student latest",
-            allowed=f"(skipped: {broken[0].where}: {broken[0].message})" if broken else None,
-            hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
-    if any(record.run == word for record in known) or not Path(word).is_file():
-        return of_run(workspace, word, kind, known, cluster)
-    path = Path(word).resolve()
-    return Outside(path, "", run=None, file=True)
-
-
-def _known(workspace: Path) -> tuple[list[RunRecord], list[InputError]]:
-    """All records, and what is wrong with those that cannot be read, which is said too."""
-    broken: list[InputError] = []
-    known = records.read_all(workspace, broken)
-    for error in broken:
-        report_damage(error)
-    return known, broken
-
-
-def given(workspace: Path, kind: str, word: str, where: str, cluster: str) -> Outside:
-    """An input named on the command line: a folder, or a run that made it."""
-    known, _ = _known(workspace)
-    if any(record.run == word for record in known):
-        return of_run(workspace, word, kind, known, cluster)
-    path = Path(word)
-    if not path.is_dir():
-        raise InputError(f"{word!r} is neither a folder nor a run", where=where)
-    path = path.resolve()
-    if Workspace(workspace).is_artifact(path):
-        return Outside(path, path.name, _shards(ArtifactFolder(path).config))
-    return Outside(path, model.fingerprint_of_folder(path))
-
-
-def embedding_dim(source: Outside, key: str | None = None) -> int | None:
-    """Length of an embedding in a folder of ready embeddings; None while jobs still make it.
-
-    key: the name of the matrix, where the files hold several. ``InputError`` for no embeddings.
-    """
-    if source.waits_for or (source.shards
-                            and len(artifacts.finished(source.path)) < len(source.shards)):
-        return None
-    from l3hpc.datasets.embeddings import open_source
-
-    return open_source(source.path, key=key).dim
-
-
-def of_run(workspace: Path, run: str, kind: str, known: list[RunRecord],
-           cluster: str) -> Outside:
-    """The output of the step ``kind`` of one run; ``InputError`` if it has and will have none."""
-    usable = [record.run for record in known if _usable(workspace, record, kind, cluster)]
-    for record in known:
-        if record.run == run:
-            found = _usable(workspace, record, kind, cluster)
-            if found is None:
-                raise InputError(f"the run {run!r} has no finished {kind}, and no job on {cluster} "
-                                 "that makes it",
-                                 allowed=f"these have one: {', '.join(usable)}" if usable else None)
-            return found
-    raise InputError(f"{run!r} is neither a run nor a file",
-                     allowed=nearest(run, usable) if usable else None,
-                     hint="list the runs with l3hpc status")
-
-
-def _usable(workspace: Path, record: RunRecord, kind: str, cluster: str) -> Outside | None:
-    for step in record.steps:
-        if step.kind == kind:
-            artifact = Path(step.artifact)
-            if _finished(step):
-                waits: tuple[str, ...] = ()
-            elif step.job and record.cluster == cluster and _lives(workspace, record, step):
-                waits = tuple(attempts.open_jobs(step, artifacts.finished(artifact)))
-            else:
-                continue
-            frozen = Workspace(workspace).run(record.run).step(step.name).config
-            shards = _shards(ArtifactFolder(artifact).config, frozen)
-            return Outside(artifact, artifact.name, shards, waits, record.run)
-    return None
-
-
-def _lives(workspace: Path, record: RunRecord, step: StepRecord) -> bool:
-    """Whether the record says that a job is at work on the step (a scheduler is not asked)."""
-    if (record.state, step.state) != (RunState.SUBMITTED, StepState.SUBMITTED):
-        return False
-    if not record.capabilities.runner:
-        return True
-    jobs = LocalJobs(workspace, record.run)
-    return jobs.runner() is not None and any(
-        job.state in LIVE for job in jobs.jobs.values() if job.job == step.job)
-
-
-def _finished(step: StepRecord) -> bool:
-    return len(artifacts.finished(Path(step.artifact))) >= step.tasks
-
-
-def _shards(*frozen: Path) -> list[dict[str, Any]]:
-    for path in frozen:
-        if path.is_file():
-            try:
-                return list(check_mapping(_Shards, read_json(path), "config").get("shards", []))
-            except InputError as error:
-                report_damage(InputError(error.message, where=error.where or str(path)))
-    return []
-
-
-class _Shards(TypedDict):
-    shards: NotRequired[list[dict[str, Any]]]
+    return _PLACEHOLDER.sub(path_of, value)

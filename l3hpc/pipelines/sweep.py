@@ -1,9 +1,8 @@
-"""Sweeps: one run over all combinations of some options, with what they share computed once.
+"""Sweeps: one run over all combinations of some options, in which shared steps are computed once.
 
-Every combination is planned by itself; steps of the same content (fingerprint) are one step of the
-run. A step that differs gets the values that make it differ into its name: ``train-64-dpp``. It
-waits for its own parents only, so no combination waits for the slowest. (``job_arrays``: which of
-them go to Slurm together.)
+Every combination is planned separately; steps with the same fingerprint become one step of the
+run. A step that differs between combinations is named after the values that make the difference:
+``train-64-dpp``. It depends only on its own inputs, so no combination waits for the slowest one.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from l3hpc.config.settings import Config
 from l3hpc.console.formatting import table_lines
@@ -21,32 +19,62 @@ from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.definition import Pipeline
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.external_inputs import ExternalInput
 from l3hpc.pipelines.options import OPTIONS
-from l3hpc.pipelines.plan import Request, check_name, labelled, planned_steps, run_name
-from l3hpc.pipelines.resolve import Outside
+from l3hpc.pipelines.plan import Request, check_name, planned_steps, run_name, with_labels
+from l3hpc.pipelines.planned import Plan, PlannedStep
 
-MOST = 1000
-Combination = dict[str, str]
+MAX_COMBINATIONS = 1000
+Combination = dict[str, str]  # option → value
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The plan of a sweep. combinations: step name by base step, for every combination."""
+    """The plan of a sweep.
+
+    Attributes
+    ----------
+    plan : Plan
+        All steps of all combinations, each once.
+    combinations : list of (dict, dict)
+        Option → value, and name in the pipeline → name in the plan of its steps.
+    """
 
     plan: Plan
     combinations: list[tuple[Combination, dict[str, str]]]
 
     @property
     def shared(self) -> list[str]:
-        """Names of the steps that several combinations use."""
+        """Names of the steps that more than one combination uses."""
         used = [set(steps.values()) for _, steps in self.combinations]
         return [step.name for step in self.plan.steps
                 if sum(step.name in names for names in used) > 1]
 
 
-def parse(texts: Sequence[str]) -> dict[str, list[str]]:
-    """``emb-dim=64,128`` … as option → values, in the order given."""
+def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The values of a grid.
+
+    Parameters
+    ----------
+    texts
+        ``OPTION=VALUE,VALUE`` each; an option of the pipeline or ``step.parameter``.
+
+    Returns
+    -------
+    dict
+        Option → its values as typed, in the order given.
+
+    Raises
+    ------
+    InputError
+        For a text of another form, an unknown option, and an option or value that is listed twice.
+
+    Examples
+    --------
+    >>> from l3hpc.pipelines.sweep import parse_grid
+    >>> parse_grid(["emb-dim=64,128", "train.epochs=5"])
+    {'emb-dim': ['64', '128'], 'train.epochs': ['5']}
+    """
     grid: dict[str, list[str]] = {}
     for text in texts:
         name, sign, values = text.partition("=")
@@ -58,7 +86,7 @@ def parse(texts: Sequence[str]) -> dict[str, list[str]]:
         if name in grid:
             raise InputError(f"--grid {name} is given twice")
         if len(set(listed)) < len(listed):
-            raise InputError(f"--grid {text!r} names a value twice")
+            raise InputError(f"--grid {text!r} lists the same value twice")
         if "." not in name and name not in OPTIONS:
             raise InputError(f"--grid: unknown option {name!r}", allowed=nearest(name, OPTIONS),
                              hint="or STEP.PARAMETER=VALUE,VALUE")
@@ -70,70 +98,114 @@ def parse(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def combinations(grid: Mapping[str, Sequence[str]]) -> list[Combination]:
-    """All of them, the last option changing fastest. More than 1,000 are refused."""
+    """All combinations of a grid, the last option changing fastest.
+
+    Parameters
+    ----------
+    grid
+        Option → values.
+
+    Raises
+    ------
+    InputError
+        For more than 1,000 combinations.
+
+    Examples
+    --------
+    >>> from l3hpc.pipelines.sweep import combinations
+    >>> combinations({"mels": ["64", "128"], "approx": ["pca"]})
+    [{'mels': '64', 'approx': 'pca'}, {'mels': '128', 'approx': 'pca'}]
+    """
     count = 1
     for values in grid.values():
         count *= len(values)
-    if count > MOST:
-        raise InputError(f"--grid makes {count:,} combinations", allowed=f"at most {MOST:,}")
+    if count > MAX_COMBINATIONS:
+        raise InputError(f"--grid makes {count:,} combinations",
+                         allowed=f"at most {MAX_COMBINATIONS:,}")
     return [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
 
 
 def build(pipeline: str | Pipeline, config: Config, request: Request,
           grid: Mapping[str, Sequence[str]], *, date: datetime.date | None = None,
           user: str | None = None) -> Sweep:
-    """The plan of all combinations. Raises ``InputError`` where any of them is impossible."""
-    found = definition.load(pipeline) if isinstance(pipeline, str) else pipeline
-    check_name(request.name or found.name)
+    """The plan of all combinations.
+
+    Parameters
+    ----------
+    pipeline, config, request, date, user
+        As for ``plan.build``.
+    grid
+        Option → values (``parse_grid``).
+
+    Raises
+    ------
+    InputError
+        Where any of the combinations cannot work, with its values.
+    """
+    loaded = definition.load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    check_name(request.name or loaded.name)
     for name in grid:
         if (request.options or {}).get(name) is not None:
             raise InputError(f"--{name} and --grid {name} are both given")
     every: list[tuple[Combination, dict[str, PlannedStep]]] = []
-    students: list[Outside] = []
+    students: list[ExternalInput] = []
     for chosen in combinations(grid):
         try:
-            steps, students = planned_steps(found, config, _request(request, chosen))
+            steps, students = planned_steps(loaded, config, _with_values(request, chosen))
         except InputError as error:
-            error.message = f"{_words(chosen)}: {error.message}"
+            error.message = f"{_label(chosen)}: {error.message}"
             raise
         every.append((chosen, steps))
     names = _names(every)
     merged: dict[str, PlannedStep] = {}
-    used = []
+    named = []
     for chosen, steps in every:
-        own = {base: names[base, step.fingerprint] for base, step in steps.items()}
+        new_name = {base: names[base, step.fingerprint] for base, step in steps.items()}
         for base, step in steps.items():
-            merged.setdefault(own[base], replace(
-                step, name=own[base], needs=tuple(own[need] for need in step.needs)))
-        used.append((chosen, own))
-    run = run_name(config.workspace, request.name or found.name,
+            merged.setdefault(new_name[base], replace(
+                step, name=new_name[base], needs=tuple(new_name[need] for need in step.needs)))
+        named.append((chosen, new_name))
+    run = run_name(config.workspace, request.name or loaded.name,
                    [step.fingerprint for step in merged.values()], date or datetime.date.today())
-    tagged = labelled(merged, config, found.name, run, user or current_user(), students)
-    options = {**request.typed(), "grid": {name: list(values) for name, values in grid.items()},
-               "combinations": [{"values": chosen, "steps": own} for chosen, own in used]}
-    return Sweep(Plan(run=run, pipeline=found.name, workspace=config.workspace,
-                      profile=config.profile, steps=tagged, options=options,
-                      ledger=config.ledger), used)
+    labelled = with_labels(merged, config, loaded.name, run, user or current_user(), students)
+    options = {**request.as_typed(), "grid": {name: list(values) for name, values in grid.items()},
+               "combinations": [{"values": chosen, "steps": new_name}
+                                for chosen, new_name in named]}
+    return Sweep(Plan(run=run, pipeline=loaded.name, workspace=config.workspace,
+                      profile=config.profile, steps=labelled, options=options,
+                      ledger=config.ledger), named)
 
 
 def table(sweep: Sweep) -> str:
-    """The combinations as a table, with the state of their own steps."""
+    """The combinations as a table, with the state of the steps that only they use.
+
+    Parameters
+    ----------
+    sweep
+        The sweep.
+
+    Returns
+    -------
+    str
+        Lines for the preview.
+    """
     by_name = {step.name: step for step in sweep.plan.steps}
     shared = set(sweep.shared)
     options = list(sweep.combinations[0][0])
     rows = [(*options, "own steps", "state")]
     for chosen, steps in sweep.combinations:
         own = [name for name in steps.values() if name not in shared]
-        left = sum(bool(by_name[name].missing) for name in own)
-        state = "done before" if not left else f"{left} of {len(own)} to run"
+        to_run = sum(bool(by_name[name].missing) for name in own)
+        state = "done before" if not to_run else f"{to_run} of {len(own)} to run"
         rows.append((*(chosen[name] for name in options), " ".join(own) or "–", state))
-    words = f"{len(sweep.combinations)} combinations"
+    summary = f"{len(sweep.combinations)} combinations"
     if shared:
-        words += f"; shared: {' '.join(sweep.shared)}"
-    return "\n".join([*table_lines(rows), f"  {words}"])
+        summary += f"; shared: {' '.join(sweep.shared)}"
+    return "\n".join([*table_lines(rows), f"  {summary}"])
 
 
-def _request(request: Request, chosen: Combination) -> Request:
+def _with_values(request: Request, chosen: Combination) -> Request:
+    """The request of one combination."""
     options = dict(request.options or {})
     sets = list(request.sets)
     for name, value in chosen.items():
@@ -144,26 +216,31 @@ def _request(request: Request, chosen: Combination) -> Request:
     return replace(request, options=options, sets=tuple(sets))
 
 
-def _typed(name: str, value: str) -> Any:
+def _typed(name: str, value: str) -> int | float | str:
+    """A value of the grid in the type of its option."""
     option = OPTIONS[name]
-    kinds = {"int": int, "float": float}
+    types: dict[str, type[int] | type[float]] = {"int": int, "float": float}
     try:
-        typed = kinds.get(option.kind, str)(value)
+        typed = types.get(option.kind, str)(value)
     except ValueError:
         raise InputError(f"--grid {name}: {value!r} is not a number") from None
     if option.choices and value not in option.choices:
-        raise InputError(f"--grid {name}: {value!r} is not one of its values",
+        raise InputError(f"--grid {name}: {value!r} is not an allowed value",
                          allowed=", ".join(option.choices))
     return typed
 
 
-def _words(chosen: Combination) -> str:
+def _label(chosen: Combination) -> str:
+    """``emb-dim=64, sampling=dpp``."""
     return ", ".join(f"{name}={value}" for name, value in chosen.items())
 
 
 def _names(every: Sequence[tuple[Combination, Mapping[str, PlannedStep]]]
            ) -> dict[tuple[str, str], str]:
-    """(base step, fingerprint) → name: the base's own, or with the values that set it apart."""
+    """(name in the pipeline, fingerprint) → name in the run.
+
+    The name in the pipeline, with the values that make the difference where combinations differ.
+    """
     names: dict[tuple[str, str], str] = {}
     for base in {base: None for _, steps in every for base in steps}:
         groups: dict[str, list[Combination]] = {}
@@ -171,15 +248,16 @@ def _names(every: Sequence[tuple[Combination, Mapping[str, PlannedStep]]]
             if base in steps:
                 groups.setdefault(steps[base].fingerprint, []).append(chosen)
         taken: set[str] = set()
-        for mark, members in groups.items():
+        for fingerprint, members in groups.items():
             name = base
             if len(groups) > 1:
-                deciding = [option for option in members[0]
-                            if len({chosen[option] for chosen in members}) == 1]
-                parts = [re.sub(r"[^A-Za-z0-9_]+", "_", members[0][option]) for option in deciding]
+                common = [option for option in members[0]
+                          if len({chosen[option] for chosen in members}) == 1]
+                parts = [re.sub(r"[^A-Za-z0-9_]+", "_", members[0][option]) for option in common]
+                # A name is at most 64 characters and is part of paths and job names.
                 name = "-".join([base, *parts])[:60]
                 if name in taken or name == base:
-                    name = f"{name[:50]}-{mark[:6]}"
+                    name = f"{name[:50]}-{fingerprint[:6]}"
             taken.add(name)
-            names[base, mark] = name
+            names[base, fingerprint] = name
     return names

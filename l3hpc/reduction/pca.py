@@ -87,7 +87,7 @@ def moments(
     Examples
     --------
     >>> import numpy as np
-    >>> from l3hpc.reduction.moments import moments
+    >>> from l3hpc.reduction.pca import moments
     >>> found = moments([np.array([[1.0, 0.0]]), np.array([[3.0, 0.0]])])
     >>> found.count, found.mean.tolist(), found.constant.tolist()
     (2, [2.0, 0.0], [False, True])

@@ -30,7 +30,7 @@ from l3hpc.report.data import (
     StepFacts,
     Variance,
 )
-from l3hpc.steps import AnyStep, Finding, foreign
+from l3hpc.steps import AnyStep, ReportItem, foreign
 from l3hpc.steps import step as step_of
 from l3hpc.workspace.layout import ArtifactFolder
 
@@ -89,13 +89,13 @@ def collect(
                             for kind, found in results.items()}
     loaded, notes = _load_steps(folders)
     networks, network_notes = _networks(loaded, folders, summaries)
-    teacher = _teacher(summaries.get(_kind_with(Finding.TEACHER, first, loaded), []))
+    teacher = _teacher(summaries.get(_kind_with(ReportItem.TEACHER, first, loaded), []))
     # a teacher is trained before its student, so of two trainings the last one is the student's
-    trained = _kind_with(Finding.TRAINING, reversed(first), loaded)
+    trained = _kind_with(ReportItem.TRAINING, reversed(first), loaded)
     model = _model_file(first.get(trained), summaries.get(trained, []))
-    correspondence = summaries.get(_kind_with(Finding.CORRESPONDENCE, first, loaded), [{}])[0]
-    fitted = _kind_with(Finding.VARIANCE, first, loaded)
-    evaluated = _kind_with(Finding.SCORES, first, loaded)
+    correspondence = summaries.get(_kind_with(ReportItem.CORRESPONDENCE, first, loaded), [{}])[0]
+    fitted = _kind_with(ReportItem.VARIANCE, first, loaded)
+    evaluated = _kind_with(ReportItem.SCORES, first, loaded)
     return ReportData(
         run=run, title=title,
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
@@ -150,9 +150,9 @@ def _load_steps(kinds: Iterable[str]) -> tuple[dict[str, AnyStep], list[str]]:
     return loaded, notes
 
 
-def _kind_with(finding: Finding, kinds: Iterable[str], loaded: Mapping[str, AnyStep]) -> str:
-    """Return the first kind whose step has this finding; an empty text if none has."""
-    return next((kind for kind in kinds if kind in loaded and finding in loaded[kind].findings),
+def _kind_with(item: ReportItem, kinds: Iterable[str], loaded: Mapping[str, AnyStep]) -> str:
+    """Return the first kind whose step has this item; an empty text if none has."""
+    return next((kind for kind in kinds if kind in loaded and item in loaded[kind].report_items),
                 "")
 
 
@@ -357,7 +357,8 @@ def _networks(loaded: Mapping[str, AnyStep], folders: Mapping[str, Path], summar
                         for name, spec in step.networks(params, summaries.get(kind, []))]
         # the code of another package may raise anything, also SystemExit
         except (Exception, SystemExit) as error:
-            problem = step_error(kind, f"networks() failed: {type(error).__name__}: {error}")
+            problem = error if isinstance(error, InputError) else step_error(
+                kind, f"networks() failed: {type(error).__name__}: {error}")
             report_damage(problem)
             notes.append(f"The networks of a step are not shown. {problem}")
             continue

@@ -15,7 +15,7 @@ from l3hpc.config.units import slurm_time
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError
 from l3hpc.io.files import write_text
-from l3hpc.pipelines.model import Plan
+from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status
 from l3hpc.schedulers import scripts
 from l3hpc.schedulers.base import JobId, JobRequest, OutcomeUnknownError, submitted_job

@@ -271,7 +271,8 @@ def submit(
                        for name, listed in (grid or {}).items()]}
     plan, _ = plan_from_options(pipeline, values)
     if not yes and preview.needs_confirmation(plan):
-        raise InputError(f"this may cost {preview.at_most(plan).words()}; nothing was submitted",
+        cost = preview.maximum_cost(plan).as_text()
+        raise InputError(f"this may cost {cost}; nothing was submitted",
                          hint="To submit it all the same: yes=True")
     record = submission.submit(plan, detach=True)
     return Run(plan.workspace, record.run)

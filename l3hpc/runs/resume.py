@@ -21,7 +21,7 @@ from l3hpc.config.units import parse_memory, parse_time
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.io.files import make_durable, write_json
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import (
     ledger_sync,
     status,

@@ -21,7 +21,7 @@ from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import current_user, make_durable, share_file, write_json
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import ledger_sync, submission_lock
 from l3hpc.runs.dependencies import made_elsewhere
 from l3hpc.runs.submit_jobs import arrays_of, hand_over, write_scripts
@@ -148,7 +148,7 @@ def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
     while waiting:
         ready = [step for step in waiting if set(step.needs) <= names]
         if not ready:
-            raise InputError("these steps wait for each other: "
+            raise InputError("circular dependency between steps: "
                              + ", ".join(step.name for step in waiting))
         ordered += ready
         names |= {step.name for step in ready}

@@ -18,7 +18,7 @@ from l3hpc import schedulers
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import write_text
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailed
 from l3hpc.schedulers import requeue_policy, scripts

@@ -20,7 +20,7 @@ from l3hpc.workspace.local_jobs import LocalJob
 from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
 
 if TYPE_CHECKING:
-    from l3hpc.pipelines.model import Plan, PlannedStep
+    from l3hpc.pipelines.planned import Plan, PlannedStep
     from l3hpc.schedulers.requeue_policy import Decision
 
 

@@ -20,7 +20,7 @@ from l3hpc.workspace.markers import StepState
 
 if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile
-    from l3hpc.pipelines.model import PlannedStep
+    from l3hpc.pipelines.planned import PlannedStep
 
 HELPER_MB = 100
 WARNED = 128 + signal.SIGUSR2  # exit code of a process that the warning before the limit ended

@@ -36,7 +36,7 @@ from l3hpc.config.profile import ClusterProfile, plain
 from l3hpc.config.units import slurm_time
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.io.files import share_file
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers.base import JobId, JobRequest
 from l3hpc.workspace.layout import StepFolder
 

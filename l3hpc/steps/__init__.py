@@ -1,15 +1,28 @@
-"""The kinds of work of which pipelines are made. Importing this loads no step."""
+"""The kinds of work of which pipelines consist. Importing this package imports no step."""
 
-from l3hpc.steps.base import LEDGER_FOLDERS, Finding, Input, Output, Params, PlanParams, Step, Task
+from l3hpc.steps.base import (
+    LEDGER_FOLDERS,
+    Input,
+    Output,
+    Params,
+    PlanParams,
+    ReportItem,
+    Step,
+    Task,
+)
 from l3hpc.steps.registry import (
     BUILT_IN,
+    VALID_NAME,
     AnyStep,
     foreign,
     is_known,
+    is_valid_name,
     names,
     problems,
     step,
+    summary_text,
 )
 
-__all__ = ["BUILT_IN", "LEDGER_FOLDERS", "AnyStep", "Finding", "Input", "Output", "Params",
-           "PlanParams", "Step", "Task", "foreign", "is_known", "names", "problems", "step"]
+__all__ = ["BUILT_IN", "LEDGER_FOLDERS", "VALID_NAME", "AnyStep", "Input", "Output", "Params",
+           "PlanParams", "ReportItem", "Step", "Task", "foreign", "is_known", "is_valid_name",
+           "names", "problems", "step", "summary_text"]

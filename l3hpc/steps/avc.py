@@ -13,17 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.steps.base import (
-    Finding,
     Input,
     Params,
     PlanParams,
+    ReportItem,
     Results,
     Shard,
     Step,
@@ -201,7 +201,7 @@ def _splits(params: AvcPairsParams) -> dict[str, list[Any]]:
     return split(items, params.validation_share, params.test_share, params.seed)
 
 
-TAB = "embedding"
+TAB: Final = "embedding"
 PUBLISHED = (64, 64, 128, 128, 256, 256, 512, 512)
 PUBLISHED_FRONT = (48000, 256, 242, 2048, None)  # two of its mel bands hear nothing
 AUDIO, TEACHER, VISION = "audio.h5", "teacher.h5", "vision.h5"
@@ -256,7 +256,7 @@ class AvcTrain(Step[AvcTrainParams]):
     continues = True
     tab = TAB
     ledger_folder = "model_dir"
-    findings = frozenset({Finding.TRAINING, Finding.CORRESPONDENCE})
+    report_items = frozenset({ReportItem.TRAINING, ReportItem.CORRESPONDENCE})
     kept_files = ("history.csv", "teacher.h5", "evaluation.json")
 
     def check(self, params: AvcTrainParams, plan: PlanParams) -> None:
@@ -264,7 +264,7 @@ class AvcTrain(Step[AvcTrainParams]):
         from l3hpc.avc.network import VisionSpec
         from l3hpc.models.spec import check_student
 
-        pairs = AvcPairs().own(plan)
+        pairs = AvcPairs().params_in(plan)
         front = (params.asr, params.mels, params.hop, params.dft, params.fmax)
         if params.audio_weights is None and front != PUBLISHED_FRONT:
             check_student(params.asr, params.mels, params.hop, params.dft, params.fmax,

@@ -1,14 +1,17 @@
-"""What every step is made of: typed parameters, a task to run, one folder as output.
+"""What every step consists of: typed parameters, tasks to run, and one folder as output.
 
 A step is a subclass of ``Step``: it states its name, version, parameters and inputs, and does the
-work in ``run``. It knows nothing of Slurm, Click or runs, and imports TensorFlow, pandas or
-scikit-learn only inside ``run``. Planner, command line, report and doctor know steps by what they
-say here and never by name, so that a step of another package (``docs/steps/your-own.md``) is worth
-as much as one of ours.
+work in ``run``. It is independent of Slurm, Click and runs, and imports TensorFlow, pandas or
+scikit-learn only inside ``run``. Planner, command line, report and doctor use only the attributes
+and methods defined here and never a step's name, so that a step of another package
+(``docs/steps/your-own.md``) works everywhere like one of ours.
+
+What a task is given comes first, then what a step states about itself, then ``Step``.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,25 +31,38 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+# what a task is given --------------------------------------------------------------------------
+
+
 class Recorder(Protocol):
-    """Where a step records results for the ledger. Never raises into the step."""
+    """Records results for the ledger. An implementation never raises into the step."""
 
     def record(self, tab: str, values: Mapping[str, Any], *, epoch: int | None = None) -> None:
-        """Add ``values`` (field name → value) to this task's row of ``tab``."""
+        """Add values to this task's row of a tab.
+
+        Parameters
+        ----------
+        tab
+            Name of the tab.
+        values
+            Field name → value.
+        epoch
+            The epoch that they belong to, from 1 (None: no epoch).
+        """
 
 
 class NoRecorder:
-    """Records nothing: for steps run by hand or in tests."""
+    """Records nothing: for single steps (``l3hpc run``) and tests."""
 
     def record(self, tab: str, values: Mapping[str, Any], *, epoch: int | None = None) -> None:
-        """Forget the values."""
+        """Discard the values."""
 
 
 class Preemption:
-    """Where a long task leaves word how to save itself when the node is taken away.
+    """Functions that save the state of a long task when its job is about to be killed.
 
-    The worker calls ``save`` from its signal handler, between two Python instructions of the task;
-    a task registers only functions that are safe to call there.
+    The worker calls ``save`` from its signal handler, between two Python instructions of the task:
+    register only functions that are safe to call there.
     """
 
     def __init__(self) -> None:
@@ -67,23 +83,38 @@ class Preemption:
             saver()
 
 
-PREEMPTION = Preemption()  # a process runs one task at a time
+PREEMPTION = Preemption()  # one is enough: a process runs one task at a time
 
 
 @dataclass(frozen=True)
 class Task:
-    """One shard of a step at work.
+    """What ``run`` is given besides the parameters.
 
-    output: an empty temporary folder; what is in it when ``run`` returns becomes the task's part of
-        the artifact by one rename.
-    scratch: survives a killed attempt of the same task; for checkpoints and finished files. It is
-        removed when the task is done.
-    inputs: step name → artifact folder (see ``l3hpc.io.files.task_folders``) or a folder of
+    Attributes
+    ----------
+    output : Path
+        An empty temporary folder. When ``run`` returns, it becomes the task's part of the artifact
+        in one rename.
+    scratch : Path
+        Kept when an attempt of the task is killed: for checkpoints and finished files. Removed
+        when the task is done.
+    inputs : dict
+        Step name → artifact folder (see ``l3hpc.io.files.task_folders``), or a folder of
         published files.
-    shard: this task's entry of the frozen list that ``shards`` returned.
-    labels: what only the ledger needs (user name, model folder, run); never decides content.
-    threads: processor cores that this task may use.
-    preemption: what the worker calls on a preemption or time-limit signal.
+    index : int
+        Number of the task, from 0.
+    shard : dict
+        This task's entry of the list that ``shards`` returned.
+    labels : dict
+        What only the ledger needs (user name, model folder, run); never affects content.
+    progress : Progress
+        For progress and notes.
+    recorder : Recorder
+        For rows of the ledger.
+    threads : int
+        Cores that the task may use.
+    preemption : Preemption
+        Where to register functions that save a checkpoint at a preemption or time-limit signal.
     """
 
     output: Path
@@ -98,35 +129,38 @@ class Task:
     preemption: Preemption = PREEMPTION
 
 
+# what a step states about itself ---------------------------------------------------------------
+
+
 class Output(str, Enum):
-    """What kind of thing a step makes: it decides which option may name it in place of the step."""
+    """What kind of output a step has, which decides the option that can replace it."""
 
     EMBEDDINGS = "embeddings"  # --embedding-dir
     STUDENT = "student"  # --student
     OTHER = "other"
 
 
-class Finding(str, Enum):
-    """What the report finds in a step's output."""
+class ReportItem(str, Enum):
+    """What the report can show of a step's output, and the files or keys that it reads."""
 
-    TEACHER = "teacher"  # "teacher" in the result: which network embedded
+    TEACHER = "teacher"  # "teacher" in the result: which network made the embeddings
     TRAINING = "training"  # history.csv, and the model that the result names
     VARIANCE = "variance"  # phi.h5
     SCORES = "scores"  # evaluation.json, curves.json
-    CORRESPONDENCE = "correspondence"  # "test" in the result: pairs told apart
+    CORRESPONDENCE = "correspondence"  # "test" in the result: accuracy on audio-visual pairs
 
 
 @dataclass(frozen=True)
 class Input:
     """An input of a step: the output of another one.
 
-    Parameters
+    Attributes
     ----------
-    required
-        Whether the step cannot do without.
-    parameter
-        Name of the parameter that, when it is set, stands in for the input (a file in place of
-        what an earlier step makes).
+    required : bool
+        Whether the step cannot run without it.
+    parameter : str
+        Name of the parameter that replaces the input when it is set (a file in place of the output
+        of an earlier step); empty for none.
     """
 
     required: bool = True
@@ -134,44 +168,49 @@ class Input:
 
 
 P = TypeVar("P", bound=Params)
-PlanParams = Mapping[str, BaseModel]  # parameters of the steps of a plan, by name of the step
+PlanParams = Mapping[str, Params]  # kind of step → its parameters in a plan
 Shard = dict[str, Any]  # what one task works on, as JSON values
-Upstream = Mapping[str, Sequence[Mapping[str, Any]]]  # input → its shards ([]: files of others)
+Upstream = Mapping[str, Sequence[Mapping[str, Any]]]  # input → its shards ([]: published files)
 Results = Sequence[Mapping[str, Any]]  # what ``run`` returned, task by task
 
-# the labels under which rows of the ledger name a folder → the step whose folder it is in a run
-# where no other step says so
+LedgerFolder = Literal["model_dir", "output_dir"]
+# Field of the ledger that names a folder → the step whose folder it is, in a run in which no
+# other step declares it as its ``ledger_folder``.
 LEDGER_FOLDERS = {"model_dir": "train", "output_dir": "classify"}
+LedgerTab = Literal["embedding_approx_mse", "sonyc_ust", "emb_approx_sonyc_ust", "classifier",
+                    "prunedembedding", "distillation", "embedding"]
 
 
-class Step(Generic[P]):
-    """One kind of work. Subclasses state the attributes and implement ``shards`` and ``run``.
+class Step(ABC, Generic[P]):
+    """One kind of work. Subclasses set the attributes and implement ``shards`` and ``run``.
 
     Attributes
     ----------
-    name
+    name : str
         As in pipelines and folders.
-    version
-        Raise it when the output changes: artifacts of earlier versions are then not used again.
-    title
-        What comes out, in a few words.
-    params_type
+    version : int
+        Increase it when the output changes: artifacts of earlier versions are then not reused.
+    title : str
+        The output, in a few words.
+    params_type : type of Params
         The class of the parameters.
-    inputs
-        Name of the step → how its output is used.
-    not_in_fingerprint
-        Parameters that say where or how fast but never what comes out: ``digests`` speaks for the
-        content of what they point at.
-    output
-        What kind of thing comes out.
-    continues
-        Whether a task that a time limit ends goes on at a checkpoint.
-    tab
+    inputs : dict
+        Kind of step → how its output is used.
+    not_in_fingerprint : frozenset of str
+        Parameters that locate something or affect only speed. ``digests`` covers the content of
+        the files that they name.
+    output : Output
+        The kind of output.
+    continues : bool
+        Whether a task that reached its time limit resumes from a checkpoint.
+    tab : str or None
         The tab of the ledger in which the step records rows.
-    ledger_folder
-        The label under which rows of the ledger name this step's folder.
-    findings, kept_files
-        What the report shows of it, and patterns of the files that are copied beside the report.
+    ledger_folder : str or None
+        The field in which rows of the ledger name this step's folder.
+    report_items : frozenset of ReportItem
+        What the report shows of the output.
+    kept_files : tuple of str
+        Patterns of the files that are copied to the report's folder.
     """
 
     name: str
@@ -182,19 +221,34 @@ class Step(Generic[P]):
     not_in_fingerprint: frozenset[str] = frozenset()
     output: Output = Output.OTHER
     continues: bool = False
-    tab: str | None = None
-    ledger_folder: Literal["model_dir", "output_dir"] | None = None
-    findings: frozenset[Finding] = frozenset()
+    tab: LedgerTab | None = None
+    ledger_folder: LedgerFolder | None = None
+    report_items: frozenset[ReportItem] = frozenset()
     kept_files: tuple[str, ...] = ()
 
-    def own(self, plan: PlanParams) -> P | None:
+    def parse(self, values: Mapping[str, Any]) -> P:
+        """The typed parameters.
+
+        Parameters
+        ----------
+        values
+            Name → value, as in YAML or JSON.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            For invalid values.
+        """
+        return self.params_type.model_validate(dict(values))
+
+    def params_in(self, plan: PlanParams) -> P | None:
         """This step's parameters in a plan; None where the plan has no such step."""
-        found = plan.get(self.name)
-        return found if isinstance(found, self.params_type) else None
+        params = plan.get(self.name)
+        return params if isinstance(params, self.params_type) else None
 
     def implied(self, stated: Collection[str], earlier: PlanParams,
                 audio: Path | None) -> dict[str, Any]:
-        """Parameters that nobody stated and that follow from the rest of the plan.
+        """Parameters that are not given and follow from the rest of the plan.
 
         Parameters
         ----------
@@ -213,9 +267,9 @@ class Step(Generic[P]):
         Parameters
         ----------
         params
-            Of this step.
+            Parameters of this step.
         plan
-            Of all steps of the plan, to compare with.
+            Parameters of all steps of the plan, to compare with.
 
         Raises
         ------
@@ -225,49 +279,91 @@ class Step(Generic[P]):
 
     def check_embeddings(self, params: P, source: str, available: Collection[str], folder: Path,
                          length: Callable[[str | None], int | None]) -> None:
-        """Refuse a folder of ready embeddings that this step cannot use.
+        """Refuse a folder of existing embeddings that this step cannot use.
 
         Parameters
         ----------
+        params
+            Parameters of this step.
         source
-            The input that the folder stands for.
+            The input that the folder replaces.
         available
             All inputs that the step has.
         folder
-            Where the embeddings lie.
+            The folder of embeddings.
         length
-            Dataset (None: the only one) → length of an embedding there, None while jobs still
-            make it. It refuses a folder without embeddings.
+            Dataset (None: the only one) → length of an embedding there, None while jobs are still
+            writing it. Raises ``InputError`` for a folder without embeddings.
+
+        Raises
+        ------
+        InputError
+            With the parameter or option to change.
         """
         length(None)
 
     def packages(self, params: P) -> dict[str, str]:
-        """Importable name of what this needs beyond the core dependencies → how to install it."""
+        """Importable name of each package needed beyond l3hpc's own → how to install it."""
         return {}
 
     def describe(self, params: P, plan: PlanParams) -> str:
-        """One line for the plan that a person sees before submitting; may be empty."""
+        """One line for the preview of a plan; may be empty.
+
+        Parameters
+        ----------
+        params
+            Parameters of this step.
+        plan
+            Parameters of this step and of those on which it depends.
+        """
         return ""
 
     def shards(self, params: P, upstream: Upstream) -> list[Shard]:
-        """What each task works on; one task for everything, unless a step says otherwise."""
+        """What each task works on (default: one task for everything).
+
+        Parameters
+        ----------
+        params
+            Parameters of this step.
+        upstream
+            Input → the shards of the step that makes it; empty for published files.
+        """
         return [{}]
 
     def digests(self, params: P) -> dict[str, Any]:
-        """What identifies the content of files that the parameters name (not the inputs)."""
+        """JSON values that identify the content of files named by parameters (not of inputs)."""
         return {}
 
+    @abstractmethod
     def run(self, params: P, task: Task) -> dict[str, Any]:
-        """Do the work of one task: files into ``task.output``, JSON values as the result."""
-        raise NotImplementedError(f"the step {self.name} does not say how it runs")
+        """Do the work of one task.
+
+        Parameters
+        ----------
+        params
+            Parameters of this step.
+        task
+            What to work on, and where to write.
+
+        Returns
+        -------
+        dict
+            JSON values, for ``summary`` and the report.
+        """
 
     def summary(self, results: Results) -> str:
-        """What came out, in one line for ``status`` and the report; may be empty."""
+        """The output in one line, for ``status`` and the report; may be empty.
+
+        Parameters
+        ----------
+        results
+            What ``run`` returned, task by task.
+        """
         return ""
 
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Name and spec (``NetworkSpec.to_dict``) of the networks whose size the report shows.
+        """The networks whose size the report shows.
 
         Parameters
         ----------
@@ -275,5 +371,10 @@ class Step(Generic[P]):
             The frozen parameters, as JSON values.
         results
             Of the finished tasks; may be empty.
+
+        Returns
+        -------
+        sequence of (str, dict)
+            Name and spec (``NetworkSpec.to_dict``) of each.
         """
         return ()

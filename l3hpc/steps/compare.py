@@ -37,7 +37,7 @@ class Compare(Step[CompareParams]):
     def check(self, params: CompareParams, plan: PlanParams) -> None:
         """Refuse a judge that cannot judge, and another teacher than the one that is pruned."""
         prune.check(params, self.name)
-        pruned = Prune().own(plan)
+        pruned = Prune().params_in(plan)
         if pruned is not None and pruned.weights != params.weights:
             raise InputError(f"compares with {params.weights}, but {pruned.weights} is pruned",
                              where="compare.weights", allowed="one teacher for both")

@@ -20,10 +20,10 @@ from l3hpc.audio.conventions import letter_of, name_of
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.steps.base import (
-    Finding,
     Output,
     Params,
     PlanParams,
+    ReportItem,
     Results,
     Shard,
     Step,
@@ -98,7 +98,7 @@ class Extract(Step[ExtractParams]):
     params_type = ExtractParams
     not_in_fingerprint = frozenset({"audio", "weights", "max_failed", "batch_size", "engine"})
     output = Output.EMBEDDINGS
-    findings = frozenset({Finding.TEACHER})
+    report_items = frozenset({ReportItem.TEACHER})
     kept_files = ("skipped.csv",)
 
     def check(self, params: ExtractParams, plan: PlanParams) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from l3hpc.datasets.labelled import Folder
 
 
-TAB = "classifier"
+TAB: Final = "classifier"
 PARTS = ("train", "valid", "test")
 PUBLISHED_HOP = 0.1  # s, of embeddings that do not tell theirs
 # parameters that a row of the ledger names for each kind of classifier
@@ -109,7 +109,7 @@ class Folds(Step[FoldsParams]):
             raise InputError(f"has clips of {len(folds)} folds", where=str(params.clips),
                              allowed=f"{least} or more "
                                      f"(valid_fold: {str(params.valid_fold).lower()})")
-        embed = Embed().own(plan)
+        embed = Embed().params_in(plan)
         if params.subset == "all" and embed is not None and embed.subset != "all":
             raise InputError("only the clips of a subset are embedded", where="folds.subset",
                              hint=f"--subset {embed.subset} sets both")

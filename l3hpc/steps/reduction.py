@@ -19,11 +19,11 @@ from pydantic import Field
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.steps.base import (
-    Finding,
     Input,
     Output,
     Params,
     PlanParams,
+    ReportItem,
     Results,
     Shard,
     Step,
@@ -185,7 +185,7 @@ class Fit(Step[FitParams]):
     title = "the reduction φ, learnt on the sample"
     params_type = FitParams
     inputs = {"sample": Input()}
-    findings = frozenset({Finding.VARIANCE})
+    report_items = frozenset({ReportItem.VARIANCE})
     kept_files = ("phi.h5",)
     not_in_fingerprint = frozenset({"chunk"})
 
@@ -193,7 +193,7 @@ class Fit(Step[FitParams]):
         """Refuse more dimensions than the teacher has, and fewer samples than dimensions."""
         if params.approx == "none":
             return
-        teacher, subset = Extract().own(plan), Sample().own(plan)
+        teacher, subset = Extract().params_in(plan), Sample().params_in(plan)
         if teacher is not None:
             dim = teacher_dim(teacher.weights)
             if params.emb_dim > dim:
@@ -221,7 +221,7 @@ class Fit(Step[FitParams]):
         """``pca: 512 → 128``."""
         if params.approx == "none":
             return "none: the student learns the teacher's embedding itself"
-        teacher = Extract().own(plan)
+        teacher = Extract().params_in(plan)
         source = f"{teacher_dim(teacher.weights)} → " if teacher else "to "
         return f"{params.approx}: {source}{params.emb_dim}"
 

@@ -1,10 +1,13 @@
-"""The steps by name: ours, and those that installed packages register.
+"""The steps by name: those of l3hpc, and those that installed packages register.
 
-Importing this is cheap: the module of a step loads when the step is asked for, and the packages
-that are installed are looked through only for a name that is not one of ours. A package registers
-a step in the entry-point group ``l3hpc.steps``, as ``name = module:Class``. A pipeline, a workspace
-or a ``config.json`` can only name a step: what is not registered is refused and nothing of that
-name is imported.
+Importing this is cheap: the module of a step is imported when the step is requested, and installed
+packages are searched only for a name that is not one of ours. A package registers a step in the
+entry-point group ``l3hpc.steps``, as ``name = module:Class``. A pipeline, a workspace or a
+``config.json`` can only name a step: a name that is not registered is refused, and nothing is
+imported for it.
+
+Code of another package may be wrong in any way. Its attributes are checked when it is loaded, and
+its methods are wrapped, so that every error names the package and the step (``_wrap_methods``).
 """
 
 from __future__ import annotations
@@ -13,14 +16,28 @@ import functools
 import importlib
 import importlib.metadata
 import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from l3hpc.errors import InputError, nearest
-from l3hpc.steps.base import Step
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-AnyStep = Step[Any]  # the parameters of a step that is known by its name alone have no type
+from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.steps.base import (
+    Input,
+    LedgerFolder,
+    LedgerTab,
+    Output,
+    Params,
+    ReportItem,
+    Results,
+    Step,
+)
+
+AnyStep = Step[Any]  # the type of the parameters of a step that is requested by name is unknown
 GROUP = "l3hpc.steps"
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # of a folder, and before the dot in --set
+VALID_NAME = "1 to 64 letters, digits, _ and -, beginning with a letter"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # used in paths, and before the dot in --set
 _CLASSES = {
     "extract": "extract:Extract", "sample": "reduction:Sample", "fit": "reduction:Fit",
     "reduce": "reduction:Reduce", "train": "train:Train", "embed": "embed:Embed",
@@ -33,7 +50,7 @@ BUILT_IN = tuple(_CLASSES)
 
 
 def names() -> tuple[str, ...]:
-    """All steps: ours in the order in which they work, then those of other packages."""
+    """All steps: ours in the order of the pipelines, then those of other packages."""
     return (*BUILT_IN, *sorted(set(_registered()) - set(BUILT_IN)))
 
 
@@ -42,47 +59,82 @@ def is_known(name: str) -> bool:
     return name in _CLASSES or name in _registered()
 
 
+def is_valid_name(name: str) -> bool:
+    """Whether a step may have this name (``VALID_NAME``)."""
+    return _NAME.fullmatch(name) is not None
+
+
 @functools.cache
 def step(name: str) -> AnyStep:
     """The step of this name.
 
+    Parameters
+    ----------
+    name
+        One of ``names()``.
+
     Raises
     ------
     InputError
-        For an unknown name, with those that are close to it; for a step of another package that
-        cannot be loaded, or that two packages register, with the package.
+        For an unknown name, with similar ones; for a step of another package that cannot be
+        loaded, or that two packages register, with the package.
     """
     if name in _CLASSES:
-        module, _, kind = _CLASSES[name].partition(":")
-        found: AnyStep = getattr(importlib.import_module(f"l3hpc.steps.{module}"), kind)()
-        return found
+        module, _, cls = _CLASSES[name].partition(":")
+        built_in: AnyStep = getattr(importlib.import_module(f"l3hpc.steps.{module}"), cls)()
+        return built_in
     entries = _registered().get(name)
     if not entries:
         raise InputError(f"unknown step {name!r}", allowed=nearest(name, names()))
-    problem = _refusal(name, entries)
+    problem = _registration_problem(name, entries)
     if problem:
         raise problem
-    return _loaded(entries[0])
+    return _load(entries[0])
 
 
 def foreign() -> dict[str, str]:
-    """Steps of other packages → package and version, sound or not."""
+    """Steps of other packages → package and version, usable or not."""
     return {name: ", ".join(map(_package, entries)) for name, entries in _registered().items()}
 
 
 def problems() -> list[InputError]:
-    """What is wrong with the steps of other packages; loads all of them."""
-    found = list(_search()[1])
+    """What is wrong with the steps of other packages; imports all of them."""
+    result = list(_search()[1])
     for name, entries in sorted(_registered().items()):
-        problem = _refusal(name, entries)
+        problem = _registration_problem(name, entries)
         if problem is None:
             try:
-                _loaded(entries[0])
+                _load(entries[0])
             except InputError as error:
                 problem = error
         if problem is not None:
-            found.append(problem)
-    return found
+            result.append(problem)
+    return result
+
+
+def summary_text(known: AnyStep, results: Results) -> str:
+    """The one-line summary of a step's output, or what went wrong in making it.
+
+    The output is complete without it, so an error here must not fail a task whose work is done:
+    the text says that the summary failed, and the traceback goes to standard error.
+
+    Parameters
+    ----------
+    known
+        The step.
+    results
+        What ``run`` returned, task by task.
+    """
+    try:
+        return str(known.summary(results))
+    except Exception as error:
+        traceback.print_exc()
+        reason = (f"{error.where}: {error.message}" if isinstance(error, L3hpcError)
+                  else f"{type(error).__name__}: {error}")
+        return f"no summary ({reason}; the output is complete, the traceback is in the log)"
+
+
+# steps of other packages: search ---------------------------------------------------------------
 
 
 def _registered() -> dict[str, list[importlib.metadata.EntryPoint]]:
@@ -92,23 +144,21 @@ def _registered() -> dict[str, list[importlib.metadata.EntryPoint]]:
 
 @functools.cache
 def _search() -> tuple[dict[str, list[importlib.metadata.EntryPoint]], list[InputError]]:
-    """The entry points of all installed packages, and the packages that cannot be read.
-
-    One package at a time: what one of them has damaged must not hide the others. Of a package that
-    is on the path twice the first one counts, as for an import.
-    """
+    """The entry points of all installed packages, and the packages that cannot be read."""
     found: dict[str, list[importlib.metadata.EntryPoint]] = {}
     unreadable, seen = [], set[str]()
+    # Not entry_points(): one damaged package would hide the steps of all others.
     for package in importlib.metadata.distributions():
-        place = getattr(package, "_path", None)
+        location = str(getattr(package, "_path", None))
         try:
-            name = _normalised(package.metadata["Name"] or str(place))
+            name = re.sub(r"[-_.]+", "-", package.metadata["Name"] or location).lower()
             entries = [entry for entry in package.entry_points if entry.group == GROUP]
-        except Exception as error:  # files of a stranger may be damaged in any way
+        except Exception as error:
             unreadable.append(InputError(
                 f"the entry points cannot be read: {type(error).__name__}: {error}",
-                where=str(place), hint="Repair or uninstall the package."))
+                where=location, hint="Repair or uninstall the package."))
             continue
+        # Of a package that is on the path twice, the first one counts, as for an import.
         if name in seen:
             continue
         seen.add(name)
@@ -117,46 +167,136 @@ def _search() -> tuple[dict[str, list[importlib.metadata.EntryPoint]], list[Inpu
     return found, unreadable
 
 
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _refusal(name: str, entries: list[importlib.metadata.EntryPoint]) -> InputError | None:
-    """Why no step may be taken from these entry points; None where one may."""
+def _registration_problem(name: str, entries: list[importlib.metadata.EntryPoint]
+                          ) -> InputError | None:
+    """Why no step can be loaded from these entry points; None where one can."""
     where = ", ".join(map(_package, entries))
-    hint = "Give it another name there, or uninstall the package."
+    hint = "Rename the step there, or uninstall the package."
     if name in _CLASSES:
-        return InputError(f"registers a step {name!r}, which l3hpc has itself", where=where,
-                          hint=hint)
-    if not _NAME.fullmatch(name):
-        return InputError(f"registers {name[:80]!r}, which cannot name a step", where=where,
-                          allowed="letters, digits, _ and -, beginning with a letter")
+        return InputError(f"registers a step {name!r}, which is the name of a step of l3hpc",
+                          where=where, hint=hint)
+    if not is_valid_name(name):
+        return InputError(f"registers {name[:80]!r}, which is not a valid name of a step",
+                          where=where, allowed=VALID_NAME)
     if len(entries) > 1:
         return InputError(f"both register a step {name!r}", where=where, hint=hint)
     return None
 
 
-def _loaded(entry: importlib.metadata.EntryPoint) -> AnyStep:
+def _package(entry: importlib.metadata.EntryPoint) -> str:
+    """Name and version of the package, or its folder where it has no metadata."""
+    package = entry.dist
+    if package is None:
+        return "a package without a name"
+    if not package.metadata["Name"]:
+        return str(getattr(package, "_path", "a package without a name"))
+    return f"{package.name} {package.version}"
+
+
+# steps of other packages: load and check -------------------------------------------------------
+
+
+class _Attributes(BaseModel):
+    """The attributes that a step must have, with their types."""
+
+    model_config = ConfigDict(strict=True, from_attributes=True, arbitrary_types_allowed=True)
+
+    name: str
+    version: int
+    title: str
+    params_type: type[Params]
+    inputs: Mapping[str, Input]
+    not_in_fingerprint: frozenset[str]
+    output: Output
+    continues: bool
+    tab: LedgerTab | None
+    ledger_folder: LedgerFolder | None
+    report_items: frozenset[ReportItem]
+    kept_files: tuple[str, ...]
+
+
+# method → type that it must return; None: not checked
+_METHODS: dict[str, type | None] = {
+    "parse": Params, "implied": dict, "check": None, "check_embeddings": None, "packages": dict,
+    "describe": str, "shards": list, "digests": dict, "summary": str, "networks": Sequence,
+}
+
+
+def _load(entry: importlib.metadata.EntryPoint) -> AnyStep:
     where = f"{_package(entry)}, step {entry.name!r}"
     try:
-        kind = entry.load()
-        found = kind() if isinstance(kind, type) else kind
+        cls = entry.load()
+        loaded = cls() if isinstance(cls, type) else cls
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a stranger's code may raise anything, also SystemExit
+    except BaseException as error:  # including SystemExit, which would end the command silently
         raise InputError(f"{entry.value} cannot be loaded: {type(error).__name__}: {error}",
                          where=where, hint="Repair or uninstall the package.") from error
-    if not isinstance(found, Step):
+    if not isinstance(loaded, Step):
         raise InputError(f"{entry.value} is not a step", where=where,
                          allowed="a subclass of l3hpc.steps.Step")
-    if getattr(found, "name", None) != entry.name:
-        raise InputError(f"{entry.value} calls itself {getattr(found, 'name', None)!r}",
-                         where=where, allowed="the name under which it is registered")
-    missing = [one for one in ("title", "params_type") if not hasattr(found, one)]
-    if missing:
-        raise InputError(f"{entry.value} does not state {' and '.join(missing)}", where=where)
-    return found
+    try:
+        _Attributes.model_validate(loaded)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        attribute = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            raise InputError(f"{entry.value} has no attribute {attribute!r}", where=where,
+                             hint="See docs/steps/your-own.md.") from None
+        raise InputError(f"{entry.value}.{attribute} is {first['input']!r:.80}", where=where,
+                         allowed=first["msg"]) from None
+    if loaded.name != entry.name:
+        raise InputError(f"{entry.value} has the name {loaded.name!r}", where=where,
+                         allowed=f"the name under which it is registered, {entry.name!r}")
+    _wrap_methods(loaded, where)
+    return loaded
 
 
-def _package(entry: importlib.metadata.EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "a package without a name"
+def _wrap_methods(loaded: AnyStep, where: str) -> None:
+    """Let every method of a step of another package name the package when it fails."""
+    for method, returns in _METHODS.items():
+        setattr(loaded, method, _named_errors(getattr(loaded, method), method, returns, where))
+    loaded.run = _refuse_exit(loaded.run, where)  # type: ignore[method-assign]
+
+
+def _named_errors(function: Callable[..., Any], method: str,
+                  returns: type | None, where: str) -> Callable[..., Any]:
+    """``function``, whose unexpected errors and return types become an ``InputError``."""
+    hint = "Report this to the authors of the package; --debug shows the traceback."
+    expected: tuple[type[BaseException], ...] = (L3hpcError, KeyboardInterrupt)
+    if method == "parse":
+        expected = (*expected, ValidationError)
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            value = function(*args, **kwargs)
+        except expected:
+            raise
+        except BaseException as error:  # including SystemExit, which would end the command silently
+            raise InputError(f"{method} raised {type(error).__name__}: {error}", where=where,
+                             hint=hint) from error
+        if returns is not None and not isinstance(value, returns):
+            raise InputError(f"{method} returned {value!r:.80}", where=where,
+                             allowed=f"a value of type {returns.__name__}", hint=hint)
+        return value
+
+    return wrapped
+
+
+def _refuse_exit(run: Callable[..., dict[str, Any]], where: str
+                 ) -> Callable[..., dict[str, Any]]:
+    """``run``, of which ``sys.exit()`` is an error: the job would end as if it had succeeded."""
+
+    @functools.wraps(run)
+    def wrapped(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return run(*args, **kwargs)
+        except SystemExit as error:
+            # Other codes come from our signal handlers, which requeue or stop the task.
+            if error.code in (None, 0):
+                raise L3hpcError(f"run raised {error!r}", where=where,
+                                 hint="Return the result, or raise an exception.") from error
+            raise
+
+    return wrapped

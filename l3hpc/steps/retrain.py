@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,7 +27,7 @@ from l3hpc.steps.prune import Prune, network_file, parts, spec_after
 from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
 from l3hpc.steps.train import LoopParams, TrainingRow, loop_fields
 
-TAB = "prunedembedding"
+TAB: Final = "prunedembedding"
 METADATA = {"distill": "distill.json", "finetune": "finetune.json"}
 BEST_ACC = "model_best_valid_acc.h5"
 RATE = 1e-4
@@ -167,11 +167,11 @@ class Distill(Step[DistillParams]):
     def check(self, params: DistillParams, plan: PlanParams) -> None:
         """Refuse a network whose length is not that of its target."""
         check_timezone(params.timezone, "distill.timezone")
-        pruned = Prune().own(plan)
+        pruned = Prune().params_in(plan)
         if pruned is None:
             return
         dim = spec_after(pruned).dim
-        reduction, teacher = Fit().own(plan), Extract().own(plan)
+        reduction, teacher = Fit().params_in(plan), Extract().params_in(plan)
         target = None
         if reduction is not None and reduction.approx != "none":
             target = reduction.emb_dim
@@ -276,7 +276,7 @@ class Finetune(Step[FinetuneParams]):
     def check(self, params: FinetuneParams, plan: PlanParams) -> None:
         """Refuse a missing correspondence network, and one whose audio branch ends otherwise."""
         avc, _ = _complete(params)
-        pruned = Prune().own(plan)
+        pruned = Prune().params_in(plan)
         if pruned is not None:
             prune.check_branch(spec_after(pruned), avc)
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
-from l3hpc.steps.base import Finding, Input, Params, PlanParams, Results, Step, Task
+from l3hpc.steps.base import Input, Params, PlanParams, ReportItem, Results, Step, Task
 
-TAB = "sonyc_ust"
+TAB: Final = "sonyc_ust"
 LEVELS = ("coarse", "fine")
 
 
@@ -245,7 +245,7 @@ class Evaluate(Step[EvaluateParams]):
     inputs = {"classify": Input(required=False, parameter="predictions")}
     not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy", "predictions"})
     tab = TAB
-    findings = frozenset({Finding.SCORES})
+    report_items = frozenset({ReportItem.SCORES})
     kept_files = ("evaluation.json", "curves.json")
 
     def check(self, params: EvaluateParams, plan: PlanParams) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from l3hpc.errors import InputError
-from l3hpc.steps.base import Finding, Input, Output, Params, PlanParams, Results, Step, Task
+from l3hpc.steps.base import Input, Output, Params, PlanParams, ReportItem, Results, Step, Task
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
 
@@ -95,7 +95,7 @@ class TrainingRow:
         self.record(values, epoch=int(last["epoch"]))
 
 
-TAB = "embedding_approx_mse"
+TAB: Final = "embedding_approx_mse"
 RATE = 1e-3  # chosen on real recordings: docs/recipe.md
 PUBLISHED: dict[str, Any] = {
     "head": "relu", "epochs": 300, "epoch_size": 4096, "validation_epoch_size": 1024,
@@ -178,17 +178,17 @@ class Train(Step[TrainParams]):
     continues = True
     tab = TAB
     ledger_folder = "model_dir"
-    findings = frozenset({Finding.TRAINING})
+    report_items = frozenset({ReportItem.TRAINING})
     kept_files = ("history.csv", "*.h5", "*.keras", "config.json")
 
     def implied(self, stated: Collection[str], earlier: PlanParams,
                 audio: Path | None) -> dict[str, Any]:
         """The folder of audio, and without a reduction the teacher's length."""
         found: dict[str, Any] = {}
-        teacher = Extract().own(earlier)
+        teacher = Extract().params_in(earlier)
         if teacher is None and audio is not None and "audio_dir" not in stated:
             found["audio_dir"] = str(audio)
-        if teacher is not None and Fit().own(earlier) is None and "emb_dim" not in stated:
+        if teacher is not None and Fit().params_in(earlier) is None and "emb_dim" not in stated:
             found["emb_dim"] = teacher_dim(teacher.weights)
         return found
 
@@ -199,7 +199,7 @@ class Train(Step[TrainParams]):
         check_student(params.asr, params.mels, params.hop, params.dft, params.fmax, params.emb_dim,
                       params.filters)
         check_timezone(params.timezone, "train.timezone")
-        reduction, teacher = Fit().own(plan), Extract().own(plan)
+        reduction, teacher = Fit().params_in(plan), Extract().params_in(plan)
         if reduction is not None and reduction.approx != "none":
             if reduction.emb_dim != params.emb_dim:
                 raise InputError(
@@ -229,7 +229,7 @@ class Train(Step[TrainParams]):
         recipe by name comes to."""
         from l3hpc.models.spec import parameter_count
 
-        reduction = Fit().own(plan)
+        reduction = Fit().params_in(plan)
         text = (f"student {params.emb_dim}-d, {params.asr} Hz, {params.mels} mels, "
                 f"hop {params.hop}, DFT {params.dft}, "
                 f"{parameter_count(spec_of(params)):,} parameters")
@@ -239,7 +239,7 @@ class Train(Step[TrainParams]):
         text += f"; {params.recipe} recipe: {params.head} head, {params.epochs} epochs of {epoch}"
         if reduction is not None:
             return f"{text}, learning rate {params.rate_for(reduction.approx):g}"
-        if Extract().own(plan) is not None:  # the student learns the teacher itself
+        if Extract().params_in(plan) is not None:  # the student learns the teacher itself
             return f"{text}, learning rate {params.rate_for('none'):g}"
         return text
 

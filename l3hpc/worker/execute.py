@@ -10,6 +10,7 @@ A step run by hand: typed parameters and inputs from a person, files into a fold
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -211,7 +212,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:
     """The step's typed parameters; the first problem as an ``InputError``."""
     try:
-        typed: Params = step.params_type.model_validate(dict(params))
+        typed: Params = step.parse(params)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -294,7 +295,8 @@ def _compute(
             output, index=index, shard=config["shards"][index], scratch=scratch,
             labels=config["labels"], progress=progress, recorder=recorder, where=config["name"])
     shutil.rmtree(scratch, ignore_errors=True)
-    artifacts.leave_summary(artifact, len(config["shards"]), step.summary)
+    artifacts.leave_summary(artifact, len(config["shards"]),
+                            functools.partial(l3hpc.steps.summary_text, step))
     return result
 
 
@@ -419,13 +421,13 @@ def parameters(step: AnyStep, settings: Mapping[str, str]) -> dict[str, Any]:
     """Texts as values, read as ``--set`` of a pipeline reads them."""
     values: dict[str, Any] = {}
     # Only `l3hpc run` reads parameters from text: a job starts without the planner.
-    from l3hpc.pipelines.resolve import read_value
+    from l3hpc.pipelines.resolve import parse_value
 
     for name, text in settings.items():
         if name not in step.params_type.model_fields:
             raise InputError(f"{step.name} has no parameter {name!r}",
                              allowed=nearest(name, step.params_type.model_fields))
-        values[name] = read_value(step.params_type, name, text)
+        values[name] = parse_value(step.params_type, name, text)
     return values
 
 

@@ -75,7 +75,7 @@ def test_failed_runs_end_with_exit_code_1_and_say_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "prepare", lambda *arguments: None)
     monkeypatch.setattr(demo, "make_plan", lambda *arguments: outcome.plan)
-    monkeypatch.setattr("l3hpc.pipelines.preview.text", lambda plan: "the plan")
+    monkeypatch.setattr("l3hpc.pipelines.preview.as_text", lambda plan: "the plan")
     monkeypatch.setattr(demo, "run_plan", lambda *arguments: outcome)
     result = invoke("demo", "--yes")
     assert result.return_value == 1

@@ -204,11 +204,12 @@ def test_what_a_person_says_is_more_than_the_recipe(say):
     (["--cluster", "gren"], ["there is no cluster 'gren'", "did you mean 'greene'?"]),
     (["--set", "train.mem=9"], ["'9' is not an amount of memory"]),
     (["--cluster", "greene", "--set", "train.time=8d"], ["train asks for 8 d; greene allows 7 d"]),
-    (["--name", "a/b"], ["cannot name a run"]),
+    (["--name", "a/b"], ["is not a valid name of a run"]),
     (["--input", "fit"], ["is not STEP=PATH"]),
     (["--classifier", "mil"], ["pipeline 'upstream' has no option --classifier"]),
     (["--config", "none.yaml"], ["there is no such file"]),
-    (["--embedding-dir", "x/train", "--embedding-valid-dir", "y/validate"], ["side by side"]),
+    (["--embedding-dir", "x/train", "--embedding-valid-dir", "y/validate"],
+     ["are not in the same folder"]),
     (["--weights", "no.h5"], ["no.h5"]),
     (["--audio-dir", "nowhere"], ["nowhere"]),
     (["--student", "latest"], ["--student has no effect", "remove --student"]),
@@ -270,7 +271,7 @@ def test_the_help_names_units_and_true_defaults(say):
     code, out, _ = say("submit", "--help")
     assert code == 0
     flat = " ".join(out.split())
-    delivered = [definition.load(name) for name in ("all", "esc50", "us8k", "compress")]
+    delivered = [definition.load_pipeline(name) for name in ("all", "esc50", "us8k", "compress")]
     for name, option in OPTIONS.items():
         assert f"--{name} " in flat and option.help in flat
         found = next(one for one in delivered if name in one.options)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l3hpc.config.profile import ClusterProfile, Healing
 from l3hpc.config.resources import Resources
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.workspace import artifacts
 
 FAKES = Path(__file__).parent

@@ -22,63 +22,63 @@ def write(text, name="mine"):
 def refusal(text):
     write(text)
     with pytest.raises(InputError) as error:
-        definition.load("mine")
+        definition.load_pipeline("mine")
     return error.value
 
 
 def test_the_delivered_ones_are_valid_and_ordered():
     assert set(sources.pipelines()) >= {"upstream", "downstream", "all", "us8k", "esc50"}
-    assert list(definition.load("upstream").steps) == [
+    assert list(definition.load_pipeline("upstream").steps) == [
         "extract", "sample", "fit", "reduce", "train"]
-    assert list(definition.load("downstream").steps) == ["embed", "classify", "evaluate"]
-    assert list(definition.load("all").steps) == list(steps.BUILT_IN[:8])
+    assert list(definition.load_pipeline("downstream").steps) == ["embed", "classify", "evaluate"]
+    assert list(definition.load_pipeline("all").steps) == list(steps.BUILT_IN[:8])
     for name in ("us8k", "esc50"):
-        assert list(definition.load(name).steps) == ["embed", "folds", "score"]
+        assert list(definition.load_pipeline(name).steps) == ["embed", "folds", "score"]
 
 
 def test_all_connects_the_halves():
-    found = definition.load("all")
+    found = definition.load_pipeline("all")
     assert found.steps["embed"].needs == ("train",) and found.steps["embed"].given == ()
-    assert found.steps["train"].params == definition.load("upstream").steps["train"].params
+    assert found.steps["train"].params == definition.load_pipeline("upstream").steps["train"].params
     assert found.options["emb-dim"] == ("fit.emb_dim", "train.emb_dim")
     assert found.options["level"] == ("classify.level",)
 
 
 def test_every_option_is_offered_by_a_delivered_pipeline():
     offered = {option for name in ("all", "us8k", "esc50", "compress")
-               for option in definition.load(name).options}
+               for option in definition.load_pipeline(name).options}
     assert offered == set(OPTIONS)
 
 
 def test_a_persons_own_comes_first():
     write("steps: {extract: {params: {hop: 0.25}}}\n", "upstream")
-    found = definition.load("upstream")
+    found = definition.load_pipeline("upstream")
     assert list(found.steps) == ["extract"] and found.steps["extract"].params == {"hop": 0.25}
 
 
 def test_include_and_change():
     write("include: upstream\nsteps:\n  train:\n    params: {epochs: 5}\n"
           "    resources: {mem: 2GB}\n")
-    train = definition.load("mine").steps["train"]
+    train = definition.load_pipeline("mine").steps["train"]
     assert train.params == {"epochs": 5} and train.needs == ("extract", "reduce")
     assert train.resources.mem == 2048 and train.resources.cpus == 4
 
 
 def test_order_follows_needs_not_the_file():
     write("steps:\n  fit: {needs: sample}\n  sample: {needs: extract}\n  extract:\n")
-    assert list(definition.load("mine").steps) == ["extract", "sample", "fit"]
+    assert list(definition.load_pipeline("mine").steps) == ["extract", "sample", "fit"]
 
 
 def test_two_steps_of_one_kind():
     write("include: upstream\nsteps:\n  small: {kind: train, needs: [extract, reduce], "
           "params: {emb_dim: 128}}\n")
-    found = definition.load("mine")
+    found = definition.load_pipeline("mine")
     assert found.steps["small"].kind == "train" and list(found.steps)[-1] == "small"
 
 
 @pytest.mark.parametrize(("text", "where", "words"), [
     ("steps:\n  extarct:\n", "jobs/mine.yaml:2",
-     ["unknown step 'extarct'", "did you mean 'extract'?", "needs a kind:"]),
+     ["unknown step 'extarct'", "did you mean 'extract'?", "needs kind:"]),
     ("steps:\n  x: {kind: extarct}\n", "jobs/mine.yaml:2", ["did you mean 'extract'?"]),
     ("steps:\n  extract:\n    params:\n      hop: 1\n      wieghts: x\n", "jobs/mine.yaml:5",
      ["extract has no parameter 'wieghts'", "did you mean 'weights'?"]),
@@ -87,7 +87,7 @@ def test_two_steps_of_one_kind():
     ("steps:\n  extract:\n  sample:\n    needs: extrct\n", "jobs/mine.yaml:4",
      ["sample needs 'extrct'", "did you mean 'extract'?"]),
     ("steps:\n  sample:\n    params: {}\n", "jobs/mine.yaml:2",
-     ["sample lacks its input 'extract'", "needs: [extract]", "given: [extract]"]),
+     ["sample is missing its input 'extract'", "needs: [extract]", "given: [extract]"]),
     ("steps:\n  extract:\n  fit:\n    needs: extract\n", "jobs/mine.yaml:4",
      ["fit cannot use the output of 'extract'", "valid: sample"]),
     ("steps:\n  extract: {}\n  other: {kind: extract}\n  sample:\n    needs: [extract, other]\n",
@@ -101,7 +101,7 @@ def test_two_steps_of_one_kind():
     ("options:\n  arrs: train.asr\nsteps:\n  extract:\n", "jobs/mine.yaml:2",
      ["unknown option 'arrs'", "asr"]),
     ("options:\n  asr: train.asr\nsteps:\n  extract:\n", "jobs/mine.yaml:2",
-     ["'train.asr' is not step.parameter of this pipeline", "valid: extract"]),
+     ["'train.asr' is not a step.parameter of this pipeline", "valid: extract"]),
     ("options:\n  asr: extract.asr\nsteps:\n  extract:\n", "jobs/mine.yaml:2",
      ["extract has no parameter 'asr'"]),
     ("include: upstraem\n", "jobs/mine.yaml:1", ["there is no pipeline 'upstraem'", "'upstream'"]),
@@ -112,10 +112,12 @@ def test_two_steps_of_one_kind():
     ("steps:\n  extract: {unless: {fit.approx: none}}\n", "jobs/mine.yaml:2",
      ["unless of extract"]),
     ("steps:\n  \"a b\": {kind: extract}\n", "jobs/mine.yaml:2", ["not a name"]),
-    ("steps:\n  ../x: {kind: extract}\n", "jobs/mine.yaml:2", ["'../x' cannot name a step"]),
-    ("steps:\n  a.b: {kind: extract}\n", "jobs/mine.yaml:2", ["'a.b' cannot name a step"]),
+    ("steps:\n  ../x: {kind: extract}\n", "jobs/mine.yaml:2",
+     ["'../x' is not a valid name of a step"]),
+    ("steps:\n  a.b: {kind: extract}\n", "jobs/mine.yaml:2",
+     ["'a.b' is not a valid name of a step"]),
     ("include: upstream\nsteps:\n  extract:\n    needs: train\n", "jobs/mine.yaml:4",
-     ["wait for each other: extract → train → extract"]),
+     ["circular dependency between steps: extract → train → extract"]),
     ("steps:\n  fit: {given: sample}\n  extract:\n    needs: fit\n", "jobs/mine.yaml:4",
      ["extract cannot use the output of 'fit'", "extract takes no input"]),
 ])
@@ -128,5 +130,5 @@ def test_refusals_name_the_place_and_the_valid(text, where, words):
 
 def test_an_unknown_pipeline():
     with pytest.raises(InputError, match="there is no pipeline 'upstram'") as error:
-        definition.load("upstram")
+        definition.load_pipeline("upstram")
     assert "did you mean 'upstream'?" in str(error.value)

@@ -15,7 +15,7 @@ from l3hpc.config import settings as config
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
-from l3hpc.pipelines import plan, preview, resolve
+from l3hpc.pipelines import external_inputs, plan, preview
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import records
 from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
@@ -115,7 +115,7 @@ def test_the_name_carries_pipeline_date_and_content():
 
 @pytest.mark.parametrize("name", ["-x", "a b", "a/b", "..", "", "$(id)", "a\nb", "x" * 65, "é"])
 def test_a_name_that_could_do_harm_is_refused(name):
-    with pytest.raises(InputError, match="cannot name a run"):
+    with pytest.raises(InputError, match="is not a valid name of a run"):
         plan.check_name(name)
 
 
@@ -168,7 +168,7 @@ def test_approx_none_learns_the_teacher():
     assert [item.name for item in made.steps] == ["extract", "train"]
     train = step(made, "train")
     assert train.needs == ("extract",) and train.params["emb_dim"] == 512
-    with pytest.raises(InputError, match=r"--samples has no effect: fit.approx=none leaves sample"):
+    with pytest.raises(InputError, match=r"--samples has no effect: fit.approx=none skips sample"):
         build(options={"approx": "none", "samples": 9000})
     build(options={"approx": "none", "seed": 3})  # train uses it too
     with pytest.raises(InputError, match="needs the teacher's 512 dimensions"):
@@ -310,7 +310,7 @@ def test_the_latest_student_is_found(ust):
     embed = step(down, "embed")
     assert embed.inputs == {"train": str(step(made, "train").artifact)} and embed.waits_for == ()
     assert step(down, "evaluate").labels["student_run"] == made.run
-    assert f"embed: student of {made.run}" in preview.text(down)
+    assert f"embed: student of {made.run}" in preview.as_text(down)
     [shown] = [one for one in preview.as_json(down)["steps"] if one["name"] == "embed"]
     assert shown["given"] == {"train": {"run": made.run, "path": embed.inputs["train"]}}
     assert step(down, "evaluate").labels["model_dir"] == str(made.folder.artifact("train"))
@@ -344,7 +344,7 @@ def test_a_student_from_a_file(ust, tmp_path):
     Path("student.h5").write_bytes(b"x")
     embed = step(build("downstream", ust, student="student.h5"), "embed")
     assert embed.params["student"] == str(tmp_path / "student.h5") and embed.inputs == {}
-    assert f"student {tmp_path / 'student.h5'}" in preview.text(
+    assert f"student {tmp_path / 'student.h5'}" in preview.as_text(
         build("downstream", ust, student="student.h5"))
     embed = step(build("downstream", ust, sets=["embed.student=student.h5"]), "embed")
     assert embed.params["student"] == "student.h5" and embed.inputs == {}
@@ -403,7 +403,7 @@ def test_a_broken_record_is_named():
     path = made.folder.record
     path.write_text("{")
     with pytest.raises(InputError) as error:
-        resolve.student(made.workspace, "train", "latest", "local")
+        external_inputs.student_input(made.workspace, "train", "latest", "local")
     assert str(path) in str(error.value)
 
 

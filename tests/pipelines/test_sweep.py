@@ -33,7 +33,7 @@ def configuration():
 
 
 def build(*grid, pipeline="upstream", **request):
-    return sweep.build(pipeline, configuration(), plan.Request(**request), sweep.parse(grid),
+    return sweep.build(pipeline, configuration(), plan.Request(**request), sweep.parse_grid(grid),
                        date=DATE, user="you")
 
 
@@ -98,12 +98,12 @@ def test_names_stay_names():
 @pytest.mark.parametrize(("grid", "words"), [
     (["emb-dim"], "is not OPTION=VALUE,VALUE"),
     (["emb-dim=64,"], "is not OPTION=VALUE,VALUE"),
-    (["emb-dim=64,64"], "names a value twice"),
+    (["emb-dim=64,64"], "lists the same value twice"),
     (["emb-dim=64", "emb-dim=128"], "given twice"),
     (["emb-dimm=64,128"], "unknown option 'emb-dimm'"),
     (["filters=1,2"], "contain commas"),
     (["emb-dim=64,many"], "'many' is not a number"),
-    (["sampling=dpp,best"], "'best' is not one of its values"),
+    (["sampling=dpp,best"], "'best' is not an allowed value"),
     (["emb-dim=64,9999"], "emb-dim=9999: --emb-dim 9999 is more than the teacher's 512"),
     (["seed=" + ",".join(map(str, range(40))), "train.seed=" + ",".join(map(str, range(40)))],
      "1,600 combinations"),
@@ -125,7 +125,7 @@ def test_the_table_says_what_is_shared():
         ["emb-dim", "sampling", "own", "steps", "state"],
         ["64", "dpp", "fit-64-dpp", "reduce-64-dpp", "train-64-dpp", "3", "of", "3", "to", "run"]]
     assert lines[-1].strip() == "4 combinations; shared: extract sample-dpp sample-random"
-    assert "fit-128-random:" in preview.text(build("emb-dim=64,128", "sampling=dpp,random").plan)
+    assert "fit-128-random:" in preview.as_text(build("emb-dim=64,128", "sampling=dpp,random").plan)
 
 
 def test_status_groups_by_combination():

@@ -47,7 +47,7 @@ def test_refusals_submit_nothing(tmp_path, monkeypatch):
             l3hpc.submit("upstream", filters=filters)
     with pytest.raises(ValueError, match="--mels: True is not a whole number"):
         l3hpc.submit("upstream", mels=True)
-    with pytest.raises(ValueError, match="--approx: 'pcs' is not one of its values"):
+    with pytest.raises(ValueError, match="--approx: 'pcs' is not an allowed value"):
         l3hpc.submit("upstream", approx="pcs")
     assert not (tmp_path / "workspace").exists()
 

@@ -212,12 +212,12 @@ def test_a_finished_input_is_not_waited_for(chains, slurm, on, tmp_path):
     assert "--dependency" not in slurm.calls("sbatch")[-1]
 
 
-def test_steps_that_wait_for_each_other_are_refused(chains, tmp_path):
+def test_a_circular_dependency_is_refused(chains, tmp_path):
     from dataclasses import replace
 
     made = chains.plan(tmp_path, names=("extract", "sample"))
     cycle = (replace(made.steps[0], needs=("sample",)), made.steps[1])
-    with pytest.raises(InputError, match="wait for each other: extract, sample"):
+    with pytest.raises(InputError, match="circular dependency between steps: extract, sample"):
         submit.in_order(cycle)
 
 

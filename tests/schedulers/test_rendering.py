@@ -10,7 +10,7 @@ from l3hpc import steps
 from l3hpc.config.profile import ClusterProfile, Limits
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import scripts
 
 GOLDEN = Path(__file__).parent / "golden"

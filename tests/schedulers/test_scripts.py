@@ -17,7 +17,7 @@ from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_json
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import scripts
 from l3hpc.schedulers.requeue_policy import Policy
 from l3hpc.workspace import markers

@@ -105,24 +105,42 @@ def test_a_frozen_configuration_cannot_name_a_module(place, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-NAMELESS = "from l3hpc.steps import Params, Step\nclass One(Step[Params]):\n    name = 'one'\n"
-DEEP = """from l3hpc.steps import Finding, Params, Step
+HALF = """from l3hpc.steps import Params, Step
+class One(Step[Params]):
+    name = "one"
+    def run(self, params, task):
+        return {}
+"""
+WHOLE = f"""{HALF}
+    title, params_type = "one thing", Params
+"""
+DEEP = """from l3hpc.steps import Params, ReportItem, Step
 class Deep(Step[Params]):
     name, title, params_type = "deep", "a network", Params
-    findings, kept_files = frozenset({Finding.TRAINING}), ("history.csv",)
+    report_items, kept_files = frozenset({ReportItem.TRAINING}), ("history.csv",)
+    def run(self, params, task):
+        return {}
 """
 BROKEN = {
-    "own name": ("train = bad:One", NAMELESS, "train", "which l3hpc has itself"),
+    "own name": ("train = bad:One", WHOLE, "train", "the name of a step of l3hpc"),
     "import": ("one = bad:One", "import nowhere_to_be_found", "one", "ModuleNotFoundError"),
     "raises": ("one = bad:One", "raise RuntimeError('boom')", "one", "RuntimeError: boom"),
     "exits": ("one = bad:One", "raise SystemExit(0)", "one", "SystemExit: 0"),
     "leaves": ("one = bad:One", "class Gone(BaseException): pass\nraise Gone('boom')", "one",
                "Gone: boom"),
-    "attribute": ("one = bad:Two", NAMELESS, "one", "AttributeError"),
+    "attribute": ("one = bad:Two", WHOLE, "one", "AttributeError"),
     "no step": ("one = bad:One", "class One:\n    name = 'one'", "one", "is not a step"),
-    "misnamed": ("two = bad:One", NAMELESS, "two", "calls itself 'one'"),
-    "half": ("one = bad:One", NAMELESS, "one", "does not state title and params_type"),
-    "path": ("../one = bad:One", NAMELESS, "../one", "cannot name a step"),
+    "misnamed": ("two = bad:One", WHOLE, "two", "has the name 'one'"),
+    "half": ("one = bad:One", HALF, "one", "has no attribute 'title'"),
+    "path": ("../one = bad:One", WHOLE, "../one", "not a valid name of a step"),
+    "no run": ("one = bad:One", WHOLE.replace("def run", "def walk"), "one", "abstract method run"),
+    "tab": ("one = bad:One", WHOLE + "    tab = 'embeding'\n", "one", "'distillation'"),
+    "tab's type": ("one = bad:One", WHOLE + "    tab = 3\n", "one", "bad:One.tab is 3"),
+    "inputs": ("one = bad:One", WHOLE + "    inputs = ['extract']\n", "one",
+               "bad:One.inputs is ['extract']"),
+    "version": ("one = bad:One", WHOLE + "    version = '2'\n", "one", "valid integer"),
+    "params": ("one = bad:One", WHOLE + "    params_type = dict\n", "one", "subclass of Params"),
+    "files": ("one = bad:One", WHOLE + "    kept_files = 'history.csv'\n", "one", "valid tuple"),
 }
 
 
@@ -138,6 +156,112 @@ def test_a_broken_package_is_named_and_harms_no_other_step(packages, why):
         with pytest.raises(registry.InputError, match=re.escape(message)):
             registry.step(name)
     assert type(registry.step("train")).__module__ == "l3hpc.steps.train"
+
+
+def test_a_package_without_metadata_is_named_by_its_folder(packages):
+    (packages / "bad.py").write_text("raise RuntimeError('boom')")
+    install(packages, "one = bad:One", "bad-steps")
+    (packages / "bad_steps-1.0.dist-info/METADATA").unlink()
+    registry._search.cache_clear()
+    (problem,) = registry.problems()
+    assert "bad_steps-1.0.dist-info" in problem.where and "None" not in str(problem)
+
+
+CALLS = {
+    "parse": lambda step: step.parse({}),
+    "implied": lambda step: step.implied((), {}, None),
+    "check": lambda step: step.check(None, {}),
+    "check_embeddings": lambda step: step.check_embeddings(None, "", (), None, lambda key: None),
+    "packages": lambda step: step.packages(None),
+    "describe": lambda step: step.describe(None, {}),
+    "shards": lambda step: step.shards(None, {}),
+    "digests": lambda step: step.digests(None),
+    "summary": lambda step: step.summary([]),
+    "networks": lambda step: step.networks({}, []),
+}
+
+
+def broken(packages, method, line):
+    """A step of a package of which one method is wrong."""
+    (packages / "bad.py").write_text(
+        f"{WHOLE}    def {method}(self, *args):\n        {line}\n")
+    install(packages, "one = bad:One", "bad-steps")
+    registry._search.cache_clear()
+    return registry.step("one")
+
+
+@pytest.mark.parametrize("line", ["raise KeyError('boom')", "raise SystemExit(0)"])
+@pytest.mark.parametrize("method", CALLS)
+def test_a_method_that_fails_names_its_package(packages, method, line):
+    step = broken(packages, method, line)
+    with pytest.raises(registry.InputError, match=f"{method} raised (KeyError|SystemExit)") as it:
+        CALLS[method](step)
+    assert it.value.where == "bad-steps 1.0, step 'one'"
+
+
+@pytest.mark.parametrize("method", [name for name in CALLS if not name.startswith("check")])
+def test_a_method_that_returns_another_type_names_its_package(packages, method):
+    step = broken(packages, method, "return 3")
+    with pytest.raises(registry.InputError, match=f"{method} returned 3") as it:
+        CALLS[method](step)
+    assert it.value.where == "bad-steps 1.0, step 'one'"
+
+
+def test_a_refusal_and_an_interrupt_of_a_method_stay_what_they_are(packages):
+    step = broken(packages, "check", "from l3hpc.errors import InputError\n"
+                  "        raise InputError('no such folder', where='one.audio')")
+    with pytest.raises(registry.InputError, match="no such folder") as it:
+        step.check(None, {})
+    assert it.value.where == "one.audio"
+
+
+@pytest.mark.parametrize(("method", "error"), [("parse", "ValidationError"),
+                                               ("check", "InputError")])
+def test_only_validation_may_raise_what_pydantic_raises(packages, method, error):
+    step = broken(packages, method, "Params.model_validate({'unknown': 1})")
+    with pytest.raises(ValueError) as it:
+        CALLS[method](step)
+    assert type(it.value).__name__ == error
+
+
+def test_exit_in_run_is_an_error_but_not_that_of_a_requeue(packages):
+    from l3hpc.errors import L3hpcError
+
+    step = broken(packages, "run", "raise SystemExit(args[0])")
+    with pytest.raises(L3hpcError, match="run raised SystemExit") as it:
+        step.run(0, None)
+    assert it.value.where == "bad-steps 1.0, step 'one'"
+    with pytest.raises(SystemExit):
+        step.run(85, None)
+
+
+def test_the_tabs_that_a_step_may_name_are_those_of_the_ledger():
+    from typing import get_args
+
+    from l3hpc.ledger.schema import TABS
+    from l3hpc.steps.base import LedgerTab
+
+    assert set(get_args(LedgerTab)) == set(TABS)
+
+
+def test_a_failing_method_of_a_package_is_named_by_render(place):
+    step = place.parent / "packages/sea_steps.py"
+    step.write_text(step.read_text().replace("return [{", "return {} + [{"))
+    code, out = l3hpc(place, "render", "lengths")
+    assert code == 2 and "Traceback" not in out, out
+    assert "sea-steps 1.0, step 'length': shards raised TypeError" in out
+
+
+def test_a_failing_summary_leaves_the_output_and_says_so(place):
+    step = place.parent / "packages/sea_steps.py"
+    step.write_text(step.read_text().replace("result['seconds']", "result['minutes']"))
+    code, out = l3hpc(place, "submit", "lengths")
+    assert code == 0, out
+    code, out = l3hpc(place, "status", "latest")
+    assert code == 0 and "done" in out and "failed" not in out, out
+    assert "no summary (sea-steps 1.0, step 'length': summary raised KeyError: 'minutes'" in out
+    code, out = l3hpc(place, "submit", "lengths")
+    assert code == 0 and "nothing to compute" in out, out
 
 
 def test_a_package_that_cannot_be_read_is_named_and_hides_no_other(packages):
@@ -206,7 +330,7 @@ def test_the_report_shows_what_the_step_names_and_bears_its_absence(packages, tm
 
 
 def test_two_packages_cannot_register_one_name(packages):
-    (packages / "bad.py").write_text(NAMELESS)
+    (packages / "bad.py").write_text(WHOLE)
     install(packages, "one = bad:One", "first-steps")
     install(packages, "one = bad:One", "second-steps")
     with pytest.raises(registry.InputError, match="both register a step 'one'") as refused:

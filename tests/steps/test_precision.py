@@ -11,7 +11,7 @@ from l3hpc.datasets.corpus import scan
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.models import engines, precision, weights
-from l3hpc.pipelines import model
+from l3hpc.pipelines import planned
 from l3hpc.reduction.phi import Phi
 from l3hpc.steps import step
 from l3hpc.steps.extract import precision_summary
@@ -116,7 +116,8 @@ def test_the_precision_is_part_of_what_an_artifact_is(city, teacher):
         marks = set()
         for kind in precision.PRECISIONS:
             params = module.params_type(**options(city, teacher, name, precision=kind))
-            marks.add(model.fingerprint_of_step(module, params.model_dump(mode="json"), {}, {}, []))
+            values = params.model_dump(mode="json")
+            marks.add(planned.fingerprint_of_step(module, values, {}, {}, []))
         assert len(marks) == len(precision.PRECISIONS)
         assert "precision" not in module.not_in_fingerprint
 

@@ -7,7 +7,7 @@ import pytest
 
 from l3hpc import steps
 from l3hpc.errors import InputError
-from l3hpc.pipelines import model
+from l3hpc.pipelines import planned
 
 # computed before steps were classes: artifacts of that time must be found again
 FINGERPRINTS = {
@@ -38,7 +38,7 @@ def test_artifacts_of_earlier_versions_are_found_again(name):
     step = steps.step(name)
     params = step.params_type(**REQUIRED.get(name, {})).model_dump(mode="json")
     inputs = dict.fromkeys(step.inputs, "0123456789abcdef")
-    assert model.fingerprint_of_step(step, params, inputs, {}, [{}]) == FINGERPRINTS[name]
+    assert planned.fingerprint_of_step(step, params, inputs, {}, [{}]) == FINGERPRINTS[name]
 
 
 @pytest.mark.parametrize("name", ["os", "base", "l3hpc.steps.base", "../x", "os:system", ""])

@@ -19,7 +19,7 @@ from pathlib import Path
 from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import ClusterError
-from l3hpc.pipelines.model import Plan
+from l3hpc.pipelines.planned import Plan
 from l3hpc.schedulers import scripts
 from l3hpc.schedulers.base import (
     EndedJob,

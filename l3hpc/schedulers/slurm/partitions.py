@@ -17,7 +17,7 @@ from l3hpc.config.resources import Resources
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.console.formatting import parse_slurm_time
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.pipelines.model import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers.slurm.commands import call, on_cluster
 
 SINFO_S = 20.0

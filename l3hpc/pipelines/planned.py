@@ -1,10 +1,9 @@
-"""What makes two outputs the same: the fingerprint that names an artifact's folder.
+"""Planned steps and plans as data, and the fingerprint that names an artifact's folder.
 
-A step's kind, version, parameters, inputs, outside files and task list decide it. Resources,
-cluster, run names and log paths do not, nor do parameters that only say where something lies
-(the step's ``not_in_fingerprint``): outside files count by their content or listing.
-
-A plan: steps with everything decided, ready to be rendered and submitted. Only data.
+Two outputs are the same where their fingerprints are: kind, version, parameters, inputs, external
+files and task list of the step decide. Resources, cluster, run names and log paths do not, nor do
+parameters that only locate something (the step's ``not_in_fingerprint``): external files count by
+their content or listing.
 """
 
 from __future__ import annotations
@@ -25,14 +24,33 @@ if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile, Healing
     from l3hpc.config.settings import Ledger
 
-LENGTH = 16
+LENGTH = 16  # hex digits of a fingerprint
 
 
 def fingerprint_of_step(
     step: AnyStep, params: Mapping[str, Any], inputs: Mapping[str, str],
     digests: Mapping[str, Any], shards: Sequence[Mapping[str, Any]],
 ) -> str:
-    """16 hex digits for one step. ``inputs``: input name → fingerprint of what is read there."""
+    """The fingerprint of a step's output.
+
+    Parameters
+    ----------
+    step
+        The step.
+    params
+        Its validated parameters as JSON values.
+    inputs
+        Input name → fingerprint of what is read there.
+    digests
+        Content of files that the parameters name (``Step.digests``).
+    shards
+        What each task works on.
+
+    Returns
+    -------
+    str
+        16 hex digits.
+    """
     return digest({
         "step": step.name, "version": step.version,
         "params": {name: value for name, value in params.items()
@@ -42,15 +60,32 @@ def fingerprint_of_step(
 
 
 def fingerprint_of_folder(folder: Path) -> str:
-    """16 hex digits for a folder of files from elsewhere: names, sizes and modification times."""
+    """The fingerprint of a folder that l3hpc did not write: names, sizes, modification times.
+
+    Hidden files do not count, and links to folders are followed.
+
+    Parameters
+    ----------
+    folder
+        The folder, with subfolders.
+
+    Returns
+    -------
+    str
+        16 hex digits.
+
+    Raises
+    ------
+    InputError
+        For a folder that does not exist or is empty.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("there is no such folder", where=str(folder))
     listing: list[list[Any]] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(place) / name
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            path = Path(parent) / name
             if path.is_file() and not name.startswith("."):
                 status = path.stat()
                 listing.append([str(path.relative_to(folder)), status.st_size,
@@ -68,7 +103,7 @@ def _default_healing() -> Healing:
 
 @dataclass(frozen=True)
 class InputOrigin:
-    """Where an input comes from that no step of the plan makes.
+    """The origin of an external input.
 
     Attributes
     ----------
@@ -84,14 +119,14 @@ class InputOrigin:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step of a plan, with everything that decides its content already fixed.
+    """One step of a plan, whose content is fixed.
 
     Attributes
     ----------
     name : str
         Name in the pipeline; also that of its folder in the run.
     kind : str
-        Which step it is (``steps.names()``).
+        Kind of step (``steps.names()``).
     params : dict
         Validated parameters as JSON values.
     needs : tuple of str
@@ -107,19 +142,19 @@ class PlannedStep:
     done : tuple of int
         Indices of the tasks that were finished before this plan was made.
     resources : Resources
-        What one task asks for.
+        What one task requests.
     labels : dict
-        What only the ledger needs: who, which run, which row.
+        What only the ledger needs: user, run, row.
     waits_for : tuple of str
-        Job ids of other live runs on which an input depends.
+        Ids of jobs of other runs that still have to make an input.
     version : int or None
         The version of the step's code; None where no config is frozen (a check of templates).
     healing : Healing
-        How often a task may go back to the queue.
+        How often a task may be requeued.
     continues : bool
         Whether the step resumes from its last checkpoint.
     given : dict
-        Input name → where it comes from, for inputs that no step of this plan makes.
+        Input name → origin, for external inputs.
     """
 
     name: str
@@ -158,7 +193,18 @@ class PlannedStep:
         return "partly done" if self.done else "to run"
 
     def config(self, run: str) -> dict[str, Any]:
-        """The frozen config of the step: what ``l3hpc run STEP --config`` repeats."""
+        """The frozen config of the step, from which ``l3hpc run STEP --config`` runs a task.
+
+        Parameters
+        ----------
+        run
+            Name of the run.
+
+        Returns
+        -------
+        dict
+            JSON values, the content of ``config.json``.
+        """
         return {
             "schema": 1, "run": run, "name": self.name, "step": self.kind,
             "version": self.version, "params": self.params, "inputs": self.inputs,
@@ -182,11 +228,11 @@ class Plan:
     profile : ClusterProfile
         Where the jobs run.
     steps : tuple of PlannedStep
-        In an order that respects their needs.
+        Each after its needs.
     options : dict
-        What the person typed, for the record of the run.
+        The options as typed, for the record of the run.
     ledger : Ledger or None
-        The settings of the results sheet, where they are known.
+        The settings of the results sheet; None where they are not configured.
     """
 
     run: str

@@ -1,0 +1,235 @@
+"""Inputs that no step of the plan makes: a student or artifact of an earlier run, published files.
+
+Earlier runs are read from their records (``<workspace>/runs/<run>/run.json``) without a query to
+the scheduler: whether a job is still active is checked when the plan is submitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import NotRequired, TypedDict
+
+from l3hpc.errors import InputError, nearest, report_damage
+from l3hpc.io.files import read_json
+from l3hpc.io.values import check_mapping
+from l3hpc.pipelines.planned import fingerprint_of_folder
+from l3hpc.workspace import artifacts, attempts, records
+from l3hpc.workspace.layout import ArtifactFolder, Workspace
+from l3hpc.workspace.local_jobs import LIVE, LocalJobs
+from l3hpc.workspace.markers import RunState, StepState
+from l3hpc.workspace.records import RunRecord, StepRecord
+
+
+@dataclass(frozen=True)
+class ExternalInput:
+    """An input that no step of the plan makes.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder, or file.
+    fingerprint : str
+        16 hex digits; empty for a file, whose content the step digests itself.
+    shards : list of dict
+        What each task of the artifact worked on; empty for published files.
+    waits_for : tuple of str
+        Ids of the jobs that still have to make it.
+    run : str or None
+        The run that made it.
+    is_file : bool
+        Whether it is one file, which becomes a parameter of the step that reads it.
+    """
+
+    path: Path
+    fingerprint: str
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    waits_for: tuple[str, ...] = ()
+    run: str | None = None
+    is_file: bool = False
+
+
+def student_input(workspace: Path, kind: str, value: str, cluster: str) -> ExternalInput:
+    """The trained student that ``--student`` names.
+
+    Parameters
+    ----------
+    workspace
+        The workspace whose runs are searched.
+    kind
+        The step that trains students.
+    value
+        A run, a weight file, or ``latest``.
+    cluster
+        The profile of the new plan: only its jobs can wait for a run that is still active there.
+
+    Raises
+    ------
+    InputError
+        Where there is no such student, with the runs that have one.
+    """
+    runs, damaged = _read_records(workspace)
+    if value == "latest":
+        for record in runs:
+            output = _output_of(workspace, record, kind, cluster)
+            if output is not None:
+                return output
+        raise InputError(
+            f"no run in {workspace} has trained a student", where="--student latest",
+            allowed=f"(skipped: {damaged[0].where}: {damaged[0].message})" if damaged else None,
+            hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
+    if any(record.run == value for record in runs) or not Path(value).is_file():
+        return run_output(workspace, value, kind, runs, cluster)
+    return ExternalInput(Path(value).resolve(), "", is_file=True)
+
+
+def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: str
+                ) -> ExternalInput:
+    """An input named on the command line or in the configuration.
+
+    Parameters
+    ----------
+    workspace, kind, cluster
+        As for ``student_input``.
+    value
+        A run that made it, or a folder.
+    origin
+        The option or line that names it, for messages.
+
+    Raises
+    ------
+    InputError
+        Where there is neither, and for an empty folder.
+    """
+    runs, _ = _read_records(workspace)
+    if any(record.run == value for record in runs):
+        return run_output(workspace, value, kind, runs, cluster)
+    path = Path(value)
+    if not path.is_dir():
+        raise InputError(f"{value!r} is neither a folder nor a run", where=origin)
+    path = path.resolve()
+    if Workspace(workspace).is_artifact(path):
+        return ExternalInput(path, path.name, _read_shards(ArtifactFolder(path).config))
+    return ExternalInput(path, fingerprint_of_folder(path))
+
+
+def run_output(workspace: Path, run: str, kind: str, runs: Sequence[RunRecord], cluster: str
+               ) -> ExternalInput:
+    """The output of one step of an earlier run.
+
+    Parameters
+    ----------
+    workspace, kind, cluster
+        As for ``student_input``.
+    run
+        Name of the run.
+    runs
+        The records of all runs.
+
+    Raises
+    ------
+    InputError
+        Where the run has no such output, and no job that makes it.
+    """
+    usable = [record.run for record in runs if _output_of(workspace, record, kind, cluster)]
+    for record in runs:
+        if record.run == run:
+            output = _output_of(workspace, record, kind, cluster)
+            if output is None:
+                raise InputError(f"the run {run!r} has no finished {kind}, and no job on {cluster} "
+                                 "that makes it",
+                                 allowed=f"these have one: {', '.join(usable)}" if usable else None)
+            return output
+    raise InputError(f"{run!r} is neither a run nor a file",
+                     allowed=nearest(run, usable) if usable else None,
+                     hint="list the runs with l3hpc status")
+
+
+def embedding_dim(source: ExternalInput, key: str | None = None) -> int | None:
+    """Length of an embedding in a folder of existing embeddings.
+
+    Parameters
+    ----------
+    source
+        The folder.
+    key
+        HDF5 dataset, where the files contain several (None: the only one).
+
+    Returns
+    -------
+    int or None
+        None while jobs are still writing them.
+
+    Raises
+    ------
+    InputError
+        For a folder without embeddings.
+    """
+    if source.waits_for or (source.shards
+                            and len(artifacts.finished(source.path)) < len(source.shards)):
+        return None
+    from l3hpc.datasets.embeddings import open_source
+
+    return open_source(source.path, key=key).dim
+
+
+def _read_records(workspace: Path) -> tuple[list[RunRecord], list[InputError]]:
+    """The records of all runs, newest first, and why some cannot be read."""
+    damaged: list[InputError] = []
+    runs = records.read_all(workspace, damaged)
+    for error in damaged:
+        report_damage(error)
+    return runs, damaged
+
+
+def _output_of(workspace: Path, record: RunRecord, kind: str, cluster: str
+               ) -> ExternalInput | None:
+    """The output of a run's step of this kind, if it is finished or a job on ``cluster`` makes it.
+    """
+    for step in record.steps:
+        if step.kind != kind:
+            continue
+        artifact = Path(step.artifact)
+        finished = artifacts.finished(artifact)
+        if len(finished) >= step.tasks:
+            waits: tuple[str, ...] = ()
+        elif step.job and record.cluster == cluster and _is_active(workspace, record, step):
+            waits = tuple(attempts.open_jobs(step, finished))
+        else:
+            continue
+        frozen = Workspace(workspace).run(record.run).step(step.name).config
+        shards = _read_shards(ArtifactFolder(artifact).config, frozen)
+        return ExternalInput(artifact, artifact.name, shards, waits, record.run)
+    return None
+
+
+def _is_active(workspace: Path, record: RunRecord, step: StepRecord) -> bool:
+    """Whether the step has a job that is not finished, by the record alone."""
+    if (record.state, step.state) != (RunState.SUBMITTED, StepState.SUBMITTED):
+        return False
+    if not record.capabilities.runner:
+        return True
+    # Without its runner process, a local job of the record will never start.
+    jobs = LocalJobs(workspace, record.run)
+    return jobs.runner() is not None and any(
+        job.state in LIVE for job in jobs.jobs.values() if job.job == step.job)
+
+
+class _FrozenConfig(TypedDict):
+    """The part of ``config.json`` that is read here."""
+
+    shards: NotRequired[list[dict[str, Any]]]
+
+
+def _read_shards(*configs: Path) -> list[dict[str, Any]]:
+    """The shards in the first of these files that can be read; none for published files."""
+    for path in configs:
+        if path.is_file():
+            try:
+                return list(check_mapping(_FrozenConfig, read_json(path), "config").get("shards", []))
+            except InputError as error:
+                report_damage(InputError(error.message, where=error.where or str(path)))
+    return []
