@@ -357,7 +357,7 @@ def _networks(loaded: Mapping[str, AnyStep], folders: Mapping[str, Path], summar
                         for name, spec in step.networks(params, summaries.get(kind, []))]
         # the code of another package may raise anything, also SystemExit
         except (Exception, SystemExit) as error:
-            problem = error if isinstance(error, InputError) else step_error(
+            problem = error if isinstance(error, InputError) and error.where else step_error(
                 kind, f"networks() failed: {type(error).__name__}: {error}")
             report_damage(problem)
             notes.append(f"The networks of a step are not shown. {problem}")

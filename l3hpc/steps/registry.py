@@ -212,7 +212,7 @@ class _Attributes(BaseModel):
     tab: LedgerTab | None
     ledger_folder: LedgerFolder | None
     report_items: frozenset[ReportItem]
-    kept_files: tuple[str, ...]
+    kept_files: tuple[str, ...] | list[str]
 
 
 # method → type that it must return; None: not checked
