@@ -229,7 +229,8 @@ def _read_shards(*configs: Path) -> list[dict[str, Any]]:
     for path in configs:
         if path.is_file():
             try:
-                return list(check_mapping(_FrozenConfig, read_json(path), "config").get("shards", []))
+                config = check_mapping(_FrozenConfig, read_json(path), "config")
+                return list(config.get("shards", []))
             except InputError as error:
                 report_damage(InputError(error.message, where=error.where or str(path)))
     return []
