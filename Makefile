@@ -9,7 +9,9 @@ BIN := $(VENV)/bin
 # Where it is set, each of the many processes of the tests would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check fuzz bench lint install install-dev slurm clean
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+.PHONY: help demo test check docs docs-serve fuzz bench lint install install-dev slurm clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -46,15 +48,10 @@ check: $(VENV)/.dev  ## ruff, mypy and the quick tests (no Slurm, no TensorFlow)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --quick
 
+docs: $(VENV)/.dev  ## build the documentation into site/ (fails on a broken link)
+	$(MKDOCS) build --quiet
+
+docs-serve: $(VENV)/.dev  ## show the documentation while it is written
+	$(MKDOCS) serve
+
 fuzz: $(VENV)/.dev  ## try 5,000 malformed inputs (under 20 minutes; SEED=2 for different ones)
-	$(BIN)/python -m tests.fuzz --inputs 5000 --seed $(or $(SEED),1)
-
-bench: $(VENV)/.dev  ## run all benchmarks against their peers (an hour; results in benchmarks/results)
-	$(BIN)/python -m benchmarks
-
-lint: $(VENV)/.dev  ## ruff and mypy
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-
-clean:  ## remove the environment and generated folders
-	rm -rf $(VENV) build dist *.egg-info demo fuzz-failures .pytest_cache .mypy_cache .ruff_cache
