@@ -1,11 +1,11 @@
 """l3hpc: SEA and EdgeL3 pipelines on a Slurm cluster or on one machine.
 
-Packages, from the person down: ``cli`` (commands) → ``runs`` (submit, watch, resume) →
-``schedulers`` (Slurm, this machine), ``pipelines`` (plans), ``workspace`` (what lies on disk) and
-``config`` → ``steps`` (one kind of work each) → the science (``audio models datasets sampling
-reduction tagging …``), usable from a notebook. ``embedding`` is the same in one call:
-``get_embedding``, ``load_model``. ``ledger`` keeps the results tables.
-docs/architecture.md draws them all.
+Packages, from the top layer down: ``cli`` (commands) → ``runs`` (submit, watch, resume) →
+``schedulers`` (Slurm, this machine), ``pipelines`` (plans), ``workspace`` (files of a run) and
+``config`` → ``steps`` (one class for each kind of work) → the science (``audio models datasets
+sampling reduction tagging …``), which can be used from a notebook. ``embedding`` goes from audio to
+embeddings in one call (``get_embedding``, ``load_model``), and ``ledger`` keeps the tables of
+results. docs/architecture.md has a drawing of all packages.
 """
 
 from typing import TYPE_CHECKING

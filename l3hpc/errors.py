@@ -1,7 +1,7 @@
-"""The errors a person may see, and the exit code that each of them ends a command with.
+"""The errors that are shown to users, and the exit code of a command for each of them.
 
-A message says what was wrong and where; ``allowed`` says what would be right; ``hint`` is the next
-command or action. The command line prints these three and no traceback (unless ``--debug``).
+A message states what is wrong and where; ``allowed`` states what would be accepted; ``hint`` is the
+next command or action. The command line prints these without a traceback (unless ``--debug``).
 """
 
 from __future__ import annotations
@@ -30,19 +30,27 @@ EXIT_CODES = {
     EXIT_INTERRUPTED: "interrupted (Ctrl-C), or cancelled from another shell while submitting",
 }
 
-
 _LINE_ENDS = {10: "\\n", 13: "\\r"}
 
 
 class L3hpcError(Exception):
-    """Work failed for a reason that a person can understand and act on.
+    """Work failed for a reason that the user can understand and act on.
 
     Parameters
     ----------
-    message: what was wrong, in one sentence, without a trailing full stop where a value ends it.
-    where: the place: ``file:line``, a key, a cell, an option.
-    allowed: what would have been accepted.
-    hint: what to type or do next.
+    message
+        What is wrong, as one sentence. It has no full stop if it ends in a value.
+    where
+        The location: ``file:line``, a key, a cell, an option.
+    allowed
+        What would have been accepted.
+    hint
+        What to type or do next.
+
+    Attributes
+    ----------
+    exit_code : int
+        The exit code of a command that ends with this error.
     """
 
     exit_code = EXIT_FAILED
@@ -58,7 +66,8 @@ class L3hpcError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        where = "" if self.where is None else self.where.translate(_LINE_ENDS)  # a file's name
+        # A file name may contain line ends, which would look like further lines of the message.
+        where = "" if self.where is None else self.where.translate(_LINE_ENDS)
         first = f"{where}: {self.message}" if where else self.message
         return "\n".join(part for part in (first, self.allowed, self.hint) if part)
 
@@ -70,15 +79,15 @@ class L3hpcError(Exception):
 class InputError(L3hpcError, ValueError):
     """Input was refused before anything was submitted or written.
 
-    Also a ``ValueError``, which is what a notebook and scikit-learn expect of a wrong argument.
-    Code that catches ``ValueError`` around our own calls lets this one through first.
+    It is a ``ValueError`` too, which notebooks and scikit-learn expect for a wrong argument. Code
+    that catches ``ValueError`` around calls into l3hpc must re-raise this class first.
     """
 
     exit_code = EXIT_USAGE
 
 
 class HeaderDriftError(L3hpcError):
-    """A results tab has other columns than the declared ones."""
+    """The columns of a results tab differ from the declared ones."""
 
     exit_code = EXIT_HEADER_DRIFT
 
@@ -90,22 +99,35 @@ class ClusterError(L3hpcError):
 
 
 class OfflineError(L3hpcError):
-    """A remote service cannot be reached now; trying again later is right."""
+    """A remote service cannot be reached at the moment; the command can be repeated later."""
 
     exit_code = EXIT_OFFLINE
 
 
 def command_line(*words: object) -> str:
-    """``l3hpc resume RUN`` for a hint: as a person may paste it, whatever a name or path holds."""
+    """Return an ``l3hpc`` command for a hint, quoted so that it can be pasted into a shell.
+
+    Examples
+    --------
+    >>> command_line("resume", "my run")
+    "l3hpc resume 'my run'"
+    """
     return " ".join(("l3hpc", *(shell_word(word) for word in words)))
 
 
 def shell_word(word: object) -> str:
-    """A value as one word of a shell's command line (bash, zsh)."""
+    r"""Quote a value as one word of a shell command (bash, zsh).
+
+    Examples
+    --------
+    >>> print(shell_word("a b"), shell_word("a\nb"))
+    'a b' $'a\x0ab'
+    """
     text = str(word)
     if text.isprintable():
         return shlex.quote(text)
-    data = text.encode("utf-8", "surrogateescape")  # as the system has a name that is not UTF-8
+    # Python decodes file names that are not UTF-8 with surrogates; these are the original bytes.
+    data = text.encode("utf-8", "surrogateescape")
     return "$'" + "".join(chr(byte) if 32 <= byte < 127 and byte not in b"\\'"
                           else f"\\x{byte:02x}" for byte in data) + "'"
 
@@ -143,7 +165,25 @@ def check_choice(what: str, value: object, valid: Iterable[str], *, where: str |
 
 
 def nearest(word: object, valid: Iterable[str]) -> str:
-    """``did you mean 'x'? valid: a, b, c``, or just the valid names when nothing is close."""
+    """Suggest the valid name that is closest to ``word``, and list the valid names.
+
+    Parameters
+    ----------
+    word
+        What was given; only a string can be close to a name.
+    valid
+        The names that are allowed.
+
+    Returns
+    -------
+    str
+        ``did you mean 'x'? valid: x, y, z``, or only ``valid: x, y, z`` if no name is close.
+
+    Examples
+    --------
+    >>> nearest("trian", ["train", "fit"])
+    "did you mean 'train'? valid: fit, train"
+    """
     names = sorted(valid)
     close = difflib.get_close_matches(word, names, n=1) if isinstance(word, str) else []
     listing = f"valid: {', '.join(names)}"
@@ -155,17 +195,23 @@ _damage: ContextVar[list[InputError] | None] = ContextVar("damage", default=None
 
 @contextlib.contextmanager
 def collect_damage() -> Iterator[list[InputError]]:
-    """Collect what ``report_damage`` is told while the block runs: files that were left aside."""
-    found: list[InputError] = []
-    token = _damage.set(found)
+    """Collect the errors that are passed to ``report_damage`` while the block runs.
+
+    Yields
+    ------
+    list of InputError
+        Grows while the block runs: one error for each file that was skipped.
+    """
+    errors: list[InputError] = []
+    token = _damage.set(errors)
     try:
-        yield found
+        yield errors
     finally:
         _damage.reset(token)
 
 
 def report_damage(error: InputError) -> None:
-    """Say that a file cannot be used, and that the work goes on without it."""
-    found = _damage.get()
-    if found is not None and str(error) not in map(str, found):
-        found.append(error)
+    """Record that a file cannot be used and is skipped; ignored outside ``collect_damage``."""
+    errors = _damage.get()
+    if errors is not None and str(error) not in map(str, errors):
+        errors.append(error)

@@ -1,7 +1,7 @@
-"""What a check found: the one form in which doctor, ``config check`` and ``data check`` answer.
+"""The result of a check, as ``doctor``, ``config check`` and ``data check`` report it.
 
-It lies beneath all packages: data sets and the doctor describe what they see with it, and neither
-may import the other.
+The module lies below all packages, because both ``datasets`` and ``doctor`` use it and neither may
+import the other.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ Severity = Literal["green", "yellow", "red", "off"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and what to do about it.
+    """The result of one check, and what to do about it.
 
     Attributes
     ----------
     subject : str
-        What was looked at: ``Python``, ``paths.audio``, ``missing audio``.
+        What was checked: ``Python``, ``paths.audio``, ``missing audio``.
     severity : {'green', 'yellow', 'red', 'off'}
-        Right; works, but look at it; will not work; not needed or not set up.
+        Fine; works, but needs attention; will not work; not needed or not set up.
     message : str
-        What was found, in words.
+        The result.
     advice : str
-        What to do; empty where there is nothing to do or nothing to advise.
+        What to do; empty if there is nothing to do.
     count : int
-        How often it was found.
+        How many times it occurs.
     examples : tuple of str
-        The first few places: a file, or ``file:line``.
+        The first few locations: a file, or ``file:line``.
     """
 
     subject: str
@@ -43,7 +43,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        """Whether a run may go on in spite of it."""
+        """Whether a run can start in spite of it."""
         return self.severity != "red"
 
     def __str__(self) -> str:
@@ -55,16 +55,21 @@ class Finding:
 
 
 def from_error(subject: str, error: L3hpcError, advice: str = "") -> Finding:
-    """A red finding from an error.
+    """Make a red finding from an error.
 
     Parameters
     ----------
     subject : str
-        What was looked at.
+        What was checked.
     error : L3hpcError
-        What it allows and hints is the advice.
+        Its ``allowed`` and ``hint`` become the advice.
     advice : str
-        What to do where the error does not say.
+        The advice for an error that has neither.
+
+    Returns
+    -------
+    Finding
+        Red, with the location and message of the error.
     """
     message = f"{error.where}: {error.message}" if error.where else error.message
     own = " ".join(part for part in (error.allowed, error.hint) if part)

@@ -1,8 +1,8 @@
-"""How to install an optional part of l3hpc: the command that works for this very installation.
+"""The pip command that installs an optional part of l3hpc into this installation.
 
-l3hpc is in no package registry, so ``pip install 'l3hpc[umap]'`` would find nothing. pip notes
-where a package came from (PEP 610, ``direct_url.json``): a clone, a wheel or a repository.
-The command names that place, or the clone where nothing was noted.
+l3hpc is in no package registry, so ``pip install 'l3hpc[umap]'`` would find nothing. pip records
+where it installed a package from (PEP 610, ``direct_url.json``): a clone, a wheel or a repository.
+The command names that source, or the clone if none was recorded.
 """
 
 from __future__ import annotations
@@ -12,36 +12,53 @@ import importlib.metadata
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 from urllib.parse import unquote, urlsplit
 
 IN_THE_CLONE = "in the folder of the l3hpc clone"
 
 
+class _DirInfo(TypedDict, total=False):
+    editable: bool
+
+
+class _VcsInfo(TypedDict, total=False):
+    vcs: str
+    requested_revision: str
+
+
+class _DirectUrl(TypedDict, total=False):
+    """The fields of ``direct_url.json`` that are used here."""
+
+    url: str
+    dir_info: _DirInfo
+    vcs_info: _VcsInfo
+
+
 def install_command(extra: str = "", *options: str) -> str:
-    """The line to type that installs l3hpc again, with an extra.
+    """Return the command that installs l3hpc again, with an extra.
 
     Parameters
     ----------
     extra
-        A name of ``[options.extras_require]`` in setup.cfg, or nothing for l3hpc alone.
-    options
+        A name in ``[options.extras_require]`` of setup.cfg; empty for l3hpc alone.
+    *options
         Further options of ``pip install``, such as ``--force-reinstall``.
 
     Returns
     -------
     str
-        ``pip install '/home/me/l3hpc[umap]'`` and the like. Where the source is unknown or gone,
-        ``pip install '.[umap]'`` and where to type it.
+        For example ``pip install '/home/me/l3hpc[umap]'``. If the source is unknown or was
+        removed: ``pip install '.[umap]'`` and the folder to run it in.
     """
     names = f"[{extra}]" if extra else ""
     origin = _origin()
     if not origin:
         return f"{_pip(*options, f'.{names}')} ({IN_THE_CLONE})"
     editable = ("--editable",) if origin.get("dir_info", {}).get("editable") else ()
-    place = unquote(urlsplit(origin["url"]).path)
     if origin["url"].startswith("file:"):
-        return _pip(*options, *editable, f"{place}{names}")
+        path = unquote(urlsplit(origin["url"]).path)
+        return _pip(*options, *editable, f"{path}{names}")
     version_control = origin.get("vcs_info", {})
     url = "+".join(filter(None, (version_control.get("vcs"), origin["url"])))
     revision = version_control.get("requested_revision")
@@ -49,21 +66,22 @@ def install_command(extra: str = "", *options: str) -> str:
 
 
 def _pip(*words: str) -> str:
-    """The command, quoted for pasting; always with quotes where the shell would expand brackets."""
+    """The pip command, quoted for a shell (zsh would expand the brackets of an extra)."""
     return shlex.join(("pip", "install", *words))
 
 
 @functools.lru_cache(maxsize=1)
-def _origin() -> dict[str, Any]:
-    """What pip noted of where l3hpc came from; empty where it noted nothing or it is gone."""
+def _origin() -> _DirectUrl:
+    """The source of this installation as pip recorded it; empty if unknown or removed."""
     try:
         text = importlib.metadata.distribution("l3hpc").read_text("direct_url.json")
-        found = json.loads(text or "{}")
-        url = urlsplit(found["url"])
+        origin = json.loads(text or "{}")
+        url = urlsplit(origin["url"])
     except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed
         return {}
-    except (AttributeError, KeyError, TypeError, ValueError, OSError):  # no note, or a damaged one
+    # A missing or damaged record must not hide the error that this command is the hint of.
+    except (AttributeError, KeyError, TypeError, ValueError, OSError):
         return {}
     if url.scheme == "file" and not Path(unquote(url.path)).exists():
         return {}
-    return dict(found)
+    return cast("_DirectUrl", dict(origin))
