@@ -379,7 +379,7 @@ class _open_rows:
         path = self._path
         audio = numeric_dataset(self._file, "audio") if "audio" in self._file else None
         if audio is None or not (audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1)):
-            words = "holds no data set 'audio'" if audio is None else (
+            words = "contains no data set 'audio'" if audio is None else (
                 f"'audio' has shape {audio.shape}")
             raise AudioError(words, where=str(path),
                              allowed="'audio' of shape (rows, n) or (rows, 1, n), int16 or float")

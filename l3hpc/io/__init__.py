@@ -1,4 +1,5 @@
-"""Whatever is read from outside or written for good: one guarded reader and writer per format.
+"""Reading of files from outside and durable writing: one checked reader and writer per format.
 
-Each reader names the file, the place and what to do about it; a file appears whole or not at all.
+Readers refuse damaged or malicious files, with an error that names file, line and what to do.
+Files are written atomically.
 """

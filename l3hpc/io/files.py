@@ -1,7 +1,7 @@
-"""Small, safe file work that every room shares: whole files or none, digests, JSON.
+"""File operations that all packages share: atomic writing, JSON, ownership checks, digests.
 
-Everything that another process may read is written to a temporary name in the same folder, flushed
-to disk and renamed, so that a reader sees the old state or the new one, never a part.
+Everything that another process may read is written under a temporary name in the same folder,
+flushed to disk and renamed, so that a reader sees the old contents or the new ones, never a part.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from typing import IO, Any, BinaryIO
 from l3hpc.errors import InputError
 from l3hpc.io.values import ESCAPED
 
-SYNCED_AT_ONCE = 16
-MAX_JSON = 2**30
+SYNC_THREADS = 16
+MAX_JSON = 2**30  # bytes; no file that l3hpc writes is larger
 RESULT = "result.json"  # written last into the folder of a finished task
+
+# atomic writing -------------------------------------------------------------------------------
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside ``folder`` durable (a no-op where the file system refuses it)."""
+    """Make a rename inside ``folder`` durable; ignored by file systems that cannot do it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems refuse fsync on folders
@@ -42,10 +44,23 @@ def fsync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[BinaryIO]:
-    """A stream to write and read whose content replaces ``path`` in one rename at the end.
+    """Open a stream whose contents replace ``path`` by one rename when the block ends.
 
-    If the block raises, nothing is left. durable: wait until the disk has it; not needed for what a
-    killed machine may forget.
+    Missing parent folders are made. If the block raises, ``path`` stays as it was.
+
+    Parameters
+    ----------
+    path
+        The file to replace.
+    mode
+        Permissions of the file, before the umask.
+    durable
+        Wait until the contents are on disk. Without it they may be lost in a power failure.
+
+    Yields
+    ------
+    BinaryIO
+        Open for writing and reading.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -69,17 +84,45 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Itera
         fsync_folder(path.parent)
 
 
-def make_durable(paths: Iterable[Path | str]) -> None:
-    """Wait until the disk has these files and folders, which were written without waiting.
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Make a temporary folder that becomes ``target`` by one rename when the block ends.
 
-    Several at once: a disk and a file server write them together, so that many cost little more
-    than one. What has gone meanwhile is ignored.
+    If the block raises, the temporary folder is removed. If another process has made ``target`` in
+    the meantime, that one stays and the temporary folder is removed.
+
+    Yields
+    ------
+    Path
+        The temporary folder, beside ``target``.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        fsync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_durable(paths: Iterable[Path | str]) -> None:
+    """Wait until files and folders that were written without ``durable`` are on disk.
+
+    Paths that have been removed in the meantime are ignored.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    every = list(dict.fromkeys(map(str, paths)))
-    with ThreadPoolExecutor(min(SYNCED_AT_ONCE, max(len(every), 1))) as pool:
-        list(pool.map(_sync, every))
+    distinct = list(dict.fromkeys(map(str, paths)))
+    # Disks and file servers combine requests that arrive together: many cost little more than one.
+    with ThreadPoolExecutor(min(SYNC_THREADS, max(len(distinct), 1))) as pool:
+        list(pool.map(_sync, distinct))
 
 
 def _sync(path: str) -> None:
@@ -97,11 +140,11 @@ def _sync(path: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """A folder with all above it, each new one durable: its name is on the disk."""
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    """Make a folder and its missing parents, durably."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for each in reversed(new):
-        fsync_folder(each.parent)
+    for path in reversed(missing):
+        fsync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
@@ -122,9 +165,9 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def share_file(source: Path, target: Path) -> None:
-    """``target`` becomes a second name of ``source`` (a copy where the file system has no links).
+    """Hard-link ``source`` as ``target``, or copy it if the file system has no hard links.
 
-    Only for files that are replaced, never changed in place. One that exists stays.
+    Use it only for files that are replaced, never changed in place. An existing ``target`` stays.
     """
     try:
         os.link(source, target)
@@ -136,9 +179,21 @@ def share_file(source: Path, target: Path) -> None:
 
 
 def read_json(path: Path | str, *, own: bool = False) -> Any:
-    """The JSON value in ``path``; a damaged file is an ``InputError`` naming line and column.
+    """Read the JSON value in ``path``.
 
-    own: see ``read_own_file``. A missing file is a ``FileNotFoundError``.
+    Parameters
+    ----------
+    path
+        The file.
+    own
+        Refuse a file that another user wrote (see ``read_own_file``).
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    InputError
+        The file cannot be read or is damaged; the error names line and column.
     """
     try:
         content = read_own_file(path) if own else read_bounded(path)
@@ -150,7 +205,7 @@ def read_json(path: Path | str, *, own: bool = False) -> Any:
 
 
 def parse_json(content: bytes, path: Path | str) -> Any:
-    """The JSON value in the bytes of a file; ``InputError`` for what is none."""
+    """Parse the bytes of the JSON file ``path``; an ``InputError`` if they are not valid JSON."""
     try:
         return _DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -158,51 +213,59 @@ def parse_json(content: bytes, path: Path | str) -> Any:
         raise InputError(f"damaged: byte 0x{content[error.start]:02x} is not UTF-8",
                          where=f"{path}:{line}") from None
     except json.JSONDecodeError as error:
-        words = "it is empty" if not content.strip() else \
+        problem = "the file is empty" if not content.strip() else \
             f"{error.msg} in column {error.colno}"
-        raise InputError(f"not valid JSON: {words}", where=f"{path}:{error.lineno}") from None
+        raise InputError(f"not valid JSON: {problem}", where=f"{path}:{error.lineno}") from None
     except (RecursionError, ValueError):  # nested too deep; a number of more than 4,300 digits
         raise InputError("not valid JSON: l3hpc did not write it",
                          where=str(path)) from None
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(name)  # NaN and Infinity: we write neither
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity, which l3hpc does not write
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number)  # to make one takes as long as a small file
+# Shared, because making a decoder takes as long as decoding a small file.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+# guarded opening ------------------------------------------------------------------------------
 
 
 def read_bounded(path: Path | str, limit: int = MAX_JSON) -> bytes:
-    """The bytes of a regular file that is no larger than a file of ours can be."""
-    with open(path, "rb", opener=_at_once) as stream:
+    """Read a regular file of at most ``limit`` bytes; an ``InputError`` for any other."""
+    with open(path, "rb", opener=_open_without_waiting) as stream:
         state = os.fstat(stream.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise InputError("not a regular file", where=str(path))
         if state.st_size > limit:
             raise InputError(f"has {state.st_size:,} bytes, more than any file that l3hpc writes",
                              where=str(path))
-        return stream.read(state.st_size)  # not limit: read takes as much memory as it may need
+        # Not read(limit), which would allocate that much memory.
+        return stream.read(state.st_size)
 
 
 def open_regular(path: Path | str, buffering: int = -1) -> IO[bytes]:
-    """A regular file, open for reading; ``OSError`` for a pipe or device, which would hang."""
-    stream: IO[bytes] = open(path, "rb", buffering, opener=_at_once)  # noqa: SIM115
+    """Open a regular file for reading; ``OSError`` for a pipe or device, which could block."""
+    stream: IO[bytes] = open(path, "rb", buffering, opener=_open_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return stream
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Open without waiting for the other end of a named pipe."""
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opener that does not wait for a writer if ``path`` is a named pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def refuse_special(path: Path) -> os.stat_result:
-    """The status of a regular file, or of one that a link leads to.
+    """Return the status of a regular file (links are followed).
 
-    Raises ``InputError`` for anything else: a pipe or device would hang whoever opens it.
+    Raises
+    ------
+    InputError
+        There is no such file, or it is a folder, pipe, socket or device. Opening a pipe or device
+        could block for ever.
     """
     try:
         status = os.stat(path)
@@ -210,7 +273,7 @@ def refuse_special(path: Path) -> os.stat_result:
         raise InputError("no such file" if isinstance(error, FileNotFoundError) else
                          f"cannot be read: {(error.strerror or 'error').lower()}",
                          where=str(path)) from None
-    except ValueError:  # a zero byte, or a character that no encoding has
+    except ValueError:  # a NUL byte, or a character that cannot be encoded
         raise InputError(f"{str(path)!r} is not a file name") from None
     if not stat.S_ISREG(status.st_mode):
         kind = next((text for test, text in (
@@ -220,50 +283,56 @@ def refuse_special(path: Path) -> os.stat_result:
     return status
 
 
-def read_own_file(path: Path | str) -> bytes:
-    """The bytes of a file that the user of this process wrote; an ``InputError`` for any other.
+# users and permissions ------------------------------------------------------------------------
 
-    For what is executed: the open file is asked for its owner, so that nobody can put another one
-    in its place in between. root is trusted, as everywhere.
+
+def read_own_file(path: Path | str) -> bytes:
+    """Read a file that will be executed or unpickled, and so must belong to the current user.
+
+    Raises
+    ------
+    InputError
+        The file belongs to another user (other than root), or is not a regular file.
     """
     path = Path(path)
+    # The owner is read from the open file, so that nobody can exchange the file after the check.
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as stream:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
             raise InputError("not a regular file", where=str(path))
-        if not _ours(state.st_uid, path.parent):
+        if not _is_trusted_owner(state.st_uid, path.parent):
             raise InputError(f"belongs to {user_name(state.st_uid)}, not to you: it is not "
                              "executed", where=str(path))
         return stream.read()
 
 
 def is_owned_by_user(folder: Path) -> bool:
-    """Whether a folder belongs to the user of this process."""
-    return _ours(os.stat(folder).st_uid, Path(folder))
+    """Whether a folder belongs to the current user."""
+    return _is_trusted_owner(os.stat(folder).st_uid, Path(folder))
 
 
 def current_user() -> str:
-    """The name of the user, as Slurm takes it too; the number of one who has no name here."""
+    """The name of the current user, as Slurm uses it, or the user id if there is no name."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # in a container whose passwd lacks the user
+    except (KeyError, OSError):  # in a container whose passwd file does not list the user
         return str(os.getuid())
 
 
 def user_name(uid: int) -> str:
-    """The name of a user of this machine, or ``user 1234``."""
+    """The name of a user of this machine, or ``user 1234`` if there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"user {uid}"
 
 
-def _ours(uid: int, folder: Path) -> bool:
-    """Whether ``uid`` is ours. Some file systems show one owner for all: what they say of a new
-    file of ours in ``folder`` decides."""
+def _is_trusted_owner(uid: int, folder: Path) -> bool:
+    """Whether ``uid`` is the current user, or root."""
     if uid in (os.geteuid(), 0):
         return True
+    # Some network file systems show one owner for all files: compare with that of a new file.
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             return uid == os.fstat(probe.fileno()).st_uid
@@ -272,10 +341,13 @@ def _ours(uid: int, folder: Path) -> bool:
 
 
 def private_folder(folder: Path) -> Path:
-    """``folder`` and the one around it (in the home folder), made for this user alone.
+    """Make ``folder`` and its parent (in the home folder), accessible to the current user alone.
 
-    Raises ``InputError`` where another user could put a file of theirs in its place: a link, a
-    folder of somebody else, a home folder that others may write.
+    Raises
+    ------
+    InputError
+        Another user could replace its files: it is a link, it belongs to another user, or others
+        may write to the home folder.
     """
     home = folder.parent.parent
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -283,36 +355,42 @@ def private_folder(folder: Path) -> Path:
     if stat.S_IMODE(home.stat().st_mode) & 0o022 and not home.stat().st_mode & stat.S_ISVTX:
         raise InputError("others may write into your home folder", where=str(home),
                          hint=f"chmod go-w {shlex.quote(str(home))}")
-    for place, links, mask in ((folder.parent, 0, 0o755), (folder, os.O_NOFOLLOW, 0o700)):
+    for path, links, mask in ((folder.parent, 0, 0o755), (folder, os.O_NOFOLLOW, 0o700)):
         try:
-            handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | links)
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | links)
         except OSError as error:
-            raise InputError(f"it has to be a folder of your own: {error.strerror}",
-                             where=str(place)) from None
+            raise InputError(f"must be a folder of your own: {error.strerror}",
+                             where=str(path)) from None
         try:
-            found = os.fstat(handle)
-            if not _ours(found.st_uid, place):
-                raise InputError("it has to be a folder of your own; it belongs to another user",
-                                 where=str(place))
-            os.fchmod(handle, stat.S_IMODE(found.st_mode) & mask)
+            status = os.fstat(handle)
+            if not _is_trusted_owner(status.st_uid, path):
+                raise InputError("must be a folder of your own, but belongs to another user",
+                                 where=str(path))
+            os.fchmod(handle, stat.S_IMODE(status.st_mode) & mask)
         finally:
             os.close(handle)
     return folder
 
 
 def private_file(path: Path) -> Path:
-    """``path`` as a file of this user alone, empty if it is new; links are not followed."""
+    """Make ``path`` a file of the current user alone, empty if it is new.
+
+    Raises
+    ------
+    InputError
+        It is a link or not a regular file, has further hard links, or belongs to another user.
+    """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
                          | os.O_NONBLOCK, 0o600)
     except OSError as error:
-        raise InputError(f"it has to be a file of your own: {error.strerror}",
+        raise InputError(f"must be a file of your own: {error.strerror}",
                          where=str(path)) from None
     try:
-        found = os.fstat(handle)
-        if found.st_nlink > 1 or not (
-                stat.S_ISREG(found.st_mode) and _ours(found.st_uid, path.parent)):
-            raise InputError("it has to be a file of your own, with this one name",
+        status = os.fstat(handle)
+        if status.st_nlink > 1 or not (
+                stat.S_ISREG(status.st_mode) and _is_trusted_owner(status.st_uid, path.parent)):
+            raise InputError("must be a file of your own, without further hard links",
                              where=str(path))
         os.fchmod(handle, 0o600)
     finally:
@@ -320,18 +398,21 @@ def private_file(path: Path) -> Path:
     return path
 
 
+# digests --------------------------------------------------------------------------------------
+
+
 def canonical_json(value: Any) -> str:
-    """One line of JSON with sorted keys: the same value always gives the same text."""
+    """Serialise a value as one line of JSON with sorted keys; equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """32 hex digits (BLAKE2b, 128 bits) of the canonical JSON of ``value``."""
+    """BLAKE2b (128 bits, 32 hex digits) of the canonical JSON of ``value``."""
     return hashlib.blake2b(canonical_json(value).encode(), digest_size=16).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """32 hex digits (BLAKE2b, 128 bits) of a file's bytes."""
+    """BLAKE2b (128 bits, 32 hex digits) of the bytes of a file."""
     state = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -339,38 +420,18 @@ def digest_file(path: Path) -> str:
     return state.hexdigest()
 
 
-@contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that becomes ``target`` by one rename at the end.
-
-    If the block raises, the temporary folder is removed. If ``target`` appeared meanwhile (another
-    process was first), the temporary folder is dropped: the first one stays.
-    """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            if not target.is_dir():
-                raise
-        fsync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+# folders --------------------------------------------------------------------------------------
 
 
 def is_task_folder(folder: Path) -> bool:
-    """Whether a folder holds the finished output of one task of a step."""
+    """Whether a folder contains the finished output of one task of a step."""
     return (Path(folder) / RESULT).is_file()
 
 
 def task_folders(artifact: Path) -> list[Path]:
-    """The finished task folders (``0000``, ``0001``, …) of an artifact, in order.
+    """List the finished task folders (``0000``, ``0001``, …) of an artifact, in order.
 
-    A task folder is finished when it holds ``result.json`` (it is written last).
+    A task folder is finished if it contains ``result.json``, which is written last.
     """
     folders = [path for path in Path(artifact).iterdir()
                if path.is_dir() and path.name.isdecimal() and is_task_folder(path)]
@@ -378,14 +439,16 @@ def task_folders(artifact: Path) -> list[Path]:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Every file below ``folder``, by name within each folder; hidden ones are left out, links are
-    followed, and one that leads back is not."""
+    """Yield every file below ``folder``, sorted by name within each folder.
+
+    Hidden files and folders are skipped. Links are followed, but each folder is visited once.
+    """
     seen: set[str] = set()
     for base, folders, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(base)
-        if place in seen:
+        real = os.path.realpath(base)
+        if real in seen:
             folders.clear()
             continue
-        seen.add(place)
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(base, name) for name in sorted(names) if not name.startswith("."))

@@ -1,9 +1,9 @@
-"""Opens HDF5 files that anybody may have written: what is read is in the file itself, and whole.
+"""Reading of untrusted HDF5 files: only values that are in the file itself, and only complete ones.
 
-HDF5 can point at other files (external links, virtual data sets, external storage), declare arrays
-that were never written, and need plugins. All reading goes through ``open_hdf5`` and, for each
-array, ``numeric_dataset`` or ``read_strings``; the refusals (``InputError``) name the file and
-what to do.
+HDF5 files can refer to other files (external links, virtual data sets, external storage), declare
+arrays that were never written, and need plugins. All reading goes through ``open_hdf5`` and, for
+each array, ``numeric_dataset`` or ``read_strings``. They refuse such files with an ``InputError``
+that names the file and what to do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import math
 import mmap
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
@@ -28,21 +28,30 @@ PLUGINS = {307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bit
            32013: "zfp", 32015: "zstd", 32017: "sz", 32018: "fcidecomp", 32024: "sz3",
            32026: "blosc2", 32028: "sperr"}
 WHOLE = "Is it complete? Compare its size with that of the original."
-HEAP = b"GCOL\x01\0\0\0"  # where a collection of texts begins: signature, version, three zeros
-SEARCHED = 16 << 20  # bytes at each end of a file in which heaps are looked for
+HEAP = b"GCOL\x01\0\0\0"  # start of a heap of strings: signature, version, three zero bytes
+SEARCHED = 16 << 20  # bytes at each end of a file that are searched for heaps
 _KINDS = {"f": "floating-point numbers", "iu": "whole numbers", "fiu": "numbers"}
-_REMEMBERED = 4096
-_checked: dict[tuple[Any, ...], None] = {}  # files (as they were) that the checks let through
+_MAX_CHECKED = 4096
+Identity = tuple[int | str, ...]  # of a file at one time: device, inode, size and times
+_checked: dict[Identity, None] = {}  # files and data sets that have passed the checks
 
 
 class Hdf5File(h5py.File):
-    """An ``h5py.File`` open for reading, whose contents were checked (see ``open_hdf5``).
+    """An ``h5py.File`` that was checked and is open for reading (see ``open_hdf5``).
 
-    Used with ``with``, an error of HDF5 in the block is raised as ``InputError`` naming the file.
+    As a context manager it raises HDF5's errors in the block as an ``InputError`` that names the
+    file.
+
+    Attributes
+    ----------
+    source : Path
+        The file, for messages.
+    identity : tuple or None
+        Identifies the file and its state; None for one in memory.
     """
 
     source: Path
-    identity: tuple[Any, ...] | None
+    identity: Identity | None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         super().__exit__(kind, error, trace)
@@ -51,21 +60,25 @@ class Hdf5File(h5py.File):
 
 
 def open_hdf5(path: Path | str, *, memory: BinaryIO | None = None) -> Hdf5File:
-    """The HDF5 file ``path``, open for reading.
+    """Check an HDF5 file and open it for reading.
 
     Parameters
     ----------
     path
-        The file; named in messages.
+        The file.
     memory
-        Its bytes, where they were unpacked from ``path``.
+        The contents, if they were unpacked from ``path``.
+
+    Returns
+    -------
+    Hdf5File
+        To be used as a context manager.
 
     Raises
     ------
     InputError
-        For what is no regular file or not HDF5; a file that is damaged or open in a writer; one
-        that holds external links, soft links that lead nowhere or in a circle, or data sets whose
-        values lie in other files.
+        ``path`` is not a regular file or not HDF5, is damaged or open for writing, or contains
+        external links, broken or circular soft links, or data sets stored in other files.
     """
     path = Path(path)
     identity = None
@@ -97,25 +110,34 @@ def open_hdf5(path: Path | str, *, memory: BinaryIO | None = None) -> Hdf5File:
 
 def numeric_dataset(file: Hdf5File, name: str, kinds: str = "fiu", dims: int | None = None
             ) -> h5py.Dataset:
-    """The data set ``name``, whose values can be read: all of them are in the file.
+    """Return a data set of numbers, all of which can be read from the file.
 
     Parameters
     ----------
+    file
+        The open file.
+    name
+        Path of the data set within the file.
     kinds
-        Letters of NumPy's ``dtype.kind`` that are allowed.
+        The allowed letters of NumPy's ``dtype.kind``.
     dims
-        The number of dimensions that it must have; None: any.
+        The required number of dimensions; None for any.
+
+    Returns
+    -------
+    h5py.Dataset
+        The data set; its values are not read yet.
 
     Raises
     ------
     InputError
-        Where there is no such data set, or it holds something else, needs a filter that is not
-        installed, or was not written to its end.
+        There is no such data set, it has another type or shape, it needs a filter that is not
+        installed, or it was not written completely.
     """
     data = _dataset(file, name)
     if data.shape is None or data.dtype.kind not in kinds:
         what = "no value" if data.shape is None else f"{_type_name(data.dtype)} values"
-        raise InputError(f"holds {what} in '{name}'", where=str(file.source),
+        raise InputError(f"contains {what} in '{name}'", where=str(file.source),
                          allowed=_KINDS.get(kinds, "numbers"))
     if dims is not None and data.ndim != dims:
         raise InputError(f"'{name}' has shape {data.shape}", where=str(file.source),
@@ -125,23 +147,29 @@ def numeric_dataset(file: Hdf5File, name: str, kinds: str = "fiu", dims: int | N
 
 
 def matrix_shapes(file: Hdf5File) -> dict[str, tuple[int, int]]:
-    """Shape by name of every two-dimensional data set of numbers at the top of a file."""
-    found = {}
+    """Return name → shape of the two-dimensional data sets of numbers in the root group."""
+    shapes = {}
     for name in file:
         try:
             item = file.get(name)
             if isinstance(item, h5py.Dataset) and item.ndim == 2 and item.dtype.kind in "fiu":
-                found[name] = tuple(item.shape)
+                shapes[name] = tuple(item.shape)
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
             raise damage_error(file.source, error, f"'{name}'") from None
-    return found
+    return shapes
 
 
 def read_strings(file: Hdf5File, name: str) -> np.ndarray:
-    """The strings of the one-dimensional data set ``name``, as an array of ``str`` objects."""
+    """Read a one-dimensional data set of strings as an array (n,) of ``str`` objects.
+
+    Raises
+    ------
+    InputError
+        There is no such data set, it has another type or shape, or it cannot be read completely.
+    """
     data = _dataset(file, name)
     if data.shape is None or data.ndim != 1 or h5py.check_string_dtype(data.dtype) is None:
-        raise InputError(f"holds {_type_name(data.dtype)} values of shape {data.shape} in "
+        raise InputError(f"contains {_type_name(data.dtype)} values of shape {data.shape} in "
                          f"'{name}'", where=str(file.source), allowed="a list of strings")
     refuse_unreadable(data, file.source, file.identity)
     try:
@@ -150,17 +178,16 @@ def read_strings(file: Hdf5File, name: str) -> np.ndarray:
         raise damage_error(file.source, error, f"'{name}'") from None
 
 
-def read_attributes(owner: Any, path: Path) -> dict[str, Any]:
-    """All attributes of a file, group or data set, as h5py gives them."""
+def read_attributes(owner: h5py.Group | h5py.Dataset, path: Path) -> dict[str, Any]:
+    """Read all attributes of a file, group or data set; ``path`` is the file, for messages."""
     try:
         return dict(owner.attrs.items())
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise damage_error(path, error, "its attributes") from None
 
 
-def refuse_unreadable(data: h5py.Dataset, path: Path, identity: tuple[Any, ...] | None = None
-                      ) -> None:
-    """Raise ``InputError`` for a data set with missing values, or a filter that is not there."""
+def refuse_unreadable(data: h5py.Dataset, path: Path, identity: Identity | None = None) -> None:
+    """Raise ``InputError`` if values of a data set are missing or its filter is not installed."""
     key = None if identity is None else (*identity, data.name)
     if key is not None and key in _checked:
         return
@@ -175,7 +202,7 @@ def refuse_unreadable(data: h5py.Dataset, path: Path, identity: tuple[Any, ...] 
 
 
 def damage_error(path: Path, error: BaseException, what: str | None = None) -> InputError:
-    """What to raise for an error of HDF5 while a file is read."""
+    """Make an ``InputError`` from an error that HDF5 raised while reading ``what`` (or all)."""
     text = " ".join(str(error).split()) or type(error).__name__
     return InputError(f"{what + ' cannot be read' if what else 'is damaged'}: {text[:300]}",
                       where=str(path), hint=WHOLE)
@@ -184,65 +211,87 @@ def damage_error(path: Path, error: BaseException, what: str | None = None) -> I
 # links ----------------------------------------------------------------------------------------
 
 
+class _Group(NamedTuple):
+    """A group that is still to be visited."""
+
+    id: Any  # h5py.h5g.GroupID, of a module without types
+    name: str
+    ancestors: frozenset[int]  # addresses of this group and of those that contain it
+
+
 def _check_links(file: h5py.File, path: Path) -> None:
-    """Look at every link and every data set's storage; nothing of their values is read."""
-    soft: list[tuple[Any, bytes, frozenset[int]]] = []
+    """Check every link and the storage of every data set, without reading values."""
     root = h5py.h5o.get_info(file.id).addr
-    waiting = [(file.id, "", frozenset([root]))]  # group, its name, itself and those around it
-    done: set[int] = {root}
+    waiting = [_Group(file.id, "", frozenset([root]))]
+    soft: list[tuple[_Group, bytes]] = []
+    visited: set[int] = {root}
     entries = 0
     while waiting:
-        group, place, around = waiting.pop()
-        for name, kind in _links(group):
+        group = waiting.pop()
+        for name, kind in _links(group.id):
             entries += 1
-            if entries > MAX_ENTRIES or len(around) > MAX_DEPTH:
-                raise InputError(f"holds more than {MAX_ENTRIES:,} groups and data sets, or "
+            if entries > MAX_ENTRIES or len(group.ancestors) > MAX_DEPTH:
+                raise InputError(f"contains more than {MAX_ENTRIES:,} groups and data sets, or "
                                  f"groups nested more than {MAX_DEPTH} deep", where=str(path))
-            full = f"{place}/{name.decode('utf-8', 'backslashreplace')}"
             if kind == h5py.h5l.TYPE_SOFT:
-                soft.append((group, name, around))
-                continue
-            if kind != h5py.h5l.TYPE_HARD:
-                raise InputError(f"holds a link to another file at '{full}'", where=str(path),
-                                 allowed="values that lie in the file itself",
+                soft.append((group, name))
+            elif kind == h5py.h5l.TYPE_HARD:
+                waiting += _follow_hard_link(group, name, visited, path)
+            else:
+                raise InputError(f"contains a link to another file at '{_full(group, name)}'",
+                                 where=str(path), allowed="values that are in the file itself",
                                  hint="Copy the data into one file, for example with h5py: "
                                       "source.copy('/', target, expand_external=True)")
-            info = h5py.h5o.get_info(group, name)
-            if info.type == h5py.h5o.TYPE_GROUP:
-                if info.addr in around:
-                    raise _circle(full, path)
-                if info.addr not in done:
-                    done.add(info.addr)
-                    waiting.append((h5py.h5g.open(group, name), full, around | {info.addr}))
-            elif info.type == h5py.h5o.TYPE_DATASET and info.addr not in done:
-                done.add(info.addr)
-                _refuse_foreign(h5py.h5d.open(group, name).get_create_plist(), full, path)
-    for group, name, around in soft:  # after the others: now none of them leaves the file
-        full = name.decode("utf-8", "backslashreplace")
-        try:
-            info = h5py.h5o.get_info(group, name)
-        except (KeyError, RuntimeError, OSError, ValueError):
-            raise _circle(full, path) from None
-        if info.addr in around:
-            raise _circle(full, path)
+    # Soft links come last: now none of them can lead to another file.
+    for group, name in soft:
+        _check_soft_link(group, name, path)
+
+
+def _follow_hard_link(group: _Group, name: bytes, visited: set[int], path: Path) -> list[_Group]:
+    """Check what a hard link leads to; return it if it is a group that is not visited yet."""
+    info, full = h5py.h5o.get_info(group.id, name), _full(group, name)
+    if info.type == h5py.h5o.TYPE_GROUP and info.addr in group.ancestors:
+        raise _broken_link(full, path)
+    if info.addr in visited:
+        return []
+    if info.type == h5py.h5o.TYPE_GROUP:
+        visited.add(info.addr)
+        return [_Group(h5py.h5g.open(group.id, name), full, group.ancestors | {info.addr})]
+    if info.type == h5py.h5o.TYPE_DATASET:
+        visited.add(info.addr)
+        _refuse_foreign(h5py.h5d.open(group.id, name).get_create_plist(), full, path)
+    return []
+
+
+def _check_soft_link(group: _Group, name: bytes, path: Path) -> None:
+    try:
+        info = h5py.h5o.get_info(group.id, name)
+    except (KeyError, RuntimeError, OSError, ValueError):
+        raise _broken_link(_full(group, name), path) from None
+    if info.addr in group.ancestors:
+        raise _broken_link(_full(group, name), path)
+
+
+def _full(group: _Group, name: bytes) -> str:
+    return f"{group.name}/{name.decode('utf-8', 'backslashreplace')}"
 
 
 def _links(group: Any) -> list[tuple[bytes, int]]:
-    """(name, kind of link) of everything in a group."""
-    found: list[tuple[bytes, int]] = []
-    group.links.iterate(lambda name, info: found.append((name, info.type)), info=True)
-    return found
+    """(name, kind of link) of every entry of a group."""
+    links: list[tuple[bytes, int]] = []
+    group.links.iterate(lambda name, info: links.append((name, info.type)), info=True)
+    return links
 
 
-def _circle(name: str, path: Path) -> InputError:
-    return InputError(f"holds a link to another place at '{name}', which leads nowhere or in a "
-                      "circle", where=str(path), allowed="links to data in the same file")
+def _broken_link(name: str, path: Path) -> InputError:
+    return InputError(f"contains a broken or circular link at '{name}'", where=str(path),
+                      allowed="links to data in the same file")
 
 
 def _refuse_foreign(settings: Any, name: str, path: Path) -> None:
     if settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count():
-        raise InputError(f"keeps the values of '{name}' in other files", where=str(path),
-                         allowed="values that lie in the file itself",
+        raise InputError(f"the values of '{name}' are stored in other files", where=str(path),
+                         allowed="values that are in the file itself",
                          hint="Copy the values into one file, for example with h5py: "
                               "target['x'] = source['x'][()]")
 
@@ -251,12 +300,11 @@ def _refuse_foreign(settings: Any, name: str, path: Path) -> None:
 
 
 def _check_heaps(path: Path, memory: BinaryIO | None) -> None:
-    """Refuse a heap of texts in which HDF5 would never come to an end: its loop over the objects
-    of a heap goes on by their sizes, and does not notice one of 0 or below 0."""
+    """Refuse heaps of strings on which HDF5 would loop for ever."""
     with contextlib.ExitStack() as stack:
         if memory is not None:
             memory.seek(0)
-            data: Any = memory.read()
+            data: bytes | mmap.mmap = memory.read()
             memory.seek(0)
         else:
             file = stack.enter_context(open(path, "rb"))
@@ -268,17 +316,18 @@ def _check_heaps(path: Path, memory: BinaryIO | None) -> None:
                 start = data.find(HEAP, start + 16, first + SEARCHED)
 
 
-def _check_heap(data: Any, start: int, path: Path) -> None:
+def _check_heap(data: bytes | mmap.mmap, start: int, path: Path) -> None:
     end = min(start + int.from_bytes(data[start + 8:start + 16], "little"), len(data))
-    place = start + 16
-    while place + 16 <= end:
-        size = int.from_bytes(data[place + 8:place + 16], "little")
-        if data[place:place + 2] != b"\0\0":  # number 0 is the space that is free
+    position = start + 16
+    # HDF5 steps from object to object by their sizes, and does not notice a size of 0 or below.
+    while position + 16 <= end:
+        size = int.from_bytes(data[position + 8:position + 16], "little")
+        if data[position:position + 2] != b"\0\0":  # object 0 is the free space
             size = 16 + -(-size // 8) * 8
         if not 0 < size < 1 << 63:
             raise InputError("is damaged: a heap of strings refers to itself",
                              where=str(path), hint=WHOLE)
-        place += size
+        position += size
 
 
 # arrays ---------------------------------------------------------------------------------------
@@ -286,13 +335,14 @@ def _check_heap(data: Any, start: int, path: Path) -> None:
 
 def _dataset(file: Hdf5File, name: str) -> h5py.Dataset:
     try:
-        found = file.get(name)
-        right = isinstance(found, h5py.Dataset) and (found.dtype, found.shape) is not None
+        item = file.get(name)
+        # Reading type and shape raises for a damaged data set.
+        valid = isinstance(item, h5py.Dataset) and (item.dtype, item.shape) is not None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise damage_error(file.source, error, f"'{name}'") from None
-    if not right:
-        raise InputError(f"holds no data set '{name}'", where=str(file.source))
-    return found
+    if not valid:
+        raise InputError(f"contains no data set '{name}'", where=str(file.source))
+    return item
 
 
 def _type_name(kind: np.dtype) -> str:
@@ -307,15 +357,15 @@ def _type_name(kind: np.dtype) -> str:
 
 def _refuse_filters(data: h5py.Dataset, path: Path) -> None:
     settings = data.id.get_create_plist()
-    for place in range(settings.get_nfilters()):
-        number, _, _, label = settings.get_filter(place)
+    for index in range(settings.get_nfilters()):
+        number, _, _, label = settings.get_filter(index)
         if _available(number):
             continue
         name = PLUGINS.get(number) or label.decode("utf-8", "replace").split(";")[0] or "unknown"
         raise InputError(
             f"'{data.name.lstrip('/')}' is compressed with {name} (HDF5 filter {number}), which "
             "is not installed", where=str(path),
-            allowed="no compression, gzip, lzf, or a filter that hdf5plugin brings",
+            allowed="no compression, gzip, lzf, or a filter of hdf5plugin",
             hint="pip install hdf5plugin (where the jobs run), or write the file with gzip")
 
 
@@ -325,7 +375,7 @@ def _available(number: int) -> bool:
 
 @functools.cache
 def _plugins() -> bool:
-    """Whether hdf5plugin is installed; importing it makes its filters known to HDF5."""
+    """Whether hdf5plugin is installed; importing it registers its filters with HDF5."""
     try:
         import hdf5plugin  # noqa: F401
     except ImportError:
@@ -334,7 +384,8 @@ def _plugins() -> bool:
 
 
 def _refuse_missing(data: h5py.Dataset, path: Path) -> None:
-    """HDF5 gives the fill value, mostly 0, for what was never written: no number to go on with."""
+    """Refuse a data set of which some values were never written."""
+    # HDF5 would return the fill value, mostly 0, for them.
     if not data.size:
         return
     layout, name = data.id.get_create_plist().get_layout(), data.name.lstrip("/")
@@ -350,12 +401,12 @@ def _refuse_missing(data: h5py.Dataset, path: Path) -> None:
         return
     if written < expected:
         share = "none of its values are in the file"
-        if written:  # never rounded to all or nothing
+        if written:  # limits keep the rounding from showing 0% or 100%
             percent = min(max(written / expected, 0.01), 0.99)
             share = f"only {percent:.0%} of its values are in the file"
         raise InputError(f"'{name}' is declared with shape {data.shape}, but {share}",
                          where=str(path),
-                         hint="Whatever wrote it stopped before its end: write the file again.")
+                         hint="The program that wrote it stopped early: write the file again.")
 
 
 # opening --------------------------------------------------------------------------------------
@@ -374,24 +425,24 @@ def _not_opened(path: Path, error: BaseException) -> InputError:
         return InputError("is open for writing in another program, or that program was killed",
                           where=str(path), hint=f"If no program is writing it: h5clear -s {path}")
     if "truncated file" in text:
-        return InputError("is shorter than it says: an HDF5 file that was not copied or written "
-                          "to its end", where=str(path), hint="Copy it again.")
+        return InputError("is shorter than its header states: it was not copied or written "
+                          "completely", where=str(path), hint="Copy it again.")
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
         return InputError("cannot be read: permission denied", where=str(path))
     return InputError(f"not a readable HDF5 file ({text[:300]})", where=str(path), hint=WHOLE)
 
 
 def _is_hdf5_error(error: BaseException) -> bool:
-    """Whether HDF5 raised this: its errors carry no file name, those of Python's own files do."""
+    """Whether HDF5 raised this error; unlike those of Python's files, it has no file name."""
     return (isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
             and not isinstance(error, NotImplementedError)) or (
         isinstance(error, OSError) and error.filename is None
         and error.errno in (None, errno.EIO, errno.ESTALE))
 
 
-def _remember(key: tuple[Any, ...] | None) -> None:
+def _remember(key: Identity | None) -> None:
     if key is None:
         return
-    while len(_checked) >= _REMEMBERED:
+    while len(_checked) >= _MAX_CHECKED:
         _checked.pop(next(iter(_checked)), None)
     _checked[key] = None

@@ -1,7 +1,8 @@
-"""Reads NumPy's files (.npz, .npy, .npy.gz) that anybody may have written.
+"""Reading of untrusted NumPy files (.npz, .npy, .npy.gz).
 
-Nothing is unpickled, and no memory is taken for an array before its header was compared with what
-the file holds. All reading of such files goes through ``read_npz``, ``headers`` and ``read_npy``.
+Nothing is unpickled, and no memory is allocated for an array before its header has been compared
+with the size of the file. All reading of such files goes through ``read_npz``, ``headers`` and
+``read_npy``.
 """
 
 from __future__ import annotations
@@ -14,63 +15,76 @@ import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_special
 
-FREE_BYTES = 1 << 30  # of arrays, whatever the size of the file they come from
-MAX_RATIO = 100  # bytes of arrays for each byte of the file, beyond that
-_PICKLED = "holds Python objects, whose reading would execute code"
-# What zipfile, gzip and NumPy raise for damaged files.
+ALWAYS_ALLOWED = 1 << 30  # bytes of arrays that a file of any size may unpack to
+MAX_RATIO = 100  # bytes of arrays for each byte of a larger file
+_PICKLED = "contains Python objects, and reading them would execute code"
+# Everything that zipfile, gzip and NumPy raise for damaged files.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, NotImplementedError, RuntimeError,
           MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class Header:
-    """Shape and type of a stored array; ``size`` counts the bytes of its values."""
+    """Shape and type of a stored array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def size(self) -> int:
-        """Bytes of the values."""
+        """Size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def headers(path: Path | str) -> dict[str, Header]:
-    """Name, shape and type of every array in an NPZ file; no values are read."""
-    with _opened(Path(path)) as (_, found):
-        return found
-
-
-def read_npz(path: Path | str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an NPZ file by name.
-
-    Parameters
-    ----------
-    names
-        The arrays that are wanted; one that the file does not have is an error. None: all.
+    """Return name → header of every array in an NPZ file, without reading values.
 
     Raises
     ------
     InputError
-        For what is no regular file or no NPZ; a member that is no array, occurs twice, has a name
-        that leads elsewhere, holds Python objects, or declares a shape that its bytes do not have;
-        and for arrays far larger than the file.
+        As for ``read_npz``.
+    """
+    with _opened(Path(path)) as (_, stored):
+        return stored
+
+
+def read_npz(path: Path | str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Read arrays of an NPZ file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    names
+        The arrays to read; None for all.
+
+    Returns
+    -------
+    dict
+        Name → array.
+
+    Raises
+    ------
+    InputError
+        The file is not a regular file or not an NPZ file, an array is missing, a member is not an
+        array, occurs twice, has a path outside the archive, contains Python objects, or declares
+        a shape that does not fit its size, or the arrays are much larger than the file.
     """
     path = Path(path)
-    with _opened(path) as (archive, found):
+    with _opened(path) as (archive, stored):
         arrays = {}
-        for name in found if names is None else names:
-            if name not in found:
-                raise InputError(f"holds no array '{name}'", where=str(path),
-                                 allowed=f"it has: {', '.join(found) or 'none'}")
-            if found[name].dtype.hasobject:
+        for name in stored if names is None else names:
+            if name not in stored:
+                raise InputError(f"contains no array '{name}'", where=str(path),
+                                 allowed=f"it has: {', '.join(stored) or 'none'}")
+            if stored[name].dtype.hasobject:
                 raise ValueError(f"'{name}' {_PICKLED}")
             with archive.open(f"{name}.npy") as stream:
                 arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
@@ -78,7 +92,13 @@ def read_npz(path: Path | str, names: Collection[str] | None = None) -> dict[str
 
 
 def read_npy(path: Path | str) -> np.ndarray:
-    """The array of a ``.npy`` or ``.npy.gz`` file; refuses as ``read_npz`` does."""
+    """Read the array of a ``.npy`` or ``.npy.gz`` file.
+
+    Raises
+    ------
+    InputError
+        As for ``read_npz``.
+    """
     path = Path(path)
     size = refuse_special(path).st_size
     packed = path.suffix == ".gz"
@@ -98,12 +118,12 @@ def read_npy(path: Path | str) -> np.ndarray:
     except InputError:
         raise
     except DAMAGE as error:
-        raise InputError(f"not a readable array ({_words(error)})", where=str(path)) from None
+        raise InputError(f"not a readable array ({_short(error)})", where=str(path)) from None
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Header]]]:
-    """The archive and its checked headers; damage that shows meanwhile is raised in words."""
+    """Open an archive and check its headers; damage found in the block is an ``InputError``."""
     size = refuse_special(path).st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -111,11 +131,11 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Header]]]:
     except InputError:
         raise
     except DAMAGE as error:
-        raise InputError(f"not a readable NPZ file ({_words(error)})", where=str(path)) from None
+        raise InputError(f"not a readable NPZ file ({_short(error)})", where=str(path)) from None
 
 
 def _headers(archive: zipfile.ZipFile, size: int, path: Path) -> dict[str, Header]:
-    found: dict[str, Header] = {}
+    checked: dict[str, Header] = {}
     total = 0
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
@@ -123,22 +143,23 @@ def _headers(archive: zipfile.ZipFile, size: int, path: Path) -> dict[str, Heade
             raise ValueError(f"'{name}' in it is not an array")
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
             raise ValueError(f"the name '{name}' in it points outside the archive")
-        if name in found:
+        if name in checked:
             raise ValueError(f"'{name}' is in it twice")
         with archive.open(member) as stream:
             header = _header(stream)
             stored = member.file_size - stream.tell()
-        if not header.dtype.hasobject:  # else nothing is read, or it is refused
+        # Pickled objects have no known size; they are refused when they are read.
+        if not header.dtype.hasobject:
             if header.size != stored:
                 raise _mismatch(f"'{name}'", header, stored)
             total += header.size
-        found[name] = header
+        checked[name] = header
     _refuse_large(total, size, path)
-    return found
+    return checked
 
 
-def _header(stream: Any) -> Header:
-    """Read the header; afterwards the stream is at the values."""
+def _header(stream: IO[bytes] | gzip.GzipFile) -> Header:
+    """Read a header, which leaves the stream at the values."""
     version = np.lib.format.read_magic(stream)
     read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
             else np.lib.format.read_array_header_2_0)
@@ -154,10 +175,10 @@ def _mismatch(name: str, header: Header, stored: int) -> ValueError:
 
 
 def _refuse_large(total: int, size: int, path: Path) -> None:
-    if total > max(FREE_BYTES, MAX_RATIO * size):
+    if total > max(ALWAYS_ALLOWED, MAX_RATIO * size):
         raise InputError(f"would unpack to {total:,} bytes from {size:,}", where=str(path),
                          allowed=f"at most {MAX_RATIO} times its size, or 1 GB")
 
 
-def _words(error: BaseException) -> str:
+def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__

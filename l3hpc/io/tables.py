@@ -1,7 +1,8 @@
-"""Reads CSV tables that anybody may have written, row by row, with the line of every row.
+"""Reading of untrusted CSV tables, row by row, with line numbers for messages.
 
-All tables are read here, so that each fault of a file (another encoding, another separator, a
-quotation mark that is never closed) is named in the same words wherever it is met.
+All tables are read here, so that each kind of problem (another encoding, another separator, a
+quotation mark that is never closed) has the same message everywhere. ``read_cells`` is the parser,
+``read_rows`` adds a header and ``read_records`` gives each row as a dictionary.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import TextIO
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_special
 
-LONGEST_CELL = 131_072  # characters; a cell beyond that is a missing quotation mark
+LONGEST_CELL = 131_072  # characters; a longer one is a sign of a missing quotation mark
 LONGEST_LINE = 1 << 24
 MOST_COLUMNS = 100_000
-SHOWN = 12  # columns of a table that are named
+LISTED = 12  # most columns that a message lists
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_HEAD = 1 << 16  # bytes that are looked at before the file is taken for text
-# How other files begin, what they are, and what to do.
-_STRANGERS = (
+_HEAD = 1 << 16  # bytes that are inspected before a file is read as text
+# First bytes of other file formats, what they are, and what to do.
+_OTHER_FORMATS = (
     (b"PK\x03\x04", "is an Excel workbook or a ZIP file", "Save it as CSV in UTF-8."),
     (b"\xd0\xcf\x11\xe0", "is an Excel workbook", "Save it as CSV in UTF-8."),
     (b"\x1f\x8b", "is compressed with gzip", "Unpack it: gunzip -k"),
@@ -37,22 +38,31 @@ _STRANGERS = (
 
 def read_rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_rows: bool = False
          ) -> Iterator[tuple[int, list[str]]]:
-    """(line number from 1, cells) of the header and then of every row; blank lines are no rows.
+    """Yield the header of a table and then its rows; blank lines are skipped.
 
     Parameters
     ----------
+    path
+        The file.
     what
-        The table's name in messages.
+        The name of the table in messages.
     needed
         Columns that the header must have.
     short_rows
-        Whether rows may have fewer cells than the header; the others are then empty.
+        Fill up rows that have fewer cells than the header with empty cells.
+
+    Yields
+    ------
+    line : int
+        Line number, from 1.
+    cells : list of str
+        One for each column.
 
     Raises
     ------
     InputError
-        With file and line, for what ``read_cells`` refuses, a file without a header, a column name
-        that occurs twice, a missing column, and a row with more (or fewer) cells than the header.
+        For what ``read_cells`` refuses, an empty file, a column that is missing or occurs twice,
+        and a row whose number of cells differs from the header's. It names file and line.
     """
     columns: list[str] = []
     for line, row in read_cells(path, what):
@@ -77,7 +87,7 @@ def read_rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_
 
 def read_records(path: Path | str, what: str, needed: Sequence[str] = (), *,
                  short_rows: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of every row; see ``read_rows``."""
+    """Yield line number and cells by column name of every row; see ``read_rows``."""
     table = read_rows(path, what, needed, short_rows=short_rows)
     _, columns = next(table)
     for line, row in table:
@@ -85,7 +95,17 @@ def read_records(path: Path | str, what: str, needed: Sequence[str] = (), *,
 
 
 def require_columns(columns: Sequence[str], needed: Iterable[str], where: str) -> None:
-    """Raise ``InputError`` for a column of ``needed`` that is missing, with what may be meant."""
+    """Raise ``InputError`` if a column is missing, with the column that may be meant.
+
+    Parameters
+    ----------
+    columns
+        The header.
+    needed
+        Columns that must be in it.
+    where
+        The location of the header, for the message.
+    """
     needed = list(needed)
     missing = [name for name in needed if name not in columns]
     if not missing and (needed or len(columns) > 1):
@@ -93,44 +113,52 @@ def require_columns(columns: Sequence[str], needed: Iterable[str], where: str) -
     refuse_separator(columns, needed, where)
     if missing:
         raise InputError(f"column '{missing[0]}' is missing", where=where,
-                         allowed=_like(missing[0], columns))
+                         allowed=_suggestion(missing[0], columns))
 
 
-def _like(name: str, columns: Sequence[str]) -> str:
-    """Which column may be meant by a missing one, or which there are."""
+def _suggestion(name: str, columns: Sequence[str]) -> str:
+    """The column that may be meant by a missing one, or the list of columns."""
     same = [one for one in columns if one.strip().casefold() == name.casefold()]
     close = same or difflib.get_close_matches(name, columns, n=1)
     if close:
         return f"did you mean {close[0]!r}? Names must match exactly" if same else (
             f"did you mean {close[0]!r}?")
-    shown = ", ".join(columns[:SHOWN])
-    return f"it has: {shown}{', …' if len(columns) > SHOWN else ''}"
+    return f"it has: {', '.join(columns[:LISTED])}{', …' if len(columns) > LISTED else ''}"
 
 
 def read_cells(path: Path | str, what: str, *, skip_spaces: bool = False, comment: str = ""
           ) -> Iterator[tuple[int, list[str]]]:
-    """(line number from 1, cells) of every line that is not blank, whatever their number.
+    """Yield the cells of every line that is not blank, whatever their number.
 
     Parameters
     ----------
+    path
+        The file.
     what
-        The table's name in messages.
+        The name of the table in messages.
     skip_spaces
-        Whether spaces after a comma do not belong to the cell.
+        Ignore spaces after a comma.
     comment
-        What a line begins with that is ignored; empty: there are none.
+        Ignore lines that start with this; empty if there are no comments.
+
+    Yields
+    ------
+    line : int
+        Line number, from 1.
+    cells : list of str
+        The cells of the line.
 
     Raises
     ------
     InputError
-        For what is no regular file, no UTF-8 text, holds NUL bytes, lines or cells of absurd
-        length, or quotation marks that do not match; with the line where there is one.
+        The file is not a regular file, is not UTF-8 text, contains NUL bytes, lines or cells of
+        absurd length, or quotation marks that do not match.
     """
     path = Path(path)
     refuse_special(path)
     try:
         with open(path, "rb") as stream:
-            _refuse_strangers(stream.read(_HEAD), path)
+            _refuse_other_formats(stream.read(_HEAD), path)
         with open(path, encoding="utf-8-sig", newline="") as text:
             yield from _parsed(_Lines(text, path), what, skip_spaces, comment)
     except OSError as error:
@@ -141,7 +169,8 @@ def read_cells(path: Path | str, what: str, *, skip_spaces: bool = False, commen
 
 def _parsed(lines: _Lines, what: str, skip_spaces: bool, comment: str
             ) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(LONGEST_LINE)  # of the process; the limit of a cell is checked below
+    # This limit is global to the process, so it is only raised; cells are checked below.
+    csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader(lines, skipinitialspace=skip_spaces, strict=True)
     before = 0
     while True:
@@ -160,8 +189,10 @@ def _parsed(lines: _Lines, what: str, skip_spaces: bool, comment: str
 
 
 class _Lines:
-    """The lines of a text; refuses NUL bytes. read: characters since that was set to 0;
-    first: the first line."""
+    """The lines of a text, checked.
+
+    ``read`` counts characters since it was last set to 0; ``first`` is the first line.
+    """
 
     def __init__(self, text: TextIO, path: Path) -> None:
         self.text, self.path = text, path
@@ -179,7 +210,7 @@ class _Lines:
         self.first = self.first or line
         self.read += len(line)
         if "\0" in line:
-            raise InputError("holds a NUL byte: damaged, or not a text file",
+            raise InputError("contains a NUL byte: damaged, or not a text file",
                              where=f"{self.path}:{self.number}", allowed="a CSV table in UTF-8")
         if len(line) >= LONGEST_LINE:
             raise InputError(f"line of more than {LONGEST_LINE:,} characters",
@@ -187,9 +218,10 @@ class _Lines:
         return line
 
 
-def _refuse_strangers(head: bytes, path: Path) -> None:
+def _refuse_other_formats(head: bytes, path: Path) -> None:
+    """Refuse files whose first bytes are those of another format or encoding."""
     where = str(path)
-    for start, what, hint in _STRANGERS:
+    for start, what, hint in _OTHER_FORMATS:
         if head[:len(start)].lower() == start.lower():
             name = f" {shlex.quote(where)}" if hint.endswith("-k") else ""
             raise InputError(f"{what}, not a CSV table", where=where, hint=hint + name)
@@ -198,7 +230,7 @@ def _refuse_strangers(head: bytes, path: Path) -> None:
         encoding = "UTF-32"
     elif head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "UTF-16"
-    elif b"\0" in head:
+    elif b"\0" in head:  # UTF-16 without a byte order mark: every other byte is mostly zero
         even, odd = head[0::2].count(0), head[1::2].count(0)
         if odd > 0.3 * len(head[1::2]) and even <= odd / 10:
             encoding = "UTF-16LE"
@@ -210,15 +242,17 @@ def _refuse_strangers(head: bytes, path: Path) -> None:
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
-    """Which line is not UTF-8: the decoder only knows its place in a block."""
+    """Find the line that is not UTF-8; the decoder gives only a position within a block."""
     where, byte = str(path), error.object[error.start]
     with open(path, "rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
                 line.decode()
-            except UnicodeDecodeError as found:
-                number += line[:found.start].count(b"\r") - line[:found.start].count(b"\r\n")
-                where, byte = f"{path}:{number}", line[found.start]
+            except UnicodeDecodeError as exact:
+                before = line[:exact.start]
+                # Lines may also end in a carriage return alone.
+                number += before.count(b"\r") - before.count(b"\r\n")
+                where, byte = f"{path}:{number}", line[exact.start]
                 break
     return InputError(f"not a CSV table in UTF-8: byte 0x{byte:02x} is not valid", where=where,
                       hint="If it is Latin-1: iconv -f LATIN1 -t UTF-8 "
@@ -226,10 +260,20 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
 
 
 def refuse_separator(columns: Sequence[str], needed: Sequence[str], where: str) -> None:
-    """Raise where the header would be right with another separator than the comma."""
+    """Raise ``InputError`` if the header would be valid with a separator other than a comma.
+
+    Parameters
+    ----------
+    columns
+        The header, split at commas.
+    needed
+        Columns that must be in it.
+    where
+        The location of the header, for the message.
+    """
     text = ",".join(columns)
     if text.strip().lower().startswith("sep="):
-        raise InputError("begins with Excel's line 'sep=', not with the names of the columns",
+        raise InputError("starts with Excel's line 'sep=', not with the names of the columns",
                          where=where, allowed="a CSV table separated by commas")
     for separator, name in SEPARATORS.items():
         parts = [part.strip().strip('"') for part in text.split(separator)]
@@ -240,7 +284,7 @@ def refuse_separator(columns: Sequence[str], needed: Sequence[str], where: str) 
 
 def _other_separator(name: str, where: str) -> InputError:
     return InputError(f"is separated by {name}", where=where, allowed="a CSV table with commas",
-                      hint="Save it as CSV with commas between the cells (and points in numbers).")
+                      hint="Save it as CSV with commas between cells (and points in numbers).")
 
 
 def _malformed(lines: _Lines, first: int, last: int, error: csv.Error, what: str) -> InputError:
@@ -258,8 +302,8 @@ def _malformed(lines: _Lines, first: int, last: int, error: csv.Error, what: str
 
 
 def _refuse_long(row: Sequence[str], line: int, path: Path) -> None:
-    for place, cell in enumerate(row, 1):
+    for number, cell in enumerate(row, 1):
         if len(cell) > LONGEST_CELL:
-            raise InputError(f"cell {place} of this row has {len(cell):,} characters",
+            raise InputError(f"cell {number} of this row has {len(cell):,} characters",
                              where=f"{path}:{line}", allowed=f"at most {LONGEST_CELL:,}",
                              hint="Is a quotation mark missing, so that many rows become one cell?")

@@ -1,10 +1,9 @@
-"""Text that cannot steer a terminal or break an encoding: what a value passes before it is shown.
+"""Checks of values from outside: text that is safe to print, and JSON with the expected types.
 
-Control characters are written out (``\x1b``, ``\u202e``), and what a stream's encoding lacks is
-put in ASCII or escaped as JSON does.
-
-JSON values with their types checked where the file is read: damage must not come to light in the
-middle of a table. (pydantic would refuse paths that are not UTF-8.)
+The first part escapes control characters (``\\x1b``, ``\\u202e``) and characters that the encoding
+of a stream does not have. The second part checks the types of JSON values when a file is read, so
+that damage is reported there and not later, in the middle of a table. (pydantic would refuse paths
+that are not UTF-8.)
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ import typing_extensions
 
 from l3hpc.errors import InputError
 
-ESCAPED = "l3hpc.escape"  # error handler of encodings: what they lack, as JSON escapes it
-# C0 but for tab and line feed, DEL, C1, line and paragraph separators, bidirectional overrides
+ESCAPED = "l3hpc.escape"  # error handler for str.encode: JSON escapes for missing characters
+# C0 except tab and line feed, DEL, C1, line and paragraph separators, bidirectional overrides
 _HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _CONTROL = re.compile(rf"(?!\r\n)[{_HIDDEN}]")
 _ANY = re.compile(rf"[{_HIDDEN}\t\n]")
@@ -36,25 +35,53 @@ _ASCII = str.maketrans({"→": "->", "←": "<-", "–": "-", "—": "-", "…":
 Check = Callable[[Any], bool]
 Made = TypeVar("Made")
 
+# text -----------------------------------------------------------------------------------------
+
 
 def escape_controls(text: str) -> str:
-    """``text`` with its control characters written out; tabs and line ends stay."""
+    r"""Escape the control characters of a text, except tabs and line ends.
+
+    Examples
+    --------
+    >>> escape_controls("\x1b[31mred\n")
+    '\\x1b[31mred\n'
+    """
     return _CONTROL.sub(_escaped, text)
 
 
 def one_line(value: object) -> str:
-    """A value from a file, a table or another program, as part of one line of ours."""
+    r"""Escape all control characters of a value, so that it fits into one line.
+
+    Examples
+    --------
+    >>> one_line("a\nb")
+    'a\\nb'
+    """
     return _ANY.sub(_escaped, str(value))
 
 
 def log_text(text: str) -> str:
-    """What a log holds, for reading: without colours; a bar drawn over itself becomes lines."""
+    """Return the text of a log for display: without colours, each redraw of a bar on a line."""
     plain = _COLOUR.sub("", text)
     return escape_controls(plain.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def encodable(text: str, encoding: str) -> str:
-    """``text`` as well as ``encoding`` can hold it; never an error."""
+    """Replace the characters of a text that an encoding does not have; never an error.
+
+    Parameters
+    ----------
+    text
+        Any text, even with surrogates.
+    encoding
+        Of the stream that the text is written to.
+
+    Returns
+    -------
+    str
+        In Unicode encodings, surrogates as JSON escapes; in others, ``→`` as ``->`` and the like
+        and everything else as JSON escapes.
+    """
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -65,8 +92,8 @@ def encodable(text: str, encoding: str) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    sign = match[0]
-    return _NAMED.get(sign) or (f"\\x{ord(sign):02x}" if sign < " " else f"\\u{ord(sign):04x}")
+    char = match[0]
+    return _NAMED.get(char) or (f"\\x{ord(char):02x}" if char < " " else f"\\u{ord(char):04x}")
 
 
 def _is_unicode(encoding: str) -> bool:
@@ -74,19 +101,36 @@ def _is_unicode(encoding: str) -> bool:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """As JSON escapes, so that JSON stays JSON."""
+    """Error handler that writes JSON escapes, so that JSON stays valid."""
     assert isinstance(error, UnicodeEncodeError)
-    signs = error.object[error.start:error.end].encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{signs[at]:02x}{signs[at + 1]:02x}" for at in range(0, len(signs), 2)), \
+    units = error.object[error.start:error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2)), \
         error.end
 
 
 codecs.register_error(ESCAPED, _escape)
 
 
-def dataclass_from(kind: type[Made], value: Any, what: str) -> Made:
-    """``kind`` (a dataclass) with the fields in ``value``; an ``InputError`` names the field that
-    is missing, unknown or of another type. what: the name of the value in messages."""
+# JSON -----------------------------------------------------------------------------------------
+
+
+def dataclass_from(kind: type[Made], value: object, what: str) -> Made:
+    """Make a dataclass from a mapping, with its types checked.
+
+    Parameters
+    ----------
+    kind
+        The dataclass.
+    value
+        The JSON value.
+    what
+        The name of the value in messages.
+
+    Raises
+    ------
+    InputError
+        ``value`` is not a mapping, or a field is missing, unknown or of another type.
+    """
     if not isinstance(value, Mapping):
         raise InputError(f"{what} is not a mapping but {short_repr(value)}")
     checks, required = _fields(typing.cast("Any", kind))
@@ -101,9 +145,23 @@ def dataclass_from(kind: type[Made], value: Any, what: str) -> Made:
     return kind(**value)
 
 
-def check_mapping(kind: Any, value: Any, what: str) -> dict[str, Any]:
-    """``value`` if it is a mapping as the ``TypedDict`` says (with any others beside), else an
-    ``InputError``."""
+def check_mapping(kind: Any, value: object, what: str) -> dict[str, Any]:
+    """Return ``value`` if it is a mapping with the fields of a ``TypedDict``.
+
+    Parameters
+    ----------
+    kind
+        The ``TypedDict``; further fields are allowed.
+    value
+        The JSON value.
+    what
+        The name of the value in messages.
+
+    Raises
+    ------
+    InputError
+        ``value`` is not a mapping, or a field is missing or of another type.
+    """
     if not isinstance(value, dict):
         raise InputError(f"{what} is not a mapping but {short_repr(value)}")
     for name, required, check in _items(kind):
@@ -115,15 +173,22 @@ def check_mapping(kind: Any, value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def has_type(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of the type that a field is annotated with."""
+def has_type(value: object, hint: Any) -> bool:
+    """Whether a JSON value has the type of an annotation.
+
+    Examples
+    --------
+    >>> has_type([1, 2], list[int]), has_type(True, int), has_type(None, float | None)
+    (True, False, True)
+    """
     return _check(hint)(value)
 
 
 @functools.cache
 def _check(hint: Any) -> Check:
-    """The test for a type. Looking at the annotation takes longer than the test itself, and
-    ``status`` of a thousand jobs tests 20,000 values."""
+    """The test for a type."""
+    # Cached: analysing an annotation takes longer than the test, and ``status`` of a thousand jobs
+    # tests 20,000 values.
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return lambda value: True
@@ -149,19 +214,19 @@ def _check(hint: Any) -> Check:
             and abs(value) < 2**62
     if hint in (None, type(None)):
         return lambda value: value is None
-    # a dataclass among them is made before it stands in another one
+    # A dataclass in a field has been made before, so isinstance is the test for it as well.
     return lambda value: not isinstance(hint, type) or isinstance(value, hint)
 
 
-def short_repr(value: Any) -> str:
-    """A value in a message."""
+def short_repr(value: object) -> str:
+    """Return the ``repr`` of a value for a message, cut to 38 characters."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…"
 
 
 @functools.cache
 def _fields(kind: Any) -> tuple[dict[str, Check], list[str]]:
-    """Of a dataclass: the test of each field, and the fields without a default."""
+    """The test for each field of a dataclass, and the fields without a default."""
     checks = {name: _check(hint) for name, hint in _hints(kind).items()}
     return checks, [field.name for field in dataclasses.fields(kind)
                     if field.default is dataclasses.MISSING
@@ -170,7 +235,7 @@ def _fields(kind: Any) -> tuple[dict[str, Check], list[str]]:
 
 @functools.cache
 def _items(kind: Any) -> list[tuple[str, bool, Check]]:
-    """Of a ``TypedDict``: each name, whether it has to be there, and the test of its value."""
+    """Name, whether it is required, and test of each field of a ``TypedDict``."""
     return [(name, not optional, _check(typing.get_args(hint)[0] if optional else hint))
             for name, hint in _hints(kind).items()
             for optional in (typing.get_origin(hint) is typing_extensions.NotRequired,)]

@@ -1,9 +1,9 @@
-"""YAML as plain data: what is read is bounded before it is built, and every value knows its line.
+"""Reading of YAML as plain data, within limits, with the line of every value.
 
-The safe schema without its traps: ``4:00:00`` and ``2026-11-20`` stay text, ``1e-4`` is a number, a
-key written twice is refused, and so is everything that is not text, a finite number, true, false,
-null, a list or a mapping. Size, depth and what aliases unfold to are limited here, whatever the
-version of PyYAML.
+PyYAML's safe schema without its traps: ``4:00:00`` and ``2026-11-20`` stay strings, ``1e-4`` is a
+number, and a key that is written twice is refused. So is everything that is not a string, a finite
+number, true, false, null, a list or a mapping. Size, depth and the expansion of aliases are limited
+here, because PyYAML does not limit them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yaml
 
 from l3hpc.errors import InputError
 
-KeyPath = tuple[Any, ...]
+KeyPath = tuple[str | int, ...]  # keys and list indices from the root to a value
 MAX_BYTES = 256 * 1024
 MAX_NODES = 10_000
 MAX_DEPTH = 50
@@ -33,18 +33,18 @@ class _Loader(yaml.SafeLoader):
     """The safe loader with the number rules of YAML 1.2, without dates, and with limits."""
 
     def __init__(self, text: str, name: str) -> None:
-        self._shown, self._depth, self._nodes = name, 0, 0
+        self._name, self._depth, self._nodes = name, 0, 0
         super().__init__(text)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Count while the tree grows: a refusal must not wait until it is built."""
+        """Compose a node of the tree, and refuse too many or too deep ones as it grows."""
         self._depth, self._nodes = self._depth + 1, self._nodes + 1
         mark = self.peek_event().start_mark
         if self._depth > MAX_DEPTH:
-            raise _refusal(self._shown, mark, "lists or mappings are nested more than "
-                                              f"{MAX_DEPTH} deep")
+            raise _refusal(self._name, mark, "lists or mappings are nested more than "
+                                             f"{MAX_DEPTH} deep")
         if self._nodes > MAX_NODES:
-            raise _refusal(self._shown, mark, f"more than {MAX_NODES:,} values")
+            raise _refusal(self._name, mark, f"more than {MAX_NODES:,} values")
         try:
             return super().compose_node(parent, index)
         finally:
@@ -67,14 +67,30 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path, name: str | None = None) -> tuple[Any, dict[KeyPath, int]]:
-    """The data of a file ({} for an empty one) and the line of each place in it.
+    """Read a YAML file.
 
-    name: of the file in messages. Everything that is wrong is an ``InputError`` with line and
-    column.
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        The name of the file in messages; None for ``path``.
+
+    Returns
+    -------
+    data : object
+        The value; {} for an empty file.
+    lines : dict
+        Key path → line number (from 1) of each value.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is not valid YAML, or exceeds a limit; with line and column.
     """
     name = name or str(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block
             raise InputError("cannot be read: not a regular file", where=name)
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -96,7 +112,7 @@ def read_yaml(path: Path, name: str | None = None) -> tuple[Any, dict[KeyPath, i
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
-    """The same for text; ``name`` is used in messages."""
+    """Parse YAML text as ``read_yaml`` does; ``name`` is the name of the file in messages."""
     if len(text) > MAX_BYTES:
         raise _too_large(name)
     lines: dict[KeyPath, int] = {}
@@ -105,16 +121,16 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
         node = loader.get_single_node()
         return ({} if node is None else _Values(loader, name, lines).value(node, ())), lines
     except yaml.MarkedYAMLError as error:
-        words = ", ".join(part for part in (error.context, error.problem) if part)
-        if "'\\t'" in words:
-            words = "a tab where only spaces are allowed"
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        if "'\\t'" in problem:
+            problem = "a tab where only spaces are allowed"
         raise _refusal(name, error.problem_mark or error.context_mark,
-                       f"not valid YAML: {words}") from None
+                       f"not valid YAML: {problem}") from None
     except yaml.reader.ReaderError as error:
-        place = _position(text[:error.position])
+        position = _position(text[:error.position])
         raise InputError(f"not valid YAML: the character {chr(int(error.character))!r}"
                          if isinstance(error.character, int) else f"not valid YAML: {error.reason}",
-                         where=f"{name}:{place}") from None
+                         where=f"{name}:{position}") from None
     except RecursionError:
         raise InputError("lists or mappings are nested too deep",
                          where=name) from None
@@ -123,32 +139,32 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
 
 
 class _Values:
-    """Turns nodes into plain values, and aliases into what they stand for, within the limits."""
+    """Converts nodes to plain values and expands aliases, within the limits."""
 
     def __init__(self, loader: _Loader, name: str, lines: dict[KeyPath, int]) -> None:
         self._loader, self._name, self._lines = loader, name, lines
         self._merged: dict[int, dict[str, tuple[yaml.Node, yaml.Node]] | None] = {}
         self._count = 0
 
-    def value(self, node: yaml.Node, place: KeyPath) -> Any:
-        """The value of a node that stands at ``place``."""
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        """Convert the node at ``path``."""
         self._count += 1
         if self._count > MAX_NODES:  # aliases of aliases grow without bound
             raise self._refuse(node, f"more than {MAX_NODES:,} values with all aliases")
-        if len(place) > MAX_DEPTH:
+        if len(path) > MAX_DEPTH:
             raise self._refuse(node, "an alias refers to the value that contains it")
-        self._lines.setdefault(place, node.start_mark.line + 1)
+        self._lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             result: dict[str, Any] = {}
             for key, (key_node, item) in self._pairs(node).items():
-                self._lines[(*place, key)] = key_node.start_mark.line + 1
-                result[key] = self.value(item, (*place, key))
+                self._lines[(*path, key)] = key_node.start_mark.line + 1
+                result[key] = self.value(item, (*path, key))
             return result
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
-            return [self.value(item, (*place, index)) for index, item in enumerate(node.value)]
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node)
-        raise self._refuse(node, f"the tag {_shown(node.tag)} is not plain data")
+        raise self._refuse(node, f"the tag {_tag_name(node.tag)} is not plain data")
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         kind = node.tag.removeprefix(_TAG)
@@ -164,13 +180,13 @@ class _Values:
         return value
 
     def _pairs(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """Key → its node and value, with what is merged by ``<<`` (a key of its own wins)."""
+        """Key → (key node, value node), with the mappings merged by ``<<``; own keys win."""
         if id(node) in self._merged:
-            known = self._merged[id(node)]
-            if known is None:
+            cached = self._merged[id(node)]
+            if cached is None:
                 raise self._refuse(node, "an alias refers to the value that contains it")
-            return known
-        self._merged[id(node)] = None  # being worked on
+            return cached
+        self._merged[id(node)] = None  # marks it as in progress
         own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key_node, item in node.value:
@@ -200,17 +216,17 @@ class _Values:
 
 
 def _refusal(name: str, mark: yaml.Mark | None, message: str) -> InputError:
-    place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-    return InputError(message, where=f"{name}{place}")
+    position = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+    return InputError(message, where=f"{name}{position}")
 
 
 def _too_large(name: str) -> InputError:
-    return InputError(f"larger than {MAX_BYTES // 1024} KB, too large for a file of settings",
+    return InputError(f"larger than {MAX_BYTES // 1024} KB, too large for a settings file",
                       where=name)
 
 
 def _position(before: str) -> str:
-    """``line:column`` of what follows this text."""
+    """``line:column`` of the character after this text."""
     return f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
 
@@ -218,5 +234,5 @@ def _cut(text: str) -> str:
     return repr(text) if len(text) <= 60 else repr(text[:57]) + "…"
 
 
-def _shown(tag: str) -> str:
+def _tag_name(tag: str) -> str:
     return _cut(f"!!{tag.removeprefix(_TAG)}" if tag.startswith(_TAG) else tag)

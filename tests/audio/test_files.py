@@ -298,7 +298,7 @@ def test_rows_come_in_blocks(tmp_path, monkeypatch, shape):
 
 @pytest.mark.parametrize(("shape", "words"), [
     ((800,), r"'audio' has shape \(800,\)"), ((2, 2, 800), r"'audio' has shape \(2, 2, 800\)"),
-    (None, "holds no data set 'audio'")])
+    (None, "contains no data set 'audio'")])
 def test_an_hdf5_file_without_rows_of_audio_says_what_it_has(tmp_path, shape, words):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["audio" if shape else "sound"] = np.zeros(shape or 8, "f4")

@@ -172,9 +172,9 @@ def test_every_usual_layout_counts_as_whole(tmp_path, layout, libver):
     (declared_in_chunks, "none of its values are in the file"),
     (almost_written, "but only 99% of its values are in the file"),
     (half_written, "but only 50% of its values are in the file"),
-    (references, "holds reference values in 'x'"), (text, "holds text values in 'x'"),
-    (variable_length, "holds variable-length values"), (null, "holds no value in 'x'"),
-    (group, "holds no data set 'x'"),
+    (references, "contains reference values in 'x'"), (text, "contains text values in 'x'"),
+    (variable_length, "contains variable-length values"), (null, "contains no value in 'x'"),
+    (group, "contains no data set 'x'"),
     (strange_filter, r"compressed with unknown \(HDF5 filter 4711\), which is not installed"),
 ])
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
@@ -396,7 +396,7 @@ def test_no_other_module_opens_hdf5_files_for_reading():
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (external_link, "a.h5: holds a link to another file at '/audio'"),
+    (external_link, "a.h5: contains a link to another file at '/audio'"),
     (declared, "a.h5: 'audio' is declared with shape (1, 2147483648), but none"),
     (strange_filter, "a.h5: 'audio' is compressed with unknown (HDF5 filter 4711)"),
     (lambda file: audio_with_rate(file, 0), "a.h5: attribute 'rate' is 0")])

@@ -74,16 +74,16 @@ def test_utf_16_is_named_with_and_without_a_mark(tmp_path, encoding, lines):
     (TEXT.encode("latin-1"), r":3: not a CSV table in UTF-8: byte 0xe9 is not valid\n.*LATIN1"),
     ((TEXT[:44] + TEXT[44:] * 9000).encode("latin-1"), r":3: not a CSV table in UTF-8"),
     (TEXT.replace("\n", "\r").encode("latin-1"), r":3: not a CSV table in UTF-8"),
-    (TEXT[:30] + "\0" + TEXT[30:], r":2: holds a NUL byte"),
-    (TEXT * 3000 + "\0", r":9001: holds a NUL byte"),
+    (TEXT[:30] + "\0" + TEXT[30:], r":2: contains a NUL byte"),
+    (TEXT * 3000 + "\0", r":9001: contains a NUL byte"),
     (TEXT.replace(",", ";"), ":1: is separated by semicolons\na CSV table with commas"),
     (TEXT.replace(",", "\t"), ":1: is separated by tabs"),
     (TEXT.replace(",", "|"), ":1: is separated by vertical bars"),
     (TEXT.replace("sensor,", "level,dB;sensor;").replace("file,", "file;"), "is separated by semi"),
     ('"file";"sensor";"timestamp"\n"a.wav";"x";"1"\n', ":1: is separated by semicolons"),
     ("\ufefffile;sensor\na.wav;x\n", ":1: is separated by semicolons"),
-    ("sep=;\n" + TEXT.replace(",", ";"), ":1: begins with Excel's line 'sep='"),
-    ("sep=,\n" + TEXT, ":1: begins with Excel's line 'sep='"),
+    ("sep=;\n" + TEXT.replace(",", ";"), ":1: starts with Excel's line 'sep='"),
+    ("sep=,\n" + TEXT, ":1: starts with Excel's line 'sep='"),
     (TEXT.replace("roof", '"roof'), ":2: a quotation mark that is opened in this row is never"),
     (TEXT.replace("roof", '"roof"top'), ":2: not a CSV table: there is text after a closing"),
     (TEXT.replace("roof", "r" * 200_000), ":2: cell 2 of this row has 200,000 characters"),
@@ -148,7 +148,7 @@ def test_every_table_is_read_by_the_same_reader(tmp_path, name):
     for data, words in (
             (text.encode("utf-16"), "is UTF-16 text"), (text.encode("utf-16-le"), "is UTF-16 text"),
             (text.replace("a", "\xe9").encode("latin-1"), "not a CSV table in UTF-8"),
-            (text + "\0", "holds a NUL byte"), (text + '"', "is never closed"),
+            (text + "\0", "contains a NUL byte"), (text + '"', "is never closed"),
             (text + '"' + "x," * 100_000 + '"\n', "has 200,000 characters")):
         with pytest.raises(InputError, match=words) as caught:
             call(write(path, data))
