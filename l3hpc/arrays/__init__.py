@@ -1,1 +1,1 @@
-"""Rows of numbers in blocks, passes over them in parallel, cores and BLAS threads. NumPy alone."""
+"""Matrices read row by row or in blocks, parallel passes over them, and the threads of BLAS."""

@@ -1,28 +1,48 @@
-"""Similarity features of embeddings: what the rows of a DPP's kernel are made of."""
+"""Similarity features of embeddings: the rows from which the kernel of a DPP is built.
+
+``FeatureRows`` computes them block by block, ``features`` for one block in memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from l3hpc.arrays.rows import BLOCK_ROWS, as_rows
+from l3hpc.arrays.rows import BLOCK_ROWS, RowSource, as_rows
 from l3hpc.errors import InputError, check_choice
 
 NORMS = ("l2", "l1", "none")
+SAFE_NORMS = (1e-12, 1e12)  # range in which squares neither vanish nor overflow in float32
 
 
 class FeatureRows:
     """Similarity features b_i = q_i x_i / ‖x_i‖ of embeddings x_i, computed block by block.
 
-    quality: (n,) finite and not negative, or None for 1 everywhere.
-    norm: 'l2', 'l1' (the published pipeline's), or 'none' (x_i is taken as it is).
-    An all-zero row stays zero. The features are float64.
+    The features are float64; a row of zeros stays zero.
+
+    Parameters
+    ----------
+    rows
+        (n, d) embeddings.
+    quality
+        (n,) finite values q_i >= 0; None for 1 everywhere.
+    norm
+        ``'l2'``, ``'l1'`` (as in the published pipeline), or ``'none'`` (x_i is not scaled).
+
+    Raises
+    ------
+    InputError
+        An unknown norm, or quality values of another number, negative or not finite.
+
+    Examples
+    --------
+    >>> FeatureRows(np.array([[3.0, 4.0]]), np.array([10.0])).take(np.array([0]))
+    array([[6., 8.]])
     """
 
     def __init__(
-        self, rows: Any, quality: np.ndarray | None = None, norm: str = "l2",
+        self, rows: RowSource, quality: np.ndarray | None = None, norm: str = "l2",
     ) -> None:
         check_choice("norm", norm, NORMS)
         self.rows = as_rows(rows)
@@ -37,23 +57,23 @@ class FeatureRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """(rows, columns)."""
         return self.rows.shape
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """All features in order, at most ``size`` rows at a time."""
+        """Yield all features in order, at most ``size`` rows at a time."""
         start = 0
         for chunk in self.rows.chunks(size):
             yield self.of(chunk, slice(start, start + len(chunk)))
             start += len(chunk)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """The features of these rows."""
+        """Return the features (m, d) of the rows with these numbers (m,)."""
         return self.of(self.rows.take(indices), indices)
 
     def of(self, x: np.ndarray, which: slice | np.ndarray,
            dtype: np.dtype | None = None) -> np.ndarray:
-        """The features of the rows ``which``, whose embeddings x are read already."""
+        """Return the features of the rows ``which`` from their embeddings ``x`` (m, d)."""
         quality = None if self.quality is None else self.quality[which]
         return features(x, quality, self.norm, dtype)
 
@@ -62,18 +82,18 @@ def features(
     x: np.ndarray, quality: np.ndarray | None = None, norm: str = "l2",
     dtype: np.dtype | None = None,
 ) -> np.ndarray:
-    """Similarity features q_i x_i / ‖x_i‖ of embeddings.
+    """Compute similarity features q_i x_i / ‖x_i‖ of embeddings.
 
     Parameters
     ----------
     x
         (n, d) embeddings.
     quality
-        (n,) values q_i; None: 1 everywhere.
+        (n,) values q_i; None for 1 everywhere.
     norm
-        ``'l2'``, ``'l1'`` (the published pipeline's), or ``'none'`` (x_i is taken as it is).
+        ``'l2'``, ``'l1'`` (as in the published pipeline), or ``'none'`` (x_i is not scaled).
     dtype
-        Of the result; None: float64.
+        Type of the result; None for float64.
 
     Returns
     -------
@@ -84,6 +104,11 @@ def features(
     ------
     InputError
         An unknown norm, or rows with NaN or infinite values.
+
+    References
+    ----------
+    A. Kulesza and B. Taskar, "Determinantal point processes for machine learning", Foundations and
+    Trends in Machine Learning 5, 2012, section 3.1.
     """
     check_choice("norm", norm, NORMS)
     kind = np.dtype(np.float64 if dtype is None else dtype)
@@ -94,11 +119,12 @@ def features(
         lengths = np.abs(result).sum(axis=1)
     else:
         lengths = np.ones(len(result), kind)
-    if kind != np.float64 and not ((lengths > 1e-12) & (lengths < 1e12)).all():
-        return features(x, quality, norm).astype(kind)  # squares could vanish or overflow
+    if kind != np.float64 and not (
+            (lengths > SAFE_NORMS[0]) & (lengths < SAFE_NORMS[1])).all():
+        return features(x, quality, norm).astype(kind)
     if not np.isfinite(lengths).all():
         row = int(np.flatnonzero(~np.isfinite(lengths))[0])
-        raise InputError(f"row {row} of a block holds NaN or infinite values")
+        raise InputError(f"row {row} of a block contains NaN or infinite values")
     scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     if quality is not None:
         scale *= np.asarray(quality, dtype=np.float64)

@@ -1,8 +1,9 @@
-"""Passes over all rows: blocks are read in order, and worked on by all cores at once.
+"""Parallel passes over all rows of a matrix, with results that do not depend on the cores.
 
-Each core multiplies on its own, with a BLAS of one thread, and results are taken in the order of
-the blocks. So a pass gives the same bits however the rows were cut and however many cores there
-are (rows of several thousand columns excepted: there a core is given more than one thread).
+Blocks are read in order and processed by all cores. Each core multiplies with a single-threaded
+BLAS, and results are taken in the order of the blocks. So a pass gives the same bits for any
+division of the rows and any number of cores (except for rows of several thousand columns, where
+memory limits the number of blocks and each gets more than one BLAS thread).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,43 +19,63 @@ from l3hpc.arrays.features import FeatureRows
 from l3hpc.arrays.rows import Rows, rechunk
 from l3hpc.arrays.threads import allocated_cores, map_in_order
 
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
 Result = TypeVar("Result")
 
 BLOCK_ROWS = 2048
-SMALL = 128  # BLAS does not share out matrices of this size
-ALONE = 1024  # square matrices up to this size are worked on by one core
-BUFFER_BYTES = 192 << 20  # of all cores together
+SMALL = 128  # BLAS computes square matrices up to this size in one thread anyway
+ALONE = 1024  # square matrices up to this size are computed by one core
+BUFFER_BYTES = 192 << 20  # for all cores together
 
 
 def map_blocks(
     rows: Rows, work: Callable[[np.ndarray], Result], kind: np.dtype,
 ) -> Iterator[Result]:
-    """``work(block)`` of every block of ``rows``, in their order.
+    """Apply a function to every block of a matrix, on several threads.
 
-    block: (m, d) of ``kind``, m = 2048 except in the last. ``work`` runs on several threads, must
-    leave nothing but its result, and may keep the block.
+    Parameters
+    ----------
+    rows
+        (n, d) matrix.
+    work
+        Called with blocks (m, d), where m is ``BLOCK_ROWS`` except for the last. It may keep the
+        block, but must not change anything else.
+    kind
+        Type of the blocks.
+
+    Yields
+    ------
+    Result
+        ``work(block)`` for each block, in the order of the blocks.
     """
     n, d = rows.shape
     source = rows.rows if isinstance(rows, FeatureRows) else rows
+    # Bytes per worker: the block as it is read (up to 8 bytes per value), a copy and its product
+    # in ``kind``, and a (d, d) result.
     needed = d * (BLOCK_ROWS * (8 + 2 * kind.itemsize) + d * kind.itemsize)
     cores = allocated_cores()
     workers = max(1, min(cores, BUFFER_BYTES // needed, -(-n // BLOCK_ROWS)))
-    kept: list[np.ndarray] = []
+    buffers: list[np.ndarray] = []
 
     def items() -> Iterator[tuple[int, np.ndarray]]:
+        # map_in_order has at most workers + 1 items in flight, so that as many buffers can be
+        # used in turn; a block itself is only valid until the next one.
         for number, block in enumerate(rechunk(source.chunks(BLOCK_ROWS), BLOCK_ROWS)):
-            if len(kept) <= workers:
-                kept.append(np.empty_like(block))
-            place = number % (workers + 1)
-            if kept[place].dtype != block.dtype or len(kept[place]) < len(block):
-                kept[place] = np.empty_like(block)
-            copy = kept[place][:len(block)]
+            if len(buffers) <= workers:
+                buffers.append(np.empty_like(block))
+            slot = number % (workers + 1)
+            if buffers[slot].dtype != block.dtype or len(buffers[slot]) < len(block):
+                buffers[slot] = np.empty_like(block)
+            copy = buffers[slot][:len(block)]
             copy[...] = block
             yield number * BLOCK_ROWS, copy
 
     def prepared(item: tuple[int, np.ndarray]) -> Result:
         start, block = item
-        with np.errstate(invalid="ignore", over="ignore"):  # refused afterwards
+        # Rows that are not finite are refused by the caller, with their number.
+        with np.errstate(invalid="ignore", over="ignore"):
             if isinstance(rows, FeatureRows):
                 return work(rows.of(block, slice(start, start + len(block)), kind))
             return work(block.astype(kind))
@@ -67,18 +88,27 @@ def map_blocks(
 
 
 @cache
-def _libraries() -> Any:
+def _libraries() -> ThreadpoolController:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
 
 def reproducible_blas(size: int) -> AbstractContextManager[Any]:
-    """While it lasts, linear algebra on ``size`` × ``size`` numbers has bits that do not depend on
-    the number of cores; above ``ALONE`` that would take too long, and all cores are used.
+    """Make linear algebra reproducible in every bit, whatever the number of cores.
 
-    Nor are BLAS's own threads started, which would turn in place for a while and keep cores from
-    the threads of the next pass.
+    Parameters
+    ----------
+    size
+        Side of the square matrices. Above ``ALONE`` one thread would take too long: all cores are
+        used, and the last bits may depend on their number.
+
+    Returns
+    -------
+    context manager
+        The limit holds inside the block.
     """
+    # This keeps BLAS from starting threads, which would spin for a while after their work and slow
+    # down the threads of the next pass.
     threads = 1 if size <= ALONE else allocated_cores()
     return _libraries().limit(limits=threads, user_api="blas")

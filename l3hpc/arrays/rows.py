@@ -1,12 +1,9 @@
-"""Rows of a matrix wherever they lie: in memory, in one HDF5 file, or in several.
+"""Matrices that are read by rows: from memory, from one HDF5 file or from several.
 
-Samplers and reductions never hold a whole matrix. They read it through ``Rows``: blocks in order
-for passes over the data, and single rows by number. Row numbers count from 0.
-
-A matrix in a plain file, for rows that do not fit in memory and are read in any order.
-
-Reading and writing copy. Nothing is mapped: pages of a mapped file count as memory of the job, and
-a scheduler may end it for them; what the system caches of a file that is read does not.
+Samplers and reductions never hold a whole matrix in memory. They read it through ``Rows``: blocks
+in order for passes over the data, and single rows by number (from 0). ``as_rows`` makes ``Rows``
+from an array, a data set or a function. ``RowFile`` is a matrix in a file of its own, for
+intermediate rows that do not fit in memory and are read in any order.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 
@@ -23,7 +20,7 @@ from l3hpc.errors import InputError
 
 BLOCK_ROWS = 4096
 FLAGS = {"r": os.O_RDONLY, "r+": os.O_RDWR, "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
-AT_ONCE = 1 << 30  # bytes of one call of the system, which may take 2 GB at most
+MAX_TRANSFER = 1 << 30  # bytes per system call; Linux transfers at most 2 GB
 
 
 @runtime_checkable
@@ -32,20 +29,54 @@ class Rows(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """(rows, columns)."""
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """All rows in order, at most ``size`` at a time, each block (m, d)."""
+        """Yield all rows in order, in blocks (m, d) with m at most ``size``."""
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """The rows of these numbers (any order, repeats allowed), (len(indices), d)."""
+        """Return the rows with these numbers, (len(indices), d); any order, repeats allowed."""
+
+
+class Sliceable(Protocol):
+    """An array, memory map or HDF5 data set."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Rows by a slice."""
+
+
+# What as_rows accepts.
+RowSource: TypeAlias = (Rows | Sliceable | Sequence[Sequence[float]]
+                        | Callable[[], Iterable[np.ndarray]])
 
 
 def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-    """The same rows cut anew: every block has ``size`` rows except the last.
+    """Regroup rows into blocks of ``size``, so that results do not depend on the input's blocks.
 
-    So a result does not depend, in any bit, on how its input was cut. A block is only valid until
-    the next one is asked for.
+    Parameters
+    ----------
+    chunks
+        Blocks (m, d) of any number of rows, all with the same number of columns.
+    size
+        Rows per block.
+
+    Yields
+    ------
+    numpy.ndarray
+        (size, d), fewer rows in the last block. Only valid until the next one is requested.
+
+    Raises
+    ------
+    InputError
+        A block is not two-dimensional, or the number of columns changes.
     """
     buffer: np.ndarray | None = None
     filled = 0
@@ -77,9 +108,15 @@ def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np
 
 
 class ArrayRows:
-    """Rows of anything with ``shape`` and slices: a numpy array, a memory map, an HDF5 dataset."""
+    """Rows of a NumPy array, memory map or HDF5 data set (n, d).
 
-    def __init__(self, array: Any) -> None:
+    Raises
+    ------
+    InputError
+        The array is not two-dimensional.
+    """
+
+    def __init__(self, array: Sliceable) -> None:
         shape = tuple(array.shape)
         if len(shape) != 2:
             raise InputError(f"expected an array of shape (rows, columns), found shape {shape}")
@@ -92,12 +129,12 @@ class ArrayRows:
         return self._shape
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """All rows in order, ``size`` at a time."""
+        """Yield all rows in order, ``size`` at a time."""
         for start in range(0, self._shape[0], size):
             yield np.asarray(self.array[start:start + size])
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """The rows of these numbers; from a file, each run of neighbours is one read."""
+        """Return the rows with these numbers; neighbouring rows are read from a file at once."""
         indices = np.asarray(indices, dtype=np.int64)
         if isinstance(self.array, np.ndarray):
             return self.array[indices]
@@ -113,13 +150,16 @@ class ArrayRows:
 
 
 def is_contiguous(indices: np.ndarray) -> bool:
-    """Whether these are neighbours in ascending order, so that one read gives them all."""
+    """Whether row numbers are consecutive and ascending, so that one slice reads them."""
     return (len(indices) > 0 and int(indices[-1]) - int(indices[0]) == len(indices) - 1
             and bool((np.diff(indices) == 1).all()))
 
 
 def _runs(distinct: np.ndarray, gap: int = 4, longest: int = BLOCK_ROWS) -> list[tuple[int, int]]:
-    """Cut sorted distinct numbers where neighbours are over ``gap`` apart, or a run gets long."""
+    """Split sorted distinct numbers where two are more than ``gap`` apart, or a run is long.
+
+    Reading a few rows too many takes less time than another read.
+    """
     cuts = [0]
     for position in (np.flatnonzero(np.diff(distinct) > gap) + 1).tolist() + [len(distinct)]:
         while position - cuts[-1] > longest:
@@ -130,9 +170,14 @@ def _runs(distinct: np.ndarray, gap: int = 4, longest: int = BLOCK_ROWS) -> list
 
 
 class ChunkRows:
-    """Rows that can only be read from the front: ``factory()`` starts a new pass over the blocks.
+    """Rows that can only be read in order.
 
-    ``shape`` may be given; otherwise one pass counts the rows.
+    Parameters
+    ----------
+    factory
+        Starts a new pass and returns the blocks (m, d).
+    shape
+        (n, d) if known; otherwise one pass counts the rows.
     """
 
     def __init__(
@@ -143,7 +188,7 @@ class ChunkRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (a pass over the data the first time, when not given)."""
+        """(rows, columns); counted in one pass if not given."""
         if self._shape is None:
             n, d = 0, 0
             for chunk in self.factory():
@@ -152,52 +197,67 @@ class ChunkRows:
         return self._shape
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """All rows in order, cut into blocks of ``size``."""
+        """Yield all rows in order, in blocks of ``size``."""
         return rechunk(self.factory(), size)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """The rows of these numbers, by one pass over the data."""
+        """Return the rows with these numbers, by one pass over the data."""
         indices = np.asarray(indices, dtype=np.int64)
         distinct, back = np.unique(indices, return_inverse=True)
-        found: list[np.ndarray] = []
+        parts: list[np.ndarray] = []
         start = 0
         for chunk in self.factory():
             low, high = np.searchsorted(distinct, (start, start + len(chunk)))
             if high > low:
-                found.append(np.asarray(chunk)[distinct[low:high] - start])
+                parts.append(np.asarray(chunk)[distinct[low:high] - start])
             start += len(chunk)
-        rows = np.concatenate(found) if found else np.empty((0, self.shape[1]))
+        rows = np.concatenate(parts) if parts else np.empty((0, self.shape[1]))
         if len(rows) != len(distinct):
-            raise InputError(f"row {int(distinct[-1])} asked for, but a pass gave {start} rows")
+            raise InputError(f"row {int(distinct[-1])} was requested, but there are only "
+                             f"{start} rows")
         return rows[back.reshape(-1)]
 
 
 class SubsetRows:
-    """The rows ``indices`` of another matrix, in that order: one time frame of a sensor's year."""
+    """Selected rows of another matrix, for example one period of a sensor's recordings.
 
-    def __init__(self, rows: Any, indices: np.ndarray) -> None:
+    Parameters
+    ----------
+    rows
+        (n, d) matrix.
+    indices
+        (m,) row numbers, in any order.
+    """
+
+    def __init__(self, rows: RowSource, indices: np.ndarray) -> None:
         self.rows = as_rows(rows)
         self.indices = np.asarray(indices, dtype=np.int64)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """(rows, columns)."""
         return len(self.indices), self.rows.shape[1]
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """The chosen rows in order, ``size`` at a time."""
+        """Yield the selected rows in order, ``size`` at a time."""
         for start in range(0, len(self.indices), size):
             yield self.rows.take(self.indices[start:start + size])
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """Rows by their number within the subset."""
+        """Return rows by their number within the subset."""
         return self.rows.take(self.indices[np.asarray(indices, dtype=np.int64)])
 
 
 class ConcatRows:
-    """Several matrices with the same columns, one below the other: the shards of one sensor."""
+    """Several matrices with the same columns, one below the other: the shards of one sensor.
 
-    def __init__(self, parts: Sequence[Any]) -> None:
+    Raises
+    ------
+    InputError
+        There are no parts, or their numbers of columns differ.
+    """
+
+    def __init__(self, parts: Sequence[RowSource]) -> None:
         if not parts:
             raise InputError("no rows: an empty list of parts")
         self.parts = [as_rows(part) for part in parts]
@@ -208,31 +268,31 @@ class ConcatRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """(rows, columns)."""
         return int(self.starts[-1]), self.parts[0].shape[1]
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
-        """All rows in order, cut into blocks of ``size`` across the parts."""
+        """Yield all rows in order, in blocks of ``size`` across the parts."""
         return rechunk((chunk for part in self.parts for chunk in part.chunks(size)), size)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """The rows of these numbers, counted over all parts."""
+        """Return the rows with these numbers, counted over all parts."""
         indices = np.asarray(indices, dtype=np.int64)
-        owner = np.searchsorted(self.starts, indices, side="right") - 1
-        if len(indices) and (owner == owner[0]).all():
-            return self.parts[owner[0]].take(indices - self.starts[owner[0]])
+        part = np.searchsorted(self.starts, indices, side="right") - 1
+        if len(indices) and (part == part[0]).all():
+            return self.parts[part[0]].take(indices - self.starts[part[0]])
         rows: np.ndarray | None = None
-        for number in np.unique(owner):
-            here = np.flatnonzero(owner == number)
-            found = self.parts[number].take(indices[here] - self.starts[number])
+        for number in np.unique(part):
+            selected = np.flatnonzero(part == number)
+            values = self.parts[number].take(indices[selected] - self.starts[number])
             if rows is None:
-                rows = np.empty((len(indices), self.shape[1]), found.dtype)
-            rows[here] = found
+                rows = np.empty((len(indices), self.shape[1]), values.dtype)
+            rows[selected] = values
         return np.empty((0, self.shape[1])) if rows is None else rows
 
 
-def as_rows(source: Any) -> Rows:
-    """Whatever holds a matrix, as ``Rows``.
+def as_rows(source: RowSource) -> Rows:
+    """Make ``Rows`` from an array, a data set or a function.
 
     Parameters
     ----------
@@ -248,7 +308,7 @@ def as_rows(source: Any) -> Rows:
     Raises
     ------
     InputError
-        It is none of these.
+        ``source`` is none of these, or not two-dimensional.
 
     Examples
     --------
@@ -258,7 +318,7 @@ def as_rows(source: Any) -> Rows:
     if isinstance(source, Rows):
         return source
     if hasattr(source, "shape"):
-        return ArrayRows(source)
+        return ArrayRows(cast("Sliceable", source))
     if callable(source):
         return ChunkRows(source)
     if isinstance(source, (list, tuple)):
@@ -268,12 +328,28 @@ def as_rows(source: Any) -> Rows:
 
 
 class RowFile:
-    """Rows of one shape and type, used like an array with the rows along its first axis.
+    """An array in a file, read and written by rows (its first axis).
 
-    shape, dtype: of the whole. Rows are read and set by a slice without step, a number, or an array
-    of numbers, from 0. ``w+`` makes a file of zeros; ``r`` and ``r+`` want one that is long enough
-    (``OSError``). Several threads may read, and write different rows, at the same time.
+    Rows are selected by a slice without step, a number, or an array of numbers. Several threads may
+    read, and write different rows, at the same time.
+
+    Parameters
+    ----------
+    path
+        The file.
+    dtype, shape
+        Type and shape of the whole array.
+    mode
+        ``'r'`` (read), ``'r+'`` (read and write), or ``'w+'`` (make a file of zeros).
+
+    Raises
+    ------
+    OSError
+        The file does not exist or is too short (``'r'``, ``'r+'``).
     """
+
+    # The file is not mapped: a scheduler counts the pages of a mapped file as memory of the job and
+    # may kill it for them, while it does not count the cache of a file that is read.
 
     def __init__(self, path: Path, dtype: Any, shape: Sequence[int],
                  mode: Literal["r", "r+", "w+"] = "r") -> None:
@@ -290,7 +366,7 @@ class RowFile:
 
     @property
     def nbytes(self) -> int:
-        """Size of all rows."""
+        """Size of all rows in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, rows: Any) -> np.ndarray:
@@ -311,13 +387,13 @@ class RowFile:
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def part(self, first: int, stop: int) -> RowFile:
-        """Rows ``first`` to ``stop`` of the same file: nothing is read."""
+        """Return a view of the rows from ``first`` to ``stop``; nothing is read."""
         first, stop, _ = slice(first, stop).indices(len(self))
         return self._view((max(stop - first, 0), *self.shape[1:]),
                           self._offset + first * self._row_bytes)
 
     def reshape(self, *shape: int) -> RowFile:
-        """The same numbers in another shape, of which one side may be -1: nothing is read."""
+        """Return a view with another shape, of which one side may be -1; nothing is read."""
         known = math.prod(side for side in shape if side >= 0)
         total = math.prod(self.shape)
         sides = tuple(side if side >= 0 else total // max(known, 1) for side in shape)
@@ -326,7 +402,7 @@ class RowFile:
         return self._view(sides, self._offset)
 
     def flush(self) -> None:
-        """Make sure that everything written survives a crash of the machine."""
+        """Wait until everything written is on disk."""
         os.fsync(self._handle.number)
 
     @property
@@ -347,16 +423,17 @@ class RowFile:
         done = 0
         for first, count in self._runs(rows):
             start, stop = done * size, (done + count) * size
-            place = self._offset + first * size
+            position = self._offset + first * size
             while start < stop:
-                moved = call(self._handle.number, [memory[start:min(stop, start + AT_ONCE)]], place)
+                part = memory[start:min(stop, start + MAX_TRANSFER)]
+                moved = call(self._handle.number, [part], position)
                 if moved <= 0:
                     raise OSError(f"file ends before row {first}")
-                start, place = start + moved, place + moved
+                start, position = start + moved, position + moved
             done += count
 
     def _runs(self, rows: Any) -> Iterator[tuple[int, int]]:
-        """(first row, rows) of every run of neighbours."""
+        """(first row, number of rows) of every run of consecutive rows."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step != 1:
@@ -373,11 +450,12 @@ class RowFile:
 
 
 class _Handle:
-    """An open file, closed when nobody uses it any more."""
+    """An open file that is closed when the last view of it is gone."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.number = os.open(path, FLAGS[mode] | os.O_CLOEXEC, 0o666)
 
+    # os.close is bound here, because modules may be gone when the interpreter exits.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "number"):
             close(self.number)

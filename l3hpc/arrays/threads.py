@@ -1,11 +1,9 @@
-"""How many cores this process may use, and libraries kept to that number.
+"""The number of cores this process may use, and work on several threads with results in order.
 
-A node is shared: Slurm says how many of its cores are ours, and does not always bind a job to them.
-
-Work on several threads, with results in order: products on all cores, and loading ahead of use.
-
-For products each thread multiplies on its own, with a BLAS that uses one thread: no core waits for
-another within a product, and the result does not depend on how many threads there are.
+Nodes are shared: Slurm states how many cores a job has, but does not always bind it to them. The
+first part finds that number and limits libraries to it. ``map_in_order`` computes on several
+threads (each with a single-threaded BLAS, so that the result does not depend on their number), and
+``read_ahead`` loads the next items while one is in use.
 """
 
 from __future__ import annotations
@@ -17,22 +15,26 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
          "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 BETWEEN_OPERATIONS = "TF_NUM_INTEROP_THREADS"
+DEPTH = 4  # items that are loaded ahead
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Key = TypeVar("Key")
-DEPTH = 4
 
 
 def allocated_cores() -> int:
-    """Cores this process may use: those of the Slurm allocation that it is bound to, at least 1.
+    """Return the number of cores this process may use.
 
-    Within a job: ``SLURM_CPUS_PER_TASK``; without that, what the job has on this node, or 1 where
-    several tasks share it. Never more than the CPU affinity, which alone counts outside of a job.
+    Returns
+    -------
+    int
+        In a Slurm job ``SLURM_CPUS_PER_TASK``; if that is not set, the cores that the job has on
+        this node, or 1 if it has several tasks. Never more than the CPU affinity, which is the
+        result outside a job.
     """
     bound = len(os.sched_getaffinity(0))
     asked = _number("SLURM_CPUS_PER_TASK")
@@ -43,14 +45,19 @@ def allocated_cores() -> int:
 
 
 def limit_pools(threads: int) -> None:
-    """Let BLAS, OpenMP, numba and TensorFlow use at most ``threads`` threads each.
+    """Limit the thread pools of BLAS, OpenMP, numba and TensorFlow.
 
-    By environment variables, so it counts for libraries that are not loaded yet; a variable that
-    asks for less stays as it is.
+    The limits are environment variables, so they apply to libraries that are not loaded yet. A
+    variable with a smaller number is left as it is.
+
+    Parameters
+    ----------
+    threads
+        Most threads of each library.
     """
     for name in POOLS:
         if name == "NUMBA_NUM_THREADS" and "numba" in sys.modules:
-            continue  # numba refuses another number once it has started
+            continue  # numba raises an error if the number changes after it has started
         os.environ[name] = str(min(_number(name) or threads, threads))
     os.environ[BETWEEN_OPERATIONS] = str(min(_number(BETWEEN_OPERATIONS) or 2, 2, threads))
 
@@ -61,12 +68,12 @@ def _number(name: str) -> int | None:
 
 
 def available_threads(threads: int | None = None) -> int:
-    """``threads``, or as many as the cores this process may use (None)."""
+    """Return ``threads``, at least 1; None for the number of cores this process may use."""
     return max(threads, 1) if threads is not None else allocated_cores()
 
 
-def blas_threads(count: int) -> AbstractContextManager[Any]:
-    """While the block runs, a matrix product uses ``count`` threads, wherever it is called."""
+def blas_threads(count: int) -> AbstractContextManager[object]:
+    """Limit matrix products, on any thread, to ``count`` BLAS threads while the block runs."""
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(count, user_api="blas")
@@ -75,21 +82,35 @@ def blas_threads(count: int) -> AbstractContextManager[Any]:
 def map_in_order(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int,
 ) -> Iterator[Result]:
-    """``work(item)`` of every item, on ``threads`` threads, in the order of the items.
+    """Apply a function to items on several threads.
 
-    Items are taken when they are needed: at most ``threads`` + 1 are under way, and the next is
-    only taken when the caller comes back for the next result. So ``threads`` + 1 buffers that are
-    used in turn are enough for items and results. The first error ends all, and is raised here.
+    At most ``threads`` + 1 items are in progress, and the next one is only taken when the caller
+    requests the next result. So ``threads`` + 1 buffers, used in turn, are enough for items and
+    results.
+
+    Parameters
+    ----------
+    work
+        The function.
+    items
+        Its arguments.
+    threads
+        The number of threads.
+
+    Yields
+    ------
+    Result
+        ``work(item)`` of each item, in the order of the items. The first error ends all.
     """
-    under_way: deque[Future[Result]] = deque()
+    running: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for item in items:
-            under_way.append(pool.submit(work, item))
-            if len(under_way) > threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+            running.append(pool.submit(work, item))
+            if len(running) > threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -97,11 +118,25 @@ def map_in_order(
 def read_ahead(
     load: Callable[[Key], Result], keys: Iterable[Key], depth: int = DEPTH, threads: int = 1,
 ) -> Iterator[Result]:
-    """``load`` of every key, in order; while one is used, up to ``depth`` are being loaded.
+    """Load items ahead of their use, on other threads.
 
-    ``load`` runs in ``threads`` other threads, each with one key at a time. What it raises is
-    raised here, in its place. Closing the iterator waits for the loads that are running, and starts
-    no other.
+    Closing the iterator waits for the loads that are running and starts no others.
+
+    Parameters
+    ----------
+    load
+        Called with a key. What it raises is raised here, in the place of its result.
+    keys
+        One for each item.
+    depth
+        The number of items that are loaded while one is in use.
+    threads
+        The number of threads that load.
+
+    Yields
+    ------
+    Result
+        ``load(key)`` of each key, in the order of the keys.
     """
     remaining = iter(keys)
     waiting: deque[Future[Result]] = deque()

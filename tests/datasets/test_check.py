@@ -184,7 +184,7 @@ def test_odd_recordings_are_named_and_the_others_looked_at(tmp_path):
 
 
 def test_embeddings_and_what_is_neither(tmp_path):
-    with pytest.raises(InputError, match="contains no data set"):
+    with pytest.raises(InputError, match="holds no data set"):
         check_folder(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         check_folder(tmp_path / "none")
