@@ -1,1 +1,1 @@
-"""What a person sees while something runs: safe output, progress lines and bars, times in words."""
+"""Output for the terminal and logs: safe streams, progress, and tables of text."""

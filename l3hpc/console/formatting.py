@@ -1,10 +1,9 @@
-"""Numbers as a person reads them: clocks, ages, exit codes, progress.
+"""Text for people: durations, ages, exit codes and progress, and tables of plain text.
 
-Tables in plain text: every table that a command prints is laid out here.
-
-``rich`` says how many cells of a terminal a character takes (two for most of East Asia, none for
-an accent that combines). Its ``Table`` is not used: it cuts and wraps to the width of a terminal,
-where lines of ours stay whole so that ``grep`` and ``awk`` find what they look for.
+Every table that a command prints is laid out by ``table_lines``. ``rich`` gives the number of
+terminal cells of a character (two for most East Asian ones, none for combining accents). Its
+``Table`` is not used, because it cuts and wraps lines to the width of the terminal, so that
+``grep`` and ``awk`` would not find what they look for.
 """
 
 from __future__ import annotations
@@ -18,13 +17,19 @@ from typing import Any
 
 from l3hpc.io.values import one_line
 
-LONGEST = sys.maxsize  # a column without ``at_most``
-# characters that take one cell each: most tables have no others, and so need not import rich
+UNLIMITED = sys.maxsize  # width of a column without ``at_most``
+# Characters of one cell each. Most tables have no others, and so do not need to import rich.
 _ONE_CELL = re.compile("[ -~\u00a0-\u02ff\u2013\u2026\u2192\u00d7\u2605]*")
 
 
 def clock(seconds: float | None) -> str:
-    """``0:07``, ``1:02:03`` or ``2-03:04:05``; ``–`` for None."""
+    """Format a duration as ``0:07``, ``1:02:03`` or ``2-03:04:05``; ``–`` for None.
+
+    Examples
+    --------
+    >>> clock(7), clock(3723), clock(None)
+    ('0:07', '1:02:03', '–')
+    """
     if seconds is None:
         return "–"
     minutes, rest = divmod(max(int(seconds), 0), 60)
@@ -37,7 +42,13 @@ def clock(seconds: float | None) -> str:
 
 @functools.lru_cache(4096)
 def parse_slurm_time(text: str) -> float | None:
-    """Slurm's ``days-hours:minutes:seconds`` as seconds; None for anything else."""
+    """Parse Slurm's ``days-hours:minutes:seconds``; None for anything else.
+
+    Examples
+    --------
+    >>> parse_slurm_time("1-02:03:04"), parse_slurm_time("UNLIMITED")
+    (93784.0, None)
+    """
     days, dash, rest = text.strip().rpartition("-")
     parts = rest.split(":")
     try:
@@ -49,7 +60,13 @@ def parse_slurm_time(text: str) -> float | None:
 
 
 def age(then: float, now: float | None = None) -> str:
-    """``just now``, ``5 min ago``, ``3 h ago``, ``yesterday``, ``12 days ago``."""
+    """Format the time since ``then`` (seconds since the epoch; ``now`` defaults to the clock).
+
+    Examples
+    --------
+    >>> age(0, 300), age(0, 90_000), age(0, 1_000_000)
+    ('5 min ago', 'yesterday', '11 days ago')
+    """
     passed = (time.time() if now is None else now) - then
     if passed < 60:
         return "just now"
@@ -62,7 +79,7 @@ def age(then: float, now: float | None = None) -> str:
 
 
 def local_time(then: float) -> str:
-    """A time of today as ``14:05``, any other as ``2026-11-20 14:05``."""
+    """Format a time (seconds since the epoch) as ``14:05``, or with its date if not today."""
     local = time.localtime(then)
     today = time.localtime()
     same = (local.tm_year, local.tm_yday) == (today.tm_year, today.tm_yday)
@@ -70,9 +87,15 @@ def local_time(then: float) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """An exit code of a script in words."""
+    """Describe the exit code of a script, with the signal that ended it.
+
+    Examples
+    --------
+    >>> describe_exit(1), describe_exit(143)
+    ('exit 1', 'ended by SIGTERM (exit 143)')
+    """
     if code == 137:
-        return "killed by signal 9; nothing says that memory was the cause"
+        return "killed by signal 9; no evidence that memory was the cause"
     if code == 127:
         return "exit 127: a command was not found"
     if code > 128:
@@ -86,59 +109,82 @@ def describe_exit(code: int) -> str:
 
 
 def describe_progress(progress: dict[str, Any]) -> str:
-    """``epoch 12/300, loss 0.412`` from a task's progress state."""
+    """Describe the progress state of a task (see ``l3hpc.console.progress``).
+
+    Examples
+    --------
+    >>> describe_progress({"phase": "epoch", "done": 12, "total": 300, "loss": 0.41234})
+    'epoch 12/300, loss 0.4123'
+    """
     phase, done, total = progress.get("phase"), progress.get("done") or 0, progress.get("total")
-    known = {"phase", "done", "total", "unit", "elapsed_s", "time", "beat", "written"}
-    words = []
+    fields = {"phase", "done", "total", "unit", "elapsed_s", "time", "beat", "written"}
+    parts = []
     if phase:
         amount = f"{done:,}/{total:,}" if total else f"{done:,}"
         unit = progress.get("unit") or ""
-        words.append(f"{phase} {amount} {unit}".rstrip())
+        parts.append(f"{phase} {amount} {unit}".rstrip())
     for name, value in progress.items():
-        if name not in known and value is not None:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            words.append(f"{name.replace('_', ' ')} {shown}")
+        if name not in fields and value is not None:
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            parts.append(f"{name.replace('_', ' ')} {text}")
     left = remaining_s(progress)
     if left is not None:
-        words.append(f"{clock(left)} left")
-    return ", ".join(words)
+        parts.append(f"{clock(left)} left")
+    return ", ".join(parts)
 
 
 def remaining_s(progress: dict[str, Any] | None) -> float | None:
-    """Seconds until a task is done at its pace so far; None where that cannot be told yet."""
-    known = progress or {}
-    done, total = known.get("done") or 0, known.get("total")
-    elapsed = known.get("elapsed_s") or 0
+    """Estimate the seconds until a task is done, at its pace so far.
+
+    Parameters
+    ----------
+    progress
+        The progress state of the task; None if it has written none.
+
+    Returns
+    -------
+    float or None
+        Seconds; None in the first 5 s and if the total is unknown.
+    """
+    state = progress or {}
+    done, total = state.get("done") or 0, state.get("total")
+    elapsed = state.get("elapsed_s") or 0
     if total and done and done < total and elapsed > 5:
         return float(elapsed / done * (total - done))
     return None
 
 
 def describe_limit(until_s: float, progress: dict[str, Any] | None) -> str:
-    """``limit in 1:10:00``, and whether the pace so far is too slow for it."""
+    """Describe a time limit that ends in ``until_s`` seconds, and warn of too slow a pace.
+
+    Examples
+    --------
+    >>> describe_limit(4200, {"done": 1, "total": 100, "elapsed_s": 60})
+    'limit in 1:10:00 (too short at this pace)'
+    """
     left = remaining_s(progress)
     late = left is not None and left > until_s
     return f"limit in {clock(max(until_s, 0))}" + (" (too short at this pace)" if late else "")
 
 
 def table_lines(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), indent: str = "  ",
-          gap: str = "  ", at_least: Mapping[int, int] | None = None,
-          at_most: Mapping[int, int] | None = None) -> list[str]:
+                gap: str = "  ", at_least: Mapping[int, int] | None = None,
+                at_most: Mapping[int, int] | None = None) -> list[str]:
     """Lay out rows as lines of text with aligned columns.
 
     Parameters
     ----------
     rows
-        The cells, row by row, all rows of one length; a header is a row like any other.
-        Control characters in a cell are written out.
+        The cells, row by row, all rows of the same length. A header is a row like any other.
+        Control characters are escaped.
     right
         Numbers of the columns (from 0) that are aligned to the right.
     indent
-        What stands before each line.
+        Text before each line.
     gap
-        What stands between two columns.
+        Text between two columns.
     at_least, at_most
-        Column number → smallest or largest width in cells. A longer text is never cut: it
+        Column number → smallest or largest width in cells. A longer text is never cut; it
         pushes the rest of its own line to the right.
 
     Returns
@@ -148,12 +194,12 @@ def table_lines(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), i
 
     Examples
     --------
-    >>> lines([("step", "tasks"), ("extract", "4"), ("fit", "1,200")], right={1})
+    >>> table_lines([("step", "tasks"), ("extract", "4"), ("fit", "1,200")], right={1})
     ['  step     tasks', '  extract      4', '  fit      1,200']
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
     least, most = at_least or {}, at_most or {}
-    widths = [min(max(*map(cell_width, column), least.get(number, 0)), most.get(number, LONGEST))
+    widths = [min(max(*map(cell_width, column), least.get(number, 0)), most.get(number, UNLIMITED))
               for number, column in enumerate(zip(*cells, strict=True))]
     return [(indent + gap.join(pad(cell, wide, right=number in right)
                                for number, (cell, wide) in enumerate(zip(row, widths, strict=True)))
@@ -161,17 +207,17 @@ def table_lines(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), i
 
 
 def pad(text: str, cells: int, *, right: bool = False) -> str:
-    """Return ``text`` with spaces up to ``cells`` cells: behind it, or before it if ``right``."""
+    """Pad a text with spaces to a width in cells, on the left if ``right``-aligned."""
     space = " " * (cells - cell_width(text))
     return space + text if right else text + space
 
 
 def cell_width(text: str) -> int:
-    """Return how many cells of a terminal ``text`` takes.
+    """Return the number of terminal cells of a text.
 
     Examples
     --------
-    >>> width("fit"), width("音声")
+    >>> cell_width("fit"), cell_width("音声")
     (3, 4)
     """
     if _ONE_CELL.fullmatch(text):

@@ -1,6 +1,7 @@
-"""Progress that fits its reader: a bar on a terminal, lines in a log, a small JSON for status.
+"""Progress reports: a bar on a terminal, lines in a log, a small JSON file for ``l3hpc status``.
 
-Science and steps get a ``Progress`` and call ``start``/``advance``/``note``; they never print.
+Scientific code and steps receive a ``Progress`` and call ``start``, ``advance`` and ``note``; they
+never print. The base class shows nothing, and ``default_progress`` chooses between a bar and lines.
 """
 
 from __future__ import annotations
@@ -9,22 +10,45 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from l3hpc.console import terminal
+from l3hpc.console import formatting, terminal
 from l3hpc.io.files import write_json
 from l3hpc.io.values import escape_controls, one_line
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 LINE_EVERY_S = 10.0
 STATE_EVERY_S = 2.0
 
 
 class Progress:
-    """Counts units of work in named phases. This base class shows nothing (for notebooks, tests).
+    """Counts units of work in named phases; the base class shows nothing (notebooks, tests).
 
-    Use: ``progress.start("embedding", total=1200, unit="frames")``, then ``progress.advance(32)``
-    with any details worth showing (``epoch=12, loss=0.41``), and ``progress.finish()`` at the end.
     Starting a phase ends the previous one.
+
+    Attributes
+    ----------
+    phase : str
+        The current phase; empty if there is none.
+    done, total : int
+        Units that are finished, and of the whole phase (None: unknown).
+    unit : str
+        The unit, in the plural.
+    details : dict
+        Further values to show, such as an epoch and its loss.
+    started : float
+        When the phase began, on the monotonic clock, in seconds.
+
+    Examples
+    --------
+    >>> progress = Progress()
+    >>> progress.start("embedding", total=1200, unit="frames")
+    >>> progress.advance(32, loss=0.4123456)
+    >>> progress.line()
+    'embedding: 32/1,200 frames, loss 0.4123'
+    >>> progress.finish()
     """
 
     def __init__(self) -> None:
@@ -36,7 +60,7 @@ class Progress:
         self.started = time.monotonic()
 
     def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
-        """Begin a phase of ``total`` units (None: unknown)."""
+        """Start a phase of ``total`` units (None if unknown)."""
         if self.phase:
             self.finish()
         self.phase, self.total, self.unit, self.done = phase, total, unit, 0
@@ -45,32 +69,32 @@ class Progress:
         self.show(force=True)
 
     def advance(self, count: int = 1, **details: Any) -> None:
-        """Add ``count`` finished units; ``details`` replace earlier ones of the same name."""
+        """Count finished units; ``details`` replace earlier ones of the same name."""
         self.done += count
         self.details.update(details)
         self.show()
 
     def note(self, text: str) -> None:
-        """Say one thing once (a warning, a decision taken)."""
+        """Show a message, such as a warning or a decision."""
 
     def finish(self) -> None:
-        """End the running phase."""
+        """End the current phase."""
         if self.phase:
             self.show(force=True)
             self.phase = ""
 
     def show(self, force: bool = False) -> None:
-        """Bring the display up to date (at its own pace unless ``force``)."""
+        """Update the display; unless ``force``, only if its interval has passed."""
 
     def snapshot(self) -> dict[str, Any]:
-        """The state as JSON-ready values: phase, done, total, unit, elapsed_s, and the details."""
+        """Return phase, done, total, unit, elapsed_s and the details, ready for JSON."""
         return {
             "phase": self.phase, "done": self.done, "total": self.total, "unit": self.unit,
             "elapsed_s": round(time.monotonic() - self.started, 3), **self.details,
         }
 
     def line(self) -> str:
-        """The state as one line of text."""
+        """Return the state as one line of text, with the pace and the remaining time."""
         amount = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
         elapsed = time.monotonic() - self.started
         parts = [f"{self.phase}: {amount} {self.unit}".rstrip()]
@@ -78,12 +102,19 @@ class Progress:
         if self.done and elapsed > 1:
             parts.append(f"{self.done / elapsed:.3g} {self.unit or 'units'}/s")
             if self.total and self.done < self.total:
-                parts.append(f"{_clock(elapsed / self.done * (self.total - self.done))} left")
+                left = elapsed / self.done * (self.total - self.done)
+                parts.append(f"{formatting.clock(left)} left")
         return ", ".join(parts)
 
 
 class LogProgress(Progress):
-    """Plain lines, at most one in ten seconds, for job logs and pipes."""
+    """Shows plain lines, at most one in ten seconds, for job logs and pipes.
+
+    Parameters
+    ----------
+    stream
+        Where the lines go; None for standard error.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__()
@@ -101,7 +132,7 @@ class LogProgress(Progress):
 
 
 class BarProgress(Progress):
-    """A bar on a terminal (drawn by rich, on standard error)."""
+    """Shows a bar on a terminal (drawn by rich on standard error)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +144,7 @@ class BarProgress(Progress):
             TextColumn("{task.fields[details]}", markup=False), TimeRemainingColumn(),
             console=terminal.console(),
         )
-        self._task: Any = None
+        self._task: TaskID | None = None
 
     def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
         super().start(phase, total, unit)
@@ -138,8 +169,17 @@ class BarProgress(Progress):
 class StateProgress(Progress):
     """Passes everything on to another ``Progress`` and keeps a JSON state file up to date.
 
-    The file (replaced by rename, at most every two seconds) is what ``l3hpc status`` reads and is a
-    heartbeat: ``time`` is the writer's clock, ``beat`` grows with every write.
+    The file is replaced at most every two seconds. ``l3hpc status`` reads it, and it serves as a
+    heartbeat: ``time`` is the clock of the writer, and ``beat`` grows with every write.
+
+    Parameters
+    ----------
+    path
+        The state file.
+    inner
+        Shows the progress.
+    clock
+        Returns the time in seconds since the epoch.
     """
 
     def __init__(
@@ -175,21 +215,16 @@ class StateProgress(Progress):
 
 
 def default_progress() -> Progress:
-    """A bar when standard error is a terminal, plain lines otherwise."""
+    """Return a bar if standard error is a terminal, and plain lines otherwise."""
     return BarProgress() if sys.stderr.isatty() else LogProgress()
 
 
 def _json_ready(value: Any) -> Any:
-    if isinstance(value, float) and value - value != 0:  # NaN and infinity are not JSON
+    # NaN and infinity are not JSON; of all numbers they alone do not give 0 here.
+    if isinstance(value, float) and value - value != 0:
         return None
     return value
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

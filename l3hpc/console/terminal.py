@@ -1,9 +1,9 @@
-"""Everything that is printed passes here: no locale breaks it, and no value steers the terminal.
+"""Safe standard streams: no locale makes printing fail, and no value controls the terminal.
 
-``safe_output`` puts a ``SafeStream`` in the place of standard output and standard error. It writes
-control characters out (escape sequences, carriage returns, bidirectional overrides: ``\\x1b``,
-``\\u202e``), and characters that the stream's encoding lacks in ASCII. What this program itself
-sends to a terminal, colours and bars, goes through ``with_controls``.
+``safe_output`` replaces standard output and standard error by a ``SafeStream``, which escapes
+control characters (escape sequences, carriage returns, bidirectional overrides: ``\\x1b``,
+``\\u202e``) and characters that the encoding does not have. Colours and bars of l3hpc itself go
+through ``with_controls``.
 """
 
 from __future__ import annotations
@@ -21,46 +21,57 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Progress
 
-SIZES = {"COLUMNS": range(20, 1001), "LINES": range(4, 1001)}  # what else these say is no terminal
+# Plausible sizes of a terminal; other values of these variables are ignored.
+SIZES = {"COLUMNS": range(20, 1001), "LINES": range(4, 1001)}
 
 
 class SafeStream:
-    """A text stream over another one, which never fails for a character.
+    """A text stream that escapes what the stream below it cannot or must not show.
 
-    controls: let control characters through (for bars, whose texts are escaped before).
+    Parameters
+    ----------
+    stream
+        The stream to write to.
+    controls
+        Let control characters pass; for bars and colours, whose texts were escaped before.
+
+    Attributes
+    ----------
+    broken : bool
+        Whether the reader of the pipe has gone.
     """
+
+    closed = False  # rich and click ask for it
 
     def __init__(self, stream: TextIO, *, controls: bool = False) -> None:
         self.stream, self._controls = stream, controls
-        self.broken = False  # the reader of the pipe has gone
-
-    closed = False
+        self.broken = False
 
     def write(self, text: str) -> int:
-        """Write it, all of it, as well as the stream can show it."""
+        """Write a text and return its length."""
         shown = text if self._controls else escape_controls(text)
-        with self._noticing():
+        with self._detecting_broken_pipe():
             self.stream.write(encodable(shown, self.encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write them one by one."""
+        """Write lines one by one."""
         for line in lines:
             self.write(line)
 
     @property
     def encoding(self) -> str:
-        """Of the stream below."""
+        """The encoding of the stream below."""
         return getattr(self.stream, "encoding", None) or "utf-8"
 
     @property
     def errors(self) -> str:
-        """What happens to characters that it lacks."""
+        """The error handler for characters that the encoding does not have."""
         return ESCAPED
 
     def flush(self) -> None:
         """Flush the stream below."""
-        with self._noticing():
+        with self._detecting_broken_pipe():
             self.stream.flush()
 
     def isatty(self) -> bool:
@@ -68,11 +79,11 @@ class SafeStream:
         return self.stream.isatty()
 
     def fileno(self) -> int:
-        """Of the stream below."""
+        """The file descriptor of the stream below."""
         return self.stream.fileno()
 
     @contextlib.contextmanager
-    def _noticing(self) -> Iterator[None]:
+    def _detecting_broken_pipe(self) -> Iterator[None]:
         try:
             yield
         except BrokenPipeError:
@@ -80,29 +91,36 @@ class SafeStream:
             raise
 
     def writable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def readable(self) -> bool:
-        """Never."""
+        """Always false."""
         return False
 
 
 def with_controls(stream: TextIO) -> TextIO:
-    """The same stream for what may hold control sequences of our own, and nobody else's."""
+    """Return a stream that lets l3hpc's own control sequences pass.
+
+    Parameters
+    ----------
+    stream
+        A ``SafeStream``; any other stream is returned unchanged.
+    """
     return _output(stream.stream, controls=True) if isinstance(stream, SafeStream) else stream
 
 
 def console() -> Console:
-    """rich's console on standard error, in any locale."""
+    """Return a rich console on standard error that works in any locale."""
     from rich.console import Console
 
     return Console(file=with_controls(sys.stderr))
 
 
 def start_bars(bars: Live | Progress) -> None:
-    """Start rich's bars, which put streams of their own in the place of ours."""
+    """Start rich's bars and keep the standard streams safe."""
     bars.start()
+    # rich replaces the standard streams, so that what is printed appears above the bars.
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), SafeStream):
             setattr(sys, name, _output(getattr(sys, name)))
@@ -110,7 +128,7 @@ def start_bars(bars: Live | Progress) -> None:
 
 @contextlib.contextmanager
 def safe_output() -> Iterator[None]:
-    """While the block runs, what is printed is safe to look at and cannot fail for a character."""
+    """Make the standard streams safe while the block runs."""
     before = sys.stdout, sys.stderr
     install_safe_output()
     try:
@@ -120,7 +138,7 @@ def safe_output() -> Iterator[None]:
 
 
 def install_safe_output() -> None:
-    """The same for good, for a process of our own (a job)."""
+    """Make the standard streams safe for the rest of the process."""
     _fill_standard_descriptors()
     for name, sizes in SIZES.items():
         value = os.environ.get(name, "0")
@@ -128,21 +146,23 @@ def install_safe_output() -> None:
             os.environ.pop(name, None)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed before we started
+        if stream is None:  # closed before the process started
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if not isinstance(stream, SafeStream):
             setattr(sys, name, _output(stream))
 
 
 def restart_in_utf8() -> None:
-    """Start again in UTF-8 mode where the locale is ASCII: paths in our files are UTF-8, and could
-    not be opened there."""
+    """Restart the process in UTF-8 mode if the locale is ASCII.
+
+    Paths in l3hpc's files are UTF-8 and could not be opened otherwise.
+    """
     if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def discard_output(stream: TextIO) -> None:
-    """Nobody reads the stream any more: what is left in it goes nowhere, also at the very end."""
+    """Redirect a stream that nobody reads to /dev/null, so that flushing it at exit works."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -154,7 +174,10 @@ def _output(stream: TextIO, *, controls: bool = False) -> TextIO:
 
 
 def _fill_standard_descriptors() -> None:
-    """No file of ours may get the number of a closed standard stream: children write there."""
+    """Open /dev/null for closed standard streams.
+
+    Otherwise a file could get the descriptor of one, and child processes would write into it.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)

@@ -1,5 +1,5 @@
-"""HTML pages that stand alone: templates, styles and scripts in ``assets/``, and what fills them.
+"""Self-contained HTML pages: templates, styles and scripts in ``assets/``, and code to fill them.
 
-The report of a run and the page of the results tables are made here. Each is one file that asks
-for nothing from outside; whatever comes from a run is escaped.
+The report of a run and the page of the results tables are made with it. Each page is one file that
+loads nothing from elsewhere; all values from a run are escaped.
 """

@@ -1,9 +1,8 @@
-"""Single HTML and SVG elements, for drawings: safe by construction, every plain string is escaped.
+"""HTML and SVG in which every plain string is escaped.
 
-Pages are templates (``templates``); a drawing is made of hundreds of elements whose number and
-place follow from the data, and those are put together here.
-
-Filling the templates of ``assets/``: every value is escaped, every name has to be known.
+Charts consist of hundreds of elements whose number and position depend on the data; ``element`` and
+``join`` build them. Pages are templates in ``assets/``; ``render`` fills them, and ``asset``
+includes a style sheet or script.
 """
 
 from __future__ import annotations
@@ -24,9 +23,14 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 
 
 def printable(value: object) -> object:
-    """Return ``value`` as text in which control and direction-changing characters are U+FFFD.
+    """Replace control characters and bidirectional overrides in a value by U+FFFD.
 
-    Markup is returned as it is: its text has been here before.
+    ``Markup`` is returned unchanged, because its text has already been through this function.
+
+    Examples
+    --------
+    >>> print(printable("a\x07b"))
+    a�b
     """
     if isinstance(value, Markup):
         return value
@@ -34,17 +38,17 @@ def printable(value: object) -> object:
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:
-    """Make ``<name …>children</name>``.
+    """Make an element, ``<name …>children</name>``.
 
     Parameters
     ----------
     name
-        The element's name.
+        The name of the element.
     *children
-        What stands inside: strings are escaped, lists joined, ``None`` is left out.
+        Its contents: strings are escaped, lists joined, ``None`` is left out.
     **attributes
-        ``class_`` is ``class``, an underscore is a hyphen (``stroke_width``). ``None`` and
-        ``False`` leave an attribute out, ``True`` writes its name only, floats have two decimals.
+        ``class_`` stands for ``class``, and an underscore for a hyphen (``stroke_width``). ``None``
+        and ``False`` omit an attribute, ``True`` writes its name only, floats have two decimals.
 
     Returns
     -------
@@ -70,21 +74,21 @@ def element(name: str, *children: object, **attributes: object) -> Markup:
 
 
 def join(parts: Iterable[object]) -> Markup:
-    """Join parts, one after the other; nested lists and tuples too; ``None`` is left out."""
+    """Concatenate parts and nested lists of parts; strings are escaped, ``None`` is left out."""
     return Markup("").join(
         join(part) if isinstance(part, (list, tuple)) else escape(printable(part))
         for part in parts if part is not None)
 
 
 def render(template: str, **values: object) -> str:
-    """Fill one template.
+    """Fill a template.
 
     Parameters
     ----------
     template
-        The file's name in ``assets/``, such as ``report.html.j2``.
+        The name of the file in ``assets/``, such as ``report.html.j2``.
     **values
-        What the template names. Text is escaped unless it is ``Markup``.
+        The variables of the template. Text is escaped unless it is ``Markup``.
 
     Returns
     -------
@@ -94,13 +98,13 @@ def render(template: str, **values: object) -> str:
     Raises
     ------
     jinja2.UndefinedError
-        The template names a value that was not given.
+        The template uses a variable that was not given.
     """
     return _environment().get_template(template).render(**values)
 
 
 def asset(name: str) -> Markup:
-    """Return a style sheet or script of ``assets/`` as it is, to be written into a page."""
+    """Return a style sheet or script in ``assets/``, unescaped, to be included in a page."""
     return Markup((ASSETS / name).read_text(encoding="utf-8"))
 
 
@@ -112,6 +116,6 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=printable)
     environment.globals["asset"] = asset
-    # no spaces, the order that was given, and an error for a number that JSON does not have
+    # Compact, in the given order, and an error for NaN, which browsers would not parse.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment

@@ -88,7 +88,7 @@ def after_end(folder: Path, task: int, code: int, signs: str) -> Decision | None
     if kind in MEMORY_ERRORS or marks.error is None and ran_out_of_memory(signs):
         return decide(folder, task, requeue_policy.MEMORY)
     if code in KILLED and marks.error is None:
-        _say("killed by signal 9; nothing says that memory was the cause")
+        _say("killed by signal 9; no evidence that memory was the cause")
     return None
 
 

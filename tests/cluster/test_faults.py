@@ -203,7 +203,7 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
     found = until(tmp_path, "demo",  # the controller tells slurmdbd when it has time
                   lambda found: states(found) == {"extract": "failed", "embed": "failed"}, 30)
     assert found.notes == []
-    killed = "killed by signal 9; nothing says that memory was the cause"
+    killed = "killed by signal 9; no evidence that memory was the cause"
     assert found.steps[0].detail == f"{killed}, 1 of 3 tasks failed (1)"
     assert found.steps[1].detail == killed
     used = {step.name: step for step in usage.collect(tmp_path, "demo")}

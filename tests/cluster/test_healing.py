@@ -111,7 +111,7 @@ def test_a_kill_alone_is_not_out_of_memory(slurm_plain, chains, tmp_path, how):
     found = until(tmp_path, "demo", settled, 30)
     assert requeues(tmp_path) == [] and found.steps[0].state in ("failed", "cancelled")
     if how == "kill":
-        assert found.steps[0].detail == "killed by signal 9; nothing says that memory was the cause"
+        assert found.steps[0].detail == "killed by signal 9; no evidence that memory was the cause"
         assert found.steps[0].last_words[-1] == (
             "if it needs more memory: l3hpc resume demo --set extract.mem=400MB")
 

@@ -78,7 +78,7 @@ def test_how_it_failed_without_accounting(case):
     chain.mark("extract", "0.begin", {"job": "100", "time": 1000, "restarts": 0})
     chain.mark("extract", "0.exit", {"code": 137, "time": 1030})
     assert chain.look()["extract"] == (
-        "failed", "killed by signal 9; nothing says that memory was the cause")
+        "failed", "killed by signal 9; no evidence that memory was the cause")
     assert chain.step("extract").elapsed_s == 30
     chain.mark("extract", "0.error.json", {
         "type": "ResourceExhaustedError", "message": "shape[2351,91,128]\nmore",
@@ -281,7 +281,7 @@ def test_a_broken_record_hides_no_other_run(case):
     ("one\ntwo\nthree\nfour\nsrun: error: a warning of it\n", 3, "step", True, "exit 3",
      ["three", "four", "srun: error: a warning of it"]),
     ("working\nsrun: error: n1: task 0: Killed\n", 137, "step", True,
-     "killed by signal 9; nothing says that memory was the cause",
+     "killed by signal 9; no evidence that memory was the cause",
      ["working", "if it needs more memory: l3hpc resume demo --set extract.mem=200MB"]),
     ("", 3, "step", False, "exit 3", [])])
 def test_a_job_that_left_no_error_shows_the_end_of_its_log(
