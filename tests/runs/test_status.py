@@ -231,7 +231,7 @@ def test_json_has_the_documented_fields(case):
 
 
 def test_status_is_light(tmp_path):
-    code = ("import sys; from l3hpc.cli import status; "
+    code = ("import sys; from l3hpc.cli import runs; "
             "from l3hpc.runs import status as s, display; "
             f"s.collect({str(tmp_path)!r}); "
             "print([m for m in ('tensorflow', 'pandas', 'numpy', 'submitit', 'pydantic')"
