@@ -15,6 +15,8 @@ from l3hpc.audio.framing import (
 )
 from l3hpc.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("seconds", "center", "hop", "count"), [
     (10, True, 0.5, 20), (10, True, 0.1, 96), (10, False, 0.1, 91), (10, True, 1.0, 11),

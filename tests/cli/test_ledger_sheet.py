@@ -14,6 +14,8 @@ from l3hpc.cli import main
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.ledger.sheets import client as sheets_module
 
+pytestmark = pytest.mark.slow
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "sheets"))
 
 TAB = "embedding_approx_mse"

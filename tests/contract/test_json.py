@@ -16,6 +16,8 @@ from goldens import HERE, check_files, with_json
 from schemas import broken, check_schema, schema
 from workspaces import Workspace
 
+pytestmark = pytest.mark.slow
+
 sys.path.insert(0, str(HERE.parent / "sheets"))
 
 ARCHIVE = HERE / "data/workspace-0.tar.xz"

@@ -17,6 +17,8 @@ import pytest
 from goldens import HERE, HOW, REGOLD, check_files, check_text, write_json
 from workspaces import PLACE, Workspace
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = HERE / "data/workspace-0.tar.xz"
 REDUCTION = ("extract", "sample", "fit", "reduce")
 PATHS = {"half": REDUCTION[1:], "queued": REDUCTION[1:], "cut": ("train",)}  # run → its new steps

@@ -12,6 +12,8 @@ from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec, openl3_spec, student_spec
 
+pytestmark = pytest.mark.slow
+
 _spec = importlib.util.spec_from_file_location(
     "audio_reference", Path(__file__).parents[1] / "audio/reference.py")
 sound = importlib.util.module_from_spec(_spec)

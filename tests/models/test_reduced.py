@@ -28,6 +28,8 @@ from l3hpc.models.precision import (
 )
 from l3hpc.models.spec import NetworkSpec
 
+pytestmark = pytest.mark.slow
+
 FILTERS = (8, 8, 16, 16, 24, 24, 32, 32)
 SPECS = {
     "student": NetworkSpec(8000, 32, 160, 512, filters=FILTERS),

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -217,6 +218,7 @@ def test_two_devices_train_as_one(tmp_path):
     code = """
 import sys, json
 import tensorflow as tf
+sys.path.insert(0, sys.argv[2])
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import importlib.util
@@ -239,8 +241,9 @@ for devices in (None, ["CPU:0", "CPU:1"]):
     engine.restore(engine.state())
 print(json.dumps(result))
 """
-    run = subprocess.run([sys.executable, "-c", code, __file__], capture_output=True, text=True,
-                         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3",
+    fakes = str(Path(__file__).parents[1] / "fakes")
+    run = subprocess.run([sys.executable, "-c", code, __file__, fakes], capture_output=True,
+                         text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3",
                               "CUDA_VISIBLE_DEVICES": "-1"})
     assert run.returncode == 0, run.stderr
     one, two = json.loads(run.stdout.splitlines()[-1])

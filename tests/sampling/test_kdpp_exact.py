@@ -12,6 +12,8 @@ from scipy.stats import chi2
 
 from l3hpc.sampling.kdpp import KDPP, FeatureRows
 
+pytestmark = pytest.mark.slow
+
 ERROR_RATE = 1e-3
 DRAWS = 3000
 N = 7

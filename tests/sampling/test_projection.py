@@ -10,6 +10,8 @@ from l3hpc.errors import L3hpcError
 from l3hpc.sampling import kdpp
 from l3hpc.sampling.kdpp import sample_projection
 
+pytestmark = pytest.mark.slow
+
 ERROR_RATE = 1e-3
 
 

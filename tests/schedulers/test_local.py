@@ -21,6 +21,8 @@ from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import process_start
 from l3hpc.workspace.local_jobs import LocalJobs
 
+pytestmark = pytest.mark.slow
+
 
 def states(workspace, run="demo"):
     [found] = status.collect(workspace, [run])

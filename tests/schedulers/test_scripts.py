@@ -22,6 +22,8 @@ from l3hpc.schedulers import scripts
 from l3hpc.schedulers.requeue_policy import Policy
 from l3hpc.workspace import markers
 
+pytestmark = pytest.mark.slow
+
 STUB = """#!/bin/bash
 printf '%s\\0' "$@" > "$STUB_OUT/arguments"
 env -0 > "$STUB_OUT/environment"

@@ -18,6 +18,8 @@ import pytest
 from l3hpc.errors import L3hpcError
 from l3hpc.ledger.schema import TABS
 
+pytestmark = pytest.mark.slow
+
 TAB = TABS["embedding_approx_mse"]
 MSE = TAB.name
 WIDTH = len(TAB.columns) + 1  # and a column of her own

@@ -6,6 +6,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -14,6 +15,8 @@ from l3hpc.errors import HeaderDriftError, L3hpcError
 from l3hpc.ledger.journal.upkeep import compact
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.sheets.sync import sync
+
+pytestmark = pytest.mark.slow
 
 MSE = "embedding_approx_mse"
 JOBS = st.sampled_from("abcd")

@@ -8,6 +8,8 @@ import pytest
 
 from l3hpc.ledger.schema import TABS
 
+pytestmark = pytest.mark.slow
+
 MSE = "embedding_approx_mse"
 MOMENTS = ("arrived", "applied", "answered")
 # sign-in, structure, values, batch, anchored rows, their new values, the look at the result

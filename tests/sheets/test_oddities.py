@@ -8,6 +8,8 @@ from l3hpc.ledger.journal.fold import Fold, Row
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.sheets.repair import foreign_rows, header_difference, put_headers_back
 
+pytestmark = pytest.mark.slow
+
 MSE = "embedding_approx_mse"
 TITLES = TABS[MSE].titles
 

@@ -8,6 +8,8 @@ import pytest
 from l3hpc.errors import HeaderDriftError, L3hpcError
 from l3hpc.ledger.schema import TABS
 
+pytestmark = pytest.mark.slow
+
 MSE = "embedding_approx_mse"
 KEY = 1
 

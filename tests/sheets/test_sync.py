@@ -7,6 +7,8 @@ import pytest
 from l3hpc.errors import HeaderDriftError, InputError, L3hpcError, OfflineError
 from l3hpc.ledger.schema import MAIN_TABS, TABS
 
+pytestmark = pytest.mark.slow
+
 MSE = "embedding_approx_mse"
 
 
