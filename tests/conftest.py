@@ -42,6 +42,12 @@ def pytest_configure(config):
         settings.register_profile("quick", settings.get_profile("l3hpc"), max_examples=10)
         settings.load_profile("quick")
         sys.meta_path.insert(0, _TensorFlowSkips())
+    if hasattr(config, "workerinput"):
+        # Beside other workers a second thread for small matrices only spins: half the CPU time.
+        import numpy  # noqa: F401  (what is not loaded yet is not limited)
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1, "blas")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
 import reference  # noqa: E402
 from lazymodule import LazyModule  # noqa: E402
 
-from l3hpc.avc.network import VisionSpec, head_layers, load_vision  # noqa: E402
 from l3hpc.errors import InputError  # noqa: E402
 from l3hpc.models import weights  # noqa: E402
 from l3hpc.models.parameters import untrained  # noqa: E402
@@ -21,18 +20,21 @@ from l3hpc.models.spec import NetworkSpec, openl3_spec  # noqa: E402
 keras, avc = LazyModule("keras"), LazyModule("l3hpc.avc.network")
 training = LazyModule("l3hpc.avc.training")
 AUDIO = NetworkSpec(2000, 16, 100, 256, filters=(2, 3, 2, 3, 2, 3, 4, 5))
-VISION = VisionSpec(18, (2, 3, 2, 3, 2, 3, 4, 6))  # 18 → 9 → 5 → 3: odd sizes round up
+
+
+def vision_spec():
+    return avc.VisionSpec(18, (2, 3, 2, 3, 2, 3, 4, 6))  # 18 → 9 → 5 → 3: odd sizes round up
 
 
 @pytest.fixture(scope="module")
 def network():
-    return avc.build_avc(AUDIO, VISION, seed=3)
+    return avc.build_avc(AUDIO, vision_spec(), seed=3)
 
 
 def inputs(count, seed=0):
     rng = np.random.default_rng(seed)
     return [rng.uniform(-80, 0, (count, *AUDIO.frontend.shape, 1)).astype(np.float32),
-            rng.uniform(-1, 1, (count, VISION.size, VISION.size, 3)).astype(np.float32)]
+            rng.uniform(-1, 1, (count, 18, 18, 3)).astype(np.float32)]
 
 
 def test_published_sizes():
@@ -40,10 +42,10 @@ def test_published_sizes():
     def count(layers):
         return sum(int(np.prod(shape)) for _, shapes in layers for shape in shapes)
 
-    vision, teacher = VisionSpec(), NetworkSpec(48000, 256, 242, 2048)
+    vision, teacher = avc.VisionSpec(), NetworkSpec(48000, 256, 242, 2048)
     assert vision.pool == 28 and vision.dim == 512
     assert count(vision.layers()) == 4_693_068
-    assert count(head_layers(1024)) == 131_458
+    assert count(avc.head_layers(1024)) == 131_458
     whole = avc.build_avc(teacher)
     assert whole.model.count_params() == 9_516_434
     assert whole.model.output_shape == (None, 2)
@@ -52,10 +54,10 @@ def test_published_sizes():
 
 def test_vision_against_float64():
     """From the definition; the second convolution's ReLU comes before its normalisation."""
-    layers = reference.random_layers(VISION, 4)
+    layers = reference.random_layers(vision_spec(), 4)
     layers[0] = tuple(np.resize(np.float32(values), 3) for values in (
         [1.2, 0.8, 1], [0.1, 0, -0.2], [0.2, -0.1, 0], [0.5, 1, 1.5]))
-    model = avc.build_vision(VISION)
+    model = avc.build_vision(vision_spec())
     for layer, arrays in zip([one for one in model.layers if one.weights], layers, strict=True):
         layer.set_weights(list(arrays))
     picture = inputs(1)[1]
@@ -85,14 +87,14 @@ def test_fusion_against_float64(network):
 
 
 def test_fresh_weights_depend_on_the_seed_alone_and_are_he_normal(network):
-    again, other = avc.build_avc(AUDIO, VISION, seed=3), avc.build_avc(AUDIO, VISION, seed=4)
+    again, other = (avc.build_avc(AUDIO, vision_spec(), seed=seed) for seed in (3, 4))
     for mine, same, its in zip(network.model.weights, again.model.weights, other.model.weights,
                                strict=True):
         np.testing.assert_array_equal(mine, same)
         if mine.path.endswith("kernel"):
             assert np.abs(np.asarray(mine) - np.asarray(its)).max() > 0
     wide = avc.build_avc(NetworkSpec(2000, 16, 100, 256, filters=(64,) * 8),
-                     VisionSpec(8, (64,) * 8))
+                     avc.VisionSpec(8, (64,) * 8))
     eyes = [one.kernel for one in wide.vision.layers if hasattr(one, "kernel")]
     ears = [one.kernel for one in wide.audio.layers if hasattr(one, "kernel")]
     for kernel, inputs_of in ((ears[-1], 9 * 64), (eyes[-1], 9 * 64), (wide.head[0][0], 128)):
@@ -118,29 +120,29 @@ def test_files_come_back(network, tmp_path):
                                   network.model([sound, picture]))
     assert weights.describe(tmp_path / "audio.h5").spec == AUDIO
     for name in ("avc.h5", "vision.h5"):
-        spec, layers = load_vision(tmp_path / name)
-        assert spec == VISION
+        spec, layers = avc.load_vision(tmp_path / name)
+        assert spec == vision_spec()
         for arrays, layer in zip(layers, [one for one in network.vision.layers if one.weights],
                                  strict=True):
             for mine, its in zip(arrays, layer.get_weights(), strict=True):
                 np.testing.assert_array_equal(mine, its)
     with pytest.raises(InputError, match="holds no vision network"):
-        load_vision(tmp_path / "audio.h5")
+        avc.load_vision(tmp_path / "audio.h5")
     with pytest.raises(InputError, match="not a whole audio-visual network"):
         avc.load_avc(tmp_path / "vision.h5")
     with pytest.raises(InputError, match="not a network spec"):
         weights.describe(tmp_path / "avc.h5")  # no audio network by itself
     with pytest.raises(InputError, match="is of filters"):
-        avc.build_avc(AUDIO, VisionSpec(18), vision_weights=tmp_path / "vision.h5")
+        avc.build_avc(AUDIO, avc.VisionSpec(18), vision_weights=tmp_path / "vision.h5")
 
 
 def test_openl3_s_image_weights_start_a_vision_branch(tmp_path):
     """Sixteen weighted layers as openl3 stores them, without the last normalisation."""
-    layers = reference.random_layers(VISION, 1)
+    layers = reference.random_layers(vision_spec(), 1)
     layers[0] = tuple(np.resize(array, 3) for array in layers[0])
     reference.write_keras2(tmp_path / "openl3_image_mel256_env.h5", layers[:-1])
-    spec, found = load_vision(tmp_path / "openl3_image_mel256_env.h5")
-    assert spec == VisionSpec(224, VISION.filters) and len(found) == 17
+    spec, found = avc.load_vision(tmp_path / "openl3_image_mel256_env.h5")
+    assert spec == avc.VisionSpec(224, vision_spec().filters) and len(found) == 17
     for mine, its in zip(found[:-1], layers[:-1], strict=True):
         for one, same in zip(mine, its, strict=True):
             np.testing.assert_array_equal(one, same)
@@ -148,24 +150,24 @@ def test_openl3_s_image_weights_start_a_vision_branch(tmp_path):
     audio = tmp_path / "openl3_audio_mel256_env.h5"
     reference.write_keras2(audio, reference.random_layers(AUDIO))
     with pytest.raises(InputError, match="not those of a vision network"):
-        load_vision(audio)
+        avc.load_vision(audio)
     with h5py.File(tmp_path / "bad.h5", "w") as file:
         file["x"] = [1.0]
     with pytest.raises(InputError):
-        load_vision(tmp_path / "bad.h5")
+        avc.load_vision(tmp_path / "bad.h5")
 
 
 def test_given_audio_parameters_and_keras_models_are_taken_as_they_are():
     given = untrained(AUDIO, 77)
-    found = avc.build_avc(given, VISION).parameters()
+    found = avc.build_avc(given, vision_spec()).parameters()
     for mine, its in zip(found.layers, given.layers, strict=True):
         for one, same in zip(mine, its, strict=True):
             np.testing.assert_array_equal(one, same)
     sound = keras.Input((*AUDIO.frontend.shape, 1))
     own = keras.Model(sound, keras.layers.Dense(7)(keras.layers.Flatten()(sound)))
-    network = avc.build_avc(own, VISION)
+    network = avc.build_avc(own, vision_spec())
     assert network.audio is own
-    assert network.model.get_layer("fusion").kernel.shape == (VISION.dim + 7, 128)
+    assert network.model.get_layer("fusion").kernel.shape == (vision_spec().dim + 7, 128)
     with pytest.raises(InputError, match="without a network spec"):
         network.parameters()
 
@@ -210,7 +212,7 @@ def test_a_free_vision_branch_learns_in_either_kind_of_normalisation(network):
     """Frozen fused normalisations normalise by their moving statistics, free ones by the batch."""
     picture = inputs(6)[1]
     for fused in (False, True):
-        eyes = avc.build_vision(VISION, fused=fused)
+        eyes = avc.build_vision(vision_spec(), fused=fused)
         seen = eyes(picture, training=True).numpy()
         assert np.abs(seen - eyes(picture, training=False)).max() > 1e-3
         before = [np.array(array) for array in eyes.get_weights()]
@@ -225,4 +227,4 @@ def test_a_free_vision_branch_learns_in_either_kind_of_normalisation(network):
 @pytest.mark.parametrize("values", [{"size": 4}, {"filters": (1, 2)}, {"filters": (0,) * 8}])
 def test_impossible_vision_networks_are_refused(values):
     with pytest.raises(InputError):
-        VisionSpec(**values)
+        avc.VisionSpec(**values)
