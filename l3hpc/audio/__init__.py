@@ -1,1 +1,1 @@
-"""Audio in, spectrograms out: files, resampling, one-second windows, frontends, levels. NumPy."""
+"""From audio files to spectrograms: reading, resampling, one-second frames, front ends, levels."""

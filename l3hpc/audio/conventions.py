@@ -1,26 +1,26 @@
-"""Names of the front-end conventions: how published weights and packages compute spectrograms.
+"""Front-end conventions: how published weights and packages compute spectrograms.
 
-Five exist, and they are not interchangeable:
+There are five, and they are not interchangeable:
 
 ======  ====================  ======================================================================
 letter  name                  spectrogram
 ======  ====================  ======================================================================
-A       `kapre-0.1`           kapre 0.1.4, what openl3 and edgel3 weights were trained on (the
+A       `kapre-0.1`           kapre 0.1.4, with which openl3 and edgel3 weights were trained (the
                               default). "Same" padding, HTK mels of the *power* spectrum, then the
                               square root, 10 log10, maximum of each example subtracted, clamped at
                               -80.
 A'      `kapre-0.1-batch`     kapre 0.1.3.1: the same, with the maximum taken over the whole batch.
 B       `openl3-0.4-kapre`    openl3 0.4, kapre front end: zeros at the end only, Slaney mels of the
                               *magnitude*.
-C       `openl3-0.4-librosa`  openl3 0.4, librosa front end: centred with zeros (librosa mirrored
-                              the ends before 0.10), Slaney mels of the magnitude.
+C       `openl3-0.4-librosa`  openl3 0.4, librosa front end: centred with zeros (before 0.10
+                              librosa mirrored the ends), Slaney mels of the magnitude.
 D       `embedding-approx`    the external mel spectrogram of embedding-approx: centred with zeros,
                               HTK mels of the magnitude, squared before the logarithm (20 log10).
 ======  ====================  ======================================================================
 
-People read and write the names. The letters are what is stored: weight files, frozen configurations
-and fingerprints hold them, so that a name and its letter are one and the same network. Every place
-that takes a convention takes either; ``letter_of`` is where a name becomes its letter.
+The names are for people; weight files, frozen configurations and fingerprints store the letters, so
+that a name and its letter mean the same network. All code that takes a convention accepts either,
+and ``letter_of`` converts a name to its letter.
 """
 
 from __future__ import annotations
@@ -37,12 +37,17 @@ ALIASES = {
 
 
 def letter_of(convention: str) -> str:
-    """The letter under which a convention is stored.
+    """Return the letter with which a convention is stored.
 
     Parameters
     ----------
     convention
         A name, a letter, or another of ``ALIASES``.
+
+    Returns
+    -------
+    str
+        One of ``CONVENTIONS``.
 
     Raises
     ------
@@ -61,8 +66,10 @@ def letter_of(convention: str) -> str:
 
 
 def name_of(convention: str) -> str:
-    """The name of a convention that is given by name, letter or alias.
+    """Return the name of a convention that is given by name, letter or alias.
 
+    Examples
+    --------
     >>> name_of("B")
     'openl3-0.4-kapre'
     """

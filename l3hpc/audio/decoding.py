@@ -1,10 +1,13 @@
-"""Sound files as blocks of samples: libsndfile, fed so that it reads all there is, or ffmpeg.
+"""Decoding of sound files into blocks of samples, by libsndfile or ffmpeg.
 
-Only regular files are opened: a FIFO named like a recording would be waited for without an end.
+``open_sound`` chooses the decoder. libsndfile is given the file in such a way that it reads all
+samples, even if the header states fewer (see ``structure``). Only regular files are opened, because
+opening a FIFO with the name of a recording would block for ever.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import functools
 import io
@@ -27,21 +30,26 @@ from l3hpc.audio.structure import SoundStructure, read_structure
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_special
 
-BLOCK = 1 << 20  # samples per channel read at once
-MOST_AT_ONCE = 1 << 22  # samples of all channels
+BLOCK = 1 << 20  # samples per channel that are read at once
+MAX_BLOCK = 1 << 22  # most samples of all channels that are read at once
 IN_MEMORY = 8 << 20  # bytes of a file that is copied to be patched
 FFMPEG_BLOCK = 1 << 16
-PATIENCE_S = 5.0  # for ffmpeg to end
-MOST = 1 << 40  # samples: a header that states more states nothing (libsndfile's "unknown")
-SLACK = 64  # some writers count their header among the samples
-MP3_SLACK = 1152  # one frame
-FFMPEG_SLACK_S = 0.25  # lengths are given in hundredths, and codecs begin and end with padding
+FFMPEG_EXIT_S = 5.0  # how long to wait for ffmpeg to exit
+MAX_SAMPLES = 1 << 40  # a header that states more means "unknown" (libsndfile)
+SLACK = 64  # samples; some writers count their header among the samples
+MP3_SLACK = 1152  # samples: one frame
+FFMPEG_SLACK_S = 0.25  # ffmpeg gives lengths in hundredths, and codecs add padding at both ends
 INSTALL = "apt-get install ffmpeg, conda install ffmpeg, or pip install imageio-ffmpeg"
 
 
 def require_regular(path: Path) -> None:
-    """Raise ``AudioError`` ('unreadable') for what is no regular file and no link to one: reading a
-    FIFO, a socket or a device could wait for ever."""
+    """Check that a path is a regular file, or a link to one.
+
+    Raises
+    ------
+    AudioError
+        It is not (``reason`` is ``'unreadable'``); reading a FIFO or device could block for ever.
+    """
     try:
         refuse_special(path)
     except InputError as error:
@@ -50,14 +58,15 @@ def require_regular(path: Path) -> None:
         raise AudioError(message, where=str(path)) from None
     except ValueError:
         raise AudioError("not a file name: it contains a NUL character",
-                             where=repr(str(path))) from None
+                         where=repr(str(path))) from None
 
 
 def open_regular(path: Path) -> io.FileIO:
-    """A regular file, opened to be read. Raises ``AudioError`` as ``require_regular`` does."""
-    require_regular(path)  # opening a device can already do something
+    """Open a regular file for reading; raises ``AudioError`` as ``require_regular`` does."""
+    # Checked before opening, because opening a device can have side effects.
+    require_regular(path)
     try:
-        # O_NONBLOCK: were it replaced by a FIFO meanwhile, opening would not wait for a writer
+        # O_NONBLOCK: if the file has been replaced by a FIFO, opening does not wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise AudioError(f"cannot be read: {(error.strerror or 'error').lower()}",
@@ -65,19 +74,29 @@ def open_regular(path: Path) -> io.FileIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise AudioError("is no longer a regular file", where=str(path))
-    return os.fdopen(handle, "rb", 0)  # not buffered: libsndfile continues from its position
+    # Without a buffer, because libsndfile reads from the position of the descriptor.
+    return os.fdopen(handle, "rb", 0)
 
 
-class Decoder:
-    """One sound file, open. Use it as a context manager.
+class Decoder(abc.ABC):
+    """An open sound file; a context manager.
 
     Attributes
     ----------
-    rate: Hz. channels: in the file. stated: samples per channel that the header states (None: it
-    states none). there: how many the structure shows to be there (None: only decoding tells). cut:
-    whether the file is known to end early; after ``blocks`` it is certain. slack: samples by which
-    the stated length may be off in a file that is whole. unstated: whether the header should state
-    a length and does not.
+    rate : int
+        Sampling rate in Hz.
+    channels : int
+        Number of channels in the file.
+    stated : int or None
+        Samples per channel that the header states; None if it states none.
+    there : int or None
+        Samples per channel that the structure of the file shows; None if only decoding can tell.
+    cut : bool
+        Whether the file ends early; final after ``blocks``.
+    slack : int
+        Samples by which ``stated`` may differ in a complete file.
+    unstated : bool
+        Whether the header should state a length and does not.
     """
 
     slack = SLACK
@@ -96,25 +115,32 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Close the file."""
 
+    @abc.abstractmethod
     def blocks(self) -> Iterator[np.ndarray]:
-        """The samples (n, channels) as float32, ``BLOCK`` at a time. Call it once."""
-        raise NotImplementedError
+        """Yield the samples, (n, channels) float32, at most ``BLOCK`` at a time; call it once."""
 
 
 def open_sound(path: Path) -> Decoder:
-    """The decoder for a sound file. Raises ``AudioError`` ('unreadable')."""
+    """Open a sound file with the decoder for its suffix.
+
+    Raises
+    ------
+    AudioError
+        The file cannot be read (``reason`` is ``'unreadable'``).
+    """
     return Ffmpeg(path) if needs_ffmpeg(path) else Libsndfile(path)
 
 
 class Libsndfile(Decoder):
-    """A file that libsndfile reads."""
+    """Decodes a file with libsndfile."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._source = -1  # a descriptor that libsndfile reads from
+        self._source = -1  # the descriptor that libsndfile reads from
         self._stream = open_regular(path)
         try:
             try:
@@ -129,7 +155,7 @@ class Libsndfile(Decoder):
                 self._structure.stated, self._structure.there, self._structure.cut)
             self.unstated = self.stated is None and (
                 self.there is not None or bool(self._structure.patches))
-            if self._structure.rate:  # opened when it is read
+            if self._structure.rate:  # an MP3 file, which libsndfile opens slowly: opened in blocks
                 self.rate, self.channels = self._structure.rate, self._structure.channels
                 self.slack = MP3_SLACK
                 return
@@ -139,9 +165,9 @@ class Libsndfile(Decoder):
             self._close_source()
             raise
         self.rate, self.channels = int(self._sound.samplerate), int(self._sound.channels)
-        known = int(self._sound.frames)
-        if self.there is None and 0 <= known <= MOST and not self._more:
-            self.there = known
+        frames = int(self._sound.frames)
+        if self.there is None and 0 <= frames <= MAX_SAMPLES and not self._more:
+            self.there = frames
 
     def close(self) -> None:
         if self._sound is not None:
@@ -160,20 +186,22 @@ class Libsndfile(Decoder):
             self._sound.close()
             self._sound = self._open(start, stop)
             if (self._sound.samplerate, self._sound.channels) != (self.rate, self.channels):
-                raise AudioError("streams of different rates or channels, one after the other",
+                raise AudioError("contains streams with different rates or channels",
                                  where=str(self.path), hint="Split the file, for example with "
-                                 "ffmpeg, and embed each.")
+                                 "ffmpeg, and embed each part.")
             yield from self._read()
 
     def _read(self) -> Iterator[np.ndarray]:
         import soundfile
 
-        known = BLOCK if self.there is None else max(self.there + 1, self.rate)
+        # One sample more than expected, so that a short file is read by one call to its end.
+        expected = BLOCK if self.there is None else max(self.there + 1, self.rate)
         while True:
-            size = min(BLOCK, known, max(MOST_AT_ONCE // self.channels, 1))
-            known = BLOCK  # there is more than the structure shows
+            size = min(BLOCK, expected, max(MAX_BLOCK // self.channels, 1))
+            expected = BLOCK  # a second block means more than the structure shows
             out = np.empty((size, self.channels), np.float32)
-            out[:, 0] = np.nan  # what a damaged file still gave before it failed can be told
+            # Marks samples that were not written, if libsndfile fails in the middle of a block.
+            out[:, 0] = np.nan
             try:
                 block = self._sound.read(out=out)
             except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -191,20 +219,20 @@ class Libsndfile(Decoder):
                 return
 
     def _at_end(self) -> bool:
-        """Whether the decoder has taken the whole file: what it misses is not there."""
+        """Whether the decoder has read the whole file, so that the rest is missing from it."""
         if self._structure.piped:
             return True
         size = os.fstat(self._stream.fileno()).st_size
         if self._feed is None:
-            place = os.lseek(self._stream.fileno(), 0, os.SEEK_CUR)
+            position = os.lseek(self._stream.fileno(), 0, os.SEEK_CUR)
         elif self._source >= 0:
-            place = self._feed.start + os.lseek(self._source, 0, os.SEEK_CUR)
+            position = self._feed.start + os.lseek(self._source, 0, os.SEEK_CUR)
         else:
-            place = self._feed.taken
-        return bool(place >= size)
+            position = self._feed.taken
+        return bool(position >= size)
 
     def _open(self, start: int, stop: int | None, whole: bool = True) -> Any:
-        """``whole``: for all of its samples, not for its header alone."""
+        """Open a span of the file; ``whole`` to read its samples, not its header alone."""
         import soundfile
 
         self._stream.seek(0)
@@ -224,9 +252,10 @@ class Libsndfile(Decoder):
             source = self._source if self._source >= 0 else self._feed
             sound = soundfile.SoundFile(source, closefd=False)
         except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:
-            why = getattr(error, "error_string", error)
-            raise AudioError(f"not a readable sound file: {why}", where=str(self.path)) from None
-        # soundfile would stop at the stated length, and seek after every read
+            reason = getattr(error, "error_string", error)
+            raise AudioError(f"not a readable sound file: {reason}",
+                             where=str(self.path)) from None
+        # Otherwise soundfile would stop at the stated length and seek after every read.
         sound.seekable = lambda: False
         return sound
 
@@ -237,18 +266,18 @@ class Libsndfile(Decoder):
 
 
 class _Patched:
-    """A part of a file as a file of its own, with some bytes replaced, for libsndfile."""
+    """A file object for libsndfile: a part of a file, with some bytes replaced."""
 
     def __init__(self, stream: io.FileIO, patches: tuple[tuple[int, bytes], ...], start: int,
                  stop: int | None) -> None:
         self._stream, self._patches, self.start = stream, patches, start
         size = os.fstat(stream.fileno()).st_size
         self.length = (size if stop is None else stop) - start
-        self._place = 0
-        self.taken = 0  # how far into the file it was read
+        self._position = 0
+        self.taken = 0  # position in the whole file up to which it was read
 
     def copy(self) -> int:
-        """The whole of it in a file of its own in memory: a descriptor, at its beginning."""
+        """Copy it into a file in memory and return the descriptor, at its beginning."""
         descriptor = os.memfd_create("sound", os.MFD_CLOEXEC)
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(self.read())
@@ -256,49 +285,52 @@ class _Patched:
         return descriptor
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.length}[whence]
-        self._place = base + offset
-        return self._place
+        """Move to a position and return it, as ``io.IOBase.seek``."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.length}[whence]
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        """As of a file."""
-        return self._place
+        """Return the position, as ``io.IOBase.tell``."""
+        return self._position
 
     def read(self, count: int = -1) -> bytes:
-        """As of a file."""
-        left = max(self.length - self._place, 0)
+        """Read at most ``count`` bytes (all if negative), as ``io.RawIOBase.read``."""
+        left = max(self.length - self._position, 0)
         count = left if count < 0 else min(count, left)
-        self._stream.seek(self.start + self._place)
-        data = _patch(self._stream.read(count), self.start + self._place, self._patches)
-        self._place += len(data)
-        self.taken = max(self.taken, self.start + self._place)
+        self._stream.seek(self.start + self._position)
+        data = _patch(self._stream.read(count), self.start + self._position, self._patches)
+        self._position += len(data)
+        self.taken = max(self.taken, self.start + self._position)
         return data
 
 
-def _patch(data: bytes, place: int, patches: tuple[tuple[int, bytes], ...]) -> bytes:
-    """``data``, which lies at ``place`` of a file, with what the patches say."""
-    touched = [(at, new) for at, new in patches if at < place + len(data) and place < at + len(new)]
+def _patch(data: bytes, start: int, patches: tuple[tuple[int, bytes], ...]) -> bytes:
+    """Apply (offset, bytes) patches to ``data``, which begins at ``start`` of a file."""
+    touched = [(at, new) for at, new in patches if at < start + len(data) and start < at + len(new)]
     if not touched:
         return data
     changed = bytearray(data)
     for at, new in touched:
-        first, last = max(at - place, 0), min(at - place + len(new), len(data))
-        changed[first:last] = new[first + place - at:last + place - at]
+        first, last = max(at - start, 0), min(at - start + len(new), len(data))
+        changed[first:last] = new[first + start - at:last + start - at]
     return bytes(changed)
 
 
 def _pipe(stream: io.FileIO, patches: tuple[tuple[int, bytes], ...]) -> int:
-    """A pipe from which the file comes: its length cannot be guessed from the size of the file."""
+    """Write a file into a pipe and return the end to read.
+
+    From a pipe libsndfile cannot guess the length by the size of the file.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     source = os.fdopen(os.dup(stream.fileno()), "rb")
 
     def feed() -> None:
         with contextlib.suppress(BrokenPipeError), source, os.fdopen(writer, "wb") as target:
-            place = 0
-            while data := os.pread(source.fileno(), 1 << 16, place):
-                target.write(_patch(data, place, patches))
-                place += len(data)
+            position = 0
+            while data := os.pread(source.fileno(), 1 << 16, position):
+                target.write(_patch(data, position, patches))
+                position += len(data)
 
     threading.Thread(target=feed, name="feed", daemon=True).start()
     return reader
@@ -309,10 +341,10 @@ def _pipe(stream: io.FileIO, patches: tuple[tuple[int, bytes], ...]) -> int:
 
 @functools.cache
 def find_ffmpeg() -> str | None:
-    """The ffmpeg program on the PATH, or that of the package imageio-ffmpeg; None without both."""
-    found = shutil.which("ffmpeg")
-    if found:
-        return found
+    """Find ffmpeg on the PATH or in the package imageio-ffmpeg; None if there is neither."""
+    program = shutil.which("ffmpeg")
+    if program:
+        return program
     try:
         from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-untyped]
 
@@ -322,13 +354,13 @@ def find_ffmpeg() -> str | None:
 
 
 def ffmpeg_source(path: Path) -> list[str]:
-    """The arguments that make ``path`` ffmpeg's input: a local file and nothing else."""
-    # "file:" so that no name reads as an option, a pattern or another protocol
+    """Return the arguments that make ``path`` ffmpeg's input, as a local file."""
+    # "file:" keeps a name from being taken for an option, a pattern or another protocol.
     return ["-protocol_whitelist", "file", "-i", f"file:{os.path.abspath(path)}"]
 
 
 class Ffmpeg(Decoder):
-    """A file that ffmpeg decodes, as a process of its own whose output is read block by block."""
+    """Decodes a file with ffmpeg, a process whose output is read block by block."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -337,38 +369,38 @@ class Ffmpeg(Decoder):
         if program is None:
             raise AudioError(f"{self.path.suffix} files are decoded by ffmpeg, which is not "
                              "installed", where=str(path), hint=f"Install it: {INSTALL}")
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
-        # AU: its header has rate and channels, and its samples are 32-bit floats
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
+        # The output is AU, whose header has rate and channels and whose samples are 32-bit floats.
         self._process = subprocess.Popen(
             [program, "-hide_banner", "-nostdin", "-nostats", "-threads", "1",
              *ffmpeg_source(path), "-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._said)
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages)
         assert self._process.stdout is not None
         self._output = self._process.stdout
         head = self._output.read(24)
         if len(head) < 24 or head[:4] != b".snd":
-            words = self._reason()
+            reason = self._reason()
             self.close()
-            raise AudioError(f"not a readable sound file: {words}", where=str(path))
+            raise AudioError(f"not a readable sound file: {reason}", where=str(path))
         start, _, _, self.rate, self.channels = struct.unpack(">5I", head[4:])
         self._output.read(start - 24)
-        # a raw AAC stream states no length; what ffmpeg says of one is a guess
+        # A raw AAC stream states no length; ffmpeg would only guess one.
         self.there = None if self.path.suffix.lower() == ".aac" else self._duration()
         self.stated = self.there
         self.slack = int(FFMPEG_SLACK_S * self.rate)
 
     def close(self) -> None:
-        self._output.close()  # ffmpeg ends when nobody reads
+        self._output.close()  # ffmpeg exits when nobody reads its output
         try:
-            self._process.wait(PATIENCE_S)
+            self._process.wait(FFMPEG_EXIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._said.close()
+        self._messages.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
         width, read = 4 * self.channels, 0
-        size = min(FFMPEG_BLOCK, max(MOST_AT_ONCE // self.channels, 1))
+        size = min(FFMPEG_BLOCK, max(MAX_BLOCK // self.channels, 1))
         while data := self._output.read(size * width):
             whole = len(data) // width * width
             read += whole // width
@@ -387,11 +419,11 @@ class Ffmpeg(Decoder):
 
     def _reason(self) -> str:
         if "matches no streams" in self._text():
-            return "it holds no sound"
+            return "it contains no sound"
         lines = [line for line in self._text().splitlines() if line.strip()]
         return f"{lines[-1] if lines else 'ffmpeg gave no reason'}".replace(
             f"file:{os.path.abspath(self.path)}: ", "")[:200]
 
     def _text(self) -> str:
-        # pread: the place in the file is shared with ffmpeg, which is still writing
-        return os.pread(self._said.fileno(), 1 << 16, 0).decode(errors="replace")
+        # pread, because the position in the file is shared with ffmpeg, which is still writing.
+        return os.pread(self._messages.fileno(), 1 << 16, 0).decode(errors="replace")

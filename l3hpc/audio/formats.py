@@ -1,4 +1,4 @@
-"""Which files are recordings: one list of suffixes for every command; what makes one unusable."""
+"""The suffixes of recordings, the same for every command, and the error for an unusable one."""
 
 from __future__ import annotations
 
@@ -14,58 +14,79 @@ FFMPEG = (".m4a", ".aac", ".mp4", ".webm")  # decoded by ffmpeg
 SOUND_SUFFIXES = LIBSNDFILE + FFMPEG
 VIDEO_SUFFIXES = (".mp4", ".webm")
 HDF5_SUFFIXES = (".h5", ".hdf5")
-NAMED = 6  # kinds of files ignored that a message lists
+LISTED = 6  # most kinds of ignored files that a message lists
 REASONS = ("unreadable", "empty", "silent", "too short")
 
 
 def is_sound(path: Path | str) -> bool:
-    """Whether ``path`` is named as a sound file."""
+    """Whether ``path`` has the suffix of a sound file."""
     return os.path.splitext(path)[1].lower() in SOUND_SUFFIXES
 
 
 def is_hdf5(path: Path | str) -> bool:
-    """Whether ``path`` is named as an HDF5 file (its rows are separate recordings)."""
+    """Whether ``path`` has the suffix of an HDF5 file, whose rows are separate recordings."""
     return os.path.splitext(path)[1].lower() in HDF5_SUFFIXES
 
 
 def needs_ffmpeg(path: Path | str) -> bool:
-    """Whether ffmpeg is needed to read ``path``, by its name."""
+    """Whether ffmpeg is needed to read ``path``, by its suffix."""
     return os.path.splitext(path)[1].lower() in FFMPEG
 
 
 def without_videos(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Sound files without the videos beside which the same sound lies as a file of its own.
+    """Separate videos whose sound is also there as a file of its own.
 
-    Returns both parts. A data set of videos often has the extracted sound beside each: taking both
-    would count every recording twice.
+    Data sets of videos often have the extracted sound beside each video. Using both would count
+    every recording twice.
+
+    Parameters
+    ----------
+    paths
+        Sound files and videos.
+
+    Returns
+    -------
+    recordings, duplicates : list of Path
+        The files to use, and the videos with a sound file of the same name beside them.
     """
     paths = list(paths)
     sounds = {path.with_suffix("") for path in paths
               if path.suffix.lower() not in VIDEO_SUFFIXES}
-    doubled = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES
-               and path.with_suffix("") in sounds]
-    left_out = set(doubled)
-    return [path for path in paths if path not in left_out], doubled
+    duplicates = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES
+                  and path.with_suffix("") in sounds]
+    ignored = set(duplicates)
+    return [path for path in paths if path not in ignored], duplicates
 
 
 def describe_ignored(paths: Iterable[Path | str]) -> str:
-    """``3 other files: 2 .caf, 1 .txt`` for files that are no recordings; '' for none."""
-    kinds = Counter(os.path.splitext(path)[1].lower() or "without an ending" for path in paths)
+    """Describe files that are not recordings; empty if there are none.
+
+    Examples
+    --------
+    >>> describe_ignored(["a.caf", "b.caf", "c.txt"])
+    '3 other files: 2 .caf, 1 .txt'
+    """
+    kinds = Counter(os.path.splitext(path)[1].lower() or "without a suffix" for path in paths)
     if not kinds:
         return ""
     common = kinds.most_common()
-    words = [f"{count:,} {kind}" for kind, count in common[:NAMED]]
-    rest = sum(count for _, count in common[NAMED:])
+    parts = [f"{count:,} {kind}" for kind, count in common[:LISTED]]
+    rest = sum(count for _, count in common[LISTED:])
     if rest:
-        words.append(f"{rest:,} of other kinds")
+        parts.append(f"{rest:,} of other kinds")
     total = sum(kinds.values())
-    return f"{total:,} other file{'s' * (total != 1)}: {', '.join(words)}"
+    return f"{total:,} other file{'s' * (total != 1)}: {', '.join(parts)}"
 
 
 class AudioError(L3hpcError):
     """One recording cannot be used.
 
-    ``reason`` is one of ``'unreadable'``, ``'empty'``, ``'silent'``, ``'too short'``.
+    Parameters
+    ----------
+    message, where, allowed, hint
+        As for ``L3hpcError``.
+    reason : {'unreadable', 'empty', 'silent', 'too short'}
+        The kind of problem, also an attribute.
     """
 
     def __init__(self, message: str, *, reason: str = "unreadable", where: str | None = None,

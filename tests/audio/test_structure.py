@@ -267,7 +267,7 @@ def test_what_ffmpeg_cannot_decode(tmp_path):
         probe(tmp_path / "x.m4a")
     subprocess.run([find_ffmpeg(), "-v", "error", "-f", "lavfi", "-i", "color=s=16x16:d=1",
                     tmp_path / "x.mp4"], check=True)
-    with pytest.raises(AudioError, match="it holds no sound"):
+    with pytest.raises(AudioError, match="it contains no sound"):
         read_audio(tmp_path / "x.mp4")
 
 

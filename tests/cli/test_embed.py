@@ -169,9 +169,9 @@ def test_what_is_passed_over_is_counted_by_kind(place, say):
     words = ("embed", "in", "-m", "student.h5", "--engine", "ncnn")
     code, out, err = say(*words)
     assert code == 0 and "2 embedded" in out
-    assert "ignored 4 other files: 2 .caf, 1 without an ending, 1 .txt\n" in err
+    assert "ignored 4 other files: 2 .caf, 1 without a suffix, 1 .txt\n" in err
     code, out, _ = say(*words, "--json")  # the outputs beside the recordings are none of these
-    assert json.loads(out)["passed_over"] == "4 other files: 2 .caf, 1 without an ending, 1 .txt"
+    assert json.loads(out)["passed_over"] == "4 other files: 2 .caf, 1 without a suffix, 1 .txt"
 
 
 def test_one_missing_input_does_not_stop_the_others(place, say):
