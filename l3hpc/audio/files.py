@@ -1,9 +1,9 @@
-"""Read recordings of any format, rate, depth and channel count as mono float32, or say why not.
+"""Reading of recordings in any format, rate, depth and number of channels as mono float32.
 
-Sound files go through libsndfile, or through ffmpeg where it is needed (``decoding``); HDF5 files
-with an ``audio`` data set are the layout of the published corpora: one row is one recording,
-``(rows, n)`` or ``(rows, 1, n)``, in int16, float32 or float64. A stated length is not believed:
-what is there is read, and ``Contents`` says where that is less or more.
+Sound files are decoded by libsndfile or ffmpeg (``decoding``). The published corpora are HDF5 files
+with a data set ``audio``, in which each row is a recording: ``(rows, n)`` or ``(rows, 1, n)``, in
+int16, float32 or float64. The length that a header states is not trusted: all samples are read, and
+``Contents`` records where there are fewer or more.
 """
 
 from __future__ import annotations
@@ -26,15 +26,23 @@ __all__ = ["HDF5_SUFFIXES", "REASONS", "AudioError", "AudioInfo", "Contents", "a
            "check_samples", "check_usable", "count_rows", "is_hdf5", "probe", "read_audio",
            "read_rows", "row_blocks", "sound_blocks", "to_float", "usable_blocks"]
 
-EMPTY_RATE = 48_000  # Hz, of rows that hold no samples: any rate is right for them
-
-QUIET = 1e-4  # a peak below this is hardly a recording: -80 dB of full scale
+EMPTY_RATE = 48_000  # Hz, for rows without samples, for which any rate is right
+QUIET = 1e-4  # a lower peak (-80 dB of full scale) is reported as very quiet
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's structure states: samples per channel (over all rows of an HDF5 file), Hz,
-    channels."""
+    """Length and format of a file, from its structure.
+
+    Attributes
+    ----------
+    frames : int
+        Samples per channel; of an HDF5 file, of all rows together.
+    rate : int
+        Hz.
+    channels : int
+        Number of channels.
+    """
 
     frames: int
     rate: int
@@ -48,15 +56,26 @@ class AudioInfo:
 
 @dataclass
 class Contents:
-    """What was found in a recording; filled by whoever reads it, complete at its end.
+    """Facts about a recording, filled while it is read and complete at its end.
 
     Attributes
     ----------
-    frames: samples per channel that were read. rate: Hz. peak: the largest absolute sample, of the
-    mean of the channels. stated: samples per channel that the header states (None: none). unstated:
-    whether a header that should state them does not. there: those that the structure shows (None:
-    only reading tells). cut: whether the file ends early. slack: samples by which ``stated`` may be
-    off.
+    frames : int
+        Samples per channel that were read.
+    rate : int
+        Hz.
+    peak : float
+        The largest absolute sample of the mean of the channels.
+    unstated : bool
+        Whether the header should state a length and does not.
+    stated : int or None
+        Samples per channel that the header states; None if it states none.
+    there : int or None
+        Samples per channel that the structure shows; None if only decoding can tell.
+    cut : bool
+        Whether the file ends early.
+    slack : int
+        Samples by which ``stated`` may differ in a complete file.
     """
 
     frames: int = 0
@@ -70,7 +89,7 @@ class Contents:
 
     @property
     def seconds(self) -> float:
-        """What was read, in seconds."""
+        """Length of what was read, in seconds."""
         return self.frames / self.rate
 
     def add(self, samples: np.ndarray) -> None:
@@ -79,34 +98,34 @@ class Contents:
         if len(samples):
             self.peak = max(self.peak, peak_of(samples))
 
-    def length_words(self) -> str:
-        """How the length found differs from the one stated; '' where both agree."""
+    def length_warning(self) -> str:
+        """Describe how the actual length differs from the stated one; empty if it does not."""
         there = self.frames if self.there is None else self.there
         if self.stated is not None and abs(there - self.stated) > self.slack:
-            words = "ends early" if there < self.stated else "holds more than its header states"
-            return (f"{words}: {there / self.rate:.3f} s are there, "
-                    f"{self.stated / self.rate:.3f} s are stated")
+            problem = "ends early" if there < self.stated else "is longer than its header states"
+            return (f"{problem}: {there / self.rate:.3f} s of audio, header states "
+                    f"{self.stated / self.rate:.3f} s")
         if self.cut and self.stated is None:
-            return f"ends early: {there / self.rate:.3f} s are there"
+            return f"ends early: {there / self.rate:.3f} s of audio"
         return ""
 
-    def odd(self) -> list[str]:
-        """What is unusual about a recording that can be embedded nevertheless."""
-        found = []
+    def warnings(self) -> list[str]:
+        """List what is unusual about a recording that can be embedded nevertheless."""
+        messages = []
         if not self.peak:
-            found.append("every sample is zero")
+            messages.append("every sample is zero")
         elif self.peak < QUIET:
-            found.append(f"is very quiet: its largest sample is {self.peak:.1e} of full scale")
+            messages.append(f"is very quiet: its largest sample is {self.peak:.1e} of full scale")
         elif self.peak > LOUD:
-            found.append(f"has samples of up to {self.peak:,.0f}, where full scale is 1")
+            messages.append(f"has samples of up to {self.peak:,.0f}, where full scale is 1")
         if self.seconds < 1.0:
-            found.append(f"is {self.seconds:.3f} s long; padded with zeros to one second")
-        length = self.length_words()
-        return [*found, length] if length else found
+            messages.append(f"is {self.seconds:.3f} s long; padded with zeros to one second")
+        length = self.length_warning()
+        return [*messages, length] if length else messages
 
 
 def probe(path: Path) -> AudioInfo:
-    """Length, rate and channels of a file from its structure alone.
+    """Find the length, rate and channels of a file from its structure.
 
     Parameters
     ----------
@@ -116,8 +135,8 @@ def probe(path: Path) -> AudioInfo:
     Returns
     -------
     AudioInfo
-        ``frames`` (samples per channel), ``rate`` (Hz), ``channels``. A file whose structure states
-        no length (a FLAC file written into a pipe, an AAC stream) is read to find it.
+        ``frames`` (samples per channel), ``rate`` (Hz), ``channels``. A file without a stated
+        length (a FLAC file written into a pipe, an AAC stream) is decoded to find it.
 
     Raises
     ------
@@ -136,7 +155,7 @@ def probe(path: Path) -> AudioInfo:
 
 def read_audio(path: Path, rate: int | None = None, contents: Contents | None = None
                ) -> tuple[np.ndarray, int]:
-    """A whole recording as mono float32, and its rate.
+    """Read a whole recording as mono float32.
 
     Parameters
     ----------
@@ -144,22 +163,22 @@ def read_audio(path: Path, rate: int | None = None, contents: Contents | None = 
         A sound file or an HDF5 file. The rows of an HDF5 file are joined end to end; ``read_rows``
         keeps them apart.
     rate
-        Hz to resample to (see ``resample``); None: the file's own.
+        Hz to resample to (see ``resample``); None for the file's own rate.
     contents
-        Filled with what was found in the recording.
+        Filled with facts about the recording.
 
     Returns
     -------
     signal
-        (n,) float32, the mean of all channels. Integer samples are divided by ``2**(bits - 1)``, so
-        they lie in [-1, 1); floating-point samples are taken as they are.
+        (n,) float32, the mean of all channels. Integer samples are divided by ``2**(bits - 1)``,
+        which gives values in [-1, 1); floating-point samples are not scaled.
     rate
         Hz.
 
     Raises
     ------
     AudioError
-        ``reason`` is ``'unreadable'`` (no sound file, damaged, not finite) or ``'empty'``.
+        ``reason`` is ``'unreadable'`` (not a sound file, damaged, not finite) or ``'empty'``.
     """
     contents = contents if contents is not None else Contents()
     if is_hdf5(path):
@@ -172,7 +191,7 @@ def read_audio(path: Path, rate: int | None = None, contents: Contents | None = 
         signal = np.concatenate([np.empty(0, np.float32), *sound_blocks(path, contents)])
         source_rate = contents.rate
     if not len(signal):
-        raise AudioError("holds no samples", reason="empty", where=str(path))
+        raise AudioError("contains no samples", reason="empty", where=str(path))
     if rate is not None and rate != source_rate:
         from l3hpc.audio.resample import resample
 
@@ -181,16 +200,30 @@ def read_audio(path: Path, rate: int | None = None, contents: Contents | None = 
 
 
 def sound_blocks(path: Path, contents: Contents | None = None) -> Iterator[np.ndarray]:
-    """The samples of a sound file as ``read_audio`` gives them, in blocks of ``BLOCK`` samples.
+    """Read a sound file as ``read_audio`` does, in blocks.
 
-    Blocks may be shorter. ``contents`` is filled: its rate before the first block, all of it at the
-    end. Raises ``AudioError`` ('unreadable') where the file is damaged.
+    Parameters
+    ----------
+    path
+        The sound file.
+    contents
+        Its rate is set before the first block, the rest at the end.
+
+    Yields
+    ------
+    numpy.ndarray
+        (n,) float32 with n at most ``decoding.BLOCK``.
+
+    Raises
+    ------
+    AudioError
+        The file cannot be read or is damaged (``reason`` is ``'unreadable'``).
     """
     contents = contents if contents is not None else Contents()
     with open_sound(path) as sound:
         _describe(sound, contents)
         for block in sound.blocks():
-            with np.errstate(invalid="ignore", over="ignore"):  # refused in the next line
+            with np.errstate(invalid="ignore", over="ignore"):  # check_samples refuses these
                 mono = np.mean(block, axis=1) if block.shape[1] > 1 else block[:, 0]
             check_samples(mono, path)
             contents.add(mono)
@@ -203,14 +236,31 @@ def _describe(sound: Decoder, contents: Contents) -> None:
     contents.cut, contents.slack = sound.cut, sound.slack
     contents.unstated = sound.unstated
     if isinstance(sound, decoding.Ffmpeg):
-        contents.there = None  # what was decoded tells
+        contents.there = None  # ffmpeg's duration is inexact; the samples are counted instead
 
 
 def usable_blocks(path: Path, min_seconds: float = 1.0, contents: Contents | None = None
                   ) -> Iterator[np.ndarray]:
-    """``sound_blocks`` of a recording worth embedding; else ``AudioError`` before the first block.
+    """Read a sound file as ``sound_blocks`` does, if it is worth embedding.
 
-    See ``check_usable``. Only a long recording that begins with silence is read twice.
+    Parameters
+    ----------
+    path
+        The sound file.
+    min_seconds
+        Shorter recordings are refused.
+    contents
+        As for ``sound_blocks``.
+
+    Yields
+    ------
+    numpy.ndarray
+        (n,) float32.
+
+    Raises
+    ------
+    AudioError
+        As for ``check_usable`` and before the first block; or the file is damaged.
     """
     contents = contents if contents is not None else Contents()
     stream = sound_blocks(path, contents)
@@ -221,27 +271,40 @@ def usable_blocks(path: Path, min_seconds: float = 1.0, contents: Contents | Non
         yield first
         return
     info = probe(path)
-    known = max(info.frames, len(first) + len(second)) / info.rate
-    if known < min_seconds:
-        raise _too_short(known, min_seconds, str(path))
+    seconds = max(info.frames, len(first) + len(second)) / info.rate
+    if seconds < min_seconds:
+        raise _too_short(seconds, min_seconds, str(path))
+    # Only a long recording that begins with silence is read twice.
     if not first.any() and not any(block.any() for block in sound_blocks(path)):
         raise _silent(str(path))
     yield from itertools.chain((first, second), stream)
 
 
 def check_samples(samples: np.ndarray, path: Path | str | None) -> None:
-    """Raise ``AudioError`` ('unreadable') for samples that no recording has: NaN, infinite, or
-    beyond ``LOUDEST``."""
+    """Check samples for values that no recording has.
+
+    Parameters
+    ----------
+    samples
+        (n,) samples.
+    path
+        The recording, for the message.
+
+    Raises
+    ------
+    AudioError
+        NaN, infinite, or beyond ``LOUDEST`` (``reason`` is ``'unreadable'``).
+    """
     if not len(samples):
         return
     peak = peak_of(samples)
     where = None if path is None else str(path)
     if not np.isfinite(peak):
-        raise AudioError("holds samples that are not finite numbers", where=where)
+        raise AudioError("contains samples that are not finite numbers", where=where)
     if peak > LOUDEST:
-        raise AudioError(f"holds samples of up to {peak:.1e}, which no recording has", where=where,
-                         allowed="floating-point samples lie in [-1, 1]",
-                         hint="Damaged, or written in the other byte order?")
+        raise AudioError(f"contains samples of up to {peak:.1e}, which no recording has",
+                         where=where, allowed="floating-point samples in [-1, 1]",
+                         hint="Is it damaged, or written in the other byte order?")
 
 
 def peak_of(samples: np.ndarray) -> float:
@@ -251,7 +314,7 @@ def peak_of(samples: np.ndarray) -> float:
 
 def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
                  where: str | None = None) -> None:
-    """Refuse audio that is not worth embedding.
+    """Check that audio is worth embedding.
 
     Silent means that every sample is zero. The published code only warns, and pads with zeros.
 
@@ -262,9 +325,9 @@ def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
     rate
         Hz.
     min_seconds
-        What is shorter is refused.
+        Shorter signals are refused.
     where
-        What the message calls the recording.
+        The name of the recording in messages.
 
     Raises
     ------
@@ -272,7 +335,7 @@ def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
         ``reason`` is ``'empty'``, ``'too short'`` or ``'silent'``.
     """
     if not len(signal):
-        raise AudioError("holds no samples", reason="empty", where=where)
+        raise AudioError("contains no samples", reason="empty", where=where)
     if len(signal) < min_seconds * rate:
         raise _too_short(len(signal) / rate, min_seconds, where)
     if not signal.any():
@@ -281,7 +344,7 @@ def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
 
 def _too_short(seconds: float, least: float, where: str | None) -> AudioError:
     return AudioError(f"is {seconds:.3f} s long", reason="too short", where=where,
-                      allowed=f"at least {least:g} s are needed")
+                      allowed=f"at least {least:g} s")
 
 
 def _silent(where: str | None) -> AudioError:
@@ -289,28 +352,28 @@ def _silent(where: str | None) -> AudioError:
 
 
 def count_rows(path: Path) -> int:
-    """The number of recordings (rows) in an HDF5 file's ``audio`` data set."""
+    """Return the number of recordings (rows) in the data set ``audio`` of an HDF5 file."""
     with _open_rows(path) as (audio, _):
         return int(audio.shape[0])
 
 
 def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
-    """Rows of an HDF5 file's ``audio``: one recording each.
+    """Read rows of the data set ``audio`` of an HDF5 file, one recording each.
 
     Parameters
     ----------
     path
         The HDF5 file.
     start, stop
-        The first row, and the one after the last (None: to the end).
+        The first row, and the one after the last (None for the end).
 
     Returns
     -------
     rows
         (rows, n) float32 in [-1, 1].
     rate
-        Hz: the attribute ``rate``, ``sample_rate`` or ``sr`` of the data set or the file. Without
-        one a row is taken to last one second, as in the published corpora.
+        Hz: the attribute ``rate``, ``sample_rate`` or ``sr`` of the data set or the file. If there
+        is none, a row is one second, as in the published corpora.
 
     Raises
     ------
@@ -324,9 +387,24 @@ def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.n
 
 
 def row_blocks(path: Path, number: int) -> Iterator[np.ndarray]:
-    """Row ``number`` of an HDF5 file's ``audio`` as float32, in blocks: memory for one of them.
+    """Read one row of the data set ``audio`` in blocks, with memory for one block.
 
-    Raises ``AudioError`` ('unreadable') for a damaged row and for samples that no recording has.
+    Parameters
+    ----------
+    path
+        The HDF5 file.
+    number
+        The row, from 0.
+
+    Yields
+    ------
+    numpy.ndarray
+        (n,) float32 in [-1, 1].
+
+    Raises
+    ------
+    AudioError
+        The row is damaged, or has samples that no recording has.
     """
     with _open_rows(path) as (audio, _):
         row = (number, 0) if audio.ndim == 3 else (number,)
@@ -337,7 +415,7 @@ def row_blocks(path: Path, number: int) -> Iterator[np.ndarray]:
 
 
 def all_row_blocks(path: Path) -> Iterator[np.ndarray]:
-    """The samples of all rows of an HDF5 file one after the other, in memory for one block."""
+    """Read all rows of the data set ``audio``, joined end to end, as ``row_blocks`` does."""
     with _open_rows(path) as (audio, _):
         rows, samples = audio.shape[0], audio.shape[-1]
     if samples > decoding.BLOCK:
@@ -346,13 +424,13 @@ def all_row_blocks(path: Path) -> Iterator[np.ndarray]:
         return
     step = max(decoding.BLOCK // max(samples, 1), 1)
     for start in range(0, rows, step):
-        found = read_rows(path, start, start + step)[0].reshape(-1)
-        check_samples(found, path)
-        yield found
+        block = read_rows(path, start, start + step)[0].reshape(-1)
+        check_samples(block, path)
+        yield block
 
 
 class _open_rows:
-    """Context: the ``audio`` data set of an HDF5 file and its rate."""
+    """Context manager: the data set ``audio`` of an HDF5 file, and its rate in Hz."""
 
     def __init__(self, path: Path) -> None:
         self._path = Path(path)
@@ -379,12 +457,12 @@ class _open_rows:
         path = self._path
         audio = numeric_dataset(self._file, "audio") if "audio" in self._file else None
         if audio is None or not (audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1)):
-            words = "contains no data set 'audio'" if audio is None else (
+            problem = "contains no data set 'audio'" if audio is None else (
                 f"'audio' has shape {audio.shape}")
-            raise AudioError(words, where=str(path),
+            raise AudioError(problem, where=str(path),
                              allowed="'audio' of shape (rows, n) or (rows, 1, n), int16 or float")
         if not is_sample_type(audio.dtype):
-            raise AudioError(f"holds 'audio' in {audio.dtype}, whose full scale is unknown",
+            raise AudioError(f"'audio' has type {audio.dtype}, whose full scale is unknown",
                              where=str(path),
                              allowed="int16, or float32 or float64 in [-1, 1]")
         for owner in (audio, self._file):
@@ -397,23 +475,23 @@ class _open_rows:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             self._file.__exit__(kind, error, trace)
-        except InputError as found:
-            raise _unreadable(found) from None
+        except InputError as damage:
+            raise _unreadable(damage) from None
 
 
 def _unreadable(error: InputError) -> AudioError:
     return AudioError(error.message, where=error.where, allowed=error.allowed, hint=error.hint)
 
 
-def _rate(value: Any, name: str, path: Path) -> int:
-    """The rate that an attribute gives; one that cannot be meant is refused."""
-    found = np.asarray(value)
-    if found.size == 1 and found.dtype.kind in "iuf" and np.isfinite(found).all():
-        rate = float(found.reshape(-1)[0])
+def _rate(value: object, name: str, path: Path) -> int:
+    """The sampling rate in an attribute; an ``AudioError`` if it is not one."""
+    array = np.asarray(value)
+    if array.size == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all():
+        rate = float(array.reshape(-1)[0])
         if RATES[0] <= rate <= RATES[1] and rate == int(rate):
             return int(rate)
     text = " ".join(repr(value.decode("utf-8", "replace") if isinstance(value, bytes)
                          else value.tolist() if isinstance(value, (np.ndarray, np.generic))
                          else value).split())
     raise AudioError(f"attribute '{name}' is {text[:80]}", where=str(path),
-                     allowed=f"samples per second, a whole number from {RATES[0]} to {RATES[1]:,}")
+                     allowed=f"a whole number of Hz from {RATES[0]} to {RATES[1]:,}")

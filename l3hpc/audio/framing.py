@@ -1,13 +1,14 @@
-"""Cut a signal into the one-second frames that the networks take, as the published packages do.
+"""Cutting a signal into the one-second frames that the networks take, as in the published packages.
 
-Rule of openl3 0.4 and edgel3 0.2: centring puts half a second of zeros in front (and nothing
-behind), then the end is padded with zeros to a whole number of hops, so that no sample is lost.
+As in openl3 0.4 and edgel3 0.2, centring adds half a second of zeros before the signal (and none
+after it), and then the end is padded with zeros to a whole number of hops, so that no sample is
+lost.
 
-One thing is not theirs: they cut every ``int(hop_s * rate)`` samples but call the frames
-``i * hop_s``, so that the two drift apart where the product is not a whole number of samples, or
-its rounding falls below one (0.29 s at 48 kHz). Here frame i begins at the sample nearest to its
-time, at any rate: frame i of a recording is the same moment for teacher and student. The published
-frames of such a hop are those of ``int(hop_s * rate) / rate``.
+There is one difference. The packages cut every ``int(hop_s * rate)`` samples but give frame i the
+time ``i * hop_s``, so that the two drift apart if ``hop_s * rate`` is not a whole number or is
+rounded down (0.29 s at 48 kHz). Here frame i begins at the sample nearest to its time at any rate,
+so that frame i is the same moment for a teacher and a student. The published frames for such a hop
+are those of ``int(hop_s * rate) / rate``.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import numpy as np
 
 from l3hpc.errors import InputError
 
-FINEST = 10**6  # a hop is read as a fraction with at most this denominator: 0.1 is 1/10
+MAX_DENOMINATOR = 10**6  # of a hop as a fraction of seconds: 0.1 is 1/10
 
 
 def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> int:
-    """How many one-second frames ``frame_audio`` cuts from a signal.
+    """Return the number of one-second frames that ``frame_audio`` cuts from a signal.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> i
     hop_s
         Seconds from one frame to the next.
     center
-        Whether half a second of zeros goes before the signal.
+        Add half a second of zeros before the signal.
 
     Returns
     -------
@@ -54,7 +55,7 @@ def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> i
 
 def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
                 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of one second each, and their times.
+    """Cut a signal into frames of one second.
 
     Parameters
     ----------
@@ -65,13 +66,13 @@ def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     hop_s
         Seconds from one frame to the next, at least one sample.
     center
-        Times are window centres, the first at 0; otherwise window starts.
+        Times are centres of frames, the first at 0; otherwise starts of frames.
 
     Returns
     -------
     frames
-        (frames, rate) float32. Where a hop is a whole number of samples they are a read-only view:
-        overlapping frames take no memory of their own.
+        (frames, rate) float32. If the hop is a whole number of samples they are a read-only view,
+        so that overlapping frames take no further memory.
     times
         (frames,) float64 seconds, multiples of ``hop_s``.
 
@@ -92,7 +93,25 @@ def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
 
 def cut_frames(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
                ) -> tuple[np.ndarray | CutFrames, np.ndarray]:
-    """``frame_audio`` without copies: where frames lie unevenly, a slice copies its own."""
+    """Cut frames as ``frame_audio`` does, but copy unevenly spaced ones only when sliced.
+
+    Parameters
+    ----------
+    signal, rate, hop_s, center
+        As for ``frame_audio``.
+
+    Returns
+    -------
+    frames
+        (frames, rate) float32: a view, or ``CutFrames``.
+    times
+        (frames,) float64 seconds.
+
+    Raises
+    ------
+    InputError
+        As for ``frame_audio``.
+    """
     signal = np.asarray(signal, dtype=np.float32)
     if signal.ndim != 1 or not len(signal):
         raise InputError(f"cannot frame audio of shape {signal.shape}",
@@ -101,7 +120,8 @@ def cut_frames(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     before = rate // 2 if center else 0
     starts = frame_starts(0, count, rate, hop_s)
     times = np.arange(count, dtype=np.float64) * hop_s
-    covered = int(min(starts[-1], before + len(signal)))  # the last frame may lie after it all
+    # With a hop of more than a second the last frame may start after the end of the signal.
+    covered = int(min(starts[-1], before + len(signal)))
     padded = np.zeros(covered + rate, np.float32)
     padded[before:before + len(signal)] = signal
     frames = CutFrames(padded, starts, rate)
@@ -112,12 +132,35 @@ def frame_blocks(
     blocks: Iterable[np.ndarray], rate: int, hop_s: float, center: bool = True, *,
     size: int = 256, skip: int = 0,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """``frame_audio`` of a signal that comes in blocks, in memory for one block.
+    """Cut a signal that comes in blocks as ``frame_audio`` does, with memory for one block.
 
-    Yields (number of the first frame, frames, times), at most ``size`` frames at once and without
-    the first ``skip``. An empty signal is an ``InputError``.
+    Parameters
+    ----------
+    blocks
+        Blocks (n,) of samples.
+    rate, hop_s, center
+        As for ``frame_audio``.
+    size
+        Most frames at once.
+    skip
+        Number of frames to skip at the beginning.
+
+    Yields
+    ------
+    number : int
+        The number of the first frame.
+    frames : numpy.ndarray
+        (m, rate) float32.
+    times : numpy.ndarray
+        (m,) float64 seconds.
+
+    Raises
+    ------
+    InputError
+        The signal is empty, or the hop is below one sample.
     """
-    held = np.zeros(rate // 2 if center else 0, np.float32)  # the padded signal from ``low`` on
+    # The part of the padded signal from sample ``low`` on that is still needed.
+    held = np.zeros(rate // 2 if center else 0, np.float32)
     low = number = total = 0
 
     def frames(stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -143,9 +186,21 @@ def frame_blocks(
 
 
 class CutFrames:
-    """The frames of one signal, (n, rate); a slice of them is an array.
+    """Frames of one signal, (n, rate); a slice is an array.
 
-    even: whether all of them can be had as a view, that is without memory of their own.
+    Parameters
+    ----------
+    signal
+        (samples,) float32, padded.
+    starts
+        (n,) first samples of the frames.
+    rate
+        Hz, and samples per frame.
+
+    Attributes
+    ----------
+    even : bool
+        Whether all frames together can be a view of the signal.
     """
 
     def __init__(self, signal: np.ndarray, starts: np.ndarray, rate: int) -> None:
@@ -164,9 +219,12 @@ class CutFrames:
 
 
 class JoinedFrames:
-    """Frames of several signals, one after the other, without copying them: (n, rate).
+    """Frames of several signals, one after the other, (n, rate); only slices are copied.
 
-    Slices are arrays, as those of an HDF5 data set; ``parts`` are the views that a slice joins.
+    Parameters
+    ----------
+    arrays
+        The frames (m, rate) of each signal.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray | CutFrames]) -> None:
@@ -183,42 +241,55 @@ class JoinedFrames:
         return np.concatenate([empty, *self.parts(start, stop)])[::step]
 
     def parts(self, start: int, stop: int) -> list[np.ndarray]:
-        """The frames ``start`` to ``stop`` as views, one for each signal that has some."""
-        found = []
+        """Return the frames from ``start`` to ``stop`` as views, one for each signal."""
+        views = []
         for array, end in zip(self._arrays, self._stops.tolist(), strict=True):
             first = end - len(array)
             part = array[max(start - first, 0):max(stop - first, 0)]
             if len(part):
-                found.append(part)
-        return found
+                views.append(part)
+        return views
 
 
 def frame_start(number: int, rate: int, hop_s: float) -> int:
-    """The sample, in the signal with its centring zeros, at which frame ``number`` begins."""
+    """Return the first sample of a frame, in the signal with the zeros of centring."""
     return int(frame_starts(number, number + 1, rate, hop_s)[0])
 
 
 def frame_starts(first: int, stop: int, rate: int, hop_s: float) -> np.ndarray:
-    """The samples (int64) at which the frames ``first`` to ``stop`` begin (see ``frame_start``).
+    """Return the first samples (int64) of the frames from ``first`` to ``stop``.
 
     Frame i begins at ``i * hop_s * rate``, rounded to the nearest sample (half a sample up).
     """
     hop = hop_samples(rate, hop_s)
+    # Integer arithmetic: floating point would round differently for long recordings.
     doubled = 2 * hop.numerator * np.arange(first, stop, dtype=np.int64)
     return np.asarray((doubled + hop.denominator) // (2 * hop.denominator))
 
 
 def frames_before(sample: int, rate: int, hop_s: float) -> int:
-    """How many frames begin before ``sample`` (a position as in ``frame_start``)."""
+    """Return the number of frames that begin before ``sample`` (counted as in ``frame_start``)."""
     hop = hop_samples(rate, hop_s)
     halves = (2 * sample - 1) * hop.denominator
     return max(-(-halves // (2 * hop.numerator)), 0)
 
 
 def hop_samples(rate: int, hop_s: float) -> Fraction:
-    """The hop in samples, exactly; below one sample it is an ``InputError``."""
-    possible = 0 < hop_s < math.inf
-    hop = Fraction(float(hop_s)).limit_denominator(FINEST) * rate if possible else Fraction()
+    """Return the hop in samples as an exact fraction.
+
+    Raises
+    ------
+    InputError
+        The hop is less than one sample, infinite or NaN.
+
+    Examples
+    --------
+    >>> hop_samples(8000, 0.1), hop_samples(44100, 1 / 3)
+    (Fraction(800, 1), Fraction(14700, 1))
+    """
+    hop = Fraction()
+    if 0 < hop_s < math.inf:
+        hop = Fraction(float(hop_s)).limit_denominator(MAX_DENOMINATOR) * rate
     if hop < 1:
         raise InputError(f"a hop of {hop_s} s is less than one sample at {rate} Hz",
                          allowed=f"at least {1 / rate:g} s")
@@ -226,17 +297,16 @@ def hop_samples(rate: int, hop_s: float) -> Fraction:
 
 
 def _windows(signal: np.ndarray, starts: np.ndarray, rate: int) -> np.ndarray:
-    """One second from each start: a view where the starts are evenly spaced, else a copy. Behind
-    the signal there are zeros."""
+    """One second from each start, a view if evenly spaced; zeros follow the signal."""
     inside = int(np.searchsorted(starts, len(signal) - rate, "right"))
     if inside < len(starts):
-        found = np.zeros((len(starts), rate), np.float32)
+        frames = np.zeros((len(starts), rate), np.float32)
         if inside:
-            found[:inside] = _windows(signal, starts[:inside], rate)
-        for row, start in zip(found[inside:], starts[inside:].tolist(), strict=True):
+            frames[:inside] = _windows(signal, starts[:inside], rate)
+        for row, start in zip(frames[inside:], starts[inside:].tolist(), strict=True):
             part = signal[start:start + rate]
             row[:len(part)] = part
-        return found
+        return frames
     windows = np.lib.stride_tricks.sliding_window_view(signal, rate)
     steps = np.unique(np.diff(starts))
     if len(steps) > 1:

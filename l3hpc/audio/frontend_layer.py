@@ -1,4 +1,4 @@
-"""The mel front end as a Keras layer, so that a student takes audio and can be saved whole.
+"""The mel front end as a Keras layer, for students that take audio and are saved as one model.
 
 Importing this module imports TensorFlow.
 """
@@ -18,11 +18,25 @@ from l3hpc.errors import InputError
 
 @keras.saving.register_keras_serializable(package="l3hpc")
 class MelFrontend(keras.layers.Layer):
-    """Audio (batch, rate) to decibel spectrograms (batch, bands, times, 1), as ``kapre-0.1``.
+    """Converts audio (batch, rate) to spectrograms (batch, bands, times, 1) in dB.
 
-    Equals ``Frontend`` within 1e-3 dB. Owns no weights, so that weight files of the published
-    packages and of students without a front end fit; always gives float32, also under mixed
-    precision. Other conventions are an ``InputError``.
+    The result equals that of ``Frontend`` within 1e-3 dB. The layer has no weights, so that weight
+    files of the published packages and of students without a front end can be loaded. Its output is
+    float32, also under mixed precision.
+
+    Parameters
+    ----------
+    rate, n_dft, hop, n_mels, fmax
+        As for ``Frontend``.
+    convention
+        ``kapre-0.1`` (or its letter) is the only one.
+    **kwargs
+        Passed to ``keras.layers.Layer``.
+
+    Raises
+    ------
+    InputError
+        Another convention, or a geometry that does not fit one second.
     """
 
     def __init__(self, rate: int, n_dft: int, hop: int, n_mels: int | None,
@@ -30,11 +44,11 @@ class MelFrontend(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         if letter_of(convention) != "A":
             raise InputError(f"no layer for front-end convention {name_of(convention)!r}",
-                             allowed=f"{name_of('A')!r}; for the others call Frontend on the audio")
+                             allowed=f"{name_of('A')!r}; for others call Frontend on the audio")
         self.frontend = Frontend(rate, n_dft, hop, n_mels, fmax, convention)
 
-    def call(self, audio: Any) -> Any:
-        """The spectrograms of a batch of one-second frames."""
+    def call(self, audio: tf.Tensor) -> tf.Tensor:
+        """Compute the spectrograms (batch, bands, times, 1) of one-second frames (batch, rate)."""
         front = self.frontend
         before, after = front.padding()
         padded = tf.pad(tf.cast(audio, front.dtype), [[0, 0], [before, after]])
@@ -51,11 +65,11 @@ class MelFrontend(keras.layers.Layer):
         return tf.transpose(decibels, [0, 2, 1])[..., tf.newaxis]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """(batch, bands, times, 1)."""
+        """Return (batch, bands, times, 1)."""
         return (input_shape[0], *self.frontend.shape, 1)
 
     def get_config(self) -> dict[str, Any]:
-        """The geometry, JSON-ready."""
+        """Return the geometry, ready for JSON, from which Keras makes the layer again."""
         front = self.frontend
         return {**super().get_config(), "rate": front.rate, "n_dft": front.n_dft,
                 "hop": front.hop, "n_mels": front.n_mels, "fmax": front.fmax,

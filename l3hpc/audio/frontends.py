@@ -1,11 +1,12 @@
-"""Turn one-second frames into the decibel spectrograms that the networks were trained on.
+"""Decibel spectrograms of one-second frames, as the networks were trained on.
 
-Five conventions exist among published weights and packages (see ``conventions``). All use a
-periodic Hann window, area-normalised triangular mel filters from 0 Hz, a floor of 1e-10 and a range
-of 80 dB. Without mels the bins themselves are taken ("valid" framing in all but
-``embedding-approx``). Computed in float32 (without mels in float64): on noise within 1e-3 dB of
-float64, except for one value in some 10^7, where a band of a single bin happens to have next to no
-energy. The clamp at -80 lies below float32 rounding for pure tones: exact agreement is for sounds
+There are five conventions among published weights and packages (see ``conventions``). All use a
+periodic Hann window, triangular mel filters of unit area from 0 Hz, a floor of 1e-10 and a range of
+80 dB. Without mels, the DFT bins are used ("valid" framing in all but ``embedding-approx``).
+
+Mel spectrograms are computed in float32, linear ones in float64. On noise, float32 is within 1e-3
+dB of float64, except for about one value in 10^7, where a band with a single bin has almost no
+energy. For pure tones the limit of -80 dB is below float32 rounding, so that the agreement holds for sounds
 with energy in every band.
 """
 
@@ -22,34 +23,34 @@ from l3hpc.arrays.threads import allocated_cores
 from l3hpc.audio.conventions import letter_of, name_of
 from l3hpc.errors import InputError
 
-ON_CORNER = 1e-10  # part of a mel filter's height that rounding may give
+ON_CORNER = 1e-10  # weights below this, relative to the height of the filter, are rounding errors
 BANDS_PER_BLOCK = 16
 AMIN = 1e-10
 RANGE_DB = 80.0
-CHUNK_BYTES = 6 << 20  # windowed samples and spectrum held at once, per thread
-# Multiply-adds of a filter block. With more, OpenBLAS starts threads of its own, which slow down
-# the threads over frames.
+CHUNK_BYTES = 6 << 20  # windowed samples and spectrum per thread at one time
+# Multiply-adds per filter block. With more, OpenBLAS would start threads of its own, which would
+# slow down the threads over frames.
 BLOCK_PRODUCTS = 1 << 18
-MOST_WEIGHTS = 1 << 25  # of a mel filterbank: 256 MB
+MAX_WEIGHTS = 1 << 25  # of a mel filterbank: 256 MB
 
 
 @dataclass(frozen=True)
 class Frontend:
-    """A spectrogram: geometry plus convention. Call it on frames to compute.
+    """A spectrogram, defined by geometry and convention; call it on frames to compute it.
 
     Parameters
     ----------
     rate
-        Samples per second, and per frame (a frame lasts one second).
+        Hz, and samples per frame (a frame lasts one second).
     n_dft, hop
         Window length (even) and step in samples, at most one second.
     n_mels
-        Mel bands; None: the linear spectrogram of ``n_dft // 2 + 1`` bins.
+        Number of mel bands; None for the linear spectrogram of ``n_dft // 2 + 1`` bins.
     fmax
-        Upper edge of the highest mel band in Hz; None: ``rate / 2``.
+        Upper edge of the highest mel band in Hz; None for ``rate / 2``.
     convention
-        By name or letter (see ``l3hpc.audio.conventions``). The attribute is the letter, ``name``
-        the name.
+        Name or letter (see ``l3hpc.audio.conventions``). The attribute ``convention`` is the
+        letter, ``name`` is the name.
 
     Raises
     ------
@@ -80,7 +81,7 @@ class Frontend:
             problem = f"a hop of {self.hop} samples at {self.rate} Hz"
         elif self.n_mels is not None and self.n_mels < 1:
             problem = f"{self.n_mels} mel bands"
-        elif (self.n_mels or 0) * (self.n_dft // 2 + 1) > MOST_WEIGHTS:
+        elif (self.n_mels or 0) * (self.n_dft // 2 + 1) > MAX_WEIGHTS:
             problem = f"{self.n_mels:,} mel bands of a DFT of {self.n_dft} samples"
         elif self.fmax is not None and not 0 < self.fmax <= self.rate / 2:
             problem = f"fmax {self.fmax} Hz at {self.rate} Hz"
@@ -88,27 +89,27 @@ class Frontend:
             raise InputError(f"no spectrogram can have {problem}",
                              allowed="an even DFT of at most one second, a hop of at most one "
                                      "second, at least 1 mel and at most "
-                                     f"{MOST_WEIGHTS // (self.n_dft // 2 + 1) or 1:,}, "
+                                     f"{MAX_WEIGHTS // (self.n_dft // 2 + 1) or 1:,}, "
                                      "0 < fmax <= rate / 2")
 
     @property
     def name(self) -> str:
-        """The convention's name, such as ``kapre-0.1``."""
+        """The name of the convention, such as ``kapre-0.1``."""
         return name_of(self.convention)
 
     @property
     def bands(self) -> int:
-        """Rows of the spectrogram: mel bands, or DFT bins without mels."""
+        """Rows of the spectrogram: mel bands, or DFT bins if there are no mels."""
         return self.n_dft // 2 + 1 if self.n_mels is None else self.n_mels
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(bands, times) of one frame's spectrogram."""
+        """(bands, times) of the spectrogram of one frame."""
         before, after = self.padding()
         return self.bands, 1 + (self.rate + before + after - self.n_dft) // self.hop
 
     def padding(self) -> tuple[int, int]:
-        """Zeros put before and after a frame."""
+        """Return the number of zeros before and after a frame."""
         if self.convention == "D" or (self.convention == "C" and self.n_mels is not None):
             return self.n_dft // 2, self.n_dft // 2
         if self.n_mels is None:
@@ -119,38 +120,45 @@ class Frontend:
 
     @property
     def dtype(self) -> type[np.floating]:
-        """Precision of the DFT: float64 without mels, because single bins of noise come close to
-        zero, where float32 rounding would show; filters over several bins do not."""
+        """Type of the DFT: float32, or float64 if there are no mels."""
+        # Single bins of noise come close to zero, where the rounding of float32 would show; the
+        # sums of the mel filters do not.
         return np.float64 if self.n_mels is None else np.float32
 
     @property
     def htk(self) -> bool:
-        """Whether the mel scale is HTK's (otherwise Slaney's)."""
+        """Whether the mel scale is that of HTK (otherwise Slaney's)."""
         return self.convention not in ("B", "C")
 
     @property
     def power(self) -> bool:
-        """Whether mel filters weigh the power spectrum (otherwise the magnitude)."""
+        """Whether the mel filters apply to the power spectrum (otherwise to the magnitude)."""
         return self.convention in ("A", "A'")
 
     @property
     def decibel_factor(self) -> float:
-        """Multiplies log10 of what the filters gave: 5 (root of power), 10 or 20."""
+        """Factor of log10 of the filtered values: 5 (square root of power), 10 or 20."""
         return {"A": 5.0, "A'": 5.0, "D": 20.0}.get(self.convention, 10.0)
 
     @property
     def floor(self) -> float:
-        """The least value before the logarithm, in the unit of what the filters gave."""
+        """The smallest value before the logarithm, in the unit of the filtered values."""
         return {"A": AMIN**2, "A'": AMIN**2, "D": AMIN**0.5}.get(self.convention, AMIN)
 
     def filterbank(self) -> np.ndarray:
-        """The mel weights, (n_dft // 2 + 1, n_mels) float64. ``InputError`` without mels."""
+        """Return the mel weights, (n_dft // 2 + 1, n_mels) float64.
+
+        Raises
+        ------
+        InputError
+            The spectrogram is linear.
+        """
         if self.n_mels is None:
             raise InputError("a linear spectrogram has no mel filters")
         return mel_filterbank(self.rate, self.n_dft, self.n_mels, self.fmax, self.htk)
 
     def empty_bands(self) -> list[int]:
-        """Mel bands too narrow to hold a DFT bin: they carry no information about the sound."""
+        """List mel bands that contain no DFT bin, and so no information about the sound."""
         if self.n_mels is None:
             return []
         corners = mel_corners(self.rate, self.n_mels, self.fmax, self.htk)
@@ -158,30 +166,31 @@ class Frontend:
 
     def __call__(self, frames: np.ndarray, threads: int | None = 1,
                  out: np.ndarray | None = None) -> np.ndarray:
-        """Spectrograms of one-second frames, in decibels below the maximum.
-         Spectra that overlapping frames share are computed once, where the frames are a view of one
-        signal (as from ``frame_audio``) and a whole number of hops apart. Frames are computed one
-        by one or together with the same result, except for ``kapre-0.1-batch``.
+        """Compute the spectrograms of one-second frames, in decibels below the maximum.
+
+        Spectra that overlapping frames share are computed once, if the frames are a view of one
+        signal (as from ``frame_audio``) and a whole number of hops apart. The result does not
+        depend on which frames are computed together, except for ``kapre-0.1-batch``.
 
         Parameters
         ----------
         frames
             (n, rate) floating-point samples.
         threads
-            Threads that compute; None: one for each core this process may use.
+            Number of threads; None for one per core that this process may use.
         out
-            Array that takes the result, if given.
+            Array for the result; None for a new one.
 
         Returns
         -------
         numpy.ndarray
-            (n, bands, times) float32 in dB, from -80 to 0. Working memory beside it is bounded,
-            whatever n is.
+            (n, bands, times) float32 in dB, from -80 to 0. The further memory that is used does
+            not depend on n.
 
         Raises
         ------
         InputError
-            Frames of another shape.
+            The frames have another shape.
         """
         frames = np.asarray(frames)
         if frames.ndim != 2 or frames.shape[1] != self.rate:
@@ -211,14 +220,14 @@ class Frontend:
         return result
 
     def _whole(self) -> range:
-        """The spectra of a frame that no padding touches."""
+        """The spectra of a frame whose windows contain no padding."""
         before, _ = self.padding()
         first = -(-before // self.hop)
         last = (self.rate + before - self.n_dft) // self.hop
         return range(first, max(last + 1, first))
 
     def _spectra_apart(self, frames: np.ndarray) -> int | None:
-        """How many spectra later the next frame begins, if the frames overlap in one signal."""
+        """The hops from one frame to the next, if the frames overlap in one signal."""
         if len(frames) < 2 or frames.strides[1] != frames.itemsize:
             return None
         apart, rest = divmod(frames.strides[0], frames.itemsize * self.hop)
@@ -232,21 +241,22 @@ class Frontend:
         self._decibels(windows[:, ::self.hop], out)
 
     def _together(self, frames: np.ndarray, out: np.ndarray, apart: int) -> None:
-        """Frames of one signal, each ``apart`` spectra after the one before."""
+        """Frames of one signal, ``apart`` hops from one to the next."""
         whole, times = self._whole(), self.shape[1]
         before, _ = self.padding()
         ends = [index for index in range(times) if index not in whole]
         samples = np.zeros((len(frames), len(ends), self.n_dft), self.dtype)
-        for place, index in enumerate(ends):
+        for number, index in enumerate(ends):
             start = index * self.hop - before
             low, high = max(start, 0), min(start + self.n_dft, self.rate)
-            samples[:, place, low - start:high - start] = frames[:, low:high]
-        found = np.empty((len(frames), self.bands, len(ends)), np.float32)
-        self._decibels(samples, found)
-        out[:, :, ends] = found
+            samples[:, number, low - start:high - start] = frames[:, low:high]
+        padded = np.empty((len(frames), self.bands, len(ends)), np.float32)
+        self._decibels(samples, padded)
+        out[:, :, ends] = padded
 
         count = (len(frames) - 1) * apart + len(whole)
-        groups = -(-count // times)  # as many spectra at once as in a frame: see BLOCK_PRODUCTS
+        # As many spectra at once as in a frame, for which BLOCK_PRODUCTS is meant.
+        groups = -(-count // times)
         signal = np.zeros((groups * times - 1) * self.hop + self.n_dft, self.dtype)
         start = whole[0] * self.hop - before
         length = (count - 1) * self.hop + self.n_dft
@@ -260,7 +270,7 @@ class Frontend:
         out[:, :, whole[0]:whole[-1] + 1] = cut[:, :count:apart][:, :len(frames)].transpose(1, 0, 2)
 
     def _decibels(self, windows: np.ndarray, out: np.ndarray) -> None:
-        """Decibels, not yet relative to a maximum, (m, bands, t) of windows (m, t, n_dft)."""
+        """Decibels (m, bands, t) of windows (m, t, n_dft), not yet relative to a maximum."""
         from scipy import fft
 
         window = hann(self.n_dft).astype(self.dtype, copy=False)
@@ -282,7 +292,7 @@ class Frontend:
 
     def _blocks(self) -> list[tuple[int, int, int, int, np.ndarray]]:
         return filter_blocks(self.rate, self.n_dft, self.n_mels or 0, self.fmax, self.htk,
-                              BLOCK_PRODUCTS // self.shape[1])
+                             BLOCK_PRODUCTS // self.shape[1])
 
 
 OPENL3_FRONTENDS = {
@@ -310,7 +320,24 @@ def _run(work: Callable[[int], None], starts: range, workers: int) -> None:
 
 
 def hz_to_mel(frequency: np.ndarray, htk: bool = True) -> np.ndarray:
-    """Mel values of frequencies in Hz: HTK's formula, or Slaney's (linear below 1 kHz)."""
+    """Convert frequencies in Hz to mel.
+
+    Parameters
+    ----------
+    frequency
+        Hz, of any shape.
+    htk
+        HTK's formula; otherwise Slaney's, which is linear below 1 kHz.
+
+    References
+    ----------
+    See ``mel_filterbank``.
+
+    Examples
+    --------
+    >>> hz_to_mel(np.array([0.0, 1000.0])).round().tolist()
+    [0.0, 1000.0]
+    """
     frequency = np.asarray(frequency, dtype=np.float64)
     if htk:
         return 2595.0 * np.log10(1.0 + frequency / 700.0)
@@ -319,7 +346,7 @@ def hz_to_mel(frequency: np.ndarray, htk: bool = True) -> np.ndarray:
 
 
 def mel_to_hz(mel: np.ndarray, htk: bool = True) -> np.ndarray:
-    """Frequencies in Hz of mel values; the inverse of ``hz_to_mel``."""
+    """Convert mel to frequencies in Hz; the inverse of ``hz_to_mel``."""
     mel = np.asarray(mel, dtype=np.float64)
     if htk:
         return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
@@ -327,18 +354,28 @@ def mel_to_hz(mel: np.ndarray, htk: bool = True) -> np.ndarray:
 
 
 def mel_corners(rate: int, n_mels: int, fmax: float | None = None, htk: bool = True) -> np.ndarray:
-    """Corners in Hz, (n_mels + 2,): band m rises from [m], peaks at [m + 1] and ends at [m + 2]."""
+    """Return the corners of mel filters, evenly spaced in mel.
+
+    Parameters
+    ----------
+    rate, n_mels, fmax, htk
+        As for ``mel_filterbank``.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_mels + 2,) Hz: band m rises from corner m, peaks at m + 1 and ends at m + 2.
+    """
     top = hz_to_mel(np.array(rate / 2 if fmax is None else fmax), htk)
     return mel_to_hz(np.linspace(0.0, float(top), n_mels + 2), htk)
 
 
 def mel_filterbank(rate: int, n_dft: int, n_mels: int, fmax: float | None = None,
                    htk: bool = True) -> np.ndarray:
-    """Triangular mel filters of unit area.
+    """Return triangular mel filters of unit area.
 
-    Corners are evenly spaced in mel from 0 Hz to ``fmax``; each triangle, as a function of Hz, has
-    area 1 (Slaney's normalisation). A bin on a corner has weight 0, whatever the rounding of the
-    corner.
+    The corners are evenly spaced in mel from 0 Hz to ``fmax``; each triangle, as a function of Hz,
+    has area 1 (Slaney's normalisation). A bin on a corner has weight 0, regardless of rounding.
 
     Parameters
     ----------
@@ -349,7 +386,7 @@ def mel_filterbank(rate: int, n_dft: int, n_mels: int, fmax: float | None = None
     n_mels
         Number of filters.
     fmax
-        Upper edge of the highest filter in Hz; None: ``rate / 2``.
+        Upper edge of the highest filter in Hz; None for ``rate / 2``.
     htk
         HTK's mel scale; otherwise Slaney's (linear below 1 kHz).
 
@@ -357,8 +394,12 @@ def mel_filterbank(rate: int, n_dft: int, n_mels: int, fmax: float | None = None
     -------
     numpy.ndarray
         (n_dft // 2 + 1, n_mels) float64.
-     References ---------- S. Young et al., "The HTK Book", 2006, section 5.4. M. Slaney, "Auditory
-    Toolbox", Technical Report 1998-010, Interval Research Corporation, 1998.
+
+    References
+    ----------
+    S. Young et al., "The HTK Book", 2006, section 5.4.
+
+    M. Slaney, "Auditory Toolbox", Technical Report 1998-010, Interval Research Corporation, 1998.
     """
     corners = mel_corners(rate, n_mels, fmax, htk)
     bins = np.arange(n_dft // 2 + 1)[:, None] * (rate / n_dft)
@@ -370,9 +411,17 @@ def mel_filterbank(rate: int, n_dft: int, n_mels: int, fmax: float | None = None
 
 
 def max_mels_without_empty(rate: int, n_dft: int, fmax: float | None = None) -> int:
-    """The largest number of HTK mels such that it and every smaller number have no empty band.
+    """Return the largest number of HTK mels up to which no number has an empty band.
 
-    Larger counts may happen to work too; this one is safe. 0 if even a single band is empty.
+    Parameters
+    ----------
+    rate, n_dft, fmax
+        As for ``mel_filterbank``.
+
+    Returns
+    -------
+    int
+        0 if even a single band is empty. Some larger numbers may have no empty band either.
     """
     count = 0
     while not bands_without_bin(mel_corners(rate, count + 1, fmax), rate / n_dft).any():
@@ -381,17 +430,42 @@ def max_mels_without_empty(rate: int, n_dft: int, fmax: float | None = None) -> 
 
 
 def bands_without_bin(corners: np.ndarray, spacing: float) -> np.ndarray:
-    """Which bands have no multiple of ``spacing`` strictly between their outer corners."""
+    """Find the bands without a DFT bin strictly between their outer corners.
+
+    Parameters
+    ----------
+    corners
+        (n_mels + 2,) Hz.
+    spacing
+        Hz from one bin to the next.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_mels,) bool.
+    """
+    # The margins keep a bin that is on a corner, up to rounding, out of the band.
     first = np.floor(corners[:-2] / spacing + 1e-9) + 1
     return first * spacing >= corners[2:] * (1 - 1e-12)
 
 
 @functools.lru_cache(maxsize=16)
 def filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: bool, size: int
-                   ) -> list[tuple[int, int, int, int, np.ndarray]]:
-    """The filterbank as narrow dense blocks: (first band, last, first bin, last, (bands, bins)).
+                  ) -> list[tuple[int, int, int, int, np.ndarray]]:
+    """Split a mel filterbank into narrow dense blocks, for fast products.
 
-    size: the most numbers in a block that has more than one band.
+    Parameters
+    ----------
+    rate, n_dft, n_mels, fmax, htk
+        As for ``mel_filterbank``.
+    size
+        Most weights in a block of more than one band.
+
+    Returns
+    -------
+    list of tuple
+        First band and the one after the last, first bin and the one after the last, and the
+        weights (bands, bins) float32.
     """
     bank = mel_filterbank(rate, n_dft, n_mels, fmax, htk)
     blocks = []
@@ -410,6 +484,6 @@ def filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: b
 
 
 def _used(bank: np.ndarray) -> tuple[int, int]:
-    """The first bin that any of these bands uses, and the one after the last."""
+    """The first bin with a weight in any of these bands, and the one after the last."""
     used = np.flatnonzero(bank.any(axis=1))
     return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)

@@ -1,7 +1,7 @@
-"""A-weighted sound levels of the frames that are embedded (IEC 61672-1), relative to full scale.
+"""A-weighted sound levels of frames (IEC 61672-1), relative to full scale.
 
-Relative loudness needs only the order of levels at one sensor; with a microphone's calibration as
-``offset_db`` they are sound pressure levels.
+Relevance by relative loudness needs only the order of the levels at one sensor. With the
+calibration of the microphone as ``offset_db`` they are sound pressure levels.
 """
 
 from __future__ import annotations
@@ -16,13 +16,33 @@ from l3hpc.audio.framing import frame_count, frame_start, frame_starts, frames_b
 from l3hpc.errors import InputError
 
 FLOOR_DB = -160.0
-BLOCK = 1 << 20  # samples filtered at once
-CONTEXT_S = 0.5  # of signal on either side of a block, longer than the filter rings
+BLOCK = 1 << 20  # samples that are filtered at once
+CONTEXT_S = 0.5  # seconds of signal on either side of a block, longer than the filter rings
 ROW_S = 2.5  # filtered at once within a block: short transforms of several rows are faster
 
 
 def a_weighting_db(frequency: np.ndarray | float) -> np.ndarray:
-    """The A curve in dB at frequencies in Hz (IEC 61672-1, analytical form; 0 dB at 1 kHz)."""
+    """Return the A-weighting in dB at frequencies in Hz (0 dB at 1 kHz).
+
+    Parameters
+    ----------
+    frequency
+        Hz, of any shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        dB, of the same shape; -inf at 0 Hz.
+
+    References
+    ----------
+    IEC 61672-1:2013, "Electroacoustics - Sound level meters", annex E (analytical form).
+
+    Examples
+    --------
+    >>> a_weighting_db(np.array([100.0, 1000.0])).round(1).tolist()
+    [-19.1, 0.0]
+    """
     squared = np.asarray(frequency, dtype=np.float64) ** 2
     with np.errstate(divide="ignore"):
         return 20.0 * np.log10(_a_gain(squared) / _a_gain(np.array(1e6)))
@@ -30,9 +50,10 @@ def a_weighting_db(frequency: np.ndarray | float) -> np.ndarray:
 
 def frame_levels(signal: np.ndarray, rate: int, frame_s: float = 1.0, hop_s: float = 0.5,
                  center: bool = True, offset_db: float = 0.0) -> np.ndarray:
-    """A-weighted levels of the frames that ``frame_audio`` would cut.
-     Zeros that framing puts before or after the recording are not counted: a level is the mean over
-    the part of the frame inside the recording. The recording's own mean (DC offset) is removed
+    """Compute the A-weighted levels of the frames that ``frame_audio`` cuts.
+
+    The zeros that framing adds before and after the recording are not counted: a level is the mean
+    over the part of the frame inside the recording. The mean of the signal (DC offset) is removed
     first.
 
     Parameters
@@ -42,7 +63,7 @@ def frame_levels(signal: np.ndarray, rate: int, frame_s: float = 1.0, hop_s: flo
     rate
         Hz.
     frame_s, hop_s
-        Length of a frame and the step between frames in seconds.
+        Length of a frame, and seconds from one frame to the next.
     center
         As in ``frame_audio``.
     offset_db
@@ -51,8 +72,8 @@ def frame_levels(signal: np.ndarray, rate: int, frame_s: float = 1.0, hop_s: flo
     Returns
     -------
     numpy.ndarray
-        (frames,) float32 in dB: 0 is a root mean square of 1 (a full-scale sine has -3.01 dB). The
-        least value is ``FLOOR_DB``.
+        (frames,) float32 in dB: 0 dB is a root mean square of 1 (a full-scale sine has -3.01 dB).
+        The smallest value is ``FLOOR_DB`` + ``offset_db``.
 
     Raises
     ------
@@ -73,13 +94,23 @@ def frame_levels(signal: np.ndarray, rate: int, frame_s: float = 1.0, hop_s: flo
 
 def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, hop_s: float = 0.5,
                  center: bool = True, offset_db: float = 0.0) -> Iterator[np.ndarray]:
-    """``frame_levels`` of a signal that comes in blocks of half a second or more, piece by piece.
+    """Compute the levels of a signal that comes in blocks, with memory for two blocks.
 
-    A frame's level comes once the block after the frame is there. Memory: for two blocks.
+    Parameters
+    ----------
+    blocks
+        Blocks (n,) of samples, of half a second or more.
+    rate, frame_s, hop_s, center, offset_db
+        As for ``frame_levels``.
+
+    Yields
+    ------
+    numpy.ndarray
+        (m,) float32 in dB: the frames that became complete with the last block, perhaps none.
     """
     length = round(frame_s * rate)
     before = rate // 2 if center else 0
-    energy = np.zeros(1)  # of the samples from ``low`` on, added up
+    energy = np.zeros(1)  # cumulative, of the samples from ``low`` on
     low = number = 0
 
     def levels(stop: int) -> np.ndarray:
@@ -87,8 +118,8 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
         first = np.clip(starts, 0, len(energy) - 1)
         last = np.clip(starts + length, 0, len(energy) - 1)
         power = (energy[last] - energy[first]) / np.maximum(last - first, 1)
-        least = 10.0 ** (FLOOR_DB / 10.0)
-        return (10.0 * np.log10(np.maximum(power, least)) + offset_db).astype(np.float32)
+        floor = 10.0 ** (FLOOR_DB / 10.0)
+        return (10.0 * np.log10(np.maximum(power, floor)) + offset_db).astype(np.float32)
 
     for weighted in _a_weighted(blocks, rate):
         np.cumsum(np.square(weighted, out=weighted), out=weighted)
@@ -105,7 +136,7 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
 
 
 def _a_gain(squared: np.ndarray) -> np.ndarray:
-    """The A curve's amplitude, not yet normalised, at squared frequencies."""
+    """The amplitude of the A-weighting at squared frequencies, not yet normalised."""
     return (12194.217**2 * squared**2) / (
         (squared + 20.598997**2)
         * np.sqrt((squared + 107.65265**2) * (squared + 737.86223**2))
@@ -113,7 +144,7 @@ def _a_gain(squared: np.ndarray) -> np.ndarray:
 
 
 def _a_weighted(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """The blocks through a zero-phase filter with the A curve's amplitude, float64."""
+    """The blocks after a zero-phase filter with the amplitude of the A-weighting, float64."""
     context = int(CONTEXT_S * rate)
     before, block = np.empty(0, np.float32), None
     for following in itertools.chain(blocks, [np.empty(0, np.float32)]):
@@ -124,8 +155,7 @@ def _a_weighted(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]
 
 
 def _filtered(before: np.ndarray, block: np.ndarray, after: np.ndarray, rate: int) -> np.ndarray:
-    """The A-weighted ``block`` amid its context, which is faded in and out; in rows, each with the
-    context that it has in the block."""
+    """The A-weighted ``block``, filtered in rows; the context at both ends is faded in and out."""
     from scipy import fft
 
     context, length = int(CONTEXT_S * rate), int(ROW_S * rate)
@@ -148,6 +178,6 @@ def _filtered(before: np.ndarray, block: np.ndarray, after: np.ndarray, rate: in
 
 @functools.lru_cache(maxsize=4)
 def _gains(size: int, rate: int) -> np.ndarray:
-    """The A curve's amplitude at the frequencies of a DFT of ``size`` samples (1 at 1 kHz)."""
+    """The amplitude of the A-weighting at the frequencies of a DFT of ``size`` samples."""
     frequency = np.arange(size // 2 + 1) * (rate / size)
     return np.asarray(_a_gain(frequency**2) / _a_gain(np.array(1e6)))

@@ -1,10 +1,11 @@
-"""Change the sampling rate of a signal: by soxr at its best quality, or as openl3 and edgel3 did.
+"""Sampling rate conversion, with soxr at its best quality or as in openl3 and edgel3.
 
-The second (resampy 0.2, ``kaiser_best``) is for numbers to compare with: band-limited interpolation
-(Smith 2002, "Digital audio resampling"), a sinc under a Kaiser window of 64 zero crossings, read
-from a table of 512 values per crossing with linear interpolation. When downsampling, the table is
-read in whole steps, as published, which makes its filter a little wider than intended. soxr is
-better and faster.
+The latter (resampy 0.2, ``kaiser_best``) serves to reproduce published numbers; soxr is better and
+faster. It is band-limited interpolation (Smith 2002): a sinc with a Kaiser window over 64 zero
+crossings, read from a table of 512 values per crossing with linear interpolation. For downsampling
+the table is read in whole steps, as in resampy, which makes the filter slightly wider than meant.
+
+Each method has a function for a whole signal and one for a signal that comes in blocks.
 """
 
 from __future__ import annotations
@@ -12,27 +13,34 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from l3hpc.errors import InputError
 
-MOST = 1 << 23  # samples that come out at once: a block of a very low rate would become huge
-# kaiser_best of resampy
+if TYPE_CHECKING:
+    import soxr
+
+MAX_OUTPUT = 1 << 23  # most output samples at once; a block at a very low rate would become huge
+
+# The filter of resampy's kaiser_best.
 CROSSINGS = 64
 PER_CROSSING = 512
 BETA = 14.769656459379492
 ROLLOFF = 0.9475937167399596
-PART = 1 << 16  # samples converted at once
-GROUPS = 8  # at least, of as many outputs as the ratio has phases
+PART = 1 << 16  # samples that are converted at once,
+GROUPS = 8  # but at least this many periods of the phases of the ratio
+
+# soxr -----------------------------------------------------------------------------------------
 
 
 def resample(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """A signal at another sampling rate, at very high quality (soxr VHQ).
-     Flat pass band, no aliasing above the 16-bit noise floor, and no delay. The published pipeline
-    used resampy's ``kaiser_best`` (``resample_kaiser``); the two differ near and above the band
-    edge, where networks at a higher rate still look.
+    """Convert the sampling rate of a signal with very high quality (soxr VHQ).
+
+    The filter has a flat pass band, no aliasing above the 16-bit noise floor, and no delay. The
+    published pipeline uses resampy's ``kaiser_best`` (``resample_kaiser``). The two differ near and
+    above the band edge, which matters for networks at a higher rate.
 
     Parameters
     ----------
@@ -62,14 +70,29 @@ def resample(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarr
 
 
 def resample_rows(rows: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """``resample`` of every row of (n, samples), the same numbers: float32 (n, …).
+    """Convert the sampling rate of several signals of the same length, as ``resample`` does.
 
-    One resampler serves all rows, since designing its filter costs as much as half a second of
-    sound.
+    Parameters
+    ----------
+    rows
+        (n, samples).
+    source_rate, target_rate
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, ``ceil(samples * target_rate / source_rate)``) float32.
+
+    Raises
+    ------
+    InputError
+        A rate is below 1 Hz.
     """
     _check(source_rate, target_rate)
     if source_rate == target_rate:
         return np.ascontiguousarray(rows, dtype=np.float32)
+    # One stream for all rows: designing its filter takes as long as half a second of sound.
     stream = _stream(source_rate, target_rate)
     result = np.zeros((len(rows), -(-rows.shape[1] * target_rate // source_rate)), np.float32)
     for row, out in zip(rows, result, strict=True):
@@ -82,14 +105,32 @@ def resample_rows(rows: np.ndarray, source_rate: int, target_rate: int) -> np.nd
 def resample_blocks(
     blocks: Iterable[np.ndarray], source_rate: int, target_rate: int,
 ) -> Iterator[np.ndarray]:
-    """``resample`` of a signal that comes in blocks: the same samples, in other blocks."""
+    """Convert the sampling rate of a signal that comes in blocks.
+
+    Parameters
+    ----------
+    blocks
+        Blocks (n,) of samples.
+    source_rate, target_rate
+        Hz.
+
+    Yields
+    ------
+    numpy.ndarray
+        (m,) float32; together the samples that ``resample`` gives.
+
+    Raises
+    ------
+    InputError
+        A rate is below 1 Hz.
+    """
     _check(source_rate, target_rate)
     if source_rate == target_rate:
         yield from blocks
         return
     stream = _stream(source_rate, target_rate)
     taken = given = 0
-    for block in _parts(blocks, max(MOST * source_rate // target_rate, 1)):
+    for block in _parts(blocks, max(MAX_OUTPUT * source_rate // target_rate, 1)):
         taken += len(block)
         result = stream.resample_chunk(np.ascontiguousarray(block, dtype=np.float32))
         given += len(result)
@@ -100,21 +141,22 @@ def resample_blocks(
     yield np.pad(rest, (0, missing - len(rest)))
 
 
-def _stream(source_rate: int, target_rate: int) -> Any:
+def _stream(source_rate: int, target_rate: int) -> soxr.ResampleStream:
     import soxr
 
     return soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32", quality="VHQ")
 
 
+# kaiser_best ----------------------------------------------------------------------------------
+
+
 def resample_kaiser(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """A signal at another sampling rate, as resampy 0.2 computed it with ``kaiser_best``.
+    """Convert the sampling rate of a signal as resampy 0.2 does with ``kaiser_best``.
 
     Parameters
     ----------
-    signal
-        (n,) samples.
-    source_rate, target_rate
-        Hz.
+    signal, source_rate, target_rate
+        As for ``resample``.
 
     Returns
     -------
@@ -125,8 +167,16 @@ def resample_kaiser(signal: np.ndarray, source_rate: int, target_rate: int) -> n
     ------
     InputError
         A rate is below 1 Hz, or the signal is shorter than one output sample.
-     References ---------- J. O. Smith, "Digital audio resampling home page", 2002,
+
+    References
+    ----------
+    J. O. Smith, "Digital audio resampling home page", 2002,
     https://ccrma.stanford.edu/~jos/resample/
+
+    Examples
+    --------
+    >>> resample_kaiser(np.zeros(44100), 44100, 8000).shape
+    (8000,)
     """
     _check(source_rate, target_rate)
     return np.concatenate(list(resample_kaiser_blocks([signal], source_rate, target_rate)))
@@ -135,8 +185,23 @@ def resample_kaiser(signal: np.ndarray, source_rate: int, target_rate: int) -> n
 def resample_kaiser_blocks(
     blocks: Iterable[np.ndarray], source_rate: int, target_rate: int,
 ) -> Iterator[np.ndarray]:
-    """``resample_kaiser`` of a signal that comes in blocks, in memory for one block: the same
-    samples to the last digits, in other blocks."""
+    """Convert the sampling rate of a signal that comes in blocks as ``resample_kaiser`` does.
+
+    Parameters
+    ----------
+    blocks, source_rate, target_rate
+        As for ``resample_blocks``.
+
+    Yields
+    ------
+    numpy.ndarray
+        (m,) float32; together the samples that ``resample_kaiser`` gives.
+
+    Raises
+    ------
+    InputError
+        A rate is below 1 Hz, or the signal is shorter than one output sample.
+    """
     if source_rate == target_rate:
         yield from (np.ascontiguousarray(block, np.float32) for block in blocks)
         return
@@ -144,7 +209,8 @@ def resample_kaiser_blocks(
     common = math.gcd(source_rate, target_rate)
     up, down = target_rate // common, source_rate // common
     side = _reach(up, down)
-    held = np.zeros(side)  # from ``side`` samples before the group of ``up`` outputs that is next
+    # Samples that are still needed: from ``side`` samples before the next ``up`` outputs on.
+    held = np.zeros(side)
     taken = given = 0
     for block in _parts(blocks, max(PART, GROUPS * down)):
         taken += len(block)
@@ -156,14 +222,14 @@ def resample_kaiser_blocks(
             held = held[groups * down:]
     length = taken * up // down
     if not length:
-        raise InputError(f"{taken} samples at {source_rate} Hz are less than one at "
+        raise InputError(f"{taken} samples at {source_rate} Hz are less than one sample at "
                          f"{target_rate} Hz")
     if length > given:
         yield _converted(np.pad(held, (0, side + 1)), length - given, up, down, side)
 
 
 def _converted(padded: np.ndarray, length: int, up: int, down: int, side: int) -> np.ndarray:
-    """``length`` outputs of a signal with ``side`` samples before it and enough after it."""
+    """``length`` outputs for a signal with ``side`` samples before it and enough after it."""
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * side + 1)
     result = np.empty(length, np.float32)
     for phase in range(min(up, length)):
@@ -175,41 +241,41 @@ def _converted(padded: np.ndarray, length: int, up: int, down: int, side: int) -
 
 
 def _step(up: int, down: int) -> int:
-    """How far apart in the table the weights of neighbouring samples lie."""
+    """The distance in the table between the weights of neighbouring samples."""
     return max(int(min(1.0, up / down) * PER_CROSSING), 1)
 
 
 def _reach(up: int, down: int) -> int:
-    """Samples to each side of an output that have a weight."""
+    """The number of samples on each side of an output that have a weight."""
     return len(_table()) // _step(up, down) + 1
 
 
 @functools.lru_cache(maxsize=1024)
 def _weights(up: int, down: int, rest: int, side: int) -> np.ndarray:
-    """Of the samples n - side + 1 … n + side + 1, for an output ``rest / up`` after sample n."""
+    """Weights of samples n - side + 1 … n + side + 1 for an output at n + ``rest / up``."""
     scale = min(1.0, up / down)
-    after = scale * rest / up  # in crossings
-    before, behind = _wing(after, up, down), _wing(scale - after, up, down)
+    distance = scale * rest / up  # from sample n, in zero crossings
+    left, right = _wing(distance, up, down), _wing(scale - distance, up, down)
     weights = np.zeros(2 * side + 1)
-    weights[side - len(before):side] = before[::-1]
-    weights[side:side + len(behind)] = behind
+    weights[side - len(left):side] = left[::-1]
+    weights[side:side + len(right)] = right
     return weights * scale
 
 
 def _wing(distance: float, up: int, down: int) -> np.ndarray:
-    """Weights of the samples to one side, the nearest of which is ``distance`` crossings away."""
-    place = distance * PER_CROSSING
-    start = int(place)
+    """Weights of the samples on one side, of which the nearest is ``distance`` crossings away."""
+    position = distance * PER_CROSSING
+    start = int(position)
     table, step = _table(), _step(up, down)
     count = (len(table) - start) // step
     at = start + step * np.arange(count)
     slope = np.append(np.diff(table), 0.0)
-    return np.asarray(table[at] + (place - start) * slope[at])
+    return np.asarray(table[at] + (position - start) * slope[at])
 
 
 @functools.lru_cache(maxsize=1)
 def _table() -> np.ndarray:
-    """The right half of the filter, from its middle, (CROSSINGS * PER_CROSSING + 1,)."""
+    """The right half of the filter, from its centre, (CROSSINGS * PER_CROSSING + 1,)."""
     size = CROSSINGS * PER_CROSSING
     time = np.arange(size + 1) / PER_CROSSING
     window = np.kaiser(2 * size + 1, BETA)[size:]

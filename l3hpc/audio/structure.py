@@ -1,41 +1,50 @@
-"""What a sound file's structure says of its length, read by ourselves.
+"""The length of a sound file as its structure shows it, read without decoding.
 
-libsndfile believes a header: where it states too little, the rest of the recording is not read. A
-recorder that was killed leaves a data chunk of 0 bytes, a file written into a pipe one of
-0xFFFFFFFF; an MP3 file without a Xing header has no stated length at all, and the one that
-decoders guess from the first frames is wrong for a variable bit rate. ``read_structure`` finds
-what is stated and what is there, and how a decoder has to be fed so that it reads all of it.
+libsndfile trusts the header: if that states too little, the rest of the recording is not read. A
+recorder that was killed leaves a data chunk of 0 bytes, a file written into a pipe has one of
+0xFFFFFFFF, and an MP3 file without a Xing header states no length at all (decoders extrapolate from
+the first frames, which is wrong for a variable bit rate). ``read_structure`` finds the stated and
+the actual length, and how the file must be given to a decoder so that it reads all of it. Below it
+there is a section for each container format.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
+from struct import pack, unpack
 
-STREAMED = 0x7FFF_0000  # data sizes from here on: the writer did not know (ffmpeg, sox, arecord)
+STREAMED = 0x7FFF_0000  # data sizes from here on mean "unknown" (ffmpeg, sox, arecord)
 PLAIN = (1, 3, 6, 7, 0xFFFE)  # WAV codings in which a block of bytes is one sample of each channel
-PADDING = 1 << 20  # bytes after the data that are looked at
-MOST_JOINED = 10_000  # files in one
+PADDING = 1 << 20  # bytes after the data that are searched for padding
+MAX_JOINED = 10_000  # files joined in one
 WAVES = (b"RIFF", b"RIFX", b"RF64", b"BW64")
-TAGS = (b"TAG", b"ID3", b"APE")  # of editors that append them without a chunk
+UNCOMPRESSED = (b"NONE", b"twos", b"sowt", b"fl32", b"FL32", b"fl64", b"FL64")  # AIFF-C codings
+TAGS = (b"TAG", b"ID3", b"APE")  # that some editors append without a chunk
 
 
 @dataclass(frozen=True)
 class SoundStructure:
-    """A sound file's structure, as far as it says something of its length.
+    """The structure of a sound file, as far as it concerns its length.
 
     Attributes
     ----------
-    stated: samples per channel that the header states; None where it states none.
-    there: samples per channel that the structure shows; None where only decoding tells.
-    patches: (offset, bytes) to put over what the header says before a decoder sees it.
-    spans: (start, stop) bytes of the streams that lie one after the other; () for one.
-    piped: whether a decoder has to take the file for a pipe, so that it does not guess a length.
-    cut: whether the file ends in the middle of its structure.
-    rate, channels: where the structure was read that far (MP3); else 0.
+    stated : int or None
+        Samples per channel that the header states; None if it states none.
+    there : int or None
+        Samples per channel that the structure shows; None if only decoding can tell.
+    patches : tuple of (int, bytes)
+        Offsets, and bytes to replace in the header before a decoder reads it.
+    spans : tuple of (int, int)
+        Start and stop of streams that are joined end to end, in bytes; empty for one stream.
+    piped : bool
+        Whether a decoder must get the file through a pipe, so that it does not guess a length.
+    cut : bool
+        Whether the file ends in the middle of its structure.
+    rate, channels : int
+        Hz and number of channels for MP3; else 0.
     """
 
     stated: int | None = None
@@ -49,9 +58,20 @@ class SoundStructure:
 
 
 def read_structure(stream: FileIO) -> SoundStructure | None:
-    """The structure of an open file; None for a kind that is left to libsndfile altogether."""
+    """Read the structure of an open file.
+
+    Parameters
+    ----------
+    stream
+        The file; its position changes.
+
+    Returns
+    -------
+    SoundStructure or None
+        None for a format that is left to libsndfile altogether.
+    """
     size = os.fstat(stream.fileno()).st_size
-    head = _at(stream, 0, 12)
+    head = _read_at(stream, 0, 12)
     readers: dict[bytes, Callable[[FileIO, int], SoundStructure | None]] = {
         b"RIFF": _riff, b"RIFX": _riff, b"RF64": _riff, b"BW64": _riff, b"FORM": _aiff,
         b".snd": _au, b"fLaC": _flac, b"OggS": _ogg}
@@ -61,8 +81,8 @@ def read_structure(stream: FileIO) -> SoundStructure | None:
     return _mp3(stream, size)
 
 
-def _at(stream: FileIO, place: int, count: int) -> bytes:
-    stream.seek(place)
+def _read_at(stream: FileIO, position: int, count: int) -> bytes:
+    stream.seek(position)
     return stream.read(count)
 
 
@@ -70,32 +90,32 @@ def _at(stream: FileIO, place: int, count: int) -> bytes:
 
 
 def _riff(stream: FileIO, size: int) -> SoundStructure | None:
-    order = ">" if _at(stream, 0, 4) == b"RIFX" else "<"
-    place, block, wide, coding = 12, 0, 0, 0
-    while len(head := _at(stream, place, 8)) == 8:
-        name, length = head[:4], struct.unpack(f"{order}I", head[4:])[0]
+    order = ">" if _read_at(stream, 0, 4) == b"RIFX" else "<"
+    position, block, wide, coding = 12, 0, 0, 0
+    while len(head := _read_at(stream, position, 8)) == 8:
+        name, length = head[:4], unpack(f"{order}I", head[4:])[0]
         if name == b"ds64":
-            wide = place + 8
+            wide = position + 8
         elif name == b"fmt ":
-            coding = struct.unpack(f"{order}H", _at(stream, place + 8, 2).ljust(2, b"\0"))[0]
-            block = struct.unpack(f"{order}H", _at(stream, place + 20, 2).ljust(2, b"\0"))[0]
+            coding = unpack(f"{order}H", _read_at(stream, position + 8, 2).ljust(2, b"\0"))[0]
+            block = unpack(f"{order}H", _read_at(stream, position + 20, 2).ljust(2, b"\0"))[0]
         elif name == b"data":
             break
-        place += 8 + length + length % 2
+        position += 8 + length + length % 2
     else:
         return None
     if not block:
         return None
-    start, stated = place + 8, length
-    patches = ((place + 4, b"\xff" * 4),)
+    start, stated = position + 8, length
+    patches = ((position + 4, b"\xff" * 4),)
     if wide and length == 0xFFFFFFFF:
-        stated = struct.unpack("<Q", _at(stream, wide + 8, 8).ljust(8, b"\0"))[0]
-        patches = ((wide + 8, struct.pack("<Q", max(size - start, 0))),)
+        stated = unpack("<Q", _read_at(stream, wide + 8, 8).ljust(8, b"\0"))[0]
+        patches = ((wide + 8, pack("<Q", max(size - start, 0))),)
     there = size - start
-    spans = _joined(stream, size, order)
+    spans = _joined_spans(stream, size, order)
     if spans:
         return SoundStructure(stated // block if coding in PLAIN else None, spans=spans)
-    if coding not in PLAIN:  # compressed: samples are counted otherwise
+    if coding not in PLAIN:  # compressed: bytes do not give the number of samples
         return SoundStructure(patches=patches if there and not stated else (), cut=stated > there)
     if stated >= STREAMED and stated > there and not (wide and stated < 1 << 60):
         return SoundStructure(None, there // block)
@@ -104,72 +124,71 @@ def _riff(stream: FileIO, size: int) -> SoundStructure | None:
     return SoundStructure(stated // block, min(stated, there) // block, cut=stated > there)
 
 
-def _joined(stream: FileIO, size: int, order: str) -> tuple[tuple[int, int], ...]:
-    """The spans of WAV files that were joined end to end; () for one file."""
+def _joined_spans(stream: FileIO, size: int, order: str) -> tuple[tuple[int, int], ...]:
+    """The spans of WAV files that were joined end to end; empty for one file."""
     begins = [0]
-    while len(begins) < MOST_JOINED and (head := _at(stream, begins[-1], 12))[:4] in WAVES \
+    while len(begins) < MAX_JOINED and (head := _read_at(stream, begins[-1], 12))[:4] in WAVES \
             and head[8:] == b"WAVE":
-        length = struct.unpack(f"{order}I", head[4:8])[0]
+        length = unpack(f"{order}I", head[4:8])[0]
         begins.append(begins[-1] + 8 + length + length % 2)
-    begins.pop()  # what follows the last is no WAV file
+    begins.pop()  # no WAV file begins at the last position
     return tuple(zip(begins, [*begins[1:], size], strict=True)) if len(begins) > 1 else ()
 
 
-def _chunks_follow(stream: FileIO, place: int, size: int, order: str) -> bool:
-    """Whether what follows the data is a chunk, a tag, padding, or next to nothing."""
-    head = _at(stream, place, 8)
-    if size - place < 8 or not any(_at(stream, place, PADDING)):
+def _chunks_follow(stream: FileIO, position: int, size: int, order: str) -> bool:
+    """Whether the data are followed by a chunk, a tag, padding, or fewer than 8 bytes."""
+    head = _read_at(stream, position, 8)
+    if size - position < 8 or not any(_read_at(stream, position, PADDING)):
         return True
     if head[:3] in TAGS:
         return True
-    length = struct.unpack(f"{order}I", head[4:])[0]
-    return all(32 <= byte < 127 for byte in head[:4]) and place + 8 + length <= size + 1
+    length = unpack(f"{order}I", head[4:])[0]
+    return all(32 <= byte < 127 for byte in head[:4]) and position + 8 + length <= size + 1
 
 
 # AIFF, AU ---------------------------------------------------------------------------------------
 
 
 def _aiff(stream: FileIO, size: int) -> SoundStructure | None:
-    if _at(stream, 8, 4) not in (b"AIFF", b"AIFC"):
+    if _read_at(stream, 8, 4) not in (b"AIFF", b"AIFC"):
         return None
-    place, block, frames, frames_at = 12, 0, 0, 0
+    position, block, frames, frames_at = 12, 0, 0, 0
     sound: tuple[int, int] | None = None
-    while len(head := _at(stream, place, 8)) == 8:
-        name, length = head[:4], struct.unpack(">I", head[4:])[0]
+    while len(head := _read_at(stream, position, 8)) == 8:
+        name, length = head[:4], unpack(">I", head[4:])[0]
         if name == b"COMM":
-            common = _at(stream, place + 8, 8).ljust(8, b"\0")
-            channels, frames, bits = struct.unpack(">hIh", common)
-            block, frames_at = channels * (-(-bits // 8)), place + 10
-            packed = _at(stream, place + 26, 4)
-            if _at(stream, 8, 4) == b"AIFC" and packed not in (b"NONE", b"twos", b"sowt", b"fl32",
-                                                               b"FL32", b"fl64", b"FL64"):
-                return None  # compressed: its blocks are counted otherwise
+            common = _read_at(stream, position + 8, 8).ljust(8, b"\0")
+            channels, frames, bits = unpack(">hIh", common)
+            block, frames_at = channels * (-(-bits // 8)), position + 10
+            packed = _read_at(stream, position + 26, 4)
+            if _read_at(stream, 8, 4) == b"AIFC" and packed not in UNCOMPRESSED:
+                return None  # compressed: bytes do not give the number of samples
         elif name == b"SSND":
-            sound = place, length
-            if not length or place + 8 + length > size:
+            sound = position, length
+            if not length or position + 8 + length > size:
                 break
-        place += 8 + length + length % 2
+        position += 8 + length + length % 2
     if sound is None or block <= 0:
         return None
-    place, length = sound
-    start = place + 16 + struct.unpack(">I", _at(stream, place + 8, 4).ljust(4, b"\0"))[0]
+    position, length = sound
+    start = position + 16 + unpack(">I", _read_at(stream, position + 8, 4).ljust(4, b"\0"))[0]
     there = max(size - start, 0) // block
-    within = max(place + 8 + length - start, 0) // block
-    if there and not (frames and within):  # the recorder never came to write its header
-        patches = (frames_at, _long(there)), (place + 4, _long(size - place - 8))
+    within = max(position + 8 + length - start, 0) // block
+    if there and not (frames and within):  # the recorder was killed before it wrote its header
+        patches = (frames_at, _uint32(there)), (position + 4, _uint32(size - position - 8))
         return SoundStructure(None, there, patches)
     return SoundStructure(frames, min(frames, there), cut=frames > there)
 
 
-def _long(value: int) -> bytes:
-    return struct.pack(">I", min(value, 0xFFFFFFFF))
+def _uint32(value: int) -> bytes:
+    return pack(">I", min(value, 0xFFFFFFFF))
 
 
 def _au(stream: FileIO, size: int) -> SoundStructure | None:
-    head = _at(stream, 0, 24)
+    head = _read_at(stream, 0, 24)
     if len(head) < 24:
         return None
-    start, stated, coding, _, channels = struct.unpack(">5I", head[4:])
+    start, stated, coding, _, channels = unpack(">5I", head[4:])
     block = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(coding, 0) * channels
     if not block:
         return None
@@ -185,37 +204,38 @@ def _au(stream: FileIO, size: int) -> SoundStructure | None:
 
 
 def _flac(stream: FileIO, size: int) -> SoundStructure | None:
-    head = _at(stream, 0, 26)
+    head = _read_at(stream, 0, 26)
     if len(head) < 26 or head[4] & 0x7F:
         return None
     stated = int.from_bytes(head[21:26], "big") & ((1 << 36) - 1)
-    patches = ((21, bytes([head[21] & 0xF0, 0, 0, 0, 0])),)  # unknown: it is read to its end
+    # With an unknown length the decoder reads the file to its end.
+    patches = ((21, bytes([head[21] & 0xF0, 0, 0, 0, 0])),)
     return SoundStructure(stated or None, None, patches)
 
 
 def _ogg(stream: FileIO, size: int) -> SoundStructure | None:
-    """Pages, one after the other: where streams begin that follow another, and how it ends."""
-    place, begins, ended, after_end = 0, [0], False, False
-    while place < size:
-        head = _at(stream, place, 27)
+    """Walk through the pages, to find joined streams and whether the last page is complete."""
+    position, begins, ended, after_end = 0, [0], False, False
+    while position < size:
+        head = _read_at(stream, position, 27)
         if len(head) < 27 or head[:4] != b"OggS":
             break
         lengths = stream.read(head[26])
         length = 27 + head[26] + sum(lengths)
-        if len(lengths) < head[26] or place + length > size:
+        if len(lengths) < head[26] or position + length > size:
             ended = False
             break
         if head[5] & 2 and after_end:
-            begins.append(place)
+            begins.append(position)
         ended = after_end = bool(head[5] & 4)
-        place += length
+        position += length
     spans = tuple(zip(begins, [*begins[1:], size], strict=True)) if len(begins) > 1 else ()
     return SoundStructure(None, None, spans=spans, cut=not ended)
 
 
 # MP3 --------------------------------------------------------------------------------------------
 
-_KBITS = {  # (MPEG 1?, layer) → bit rates
+_KBITS = {  # (is MPEG 1, layer) → bit rates in kbit/s
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -224,13 +244,14 @@ _KBITS = {  # (MPEG 1?, layer) → bit rates
 }
 _KBITS[False, 3] = _KBITS[False, 2]
 _RATES = (44100, 48000, 32000)
-MP3_SEARCH = 1 << 16  # bytes in which the first frame has to begin
-WINDOW = 1 << 22
+MP3_SEARCH = 1 << 16  # bytes in which the first frame must begin
+WINDOW = 1 << 22  # bytes read at once
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The header of an MPEG audio frame. kind: what all frames of a stream share."""
+    """The header of an MPEG audio frame; ``kind`` are the bits that all frames of a stream share.
+    """
 
     length: int
     samples: int
@@ -240,6 +261,7 @@ class _Frame:
 
 
 def _frame(head: bytes) -> _Frame | None:
+    """Parse the four bytes of a frame header; None if they are not valid."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -259,20 +281,20 @@ def _frame(head: bytes) -> _Frame | None:
 
 
 def _mp3(stream: FileIO, size: int) -> SoundStructure | None:
-    """Frames, counted one after the other, against what a Xing header says."""
-    place = 0
-    while len(head := _at(stream, place, 10)) == 10 and head[:3] == b"ID3":
-        place += 10 + sum((byte & 0x7F) << 7 * (3 - n) for n, byte in enumerate(head[6:10]))
-    start, first = _first(stream, place)
+    """Count the frames, and compare with the number that a Xing header states."""
+    position = 0
+    while len(head := _read_at(stream, position, 10)) == 10 and head[:3] == b"ID3":
+        position += 10 + sum((byte & 0x7F) << 7 * (3 - n) for n, byte in enumerate(head[6:10]))
+    start, first = _first_frame(stream, position)
     if first is None:
         return None
-    count, cut = _count(stream, start, size, first.kind)
-    found = _xing(_at(stream, start, first.length), first)
-    if found is None:
+    count, cut = _count_frames(stream, start, size, first.kind)
+    header = _xing(_read_at(stream, start, first.length))
+    if header is None:
         return SoundStructure(None, count * first.samples, piped=True, cut=cut, rate=first.rate,
                       channels=first.channels)
-    at, stated = found
-    count -= 1  # the frame with the Xing header holds no sound
+    at, stated = header
+    count -= 1  # the frame with the Xing header contains no sound
     if stated is not None and count <= stated + 1:
         return SoundStructure(stated * first.samples, count * first.samples, cut=count < stated - 1,
                       rate=first.rate, channels=first.channels)
@@ -281,44 +303,44 @@ def _mp3(stream: FileIO, size: int) -> SoundStructure | None:
                   channels=first.channels)
 
 
-def _first(stream: FileIO, place: int) -> tuple[int, _Frame | None]:
-    """Where the first frame begins that another one follows."""
-    data = _at(stream, place, MP3_SEARCH + 8192)
+def _first_frame(stream: FileIO, position: int) -> tuple[int, _Frame | None]:
+    """Position and header of the first frame that is followed by another one."""
+    data = _read_at(stream, position, MP3_SEARCH + 8192)
     at = data.find(b"\xff")
     while 0 <= at < MP3_SEARCH:
         frame = _frame(data[at:at + 4])
         if frame is not None:
             following = _frame(data[at + frame.length:at + frame.length + 4])
             if following is not None and following.kind == frame.kind:
-                return place + at, frame
+                return position + at, frame
         at = data.find(b"\xff", at + 1)
-    return place, None
+    return position, None
 
 
-def _count(stream: FileIO, start: int, size: int, kind: int) -> tuple[int, bool]:
-    """Whole frames from ``start`` on, and whether the last one is cut off."""
-    count, place = 0, start
+def _count_frames(stream: FileIO, start: int, size: int, kind: int) -> tuple[int, bool]:
+    """The number of complete frames from ``start`` on, and whether the last one is cut off."""
+    count, position = 0, start
     low, data = start, b""
-    while place + 4 <= size:
-        if place + 4 > low + len(data):
-            low, data = place, _at(stream, place, WINDOW)
+    while position + 4 <= size:
+        if position + 4 > low + len(data):
+            low, data = position, _read_at(stream, position, WINDOW)
             if len(data) < 4:
                 break
-        at = place - low
+        at = position - low
         frame = _frame(data[at:at + 4])
         if frame is None or frame.kind != kind:
             after = data.find(b"\xff", at + 1)
-            place = low + after if after >= 0 else low + len(data)
+            position = low + after if after >= 0 else low + len(data)
             continue
-        if place + frame.length > size:
+        if position + frame.length > size:
             return count, True
         count += 1
-        place += frame.length
+        position += frame.length
     return count, False
 
 
-def _xing(data: bytes, frame: _Frame) -> tuple[int, int | None] | None:
-    """Where the Xing header (or LAME's Info) of a first frame is, and how many frames it states."""
+def _xing(data: bytes) -> tuple[int, int | None] | None:
+    """Offset of the Xing, Info (LAME) or VBRI header in a frame, and the frames it states."""
     for name in (b"Xing", b"Info"):
         at = data.find(name, 4, 64)
         if at >= 0:

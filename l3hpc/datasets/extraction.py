@@ -188,7 +188,7 @@ class Extraction:
                 continue
             if index not in skipped:
                 block.complete.append(index)
-                if length := contents.length_words():
+                if length := contents.length_warning():
                     self._note(f"{self.recordings[index].file} {length}")
         if block.has_content:
             self._hand_over(block, skipped)

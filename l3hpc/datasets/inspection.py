@@ -148,7 +148,7 @@ def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
 def _note(name: str, contents: Contents, odd: dict[str, list[str]]) -> None:
     from l3hpc.audio.files import LOUD, QUIET
 
-    words = contents.length_words()
+    words = contents.length_warning()
     if words:
         odd["length"].append(f"{name} ({words})")
     if contents.unstated:

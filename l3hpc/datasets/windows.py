@@ -220,7 +220,7 @@ def _row_pieces(
 ) -> Iterator[Piece]:
     count, info = count_rows(path), probe(path)
     if not info.frames:
-        raise AudioError("holds no samples", reason="empty", where=str(path))
+        raise AudioError("contains no samples", reason="empty", where=str(path))
     samples, source_rate = info.frames // count, info.rate
     if samples != source_rate:
         per_row = _windows_per_row(samples, source_rate, hop, center)

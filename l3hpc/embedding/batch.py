@@ -268,7 +268,7 @@ def _read(work: EmbedTask, model: Model, settings: EmbedSettings) -> _Read:
         signal, rate = read_audio(work.recording, contents=contents)
         there = get_resampler(settings.resampler)(signal, rate, model.rate)
         frames, times = cut_frames(there, model.rate, settings.hop_size, bool(settings.center))
-        return _Read(work, frames, times, "; ".join(contents.odd()))
+        return _Read(work, frames, times, "; ".join(contents.warnings()))
     except (L3hpcError, OSError) as error:
         return _Read(work, error=_words(error, work))
 
@@ -315,7 +315,7 @@ def _outcome(model: Model, read: _Read, pieces: Iterable[tuple[np.ndarray, np.nd
         raise
     except (L3hpcError, OSError) as error:
         return EmbedResult(read.work, FAILED, message=_words(error, read.work))
-    words = read.message if contents is None else "; ".join(contents.odd())
+    words = read.message if contents is None else "; ".join(contents.warnings())
     return EmbedResult(read.work, DONE, frames, words)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, sound_blocks
 from l3hpc.audio.framing import JoinedFrames, cut_frames, frame_blocks, hop_samples
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
-from l3hpc.audio.samples import MOST_CHANNELS, check_rate, is_number, to_mono
+from l3hpc.audio.samples import MAX_CHANNELS, check_rate, is_number, to_mono
 from l3hpc.embedding.model import KERAS_BATCH, Model, load_model
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models.embedder import check_network
@@ -120,7 +120,7 @@ def embed_file(path: str | Path, model: Model, settings: EmbedSettings | None = 
     """
     contents = Contents()
     found = list(embed_pieces(Path(path), model, settings or EmbedSettings(), contents, on_batch))
-    warn_about(contents.odd(), str(path), 2)
+    warn_about(contents.warnings(), str(path), 2)
     return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
 
 
@@ -137,7 +137,7 @@ def embed_pieces(path: Path, model: Model, settings: EmbedSettings, contents: Co
     blocks = sound_blocks(path, contents)
     first = next((block for block in blocks if len(block)), None)
     if first is None:
-        raise AudioError("holds no samples", reason="empty", where=str(path))
+        raise AudioError("contains no samples", reason="empty", where=str(path))
 
     def all_blocks() -> Iterator[np.ndarray]:
         yield first
@@ -301,7 +301,7 @@ class _Request:
                              allowed="sr=None: the rate is read from the file")
         contents = Contents()
         found = _joined(embed_pieces(path, self._model, self._settings, contents, self._on_batch))
-        warn_about(contents.odd(), str(path), 4)
+        warn_about(contents.warnings(), str(path), 4)
         return found
 
     def _long(self, mono: np.ndarray, rate: int, name: str | None) -> Embedding:
@@ -313,7 +313,7 @@ class _Request:
         mono, notes = to_mono(audio, name)
         contents = Contents(rate=rate)
         contents.add(mono)
-        warn_about([*notes, *contents.odd()], name, 4)
+        warn_about([*notes, *contents.warnings()], name, 4)
         return mono
 
     def _cut(self, mono: np.ndarray, rate: int) -> tuple[Any, np.ndarray]:
@@ -340,7 +340,7 @@ def _is_samples(audio: Sequence[Any]) -> bool:
 def _refuse_pairs(audios: Sequence[Any]) -> None:
     """(N, C) samples as nested lists are not N recordings of C samples each."""
     most = max((len(audio) for audio in audios if isinstance(audio, (list, tuple))), default=0)
-    if len(audios) > MOST_CHANNELS >= most > 0:
+    if len(audios) > MAX_CHANNELS >= most > 0:
         raise InputError(f"a list of {len(audios):,} lists of at most {most} samples",
                          where="audio", allowed="(samples, channels) as an array: "
                                                 "numpy.array(audio)")

@@ -37,9 +37,10 @@ def wav(path, sound, **options):
 @pytest.mark.parametrize(("stated", "unstated", "words"), [
     (0, True, ""), (0xFFFFFFFF, True, ""), (0x7FFFF000, True, ""), (0x80000000, True, ""),
     (2 * SECONDS * RATE, False, ""), (2 * SECONDS * RATE + 44, False, ""),  # the header counted too
-    (4 * SECONDS * RATE, False, "ends early: 6.000 s are there, 12.000 s are stated"),
-    (2 * RATE, False, "holds more than its header states: 6.000 s are there, 1.000 s are stated"),
-    (2 * RATE + 1, False, "holds more than its header states: 6.000 s are there, 1.000 s ")])
+    (4 * SECONDS * RATE, False, "ends early: 6.000 s of audio, header states 12.000 s"),
+    (2 * RATE, False, "is longer than its header states: 6.000 s of audio, header states 1.000 s"),
+    (2 * RATE + 1, False,
+     "is longer than its header states: 6.000 s of audio, header states 1.000 s")])
 def test_the_size_of_a_wav_file_is_not_believed(tmp_path, sound, stated, unstated, words):
     path = tmp_path / "x.wav"
     data, at = wav(path, sound)
@@ -48,7 +49,7 @@ def test_the_size_of_a_wav_file_is_not_believed(tmp_path, sound, stated, unstate
     path.write_bytes(data)
     signal, contents = read(path)
     np.testing.assert_array_equal(signal, whole)
-    said = contents.length_words()
+    said = contents.length_warning()
     assert said.startswith(words) and bool(words) == bool(said)
     assert contents.unstated == unstated
     assert probe(path).frames == len(sound)
@@ -65,7 +66,7 @@ def test_what_follows_the_data_of_a_wav_file_is_no_sound(tmp_path, sound, behind
         path.write_bytes(data[:at + 4 + stated] + behind)
         contents = Contents()
         assert sum(map(len, sound_blocks(path, contents))) == frames
-        assert contents.length_words() == ""
+        assert contents.length_warning() == ""
 
 
 @pytest.mark.parametrize("name", ["x.wav", "x.aiff", "x.au", "x.flac", "x.ogg", "x.rf64", "x.mp3"])
@@ -74,16 +75,16 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path, sound, name)
     kind = {"x.rf64": "RF64", "x.ogg": "OGG", "x.mp3": "MP3"}.get(name)
     soundfile.write(path, sound, RATE, format=kind)
     whole, contents = read(path)
-    assert contents.length_words() == "" and not contents.unstated
+    assert contents.length_warning() == "" and not contents.unstated
     data = path.read_bytes()
     path.write_bytes(data[:len(data) * 2 // 3])
     signal, contents = read(path)
     assert 0.4 * len(whole) < len(signal) < 0.75 * len(whole)
     count = len(signal) - 2000  # the end of what a codec gives may be faded
     np.testing.assert_allclose(signal[:count], whole[:count], atol=1e-6)
-    assert contents.length_words().startswith("ends early: ")
+    assert contents.length_warning().startswith("ends early: ")
     if name != "x.ogg":
-        assert "6." in contents.length_words().split(", ")[1]
+        assert "6." in contents.length_warning().split(", ")[1]
 
 
 def test_a_recorder_that_never_wrote_its_header_of_aiff_and_au(tmp_path, sound):
@@ -112,8 +113,8 @@ def test_the_length_of_a_flac_file_is_not_believed(tmp_path, sound, stated):
     path.write_bytes(data)
     signal, contents = read(path)
     np.testing.assert_array_equal(signal, whole)
-    assert contents.length_words().split(":")[0] == {
-        0: "", RATE: "holds more than its header states"}.get(stated, "ends early")
+    assert contents.length_warning().split(":")[0] == {
+        0: "", RATE: "is longer than its header states"}.get(stated, "ends early")
     assert contents.unstated == (stated == 0)
 
 
@@ -166,7 +167,7 @@ def test_an_mp3_file_without_a_xing_header_is_read_to_its_end(vbr):
         vbr.write_bytes(more + data[starts[1]:])
         signal, contents = read(vbr)
         assert len(signal) == probe(vbr).frames == 1152 * (len(starts) - 1)
-        assert contents.unstated and contents.length_words() == ""
+        assert contents.unstated and contents.length_warning() == ""
         delay = len(signal) - 441000  # what the Xing header would have cut off
         best = max(range(delay + 1), key=lambda at: float(
             signal[at:at + 40000] @ whole[:40000]))
@@ -178,7 +179,7 @@ def test_mp3_files_one_behind_the_other(vbr):
     vbr.write_bytes(data + data)
     signal, contents = read(vbr)
     assert abs(len(signal) - 2 * 441000) < 6000
-    assert contents.length_words().startswith("holds more than its header states: 20.")
+    assert contents.length_warning().startswith("is longer than its header states: 20.")
 
 
 @pytest.mark.parametrize("more", [b"", b"LIST\4\0\0\0INFO"])
@@ -193,8 +194,8 @@ def test_wav_files_one_after_the_other(tmp_path, sound, more):
     contents = Contents()
     found = np.concatenate(list(sound_blocks(tmp_path / "x.wav", contents)))
     np.testing.assert_allclose(found, np.concatenate(parts), atol=1e-4)
-    assert contents.odd() == [
-        "holds more than its header states: 5.100 s are there, 2.000 s are stated"]
+    assert contents.warnings() == [
+        "is longer than its header states: 5.100 s of audio, header states 2.000 s"]
 
 
 def test_ogg_files_one_behind_the_other(tmp_path, sound):
@@ -204,7 +205,7 @@ def test_ogg_files_one_behind_the_other(tmp_path, sound):
     path.write_bytes(path.read_bytes() * 2)
     signal, contents = read(path)
     np.testing.assert_array_equal(signal, np.tile(whole, 2))
-    assert contents.length_words() == ""
+    assert contents.length_warning() == ""
 
 
 def test_blocks_do_not_matter(tmp_path, sound, monkeypatch):
@@ -246,7 +247,7 @@ def test_what_ffmpeg_decodes(tmp_path, sound, name, more):
     source = tmp_path / "x.wav"
     subprocess.run([find_ffmpeg(), "-v", "error", "-i", source, *more, path], check=True)
     signal, contents = read(path)
-    assert contents.length_words() == "" and abs(contents.seconds - SECONDS) < 0.2
+    assert contents.length_warning() == "" and abs(contents.seconds - SECONDS) < 0.2
     assert abs(probe(path).seconds - SECONDS) < 0.2
     if name != "x.webm":  # Opus is always at 48 kHz
         assert contents.rate == RATE
@@ -257,7 +258,7 @@ def test_what_ffmpeg_decodes(tmp_path, sound, name, more):
     path.write_bytes(data[:len(data) * 2 // 3])
     signal, contents = read(path)
     assert 0 < contents.seconds < 0.8 * SECONDS
-    assert contents.length_words().startswith("ends early: ")
+    assert contents.length_warning().startswith("ends early: ")
 
 
 @needs_ffmpeg

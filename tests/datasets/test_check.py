@@ -226,8 +226,8 @@ def test_listening_finds_lengths_that_are_not_as_stated(tmp_path):
     found = {problem.subject: problem for problem in findings.problems}
     assert sorted(found) == ["length", "unreadable"]
     assert found["length"].examples == (
-        "cut.wav (ends early: 2.000 s are there, 3.000 s are stated)",
-        "longer.wav (holds more than its header states: 3.000 s are there, 1.000 s are stated)")
+        "cut.wav (ends early: 2.000 s of audio, header states 3.000 s)",
+        "longer.wav (is longer than its header states: 3.000 s of audio, header states 1.000 s)")
     assert found["unreadable"].examples == ("odd.wav", "pipe.wav")
     remarks = {problem.subject: problem for problem in findings.remarks}
     assert remarks["no length"].examples == ("killed.wav",)

@@ -155,5 +155,5 @@ def test_samples_beyond_any_recording_count_as_an_unreadable_file(tmp_path):
     progress.note = said.append
     result, reasons = extract(tmp_path, progress=progress)
     assert reasons == {"b.wav": "unreadable"} and result["rows"] == 3 + 3
-    assert said[0].startswith("skipped b.wav: holds samples of up to ")
-    assert said[1].startswith("c.wav ends early: 2.250 s are there, 3.000 s are stated")
+    assert said[0].startswith("skipped b.wav: contains samples of up to ")
+    assert said[1].startswith("c.wav ends early: 2.250 s of audio, header states 3.000 s")

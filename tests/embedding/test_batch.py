@@ -113,7 +113,7 @@ def test_one_bad_file_is_one_bad_file(folder, model):
     told = [(one.work.recording.name, one.state, one.frames, one.message[:34]) for one in found]
     assert told == [
         ("a.wav", "done", 9, ""), ("broken.wav", "failed", 0, "not a readable sound file: Format "),
-        ("empty.wav", "failed", 0, "holds no samples"),
+        ("empty.wav", "failed", 0, "contains no samples"),
         ("short.wav", "done", 1, "is 0.300 s long; padded with zeros"),
         ("silent.wav", "done", 5, "every sample is zero"), ("b.flac", "done", 5, ""),
         ("a.ogg", "done", 11, "")]
@@ -250,7 +250,7 @@ def test_the_published_resampler_in_files_long_and_short(folder, model, monkeypa
 
 
 def test_refusals_of_files(folder, model, tmp_path):
-    with pytest.raises(AudioError, match="holds no samples"):
+    with pytest.raises(AudioError, match="contains no samples"):
         embed_file(folder / "empty.wav", model)
     with h5py.File(tmp_path / "rows.h5", "w") as file:
         file["audio"] = np.zeros((2, 8000))

@@ -116,7 +116,7 @@ def test_an_output_of_a_recording_that_fails_late_is_not_written(tmp_path, model
     task = EmbedTask(tmp_path / "x.wav", tmp_path / "out/x.npz")
     (outcome,) = embed_all(model, [task], EmbedSettings())
     assert (outcome.state, outcome.message) == ("failed",
-                                                "holds samples that are not finite numbers")
+                                                "contains samples that are not finite numbers")
     assert list((tmp_path / "out").iterdir()) == []
 
 
