@@ -6,8 +6,8 @@ periodic Hann window, triangular mel filters of unit area from 0 Hz, a floor of 
 
 Mel spectrograms are computed in float32, linear ones in float64. On noise, float32 is within 1e-3
 dB of float64, except for about one value in 10^7, where a band with a single bin has almost no
-energy. For pure tones the limit of -80 dB is below float32 rounding, so that the agreement holds for sounds
-with energy in every band.
+energy. For pure tones the limit of -80 dB is below float32 rounding, so that the agreement holds
+for sounds with energy in every band.
 """
 
 from __future__ import annotations
