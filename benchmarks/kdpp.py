@@ -113,14 +113,14 @@ def read_bytes() -> int:
 def large(path: Path, k: int, cold: bool) -> dict:
     """What the step ``sample`` does with a source of one frame: from its file to ``sample.h5``."""
     from l3hpc.datasets.embeddings import open_source
-    from l3hpc.sampling.subset import Corpus, draw, write_sample
+    from l3hpc.sampling.subset import EmbeddingCorpus, select_frames, write_sample
 
     if cold:
         forget(path)
     before = read_bytes()
     start = time.perf_counter()
-    corpus = Corpus(open_source(path))
-    choices = draw(corpus, corpus.sensors()[0], k, method="dpp-div", timescale="day",
+    corpus = EmbeddingCorpus(open_source(path))
+    choices = select_frames(corpus, corpus.sensors()[0], k, method="dpp-div", timescale="day",
                    timezone="UTC", epsilon=EPSILON, norm="l2", seed=1)
     write_sample(path.parent / f"sample-{os.getpid()}.hdf5", corpus, choices, {})
     seconds = time.perf_counter() - start

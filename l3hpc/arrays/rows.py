@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from l3hpc.errors import InputError
 
@@ -58,6 +59,21 @@ RowSource: TypeAlias = (Rows | Sliceable | Sequence[Sequence[float]]
                         | Callable[[], Iterable[np.ndarray]])
 
 
+RowSource = Rows | npt.ArrayLike | Callable[[], Iterable[np.ndarray]]  # what ``as_rows`` takes
+
+
+def require_real(dtype: np.dtype) -> None:
+    """Refuse numbers of which a conversion to float64 would lose a part, and what is no number.
+
+    Raises
+    ------
+    InputError
+        For complex numbers, objects, strings and dates.
+    """
+    if dtype.kind in "cOSUMm":
+        raise InputError(f"expected real numbers, found values of type {dtype}")
+
+
 def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
     """Regroup rows into blocks of ``size``, so that results do not depend on the input's blocks.
 
@@ -84,6 +100,7 @@ def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np
         chunk = np.asarray(chunk)
         if chunk.ndim != 2:
             raise InputError(f"expected blocks of shape (rows, columns), found shape {chunk.shape}")
+        require_real(chunk.dtype)
         start = 0
         while start < len(chunk):
             if filled == 0 and len(chunk) - start >= size:
@@ -120,6 +137,7 @@ class ArrayRows:
         shape = tuple(array.shape)
         if len(shape) != 2:
             raise InputError(f"expected an array of shape (rows, columns), found shape {shape}")
+        require_real(np.dtype(array.dtype))
         self.array = array
         self._shape = (int(shape[0]), int(shape[1]))
 
@@ -297,8 +315,8 @@ def as_rows(source: RowSource) -> Rows:
     Parameters
     ----------
     source
-        An array or HDF5 dataset (n, d), ``Rows``, a nested list, or a function without arguments
-        that starts a pass and returns blocks (m, d).
+        An array, DataFrame or HDF5 dataset (n, d), ``Rows``, a nested list, or a function without
+        arguments that starts a pass and returns blocks (m, d). Real numbers.
 
     Returns
     -------
@@ -317,6 +335,8 @@ def as_rows(source: RowSource) -> Rows:
     """
     if isinstance(source, Rows):
         return source
+    if hasattr(source, "to_numpy"):  # a DataFrame, whose rows are not read by slices
+        source = source.to_numpy()
     if hasattr(source, "shape"):
         return ArrayRows(cast("Sliceable", source))
     if callable(source):

@@ -1,43 +1,48 @@
-"""Time frames: which rows of a sensor belong to the same local day, ISO week or month.
+"""Selecting rows of a sensor: time frames, the relevance of a sound, and k rows of one frame.
 
-Relevance of a sound: how loud it is beside others of the same two hours, weekday and week.
+A time frame (``time_frames``) is a local day, ISO week or month. The relevance of a sound
+(``relative_loudness``) is how loud it is among the sounds of the same two hours, weekday and week;
+unlike in the published pipeline, weeks of different years are kept apart and hours are those of
+the site's time zone.
 
-The published pipeline's relative loudness, with the year of the ISO week in the key, in the site's
-own time zone, and row for row in the order of the input.
+``select`` chooses k rows of one frame by one of four methods:
 
-Choosing k rows of one time frame: at random, by loudness, by diversity, or by both.
-
-methods
-    random    every set of k rows is equally likely
-    spl       rows are drawn one after another with probability ∝ relevance, without replacement
-    dpp-div   exact k-DPP of the normalised embeddings: diversity alone
-    dpp       the same with each embedding scaled by its relevance: relevant and diverse
+======== ==========================================================================================
+random   every set of k rows is equally likely
+spl      rows are drawn one after another with probability ∝ relevance, without replacement
+dpp-div  exact k-DPP of the normalised embeddings: diversity alone
+dpp      the same with each embedding scaled by its relevance: relevant and diverse
+======== ==========================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from l3hpc.arrays.features import FeatureRows
-from l3hpc.arrays.rows import Rows, as_rows
+from l3hpc.arrays.rows import Rows, RowSource, as_rows
 from l3hpc.datasets.windows import Calendar, calendar_keys
 from l3hpc.errors import InputError, check_choice
 from l3hpc.sampling.kdpp import KDPP
 
-UNKNOWN = "unknown"
-LAST = np.iinfo(np.int32).max  # the key of rows without a timestamp
-KEYS: dict[str, Callable[[Calendar], np.ndarray]] = {
+UNDATED = "unknown"  # label of the frame of rows without a timestamp
+_UNDATED_KEY = np.iinfo(np.int32).max  # sorts last
+_KEYS: dict[str, Callable[[Calendar], np.ndarray]] = {
     "day": lambda local: local.day,
+    # A year has at most 53 weeks, so 54 keeps the numbers of two years apart.
     "week": lambda local: local.iso_year * 54 + local.iso_week,
     "month": lambda local: local.month,
 }
-TIMESCALES = tuple(KEYS)
+TIMESCALES = tuple(_KEYS)
 WINDOW_HOURS = 2
 METHODS = ("random", "spl", "dpp-div", "dpp")
+Embeddings = RowSource | Callable[[], RowSource] | None
+
+
+# time frames -----------------------------------------------------------------------------------
 
 
 def time_frames(
@@ -57,8 +62,8 @@ def time_frames(
     Returns
     -------
     list of (str, ndarray)
-        Label and ascending row numbers of every frame, in order of time. Rows without a finite
-        timestamp form one last frame, 'unknown'. Every row is in exactly one frame.
+        Label and ascending row numbers of every frame, in chronological order. Rows without a
+        finite timestamp form the last frame, 'unknown'. Every row is in exactly one frame.
 
     Raises
     ------
@@ -80,7 +85,7 @@ def time_frames(
     timestamps = np.asarray(timestamps)
     if timestamps.ndim != 1:
         raise InputError(f"expected one timestamp per row, found shape {timestamps.shape}")
-    keys = calendar_keys(timestamps, timezone, KEYS[timescale], LAST)
+    keys = calendar_keys(timestamps, timezone, _KEYS[timescale], _UNDATED_KEY)
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
@@ -89,8 +94,9 @@ def time_frames(
 
 
 def _label(key: int, timescale: str) -> str:
-    if key == LAST:
-        return UNKNOWN
+    """``2017-01-01``, ``2016-W52`` or ``2017-01``."""
+    if key == _UNDATED_KEY:
+        return UNDATED
     if timescale == "day":
         return str(np.datetime64(key, "D"))
     if timescale == "month":
@@ -99,11 +105,30 @@ def _label(key: int, timescale: str) -> str:
     return f"{year:04d}-W{week:02d}"
 
 
-def relevance_groups(timestamps: np.ndarray, timezone: str) -> np.ndarray:
-    """Number of the comparison group of each row, (n,) int32; rows without a timestamp share −1.
+# relevance -------------------------------------------------------------------------------------
 
-    A group is one local (two-hour window, weekday, ISO week, ISO year). When clocks go back, the
-    hour that comes twice falls into one group.
+
+def relevance_groups(timestamps: np.ndarray, timezone: str) -> np.ndarray:
+    """Group rows whose levels are compared: same local two hours, weekday, ISO week and ISO year.
+
+    When clocks go back, the hour that occurs twice is in one group.
+
+    Parameters
+    ----------
+    timestamps
+        Shape (n,): Unix time in seconds.
+    timezone
+        IANA name of the site's time zone.
+
+    Returns
+    -------
+    ndarray of int32, shape (n,)
+        Number of the group; −1 for rows without a timestamp.
+
+    Raises
+    ------
+    InputError
+        For an unknown time zone.
     """
     return calendar_keys(
         timestamps, timezone, lambda local: (
@@ -125,11 +150,11 @@ def relative_loudness(
     levels
         Shape (n,): sound levels in dB(A); −∞ (digital silence) is allowed, NaN is refused.
     timestamps
-        Shape (n,): Unix time in seconds; rows with NaN form one group of their own.
+        Shape (n,): Unix time in seconds; rows with NaN form one group.
     timezone
         IANA name of the site's time zone.
     decimals
-        Levels are rounded to this many decimals first, as published (None: not rounded).
+        Decimals to which levels are rounded first, as published (None: no rounding).
 
     Returns
     -------
@@ -167,21 +192,26 @@ def relative_loudness(
     return result
 
 
+# selection -------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Selection:
-    """The rows chosen from one frame, and what is known about the choice.
+    """The rows selected from one frame, with figures of merit.
 
     Attributes
     ----------
-    rows
-        Ascending row numbers within the frame, int64.
-    requested, available
-        k as asked for, and the rows that the frame had.
-    diverse
-        The part of ``rows`` that the DPP made repel each other (empty for random and spl).
-    expected_diverse
+    method : str
+        One of ``METHODS``.
+    rows : ndarray of int64
+        Ascending row numbers within the frame.
+    requested, available : int
+        The k that was requested, and the number of rows of the frame.
+    diverse : ndarray of int64
+        The part of ``rows`` in which rows repel each other (empty for random and spl).
+    expected_diverse : float
         Expected size of the diverse part (NaN without a DPP).
-    log_det, log_likelihood
+    log_det, log_likelihood : float
         log det(L_S) and log P(S) (NaN without a DPP).
     """
 
@@ -196,16 +226,16 @@ class Selection:
 
     @property
     def missing(self) -> int:
-        """How many rows fewer than requested: the frame had no more."""
+        """Number of rows by which the frame was too small for the request."""
         return self.requested - len(self.rows)
 
 
 def select(
-    method: str, embeddings: Any, relevance: np.ndarray | None, k: int,
+    method: str, embeddings: Embeddings, relevance: np.ndarray | None, k: int,
     random_state: np.random.Generator | int | None = None, epsilon: float = 0.001,
     norm: str = "l2", *, count: int | None = None,
 ) -> Selection:
-    """Choose k rows of a frame; a frame with fewer rows gives all of them (``Selection.missing``).
+    """Select k rows of a frame, or all rows of a smaller frame (``Selection.missing``).
 
     Parameters
     ----------
@@ -215,26 +245,30 @@ def select(
         Shape (n, d): an array, HDF5 dataset or ``Rows``, or a function without arguments that
         returns one; only the DPP methods call or read it. None is allowed for 'random' and 'spl'.
     relevance
-        Shape (n,): weights, finite and not negative; needed by 'spl' and 'dpp'.
+        Shape (n,): weights, finite and not negative; required by 'spl' and 'dpp'.
     k
-        Rows to choose, at least 1.
+        Number of rows, at least 1.
     random_state
-        Generator or seed. The same seed, rows and k give the same choice. None: any choice.
-    epsilon, norm
-        Regulariser of the DPP kernel and norm of its features ('l2'; the published pipeline's are
-        0.1 and 'l1', with which even an exact sample is nearly uniform).
+        Generator or seed: the same seed, rows and k give the same selection. None: a selection
+        that cannot be reproduced.
+    epsilon
+        Regulariser of the DPP kernel. With the published pipeline's 0.1 and norm 'l1', even an
+        exact sample is nearly uniform.
+    norm
+        Norm by which features are divided: 'l2', 'l1' or 'none'.
     count
-        n, where neither embeddings nor relevance have it.
+        n, where neither embeddings nor relevance tell.
 
     Returns
     -------
     Selection
-        The rows, ascending, and what is known about the choice.
+        The rows, ascending, with figures of merit.
 
     Raises
     ------
     InputError
-        For an unknown method, k below 1, and weights that are negative, not finite or missing.
+        For an unknown method, a k that is not a whole number from 1, and weights that are
+        negative, not finite or missing.
 
     Examples
     --------
@@ -244,8 +278,8 @@ def select(
     array([1, 3])
     """
     check_choice("sampling method", method, METHODS)
-    if k < 1:
-        raise InputError(f"cannot choose {k} rows", allowed="1 or more")
+    if not isinstance(k, (int, np.integer)) or k < 1:
+        raise InputError(f"cannot select {k} rows", allowed="a whole number from 1")
     generator = np.random.default_rng(random_state)
     weights = _weights(method, relevance)
     if method in ("random", "spl"):
@@ -258,7 +292,7 @@ def select(
             assert weights is not None
             rows = weighted_without_replacement(weights, k, generator)
         return Selection(method, rows.astype(np.int64), k, n)
-    source = _resolve(embeddings)
+    source = _read_rows(embeddings)
     n = source.shape[0]
     if n == 0:
         return Selection(method, np.empty(0, dtype=np.int64), k, 0)
@@ -273,11 +307,25 @@ def select(
 def weighted_without_replacement(
     weights: np.ndarray, k: int, rng: np.random.Generator,
 ) -> np.ndarray:
-    """k ascending row numbers, drawn one by one with probability ∝ weight among those left.
+    """Draw k rows one by one, with probability proportional to weight among those left.
 
-    The distribution of numpy's ``choice`` with ``p`` and without replacement, but drawn by
-    exponential races [1]_ (the same as Gumbel top-k): row i finishes after an exponential time of
-    rate w_i, and the first k are taken. Rows of weight 0 come only after all others.
+    The distribution of numpy's ``choice`` with ``p`` and without replacement, drawn by exponential
+    races [1]_ (the same as Gumbel top-k): row i finishes after an exponential time of rate w_i, and
+    the first k are taken. Rows of weight 0 are drawn only after all others.
+
+    Parameters
+    ----------
+    weights
+        Shape (n,): finite and not negative.
+    k
+        Number of rows, 1 to n.
+    rng
+        The generator.
+
+    Returns
+    -------
+    ndarray of int64, shape (k,)
+        Ascending row numbers.
 
     References
     ----------
@@ -296,25 +344,27 @@ def weighted_without_replacement(
 
 
 def _weights(method: str, relevance: np.ndarray | None) -> np.ndarray | None:
+    """The relevance as weights, for the methods that use it."""
     if method not in ("spl", "dpp"):
         return None
     if relevance is None:
         raise InputError(f"sampling method {method!r} needs a relevance for every row")
     weights = np.asarray(relevance, dtype=np.float64)
     if weights.ndim != 1 or not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise InputError("relevance must be one finite number, not negative, for every row")
+        raise InputError("the relevance is not one finite number, 0 or more, for every row")
     return weights
 
 
-def _count(embeddings: Any, relevance: np.ndarray | None, count: int | None) -> int:
+def _count(embeddings: Embeddings, relevance: np.ndarray | None, count: int | None) -> int:
     if count is not None:
         return int(count)
     if relevance is not None:
         return len(relevance)
-    return _resolve(embeddings).shape[0]
+    return _read_rows(embeddings).shape[0]
 
 
-def _resolve(embeddings: Any) -> Rows:
+def _read_rows(embeddings: Embeddings) -> Rows:
+    """The embeddings as ``Rows``, read now if they are a function."""
     if embeddings is None:
         raise InputError("no embeddings given")
     if callable(embeddings) and not hasattr(embeddings, "shape"):

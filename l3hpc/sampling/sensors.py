@@ -1,8 +1,8 @@
-"""Choosing sensors that lie far from each other: a k-DPP over their positions on the globe.
+"""Choosing sensors that are far from each other: a k-DPP over their positions on the globe.
 
-The published kernel 1/(distance + 1e-15) has 1e15 on its diagonal: all choices are equally likely.
-Here the similarity of two sensors is exp(−distance/length): 1 for the same place, positive
-semidefinite on the sphere [1]_, so near sensors really repel each other.
+The published kernel 1/(distance + 1e-15) has 1e15 on its diagonal, which makes all choices equally
+likely. Here the similarity of two sensors is exp(−distance/length): 1 for the same position,
+positive semidefinite on the sphere [1]_, so that near sensors do repel each other.
 
 References
 ----------
@@ -21,7 +21,22 @@ EARTH_RADIUS_KM = 6371.0088
 
 
 def haversine_km(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
-    """Great-circle distances between all pairs of positions in degrees: float64 (n, n), in km.
+    """Great-circle distances between all pairs of positions.
+
+    Parameters
+    ----------
+    latitudes, longitudes
+        Positions in degrees, shape (n,) each.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n)
+        Distances in km.
+
+    Raises
+    ------
+    InputError
+        For positions outside the globe, and lists of different lengths.
 
     Examples
     --------
@@ -29,7 +44,7 @@ def haversine_km(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
     >>> haversine_km([0.0, 0.0], [0.0, 90.0]).round().tolist()
     [[0.0, 10008.0], [10008.0, 0.0]]
     """
-    latitude, longitude = _places(latitudes, longitudes)
+    latitude, longitude = _radians(latitudes, longitudes)
     across = np.sin((latitude[:, None] - latitude) / 2) ** 2
     along = np.sin((longitude[:, None] - longitude) / 2) ** 2
     inner = across + np.cos(latitude[:, None]) * np.cos(latitude) * along
@@ -39,14 +54,25 @@ def haversine_km(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
 def sensor_kernel(
     latitudes: np.ndarray, longitudes: np.ndarray, length_km: float | None = None,
 ) -> np.ndarray:
-    """Similarity exp(−distance/length) of all pairs of sensors, float64 (n, n), in (0, 1].
+    """Similarity exp(−distance/length) of all pairs of sensors.
 
     Parameters
     ----------
     latitudes, longitudes
         Positions in degrees, shape (n,) each.
     length_km
-        None: the median distance between two sensors.
+        Distance at which the similarity has fallen to 1/e (None: the median distance between two
+        sensors).
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n)
+        Values in (0, 1].
+
+    Raises
+    ------
+    InputError
+        For positions outside the globe, and a length that is not positive.
     """
     distances = haversine_km(latitudes, longitudes)
     if length_km is None:
@@ -62,16 +88,16 @@ def choose_sensors(
     random_state: np.random.Generator | int | None = None,
     *, length_km: float | None = None, epsilon: float = 1e-6,
 ) -> np.ndarray:
-    """Choose k sensors that lie far from each other, by an exact k-DPP over their positions.
+    """Choose k sensors that are far from each other, by an exact k-DPP over their positions.
 
     Parameters
     ----------
     latitudes, longitudes
         Positions in degrees, shape (n,) each.
     k
-        Sensors to choose, 1 to n.
+        Number of sensors, 1 to n.
     random_state
-        Generator or seed; None: any choice.
+        Generator or seed; None: a choice that cannot be reproduced.
     length_km
         Distance at which the similarity of two sensors has fallen to 1/e (None: the median
         distance between two sensors).
@@ -81,7 +107,7 @@ def choose_sensors(
     Returns
     -------
     ndarray of int64, shape (k,)
-        Ascending positions in the lists.
+        Ascending indices into the lists.
 
     Raises
     ------
@@ -90,7 +116,7 @@ def choose_sensors(
 
     Examples
     --------
-    Two sensors of one street corner are not both chosen where a third is far away:
+    Two sensors at one street corner are not both chosen where a third is far away:
 
     >>> from l3hpc.sampling import choose_sensors
     >>> chosen = choose_sensors([40.73, 40.73, 40.85], [-73.99, -73.99, -73.88], 2)
@@ -101,7 +127,8 @@ def choose_sensors(
     return KDPP(kernel=kernel, epsilon=epsilon).sample(k, random_state)
 
 
-def _places(latitudes: np.ndarray, longitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _radians(latitudes: np.ndarray, longitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Checked positions in radians."""
     latitude = np.asarray(latitudes, dtype=np.float64)
     longitude = np.asarray(longitudes, dtype=np.float64)
     if latitude.ndim != 1 or latitude.shape != longitude.shape or not latitude.size:

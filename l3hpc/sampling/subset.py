@@ -1,16 +1,17 @@
-"""A subset of a corpus: rows of each time frame of each sensor, chosen and written with provenance.
+"""A sample of a corpus: rows of each time frame of each sensor, selected and written to a file.
 
-Works on files: embeddings are read frame by frame, never the whole corpus at once.
+Embeddings are read frame by frame, never the whole corpus at once. The file names the recording
+and position of every row, and the figures of merit of every frame's selection.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +22,10 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import digest
 from l3hpc.sampling.selection import Selection, relative_loudness, select, time_frames
 
-ALL = "all"
+if TYPE_CHECKING:
+    import h5py
+
+NO_SENSOR = "all"  # stands for the sensor of files that name none
 COLUMNS = ("recording", "timestamp", "loudness", "recordings/sensor")
 FRAME_BYTES = 32 << 20  # a frame up to this size is read at once
 CHUNK_ROWS = 1024
@@ -29,7 +33,13 @@ CHUNK_ROWS = 1024
 
 @dataclass(frozen=True)
 class PartRows:
-    """One file's matrix as ``Rows``."""
+    """The matrix of one file as ``Rows``.
+
+    Attributes
+    ----------
+    part : Part
+        The file.
+    """
 
     part: Part
 
@@ -49,8 +59,14 @@ class PartRows:
         return self.part.take(indices)
 
 
-class Corpus:
-    """The teacher's embeddings of some extract tasks, or of all."""
+class EmbeddingCorpus:
+    """Embeddings of several files as one matrix, with what is known of its rows.
+
+    Parameters
+    ----------
+    source
+        The files: those of all tasks of the step extract, or of some.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -63,55 +79,67 @@ class Corpus:
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
-        """What choosing needs of every row: ``sensor`` (index into ``self.names``), ``timestamp``
-        and ``loudness`` (NaN where a file does not tell). 16 bytes per row."""
+        """What the selection needs of every row, 16 bytes in all.
+
+        ``sensor`` (int32, index into ``self.names``), ``timestamp`` (float64, Unix seconds) and
+        ``loudness`` (float32, dB(A)); NaN where a file has none.
+        """
         self.source.refuse_empty()
         names: dict[str, int] = {}
         count = sum(part.rows for part in self.parts)
-        found: dict[str, np.ndarray] = {
+        columns: dict[str, np.ndarray] = {
             "sensor": np.empty(count, np.int32), "timestamp": np.empty(count),
             "loudness": np.empty(count, np.float32)}
         start = 0
         for part in self.parts:
             values = part.provenance(COLUMNS) or {}
-            known = values.get("recordings/sensor")
+            named = values.get("recordings/sensor")
             sensors = np.array([names.setdefault(name, len(names))
-                                for name in ([ALL] if known is None else known)])
+                                for name in ([NO_SENSOR] if named is None else named)])
             here = slice(start, start + part.rows)
-            found["sensor"][here] = sensors[0 if known is None else values["recording"]]
+            columns["sensor"][here] = sensors[0 if named is None else values["recording"]]
             for name in ("timestamp", "loudness"):
-                found[name][here] = values.get(name, np.nan)
+                columns[name][here] = values.get(name, np.nan)
             start += part.rows
         self.names = list(names)
-        return found
+        return columns
 
     def provenance(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Where the given rows come from, in their order.
+        """Where rows come from.
 
-        ``file`` and ``sensor`` (str objects), ``frame``, ``start``, ``timestamp``, ``loudness``,
-        ``source_shard`` and ``source_row``; what a file does not tell is NaN, its row number, or
-        its own name.
+        Parameters
+        ----------
+        rows
+            Row numbers, shape (n,).
+
+        Returns
+        -------
+        dict
+            Columns of n values in the order of ``rows``: ``file`` and ``sensor`` (str objects),
+            ``frame`` (number of the window), ``start`` (s), ``timestamp`` (Unix s), ``loudness``
+            (dB(A)), ``source_shard`` and ``source_row``. Where a file lacks a column: NaN, for the
+            frame the row number, and for the file its own name.
         """
         kinds = {"file": object, "sensor": object, "frame": np.int64, "start": np.float64,
                  "timestamp": np.float64, "loudness": np.float32, "source_shard": np.int64,
                  "source_row": np.int64}
-        found = {name: np.empty(len(rows), kind) for name, kind in kinds.items()}
+        columns = {name: np.empty(len(rows), kind) for name, kind in kinds.items()}
         starts = np.cumsum([0, *(part.rows for part in self.parts)])
-        owner = np.searchsorted(starts, rows, side="right") - 1
-        for number in np.unique(owner):
-            part, here = self.parts[number], np.flatnonzero(owner == number)
+        part_of = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(part_of):
+            part, here = self.parts[number], np.flatnonzero(part_of == number)
             local = rows[here] - starts[number]
             values = part.provenance() or {}
             which = values.get("recording", np.zeros(part.rows, np.int32))[local]
-            for name, unknown in (("file", part.path.name), ("sensor", ALL)):
-                known = values.get(f"recordings/{name}")
-                found[name][here] = unknown if known is None else known[which]
+            for name, default in (("file", part.path.name), ("sensor", NO_SENSOR)):
+                per_recording = values.get(f"recordings/{name}")
+                columns[name][here] = default if per_recording is None else per_recording[which]
             for name in ("frame", "start", "timestamp", "loudness"):
-                unknown = local if name == "frame" else np.nan
-                found[name][here] = values[name][local] if name in values else unknown
-            found["source_shard"][here] = _task_number(part, int(number))
-            found["source_row"][here] = local
-        return found
+                default = local if name == "frame" else np.nan
+                columns[name][here] = values[name][local] if name in values else default
+            columns["source_shard"][here] = _task_number(part, int(number))
+            columns["source_row"][here] = local
+        return columns
 
     @cached_property
     def rows(self) -> Rows:
@@ -131,8 +159,18 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What one time frame gave: ``rows`` are row numbers of the corpus."""
+class FrameSelection:
+    """The rows selected from one time frame of a sensor.
+
+    Attributes
+    ----------
+    sensor, frame : str
+        Names of the sensor and of the frame.
+    rows : ndarray of int64
+        Row numbers of the corpus.
+    selection : Selection
+        The selection within the frame.
+    """
 
     sensor: str
     frame: str
@@ -140,14 +178,39 @@ class Choice:
     selection: Selection
 
 
-def draw(
-    corpus: Corpus, sensor: str, samples: int, *, method: str, timescale: str, timezone: str,
-    epsilon: float, norm: str, seed: int, progress: Progress | None = None,
-) -> list[Choice]:
-    """Choose ceil(samples / frames) rows in every time frame of a sensor.
+def select_frames(
+    corpus: EmbeddingCorpus, sensor: str, samples: int, *, method: str, timescale: str,
+    timezone: str, epsilon: float, norm: str, seed: int, progress: Progress | None = None,
+) -> list[FrameSelection]:
+    """Select ceil(samples / frames) rows in every time frame of a sensor.
 
-    Each frame draws its own stream, seeded by (seed, sensor, label of the frame): the same choice
-    whatever else is sampled. Methods that need loudness refuse rows that have none.
+    Parameters
+    ----------
+    corpus
+        The embeddings.
+    sensor
+        Name of the sensor.
+    samples
+        Rows to select from all frames together.
+    method, epsilon, norm
+        As for ``select``.
+    timescale, timezone
+        As for ``time_frames``.
+    seed
+        Each frame has its own random stream, seeded by (seed, sensor, label of the frame), so that
+        its selection does not depend on what else is sampled.
+    progress
+        Is advanced by every frame.
+
+    Returns
+    -------
+    list of FrameSelection
+        One per frame, in chronological order; empty for a sensor without rows.
+
+    Raises
+    ------
+    InputError
+        For a method that needs loudness, where rows have none.
     """
     progress = progress or Progress()
     own = corpus.rows_of(sensor)
@@ -162,39 +225,55 @@ def draw(
         if np.isnan(levels).any():
             raise InputError(f"sampling method {method!r} needs the loudness of every row",
                              where=str(corpus.source.path),
-                             allowed="dpp-div and random work without",
+                             allowed="dpp-div and random do not need it",
                              hint="Use --sampling dpp-div")
         relevance = relative_loudness(levels, timestamps, timezone)
     progress.start(f"sampling {sensor}", total=len(frames), unit=f"{timescale}s")
-    choices = []
-    for label, places in frames:
+    selections = []
+    for label, members in frames:
         rng = np.random.default_rng(np.random.SeedSequence(
             [seed, int(digest(sensor), 16), int(digest(label), 16)]))
-        picked = select(method, _frame_rows(corpus, own[places]),
-                        None if relevance is None else relevance[places], count, rng,
-                        epsilon, norm, count=len(places))
-        choices.append(Choice(sensor, label, own[places][picked.rows], picked))
-        progress.advance(1, rows=sum(len(choice.rows) for choice in choices))
-    return choices
+        selection = select(method, _frame_rows(corpus, own[members]),
+                           None if relevance is None else relevance[members], count, rng,
+                           epsilon, norm, count=len(members))
+        selections.append(FrameSelection(sensor, label, own[members][selection.rows], selection))
+        progress.advance(1, rows=sum(len(one.rows) for one in selections))
+    return selections
 
 
-def _frame_rows(corpus: Corpus, rows: np.ndarray) -> Any:
-    """The embeddings of a frame, read when a sampler asks: at once if small, else in blocks."""
+def _frame_rows(corpus: EmbeddingCorpus, rows: np.ndarray) -> Callable[[], np.ndarray] | Rows:
+    """The embeddings of a frame, read when a sampler needs them: at once if small, else in blocks.
+    """
     if len(rows) * corpus.dim * 4 <= FRAME_BYTES:
         return lambda: corpus.rows.take(rows)
     return SubsetRows(corpus.rows, rows)
 
 
 def write_sample(
-    path: Path, corpus: Corpus, choices: Sequence[Choice], settings: Mapping[str, Any],
+    path: Path, corpus: EmbeddingCorpus, selections: Sequence[FrameSelection],
+    settings: Mapping[str, Any],
 ) -> None:
-    """Write the chosen rows, their provenance and what is known of each frame's choice.
+    """Write the selected rows, their provenance and the figures of merit of every frame.
 
-    Refuses a sample without rows.
+    Parameters
+    ----------
+    path
+        The HDF5 file.
+    corpus
+        The embeddings.
+    selections
+        What ``select_frames`` returned, of all sensors.
+    settings
+        JSON values, kept as the attribute ``sampling``.
+
+    Raises
+    ------
+    InputError
+        For a sample without rows.
     """
     import h5py
 
-    rows = np.concatenate([np.empty(0, np.int64), *(choice.rows for choice in choices)])
+    rows = np.concatenate([np.empty(0, np.int64), *(one.rows for one in selections)])
     if not len(rows):
         raise InputError("no rows to sample from", where=str(corpus.source.path))
     columns = corpus.provenance(rows)
@@ -215,27 +294,28 @@ def write_sample(
         table.create_dataset("file", data=files.astype(object), dtype=text)
         table.create_dataset("sensor", data=sensors, dtype=text)
         table.create_dataset("timestamp", data=(columns["timestamp"] - columns["start"])[first])
-        _write_frames(file.create_group("frames"), choices, text)
+        _write_frames(file.create_group("frames"), selections, text)
         file.attrs["teacher"] = json.dumps(dict(teacher))
         file.attrs["sampling"] = json.dumps(dict(settings))
 
 
-def _write_frames(group: Any, choices: Sequence[Choice], text: Any) -> None:
-    group.create_dataset("sensor", data=[choice.sensor for choice in choices], dtype=text)
-    group.create_dataset("label", data=[choice.frame for choice in choices], dtype=text)
+def _write_frames(group: h5py.Group, selections: Sequence[FrameSelection], text: np.dtype) -> None:
+    group.create_dataset("sensor", data=[one.sensor for one in selections], dtype=text)
+    group.create_dataset("label", data=[one.frame for one in selections], dtype=text)
     numbers = {
-        "rows": [len(choice.rows) for choice in choices],
-        "available": [choice.selection.available for choice in choices],
-        "requested": [choice.selection.requested for choice in choices],
-        "diverse": [len(choice.selection.diverse) for choice in choices],
-        "expected_diverse": [choice.selection.expected_diverse for choice in choices],
-        "log_det": [choice.selection.log_det for choice in choices],
-        "log_likelihood": [choice.selection.log_likelihood for choice in choices],
+        "rows": [len(one.rows) for one in selections],
+        "available": [one.selection.available for one in selections],
+        "requested": [one.selection.requested for one in selections],
+        "diverse": [len(one.selection.diverse) for one in selections],
+        "expected_diverse": [one.selection.expected_diverse for one in selections],
+        "log_det": [one.selection.log_det for one in selections],
+        "log_likelihood": [one.selection.log_likelihood for one in selections],
     }
     for name, values in numbers.items():
         group.create_dataset(name, data=np.asarray(values))
 
 
 def _task_number(part: Part, number: int) -> int:
+    """The number of the task that wrote the file, or the file's own where it is published."""
     name = part.path.parent.name
     return int(name) if name.isdigit() else number

@@ -96,18 +96,19 @@ class Sample(Step[SampleParams]):
         ``samples``; a frame with fewer gives all of its rows, and the others do not make up for it.
         """
         from l3hpc.datasets.embeddings import open_source
-        from l3hpc.sampling.selection import UNKNOWN
-        from l3hpc.sampling.subset import Corpus, draw, write_sample
+        from l3hpc.sampling.selection import UNDATED
+        from l3hpc.sampling.subset import EmbeddingCorpus, select_frames, write_sample
 
-        corpus = Corpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
+        corpus = EmbeddingCorpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
         wanted = task.shard.get("sensor")
         sensors = [wanted] if wanted is not None else corpus.sensors()
         share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
         choices = []
         for sensor in sensors:
-            choices += draw(corpus, sensor, share, method=params.method, timescale=params.timescale,
-                            timezone=params.timezone, epsilon=params.epsilon, norm=params.norm,
-                            seed=params.seed, progress=task.progress)
+            choices += select_frames(
+                corpus, sensor, share, method=params.method, timescale=params.timescale,
+                timezone=params.timezone, epsilon=params.epsilon, norm=params.norm,
+                seed=params.seed, progress=task.progress)
         write_sample(task.output / "sample.h5", corpus, choices,
                      {"method": params.method, "timescale": params.timescale,
                       "epsilon": params.epsilon, "norm": params.norm, "seed": params.seed})
@@ -116,7 +117,7 @@ class Sample(Step[SampleParams]):
         if short:
             task.progress.note(f"{short} of {len(choices)} time frames had fewer rows than wanted; "
                                "all of theirs were taken")
-        dated = any(choice.frame != UNKNOWN for choice in choices)
+        dated = any(choice.frame != UNDATED for choice in choices)
         result = {"rows": rows, "frames": len(choices), "short_frames": short,
                   "sensors": list(sensors), "dim": corpus.dim,
                   "timescale": params.timescale if dated else "frame"}

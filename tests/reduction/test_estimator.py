@@ -85,5 +85,5 @@ def test_an_iterator_cannot_be_fitted_and_transformed(x):
     whole = StreamingPCA(3).fit_transform(x)
     for given in (chunks, lambda: iter(chunks)):
         np.testing.assert_allclose(StreamingPCA(3).fit_transform(given), whole, atol=1e-9)
-    with pytest.raises(ValueError, match="an iterator gives them once"):
+    with pytest.raises(ValueError, match="an iterator can be read once"):
         StreamingPCA(3).fit_transform(iter(chunks))

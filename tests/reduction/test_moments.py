@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
 from l3hpc.errors import InputError
-from l3hpc.reduction import pca as module
-from l3hpc.reduction.pca import moments
+from l3hpc.reduction import moments as module
+from l3hpc.reduction.moments import moments
 
 KINDS = [np.float64, np.float32]
 DIGITS = {np.float64: 1e-12, np.float32: 2e-6}

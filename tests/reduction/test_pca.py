@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 
 from l3hpc.errors import InputError
-from l3hpc.reduction.pca import BLOCK_PIECES, PIECE_ROWS, StreamingPCA, signs
+from l3hpc.reduction.moments import BLOCK_PIECES, PIECE_ROWS
+from l3hpc.reduction.pca import StreamingPCA, signs
 
 ROWS = PIECE_ROWS * max(BLOCK_PIECES.values())
 
@@ -262,7 +263,7 @@ def test_refusals():
         StreamingPCA(1).fit(iter([]))
     with pytest.raises(InputError, match="unknown mode 'half'"):
         StreamingPCA(1, "half").fit([x])
-    with pytest.raises(InputError, match="cannot keep 0 components"):
+    with pytest.raises(InputError, match="n_components is 0"):
         StreamingPCA(0).fit([x])
     for bad in (np.nan, np.inf):
         broken = x.copy()
@@ -285,3 +286,14 @@ def test_spectrum_holds_all_directions_and_begins_with_the_kept_ones():
     assert pca.spectrum_.sum() == pytest.approx(1.0, abs=1e-12)
     expected = np.linalg.eigvalsh(np.cov(x.T))[::-1]
     np.testing.assert_allclose(pca.spectrum_, expected / expected.sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kept", [2.0, 0.95, "mle", True, -1, np.float64(2)])
+def test_a_number_of_components_that_is_not_whole_is_refused_before_any_pass(kept):
+    def pass_over_rows():
+        raise AssertionError("the rows were read")
+
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(InputError, match="n_components is") as refused:
+            getattr(StreamingPCA(kept), method)(pass_over_rows)
+        assert refused.value.allowed == "a whole number from 1, or None for all directions"

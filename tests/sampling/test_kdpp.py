@@ -248,7 +248,7 @@ def test_refusals():
         KDPP(np.array([[1.0, np.nan], [0, 1], [1, 1]]))
     with pytest.raises(InputError, match="NaN or infinite"):
         KDPP(FeatureRows(np.array([[1.0, np.inf], [0, 1], [1, 1]])))
-    with pytest.raises(InputError, match="holds each row once"):
+    with pytest.raises(InputError, match="a row is repeated"):
         KDPP(x).log_likelihood(np.array([1, 1]))
     with pytest.raises(InputError, match="not positive semidefinite"):
         KDPP(kernel=np.array([[1.0, 2.0], [2.0, 1.0]]))
@@ -275,3 +275,42 @@ def test_features():
     rows = FeatureRows(ArrayRows(x), np.array([1.0, 2.0, 3.0]), "l1")
     np.testing.assert_array_equal(rows.take(np.array([2, 0])),
                                   np.concatenate(list(rows.chunks(2)))[[2, 0]])
+
+
+def test_rows_without_columns_and_complex_numbers_are_refused():
+    with pytest.raises(InputError, match="the 3 rows have no columns"):
+        KDPP(np.empty((3, 0)))
+    x = np.ones((40, 2)) + 1j
+    for rows in (x, x.tolist(), lambda: iter([x]), x[:1]):
+        with pytest.raises(InputError, match="expected real numbers, found values of type complex"):
+            KDPP(rows)
+    with pytest.raises(InputError, match="expected real numbers"):
+        FeatureRows(x)
+    with pytest.raises(InputError, match="expected real numbers"):
+        KDPP(kernel=np.eye(3) * 1j)
+    with pytest.raises(InputError, match="expected real numbers, found values of type object"):
+        KDPP(np.array([["a", 1]], dtype=object))
+
+
+def test_a_data_frame_is_a_matrix():
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    frame = pandas.DataFrame(x, index=np.arange(50)[::-1])
+    assert KDPP(frame).sample(5, 1).tolist() == KDPP(x).sample(5, 1).tolist()
+
+
+@pytest.mark.parametrize("rows", [[49, -1], [0, 50], [1.5, 2.0], [[1, 2]], [True, False]])
+def test_numbers_that_are_not_those_of_rows_are_refused(rows):
+    dpp = KDPP(np.random.default_rng(0).normal(size=(50, 3)))
+    for function in (dpp.log_likelihood, dpp.log_det):
+        with pytest.raises(InputError, match="there is no row|row numbers have"):
+            function(rows)
+    assert np.isfinite(dpp.log_likelihood([49, 0]))
+
+
+@pytest.mark.parametrize("k", [2.5, 2.0, np.float64(2), "2", None])
+def test_a_k_that_is_not_a_whole_number_is_refused(k):
+    dpp = KDPP(np.eye(5))
+    for function in (dpp.sample, dpp.log_normalizer, dpp.expected_diverse):
+        with pytest.raises(InputError, match="cannot draw .* of 5 rows"):
+            function(k)

@@ -61,7 +61,7 @@ def test_the_sample_does_not_depend_on_the_precision(steepness, monkeypatch):
     x = rng.normal(size=(60, 8)) * np.logspace(0, -steepness, 8)
     counts = {}
     for name, worthwhile in (("single", 1e9), ("double", 0.0)):
-        monkeypatch.setattr(kdpp, "WORTHWHILE", worthwhile)
+        monkeypatch.setattr(kdpp, "MAX_ERROR", worthwhile)
         dpp, draws = KDPP(x, 1e-20), np.random.default_rng(2)
         counts[name] = np.zeros(60)
         for _ in range(1500):

@@ -1,4 +1,4 @@
-"""The chain rule with rejection: projection DPPs of known law, turned bases, loose bounds."""
+"""The chain rule with rejection: projection DPPs of known law, rotated bases, loose bounds."""
 
 from itertools import combinations
 
@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import chi2
 
 from l3hpc.errors import L3hpcError
-from l3hpc.sampling import kdpp
-from l3hpc.sampling.kdpp import sample_projection
+from l3hpc.sampling import projection_dpp
+from l3hpc.sampling.projection_dpp import sample_projection
 
 pytestmark = pytest.mark.slow
 
@@ -34,9 +34,9 @@ def draw(basis, rng, bounds=None):
 @pytest.mark.parametrize("turn", [32, 1])
 @pytest.mark.parametrize("m", [1, 2, 4, 5])
 def test_draws_follow_the_determinants(m, turn, looseness, monkeypatch):
-    """P(S) = det(V_S)²; TURN = 1 turns the basis after every second dimension."""
-    monkeypatch.setattr(kdpp, "TURN", turn)
-    monkeypatch.setattr(kdpp, "BLOCK_PROPOSALS", 3)
+    """P(S) = det(V_S)²; MIN_ROTATED = 1 rotates the basis after every second dimension."""
+    monkeypatch.setattr(projection_dpp, "MIN_ROTATED", turn)
+    monkeypatch.setattr(projection_dpp, "BLOCK_PROPOSALS", 3)
     basis = orthonormal(7, m)
     bounds = leverage(basis) * np.linspace(1, looseness, 7)
     subsets = list(combinations(range(7), m))
@@ -52,7 +52,7 @@ def test_draws_follow_the_determinants(m, turn, looseness, monkeypatch):
 
 
 def test_inclusion_with_blocks_and_turns_as_they_are():
-    """P(i ∈ S) = ‖v_i‖², and pairs P(i, j ∈ S) = their 2 × 2 determinant; 90 dimensions turn."""
+    """P(i ∈ S) = ‖v_i‖², and pairs P(i, j ∈ S) = their 2 × 2 determinant; 90 dimensions rotate."""
     n, m, draws = 150, 90, 1500
     basis = orthonormal(n, m, spread=0.5)
     kernel = basis @ basis.T
@@ -84,18 +84,18 @@ def test_the_chosen_rows_stay_orthonormal_in_the_chain():
     rng = np.random.default_rng(3)
     pairs = np.repeat(rng.normal(size=(40, 60)), 2, axis=0)
     basis = np.linalg.qr(pairs + 1e-5 * rng.normal(size=pairs.shape))[0]
-    chain = kdpp._Chain(np.eye(60))
+    chain = projection_dpp._Chain(np.eye(60))
     picks = rng.integers(0, 80, 4000)
     accept = rng.random(4000) * leverage(basis)[picks]
     for start in range(0, 4000, 100):
         part = slice(start, start + 100)
-        size = chain.known.shape[1]
-        chain.go_through(picks[part], basis[picks[part]], accept[part])
-        known = chain.known[:chain.spanned]
+        size = chain.basis.shape[1]
+        chain.process(picks[part], basis[picks[part]], accept[part])
+        known = chain.basis[:chain.spanned]
         np.testing.assert_allclose(known @ known.T, np.eye(len(known)), atol=1e-12)
         np.testing.assert_allclose(chain.mapping.T @ chain.mapping,
                                    np.eye(chain.mapping.shape[1]), atol=1e-12)
-        if chain.known.shape[1] == size:
+        if chain.basis.shape[1] == size:
             continue
         assert np.abs(basis[chain.chosen] @ chain.mapping).max() < 1e-7
     assert len(set(chain.chosen)) == len(chain.chosen) == 60
@@ -112,7 +112,7 @@ def test_rows_are_read_in_one_go_unless_memory_is_short(monkeypatch):
     rng = np.random.default_rng(0)
     first = sample_projection(leverage(basis), take, np.eye(20), np.random.default_rng(7))
     assert len(reads) == 1
-    monkeypatch.setattr(kdpp, "TAKE_BYTES", 8 * 20 * 128)
+    monkeypatch.setattr(projection_dpp, "TAKE_BYTES", 8 * 20 * 128)
     again = sample_projection(leverage(basis), take, np.eye(20), np.random.default_rng(7))
     assert max(reads[1:]) == 128
     np.testing.assert_array_equal(first, again)
@@ -120,7 +120,7 @@ def test_rows_are_read_in_one_go_unless_memory_is_short(monkeypatch):
 
 
 def test_a_basis_that_is_not_orthonormal_is_an_error_not_a_loop(monkeypatch):
-    monkeypatch.setattr(kdpp, "REFUSED_BLOCKS", 3)
+    monkeypatch.setattr(projection_dpp, "MAX_ROUNDS", 3)
     basis = np.zeros((10, 2))
     basis[:, 0] = 0.1 ** 0.5
     with pytest.raises(L3hpcError, match="only 1 of 2 rows accepted"):

@@ -163,14 +163,15 @@ def test_refusals():
         select("dpp_div", x, None, 3, 0)
     with pytest.raises(InputError, match="did you mean 'dpp-div'"):
         select("dpp_div", x, None, 3, 0)
-    with pytest.raises(InputError, match="cannot choose 0 rows"):
-        select("random", x, None, 0, 0)
+    for k in (0, 2.5, 2.0, None):
+        with pytest.raises(InputError, match=f"cannot select {k} rows"):
+            select("random", x, None, k, 0)
     for method in ("spl", "dpp"):
         with pytest.raises(InputError, match="needs a relevance"):
             select(method, x, None, 3, 0)
-        with pytest.raises(InputError, match="one finite number, not negative"):
+        with pytest.raises(InputError, match="one finite number, 0 or more"):
             select(method, x, np.r_[np.ones(9), -1], 3, 0)
-        with pytest.raises(InputError, match="one finite number, not negative"):
+        with pytest.raises(InputError, match="one finite number, 0 or more"):
             select(method, x, np.r_[np.ones(9), np.nan], 3, 0)
     with pytest.raises(InputError, match="9 quality values for 10 rows"):
         select("dpp", x, np.ones(9), 3, 0)
