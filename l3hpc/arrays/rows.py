@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from l3hpc.errors import InputError
 
@@ -57,9 +56,6 @@ class Sliceable(Protocol):
 # What as_rows accepts.
 RowSource: TypeAlias = (Rows | Sliceable | Sequence[Sequence[float]]
                         | Callable[[], Iterable[np.ndarray]])
-
-
-RowSource = Rows | npt.ArrayLike | Callable[[], Iterable[np.ndarray]]  # what ``as_rows`` takes
 
 
 def require_real(dtype: np.dtype) -> None:

@@ -106,6 +106,7 @@ class KDPP:
         if kernel is not None:
             self._from_kernel(np.asarray(kernel))
             return
+        assert rows is not None
         self.rows = as_rows(rows)
         self.n_, self.dim_ = self.rows.shape
         if self.n_ == 0:

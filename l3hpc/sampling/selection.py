@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -368,5 +369,5 @@ def _read_rows(embeddings: Embeddings) -> Rows:
     if embeddings is None:
         raise InputError("no embeddings given")
     if callable(embeddings) and not hasattr(embeddings, "shape"):
-        return as_rows(embeddings())
-    return as_rows(embeddings)
+        embeddings = embeddings()
+    return as_rows(cast("RowSource", embeddings))

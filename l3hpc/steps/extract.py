@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
-from l3hpc.audio.conventions import letter_of, name_of
+from l3hpc.audio.conventions import ALIASES, name_of
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.steps.base import (
@@ -41,19 +41,17 @@ CHECK_WINDOWS = 24
 OWN = "own"
 
 
-def stored(convention: str) -> str:
-    """``own``, or the letter of a convention.
-
-    Frozen configurations and fingerprints hold the letter, so that both spellings are one artifact.
-    """
-    return convention if convention == OWN else letter_of(convention)
+def _as_letter(convention: object) -> object:
+    """The letter of a convention that is given by name or alias; anything else unchanged."""
+    return ALIASES.get(convention, convention) if isinstance(convention, str) else convention
 
 
-# kapre-0.1-batch is missing: there an embedding depends on its batch, and steps promise rows that
-# do not depend on how they were computed
+# Frozen configurations and fingerprints contain the letter, so that all spellings of a convention
+# are one artifact. kapre-0.1-batch is not allowed: there an embedding depends on the rest of its
+# batch, but the rows of a step must not depend on how they were computed.
 Convention = Annotated[
     Literal["own", "kapre-0.1", "openl3-0.4-kapre", "openl3-0.4-librosa", "embedding-approx",
-            "A", "B", "C", "D"], AfterValidator(stored)]
+            "A", "B", "C", "D"], BeforeValidator(_as_letter)]
 
 
 def front_end(convention: str) -> dict[str, str]:

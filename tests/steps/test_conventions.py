@@ -9,8 +9,10 @@ import pytest
 import soundfile
 from pydantic import ValidationError
 
+from l3hpc.audio import conventions
 from l3hpc.audio.framing import frame_audio
 from l3hpc.models import weights
+from l3hpc.pipelines.resolve import parse_value
 from l3hpc.steps import step
 from l3hpc.steps.extract import note_network
 
@@ -46,6 +48,11 @@ def test_a_step_stores_the_letter_whichever_way_a_convention_is_written(name):
         named, old = params(audio="x", convention=alias), params(audio="x", convention=letter)
         assert named == old and named.model_dump(mode="json")["convention"] == letter
         assert params(**named.model_dump()) == named
+    for alias, letter in conventions.ALIASES.items():  # all that --frontend takes
+        if letter != "A'":
+            assert params(audio="x", convention=alias).convention == letter
+            assert params(audio="x", convention=parse_value(params, "convention", alias)) == \
+                params(audio="x", convention=letter)
     assert params(audio="x").convention == "own"
 
 
