@@ -369,5 +369,5 @@ def _read_rows(embeddings: Embeddings) -> Rows:
     if embeddings is None:
         raise InputError("no embeddings given")
     if callable(embeddings) and not hasattr(embeddings, "shape"):
-        embeddings = embeddings()
+        return as_rows(cast("RowSource", embeddings()))
     return as_rows(cast("RowSource", embeddings))
