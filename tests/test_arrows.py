@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "l3hpc"
 BENEATH_ALL = ("io", "findings", "installation", "errors", "_version", "_lazy")
 # every other package and each that it imports, from the person down: arrows point to later lines
 ARROWS = {name: tuple(below.split()) for name, below in {
-    "cli": "demo doctor report runs worker schedulers pipelines workspace config steps export"
+    "cli": "demo doctor report setup runs worker schedulers pipelines workspace config steps export"
            " datasets embedding models audio ledger console",
     "demo": "report runs pipelines workspace config datasets console",
     "doctor": "schedulers pipelines workspace config steps datasets models ledger arrays",
     "report": "ledger workspace steps reduction models web",
+    "setup": "schedulers pipelines config arrays",
     "runs": "worker schedulers pipelines workspace config ledger console",
     "worker": "schedulers pipelines workspace steps models ledger arrays console",
     "schedulers": "pipelines workspace config console",

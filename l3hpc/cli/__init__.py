@@ -34,6 +34,7 @@ COMMANDS = {
     "resume": "Continue a run: only what is missing or failed.",
     "retry": "Submit failed steps again, and those that depend on them.",
     "run": "Run one step on this machine, without a scheduler.",
+    "init": "Write a cluster.yaml for this site.",
     "config": "Show or check the effective configuration.",
     "embed": "Embed sound files with any model: npz, HDF5 or CSV.",
     "demo": "Run the whole pipeline on a synthetic city.",

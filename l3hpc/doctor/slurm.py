@@ -16,7 +16,6 @@ from l3hpc.config.capabilities import SLURM
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config
-from l3hpc.config.units import format_memory, format_time
 from l3hpc.doctor.environment import Answer, Ask
 from l3hpc.errors import InputError, L3hpcError, command_line, nearest
 from l3hpc.findings import Finding, Severity, from_error
@@ -107,11 +106,8 @@ def partition_line(profile: ClusterProfile, name: str, steps: list[str],
         return Finding(check, "red", "Slurm knows no such partition",
                        f"clusters.{profile.name}.partition: {nearest(name, known)}")
     found = known[name]
-    limit = "no time limit" if found.time_min is None else f"up to {format_time(found.time_min)}"
-    words = (f"{found.nodes} node{'s' if found.nodes != 1 else ''}, {limit}, {found.cpus} cores, "
-             f"{format_memory(found.mem_mb)}" + (f", {found.gres}" if found.gres else ""))
     if not found.up:
-        return Finding(check, "red", f"is down ({words})", "use another partition, or wait")
+        return Finding(check, "red", f"is down ({found.words})", "use another partition, or wait")
     problems = []
     for step in steps:
         asked = profile.at(step)
@@ -119,9 +115,9 @@ def partition_line(profile: ClusterProfile, name: str, steps: list[str],
         problems += [f"{step} {one.asked}, {one.has}"
                      for one in partitions.excesses(found, step, step, profile, wanted)]
     if problems:
-        return Finding(check, "red", f"{words}; {'; '.join(problems)}",
+        return Finding(check, "red", f"{found.words}; {'; '.join(problems)}",
                        f"change clusters.{profile.name}.steps in cluster.yaml")
-    return Finding(check, "green", words)
+    return Finding(check, "green", found.words)
 
 
 def account_line(profile: ClusterProfile, ask: Ask) -> Finding:

@@ -131,9 +131,18 @@ def test_the_form_of_what_the_commands_of_the_sheet_say(sheet):
         check_schema(command.replace(" ", "-"), values)
 
 
+def test_the_form_of_what_init_says(slurm, l3hpc):
+    slurm.says("sinfo", "printf 'cpu*|up|5-00:00:00|64000|8|gpu:a100:2|3\\n'")
+    slurm.says("scontrol", "printf 'ClusterName = greene\\nMaxArraySize = 1001\\n'")
+    slurm.says("sacctmgr", """case "$*" in *associations*) echo 'lab|normal|normal|30|' ;;
+*qos*) echo 'normal|1-00:00:00|500|' ;; *user*) echo lab ;; *clusters*) echo greene ;; esac""")
+    check_schema("init", [json.loads(l3hpc("init", *words, "--json").out) for words in (
+        (), ("--dry-run", "--local"))])
+
+
 def test_every_command_with_json_has_a_form():
     commands = {" ".join(words) for words in with_json()}
-    assert commands == {*CALLS, *SHEET, "demo"}
+    assert commands == {*CALLS, *SHEET, "demo", "init"}
     check_files("json", [f"{command.replace(' ', '-')}.json" for command in commands])
 
 

@@ -55,6 +55,13 @@ class Partition:
         """The named types of GPU."""
         return sorted(kind for kind in self.gpus if kind)
 
+    @property
+    def words(self) -> str:
+        """``3 nodes, up to 1 d, 4 cores, 62.5 GB, gpu:2``."""
+        limit = "no time limit" if self.time_min is None else f"up to {format_time(self.time_min)}"
+        return (f"{self.nodes} node{'s' if self.nodes != 1 else ''}, {limit}, {self.cpus} cores, "
+                f"{format_memory(self.mem_mb)}" + (f", {self.gres}" if self.gres else ""))
+
 
 class Amount(enum.Enum):
     """What a step can ask too much of."""

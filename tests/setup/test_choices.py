@@ -1,0 +1,132 @@
+"""A profile from what a site has. No Slurm: sbatch is a function that refuses what it is told to.
+"""
+
+import pytest
+
+from l3hpc.config.resources import Resources
+from l3hpc.errors import InputError
+from l3hpc.schedulers.slurm.partitions import Partition
+from l3hpc.schedulers.slurm.site import Site
+from l3hpc.setup import choices
+
+
+def partition(name, **values):
+    return Partition(name, **{"up": True, "time_min": 7 * 1440, "mem_mb": 192_000, "cpus": 48,
+                              "nodes": 10, **values})
+
+
+def site(*parts, **values):
+    return Site("greene", "slurm 23.11.4", {one.name: one for one in parts},
+                **{"accounts": ("pr_42", "pr_7"), "max_array": 1001, **values})
+
+
+def takes_all(options):
+    return ""
+
+
+def refuses(*words):
+    """An sbatch that refuses every job with one of these options."""
+    return lambda options: next((f"sbatch: {word} is refused" for word in words if any(
+        word in option for option in options)), "")
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch):
+    """What the pipelines ask for."""
+    found = {"extract": Resources(4, 8192, 1, 240), "fit": Resources(4, 16384, 0, 120),
+             "train": Resources(4, 16384, 1, 1440)}
+    monkeypatch.setattr(choices, "demands", lambda: found)
+    return found
+
+
+CPU = partition("cpu", default=True)
+GPU = partition("gpu", gpus={"a100": 4, "v100": 2}, gres="gpu:a100:4,gpu:v100:2")
+
+
+def test_steps_with_gpus_go_where_gpus_are():
+    found = choices.choose(site(CPU, GPU), takes_all)
+    assert (found.name, found.account, found.partition) == ("greene", "pr_42", "cpu")
+    assert (found.gpu_request, found.gpu_type, found.memory_request) == ("gres", "", "mem")
+    assert found.steps == {"extract": {"partition": "gpu"}, "train": {"partition": "gpu"}}
+    assert found.reasons["train"] == "asks for a GPU; partition cpu has none"
+    assert found.limits == {"time": "7d", "mem": "192000MB", "array": 1001}
+    assert found.notes == []
+
+
+def test_what_no_partition_has_is_cut_to_what_there_is():
+    small = partition("cpu", default=True, time_min=90, mem_mb=6000, cpus=2)
+    found = choices.choose(site(small), takes_all)
+    assert found.gpu_request == "none"
+    assert found.steps["train"] == {"time": "90m", "mem": "6000MB", "cpus": 2}
+    assert "asks for 1 d; partition cpu allows 1 h 30 min" in found.reasons["train"]
+    assert found.limits["time"] == "90m"
+
+
+def test_a_debug_partition_by_default_is_left_where_it_is_too_short():
+    debug = partition("debug", default=True, time_min=60)
+    found = choices.choose(site(debug, partition("long", time_min=None), GPU), takes_all)
+    assert found.partition == "debug"
+    assert {kind: own["partition"] for kind, own in found.steps.items()} == {
+        "extract": "gpu", "fit": "long", "train": "gpu"}
+    assert "time" not in found.limits  # one of them has none
+
+
+def test_the_main_partition_is_one_that_takes_our_jobs():
+    found = choices.choose(site(CPU, partition("open")), refuses("--partition=cpu"))
+    assert found.partition == "open"
+    found = choices.choose(site(CPU, partition("open", up=False)), refuses("--partition=cpu"))
+    assert found.partition == "cpu" and "sbatch refuses even a job of one minute" in found.notes[0]
+
+
+@pytest.mark.parametrize(("words", "memory"), [
+    (("--mem=",), "mem-per-cpu"), (("--mem=", "--mem-per-cpu="), "none")])
+def test_memory_is_asked_for_as_the_site_takes_it(words, memory):
+    assert choices.choose(site(CPU), refuses(*words)).memory_request == memory
+
+
+@pytest.mark.parametrize(("words", "request_", "kind"), [
+    (("--gres",), "gpus-per-node", ""), (("gpu:1", "node=1"), "gres", "a100"),
+    (("gpu:1", "node=1", "gpu:a100:1"), "gpus-per-node", "a100"),
+    (("gpu:1", "node=1", "a100"), "gres", "v100")])
+def test_gpus_are_asked_for_as_the_site_takes_them(words, request_, kind):
+    found = choices.choose(site(CPU, GPU), refuses(*words))
+    assert (found.gpu_request, found.gpu_type) == (request_, kind)
+
+
+def test_gpus_that_nobody_gives_us_are_not_asked_for():
+    found = choices.choose(site(CPU, GPU), refuses("--gres", "--gpus-per-node"))
+    assert found.gpu_request == "none" and found.steps == {}
+    assert "sbatch refuses a job with one: sbatch: --gres is refused" in found.notes[0]
+
+
+def test_an_array_leaves_room_in_the_queue():
+    assert choices.choose(site(CPU, max_submit=100), takes_all).limits["array"] == 50
+    assert "array" not in choices.choose(site(CPU, max_array=None), takes_all).limits
+
+
+def test_the_persons_own_choice_counts():
+    found = choices.choose(site(CPU, GPU), takes_all, name="mine", partition="gpu", account="pr_7")
+    assert (found.name, found.partition, found.account) == ("mine", "gpu", "pr_7")
+    assert found.steps == {}
+    with pytest.raises(InputError, match="no partition 'gpus'") as caught:
+        choices.choose(site(CPU, GPU), takes_all, partition="gpus")
+    assert "did you mean 'gpu'" in caught.value.allowed
+    with pytest.raises(InputError, match="may not use account 'pr_43'"):
+        choices.choose(site(CPU), takes_all, account="pr_43")
+
+
+@pytest.mark.parametrize(("cluster", "name"), [("local", "slurm"), ("a b", "a-b"), ("", "slurm")])
+def test_a_name_that_a_profile_may_have(cluster, name):
+    found = choices.choose(Site(cluster, "", {"cpu": CPU}), takes_all)
+    assert found.name == name
+
+
+def test_demands_are_the_most_of_any_pipeline(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/mine.yaml").write_text(
+        "steps:\n  fit: {given: [sample], resources: {mem: 900GB, time: 1m}}\n")
+    found = choices.demands()
+    assert found["fit"].mem_mb == 900 * 1024 and found["fit"].time_min > 1
+    assert found["train"].gpus == 1

@@ -1,0 +1,94 @@
+"""The file that ``l3hpc init`` writes is read back as it was meant, whatever a site's names are."""
+
+import re
+
+import pytest
+
+from l3hpc.config import settings
+from l3hpc.errors import InputError
+from l3hpc.schedulers.slurm.partitions import Partition
+from l3hpc.schedulers.slurm.site import Quality, Site
+from l3hpc.setup import cluster_file
+from l3hpc.setup.choices import Choice
+from l3hpc.setup.survey import Survey
+
+PARTS = {"cpu": Partition("cpu", True, 1440, 64000, 4, "", 3, {}, True),
+         "gpu": Partition("gpu", True, 2880, 64000, 8, "gpu:a100:2,gpu:v100:1", 2,
+                          {"a100": 2, "v100": 1})}
+SITE = Site("greene", "slurm 23.11.4", PARTS, ("0042", "lab"),
+            (Quality("normal"), Quality("long", 10_080, 20)), "normal", 1001, None, ("other",))
+CHOICE = Choice("greene", "0042", "cpu", "gres", "", "mem-per-cpu",
+                {"time": "2d", "mem": "64000MB", "array": 1001}, {"train": {"partition": "gpu"}},
+                {"train": "asks for a GPU; partition cpu has none"}, ["a note\nof two lines"])
+
+
+def read(tmp_path, text, cluster=None):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    return settings.load(path, cluster, environ={})
+
+
+@pytest.fixture(autouse=True)
+def _no_workspace(monkeypatch):
+    monkeypatch.delenv("OUTPUT_DIR", raising=False)
+
+
+def test_a_slurm_profile(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    text = cluster_file.text(Survey(SITE, 8, 16000, ("apptainer",), ("python/3.11", "cuda/12"),
+                                    ("cuda/12",), "SCRATCH"), CHOICE)
+    found = read(tmp_path, text)
+    assert found.workspace == tmp_path / "l3hpc"
+    profile = found.profile
+    assert (profile.name, profile.account, profile.partition) == ("greene", "0042", "cpu")
+    assert (profile.gpu_request, profile.memory_request) == ("gres", "mem-per-cpu")
+    assert profile.setup == ("module load python/3.11 cuda/12",)
+    assert (profile.limits.time, profile.limits.mem, profile.limits.array) == (2880, 64000, 1001)
+    assert profile.at("train").partition == "gpu" and list(profile.steps) == ["train"]
+    for said in ("# Look at this: a note of two lines", "also yours: lab",
+                 "cpu (default): 3 nodes, up to 1 d, 4 cores", "long (up to 7 d, 20 jobs)",
+                 "gpu_type: a100", "# container: apptainer exec --nv", "the site also has: other",
+                 "asks for a GPU; partition cpu has none"):
+        assert said in text
+    assert all(len(line) <= 105 for line in text.splitlines()), text
+
+
+def test_every_key_that_is_commented_out_is_one(tmp_path):
+    """A person removes the # and the file is right."""
+    text = cluster_file.text(Survey(SITE, 8, 16000, ("singularity",)), CHOICE)
+    lines = text.splitlines()
+    keys = [found[1] for line in lines if (found := re.match("    # ([a-z_]+): ", line))]
+    assert {"qos", "clusters", "gpu_type", "setup", "container", "python", "mail_user",
+            "array_parallelism"} <= set(keys)
+    uncommented = "\n".join(line.replace("    # ", "    ", 1)
+                            if line.strip().removeprefix("# ").partition(":")[0] in keys else line
+                            for line in lines)
+    profile = read(tmp_path, uncommented).profile
+    assert (profile.qos, profile.gpu_type, profile.array_parallelism) == ("normal", "a100", 50)
+
+
+def test_a_profile_of_this_machine(tmp_path):
+    text = cluster_file.text(Survey(None, 8, 16000), None)
+    found = read(tmp_path, text)
+    assert found.profile.name == "local" and found.workspace == tmp_path / "workspace"
+    assert "this machine: 8 cores, 15.6 GB" in text
+    slots = read(tmp_path, text.replace("    # slots", "    slots")).profile.slots
+    assert (slots.cpus, slots.mem) == (8, 16000)
+
+
+def test_a_variable_for_the_workspace_is_not_overruled(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTPUT_DIR", "elsewhere")
+    text = cluster_file.text(Survey(SITE, 8, 16000, scratch="SCRATCH"), CHOICE)
+    assert "# workspace: workspace" in text and "$SCRATCH" not in text
+
+
+def test_what_exists_is_kept(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    cluster_file.write(path, "cluster: local\n", force=False)
+    with pytest.raises(InputError, match="exists already") as caught:
+        cluster_file.write(path, "x", force=False)
+    assert "--force" in caught.value.hint and path.read_text() == "cluster: local\n"
+    cluster_file.write(path, "cluster: local\n\n", force=True)
+    assert path.read_text() == "cluster: local\n\n"
+    with pytest.raises(InputError, match="does not exist"):
+        cluster_file.write(tmp_path / "no/cluster.yaml", "x", force=False)
