@@ -68,7 +68,7 @@ def demands() -> dict[str, Resources]:
     """Kind of step → the most that any pipeline asks for one of its tasks."""
     most: dict[str, Resources] = {}
     for path in sources.pipelines().values():
-        for step in definition.load_file(path).steps.values():
+        for step in definition.load_pipeline_file(path).steps.values():
             one = step.resources.over(Resources())
             other = most.get(step.kind, one)
             most[step.kind] = Resources(
