@@ -122,12 +122,12 @@ def test_an_output_of_a_recording_that_fails_late_is_not_written(tmp_path, model
 
 MEMORY = """
 import resource, sys
-from l3hpc.embedding.batch import Settings, embed_all
-from l3hpc.embedding.folders import plan
+from l3hpc.embedding.batch import EmbedSettings, embed_all
+from l3hpc.embedding.folders import find_recordings
 from l3hpc.embedding.model import load_model
 model = load_model(sys.argv[1], engine="ncnn", threads=1)
 for path in sys.argv[2:]:
-    (outcome,) = embed_all(model, plan([path]), Settings(hop_size=0.2))
+    (outcome,) = embed_all(model, find_recordings([path]), EmbedSettings(hop_size=0.2))
     print(outcome.frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
