@@ -20,6 +20,8 @@ from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
 
+pytestmark = pytest.mark.slow
+
 NASTY = "a\x1b]0;owned\x07b\x1b[2J\x9b31m\rc\u202eevil\u2066\x00\x7f\udcff→é😀"
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 LISTINGS = [

@@ -19,6 +19,8 @@ from l3hpc.ledger.journal.reading import Damage, every_record, journal_files, pa
 from l3hpc.ledger.journal.records import CLOSING, Journal, last_restart, seal
 from l3hpc.ledger.journal.upkeep import compact
 
+pytestmark = pytest.mark.slow
+
 TAB = "embedding_approx_mse"
 
 

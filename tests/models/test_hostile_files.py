@@ -22,6 +22,8 @@ from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weight_files import MAX_BYTES
 
+pytestmark = pytest.mark.slow
+
 TINY = (2, 2, 3, 3, 4, 4, 5, 5)
 STUDENT = NetworkSpec(8000, 32, 160, 256, filters=TINY)
 NAME = "edgel3_sea_x.h5"  # its name tells the front end

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from l3hpc.models.tensorflow_log import NVIDIA, worth_reading
+
+pytestmark = pytest.mark.slow
 
 STARTING = """\
 2026-11-20 14:44:05.157831: I external/local_xla/xla/tsl/cuda/cudart_stub.cc:32] Could not find cuda

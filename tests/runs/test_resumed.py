@@ -27,6 +27,8 @@ from l3hpc.runs.resume import cancel
 from l3hpc.workspace import attempts, markers, records
 from l3hpc.workspace.local_jobs import LocalJob
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def case(chains, slurm, tmp_path):

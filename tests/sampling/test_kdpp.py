@@ -13,6 +13,8 @@ from l3hpc.arrays.rows import ArrayRows, ChunkRows, ConcatRows, SubsetRows
 from l3hpc.errors import InputError
 from l3hpc.sampling.kdpp import KDPP, FeatureRows, features
 
+pytestmark = pytest.mark.slow
+
 
 def embeddings(n=600, d=16, seed=1):
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)

@@ -19,6 +19,8 @@ from l3hpc.schedulers.slurm import sbatch
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.workspace import records
 
+pytestmark = pytest.mark.slow
+
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 NO_CONTACT = ("sbatch: error: Batch job submission failed: Unable to contact slurm controller "
               "(connect failure)")

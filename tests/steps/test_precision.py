@@ -16,6 +16,8 @@ from l3hpc.reduction.phi import Phi
 from l3hpc.steps import step
 from l3hpc.steps.extract import precision_summary
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):

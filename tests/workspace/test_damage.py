@@ -21,6 +21,8 @@ from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJobs
 
+pytestmark = pytest.mark.slow
+
 CONTENTS = [
     b"", b"\xff", b"{", b"null", b"[]", b"[1]", b"{}", b'"x"', b"1", b"1e400", b"NaN", b"[" * 9999,
     b'{"jobs": 1}', b'{"jobs": {"1": 1}}', b'{"code": [1]}', b'{"code": 1e400}', b"\xef\xbb\xbf{}",
