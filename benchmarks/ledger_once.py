@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sheets"))
 from sheets_server import Book, Server  # noqa: E402
 from sheets_world import MSE, World  # noqa: E402
 
-from l3hpc.ledger.cells import cells, same  # noqa: E402
+from l3hpc.ledger.cells import cells, same_cell  # noqa: E402
 from l3hpc.ledger.schema import TABS  # noqa: E402
 
 RUNS, EPOCHS = 20, 5
@@ -133,7 +133,7 @@ def counted(world: World) -> tuple[int, int, int]:
         lines = shown.get(row.key[0], [])
         lost += not lines
         doubled += max(0, len(lines) - 1)
-        misplaced += any(not same(one, other) for line in lines
+        misplaced += any(not same_cell(one, other) for line in lines
                          for one, other in zip(cells(row), line, strict=False))
     return lost, doubled, misplaced
 

@@ -7,7 +7,7 @@ from l3hpc.arrays.features import features
 from l3hpc.audio.conventions import letter_of
 from l3hpc.embedding.embed import get_resampler
 from l3hpc.errors import InputError, check_choice, nearest
-from l3hpc.ledger.schema import tab_named
+from l3hpc.ledger.schema import find_tab
 from l3hpc.sampling.selection import select
 
 NOT_STRINGS = [3, 2.5, None, ["l2"], {"a": 1}, b"l2", np.array(["l2", "l1"]), object()]
@@ -20,10 +20,10 @@ def test_the_nearest_name_is_suggested():
 
 @pytest.mark.parametrize("value", NOT_STRINGS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("call", [
-    lambda value: check_choice("norm", value, ("l1", "l2")), letter_of, get_resampler, tab_named,
+    lambda value: check_choice("norm", value, ("l1", "l2")), letter_of, get_resampler, find_tab,
     lambda value: features(np.ones((2, 2)), norm=value),
     lambda value: select(value, np.ones((4, 2)), np.ones(4), 2),
-], ids=["check_choice", "letter_of", "resampler_of", "tab_named", "features", "select"])
+], ids=["check_choice", "letter_of", "resampler_of", "find_tab", "features", "select"])
 def test_a_value_that_is_not_a_string_is_refused_with_the_valid_names(call, value):
     with pytest.raises(InputError, match="unknown") as caught:
         call(value)

@@ -243,7 +243,7 @@ def results_line(config: Config, probe: bool = True) -> Finding:
     from l3hpc.ledger.schema import MAIN_TABS, TABS
     from l3hpc.ledger.sheets.client import Pace, Sheets, credentials
     from l3hpc.ledger.sheets.grid import require_headers
-    from l3hpc.ledger.sheets.sync import snapshot_of
+    from l3hpc.ledger.sheets.sync import read_snapshot
 
     try:
         if not probe:
@@ -252,7 +252,7 @@ def results_line(config: Config, probe: bool = True) -> Finding:
             return Finding(CHECK, "green", f"{config.ledger.sheet_id}, not asked")
         sheets = Sheets(config.ledger.sheet_id, config.ledger.key_file,
                         pace=Pace(lambda text: None, sleep=_Impatience()))
-        snapshot = snapshot_of(sheets)
+        snapshot = read_snapshot(sheets)
         require_headers(snapshot, [TABS[name] for name in MAIN_TABS])
     except OfflineError as error:
         return Finding(CHECK, "yellow", f"{error.message}; results are kept in the workspace",

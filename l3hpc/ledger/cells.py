@@ -13,7 +13,7 @@ from typing import Any
 
 from l3hpc.errors import shell_word
 from l3hpc.ledger.journal.fold import Row
-from l3hpc.ledger.journal.records import nonfinite
+from l3hpc.ledger.journal.records import nonfinite_name
 from l3hpc.ledger.schema import Column, Tab
 
 Cell = str | int | float | bool | None
@@ -46,14 +46,14 @@ def cell(column: Column, value: Any) -> Cell:
         return value
     if (column.kind != "text" and isinstance(value, (int, float)) and not isinstance(value, bool)
             and (isinstance(value, float) or abs(value) <= MAX_EXACT)):
-        return value if math.isfinite(value) else nonfinite(value)
-    return text(value)
+        return value if math.isfinite(value) else nonfinite_name(value)
+    return cell_text(value)
 
 
-def text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """``value`` as cell text: JSON for lists and objects, no control characters, cut to size."""
     if isinstance(value, float) and not math.isfinite(value):
-        return nonfinite(value)
+        return nonfinite_name(value)
     words = value if isinstance(value, str) else (
         json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value))
     words = _CONTROL.sub("\ufffd", words.replace("\r\n", "\n"))
@@ -69,7 +69,7 @@ def shortened(words: str, most: int) -> str:
     return raw[:2 * (most - len(_CUT))].decode("utf-16-le", "ignore") + _CUT
 
 
-def pasteable(word: str) -> str:
+def quoted_argument(word: str) -> str:
     """``word`` quoted for a shell command that a person pastes; one like an option stands behind
     ``--``."""
     return f"-- {shell_word(word)}" if word.startswith("-") else shell_word(word)
@@ -82,18 +82,18 @@ def cells(row: Row) -> list[Cell]:
 
 def key_cells(tab: Tab, key: tuple[str, ...]) -> tuple[str, ...]:
     """A row's key as the text its key cells show."""
-    return tuple(text(part) for part in key)
+    return tuple(cell_text(part) for part in key)
 
 
-def shows(column: Column, shown: Any, value: Any) -> bool:
+def cell_shows(column: Column, shown: Any, value: Any) -> bool:
     """Whether a cell of ``column`` shows ``value``. A sheet makes a number of digits that a person
     types, so in a column of text the number 20210611 shows the text ``20210611``."""
-    return same(shown, value) or (
+    return same_cell(shown, value) or (
         column.kind == "text" and shown not in (None, "") and value not in (None, "")
-        and text(shown) == text(value))
+        and cell_text(shown) == cell_text(value))
 
 
-def same(one: Any, other: Any) -> bool:
+def same_cell(one: Any, other: Any) -> bool:
     """Whether two cells show the same: text exactly, numbers to 12 digits, empty equals empty.
 
     Examples

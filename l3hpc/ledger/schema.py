@@ -118,7 +118,7 @@ class Tab:
         return tuple(str(part) for part in parts)
 
 
-def letter(index: int) -> str:
+def column_letter(index: int) -> str:
     """Return the spreadsheet letters of a column counted from 0.
 
     Examples
@@ -281,6 +281,6 @@ _FIELD_SETS = {name: frozenset(tab.fields) for name, tab in TABS.items()}
 ALIASES = {"uptsream_data": "upstream_data"}  # a misspelling in the published code
 
 
-def tab_named(name: str) -> Tab:
+def find_tab(name: str) -> Tab:
     """The declared tab; an ``InputError`` with the valid names for any other."""
     return TABS[check_choice("tab", name, TABS)]

@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest, read_json, write_json
-from l3hpc.ledger.cells import cells, same, shows
+from l3hpc.ledger.cells import cell_shows, cells, same_cell
 from l3hpc.ledger.journal.fold import Fold, Row, fold_folders
-from l3hpc.ledger.journal.records import second_folder
+from l3hpc.ledger.journal.records import fallback_folder
 from l3hpc.ledger.schema import TABS
 from l3hpc.workspace import layout
 
@@ -60,14 +60,14 @@ class SyncState:
         last = self.last(row)
         if last is None:
             return row.accepted.get("/row") == ["deleted"]
-        return all(ours is None or same(ours, shown) or column.field in row.accepted
+        return all(ours is None or same_cell(ours, shown) or column.field in row.accepted
                    for column, ours, shown in zip(row.tab.columns, cells(row), last, strict=True))
 
     def confirm(self, row: Row, shown: list[Any]) -> None:
         """Remember which of our cells the sheet shows; others keep what they last held of ours."""
         before = self.last(row) or [None] * len(shown)
         self.confirmed.setdefault(row.tab.name, {})[key_json(row.key)] = [
-            ours if ours is not None and shows(column, theirs, ours) else old
+            ours if ours is not None and cell_shows(column, theirs, ours) else old
             for column, ours, theirs, old in zip(row.tab.columns, cells(row), shown, before,
                                                  strict=True)]
         self.records.setdefault(row.tab.name, {})[key_json(row.key)] = row.records
@@ -105,7 +105,7 @@ class Store:
     @property
     def folders(self) -> list[Path]:
         """All folders that may hold journal files of this workspace."""
-        return [self.journal, second_folder(self.journal)]
+        return [self.journal, fallback_folder(self.journal)]
 
     def fold(self, *, history: bool = False) -> Fold:
         """Fold all journals into rows.
@@ -152,7 +152,7 @@ class Store:
         write_json(self.state_path(state.sheet), vars(state))
 
 
-def waiting(rows: Iterable[Row], state: SyncState) -> list[Row]:
+def waiting_rows(rows: Iterable[Row], state: SyncState) -> list[Row]:
     """The rows that the sheet was not seen to show and that wait for no person."""
     stuck = {(item["tab"], key_json(item["key"])) for item in state.problems}
     return [row for row in rows if not state.is_confirmed(row)

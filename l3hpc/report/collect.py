@@ -411,7 +411,7 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tup
     """
     from l3hpc.ledger.cells import cells
     from l3hpc.ledger.store import Store
-    from l3hpc.ledger.views.select import shown
+    from l3hpc.ledger.views.select import format_value
 
     # a row names its folder by a link in the run that made it, so real paths are compared
     real = {Path(path).resolve() for path in artifacts.values()}
@@ -421,7 +421,7 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tup
         mine = row.beside.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
         if mine or any(Path(part).resolve() in real for part in row.key if part.startswith("/")):
             (own if mine else reused)[place] = LedgerRow(row.tab.name, tuple(
-                (column.title, "" if value is None else shown(value))
+                (column.title, "" if value is None else format_value(value))
                 for column, value in zip(row.tab.columns, cells(row), strict=True)))
     tabs = {tab for tab, _ in own}
     found = own | {place: row for place, row in reused.items() if place[0] not in tabs}

@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
 from l3hpc.ledger.journal import reading, upkeep
-from l3hpc.ledger.journal.batch import ORDER, Batch, pack, text, unpacked
+from l3hpc.ledger.journal.batch import ORDER, Batch, compact_json, pack, unpack
 from l3hpc.ledger.journal.fold import fold, fold_folders
-from l3hpc.ledger.journal.reading import Damage, every_record, journal_files, parts, read
+from l3hpc.ledger.journal.reading import (
+    Damage,
+    all_records,
+    file_parts,
+    file_records,
+    journal_files,
+)
 from l3hpc.ledger.journal.records import CLOSING, Journal, last_restart, seal
 from l3hpc.ledger.journal.upkeep import compact
 
@@ -44,8 +50,8 @@ def rows(folder):
 
 
 def lines(folder):
-    found = [text(record) for path in journal_files([folder])
-             for record in read(path, Damage())]
+    found = [compact_json(record) for path in journal_files([folder])
+             for record in file_records(path, Damage())]
     return sorted(found)
 
 
@@ -94,7 +100,7 @@ def test_restarts_are_still_counted(tmp_path):
     assert last_restart(tmp_path, "up") == 1 and last_restart(tmp_path, "other") == -1
     written(tmp_path, "up")
     assert {record["restart"] for path in journal_files([tmp_path])
-            for record in read(path, Damage())} == {0, 1, 2}
+            for record in file_records(path, Damage())} == {0, 1, 2}
     compact(tmp_path)
     assert last_restart(tmp_path, "up") == 2 and len(rows(tmp_path)) == 1
 
@@ -106,7 +112,7 @@ def test_a_writer_that_is_alive_after_all_loses_nothing(tmp_path):
     for epoch in range(1, 4):
         journal.record(TAB, {"state": "running"}, epoch=epoch)
     told = [record["epoch"] for path in journal_files([tmp_path])
-            for record in read(path, Damage())]
+            for record in file_records(path, Damage())]
     assert sorted(told) == [0, 1, 2, 3] and len(journal_files([tmp_path])) == 2
 
 
@@ -201,7 +207,7 @@ def test_a_file_that_comes_back_under_its_name_is_read(tmp_path, monkeypatch):
     written(tmp_path, "a")
     before, told = rows(tmp_path), lines(tmp_path)
     aside = path.with_name(path.name + CLOSING)
-    real, both = reading.parts, [(path, aside), (aside, path)]
+    real, both = reading.file_parts, [(path, aside), (aside, path)]
     moves = list(both)
 
     def parts_of(wanted, damage):
@@ -209,10 +215,10 @@ def test_a_file_that_comes_back_under_its_name_is_read(tmp_path, monkeypatch):
             os.rename(*moves.pop(0))
         return real(wanted, damage)
 
-    monkeypatch.setattr(reading, "parts", parts_of)
+    monkeypatch.setattr(reading, "file_parts", parts_of)
     assert rows(tmp_path) == before and not moves
     moves += both
-    assert sorted(text(record) for record in every_record([tmp_path], Damage())) == told
+    assert sorted(compact_json(record) for record in all_records([tmp_path], Damage())) == told
     assert not moves
 
 
@@ -220,20 +226,20 @@ def test_a_link_to_nothing_is_named_and_does_not_hold_readers_up(tmp_path):
     written(tmp_path, "a")
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "nowhere")
     damage = Damage()
-    assert len(list(every_record([tmp_path], damage))) == 6
+    assert len(list(all_records([tmp_path], damage))) == 6
     assert damage.unreadable == {str(tmp_path / "b.jsonl"): "No such file or directory"}
 
 
 def test_two_at_once_are_refused(tmp_path):
     written(tmp_path, "a")
-    with upkeep._alone(tmp_path, False), pytest.raises(InputError, match="another compaction"):
+    with upkeep._compaction_lock(tmp_path, False), pytest.raises(InputError, match="another compaction"):
         compact(tmp_path)
     assert compact(tmp_path).files == 1
 
 
 def test_of_the_train_steps_lines_only_what_changes_is_parsed(tmp_path):
     path = written(tmp_path, "a", epochs=30)
-    found = list(parts(path, Damage()))
+    found = list(file_parts(path, Damage()))
     assert [len(part.items) for part in found if isinstance(part, Batch)] == [28]
 
 
@@ -278,11 +284,11 @@ def test_read_together_or_packed_records_and_rows_are_the_same(tmp_path_factory,
     records = repeated(records)
     path = tmp_path_factory.mktemp("any") / "a.jsonl"
     path.write_bytes(b"".join(map(seal, records)))
-    assert [text(item) for item in read(path, Damage())] == [text(item) for item in records]
+    assert [compact_json(item) for item in file_records(path, Damage())] == [compact_json(item) for item in records]
     packed = list(pack(records))
     again = [item for one in packed
-             for item in (unpacked(one).records() if "packed" in one else [one])]
-    assert [text(item) for item in again] == [text(item) for item in records]
+             for item in (unpack(one).records() if "packed" in one else [one])]
+    assert [compact_json(item) for item in again] == [compact_json(item) for item in records]
     one_by_one = fold(records, history=True)
     together = fold_folders([path.parent], history=True)
     path.write_bytes(b"".join(map(seal, packed)))
@@ -293,5 +299,5 @@ def test_read_together_or_packed_records_and_rows_are_the_same(tmp_path_factory,
 
 def test_the_packed_form_is_stable(tmp_path):
     path = written(tmp_path, "a", epochs=2)
-    packed = list(pack(list(read(path, Damage()))))
+    packed = list(pack(list(file_records(path, Damage()))))
     assert [sorted(one) for one in packed] == [["items", "packed", "schema"], sorted(ORDER)]

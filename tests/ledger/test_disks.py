@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.ledger.journal.reading import Damage, every_record
+from l3hpc.ledger.journal.reading import Damage, all_records
 from l3hpc.ledger.journal.records import Journal
 
 TAB = "embedding_approx_mse"
@@ -28,7 +28,7 @@ def disk(tmp_path):
 
 
 def told(*folders):
-    return [record["epoch"] for record in every_record(folders, Damage())]
+    return [record["epoch"] for record in all_records(folders, Damage())]
 
 
 def record(journal, epochs):

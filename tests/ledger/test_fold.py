@@ -92,7 +92,7 @@ def test_a_pipe_among_the_journals_is_named_and_hangs_nobody(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     result = fold_folders([tmp_path])
     assert result.unreadable == {str(tmp_path / "pipe.jsonl"): "not a regular file"}
-    assert upkeep.find_damaged([tmp_path]) == []
+    assert upkeep.find_damaged_files([tmp_path]) == []
     compact(tmp_path)
     assert (tmp_path / "pipe.jsonl").exists()
 

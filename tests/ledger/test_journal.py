@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc.ledger.journal import records as journal_module
-from l3hpc.ledger.journal.records import Journal, last_restart, plain, seal, unseal
+from l3hpc.ledger.journal.records import Journal, json_value, last_restart, seal, unseal
 
 TAB = "embedding_approx_mse"
 
@@ -185,9 +185,9 @@ def test_a_forked_child_writes_its_own_file(tmp_path):
 
 def test_plain_values():
     value = {"a": np.int64(3), 2: [float("nan"), float("inf"), -np.inf], "c": np.arange(2)}
-    assert plain(value) == {
+    assert json_value(value) == {
         "a": 3, "2": ["NaN", "Infinity", "-Infinity"], "c": [0, 1]}
-    assert plain(np.bool_(True)) is True and plain(Path("/x")) == "/x"
+    assert json_value(np.bool_(True)) is True and json_value(Path("/x")) == "/x"
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.booleans(), st.none(),

@@ -26,19 +26,19 @@ def damaged(tmp_path):
 
 
 def test_what_is_damaged_is_found_and_fresh_files_are_left(damaged, tmp_path):
-    (one,) = upkeep.find_damaged([tmp_path])
+    (one,) = upkeep.find_damaged_files([tmp_path])
     assert ([number for number, _ in one.lines], one.sound, one.busy) == ([2, 5], 3, False)
     assert one.lines[1][1] == '{"check":"torn'
     os.utime(damaged)
-    assert upkeep.find_damaged([tmp_path])[0].busy
+    assert upkeep.find_damaged_files([tmp_path])[0].busy
 
 
 def test_sound_lines_stay_and_the_file_is_kept(damaged, tmp_path):
     before, whole = fold_folders([tmp_path], history=True), damaged.read_bytes()
-    kept = upkeep.repair(upkeep.find_damaged([tmp_path])[0])
+    kept = upkeep.repair_file(upkeep.find_damaged_files([tmp_path])[0])
     after = fold_folders([tmp_path], history=True)
     assert after.rows == before.rows and after.torn == {} and before.torn == {str(damaged): 2}
-    assert kept.read_bytes() == whole and upkeep.find_damaged([tmp_path]) == []
+    assert kept.read_bytes() == whole and upkeep.find_damaged_files([tmp_path]) == []
 
 
 @pytest.mark.parametrize("stop", range(12))
@@ -57,17 +57,17 @@ def test_kill_9_at_every_step(damaged, tmp_path, stop):
             return call
 
         try:
-            found = upkeep.find_damaged([tmp_path])[0]
+            found = upkeep.find_damaged_files([tmp_path])[0]
             for name in ("rename", "replace", "open", "fsync", "utime", "mkdir"):
                 setattr(os, name, counted(getattr(os, name)))
-            upkeep.repair(found)
+            upkeep.repair_file(found)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     rows = fold_folders([tmp_path], history=True).rows
     assert {place: row.values for place, row in rows.items()} == {
         place: row.values for place, row in before.items()}
-    for one in upkeep.find_damaged([tmp_path], quiet_s=-1.0):
-        upkeep.repair(one)
+    for one in upkeep.find_damaged_files([tmp_path], quiet_s=-1.0):
+        upkeep.repair_file(one)
     assert fold_folders([tmp_path], history=True).rows == before
-    assert upkeep.find_damaged([tmp_path]) == []
+    assert upkeep.find_damaged_files([tmp_path]) == []

@@ -14,8 +14,8 @@ import l3hpc
 from l3hpc.cli import main
 from l3hpc.ledger.journal import upkeep
 from l3hpc.ledger.journal.fold import fold_folders
-from l3hpc.ledger.journal.reading import Damage, every_record
-from l3hpc.ledger.journal.records import MIDDLE, PREFIX, Journal, check, unseal
+from l3hpc.ledger.journal.reading import Damage, all_records
+from l3hpc.ledger.journal.records import MIDDLE, PREFIX, Journal, check_digits, unseal
 from l3hpc.ledger.journal.upkeep import NOT_UNDERSTOOD, compact
 
 TAB = "embedding_approx_mse"
@@ -26,7 +26,7 @@ def sealed(record):
     """A line as a foreign program would write it."""
     text = record if isinstance(record, bytes) else json.dumps(
         record, separators=(",", ":")).encode()
-    return PREFIX + check(text) + MIDDLE + text + b"}\n"
+    return PREFIX + check_digits(text) + MIDDLE + text + b"}\n"
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_an_odd_record_is_named_and_the_rest_goes_on(sound, kind, tmp_path):
     code, out, err = commands("compact", *words)
     assert code == 0
     if facts["records_without_row"]:  # whole records: they go into the bundle
-        assert not sound.exists() and len(list(every_record([sound.parent], Damage()))) == 6
+        assert not sound.exists() and len(list(all_records([sound.parent], Damage()))) == 6
     else:
         assert NOT_UNDERSTOOD in err and sound.read_bytes() == before
     (row,) = fold_folders([sound.parent]).of(TAB)
@@ -145,7 +145,7 @@ def test_odd_counters_between_records_that_are_alike(sound):
     lines[3] = sealed(text.replace(b'"seq":3', b'"seq":"3"'))
     sound.write_bytes(b"".join(lines))
     damage = Damage()
-    assert [one["seq"] for one in every_record([sound.parent], damage)] == [0, 1, 2, 4]
+    assert [one["seq"] for one in all_records([sound.parent], damage)] == [0, 1, 2, 4]
     assert damage.odd == {str(sound): [(4, "'seq' is text")]}
 
 
@@ -158,7 +158,7 @@ def test_a_bundle_with_an_odd_part(sound):
         whole = bundle.read_bytes()
         bundle.write_bytes(sealed(odd) + whole)
         damage = Damage()
-        assert len(list(every_record([sound.parent], damage))) == 5
+        assert len(list(all_records([sound.parent], damage))) == 5
         assert bool(damage.odd) == ("packed" in odd)
         compact(sound.parent, quiet_s=-1.0)
         Journal(sound.parent, run="up", labels={"model_dir": "/m"}).record(TAB, {}, epoch=9)
@@ -209,7 +209,7 @@ def test_any_sealed_json(sound, tmp_path, found):
             code, _, err = commands(*view, *words)
             assert code == 0 or view[0] == "diff", (view, err)
         assert sound.read_bytes() == before  # the last two lines are odd in any case
-        assert upkeep.find_damaged([sound.parent])[0].odd[-1][0] == 5 + len(lines)
+        assert upkeep.find_damaged_files([sound.parent])[0].odd[-1][0] == 5 + len(lines)
         rows = fold_folders([sound.parent]).rows
         assert rows[TAB, ("/m",)].records >= 5
     finally:

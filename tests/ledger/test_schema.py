@@ -3,7 +3,7 @@
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.ledger.schema import TABS, letter, tab_named
+from l3hpc.ledger.schema import TABS, column_letter, find_tab
 
 MSE = (
     "Username | Model Dir | Train Data Dir | Valid Data Dir | Emb Train Dir | Emb Valid Dir | "
@@ -33,10 +33,10 @@ def test_published_titles_in_published_order():
     ("prunedembedding", 32, "C", "AF"), ("distillation", 31, "C", "AE"),
     ("embedding", 30, "C", "AD")])
 def test_widths_and_key_columns(name, columns, key, last):
-    tab = tab_named(name)
+    tab = find_tab(name)
     assert len(tab.columns) == columns == len(set(tab.titles)) == len(set(tab.fields))
-    assert letter(tab.index(tab.key[0])) == key
-    assert letter(columns - 1) == last
+    assert column_letter(tab.index(tab.key[0])) == key
+    assert column_letter(columns - 1) == last
     assert tab.has(tab.rank)
 
 
@@ -45,7 +45,7 @@ def test_widths_and_key_columns(name, columns, key, last):
     ("sonyc_ust", "AF", "AI"), ("distillation", "W", "AE"), ("embedding", "V", "AD"),
     ("emb_approx_sonyc_ust", "AP", "AS"), ("classifier", "Q", "AF")])
 def test_update_ranges(name, first, last):
-    letters = [letter(i) for i, column in enumerate(TABS[name].columns) if column.update]
+    letters = [column_letter(i) for i, column in enumerate(TABS[name].columns) if column.update]
     assert (letters[0], letters[-1]) == (first, last)
     assert len(letters) == len(TABS[name].columns) - TABS[name].fields.index(
         next(column.field for column in TABS[name].columns if column.update))
@@ -59,13 +59,13 @@ def test_best_mae_and_loss_are_minima_best_accuracy_a_maximum():
 
 
 def test_letters():
-    assert [letter(index) for index in (0, 25, 26, 51, 52, 701, 702)] == [
+    assert [column_letter(index) for index in (0, 25, 26, 51, 52, 701, 702)] == [
         "A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
 
 
 def test_lookup_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'sonyc_ust'"):
-        tab_named("sonyc_us")
+        find_tab("sonyc_us")
     with pytest.raises(InputError, match="did you mean 'Best Valid Loss'"):
-        tab_named("embedding_approx_mse").column("Best Valid Los")
-    assert tab_named("sonyc_ust").column("micro auprc").field == "micro_auprc"
+        find_tab("embedding_approx_mse").column("Best Valid Los")
+    assert find_tab("sonyc_ust").column("micro auprc").field == "micro_auprc"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.ledger.cells import MAX_CHARACTERS, cell, cells, same
+from l3hpc.ledger.cells import MAX_CHARACTERS, cell, cells, same_cell
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.views import exports, select
@@ -33,13 +33,13 @@ def names(rows):
 
 
 def test_best_first_and_unknown_last():
-    assert names(select.order(ROWS, MSE)) == ["b", "a", "c"]
-    assert names(select.order(ROWS, MSE, "-Best Valid Loss")) == ["a", "b", "c"]
-    assert names(select.order(ROWS, MSE, "Student Emb Len")) == ["a", "c", "b"]
-    assert select.best(ROWS, MSE) is ROWS[1]
+    assert names(select.sort_rows(ROWS, MSE)) == ["b", "a", "c"]
+    assert names(select.sort_rows(ROWS, MSE, "-Best Valid Loss")) == ["a", "b", "c"]
+    assert names(select.sort_rows(ROWS, MSE, "Student Emb Len")) == ["a", "c", "b"]
+    assert select.best_row(ROWS, MSE) is ROWS[1]
     scores = [row(name, UST, micro_auprc=value) for name, value in (("a", 0.7), ("b", 0.8))]
-    assert names(select.order(scores, UST)) == ["b", "a"]
-    assert select.best([], UST) is None
+    assert names(select.sort_rows(scores, UST)) == ["b", "a"]
+    assert select.best_row([], UST) is None
 
 
 @pytest.mark.parametrize(("condition", "found"), [
@@ -47,42 +47,42 @@ def test_best_first_and_unknown_last():
     ("Approximation mode=pca", "abc"), ("Approximation mode=umap", ""),
     ("Best Valid Loss<0.45", "b"), ("model_dir=/models/a", "a"), ("# Epochs=", "abc")])
 def test_where(condition, found):
-    assert "".join(names(select.where(ROWS, MSE, [condition]))) == found
+    assert "".join(names(select.filter_rows(ROWS, MSE, [condition]))) == found
 
 
 def test_where_understands_titles_with_signs_and_refuses_nonsense():
     score = row("a", UST, micro_f1=0.5)
-    assert select.where([score], UST, ["Micro F1 (@0.5)>=0.5"]) == [score]
+    assert select.filter_rows([score], UST, ["Micro F1 (@0.5)>=0.5"]) == [score]
     with pytest.raises(InputError, match="no column 'Nothing'"):
-        select.where(ROWS, MSE, ["Nothing=1"])
+        select.filter_rows(ROWS, MSE, ["Nothing=1"])
     with pytest.raises(InputError, match="is not a condition"):
-        select.where(ROWS, MSE, ["Student"])
+        select.filter_rows(ROWS, MSE, ["Student"])
 
 
 def test_only_columns_that_differ():
-    assert [column.title for column in select.differing(ROWS, MSE)] == [
+    assert [column.title for column in select.differing_columns(ROWS, MSE)] == [
         "Model Dir", "Student Emb Len", "Best Valid Loss"]
 
 
 def test_find_by_the_end_of_a_key():
-    assert select.find(ROWS, MSE, "b") is ROWS[1]
+    assert select.find_row(ROWS, MSE, "b") is ROWS[1]
     runs = [row(f"{name}/artifacts/train") for name in ("up-1a2b", "up-77c0")]
-    assert select.find(runs, MSE, "up-77c0") is select.find(runs, MSE, "77c0") is runs[1]
+    assert select.find_row(runs, MSE, "up-77c0") is select.find_row(runs, MSE, "77c0") is runs[1]
     with pytest.raises(InputError, match="3 rows"):
-        select.find([row("x/1"), row("y/1"), row("z/1")], MSE, "/1")
+        select.find_row([row("x/1"), row("y/1"), row("z/1")], MSE, "/1")
     with pytest.raises(InputError, match="no row"):
-        select.find(ROWS, MSE, "zzz")
+        select.find_row(ROWS, MSE, "zzz")
 
 
 def test_running_becomes_stale():
     running = row("a", beside={"state": "running"}, when=1000.0)
-    assert select.state(running, now=1100.0) == "running"
-    assert select.state(running, now=10_000.0) == "stale"
-    assert select.state(row("a", beside={"state": "finished"}), now=1e9) == "finished"
+    assert select.row_state(running, now=1100.0) == "running"
+    assert select.row_state(running, now=10_000.0) == "stale"
+    assert select.row_state(row("a", beside={"state": "finished"}), now=1e9) == "finished"
 
 
 def test_the_table_marks_the_best_row_and_shows_notes():
-    lines, left_out = select.table(select.order(ROWS, MSE), MSE, select.differing(ROWS, MSE), now=0)
+    lines, left_out = select.table_lines(select.sort_rows(ROWS, MSE), MSE, select.differing_columns(ROWS, MSE), now=0)
     assert lines == [
         "  Model Dir  Student Emb Len  Best Valid Loss",
         "★ /models/b              256           0.4000  [running; random-weight teacher]",
@@ -92,13 +92,13 @@ def test_the_table_marks_the_best_row_and_shows_notes():
 
 
 def test_a_narrow_table_keeps_key_and_best_and_counts_the_rest():
-    lines, left_out = select.table(ROWS[:2], MSE, select.differing(ROWS, MSE), width=64, now=0)
+    lines, left_out = select.table_lines(ROWS[:2], MSE, select.differing_columns(ROWS, MSE), width=64, now=0)
     assert left_out == 1 and "Best Valid Loss" in lines[0] and "Emb Len" not in lines[0]
 
 
 def test_long_keys_show_what_tells_them_apart():
     long = [row("x" * 50 + "/student-128/1a2b"), row("x" * 50 + "/student-128/77c0")]
-    lines, _ = select.table(long, MSE, select.differing(long, MSE))
+    lines, _ = select.table_lines(long, MSE, select.differing_columns(long, MSE))
     assert [line.strip() for line in lines] == ["Model Dir (part)", "…/1a2b", "…/77c0"]
     runs = [row(f"{name}/artifacts/train") for name in ("upstream-20261120-1a2b", "mine")]
     assert select.short_keys(runs) == ["…/upstream-20261120-1a2b/…", "…/mine/…"]
@@ -120,8 +120,8 @@ FORMULAS = ["=1+1", "+1", "-1", "@x", "\tx"]
 def test_the_one_column_that_counts_from_0_says_so_wherever_a_person_reads_it():
     """Steps and reports count epochs from 1, the published sheet's "Latest Epoch" from 0."""
     rows = [row("a", latest_epoch=11), row("b", latest_epoch=5)]
-    for lines in (select.table(rows, MSE, [MSE.column("latest_epoch")])[0],
-                  select.side_by_side(rows, MSE), select.single_row(rows[0])):
+    for lines in (select.table_lines(rows, MSE, [MSE.column("latest_epoch")])[0],
+                  select.side_by_side(rows, MSE), select.row_lines(rows[0])):
         assert sum("Latest Epoch (from 0)" in line for line in lines) == 1, lines
     assert MSE.column("Latest Epoch (from 0)") is MSE.column("Latest Epoch")
     assert "Latest Epoch" in exports.csv_text(rows, MSE) and "from 0" not in exports.csv_text(
@@ -144,7 +144,7 @@ def test_csv_has_exactly_the_declared_columns_and_guards_formulas():
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_csv_numbers_read_back_the_same(value):
-    assert float(exports.guarded(value)) == value
+    assert float(exports.csv_field(value)) == value
 
 
 AWKWARD = ["=1+1", "007", "1e5", "2021-06-11", "TRUE", "NaN", "a\nb", "🎧", "\x00\x1b\ufffe", ""]
@@ -186,5 +186,5 @@ def test_long_text_is_cut_to_what_a_sheet_takes():
 
 
 def test_same_cells():
-    assert same(None, "") and same(5, 5.0) and same(0.1 + 0.2, 0.3)
-    assert not same("5", 5) and not same(True, 1) and not same("a", "A") and not same(0, None)
+    assert same_cell(None, "") and same_cell(5, 5.0) and same_cell(0.1 + 0.2, 0.3)
+    assert not same_cell("5", 5) and not same_cell(True, 1) and not same_cell("a", "A") and not same_cell(0, None)

@@ -62,11 +62,11 @@ class World:
         line[column] = value
 
     def assert_equal_to_fold(self, tab=MSE):
-        from l3hpc.ledger.cells import cells, same
+        from l3hpc.ledger.cells import cells, same_cell
         rows = self.store.fold().of(tab)
         shown = {row[TABS[tab].index(TABS[tab].key[0])]: row for row in self.server.grid(tab)}
         assert len(shown) == len(self.server.grid(tab)) == len(rows)
         for row in rows:
             line = shown[cells(row)[TABS[tab].index(TABS[tab].key[0])]]
             for ours, theirs in zip(cells(row), line, strict=False):
-                assert same(ours, theirs), (row.key, ours, theirs)
+                assert same_cell(ours, theirs), (row.key, ours, theirs)

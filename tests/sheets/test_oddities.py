@@ -3,10 +3,10 @@
 import pytest
 
 from l3hpc.errors import HeaderDriftError
-from l3hpc.ledger.cells import MAX_CHARACTERS, pasteable, text
+from l3hpc.ledger.cells import MAX_CHARACTERS, cell_text, quoted_argument
 from l3hpc.ledger.journal.fold import Fold, Row
 from l3hpc.ledger.schema import TABS
-from l3hpc.ledger.sheets.repair import foreign_rows, header_difference, put_headers_back
+from l3hpc.ledger.sheets.repair import plan_header_repair, restore_headers, unknown_rows
 
 pytestmark = pytest.mark.slow
 
@@ -187,10 +187,10 @@ def test_a_header_among_the_rows_is_put_back(world, inserted):
     assert error.value.hint.startswith("l3hpc ledger repair ")
     with pytest.raises(HeaderDriftError):
         world.init()
-    found = header_difference(world.store, world.sheets())
-    assert [one.words() for one in found[MSE]] == [
+    found = plan_header_repair(world.store, world.sheets())
+    assert [one.describe() for one in found[MSE]] == [
         f"row {2 if inserted else 3} (the header) moves to row 1"]
-    put_headers_back(world.store, world.sheets(), found)
+    restore_headers(world.store, world.sheets(), found)
     grid = sheet_of(world)["grid"]
     assert [row for row in grid if row[0] or row[1]] == [
         row for row in before if row[0] or row[1]]
@@ -203,10 +203,10 @@ def test_a_header_that_was_sorted_and_changed(world):
     grid = sheet_of(world)["grid"]
     grid[0:2] = [grid[1], grid[0]]
     grid[1][19] = "epoch"
-    found = header_difference(world.store, world.sheets())
-    assert [one.words() for one in found[MSE]] == [
+    found = plan_header_repair(world.store, world.sheets())
+    assert [one.describe() for one in found[MSE]] == [
         "row 2 (the header) moves to row 1", "T1: 'epoch' → 'Latest Epoch'"]
-    put_headers_back(world.store, world.sheets(), found)
+    restore_headers(world.store, world.sheets(), found)
     assert sheet_of(world)["grid"][0] == TITLES
     world.assert_equal_to_fold()
 
@@ -280,7 +280,7 @@ def test_characters_of_a_cell_are_counted_as_google_does(world, words):
     assert units <= MAX_CHARACTERS and (cell == words or cell.endswith("… (cut)"))
     assert (cell == words) == (len(words.encode("utf-16-le")) // 2 <= MAX_CHARACTERS)
     assert units > MAX_CHARACTERS - 3 or cell == words
-    assert world.sync().requests == 2 and text(words) == cell
+    assert world.sync().requests == 2 and cell_text(words) == cell
 
 
 @pytest.mark.parametrize("shown", ["/m/a ", "\u00a0/m/\u200ba", "/m/ a\n"])
@@ -293,7 +293,7 @@ def test_a_key_with_other_white_space_is_still_its_row(world, shown):
     assert "(Model Dir): the sheet has" in report.problems[0]["text"]
     (row,) = [row for row in world.rows() if row["Model Dir"] == shown]
     assert row["Latest Epoch"] == 1 and len(world.rows()) == 3
-    assert foreign_rows(world.store, world.sheets(), [TABS[MSE]]) == []
+    assert unknown_rows(world.store, world.sheets(), [TABS[MSE]]) == []
     assert world.sync(policy="ours").problems == []
     world.assert_equal_to_fold()
 
@@ -309,7 +309,7 @@ def test_a_key_with_other_white_space_that_another_row_has_is_not_taken(world):
                                   "\u202e", "a'\\b\n"])
 def test_a_word_to_paste_is_one_word(word):
     import subprocess
-    quoted = pasteable(word)
+    quoted = quoted_argument(word)
     assert quoted.isprintable()
     done = subprocess.run(["bash", "-c", f"printf '%s' {quoted.removeprefix('-- ')}"
                            if not word.startswith("-") else f"printf {quoted}"],

@@ -410,12 +410,12 @@ def occupied(world, version):
 
 def test_a_version_whose_id_is_in_use_is_stepped_over(world, monkeypatch):
     from l3hpc.ledger.sheets import rollback
-    from l3hpc.ledger.sheets.sync import snapshot_of
+    from l3hpc.ledger.sheets.sync import read_snapshot
     filled(world)
-    real, intents = rollback.intent, []
-    monkeypatch.setattr(rollback, "intent",
+    real, intents = rollback.make_intent, []
+    monkeypatch.setattr(rollback, "make_intent",
                         lambda *words: intents.append(real(*words)) or intents[-1])
-    version = snapshot_of(world.sheets()).version
+    version = read_snapshot(world.sheets()).version
     occupied(world, version + 1)
     occupied(world, version + 3)
     epochs(world, "a", 3, 2)

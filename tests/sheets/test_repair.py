@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from l3hpc.errors import HeaderDriftError
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.sheets.repair import (
-    as_requests,
-    changes,
-    header_difference,
-    put_headers_back,
+    change_requests,
+    column_changes,
+    plan_header_repair,
+    restore_headers,
 )
 
 MSE = "embedding_approx_mse"
@@ -73,13 +73,13 @@ def test_columns_are_put_back(filled, kind):
     before = [list(row[:28]) for row in sheet["grid"]]
     drift, words = DRIFT[kind]
     drift(sheet)
-    found = header_difference(filled.store, filled.sheets())
-    said = [change.words() for change in found[MSE]]
+    found = plan_header_repair(filled.store, filled.sheets())
+    said = [change.describe() for change in found[MSE]]
     assert said == words or kind == "moved" and len(said) >= 1
-    put_headers_back(filled.store, filled.sheets(), found)
+    restore_headers(filled.store, filled.sheets(), found)
     sheet = filled.server.book.named(MSE)
     assert sheet["grid"][0][:28] == TITLES
-    assert header_difference(filled.store, filled.sheets()) == {}
+    assert plan_header_repair(filled.store, filled.sheets()) == {}
     if kind != "deleted":
         assert [list(row[:28]) for row in sheet["grid"]] == before
     filled.sync(policy="ours")
@@ -97,7 +97,7 @@ def test_several_at_once(filled):
     rename(sheet, 20, "loss")
     insert(sheet, 3, "mine")
     move(sheet, 22, 1)
-    put_headers_back(filled.store, filled.sheets(), header_difference(
+    restore_headers(filled.store, filled.sheets(), plan_header_repair(
         filled.store, filled.sheets()))
     assert [row[:28] for row in filled.server.book.named(MSE)["grid"]] == before
 
@@ -108,20 +108,20 @@ def test_in_doubt_nothing_is_written(filled):
     insert(sheet, 5, "Notes")  # … and its place neither
     before = filled.server.grid(MSE)
     with pytest.raises(HeaderDriftError, match="cannot tell which column was 'Emb Train Dir'"):
-        header_difference(filled.store, filled.sheets())
+        plan_header_repair(filled.store, filled.sheets())
     assert filled.server.grid(MSE) == before
     sheet["grid"][0][4:6] = ["Emb Train Dir", "Emb Train Dir"]
     with pytest.raises(HeaderDriftError, match="stands in E1 and F1"):
-        header_difference(filled.store, filled.sheets())
+        plan_header_repair(filled.store, filled.sheets())
 
 
 def test_columns_changed_again_meanwhile_are_left(filled):
     sheet = filled.server.book.named(MSE)
     rename(sheet, 19, "epoch")
-    found = header_difference(filled.store, filled.sheets())
+    found = plan_header_repair(filled.store, filled.sheets())
     rename(sheet, 18, "interval")
     with pytest.raises(HeaderDriftError):
-        put_headers_back(filled.store, filled.sheets(), found)
+        restore_headers(filled.store, filled.sheets(), found)
     assert sheet["grid"][0][18:20] == ["interval", "epoch"]
 
 
@@ -145,11 +145,11 @@ def test_any_moves_and_own_columns(steps):
         step[0](sheet, *numbers)
     own = [row for row in zip(*sheet["grid"], strict=True) if row[0] not in TITLES]
     kept = {row[0]: row for row in zip(*sheet["grid"], strict=True) if row[0] in TITLES}
-    made = changes(TABS[MSE], sheet["grid"], {}, "tab") if not any(
+    made = column_changes(TABS[MSE], sheet["grid"], {}, "tab") if not any(
         title in "xyz" for title, *_ in own) or len(kept) == 28 else None
     if made is None:
         return  # own and missing columns side by side: told apart by place, or refused
-    book.apply(as_requests(made, sheet["id"], sheet["columns"]))
+    book.apply(change_requests(made, sheet["id"], sheet["columns"]))
     columns = list(zip(*sheet["grid"], strict=True))
     assert [column[0] for column in columns[:28]] == TITLES
     for column in columns[:28]:

@@ -317,14 +317,14 @@ def test_rows_pasted_from_the_csv_are_recognised(world):
 
 
 def test_adopted_rows_become_rows_like_others(world):
-    from l3hpc.ledger.sheets.repair import adopt, foreign_rows
+    from l3hpc.ledger.sheets.repair import adopt, unknown_rows
     world.init()
     grid = world.server.book.named(MSE)["grid"]
     grid[1][0], grid[1][1], grid[1][10], grid[1][25] = "bob", "/by/hand", 300, 0.25
-    taken = foreign_rows(world.store, world.sheets(), [TABS[MSE]])
+    taken = unknown_rows(world.store, world.sheets(), [TABS[MSE]])
     assert [row.key for row in taken] == [("/by/hand",)]
     adopt(world.store, taken, "ada")
-    assert foreign_rows(world.store, world.sheets(), [TABS[MSE]]) == []
+    assert unknown_rows(world.store, world.sheets(), [TABS[MSE]]) == []
     (row,) = world.store.fold().of(MSE)
     assert row.values["num_epochs"] == 300 and row.values["best_validation_loss"] == 0.25
     assert "adopted" in row.beside["note"]
@@ -332,7 +332,7 @@ def test_adopted_rows_become_rows_like_others(world):
 
 
 def test_digits_that_a_person_typed_into_a_text_column_are_that_text(world):
-    from l3hpc.ledger.sheets.repair import adopt, foreign_rows
+    from l3hpc.ledger.sheets.repair import adopt, unknown_rows
     tab = TABS["sonyc_ust"]
     world.init()
     line = [None] * 35
@@ -340,7 +340,7 @@ def test_digits_that_a_person_typed_into_a_text_column_are_that_text(world):
                         ("git_commit", 1234567), ("micro_auprc", 0.4)):
         line[tab.index(name)] = value
     world.server.book.named("sonyc_ust")["grid"][1] = line
-    adopt(world.store, foreign_rows(world.store, world.sheets(), [tab]), "ada")
+    adopt(world.store, unknown_rows(world.store, world.sheets(), [tab]), "ada")
     assert world.sync().problems == [] and world.sync().requests == 2
     assert world.rows("sonyc_ust")[0]["Commit"] == 1234567
     (row,) = world.store.fold().of(tab)

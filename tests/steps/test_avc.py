@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from l3hpc import steps
 from l3hpc.avc.videos import CEILING
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.ledger.schema import tab_named
+from l3hpc.ledger.schema import find_tab
 from l3hpc.models import weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))
@@ -96,7 +96,7 @@ def test_the_audio_half_is_a_teacher(learnt, city):
 @pytest.mark.slow
 def test_the_row_of_the_ledger(learnt):
     rows = [(values, epoch) for tab, values, epoch in learnt.records.rows if tab == "embedding"]
-    assert {*tab_named("embedding").fields, "state"} == set().union(*(row for row, _ in rows))
+    assert {*find_tab("embedding").fields, "state"} == set().union(*(row for row, _ in rows))
     assert [epoch for _, epoch in rows] == [None, 0, 1, 2, 3, 4, 4]
     last = rows[-1][0]
     assert last["state"] == "finished" and last["latest_epoch"] == 4

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.ledger.schema import tab_named
+from l3hpc.ledger.schema import find_tab
 from l3hpc.models.weights import RANDOM_WEIGHTS
 
 
@@ -66,7 +66,7 @@ def test_from_audio_to_a_row_of_the_ledger(city, teacher, runner):
 
 def _check_ledger(records, key):
     for tab in ("embedding_approx_mse", "sonyc_ust"):
-        fields = {*tab_named(tab).fields, "note", "state"}
+        fields = {*find_tab(tab).fields, "note", "state"}
         rows = [values for name, values, _ in records if name == tab]
         assert fields == set().union(*rows), tab
         assert {row["note"] for row in rows} == {RANDOM_WEIGHTS}, tab

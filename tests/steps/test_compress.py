@@ -9,7 +9,7 @@ import pytest
 from l3hpc import steps
 from l3hpc.compression import pruning
 from l3hpc.errors import InputError
-from l3hpc.ledger.schema import tab_named
+from l3hpc.ledger.schema import find_tab
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weights import RANDOM_WEIGHTS, load_parameters, save
@@ -94,7 +94,7 @@ def test_from_a_teacher_to_the_report(city, small, runner):
 
 
 def _check_ledger(records):
-    tab = tab_named("prunedembedding")
+    tab = find_tab("prunedembedding")
     assert {name for name, _, _ in records} == {"prunedembedding"}
     rows = {}
     for _, values, epoch in records:

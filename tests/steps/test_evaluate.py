@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from l3hpc.datasets.sonyc_ust import sonyc_ust
-from l3hpc.ledger.schema import tab_named
+from l3hpc.ledger.schema import find_tab
 from l3hpc.tagging import predictions
 from l3hpc.tagging.annotations import Annotations
 
@@ -53,7 +53,7 @@ def test_every_number_has_its_interval_and_the_ledger_keeps_its_columns(
             assert set(sure["class_auprc"]) == set(found["class_auprc"])
     assert with_intervals.records.rows == without.records.rows
     for tab, row, _ in with_intervals.records.rows:
-        assert set(row) == {*tab_named(tab).fields, "note", "state"}
+        assert set(row) == {*find_tab(tab).fields, "note", "state"}
         assert row["micro_auprc"] == told[row["label_mode"]]["micro_auprc"]
         assert json.loads(row["class_auprc"]) == pytest.approx(
             told[row["label_mode"]]["class_auprc"], abs=1e-6)

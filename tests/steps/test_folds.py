@@ -11,7 +11,7 @@ import pytest
 from l3hpc import steps
 from l3hpc.datasets import labelled
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.ledger.schema import tab_named
+from l3hpc.ledger.schema import find_tab
 from l3hpc.models.weights import RANDOM_WEIGHTS
 from l3hpc.steps.folds import read_folds
 
@@ -57,7 +57,7 @@ def test_a_row_of_the_ledger_for_every_fold(runner, esc50, embedded):
     assert {row["note"] for _, row, _ in runner.records.rows} == {f"only {part}"}
     assert len(runner.records.rows) == 4
     for index, ((tab, row, _), one) in enumerate(zip(runner.records.rows, told, strict=True)):
-        assert tab == "classifier" and set(row) == {*tab_named(tab).fields, "note", "state"}
+        assert tab == "classifier" and set(row) == {*find_tab(tab).fields, "note", "state"}
         assert row["model_dir"] == f"out/{index:04d}" and row["fold_num"] == index + 1
         assert (row["model_id"], row["features_dir"]) == ("exp", str(embedded))
         assert (row["C"], row["tol"], row["max_iterations"]) == (one["chosen"]["C"], 1e-5, -1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from l3hpc.ledger.journal.reading import Damage
     from l3hpc.ledger.schema import Tab
     from l3hpc.ledger.sheets.client import Sheets
-    from l3hpc.ledger.sheets.sync import Report
+    from l3hpc.ledger.sheets.sync import SyncReport
     from l3hpc.ledger.store import Store
 
 
@@ -149,9 +149,9 @@ def say(text: str) -> None:
 
 def warn_damage(found: Damage) -> None:
     """Name what could not be read of the journals."""
-    from l3hpc.ledger.journal.reading import notes
+    from l3hpc.ledger.journal.reading import damage_notes
 
-    for note in notes(found):
+    for note in damage_notes(found):
         say(f"note: {note}")
 
 
@@ -160,7 +160,7 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def print_report(report: Report) -> None:
+def print_report(report: SyncReport) -> None:
     """What a sync did, and what is left to a person."""
     parts = [f"{count} rows {what}" for what, count in (
         ("added", report.inserted), ("brought up to date", report.updated)) if count]
@@ -178,10 +178,10 @@ def print_report(report: Report) -> None:
 
 def chosen_tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> list[Tab]:
     """The named tabs, else all that have rows (and the two main ones when asked)."""
-    from l3hpc.ledger.schema import MAIN_TABS, TABS, tab_named
+    from l3hpc.ledger.schema import MAIN_TABS, TABS, find_tab
 
     if names:
-        return [tab_named(name) for name in names]
+        return [find_tab(name) for name in names]
     filled = {tab for tab, _ in found.rows} | (set(MAIN_TABS) if main_too else set())
     return [tab for name, tab in TABS.items() if name in filled]
 
@@ -193,7 +193,7 @@ def rows_named(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tupl
     problem: InputError | None = None
     for tab in tabs:
         try:
-            return tab, [select.find(found.of(tab), tab, key) for key in keys]
+            return tab, [select.find_row(found.of(tab), tab, key) for key in keys]
         except InputError as error:
             problem = problem or error
     raise problem or InputError("there are no results yet", hint="l3hpc submit upstream")

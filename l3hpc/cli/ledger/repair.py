@@ -26,7 +26,7 @@ from l3hpc.io.values import one_line
 if TYPE_CHECKING:
     from l3hpc.ledger.journal.fold import Row
     from l3hpc.ledger.sheets.client import Sheets
-    from l3hpc.ledger.sheets.diff import Plan
+    from l3hpc.ledger.sheets.diff import SyncPlan
     from l3hpc.ledger.store import Store
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, without prompting.")
@@ -96,7 +96,7 @@ def repair(options: Options, only_journal: bool, dry_run: bool, yes: bool, as_js
 def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[dict[str, Any]]:
     from l3hpc.ledger.journal import upkeep as journal_repair
 
-    found = journal_repair.find_damaged(store.folders)
+    found = journal_repair.find_damaged_files(store.folders)
     for one in found if not quiet else ():
         for number, why in one.odd:
             click.echo(f"{one.path}:{number}: {why} (the line is left as it is)")
@@ -110,7 +110,7 @@ def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[d
     free = [one for one in found if one.lines and not one.busy]
     kept = {}
     if free and (yes or asks and click.confirm("remove the damaged lines?")):
-        kept = {one.path: str(journal_repair.repair(one)) for one in free}
+        kept = {one.path: str(journal_repair.repair_file(one)) for one in free}
         for path in kept.values() if not quiet else ():
             click.echo(f"kept as it was: {path}")
     return [{"file": str(one.path), "lines": [number for number, _ in one.lines],
@@ -122,25 +122,25 @@ def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[d
 def _repair_columns(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bool,
                     ) -> tuple[dict[str, list[str]], bool]:
     """What differs, and whether the columns are right now."""
-    from l3hpc.ledger.sheets.repair import header_difference, put_headers_back
+    from l3hpc.ledger.sheets.repair import plan_header_repair, restore_headers
 
-    changes = header_difference(store, sheets)
-    words = {name: [change.words() for change in made] for name, made in changes.items()}
+    changes = plan_header_repair(store, sheets)
+    words = {name: [change.describe() for change in made] for name, made in changes.items()}
     for name, lines in words.items() if not quiet else ():
         for line in lines:
             click.echo(f"{name}  {line}")
     if changes and (yes or asks and click.confirm("put the columns back?")):
-        put_headers_back(store, sheets, changes)
+        restore_headers(store, sheets, changes)
         return words, True
     return words, not changes
 
 
 def _repair_cells(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bool,
                   ) -> dict[str, Any]:
-    from l3hpc.ledger.sheets.repair import difference
+    from l3hpc.ledger.sheets.repair import plan_repair
     from l3hpc.ledger.sheets.sync import sync as sync_once
 
-    snapshot, plan, deleted = difference(store, sheets)
+    snapshot, plan, deleted = plan_repair(store, sheets)
     cells, rows = _differences(plan, deleted)
     report = None
     if not quiet:
@@ -161,11 +161,11 @@ def _repair_cells(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bo
             "report": vars(report) if report else None}
 
 
-def _differences(plan: Plan, deleted: list[Row]) -> tuple[list[dict[str, Any]],
+def _differences(plan: SyncPlan, deleted: list[Row]) -> tuple[list[dict[str, Any]],
                                                          list[dict[str, Any]]]:
-    from l3hpc.ledger.schema import letter
+    from l3hpc.ledger.schema import column_letter
 
-    cells = [{"tab": tab.grid.tab.name, "cell": f"{letter(write.column)}{write.place + 1}",
+    cells = [{"tab": tab.grid.tab.name, "cell": f"{column_letter(write.column)}{write.place + 1}",
               "title": tab.grid.tab.titles[write.column], "sheet": write.old, "journal": write.new}
              for tab in plan.tabs for write in tab.writes]
     rows = [{"tab": tab.grid.tab.name, "kind": "deleted" if row in deleted else "new",
@@ -185,13 +185,13 @@ def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_
     """Adopt rows that people typed or pasted into the sheet."""
     import getpass
 
-    from l3hpc.ledger.schema import TABS, tab_named
+    from l3hpc.ledger.schema import TABS, find_tab
     from l3hpc.ledger.sheets.repair import adopt as adopt_rows
-    from l3hpc.ledger.sheets.repair import foreign_rows
+    from l3hpc.ledger.sheets.repair import unknown_rows
 
     store, sheets = sheets_at(options)
-    chosen = [tab_named(name) for name in tabs] or list(TABS.values())
-    found = foreign_rows(store, sheets, chosen)
+    chosen = [find_tab(name) for name in tabs] or list(TABS.values())
+    found = unknown_rows(store, sheets, chosen)
     if not as_json:
         for row in found:
             click.echo(f"{row.tab.name}: {one_line(' '.join(row.key))}")

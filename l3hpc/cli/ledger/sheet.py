@@ -58,10 +58,10 @@ def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
 def check(options: Options, as_json: bool) -> None:
     """Compare the sheet's header rows with the declared columns, cell by cell. Writes nothing."""
     from l3hpc.errors import EXIT_HEADER_DRIFT
-    from l3hpc.ledger.sheets.sync import snapshot_of
+    from l3hpc.ledger.sheets.sync import read_snapshot
 
     store, sheets = sheets_at(options)
-    snapshot = snapshot_of(sheets)
+    snapshot = read_snapshot(sheets)
     wanted = chosen_tabs((), store.fold(), main_too=True)
     tabs = list(dict.fromkeys([*wanted, *(grid.tab for grid in snapshot.tabs.values())]))
     report: dict[str, Any] = {"title": snapshot.title, "tabs": {}}

@@ -51,11 +51,13 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
     state = store.state(sheet) if sheet else None
     output = []
     chosen = chosen_tabs(tabs, found)
-    for number, tab in enumerate(chosen if tabs else select.fitting(chosen, conditions, sort)):
+    if not tabs:
+        chosen = select.tabs_with_columns(chosen, conditions, sort)
+    for number, tab in enumerate(chosen):
         every = found.of(tab)
-        rows = select.order(select.where(every, tab, conditions), tab, sort)
+        rows = select.sort_rows(select.filter_rows(every, tab, conditions), tab, sort)
         if as_json:
-            top = select.best(rows, tab)
+            top = select.best_row(rows, tab)
             output.append({"tab": tab.name, "columns": tab.titles,
                            "rows": [_as_json(row, row is top, state) for row in rows]})
         else:
@@ -92,7 +94,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
     warn_damage(found)
     tab, rows = rows_named(found, keys, tab_name)
     if as_json:
-        names = {column.title for column in select.differing(rows, tab)}
+        names = {column.title for column in select.differing_columns(rows, tab)}
         click.echo(json.dumps({"tab": tab.name, "differing": [
             title for title in tab.titles if title in names],
             "rows": [_as_json(row, False, None) for row in rows]}, indent=2))
@@ -128,8 +130,8 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     warn_damage(found)
     chosen = chosen_tabs(tabs, found, main_too=True)
     if not tabs:
-        chosen = select.fitting(chosen, conditions)
-    tables = {tab: select.order(select.where(found.of(tab), tab, conditions), tab)
+        chosen = select.tabs_with_columns(chosen, conditions)
+    tables = {tab: select.sort_rows(select.filter_rows(found.of(tab), tab, conditions), tab)
               for tab in chosen}
     if not (csv_path or xlsx or html):
         csv_path, xlsx = str(store.folder), str(store.folder / "results.xlsx")
@@ -178,7 +180,7 @@ def status(options: Options, as_json: bool) -> None:
     store, sheet = open_store(options)
     found = store.fold()
     state = store.state(sheet) if sheet else None
-    waiting = stores.waiting(found.rows.values(), state) if state else []
+    waiting = stores.waiting_rows(found.rows.values(), state) if state else []
     oldest = min((state.waits_since(row) for row in waiting), default=None) if state else None
     facts: dict[str, Any] = {
         "journal": str(store.journal), "files": len(journal_files(store.folders)),
@@ -215,7 +217,7 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
     from l3hpc.ledger.views import select
 
-    columns = list(tab.columns) if everything else select.differing(rows, tab)
+    columns = list(tab.columns) if everything else select.differing_columns(rows, tab)
     if not everything:
         wanted = {*tab.key, tab.rank, *(column.field for column in columns)}
         columns = [column for column in tab.columns if column.field in wanted]
@@ -226,13 +228,13 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
         head += f", {len(columns)} of {len(tab.columns)} columns shown (all: --columns all)"
     click.echo(f"{head}{_sync_text(rows, state)}")
     if len(rows) == 1:
-        for line in select.single_row(rows[0]):
+        for line in select.row_lines(rows[0]):
             click.echo(line)
         return
     if not rows:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines, left_out = select.table(rows, tab, columns, None if everything else width)
+    lines, left_out = select.table_lines(rows, tab, columns, None if everything else width)
     for line in lines:
         click.echo(line)
     if left_out:
@@ -241,19 +243,19 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
 
 def _sync_text(rows: list[Row], state: SyncState | None) -> str:
     from l3hpc.console.formatting import age
-    from l3hpc.ledger.store import waiting
+    from l3hpc.ledger.store import waiting_rows
 
     if state is None:
         return ""
     last = f"synced {age(state.last_sync)}" if state.last_sync else "never synced"
-    return f"    {last}, {len(waiting(rows, state))} waiting"
+    return f"    {last}, {len(waiting_rows(rows, state))} waiting"
 
 
 def _as_json(row: Row, best: bool, state: SyncState | None) -> dict[str, Any]:
     from l3hpc.ledger.views import select
 
     return {
-        "key": list(row.key), "best": best, "state": select.state(row) or None,
+        "key": list(row.key), "best": best, "state": select.row_state(row) or None,
         "note": row.beside.get("note"),
         "values": {column.title: select.cell_of(row, column) for column in row.tab.columns},
         "beside": row.beside, "origin": row.origin, "restart": row.restart,

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from l3hpc.ledger.journal.records import decoded
+from l3hpc.ledger.journal.records import decode
 
 HEAD = ("schema", "tab", "key", "restart")
 COUNTERS = ("seq", "epoch", "time")
 ORDER = [*HEAD, *COUNTERS, "values", "beside", "origin"]
-MOST = 1000  # records of one batch
+MAX_RECORDS = 1000  # records of one batch
 _COUNTERS = dict.fromkeys(COUNTERS).keys()
 
 
@@ -52,13 +52,13 @@ class Template:
         if common is None:
             return None
         changing = dict(list(other["values"].items())[len(common["values"]):])
-        shared = text(common["values"])[1:-1]
-        made = cls(common, text({name: common[name] for name in HEAD})[:-1] + b',"seq":',
+        shared = compact_json(common["values"])[1:-1]
+        made = cls(common, compact_json({name: common[name] for name in HEAD})[:-1] + b',"seq":',
                    b',"values":{' + shared + (b"," if shared else b""),
-                   b'},"beside":' + text(common["beside"])
-                   + b',"origin":' + text(common["origin"]) + b"}")
-        counters = text({name: other[name] for name in COUNTERS})[7:-1]
-        whole = made.before + counters + made.between + text(changing)[1:-1] + made.after
+                   b'},"beside":' + compact_json(common["beside"])
+                   + b',"origin":' + compact_json(common["origin"]) + b"}")
+        counters = compact_json({name: other[name] for name in COUNTERS})[7:-1]
+        whole = made.before + counters + made.between + compact_json(changing)[1:-1] + made.after
         return made if changing and whole == body else None
 
     def cut(self, body: bytes) -> tuple[bytes, bytes] | None:
@@ -76,11 +76,11 @@ class Template:
         return self.before + piece[0] + self.between + piece[1] + self.after
 
 
-def parsed(template: Template, pieces: Iterable[tuple[bytes, bytes]]) -> Batch | None:
+def parse_batch(template: Template, pieces: Iterable[tuple[bytes, bytes]]) -> Batch | None:
     """The batch of some ``cut`` pieces; None where one of them is no pair of the right kind."""
     listing = b",".join([b'[{"seq":%b},{%b}]' % piece for piece in pieces])
     try:
-        items = decoded(b"[" + listing + b"]")
+        items = decode(b"[" + listing + b"]")
     except (ValueError, RecursionError):
         return None
     if set(map(len, items)) != {2} or any(counters.keys() != _COUNTERS for counters, _ in items):
@@ -93,11 +93,11 @@ def pack(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     waiting: list[Mapping[str, Any]] = []
     common: dict[str, Any] | None = None
     for record in records:
-        joined = _common(common or waiting[-1], record) if waiting and _alike(
+        joined = _common(common or waiting[-1], record) if waiting and _same_layout(
             waiting[-1], record) else None
         fits = joined is not None and (
             common is None or joined["values"].keys() == common["values"].keys())
-        if waiting and (not fits or len(waiting) >= MOST):
+        if waiting and (not fits or len(waiting) >= MAX_RECORDS):
             yield _packed(common, waiting)
             waiting, joined = [], None
         waiting.append(record)
@@ -106,12 +106,12 @@ def pack(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         yield _packed(common, waiting)
 
 
-def unpacked(record: Mapping[str, Any]) -> Batch:
+def unpack(record: Mapping[str, Any]) -> Batch:
     """The batch of a ``packed`` record."""
     return Batch(record["packed"], record["items"])
 
 
-def text(value: Any) -> bytes:
+def compact_json(value: Any) -> bytes:
     """Compact JSON, as every line of a journal has it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
         "utf-8", "surrogatepass")
@@ -126,7 +126,7 @@ def _packed(common: dict[str, Any] | None, records: list[Mapping[str, Any]]) -> 
         for record in records]}
 
 
-def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same_layout(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two whole records have the same fields, so that a fold can take them together."""
     return (list(one) == ORDER and list(one["values"]) == list(other.get("values", ()))
             and (one["epoch"] is None) == (other.get("epoch") is None))
@@ -135,20 +135,20 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _common(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
     """What two records have in common: all but counters and the last of their values."""
     if list(other) != ORDER or any(
-            not _same(one.get(name), other[name]) for name in (*HEAD, "beside", "origin")):
+            not _same_json(one.get(name), other[name]) for name in (*HEAD, "beside", "origin")):
         return None
     shared = {}
     for (name, value), (own, ours) in zip(one["values"].items(), other["values"].items(),
                                           strict=False):
-        if name != own or not _same(value, ours):
+        if name != own or not _same_json(value, ours):
             break
         shared[name] = value
     return {**{name: other[name] for name in HEAD}, "values": shared, "beside": other["beside"],
             "origin": other["origin"]}
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same_json(one: Any, other: Any) -> bool:
     """Whether two JSON values are written alike (1, 1.0 and true are not)."""
     if isinstance(one, (dict, list, int, float)):
-        return text(one) == text(other)
+        return compact_json(one) == compact_json(other)
     return type(one) is type(other) and bool(one == other)

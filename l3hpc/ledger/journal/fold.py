@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.ledger.journal.batch import Batch
-from l3hpc.ledger.journal.reading import NEWER, NO_ROW, Damage, everything
+from l3hpc.ledger.journal.reading import NEWER, NO_ROW, Damage, read_all
 from l3hpc.ledger.journal.records import SCHEMA
 from l3hpc.ledger.schema import TABS, Tab
 
@@ -154,7 +154,7 @@ def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
         Whether rows keep the values of every epoch.
     """
     result = Fold(history=history)
-    for part in everything(folders, result):
+    for part in read_all(folders, result):
         if isinstance(part, Batch):
             result.add_batch(part)
         else:
@@ -165,7 +165,7 @@ def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
     return result
 
 
-def number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """``value`` if it is a finite number, else None (NaN and infinity are journaled as text)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0 and (
             -sys.float_info.max <= value <= sys.float_info.max):
@@ -185,7 +185,7 @@ def _merge(row: Row, record: dict[str, Any], history: bool) -> None:
     origin = record.get("origin") or {}
     written = (record["restart"], record["seq"], origin.get("host") or "", origin.get("pid") or 0)
     if epoch is None:
-        latest = number(values.get("latest_epoch"))
+        latest = finite_number(values.get("latest_epoch"))
         epoch = None if latest is None else int(latest)
     reached: Stamp = (-1 if epoch is None else epoch, *written)
     both = (written, reached)
@@ -243,7 +243,7 @@ def _merge_between(row: Row, batch: Batch, items: Sequence[list[dict[str, Any]]]
         if rule in ("min", "max"):
             found: Sequence[Any] = column
             if not set(map(type, column)) <= {float, int}:
-                found = [value for value in column if number(value) is not None]
+                found = [value for value in column if finite_number(value) is not None]
             if found:
                 _better(row.values, target, rule, min(found) if rule == "min" else max(found))
     if history:
@@ -300,7 +300,7 @@ def _take_each(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> N
 
 
 def _better(own: dict[str, Any], name: str, rule: str, value: Any) -> None:
-    if type(value) is not float and number(value) is None:
+    if type(value) is not float and finite_number(value) is None:
         return
     old = own.get(name)
     if old is None or (value < old if rule == "min" else value > old):

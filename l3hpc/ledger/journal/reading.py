@@ -18,17 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.io.files import open_regular
-from l3hpc.ledger.journal.batch import COUNTERS, MOST, ORDER, Batch, Template, parsed, unpacked
-from l3hpc.ledger.journal.records import CLOSING, SCHEMA, decoded, sealed
+from l3hpc.ledger.journal.batch import (
+    COUNTERS,
+    MAX_RECORDS,
+    ORDER,
+    Batch,
+    Template,
+    parse_batch,
+    unpack,
+)
+from l3hpc.ledger.journal.records import CLOSING, SCHEMA, decode, record_text
 from l3hpc.ledger.schema import TABS
 
 Part = dict[str, Any] | Batch
 BUFFER = 1 << 18  # bytes read at once
-TRIES = 8  # templates that a file may need without having been worth it
-MISSES = 8  # how often a name may be listed without a file behind it
+TEMPLATE_TRIES = 8  # templates that a file may need without having been worth it
+MAX_MISSES = 8  # how often a name may be listed without a file behind it
 
 
-NAMED = 3  # records of one file that are named one by one
+MAX_NAMED = 3  # records of one file that are named one by one
 NEWER = "written by a newer l3hpc"
 NO_ROW = "it belongs to no row of a known tab"
 
@@ -43,20 +51,20 @@ class Damage:
     odd: dict[str, list[tuple[int, str]]] = field(default_factory=dict, compare=False)
 
 
-def notes(damage: Damage) -> list[str]:
+def damage_notes(damage: Damage) -> list[str]:
     """What a person should know about journals that could not be read as a whole."""
     found = [f"{count} damaged line{'s' if count != 1 else ''} skipped in {path}"
              for path, count in damage.torn.items()]
     found += [f"cannot read {path}: {reason}" for path, reason in damage.unreadable.items()]
     for path, odd in damage.odd.items():
-        found += [f"{path}:{number}: a record is set aside: {why}" for number, why in odd[:NAMED]]
-        if len(odd) > NAMED:
-            found.append(f"{path}: {len(odd) - NAMED} more records are set aside; all of them:   "
+        found += [f"{path}:{number}: a record is set aside: {why}" for number, why in odd[:MAX_NAMED]]
+        if len(odd) > MAX_NAMED:
+            found.append(f"{path}: {len(odd) - MAX_NAMED} more records are set aside; all of them:   "
                          "l3hpc ledger repair --journal --dry-run")
     return found
 
 
-def fault(record: Any) -> str | None:
+def record_fault(record: Any) -> str | None:
     """Why a sealed record is not understood; None for one that is.
 
     A record of an undeclared tab or without a key (``NO_ROW``) is whole: it is read and compacted
@@ -70,7 +78,7 @@ def fault(record: Any) -> str | None:
     if schema > SCHEMA:
         return f"{NEWER} (schema {schema}; this one knows {SCHEMA})"
     for name, kinds in _KINDS.items():
-        value = record.get(name, None if _NOTHING in kinds and name != "key" else _MISSING)
+        value = record.get(name, None if _NONE in kinds and name != "key" else _MISSING)
         if type(value) not in kinds:
             return (f"{name!r} is missing" if value is _MISSING else
                     f"{name!r} is {_kind(value)}")
@@ -79,8 +87,8 @@ def fault(record: Any) -> str | None:
         if value is not None and not -_LARGEST < value < _LARGEST:
             return f"{name!r} is out of range"
     origin = record.get("origin") or {}
-    if type(origin.get("host")) not in (str, _NOTHING) or (
-            type(origin.get("pid")) not in (int, _NOTHING)):
+    if type(origin.get("host")) not in (str, _NONE) or (
+            type(origin.get("pid")) not in (int, _NONE)):
         return "'origin' does not name a host and a process"
     key, tab = record["key"], TABS.get(record["tab"])
     if key and (not all(type(part) is str for part in key)):
@@ -100,17 +108,17 @@ def _no_row(record: Mapping[str, Any]) -> str | None:
 
 def _kind(value: Any) -> str:
     return {dict: "an object", list: "a list", str: "text", bool: "a truth value", int: "a number",
-            float: "a number", _NOTHING: "nothing"}.get(type(value), "missing")
+            float: "a number", _NONE: "nothing"}.get(type(value), "missing")
 
 
-_NOTHING = type(None)
+_NONE = type(None)
 _MISSING = object()
 _COUNTERS = dict.fromkeys(COUNTERS).keys()
 _LARGEST = 2**63
 _KINDS: dict[str, tuple[type, ...]] = {
-    "tab": (str,), "key": (list, _NOTHING), "restart": (int,), "seq": (int,),
-    "epoch": (int, _NOTHING), "time": (int, float), "values": (dict,),
-    "beside": (dict, _NOTHING), "origin": (dict, _NOTHING)}
+    "tab": (str,), "key": (list, _NONE), "restart": (int,), "seq": (int,),
+    "epoch": (int, _NONE), "time": (int, float), "values": (dict,),
+    "beside": (dict, _NONE), "origin": (dict, _NONE)}
 
 
 def journal_files(folders: Iterable[Path]) -> list[Path]:
@@ -124,7 +132,7 @@ def journal_files(folders: Iterable[Path]) -> list[Path]:
                    for path in Path(folder).glob(pattern)})
 
 
-def everything(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
+def read_all(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
     """The parts of all files; those that a compaction moves while we read are looked for again.
 
     A name that is listed ``MISSES`` times and never there (a link to nothing) is unreadable.
@@ -139,29 +147,29 @@ def everything(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
             if path in seen:
                 continue
             try:
-                yield from parts(path, damage)  # a file that is not there has yielded nothing
+                yield from file_parts(path, damage)  # a file that is not there has yielded nothing
                 seen.add(path)
             except FileNotFoundError as error:
                 again = True
                 missed[path] = missed.get(path, 0) + 1
-                if missed[path] == MISSES:
+                if missed[path] == MAX_MISSES:
                     damage.unreadable[os.fspath(path)] = error.strerror or str(error)
                     seen.add(path)
 
 
-def every_record(folders: Iterable[Path], damage: Damage) -> Iterator[dict[str, Any]]:
+def all_records(folders: Iterable[Path], damage: Damage) -> Iterator[dict[str, Any]]:
     """The sound records of all files, one by one."""
-    for part in everything(folders, damage):
+    for part in read_all(folders, damage):
         yield from part.records() if isinstance(part, Batch) else (part,)
 
 
-def read(path: Path, damage: Damage) -> Iterator[dict[str, Any]]:
+def file_records(path: Path, damage: Damage) -> Iterator[dict[str, Any]]:
     """The sound records of one file, one by one; ``damage`` counts what is not."""
-    for part in parts(path, damage):
+    for part in file_parts(path, damage):
         yield from part.records() if isinstance(part, Batch) else (part,)
 
 
-def parts(path: Path, damage: Damage) -> Iterator[Part]:
+def file_parts(path: Path, damage: Damage) -> Iterator[Part]:
     """The sound records of one file; neighbours that are much alike as a ``Batch``.
 
     Raises ``FileNotFoundError`` for a file that is not there.
@@ -172,7 +180,7 @@ def parts(path: Path, damage: Damage) -> Iterator[Part]:
     try:
         with open_regular(path, BUFFER) as stream:
             for number, line in enumerate(stream, 1):
-                body = sealed(line)
+                body = record_text(line)
                 if body is not None:
                     piece = reader.cut(body)
                     if piece is None:
@@ -180,7 +188,7 @@ def parts(path: Path, damage: Damage) -> Iterator[Part]:
                     else:  # the common case: a line like the one before
                         pieces.append(piece)
                         numbers.append(number)
-                        if len(pieces) >= MOST:
+                        if len(pieces) >= MAX_RECORDS:
                             yield from reader.flush()
                 elif line.strip():
                     damage.torn[name] = damage.torn.get(name, 0) + 1
@@ -205,7 +213,7 @@ class _Reader:
         self._name, self._damage = name, damage
         self._template: Template | None = None
         self._last: dict[str, Any] | None = None
-        self._left = TRIES
+        self._left = TEMPLATE_TRIES
 
     def take(self, body: bytes, number: int) -> list[Part]:
         """What waited, and the record of a line that does not fit the template."""
@@ -224,7 +232,7 @@ class _Reader:
         if not self.pieces:
             return []
         assert self._template is not None
-        batch = parsed(self._template, self.pieces)
+        batch = parse_batch(self._template, self.pieces)
         self._left += len(self.pieces) // 4
         if batch is not None and _are_counted(batch.items):
             found: list[Part] = [batch]
@@ -243,15 +251,15 @@ class _Reader:
     def _understood(self, body: bytes, number: int) -> Part | None:
         """The record or the batch of a line; None for the head of a bundle, and for an odd one."""
         try:
-            record = decoded(body)
+            record = decode(body)
             if isinstance(record, dict) and "bundle" in record:
                 return None
             if isinstance(record, dict) and "packed" in record:
-                batch = unpacked(record)
+                batch = unpack(record)
                 why = _batch_fault(batch)
                 part: Part = batch
             else:
-                why = fault(record)
+                why = record_fault(record)
                 part = record
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             why, part = f"not a record ({type(error).__name__})", {}
@@ -272,14 +280,14 @@ def _batch_fault(batch: Batch) -> str | None:
     if not batch.items or not _are_counted(batch.items) or list(
             batch.common) != [name for name in ORDER if name not in COUNTERS]:
         return "not a record (of a bundle)"
-    return fault({**batch.common, **batch.items[0][0]})
+    return record_fault({**batch.common, **batch.items[0][0]})
 
 
 def _are_counted(items: Sequence[list[dict[str, Any]]]) -> bool:
     """Whether the counters of a batch's items are numbers of the right kinds."""
     columns = zip(*[(counters["seq"], counters["epoch"], counters["time"])
                     for counters, _ in items], strict=True)
-    allowed: tuple[set[type], ...] = ({int}, {int, _NOTHING}, {int, float})
+    allowed: tuple[set[type], ...] = ({int}, {int, _NONE}, {int, float})
     for values, kinds in zip(columns, allowed, strict=True):
         if not set(map(type, values)) <= kinds:
             return False

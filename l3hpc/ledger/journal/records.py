@@ -70,7 +70,7 @@ class Journal:
         labels: Mapping[str, Any] | None = None, run: str = "", job: str | None = None,
         restart: int | None = None, rank: int | None = None, git_commit: str | None = None,
     ) -> None:
-        self.folders = [Path(folder), Path(fallback) if fallback else second_folder(folder)]
+        self.folders = [Path(folder), Path(fallback) if fallback else fallback_folder(folder)]
         self.labels = {ALIASES.get(name, name): value for name, value in (labels or {}).items()
                        if value is not None}
         self.run = run or str(self.labels.get("run", ""))
@@ -146,7 +146,7 @@ class Journal:
         row: dict[str, Any] = {}
         beside: dict[str, Any] = {}
         for name, value in merged.items():
-            (row if declared and declared.has(name) else beside)[name] = plain(value)
+            (row if declared and declared.has(name) else beside)[name] = json_value(value)
         record = {
             "schema": SCHEMA, "tab": tab, "key": list(key) if key else None,
             "restart": self._common["restart"], "seq": self._sequence,
@@ -240,30 +240,30 @@ def seal(record: Mapping[str, Any]) -> bytes:
     """One journal line, with its check and its newline."""
     text = json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
         "utf-8", "surrogatepass")
-    return PREFIX + check(text) + MIDDLE + text + b"}\n"
+    return PREFIX + check_digits(text) + MIDDLE + text + b"}\n"
 
 
-def sealed(line: bytes) -> bytes | None:
+def record_text(line: bytes) -> bytes | None:
     """The text of the record in a line (with or without its newline), or None when the line is
     torn or foreign."""
     body = line[START:-2]  # every line comes through here: PREFIX, check, MIDDLE are spelled out
     if line[-2:] == b"}\n" and line[:START] == b'{"check":"%b","record":' % (
             hashlib.blake2b(body, digest_size=8).hexdigest().encode()):
         return body
-    return sealed(line + b"\n") if line[-1:] == b"}" else None
+    return record_text(line + b"\n") if line[-1:] == b"}" else None
 
 
 def unseal(line: bytes) -> dict[str, Any] | None:
     """The record of a line, or None when the line is torn or foreign."""
-    body = sealed(line)
+    body = record_text(line)
     try:
-        record = None if body is None else decoded(body)
+        record = None if body is None else decode(body)
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
 
-def decoded(body: bytes) -> Any:
+def decode(body: bytes) -> Any:
     """The JSON value of a sealed text. Numbers that JSON does not know (a foreign writer's NaN) are
     their names, as this module writes them."""
     return _DECODER.decode(body.decode("utf-8", "surrogatepass"))
@@ -272,29 +272,29 @@ def decoded(body: bytes) -> Any:
 _DECODER = json.JSONDecoder(parse_constant=str)
 
 
-def check(text: bytes) -> bytes:
+def check_digits(text: bytes) -> bytes:
     """16 hex digits that change when the text does."""
     return hashlib.blake2b(text, digest_size=8).hexdigest().encode()
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """``value`` as JSON: NumPy scalars become Python's; NaN and infinities become their names."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else nonfinite(value)
+        return float(value) if math.isfinite(value) else nonfinite_name(value)
     if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
+        return {str(name): json_value(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        return plain(value.item())
+        return json_value(value.item())
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return json_value(value.tolist())
     return str(value)
 
 
-def nonfinite(value: float) -> str:
+def nonfinite_name(value: float) -> str:
     """The text that stands for a number that is none: ``NaN``, ``Infinity``, ``-Infinity``."""
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
@@ -304,7 +304,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:80]
 
 
-def second_folder(folder: Path | str) -> Path:
+def fallback_folder(folder: Path | str) -> Path:
     """The folder in the user's home that stands in for a journal folder that cannot be written."""
     name = hashlib.blake2b(str(Path(folder).absolute()).encode(), digest_size=6).hexdigest()
     home = Path(os.path.expanduser("~"))  # in a container a user may have none
@@ -321,12 +321,12 @@ def last_restart(folder: Path, run: str) -> int:
     except OSError:
         return -1
     counts = [int(found[1]) for found in map(pattern.match, names) if found]
-    counts += [int(bundle_of(folder / name).get("runs", {}).get(slug(run), -1))
+    counts += [int(bundle_header(folder / name).get("runs", {}).get(slug(run), -1))
                for name in names if name.startswith(BUNDLE)]
     return max(counts, default=-1)
 
 
-def bundle_of(path: Path) -> dict[str, Any]:
+def bundle_header(path: Path) -> dict[str, Any]:
     """What the first line of a bundle says: ``sources`` (names of the files in it) and ``runs``
     (name → highest restart count); empty when it cannot be read."""
     try:

@@ -31,10 +31,18 @@ from typing import Any
 
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import digest, fsync_folder, open_regular, write_bytes
-from l3hpc.ledger.journal.batch import Batch, pack, text, unpacked
+from l3hpc.ledger.journal.batch import Batch, compact_json, pack, unpack
 from l3hpc.ledger.journal.fold import Fold, fold_folders
-from l3hpc.ledger.journal.reading import NO_ROW, Damage, journal_files, parts, read
-from l3hpc.ledger.journal.records import BUNDLE, CLOSING, SCHEMA, bundle_of, seal, sealed, slug
+from l3hpc.ledger.journal.reading import NO_ROW, Damage, file_parts, file_records, journal_files
+from l3hpc.ledger.journal.records import (
+    BUNDLE,
+    CLOSING,
+    SCHEMA,
+    bundle_header,
+    record_text,
+    seal,
+    slug,
+)
 
 QUIET_S = 3600.0
 SILENT_S = 30 * 86_400.0
@@ -68,8 +76,8 @@ def compact(folder: Path, *, dry_run: bool = False, quiet_s: float = QUIET_S,
     report = Compacted()
     if not folder.is_dir():
         return report
-    with _alone(folder, dry_run):
-        known = set().union(*(bundle_of(path).get("sources", ())
+    with _compaction_lock(folder, dry_run):
+        known = set().union(*(bundle_header(path).get("sources", ())
                               for path in folder.glob(f"{BUNDLE}*.jsonl")))
         left = [path for path in _files(folder, CLOSING)
                 if path.name.removesuffix(CLOSING) in known]
@@ -121,14 +129,14 @@ def _bundle(folder: Path, closed: Mapping[str, list[Path]], left: set[Path],
 def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
             report: Compacted) -> dict[str, list[Path]]:
     """Run → its files, of the closed runs; with what an interrupted compaction set aside."""
-    now = _clock(folder)
+    now = _file_server_time(folder)
     ended = {place for place, row in fold.rows.items() if row.beside.get("state") in ENDED}
     files: dict[str, list[Path]] = {}
     reasons: dict[str, str] = {}
     for path in [*_files(folder, ""), *_files(folder, CLOSING)]:
         run, rows = _contents(path)
         if run is None:
-            report.kept[path.name] = NOT_UNDERSTOOD if _is_odd(path, fold) else "empty"
+            report.kept[path.name] = NOT_UNDERSTOOD if _holds_unknown_records(path, fold) else "empty"
             continue
         files.setdefault(run, []).append(path)
         silence = now - path.stat().st_mtime
@@ -143,13 +151,13 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
         for path in [path for path in paths if os.fspath(path) in fold.torn]:
             report.kept[path.name] = DAMAGED
             paths.remove(path)
-        for path in [path for path in paths if _is_odd(path, fold)]:
+        for path in [path for path in paths if _holds_unknown_records(path, fold)]:
             report.kept[path.name] = NOT_UNDERSTOOD
             paths.remove(path)
     return {run: paths for run, paths in sorted(files.items()) if paths}
 
 
-def _is_odd(path: Path, damage: Damage) -> bool:
+def _holds_unknown_records(path: Path, damage: Damage) -> bool:
     """Whether a file holds records that are not understood; they stay as they are, byte for byte.
     """
     return any(not why.startswith(NO_ROW) for _, why in damage.odd.get(os.fspath(path), ()))
@@ -158,7 +166,7 @@ def _is_odd(path: Path, damage: Damage) -> bool:
 def _contents(path: Path) -> tuple[str | None, set[tuple[str, tuple[str, ...]]]]:
     """The run of a file (None: there is no record in it) and the rows that it writes about."""
     run, rows = None, set()
-    for part in parts(path, Damage()):
+    for part in file_parts(path, Damage()):
         record = part.common if isinstance(part, Batch) else part
         run = slug(str((record.get("origin") or {}).get("run") or ""))
         rows.add((record["tab"], tuple(record["key"] or ())))
@@ -168,28 +176,28 @@ def _contents(path: Path) -> tuple[str | None, set[tuple[str, tuple[str, ...]]]]
 def _packed(path: Path) -> tuple[list[bytes], int, str]:
     """The lines of a file in a bundle, its highest restart, or why it cannot be in one."""
     damage = Damage()
-    records = list(read(path, damage))
+    records = list(file_records(path, damage))
     if damage.torn or damage.unreadable:
         return [], -1, DAMAGED
-    if _is_odd(path, damage):
+    if _holds_unknown_records(path, damage):
         return [], -1, NOT_UNDERSTOOD
     lines = [seal(item) for item in pack(records)]
-    if [text(item) for line in lines for item in _unpacked(line)] != _texts(path):
+    if [compact_json(item) for line in lines for item in _unpacked(line)] != _texts(path):
         return [], -1, "not written by this version"
     return lines, max(int(record["restart"]) for record in records), ""
 
 
 def _unpacked(line: bytes) -> Iterator[dict[str, Any]]:
-    body = sealed(line)
+    body = record_text(line)
     assert body is not None
     record = json.loads(body.decode("utf-8", "surrogatepass"))
-    part = unpacked(record) if "packed" in record else record
+    part = unpack(record) if "packed" in record else record
     yield from part.records() if isinstance(part, Batch) else (part,)
 
 
 def _texts(path: Path) -> list[bytes | None]:
     with open_regular(path) as stream:
-        return [sealed(line) for line in stream.read().splitlines(keepends=True) if line.strip()]
+        return [record_text(line) for line in stream.read().splitlines(keepends=True) if line.strip()]
 
 
 def _files(folder: Path, ending: str) -> list[Path]:
@@ -214,7 +222,7 @@ def _remove(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _clock(folder: Path) -> float:
+def _file_server_time(folder: Path) -> float:
     """Now, by the clock of the file server (that of file times)."""
     probe = folder / f".clock-{uuid.uuid4().hex}"  # nobody can have put a link there
     try:
@@ -229,7 +237,7 @@ def _clock(folder: Path) -> float:
 
 
 @contextmanager
-def _alone(folder: Path, dry_run: bool) -> Iterator[None]:
+def _compaction_lock(folder: Path, dry_run: bool) -> Iterator[None]:
     """One compaction at a time, as far as the file system knows locks (two would do no harm)."""
     if dry_run:
         yield
@@ -253,7 +261,7 @@ def _alone(folder: Path, dry_run: bool) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedFile:
     """One file with damaged lines. lines: (number, its beginning). sound: how many lines are.
     odd: (number, why) of the sound lines that are not understood."""
 
@@ -264,7 +272,7 @@ class Damaged:
     odd: list[tuple[int, str]] = field(default_factory=list)
 
 
-def find_damaged(folders: Iterable[Path], quiet_s: float = REPAIR_QUIET_S) -> list[Damaged]:
+def find_damaged_files(folders: Iterable[Path], quiet_s: float = REPAIR_QUIET_S) -> list[DamagedFile]:
     """The journal files that hold lines that are damaged or not understood; files that cannot be
     read are left out."""
     found = []
@@ -277,19 +285,19 @@ def find_damaged(folders: Iterable[Path], quiet_s: float = REPAIR_QUIET_S) -> li
         lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1)
                  if line.strip()]
         bad = [(number, line[:SHOWN].decode("utf-8", "backslashreplace"))
-               for number, line in lines if sealed(line) is None]
+               for number, line in lines if record_text(line) is None]
         damage = Damage()
         try:
-            deque(parts(path, damage), maxlen=0)
+            deque(file_parts(path, damage), maxlen=0)
         except FileNotFoundError:
             continue
         odd = damage.odd.get(os.fspath(path), [])
         if bad or odd:
-            found.append(Damaged(path, bad, len(lines) - len(bad), age < quiet_s, odd))
+            found.append(DamagedFile(path, bad, len(lines) - len(bad), age < quiet_s, odd))
     return found
 
 
-def repair(damaged: Damaged) -> Path:
+def repair_file(damaged: DamagedFile) -> Path:
     """Leave only the sound lines in a file; where it is kept as it was.
 
     At each moment a reader finds every sound line: the file is renamed, its sound lines are written
@@ -298,7 +306,7 @@ def repair(damaged: Damaged) -> Path:
     path = damaged.path
     name = path.name.removesuffix(CLOSING)
     aside = path if path.name.endswith(CLOSING) else path.rename(path.with_name(name + CLOSING))
-    lines = [line for line in aside.read_bytes().split(b"\n") if sealed(line) is not None]
+    lines = [line for line in aside.read_bytes().split(b"\n") if record_text(line) is not None]
     stat = aside.stat()
     whole = path.with_name(name)
     write_bytes(whole, b"".join(line + b"\n" for line in lines), mode=0o666)

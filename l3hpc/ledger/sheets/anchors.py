@@ -22,12 +22,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from l3hpc.ledger.cells import Cell, same
+from l3hpc.ledger.cells import Cell, same_cell
 from l3hpc.ledger.sheets.client import Sheets
-from l3hpc.ledger.sheets.grid import ANCHOR_MARK, Snapshot, TabGrid, fill
+from l3hpc.ledger.sheets.grid import ANCHOR_MARK, Snapshot, TabGrid, fill_grid
 
 Request = dict[str, Any]
-AT_ONCE = 900  # anchors of one tab: each is a character of metadata (see grid.METADATA_LIMIT)
+MAX_ANCHORS = 900  # anchors of one tab: each is a character of metadata (see grid.METADATA_LIMIT)
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Target:
 
 
 @dataclass
-class Reading:
+class AnchorReading:
     """One moment: which targets still are what they were, and the tabs' cells (header first)."""
 
     held: list[Target] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Reading:
     lines: dict[int, list[list[Any]]] = field(default_factory=dict)
 
 
-def create(snapshot: Snapshot, targets: Sequence[Target], taken: set[int]) -> list[Request]:
+def create_anchors(snapshot: Snapshot, targets: Sequence[Target], taken: set[int]) -> list[Request]:
     """Put an anchor on each target's row. taken: metadata ids that the same batch creates."""
     if not targets:
         return []
@@ -70,14 +70,14 @@ def create(snapshot: Snapshot, targets: Sequence[Target], taken: set[int]) -> li
     return requests
 
 
-def remove(snapshot: Snapshot) -> list[Request]:
+def remove_anchors(snapshot: Snapshot) -> list[Request]:
     """Take away all anchors that stand; none where ``snapshot`` shows that there are none."""
     return [{"deleteDeveloperMetadata": {"dataFilter": {"developerMetadataLookup": {
         "metadataKey": ANCHOR_MARK}}}}] if snapshot.has_anchors else []
 
 
-def read(sheets: Sheets, targets: Iterable[Target], grids: Iterable[TabGrid], *,
-         whole: bool = False) -> Reading:
+def read_anchored(sheets: Sheets, targets: Iterable[Target], grids: Iterable[TabGrid], *,
+         whole: bool = False) -> AnchorReading:
     """Read anchored rows and tabs at one moment, into the grids too (one request).
 
     whole: the tabs as wide as they are, not only their declared columns.
@@ -87,7 +87,7 @@ def read(sheets: Sheets, targets: Iterable[Target], grids: Iterable[TabGrid], *,
     areas = [{"gridRange": {"sheetId": grid.sheet, **({} if whole else {
         "startColumnIndex": 0, "endColumnIndex": min(len(grid.tab.columns), grid.column_count)})}}
         for grid in by_sheet.values()]
-    found = Reading()
+    found = AnchorReading()
     shown: dict[int, list[Any]] = {}
     for item in sheets.read_by_filter([*map(_by_id, by_anchor), *areas]):
         values = item.get("valueRange", {}).get("values", [])
@@ -97,11 +97,11 @@ def read(sheets: Sheets, targets: Iterable[Target], grids: Iterable[TabGrid], *,
             elif "gridRange" in one:
                 found.lines[one["gridRange"].get("sheetId", 0)] = values
     for sheet, grid in by_sheet.items():
-        fill(grid, found.lines.get(sheet, []))
+        fill_grid(grid, found.lines.get(sheet, []))
     for anchor, target in by_anchor.items():
         line = shown.get(anchor)
         holds = line is not None and all(
-            same(line[column] if column < len(line) else None, value)
+            same_cell(line[column] if column < len(line) else None, value)
             for column, value in target.expect.items())
         (found.held if holds else found.moved).append(target)
     return found

@@ -21,7 +21,7 @@ from urllib.parse import urlparse
 
 from l3hpc.errors import InputError, L3hpcError, OfflineError
 from l3hpc.io.files import read_json
-from l3hpc.ledger.cells import pasteable
+from l3hpc.ledger.cells import quoted_argument
 
 SCOPE = "https://www.googleapis.com/auth/spreadsheets"
 BASE = "https://sheets.googleapis.com"
@@ -259,7 +259,7 @@ def _require_private(path: Path) -> None:
         return  # whoever reads it says so
     if stat.S_IMODE(mode) & 0o077:
         raise InputError("the key file can be read by others", where=str(path),
-                         hint=f"chmod 600 {pasteable(str(path))}")
+                         hint=f"chmod 600 {quoted_argument(str(path))}")
 
 
 def _key(path: Path) -> dict[str, Any]:

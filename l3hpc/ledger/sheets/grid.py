@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l3hpc.errors import HeaderDriftError
-from l3hpc.ledger.cells import text
-from l3hpc.ledger.schema import TABS, Tab, letter
+from l3hpc.ledger.cells import cell_text
+from l3hpc.ledger.schema import TABS, Tab, column_letter
 from l3hpc.ledger.store import key_json
 
 TAB_MARK, ROW_MARK, VERSION_MARK, ANCHOR_MARK = "t", "l", "v", "a"
@@ -78,7 +78,7 @@ class TabGrid:
         columns = {name: self.tab.index(name) for name in self.tab.key}
         found: dict[tuple[str, ...], list[int]] = {}
         for number, row in enumerate(self.rows, 1):
-            key = tuple(text(row[columns[name]]) if columns[name] < len(row)
+            key = tuple(cell_text(row[columns[name]]) if columns[name] < len(row)
                         and row[columns[name]] is not None else "" for name in self.tab.key)
             if all(key):
                 found.setdefault(key, []).append(number)
@@ -117,13 +117,13 @@ class TabGrid:
                      and lock.get("range", {}).get("startColumnIndex", 0) < len(self.tab.columns)
                      and not lock.get("unprotectedRanges")), None)
 
-    def header_place(self) -> int | None:
+    def header_row(self) -> int | None:
         """The grid row that the header was moved to, if it was."""
-        return header_place(self.tab, [self.header, *self.rows])
+        return header_row(self.tab, [self.header, *self.rows])
 
     def drift(self) -> list[tuple[str, str, str]]:
         """(cell, expected, found) of every header cell that differs."""
-        return [(f"{letter(index)}1", title, text(found) if found is not None else "")
+        return [(f"{column_letter(index)}1", title, cell_text(found) if found is not None else "")
                 for index, (title, found) in enumerate(
                     zip(self.tab.titles, padded(self.header, len(self.tab.titles)), strict=True))
                 if found != title]
@@ -189,7 +189,7 @@ def version_identity(version: int) -> int:
     return (int.from_bytes(raw, "big") & 0x7FFFFFFF) or 1
 
 
-def parse(structure: Mapping[str, Any]) -> Snapshot:
+def parse_structure(structure: Mapping[str, Any]) -> Snapshot:
     """The snapshot of a spreadsheet's structure, without values."""
     marks: dict[int, Mark] = {}
     for item in structure.get("developerMetadata", []):
@@ -237,11 +237,11 @@ def parse(structure: Mapping[str, Any]) -> Snapshot:
 
 def cell_range(grid: TabGrid) -> str:
     """The declared columns of a tab, all rows, in A1 notation."""
-    last = letter(min(len(grid.tab.columns), max(grid.column_count, 1)) - 1)
+    last = column_letter(min(len(grid.tab.columns), max(grid.column_count, 1)) - 1)
     return f"'{grid.title.replace(chr(39), chr(39) * 2)}'!A:{last}"
 
 
-def fill(grid: TabGrid, values: Sequence[Sequence[Any]]) -> None:
+def fill_grid(grid: TabGrid, values: Sequence[Sequence[Any]]) -> None:
     """Put read values into a tab's grid."""
     width = len(grid.tab.columns)
     lines = [padded(line, width) for line in values]
@@ -257,7 +257,7 @@ def padded(line: Sequence[Any], width: int) -> list[Any]:
     return cut + [None] * (width - len(cut))
 
 
-def header_place(tab: Tab, lines: Sequence[Sequence[Any]]) -> int | None:
+def header_row(tab: Tab, lines: Sequence[Sequence[Any]]) -> int | None:
     """The row that the header of a tab was moved to (by a sort over the whole tab, or by a row that
     was inserted above it): the only one that shows at least half of the titles, if the first row
     shows none."""
@@ -291,10 +291,10 @@ def require_headers(snapshot: Snapshot, tabs: Sequence[Tab]) -> None:
                 allowed=f"its tabs: {', '.join(snapshot.titles)}", hint="l3hpc ledger init")
         drift = grid.drift()
         if drift:
-            raise HeaderDriftError(drift_text(snapshot, grid, drift), **_advice(grid, drift))
+            raise HeaderDriftError(drift_message(snapshot, grid, drift), **_advice(grid, drift))
 
 
-def drift_text(snapshot: Snapshot, grid: TabGrid, drift: list[tuple[str, str, str]]) -> str:
+def drift_message(snapshot: Snapshot, grid: TabGrid, drift: list[tuple[str, str, str]]) -> str:
     """What is said about changed columns."""
     name = repr(grid.tab.name)
     if grid.title != grid.tab.name:
@@ -308,10 +308,10 @@ def _advice(grid: TabGrid, drift: list[tuple[str, str, str]]) -> dict[str, str]:
     if len(drift) > 4:
         lines[-1] += f"   (and {len(drift) - 4} more: l3hpc ledger check)"
     first = drift[0][0][:-1]
-    last = letter(len(grid.tab.columns) - 1)
+    last = column_letter(len(grid.tab.columns) - 1)
     index = grid.tab.titles.index(drift[0][1])
     shifted = index + 1 < len(grid.header) and grid.header[index + 1] == drift[0][1]
-    moved = grid.header_place()
+    moved = grid.header_row()
     if moved is not None:
         return {"allowed": f"Its header is row {moved + 1} now: was it sorted with the rows, or a "
                            "row inserted above it?",

@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from l3hpc.errors import HeaderDriftError
-from l3hpc.ledger.cells import Cell, cells, key_cells, same
+from l3hpc.ledger.cells import Cell, cells, key_cells, same_cell
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.journal.records import Journal
-from l3hpc.ledger.schema import Tab, letter
+from l3hpc.ledger.schema import Tab, column_letter
 from l3hpc.ledger.sheets import requests as ask
 from l3hpc.ledger.sheets.client import Sheets
-from l3hpc.ledger.sheets.diff import Plan, make, tabs_of
-from l3hpc.ledger.sheets.grid import Snapshot, header_place, parse, require_headers
-from l3hpc.ledger.sheets.requests import Request, put
-from l3hpc.ledger.sheets.sync import Known, snapshot_of, whole
+from l3hpc.ledger.sheets.diff import SyncPlan, make_plan, tabs_of
+from l3hpc.ledger.sheets.grid import Snapshot, header_row, parse_structure, require_headers
+from l3hpc.ledger.sheets.requests import Request, put_cells
+from l3hpc.ledger.sheets.sync import JournalValues, read_snapshot, whole
 from l3hpc.ledger.store import Store
 
-Ours = Mapping[tuple[str, ...], Sequence[Cell]]  # key of a row → its cells in the journals
+JournalCells = Mapping[tuple[str, ...], Sequence[Cell]]  # key of a row → its cells in the journals
 
 
 @dataclass(frozen=True)
-class Change:
+class ColumnChange:
     """One change of a tab's columns: ``title`` at ``place``, or ``move`` from ``place`` to ``to``,
     or ``insert`` at ``place``; or ``row``: the row at ``place`` becomes the first one. Places are
     0-based, as they are when the changes before are made."""
@@ -40,18 +40,18 @@ class Change:
     old: Any = None
     new: str | None = None
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """For a person: ``T1: 'epoch' → 'Latest Epoch'``."""
         if self.kind == "title":
-            return f"{letter(self.place)}1: {self.old!r} → {self.new!r}"
+            return f"{column_letter(self.place)}1: {self.old!r} → {self.new!r}"
         if self.kind == "row":
             return f"row {self.place + 1} (the header) moves to row 1"
         if self.kind == "move":
-            return f"column {letter(self.place)} ({self.old!r}) moves to {letter(self.to)}"
-        return f"column {letter(self.place)} is put in for {self.new!r}"
+            return f"column {column_letter(self.place)} ({self.old!r}) moves to {column_letter(self.to)}"
+        return f"column {column_letter(self.place)} is put in for {self.new!r}"
 
 
-def as_requests(made: Sequence[Change], sheet: int, width: int) -> list[Request]:
+def change_requests(made: Sequence[ColumnChange], sheet: int, width: int) -> list[Request]:
     """Changes of a tab of ``width`` columns as requests of the Sheets API."""
     found: list[Request] = []
     for change in made:
@@ -63,7 +63,7 @@ def as_requests(made: Sequence[Change], sheet: int, width: int) -> list[Request]
         area = {"sheetId": sheet, "dimension": "COLUMNS", "startIndex": change.place,
                 "endIndex": change.place + 1}
         if change.kind == "title":
-            found.append(put(sheet, 0, change.place, [[change.new]]))
+            found.append(put_cells(sheet, 0, change.place, [[change.new]]))
         elif change.kind == "move":  # the destination counts as the columns are before the move
             target = change.to if change.to < change.place else change.to + 1
             found.append({"moveDimension": {"source": area, "destinationIndex": target}})
@@ -78,7 +78,7 @@ def as_requests(made: Sequence[Change], sheet: int, width: int) -> list[Request]
     return found
 
 
-def changes(tab: Tab, lines: Sequence[Sequence[Any]], known: Ours, where: str) -> list[Change]:
+def column_changes(tab: Tab, lines: Sequence[Sequence[Any]], known: JournalCells, where: str) -> list[ColumnChange]:
     """What brings the columns of a tab to the declared ones.
 
     Parameters
@@ -102,14 +102,14 @@ def changes(tab: Tab, lines: Sequence[Sequence[Any]], known: Ours, where: str) -
     HeaderDriftError
         A title occurs twice, or nothing tells which column is which.
     """
-    place = header_place(tab, lines)
+    place = header_row(tab, lines)
     if place:
         lines = [lines[place], *lines[:place], *lines[place + 1:]]
-        return [Change("row", place), *changes(tab, lines, known, where)]
+        return [ColumnChange("row", place), *column_changes(tab, lines, known, where)]
     header: list[Any] = [value if value != "" else None for value in (lines[0] if lines else [])]
     twice = [title for title in tab.titles if header.count(title) > 1]
     if twice:
-        places = [f"{letter(place)}1" for place, title in enumerate(header) if title == twice[0]]
+        places = [f"{column_letter(place)}1" for place, title in enumerate(header) if title == twice[0]]
         raise HeaderDriftError(f"{where}: {twice[0]!r} stands in {' and '.join(places)}",
                                hint="Delete or rename one of them in the sheet.")
     # place in the sheet → declared column, None where it is not recognised (yet)
@@ -120,48 +120,48 @@ def changes(tab: Tab, lines: Sequence[Sequence[Any]], known: Ours, where: str) -
     return _ordered(tab, header, found, deleted)
 
 
-def difference(store: Store, sheets: Sheets) -> tuple[Snapshot, Plan, list[Row]]:
+def plan_repair(store: Store, sheets: Sheets) -> tuple[Snapshot, SyncPlan, list[Row]]:
     """What it takes to make the sheet equal to the journals: the reading, the plan that overrules
     every changed cell, and the rows that were deleted. Writes nothing."""
-    snapshot = snapshot_of(sheets)
+    snapshot = read_snapshot(sheets)
     rows = list(store.fold().rows.values())
     require_headers(snapshot, tabs_of(rows))
     state = store.state(sheets.sheet_id)
     gone = {(item["tab"], tuple(item["key"]))
-            for item in make(rows, snapshot, state, Known(store)).problems
+            for item in make_plan(rows, snapshot, state, JournalValues(store)).problems
             if item["kind"] == "deleted"}
     deleted = [row for row in rows if (row.tab.name, row.key) in gone]
-    return snapshot, make(rows, snapshot, state, Known(store), "ours", deleted), deleted
+    return snapshot, make_plan(rows, snapshot, state, JournalValues(store), "ours", deleted), deleted
 
 
-def header_difference(store: Store, sheets: Sheets) -> dict[str, list[Change]]:
+def plan_header_repair(store: Store, sheets: Sheets) -> dict[str, list[ColumnChange]]:
     """Tab name → what puts its columns back, of the tabs whose header differs. Writes nothing."""
-    snapshot = snapshot_of(sheets)
+    snapshot = read_snapshot(sheets)
     fold = store.fold()
-    return {name: changes(grid.tab, whole(sheets, grid), {
+    return {name: column_changes(grid.tab, whole(sheets, grid), {
                 key_cells(grid.tab, row.key): cells(row) for row in fold.of(grid.tab)},
                 f"tab {name!r} of {snapshot.title!r}")
             for name, grid in snapshot.tabs.items() if grid.drift() and (
-                any(grid.header) or grid.header_place() is not None)}
+                any(grid.header) or grid.header_row() is not None)}
 
 
-def put_headers_back(store: Store, sheets: Sheets, agreed: dict[str, list[Change]]) -> None:
+def restore_headers(store: Store, sheets: Sheets, agreed: dict[str, list[ColumnChange]]) -> None:
     """Make changes of columns as ``header_difference`` found them, if it would still find these.
 
     Raises ``HeaderDriftError`` when the columns were changed again meanwhile.
     """
-    snapshot = parse(sheets.structure())
-    if header_difference(store, sheets) == agreed:
+    snapshot = parse_structure(sheets.structure())
+    if plan_header_repair(store, sheets) == agreed:
         sheets.batch([*ask.next_version(snapshot), *(
-            request for name, made in agreed.items() for request in as_requests(
+            request for name, made in agreed.items() for request in change_requests(
                 made, snapshot.tabs[name].sheet, snapshot.tabs[name].column_count))])
-    after = snapshot_of(sheets)
+    after = read_snapshot(sheets)
     require_headers(after, [after.tabs[name].tab for name in agreed])
 
 
-def foreign_rows(store: Store, sheets: Sheets, tabs: Sequence[Tab]) -> list[Row]:
+def unknown_rows(store: Store, sheets: Sheets, tabs: Sequence[Tab]) -> list[Row]:
     """Rows with a whole key that people typed or pasted and that no journal knows."""
-    snapshot = snapshot_of(sheets)
+    snapshot = read_snapshot(sheets)
     present = [tab for tab in tabs if tab.name in snapshot.tabs]
     require_headers(snapshot, present)
     fold = store.fold()
@@ -189,7 +189,7 @@ def adopt(store: Store, rows: Sequence[Row], username: str) -> None:
 
 
 def _by_cells(tab: Tab, lines: Sequence[Sequence[Any]], found: list[int | None],
-              known: Ours) -> None:
+              known: JournalCells) -> None:
     """Recognise columns with an unknown title by their values: as the one missing column that
     they show, if no other missing column holds the same values."""
     rows = _rows_of_ours(tab, lines, found, known)
@@ -197,14 +197,14 @@ def _by_cells(tab: Tab, lines: Sequence[Sequence[Any]], found: list[int | None],
     for column in missing:
         places = [place for place, own in enumerate(found)
                   if own is None and _shows(rows, place, column)]
-        has_twin = any(all(same(ours[other], ours[column]) for _, ours in rows)
+        has_twin = any(all(same_cell(ours[other], ours[column]) for _, ours in rows)
                        for other in missing if other != column)
         if len(places) == 1 and not has_twin:
             found[places[0]] = column
 
 
 def _rows_of_ours(tab: Tab, lines: Sequence[Sequence[Any]], found: Sequence[int | None],
-                  known: Ours) -> list[tuple[Sequence[Any], Sequence[Cell]]]:
+                  known: JournalCells) -> list[tuple[Sequence[Any], Sequence[Cell]]]:
     """Lines of the sheet with the cells that the journals have for the same key.
 
     Empty where a column of the key is not recognised."""
@@ -220,7 +220,7 @@ def _shows(rows: Sequence[tuple[Sequence[Any], Sequence[Cell]]], place: int, col
     """Whether the cells at ``place`` are those of ``column`` in most rows that have both."""
     pairs = [(_at(line, place), ours[column]) for line, ours in rows]
     filled = [(theirs, ours) for theirs, ours in pairs if theirs is not None and ours is not None]
-    right = sum(same(theirs, ours) for theirs, ours in filled)
+    right = sum(same_cell(theirs, ours) for theirs, ours in filled)
     return right > len(filled) / 2
 
 
@@ -243,7 +243,7 @@ def _by_place(tab: Tab, header: Sequence[Any], found: list[int | None], where: s
             deleted += group
         else:
             names = ", ".join(repr(tab.titles[column]) for column in group)
-            cells = ", ".join(f"{letter(place)}1 {header[place]!r}" for place in between)
+            cells = ", ".join(f"{column_letter(place)}1 {header[place]!r}" for place in between)
             raise HeaderDriftError(f"{where}: cannot tell which column was {names}",
                                    allowed=f"one of {cells}, or it was deleted",
                                    hint="Write the title back by hand, or delete the column's "
@@ -252,8 +252,8 @@ def _by_place(tab: Tab, header: Sequence[Any], found: list[int | None], where: s
 
 
 def _ordered(tab: Tab, header: Sequence[Any], found: list[int | None],
-             deleted: Sequence[int]) -> list[Change]:
-    made = [Change("title", place, old=header[place], new=tab.titles[column])
+             deleted: Sequence[int]) -> list[ColumnChange]:
+    made = [ColumnChange("title", place, old=header[place], new=tab.titles[column])
             for place, column in enumerate(found)
             if column is not None and header[place] != tab.titles[column]]
     now: list[tuple[int | None, Any]] = [
@@ -261,16 +261,16 @@ def _ordered(tab: Tab, header: Sequence[Any], found: list[int | None],
         for place, column in enumerate(found)]
     end = max((place for place, (column, _) in enumerate(now) if column is not None), default=-1)
     for place in reversed([place for place in range(end) if now[place][0] is None]):
-        made.append(Change("move", place, end, old=now[place][1]))
+        made.append(ColumnChange("move", place, end, old=now[place][1]))
         now.insert(end, now.pop(place))
         end -= 1
     for column, title in enumerate(tab.titles):
         places = [place for place, (own, _) in enumerate(now) if own == column]
         if not places:
-            made += [Change("insert", column, new=title), Change("title", column, new=title)]
+            made += [ColumnChange("insert", column, new=title), ColumnChange("title", column, new=title)]
             now.insert(column, (column, title))
         elif places[0] != column:
-            made.append(Change("move", places[0], column, old=title))
+            made.append(ColumnChange("move", places[0], column, old=title))
             now.insert(column, now.pop(places[0]))
     assert [title for _, title in now[:len(tab.titles)]] == tab.titles and len(
         now) == len(found) + len(deleted)

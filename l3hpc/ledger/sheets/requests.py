@@ -7,10 +7,10 @@ from typing import Any
 
 from l3hpc.ledger.cells import Cell, cells
 from l3hpc.ledger.journal.fold import Row
-from l3hpc.ledger.schema import Tab, letter
+from l3hpc.ledger.schema import Tab, column_letter
 from l3hpc.ledger.sheets import anchors
 from l3hpc.ledger.sheets.client import MOST_BYTES, request_bytes
-from l3hpc.ledger.sheets.diff import Plan, TabPlan, problem, short, targets
+from l3hpc.ledger.sheets.diff import SyncPlan, TabPlan, make_problem, short_key, write_targets
 from l3hpc.ledger.sheets.grid import (
     METADATA_LIMIT,
     ROW_MARK,
@@ -33,7 +33,7 @@ MARK_BYTES = 300  # at most, of one piece of metadata as a request
 LARGEST_ROW = MOST_BYTES - 200_000  # beside it: versions that are swept away, a frame
 
 
-def cut(plan: Plan) -> None:
+def limit_plan(plan: SyncPlan) -> None:
     """Leave in ``plan`` what one batch and one write by anchor can hold, by bytes and by number.
 
     The other rows count as left over. A row that no request can hold becomes a problem.
@@ -59,12 +59,12 @@ def cut(plan: Plan) -> None:
             else:
                 plan.left_over += 1
         writes, tab.writes = tab.writes, []
-        for number, target in enumerate(targets(tab.grid, writes)):
+        for number, target in enumerate(write_targets(tab.grid, writes)):
             own = [write for write in writes if write.place == target.place]
             need = request_bytes(target.data()) + MARK_BYTES
             if need > LARGEST_ROW:
                 plan.problems.append(_too_large(own[0].row, need))
-            elif number < anchors.AT_ONCE and fits(need):
+            elif number < anchors.MAX_ANCHORS and fits(need):
                 tab.writes += own
             else:
                 plan.left_over += 1
@@ -76,12 +76,12 @@ def cut(plan: Plan) -> None:
                 plan.left_over += 1
 
 
-def batch(plan: Plan, snapshot: Snapshot, written: Sequence[anchors.Target]) -> list[Request]:
+def batch(plan: SyncPlan, snapshot: Snapshot, written: Sequence[anchors.Target]) -> list[Request]:
     """The requests of a plan made from ``snapshot``: new rows, marks, and anchors on the rows that
     are written next; refused as a whole if the sheet's version moved on."""
     requests = next_version(snapshot)
     taken = {version_identity(snapshot.next_version)}
-    requests += anchors.create(snapshot, written, taken)
+    requests += anchors.create_anchors(snapshot, written, taken)
     for tab in plan.tabs:
         requests += _inserts(tab)
         requests += _row_marks(tab, snapshot, taken)
@@ -106,10 +106,10 @@ def next_version(snapshot: Snapshot) -> list[Request]:
                 and int(mark.value) <= version - VERSIONS_KEPT):
             requests.append({"deleteDeveloperMetadata": {"dataFilter": {
                 "developerMetadataLookup": {"metadataId": mark.id}}}})
-    return [*requests, *anchors.remove(snapshot)]
+    return [*requests, *anchors.remove_anchors(snapshot)]
 
 
-def put(sheet: int, row: int, column: int, lines: Sequence[Sequence[Cell]]) -> Request:
+def put_cells(sheet: int, row: int, column: int, lines: Sequence[Sequence[Cell]]) -> Request:
     """Typed cells from a place on; None empties a cell."""
     return {"updateCells": {
         "start": {"sheetId": sheet, "rowIndex": row, "columnIndex": column},
@@ -117,7 +117,7 @@ def put(sheet: int, row: int, column: int, lines: Sequence[Sequence[Cell]]) -> R
         "fields": "userEnteredValue"}}
 
 
-def set_up(tab: Tab, grid: TabGrid | None, sheet: int) -> list[Request]:
+def set_up_tab(tab: Tab, grid: TabGrid | None, sheet: int) -> list[Request]:
     """What a tab lacks: itself, its header, columns, frozen row, protection, filter view, marks.
 
     Nothing here moves or changes a row below the header. ``sheet``: the id for a new tab.
@@ -137,7 +137,7 @@ def set_up(tab: Tab, grid: TabGrid | None, sheet: int) -> list[Request]:
         if grid is not None:  # a row of its own: someone may be typing into the first one
             requests.append({"insertDimension": {"inheritFromBefore": False, "range": {
                 "sheetId": sheet, "dimension": "ROWS", "startIndex": 0, "endIndex": 1}}})
-        requests.append(put(sheet, 0, 0, [tab.titles]))
+        requests.append(put_cells(sheet, 0, 0, [tab.titles]))
         requests.append({"repeatCell": {
             "range": _area(sheet, 0, 1, width),
             "cell": {"userEnteredFormat": {"textFormat": {"bold": True}}},
@@ -151,7 +151,7 @@ def set_up(tab: Tab, grid: TabGrid | None, sheet: int) -> list[Request]:
         requests.append({"addProtectedRange": {"protectedRange": {
             "range": _area(sheet, 0, None, width), "warningOnly": True,
             "description": "Written by l3hpc ledger sync. Use filter views; own columns go behind "
-                           f"{letter(width - 1)}."}}})
+                           f"{column_letter(width - 1)}."}}})
     if grid is None or not grid.has_filter_view:
         requests.append({"addFilterView": {"filter": {
             "title": "best first", "range": _area(sheet, 0, None, width), "sortSpecs": [{
@@ -183,7 +183,7 @@ def _inserts(tab: TabPlan) -> list[Request]:
     requests.append({"insertDimension": {
         "range": {"sheetId": grid.sheet, "dimension": "ROWS", "startIndex": start,
                   "endIndex": start + len(tab.inserts)}, "inheritFromBefore": start > 1}})
-    requests.append(put(grid.sheet, start, 0, [cells(row) for row in tab.inserts]))
+    requests.append(put_cells(grid.sheet, start, 0, [cells(row) for row in tab.inserts]))
     return requests
 
 
@@ -213,8 +213,8 @@ def _create(mark: Mark) -> Request:
 def _too_large(row: Row, need: int) -> Problem:
     column, longest = max(zip(row.tab.columns, cells(row), strict=True),
                           key=lambda pair: len(str(pair[1] or "")))
-    return problem("too large", row, (
-        f"the row {short(row)} cannot be written: it takes {need:,} bytes as a request, Google "
+    return make_problem("too large", row, (
+        f"the row {short_key(row)} cannot be written: it takes {need:,} bytes as a request, Google "
         f"takes {MOST_BYTES:,}; its longest cell is {column.title} "
         f"({len(str(longest)):,} characters)"))
 
@@ -242,7 +242,7 @@ def _area(sheet: int, first: int, last: int | None, width: int) -> Request:
 
 
 def _best_rule(tab: Tab, sheet: int) -> Request:
-    place = letter(tab.index(tab.rank))
+    place = column_letter(tab.index(tab.rank))
     pick = "MIN" if tab.best == "min" else "MAX"
     formula = f"=AND(ISNUMBER(${place}2),${place}2={pick}(${place}$2:${place}))"
     area = _area(sheet, 1, None, len(tab.columns))

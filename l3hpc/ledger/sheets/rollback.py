@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json, write_text
-from l3hpc.ledger.cells import Cell, cells, key_cells, same, text
-from l3hpc.ledger.schema import TABS, Tab, letter
+from l3hpc.ledger.cells import Cell, cells, key_cells, cell_text, same_cell
+from l3hpc.ledger.schema import TABS, Tab, column_letter
 from l3hpc.ledger.sheets.anchors import Target
-from l3hpc.ledger.sheets.diff import Plan
+from l3hpc.ledger.sheets.diff import SyncPlan
 from l3hpc.ledger.sheets.grid import Snapshot, TabGrid
 from l3hpc.ledger.store import key_json
 
@@ -41,12 +41,12 @@ class Misplaced(NamedTuple):
     cells: dict[int, Cell]
     is_known: bool = True
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """The cells, for a person: ``T7, U7``."""
-        return ", ".join(f"{letter(column)}{self.place + 1}" for column in sorted(self.cells))
+        return ", ".join(f"{column_letter(column)}{self.place + 1}" for column in sorted(self.cells))
 
 
-def intent(plan: Plan, snapshot: Snapshot, targets: Sequence[Target]) -> dict[str, Any]:
+def make_intent(plan: SyncPlan, snapshot: Snapshot, targets: Sequence[Target]) -> dict[str, Any]:
     """What is about to be written, and the rows as they are, as JSON values.
 
     versions: those of the sheet during which this write may be under way. undone: what was put back
@@ -61,7 +61,7 @@ def intent(plan: Plan, snapshot: Snapshot, targets: Sequence[Target]) -> dict[st
             "undone": [], "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
 
 
-def update(value: Mapping[str, Any], grids: Iterable[TabGrid], targets: Iterable[Target]) -> None:
+def update_intent(value: Mapping[str, Any], grids: Iterable[TabGrid], targets: Iterable[Target]) -> None:
     """Make an intent of what was read last (in ``grids``), and of what is written in fact."""
     for grid in grids:
         value["tabs"][grid.tab.name].update(rows=grid.rows, writes=[])
@@ -89,24 +89,24 @@ def _note(tabs: Mapping[str, Any], targets: Iterable[Target]) -> None:
         rows = tabs[name]["rows"]
         shown = [target.expect.get(column) for column in range(len(target.grid.tab.columns))]
         fitting = [number for number in numbers[name].get(_key(TABS[name], shown), ())
-                   if all(same(_at(rows[number], column), old)
+                   if all(same_cell(_at(rows[number], column), old)
                           for column, old in target.expect.items())]
         if fitting:
             tabs[name]["writes"].append([fitting[0], {str(column): cell
                                                       for column, cell in target.cells.items()}])
 
 
-def new_path(folder: Path) -> Path:
+def new_intent_path(folder: Path) -> Path:
     """Where an intent of this process is kept."""
     return folder / f"intent-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
 
 
-def save(path: Path, value: Mapping[str, Any]) -> None:
+def save_intent(path: Path, value: Mapping[str, Any]) -> None:
     """Keep an intent until the write was seen to be right."""
     write_text(path, json.dumps(value))
 
 
-def abandoned(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def abandoned_intents(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Intents whose syncer ended before it looked at what it wrote."""
     for path in sorted(folder.glob("intent-*.json")) if folder.is_dir() else []:
         try:
@@ -151,7 +151,7 @@ def _is_alive(value: Mapping[str, Any]) -> bool:
     return time.time() - float(value.get("time", 0)) < ABANDONED_AFTER_S
 
 
-def misplaced(value: Mapping[str, Any], tab: Tab, header: Sequence[Any],
+def find_misplaced(value: Mapping[str, Any], tab: Tab, header: Sequence[Any],
               rows: Sequence[Sequence[Any]]) -> list[Misplaced]:
     """The rows of a tab that show cells of an intent in a foreign place.
 
@@ -178,7 +178,7 @@ def misplaced(value: Mapping[str, Any], tab: Tab, header: Sequence[Any],
     return list(found.values())
 
 
-def arrived(tab: Tab, kept: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> bool:
+def has_arrived(tab: Tab, kept: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> bool:
     """Whether each cell and each new row of a tab's part of an intent is in the row of its key."""
     shown = {_key(tab, row): row for row in rows}
     return all(
@@ -220,7 +220,7 @@ def _in_other_rows(tab: Tab, kept: Mapping[str, Any], rows: Sequence[Sequence[An
             if origin is not None:
                 found[place] = Misplaced(place, {
                     column: origin[column] for column in values
-                    if not same(origin[column], row[column])})
+                    if not same_cell(origin[column], row[column])})
             elif any(value is not None for value in values.values()):
                 found[place] = Misplaced(place, dict.fromkeys(values), is_known=False)
     return [one for one in found.values() if one.cells]
@@ -241,12 +241,12 @@ def _in_moved_columns(tab: Tab, kept: Mapping[str, Any], at: Mapping[int, int],
             for position in range(len(new)):
                 wanted.setdefault(position, None)  # a person's new column: not ours
         else:
-            key = key_json(text(value) if (value := _at(row, where[tab.index(name)])) is not None
+            key = key_json(cell_text(value) if (value := _at(row, where[tab.index(name)])) is not None
                            else "" for name in tab.key)
             planned = written.get(key, {})
             for position, value in planned.items():
                 column = at.get(position)
-                if not same(_at(row, position), value):
+                if not same_cell(_at(row, position), value):
                     continue
                 if column is None:
                     wanted[position] = None
@@ -255,7 +255,7 @@ def _in_moved_columns(tab: Tab, kept: Mapping[str, Any], at: Mapping[int, int],
                 elif key in before:
                     wanted[position] = before[key][column]
         changed = {position: value for position, value in sorted(wanted.items())
-                   if not same(_at(row, position), value)}
+                   if not same_cell(_at(row, position), value)}
         if changed:
             found.append(Misplaced(place, changed))
     return found
@@ -264,7 +264,7 @@ def _in_moved_columns(tab: Tab, kept: Mapping[str, Any], at: Mapping[int, int],
 def _inserted(kept: Mapping[str, Any], row: Sequence[Any]) -> list[Cell] | None:
     """The new row of ours that stands in ``row``, by the positions it was written to."""
     for line in kept["inserted"].values():
-        if all(same(_at(row, position), value) for position, value in enumerate(line)):
+        if all(same_cell(_at(row, position), value) for position, value in enumerate(line)):
             return list(line)
     return None
 
@@ -289,12 +289,12 @@ def _is_whole(key: str) -> bool:
 
 
 def _key(tab: Tab, row: Sequence[Any]) -> str:
-    return key_json("" if (value := _at(row, tab.index(name))) is None else text(value)
+    return key_json("" if (value := _at(row, tab.index(name))) is None else cell_text(value)
                     for name in tab.key)
 
 
 def _shows(row: Sequence[Any], values: Mapping[int, Cell]) -> bool:
-    return all(same(_at(row, column), value) for column, value in values.items())
+    return all(same_cell(_at(row, column), value) for column, value in values.items())
 
 
 def _overlaid(row: Sequence[Any], values: Mapping[int, Cell]) -> list[Any]:

@@ -21,15 +21,30 @@ from typing import Any
 from l3hpc.errors import HeaderDriftError, L3hpcError
 from l3hpc.ledger.cells import key_cells
 from l3hpc.ledger.journal.fold import Fold, Row
-from l3hpc.ledger.journal.reading import Damage, every_record, notes
+from l3hpc.ledger.journal.reading import Damage, all_records, damage_notes
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.ledger.schema import Tab
 from l3hpc.ledger.sheets import anchors, rollback
 from l3hpc.ledger.sheets import requests as ask
 from l3hpc.ledger.sheets.anchors import Target
 from l3hpc.ledger.sheets.client import TRIES, Refused, Sheets, Unanswered, back_off, request_bytes
-from l3hpc.ledger.sheets.diff import Plan, Policy, make, problem, short, tabs_of, targets
-from l3hpc.ledger.sheets.grid import Snapshot, TabGrid, cell_range, fill, parse, require_headers
+from l3hpc.ledger.sheets.diff import (
+    SyncPlan,
+    Policy,
+    make_plan,
+    make_problem,
+    short_key,
+    tabs_of,
+    write_targets,
+)
+from l3hpc.ledger.sheets.grid import (
+    Snapshot,
+    TabGrid,
+    cell_range,
+    fill_grid,
+    parse_structure,
+    require_headers,
+)
 from l3hpc.ledger.store import Problem, Store, SyncState
 
 ROUNDS = 12  # without progress
@@ -37,7 +52,7 @@ BETWEEN_ROUNDS_S = 1.0
 
 
 @dataclass
-class Report:
+class SyncReport:
     """What a sync did.
 
     Attributes
@@ -67,7 +82,7 @@ class Report:
 
 
 def sync(store: Store, sheets: Sheets, *, policy: Policy = "report",
-         restore: Iterable[Row] = (), say: Callable[[str], None] = lambda text: None) -> Report:
+         restore: Iterable[Row] = (), say: Callable[[str], None] = lambda text: None) -> SyncReport:
     """Write to the sheet what the journals say and it does not show yet.
 
     Parameters
@@ -111,7 +126,7 @@ class _Sync:
                  say: Callable[[str], None]) -> None:
         self.store, self.sheets, self.policy, self.say = store, sheets, policy, say
         self.restore = restore
-        self.report = Report()
+        self.report = SyncReport()
         self.state = store.state(sheets.sheet_id)
         self.write_problems: list[Problem] = []
         self.refused: dict[tuple[str, tuple[str, ...]], str] = {}
@@ -119,7 +134,7 @@ class _Sync:
         self._sent: list[list[Row]] = []  # the rows of each part of the request just sent
         self._place: object = None  # the sheet's version when it was sent; "write": by anchor
 
-    def run(self) -> Report:
+    def run(self) -> SyncReport:
         """Rounds until one leaves nothing to do."""
         start = self.sheets.requests
         idle = unanswered = 0
@@ -163,32 +178,32 @@ class _Sync:
     def _round(self) -> int | None:
         """Read, plan, write, look. None: all is done; else how many rows wait for the next round.
         """
-        snapshot = self._finish_abandoned(snapshot_of(self.sheets))
+        snapshot = self._finish_abandoned(read_snapshot(self.sheets))
         self._place = snapshot.version
         fold = self.store.fold()
         rows = list(fold.rows.values())
         self.report.title, self.report.rows = snapshot.title, len(rows)
-        self.report.notes = notes(fold)
+        self.report.notes = damage_notes(fold)
         require_headers(snapshot, tabs_of(rows))
-        plan = make(rows, snapshot, self.state, Known(self.store), self.policy, self.restore)
+        plan = make_plan(rows, snapshot, self.state, JournalValues(self.store), self.policy, self.restore)
         _agree(self.store, plan)
         self._leave_out_refused(plan)
-        ask.cut(plan)
+        ask.limit_plan(plan)
         self.report.problems = [*plan.problems, *self.write_problems]
         if plan.is_empty:
             self._done(snapshot, fold)
             return None
-        written = [target for tab in plan.tabs for target in targets(tab.grid, tab.writes)]
-        intent = rollback.intent(plan, snapshot, written)
-        path = rollback.new_path(_folder(self.store, self.sheets))
-        rollback.save(path, intent)
+        written = [target for tab in plan.tabs for target in write_targets(tab.grid, tab.writes)]
+        intent = rollback.make_intent(plan, snapshot, written)
+        path = rollback.new_intent_path(_folder(self.store, self.sheets))
+        rollback.save_intent(path, intent)
         self._send(plan, snapshot, written, path)
         self.report.inserted += sum(len(tab.inserts) for tab in plan.tabs)
         self.restore = []
-        whole = self._write(plan, snapshot, written, intent, path) if written else True
-        whole &= self._verified(snapshot, intent, path)
+        all_cells = self._write(plan, snapshot, written, intent, path) if written else True
+        all_cells &= self._verified(snapshot, intent, path)
         path.unlink(missing_ok=True)
-        if whole and not plan.left_over:
+        if all_cells and not plan.left_over:
             self.report.problems = [*plan.problems, *self.write_problems]
             self._done(snapshot, fold)
             return None
@@ -199,7 +214,7 @@ class _Sync:
         self.state.problems = self.report.problems
         self.store.save(self.state)
 
-    def _send(self, plan: Plan, snapshot: Snapshot, written: Sequence[Target], intent: Path,
+    def _send(self, plan: SyncPlan, snapshot: Snapshot, written: Sequence[Target], intent: Path,
               ) -> None:
         """Send the batch. When the first try is refused nothing was written, and the intent goes.
 
@@ -217,16 +232,16 @@ class _Sync:
                 intent.unlink(missing_ok=True)
             raise
 
-    def _write(self, plan: Plan, snapshot: Snapshot, written: list[Target],
+    def _write(self, plan: SyncPlan, snapshot: Snapshot, written: list[Target],
                intent: dict[str, Any], path: Path) -> bool:
         """Write cells by the anchors of the batch; whether none of them has to wait."""
         rows = {(id(tab.grid), write.place): write.row for tab in plan.tabs for write in tab.writes}
         grids = list({id(target.grid): target.grid for target in written}.values())
-        reading = anchors.read(self.sheets, written, grids)
+        reading = anchors.read_anchored(self.sheets, written, grids)
         if any(grid.drift() for grid in grids):
             return False
-        rollback.update(intent, grids, reading.held)
-        rollback.save(path, intent)
+        rollback.update_intent(intent, grids, reading.held)
+        rollback.save_intent(path, intent)
         self._place = "write"
         self._sent = [[rows[id(target.grid), target.place]] for target in reading.held]
         self._updated |= {(row.tab.name, row.key) for (row,) in self._sent}
@@ -245,17 +260,17 @@ class _Sync:
             raise HeaderDriftError(
                 f"the columns of tab {drifted[0].tab.name!r} were changed while it was written; "
                 "what landed in a foreign column was put back", hint="l3hpc ledger check")
-        if any(rollback.misplaced(intent, grid.tab, grid.header, grid.rows) for grid in grids):
+        if any(rollback.find_misplaced(intent, grid.tab, grid.header, grid.rows) for grid in grids):
             self._put_back(intent, path)
             return False
-        return all(rollback.arrived(grid.tab, intent["tabs"][grid.tab.name], grid.rows)
+        return all(rollback.has_arrived(grid.tab, intent["tabs"][grid.tab.name], grid.rows)
                    for grid in grids)
 
     def _put_back(self, intent: dict[str, Any], path: Path) -> None:
         """Read the sheet as wide as it is and return what is misplaced, unless others wrote since.
         """
         for _ in range(5):
-            snapshot = parse(self.sheets.structure())
+            snapshot = parse_structure(self.sheets.structure())
             if not rollback.is_current(intent, snapshot.version):
                 return  # another syncer was here since: its own reading saw these cells as they are
             tabs = {name: [[None if value == "" else value for value in line]
@@ -293,17 +308,17 @@ class _Sync:
         for name, lines in tabs.items():
             grid = snapshot.tabs[name]
             header, *body = lines or [[]]
-            for one in rollback.misplaced(intent, grid.tab, header, body):
+            for one in rollback.find_misplaced(intent, grid.tab, header, body):
                 if not one.is_known:
                     self._tell("misplaced", name, (
-                        f"{one.words()} show values of another row, and what was there before "
+                        f"{one.describe()} show values of another row, and what was there before "
                         "is unknown; in the sheet: File → Version history"))
                     continue
                 shown = dict(enumerate(lines[one.place]))
                 target = Target(grid, one.place, {**dict.fromkeys(one.cells), **shown}, one.cells)
                 room -= request_bytes(target.data()) + ask.MARK_BYTES
-                if len(found) < anchors.AT_ONCE and (room > 0 or not found):
-                    found[f"{name} {one.words()}"] = target
+                if len(found) < anchors.MAX_ANCHORS and (room > 0 or not found):
+                    found[f"{name} {one.describe()}"] = target
         return found
 
     def _written_back(self, intent: dict[str, Any], path: Path, snapshot: Snapshot,
@@ -311,11 +326,11 @@ class _Sync:
                       ) -> list[Target]:
         """Write cells back, of those rows that still are where they were; which these are."""
         self.sheets.batch([*ask.next_version(snapshot),
-                           *anchors.create(snapshot, targets, set())])
-        held = anchors.read(self.sheets, targets, []).held
+                           *anchors.create_anchors(snapshot, targets, set())])
+        held = anchors.read_anchored(self.sheets, targets, []).held
         if held:
             rollback.add_undone(intent, tabs, held)
-            rollback.save(path, intent)
+            rollback.save_intent(path, intent)
             self.sheets.write_by_filter([target.data() for target in held])
         return held
 
@@ -329,14 +344,14 @@ class _Sync:
     def _finish_abandoned(self, snapshot: Snapshot) -> Snapshot:
         """Look after the writes of syncers that were killed before they looked themselves, and of
         rounds of this one that got no answer; the sheet as it is then."""
-        for path, intent in rollback.abandoned(_folder(self.store, self.sheets)):
+        for path, intent in rollback.abandoned_intents(_folder(self.store, self.sheets)):
             if rollback.is_current(intent, snapshot.version) and snapshot.has_anchors:
                 snapshot = self._without_anchors(snapshot, intent, path)
             if rollback.is_current(intent, snapshot.version) and any(
-                    rollback.misplaced(intent, grid.tab, grid.header, grid.rows) or grid.drift()
+                    rollback.find_misplaced(intent, grid.tab, grid.header, grid.rows) or grid.drift()
                     for name, grid in snapshot.tabs.items() if name in intent["tabs"]):
                 self._put_back(intent, path)
-                snapshot = snapshot_of(self.sheets)
+                snapshot = read_snapshot(self.sheets)
             path.unlink(missing_ok=True)
         return snapshot
 
@@ -344,7 +359,7 @@ class _Sync:
         """Take the anchors of a write away, so that it cannot be applied any more; read again."""
         _take_version(intent, snapshot, path)
         self.sheets.batch(ask.next_version(snapshot))
-        return snapshot_of(self.sheets)
+        return read_snapshot(self.sheets)
 
     def _set_aside(self, error: Refused) -> None:
         """Leave the rows out that Google refuses, so that they do not stop the others."""
@@ -355,13 +370,13 @@ class _Sync:
         for row in rows:
             self.refused[row.tab.name, row.key] = error.message
 
-    def _leave_out_refused(self, plan: Plan) -> None:
+    def _leave_out_refused(self, plan: SyncPlan) -> None:
         for tab in plan.tabs:
             rows = [*tab.inserts, *(write.row for write in tab.writes)]
             for row in {id(row): row for row in rows}.values():
                 if (row.tab.name, row.key) in self.refused:
-                    plan.problems.append(problem(
-                        "refused", row, f"the row {short(row)} was not written: "
+                    plan.problems.append(make_problem(
+                        "refused", row, f"the row {short_key(row)} was not written: "
                         f"{self.refused[row.tab.name, row.key]}"))
             tab.inserts = [row for row in tab.inserts
                            if (row.tab.name, row.key) not in self.refused]
@@ -369,9 +384,9 @@ class _Sync:
                           if (write.row.tab.name, write.row.key) not in self.refused]
 
 
-def snapshot_of(sheets: Sheets) -> Snapshot:
+def read_snapshot(sheets: Sheets) -> Snapshot:
     """Read a spreadsheet: structure, then the values of every results tab (two requests)."""
-    snapshot = parse(sheets.structure())
+    snapshot = parse_structure(sheets.structure())
     _read_values(sheets, list(snapshot.tabs.values()))
     return snapshot
 
@@ -385,12 +400,12 @@ def initialise(sheets: Sheets, tabs: Sequence[Tab]) -> list[str]:
     for number in range(ROUNDS):
         if number:
             sheets.pace.sleep(BETWEEN_ROUNDS_S * random.random() * number)
-        snapshot = snapshot_of(sheets)
+        snapshot = read_snapshot(sheets)
         used = {mark.sheet for mark in snapshot.marks.values()} | {
             grid.sheet for grid in snapshot.tabs.values()}
         require_headers(snapshot, [grid.tab for name, grid in snapshot.tabs.items()
                                    if grid.tab in tabs and (
-                                       any(grid.header) or grid.header_place() is not None)])
+                                       any(grid.header) or grid.header_row() is not None)])
         require_headers(snapshot, [tab for tab in tabs if tab.name not in snapshot.tabs and (
             tab.name in snapshot.charts or tab.name in snapshot.doubtful)])
         changes: list[ask.Request] = []
@@ -399,7 +414,7 @@ def initialise(sheets: Sheets, tabs: Sequence[Tab]) -> list[str]:
             sheet = random.randrange(1, 2**31 - 1)
             while sheet in used:
                 sheet = random.randrange(1, 2**31 - 1)
-            needed = ask.set_up(tab, snapshot.tabs.get(tab.name), sheet)
+            needed = ask.set_up_tab(tab, snapshot.tabs.get(tab.name), sheet)
             if needed:
                 names.append(tab.name)
                 changes += needed
@@ -415,7 +430,7 @@ def initialise(sheets: Sheets, tabs: Sequence[Tab]) -> list[str]:
     raise L3hpcError(f"the sheet kept changing while it was set up ({ROUNDS} rounds)")
 
 
-class Known:
+class JournalValues:
     """Every value that the journals ever held for a field of a row; read when first asked."""
 
     def __init__(self, store: Store) -> None:
@@ -425,7 +440,7 @@ class Known:
     def __call__(self, row: Row, field_name: str) -> Sequence[Any]:
         if self._values is None:
             self._values = {}
-            for record in every_record(self._store.folders, Damage()):
+            for record in all_records(self._store.folders, Damage()):
                 if record.get("key"):
                     place = (record["tab"], tuple(record["key"]))
                     own = self._values.setdefault(place, {})
@@ -446,10 +461,10 @@ def whole(sheets: Sheets, grid: TabGrid) -> list[list[Any]]:
 def _read_values(sheets: Sheets, grids: Sequence[TabGrid]) -> None:
     for grid, values in zip(grids, sheets.values([cell_range(grid) for grid in grids]),
                             strict=True):
-        fill(grid, values)
+        fill_grid(grid, values)
 
 
-def _agree(store: Store, plan: Plan) -> None:
+def _agree(store: Store, plan: SyncPlan) -> None:
     """Journal what a person decided about conflicts and deleted rows."""
     if not plan.accepted:
         return
@@ -475,7 +490,7 @@ def _confirm(state: SyncState, snapshot: Snapshot, fold: Fold) -> None:
 def _take_version(intent: dict[str, Any], snapshot: Snapshot, path: Path) -> None:
     """Note in an intent that the next version of the sheet is of the same write."""
     intent["versions"] = [*(intent.get("versions") or [intent["version"]]), snapshot.next_version]
-    rollback.save(path, intent)
+    rollback.save_intent(path, intent)
 
 
 def _folder(store: Store, sheets: Sheets) -> Path:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_bytes, write_text
 from l3hpc.ledger.cells import Cell, cells, shortened
-from l3hpc.ledger.journal.fold import Row, number
-from l3hpc.ledger.journal.reading import notes
-from l3hpc.ledger.schema import Tab, letter, tab_named
+from l3hpc.ledger.journal.fold import Row, finite_number
+from l3hpc.ledger.journal.reading import damage_notes
+from l3hpc.ledger.schema import Tab, column_letter, find_tab
 from l3hpc.ledger.store import Store, SyncState, key_json
 from l3hpc.ledger.views import select
 from l3hpc.ledger.views.select import short_keys
@@ -65,12 +65,12 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
 
     import pandas
 
-    found = tab_named(tab)
+    found = find_tab(tab)
     if not Path(workspace).is_dir():
         raise InputError("there is no such workspace", where=str(workspace),
                          hint="The workspace is the folder that holds runs/ and ledger/.")
     fold = Store(Path(workspace)).fold()
-    for note in notes(fold):
+    for note in damage_notes(fold):
         warnings.warn(note, stacklevel=2)
     rows = [row for row in fold.rows.values() if row.tab is found]
     table = pandas.DataFrame([cells(row) for row in rows], columns=found.titles,
@@ -80,7 +80,7 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
     return table
 
 
-def guarded(value: Cell) -> str:
+def csv_field(value: Cell) -> str:
     """Return a value as a CSV field, which no spreadsheet takes for a formula.
 
     Numbers are written so that reading them back gives the same number.
@@ -105,7 +105,7 @@ def csv_text(rows: Sequence[Row], tab: Tab) -> str:
     writer = csv.writer(stream, lineterminator="\r\n")
     writer.writerow(tab.titles)
     for row in rows:
-        writer.writerow([guarded(value) for value in cells(row)])
+        writer.writerow([csv_field(value) for value in cells(row)])
     return stream.getvalue()
 
 
@@ -132,10 +132,10 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
     bold, shade = Font(bold=True), PatternFill("solid", fgColor="FFF2CC")
     for tab, rows in tables.items():
         sheet = book.create_sheet(tab.name[:31])
-        top = select.best(rows, tab)
+        top = select.best_row(rows, tab)
         for column, title in enumerate(tab.titles, 1):
             _put(sheet, 1, column, title).font = bold
-            sheet.column_dimensions[letter(column - 1)].width = min(40, len(title) + 4)
+            sheet.column_dimensions[column_letter(column - 1)].width = min(40, len(title) + 4)
         for line, row in enumerate(rows, 2):
             for column, value in enumerate(cells(row), 1):
                 if value is None and row is not top:
@@ -144,7 +144,7 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
                 if row is top:
                     placed.fill = shade
         sheet.freeze_panes = "A2"
-        sheet.auto_filter.ref = f"A1:{letter(len(tab.columns) - 1)}{len(rows) + 1}"
+        sheet.auto_filter.ref = f"A1:{column_letter(len(tab.columns) - 1)}{len(rows) + 1}"
     stream = io.BytesIO()
     book.save(stream)
     write_bytes(path, stream.getvalue())
@@ -184,7 +184,7 @@ def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState
 
 
 def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> dict[str, object]:
-    top = select.best(rows, tab)
+    top = select.best_row(rows, tab)
     return {
         "name": tab.name, "rank": tab.index(tab.rank), "best": tab.best,
         "key": [tab.index(name) for name in tab.key],
@@ -196,7 +196,7 @@ def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> 
 def _row(row: Row, best: bool, state: SyncState | None, now: float) -> dict[str, object]:
     kinds = {item["kind"] for item in state.problems if item["tab"] == row.tab.name
              and key_json(item["key"]) == key_json(row.key)} if state else set()
-    marks = [select.state(row, now)] + sorted(kinds)
+    marks = [select.row_state(row, now)] + sorted(kinds)
     if state and not kinds and not state.is_confirmed(row):
         marks.append("not synced")
     beside = {name: value for name, value in row.beside.items()
@@ -221,5 +221,5 @@ def _curves(row: Row) -> dict[str, object]:
 
 
 def _short(value: object) -> float | None:
-    finite = number(value)
+    finite = finite_number(value)
     return None if finite is None else float(f"{finite:.6g}")

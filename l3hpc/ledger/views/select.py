@@ -13,7 +13,7 @@ from typing import Any
 from l3hpc.console import formatting as layout
 from l3hpc.errors import InputError
 from l3hpc.ledger.cells import Cell, cell, key_cells
-from l3hpc.ledger.journal.fold import Row, number
+from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
 
 STALE_AFTER_S = 3600.0
@@ -27,7 +27,7 @@ KEY_WIDTH = 34
 TEXT_WIDTH = 36
 
 
-def where(rows: Iterable[Row], tab: Tab, conditions: Iterable[str]) -> list[Row]:
+def filter_rows(rows: Iterable[Row], tab: Tab, conditions: Iterable[str]) -> list[Row]:
     """Choose rows by the values of their columns.
 
     Parameters
@@ -53,11 +53,11 @@ def where(rows: Iterable[Row], tab: Tab, conditions: Iterable[str]) -> list[Row]
     kept = list(rows)
     for condition in conditions:
         column, sign, wanted = _parse(tab, condition)
-        kept = [row for row in kept if _meets(row, column, sign, wanted)]
+        kept = [row for row in kept if _matches(row, column, sign, wanted)]
     return kept
 
 
-def fitting(tabs: Iterable[Tab], conditions: Iterable[str], by: str | None = None) -> list[Tab]:
+def tabs_with_columns(tabs: Iterable[Tab], conditions: Iterable[str], by: str | None = None) -> list[Tab]:
     """The tabs that have every column that the conditions and the order name; if there is none,
     the error of the first."""
     kept: list[Tab] = []
@@ -76,7 +76,7 @@ def fitting(tabs: Iterable[Tab], conditions: Iterable[str], by: str | None = Non
     return kept
 
 
-def order(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]:
+def sort_rows(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]:
     """Sort rows, best first.
 
     Parameters
@@ -104,23 +104,23 @@ def order(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]:
     return known + sorted(unknown, key=lambda row: (row.first_time, row.key))
 
 
-def best(rows: Iterable[Row], tab: Tab) -> Row | None:
+def best_row(rows: Iterable[Row], tab: Tab) -> Row | None:
     """The row with the best finite value of the tab's ranking field, if any has one."""
     scored = [(score, row) for row in rows
-              if (score := number(row.values.get(tab.rank))) is not None]
+              if (score := finite_number(row.values.get(tab.rank))) is not None]
     if not scored:
         return None
     pick = min if tab.best == "min" else max
     return pick(scored, key=lambda item: item[0])[1]
 
 
-def differing(rows: Sequence[Row], tab: Tab) -> list[Column]:
+def differing_columns(rows: Sequence[Row], tab: Tab) -> list[Column]:
     """The columns in which ``rows`` do not all show the same."""
     return [column for column in tab.columns
             if len({repr(cell(column, row.values.get(column.field))) for row in rows}) > 1]
 
 
-def find(rows: Iterable[Row], tab: Tab, words: str) -> Row:
+def find_row(rows: Iterable[Row], tab: Tab, words: str) -> Row:
     """The one row whose key, run or a folder in the key is, or else ends with, ``words``."""
     rows = list(rows)
     exact = [row for row in rows if words in ("/".join(row.key), row.key[-1])]
@@ -136,7 +136,7 @@ def find(rows: Iterable[Row], tab: Tab, words: str) -> Row:
     raise InputError(f"{len(found)} rows of {tab.name!r} end with {words!r}", allowed=listing)
 
 
-def state(row: Row, now: float | None = None) -> str:
+def row_state(row: Row, now: float | None = None) -> str:
     """``finished``, ``failed``, ``running``, ``stale`` (no record for an hour), or empty."""
     recorded = str(row.beside.get("state") or "")
     if recorded == "running":
@@ -170,9 +170,9 @@ def _parse(tab: Tab, condition: str) -> tuple[Column, str, str]:
     return tab.column(found[1].strip()), found[2], found[3].strip()
 
 
-def _meets(row: Row, column: Column, sign: str, wanted: str) -> bool:
+def _matches(row: Row, column: Column, sign: str, wanted: str) -> bool:
     own = cell_of(row, column)
-    own_number = number(own)
+    own_number = finite_number(own)
     try:
         wanted_number: float | None = float(wanted)
     except ValueError:
@@ -201,7 +201,7 @@ def _sortable(row: Row, column: Column) -> tuple[int, Any] | None:
     return (1, own)
 
 
-def table(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int | None = None,
+def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int | None = None,
           now: float | None = None) -> tuple[list[str], int]:
     """Lay out rows as a table for a terminal.
 
@@ -223,9 +223,9 @@ def table(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int |
     left_out : int
         How many columns did not fit.
     """
-    top = best(rows, tab)
+    top = best_row(rows, tab)
     marks = ["★" if row is top else " " for row in rows]
-    trailing = [_trailing(row, now) for row in rows]
+    trailing = [_state_and_note(row, now) for row in rows]
     built = [_column(rows, tab, column) for column in columns]
     kept = list(range(len(built)))
     if width is not None:
@@ -239,11 +239,11 @@ def table(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int |
         len(built) - len(kept)
 
 
-def single_row(row: Row) -> list[str]:
+def row_lines(row: Row) -> list[str]:
     """One row in full: a line per filled column, then what is known beside the columns."""
-    filled = [(column.label, shown(cell_of(row, column))) for column in row.tab.columns
+    filled = [(column.label, format_value(cell_of(row, column))) for column in row.tab.columns
               if cell_of(row, column) is not None]
-    beside = [(name, shown(value)) for name, value in sorted(row.beside.items())]
+    beside = [(name, format_value(value)) for name, value in sorted(row.beside.items())]
     beside += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
                if row.origin.get(name)]
     lines = layout.table_lines(filled + beside)
@@ -254,7 +254,7 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
     """Runs as columns, one line per column that differs; numbers with the difference to the first.
     """
     columns = list(tab.columns) if everything else [
-        column for column in differing(rows, tab) if column.field not in tab.key]
+        column for column in differing_columns(rows, tab) if column.field not in tab.key]
     names = short_keys(rows)
     grid: list[list[str]] = []
     for column in columns:
@@ -262,7 +262,7 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
         base = values[0]
         line = [column.label]
         for position, value in enumerate(values):
-            text = _end(shown(value), TEXT_WIDTH)
+            text = _shorten_start(format_value(value), TEXT_WIDTH)
             if position and _is_number(base) and _is_number(value) and base != value:
                 text += f" ({float(value) - float(base):+.4g})"  # type: ignore[arg-type]
             line.append(text)
@@ -272,10 +272,10 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
 
 def short_keys(rows: Sequence[Row], longest: int = KEY_WIDTH) -> list[str]:
     """The keys of rows, cut down to what tells them apart where they are long."""
-    return _distinct([key_text(row) for row in rows], longest)
+    return _without_common_parts([key_text(row) for row in rows], longest)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A cell for a reader: floats to 4 decimals or 4 digits, truth values as yes and no."""
     if value is None:
         return "–"
@@ -291,8 +291,8 @@ def shown(value: Any) -> str:
 def _column(rows: Sequence[Row], tab: Tab, column: Column) -> list[str]:
     values = [cell_of(row, column) for row in rows]
     key = column.field in tab.key
-    texts = [shown(value) for value in values]
-    shortened = _distinct(texts, KEY_WIDTH) if key else [_end(text, TEXT_WIDTH) for text in texts]
+    texts = [format_value(value) for value in values]
+    shortened = _without_common_parts(texts, KEY_WIDTH) if key else [_shorten_start(text, TEXT_WIDTH) for text in texts]
     cut = shortened != texts and any(len(text) > KEY_WIDTH for text in texts)
     return [column.label + (" (part)" if key and cut else " (end)" if cut else ""), *shortened]
 
@@ -315,20 +315,20 @@ def _fitting(built: Sequence[Sequence[str]], columns: Sequence[Column], width: i
     return sorted(kept)
 
 
-def _trailing(row: Row, now: float | None) -> str:
-    condition = state(row, now)
+def _state_and_note(row: Row, now: float | None) -> str:
+    condition = row_state(row, now)
     parts = [] if condition in ("", "finished") else [condition]
     if row.beside.get("note"):
         parts.append(str(row.beside["note"]))
     return f"[{'; '.join(parts)}]" if parts else ""
 
 
-def _distinct(texts: Sequence[str], longest: int) -> list[str]:
+def _without_common_parts(texts: Sequence[str], longest: int) -> list[str]:
     """Paths without the folders that all of them begin or end with, if any is too long."""
     if all(len(text) <= longest for text in texts):
         return list(texts)
     if len(set(texts)) == 1:
-        return [_end(text, longest) for text in texts]
+        return [_shorten_start(text, longest) for text in texts]
     parts = [text.split("/") for text in texts]
     last = 0
     while len({tuple(part[-last - 1:]) for part in parts}) == 1 and all(
@@ -338,11 +338,11 @@ def _distinct(texts: Sequence[str], longest: int) -> list[str]:
     kept = [part[:len(part) - last] for part in parts]
     while all(len(part) > first + 1 for part in kept) and len({part[first] for part in kept}) == 1:
         first += 1
-    return [_end(("…/" if first else "") + "/".join(part[first:]) + ("/…" if last else ""), longest)
+    return [_shorten_start(("…/" if first else "") + "/".join(part[first:]) + ("/…" if last else ""), longest)
             for part in kept]
 
 
-def _end(text: str, longest: int) -> str:
+def _shorten_start(text: str, longest: int) -> str:
     """The end of a long path or text, from a folder boundary where there is one."""
     if len(text) <= longest:
         return text
