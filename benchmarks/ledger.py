@@ -223,7 +223,7 @@ def page(quick: bool, work: Path) -> Table | None:
     runs, epochs = (50, 10) if quick else (ROWS, EPOCHS)
     make(work / "for-page", runs, epochs)
     path = work / "results.html"
-    write_html(path, {TABS[MSE]: fold_folders([work / "for-page"], history=True).of(MSE)})
+    write_html(path, {TABS[MSE]: fold_folders([work / "for-page"], history=True).rows_of(MSE)})
     times = []
     for number in range(1 if quick else 5):
         done = subprocess.run(

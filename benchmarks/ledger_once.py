@@ -106,7 +106,7 @@ def naive(world: World, chance: random.Random) -> None:
             with world.server.lock:
                 sort_now(world.server.book)
 
-    for row in world.store.fold().of(MSE):
+    for row in world.store.fold().rows_of(MSE):
         way.append(row.values)
         for _ in range(EPOCHS):
             way.update(row.values, before_write=sort_sometimes)
@@ -129,7 +129,7 @@ def counted(world: World) -> tuple[int, int, int]:
     for line in world.server.grid(MSE):
         shown.setdefault(line[1], []).append(line)
     lost = doubled = misplaced = 0
-    for row in world.store.fold().of(MSE):
+    for row in world.store.fold().rows_of(MSE):
         lines = shown.get(row.key[0], [])
         lost += not lines
         doubled += max(0, len(lines) - 1)

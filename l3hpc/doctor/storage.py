@@ -243,7 +243,7 @@ def results_line(config: Config, probe: bool = True) -> Finding:
     from l3hpc.ledger.schema import MAIN_TABS, TABS
     from l3hpc.ledger.sheets.client import Pace, Sheets, credentials
     from l3hpc.ledger.sheets.grid import require_headers
-    from l3hpc.ledger.sheets.sync import read_snapshot
+    from l3hpc.ledger.sheets.reading import read_snapshot
 
     try:
         if not probe:

@@ -1,7 +1,7 @@
-"""One value, one cell: the types and limits that every view and the sheet share.
+"""Values as cells: the types and limits that all views and the Google Sheet share.
 
-A cell is text, a finite number, a truth value or empty. Text never becomes a formula, a date or a
-number on the way: ``"=1+1"`` and ``"007"`` stay what they are.
+A cell is text, a finite number, a boolean or empty. Text is never turned into a formula, a date or
+a number: ``"=1+1"`` and ``"007"`` stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from l3hpc.ledger.schema import Column, Tab
 Cell = str | int | float | bool | None
 
 MAX_CHARACTERS = 50_000  # the limit of a Google Sheets cell
-MAX_EXACT = 2**53
+MAX_EXACT = 2**53  # integers beyond this are not exact as a spreadsheet's double
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _CUT = "… (cut)"
 
@@ -30,15 +30,21 @@ def cell(column: Column, value: Any) -> Cell:
     Parameters
     ----------
     column
-        Says how the cell is typed.
+        Its kind decides the type of the cell.
     value
-        What was recorded. A value of another type than the column's becomes text.
+        The recorded value. One of another type than the column's becomes text.
 
     Returns
     -------
     str, int, float, bool or None
-        Text has no control characters and is not longer than a sheet takes; numbers are finite
-        (``"NaN"`` and ``"Infinity"`` are text), and exact (larger integers are text).
+        Text has no control characters and at most ``MAX_CHARACTERS``. Numbers are finite and
+        exact: ``"NaN"``, ``"Infinity"`` and integers beyond 2**53 are text.
+
+    Examples
+    --------
+    >>> from l3hpc.ledger.schema import Column
+    >>> cell(Column("Loss", "loss", "number"), 0.5), cell(Column("Loss", "loss", "number"), "n/a")
+    (0.5, 'n/a')
     """
     if value is None:
         return None
@@ -51,60 +57,90 @@ def cell(column: Column, value: Any) -> Cell:
 
 
 def cell_text(value: Any) -> str:
-    """``value`` as cell text: JSON for lists and objects, no control characters, cut to size."""
+    """Return a value as the text of a cell.
+
+    Parameters
+    ----------
+    value
+        Lists and objects become JSON.
+
+    Returns
+    -------
+    str
+        Without control characters, and cut to ``MAX_CHARACTERS``.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return nonfinite_name(value)
-    words = value if isinstance(value, str) else (
+    text = value if isinstance(value, str) else (
         json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value))
-    words = _CONTROL.sub("\ufffd", words.replace("\r\n", "\n"))
-    return shortened(words, MAX_CHARACTERS)
+    text = _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
+    return shortened(text, MAX_CHARACTERS)
 
 
-def shortened(words: str, most: int) -> str:
-    """``words``, cut to ``most`` UTF-16 units, as Google Sheets and Excel count characters (a
-    character beyond U+FFFF is two)."""
-    raw = words.encode("utf-16-le", "surrogatepass")
-    if len(raw) <= 2 * most:
-        return words
-    return raw[:2 * (most - len(_CUT))].decode("utf-16-le", "ignore") + _CUT
+def shortened(text: str, limit: int) -> str:
+    """Return ``text``, cut to at most ``limit`` UTF-16 units.
+
+    Google Sheets and Excel count characters in these units: one beyond U+FFFF counts twice.
+    """
+    raw = text.encode("utf-16-le", "surrogatepass")
+    if len(raw) <= 2 * limit:
+        return text
+    # "ignore" drops half of a surrogate pair at the cut
+    return raw[:2 * (limit - len(_CUT))].decode("utf-16-le", "ignore") + _CUT
 
 
-def quoted_argument(word: str) -> str:
-    """``word`` quoted for a shell command that a person pastes; one like an option stands behind
-    ``--``."""
-    return f"-- {shell_word(word)}" if word.startswith("-") else shell_word(word)
+def quoted_argument(argument: str) -> str:
+    """Return an argument of a shell command, quoted; one that looks like an option follows ``--``.
+
+    Examples
+    --------
+    >>> quoted_argument("a b"), quoted_argument("-x")
+    ("'a b'", '-- -x')
+    """
+    return f"-- {shell_word(argument)}" if argument.startswith("-") else shell_word(argument)
 
 
 def cells(row: Row) -> list[Cell]:
-    """All cells of a row, in column order."""
+    """Return all cells of a row, in column order."""
     return [cell(column, row.values.get(column.field)) for column in row.tab.columns]
 
 
 def key_cells(tab: Tab, key: tuple[str, ...]) -> tuple[str, ...]:
-    """A row's key as the text its key cells show."""
+    """Return the key of a row as the text of its key cells."""
     return tuple(cell_text(part) for part in key)
 
 
 def cell_shows(column: Column, shown: Any, value: Any) -> bool:
-    """Whether a cell of ``column`` shows ``value``. A sheet makes a number of digits that a person
-    types, so in a column of text the number 20210611 shows the text ``20210611``."""
+    """Return whether a cell shows a value.
+
+    Parameters
+    ----------
+    column
+        The column of the cell.
+    shown
+        Content of the cell in the sheet.
+    value
+        The value to compare with. A sheet turns digits that a person types into a number, so in a
+        column of text the number 20210611 shows the text ``20210611``.
+    """
     return same_cell(shown, value) or (
         column.kind == "text" and shown not in (None, "") and value not in (None, "")
         and cell_text(shown) == cell_text(value))
 
 
-def same_cell(one: Any, other: Any) -> bool:
-    """Whether two cells show the same: text exactly, numbers to 12 digits, empty equals empty.
+def same_cell(first: Any, second: Any) -> bool:
+    """Return whether two cells are equal: text exactly, numbers to 12 digits, empty to empty.
 
     Examples
     --------
-    >>> same(0.1 + 0.2, 0.3), same(None, ""), same("5", 5), same(True, 1)
+    >>> same_cell(0.1 + 0.2, 0.3), same_cell(None, ""), same_cell("5", 5), same_cell(True, 1)
     (True, True, False, False)
     """
-    if one in (None, "") or other in (None, ""):
-        return one in (None, "") and other in (None, "")
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        return math.isclose(one, other, rel_tol=1e-12, abs_tol=0.0)
-    return type(one) is type(other) and bool(one == other)
+    if first in (None, "") or second in (None, ""):
+        return first in (None, "") and second in (None, "")
+    # before the numbers: True equals 1 in Python, but not in a sheet
+    if isinstance(first, bool) or isinstance(second, bool):
+        return first is second
+    if isinstance(first, (int, float)) and isinstance(second, (int, float)):
+        return math.isclose(first, second, rel_tol=1e-12, abs_tol=0.0)
+    return type(first) is type(second) and bool(first == second)

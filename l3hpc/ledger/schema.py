@@ -1,7 +1,7 @@
-"""The columns of every results tab, declared once as data: titles, order, keys, kinds and rules.
+"""The columns of every results tab, declared as data: titles, order, keys, kinds and rules.
 
-Titles of ``embedding_approx_mse`` and ``sonyc_ust`` are those of the published pipeline's README.
-The other tabs have no published titles, only field orders; their titles here are built from the
+The titles of ``embedding_approx_mse`` and ``sonyc_ust`` are those of the published pipeline's
+README. For the other tabs only the order of fields is published; their titles are built from the
 field names in the same style (``documented=False``).
 """
 
@@ -24,20 +24,20 @@ class Column:
     Attributes
     ----------
     title
-        The text of its header cell.
+        Text of its header cell.
     field
-        The name under which steps record it.
+        Name under which steps record it.
     kind
-        How a cell is typed.
+        Type of its cells.
     rule
         How several records become one value: ``set`` (the last one written), ``latest`` (that of
-        the highest epoch), ``min`` or ``max`` (the best one ever seen).
+        the highest epoch), ``min`` or ``max`` (the best of all).
     update
-        Whether the cell changes while a run goes on.
+        Whether the cell changes during a run.
     follows
         For ``min`` and ``max``: the ``latest`` field whose values count as well.
     note
-        What a reader of the cell has to know; the sheet's own titles are fixed and lack it.
+        Addition to the title in our own views; the titles of the sheet are fixed.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Column:
 
     @property
     def label(self) -> str:
-        """The title, with the note where there is one: the heading in our own views."""
+        """The heading in our own views: the title, with the note if there is one."""
         return f"{self.title} ({self.note})" if self.note else self.title
 
 
@@ -61,17 +61,17 @@ class Tab:
     Attributes
     ----------
     name
-        Of the tab in the sheet, and in journals.
+        Name of the tab in the sheet and in journals.
     key
         The fields that identify a row.
     columns
-        In the order of the sheet.
+        The columns, in the order of the sheet.
     rank
-        The field by which rows are ordered, best first.
+        The field by which rows are sorted, best first.
     best
         Whether small (``min``) or large (``max``) values of ``rank`` are better.
     documented
-        Whether the published pipeline gives its titles.
+        Whether the published pipeline documents the titles.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Tab:
 
     @property
     def titles(self) -> list[str]:
-        """The header row, in order."""
+        """The titles, in column order."""
         return [column.title for column in self.columns]
 
     @property
@@ -92,7 +92,18 @@ class Tab:
         return [column.field for column in self.columns]
 
     def column(self, name: str) -> Column:
-        """The column with this title, label or field name (case does not matter for titles)."""
+        """Return a column by its name.
+
+        Parameters
+        ----------
+        name
+            Title (in any case), label or field name.
+
+        Raises
+        ------
+        InputError
+            There is no such column; the message has similar names.
+        """
         for column in self.columns:
             if name in (column.title, column.field, column.label):
                 return column
@@ -103,15 +114,15 @@ class Tab:
                          allowed=nearest(name, self.titles))
 
     def index(self, field: str) -> int:
-        """The 0-based position of a field."""
+        """Return the 0-based position of a field."""
         return self.fields.index(field)
 
     def has(self, field: str) -> bool:
-        """Whether ``field`` is one of this tab's columns."""
+        """Return whether ``field`` is one of this tab's columns."""
         return field in _FIELD_SETS[self.name]
 
     def key_of(self, values: Mapping[str, Any]) -> tuple[str, ...] | None:
-        """The exact text of the key fields, or None when one is missing or empty."""
+        """Return the texts of the key fields; None if one is missing or empty."""
         parts = [values.get(field) for field in self.key]
         if any(part is None or part == "" for part in parts):
             return None
@@ -119,11 +130,11 @@ class Tab:
 
 
 def column_letter(index: int) -> str:
-    """Return the spreadsheet letters of a column counted from 0.
+    """Return the letters of a column in a spreadsheet, counted from 0.
 
     Examples
     --------
-    >>> letter(0), letter(26)
+    >>> column_letter(0), column_letter(26)
     ('A', 'AA')
     """
     letters = ""
@@ -147,9 +158,9 @@ def _results(*pairs: tuple[str, str], kind: Kind = "number") -> list[Column]:
 
 
 def _progress(names: Iterable[tuple[str, str, Literal["min", "max"]]]) -> list[Column]:
-    """Latest Epoch, then Latest and Best of each (title, field, which value is best)."""
+    """Return Latest Epoch, then Latest and Best of each (title, field, which value is best)."""
     names = list(names)
-    # the published sheet counts this one from 0, all that we print counts epochs from 1
+    # the published sheet counts these epochs from 0, everything that we print counts from 1
     columns = [Column("Latest Epoch", "latest_epoch", "number", "latest", True, note="from 0")]
     columns += [Column(f"Latest {title}", f"latest_{field}", "number", "latest", True)
                 for title, field, _ in names]
@@ -276,11 +287,18 @@ _EMBEDDING = Tab("embedding", ("model_dir",), (
 TABS: dict[str, Tab] = {tab.name: tab for tab in (
     _EMBEDDING_APPROX, _SONYC_UST, _EMB_APPROX_SONYC_UST, _CLASSIFIER, _PRUNED, _DISTILLATION,
     _EMBEDDING)}
+# those that the pipelines ``upstream`` and ``downstream`` fill
 MAIN_TABS = ("embedding_approx_mse", "sonyc_ust")
 _FIELD_SETS = {name: frozenset(tab.fields) for name, tab in TABS.items()}
 ALIASES = {"uptsream_data": "upstream_data"}  # a misspelling in the published code
 
 
 def find_tab(name: str) -> Tab:
-    """The declared tab; an ``InputError`` with the valid names for any other."""
+    """Return a declared tab.
+
+    Raises
+    ------
+    InputError
+        There is no such tab; the message has the valid names.
+    """
     return TABS[check_choice("tab", name, TABS)]

@@ -1,4 +1,4 @@
-"""Where the ledger lives in a workspace: journal folders, and what the last sync confirmed."""
+"""The ledger of one workspace: its journal folders, and the state of the last sync."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from l3hpc.workspace import layout
 
 
 class Problem(TypedDict):
-    """What a person has to look at: ``kind`` (conflict, deleted, duplicate, …), and which row."""
+    """A row that needs a person: ``kind`` (conflict, deleted, duplicate, …), key and message."""
 
     kind: str
     tab: str
@@ -29,20 +29,20 @@ class Problem(TypedDict):
 
 @dataclass
 class SyncState:
-    """What a sync knows of one sheet. If its file is lost, the next sync rebuilds it.
+    """The state of the last sync with one sheet. If its file is lost, the next sync rebuilds it.
 
     Attributes
     ----------
     sheet
-        The id of the sheet.
+        Id of the sheet.
     last_sync
-        When a sync last reached its end, in seconds since the epoch; 0: never.
+        When a sync last completed, in seconds since the Unix epoch; 0 for never.
     confirmed
-        Tab → key (as JSON) → the cells of ours that the sheet was last seen to show.
+        Tab → key (as JSON) → those of our cells that the sheet showed when it was last read.
     problems
-        What a person has to look at.
+        Rows that need a person.
     records
-        Tab → key (as JSON) → how many records the journals held for the row then.
+        Tab → key (as JSON) → number of records that the journals then held for the row.
     """
 
     sheet: str
@@ -52,11 +52,11 @@ class SyncState:
     records: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def last(self, row: Row) -> list[Any] | None:
-        """The cells of ours that the sheet last showed for ``row``; None: never seen there."""
+        """Return our cells that the sheet last showed for ``row``; None if it never had the row."""
         return self.confirmed.get(row.tab.name, {}).get(key_json(row.key))
 
     def is_confirmed(self, row: Row) -> bool:
-        """Whether the sheet showed the row as it is now, apart from what a person decided."""
+        """Return whether the sheet showed the row as it is now, apart from accepted changes."""
         last = self.last(row)
         if last is None:
             return row.accepted.get("/row") == ["deleted"]
@@ -64,7 +64,16 @@ class SyncState:
                    for column, ours, shown in zip(row.tab.columns, cells(row), last, strict=True))
 
     def confirm(self, row: Row, shown: list[Any]) -> None:
-        """Remember which of our cells the sheet shows; others keep what they last held of ours."""
+        """Record which of our cells the sheet shows.
+
+        Parameters
+        ----------
+        row
+            The row.
+        shown
+            Cells of its row in the sheet, in column order. A cell that shows another value than
+            ours keeps the value of ours that it last showed.
+        """
         before = self.last(row) or [None] * len(shown)
         self.confirmed.setdefault(row.tab.name, {})[key_json(row.key)] = [
             ours if ours is not None and cell_shows(column, theirs, ours) else old
@@ -73,11 +82,11 @@ class SyncState:
         self.records.setdefault(row.tab.name, {})[key_json(row.key)] = row.records
 
     def waiting_records(self, row: Row) -> int:
-        """How many records of a row came after the sheet was last seen to show it."""
+        """Return how many records of a row are newer than the last sync; at least 1."""
         return max(1, row.records - self.records.get(row.tab.name, {}).get(key_json(row.key), 0))
 
-    def waits_since(self, row: Row) -> float:
-        """Since when (unix seconds) a row waits, as well as it is known."""
+    def waiting_since(self, row: Row) -> float:
+        """Return since when a row has waited, in seconds since the Unix epoch (an estimate)."""
         if self.last(row) is None:
             return row.first_time
         return min(row.last_time, max(row.first_time, self.last_sync))
@@ -94,13 +103,13 @@ class Store:
     Attributes
     ----------
     folder, journal
-        Where the ledger lies, and its journal files.
+        Folder of the ledger, and folder of its journal files.
     """
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = Path(workspace)
-        places = layout.Workspace(workspace)
-        self.folder, self.journal = places.ledger, places.journal
+        paths = layout.Workspace(workspace)
+        self.folder, self.journal = paths.ledger, paths.journal
 
     @property
     def folders(self) -> list[Path]:
@@ -118,20 +127,21 @@ class Store:
         Returns
         -------
         Fold
-            The rows, and what could not be read of the journals.
+            The rows, and what could not be read.
         """
         return fold_folders(self.folders, history=history)
 
     def state_path(self, sheet: str) -> Path:
-        """The file that keeps the sync state of a sheet."""
+        """Return the path of the sync state of a sheet."""
         return layout.Workspace(self.workspace).sync_state(digest(sheet)[:12])
 
     def state(self, sheet: str) -> SyncState:
-        """The sync state of a sheet; an empty one when there is none or it is damaged."""
+        """Return the sync state of a sheet; an empty one if there is none or it is damaged."""
         try:
             value = read_json(self.state_path(sheet))
             found = SyncState(sheet, float(value["last_sync"]), dict(value["confirmed"]),
                               list(value["problems"]), dict(value.get("records", {})))
+            # a file of another version must not fail in the middle of a sync
             for tab, rows in found.confirmed.items():
                 if any(len(cells_of) != len(TABS[tab].columns) for cells_of in rows.values()):
                     raise ValueError("rows of another width")
@@ -147,18 +157,26 @@ class Store:
             return SyncState(sheet)
 
     def save(self, state: SyncState, now: float | None = None) -> None:
-        """Keep the state of a sync that reached its end."""
+        """Save the state of a sync that has completed.
+
+        Parameters
+        ----------
+        state
+            The state; ``last_sync`` is set.
+        now
+            Time of the sync in seconds since the Unix epoch; by default the present.
+        """
         state.last_sync = time.time() if now is None else now
         write_json(self.state_path(state.sheet), vars(state))
 
 
 def waiting_rows(rows: Iterable[Row], state: SyncState) -> list[Row]:
-    """The rows that the sheet was not seen to show and that wait for no person."""
+    """Return the rows that the next sync has to write; rows that need a person are left out."""
     stuck = {(item["tab"], key_json(item["key"])) for item in state.problems}
     return [row for row in rows if not state.is_confirmed(row)
             and (row.tab.name, key_json(row.key)) not in stuck]
 
 
 def key_json(key: Iterable[str]) -> str:
-    """A row key as one text that cannot be confused with another."""
+    """Return a row key as JSON, which is unambiguous for any texts in the key."""
     return json.dumps(list(key), ensure_ascii=False)

@@ -418,7 +418,7 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tup
     own: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
     reused: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
     for place, row in Store(workspace).fold().rows.items():
-        mine = row.beside.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
+        mine = row.extra.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
         if mine or any(Path(part).resolve() in real for part in row.key if part.startswith("/")):
             (own if mine else reused)[place] = LedgerRow(row.tab.name, tuple(
                 (column.title, "" if value is None else format_value(value))

@@ -59,7 +59,7 @@ def test_from_an_empty_sheet_to_a_synced_one(ledger):
     assert code == 3 and "has no tab 'embedding_approx_mse'" in err and "l3hpc ledger init" in err
     assert ledger("check")[0] == 3
     code, out, _ = ledger("init")
-    assert code == 0 and "embedding_approx_mse: made, 28 columns" in out
+    assert code == 0 and "embedding_approx_mse: set up, 28 columns" in out
     assert "as declared" in ledger("init")[1] and ledger("check")[0] == 0
     code, out, _ = ledger("sync")
     assert code == 0 and out.startswith("'UST results': 1 rows added; 1 rows in the journal")
@@ -104,13 +104,13 @@ def test_deleted_restored_adopted(ledger, server):
     assert ledger("restore", "a")[0] == 0 and ledger("sync")[0] == 0
     server.book.named(TAB)["grid"][2][1] = "/by/hand"
     assert "/by/hand" in ledger("adopt", "--yes")[1]
-    assert "no rows of others" in ledger("adopt", "--yes")[1]
+    assert "no rows to adopt" in ledger("adopt", "--yes")[1]
 
 
 def test_repair_shows_the_difference_and_then_writes(ledger, server, monkeypatch):
     ledger("init")
     ledger("sync")
-    assert "equals the journals" in ledger("repair")[1]
+    assert "shows what the journals have" in ledger("repair")[1]
     server.book.named(TAB)["grid"][1][7] = "mine"
     monkeypatch.setattr("click.confirm", lambda question: False)
     out = ledger("repair")[1]
@@ -136,7 +136,7 @@ def test_offline_is_exit_75_and_nothing_is_lost(ledger, server):
 def test_refusals(ledger, monkeypatch, tmp_path):
     monkeypatch.delenv("GSHEET_ID")
     code, _, err = ledger("sync")
-    assert code == 2 and "no Google Sheet is set" in err
+    assert code == 2 and "no Google Sheet is configured" in err
     code, _, err = ledger("sync", "--sheet", "not an id!")
     assert code == 2 and "is not the id of a Google Sheet" in err
     (tmp_path / "key.json").chmod(0o644)
@@ -234,9 +234,9 @@ def test_sync_names_what_it_cannot_read_and_goes_on(ledger, tmp_path):
     ledger("init")
     code, out, err = ledger("sync")
     assert code == 0 and "1 rows added" in out
-    assert f"note: {path}:2: a record is set aside: 'tab' is missing" in err
+    assert f"note: {path}:2: record skipped: 'tab' is missing" in err
     assert json.loads(ledger("sync", "--json")[1])["notes"] == [
-        f"{path}:2: a record is set aside: 'tab' is missing"]
+        f"{path}:2: record skipped: 'tab' is missing"]
 
 
 def test_the_command_in_a_hint_can_be_pasted(ledger, server, tmp_path, monkeypatch):
@@ -262,7 +262,7 @@ def test_repair_puts_columns_back_and_then_cells(ledger, server):
     grid[0][19], grid[1][7] = "epoch", "mine"
     code, out, _ = ledger("repair", "--dry-run")
     assert code == 0 and out == (f"{TAB}  T1: 'epoch' → 'Latest Epoch'\n"
-                                 "cells are compared when the columns are right\n")
+                                 "cells are compared once the columns are restored\n")
     told = json.loads(ledger("repair", "--json")[1])
     assert told == {"journals": [], "columns": {TAB: ["T1: 'epoch' → 'Latest Epoch'"]},
                     "written": False}
@@ -272,19 +272,19 @@ def test_repair_puts_columns_back_and_then_cells(ledger, server):
         {"tab": TAB, "cell": "H2", "title": "Emb key", "sheet": "mine", "journal": "pca"}]
     grid = server.book.named(TAB)["grid"]
     assert grid[0][19] == "Latest Epoch" and grid[1][7] == "pca"
-    assert "equals the journals" in ledger("repair")[1]
+    assert "shows what the journals have" in ledger("repair")[1]
 
 
 def test_repair_mends_journals_without_a_sheet(ledger, tmp_path, monkeypatch):
     monkeypatch.delenv("GSHEET_ID")
     (path,) = (tmp_path / "ledger" / "journal").glob("*.jsonl")
     path.write_bytes(path.read_bytes() + b'{"check":"torn')
-    assert "left to its writer" in ledger("repair", "--journal", "--yes")[1]
+    assert "written within the last hour" in ledger("repair", "--journal", "--yes")[1]
     os.utime(path, (time.time() - 7200,) * 2)
     code, out, _ = ledger("repair", "--journal", "--dry-run", with_key=False)
     assert code == 0 and "1 of 2 lines damaged" in out and "line 2: {\"check\":\"torn" in out
     assert path.read_bytes().endswith(b"torn")
-    assert "kept as it was" in ledger("repair", "--journal", "--yes", with_key=False)[1]
+    assert "original file: " in ledger("repair", "--journal", "--yes", with_key=False)[1]
     assert ledger("repair", "--journal")[1] == "no journal file is damaged\n"
 
 

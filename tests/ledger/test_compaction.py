@@ -44,7 +44,7 @@ def written(folder, name, epochs=5, state="finished", age=7200.0):
 
 
 def rows(folder):
-    return {place: (row.values, row.beside, row.epochs, row.restart, row.origin, row.first_time,
+    return {place: (row.values, row.extra, row.epochs, row.restart, row.origin, row.first_time,
                     row.last_time)
             for place, row in fold_folders([folder], history=True).rows.items()}
 
@@ -232,7 +232,8 @@ def test_a_link_to_nothing_is_named_and_does_not_hold_readers_up(tmp_path):
 
 def test_two_at_once_are_refused(tmp_path):
     written(tmp_path, "a")
-    with upkeep._compaction_lock(tmp_path, False), pytest.raises(InputError, match="another compaction"):
+    with (upkeep._compaction_lock(tmp_path, False),
+          pytest.raises(InputError, match="another compaction")):
         compact(tmp_path)
     assert compact(tmp_path).files == 1
 
@@ -284,7 +285,7 @@ def test_read_together_or_packed_records_and_rows_are_the_same(tmp_path_factory,
     records = repeated(records)
     path = tmp_path_factory.mktemp("any") / "a.jsonl"
     path.write_bytes(b"".join(map(seal, records)))
-    assert [compact_json(item) for item in file_records(path, Damage())] == [compact_json(item) for item in records]
+    assert list(map(compact_json, file_records(path, Damage()))) == list(map(compact_json, records))
     packed = list(pack(records))
     again = [item for one in packed
              for item in (unpack(one).records() if "packed" in one else [one])]

@@ -74,7 +74,7 @@ def test_numbers_that_are_none_never_become_best():
 def test_notes_stay_beside_the_columns():
     row = only(fold([record(seq=0, beside={"note": "untrained", "state": "running"}),
                      record(seq=1, beside={"state": "finished"})]))
-    assert row.beside == {"note": "untrained", "state": "finished"}
+    assert row.extra == {"note": "untrained", "state": "finished"}
 
 
 def test_what_has_no_place_is_counted():
@@ -142,8 +142,8 @@ def test_order_and_repetition_do_not_matter(records, chance: random.Random):
     assert straight.rows.keys() == mixed.rows.keys()
     for place, row in straight.rows.items():
         other = mixed.rows[place]
-        assert (row.values, row.beside, row.epochs, row.origin) == (
-            other.values, other.beside, other.epochs, other.origin)
+        assert (row.values, row.extra, row.epochs, row.origin) == (
+            other.values, other.extra, other.epochs, other.origin)
         finite = [item["values"][name] for item in records if item["key"] == [row.key[0]]
                   for name in ("latest_train_loss",) if item["values"][name] != "NaN"]
         assert row.values.get("best_train_loss") == min(finite, default=None)

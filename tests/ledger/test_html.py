@@ -26,7 +26,7 @@ browser_only = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 
 def row(name, loss, **beside):
     made = Row(MSE, (f"/m/{name}",), {"model_dir": f"/m/{name}", "best_validation_loss": loss},
-               beside=beside, first_time=1.0, last_time=1.0)
+               extra=beside, first_time=1.0, last_time=1.0)
     made.epochs = {epoch: {"validation_loss": loss + 1 / (epoch + 1), "train_loss": "NaN",
                            "time": 1.0} for epoch in range(3)}
     return made
@@ -108,7 +108,7 @@ def large(count=1000, epochs=100):
             "model_dir": name, "username": ("ada", "bob")[number % 2], "num_epochs": epochs,
             "student_emb_len": 64 * (1 + number % 4), "approx_mode": ("pca", "umap")[number % 2],
             "latest_epoch": epochs - 1, "best_validation_loss": (number * 7919 % 1000) / 1000},
-            beside={"state": "finished"}, first_time=1.0, last_time=1.0)
+            extra={"state": "finished"}, first_time=1.0, last_time=1.0)
         made.epochs = {epoch: {"validation_loss": 1 / (epoch + 1 + number % 9), "train_loss":
                                0.9 / (epoch + 1), "time": 1.0} for epoch in range(epochs)}
         rows.append(made)

@@ -166,8 +166,8 @@ def test_never_raises_whatever_is_recorded(tmp_path, capsys):
     journal.record(TAB, {1: 2})  # type: ignore[dict-item]
     Journal(tmp_path).record(TAB, {"latest_train_loss": 1.0})
     errors = capsys.readouterr().err
-    assert "was not written: no" in errors
-    assert "is not declared" in errors and "lacks its key (model_dir)" in errors
+    assert "cannot write a results record: no" in errors
+    assert "is not declared" in errors and "is missing its key (model_dir)" in errors
 
 
 def test_a_forked_child_writes_its_own_file(tmp_path):

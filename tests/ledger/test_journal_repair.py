@@ -27,7 +27,7 @@ def damaged(tmp_path):
 
 def test_what_is_damaged_is_found_and_fresh_files_are_left(damaged, tmp_path):
     (one,) = upkeep.find_damaged_files([tmp_path])
-    assert ([number for number, _ in one.lines], one.sound, one.busy) == ([2, 5], 3, False)
+    assert ([number for number, _ in one.lines], one.valid, one.busy) == ([2, 5], 3, False)
     assert one.lines[1][1] == '{"check":"torn'
     os.utime(damaged)
     assert upkeep.find_damaged_files([tmp_path])[0].busy

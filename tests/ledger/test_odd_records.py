@@ -48,15 +48,15 @@ def record_of(path, **changed):
 
 
 ODD = {
-    "values a list": ({"values": [1]}, "'values' is a list"),
+    "values a list": ({"values": [1]}, "'values' must be an object, not a list"),
     "no tab": ({"tab": ...}, "'tab' is missing"),
     "a newer schema": ({"schema": 2, "tab": ..., "cells": {}}, "written by a newer l3hpc (schema"),
-    "schema as text": ({"schema": "1"}, "'schema' has to be a whole number, not text"),
-    "seq as text": ({"seq": "7"}, "'seq' is text"),
-    "time as nothing": ({"time": None}, "'time' is nothing"),
-    "time not a number": ({"time": float("nan")}, "'time' is text"),
-    "a list in the key": ({"key": [["/m"]]}, "'key' has to be a list of texts"),
-    "a key too long": ({"key": ["/m", "x"]}, "'key' has to be 1 text"),
+    "schema as text": ({"schema": "1"}, "'schema' must be a whole number, not a string"),
+    "seq as text": ({"seq": "7"}, "'seq' must be a number, not a string"),
+    "time as nothing": ({"time": None}, "'time' must be a number, not null"),
+    "time not a number": ({"time": float("nan")}, "'time' must be a number, not a string"),
+    "a list in the key": ({"key": [["/m"]]}, "'key' must be a list of strings"),
+    "a key too long": ({"key": ["/m", "x"]}, "'key' must be 1 string"),
     "host a number": ({"origin": {"host": 3}}, "'origin' does not name a host"),
     "restart too large": ({"seq": 10**30}, "'seq' is out of range"),
     "an unknown tab": ({"tab": "nowhere"}, "it belongs to no row of a known tab: tab 'nowhere'"),
@@ -86,9 +86,9 @@ def test_an_odd_record_is_named_and_the_rest_goes_on(sound, kind, tmp_path):
     for view in (("show",), ("status",), ("export", "--html", "page.html"), ("diff", "/m", "/m"),
                  ("compact", "--dry-run")):
         code, out, err = commands(*view, *words)
-        assert code == 0 and f"{sound}:5: a record is set aside: {why}" in err, view
+        assert code == 0 and f"{sound}:5: record skipped: {why}" in err, view
     assert "1 row" in commands("show", *words)[1] and "/m" in (tmp_path / "page.html").read_text()
-    with pytest.warns(UserWarning, match=":5: a record is set aside"):
+    with pytest.warns(UserWarning, match=":5: record skipped"):
         assert len(l3hpc.results(tmp_path, TAB)) == 1
     facts = json.loads(commands("status", "--json", *words)[1])
     (odd,) = facts["not_understood"][str(sound)]
@@ -96,7 +96,7 @@ def test_an_odd_record_is_named_and_the_rest_goes_on(sound, kind, tmp_path):
     assert facts["newer_records"] == (kind == "a newer schema")
     assert facts["records_without_row"] == (kind in ("an unknown tab", "no key"))
     code, out, err = commands("repair", "--journal", "--yes", *words)
-    assert code == 0 and f"{sound}:5: {why}" in out and "the line is left as it is" in out
+    assert code == 0 and f"{sound}:5: {why}" in out and "the line is kept" in out
     assert sound.read_bytes() == before
     code, out, err = commands("compact", *words)
     assert code == 0
@@ -104,7 +104,7 @@ def test_an_odd_record_is_named_and_the_rest_goes_on(sound, kind, tmp_path):
         assert not sound.exists() and len(list(all_records([sound.parent], Damage()))) == 6
     else:
         assert NOT_UNDERSTOOD in err and sound.read_bytes() == before
-    (row,) = fold_folders([sound.parent]).of(TAB)
+    (row,) = fold_folders([sound.parent]).rows_of(TAB)
     assert row.values["latest_train_loss"] == 0.2
 
 
@@ -146,7 +146,7 @@ def test_odd_counters_between_records_that_are_alike(sound):
     sound.write_bytes(b"".join(lines))
     damage = Damage()
     assert [one["seq"] for one in all_records([sound.parent], damage)] == [0, 1, 2, 4]
-    assert damage.odd == {str(sound): [(4, "'seq' is text")]}
+    assert damage.not_understood == {str(sound): [(4, "'seq' must be a number, not a string")]}
 
 
 def test_a_bundle_with_an_odd_part(sound):
@@ -159,7 +159,7 @@ def test_a_bundle_with_an_odd_part(sound):
         bundle.write_bytes(sealed(odd) + whole)
         damage = Damage()
         assert len(list(all_records([sound.parent], damage))) == 5
-        assert bool(damage.odd) == ("packed" in odd)
+        assert bool(damage.not_understood) == ("packed" in odd)
         compact(sound.parent, quiet_s=-1.0)
         Journal(sound.parent, run="up", labels={"model_dir": "/m"}).record(TAB, {}, epoch=9)
         (fresh,) = sound.parent.glob("up-*.jsonl")
@@ -209,7 +209,7 @@ def test_any_sealed_json(sound, tmp_path, found):
             code, _, err = commands(*view, *words)
             assert code == 0 or view[0] == "diff", (view, err)
         assert sound.read_bytes() == before  # the last two lines are odd in any case
-        assert upkeep.find_damaged_files([sound.parent])[0].odd[-1][0] == 5 + len(lines)
+        assert upkeep.find_damaged_files([sound.parent])[0].not_understood[-1][0] == 5 + len(lines)
         rows = fold_folders([sound.parent]).rows
         assert rows[TAB, ("/m",)].records >= 5
     finally:

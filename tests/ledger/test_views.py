@@ -19,7 +19,7 @@ MSE, UST = TABS["embedding_approx_mse"], TABS["sonyc_ust"]
 
 def row(name, tab=MSE, beside=None, when=0.0, **values):
     return Row(tab, (f"/models/{name}",), {"model_dir": f"/models/{name}", **values},
-               beside=beside or {}, first_time=when, last_time=when)
+               extra=beside or {}, first_time=when, last_time=when)
 
 
 ROWS = [row("a", best_validation_loss=0.5, student_emb_len=128, approx_mode="pca"),
@@ -82,7 +82,8 @@ def test_running_becomes_stale():
 
 
 def test_the_table_marks_the_best_row_and_shows_notes():
-    lines, left_out = select.table_lines(select.sort_rows(ROWS, MSE), MSE, select.differing_columns(ROWS, MSE), now=0)
+    lines, left_out = select.table_lines(select.sort_rows(ROWS, MSE), MSE,
+                                         select.differing_columns(ROWS, MSE), now=0)
     assert lines == [
         "  Model Dir  Student Emb Len  Best Valid Loss",
         "★ /models/b              256           0.4000  [running; random-weight teacher]",
@@ -92,7 +93,8 @@ def test_the_table_marks_the_best_row_and_shows_notes():
 
 
 def test_a_narrow_table_keeps_key_and_best_and_counts_the_rest():
-    lines, left_out = select.table_lines(ROWS[:2], MSE, select.differing_columns(ROWS, MSE), width=64, now=0)
+    lines, left_out = select.table_lines(ROWS[:2], MSE, select.differing_columns(ROWS, MSE),
+                                         width=64, now=0)
     assert left_out == 1 and "Best Valid Loss" in lines[0] and "Emb Len" not in lines[0]
 
 
@@ -187,4 +189,5 @@ def test_long_text_is_cut_to_what_a_sheet_takes():
 
 def test_same_cells():
     assert same_cell(None, "") and same_cell(5, 5.0) and same_cell(0.1 + 0.2, 0.3)
-    assert not same_cell("5", 5) and not same_cell(True, 1) and not same_cell("a", "A") and not same_cell(0, None)
+    for first, second in (("5", 5), (True, 1), ("a", "A"), (0, None)):
+        assert not same_cell(first, second)

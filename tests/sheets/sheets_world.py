@@ -5,7 +5,8 @@ import time
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.ledger.schema import MAIN_TABS, TABS
 from l3hpc.ledger.sheets.client import Pace, Sheets
-from l3hpc.ledger.sheets.sync import initialise, sync
+from l3hpc.ledger.sheets.repair import initialise
+from l3hpc.ledger.sheets.sync import sync
 from l3hpc.ledger.store import Store
 
 MSE = "embedding_approx_mse"
@@ -63,7 +64,7 @@ class World:
 
     def assert_equal_to_fold(self, tab=MSE):
         from l3hpc.ledger.cells import cells, same_cell
-        rows = self.store.fold().of(tab)
+        rows = self.store.fold().rows_of(tab)
         shown = {row[TABS[tab].index(TABS[tab].key[0])]: row for row in self.server.grid(tab)}
         assert len(shown) == len(self.server.grid(tab)) == len(rows)
         for row in rows:

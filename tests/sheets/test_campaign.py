@@ -192,7 +192,7 @@ def interleaved(server, seed):
         assert person.wrong(server.book.named(MSE)["grid"]) == [], seed
         rows = server.grid(MSE)
         keys = [row[1] for row in rows if (row[1] or "").startswith("/m/")]
-        fold = {row.key[0]: row for row in world.store.fold().of(MSE)}
+        fold = {row.key[0]: row for row in world.store.fold().rows_of(MSE)}
         assert len(keys) == len(set(keys)), seed
         assert set(fold) - person.deleted <= set(keys) <= set(fold), seed
         for row in rows:

@@ -66,7 +66,8 @@ class Interleaved(RuleBasedStateMachine):
             self.world.sync(book="book-two")
             second = self.server.books["book-two"].named(MSE)["grid"]
             keys = [row[1] for row in second[1:] if row[1]]
-            assert sorted(keys) == sorted(row.key[0] for row in self.world.store.fold().of(MSE))
+            rows = self.world.store.fold().rows_of(MSE)
+            assert sorted(keys) == sorted(row.key[0] for row in rows)
         finally:
             self.server.shutdown()
             self.server.server_close()
@@ -215,7 +216,7 @@ class Interleaved(RuleBasedStateMachine):
         assert {row[1]: row[28] for row in rows if row[28] is not None} == self.notes
         assert all(row[7] == "typed" for row in rows if row[1] in self.typed)
         if final:
-            fold = {row.key[0]: row for row in self.world.store.fold().of(MSE)}
+            fold = {row.key[0]: row for row in self.world.store.fold().rows_of(MSE)}
             ours = {row[1]: row for row in rows if not row[1].startswith("/by/hand")}
             assert set(fold) - set(ours) <= self.deleted and set(ours) <= set(fold)
             for key, row in ours.items():

@@ -102,14 +102,14 @@ def test_a_request_above_the_limit_is_refused_here_and_there(world):
     from l3hpc.ledger.sheets import client as module
     sheets = world.sheets()
     request = {"addSheet": {"properties": {"title": "x" * 10_500_000}}}
-    with pytest.raises(L3hpcError, match="larger than Google takes"):
+    with pytest.raises(L3hpcError, match="larger than Google accepts"):
         sheets.batch([request])
-    module.MOST_BYTES, kept = 10**9, module.MOST_BYTES
+    module.MAX_BYTES, kept = 10**9, module.MAX_BYTES
     try:
         with pytest.raises(module.Refused, match="payload size exceeds the limit"):
             sheets.batch([request])
     finally:
-        module.MOST_BYTES = kept
+        module.MAX_BYTES = kept
 
 
 def protect(world, **area):
@@ -126,7 +126,7 @@ def test_a_protected_row_stops_only_itself_and_is_named(world):
     report = world.sync()
     (problem,) = report.problems
     assert (problem["kind"], problem["tab"], problem["key"]) == ("protected", MSE, ["/m/b"])
-    assert problem["text"].startswith("row 3 (/m/b) is not brought up to date: T3, U3, Y3")
+    assert problem["text"].startswith("row 3 (/m/b) is not updated: T3, U3, Y3")
     assert "'final'" in problem["text"] and "Protected sheets and ranges" in problem["text"]
     assert [row["Latest Epoch"] for row in world.rows()] == [1, 0, 1, None]
     sheet_of(world)["protected"].pop()
@@ -183,7 +183,7 @@ def test_a_header_among_the_rows_is_put_back(world, inserted):
     updated(world, "a")
     with pytest.raises(HeaderDriftError) as error:
         world.sync()
-    assert f"Its header is row {2 if inserted else 3} now" in error.value.allowed
+    assert f"Its header is in row {2 if inserted else 3}:" in error.value.allowed
     assert error.value.hint.startswith("l3hpc ledger repair ")
     with pytest.raises(HeaderDriftError):
         world.init()

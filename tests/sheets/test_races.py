@@ -192,7 +192,7 @@ def test_a_row_inserted_or_deleted_in_between_does_no_harm(world):
     world.sync()
     assert [item["kind"] for item in world.sync().problems] == ["deleted"]
     assert len(world.rows()) == 5
-    for row in world.store.fold().of(MSE):
+    for row in world.store.fold().rows_of(MSE):
         if row.key != ("/m/a",):
             shown = world.row(row.key[0][3:])
             assert shown["Latest Train Loss"] == row.values["latest_train_loss"]
@@ -245,7 +245,7 @@ def test_what_a_person_types_before_the_last_reading_is_a_conflict_and_stays(wor
     in_between(world, lambda book: world.cell("a", "Latest Epoch", "mine"), "after_batch")
     assert [item["kind"] for item in world.sync().problems] == ["conflict"]
     assert world.row("a")["Latest Epoch"] == "mine"
-    assert world.row("a")["Latest Train Loss"] == world.store.fold().of(MSE)[0].values[
+    assert world.row("a")["Latest Train Loss"] == world.store.fold().rows_of(MSE)[0].values[
         "latest_train_loss"]
 
 
@@ -410,7 +410,7 @@ def occupied(world, version):
 
 def test_a_version_whose_id_is_in_use_is_stepped_over(world, monkeypatch):
     from l3hpc.ledger.sheets import rollback
-    from l3hpc.ledger.sheets.sync import read_snapshot
+    from l3hpc.ledger.sheets.reading import read_snapshot
     filled(world)
     real, intents = rollback.make_intent, []
     monkeypatch.setattr(rollback, "make_intent",

@@ -62,7 +62,7 @@ DRIFT = {
     "inserted": (lambda sheet: insert(sheet, 5, "Notes"), ["column F ('Notes') moves to AC"]),
     "moved": (lambda sheet: move(sheet, 25, 2), ["column C ('Best Valid Loss') moves to Z"]),
     "deleted": (lambda sheet: delete(sheet, 20), [
-        "column U is put in for 'Latest Train Loss'", "U1: None → 'Latest Train Loss'"]),
+        "column U is inserted for 'Latest Train Loss'", "U1: None → 'Latest Train Loss'"]),
     "the key moved": (lambda sheet: move(sheet, 1, 9), ["column J ('Model Dir') moves to B"]),
 }
 
@@ -111,7 +111,7 @@ def test_in_doubt_nothing_is_written(filled):
         plan_header_repair(filled.store, filled.sheets())
     assert filled.server.grid(MSE) == before
     sheet["grid"][0][4:6] = ["Emb Train Dir", "Emb Train Dir"]
-    with pytest.raises(HeaderDriftError, match="stands in E1 and F1"):
+    with pytest.raises(HeaderDriftError, match="is in E1 and F1"):
         plan_header_repair(filled.store, filled.sheets())
 
 

@@ -216,7 +216,7 @@ def test_a_deleted_row_is_reported_not_made_again_until_restored(world):
         report = world.sync()
         assert [item["kind"] for item in report.problems] == ["deleted"]
         assert [row["Model Dir"] for row in world.rows()] == ["/m/b"]
-    (row,) = [row for row in world.store.fold().of(MSE) if row.key == ("/m/a",)]
+    (row,) = [row for row in world.store.fold().rows_of(MSE) if row.key == ("/m/a",)]
     assert world.sync(restore=[row]).inserted == 1
     assert world.sync().problems == []
     world.assert_equal_to_fold()
@@ -308,7 +308,7 @@ def test_rows_pasted_from_the_csv_are_recognised(world):
     world.init()
     world.record("a", num_epochs=5)
     from l3hpc.ledger.cells import cells
-    (row,) = world.store.fold().of(MSE)
+    (row,) = world.store.fold().rows_of(MSE)
     world.server.book.named(MSE)["grid"][1] = cells(row)
     assert world.sync().inserted == 0
     assert len(world.rows()) == 1
@@ -325,9 +325,9 @@ def test_adopted_rows_become_rows_like_others(world):
     assert [row.key for row in taken] == [("/by/hand",)]
     adopt(world.store, taken, "ada")
     assert unknown_rows(world.store, world.sheets(), [TABS[MSE]]) == []
-    (row,) = world.store.fold().of(MSE)
+    (row,) = world.store.fold().rows_of(MSE)
     assert row.values["num_epochs"] == 300 and row.values["best_validation_loss"] == 0.25
-    assert "adopted" in row.beside["note"]
+    assert "adopted" in row.extra["note"]
     assert world.sync().problems == [] and len(world.rows()) == 1
 
 
@@ -343,7 +343,7 @@ def test_digits_that_a_person_typed_into_a_text_column_are_that_text(world):
     adopt(world.store, unknown_rows(world.store, world.sheets(), [tab]), "ada")
     assert world.sync().problems == [] and world.sync().requests == 2
     assert world.rows("sonyc_ust")[0]["Commit"] == 1234567
-    (row,) = world.store.fold().of(tab)
+    (row,) = world.store.fold().rows_of(tab)
     assert world.store.state("book-one").last(row)[tab.index("git_commit")] == "1234567"
     assert world.store.state("book-one").is_confirmed(row)
     for commit in ("ab", "abc"):
@@ -374,7 +374,7 @@ def test_credentials_are_checked(world, tmp_path):
             world.sync()
         assert len(str(error.value).splitlines()) == 2 and error.value.hint
     world.server.faults = lambda method, path: "401"
-    with pytest.raises(L3hpcError, match="does not accept the sign-in"):
+    with pytest.raises(L3hpcError, match="does not accept the credentials"):
         world.sync()
     (tmp_path / "other.json").write_text('{"type": "authorized_user"}')
     (tmp_path / "other.json").chmod(0o600)
@@ -394,7 +394,7 @@ def test_application_default_credentials(world, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="can be read by others"):
         world.sync()
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
-    with pytest.raises(InputError, match="no Google credentials are set"):
+    with pytest.raises(InputError, match="there are no Google credentials"):
         credentials(None)
 
 

@@ -81,7 +81,7 @@ def test_an_unreachable_sheet_and_one_that_refuses_do_not_end_it(watch, world):
 
 
 @pytest.mark.parametrize("fault, exit_code, words", [
-    ("401", 1, "does not accept the sign-in"), ("403", 2, "not shared with"),
+    ("401", 1, "does not accept the credentials"), ("403", 2, "not shared with"),
     ("404", 2, "no spreadsheet with the id"), ("403-disabled", 2, "API is not enabled")])
 def test_a_wrong_key_or_sheet_ends_it(watch, world, fault, exit_code, words):
     world.server.faults = lambda method, path: fault

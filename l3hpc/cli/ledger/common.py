@@ -1,10 +1,10 @@
-"""What the ``l3hpc ledger`` commands share: where the ledger is, which tabs and rows are meant."""
+"""What the ``l3hpc ledger`` commands share: options, access to ledger and sheet, and output."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from l3hpc.ledger.schema import Tab
     from l3hpc.ledger.sheets.client import Sheets
     from l3hpc.ledger.sheets.sync import SyncReport
-    from l3hpc.ledger.store import Store
+    from l3hpc.ledger.store import Problem, Store
 
 
 class Options(NamedTuple):
-    """What was typed: where results are and where they go."""
+    """Values of the options about workspace and sheet."""
 
     workspace: str | None = None
     config_file: str | None = None
@@ -34,8 +34,20 @@ class Options(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where results are, where they go, whether a group shares them, and the file that says so."""
+class LedgerConfig:
+    """Settings of the ledger, from options, environment and cluster.yaml.
+
+    Attributes
+    ----------
+    workspace
+        Folder of the workspace.
+    sheet, key_file
+        Id of the Google Sheet and key of the service account, if they are set.
+    profile
+        Cluster profile, which decides whether a group shares the ledger.
+    file
+        The configuration file.
+    """
 
     workspace: Path
     sheet: str | None
@@ -44,28 +56,18 @@ class Place:
     file: Path
 
 
-def place(options: Options) -> Place:
-    """Workspace and sheet from options, environment and cluster.yaml (the one look-up here)."""
-    from l3hpc.config.settings import load, sheet_id
+# --- options --------------------------------------------------------------------------------------
 
-    given = {"paths.workspace": (options.workspace, "--workspace"),
-             "ledger.sheet_id": (options.sheet, "--sheet"),
-             "ledger.key_file": (options.key_file, "--key-file")}
-    config = load(options.config_file,
-                  overrides={name: (value, option) for name, (value, option) in given.items()
-                             if value is not None})
-    identity = config.ledger.sheet_id
-    return Place(config.workspace, sheet_id(identity) if identity else None,
-                 config.ledger.key_file, config.profile, config.file)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--workspace`` and ``--config``, handed on as ``options``."""
+    """Add ``--workspace`` and ``--config``, which the command gets as ``options``."""
     return _workspace(_gathered(function))
 
 
 def sheet_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same with ``--sheet`` and ``--key-file``."""
+    """Add ``--workspace``, ``--config``, ``--sheet`` and ``--key-file``."""
     function = click.option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
                             help="Service-account key. [default: application default "
                                  "credentials]")(_gathered(function))
@@ -74,26 +76,27 @@ def sheet_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return _workspace(function)
 
 
-def tab_option(words: str, multiple: bool = True) -> Callable[..., Any]:
-    """``--tab``, whose values the shell completes."""
+def tab_option(help_text: str, multiple: bool = True) -> Callable[..., Any]:
+    """Add ``--tab``, whose values the shell completes."""
     return click.option("--tab", "tabs" if multiple else "tab_name", multiple=multiple,
-                        metavar="TAB", help=words, shell_complete=complete_tab)
+                        metavar="TAB", help=help_text, shell_complete=complete_tab)
 
 
 def complete_tab(context: click.Context, parameter: click.Parameter, incomplete: str,
                  ) -> list[CompletionItem]:
-    """Names of tabs, for the shell."""
+    """Complete the names of tabs."""
     from l3hpc.ledger.schema import TABS
 
     return [CompletionItem(name) for name in TABS if name.startswith(incomplete)]
 
 
 def examples(*lines: str) -> str:
-    """The end of a help text."""
+    """Return the examples at the end of a help text."""
     return "\b\nExamples:\n" + "".join(f"  {line}\n" for line in lines)
 
 
 def _workspace(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--workspace`` and ``--config``."""
     function = click.option("--config", "config_file", metavar="FILE",
                             type=click.Path(dir_okay=False),
                             help="Configuration file. [default: cluster.yaml in this "
@@ -103,81 +106,99 @@ def _workspace(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Pass the values of the options about workspace and sheet as ``options``."""
     @functools.wraps(function)
-    def call(*words: Any, **values: Any) -> Any:
+    def call(*arguments: Any, **values: Any) -> Any:
         typed = {name: values.pop(name) for name in Options._fields if name in values}
-        return function(*words, options=Options(**typed), **values)
+        return function(*arguments, options=Options(**typed), **values)
     return call
 
 
+# --- ledger and sheet -----------------------------------------------------------------------------
+
+def ledger_config(options: Options) -> LedgerConfig:
+    """Look up workspace and sheet in options, environment and cluster.yaml."""
+    from l3hpc.config.settings import load, sheet_id
+
+    given = {"paths.workspace": (options.workspace, "--workspace"),
+             "ledger.sheet_id": (options.sheet, "--sheet"),
+             "ledger.key_file": (options.key_file, "--key-file")}
+    config = load(options.config_file,
+                  overrides={name: (value, option) for name, (value, option) in given.items()
+                             if value is not None})
+    identity = config.ledger.sheet_id
+    return LedgerConfig(config.workspace, sheet_id(identity) if identity else None,
+                        config.ledger.key_file, config.profile, config.file)
+
+
 def open_store(options: Options) -> tuple[Store, str | None]:
-    """The ledger of the workspace, and the sheet's id if there is one."""
-    where = place(options)
-    return store_at(where), where.sheet
+    """Return the ledger of the workspace, and the id of its sheet if there is one."""
+    config = ledger_config(options)
+    return store_of(config), config.sheet
 
 
-def store_at(where: Place) -> Store:
-    """The ledger of a place. Where a group shares it, so do the files of this command."""
+def open_sheet(options: Options) -> tuple[Store, Sheets]:
+    """Return the ledger and its sheet.
+
+    Raises
+    ------
+    InputError
+        No sheet is configured.
+    """
+    from l3hpc.ledger.sheets.client import Sheets
+
+    config = ledger_config(options)
+    if config.sheet is None:
+        raise InputError("no Google Sheet is configured", where="ledger.sheet_id",
+                         hint="Set its id in cluster.yaml (ledger: sheet_id: …), GSHEET_ID or "
+                              "--sheet. Without a sheet: l3hpc ledger show, l3hpc ledger export.")
+    return store_of(config), Sheets(config.sheet, config.key_file, say=say)
+
+
+def store_of(config: LedgerConfig) -> Store:
+    """Return the ledger of a configuration.
+
+    Raises
+    ------
+    InputError
+        The workspace is a file, or its path leads through one.
+    """
     import os
 
     from l3hpc.ledger.store import Store
     from l3hpc.workspace import sharing
 
-    store = Store(where.workspace)
-    if where.profile.shared_group and store.folder.is_dir():
+    store = Store(config.workspace)
+    _require_folder(store.folder)
+    if config.profile.shared_group and store.folder.is_dir():
+        # files that this command writes are to be writable by the group
         os.umask(0o007)
-        sharing.prepare_ledger(where.workspace)
+        sharing.prepare_ledger(config.workspace)
     return store
 
 
-def sheets_at(options: Options) -> tuple[Store, Sheets]:
-    """The ledger and its sheet; an ``InputError`` where none is set."""
-    from l3hpc.ledger.sheets.client import Sheets
-
-    where = place(options)
-    if where.sheet is None:
-        raise InputError("no Google Sheet is set", where="ledger.sheet_id",
-                         hint="Put its id into cluster.yaml (ledger: sheet_id: …), GSHEET_ID or "
-                              "--sheet. Without one: l3hpc ledger show, l3hpc ledger export.")
-    return store_at(where), Sheets(where.sheet, where.key_file, say=say)
-
-
-def say(text: str) -> None:
-    """A line for a person, beside the output."""
-    click.echo(text, err=True)
-
-
-def warn_damage(found: Damage) -> None:
-    """Name what could not be read of the journals."""
-    from l3hpc.ledger.journal.reading import damage_notes
-
-    for note in damage_notes(found):
-        say(f"note: {note}")
-
-
-def print_json(value: Any) -> None:
-    """A result as JSON."""
-    click.echo(json.dumps(value, indent=2))
-
-
-def print_report(report: SyncReport) -> None:
-    """What a sync did, and what is left to a person."""
-    parts = [f"{count} rows {what}" for what, count in (
-        ("added", report.inserted), ("brought up to date", report.updated)) if count]
-    if report.put_back:
-        parts.append(f"{report.put_back} cells put back")
-    click.echo(f"{report.title!r}: {', '.join(parts) or 'nothing to write'}; {report.rows} rows in "
-               f"the journal, {report.requests} requests")
-    for note in report.notes:
-        say(f"note: {note}")
-    for problem in report.problems:
-        say(f"{problem['kind']}: {problem['tab']}: {problem['text']}")
-    if any(problem["kind"] == "conflict" for problem in report.problems):
-        say("resolve with   l3hpc ledger sync --on-conflict ours   (or theirs)")
+def _require_folder(folder: Path) -> None:
+    """Refuse a folder that cannot exist because a part of its path is a file."""
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return
+        if path.exists():
+            raise InputError(f"cannot read the ledger in {folder}: {path} is a file, not a folder",
+                             where="--workspace", allowed="the folder that holds runs/ and ledger/")
 
 
 def chosen_tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> list[Tab]:
-    """The named tabs, else all that have rows (and the two main ones when asked)."""
+    """Return the named tabs, or all tabs with rows.
+
+    Parameters
+    ----------
+    names
+        Names that were given on the command line.
+    found
+        The rows.
+    main_too
+        Whether to add the two main tabs if no names were given.
+    """
     from l3hpc.ledger.schema import MAIN_TABS, TABS, find_tab
 
     if names:
@@ -186,14 +207,71 @@ def chosen_tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> 
     return [tab for name, tab in TABS.items() if name in filled]
 
 
-def rows_named(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple[Tab, list[Row]]:
+def find_rows(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple[Tab, list[Row]]:
+    """Find rows by the ends of their keys, all in the same tab.
+
+    Parameters
+    ----------
+    found
+        The rows.
+    keys
+        Ends of keys, as ``select.find_row`` takes them.
+    tab_name
+        The tab; by default the first one that has all of the rows.
+
+    Raises
+    ------
+    InputError
+        No tab has all of the rows.
+    """
     from l3hpc.ledger.views import select
 
     tabs = chosen_tabs((tab_name,) if tab_name else (), found)
     problem: InputError | None = None
     for tab in tabs:
         try:
-            return tab, [select.find_row(found.of(tab), tab, key) for key in keys]
+            return tab, [select.find_row(found.rows_of(tab), tab, key) for key in keys]
         except InputError as error:
             problem = problem or error
     raise problem or InputError("there are no results yet", hint="l3hpc submit upstream")
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+def say(text: str) -> None:
+    """Print a message on standard error, apart from the output."""
+    click.echo(text, err=True)
+
+
+def warn_damage(found: Damage) -> None:
+    """Print notes about what could not be read of the journals."""
+    from l3hpc.ledger.journal.reading import damage_notes
+
+    for note in damage_notes(found):
+        say(f"note: {note}")
+
+
+def print_json(value: Any) -> None:
+    """Print a result as JSON."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Print the rows of the sheet that need a person."""
+    for problem in problems:
+        say(f"{problem['kind']}: {problem['tab']}: {problem['text']}")
+
+
+def print_report(report: SyncReport) -> None:
+    """Print what a sync wrote, and the rows that need a person."""
+    parts = [f"{count} rows {what}" for what, count in (
+        ("added", report.inserted), ("updated", report.updated)) if count]
+    if report.put_back:
+        parts.append(f"{report.put_back} cells restored")
+    click.echo(f"{report.title!r}: {', '.join(parts) or 'nothing to write'}; {report.rows} rows in "
+               f"the journal, {report.requests} requests")
+    for note in report.notes:
+        say(f"note: {note}")
+    print_problems(report.problems)
+    if any(problem["kind"] == "conflict" for problem in report.problems):
+        say("resolve with   l3hpc ledger sync --on-conflict ours   (or theirs)")

@@ -9,14 +9,15 @@ import click
 from l3hpc.cli.ledger.common import (
     Options,
     examples,
+    find_rows,
+    ledger_config,
+    open_sheet,
     open_store,
-    place,
     print_json,
+    print_problems,
     print_report,
-    rows_named,
     say,
     sheet_options,
-    sheets_at,
     tab_option,
     warn_damage,
     workspace_option,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from l3hpc.ledger.sheets.diff import SyncPlan
     from l3hpc.ledger.store import Store
 
+# prompts would mix with the JSON
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, without prompting.")
 _YES = click.option("--yes", is_flag=True, help="Write without asking for confirmation.")
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show the changes; write nothing.")
@@ -45,8 +47,8 @@ def restore(key: str, options: Options, tab_name: str | None, as_json: bool) -> 
     """Restore a row that was deleted from the sheet. KEY is the end of the row's key."""
     from l3hpc.ledger.sheets.sync import sync as sync_once
 
-    store, sheets = sheets_at(options)
-    _, rows = rows_named(store.fold(), (key,), tab_name)
+    store, sheets = open_sheet(options)
+    _, rows = find_rows(store.fold(), (key,), tab_name)
     report = sync_once(store, sheets, restore=rows, say=say)
     if as_json:
         print_json({**vars(report), "key": list(rows[0].key), "tab": rows[0].tab.name})
@@ -79,14 +81,15 @@ def repair(options: Options, only_journal: bool, dry_run: bool, yes: bool, as_js
     yes = yes and not dry_run
     asks = not (yes or dry_run or as_json)
     shown: dict[str, Any] = {"journals": _repair_journals(store, yes, asks, as_json)}
-    has_sheet = place(options).sheet is not None
+    has_sheet = ledger_config(options).sheet is not None
+    # without a sheet, repairing the journals alone is a success
     if not only_journal and (has_sheet or not shown["journals"]):
-        store, sheets = sheets_at(options)
-        shown["columns"], whole = _repair_columns(store, sheets, yes, asks, as_json)
-        if whole:
+        store, sheets = open_sheet(options)
+        shown["columns"], restored = _repair_columns(store, sheets, yes, asks, as_json)
+        if restored:
             shown.update(_repair_cells(store, sheets, yes, asks, as_json))
         elif not as_json:
-            click.echo("cells are compared when the columns are right")
+            click.echo("cells are compared once the columns are restored")
     if as_json:
         print_json({**shown, "written": yes})
     elif only_journal and not shown["journals"]:
@@ -94,49 +97,52 @@ def repair(options: Options, only_journal: bool, dry_run: bool, yes: bool, as_js
 
 
 def _repair_journals(store: Store, yes: bool, asks: bool, quiet: bool) -> list[dict[str, Any]]:
-    from l3hpc.ledger.journal import upkeep as journal_repair
+    """Repair journal files; return what was found, as ``--json`` prints it."""
+    from l3hpc.ledger.journal import upkeep
 
-    found = journal_repair.find_damaged_files(store.folders)
-    for one in found if not quiet else ():
-        for number, why in one.odd:
-            click.echo(f"{one.path}:{number}: {why} (the line is left as it is)")
-    for one in found if not quiet else ():
-        if not one.lines:
+    found = upkeep.find_damaged_files(store.folders)
+    for file in found if not quiet else ():
+        for number, reason in file.not_understood:
+            click.echo(f"{file.path}:{number}: {reason} (the line is kept)")
+    for file in found if not quiet else ():
+        if not file.lines:
             continue
-        click.echo(f"{one.path}: {len(one.lines)} of {one.sound + len(one.lines)} lines damaged"
-                   + (" (written a short while ago: left to its writer)" if one.busy else ""))
-        for number, beginning in one.lines[:3]:
+        click.echo(f"{file.path}: {len(file.lines)} of {file.valid + len(file.lines)} lines damaged"
+                   + (" (skipped: it was written within the last hour)" if file.busy else ""))
+        for number, beginning in file.lines[:3]:
             click.echo(f"  line {number}: {beginning}…")
-    free = [one for one in found if one.lines and not one.busy]
+    repairable = [file for file in found if file.lines and not file.busy]
     kept = {}
-    if free and (yes or asks and click.confirm("remove the damaged lines?")):
-        kept = {one.path: str(journal_repair.repair_file(one)) for one in free}
+    if repairable and (yes or asks and click.confirm("remove the damaged lines?")):
+        kept = {file.path: str(upkeep.repair_file(file)) for file in repairable}
         for path in kept.values() if not quiet else ():
-            click.echo(f"kept as it was: {path}")
-    return [{"file": str(one.path), "lines": [number for number, _ in one.lines],
-             "sound": one.sound, "busy": one.busy, "kept": kept.get(one.path),
-             "not_understood": [{"line": number, "why": why} for number, why in one.odd]}
-            for one in found]
+            click.echo(f"original file: {path}")
+    return [{"file": str(file.path), "lines": [number for number, _ in file.lines],
+             "sound": file.valid, "busy": file.busy, "kept": kept.get(file.path),
+             "not_understood": [{"line": number, "why": reason}
+                                for number, reason in file.not_understood]}
+            for file in found]
 
 
 def _repair_columns(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bool,
                     ) -> tuple[dict[str, list[str]], bool]:
-    """What differs, and whether the columns are right now."""
+    """Repair columns; return the changes, and whether the columns are now as declared."""
     from l3hpc.ledger.sheets.repair import plan_header_repair, restore_headers
 
     changes = plan_header_repair(store, sheets)
-    words = {name: [change.describe() for change in made] for name, made in changes.items()}
-    for name, lines in words.items() if not quiet else ():
+    described = {name: [change.describe() for change in own] for name, own in changes.items()}
+    for name, lines in described.items() if not quiet else ():
         for line in lines:
             click.echo(f"{name}  {line}")
-    if changes and (yes or asks and click.confirm("put the columns back?")):
+    if changes and (yes or asks and click.confirm("restore the columns?")):
         restore_headers(store, sheets, changes)
-        return words, True
-    return words, not changes
+        return described, True
+    return described, not changes
 
 
 def _repair_cells(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bool,
                   ) -> dict[str, Any]:
+    """Repair cells and rows; return the differences, as ``--json`` prints them."""
     from l3hpc.ledger.sheets.repair import plan_repair
     from l3hpc.ledger.sheets.sync import sync as sync_once
 
@@ -149,11 +155,10 @@ def _repair_cells(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bo
                        f"{cell['journal']!r}")
         for row in rows:
             click.echo(f"{row['tab']}  {row['kind']} row: {one_line(' '.join(row['key']))}")
-        for problem in plan.problems:
-            say(f"{problem['kind']}: {problem['tab']}: {problem['text']}")
+        print_problems(plan.problems)
         if plan.is_empty:
-            click.echo(f"{snapshot.title!r} equals the journals")
-    if not plan.is_empty and (yes or asks and click.confirm("write this?")):
+            click.echo(f"{snapshot.title!r} shows what the journals have")
+    if not plan.is_empty and (yes or asks and click.confirm("write these changes?")):
         report = sync_once(store, sheets, policy="ours", restore=deleted, say=say)
         if not quiet:
             print_report(report)
@@ -162,10 +167,9 @@ def _repair_cells(store: Store, sheets: Sheets, yes: bool, asks: bool, quiet: bo
 
 
 def _differences(plan: SyncPlan, deleted: list[Row]) -> tuple[list[dict[str, Any]],
-                                                         list[dict[str, Any]]]:
-    from l3hpc.ledger.schema import column_letter
-
-    cells = [{"tab": tab.grid.tab.name, "cell": f"{column_letter(write.column)}{write.place + 1}",
+                                                              list[dict[str, Any]]]:
+    """Return the cells and the rows that a plan writes, as ``--json`` prints them."""
+    cells = [{"tab": tab.grid.tab.name, "cell": write.cell_name,
               "title": tab.grid.tab.titles[write.column], "sheet": write.old, "journal": write.new}
              for tab in plan.tabs for write in tab.writes]
     rows = [{"tab": tab.grid.tab.name, "kind": "deleted" if row in deleted else "new",
@@ -174,10 +178,10 @@ def _differences(plan: SyncPlan, deleted: list[Row]) -> tuple[list[dict[str, Any
 
 
 @click.command(epilog=examples(
-    "l3hpc ledger adopt                       shows the rows, asks, takes them",
+    "l3hpc ledger adopt                       show the rows, ask, adopt them",
     "l3hpc ledger adopt --tab sonyc_ust --yes"))
 @sheet_options
-@tab_option("Tabs to look at [default: all].")
+@tab_option("Tabs to search. [default: all]")
 @_DRY_RUN
 @_YES
 @_JSON
@@ -189,25 +193,25 @@ def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_
     from l3hpc.ledger.sheets.repair import adopt as adopt_rows
     from l3hpc.ledger.sheets.repair import unknown_rows
 
-    store, sheets = sheets_at(options)
+    store, sheets = open_sheet(options)
     chosen = [find_tab(name) for name in tabs] or list(TABS.values())
     found = unknown_rows(store, sheets, chosen)
     if not as_json:
         for row in found:
             click.echo(f"{row.tab.name}: {one_line(' '.join(row.key))}")
         if not found:
-            click.echo("no rows of others")
-    take = bool(found) and not dry_run and (
+            click.echo("no rows to adopt")
+    adopted = bool(found) and not dry_run and (
         yes or not as_json and click.confirm(f"adopt {len(found)} rows?"))
-    if take:
+    if adopted:
         adopt_rows(store, found, getpass.getuser())
     if as_json:
         print_json({"rows": [{"tab": row.tab.name, "key": list(row.key)} for row in found],
-                    "adopted": take})
+                    "adopted": adopted})
 
 
 @click.command(epilog=examples(
-    "l3hpc ledger compact --dry-run           what would become one file",
+    "l3hpc ledger compact --dry-run           only show what would be merged",
     "l3hpc ledger compact"))
 @workspace_option
 @_DRY_RUN
@@ -232,13 +236,13 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
         return
     for name, report in reports.items():
         if report.files or report.kept:
-            made = f" → {report.bytes_after / 1e6:.1f} MB in {report.bundle}" if report.bundle \
+            bundle = f" → {report.bytes_after / 1e6:.1f} MB in {report.bundle}" if report.bundle \
                 else ""
             click.echo(f"{name}: {report.files} files of {report.runs} closed runs, "
-                       f"{report.bytes_before / 1e6:.1f} MB{made}; {len(report.kept)} files stay")
-        for file, why in report.kept.items():
-            if why in (DAMAGED, NOT_UNDERSTOOD):
-                say(f"note: {file}: {why}")
+                       f"{report.bytes_before / 1e6:.1f} MB{bundle}; {len(report.kept)} files kept")
+        for file, reason in report.kept.items():
+            if reason in (DAMAGED, NOT_UNDERSTOOD):
+                say(f"note: {file}: {reason}")
     if not any(report.files for report in reports.values()):
         click.echo("nothing to compact")
     elif dry_run:

@@ -1,4 +1,4 @@
-"""The ``l3hpc ledger`` commands that talk to the Google Sheet."""
+"""The ``l3hpc ledger`` commands for the Google Sheet: init, check, sync, cron."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from l3hpc.cli.ledger.common import (
     Options,
     chosen_tabs,
     examples,
-    place,
+    json_option,
+    ledger_config,
+    open_sheet,
     print_json,
     print_report,
     say,
     sheet_options,
-    sheets_at,
     tab_option,
 )
 
@@ -26,44 +27,45 @@ from l3hpc.cli.ledger.common import (
 @click.command(epilog=examples(
     "l3hpc ledger init                        the sheet of cluster.yaml or GSHEET_ID",
     "l3hpc ledger init --sheet https://docs.google.com/spreadsheets/d/1AbC… --key-file key.json",
-    "l3hpc ledger init --tab distillation     one tab more"))
+    "l3hpc ledger init --tab distillation     another tab"))
 @sheet_options
 @tab_option("Tabs to create [default: embedding_approx_mse, sonyc_ust and those with rows].")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
     """Create or complete the sheet's tabs: header, columns, frozen row, protection, filter view.
 
     Create the spreadsheet yourself and share it with the service account as Editor. Nothing below a
     header row is changed; a tab with a different header is refused.
     """
-    from l3hpc.ledger.sheets.sync import initialise
+    from l3hpc.ledger.sheets.repair import initialise
 
-    store, sheets = sheets_at(options)
+    store, sheets = open_sheet(options)
     chosen = chosen_tabs(tabs, store.fold(), main_too=True)
-    made = initialise(sheets, chosen)
+    changed = initialise(sheets, chosen)
     if as_json:
         print_json({"sheet": sheets.sheet_id, "requests": sheets.requests, "tabs": {
-            tab.name: {"made": tab.name in made, "columns": len(tab.columns)} for tab in chosen}})
+            tab.name: {"made": tab.name in changed, "columns": len(tab.columns)}
+            for tab in chosen}})
         return
     for tab in chosen:
-        click.echo(f"{tab.name}: {'made' if tab.name in made else 'as declared'}, "
+        click.echo(f"{tab.name}: {'set up' if tab.name in changed else 'as declared'}, "
                    f"{len(tab.columns)} columns")
 
 
 @click.command(epilog=examples(
-    "l3hpc ledger check                       exit code 3 when a header differs",
+    "l3hpc ledger check                       exit code 3 if a header differs",
     "l3hpc ledger check --json"))
 @sheet_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def check(options: Options, as_json: bool) -> None:
     """Compare the sheet's header rows with the declared columns, cell by cell. Writes nothing."""
     from l3hpc.errors import EXIT_HEADER_DRIFT
-    from l3hpc.ledger.sheets.sync import read_snapshot
+    from l3hpc.ledger.sheets.reading import read_snapshot
 
-    store, sheets = sheets_at(options)
+    store, sheets = open_sheet(options)
     snapshot = read_snapshot(sheets)
-    wanted = chosen_tabs((), store.fold(), main_too=True)
-    tabs = list(dict.fromkeys([*wanted, *(grid.tab for grid in snapshot.tabs.values())]))
+    expected_tabs = chosen_tabs((), store.fold(), main_too=True)
+    tabs = list(dict.fromkeys([*expected_tabs, *(grid.tab for grid in snapshot.tabs.values())]))
     report: dict[str, Any] = {"title": snapshot.title, "tabs": {}}
     for tab in tabs:
         grid = snapshot.tabs.get(tab.name)
@@ -75,7 +77,7 @@ def check(options: Options, as_json: bool) -> None:
     else:
         for name, drift in report["tabs"].items():
             if drift is None:
-                click.echo(f"{name}: not in {snapshot.title!r}; make it with   l3hpc ledger init")
+                click.echo(f"{name}: not in {snapshot.title!r}; to create it:   l3hpc ledger init")
             elif not drift:
                 click.echo(f"{name}: as declared")
             for item in drift or ():
@@ -108,17 +110,18 @@ def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool)
     from l3hpc.ledger.sheets.client import SignInError
     from l3hpc.ledger.sheets.sync import sync as sync_once
 
-    store, sheets = sheets_at(options)
+    store, sheets = open_sheet(options)
     while True:
         try:
             report = sync_once(store, sheets, policy=on_conflict,  # type: ignore[arg-type]
                                say=say)
         except (L3hpcError, OSError) as error:
+            # a wrong sheet or key stays wrong until a person changes it
             if watch is None or isinstance(error, (InputError, SignInError)):
-                raise  # a wrong sheet or key does not pass by itself
+                raise
             show_error(error if isinstance(error, L3hpcError) else L3hpcError(
                 error.strerror or str(error), where=str(error.filename or store.folder)))
-            say(f"trying again in {watch:g} s (Ctrl-C ends it)")
+            say(f"trying again in {watch:g} s (Ctrl-C to stop)")
         else:
             if as_json:
                 click.echo(json.dumps(vars(report)))
@@ -150,35 +153,36 @@ def cron(options: Options, every: int) -> None:
     from l3hpc.io.files import digest, private_file, private_folder
     from l3hpc.ledger.journal.records import slug
 
-    where = place(options)
-    workspace = where.workspace.absolute()
-    # in ~/.l3hpc: a log or a lock in a folder of several people could be a link of somebody else
+    config = ledger_config(options)
+    workspace = config.workspace.absolute()
+    # not in the workspace: in a shared folder, log or lock could be a link that another user made
     folder = private_folder(Path("~/.l3hpc/sync").expanduser().absolute())
-    name = f"{slug(workspace.name)}-{digest([str(workspace), where.sheet])[:8]}"
+    name = f"{slug(workspace.name)}-{digest([str(workspace), config.sheet])[:8]}"
     log = private_file(folder / f"{name}.log")
-    # cron knows no variable of this shell, and starts in the home folder
-    settings = {} if where.key_file else {
+    # cron does not have the variables of this shell, and starts in the home folder
+    variables = {} if config.key_file else {
         variable: str(Path(os.environ[variable]).absolute())
         for variable in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG")
         if os.environ.get(variable)}
     try:
         metadata.distribution("l3hpc")
     except metadata.PackageNotFoundError:  # run from a clone that is not installed
-        settings["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
-    words = ["env", *(f"{variable}={value}" for variable, value in settings.items())]
-    words = words if settings else []
-    words += [sys.executable, "-m", "l3hpc", "ledger", "sync", "--workspace", str(workspace),
-              "--config", str(where.file.absolute())]
-    words += ["--sheet", where.sheet] if where.sheet else []
-    words += ["--key-file", str(where.key_file.absolute())] if where.key_file else []
+        variables["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
+    arguments = ["env", *(f"{variable}={value}" for variable, value in variables.items())]
+    arguments = arguments if variables else []
+    arguments += [sys.executable, "-m", "l3hpc", "ledger", "sync", "--workspace", str(workspace),
+                  "--config", str(config.file.absolute())]
+    arguments += ["--sheet", config.sheet] if config.sheet else []
+    arguments += ["--key-file", str(config.key_file.absolute())] if config.key_file else []
     flock = shutil.which("flock")
     if flock:
-        words = [flock, "-n", str(private_file(folder / f"{name}.lock")), *words]
-    odd = next((word for word in [*words, str(log)] if not word.isprintable()), None)
-    if odd is not None:
+        arguments = [flock, "-n", str(private_file(folder / f"{name}.lock")), *arguments]
+    unprintable = next((item for item in [*arguments, str(log)] if not item.isprintable()), None)
+    if unprintable is not None:
         raise InputError("a crontab cannot hold a path with a line break or a control character",
-                         where=repr(odd))
-    line = f"{shlex.join(words)} >>{shlex.quote(str(log))} 2>&1"
+                         where=repr(unprintable))
+    line = f"{shlex.join(arguments)} >>{shlex.quote(str(log))} 2>&1"
+    # cron turns an unescaped % into a line break
     click.echo(f"*/{every} * * * * " + line.replace("%", r"\%"))
     say(f"log: {log}")
 

@@ -1,8 +1,7 @@
-"""The ``l3hpc ledger`` commands that show results: show, diff, export, status."""
+"""The ``l3hpc ledger`` commands that show and export results: show, diff, export, status."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,9 +13,10 @@ from l3hpc.cli.ledger.common import (
     Options,
     chosen_tabs,
     examples,
+    find_rows,
+    json_option,
     open_store,
     print_json,
-    rows_named,
     tab_option,
     warn_damage,
     workspace_option,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from l3hpc.ledger.journal.fold import Row
     from l3hpc.ledger.schema import Tab
     from l3hpc.ledger.store import SyncState
+
 
 @click.command(epilog=examples(
     "l3hpc ledger show                        best row first, differing columns only",
@@ -54,7 +55,7 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
     if not tabs:
         chosen = select.tabs_with_columns(chosen, conditions, sort)
     for number, tab in enumerate(chosen):
-        every = found.of(tab)
+        every = found.rows_of(tab)
         rows = select.sort_rows(select.filter_rows(every, tab, conditions), tab, sort)
         if as_json:
             top = select.best_row(rows, tab)
@@ -88,16 +89,16 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
     from l3hpc.ledger.views import select
 
     if len(keys) < 2:
-        raise InputError("two or more rows are needed", where="diff",
+        raise InputError("diff needs two or more rows", where="KEY",
                          hint="l3hpc ledger show   lists them")
     found = open_store(options)[0].fold(history=as_json)
     warn_damage(found)
-    tab, rows = rows_named(found, keys, tab_name)
+    tab, rows = find_rows(found, keys, tab_name)
     if as_json:
-        names = {column.title for column in select.differing_columns(rows, tab)}
-        click.echo(json.dumps({"tab": tab.name, "differing": [
-            title for title in tab.titles if title in names],
-            "rows": [_as_json(row, False, None) for row in rows]}, indent=2))
+        print_json({
+            "tab": tab.name,
+            "differing": [column.title for column in select.differing_columns(rows, tab)],
+            "rows": [_as_json(row, False, None) for row in rows]})
         return
     for line in select.side_by_side(rows, tab, columns == "all"):
         click.echo(line)
@@ -131,7 +132,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     chosen = chosen_tabs(tabs, found, main_too=True)
     if not tabs:
         chosen = select.tabs_with_columns(chosen, conditions)
-    tables = {tab: select.sort_rows(select.filter_rows(found.of(tab), tab, conditions), tab)
+    tables = {tab: select.sort_rows(select.filter_rows(found.rows_of(tab), tab, conditions), tab)
               for tab in chosen}
     if not (csv_path or xlsx or html):
         csv_path, xlsx = str(store.folder), str(store.folder / "results.xlsx")
@@ -143,7 +144,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
                 written.append(target / f"{tab.name}.csv")
                 exports.write_csv(written[-1], rows, tab)
         elif len(chosen) > 1:
-            raise InputError("one CSV file holds one tab", where="--csv",
+            raise InputError("a CSV file can hold one tab only", where="--csv",
                              allowed=f"--tab with one of {', '.join(tab.name for tab in chosen)}, "
                                      "or a folder")
         else:
@@ -169,10 +170,9 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     "l3hpc ledger status",
     "l3hpc ledger status --json"))
 @workspace_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def status(options: Options, as_json: bool) -> None:
     """Show rows not yet in the sheet, the last sync, conflicts and damaged journals."""
-
     from l3hpc.console.formatting import age
     from l3hpc.ledger import store as stores
     from l3hpc.ledger.journal.reading import journal_files
@@ -181,14 +181,14 @@ def status(options: Options, as_json: bool) -> None:
     found = store.fold()
     state = store.state(sheet) if sheet else None
     waiting = stores.waiting_rows(found.rows.values(), state) if state else []
-    oldest = min((state.waits_since(row) for row in waiting), default=None) if state else None
+    oldest = min((state.waiting_since(row) for row in waiting), default=None) if state else None
     facts: dict[str, Any] = {
         "journal": str(store.journal), "files": len(journal_files(store.folders)),
         "records": found.records,
-        "rows": {tab.name: len(found.of(tab)) for tab in chosen_tabs((), found)},
+        "rows": {tab.name: len(found.rows_of(tab)) for tab in chosen_tabs((), found)},
         "damaged_lines": found.torn, "unreadable_files": found.unreadable,
-        "not_understood": {path: [{"line": number, "why": why} for number, why in odd]
-                           for path, odd in found.odd.items()},
+        "not_understood": {path: [{"line": number, "why": reason} for number, reason in records]
+                           for path, records in found.not_understood.items()},
         "newer_records": found.newer, "records_without_row": found.unplaced,
         "sheet": sheet, "last_sync": state.last_sync or None if state else None,
         "waiting_rows": len(waiting), "oldest_waiting": oldest,
@@ -203,7 +203,7 @@ def status(options: Options, as_json: bool) -> None:
         click.echo(f"rows      {name}: {count}")
     warn_damage(found)
     if state is None:
-        click.echo("sheet     none set: ledger.sheet_id in cluster.yaml, GSHEET_ID, or --sheet")
+        click.echo("sheet     none; set ledger.sheet_id in cluster.yaml, GSHEET_ID or --sheet")
         return
     last = age(state.last_sync) if state.last_sync else "never"
     oldest_text = f", the oldest {age(oldest)}" if oldest else ""
@@ -215,12 +215,14 @@ def status(options: Options, as_json: bool) -> None:
 
 def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
+    """Print the rows of a tab, of which there are ``every`` in all."""
     from l3hpc.ledger.views import select
 
     columns = list(tab.columns) if everything else select.differing_columns(rows, tab)
     if not everything:
-        wanted = {*tab.key, tab.rank, *(column.field for column in columns)}
-        columns = [column for column in tab.columns if column.field in wanted]
+        # key and rank are shown even if all rows have the same
+        fields = {*tab.key, tab.rank, *(column.field for column in columns)}
+        columns = [column for column in tab.columns if column.field in fields]
     of = f"{len(rows)} of {every} rows" if len(rows) != every else (
         f"{every} row{'s' if every != 1 else ''}")
     head = f"{tab.name}: {of}"
@@ -238,10 +240,12 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
     for line in lines:
         click.echo(line)
     if left_out:
-        click.echo(f"  {left_out} more columns differ: a wider terminal, --columns all or --json")
+        click.echo(f"  {left_out} more columns differ; to see them, use a wider terminal, "
+                   "--columns all or --json")
 
 
 def _sync_text(rows: list[Row], state: SyncState | None) -> str:
+    """Return when the sheet was last synced, and how many rows wait; empty without a sheet."""
     from l3hpc.console.formatting import age
     from l3hpc.ledger.store import waiting_rows
 
@@ -252,13 +256,14 @@ def _sync_text(rows: list[Row], state: SyncState | None) -> str:
 
 
 def _as_json(row: Row, best: bool, state: SyncState | None) -> dict[str, Any]:
+    """Return a row as ``--json`` prints it."""
     from l3hpc.ledger.views import select
 
     return {
         "key": list(row.key), "best": best, "state": select.row_state(row) or None,
-        "note": row.beside.get("note"),
+        "note": row.extra.get("note"),
         "values": {column.title: select.cell_of(row, column) for column in row.tab.columns},
-        "beside": row.beside, "origin": row.origin, "restart": row.restart,
+        "beside": row.extra, "origin": row.origin, "restart": row.restart,
         "first_time": row.first_time, "last_time": row.last_time,
         "epochs": {str(epoch): row.epochs[epoch] for epoch in sorted(row.epochs)},
         "synced": state.is_confirmed(row) if state else None,

@@ -1,1 +1,5 @@
-"""The journals, the truth of the ledger: what jobs append, read whole and folded into rows."""
+"""The journals, the source of truth of the ledger.
+
+``records`` writes them; ``reading`` and ``batch`` read them; ``fold`` makes rows of records;
+``upkeep`` compacts and repairs the files.
+"""

@@ -1,8 +1,9 @@
-"""The fold: from any set of journal records to rows, the same whatever the order they are read in.
+"""Folding: journal records, in whatever order they are read, become rows.
 
-A row keeps, per field, the value that its column's rule picks: ``set`` the last one written (by
-restart, then sequence number, never by clock), ``latest`` that of the highest epoch, ``min`` and
-``max`` the best finite one. So a record read twice, late or out of order changes nothing.
+For each field, a row keeps the value that the rule of its column picks: ``set`` the last one
+written (by restart, then sequence number, never by clock), ``latest`` that of the highest epoch,
+``min`` and ``max`` the best finite one. So a record that is read twice, late or out of order
+changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from l3hpc.ledger.journal.reading import NEWER, NO_ROW, Damage, read_all
 from l3hpc.ledger.journal.records import SCHEMA
 from l3hpc.ledger.schema import TABS, Tab
 
-Stamp = tuple[Any, ...]
+Stamp = tuple[Any, ...]  # when a value was written; compared with those of other records
 
 
 @dataclass
@@ -28,29 +29,30 @@ class Row:
     Attributes
     ----------
     tab, key
-        Which row of which tab.
+        The tab, and the texts of the key fields.
     values
         Field → value.
-    beside
-        What is no column of the tab: ``state``, ``note``, ``log`` and others.
+    extra
+        Values that are not columns of the tab: ``state``, ``note``, ``log`` and others.
     epochs
-        Epoch (from 0) → its values, where the fold keeps history.
+        Epoch (from 0) → its values, if the fold keeps history.
     accepted
-        Field → values that people typed into the sheet and that were agreed to stay.
+        Field → values that people typed into the sheet and that were accepted.
     first_time, last_time
-        Of the oldest and the newest record, in seconds since the epoch by their writers' clocks.
+        Times of the oldest and the newest record, in seconds since the Unix epoch, by the clocks
+        of their writers.
     restart
         How often the job of the newest record had been restarted.
     records
-        How many records made the row.
+        Number of records of the row.
     origin
-        Who wrote the newest record: run, job, host, process, commit, versions.
+        Writer of the newest record: run, job, host, process, commit, versions.
     """
 
     tab: Tab
     key: tuple[str, ...]
     values: dict[str, Any] = field(default_factory=dict)
-    beside: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     epochs: dict[int, dict[str, Any]] = field(default_factory=dict)
     accepted: dict[str, list[Any]] = field(default_factory=dict)
     first_time: float = float("inf")
@@ -59,7 +61,7 @@ class Row:
     records: int = 0
     origin: dict[str, Any] = field(default_factory=dict)
     stamps: dict[str, tuple[Stamp, Stamp]] = field(default_factory=dict, repr=False)
-    beside_stamps: dict[str, Stamp] = field(default_factory=dict, repr=False)
+    extra_stamps: dict[str, Stamp] = field(default_factory=dict, repr=False)
     epoch_stamps: dict[int, Stamp] = field(default_factory=dict, repr=False)
     newest: Stamp = field(default=(), repr=False)
     furthest: Stamp = field(default=(), repr=False)
@@ -69,8 +71,18 @@ class Row:
 class Fold(Damage):
     """Rows by (tab name, key), and what could not be used.
 
-    newer: records of a later schema than this version knows. unplaced: records without a key or of
-    an unknown tab.
+    Attributes
+    ----------
+    history
+        Whether rows keep the values of every epoch.
+    rows
+        The rows.
+    newer
+        Number of records with a later schema than this version supports.
+    unplaced
+        Number of records without a key or of an unknown tab.
+    records
+        Number of all records.
     """
 
     history: bool = False
@@ -79,14 +91,14 @@ class Fold(Damage):
     unplaced: int = 0
     records: int = 0
 
-    def of(self, tab: Tab | str) -> list[Row]:
-        """The rows of one tab, oldest first."""
+    def rows_of(self, tab: Tab | str) -> list[Row]:
+        """Return the rows of one tab, oldest first."""
         name = tab if isinstance(tab, str) else tab.name
         return sorted((row for (own, _), row in self.rows.items() if own == name),
                       key=lambda row: (row.first_time, row.key))
 
     def add(self, record: dict[str, Any]) -> None:
-        """Take one record in."""
+        """Merge one record into its row."""
         self.records += 1
         if record.get("schema", 0) > SCHEMA:
             self.newer += 1
@@ -107,8 +119,11 @@ class Fold(Damage):
             _merge(row, record, self.history)
 
     def add_batch(self, batch: Batch) -> None:
-        """Take many records in: the last one decides what the ones between the ends would have
-        decided, except for best values, epochs and times."""
+        """Merge a batch of records into their row.
+
+        If they are in order, the last record decides every value but the best ones, so only the
+        two ends are merged in full; the others count for best values, epochs and times.
+        """
         if len(batch.items) < 3 or not _in_order(batch):
             for record in batch.records():
                 self.add(record)
@@ -133,7 +148,7 @@ def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
     Parameters
     ----------
     records
-        In any order. One that occurs twice changes no value.
+        In any order. A record that occurs twice changes no value.
     history
         Whether rows keep the values of every epoch.
     """
@@ -144,14 +159,19 @@ def fold(records: Iterable[dict[str, Any]], *, history: bool = False) -> Fold:
 
 
 def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
-    """Fold all journal files in ``folders``; damaged lines and files are counted, not raised.
+    """Fold all journal files in ``folders``.
 
     Parameters
     ----------
     folders
-        Folders with journal files; those that do not exist hold none.
+        Folders with journal files; missing ones count as empty.
     history
         Whether rows keep the values of every epoch.
+
+    Returns
+    -------
+    Fold
+        The rows. Damaged lines and files are listed in it, not raised.
     """
     result = Fold(history=history)
     for part in read_all(folders, result):
@@ -159,14 +179,19 @@ def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
             result.add_batch(part)
         else:
             result.add(part)
-    for _, why in (one for lines in result.odd.values() for one in lines):
-        result.records += not why.startswith(NO_ROW)  # those were counted as they were read
-        result.newer += why.startswith(NEWER)
+    for _, reason in (line for lines in result.not_understood.values() for line in lines):
+        # records without a row were counted when they were read
+        result.records += not reason.startswith(NO_ROW)
+        result.newer += reason.startswith(NEWER)
     return result
 
 
 def finite_number(value: Any) -> float | None:
-    """``value`` if it is a finite number, else None (NaN and infinity are journaled as text)."""
+    """Return ``value`` if it is a finite number, else None.
+
+    NaN and infinities are journaled as text, so they are None too.
+    """
+    # an integer beyond the range of floats would overflow where it is compared with one
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0 and (
             -sys.float_info.max <= value <= sys.float_info.max):
         return value
@@ -181,31 +206,34 @@ _BEST = {name: frozenset(column.field for column in tab.columns if column.rule i
 
 
 def _merge(row: Row, record: dict[str, Any], history: bool) -> None:
+    """Merge one record into its row."""
     values, epoch = record["values"], record.get("epoch")
     origin = record.get("origin") or {}
+    # host and process break ties, so that the order of reading never decides
     written = (record["restart"], record["seq"], origin.get("host") or "", origin.get("pid") or 0)
     if epoch is None:
         latest = finite_number(values.get("latest_epoch"))
         epoch = None if latest is None else int(latest)
     reached: Stamp = (-1 if epoch is None else epoch, *written)
-    both = (written, reached)
-    beside = record.get("beside") or {}
+    stamps = (written, reached)
+    extra = record.get("beside") or {}
     newest = written > row.newest
     if newest and reached > row.furthest and None not in values.values():
-        _take_all(row, values, both)  # the common case: records in the order they were written
+        # the common case: records in the order in which they were written
+        _take_all(row, values, stamps)
     else:
-        _take_each(row, values, both)
+        _take_each(row, values, stamps)
     if newest:
         row.newest, row.origin = written, origin
         row.restart = record["restart"]
-        row.beside.update(beside)
-        row.beside_stamps.update(dict.fromkeys(beside, written))
+        row.extra.update(extra)
+        row.extra_stamps.update(dict.fromkeys(extra, written))
     else:
-        for name, value in beside.items():
-            old = row.beside_stamps.get(name)
+        for name, value in extra.items():
+            old = row.extra_stamps.get(name)
             if old is None or written > old:
-                row.beside_stamps[name] = written
-                row.beside[name] = value
+                row.extra_stamps[name] = written
+                row.extra[name] = value
     if reached > row.furthest:
         row.furthest = reached
     if history and epoch is not None:
@@ -219,8 +247,7 @@ def _merge(row: Row, record: dict[str, Any], history: bool) -> None:
 
 
 def _in_order(batch: Batch) -> bool:
-    """Whether each record of a batch is later than the one before, in epochs too, and all have the
-    same fields."""
+    """Return whether the records of a batch are in order, by epoch too, with the same fields."""
     last = batch.items[-1][1].values()
     if ("accepted" in (batch.common["beside"] or {}) or None in last
             or None in batch.common["values"].values()):
@@ -235,7 +262,7 @@ def _in_order(batch: Batch) -> bool:
 
 def _merge_between(row: Row, batch: Batch, items: Sequence[list[dict[str, Any]]],
                    history: bool) -> None:
-    """What records in order, with the same fields as the two around them, add to their row."""
+    """Merge the inner records of a batch in order: best values, epochs and times."""
     rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
     columns = zip(*[values.values() for _, values in items], strict=True)
     for name, column in zip(items[0][1], columns, strict=True):
@@ -261,26 +288,26 @@ def _merge_between(row: Row, batch: Batch, items: Sequence[list[dict[str, Any]]]
     row.last_time = max(row.last_time, *times)
 
 
-def _take_all(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> None:
+def _take_all(row: Row, values: dict[str, Any], new_stamps: tuple[Stamp, Stamp]) -> None:
     """Take values that are newer than all before them."""
     own, best = row.values, _BEST[row.tab.name]
     if best.isdisjoint(values):
         own.update(values)
-        row.stamps.update(dict.fromkeys(values, both))
+        row.stamps.update(dict.fromkeys(values, new_stamps))
     else:
         for name, value in values.items():
             if name in best:
                 _better(own, name, _RULES[row.tab.name][name], value)
             else:
                 own[name] = value
-                row.stamps[name] = both
+                row.stamps[name] = new_stamps
     for name, (target, rule) in _FOLLOWERS[row.tab.name].items():
         if name in values:
             _better(own, target, rule, values[name])
 
 
-def _take_each(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> None:
-    """Take each value that its column's rule prefers to what is there."""
+def _take_each(row: Row, values: dict[str, Any], new_stamps: tuple[Stamp, Stamp]) -> None:
+    """Take each value that the rule of its column prefers to the present one."""
     own, stamps = row.values, row.stamps
     rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
     for name, value in values.items():
@@ -292,14 +319,15 @@ def _take_each(row: Row, values: dict[str, Any], both: tuple[Stamp, Stamp]) -> N
             continue
         which = 1 if rule == "latest" else 0
         old = stamps.get(name)
-        if old is None or both[which] > old[which]:
-            stamps[name] = both
+        if old is None or new_stamps[which] > old[which]:
+            stamps[name] = new_stamps
             own[name] = value
         if name in followers:
             _better(own, *followers[name], value)
 
 
 def _better(own: dict[str, Any], name: str, rule: str, value: Any) -> None:
+    """Take a finite value if it is better than the present one."""
     if type(value) is not float and finite_number(value) is None:
         return
     old = own.get(name)
@@ -308,7 +336,7 @@ def _better(own: dict[str, Any], name: str, rule: str, value: Any) -> None:
 
 
 def _accept(row: Row, accepted: dict[str, Any]) -> None:
-    """Values of the sheet that a person let stand."""
+    """Add values of the sheet that a person accepted."""
     for name, agreed in accepted.items():
         known = row.accepted.setdefault(name, [])
         if agreed not in known:
@@ -319,6 +347,7 @@ def _accept(row: Row, accepted: dict[str, Any]) -> None:
 def _merge_epoch(
     row: Row, epoch: int, written: Stamp, values: dict[str, Any], when: float,
 ) -> None:
+    """Merge the values of one epoch; those of the newest record of the epoch win."""
     old = row.epoch_stamps.get(epoch)
     fresh = {name[len("latest_"):]: value for name, value in values.items()
              if name.startswith("latest_") and name != "latest_epoch"}

@@ -1,12 +1,15 @@
-"""Reading journals: every sound record of every file, whatever is torn, packed or moved meanwhile.
+"""Reading journals: every valid record of every file, while others write, compact or repair them.
 
-A journal folder holds ``*.jsonl``: files of writers, and bundles of closed ones (``compaction``).
-A file that a compaction has set aside (``*.jsonl.closing``) is read like the others until its
-bundle is there, so a reader at any moment sees every record at least once.
+A journal folder holds ``*.jsonl``: files of writers, and bundles of closed ones (``upkeep``). A
+file that a compaction has renamed (``*.jsonl.closing``) is read like the others until its bundle
+exists, so a reader sees every record at least once at any moment.
 
-A line can be sealed and still be odd: written by a newer version, by hand, or by a defect.
-``fault`` decides what is understood. A record that is not is set aside, with file and line, by
-everything that reads journals; nothing else is touched by it.
+A line whose check value is right can still be unusable: written by a newer version, by hand, or by
+a bug. ``record_fault`` finds these. Every reader of journals skips such a record and reports its
+file and line; other records are not affected.
+
+The parts of this module: what is reported (``Damage``), what is valid (``record_fault``), and
+reading itself (``read_all``, ``file_parts``).
 """
 
 from __future__ import annotations
@@ -32,56 +35,93 @@ from l3hpc.ledger.schema import TABS
 
 Part = dict[str, Any] | Batch
 BUFFER = 1 << 18  # bytes read at once
-TEMPLATE_TRIES = 8  # templates that a file may need without having been worth it
+TEMPLATE_TRIES = 8  # templates that a file may need before one has saved any work
 MAX_MISSES = 8  # how often a name may be listed without a file behind it
-
-
-MAX_NAMED = 3  # records of one file that are named one by one
+MAX_NAMED = 3  # records of one file that are reported one by one
 NEWER = "written by a newer l3hpc"
 NO_ROW = "it belongs to no row of a known tab"
+
+_NONE = type(None)
+_MISSING = object()
+_COUNTERS = dict.fromkeys(COUNTERS).keys()
+_LARGEST = 2**63
+_TYPES: dict[str, tuple[type, ...]] = {
+    "tab": (str,), "key": (list, _NONE), "restart": (int,), "seq": (int,),
+    "epoch": (int, _NONE), "time": (int, float), "values": (dict,),
+    "beside": (dict, _NONE), "origin": (dict, _NONE)}
+_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean",
+               int: "a number", float: "a number", _NONE: "null"}
 
 
 @dataclass
 class Damage:
-    """What could not be read. torn: path → damaged lines. unreadable: path → reason.
-    odd: path → (line, why) of each record that is not understood."""
+    """What could not be read.
+
+    Attributes
+    ----------
+    torn
+        Path → number of damaged lines.
+    unreadable
+        Path → reason the file cannot be read.
+    not_understood
+        Path → (line number, reason) of each record that is not understood.
+    """
 
     torn: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
-    odd: dict[str, list[tuple[int, str]]] = field(default_factory=dict, compare=False)
+    not_understood: dict[str, list[tuple[int, str]]] = field(default_factory=dict, compare=False)
 
 
 def damage_notes(damage: Damage) -> list[str]:
-    """What a person should know about journals that could not be read as a whole."""
+    """Return messages about what could not be read of the journals.
+
+    Parameters
+    ----------
+    damage
+        What a reader found.
+
+    Returns
+    -------
+    list of str
+        One sentence per file or record; at most ``MAX_NAMED`` records of a file are named.
+    """
     found = [f"{count} damaged line{'s' if count != 1 else ''} skipped in {path}"
              for path, count in damage.torn.items()]
     found += [f"cannot read {path}: {reason}" for path, reason in damage.unreadable.items()]
-    for path, odd in damage.odd.items():
-        found += [f"{path}:{number}: a record is set aside: {why}" for number, why in odd[:MAX_NAMED]]
-        if len(odd) > MAX_NAMED:
-            found.append(f"{path}: {len(odd) - MAX_NAMED} more records are set aside; all of them:   "
-                         "l3hpc ledger repair --journal --dry-run")
+    for path, records in damage.not_understood.items():
+        found += [f"{path}:{number}: record skipped: {reason}"
+                  for number, reason in records[:MAX_NAMED]]
+        if len(records) > MAX_NAMED:
+            found.append(f"{path}: {len(records) - MAX_NAMED} more records skipped; to list them:"
+                         "   l3hpc ledger repair --journal --dry-run")
     return found
 
 
 def record_fault(record: Any) -> str | None:
-    """Why a sealed record is not understood; None for one that is.
+    """Return reason a record is not understood; None for one that is.
 
-    A record of an undeclared tab or without a key (``NO_ROW``) is whole: it is read and compacted
-    like others, but no view can show it.
+    A record of an undeclared tab or without a key (``NO_ROW``) is read and compacted like others,
+    but belongs to no row.
+
+    Parameters
+    ----------
+    record
+        The JSON value of a line whose check value is right.
     """
     if not isinstance(record, dict):
-        return f"a record is an object, not {_kind(record)}"
+        return f"a record must be an object, not {_type_name(record)}"
     schema = record.get("schema")
     if type(schema) is not int:
-        return f"'schema' has to be a whole number, not {_kind(schema)}"
+        return f"'schema' must be a whole number, not {_type_name(schema)}"
     if schema > SCHEMA:
-        return f"{NEWER} (schema {schema}; this one knows {SCHEMA})"
-    for name, kinds in _KINDS.items():
-        value = record.get(name, None if _NONE in kinds and name != "key" else _MISSING)
-        if type(value) not in kinds:
-            return (f"{name!r} is missing" if value is _MISSING else
-                    f"{name!r} is {_kind(value)}")
+        return f"{NEWER} (schema {schema}; this version reads up to {SCHEMA})"
+    for name, types in _TYPES.items():
+        value = record.get(name, None if _NONE in types and name != "key" else _MISSING)
+        if type(value) not in types:
+            if value is _MISSING:
+                return f"{name!r} is missing"
+            allowed = " or ".join(dict.fromkeys(_TYPE_NAMES[each] for each in types))
+            return f"{name!r} must be {allowed}, not {_type_name(value)}"
     for name in COUNTERS:
         value = record.get(name)
         if value is not None and not -_LARGEST < value < _LARGEST:
@@ -92,50 +132,47 @@ def record_fault(record: Any) -> str | None:
         return "'origin' does not name a host and a process"
     key, tab = record["key"], TABS.get(record["tab"])
     if key and (not all(type(part) is str for part in key)):
-        return "'key' has to be a list of texts"
+        return "'key' must be a list of strings"
     if tab is None or not key:
         return _no_row(record)
     if len(key) != len(tab.key) or not all(key):
-        return f"'key' has to be {len(tab.key)} text{'s' if len(tab.key) > 1 else ''}"
+        return f"'key' must be {len(tab.key)} string{'s' if len(tab.key) > 1 else ''}"
     return None
 
 
 def _no_row(record: Mapping[str, Any]) -> str | None:
+    """Return reason a record belongs to no row; None if it belongs to one."""
     if record["tab"] not in TABS:
         return f"{NO_ROW}: tab {record['tab'][:60]!r}"
     return None if record["key"] else f"{NO_ROW}: no key"
 
 
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "text", bool: "a truth value", int: "a number",
-            float: "a number", _NONE: "nothing"}.get(type(value), "missing")
-
-
-_NONE = type(None)
-_MISSING = object()
-_COUNTERS = dict.fromkeys(COUNTERS).keys()
-_LARGEST = 2**63
-_KINDS: dict[str, tuple[type, ...]] = {
-    "tab": (str,), "key": (list, _NONE), "restart": (int,), "seq": (int,),
-    "epoch": (int, _NONE), "time": (int, float), "values": (dict,),
-    "beside": (dict, _NONE), "origin": (dict, _NONE)}
+def _type_name(value: Any) -> str:
+    """Return the type of a JSON value for a message."""
+    return _TYPE_NAMES.get(type(value), "missing")
 
 
 def journal_files(folders: Iterable[Path]) -> list[Path]:
-    """The journal files in ``folders`` (those that exist), sorted by name.
-
-    A file goes from ``.jsonl`` to ``.closing`` and on to a bundle, or back to its name; so it is in
-    one of three listings in this order, whatever a compaction or a repair does between them.
-    """
+    """Return the journal files in ``folders``, sorted by path; missing folders count as empty."""
+    # a compaction renames a file from .jsonl to .closing and perhaps back again, so a file that
+    # is moved between two listings is still found by one of these three
     return sorted({path for folder in folders if Path(folder).is_dir()
                    for pattern in ("*.jsonl", f"*.jsonl{CLOSING}*", "*.jsonl")
                    for path in Path(folder).glob(pattern)})
 
 
 def read_all(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
-    """The parts of all files; those that a compaction moves while we read are looked for again.
+    """Yield the valid records of all files, neighbours that are much alike as a ``Batch``.
 
-    A name that is listed ``MISSES`` times and never there (a link to nothing) is unreadable.
+    Files that a compaction moves meanwhile are searched for again. A name that is listed
+    ``MAX_MISSES`` times without a file behind it (a broken link) counts as unreadable.
+
+    Parameters
+    ----------
+    folders
+        Folders with journal files.
+    damage
+        Collects what could not be read.
     """
     folders = list(folders)
     seen: set[Path] = set()
@@ -147,7 +184,8 @@ def read_all(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
             if path in seen:
                 continue
             try:
-                yield from file_parts(path, damage)  # a file that is not there has yielded nothing
+                # a missing file raises before its first part, so no record comes twice
+                yield from file_parts(path, damage)
                 seen.add(path)
             except FileNotFoundError as error:
                 again = True
@@ -158,21 +196,31 @@ def read_all(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
 
 
 def all_records(folders: Iterable[Path], damage: Damage) -> Iterator[dict[str, Any]]:
-    """The sound records of all files, one by one."""
+    """Yield the valid records of all files, one by one; ``damage`` collects the rest."""
     for part in read_all(folders, damage):
         yield from part.records() if isinstance(part, Batch) else (part,)
 
 
 def file_records(path: Path, damage: Damage) -> Iterator[dict[str, Any]]:
-    """The sound records of one file, one by one; ``damage`` counts what is not."""
+    """Yield the valid records of one file, one by one; ``damage`` collects the rest."""
     for part in file_parts(path, damage):
         yield from part.records() if isinstance(part, Batch) else (part,)
 
 
 def file_parts(path: Path, damage: Damage) -> Iterator[Part]:
-    """The sound records of one file; neighbours that are much alike as a ``Batch``.
+    """Yield the valid records of one file, neighbours that are much alike as a ``Batch``.
 
-    Raises ``FileNotFoundError`` for a file that is not there.
+    Parameters
+    ----------
+    path
+        A journal file.
+    damage
+        Collects what could not be read.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
     """
     name = os.fspath(path)
     reader = _Reader(name, damage)
@@ -182,7 +230,7 @@ def file_parts(path: Path, damage: Damage) -> Iterator[Part]:
             for number, line in enumerate(stream, 1):
                 body = record_text(line)
                 if body is not None:
-                    piece = reader.cut(body)
+                    piece = reader.match(body)
                     if piece is None:
                         yield from reader.take(body, number)
                     else:  # the common case: a line like the one before
@@ -200,80 +248,94 @@ def file_parts(path: Path, damage: Damage) -> Iterator[Part]:
 
 
 class _Reader:
-    """Turns the checked lines of one file into parts; notes in ``damage`` what is odd.
+    """Turns the checked lines of one file into parts; reports in ``damage`` what is not understood.
 
-    pieces: what ``cut`` took from lines that fit the template; they wait to be parsed together.
-    numbers: their line numbers.
+    Attributes
+    ----------
+    pieces
+        What ``match`` found in lines that fit the template; they are parsed together later.
+    numbers
+        Their line numbers.
+    match
+        ``Template.match`` of the present template.
     """
 
     def __init__(self, name: str, damage: Damage) -> None:
         self.pieces: list[tuple[bytes, bytes]] = []
         self.numbers: list[int] = []
-        self.cut: Callable[[bytes], tuple[bytes, bytes] | None] = _fits_nothing
+        self.match: Callable[[bytes], tuple[bytes, bytes] | None] = _fits_nothing
         self._name, self._damage = name, damage
         self._template: Template | None = None
         self._last: dict[str, Any] | None = None
         self._left = TEMPLATE_TRIES
 
     def take(self, body: bytes, number: int) -> list[Part]:
-        """What waited, and the record of a line that does not fit the template."""
+        """Return the parts of pending lines, and that of a line that does not fit the template."""
         found = self.flush()
         part = self._understood(body, number)
         if part is None or isinstance(part, Batch):
             return [*found, part] if part else found
         if self._last is not None and self._left > 0:
             self._left -= 1
-            self._use(Template.of(self._last, part, body))
+            self._use(Template.from_pair(self._last, part, body))
         self._last = part
         return [*found, part]
 
     def flush(self) -> list[Part]:
-        """What waited."""
+        """Return the parts of pending lines."""
         if not self.pieces:
             return []
         assert self._template is not None
         batch = parse_batch(self._template, self.pieces)
+        # a template that has served many lines earns the file further tries
         self._left += len(self.pieces) // 4
         if batch is not None and _are_counted(batch.items):
             found: list[Part] = [batch]
-            why = _no_row(batch.common)
-            if why is not None:
-                self._damage.odd.setdefault(self._name, []).extend(
-                    (number, why) for number in self.numbers)
+            reason = _no_row(batch.common)
+            if reason is not None:
+                self._damage.not_understood.setdefault(self._name, []).extend(
+                    (number, reason) for number in self.numbers)
         else:
             found = [part for piece, number in zip(self.pieces, self.numbers, strict=True)
-                     if (part := self._understood(self._template.whole(piece), number)) is not None]
+                     if (part := self._understood(self._template.line(piece), number)) is not None]
             self._use(None)
         self.pieces.clear()
         self.numbers.clear()
         return found
 
     def _understood(self, body: bytes, number: int) -> Part | None:
-        """The record or the batch of a line; None for the head of a bundle, and for an odd one."""
+        """Return the record or batch of a line.
+
+        None for the header of a bundle and for a record that is not understood.
+        """
         try:
             record = decode(body)
             if isinstance(record, dict) and "bundle" in record:
                 return None
             if isinstance(record, dict) and "packed" in record:
                 batch = unpack(record)
-                why = _batch_fault(batch)
+                reason = _batch_fault(batch)
                 part: Part = batch
             else:
-                why = record_fault(record)
+                reason = record_fault(record)
                 part = record
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            why, part = f"not a record ({type(error).__name__})", {}
-        if why is not None:
-            self._damage.odd.setdefault(self._name, []).append((number, why))
-        return part if why is None or why.startswith(NO_ROW) else None
+            reason, part = f"not a record ({type(error).__name__})", {}
+        if reason is not None:
+            self._damage.not_understood.setdefault(self._name, []).append((number, reason))
+        return part if reason is None or reason.startswith(NO_ROW) else None
 
     def _use(self, template: Template | None) -> None:
+        """Set the template of the next lines."""
         self._template = template
-        self.cut = _fits_nothing if template is None else template.cut
+        self.match = _fits_nothing if template is None else template.match
 
 
 def _batch_fault(batch: Batch) -> str | None:
-    """``fault`` of the records of a batch, which differ in counters and changing values only."""
+    """Return reason a batch is not understood; None for one that is.
+
+    Its records differ in counters and values only, so one of them stands for the others.
+    """
     for counters, values in batch.items:
         if counters.keys() != _COUNTERS or type(values) is not dict:
             return "not a record (of a bundle)"
@@ -284,12 +346,12 @@ def _batch_fault(batch: Batch) -> str | None:
 
 
 def _are_counted(items: Sequence[list[dict[str, Any]]]) -> bool:
-    """Whether the counters of a batch's items are numbers of the right kinds."""
+    """Return whether the counters of a batch are numbers of the right types and in range."""
     columns = zip(*[(counters["seq"], counters["epoch"], counters["time"])
                     for counters, _ in items], strict=True)
     allowed: tuple[set[type], ...] = ({int}, {int, _NONE}, {int, float})
-    for values, kinds in zip(columns, allowed, strict=True):
-        if not set(map(type, values)) <= kinds:
+    for values, types in zip(columns, allowed, strict=True):
+        if not set(map(type, values)) <= types:
             return False
         numbers = [value for value in values if value is not None]
         if numbers and not -_LARGEST < min(numbers) <= max(numbers) < _LARGEST:
@@ -298,4 +360,4 @@ def _are_counted(items: Sequence[list[dict[str, Any]]]) -> bool:
 
 
 def _fits_nothing(body: bytes) -> None:
-    """No template, no piece."""
+    """Match no line: there is no template yet."""

@@ -1,10 +1,13 @@
-"""The journal: where jobs write results, one append-only file per process, never failing the job.
+"""Writing journals: one append-only file per process, whose failures never stop the job.
 
-A line is ``{"check":"<16 hex>","record":{…}}``; the check is the BLAKE2b digest of the record's
-text, so that a torn line is recognised. Every record says all that is needed to place it: schema
-version, tab, key, restart count, sequence number, epoch, values, host, job, commit and versions.
-Files are never shared between processes and never rewritten: appending to one shared file is not
-atomic on NFS, and SQLite fails on it.
+A line is ``{"check":"<16 hex>","record":{…}}``; the check value is the BLAKE2b digest of the
+record's text, by which a torn line is recognised. A record holds everything that is needed to merge
+it: schema version, tab, key, restart count, sequence number, epoch, values, host, job, commit and
+versions. Files are never shared between processes and never rewritten, because appending to a
+shared file is not atomic on NFS, and SQLite fails there.
+
+``Journal`` writes; below it are the format of a line, the values in it, the names of files and the
+provenance of records.
 """
 
 from __future__ import annotations
@@ -35,34 +38,36 @@ SCHEMA = 1
 PREFIX = b'{"check":"'
 MIDDLE = b'","record":'
 START = len(PREFIX) + 16 + len(MIDDLE)
-CLOSING = ".closing"  # the end of a name: a compaction has set this file aside
-BUNDLE = "+bundle-"  # the beginning of a name that no run's file has: a bundle of closed files
-MAX_WAITING = 100_000
+CLOSING = ".closing"  # suffix of a file that a compaction is working on
+BUNDLE = "+bundle-"  # prefix of a bundle of closed files; no run's file can have it
+MAX_WAITING = 100_000  # records kept in memory
 _PACKAGES = ("l3hpc", "tensorflow", "keras", "numpy", "scikit-learn")
 
 
 class Journal:
-    """Appends results records; satisfies ``l3hpc.steps.base.Recorder``.
+    """Appends results to a journal file; implements ``l3hpc.steps.base.Recorder``.
 
-    Only rank 0 writes. No file exists before the first record. Nothing here raises: a record that
-    can be written nowhere is kept in memory and tried again at the next one, with one warning.
+    Only rank 0 writes. The file is created with the first record. Methods never raise: a record
+    that cannot be written anywhere is kept in memory and tried again with the next one, after one
+    warning.
 
     Parameters
     ----------
     folder
         ``<workspace>/ledger/journal``.
     fallback
-        A second folder for when the first cannot be written; ``second_folder(folder)`` in the home
-        folder if it is not given.
+        Folder that is used if ``folder`` cannot be written; by default ``fallback_folder(folder)``,
+        in the home folder.
     labels
-        Values known at submission. Those that are columns of a tab go into each of its records
-        (key fields must be here or in the values); others (``run``, ``note``) are kept beside.
+        Values that are known at submission. Those that are columns of a tab go into each of its
+        records (key fields have to be here or in the values); others (``run``, ``note``) are kept
+        in addition to the columns.
     run
-        The run's name, by which restarts are counted.
+        Name of the run, by which restarts are counted.
     job, restart, rank
-        Taken from Slurm's environment where they are not given.
+        By default those of Slurm's environment variables.
     git_commit
-        That of the checkout this package runs from, if it is not given; empty: none is recorded.
+        By default that of the checkout from which this package runs; empty for none.
     """
 
     def __init__(
@@ -87,38 +92,40 @@ class Journal:
         self._lock = threading.Lock()
 
     def record(self, tab: str, values: Mapping[str, Any], *, epoch: int | None = None) -> None:
-        """Append a record, on disk when this returns.
+        """Append a record, which is on disk when this returns.
 
         Parameters
         ----------
         tab
-            The tab's name.
+            Name of the tab.
         values
-            Field → value; the key fields, here or in the labels, say which row it belongs to.
-            ``best_*`` need not be given: the fold finds them in ``latest_*``. Names that are not
-            columns are kept beside the row: ``state`` (``running``, ``finished``, ``failed``),
-            ``note``, ``log`` and ``artifact`` are shown by the views.
+            Field → value. The key fields, here or in the labels, identify the row. ``best_*`` need
+            not be given: the fold computes them from ``latest_*``. Names that are not columns are
+            kept too; the views show ``state`` (``running``, ``finished``, ``failed``), ``note``,
+            ``log`` and ``artifact``.
         epoch
-            From 0, as in the published pipeline; fills ``latest_epoch`` where the tab has it.
+            Counted from 0, as in the published pipeline; fills ``latest_epoch`` if the tab has it.
         """
         try:
             with self._lock:
                 if self._is_writer():
                     self._append(self._line(tab, values, epoch))
-        except Exception as error:  # the contract: results never stop the work
-            self._warn("record", f"a results record was not written: {error}")
+        # results must never stop the work, whatever is wrong with them
+        except Exception as error:
+            self._warn("record", f"cannot write a results record: {error}")
 
     @property
     def waiting(self) -> int:
-        """Records that could not be written anywhere yet."""
+        """Number of records that could not be written anywhere yet."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """Close the file (records may still be added: a new file is opened then)."""
+        """Close the file; a further record opens a new one."""
         with self._lock:
             self._forget()
 
     def _is_writer(self) -> bool:
+        """Return whether this process has rank 0."""
         rank = self._rank
         if rank is None:
             text = os.environ.get("SLURM_PROCID", "0")
@@ -126,10 +133,12 @@ class Journal:
         return rank == 0
 
     def _line(self, tab: str, values: Mapping[str, Any], epoch: int | None) -> bytes:
+        """Return the line of a record."""
         declared = TABS.get(tab)
         if declared is None:
             self._warn(tab, f"tab {tab!r} is not declared; its records are kept but not shown")
-        if os.getpid() != self._pid:  # a forked child writes its own file
+        # a forked child writes a file of its own
+        if os.getpid() != self._pid:
             self._handle, self._pid, self._sequence = -1, os.getpid(), 0
             self._common = self._provenance()
         merged = {**self.labels, **{ALIASES.get(name, name): value
@@ -141,22 +150,23 @@ class Journal:
             merged["git_commit"] = commit
         key = declared.key_of(merged) if declared else None
         if declared and key is None:
-            self._warn(tab + ".key", f"a record for {tab!r} lacks its key "
+            self._warn(tab + ".key", f"a record for {tab!r} is missing its key "
                                      f"({', '.join(declared.key)}); it is kept but has no row")
-        row: dict[str, Any] = {}
-        beside: dict[str, Any] = {}
+        columns: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         for name, value in merged.items():
-            (row if declared and declared.has(name) else beside)[name] = json_value(value)
+            (columns if declared and declared.has(name) else extra)[name] = json_value(value)
         record = {
             "schema": SCHEMA, "tab": tab, "key": list(key) if key else None,
             "restart": self._common["restart"], "seq": self._sequence,
             "epoch": None if epoch is None else int(epoch), "time": round(time.time(), 3),
-            "values": row, "beside": beside, "origin": self._common["origin"],
+            "values": columns, "beside": extra, "origin": self._common["origin"],
         }
         self._sequence += 1
         return seal(record)
 
     def _provenance(self) -> dict[str, Any]:
+        """Return the restart count and the origin that all records of this process share."""
         job = self._job
         if job is None:
             array, index = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
@@ -165,6 +175,7 @@ class Journal:
         if restart is None:
             text = os.environ.get("SLURM_RESTART_COUNT", "0")
             restart = int(text) if text.isdigit() else 0
+        # a resumed run has a new job, whose count starts at 0, but its records are newer
         for folder in self.folders if self.run else []:
             restart = max(restart, last_restart(folder, self.run) + 1)
         origin = {"run": self.run or None, "job": job, "host": socket.gethostname(),
@@ -174,6 +185,7 @@ class Journal:
         return {"restart": restart, "origin": origin}
 
     def _append(self, line: bytes) -> None:
+        """Write a line, after those that are pending, to the first folder that can be written."""
         self._waiting.append(line)
         problems = []
         for folder in self.folders:
@@ -182,7 +194,8 @@ class Journal:
                     self._open(folder)
                 while self._waiting:
                     self._write(self._waiting[0])
-                    if self._is_gone():  # a compaction took it for closed: write it elsewhere
+                    # a compaction took the file for closed: write the line again, to another one
+                    if self._is_gone():
                         self._forget()
                         self._open(folder)
                     else:
@@ -197,23 +210,27 @@ class Journal:
                           + "; ".join(problems))
 
     def _forget(self) -> None:
-        """Close the file. Its number is forgotten first: soon it may be that of a foreign file."""
+        """Close the file."""
+        # once closed, the descriptor may belong to another file of this process
         handle, self._handle = self._handle, -1
         if handle >= 0:
-            with contextlib.suppress(OSError):  # each record was flushed to disk when written
+            # every record was synchronised to disk, so an error here loses nothing
+            with contextlib.suppress(OSError):
                 os.close(handle)
 
     def _open(self, folder: Path) -> None:
+        """Create a file with a name of its own in ``folder``."""
         make_folder(folder)
         name = (f"{slug(self.run) or 'run'}-r{self._common['restart']}-{slug(socket.gethostname())}"
                 f"-{self._pid}-{uuid.uuid4().hex[:8]}.jsonl")
         path = folder / name
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self.path, self._torn = path, False
-        fsync_folder(folder)  # a file whose name is lost is lost, however well it was written
+        # without this, a crash of the server may lose the name of a file that is on disk
+        fsync_folder(folder)
 
     def _is_gone(self) -> bool:
-        """Whether the file that was just written is no longer found under its name."""
+        """Return whether the open file no longer has its name."""
         assert self.path is not None
         try:
             return not os.path.samestat(os.stat(self.path), os.fstat(self._handle))
@@ -221,6 +238,8 @@ class Journal:
             return True
 
     def _write(self, line: bytes) -> None:
+        """Write a line and synchronise it to disk."""
+        # after a failed write, part of the last line may be in the file: end it first
         data = b"\n" + line if self._torn else line
         self._torn = True
         written = 0
@@ -230,23 +249,35 @@ class Journal:
         self._torn = False
 
     def _warn(self, topic: str, text: str) -> None:
+        """Print a warning, once per topic."""
         if topic not in self._warned:
             self._warned.add(topic)
             with contextlib.suppress(OSError, ValueError):  # standard error may be closed or full
                 print(f"ledger: {text}", file=sys.stderr, flush=True)
 
 
+# --- the format of a line -------------------------------------------------------------------------
+
+_DECODER = json.JSONDecoder(parse_constant=str)
+
+
 def seal(record: Mapping[str, Any]) -> bytes:
-    """One journal line, with its check and its newline."""
+    """Return the line of a record, with its check value and a newline."""
     text = json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
         "utf-8", "surrogatepass")
     return PREFIX + check_digits(text) + MIDDLE + text + b"}\n"
 
 
 def record_text(line: bytes) -> bytes | None:
-    """The text of the record in a line (with or without its newline), or None when the line is
-    torn or foreign."""
-    body = line[START:-2]  # every line comes through here: PREFIX, check, MIDDLE are spelled out
+    """Return the text of the record in a line; None if the check value is wrong or missing.
+
+    Parameters
+    ----------
+    line
+        With or without its newline.
+    """
+    # every line passes here, so PREFIX, check_digits and MIDDLE are written out for speed
+    body = line[START:-2]
     if line[-2:] == b"}\n" and line[:START] == b'{"check":"%b","record":' % (
             hashlib.blake2b(body, digest_size=8).hexdigest().encode()):
         return body
@@ -254,7 +285,7 @@ def record_text(line: bytes) -> bytes | None:
 
 
 def unseal(line: bytes) -> dict[str, Any] | None:
-    """The record of a line, or None when the line is torn or foreign."""
+    """Return the record of a line; None if the line is damaged or not of a journal."""
     body = record_text(line)
     try:
         record = None if body is None else decode(body)
@@ -264,21 +295,30 @@ def unseal(line: bytes) -> dict[str, Any] | None:
 
 
 def decode(body: bytes) -> Any:
-    """The JSON value of a sealed text. Numbers that JSON does not know (a foreign writer's NaN) are
-    their names, as this module writes them."""
+    """Return the JSON value of a record's text.
+
+    NaN and infinities, which other programs write though JSON has no such numbers, become their
+    names.
+    """
     return _DECODER.decode(body.decode("utf-8", "surrogatepass"))
 
 
-_DECODER = json.JSONDecoder(parse_constant=str)
-
-
 def check_digits(text: bytes) -> bytes:
-    """16 hex digits that change when the text does."""
+    """Return the check value of a text: 16 hex digits."""
     return hashlib.blake2b(text, digest_size=8).hexdigest().encode()
 
 
+# --- values ---------------------------------------------------------------------------------------
+
 def json_value(value: Any) -> Any:
-    """``value`` as JSON: NumPy scalars become Python's; NaN and infinities become their names."""
+    """Return ``value`` as a JSON value.
+
+    Parameters
+    ----------
+    value
+        NumPy scalars and arrays become numbers and lists, NaN and infinities their names, and
+        objects without a JSON form their ``str``.
+    """
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -295,26 +335,40 @@ def json_value(value: Any) -> Any:
 
 
 def nonfinite_name(value: float) -> str:
-    """The text that stands for a number that is none: ``NaN``, ``Infinity``, ``-Infinity``."""
+    """Return the name of a number that is not finite: ``NaN``, ``Infinity`` or ``-Infinity``."""
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
+# --- files ----------------------------------------------------------------------------------------
+
 def slug(text: str) -> str:
-    """``text`` as a file name part."""
+    """Return ``text`` as part of a file name, at most 80 characters long."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:80]
 
 
 def fallback_folder(folder: Path | str) -> Path:
-    """The folder in the user's home that stands in for a journal folder that cannot be written."""
+    """Return the folder that is used if a journal folder cannot be written.
+
+    Parameters
+    ----------
+    folder
+        The journal folder.
+
+    Returns
+    -------
+    Path
+        A folder in the user's home, or in the temporary folder for a user without a home.
+    """
     name = hashlib.blake2b(str(Path(folder).absolute()).encode(), digest_size=6).hexdigest()
-    home = Path(os.path.expanduser("~"))  # in a container a user may have none
+    # a user in a container may have no home: "~" is then left as it is
+    home = Path(os.path.expanduser("~"))
     if not home.is_absolute():
         home = Path(tempfile.gettempdir()) / f"l3hpc-{os.getuid()}"
     return home / ".l3hpc" / "journal" / name
 
 
 def last_restart(folder: Path, run: str) -> int:
-    """The highest restart count among a run's journal files, -1 when there is none."""
+    """Return the highest restart count among a run's journal files; -1 if it has none."""
     pattern = re.compile(re.escape(slug(run)) + r"-r(\d+)-")
     try:
         names = os.listdir(folder)
@@ -327,8 +381,19 @@ def last_restart(folder: Path, run: str) -> int:
 
 
 def bundle_header(path: Path) -> dict[str, Any]:
-    """What the first line of a bundle says: ``sources`` (names of the files in it) and ``runs``
-    (name → highest restart count); empty when it cannot be read."""
+    """Return the header of a bundle.
+
+    Parameters
+    ----------
+    path
+        The bundle.
+
+    Returns
+    -------
+    dict
+        ``sources`` (names of the files in it) and ``runs`` (name → highest restart count); empty
+        if it cannot be read.
+    """
     try:
         with open_regular(path) as stream:
             record = unseal(stream.readline())
@@ -345,11 +410,14 @@ def bundle_header(path: Path) -> dict[str, Any]:
         if isinstance(runs, dict) else {}}
 
 
+# --- provenance -----------------------------------------------------------------------------------
+
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results, without importing them."""
+    """Return the versions of Python and of the packages that affect results."""
     versions = {"python": ".".join(str(part) for part in sys.version_info[:3])}
     for name in _PACKAGES:
+        # from the metadata: importing TensorFlow takes seconds
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -359,7 +427,14 @@ def package_versions() -> dict[str, str]:
 
 @functools.cache
 def source_commit() -> str | None:
-    """The commit of the checkout this package runs from, None when it is installed from a wheel."""
+    """Return the commit of the checkout from which this package runs.
+
+    Returns
+    -------
+    str or None
+        None if the package is installed from a wheel.
+    """
+    # read from the files of .git: git may not be installed where jobs run
     root = Path(__file__).resolve().parents[2] / ".git"
     try:
         head = (root / "HEAD").read_text(encoding="utf-8").strip()

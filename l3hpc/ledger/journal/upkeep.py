@@ -1,18 +1,16 @@
-"""Compaction: the journals of closed runs become one small bundle; every record stays.
+"""Maintenance of journal files: compacting those of closed runs, and removing damaged lines.
 
-A run is closed when each of its rows is finished or failed and none of its files was written for an
-hour, or when it has been silent for thirty days. Files with damaged lines are left as they are.
+``compact`` merges the journals of closed runs into one small bundle that contains every record. A
+run is closed if each of its rows is finished or failed and none of its files was written for an
+hour, or if nothing was written for thirty days. It can be killed at any time: each file is renamed
+(to ``.closing``; a writer that is still alive notices and starts another file) and read, the bundle
+is written under a temporary name and renamed, then the files are removed. Readers also read
+``.closing`` files, and a record that exists twice counts once, so no record is missing at any time.
 
-Steps, of which a kill may fall between any two: each file is renamed (``.closing``; a writer that
-is alive after all sees that its file has gone and starts another), read whole, the bundle is
-written under a temporary name and renamed, the files are removed. Readers take ``.closing`` files
-for journals, and a record that is there twice counts once; so at each moment all is there.
-
-Taking damaged lines out of journals. The file as it was is kept in ``damaged/``. Records that
-are not understood (``reading.fault``) are found too, and left: a newer version may know them.
-
-A line is damaged when its writer was killed in the middle of it (nothing acknowledged is lost) or
-when a disk failed. Files that were written within the last hour are left to their writer.
+``repair_file`` removes damaged lines and keeps the original file in ``damaged/``. A line is damaged
+if its writer was killed in the middle of it (nothing that was acknowledged is lost) or if a disk
+failed. Records that are not understood (``reading.record_fault``) are reported and kept, since a
+newer version may understand them.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ import json
 import os
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,18 +41,31 @@ from l3hpc.ledger.journal.records import (
     slug,
 )
 
-QUIET_S = 3600.0
-SILENT_S = 30 * 86_400.0
+QUIET_S = 3600.0  # a file that was written since is still in use
+SILENT_S = 30 * 86_400.0  # a run that has written nothing since is closed, whatever its state
 ENDED = ("finished", "failed")
 DAMAGED = "damaged: l3hpc ledger repair --journal"
 NOT_UNDERSTOOD = "it holds records that are not understood: l3hpc ledger repair --journal --dry-run"
-REPAIR_QUIET_S = 3600.0
-SHOWN = 60
+EXCERPT = 60  # bytes of a damaged line that are shown
 
+
+# --- compaction -----------------------------------------------------------------------------------
 
 @dataclass
 class Compacted:
-    """What a compaction did. kept: file name → why it stays as it is."""
+    """The result of a compaction.
+
+    Attributes
+    ----------
+    files, runs
+        Number of files and runs that were merged.
+    bytes_before, bytes_after
+        Size of these files, and of the bundle.
+    bundle
+        Name of the bundle; None if there was nothing to merge.
+    kept
+        Name of a file → why it was left unchanged.
+    """
 
     files: int = 0
     runs: int = 0
@@ -67,20 +77,43 @@ class Compacted:
 
 def compact(folder: Path, *, dry_run: bool = False, quiet_s: float = QUIET_S,
             silent_s: float = SILENT_S, fold: Fold | None = None) -> Compacted:
-    """Turn the closed journal files of one folder into a bundle.
+    """Merge the journal files of closed runs in one folder into a bundle.
 
-    fold: of all folders of the ledger (default: of this one), for the states of rows. dry_run: only
-    say what would be done. Raises ``InputError`` when another compaction is at work.
+    Parameters
+    ----------
+    folder
+        The journal folder.
+    dry_run
+        Only count what would be merged; write nothing.
+    quiet_s
+        A file that was written less than this many seconds ago is left unchanged.
+    silent_s
+        A run that has written nothing for this many seconds is closed, whatever its state.
+    fold
+        Fold of all folders of the ledger, for the states of rows; by default of this folder.
+
+    Returns
+    -------
+    Compacted
+        What was merged, and which files were left unchanged.
+
+    Raises
+    ------
+    InputError
+        Another compaction is running in this folder.
+    L3hpcError
+        The folder cannot be written.
     """
     folder = Path(folder)
     report = Compacted()
     if not folder.is_dir():
         return report
     with _compaction_lock(folder, dry_run):
-        known = set().union(*(bundle_header(path).get("sources", ())
-                              for path in folder.glob(f"{BUNDLE}*.jsonl")))
+        bundled = set().union(*(bundle_header(path).get("sources", ())
+                                for path in folder.glob(f"{BUNDLE}*.jsonl")))
+        # an earlier compaction was killed after it wrote the bundle: these are in it already
         left = [path for path in _files(folder, CLOSING)
-                if path.name.removesuffix(CLOSING) in known]
+                if path.name.removesuffix(CLOSING) in bundled]
         closed = _closed(folder, fold or fold_folders([folder]), quiet_s, silent_s, report)
         chosen = [path for run in closed.values() for path in run if path not in left]
         report.files, report.runs = len(chosen), len(closed)
@@ -95,6 +128,7 @@ def compact(folder: Path, *, dry_run: bool = False, quiet_s: float = QUIET_S,
 
 def _bundle(folder: Path, closed: Mapping[str, list[Path]], left: set[Path],
             report: Compacted) -> None:
+    """Write the bundle of ``closed`` files, except those ``left`` over, and remove the files."""
     lines: list[bytes] = []
     aside: list[Path] = []
     restarts: dict[str, int] = {}
@@ -103,9 +137,9 @@ def _bundle(folder: Path, closed: Mapping[str, list[Path]], left: set[Path],
             moved = None if path in left else _set_aside(path)
             if moved is None:
                 continue
-            packed, highest, why = _packed(moved)
-            if why:
-                report.kept[path.name] = why
+            packed, highest, reason = _packed(moved)
+            if reason:
+                report.kept[path.name] = reason
                 moved.rename(moved.with_name(moved.name.removesuffix(CLOSING)))
                 continue
             aside.append(moved)
@@ -118,6 +152,7 @@ def _bundle(folder: Path, closed: Mapping[str, list[Path]], left: set[Path],
     names = sorted(path.name.removesuffix(CLOSING) for path in aside)
     header = seal({"schema": SCHEMA, "bundle": {"sources": names, "runs": restarts}})
     data = header + b"".join(lines)
+    # named by its contents: a repetition after a kill writes the same file again
     bundle = folder / f"{BUNDLE}{digest(names)[:16]}.jsonl"
     write_bytes(bundle, data, mode=0o666)
     _remove(aside)
@@ -128,15 +163,16 @@ def _bundle(folder: Path, closed: Mapping[str, list[Path]], left: set[Path],
 
 def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
             report: Compacted) -> dict[str, list[Path]]:
-    """Run → its files, of the closed runs; with what an interrupted compaction set aside."""
+    """Return the files of closed runs, by run, with those that a killed compaction renamed."""
     now = _file_server_time(folder)
-    ended = {place for place, row in fold.rows.items() if row.beside.get("state") in ENDED}
+    ended = {place for place, row in fold.rows.items() if row.extra.get("state") in ENDED}
     files: dict[str, list[Path]] = {}
     reasons: dict[str, str] = {}
     for path in [*_files(folder, ""), *_files(folder, CLOSING)]:
         run, rows = _contents(path)
         if run is None:
-            report.kept[path.name] = NOT_UNDERSTOOD if _holds_unknown_records(path, fold) else "empty"
+            report.kept[path.name] = (
+                NOT_UNDERSTOOD if _holds_unknown_records(path, fold) else "empty")
             continue
         files.setdefault(run, []).append(path)
         silence = now - path.stat().st_mtime
@@ -144,9 +180,9 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
             reasons[run] = "written a short while ago"
         elif silence < silent_s and not rows <= ended:
             reasons.setdefault(run, "its run has not ended")
-    for run, why in reasons.items():
+    for run, reason in reasons.items():
         paths = files.pop(run)
-        report.kept.update(dict.fromkeys((path.name for path in paths), why))
+        report.kept.update(dict.fromkeys((path.name for path in paths), reason))
     for paths in files.values():
         for path in [path for path in paths if os.fspath(path) in fold.torn]:
             report.kept[path.name] = DAMAGED
@@ -158,13 +194,13 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
 
 
 def _holds_unknown_records(path: Path, damage: Damage) -> bool:
-    """Whether a file holds records that are not understood; they stay as they are, byte for byte.
-    """
-    return any(not why.startswith(NO_ROW) for _, why in damage.odd.get(os.fspath(path), ()))
+    """Return whether a file holds records that are not understood; such a file is not merged."""
+    records = damage.not_understood.get(os.fspath(path), ())
+    return any(not reason.startswith(NO_ROW) for _, reason in records)
 
 
 def _contents(path: Path) -> tuple[str | None, set[tuple[str, tuple[str, ...]]]]:
-    """The run of a file (None: there is no record in it) and the rows that it writes about."""
+    """Return the run of a file (None if it has no record) and the rows of its records."""
     run, rows = None, set()
     for part in file_parts(path, Damage()):
         record = part.common if isinstance(part, Batch) else part
@@ -174,7 +210,7 @@ def _contents(path: Path) -> tuple[str | None, set[tuple[str, tuple[str, ...]]]]
 
 
 def _packed(path: Path) -> tuple[list[bytes], int, str]:
-    """The lines of a file in a bundle, its highest restart, or why it cannot be in one."""
+    """Return the lines of a file in a bundle and its highest restart, or why it is not merged."""
     damage = Damage()
     records = list(file_records(path, damage))
     if damage.torn or damage.unreadable:
@@ -182,12 +218,14 @@ def _packed(path: Path) -> tuple[list[bytes], int, str]:
     if _holds_unknown_records(path, damage):
         return [], -1, NOT_UNDERSTOOD
     lines = [seal(item) for item in pack(records)]
+    # what a reader of the bundle gets has to be the same text, byte for byte
     if [compact_json(item) for line in lines for item in _unpacked(line)] != _texts(path):
         return [], -1, "not written by this version"
     return lines, max(int(record["restart"]) for record in records), ""
 
 
 def _unpacked(line: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the records of a line of a bundle."""
     body = record_text(line)
     assert body is not None
     record = json.loads(body.decode("utf-8", "surrogatepass"))
@@ -196,16 +234,20 @@ def _unpacked(line: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _texts(path: Path) -> list[bytes | None]:
+    """Return the texts of the records of a file."""
     with open_regular(path) as stream:
-        return [record_text(line) for line in stream.read().splitlines(keepends=True) if line.strip()]
+        lines = stream.read().splitlines(keepends=True)
+    return [record_text(line) for line in lines if line.strip()]
 
 
-def _files(folder: Path, ending: str) -> list[Path]:
-    return sorted(path for path in folder.glob(f"*.jsonl{ending}")
+def _files(folder: Path, suffix: str) -> list[Path]:
+    """Return the journal files with this suffix, without bundles."""
+    return sorted(path for path in folder.glob(f"*.jsonl{suffix}")
                   if path.is_file() and not path.name.startswith(BUNDLE))
 
 
 def _set_aside(path: Path) -> Path | None:
+    """Rename a file to ``.closing``; None if it has gone."""
     if path.name.endswith(CLOSING):
         return path
     try:
@@ -213,18 +255,20 @@ def _set_aside(path: Path) -> Path | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise L3hpcError(f"cannot set a closed journal aside: {error.strerror}",
+        raise L3hpcError(f"cannot rename a closed journal: {error.strerror}",
                          where=str(path)) from None
 
 
 def _remove(paths: list[Path]) -> None:
+    """Remove files, of which some may have gone."""
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 def _file_server_time(folder: Path) -> float:
-    """Now, by the clock of the file server (that of file times)."""
-    probe = folder / f".clock-{uuid.uuid4().hex}"  # nobody can have put a link there
+    """Return the present time by the clock of the file server, by which files have their times."""
+    # a random name: in a shared folder nobody can have put a link there
+    probe = folder / f".clock-{uuid.uuid4().hex}"
     try:
         handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except OSError:
@@ -238,7 +282,7 @@ def _file_server_time(folder: Path) -> float:
 
 @contextmanager
 def _compaction_lock(folder: Path, dry_run: bool) -> Iterator[None]:
-    """One compaction at a time, as far as the file system knows locks (two would do no harm)."""
+    """Allow one compaction at a time, if the file system has locks (two would do no harm)."""
     if dry_run:
         yield
         return
@@ -246,35 +290,62 @@ def _compaction_lock(folder: Path, dry_run: bool) -> Iterator[None]:
         handle = os.open(folder / ".compaction.lock", os.O_RDWR | os.O_CREAT
                          | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise L3hpcError(f"cannot write into the journal's folder: {error.strerror}",
+        raise L3hpcError(f"cannot write to the journal folder: {error.strerror}",
                          where=str(folder)) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError("another compaction is at work here", where=str(folder)) from None
-        except OSError:
-            pass  # no locks here
+            raise InputError("another compaction is running", where=str(folder)) from None
+        except OSError:  # a file system without locks
+            pass
         yield
     finally:
         os.close(handle)
 
 
+# --- repair ---------------------------------------------------------------------------------------
+
 @dataclass(frozen=True)
 class DamagedFile:
-    """One file with damaged lines. lines: (number, its beginning). sound: how many lines are.
-    odd: (number, why) of the sound lines that are not understood."""
+    """A file with lines that are damaged or not understood.
+
+    Attributes
+    ----------
+    path
+        The file.
+    lines
+        Number and beginning of each damaged line.
+    valid
+        Number of the other lines.
+    busy
+        Whether the file was written a short while ago and may still be in use.
+    not_understood
+        Line number and reason of the records that are not understood.
+    """
 
     path: Path
     lines: list[tuple[int, str]]
-    sound: int
+    valid: int
     busy: bool
-    odd: list[tuple[int, str]] = field(default_factory=list)
+    not_understood: list[tuple[int, str]] = field(default_factory=list)
 
 
-def find_damaged_files(folders: Iterable[Path], quiet_s: float = REPAIR_QUIET_S) -> list[DamagedFile]:
-    """The journal files that hold lines that are damaged or not understood; files that cannot be
-    read are left out."""
+def find_damaged_files(folders: Iterable[Path], quiet_s: float = QUIET_S) -> list[DamagedFile]:
+    """Find the journal files with lines that are damaged or not understood.
+
+    Parameters
+    ----------
+    folders
+        Journal folders.
+    quiet_s
+        A file that was written less than this many seconds ago is busy.
+
+    Returns
+    -------
+    list of DamagedFile
+        Without files that cannot be read.
+    """
     found = []
     for path in journal_files(folders):
         try:
@@ -284,25 +355,35 @@ def find_damaged_files(folders: Iterable[Path], quiet_s: float = REPAIR_QUIET_S)
             continue
         lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1)
                  if line.strip()]
-        bad = [(number, line[:SHOWN].decode("utf-8", "backslashreplace"))
-               for number, line in lines if record_text(line) is None]
+        torn = [(number, line[:EXCERPT].decode("utf-8", "backslashreplace"))
+                for number, line in lines if record_text(line) is None]
         damage = Damage()
         try:
-            deque(file_parts(path, damage), maxlen=0)
+            for _ in file_parts(path, damage):
+                pass
         except FileNotFoundError:
             continue
-        odd = damage.odd.get(os.fspath(path), [])
-        if bad or odd:
-            found.append(DamagedFile(path, bad, len(lines) - len(bad), age < quiet_s, odd))
+        unknown = damage.not_understood.get(os.fspath(path), [])
+        if torn or unknown:
+            found.append(DamagedFile(path, torn, len(lines) - len(torn), age < quiet_s, unknown))
     return found
 
 
 def repair_file(damaged: DamagedFile) -> Path:
-    """Leave only the sound lines in a file; where it is kept as it was.
+    """Remove the damaged lines of a file.
 
-    At each moment a reader finds every sound line: the file is renamed, its sound lines are written
-    under its name, and then the old one is moved away.
+    Parameters
+    ----------
+    damaged
+        The file. It must not be busy.
+
+    Returns
+    -------
+    Path
+        The original file, in ``damaged/``.
     """
+    # the file is renamed, its valid lines are written under its name, and then the original is
+    # moved, so that a reader finds every valid line at any time
     path = damaged.path
     name = path.name.removesuffix(CLOSING)
     aside = path if path.name.endswith(CLOSING) else path.rename(path.with_name(name + CLOSING))

@@ -1,9 +1,9 @@
-"""Google Sheets over gspread: credentials, pace, time-outs, and retries that come to an end.
+"""Requests to Google Sheets over gspread: rate limit, retries, time-outs and credentials.
 
-Requests that may be repeated without harm are repeated here: reads, and batches that Google applies
-once or not at all (see ``sync``). A write by metadata is sent once; ``Unanswered`` says that nobody
-knows whether it was applied. The one scope is ``spreadsheets``; a sheet is opened by its id. No
-message here shows a key, a token or what a server answered beyond its error text.
+Requests that can be repeated safely are repeated here: reads, and batches, which Google applies
+once or not at all (see ``sync``). A write by metadata is sent once; after ``Unanswered`` it is
+unknown whether it was applied. The only scope is ``spreadsheets``, and a sheet is opened by its id.
+No message shows a key, a token, or more of a server's answer than its error text.
 """
 
 from __future__ import annotations
@@ -28,30 +28,39 @@ BASE = "https://sheets.googleapis.com"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TRIES = 12
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 64.0
-PER_MINUTE = 55  # of 60 reads and 60 writes a minute that Google grants a user
-TIMEOUT_S = (10.0, 90.0)
+PER_MINUTE = 55  # Google allows a user 60 reads and 60 writes per minute
+TIMEOUT_S = (10.0, 90.0)  # to connect, to answer
 RETRY_CODES = (408, 429, 500, 502, 503, 504)
-LATER = "Everything is kept in the journal; l3hpc ledger sync   later."
-MOST_BYTES = 10_485_760  # of one request; Google refuses a larger one
+LATER = "Nothing is lost: the journals keep all results. Run   l3hpc ledger sync   again later."
+MAX_BYTES = 10_485_760  # of one request; Google refuses a larger one
 
 
 class Refused(L3hpcError):
-    """Google understood a batch and refused it as a whole (HTTP 400): nothing was written."""
+    """Google refused a batch as a whole (HTTP 400): nothing was written."""
 
 
 class Unanswered(OfflineError):
-    """A write by metadata got no clear answer: it may have been applied, or may be applied later,
-    while its anchors stand."""
+    """A write by metadata got no clear answer.
+
+    It may have been applied, or may still be applied as long as its anchors exist.
+    """
 
 
 class SignInError(L3hpcError):
-    """Google does not let this account in; trying again does not help."""
+    """Google rejects the credentials; trying again does not help."""
 
 
 class Pace:
-    """Keeps each kind of request under its quota; waiting is said aloud.
+    """Keeps each kind of request below Google's quota.
 
-    clock, sleep: replaceable for tests.
+    Parameters
+    ----------
+    say
+        Called with a message before each wait.
+    clock, sleep
+        Replaced in tests.
+    per_minute
+        Largest number of requests of each kind per minute.
     """
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic,
@@ -75,7 +84,26 @@ class Pace:
 
 
 class Sheets:
-    """One spreadsheet. ``say`` gets lines for a person (waits and retries)."""
+    """One spreadsheet.
+
+    Parameters
+    ----------
+    sheet_id
+        The part of its address between ``/d/`` and ``/edit``.
+    key_file
+        Key of a service account; by default, application default credentials are used.
+    say
+        Called with messages about waits and retries.
+    pace
+        Rate limit, replaced in tests.
+    environ
+        Environment variables.
+
+    Raises
+    ------
+    InputError
+        There are no credentials, or the key file is not one or can be read by others.
+    """
 
     def __init__(self, sheet_id: str, key_file: Path | None = None, *,
                  say: Callable[[str], None] = lambda text: None, pace: Pace | None = None,
@@ -89,7 +117,7 @@ class Sheets:
         self._http = _http(self)
 
     def structure(self) -> dict[str, Any]:
-        """Title, tabs with their sizes, and developer metadata (one request)."""
+        """Read title, tabs with their sizes, and developer metadata (one request)."""
         return dict(self._http.fetch_sheet_metadata(self.sheet_id, params={
             "fields": "spreadsheetId,properties.title,developerMetadata,"
                       "sheets(properties,developerMetadata,protectedRanges(range,unprotectedRanges,"
@@ -97,7 +125,18 @@ class Sheets:
                       "filterViews.filterViewId)"}))
 
     def values(self, ranges: Sequence[str]) -> list[list[list[Any]]]:
-        """The unformatted values of ranges in A1 notation (one request)."""
+        """Read the unformatted values of ranges (one request).
+
+        Parameters
+        ----------
+        ranges
+            In A1 notation.
+
+        Returns
+        -------
+        list
+            Per range, the rows of cells; empty cells at the end of a row or range are left out.
+        """
         if not ranges:
             return []
         answer = self._http.values_batch_get(self.sheet_id, list(ranges), params={
@@ -105,13 +144,27 @@ class Sheets:
         return [part.get("values", []) for part in answer["valueRanges"]]
 
     def batch(self, requests: Sequence[Mapping[str, Any]]) -> None:
-        """Apply all requests or none (one request); ``Refused`` when Google refuses them."""
+        """Apply all requests or none (one request).
+
+        Raises
+        ------
+        Refused
+            Google refused them; nothing was written.
+        """
         self._http.batch_update(self.sheet_id, {"requests": list(requests)})
 
     def read_by_filter(self, filters: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The unformatted values that data filters select, all of one moment (one request).
+        """Read the unformatted values that data filters select, all at one moment (one request).
 
-        Each item has ``dataFilters`` (which of them selected it) and ``valueRange``.
+        Parameters
+        ----------
+        filters
+            Data filters of the API.
+
+        Returns
+        -------
+        list of mapping
+            Each with ``dataFilters`` (those that selected it) and ``valueRange``.
         """
         if not filters:
             return []
@@ -121,18 +174,44 @@ class Sheets:
         return list(answer.get("valueRanges", []))
 
     def write_by_filter(self, data: Sequence[Mapping[str, Any]]) -> None:
-        """Write values where data filters say (one request, sent once).
+        """Write values to the rows that data filters select (one request, sent once).
 
-        Raises ``Refused`` when nothing was written, ``Unanswered`` when that is not known.
+        Raises
+        ------
+        Refused
+            Nothing was written.
+        Unanswered
+            It is unknown whether anything was written.
         """
         self._http.request("post", self._address("values:batchUpdateByDataFilter"), json={
             "valueInputOption": "RAW", "data": list(data)})
 
     def _address(self, method: str) -> str:
+        """Return the address of a method for which gspread has no function."""
         return f"{BASE}/v4/spreadsheets/{self.sheet_id}/{method}"
 
     def send(self, call: Callable[[], Any], kind: str) -> Any:
-        """``call`` at the right pace, again after transient failures; at most ``TRIES`` times."""
+        """Send a request, again after temporary failures.
+
+        Parameters
+        ----------
+        call
+            Sends the request and returns the answer.
+        kind
+            ``read`` or ``write``, for the rate limit.
+
+        Returns
+        -------
+        object
+            The answer.
+
+        Raises
+        ------
+        OfflineError
+            ``TRIES`` attempts have failed.
+        InputError, SignInError, Refused
+            Google does not accept the request, and a repetition would not help.
+        """
         import google.auth.exceptions
         import requests
         from gspread.exceptions import APIError
@@ -158,15 +237,17 @@ class Sheets:
                 if not error.retryable:
                     raise SignInError(
                         f"Google refused to sign in {self.account}",
-                        hint="Is the key deleted or disabled, or this machine's clock wrong? "
-                             "Make a new key for the service account.") from None
-                reason = "Google could not sign in just now"
+                        hint="Check whether the key was deleted or disabled, and this machine's "
+                             "clock; otherwise create a new key for the service account."
+                    ) from None
+                reason = "Google cannot sign in at the moment"
             except (requests.RequestException, ConnectionError, ValueError) as error:
                 reason = f"no answer from Google ({type(error).__name__})"
         raise OfflineError(f"the sheet cannot be reached: {reason} ({TRIES} tries)",
                            hint=LATER)
 
     def _explained(self, error: Any, code: int) -> L3hpcError:
+        """Return the error for an answer of Google, with what to do about it."""
         message = str(error.error.get("message", ""))[:500]
         if code == 404:
             return InputError(f"there is no spreadsheet with the id {self.sheet_id}",
@@ -179,41 +260,70 @@ class Sheets:
             return InputError(f"the sheet is not shared with {self.account}",
                               hint="In the sheet: Share → add this address → Editor.")
         if code == 401:
-            return SignInError(f"Google does not accept the sign-in of {self.account}",
-                               hint="Make a new key for the service account.")
+            return SignInError(f"Google does not accept the credentials of {self.account}",
+                               hint="Create a new key for the service account.")
         return Refused(f"Google refused the request ({code}): {message}")
 
 
 def back_off(attempt: int) -> float:
-    """Seconds to wait before another try, after ``attempt`` tries that failed."""
+    """Return the seconds to wait before another try, after ``attempt`` that failed.
+
+    The wait doubles with each try, up to ``LONGEST_WAIT_S``, and has a random part.
+    """
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempt - 1)) * (0.5 + random.random() / 2)
 
 
 def request_bytes(value: Any) -> int:
-    """The size of a request's body, as it is sent."""
+    """Return the size of the body of a request, in bytes."""
     return len(json.dumps(value, allow_nan=False))
 
 
 def _busy(code: int) -> str:
+    """Return the reason of a temporary failure."""
     return ("the quota of this minute is used up" if code == 429 else f"Google answered {code}")
 
 
 def base_url(environ: Mapping[str, str]) -> str:
-    """Google's address; ``L3HPC_SHEETS_URL`` may name another one on this machine, for tests."""
+    """Return the address of the API.
+
+    Parameters
+    ----------
+    environ
+        Environment variables; ``L3HPC_SHEETS_URL`` may name another server for tests.
+
+    Raises
+    ------
+    InputError
+        That server is not on this machine: results and tokens must not be sent elsewhere.
+    """
     address = environ.get("L3HPC_SHEETS_URL")
     if not address:
         return BASE
     parts = urlparse(address)
     if parts.scheme != "http" or parts.hostname not in LOOPBACK:
-        raise InputError("only a loopback address may stand in for Google",
+        raise InputError("only a loopback address can replace Google's",
                          where="L3HPC_SHEETS_URL", allowed="http://127.0.0.1:PORT")
     return address.rstrip("/")
 
 
 def credentials(key_file: Path | None) -> tuple[Any, str]:
-    """Credentials with the one scope, and the account's address for messages.
+    """Load credentials that are limited to spreadsheets.
 
-    Without a key file: application default credentials.
+    Parameters
+    ----------
+    key_file
+        Key of a service account; None for application default credentials.
+
+    Returns
+    -------
+    credentials : google.auth.credentials.Credentials
+    account : str
+        E-mail address of the account, for messages.
+
+    Raises
+    ------
+    InputError
+        There are no credentials, or the key file is not one or can be read by others.
     """
     import google.auth
     import google.auth.exceptions
@@ -224,7 +334,7 @@ def credentials(key_file: Path | None) -> tuple[Any, str]:
         try:
             found, _ = google.auth.default(scopes=[SCOPE])
         except google.auth.exceptions.DefaultCredentialsError:
-            raise InputError("no Google credentials are set", where="ledger.key_file",
+            raise InputError("there are no Google credentials", where="ledger.key_file",
                              allowed="a service account's key file (ledger.key_file in "
                                      "cluster.yaml, or --key-file)",
                              hint="or   gcloud auth application-default login "
@@ -239,13 +349,13 @@ def credentials(key_file: Path | None) -> tuple[Any, str]:
                              hint="Google Cloud console → Service accounts → Keys → Add key → "
                                   "JSON") from None
     if hasattr(found, "_is_regional_access_boundary_lookup_required"):
-        # it asks a metadata host in a background thread, which a login node need not have
+        # it would query a metadata server in a background thread; login nodes have none
         found._is_regional_access_boundary_lookup_required = lambda: False
     return found, getattr(found, "service_account_email", None) or "your Google account"
 
 
 def _default_file() -> Path:
-    """Where application default credentials lie, if they are a file."""
+    """Return the path of application default credentials, if they are a file."""
     given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     return Path(given) if given else (
         Path(os.environ.get("CLOUDSDK_CONFIG") or Path("~/.config/gcloud").expanduser())
@@ -253,16 +363,18 @@ def _default_file() -> Path:
 
 
 def _require_private(path: Path) -> None:
+    """Refuse a key file that other users can read."""
     try:
         mode = path.stat().st_mode
-    except OSError:
-        return  # whoever reads it says so
+    except OSError:  # reported when the file is read
+        return
     if stat.S_IMODE(mode) & 0o077:
         raise InputError("the key file can be read by others", where=str(path),
                          hint=f"chmod 600 {quoted_argument(str(path))}")
 
 
 def _key(path: Path) -> dict[str, Any]:
+    """Read the key of a service account."""
     try:
         path.stat()
     except OSError as error:
@@ -279,12 +391,14 @@ def _key(path: Path) -> dict[str, Any]:
 
 
 def _http(sheets: Sheets) -> Any:
+    """Return gspread's client with our address, time-out, rate limit and retries."""
     import requests
     from google.auth.transport.requests import AuthorizedSession, Request
     from gspread.exceptions import APIError
     from gspread.http_client import HTTPClient
 
     loopback = sheets.base != BASE
+    # a proxy of the environment is for Google, not for a test server on this machine
     signing = requests.Session()
     signing.trust_env = not loopback
     session = AuthorizedSession(sheets._credentials, auth_request=Request(signing),
@@ -292,18 +406,19 @@ def _http(sheets: Sheets) -> Any:
     session.trust_env = not loopback
 
     class Client(HTTPClient):
-        """gspread's client with our address, time-out, pace and retries."""
+        """Sends each request through ``Sheets.send``."""
 
         def request(self, method: str, endpoint: str, *arguments: Any, **options: Any) -> Any:
             kind = "read" if method == "get" or endpoint.endswith("GetByDataFilter") else "write"
             target = endpoint.replace(BASE, sheets.base, 1)
-            if request_bytes(options.get("json")) > MOST_BYTES:
-                raise L3hpcError(f"a request to the sheet is larger than Google takes "
-                                 f"({MOST_BYTES:,} bytes); nothing was sent")
+            if request_bytes(options.get("json")) > MAX_BYTES:
+                raise L3hpcError("a request to the sheet is larger than Google accepts "
+                                 f"({MAX_BYTES:,} bytes); nothing was sent")
 
             def call() -> Any:
                 response = HTTPClient.request(self, method, target, *arguments, **options)
-                response.json()  # an HTML page with status 200 is a failure too
+                # a proxy may answer with an HTML page and status 200: that is a failure too
+                response.json()
                 return response
 
             def once() -> Any:

@@ -1,9 +1,9 @@
-"""What a sync writes: the difference between the fold and a reading of the sheet. Pure.
+"""What a sync writes: the difference between the fold and a reading of the sheet (no requests).
 
-The sheet's cell and the fold's are compared by the column's rule. An empty cell is filled, a cell
-that holds an older value of ours is brought up to date, a value that is ahead of ours is left. A
-cell that holds neither what we last saw there nor anything the journal ever held was typed by a
-person: a conflict, left as it is unless the policy says otherwise.
+Each cell of the sheet is compared with the fold by the rule of its column. An empty cell is filled;
+a cell with an older value of ours is updated; a value that is newer than ours is left. A cell that
+shows neither what the last sync saw nor anything the journals ever held was typed by a person: a
+conflict, which is left and reported unless the policy says otherwise.
 """
 
 from __future__ import annotations
@@ -21,23 +21,52 @@ from l3hpc.ledger.sheets.grid import Snapshot, TabGrid
 from l3hpc.ledger.store import Problem, SyncState
 
 Policy = Literal["report", "ours", "theirs"]
-PastValues = Callable[[Row, str], Sequence[Any]]  # every value the journal ever held for a field
+PastValues = Callable[[Row, str], Sequence[Any]]  # all values that the journals held for a field
+SHORT = 60  # characters of a key or value in a message
+SHOWN_CELLS = 5  # that a message names
 
 
 @dataclass
 class CellWrite:
-    """One cell of an existing row: grid position, old and new value."""
+    """One cell of an existing row.
+
+    Attributes
+    ----------
+    row
+        The row of the journals.
+    grid_row, column
+        Position in the sheet (0-based; the header is row 0).
+    old, new
+        Value that the sheet shows, and value to write.
+    """
 
     row: Row
-    place: int
+    grid_row: int
     column: int
     old: Any
     new: Cell
 
+    @property
+    def cell_name(self) -> str:
+        """Name of the cell, such as ``T7``."""
+        return f"{column_letter(self.column)}{self.grid_row + 1}"
+
 
 @dataclass
 class TabPlan:
-    """What one tab needs. ``marks``: rows on the sheet that have no mark yet."""
+    """What is written to one tab.
+
+    Attributes
+    ----------
+    grid
+        The tab as it was read.
+    inserts
+        New rows.
+    writes
+        Cells of existing rows.
+    marks
+        Rows of the sheet that have no row mark yet.
+    """
 
     grid: TabGrid
     inserts: list[Row] = field(default_factory=list)
@@ -47,9 +76,18 @@ class TabPlan:
 
 @dataclass
 class SyncPlan:
-    """One pass: per tab what to write, what a person should see, what a person decided.
+    """What one round of a sync writes.
 
-    left_over: how many rows did not fit into this pass and wait for the next one.
+    Attributes
+    ----------
+    tabs
+        Per tab, what to write.
+    problems
+        Rows that need a person.
+    accepted
+        Rows with the values of the sheet that are accepted (policy ``theirs``).
+    left_over
+        Number of rows that did not fit into this round.
     """
 
     tabs: list[TabPlan] = field(default_factory=list)
@@ -59,148 +97,175 @@ class SyncPlan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has to be written."""
+        """Whether there is nothing to write."""
         return not any(tab.inserts or tab.writes or tab.marks for tab in self.tabs)
 
 
-def make_plan(rows: Iterable[Row], snapshot: Snapshot, state: SyncState, known: PastValues,
-         policy: Policy = "report", restore: Iterable[Row] = ()) -> SyncPlan:
-    """The plan that brings the sheet to the fold. ``restore``: deleted rows to write again."""
+def make_plan(rows: Iterable[Row], snapshot: Snapshot, state: SyncState, past_values: PastValues,
+              policy: Policy = "report", restore: Iterable[Row] = ()) -> SyncPlan:
+    """Plan what makes the sheet show the rows of the journals.
+
+    Parameters
+    ----------
+    rows
+        All rows of the journals.
+    snapshot
+        A reading of the sheet.
+    state
+        State of the last sync.
+    past_values
+        Returns all values that the journals ever held for a field of a row.
+    policy
+        What happens to cells that people changed: ``report`` leaves and reports them, ``ours``
+        overwrites them, ``theirs`` accepts them.
+    restore
+        Rows that were deleted in the sheet and are to be written again.
+
+    Returns
+    -------
+    SyncPlan
+        What to write, and rows that need a person.
+    """
     plan = SyncPlan()
     rows = list(rows)
-    again = {(row.tab.name, row.key) for row in restore}
-    grids: dict[str, tuple[TabPlan, dict[tuple[str, ...], list[int]]]] = {}
+    restored = {(row.tab.name, row.key) for row in restore}
     for tab in tabs_of(rows):
-        grid = snapshot.tabs[tab.name]
-        own = TabPlan(grid)
-        grids[tab.name] = own, grid.located(key_cells(tab, row.key) for row in rows
-                                            if row.tab is tab)
-        plan.tabs.append(own)
-    for row in rows:
-        own, positions = grids[row.tab.name]
-        places = positions.get(key_cells(row.tab, row.key), [])
-        marked = snapshot.row_mark(row.tab, row.key)[2]
-        if len(places) > 1:
-            plan.problems.append(make_problem(
-                "duplicate", row, f"rows {', '.join(str(place + 1) for place in places)} hold the "
-                f"key {short_key(row)}; none of them is written until one is left"))
-        elif places:
-            if not marked and own.grid.room_for_marks > len(own.marks):
-                own.marks.append(row)
-            _update(plan, own, row, places[0], state, known, policy)
-        elif (marked or state.last(row) is not None) and (row.tab.name, row.key) not in again:
-            _deleted(plan, row, policy)
-        else:
-            own.inserts.append(row)
-    for own in plan.tabs:
-        _leave_out_protected(plan, own)
+        own = [row for row in rows if row.tab is tab]
+        tab_plan = TabPlan(snapshot.tabs[tab.name])
+        plan.tabs.append(tab_plan)
+        grid_rows = tab_plan.grid.located(key_cells(tab, row.key) for row in own)
+        for row in own:
+            found = grid_rows[key_cells(tab, row.key)]
+            is_marked = snapshot.row_mark(tab, row.key)[2]
+            if len(found) > 1:
+                plan.problems.append(_duplicate(row, found))
+            elif found:
+                if not is_marked and tab_plan.grid.room_for_marks > len(tab_plan.marks):
+                    tab_plan.marks.append(row)
+                _update(plan, tab_plan, row, found[0], state, past_values, policy)
+            # a row that was written before and is not found was deleted by a person
+            elif (is_marked or state.last(row) is not None) and (tab.name, row.key) not in restored:
+                _deleted(plan, row, policy)
+            else:
+                tab_plan.inserts.append(row)
+        _leave_out_protected(plan, tab_plan)
     return plan
 
 
-def _leave_out_protected(plan: SyncPlan, own: TabPlan) -> None:
-    """Leave out what protected ranges keep this account from writing, and say so."""
-    grid = own.grid
-    locked: dict[int, list[CellWrite]] = {}
-    for write in own.writes:
-        if grid.lock_on(write.place, [write.column]):
-            locked.setdefault(write.place, []).append(write)
-    for place, writes in locked.items():
-        cells_of = ", ".join(f"{column_letter(write.column)}{place + 1}" for write in writes[:5]) + (
-            f" and {len(writes) - 5} more" if len(writes) > 5 else "")
-        plan.problems.append(make_problem(
-            "protected", writes[0].row, f"row {place + 1} ({short_key(writes[0].row)}) is not brought "
-            f"up to date: {cells_of} {'are' if len(writes) > 1 else 'is'} in a protected range "
-            f"{_describe_protection(grid.lock_on(place, [writes[0].column]))}"))
-    own.writes = [write for write in own.writes if write.place not in locked]
-    lock = grid.lock_on_new_row(grid.next_row) if own.inserts else None
-    if lock is not None:
-        for row in own.inserts:
-            plan.problems.append(make_problem(
-                "protected", row, f"the new row {short_key(row)} is not added: row "
-                f"{grid.next_row + 1} would be in a protected range {_describe_protection(lock)}"))
-        own.inserts = []
-
-
-def _describe_protection(lock: Mapping[str, Any] | None) -> str:
-    name = f"({lock['description']!r}) " if lock and lock.get("description") else ""
-    return (f"{name}that this account may not edit; in the sheet: Data → Protected sheets and "
-            "ranges")
-
-
 def write_targets(grid: TabGrid, writes: Iterable[CellWrite]) -> list[Target]:
-    """Cells of existing rows, row by row. A row is only written while it shows its key and the
-    values that these were compared to."""
+    """Group cells by row.
+
+    Parameters
+    ----------
+    grid
+        The tab.
+    writes
+        Cells of its rows.
+
+    Returns
+    -------
+    list of Target
+        In the order of the rows. A row is only written if it still shows its key and the values
+        with which these cells were compared.
+    """
     rows: dict[int, list[CellWrite]] = {}
     for write in writes:
-        rows.setdefault(write.place, []).append(write)
+        rows.setdefault(write.grid_row, []).append(write)
     found = []
-    for place, own in sorted(rows.items()):
-        shown = grid.rows[place - 1]
+    for grid_row, own in sorted(rows.items()):
+        shown = grid.rows[grid_row - 1]
         keys = {index: shown[index] for index in map(grid.tab.index, grid.tab.key)}
-        found.append(Target(grid, place, {**keys, **{write.column: write.old for write in own}},
+        found.append(Target(grid, grid_row, {**keys, **{write.column: write.old for write in own}},
                             {write.column: write.new for write in own}))
     return found
 
 
-def make_problem(kind: str, row: Row, words: str) -> Problem:
-    """Something a person has to look at."""
-    return {"kind": kind, "tab": row.tab.name, "key": list(row.key), "text": words}
+def make_problem(kind: str, row: Row, text: str) -> Problem:
+    """Return a problem of a row."""
+    return {"kind": kind, "tab": row.tab.name, "key": list(row.key), "text": text}
+
+
+def short_key(row: Row) -> str:
+    """Return the key of a row for a message; of a long one, its end."""
+    text = one_line(" ".join(row.key))
+    return text if len(text) <= SHORT else "…" + text[1 - SHORT:]
+
+
+def tabs_of(rows: Iterable[Row]) -> list[Tab]:
+    """Return the tabs of rows, each once, in the order in which they occur."""
+    return list(dict.fromkeys(row.tab for row in rows))
+
+
+def _duplicate(row: Row, grid_rows: Sequence[int]) -> Problem:
+    """Return the problem of a key that several rows of the sheet show."""
+    numbers = ", ".join(str(grid_row + 1) for grid_row in grid_rows)
+    return make_problem("duplicate", row, (
+        f"rows {numbers} have the same key {short_key(row)}; none of them is written until only "
+        "one is left"))
 
 
 def _deleted(plan: SyncPlan, row: Row, policy: Policy) -> None:
+    """Report a row that was deleted from the sheet, or accept that, by the policy."""
     if row.accepted.get("/row") == ["deleted"]:
         return
     if policy == "theirs":
         plan.accepted.append((row, {"/row": "deleted"}))
         return
-    plan.problems.append(make_problem(
-        "deleted", row, f"the row {short_key(row)} was deleted from the sheet; bring it back with   "
-        f"l3hpc ledger restore {quoted_argument(row.key[-1])}   or agree with   l3hpc ledger sync "
-        "--on-conflict theirs"))
+    plan.problems.append(make_problem("deleted", row, (
+        f"the row {short_key(row)} was deleted from the sheet; to restore it:   "
+        f"l3hpc ledger restore {quoted_argument(row.key[-1])}   or to accept that:   "
+        "l3hpc ledger sync --on-conflict theirs")))
 
 
-def _update(plan: SyncPlan, own: TabPlan, row: Row, place: int, state: SyncState, known: PastValues,
-            policy: Policy) -> None:
-    shown = own.grid.rows[place - 1]
+def _update(plan: SyncPlan, tab_plan: TabPlan, row: Row, grid_row: int, state: SyncState,
+            past_values: PastValues, policy: Policy) -> None:
+    """Plan the cells of an existing row."""
+    shown = tab_plan.grid.rows[grid_row - 1]
     last = state.last(row)
-    ahead = _is_ahead(row, shown)
-    agreed: dict[str, Any] = {}
+    is_ahead = _is_ahead(row, shown)
+    accepted: dict[str, Any] = {}
     for index, (column, ours) in enumerate(zip(row.tab.columns, cells(row), strict=True)):
         theirs = shown[index]
         if ours is None or cell_shows(column, theirs, ours):
             continue
         if any(cell_shows(column, theirs, value) for value in row.accepted.get(column.field, [])):
             continue
-        verdict = _verdict(row, column, ours, theirs, last[index] if last else None, ahead, known)
-        if verdict == "leave":
-            continue
-        if verdict == "conflict":
-            if policy == "theirs":
-                agreed[column.field] = theirs
-                continue
-            if policy == "report":
-                plan.problems.append(make_problem(
-                    "conflict", row, f"{column_letter(index)}{place + 1} ({column.title}): the sheet has "
-                    f"{_quote(theirs)}, the journal {_quote(ours)}"))
-                continue
-        own.writes.append(CellWrite(row, place, index, theirs, ours))
-    if agreed:
-        plan.accepted.append((row, agreed))
+        write = CellWrite(row, grid_row, index, theirs, ours)
+        action = _action(row, column, ours, theirs, last[index] if last else None, is_ahead,
+                         past_values)
+        if action == "write" or (action == "conflict" and policy == "ours"):
+            tab_plan.writes.append(write)
+        elif action == "conflict" and policy == "theirs":
+            accepted[column.field] = theirs
+        elif action == "conflict":
+            plan.problems.append(make_problem("conflict", row, (
+                f"{write.cell_name} ({column.title}): the sheet has {_quote(theirs)}, the journal "
+                f"{_quote(ours)}")))
+    if accepted:
+        plan.accepted.append((row, accepted))
 
 
-def _verdict(row: Row, column: Column, ours: Cell, theirs: Any, last: Any, ahead: bool,
-             known: PastValues) -> Literal["write", "leave", "conflict"]:
+def _action(row: Row, column: Column, ours: Cell, theirs: Any, last: Any, is_ahead: bool,
+            past_values: PastValues) -> Literal["write", "leave", "conflict"]:
+    """Return what to do with a cell that differs from ours.
+
+    ``last`` is the value of ours that the sheet last showed, None if it never did.
+    """
     if theirs is None:
-        return "conflict" if last is not None else "write"  # a person cleared it, or it is new
+        # empty, but not when it was last read: a person cleared it
+        return "conflict" if last is not None else "write"
     if not cell_shows(column, theirs, last) and not any(
-            cell_shows(column, theirs, cell(column, value)) for value in known(row, column.field)):
+            cell_shows(column, theirs, cell(column, value))
+            for value in past_values(row, column.field)):
         return "conflict"
-    if (column.rule == "latest" and ahead) or _sheet_is_better(column, theirs, ours):
-        return "leave"  # written from newer journals than those we can read now
+    # written from newer journals than those that can be read here
+    if (column.rule == "latest" and is_ahead) or _sheet_is_better(column, theirs, ours):
+        return "leave"
     return "write"
 
 
 def _is_ahead(row: Row, shown: Sequence[Any]) -> bool:
+    """Return whether the sheet shows a later epoch than the journals."""
     if not row.tab.has("latest_epoch"):
         return False
     theirs = finite_number(shown[row.tab.index("latest_epoch")])
@@ -209,23 +274,47 @@ def _is_ahead(row: Row, shown: Sequence[Any]) -> bool:
 
 
 def _sheet_is_better(column: Column, theirs: Any, ours: Cell) -> bool:
-    one, other = finite_number(theirs), finite_number(ours)
-    if one is None or other is None:
+    """Return whether the sheet shows a better value in a column of best values."""
+    their_number, our_number = finite_number(theirs), finite_number(ours)
+    if their_number is None or our_number is None:
         return False
-    return (column.rule == "min" and one < other) or (column.rule == "max" and one > other)
+    return ((column.rule == "min" and their_number < our_number)
+            or (column.rule == "max" and their_number > our_number))
 
 
-def short_key(row: Row) -> str:
-    """A row's key for a message, its end if it is long."""
-    text = one_line(" ".join(row.key))
-    return text if len(text) <= 60 else "…" + text[-59:]
+def _leave_out_protected(plan: SyncPlan, tab_plan: TabPlan) -> None:
+    """Leave out what protected ranges keep this account from writing, and report it."""
+    grid = tab_plan.grid
+    protected: dict[int, list[CellWrite]] = {}
+    for write in tab_plan.writes:
+        if grid.lock_on(write.grid_row, [write.column]):
+            protected.setdefault(write.grid_row, []).append(write)
+    for grid_row, writes in protected.items():
+        names = ", ".join(write.cell_name for write in writes[:SHOWN_CELLS])
+        if len(writes) > SHOWN_CELLS:
+            names += f" and {len(writes) - SHOWN_CELLS} more"
+        where = _describe_protection(grid.lock_on(grid_row, [writes[0].column]))
+        plan.problems.append(make_problem("protected", writes[0].row, (
+            f"row {grid_row + 1} ({short_key(writes[0].row)}) is not updated: {names} "
+            f"{'are' if len(writes) > 1 else 'is'} in a protected range {where}")))
+    # a row is written as a whole or not at all, so that its cells belong together
+    tab_plan.writes = [write for write in tab_plan.writes if write.grid_row not in protected]
+    lock = grid.lock_on_new_row(grid.next_row) if tab_plan.inserts else None
+    if lock is not None:
+        plan.problems += [make_problem("protected", row, (
+            f"the new row {short_key(row)} is not added: row {grid.next_row + 1} would be in a "
+            f"protected range {_describe_protection(lock)}")) for row in tab_plan.inserts]
+        tab_plan.inserts = []
+
+
+def _describe_protection(lock: Mapping[str, Any] | None) -> str:
+    """Return which protected range it is, and where to change it."""
+    name = f"({lock['description']!r}) " if lock and lock.get("description") else ""
+    return (f"{name}that this account cannot edit; in the sheet: Data → Protected sheets and "
+            "ranges")
 
 
 def _quote(value: Any) -> str:
+    """Return a value for a message."""
     text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "…'"
-
-
-def tabs_of(rows: Iterable[Row]) -> list[Tab]:
-    """The tabs that rows belong to, in order of declaration."""
-    return list(dict.fromkeys(row.tab for row in rows))
+    return text if len(text) <= SHORT else text[:SHORT - 3] + "…'"

@@ -1,1 +1,1 @@
-"""The ledger for people: a table in the terminal, CSV and XLSX files, a page, data frames."""
+"""Views of the ledger: tables in the terminal, CSV and XLSX files, an HTML page, data frames."""

@@ -1,10 +1,8 @@
-"""Results for other programs: a pandas DataFrame, CSV with exactly the declared columns, XLSX with
-typed cells and no formulas.
+"""Results for other programs: a pandas DataFrame, CSV and XLSX files, and an HTML page.
 
-Results as one self-contained page: no network, no server, all rows, every epoch.
-
-The page holds the data as JSON, and ``web/assets/ledger.js`` draws them. Text from journals is only
-ever put in as text, never as markup.
+CSV has exactly the declared columns; XLSX has typed cells and no formulas. The page needs neither
+network nor server and has all rows and every epoch: it holds the data as JSON, from which
+``web/assets/ledger.js`` makes tables and curves. Text of journals is never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -41,25 +39,25 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
     Parameters
     ----------
     workspace
-        The workspace's folder.
+        Folder of the workspace.
     tab
-        The tab's name.
+        Name of the tab.
 
     Returns
     -------
     pandas.DataFrame
-        Columns are those of the sheet, in its order and under its titles, then ``state`` and
-        ``note``; the index is a row's key as one text. Numbers are numbers, empty cells missing.
+        The columns of the sheet, with its titles and in its order, then ``state`` and ``note``.
+        The index is the key of a row as one text. Empty cells are missing values.
 
     Raises
     ------
     InputError
-        There is no such tab, or no such workspace.
+        There is no such tab or workspace.
 
     Warns
     -----
     UserWarning
-        Records could not be read.
+        Some records could not be read.
     """
     import warnings
 
@@ -75,19 +73,19 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
     rows = [row for row in fold.rows.values() if row.tab is found]
     table = pandas.DataFrame([cells(row) for row in rows], columns=found.titles,
                              index=[select.key_text(row) for row in rows]).convert_dtypes()
-    table["state"] = [row.beside.get("state") for row in rows]
-    table["note"] = [row.beside.get("note") for row in rows]
+    table["state"] = [row.extra.get("state") for row in rows]
+    table["note"] = [row.extra.get("note") for row in rows]
     return table
 
 
 def csv_field(value: Cell) -> str:
-    """Return a value as a CSV field, which no spreadsheet takes for a formula.
+    """Return a value as a CSV field that no spreadsheet takes for a formula.
 
-    Numbers are written so that reading them back gives the same number.
+    Numbers are written with all digits, so that they can be read back exactly.
 
     Examples
     --------
-    >>> guarded(0.1), guarded("=1+1"), guarded(None)
+    >>> csv_field(0.1), csv_field("=1+1"), csv_field(None)
     ('0.1', "'=1+1", '')
     """
     if value is None:
@@ -100,7 +98,7 @@ def csv_field(value: Cell) -> str:
 
 
 def csv_text(rows: Sequence[Row], tab: Tab) -> str:
-    """The rows as CSV: the declared header, then one line per row (RFC 4180 quoting)."""
+    """Return rows as CSV (RFC 4180): the declared header, then one line per row."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")
     writer.writerow(tab.titles)
@@ -110,17 +108,17 @@ def csv_text(rows: Sequence[Row], tab: Tab) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Row], tab: Tab) -> None:
-    """Write one tab as CSV, whole or not at all."""
+    """Write the rows of one tab as a CSV file, completely or not at all."""
     write_bytes(path, csv_text(rows, tab).encode())
 
 
 def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
-    """Write tabs as sheets of one workbook: typed cells, frozen header, best row marked.
+    """Write tabs as sheets of one workbook: typed cells, frozen header, best row highlighted.
 
     Parameters
     ----------
     path
-        The file to write, whole or not at all.
+        The file, which is written completely or not at all.
     tables
         The rows of each tab, in the order in which they are written.
     """
@@ -151,31 +149,34 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
 
 
 def _put(sheet: Any, line: int, column: int, value: Cell) -> Any:
-    placed = sheet.cell(line, column)
+    """Write a value to a cell of a workbook; return the cell."""
+    xlsx_cell = sheet.cell(line, column)
     if isinstance(value, str):
         short = shortened(value, XLSX_LIMIT)
-        placed.value = short.replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
-        placed.data_type = "s"  # text, whatever it begins with
-        placed.quotePrefix = value.startswith(FORMULA_STARTS)
+        # XML cannot hold these two characters
+        xlsx_cell.value = short.replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
+        # openpyxl would make a formula of a text that begins with "="
+        xlsx_cell.data_type = "s"
+        xlsx_cell.quotePrefix = value.startswith(FORMULA_STARTS)
     else:
-        placed.value = value
-    return placed
+        xlsx_cell.value = value
+    return xlsx_cell
 
 
 def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState | None = None,
                now: float | None = None) -> None:
-    """Write the results tables as one page.
+    """Write the results tables as one HTML page.
 
     Parameters
     ----------
     path
-        The file to write, whole or not at all.
+        The file, which is written completely or not at all.
     tables
-        The rows of each tab. Rows folded with ``history=True`` bring learning curves.
+        The rows of each tab. Rows that were folded with ``history=True`` have learning curves.
     state
-        What the last sync knows of the sheet; with it, rows show whether the sheet has them.
+        State of the last sync; with it, rows show whether the sheet has them.
     now
-        The time of the page in seconds since the epoch; the present if it is not given.
+        Time of the page in seconds since the Unix epoch; by default the present.
     """
     moment = time.time() if now is None else now
     data = {"made": moment, "tabs": [_tab(tab, rows, state, moment)
@@ -184,6 +185,7 @@ def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState
 
 
 def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> dict[str, object]:
+    """Return a tab as the page's script reads it."""
     top = select.best_row(rows, tab)
     return {
         "name": tab.name, "rank": tab.index(tab.rank), "best": tab.best,
@@ -194,24 +196,25 @@ def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> 
 
 
 def _row(row: Row, best: bool, state: SyncState | None, now: float) -> dict[str, object]:
+    """Return a row as the page's script reads it."""
     kinds = {item["kind"] for item in state.problems if item["tab"] == row.tab.name
              and key_json(item["key"]) == key_json(row.key)} if state else set()
     marks = [select.row_state(row, now)] + sorted(kinds)
     if state and not kinds and not state.is_confirmed(row):
         marks.append("not synced")
-    beside = {name: value for name, value in row.beside.items()
-              if name not in ("state", "note", *LINKS)}
+    extra = {name: value for name, value in row.extra.items()
+             if name not in ("state", "note", *LINKS)}
     return {
         "cells": cells(row), "best": best, "marks": [mark for mark in marks if mark],
-        "note": str(row.beside.get("note") or ""), "time": row.last_time,
-        "links": {name: str(row.beside[name]) for name in LINKS if row.beside.get(name)},
-        "beside": {**beside, "restarts": row.restart,
+        "note": str(row.extra.get("note") or ""), "time": row.last_time,
+        "links": {name: str(row.extra[name]) for name in LINKS if row.extra.get(name)},
+        "beside": {**extra, "restarts": row.restart,
                    **{name: value for name, value in row.origin.items() if value}},
         "curves": _curves(row)}
 
 
 def _curves(row: Row) -> dict[str, object]:
-    """metric → values per epoch (six digits; null where there is none), and the epochs."""
+    """Return the epochs, and the values of each metric per epoch (six digits, None if unknown)."""
     if not row.epochs:
         return {}
     epochs = sorted(row.epochs)
@@ -221,5 +224,6 @@ def _curves(row: Row) -> dict[str, object]:
 
 
 def _short(value: object) -> float | None:
+    """Return a number with six digits, which keeps the page small; None if it is not finite."""
     finite = finite_number(value)
     return None if finite is None else float(f"{finite:.6g}")

@@ -1,65 +1,81 @@
-"""Choosing what a reader sees: which rows, in which order, and which columns tell them apart.
+"""Selecting rows and columns of the ledger, and laying them out as text for a terminal.
 
-Results as text for a terminal: a table of what differs, one row in full, runs side by side.
+The first part filters, sorts and finds rows; the second makes a table of what differs, one row in
+full, or runs side by side.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from l3hpc.console import formatting as layout
+from l3hpc.console import formatting
 from l3hpc.errors import InputError
 from l3hpc.ledger.cells import Cell, cell, key_cells
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
 
-STALE_AFTER_S = 3600.0
+STALE_AFTER_S = 3600.0  # without a record, a running row is stale
+KEY_WIDTH = 34  # characters of a key, and of other texts, in a table
+TEXT_WIDTH = 36
+_SIGNS = ("!=", "<=", ">=", "=", "<", ">")  # the longer ones first
 _CONDITION = re.compile(r"(.+?)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "=": lambda one, other: one == other, "!=": lambda one, other: one != other,
-    "<": lambda one, other: one < other, ">": lambda one, other: one > other,
-    "<=": lambda one, other: one <= other, ">=": lambda one, other: one >= other,
-}
-KEY_WIDTH = 34
-TEXT_WIDTH = 36
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt, "<=": operator.le,
+    ">=": operator.ge}
 
+
+# --- rows and columns -----------------------------------------------------------------------------
 
 def filter_rows(rows: Iterable[Row], tab: Tab, conditions: Iterable[str]) -> list[Row]:
-    """Choose rows by the values of their columns.
+    """Return the rows that meet all conditions.
 
     Parameters
     ----------
     rows
         Rows of one tab.
     tab
-        The tab, which says what columns there are.
+        The tab.
     conditions
-        Such as ``Title=value``, also with ``!=``, ``<``, ``<=``, ``>`` and ``>=``; the title or
-        the field's name. Where both sides are numbers they compare as numbers.
+        Such as ``Title=value``, with the title or field name of a column and one of ``=``, ``!=``,
+        ``<``, ``<=``, ``>``, ``>=``. If both sides are numbers, they are compared as numbers.
 
     Returns
     -------
     list of Row
-        The rows that meet every condition, in their order.
+        In the order of ``rows``.
 
     Raises
     ------
     InputError
-        A condition has no sign, or names a column that the tab lacks.
+        A condition has no comparison sign, or the tab has no such column.
     """
     kept = list(rows)
     for condition in conditions:
-        column, sign, wanted = _parse(tab, condition)
-        kept = [row for row in kept if _matches(row, column, sign, wanted)]
+        column, sign, value = _parse(tab, condition)
+        kept = [row for row in kept if _matches(row, column, sign, value)]
     return kept
 
 
-def tabs_with_columns(tabs: Iterable[Tab], conditions: Iterable[str], by: str | None = None) -> list[Tab]:
-    """The tabs that have every column that the conditions and the order name; if there is none,
-    the error of the first."""
+def tabs_with_columns(tabs: Iterable[Tab], conditions: Iterable[str], by: str | None = None,
+                      ) -> list[Tab]:
+    """Return the tabs that have all columns of the conditions and of the sort order.
+
+    Parameters
+    ----------
+    tabs
+        The tabs to choose from.
+    conditions, by
+        As for ``filter_rows`` and ``sort_rows``.
+
+    Raises
+    ------
+    InputError
+        No tab has them all; the error is that of the first tab.
+    """
     kept: list[Tab] = []
     problem: InputError | None = None
     for tab in tabs:
@@ -84,28 +100,34 @@ def sort_rows(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]
     rows, tab
         Rows of one tab, and the tab.
     by
-        The title of a column, with ``-`` before it for the reverse; the tab's ranking field if it
-        is not given. Columns of best values are sorted best first, all others smallest first.
+        Title of a column, with ``-`` before it for the reverse order; by default the ranking field
+        of the tab. Columns of best values are sorted best first, all others smallest first.
 
     Returns
     -------
     list of Row
-        Rows without a value in that column come last, either way.
+        Rows without a value in that column come last in either order.
     """
     reverse = by is not None and by.startswith("-")
     column = tab.column(by.lstrip("-") if by else tab.rank)
     descending = _largest_is_best(column, tab) != reverse
-    known: list[Row] = []
-    unknown: list[Row] = []
+    with_value: list[tuple[tuple[int, Any], Row]] = []
+    without: list[Row] = []
     for row in rows:
-        (known if _sortable(row, column) is not None else unknown).append(row)
-    known.sort(key=lambda row: row.key)
-    known.sort(key=lambda row: _sortable(row, column), reverse=descending)  # type: ignore[arg-type, return-value]
-    return known + sorted(unknown, key=lambda row: (row.first_time, row.key))
+        value = _sort_value(row, column)
+        if value is None:
+            without.append(row)
+        else:
+            with_value.append((value, row))
+    # sorting is stable, so rows with equal values stay in the order of their keys
+    with_value.sort(key=lambda item: item[1].key)
+    with_value.sort(key=lambda item: item[0], reverse=descending)
+    return [row for _, row in with_value] + sorted(without,
+                                                   key=lambda row: (row.first_time, row.key))
 
 
 def best_row(rows: Iterable[Row], tab: Tab) -> Row | None:
-    """The row with the best finite value of the tab's ranking field, if any has one."""
+    """Return the row with the best finite value of the tab's ranking field; None if none has."""
     scored = [(score, row) for row in rows
               if (score := finite_number(row.values.get(tab.rank))) is not None]
     if not scored:
@@ -115,52 +137,80 @@ def best_row(rows: Iterable[Row], tab: Tab) -> Row | None:
 
 
 def differing_columns(rows: Sequence[Row], tab: Tab) -> list[Column]:
-    """The columns in which ``rows`` do not all show the same."""
+    """Return the columns in which ``rows`` differ."""
     return [column for column in tab.columns
             if len({repr(cell(column, row.values.get(column.field))) for row in rows}) > 1]
 
 
-def find_row(rows: Iterable[Row], tab: Tab, words: str) -> Row:
-    """The one row whose key, run or a folder in the key is, or else ends with, ``words``."""
+def find_row(rows: Iterable[Row], tab: Tab, name: str) -> Row:
+    """Find the row whose key, run, or folder in the key is or ends with ``name``.
+
+    Parameters
+    ----------
+    rows, tab
+        Rows of one tab, and the tab.
+    name
+        A key, or the end of one.
+
+    Raises
+    ------
+    InputError
+        No row fits, or several do.
+    """
     rows = list(rows)
-    exact = [row for row in rows if words in ("/".join(row.key), row.key[-1])]
-    found = exact or [row for row in rows if "/".join(row.key).endswith(words) or any(
-        part.endswith(words) for part in [str(row.beside.get("run", "")),
-                                          *"/".join(row.key).split("/")])]
+    exact = [row for row in rows if name in ("/".join(row.key), row.key[-1])]
+    found = exact or [row for row in rows if "/".join(row.key).endswith(name) or any(
+        part.endswith(name) for part in [str(row.extra.get("run", "")),
+                                         *"/".join(row.key).split("/")])]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"no row of {tab.name!r} has a key or run that ends with {words!r}",
+        raise InputError(f"no row of {tab.name!r} has a key or run that ends with {name!r}",
                          hint="l3hpc ledger show --columns all   lists the keys")
     listing = ", ".join("/".join(row.key) for row in found[:5])
-    raise InputError(f"{len(found)} rows of {tab.name!r} end with {words!r}", allowed=listing)
+    raise InputError(f"{len(found)} rows of {tab.name!r} end with {name!r}", allowed=listing)
 
 
 def row_state(row: Row, now: float | None = None) -> str:
-    """``finished``, ``failed``, ``running``, ``stale`` (no record for an hour), or empty."""
-    recorded = str(row.beside.get("state") or "")
+    """Return the state of a row.
+
+    Parameters
+    ----------
+    row
+        The row.
+    now
+        Present time in seconds since the Unix epoch; by default that of the clock.
+
+    Returns
+    -------
+    str
+        ``finished``, ``failed``, ``running``, ``stale`` (no record for an hour), or empty.
+    """
+    recorded = str(row.extra.get("state") or "")
     if recorded == "running":
-        quiet = (time.time() if now is None else now) - row.last_time
-        return "stale" if quiet > STALE_AFTER_S else "running"
+        silence = (time.time() if now is None else now) - row.last_time
+        return "stale" if silence > STALE_AFTER_S else "running"
     return recorded
 
 
 def key_text(row: Row) -> str:
-    """A row's key as one text."""
+    """Return the key of a row as one text."""
     return " ".join(key_cells(row.tab, row.key))
 
 
 def cell_of(row: Row, column: Column) -> Cell:
-    """The cell of a row in a column."""
+    """Return the cell of a row in a column."""
     return cell(column, row.values.get(column.field))
 
 
 def _parse(tab: Tab, condition: str) -> tuple[Column, str, str]:
+    """Return column, sign and value of a condition."""
+    # known titles first, because a title may contain a sign
     for column in sorted(tab.columns, key=lambda column: -len(column.title)):
-        for name in (column.title, column.field):  # titles may hold signs themselves
+        for name in (column.title, column.field):
             rest = condition[len(name):].lstrip()
             if condition.lower().startswith(name.lower()):
-                for sign in ("!=", "<=", ">=", "=", "<", ">"):
+                for sign in _SIGNS:
                     if rest.startswith(sign):
                         return column, sign, rest[len(sign):].strip()
     found = _CONDITION.fullmatch(condition)
@@ -170,29 +220,32 @@ def _parse(tab: Tab, condition: str) -> tuple[Column, str, str]:
     return tab.column(found[1].strip()), found[2], found[3].strip()
 
 
-def _matches(row: Row, column: Column, sign: str, wanted: str) -> bool:
+def _matches(row: Row, column: Column, sign: str, value: str) -> bool:
+    """Return whether a row meets a condition."""
     own = cell_of(row, column)
     own_number = finite_number(own)
     try:
-        wanted_number: float | None = float(wanted)
+        number: float | None = float(value)
     except ValueError:
-        wanted_number = None
-    if own_number is not None and wanted_number is not None:
-        return _COMPARE[sign](own_number, wanted_number)
+        number = None
+    if own_number is not None and number is not None:
+        return _COMPARE[sign](own_number, number)
     if sign in ("=", "!="):
         if isinstance(own, bool):
-            return _COMPARE[sign](str(own).lower(), wanted.lower())
-        return _COMPARE[sign]("" if own is None else str(own), wanted)
+            return _COMPARE[sign](str(own).lower(), value.lower())
+        return _COMPARE[sign]("" if own is None else str(own), value)
     return False
 
 
 def _largest_is_best(column: Column, tab: Tab) -> bool:
+    """Return whether the best value of a column is the largest."""
     if column.rule in ("min", "max"):
         return column.rule == "max"
     return column.field == tab.rank and tab.best == "max"
 
 
-def _sortable(row: Row, column: Column) -> tuple[int, Any] | None:
+def _sort_value(row: Row, column: Column) -> tuple[int, Any] | None:
+    """Return what a row is sorted by: numbers before texts; None if it has no value."""
     own = cell_of(row, column)
     if own is None or own in ("NaN", "Infinity", "-Infinity"):
         return None
@@ -201,57 +254,72 @@ def _sortable(row: Row, column: Column) -> tuple[int, Any] | None:
     return (1, own)
 
 
+# --- text for a terminal --------------------------------------------------------------------------
+
 def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int | None = None,
           now: float | None = None) -> tuple[list[str], int]:
-    """Lay out rows as a table for a terminal.
+    """Lay out rows as a table.
 
     Parameters
     ----------
     rows, tab
-        Rows of one tab in the order in which they are shown, and the tab.
+        Rows of one tab, in the order in which they are shown, and the tab.
     columns
         The columns to show.
     width
-        How many cells the terminal is wide; None: as wide as it takes.
+        Width of the terminal in characters; None for unlimited.
     now
-        The time by which a running row is stale, in seconds since the epoch.
+        Present time in seconds since the Unix epoch, by which running rows are stale.
 
     Returns
     -------
     lines : list of str
-        The header, then a line per row. ★ marks the best row; state and note stand at its end.
+        The header, then a line per row, with ★ before the best row and state and note at the end.
     left_out : int
-        How many columns did not fit.
+        Number of columns that did not fit.
     """
     top = best_row(rows, tab)
     marks = ["★" if row is top else " " for row in rows]
     trailing = [_state_and_note(row, now) for row in rows]
-    built = [_column(rows, tab, column) for column in columns]
-    kept = list(range(len(built)))
+    texts = [_column(rows, tab, column) for column in columns]
+    kept = list(range(len(texts)))
     if width is not None:
-        tail = max((layout.cell_width(text) for text in trailing), default=0)
-        kept = _fitting(built, columns, width - 2 - (tail + 2 if tail else 0))
-    right = {place for place, number in enumerate(kept)
+        tail = max((formatting.cell_width(text) for text in trailing), default=0)
+        kept = _columns_that_fit(texts, columns, width - 2 - (tail + 2 if tail else 0))
+    right = {position for position, number in enumerate(kept)
              if any(_is_number(cell_of(row, columns[number])) for row in rows)}
-    lines = layout.table_lines([(*cells, end) for *cells, end in zip(
-        *(built[number] for number in kept), ["", *trailing], strict=True)], right=right, indent="")
-    return [f"{mark} {line}".rstrip() for mark, line in zip([" ", *marks], lines, strict=True)], \
-        len(built) - len(kept)
+    table = [(*cells, end) for *cells, end in zip(
+        *(texts[number] for number in kept), ["", *trailing], strict=True)]
+    lines = formatting.table_lines(table, right=right, indent="")
+    marked = [f"{mark} {line}".rstrip() for mark, line in zip([" ", *marks], lines, strict=True)]
+    return marked, len(texts) - len(kept)
 
 
 def row_lines(row: Row) -> list[str]:
-    """One row in full: a line per filled column, then what is known beside the columns."""
+    """Return one row in full: a line per filled column, then its other values and its origin."""
     filled = [(column.label, format_value(cell_of(row, column))) for column in row.tab.columns
               if cell_of(row, column) is not None]
-    beside = [(name, format_value(value)) for name, value in sorted(row.beside.items())]
-    beside += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
-               if row.origin.get(name)]
-    lines = layout.table_lines(filled + beside)
-    return [*lines[:len(filled)], *([""] if beside else []), *lines[len(filled):]]
+    extra = [(name, format_value(value)) for name, value in sorted(row.extra.items())]
+    extra += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
+              if row.origin.get(name)]
+    lines = formatting.table_lines(filled + extra)
+    return [*lines[:len(filled)], *([""] if extra else []), *lines[len(filled):]]
 
 
 def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> list[str]:
-    """Runs as columns, one line per column that differs; numbers with the difference to the first.
+    """Lay out rows side by side, with one line per column.
+
+    Parameters
+    ----------
+    rows, tab
+        Rows of one tab, and the tab.
+    everything
+        Whether to show all columns, not only those that differ.
+
+    Returns
+    -------
+    list of str
+        Numbers are followed by their difference from the first row.
     """
     columns = list(tab.columns) if everything else [
         column for column in differing_columns(rows, tab) if column.field not in tab.key]
@@ -267,16 +335,23 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
                 text += f" ({float(value) - float(base):+.4g})"  # type: ignore[arg-type]
             line.append(text)
         grid.append(line)
-    return layout.table_lines([["", *names], *grid], indent="")
+    return formatting.table_lines([["", *names], *grid], indent="")
 
 
 def short_keys(rows: Sequence[Row], longest: int = KEY_WIDTH) -> list[str]:
-    """The keys of rows, cut down to what tells them apart where they are long."""
+    """Return the keys of rows; if any is longer than ``longest``, without what all have in common.
+    """
     return _without_common_parts([key_text(row) for row in rows], longest)
 
 
 def format_value(value: Any) -> str:
-    """A cell for a reader: floats to 4 decimals or 4 digits, truth values as yes and no."""
+    """Return a cell as text: floats with 4 decimals or digits, booleans as yes and no.
+
+    Examples
+    --------
+    >>> format_value(0.12345), format_value(1e-5), format_value(True), format_value(None)
+    ('0.1235', '1e-05', 'yes', '–')
+    """
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -289,26 +364,29 @@ def format_value(value: Any) -> str:
 
 
 def _column(rows: Sequence[Row], tab: Tab, column: Column) -> list[str]:
-    values = [cell_of(row, column) for row in rows]
-    key = column.field in tab.key
-    texts = [format_value(value) for value in values]
-    shortened = _without_common_parts(texts, KEY_WIDTH) if key else [_shorten_start(text, TEXT_WIDTH) for text in texts]
-    cut = shortened != texts and any(len(text) > KEY_WIDTH for text in texts)
-    return [column.label + (" (part)" if key and cut else " (end)" if cut else ""), *shortened]
+    """Return the heading of a column and its cells as texts."""
+    is_key = column.field in tab.key
+    texts = [format_value(cell_of(row, column)) for row in rows]
+    shortened = _without_common_parts(texts, KEY_WIDTH) if is_key else [
+        _shorten_start(text, TEXT_WIDTH) for text in texts]
+    is_cut = shortened != texts and any(len(text) > KEY_WIDTH for text in texts)
+    note = "" if not is_cut else " (part)" if is_key else " (end)"
+    return [column.label + note, *shortened]
 
 
-def _fitting(built: Sequence[Sequence[str]], columns: Sequence[Column], width: int) -> list[int]:
-    """The numbers of the columns that fit; key, settings, best values, latest ones come first."""
-    def weight(position: int) -> tuple[int, int]:
+def _columns_that_fit(texts: Sequence[Sequence[str]], columns: Sequence[Column], width: int,
+                      ) -> list[int]:
+    """Return the numbers of the columns that fit into ``width``, the most important ones first."""
+    def priority(position: int) -> tuple[int, int]:
         column = columns[position]
-        if column.rule in ("min", "max"):
-            return (1, position)
-        return ((3 if column.rule == "latest" else 0 if position == 0 else 2), position)
+        if position == 0 and column.rule == "set":
+            return (0, position)
+        return ({"min": 1, "max": 1, "set": 2, "latest": 3}[column.rule], position)
 
     kept: list[int] = []
     room = width
-    for position in sorted(range(len(built)), key=weight):
-        need = max(map(layout.cell_width, built[position])) + 2
+    for position in sorted(range(len(texts)), key=priority):
+        need = max(map(formatting.cell_width, texts[position])) + 2
         if not kept or need <= room:
             kept.append(position)
             room -= need
@@ -316,15 +394,16 @@ def _fitting(built: Sequence[Sequence[str]], columns: Sequence[Column], width: i
 
 
 def _state_and_note(row: Row, now: float | None) -> str:
-    condition = row_state(row, now)
-    parts = [] if condition in ("", "finished") else [condition]
-    if row.beside.get("note"):
-        parts.append(str(row.beside["note"]))
+    """Return state and note in brackets, or an empty text for a finished row without a note."""
+    state = row_state(row, now)
+    parts = [] if state in ("", "finished") else [state]
+    if row.extra.get("note"):
+        parts.append(str(row.extra["note"]))
     return f"[{'; '.join(parts)}]" if parts else ""
 
 
 def _without_common_parts(texts: Sequence[str], longest: int) -> list[str]:
-    """Paths without the folders that all of them begin or end with, if any is too long."""
+    """Return paths without the folders that all have in common, if any of them is too long."""
     if all(len(text) <= longest for text in texts):
         return list(texts)
     if len(set(texts)) == 1:
@@ -338,12 +417,12 @@ def _without_common_parts(texts: Sequence[str], longest: int) -> list[str]:
     kept = [part[:len(part) - last] for part in parts]
     while all(len(part) > first + 1 for part in kept) and len({part[first] for part in kept}) == 1:
         first += 1
-    return [_shorten_start(("…/" if first else "") + "/".join(part[first:]) + ("/…" if last else ""), longest)
-            for part in kept]
+    before, after = "…/" if first else "", "/…" if last else ""
+    return [_shorten_start(before + "/".join(part[first:]) + after, longest) for part in kept]
 
 
 def _shorten_start(text: str, longest: int) -> str:
-    """The end of a long path or text, from a folder boundary where there is one."""
+    """Return the end of a long text, from the beginning of a folder if it is a path."""
     if len(text) <= longest:
         return text
     tail = text[-(longest - 2):]
@@ -352,4 +431,5 @@ def _shorten_start(text: str, longest: int) -> str:
 
 
 def _is_number(value: Any) -> bool:
+    """Return whether a cell is a number; booleans are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
