@@ -128,7 +128,7 @@ def test_offline_is_exit_75_and_nothing_is_lost(ledger, server):
     server.faults = lambda method, path: "503"
     code, _, err = ledger("sync")
     assert code == 75 and "Google answered 503; trying again" in err
-    assert "Everything is kept in the journal" in err
+    assert "the journals keep all results" in err
     server.faults = lambda method, path: None
     assert ledger("sync")[0] == 0
 

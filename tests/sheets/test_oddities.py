@@ -40,7 +40,7 @@ def folded(world, rows):
 
 @pytest.mark.parametrize("path", ["/data/" + "x" * 200, "/wörk/🎧" * 20])
 def test_a_sync_larger_than_a_request_is_several(world, path, monkeypatch):
-    """Google takes 10,485,760 bytes at once, whatever the number of rows; here it takes less."""
+    """Google accepts 10,485,760 bytes at once, whatever the number of rows; here it takes less."""
     monkeypatch.setattr("l3hpc.ledger.sheets.requests.BYTES_AT_ONCE", 100_000)
     monkeypatch.setattr("sheets_server.BYTES_LIMIT", 120_000)
     tabs = ["embedding_approx_mse", "classifier"]
@@ -93,7 +93,7 @@ def test_a_row_that_no_request_can_hold_is_refused_by_name(world):
     assert report.inserted == 1
     (problem,) = report.problems
     assert problem["kind"] == "too large" and problem["key"] == list(key)
-    assert "Google takes 10,485,760" in problem["text"]
+    assert "Google accepts 10,485,760" in problem["text"]
     assert "its longest cell is Date (25,000 characters)" in problem["text"]
 
 

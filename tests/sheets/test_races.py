@@ -285,7 +285,7 @@ def test_syncers_that_get_no_answer_to_a_write_end_with_75(world):
         "503" if path.endswith("UpdateByDataFilter") else None)
     with pytest.raises(OfflineError) as error:
         world.sync()
-    assert error.value.exit_code == 75 and "Everything is kept" in error.value.hint
+    assert error.value.exit_code == 75 and "Nothing is lost" in error.value.hint
     world.server.faults = lambda method, path: None
     assert world.sync().problems == []
     world.assert_equal_to_fold()
