@@ -122,7 +122,7 @@ def test_every_subcommand_of_ledger_and_config_has_examples(capsys):
 
 def test_status(ledger, workspace):
     code, out, _ = ledger("status")
-    assert code == 0 and "6 records in 2 files" in out and "sheet     none set" in out
+    assert code == 0 and "6 records in 2 files" in out and "sheet     none; set" in out
     (damaged,) = (workspace / "ledger" / "journal").glob("a-*.jsonl")
     with damaged.open("ab") as stream:
         stream.write(b'{"check":"')
@@ -147,3 +147,17 @@ def test_nothing_heavy_is_imported(workspace):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=workspace)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["show", "status", "export", "compact"])
+@pytest.mark.parametrize("below", ["file", "file/workspace"])
+def test_a_workspace_that_is_or_is_below_a_file_is_named(tmp_path, monkeypatch, capsys, command,
+                                                         below):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "cluster.yaml").write_text(f"cluster: local\npaths: {{workspace: {below}}}\n")
+    with pytest.raises(SystemExit) as end:
+        main(["ledger", command])
+    captured = capsys.readouterr()
+    assert end.value.code == 2 and captured.out == ""
+    assert f"{tmp_path / 'file'} is a file, not a folder" in captured.err
