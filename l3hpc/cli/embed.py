@@ -111,7 +111,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
                               options["batch_size"], options["overwrite"],
                               options["resampler"])
     found = plan_embedding(inputs, output_dir, suffix, format_)
-    works = found.works
+    works = found.tasks
     wanted = _model(options)
     file, named = find_model(wanted["model"])
     stated = {**named.options, **{key: wanted[key] for key in ("input_repr", "embedding_size")
@@ -122,8 +122,8 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
         click.echo(str(info), err=True)
         for note in info.notes:
             click.echo(f"note: {note}", err=True)
-        if found.passed_over:
-            click.echo(printable(f"ignored {found.passed_over}"), err=True)
+        if found.ignored_text:
+            click.echo(printable(f"ignored {found.ignored_text}"), err=True)
     if dry_run:
         _preview(found, settings, info.as_json() if as_json else None)
         return _refused(found)
@@ -133,14 +133,14 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
         outcomes.append(outcome)
         if outcome.message:
             word = "failed" if outcome.state == batch.FAILED else "warning"
-            click.echo(printable(f"{word}: {outcome.work.recording}: {outcome.message}"), err=True)
+            click.echo(printable(f"{word}: {outcome.task.recording}: {outcome.message}"), err=True)
     failed = sum(one.state == batch.FAILED for one in outcomes)
     if as_json:
         click.echo(json.dumps({
             "ok": not failed and not found.failed, "model": info.as_json(),
             "hop_size": settings.hop_size, "center": settings.center, **_counts(outcomes),
             "recordings": [one.as_json() for one in outcomes],
-            "failed_inputs": found.failed, "passed_over": found.passed_over}))
+            "failed_inputs": found.failed, "passed_over": found.ignored_text}))
     elif not quiet:
         click.echo(_summary(outcomes, info.dim))
         if info.random_weights:
@@ -219,12 +219,12 @@ def _preview(found: EmbedPlan, settings: EmbedSettings, model: dict[str, Any] | 
     from l3hpc.datasets.corpus import printable
 
     rows = [(work, "skip" if work.output.is_file() and not settings.overwrite else "embed")
-            for work in found.works]
+            for work in found.tasks]
     if model is not None:
         click.echo(json.dumps({"model": model, "recordings": [
             {"recording": str(work.recording), "output": str(work.output), "action": action}
             for work, action in rows],
-            "failed_inputs": found.failed, "passed_over": found.passed_over}))
+            "failed_inputs": found.failed, "passed_over": found.ignored_text}))
         return
     for work, action in rows:
         click.echo(printable(f"{action:<5}  {work.recording} -> {work.output}"))

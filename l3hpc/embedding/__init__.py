@@ -1,1 +1,1 @@
-"""From weights and audio to embeddings in one call: what openl3 and edgel3 were used for."""
+"""From weights and audio to embeddings in one call, in the manner of openl3 and edgel3."""

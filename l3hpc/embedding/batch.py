@@ -1,9 +1,9 @@
-"""Embed many recordings into files: npz (as openl3 and edgel3 write), HDF5 or CSV, each whole.
+"""Embedding of many recordings into files: npz (as openl3 and edgel3 write), HDF5 or CSV.
 
-Recordings are read ahead by other threads, short ones together, long ones in pieces that wait in a
-temporary file, so that memory does not grow with a recording. A recording that cannot be embedded
-is an outcome, not the end. Its numbers do not depend on its neighbours: they are those of
-``get_embedding``.
+Recordings are read ahead by other threads. Short ones are embedded together, long ones in pieces
+that are kept in a temporary file, so that memory does not grow with the length of a recording. A
+recording that cannot be embedded gives a failed ``EmbedResult``, and the others go on. Embeddings
+do not depend on the other recordings: they are those of ``get_embedding``.
 """
 
 from __future__ import annotations
@@ -40,45 +40,62 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import atomic_file
 
 KEYS = ("embedding", "timestamps")
-IN_MEMORY = 32 << 20  # bytes of embeddings that wait in memory; more wait on the disk
-ROWS = 4096  # written at once
+IN_MEMORY = 32 << 20  # bytes of embeddings that are kept in memory; more are kept on disk
+ROWS = 4096  # rows that are written at once
 __all__ = ["EmbedResult", "EmbedSettings", "embed_all", "embed_file", "embed_in_processes",
            "model_metadata"]
-LONG_S = 60.0  # a longer recording is read in pieces
-TOGETHER = 256  # frames of short recordings that go to the network at once
-SHARE = 16  # recordings that a process is given at once, at most
-SHARES = 4  # that each process gets of few recordings: who is done early takes another one
+LONG_S = 60.0  # seconds; longer recordings are read in pieces
+GROUP_FRAMES = 256  # frames of short recordings that are embedded together
+MAX_SHARE = 16  # most recordings that a process gets at once
+SHARES = 4  # shares per process, if there are few recordings, to balance their lengths
 READERS = 4
 DONE, SKIPPED, FAILED = STATES = ("done", "skipped", "failed")
-_model: Model | None = None  # of a process of ``embed_in_processes``
+_model: Model | None = None  # the model of a process of ``embed_in_processes``
 
 
 def write_embeddings(path: Path, pieces: Iterable[tuple[np.ndarray, np.ndarray]],
                      metadata: Mapping[str, Any]) -> int:
-    """Write embeddings (n, D) float32 and times (n,) float64, piece by piece, by one rename.
+    """Write embeddings and times to a file, piece by piece and atomically.
 
-    The ending decides: ``.npz`` with ``embedding`` and ``timestamps`` and nothing else; ``.h5``
-    with two data sets of these names and ``metadata`` (JSON-ready) as attributes; ``.csv`` with the
-    columns ``timestamp``, ``e0``, ``e1``, …. Returns the number of frames. Where a piece cannot be
-    had (it raises), nothing is written.
+    Parameters
+    ----------
+    path
+        The file. Its suffix decides the format: ``.npz`` with the arrays ``embedding`` and
+        ``timestamps``; ``.h5`` with two data sets of these names and the metadata as attributes;
+        ``.csv`` with the columns ``timestamp``, ``e0``, ``e1``, ….
+    pieces
+        Embeddings (n, D) float32 and times (n,) float64. If getting a piece raises an error,
+        nothing is written.
+    metadata
+        Attributes, ready for JSON.
+
+    Returns
+    -------
+    int
+        The number of frames.
+
+    Raises
+    ------
+    InputError
+        An unknown suffix.
     """
-    makers = {".npz": _npz, ".h5": _h5, ".csv": _csv}
-    if path.suffix not in makers:
+    writers = {".npz": _write_npz, ".h5": _write_h5, ".csv": _write_csv}
+    if path.suffix not in writers:
         raise InputError(f"unknown format {path.suffix!r}", where=str(path),
-                         allowed=", ".join(makers))
+                         allowed=", ".join(writers))
     with atomic_file(path) as stream, tempfile.SpooledTemporaryFile(
-            IN_MEMORY, dir=str(path.parent)) as waiting:
-        table = _Table(waiting)
+            IN_MEMORY, dir=str(path.parent)) as buffer:
+        table = _Table(buffer)
         for embedding, timestamps in pieces:
             table.add(embedding, timestamps)
-        makers[path.suffix](stream, table, metadata)
+        writers[path.suffix](stream, table, metadata)
     return table.rows
 
 
 class _Table:
-    """Embeddings that wait in ``stream``, and their times."""
+    """Embeddings that are kept in ``stream``, and their times."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: tempfile.SpooledTemporaryFile[bytes]) -> None:
         self._stream = stream
         self._times: list[np.ndarray] = []
         self.rows = self.dim = 0
@@ -101,7 +118,7 @@ class _Table:
             yield np.frombuffer(data, np.float32).reshape(-1, self.dim)
 
 
-def _npz(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
+def _write_npz(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("embedding.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(
@@ -112,7 +129,7 @@ def _npz(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
             np.lib.format.write_array(member, table.times)
 
 
-def _h5(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
+def _write_h5(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
     import h5py
 
     with h5py.File(stream, "w") as file:
@@ -126,36 +143,47 @@ def _h5(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
         file.create_dataset(KEYS[1], data=table.times, track_times=False)
 
 
-def _csv(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
+def _write_csv(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
     header = ",".join(["timestamp", *(f"e{index}" for index in range(table.dim))])
     stream.write(f"{header}\n".encode())
     times = iter(table.times)
     for rows in table.slices():
-        for values in rows:  # the fewest digits that tell
+        for values in rows:  # str gives the fewest digits that identify a float32
             stream.write(",".join([f"{next(times):.6f}", *map(str, values)]).encode() + b"\n")
 
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """The result for one recording. ``state`` is one of ``STATES``; ``message`` says why it failed,
-    or what is unusual about it."""
+    """The result for one recording.
 
-    work: EmbedTask
+    Attributes
+    ----------
+    task : EmbedTask
+        The recording and its output.
+    state : {'done', 'skipped', 'failed'}
+        'skipped' if the output existed.
+    frames : int
+        The number of frames that were embedded.
+    message : str
+        Why it failed, or what is unusual about the recording.
+    """
+
+    task: EmbedTask
     state: str
     frames: int = 0
     message: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return {"recording": str(self.work.recording), "output": str(self.work.output),
+        """Return the fields, ready for JSON."""
+        return {"recording": str(self.task.recording), "output": str(self.task.output),
                 "state": self.state, "frames": self.frames, "message": self.message}
 
 
 @dataclass
 class _Read:
-    """A recording's frames (None: it is long), or why there are none."""
+    """The frames of a recording (None if it is long, failed or its output exists)."""
 
-    work: EmbedTask
+    task: EmbedTask
     frames: np.ndarray | CutFrames | None = None
     times: np.ndarray | None = None
     message: str = ""
@@ -170,16 +198,18 @@ class _Group:
     frames: int = 0
 
 
-def embed_all(model: Model, works: Iterable[EmbedTask], settings: EmbedSettings
+def embed_all(model: Model, tasks: Iterable[EmbedTask], settings: EmbedSettings
               ) -> Iterator[EmbedResult]:
-    """Embed recordings with one model, in memory for some short ones and one piece of a long one.
+    """Embed recordings with one model.
+
+    Memory is needed for a few short recordings or one piece of a long one.
 
     Parameters
     ----------
     model
         From ``load_model``.
-    works
-        Recordings and the outputs they go to. Existing outputs are skipped unless
+    tasks
+        The recordings and their outputs. Those whose output exists are skipped unless
         ``settings.overwrite``.
     settings
         As for ``get_embedding``.
@@ -187,93 +217,96 @@ def embed_all(model: Model, works: Iterable[EmbedTask], settings: EmbedSettings
     Yields
     ------
     Outcome
-        One for each recording, in order.
+        For each recording, in order.
 
     Raises
     ------
     InputError
-        A hop of less than a sample, or a network whose embeddings are not finite for any sound.
+        The hop is less than one sample, or the embeddings of the network are not finite for any
+        sound.
     """
     hop_samples(model.rate, settings.hop_size)
     group = _Group()
     threads = min(READERS, allocated_cores())
-    for read in read_ahead(lambda work: _read(work, model, settings), works, threads=threads):
+    for read in read_ahead(lambda task: _read(task, model, settings), tasks, threads=threads):
         if read.frames is not None:
             group.reads.append(read)
             group.frames += len(read.frames)
-            if group.frames < TOGETHER:
+            if group.frames < GROUP_FRAMES:
                 continue
-        yield from _together(model, group, settings)
+        # A long recording ends the group as well, to keep the order of the results.
+        yield from _embed_group(model, group, settings)
         group = _Group()
         if read.frames is None:
-            yield _alone(model, read, settings)
-    yield from _together(model, group, settings)
+            yield _embed_other(model, read, settings)
+    yield from _embed_group(model, group, settings)
 
 
-def embed_in_processes(options: Mapping[str, Any], works: Sequence[EmbedTask],
+def embed_in_processes(options: Mapping[str, Any], tasks: Sequence[EmbedTask],
                        settings: EmbedSettings, jobs: int) -> Iterator[EmbedResult]:
-    """``embed_all`` in several processes, each with a model and a part of the cores of its own.
+    """Embed recordings in several processes, each with a model and a part of the cores.
 
     Parameters
     ----------
     options
         Arguments of ``load_model``.
-    works, settings
+    tasks, settings
         As for ``embed_all``.
     jobs
-        Processes; never more are started than there are recordings.
+        The number of processes, at most one for each recording.
 
     Yields
     ------
-    Outcome
-        One for each recording, in order.
+    EmbedResult
+        For each recording, in order.
 
     Raises
     ------
     L3hpcError
-        A process was killed, for example for lack of memory.
+        A process was killed, for example because memory ran out.
     """
-    jobs = max(1, min(jobs, len(works)))
+    jobs = max(1, min(jobs, len(tasks)))
     each = max(allocated_cores() // jobs, 1)
-    share = max(1, min(SHARE, -(-len(works) // (SHARES * jobs))))
-    shares = [works[first:first + share] for first in range(0, len(works), share)]
-    # spawned: the libraries below do not survive a fork with their threads running
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin,
+    share = max(1, min(MAX_SHARE, -(-len(tasks) // (SHARES * jobs))))
+    shares = [tasks[first:first + share] for first in range(0, len(tasks), share)]
+    # Spawned, because the libraries below do not work after a fork while their threads run.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_process,
                              ({**options, "threads": each},)) as pool:
         try:
-            for outcomes in pool.map(_share, shares, [settings] * len(shares)):
-                yield from outcomes
+            for results in pool.map(_embed_share, shares, [settings] * len(shares)):
+                yield from results
         except BrokenProcessPool:
-            raise L3hpcError("a process ended before its work (did memory run out?)",
+            raise L3hpcError("a process was killed (did memory run out?)",
                              hint="Use fewer --jobs; finished outputs are skipped.") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def model_metadata(model: Model, settings: EmbedSettings) -> dict[str, Any]:
-    """Metadata without which embeddings cannot be interpreted, JSON-ready."""
+    """Return the metadata that are needed to interpret embeddings, ready for JSON."""
     return {"model": model.recognised.label, "rate": model.rate, "hop_size": settings.hop_size,
             "center": int(settings.center), "resampler": settings.resampler,
             "engine": model.engine,
             "random_weights": int(model.recognised.random_weights)}
 
 
-def _read(work: EmbedTask, model: Model, settings: EmbedSettings) -> _Read:
-    if work.output.is_file() and not settings.overwrite:
-        return _Read(work)
+def _read(task: EmbedTask, model: Model, settings: EmbedSettings) -> _Read:
+    if task.output.is_file() and not settings.overwrite:
+        return _Read(task)
     try:
-        if is_hdf5(work.recording) or probe(work.recording).seconds > LONG_S:
-            return _Read(work)
+        if is_hdf5(task.recording) or probe(task.recording).seconds > LONG_S:
+            return _Read(task)
         contents = Contents()
-        signal, rate = read_audio(work.recording, contents=contents)
-        there = get_resampler(settings.resampler)(signal, rate, model.rate)
-        frames, times = cut_frames(there, model.rate, settings.hop_size, bool(settings.center))
-        return _Read(work, frames, times, "; ".join(contents.warnings()))
+        signal, rate = read_audio(task.recording, contents=contents)
+        resampled = get_resampler(settings.resampler)(signal, rate, model.rate)
+        frames, times = cut_frames(resampled, model.rate, settings.hop_size,
+                                   bool(settings.center))
+        return _Read(task, frames, times, "; ".join(contents.warnings()))
     except (L3hpcError, OSError) as error:
-        return _Read(work, error=_words(error, work))
+        return _Read(task, error=_message(error, task))
 
 
-def _together(model: Model, group: _Group, settings: EmbedSettings) -> list[EmbedResult]:
+def _embed_group(model: Model, group: _Group, settings: EmbedSettings) -> list[EmbedResult]:
     if not group.reads:
         return []
     frames = [read.frames for read in group.reads if read.frames is not None]
@@ -282,66 +315,67 @@ def _together(model: Model, group: _Group, settings: EmbedSettings) -> list[Embe
     else:
         joined = model.embed(JoinedFrames(frames), settings.batch_size)
         embeddings = np.split(joined, np.cumsum([len(one) for one in frames])[:-1])
-    return [_written(model, read, embedding, settings)
+    return [_check_and_write(model, read, embedding, settings)
             for read, embedding in zip(group.reads, embeddings, strict=True)]
 
 
-def _alone(model: Model, read: _Read, settings: EmbedSettings) -> EmbedResult:
-    """The outcome of a recording that exists, failed, or is long."""
+def _embed_other(model: Model, read: _Read, settings: EmbedSettings) -> EmbedResult:
+    """The result for a recording that failed, whose output exists, or that is long."""
     if read.error is not None:
-        return EmbedResult(read.work, FAILED, message=read.error)
-    if read.work.output.is_file() and not settings.overwrite:
-        return EmbedResult(read.work, SKIPPED)
+        return EmbedResult(read.task, FAILED, message=read.error)
+    if read.task.output.is_file() and not settings.overwrite:
+        return EmbedResult(read.task, SKIPPED)
     contents = Contents()
-    pieces = embed_pieces(read.work.recording, model, settings, contents)
-    return _outcome(model, read, pieces, settings, contents)
+    pieces = embed_pieces(read.task.recording, model, settings, contents)
+    return _write_result(model, read, pieces, settings, contents)
 
 
-def _written(model: Model, read: _Read, embedding: np.ndarray, settings: EmbedSettings
-             ) -> EmbedResult:
+def _check_and_write(model: Model, read: _Read, embedding: np.ndarray, settings: EmbedSettings
+                     ) -> EmbedResult:
     assert read.times is not None
     try:
-        check_embedding(embedding, model, str(read.work.recording))
+        check_embedding(embedding, model, str(read.task.recording))
     except AudioError as error:
-        return EmbedResult(read.work, FAILED, message=_words(error, read.work))
-    return _outcome(model, read, [(embedding, read.times)], settings)
+        return EmbedResult(read.task, FAILED, message=_message(error, read.task))
+    return _write_result(model, read, [(embedding, read.times)], settings)
 
 
-def _outcome(model: Model, read: _Read, pieces: Iterable[tuple[np.ndarray, np.ndarray]],
-             settings: EmbedSettings, contents: Contents | None = None) -> EmbedResult:
+def _write_result(model: Model, read: _Read, pieces: Iterable[tuple[np.ndarray, np.ndarray]],
+                  settings: EmbedSettings, contents: Contents | None = None) -> EmbedResult:
     try:
-        frames = write_embeddings(read.work.output, pieces, model_metadata(model, settings))
-    except InputError:  # the network is to blame, not this recording
+        frames = write_embeddings(read.task.output, pieces, model_metadata(model, settings))
+    except InputError:  # a problem of the network, which concerns all recordings
         raise
     except (L3hpcError, OSError) as error:
-        return EmbedResult(read.work, FAILED, message=_words(error, read.work))
-    words = read.message if contents is None else "; ".join(contents.warnings())
-    return EmbedResult(read.work, DONE, frames, words)
+        return EmbedResult(read.task, FAILED, message=_message(error, read.task))
+    message = read.message if contents is None else "; ".join(contents.warnings())
+    return EmbedResult(read.task, DONE, frames, message)
 
 
-def _words(error: Exception, work: EmbedTask) -> str:
+def _message(error: Exception, task: EmbedTask) -> str:
     if isinstance(error, L3hpcError):
         return "; ".join(part for part in (error.message, error.hint) if part)
     assert isinstance(error, OSError)
-    return f"{work.output}: {error.strerror or error}"
+    return f"{task.output}: {error.strerror or error}"
 
 
-def _begin(options: Mapping[str, Any]) -> None:
+def _start_process(options: Mapping[str, Any]) -> None:
     global _model
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _model = load_model(**options)
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, killed or not: nobody waits for the rest.
+def _exit_with_parent() -> None:
+    """Exit when the parent process is gone, even if it was killed.
 
-    Outputs appear by a rename, so none is left half written."""
+    Outputs are written atomically, so none is left incomplete.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
 
 
-def _share(works: Sequence[EmbedTask], settings: EmbedSettings) -> list[EmbedResult]:
+def _embed_share(tasks: Sequence[EmbedTask], settings: EmbedSettings) -> list[EmbedResult]:
     assert _model is not None
-    return list(embed_all(_model, works, settings))
+    return list(embed_all(_model, tasks, settings))

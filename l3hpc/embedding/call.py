@@ -1,4 +1,4 @@
-"""Names that programs written for earlier versions import from here; they are in ``embed``."""
+"""Old import path of names in ``embed``, kept for programs written for earlier versions."""
 
 from l3hpc.embedding.embed import AudioWarning, get_embedding
 

@@ -1,13 +1,13 @@
-"""Audio to embeddings in one call, as openl3 and edgel3 are called: ``get_embedding``.
+"""From audio to embeddings in one call: ``get_embedding``, called as in openl3 and edgel3.
 
-What they do, this does: mono by averaging, resampling to the model's rate, half a second of zeros
-in front (``center``), zeros at the end so that no sample is lost, frames of one second every
-``hop_size`` seconds, times that are centres of windows (or their starts). Empty audio is an error,
-silence and audio shorter than a second are warnings. What they pass on, this refuses: samples that
-are not finite, arrays whose scale or shape is not certain.
+As in these packages, channels are averaged, the signal is resampled to the rate of the model,
+``center`` adds half a second of zeros at the start, zeros at the end keep every sample, frames of
+one second are cut every ``hop_size`` seconds, and times are the centres of frames (or their
+starts). Empty audio is an error; silence and audio shorter than a second are warnings. Unlike in
+these packages, samples that are not finite and arrays of ambiguous scale or shape are refused.
 
-``EmbedSettings`` checks the arguments, for Python and for the command line; ``embed_file`` and
-``embed_pieces`` embed one sound file piece by piece, in memory for a few seconds of it.
+``EmbedSettings`` checks the arguments, for Python and for the command line. ``embed_file`` and
+``embed_pieces`` embed one sound file piece by piece, with memory for a few seconds of it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, sound_blocks
-from l3hpc.audio.framing import JoinedFrames, cut_frames, frame_blocks, hop_samples
+from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, frame_blocks, hop_samples
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
 from l3hpc.audio.samples import MAX_CHANNELS, check_rate, is_number, to_mono
 from l3hpc.embedding.model import KERAS_BATCH, Model, load_model
@@ -34,22 +34,38 @@ from l3hpc.models.embedder import check_network
 HOP_S = 0.1
 LONGEST_HOP_S = 3600.0
 RESAMPLERS = {"soxr": resample, "kaiser_best": resample_kaiser}
-PIECE = 256  # frames that go to the network at once
-BLOCKS = {"soxr": resample_blocks, "kaiser_best": resample_kaiser_blocks}
+BLOCK_RESAMPLERS = {"soxr": resample_blocks, "kaiser_best": resample_kaiser_blocks}
+PIECE = 256  # frames that are embedded at once
 NO_MODEL = "l3hpc ships no weights: model='weights.h5', or a name: model='sea-64'"
-LONG_S = 600  # a longer array is embedded in pieces, as a file is: resampling multiplies its size
-BLOCK = 1 << 18  # samples of it at once
-AUDIO = "an array, the path of a sound file, or a list of such"
+# Seconds; longer arrays are embedded in pieces, as files are, because resampling needs several
+# times their memory.
+LONG_S = 600
+BLOCK = 1 << 18  # samples of a long array at once
+AUDIO = "an array, the path of a sound file, or a list of these"
+Embedding: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings (T, D) and times (T,)
 
 
 class AudioWarning(UserWarning):
-    """Audio that can be embedded, but may not be what was meant: silent, very short, ends early,
-    or an array whose scale or shape had to be worked out."""
+    """Audio that can be embedded but may be wrong: silent, very short, incomplete, or an array
+    whose scale or shape had to be inferred."""
 
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How to embed: see ``get_embedding``. Raises ``InputError`` for an invalid value."""
+    """Settings of an embedding, checked.
+
+    Parameters
+    ----------
+    hop_size, center, batch_size, resampler
+        As for ``get_embedding``.
+    overwrite
+        Embed recordings again whose output file exists.
+
+    Raises
+    ------
+    InputError
+        A value is not valid.
+    """
 
     hop_size: float = HOP_S
     center: bool = True
@@ -60,13 +76,13 @@ class EmbedSettings:
     def __post_init__(self) -> None:
         hop = self.hop_size
         if not is_number(hop) or not 0 < hop <= LONGEST_HOP_S or not math.isfinite(hop):
-            raise InputError(f"a hop of {hop!r:.40}", where="hop_size",
-                             allowed=f"seconds: a number above 0, at most {LONGEST_HOP_S:,.0f}")
+            raise InputError(f"hop_size is {hop!r:.40}", where="hop_size",
+                             allowed=f"a number of seconds above 0, at most {LONGEST_HOP_S:,.0f}")
         size = self.batch_size
         if size is not None and (not isinstance(size, numbers.Integral) or isinstance(size, bool)
                                  or size < 1):
-            raise InputError(f"a batch of {size!r:.40} frames", where="batch_size",
-                             allowed="a whole number, at least 1; or None: by memory")
+            raise InputError(f"batch_size is {size!r:.40}", where="batch_size",
+                             allowed="a whole number, at least 1; or None")
         if not isinstance(self.center, (bool, np.bool_)) and self.center not in (0, 1):
             raise InputError(f"center is {self.center!r:.40}", where="center",
                              allowed="True, False")
@@ -74,26 +90,30 @@ class EmbedSettings:
 
 
 def get_resampler(name: object) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """The function of one of ``RESAMPLERS``."""
+    """Return one of ``RESAMPLERS``; an ``InputError`` for any other name."""
     return RESAMPLERS[check_choice("resampler", name, RESAMPLERS, where="resampler")]
 
 
-def warn_about(words: Iterable[str], where: str | None, depth: int) -> None:
-    """Warn (``AudioWarning``) of what is odd about a recording.
+def warn_about(messages: Iterable[str], where: str | None, depth: int) -> None:
+    """Issue an ``AudioWarning`` for each message about a recording.
 
-    depth: of calls from here to the line that the warning names.
+    Parameters
+    ----------
+    messages
+        From ``Contents.warnings`` and ``to_mono``.
+    where
+        The recording; None for the only one.
+    depth
+        The number of calls from here up to the caller's line, which the warning shows.
     """
-    for one in words:
-        place = f"{where}: " if where else ""
-        warnings.warn(f"{place}{one}", AudioWarning, stacklevel=depth + 1)
-
-
-Embedding = tuple[np.ndarray, np.ndarray]
+    prefix = f"{where}: " if where else ""
+    for message in messages:
+        warnings.warn(f"{prefix}{message}", AudioWarning, stacklevel=depth + 1)
 
 
 def embed_file(path: str | Path, model: Model, settings: EmbedSettings | None = None,
                on_batch: Callable[[int], None] | None = None) -> Embedding:
-    """``get_embedding`` of a sound file, in memory for a few seconds of it.
+    """Embed a sound file as ``get_embedding`` does, with memory for a few seconds of it.
 
     Parameters
     ----------
@@ -102,9 +122,9 @@ def embed_file(path: str | Path, model: Model, settings: EmbedSettings | None = 
     model
         From ``load_model``.
     settings
-        Hop, centring, batch and resampler; None: the defaults of ``get_embedding``.
+        Hop, centring, batch and resampler; None for the defaults of ``get_embedding``.
     on_batch
-        Called with the number of frames just finished.
+        Called with the number of frames of each finished batch.
 
     Returns
     -------
@@ -116,24 +136,41 @@ def embed_file(path: str | Path, model: Model, settings: EmbedSettings | None = 
     Raises
     ------
     AudioError
-        The file is damaged or empty.
+        The file is damaged or empty, or its embeddings are not finite.
     """
     contents = Contents()
-    found = list(embed_pieces(Path(path), model, settings or EmbedSettings(), contents, on_batch))
+    result = _joined(
+        embed_pieces(Path(path), model, settings or EmbedSettings(), contents, on_batch))
     warn_about(contents.warnings(), str(path), 2)
-    return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+    return result
 
 
 def embed_pieces(path: Path, model: Model, settings: EmbedSettings, contents: Contents,
                  on_batch: Callable[[int], None] | None = None) -> Iterator[Embedding]:
-    """Embeddings (n, dim) and times (n,) of a sound file, one piece after the other.
+    """Embed a sound file piece by piece.
 
-    ``contents`` is filled while it is read. Raises ``AudioError`` for a file that is damaged or
-    empty, or whose embeddings are not finite.
+    Parameters
+    ----------
+    path, model, settings, on_batch
+        As for ``embed_file``.
+    contents
+        Filled with facts about the recording while it is read.
+
+    Yields
+    ------
+    embeddings
+        (n, D) float32.
+    times
+        (n,) float64 seconds.
+
+    Raises
+    ------
+    AudioError
+        The file is damaged or empty, or its embeddings are not finite.
     """
     if is_hdf5(path):
         raise AudioError("is an HDF5 file, whose rows are separate recordings", where=str(path),
-                         hint="use the step embed for them: l3hpc run embed")
+                         hint="embed them with the step embed: l3hpc run embed")
     blocks = sound_blocks(path, contents)
     first = next((block for block in blocks if len(block)), None)
     if first is None:
@@ -149,12 +186,34 @@ def embed_pieces(path: Path, model: Model, settings: EmbedSettings, contents: Co
 def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings: EmbedSettings,
                  where: str | None, on_batch: Callable[[int], None] | None = None
                  ) -> Iterator[Embedding]:
-    """Embeddings and times of one signal that comes in blocks of samples, piece by piece."""
-    signal = BLOCKS[settings.resampler](blocks, rate, model.rate)
+    """Embed a signal that comes in blocks, piece by piece.
+
+    Parameters
+    ----------
+    blocks
+        Blocks (n,) of samples.
+    rate
+        Hz.
+    model, settings, on_batch
+        As for ``embed_file``.
+    where
+        The recording, for messages.
+
+    Yields
+    ------
+    embeddings, times
+        As for ``embed_pieces``.
+
+    Raises
+    ------
+    AudioError
+        The embeddings are not finite.
+    """
+    signal = BLOCK_RESAMPLERS[settings.resampler](blocks, rate, model.rate)
     pieces: Iterable[Embedding] = (
         (frames, times) for _, frames, times in frame_blocks(
             signal, model.rate, settings.hop_size, bool(settings.center), size=PIECE))
-    if model.batch_wide:  # an embedding depends on its batch: the batches are those of the whole
+    if model.batch_wide:  # embeddings depend on the batch, so use the batches of the whole signal
         size = int(settings.batch_size or KERAS_BATCH)
         pieces = _regrouped(pieces, size * max(PIECE // size, 1))
     for frames, times in pieces:
@@ -164,14 +223,30 @@ def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings
 
 
 def check_embedding(embedding: np.ndarray, model: Model, where: str | None) -> None:
-    """Raise ``AudioError`` for embeddings that hold NaN or infinity, and ``InputError`` where the
-    network gives such for any sound."""
+    """Check that embeddings are finite.
+
+    Parameters
+    ----------
+    embedding
+        (n, D) embeddings.
+    model
+        The model that computed them.
+    where
+        The recording, for the message.
+
+    Raises
+    ------
+    AudioError
+        Some contain NaN or infinity.
+    InputError
+        The network gives such embeddings for any sound.
+    """
     wrong = int((~np.isfinite(embedding)).any(axis=1).sum()) if embedding.size else 0
     if wrong:
         check_network(model, str(model.recognised.file or model.recognised.label))
-        raise AudioError(f"gives embeddings that are not finite ({wrong:,} of "
+        raise AudioError(f"has embeddings that are not finite ({wrong:,} of "
                          f"{len(embedding):,} frames)", where=where,
-                         hint="Listen to it: l3hpc data check --listen")
+                         hint="Check the audio: l3hpc data check --listen")
 
 
 def _regrouped(pieces: Iterable[Embedding], size: int) -> Iterator[Embedding]:
@@ -182,12 +257,11 @@ def _regrouped(pieces: Iterable[Embedding], size: int) -> Iterator[Embedding]:
         held.append((frames, times))
         count += len(frames)
         while count >= size:
-            whole, moments = (np.concatenate(part) for part in zip(*held, strict=True))
-            yield whole[:size], moments[:size]
-            held, count = [(whole[size:], moments[size:])], count - size
+            frames, times = _joined(held)
+            yield frames[:size], times[:size]
+            held, count = [(frames[size:], times[size:])], count - size
     if count:
-        whole, moments = (np.concatenate(part) for part in zip(*held, strict=True))
-        yield whole, moments
+        yield _joined(held)
 
 
 def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
@@ -195,44 +269,42 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
                   hop_size: float = HOP_S, batch_size: int | None = None,
                   resampler: str = "soxr", on_batch: Callable[[int], None] | None = None
                   ) -> Embedding | tuple[list[np.ndarray], list[np.ndarray]]:
-    """Embeddings of audio, and the times of their frames.
+    """Compute the embeddings of audio.
 
     Parameters
     ----------
     audio
         (N,) or (N, C) samples, the path of a sound file, or a list of arrays and paths. Floating
-        point in [-1, 1], int16, int8 or uint8; int32 and int64 where the values show how many bits
-        they have. (C, N) with at most 64 channels is taken as such, with a warning.
+        point in [-1, 1], int16, int8 or uint8; int32 and int64 if the values show their number of
+        bits. (C, N) with at most 64 channels is accepted, with a warning.
     sr
-        Samples per second, of all arrays or one number for each; None for files, which state their
-        own.
+        Sampling rate in Hz, of all arrays or one for each; None for files, which state their own.
     model
-        A ``Model`` from ``load_model`` (load it once for many calls), or what ``load_model`` takes.
+        A ``Model`` from ``load_model`` (load it once for many calls), or its first argument.
     center
-        Times are centres of windows, the first at 0; otherwise starts of windows.
+        Times are centres of frames, the first at 0; otherwise starts of frames.
     hop_size
-        Seconds from one frame to the next.
+        Seconds from one frame to the next, above 0, at most 3600.
     batch_size
-        Frames computed at once; None: by memory. It changes no number, except in convention
-        ``kapre-0.1-batch``.
+        Frames per batch; None for as many as memory allows. Embeddings do not depend on it, except
+        in convention ``kapre-0.1-batch``.
     resampler
-        To the model's rate: ``soxr`` (the best quality), or ``kaiser_best``, which gives the
-        numbers of openl3 and edgel3.
+        ``soxr`` (the best quality), or ``kaiser_best``, which reproduces openl3 and edgel3.
     on_batch
-        Called with the number of frames just finished.
+        Called with the number of frames of each finished batch.
 
     Returns
     -------
     embeddings
-        (T, D) float32. For a list, a list of such: each recording's embeddings are those that it
-        has alone.
+        (T, D) float32, or a list of these for a list. Embeddings of a recording do not depend on
+        the others in the list.
     times
-        (T,) float64 seconds. For a list, a list of such.
+        (T,) float64 seconds, or a list of these for a list.
 
     Raises
     ------
     AudioError
-        Audio that is empty, holds NaN or infinity, or gives embeddings that do.
+        Audio is empty, or it or its embeddings contain NaN or infinity.
     InputError
         A wrong shape, type, rate or hop, or no model.
 
@@ -240,7 +312,18 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
     -----
     AudioWarning
         Silence, a peak below 1e-4, less than a second (padded with zeros), a file that ends before
-        its stated length, or an array whose scale or shape had to be worked out.
+        its stated length, or an array whose scale or shape had to be inferred.
+
+    References
+    ----------
+    A. L. Cramer, H.-H. Wu, J. Salamon and J. P. Bello, "Look, listen, and learn more: design
+    choices for deep audio embeddings", ICASSP 2019.
+
+    Examples
+    --------
+    >>> embeddings, times = get_embedding("street.wav", model="sea-64")  # doctest: +SKIP
+    >>> embeddings.shape, times[:3]  # doctest: +SKIP
+    ((96, 64), array([0. , 0.1, 0.2]))
     """
     settings = EmbedSettings(hop_size, center, batch_size, resampler=resampler)
     if model is None:
@@ -254,10 +337,10 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
     loaded = model if isinstance(model, Model) else load_model(model)
     hop_samples(loaded.rate, settings.hop_size)
     names = [None] if single else [f"audio[{number}]" for number in range(len(audios))]
-    found = _Request(loaded, settings, on_batch).embed(audios, rates, names)
+    results = _Request(loaded, settings, on_batch).embed(audios, rates, names)
     if single:
-        return found[0]
-    return [one for one, _ in found], [one for _, one in found]
+        return results[0]
+    return [embeddings for embeddings, _ in results], [times for _, times in results]
 
 
 class _Request:
@@ -269,18 +352,18 @@ class _Request:
 
     def embed(self, audios: Sequence[Any], rates: Sequence[int | None],
               names: Sequence[str | None]) -> list[Embedding]:
-        """Embeddings and times of each: arrays together, files one by one."""
+        """Embed files and long arrays one by one, and all other arrays together."""
         model, size = self._model, self._settings.batch_size
-        found: dict[int, Embedding] = {}
-        cut: dict[int, tuple[Any, np.ndarray]] = {}
+        results: dict[int, Embedding] = {}
+        cut: dict[int, tuple[np.ndarray | CutFrames, np.ndarray]] = {}
         for number, (audio, rate, name) in enumerate(zip(audios, rates, names, strict=True)):
             if _is_path(audio):
-                found[number] = self._file(Path(audio), rate)
+                results[number] = self._file(Path(audio), rate)
             else:
                 assert rate is not None
                 mono = self._mono(audio, rate, name)
                 if len(mono) > LONG_S * rate:
-                    found[number] = self._long(mono, rate, name)
+                    results[number] = self._long(mono, rate, name)
                 else:
                     cut[number] = self._cut(mono, rate)
         if cut:
@@ -292,17 +375,17 @@ class _Request:
                 arrays = np.split(joined, np.cumsum([len(one) for one in parts])[:-1])
             for (number, (_, times)), embedding in zip(cut.items(), arrays, strict=True):
                 check_embedding(embedding, model, names[number])
-                found[number] = embedding, times
-        return [found[number] for number in range(len(audios))]
+                results[number] = embedding, times
+        return [results[number] for number in range(len(audios))]
 
     def _file(self, path: Path, rate: int | None) -> Embedding:
-        if rate is not None and rate != (own := probe(path).rate):
-            raise InputError(f"sr is {rate}, but the file has {own} Hz", where=str(path),
+        if rate is not None and rate != (stated := probe(path).rate):
+            raise InputError(f"sr is {rate}, but the file has {stated} Hz", where=str(path),
                              allowed="sr=None: the rate is read from the file")
         contents = Contents()
-        found = _joined(embed_pieces(path, self._model, self._settings, contents, self._on_batch))
+        result = _joined(embed_pieces(path, self._model, self._settings, contents, self._on_batch))
         warn_about(contents.warnings(), str(path), 4)
-        return found
+        return result
 
     def _long(self, mono: np.ndarray, rate: int, name: str | None) -> Embedding:
         blocks = (mono[at:at + BLOCK] for at in range(0, len(mono), BLOCK))
@@ -316,9 +399,9 @@ class _Request:
         warn_about([*notes, *contents.warnings()], name, 4)
         return mono
 
-    def _cut(self, mono: np.ndarray, rate: int) -> tuple[Any, np.ndarray]:
-        there = get_resampler(self._settings.resampler)(mono, rate, self._model.rate)
-        return cut_frames(there, self._model.rate, self._settings.hop_size,
+    def _cut(self, mono: np.ndarray, rate: int) -> tuple[np.ndarray | CutFrames, np.ndarray]:
+        resampled = get_resampler(self._settings.resampler)(mono, rate, self._model.rate)
+        return cut_frames(resampled, self._model.rate, self._settings.hop_size,
                           bool(self._settings.center))
 
 
@@ -332,26 +415,28 @@ def _is_path(audio: object) -> bool:
 
 
 def _is_samples(audio: Sequence[Any]) -> bool:
-    """Whether a sequence is of numbers (one recording) and not of arrays or paths."""
+    """Whether a sequence contains numbers (one recording) and not arrays or paths."""
     return len(audio) > 0 and not _is_path(audio[0]) and audio[0] is not None \
         and not isinstance(audio[0], (list, tuple)) and np.ndim(audio[0]) == 0
 
 
 def _refuse_pairs(audios: Sequence[Any]) -> None:
-    """(N, C) samples as nested lists are not N recordings of C samples each."""
+    """Refuse (N, C) samples in nested lists, which would be N recordings of C samples each."""
     most = max((len(audio) for audio in audios if isinstance(audio, (list, tuple))), default=0)
     if len(audios) > MAX_CHANNELS >= most > 0:
-        raise InputError(f"a list of {len(audios):,} lists of at most {most} samples",
+        raise InputError(f"audio is a list of {len(audios):,} lists of at most {most} samples",
                          where="audio", allowed="(samples, channels) as an array: "
                                                 "numpy.array(audio)")
 
 
-def _rates(audios: Sequence[Any], sr: Any, single: bool) -> list[int | None]:
-    """The rate of each; None for a file, which knows its own."""
-    each = not single and isinstance(sr, (Sequence, np.ndarray)) and not isinstance(sr, str)
-    stated = list(sr) if each else [sr] * len(audios)
+def _rates(audios: Sequence[Any], sr: object, single: bool) -> list[int | None]:
+    """The sampling rate of each recording; None for a file without one."""
+    if not single and isinstance(sr, (Sequence, np.ndarray)) and not isinstance(sr, str):
+        stated = list(sr)
+    else:
+        stated = [sr] * len(audios)
     if len(stated) != len(audios):
-        raise InputError(f"{len(stated)} sampling rates for {len(audios)} arrays",
+        raise InputError(f"there are {len(stated)} sampling rates for {len(audios)} arrays",
                          allowed="one for all, or one for each")
     return [None if rate is None and _is_path(audio) else check_rate(rate)
             for audio, rate in zip(audios, stated, strict=True)]

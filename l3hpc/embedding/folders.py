@@ -1,8 +1,8 @@
-"""Which recordings are meant, and where their embeddings go: files, folders, globs; output names.
+"""Finding recordings by files, folders and globs, and naming the outputs of their embeddings.
 
-Outputs are named as openl3 and edgel3 do: ``<name>.npz`` beside the recording or in the output
-folder, ``<name>_<suffix>.npz`` with a suffix (one that begins with a dot is joined without ``_``).
-Folders are searched through all levels, and the output folder gets the same levels.
+Outputs are named as in openl3 and edgel3: ``<name>.npz`` beside the recording or in the output
+folder, ``<name>_<suffix>.npz`` with a suffix (``<name><suffix>.npz`` if it begins with a dot).
+Folders are searched recursively, and their subfolders are kept in the output folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from l3hpc.audio import formats
 from l3hpc.audio.decoding import require_regular
 from l3hpc.audio.formats import SOUND_SUFFIXES, AudioError
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, check_choice
 from l3hpc.io.files import walk_files
 
 FORMATS = ("npz", "h5", "csv")
@@ -24,7 +24,15 @@ FORMATS = ("npz", "h5", "csv")
 
 @dataclass(frozen=True)
 class EmbedTask:
-    """One recording and the file that its embeddings go to."""
+    """One recording to embed.
+
+    Attributes
+    ----------
+    recording : Path
+        The sound file.
+    output : Path
+        The file for its embeddings.
+    """
 
     recording: Path
     output: Path
@@ -32,76 +40,108 @@ class EmbedTask:
 
 @dataclass
 class EmbedPlan:
-    """What there is to embed.
+    """The recordings that a call will embed.
 
-    works: in order. failed: inputs of which there is nothing to embed, and why. others: files in
-    folders and globs that are no recordings.
+    Attributes
+    ----------
+    tasks : list of EmbedTask
+        In order.
+    failed : dict
+        Input without recordings → the reason.
+    ignored : list of Path
+        Files in folders and globs that are not recordings.
     """
 
-    works: list[EmbedTask] = field(default_factory=list)
+    tasks: list[EmbedTask] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    others: list[Path] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
 
     @property
-    def passed_over(self) -> str:
-        """``3 other files: 2 .caf, 1 .txt``; '' for none, and without outputs of before."""
-        outputs = {_entry(work.output) for work in self.works}
+    def ignored_text(self) -> str:
+        """``3 other files: 2 .caf, 1 .txt``, not counting earlier outputs; empty if none."""
+        outputs = {_real_entry(task.output) for task in self.tasks}
         return formats.describe_ignored(sorted(
-            {entry for path in self.others if (entry := _entry(path)) not in outputs}))
+            {entry for path in self.ignored if (entry := _real_entry(path)) not in outputs}))
 
 
 def find_recordings(inputs: Iterable[str | Path], output_dir: Path | None = None,
                     suffix: str | None = None, format: str = "npz") -> list[EmbedTask]:
-    """The recordings of ``plan_embedding``; an input that is not there is an ``InputError``."""
-    found = plan_embedding(inputs, output_dir, suffix, format)
-    for word, why in found.failed.items():
-        raise InputError(why, where=word)
-    return found.works
+    """Return the tasks of ``plan_embedding``, if there are recordings for every input.
+
+    Parameters
+    ----------
+    inputs, output_dir, suffix, format
+        As for ``plan_embedding``.
+
+    Raises
+    ------
+    InputError
+        As for ``plan_embedding``, and for an input without recordings.
+    """
+    plan = plan_embedding(inputs, output_dir, suffix, format)
+    for text, reason in plan.failed.items():
+        raise InputError(reason, where=text)
+    return plan.tasks
 
 
 def plan_embedding(inputs: Iterable[str | Path], output_dir: Path | None = None,
                    suffix: str | None = None, format: str = "npz") -> EmbedPlan:
-    """What there is to embed, in order, each recording once (a link to one is one of its own).
+    """Find the recordings to embed, in order and each once, and name their outputs.
 
-    ``inputs``: sound files; folders, searched through all levels for ``SOUND_SUFFIXES`` (hidden
-    ones are ignored); globs (``**`` for any level). With ``output_dir`` a folder keeps its
-    levels; recordings of files and globs do where their names alone would have the same output.
-    Inputs that do not exist or hold no recording are listed, and the others go on. Raises
-    ``InputError`` when there is no recording at all, and when two would have the same output.
+    Parameters
+    ----------
+    inputs
+        Sound files; folders, searched recursively for ``SOUND_SUFFIXES`` (hidden files are
+        ignored); globs (``**`` for any number of folders).
+    output_dir
+        Folder for the outputs; None for the folder of each recording. Subfolders of an input
+        folder are kept in it; those of files and globs are kept if names alone would clash.
+    suffix
+        Added to the name of each output; None for no suffix.
+    format
+        One of ``FORMATS``.
+
+    Returns
+    -------
+    EmbedPlan
+        The tasks, the inputs without recordings, and the files that are ignored.
+
+    Raises
+    ------
+    InputError
+        There are no recordings at all, two would have the same output, or an unknown format.
     """
-    if format not in FORMATS:
-        raise InputError(f"unknown format {format!r}", allowed=", ".join(FORMATS))
-    words = [str(one) for one in inputs]
-    found = EmbedPlan()
+    check_choice("format", format, FORMATS)
+    plan = EmbedPlan()
     recordings: list[tuple[Path, Path | None]] = []
-    for word in words:
-        others: list[Path] = []
+    for text in map(str, inputs):
+        ignored: list[Path] = []
         try:
-            inside = list(_recordings(word, others))
+            of_input = list(_recordings(text, ignored))
         except InputError as error:
-            found.failed[word] = error.message
+            plan.failed[text] = error.message
             continue
-        if not inside:
-            passed = formats.describe_ignored(others)
-            found.failed[word] = "no recordings in it" + (f", but {passed}" if passed else "")
-        recordings += inside
-        found.others += others
-    taken: dict[Path, tuple[Path, Path | None]] = {}
+        if not of_input:
+            others = formats.describe_ignored(ignored)
+            plan.failed[text] = "contains no recordings" + (f", only {others}" if others else "")
+        recordings += of_input
+        plan.ignored += ignored
+    distinct: dict[Path, tuple[Path, Path | None]] = {}
     for recording, levels in recordings:
-        taken.setdefault(_entry(recording), (recording, levels))
-    _add(found, list(taken.values()), output_dir, suffix, format)
-    if not found.works:
-        word, why = next(iter(found.failed.items()), ("", "no inputs"))
-        more = len(found.failed) - 1
-        raise InputError(why + (f" (and {more} more such inputs)" if more > 0 else ""),
-                         where=word or None,
+        distinct.setdefault(_real_entry(recording), (recording, levels))
+    _add_tasks(plan, list(distinct.values()), output_dir, suffix, format)
+    if not plan.tasks:
+        text, reason = next(iter(plan.failed.items()), ("", "no inputs"))
+        more = len(plan.failed) - 1
+        raise InputError(reason + (f" (and {more} more such inputs)" if more > 0 else ""),
+                         where=text or None,
                          allowed=f"sound files ({', '.join(SOUND_SUFFIXES)}), folders, globs")
-    return found
+    return plan
 
 
-def _add(found: EmbedPlan, recordings: list[tuple[Path, Path | None]], output_dir: Path | None,
-         suffix: str | None, format: str) -> None:
-    """Give each recording its output."""
+def _add_tasks(plan: EmbedPlan, recordings: list[tuple[Path, Path | None]],
+               output_dir: Path | None, suffix: str | None, format: str) -> None:
+    """Name the output of each recording."""
     outputs: dict[Path, Path] = {}
     kept = _levels([path for path, levels in recordings if levels is None], output_dir, suffix,
                    format)
@@ -111,19 +151,18 @@ def _add(found: EmbedPlan, recordings: list[tuple[Path, Path | None]], output_di
         else:
             folder = output_dir / (kept.get(recording, Path()) if levels is None else levels)
         output = folder / output_name(recording, suffix, format)
-        other = outputs.setdefault(_entry(output), recording)
+        other = outputs.setdefault(_real_entry(output), recording)
         if other is not recording:
             if os.path.realpath(other) == os.path.realpath(recording):
                 continue
-            raise InputError(f"{other} and {recording} would both become {output}",
+            raise InputError(f"{other} and {recording} would both be written to {output}",
                              hint="embed them one after the other, into different folders (-o)")
-        found.works.append(EmbedTask(recording, output))
+        plan.tasks.append(EmbedTask(recording, output))
 
 
 def _levels(recordings: list[Path], output_dir: Path | None, suffix: str | None, format: str
             ) -> dict[Path, Path]:
-    """The folders, below the one that all have in common, of recordings whose names alone would
-    give two of them the same output; {} where they would not."""
+    """The folder of each recording below their common one, if names alone would clash; else {}."""
     names = [output_name(path, suffix, format) for path in recordings]
     sounds = {os.path.realpath(path) for path in recordings}
     if output_dir is None or len(set(names)) == len(names) or len(sounds) < 2:
@@ -135,56 +174,63 @@ def _levels(recordings: list[Path], output_dir: Path | None, suffix: str | None,
 
 
 def output_name(recording: Path, suffix: str | None = None, format: str = "npz") -> str:
-    """``street.npz`` for ``street.wav``; with a suffix ``street_suffix.npz``."""
+    """Return the name of the output for a recording.
+
+    Examples
+    --------
+    >>> output_name(Path("street.wav")), output_name(Path("street.wav"), "sea")
+    ('street.npz', 'street_sea.npz')
+    """
     if not suffix:
         return f"{recording.stem}.{format}"
     if os.sep in suffix:
-        raise InputError(f"a suffix {suffix!r}", where="--suffix", allowed="no / in it")
+        raise InputError(f"suffix {suffix!r} contains a /", where="--suffix",
+                         allowed="a part of a file name")
     return f"{recording.stem}{'' if suffix.startswith('.') else '_'}{suffix}.{format}"
 
 
-def _entry(path: Path) -> Path:
-    """The same for every way to write a path; a link is not what it leads to."""
+def _real_entry(path: Path) -> Path:
+    """The path with links in its folder resolved, but not a link that it is itself."""
     return Path(os.path.realpath(path.parent), path.name)
 
 
-def _recordings(word: str, others: list[Path]) -> Iterator[tuple[Path, Path | None]]:
-    """(recording, its folders below the input) of one input; None where it names no folder."""
-    path = Path(word)
+def _recordings(text: str, ignored: list[Path]) -> Iterator[tuple[Path, Path | None]]:
+    """The recordings of one input, with their folder below it (None if it is not a folder)."""
+    path = Path(text)
     if path.is_dir():
-        yield from _inside(path, others)
-    elif glob.has_magic(word) and not os.path.lexists(path):
-        matches = [Path(found) for found in sorted(glob.glob(word, recursive=True))]
+        yield from _in_folder(path, ignored)
+    elif glob.has_magic(text) and not os.path.lexists(path):
+        matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
         if not matches:
-            raise InputError("no file matches", where=word)
-        files = [found for found in matches if not found.is_dir()]
-        taken = _sounds(files, others)
-        for found in matches:
-            if found in taken:
-                yield found, None
-            elif found.is_dir() and "**" not in word:
-                yield from _inside(found, others)
+            raise InputError("no file matches", where=text)
+        files = [match for match in matches if not match.is_dir()]
+        sounds = _sounds(files, ignored)
+        for match in matches:
+            if match in sounds:
+                yield match, None
+            elif match.is_dir() and "**" not in text:
+                yield from _in_folder(match, ignored)
     else:
         try:
             require_regular(path)
         except AudioError as error:
             message = error.message
             raise InputError("no such file or folder" if message == "no such file" else message,
-                             where=word) from None
+                             where=text) from None
         yield path, None
 
 
-def _inside(folder: Path, others: list[Path]) -> Iterator[tuple[Path, Path]]:
+def _in_folder(folder: Path, ignored: list[Path]) -> Iterator[tuple[Path, Path]]:
     files = list(walk_files(folder))
-    taken = _sounds(files, others)
+    sounds = _sounds(files, ignored)
     for path in files:
-        if path in taken:
+        if path in sounds:
             yield path, path.parent.relative_to(folder)
 
 
-def _sounds(files: list[Path], others: list[Path]) -> set[Path]:
-    """Those of ``files`` that are recordings; the rest is added to ``others``."""
-    sounds, _ = formats.without_videos(path for path in files if formats.is_sound(path))
-    taken = set(sounds)
-    others += [path for path in files if path not in taken]
-    return taken
+def _sounds(files: list[Path], ignored: list[Path]) -> set[Path]:
+    """The recordings among ``files``; the others are added to ``ignored``."""
+    recordings, _ = formats.without_videos(path for path in files if formats.is_sound(path))
+    sounds = set(recordings)
+    ignored += [path for path in files if path not in sounds]
+    return sounds

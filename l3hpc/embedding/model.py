@@ -1,4 +1,4 @@
-"""A model ready to embed, from a file or a name, whatever the file's format."""
+"""Models that are ready to embed, loaded from a file of any format or by name."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from l3hpc.embedding.model_files import PATTERNS, Recognised, find_model, geomet
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models import weights
 
-KERAS_BATCH = 32  # what the published packages hand to the network at once
+KERAS_BATCH = 32  # frames per batch in the published packages
 ENGINES = ("auto", "ncnn", "tensorflow", "torch")
-BATCH_WIDE = "A'"  # the convention whose spectrograms depend on the whole batch
+BATCH_WIDE = "A'"  # the convention in which spectrograms depend on the whole batch
 
 
 class FrameEmbedder(Protocol):
-    """What computes: an ``Embedder`` or a ``TfliteEmbedder``."""
+    """An ``Embedder`` or a ``TfliteEmbedder``."""
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings (n, dim) of frames (n, rate)."""
+        """Compute the embeddings (n, dim) of frames (n, rate)."""
 
 
 @dataclass(frozen=True)
 class Model:
     """A model that is ready to embed, as ``load_model`` returns it.
-     A model is pickled as what ``load_model`` was given and loaded again where it is unpickled, so
-    that the file has to be there.
+
+    A pickled model consists of the arguments of ``load_model``. It is loaded again when it is
+    unpickled, so its file must exist there.
 
     Attributes
     ----------
-    recognised
-        What the model is.
-    runner
-        What computes.
-    engine
-        Name of what computes the network on this machine.
-    source
+    recognised : Recognised
+        Network, front end and dimension.
+    runner : FrameEmbedder
+        Computes the embeddings.
+    engine : str
+        The library that computes the network.
+    source : mapping or None
         The arguments of ``load_model``.
     """
 
@@ -60,7 +61,7 @@ class Model:
 
     @property
     def rate(self) -> int:
-        """Samples per second of its input, which is one second long."""
+        """Sampling rate of the input in Hz, and samples per frame."""
         return self.recognised.rate
 
     @property
@@ -70,7 +71,7 @@ class Model:
 
     @property
     def frontend(self) -> Frontend | None:
-        """The spectrogram it takes (None: it takes audio)."""
+        """The spectrogram that the network takes; None if it takes audio."""
         return self.recognised.frontend
 
     @property
@@ -80,17 +81,15 @@ class Model:
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings of one-second frames.
+        """Compute the embeddings of one-second frames.
 
         Parameters
         ----------
-        frames
-            (n, rate) samples in [-1, 1], or integers.
+        frames, on_batch
+            As for ``l3hpc.models.embedder.Embedder.embed``.
         batch_size
-            Frames computed at once; None: by memory. It changes no number, except in convention
-            ``kapre-0.1-batch``, which normalises over a batch: there it is 32 unless stated.
-        on_batch
-            Called with the number of frames just finished.
+            Frames per batch; None for as many as memory allows, or 32 in convention
+            ``kapre-0.1-batch``, the only one whose embeddings depend on it.
 
         Returns
         -------
@@ -100,12 +99,12 @@ class Model:
         Raises
         ------
         InputError
-            Frames of another shape, or a batch below 1.
+            The frames have another shape, or ``batch_size`` is below 1.
         """
         if batch_size is None and self.batch_wide:
             batch_size = KERAS_BATCH
         if batch_size is not None and batch_size < 1:
-            raise InputError(f"a batch of {batch_size} frames", allowed="at least 1")
+            raise InputError(f"batch_size is {batch_size}", allowed="at least 1")
         return self.runner.embed(frames, batch_size, on_batch)
 
     @property
@@ -118,21 +117,21 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
                embedding_size: int | None = None, frontend: str | None = None,
                geometry: Mapping[str, Any] | None = None, threads: int | None = None,
                engine: str = "auto") -> Model:
-    """A model from a file, or by its name, ready to embed.
+    """Load a model from a file or by its name.
 
-    The model can be pickled (it is loaded again), and a process that is forked may use it where the
-    engine is ncnn.
+    The model can be pickled (it is loaded again when unpickled). With ncnn as its engine, it can
+    be used in a forked process.
 
     Parameters
     ----------
     model
-        openl3 or edgel3 weights, full Keras models (HDF5 or ``.keras``), TFLite, or a file of
-        l3hpc, gzipped or not; or a name: ``sea-64``, ``openl3-mel256-music``, ``untrained`` (see
-        ``l3hpc.embedding.model_files``).
+        A file with openl3 or edgel3 weights, a full Keras model (HDF5 or ``.keras``), a TFLite
+        model or weights of l3hpc, gzipped or not; or a name: ``sea-64``, ``openl3-mel256-music``,
+        ``untrained`` (see ``l3hpc.embedding.model_files``).
     input_repr, embedding_size, frontend, geometry
-        What the file does not state, or what overrules it (see ``recognise``).
+        Facts that the file does not contain, or that override it (see ``recognise``).
     threads
-        Threads that compute; None: the cores this process may use.
+        Number of threads; None for the cores that this process may use.
     engine
         ``auto`` (what a short measurement, made once, finds fastest among those that give
         float32-equal embeddings), ``ncnn``, ``tensorflow`` or ``torch``; ignored for TFLite.
@@ -140,12 +139,19 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     Returns
     -------
     Model
-        Pass it to ``get_embedding``, or call ``embed`` on frames.
+        To be passed to ``get_embedding``; or call its ``embed`` on frames.
 
     Raises
     ------
     InputError
-        No such file or name, no model of this family, or an option of a wrong type.
+        There is no such file or name, the model is not of this family, or an option has the wrong
+        type.
+
+    Examples
+    --------
+    >>> model = load_model("untrained", embedding_size=512)  # doctest: +SKIP
+    >>> model.rate, model.dim  # doctest: +SKIP
+    (48000, 512)
     """
     _check(model, {"input_repr": input_repr, "frontend": frontend, "engine": engine},
            {"embedding_size": embedding_size, "threads": threads})
@@ -154,41 +160,42 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     for key, value in named.options.items():
         if options[key] is None:
             options[key] = value
-    known = recognise(file, frontend=frontend, geometry=geometry, **options)  # type: ignore[arg-type]
-    if named.network not in (None, known.network):
-        raise InputError(f"is not what its name says: {known}", where=str(file),
+    info = recognise(file, frontend=frontend, geometry=geometry, **options)  # type: ignore[arg-type]
+    if named.network not in (None, info.network):
+        raise InputError(f"does not contain what its name states: {info}", where=str(file),
                          allowed=f"a file with the weights of {model}")
     source = {"model": file if weights.untrained_seed(file) is not None else Path(file).absolute(),
               **options, "frontend": frontend, "geometry": geometry, "threads": threads}
-    if known.network == "tflite":
+    if info.network == "tflite":
         from l3hpc.models.tflite import TfliteEmbedder
 
         stated = geometry_of(None, frontend, geometry)
-        return Model(known, TfliteEmbedder(Path(file), geometry=stated, threads=threads), "tflite",
+        return Model(info, TfliteEmbedder(Path(file), geometry=stated, threads=threads), "tflite",
                      {**source, "engine": engine})
     embedder = weights.load(
-        file, embedding_size=known.dim, threads=threads, engine=engine,
+        file, embedding_size=info.dim, threads=threads, engine=engine,
         geometry=geometry_of(options["input_repr"], frontend, geometry))  # type: ignore[arg-type]
-    return Model(known, embedder, embedder.engine.name,
+    return Model(info, embedder, embedder.engine.name,
                  {**source, "engine": embedder.engine.name})
 
 
 def _load_again(source: dict[str, Any]) -> Model:
-    """A pickled model, with the engine that it had: no engine is measured again."""
+    # Pickles name this function, so it cannot be renamed. ``source`` has the engine that the model
+    # had, so that none is measured again.
     return load_model(**source)
 
 
-def _check(model: object, words: Mapping[str, object], counts: Mapping[str, object]) -> None:
-    """Refuse options of a type that they cannot have, with what they may be."""
+def _check(model: object, strings: Mapping[str, object], counts: Mapping[str, object]) -> None:
+    """Refuse options of a wrong type."""
     if not isinstance(model, (str, Path)) or not str(model).strip():
         raise InputError(f"{model!r:.60} is not a model", where="model",
                          allowed=f"a file, or a name: {PATTERNS}")
-    for name, value in words.items():
+    for name, value in strings.items():
         if value is not None and not isinstance(value, str):
-            raise InputError(f"{name} is {value!r:.40}", where=name, allowed="text, or None")
+            raise InputError(f"{name} is {value!r:.40}", where=name, allowed="a string, or None")
     for name, value in counts.items():
         if value is not None and (isinstance(value, bool) or value < 1
                                   if isinstance(value, numbers.Integral) else True):
             raise InputError(f"{name} is {value!r:.40}", where=name,
                              allowed="a whole number, at least 1; or None")
-    check_choice("engine", words["engine"], ENGINES, where="engine")
+    check_choice("engine", strings["engine"], ENGINES, where="engine")

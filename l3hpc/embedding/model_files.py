@@ -1,21 +1,20 @@
-"""Models by name: which published file a name stands for, and in which folders it is looked for.
+"""Finding model files by name, and recognising what a model file contains.
 
-This package ships no weights. A name (``sea-64``, ``edgel3-ft-95.45``, ``openl3-mel256-music``, or
-the name of any model file without its ending) is looked for in the folders of ``L3HPC_MODELS``
-(separated by colons), in ``models`` where one works, and in ``~/.local/share/l3hpc/models``.
+l3hpc ships no weights. ``find_model`` searches for a name (``sea-64``, ``edgel3-ft-95.45``,
+``openl3-mel256-music``, or the name of any model file without its suffix) in the folders of
+``L3HPC_MODELS`` (separated by colons), in ``models`` in the working folder, and in
+``~/.local/share/l3hpc/models``.
 
-What is this model file? Network, rate, front end and dimension, told from the file itself.
-
-A file's name decides nothing that the file tells by its contents: not the layers, not the stored
-matrices, not the room that removed ones left, not a configuration. Only where the contents leave
-the front end open is the name believed, and ``notes`` say so.
+``recognise`` finds network, rate, front end and dimension from the contents of a file: its layers,
+stored matrices and configuration. The name of the file is used only if the contents do not
+determine the front end, and then ``notes`` contains a remark.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ ENDINGS = (".h5", ".h5.gz", ".weights.h5", ".keras", ".tflite")
 SEA_DIMS = (512, 256, 128, 64)
 SPARSITIES = ("53.5", "63.5", "72.3", "87.0", "95.45")
 OPENL3_SIZES = (512, 6144)
-OPENL3_SIZE = 6144  # of a name without a size, as openl3's default
+OPENL3_SIZE = 6144  # for a name without a size, as in openl3
 WHERE = {"openl3": "https://github.com/marl/openl3/raw/models/",
          "edgel3": "https://github.com/ksangeeta2429/edgel3/raw/models/"}
 _SEA = re.compile(r"(?:edgel3-)?sea-(\d+)")
@@ -47,11 +46,18 @@ NETWORKS = {"openl3": "L3 audio network (openl3)", "edgel3-sparse": "sparse L3 (
 
 @dataclass(frozen=True)
 class NamedModel:
-    """What a name stands for.
+    """The meaning of a model's name.
 
-    files: names that the file may have. package: whose weights they are ('' for one's own).
-    network: what the file has to hold (None: anything). options: what the name says beyond the file
-    (``input_repr``, ``embedding_size``).
+    Attributes
+    ----------
+    files : tuple of str
+        The names that the file may have.
+    package : str
+        The package that published it; empty for the user's own files.
+    network : str or None
+        The network that the file must contain; None for any.
+    options : dict
+        ``input_repr`` and ``embedding_size``, if the name states them.
     """
 
     files: tuple[str, ...]
@@ -61,10 +67,24 @@ class NamedModel:
 
 
 def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
-    """The file (or ``'untrained[:SEED]'``) that a path or name stands for, and what the name says.
+    """Find the file of a model.
 
-    A folder that is called like a model is not meant, where there is such a model. Raises
-    ``InputError`` where nothing is found: where it was looked for, and what to do.
+    Parameters
+    ----------
+    name
+        A path, a name, or ``'untrained[:SEED]'``.
+
+    Returns
+    -------
+    file : str or Path
+        The file; ``'untrained[:SEED]'`` is returned unchanged.
+    named : NamedModel
+        The meaning of the name.
+
+    Raises
+    ------
+    InputError
+        There is no such file; the message lists the folders that were searched.
     """
     if isinstance(name, Path) or os.path.isfile(name) or os.sep in name:
         return Path(name), NamedModel(())
@@ -75,27 +95,45 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
         for file in named.files:
             if os.path.isfile(folder / file):
                 return folder / file, named
+    # A folder with the name of a model, which hides no model of that name.
     if os.path.exists(name):
         return Path(name), NamedModel(())
     raise _missing(name, named)
 
 
 def parse_name(name: str) -> NamedModel:
-    """Which file a name stands for. A published name with a wrong number is an ``InputError``."""
-    sea, sparse, openl3 = (one.fullmatch(name) for one in (_SEA, _SPARSE, _OPENL3))
+    """Parse the name of a model.
+
+    Parameters
+    ----------
+    name
+        A published name, or the name of any file with or without its suffix.
+
+    Raises
+    ------
+    InputError
+        A published name with a number that does not exist.
+
+    Examples
+    --------
+    >>> parse_name("sea-64").files[0]
+    'edgel3_sea_ust_audio_emb_64.h5'
+    """
+    sea, sparse, openl3 = (pattern.fullmatch(name) for pattern in (_SEA, _SPARSE, _OPENL3))
     if sea:
-        _one_of(name, sea[1], map(str, SEA_DIMS))
+        _check_published(name, sea[1], map(str, SEA_DIMS))
         file = f"edgel3_sea_ust_audio_emb_{sea[1]}.h5"
         return NamedModel((file, f"{file}.gz"), "edgel3", "edgel3-sea",
                      {"embedding_size": int(sea[1])})
     if sparse:
-        share = next((one for one in SPARSITIES if float(one) == float(sparse[2])), sparse[2])
-        _one_of(name, share, SPARSITIES)
-        file = f"edgel3_{sparse[1]}_audio_sparsity_{share}.h5"
+        sparsity = next((text for text in SPARSITIES if float(text) == float(sparse[2])),
+                        sparse[2])
+        _check_published(name, sparsity, SPARSITIES)
+        file = f"edgel3_{sparse[1]}_audio_sparsity_{sparsity}.h5"
         return NamedModel((file, f"{file}.gz"), "edgel3", "edgel3-sparse")
     if openl3:
         size = int(openl3[3] or OPENL3_SIZE)
-        _one_of(name, str(size), map(str, OPENL3_SIZES))
+        _check_published(name, str(size), map(str, OPENL3_SIZES))
         stem = f"openl3_audio_{openl3[1]}_{openl3[2]}"
         return NamedModel(tuple(f"{stem}{version}{end}" for version in ("-v0_4_0", "", "-v0_2_0")
                            for end in (".h5.gz", ".h5")), "openl3", "openl3",
@@ -107,12 +145,32 @@ def published_name(*, model_type: str | None = None, emb_dim: int | None = None,
                    retrain_type: str | None = None, sparsity: str | None = None,
                    input_repr: str | None = None, content_type: str | None = None,
                    embedding_size: int | None = None) -> str | None:
-    """The name that the options of edgel3 or openl3 amount to, with their defaults (None: none).
+    """Return the name for the options of edgel3 or openl3.
 
-    Options of both are an ``InputError``; as in edgel3, those of the other model type are ignored.
+    Parameters
+    ----------
+    model_type, emb_dim, retrain_type, sparsity
+        Options of edgel3. As in edgel3, those of the other model type are ignored.
+    input_repr, content_type, embedding_size
+        Options of openl3.
+
+    Returns
+    -------
+    str or None
+        The name, with the defaults of the package; None if no option is given.
+
+    Raises
+    ------
+    InputError
+        Options of both packages are given.
+
+    Examples
+    --------
+    >>> published_name(model_type="sea"), published_name(content_type="env")
+    ('sea-128', 'openl3-mel256-env-6144')
     """
-    edgel3 = any(one is not None for one in (model_type, emb_dim, retrain_type, sparsity))
-    openl3 = any(one is not None for one in (input_repr, content_type, embedding_size))
+    edgel3 = any(value is not None for value in (model_type, emb_dim, retrain_type, sparsity))
+    openl3 = any(value is not None for value in (input_repr, content_type, embedding_size))
     if edgel3 and openl3:
         raise InputError("options of edgel3 and of openl3 cannot be combined",
                          allowed="--model-type, --emb-dim, --retrain-type, --model-sparsity; or "
@@ -128,61 +186,78 @@ def published_name(*, model_type: str | None = None, emb_dim: int | None = None,
 
 
 def search_folders() -> list[Path]:
-    """The folders in which names are looked for, in this order."""
-    stated = [Path(one).expanduser() for one in os.environ.get(VARIABLE, "").split(os.pathsep)
-              if one]
-    return [*stated, Path("models"), user_folder()]
+    """Return the folders in which models are searched, in order."""
+    from_variable = [Path(folder).expanduser()
+                     for folder in os.environ.get(VARIABLE, "").split(os.pathsep) if folder]
+    return [*from_variable, Path("models"), user_folder()]
 
 
 def user_folder() -> Path:
-    """The user's own folder of models (``XDG_DATA_HOME`` is honoured)."""
+    """Return the user's folder of models, in ``XDG_DATA_HOME`` if that is set."""
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
     return Path(base) / "l3hpc" / "models"
 
 
 def available_models() -> list[str]:
-    """Names of the model files in ``folders()``, for shell completion."""
-    found = set()
+    """List the names of the model files in ``search_folders()``, for shell completion."""
+    names = set()
     for folder in search_folders():
         for path in folder.iterdir() if folder.is_dir() else ():
             ending = next((end for end in sorted(ENDINGS, key=len, reverse=True)
                            if path.name.endswith(end)), None)
             if ending:
-                found.add(path.name.removesuffix(ending))
-    return sorted(found)
+                names.add(path.name.removesuffix(ending))
+    return sorted(names)
 
 
-def _one_of(name: str, value: str, allowed: Any) -> None:
+def _check_published(name: str, value: str, allowed: Iterable[str]) -> None:
     values = list(allowed)
     if value not in values:
         raise InputError(f"there is no published model {name!r}", allowed=", ".join(values))
 
 
 def _missing(name: str, named: NamedModel) -> InputError:
-    looked = ", ".join(str(folder) for folder in search_folders())
+    searched = ", ".join(str(folder) for folder in search_folders())
     if not named.package:
-        return InputError(f"no model {name!r}: neither a file nor a name in {looked}",
-                          allowed=PATTERNS, hint="l3hpc ships no weights: name the file you have, "
-                          "or put it into one of these folders")
+        return InputError(f"there is no model {name!r}, neither as a file nor in {searched}",
+                          allowed=PATTERNS, hint="l3hpc ships no weights: give the path of your "
+                          "file, or put it into one of these folders")
     file, folder = named.files[0 if named.package == "openl3" else 1], user_folder()
     return InputError(
-        f"no model {name!r} in {looked}", allowed=f"a file named {' or '.join(named.files[:2])}",
+        f"there is no model {name!r} in {searched}",
+        allowed=f"a file named {' or '.join(named.files[:2])}",
         hint=f"l3hpc ships no weights. Those of {named.package}:\n"
              f"mkdir -p {folder} && curl -Lo {folder}/{file} {WHERE[named.package]}{file}")
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """One model file.
+    """What a model file contains.
 
     Attributes
     ----------
-    file: None for an untrained network. format: how it is stored, in words.
-    network: ``openl3``, ``edgel3-sparse``, ``edgel3-sea`` or ``tflite``.
-    rate: Hz. frontend: None where the network takes audio. dim: length of an embedding; dims: those
-        that these weights can give.
-    evidence: what the front end is known from. notes: what the file left open.
-    random_weights: whether its numbers rest on random weights.
+    file : Path or None
+        None for an untrained network.
+    format : str
+        Description of the file format.
+    network : {'openl3', 'edgel3-sparse', 'edgel3-sea', 'tflite'}
+        The kind of network.
+    rate : int
+        Sampling rate of the input in Hz.
+    frontend : Frontend or None
+        None if the network takes audio.
+    dim : int
+        Length of an embedding.
+    dims : tuple of int
+        The lengths that these weights can give.
+    label : str
+        Short description of the weights.
+    evidence : str
+        The source from which the front end is known.
+    notes : tuple of str
+        Remarks on what the file does not state.
+    random_weights : bool
+        Whether the weights are random.
     """
 
     file: Path | None
@@ -205,12 +280,12 @@ class Recognised:
             kind = "linear spectrogram" if front.n_mels is None else f"{front.n_mels} mels"
             bands = (f"{kind}, DFT {front.n_dft}, hop {front.hop}, front end {front.name} "
                      f"(known from: {self.evidence})")
-        place = self.file.name if self.file is not None else "untrained"
-        return (f"{place}: {NETWORKS[self.network]}, {self.format}; {self.rate} Hz, {bands}; "
+        name = self.file.name if self.file is not None else "untrained"
+        return (f"{name}: {NETWORKS[self.network]}, {self.format}; {self.rate} Hz, {bands}; "
                 f"{self.dim} values per frame")
 
     def as_json(self) -> dict[str, Any]:
-        """The fields, JSON-ready."""
+        """Return the fields, ready for JSON."""
         values = {**asdict(self), "file": str(self.file) if self.file else None,
                   "dims": list(self.dims), "notes": list(self.notes)}
         if self.frontend is not None:
@@ -221,32 +296,33 @@ class Recognised:
 def recognise(file: str | Path, *, input_repr: str | None = None,
               embedding_size: int | None = None, frontend: str | None = None,
               geometry: Mapping[str, Any] | None = None) -> Recognised:
-    """What a model file is, read from its headers.
+    """Recognise the model in a file from its headers.
 
     Parameters
     ----------
     file
         A model file, or ``'untrained[:SEED]'``.
     input_repr
-        ``linear``, ``mel128`` or ``mel256``, stated for openl3 weights.
+        The input representation of openl3 weights: ``linear``, ``mel128`` or ``mel256``.
     embedding_size
-        512 (default) or 6144 for openl3 weights, which serve both; for other files, the length to
-        insist on.
+        512 (default) or 6144 for openl3 weights, which can give both; for other files, the length
+        that is required.
     frontend
-        A convention by name or letter (see ``l3hpc.audio.conventions``); None: the file's own,
-        ``kapre-0.1`` for all published weights.
+        Name or letter of a convention (see ``l3hpc.audio.conventions``); None for that of the file,
+        which is ``kapre-0.1`` for all published weights.
     geometry
-        Single values of the front end that overrule the file (see ``weights.describe``).
+        Single values of the front end that override the file (see ``weights.describe``).
 
     Returns
     -------
     Recognised
-        Network, rate, front end and dimension, and what they are known from.
+        Network, rate, front end and dimension, and the source of this knowledge.
 
     Raises
     ------
     InputError
-        No such file, no known format, not of this family, or the front end cannot be identified.
+        There is no such file, its format or network is unknown, or the front end cannot be
+        identified.
     """
     stated = geometry_of(input_repr, frontend, geometry)
     if weights.untrained_seed(file) is None and Path(file).is_file() and (
@@ -263,14 +339,31 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
 
 def geometry_of(input_repr: str | None, frontend: str | None,
                 geometry: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a caller states, as values of a front end."""
+    """Merge what a caller states about the front end.
+
+    Parameters
+    ----------
+    input_repr, frontend, geometry
+        As for ``recognise``.
+
+    Returns
+    -------
+    dict
+        Values of a front end by name.
+
+    Raises
+    ------
+    InputError
+        An unknown input representation or convention.
+    """
     stated = dict(geometry or {})
     if input_repr is not None:
-        one = OPENL3_FRONTENDS[check_choice("input representation", input_repr, OPENL3_FRONTENDS)]
-        stated = {"rate": one.rate, "n_mels": one.n_mels, "n_dft": one.n_dft, "hop": one.hop,
-                  "fmax": one.fmax, **stated}
+        published = OPENL3_FRONTENDS[
+            check_choice("input representation", input_repr, OPENL3_FRONTENDS)]
+        stated = {"rate": published.rate, "n_mels": published.n_mels, "n_dft": published.n_dft,
+                  "hop": published.hop, "fmax": published.fmax, **stated}
     if frontend is not None:
-        if frontend not in ALIASES:
+        if not isinstance(frontend, str) or frontend not in ALIASES:
             raise InputError(f"unknown front end {frontend!r}",
                              allowed=nearest(frontend, NAMES.values()))
         stated["convention"] = letter_of(frontend)
@@ -280,7 +373,7 @@ def geometry_of(input_repr: str | None, frontend: str | None,
 def _by_name(info: weights.WeightsInfo) -> tuple[str, ...]:
     if info.evidence != evidence.NAME:
         return ()
-    return ("the file does not hold its front end; the one in its name was used",)
+    return ("the file does not state its front end; the one in its name was used",)
 
 
 def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognised:
@@ -290,6 +383,7 @@ def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognis
                          allowed=str(info.dim))
     notes: tuple[str, ...] = ()
     if info.evidence == tflite.SHAPE:
-        notes = ("the file does not state its front end; its input has a published one's shape",)
+        notes = ("the file does not state its front end; the shape of its input is that of a "
+                 "published one",)
     return Recognised(file, f"TFLite, {info.input_type}", "tflite", info.rate, info.frontend,
                       info.dim, (info.dim,), info.label, info.evidence, notes)

@@ -184,7 +184,7 @@ def test_one_missing_input_does_not_stop_the_others(place, say):
     code, out, err = say(*words)
     assert code == 1 and "2 embedded" in out and len(list(place.rglob("*.npz"))) == 2
     assert err.splitlines()[-4:] == [
-        "failed: in/none.wav: no such file or folder", "failed: empty: no recordings in it",
+        "failed: in/none.wav: no such file or folder", "failed: empty: contains no recordings",
         "failed: pipe.wav: is a named pipe, not a file",
         "failed: in/*.aiff: no file matches"]
     code, out, _ = say(*words, "--json")

@@ -89,18 +89,19 @@ def test_outputs_are_named_as_by_openl3(folder, suffix, format_, name):
 
 def test_refused_before_anything_is_done(folder, tmp_path):
     soundfile.write(folder / "a.flac", np.zeros(100), 8000)
-    with pytest.raises(InputError, match=r"a\.flac and .*a\.wav would both become"):
+    with pytest.raises(InputError, match=r"a\.flac and .*a\.wav would both be written to"):
         find_recordings([folder])
-    with pytest.raises(InputError, match="would both become"):  # however the folder is written
+    # however the folder is written
+    with pytest.raises(InputError, match="would both be written to"):
         find_recordings([folder / "a.wav", os.path.relpath(folder / "a.flac")])
     with pytest.raises(InputError, match="no such file or folder"):
         find_recordings([folder / "none.wav"])
     (tmp_path / "bare").mkdir()
-    for nothing, why in (([], "^no inputs"), ([tmp_path / "bare"], "no recordings in it"),
+    for nothing, why in (([], "^no inputs"), ([tmp_path / "bare"], "contains no recordings"),
                          ([folder / "*.aiff"], "no file matches")):
         with pytest.raises(InputError, match=why):
             find_recordings(nothing)
-    with pytest.raises(InputError, match="no / in it"):
+    with pytest.raises(InputError, match="contains a /"):
         find_recordings([folder / "a.wav"], suffix="a/b")
     with pytest.raises(InputError, match="npz, h5, csv"):
         find_recordings([folder / "a.wav"], format="pickle")
@@ -109,8 +110,8 @@ def test_refused_before_anything_is_done(folder, tmp_path):
 def test_one_bad_file_is_one_bad_file(folder, model):
     works = find_recordings([folder], folder.parent / "out")
     found = list(embed_all(model, works, EmbedSettings(hop_size=0.25)))
-    assert [one.work for one in found] == works
-    told = [(one.work.recording.name, one.state, one.frames, one.message[:34]) for one in found]
+    assert [one.task for one in found] == works
+    told = [(one.task.recording.name, one.state, one.frames, one.message[:34]) for one in found]
     assert told == [
         ("a.wav", "done", 9, ""), ("broken.wav", "failed", 0, "not a readable sound file: Format "),
         ("empty.wav", "failed", 0, "contains no samples"),
@@ -118,11 +119,11 @@ def test_one_bad_file_is_one_bad_file(folder, model):
         ("silent.wav", "done", 5, "every sample is zero"), ("b.flac", "done", 5, ""),
         ("a.ogg", "done", 11, "")]
     for one in found:
-        assert one.work.output.exists() == (one.state == "done")
+        assert one.task.output.exists() == (one.state == "done")
         if one.state == "done" and not one.message:
-            signal, rate = soundfile.read(one.work.recording, dtype="float32")
+            signal, rate = soundfile.read(one.task.recording, dtype="float32")
             wanted, times = get_embedding(signal, rate, model, hop_size=0.25)
-            with np.load(one.work.output, allow_pickle=False) as file:
+            with np.load(one.task.output, allow_pickle=False) as file:
                 assert sorted(file) == ["embedding", "timestamps"]
                 assert (file["embedding"].dtype, file["timestamps"].dtype) == ("f4", "f8")
                 np.testing.assert_allclose(file["embedding"], wanted, rtol=1e-5, atol=1e-5)
@@ -215,7 +216,7 @@ def test_long_recordings_are_read_in_pieces_and_give_the_same(tmp_path, model, s
     (outcome,) = embed_all(model, [task], EmbedSettings(hop_size=0.3))
     assert outcome.state == "done" and not read
     wanted, times = get_embedding(sound(23.7, rate), rate, model, hop_size=0.3)
-    with np.load(outcome.work.output) as file:
+    with np.load(outcome.task.output) as file:
         np.testing.assert_allclose(file["embedding"], wanted, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(file["timestamps"], times, rtol=0, atol=1e-12)
 
@@ -234,8 +235,8 @@ def test_a_batch_wide_convention_takes_recordings_one_by_one(folder, student, mo
     model = load_model(student, frontend="A'", engine="ncnn")
     works = find_recordings([folder / "a.wav", folder / "street"], folder.parent / "out")
     for one in embed_all(model, works, EmbedSettings()):
-        signal, rate = soundfile.read(one.work.recording, dtype="float32")
-        np.testing.assert_allclose(np.load(one.work.output)["embedding"],
+        signal, rate = soundfile.read(one.task.recording, dtype="float32")
+        np.testing.assert_allclose(np.load(one.task.output)["embedding"],
                                    get_embedding(signal, rate, model)[0], rtol=1e-6, atol=1e-6)
 
 
@@ -270,7 +271,7 @@ def test_a_folder_that_cannot_be_written_is_an_outcome(folder, model):
 
 
 def test_processes_give_the_same_as_one(folder, model, student, monkeypatch):
-    monkeypatch.setattr(batch, "SHARE", 3)
+    monkeypatch.setattr(batch, "MAX_SHARE", 3)
     alone, together = (find_recordings([folder], folder.parent / name) for name in ("one", "two"))
     wanted = list(embed_all(model, alone, EmbedSettings()))
     options = {"model": student, "engine": "ncnn"}
@@ -311,7 +312,7 @@ def test_every_process_gets_a_part_and_all_cores_are_used(monkeypatch, count, jo
     monkeypatch.setattr(batch, "allocated_cores", lambda: 8)
     works = [EmbedTask(Path(f"{number}.wav"), Path(f"{number}.npz")) for number in range(count)]
     found = list(embed_in_processes({}, works, EmbedSettings(), jobs))
-    assert [one.work for one in found] == works
+    assert [one.task for one in found] == works
     assert asked == {"jobs": processes, "threads": threads, "sizes": sizes}
 
 

@@ -92,7 +92,7 @@ def test_where_the_file_is_silent_the_name_is_believed_and_this_is_noted(tmp_pat
     found = recognise(path)
     assert found.frontend.shape == (128, 199) and found.evidence == "file name"
     assert found.notes == (
-        "the file does not hold its front end; the one in its name was used",)
+        "the file does not state its front end; the one in its name was used",)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -233,7 +233,7 @@ def test_openl3s_names_say_size_and_front_end():
 @pytest.mark.parametrize(("name", "said"), [
     ("sea-64", "curl -Lo .*edgel3_sea_ust_audio_emb_64.h5.gz https://github.com/"),
     ("openl3-mel256-music", "curl -Lo .*openl3_audio_mel256_music-v0_4_0.h5.gz https://"),
-    ("mine", "l3hpc ships no weights: name the file you have")])
+    ("mine", "l3hpc ships no weights: give the path of your")])
 def test_a_missing_name_says_what_to_do(place, name, said):
     with pytest.raises(InputError, match=said):
         load_model(name)
@@ -250,7 +250,7 @@ def test_models_that_were_never_published(name, allowed):
 def test_a_file_that_is_not_what_its_name_says_is_refused(place, networks):
     networks.write_keras2(place / "models/edgel3_ft_audio_sparsity_95.45.h5",
                           networks.random_layers(TEACHER))  # dense
-    with pytest.raises(InputError, match="is not what its name says"):
+    with pytest.raises(InputError, match="does not contain what its name states"):
         load_model("edgel3-ft-95.45")
     weights.save(untrained(SEA, 0), place / "models/edgel3_sea_ust_audio_emb_64.h5")
     with pytest.raises(InputError, match="gives 5 values, not 64"):

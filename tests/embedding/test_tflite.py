@@ -76,7 +76,7 @@ def test_a_spectrogram_of_a_published_shape(float_model, sound):
     assert (found.network, found.format, found.rate, found.dim) == (
         "tflite", "TFLite, float32", 8000, 5)
     assert found.frontend == SPEC.frontend and found.evidence == "input shape"
-    assert "has a published one's shape" in found.notes[0]
+    assert "shape of its input is that of a published one" in found.notes[0]
     wanted, _ = get_embedding(sound(1.7), 8000, load_model(own, engine="ncnn"))
     model = load_model(path)
     assert model.engine == "tflite"
