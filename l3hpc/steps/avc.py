@@ -1,9 +1,9 @@
-"""avc_pairs and avc_train: a teacher of one's own, by audio-visual correspondence.
+"""avc_pairs and avc_train: train your own teacher by audio-visual correspondence.
 
-``avc_pairs`` cuts videos (or generated scenes) into matching and non-matching pairs of a picture
-and a second of sound. One task does so for ``videos_per_task`` videos of one split; a killed task
-goes on with the next file of batches. On these pairs ``avc_train`` teaches an L3 network whether
-picture and sound belong together; its audio half is a teacher.
+``avc_pairs`` cuts videos (or generated scenes) into matching and non-matching pairs of an image and
+one second of sound. One task does so for ``videos_per_task`` videos of one split; a killed task
+resumes with the next file of batches. On these pairs ``avc_train`` trains an L3 network to tell
+whether image and sound match; its audio branch can be used as a teacher.
 
 The science is in ``l3hpc.avc``; the steps name the files and record the ledger row.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class AvcPairsParams(Params):
-    """What decides the pairs."""
+    """The videos, and how pairs are cut from them."""
 
     videos: str = Field("generated", description=(
         "Folder of videos, searched recursively; or 'generated' / 'generated:SEED' for scenes of "
@@ -89,7 +89,7 @@ class AvcPairsParams(Params):
 
 
 class AvcPairs(Step[AvcPairsParams]):
-    """Matching and non-matching pairs of a picture and a second of sound."""
+    """Matching and non-matching pairs of an image and one second of sound."""
 
     name = "avc_pairs"
     version = 1
@@ -98,17 +98,18 @@ class AvcPairs(Step[AvcPairsParams]):
     not_in_fingerprint = frozenset({"videos", "metadata", "ontology", "max_failed"})
 
     def check(self, params: AvcPairsParams, plan: PlanParams) -> None:
-        """Refuse filters that cannot be applied, unknown classes, and too few videos."""
+        """Refuse class filters without an ontology, unknown classes, and too few videos."""
         from l3hpc.avc.videos import scenes_seed
 
         if (params.include or params.exclude) and params.ontology is None:
             raise InputError("include and exclude need the ontology", where="avc_pairs.ontology",
                              allowed="AudioSet's ontology.json")
         if params.ontology is not None and not params.metadata:
-            raise InputError("an ontology says nothing without the lists of segments",
+            raise InputError("an ontology needs the segment lists, which are not set",
                              where="avc_pairs.metadata", allowed="CSV files of AudioSet")
         if scenes_seed(params.videos) is not None and params.metadata:
-            raise InputError("generated scenes are not in AudioSet", where="avc_pairs.metadata",
+            raise InputError("metadata cannot be used with generated scenes",
+                             where="avc_pairs.metadata",
                              allowed="a folder of videos, or no metadata")
         _splits(params)
 
@@ -136,7 +137,7 @@ class AvcPairs(Step[AvcPairsParams]):
                 for number, group in enumerate(groups(items, params.videos_per_task))]
 
     def digests(self, params: AvcPairsParams) -> dict[str, Any]:
-        """The videos by their listing (names, sizes, times), the lists by their bytes."""
+        """The videos by their listing (names, sizes, times), metadata by their bytes."""
         from l3hpc.avc.videos import VideoFile, listing_digest, scenes_seed
 
         seed = scenes_seed(params.videos)
@@ -162,7 +163,7 @@ class AvcPairs(Step[AvcPairsParams]):
         else:
             from l3hpc.avc.videos import ffmpeg
 
-            task.progress.note(f"videos are read by {ffmpeg()}")
+            task.progress.note(f"videos are decoded by {ffmpeg()}")
             files = {one.file: one for one in map(VideoFile.from_json, task.shard["videos"])}
             names = list(files)
 
@@ -203,12 +204,13 @@ def _splits(params: AvcPairsParams) -> dict[str, list[Any]]:
 
 TAB: Final = "embedding"
 PUBLISHED = (64, 64, 128, 128, 256, 256, 512, 512)
-PUBLISHED_FRONT = (48000, 256, 242, 2048, None)  # two of its mel bands hear nothing
+# Allowed although two of its mel bands contain no frequency bin, which is otherwise refused.
+PUBLISHED_FRONT = (48000, 256, 242, 2048, None)
 AUDIO, TEACHER, VISION = "audio.h5", "teacher.h5", "vision.h5"
 
 
 class AvcTrainParams(LoopParams):
-    """The two networks' shapes and how they are trained."""
+    """Shapes of the audio and the vision network, and how they are trained."""
 
     asr: int = Field(48000, ge=1000, le=192000, description=(
         "Sample rate of the audio network in Hz."))
@@ -244,7 +246,7 @@ class AvcTrainParams(LoopParams):
 
 
 class AvcTrain(Step[AvcTrainParams]):
-    """An L3 network that learns whether picture and sound belong together."""
+    """An L3 network that learns whether image and sound match."""
 
     name = "avc_train"
     version = 1
@@ -277,10 +279,10 @@ class AvcTrain(Step[AvcTrainParams]):
         size = pairs.size if pairs is not None else 224
         VisionSpec(size, vision_filters(params))
         if params.freeze_vision and params.vision_weights is None:
-            raise InputError("a vision network that was never trained stays as it is",
+            raise InputError("freeze_vision would keep the random weights of the vision network",
                              where=f"{self.name}.freeze_vision", allowed="with vision_weights")
         if pairs is not None and pairs.rate < spec.rate:
-            raise InputError(f"sound of {pairs.rate} Hz is cut for a network of {spec.rate} Hz",
+            raise InputError(f"pairs of {pairs.rate} Hz for a network of {spec.rate} Hz",
                              where="avc_pairs.rate", allowed=f"at least {spec.rate}")
 
     def describe(self, params: AvcTrainParams, plan: PlanParams) -> str:
@@ -302,10 +304,9 @@ class AvcTrain(Step[AvcTrainParams]):
                                    ("vision_weights", params.vision_weights))}
 
     def run(self, params: AvcTrainParams, task: Task) -> dict[str, Any]:
-        """Train to the end, test on videos of its own, and write the networks.
+        """Train, test on separate videos, and write the networks.
 
-        Everything on the way lies in scratch; a task that was killed goes on at its last
-        checkpoint.
+        Intermediate files are in scratch; a killed task resumes from its last checkpoint.
         """
         from l3hpc.avc import training
         from l3hpc.avc.network import VisionSpec, load_avc
@@ -320,7 +321,8 @@ class AvcTrain(Step[AvcTrainParams]):
         train, validate, test = (Batches.find(folder, split)
                                  for split in ("train", "validate", "test"))
         both, rows = join(train, validate)
-        limit_threads(task.threads)  # before anything asks TensorFlow for its devices
+        # Once TensorFlow has listed its devices, its number of threads is fixed.
+        limit_threads(task.threads)
         audio = load_parameters(params.audio_weights)[0] if params.audio_weights else None
         spec = audio_spec(params)
         row = _row(params, task, spec, rows)
@@ -376,13 +378,13 @@ class AvcTrain(Step[AvcTrainParams]):
 
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """The audio half."""
+        """The audio branch."""
         spec = results[0].get("spec") if results else None
         return [("taught by correspondence", spec)] if spec else []
 
 
 def audio_spec(params: AvcTrainParams) -> NetworkSpec:
-    """The audio network: that of ``audio_weights``, or what the parameters say."""
+    """Spec of the audio network: that of ``audio_weights``, otherwise from the parameters."""
     from l3hpc.models.spec import NetworkSpec
     from l3hpc.models.weights import describe as describe_weights
 
@@ -393,7 +395,7 @@ def audio_spec(params: AvcTrainParams) -> NetworkSpec:
 
 
 def vision_filters(params: AvcTrainParams) -> tuple[int, ...]:
-    """The vision network's: those of ``vision_weights``, or what the parameters say."""
+    """Filters of the vision network: those of ``vision_weights``, otherwise the parameter's."""
     from l3hpc.avc.network import load_vision
 
     if params.vision_weights is not None:
@@ -402,7 +404,15 @@ def vision_filters(params: AvcTrainParams) -> tuple[int, ...]:
 
 
 def join(train: Batches, validate: Batches) -> tuple[Batches, tuple[Any, Any]]:
-    """Both splits as one list, and the row numbers of each."""
+    """Both splits as one list.
+
+    Returns
+    -------
+    both : Batches
+        Training, then validation.
+    rows : (ndarray, ndarray)
+        Row numbers of training and of validation.
+    """
     import numpy as np
 
     from l3hpc.avc.pairs import Batches
@@ -412,7 +422,7 @@ def join(train: Batches, validate: Batches) -> tuple[Batches, tuple[Any, Any]]:
 
 
 def _collect(task: Task, best: Any, result: Mapping[str, Any]) -> None:
-    """The networks and records that are kept, out of scratch into the output."""
+    """Copy the networks and records to keep from scratch into the output."""
     import shutil
     from dataclasses import replace
 
@@ -429,14 +439,15 @@ def _collect(task: Task, best: Any, result: Mapping[str, Any]) -> None:
     best.save_audio(task.output / AUDIO, metadata)
     best.save_vision(task.output / VISION, metadata)
     audio = best.parameters()
-    if audio.spec.tail == "student":  # openl3's embedding: the eighth convolution's own values
+    # As in openl3, the embedding is the output of the eighth convolution before its activation.
+    if audio.spec.tail == "student":
         audio = Parameters(replace(audio.spec, tail="embedding"), audio.layers[:-1])
     save(audio, task.output / TEACHER, metadata)
     write_json(task.output / "evaluation.json", {"test": result["test"]})
 
 
 def _row(params: AvcTrainParams, task: Task, spec: NetworkSpec, rows: Any) -> TrainingRow:
-    """The run's row in the ledger, in the fields of the published sheet."""
+    """The row of the run in the ledger, with the columns of the published sheet."""
     labels, folder = task.labels, str(task.inputs["avc_pairs"])
     return TrainingRow(task, TAB, {
         "model_id": spec.model_repr, "model_dir": str(labels.get("model_dir") or task.output),

@@ -1,7 +1,7 @@
-"""compare: the compression report, a table for people and the same numbers as JSON.
+"""compare: the compression report, as a table and as JSON.
 
-The published table by its formula, true counts and bytes beside it, the sensitivity scan, and every
-network of the run with its sizes and its distance to the teacher.
+It contains the published table by its formula with true counts and bytes, the sensitivity scan, and
+every network of the run with its sizes and its distance to the teacher.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ TABLE, REPORT = "report.md", "report.json"
 
 
 class CompareParams(prune.JudgeParams):
-    """The teacher, and what its compressed versions are judged on."""
+    """The teacher, and what its compressed versions are evaluated on."""
 
 
 class Compare(Step[CompareParams]):
-    """The compression report, a table for people and the same numbers as JSON."""
+    """The compression report, as a table and as JSON."""
 
     name = "compare"
     version = 1
@@ -35,7 +35,7 @@ class Compare(Step[CompareParams]):
     not_in_fingerprint = prune.NOT_IN_FINGERPRINT
 
     def check(self, params: CompareParams, plan: PlanParams) -> None:
-        """Refuse a judge that cannot judge, and another teacher than the one that is pruned."""
+        """Refuse an incomplete evaluation, and another teacher than the one that is pruned."""
         prune.check(params, self.name)
         pruned = Prune().params_in(plan)
         if pruned is not None and pruned.weights != params.weights:
@@ -47,7 +47,7 @@ class Compare(Step[CompareParams]):
         return prune.digests(params)
 
     def run(self, params: CompareParams, task: Task) -> dict[str, Any]:
-        """Judge every network; write ``report.md`` and ``report.json``."""
+        """Evaluate every network; write ``report.md`` and ``report.json``."""
         from l3hpc.compression import pruning, sizes
         from l3hpc.io.files import write_json, write_text
         from l3hpc.models.weights import caution, identity, load_parameters
@@ -88,7 +88,18 @@ class Compare(Step[CompareParams]):
 
 
 def networks(inputs: Mapping[str, Path]) -> list[tuple[str, dict[str, Any], Path]]:
-    """(step, its metadata, network file) of every network of the run, in the order of making."""
+    """Step, metadata and file of every network of the run, in the order of the steps.
+
+    Parameters
+    ----------
+    inputs
+        Input → artifact.
+
+    Raises
+    ------
+    InputError
+        For an artifact without metadata.
+    """
     from l3hpc.io.files import read_json, task_folders
 
     found = []
@@ -96,8 +107,8 @@ def networks(inputs: Mapping[str, Path]) -> list[tuple[str, dict[str, Any], Path
         folder = inputs.get(step)
         for one in (task_folders(folder) or [folder]) if folder is not None else ():
             if not (one / name).is_file():
-                raise InputError(f"holds no {name}", where=str(one),
-                                 hint=f"The step {step} writes one.")
+                raise InputError(f"contains no {name}", where=str(one),
+                                 hint=f"The step {step} writes it.")
             metadata = read_json(one / name)
             found.append((step, metadata, one / metadata.get("model", NETWORK)))
     return found
@@ -124,7 +135,7 @@ def _row(made_by: str, metadata: Mapping[str, Any], path: Path, teacher: Any, ju
         "plan": metadata.get("plan") or ("none" if made_by == "teacher" else "own"),
         "convolutions": len(parameters.spec.filters), "filters": list(parameters.spec.filters),
         "dim": parameters.spec.dim, "sizes": sizes.weigh(parameters).as_json()}
-    if metadata.get("best_validation_accuracy") is not None:  # with the head that it learnt
+    if metadata.get("best_validation_accuracy") is not None:  # with its re-trained fusion head
         row["accuracy"] = metadata["best_validation_accuracy"]
     if parameters.spec.dim != teacher.spec.dim:
         left_out.append(f"{made_by}, {row['plan']}: {parameters.spec.dim} values cannot be "

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from l3hpc.errors import InputError, command_line
-from l3hpc.steps.base import Input, Output, Params, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.base import Input, Output, PlanParams, Results, Shard, Step, Task, Upstream
 from l3hpc.steps.extract import (
-    Convention,
+    EmbeddingParams,
     block_of,
     check_precision,
     front_end,
@@ -25,12 +25,15 @@ from l3hpc.steps.extract import (
     weights_digest,
 )
 
+if TYPE_CHECKING:
+    from l3hpc.datasets.corpus import Recording
+
 BEST = "model_best_valid_loss.h5"
-KINDS = ("sonyc_ust", "clips", "audio")
+SOURCES = ("sonyc_ust", "clips", "audio")  # parameters, of which exactly one is set
 
 
-class EmbedParams(Params):
-    """Whose embeddings, of which audio."""
+class EmbedParams(EmbeddingParams):
+    """The audio and the network."""
 
     sonyc_ust: Path | None = Field(None, description=(
         "Folder of SONYC-UST (annotations.csv, taxonomy and audio): embed its annotated clips."))
@@ -43,10 +46,6 @@ class EmbedParams(Params):
         "Weights of the network (none: the student trained by train)."))
     hop: float = Field(0.1, gt=0, le=60, description="Hop between windows in seconds.")
     center: bool = Field(False, description="Centre the first window on the first sample.")
-    convention: Convention = Field("own", description=(
-        "Front end; own: that of the network (kapre-0.1 for published weights, as in their "
-        "training). The others follow openl3 0.4, and embedding-approx outside its models. "
-        "A, B, C and D are the letters under which they are stored."))
     min_seconds: float = Field(0.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     npz: bool = Field(False, description=(
@@ -55,12 +54,6 @@ class EmbedParams(Params):
         "Recordings per array task (none: one task for all)."))
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of the recordings that may be unusable before the task fails."))
-    batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
-    engine: Literal["auto", "tensorflow", "ncnn", "torch"] = Field("auto", description=(
-        "Inference engine; auto: the fastest of those installed, measured once."))
-    precision: Literal["float32", "tf32", "bfloat16", "int8"] = Field("float32", description=(
-        "Precision of the network; the others are faster and change the embeddings slightly; the "
-        "error is measured and stored with the result. tf32 needs PyTorch and a GPU."))
 
 
 class Embed(Step[EmbedParams]):
@@ -76,10 +69,10 @@ class Embed(Step[EmbedParams]):
     output = Output.EMBEDDINGS
 
     def check(self, params: EmbedParams, plan: PlanParams) -> None:
-        """Refuse none or several of the kinds of audio, a student whose file holds none, and an
-        engine that does not compute in the precision."""
+        """Refuse no or several sources of audio, files that are no network, and an engine
+        without the precision."""
         check_precision(params, self.name)
-        _check_kind(params)
+        _check_source(params)
         if params.student is not None:
             from l3hpc.models.weights import describe as describe_weights
 
@@ -115,19 +108,19 @@ class Embed(Step[EmbedParams]):
                 "student": weights_digest(params.student) if params.student else None}
 
     def run(self, params: EmbedParams, task: Task) -> dict[str, Any]:
-        """Embed this task's recordings into ``embeddings.h5`` (and npz files, if wanted)."""
+        """Embed this task's recordings into ``embeddings.h5`` (and npz files, if requested)."""
         from l3hpc.datasets.extraction import Extraction, write_npz_files
 
         student = params.student or str(student_file(task.inputs.get("train")))
         folder = _source(params)[0]
-        network, known, precision = load_network(
+        network, identity, precision = load_network(
             student, params, task, folder, front_end(params.convention))
         note_network(task, "student", student, network, params)
         if params.audio is not None:
             note_ignored_files(task, params.audio)
         target = task.output / "embeddings.h5"
         result = Extraction(
-            network, known, folder, task_recordings(task.shard), params.hop, params.center,
+            network, identity, folder, task_recordings(task.shard), params.hop, params.center,
             task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
             block_of(network), levels=False, threads=task.threads,
         ).run(target, task.output / "skipped.csv")
@@ -144,24 +137,25 @@ class Embed(Step[EmbedParams]):
             + precision_summary(results)
 
 
-def _check_kind(own: EmbedParams) -> None:
-    if sum(getattr(own, kind) is not None for kind in KINDS) != 1:
-        raise InputError("embed needs SONYC-UST, clips or a folder of audio, one of them",
-                         where=", ".join(f"embed.{kind}" for kind in KINDS),
-                         hint="Name it: --sonyc-ust FOLDER, or --set embed.clips=FOLDER or "
+def _check_source(params: EmbedParams) -> None:
+    """Refuse no or several sources of audio, and a subset of anything but clips."""
+    if sum(getattr(params, source) is not None for source in SOURCES) != 1:
+        raise InputError("embed needs exactly one of SONYC-UST, clips and a folder of audio",
+                         where=", ".join(f"embed.{source}" for source in SOURCES),
+                         hint="Use --sonyc-ust FOLDER, or --set embed.clips=FOLDER or "
                               "embed.audio=FOLDER")
-    if own.subset != "all" and own.clips is None:
-        raise InputError("a subset is one of clips, which are not named", where="embed.subset",
+    if params.subset != "all" and params.clips is None:
+        raise InputError("subset needs clips, which are not set", where="embed.subset",
                          hint="--set embed.clips=FOLDER")
 
 
-def _recordings(params: EmbedParams) -> list[Any]:
+def _recordings(params: EmbedParams) -> list[Recording]:
     return _source(params)[1]()
 
 
-def _source(params: EmbedParams) -> tuple[Path, Callable[[], list[Any]]]:
-    """The folder of audio, and what lists its recordings."""
-    _check_kind(params)
+def _source(params: EmbedParams) -> tuple[Path, Callable[[], list[Recording]]]:
+    """The folder of audio, and the function that lists its recordings."""
+    _check_source(params)
     if params.sonyc_ust is not None:
         from l3hpc.datasets.sonyc_ust import locate
 
@@ -179,33 +173,54 @@ def _source(params: EmbedParams) -> tuple[Path, Callable[[], list[Any]]]:
     return folder, lambda: scan(folder)
 
 
-def annotated_recordings(annotations: Path, audio: Path) -> list[Any]:
-    """The annotated clips in name order; a missing one has size -1 (it is listed as unreadable)."""
+def annotated_recordings(annotations: Path, audio: Path) -> list[Recording]:
+    """The annotated clips of SONYC-UST.
+
+    Parameters
+    ----------
+    annotations
+        The file ``annotations.csv``.
+    audio
+        The folder of audio.
+
+    Returns
+    -------
+    list of Recording
+        In the order of their names; a missing file has size −1 and is later listed as unreadable.
+    """
     from l3hpc.datasets.corpus import Recording
     from l3hpc.io.tables import read_records
 
     rows = {row["audio_filename"]: row.get("sensor_id") or "unknown"
             for _, row in read_records(annotations, "annotations", ["audio_filename"])}
-    found = []
+    recordings = []
     for name in sorted(rows):
         path = audio / name
         status = path.stat() if path.is_file() else None
-        found.append(Recording(name, rows[name], None, None,
-                               status.st_size if status else -1,
-                               status.st_mtime_ns if status else 0))
-    return found
+        recordings.append(Recording(name, rows[name], None, None,
+                                    status.st_size if status else -1,
+                                    status.st_mtime_ns if status else 0))
+    return recordings
 
 
 def student_file(folder: Path | None) -> Path:
-    """The best student of a train artifact, or of a folder of published models.
+    """The best student of an artifact of train, or of a folder of published models.
 
-    Raises ``InputError`` when there is none.
+    Parameters
+    ----------
+    folder
+        The artifact, the folder, or the file itself.
+
+    Raises
+    ------
+    InputError
+        Where there is none.
     """
     if folder is not None:
         for path in (folder / "0000" / BEST, folder / BEST, folder):
             if path.is_file():
                 return path
-    raise InputError(f"holds no {BEST}" if folder else "no student is named",
+    raise InputError(f"contains no {BEST}" if folder else "no student is given",
                      where=str(folder) if folder else "embed.student",
                      hint="Train one (l3hpc submit upstream), or name its file: "
                           "--set embed.student=FILE")

@@ -1,18 +1,18 @@
 """extract: audio → teacher embeddings, one row per window of one second, with provenance.
 
-One task works through ``files_per_task`` recordings; a killed task goes on where it stopped.
+One task embeds ``files_per_task`` recordings; a killed task resumes after the last finished one.
 
-The second half is what both steps that embed share (``embed`` is the other): the network in the
-precision that was asked for, and notes on it. Ranges of int8 come from a few recordings of the
-whole listing, the same for every task of an array; the deviation from float32 is measured on each
-task's own recordings.
+Before and after the step itself is what it shares with ``embed``: parameters, and loading the
+network in the requested precision. The value ranges of int8 come from a few recordings of the whole
+listing, the same for every task of an array; the deviation from float32 is measured on each task's
+own recordings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording
     from l3hpc.models.embedder import Embedder
 
-RECORDINGS = 16
+RECORDINGS = 16  # from which windows for int8 and for the deviation are taken
 RANGE_WINDOWS = 48
 CHECK_WINDOWS = 24
 OWN = "own"
@@ -55,12 +55,31 @@ Convention = Annotated[
 
 
 def front_end(convention: str) -> dict[str, str]:
-    """The front-end values that overrule those a network states."""
+    """The front-end values that override those of the network's file."""
     return {} if convention == OWN else {"convention": convention}
 
 
-class ExtractParams(Params):
-    """What decides the teacher's embeddings."""
+class EmbeddingParams(Params):
+    """The parameters of both steps that compute embeddings."""
+
+    convention: Convention = Field("own", description=(
+        "Front end; own: that of the network (kapre-0.1 for published weights, as in their "
+        "training). The others follow openl3 0.4, and embedding-approx outside its models. "
+        "A, B, C and D are the letters under which they are stored."))
+    hop: float = Field(0.5, gt=0, le=60, description="Hop between windows in seconds.")
+    center: bool = Field(True, description="Centre the first window on the first sample.")
+    min_seconds: float = Field(1.0, ge=0, description=(
+        "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
+    batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
+    engine: Literal["auto", "tensorflow", "ncnn", "torch"] = Field("auto", description=(
+        "Inference engine; auto: the fastest of those installed, measured once."))
+    precision: Literal["float32", "tf32", "bfloat16", "int8"] = Field("float32", description=(
+        "Precision of the network; the others are faster and change the embeddings slightly; the "
+        "error is measured and stored with the result. tf32 needs PyTorch and a GPU."))
+
+
+class ExtractParams(EmbeddingParams):
+    """The audio and the teacher."""
 
     audio: Path = Field(description=(
         "Folder of sound files (WAV, FLAC, OGG, Opus, MP3, AIFF, AU; by ffmpeg M4A, AAC, MP4, "
@@ -68,23 +87,9 @@ class ExtractParams(Params):
     weights: str = Field("untrained", description=(
         "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
         "'untrained:SEED' for random weights (demonstration only)."))
-    hop: float = Field(0.5, gt=0, le=60, description="Hop between windows in seconds.")
-    center: bool = Field(True, description="Centre the first window on the first sample.")
-    convention: Convention = Field("own", description=(
-        "Front end; own: that of the network (kapre-0.1 for published weights, as in their "
-        "training). The others follow openl3 0.4, and embedding-approx outside its models. "
-        "A, B, C and D are the letters under which they are stored."))
-    min_seconds: float = Field(1.0, ge=0, description=(
-        "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of a task's recordings that may be unusable before the task fails."))
-    batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
-    engine: Literal["auto", "tensorflow", "ncnn", "torch"] = Field("auto", description=(
-        "Inference engine; auto: the fastest of those installed, measured once."))
-    precision: Literal["float32", "tf32", "bfloat16", "int8"] = Field("float32", description=(
-        "Precision of the network; the others are faster and change the embeddings slightly; the "
-        "error is measured and stored with the result. tf32 needs PyTorch and a GPU."))
 
 
 class Extract(Step[ExtractParams]):
@@ -100,11 +105,11 @@ class Extract(Step[ExtractParams]):
     kept_files = ("skipped.csv",)
 
     def check(self, params: ExtractParams, plan: PlanParams) -> None:
-        """Refuse a hop of less than a sample, and an engine that lacks the precision."""
+        """Refuse a hop shorter than a sample, and an engine without the precision."""
         check_precision(params, self.name)
         if params.hop * 8000 < 1:
             raise InputError(f"hop {params.hop} s is shorter than one sample", where="extract.hop",
-                             allowed="at least 0.000125 s; 0.5 is the published one")
+                             allowed="at least 0.000125 s; published: 0.5")
 
     def packages(self, params: ExtractParams) -> dict[str, str]:
         """Importable name of what this needs beyond the core dependencies → how to install it."""
@@ -173,9 +178,22 @@ class Extract(Step[ExtractParams]):
 
 
 def weights_digest(weights: str | Path) -> str:
-    """What identifies a teacher: ``untrained…`` itself, or the digest of a weight file's bytes.
+    """What identifies a network's weights.
 
-    Raises ``InputError`` when there is no such file.
+    Parameters
+    ----------
+    weights
+        A weight file, or ``untrained…``.
+
+    Returns
+    -------
+    str
+        ``untrained…`` unchanged, or the digest of the file.
+
+    Raises
+    ------
+    InputError
+        For a file that does not exist.
     """
     name = str(weights)
     if name == "untrained" or name.startswith("untrained:"):
@@ -188,17 +206,31 @@ def weights_digest(weights: str | Path) -> str:
 
 
 def block_of(network: Embedder) -> int | None:
-    """How many windows are collected for the network at once: on a GPU as many as keep it busy
-    while the next are collected, else by the default (None)."""
+    """Windows that are collected before the network is called; None for the default."""
     from l3hpc.datasets.extraction import GPU_BLOCK_BYTES
 
+    # A GPU needs enough work to stay busy while the next windows are collected.
     on_gpu = getattr(network.engine, "device", "cpu") == "gpu"
     return GPU_BLOCK_BYTES // (4 * network.rate) if on_gpu else None
 
 
 def note_network(task: Task, who: str, weights: str, network: Embedder,
                  params: EmbeddingParams) -> None:
-    """Note in the log which network computes, on what and why, and what its file left open."""
+    """Log network and engine, why this engine, and what the weight file leaves undetermined.
+
+    Parameters
+    ----------
+    task
+        The task, for its log.
+    who
+        ``teacher`` or ``student``.
+    weights
+        The weight file, or ``untrained…``.
+    network
+        The loaded network.
+    params
+        Parameters of the step.
+    """
     from l3hpc.models import engines
     from l3hpc.models.weights import describe as describe_weights
 
@@ -212,7 +244,7 @@ def note_network(task: Task, who: str, weights: str, network: Embedder,
 
 
 def note_ignored_files(task: Task, folder: Path) -> None:
-    """Note, in the first task's log, which files of the folder of audio are no recordings."""
+    """Log, in the first task only, the files in the folder of audio that are not recordings."""
     from l3hpc.datasets.corpus import passed_over
 
     others = passed_over(folder) if task.index == 0 else ""
@@ -220,34 +252,28 @@ def note_ignored_files(task: Task, folder: Path) -> None:
         task.progress.note(f"ignored {others}")
 
 
-def task_recordings(shard: Mapping[str, Any]) -> list[Any]:
+def task_recordings(shard: Mapping[str, Any]) -> list[Recording]:
     """The recordings of a frozen task."""
     from l3hpc.datasets.corpus import Recording
 
     return [Recording.from_json(values) for values in shard["recordings"]]
 
 
-class EmbeddingParams(Protocol):
-    """The parameters that both steps have."""
-
-    @property
-    def hop(self) -> float: ...
-
-    @property
-    def center(self) -> bool: ...
-
-    @property
-    def min_seconds(self) -> float: ...
-
-    @property
-    def engine(self) -> str: ...
-
-    @property
-    def precision(self) -> str: ...
-
-
 def check_precision(params: EmbeddingParams, step: str) -> None:
-    """Refuse (``InputError``) an engine that does not compute in the precision."""
+    """Refuse an engine that does not support the precision.
+
+    Parameters
+    ----------
+    params
+        Parameters of the step.
+    step
+        Its name, for the message.
+
+    Raises
+    ------
+    InputError
+        With the engines or precisions that are possible.
+    """
     if params.precision != "float32":
         from l3hpc.models import precision
 
@@ -255,7 +281,7 @@ def check_precision(params: EmbeddingParams, step: str) -> None:
 
 
 def precision_packages(params: EmbeddingParams) -> dict[str, str]:
-    """Importable name of what precision and engine cannot do without → how to install it."""
+    """Importable name of the packages that precision and engine need → how to install them."""
     if params.precision == "float32" and params.engine != "torch":
         return {}
     from l3hpc.models import precision
@@ -265,7 +291,7 @@ def precision_packages(params: EmbeddingParams) -> dict[str, str]:
 
 def ranges_from(recordings: Sequence[Recording], params: EmbeddingParams
                 ) -> dict[str, Any]:
-    """What a frozen task has to name beyond its own recordings."""
+    """For int8: the recordings that value ranges are measured on, as an entry of a shard."""
     if params.precision != "int8":
         return {}
     from l3hpc.datasets.windows import spread
@@ -276,10 +302,34 @@ def ranges_from(recordings: Sequence[Recording], params: EmbeddingParams
 def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path,
                  geometry: Mapping[str, Any]
                  ) -> tuple[Embedder, dict[str, Any], dict[str, Any]]:
-    """The network ready to embed, who it is, and what the result says of its precision.
+    """Load the network of a task in the requested precision.
 
-    folder: of the recordings; geometry: as for ``weights.load``. Raises ``L3hpcError`` where no
-    recording tells ranges, or the embeddings are too far off.
+    Parameters
+    ----------
+    weights
+        A weight file, or ``untrained…``.
+    params
+        Parameters of the step.
+    task
+        The task, for its shard, threads and log.
+    folder
+        Folder of the recordings.
+    geometry
+        As for ``weights.load``.
+
+    Returns
+    -------
+    network : Embedder
+        Ready to embed.
+    identity : dict
+        Label, kind, digest and spec of the network, JSON values.
+    precision : dict
+        ``{"precision": …}`` with the measured deviation; empty for float32.
+
+    Raises
+    ------
+    L3hpcError
+        Where no recording can be used to measure ranges, or the deviation is too large.
     """
     from l3hpc.models.weights import identity, load
 
@@ -294,6 +344,7 @@ def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path
 
 def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
              geometry: Mapping[str, Any], rate: int) -> tuple[Embedder, dict[str, Any]]:
+    """The network in reduced precision, and its deviation from float32."""
     from l3hpc.datasets.corpus import Recording
     from l3hpc.datasets.windows import spread, windows_of
     from l3hpc.errors import L3hpcError
@@ -306,28 +357,32 @@ def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
     ranges = [Recording.from_json(values) for values in task.shard.get("ranges_from", [])]
     frames = windows(ranges, RANGE_WINDOWS)
     if ranges and not len(frames):
-        raise L3hpcError(f"none of the {len(ranges)} recordings that int8 takes its ranges from "
+        raise L3hpcError(f"none of the {len(ranges)} recordings on which int8 measures its ranges "
                          "can be used", where=str(folder),
-                         hint="leave the precision at float32, or repair: l3hpc data check FOLDER")
+                         hint="use precision float32, or check: l3hpc data check FOLDER")
     embedder, exact = precision.load(weights, params.precision, frames, geometry=geometry,
                                      threads=task.threads, engine=params.engine)
     own = [Recording.from_json(values) for values in task.shard["recordings"]]
-    found = precision.deviation(embedder, exact, windows(spread(own, RECORDINGS), CHECK_WINDOWS))
+    check_windows = windows(spread(own, RECORDINGS), CHECK_WINDOWS)
+    deviation = precision.deviation(embedder, exact, check_windows)
     on_gpu = getattr(embedder.engine, "device", "cpu") == "gpu"
     for text in (None if on_gpu else precision.slow_here(params.precision),
-                 f"{params.precision}: {found or 'every embedding is 0, nothing to compare'}"):
+                 f"{params.precision}: {deviation or 'every embedding is 0, nothing to compare'}"):
         if text:
             task.progress.note(text)
-    if found:
-        found.refuse(params.precision)
+    if deviation:
+        deviation.refuse(params.precision)
     return embedder, {"name": params.precision, "range_windows": len(frames),
-                      **(found.as_json() if found else {"frames": 0})}
+                      **(deviation.as_json() if deviation else {"frames": 0})}
 
 
 def precision_summary(results: Results) -> str:
-    """``, int8 with cosine 0.9991 to float32`` (of the task that is furthest off); float32: ''."""
-    found = [result["precision"] for result in results if result.get("precision")]
-    cosines = [one["cosine"] for one in found if "cosine" in one]
+    """``, int8 with cosine 0.9991 to float32``, of the task with the largest deviation.
+
+    Empty for float32.
+    """
+    deviations = [result["precision"] for result in results if result.get("precision")]
+    cosines = [one["cosine"] for one in deviations if "cosine" in one]
     if not cosines:
         return ""
-    return f", {found[0]['name']} with cosine {min(cosines):.4f} to float32"
+    return f", {deviations[0]['name']} with cosine {min(cosines):.4f} to float32"

@@ -1,15 +1,14 @@
-"""What judges a compressed network in the steps sensitivity and compare: parameters, and the judge.
+"""prune and sensitivity: a smaller teacher, and the effect of pruning layer by layer.
 
-With a correspondence network (``avc``) and pairs (``scenes``) it is the accuracy of audio-visual
-correspondence, as published; else the distance of embeddings to the unpruned teacher's. The output
-always says which.
+``prune`` removes convolutions, filters and weights: one network and one task per plan, with depth
+and width reduced before the plan is applied. ``sensitivity`` prunes one convolution at a time and
+measures the effect on the embedding: one task per layer and sparsity, or ``points_per_task`` of
+these combinations.
 
-prune and sensitivity: the teacher made smaller, and what that costs layer by layer.
-
-``prune`` leaves out convolutions, filters and weights: one network per plan, each a task of its
-own; cuts in depth and width come before the plan. ``sensitivity`` prunes one convolution at a time
-and measures what the embedding loses: one task per layer and sparsity, or several points in a task
-with ``points_per_task``.
+First comes how a compressed network is evaluated, which the step ``compare`` shares. With a
+correspondence network (``avc``) and pairs (``scenes``) it is the accuracy of audio-visual
+correspondence, as published; otherwise the distance of the embeddings to those of the unpruned
+teacher. The output always names the measure.
 """
 
 from __future__ import annotations
@@ -26,15 +25,17 @@ from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Ups
 from l3hpc.steps.extract import weights_digest
 
 EMBEDDING, CORRESPONDENCE = "embedding", "correspondence"
-WORDS = {EMBEDDING: "distance of embeddings to the unpruned teacher's, on the same windows",
-         CORRESPONDENCE: "accuracy of audio-visual correspondence (0.5 is chance)"}
+MEASURE_TEXT = {
+    EMBEDDING: "distance of embeddings to the unpruned teacher's, on the same windows",
+    CORRESPONDENCE: "accuracy of audio-visual correspondence (0.5 is chance)",
+}
 NOT_IN_FINGERPRINT = frozenset({"audio", "weights", "avc", "scenes", "engine"})
 RECORDINGS = 64
 NETWORK, METADATA, SCAN = "network.h5", "prune.json", "sensitivity.json"
 
 
 class JudgeParams(Params):
-    """The teacher, and what its compressed versions are judged on."""
+    """The teacher, and what its compressed versions are evaluated on."""
 
     weights: str = Field("untrained", description=(
         "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
@@ -61,7 +62,7 @@ class JudgeParams(Params):
 
 
 def check(own: JudgeParams, step: str) -> None:
-    """Refuse one of avc and scenes without the other, and files that are not there."""
+    """Refuse one of avc and scenes without the other, and files that do not exist."""
     from l3hpc.models.weights import describe
 
     check_scenes(own.avc, own.scenes, step)
@@ -71,10 +72,25 @@ def check(own: JudgeParams, step: str) -> None:
 
 
 def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
-    """Refuse one of the two without the other, and what does not exist."""
+    """Refuse one of avc and scenes without the other, and what does not exist.
+
+    Parameters
+    ----------
+    avc
+        File of a correspondence network.
+    scenes
+        Folder of pairs.
+    step
+        Name of the step, for the message.
+
+    Raises
+    ------
+    InputError
+        With the parameter to change.
+    """
     if (avc is None) != (scenes is None):
         missing = "avc" if avc is None else "scenes"
-        raise InputError("correspondence needs a network and pairs, both or neither",
+        raise InputError("correspondence needs both a network and pairs",
                          where=f"{step}.{missing}",
                          hint="--avc avc.h5 --scenes FOLDER")
     if avc is not None and not avc.is_file():
@@ -85,7 +101,20 @@ def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
 
 
 def check_branch(spec: Any, avc: Path) -> None:
-    """Refuse (``InputError``) a network that cannot stand in for the audio branch of ``avc``."""
+    """Refuse a network that cannot replace the audio branch of a correspondence network.
+
+    Parameters
+    ----------
+    spec
+        The ``NetworkSpec`` of the network.
+    avc
+        File of the correspondence network.
+
+    Raises
+    ------
+    InputError
+        With the differences.
+    """
     from l3hpc.models.spec import NetworkSpec
     from l3hpc.models.weight_files import open_network
 
@@ -98,9 +127,9 @@ def check_branch(spec: Any, avc: Path) -> None:
             (branch.tail, branch.head), ("embedding", spec.head)):
         raise InputError(
             f"the network ({spec.rate} Hz, {spec.n_mels} mels, '{spec.tail}' with {spec.head}) "
-            f"cannot stand in for the audio branch of {avc.name} ({branch.rate} Hz, "
+            f"cannot replace the audio branch of {avc.name} ({branch.rate} Hz, "
             f"{branch.n_mels} mels, '{branch.tail}' with {branch.head})", where=str(avc),
-            hint="take the teacher that was trained with it: --weights teacher.h5 of avc_train")
+            hint="use the teacher that was trained with it: --weights teacher.h5 of avc_train")
 
 
 def digests(own: JudgeParams) -> dict[str, Any]:
@@ -131,7 +160,7 @@ def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
     frames = windows_of(own.audio, recordings, teacher.spec.rate, 0.5, True, own.windows)
     if not len(frames):
         raise InputError("no recording of at least one second can be read", where=str(own.audio),
-                         hint="look into it: l3hpc data check FOLDER")
+                         hint="check the folder: l3hpc data check FOLDER")
     return Fidelity(teacher, frames[:own.windows], threads=task.threads, engine=own.engine)
 
 
@@ -162,7 +191,7 @@ def _split(value: Any) -> Any:
 
 
 class PruneParams(Params):
-    """What is cut away, and how."""
+    """What is removed, and how."""
 
     weights: str = Field("untrained", description=(
         "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
@@ -183,7 +212,7 @@ class PruneParams(Params):
 
 
 class Prune(Step[PruneParams]):
-    """The teacher made smaller, by fewer convolutions, fewer filters and fewer weights."""
+    """A smaller teacher, with fewer convolutions, filters or weights."""
 
     name = "prune"
     version = 1
@@ -192,7 +221,7 @@ class Prune(Step[PruneParams]):
     not_in_fingerprint = frozenset({"weights"})
 
     def check(self, params: PruneParams, plan: PlanParams) -> None:
-        """Refuse plans, depths and widths that this teacher cannot have."""
+        """Refuse plans, depths and widths that do not fit the teacher."""
         spec_after(params)
 
     def describe(self, params: PruneParams, plan: PlanParams) -> str:
@@ -215,7 +244,7 @@ class Prune(Step[PruneParams]):
         return {"weights": weights_digest(params.weights)}
 
     def run(self, params: PruneParams, task: Task) -> dict[str, Any]:
-        """Cut and prune; write ``network.h5`` and its description, ``prune.json``."""
+        """Reduce and prune; write ``network.h5`` and its description, ``prune.json``."""
         from dataclasses import asdict
 
         from l3hpc.compression import pruning, sizes
@@ -287,7 +316,7 @@ def spec_after(own: PruneParams) -> Any:
 
 
 def parts(upstream: Upstream) -> list[Shard]:
-    """Tasks of a step that goes on from prune: one per network; one for a folder or file."""
+    """Shards of a step that reads the networks of prune: one per network; one for a file."""
     return [{"part": number, "plan": one.get("plan")}
             for number, one in enumerate(upstream.get("prune") or [])] or [{"part": None}]
 
@@ -299,11 +328,11 @@ def network_file(folder: Path, part: int | None) -> Path:
     for path in places:
         if path.is_file():
             return path
-    raise InputError(f"holds no {NETWORK}", where=str(folder), hint="The step prune writes one.")
+    raise InputError(f"contains no {NETWORK}", where=str(folder), hint="The step prune writes it.")
 
 
 class SensitivityParams(JudgeParams):
-    """Which network is pruned by how much, and what judges it."""
+    """By how much each layer is pruned, and how the network is evaluated."""
 
     sparsities: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = Field(
         (70.0, 80.0, 85.0, 90.0, 95.0), min_length=1, description=(
@@ -313,7 +342,7 @@ class SensitivityParams(JudgeParams):
 
 
 class Sensitivity(Step[SensitivityParams]):
-    """One convolution pruned at a time, and what the embedding loses by it."""
+    """The effect of pruning one convolution at a time."""
 
     name = "sensitivity"
     version = 1
@@ -322,16 +351,16 @@ class Sensitivity(Step[SensitivityParams]):
     not_in_fingerprint = NOT_IN_FINGERPRINT
 
     def check(self, params: SensitivityParams, plan: PlanParams) -> None:
-        """Refuse a judge that cannot judge."""
+        """Refuse an incomplete evaluation."""
         check(params, self.name)
 
     def describe(self, params: SensitivityParams, plan: PlanParams) -> str:
-        """``8 layers × 5 sparsities, judged by …``."""
+        """``8 layers × 5 sparsities, evaluated by …``."""
         from l3hpc.models.weights import describe as describe_weights
 
         layers = len(describe_weights(params.weights).spec.filters)
-        return (f"{layers} layers × {len(params.sparsities)} sparsities, judged by "
-                f"{WORDS[params.kind]}")
+        return (f"{layers} layers × {len(params.sparsities)} sparsities, evaluated by "
+                f"{MEASURE_TEXT[params.kind]}")
 
     def shards(self, params: SensitivityParams, upstream: Upstream) -> list[Shard]:
         """Layer by layer, ``points_per_task`` points in a task."""
@@ -348,7 +377,7 @@ class Sensitivity(Step[SensitivityParams]):
         return digests(params)
 
     def run(self, params: SensitivityParams, task: Task) -> dict[str, Any]:
-        """Judge this task's points; write them into ``sensitivity.json``."""
+        """Evaluate this task's points; write them into ``sensitivity.json``."""
         from l3hpc.compression.judges import Point, scan_layers
         from l3hpc.io.files import write_json
         from l3hpc.models.weights import caution, identity, load_parameters
@@ -364,8 +393,8 @@ class Sensitivity(Step[SensitivityParams]):
         for row in scan_layers(teacher, points, judge):
             rows.append(row)
             task.progress.advance(1, layer=row["name"], sparsity=row["sparsity"])
-        metadata = {"judge": params.kind, "words": WORDS[params.kind], "teacher": known,
-                "note": caution(known), "unpruned": whole, "points": rows}
+        metadata = {"judge": params.kind, "words": MEASURE_TEXT[params.kind], "teacher": known,
+                    "note": caution(known), "unpruned": whole, "points": rows}
         write_json(task.output / SCAN, metadata)
         return {"judge": params.kind, "points": rows, "unpruned": whole}
 

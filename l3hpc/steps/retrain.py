@@ -1,12 +1,12 @@
-"""distill and finetune: compressed networks are trained again, and their zeros stay zero.
+"""distill and finetune: compressed networks are re-trained, and pruned weights stay zero.
 
 ``distill``: a network learns the teacher's embedding of the same audio (EdgeL3's "kd"), by mean
 squared error, with the mean absolute error as a metric. One that gives fewer values than the
 teacher learns φ(teacher), the output of reduce.
 
 ``finetune``: a network learns audio-visual correspondence again (EdgeL3's "ft"), by categorical
-cross-entropy, with the accuracy as a metric. The vision branch is frozen: every picture is seen
-once, training reads what it saw.
+cross-entropy, with the accuracy as a metric. The vision branch is frozen: its output for every
+image is computed once, and training reads that.
 
 Both record rows of the ledger tab ``prunedembedding``.
 """
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from l3hpc.errors import InputError
 from l3hpc.steps import prune
@@ -25,7 +25,7 @@ from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upst
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.prune import Prune, network_file, parts, spec_after
 from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
-from l3hpc.steps.train import LoopParams, TrainingRow, loop_fields
+from l3hpc.steps.train import EpochParams, TrainingRow, loop_fields
 
 TAB: Final = "prunedembedding"
 METADATA = {"distill": "distill.json", "finetune": "finetune.json"}
@@ -41,29 +41,18 @@ OPTIONS = ("learning_rate", "batch_size", "validation_batch_size", "epoch_size",
            "checkpoint_every", "checkpoint_batches")
 
 
-class RetrainParams(LoopParams):
-    """How long and how fast; zeros of the network stay zero throughout."""
+class RetrainParams(EpochParams):
+    """How long and how fast a network is re-trained."""
+
+    published = PUBLISHED
 
     recipe: Literal["default", "published"] = Field("default", description=(
         "published: epochs, batches, learning rate (1e-5) and momentum of the published jobs, "
         "unless set explicitly."))
-    epochs: int = Field(30, ge=1, description="Maximum number of epochs.")
-    epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
-    validation_epoch_size: int | None = Field(None, ge=1, description=(
-        "Batches per validation (none: all data)."))
-    batch_size: int = Field(64, ge=1, description="Examples per training batch.")
-    validation_batch_size: int = Field(64, ge=1, description="Examples per validation batch.")
     learning_rate: float = Field(RATE, gt=0, le=1, description="Adam's initial learning rate.")
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
         "Momentum of the batch normalisation statistics (none: 0.99, or less for short epochs)."))
     seed: int = Field(20180216, ge=0, description="Seed of batch order and split.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _published(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("recipe") == "published":
-            return {**PUBLISHED, **values}
-        return values
 
     def schedule(self) -> Any:
         """The ``Schedule`` of the training."""
@@ -86,12 +75,12 @@ def _start(params: RetrainParams, task: Task) -> tuple[Any, dict[str, Any]]:
     network, info = load_parameters(path)
     with open_network(path) as stored:
         metadata = dict(stored.provenance)
-    task.progress.note(f"re-training {info.label}, plan {metadata.get('plan', 'of its own')}")
+    task.progress.note(f"re-training {info.label}, plan {metadata.get('plan', 'unknown')}")
     return network, metadata
 
 
 def _counts(before: Any, after: Any) -> dict[str, Any]:
-    """Non-zero weights before and after, and whether any zero came back: it must not."""
+    """Non-zero weights before and after; an error where a pruned weight is no longer zero."""
     import numpy as np
 
     from l3hpc.compression.pruning import kernels, masks_of
@@ -100,16 +89,18 @@ def _counts(before: Any, after: Any) -> dict[str, Any]:
     if any(np.any(kernel[~mask]) for mask, kernel in zip(masks_of(before), kernels(after),
                                                          strict=True)):
         raise L3hpcError("a pruned weight is no longer zero after re-training",
-                         hint="this must not happen: please report it")
+                         hint="This is a bug; please report it.")
     return {"non_zero": sum(int(np.count_nonzero(one)) for one in kernels(after)),
             "non_zero_before": sum(int(np.count_nonzero(one)) for one in kernels(before))}
 
 
 def _row(params: RetrainParams, task: Task, network: Any, metadata: Mapping[str, Any], *,
         step: str, data: Path, rows: tuple[Any, Any]) -> TrainingRow:
-    """The task's row of ``prunedembedding``, in the fields of the published sheet. Distillation has
-    no accuracy: those cells stay empty. data: folder of the training data; rows: row numbers of
-    training and validation."""
+    """The task's row of the ledger, with the columns of the published sheet.
+
+    ``data`` is the folder of the training data, ``rows`` the row numbers of training and
+    validation. Cells of the accuracy, which distillation does not have, stay empty.
+    """
     from l3hpc.compression.pruning import achieved
     from l3hpc.models.weights import caution
 
@@ -139,7 +130,7 @@ def _keep(folder: Path, output: Path, names: Mapping[str, str]) -> None:
 
 
 class DistillParams(RetrainParams):
-    """How the network is trained, and on what."""
+    """How a compressed network is trained on embeddings."""
 
     validation_share: float = Field(0.1, gt=0, lt=1, description=(
         "Fraction of the rows used for validation, split by recording and day (train/ and "
@@ -165,7 +156,7 @@ class Distill(Step[DistillParams]):
     ledger_folder = "model_dir"
 
     def check(self, params: DistillParams, plan: PlanParams) -> None:
-        """Refuse a network whose length is not that of its target."""
+        """Refuse a network whose embedding differs in size from its target."""
         check_timezone(params.timezone, "distill.timezone")
         pruned = Prune().params_in(plan)
         if pruned is None:
@@ -180,22 +171,22 @@ class Distill(Step[DistillParams]):
         if target not in (None, dim):
             raise InputError(
                 f"the compressed network gives {dim} values, its target {target}", where="distill",
-                hint=f"let it learn φ(teacher): --approx pca --emb-dim {dim}")
+                hint=f"use φ(teacher) as the target: --approx pca --emb-dim {dim}")
 
     def shards(self, params: DistillParams, upstream: Upstream) -> list[Shard]:
         """One task per network of prune."""
         return parts(upstream)
 
     def digests(self, params: DistillParams) -> dict[str, Any]:
-        """Audio named by the parameters, by its listing."""
+        """The audio, if given, by its listing."""
         from l3hpc.datasets.corpus import manifest_digest, scan
 
         return {"audio": manifest_digest(scan(params.audio_dir)) if params.audio_dir else None}
 
     def run(self, params: DistillParams, task: Task) -> dict[str, Any]:
-        """Train to the end; write the models, ``history.csv`` and ``distill.json``.
+        """Train; write the models, ``history.csv`` and ``distill.json``.
 
-        A task that was killed goes on at its last checkpoint, with the same bits.
+        A killed task resumes from its last checkpoint, with identical results.
         """
         from l3hpc.compression.retraining import MaskedTraining
         from l3hpc.datasets.training_pairs import find_pairs, prepare, split
@@ -251,7 +242,7 @@ class Distill(Step[DistillParams]):
 
 
 class FinetuneParams(RetrainParams):
-    """How the network is trained, with which vision branch, on which pairs."""
+    """How a compressed network is trained, with which vision branch, on which pairs."""
 
     avc: Path | None = Field(None, description=(
         "Correspondence network (a whole one from avc_train), for its vision branch and fusion "
@@ -274,7 +265,7 @@ class Finetune(Step[FinetuneParams]):
     ledger_folder = "model_dir"
 
     def check(self, params: FinetuneParams, plan: PlanParams) -> None:
-        """Refuse a missing correspondence network, and one whose audio branch ends otherwise."""
+        """Refuse a missing correspondence network, and one with another kind of audio branch."""
         avc, _ = _complete(params)
         pruned = Prune().params_in(plan)
         if pruned is not None:
@@ -289,9 +280,9 @@ class Finetune(Step[FinetuneParams]):
         return prune.scene_digests(params.avc, params.scenes)
 
     def run(self, params: FinetuneParams, task: Task) -> dict[str, Any]:
-        """Train to the end; write the models, ``history.csv`` and ``finetune.json``.
+        """Train; write the models, ``history.csv`` and ``finetune.json``.
 
-        A task that was killed goes on at its last checkpoint, with the same bits.
+        A killed task resumes from its last checkpoint, with identical results.
         """
         import numpy as np
 
@@ -355,7 +346,7 @@ class Finetune(Step[FinetuneParams]):
 
 
 def _complete(own: FinetuneParams) -> tuple[Path, Path]:
-    """The correspondence network and the folder of pairs; ``InputError`` where one is missing."""
+    """The correspondence network and the folder of pairs; an error where one is missing."""
     if own.avc is None or own.scenes is None:
         if own.avc is not None or own.scenes is not None:
             prune.check_scenes(own.avc, own.scenes, "finetune")

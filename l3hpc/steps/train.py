@@ -3,8 +3,9 @@
 The science is in ``l3hpc.models.training`` and ``l3hpc.datasets.training_pairs``; this step finds
 the pairs of audio and targets, names the files and records the ledger row.
 
-First comes what all steps that train a network share (``avc_train``, ``distill`` and ``finetune``
-are the others): parameters of the loop, and the row of the ledger that grows with every epoch.
+First comes what all steps that train a network share (the others are ``avc_train``, ``distill`` and
+``finetune``): parameters of the training loop, and the row of the ledger that is updated after
+every epoch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,9 +22,13 @@ from l3hpc.steps.base import Input, Output, Params, PlanParams, ReportItem, Resu
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
 
+if TYPE_CHECKING:
+    from l3hpc.datasets.training_pairs import Pairs
+    from l3hpc.models.spec import NetworkSpec
+
 
 class LoopParams(Params):
-    """When the loop stops, how its rate falls, and what it keeps."""
+    """Early stopping, learning-rate schedule, precision and checkpoints."""
 
     patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
     min_delta: float = Field(1e-4, ge=0, description=(
@@ -41,12 +46,52 @@ class LoopParams(Params):
         "Also write a checkpoint after this many batches (none: every five minutes)."))
 
 
+class EpochParams(LoopParams):
+    """Epochs, their batches and the published recipe, for training and re-training."""
+
+    published: ClassVar[Mapping[str, Any]] = {}  # what ``recipe: published`` sets by default
+
+    recipe: Literal["default", "published"] = "default"
+
+    epochs: int = Field(30, ge=1, description="Maximum number of epochs.")
+    epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
+    validation_epoch_size: int | None = Field(None, ge=1, description=(
+        "Batches per validation (none: all data)."))
+    batch_size: int = Field(64, ge=1, description="Windows or pairs per training batch.")
+    validation_batch_size: int = Field(64, ge=1, description=(
+        "Windows or pairs per validation batch."))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_recipe(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("recipe") == "published":
+            return {**cls.published, **values}
+        return values
+
+
 def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float) -> dict[str, Any]:
-    """The columns that every tab of trainings has. rows: those of training and of validation."""
+    """The columns that all tabs of trainings have.
+
+    Parameters
+    ----------
+    params
+        Parameters of the step.
+    task
+        The task.
+    rows
+        Rows of the training and of the validation data.
+    rate
+        Initial learning rate.
+
+    Returns
+    -------
+    dict
+        Field → value.
+    """
     from l3hpc.models.training.engine import device_count
 
-    def steps(some: Sized, size: int, wanted: int | None) -> int:
-        return wanted or math.ceil(len(some) / size)
+    def steps(data: Sized, batch_size: int, requested: int | None) -> int:
+        return requested or math.ceil(len(data) / batch_size)
 
     return {
         "state": "running", "username": task.labels.get("username", ""),
@@ -62,10 +107,19 @@ def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float)
 
 
 class TrainingRow:
-    """One row of ``tab``: fixed columns, and the latest and the best values of every epoch.
+    """A row of the ledger: fixed columns, and the latest and best values after every epoch.
 
-    measure: what stands beside the loss: ``mae``, ``acc`` (one minus the mean absolute error of
-    the probabilities of two classes), or None.
+    Parameters
+    ----------
+    task
+        The task, for its recorder.
+    tab
+        The tab of the ledger.
+    fixed
+        Columns that do not change.
+    measure
+        The metric besides the loss: ``mae``, ``acc`` (one minus the mean absolute error of the
+        probabilities of two classes), or None.
     """
 
     def __init__(self, task: Task, tab: str, fixed: Mapping[str, Any],
@@ -77,7 +131,15 @@ class TrainingRow:
         self._task.recorder.record(self._tab, {**self._fixed, **values}, epoch=epoch)
 
     def epoch(self, status: Any, state: str = "running") -> None:
-        """Record the latest and the best values; epochs count from 0, as published."""
+        """Record the latest and the best values; epochs count from 0, as published.
+
+        Parameters
+        ----------
+        status
+            The state of the training (``models.training.state.Status``).
+        state
+            ``running`` or ``finished``.
+        """
         if not status.history:
             return
         last = status.history[-1]
@@ -86,17 +148,17 @@ class TrainingRow:
             "latest_validation_loss": last["val_loss"],
             "best_train_loss": status.lowest("loss"), "best_validation_loss": status.best_loss}
         if self._measure is not None:
-            found = {"latest_train": last["mean_absolute_error"],
-                     "latest_validation": last["val_mean_absolute_error"],
-                     "best_train": status.lowest("mean_absolute_error"),
-                     "best_validation": status.best_mae}
+            errors = {"latest_train": last["mean_absolute_error"],
+                      "latest_validation": last["val_mean_absolute_error"],
+                      "best_train": status.lowest("mean_absolute_error"),
+                      "best_validation": status.best_mae}
             values |= {f"{name}_{self._measure}": 1 - value if self._measure == "acc" else value
-                       for name, value in found.items()}
+                       for name, value in errors.items()}
         self.record(values, epoch=int(last["epoch"]))
 
 
 TAB: Final = "embedding_approx_mse"
-RATE = 1e-3  # chosen on real recordings: docs/recipe.md
+RATE = 1e-3  # selected on real recordings: docs/recipe.md
 PUBLISHED: dict[str, Any] = {
     "head": "relu", "epochs": 300, "epoch_size": 4096, "validation_epoch_size": 1024,
     "batch_size": 64, "validation_batch_size": 64, "bn_momentum": 0.99, "schedule": "plateau",
@@ -104,8 +166,10 @@ PUBLISHED: dict[str, Any] = {
 PUBLISHED_RATE = {"pca": 1e-4, "umap": 1e-4, "none": 1e-5}
 
 
-class TrainParams(LoopParams):
+class TrainParams(EpochParams):
     """The student's shape and how it is trained."""
+
+    published = PUBLISHED
 
     recipe: Literal["default", "published"] = Field("default", description=(
         "published: head, epochs, batches, learning rate, schedule and bn_momentum of the "
@@ -123,12 +187,6 @@ class TrainParams(LoopParams):
     head: Literal["linear", "relu"] = Field("linear", description=(
         "Last activation: linear can reach the negative values of a PCA; relu is the published "
         "one."))
-    epochs: int = Field(30, ge=1, description="Maximum number of epochs.")
-    epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
-    validation_epoch_size: int | None = Field(None, ge=1, description=(
-        "Batches per validation (none: all data)."))
-    batch_size: int = Field(64, ge=1, description="Windows per training batch.")
-    validation_batch_size: int = Field(64, ge=1, description="Windows per validation batch.")
     learning_rate: float | None = Field(None, gt=0, le=1, description=(
         "Adam's initial learning rate (none: 1e-3; published: 1e-4, or 1e-5 without a reduction)."))
     schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
@@ -150,15 +208,8 @@ class TrainParams(LoopParams):
         "Type of the log-mel spectra cached on disk during training; float16 halves the space."))
     tensorboard: bool = Field(False, description="Also write TensorBoard event files.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _published(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("recipe") == "published":
-            return {**PUBLISHED, **values}
-        return values
-
     def rate_for(self, approx: str) -> float:
-        """The first learning rate for targets of this kind (``pca``, ``umap``, ``none``)."""
+        """The initial learning rate for targets of this kind (``pca``, ``umap``, ``none``)."""
         if self.learning_rate is not None:
             return self.learning_rate
         return PUBLISHED_RATE[approx] if self.recipe == "published" else RATE
@@ -183,17 +234,18 @@ class Train(Step[TrainParams]):
 
     def implied(self, stated: Collection[str], earlier: PlanParams,
                 audio: Path | None) -> dict[str, Any]:
-        """The folder of audio, and without a reduction the teacher's length."""
-        found: dict[str, Any] = {}
+        """The folder of audio, and without a reduction the length of the teacher's embedding."""
+        values: dict[str, Any] = {}
         teacher = Extract().params_in(earlier)
         if teacher is None and audio is not None and "audio_dir" not in stated:
-            found["audio_dir"] = str(audio)
+            values["audio_dir"] = str(audio)
         if teacher is not None and Fit().params_in(earlier) is None and "emb_dim" not in stated:
-            found["emb_dim"] = teacher_dim(teacher.weights)
-        return found
+            values["emb_dim"] = teacher_dim(teacher.weights)
+        return values
 
     def check(self, params: TrainParams, plan: PlanParams) -> None:
-        """Refuse a student that cannot be built, and one whose length is not that of its target."""
+        """Refuse a student that cannot be built, or whose embedding differs in size from its
+        target."""
         from l3hpc.models.spec import check_student
 
         check_student(params.asr, params.mels, params.hop, params.dft, params.fmax, params.emb_dim,
@@ -222,11 +274,12 @@ class Train(Step[TrainParams]):
             raise InputError(
                 f"the embeddings in {folder} have {dim} dimensions, "
                 f"the student {params.emb_dim}", where="--emb-dim",
-                hint=f"--emb-dim {dim} learns them as they are; --from sample reduces them first")
+                hint=f"use --emb-dim {dim} to learn them as they are, or --from sample to reduce "
+                     "them")
 
     def describe(self, params: TrainParams, plan: PlanParams) -> str:
-        """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``; and what a
-        recipe by name comes to."""
+        """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``, and the
+        settings of a recipe."""
         from l3hpc.models.spec import parameter_count
 
         reduction = Fit().params_in(plan)
@@ -239,21 +292,20 @@ class Train(Step[TrainParams]):
         text += f"; {params.recipe} recipe: {params.head} head, {params.epochs} epochs of {epoch}"
         if reduction is not None:
             return f"{text}, learning rate {params.rate_for(reduction.approx):g}"
-        if Extract().params_in(plan) is not None:  # the student learns the teacher itself
+        if Extract().params_in(plan) is not None:  # the target is the teacher's own embedding
             return f"{text}, learning rate {params.rate_for('none'):g}"
         return text
 
     def digests(self, params: TrainParams) -> dict[str, Any]:
-        """Audio named by the parameters, by its listing."""
+        """The audio, if given, by its listing."""
         from l3hpc.datasets.corpus import manifest_digest, scan
 
         return {"audio": manifest_digest(scan(params.audio_dir)) if params.audio_dir else None}
 
     def run(self, params: TrainParams, task: Task) -> dict[str, Any]:
-        """Train to the end and write the models, ``history.csv`` and ``student.json``.
+        """Train, and write the models, ``history.csv`` and ``student.json``.
 
-        Everything on the way lies in scratch; a task that was killed goes on at its last
-        checkpoint.
+        Intermediate files are in scratch; a killed task resumes from its last checkpoint.
         """
         from l3hpc.datasets.training_pairs import find_pairs, prepare, split
         from l3hpc.io.files import digest
@@ -271,7 +323,8 @@ class Train(Step[TrainParams]):
         rows = split(pairs, params.validation_share, params.seed)
         cache = prepare(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
                         threads=task.threads, progress=task.progress)
-        limit_threads(task.threads)  # before anything asks TensorFlow for its devices
+        # Once TensorFlow has listed its devices, its number of threads is fixed.
+        limit_threads(task.threads)
         row = _row(params, task, pairs, spec, rows)
         task.progress.note(f"{len(rows[0]):,} windows to train on, {len(rows[1]):,} to validate")
         row.record({})
@@ -320,7 +373,7 @@ class Train(Step[TrainParams]):
 
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """The student; it is known before it is trained."""
+        """The student, which follows from the parameters alone."""
         from l3hpc.models.spec import student_spec
 
         if not params:
@@ -330,7 +383,7 @@ class Train(Step[TrainParams]):
             params["emb_dim"], params["filters"], params["head"]).to_dict())]
 
 
-def spec_of(params: TrainParams) -> Any:
+def spec_of(params: TrainParams) -> NetworkSpec:
     """The ``NetworkSpec`` of the student."""
     from l3hpc.models.spec import NetworkSpec, student_filters
 
@@ -341,7 +394,7 @@ def spec_of(params: TrainParams) -> Any:
 
 
 def _collect(task: Task, result: Mapping[str, Any]) -> None:
-    """Move what is to be kept from scratch into the output."""
+    """Copy the files to keep from scratch into the output."""
     import shutil
 
     from l3hpc.io.files import write_json
@@ -355,8 +408,9 @@ def _collect(task: Task, result: Mapping[str, Any]) -> None:
     write_json(task.output / "student.json", dict(result))
 
 
-def _row(params: TrainParams, task: Task, pairs: Any, spec: Any, rows: Any) -> TrainingRow:
-    """The run's row in the ledger, in the fields of the published sheet."""
+def _row(params: TrainParams, task: Task, pairs: Pairs, spec: NetworkSpec,
+         rows: tuple[Sized, Sized]) -> TrainingRow:
+    """The row of the run in the ledger, with the columns of the published sheet."""
     from l3hpc.models.weights import caution
 
     target = str(task.inputs.get("reduce") or task.inputs.get("extract"))

@@ -274,10 +274,10 @@ def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
 
 @pytest.mark.parametrize(("values", "what"), [
     ({"include": "Music"}, "need the ontology"),
-    ({"ontology": "o.json"}, "without the lists"),
+    ({"ontology": "o.json"}, "needs the segment lists"),
     ({"videos": "generated:x"}, "no seed"),
     ({"videos": "/nowhere/at/all"}, "no such folder of videos"),
-    ({"metadata": "s.csv"}, "not in AudioSet"),
+    ({"metadata": "s.csv"}, "with generated scenes"),
     ({"validation_share": 0.5, "test_share": 0.5}, "less than two to train"),
 ])
 def test_pairs_that_cannot_be_made_are_refused_before_submission(values, what):
@@ -287,7 +287,7 @@ def test_pairs_that_cannot_be_made_are_refused_before_submission(values, what):
 
 
 @pytest.mark.parametrize(("values", "what"), [
-    ({"freeze_vision": True}, "never trained"),
+    ({"freeze_vision": True}, "keep the random weights"),
     ({"vision_weights": "nowhere.h5"}, "no weight file nowhere.h5"),
     ({"filters": (1, 2)}, "filters"), ({"vision_filters": (1,) * 7}, "vision network"),
     ({"asr": 8000, "dft": 512}, "mel bands empty"), ({"hop": 40000}, "hop"),
@@ -305,7 +305,7 @@ def test_the_published_network_is_allowed_and_sound_must_suffice():
     module.check(own, params)
     assert module.describe(own, params) == (
         "audio 512-d, 48000 Hz, 256 mels, 4,691,908 parameters; 30 epochs of all pairs")
-    with pytest.raises(InputError, match="sound of 8000 Hz is cut for a network of 48000 Hz"):
+    with pytest.raises(InputError, match="pairs of 8000 Hz for a network of 48000 Hz"):
         module.check(own, {**params, "avc_pairs": pairs.params_type(rate=8000)})
     with pytest.raises(ValidationError):
         pairs.params_type(size=2000)

@@ -97,9 +97,9 @@ def test_missing_weight_file(tmp_path):
 
 def test_embed_needs_exactly_one_kind_of_audio():
     for values in ({}, {"audio": "/a", "sonyc_ust": "/b"}):
-        with pytest.raises(InputError, match="one of them"):
+        with pytest.raises(InputError, match="exactly one of"):
             embed.check(embed.params_type(**values), {})
-    with pytest.raises(InputError, match="no student is named"):
+    with pytest.raises(InputError, match="no student is given"):
         student_file(None)
 
 

@@ -163,10 +163,10 @@ def test_what_is_refused_before_anything_runs(city, small, tmp_path):
     assert "7 filter counts for 6" in refusal("prune", {**cut, "filters": (4,) * 7})
     assert "9 filters of 8 in conv_5" in refusal("prune", {**cut, "filters": (4,) * 4 + (9, 8)})
     wide = {"weights": teacher, "filters": (4, 4, 4, 4, 8, 8, 8, 4)}
-    assert "gives 4 values, its target 8\nlet it learn φ(teacher): --approx pca --emb-dim 4" in \
-        refusal("distill", {}, prune=wide, extract={"audio": audio, "weights": teacher})
+    refused = refusal("distill", {}, prune=wide, extract={"audio": audio, "weights": teacher})
+    assert "gives 4 values, its target 8\nuse φ(teacher) as the target: --approx pca" in refused
     judged = {"weights": teacher, "audio": audio}
-    assert "both or neither" in refusal("sensitivity", {**judged, "avc": small / "avc.h5"})
+    assert "both a network and pairs" in refusal("sensitivity", {**judged, "avc": small / "avc.h5"})
     assert "no such file" in refusal(
         "compare", {**judged, "avc": tmp_path / "x.h5", "scenes": small / "scenes"})
     assert "one teacher for both" in refusal("compare", judged, prune={"weights": "untrained"})
@@ -174,7 +174,7 @@ def test_what_is_refused_before_anything_runs(city, small, tmp_path):
     other = NetworkSpec(**{**SPEC.to_dict(), "n_mels": 32})
     save(untrained(other, 1), tmp_path / "other.h5")
     scenes = {"avc": small / "avc.h5", "scenes": small / "scenes"}
-    assert "(4000 Hz, 32 mels, 'student' with relu) cannot stand in for the audio branch" in \
+    assert "(4000 Hz, 32 mels, 'student' with relu) cannot replace the audio branch" in \
         refusal("finetune", scenes, prune={"weights": str(tmp_path / "other.h5")})
 
 

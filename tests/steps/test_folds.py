@@ -255,7 +255,7 @@ def test_refusals(tmp_path):
     with pytest.raises(InputError, match="only the clips of a subset are embedded"):
         folds.check(folds.params_type(clips=two, partial=True, valid_fold=False), {
                      "embed": embed.params_type(clips=two, subset="esc10")})
-    with pytest.raises(InputError, match="a subset is one of clips"):
+    with pytest.raises(InputError, match="subset needs clips"):
         embed.check(embed.params_type(audio=two, subset="esc10"), {})
     with pytest.raises(InputError, match="12 of 12 clips have no audio: 1-1000-A-0.wav …"):
         embed.shards(embed.params_type(clips=two), {})
