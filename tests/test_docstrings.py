@@ -1,19 +1,74 @@
-"""Examples in the docstrings of the scientific packages run and give what they show."""
+"""Docstrings have numpydoc sections that fit the signatures, and examples that run."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
-PACKAGES = ("sampling", "reduction", "tagging", "classification")
-MODULES = [found.name for package in PACKAGES
-           for found in pkgutil.iter_modules(
-               importlib.import_module(f"l3hpc.{package}").__path__, f"l3hpc.{package}.")]
+import l3hpc
+
+BASIC = ("io", "arrays", "audio", "embedding", "web", "console")
+PACKAGES = (*BASIC, "sampling", "reduction", "tagging", "classification")
+ROOT = ("l3hpc.errors", "l3hpc.findings", "l3hpc.installation")
 
 
-@pytest.mark.parametrize("name", MODULES)
+def modules(packages):
+    return [*ROOT, *(found.name for package in packages for found in pkgutil.iter_modules(
+        importlib.import_module(f"l3hpc.{package}").__path__, f"l3hpc.{package}."))]
+
+
+def public_functions(module):
+    """Public functions, and methods of public classes, of a module."""
+    path = Path(l3hpc.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    pending = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        for node in ast.iter_child_nodes(pending.pop()):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                pending.append(node)
+            elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                yield node
+
+
+def arguments(node):
+    plain = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return [one.arg for one in plain if one.arg not in ("self", "cls")]
+
+
+def documented(docstring):
+    """The names in the section Parameters; None without one."""
+    found = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n-+$|\Z)", docstring, re.M | re.S)
+    if found is None:
+        return None
+    entries = [line for line in found[1].splitlines() if line[:1].strip()]
+    return [name.strip().lstrip("*") for line in entries for name in line.split(":")[0].split(",")]
+
+
+@pytest.mark.parametrize("name", modules(PACKAGES))
 def test_examples_give_what_they_show(name):
     result = doctest.testmod(importlib.import_module(name),
                              optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", modules(PACKAGES))
+def test_documented_parameters_are_those_of_the_signature(name):
+    for node in public_functions(name):
+        names = documented(ast.get_docstring(node) or "")
+        extra = [one.arg for one in (node.args.vararg, node.args.kwarg) if one is not None]
+        if names is not None:
+            assert set(arguments(node)) <= set(names) <= {*arguments(node), *extra}, node.name
+
+
+@pytest.mark.parametrize("name", modules(BASIC))
+def test_public_functions_have_docstrings_and_describe_their_parameters(name):
+    for node in public_functions(name):
+        if "self" in [one.arg for one in node.args.args]:
+            continue
+        docstring = ast.get_docstring(node)
+        assert docstring, node.name
+        if len(arguments(node)) > 2:
+            assert documented(docstring) is not None, node.name

@@ -252,14 +252,39 @@ class JoinedFrames:
 
 
 def frame_start(number: int, rate: int, hop_s: float) -> int:
-    """Return the first sample of a frame, in the signal with the zeros of centring."""
+    """Return the first sample of a frame.
+
+    Parameters
+    ----------
+    number
+        The number of the frame, from 0.
+    rate, hop_s
+        As for ``frame_audio``.
+
+    Returns
+    -------
+    int
+        The position in the signal including the zeros of centring.
+    """
     return int(frame_starts(number, number + 1, rate, hop_s)[0])
 
 
 def frame_starts(first: int, stop: int, rate: int, hop_s: float) -> np.ndarray:
-    """Return the first samples (int64) of the frames from ``first`` to ``stop``.
+    """Return the first samples of several frames.
 
     Frame i begins at ``i * hop_s * rate``, rounded to the nearest sample (half a sample up).
+
+    Parameters
+    ----------
+    first, stop
+        The number of the first frame, and the one after the last.
+    rate, hop_s
+        As for ``frame_audio``.
+
+    Returns
+    -------
+    numpy.ndarray
+        (stop - first,) int64 positions, as from ``frame_start``.
     """
     hop = hop_samples(rate, hop_s)
     # Integer arithmetic: floating point would round differently for long recordings.
@@ -268,7 +293,15 @@ def frame_starts(first: int, stop: int, rate: int, hop_s: float) -> np.ndarray:
 
 
 def frames_before(sample: int, rate: int, hop_s: float) -> int:
-    """Return the number of frames that begin before ``sample`` (counted as in ``frame_start``)."""
+    """Return the number of frames that begin before a sample.
+
+    Parameters
+    ----------
+    sample
+        A position as from ``frame_start``.
+    rate, hop_s
+        As for ``frame_audio``.
+    """
     hop = hop_samples(rate, hop_s)
     halves = (2 * sample - 1) * hop.denominator
     return max(-(-halves // (2 * hop.numerator)), 0)

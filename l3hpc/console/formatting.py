@@ -207,7 +207,17 @@ def table_lines(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), i
 
 
 def pad(text: str, cells: int, *, right: bool = False) -> str:
-    """Pad a text with spaces to a width in cells, on the left if ``right``-aligned."""
+    """Pad a text with spaces.
+
+    Parameters
+    ----------
+    text
+        The text.
+    cells
+        Width in terminal cells; longer texts are not cut.
+    right
+        Align to the right.
+    """
     space = " " * (cells - cell_width(text))
     return space + text if right else text + space
 

@@ -176,6 +176,20 @@ def _levels(recordings: list[Path], output_dir: Path | None, suffix: str | None,
 def output_name(recording: Path, suffix: str | None = None, format: str = "npz") -> str:
     """Return the name of the output for a recording.
 
+    Parameters
+    ----------
+    recording
+        The sound file.
+    suffix
+        Joined to its name by ``_``, or directly if it begins with a dot; None for no suffix.
+    format
+        One of ``FORMATS``.
+
+    Raises
+    ------
+    InputError
+        ``suffix`` contains a slash.
+
     Examples
     --------
     >>> output_name(Path("street.wav")), output_name(Path("street.wav"), "sea")

@@ -148,18 +148,47 @@ def make_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
-    """Replace ``path`` by ``data`` in one rename (see ``atomic_file``)."""
+    """Write bytes to a file, atomically.
+
+    Parameters
+    ----------
+    path, mode, durable
+        As for ``atomic_file``.
+    data
+        The contents.
+    """
     with atomic_file(path, mode=mode, durable=durable) as stream:
         stream.write(data)
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
-    """Replace ``path`` by UTF-8 ``text`` in one rename."""
+    """Write text to a file in UTF-8, atomically.
+
+    Parameters
+    ----------
+    path, mode, durable
+        As for ``atomic_file``.
+    text
+        The contents.
+    """
     write_bytes(path, text.encode(), mode=mode, durable=durable)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Replace ``path`` by ``value`` as indented JSON (NaN and infinity are refused)."""
+    """Write a value to a file as indented JSON, atomically.
+
+    Parameters
+    ----------
+    path, durable
+        As for ``atomic_file``.
+    value
+        Any value that JSON has.
+
+    Raises
+    ------
+    ValueError
+        ``value`` contains NaN or infinity.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode("utf-8", ESCAPED), durable=durable)
 

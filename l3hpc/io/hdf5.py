@@ -187,7 +187,23 @@ def read_attributes(owner: h5py.Group | h5py.Dataset, path: Path) -> dict[str, A
 
 
 def refuse_unreadable(data: h5py.Dataset, path: Path, identity: Identity | None = None) -> None:
-    """Raise ``InputError`` if values of a data set are missing or its filter is not installed."""
+    """Check that all values of a data set can be read.
+
+    Parameters
+    ----------
+    data
+        The data set.
+    path
+        The file, for messages.
+    identity
+        ``Hdf5File.identity``, to check a data set of an unchanged file only once; None to check it
+        now.
+
+    Raises
+    ------
+    InputError
+        Values are missing, or a filter is not installed.
+    """
     key = None if identity is None else (*identity, data.name)
     if key is not None and key in _checked:
         return
@@ -202,7 +218,22 @@ def refuse_unreadable(data: h5py.Dataset, path: Path, identity: Identity | None 
 
 
 def damage_error(path: Path, error: BaseException, what: str | None = None) -> InputError:
-    """Make an ``InputError`` from an error that HDF5 raised while reading ``what`` (or all)."""
+    """Make the error to raise for one that HDF5 raised while reading.
+
+    Parameters
+    ----------
+    path
+        The file.
+    error
+        What HDF5 raised.
+    what
+        The part of the file that was read; None for the whole file.
+
+    Returns
+    -------
+    InputError
+        Names the file and the problem.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
     return InputError(f"{what + ' cannot be read' if what else 'is damaged'}: {text[:300]}",
                       where=str(path), hint=WHOLE)

@@ -87,7 +87,20 @@ def read_rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_
 
 def read_records(path: Path | str, what: str, needed: Sequence[str] = (), *,
                  short_rows: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and cells by column name of every row; see ``read_rows``."""
+    """Yield the rows of a table as dictionaries.
+
+    Parameters
+    ----------
+    path, what, needed, short_rows
+        As for ``read_rows``, which also states the errors.
+
+    Yields
+    ------
+    line : int
+        Line number, from 1.
+    cells : dict
+        Column → cell.
+    """
     table = read_rows(path, what, needed, short_rows=short_rows)
     _, columns = next(table)
     for line, row in table:

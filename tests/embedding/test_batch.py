@@ -103,7 +103,7 @@ def test_refused_before_anything_is_done(folder, tmp_path):
             find_recordings(nothing)
     with pytest.raises(InputError, match="contains a /"):
         find_recordings([folder / "a.wav"], suffix="a/b")
-    with pytest.raises(InputError, match="npz, h5, csv"):
+    with pytest.raises(InputError, match="csv, h5, npz"):
         find_recordings([folder / "a.wav"], format="pickle")
 
 
