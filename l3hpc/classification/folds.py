@@ -1,18 +1,21 @@
-"""From the embeddings of a clip to what a classifier sees: its frames, or statistics over them.
+"""Cross-validated classification of clips: features, splits, one test fold, and scores over folds.
 
-Framewise: every window is a sample that has the clip's label. Statistics: one sample per clip,
-seven times as long: minimum, maximum, median, mean, variance, skewness and kurtosis over the
-windows, in this order, as published for L3-Net's downstream tasks. Standardisation is fitted on
-training samples only; who calls says which these are.
+Features of a clip are its windows, each a sample with the clip's label (framewise), or one sample
+with seven statistics over the windows, as published for the downstream tasks of L3-Net.
 
-One test fold, and the accuracy over all of them.
+As published for L3-Net and EdgeL3 [1]_, fold f is for testing, the fold before it (cyclic) for
+validation, and the others for training. Parameters are selected by the accuracy on the validation
+clips; the labels of the test fold are used only for the final score.
 
-As published for L3-Net and EdgeL3: fold f is tested, the fold before it (cyclic) validates, the
-rest trains. Parameters are chosen by the accuracy on the validation clips; the labels of the test
-fold are used for nothing but the final score.
+The interval of the mean over folds is Student's, with folds − 1 degrees of freedom. Folds share
+training clips, so it is only a guide [2]_.
 
-The interval of the mean over folds is Student's, with folds - 1 degrees of freedom. Folds share
-training clips, so it is a guide and no guarantee (Bengio and Grandvalet, JMLR 2004).
+References
+----------
+.. [1] S. Kumari, D. Roy, M. Cartwright, J. P. Bello and A. Arora, "EdgeL3: compressing L3-Net for
+   mote-scale urban noise monitoring", IPDPSW 2019.
+.. [2] Y. Bengio and Y. Grandvalet, "No unbiased estimator of the variance of K-fold
+   cross-validation", Journal of Machine Learning Research 5 (2004).
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l3hpc.classification.models import Fitted, Samples, Setting, fit
+from l3hpc.classification.models import FitSettings, Fitted, Samples, fit
 from l3hpc.datasets.clips import find_clips
 from l3hpc.errors import InputError, L3hpcError
+
+if TYPE_CHECKING:
+    from sklearn.preprocessing import StandardScaler
 
 MODES = ("framewise", "stats")
 STATISTICS = ("min", "max", "median", "mean", "var", "skew", "kurtosis")
@@ -35,10 +41,24 @@ CONFIDENCE = 0.95
 METHOD = "Student's t over the folds"
 
 
+# features --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Features:
-    """files: the clips, in the order asked for, without the missing; x: float32 (samples, dim), the
-    samples of a clip follow each other; counts: int (clips,), samples of each clip."""
+    """Samples of clips.
+
+    Attributes
+    ----------
+    files : list of str
+        The clips, in the order requested, without the missing ones.
+    x : ndarray of float32, shape (samples, dim)
+        The samples; those of a clip follow each other.
+    counts : ndarray of int64, shape (clips,)
+        Number of samples of each clip.
+    missing : list of str
+        Clips without embeddings.
+    """
 
     files: list[str]
     x: np.ndarray
@@ -46,17 +66,41 @@ class Features:
     missing: list[str]
 
     def rows(self, clips: np.ndarray) -> np.ndarray:
-        """The samples of these clips (indices), clip after clip."""
+        """Indices of the samples of these clips, clip after clip.
+
+        Parameters
+        ----------
+        clips
+            Indices of clips.
+        """
         ends = np.cumsum(self.counts)
         return np.concatenate([np.arange(0), *(np.arange(ends[clip] - self.counts[clip], ends[clip])
                                                for clip in clips)])
 
 
 def load_features(folder: Path | str, files: Sequence[str], mode: str, every: int = 1) -> Features:
-    """The features of ``files`` from an embed artifact, or from a folder with one file per clip.
+    """Read the features of clips.
 
-    every: of a clip's windows, take the first and every n-th after it. With statistics only they
-    are kept in memory. Raises ``InputError`` where no clip has embeddings, or dimensions differ.
+    Parameters
+    ----------
+    folder
+        An artifact of the step embed, or a folder with one file per clip.
+    files
+        Names of the clips.
+    mode
+        'framewise' or 'stats'.
+    every
+        Use the first of a clip's windows and every n-th after it.
+
+    Returns
+    -------
+    Features
+        The samples of all clips that have embeddings.
+
+    Raises
+    ------
+    InputError
+        Where no clip has embeddings, or dimensions differ.
     """
     bags = find_clips(folder, files, "Embed the clips first: l3hpc submit esc50 (or us8k)")
     names = list(bags.lengths)
@@ -100,38 +144,47 @@ def statistics(frames: np.ndarray) -> np.ndarray:
     """
     x = np.asarray(frames, np.float64)
     mean = x.mean(axis=0)
-    apart = x - mean
-    apart[:, x.min(axis=0) == x.max(axis=0)] = 0.0  # a mean of equal numbers may be off by rounding
-    var = (apart**2).mean(axis=0)
+    deviation = x - mean
+    # The mean of equal numbers may differ from them by rounding.
+    deviation[:, x.min(axis=0) == x.max(axis=0)] = 0.0
+    var = (deviation**2).mean(axis=0)
     scale = np.where(var > 0, var, 1.0)
-    skew = (apart**3).mean(axis=0) / scale**1.5
-    kurtosis = np.where(var > 0, (apart**4).mean(axis=0) / scale**2 - 3.0, 0.0)
+    skew = (deviation**3).mean(axis=0) / scale**1.5
+    kurtosis = np.where(var > 0, (deviation**4).mean(axis=0) / scale**2 - 3.0, 0.0)
     return np.concatenate([x.min(axis=0), x.max(axis=0), np.median(x, axis=0), mean, var, skew,
                            kurtosis])
 
 
 @dataclass(frozen=True)
-class Standard:
-    """Mean 0 and variance 1 in every dimension of the samples it was fitted on."""
+class Standardizer:
+    """Scales samples to mean 0 and variance 1 in every dimension of the training samples.
 
-    scaler: Any
+    Attributes
+    ----------
+    scaler : StandardScaler
+        The fitted scaler of scikit-learn.
+    """
+
+    scaler: StandardScaler
 
     @classmethod
-    def fit(cls, x: np.ndarray) -> Standard:
-        """x: the training samples (samples, dim); a dimension that does not vary is only shifted.
-        """
+    def fit(cls, x: np.ndarray) -> Standardizer:
+        """Fit to training samples (samples, dim); a constant dimension is only shifted."""
         from sklearn.preprocessing import StandardScaler
 
         return cls(StandardScaler().fit(x))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Other samples by the same mean and scale; float32."""
+        """Scale samples (samples, dim), to float32."""
         return np.asarray(self.scaler.transform(x), np.float32)
+
+
+# splits and votes ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the clips that train, validate and are tested, each ascending."""
+    """Ascending indices of the clips for training, validation and testing."""
 
     train: np.ndarray
     valid: np.ndarray
@@ -140,7 +193,7 @@ class Split:
 
 def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int, *,
           ratio: float | None = None, seed: int = 0) -> Split:
-    """Which clips train, validate and are tested in one test fold.
+    """Split clips into training, validation and test clips for one test fold.
 
     Parameters
     ----------
@@ -151,10 +204,10 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
     test
         The test fold.
     ratio
-        None takes the fold before the test fold for validation; a number takes about that share of
-        all other clips instead, stratified by class, no source on both sides.
+        None: validate on the fold before the test fold. A number: validate on about this fraction
+        of all other clips, stratified by class, with each source on one side only.
     seed
-        Of the choice by ``ratio``.
+        Seed of the split by ``ratio``.
 
     Returns
     -------
@@ -164,7 +217,7 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
     Raises
     ------
     InputError
-        Where the test fold, or what remains to train on, is empty.
+        For a test fold without clips, and for too few folds.
 
     Examples
     --------
@@ -205,12 +258,13 @@ def vote(scores: np.ndarray, counts: np.ndarray, how: str = "mean") -> np.ndarra
     counts
         Samples of each clip, at least 1, int, shape (clips,).
     how
-        'mean': the mean of a clip's samples, as published. 'majority': the share of its samples
-        whose best class it is.
+        'mean': the mean over a clip's samples, as published. 'majority': the fraction of its
+        samples that have the highest score in the class.
 
     Returns
     -------
     ndarray of float64, shape (clips, classes)
+        Scores of the clips.
 
     Examples
     --------
@@ -225,12 +279,28 @@ def vote(scores: np.ndarray, counts: np.ndarray, how: str = "mean") -> np.ndarra
     return np.add.reduceat(scores, starts, axis=0) / counts[:, None]
 
 
+# one test fold ---------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Outcome:
-    """chosen: the parameters that won; trials: each candidate with its ``valid_accuracy``,
-    ``valid_loss`` and ``epochs``; scores and losses: by ``train``, ``valid`` and ``test``, of the
-    clips of ``clips`` (test has no loss). After a fit on train and valid together ``train`` is
-    both, while ``valid`` tells of the winning candidate, which had not seen it."""
+class FoldResult:
+    """What ``run_fold`` selected and predicted.
+
+    Attributes
+    ----------
+    chosen : dict
+        The selected parameters.
+    trials : list of dict
+        Each candidate with its ``valid_accuracy``, ``valid_loss`` and ``epochs``.
+    clips, scores : dict
+        ``train``, ``valid`` and ``test`` → indices of clips, and their scores (clips, classes).
+        After a refit, ``train`` is training and validation clips together, while ``valid`` has the
+        scores of the selected candidate, which was not trained on them.
+    losses : dict
+        ``train`` and ``valid`` → mean loss.
+    epochs : int
+        Epochs of the MLP.
+    """
 
     chosen: dict[str, float]
     trials: list[dict[str, Any]]
@@ -240,24 +310,55 @@ class Outcome:
     epochs: int
 
 
-def run_fold(features: Features, label: np.ndarray, parts: Split, setting: Setting,
-        grid: Sequence[Mapping[str, float]], *, refit: bool = True, how: str = "mean",
-        on_fit: Callable[[int, Mapping[str, float]], None] = lambda number, params: None
-        ) -> Outcome:
-    """Fit every candidate of ``grid`` on the training clips, choose, and predict the test clips.
+def run_fold(features: Features, label: np.ndarray, parts: Split, setting: FitSettings,
+             grid: Sequence[Mapping[str, float]], *, refit: bool = True, how: str = "mean",
+             on_fit: Callable[[int, Mapping[str, float]], None] = lambda number, params: None
+             ) -> FoldResult:
+    """Fit every candidate on the training clips, select one, and predict the test clips.
 
-    The best has the highest accuracy on the validation clips, then the smallest validation loss,
-    then comes first. refit: fit it once more on training and validation clips together (the MLP
-    for as many epochs as were best). Raises ``InputError`` where train or valid has no clip.
+    The selected candidate has the highest accuracy on the validation clips; between equal ones the
+    smaller validation loss decides, then the order of the grid.
+
+    Parameters
+    ----------
+    features
+        Samples of all clips.
+    label
+        Class index of each clip, int, shape (clips,).
+    parts
+        Training, validation and test clips.
+    setting
+        Kind of classifier, and what is the same for all candidates.
+    grid
+        Parameters of each candidate.
+    refit
+        Fit the selected candidate again on training and validation clips together (the MLP for its
+        best number of epochs).
+    how
+        As for ``vote``.
+    on_fit
+        Called before each fit with its number and parameters.
+
+    Returns
+    -------
+    FoldResult
+        The selected parameters, scores and losses.
+
+    Raises
+    ------
+    InputError
+        Without training or validation clips, or with training clips of one class.
+    L3hpcError
+        Where the training of every candidate diverges.
     """
     for name, clips in (("train", parts.train), ("valid", parts.valid)):
         if not len(clips):
-            raise InputError(f"no clip is left to {name}")
+            raise InputError(f"there are no {name} clips")
     if len(np.unique(label[parts.train])) < 2:
         raise InputError("all training clips are of one class", allowed="two classes or more")
     train, valid = (_samples(features, label, clips) for clips in (parts.train, parts.valid))
-    standard = Standard.fit(train[0])
-    train, valid = (standard(train[0]), train[1]), (standard(valid[0]), valid[1])
+    standardize = Standardizer.fit(train[0])
+    train, valid = (standardize(train[0]), train[1]), (standardize(valid[0]), valid[1])
     counts = features.counts[parts.valid]
     trials: list[dict[str, Any]] = []
     best: tuple[tuple[float, float], int, Fitted, np.ndarray] | None = None
@@ -265,7 +366,8 @@ def run_fold(features: Features, label: np.ndarray, parts: Split, setting: Setti
         on_fit(number, params)
         fitted = fit(setting, params, train, valid)
         scores = fitted.scores(valid[0])
-        if not np.isfinite(scores).all():  # the best of NaN would always be the first class
+        # argmax of NaN would always be the first class.
+        if not np.isfinite(scores).all():
             trials.append({**params, "valid_accuracy": None, "valid_loss": None,
                            "epochs": fitted.epochs})
             continue
@@ -284,15 +386,15 @@ def run_fold(features: Features, label: np.ndarray, parts: Split, setting: Setti
         on_fit(len(grid), grid[number])
         learned = np.sort(np.concatenate([parts.train, parts.valid]))
         both = _samples(features, label, learned)
-        standard = Standard.fit(both[0])
-        seen = standard(both[0]), both[1]
+        standardize = Standardizer.fit(both[0])
+        seen = standardize(both[0]), both[1]
         again = replace(setting, epochs=final.epochs) if setting.kind == "mlp" else setting
         final = fit(again, grid[number], seen)
     scores = final.scores(seen[0])
     if not np.isfinite(scores).all():
         raise _diverged(grid[number])
-    test = standard(features.x[features.rows(parts.test)])
-    return Outcome(
+    test = standardize(features.x[features.rows(parts.test)])
+    return FoldResult(
         dict(grid[number]), trials, {"train": learned, "valid": parts.valid, "test": parts.test},
         {"train": vote(scores, features.counts[learned], how), "valid": valid_scores,
          "test": vote(final.scores(test), features.counts[parts.test], how)},
@@ -300,7 +402,7 @@ def run_fold(features: Features, label: np.ndarray, parts: Split, setting: Setti
 
 
 def _diverged(params: Mapping[str, float]) -> L3hpcError:
-    return L3hpcError("the classifier's scores are not numbers: its training diverged",
+    return L3hpcError("the training of the classifier diverged: its scores are not finite",
                       where=", ".join(f"{name}={value:g}" for name, value in params.items()),
                       hint="Use smaller values: --set folds.learning_rate=1e-4 (or C)")
 
@@ -310,20 +412,23 @@ def _samples(features: Features, label: np.ndarray, clips: np.ndarray) -> Sample
     return features.x[features.rows(clips)], np.repeat(label[clips], features.counts[clips])
 
 
+# scores ----------------------------------------------------------------------------------------
+
+
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Count how often each class was taken for which.
+    """Confusion matrix.
 
     Parameters
     ----------
     label, predicted
         Indices of classes, shape (clips,).
     classes
-        How many classes there are.
+        Number of classes.
 
     Returns
     -------
     ndarray of int64, shape (classes, classes)
-        Clips of class (row) that were taken for class (column).
+        Clips of class (row) that were predicted as class (column).
 
     Examples
     --------
@@ -332,14 +437,39 @@ def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
-    found = np.zeros((classes, classes), np.int64)
-    np.add.at(found, (label, predicted), 1)
-    return found
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (label, predicted), 1)
+    return matrix
 
 
-def of_confusion(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """``accuracy`` over all clips, ``class_accuracy`` (name → share of its clips that were
-    recognised; None for a class without clips) and their mean ``average_class_accuracy``."""
+def accuracies(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Accuracy over all clips and per class.
+
+    Parameters
+    ----------
+    matrix
+        The confusion matrix, shape (classes, classes).
+    names
+        Names of the classes.
+
+    Returns
+    -------
+    dict
+        ``clips``, ``accuracy``, ``class_accuracy`` {name: fraction of its clips, None without
+        clips}, their mean ``average_class_accuracy``, and ``confusion``, as JSON values.
+
+    Raises
+    ------
+    InputError
+        For a matrix without clips.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.classification.folds import accuracies
+    >>> accuracies(np.array([[1, 1], [0, 1]]), ["siren", "rain"])["class_accuracy"]
+    {'siren': 0.5, 'rain': 1.0}
+    """
     clips, right = matrix.sum(axis=1), np.diag(matrix)
     if not clips.sum():
         raise InputError("no clips to score")
@@ -362,23 +492,23 @@ def over_folds(values: Sequence[float]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``mean``, ``std``, ``interval`` [low, high], cut to 0…1, and ``folds``. ``std`` and
+        ``mean``, ``std``, ``interval`` [low, high], limited to 0…1, and ``folds``. ``std`` and
         ``interval`` are None for a single fold.
 
     Examples
     --------
     >>> from l3hpc.classification.folds import over_folds
-    >>> found = over_folds([0.7, 0.8])
-    >>> round(found["mean"], 3), [round(one, 3) for one in found["interval"]]
+    >>> scores = over_folds([0.7, 0.8])
+    >>> round(scores["mean"], 3), [round(one, 3) for one in scores["interval"]]
     (0.75, [0.115, 1.0])
     """
-    found = np.asarray(values, np.float64)
-    mean = float(found.mean())
-    if len(found) < 2:
-        return {"mean": mean, "std": None, "interval": None, "folds": len(found)}
+    numbers = np.asarray(values, np.float64)
+    mean, count = float(numbers.mean()), len(numbers)
+    if count < 2:
+        return {"mean": mean, "std": None, "interval": None, "folds": count}
     from scipy.stats import t
 
-    spread = float(found.std(ddof=1))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(found) - 1)) * spread / len(found) ** 0.5
-    return {"mean": mean, "std": spread, "folds": len(found),
+    std = float(numbers.std(ddof=1))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * std / count ** 0.5
+    return {"mean": mean, "std": std, "folds": count,
             "interval": [max(mean - half, 0.0), min(mean + half, 1.0)]}

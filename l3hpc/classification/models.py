@@ -1,8 +1,8 @@
-"""The three classifiers, their published grids, and one way to fit and to ask them.
+"""Three classifiers of scikit-learn with their published grids and one interface.
 
 Multi-layer perceptron (512 and 128 ReLU units, softmax, L2 penalty, Adam), support vector machine
-(RBF) and random forest, all by scikit-learn. Nothing fitted is written to disk: a fit is repeated
-from its parameters and seed.
+(RBF) and random forest. Fitted classifiers are not written to disk: a fit can be repeated from its
+parameters and seed.
 """
 
 from __future__ import annotations
@@ -15,23 +15,38 @@ import numpy as np
 
 KINDS = ("mlp", "svm", "rf")
 HIDDEN = (512, 128)
-_TENS = (1e-5, 1e-4, 1e-3)
+_POWERS = (1e-5, 1e-4, 1e-3)
 GRIDS: dict[str, tuple[dict[str, float], ...]] = {
     "mlp": tuple({"learning_rate": rate, "weight_decay": decay}
-                 for rate in _TENS for decay in _TENS),
+                 for rate in _POWERS for decay in _POWERS),
     "svm": tuple({"C": value} for value in (0.1, 1.0, 10.0, 100.0, 1000.0)),
     "rf": tuple({"trees": value} for value in (100, 500, 1000)),
 }
-_LEAST = 1e-15  # probability in a logarithm
+_MIN_PROBABILITY = 1e-15  # in a logarithm
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a fit depends on besides its samples.
+class FitSettings:
+    """What a fit depends on besides samples and grid parameters.
 
-    kind: ``mlp``, ``svm`` or ``rf``. epochs, patience, batch_size: of the MLP; patience counts
-    epochs without a smaller validation loss. tol, max_iterations (-1: no limit), kernel: of the
-    SVM. threads: of the forest. classes: of the whole data set, also those without a sample.
+    Attributes
+    ----------
+    kind : str
+        ``mlp``, ``svm`` or ``rf``.
+    classes : int
+        Classes of the whole data set, including those without a sample.
+    seed : int
+        Seed of the fit.
+    epochs, patience, batch_size : int
+        Of the MLP; patience: epochs without a smaller validation loss.
+    tol : float
+        Tolerance of the SVM.
+    max_iterations : int
+        Of the SVM; −1: no limit.
+    kernel : str
+        Of the SVM.
+    threads : int
+        Of the forest.
     """
 
     kind: str
@@ -48,52 +63,99 @@ class Setting:
 
 @dataclass
 class Fitted:
-    """A fitted classifier. epochs: that the MLP was trained for (the best one's number), else 0;
-    history: (training loss, validation loss) of every epoch."""
+    """A fitted classifier.
 
-    setting: Setting
+    Attributes
+    ----------
+    setting : FitSettings
+        How it was fitted.
+    estimator : object
+        The estimator of scikit-learn.
+    epochs : int
+        The best epoch of the MLP, from 1; 0 for the others.
+    history : list of (float, float or None)
+        Training and validation loss of every epoch.
+    """
+
+    setting: FitSettings
     estimator: Any
     epochs: int = 0
     history: list[tuple[float, float | None]] = field(default_factory=list)
 
     def scores(self, x: np.ndarray) -> np.ndarray:
-        """float64 (samples, classes): probabilities, or one-against-rest decision values of the
-        SVM. A class that was not learned gets 0, or less than every other."""
+        """Score every class.
+
+        Parameters
+        ----------
+        x
+            Samples, shape (samples, dim).
+
+        Returns
+        -------
+        ndarray of float64, shape (samples, classes)
+            Probabilities, or one-against-rest decision values of the SVM. A class without training
+            samples gets 0, or less than every other.
+        """
         if self.setting.kind == "svm":
-            found = np.asarray(self.estimator.decision_function(x), np.float64)
-            if found.ndim == 1:  # two classes
-                found = np.stack([-found, found], axis=1)
-            fill = float(found.min()) - 1.0 if found.size else 0.0
+            values = np.asarray(self.estimator.decision_function(x), np.float64)
+            if values.ndim == 1:  # two classes
+                values = np.stack([-values, values], axis=1)
+            fill = float(values.min()) - 1.0 if values.size else 0.0
         else:
-            found, fill = np.asarray(self.estimator.predict_proba(x), np.float64), 0.0
+            values, fill = np.asarray(self.estimator.predict_proba(x), np.float64), 0.0
         scores = np.full((len(x), self.setting.classes), fill)
-        scores[:, self.estimator.classes_] = found
+        scores[:, self.estimator.classes_] = values
         return scores
 
     def loss(self, scores: np.ndarray, y: np.ndarray) -> float:
-        """Mean cross-entropy; of the SVM the multi-class hinge loss, max(0, 1 - margin)."""
+        """Mean cross-entropy, or for the SVM the multi-class hinge loss, max(0, 1 − margin).
+
+        Parameters
+        ----------
+        scores
+            What ``scores`` returned, shape (samples, classes).
+        y
+            Class indices, shape (samples,).
+        """
         rows = np.arange(len(y))
         if self.setting.kind != "svm":
-            return float(-np.log(np.maximum(scores[rows, y], _LEAST)).mean())
+            return float(-np.log(np.maximum(scores[rows, y], _MIN_PROBABILITY)).mean())
         others = scores.copy()
         others[rows, y] = -np.inf
         return float(np.maximum(0.0, 1.0 - (scores[rows, y] - others.max(axis=1))).mean())
 
 
-Samples = tuple[np.ndarray, np.ndarray]
+Samples = tuple[np.ndarray, np.ndarray]  # x (samples, dim), class indices (samples,)
 
 
-def fit(setting: Setting, params: Mapping[str, float], train: Samples,
+def fit(setting: FitSettings, params: Mapping[str, float], train: Samples,
         valid: Samples | None = None,
         on_epoch: Callable[[int], None] = lambda epoch: None) -> Fitted:
-    """Fit on ``train`` (x, y), y being indices of classes.
+    """Fit a classifier.
 
-    params: as in ``GRIDS``. valid: for the MLP's early stopping; without it every epoch is trained.
+    Parameters
+    ----------
+    setting
+        Kind of classifier, and what does not vary in a grid.
+    params
+        One entry of ``GRIDS[setting.kind]``.
+    train
+        Training samples.
+    valid
+        Validation samples for the MLP's early stopping (None: train all epochs).
+    on_epoch
+        Called after every epoch of the MLP, with its number.
+
+    Returns
+    -------
+    Fitted
+        The fitted classifier.
     """
     if setting.kind == "mlp":
         from threadpoolctl import threadpool_limits
 
-        with threadpool_limits(1):  # batches are small: more threads only wait for each other
+        # Batches are so small that several threads would spend their time on synchronisation.
+        with threadpool_limits(1):
             return _fit_mlp(setting, params, train, valid, on_epoch)
     if setting.kind == "svm":
         from sklearn.svm import SVC
@@ -109,21 +171,20 @@ def fit(setting: Setting, params: Mapping[str, float], train: Samples,
     return Fitted(setting, estimator.fit(*train))
 
 
-def _fit_mlp(setting: Setting, params: Mapping[str, float], train: Samples,
+def _fit_mlp(setting: FitSettings, params: Mapping[str, float], train: Samples,
              valid: Samples | None, on_epoch: Callable[[int], None]) -> Fitted:
-    """Epoch by epoch with Adam; the weights of the smallest validation loss are kept.
-
-    scikit-learn's penalty is alpha / 2 · |W|² per batch, so alpha = 2 · batch · decay is the
-    published decay · |W|² per sample.
-    """
+    """Train with Adam, and keep the weights of the epoch with the smallest validation loss."""
     from sklearn.neural_network import MLPClassifier
 
     x, y = train
     batch = min(setting.batch_size, len(x))
+    # scikit-learn's penalty is alpha / 2 · |W|² per batch, so alpha = 2 · batch · decay is the
+    # published decay · |W|² per sample. With an int as random_state, partial_fit would shuffle
+    # every epoch alike.
     network = MLPClassifier(
         HIDDEN, alpha=2.0 * batch * params["weight_decay"], batch_size=batch,
         learning_rate_init=params["learning_rate"],
-        random_state=np.random.RandomState(setting.seed))  # an int would shuffle all epochs alike
+        random_state=np.random.RandomState(setting.seed))
     fitted = Fitted(setting, network)
     best, kept = np.inf, None
     for epoch in range(1, setting.epochs + 1):

@@ -21,7 +21,7 @@ from l3hpc.steps.base import Input, Params, PlanParams, Results, Shard, Step, Ta
 from l3hpc.steps.embed import Embed
 
 if TYPE_CHECKING:
-    from l3hpc.classification.folds import Features, Outcome
+    from l3hpc.classification.folds import Features, FoldResult
     from l3hpc.datasets.labelled import Folder
 
 
@@ -154,7 +154,7 @@ class Folds(Step[FoldsParams]):
                             [clip.source for clip in clips], task.shard["fold"],
                             ratio=None if params.valid_fold else params.valid_ratio,
                             seed=params.seed)
-        setting = models.Setting(
+        setting = models.FitSettings(
             params.model, len(data.classes), threads=task.threads,
             **{name: getattr(params, name) for name in (
                 "seed", "epochs", "patience", "batch_size", "tol", "max_iterations", "kernel")})
@@ -240,16 +240,16 @@ def _refuse_silent_folds(found: Features, data: Folder, params: FoldsParams, tas
                  "folds out, take their rows out of the table and --set folds.partial=true")
 
 
-def _numbers(outcome: Outcome, label: Any, data: Folder) -> dict[str, dict[str, Any]]:
+def _numbers(outcome: FoldResult, label: Any, data: Folder) -> dict[str, dict[str, Any]]:
     """Accuracies and confusion of the clips that trained, validated and were tested."""
-    from l3hpc.classification.folds import confusion, of_confusion
+    from l3hpc.classification.folds import accuracies, confusion
 
-    return {part: of_confusion(confusion(
+    return {part: accuracies(confusion(
         label[outcome.clips[part]], outcome.scores[part].argmax(axis=1), len(data.classes)),
         data.classes) for part in PARTS}
 
 
-def _write_predictions(path: Path, outcome: Outcome, files: Mapping[str, Sequence[str]],
+def _write_predictions(path: Path, outcome: FoldResult, files: Mapping[str, Sequence[str]],
                        label: Any, data: Folder) -> None:
     """Of the validation and test clips: file, part, class, prediction, score of each class."""
     import csv
@@ -268,7 +268,7 @@ def _write_predictions(path: Path, outcome: Outcome, files: Mapping[str, Sequenc
     write_text(path, stream.getvalue())
 
 
-def _row(params: FoldsParams, task: Task, outcome: Outcome,
+def _row(params: FoldsParams, task: Task, outcome: FoldResult,
          numbers: Mapping[str, Mapping[str, Any]], embedded: Mapping[str, Any], part: str
          ) -> dict[str, Any]:
     """The fold's row in the ledger, in the fields of the published sheet; what another kind of
@@ -328,7 +328,7 @@ class Score(Step[ScoreParams]):
         """Write ``scores.json`` and ``confusion.csv``."""
         import numpy as np
 
-        from l3hpc.classification.folds import CONFIDENCE, METHOD, of_confusion, over_folds
+        from l3hpc.classification.folds import CONFIDENCE, METHOD, accuracies, over_folds
         from l3hpc.io.files import write_json
         from l3hpc.models.weights import caution
 
@@ -336,7 +336,7 @@ class Score(Step[ScoreParams]):
         names, part = records[0]["classes"], records[0].get("part", "")
         tested = [one["scores"]["test"] for one in records]
         matrix = np.sum([one["confusion"] for one in tested], axis=0)
-        together = of_confusion(matrix, names)
+        together = accuracies(matrix, names)
         result = {
             "data": records[0]["data"], "part": part, "model": records[0]["model"],
             "features": records[0]["features"],

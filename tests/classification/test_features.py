@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from l3hpc.classification import folds
-from l3hpc.classification.folds import Standard, statistics
+from l3hpc.classification.folds import Standardizer, statistics
 from l3hpc.errors import InputError
 
 
@@ -86,6 +86,6 @@ def test_statistics_are_those_of_scipy(x):
 
 def test_standardisation_is_that_of_the_training_samples():
     train = np.array([[0.0, 5.0, 1.0], [2.0, 5.0, 3.0]], np.float32)
-    standard = Standard.fit(train)
+    standard = Standardizer.fit(train)
     np.testing.assert_array_equal(standard(train), [[-1, 0, -1], [1, 0, 1]])
     np.testing.assert_array_equal(standard(np.array([[5.0, 6.0, 2.0]], np.float32)), [[4, 1, 0]])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from l3hpc.classification import folds, models
 from l3hpc.classification.folds import Features, Split
-from l3hpc.classification.models import GRIDS, Setting
+from l3hpc.classification.models import GRIDS, FitSettings
 from l3hpc.errors import InputError, L3hpcError
 
 FOLD = np.repeat(np.arange(1, 6), 12)
@@ -64,7 +64,7 @@ def test_votes_by_hand():
 
 
 def run(clips, label, kind, ratio=None, **options):
-    setting = Setting(kind, 4, epochs=6, patience=2)
+    setting = FitSettings(kind, 4, epochs=6, patience=2)
     grid = GRIDS[kind] if kind != "rf" else ({"trees": 5}, {"trees": 20})
     grid = grid if kind != "mlp" else grid[-2:]
     parts = folds.split(FOLD, label, SOURCE, 2, ratio=ratio)
@@ -134,7 +134,7 @@ def test_the_best_on_validation_wins_ties_by_loss_then_order(clips, monkeypatch)
 
     monkeypatch.setattr(folds, "fit", lambda setting, params, *samples: Fake(params["name"]))
     grid = [{"name": name} for name in accuracy_loss]
-    outcome = folds.run_fold(plain, label, parts, Setting("svm", 2), grid, refit=False)
+    outcome = folds.run_fold(plain, label, parts, FitSettings("svm", 2), grid, refit=False)
     assert outcome.chosen == {"name": "c"}
     assert [trial["valid_accuracy"] for trial in outcome.trials] == [0.5, 0.75, 0.75, 0.75]
 
@@ -149,7 +149,7 @@ def test_the_winner_is_fitted_again_on_both(clips):
     rows = clips.rows(both)
     x, y = clips.x[rows].astype(np.float64), np.repeat(LABEL[both], clips.counts[both])
     x = ((x - x.mean(axis=0)) / x.std(axis=0)).astype(np.float32)
-    own = models.fit(Setting("svm", 4), again.chosen, (x, y))
+    own = models.fit(FitSettings("svm", 4), again.chosen, (x, y))
     np.testing.assert_allclose(folds.vote(own.scores(x), clips.counts[both]),
                                again.scores["train"], atol=1e-3)
 
@@ -172,9 +172,9 @@ def test_the_network_is_refitted_for_as_many_epochs_as_were_best(clips, monkeypa
 
 def test_an_empty_part_is_refused(clips):
     nothing = np.array([], int)
-    with pytest.raises(InputError, match="no clip is left to train"):
-        folds.run_fold(clips, LABEL, Split(nothing, np.arange(3), np.arange(3)), Setting("svm", 4),
-                  GRIDS["svm"])
+    with pytest.raises(InputError, match="there are no train clips"):
+        folds.run_fold(clips, LABEL, Split(nothing, np.arange(3), np.arange(3)),
+                       FitSettings("svm", 4), GRIDS["svm"])
 
 
 class Diverging:
@@ -191,7 +191,7 @@ def test_a_candidate_whose_training_diverged_cannot_win(clips, monkeypatch):
     """Scores of NaN name the first class always: the accuracy looked like one of guessing."""
     real = models.fit
     parts = folds.split(FOLD, LABEL, SOURCE, 1)
-    setting, grid = Setting("svm", 4, seed=1), [{"C": 0.1}, {"C": 1.0}]
+    setting, grid = FitSettings("svm", 4, seed=1), [{"C": 0.1}, {"C": 1.0}]
 
     def fit(setting, params, *samples):
         fitted = real(setting, params, *samples)
@@ -202,11 +202,11 @@ def test_a_candidate_whose_training_diverged_cannot_win(clips, monkeypatch):
     found = folds.run_fold(clips, LABEL, parts, setting, grid)
     assert found.chosen == {"C": 1.0} and found.trials[0]["valid_accuracy"] is None
     diverging = {0.1, 1.0}
-    with pytest.raises(L3hpcError, match="scores are not numbers: its training diverged"):
+    with pytest.raises(L3hpcError, match="the training of the classifier diverged"):
         folds.run_fold(clips, LABEL, parts, setting, grid)
 
 
 def test_training_clips_of_one_class_are_refused(clips):
     parts = Split(np.flatnonzero(LABEL == 2)[:6], np.arange(4), np.arange(4, 8))
     with pytest.raises(InputError, match="all training clips are of one class"):
-        folds.run_fold(clips, LABEL, parts, Setting("svm", 4, seed=1), [{"C": 1.0}])
+        folds.run_fold(clips, LABEL, parts, FitSettings("svm", 4, seed=1), [{"C": 1.0}])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from l3hpc.classification import models
-from l3hpc.classification.models import Fitted, Setting, fit
+from l3hpc.classification.models import FitSettings, Fitted, fit
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +31,19 @@ def test_the_published_grids():
     ("rf", {"trees": 20})])
 def test_a_class_that_nobody_taught_is_never_predicted(kind, params, clouds):
     train, valid = clouds
-    fitted = fit(Setting(kind, 4, epochs=25), params, train, valid)
+    fitted = fit(FitSettings(kind, 4, epochs=25), params, train, valid)
     scores = fitted.scores(valid[0])
     assert scores.shape == (60, 4) and scores.dtype == np.float64
     predicted = scores.argmax(axis=1)
     assert set(predicted) == {0, 1, 3} and (predicted == valid[1]).mean() > 0.75
     if kind != "svm":
         np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-6)
-    again = fit(Setting(kind, 4, epochs=25), params, train, valid)
+    again = fit(FitSettings(kind, 4, epochs=25), params, train, valid)
     np.testing.assert_array_equal(again.scores(valid[0]), scores)
 
 
 def test_the_network_is_the_published_one(clouds):
-    network = fit(Setting("mlp", 4, epochs=1), models.GRIDS["mlp"][0], clouds[0]).estimator
+    network = fit(FitSettings("mlp", 4, epochs=1), models.GRIDS["mlp"][0], clouds[0]).estimator
     assert [one.shape for one in network.coefs_] == [(5, 512), (512, 128), (128, 4)]
     assert (network.activation, network.out_activation_, network.solver) == (
         "relu", "softmax", "adam")
@@ -54,7 +54,7 @@ def test_the_penalty_is_decay_times_squared_weights(clouds):
     (x, y), _ = clouds
     decay = 0.05
     params = {"learning_rate": 1e-12, "weight_decay": decay}
-    fitted = fit(Setting("mlp", 4, epochs=1, batch_size=1000), params, (x, y))
+    fitted = fit(FitSettings("mlp", 4, epochs=1, batch_size=1000), params, (x, y))
     squares = sum(float((one.astype(np.float64) ** 2).sum()) for one in fitted.estimator.coefs_)
     expected = fitted.loss(fitted.scores(x), y) + decay * squares
     assert fitted.history[0][0] == pytest.approx(expected, rel=1e-5)
@@ -64,7 +64,7 @@ def test_the_weights_of_the_best_epoch_are_kept(clouds):
     train, valid = clouds
     rng = np.random.default_rng(0)
     noisy = valid[0], rng.permutation(valid[1])
-    fitted = fit(Setting("mlp", 4, epochs=60, patience=5), {"learning_rate": 1e-3,
+    fitted = fit(FitSettings("mlp", 4, epochs=60, patience=5), {"learning_rate": 1e-3,
                  "weight_decay": 0.0}, train, noisy)
     losses = [loss for _, loss in fitted.history]
     assert fitted.epochs == int(np.argmin(losses)) + 1
@@ -73,7 +73,7 @@ def test_the_weights_of_the_best_epoch_are_kept(clouds):
 
 
 def test_without_validation_every_epoch_is_trained(clouds):
-    fitted = fit(Setting("mlp", 4, epochs=4, patience=1), models.GRIDS["mlp"][-1], clouds[0])
+    fitted = fit(FitSettings("mlp", 4, epochs=4, patience=1), models.GRIDS["mlp"][-1], clouds[0])
     assert fitted.epochs == len(fitted.history) == 4
     assert [loss for _, loss in fitted.history] == [None] * 4
 
@@ -82,7 +82,7 @@ def test_every_epoch_has_its_own_order(clouds):
     """With one order for all epochs two epochs would see the same batches: the same in both."""
     (x, y), _ = clouds
     seen = []
-    network = fit(Setting("mlp", 4, epochs=1), models.GRIDS["mlp"][0], (x, y)).estimator
+    network = fit(FitSettings("mlp", 4, epochs=1), models.GRIDS["mlp"][0], (x, y)).estimator
     original = network._backprop
 
     def spy(batch, *arguments):
@@ -99,12 +99,12 @@ def test_every_epoch_has_its_own_order(clouds):
 def test_losses_by_hand():
     scores = np.array([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
     y = np.array([0, 1])
-    assert Fitted(Setting("rf", 3), None).loss(scores, y) == pytest.approx(
+    assert Fitted(FitSettings("rf", 3), None).loss(scores, y) == pytest.approx(
         -(np.log(0.7) + np.log(0.5)) / 2, rel=1e-12)
-    assert Fitted(Setting("rf", 3), None).loss(scores, np.array([0, 0])) == pytest.approx(
+    assert Fitted(FitSettings("rf", 3), None).loss(scores, np.array([0, 0])) == pytest.approx(
         -(np.log(0.7) + np.log(1e-15)) / 2, rel=1e-12)
     # margins 0.5 and 0 → 0.5 and 1; a margin of 2 costs nothing
-    svm = Fitted(Setting("svm", 3), None)
+    svm = Fitted(FitSettings("svm", 3), None)
     assert svm.loss(scores, y) == pytest.approx(0.75, rel=1e-12)
     assert svm.loss(np.array([[3.0, 1.0, 0.0]]), np.array([0])) == 0
 
@@ -112,7 +112,7 @@ def test_losses_by_hand():
 def test_two_classes_of_the_svm(clouds):
     (x, y), _ = clouds
     two = y != 3
-    fitted = fit(Setting("svm", 2), {"C": 1.0}, (x[two], y[two]))
+    fitted = fit(FitSettings("svm", 2), {"C": 1.0}, (x[two], y[two]))
     scores = fitted.scores(x[two])
     np.testing.assert_array_equal(scores[:, 0], -scores[:, 1])
     np.testing.assert_array_equal(scores.argmax(axis=1), fitted.estimator.predict(x[two]))

@@ -11,12 +11,12 @@ def test_accuracies_of_a_small_confusion():
     label, predicted = np.array([0, 0, 0, 1, 3, 3]), np.array([0, 0, 1, 1, 3, 0])
     matrix = folds.confusion(label, predicted, 4)
     assert matrix.tolist() == [[2, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
-    found = folds.of_confusion(matrix, ["a", "b", "c", "d"])
+    found = folds.accuracies(matrix, ["a", "b", "c", "d"])
     assert found["class_accuracy"] == {"a": 2 / 3, "b": 1.0, "c": None, "d": 0.5}
     assert (found["accuracy"], found["clips"]) == (4 / 6, 6)
     assert found["average_class_accuracy"] == pytest.approx((2 / 3 + 1 + 0.5) / 3, rel=1e-15)
     with pytest.raises(InputError, match="no clips"):
-        folds.of_confusion(np.zeros((2, 2), int), ["a", "b"])
+        folds.accuracies(np.zeros((2, 2), int), ["a", "b"])
 
 
 def test_mean_and_interval_over_folds():
