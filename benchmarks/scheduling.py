@@ -167,7 +167,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
     from l3hpc.runs import status
     from l3hpc.schedulers.slurm import queue
     from l3hpc.workspace import records
-    from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
+    from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 
     folder = work / "listing"
     for number in range(many):
@@ -198,7 +198,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
     states = [[run.state for run in found].count(state) for state in ("done", "failed", "lost")]
     assert states == [many * 8 // 10, many // 10, many // 10], states
     whole, slurm = [], []
-    asking = {name: getattr(queue, name) for name in ("ask_squeue", "ask_sacct")}
+    asking = {name: getattr(queue, name) for name in ("query_squeue", "query_sacct")}
     for _ in range(runs):
         waited: list[float] = []
         for name, ask in asking.items():

@@ -27,7 +27,7 @@ from l3hpc.pipelines.planned import Plan
 from l3hpc.report.data import ReportData, StepFacts
 from l3hpc.runs import status, submit
 from l3hpc.workspace import records
-from l3hpc.workspace.markers import RunState, StepState
+from l3hpc.workspace.states import RunState, StepState
 
 PIPELINE = "all"
 FIRST_LINE = "# Written by l3hpc demo."  # of cluster.yaml, by which a demonstration is recognised

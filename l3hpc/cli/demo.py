@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
-from l3hpc.workspace.markers import RunState
+from l3hpc.workspace.states import RunState
 
 if TYPE_CHECKING:
     from l3hpc.demo import DemoResult, DemoSettings

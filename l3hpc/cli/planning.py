@@ -62,9 +62,9 @@ def note_unused(profile: ClusterProfile) -> None:
     import os
 
     from l3hpc.config.capabilities import SLURM
-    from l3hpc.schedulers.slurm.commands import unused_words
+    from l3hpc.schedulers.slurm.commands import ignored_variables
 
-    words = unused_words(os.environ) if profile.executor == SLURM else ""
+    words = ignored_variables(os.environ) if profile.executor == SLURM else ""
     if words:
         click.echo(f"note: {words}", err=True)
 

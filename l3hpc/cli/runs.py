@@ -42,7 +42,9 @@ def workspace_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def workspace(config_file: str | None, workspace_dir: str | None) -> Path:
     """The workspace that the options, cluster.yaml and the environment name."""
-    if workspace_dir:
+    if workspace_dir is not None:
+        if not workspace_dir:
+            raise InputError("--workspace: the path is empty")
         return Path(workspace_dir).absolute()
     from l3hpc.config import settings
 
@@ -279,7 +281,7 @@ def logs(
         raise InputError("--json is for the list of steps",
                          hint=command_line("logs", name, "--json"))
     entry = records.step(record, step)
-    path = logs.find(folder, record, entry, task=task, which=which or "err")
+    path = logs.find_log(folder, record, entry, task=task, which=which or "err")
     if only_path:
         click.echo(path)
         return
@@ -324,7 +326,7 @@ def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
     rows = []
     for now in status.collect(workspace_folder, [run])[0].steps:
         try:
-            path = logs.find(workspace_folder, record, records.step(record, now.name))
+            path = logs.find_log(workspace_folder, record, records.step(record, now.name))
             size = path.stat().st_size if path.exists() else None
         except InputError:  # it was done before this run, or not submitted
             path, size = None, None

@@ -18,8 +18,8 @@ from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_l
 if TYPE_CHECKING:
     from l3hpc.console.progress import Progress
     from l3hpc.pipelines.planned import Plan
-    from l3hpc.runs.resume import Todo
-    from l3hpc.workspace.records import RunRecord
+    from l3hpc.runs.resume import ResumePlan
+    from l3hpc.workspace.run_record import RunRecord
 
 EXAMPLES = """\b
 Examples:
@@ -128,16 +128,16 @@ def _arrays(plan: Plan) -> list[str]:
     """Which steps of a sweep go to Slurm as one array."""
     from l3hpc.runs import submit
 
-    return [f"  one job array: {' '.join(one.names)}" for one in submit.arrays(plan)]
+    return [f"  one job array: {' '.join(one.names)}" for one in submit.step_arrays(plan)]
 
 
 def _submitted(plan: Plan, record: RunRecord) -> str:
     """``submitted RUN: sample 8812 → fit 8813`` and what to type next."""
     from l3hpc import steps
     from l3hpc.runs import ledger_sync
-    from l3hpc.runs.submit import describe_chain
+    from l3hpc.runs.submit import describe_jobs
 
-    chain = describe_chain(record)
+    chain = describe_jobs(record)
     if not chain:
         return f"\nnothing to compute; recorded as {plan.run}"
     tabs = dict.fromkeys(tab for step in plan.steps
@@ -145,7 +145,7 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
     lines += [f"results:         {command_line('ledger', 'show', '--tab', tab)}" for tab in tabs]
-    sheet = ledger_sync.words(plan, record)
+    sheet = ledger_sync.describe(plan, record)
     if tabs and sheet:
         lines.append(f"to the sheet:    {sheet}")
     return "\n".join(lines)
@@ -239,28 +239,28 @@ def go_on(
     profile = settings.load(config_file, records.read(folder, name).cluster).profile
     note_unused(profile)
     if dry_run:
-        todo = resumption.look(folder, name, profile, sets, only=only, again=again or "",
+        todo = resumption.plan_resume(folder, name, profile, sets, only=only, again=again or "",
                                progress=default_progress())
         said = {"run": name, "would_submit": {step.name: list(step.missing) for step in todo.steps},
                 "would_release": [job.id for job in todo.held],
-                "would_cancel": [job.id for job in (*todo.orphans, *todo.stale)],
-                "held_by_administrator": todo.for_administrators}
+                "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
+                "held_by_administrator": todo.held_by_administrator}
         click.echo(json.dumps(said) if as_json else
-                   f"would {todo.words()}" if todo.anything else _nothing(name, todo))
+                   f"would {todo.describe()}" if todo.is_needed else _nothing(name, todo))
         _tell_administrators(todo)
         return EXIT_OK
-    announced: list[resumption.Todo] = []
+    announced: list[resumption.ResumePlan] = []
 
-    def announce(todo: resumption.Todo) -> None:
+    def announce(todo: resumption.ResumePlan) -> None:
         announced.append(todo)
         _tell_administrators(todo)
-        if todo.again and not yes:
-            others = resumption.used_by(folder, name, todo.again)
-            click.confirm("discard the results of " + ", ".join(one.name for one in todo.again)
+        if todo.recompute and not yes:
+            others = resumption.used_by(folder, name, todo.recompute)
+            click.confirm("discard the results of " + ", ".join(one.name for one in todo.recompute)
                           + (f" (also used by {', '.join(others)})" if others else "") + "?",
                           abort=True, err=True)
         if not as_json:
-            click.echo(f"resuming {name}: {todo.words()}" if todo.anything
+            click.echo(f"resuming {name}: {todo.describe()}" if todo.is_needed
                        else _nothing(name, todo))
 
     def told(record: RunRecord, submitted: list[str]) -> None:
@@ -269,7 +269,7 @@ def go_on(
             [todo] = announced
             click.echo(json.dumps({
                 "run": name, "submitted": chosen, "released": [job.id for job in todo.held],
-                "cancelled": [job.id for job in (*todo.orphans, *todo.stale)]}))
+                "cancelled": [job.id for job in (*todo.untracked, *todo.stale)]}))
         else:
             chain = " → ".join(f"{step} {job}" for step, job in chosen.items())
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
@@ -279,7 +279,7 @@ def go_on(
                                detach=detach, progress=default_progress(), on_planned=announce,
                                on_submitted=told)
     [todo] = announced
-    if as_json and not todo.anything:
+    if as_json and not todo.is_needed:
         click.echo(json.dumps({"run": name, "would_submit": {}, "would_release": []}))
     if todo.steps and record.capabilities.runner and not detach \
             and not submit.succeeded(folder, record):
@@ -287,13 +287,13 @@ def go_on(
     return EXIT_OK
 
 
-def _nothing(name: str, todo: Todo) -> str:
+def _nothing(name: str, todo: ResumePlan) -> str:
     return (f"nothing to resume: all steps of {name} are "
             + ("done" if todo.finished else "done, queued or running"))
 
 
-def _tell_administrators(todo: Todo) -> None:
-    from l3hpc.runs.status import held_words
+def _tell_administrators(todo: ResumePlan) -> None:
+    from l3hpc.runs.status import held_message
 
-    for step, jobs in todo.for_administrators.items():
-        click.echo(f"note: {held_words(step, jobs)}", err=True)
+    for step, jobs in todo.held_by_administrator.items():
+        click.echo(f"note: {held_message(step, jobs)}", err=True)

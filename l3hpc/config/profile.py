@@ -294,12 +294,12 @@ class ClusterProfile(Section):
                                wanted.time_min)
         if self.limits.mem is not None and wanted.mem_mb > self.limits.mem:
             raise InputError(
-                f"{step} asks for {format_memory(wanted.mem_mb)} of memory; "
+                f"{step} requests {format_memory(wanted.mem_mb)} of memory; "
                 f"{self.name} allows {format_memory(self.limits.mem)}",
                 hint=f"--set {step}.mem={self.limits.mem}MB, or raise limits.mem in cluster.yaml")
         if self.limits.time is not None and wanted.time_min > self.limits.time:
             raise InputError(
-                f"{step} asks for {format_time(wanted.time_min)}; "
+                f"{step} requests {format_time(wanted.time_min)}; "
                 f"{self.name} allows {format_time(self.limits.time)}",
                 hint=f"--set {step}.time={self.limits.time}m, or raise limits.time in cluster.yaml")
         return wanted

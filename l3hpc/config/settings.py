@@ -143,6 +143,12 @@ def check_workspace(workspace: Path, origin: str) -> Path:
         What set it, for the message.
     """
     text, where = str(workspace), None if origin == "default" else origin
+    existing = next((folder for folder in (workspace, *workspace.parents)
+                     if os.path.exists(folder)), workspace)
+    if os.path.isfile(existing):
+        raise InputError(f"paths.workspace: {existing} is a file, not a folder", where=where,
+                         hint="Choose another folder: --workspace, or paths.workspace in "
+                              "cluster.yaml.")
     hint = "Name another folder, or reach this one by a symbolic link with a plain name."
     try:
         plain(text)

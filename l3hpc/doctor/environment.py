@@ -22,7 +22,7 @@ from l3hpc.arrays.threads import allocated_cores
 from l3hpc.config.profile import ClusterProfile, machine_memory_mb
 from l3hpc.findings import Finding, from_error
 from l3hpc.installation import install_command
-from l3hpc.schedulers.slurm.commands import for_slurm
+from l3hpc.schedulers.slurm.commands import slurm_environment
 
 PYTHON_FROM, PYTHON_BELOW = (3, 10), (3, 14)
 TWINS = {"tensorflow": ("tensorflow-cpu", "tensorflow-macos", "tf-nightly")}
@@ -58,13 +58,13 @@ def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
     try:
         done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
                               errors="replace", timeout=timeout, check=False,
-                              env={**for_slurm(), "LC_ALL": "C"}, stdin=subprocess.DEVNULL)
+                              env={**slurm_environment(), "LC_ALL": "C"}, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         return Answer(None, "", f"{command[0]} is not installed here")
     except OSError as error:
         return Answer(None, "", f"{command[0]} cannot be started: {error.strerror}")
     except subprocess.TimeoutExpired:
-        return Answer(None, "", f"{command[0]} did not answer within {timeout:g} s")
+        return Answer(None, "", f"{command[0]} did not respond within {timeout:g} s")
     return Answer(done.returncode, done.stdout, done.stderr)
 
 

@@ -25,7 +25,7 @@ from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.scripts import render
 from l3hpc.schedulers.slurm import partitions, queue
-from l3hpc.schedulers.slurm.commands import on_cluster, unused_words
+from l3hpc.schedulers.slurm.commands import ignored_variables, on_cluster
 from l3hpc.schedulers.slurm.partitions import Partition
 from l3hpc.steps import step as step_of_kind
 from l3hpc.workspace.layout import Workspace
@@ -40,12 +40,12 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
         return
     version = ask(["sbatch", "--version"])
     clusters = profile.slurm_clusters
-    answer = ask(on_cluster(partitions.COMMAND, clusters))
+    answer = ask(on_cluster(partitions.SINFO, clusters))
     if version.code != 0 or answer.code != 0:
         failed = version if version.code != 0 else answer
-        yield Finding("Slurm", "red", f"does not answer: {failed.reason}", CLUSTER_HINT)
+        yield Finding("Slurm", "red", f"does not respond: {failed.reason}", CLUSTER_HINT)
         return
-    known = partitions.read(answer.out)
+    known = partitions.parse_sinfo(answer.out)
     nodes = ask(on_cluster(["sinfo", "--noheader", "-o", "%D", "--responding",
                             "--states=idle,mix,alloc"], clusters))
     usable = sum(int(word) for word in nodes.out.split() if word.isdigit())
@@ -54,7 +54,7 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
                   f"{version.out.strip()}, {total}, {usable} nodes in use or free"
                   + (f" (--clusters={clusters})" if clusters else ""),
                   "" if usable else "no node is up: ask your administrators (sinfo -R says why)")
-    if words := unused_words(os.environ):
+    if words := ignored_variables(os.environ):
         yield Finding("environment", "yellow", words)
     yield from queue_lines(ask, clusters)
     yield accounting_line(ask, clusters)
@@ -67,7 +67,7 @@ def queue_lines(ask: Ask, clusters: str = "") -> Iterator[Finding]:
     """A red line where squeue does not take what ``status`` and ``cancel`` ask it."""
     answer = ask(queue.squeue_command([current_user()], clusters))
     if answer.code != 0:
-        yield Finding("queue", "red", f"squeue does not answer: {answer.reason}",
+        yield Finding("queue", "red", f"squeue does not respond: {answer.reason}",
                       "status, resume and cancel need it; see what the command says: squeue --me")
 
 
@@ -76,8 +76,9 @@ def accounting_line(ask: Ask, clusters: str = "") -> Finding:
     answer = ask(queue.sacct_command(["1"], cluster=clusters))
     if answer.code == 0:
         return Finding("accounting", "green", "sacct answers")
-    return Finding("accounting", "yellow", f"sacct does not answer ({answer.reason}): status reads "
-                   "squeue and the jobs' own markers; run times and memory of old jobs are unknown",
+    return Finding("accounting", "yellow", f"sacct does not respond ({answer.reason}): status "
+                   "reads squeue and the jobs' own markers; run times and memory of old jobs are "
+                   "unknown",
                    "nothing to do; your site may offer slurmdbd")
 
 
@@ -112,8 +113,8 @@ def partition_line(profile: ClusterProfile, name: str, steps: list[str],
     for step in steps:
         asked = profile.at(step)
         wanted = Resources(asked.cpus or 0, asked.mem or 0, asked.gpus or 0, asked.time or 0)
-        problems += [f"{step} {one.asked}, {one.has}"
-                     for one in partitions.excesses(found, step, step, profile, wanted)]
+        problems += [f"{step} {excess.requested}, {excess.available}"
+                     for excess in partitions.excesses(found, step, step, profile, wanted)]
     if problems:
         return Finding(check, "red", f"{found.words}; {'; '.join(problems)}",
                        f"change clusters.{profile.name}.steps in cluster.yaml")
@@ -128,7 +129,7 @@ def account_line(profile: ClusterProfile, ask: Ask) -> Finding:
     answer = ask(["sacctmgr", "--noheader", "--parsable2", "show", "associations",
                   f"user={current_user()}", *there, "format=account,qos"])
     if answer.code != 0:
-        return Finding("account", "off", f"{wanted}: sacctmgr does not answer, so this was not "
+        return Finding("account", "off", f"{wanted}: sacctmgr does not respond, so this was not "
                        "looked up (the test submission below tells)")
     pairs = [row.split("|") for row in answer.out.splitlines() if "|" in row]
     accounts = {pair[0] for pair in pairs}

@@ -57,13 +57,13 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Fi
 
 def sharing_line(config: Config) -> Finding:
     """Who else can replace what lies in the workspace."""
-    check, found = "workspace is yours", list(sharing.dangers(config.workspace))
+    check, found = "workspace is yours", list(sharing.find_risks(config.workspace))
     if not found:
         return Finding(check, "green", "your group can add files, and nobody else can replace yours"
                        if config.profile.shared_group else "nobody else can replace your files")
-    words = "; ".join(danger.words for danger in found)
-    advice = "their owners can fix that: " + "; ".join(danger.fix for danger in found)
-    severity: Severity = "red" if any(danger.anybody for danger in found) else "yellow"
+    words = "; ".join(risk.message for risk in found)
+    advice = "their owners can fix that: " + "; ".join(risk.fix for risk in found)
+    severity: Severity = "red" if any(risk.anybody for risk in found) else "yellow"
     return Finding(check, severity, words, advice)
 
 

@@ -19,9 +19,9 @@ from l3hpc.io.values import check_mapping
 from l3hpc.pipelines.planned import fingerprint_of_folder
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
-from l3hpc.workspace.local_jobs import LIVE, LocalJobs
-from l3hpc.workspace.markers import RunState, StepState
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.local_jobs import LocalJobs
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState, StepState
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _is_active(workspace: Path, record: RunRecord, step: StepRecord) -> bool:
     # Without its runner process, a local job of the record will never start.
     jobs = LocalJobs(workspace, record.run)
     return jobs.runner() is not None and any(
-        job.state in LIVE for job in jobs.jobs.values() if job.job == step.job)
+        job.state.is_active for job in jobs.jobs.values() if job.job == step.job)
 
 
 class _FrozenConfig(TypedDict):

@@ -31,7 +31,8 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
         Option → value. The names are those of the command line with ``_`` in place of ``-``
         (``emb_dim``, ``audio_dir``), and ``start`` for ``--from``, ``config_file`` for
         ``--config``. ``sets``, ``inputs`` and ``grid`` are lists of strings such as
-        ``"train.epochs=5"``. None counts as not given.
+        ``"train.epochs=5"``; ``grid`` may also be a mapping of options to lists of strings, whose
+        values may contain commas. None counts as not given.
 
     Returns
     -------
@@ -63,7 +64,9 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
         student=given.get("student"), inputs=dict(_input(text) for text in given.get("inputs", ())))
     if not given.get("grid"):
         return plan.build(pipeline, config, request), None
-    swept = sweep.build(pipeline, config, request, sweep.parse_grid(given["grid"]))
+    grid = given["grid"]
+    grid = sweep.check_grid(grid) if isinstance(grid, Mapping) else sweep.parse_grid(grid)
+    swept = sweep.build(pipeline, config, request, grid)
     return swept.plan, swept
 
 

@@ -15,7 +15,7 @@ from l3hpc.console import formatting
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.steps import Output
 from l3hpc.workspace import artifacts, records
-from l3hpc.workspace.markers import RunState
+from l3hpc.workspace.states import RunState
 
 CONFIRM_CORE_HOURS = 1000.0
 CONFIRM_GPU_HOURS = 100.0

@@ -67,7 +67,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     Raises
     ------
     InputError
-        For a text of another form, an unknown option, and an option or value that is listed twice.
+        For a text of another form, an option that is given twice, and what ``check_grid`` refuses.
 
     Examples
     --------
@@ -85,16 +85,40 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
                              allowed="for example --grid emb-dim=64,128,256")
         if name in grid:
             raise InputError(f"--grid {name} is given twice")
-        if len(set(listed)) < len(listed):
-            raise InputError(f"--grid {text!r} lists the same value twice")
+        if name in OPTIONS and OPTIONS[name].kind == "numbers":
+            raise InputError(f"--grid {name}: its values contain commas themselves",
+                             hint=f"submit once for each --{name}, or use l3hpc.submit(grid=…)")
+        grid[name] = listed
+    return check_grid(grid)
+
+
+def check_grid(grid: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Check the options and values of a grid.
+
+    Parameters
+    ----------
+    grid
+        Option, or ``step.parameter`` → its values as typed. A value may contain commas.
+
+    Returns
+    -------
+    dict
+        The grid.
+
+    Raises
+    ------
+    InputError
+        For an unknown option, one without values, and a value that is listed twice.
+    """
+    for name, values in grid.items():
+        if not values:
+            raise InputError(f"--grid {name} has no values")
+        if len(set(values)) < len(values):
+            raise InputError(f"--grid {name} lists the same value twice: {', '.join(values)}")
         if "." not in name and name not in OPTIONS:
             raise InputError(f"--grid: unknown option {name!r}", allowed=nearest(name, OPTIONS),
                              hint="or STEP.PARAMETER=VALUE,VALUE")
-        if name in OPTIONS and OPTIONS[name].kind == "numbers":
-            raise InputError(f"--grid {name}: its values contain commas themselves",
-                             hint=f"submit once for each --{name}")
-        grid[name] = listed
-    return grid
+    return {name: list(values) for name, values in grid.items()}
 
 
 def combinations(grid: Mapping[str, Sequence[str]]) -> list[Combination]:
@@ -216,9 +240,11 @@ def _with_values(request: Request, chosen: Combination) -> Request:
     return replace(request, options=options, sets=tuple(sets))
 
 
-def _typed(name: str, value: str) -> int | float | str:
+def _typed(name: str, value: str) -> object:
     """A value of the grid in the type of its option."""
     option = OPTIONS[name]
+    if option.kind == "numbers":
+        return option.value(value)
     types: dict[str, type[int] | type[float]] = {"int": int, "float": float}
     try:
         typed = types.get(option.kind, str)(value)

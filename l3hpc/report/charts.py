@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from l3hpc.report.data import Curve, Epoch, Interval, Network, StepFacts, Variance
 from l3hpc.web.html import element
-from l3hpc.workspace.markers import StepState
+from l3hpc.workspace.states import StepState
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 500, 300  # of a full-size figure, in pixels

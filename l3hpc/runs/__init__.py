@@ -1,19 +1,25 @@
-"""From a plan to a run, and what one does with runs: submit, watch, resume, cancel, usage.
+"""From a plan to a run, and everything about runs: submit, status, resume, cancel, usage.
 
-In a notebook ``l3hpc.runs()`` lists the runs of a workspace. As the package has that name too, it
-can be called.
+In a notebook ``l3hpc.runs()`` lists the runs of a workspace. The package has the same name, and
+replaces that function once one of its modules is imported, so it can be called as well.
 """
 
+from __future__ import annotations
+
+import os
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from l3hpc.runs.notebook import Runs
 
 
-class _Package(types.ModuleType):
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        from l3hpc.runs.notebook import runs
+class _CallablePackage(types.ModuleType):
+    def __call__(self, workspace: str | os.PathLike[str] | None = None) -> Runs:
+        from l3hpc.runs import notebook
 
-        return runs(*arguments, **options)
+        return notebook.runs(workspace)
 
 
-sys.modules[__name__].__class__ = _Package
+sys.modules[__name__].__class__ = _CallablePackage

@@ -21,8 +21,8 @@ from l3hpc.runs.status import RunStatus, StepStatus
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJob
-from l3hpc.workspace.markers import RunState, StepState
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState, StepState
 
 HEAD = ("step", "job", "state", "tasks", "elapsed", "detail")
 WORDS_SHOWN = 3
@@ -202,7 +202,7 @@ class BarDisplay:
         self._bars.stop()
 
 
-def for_person(workspace: Path) -> PlainDisplay | BarDisplay:
+def create_display(workspace: Path) -> PlainDisplay | BarDisplay:
     """Bars when standard error is a terminal, plain lines otherwise."""
     return BarDisplay(workspace) if sys.stderr.isatty() else PlainDisplay(workspace)
 

@@ -1,4 +1,4 @@
-"""The logs of a step: which file is meant, its text, and following it while it grows."""
+"""The logs of a step: finding the file, reading its end, and following it while it grows."""
 
 from __future__ import annotations
 
@@ -11,42 +11,70 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import open_regular
 from l3hpc.workspace import artifacts, attempts, markers
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.markers import StepState
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import StepState
 
 POLL_S = 0.5
 TAIL_BYTES = 65_536
-MOST_SHOWN = 300  # characters of a line
+MAX_LINE = 300  # characters
 _EPILOGUE = re.compile(
     r"^srun: error: \S+: tasks? [\d,-]+: |^srun: (Terminating|launch/slurm: _step_signal)"
     r"|^l3hpc: killed by signal|^\S*slurmstepd\S*: error: \*\*\* STEP")
 _SRUN_FAILS = re.compile(r"\bsrun: (error|fatal|command not found|not found|No such file)")
 
 
-def find(
+def find_log(
     workspace: Path, record: RunRecord, step: StepRecord, *, task: int | None = None,
     which: str = "err",
 ) -> Path:
-    """The log file of one task (``which``: ``err`` or ``out``) of the latest attempt that has it.
+    """Find the log of one task, of the latest attempt that has it.
 
-    Without ``task``: the first failed one, else the first that runs, else the first at all. An
-    ``InputError`` says why there is none.
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    step
+        The step in it.
+    task
+        Index of the task. None: the first failed task, else the first running one, else the first.
+    which
+        ``err`` or ``out``.
+
+    Returns
+    -------
+    Path
+        The file; it may not exist yet.
+
+    Raises
+    ------
+    InputError
+        If the step has no log, or no such task.
     """
     if step.state is StepState.REUSED:
-        raise InputError(f"{step.name} was done before this run: it has no log here",
+        raise InputError(f"{step.name} was done before this run, so it has no log here",
                          hint=f"Its artifact: {step.artifact}")
     jobs = attempts.latest(step)
     if not jobs:
-        raise InputError(f"{step.name} of {record.run} was not submitted: it has no log")
+        raise InputError(f"{step.name} of {record.run} was not submitted, so it has no log")
     if task is not None and task not in jobs:
         raise InputError(f"{step.name} of {record.run} has no task {task}",
                          allowed=f"tasks: {_spans(sorted(jobs))}")
-    index = task if task is not None else _interesting(workspace, record, step, sorted(jobs))
+    index = task if task is not None else _default_task(workspace, record, step, sorted(jobs))
     return Workspace(workspace).run(record.run).step(step.name).log(jobs[index], which)
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:
-    """The end of a file, from a line's beginning, at most ``limit`` bytes."""
+    """Read the end of a file, from the beginning of a line.
+
+    Parameters
+    ----------
+    path
+        The file.
+    limit
+        Largest number of bytes.
+    """
     with open_regular(path) as stream:
         size = stream.seek(0, 2)
         stream.seek(max(size - limit, 0))
@@ -56,62 +84,85 @@ def tail(path: Path, limit: int = TAIL_BYTES) -> str:
     return data.decode(errors="replace")
 
 
-def end_of(path: Path, *, began: bool) -> list[str]:
-    """The last lines of the log of a job that left no error of its own, at most three.
+def last_lines(path: Path, *, began: bool) -> list[str]:
+    """Return the last lines of the log of a job that left no error marker, at most three.
 
-    What srun and this package add about the end itself is left out, where there is anything else.
-    began: the step or its setup lines were at work; elsewhere a complaint of srun is the cause, and
-    the hint about it comes with it.
+    What srun and this package add about the end itself is left out, if there is anything else.
+
+    Parameters
+    ----------
+    path
+        The log.
+    began
+        Whether the step or its setup lines had begun. If not, a complaint of srun is the cause, and
+        a hint about it is added.
     """
     try:
         text = tail(path, 16_384)
     except OSError:
         return []
-    lines = [line.strip()[:MOST_SHOWN] for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if not _EPILOGUE.search(line)]
-    if not began and any(_SRUN_FAILS.search(line) for line in told):
-        return [*told[-2:], "where srun does not work: srun: false in the profile (cluster.yaml)"]
-    return (told or lines)[-3:]
+    lines = [line.strip()[:MAX_LINE] for line in text.splitlines() if line.strip()]
+    relevant = [line for line in lines if not _EPILOGUE.search(line)]
+    if not began and any(_SRUN_FAILS.search(line) for line in relevant):
+        return [*relevant[-2:],
+                "if srun does not work here, set srun: false in the profile (cluster.yaml)"]
+    return (relevant or lines)[-3:]
 
 
 def follow(
     path: Path, ended: Callable[[], bool], *, ask_every_s: float = POLL_S
 ) -> Iterator[str]:
-    """What is in the file, then what gets appended, until ``ended()``; also before it exists.
+    """Yield what is in a file, then what is appended to it; it may not exist yet.
 
-    Polls (a network file system tells of no changes); a file that was emptied is read from its
-    beginning again. ``ended`` may cost something, so it is called every ``ask_every_s`` only.
+    The file is polled, because network file systems do not report changes. A file that was
+    truncated is read from its beginning again.
+
+    Parameters
+    ----------
+    path
+        The file.
+    ended
+        Whether nothing will be appended any more; may be expensive.
+    ask_every_s
+        Time between two calls of ``ended``, seconds.
+
+    Yields
+    ------
+    str
+        The next piece of text.
     """
-    at, over, asked = 0, False, float("-inf")
+    offset, is_over, asked = 0, False, float("-inf")
     while True:
+        # before reading, so that what is written until the end is still read
         if time.monotonic() - asked >= ask_every_s:
-            over, asked = ended(), time.monotonic()
+            is_over, asked = ended(), time.monotonic()
         if path.exists():
             size = path.stat().st_size
-            if size < at:
-                at = 0
-            if size > at:
+            if size < offset:
+                offset = 0
+            if size > offset:
                 with open_regular(path) as stream:
-                    stream.seek(at)
+                    stream.seek(offset)
                     data = stream.read()
-                at += len(data)
+                offset += len(data)
                 yield data.decode(errors="replace")
                 continue
-        if over:
+        if is_over:
             return
         time.sleep(POLL_S)
 
 
-def _interesting(
+def _default_task(
     workspace: Path, record: RunRecord, step: StepRecord, indices: list[int]
 ) -> int:
+    """The first failed task, else the first that has begun, else the first unfinished one."""
     marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
     done = artifacts.finished(Path(step.artifact))
     open_tasks = [index for index in indices if index not in done]
-    told = {index: marks[index].of(attempts.latest(step)[index]) for index in open_tasks
-            if index in marks}
-    failed = [index for index, each in told.items() if each.exit_code]
-    begun = [index for index, each in told.items() if each.begin]
+    current = {index: marks[index].of(attempts.latest(step)[index]) for index in open_tasks
+               if index in marks}
+    failed = [index for index, each in current.items() if each.exit_code]
+    begun = [index for index, each in current.items() if each.begin]
     return (failed or begun or open_tasks or indices)[0]
 
 

@@ -1,85 +1,119 @@
-"""Runs in a notebook: submit a pipeline, wait for it, and read what it made.
+"""Runs in a notebook: submit a pipeline, wait for it, and read what it produced.
 
-Everything goes through the functions that the command line calls; here they take and give Python
-values, and tables are pandas DataFrames.
+``submit``, ``run`` and ``runs`` call the same functions as the command line; they take and return
+Python values, and tables are pandas DataFrames. ``Run`` is one run, ``Runs`` all runs of a
+workspace.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
+import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io import tables
+from l3hpc.io.files import open_regular, read_json
 from l3hpc.ledger import schema
 from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs
+from l3hpc.runs.notebook_arguments import grid_texts, input_texts, seconds, set_texts
 from l3hpc.runs.status import RunStatus, collect
 from l3hpc.workspace import records
-from l3hpc.workspace.markers import RunState
+from l3hpc.workspace.layout import ArtifactFolder
+from l3hpc.workspace.states import RunState, StepState
 
 if TYPE_CHECKING:
     import pandas
 
 POLL_S = 1.0
-COLUMNS = ("state", "done", "tasks", "elapsed_s", "job", "detail")
+STEP_COLUMNS = ("state", "done", "tasks", "elapsed_s", "job", "detail")
+RUN_COLUMNS = ("pipeline", "cluster", "state", "submitted", "damage")
 
 
 class Run:
     """One run of a workspace.
 
+    Two ``Run`` objects are equal if they name the same run of the same workspace. ``l3hpc.run``
+    finds a run by the beginning of its name, or as 'latest'.
+
     Parameters
     ----------
     workspace
-        The folder of runs and artifacts.
+        The workspace folder, which holds ``runs/`` and ``artifacts/``.
     name
-        The run's name. ``l3hpc.run`` also finds it by the beginning of its name or as 'latest'.
+        The exact name of the run.
     """
 
-    def __init__(self, workspace: Path, name: str) -> None:
-        self.workspace = workspace
+    def __init__(self, workspace: str | os.PathLike[str], name: str) -> None:
+        self.workspace = _folder(workspace)
+        if not isinstance(name, str):
+            raise InputError(f"a run is given by its name, not by {name!r}",
+                             hint="l3hpc.runs() lists the runs of a workspace.")
         self.name = name
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Run):
+            return NotImplemented
+        return (self.workspace, self.name) == (other.workspace, other.name)
+
+    def __hash__(self) -> int:
+        return hash((self.workspace, self.name))
 
     @property
     def state(self) -> str:
-        """The run's state: 'done', 'running', 'submitting', 'failed', 'cancelled', …"""
+        """The state of the run: 'done', 'running', 'submitting', 'failed', 'cancelled', …"""
         return str(self._status().state.value)
 
     def status(self) -> pandas.DataFrame:
-        """One row per step: state, tasks done and in total, seconds, job and details."""
-        import pandas
+        """Return the current state of every step.
 
-        steps = self._status().steps
-        return pandas.DataFrame(
-            [[str(getattr(step.state, "value", step.state)), step.done, step.tasks, step.elapsed_s,
-              step.job, step.detail] for step in steps],
-            columns=list(COLUMNS), index=pandas.Index([step.name for step in steps], name="step"))
+        Returns
+        -------
+        pandas.DataFrame
+            One row per step, indexed by its name: ``state``, ``done`` and ``tasks`` (numbers of
+            tasks), ``elapsed_s``, ``job`` (id) and ``detail``.
+        """
+        return _steps_frame(self._status())
 
     def wait(self, timeout: float | None = None, poll: float = POLL_S) -> Run:
-        """Return when every step is done.
+        """Wait until every step is done.
 
         Parameters
         ----------
         timeout
-            Seconds to wait at most (None: for as long as it takes).
+            Longest time to wait, in seconds. None: no limit.
         poll
-            Seconds between two looks at the run.
+            Time between two checks, in seconds; above 0.
+
+        Returns
+        -------
+        Run
+            This run.
 
         Raises
         ------
         L3hpcError
-            When the run ends otherwise: a step failed, or it was cancelled.
+            If the run ends in any other way: a step failed, or the run was cancelled.
         TimeoutError
-            When it still runs after ``timeout`` seconds. It goes on running.
+            If the run is still active after ``timeout`` seconds. It continues.
+        InputError
+            If ``timeout`` or ``poll`` is not a number of seconds.
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        limit = None if timeout is None else seconds("timeout", timeout)
+        poll = seconds("poll", poll)
+        if poll == 0:
+            raise InputError("poll is 0 s", allowed="a number of seconds above 0")
+        end = None if limit is None else time.monotonic() + limit
         while (now := self._status()).state.is_active:
             left = poll if end is None else min(poll, end - time.monotonic())
             if left <= 0:
-                raise TimeoutError(f"{self.name} is still running after {timeout:g} s")
+                raise TimeoutError(f"{self.name} is still running after {limit:g} s")
             time.sleep(left)
         if now.state is not RunState.DONE:
             lines = [f"{step.name}: {line}" for step in now.steps for line in step.last_words]
@@ -89,43 +123,83 @@ class Run:
         return self
 
     def artifact(self, step: str) -> Path:
-        """The folder with what a step made: a sub-folder for each task, ``0000``, ``0001``, …"""
+        """Return the folder that holds the output of a step.
+
+        Parameters
+        ----------
+        step
+            Name of the step.
+
+        Returns
+        -------
+        Path
+            One folder per task: ``0000``, ``0001``, … A step that was done before this run has the
+            artifact of the run that computed it.
+
+        Raises
+        ------
+        InputError
+            If the run has no such step.
+        """
         return Path(records.step(self._record(), step).artifact)
 
     def results(self, tab: str | None = None) -> pandas.DataFrame:
-        """The rows of the results tables that this run wrote.
+        """Return the rows of the results tables that belong to this run.
+
+        A row belongs to the run that computed it. For a step that was done before, the rows of the
+        run that computed its artifact are returned as well.
 
         Parameters
         ----------
         tab
-            A tab of the results (``l3hpc.results`` has their columns). None: the first tab that
-            has a row of this run.
-        """
-        found = None
-        for name in [tab] if tab else schema.TABS:
-            rows = ledger_results(self.workspace, name)
-            found = rows[[self._has(key) for key in rows.index]]
-            if len(found):
-                break
-        assert found is not None
-        return found
-
-    def history(self, step: str | None = None) -> pandas.DataFrame:
-        """The losses of every epoch, of a step that trains (None: of all of them).
+            Name of a tab (``l3hpc.results`` describes its columns). None: the first tab that has a
+            row of this run.
 
         Returns
         -------
-        DataFrame
+        pandas.DataFrame
+            Rows as in ``l3hpc.results``; no rows if the run has not recorded any yet.
+
+        Raises
+        ------
+        InputError
+            If there is no such tab.
+        """
+        names = self._result_runs()
+        found: pandas.DataFrame | None = None
+        for name in [tab] if tab is not None else schema.TABS:
+            rows = ledger_results(self.workspace, name)
+            # the key of a row names its run as a folder in a path, or as a word of its own
+            words = [set(str(key).replace("/", " ").split()) for key in rows.index]
+            selected = rows[[bool(names & each) for each in words]]
+            if found is None or len(selected):
+                found = selected
+            if len(selected):
+                break
+        assert found is not None  # there is always at least one tab
+        return found
+
+    def history(self, step: str | None = None) -> pandas.DataFrame:
+        """Return the losses of every epoch.
+
+        Parameters
+        ----------
+        step
+            Name of a step that trains. None: all steps that train.
+
+        Returns
+        -------
+        pandas.DataFrame
             The columns of ``history.csv``, after ``step`` and ``task``.
 
         Raises
         ------
         InputError
-            Where no step of the run has trained yet.
+            If the run has no such step, or no step of it has trained yet.
         """
         import pandas
 
-        names = [step] if step else [one.name for one in self._record().steps]
+        names = [step] if step is not None else [entry.name for entry in self._record().steps]
         parts = []
         for name in names:
             for file in sorted(self.artifact(name).glob("[0-9]*/history.csv")):
@@ -141,30 +215,45 @@ class Run:
         return pandas.concat(parts, ignore_index=True)
 
     def logs(self, step: str, task: int | None = None, which: str = "err") -> str:
-        """The log of one task of a step.
+        """Return the log of one task of a step.
 
         Parameters
         ----------
         step
             Name of the step.
         task
-            Number of the task. None: the first failed one, else the first running one.
+            Index of the task, from 0. None: the first failed task, else the first running one.
         which
             'err' (messages and errors) or 'out' (what the step prints).
-        """
-        from l3hpc.io.files import open_regular
 
+        Returns
+        -------
+        str
+            The whole log.
+
+        Raises
+        ------
+        InputError
+            If there is no such step, task or log, or the task has not started.
+        """
         if which not in ("err", "out"):
             raise InputError(f"unknown log {which!r}", allowed="valid: err, out")
         record = self._record()
-        path = logs.find(self.workspace, record, records.step(record, step), task=task, which=which)
+        path = logs.find_log(self.workspace, record, records.step(record, step), task=task,
+                             which=which)
         if not path.exists():
             raise InputError(f"{step} of {self.name} has not started: it has no log yet")
         with open_regular(path) as stream:
             return stream.read().decode("utf-8", "replace")
 
     def cancel(self) -> list[str]:
-        """Cancel what waits or runs; return the ids of the cancelled jobs."""
+        """Cancel all waiting and running jobs of the run.
+
+        Returns
+        -------
+        list of str
+            Ids of the cancelled jobs.
+        """
         from l3hpc.runs.resume import cancel
 
         return cancel(self.workspace, self.name)
@@ -175,53 +264,105 @@ class Run:
     def _record(self) -> records.RunRecord:
         return records.read(self.workspace, self.name)
 
-    def _has(self, key: object) -> bool:
-        """Whether the key of a row names this run: as a folder in a path, or as a word."""
-        return self.name in str(key).replace("/", " ").split()
+    def _result_runs(self) -> set[str]:
+        """This run, and the runs that computed the artifacts which it reused."""
+        record = self._record()
+        names = {record.run}
+        reused = [step.artifact for step in record.steps if step.state is StepState.REUSED]
+        for artifact in reused:
+            # the artifact keeps the settings as they were frozen by the run that computed it
+            with contextlib.suppress(OSError, InputError):
+                run = read_json(ArtifactFolder(artifact).config).get("run")
+                names |= {run} if isinstance(run, str) else set()
+        return names
 
     def __repr__(self) -> str:
-        steps = self.status()
-        return f"Run {self.name}: {self.state}\n{steps[['state', 'done', 'tasks']].to_string()}"
+        now = self._status()
+        steps = _steps_frame(now)[["state", "done", "tasks"]]
+        return f"Run {self.name}: {now.state.value}\n{steps.to_string()}"
 
     def _repr_html_(self) -> str:
-        table = self.status().to_html(na_rep="", border=0)
-        return f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.state)}</p>{table}"
+        now = self._status()
+        table = _steps_frame(now).to_html(na_rep="", border=0)
+        return f"<p><b>{html.escape(self.name)}</b>: {html.escape(now.state.value)}</p>{table}"
 
 
 class Runs(Sequence[Run]):
-    """The runs of a workspace, the newest first; shown as a table."""
+    """The runs of a workspace, the newest first; displayed as a table.
 
-    def __init__(self, workspace: Path) -> None:
-        self.workspace = workspace
-        self._records = records.read_all(workspace, [])
+    Runs whose record cannot be read are not items of the sequence. They are in ``damaged``, and in
+    the table with the state 'damaged'.
 
-    def __getitem__(self, number: Any) -> Any:
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+
+    Attributes
+    ----------
+    workspace : Path
+        The workspace folder.
+    damaged : dict of str to str
+        Name of a run whose record cannot be read → what is wrong.
+    """
+
+    def __init__(self, workspace: str | os.PathLike[str]) -> None:
+        self.workspace = _folder(workspace)
+        broken: list[InputError] = []
+        self._names = [record.run for record in records.read_all(self.workspace, broken)]
+        self.damaged = {Path(error.where or "").parent.name: error.message for error in broken}
+
+    @overload
+    def __getitem__(self, number: int) -> Run: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Run]: ...
+
+    def __getitem__(self, number: int | slice) -> Run | list[Run]:
         if isinstance(number, slice):
-            return [Run(self.workspace, record.run) for record in self._records[number]]
-        return Run(self.workspace, self._records[number].run)
+            return [Run(self.workspace, name) for name in self._names[number]]
+        return Run(self.workspace, self._names[number])
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._names)
 
     def __iter__(self) -> Iterator[Run]:
-        return (Run(self.workspace, record.run) for record in self._records)
+        return (Run(self.workspace, name) for name in self._names)
 
     def frame(self) -> pandas.DataFrame:
-        """One row per run: pipeline, cluster, state and when it was submitted (UTC)."""
+        """Return the table of the runs.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per run, indexed by its name: ``pipeline``, ``cluster``, ``state``,
+            ``submitted`` (UTC) and ``damage`` (which files of the run cannot be used, '' if none).
+            Runs whose record cannot be read come last.
+        """
         import pandas
 
         found = collect(self.workspace, broken=[])
-        return pandas.DataFrame(
-            [[one.pipeline, one.cluster, one.state.value,
-              pandas.Timestamp(one.created, unit="s", tz="UTC")] for one in found],
-            columns=["pipeline", "cluster", "state", "submitted"],
-            index=pandas.Index([one.run for one in found], name="run"))
+        rows: list[tuple[object, ...]] = [
+            (status.pipeline, status.cluster, status.state.value,
+             pandas.Timestamp(status.created, unit="s", tz="UTC"), "; ".join(status.damaged))
+            for status in found]
+        rows += [(None, None, "damaged", pandas.NaT, message) for message in self.damaged.values()]
+        names = [status.run for status in found] + list(self.damaged)
+        return pandas.DataFrame(rows, columns=list(RUN_COLUMNS),
+                                index=pandas.Index(names, name="run"))
 
     def __repr__(self) -> str:
-        return self.frame().to_string() if self._records else f"no runs in {self.workspace}"
+        if not self._names and not self.damaged:
+            return f"no runs in {self.workspace}"
+        return self._display_frame().to_string()
 
     def _repr_html_(self) -> str:
-        return str(self.frame().to_html(border=0))
+        return str(self._display_frame().to_html(border=0))
+
+    def _display_frame(self) -> pandas.DataFrame:
+        """The table without the column ``damage`` where nothing is damaged."""
+        table = self.frame()
+        return table if table["damage"].any() else table.drop(columns="damage")
 
 
 def submit(
@@ -234,15 +375,16 @@ def submit(
     Parameters
     ----------
     pipeline
-        Name of a pipeline ('upstream', 'downstream', 'all', …), or a file of ``jobs/``.
+        Name of a pipeline ('upstream', 'downstream', 'all', …) of ``jobs/``.
     sets
-        ``{"train.epochs": 300}``: any parameter or resource of a step (``--set``).
+        ``{"train.epochs": 300}``: parameters and resources of steps (``--set``).
     grid
-        ``{"emb_dim": [64, 128]}``: all combinations in one run (``--grid``).
+        ``{"emb_dim": [64, 128]}``: all combinations in one run (``--grid``). The values of an
+        option are a list, also of lists: ``{"filters": [[4] * 8, [8] * 8]}``.
     inputs
-        ``{"fit": "upstream-20261120-1a2b"}``: run or folder in place of a step (``--input``).
+        ``{"fit": "upstream-20261120-1a2b"}``: a run or folder in place of a step (``--input``).
     yes
-        Submit even where this may cost a lot.
+        Submit even if the run may be expensive.
     **options
         Options of ``l3hpc submit`` with ``_`` in place of ``-``: ``approx="pca"``, ``mels=64``,
         ``workspace=…``, ``cluster=…``; ``start=`` for ``--from``.
@@ -250,26 +392,25 @@ def submit(
     Returns
     -------
     Run
-        On the cluster 'local' its jobs run in the background, and go on without this process.
+        On the cluster 'local', its jobs run in the background and do not depend on this process.
 
     Raises
     ------
     InputError
-        For an option or value that is not allowed; nothing is submitted then.
+        For an option or value that is not allowed; nothing is submitted.
     ClusterError
-        Where the cluster refuses the jobs.
+        If the cluster refuses the jobs.
     """
     from l3hpc.pipelines import preview
     from l3hpc.pipelines.from_options import plan_from_options
     from l3hpc.runs import submit as submission
 
-    values = {**options,
-              "sets": [f"{name}={_text(value)}" for name, value in (sets or {}).items()],
-              "inputs": [f"{kind}={place}" for kind, place in (inputs or {}).items()],
-              "grid": [f"{name if '.' in name else name.replace('_', '-')}="
-                       + ",".join(_text(value) for value in listed)
-                       for name, listed in (grid or {}).items()]}
-    plan, _ = plan_from_options(pipeline, values)
+    if not isinstance(pipeline, str | os.PathLike):
+        raise InputError(f"a pipeline is given by its name, not by {pipeline!r}",
+                         hint="l3hpc submit --help lists the pipelines.")
+    values = {**options, "sets": set_texts(sets), "inputs": input_texts(inputs),
+              "grid": grid_texts(grid)}
+    plan, _ = plan_from_options(os.fspath(pipeline), values)
     if not yes and preview.needs_confirmation(plan):
         cost = preview.maximum_cost(plan).as_text()
         raise InputError(f"this may cost {cost}; nothing was submitted",
@@ -278,42 +419,81 @@ def submit(
     return Run(plan.workspace, record.run)
 
 
-def run(name: str = "latest", workspace: Path | str | None = None) -> Run:
-    """A run by its name, the beginning of one, or 'latest'.
+def run(name: str = "latest", workspace: str | os.PathLike[str] | None = None) -> Run:
+    """Find a run by its name, the beginning of its name, or 'latest'.
 
     Parameters
     ----------
     name
-        Which run.
+        The name, a unique beginning of it, or 'latest'.
     workspace
-        Its workspace (None: that of ``cluster.yaml``).
+        The workspace folder. None: that of ``cluster.yaml``.
+
+    Returns
+    -------
+    Run
+        The run.
 
     Raises
     ------
     InputError
-        Where no run or several have this name; the message lists those that exist.
+        If no run or several runs match; the message lists those that exist.
     """
     folder = _folder(workspace)
+    if not isinstance(name, str):
+        raise InputError(f"a run is given by its name, not by {name!r}",
+                         hint="l3hpc.runs() lists the runs; l3hpc.runs()[0] is the newest.")
     return Run(folder, records.find(folder, name))
 
 
-def runs(workspace: Path | str | None = None) -> Runs:
-    """All runs of a workspace (None: that of ``cluster.yaml``), the newest first."""
-    return Runs(_folder(workspace))
+def runs(workspace: str | os.PathLike[str] | None = None) -> Runs:
+    """List all runs of a workspace, the newest first.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder. None: that of ``cluster.yaml``.
+
+    Returns
+    -------
+    Runs
+        A sequence of ``Run``, displayed as a table.
+
+    Raises
+    ------
+    InputError
+        If ``workspace`` is a file.
+
+    Warns
+    -----
+    UserWarning
+        Names the runs whose record cannot be read.
+    """
+    found = Runs(_folder(workspace))
+    if found.damaged:
+        listed = "; ".join(f"{name} ({message})" for name, message in found.damaged.items())
+        warnings.warn(f"records of runs in {found.workspace} that cannot be read: {listed}",
+                      stacklevel=2)
+    return found
 
 
-def _folder(workspace: Path | str | None) -> Path:
-    if workspace is not None:
-        return Path(workspace).absolute()
-    from l3hpc.config import settings
+def _steps_frame(run: RunStatus) -> pandas.DataFrame:
+    """One row per step."""
+    import pandas
 
-    return settings.load().workspace
+    return pandas.DataFrame(
+        [[str(step.state.value), step.done, step.tasks, step.elapsed_s, step.job, step.detail]
+         for step in run.steps],
+        columns=list(STEP_COLUMNS),
+        index=pandas.Index([step.name for step in run.steps], name="step"))
 
 
-def _text(value: Any) -> str:
-    """A value as ``--set`` and ``--grid`` take it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return "none" if value is None else str(value)
+def _folder(workspace: str | os.PathLike[str] | None) -> Path:
+    """The absolute path of a workspace; an ``InputError`` for what cannot be one."""
+    if workspace is None:
+        from l3hpc.config import settings
+
+        return settings.load().workspace
+    if not isinstance(workspace, str | os.PathLike) or not os.fspath(workspace):
+        raise InputError(f"a workspace is given by the path of its folder, not by {workspace!r}")
+    return Path(workspace).absolute()

@@ -1,9 +1,9 @@
-"""Where runs stand: records and markers tell what happened; squeue and sacct refine it.
+"""The status of runs: records and markers tell what happened; squeue and sacct refine it.
 
-Order of evidence for a task: its result in the artifact; what squeue says now; the script's exit
-marker; what accounting remembers; silence. What ends while Slurm is asked is looked at again. A
-step that cannot run any more because an earlier one failed is ``blocked``, through any number of
-generations, whatever Slurm calls it.
+The evidence for a task, in order: its result in the artifact; what squeue reports now; the exit
+marker of the script; what accounting remembers; that nothing is known. A task that ends while Slurm
+is queried is read again. A step that can no longer run because an earlier one failed is
+``blocked``, through any number of generations, whatever Slurm calls it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from typing import Any
 from l3hpc import schedulers
 from l3hpc.errors import InputError, collect_damage, command_line
 from l3hpc.runs import logs, submission_lock
-from l3hpc.runs.task_state import TaskStatus, judge
+from l3hpc.runs.task_state import TaskStatus, evaluate
 from l3hpc.schedulers.base import Hold, JobAnswer, JobQuery, LiveJob, StepJobs
-from l3hpc.workspace import artifacts, markers, records
-from l3hpc.workspace import attempts as waiting
+from l3hpc.workspace import artifacts, attempts, markers, records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.markers import RunState, StepState, TaskState
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState, StepState, TaskState
 
 SCHEMA = 1
 _ORDER = (TaskState.RUNNING, TaskState.FAILED, TaskState.REQUEUED, TaskState.QUEUED,
@@ -34,12 +33,39 @@ _WITH_LOG = (StepState.RUNNING, StepState.FAILED, StepState.LOST, StepState.CANC
 
 @dataclass
 class StepStatus:
-    """One step of a run.
+    """The status of one step of a run.
 
-    state: ``waiting`` (for earlier steps), ``queued``, ``running``, ``requeued``, ``done``,
-    ``reused``, ``failed``, ``blocked``, ``lost``, ``cancelled`` or ``planned`` (not submitted).
-    detail: the rest in words. blocked_by: the step that it cannot do without. log: of the first
-    failed or running task. progress: of the first running task. last_words: lines of the error.
+    Attributes
+    ----------
+    name, kind : str
+        Its name, and which step it is.
+    job : str or None
+        Its latest job.
+    state : StepState
+        ``waiting`` (for earlier steps), ``queued``, ``running``, ``requeued``, ``done``,
+        ``reused``, ``failed``, ``blocked``, ``lost``, ``cancelled`` or ``planned`` (not submitted).
+    done, tasks : int
+        Finished tasks, and all tasks.
+    elapsed_s : float or None
+        How long it has been running, or ran, seconds.
+    detail : str
+        Everything else that is worth a mention.
+    blocked_by : str or None
+        The step whose failure blocks it.
+    restarts : int
+        How often a task was requeued.
+    log : str or None
+        The log of the first failed or running task.
+    progress : dict or None
+        The progress of the first running task.
+    last_words : list of str
+        The last lines of the error.
+    failed_tasks : list of int
+        Indices of the failed tasks.
+    artifact : str
+        Folder of its artifact.
+    held, held_by_administrator : list of str
+        Jobs that its user, or only an administrator, can release.
     """
 
     name: str
@@ -63,13 +89,27 @@ class StepStatus:
 
 @dataclass
 class RunStatus:
-    """One run.
+    """The status of one run.
 
-    state: ``done``, ``running`` (anything still moves), ``failed``, ``cancelled``, ``refused`` or
-    ``lost``. next: the command that helps, if any. notes: what Slurm did not answer, and why a run
-    was refused. damaged: files of the run that cannot be used, each with what is wrong: all else
-    was found out without them. combinations: of a sweep, each with ``values`` and ``steps`` (base
-    step → step).
+    Attributes
+    ----------
+    run, pipeline, cluster : str
+        Names of the run, of its pipeline and of the cluster profile.
+    state : RunState
+        ``running`` if any step is still active.
+    created : float
+        When it was submitted, unix seconds.
+    steps : list of StepStatus
+        In the order of submission.
+    next : str or None
+        The command that helps, if any.
+    notes : list of str
+        What Slurm did not respond to, and why a run was refused.
+    damaged : list of str
+        Files of the run that cannot be used, each with what is wrong. Everything else was
+        determined without them.
+    combinations : list of dict
+        Of a sweep: each with ``values`` and ``steps`` (base step → step).
     """
 
     run: str
@@ -84,21 +124,29 @@ class RunStatus:
     combinations: list[dict[str, dict[str, str]]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values: the fields of ``RunStatus`` and ``StepStatus``, and ``schema``."""
+        """Return the status as JSON values: its fields, those of its steps, and ``schema``."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class LiveTask:
-    """A task that waits or runs. job: its id. now: what the queue says of it."""
+    """A task that is pending or running.
+
+    Attributes
+    ----------
+    job : str
+        Its id.
+    now : LiveJob
+        What the queue reports about it.
+    """
 
     job: str
     now: LiveJob
 
 
 @dataclass
-class _Look:
-    """What was read of one step before Slurm is asked."""
+class _Snapshot:
+    """What was read of one step before Slurm is queried."""
 
     workspace: Path
     run: RunRecord
@@ -111,11 +159,11 @@ class _Look:
         """Task index → id of the job that has it, for the unfinished tasks."""
         if len(self.done) >= self.record.tasks:
             return {}
-        return {index: job for index, job in waiting.latest(self.record).items()
+        return {index: job for index, job in attempts.latest(self.record).items()
                 if index not in self.done}
 
     def own(self, answer: JobAnswer) -> StepJobs:
-        """What the scheduler says of the unfinished tasks."""
+        """What the scheduler reports about the unfinished tasks."""
         return answer.of(self.run, self.record, self.open_ids.values())
 
 
@@ -123,10 +171,30 @@ def collect(
     workspace: Path, runs: Iterable[str] | None = None, *, last: int | None = None,
     broken: list[InputError] | None = None,
 ) -> list[RunStatus]:
-    """The status of the named runs (all of them by default), the newest first.
+    """Determine the status of runs.
 
-    last: at most so many. broken: gets the errors of records that cannot be read. Slurm is asked
-    once, and only when a task needs it.
+    Slurm is queried once, and only if an unfinished task needs it.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    runs
+        Names of the runs. None: all runs, the newest first.
+    last
+        Largest number of runs, with ``runs=None``.
+    broken
+        Receives the errors of records that cannot be read, with ``runs=None``.
+
+    Returns
+    -------
+    list of RunStatus
+        In the given order.
+
+    Raises
+    ------
+    InputError
+        If there is no such run, or its record cannot be read.
     """
     with collect_damage() as damage:
         if runs is None:
@@ -134,41 +202,58 @@ def collect(
         else:
             chosen = [records.read(workspace, run) for run in runs]
         queries = _queries(workspace, chosen)
-        looks = {}
+        snapshots = {}
         for record in chosen:
-            looks[record.run] = [_look(workspace, record, step) for step in record.steps]
-            queries[record.executor].add(record, _open(looks[record.run]))
+            snapshots[record.run] = [_snapshot(workspace, record, step) for step in record.steps]
+            queries[record.executor].add(record, _open(snapshots[record.run]))
         answers = {name: query.answer() for name, query in queries.items()}
-        found = [_run_status(workspace, record, looks[record.run], answers[record.executor])
-                 for record in chosen]
-    for status in found if damage else ():
+        statuses = [_run_status(workspace, record, snapshots[record.run], answers[record.executor])
+                    for record in chosen]
+    for status in statuses if damage else ():
         folders = [str(Workspace(workspace).run(status.run)),
                    *(step.artifact for step in status.steps)]
         status.damaged = [f"{error.where}: {error.message}" for error in damage
                           if str(error.where).startswith(tuple(f"{each}/" for each in folders))]
-    return found
+    return statuses
 
 
 def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, LiveTask]]:
-    """Step → task index → its job, of the unfinished tasks that wait or run now. Where squeue does
-    not answer: a ``ClusterError`` (nothing may be submitted twice)."""
-    looks = [_look(workspace, record, step) for step in record.steps]
-    answer = schedulers.of_record(workspace, record).jobs(record, _open(looks))
-    return {look.record.name: _live_of(look, look.own(answer)) for look in looks}
+    """Find the unfinished tasks of a run that are pending or running now.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+
+    Returns
+    -------
+    dict of str to dict of int to LiveTask
+        Step → task index → its job.
+
+    Raises
+    ------
+    ClusterError
+        If squeue does not respond: nothing may be submitted twice.
+    """
+    snapshots = [_snapshot(workspace, record, step) for step in record.steps]
+    answer = schedulers.of_record(workspace, record).jobs(record, _open(snapshots))
+    return {each.record.name: _live_of(each, each.own(answer)) for each in snapshots}
 
 
-def _live_of(look: _Look, own: StepJobs) -> dict[int, LiveTask]:
+def _live_of(snapshot: _Snapshot, own: StepJobs) -> dict[int, LiveTask]:
     return {index: LiveTask(job, own.live[job])
-            for index, job in look.open_ids.items() if job in own.live}
+            for index, job in snapshot.open_ids.items() if job in own.live}
 
 
-def _open(looks: list[_Look]) -> dict[str, Collection[str]]:
+def _open(snapshots: list[_Snapshot]) -> dict[str, Collection[str]]:
     """Step → ids of the jobs that have its unfinished tasks."""
-    return {look.record.name: look.open_ids.values() for look in looks if look.open_ids}
+    return {each.record.name: each.open_ids.values() for each in snapshots if each.open_ids}
 
 
 def _queries(workspace: Path, chosen: Sequence[RunRecord]) -> dict[str, JobQuery]:
-    """One for each scheduler that has any of these runs."""
+    """One query for each scheduler that has any of these runs."""
     by_scheduler: dict[str, list[RunRecord]] = {}
     for record in chosen:
         by_scheduler.setdefault(record.executor, []).append(record)
@@ -176,43 +261,44 @@ def _queries(workspace: Path, chosen: Sequence[RunRecord]) -> dict[str, JobQuery
             for name, members in by_scheduler.items()}
 
 
-def _look(
+def _snapshot(
     workspace: Path, record: RunRecord, step: StepRecord, *, listed: bool = False
-) -> _Look:
-    """listed: list the artifact's folder even for one task (slower, but opening a folder makes a
-    network file system forget what it remembers to be missing)."""
+) -> _Snapshot:
+    """Read one step. listed: list the folder of the artifact even for one task (slower, but opening
+    a folder makes a network file system drop what it has cached about missing files).
+    """
     done = artifacts.finished(step.artifact, None if listed else step.tasks)
     left = step.state is not StepState.REUSED and len(done) < step.tasks
     folder = Workspace(workspace).run(record.run).step(step.name)
     marks = markers.read(folder.markers) if left else {}
-    return _Look(workspace, record, step, done, marks)
+    return _Snapshot(workspace, record, step, done, marks)
 
 
 def _run_status(
-    workspace: Path, record: RunRecord, looks: list[_Look], answer: JobAnswer
+    workspace: Path, record: RunRecord, snapshots: list[_Snapshot], answer: JobAnswer
 ) -> RunStatus:
-    broken_off = submission_lock.interrupted(workspace, record)
+    interrupted = submission_lock.interrupted(workspace, record)
     steps: list[StepStatus] = []
-    waited_for = any(len(one.done) < one.record.tasks for one in looks)
-    for seen in looks:
-        own = seen.own(answer)
-        look = _once_more(workspace, record, seen, own)
-        parents = [step for step in steps if step.name in look.record.needs]
-        steps.append(_step_status(workspace, record, look, own, parents, broken_off, answer,
-                                  waited_for))
+    others_unfinished = any(len(each.done) < each.record.tasks for each in snapshots)
+    for first in snapshots:
+        own = first.own(answer)
+        snapshot = _reread(workspace, record, first, own)
+        parents = [step for step in steps if step.name in snapshot.record.needs]
+        steps.append(_step_status(workspace, record, snapshot, own, parents, interrupted, answer,
+                                  others_unfinished))
     state = _run_state(record, steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
                        notes=answer.notes(record),
                        combinations=list(record.options.get("combinations", ())))
-    if broken_off and state is not RunState.DONE:
+    if interrupted and state is not RunState.DONE:
         status.notes.insert(0, record.note or "the submitting process was killed before it had "
-                               "handed over all")
+                               "submitted all jobs")
     if record.note and state in (RunState.REFUSED, RunState.CANCELLED):
         status.notes.insert(0, record.note)
-    status.notes += [held_words(step.name, step.held_by_administrator) for step in steps
+    status.notes += [held_message(step.name, step.held_by_administrator) for step in steps
                      if step.held_by_administrator]
     unfinished = state in (RunState.FAILED, RunState.LOST, RunState.CANCELLED) \
-        or broken_off and state is not RunState.DONE
+        or interrupted and state is not RunState.DONE
     if unfinished or any(step.held for step in steps):
         status.next = command_line("resume", record.run)
     return status
@@ -226,48 +312,59 @@ def _note_holds(status: StepStatus, live: Mapping[str, LiveJob]) -> None:
             status.held.append(task)
 
 
-def held_words(step: str, jobs: Sequence[str]) -> str:
-    """What to do about jobs that an administrator holds."""
+def held_message(step: str, jobs: Sequence[str]) -> str:
+    """Describe jobs that an administrator holds, and what to do.
+
+    Parameters
+    ----------
+    step
+        Name of the step.
+    jobs
+        Ids of its held jobs.
+    """
     more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
     return (f"job {jobs[0]}{more} of {step} is held by an administrator: ask your site to release "
             f"it (scontrol show job {jobs[0]})")
 
 
-def _once_more(workspace: Path, record: RunRecord, look: _Look, own: StepJobs) -> _Look:
-    """A newer look where a task has neither a result nor a live job: it may have ended well
-    between the first look and the answer."""
-    gone = any(job not in own.live for job in look.open_ids.values())
-    if own.asked and gone:
-        return _look(workspace, record, look.record, listed=True)
-    return look
+def _reread(workspace: Path, record: RunRecord, snapshot: _Snapshot, own: StepJobs) -> _Snapshot:
+    """A newer snapshot if a task has neither a result nor a live job: it may have succeeded between
+    the first snapshot and the answer.
+    """
+    gone = any(job not in own.live for job in snapshot.open_ids.values())
+    if own.queried and gone:
+        return _snapshot(workspace, record, snapshot.record, listed=True)
+    return snapshot
 
 
 def _step_status(
-    workspace: Path, record: RunRecord, look: _Look, own: StepJobs,
-    parents: list[StepStatus], broken_off: bool, answer: JobAnswer, waited_for: bool,
+    workspace: Path, record: RunRecord, snapshot: _Snapshot, own: StepJobs,
+    parents: list[StepStatus], interrupted: bool, answer: JobAnswer, others_unfinished: bool,
 ) -> StepStatus:
-    """waited_for: whether other steps of the run are not done. A job that was put back and held
-    when its result was there already holds them up."""
-    step = look.record
-    done = len(look.done)
+    """The status of one step. others_unfinished: whether other steps of the run are not done: a job
+    that was requeued and held although its result exists delays them.
+    """
+    step = snapshot.record
+    done = len(snapshot.done)
     status = StepStatus(step.name, step.kind, step.job, StepState.PLANNED, min(done, step.tasks),
                         step.tasks, artifact=step.artifact)
     if done >= step.tasks:
         _describe_done(status, step)
-        if waited_for:
+        if others_unfinished:
             every = {task for attempt in step.attempts for task in attempt.task_ids.values()}
             _note_holds(status, answer.of(record, step, every).live)
         return status
     stuck = [parent for parent in parents if parent.state.is_stuck]
     if step.state is StepState.REUSED:
-        status.state, status.detail = StepState.LOST, "its artifact is no longer there"
+        status.state, status.detail = StepState.LOST, "its artifact no longer exists"
         return status
     if step.state is StepState.PLANNED:
-        _describe_planned(status, record, stuck, broken_off)
+        _describe_planned(status, record, stuck, interrupted)
         return status
     was_cancelled = record.state is RunState.CANCELLED
-    tasks = {index: judge(index, job, look.marks.get(index), own, was_cancelled=was_cancelled)
-             for index, job in look.open_ids.items()}
+    tasks = {index: evaluate(index, job, snapshot.marks.get(index), own,
+                             was_cancelled=was_cancelled)
+             for index, job in snapshot.open_ids.items()}
     _merge(status, tasks, stuck, was_cancelled=was_cancelled)
     _note_holds(status, own.live)
     if not stuck and step.waits_for and (
@@ -275,9 +372,10 @@ def _step_status(
             or status.state is StepState.CANCELLED and not was_cancelled
             and not any(task.started for task in tasks.values())
             and not answer.queued(step.waits_for)):
-        status.state = StepState.BLOCKED  # Slurm cancelled it, with the other run's job
+        # Slurm cancelled it because the job of the other run failed or was cancelled
+        status.state = StepState.BLOCKED
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
-    _point_to_log(workspace, record, status, look, tasks)
+    _point_to_log(workspace, record, status, snapshot, tasks)
     return status
 
 
@@ -285,21 +383,21 @@ def _describe_done(status: StepStatus, step: StepRecord) -> None:
     # done before, or meanwhile by another run
     reused = step.state is not StepState.SUBMITTED
     status.state = StepState.REUSED if reused else StepState.DONE
-    left = artifacts.summary(step.artifact)
-    status.elapsed_s = None if reused else _elapsed(step.artifact, left)
-    status.detail = str(left.get("text") or (step.artifact[-16:] if reused else ""))
+    summary = artifacts.summary(step.artifact)
+    status.elapsed_s = None if reused else _elapsed(step.artifact, summary)
+    status.detail = str(summary.get("text") or (step.artifact[-16:] if reused else ""))
 
 
 def _describe_planned(status: StepStatus, record: RunRecord, stuck: Sequence[StepStatus],
-                      broken_off: bool) -> None:
-    """Of a step that was not submitted (yet)."""
+                      interrupted: bool) -> None:
+    """Describe a step that has not been submitted."""
     status.detail = "not submitted"
-    if record.state is RunState.SUBMITTING and not broken_off:
+    if record.state is RunState.SUBMITTING and not interrupted:
         status.state = StepState.SUBMITTING
-    elif record.state is not RunState.REFUSED or broken_off:
+    elif record.state is not RunState.REFUSED or interrupted:
         status.state = StepState.CANCELLED
     if stuck and record.state is RunState.SUBMITTED:
-        # what it needs had failed before it was its turn
+        # a step that it needs had failed before this one was to be submitted
         _block(status, stuck, ", not submitted")
 
 
@@ -307,10 +405,11 @@ def _merge(
     status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepStatus], *,
     was_cancelled: bool,
 ) -> None:
-    """One state for all unfinished tasks: what moves first, then what went wrong.
+    """Merge the states of all unfinished tasks into that of the step: active ones first, then
+    failures.
 
-    stuck: parents that will not be done. was_cancelled: the whole run, by ``cancel``; elsewhere
-    it was Slurm that cancelled what waits for a cancelled job (--kill-on-invalid-dep).
+    stuck: parents that will not be done. was_cancelled: the whole run, by ``cancel``; otherwise it
+    was Slurm that cancelled what depended on a cancelled job (--kill-on-invalid-dep).
     """
     by_state: dict[TaskState, list[int]] = {}
     for index, task in tasks.items():
@@ -336,10 +435,10 @@ def _merge(
 
 
 def _merged_state(by_state: Mapping[TaskState, Sequence[int]]) -> TaskState:
-    """The state that stands for all; a failed task does not count while others still move."""
-    state = next((one for one in _ORDER if one in by_state), TaskState.LOST)
+    """The state that stands for all; a failed task does not count while others are active."""
+    state = next((each for each in _ORDER if each in by_state), TaskState.LOST)
     if state is TaskState.FAILED:
-        return next((one for one in _ORDER if one in by_state and one.is_active), state)
+        return next((each for each in _ORDER if each in by_state and each.is_active), state)
     return state
 
 
@@ -351,11 +450,11 @@ def _block(status: StepStatus, stuck: Sequence[StepStatus], note: str = "") -> N
 
 
 def _details(status: StepStatus, first: TaskStatus, running: int) -> Iterator[str]:
-    """What the table says beside the state. running: how many tasks run."""
+    """The parts of the column ``detail``. running: number of running tasks."""
     if running > 1:
         yield f"{running} tasks running"
-    if first.words:
-        yield first.words
+    if first.detail:
+        yield first.detail
     if status.failed_tasks and status.tasks > 1:
         shown = ", ".join(map(str, status.failed_tasks[:8]))
         more = ", …" if len(status.failed_tasks) > 8 else ""
@@ -363,39 +462,39 @@ def _details(status: StepStatus, first: TaskStatus, running: int) -> Iterator[st
     if status.restarts and status.state in (StepState.RUNNING, StepState.REQUEUED,
                                             StepState.FAILED):
         times = {1: "once", 2: "twice"}.get(status.restarts, f"{status.restarts} times")
-        yield f"requeued {times}" + (f" ({first.why_again})" if first.why_again else "")
+        yield f"requeued {times}" + (f" ({first.requeue_reason})" if first.requeue_reason else "")
 
 
 def _point_to_log(
-    workspace: Path, record: RunRecord, status: StepStatus, look: _Look,
+    workspace: Path, record: RunRecord, status: StepStatus, snapshot: _Snapshot,
     tasks: dict[int, TaskStatus],
 ) -> None:
     index = next((index for index, task in sorted(tasks.items()) if task.state == status.state),
                  None)
     if index is None or status.state not in _WITH_LOG:
         return
-    job = look.open_ids[index]
+    job = snapshot.open_ids[index]
     log = Workspace(workspace).run(record.run).step(status.name).log(job)
     if log.exists():
         status.log = str(log)
-    marks = look.marks.get(index, markers.TaskMarks()).of(job)
+    marks = snapshot.marks.get(index, markers.TaskMarks()).of(job)
     if status.state is StepState.FAILED and marks.error is None and not marks.gave_up:
-        memory = int(look.record.resources.get("mem_mb") or 0)
-        status.last_words = logs.end_of(log, began=marks.progress is not None or marks.in_setup)
-        if marks.exit_code == 137 and not marks.asked_to_end and memory:
+        memory = int(snapshot.record.resources.get("mem_mb") or 0)
+        status.last_words = logs.last_lines(log, began=marks.progress is not None or marks.in_setup)
+        if marks.exit_code == 137 and not marks.terminated and memory:
             status.last_words = [*status.last_words[-2:], (
                 "if it needs more memory: " + command_line(
                     "resume", record.run, "--set", f"{status.name}.mem={2 * memory}MB"))]
 
 
-def _elapsed(artifact: str, left: dict[str, Any]) -> float | None:
-    """Wall-clock seconds from the first task's start to the last one's end."""
+def _elapsed(artifact: str, summary: dict[str, Any]) -> float | None:
+    """Wall-clock seconds from the start of the first task to the end of the last one."""
     try:
-        if not left:
+        if not summary:
             results = artifacts.results(Path(artifact))
-            left = {"started": min(result["started"] for result in results),
-                    "finished": max(result["finished"] for result in results)}
-        return float(left["finished"] - left["started"])
+            summary = {"started": min(result["started"] for result in results),
+                       "finished": max(result["finished"] for result in results)}
+        return float(summary["finished"] - summary["started"])
     except InputError:
         raise
     except (OSError, KeyError, ValueError, TypeError):
@@ -408,9 +507,9 @@ def _run_state(record: RunRecord, steps: list[StepStatus]) -> RunState:
         return RunState.REFUSED
     if all(state.is_done for state in states):
         return RunState.DONE
-    moving = {state for state in states if state.is_active}
-    if moving:
-        return RunState.SUBMITTING if moving == {StepState.SUBMITTING} else RunState.RUNNING
+    active = {state for state in states if state.is_active}
+    if active:
+        return RunState.SUBMITTING if active == {StepState.SUBMITTING} else RunState.RUNNING
     for state in (StepState.FAILED, StepState.LOST, StepState.CANCELLED):
         if state in states:
             return RunState(state)

@@ -1,6 +1,7 @@
-"""Submitting a plan: the run's folder with all that its jobs will read, then the jobs themselves.
+"""Submitting a plan: the folder of the run with all that its jobs read, then the jobs themselves.
 
-A run that cannot be written leaves nothing behind; ``submit_jobs`` does the same for its jobs.
+``submit`` is the whole of it. A run whose folder cannot be written leaves nothing behind;
+``submit_jobs`` does the same for its jobs.
 """
 
 from __future__ import annotations
@@ -23,59 +24,79 @@ from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import current_user, make_durable, share_file, write_json
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import ledger_sync, submission_lock
-from l3hpc.runs.dependencies import made_elsewhere
-from l3hpc.runs.submit_jobs import arrays_of, hand_over, write_scripts
-from l3hpc.schedulers import requeue_policy as healing
-from l3hpc.schedulers import scripts as render
+from l3hpc.runs.dependencies import computed_elsewhere
+from l3hpc.runs.submit_jobs import arrays_of, submit_steps, write_scripts
+from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.lease import Lease
-from l3hpc.workspace.markers import RunState, StepState
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState, StepState
 
-HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_BLOCKED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def submit(
     plan: Plan, *, test_only: bool = False, detach: bool = False,
     progress: Progress | None = None, on_submitted: Callable[[RunRecord], None] | None = None,
 ) -> RunRecord:
-    """Write the run's folder and hand its missing tasks to the cluster; return the record.
+    """Write the folder of a run and submit its missing tasks.
 
-    test_only: ask Slurm about every script (``sbatch --test-only``), submit and keep nothing.
-    detach: on ``local``, leave a runner behind and return at once; otherwise the jobs run here in
-    the foreground, after ``on_submitted`` (for the words about what was submitted).
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    test_only
+        Have Slurm check every script (``sbatch --test-only``); submit and keep nothing.
+    detach
+        On ``local``: start a runner in the background and return at once. Otherwise the jobs run
+        here, in the foreground.
+    progress
+        Receives the progress and notes.
+    on_submitted
+        Called with the record after the submission, before any job is run in the foreground.
 
-    Raises ``InputError`` for a step that its partition can never run, ``ClusterError`` when the
-    cluster refuses a job; then no job of the run is left.
+    Returns
+    -------
+    RunRecord
+        The record of the run.
+
+    Raises
+    ------
+    InputError
+        If the run exists, or a step has no partition that can run it.
+    ClusterError
+        If the cluster refuses a job; then no job of the run is left.
+    L3hpcError
+        If a step failed during the submission, so that others were not submitted.
     """
     steps, scheduler = in_order(plan.steps), schedulers.of(plan.profile, plan.workspace)
     scheduler.prepare()
     if not test_only:
         sharing.check(plan.workspace, {step.kind for step in plan.steps})
-    elsewhere = made_elsewhere(plan)
-    texts = scripts(plan, steps, elsewhere)
+    elsewhere = computed_elsewhere(plan)
+    texts = render_scripts(plan, steps, elsewhere)
     if unchecked := scheduler.validate(plan):
         (progress or Progress()).note(unchecked)
     if test_only:
-        return _test(plan, steps, texts, progress or Progress(), scheduler)
+        return _check_scripts(plan, steps, texts, progress or Progress(), scheduler)
     with umask(plan.profile):
-        claim = _make_folder(plan)
-        for danger in sharing.dangers(plan.workspace):
-            if danger.anybody:
-                (progress or Progress()).note(f"warning: {danger.words}; close it: {danger.fix}")
+        lock = _make_folder(plan)
+        for risk in sharing.find_risks(plan.workspace):
+            if risk.anybody:
+                (progress or Progress()).note(f"warning: {risk.message}; to fix it: {risk.fix}")
         try:
             record = _write_folder(plan, steps, texts)
             with _durable(_written(plan, steps), progress or Progress()):
-                left_out = hand_over(plan, steps, texts, record, progress or Progress(),
+                left_out = submit_steps(plan, steps, texts, record, progress or Progress(),
                                      elsewhere=elsewhere)
-            ledger_sync.follow(plan.workspace, record, progress or Progress())
+            ledger_sync.submit_job(plan.workspace, record, progress or Progress())
         finally:
-            claim.release(forget=True)
+            lock.release(forget=True)
         if on_submitted is not None:
             on_submitted(record)
-        refuse_part(plan.run, left_out)
+        raise_if_incomplete(plan.run, left_out)
         if record.capabilities.runner \
                 and any(step.state is StepState.SUBMITTED for step in record.steps):
             run_local(plan.workspace, plan.run, detach=detach)
@@ -83,52 +104,94 @@ def submit(
     return record
 
 
-def refuse_part(run: str, left_out: Mapping[str, str]) -> None:
-    """End with an error where not all of what was announced was submitted."""
+def raise_if_incomplete(run: str, left_out: Mapping[str, str]) -> None:
+    """Raise an error if steps were left out of a submission.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    left_out
+        What ``submit_jobs.submit_steps`` returned.
+
+    Raises
+    ------
+    L3hpcError
+        If there are any.
+    """
     if left_out:
         first = next(iter(left_out.values()))
-        raise L3hpcError(f"{first} meanwhile: {', '.join(left_out)} "
+        raise L3hpcError(f"{first} in the meantime, so {', '.join(left_out)} "
                          f"{'was' if len(left_out) == 1 else 'were'} not submitted",
                          hint=f"See: {command_line('status', run)}; then: "
                               + command_line("resume", run))
 
 
-def scripts(plan: Plan, steps: Sequence[PlannedStep],
-            elsewhere: Mapping[str, Collection[int]] | None = None) -> render.Texts:
-    """Step → its scripts, of the steps that have something to do.
+def render_scripts(plan: Plan, steps: Sequence[PlannedStep],
+            elsewhere: Mapping[str, Collection[int]] | None = None) -> scripts.Texts:
+    """Render the scripts of the steps that have missing tasks.
 
-    elsewhere: as from ``dependencies.made_elsewhere``. These tasks get a script of their own: the
-    others need not wait.
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    steps
+        Its steps.
+    elsewhere
+        As from ``dependencies.computed_elsewhere``. These tasks get a script of their own, so that
+        the others need not wait for the other run.
+
+    Returns
+    -------
+    dict
+        Step → what each of its scripts runs, and its text.
     """
-    return {step.name: [(part, render.render(plan, step, part))
-                        for whole in render.parts(plan, step)
+    return {step.name: [(part, scripts.render(plan, step, part))
+                        for whole in scripts.parts(plan, step)
                         for part in whole.split((elsewhere or {}).get(step.name, ()))]
             for step in steps if step.missing}
 
 
-def arrays(plan: Plan) -> list[render.JobArray]:
-    """The steps of a sweep that would go to Slurm together, as things stand."""
-    if not render.apply(plan):
+def step_arrays(plan: Plan) -> list[scripts.JobArray]:
+    """Return the steps of a sweep that would be submitted together now.
+
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    """
+    if not scripts.supports_step_arrays(plan):
         return []
-    steps, elsewhere = in_order(plan.steps), made_elsewhere(plan)
-    texts = scripts(plan, steps, elsewhere)
+    steps, elsewhere = in_order(plan.steps), computed_elsewhere(plan)
+    texts = render_scripts(plan, steps, elsewhere)
     return arrays_of(plan, steps, texts, texts, elsewhere)
 
 
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
-    """Run the submitted jobs of a local run: here with a display, or behind (``detach``)."""
-    here = schedulers.starting(schedulers.of_record(workspace, records.read(workspace, run)))
+    """Run the submitted jobs of a local run.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    detach
+        Whether a runner in the background does it; otherwise this process, with a display.
+    """
+    scheduler = schedulers.starting(schedulers.of_record(workspace, records.read(workspace, run)))
     if detach:
-        here.start_runner(run, Path.cwd())
+        scheduler.start_runner(run, Path.cwd())
         return
     from l3hpc.runs import display
 
-    shown = display.for_person(workspace)
+    shown = display.create_display(workspace)
+    # TERM and HUP end the jobs as Ctrl-C does
     previous = {number: signal.signal(number, signal.default_int_handler)
                 for number in (signal.SIGTERM, signal.SIGHUP)
                 if signal.getsignal(number) is not signal.SIG_IGN} if _in_main_thread() else {}
     try:
-        here.run_jobs(run, shown)
+        scheduler.run_jobs(run, shown)
     finally:
         shown.close()
         for number, handler in previous.items():
@@ -136,13 +199,32 @@ def run_local(workspace: Path, run: str, *, detach: bool) -> None:
 
 
 def succeeded(workspace: Path, record: RunRecord) -> bool:
-    """True when every step of the run is complete."""
+    """Whether every step of a run is complete.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    """
     return all(len(artifacts.finished(Path(step.artifact))) >= step.tasks
                for step in record.steps)
 
 
 def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
-    """The steps with every step behind those that it needs."""
+    """Sort steps so that each comes after those that it needs.
+
+    Parameters
+    ----------
+    steps
+        The steps of a plan.
+
+    Raises
+    ------
+    InputError
+        If their dependencies are circular.
+    """
     waiting, names = list(steps), set[str]()
     ordered: list[PlannedStep] = []
     while waiting:
@@ -157,14 +239,14 @@ def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
 
 
 def _make_folder(plan: Plan) -> Lease:
-    """The run's folder, locked: no other command submits its jobs meanwhile."""
+    """Create the folder of the run and take its submission lock."""
     if plan.profile.shared_group:
         sharing.prepare(plan.workspace, {step.kind for step in plan.steps})
     try:
         plan.folder.path.mkdir(parents=True)
     except FileExistsError:
-        raise InputError(f"the run {plan.run} exists already", where=str(plan.folder),
-                         hint="Give it another name with --name.") from None
+        raise InputError(f"the run {plan.run} already exists", where=str(plan.folder),
+                         hint="Choose another name with --name.") from None
     try:
         return submission_lock.acquire(plan.workspace, plan.run, "submit")
     except BaseException:  # a full disk, Ctrl-C
@@ -172,8 +254,8 @@ def _make_folder(plan: Plan) -> Lease:
         raise
 
 
-def _write_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> RunRecord:
-    """Everything that the jobs will read, and the record in state ``submitting``."""
+def _write_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> RunRecord:
+    """Write everything that the jobs read, and the record in state ``submitting``."""
     try:
         return _fill_folder(plan, steps, texts)
     except BaseException:  # a full disk, Ctrl-C: no half of a run
@@ -181,12 +263,12 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> 
         raise
 
 
-def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> RunRecord:
+def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> RunRecord:
     plan.folder.artifacts.mkdir()
     for step in steps:
         _fill_step(plan, step, texts.get(step.name, ()))
     ledger_sync.prepare(plan)
-    here = not plan.profile.capabilities.remote
+    is_local = not plan.profile.capabilities.remote
     executor = plan.profile.executor
     record = RunRecord(
         run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
@@ -194,7 +276,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> R
         options=plan.options, state=RunState.SUBMITTING, local=executor == LOCAL,
         folder=os.getcwd(),
         slots={"cpus": plan.profile.slot_cpus(), "mem_mb": plan.profile.slot_mem_mb()}
-        if here else {}, clusters=plan.profile.slurm_clusters,
+        if is_local else {}, clusters=plan.profile.slurm_clusters,
         scheduler="" if executor in (LOCAL, SLURM) else executor,
         steps=[StepRecord(
             name=step.name, kind=step.kind, artifact=str(step.artifact), tasks=step.tasks,
@@ -208,13 +290,14 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: render.Texts) -> R
 
 @contextlib.contextmanager
 def _durable(paths: Iterable[Path], progress: Progress) -> Iterator[None]:
-    """At the end of the block the disk has these files. It writes them while sbatch is at work,
-    which makes that cost next to nothing."""
+    """Have the disk confirm these files by the end of the block. It writes them while sbatch is at
+    work, so that this costs next to nothing.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:
-        # its threads must not be given the Ctrl-C that the submission of a job holds back
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        # the new thread must not receive the Ctrl-C that is blocked while a job is submitted
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
         try:
             synced = pool.submit(make_durable, list(paths))
         finally:
@@ -223,12 +306,12 @@ def _durable(paths: Iterable[Path], progress: Progress) -> Iterator[None]:
         try:
             synced.result()
         except OSError as error:
-            progress.note(f"warning: the disk did not confirm the files of this run "
-                          f"({error.strerror}): a power failure now could lose them")
+            progress.note(f"warning: the disk did not confirm that the files of this run are "
+                          f"written ({error.strerror}): a power failure could lose them")
 
 
 def _written(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
-    """Every file that the jobs of a new run will read, and the folders that hold them."""
+    """Every file that the jobs of a new run read, and the folders that hold them."""
     run = plan.folder
     yield from (run.path.parent, run.artifacts, run.steps, run.sync_script)
     for step in steps:
@@ -237,16 +320,18 @@ def _written(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
                     step.artifact, step.artifact.parent)
 
 
-def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part, str]]) -> None:
-    """The step's folder, and its artifact's. Every file less counts: on a shared disk the making of
-    files is most of what a submission takes beside sbatch."""
+def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]) -> None:
+    """Fill the folder of the step, and that of its artifact. Every file less counts: on a shared
+    disk, creating files takes most of the time of a submission, apart from sbatch.
+    """
     folder = plan.step_folder(step.name)
-    for made in (folder.logs, folder.markers):
-        made.mkdir(parents=True)
+    for subfolder in (folder.logs, folder.markers):
+        subfolder.mkdir(parents=True)
     write_json(folder.config, step.config(plan.run), durable=False)
     if texts:
         write_scripts(folder, texts)
-        write_json(folder.requeue_policy, healing.of(plan.profile, step).to_json(), durable=False)
+        write_json(folder.requeue_policy, requeue_policy.of(plan.profile, step).to_json(),
+                   durable=False)
     step.artifact.mkdir(parents=True, exist_ok=True)
     if plan.profile.shared_group and step.missing:
         sharing.prepare_artifact(step.artifact)
@@ -255,20 +340,20 @@ def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[render.Part,
     plan.folder.artifact(step.name).symlink_to(step.artifact)
 
 
-def _test(
-    plan: Plan, steps: list[PlannedStep], texts: render.Texts, progress: Progress,
+def _check_scripts(
+    plan: Plan, steps: list[PlannedStep], texts: scripts.Texts, progress: Progress,
     scheduler: Scheduler,
 ) -> RunRecord:
-    """Ask the scheduler about every script."""
+    """Have the scheduler check every script."""
     import tempfile
 
-    together = arrays_of(plan, steps, texts, texts, {})
-    bundled = {name for one in together for name in one.names}
-    every = [(step, text) for step in steps if step.name not in bundled
-             for _, text in texts.get(step.name, ())]
-    every += [(one.steps[0], one.text) for one in together]
-    progress.start("asking", len(every), "scripts")
-    for step, text in every:
+    arrays = arrays_of(plan, steps, texts, texts, {})
+    in_arrays = {name for array in arrays for name in array.names}
+    checks = [(step, text) for step in steps if step.name not in in_arrays
+              for _, text in texts.get(step.name, ())]
+    checks += [(array.steps[0], array.text) for array in arrays]
+    progress.start("checking", len(checks), "scripts")
+    for step, text in checks:
         with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as script:
             script.write(text)
             script.flush()
@@ -286,7 +371,13 @@ def _test(
 
 @contextlib.contextmanager
 def umask(profile: ClusterProfile) -> Iterator[None]:
-    """While the block runs, new files are open to the group only where the profile says so."""
+    """Within the block, open new files to the group only if the profile says so.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    """
     previous = os.umask(int(profile.umask, 8))
     try:
         yield
@@ -300,7 +391,18 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def describe_chain(record: RunRecord) -> str:
-    """``sample 8812 → fit 8813``: the submitted jobs in order ('' for none)."""
+def describe_jobs(record: RunRecord) -> str:
+    """List the submitted jobs in order.
+
+    Parameters
+    ----------
+    record
+        The record of the run.
+
+    Returns
+    -------
+    str
+        ``sample 8812 → fit 8813``; '' for none.
+    """
     return " → ".join(f"{step.name} {step.job}" for step in record.steps if step.job)
 

@@ -1,8 +1,8 @@
-"""Handing jobs over: all of a submission, or none of it; and no job without a record of it.
+"""Submitting jobs: all of a submission or none of it, and no job without a record of it.
 
-Each script goes to the cluster in the order of the chain, and its id is noted beside ``run.json``
-before the next one goes. If one is refused, the person presses Ctrl-C, or another command cancels
-the run, the jobs already submitted are cancelled, the last one first.
+Each script is submitted in the order of the dependencies, and its id is noted beside ``run.json``
+before the next one is. If one is refused, the user presses Ctrl-C, or another command cancels the
+run, the jobs that were already submitted are cancelled, the last one first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import write_text
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import submission_lock
-from l3hpc.runs.dependencies import Dependencies, ParentFailed
+from l3hpc.runs.dependencies import Dependencies, ParentFailedError
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import (
     Call,
@@ -34,17 +34,18 @@ from l3hpc.schedulers.base import (
 )
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder
-from l3hpc.workspace.markers import RunState, StepState
-from l3hpc.workspace.records import Attempt, RunRecord
+from l3hpc.workspace.run_record import Attempt, RunRecord
+from l3hpc.workspace.states import RunState, StepState
 
-LIMIT_S = (5, 15, 30, 60)  # for room in the queue: the last one again and again
-DEPENDENCY_S = (0, 0.5, 1, 2, 4)  # a job left Slurm's memory between our look and sbatch
+LIMIT_S = (5, 15, 30, 60)  # while the queue is full; the last one is repeated
+# while Slurm refuses a dependency, because a job left its memory between our query and sbatch
+DEPENDENCY_S = (0, 0.5, 1, 2, 4)
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 @dataclass
-class _HandOver:
-    """The jobs of one run on their way to the scheduler.
+class _Submission:
+    """The jobs of one run that are being submitted.
 
     Attributes
     ----------
@@ -58,24 +59,24 @@ class _HandOver:
 
     plan: Plan
     record: RunRecord
-    waits: Dependencies
+    dependencies: Dependencies
     scheduler: Scheduler
     progress: Progress
     since: float = field(default_factory=time.time)
     submitted: list[JobId] = field(default_factory=list)
 
     @property
-    def placed(self) -> str | None:
-        """The cluster that has the last job of the run; None where there is none yet."""
+    def last_cluster(self) -> str | None:
+        """The cluster that has the last job of the run; None if there is none yet."""
         own = [attempt.cluster for entry in self.record.steps for attempt in entry.attempts]
         return own[-1] if own else None
 
     def array(self, array: scripts.JobArray) -> None:
-        """Submit several steps as one array, a task for each."""
+        """Submit several steps as one array, with one task for each."""
         write_text(array.script, array.text, durable=False)
         calls = [_call(self.plan.step_folder(name), 0, index)
                  for index, name in enumerate(array.names)]
-        with _ctrl_c(signal.SIG_BLOCK):
+        with _signals(signal.SIG_BLOCK):
             job = _submit(self, array.steps[0], array.script, calls)
             self._note(job, {name: _attempt(replace(job, id=f"{job.id}_{index}"), array.script)
                              for index, name in enumerate(array.names)}, first=True)
@@ -89,7 +90,7 @@ class _HandOver:
         for number, (part, text) in enumerate(texts):
             script = folder.script(number)
             calls = [_call(folder, task, task - part.offset) for task in part.tasks]
-            with _ctrl_c(signal.SIG_BLOCK):
+            with _signals(signal.SIG_BLOCK):
                 job = _submit(self, step, script, calls)
                 self._note(job, {step.name: _attempt(job, script, part, text)}, first=number == 0)
             self.progress.advance(1)
@@ -100,51 +101,77 @@ class _HandOver:
         records.note_attempts(self.plan.workspace, self.plan.run, attempts, first=first)
         for name, attempt in attempts.items():
             entry = records.step(self.record, name)
-            if attempt.job in {each.job for each in entry.attempts}:  # Slurm counts from 1 again
+            # Slurm has lost its state and counts from 1 again
+            if attempt.job in {each.job for each in entry.attempts}:
                 markers.forget(self.plan.step_folder(name).markers, self.since)
             records.add_attempt(entry, attempt, first=first)
 
 
 def write_scripts(folder: StepFolder, texts: Sequence[tuple[scripts.Part, str]]) -> None:
-    """``script.sbatch`` in a step's folder; of a split array also ``script-1.sbatch`` …"""
+    """Write the scripts of a step: ``script.sbatch``, and ``script-1.sbatch`` … of a split array.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    texts
+        What each script runs, and its text.
+    """
     for old in folder.scripts:
         old.unlink()
     for number, (_, text) in enumerate(texts):
         write_text(folder.script(number), text, durable=False)
 
 
-def hand_over(
+def submit_steps(
     plan: Plan, steps: list[PlannedStep], texts: scripts.Texts, record: RunRecord,
-    progress: Progress, *, alive: Collection[str] = (), before: RunState | None = None,
+    progress: Progress, *, live: Collection[str] = (), before: RunState | None = None,
     elsewhere: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, str]:
-    """Submit the steps that have a text, in this order, and keep the record up to date.
+    """Submit the steps that have a script, in this order, and keep the record up to date.
 
-    A refusal or an interruption takes back all that was submitted here. A step that failed
-    meanwhile does not: what needs it is left out.
+    A refusal or an interruption withdraws everything that was submitted here. A step that fails in
+    the meantime does not: the steps that need it are left out.
 
     Parameters
     ----------
-    alive : collection of str
-        Names of the steps on which earlier jobs are at work.
-    before : RunState, optional
-        The state to which a refusal brings the record back, of a run that was submitted earlier.
-    elsewhere : mapping of str to collection of int
-        As from ``dependencies.made_elsewhere``.
+    plan
+        The plan of the run.
+    steps
+        Its steps, each after those that it needs.
+    texts
+        Step → its scripts.
+    record
+        The record of the run.
+    progress
+        Receives the progress and notes.
+    live
+        Names of the steps of which earlier jobs are live.
+    before
+        The state to which a refusal resets the record, of a run that was submitted earlier.
+    elsewhere
+        As from ``dependencies.computed_elsewhere``.
 
     Returns
     -------
     dict of str to str
         The steps that were left out, and why.
+
+    Raises
+    ------
+    L3hpcError
+        If a job is refused, or another command cancels the run; the state of what was submitted is
+        in the message.
     """
-    now = _HandOver(plan, record, Dependencies(plan, record, elsewhere or {}),
+    now = _Submission(plan, record, Dependencies(plan, record, elsewhere or {}),
                     schedulers.of(plan.profile, plan.workspace), progress)
-    arrays = {one.names[0]: one
-              for one in arrays_of(plan, steps, texts, {*texts, *alive}, elsewhere or {})}
-    behind = {name for one in arrays.values() for name in one.names[1:]}  # go with the first one
-    chosen = [step for step in steps if step.name in texts and step.name not in behind]
-    left: dict[str, str] = {}
-    progress.start("submitting", sum(map(len, texts.values())) - len(behind), "jobs")
+    arrays = {array.names[0]: array
+              for array in arrays_of(plan, steps, texts, {*texts, *live}, elsewhere or {})}
+    # the steps of an array are submitted with its first one
+    with_first = {name for array in arrays.values() for name in array.names[1:]}
+    chosen = [step for step in steps if step.name in texts and step.name not in with_first]
+    left_out: dict[str, str] = {}
+    progress.start("submitting", sum(map(len, texts.values())) - len(with_first), "jobs")
     try:
         for step in chosen:
             array = arrays.get(step.name)
@@ -153,36 +180,36 @@ def hand_over(
                     now.array(array)
                 else:
                     now.step(step, texts[step.name])
-            except ParentFailed as error:
-                left |= dict.fromkeys(array.names if array else [step.name], error.message)
-        if left and not now.submitted:
-            step = next(one for one in chosen if one.name in left)
-            raise InputError(left[step.name],
+            except ParentFailedError as error:
+                left_out |= dict.fromkeys(array.names if array else [step.name], error.message)
+        if left_out and not now.submitted:
+            step = next(step for step in chosen if step.name in left_out)
+            raise InputError(left_out[step.name],
                              hint=f"Finish that first: {command_line('resume', plan.run)}")
         record.state, record.note = RunState.SUBMITTED, ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
-        with _ctrl_c(signal.SIG_BLOCK):
+        with _signals(signal.SIG_BLOCK):
             raise _refusal(now, step, error, before) from None
     except BaseException as error:
-        with _ctrl_c(signal.SIG_BLOCK):
-            _take_back(now, error, before)
+        with _signals(signal.SIG_BLOCK):
+            _withdraw(now, error, before)
         raise
     finally:
         progress.finish()
-    return left
+    return left_out
 
 
-def _refusal(now: _HandOver, step: PlannedStep, error: L3hpcError, before: RunState | None
+def _refusal(now: _Submission, step: PlannedStep, error: L3hpcError, before: RunState | None
              ) -> L3hpcError:
-    """The error for a person, once what was submitted is taken back, where that is possible."""
+    """The error for the user, once what was submitted has been withdrawn, if that is possible."""
     refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
                           allowed=error.allowed)
     if isinstance(error, OutcomeUnknownError) or isinstance(error, NotReachedError) \
             and now.submitted:
-        _leave(now, step, refusal)
+        _keep(now, step, refusal)
         return refusal
-    kept = _take_back(now, refusal, before)
+    kept = _withdraw(now, refusal, before)
     if isinstance(error, ClusterError):
         refusal.allowed = kept or refusal.allowed or "nothing was submitted"
     return refusal
@@ -192,10 +219,25 @@ def arrays_of(
     plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, waiting: Collection[str],
     elsewhere: Mapping[str, Collection[int]],
 ) -> list[scripts.JobArray]:
-    """The steps of a sweep that go to Slurm together. One that waits for another run's job goes
-    alone."""
+    """Group the steps of a sweep that are submitted together.
+
+    A step whose tasks another run computes is submitted alone.
+
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    steps
+        Its steps.
+    texts
+        Step → its scripts.
+    waiting
+        Names of the steps whose jobs have to be waited for.
+    elsewhere
+        As from ``dependencies.computed_elsewhere``.
+    """
     alone = [step for step in steps if not elsewhere.get(step.name)]
-    return scripts.find(plan, alone, texts, waiting)
+    return scripts.group_steps(plan, alone, texts, waiting)
 
 
 def _call(folder: StepFolder, task: int, index: int) -> Call:
@@ -205,46 +247,46 @@ def _call(folder: StepFolder, task: int, index: int) -> Call:
     return Call(TaskCall(str(folder.config), task), folder.logs, task, index)
 
 
-def _submit(now: _HandOver, step: PlannedStep, script: Path, calls: Sequence[Call]) -> JobId:
-    """Submit one script; wait where there is no room in the queue for it now.
+def _submit(now: _Submission, step: PlannedStep, script: Path, calls: Sequence[Call]) -> JobId:
+    """Submit one script; wait while the queue is full.
 
-    For room without an end: jobs of this very run may have to end first, which takes as long as
-    they do. (``sbatch`` asks a busy controller again.)
+    There is no time limit: jobs of this very run may have to end first, which takes as long as they
+    run. (``sbatch`` itself retries while the controller is busy.)
     """
     plan = now.plan
 
     def pause(seconds: float) -> None:
-        with _ctrl_c(signal.SIG_UNBLOCK):
+        with _signals(signal.SIG_UNBLOCK):
             submission_lock.pause(plan.workspace, plan.run, seconds)
 
-    full = gone = 0
-    told = ""
+    refusals = gone = 0
+    last_message = ""
     while True:
         submission_lock.check(plan.workspace, plan.run)
-        after = now.waits.of(step, [call.task for call in calls])
+        needed = now.dependencies.of(step, [call.task for call in calls])
         try:
             return now.scheduler.submit(JobRequest(
-                script, plan.run, step, tuple(calls), after.ok, after.ended,
+                script, plan.run, step, tuple(calls), needed.after_ok, needed.after_any,
                 cluster=plan.profile.slurm_clusters or now.record.clusters,
-                placed=now.placed, refused=full, pause=pause,
+                last_cluster=now.last_cluster, refusals=refusals, pause=pause,
                 max_timeouts=requeue_policy.of(plan.profile, step).time,
-                known=lambda: _known(records.read(plan.workspace, plan.run)),
-                say=lambda words: now.progress.note(f"{step.name}: {words}")))
+                recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
+                notify=lambda text: now.progress.note(f"{step.name}: {text}")))
         except QueueFullError as error:
-            if told != error.message:
-                told = error.message
-                now.progress.note(f"{step.name}: {told}: trying again until there is room")
-            pause(LIMIT_S[min(full, len(LIMIT_S) - 1)])
-            full += 1
+            if last_message != error.message:
+                last_message = error.message
+                now.progress.note(f"{step.name}: {last_message}: trying again until there is room")
+            pause(LIMIT_S[min(refusals, len(LIMIT_S) - 1)])
+            refusals += 1
         except DependencyGoneError:
             if gone >= len(DEPENDENCY_S):
                 raise
-            now.waits.look_again()
+            now.dependencies.invalidate()
             pause(DEPENDENCY_S[gone])
             gone += 1
 
 
-def _known(record: RunRecord) -> set[str]:
+def _recorded_jobs(record: RunRecord) -> set[str]:
     """Base ids of all jobs in a record."""
     return {attempt.base for step in record.steps for attempt in step.attempts}
 
@@ -258,26 +300,29 @@ def _attempt(job: JobId, script: Path, part: scripts.Part | None = None, text: s
         cluster=job.cluster)
 
 
-def _leave(now: _HandOver, step: PlannedStep, error: L3hpcError) -> None:
-    """Slurm is out of reach, so that nothing can be taken back: what was submitted stays, and the
-    record keeps how far it came."""
+def _keep(now: _Submission, step: PlannedStep, error: L3hpcError) -> None:
+    """Slurm is out of reach, so nothing can be withdrawn: what was submitted stays, and the record
+    keeps how far the submission came.
+    """
     plan, record = now.plan, now.record
-    there = [f"{entry.name} {entry.attempts[-1].job}" for entry in record.steps
-             if entry.attempts and entry.attempts[-1].time >= now.since]
+    submitted = [f"{entry.name} {entry.attempts[-1].job}" for entry in record.steps
+                 if entry.attempts and entry.attempts[-1].time >= now.since]
     unknown = isinstance(error, OutcomeUnknownError)
-    error.allowed = (f"submitted: {', '.join(there)}; " if there else "") + (
+    error.allowed = (f"submitted: {', '.join(submitted)}; " if submitted else "") + (
         f"whether {step.name} was submitted is not known" if unknown
         else f"{step.name} was not submitted")
-    error.hint = (f"When Slurm answers again: {command_line('resume', plan.run)} looks for it "
-                  f"and goes on, {command_line('cancel', plan.run)} ends the run")
+    error.hint = (f"When Slurm responds again: {command_line('resume', plan.run)} looks for it "
+                  f"and continues, {command_line('cancel', plan.run)} cancels the run")
     record.note = error.message
     records.write(plan.workspace, record)
 
 
-def _take_back(now: _HandOver, error: BaseException, before: RunState | None) -> str:
-    """Cancel what was submitted since then, the last job first, and say so in the record. Return
-    what may be left ('' for nothing)."""
+def _withdraw(now: _Submission, error: BaseException, before: RunState | None) -> str:
+    """Cancel what was submitted, the last job first, and note it in the record. Return what may be
+    left ('' for nothing).
+    """
     plan, record, jobs = now.plan, now.record, now.submitted
+    # Ctrl-C and a cancellation are not refusals
     refused = isinstance(error, Exception) and not isinstance(error, submission_lock.Stopped)
     try:
         now.scheduler.cancel(jobs[::-1], plan.run)
@@ -306,9 +351,10 @@ def _take_back(now: _HandOver, error: BaseException, before: RunState | None) ->
 
 
 @contextlib.contextmanager
-def _ctrl_c(how: int) -> Iterator[None]:
-    """In the block Ctrl-C waits (SIG_BLOCK: until the job is in the record; sbatch inherits this,
-    and ends its work too) or comes through after all (SIG_UNBLOCK)."""
+def _signals(how: int) -> Iterator[None]:
+    """Block Ctrl-C (SIG_BLOCK: until the job is in the record; sbatch inherits this and finishes
+    too), or let it through after all (SIG_UNBLOCK).
+    """
     previous = signal.pthread_sigmask(how, _SIGNALS)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What became of one task: weighs its markers and what the scheduler says against each other."""
+"""The state of one task, from its markers and from what the scheduler reports."""
 
 from __future__ import annotations
 
@@ -6,93 +6,132 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from l3hpc.console.formatting import (
-    describe_exit,
-    describe_limit,
-    describe_progress,
-    local_time,
-)
-from l3hpc.schedulers.base import EndedJob, Hold, JobState, LiveJob, StepJobs
-from l3hpc.workspace.markers import TaskMarks, TaskState
+from l3hpc.console.formatting import describe_exit, describe_limit, describe_progress, local_time
+from l3hpc.schedulers.base import EndedJob, Hold, LiveJob, StepJobs
+from l3hpc.workspace.markers import TaskMarks
+from l3hpc.workspace.states import JobState, TaskState
 
-FRESH_S = 300.0
-KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
-HOLDS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
-NEVER = "an earlier step failed"
-OUTCOMES = {
-    JobState.COMPLETED: ("done", ""),
-    JobState.FAILED: ("failed", "ended with an error"),
-    JobState.OUT_OF_MEMORY: ("failed", "out of memory"),
-    JobState.TIMEOUT: ("failed", "time limit"),
-    JobState.DEADLINE: ("failed", "deadline passed"),
-    JobState.NODE_FAIL: ("failed", "node failure"),
-    JobState.BOOT_FAIL: ("failed", "node failure (did not boot)"),
-    JobState.PREEMPTED: ("failed", "preempted"),
-    JobState.CANCELLED: ("cancelled", "cancelled"),
-    JobState.REVOKED: ("cancelled", "revoked"),
+_SILENT_S = 300.0
+_KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
+_HOLD_HINTS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
+_DEPENDENCY_FAILED = "an earlier step failed"
+_NO_RESULT = "the job succeeded but left no result"
+_OUTCOMES = {
+    JobState.COMPLETED: (TaskState.FAILED, ""),
+    JobState.FAILED: (TaskState.FAILED, "ended with an error"),
+    JobState.OUT_OF_MEMORY: (TaskState.FAILED, "out of memory"),
+    JobState.TIMEOUT: (TaskState.FAILED, "time limit"),
+    JobState.DEADLINE: (TaskState.FAILED, "deadline passed"),
+    JobState.NODE_FAIL: (TaskState.FAILED, "node failure"),
+    JobState.BOOT_FAIL: (TaskState.FAILED, "node failure (did not boot)"),
+    JobState.PREEMPTED: (TaskState.FAILED, "preempted"),
+    JobState.CANCELLED: (TaskState.CANCELLED, "cancelled"),
+    JobState.REVOKED: (TaskState.CANCELLED, "revoked"),
 }
-_NOT_OVER = (JobState.PENDING, JobState.RUNNING, JobState.REQUEUED)  # as accounting has them
+_UNFINISHED = (JobState.PENDING, JobState.RUNNING, JobState.REQUEUED)  # in accounting
 
 
 @dataclass
 class TaskStatus:
-    """state: as in ``status.StepStatus``. words: why, or how far. started: it ran at least once."""
+    """The state of one unfinished task.
+
+    Attributes
+    ----------
+    state : TaskState
+        The state.
+    detail : str
+        Why, or how far it is.
+    started : bool
+        Whether it has run at least once.
+    elapsed_s : float or None
+        How long it has been running, or ran, seconds.
+    restarts : int
+        How often it was requeued.
+    requeue_reason : str
+        Why it was requeued last.
+    progress : dict or None
+        Its latest progress.
+    last_words : list of str
+        The details of its error, or the last lines of its traceback.
+    """
 
     state: TaskState
-    words: str = ""
+    detail: str = ""
     started: bool = False
     elapsed_s: float | None = None
     restarts: int = 0
-    why_again: str = ""
+    requeue_reason: str = ""
     progress: dict[str, Any] | None = None
     last_words: list[str] = field(default_factory=list)
 
 
-def judge(
+def evaluate(
     index: int, job: str, marks: TaskMarks | None, answer: StepJobs, *, was_cancelled: bool = False
 ) -> TaskStatus:
-    """The state of an unfinished task whose latest job is ``job``."""
+    """Determine the state of an unfinished task.
+
+    Parameters
+    ----------
+    index
+        Index of the task.
+    job
+        Id of its latest job.
+    marks
+        Its markers, if there are any.
+    answer
+        What the scheduler reports about the step.
+    was_cancelled
+        Whether the run was cancelled by ``l3hpc cancel``.
+
+    Returns
+    -------
+    TaskStatus
+        Its state.
+    """
     marks = (marks or TaskMarks()).of(job)
     live = answer.live.get(job)
     if live is not None:
         status = _live(live, marks)
-    elif job in answer.ended and answer.ended[job].state not in _NOT_OVER:
+    elif job in answer.ended and answer.ended[job].state not in _UNFINISHED:
         status = _ended(answer.ended[job], marks)
     elif marks.exit_code is not None:
         status = _exited(marks)
     else:
-        status = _silent(job, marks, answer)
+        status = _unknown(job, marks, answer)
     if was_cancelled and (status.state in (TaskState.LOST, TaskState.CANCELLED)
                           or status.state is TaskState.FAILED and _by_signal(marks)):
-        status.state, status.words, status.last_words = TaskState.CANCELLED, "", []
+        status.state, status.detail, status.last_words = TaskState.CANCELLED, "", []
     status.started = status.started or marks.begin is not None
     status.restarts = max(status.restarts, marks.restarts)
     if marks.requeues:
         last = marks.requeues[-1]
-        status.why_again = str(last.get("words") or last.get("reason", ""))
-        if live is not None and live.held and marks.wanted and status.state is TaskState.REQUEUED:
-            status.words = "held until " + ("l3hpc resume gives it what it needs"
-                                            if last.get("held") else "a helper job has changed it")
+        status.requeue_reason = str(last.get("words") or last.get("reason", ""))
+        if live is not None and live.held and marks.requested \
+                and status.state is TaskState.REQUEUED:
+            status.detail = "held until " + (
+                "l3hpc resume changes its request" if last.get("held")
+                else "a helper job has changed its request")
     return status
 
 
-def _flushed(ended: EndedJob, marks: TaskMarks) -> bool:
-    """Whether the script had failed by itself: what accounting still holds for running when a
-    controller starts with an empty state, it closes as cancelled, some time later.
+def _failed_before_cancellation(ended: EndedJob, marks: TaskMarks) -> bool:
+    """Whether the script had failed by itself before accounting closed the job as cancelled.
 
-    A small exit code alone does not say so: a job that is cancelled before srun starts its step
-    ends with one too. Its step leaves no error, and accounting ends when the script does.
+    A controller that starts with an empty state later closes all jobs that accounting lists as
+    running as cancelled. A small exit code alone is no proof: a job that is cancelled before srun
+    starts its step ends with one too. But its step leaves no error, and accounting ends when the
+    script does.
     """
     if ended.state != JobState.CANCELLED or marks.requeues or marks.exit_code not in range(1, 129):
         return False
     if marks.error is not None:
         return True
     return marks.started is not None and marks.exited is not None and ended.elapsed_s is not None \
-        and ended.elapsed_s > marks.exited - marks.started + KILL_WAIT_S
+        and ended.elapsed_s > marks.exited - marks.started + _KILL_WAIT_S
 
 
 def _by_signal(marks: TaskMarks) -> bool:
-    """Whether the script was stopped from outside, as a cancellation does it."""
+    """Whether the script was stopped from outside, as by a cancellation."""
     return marks.exit_code is None or marks.exit_code > 128
 
 
@@ -106,77 +145,77 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
         parts = [describe_progress(marks.progress)] if marks.progress else []
         if live.limit_s and live.elapsed_s is not None:
             parts.append(describe_limit(live.limit_s - live.elapsed_s, marks.progress))
-        status.words = ", ".join(word for word in parts if word)
+        status.detail = ", ".join(word for word in parts if word)
         return status
-    if live.never:
-        return TaskStatus(TaskState.BLOCKED, words=live.words or NEVER)
-    if live.after_others:
+    if live.dependency_failed:
+        return TaskStatus(TaskState.BLOCKED, detail=live.reason or _DEPENDENCY_FAILED)
+    if live.waits_for_jobs:
         return TaskStatus(TaskState.WAITING)
-    words = live.words
+    detail = live.reason
     if live.hold is not None:
-        words += HOLDS[live.hold is Hold.ADMINISTRATOR]
+        detail += _HOLD_HINTS[live.hold is Hold.ADMINISTRATOR]
     if live.start:
-        words += f", expected to start {local_time(live.start)}"
+        detail += f", expected to start {local_time(live.start)}"
     if live.restarts or marks.begin is not None:
-        return TaskStatus(TaskState.REQUEUED, words=words, restarts=live.restarts, started=True)
-    return TaskStatus(TaskState.QUEUED, words=words)
+        return TaskStatus(TaskState.REQUEUED, detail=detail, restarts=live.restarts, started=True)
+    return TaskStatus(TaskState.QUEUED, detail=detail)
 
 
 def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
-    outcome, words = OUTCOMES.get(ended.state, ("failed", ended.state.lower()))
-    state = TaskState.CANCELLED if outcome == TaskState.CANCELLED else TaskState.FAILED
-    if _flushed(ended, marks):
+    state, detail = _OUTCOMES.get(ended.state, (TaskState.FAILED, ended.state.lower()))
+    if _failed_before_cancellation(ended, marks):
         return _exited(marks)
     if ended.state == JobState.BLOCKED:
-        return TaskStatus(TaskState.BLOCKED, words=NEVER)
+        return TaskStatus(TaskState.BLOCKED, detail=_DEPENDENCY_FAILED)
     if ended.state == JobState.COMPLETED:
-        words = "the job ended well, but left no result"
-    status = TaskStatus(state, words, elapsed_s=ended.elapsed_s,
+        detail = _NO_RESULT
+    status = TaskStatus(state, detail, elapsed_s=ended.elapsed_s,
                         started=ended.elapsed_s not in (None, 0.0))
     if ended.state == JobState.FAILED or state is TaskState.FAILED and marks.gave_up:
-        status.words = _cause(marks, marks.exit_code or ended.exit_code)
+        status.detail = _cause(marks, marks.exit_code or ended.exit_code)
     elif ended.state == JobState.NODE_FAIL and ended.node:
-        status.words += f" ({ended.node})"
-    status.last_words = _tail(marks)
+        status.detail += f" ({ended.node})"
+    status.last_words = _error_lines(marks)
     return status
 
 
 def _exited(marks: TaskMarks) -> TaskStatus:
     status = TaskStatus(TaskState.FAILED, started=True)
     if marks.exit_code == 0:
-        status.words = "the job ended well, but left no result"
+        status.detail = _NO_RESULT
     else:
-        status.words = _cause(marks, marks.exit_code)
+        status.detail = _cause(marks, marks.exit_code)
     if marks.started and marks.exited:
         status.elapsed_s = max(marks.exited - marks.started, 0.0)
-    status.last_words = _tail(marks)
+    status.last_words = _error_lines(marks)
     return status
 
 
-def _silent(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus:
-    """Neither queue nor accounting nor an exit marker: judge by what there is."""
-    if answer.silent:
+def _unknown(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus:
+    """The state where neither queue nor accounting nor an exit marker exists, from what is left."""
+    if answer.unreachable:
         if marks.begin is None:
-            return TaskStatus(TaskState.QUEUED, words=f"{answer.silent} does not answer")
+            return TaskStatus(TaskState.QUEUED, detail=f"{answer.unreachable} does not respond")
         status = TaskStatus(TaskState.RUNNING, started=True, progress=marks.progress)
-        words = describe_progress(marks.progress) if marks.progress else ""
-        quiet = time.time() - marks.progress["written"] if marks.progress else 0.0
-        if quiet > FRESH_S:
-            words += f"{', ' if words else ''}silent for {int(quiet // 60)} min"
-        status.words = f"{words}{', ' if words else ''}{answer.silent} does not answer"
+        parts = [describe_progress(marks.progress)] if marks.progress else []
+        silent_s = time.time() - marks.progress["written"] if marks.progress else 0.0
+        if silent_s > _SILENT_S:
+            parts.append(f"no progress for {int(silent_s // 60)} min")
+        parts.append(f"{answer.unreachable} does not respond")
+        status.detail = ", ".join(part for part in parts if part)
         return status
     if marks.error:
-        return TaskStatus(TaskState.FAILED, words=_cause(marks, None), started=True,
-                          last_words=_tail(marks))
+        return TaskStatus(TaskState.FAILED, detail=_cause(marks, None), started=True,
+                          last_words=_error_lines(marks))
     if marks.begin is not None:
-        return TaskStatus(TaskState.LOST, started=True, words=(
-            "it began and ended without output "
+        return TaskStatus(TaskState.LOST, started=True, detail=(
+            "started and ended without output "
             "(killed: out of memory, node failure or a forced stop)"))
-    return TaskStatus(TaskState.LOST, words="it never began, and Slurm no longer knows its job")
+    return TaskStatus(TaskState.LOST, detail="never started, and its job is no longer in Slurm")
 
 
 def _cause(marks: TaskMarks, code: int | None) -> str:
-    """The short reason: why healing gave up, the error's own message, or the exit code."""
+    """The short reason: why the task was given up, the message of its error, or its exit code."""
     if marks.gave_up:
         return marks.gave_up
     if marks.error:
@@ -184,15 +223,16 @@ def _cause(marks: TaskMarks, code: int | None) -> str:
         first = message.splitlines()[0] if message else ""
         if kind in ("MemoryError", "ResourceExhaustedError"):
             return f"out of memory: {first}" if first else "out of memory"
-        own = "exit_code" in marks.error  # an error that was written for a person
-        return first if own else f"{kind}: {first}"
-    if code == 137 and marks.asked_to_end:
-        return "killed by signal 9, because it did not end when it was asked to"
-    words = describe_exit(1 if code is None else code)
-    return f"{words}, in the setup lines" if marks.in_setup else words
+        # errors of this package have an exit code, and messages that need no type before them
+        return first if "exit_code" in marks.error else f"{kind}: {first}"
+    if code == 137 and marks.terminated:
+        return "killed by signal 9, because it did not stop after SIGTERM"
+    text = describe_exit(1 if code is None else code)
+    return f"{text}, in the setup lines" if marks.in_setup else text
 
 
-def _tail(marks: TaskMarks) -> list[str]:
+def _error_lines(marks: TaskMarks) -> list[str]:
+    """The details of the error, or the end of its traceback."""
     if not marks.error:
         return []
     lines = [str(marks.error[name]) for name in ("where", "allowed", "hint")

@@ -1,8 +1,8 @@
-"""What a run asked for and what it used, step by step, what it should ask for next time, and the
-table of ``l3hpc usage``.
+"""What a run requested and what it used, step by step; the table of ``l3hpc usage``.
 
-From our own records alone (every task's ``result.json``, markers, submission times), so it works
-without accounting; where ``sacct`` answers, the time that failed attempts used is added.
+The figures come from our own records alone (the ``result.json`` of every task, markers, times of
+submission), so no accounting is needed. If ``sacct`` responds, the time of failed attempts is
+added.
 """
 
 from __future__ import annotations
@@ -16,27 +16,44 @@ from typing import Any
 from l3hpc import schedulers
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.console.formatting import clock, table_lines
-from l3hpc.schedulers.base import JobState
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import JobState
 
 MEMORY_MARGIN, TIME_MARGIN = 1.25, 1.5
 ROUND_MB = 256
+TOLERANCE = 1.3  # requests up to this multiple of the suggestion are left alone
 _NOT_LOST = (JobState.COMPLETED, JobState.RUNNING)
-ENOUGH = 1.3  # a request up to so many times the suggestion is left alone
 TITLES = ("step", "tasks", "cores", "memory", "time", "waited", "suggestion")
 
 
 @dataclass(frozen=True)
 class StepUsage:
-    """One step. tasks: those that finished here. Asked: cpus, mem_mb, gpus, time_min of one task.
+    """What one step requested and used.
 
-    cpus_used: mean cores at work. mem_used_mb: the largest task. time_used_s: the longest task.
-    waited_s: the longest wait in the queue, from when a task could have started. core_hours,
-    core_hours_asked, gpu_hours: of all finished tasks together. lost_s: seconds of attempts that
-    ended without a result, None where accounting is silent. suggestion: words for the next request
-    ('' where it fits).
+    Attributes
+    ----------
+    name : str
+        Name of the step.
+    tasks : int
+        Tasks that finished in this run.
+    cpus, mem_mb, gpus, time_min : int
+        The request of one task: cores, MiB, GPUs, minutes.
+    cpus_used : float
+        Mean number of busy cores.
+    mem_used_mb, time_used_s : float
+        Memory of the largest task, MiB, and time of the longest one, seconds.
+    waited_s : float or None
+        The longest time in the queue, from when a task could have started, seconds.
+    core_hours, core_hours_asked, gpu_hours : float
+        Used, requested, and GPU hours, of all finished tasks together.
+    requeues : int
+        Of all tasks together.
+    lost_s : float or None
+        Time of attempts that ended without a result, seconds; None without accounting.
+    suggestion : str
+        What the next run should request; '' if the request fits.
     """
 
     name: str
@@ -57,16 +74,31 @@ class StepUsage:
     suggestion: str
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the usage as JSON values."""
         return asdict(self)
 
 
 def collect(workspace: Path, run: str, *, accounting: bool = True) -> list[StepUsage]:
-    """What each step of a run asked for and used. Steps that ran nothing here are left out."""
+    """Determine what each step of a run requested and used.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    accounting
+        Whether to query the scheduler for failed attempts.
+
+    Returns
+    -------
+    list of StepUsage
+        In the order of the run, without steps that ran nothing here.
+    """
     record = records.read(workspace, run)
-    lost = _lost(workspace, record) if accounting and record.capabilities.accounting else {}
+    lost = _lost_seconds(workspace, record) if accounting and record.capabilities.accounting else {}
     ready: dict[str, float] = {}
-    found = []
+    usages = []
     for step in record.steps:
         results = _own_results(step)
         ends = [result["finished"] for result in artifacts.results(Path(step.artifact))]
@@ -75,22 +107,22 @@ def collect(workspace: Path, run: str, *, accounting: bool = True) -> list[StepU
             continue
         marks = markers.read(Workspace(workspace).run(run).step(step.name).markers)
         could_start = max((ready.get(need, 0.0) for need in step.needs), default=0.0)
-        found.append(_step_usage(step, results, marks, could_start, lost.get(step.name)))
-    return found
+        usages.append(_step_usage(step, results, marks, could_start, lost.get(step.name)))
+    return usages
 
 
 def _own_results(step: StepRecord) -> list[dict[str, Any]]:
-    """Results of the tasks that this run submitted and that its own jobs computed."""
+    """The results of the tasks that this run submitted and that its own jobs computed."""
     jobs = {job for attempt in step.attempts for job in attempt.task_ids.values()}
     bases = {job.partition("_")[0] for job in jobs}
     return [result for result in artifacts.results(Path(step.artifact))
             if {"index", "elapsed_s"} <= result.keys() and (
                 str(result.get("environment", {}).get("job", "")).partition("_")[0] in bases
-                or _raw_id(result, bases))]
+                or _is_array_task(result, bases))]
 
 
-def _raw_id(result: Mapping[str, Any], bases: set[str]) -> bool:
-    """Tasks of an array have raw ids of their own in SLURM_JOB_ID."""
+def _is_array_task(result: Mapping[str, Any], bases: set[str]) -> bool:
+    """Whether an array task computed a result (in an array, SLURM_JOB_ID is an id of its own)."""
     return str(result.get("environment", {}).get("array_job", "")) in bases
 
 
@@ -98,10 +130,10 @@ def _step_usage(
     step: StepRecord, results: Sequence[Mapping[str, Any]], marks: Mapping[int, markers.TaskMarks],
     could_start: float, lost_s: float | None,
 ) -> StepUsage:
-    asked = step.resources
+    requested = step.resources
     elapsed = [float(result["elapsed_s"]) for result in results]
     total = sum(elapsed)
-    cpus = max(int(asked.get("cpus", 1)), 1)
+    cpus = max(int(requested.get("cpus", 1)), 1)
     waits = []
     for result in results:
         submitted = max((attempt.time for attempt in step.attempts
@@ -112,37 +144,50 @@ def _step_usage(
     memory = max(float(result.get("peak_memory_mb", 0.0)) for result in results)
     requeues = sum(mark.restarts for mark in marks.values())
     usage = StepUsage(
-        name=step.name, tasks=len(results), cpus=cpus, mem_mb=int(asked.get("mem_mb", 0)),
-        gpus=int(asked.get("gpus", 0)), time_min=int(asked.get("time_min", 0)),
+        name=step.name, tasks=len(results), cpus=cpus, mem_mb=int(requested.get("mem_mb", 0)),
+        gpus=int(requested.get("gpus", 0)), time_min=int(requested.get("time_min", 0)),
         cpus_used=used / total if total else 0.0, mem_used_mb=memory, time_used_s=max(elapsed),
         waited_s=max(0.0, max(waits)) if waits else None, core_hours=used / 3600,
-        core_hours_asked=total * cpus / 3600, gpu_hours=total * int(asked.get("gpus", 0)) / 3600,
+        core_hours_asked=total * cpus / 3600,
+        gpu_hours=total * int(requested.get("gpus", 0)) / 3600,
         requeues=requeues, lost_s=lost_s, suggestion="")
     return StepUsage(**{**asdict(usage), "suggestion": suggestion(usage)})
 
 
 def suggestion(usage: StepUsage) -> str:
-    """``mem=2GB, cpus=2``: what the next run should ask for, '' where the request fits."""
-    words = []
+    """Suggest what the next run should request.
+
+    Parameters
+    ----------
+    usage
+        What a step requested and used.
+
+    Returns
+    -------
+    str
+        ``mem=2GB, cpus=2``; '' if the request fits.
+    """
+    parts = []
     memory = _rounded(usage.mem_used_mb * MEMORY_MARGIN, ROUND_MB)
-    if usage.mem_mb > memory * ENOUGH or usage.mem_mb < usage.mem_used_mb * 1.1:
-        words.append(f"mem={format_memory(memory).replace(' ', '')}")
+    if usage.mem_mb > memory * TOLERANCE or usage.mem_mb < usage.mem_used_mb * 1.1:
+        parts.append(f"mem={format_memory(memory).replace(' ', '')}")
     minutes = max(math.ceil(usage.time_used_s * TIME_MARGIN / 60), 1)
     minutes = _rounded(minutes, 5 if minutes > 5 else 1)
-    if usage.time_min > max(minutes * ENOUGH, 15) or usage.time_min * 60 < usage.time_used_s * 1.1:
-        words.append(f"time={format_time(minutes).replace(' ', '')}")
+    if usage.time_min > max(minutes * TOLERANCE, 15) \
+            or usage.time_min * 60 < usage.time_used_s * 1.1:
+        parts.append(f"time={format_time(minutes).replace(' ', '')}")
     cores = max(math.ceil(usage.cpus_used - 0.1), 1)
     if usage.cpus > cores and usage.cpus_used < 0.75 * usage.cpus and usage.time_used_s > 30:
-        words.append(f"cpus={cores}")
-    return ", ".join(words)
+        parts.append(f"cpus={cores}")
+    return ", ".join(parts)
 
 
 def _rounded(value: float, to: int) -> int:
     return max(math.ceil(value / to), 1) * to
 
 
-def _lost(workspace: Path, record: RunRecord) -> dict[str, float | None]:
-    """Step → seconds of attempts that ended without a result, where accounting tells."""
+def _lost_seconds(workspace: Path, record: RunRecord) -> dict[str, float | None]:
+    """Step → seconds of attempts that ended without a result; None without accounting."""
     ended = schedulers.of_record(workspace, record).history(record)
     if ended is None:
         return {step.name: None for step in record.steps}
@@ -155,17 +200,30 @@ def _lost(workspace: Path, record: RunRecord) -> dict[str, float | None]:
 
 
 def table(run: str, steps: Sequence[StepUsage]) -> str:
-    """One line per step: used of asked; sums below."""
+    """Format the table of ``l3hpc usage``.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    steps
+        Its steps.
+
+    Returns
+    -------
+    str
+        One line per step (used and requested), and the sums.
+    """
     rows = [TITLES, *(_row(step) for step in steps)]
     used = sum(step.core_hours for step in steps)
-    asked = sum(step.core_hours_asked for step in steps)
-    total = f"  {used:,.3g} of {asked:,.3g} core-hours"
+    requested = sum(step.core_hours_asked for step in steps)
+    total = f"  {used:,.3g} of {requested:,.3g} core-hours"
     if any(step.gpu_hours for step in steps):
         total += f", {sum(step.gpu_hours for step in steps):,.3g} GPU-hours"
     lost = sum(step.lost_s or 0.0 for step in steps)
     if lost:
-        total += f"; {clock(lost)} in attempts that gave no result"
-    return "\n".join([f"{run}   used of asked, of the largest task", *table_lines(rows), total])
+        total += f"; {clock(lost)} in attempts without a result"
+    return "\n".join([f"{run}   used of requested, of the largest task", *table_lines(rows), total])
 
 
 def _row(step: StepUsage) -> tuple[str, ...]:

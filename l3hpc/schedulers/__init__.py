@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from l3hpc.config.capabilities import Capabilities
     from l3hpc.config.profile import ClusterProfile
     from l3hpc.schedulers.base import Scheduler, Starts
-    from l3hpc.workspace.records import RunRecord
+    from l3hpc.workspace.run_record import RunRecord
 
     Factory = Callable[[Path, ClusterProfile | None], Scheduler]
 

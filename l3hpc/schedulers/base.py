@@ -1,8 +1,10 @@
-"""What every scheduler offers and is given: jobs, their states, and the ``Scheduler`` protocol.
+"""The ``Scheduler`` protocol, and what a scheduler receives and returns.
 
-``slurm`` and ``local`` implement it; ``schedulers.of`` finds the one that a profile names. Nothing
-outside of this package needs to know which one that is: differences are asked through
-``capabilities``.
+``slurm`` and ``local`` implement it; ``schedulers.of`` returns the one that a profile names. No
+other package depends on which one that is: differences are expressed by its ``capabilities``.
+
+First jobs and their state, then the answers of a scheduler about them, then what is submitted and
+how it can be refused, then the protocol itself.
 """
 
 from __future__ import annotations
@@ -17,90 +19,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import ClusterError
 from l3hpc.workspace.local_jobs import LocalJob
-from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
+from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
+from l3hpc.workspace.states import JobState
 
 if TYPE_CHECKING:
     from l3hpc.pipelines.planned import Plan, PlannedStep
     from l3hpc.schedulers.requeue_policy import Decision
 
 
-class JobState(str, Enum):
-    """The state of a job, in the words of Slurm, which ``local`` writes to disk as well.
-
-    A word that this version does not know (a newer Slurm's) becomes a state of that name.
-    """
-
-    PENDING = "PENDING"
-    REQUEUED = "REQUEUED"
-    REQUEUE_HOLD = "REQUEUE_HOLD"
-    SPECIAL_EXIT = "SPECIAL_EXIT"
-    CONFIGURING = "CONFIGURING"
-    RUNNING = "RUNNING"
-    SUSPENDED = "SUSPENDED"
-    STOPPED = "STOPPED"
-    SIGNALING = "SIGNALING"
-    STAGE_OUT = "STAGE_OUT"
-    COMPLETING = "COMPLETING"
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
-    TIMEOUT = "TIMEOUT"
-    OUT_OF_MEMORY = "OUT_OF_MEMORY"
-    NODE_FAIL = "NODE_FAIL"
-    BOOT_FAIL = "BOOT_FAIL"
-    DEADLINE = "DEADLINE"
-    PREEMPTED = "PREEMPTED"
-    REVOKED = "REVOKED"
-    BLOCKED = "BLOCKED"  # of ``local``: a job that it waits for has failed
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(str(self.value), spec)
-
-    @classmethod
-    def _missing_(cls, value: object) -> JobState | None:
-        if not isinstance(value, str):
-            return None
-        unknown = str.__new__(cls, value)
-        unknown._name_, unknown._value_ = value, value
-        return unknown
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the job has ended for good."""
-        return self in _TERMINAL
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the job waits, runs or is just ending."""
-        return self not in _TERMINAL
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the job has its resources."""
-        return self in _RUNNING
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether the job waits to be started (again)."""
-        return self in _WAITING
-
-
-_TERMINAL = frozenset({
-    JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT,
-    JobState.OUT_OF_MEMORY, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.DEADLINE,
-    JobState.PREEMPTED, JobState.REVOKED, JobState.BLOCKED})
-_RUNNING = frozenset({
-    JobState.RUNNING, JobState.SUSPENDED, JobState.STOPPED, JobState.CONFIGURING,
-    JobState.SIGNALING, JobState.STAGE_OUT})
-_WAITING = frozenset({
-    JobState.PENDING, JobState.REQUEUED, JobState.REQUEUE_HOLD, JobState.SPECIAL_EXIT})
-
-
 class Hold(Enum):
-    """Why a job waits until somebody releases it."""
+    """Why a job is held until somebody releases it."""
 
     USER = "by its user"
     REQUEUED = "after a requeue"
@@ -110,59 +38,80 @@ class Hold(Enum):
 
 @dataclass(frozen=True)
 class JobId:
-    """A job: its id, and the cluster that has it ('' where the scheduler has only one, or for its
-    default). id: ``12``; ``13_4`` for a task of an array."""
+    """The identity of a job.
+
+    Attributes
+    ----------
+    id : str
+        ``12``, or ``13_4`` for a task of an array.
+    cluster : str
+        The cluster that has it; '' if the scheduler has only one, or for its default.
+    """
 
     id: str
     cluster: str = ""
 
     @property
     def base(self) -> str:
-        """The id without the index of an array's task."""
+        """The id without the array index."""
         return self.id.partition("_")[0]
 
 
 @dataclass(frozen=True)
 class LiveJob:
-    """A job or array task that waits or runs.
+    """A job or array task that is waiting or running.
 
     Attributes
     ----------
     state : JobState
-    words : str
-        Why it waits, for a person.
+        Its state in the queue.
+    reason : str
+        Why it is waiting, in plain English.
     elapsed_s, limit_s : float or None
-        How long it has run, and how long it may.
+        How long it has been running, and its time limit, seconds.
     start : float or None
-        Expected or real, unix seconds.
+        Expected or actual start, unix seconds.
     restarts : int
-    after_others : bool
-        Whether it waits for other jobs.
-    never : bool
-        Whether it waits for a job that has failed.
+        How often it was requeued.
+    waits_for_jobs : bool
+        Whether it is waiting for other jobs.
+    dependency_failed : bool
+        Whether it is waiting for a job that has failed, so that it can never start.
     hold : Hold or None
-        Why it is held; None where it is not.
+        Why it is held; None if it is not.
     """
 
     state: JobState
-    words: str = ""
+    reason: str = ""
     elapsed_s: float | None = None
     start: float | None = None
     restarts: int = 0
     limit_s: float | None = None
-    after_others: bool = False
-    never: bool = False
+    waits_for_jobs: bool = False
+    dependency_failed: bool = False
     hold: Hold | None = None
 
     @property
     def held(self) -> bool:
-        """Whether it waits to be released by its own user (a requeue holds it so)."""
+        """Whether its own user can release it (a requeue may leave it held, too)."""
         return self.hold not in (None, Hold.ADMINISTRATOR)
 
 
 @dataclass(frozen=True)
 class EndedJob:
-    """A job or array task that has ended. exit_code: of the script (128 + n: a signal)."""
+    """A job or array task that has ended.
+
+    Attributes
+    ----------
+    state : JobState
+        How it ended.
+    exit_code : int or None
+        Exit code of the script; 128 + n for signal n.
+    elapsed_s : float or None
+        How long it ran, seconds.
+    node : str
+        Where it ran ('' if unknown).
+    """
 
     state: JobState
     exit_code: int | None
@@ -172,59 +121,104 @@ class EndedJob:
 
 @dataclass
 class StepJobs:
-    """What a scheduler says of jobs of one step, and of no others.
+    """What a scheduler reports about the jobs of one step, and no others.
 
     Attributes
     ----------
     live, ended : dict of str to LiveJob, EndedJob
         By task id (``12`` or ``13_4``).
-    asked : bool
-        Whether the scheduler was asked at all.
-    silent : str
-        Who did not answer (``squeue``); '' where there is nothing to complain about.
+    queried : bool
+        Whether the scheduler was queried at all.
+    unreachable : str
+        The command that did not answer (``squeue``); '' if all did.
     """
 
     live: Mapping[str, LiveJob] = field(default_factory=dict)
     ended: Mapping[str, EndedJob] = field(default_factory=dict)
-    asked: bool = False
-    silent: str = ""
+    queried: bool = False
+    unreachable: str = ""
 
 
 Tasks = Mapping[str, Collection[str]]  # step → ids of jobs or array tasks
 
 
 class JobAnswer(Protocol):
-    """What a scheduler says of the jobs of some runs."""
+    """What a scheduler reports about the jobs of some runs."""
 
     def of(self, record: RunRecord, step: StepRecord, tasks: Collection[str]) -> StepJobs:
-        """What it says of these tasks of a step (it may say more)."""
+        """Return the jobs of one step.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+        step
+            The step in it.
+        tasks
+            Ids of the jobs or array tasks in question; others may be returned as well.
+        """
 
     def notes(self, record: RunRecord) -> list[str]:
-        """What could not be found out about a run, for a person."""
+        """Return what could not be determined about a run, one sentence each.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+        """
 
     def queued(self, jobs: Collection[str]) -> bool:
-        """Whether any of these jobs of other runs of this workspace waits or runs."""
+        """Whether any of these jobs is waiting or running, in this workspace.
+
+        Parameters
+        ----------
+        jobs
+            Ids of jobs of other runs.
+        """
 
     def untracked(self, record: RunRecord) -> list[JobId]:
-        """Live jobs of a run that its record does not know: the submitting process was killed, or
-        the scheduler's answer was lost. They never find their tasks, and can only be cancelled."""
+        """Return live jobs of a run that are not in its record.
+
+        The submitting process was killed, or the scheduler's answer was lost. Such jobs never find
+        their tasks, and can only be cancelled.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+        """
 
 
 class JobQuery(Protocol):
-    """A question about the jobs of several runs, which is asked while it is still being put."""
+    """A query about the jobs of several runs, which may start before it is complete."""
 
     def add(self, record: RunRecord, tasks: Tasks) -> None:
-        """Ask for the unfinished tasks of a run as well."""
+        """Add a run.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+        tasks
+            Its unfinished tasks.
+        """
 
     def answer(self) -> JobAnswer:
-        """Wait for the answer. A scheduler that is silent is no error here."""
+        """Wait for the answer. A scheduler that does not respond is not an error here."""
 
 
 @dataclass(frozen=True)
 class Call:
     """Task ``task`` of a step, as one job or as element ``index`` of an array runs it.
 
-    work: what is pickled and called. folder: for the pickle and the logs.
+    Attributes
+    ----------
+    work : callable
+        What is pickled, and called in the job.
+    folder : Path
+        For the pickle and the logs.
+    task, index : int
+        Index of the task, and in the array.
     """
 
     work: Callable[[], Any]
@@ -235,141 +229,265 @@ class Call:
 
 @dataclass(frozen=True)
 class JobRequest:
-    """One script to be submitted.
+    """One script to submit.
 
     Attributes
     ----------
     script : Path
+        The script.
     run : str
+        Name of the run.
     step : PlannedStep or None
         None for a job that belongs to no step.
     calls : tuple of Call
         What its job, or each task of its array, runs.
-    after, behind : tuple of JobId
-        Jobs that must succeed first, and jobs that must have ended first, however they end.
+    after_ok, after_any : tuple of JobId
+        Jobs that must succeed first, and jobs that must end first, in any way.
     cluster : str
-        Where it is to run, as the profile or the record says; several where the scheduler chooses.
-    placed : str or None
-        Where the run's last job went; None where this is the first one.
+        Where it is to run, from the profile or the record; several if the scheduler chooses.
+    last_cluster : str or None
+        Where the last job of the run went; None if this is the first one.
     max_timeouts : int
-        How often a task may meet its time limit and go on.
-    refused : int
+        How often a task may reach its time limit and be requeued.
+    refusals : int
         How often the queue was full before.
-    known : callable
-        Gives the base ids of the jobs of the run that are on record.
-    say : callable
-        Takes lines for the person who waits.
+    recorded : callable
+        Returns the base ids of the jobs of the run that are on record.
+    notify : callable
+        Receives messages for the user who is waiting.
     pause : callable
-        Waits so many seconds; may raise to stop the submission.
+        Waits for a number of seconds; may raise to stop the submission.
     give_up_s : float or None
-        How long to retry while the scheduler does not answer; None: as long as it sees fit.
+        How long to retry while the scheduler does not respond; None: the scheduler's default.
     """
 
     script: Path
     run: str
     step: PlannedStep | None = None
     calls: tuple[Call, ...] = ()
-    after: tuple[JobId, ...] = ()
-    behind: tuple[JobId, ...] = ()
+    after_ok: tuple[JobId, ...] = ()
+    after_any: tuple[JobId, ...] = ()
     cluster: str = ""
-    placed: str | None = None
+    last_cluster: str | None = None
     max_timeouts: int = 3
-    refused: int = 0
-    known: Callable[[], Collection[str]] = tuple
-    say: Callable[[str], None] = lambda words: None
+    refusals: int = 0
+    recorded: Callable[[], Collection[str]] = tuple
+    notify: Callable[[str], None] = lambda text: None
     pause: Callable[[float], None] = time.sleep
     give_up_s: float | None = None
 
 
 class NotReachedError(ClusterError):
-    """The scheduler did not answer, and nothing was submitted."""
+    """The scheduler did not respond, and nothing was submitted."""
 
 
 class OutcomeUnknownError(ClusterError):
-    """Nothing shows whether the job was submitted."""
+    """It could not be determined whether the job was submitted."""
 
 
 class QueueFullError(ClusterError):
-    """As many jobs wait or run as this person, account or QOS may have: there is room later."""
+    """The user, account or QOS has as many jobs as allowed: there will be room later."""
 
 
 class DependencyGoneError(ClusterError):
-    """A job to wait for has left the scheduler's memory."""
+    """A job to depend on is no longer known to the scheduler."""
 
 
 class Scheduler(Protocol):
-    """Where jobs run. One for a workspace; the profile is known where jobs are submitted."""
+    """Where jobs run. It belongs to one workspace; submitting needs a profile as well."""
 
     @property
     def capabilities(self) -> Capabilities:
         """What it can do."""
 
     def prepare(self) -> None:
-        """Start to ask for what ``validate`` will need, while the caller does other things."""
+        """Start to fetch what ``validate`` will need, while the caller does other things."""
 
     def validate(self, plan: Plan) -> str:
-        """Raise ``InputError`` for a step that can never run; return why nothing could be checked
-        ('' where it was)."""
+        """Check that every step of a plan can run.
 
-    def check_command(self, script: Path) -> list[str]:
-        """The command that checks a script without running or submitting it."""
+        Parameters
+        ----------
+        plan
+            The plan.
 
-    def check(self, script: Path) -> None:
-        """Raise ``ClusterError`` where the script would be refused."""
-
-    def submit(self, request: JobRequest) -> JobId:
-        """Submit a script, once.
+        Returns
+        -------
+        str
+            Why nothing could be checked; '' if it was.
 
         Raises
         ------
         InputError
-            A job that it waits for is on another cluster.
-        QueueFullError, DependencyGoneError, NotReachedError, OutcomeUnknownError
+            For a step that can never run.
+        """
+
+    def check_command(self, script: Path) -> list[str]:
+        """Return the command that checks a script without submitting or running it.
+
+        Parameters
+        ----------
+        script
+            The script.
+        """
+
+    def check(self, script: Path) -> None:
+        """Check a script with that command.
+
+        Parameters
+        ----------
+        script
+            The script.
+
+        Raises
+        ------
         ClusterError
-            Any other refusal, with the scheduler's words.
+            If it would be refused.
+        """
+
+    def submit(self, request: JobRequest) -> JobId:
+        """Submit a script, once.
+
+        Parameters
+        ----------
+        request
+            The script, and what it depends on.
+
+        Raises
+        ------
+        InputError
+            If a job that it depends on is on another cluster.
+        QueueFullError, DependencyGoneError, NotReachedError, OutcomeUnknownError
+            See these classes.
+        ClusterError
+            For any other refusal, with the scheduler's message.
         """
 
     def query(self, records: Sequence[RunRecord]) -> JobQuery:
-        """A question about the jobs of these runs."""
+        """Return a query about the jobs of some runs.
+
+        Parameters
+        ----------
+        records
+            The records of the runs.
+        """
 
     def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:
-        """What it says of one run's jobs now; a ``ClusterError`` where it does not answer.
+        """Query the jobs of one run now.
 
-        tasks: the unfinished ones, where only those count.
+        Parameters
+        ----------
+        record
+            The record of the run.
+        tasks
+            Its unfinished tasks, if only these matter.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler does not respond.
         """
 
     def history(self, record: RunRecord) -> list[tuple[str, EndedJob]] | None:
-        """Every attempt of a run's jobs that has ended: (task id, how); None where accounting does
-        not answer."""
+        """Return every attempt of the jobs of a run that has ended.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+
+        Returns
+        -------
+        list of (str, EndedJob) or None
+            Task ids and how they ended; None if there is no accounting, or it does not respond.
+        """
 
     def cancel(self, jobs: Sequence[JobId], run: str = "") -> None:
-        """Cancel these jobs in this order. Ids that the scheduler forgot are no error; a
-        ``ClusterError`` lists what may be left."""
+        """Cancel jobs in the given order. Ids that the scheduler has forgotten are not an error.
+
+        Parameters
+        ----------
+        jobs
+            The jobs.
+        run
+            Name of their run, for messages.
+
+        Raises
+        ------
+        ClusterError
+            Lists what may be left.
+        """
 
     def cancel_run(self, record: RunRecord) -> list[JobId]:
-        """Cancel all of a run that waits or runs, also what its record does not know; return it,
-        the last step first."""
+        """Cancel all jobs of a run that are waiting or running, also those not in its record.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+
+        Returns
+        -------
+        list of JobId
+            The cancelled jobs, those of the last step first.
+        """
 
     def changes(self, decision: Decision) -> list[str]:
-        """What of a held job's request is to be changed, in the scheduler's words."""
+        """Return the changes to the request of a held job, in the scheduler's syntax.
+
+        Parameters
+        ----------
+        decision
+            What the job is to request.
+        """
 
     def release(self, job: JobId, changes: Sequence[str]) -> None:
-        """Change the request of a held job and let it go."""
+        """Change the request of a held job and release it.
+
+        Parameters
+        ----------
+        job
+            The job.
+        changes
+            What ``changes`` returned.
+        """
 
 
-Show = Callable[[RunRecord, dict[str, LocalJob]], None]  # a run and its jobs as they stand
+Show = Callable[[RunRecord, dict[str, LocalJob]], None]  # receives a run and its jobs
 
 
 class Starts(Protocol):
-    """A scheduler without a daemon (``capabilities.runner``) also starts the jobs itself."""
+    """A scheduler without a daemon (``capabilities.runner``), which also starts the jobs itself."""
 
     def run_jobs(self, run: str, show: Show) -> None:
-        """Run what was submitted of a run, until all has ended. show: called now and then."""
+        """Run the submitted jobs of a run until all have ended.
+
+        Parameters
+        ----------
+        run
+            Name of the run.
+        show
+            Called now and then with the record and the jobs.
+        """
 
     def start_runner(self, run: str, folder: Path) -> None:
-        """Leave a runner behind that does so, in this working folder."""
+        """Start a process in the background that does so.
+
+        Parameters
+        ----------
+        run
+            Name of the run.
+        folder
+            Its working folder.
+        """
 
 
 def submitted_job(attempt: Attempt) -> JobId:
-    """The job of a submission on record."""
+    """Return the job of a submission on record.
+
+    Parameters
+    ----------
+    attempt
+        The submission.
+    """
     return JobId(attempt.job, attempt.cluster)

@@ -16,7 +16,7 @@ from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json
 from l3hpc.io.values import check_mapping
 from l3hpc.workspace.layout import StepFolder
-from l3hpc.workspace.markers import StepState
+from l3hpc.workspace.states import StepState
 
 if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile
@@ -142,7 +142,7 @@ def _from_record(folder: StepFolder) -> Policy:
         return Policy(memory=0, time=0, nodes=0)
 
 
-def granted(policy: Policy, requeues: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def granted_resources(policy: Policy, requeues: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """(MiB, minutes) that the task asks for now, after what healed before."""
     mem, time = policy.mem_mb, policy.time_min
     for entry in requeues:
@@ -154,22 +154,22 @@ def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
            node: str = "") -> Decision:
     """What to do with a task that met ``cause``, after the ``requeues`` it has seen."""
     before = sum(entry.get("reason") == cause for entry in requeues)
-    mem, time = granted(policy, requeues)
+    mem, time = granted_resources(policy, requeues)
     if cause == PREEMPTED:
         return Decision(True, PREEMPTED)
     allowed = {MEMORY: policy.memory, TIME: policy.time, NODE: policy.nodes}[cause]
     if before >= allowed:
-        return Decision(False, _gave_up(policy, cause, requeues, ""))
+        return Decision(False, _give_up_reason(policy, cause, requeues, ""))
     if cause == MEMORY:
-        return _more(policy, cause, requeues, mem, policy.mem_cap_mb)
+        return _escalate(policy, cause, requeues, mem, policy.mem_cap_mb)
     if cause == TIME and not policy.continues:
-        return _more(policy, cause, requeues, time, policy.time_cap_min)
+        return _escalate(policy, cause, requeues, time, policy.time_cap_min)
     if cause == NODE:
         return Decision(True, NODE, exclude=node or None)
     return Decision(True, TIME)
 
 
-def _more(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]], now: int,
+def _escalate(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]], now: int,
           cap: int | None) -> Decision:
     new = math.ceil(now * policy.factor)
     if cap is not None:
@@ -177,16 +177,16 @@ def _more(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]], now
     if new <= now and cause == TIME:  # every step goes on with the part that is not done yet
         return Decision(True, TIME)
     if new <= now:
-        return Decision(False, _gave_up(policy, cause, requeues, ", the profile's cap"))
+        return Decision(False, _give_up_reason(policy, cause, requeues, ", the profile's cap"))
     if cause == MEMORY:
         return Decision(True, f"{cause}: {format_memory(now)} → {format_memory(new)}", mem_mb=new)
     return Decision(True, f"{cause}: {format_time(now)} → {format_time(new)}", time_min=new)
 
 
-def _gave_up(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
+def _give_up_reason(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
              why: str) -> str:
     """``out of memory (80 GB) after 2 requeues (20 GB → 40 GB → 80 GB, the profile's cap)``."""
-    mem, time = granted(policy, requeues)
+    mem, time = granted_resources(policy, requeues)
     words = cause
     steps: list[str] = []
     if cause == MEMORY:

@@ -53,7 +53,7 @@ CONTEXT = (  # what a template may use
     "setup", "shared", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
-MOST = 1000  # MaxArraySize unless a site says otherwise
+DEFAULT_ARRAY_LIMIT = 1000  # MaxArraySize unless a site says otherwise
 _OWN = ("job-name", "output", "error", "array")
 _ARRAY = re.compile(r"^#SBATCH\s+--array[= ]", re.MULTILINE)
 
@@ -99,7 +99,7 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     """
     import jinja2
 
-    planned = _named(plan, step)
+    planned = _step_of(plan, step)
     folders = list(sources.template_folders() if templates is None else templates)
     environment = _environment(tuple(Path(folder).absolute() for folder in folders))
     names = [f"{planned.name}.sbatch.j2", f"{planned.kind}.sbatch.j2", "base.sbatch.j2"]
@@ -110,7 +110,7 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
         raise InputError(f"template: {error.message}",
                          where=f"{error.filename or error.name}:{error.lineno}") from None
     except jinja2.UndefinedError as error:
-        raise InputError(f"template: {error.message}", where=_place(error, names[1]),
+        raise InputError(f"template: {error.message}", where=_template_location(error, names[1]),
                          allowed=f"valid: {', '.join(sorted(CONTEXT))}") from None
     except jinja2.TemplateNotFound as error:
         raise InputError(f"there is no template {error.name!r}",
@@ -118,7 +118,7 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
-def text_of(name: str, context: Mapping[str, Any]) -> str:
+def render_template(name: str, context: Mapping[str, Any]) -> str:
     """A template that belongs to no step, filled in."""
     environment = _environment(tuple(folder.absolute() for folder in sources.template_folders()))
     text = environment.get_template(name).render(context)
@@ -215,7 +215,7 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
         "directives": [Markup(line) for line in directives(plan, step, part)],
         "setup": [Markup(line) for line in profile.setup],
         "command": Markup(" ".join(quoted(word) for word in command)), "srun": srun,
-        "heal": Markup(" ".join(quoted(word) for word in heal)) if _heals(plan) else "",
+        "heal": Markup(" ".join(quoted(word) for word in heal)) if _requeues(plan) else "",
         "offset": part.offset, "env": profile.env, "umask": profile.umask,
         "resources": step.resources,
         "markers": str(folder.markers), "logs": str(folder.logs),
@@ -226,7 +226,7 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
     }
 
 
-def _heals(plan: Plan) -> bool:
+def _requeues(plan: Plan) -> bool:
     """On Slurm the script decides about requeues; on this machine the runner does."""
     return not plan.profile.capabilities.runner
 
@@ -242,14 +242,14 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
         jinja2.PrefixLoader({"default": jinja2.FileSystemLoader(str(delivered))}),
     ])
     environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, autoescape=True, finalize=_guarded,
+        loader=loader, undefined=jinja2.StrictUndefined, autoescape=True, finalize=_refuse_unquoted,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )
     environment.filters["q"] = quoted
     return environment
 
 
-def _guarded(value: Any) -> Any:
+def _refuse_unquoted(value: Any) -> Any:
     """Refuse what a template prints unquoted, unless it is plainly harmless."""
     import jinja2
     from markupsafe import Markup
@@ -263,7 +263,7 @@ def _guarded(value: Any) -> Any:
     return value
 
 
-def _named(plan: Plan, step: PlannedStep | str) -> PlannedStep:
+def _step_of(plan: Plan, step: PlannedStep | str) -> PlannedStep:
     if isinstance(step, PlannedStep):
         return step
     from l3hpc.errors import nearest
@@ -275,7 +275,7 @@ def _named(plan: Plan, step: PlannedStep | str) -> PlannedStep:
                      allowed=nearest(step, [planned.name for planned in plan.steps]))
 
 
-def _place(error: Exception, default: str) -> str:
+def _template_location(error: Exception, default: str) -> str:
     trace = error.__traceback__
     place = default
     while trace is not None:
@@ -300,18 +300,18 @@ class JobArray:
         return [step.name for step in self.steps]
 
 
-def apply(plan: Plan) -> bool:
+def supports_step_arrays(plan: Plan) -> bool:
     """Whether a plan can have any: a sweep, where the scheduler takes them."""
     return "grid" in plan.options and plan.profile.capabilities.step_arrays
 
 
-def find(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting: Collection[str]
+def group_steps(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting: Collection[str]
          ) -> list[JobArray]:
     """What of ``steps`` goes together; nothing where these do not ``apply``.
 
     texts: step → its scripts. waiting: names of the steps whose jobs have to be waited for.
     """
-    if not apply(plan):
+    if not supports_step_arrays(plan):
         return []
     groups: dict[tuple, list[PlannedStep]] = {}
     for step in steps:
@@ -320,7 +320,7 @@ def find(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting: Collec
             alike = (step.kind, tuple(_header(text)), frozenset({*step.needs} & {*waiting}),
                      step.waits_for)
             groups.setdefault(alike, []).append(step)
-    most = plan.profile.limits.array or MOST
+    most = plan.profile.limits.array or DEFAULT_ARRAY_LIMIT
     found = []
     for members in groups.values():
         for first in range(0, len(members), most):
@@ -328,7 +328,7 @@ def find(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting: Collec
             if len(together) > 1:
                 found.append(JobArray(
                     together, plan.step_folder(together[0].name).array_script,
-                    _text(plan, together, texts[together[0].name][0][1])))
+                    _array_text(plan, together, texts[together[0].name][0][1])))
     return found
 
 
@@ -339,7 +339,7 @@ def _header(text: str) -> list[str]:
             if line.removeprefix("#SBATCH --").partition("=")[0] not in _OWN]
 
 
-def _text(plan: Plan, steps: Sequence[PlannedStep], first: str) -> str:
+def _array_text(plan: Plan, steps: Sequence[PlannedStep], first: str) -> str:
     from markupsafe import Markup
 
     header = [
@@ -347,12 +347,12 @@ def _text(plan: Plan, steps: Sequence[PlannedStep], first: str) -> str:
         directive("array", array_spec(range(len(steps)),
                                                     plan.profile.array_parallelism)),
         directive("output", "/dev/null"), directive("error", "/dev/null")]
-    return text_of("job-array.sbatch.j2", {
+    return render_template("job-array.sbatch.j2", {
         "directives": [Markup(line) for line in header],
         "folders": [str(plan.step_folder(step.name)) for step in steps]})
 
 
-def submitted(request: JobRequest, submit: Callable[[], JobId]) -> JobId:
+def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> JobId:
     """Pickle first, submit once, rename the pickles to the ids that the jobs will look for.
 
     Of an array these keep our own indices (``3,7-9``): ``<id>_<index>_submitted.pkl``. The script

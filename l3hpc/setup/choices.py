@@ -194,7 +194,7 @@ def _settle(choice: Choice, kind: str, wanted: Resources, place: Partition, main
         own["partition"] = place.name
         if not excesses(place, kind, kind, choice.profile(), wanted):
             over = excesses(main, kind, kind, choice.profile(), wanted)
-            reasons += [f"{one.asked}; {one.has}" for one in over[:1]]
+            reasons += [f"{one.requested}; {one.available}" for one in over[:1]]
     capped: dict[Amount, tuple[str, str | int]] = {
         Amount.TIME: ("time", _time(place.time_min or 0)),
         Amount.MEMORY: ("mem", f"{place.mem_mb}MB"),
@@ -203,7 +203,7 @@ def _settle(choice: Choice, kind: str, wanted: Resources, place: Partition, main
     for one in excesses(place, kind, kind, choice.profile(), wanted):
         key, value = capped[one.what]
         own[key] = value
-        reasons.append(f"{one.asked}; {one.has}")
+        reasons.append(f"{one.requested}; {one.available}")
     if own:
         choice.steps[kind] = own
         choice.reasons[kind] = "; ".join(reasons)

@@ -106,8 +106,8 @@ class TaskCall:
             from l3hpc.schedulers.local import runner
             from l3hpc.schedulers.requeue_policy import TIME
 
-            found = runner.decision(folder, self.index, TIME)
-            runner.note(folder, self.index, TIME, found)
+            found = runner.policy_decision(folder, self.index, TIME)
+            runner.note_requeue(folder, self.index, TIME, found)
             raise SystemExit(runner.REQUEUE)
         from l3hpc.schedulers import requeue_policy
         from l3hpc.worker import requeue

@@ -26,11 +26,11 @@ from l3hpc.errors import ClusterError, L3hpcError
 from l3hpc.io.files import read_json
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.requeue_policy import Decision
-from l3hpc.schedulers.slurm import requeue
+from l3hpc.schedulers.slurm import requeue as slurm
 from l3hpc.schedulers.slurm.commands import call
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import StepFolder
-from l3hpc.workspace.markers import RunState
+from l3hpc.workspace.states import RunState
 
 KILLED = (137, 9)
 REQUEUE = 85  # the exit code by which a command says that it goes on later
@@ -131,7 +131,7 @@ def answer(folder: Path, decision: Decision | None) -> list[str]:
     """The lines from which the script learns what to ask of Slurm."""
     if decision is None:
         return []
-    changes = requeue.arguments(decision)
+    changes = slurm.arguments(decision)
     rules = requeue_policy.read(folder)
     return [f"again {'requeuehold' if changes else 'requeue'}",
             *(f"change {change}" for change in changes),
@@ -145,7 +145,7 @@ def refused(folder: Path, task: int, words: str) -> None:
     reason = " ".join(words.split()) or "it gave no reason"
     _say(f"Slurm does not put the job back: {reason}")
     marked = StepFolder(folder).markers
-    markers.take_back_requeue(marked, task)
+    markers.drop_last_requeue(marked, task)
     markers.give_up(marked, task, f"{cause}; Slurm does not put it back: {reason}", time.time())
 
 
@@ -161,15 +161,15 @@ def act(folder: Path, task: int, decision: Decision | None) -> bool:
     task is on its way back to the queue."""
     if decision is None:
         return False
-    changes, log = requeue.arguments(decision), StepFolder(folder).helper_log
+    changes, log = slurm.arguments(decision), StepFolder(folder).helper_log
     name = f"{os.environ.get('SLURM_JOB_NAME', 'l3')}-heal"
     try:
         if changes:
-            requeue.send_helper(job_id(), changes, requeue_policy.read(folder), log, name)
+            slurm.send_helper(job_id(), changes, requeue_policy.read(folder), log, name)
     except ClusterError as error:
         held(folder, task, error.message)
     try:
-        requeue.put_back(job_id(), hold=bool(changes))
+        slurm.requeue(job_id(), hold=bool(changes))
     except ClusterError as error:
         refused(folder, task, error.message)
         return False
@@ -181,7 +181,7 @@ def near_time_limit(folder: Path, task: int) -> bool:
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     if marks.started is None:
         return True
-    minutes = requeue_policy.granted(requeue_policy.read(folder), marks.requeues)[1]
+    minutes = requeue_policy.granted_resources(requeue_policy.read(folder), marks.requeues)[1]
     return time.time() - marks.started > minutes * 60 - WARNING_S
 
 

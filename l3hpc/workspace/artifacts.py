@@ -1,7 +1,7 @@
-"""Artifacts on disk: which tasks are finished, and whether an input is complete.
+"""Artifacts on disk: which tasks are finished, their results, and whether an input is complete.
 
-``<artifact>/config.json`` says how many tasks there are; ``<artifact>/<index:04d>/result.json``
-says that one is finished (it is written last, before the folder's one rename).
+``<artifact>/config.json`` lists the tasks; ``<artifact>/<index:04d>/result.json`` marks a task as
+finished (it is the last file written before the folder is renamed into place).
 """
 
 from __future__ import annotations
@@ -22,7 +22,23 @@ from l3hpc.workspace.layout import ArtifactFolder
 
 
 class Result(TypedDict):
-    """What a reader takes from ``result.json``."""
+    """The fields of ``result.json`` that l3hpc reads.
+
+    Attributes
+    ----------
+    started, finished : float
+        Unix seconds.
+    index : int
+        Index of the task.
+    elapsed_s, cpu_s : float
+        Wall-clock and CPU seconds.
+    summary : object
+        What the step reports of the task.
+    environment : dict
+        Host, job and versions.
+    peak_memory_mb : float
+        Largest resident memory, MiB.
+    """
 
     started: float
     finished: float
@@ -35,7 +51,15 @@ class Result(TypedDict):
 
 
 class Summary(TypedDict):
-    """What ``summary.json`` holds."""
+    """What ``summary.json`` holds.
+
+    Attributes
+    ----------
+    text : str
+        The summaries of all tasks in one line.
+    started, finished : float
+        Of the first and of the last task, unix seconds.
+    """
 
     text: str
     started: float
@@ -43,19 +67,42 @@ class Summary(TypedDict):
 
 
 def task_folder(artifact: Path, index: int) -> Path:
-    """Where a task's finished files are."""
+    """Return the folder of a task's finished files.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    index
+        Index of the task.
+    """
     return ArtifactFolder(artifact).task(index)
 
 
 def scratch_folder(artifact: Path, index: int) -> Path:
-    """Where a task keeps what must survive a killed attempt."""
+    """Return the folder in which a task keeps what has to survive a killed attempt.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    index
+        Index of the task.
+    """
     return ArtifactFolder(artifact).scratch(index)
 
 
 def own_scratch(artifact: Path, index: int) -> Path:
-    """The scratch folder of a task that this person can write to.
+    """Return the scratch folder of a task that the current user can write to.
 
-    Where another member of the group has one already, the own user id is part of the name.
+    If another member of the group has one already, the user id becomes part of the name.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    index
+        Index of the task.
     """
     folder = scratch_folder(artifact, index)
     if folder.exists() and not is_owned_by_user(folder):
@@ -64,25 +111,32 @@ def own_scratch(artifact: Path, index: int) -> Path:
 
 
 def is_done(artifact: Path | str, index: int) -> bool:
-    """True when the task has its result."""
+    """Whether a task has its result.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    index
+        Index of the task.
+    """
     return ArtifactFolder(artifact).has_result(index)
 
 
 def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
-    """Which tasks of an artifact are finished.
+    """Find the finished tasks of an artifact.
 
     Parameters
     ----------
-    artifact : path
-        Its folder; it need not exist.
-    tasks : int, optional
-        How many tasks there are, where that is known: a single one is found without listing the
-        folder.
+    artifact
+        Folder of the artifact; it need not exist.
+    tasks
+        Number of tasks, if known: a single task is found without listing the folder.
 
     Returns
     -------
     set of int
-        Indices of the finished tasks.
+        Indices of the finished tasks. A folder that cannot be read is noted as damage.
     """
     if tasks == 1:
         return {0} if is_done(artifact, 0) else set()
@@ -98,7 +152,18 @@ def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
 
 
 def results(artifact: Path) -> list[dict[str, Any]]:
-    """The ``result.json`` of every finished task in task order; damaged ones are left out."""
+    """Read the results of all finished tasks.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+
+    Returns
+    -------
+    list of dict
+        The contents of each ``result.json``, by task index. Damaged ones are left out and noted.
+    """
     values = []
     for index in sorted(finished(artifact)):
         path = ArtifactFolder(artifact).result(index)
@@ -112,7 +177,13 @@ def results(artifact: Path) -> list[dict[str, Any]]:
 
 
 def discard(artifact: Path) -> None:
-    """Remove all results and unfinished work of an artifact, so that it is computed again."""
+    """Remove all results and unfinished work of an artifact, so that it is computed again.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    """
     folder = ArtifactFolder(artifact)
     folder.summary.unlink(missing_ok=True)
     for index in finished(artifact):
@@ -124,15 +195,17 @@ def discard(artifact: Path) -> None:
 
 
 def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str]) -> None:
-    """Once all tasks are finished, write their one-line summary and times.
+    """Write ``summary.json`` once all tasks are finished.
 
     ``status`` then reads one file per step, however many tasks there are.
 
     Parameters
     ----------
-    tasks : int
-        How many tasks the artifact has.
-    summary : callable
+    artifact
+        Folder of the artifact.
+    tasks
+        Number of its tasks.
+    summary
         Makes one line of the summaries of all tasks.
     """
     if len(finished(artifact)) == tasks:
@@ -149,12 +222,18 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
 
 
 def summary(artifact: Path | str) -> dict[str, Any]:
-    """The summary of a complete artifact.
+    """Read the summary of a complete artifact.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
 
     Returns
     -------
     dict
-        ``text``, and ``started`` and ``finished`` in unix seconds; empty where there is none.
+        ``text``, and ``started`` and ``finished`` in unix seconds; empty if there is none. A
+        damaged one is noted.
     """
     path = ArtifactFolder(artifact).summary_text
     try:
@@ -167,17 +246,30 @@ def summary(artifact: Path | str) -> dict[str, Any]:
 
 
 def detail(artifact: Path) -> str:
-    """The one-line summary of a complete artifact ('' where there is none)."""
+    """Return the one-line summary of a complete artifact; '' if there is none.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    """
     return str(summary(artifact).get("text", ""))
 
 
 def check_input(name: str, folder: Path) -> None:
-    """Check that the input of a step is there and complete.
+    """Check that the input of a step exists and is complete.
+
+    Parameters
+    ----------
+    name
+        Name of the input.
+    folder
+        An artifact, or a folder or file from elsewhere (which the step checks itself).
 
     Raises
     ------
     InputError
-        For a folder that is missing, or an artifact with unfinished tasks.
+        If it is missing, or an artifact with unfinished tasks.
     """
     folder = Path(folder)
     if not folder.exists():

@@ -1,24 +1,48 @@
-"""For which jobs a step waits: those that still work on what it needs, in as few ids as will do.
+"""The job ids of a step: the latest of each task, those still open, and those to depend on.
 
-``afterok`` of an array waits for all of its tasks and is never fulfilled once one has failed, even
-when that task was submitted again; then its tasks are named one by one.
+``afterok`` on an array waits for all of its tasks and can never be satisfied once one of them has
+failed, even if that task was submitted again. In that case its tasks are listed one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from l3hpc.workspace.records import StepRecord
+from l3hpc.workspace.run_record import StepRecord
 
 
 def latest(entry: StepRecord) -> dict[int, str]:
-    """Task index → id (``12``, ``13_4``) of the latest job that has it."""
+    """Return the latest job of every task.
+
+    Parameters
+    ----------
+    entry
+        The step in the record of its run.
+
+    Returns
+    -------
+    dict of int to str
+        Task index → id of its job (``12``) or array task (``13_4``).
+    """
     return {index: job for attempt in entry.attempts
             for index, job in attempt.task_ids.items()}
 
 
 def open_jobs(entry: StepRecord, done: Collection[int]) -> list[str]:
-    """Ids, as sbatch gave them, of the submissions that have an unfinished task."""
+    """Return the submissions that have an unfinished task.
+
+    Parameters
+    ----------
+    entry
+        The step in the record of its run.
+    done
+        Indices of the finished tasks.
+
+    Returns
+    -------
+    list of str
+        Job ids as sbatch returned them.
+    """
     jobs = latest(entry)
     unfinished = {job for index, job in jobs.items() if index not in done}
     return [attempt.job for attempt in entry.attempts
@@ -26,14 +50,29 @@ def open_jobs(entry: StepRecord, done: Collection[int]) -> list[str]:
 
 
 def live_ids(entry: StepRecord, done: Collection[int], live: Mapping[int, str]) -> list[str]:
-    """What stands behind ``afterok`` for a step of which ``live`` (task index → id) still waits or
-    runs. The base id of an array whose other tasks all ended well; else one id per task."""
+    """Return the ids that a dependency on the live tasks of a step has to list, as few as possible.
+
+    Parameters
+    ----------
+    entry
+        The step in the record of its run.
+    done
+        Indices of the finished tasks.
+    live
+        Task index → id, of the tasks that are waiting or running.
+
+    Returns
+    -------
+    list of str
+        The base id of an array if all its other tasks have succeeded, else one id per task.
+    """
     jobs = latest(entry)
-    found: list[str] = []
+    ids: list[str] = []
     for attempt in entry.attempts:
         tasks = attempt.task_ids
-        mine = [job for index, job in tasks.items() if live.get(index) == job]
-        well = all(jobs[index] == job and (index in done or live.get(index) == job)
-                   for index, job in tasks.items())
-        found += [attempt.job] if mine and well and attempt.array else mine
-    return found
+        still_live = [job for index, job in tasks.items() if live.get(index) == job]
+        # a task that failed, or was submitted again since, would make afterok on the array fail
+        satisfiable = all(jobs[index] == job and (index in done or live.get(index) == job)
+                          for index, job in tasks.items())
+        ids += [attempt.job] if still_live and satisfiable and attempt.array else still_live
+    return ids

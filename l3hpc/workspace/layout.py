@@ -1,9 +1,9 @@
-"""Where everything in a workspace lies.
+"""Paths of everything in a workspace.
 
-No other module puts a path of a workspace together: ``Workspace(path).run(name).step(x).markers``
-says it here, and ``tests/workspace/test_layout.py`` holds the others to it. Nothing is read or
-written. The folders keep plain text inside, because a list of a thousand runs asks for thousands of
-these paths and joining ``Path`` objects would take longer than reading the files.
+No other module assembles a path of a workspace: ``Workspace(path).run(name).step(x).markers`` is
+the form, and ``tests/workspace/test_layout.py`` enforces it. Nothing is read or written here. The
+folders hold plain strings, because a listing of a thousand runs needs thousands of these paths, and
+joining ``Path`` objects would take longer than reading the files.
 
 ::
 
@@ -28,8 +28,7 @@ _RECORD = "run.json"
 
 
 class _Folder:
-    """A folder with known contents. It stands for its path wherever the standard library takes
-    one (``open``, ``os.listdir``, ``Path``)."""
+    """A folder with known contents, accepted wherever the standard library takes a path."""
 
     __slots__ = ("_text",)
 
@@ -61,7 +60,13 @@ class _Folder:
 
 
 class Workspace(_Folder):
-    """The folder that ``paths.workspace`` in cluster.yaml or ``--workspace`` names."""
+    """The folder that ``paths.workspace`` in cluster.yaml or ``--workspace`` names.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
 
     __slots__ = ()
 
@@ -71,24 +76,50 @@ class Workspace(_Folder):
         return self._in("runs")
 
     def run(self, name: str) -> RunFolder:
-        """The folder of one run."""
+        """Return the folder of one run.
+
+        Parameters
+        ----------
+        name
+            Name of the run.
+        """
         return RunFolder(f"{self._text}/runs/{name}")
 
     @property
     def artifacts(self) -> Path:
-        """The folder that holds a folder for each kind of step."""
+        """The folder that holds one folder per kind of step."""
         return self._in("artifacts")
 
     def artifacts_of(self, kind: str) -> Path:
-        """The folder that holds the artifacts of one kind of step."""
+        """Return the folder of the artifacts of one kind of step.
+
+        Parameters
+        ----------
+        kind
+            Kind of step.
+        """
         return self._in(f"artifacts/{kind}")
 
     def artifact(self, kind: str, fingerprint: str) -> ArtifactFolder:
-        """The output of a step of this kind with this fingerprint."""
+        """Return the folder of one artifact.
+
+        Parameters
+        ----------
+        kind
+            Kind of step.
+        fingerprint
+            Its fingerprint, 16 hex digits.
+        """
         return ArtifactFolder(f"{self._text}/artifacts/{kind}/{fingerprint}")
 
     def is_artifact(self, path: Path) -> bool:
-        """Whether a resolved path has the place of an artifact of this workspace."""
+        """Whether a path is that of an artifact of this workspace.
+
+        Parameters
+        ----------
+        path
+            A resolved path.
+        """
         return path.parent.parent == self.artifacts.resolve()
 
     @property
@@ -103,11 +134,17 @@ class Workspace(_Folder):
 
     @property
     def sync_states(self) -> Path:
-        """The folder that keeps what each sheet was last seen to show."""
+        """The folder that keeps the last known content of each sheet."""
         return self._in("ledger/sync")
 
     def sync_state(self, sheet: str) -> Path:
-        """What one sheet was last seen to show, by a short digest of its id."""
+        """Return the file with the last known content of one sheet.
+
+        Parameters
+        ----------
+        sheet
+            A short digest of the id of the sheet.
+        """
         return self._in(f"ledger/sync/{sheet}.json")
 
     @property
@@ -116,12 +153,24 @@ class Workspace(_Folder):
         return self._in("local/jobs")
 
     def local_job(self, number: str | int) -> Path:
-        """The entry of one local job; creating it takes the number."""
+        """Return the entry of one local job; creating it exclusively reserves the number.
+
+        Parameters
+        ----------
+        number
+            Id of the job.
+        """
         return self._in(f"local/jobs/{number}.json")
 
 
 class RunFolder(_Folder):
-    """``runs/<run>``: everything that belongs to one submission of a pipeline."""
+    """``runs/<run>``: everything that belongs to one submission of a pipeline.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
 
     __slots__ = ()
 
@@ -146,7 +195,13 @@ class RunFolder(_Folder):
         return self._in("steps")
 
     def step(self, name: str) -> StepFolder:
-        """The folder of one step."""
+        """Return the folder of one step.
+
+        Parameters
+        ----------
+        name
+            Name of the step.
+        """
         return StepFolder(f"{self._text}/steps/{name}")
 
     @property
@@ -155,17 +210,23 @@ class RunFolder(_Folder):
         return self._in("artifacts")
 
     def artifact(self, step: str) -> Path:
-        """The link to the artifact of one step."""
+        """Return the link to the artifact of one step.
+
+        Parameters
+        ----------
+        step
+            Name of the step.
+        """
         return self._in(f"artifacts/{step}")
 
     @property
     def submission_lease(self) -> Path:
-        """What the command that submits jobs of the run holds a lease on."""
+        """The submission lock: the command that submits jobs of the run holds a lease on it."""
         return self._in("handing-over")
 
     @property
     def stop_submission(self) -> Path:
-        """The request that whoever submits jobs of the run takes them back."""
+        """The request to whoever submits jobs of the run to cancel them again."""
         return self._in("stop.asked")
 
     @property
@@ -175,17 +236,17 @@ class RunFolder(_Folder):
 
     @property
     def runner_lease(self) -> Path:
-        """What the runner of a local run holds a lease on."""
+        """The runner of a local run holds a lease on it."""
         return self._in("runner")
 
     @property
     def runner_log(self) -> Path:
-        """What a detached runner prints."""
+        """The output of a detached runner."""
         return self._in("runner.log")
 
     @property
     def stop_runner(self) -> Path:
-        """The request that the runner of a local run stops."""
+        """The request to the runner of a local run to stop."""
         return self._in("stop")
 
     @property
@@ -195,18 +256,35 @@ class RunFolder(_Folder):
 
     @property
     def sync_log(self) -> Path:
-        """What that job prints."""
+        """The log of that job."""
         return self._in("ledger-sync.log")
 
 
 class StepFolder(_Folder):
-    """``runs/<run>/steps/<step>``: what the jobs of one step read and write."""
+    """``runs/<run>/steps/<step>``: what the jobs of one step read and write.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
 
     __slots__ = ()
 
     @classmethod
     def of_config(cls, config: Path) -> StepFolder | None:
-        """The folder of a step whose frozen settings are ``config``; None for a copy elsewhere."""
+        """Return the folder of a step from its frozen settings.
+
+        Parameters
+        ----------
+        config
+            A ``config.json``.
+
+        Returns
+        -------
+        StepFolder or None
+            None for a copy of the settings outside of a run.
+        """
         folder = os.path.dirname(os.path.abspath(config))
         return cls(folder) if os.path.basename(os.path.dirname(folder)) == "steps" else None
 
@@ -222,21 +300,27 @@ class StepFolder(_Folder):
 
     @property
     def config(self) -> Path:
-        """The frozen settings: all that the content of the artifact depends on."""
+        """The frozen settings: everything that the content of the artifact depends on."""
         return self._in(_CONFIG)
 
     @property
     def requeue_policy(self) -> Path:
-        """How often, and with how much more, a task may go back to the queue."""
+        """The requeue policy: how often a task may be requeued, and with how much more."""
         return self._in("heal.json")
 
     def script(self, number: int = 0) -> Path:
-        """The script of the step; the arrays after the first of a long step are numbered."""
+        """Return the path of a script of the step.
+
+        Parameters
+        ----------
+        number
+            0; of a step with several arrays 1 and up for those after the first.
+        """
         return self._in(script_name(number))
 
     @property
     def scripts(self) -> list[Path]:
-        """The scripts that are there."""
+        """The scripts that exist."""
         return sorted(self.path.glob("script*.sbatch"))
 
     @property
@@ -250,24 +334,30 @@ class StepFolder(_Folder):
         return self._in("logs")
 
     def log(self, job: str, which: str = "err") -> Path:
-        """The log of a job or of one task of an array.
+        """Return the log of a job or of one task of an array.
 
         Parameters
         ----------
-        job : str
+        job
             ``12``, or ``13_4`` for task 4 of an array.
-        which : str
+        which
             ``err`` or ``out``.
         """
         return self._in(f"logs/{job}_0_log.{which}")
 
     def submitted_script(self, job: str) -> Path:
-        """The copy of the script that was submitted as a job, which submitit keeps."""
+        """Return the copy of the script that was submitted as a job.
+
+        Parameters
+        ----------
+        job
+            Id of the job.
+        """
         return self._in(f"logs/{job}_submission.sh")
 
     @property
     def helper_log(self) -> Path:
-        """The log of the tiny job that changes the request of a task that was requeued."""
+        """The log of the helper job that changes the request of a requeued task."""
         return self._in("logs/heal.log")
 
     @property
@@ -277,7 +367,13 @@ class StepFolder(_Folder):
 
 
 class ArtifactFolder(_Folder):
-    """``artifacts/<kind>/<fingerprint>``: the output of a step, a folder per task."""
+    """``artifacts/<kind>/<fingerprint>``: the output of a step, one folder per task.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
 
     __slots__ = ()
 
@@ -294,30 +390,49 @@ class ArtifactFolder(_Folder):
 
     @property
     def config(self) -> Path:
-        """The frozen settings of the step, as the run that made the artifact had them."""
+        """The frozen settings of the step, as written by the run that computed the artifact."""
         return self._in(_CONFIG)
 
     @property
     def summary(self) -> Path:
-        """One line and the times, once every task is finished."""
+        """One line and the times of the artifact, written once every task is finished."""
         return Path(self.summary_text)
 
     @property
     def summary_text(self) -> str:
-        """The same as text, for listings: of every finished step a ``Path`` takes longer to make
-        than the file to read."""
+        """The same as a string, for listings: for a finished step, making a ``Path`` takes longer
+        than reading the file.
+        """
         return f"{self._text}/summary.json"
 
     def task(self, index: int) -> Path:
-        """The folder of the finished files of one task."""
+        """Return the folder of the finished files of one task.
+
+        Parameters
+        ----------
+        index
+            Index of the task.
+        """
         return self._in(f"{index:04d}")
 
     def result(self, index: int) -> Path:
-        """What says that a task is finished; written last."""
+        """Return the file that marks a task as finished; it is written last.
+
+        Parameters
+        ----------
+        index
+            Index of the task.
+        """
         return self._in(f"{index:04d}/{RESULT}")
 
     def has_result(self, index: int) -> bool:
-        """Whether a task is finished; asked of every step of a listing, so without a ``Path``."""
+        """Whether a task is finished (fast, because listings ask it of every step).
+
+        Parameters
+        ----------
+        index
+            Index of the task.
+        """
         return os.path.isfile(f"{self._text}/{index:04d}/{RESULT}")
 
     @property
@@ -326,15 +441,27 @@ class ArtifactFolder(_Folder):
         return self._in(".work")
 
     def scratch(self, index: int) -> Path:
-        """Where a task keeps what must survive a killed attempt."""
+        """Return the folder in which a task keeps what has to survive a killed attempt.
+
+        Parameters
+        ----------
+        index
+            Index of the task.
+        """
         return self._in(f".work/{index:04d}")
 
     @property
     def markers(self) -> Path:
-        """The markers of tasks that run from a copy of the settings, by hand."""
+        """The markers of tasks that are run from a copy of the settings."""
         return self._in(".work/markers")
 
 
 def script_name(number: int = 0) -> str:
-    """The file name of a step's script: ``script.sbatch``, ``script-1.sbatch`` …"""
+    """Return the file name of a script of a step: ``script.sbatch``, ``script-1.sbatch`` …
+
+    Parameters
+    ----------
+    number
+        As in ``StepFolder.script``.
+    """
     return f"script-{number}.sbatch" if number else "script.sbatch"

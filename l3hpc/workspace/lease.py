@@ -1,11 +1,11 @@
-"""Leases: one owner at a time for a piece of work, and none that stays for ever after a crash.
+"""Leases: one holder at a time for a piece of work, and none that stays for ever after a crash.
 
-A ``Lease`` holds numbered claim files ``<name>.owner.<n>`` beside the thing they guard. The
-highest number owns it. To take over a dead owner's claim is to create the next number (an exclusive
-creation, so only one process can win it). The owner rewrites its claim regularly with a growing
-``beat``; whoever waits looks whether the beat still moves by its own clock, so the clocks of the
-machines need not agree. On the owner's own machine a vanished process is noticed at once; a claim
-that is minutes old by any clock is dead for a first look too.
+A ``Lease`` is a series of numbered claim files ``<name>.owner.<n>`` beside the thing it guards. The
+highest number holds it. To take over a dead holder's claim is to create the next number (an
+exclusive creation, so only one process can succeed). The holder rewrites its claim regularly with a
+growing ``beat``; another process checks by its own clock whether the beat still grows, so the
+clocks of the machines need not agree. On the holder's own machine a vanished process is noticed at
+once; a claim that is minutes old by any clock counts as dead at the first check.
 """
 
 from __future__ import annotations
@@ -27,11 +27,22 @@ from l3hpc.io.files import read_bounded, write_json
 BEAT_EVERY_S = 5.0
 EXPIRES_S = 60.0
 MAX_BYTES = 2**16
-DEAD_S = 900.0  # no two clocks of a cluster differ by as much
+DEAD_S = 900.0  # no two clocks of a cluster differ by that much
 
 
 def process_start(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since boot; None when it is gone."""
+    """Return when a process of this machine began.
+
+    Parameters
+    ----------
+    pid
+        Process id.
+
+    Returns
+    -------
+    int or None
+        Clock ticks since boot; None if there is no such process, or it is a zombie.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -41,10 +52,21 @@ def process_start(pid: int) -> int | None:
 
 
 class Lease:
-    """A claim on ``path`` (any name; nothing is written to ``path`` itself).
+    """A claim on a name in a folder.
 
-    Use ``acquire()`` (True when it is ours) and ``release()``, or as a context manager after a
-    successful ``acquire``. ``label`` says for a person who holds it.
+    Call ``acquire()`` (True if it is ours) and ``release()``, or use it as a context manager after
+    a successful ``acquire``.
+
+    Parameters
+    ----------
+    path
+        What the lease guards. Nothing is written to ``path`` itself, and it need not exist.
+    label
+        Describes the holder in messages to others.
+    expires_s
+        How long a beat may stand still until the holder counts as dead, seconds.
+    beat_every_s
+        Time between two beats, seconds.
     """
 
     def __init__(
@@ -56,12 +78,18 @@ class Lease:
         self._number: int | None = None
         self._token = uuid.uuid4().hex
         self._beat = 0
-        self._seen: tuple[Any, float] | None = None
+        self._seen: tuple[tuple[object, object], float] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> bool:
-        """Try once to become the owner. While another one is alive: False (call again later)."""
+        """Try once to become the holder.
+
+        Returns
+        -------
+        bool
+            False while another holder is alive: call again later.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         number, state = self._highest()
         if state is not None and self._alive(state):
@@ -73,13 +101,14 @@ class Lease:
             return False
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(json.dumps(self._state()))
-        if self._numbers()[-1] != mine:  # a slower look at the folder lost against a newer claim
+        # a slow file system may have shown us the folder as it was before a newer claim
+        if self._numbers()[-1] != mine:
             self._claim(mine).unlink(missing_ok=True)
             return False
         self._number = mine
         for old in self._numbers():
             if old < mine:
-                with contextlib.suppress(PermissionError):  # of another person: it stays
+                with contextlib.suppress(PermissionError):  # of another user: it stays
                     self._claim(old).unlink(missing_ok=True)
         self._stop.clear()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True)
@@ -87,8 +116,13 @@ class Lease:
         return True
 
     def release(self, *, forget: bool = False) -> None:
-        """Give the claim up (a no-op when it is not ours). forget: nobody will claim it again, so
-        no file is left."""
+        """Give the claim up; does nothing if it is not ours.
+
+        Parameters
+        ----------
+        forget
+            Remove the claim file: nobody will claim this again.
+        """
         if self._number is None:
             return
         self._stop.set()
@@ -102,12 +136,18 @@ class Lease:
         self._number = None
 
     def holder(self) -> dict[str, Any] | None:
-        """The live owner's ``host``, ``pid`` and ``label``; None when nobody holds it."""
+        """Return the live holder.
+
+        Returns
+        -------
+        dict or None
+            Its ``host``, ``pid`` and ``label``, among others; None if nobody holds the lease.
+        """
         _, state = self._highest()
         return state if state is not None and self._alive(state) else None
 
     def still_ours(self) -> bool:
-        """False when another process has taken the claim over (we were thought dead)."""
+        """Whether no other process has taken the claim over (because we seemed dead)."""
         return self._number is not None and self._numbers()[-1:] == [self._number]
 
     def __enter__(self) -> Lease:

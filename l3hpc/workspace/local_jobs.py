@@ -1,7 +1,7 @@
-"""How the jobs of a local run stand: ``<run folder>/local.json``, kept by its runner.
+"""The jobs of a local run: ``<run folder>/local.json``, which its runner keeps up to date.
 
-The runner writes it at every change; status and cancel read it. Each job is named as Slurm would
-(``12``, ``13_4``) and has one of Slurm's states, so that status need not know the difference.
+The runner writes the file at every change; status and cancel read it. Jobs have ids and states as
+on Slurm (``12``, ``13_4``; ``JobState``), so that status treats both alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -22,26 +22,19 @@ from l3hpc.io.files import read_json, write_json, write_text
 from l3hpc.io.values import check_mapping, dataclass_from
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease, process_start
-from l3hpc.workspace.records import RunRecord
-
-LIVE = ("PENDING", "RUNNING")
-
-
-def entry(workspace: Path, job: str) -> dict[str, Any] | None:
-    """The spool's entry of a local job; None when there is no such job."""
-    path = Workspace(workspace).local_job(job)
-    try:
-        return check_mapping(_Entry, read_json(path), "job")
-    except FileNotFoundError:
-        return None
-    except InputError as error:
-        report_damage(InputError(error.message, where=error.where or str(path)))
-        return None
+from l3hpc.workspace.run_record import RunRecord
+from l3hpc.workspace.states import JobState
 
 
-class _Entry(TypedDict):
+class SpoolEntry(TypedDict):
+    """What ``local/jobs/<id>.json`` holds of a job: its run, and the jobs that it waits for."""
+
     run: str
     after: NotRequired[list[str]]
+
+
+class _State(TypedDict):
+    jobs: dict[str, dict[str, Any]]
 
 
 @dataclass
@@ -50,33 +43,38 @@ class LocalJob:
 
     Attributes
     ----------
-    state : str
+    state : JobState
         PENDING, RUNNING, COMPLETED, FAILED, OUT_OF_MEMORY, TIMEOUT, CANCELLED or BLOCKED (a job
-        that it waits for has failed).
-    step, task
-        Which task of which step it runs.
+        that it depends on has failed).
+    step : str
+        Name of its step.
+    task : int
+        Index of its task.
     job : str
         Its id; of an array the base id.
     array : bool
+        Whether it is a task of an array.
     after : list of str
-        Ids of the jobs that it waits for.
-    pid, start, host
-        The process of a running job, when it began in clock ticks since boot, and where.
+        Ids of the jobs that have to succeed first.
+    pid, start, host : int, int, str or None
+        Process of a running job, when it began (clock ticks since boot), and on which machine.
     started, ended : float or None
         Unix seconds.
     exit : int or None
+        Exit code of its script.
     restarts : int
-    time_min, mem_mb
-        What its requeues have granted it, in minutes and MiB.
+        How often it was requeued.
+    time_min, mem_mb : float, int or None
+        Minutes and MiB that its requeues have granted.
     warned, over : bool
-        Whether it was warned before its time limit, and killed above its memory.
+        Whether it was warned before its time limit, and killed because it exceeded its memory.
     kernel_kills : int or None
-        How many processes the kernel had killed for memory when the job began.
+        How many processes the kernel had killed for want of memory when the job began.
     by : list of str
-        The jobs that block it.
+        Ids of the jobs that block it.
     """
 
-    state: str
+    state: JobState
     step: str
     task: int
     job: str
@@ -97,7 +95,7 @@ class LocalJob:
     by: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; what says nothing is left out."""
+        """Return the job as JSON values, without the fields that have no content."""
         always = ("state", "step", "task", "job", "array", "after")
         return {name: value for name, value in vars(self).items()
                 if name in always or value not in (None, 0, [])
@@ -105,31 +103,63 @@ class LocalJob:
 
     @classmethod
     def from_json(cls, value: Any, name: str) -> LocalJob:
-        """The job read back. name: its id, for the message of an ``InputError``."""
+        """Read a job back from its JSON values.
+
+        Parameters
+        ----------
+        value
+            What ``to_json`` returned, also in an earlier version.
+        name
+            Id of the job, for messages.
+
+        Raises
+        ------
+        InputError
+            If a field is missing, unknown or of another type.
+        """
         if isinstance(value, dict):
-            known = cls.__dataclass_fields__
-            # what an earlier version wrote as null is not there
-            value = {key: item for key, item in value.items() if key in known and item is not None}
+            fields = cls.__dataclass_fields__
+            # earlier versions wrote missing values as null
+            value = {key: item for key, item in value.items() if key in fields and item is not None}
+            if value.get("state") in JobState.__members__:
+                value["state"] = JobState(value["state"])
         return dataclass_from(cls, value, name)
 
-    def end(self, state: str, code: int | None = None) -> None:
-        """The job has ended now. code: its exit code, where it has one of its own."""
+    def end(self, state: JobState, code: int | None = None) -> None:
+        """Note that the job has ended now.
+
+        Parameters
+        ----------
+        state
+            How it ended.
+        code
+            Its exit code; None keeps the one it has, if any.
+        """
         self.state, self.ended = state, time.time()
         self.exit = self.exit if code is None else code
 
-    def wait_again(self) -> None:
-        """Back to the queue: nothing of the attempt that has ended counts any more."""
-        self.state, self.restarts = "PENDING", self.restarts + 1
+    def requeue(self) -> None:
+        """Make the job pending again and forget everything about the attempt that has ended."""
+        self.state, self.restarts = JobState.PENDING, self.restarts + 1
         self.pid = self.start = self.started = self.ended = self.exit = None
         self.warned = self.over = False
 
 
-class _State(TypedDict):
-    jobs: dict[str, dict[str, Any]]
-
-
 class LocalJobs:
-    """The jobs of one local run. ``jobs``: task id → job."""
+    """The jobs of one local run, read from its file.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+
+    Attributes
+    ----------
+    jobs : dict of str to LocalJob
+        By job id; of an array by task id (``13_4``).
+    """
 
     def __init__(self, workspace: Path, run: str) -> None:
         self._workspace, self._folder = Path(workspace), Workspace(workspace).run(run)
@@ -138,11 +168,11 @@ class LocalJobs:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file ``local.json``."""
         return self._folder.local_state
 
     def load(self) -> None:
-        """Read the file again."""
+        """Read the file again; a damaged one is noted as damage and counts as empty."""
         self.jobs = {}
         try:
             jobs = check_mapping(_State, read_json(self.path), "state")["jobs"]
@@ -158,51 +188,90 @@ class LocalJobs:
             name: job.to_json() for name, job in self.jobs.items()}})
 
     def take_up(self, record: RunRecord) -> None:
-        """Add the jobs of the record that are not here yet (nothing is saved)."""
+        """Add the jobs of a record that are not here yet, as pending. Nothing is saved.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+        """
         for step in record.steps:
             for attempt in step.attempts:
                 for index, name in attempt.task_ids.items():
                     if name not in self.jobs:
-                        spooled = entry(self._workspace, attempt.job) or {}
-                        self.jobs[name] = LocalJob("PENDING", step.name, index, attempt.job,
-                                                   attempt.array, spooled.get("after", []))
+                        spooled = spool_entry(self._workspace, attempt.job)
+                        self.jobs[name] = LocalJob(
+                            JobState.PENDING, step.name, index, attempt.job, attempt.array,
+                            spooled.get("after", []) if spooled else [])
 
     def settled(self, record: RunRecord) -> bool:
-        """True when every job of the record is known here, and none waits or runs."""
+        """Whether every job of a record is here, and none is pending or running.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+        """
         known = {job.job for job in self.jobs.values()}
         return all(attempt.job in known for step in record.steps for attempt in step.attempts) \
-            and not any(job.state in LIVE for job in self.jobs.values())
+            and not any(job.state.is_active for job in self.jobs.values())
 
     def runner(self) -> dict[str, Any] | None:
-        """The live runner of the run (``host``, ``pid``); None when there is none."""
+        """Return the live runner of the run (``host``, ``pid``, ``label``), or None."""
         return Lease(self._folder.runner_lease).holder()
 
     def ask_to_stop(self) -> None:
-        """Leave a request that the runner looks for (from any machine)."""
+        """Leave a request to stop, which the runner notices from any machine."""
         write_text(self._folder.stop_runner, "")
 
     def asked_to_stop(self) -> bool:
-        """True when someone asked the runner to stop."""
+        """Whether somebody has asked the runner to stop."""
         return self._folder.stop_runner.exists()
 
     def forget_stop(self) -> None:
-        """Remove an old request."""
+        """Remove an earlier request to stop."""
         self._folder.stop_runner.unlink(missing_ok=True)
 
     def stop_orphans(self) -> None:
-        """Without a runner: end the processes it left here, and mark all as cancelled."""
+        """Terminate the processes that a runner left here, and mark all jobs as cancelled."""
         for job in self.jobs.values():
-            if job.state not in LIVE:
+            if job.state.is_terminal:
                 continue
-            if job.pid and alive(job):
+            if job.pid and is_alive(job):
                 with suppress(ProcessLookupError):
                     os.killpg(job.pid, signal.SIGTERM)
-            job.state = "CANCELLED"
+            job.state = JobState.CANCELLED
         if self.jobs:
             self.save()
 
 
-def alive(job: LocalJob) -> bool:
-    """True when the process of a job still runs on this machine."""
+def is_alive(job: LocalJob) -> bool:
+    """Whether the process of a job still runs on this machine."""
+    # a process id alone may have been given to another process since
     return bool(job.pid and job.host == socket.gethostname()
                 and process_start(job.pid) == job.start)
+
+
+def spool_entry(workspace: Path, job: str) -> SpoolEntry | None:
+    """Read the spool's entry of a local job.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    job
+        Id of the job; of an array its base id.
+
+    Returns
+    -------
+    SpoolEntry or None
+        None if there is no such job, or its entry is damaged (which is noted as damage).
+    """
+    path = Workspace(workspace).local_job(job)
+    try:
+        return cast("SpoolEntry", check_mapping(SpoolEntry, read_json(path), "job"))
+    except FileNotFoundError:
+        return None
+    except InputError as error:
+        report_damage(InputError(error.message, where=error.where or str(path)))
+        return None

@@ -1,6 +1,7 @@
 """The records of runs: ``<workspace>/runs/<run>/run.json``, written whole or not at all.
 
-A run is named by its folder. Commands accept a unique beginning of the name, or ``latest``.
+``run_record`` has what a record holds. Here records are written and read, then the frozen settings
+of their steps, and runs are found by name: commands accept a unique beginning, or ``latest``.
 """
 
 from __future__ import annotations
@@ -11,201 +12,26 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
-from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError, nearest, report_damage
 from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
-from l3hpc.io.values import check_mapping, dataclass_from, short_repr
+from l3hpc.io.values import check_mapping, short_repr
 from l3hpc.workspace.layout import ArtifactFolder, RunFolder, Workspace
-from l3hpc.workspace.markers import RunState, StepState
+from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
+from l3hpc.workspace.states import StepState
 
 LATEST = "latest"
-MOST_TASKS = 10_000_000  # more than a step can have, and few enough to count them one by one
+MAX_TASKS = 10_000_000  # more than a step can have, and few enough to count them one by one
 _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
 
-class _Attempt(TypedDict):
-    job: str
-    array: bool
-    tasks: list[int]
-    time: float
-    offset: NotRequired[int]
-    requeues: NotRequired[dict[str, Any]]
-    script: NotRequired[str | None]
-    cluster: NotRequired[str | None]
-
-
-@dataclass
-class Attempt:
-    """One submission of a step.
-
-    Attributes
-    ----------
-    job : str
-        The id that the scheduler gave: ``12``, of an array its base id, and ``12_3`` for a step
-        that was one task of an array of several steps.
-    array : bool
-        Whether the script of the step is an array of its own.
-    tasks : list of int
-        Indices of the tasks that were submitted.
-    time : float
-        Unix seconds.
-    script : str or None
-        The script's path; records of early versions lack it.
-    offset : int
-        Of an array whose own indices start later than the tasks: task index minus array index.
-    cluster : str
-        What Slurm was asked for by ``--clusters`` ('' for its default).
-    requeues : dict of str to list
-        Task index → its requeues, of an attempt that came after others.
-    """
-
-    job: str
-    array: bool
-    tasks: list[int]
-    time: float
-    script: str | None = None
-    offset: int = 0
-    cluster: str = ""
-    requeues: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def base(self) -> str:
-        """The id without the index of an array's task."""
-        return self.job.partition("_")[0]
-
-    @property
-    def task_ids(self) -> dict[int, str]:
-        """Task index → id of its job or array task."""
-        return {index: f"{self.job}_{index - self.offset}" if self.array else self.job
-                for index in self.tasks}
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; what says nothing is left out."""
-        value = {"job": self.job, "array": self.array, "tasks": self.tasks, "time": self.time}
-        rest = {"script": self.script, "offset": self.offset or None,
-                "cluster": self.cluster or None, "requeues": self.requeues or None}
-        return value | {name: item for name, item in rest.items() if item is not None}
-
-    @classmethod
-    def from_json(cls, value: Any, what: str) -> Attempt:
-        """The attempt read back. what: its name in the message of an ``InputError``."""
-        known = check_mapping(_Attempt, value, what)
-        return cls(known["job"], known["array"], known["tasks"], known["time"],
-                   known.get("script"), known.get("offset", 0), known.get("cluster") or "",
-                   known.get("requeues", {}))
-
-
-@dataclass
-class StepRecord:
-    """What the record of a run says of one step.
-
-    state: ``planned``, ``submitted`` or ``reused``. job: the latest job id (base id of an array).
-    submitted_tasks: indices of the tasks that were submitted with ``job``. attempts: every
-    submission of this step, oldest first.
-    """
-
-    name: str
-    kind: str
-    artifact: str
-    tasks: int
-    needs: list[str]
-    state: StepState = StepState.PLANNED
-    job: str | None = None
-    submitted_tasks: list[int] = field(default_factory=list)
-    resources: dict[str, Any] = field(default_factory=dict)
-    waits_for: list[str] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
-
-
-@dataclass
-class RunRecord:
-    """``run.json``: who submitted what, where and when.
-
-    state: ``submitting``, ``submitted``, ``refused`` or ``cancelled``. local: run by the runner of
-    this machine instead of Slurm. slots: ``cpus`` and ``mem_mb`` that a local run may use at once.
-    folder: the working folder of the submission. note: why a run was refused or cancelled.
-    sync_job: the job that brings the run's rows to the results sheet. clusters: what stands behind
-    Slurm's ``--clusters`` for this run ('' for the default of Slurm's commands). scheduler: of its
-    jobs, where it is neither of the two that ``local`` tells apart.
-    """
-
-    run: str
-    pipeline: str
-    cluster: str
-    created: float
-    user: str
-    host: str
-    command: list[str]
-    options: dict[str, Any]
-    state: RunState
-    steps: list[StepRecord]
-    schema: int = 1
-    local: bool = False
-    slots: dict[str, int] = field(default_factory=dict)
-    folder: str = ""
-    note: str = ""
-    sync_job: str | None = None
-    clusters: str = ""
-    scheduler: str = ""
-
-    @property
-    def executor(self) -> str:
-        """The scheduler that has its jobs, as a profile names it."""
-        return self.scheduler or (LOCAL if self.local else SLURM)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What that scheduler can do."""
-        return capabilities_of(self.executor)
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as JSON values."""
-        value = asdict(self)
-        for step, entry in zip(value["steps"], self.steps, strict=True):
-            step["attempts"] = [attempt.to_json() for attempt in entry.attempts]
-        if not self.scheduler:
-            del value["scheduler"]
-        return value
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> RunRecord:
-        """The record read back from JSON values."""
-        steps = value.get("steps") if isinstance(value, dict) else None
-        if not isinstance(steps, list):
-            raise InputError("it has no list of steps")
-        made_steps = [_made_step(step, f"steps[{place}]") for place, step in enumerate(steps)]
-        fields = _with_state(RunState, {**value, "steps": made_steps}, "record")
-        return dataclass_from(cls, fields, "record")
-
-
-def _made_step(value: Any, what: str) -> StepRecord:
-    value = _with_state(StepState, value, what)
-    if isinstance(value, dict) and isinstance(value.get("attempts"), list):
-        name = f"attempt of {value.get('name')}"
-        value = {**value, "attempts": [Attempt.from_json(one, name) for one in value["attempts"]]}
-    return dataclass_from(StepRecord, value, what)
-
-
-def _with_state(kind: type[StepState | RunState], value: Any, what: str) -> Any:
-    """JSON values with the word for a state as that state."""
-    if not isinstance(value, dict) or not isinstance(value.get("state"), str):
-        return value
-    try:
-        return {**value, "state": kind(value["state"])}
-    except ValueError:
-        raise InputError(f"{what}.state cannot be {short_repr(value['state'])}") from None
-
-
-class Asked(TypedDict):
-    """``Resources`` in a record (a part of a minute in a test)."""
+class _Resources(TypedDict):
+    """``Resources`` in a record (tests use fractions of a minute)."""
 
     cpus: NotRequired[int]
     mem_mb: NotRequired[int]
@@ -213,21 +39,21 @@ class Asked(TypedDict):
     time_min: NotRequired[float]
 
 
-class Combination(TypedDict):
-    """One of a sweep's: what was chosen, and base step → step."""
+class _Combination(TypedDict):
+    """One combination of a sweep: the values chosen, and base step → step."""
 
     values: dict[str, Any]
     steps: dict[str, str]
 
 
-class Options(TypedDict):
-    """What the options of a run must hold for a reader, where they hold it."""
+class _Options(TypedDict):
+    """The part of a run's options that is read again."""
 
-    combinations: NotRequired[list[Combination]]
+    combinations: NotRequired[list[_Combination]]
 
 
-class Frozen(TypedDict):
-    """What ``config.json`` must hold for another submission of its step."""
+class _Frozen(TypedDict):
+    """The part of ``config.json`` that another submission of the step needs."""
 
     params: dict[str, Any]
     inputs: dict[str, str]
@@ -236,7 +62,7 @@ class Frozen(TypedDict):
     labels: NotRequired[dict[str, Any]]
 
 
-class Noted(TypedDict):
+class _NotedAttempt(TypedDict):
     """One line of ``attempts.jsonl``."""
 
     step: str
@@ -245,7 +71,15 @@ class Noted(TypedDict):
 
 
 def write(workspace: Path, record: RunRecord) -> None:
-    """Replace the record of a run by one rename; what was noted beside it is in it now."""
+    """Replace the record of a run by one rename, and clear the attempts noted beside it.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record, which has these attempts already.
+    """
     folder = Workspace(workspace).run(record.run)
     write_json(folder.record, record.to_json())
     folder.attempts.unlink(missing_ok=True)
@@ -253,9 +87,21 @@ def write(workspace: Path, record: RunRecord) -> None:
 
 def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Attempt], *,
                   first: bool) -> None:
-    """Note what one sbatch submitted, at that moment: step → attempt, a line each in one write,
-    which ``read`` adds to the record until the next ``write``. first: of this submission of the
-    step."""
+    """Note the jobs of one sbatch in ``attempts.jsonl``, at that moment and in one write.
+
+    ``read`` adds them to the record until the next ``write``.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    attempts
+        Step → attempt.
+    first
+        Whether they are the first jobs of this submission of the step.
+    """
     text = "".join(json.dumps({"step": step, "first": first, "attempt": attempt.to_json()}) + "\n"
                    for step, attempt in attempts.items())
     with open(Workspace(workspace).run(run).attempts, "a", encoding="utf-8") as stream:
@@ -263,15 +109,26 @@ def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Attempt], *,
 
 
 def add_attempt(entry: StepRecord, attempt: Attempt, *, first: bool) -> None:
-    """Enter a submitted job into the record of its step."""
+    """Enter a submitted job into the record of its step.
+
+    Parameters
+    ----------
+    entry
+        The step in the record of its run.
+    attempt
+        What was submitted.
+    first
+        Whether it is the first job of this submission of the step.
+    """
     before = [] if first else entry.submitted_tasks
     entry.state, entry.job = StepState.SUBMITTED, attempt.job
     entry.submitted_tasks = [*before, *attempt.tasks]
     entry.attempts.append(attempt)
 
 
-def _add_noted(path: Path, record: RunRecord) -> None:
-    """What was noted after the record was last written (the writer was killed, or is at work)."""
+def _add_noted_attempts(path: Path, record: RunRecord) -> None:
+    """Add what was noted after the record was last written (the writer was killed, or is at work).
+    """
     try:
         content = read_bounded(path)
     except FileNotFoundError:
@@ -286,7 +143,7 @@ def _add_noted(path: Path, record: RunRecord) -> None:
     *lines, _ = content.split(b"\n")  # the last one is being written, or its writer was killed
     for number, line in enumerate(lines, start=1):
         try:
-            noted = check_mapping(Noted, parse_json(line, path), "line")
+            noted = check_mapping(_NotedAttempt, parse_json(line, path), "line")
             entry = entries[noted["step"]]
             attempt = Attempt.from_json(noted["attempt"], "attempt")
         except (InputError, KeyError) as error:
@@ -298,60 +155,106 @@ def _add_noted(path: Path, record: RunRecord) -> None:
 
 
 def read(workspace: Path, run: str) -> RunRecord:
-    """The record of the run with exactly this name."""
+    """Read the record of a run.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        The exact name of the run.
+
+    Returns
+    -------
+    RunRecord
+        With the attempts noted beside it.
+
+    Raises
+    ------
+    InputError
+        If there is no such run, or its record is damaged.
+    """
     folder = Workspace(workspace).run(run)
     path = folder.record
     try:
         value = read_json(path)
     except FileNotFoundError:
         if os.path.lexists(path):
-            raise InputError("is a broken link", where=str(path), hint=_lost(run)) from None
+            raise InputError("is a broken symbolic link", where=str(path),
+                             hint=_restore_hint(run)) from None
         raise unknown_run(workspace, run) from None
     except InputError as error:
-        error.hint = error.hint or _lost(run)
+        if not Workspace(workspace).runs.is_dir():
+            raise _not_a_folder(workspace) from None
+        error.hint = error.hint or _restore_hint(run)
         raise
     try:
         record = RunRecord.from_json(value)
         _check(record, run)
     except InputError as error:
-        raise InputError(f"not a record of a run: {error.message}", where=str(path),
-                         hint=_lost(run)) from None
-    _add_noted(folder.attempts, record)
+        raise InputError(f"is not a valid run record: {error.message}", where=str(path),
+                         hint=_restore_hint(run)) from None
+    _add_noted_attempts(folder.attempts, record)
     return record
+
+
+def _not_a_folder(workspace: Path) -> InputError:
+    return InputError("is not a folder, or lies below a file", where=str(workspace),
+                      hint="A workspace is a folder: set another one with --workspace or "
+                           "paths.workspace.")
 
 
 def _check(record: RunRecord, run: str) -> None:
     """Refuse a record whose names would lead to another folder, or whose attempts are damaged."""
     if record.run != run:
-        raise InputError(f"it names the run {short_repr(record.run)}")
+        raise InputError(f"it belongs to the run {short_repr(record.run)}")
     for entry in record.steps:
         if not _NAME.fullmatch(entry.name):
             raise InputError(f"{short_repr(entry.name)} is not the name of a step")
-        if not 0 <= entry.tasks <= MOST_TASKS:
+        if not 0 <= entry.tasks <= MAX_TASKS:
             raise InputError(f"{entry.name} has {entry.tasks:,} tasks")
-        check_mapping(Asked, entry.resources, f"resources of {entry.name}")
+        check_mapping(_Resources, entry.resources, f"resources of {entry.name}")
         if odd := entry.resources.keys() - Resources.__dataclass_fields__:
             unknown = ", ".join(map(short_repr, odd))
             raise InputError(f"resources of {entry.name}: unknown {unknown}")
     names = {entry.name for entry in record.steps}
-    for each in check_mapping(Options, record.options, "options").get("combinations", ()):
+    for each in check_mapping(_Options, record.options, "options").get("combinations", ()):
         if not names.issuperset(each["steps"].values()):
-            raise InputError("a combination has steps that the run has not")
+            raise InputError("a combination lists steps that the run does not have")
 
 
-def _lost(run: str) -> str:
-    return ("It was damaged, or written by another version of l3hpc. Other runs are not affected.\n"
-            f"Restore it from a backup, or remove the folder of {run} and submit again: what is "
-            "finished is used again.")
+def _restore_hint(run: str) -> str:
+    return ("It is damaged, or was written by another version of l3hpc. Other runs are not "
+            f"affected.\nRestore it from a backup, or remove the folder of {run} and submit again: "
+            "finished steps are reused.")
 
 
 def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -> dict[str, Any]:
-    """The frozen config of one step of a run.
+    """Read the frozen settings of one step of a run.
 
-    One that is missing or damaged (by a power failure on a disk that does not keep its word) is
-    made again from the artifact's; without that the ``InputError`` names what to type.
+    Settings that are missing or damaged (by a power failure on a disk that confirms writes too
+    early) are restored from those of the artifact.
 
-    command: of the run's submission, as its record has it.
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    entry
+        The step in its record.
+    command
+        The command line of the submission, for the message.
+
+    Returns
+    -------
+    dict
+        What ``config.json`` holds.
+
+    Raises
+    ------
+    InputError
+        If they cannot be restored either; says what to type.
     """
     path = Workspace(workspace).run(run).step(entry.name).config
     try:
@@ -368,13 +271,20 @@ def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str])
                 return found
     state = "empty or damaged" if path.exists() else "missing"
     raise InputError(f"the frozen settings of step {entry.name} are {state}", where=str(path),
-                     hint="Submit it again; finished steps are used as they are: "
+                     hint="Submit the pipeline again; finished steps are reused: "
                           + shlex.join(["l3hpc", *command[1:]])) from None
 
 
 def replace_damaged_config(artifact: Path) -> None:
-    """Remove an artifact's config.json that a power failure emptied or cut off, before the next run
-    leaves its own there."""
+    """Remove an artifact's config.json that a power failure emptied or truncated.
+
+    The next run then leaves its own there.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    """
     path = ArtifactFolder(artifact).config
     with contextlib.suppress(OSError), open_regular(path) as stream:
         begun = stream.read(1) == b"{"
@@ -384,24 +294,54 @@ def replace_damaged_config(artifact: Path) -> None:
 
 
 def _whole_config(path: Path) -> dict[str, Any]:
-    value = check_mapping(Frozen, read_json(path), "config")
+    value = check_mapping(_Frozen, read_json(path), "config")
     return {**value, "labels": value.get("labels", {}), "version": value.get("version")}
 
 
 def names(workspace: Path) -> list[str]:
-    """The names of all recorded runs, in alphabetical order."""
+    """List the names of all recorded runs in alphabetical order.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder; it need not exist.
+
+    Raises
+    ------
+    InputError
+        If it is not a folder.
+    """
     try:
         entries = list(os.scandir(Workspace(workspace).runs))
     except FileNotFoundError:
         return []
+    except NotADirectoryError:
+        raise _not_a_folder(workspace) from None
     return sorted(entry.name for entry in entries
                   if not entry.name.startswith(".")
                   and os.path.lexists(RunFolder(entry.path).record))
 
 
 def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[RunRecord]:
-    """All records, the newest run first. One that cannot be read is an ``InputError``; with
-    ``broken`` it is left out, and its error added there."""
+    """Read all records, the newest run first.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    broken
+        Receives the errors of records that cannot be read, which are then left out.
+
+    Returns
+    -------
+    list of RunRecord
+        In descending order of ``created``.
+
+    Raises
+    ------
+    InputError
+        If a record cannot be read and ``broken`` is None.
+    """
     records = []
     for name in names(workspace):
         try:
@@ -414,7 +354,25 @@ def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[Ru
 
 
 def find(workspace: Path, text: str) -> str:
-    """The one run that ``text`` means: its name, a unique beginning of it, or ``latest``."""
+    """Find the run that a text stands for.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    text
+        A name, a unique beginning of one, or ``latest``.
+
+    Returns
+    -------
+    str
+        The name of the run.
+
+    Raises
+    ------
+    InputError
+        If no run or several runs match.
+    """
     known = names(workspace)
     if text in known:
         return text
@@ -426,13 +384,13 @@ def find(workspace: Path, text: str) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        listed = ", ".join(matches[:8]) + (", …" if len(matches) > 8 else "")
-        raise InputError(f"{text!r} is the beginning of {len(matches)} runs", allowed=listed)
+        shown = ", ".join(matches[:8]) + (", …" if len(matches) > 8 else "")
+        raise InputError(f"{text!r} matches {len(matches)} runs", allowed=shown)
     raise unknown_run(workspace, text)
 
 
 def _latest(workspace: Path) -> str:
-    """The newest run; an ``InputError`` where that may be one whose record is damaged."""
+    """The newest run; an ``InputError`` if that may be one whose record is damaged."""
     created: dict[str, float] = {}
     broken: dict[str, InputError] = {}
     for name in names(workspace):
@@ -444,13 +402,27 @@ def _latest(workspace: Path) -> str:
     for name, error in broken.items():
         changed = os.lstat(Workspace(workspace).run(name)).st_mtime
         if not newest or changed > created[newest]:
-            raise InputError("the newest run may be one that cannot be read: name the run instead "
-                             "of latest", where=error.where, allowed=error.message)
+            raise InputError("the latest run cannot be determined: this record cannot be read",
+                             where=error.where, allowed=error.message,
+                             hint="Give the name of a run instead of 'latest'.")
     return newest
 
 
 def step(record: RunRecord, name: str) -> StepRecord:
-    """The step ``name`` of a run; an ``InputError`` with the valid names for any other."""
+    """Return one step of a record.
+
+    Parameters
+    ----------
+    record
+        The record of a run.
+    name
+        Name of the step.
+
+    Raises
+    ------
+    InputError
+        If there is no such step; lists the valid names.
+    """
     for entry in record.steps:
         if entry.name == name:
             return entry
@@ -459,11 +431,19 @@ def step(record: RunRecord, name: str) -> StepRecord:
 
 
 def unknown_run(workspace: Path, text: str) -> InputError:
-    """The error for a run that does not exist, with the nearest names."""
+    """Return the error for a run that does not exist, with the nearest names.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    text
+        What was given as the name.
+    """
     known = names(workspace)
     where = f"no run {text!r} in {Workspace(workspace).runs}"
     if not known:
-        return InputError(where, hint="Nothing was submitted yet in this workspace: l3hpc submit")
+        return InputError(where, hint="Nothing has been submitted in this workspace: l3hpc submit")
     if len(known) > 20:
         import difflib
 

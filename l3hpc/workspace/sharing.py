@@ -1,8 +1,8 @@
 """A workspace shared by a group: who may write what, and where others could do harm.
 
-The folders of the workspace are open to the group, with the sticky bit: everybody adds runs and
-artifacts, and nobody but its owner renames or deletes one. A run's own folder is its owner's alone;
-``files.read_own`` refuses what somebody else put in its place.
+The folders of the workspace are open to the group, with the sticky bit: every member adds runs and
+artifacts, and only the owner renames or deletes one. The folder of a run belongs to its owner
+alone; ``files.read_own_file`` refuses a file that somebody else put in its place.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ OPEN = stat.S_IWGRP | stat.S_IXGRP | stat.S_ISGID | stat.S_ISVTX
 
 
 @dataclass(frozen=True)
-class Danger:
-    """A folder in which others can replace files of ours.
+class Risk:
+    """A folder in which other users can replace our files.
 
     Attributes
     ----------
     folder : Path
-    words : str
-        What is wrong, for a person.
+        The folder.
+    message : str
+        What is wrong.
     anybody : bool
         Whether every user of the machine can, not only a group.
     fix : str
-        The command that its owner can type.
+        The command by which its owner can fix it.
     """
 
     folder: Path
-    words: str
+    message: str
     anybody: bool
     fix: str
 
@@ -49,13 +50,15 @@ def prepare(workspace: Path, kinds: Iterable[str]) -> None:
 
     Parameters
     ----------
-    kinds : iterable of str
-        Kinds of steps whose artifacts are going to be added.
+    workspace
+        The workspace folder; it is created.
+    kinds
+        Kinds of the steps whose artifacts will be added.
 
     Raises
     ------
     InputError
-        Where a folder belongs to somebody else, who has to do it.
+        If a folder belongs to another user, who has to open it.
     """
     workspace.mkdir(parents=True, exist_ok=True)
     state = workspace.stat()
@@ -70,7 +73,20 @@ def prepare(workspace: Path, kinds: Iterable[str]) -> None:
 
 
 def check(workspace: Path, kinds: Iterable[str]) -> None:
-    """Raise ``InputError`` where somebody else's folder prevents a submission into a workspace."""
+    """Check that no folder of another user prevents a submission into a workspace.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    kinds
+        Kinds of the steps whose artifacts will be added.
+
+    Raises
+    ------
+    InputError
+        If one does.
+    """
     for folder in _shared_folders(workspace, kinds):
         if os.path.lexists(folder):
             _require_no_link(folder)
@@ -78,9 +94,14 @@ def check(workspace: Path, kinds: Iterable[str]) -> None:
 
 
 def prepare_ledger(workspace: Path) -> None:
-    """Make the ledger's folders such that the group may write them, and new files belong to it.
+    """Create the folders of the ledger, writable by the group; new files belong to the group.
 
-    What another person made is left as it is: that person's submission has seen to it.
+    Folders of another user are left alone: that user's submission has prepared them.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
     """
     places = Workspace(workspace)
     for folder in (places.ledger, places.journal, places.sync_states):
@@ -91,20 +112,44 @@ def prepare_ledger(workspace: Path) -> None:
 
 
 def _shared_folders(workspace: Path, kinds: Iterable[str]) -> list[Path]:
-    """The folders into which everybody of a group writes, for the steps of these kinds."""
+    """The folders into which every member of the group writes, for steps of these kinds."""
     places = Workspace(workspace)
     return [places.runs, places.artifacts, *map(places.artifacts_of, {*kinds})]
 
 
 def prepare_artifact(folder: Path) -> None:
-    """Open the folder of an artifact to its group, so that another person can finish it."""
+    """Open the folder of an artifact to its group, so that another member can finish it.
+
+    Parameters
+    ----------
+    folder
+        Folder of the artifact.
+
+    Raises
+    ------
+    InputError
+        If it belongs to another user and is not writable.
+    """
     group = folder.parent.stat().st_gid
     open_to_group(folder, group)
     open_to_group(ArtifactFolder(folder).work, group)
 
 
 def open_to_group(folder: Path, group: int) -> None:
-    """Make a folder to which the group may add files, or make an existing one so."""
+    """Create a folder that a group may add files to, or open an existing one.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    group
+        Id of the group.
+
+    Raises
+    ------
+    InputError
+        If it is another user's link, or another user's folder that is not writable.
+    """
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
     _require_no_link(folder)
@@ -113,7 +158,7 @@ def open_to_group(folder: Path, group: int) -> None:
         state = os.fstat(handle)
         if state.st_uid == os.geteuid():
             if state.st_mode & MODE != MODE:
-                with contextlib.suppress(PermissionError):  # we are no member of that group
+                with contextlib.suppress(PermissionError):  # we are not a member of that group
                     os.fchown(handle, -1, group)
                 with contextlib.suppress(PermissionError):
                     os.fchmod(handle, MODE)
@@ -126,22 +171,47 @@ def open_to_group(folder: Path, group: int) -> None:
 def _require_no_link(folder: Path) -> None:
     owner = folder.lstat().st_uid
     if folder.is_symlink() and owner not in (os.geteuid(), 0):
-        raise InputError(f"is a link that {user_name(owner)} made", where=str(folder),
-                         hint="Its owner can replace it by a folder.")
+        name = user_name(owner)
+        raise InputError(f"is a symbolic link that belongs to {name}; a folder is needed",
+                         where=str(folder), hint=f"Ask {name} to replace it with a folder.")
 
 
 def require_writable(folder: Path) -> None:
-    """Raise ``InputError`` for a folder that we cannot write to: whose it is and what to ask."""
+    """Check that we may write to a folder.
+
+    Parameters
+    ----------
+    folder
+        An existing folder.
+
+    Raises
+    ------
+    InputError
+        If we may not: names its owner, and what to ask of them.
+    """
     if not os.access(folder, os.W_OK | os.X_OK):
         owner = user_name(folder.stat().st_uid)
         raise InputError(
-            f"belongs to {owner}, and you may not write into it", where=str(folder),
+            f"belongs to {owner}, and you have no permission to write to it", where=str(folder),
             hint=f"Ask {owner} to submit once with shared_group: true (docs/cluster.md), or set "
                  "another paths.workspace")
 
 
 def check_own(workspace: Path, run: str) -> None:
-    """Raise ``InputError`` for a run of somebody else: its files would decide what we run."""
+    """Check that a run is ours: its files decide what we run.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run; it need not exist.
+
+    Raises
+    ------
+    InputError
+        If the run belongs to another user.
+    """
     folder = Workspace(workspace).run(run).path
     with contextlib.suppress(FileNotFoundError):
         if not is_owned_by_user(folder):
@@ -151,8 +221,19 @@ def check_own(workspace: Path, run: str) -> None:
                              hint="Submit the pipeline yourself; finished steps are reused.")
 
 
-def dangers(workspace: Path) -> Iterator[Danger]:
-    """Folders of a workspace, and above it, in which others can rename or replace our files."""
+def find_risks(workspace: Path) -> Iterator[Risk]:
+    """Find folders of a workspace, and above it, in which others can rename or replace our files.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+
+    Yields
+    ------
+    Risk
+        One per folder.
+    """
     folders = [*_shared_folders(workspace, ()), workspace, *workspace.parents]
     for folder in folders:
         try:
@@ -162,15 +243,16 @@ def dangers(workspace: Path) -> Iterator[Danger]:
         sticky = bool(state.st_mode & stat.S_ISVTX)
         inside = folder == workspace or workspace in folder.parents
         if state.st_mode & stat.S_IWOTH and (inside or not sticky):
-            yield Danger(folder, f"anybody may {'add to' if sticky else 'replace'} what is in "
-                                 f"{folder}", True, f"chmod o-w {shell_word(folder)}")
+            can = "add files to" if sticky else "replace files in"
+            yield Risk(folder, f"anybody can {can} {folder}", True,
+                       f"chmod o-w {shell_word(folder)}")
         elif state.st_mode & stat.S_IWGRP and not sticky and not _private(state.st_gid):
-            words = f"the group {_group(state.st_gid)} may replace what is in {folder}"
-            yield Danger(folder, words, False, f"chmod +t {shell_word(folder)}")
+            message = f"the group {_group(state.st_gid)} can replace files in {folder}"
+            yield Risk(folder, message, False, f"chmod +t {shell_word(folder)}")
 
 
 def _private(group: int) -> bool:
-    """Whether a group is that of one person, as many systems make one for each."""
+    """Whether a group has a single member, as many systems create one per user."""
     return group == 0 or group == os.getegid() and _group(group) == user_name(os.geteuid())
 
 

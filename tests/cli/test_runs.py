@@ -203,3 +203,8 @@ def test_run_refuses(fake_steps, capsys, words, message):
     code, _, err = call(capsys, "run", *words)
     assert code == 2 and message in err
     assert not Path("x").exists()
+
+
+def test_an_empty_workspace_option_is_refused(here, capsys):
+    code, _, said = call(capsys, "status", "--workspace", "")
+    assert code == 2 and "--workspace: the path is empty" in said

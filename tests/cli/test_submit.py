@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from l3hpc.runs import submit as submission
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.run_record import RunRecord, StepRecord
 
 NAMED = ["--audio-dir", "audio", "--weights", "untrained"]
 
@@ -203,7 +203,7 @@ def test_what_a_person_says_is_more_than_the_recipe(say):
     (["--filters", "1,two"], ["--filters", "list of whole numbers"]),
     (["--cluster", "gren"], ["there is no cluster 'gren'", "did you mean 'greene'?"]),
     (["--set", "train.mem=9"], ["'9' is not an amount of memory"]),
-    (["--cluster", "greene", "--set", "train.time=8d"], ["train asks for 8 d; greene allows 7 d"]),
+    (["--cluster", "greene", "--set", "train.time=8d"], ["train requests 8 d; greene allows 7 d"]),
     (["--name", "a/b"], ["is not a valid name of a run"]),
     (["--input", "fit"], ["is not STEP=PATH"]),
     (["--classifier", "mil"], ["pipeline 'upstream' has no option --classifier"]),

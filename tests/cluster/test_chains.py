@@ -11,7 +11,7 @@ from follow import profile, settled, states, until
 from l3hpc.config.resources import Resources
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submit, usage
-from l3hpc.runs.resume import cancel, missing, resume
+from l3hpc.runs.resume import cancel, plan_now, resume
 from l3hpc.workspace import records
 
 WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"
@@ -154,10 +154,10 @@ def test_what_would_wait_for_ever_is_refused(slurm_cluster, chains, tmp_path):
     slurm_cluster.until(lambda: "PartitionTimeLimit" in slurm_cluster.command(
         "squeue", "-h", "-j", job, "-o", "%r"), 20, "Slurm takes it after all")
     for wanted, message in (
-            (Resources(1, 100, 0, 1441), "extract asks for 1 d 1 min; partition cpu allows 1 d"),
+            (Resources(1, 100, 0, 1441), "extract requests 1 d 1 min; partition cpu allows 1 d"),
             (Resources(5, 100, 0, 5),
-             "extract asks for 5 cores; the largest node of partition cpu has 4"),
-            (Resources(1, 100, 1, 5), "extract asks for a GPU of type h100; partition cpu has GPUs "
+             "extract requests 5 cores; the largest node of partition cpu has 4"),
+            (Resources(1, 100, 1, 5), "extract requests a GPU of type h100; partition cpu has GPUs "
                                       "without a type")):
         made = chains.plan(tmp_path, names=("extract",), on=on, resources={"extract": wanted})
         for test_only in (True, False):
@@ -266,7 +266,7 @@ def test_resume_submits_only_what_is_missing(any_slurm, chains, tmp_path):
     record = resume(tmp_path, "demo", on)
     assert records.step(record, "extract").submitted_tasks == [1]
     assert len(records.step(record, "extract").attempts) == 2
-    assert missing(tmp_path, "demo", on).steps == []  # all of it is alive
+    assert plan_now(tmp_path, "demo", on).steps == []  # all of it is alive
     found = until(tmp_path, "demo", settled)
     assert states(found) == dict.fromkeys(chains.CHAIN, "done")
     assert chains.output(made, "extract") == {0: "(0)", 1: "(1)", 2: "(2)"}

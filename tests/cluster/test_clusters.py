@@ -75,7 +75,7 @@ def test_no_job_waits_for_one_of_another_cluster(slurm_cluster, other, chains, t
     job = submit.submit(maker).steps[0].job
     user = chains.plan(tmp_path, "user", names=("embed",), on=profile(chains, slurm_cluster),
                        waits_for=(job,))
-    with pytest.raises(InputError, match=f"waits for job {job} on cluster l3two") as caught:
+    with pytest.raises(InputError, match=f"depends on job {job} on cluster l3two") as caught:
         submit.submit(user)
     assert "clusters: l3two" in caught.value.hint
     assert records.read(tmp_path, "user").state == "refused" and not slurm_cluster.jobs()

@@ -146,7 +146,7 @@ def test_a_restarted_controller_changes_nothing(any_slurm, chains, tmp_path):
     finally:
         any_slurm.start_controller()
     assert states(found)["extract"] == "running"
-    assert "squeue does not answer" in found.steps[0].detail
+    assert "squeue does not respond" in found.steps[0].detail
     assert states(found)["sample"] in ("queued", "waiting")
     assert states(until(tmp_path, "demo", settled, 90)) == {"extract": "done", "sample": "done"}
 
@@ -218,7 +218,7 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
 def until_sacct_lists(cluster, job, tasks):
     def listed():
         answer = queue.Answer()
-        queue.ask_sacct([job], answer)
+        queue.query_sacct([job], answer)
         return {*answer.ended} == tasks
 
     cluster.until(listed, 20, "sacct does not list every task")
@@ -226,7 +226,7 @@ def until_sacct_lists(cluster, job, tasks):
 
 def _forgotten(cluster, record):
     answer = queue.Answer()
-    queue.ask_squeue([record.user], answer)
+    queue.query_squeue([record.user], answer)
     known = {job.partition("_")[0] for job in (*answer.live, *answer.ended)}
     return not {step.job for step in record.steps} & known
 
@@ -240,7 +240,7 @@ def test_a_job_that_vanished_without_a_word_is_lost(short_memory, chains, tmp_pa
     short_memory.until(lambda: _forgotten(short_memory, record), 40, "Slurm does not forget")
     [found] = status.collect(tmp_path, ["demo"])
     assert states(found) == {"extract": "lost"}
-    assert "it began and ended without output" in found.steps[0].detail
+    assert "started and ended without output" in found.steps[0].detail
     assert found.next == "l3hpc resume demo"
 
 

@@ -9,7 +9,7 @@ from follow import profile, settled, states, until
 
 from l3hpc.config.resources import Resources
 from l3hpc.runs import submit
-from l3hpc.runs.resume import cancel, missing, resume
+from l3hpc.runs.resume import cancel, plan_now, resume
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import Workspace
 
@@ -77,9 +77,9 @@ def test_where_jobs_may_not_submit_it_is_held_until_someone_resumes(
     rules.write_text(json.dumps({**value, "helper": [*value["helper"], "--partition=nowhere"]}))
     found = until(tmp_path, "demo", lambda found: "held" in found.steps[0].detail, 90)
     assert (found.steps[0].state, found.steps[1].state) == ("requeued", "waiting")
-    assert found.steps[0].detail.startswith("held until l3hpc resume gives it what it needs")
-    [job] = missing(tmp_path, "demo", on).held
-    assert missing(tmp_path, "demo", on).held == {job: ["MinMemoryNode=400"]}
+    assert found.steps[0].detail.startswith("held until l3hpc resume changes its request")
+    [job] = plan_now(tmp_path, "demo", on).held
+    assert plan_now(tmp_path, "demo", on).held == {job: ["MinMemoryNode=400"]}
     again = resume(tmp_path, "demo", on)
     assert again.steps[0].attempts == record.steps[0].attempts  # nothing was submitted
     assert states(until(tmp_path, "demo", settled, 90)) == {"extract": "done", "sample": "done"}

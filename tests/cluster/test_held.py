@@ -7,7 +7,7 @@ from follow import profile, settled, states, until
 
 from l3hpc.cli import main
 from l3hpc.runs import status, submit
-from l3hpc.runs.resume import cancel, look, resume
+from l3hpc.runs.resume import cancel, plan_resume, resume
 
 
 def held(found):
@@ -32,13 +32,13 @@ def test_held_jobs_are_named_released_or_left_to_an_administrator(slurm_cluster,
     assert found.next is None and found.steps[0].held == []
     assert found.notes == [f"job {job} of extract is held by an administrator: ask your site to "
                            f"release it (scontrol show job {job})"]
-    assert not look(tmp_path, "demo", on).anything
+    assert not plan_resume(tmp_path, "demo", on).anything
 
     slurm_cluster.command("scontrol", "release", job)
     slurm_cluster.command("scontrol", "uhold", job)
     found = until(tmp_path, "demo", held)
     assert "held by its user (JobHeldUser)" in found.steps[0].detail
-    assert look(tmp_path, "demo", on).words() == f"release job {job}"
+    assert plan_resume(tmp_path, "demo", on).describe() == f"release job {job}"
     record = resume(tmp_path, "demo", on)
     assert [step.job for step in record.steps][0] == job
     assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
@@ -58,7 +58,7 @@ def test_a_prolog_that_fails(slurm_cluster, chains, tmp_path, capsys, monkeypatc
     with slurm_cluster.configured(Prolog=prolog):
         job = submit.submit(made).steps[0].job
         found = until(tmp_path, "demo", held)
-        assert "could not start on its node, and is held (launch failed requeued held)" \
+        assert "held because it could not start on its node (launch failed requeued held)" \
             in found.steps[0].detail
         broken.unlink()
         for node in slurm_cluster.command("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").split():

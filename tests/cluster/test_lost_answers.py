@@ -51,7 +51,7 @@ def count(cluster):
     ids=["exit 1 after submitting", "silent", "no --parsable", "a banner around it"])
 def test_a_chain_whose_answers_are_lost_is_submitted_once(
         slurm_plain, wrapped, chains, tmp_path, monkeypatch, text):
-    monkeypatch.setattr(sbatch, "LOOK_EVERY_S", 1.0)
+    monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 1.0)
     before = count(slurm_plain)
     wrapped(text)
     record = submitted(slurm_plain, chains, tmp_path)

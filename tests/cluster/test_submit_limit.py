@@ -84,8 +84,9 @@ def test_an_array_above_the_submit_limit_is_refused_at_once(strict, chains, tmp_
     with pytest.raises(ClusterError) as caught:
         submit.submit(made)
     assert time.monotonic() - started < 5
-    assert caught.value.message == ("extract: 3 array tasks can never fit: at most 2 jobs may wait "
-                                    "or run at once (AssocMaxSubmitJobLimit)")
+    assert caught.value.message == (
+        "extract: an array of 3 tasks can never be submitted: at most 2 jobs may be pending or "
+        "running at once (AssocMaxSubmitJobLimit)")
     assert "limits: {array: 2}" in caught.value.hint and strict.jobs() == []
     split = chains.plan(tmp_path, "split", names=("extract",), tasks={"extract": 3},
                         on=profile(chains, strict, limits={"array": 2}))
@@ -100,7 +101,7 @@ def test_a_step_that_fails_while_the_queue_is_full(strict, chains, tmp_path):
                        params={"extract": {"fail": "scratch"}, "sample": {"seconds": 1}})
     blocker = strict.command("sbatch", "--parsable", "--time=1", "--output=/dev/null", "--wrap",
                              "sleep 6").strip()
-    with pytest.raises(L3hpcError, match="extract failed meanwhile: sample was not submitted"):
+    with pytest.raises(L3hpcError, match="extract failed in the meantime, so sample was not"):
         submit.submit(made)
     assert blocker not in strict.jobs()
     found = until(tmp_path, "demo", settled)

@@ -202,9 +202,9 @@ def test_an_empty_section_counts_as_absent():
 def test_limits_refuse_more():
     write(GREENE)
     profile = load().profile
-    with pytest.raises(InputError, match=r"train asks for 200 GB of memory; greene allows 180 GB"):
+    with pytest.raises(InputError, match=r"train requests 200 GB of memory; greene allows 180 GB"):
         profile.granted("train", Resources(1, 200 * 1024, 0, 60))
-    with pytest.raises(InputError, match="train asks for 8 d"):
+    with pytest.raises(InputError, match="train requests 8 d"):
         profile.granted("train", Resources(1, 1024, 0, 8 * 1440))
 
 

@@ -18,7 +18,7 @@ from l3hpc.console import terminal
 from l3hpc.io.values import log_text, one_line
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
+from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 
 pytestmark = pytest.mark.slow
 

@@ -170,7 +170,7 @@ def test_nodes_that_respond_are_counted():
 
 
 def test_partitions_are_merged_and_read():
-    found = partitions.read(SINFO)
+    found = partitions.parse_sinfo(SINFO)
     assert list(found) == ["cpu", "gpu", "old"]
     gpu = found["gpu"]
     assert (gpu.nodes, gpu.cpus, gpu.mem_mb, gpu.time_min) == (3, 48, 256000, 7 * 24 * 60)
@@ -183,18 +183,18 @@ def test_partitions_are_merged_and_read():
     ({"partition": "old"}, "is down"),
     ({"partition": "cpu", "steps": {"train": {"gpus": 1}}}, "partition cpu has none"),
     ({"steps": {"train": {"partition": "gpu", "gpus": 1, "gpu_type": "h100"}}}, "type h100"),
-    ({"partition": "cpu", "steps": {"train": {"time": "7d"}}}, "train asks for 7 d"),
-    ({"partition": "cpu", "steps": {"fit": {"mem": "500GB"}}}, "fit asks for 500 GB"),
-    ({"partition": "cpu", "steps": {"fit": {"cpus": 64}}}, "fit asks for 64 cores"),
+    ({"partition": "cpu", "steps": {"train": {"time": "7d"}}}, "train requests 7 d"),
+    ({"partition": "cpu", "steps": {"fit": {"mem": "500GB"}}}, "fit requests 500 GB"),
+    ({"partition": "cpu", "steps": {"fit": {"cpus": 64}}}, "fit requests 64 cores"),
 ])
 def test_partitions_that_do_not_fit_the_profile(values, words):
-    lines = list(slurm.partition_lines(profile(**values), partitions.read(SINFO)))
+    lines = list(slurm.partition_lines(profile(**values), partitions.parse_sinfo(SINFO)))
     red = [line for line in lines if line.severity == "red"]
     assert len(red) == 1 and words in red[0].message and red[0].advice
 
 
 def test_an_unknown_partition_names_the_nearest():
-    (line,) = slurm.partition_lines(profile(partition="gpus"), partitions.read(SINFO))
+    (line,) = slurm.partition_lines(profile(partition="gpus"), partitions.parse_sinfo(SINFO))
     assert "did you mean 'gpu'?" in line.advice
 
 
@@ -246,7 +246,7 @@ def test_a_node_looks_at_the_workspace(tmp_path):
 @pytest.mark.parametrize(("answer", "state"), [
     (Answer(1, "", "cat: /x: No such file or directory"), "red"),
     (Answer(1, "", "srun: error: Unable to allocate resources"), "yellow"),
-    (Answer(None, "", "srun did not answer within 60 s"), "yellow")])
+    (Answer(None, "", "srun did not respond within 60 s"), "yellow")])
 def test_a_node_that_does_not_see_the_workspace(tmp_path, answer, state):
     config = config_in(tmp_path, SLURM)
     line = storage.shared_line(config, tmp_path, Programs(srun=answer))

@@ -43,9 +43,9 @@ def queue_line(job, state, reason="None", used="0:00", start="N/A", restarts=0, 
                code="0", node="", cluster="", submitted="", name="", script="", output=""):
     """A line of squeue as ``l3hpc.schedulers.slurm.queue`` asks for it. What a real one would say
     of where the job comes from is left out where a test does not ask for it."""
-    from l3hpc.schedulers.slurm.queue import _END, _WIDTHS
+    from l3hpc.schedulers.slurm.parsing import END, WIDTHS
 
     values = (job, state, reason, used, start, str(restarts), limit, code, node, cluster, submitted)
     return "".join(value.ljust(width) for value, width in zip(
-        values, _WIDTHS.values(), strict=True)) + "".join(
-        f"{value}{_END}" for value in (name, script, output))
+        values, WIDTHS.values(), strict=True)) + "".join(
+        f"{value}{END}" for value in (name, script, output))

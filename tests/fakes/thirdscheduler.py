@@ -7,7 +7,8 @@ from l3hpc import schedulers
 from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.schedulers import scripts
-from l3hpc.schedulers.base import EndedJob, JobId, JobState, LiveJob, StepJobs
+from l3hpc.schedulers.base import EndedJob, JobId, LiveJob, StepJobs
+from l3hpc.workspace.states import JobState
 
 NAME = "third"
 
@@ -33,7 +34,7 @@ class ThirdScheduler:
         pass
 
     def submit(self, request):
-        return scripts.submitted(request, lambda: self._enter(request))
+        return scripts.submit_with_pickles(request, lambda: self._enter(request))
 
     def _enter(self, request):
         job = JobId(f"{len(self.jobs_of_all) + 1}")
@@ -86,10 +87,10 @@ class _Answer:
     def of(self, record, step, tasks):
         states = {job: self._scheduler.jobs_of_all[job] for job in tasks}
         return StepJobs(
-            {job: LiveJob(state, "waits its turn", after_others=bool(step.needs))
+            {job: LiveJob(state, "waits its turn", waits_for_jobs=bool(step.needs))
              for job, state in states.items() if state.is_active},
             {job: EndedJob(state, None, None) for job, state in states.items()
-             if state.is_terminal}, asked=True)
+             if state.is_terminal}, queried=True)
 
     def notes(self, record):
         return []

@@ -18,7 +18,7 @@ from l3hpc.installation import install_command
 from l3hpc.pipelines import external_inputs, plan, preview
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import records
-from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
+from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 
 DATE = datetime.date(2026, 11, 20)
 
@@ -196,7 +196,7 @@ def test_resources_pipeline_then_profile_then_person():
     assert step(build(settings=far), "train").resources == Resources(4, 65536, 2, 1440)
     made = build(settings=far, sets=["train.mem=16GB", "train.time=2h"])
     assert step(made, "train").resources == Resources(4, 16384, 2, 120)
-    with pytest.raises(InputError, match="train asks for 200 GB of memory; far allows 100 GB"):
+    with pytest.raises(InputError, match="train requests 200 GB of memory; far allows 100 GB"):
         build(settings=far, sets=["train.mem=200GB"])
 
 

@@ -11,7 +11,7 @@ from l3hpc.errors import InputError
 from l3hpc.pipelines import plan, preview, sweep
 from l3hpc.runs import display, status
 from l3hpc.runs.status import RunStatus, StepStatus
-from l3hpc.workspace.markers import RunState, StepState
+from l3hpc.workspace.states import RunState, StepState
 
 DATE = datetime.date(2026, 11, 20)
 

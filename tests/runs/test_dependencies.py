@@ -10,7 +10,7 @@ from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.runs import dependencies, resume, status, submit, submit_jobs
 from l3hpc.schedulers.base import DependencyGoneError, QueueFullError
-from l3hpc.schedulers.slurm.sbatch import classified
+from l3hpc.schedulers.slurm.refusals import classify
 from l3hpc.workspace import records
 
 PROBLEM = "echo 'sbatch: error: Batch job submission failed: Job dependency problem' >&2; exit 1"
@@ -50,7 +50,7 @@ def submitted_after(slurm):
     ("sbatch: invalid partition specified: nowhere", ClusterError),
 ])
 def test_kinds_of_refusal(words, kind):
-    assert type(classified(ClusterError(words))) is kind
+    assert type(classify(ClusterError(words))) is kind
 
 
 def test_a_parent_that_ends_and_is_forgotten_between_our_look_and_sbatch(
@@ -104,7 +104,8 @@ case "$*" in *sample/script.sbatch)
   fi ;; esac""")
     with pytest.raises(L3hpcError) as caught:
         submit.submit(made)
-    assert caught.value.message == "extract failed meanwhile: sample, fit were not submitted"
+    assert caught.value.message == \
+        "extract failed in the meantime, so sample, fit were not submitted"
     assert caught.value.hint == "See: l3hpc status demo; then: l3hpc resume demo"
     assert caught.value.exit_code == 1 and slurm.calls("scancel") == []
     record = records.read(tmp_path, "demo")
@@ -139,12 +140,12 @@ def test_squeue_is_not_asked_for_every_job(chains, slurm, on, tmp_path):
 
 
 @pytest.mark.parametrize(("tasks", "sacctmgr", "message"), [
-    (3, "echo 'lab|2'", "extract: 3 array tasks can never fit: at most 2 jobs may wait or run at "
-                        "once (AssocMaxSubmitJobLimit)"),
-    (3, "exit 1", "extract: 3 array tasks can never fit: none of your jobs waits or runs, and "
-                  "Slurm refuses it all the same (AssocMaxSubmitJobLimit)"),
-    (1, "echo 'lab|0'", "extract: no job can be submitted: at most 0 jobs may wait or run at once "
-                        "(AssocMaxSubmitJobLimit)"),
+    (3, "echo 'lab|2'", "extract: an array of 3 tasks can never be submitted: at most 2 jobs may "
+                        "be pending or running at once (AssocMaxSubmitJobLimit)"),
+    (3, "exit 1", "extract: an array of 3 tasks can never be submitted: you have no pending or "
+                  "running job, and Slurm still refuses it (AssocMaxSubmitJobLimit)"),
+    (1, "echo 'lab|0'", "extract: no job can be submitted: at most 0 jobs may be pending or "
+                        "running at once (AssocMaxSubmitJobLimit)"),
 ])
 def test_what_never_fits_is_refused(chains, slurm, on, tmp_path, tasks, sacctmgr, message):
     slurm.says("sbatch", FULL)
@@ -181,7 +182,7 @@ def twice(chains, slurm, on, tmp_path):
 
 
 def test_tasks_that_another_run_computes_wait_for_its_jobs(slurm, twice):
-    assert dependencies.made_elsewhere(twice) == {"extract": {1, 2}}
+    assert dependencies.computed_elsewhere(twice) == {"extract": {1, 2}}
     record = submit.submit(twice)
     assert [attempt.tasks for attempt in record.steps[0].attempts] == [[3], [1, 2]]
     assert submitted_after(slurm)[1:] == ["", "afterany:100_1:100_2", "afterok:101:102"]
@@ -192,7 +193,7 @@ def test_tasks_that_another_run_computes_wait_for_its_jobs(slurm, twice):
 def test_a_job_of_another_run_that_somebody_holds_is_not_waited_for(slurm, twice):
     for reason in ("JobHeldUser", "JobHeldAdmin", "DependencyNeverSatisfied"):
         slurm.says("squeue", f"cat <<'E'\n{queue_line('100_1', 'PENDING', reason)}\nE")
-        assert dependencies.made_elsewhere(twice) == {}
+        assert dependencies.computed_elsewhere(twice) == {}
 
 
 def test_resume_waits_for_the_other_run_too(slurm, twice, on, tmp_path):
@@ -207,7 +208,7 @@ def test_resume_waits_for_the_other_run_too(slurm, twice, on, tmp_path):
 def test_what_is_announced_is_what_is_done(chains, slurm, tmp_path, capsys, monkeypatch):
     """The first looks still see jobs that are ending; what is missing shows only after them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(resume, "ENDING_LOOK_S", 0.01)
+    monkeypatch.setattr(resume, "ENDING_POLL_S", 0.01)
     (tmp_path / "cluster.yaml").write_text(json.dumps({
         "cluster": "greene", "clusters": {"greene": {}}, "paths": {"workspace": "."}}))
     Case(chains, slurm, tmp_path, names=("extract", "sample", "fit", "embed"))
@@ -245,7 +246,7 @@ def test_a_question_about_results_is_asked_before_anything_is_done(
 
 HOLDS = [("JobHeldUser", "held by its user"),
          ("job requeued in held state", "held after a requeue"),
-         ("launch failed requeued held", "could not start on its node, and is held"),
+         ("launch failed requeued held", "held because it could not start on its node"),
          ("JobHoldMaxRequeue", "held after too many requeues")]
 
 
@@ -261,8 +262,8 @@ def test_a_held_job_is_named_and_released(chains, slurm, tmp_path, reason, words
     slurm.says("scontrol", "")
     slurm.says("squeue", (slurm.folder / "squeue").read_text().replace(
         "#!/bin/sh", "#!/bin/sh\ncase \"$*\" in *%T*) echo PENDING; exit;; esac"))
-    todo = resume.look(tmp_path, "demo", chain.profile)
-    assert todo.words() == "release job 100"
+    todo = resume.plan_resume(tmp_path, "demo", chain.profile)
+    assert todo.describe() == "release job 100"
     resume.resume(tmp_path, "demo", chain.profile)
     assert slurm.calls("scontrol") == ["scontrol release 100"]
     assert len(slurm.calls("sbatch")) == 2
@@ -277,14 +278,15 @@ def test_a_job_that_is_held_with_its_result_there_is_released_for_what_waits(
     assert {name: state for name, (state, _) in chain.look().items()} == {
         "extract": "done", "sample": "waiting"}
     assert chain.run.steps[0].held == ["100"] and chain.run.next == "l3hpc resume demo"
-    assert resume.look(tmp_path, "demo", chain.profile).words() == "release job 100"
+    assert resume.plan_resume(tmp_path, "demo", chain.profile).describe() == "release job 100"
 
 
 def test_of_an_array_that_runs_only_the_held_tasks_are_released(chains, slurm, tmp_path):
     chain = Case(chains, slurm, tmp_path, names=("extract",), tasks={"extract": 3})
     chain.queue(queue_line("100_0", "RUNNING"), *(
         queue_line(f"100_{n}", "PENDING", "JobHeldUser") for n in (1, 2)))
-    assert resume.look(tmp_path, "demo", chain.profile).words() == "release jobs 100_1, 100_2"
+    todo = resume.plan_resume(tmp_path, "demo", chain.profile)
+    assert todo.describe() == "release jobs 100_1, 100_2"
 
 
 def test_what_an_administrator_holds_is_said_and_left_alone(

@@ -47,7 +47,7 @@ def test_it_follows_all_jobs_of_a_run_whatever_their_end(made, slurm, tmp_path):
         assert line in text.splitlines(), line
     assert f"-m l3hpc ledger sync --workspace {tmp_path} --sheet book-one " \
         "--key-file '/keys/a b.json'" in text
-    assert "by job 102" in ledger_sync.words(made(), record)
+    assert "by job 102" in ledger_sync.describe(made(), record)
 
 
 @pytest.mark.parametrize(("by", "sheet", "said"), [
@@ -57,7 +57,7 @@ def test_by_other_ways_or_without_a_sheet_there_is_no_job(made, slurm, by, sheet
     plan = made(by, sheet)
     record = submit.submit(plan)
     assert len(slurm.calls("sbatch")) == 2 and record.sync_job is None
-    words = ledger_sync.words(plan, record)
+    words = ledger_sync.describe(plan, record)
     assert words is None if said is None else said in words
 
 
@@ -69,8 +69,8 @@ def test_a_refusal_of_it_does_not_touch_the_run(made, slurm, tmp_path):
     record = submit.submit(made(), progress=notes)
     assert record.state == "submitted" and record.sync_job is None
     assert slurm.calls("scancel") == []
-    assert notes.notes == ["no job for the results sheet: sbatch: no partition; later: l3hpc "
-                           "ledger sync"]
+    assert notes.notes == ["no job for the results sheet was submitted: sbatch: no partition; run "
+                           "l3hpc ledger sync later"]
 
 
 def test_a_resumption_has_its_own(made, slurm, tmp_path):

@@ -1,6 +1,7 @@
 """Runs in a notebook: the page docs/notebook.md is carried out, and refusals name what exists."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,88 @@ def test_names_are_listed():
     assert {"submit", "runs", "run", "results", "get_embedding", "load_model"} <= set(dir(l3hpc))
     with pytest.raises(AttributeError, match="no attribute 'embed_all'"):
         _ = l3hpc.embed_all
+
+
+def test_wrong_types_are_refused_with_an_example(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call, message in (
+            (lambda: l3hpc.run(3), "given by its name, not by 3"),
+            (lambda: l3hpc.run("latest", 3), "given by the path of its folder, not by 3"),
+            (lambda: l3hpc.Run(tmp_path, None), "given by its name, not by None"),
+            (lambda: l3hpc.runs(""), "given by the path of its folder, not by ''"),
+            (lambda: l3hpc.submit(None), "a pipeline is given by its name, not by None"),
+            (lambda: l3hpc.submit("upstream", sets=["train.epochs=5"]), "sets is not a mapping"),
+            (lambda: l3hpc.submit("upstream", inputs="fit=x"), 'for example inputs={"fit": "RUN"}'),
+            (lambda: l3hpc.submit("upstream", grid=[64, 128]), "grid is not a mapping"),
+            (lambda: l3hpc.submit("upstream", grid={"emb_dim": "64,128"}), "are not a list"),
+            (lambda: l3hpc.submit("upstream", grid={"emb_dim": 64}), "are not a list but 64"),
+            (lambda: l3hpc.Run(tmp_path, "x").wait("5"), "timeout is '5'"),
+            (lambda: l3hpc.Run(tmp_path, "x").wait(5, poll=0), "poll is 0"),
+            (lambda: l3hpc.Run(tmp_path, "x").wait(-1), "timeout is -1")):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert message in str(caught.value)
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_file_is_no_workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "file"
+    file.write_text("")
+    for workspace in (file, file / "below"):
+        with pytest.raises(InputError, match="is a file, not a folder"):
+            l3hpc.submit("upstream", workspace=workspace)
+        for call in (l3hpc.runs, lambda place: l3hpc.run("latest", place),
+                     lambda place: l3hpc.Run(place, "demo").state):
+            with pytest.raises(InputError, match="is not a folder, or lies below a file"):
+                call(workspace)
+
+
+def test_lists_of_numbers_are_swept(tmp_path, monkeypatch):
+    from l3hpc.pipelines.from_options import plan_from_options
+    from l3hpc.runs.notebook_arguments import grid_texts
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings/a.npz").write_bytes(b"x")
+    grid = grid_texts({"filters": [[4, 4, 8, 8, 8, 8, 8, 8], [8] * 8], "seed": [1]})
+    with pytest.raises(InputError) as caught:  # the files, not the lists, are what is wrong
+        plan_from_options("upstream", {"grid": grid, "audio_dir": "nowhere",
+                                       "weights": "untrained"})
+    assert "filters=4,4,8,8,8,8,8,8, seed=1" in str(caught.value)
+    with pytest.raises(InputError, match="lists the same value twice"):
+        plan_from_options("upstream", {"grid": grid_texts({"filters": [[4] * 8, (4,) * 8]})})
+
+
+def test_damaged_runs_are_named(tmp_path, chains):
+    from l3hpc.runs import notebook, submit
+
+    submit.submit(chains.plan(tmp_path, "good", names=("extract",)))
+    submit.submit(chains.plan(tmp_path, "bad", names=("extract",)))
+    (tmp_path / "runs/bad/run.json").write_text("{")
+    for listing in (notebook.runs, sys.modules["l3hpc.runs"]):  # the package can be called, too
+        with pytest.warns(UserWarning, match="cannot be read: bad"):
+            found = listing(tmp_path)
+        assert [run.name for run in found] == ["good"] and list(found.damaged) == ["bad"]
+        assert list(found.frame()["state"]) == ["done", "damaged"]
+        assert found.frame().loc["bad", "damage"] == found.damaged["bad"]
+        assert "bad" in repr(found) and "bad" in found._repr_html_()
+
+
+def test_a_run_is_the_one_that_it_names(tmp_path):
+    one, same = l3hpc.Run(tmp_path, "x"), l3hpc.Run(str(tmp_path), "x")
+    assert one == same and len({one, same}) == 1
+    assert one != l3hpc.Run(tmp_path, "y") and one != l3hpc.Run(tmp_path / "z", "x")
+    assert one != "x"
+
+
+def test_results_follow_reused_artifacts(tmp_path, chains, monkeypatch):
+    import pandas
+
+    from l3hpc.runs import notebook, submit
+
+    submit.submit(chains.plan(tmp_path, "first", names=("extract",)))
+    submit.submit(chains.plan(tmp_path, "second", names=("extract",)))
+    rows = pandas.DataFrame({"value": [1, 2]}, index=["runs/first/x", "third"])
+    monkeypatch.setattr(notebook, "ledger_results", lambda workspace, tab: rows)
+    assert list(l3hpc.Run(tmp_path, "second").results("fit")["value"]) == [1]

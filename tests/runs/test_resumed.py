@@ -74,7 +74,7 @@ def test_what_waits_again_is_queued_and_not_what_it_was(failed_once):
         "extract": ("queued", "other jobs have a higher priority (Priority)"),
         "sample": ("waiting", ""), "fit": ("waiting", "")}
     failed_once.fail_both()
-    assert failed_once.look()["extract"] == ("queued", "squeue does not answer")
+    assert failed_once.look()["extract"] == ("queued", "squeue does not respond")
     assert failed_once.run.state == "running"
 
 
@@ -86,7 +86,7 @@ def test_of_an_array_the_log_of_the_task_that_failed_now(case):
     again(chain)
     begun(chain, "extract", "101_2", 1, task=2)
     record = records.read(chain.workspace, "demo")
-    assert logs.find(chain.workspace, record, record.steps[0]).name == "101_2_0_log.err"
+    assert logs.find_log(chain.workspace, record, record.steps[0]).name == "101_2_0_log.err"
 
 
 def test_markers_of_an_earlier_job_say_nothing_but_what_healing_was_granted():
@@ -134,13 +134,13 @@ def test_and_resumed_in_one_go_where_slurm_does_not_cancel_it(anew):
                 queue_line("105", "PENDING", "DependencyNeverSatisfied"),
                 queued_of("106"), queued_of("107"))
     assert states(chain) == BLOCKED and chain.run.state == "failed"
-    todo = resume.missing(chain.workspace, "demo", chain.profile)
+    todo = resume.plan_now(chain.workspace, "demo", chain.profile)
     assert [step.name for step in todo.steps] == list(BLOCKED)
-    assert (todo.alive, [job.id for job in todo.stale]) == ({}, ["107", "106", "105"])
+    assert (todo.live, [job.id for job in todo.stale]) == ({}, ["107", "106", "105"])
 
 
 def test_resume_waits_for_a_job_that_is_just_ending(case, monkeypatch):
-    monkeypatch.setattr(resume, "ENDING_LOOK_S", 0.05)
+    monkeypatch.setattr(resume, "ENDING_POLL_S", 0.05)
     chain = case(names=("extract", "sample"))
     chain.queue(queue_line("100", "RUNNING"), queued_of("101"))
     assert cancel(chain.workspace, "demo") == ["101", "100"]
@@ -161,7 +161,7 @@ def test_resume_waits_for_a_job_that_is_just_ending(case, monkeypatch):
 
 def test_a_job_that_does_not_end_is_not_doubled(case, monkeypatch):
     monkeypatch.setattr(resume, "ENDING_S", 0.0)
-    monkeypatch.setattr(resume, "ENDING_LOOK_S", 0.01)
+    monkeypatch.setattr(resume, "ENDING_POLL_S", 0.01)
     chain = case(names=("extract",))
     chain.queue(queue_line("100", "COMPLETING"))
     with pytest.raises(ClusterError, match="job 100 is still ending") as caught:
@@ -186,12 +186,12 @@ def test_a_held_job_is_let_go_once(case):
     for reason in ("JobHeldUser", "job requeued in held state"):
         now("PENDING", reason)
         assert chain.look()["extract"][1].startswith(
-            "held until l3hpc resume gives it what it needs")
+            "held until l3hpc resume changes its request")
     again(chain, only=("extract",))
     assert chain.slurm.calls("scontrol") == ["scontrol update JobId=100 MinMemoryNode=200",
                                              "scontrol release 100"]
     now("PENDING", "Resources")
-    assert chain.look()["extract"][1].startswith("waits for free nodes")
+    assert chain.look()["extract"][1].startswith("waiting for free nodes")
     now("RUNNING", "None")
     again(chain)  # embed failed: this has nothing to do with the job that was held
     assert len(chain.slurm.calls("scontrol")) == 2
@@ -204,11 +204,11 @@ def test_a_job_whose_helper_died_is_let_go_by_resume(case):
     markers.add_requeue(chain.made.step_folder("extract").markers, 0, "out of memory", 1.0,
                         words="out of memory: 100 MB → 200 MB", mem_mb=200)
     chain.queue(queue_line("100", "PENDING", "JobHeldUser", restarts=1))
-    assert chain.look()["extract"][1].startswith("held until a helper job has changed it")
-    [(job, changes)] = resume.missing(chain.workspace, "demo", chain.profile).held.items()
+    assert chain.look()["extract"][1].startswith("held until a helper job has changed its request")
+    [(job, changes)] = resume.plan_now(chain.workspace, "demo", chain.profile).held.items()
     assert (job.id, changes) == ("100", ["MinMemoryNode=200"])
     chain.queue(queue_line("100", "PENDING", "JobHeldAdmin", restarts=1))
-    assert resume.missing(chain.workspace, "demo", chain.profile).held == {}
+    assert resume.plan_now(chain.workspace, "demo", chain.profile).held == {}
 
 
 def test_who_waits_for_another_run_goes_on_after_that_was_resumed(case):
@@ -315,12 +315,12 @@ def test_a_killed_resume_is_seen_and_gone_on_with(case, monkeypatch):
         raise SystemExit(137)  # nothing is written from here on
 
     with monkeypatch.context() as patched:
-        patched.setattr(resume.submit_jobs, "hand_over", killed)
+        patched.setattr(resume.submit_jobs, "submit_steps", killed)
         with pytest.raises(SystemExit):
             again(chain)
     assert records.read(chain.workspace, "demo").state == "submitting"
     chain.look()
-    assert chain.run.notes == ["the submitting process was killed before it had handed over all"]
+    assert chain.run.notes == ["the submitting process was killed before it had submitted all jobs"]
     script = chain.made.step_folder("extract").script()
     chain.queue(queue_line("102", "PENDING", script=script))
     record = records.read(chain.workspace, "demo")

@@ -61,7 +61,7 @@ def test_done_steps_have_their_line_and_time(case):
     ("100|NODE_FAIL|0:0|61|n2", "node failure (n2)"),
     ("100|FAILED|3:0|61|n1", "exit 3"),
     ("100|FAILED|0:11|61|n1", "ended by SIGSEGV (exit 139)"),
-    ("100|COMPLETED|0:0|61|n1", "the job ended well, but left no result"),
+    ("100|COMPLETED|0:0|61|n1", "the job succeeded but left no result"),
 ])
 def test_how_it_failed_by_accounting(case, line, words):
     chain = case(names=("extract", "sample", "fit"))
@@ -134,7 +134,7 @@ def test_requeued_says_how_often_and_why(case):
     chain.queue(queue_line("100", "PENDING", "BeginTime", restarts=2))
     markers.add_requeue(chain.made.step_folder("extract").markers, 0, "preempted", 1.0)
     assert chain.look()["extract"] == (
-        "requeued", "its start time has not come (BeginTime), requeued twice (preempted)")
+        "requeued", "its start time has not been reached (BeginTime), requeued twice (preempted)")
     chain.queue(queue_line("100", "RUNNING", restarts=1))
     assert chain.look()["extract"] == (
         "running", "limit in 5:00, requeued once (preempted)")
@@ -143,13 +143,14 @@ def test_requeued_says_how_often_and_why(case):
 def test_when_nothing_answers_the_markers_do(case):
     chain = case(names=("extract", "sample"))
     chain.fail_both()
-    assert chain.look()["extract"] == ("queued", "squeue does not answer")
+    assert chain.look()["extract"] == ("queued", "squeue does not respond")
     chain.mark("extract", "0.begin", {"job": "100", "time": time.time()})
     chain.mark("extract", "0.progress.json", {"phase": "epoch", "done": 1, "total": 3})
-    assert chain.look()["extract"] == ("running", "epoch 1/3, squeue does not answer")
+    assert chain.look()["extract"] == ("running", "epoch 1/3, squeue does not respond")
     path = chain.made.step_folder("extract").markers / "0.progress.json"
     os.utime(path, (time.time() - 3600, time.time() - 3600))
-    assert chain.look()["extract"][1] == "epoch 1/3, silent for 60 min, squeue does not answer"
+    detail = chain.look()["extract"][1]
+    assert detail == "epoch 1/3, no progress for 60 min, squeue does not respond"
     assert chain.run.notes == ["squeue: no controller", "sacct: no controller"]
     chain.mark("extract", "0.exit", {"code": 2, "time": time.time()})
     assert chain.look()["extract"] == ("failed", "exit 2")
@@ -159,10 +160,10 @@ def test_when_nothing_answers_the_markers_do(case):
 def test_what_everyone_has_forgotten_is_lost(case):
     chain = case(names=("extract", "sample"))
     assert chain.look() == {
-        "extract": ("lost", "it never began, and Slurm no longer knows its job"),
+        "extract": ("lost", "never started, and its job is no longer in Slurm"),
         "sample": ("blocked", "by extract")}
     chain.mark("extract", "0.begin", {"job": "100", "time": 5})
-    assert chain.look()["extract"][1].startswith("it began and ended without output")
+    assert chain.look()["extract"][1].startswith("started and ended without output")
     assert chain.run.state == "lost"
 
 
@@ -270,11 +271,11 @@ def test_a_broken_record_hides_no_other_run(case):
     ("/spool/slurm_script: line 99: srun: command not found\n", 127, "step", False,
      "exit 127: a command was not found",
      ["/spool/slurm_script: line 99: srun: command not found",
-      "where srun does not work: srun: false in the profile (cluster.yaml)"]),
+      "if srun does not work here, set srun: false in the profile (cluster.yaml)"]),
     ("a\nb\nsrun: error: Unable to create step for job 7: Invalid Trackable RESource\n", 1, "step",
      False, "exit 1",
      ["b", "srun: error: Unable to create step for job 7: Invalid Trackable RESource",
-      "where srun does not work: srun: false in the profile (cluster.yaml)"]),
+      "if srun does not work here, set srun: false in the profile (cluster.yaml)"]),
     ("Traceback:\nModuleNotFoundError: No module named 'l3hpc'\n"
      "srun: error: n1: task 0: Exited with exit code 1\n", 1, "step", False, "exit 1",
      ["Traceback:", "ModuleNotFoundError: No module named 'l3hpc'"]),
@@ -297,11 +298,11 @@ def test_a_job_that_left_no_error_shows_the_end_of_its_log(
     assert chain.step("extract").last_words == lines
 
 
-def test_what_was_asked_to_end_and_killed_is_no_riddle_of_memory(case):
+def test_what_was_terminated_and_killed_is_not_taken_for_out_of_memory(case):
     chain = case(names=("extract", "sample"))
     chain.slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")
     chain.mark("extract", "0.begin", {"job": "100", "time": 1000, "restarts": 0})
     chain.mark("extract", "0.exit", {"code": 137, "time": 1030, "signal": "TERM"})
     assert chain.look()["extract"] == (
-        "failed", "killed by signal 9, because it did not end when it was asked to")
+        "failed", "killed by signal 9, because it did not stop after SIGTERM")
     assert chain.step("extract").last_words == []

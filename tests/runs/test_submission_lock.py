@@ -31,7 +31,7 @@ def test_resume_leaves_a_submission_alone_that_is_under_way(chains, slurm, on, t
     def pause(workspace, run, seconds):
         [found] = status.collect(tmp_path, ["demo"])
         seen.append((found.state, found.steps[0].state, found.notes))
-        with pytest.raises(InputError, match=r"by l3hpc submit \(process \d+ on .*right now"):
+        with pytest.raises(InputError, match=r"by l3hpc submit \(process \d+ on .*\)"):
             resume(tmp_path, "demo", on)
         slurm.says("sbatch", "echo 7")
 

@@ -11,10 +11,10 @@ from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import submit, submit_jobs
 from l3hpc.runs.resume import cancel
 from l3hpc.schedulers import scripts
-from l3hpc.schedulers.slurm.commands import scrubbed
+from l3hpc.schedulers.slurm.commands import clean_environment
 from l3hpc.schedulers.slurm.sbatch import sbatch_command
 from l3hpc.workspace import records
-from l3hpc.workspace.records import Attempt
+from l3hpc.workspace.run_record import Attempt
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ echo $n""")
         submit.submit(made)
     assert caught.value.message == ("reduce: sbatch: invalid account or account/partition "
                                     "combination specified")
-    assert "account: of the profile" in caught.value.hint
+    assert "account: in the profile" in caught.value.hint
     assert slurm.calls("scancel") == ["scancel 102 101 100"]
     record = records.read(tmp_path, "demo")
     assert record.state == "refused" and {step.job for step in record.steps} == {None}
@@ -152,7 +152,7 @@ def test_the_environment_of_sbatch_is_scrubbed(chains, slurm, on, tmp_path, monk
     seen = slurm.environment()
     assert {name for name in seen if name.startswith(("SBATCH", "SLURM", "SRUN", "SUBMITIT"))} == {
         "SLURM_CONF", "SLURM_BITSTR_LEN"}
-    assert scrubbed({"PATH": "/bin", "SLURM_X": "1"}) == {"PATH": "/bin"}
+    assert clean_environment({"PATH": "/bin", "SLURM_X": "1"}) == {"PATH": "/bin"}
 
 
 def test_kill_on_invalid_dep_can_be_switched_off(tmp_path):
@@ -194,11 +194,11 @@ def test_an_input_that_another_run_still_makes_is_waited_for(chains, slurm, on, 
 def test_an_input_whose_job_is_over_without_a_result_is_refused(chains, slurm, on, tmp_path):
     submit.submit(chains.plan(tmp_path, "first", names=("extract",), on=on))
     plan = chains.plan(tmp_path, "second", names=("embed",), on=on, waits_for=("100",))
-    with pytest.raises(InputError, match="made by extract of first, which is lost") as caught:
+    with pytest.raises(InputError, match="computed by extract of first, which is lost") as caught:
         submit.submit(plan)
     assert caught.value.hint == "Finish it first: l3hpc resume first"
     plan = chains.plan(tmp_path, "third", names=("embed",), on=on, waits_for=("4711",))
-    with pytest.raises(InputError, match="job 4711, which is not a job of any run here"):
+    with pytest.raises(InputError, match="job 4711, which does not belong to any run"):
         submit.submit(plan)
 
 

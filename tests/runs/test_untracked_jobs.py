@@ -95,7 +95,7 @@ def test_status_says_what_happened_and_what_helps(killed, slurm, tmp_path):
     queue_of(slurm, [queue_line("100", "FAILED"), queue_line("101", "CANCELLED")])
     [found] = status.collect(tmp_path, ["demo"])
     assert found.steps[2].state == "cancelled" and found.steps[2].detail == "not submitted"
-    assert found.notes[0] == "the submitting process was killed before it had handed over all"
+    assert found.notes[0] == "the submitting process was killed before it had submitted all jobs"
     assert found.next == "l3hpc resume demo" and found.state == "failed"
     queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("101", "PENDING", "Dependency")])
     [found] = status.collect(tmp_path, ["demo"])

@@ -10,7 +10,7 @@ from l3hpc.runs import submit, usage
 from l3hpc.runs.usage import table
 from l3hpc.schedulers.slurm import queue
 from l3hpc.workspace import records
-from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
+from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 
 
 def result(index, started, elapsed, cpu, peak, job, array=None):
@@ -94,13 +94,13 @@ def test_lost_attempts_are_counted_where_accounting_tells(run, monkeypatch):
     monkeypatch.setattr(queue, "call", lambda command, timeout_s: told)
     extract, fit = usage.collect(run, "demo")
     assert (extract.lost_s, fit.lost_s) == (100.0, 0.0)
-    assert "1:40 in attempts that gave no result" in table("demo", [extract, fit])
+    assert "1:40 in attempts without a result" in table("demo", [extract, fit])
 
 
 def test_the_table_reads_well(run):
     lines = table("demo", usage.collect(run, "demo", accounting=False)).splitlines()
     assert [" ".join(line.split()) for line in lines] == [
-        "demo used of asked, of the largest task",
+        "demo used of requested, of the largest task",
         "step tasks cores memory time waited suggestion",
         "extract 2 1.6 of 4 1.46 GB of 16 GB 3:20 of 4 h 0:40 mem=2GB, time=5min, cpus=2",
         "fit 1 1.0 of 1 400 MB of 512 MB 0:30 of 5 min 1:00 fits",

@@ -102,7 +102,7 @@ def test_a_job_of_somebody_else_under_our_number_is_not_believed(case, chains):
     other = chains.plan(chain.workspace, "other", names=("embed",), on=chain.profile,
                         waits_for=("102",))
     chain.queue(queue_line("102", "RUNNING", **FOREIGN))
-    with pytest.raises(status.InputError, match="made by extract of demo, which is"):
+    with pytest.raises(status.InputError, match="computed by extract of demo, which is"):
         resume.submit.submit(other)
 
 
@@ -119,7 +119,7 @@ def test_accounting_is_not_believed_either(case):
     assert chain.look()["extract"] == ("failed", "exit 3")
     [step] = records.read(chain.workspace, "demo").steps
     ids = {"100": Identity("100", folder=script.rpartition("/")[0])}
-    assert [ended.exit_code for _, ended in queue.ask_history(ids)] == [3]
+    assert [ended.exit_code for _, ended in queue.query_history(ids)] == [3]
     assert usage.collect(chain.workspace, "demo") == []
 
 
@@ -177,6 +177,6 @@ def test_nothing_is_cancelled_by_its_id_alone(case):
     with pytest.raises(ClusterError, match="no controller") as caught:
         cancel(chain.workspace, "demo")
     assert "nothing was cancelled" in caught.value.allowed
-    assert caught.value.hint == "When Slurm answers: l3hpc cancel demo"
+    assert caught.value.hint == "When Slurm responds again: l3hpc cancel demo"
     assert chain.slurm.calls("scancel") == []
     assert records.read(chain.workspace, "demo").state == "submitted"

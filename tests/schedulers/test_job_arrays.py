@@ -25,16 +25,16 @@ def on(chains):
 
 
 def found(made, waiting=None):
-    texts = submit.scripts(made, made.steps)
-    return [one.names for one in scripts.find(made, made.steps, texts, waiting or texts)]
+    texts = submit.render_scripts(made, made.steps)
+    return [one.names for one in scripts.group_steps(made, made.steps, texts, waiting or texts)]
 
 
 def test_together_goes_what_waits_for_the_same(chains, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
     assert found(made) == [["sample-a", "sample-b", "sample-c"]]
     done = {f"sample-{value}" for value in VALUES}
-    texts = submit.scripts(made, [step for step in made.steps if step.name not in done])
-    assert [one.names for one in scripts.find(made, made.steps, texts, texts)] == [
+    texts = submit.render_scripts(made, [step for step in made.steps if step.name not in done])
+    assert [one.names for one in scripts.group_steps(made, made.steps, texts, texts)] == [
         ["fit-a", "fit-b", "fit-c"]]  # once their parents are there
 
 
@@ -52,8 +52,8 @@ def test_only_sweeps_and_only_on_slurm(chains, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
     assert found(replace(made, options={})) == []
     local = chains.sweep(tmp_path, VALUES, chains.profile())
-    assert found(local) == [] and submit.arrays(local) == []
-    assert [one.names for one in submit.arrays(made)] == [["sample-a", "sample-b", "sample-c"]]
+    assert found(local) == [] and submit.step_arrays(local) == []
+    assert [one.names for one in submit.step_arrays(made)] == [["sample-a", "sample-b", "sample-c"]]
 
 
 def test_a_steps_own_directives_count(chains, on, tmp_path, monkeypatch):
@@ -95,8 +95,8 @@ def test_one_sbatch_and_a_record_of_each_step(chains, slurm, on, tmp_path):
 def test_the_script(chains, on, tmp_path):
     parallel = on.model_copy(update={"array_parallelism": 2})
     made = chains.sweep(tmp_path, VALUES, parallel)
-    texts = submit.scripts(made, made.steps)
-    [one] = scripts.find(made, made.steps, texts, texts)
+    texts = submit.render_scripts(made, made.steps)
+    [one] = scripts.group_steps(made, made.steps, texts, texts)
     lines = one.text.splitlines()
     header = [line for line in lines if line.startswith("#SBATCH")]
     assert header[0] == "#SBATCH --job-name=l3-demo-sample"
@@ -110,8 +110,8 @@ def test_each_task_runs_its_steps_script(chains, on, tmp_path):
     """bash itself reads it, in a workspace whose name it would rather not have."""
     workspace = tmp_path / "a $(touch no) here"
     made = chains.sweep(workspace, VALUES, on)
-    texts = submit.scripts(made, made.steps)
-    [one] = scripts.find(made, made.steps, texts, texts)
+    texts = submit.render_scripts(made, made.steps)
+    [one] = scripts.group_steps(made, made.steps, texts, texts)
     for step in one.steps:
         made.step_folder(step.name).logs.mkdir(parents=True)
         made.step_folder(step.name).script().write_text(

@@ -50,7 +50,7 @@ def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):
     made = chains.plan(tmp_path, tasks={"extract": 3})
     said = []
     record = submit.submit(made, on_submitted=lambda record: said.append(
-        submit.describe_chain(record)))
+        submit.describe_jobs(record)))
     assert said == ["extract 1 → sample 2 → fit 3 → reduce 4 → train 5"]
     assert record.state == "submitted"
     assert [step.state for step in record.steps] == ["submitted"] * 5
@@ -74,7 +74,7 @@ def test_the_second_submission_runs_nothing_again(chains, tmp_path, capsys):
     assert [step.job for step in record.steps] == [None, None]
     assert states(tmp_path, "second") == {"extract": "reused", "sample": "reused"}
     assert (tmp_path / "runs/first/steps/extract/config.json").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         submit.submit(chains.plan(tmp_path, "second", names))
 
 
@@ -118,7 +118,7 @@ def test_jobs_share_the_cores_and_memory_that_there_are(chains, tmp_path):
                        params={"extract": {"seconds": 0.3}},
                        resources={"extract": Resources(cpus=2, mem_mb=400, time_min=5)})
     submit_behind(made)
-    assert Runner(tmp_path, "demo", look=look).run()
+    assert Runner(tmp_path, "demo", show=look).run()
     assert max(seen) == 2  # memory for two, cores for four
     assert states(tmp_path) == {"extract": "done"}
 
@@ -330,7 +330,7 @@ def test_plain_lines_tell_a_log_what_happens(chains, tmp_path, capsys):
     made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2})
     submit_behind(made)
     shown = display.PlainDisplay(tmp_path)
-    Runner(tmp_path, "demo", look=shown).run()
+    Runner(tmp_path, "demo", show=shown).run()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "extract: started (2 tasks)"
     assert any(line.startswith("extract: done in 0:0") and line.endswith("3 rows")

@@ -10,7 +10,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
 from l3hpc.runs import resume, submit
 from l3hpc.schedulers.slurm import partitions
-from l3hpc.schedulers.slurm.commands import unused_words
+from l3hpc.schedulers.slurm.commands import ignored_variables
 
 SINFO = """\
 CLUSTER: greene
@@ -28,7 +28,7 @@ def on(chains, **profile):
 
 
 def test_sinfo_is_read_whatever_it_groups():
-    found = partitions.read(SINFO)
+    found = partitions.parse_sinfo(SINFO)
     assert {name: one.time_min for name, one in found.items()} == {
         "cpu": 2880, "gpu": 10080, "short": 30, "mig": 60, "long": None}
     assert {name: one.gpus for name, one in found.items()} == {
@@ -38,34 +38,34 @@ def test_sinfo_is_read_whatever_it_groups():
 
 
 def test_a_partition_of_unclear_size_is_left_to_sbatch():
-    found = partitions.read("cpu*|up|1:00|N/A|4|gpu:2|3\ncpu*|up|1:00|64000|4||3\n"
+    found = partitions.parse_sinfo("cpu*|up|1:00|N/A|4|gpu:2|3\ncpu*|up|1:00|64000|4||3\n"
                             "gpu|up|1:00|64000|4|(null)|1\n")
     assert list(found) == ["gpu"]
 
 
 @pytest.mark.parametrize(("profile", "wanted", "message", "hint"), [
-    ({}, Resources(time_min=2881), "extract asks for 2 d 1 min; partition cpu allows 2 d",
+    ({}, Resources(time_min=2881), "extract requests 2 d 1 min; partition cpu allows 2 d",
      "--set extract.time=2880m"),
     ({"partition": "short"}, Resources(time_min=31),
-     "extract asks for 31 min; partition short allows 30 min", "--set extract.time=30m"),
+     "extract requests 31 min; partition short allows 30 min", "--set extract.time=30m"),
     ({"partition": "short,cpu"}, Resources(time_min=3000),
-     "extract asks for 2 d 2 h; partition short allows 30 min", "--set extract.time=30m"),
+     "extract requests 2 d 2 h; partition short allows 30 min", "--set extract.time=30m"),
     ({"steps": {"extract": {"partition": "short"}}}, Resources(time_min=31),
-     "extract asks for 31 min; partition short allows 30 min", "--set extract.time=30m"),
+     "extract requests 31 min; partition short allows 30 min", "--set extract.time=30m"),
     ({"partition": "gpu", "gpu_type": "h100"}, Resources(gpus=1),
-     "extract asks for a GPU of type h100; partition gpu has a100, rtx8000", "gpu_type:"),
+     "extract requests a GPU of type h100; partition gpu has a100, rtx8000", "gpu_type:"),
     ({"partition": "short", "gpu_type": "a100"}, Resources(gpus=1, time_min=5),
-     "extract asks for a GPU of type a100; partition short has GPUs without a type",
+     "extract requests a GPU of type a100; partition short has GPUs without a type",
      "Remove gpu_type:"),
     ({"partition": "gpu", "gpu_type": "a100", "gpu_request": "gpus-per-node"}, Resources(gpus=3),
-     "extract asks for 3 GPUs of type a100; no node of partition gpu has more than 2",
+     "extract requests 3 GPUs of type a100; no node of partition gpu has more than 2",
      "--set extract.gpus=2"),
-    ({}, Resources(gpus=1), "extract asks for a GPU; partition cpu has none",
+    ({}, Resources(gpus=1), "extract requests a GPU; partition cpu has none",
      "--set extract.gpus=0"),
-    ({}, Resources(cpus=17), "extract asks for 17 cores; the largest node of partition cpu has 16",
+    ({}, Resources(cpus=17), "extract requests 17 cores; the largest node of partition cpu has 16",
      "--set extract.cpus=16"),
     ({}, Resources(mem_mb=65536),
-     "extract asks for 64 GB of memory; the largest node of partition cpu has 62.5 GB",
+     "extract requests 64 GB of memory; the largest node of partition cpu has 62.5 GB",
      "--set extract.mem=64000MB"),
 ])
 def test_what_no_partition_of_the_step_can_run_is_refused(
@@ -130,7 +130,7 @@ def test_a_qos_that_slurm_chooses_may_lift_it_too(chains, slurm, tmp_path, answe
 
 @pytest.mark.parametrize(("script", "why"), [
     ("echo 'sinfo: error: no controller' >&2; exit 1", "sinfo: no controller"),
-    ("true", "sinfo lists none")])
+    ("true", "sinfo lists no partition")])
 def test_a_silent_sinfo_is_said_and_refuses_nothing(chains, slurm, tmp_path, script, why):
     class Said(Progress):
         notes = []
@@ -155,7 +155,7 @@ def test_resume_refuses_the_same(chains, slurm, tmp_path):
     profile = on(chains)
     submit.submit(chains.plan(tmp_path / "w", names=("extract",), on=profile))
     slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
-    with pytest.raises(InputError, match="extract asks for 3 d; partition cpu allows 2 d"):
+    with pytest.raises(InputError, match="extract requests 3 d; partition cpu allows 2 d"):
         resume.resume(tmp_path / "w", "demo", profile, sets=["extract.time=3d"])
     assert len(slurm.calls("sbatch")) == 1
 
@@ -164,19 +164,19 @@ def test_resume_refuses_the_same(chains, slurm, tmp_path):
     ({"PATH": "x", "SLURM_CONF": "x", "SLURM_TIME_FORMAT": "x"}, ""),
     ({"SBATCH_CLUSTERS": "x", "SLURM_CLUSTERS": "x"}, ""),  # these are used
     ({"SBATCH_ACCOUNT": "x"},
-     "SBATCH_ACCOUNT of the environment is not used: cluster.yaml decides; "
-     "set account: of the profile instead"),
+     "the environment variable SBATCH_ACCOUNT is ignored: cluster.yaml decides; "
+     "set account: in the profile instead"),
     ({"SBATCH_PARTITION": "x", "SBATCH_ACCOUNT": "x", "SBATCH_EXPORT": "NONE"},
-     "SBATCH_ACCOUNT, SBATCH_EXPORT, SBATCH_PARTITION of the environment are not used: "
-     "cluster.yaml decides; set account:, partition: of the profile instead"),
-    ({"SLURM_QOS": "x"}, "SLURM_QOS of the environment is not used: cluster.yaml decides; "
-                         "set qos: of the profile instead"),
+     "the environment variables SBATCH_ACCOUNT, SBATCH_EXPORT, SBATCH_PARTITION are ignored: "
+     "cluster.yaml decides; set account:, partition: in the profile instead"),
+    ({"SLURM_QOS": "x"}, "the environment variable SLURM_QOS is ignored: cluster.yaml decides; "
+                         "set qos: in the profile instead"),
     ({"SLURM_JOB_ID": "1", "SLURM_QOS": "x", "SBATCH_QOS": "x"},
-     "SBATCH_QOS of the environment is not used: cluster.yaml decides; "
-     "set qos: of the profile instead"),
+     "the environment variable SBATCH_QOS is ignored: cluster.yaml decides; "
+     "set qos: in the profile instead"),
 ])
 def test_variables_that_do_not_count_are_named(environment, words):
-    assert unused_words(environment) == words
+    assert ignored_variables(environment) == words
 
 
 def test_every_submitting_command_names_them_and_the_dry_run_refuses(
@@ -199,13 +199,13 @@ def test_every_submitting_command_names_them_and_the_dry_run_refuses(
             (["retry", "demo", "extract", "--dry-run"], 0, "would submit extract"),
             ([*upstream, "--dry-run"], 0, "nothing was submitted (--dry-run)"),
             ([*upstream, "--dry-run", "--set", "train.time=3d"], 2,
-             "error: train asks for 3 d; partition cpu allows 2 d"),
+             "error: train requests 3 d; partition cpu allows 2 d"),
             ([*upstream, "--test-only", "--set", "train.time=3d"], 2,
-             "error: train asks for 3 d; partition cpu allows 2 d")):
+             "error: train requests 3 d; partition cpu allows 2 d")):
         with pytest.raises(SystemExit) as end:
             main(words)
         said = capsys.readouterr()
         assert (end.value.code or 0) == code and more in said.out + said.err, said
-        assert ("note: SBATCH_ACCOUNT of the environment is not used" in said.err) \
+        assert ("note: the environment variable SBATCH_ACCOUNT is ignored" in said.err) \
             is (code == 0 or "--test-only" in words)
     assert len(slurm.calls("sbatch")) == 1

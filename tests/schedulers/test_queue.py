@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc.console import formatting
-from l3hpc.schedulers.slurm import queue
+from l3hpc.schedulers.slurm import parsing, queue
 from l3hpc.schedulers.slurm.identity import Identity
 
 
@@ -16,41 +16,41 @@ def test_squeue_lines_become_live_and_ended_jobs():
         queue_line("13_[0-2,7%2]", "PENDING", "Priority", start="2026-11-20T14:05:00"),
         queue_line("14", "FAILED", used="0:10", code="256", node="n1"),
         queue_line("15", "OUT_OF_MEMORY", code="9"), ""])
-    live, ended = map(dict, queue.parse_squeue(text))
+    live, ended = map(dict, parsing.parse_squeue(text))
     assert sorted(live) == ["12", "13_0", "13_1", "13_2", "13_7"]
     assert (live["12"].elapsed_s, live["12"].restarts, live["12"].limit_s) == (93784, 2, 604800)
-    assert live["13_7"].reason == "Priority" and live["13_7"].start is not None
-    assert ended["14"] == queue.AccountedJob("FAILED", 1, 10.0, "n1")
+    assert live["13_7"].reason_code == "Priority" and live["13_7"].start is not None
+    assert ended["14"] == parsing.AccountedJob("FAILED", 1, 10.0, "n1")
     assert ended["15"].exit_code == 137
 
 
 def test_sacct_lines_become_ended_jobs():
     text = ("12|CANCELLED by 1000|0:15|61|n1\n13_4|FAILED|3:0|5|n2\n12.batch|FAILED|1:0|5|n1\n"
             "14_[1-2]|PENDING|0:0|0|None assigned\nbroken\n")
-    ended = dict(queue.parse_sacct(text))
-    assert ended["12"] == queue.AccountedJob("CANCELLED", 143, 61.0, "n1")
+    ended = dict(parsing.parse_sacct(text))
+    assert ended["12"] == parsing.AccountedJob("CANCELLED", 143, 61.0, "n1")
     assert ended["13_4"].exit_code == 3
     assert sorted(ended) == ["12", "13_4", "14_1", "14_2"]
 
 
 def test_a_list_of_indices_that_was_cut_short_counts_as_far_as_it_is_certain():
-    assert queue.expand("7_[0-2,5,4...]") == ["7_0", "7_1", "7_2", "7_5"]
-    assert queue.expand("7_[0,12...%2]") == ["7_0"]
-    assert queue.expand("7_[4...]") == []
+    assert parsing.expand("7_[0-2,5,4...]") == ["7_0", "7_1", "7_2", "7_5"]
+    assert parsing.expand("7_[0,12...%2]") == ["7_0"]
+    assert parsing.expand("7_[4...]") == []
 
 
 @pytest.mark.parametrize("job", [
     "7_[-,0-2]", "7_[1--2]", "7_[0-4:0]", "7_[0-]", "7_[:]", "7_[5,,6]", "7_[0-999999999]",
     "7_[0-4000001]", "7_[0-3999999,0-3999999]", "7_[99999999999999999999]"])
 def test_a_garbled_list_of_indices_is_no_list_and_takes_no_memory(job):
-    assert queue.expand(job) == [job]
+    assert parsing.expand(job) == [job]
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=30, unique=True))
 def test_array_spans_are_expanded(indices):
     from l3hpc.schedulers.scripts import array_spec
 
-    names = queue.expand(f"7_[{array_spec(indices)}%3]")
+    names = parsing.expand(f"7_[{array_spec(indices)}%3]")
     assert sorted(names) == sorted(f"7_{index}" for index in indices)
 
 
@@ -61,10 +61,10 @@ def test_clocks_are_read_as_they_are_written(count):
 
 def test_one_call_each_and_none_that_is_not_needed(slurm):
     answer = queue.Answer()
-    queue.ask_sacct([], answer)
+    queue.query_sacct([], answer)
     assert slurm.calls() == [] and answer.sacct is None
-    queue.ask_squeue(["you", "me", "you"], answer)
-    queue.ask_sacct(["9", "10", "9"], answer)
+    queue.query_squeue(["you", "me", "you"], answer)
+    queue.query_sacct(["9", "10", "9"], answer)
     assert len(slurm.calls("squeue")) == 1 and "--user me,you" in slurm.calls("squeue")[0]
     assert "--jobs 9,10 " in slurm.calls("sacct")[0]
     assert answer.squeue and answer.sacct
@@ -72,8 +72,8 @@ def test_one_call_each_and_none_that_is_not_needed(slurm):
 
 def test_sacct_is_asked_with_options_that_every_version_takes(slurm):
     """Slurm 22.05 refuses --array."""
-    queue.ask_sacct(["9"], queue.Answer())
-    assert queue.ask_history({"9": Identity("9")}) == []
+    queue.query_sacct(["9"], queue.Answer())
+    assert queue.query_history({"9": Identity("9")}) == []
     assert [line.split(" --jobs")[0] for line in slurm.calls("sacct")] == [
         "sacct --noheader --allocations --parsable2 --duplicates"] * 2
     assert slurm.environment()["SLURM_BITSTR_LEN"] == "0"
@@ -81,7 +81,7 @@ def test_sacct_is_asked_with_options_that_every_version_takes(slurm):
 
 def test_too_many_ids_for_a_command_line_are_asked_by_user(slurm):
     answer = queue.Answer()
-    queue.ask_sacct(map(str, range(10**6, 10**6 + 20_000)), answer, users=["me"], since=86400.0)
+    queue.query_sacct(map(str, range(10**6, 10**6 + 20_000)), answer, users=["me"], since=86400.0)
     [line] = slurm.calls("sacct")
     assert "--user me --starttime 1970-01-0" in line and "--jobs" not in line
 
@@ -91,8 +91,8 @@ def test_a_silent_or_broken_slurm_is_noted(slurm, monkeypatch):
     slurm.says("sacct", "echo 'sacct: error: Slurm accounting storage is disabled' >&2; exit 1")
     monkeypatch.setattr(queue, "SQUEUE_S", 0.2)
     answer = queue.Answer()
-    queue.ask_squeue(["me"], answer)
-    queue.ask_sacct(["9"], answer)
+    queue.query_squeue(["me"], answer)
+    queue.query_sacct(["9"], answer)
     assert answer.squeue is False and answer.sacct is False
-    assert answer.notes == ["squeue did not answer within 0 s",
+    assert answer.notes == ["squeue did not respond within 0 s",
                             "sacct: Slurm accounting storage is disabled"]

@@ -1,7 +1,11 @@
 """sbatch whose answer is lost, late, or in other words: what it did is looked up in the queue."""
 
+import importlib.util
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -14,8 +18,8 @@ from l3hpc.runs import status
 from l3hpc.runs import submit as submission
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers.base import JobId
-from l3hpc.schedulers.slurm import requeue as healing
-from l3hpc.schedulers.slurm import sbatch
+from l3hpc.schedulers.requeue_policy import Policy
+from l3hpc.schedulers.slurm import requeue, sbatch
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.workspace import records
 
@@ -39,7 +43,7 @@ class Said(Progress):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(sbatch, "LOOKS_S", (0.0, 0.02, 0.02))
+    monkeypatch.setattr(sbatch, "QUERIES_S", (0.0, 0.02, 0.02))
     monkeypatch.setattr(sbatch, "RETRY_S", (0.02,) * 200)
     monkeypatch.setattr(sbatch, "GIVE_UP_S", 1.5)
     monkeypatch.setattr(sbatch, "CANCEL_WAITS_S", (0.02, 0.02))
@@ -59,7 +63,7 @@ def wanted(slurm, tmp_path):
     said = Said()
     return sbatch.Submission(["sbatch", "--parsable", str(script)],
                              Identity("", script=str(script), folder=str(script.parent)),
-                             say=said.note, pause=lambda seconds: time.sleep(min(seconds, 0.02)))
+                             notify=said.note, pause=lambda seconds: time.sleep(min(seconds, 0.02)))
 
 
 def shows(slurm, *jobs, after=0):
@@ -71,7 +75,7 @@ def shows(slurm, *jobs, after=0):
 
 
 def of(submission, job, state="PENDING", **more):
-    return queue_line(job, state, script=submission.wanted.script, **more)
+    return queue_line(job, state, script=submission.identity.script, **more)
 
 
 @pytest.mark.parametrize(("out", "err", "job", "cluster"), [
@@ -123,7 +127,7 @@ def test_of_a_cancelled_job_and_a_new_one_the_new_one_is_the_answer(wanted, slur
 def test_a_job_that_is_ending_and_a_helper_are_not_taken_for_it(wanted, slurm, other):
     slurm.says("sbatch", f"echo '{TIMED_OUT}' >&2; exit 1")
     old = of(wanted, "99", "COMPLETING") if other == "ending" else queue_line(
-        "99", "PENDING", output=f"{wanted.wanted.folder}/logs/heal.log")
+        "99", "PENDING", output=f"{wanted.identity.folder}/logs/heal.log")
     shows(slurm, old, of(wanted, "100"))
     assert sbatch.submit(wanted).id == "100"
     assert slurm.calls("scancel") == []
@@ -145,7 +149,7 @@ def test_words_without_a_job_and_a_queue_without_it(wanted, slurm):
     slurm.says("sbatch", "echo 'request filed'")
     with pytest.raises(ClusterError, match="printed 'request filed' instead of a job id") as caught:
         sbatch.submit(wanted)
-    assert f"sbatch --parsable {wanted.wanted.script}" in caught.value.hint
+    assert f"sbatch --parsable {wanted.identity.script}" in caught.value.hint
     slurm.says("sbatch", "echo 'request 12 filed'")
     slurm.says(*NO_ANSWER)
     with pytest.raises(sbatch.OutcomeUnknownError, match="the queue cannot be checked"):
@@ -169,7 +173,7 @@ def test_one_that_was_not_submitted_is_tried_again(wanted, slurm):
                          f"touch {slurm.folder}/once; echo '{TIMED_OUT}' >&2; exit 1")
     shows(slurm)
     assert sbatch.submit(wanted).id == "12"
-    assert "nothing was submitted; trying again in" in wanted.say.__self__.lines[-1]
+    assert "nothing was submitted; trying again in" in wanted.notify.__self__.lines[-1]
 
 
 def test_a_twin_that_turns_up_late_is_cancelled(wanted, slurm):
@@ -203,12 +207,12 @@ def test_jobs_on_record_are_not_taken_for_it(wanted, slurm):
                          "exit 1")
     shows(slurm, of(wanted, "9"))
     with pytest.raises(ClusterError, match="Invalid account"):
-        sbatch.submit(replace(wanted, known=lambda: {"9"}))
+        sbatch.submit(replace(wanted, recorded=lambda: {"9"}))
     assert len(slurm.calls("squeue")) == 1 and len(slurm.calls("sbatch")) == 1
 
 
 def test_a_silent_sbatch_is_answered_by_the_queue(wanted, slurm, monkeypatch):
-    monkeypatch.setattr(sbatch, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.2)
     slurm.says("sbatch", f"echo $$ > {slurm.folder}/pid; exec sleep 60")
     shows(slurm, of(wanted, "12"), after=1)
     started = time.monotonic()
@@ -219,11 +223,11 @@ def test_a_silent_sbatch_is_answered_by_the_queue(wanted, slurm, monkeypatch):
 
 
 def test_a_silent_sbatch_that_did_nothing_is_given_up(wanted, slurm, monkeypatch):
-    monkeypatch.setattr(sbatch, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.1)
     monkeypatch.setattr(sbatch, "TIMEOUT_S", 0.3)
     slurm.says("sbatch", "exec sleep 60")
     shows(slurm)
-    with pytest.raises(sbatch.NotReachedError, match="did not answer within 0 s; gave up after"):
+    with pytest.raises(sbatch.NotReachedError, match="did not respond within 0 s; giving up after"):
         sbatch.submit(wanted)
 
 
@@ -265,8 +269,8 @@ def test_what_is_known_is_said_when_slurm_is_gone(cut_off, slurm, tmp_path):
     assert cut_off[0].startswith("sample: sbatch: Batch job submission failed: Socket timed out")
     assert cut_off[1:] == [
         "submitted: extract 100; whether sample was submitted is not known",
-        "When Slurm answers again: l3hpc resume demo looks for it and goes on, "
-        "l3hpc cancel demo ends the run"]
+        "When Slurm responds again: l3hpc resume demo looks for it and continues, "
+        "l3hpc cancel demo cancels the run"]
     assert slurm.calls("scancel") == []
     record = records.read(tmp_path, "demo")
     assert record.state == "submitting" and record.steps[0].job == "100"
@@ -326,7 +330,7 @@ def test_a_lost_answer_of_scancel_is_looked_up(slurm):
     shows(slurm, queue_line("1", "COMPLETING"), queue_line("2_[0-3]", "PENDING"), after=0)
     with pytest.raises(ClusterError, match="still in the queue: 2") as caught:
         sbatch.cancel([JobId("1"), JobId("2")], "demo")
-    assert caught.value.hint == "When Slurm answers: l3hpc cancel demo"
+    assert caught.value.hint == "When Slurm responds again: l3hpc cancel demo"
     assert slurm.calls("scancel") == ["scancel 1 2", "scancel 2", "scancel 2"]
     shows(slurm)
     sbatch.cancel([JobId("1"), JobId("2")])
@@ -346,23 +350,37 @@ def test_ctrl_c_while_looking_leaves_no_job(chains, slurm, on, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     said = Said()
-    said.note = lambda words: "asking again" in words and press()
+    said.note = lambda words: "trying again" in words and press()
     with pytest.raises(KeyboardInterrupt):
         submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=said)
     assert slurm.calls("scancel") == ["scancel 100"]
     assert records.read(tmp_path, "demo").state == "cancelled"
 
 
-def test_a_lost_answer_of_scontrol_is_asked_for_again(slurm, monkeypatch):
-    monkeypatch.setattr(healing, "RETRY_S", (0.01, 0.01))
+def test_scontrol_is_called_again_if_its_reply_is_lost(slurm, monkeypatch):
+    monkeypatch.setattr(requeue, "_RETRY_S", (0.01, 0.01))
     slurm.says("squeue", "echo PENDING")
     slurm.says("scontrol", f"[ -e {slurm.folder}/once ] && exit; touch {slurm.folder}/once\n"
                            "echo 'Socket timed out on send/recv operation' >&2; exit 1")
-    healing.release("7", ["MinMemoryNode=400"], cluster="far")
+    requeue.release("7", ["MinMemoryNode=400"], cluster="far")
     assert slurm.calls("scontrol") == [
         "scontrol --clusters=far update JobId=7 MinMemoryNode=400"] * 2 + [
         "scontrol --clusters=far release 7"]
     slurm.says("scontrol", "echo 'Access/permission denied' >&2; exit 1")
     with pytest.raises(ClusterError, match="denied"):
-        healing.release("7", [])
+        requeue.release("7", [])
     assert len(slurm.calls("scontrol")) == 4
+
+
+def test_the_helper_job_starts_a_module_that_exists(slurm, tmp_path):
+    requeue.send_helper("7", ["MinMemoryNode=400"], Policy(python=sys.executable),
+                        tmp_path / "log", "l3-heal")
+    [call] = slurm.calls("sbatch")
+    command = shlex.split(call.partition(" --wrap ")[2])
+    module = command[command.index("-m") + 1]
+    assert importlib.util.find_spec(module) is not None
+    slurm.says("squeue", "echo PENDING")
+    slurm.says("scontrol", "exit 0")
+    subprocess.run(command, check=True)
+    assert slurm.calls("scontrol") == ["scontrol update JobId=7 MinMemoryNode=400",
+                                       "scontrol release 7"]

@@ -464,7 +464,7 @@ def test_the_helper_waits_until_the_job_is_in_the_queue_again(hidden, states, tm
 
 
 def test_an_empty_script_of_a_sweep_is_no_success(machine):
-    text = scripts.text_of("job-array.sbatch.j2",
+    text = scripts.render_template("job-array.sbatch.j2",
                            {"directives": [], "folders": [str(machine.work)]})
     (machine.work / "logs").mkdir()
     (machine.work / "script.sbatch").write_text("")

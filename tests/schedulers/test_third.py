@@ -10,8 +10,8 @@ from l3hpc import schedulers
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.runs import resume, status, submit
 from l3hpc.runs.resume import cancel
-from l3hpc.schedulers.base import JobState
 from l3hpc.workspace import records
+from l3hpc.workspace.states import JobState
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def states(workspace):
 def test_a_chain_is_submitted_and_waits(chain, third, tmp_path):
     record = submit.submit(chain)
     assert [step.job for step in record.steps] == ["1", "2", "3"]
-    assert [[job.id for job in request.after] for request in third.requests] == [[], ["1"], ["2"]]
+    needed = [[job.id for job in request.after_ok] for request in third.requests]
+    assert needed == [[], ["1"], ["2"]]
     assert (tmp_path / "runs/demo/steps/fit/logs/3_submitted.pkl").is_file()
     assert states(tmp_path) == ["queued", "waiting", "waiting"]
     third.jobs_of_all["1"] = JobState.RUNNING

@@ -48,7 +48,7 @@ def test_steps_with_gpus_go_where_gpus_are():
     assert (found.name, found.account, found.partition) == ("greene", "pr_42", "cpu")
     assert (found.gpu_request, found.gpu_type, found.memory_request) == ("gres", "", "mem")
     assert found.steps == {"extract": {"partition": "gpu"}, "train": {"partition": "gpu"}}
-    assert found.reasons["train"] == "asks for a GPU; partition cpu has none"
+    assert found.reasons["train"] == "requests a GPU; partition cpu has none"
     assert found.limits == {"time": "7d", "mem": "192000MB", "array": 1001}
     assert found.notes == []
 
@@ -58,7 +58,7 @@ def test_what_no_partition_has_is_cut_to_what_there_is():
     found = choices.choose(site(small), takes_all)
     assert found.gpu_request == "none"
     assert found.steps["train"] == {"time": "90m", "mem": "6000MB", "cpus": 2}
-    assert "asks for 1 d; partition cpu allows 1 h 30 min" in found.reasons["train"]
+    assert "requests 1 d; partition cpu allows 1 h 30 min" in found.reasons["train"]
     assert found.limits["time"] == "90m"
 
 

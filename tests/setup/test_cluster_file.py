@@ -19,7 +19,7 @@ SITE = Site("greene", "slurm 23.11.4", PARTS, ("0042", "lab"),
             (Quality("normal"), Quality("long", 10_080, 20)), "normal", 1001, None, ("other",))
 CHOICE = Choice("greene", "0042", "cpu", "gres", "", "mem-per-cpu",
                 {"time": "2d", "mem": "64000MB", "array": 1001}, {"train": {"partition": "gpu"}},
-                {"train": "asks for a GPU; partition cpu has none"}, ["a note\nof two lines"])
+                {"train": "requests a GPU; partition cpu has none"}, ["a note\nof two lines"])
 
 
 def read(tmp_path, text, cluster=None):
@@ -48,7 +48,7 @@ def test_a_slurm_profile(tmp_path, monkeypatch):
     for said in ("# Look at this: a note of two lines", "also yours: lab",
                  "cpu (default): 3 nodes, up to 1 d, 4 cores", "long (up to 7 d, 20 jobs)",
                  "gpu_type: a100", "# container: apptainer exec --nv", "the site also has: other",
-                 "asks for a GPU; partition cpu has none"):
+                 "requests a GPU; partition cpu has none"):
         assert said in text
     assert all(len(line) <= 105 for line in text.splitlines()), text
 

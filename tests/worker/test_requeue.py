@@ -155,4 +155,4 @@ def test_a_node_without_scontrol_is_no_traceback_for_a_script_of_a_version_befor
     assert execute.TaskCall(str(folder / "config.json"), 0).checkpoint() is None
     assert requeues(folder) == []
     assert markers.read(folder / "markers")[0].gave_up == (
-        "time limit; Slurm does not put it back: scontrol is not on this machine")
+        "time limit; Slurm does not put it back: scontrol is not available on this machine")

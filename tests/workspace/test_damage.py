@@ -183,7 +183,7 @@ def test_a_record_with_wrong_values_is_named(workspace, change):
         if change == {"steps": []}:
             assert records.read(workspace / "ws", "one").steps == []
             return
-        with pytest.raises(InputError, match="not a record of a run") as error:
+        with pytest.raises(InputError, match="is not a valid run record") as error:
             records.read(workspace / "ws", "one")
         assert error.value.where == str(path) and "submit again" in error.value.hint
     finally:
@@ -203,7 +203,7 @@ def test_a_step_with_wrong_values_is_named(workspace, step):
     value["steps"][0] |= step
     try:
         path.write_text(json.dumps(value))
-        with pytest.raises(InputError, match="not a record of a run"):
+        with pytest.raises(InputError, match="is not a valid run record"):
             records.read(workspace / "ws", "one")
     finally:
         path.write_text(kept)
@@ -216,7 +216,7 @@ def test_latest_is_not_guessed(workspace):
     try:
         path.write_bytes(b"\xff")
         os.utime(path.parent, None)
-        with pytest.raises(InputError, match="may be one that cannot be read") as error:
+        with pytest.raises(InputError, match="the latest run cannot be determined") as error:
             records.find(workspace / "ws", "latest")
         assert str(path) in error.value.where
     finally:

@@ -11,7 +11,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.runs import status, submit
-from l3hpc.runs.resume import missing, resume
+from l3hpc.runs.resume import plan_now, resume
 from l3hpc.schedulers import requeue_policy
 from l3hpc.workspace import records
 
@@ -51,7 +51,7 @@ def test_each_file_is_made_again_or_the_message_says_what_to_type(
         with pytest.raises(InputError) as error:
             resume(tmp_path, "demo", on)
         assert "the frozen settings of step extract are empty or damaged" in str(error.value)
-        assert str(path) in str(error.value) and "Submit it again" in error.value.hint
+        assert str(path) in str(error.value) and "Submit the pipeline again" in error.value.hint
         assert len(slurm.calls("sbatch")) == 2  # those of the submission
         shutil.rmtree(tmp_path / "runs/demo")
         submit.submit(made)
@@ -78,7 +78,7 @@ def test_settings_come_back_from_the_artifact_of_another_run(site, chains, tmp_p
     again = chains.plan(tmp_path, "other", names=("extract",), on=on)
     submit.submit(again)
     (tmp_path / "runs/other/steps/extract/config.json").unlink()
-    assert [step.name for step in missing(tmp_path, "other", on).steps] == ["extract"]
+    assert [step.name for step in plan_now(tmp_path, "other", on).steps] == ["extract"]
     config = json.loads((tmp_path / "runs/other/steps/extract/config.json").read_text())
     assert (config["run"], config["name"]) == ("other", "extract")
 

@@ -9,8 +9,8 @@ import pytest
 import l3hpc
 from l3hpc.errors import InputError
 from l3hpc.workspace.local_jobs import LocalJob
-from l3hpc.workspace.markers import RunState, StepState, TaskState
-from l3hpc.workspace.records import Attempt, RunRecord
+from l3hpc.workspace.run_record import Attempt, RunRecord
+from l3hpc.workspace.states import RunState, StepState, TaskState
 
 PACKAGE = Path(l3hpc.__file__).parent
 WORDS = {state.value for kind in (TaskState, StepState, RunState) for state in kind}

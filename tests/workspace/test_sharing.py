@@ -218,8 +218,8 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
         from l3hpc.schedulers.local.runner import Runner
 
         runner = Runner(workspace, "bob-1")
-        runner._state.take_up(runner._record)
-        [entry] = runner._state.jobs.values()
+        runner._local.take_up(runner._record)
+        [entry] = runner._local.jobs.values()
         entry.job = job.job
         runner._start("1", entry, 1)
 
@@ -237,7 +237,8 @@ def test_a_workspace_that_is_not_open_says_who_can_open_it(chains, workspace):
     as_person(ADA, lambda: submit(closed))  # without shared_group, as it was
     (workspace / "runs").chmod(0o2750)
     made = chains.plan(workspace, run="bob-1", on=profile(chains), names=("extract",), salt="b")
-    said = as_person(BOB, lambda: submit(made), "belongs to user 54001, and you may not write")
+    said = as_person(BOB, lambda: submit(made),
+                     "belongs to user 54001, and you have no permission to write")
     assert "InputError" in said and "shared_group: true" in said, said
     assert not (workspace / "runs" / "bob-1").exists()
     as_person(ADA, lambda: submit(chains.plan(workspace, run="ada-2", on=profile(chains))))
@@ -252,7 +253,7 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(chains, workspace):
     os.chown(home, BOB, GROUP)
     as_person(ADA, lambda: (workspace / "artifacts" / "extract").symlink_to(home))
     made = chains.plan(workspace, run="bob-1", on=profile(chains), names=("extract",))
-    as_person(BOB, lambda: submit(made), "is a link that user 54001 made")
+    as_person(BOB, lambda: submit(made), "is a symbolic link that belongs to user 54001")
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
@@ -284,15 +285,15 @@ def test_a_workspace_open_to_the_world_is_named(chains, tmp_path, monkeypatch):
     here = settings.load(overrides={"paths.workspace": (str(space), "--workspace")}, environ={})
     assert sharing_line(here).severity == "green"
     for mode, state, words in (
-            (0o770, "yellow", "the group"), (0o777, "red", "anybody may replace"),
-            (0o1777, "red", "anybody may add to"), (0o1770, "green", "")):
+            (0o770, "yellow", "the group"), (0o777, "red", "anybody can replace files in"),
+            (0o1777, "red", "anybody can add files to"), (0o1770, "green", "")):
         space.chmod(mode)
         line = sharing_line(here)
         assert line.severity == state and words in line.message
         assert bool(line.advice) == bool(words)
     space.chmod(0o777)
     submission.submit(chains.plan(space, run="two", salt="2"), progress=told)
-    assert told.said == [f"warning: anybody may replace what is in {space}; close it: "
+    assert told.said == [f"warning: anybody can replace files in {space}; to fix it: "
                          f"chmod o-w {space}"]
 
 

@@ -1,8 +1,8 @@
 """This machine as a ``Scheduler``: the same scripts, run by bash.
 
-A spool in the workspace gives out the job ids: ``local/jobs/<id>.json`` is created exclusively, so
-two submissions at once never get the same one. ``runner.Runner`` then runs the jobs of a run;
-``workspace.local_jobs`` tells how they stand.
+A spool in the workspace assigns the job ids: ``local/jobs/<id>.json`` is created exclusively, so
+that two submissions at once never get the same one. ``runner.Runner`` then runs the jobs of a run,
+and ``workspace.local_jobs`` has their states.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from l3hpc.schedulers.base import (
     JobId,
     JobQuery,
     JobRequest,
-    JobState,
     LiveJob,
     Show,
     StepJobs,
@@ -35,21 +34,30 @@ from l3hpc.schedulers.base import (
 )
 from l3hpc.schedulers.local.runner import Runner
 from l3hpc.schedulers.requeue_policy import Decision
-from l3hpc.schedulers.slurm.commands import call, scrubbed
+from l3hpc.schedulers.slurm.commands import call, clean_environment
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
-from l3hpc.workspace.local_jobs import LIVE, LocalJobs, alive
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.local_jobs import LocalJobs, is_alive
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import JobState
 
 CHECK_S = 60.0
 START_S = 20.0
-STARTING_S = 30.0  # a runner may take so long to take up what was just submitted
+STARTING_S = 30.0  # a runner may take this long to take up what has just been submitted
 FOLLOW_S = 0.5
 
 
 class LocalScheduler:
-    """The jobs of ``local`` in one workspace. It also starts them: ``base.Starts``."""
+    """The jobs of ``local`` in one workspace. It also starts them: see ``base.Starts``.
+
+    The methods are those of ``base.Scheduler``, which documents their parameters.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    """
 
     def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
@@ -60,50 +68,57 @@ class LocalScheduler:
         return capabilities.of(capabilities.LOCAL)
 
     def prepare(self) -> None:
-        """There is nothing to ask: the plan's resources were cut to this machine's."""
+        """Do nothing: the resources of a plan have been limited to those of this machine."""
 
     def validate(self, plan: Plan) -> str:
-        """Every plan fits, for the same reason."""
+        """Accept every plan, for the same reason."""
         return ""
 
     def check_command(self, script: Path) -> list[str]:
-        """bash, which reads the script and runs nothing."""
+        """Return the bash command that parses a script without running it."""
         return ["bash", "-n", str(script)]
 
     def check(self, script: Path) -> None:
-        """Raise ``ClusterError`` where bash cannot read the script."""
+        """Check that bash can parse the script.
+
+        Raises
+        ------
+        ClusterError
+            If it cannot.
+        """
         call(self.check_command(script), timeout_s=CHECK_S)
 
     def submit(self, request: JobRequest) -> JobId:
-        """Enter a script into the spool. ``run_jobs`` or ``start_runner`` starts it."""
-        assert request.step is not None  # nothing follows a run on this machine
+        """Enter a script into the spool; ``run_jobs`` or ``start_runner`` starts it."""
+        assert request.step is not None  # only Slurm runs jobs that belong to no step
         LocalJobs(self._workspace, request.run).forget_stop()
-        return scripts.submitted(request, lambda: JobId(spool(
+        return scripts.submit_with_pickles(request, lambda: JobId(spool(
             self._workspace, run=request.run, step=request.script.parent.name,
-            after=[job.id for job in request.after])))
+            after=[job.id for job in request.after_ok])))
 
     def query(self, records: Sequence[RunRecord]) -> JobQuery:
-        """A question about the jobs of these runs: their files answer it."""
+        """Return a query about the jobs of these runs, which their files answer."""
         return _Query(self._workspace)
 
     def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:
-        """How the jobs of one run stand."""
+        """Return the jobs of one run, as its file has them."""
         return _Answer(self._workspace)
 
     def history(self, record: RunRecord) -> list[tuple[str, EndedJob]] | None:
-        """Nothing remembers the attempts before the last one."""
+        """Return None: attempts before the last one are not remembered."""
         return None
 
     def cancel(self, jobs: Sequence[JobId], run: str = "") -> None:
-        """Nothing: a runner starts only what is on record, so a job that its submission takes back
-        is never started."""
+        """Do nothing: a runner starts only jobs on record, so a job that its submission withdraws
+        is never started.
+        """
 
     def cancel_run(self, record: RunRecord) -> list[JobId]:
-        """Ask the runner to stop, also one that is about to start; where there is none, end what it
-        left behind."""
+        """Ask the runner to stop, also one that is about to start; without a runner, end its jobs.
+        """
         jobs = LocalJobs(self._workspace, record.run)
         jobs.take_up(record)
-        live = [name for name, job in jobs.jobs.items() if job.state in LIVE]
+        live = [name for name, job in jobs.jobs.items() if job.state.is_active]
         if live:
             jobs.ask_to_stop()
             if jobs.runner() is None:
@@ -111,16 +126,16 @@ class LocalScheduler:
         return [JobId(name) for name in live[::-1]]
 
     def changes(self, decision: Decision) -> list[str]:
-        """Nothing: the runner never holds a job."""
+        """Return nothing: the runner never holds a job."""
         return []
 
     def release(self, job: JobId, changes: Sequence[str]) -> None:
-        """Nothing: the runner never holds a job."""
+        """Do nothing: the runner never holds a job."""
 
     def run_jobs(self, run: str, show: Show) -> None:
-        """Run what was submitted of a run until all has ended; where another runner has it, look
-        on."""
-        while not Runner(self._workspace, run, look=show).run():
+        """Run the submitted jobs of a run until all have ended; watch, if another runner has them.
+        """
+        while not Runner(self._workspace, run, show=show).run():
             jobs, record = LocalJobs(self._workspace, run), records.read(self._workspace, run)
             show(record, jobs.jobs)
             if jobs.settled(record):
@@ -128,62 +143,64 @@ class LocalScheduler:
             time.sleep(FOLLOW_S)
 
     def start_runner(self, run: str, folder: Path) -> None:
-        """Start a runner that outlives this shell, and wait until it has taken the run over."""
+        """Start a runner that outlives this shell, and wait until it has taken over the run."""
         start_detached(self._workspace, run, folder)
 
 
 class _Query:
-    """Nothing is asked: the files are read when the answer is used."""
+    """A query that does nothing in advance: the files are read when the answer is used."""
 
     def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
 
     def add(self, record: RunRecord, tasks: Tasks) -> None:
-        """Nothing to do ahead."""
+        """Do nothing."""
 
     def answer(self) -> JobAnswer:
-        """The answer."""
+        """Return the answer."""
         return _Answer(self._workspace)
 
 
 class _Answer:
-    """How the jobs of local runs stand, by the file of each run, which is read once."""
+    """The jobs of local runs; the file of each run is read once."""
 
     def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
         self._runs: dict[str, tuple[StepJobs, list[str]]] = {}
 
     def of(self, record: RunRecord, step: StepRecord, tasks: Collection[str]) -> StepJobs:
-        """How the jobs of the run stand."""
+        """Return the jobs of the run."""
         return self._run(record)[0]
 
     def notes(self, record: RunRecord) -> list[str]:
-        """Whether the runner is gone."""
+        """Return whether the runner is gone."""
         return list(self._run(record)[1])
 
     def queued(self, jobs: Collection[str]) -> bool:
-        """False: the runner blocks a job behind one of another run by itself."""
+        """Return False: the runner itself blocks a job whose dependency in another run has failed.
+        """
         return False
 
     def untracked(self, record: RunRecord) -> list[JobId]:
-        """None: the runner starts what is on record."""
+        """Return nothing: the runner starts only jobs on record."""
         return []
 
     def _run(self, record: RunRecord) -> tuple[StepJobs, list[str]]:
         if record.run not in self._runs:
-            self._runs[record.run] = _standing(record, LocalJobs(self._workspace, record.run))
+            self._runs[record.run] = _jobs_of(record, LocalJobs(self._workspace, record.run))
         return self._runs[record.run]
 
 
-def _standing(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
-    """The jobs of a run, and what is to be said of it. A job that waits or runs counts only while
-    a runner is there, or may still come, or its process lives."""
+def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
+    """The jobs of a run, and notes about them. A job that is pending or running counts only while a
+    runner exists or may still start, or while its process is alive.
+    """
     now, starting = time.time(), dict[str, LiveJob]()
     for step in record.steps:  # submitted, but not taken up by the runner yet
         starting |= {name: LiveJob(JobState.PENDING, "about to start")
                      for attempt in step.attempts for name in attempt.task_ids.values()
                      if name not in jobs.jobs}
-    unfinished = bool(starting) or any(job.state in LIVE for job in jobs.jobs.values())
+    unfinished = bool(starting) or any(job.state.is_active for job in jobs.jobs.values())
     fresh = any(now - attempt.time < STARTING_S
                 for step in record.steps for attempt in step.attempts)
     orphaned = unfinished and not fresh and jobs.runner() is None
@@ -191,32 +208,47 @@ def _standing(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
     ended: dict[str, EndedJob] = {}
     minutes = {step.name: step.resources.get("time_min") for step in record.steps}
     for name, job in jobs.jobs.items():
-        state, started = JobState(job.state), job.started
+        state, started = job.state, job.started
         elapsed = None if started is None else (job.ended or now) - started
         if state.is_terminal:
             ended[name] = EndedJob(state, job.exit, elapsed)
-        elif not orphaned or alive(job):
+        elif not orphaned or is_alive(job):
             limit = 60.0 * float(job.time_min or minutes.get(job.step) or 0)
             live[name] = LiveJob(
                 state, "" if job.after else "waits for free cores and memory", elapsed,
                 start=started, restarts=job.restarts, limit_s=limit or None,
-                after_others=bool(job.after))
-    return StepJobs(live, ended, asked=True), ["its local runner is gone"] if orphaned else []
+                waits_for_jobs=bool(job.after))
+    return StepJobs(live, ended, queried=True), ["its local runner is gone"] if orphaned else []
 
 
 def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
-    """A new job id, one above the highest, and its entry in the spool."""
-    places = Workspace(workspace)
-    folder = places.local_jobs
+    """Reserve a job id, one above the highest, and write its entry into the spool.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run, step
+        What the job belongs to.
+    after
+        Ids of the jobs that have to succeed first.
+
+    Returns
+    -------
+    str
+        The new id.
+    """
+    layout = Workspace(workspace)
+    folder = layout.local_jobs
     folder.mkdir(parents=True, exist_ok=True)
     entry = json.dumps({"run": run, "step": step, "after": list(after), "time": time.time(),
                         "host": socket.gethostname()})
-    known = (name.removesuffix(".json") for name in os.listdir(folder))
-    number = max((int(name) for name in known if name.isdecimal()), default=0) + 1
+    taken = (name.removesuffix(".json") for name in os.listdir(folder))
+    number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
     while True:
         try:
-            handle = os.open(places.local_job(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:  # another submission took it
+            handle = os.open(layout.local_job(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:  # another submission was faster
             number += 1
             continue
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -225,14 +257,30 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
 
 
 def start_detached(workspace: Path, run: str, cwd: Path) -> None:
-    """Start a runner that outlives this shell, and wait until it has taken the run over."""
+    """Start a runner that outlives this shell, and wait until it has taken over the run.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    cwd
+        Working folder of the runner.
+
+    Raises
+    ------
+    ClusterError
+        If it does not start.
+    """
     folder = Workspace(workspace).run(run)
     record = records.read(workspace, run)
     with open(folder.runner_log, "ab") as log:
-        subprocess.run(  # the shell ends at once: the runner is nobody's child
+        # the shell ends at once, so that the runner is not a child of this process
+        subprocess.run(
             ["sh", "-c", '"$@" &', "sh", sys.executable, "-m", "l3hpc.schedulers.local.runner",
              str(workspace), run], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
-            env=scrubbed(), start_new_session=True, check=True)
+            env=clean_environment(), start_new_session=True, check=True)
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         if Lease(folder.runner_lease).holder() is not None or \

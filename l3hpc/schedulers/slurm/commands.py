@@ -1,4 +1,4 @@
-"""Slurm's commands as subprocesses: a clean environment, a time limit, refusals as errors."""
+"""Slurm's commands as subprocesses: a clean environment, a time limit, and refusals as errors."""
 
 from __future__ import annotations
 
@@ -12,31 +12,48 @@ from l3hpc.errors import ClusterError
 
 CONFIG_S = 20.0
 _KEPT = {"SLURM_CONF"}
+# variables of Slurm's commands that are no options of sbatch, and so may be set
 _NO_OPTION = {*_KEPT, "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CLUSTERS",
               "SBATCH_CLUSTERS"}
-_FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_",
+# variables that an enclosing job or the user's shell would pass on to the job
+_DROPPED = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_",
             "PMI_", "L3HPC_LOCAL", "L3HPC_TASK")
-
-
 _NOT_REACHED = re.compile(
-    r"timed out|did not answer within|unable to contact|zero bytes|connection (?:refused|reset|"
-    r"timed)|communication|transport endpoint|temporarily un|not responding|no route to host|"
-    r"unexpected message|shutting down", re.IGNORECASE)
+    r"timed out|did not respond within|unable to contact|zero bytes|"
+    r"connection (?:refused|reset|timed)|communication|transport endpoint|temporarily un|"
+    r"not responding|no route to host|unexpected message|shutting down", re.IGNORECASE)
 
 
-def scrubbed(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without what an enclosing job or the user's ``SBATCH_*`` would slip in."""
+def clean_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Remove the variables by which an enclosing job or the user's ``SBATCH_*`` would have an
+    effect.
+
+    Parameters
+    ----------
+    environment
+        None: that of this process.
+    """
     source = os.environ if environment is None else environment
     return {key: value for key, value in source.items()
-            if key in _KEPT or not key.startswith(_FOREIGN)}
+            if key in _KEPT or not key.startswith(_DROPPED)}
 
 
-def unused_words(environment: Mapping[str, str]) -> str:
-    """Which variables a person may have set for sbatch, and what to set instead; '' for none.
+def ignored_variables(environment: Mapping[str, str]) -> str:
+    """Describe the variables that a user may have set for sbatch, and what to set instead.
 
-    The profile alone decides, so that a run does not depend on the shell it was submitted from.
-    Inside a job the ``SLURM_*`` are that job's own, and nobody expects them to count.
+    Only the profile counts, so that a run does not depend on the shell it was submitted from.
+
+    Parameters
+    ----------
+    environment
+        The environment variables.
+
+    Returns
+    -------
+    str
+        One sentence; '' if there are none.
     """
+    # inside a job the SLURM_* are those of that job, and nobody expects them to have an effect
     inside = "SLURM_JOB_ID" in environment
     names = sorted(name for name in environment if name not in _NO_OPTION and (
         name.startswith("SBATCH_") or not inside and name.startswith("SLURM_")))
@@ -45,55 +62,104 @@ def unused_words(environment: Mapping[str, str]) -> str:
     keys = [key for key in ("account", "partition", "qos", "constraint", "reservation", "wckey")
             if any(name.removeprefix("SBATCH_").removeprefix("SLURM_") == key.upper()
                    for name in names)]
-    advice = f"; set {', '.join(f'{key}:' for key in keys)} of the profile instead" if keys else ""
-    return (f"{', '.join(names)} of the environment {'is' if len(names) == 1 else 'are'} not used: "
-            f"cluster.yaml decides{advice}")
+    advice = f"; set {', '.join(f'{key}:' for key in keys)} in the profile instead" if keys else ""
+    plural = len(names) > 1
+    return (f"the environment variable{'s' * plural} {', '.join(names)} "
+            f"{'are' if plural else 'is'} ignored: cluster.yaml decides{advice}")
 
 
-def for_slurm() -> dict[str, str]:
-    """The environment of Slurm's commands: scrubbed, and the indices of a pending array written out
-    (they would be cut off after 64 characters)."""
-    return {**scrubbed(), "SLURM_BITSTR_LEN": "0"}
+def slurm_environment() -> dict[str, str]:
+    """Return the environment of Slurm's commands.
+
+    It is clean, and the indices of a pending array are written out (they would be truncated after
+    64 characters).
+    """
+    return {**clean_environment(), "SLURM_BITSTR_LEN": "0"}
 
 
 def on_cluster(command: Sequence[str], cluster: str) -> list[str]:
-    """The command for one cluster of a site with several ('' for its default, which needs no
-    accounting database)."""
+    """Address a command to one cluster of a site.
+
+    Parameters
+    ----------
+    command
+        The command and its arguments.
+    cluster
+        The value of ``--clusters``; '' for the default cluster, which needs no accounting database.
+    """
     return [command[0], *([f"--clusters={cluster}"] if cluster else ()), *command[1:]]
 
 
-def not_reached(words: str) -> bool:
-    """Whether an error says that Slurm did not answer: then it may have done what it was asked."""
-    return _NOT_REACHED.search(words) is not None
+def is_unreachable(message: str) -> bool:
+    """Whether an error means that Slurm did not respond: it may have done what was requested.
+
+    Parameters
+    ----------
+    message
+        The error message.
+    """
+    return _NOT_REACHED.search(message) is not None
 
 
-def several(clusters: str) -> bool:
-    """Whether ``--clusters`` names more than one: then Slurm chooses."""
+def is_several(clusters: str) -> bool:
+    """Whether ``--clusters`` names more than one cluster, of which Slurm then chooses.
+
+    Parameters
+    ----------
+    clusters
+        The value of ``--clusters``.
+    """
     return "," in clusters or clusters == "all"
 
 
 def call(command: Sequence[str], *, timeout_s: float) -> str:
-    """Run one of Slurm's commands and return what it said; refusals are ``ClusterError``s."""
+    """Run one of Slurm's commands.
+
+    Parameters
+    ----------
+    command
+        The command and its arguments.
+    timeout_s
+        Time limit, seconds.
+
+    Returns
+    -------
+    str
+        Its standard output.
+
+    Raises
+    ------
+    ClusterError
+        If it does not exist, fails, or does not respond in time.
+    """
     program = command[0]
     try:
         done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
-                              errors="replace", timeout=timeout_s, env=for_slurm(),
+                              errors="replace", timeout=timeout_s, env=slurm_environment(),
                               stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        raise ClusterError(f"{program} is not on this machine",
+        raise ClusterError(f"{program} is not available on this machine",
                            hint="Log in to the cluster, or use --cluster local.") from None
     except OSError as error:
-        raise ClusterError(f"{program} cannot be run: {error.strerror}") from None
+        raise ClusterError(f"cannot run {program}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"{program} did not answer within {timeout_s:.0f} s",
+        raise ClusterError(f"{program} did not respond within {timeout_s:.0f} s",
                            hint="Is the cluster up? l3hpc doctor") from None
     if done.returncode != 0:
-        raise ClusterError(program_words(program, done.stderr or done.stdout))
+        raise ClusterError(error_text(program, done.stderr or done.stdout))
     return done.stdout
 
 
-def program_words(program: str, text: str) -> str:
-    """What a program said, on one line, for an error."""
+def error_text(program: str, text: str) -> str:
+    """Put the output of a program on one line, as an error message.
+
+    Parameters
+    ----------
+    program
+        Name of the program.
+    text
+        Its output.
+    """
     lines = [line.strip().removeprefix(f"{program}: ").removeprefix("error: ")
              for line in text.splitlines() if line.strip()]
     return f"{program}: " + ("; ".join(lines) or "failed and printed nothing")
@@ -101,7 +167,13 @@ def program_words(program: str, text: str) -> str:
 
 @functools.cache
 def default_cluster() -> str:
-    """The default cluster of Slurm's commands."""
-    words = call(["scontrol", "show", "config"], timeout_s=CONFIG_S)
-    found = re.search(r"^ClusterName\s*=\s*(\S+)", words, re.MULTILINE)
+    """Return the default cluster of Slurm's commands.
+
+    Raises
+    ------
+    ClusterError
+        If Slurm does not respond.
+    """
+    config = call(["scontrol", "show", "config"], timeout_s=CONFIG_S)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", config, re.MULTILINE)
     return found[1] if found else ""

@@ -1,8 +1,8 @@
-"""Which of the jobs that Slurm shows are ours: a job id alone is not enough.
+"""Which of the jobs that Slurm lists are ours: a job id alone does not identify a job.
 
-Slurm counts from the start again after it has lost its state, and the clusters of one site use the
-same ids. Only our job has our script, which lies in the folder of one step of one run, as its log
-does. Another workspace or another person may have jobs of the same name and id.
+Slurm starts counting again after it has lost its state, and the clusters of a site use the same
+ids. Only our job has our script, which lies in the folder of one step of one run, as its log does.
+Another workspace or another user may have jobs with the same name and id.
 """
 
 from __future__ import annotations
@@ -15,25 +15,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.schedulers.base import JobId
-from l3hpc.schedulers.slurm.commands import several
+from l3hpc.schedulers.slurm.commands import is_several
 from l3hpc.workspace.layout import StepFolder, Workspace
-from l3hpc.workspace.records import Attempt, RunRecord, StepRecord
+from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 
 HELPER = "-heal"  # ends the name of the job that changes the request of a held one
 ARRAY_SCRIPT = "array.sbatch"  # of several steps of one sweep, in the folder of the first one
 _SCRIPT = re.compile(r"script(-\d+)?\.sbatch")
-_HELPER = "heal.log"  # of the small job that changes a held one; it lies beside the step's logs
+_HELPER_LOG = "heal.log"  # the log of that helper job, beside the logs of the step
 CLOCKS_S = 2 * 3600.0  # clocks differ, and Slurm's times are local: an hour comes twice in autumn
 NAME_S = 600.0
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a job comes from, as far as Slurm shows it ('' and None: it does not).
+    """Where a job comes from, as far as Slurm shows it ('' or None if it does not).
 
-    script: the file that was submitted. output: the file of its standard output. line: the command
-    line of sbatch. submitted: unix seconds; a requeue changes it. asked: the cluster that was
-    queried, as in ``Identity.cluster``.
+    Attributes
+    ----------
+    cluster, name : str
+        Its cluster and its name.
+    script, output : str
+        The file that was submitted, and that of its standard output.
+    line : str
+        The command line of sbatch.
+    submitted : float or None
+        Unix seconds; a requeue changes it.
+    queried : str
+        The cluster that was queried, as in ``Identity.cluster``.
     """
 
     cluster: str = ""
@@ -42,21 +51,27 @@ class Origin:
     output: str = ""
     line: str = ""
     submitted: float | None = None
-    asked: str = ""
+    queried: str = ""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One submission of ours: its id, and what distinguishes it from other jobs of that id.
+    """One submission of ours: its id, and what distinguishes it from other jobs with that id.
 
     Attributes
     ----------
-    id: as sbatch gave it; ``13_4`` for one step of a sweep's job array; '' for any id.
-    cluster: Slurm's name of the cluster ('' for the default of its commands).
-    script: the path that sbatch was given.
-    folder: the step's folder in the run, which holds script and logs ('' for a job of no step).
-    names: the names that the job may have.
-    submitted: unix seconds (0: unknown).
+    id : str
+        As sbatch printed it; ``13_4`` for one step of a sweep's job array; '' for any id.
+    cluster : str
+        Slurm's name of the cluster ('' for the default of its commands).
+    script : str
+        The path that sbatch was given.
+    folder : str
+        Folder of the step in the run, which holds script and logs ('' for a job of no step).
+    names : tuple of str
+        The names that the job may have.
+    submitted : float
+        Unix seconds; 0 if unknown.
     """
 
     id: str
@@ -68,14 +83,19 @@ class Identity:
 
     @property
     def base(self) -> str:
-        """The id without the index of an array's task."""
+        """The id without the array index."""
         return self.id.partition("_")[0]
 
     def owns(self, origin: Origin) -> bool:
-        """Whether a job of this id with that origin is this one.
+        """Whether a job with this id and that origin is this submission.
 
-        The script decides. Where a site's sbatch submits a copy of it, the log does; where Slurm
-        shows neither (sacct before 21.08), name and time of submission together.
+        The script decides. If a site's sbatch submits a copy of it, the log does; if Slurm shows
+        neither (sacct before 21.08), the name together with the time of submission.
+
+        Parameters
+        ----------
+        origin
+            Where the job comes from.
         """
         if self.cluster and origin.cluster and self.cluster != origin.cluster:
             return False
@@ -84,12 +104,12 @@ class Identity:
         if self._is_script(origin.script) or self._ends_with_script(origin.line):
             return True
         folder, log = os.path.split(origin.output)
-        if self.folder and log not in ("", _HELPER) \
+        if self.folder and log not in ("", _HELPER_LOG) \
                 and _real(folder) == _real(str(StepFolder(self.folder).logs)):
             return True
         if origin.script or origin.line or origin.output:
             return False
-        if not origin.name:  # Slurm shows nothing at all of it
+        if not origin.name:  # Slurm shows only the id
             return True
         return origin.name in self.names and (
             origin.submitted is None or abs(origin.submitted - self.submitted) < NAME_S)
@@ -105,7 +125,9 @@ class Identity:
         return bool(_SCRIPT.fullmatch(name)) and _real(folder) == _real(self.folder)
 
     def _ends_with_script(self, line: str) -> bool:
-        """A path may hold spaces, and the line is not quoted."""
+        """Whether a command line ends with the script (a path may hold spaces, and the line is not
+        quoted).
+        """
         if self.script and line.endswith(f" {self.script}"):
             return True
         return any(self._is_script(line[match.start() + 1:])
@@ -119,8 +141,21 @@ def _real(path: str) -> str:
 
 def of_attempt(workspace: Path, record: RunRecord, step: StepRecord,
                attempt: Attempt) -> Identity:
-    """The identity of an attempt in a record, also of one that an earlier version wrote: there the
-    folder gives the script."""
+    """Return the identity of an attempt on record.
+
+    In the record of an early version, which has no script, the folder identifies it.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    step
+        The step in it.
+    attempt
+        The attempt.
+    """
     return _of_attempt(str(Workspace(workspace).run(record.run).step(step.name)), record, step,
                        attempt)
 
@@ -135,7 +170,22 @@ def _of_attempt(folder: str, record: RunRecord, step: StepRecord, attempt: Attem
 
 
 def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, Identity]:
-    """Task id (``12``, ``13_4``) → identity, of all submissions of a step; the latest one wins."""
+    """Return the identities of all submissions of a step.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    step
+        The step in it.
+
+    Returns
+    -------
+    dict of str to Identity
+        By task id (``12``, ``13_4``); the latest submission with an id counts.
+    """
     folder = str(Workspace(workspace).run(record.run).step(step.name))
     return {task: job for attempt in step.attempts
             for job in (_of_attempt(folder, record, step, attempt),)
@@ -143,21 +193,54 @@ def of_step(workspace: Path, record: RunRecord, step: StepRecord) -> dict[str, I
 
 
 def clusters(record: RunRecord) -> set[str]:
-    """The clusters on which a run may have jobs, as in ``Identity.cluster``. Where Slurm may
-    choose, the first job decides for all of them."""
+    """Return the clusters on which a run may have jobs.
+
+    Parameters
+    ----------
+    record
+        The record of the run.
+
+    Returns
+    -------
+    set of str
+        As in ``Identity.cluster``. If Slurm may choose, the first job decides for all of them.
+    """
     of_jobs = {attempt.cluster for step in record.steps for attempt in step.attempts}
-    if of_jobs and several(record.clusters):
+    if of_jobs and is_several(record.clusters):
         return of_jobs
     return of_jobs | {name for name in record.clusters.split(",") if name} or {""}
 
 
 def of_script(script: Path, cluster: str = "") -> Identity:
-    """Any job that was submitted with a script of a step, whatever its id."""
+    """Return an identity that matches any job submitted with a script of a step.
+
+    Parameters
+    ----------
+    script
+        The script.
+    cluster
+        As in ``Identity.cluster``.
+    """
     return Identity("", cluster, str(script), str(script.parent))
 
 
 def step_of(workspace: Path, run: str, origin: Origin) -> str | None:
-    """The step of a run whose folder holds a job's script or log; None for any other job."""
+    """Find the step of a run that a job belongs to.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    origin
+        Where the job comes from.
+
+    Returns
+    -------
+    str or None
+        The step whose folder holds the script or log of the job; None for any other job.
+    """
     steps = _real(str(Workspace(workspace).run(run).steps))
     for path, depth in ((origin.script, 1), (origin.output, 2)):
         folder = path
@@ -170,28 +253,53 @@ def step_of(workspace: Path, run: str, origin: Origin) -> str | None:
 
 def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Origin]]
               ) -> list[JobId]:
-    """Of these live jobs (task id → where it comes from) those that were submitted with a script of
-    this run and that no step of its record names, the leaf first. Such a job does not find its
-    pickle, which never got the id."""
-    known: dict[str, list[Identity]] = {}
+    """Find the live jobs of a run that are not in its record.
+
+    Such a job does not find its pickle, which was never renamed to its id.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    live
+        Task id → where the job comes from.
+
+    Returns
+    -------
+    list of JobId
+        Those submitted with a script of this run, the last step first.
+    """
+    recorded: dict[str, list[Identity]] = {}
     for step in record.steps:
         for task, job in of_step(workspace, record, step).items():
-            known.setdefault(task.partition("_")[0], []).append(job)
+            recorded.setdefault(task.partition("_")[0], []).append(job)
     ranks = {step.name: rank for rank, step in enumerate(record.steps[::-1])}
     found: dict[JobId, int] = {}
     for task, origins in live.items():
         base = task.partition("_")[0]
         for origin in set(origins):
             rank = ranks.get(step_of(workspace, record.run, origin) or "")
-            if origin.name.endswith(HELPER):  # its log lies beside the step's
+            # a helper job has its log beside those of the step
+            if origin.name.endswith(HELPER):
                 continue
-            if rank is not None and not any(one.owns(origin) for one in known.get(base, ())):
-                found[JobId(base, origin.asked)] = rank
+            if rank is not None and not any(job.owns(origin) for job in recorded.get(base, ())):
+                found[JobId(base, origin.queried)] = rank
     return sorted(found, key=lambda job: (found[job], -int(job.id)))
 
 
 def in_workspace(workspace: Path, origin: Origin) -> bool:
-    """Whether a job was submitted with the script of any run here (or Slurm does not say)."""
+    """Whether a job was submitted with the script of any run of a workspace, or Slurm does not show
+    it.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    origin
+        Where the job comes from.
+    """
     if not origin.script:
         return not origin.output
     runs = _real(str(Workspace(workspace).runs))

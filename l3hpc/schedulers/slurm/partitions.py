@@ -1,7 +1,7 @@
-"""What the partitions of a cluster give, as ``sinfo`` tells it, against what steps ask for.
+"""The limits of the partitions, as ``sinfo`` reports them, against what steps request.
 
-sbatch takes many jobs that can never run: more time than the partition's MaxTime (unless the site
-sets EnforcePartLimits), more cores than a node has. They would wait for ever.
+sbatch accepts many jobs that can never run: with more time than the partition's MaxTime (unless the
+site sets EnforcePartLimits), or more cores than any node has. They would stay pending for ever.
 """
 
 from __future__ import annotations
@@ -21,23 +21,31 @@ from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers.slurm.commands import call, on_cluster
 
 SINFO_S = 20.0
-COMMAND = ("sinfo", "--noheader", "--all", "-o", "%P|%a|%l|%m|%c|%G|%D")
+SINFO = ("sinfo", "--noheader", "--all", "-o", "%P|%a|%l|%m|%c|%G|%D")
 
 
 @dataclass
 class Partition:
-    """What ``sinfo`` says of one partition.
+    """What ``sinfo`` reports about one partition.
 
     Attributes
     ----------
+    name : str
+        Its name.
+    up : bool
+        Whether it is up.
     time_min : int or None
         The longest time limit in minutes; None: unlimited.
     mem_mb, cpus : int
         Of its largest node.
+    gres : str
+        Its generic resources, in Slurm's notation.
+    nodes : int
+        Number of its nodes.
     gpus : dict of str to int
-        GPUs of a type ('' for those without one) on the node that has most of them.
+        Type of GPU ('' for those without one) → their number on the node that has most of them.
     default : bool
-        Whether jobs go there that name no partition.
+        Whether jobs that name no partition go there.
     """
 
     name: str
@@ -64,7 +72,7 @@ class Partition:
 
 
 class Amount(enum.Enum):
-    """What a step can ask too much of."""
+    """What a step can request too much of."""
 
     TIME = enum.auto()
     MEMORY = enum.auto()
@@ -79,21 +87,32 @@ class Excess:
     Attributes
     ----------
     what : Amount
-    asked, has : str
-        The request (``asks for 2 d``), and what there is, for a message.
+        What there is too little of.
+    requested, available : str
+        The request (``requests 2 d``) and what there is, for a message.
     hint : str
         What to do about it.
     """
 
     what: Amount
-    asked: str
-    has: str
+    requested: str
+    available: str
     hint: str
 
 
-def read(text: str) -> dict[str, Partition]:
-    """The answer of ``COMMAND`` by partition; the lines of one partition are merged. One that has
-    amounts without a number is left out."""
+def parse_sinfo(text: str) -> dict[str, Partition]:
+    """Parse the output of ``SINFO``.
+
+    Parameters
+    ----------
+    text
+        The output; the lines of one partition are merged.
+
+    Returns
+    -------
+    dict of str to Partition
+        By name, without partitions whose amounts are not numbers.
+    """
     found: dict[str, Partition] = {}
     unclear = set()
     for entry in text.splitlines():
@@ -120,7 +139,7 @@ def read(text: str) -> dict[str, Partition]:
 
 
 def _gpus(gres: str) -> dict[str, int]:
-    """``gpu:a100:2(S:0-1),shard:8`` → a100: 2."""
+    """Parse ``gpu:a100:2(S:0-1),shard:8`` into a100: 2."""
     counts: dict[str, int] = {}
     for entry in re.sub(r"\([^)]*\)", "", gres).split(","):
         name, *rest = entry.split(":")
@@ -132,20 +151,32 @@ def _gpus(gres: str) -> dict[str, int]:
 
 def excesses(found: Partition, step: str, kind: str, profile: ClusterProfile,
              wanted: Resources) -> list[Excess]:
-    """What a task of ``step`` asks for and no node of this partition can give (0: not asked)."""
-    over, place = [], f"partition {found.name}"
+    """Find what a step requests and no node of a partition can provide.
+
+    Parameters
+    ----------
+    found
+        The partition.
+    step, kind
+        Name and kind of the step.
+    profile
+        The cluster profile.
+    wanted
+        What one task requests; 0 for what it does not request.
+    """
+    over, label = [], f"partition {found.name}"
     if found.time_min is not None and wanted.time_min > found.time_min:
-        over.append(Excess(Amount.TIME, f"asks for {format_time(wanted.time_min)}",
-                           f"{place} allows {format_time(found.time_min)}",
+        over.append(Excess(Amount.TIME, f"requests {format_time(wanted.time_min)}",
+                           f"{label} allows {format_time(found.time_min)}",
                            f"--set {step}.time={found.time_min}m, or name a partition that allows "
                            "more in cluster.yaml (sinfo lists them)"))
     if wanted.mem_mb > found.mem_mb and profile.memory_request != "none":
-        over.append(Excess(Amount.MEMORY, f"asks for {format_memory(wanted.mem_mb)} of memory",
-                           f"the largest node of {place} has {format_memory(found.mem_mb)}",
+        over.append(Excess(Amount.MEMORY, f"requests {format_memory(wanted.mem_mb)} of memory",
+                           f"the largest node of {label} has {format_memory(found.mem_mb)}",
                            f"--set {step}.mem={found.mem_mb}MB, or name another partition"))
     if wanted.cpus > found.cpus:
-        over.append(Excess(Amount.CORES, f"asks for {wanted.cpus} cores",
-                           f"the largest node of {place} has {found.cpus}",
+        over.append(Excess(Amount.CORES, f"requests {wanted.cpus} cores",
+                           f"the largest node of {label} has {found.cpus}",
                            f"--set {step}.cpus={found.cpus}, or name another partition"))
     if wanted.gpus and profile.gpu_request != "none":
         over += _gpu_excess(found, step, profile.at(kind).gpu_type or profile.gpu_type,
@@ -154,48 +185,64 @@ def excesses(found: Partition, step: str, kind: str, profile: ClusterProfile,
 
 
 def _gpu_excess(found: Partition, step: str, kind: str | None, count: int) -> list[Excess]:
-    place = f"partition {found.name}"
+    label = f"partition {found.name}"
     if not found.gpus:
-        return [Excess(Amount.GPUS, "asks for a GPU", f"{place} has none",
+        return [Excess(Amount.GPUS, "requests a GPU", f"{label} has none",
                        f"--set {step}.gpus=0, or name another partition")]
     if kind and kind not in found.gpus:
         types = ", ".join(found.gpu_types)
-        return [Excess(Amount.GPUS, f"asks for a GPU of type {kind}",
-                       f"{place} has {types}" if types else f"{place} has GPUs without a type",
-                       "Set gpu_type: of the profile in cluster.yaml to one of these." if types
-                       else "Remove gpu_type: from the profile in cluster.yaml.")]
+        return [Excess(Amount.GPUS, f"requests a GPU of type {kind}",
+                       f"{label} has {types}" if types else f"{label} has GPUs without a type",
+                       "Set gpu_type: in the profile (cluster.yaml) to one of these." if types
+                       else "Remove gpu_type: from the profile (cluster.yaml).")]
     most = found.gpus[kind] if kind else sum(found.gpus.values())
     if count > most:
-        return [Excess(Amount.GPUS, f"asks for {count} GPUs" + (f" of type {kind}" if kind else ""),
-                       f"no node of {place} has more than {most}",
+        return [Excess(Amount.GPUS, f"requests {count} GPUs" + (f" of type {kind}" if kind else ""),
+                       f"no node of {label} has more than {most}",
                        f"--set {step}.gpus={most}, or name another partition")]
     return []
 
 
-class Check:
-    """Asks ``sinfo`` while the caller goes on; ``refuse`` then judges a plan."""
+class LimitCheck:
+    """Queries ``sinfo`` in the background; ``check`` then checks a plan.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    """
 
     def __init__(self, profile: ClusterProfile) -> None:
         self._profile = profile
         pool = ThreadPoolExecutor(1)
         self._answer: Future[str] = pool.submit(
-            call, on_cluster(COMMAND, profile.slurm_clusters), timeout_s=SINFO_S)
+            call, on_cluster(SINFO, profile.slurm_clusters), timeout_s=SINFO_S)
         pool.shutdown(wait=False)
 
-    def refuse(self, plan: Plan) -> str:
-        """Raise ``InputError`` for a step that no partition of its own can run.
+    def check(self, plan: Plan) -> str:
+        """Check that every step of a plan has a partition that can run it.
+
+        Parameters
+        ----------
+        plan
+            The plan.
 
         Returns
         -------
         str
-            Why nothing could be checked; '' where it was.
+            Why nothing could be checked; '' if it was.
+
+        Raises
+        ------
+        InputError
+            For a step that none of its partitions can run.
         """
         try:
-            partitions = read(self._answer.result())
+            partitions = parse_sinfo(self._answer.result())
         except ClusterError as error:
             return f"the limits of the partitions were not checked: {error.message}"
         if not partitions:
-            return "the limits of the partitions were not checked: sinfo lists none"
+            return "the limits of the partitions were not checked: sinfo lists no partition"
         for step in plan.steps:
             if step.missing:
                 _refuse(step, self._profile, partitions)
@@ -204,8 +251,9 @@ class Check:
 
 def _refuse(step: PlannedStep, profile: ClusterProfile,
             partitions: Mapping[str, Partition]) -> None:
-    """Of several partitions Slurm takes one that fits, so a step is refused where none does. Of
-    partitions that sinfo does not show, sbatch decides."""
+    """Of several partitions Slurm takes one that fits, so a step is refused only if none does. For
+    partitions that sinfo does not list, sbatch decides.
+    """
     over = profile.at(step.kind)
     named = [name for name in (over.partition or profile.partition or "").split(",") if name]
     mine = [partitions[name] for name in named if name in partitions] if named else \
@@ -214,16 +262,17 @@ def _refuse(step: PlannedStep, profile: ClusterProfile,
         return
     found = [excesses(one, step.name, step.kind, profile, step.resources) for one in mine]
     if any(one.what is Amount.TIME for each in found for one in each) \
-            and _time_is_free(over.qos or profile.qos):
+            and _ignores_time_limit(over.qos or profile.qos):
         found = [[one for one in each if one.what is not Amount.TIME] for each in found]
     if all(found):
         first = found[0][0]
-        raise InputError(f"{step.name} {first.asked}; {first.has}", hint=first.hint)
+        raise InputError(f"{step.name} {first.requested}; {first.available}", hint=first.hint)
 
 
-def _time_is_free(qos: str | None) -> bool:
-    """Whether the QOS lifts the partition's time limit, or nobody can say that it does not. Without
-    one in the profile Slurm takes the person's or the partition's, which may be any."""
+def _ignores_time_limit(qos: str | None) -> bool:
+    """Whether the QOS lifts the partition's time limit, or this cannot be ruled out: without one in
+    the profile Slurm takes that of the user or of the partition.
+    """
     try:
         flags = call(["sacctmgr", "--noheader", "--parsable2", "show", "qos",
                       *([qos] if qos else ()), "format=flags"], timeout_s=SINFO_S)

@@ -1,45 +1,84 @@
-"""The calls to Slurm: put a job back and hold it, then, once it waits, ask for more and let it go.
+"""Requeueing a job: the calls to Slurm that put it back, change its request and release it.
 
 A job cannot change its own request: requeueing ends its script at once, and only a pending job can
-be given more memory. So a tiny helper job does it; where jobs may not submit jobs, the task stays
-held until ``l3hpc resume`` does the same two calls. The scripts of this version do all of it in
-bash; these are for ``resume``, and for scripts of versions before.
+be given more memory. So the job is requeued and held, and a small helper job changes and releases
+it once it is pending. Where jobs may not submit jobs, it stays held until ``l3hpc resume`` makes
+the same two calls. The scripts of this version do all of it in bash; this module is for ``resume``
+and for scripts of earlier versions. As a program it is the helper job.
 """
 
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from l3hpc.errors import ClusterError
 from l3hpc.schedulers.requeue_policy import Decision, Policy
-from l3hpc.schedulers.slurm.commands import call, not_reached, on_cluster
+from l3hpc.schedulers.slurm.commands import call, is_unreachable, on_cluster
 
-TIMEOUT_S = 60
 HELPER_MIN = 10
 WAIT_S = 300.0
-RETRY_S = (2.0, 5.0, 15.0, 30.0)
+_TIMEOUT_S = 60
+_RETRY_S = (2.0, 5.0, 15.0, 30.0)
+_POLL_S = 0.5
 
 
-def put_back(job: str, *, hold: bool) -> None:
-    """Send ``job`` (``12`` or ``13_4``) back to the queue; Slurm ends the calling script soon
-    after. Raises ``ClusterError`` where Slurm refuses."""
+def requeue(job: str, *, hold: bool) -> None:
+    """Put a job back into the queue; Slurm ends the calling script soon after.
+
+    Parameters
+    ----------
+    job
+        ``12`` or ``13_4``.
+    hold
+        Whether it is held there until it is released.
+
+    Raises
+    ------
+    ClusterError
+        If Slurm refuses.
+    """
     _scontrol(["requeuehold" if hold else "requeue", job])
 
 
 def send_helper(job: str, changes: Sequence[str], policy: Policy, log: Path, name: str) -> None:
-    """Submit the helper job that will change ``job`` and let it go. Raises ``ClusterError`` where
-    that is refused; then the job stays held until ``l3hpc resume``."""
-    command = shlex.join([policy.python, "-m", "l3hpc.schedulers.slurm.requeue", job, *changes])
+    """Submit the helper job that will change and release a job.
+
+    Parameters
+    ----------
+    job
+        ``12`` or ``13_4``.
+    changes
+        What ``arguments`` returned.
+    policy
+        The policy of the step, which has the helper's sbatch options and Python.
+    log
+        The log of the helper job.
+    name
+        The name of the helper job.
+
+    Raises
+    ------
+    ClusterError
+        If that is refused; the job then stays held until ``l3hpc resume``.
+    """
+    command = shlex.join([policy.python, "-m", __name__, job, *changes])
     call(["sbatch", "--parsable", f"--job-name={name}", *policy.helper_memory,
           f"--time={HELPER_MIN}", "--ntasks=1", f"--output={str(log).replace('%', '%%')}",
-          "--open-mode=append", *policy.helper, "--wrap", command], timeout_s=TIMEOUT_S)
+          "--open-mode=append", *policy.helper, "--wrap", command], timeout_s=_TIMEOUT_S)
 
 
 def arguments(decision: Decision) -> list[str]:
-    """What ``scontrol update`` is to change for this decision."""
+    """Return the arguments of ``scontrol update`` for a decision.
+
+    Parameters
+    ----------
+    decision
+        What the job is to request.
+    """
     words = []
     if decision.mem_mb is not None:
         words.append(f"MinMemoryNode={decision.mem_mb}")
@@ -53,42 +92,65 @@ def arguments(decision: Decision) -> list[str]:
 def release(
     job: str, changes: Sequence[str], *, wait_s: float = WAIT_S, cluster: str = ""
 ) -> None:
-    """Once ``job`` is pending: change its request and let it go.
+    """Change the request of a job and release it, once it is pending.
 
-    cluster: as in ``identity.JobId``. The caller knows that the job is ours.
-    Raises ``ClusterError`` where it does not come back to the queue, or Slurm refuses the change;
-    then it is left held, with the reason in the helper's log.
+    Parameters
+    ----------
+    job
+        ``12`` or ``13_4``; the caller has checked that it is ours.
+    changes
+        What ``arguments`` returned.
+    wait_s
+        How long to wait for it to be pending, seconds.
+    cluster
+        As in ``base.JobId``.
+
+    Raises
+    ------
+    ClusterError
+        If it does not come back to the queue, or Slurm refuses the change; it then stays held.
     """
     end = time.monotonic() + wait_s
     while True:
         states = call(on_cluster(["squeue", "--noheader", "--array", "--jobs", job, "--format",
-                                  "%T"], cluster), timeout_s=TIMEOUT_S).split()
+                                  "%T"], cluster), timeout_s=_TIMEOUT_S).split()
         if states and set(states) == {"PENDING"}:
             break
         if not states or time.monotonic() > end:
             raise ClusterError(f"job {job} did not come back to the queue within {wait_s:.0f} s "
                                f"(it is {', '.join(states) or 'gone'})")
-        time.sleep(0.5)
+        time.sleep(_POLL_S)
     if changes:
         _scontrol(["update", f"JobId={job}", *changes], cluster)
     _scontrol(["release", job], cluster)
 
 
 def _scontrol(words: Sequence[str], cluster: str = "") -> None:
-    """Where Slurm does not say what it did it is asked again: a second time changes nothing. (A job
-    that was put back does not live to ask twice.)"""
-    for wait in (*RETRY_S, None):
+    """Call scontrol, again where its reply is lost."""
+    for wait in (*_RETRY_S, None):
         try:
-            call(on_cluster(["scontrol", *words], cluster), timeout_s=TIMEOUT_S)
+            call(on_cluster(["scontrol", *words], cluster), timeout_s=_TIMEOUT_S)
             return
         except ClusterError as error:
-            if wait is None or not not_reached(error.message):
+            # a second call changes nothing; a job that was requeued does not live to make it
+            if wait is None or not is_unreachable(error.message):
                 raise
             time.sleep(wait)
 
 
 def main(words: Sequence[str]) -> int:
-    """``python -m l3hpc.schedulers.slurm.requeue JOB CHANGE…``: the helper job."""
+    """Run ``python -m l3hpc.schedulers.slurm.requeue JOB CHANGE…``: the helper job.
+
+    Parameters
+    ----------
+    words
+        The job and the changes.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
     try:
         release(words[0], words[1:])
     except ClusterError as error:
@@ -98,6 +160,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Slurm as a ``Scheduler``: sbatch, squeue, sacct, scancel and scontrol behind one class.
 
-The parts are functions of the modules beside this one; here they meet the records of runs.
+The calls themselves are in the modules beside this one; here they meet the records of runs.
 """
 
 from __future__ import annotations
@@ -28,21 +28,31 @@ from l3hpc.schedulers.base import (
     Tasks,
 )
 from l3hpc.schedulers.requeue_policy import Decision
-from l3hpc.schedulers.slurm import identity, partitions, queue, requeue, sbatch
-from l3hpc.schedulers.slurm.commands import call, default_cluster, on_cluster, several
+from l3hpc.schedulers.slurm import identity, partitions, queue, refusals, requeue, sbatch
+from l3hpc.schedulers.slurm.commands import call, default_cluster, is_several, on_cluster
 from l3hpc.schedulers.slurm.identity import Identity
-from l3hpc.workspace.markers import RunState
-from l3hpc.workspace.records import RunRecord, StepRecord
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState
 
 TEST_S = 60.0
 
 
 class SlurmScheduler:
-    """The Slurm of a site. profile: needed to submit and to validate, not to look and to cancel."""
+    """The Slurm of a site.
+
+    The methods are those of ``base.Scheduler``, which documents their parameters.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    profile
+        The cluster profile; needed to validate and to submit, not to query and to cancel.
+    """
 
     def __init__(self, workspace: Path, profile: ClusterProfile | None = None) -> None:
         self._workspace, self._profile = workspace, profile
-        self._limits: partitions.Check | None = None
+        self._limits: partitions.LimitCheck | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -50,110 +60,124 @@ class SlurmScheduler:
         return capabilities.of(capabilities.SLURM)
 
     def prepare(self) -> None:
-        """Ask sinfo meanwhile."""
+        """Query sinfo in the background."""
         if self._limits is None and self._profile is not None:
-            self._limits = partitions.Check(self._profile)
+            self._limits = partitions.LimitCheck(self._profile)
 
     def validate(self, plan: Plan) -> str:
-        """Raise ``InputError`` for a step that no partition of its own can run."""
+        """Refuse a step that none of its partitions can run."""
         self.prepare()
-        return self._limits.refuse(plan) if self._limits is not None else ""
+        return self._limits.check(plan) if self._limits is not None else ""
 
     def check_command(self, script: Path) -> list[str]:
-        """sbatch, which submits nothing."""
+        """Return ``sbatch --test-only``, which submits nothing."""
         clusters = self._profile.slurm_clusters if self._profile is not None else ""
         return [*on_cluster(["sbatch", "--test-only"], clusters), str(script)]
 
     def check(self, script: Path) -> None:
-        """Raise ``ClusterError`` where sbatch would refuse the script."""
+        """Check a script with ``sbatch --test-only``.
+
+        Raises
+        ------
+        ClusterError
+            If sbatch would refuse it.
+        """
         try:
             call(self.check_command(script), timeout_s=TEST_S)
         except ClusterError as error:
-            error.hint = error.hint or sbatch.hint_for(error.message)
+            error.hint = error.hint or refusals.hint_for(error.message)
             raise
 
     def submit(self, request: JobRequest) -> JobId:
-        """Submit a script, once; see ``base.Scheduler.submit``."""
-        return scripts.submitted(request, lambda: self._sbatch(request))
+        """Submit a script, once."""
+        return scripts.submit_with_pickles(request, lambda: self._sbatch(request))
 
     def _sbatch(self, request: JobRequest) -> JobId:
-        profile, cluster = self._profile, self._cluster(request)
+        profile, cluster = self._profile, self._cluster_for(request)
         command = sbatch.sbatch_command(
-            request.script, [job.id for job in request.after],
+            request.script, [job.id for job in request.after_ok],
             profile is None or profile.kill_on_invalid_dep, cluster,
-            [job.id for job in request.behind])
-        wanted = Identity("", cluster, str(request.script)) if request.step is None \
+            [job.id for job in request.after_any])
+        own = Identity("", cluster, str(request.script)) if request.step is None \
             else identity.of_script(request.script, cluster)
         try:
             return sbatch.submit(sbatch.Submission(
-                command, wanted, known=request.known, say=request.say, pause=request.pause,
+                command, own, recorded=request.recorded, notify=request.notify, pause=request.pause,
                 give_up_s=sbatch.GIVE_UP_S if request.give_up_s is None else request.give_up_s))
         except (NotReachedError, OutcomeUnknownError):
             raise
         except ClusterError as error:
-            refusal = sbatch.classified(error)
+            refusal = refusals.classify(error)
             if isinstance(refusal, QueueFullError) and profile is not None \
                     and request.step is not None:
-                sbatch.check_fits(profile, request.step.kind, len(request.calls), refusal,
-                                    again=request.refused > 0)
+                refusals.check_fits(profile, request.step.kind, len(request.calls), refusal,
+                                    again=request.refusals > 0)
             raise refusal from None
 
-    def _cluster(self, request: JobRequest) -> str:
-        """What stands behind ``--clusters``: where the jobs are that it waits for, else where Slurm
-        put the first job of the run, else what the profile says.
+    def _cluster_for(self, request: JobRequest) -> str:
+        """The value of ``--clusters``: where its dependencies are, else where Slurm put the first
+        job of the run, else what the profile sets.
 
-        Raises ``InputError`` for a job of another cluster: Slurm has no such dependencies.
+        An ``InputError`` for a dependency on another cluster: Slurm has none between clusters.
         """
-        wanted = request.cluster
-        if several(wanted) and request.placed:
-            wanted = request.placed
-        for job in (*request.after, *request.behind):
-            place = job.cluster
-            if several(wanted):
-                wanted = place or default_cluster()
-            elif place != wanted and (place or default_cluster()) != (
-                    wanted or default_cluster()):
-                there = place or default_cluster()
+        cluster = request.cluster
+        if is_several(cluster) and request.last_cluster:
+            cluster = request.last_cluster
+        for job in (*request.after_ok, *request.after_any):
+            if is_several(cluster):
+                cluster = job.cluster or default_cluster()
+            elif job.cluster != cluster and (job.cluster or default_cluster()) != (
+                    cluster or default_cluster()):
+                other = job.cluster or default_cluster()
                 name = self._profile.name if self._profile is not None else ""
                 raise InputError(
-                    f"it waits for job {job.id} on cluster {there} and would run on "
-                    f"{wanted or default_cluster()}: Slurm has no dependencies between clusters",
+                    f"it depends on job {job.id} on cluster {other} and would run on "
+                    f"{cluster or default_cluster()}: Slurm has no dependencies between clusters",
                     hint="Wait until that job is done (l3hpc status), or set clusters: "
-                         f"{there} in the profile {name}")
-        return wanted
+                         f"{other} in the profile {name}")
+        return cluster
 
     def query(self, records: Sequence[RunRecord]) -> JobQuery:
-        """A question about the jobs of these runs."""
+        """Return a query about the jobs of these runs."""
         return _Query(self._workspace, records)
 
     def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:
-        """What squeue says of one run's jobs; a ``ClusterError`` where it does not answer."""
-        found = _Answer(self._workspace)
-        clusters = {found.identities(record, step)[task].cluster
+        """Query squeue for the jobs of one run."""
+        answer = _Answer(self._workspace)
+        clusters = {answer.identities(record, step)[task].cluster
                     for step in record.steps for task in (tasks or {}).get(step.name, ())}
-        found.heard = queue.ask(record.user, clusters or identity.clusters(record))
-        return found
+        answer.slurm = queue.query(record.user, clusters or identity.clusters(record))
+        return answer
 
     def history(self, record: RunRecord) -> list[tuple[str, EndedJob]] | None:
-        """Every attempt of a run's jobs that sacct remembers."""
-        return queue.ask_history({
+        """Return every attempt of the jobs of a run that sacct remembers."""
+        return queue.query_history({
             task: job for step in record.steps
             for task, job in identity.of_step(self._workspace, record, step).items()})
 
     def cancel(self, jobs: Sequence[JobId], run: str = "") -> None:
-        """scancel, once for each cluster."""
+        """Cancel jobs with scancel, once for each cluster."""
         sbatch.cancel(jobs, run)
 
     def cancel_run(self, record: RunRecord) -> list[JobId]:
-        """One squeue finds the live jobs of a run, one scancel stops them: the leaf first, and
-        before all those that its record does not know. A number alone may be somebody else's job,
-        so nothing is cancelled where squeue is silent."""
+        """Cancel the live jobs of a run: first those that are not in its record, then the last step
+        first.
+
+        An id alone may be that of another user's job, so nothing is cancelled if squeue does not
+        respond.
+
+        Raises
+        ------
+        ClusterError
+            If squeue does not respond.
+        """
         try:
             answer = self.jobs(record)
         except ClusterError as error:
             raise ClusterError(
-                error.message, hint=f"When Slurm answers: {command_line('cancel', record.run)}",
-                allowed="nothing was cancelled: squeue has to show that the jobs are those of this "
+                error.message,
+                hint=f"When Slurm responds again: {command_line('cancel', record.run)}",
+                allowed="nothing was cancelled: squeue has to confirm that the jobs belong to this "
                         "run") from None
         jobs = answer.untracked(record)
         for step in record.steps[::-1]:
@@ -165,20 +189,20 @@ class SlurmScheduler:
         return jobs
 
     def changes(self, decision: Decision) -> list[str]:
-        """What ``scontrol update`` is to change."""
+        """Return the arguments of ``scontrol update``."""
         return requeue.arguments(decision)
 
     def release(self, job: JobId, changes: Sequence[str]) -> None:
-        """Change the request of a held job and let it go."""
+        """Change the request of a held job and release it."""
         requeue.release(job.id, changes, wait_s=0, cluster=job.cluster)
 
 
 class _Answer:
-    """What squeue and sacct said, of the jobs of some runs."""
+    """What squeue and sacct report about the jobs of some runs."""
 
-    def __init__(self, workspace: Path, heard: queue.Answer | None = None) -> None:
+    def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
-        self.heard = heard or queue.Answer()
+        self.slurm = queue.Answer()
         self._identities: dict[tuple[str, str], dict[str, Identity]] = {}
 
     def identities(self, record: RunRecord, step: StepRecord) -> dict[str, Identity]:
@@ -189,73 +213,76 @@ class _Answer:
         return self._identities[key]
 
     def of(self, record: RunRecord, step: StepRecord, tasks: Collection[str]) -> StepJobs:
-        """What Slurm says of these tasks."""
-        heard = self.heard
-        if not tasks or not (heard.live or heard.ended or heard.silent):
-            return heard.of({})
+        """What Slurm reports about these tasks."""
+        # the identities of the jobs are worked out only if there is anything to compare them with
+        if not tasks or not (self.slurm.live or self.slurm.ended or self.slurm.silent):
+            return self.slurm.of({})
         ids = self.identities(record, step)
-        return heard.of({task: ids[task] for task in tasks})
+        return self.slurm.of({task: ids[task] for task in tasks})
 
     def notes(self, record: RunRecord) -> list[str]:
-        """What did not answer."""
-        return list(self.heard.notes)
+        """Which commands did not respond."""
+        return list(self.slurm.notes)
 
     def queued(self, jobs: Collection[str]) -> bool:
-        """Whether any of these jobs is in the queue, and of this workspace."""
+        """Whether any of these jobs is in the queue and belongs to this workspace."""
         return any(identity.in_workspace(self._workspace, job.origin)
-                   for task, found in self.heard.live.items()
+                   for task, found in self.slurm.live.items()
                    if task in jobs or task.partition("_")[0] in jobs for job in found)
 
     def untracked(self, record: RunRecord) -> list[JobId]:
-        """Live jobs of a run that its record does not know."""
+        """Live jobs of a run that are not in its record."""
         return identity.untracked(self._workspace, record, {
-            task: [job.origin for job in found] for task, found in self.heard.live.items()})
+            task: [job.origin for job in found] for task, found in self.slurm.live.items()})
 
 
 class _Query:
-    """One squeue for each cluster, which answers while the caller reads markers; then at most one
-    sacct for each, of the tasks that squeue did not show."""
+    """One squeue per cluster, which runs while the caller reads markers; then at most one sacct for
+    each, about the tasks that squeue did not list.
+    """
 
     def __init__(self, workspace: Path, records: Sequence[RunRecord]) -> None:
         self._answer = _Answer(workspace)
         self._users = {record.user for record in records}
         self._since = min((record.created for record in records), default=0.0)
-        self._asked: list[tuple[RunRecord, Tasks]] = []
-        self._waiting: dict[str, Future[queue.Answer]] = {}
+        self._runs: list[tuple[RunRecord, Tasks]] = []
+        self._pending: dict[str, Future[queue.Answer]] = {}
 
     def add(self, record: RunRecord, tasks: Tasks) -> None:
-        """Ask the clusters that have unfinished tasks of this run, unless that was done already."""
-        self._asked.append((record, tasks))
+        """Query the clusters that have unfinished tasks of this run, unless that has been done
+        already.
+        """
+        self._runs.append((record, tasks))
         clusters = {self._answer.identities(record, step)[task].cluster
                     for step in record.steps for task in tasks.get(step.name, ())}
         if record.state is RunState.SUBMITTING:
             clusters |= identity.clusters(record)
-        for cluster in clusters - self._waiting.keys():
+        for cluster in clusters - self._pending.keys():
             pool = ThreadPoolExecutor(1)
-            self._waiting[cluster] = pool.submit(_squeue, self._users, cluster)
+            self._pending[cluster] = pool.submit(_squeue, self._users, cluster)
             pool.shutdown(wait=False)
 
     def answer(self) -> JobAnswer:
-        """Wait for what squeue says, and ask sacct for the rest."""
-        heard = self._answer.heard
-        for future in self._waiting.values():
-            heard.add(future.result())
-        if heard.squeue is None:
+        """Wait for squeue, and query sacct for the rest."""
+        slurm = self._answer.slurm
+        for future in self._pending.values():
+            slurm.add(future.result())
+        if slurm.squeue is None:
             return self._answer
         missing: dict[str, set[str]] = {}
-        for record, tasks in self._asked:
+        for record, tasks in self._runs:
             for step in record.steps:
                 ids = self._answer.identities(record, step) if tasks.get(step.name) else {}
-                own = heard.of({task: ids[task] for task in tasks.get(step.name, ())})
+                own = slurm.of({task: ids[task] for task in tasks.get(step.name, ())})
                 for task in tasks.get(step.name, ()):
                     if task not in own.live and task not in own.ended:
                         missing.setdefault(ids[task].cluster, set()).add(ids[task].base)
         for cluster, jobs in missing.items():
-            queue.ask_sacct(jobs, heard, users=self._users, since=self._since, cluster=cluster)
+            queue.query_sacct(jobs, slurm, users=self._users, since=self._since, cluster=cluster)
         return self._answer
 
 
 def _squeue(users: Collection[str], cluster: str) -> queue.Answer:
     answer = queue.Answer()
-    queue.ask_squeue(users, answer, cluster)
+    queue.query_squeue(users, answer, cluster)
     return answer

@@ -19,7 +19,7 @@ from l3hpc.schedulers.slurm.commands import CONFIG_S, call
 from l3hpc.schedulers.slurm.partitions import Partition
 
 # without --all: a partition that Slurm hides from this person is none for them
-SINFO = tuple(word for word in partitions.COMMAND if word != "--all")
+SINFO = tuple(word for word in partitions.SINFO if word != "--all")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def ask(account: str = "") -> Site:
     ClusterError
         sinfo or scontrol does not answer. Without an accounting database there is only a note.
     """
-    found = partitions.read(call(SINFO, timeout_s=CONFIG_S))
+    found = partitions.parse_sinfo(call(SINFO, timeout_s=CONFIG_S))
     if not found:
         raise ClusterError("sinfo lists no partition that you may use")
     settings = _settings(call(["scontrol", "show", "config"], timeout_s=CONFIG_S))
