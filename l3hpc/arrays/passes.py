@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def reproducible_blas(size: int) -> AbstractContextManager[Any]:
+def reproducible_blas(size: int) -> AbstractContextManager[object]:
     """Make linear algebra reproducible in every bit, whatever the number of cores.
 
     Parameters

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from l3hpc.errors import InputError
 
 BLOCK_ROWS = 4096
 FLAGS = {"r": os.O_RDONLY, "r+": os.O_RDWR, "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
 MAX_TRANSFER = 1 << 30  # bytes per system call; Linux transfers at most 2 GB
+RowIndex: TypeAlias = int | np.integer | slice | Sequence[int] | np.ndarray
 
 
 @runtime_checkable
@@ -367,7 +369,7 @@ class RowFile:
     # The file is not mapped: a scheduler counts the pages of a mapped file as memory of the job and
     # may kill it for them, while it does not count the cache of a file that is read.
 
-    def __init__(self, path: Path, dtype: Any, shape: Sequence[int],
+    def __init__(self, path: Path, dtype: DTypeLike, shape: Sequence[int],
                  mode: Literal["r", "r+", "w+"] = "r") -> None:
         self.dtype, self.shape = np.dtype(dtype), tuple(shape)
         self._handle = _Handle(Path(path), mode)
@@ -385,21 +387,21 @@ class RowFile:
         """Size of all rows in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
+    def __getitem__(self, rows: RowIndex) -> np.ndarray:
         if isinstance(rows, (int, np.integer)):
             return self[np.array([rows])][0]
         out = np.empty((self._count(rows), *self.shape[1:]), self.dtype)
         self._transfer(rows, out, os.preadv)
         return out
 
-    def __setitem__(self, rows: Any, values: Any) -> None:
+    def __setitem__(self, rows: RowIndex, values: ArrayLike) -> None:
         if isinstance(rows, (int, np.integer)):
             rows = np.array([rows])
         shape = (self._count(rows), *self.shape[1:])
         block = np.ascontiguousarray(np.broadcast_to(np.asarray(values), shape), self.dtype)
         self._transfer(rows, block, os.pwritev)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def part(self, first: int, stop: int) -> RowFile:
@@ -430,10 +432,11 @@ class RowFile:
         view.dtype, view.shape, view._handle, view._offset = self.dtype, shape, self._handle, offset
         return view
 
-    def _count(self, rows: Any) -> int:
+    def _count(self, rows: slice | Sequence[int] | np.ndarray) -> int:
         return len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
 
-    def _transfer(self, rows: Any, block: np.ndarray, call: Callable[..., int]) -> None:
+    def _transfer(self, rows: slice | Sequence[int] | np.ndarray, block: np.ndarray,
+                  call: Callable[[int, list[memoryview], int], int]) -> None:
         size = self._row_bytes
         memory = block.reshape(-1).view(np.uint8).data
         done = 0
@@ -448,7 +451,7 @@ class RowFile:
                 start, position = start + moved, position + moved
             done += count
 
-    def _runs(self, rows: Any) -> Iterator[tuple[int, int]]:
+    def _runs(self, rows: slice | Sequence[int] | np.ndarray) -> Iterator[tuple[int, int]]:
         """(first row, number of rows) of every run of consecutive rows."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))

@@ -21,7 +21,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from l3hpc.audio.formats import AudioError, needs_ffmpeg
 from l3hpc.audio.structure import SoundStructure, read_structure
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_special
+
+if TYPE_CHECKING:
+    import soundfile
 
 BLOCK = 1 << 20  # samples per channel that are read at once
 MAX_BLOCK = 1 << 22  # most samples of all channels that are read at once
@@ -147,7 +150,7 @@ class Libsndfile(Decoder):
                 self._structure = read_structure(self._stream) or SoundStructure()
             except (struct.error, OSError) as error:
                 raise AudioError(f"not a readable sound file: {error}", where=str(path)) from None
-            self._sound: Any = None
+            self._sound: soundfile.SoundFile | None = None
             self._feed: _Patched | None = None
             spans = self._structure.spans or ((0, None),)
             self._first, self._more = spans[0], spans[1:]
@@ -194,6 +197,8 @@ class Libsndfile(Decoder):
     def _read(self) -> Iterator[np.ndarray]:
         import soundfile
 
+        sound = self._sound
+        assert sound is not None
         # One sample more than expected, so that a short file is read by one call to its end.
         expected = BLOCK if self.there is None else max(self.there + 1, self.rate)
         while True:
@@ -203,7 +208,7 @@ class Libsndfile(Decoder):
             # Marks samples that were not written, if libsndfile fails in the middle of a block.
             out[:, 0] = np.nan
             try:
-                block = self._sound.read(out=out)
+                block = sound.read(out=out)
             except (soundfile.LibsndfileError, RuntimeError) as error:
                 if not self._at_end():
                     raise AudioError(f"damaged: {error}", where=str(self.path)) from None
@@ -231,7 +236,7 @@ class Libsndfile(Decoder):
             position = self._feed.taken
         return bool(position >= size)
 
-    def _open(self, start: int, stop: int | None, whole: bool = True) -> Any:
+    def _open(self, start: int, stop: int | None, whole: bool = True) -> soundfile.SoundFile:
         """Open a span of the file; ``whole`` to read its samples, not its header alone."""
         import soundfile
 

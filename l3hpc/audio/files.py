@@ -12,7 +12,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from l3hpc.audio.decoding import Decoder, open_sound
 from l3hpc.audio.formats import HDF5_SUFFIXES, REASONS, AudioError, is_hdf5
 from l3hpc.audio.samples import LOUD, LOUDEST, RATES, is_sample_type, to_float
 from l3hpc.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
 
 __all__ = ["HDF5_SUFFIXES", "REASONS", "AudioError", "AudioInfo", "Contents", "all_row_blocks",
            "check_samples", "check_usable", "count_rows", "is_hdf5", "probe", "read_audio",
@@ -38,10 +42,8 @@ class AudioInfo:
     ----------
     frames : int
         Samples per channel; of an HDF5 file, of all rows together.
-    rate : int
-        Hz.
-    channels : int
-        Number of channels.
+    rate, channels : int
+        Hz, and number of channels.
     """
 
     frames: int
@@ -127,6 +129,8 @@ class Contents:
 def probe(path: Path) -> AudioInfo:
     """Find the length, rate and channels of a file from its structure.
 
+    A file without a stated length (a FLAC file written into a pipe, an AAC stream) is decoded.
+
     Parameters
     ----------
     path
@@ -135,8 +139,7 @@ def probe(path: Path) -> AudioInfo:
     Returns
     -------
     AudioInfo
-        ``frames`` (samples per channel), ``rate`` (Hz), ``channels``. A file without a stated
-        length (a FLAC file written into a pipe, an AAC stream) is decoded to find it.
+        Samples per channel, Hz, and channels.
 
     Raises
     ------
@@ -245,12 +248,10 @@ def usable_blocks(path: Path, min_seconds: float = 1.0, contents: Contents | Non
 
     Parameters
     ----------
-    path
-        The sound file.
+    path, contents
+        As for ``sound_blocks``.
     min_seconds
         Shorter recordings are refused.
-    contents
-        As for ``sound_blocks``.
 
     Yields
     ------
@@ -435,7 +436,7 @@ class _open_rows:
     def __init__(self, path: Path) -> None:
         self._path = Path(path)
 
-    def __enter__(self) -> tuple[Any, int]:
+    def __enter__(self) -> tuple[h5py.Dataset, int]:
         from l3hpc.io.hdf5 import open_hdf5
 
         try:
@@ -451,7 +452,7 @@ class _open_rows:
             self._file.close()
             raise
 
-    def _audio(self) -> tuple[Any, int]:
+    def _audio(self) -> tuple[h5py.Dataset, int]:
         from l3hpc.io.hdf5 import numeric_dataset, read_attributes
 
         path = self._path
@@ -472,7 +473,8 @@ class _open_rows:
                     return audio, _rate(values[name], name, path)
         return audio, int(audio.shape[-1]) or EMPTY_RATE
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         try:
             self._file.__exit__(kind, error, trace)
         except InputError as damage:

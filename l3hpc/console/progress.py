@@ -68,7 +68,7 @@ class Progress:
         self.started = time.monotonic()
         self.show(force=True)
 
-    def advance(self, count: int = 1, **details: Any) -> None:
+    def advance(self, count: int = 1, **details: object) -> None:
         """Count finished units; ``details`` replace earlier ones of the same name."""
         self.done += count
         self.details.update(details)
@@ -194,7 +194,7 @@ class StateProgress(Progress):
         self._inner.start(phase, total, unit)
         super().start(phase, total, unit)
 
-    def advance(self, count: int = 1, **details: Any) -> None:
+    def advance(self, count: int = 1, **details: object) -> None:
         self._inner.advance(count, **details)
         super().advance(count, **details)
 
@@ -219,12 +219,12 @@ def default_progress() -> Progress:
     return BarProgress() if sys.stderr.isatty() else LogProgress()
 
 
-def _json_ready(value: Any) -> Any:
+def _json_ready(value: object) -> object:
     # NaN and infinity are not JSON; of all numbers they alone do not give 0 here.
     if isinstance(value, float) and value - value != 0:
         return None
     return value
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -54,7 +54,7 @@ _model: Model | None = None  # the model of a process of ``embed_in_processes``
 
 
 def write_embeddings(path: Path, pieces: Iterable[tuple[np.ndarray, np.ndarray]],
-                     metadata: Mapping[str, Any]) -> int:
+                     metadata: Mapping[str, object]) -> int:
     """Write embeddings and times to a file, piece by piece and atomically.
 
     Parameters
@@ -118,7 +118,7 @@ class _Table:
             yield np.frombuffer(data, np.float32).reshape(-1, self.dim)
 
 
-def _write_npz(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
+def _write_npz(stream: BinaryIO, table: _Table, metadata: Mapping[str, object]) -> None:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("embedding.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(
@@ -129,7 +129,7 @@ def _write_npz(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> 
             np.lib.format.write_array(member, table.times)
 
 
-def _write_h5(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
+def _write_h5(stream: BinaryIO, table: _Table, metadata: Mapping[str, object]) -> None:
     import h5py
 
     with h5py.File(stream, "w") as file:
@@ -143,7 +143,7 @@ def _write_h5(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> N
         file.create_dataset(KEYS[1], data=table.times, track_times=False)
 
 
-def _write_csv(stream: BinaryIO, table: _Table, metadata: Mapping[str, Any]) -> None:
+def _write_csv(stream: BinaryIO, table: _Table, metadata: Mapping[str, object]) -> None:
     header = ",".join(["timestamp", *(f"e{index}" for index in range(table.dim))])
     stream.write(f"{header}\n".encode())
     times = iter(table.times)
@@ -173,7 +173,7 @@ class EmbedResult:
     frames: int = 0
     message: str = ""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the fields, ready for JSON."""
         return {"recording": str(self.task.recording), "output": str(self.task.output),
                 "state": self.state, "frames": self.frames, "message": self.message}
@@ -282,7 +282,7 @@ def embed_in_processes(options: Mapping[str, Any], tasks: Sequence[EmbedTask],
             pool.shutdown(cancel_futures=True)
 
 
-def model_metadata(model: Model, settings: EmbedSettings) -> dict[str, Any]:
+def model_metadata(model: Model, settings: EmbedSettings) -> dict[str, object]:
     """Return the metadata that are needed to interpret embeddings, ready for JSON."""
     return {"model": model.recognised.label, "rate": model.rate, "hop_size": settings.hop_size,
             "center": int(settings.center), "resampler": settings.resampler,

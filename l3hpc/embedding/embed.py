@@ -19,9 +19,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, sound_blocks
 from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, frame_blocks, hop_samples
@@ -42,6 +43,7 @@ NO_MODEL = "l3hpc ships no weights: model='weights.h5', or a name: model='sea-64
 LONG_S = 600
 BLOCK = 1 << 18  # samples of a long array at once
 AUDIO = "an array, the path of a sound file, or a list of these"
+Audio: TypeAlias = ArrayLike | os.PathLike[str]  # samples, or the path of a file
 Embedding: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings (T, D) and times (T,)
 
 
@@ -264,7 +266,7 @@ def _regrouped(pieces: Iterable[Embedding], size: int) -> Iterator[Embedding]:
         yield _joined(held)
 
 
-def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
+def get_embedding(audio: Audio | Sequence[Audio], sr: int | Sequence[int] | None = None,
                   model: Model | str | Path | None = None, *, center: bool = True,
                   hop_size: float = HOP_S, batch_size: int | None = None,
                   resampler: str = "soxr", on_batch: Callable[[int], None] | None = None
@@ -331,7 +333,7 @@ def get_embedding(audio: Any, sr: int | Sequence[int] | None = None,
     if audio is None:
         raise InputError("no audio was given", where="audio", allowed=AUDIO)
     single = _is_path(audio) or not isinstance(audio, (list, tuple)) or _is_samples(audio)
-    audios = [audio] if single else list(audio)
+    audios: list[object] = [audio] if single else list(cast("Sequence[object]", audio))
     _refuse_pairs(audios)
     rates = _rates(audios, sr, single)
     loaded = model if isinstance(model, Model) else load_model(model)
@@ -350,7 +352,7 @@ class _Request:
                  on_batch: Callable[[int], None] | None) -> None:
         self._model, self._settings, self._on_batch = model, settings, on_batch
 
-    def embed(self, audios: Sequence[Any], rates: Sequence[int | None],
+    def embed(self, audios: Sequence[object], rates: Sequence[int | None],
               names: Sequence[str | None]) -> list[Embedding]:
         """Embed files and long arrays one by one, and all other arrays together."""
         model, size = self._model, self._settings.batch_size
@@ -392,7 +394,7 @@ class _Request:
         return _joined(embed_blocks(blocks, rate, self._model, self._settings, name,
                                     self._on_batch))
 
-    def _mono(self, audio: Any, rate: int, name: str | None) -> np.ndarray:
+    def _mono(self, audio: object, rate: int, name: str | None) -> np.ndarray:
         mono, notes = to_mono(audio, name)
         contents = Contents(rate=rate)
         contents.add(mono)
@@ -410,17 +412,17 @@ def _joined(pieces: Iterable[Embedding]) -> Embedding:
     return np.concatenate(embeddings), np.concatenate(times)
 
 
-def _is_path(audio: object) -> bool:
+def _is_path(audio: object) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(audio, (str, os.PathLike))
 
 
-def _is_samples(audio: Sequence[Any]) -> bool:
+def _is_samples(audio: Sequence[object]) -> bool:
     """Whether a sequence contains numbers (one recording) and not arrays or paths."""
     return len(audio) > 0 and not _is_path(audio[0]) and audio[0] is not None \
-        and not isinstance(audio[0], (list, tuple)) and np.ndim(audio[0]) == 0
+        and not isinstance(audio[0], (list, tuple)) and np.ndim(cast("ArrayLike", audio[0])) == 0
 
 
-def _refuse_pairs(audios: Sequence[Any]) -> None:
+def _refuse_pairs(audios: Sequence[object]) -> None:
     """Refuse (N, C) samples in nested lists, which would be N recordings of C samples each."""
     most = max((len(audio) for audio in audios if isinstance(audio, (list, tuple))), default=0)
     if len(audios) > MAX_CHANNELS >= most > 0:
@@ -429,7 +431,7 @@ def _refuse_pairs(audios: Sequence[Any]) -> None:
                                                 "numpy.array(audio)")
 
 
-def _rates(audios: Sequence[Any], sr: object, single: bool) -> list[int | None]:
+def _rates(audios: Sequence[object], sr: object, single: bool) -> list[int | None]:
     """The sampling rate of each recording; None for a file without one."""
     if not single and isinstance(sr, (Sequence, np.ndarray)) and not isinstance(sr, str):
         stated = list(sr)

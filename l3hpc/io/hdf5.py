@@ -14,6 +14,7 @@ import functools
 import math
 import mmap
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 import h5py
@@ -53,7 +54,8 @@ class Hdf5File(h5py.File):
     source: Path
     identity: Identity | None
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         super().__exit__(kind, error, trace)
         if error is not None and _is_hdf5_error(error):
             raise damage_error(self.source, error) from error
