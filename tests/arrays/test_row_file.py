@@ -24,7 +24,7 @@ row_choices = slices | numbers | st.integers(0, SHAPE[0] - 1)
 @settings(max_examples=80, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_is_the_array(tmp_path, monkeypatch, steps, kind, at_once):
-    monkeypatch.setattr(rows, "AT_ONCE", at_once)
+    monkeypatch.setattr(rows, "MAX_TRANSFER", at_once)
     file, array = RowFile(tmp_path / "x.bin", kind, SHAPE, "w+"), np.zeros(SHAPE, kind)
     for where, write, seed in steps:
         expected = array[where]

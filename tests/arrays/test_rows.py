@@ -95,5 +95,5 @@ def test_mixed_types_and_widths():
     with pytest.raises(InputError, match="cannot read rows from a str"):
         as_rows("embeddings.h5")
     assert as_rows([[1, 2], [3, 4]]).shape == (2, 2)
-    with pytest.raises(InputError, match="row 25 asked for"):
+    with pytest.raises(InputError, match="row 25 was requested"):
         ChunkRows(lambda: iter([MATRIX])).take(np.array([25]))

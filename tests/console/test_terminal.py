@@ -202,5 +202,5 @@ def test_commands_in_hints_are_built_by_one_function():
              for path in sorted(Path(l3hpc.__file__).parent.rglob("*.py"))
              for line in path.read_text(encoding="utf-8").splitlines()
              if re.search(r"l3hpc ([a-z-]+ )+(--[a-z-]+[ =])*\{", line)]
-    allowed = re.compile(r"l3hpc demo in|[{]pasteable[(]")
+    allowed = re.compile(r"l3hpc demo in|[{]quoted_argument[(]")
     assert not [line for line in wrong if not allowed.search(line)]
