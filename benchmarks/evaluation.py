@@ -68,7 +68,7 @@ def ours(folder: Path, clips: int, bootstrap: int) -> dict[str, Any]:
     from l3hpc.datasets.sonyc_ust import Taxonomy
     from l3hpc.tagging import predictions
     from l3hpc.tagging.annotations import Annotations
-    from l3hpc.tagging.counts import evaluate
+    from l3hpc.tagging.evaluation import evaluate
 
     start = time.perf_counter()
     taxonomy = Taxonomy.load(folder / "taxonomy.yaml")

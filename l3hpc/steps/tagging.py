@@ -270,7 +270,7 @@ class Evaluate(Step[EvaluateParams]):
         """
         from l3hpc.datasets.sonyc_ust import Taxonomy
         from l3hpc.io.files import write_json
-        from l3hpc.tagging import counts
+        from l3hpc.tagging import evaluation
         from l3hpc.tagging.annotations import Annotations
 
         annotation_file, taxonomy_file = label_files(params, self.name)
@@ -281,8 +281,8 @@ class Evaluate(Step[EvaluateParams]):
         numbers: dict[str, dict[str, Any]] = {}
         curves: dict[str, dict[str, Any]] = {}
         for split, levels, path in found:
-            result = counts.evaluate(path, annotations, taxonomy, split,
-                                      bootstrap=params.bootstrap)
+            result = evaluation.evaluate(path, annotations, taxonomy, split,
+                                         bootstrap=params.bootstrap)
             for warning in result["warnings"]:
                 task.progress.note(f"{path.name}: {warning}")
             for level in (one for one in levels if one in result):
@@ -296,7 +296,7 @@ class Evaluate(Step[EvaluateParams]):
         if params.split not in numbers:
             raise InputError(f"nothing was predicted for split '{params.split}'",
                              where="evaluate.split", allowed=", ".join(numbers))
-        published = counts.published(numbers[params.split])
+        published = evaluation.published(numbers[params.split])
         write_json(task.output / "evaluation.json",
                    {**published, "split": params.split, **numbers})
         write_json(task.output / "curves.json", curves)
@@ -306,7 +306,7 @@ class Evaluate(Step[EvaluateParams]):
                 task.recorder.record(TAB, _row(task, settings, params, level, published[level],
                                                annotation_file, taxonomy_file))
         return {"split": params.split,
-                "metrics": {split: counts.published(one) for split, one in numbers.items()},
+                "metrics": {split: evaluation.published(one) for split, one in numbers.items()},
                 "warnings": {split: one["warnings"] for split, one in numbers.items()
                              if one["warnings"]}}
 

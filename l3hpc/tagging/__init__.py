@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from l3hpc.tagging.classifier import ClassifierConfig as ClassifierConfig
     from l3hpc.tagging.classifier import train as train
     from l3hpc.tagging.counts import average_precision as average_precision
-    from l3hpc.tagging.counts import evaluate as evaluate
     from l3hpc.tagging.counts import micro_auprc as micro_auprc
+    from l3hpc.tagging.evaluation import evaluate as evaluate
     from l3hpc.tagging.predictions import Predictions as Predictions
 
 __all__ = ["Annotations", "Classifier", "ClassifierConfig", "Predictions", "average_precision",
@@ -22,7 +22,7 @@ __getattr__, __dir__ = _lazy.attach(__name__, {
     "ClassifierConfig": "l3hpc.tagging.classifier",
     "Predictions": "l3hpc.tagging.predictions",
     "average_precision": "l3hpc.tagging.counts",
-    "evaluate": "l3hpc.tagging.counts",
+    "evaluate": "l3hpc.tagging.evaluation",
     "micro_auprc": "l3hpc.tagging.counts",
     "train": "l3hpc.tagging.classifier",
 })

@@ -1,7 +1,7 @@
-"""Who heard what: reads SONYC-UST ``annotations.csv`` (versions 1 and 2) into arrays.
+"""Annotations of SONYC-UST: ``annotations.csv`` (versions 1 and 2) as arrays.
 
-A presence is 1, 0, or -1 for "not annotated", which is no vote. ``annotator_id`` is positive for a
-volunteer, negative for a member of the SONYC team and 0 for the agreed ground truth.
+The presence of a tag is 1, 0, or −1 for "not annotated". ``annotator_id`` is positive for a
+volunteer, negative for a member of the SONYC team, and 0 for the agreed ground truth.
 """
 
 from __future__ import annotations
@@ -21,16 +21,29 @@ from l3hpc.io.tables import read_rows, require_columns
 
 SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
-AGREED = 0
+AGREED = 0  # annotator_id of the ground truth
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """One row per clip and annotator, in file order.
+    """One row per clip and annotator, in the order of the file.
 
-    split, sensor, file: object arrays of str, shape (rows,); annotator: int64 (rows,);
-    fine: int8 (rows, fine tags) and coarse: int8 (rows, categories) with values 1, 0, -1;
-    version: 2 where the file has the columns on place and time, else 1.
+    Attributes
+    ----------
+    taxonomy : Taxonomy
+        The tags.
+    split, sensor, file : ndarray of str objects, shape (rows,)
+        Split, sensor and file name of the clip.
+    annotator : ndarray of int64, shape (rows,)
+        ``annotator_id``.
+    fine : ndarray of int8, shape (rows, fine tags)
+        1, 0 or −1.
+    coarse : ndarray of int8, shape (rows, categories)
+        1, 0 or −1.
+    version : int
+        2 for a file with columns for location and time, otherwise 1.
+    where : str
+        The file, for messages.
     """
 
     taxonomy: Taxonomy
@@ -45,11 +58,20 @@ class Annotations:
 
     @classmethod
     def load(cls, path: Path | str, taxonomy: Taxonomy) -> Annotations:
-        """Read the file; columns are found by name, so their order does not matter.
+        """Read a file; columns are found by name.
 
-        Raises ``InputError`` (file, line or column, what is allowed) for a missing column, an
-        unknown split, a presence other than 1, 0, -1, a clip in two splits, or an annotator who
-        tagged a clip twice.
+        Parameters
+        ----------
+        path
+            ``annotations.csv``.
+        taxonomy
+            The tags.
+
+        Raises
+        ------
+        InputError
+            With the line, for a missing column, an unknown split, a presence other than 1, 0, −1,
+            a clip in two splits, and an annotator who tagged a clip twice.
         """
         where = str(path)
         table = read_rows(path, "annotations")
@@ -61,7 +83,7 @@ class Annotations:
         tags = itemgetter(*(columns.index(column) for column in wanted))
         presence, heard = _Presence(), bytearray()
         kept: list[tuple[str, str, str, int]] = []
-        names: dict[str, str] = {}  # a file's name is kept once, however many annotators it has
+        names: dict[str, str] = {}  # one string per file, however many annotators it has
         lines: dict[tuple[str, int], int] = {}
         splits: dict[str, str] = {}
         for line, row in table:
@@ -77,7 +99,7 @@ class Annotations:
             if lines.setdefault((file, annotator), line) != line:
                 raise InputError(f"annotator {annotator} tagged '{file}' twice",
                                  where=f"{where}:{line}",
-                                 hint=f"The first time is in line {lines[file, annotator]}.")
+                                 hint=f"It is also tagged in line {lines[file, annotator]}.")
             try:
                 heard += bytes(map(presence.__getitem__, tags(row)))
             except KeyError as unknown:
@@ -96,18 +118,41 @@ class Annotations:
         return dict(zip(self.file, self.split, strict=True))
 
     def files(self, split: str | None = None) -> list[str]:
-        """File names of a split (None: of all), each once, sorted."""
+        """File names of a split, sorted.
+
+        Parameters
+        ----------
+        split
+            'train', 'validate', 'test', or None for all.
+        """
         return sorted(name for name, where in self._split_of.items() if split in (None, where))
 
     def splits(self) -> list[str]:
-        """The splits that occur, in the usual order."""
+        """The splits that occur, in the order train, validate, test."""
         return [split for split in SPLITS if split in set(self._split_of.values())]
 
     def targets(self, files: Sequence[str], level: str) -> np.ndarray:
-        """What to learn, float32 in {0, 1}, shape (files, fine tags incl. X or categories).
+        """Targets for training.
 
-        level: ``fine`` or ``coarse``. The agreed annotator decides where there is one; else a tag
-        is present if any annotator heard it. -1 counts as "not heard".
+        Where there are agreed annotations they are used; otherwise a tag is present if any
+        annotator marked it. −1 counts as absent.
+
+        Parameters
+        ----------
+        files
+            Names of clips.
+        level
+            'fine' or 'coarse'.
+
+        Returns
+        -------
+        ndarray of float32, shape (files, fine tags including X) or (files, categories)
+            0 or 1.
+
+        Raises
+        ------
+        InputError
+            For a clip without annotations, and an unknown level.
         """
         heard = (self._level(level) == 1).astype(np.float32)
         places = {name: place for place, name in enumerate(files)}
@@ -125,9 +170,26 @@ class Annotations:
         return out
 
     def ground_truth(self, split: str) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """(files sorted, fine bool (files, tags), coarse bool (files, categories)) as agreed.
+        """The agreed annotations of a split.
 
-        Only clips that annotator 0 has. Raises ``InputError`` where the split has none.
+        Parameters
+        ----------
+        split
+            'train', 'validate' or 'test'.
+
+        Returns
+        -------
+        files : list of str
+            Clips with agreed annotations, sorted.
+        fine : ndarray of bool, shape (files, fine tags)
+            Presence of the tags.
+        coarse : ndarray of bool, shape (files, categories)
+            Presence of the categories.
+
+        Raises
+        ------
+        InputError
+            For an unknown split, and for one without agreed annotations.
         """
         check_choice("split", split, SPLITS)
         rows = np.flatnonzero((self.annotator == AGREED) & (self.split == split))

@@ -1,7 +1,8 @@
-"""Trains the tag classifier on embeddings of clips, keeps the epoch that is best on validate.
+"""The tag classifier: training on embeddings of clips, prediction, and its file.
 
-Everything follows from the seed: weights, and the order of the clips in every epoch. A trained
-classifier is one HDF5 file of arrays with its settings as JSON; loading executes nothing.
+Training keeps the weights of the epoch with the lowest validation loss. Initial weights and the
+order of the clips follow from the seed. A trained classifier is one HDF5 file of arrays with its
+settings as JSON; loading it executes no code.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from l3hpc.tagging.predictions import Predictions, from_coarse, from_fine
 POOLINGS = ("max", "mean", "softmax")
 FORMAT = "l3hpc tag classifier 1"
 _PREDICT_FRAMES = 1 << 16
-_BLOCK_BYTES = 4 << 20  # of embeddings read at once in training
+_BLOCK_BYTES = 4 << 20  # of embeddings that are read at once in training
 
 Matrix = np.ndarray | RowFile
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -38,10 +39,26 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """How a classifier is built and trained; defaults as the DCASE 2020 baseline, without layers.
+    """How a classifier is built and trained; by default as the DCASE 2020 baseline without layers.
 
-    batch_size counts clips for ``mil`` and frames for ``framewise``; patience counts epochs
-    without a lower val_loss.
+    Attributes
+    ----------
+    level : str
+        'coarse' or 'fine'.
+    model : str
+        'mil' or 'framewise'.
+    hidden_layers, hidden_size : int
+        Number and size of the hidden layers.
+    learning_rate, l2 : float
+        Learning rate of Adam, and L2 penalty on the weights.
+    batch_size : int
+        Clips per batch for 'mil', frames for 'framewise'.
+    epochs, patience : int
+        Maximum number of epochs, and epochs without a lower validation loss before stopping.
+    standardize : bool
+        Scale embeddings to mean 0 and variance 1 over the training frames.
+    seed : int
+        Seed of weights and batch order.
     """
 
     level: str = "coarse"
@@ -62,9 +79,23 @@ class ClassifierConfig:
 
 
 def batch_for(samples: int) -> int:
-    """Samples per batch where nobody states it: 64, fewer where an epoch would have under 16.
+    """Default batch size: 64, or less if an epoch would have fewer than 16 batches.
 
-    A power of two from 4 to 64; ``samples`` are clips for ``mil`` and frames for ``framewise``.
+    Parameters
+    ----------
+    samples
+        Clips for 'mil', frames for 'framewise'.
+
+    Returns
+    -------
+    int
+        A power of two from 4 to 64.
+
+    Examples
+    --------
+    >>> from l3hpc.tagging.classifier import batch_for
+    >>> batch_for(10_000), batch_for(200)
+    (64, 8)
     """
     return min(64, max(4, 1 << max(samples // 16, 1).bit_length() - 1))
 
@@ -73,8 +104,20 @@ def batch_for(samples: int) -> int:
 class Classifier:
     """A trained classifier.
 
-    mean, scale: (dim,) float32, of the training frames (0 and 1 where not standardised).
-    history: one dict per epoch, {epoch (from 1), loss, val_loss}; best_epoch: whose weights it has.
+    Attributes
+    ----------
+    config : ClassifierConfig
+        How it was built and trained.
+    taxonomy : Taxonomy
+        The tags.
+    mean, scale : ndarray of float32, shape (dim,)
+        Of the training frames; 0 and 1 if not standardised.
+    model : keras.Model
+        The network.
+    history : list of dict
+        ``epoch`` (from 1), ``loss`` and ``val_loss`` of every epoch.
+    best_epoch : int
+        The epoch whose weights the network has.
     """
 
     config: ClassifierConfig
@@ -86,17 +129,44 @@ class Classifier:
     best_epoch: int = 0
 
     def frame_probabilities(self, x: np.ndarray) -> np.ndarray:
-        """(clips, frames, dim) → (clips, frames, tags); framewise models only."""
+        """Probabilities of the tags in every frame, for framewise models.
+
+        Parameters
+        ----------
+        x
+            Embeddings, shape (clips, frames, dim).
+
+        Returns
+        -------
+        ndarray of float32, shape (clips, frames, tags)
+            0 to 1.
+        """
         clips, frames, dim = x.shape
         return self._call(x.reshape(-1, dim)).reshape(clips, frames, -1)
 
     def predict(self, x: Matrix, pooling: str = "mean",
                 rows: np.ndarray | None = None) -> np.ndarray:
-        """Probabilities of the tags, (clips, frames, dim) → (clips, tags) float32.
+        """Probabilities of the tags in every clip.
 
-        pooling: ``max``, ``mean`` or ``softmax`` (mean weighted by the softmax of the values) over
-        frames, for framewise models; a mil model pools by itself. rows: numbers of the clips to
-        predict, in that order (None: all).
+        Parameters
+        ----------
+        x
+            Embeddings, shape (clips, frames, dim).
+        pooling
+            Over the frames, for framewise models: 'max', 'mean' or 'softmax' (the mean weighted by
+            the softmax of the values).
+        rows
+            Numbers of the clips to predict, in that order (None: all).
+
+        Returns
+        -------
+        ndarray of float32, shape (clips, tags)
+            0 to 1.
+
+        Raises
+        ------
+        InputError
+            For an unknown pooling.
         """
         check_choice("pooling", pooling, POOLINGS)
         wanted = np.arange(len(x)) if rows is None else rows
@@ -117,12 +187,20 @@ class Classifier:
 
     def predictions(self, files: Sequence[str], x: Matrix, pooling: str = "mean",
                     rows: np.ndarray | None = None) -> Predictions:
-        """A whole predictions table: both levels, filled as the published pipeline does."""
+        """A table of predictions with both levels, filled as in the published pipeline.
+
+        Parameters
+        ----------
+        files
+            Names of the clips.
+        x, pooling, rows
+            As for ``predict``.
+        """
         fill = from_coarse if self.config.level == "coarse" else from_fine
         return fill(files, self.predict(x, pooling, rows), self.taxonomy)
 
     def save(self, path: Path | str) -> None:
-        """Write one HDF5 file (arrays, and settings as JSON), in one rename."""
+        """Write one HDF5 file atomically: arrays, and settings as JSON."""
         memory = io.BytesIO()
         settings = {
             "format": FORMAT, "config": asdict(self.config), "best_epoch": self.best_epoch,
@@ -138,17 +216,23 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path | str) -> Classifier:
-        """Read what ``save`` wrote; raises ``InputError`` for any other file."""
+        """Read a classifier that ``save`` wrote.
+
+        Raises
+        ------
+        InputError
+            For any other file, and a damaged one.
+        """
         with open_hdf5(path) as file:
             try:
                 settings = json.loads(read_attributes(file, Path(path)).get("settings", "{}"))
-                right = settings.get("format") == FORMAT and isinstance(
+                is_classifier = settings.get("format") == FORMAT and isinstance(
                     file.get("weights"), h5py.Group)
             except InputError:
                 raise
             except (ValueError, TypeError, AttributeError):  # not JSON, or not an object
-                right = False
-            if not right:
+                is_classifier = False
+            if not is_classifier:
                 raise InputError("not a tag classifier", where=str(path),
                                  allowed="classifier_<level>.h5 that the classify step wrote")
             mean = numeric_dataset(file, "mean", "f")[()]
@@ -178,13 +262,33 @@ class Classifier:
 def train(config: ClassifierConfig, taxonomy: Taxonomy, x: Matrix, y: np.ndarray,
           x_validate: Matrix, y_validate: np.ndarray, *,
           on_epoch: OnEpoch | None = None) -> Classifier:
-    """Train on (x, y) and return the classifier of the epoch with the lowest loss on validate.
+    """Train a classifier, and keep the epoch with the lowest validation loss.
 
-    x, x_validate: float32 (clips, frames, dim), in memory or on disk; y, y_validate: targets of
-    ``Annotations.targets`` at ``config.level``. ``on_epoch(epoch, {loss, val_loss, best})`` is
-    called after every epoch. Losses include the L2 penalty, as Keras reports them.
+    Parameters
+    ----------
+    config
+        How it is built and trained.
+    taxonomy
+        The tags.
+    x, x_validate
+        Embeddings, float32, shape (clips, frames, dim), in memory or on disk.
+    y, y_validate
+        Targets from ``Annotations.targets`` at ``config.level``.
+    on_epoch
+        Called after every epoch with its number and {loss, val_loss, best}. Losses include the L2
+        penalty, as in Keras.
 
-    Raises ``InputError`` for empty or mismatching arrays, ``L3hpcError`` when training diverges.
+    Returns
+    -------
+    Classifier
+        The trained classifier.
+
+    Raises
+    ------
+    InputError
+        For empty arrays, and shapes that do not match.
+    L3hpcError
+        When training diverges.
     """
     _check_arrays(x, y, x_validate, y_validate)
     mean, scale = standardizer(x) if config.standardize else (
@@ -198,7 +302,7 @@ def train(config: ClassifierConfig, taxonomy: Taxonomy, x: Matrix, y: np.ndarray
         loss = loop.train(rng.permutation(loop.samples))
         val_loss = validate.loss()
         if not math.isfinite(loss + val_loss):
-            raise L3hpcError(f"the loss is not a number any more in epoch {epoch}",
+            raise L3hpcError(f"training diverged: the loss is not finite in epoch {epoch}",
                              hint=f"Use a learning rate below {config.learning_rate:g}.")
         classifier.history.append({"epoch": epoch, "loss": loss, "val_loss": val_loss})
         if val_loss < best:
@@ -213,8 +317,20 @@ def train(config: ClassifierConfig, taxonomy: Taxonomy, x: Matrix, y: np.ndarray
 
 
 def standardizer(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (1 where it is 0) over all frames, float32 (dim,) each."""
+    """Mean and standard deviation over all frames.
+
+    Parameters
+    ----------
+    x
+        Embeddings, shape (clips, frames, dim).
+
+    Returns
+    -------
+    mean, scale : ndarray of float32, shape (dim,)
+        The scale of a constant dimension is 1.
+    """
     flat = x.reshape(-1, x.shape[-1])
+    # Sums of squares about the first frame: about 0 they would lose digits where means are large.
     shift = flat[0].astype(np.float64)
     total, square = np.zeros_like(shift), np.zeros_like(shift)
     for first in range(0, len(flat), _PREDICT_FRAMES):
@@ -229,6 +345,7 @@ def standardizer(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
 
 def _untrained(config: ClassifierConfig, taxonomy: Taxonomy, mean: np.ndarray,
                scale: np.ndarray) -> Classifier:
+    """A classifier with initial weights."""
     tags = len(taxonomy.coarse) if config.level == "coarse" else len(taxonomy.complete_fine)
     model = network.build(
         config.model, len(mean), tags, hidden_layers=config.hidden_layers,
@@ -238,10 +355,11 @@ def _untrained(config: ClassifierConfig, taxonomy: Taxonomy, mean: np.ndarray,
 
 
 def _check_arrays(x: Matrix, y: np.ndarray, x_validate: Matrix, y_validate: np.ndarray) -> None:
+    """Refuse empty splits, and shapes that do not match."""
     for split, one, targets in (("train", x, y), ("validate", x_validate, y_validate)):
         if not len(one):
             raise InputError(f"split '{split}' has no clips with embeddings",
-                             allowed="both train and validate need some")
+                             allowed="train and validate need at least one clip each")
         if len(one) != len(targets):
             raise InputError(f"split '{split}': {len(one)} clips, {len(targets)} targets")
     if x.shape[2] != x_validate.shape[2]:
@@ -249,7 +367,7 @@ def _check_arrays(x: Matrix, y: np.ndarray, x_validate: Matrix, y_validate: np.n
 
 
 class _Loop:
-    """A compiled pass over one set: whole epochs in one call, embeddings read block by block."""
+    """A compiled pass over one split: a whole epoch in one call, embeddings read in blocks."""
 
     def __init__(self, classifier: Classifier, x: Matrix, y: np.ndarray) -> None:
         config = classifier.config
@@ -271,11 +389,11 @@ class _Loop:
         self._evaluate = tf.function(self._loss_graph)
 
     def train(self, order: np.ndarray) -> float:
-        """One epoch in the given order of samples; the mean loss."""
+        """Train one epoch in the given order of samples; returns the mean loss."""
         return float(self._epoch(tf.constant(order, tf.int64)))
 
     def loss(self) -> float:
-        """The mean loss with the weights as they are."""
+        """The mean loss with the current weights."""
         return float(self._evaluate())
 
     def _read(self, places: Any) -> tuple[Any, Any]:

@@ -1,50 +1,44 @@
-"""True and false positives and false negatives at every threshold, in one pass per category.
+"""True positives, false positives and false negatives at all thresholds, and metrics from them.
 
-The rules are those of the DCASE 2019/2020 urban sound tagging evaluation, with its treatment of
-the uncertain tag "X". A count as a function of the threshold only changes where some prediction is
-crossed, so each rule becomes a list of events (clip, place of the threshold, +1 or -1) and one
-cumulative sum, which can be repeated with any weights of the clips.
+The rules are those of the DCASE 2019/2020 urban sound tagging evaluation, including its treatment
+of the uncertain tag "X". As the threshold falls, a count changes only where it passes a predicted
+value. So each rule becomes a list of events (clip, index of the threshold, +1 or −1) and one
+cumulative sum, which can be repeated with other weights of the clips (``evaluation`` does so for
+confidence intervals).
 
-Score a predictions file: AUPRC and F1, micro, macro and per category, on both levels.
-
-The numbers are those of the SONYC-UST / DCASE urban sound tagging evaluation, with a fixed order
-where recalls tie (see ``counts.area``), so that the same files always give the same digits.
-
-Intervals are percentiles over resampled clips: the clips are drawn with replacement, as many as
-there are, and every number is computed again from the same events with the clips' new weights
-(Efron and Tibshirani 1993, chapter 13). They speak of other clips of the same kind, not of other
-sensors or of another training.
+Events come first, then metrics of counts, then metrics of plain arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from l3hpc.datasets.sonyc_ust import Taxonomy
 from l3hpc.errors import InputError
-from l3hpc.tagging import predictions as predictions_file
-from l3hpc.tagging.annotations import Annotations
-from l3hpc.tagging.predictions import Predictions
 
-LOWEST_THRESHOLD = 0.01
-METHOD = "percentiles over clips drawn with replacement"
-BLOCK = 1 << 20  # numbers held at once per count
-CURVE_POINTS = 200
+LOWEST_THRESHOLD = 0.01  # as in the published evaluation, besides 1
+
+
+# events ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts at thresholds; place i of the last axis holds for ``threshold[i]``, descending from 1.
+    """Counts at every threshold.
 
-    A tag counts as predicted where its value is at least the threshold. With several weightings of
-    the clips the counts have one row for each of them.
+    A tag counts as predicted where its value is at least the threshold.
+
+    Attributes
+    ----------
+    threshold : ndarray, shape (thresholds,)
+        Descending from 1.
+    tp, fp, fn : ndarray, shape (..., thresholds)
+        True positives, false positives and false negatives; with several weightings of the clips,
+        one row for each.
     """
 
     threshold: np.ndarray
@@ -55,9 +49,16 @@ class Counts:
 
 @dataclass(frozen=True)
 class Changes:
-    """How one count changes on the way down the thresholds: events in order of their place.
+    """The changes of one count as the threshold falls, in that order.
 
-    clip: whose event it is; sign: +1 or -1; ends: how many of the events count at each threshold.
+    Attributes
+    ----------
+    clip : ndarray of int, shape (events,)
+        The clip of each event.
+    sign : ndarray of int, shape (events,)
+        +1 or −1.
+    ends : ndarray of int, shape (thresholds,)
+        Number of events up to each threshold.
     """
 
     clip: np.ndarray
@@ -66,12 +67,22 @@ class Changes:
 
     @classmethod
     def at(cls, place: np.ndarray, clip: np.ndarray, sign: np.ndarray, places: int) -> Changes:
-        """From events in order of ``place``, the first of ``places`` thresholds that counts it."""
+        """Make the changes from events that are sorted by threshold.
+
+        Parameters
+        ----------
+        place
+            Index of the first threshold that counts each event, ascending.
+        clip, sign
+            As in the attributes.
+        places
+            Number of thresholds.
+        """
         return cls(clip, sign, np.cumsum(np.bincount(place, minlength=places)))
 
     @property
     def place(self) -> np.ndarray:
-        """The first threshold that counts each event."""
+        """Index of the first threshold that counts each event."""
         return np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
 
     @cached_property
@@ -79,7 +90,18 @@ class Changes:
         return bool((self.sign == 1).all())
 
     def sums(self, weight: np.ndarray) -> np.ndarray:
-        """All changes up to each threshold, (..., thresholds), for weights (..., clips)."""
+        """The sum of all changes up to each threshold.
+
+        Parameters
+        ----------
+        weight
+            Number of times that each clip counts, shape (..., clips).
+
+        Returns
+        -------
+        ndarray, shape (..., thresholds)
+            Of the type of ``weight``.
+        """
         change = np.take(weight, self.clip, axis=-1)
         if not self._only_up:
             change *= self.sign
@@ -89,10 +111,18 @@ class Changes:
 
 
 class Events:
-    """Everything that decides the counts of a category, or of several together.
+    """The events of a category, or of several together, from which all counts follow.
 
-    threshold: descending from 1; tp, fp, fn: the changes; missed: the clip of each positive, all
-    of which are false negatives above the first threshold.
+    Parameters
+    ----------
+    threshold
+        Shape (thresholds,), descending from 1.
+    clips
+        Number of clips.
+    tp, fp, fn
+        The changes of the three counts.
+    missed
+        The clip of each positive: above the first threshold, all are false negatives.
     """
 
     def __init__(self, threshold: np.ndarray, clips: int, tp: Changes, fp: Changes, fn: Changes,
@@ -103,8 +133,11 @@ class Events:
     def count(self, weight: np.ndarray | None = None) -> Counts:
         """The counts at all thresholds.
 
-        weight: signed integers (clips,) or (weightings, clips), how often each clip is there (None:
-        once). The counts are of the same type.
+        Parameters
+        ----------
+        weight
+            Signed integers (clips,) or (weightings, clips): number of times that each clip counts
+            (None: once). The counts have the same type.
         """
         weight = np.ones(self.clips, np.int64) if weight is None else weight
         positives = np.take(weight, self.missed, axis=-1).sum(
@@ -113,10 +146,8 @@ class Events:
                       positives + self.fn.sums(weight))
 
     def corners(self) -> Events:
-        """The same events at fewer thresholds: area and F1 are equal whatever the weights.
-
-        Where recall stands still only the first and the last precision matter.
-        """
+        """The same events at fewer thresholds, with equal area and F1 for any weights."""
+        # While recall is constant, only the first and the last precision matter.
         moves = np.union1d(self.tp.place, self.fn.place)
         half = np.flatnonzero(self.threshold >= 0.5)[-1:]
         keep = np.unique(np.concatenate(
@@ -127,11 +158,16 @@ class Events:
 
 
 class CategoryEvents(Events):
-    """The events of one category.
+    """The events of one category. A coarse category is a single tag without X.
 
-    truth: bool (clips, tags); predicted: (clips, tags) in [0, 1], complete tags only.
-    x_truth: bool (clips,) and x_predicted: (clips,): the tag X; None where there is none.
-    A coarse category is a single tag without X.
+    Parameters
+    ----------
+    truth
+        Bool, shape (clips, tags), complete tags only.
+    predicted
+        Shape (clips, tags), 0 to 1.
+    x_truth, x_predicted
+        The uncertain tag X, shape (clips,) each; None where the category has none.
     """
 
     def __init__(self, truth: np.ndarray, predicted: np.ndarray,
@@ -147,8 +183,11 @@ class CategoryEvents(Events):
         lowest = predicted.min(axis=1, initial=np.inf)
 
         hits, alarms = np.nonzero(truth), np.nonzero(~truth & ~u[:, None])
+        # X true: a true positive also where only other tags of the category are predicted.
         rescued = np.flatnonzero(u & (highest > highest_true))
+        # X true and no tag true: a positive, missed until anything of the category is predicted.
         silent = np.flatnonzero(u & none_true)
+        # Nothing true: a predicted X is a false positive until all tags are predicted themselves.
         vague = np.flatnonzero(~u & none_true & (v > lowest))
         super().__init__(
             rising[::-1], clips,
@@ -161,42 +200,70 @@ class CategoryEvents(Events):
 
 
 def union(categories: Sequence[Events]) -> Events:
-    """The categories taken together (micro): sums over all of them at all their thresholds.
+    """The events of all categories together, for micro averages.
 
-    At a threshold that a category does not have, it counts as at its next higher one.
+    At a threshold that a category does not have, its counts are those at its next higher one.
+
+    Parameters
+    ----------
+    categories
+        Events of the same clips.
     """
     rising = np.unique(np.concatenate([category.threshold for category in categories]))
-    own = [len(rising) - 1 - np.searchsorted(rising, category.threshold)
-           for category in categories]
+    new_index = [len(rising) - 1 - np.searchsorted(rising, category.threshold)
+                 for category in categories]
 
-    def together(name: str) -> Changes:
+    def merged(name: str) -> Changes:
         parts = [getattr(category, name) for category in categories]
-        place = np.concatenate([places[part.place]
-                                for places, part in zip(own, parts, strict=True)])
+        place = np.concatenate([index[part.place]
+                                for index, part in zip(new_index, parts, strict=True)])
         clip = np.concatenate([part.clip for part in parts])
         sign = np.concatenate([part.sign for part in parts])
         order = np.argsort(place)
         return Changes.at(place[order], clip[order], sign[order], len(rising))
 
-    return Events(rising[::-1], categories[0].clips, together("tp"), together("fp"),
-                  together("fn"), np.concatenate([category.missed for category in categories]))
+    return Events(rising[::-1], categories[0].clips, merged("tp"), merged("fp"),
+                  merged("fn"), np.concatenate([category.missed for category in categories]))
+
+
+# metrics of counts -----------------------------------------------------------------------------
 
 
 def precision_recall(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall at every threshold; an empty denominator counts as 0.5."""
+    """Precision and recall at every threshold.
+
+    Parameters
+    ----------
+    counts
+        The counts.
+
+    Returns
+    -------
+    precision, recall : ndarray, shape (..., thresholds)
+        0 where the denominator is 0.
+    """
     precision = counts.tp / np.maximum(counts.tp + counts.fp, 0.5)
     recall = counts.tp / np.maximum(counts.tp + counts.fn, 0.5)
     return precision, recall
 
 
 def area(counts: Counts) -> np.ndarray:
-    """Area under the precision-recall curve, by trapezoids from (0, 1) to (1, 0), shape (...).
+    """Area under the precision-recall curve, by trapezoids from (0, 1) to (1, 0).
 
-    Points are ordered by recall, ascending; where recalls are equal by threshold, descending. That
-    is the order they come in: on the way down no true positive is lost (one for an uncertain tag
-    only becomes a hit) and no false negative added. The original sorts by recall alone, with an
-    unstable sort, and may differ in the third decimal.
+    Points are in order of recall, and of falling threshold where recalls are equal. The published
+    code sorts by recall alone, with an unstable sort, and may differ in the third decimal.
+
+    Parameters
+    ----------
+    counts
+        The counts.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        0 to 1.
     """
+    # No sorting: as the threshold falls, no true positive is lost and no false negative is added.
     precision, recall = precision_recall(counts)
     sums = (np.diff(recall) * (precision[..., 1:] + precision[..., :-1])).sum(axis=-1)
     first = recall[..., 0] * (1.0 + precision[..., 0])
@@ -205,18 +272,32 @@ def area(counts: Counts) -> np.ndarray:
 
 
 def f1_at_half(counts: Counts) -> np.ndarray:
-    """F1 at the lowest threshold that is at least 0.5, shape (...)."""
+    """F1 at the lowest threshold that is at least 0.5.
+
+    Parameters
+    ----------
+    counts
+        The counts.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        0 to 1; 0 where precision and recall are 0.
+    """
     place = int(np.flatnonzero(counts.threshold >= 0.5)[-1])
     precision, recall = (values[..., place] for values in precision_recall(counts))
     both = precision * recall
     return np.asarray(2 * both / np.where(both > 0, precision + recall, 1.0))
 
 
+# metrics of plain arrays -----------------------------------------------------------------------
+
+
 def average_precision(truth: npt.ArrayLike, score: npt.ArrayLike) -> float | np.ndarray:
     """Average precision of scores: Σ (R_i − R_{i−1}) P_i over thresholds, from the highest down.
 
-    P_i and R_i are precision and recall where a clip counts as tagged if its score is at least
-    threshold i; clips of equal score come in together. Nothing is interpolated: the definition of
+    P_i and R_i are precision and recall if clips with a score of at least threshold i count as
+    tagged; equal scores are one threshold. There is no interpolation, as in
     ``sklearn.metrics.average_precision_score``.
 
     Parameters
@@ -255,11 +336,11 @@ def average_precision(truth: npt.ArrayLike, score: npt.ArrayLike) -> float | np.
 
 
 def micro_auprc(truth: npt.ArrayLike, score: npt.ArrayLike) -> float:
-    """Area under the precision-recall curve of all tags together, as the DCASE evaluation has it.
+    """Area under the precision-recall curve of all tags together, as in the DCASE evaluation.
 
-    ``evaluate`` gives this number for the coarse level of a predictions file. It differs from
-    ``average_precision`` of all numbers together: thresholds are 1 and every score from 0.01 up;
-    the points are joined by straight lines, from (recall 0, precision 1) to (1, 0); and where
+    ``evaluate`` computes this number for the coarse level of a predictions file. It differs from
+    ``average_precision`` of all numbers together: thresholds are 1 and every score of at least
+    0.01; points are connected by straight lines, from (recall 0, precision 1) to (1, 0); and where
     nothing is predicted, precision is 0.
 
     Parameters
@@ -288,9 +369,9 @@ def micro_auprc(truth: npt.ArrayLike, score: npt.ArrayLike) -> float:
     """
     right, values = _arrays(truth, score, (2,))
     if not right.any():
-        raise InputError("no clip has any tag: there is nothing to find")
+        raise InputError("no clip has a tag, so recall is not defined")
     if values.min() < 0 or values.max() > 1:
-        raise InputError(f"scores go from {values.min():g} to {values.max():g}",
+        raise InputError(f"scores range from {values.min():g} to {values.max():g}",
                          allowed="probabilities: 0 to 1")
     return float(area(union([CategoryEvents(right[:, [tag]], values[:, [tag]])
                              for tag in range(right.shape[1])]).count()))
@@ -305,14 +386,14 @@ def _arrays(truth: npt.ArrayLike, score: npt.ArrayLike,
                          allowed="two arrays of shape (clips, tags)"
                          + (" or (clips,)" if 1 in dims else ""))
     if not np.isin(right, (0, 1)).all():
-        raise InputError("truth holds other values than 0 and 1")
+        raise InputError("truth contains other values than 0 and 1")
     if not np.isfinite(values).all():
-        raise InputError("scores hold NaN or infinite values")
+        raise InputError("scores contain NaN or infinite values")
     return right.astype(bool), values
 
 
 def _changes(rising: np.ndarray, *groups: tuple[np.ndarray, np.ndarray, int]) -> Changes:
-    """The changes from groups of (clips, values, sign), without those below every threshold."""
+    """The changes from groups of (clips, values, sign), without those below all thresholds."""
     clip = np.concatenate([group[0] for group in groups])
     value = np.concatenate([group[1] for group in groups])
     sign = np.concatenate([np.full(len(group[0]), group[2], np.int8) for group in groups])
@@ -320,174 +401,3 @@ def _changes(rising: np.ndarray, *groups: tuple[np.ndarray, np.ndarray, int]) ->
     place = len(rising) - np.searchsorted(rising, value[order], side="right")
     order = order[:np.searchsorted(place, len(rising))]
     return Changes.at(place[:len(order)], clip[order], sign[order], len(rising))
-
-
-def scores(categories: Sequence[Counts], micro: Counts) -> np.ndarray:
-    """(..., 3 + categories): micro-AUPRC, micro-F1 at 0.5, macro-AUPRC, AUPRC of each category."""
-    areas = [area(one) for one in categories]
-    return np.stack([area(micro), f1_at_half(micro), np.mean(areas, axis=0), *areas], axis=-1)
-
-
-def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
-              seed: int) -> list[np.ndarray]:
-    """``scores`` of ``samples`` resamplings for each level, (samples, 3 + categories) float64.
-
-    levels: the categories' events, and those of all of them together. All levels speak of the same
-    clips and are resampled alike.
-    """
-    rare = [([category.corners() for category in categories], together.corners())
-            for categories, together in levels]
-    clips = rare[0][1].clips
-    largest = max(max(len(one.clip) for one in (together.tp, together.fp, together.fn))
-                  for _, together in rare)
-    rows = max(1, min(samples, BLOCK // max(largest, clips)))
-    kind = weight_type(clips, largest)
-    rng = np.random.default_rng(seed)
-    found: list[list[np.ndarray]] = [[] for _ in rare]
-    for start in range(0, samples, rows):
-        drawn = rng.integers(clips, size=(min(rows, samples - start), clips))
-        weight = np.stack([np.bincount(one, minlength=clips) for one in drawn]).astype(kind)
-        for place, (categories, together) in enumerate(rare):
-            found[place].append(scores([category.count(weight) for category in categories],
-                                       together.count(weight)))
-    return [np.concatenate(parts) for parts in found]
-
-
-def weight_type(clips: int, events: int) -> type[np.signedinteger[Any]]:
-    """The smaller type of integers that holds every sum of ``clips`` drawings over ``events``."""
-    return np.int32 if clips * events < 2**31 else np.int64
-
-
-def intervals(values: np.ndarray, confidence: float) -> np.ndarray:
-    """(low, high) of each column of ``values`` (samples, columns), shape (columns, 2)."""
-    return np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T
-
-
-def evaluate(
-    predictions: Path | str | Predictions, annotations: Path | str | Annotations,
-    taxonomy: Path | str | Taxonomy, split: str = "validate", *, bootstrap: int = 0,
-    confidence: float = 0.95, seed: int = 20180216,
-) -> dict[str, Any]:
-    """Score predictions of the clips that annotator 0 tagged in ``split``.
-
-    The order of rows and columns does not matter.
-
-    Parameters
-    ----------
-    predictions, annotations, taxonomy
-        Files of SONYC-UST, or what was read from them.
-    split
-        'train', 'validate' or 'test'.
-    bootstrap
-        Resamplings of the clips for intervals of confidence (0: none).
-    confidence
-        Share of the resamplings within an interval, 0 to 1.
-    seed
-        Of the resamplings.
-
-    Returns
-    -------
-    dict
-        Ready for JSON: ``fine`` and ``coarse``, each with ``micro_auprc``, ``micro_f1`` (at 0.5),
-        ``macro_auprc``, ``class_auprc`` {category: value}, ``class_positives`` {category: clips}
-        and ``curves`` {category or 'micro': {threshold, precision, recall}} (at most 200 points);
-        ``files``, ``split``, ``warnings``. With ``bootstrap`` each level also has ``confidence``:
-        {level, samples, method, micro_auprc: [low, high], …, class_auprc: {…}}. A level that the
-        predictions do not have is left out.
-
-    Raises
-    ------
-    InputError
-        Where predictions are missing, belong to no clip of the split (with names) or are no
-        probabilities, and where no clip of the split has a tag.
-    """
-    if not isinstance(taxonomy, Taxonomy):
-        taxonomy = Taxonomy.load(taxonomy)
-    if not isinstance(annotations, Annotations):
-        annotations = Annotations.load(annotations, taxonomy)
-    where = "predictions" if isinstance(predictions, Predictions) else str(predictions)
-    if not isinstance(predictions, Predictions):
-        predictions = predictions_file.read(predictions, taxonomy)
-    else:
-        predictions_file.refuse_improbable(predictions, taxonomy, where)
-    files, fine_truth, coarse_truth = annotations.ground_truth(split)
-    order = _align(predictions.files, files, where, split)
-    categories: dict[str, list[CategoryEvents]] = {}
-    if "fine" in predictions.levels:
-        categories["fine"] = _fine_events(taxonomy, fine_truth, predictions.fine[order])
-    if "coarse" in predictions.levels:
-        categories["coarse"] = [
-            CategoryEvents(coarse_truth[:, [place]], predictions.coarse[order][:, [place]])
-            for place in range(len(taxonomy.coarse))]
-    names = [tag.name for tag in taxonomy.coarse]
-    positives = {"fine": _any_fine(taxonomy, fine_truth), "coarse": coarse_truth}
-    if not any(positives[level].any() for level in categories):
-        raise InputError(f"no clip of split '{split}' has any tag: there is nothing to find",
-                         where=annotations.where,
-                         hint="Look at the annotations of annotator 0: l3hpc data check FOLDER")
-    result: dict[str, Any] = {"split": split, "files": len(files),
-                              "warnings": list(predictions.warnings)}
-    levels = {level: (events, union(events)) for level, events in categories.items()}
-    for level, (events, together) in levels.items():
-        counts, micro = [category.count() for category in events], together.count()
-        result[level] = _numbers(names, scores(counts, micro).tolist())
-        result[level]["class_positives"] = dict(
-            zip(names, positives[level].sum(axis=0).tolist(), strict=True))
-        result[level]["curves"] = {name: _curve(one)
-                                   for name, one in zip(names, counts, strict=True)}
-        result[level]["curves"]["micro"] = _curve(micro)
-    if bootstrap:
-        for level, drawn in zip(levels, resampled(levels.values(), bootstrap, seed), strict=True):
-            result[level]["confidence"] = {
-                "level": confidence, "samples": bootstrap, "method": METHOD,
-                **_numbers(names, intervals(drawn, confidence).tolist())}
-    return result
-
-
-def published(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of ``evaluate``'s result that the published ``evaluation.json`` has, by level."""
-    keys = ("micro_auprc", "micro_f1", "macro_auprc", "class_auprc")
-    return {level: {key: result[level][key] for key in keys}
-            for level in ("coarse", "fine") if level in result}
-
-
-def _align(found: Sequence[str], wanted: Sequence[str], where: str, split: str) -> np.ndarray:
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    problems = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-                for names, what in ((missing, "missing"), (extra, "not among them")) if names]
-    if problems:
-        raise InputError(
-            f"{len(found)} clips do not match the {len(wanted)} agreed ones of split '{split}': "
-            + ", ".join(problems), where=where,
-            hint="Predict exactly the clips of one split, or choose the split.")
-    place = {name: row for row, name in enumerate(found)}
-    return np.array([place[name] for name in wanted], np.int64)
-
-
-def _fine_events(taxonomy: Taxonomy, truth: np.ndarray,
-                 predicted: np.ndarray) -> list[CategoryEvents]:
-    events = []
-    for category in taxonomy.coarse:
-        tags, other = taxonomy.complete(category.id), taxonomy.other(category.id)
-        uncertain = (None, None) if other is None else (truth[:, other], predicted[:, other])
-        events.append(CategoryEvents(truth[:, tags], predicted[:, tags], *uncertain))
-    return events
-
-
-def _any_fine(taxonomy: Taxonomy, truth: np.ndarray) -> np.ndarray:
-    return np.stack([
-        truth[:, [place for place, tag in enumerate(taxonomy.fine) if tag.coarse == category.id]]
-        .any(axis=1) for category in taxonomy.coarse], axis=1)
-
-
-def _numbers(names: list[str], values: Sequence[Any]) -> dict[str, Any]:
-    """The columns of ``scores``, or of their intervals, by name."""
-    return {"micro_auprc": values[0], "micro_f1": values[1], "macro_auprc": values[2],
-            "class_auprc": dict(zip(names, values[3:], strict=True))}
-
-
-def _curve(counts: Counts) -> dict[str, list[float]]:
-    precision, recall = precision_recall(counts)
-    rows = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int))
-    return {"threshold": counts.threshold[rows].tolist(), "precision": precision[rows].tolist(),
-            "recall": recall[rows].tolist()}

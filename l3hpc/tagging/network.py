@@ -1,7 +1,7 @@
 """The two classifier networks and their losses, in Keras.
 
-``mil``: a multiple-instance network, one answer per clip by AutoPool over its frames.
-``framewise``: every frame is classified by itself, with the clip's tags as its target.
+``mil`` is a multiple-instance network with one prediction per clip, by AutoPool over its frames.
+``framewise`` classifies every frame separately, with the clip's tags as its target.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ from l3hpc.datasets.sonyc_ust import Taxonomy
 
 @keras.saving.register_keras_serializable(package="l3hpc")
 class AutoPool(keras.layers.Layer):
-    """Pools (batch, frames, tags) to (batch, tags) by a softmax-weighted mean (McFee et al. 2018).
+    """Pools (batch, frames, tags) to (batch, tags) by a softmax-weighted mean [1]_.
 
-    out_c = Σ_t x_tc · softmax_t(a_c · x_tc). a_c ≥ 0 is learned and starts at 0, the plain mean; it
-    grows towards the maximum where single frames decide.
+    out_c = Σ_t x_tc · softmax_t(a_c · x_tc), where a_c ≥ 0 is learned. It starts at 0, the plain
+    mean, and grows towards the maximum for tags that single frames decide.
+
+    References
+    ----------
+    .. [1] B. McFee, J. Salamon and J. P. Bello, "Adaptive pooling operators for weakly labeled
+       sound event detection", IEEE/ACM Transactions on Audio, Speech, and Language Processing 26
+       (2018).
     """
 
     def build(self, input_shape: Any) -> None:
@@ -37,11 +43,29 @@ class AutoPool(keras.layers.Layer):
 
 def build(model: str, dim: int, tags: int, *, hidden_layers: int, hidden_size: int, l2: float,
           normalize: bool, seed: int) -> keras.Model:
-    """The network; weights follow from ``seed`` alone.
+    """Build a classifier network; its outputs are probabilities.
 
-    mil: (batch, frames, dim) → (batch, tags); framewise: (batch, dim) → (batch, tags). Outputs are
-    probabilities. ``normalize`` puts a batch normalisation first (published: framewise without
-    standardisation).
+    Parameters
+    ----------
+    model
+        'mil': (batch, frames, dim) → (batch, tags). 'framewise': (batch, dim) → (batch, tags).
+    dim
+        Length of an embedding.
+    tags
+        Number of tags.
+    hidden_layers, hidden_size
+        Number and size of the hidden layers.
+    l2
+        L2 penalty on the weights.
+    normalize
+        Begin with a batch normalisation (published: framewise without standardisation).
+    seed
+        Determines all initial weights.
+
+    Returns
+    -------
+    keras.Model
+        The network, not trained.
     """
     inputs = keras.Input((None, dim) if model == "mil" else (dim,))
     x = keras.layers.BatchNormalization()(inputs) if normalize else inputs
@@ -58,18 +82,25 @@ def build(model: str, dim: int, tags: int, *, hidden_layers: int, hidden_size: i
 
 
 class TagLoss:
-    """Binary cross-entropy of targets (batch, columns) against probabilities (batch, tags).
+    """Binary cross-entropy of targets (batch, columns) and probabilities (batch, tags).
 
-    coarse: the mean over all elements. fine: the columns are all fine tags with X; summed over the
-    complete tags, without those of a category whose X is true (nobody knows them), then the mean
-    over the batch.
+    coarse: the mean over all elements. fine: the columns are all fine tags including X. The sum
+    over the complete tags, without those of a category whose X is true (which of them are present
+    is unknown), then the mean over the batch.
+
+    Parameters
+    ----------
+    level
+        'coarse' or 'fine'.
+    taxonomy
+        The tags.
     """
 
     def __init__(self, level: str, taxonomy: Taxonomy) -> None:
         self.level = level
         self.tags = (list(range(len(taxonomy.coarse))) if level == "coarse"
                      else taxonomy.complete_fine)
-        # columns × tags: 1 where the column is the X of the tag's category
+        # (columns, tags): 1 where the column is the X of the tag's category.
         self._unknown = np.zeros((len(taxonomy.fine), len(self.tags)), np.float32)
         if level == "fine":
             for place, tag in enumerate(self.tags):

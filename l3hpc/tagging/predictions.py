@@ -1,6 +1,7 @@
-"""The predictions file of SONYC-UST: ``audio_filename``, the fine tags, the categories.
+"""Predictions of SONYC-UST as a table: ``audio_filename``, the fine tags, the categories.
 
-Also fills both levels from a classifier that knows one of them, as the published pipeline does.
+Made from a classifier of one level (the other level is filled as in the published pipeline),
+written to and read from the published CSV format.
 """
 
 from __future__ import annotations
@@ -24,17 +25,27 @@ from l3hpc.io.tables import read_rows, require_columns
 FILE_COLUMN = "audio_filename"
 LEVELS = ("coarse", "fine")
 ROUNDING = 1e-6  # outside [0, 1], of probabilities that were written with few digits
-MOST_ODD = 2.0  # values up to this are no percent, but of something that can exceed 1
-NAMED = 3  # columns that a warning names
+NOT_PERCENT = 2.0  # values up to this are not taken for percentages
+MAX_NAMED = 3  # columns that a warning lists by name
 _ALLOWED = "probabilities: numbers from 0 to 1"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities per clip: ``fine`` (files, fine tags incl. X), ``coarse`` (files, categories).
+    """Probabilities of tags per clip.
 
-    Both float64; ``warnings`` tells what was missing or strange in the file they come from, and
-    ``levels`` which of the two it has.
+    Attributes
+    ----------
+    files : list of str
+        Names of the clips.
+    fine : ndarray of float64, shape (files, fine tags including X)
+        0 to 1.
+    coarse : ndarray of float64, shape (files, categories)
+        0 to 1.
+    warnings : list of str
+        What is missing or suspicious in the file.
+    levels : tuple of str
+        The levels that the file contains.
     """
 
     files: list[str]
@@ -45,15 +56,32 @@ class Predictions:
 
 
 def from_coarse(files: Sequence[str], coarse: np.ndarray, taxonomy: Taxonomy) -> Predictions:
-    """Predictions of a coarse classifier, shape (files, categories): fine tags are 0."""
+    """Predictions of a coarse classifier; all fine tags are 0.
+
+    Parameters
+    ----------
+    files
+        Names of the clips.
+    coarse
+        Probabilities, shape (files, categories).
+    taxonomy
+        The tags.
+    """
     return Predictions(list(files), np.zeros((len(files), len(taxonomy.fine))),
                        np.asarray(coarse, np.float64))
 
 
 def from_fine(files: Sequence[str], complete: np.ndarray, taxonomy: Taxonomy) -> Predictions:
-    """Predictions of a fine classifier, shape (files, complete fine tags).
+    """Predictions of a fine classifier. A category has the highest probability of its tags; X is 0.
 
-    X columns are 0; a category is as likely as its likeliest tag.
+    Parameters
+    ----------
+    files
+        Names of the clips.
+    complete
+        Probabilities, shape (files, complete fine tags).
+    taxonomy
+        The tags.
     """
     fine = np.zeros((len(files), len(taxonomy.fine)))
     fine[:, taxonomy.complete_fine] = complete
@@ -62,21 +90,36 @@ def from_fine(files: Sequence[str], complete: np.ndarray, taxonomy: Taxonomy) ->
     return Predictions(list(files), fine, coarse)
 
 
-def complete(found: Predictions, files: Sequence[str]) -> Predictions:
-    """The predictions of ``files``, in that order; a file that was not predicted has 0 everywhere.
+def complete(predicted: Predictions, files: Sequence[str]) -> Predictions:
+    """Extend predictions to more clips, with 0 for every tag of the others.
 
-    Every name in ``found`` must be among ``files``.
+    Parameters
+    ----------
+    predicted
+        Predictions of some of the clips.
+    files
+        Names of all clips, which determine the order.
     """
-    place = {name: row for row, name in enumerate(files)}
-    rows = [place[name] for name in found.files]
-    fine, coarse = (np.zeros((len(files), block.shape[1])) for block in (found.fine, found.coarse))
-    fine[rows], coarse[rows] = found.fine, found.coarse
-    return Predictions(list(files), fine, coarse, found.warnings,
-                       found.levels)
+    row_of = {name: row for row, name in enumerate(files)}
+    rows = [row_of[name] for name in predicted.files]
+    fine, coarse = (np.zeros((len(files), block.shape[1]))
+                    for block in (predicted.fine, predicted.coarse))
+    fine[rows], coarse[rows] = predicted.fine, predicted.coarse
+    return Predictions(list(files), fine, coarse, predicted.warnings, predicted.levels)
 
 
 def write(path: Path | str, predictions: Predictions, taxonomy: Taxonomy) -> None:
-    """Write the CSV, sorted by file name; values round-trip exactly through float32."""
+    """Write the CSV, sorted by file name, with digits enough for exact float32 values.
+
+    Parameters
+    ----------
+    path
+        The file.
+    predictions
+        The predictions.
+    taxonomy
+        The tags.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([FILE_COLUMN, *taxonomy.fine_columns, *taxonomy.coarse_columns])
@@ -87,13 +130,30 @@ def write(path: Path | str, predictions: Predictions, taxonomy: Taxonomy) -> Non
 
 
 def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
-    """Read a predictions CSV, in its own row order; columns are found by name.
+    """Read a predictions CSV, in the order of its rows; columns are found by name.
 
-    A level may be left out as a whole (then it is not in ``levels``). Each with a warning: a
-    missing column of an uncertain tag (X) counts as 0, columns of no tag are ignored, and
-    columns of the same value for all clips are named. Raises ``InputError`` (line and column) for
-    what ``l3hpc.io.tables`` refuses, a file without any tag of the taxonomy or with a part of a
-    level, a value that is no probability, and a clip that is listed twice.
+    A whole level may be missing (then it is not in ``levels``). There is a warning for a missing
+    column of an uncertain tag (X), which counts as 0, for a column that is no tag, which is
+    ignored, and for a column with the same value for all clips.
+
+    Parameters
+    ----------
+    path
+        The file.
+    taxonomy
+        The tags.
+
+    Returns
+    -------
+    Predictions
+        The table.
+
+    Raises
+    ------
+    InputError
+        With line and column, for what ``l3hpc.io.tables`` refuses, a file without any tag of the
+        taxonomy or with a part of a level, a value that is not a probability, and a clip that is
+        listed twice.
     """
     where = str(path)
     table = read_rows(path, "predictions", [FILE_COLUMN])
@@ -110,15 +170,16 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
             raise InputError(f"{FILE_COLUMN} is empty", where=f"{where}:{line}")
         if lines.setdefault(row[first], line) != line:
             raise InputError(f"'{row[first]}' is listed twice", where=f"{where}:{line}",
-                             hint=f"The first time is in line {lines[row[first]]}.")
+                             hint=f"It is also in line {lines[row[first]]}.")
         try:
-            found = [float(row[cell]) for cell in cells]
-            strange = not math.isfinite(sum(found))
+            parsed = [float(row[cell]) for cell in cells]
+            # One test of the sum is cheaper than one of every cell.
+            invalid = not math.isfinite(sum(parsed))
         except ValueError:
-            strange = True
-        if strange:
-            _refuse(row, cells, columns, f"{where}:{line}")
-        numbers.extend(found)
+            invalid = True
+        if invalid:
+            _refuse_invalid(row, cells, columns, f"{where}:{line}")
+        numbers.extend(parsed)
     values = np.zeros((len(lines), len(names)))
     values[:, known] = np.frombuffer(numbers).reshape(len(lines), len(known))
     _refuse_improbable(values, names, list(lines.values()), where)
@@ -138,7 +199,22 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
 
 
 def refuse_improbable(predictions: Predictions, taxonomy: Taxonomy, where: str) -> None:
-    """Raise ``InputError`` for values that are no probabilities (see ``read``)."""
+    """Refuse predictions that are not probabilities.
+
+    Parameters
+    ----------
+    predictions
+        The predictions.
+    taxonomy
+        The tags.
+    where
+        Their origin, for the message.
+
+    Raises
+    ------
+    InputError
+        With the tag, the clip and the range of the values.
+    """
     values = np.concatenate([predictions.fine, predictions.coarse], axis=1)
     names = [*taxonomy.fine_columns, *taxonomy.coarse_columns]
     if not np.isfinite(values).all():
@@ -174,45 +250,49 @@ def _levels(columns: Sequence[str], taxonomy: Taxonomy, where: str
 
 def _refuse_improbable(values: np.ndarray, names: Sequence[str], lines: Sequence[int] | None,
                        where: str) -> None:
-    """Raise for the first value outside [0, 1], with what the values look like."""
+    """Refuse values outside [0, 1], with a guess at what they are instead."""
     wrong = (values < -ROUNDING) | (values > 1 + ROUNDING)
     if not wrong.any():
         return
     row, column = np.argwhere(wrong)[0]
-    strange = values[:, wrong.any(axis=0)]
-    low, high = float(strange.min()), float(strange.max())
+    columns = values[:, wrong.any(axis=0)]
+    low, high = float(columns.min()), float(columns.max())
     if high <= ROUNDING:
         hint = "They look like logarithms: apply exp(x)."
     elif low < -ROUNDING:
         hint = "They look like scores before the sigmoid (logits): apply 1 / (1 + exp(-x))."
-    elif MOST_ODD < high <= 100 + ROUNDING:
+    elif NOT_PERCENT < high <= 100 + ROUNDING:
         hint = "They look like percent: divide them by 100."
     else:
         hint = None
-    raise InputError(f"{names[column]} is {values[row, column]:g}; values go from {low:g} to "
+    raise InputError(f"{names[column]} is {values[row, column]:g}; values range from {low:g} to "
                      f"{high:g}", where=where if lines is None else f"{where}:{lines[row]}",
                      allowed=_ALLOWED, hint=hint)
 
 
 def _constant(values: np.ndarray, tags: Sequence[CoarseTag | FineTag]) -> list[str]:
-    """Columns that tell no two clips apart. Zeros are usual where a classifier does not know the
-    level at all, and in the uncertain tags (X), which none predicts."""
+    """Columns with the same value for all clips, except zeros that are to be expected."""
     if len(values) < 2 or not values.any():
         return []
+    # All zeros: a classifier of the other level; zeros in X: no classifier predicts it.
     same = (values == values[0]).all(axis=0)
     return [tag.column for place, tag in enumerate(tags)
             if same[place] and (values[0, place] or not getattr(tag, "is_x", False))]
 
 
 def _several(what: str, columns: Sequence[str]) -> list[str]:
-    """A warning for each of a few columns, one for many."""
-    if len(columns) <= NAMED:
+    """One warning per column for a few columns, one for all of many."""
+    if len(columns) <= MAX_NAMED:
         return [f"column '{name}' {what}" for name in columns]
-    return [f"{len(columns)} columns ({', '.join(columns[:NAMED])}, …): each {what}"]
+    return [f"{len(columns)} columns ({', '.join(columns[:MAX_NAMED])}, …): each {what}"]
 
 
-def _refuse(row: Sequence[str], cells: Sequence[int], columns: Sequence[str], where: str) -> None:
-    """Raise for the first cell that is no finite number (huge ones may add up to infinity)."""
+def _refuse_invalid(row: Sequence[str], cells: Sequence[int], columns: Sequence[str],
+                    where: str) -> None:
+    """Refuse the first cell that is not a finite number.
+
+    There may be none: a sum of very large numbers is infinite, too.
+    """
     for cell in cells:
         try:
             if math.isfinite(float(row[cell])):

@@ -52,7 +52,7 @@ def test_refusals(truth, score, match):
 def test_refusals_of_the_micro_area():
     with pytest.raises(InputError, match="shape"):
         micro_auprc([1, 0], [0.1, 0.2])
-    with pytest.raises(ValueError, match="scores go from 0 to 2"):
+    with pytest.raises(ValueError, match="scores range from 0 to 2"):
         micro_auprc([[1], [0]], [[2.0], [0.0]])
-    with pytest.raises(ValueError, match="nothing to find"):
+    with pytest.raises(ValueError, match="recall is not defined"):
         micro_auprc([[0], [0]], [[0.2], [0.0]])

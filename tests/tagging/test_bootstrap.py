@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from l3hpc.tagging import counts
-from l3hpc.tagging.counts import CategoryEvents, intervals, resampled, scores, union, weight_type
+from l3hpc.tagging import evaluation
+from l3hpc.tagging.counts import CategoryEvents, union
+from l3hpc.tagging.evaluation import intervals, resampled, scores, weight_type
 
 spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
 reference = importlib.util.module_from_spec(spec)
@@ -93,7 +94,7 @@ def test_the_size_of_blocks_changes_nothing(rng, monkeypatch):
     whole = resampled([level], 23, seed=0)[0]
     assert whole.shape == (23, 5)
     for block in (1, 300, 5000):  # one resampling at a time, about five, all at once
-        monkeypatch.setattr(counts, "BLOCK", block)
+        monkeypatch.setattr(evaluation, "BLOCK", block)
         np.testing.assert_array_equal(resampled([level], 23, seed=0)[0], whole)
 
 

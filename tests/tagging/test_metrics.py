@@ -13,7 +13,7 @@ from l3hpc.datasets.sonyc_ust import Taxonomy, sonyc_ust
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations
-from l3hpc.tagging.counts import evaluate, published
+from l3hpc.tagging.evaluation import evaluate, published
 from l3hpc.tagging.predictions import Predictions
 
 spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
@@ -194,13 +194,13 @@ def test_a_level_without_any_column_is_not_scored(taxonomy, scored, tmp_path, le
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (lambda values: values * 100, r"values go from [0-9.]+ to \d+\n.*from 0 to 1\n.*percent"),
-    (lambda values: np.log((values + 1e-9) / (1 - values + 1e-9)), "values go from -.*sigmoid"),
-    (lambda values: values - 0.5, r"values go from -0\.\d+ to .*sigmoid"),
-    (lambda values: np.log(values + 1e-9), "values go from .*logarithms"),
-    (lambda values: values * 255, "values go from [0-9.]+ to 25"),
+    (lambda values: values * 100, r"values range from [0-9.]+ to \d+\n.*from 0 to 1\n.*percent"),
+    (lambda values: np.log((values + 1e-9) / (1 - values + 1e-9)), "values range from -.*sigmoid"),
+    (lambda values: values - 0.5, r"values range from -0\.\d+ to .*sigmoid"),
+    (lambda values: np.log(values + 1e-9), "values range from .*logarithms"),
+    (lambda values: values * 255, "values range from [0-9.]+ to 25"),
     (lambda values: np.where(values == values.max(), 1.01, values),
-     r"is 1.01; values go from [0-9.e-]+ to 1.01\n[^\n]*$"),  # no percent
+     r"is 1.01; values range from [0-9.e-]+ to 1.01\n[^\n]*$"),  # no percent
     (lambda values: np.where(values == values.max(), np.nan, values), "is 'nan'"),
     (lambda values: np.where(values == values.max(), np.inf, values), "is 'inf'"),
 ])
@@ -267,7 +267,7 @@ def test_columns_that_tell_no_clips_apart_are_named(taxonomy, scored, tmp_path):
 def test_a_split_without_any_tag_cannot_be_scored(taxonomy, rng):
     fine, coarse, predicted = case(taxonomy, rng, 5)
     nothing = made_annotations(taxonomy, fine & False, coarse & False)
-    with pytest.raises(InputError, match="no clip of split 'validate' has any tag"):
+    with pytest.raises(InputError, match="no clip of split 'validate' has a tag"):
         evaluate(predicted, nothing, taxonomy)
 
 

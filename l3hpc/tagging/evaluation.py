@@ -1,0 +1,284 @@
+"""Evaluation of predictions: AUPRC and F1, micro, macro and per category, on both levels.
+
+The numbers are those of the SONYC-UST / DCASE urban sound tagging evaluation [1]_, with a fixed
+order where recalls are equal (see ``counts.area``), so that the same files always give the same
+digits.
+
+Confidence intervals are percentiles of a bootstrap over clips [2]_: clips are drawn with
+replacement, as many as there are, and every number is computed again from the same events with
+other weights. They account for other clips of the same kind, not for other sensors or another
+training.
+
+References
+----------
+.. [1] M. Cartwright et al., "SONYC Urban Sound Tagging (SONYC-UST): a multilabel dataset from an
+   urban acoustic sensor network", DCASE 2019.
+.. [2] B. Efron and R. J. Tibshirani, "An introduction to the bootstrap", Chapman & Hall (1993),
+   chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l3hpc.datasets.sonyc_ust import Taxonomy
+from l3hpc.errors import InputError
+from l3hpc.tagging import predictions as predictions_file
+from l3hpc.tagging.annotations import Annotations
+from l3hpc.tagging.counts import (
+    CategoryEvents,
+    Counts,
+    Events,
+    area,
+    f1_at_half,
+    precision_recall,
+    union,
+)
+from l3hpc.tagging.predictions import Predictions
+
+METHOD = "percentiles over clips drawn with replacement"
+BLOCK = 1 << 20  # numbers in memory at once per count
+CURVE_POINTS = 200
+
+
+# evaluation of a split -------------------------------------------------------------------------
+
+
+def evaluate(
+    predictions: Path | str | Predictions, annotations: Path | str | Annotations,
+    taxonomy: Path | str | Taxonomy, split: str = "validate", *, bootstrap: int = 0,
+    confidence: float = 0.95, seed: int = 20180216,
+) -> dict[str, Any]:
+    """Evaluate predictions for the clips of a split that have agreed annotations (annotator 0).
+
+    The order of rows and columns does not matter.
+
+    Parameters
+    ----------
+    predictions, annotations, taxonomy
+        Files of SONYC-UST, or the objects read from them.
+    split
+        'train', 'validate' or 'test'.
+    bootstrap
+        Number of resamplings for confidence intervals (0: none).
+    confidence
+        Fraction of the resamplings within an interval, 0 to 1.
+    seed
+        Seed of the resamplings.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``fine`` and ``coarse``, each with ``micro_auprc``, ``micro_f1`` (at 0.5),
+        ``macro_auprc``, ``class_auprc`` {category: value}, ``class_positives`` {category: clips}
+        and ``curves`` {category or 'micro': {threshold, precision, recall}} (at most 200 points);
+        ``files``, ``split``, ``warnings``. With ``bootstrap`` each level also has ``confidence``:
+        {level, samples, method, micro_auprc: [low, high], …, class_auprc: {…}}. A level that the
+        predictions do not have is left out.
+
+    Raises
+    ------
+    InputError
+        Where predictions are missing, belong to no clip of the split (with names) or are not
+        probabilities, and where no clip of the split has a tag.
+    """
+    if not isinstance(taxonomy, Taxonomy):
+        taxonomy = Taxonomy.load(taxonomy)
+    if not isinstance(annotations, Annotations):
+        annotations = Annotations.load(annotations, taxonomy)
+    where = "predictions" if isinstance(predictions, Predictions) else str(predictions)
+    if not isinstance(predictions, Predictions):
+        predictions = predictions_file.read(predictions, taxonomy)
+    else:
+        predictions_file.refuse_improbable(predictions, taxonomy, where)
+    files, fine_truth, coarse_truth = annotations.ground_truth(split)
+    order = _align(predictions.files, files, where, split)
+    categories: dict[str, list[CategoryEvents]] = {}
+    if "fine" in predictions.levels:
+        categories["fine"] = _fine_events(taxonomy, fine_truth, predictions.fine[order])
+    if "coarse" in predictions.levels:
+        categories["coarse"] = [
+            CategoryEvents(coarse_truth[:, [place]], predictions.coarse[order][:, [place]])
+            for place in range(len(taxonomy.coarse))]
+    names = [tag.name for tag in taxonomy.coarse]
+    positives = {"fine": _any_fine(taxonomy, fine_truth), "coarse": coarse_truth}
+    if not any(positives[level].any() for level in categories):
+        raise InputError(f"no clip of split '{split}' has a tag, so recall is not defined",
+                         where=annotations.where,
+                         hint="Check the annotations of annotator 0: l3hpc data check FOLDER")
+    result: dict[str, Any] = {"split": split, "files": len(files),
+                              "warnings": list(predictions.warnings)}
+    levels = {level: (events, union(events)) for level, events in categories.items()}
+    for level, (events, together) in levels.items():
+        counts, micro = [category.count() for category in events], together.count()
+        result[level] = _numbers(names, scores(counts, micro).tolist())
+        result[level]["class_positives"] = dict(
+            zip(names, positives[level].sum(axis=0).tolist(), strict=True))
+        result[level]["curves"] = {name: _curve(one)
+                                   for name, one in zip(names, counts, strict=True)}
+        result[level]["curves"]["micro"] = _curve(micro)
+    if bootstrap:
+        for level, drawn in zip(levels, resampled(levels.values(), bootstrap, seed), strict=True):
+            result[level]["confidence"] = {
+                "level": confidence, "samples": bootstrap, "method": METHOD,
+                **_numbers(names, intervals(drawn, confidence).tolist())}
+    return result
+
+
+def published(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a result that the published ``evaluation.json`` contains.
+
+    Parameters
+    ----------
+    result
+        What ``evaluate`` returned.
+
+    Returns
+    -------
+    dict
+        Level → metrics.
+    """
+    keys = ("micro_auprc", "micro_f1", "macro_auprc", "class_auprc")
+    return {level: {key: result[level][key] for key in keys}
+            for level in ("coarse", "fine") if level in result}
+
+
+def _align(predicted: Sequence[str], agreed: Sequence[str], where: str, split: str) -> np.ndarray:
+    """Rows of the predictions in the order of the agreed clips; both must be the same clips."""
+    missing, extra = sorted(set(agreed) - set(predicted)), sorted(set(predicted) - set(agreed))
+    problems = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+                for names, what in ((missing, "missing"), (extra, "not among them")) if names]
+    if problems:
+        raise InputError(
+            f"{len(predicted)} clips do not match the {len(agreed)} agreed ones of split "
+            f"'{split}': "
+            + ", ".join(problems), where=where,
+            hint="Predict exactly the clips of one split, or choose the split.")
+    row_of = {name: row for row, name in enumerate(predicted)}
+    return np.array([row_of[name] for name in agreed], np.int64)
+
+
+def _fine_events(taxonomy: Taxonomy, truth: np.ndarray,
+                 predicted: np.ndarray) -> list[CategoryEvents]:
+    """Events of the fine tags of every category."""
+    events = []
+    for category in taxonomy.coarse:
+        tags, other = taxonomy.complete(category.id), taxonomy.other(category.id)
+        uncertain = (None, None) if other is None else (truth[:, other], predicted[:, other])
+        events.append(CategoryEvents(truth[:, tags], predicted[:, tags], *uncertain))
+    return events
+
+
+def _any_fine(taxonomy: Taxonomy, truth: np.ndarray) -> np.ndarray:
+    """Whether a clip has any fine tag of a category, (clips, categories)."""
+    return np.stack([
+        truth[:, [place for place, tag in enumerate(taxonomy.fine) if tag.coarse == category.id]]
+        .any(axis=1) for category in taxonomy.coarse], axis=1)
+
+
+def _numbers(names: list[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The columns of ``scores``, or of their intervals, by name."""
+    return {"micro_auprc": values[0], "micro_f1": values[1], "macro_auprc": values[2],
+            "class_auprc": dict(zip(names, values[3:], strict=True))}
+
+
+def _curve(counts: Counts) -> dict[str, list[float]]:
+    """At most ``CURVE_POINTS`` points of a precision-recall curve."""
+    precision, recall = precision_recall(counts)
+    rows = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(int))
+    return {"threshold": counts.threshold[rows].tolist(), "precision": precision[rows].tolist(),
+            "recall": recall[rows].tolist()}
+
+
+# scores and their confidence intervals -----------------------------------------------------------
+
+
+def scores(categories: Sequence[Counts], micro: Counts) -> np.ndarray:
+    """All metrics of one level.
+
+    Parameters
+    ----------
+    categories
+        Counts of each category.
+    micro
+        Counts of all categories together.
+
+    Returns
+    -------
+    ndarray, shape (..., 3 + categories)
+        Micro-AUPRC, micro-F1 at 0.5, macro-AUPRC, AUPRC of each category.
+    """
+    areas = [area(one) for one in categories]
+    return np.stack([area(micro), f1_at_half(micro), np.mean(areas, axis=0), *areas], axis=-1)
+
+
+def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
+              seed: int) -> list[np.ndarray]:
+    """``scores`` of resampled clips.
+
+    Parameters
+    ----------
+    levels
+        For each level, the events of the categories and of all of them together. All levels have
+        the same clips, which are resampled alike.
+    samples
+        Number of resamplings.
+    seed
+        Their seed.
+
+    Returns
+    -------
+    list of ndarray of float64, shape (samples, 3 + categories)
+        One for each level.
+    """
+    rare = [([category.corners() for category in categories], together.corners())
+            for categories, together in levels]
+    clips = rare[0][1].clips
+    largest = max(max(len(one.clip) for one in (together.tp, together.fp, together.fn))
+                  for _, together in rare)
+    rows = max(1, min(samples, BLOCK // max(largest, clips)))
+    kind = weight_type(clips, largest)
+    rng = np.random.default_rng(seed)
+    blocks: list[list[np.ndarray]] = [[] for _ in rare]
+    for start in range(0, samples, rows):
+        drawn = rng.integers(clips, size=(min(rows, samples - start), clips))
+        weight = np.stack([np.bincount(one, minlength=clips) for one in drawn]).astype(kind)
+        for level, (categories, together) in enumerate(rare):
+            blocks[level].append(scores([category.count(weight) for category in categories],
+                                        together.count(weight)))
+    return [np.concatenate(parts) for parts in blocks]
+
+
+def weight_type(clips: int, events: int) -> type[np.signedinteger[Any]]:
+    """The smallest integer type that cannot overflow in sums over resampled events.
+
+    Parameters
+    ----------
+    clips
+        Number of clips, the largest possible weight.
+    events
+        Number of events.
+    """
+    return np.int32 if clips * events < 2**31 else np.int64
+
+
+def intervals(values: np.ndarray, confidence: float) -> np.ndarray:
+    """Percentile interval of each column.
+
+    Parameters
+    ----------
+    values
+        Shape (samples, columns).
+    confidence
+        Fraction of the samples within the interval, 0 to 1.
+
+    Returns
+    -------
+    ndarray, shape (columns, 2)
+        Low and high.
+    """
+    return np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T
