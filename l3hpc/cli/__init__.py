@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import os
 import sys
-from typing import Any
 
 import click
 
@@ -49,7 +48,7 @@ SHARED = {"status": ("runs", "status"), "logs": ("runs", "logs"), "cancel": ("ru
           "usage": ("runs", "usage"), "resume": ("submit", "resume"), "retry": ("submit", "retry"),
           "render": ("planning", "render")}
 
-LONGEST_LINE = 1500  # of a message
+LONGEST_LINE = 1500  # characters of a line of a message
 
 EXAMPLES = """\b
 Examples:
@@ -64,12 +63,14 @@ Exit codes:
 
 
 class LazyGroup(click.Group):
-    """Lists all subcommands without importing them, so that the command starts at once."""
+    """A group that lists its subcommands without importing them, for a short start-up time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all subcommands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a subcommand and return the subcommand."""
         if cmd_name not in COMMANDS:
             return None
         module, name = SHARED.get(cmd_name, (cmd_name, "command"))
@@ -80,11 +81,13 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand; of an unknown one, say which names are similar."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise InputError(f"there is no command {args[0]!r}", allowed=nearest(args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands, from our own texts instead of the imported ones."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -105,33 +108,53 @@ def cli(debug: bool, directory: str | None) -> None:
 
 
 def show_error(error: L3hpcError) -> None:
-    """Print an error for a person, on standard error: what, where, what is allowed, what next."""
-    with contextlib.suppress(OSError):  # nobody reads it: the exit code is left
+    """Print an error on standard error: what is wrong and where, what is allowed, what to do.
+
+    Parameters
+    ----------
+    error
+        The error.
+    """
+    # if standard error is closed, the exit code still shows the failure
+    with contextlib.suppress(OSError):
         for number, line in enumerate(str(error).splitlines()):
-            if len(line) > LONGEST_LINE:  # a broken table may have all of itself in one cell
+            # a quoted cell of a damaged table may hold the whole table
+            if len(line) > LONGEST_LINE:
                 line = f"{line[:LONGEST_LINE // 2]} … {line[-200:]}"
             click.echo(f"error: {line}" if number == 0 else f"       {line}", err=True)
 
 
 def _usage(error: click.ClickException) -> L3hpcError:
-    """click's complaint about an option or argument in our own form."""
+    """Return click's error about an option or argument in our own form."""
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else None
-    words = error.format_message().rstrip(".").replace("\n", " ")
-    return InputError(f"{words[:1].lower()}{words[1:]}", hint=hint)
+    message = error.format_message().rstrip(".").replace("\n", " ")
+    return InputError(f"{message[:1].lower()}{message[1:]}", hint=hint)
 
 
 def _unexpected(error: Exception) -> L3hpcError:
-    """A failure of the system (full disk, no permission), or a fault of this program."""
+    """Return an error for a failure of the system (disk full, no permission) or a bug of ours."""
     if isinstance(error, OSError) and error.strerror:
-        place = str(error.filename) if error.filename is not None else None
-        return L3hpcError(error.strerror[:1].lower() + error.strerror[1:], where=place)
+        path = str(error.filename) if error.filename is not None else None
+        return L3hpcError(error.strerror[:1].lower() + error.strerror[1:], where=path)
     return L3hpcError(f"{type(error).__name__}: {error}",
-                      hint="This should not happen. Where it was:   l3hpc --debug …")
+                      hint="This is a bug; please report it with the traceback of   "
+                           "l3hpc --debug …")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; every ``L3hpcError`` becomes a short message and its exit code."""
+    """Run the command line and exit.
+
+    Parameters
+    ----------
+    arguments
+        By default those of the process, whose streams are then set up as well.
+
+    Raises
+    ------
+    SystemExit
+        Always, with the exit code. An ``L3hpcError`` is printed as a short message.
+    """
     if arguments is None:
         terminal.restart_in_utf8()
         terminal.install_safe_output()
@@ -140,31 +163,33 @@ def main(arguments: list[str] | None = None) -> None:
         with collect_damage() as damage:
             code = _run(sys.argv[1:] if arguments is None else arguments)
         with contextlib.suppress(OSError):
-            for found in damage:
-                words = one_line(f"{found.where}: {found.message}")
-                click.echo(f"warning: skipped: {words}", err=True)
+            for error in damage:
+                message = one_line(f"{error.where}: {error.message}")
+                click.echo(f"warning: skipped: {message}", err=True)
         for stream in (out, err):
             try:
                 stream.flush()
             except (OSError, ValueError):  # a full disk, or the reader has gone
                 terminal.discard_output(stream)
                 code = code or EXIT_FAILED
-        if getattr(out, "broken", False):  # the reader (head, less) has seen enough
+        # the reader (head, less) has closed the pipe
+        if getattr(out, "broken", False):
             code = EXIT_INTERRUPTED
     sys.exit(code)
 
 
-def _run(words: list[str]) -> int:
-    options: dict[str, Any] = {"prog_name": "l3hpc", "standalone_mode": False, "args": words}
+def _run(arguments: list[str]) -> int:
+    """Run a command and return its exit code; print errors."""
     try:
-        result = cli(**options)
+        result = cli(arguments, prog_name="l3hpc", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
         return end.exit_code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_OK
     except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and later
+        # click 8.2 and later raise this where earlier versions printed the help
+        if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
         else:
             show_error(_usage(error))
@@ -174,7 +199,7 @@ def _run(words: list[str]) -> int:
             click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except Exception as error:
-        if "--debug" in words:
+        if "--debug" in arguments:
             raise
         known = error if isinstance(error, L3hpcError) else _unexpected(error)
         show_error(known)

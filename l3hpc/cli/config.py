@@ -1,4 +1,4 @@
-"""``l3hpc config show|check``: the effective values, and whether they would work."""
+"""``l3hpc config show|check``: print the effective configuration, or check it."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def show(cluster: str | None, config_file: str | None, as_json: bool, everything
                 for key, value in values.items()}
         click.echo(json.dumps({"schema": 1, "file": str(config.file), "values": rows}, indent=2))
         return EXIT_OK
-    shown = {key: _words(value) for key, value in values.items()
-             if everything or _words(value) or config.origin(key) != "default"}
+    shown = {key: _text(value) for key, value in values.items()
+             if everything or _text(value) or config.origin(key) != "default"}
     cells = [(key, text, config.origin(key)) for key, text in shown.items()]
     for line in formatting.table_lines(cells, indent="", at_most={1: 60}):
         click.echo(line)
@@ -81,26 +81,29 @@ def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
     findings = configcheck.check(configuration.load(config_file, cluster))
     if as_json:
         click.echo(json.dumps({"schema": 1, "findings": [
-            {"what": one.subject, "ok": one.ok, "detail": one.message, "fix": one.advice or None}
-            for one in findings]}, indent=2))
+            {"what": finding.subject, "ok": finding.ok, "detail": finding.message,
+             "fix": finding.advice or None} for finding in findings]}, indent=2))
     else:
-        lines = formatting.table_lines([("ok" if one.ok else "BAD", one.subject, one.message)
-                             for one in findings], indent="", at_least={0: 3})
-        below = " " * (max(formatting.cell_width(one.subject) for one in findings) + 7)
-        for one, line in zip(findings, lines, strict=True):
+        lines = formatting.table_lines(
+            [("ok" if finding.ok else "BAD", finding.subject, finding.message)
+             for finding in findings], indent="", at_least={0: 3})
+        # advice stands below the messages, after the two columns before them
+        below = " " * (max(formatting.cell_width(finding.subject) for finding in findings) + 7)
+        for finding, line in zip(findings, lines, strict=True):
             click.echo(line)
-            if not one.ok:
-                for advice in one.advice.splitlines():
+            if not finding.ok:
+                for advice in finding.advice.splitlines():
                     click.echo(f"{below}{advice}")
-    return EXIT_OK if all(one.ok for one in findings) else EXIT_USAGE
+    return EXIT_OK if all(finding.ok for finding in findings) else EXIT_USAGE
 
 
-def _words(value: object) -> str:
+def _text(value: object) -> str:
+    """Return a configured value as text; an empty text if it is not set."""
     if value is None or value == [] or value == {}:
         return ""
     if isinstance(value, dict):
-        said = {key: _words(item) for key, item in value.items() if item is not None}
-        return ", ".join(f"{key}: {item}" for key, item in said.items())
+        items = {key: _text(item) for key, item in value.items() if item is not None}
+        return ", ".join(f"{key}: {item}" for key, item in items.items())
     if isinstance(value, (list, tuple)):
         return "; ".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from l3hpc.console.progress import default_progress
-from l3hpc.errors import EXIT_FAILED, command_line
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, command_line
 
 if TYPE_CHECKING:
     from l3hpc.datasets.inspection import Inspection
@@ -77,7 +77,7 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
         click.echo(json.dumps({"folder": str(out), **summary}))
         return
     tagged = ", ".join(f"{count} {split}" for split, count in summary["clips"].items())
-    click.echo(f"{out}: {'already there, ' if summary['reused'] else ''}"
+    click.echo(f"{out}: {'exists already, ' if summary['reused'] else ''}"
                f"{summary['recordings']} recordings of {sensors} sensors, "
                f"{sum(summary['clips'].values())} tagged clips"
                + (f" ({tagged})" if tagged else "") + f", {summary['bytes'] / 1e6:,.0f} MB")
@@ -96,37 +96,39 @@ def check(folder: Path, listen: bool, as_json: bool) -> int:
     """
     from l3hpc.datasets.check import check_folder
 
-    found = check_folder(folder, listen=listen, progress=default_progress())
-    failed = any(findings.problems for findings in found)
+    inspections = check_folder(folder, listen=listen, progress=default_progress())
+    failed = any(inspection.problems for inspection in inspections)
     if as_json:
-        click.echo(json.dumps({"ok": not failed,
-                               "found": [findings.as_json() for findings in found]}))
+        click.echo(json.dumps({"ok": not failed, "found": [
+            inspection.as_json() for inspection in inspections]}))
     else:
-        for findings in found:
-            _show(findings)
-    return EXIT_FAILED if failed else 0
+        for inspection in inspections:
+            _show(inspection)
+    return EXIT_FAILED if failed else EXIT_OK
 
 
-def _show(findings: Inspection) -> None:
+def _show(inspection: Inspection) -> None:
+    """Print the contents, problems and remarks of one data set."""
     from l3hpc.datasets.corpus import printable
 
-    click.echo(printable(f"{findings.kind} in {findings.folder}"))
-    for name, value in findings.counts.items():
-        click.echo(f"  {name.replace('_', ' '):<18} {_words(value)}")
-    for mark, problems in (("problem", findings.problems), ("remark", findings.remarks)):
+    click.echo(printable(f"{inspection.kind} in {inspection.folder}"))
+    for name, value in inspection.counts.items():
+        click.echo(f"  {name.replace('_', ' '):<18} {_text(value)}")
+    for label, problems in (("problem", inspection.problems), ("remark", inspection.remarks)):
         for problem in problems:
-            click.echo(printable(f"  {mark}: {problem}"))
+            click.echo(printable(f"  {label}: {problem}"))
             if problem.advice:
-                click.echo(f"  {'':{len(mark)}}  {problem.advice}")
-    click.echo(f"  {len(findings.problems)} problem{'s' * (len(findings.problems) != 1)}"
-               if findings.problems else "  no problems")
+                click.echo(f"  {'':{len(label)}}  {problem.advice}")
+    count = len(inspection.problems)
+    click.echo(f"  {count} problem{'s' * (count != 1)}" if count else "  no problems")
 
 
-def _words(value: Any) -> str:
+def _text(value: object) -> str:
+    """Return a count, or counts by name; of many names, only their number."""
     if isinstance(value, dict):
         if len(value) > 9:
             return f"{len(value):,}"
-        return ", ".join(f"{key} {_words(part)}" for key, part in value.items()) or "-"
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items()) or "-"
     if isinstance(value, int):
         return f"{value:,}"
     return "-" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""``l3hpc doctor``: is everything here that a run will need?"""
+"""``l3hpc doctor``: check everything that a run will need."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ MARKS = {"green": ("✓", "green"), "yellow": ("!", "yellow"), "red": ("✗", "r
 
 def _complete_pipeline(context: click.Context, parameter: click.Parameter, incomplete: str
                        ) -> list[CompletionItem]:
+    """Complete the names of pipelines."""
     from l3hpc.config import sources
 
     return [CompletionItem(name) for name in sources.pipelines() if name.startswith(incomplete)]
@@ -70,7 +71,7 @@ def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, q
 
 
 def show(finding: Finding) -> None:
-    """One line: mark, subject, message; the advice on a line of its own."""
+    """Print a line with mark, subject and message, and the advice on a line of its own."""
     mark, colour = MARKS[finding.severity]
     click.echo(click.style(mark, fg=colour, bold=True), nl=False, file=with_controls(sys.stdout))
     click.echo(f" {finding.subject:<22} {finding.message}")
@@ -79,7 +80,13 @@ def show(finding: Finding) -> None:
 
 
 def summary(red: int, yellow: int) -> str:
-    """The last line."""
+    """Return the last line.
+
+    Parameters
+    ----------
+    red, yellow
+        Number of checks with these marks.
+    """
     if red:
         return f"{red} thing{'s' if red > 1 else ''} to repair (✗), {yellow} to look at (!)"
     return f"ready; {yellow} thing{'s' if yellow > 1 else ''} to look at (!)" if yellow else "ready"

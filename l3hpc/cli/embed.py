@@ -1,4 +1,4 @@
-"""``l3hpc embed``: sound files to embeddings, with the options of openl3 and edgel3."""
+"""``l3hpc embed``: embed sound files, with the options of openl3 and edgel3."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ standard error); the others are done.
 def complete_model(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Names of models in the folders of models, and files, for the shell."""
+    """Complete the names of models in the model folders, and files."""
     from l3hpc.embedding.model_files import available_models
 
     found = [CompletionItem(name) for name in available_models() if name.startswith(incomplete)]
@@ -58,9 +58,10 @@ def complete_model(
               type=click.FloatRange(0, 3600, min_open=True),
               help="Seconds from one frame to the next.")
 @click.option("-n", "--no-centering", "--no-audio-centering", is_flag=True,
-              help="Do not pad with half a second of zeros; timestamps are starts of windows.")
+              help="Do not pad with half a second of zeros; timestamps are then the starts of "
+                   "windows, not their centres.")
 @click.option("-ab", "--batch-size", "--audio-batch-size", type=click.IntRange(1),
-              help="Frames per batch. [default: by memory]")
+              help="Frames per batch. [default: chosen by available memory]")
 @click.option("-ow", "--overwrite", is_flag=True,
               help="Embed recordings again that already have an output.")
 @click.option("--format", "format_", type=click.Choice(["npz", "h5", "csv"]), default="npz",
@@ -110,74 +111,76 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     settings = batch.EmbedSettings(options["hop_size"], not options["no_centering"],
                               options["batch_size"], options["overwrite"],
                               options["resampler"])
-    found = plan_embedding(inputs, output_dir, suffix, format_)
-    works = found.tasks
-    wanted = _model(options)
-    file, named = find_model(wanted["model"])
-    stated = {**named.options, **{key: wanted[key] for key in ("input_repr", "embedding_size")
-                                  if wanted[key] is not None}}
-    info = recognise(file, frontend=wanted["frontend"], **stated)
+    plan = plan_embedding(inputs, output_dir, suffix, format_)
+    model = _model_arguments(options)
+    file, named = find_model(model["model"])
+    stated = {**named.options, **{key: model[key] for key in ("input_repr", "embedding_size")
+                                  if model[key] is not None}}
+    info = recognise(file, frontend=model["frontend"], **stated)
+    # a hop that is not a whole number of samples is refused before the network is loaded
     hop_samples(info.rate, settings.hop_size)
     if not quiet:
         click.echo(str(info), err=True)
         for note in info.notes:
             click.echo(f"note: {note}", err=True)
-        if found.ignored_text:
-            click.echo(printable(f"ignored {found.ignored_text}"), err=True)
+        if plan.ignored_text:
+            click.echo(printable(f"ignored {plan.ignored_text}"), err=True)
     if dry_run:
-        _preview(found, settings, info.as_json() if as_json else None)
-        return _refused(found)
-    outcomes = []
-    for outcome in _follow(_outcomes(wanted, works, settings, jobs), len(works),
-                           Progress() if quiet else default_progress()):
-        outcomes.append(outcome)
-        if outcome.message:
-            word = "failed" if outcome.state == batch.FAILED else "warning"
-            click.echo(printable(f"{word}: {outcome.task.recording}: {outcome.message}"), err=True)
-    failed = sum(one.state == batch.FAILED for one in outcomes)
+        _preview(plan, settings, info.as_json() if as_json else None)
+        return _report_failed_inputs(plan)
+    results = []
+    for result in _with_progress(_embed(model, plan.tasks, settings, jobs), len(plan.tasks),
+                                 Progress() if quiet else default_progress()):
+        results.append(result)
+        if result.message:
+            label = "failed" if result.state == batch.FAILED else "warning"
+            click.echo(printable(f"{label}: {result.task.recording}: {result.message}"), err=True)
+    failed = sum(result.state == batch.FAILED for result in results)
     if as_json:
         click.echo(json.dumps({
-            "ok": not failed and not found.failed, "model": info.as_json(),
-            "hop_size": settings.hop_size, "center": settings.center, **_counts(outcomes),
-            "recordings": [one.as_json() for one in outcomes],
-            "failed_inputs": found.failed, "passed_over": found.ignored_text}))
+            "ok": not failed and not plan.failed, "model": info.as_json(),
+            "hop_size": settings.hop_size, "center": settings.center, **_counts(results),
+            "recordings": [result.as_json() for result in results],
+            "failed_inputs": plan.failed, "passed_over": plan.ignored_text}))
     elif not quiet:
-        click.echo(_summary(outcomes, info.dim))
+        click.echo(_summary(results, info.dim))
         if info.random_weights:
             from l3hpc.models.weights import RANDOM_WEIGHTS
 
-            click.echo(f"these embeddings mean nothing: {RANDOM_WEIGHTS}")
-    return _refused(found) or (EXIT_FAILED if failed else 0)
+            click.echo(f"these embeddings are meaningless: {RANDOM_WEIGHTS}")
+    return _report_failed_inputs(plan) or (EXIT_FAILED if failed else 0)
 
 
-def _refused(found: EmbedPlan) -> int:
-    """Name the inputs of which nothing was embedded, at the end, and say with what that ends."""
+def _report_failed_inputs(plan: EmbedPlan) -> int:
+    """Print the inputs of which nothing was embedded; return the exit code that follows."""
     from l3hpc.datasets.corpus import printable
 
-    for word, why in found.failed.items():
-        click.echo(printable(f"failed: {word}: {why}"), err=True)
-    return EXIT_FAILED if found.failed else 0
+    for name, reason in plan.failed.items():
+        click.echo(printable(f"failed: {name}: {reason}"), err=True)
+    return EXIT_FAILED if plan.failed else 0
 
 
-def _model(options: dict[str, Any]) -> dict[str, Any]:
-    """What ``load_model`` is to be given."""
+def _model_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``load_model``."""
     from l3hpc.embedding.model_files import published_name
 
     edgel3 = {"model_type": options["model_type"], "emb_dim": options["emb_dim"],
               "retrain_type": options["retrain_type"], "sparsity": options["model_sparsity"]}
     openl3 = {key: options[key] for key in ("input_repr", "content_type", "embedding_size")}
-    wanted = {"model": options["model"], "input_repr": options["input_repr"],
-              "embedding_size": options["embedding_size"], "frontend": options["frontend"],
-              "engine": options["engine"]}
-    if wanted["model"] is None:
-        wanted["model"] = published_name(**edgel3, **openl3) or _configured()
+    model = {"model": options["model"], "input_repr": options["input_repr"],
+             "embedding_size": options["embedding_size"], "frontend": options["frontend"],
+             "engine": options["engine"]}
+    if model["model"] is None:
+        model["model"] = published_name(**edgel3, **openl3) or _configured_model()
     elif options["content_type"] or published_name(**edgel3):
-        raise InputError("a model is named twice", where="--model",
-                         allowed="--model, or the options of edgel3 or openl3 that name one")
-    return wanted
+        raise InputError("the model is given twice", where="--model",
+                         allowed="either --model, or the options of edgel3 or openl3 that select "
+                                 "one")
+    return model
 
 
-def _configured() -> str:
+def _configured_model() -> str:
+    """Return the weights of cluster.yaml."""
     from l3hpc.config import settings as config
     from l3hpc.embedding.embed import NO_MODEL
     from l3hpc.embedding.model_files import PATTERNS
@@ -190,59 +193,64 @@ def _configured() -> str:
     return found
 
 
-def _outcomes(wanted: dict[str, Any], works: list[EmbedTask], settings: EmbedSettings, jobs: int
-              ) -> Iterator[EmbedResult]:
+def _embed(model: dict[str, Any], works: list[EmbedTask], settings: EmbedSettings, jobs: int,
+           ) -> Iterator[EmbedResult]:
+    """Embed recordings, in ``jobs`` processes; yield the results as they finish."""
     from l3hpc.embedding import batch
     from l3hpc.embedding.model import load_model
 
-    todo = [work for work in works if settings.overwrite or not work.output.is_file()]
-    if not todo:  # no network is loaded for nothing
+    # loading a network takes seconds, so it is not done if every recording has an output
+    if all(work.output.is_file() for work in works) and not settings.overwrite:
         return iter([batch.EmbedResult(work, batch.SKIPPED) for work in works])
     if jobs > 1:
-        return batch.embed_in_processes(wanted, works, settings, jobs)
-    return batch.embed_all(load_model(**wanted), works, settings)
+        return batch.embed_in_processes(model, works, settings, jobs)
+    return batch.embed_all(load_model(**model), works, settings)
 
 
-def _follow(outcomes: Iterator[EmbedResult], total: int, progress: Progress
-            ) -> Iterator[EmbedResult]:
-    """The outcomes, with a bar."""
+def _with_progress(results: Iterator[EmbedResult], total: int, progress: Progress
+                   ) -> Iterator[EmbedResult]:
+    """Yield the results and advance the progress bar."""
     progress.start("embedding", total, "recordings")
     frames = 0
-    for outcome in outcomes:
-        frames += outcome.frames
+    for result in results:
+        frames += result.frames
         progress.advance(frames=frames)
-        yield outcome
+        yield result
     progress.finish()
 
 
-def _preview(found: EmbedPlan, settings: EmbedSettings, model: dict[str, Any] | None) -> None:
+def _preview(plan: EmbedPlan, settings: EmbedSettings, model: dict[str, Any] | None) -> None:
+    """Print what would be done; as JSON if ``model`` is given."""
     from l3hpc.datasets.corpus import printable
 
     rows = [(work, "skip" if work.output.is_file() and not settings.overwrite else "embed")
-            for work in found.tasks]
+            for work in plan.tasks]
     if model is not None:
         click.echo(json.dumps({"model": model, "recordings": [
             {"recording": str(work.recording), "output": str(work.output), "action": action}
             for work, action in rows],
-            "failed_inputs": found.failed, "passed_over": found.ignored_text}))
+            "failed_inputs": plan.failed, "passed_over": plan.ignored_text}))
         return
     for work, action in rows:
         click.echo(printable(f"{action:<5}  {work.recording} -> {work.output}"))
     click.echo("nothing was written")
 
 
-def _counts(outcomes: list[EmbedResult]) -> dict[str, int]:
+def _counts(results: list[EmbedResult]) -> dict[str, int]:
+    """Return the number of recordings by state, and of all frames."""
     from l3hpc.embedding.batch import STATES
 
-    counts = {state: sum(one.state == state for one in outcomes) for state in STATES}
-    return {**counts, "frames": sum(one.frames for one in outcomes)}
+    counts = {state: sum(result.state == state for result in results) for state in STATES}
+    return {**counts, "frames": sum(result.frames for result in results)}
 
 
-def _summary(outcomes: list[EmbedResult], dim: int) -> str:
-    counts = _counts(outcomes)
+def _summary(results: list[EmbedResult], dim: int) -> str:
+    """Return the last line."""
+    counts = _counts(results)
     parts = [f"{counts['done']:,} embedded ({counts['frames']:,} frames of {dim} values)"]
     if counts["skipped"]:
-        parts.append(f"{counts['skipped']:,} skipped (they exist; --overwrite embeds them again)")
+        parts.append(f"{counts['skipped']:,} skipped (they have an output; --overwrite embeds them "
+                     "again)")
     if counts["failed"]:
         parts.append(f"{counts['failed']:,} failed")
-    return f"{len(outcomes):,} recordings: {', '.join(parts)}"
+    return f"{len(results):,} recordings: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""``l3hpc export``: a model for a microcontroller or a phone."""
+"""``l3hpc export``: export a model for a microcontroller or a phone."""
 
 from __future__ import annotations
 
@@ -73,18 +73,19 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
 
 
 def _form(forms: dict[str, bool]) -> str:
-    """The one format that is asked for (none: int8)."""
-    asked = [f"--{form}" for form, wanted in forms.items() if wanted]
-    if len(asked) > 1:
+    """Return the format that was chosen, ``int8`` if none was."""
+    chosen = [f"--{form}" for form, is_set in forms.items() if is_set]
+    if len(chosen) > 1:
         from l3hpc.export.build import FORMATS
 
-        raise InputError(f"{' and '.join(asked)} are several formats",
-                         allowed=f"one of {', '.join(f'--{form}' for form in FORMATS)} at a time",
-                         hint="Export once for each of them, into different folders (-o)")
-    return asked[0].removeprefix("--") if asked else "int8"
+        raise InputError(f"only one format can be exported at a time, not {' and '.join(chosen)}",
+                         allowed=f"one of {', '.join(f'--{form}' for form in FORMATS)}",
+                         hint="Export once per format, to different folders (-o).")
+    return chosen[0].removeprefix("--") if chosen else "int8"
 
 
 def _preview(planned: dict[str, Any]) -> str:
+    """Return what an export would do, as text."""
     recordings = f"{planned['recordings']} recordings for ranges and accuracy" \
         if planned["recordings"] else "no recordings: accuracy will not be measured"
     strips = "strip by strip" if planned["strips"] else "in one piece"
@@ -95,23 +96,25 @@ def _preview(planned: dict[str, Any]) -> str:
 
 
 def _summary(report: dict[str, Any], output: Path) -> str:
+    """Return the results of an export as text."""
     lines = [f"{report['model']['label']} as {report['format']}: {output}"]
-    for one in report["models"]:
-        measured = one["arena"]["measured"]
-        total = measured["total"] if measured else one["arena"]["planned"]["total"]
-        lines.append(f"  {one['name']:<11} {one['flatbuffer_bytes']:>11,} bytes of flash, arena "
-                     f"{total:,} bytes ({'recorded' if measured else 'planned'}), "
-                     f"{one['macs'] / 1e6:.1f} million multiply-accumulates, about "
-                     f"{one['seconds_m7']:.2f} s on a 216 MHz Cortex-M7")
+    for model in report["models"]:
+        measured = model["arena"]["measured"]
+        total = measured["total"] if measured else model["arena"]["planned"]["total"]
+        lines.append(f"  {model['name']:<11} {model['flatbuffer_bytes']:>11,} bytes of flash, "
+                     f"arena {total:,} bytes ({'measured' if measured else 'planned'}), "
+                     f"{model['macs'] / 1e6:.1f} million multiply-accumulates, about "
+                     f"{model['seconds_m7']:.2f} s on a 216 MHz Cortex-M7")
     agreement = report["agreement"]
     if agreement:
         equal = "bit-identical" if agreement["bit_identical"] else "equal up to float rounding"
         lines.append(f"  strips per block {', '.join(map(str, report['strips']))}: {equal} on "
                      f"{agreement['random'] + agreement.get('real', 0)} inputs")
     if report["accuracy"]:
-        found = report["accuracy"]
-        lines.append(f"  against float32: cosine {found['cosine']:.5f}, relative error "
-                     f"{found['relative_error']:.4f} ({found['frames']} frames)")
+        accuracy = report["accuracy"]
+        lines.append(f"  compared with float32: cosine similarity {accuracy['cosine']:.5f}, "
+                     f"relative error {accuracy['relative_error']:.4f} ({accuracy['frames']} "
+                     "frames)")
     if report["model"]["caution"]:
         lines.append(f"  {report['model']['caution']}")
     return "\n".join([*lines, f"  next: read {output}/card.md"])

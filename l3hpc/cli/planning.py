@@ -1,4 +1,4 @@
-"""``l3hpc render``, and the options that it shares with ``submit``: all that makes a plan."""
+"""``l3hpc render``, and the options of a plan, which it shares with ``submit``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PATHS = {
 
 
 def plan_options(command: Command) -> Command:
-    """Add all of them to a click command."""
+    """Add the argument PIPELINE and all options of a plan to a command."""
     options = [
         *(_click(option) for option in (*UPSTREAM, *DOWNSTREAM, *FOLDS, *COMPRESS)),
         *(click.option(name, metavar="PATH", help=f"{text} [default: that of cluster.yaml]")
@@ -52,24 +52,32 @@ def plan_options(command: Command) -> Command:
         click.option("--config", "config_file", metavar="FILE",
                      help="Configuration file. [default: cluster.yaml in this folder]"),
     ]
+    # decorators apply from the last to the first, and the help lists options in that order
     for option in reversed(options):
         command = option(command)
     return click.argument("pipeline", shell_complete=_complete)(command)
 
 
 def note_unused(profile: ClusterProfile) -> None:
-    """Say which variables of the environment do not count, on standard error."""
+    """Print a note about variables of the environment that have no effect.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile; only Slurm has such variables.
+    """
     import os
 
     from l3hpc.config.capabilities import SLURM
     from l3hpc.schedulers.slurm.commands import ignored_variables
 
-    words = ignored_variables(os.environ) if profile.executor == SLURM else ""
-    if words:
-        click.echo(f"note: {words}", err=True)
+    note = ignored_variables(os.environ) if profile.executor == SLURM else ""
+    if note:
+        click.echo(f"note: {note}", err=True)
 
 
 def _click(option: Option) -> Callable[[Command], Command]:
+    """Return an option of a pipeline as an option of a command."""
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT}
     kind = click.Choice(option.choices) if option.choices else kinds.get(option.kind, click.STRING)
     return click.option(f"--{option.name}", type=kind,
@@ -79,16 +87,18 @@ def _click(option: Option) -> Callable[[Command], Command]:
 def _complete_cluster(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[str]:
+    """Complete the names of cluster profiles."""
     from l3hpc.config import settings as config
 
     try:
         names = config.load(context.params.get("config_file")).clusters
-    except InputError:  # completion stays silent
+    except InputError:  # a message would break into the line that is being typed
         return []
     return [name for name in names if name.startswith(incomplete)]
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of pipelines."""
     from l3hpc.config import sources
 
     return [name for name in sources.pipelines() if name.startswith(incomplete)]

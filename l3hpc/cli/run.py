@@ -1,4 +1,4 @@
-"""``l3hpc run``: one step here and now, from a frozen config or from options."""
+"""``l3hpc run``: run one step on this machine, from a frozen configuration or from options."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from l3hpc.errors import InputError
 def _complete_step(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
+    """Complete the names of steps."""
     from l3hpc.steps import names
 
     return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
@@ -50,13 +51,14 @@ def command(
     """
     if config_path is not None:
         if sets or inputs or output:
-            raise InputError("--config already holds all parameters: remove --set, --input and -o")
-        results = _from_config(step, Path(config_path), task)
+            raise InputError("--config contains all parameters: remove --set, --input and -o")
+        results = _run_config(step, Path(config_path), task)
     elif output is None:
-        raise InputError("no output folder: use -o DIR (or repeat a step with --config FILE)")
+        raise InputError("an output folder is required: use -o DIR, or repeat a step of a run "
+                         "with --config FILE")
     else:
-        results = [_by_hand(step, _pairs(sets, "--set"), _pairs(inputs, "--input"),
-                            Path(output), overwrite)]
+        results = [_run_options(step, _pairs(sets, "--set"), _pairs(inputs, "--input"),
+                                Path(output), overwrite)]
     if as_json:
         click.echo(json.dumps(results if config_path else results[0], indent=2))
         return
@@ -69,14 +71,15 @@ def command(
         click.echo(f"files in {output}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}")
 
 
-def _from_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]:
+def _run_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]:
+    """Run one task of a frozen configuration, or all that are missing; return the results."""
     from l3hpc.console.progress import default_progress
     from l3hpc.worker import execute
     from l3hpc.workspace import artifacts
 
     config = execute.read_config(path)
     if config["step"] != step:
-        raise InputError(f"{path} is of step {config['step']!r}, not {step!r}")
+        raise InputError(f"{path} is the configuration of step {config['step']!r}, not {step!r}")
     done = artifacts.finished(Path(config["artifact"]))
     tasks = [task] if task is not None else \
         [index for index in range(len(config["shards"])) if index not in done]
@@ -86,18 +89,20 @@ def _from_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]
     return [execute.run_task(path, index, progress=default_progress()) for index in tasks]
 
 
-def _by_hand(
-    step: str, params: dict[str, Any], inputs: dict[str, Any], output: Path, overwrite: bool
+def _run_options(
+    step: str, params: dict[str, str], inputs: dict[str, str], output: Path, overwrite: bool
 ) -> dict[str, Any]:
+    """Run a step with parameters and inputs of the command line; return the result."""
     from l3hpc.worker import execute
 
     return execute.run(step, params, {name: Path(folder) for name, folder in inputs.items()},
                       output, overwrite=overwrite)
 
 
-def _pairs(words: tuple[str, ...], option: str) -> dict[str, str]:
+def _pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
+    """Parse the values ``NAME=VALUE`` of an option."""
     pairs = {}
-    for text in words:
+    for text in values:
         name, sign, value = text.partition("=")
         if not sign or not name:
             raise InputError(f"{option} {text!r} is not NAME=VALUE")
@@ -105,5 +110,3 @@ def _pairs(words: tuple[str, ...], option: str) -> dict[str, str]:
             raise InputError(f"{option} {name} is given twice")
         pairs[name] = value
     return pairs
-
-

@@ -1,10 +1,7 @@
-"""``l3hpc cancel``, ``l3hpc usage``, and what all commands about runs share.
+"""``l3hpc cancel``, ``usage``, ``status`` and ``logs``.
 
-That is: where the workspace is, and which run and step is meant.
-
-``l3hpc status``: where runs stand, in a table for people or as JSON.
-
-``l3hpc logs``: print or follow the log of one step.
+The first part is shared by all commands about runs: the options of the workspace, and completion of
+the names of runs and steps.
 """
 
 from __future__ import annotations
@@ -24,12 +21,14 @@ from l3hpc.console.terminal import with_controls
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
 from l3hpc.io.values import log_text, one_line
 
-SHOWN = 5
+SHOWN = 5  # runs in the list of ``status``
 ASK_SLURM_EVERY_S = 10.0
 
 
+# --- the workspace --------------------------------------------------------------------------------
+
 def workspace_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--workspace`` and ``--config``, handed on as ``workspace_dir`` and ``config_file``."""
+    """Add ``--workspace`` and ``--config``, passed as ``workspace_dir`` and ``config_file``."""
     for option in (
         click.option("--config", "config_file", type=click.Path(dir_okay=False), metavar="FILE",
                      help="Configuration file. [default: cluster.yaml in this folder]"),
@@ -51,22 +50,23 @@ def workspace(config_file: str | None, workspace_dir: str | None) -> Path:
     return settings.load(config_file).workspace
 
 
-def _known(context: click.Context) -> Path | None:
+def _completed_workspace(context: click.Context) -> Path | None:
+    """Return the workspace for completion; None if the configuration is wrong."""
     from l3hpc.errors import L3hpcError
 
     try:
         return workspace(context.params.get("config_file"), context.params.get("workspace_dir"))
-    except L3hpcError:  # completion stays silent
+    except L3hpcError:  # a message would break into the line that is being typed
         return None
 
 
 def complete_run(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Names of runs, for the shell."""
+    """Complete the names of runs."""
     from l3hpc.workspace import records
 
-    folder = _known(context)
+    folder = _completed_workspace(context)
     names = [] if folder is None else ["latest", *records.names(folder)]
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
@@ -74,11 +74,11 @@ def complete_run(
 def complete_step(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Names of the steps of the run that was typed before, for the shell."""
+    """Complete the names of the steps of the run that was typed before."""
     from l3hpc.errors import L3hpcError
     from l3hpc.workspace import records
 
-    folder, run = _known(context), context.params.get("run")
+    folder, run = _completed_workspace(context), context.params.get("run")
     if folder is None or not run:
         return []
     try:
@@ -87,6 +87,8 @@ def complete_step(
         return []
     return [CompletionItem(step.name) for step in record.steps if step.name.startswith(incomplete)]
 
+
+# --- cancel and usage -----------------------------------------------------------------------------
 
 @click.command(epilog="""\b
 Examples:
@@ -147,12 +149,14 @@ def usage(
                                "steps": [each.to_json() for each in found]}, indent=2))
         return
     if not found:
-        click.echo(f"no task of {name} has finished here yet")
+        click.echo(f"no task of {name} has finished yet")
         return
     from l3hpc.runs.usage import table
 
     click.echo(table(name, found))
 
+
+# --- status ---------------------------------------------------------------------------------------
 
 @click.command(epilog="""\b
 Examples:
@@ -187,28 +191,29 @@ def status(
     """
     folder = workspace(config_file, workspace_dir)
     while True:
-        text, moving, code = _look(folder, run, everything, as_json)
+        text, is_active, code = _status_text(folder, run, everything, as_json)
         if watch is not None and sys.stdout.isatty() and not as_json:
             click.echo("\033[H\033[J", nl=False, file=with_controls(sys.stdout))
-            click.echo(f"{_fitting(text)}\nevery {watch:g} s, Ctrl-C ends")
+            click.echo(f"{_cut_to_terminal(text)}\nevery {watch:g} s, Ctrl-C to stop")
         else:
             click.echo(text)
         sys.stdout.flush()
-        if watch is None or not moving:
+        if watch is None or not is_active:
             return code
         time.sleep(watch)
 
 
-def _fitting(text: str) -> str:
-    """As much of the text as the terminal has room for, above one line of words."""
+def _cut_to_terminal(text: str) -> str:
+    """Return as much of a text as fits into the terminal above one more line."""
     size = shutil.get_terminal_size()
     lines = [line[:size.columns] for line in text.splitlines()]
     room = max(size.lines - 2, 1)
     return "\n".join(lines if len(lines) <= room else [*lines[:room - 1], "…"][:room])
 
 
-def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tuple[str, bool, int]:
-    """The text, whether anything still moves, and the exit code: 1 where a file is damaged."""
+def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
+                 ) -> tuple[str, bool, int]:
+    """Return the text, whether a run is still active, and the exit code (1 for damaged files)."""
     from l3hpc.runs import display, status
     from l3hpc.workspace import records
 
@@ -217,13 +222,13 @@ def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tup
         found = status.collect(folder, [records.find(folder, run)])
     else:
         found = status.collect(folder, last=None if everything else SHOWN, broken=broken)
-    moving = any(each.state.is_active for each in found)
+    is_active = any(each.state.is_active for each in found)
     code = EXIT_FAILED if broken or any(each.damaged for each in found) else EXIT_OK
     if as_json:
         left_out = [{"where": error.where, "message": error.message} for error in broken]
         value = {"schema": status.SCHEMA, "runs": [each.to_json() for each in found],
                  "left_out": left_out}
-        return json.dumps(value, indent=2), moving, code
+        return json.dumps(value, indent=2), is_active, code
     for error in broken:
         click.echo(f"error: {one_line(error.where)}: {one_line(error.message)}", err=True)
         for line in (error.hint or "").splitlines():
@@ -231,13 +236,15 @@ def _look(folder: Path, run: str | None, everything: bool, as_json: bool) -> tup
     if not found:
         return ("no other runs yet" if broken else
                 f"no runs yet in {folder}\n"
-                "start one with   l3hpc submit upstream   (or see it all: l3hpc demo)"), False, code
+                "start one with   l3hpc submit upstream   (or try: l3hpc demo)"), False, code
     text = "\n\n".join(display.run_text(each) for each in found)
     hidden = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
     if hidden > 0:
         text += f"\n\nand {hidden:,} older: l3hpc status --all"
-    return text, moving, code
+    return text, is_active, code
 
+
+# --- logs -----------------------------------------------------------------------------------------
 
 @click.command(epilog="""\b
 Examples:
@@ -268,7 +275,7 @@ def logs(
     """
     from l3hpc.errors import InputError
     from l3hpc.io.files import open_regular
-    from l3hpc.runs import logs, status
+    from l3hpc.runs import logs
     from l3hpc.workspace import records
 
     folder = workspace(config_file, workspace_dir)
@@ -278,7 +285,7 @@ def logs(
         _list(folder, name, as_json)
         return
     if as_json:
-        raise InputError("--json is for the list of steps",
+        raise InputError("--json can only be used without STEP",
                          hint=command_line("logs", name, "--json"))
     entry = records.step(record, step)
     path = logs.find_log(folder, record, entry, task=task, which=which or "err")
@@ -286,28 +293,11 @@ def logs(
         click.echo(path)
         return
     if follow:
-        printed, stands = False, ""
-
-        def ended() -> bool:
-            nonlocal stands
-            now = next(each for each in status.collect(folder, [name])[0].steps
-                       if each.name == step)
-            words = f"{now.state} ({now.detail})" if now.detail else now.state
-            if not printed and words != stands and now.state.is_active:
-                click.echo(f"{step} of {name} is {words}; its log is empty so far", err=True)
-            stands = words
-            return not now.state.is_active
-
-        ask_every_s = ASK_SLURM_EVERY_S if record.capabilities.remote else logs.POLL_S
-        for text in logs.follow(path, ended, ask_every_s=ask_every_s):
-            click.echo(log_text(text), nl=False)
-            printed = True
-        if not printed:
-            click.echo(f"{step} of {name} is {stands}; its log is empty: {path}", err=True)
+        _follow(folder, name, step, path, record.capabilities.remote)
         return
     if not path.exists():
         raise InputError(f"{step} of {name} has not started: it has no log yet",
-                         hint=f"See where it stands: {command_line('status', name)}")
+                         hint=f"To see its state: {command_line('status', name)}")
     with open_regular(path) as stream:
         text = stream.read().decode("utf-8", "replace")
     click.echo(log_text(text), nl=False)
@@ -315,8 +305,32 @@ def logs(
         click.echo(f"the log of {step} is empty: {path}", err=True)
 
 
+def _follow(folder: Path, run: str, step: str, path: Path, is_remote: bool) -> None:
+    """Print the log of a step while it grows, until its task ends."""
+    from l3hpc.runs import logs, status
+
+    printed, last_state = False, ""
+
+    def ended() -> bool:
+        nonlocal last_state
+        now = next(each for each in status.collect(folder, [run])[0].steps if each.name == step)
+        state = f"{now.state} ({now.detail})" if now.detail else str(now.state)
+        # while there is no output, the state is the only sign that something happens
+        if not printed and state != last_state and now.state.is_active:
+            click.echo(f"{step} of {run} is {state}; its log is empty so far", err=True)
+        last_state = state
+        return not now.state.is_active
+
+    for text in logs.follow(path, ended,
+                            ask_every_s=ASK_SLURM_EVERY_S if is_remote else logs.POLL_S):
+        click.echo(log_text(text), nl=False)
+        printed = True
+    if not printed:
+        click.echo(f"{step} of {run} is {last_state}; its log is empty: {path}", err=True)
+
+
 def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
-    """The steps of a run: state, and the log that ``l3hpc logs RUN STEP`` would print."""
+    """Print the steps of a run with their states and the logs that ``logs RUN STEP`` prints."""
     from l3hpc.console import formatting
     from l3hpc.errors import InputError
     from l3hpc.runs import logs, status
@@ -328,7 +342,7 @@ def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
         try:
             path = logs.find_log(workspace_folder, record, records.step(record, now.name))
             size = path.stat().st_size if path.exists() else None
-        except InputError:  # it was done before this run, or not submitted
+        except InputError:  # the step was done before this run, or has not been submitted
             path, size = None, None
         rows.append({"step": now.name, "state": now.state, "bytes": size,
                      "log": None if size is None else str(path)})
@@ -339,4 +353,4 @@ def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
               else f"{row['bytes']:,} bytes  {row['log']}") for row in rows]
     for line in formatting.table_lines(cells, indent="", at_least={1: 9}):
         click.echo(line)
-    click.echo(f"\nprint one with   {command_line('logs', run)} STEP", err=True)
+    click.echo(f"\nto print one:   {command_line('logs', run)} STEP", err=True)

@@ -1,6 +1,6 @@
-"""``l3hpc submit PIPELINE``: show what will run, then submit it as a chain of jobs.
+"""``l3hpc submit``: show what will run, then submit it as a chain of jobs.
 
-``l3hpc resume`` and ``l3hpc retry``: continue a run that failed, was cancelled or lost jobs.
+``l3hpc resume`` and ``l3hpc retry`` continue a run that failed, was cancelled or lost jobs.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
 
 
 def _confirm(plan: Plan) -> None:
-    """Ask a person where the plan may cost much; without one at the terminal, refuse it."""
+    """Ask for confirmation of an expensive plan; without a terminal, refuse it."""
     from l3hpc.pipelines import preview
 
     if not preview.needs_confirmation(plan):
@@ -112,7 +112,7 @@ def _confirm(plan: Plan) -> None:
 
 
 def _test(plan: Plan, progress: Progress, as_json: bool) -> None:
-    """Let the cluster check every script of the plan, and say that it would take them."""
+    """Have the cluster check every script of the plan, and print the result."""
     from l3hpc.runs import submit
 
     try:
@@ -120,19 +120,19 @@ def _test(plan: Plan, progress: Progress, as_json: bool) -> None:
     except L3hpcError as error:
         raise _nothing_submitted(error) from None
     count = sum(bool(step.missing) for step in plan.steps)
-    _finish(plan, None, as_json, f"{plan.profile.name} would take all {count} scripts; "
+    _finish(plan, None, as_json, f"{plan.profile.name} would accept all {count} scripts; "
                                  "nothing was submitted (--test-only)")
 
 
 def _arrays(plan: Plan) -> list[str]:
-    """Which steps of a sweep go to Slurm as one array."""
+    """Return a line for each group of steps of a sweep that is submitted as one array."""
     from l3hpc.runs import submit
 
-    return [f"  one job array: {' '.join(one.names)}" for one in submit.step_arrays(plan)]
+    return [f"  one job array: {' '.join(array.names)}" for array in submit.step_arrays(plan)]
 
 
 def _submitted(plan: Plan, record: RunRecord) -> str:
-    """``submitted RUN: sample 8812 → fit 8813`` and what to type next."""
+    """Return ``submitted RUN: sample 8812 → fit 8813`` and the next commands."""
     from l3hpc import steps
     from l3hpc.runs import ledger_sync
     from l3hpc.runs.submit import describe_jobs
@@ -151,7 +151,8 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     return "\n".join(lines)
 
 
-def _finish(plan: Plan, record: RunRecord | None, as_json: bool, words: str) -> None:
+def _finish(plan: Plan, record: RunRecord | None, as_json: bool, message: str) -> None:
+    """Print the plan and its jobs as JSON, or ``message``."""
     from l3hpc.pipelines import preview
 
     if as_json:
@@ -159,10 +160,11 @@ def _finish(plan: Plan, record: RunRecord | None, as_json: bool, words: str) -> 
         value = {**preview.as_json(plan), "submitted": record is not None, "jobs": jobs}
         click.echo(json.dumps(value, indent=2))
     else:
-        click.echo(f"\n{words}")
+        click.echo(f"\n{message}")
 
 
 def _nothing_submitted(error: L3hpcError) -> L3hpcError:
+    """Return the same error with a hint that nothing was submitted."""
     hint = f"{error.hint}\nnothing was submitted" if error.hint else "nothing was submitted"
     return type(error)(error.message, where=error.where, allowed=error.allowed, hint=hint)
 
@@ -192,7 +194,7 @@ def resume(
     Finished tasks are kept, queued and running jobs are left alone, and dependent steps wait only
     for jobs that have not ended.
     """
-    return go_on(run, (), sets, again, yes, detach, dry_run, as_json, config_file, workspace_dir)
+    return _resume(run, (), sets, again, yes, detach, dry_run, as_json, config_file, workspace_dir)
 
 
 @click.command(epilog="""\b
@@ -217,16 +219,16 @@ def retry(
     Other failed steps stay as they are: 'resume' submits them all. Finished tasks are kept: to
     recompute them, use 'resume --from STEP'.
     """
-    return go_on(run, steps, sets, None, True, detach, dry_run, as_json, config_file,
-                 workspace_dir)
+    return _resume(run, steps, sets, None, True, detach, dry_run, as_json, config_file,
+                   workspace_dir)
 
 
-def go_on(
+def _resume(
     run: str, only: tuple[str, ...], sets: tuple[str, ...], again: str | None, yes: bool,
     detach: bool, dry_run: bool, as_json: bool, config_file: str | None,
     workspace_dir: str | None,
 ) -> int:
-    """What ``resume`` and ``retry`` share: find out what is missing, say it, submit it."""
+    """Find out what is missing in a run, print it and submit it (``resume`` and ``retry``)."""
     from l3hpc.config import settings
     from l3hpc.console.progress import default_progress
     from l3hpc.errors import EXIT_FAILED, EXIT_OK
@@ -241,43 +243,44 @@ def go_on(
     if dry_run:
         todo = resumption.plan_resume(folder, name, profile, sets, only=only, again=again or "",
                                progress=default_progress())
-        said = {"run": name, "would_submit": {step.name: list(step.missing) for step in todo.steps},
-                "would_release": [job.id for job in todo.held],
-                "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
-                "held_by_administrator": todo.held_by_administrator}
-        click.echo(json.dumps(said) if as_json else
+        planned = {"run": name,
+                   "would_submit": {step.name: list(step.missing) for step in todo.steps},
+                   "would_release": [job.id for job in todo.held],
+                   "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
+                   "held_by_administrator": todo.held_by_administrator}
+        click.echo(json.dumps(planned) if as_json else
                    f"would {todo.describe()}" if todo.is_needed else _nothing(name, todo))
-        _tell_administrators(todo)
+        _note_administrator_holds(todo)
         return EXIT_OK
     announced: list[resumption.ResumePlan] = []
 
     def announce(todo: resumption.ResumePlan) -> None:
         announced.append(todo)
-        _tell_administrators(todo)
+        _note_administrator_holds(todo)
         if todo.recompute and not yes:
             others = resumption.used_by(folder, name, todo.recompute)
-            click.confirm("discard the results of " + ", ".join(one.name for one in todo.recompute)
-                          + (f" (also used by {', '.join(others)})" if others else "") + "?",
-                          abort=True, err=True)
+            names = ", ".join(step.name for step in todo.recompute)
+            also = f" (also used by {', '.join(others)})" if others else ""
+            click.confirm(f"discard the results of {names}{also}?", abort=True, err=True)
         if not as_json:
             click.echo(f"resuming {name}: {todo.describe()}" if todo.is_needed
                        else _nothing(name, todo))
 
-    def told(record: RunRecord, submitted: list[str]) -> None:
-        chosen = {step: records.step(record, step).job for step in submitted}
+    def report(record: RunRecord, submitted: list[str]) -> None:
+        jobs = {step: records.step(record, step).job for step in submitted}
         if as_json:
             [todo] = announced
             click.echo(json.dumps({
-                "run": name, "submitted": chosen, "released": [job.id for job in todo.held],
+                "run": name, "submitted": jobs, "released": [job.id for job in todo.held],
                 "cancelled": [job.id for job in (*todo.untracked, *todo.stale)]}))
         else:
-            chain = " → ".join(f"{step} {job}" for step, job in chosen.items())
+            chain = " → ".join(f"{step} {job}" for step, job in jobs.items())
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
                        + "\nfollow it with   " + command_line("status", name, "--watch"))
 
     record = resumption.resume(folder, name, profile, sets=sets, only=only, again=again or "",
                                detach=detach, progress=default_progress(), on_planned=announce,
-                               on_submitted=told)
+                               on_submitted=report)
     [todo] = announced
     if as_json and not todo.is_needed:
         click.echo(json.dumps({"run": name, "would_submit": {}, "would_release": []}))
@@ -288,11 +291,13 @@ def go_on(
 
 
 def _nothing(name: str, todo: ResumePlan) -> str:
+    """Return the message of a run with nothing to submit."""
     return (f"nothing to resume: all steps of {name} are "
             + ("done" if todo.finished else "done, queued or running"))
 
 
-def _tell_administrators(todo: ResumePlan) -> None:
+def _note_administrator_holds(todo: ResumePlan) -> None:
+    """Print a note about jobs that only an administrator can release."""
     from l3hpc.runs.status import held_message
 
     for step, jobs in todo.held_by_administrator.items():

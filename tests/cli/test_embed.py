@@ -45,7 +45,7 @@ def test_a_folder(place, say):
         assert file["embedding"].shape == (16, 4)
     code, out, _ = say("embed", "in", "-m", "student.h5", "-o", "out", "--engine", "ncnn")
     assert (code, out) == (0, "2 recordings: 0 embedded (0 frames of 4 values), 2 skipped (they "
-                              "exist; --overwrite embeds them again)\n")
+                              "have an output; --overwrite embeds them again)\n")
 
 
 def test_one_bad_file_is_reported_and_ends_with_1(place, say):
@@ -86,7 +86,7 @@ def test_options_of_openl3_and_edgel3(place, say, words, name, frames):
     (("-i", "linear", "-c", "env", "-as", "512"), None, None,
      "openl3_audio_linear_env-v0_4_0.h5.gz"),
     (("-retrain", "kd", "-sp", "87.0"), None, None, "edgel3_kd_audio_sparsity_87.0.h5"),
-    (("-m", "student.h5", "-mtype", "sea"), None, None, "a model is named twice"),
+    (("-m", "student.h5", "-mtype", "sea"), None, None, "the model is given twice"),
     (("-i", "linear", "-mtype", "sea"), None, None, "cannot be combined"),
     (("-m", "student.h5", "--frontend", "E"), None, None, "unknown front end 'E'"),
     ((), None, None, "l3hpc ships no weights: --model FILE, or paths.weights in cluster.yaml")])
@@ -104,7 +104,7 @@ def test_the_model_of_cluster_yaml_and_random_weights_are_told(place, say):
     (place / "cluster.yaml").write_text("paths: {weights: t.h5}\n")
     code, out, err = say("embed", "in/a.wav", "--engine", "ncnn", "--hop-size", "1")
     assert code == 0 and "48000 Hz, 256 mels" in err
-    assert "these embeddings mean nothing: random-weight teacher" in out
+    assert "these embeddings are meaningless: random-weight teacher" in out
 
 
 def test_a_dry_run_writes_nothing(place, say):

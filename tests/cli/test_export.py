@@ -10,9 +10,9 @@ def test_two_formats_are_refused(tmp_path, say, words, said):
     code, out, err = say("export", "untrained", *words, "-o", str(tmp_path / "out"), "--dry-run")
     assert (code, out) == (2, "")
     assert err.splitlines() == [
-        f"error: {said} are several formats",
-        "       one of --int8, --int16x8, --fp16, --fp32 at a time",
-        "       Export once for each of them, into different folders (-o)"]
+        f"error: only one format can be exported at a time, not {said}",
+        "       one of --int8, --int16x8, --fp16, --fp32",
+        "       Export once per format, to different folders (-o)."]
     assert not (tmp_path / "out").exists()
 
 

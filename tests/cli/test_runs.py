@@ -131,7 +131,7 @@ def test_runs_from_outside(here, capsys, monkeypatch):
     code, out, err = call(capsys, "run", "sample", "--config", config)
     assert code == 0 and "all 1 tasks are done already" in err and out == "sample: 1 rows\n"
     code, _, err = call(capsys, "run", "fit", "--config", config)
-    assert code == 2 and "is of step 'sample', not 'fit'" in err
+    assert code == 2 and "is the configuration of step 'sample', not 'fit'" in err
 
 
 def test_no_runs_yet(tmp_path, monkeypatch, capsys):
@@ -195,7 +195,7 @@ def test_the_output_of_one_step_by_hand_is_the_input_of_the_next(fake_steps, cap
     (["extract", "--set", "seconds=soon", "-o", "x"], "extract.seconds: "),
     (["extract", "--set", "seconds", "-o", "x"], "is not NAME=VALUE"),
     (["extract", "--set", "text=1", "--set", "text=2", "-o", "x"], "given twice"),
-    (["extract"], "no output folder: use -o DIR"),
+    (["extract"], "an output folder is required: use -o DIR"),
     (["extract", "--config", "c.json", "-o", "x"], "remove --set, --input and -o"),
     (["extract", "--config", "c.json"], "cannot be read"),
 ])

@@ -86,7 +86,7 @@ def test_the_chain_and_what_to_type_next(say, submitted):
 def test_test_only_submits_nothing(say, submitted):
     code, out, _ = say("submit", "upstream", *NAMED, "--cluster", "greene", "--test-only")
     assert code == 0 and submitted[0][1] is True
-    assert out.endswith("greene would take all 5 scripts; nothing was submitted (--test-only)\n")
+    assert out.endswith("greene would accept all 5 scripts; nothing was submitted (--test-only)\n")
 
 
 def test_json(say, submitted):

@@ -68,7 +68,7 @@ def test_the_arena_is_recorded_or_the_reason_told(exported):
         else:
             assert found["outputs_equal"] is True
             assert found["measured"]["head"] == found["planned"]["head"]
-            assert f"arena {found['measured']['total']:,} bytes (recorded)" in said
+            assert f"arena {found['measured']['total']:,} bytes (measured)" in said
 
 
 def test_the_card_says_what_it_is(exported):

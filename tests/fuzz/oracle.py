@@ -22,7 +22,7 @@ MOST_LINES = 7
 LONGEST_LINE = 2000
 ADDRESS_SPACE = 8 << 30
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-FORBIDDEN = ("Traceback (most recent call last)", "should not happen")
+FORBIDDEN = ("Traceback (most recent call last)", "This is a bug")
 VARIABLES = ("AUDIO_DIR", "EMBEDDING_DIR", "OUTPUT_DIR", "L3_MODEL_PATH", "SONYC_UST_PATH",
              "GSHEET_ID", "US8K_PATH", "ESC50_PATH", "COLUMNS")
 

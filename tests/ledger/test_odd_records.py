@@ -70,7 +70,7 @@ def commands(*words):
     with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
           pytest.raises(SystemExit) as end):
         main(["ledger", *words])
-    assert "This should not happen" not in err.getvalue(), err.getvalue()
+    assert "This is a bug" not in err.getvalue(), err.getvalue()
     return end.value.code or 0, out.getvalue(), err.getvalue()
 
 

@@ -47,7 +47,7 @@ def test_columns_that_differ_for_a_while_do_not_end_it(watch, world):
         world.server.book.named(MSE)["grid"][0][7] = "Emb key"
     code, turns, out, err = watch(2, turn)
     assert (code, turns) == (130, 2)
-    assert "has changed columns" in err and "trying again in 10 s (Ctrl-C ends it)" in err
+    assert "has changed columns" in err and "trying again in 10 s (Ctrl-C to stop)" in err
     assert err.count("has changed columns") == 1 and "1 rows added" in out
     world.assert_equal_to_fold()
 

@@ -85,7 +85,7 @@ def say(capsys, *words):
     with pytest.raises(SystemExit) as end:
         main(list(words))
     said = capsys.readouterr()
-    assert "should not happen" not in said.err, said.err
+    assert "This is a bug" not in said.err, said.err
     assert "Traceback" not in said.err
     return end.value.code, said.out, said.err
 
