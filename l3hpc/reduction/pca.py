@@ -19,7 +19,7 @@ from l3hpc.arrays.passes import reproducible_blas
 from l3hpc.arrays.rows import as_rows
 from l3hpc.errors import InputError
 from l3hpc.reduction.moments import NOISE, Moments, combine, moments
-from l3hpc.reduction.phi import Projection
+from l3hpc.reduction.projection import Projection
 
 MODES = ("float64", "float32")
 SIGN_TOLERANCE = 1e-3  # entries that differ by less count as equally large

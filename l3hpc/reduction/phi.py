@@ -1,14 +1,9 @@
-"""Rows onto principal directions: all at once, or as a stream at the speed of the disk.
+"""φ, the reduction of teacher embeddings, its file, and its application to whole files.
 
-φ, the reduction of teacher embeddings, as one object and one HDF5 file that executes nothing.
-
-The file holds plain arrays and a JSON description: no pickle, so any version and any program can
-read it. It carries the teacher that made the embeddings, the fingerprint of the rows it was fitted
-on, and a digest of its own numbers.
-
-φ from file to file: one pass in bounded memory, whole-row chunks, no compression.
-
-Whole rows of 1,024 in a chunk and no gzip is what makes this run at the speed of the disk.
+The HDF5 file of φ contains plain arrays and a JSON description, no pickle, so that any version and
+any program can read it. It names the teacher that made the embeddings and the fingerprint of the
+rows that φ was fitted to, and has a digest of its numbers. ``reduce_part`` applies φ from file to
+file, in one pass and bounded memory.
 """
 
 from __future__ import annotations
@@ -24,19 +19,17 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from l3hpc.arrays.rows import rechunk
-from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.embeddings import APPROXIMATIONS, Part, reduced_key
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json, write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
+from l3hpc.reduction.projection import Projection
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 if TYPE_CHECKING:
     from l3hpc.reduction.pca import StreamingPCA
 
-BLOCK_ROWS = 2048
 FORMAT = "l3hpc-phi"
 VERSION = 1
 HEADER = ("approx", "in_dim", "out_dim", "fingerprint", "teacher", "n_samples", "params")
@@ -47,99 +40,29 @@ ARRAYS: dict[str, tuple[str, ...]] = {
     "pca": (*PROJECTION, "explained_variance", "explained_variance_ratio"),
     "umap": ("mean", "scale", "training_rows", "training_embedding"),
 }
-CHUNK_ROWS = 1024
-
-
-class Projection:
-    """((x − mean) / scale) · componentsᵀ of rows x: mean, scale (d,); components (kept, d).
-
-    Rows of float32 are projected in float32, all others in float64; the rest of the mean that
-    float32 cannot hold is not lost.
-    """
-
-    def __init__(self, mean: np.ndarray, scale: np.ndarray, components: np.ndarray) -> None:
-        self.dim, self.kept = len(mean), len(components)
-        self._mean, self._scale, self._components = mean, scale, components
-        self._ready: dict[np.dtype, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-
-    def _parts(self, kind: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Centre (d,), weights (d, kept) and what is added to every score (kept,), as ``kind``."""
-        if kind not in self._ready:
-            weights = (self._components / self._scale).T
-            centre = self._mean.astype(kind)
-            rest = (centre - self._mean) @ weights
-            self._ready[kind] = (centre, np.ascontiguousarray(weights, kind), rest.astype(kind))
-        return self._ready[kind]
-
-    def transform(self, x: np.ndarray) -> np.ndarray:
-        """Scores of rows (m, d): (m, kept), float32 for float32 rows, else float64."""
-        x = np.asarray(x)
-        self._check(x)
-        kind = _kind(x)
-        result = np.empty((len(x), self.kept), kind)
-        buffer = np.empty((min(BLOCK_ROWS, len(x)), self.dim), kind)
-        centre, weights, rest = self._parts(kind)
-        for start in range(0, len(x), BLOCK_ROWS):
-            rows = x[start:start + BLOCK_ROWS]
-            centred = buffer[:len(rows)]
-            np.subtract(rows, centre, out=centred, casting="unsafe")
-            scores = result[start:start + len(rows)]
-            np.matmul(centred, weights, out=scores)
-            scores += rest
-        return result
-
-    def stream(
-        self, chunks: Iterable[np.ndarray], threads: int | None = None,
-    ) -> Iterator[np.ndarray]:
-        """Scores of rows that come in ``chunks``, in order, as float32 blocks (m, kept).
-
-        A block is only valid until the next one is asked for. threads: None: one per core. The
-        scores depend neither on how the chunks are cut nor on ``threads``, in any bit.
-        """
-        count = available_threads(threads)
-        with blas_threads(1):
-            yield from map_in_order(self._score, self._centred(chunks, count + 1), count)
-
-    def _centred(
-        self, chunks: Iterable[np.ndarray], buffers: int,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(rows less the mean, a buffer for their scores), from ``buffers`` pairs used in turn."""
-        kind = np.dtype(np.float32)
-        centre = self._parts(kind)[0]
-        pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        for number, rows in enumerate(rechunk(chunks, BLOCK_ROWS)):
-            self._check(rows)
-            if len(pairs) < buffers:
-                pairs.append((np.empty((BLOCK_ROWS, self.dim), kind),
-                              np.empty((BLOCK_ROWS, self.kept), kind)))
-            centred, scores = (buffer[:len(rows)] for buffer in pairs[number % buffers])
-            np.subtract(rows, centre, out=centred, casting="unsafe")
-            yield centred, scores
-
-    def _score(self, pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        centred, scores = pair
-        _, weights, rest = self._parts(centred.dtype)
-        np.matmul(centred, weights, out=scores)
-        scores += rest
-        return scores
-
-    def _check(self, x: np.ndarray) -> None:
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            raise InputError(
-                f"expected rows of length {self.dim}, found an array of shape {x.shape}")
-
-
-def _kind(x: np.ndarray) -> np.dtype:
-    return np.dtype(np.float32 if x.dtype == np.float32 else np.float64)
+CHUNK_ROWS = 1024  # of a dataset: whole rows without compression are written at disk speed
 
 
 @dataclass
 class Phi:
-    """A reduction from ``in_dim`` to ``out_dim`` numbers per row.
+    """A fitted reduction.
 
-    approx: 'pca', 'umap' or 'none' (rows are passed on as they are).
-    fingerprint: names the rows it was fitted on; teacher: names the network that made them.
-    n_samples: rows of the fit; params: settings of the fit, JSON-able; arrays: its numbers.
+    Attributes
+    ----------
+    approx : str
+        'pca', 'umap' or 'none' (rows stay unchanged).
+    in_dim, out_dim : int
+        Length of a row before and after.
+    fingerprint : str
+        Identifies the rows that it was fitted to.
+    teacher : dict
+        Identity of the network that made them, JSON values.
+    n_samples : int
+        Number of rows that it was fitted to.
+    params : dict
+        Settings of the fit, JSON values.
+    arrays : dict
+        Name → array, the numbers of the fit.
     """
 
     approx: str
@@ -150,7 +73,7 @@ class Phi:
     n_samples: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    _model: Any = field(default=None, repr=False, compare=False)
+    _model: Projection | RebuiltUMAP | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.approx not in APPROXIMATIONS:
@@ -166,7 +89,8 @@ class Phi:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         if self.approx == "none":
             if self.in_dim != self.out_dim:
-                raise InputError(f"'none' keeps {self.in_dim} numbers, not {self.out_dim}")
+                raise InputError(f"'none' with {self.in_dim} → {self.out_dim} dimensions",
+                                 allowed="equal numbers")
             return {}
         shapes: dict[str, tuple[int, ...]] = {"mean": (self.in_dim,), "scale": (self.in_dim,)}
         if self.approx == "pca":
@@ -184,7 +108,17 @@ class Phi:
         cls, pca: StreamingPCA, *, fingerprint: str = "", teacher: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> Phi:
-        """φ of a fitted PCA."""
+        """Make φ of a fitted PCA.
+
+        Parameters
+        ----------
+        pca
+            The fitted estimator.
+        fingerprint, teacher
+            As in the attributes.
+        params
+            Additional settings.
+        """
         out_dim, in_dim = pca.components_.shape
         arrays = {"mean": pca.mean_, "scale": pca.scale_, "components": pca.components_,
                   "explained_variance": pca.explained_variance_,
@@ -198,7 +132,15 @@ class Phi:
         cls, umap: StandardizedUMAP, *, fingerprint: str = "",
         teacher: Mapping[str, Any] | None = None,
     ) -> Phi:
-        """φ of a fitted UMAP."""
+        """Make φ of a fitted UMAP.
+
+        Parameters
+        ----------
+        umap
+            The fitted UMAP.
+        fingerprint, teacher
+            As in the attributes.
+        """
         arrays = {"mean": umap.mean_, "scale": umap.scale_,
                   "training_rows": umap.training_rows_,
                   "training_embedding": umap.training_embedding_}
@@ -210,19 +152,27 @@ class Phi:
     def identity(
         cls, dim: int, *, fingerprint: str = "", teacher: Mapping[str, Any] | None = None,
     ) -> Phi:
-        """φ that passes rows on as they are: the plain MSE baseline."""
+        """Make the φ that leaves rows unchanged, for the MSE baseline.
+
+        Parameters
+        ----------
+        dim
+            Length of a row.
+        fingerprint, teacher
+            As in the attributes.
+        """
         return cls("none", dim, dim, fingerprint, dict(teacher or {}))
 
     @property
     def key(self) -> str:
-        """The published name of what this φ makes."""
+        """The published name of the dataset of rows that this φ makes."""
         names = ("kernel", "n_neighbors", "min_dist", "metric")
-        known = {name: self.params[name] for name in names if name in self.params}
-        return reduced_key(self.approx, self.n_samples, self.out_dim, **known)
+        settings = {name: self.params[name] for name in names if name in self.params}
+        return reduced_key(self.approx, self.n_samples, self.out_dim, **settings)
 
     @property
     def explained(self) -> float | None:
-        """The part of the variance that the output keeps (0 to 1); None for UMAP."""
+        """Fraction of the variance that the output keeps, 0 to 1; None for UMAP."""
         if self.approx == "none":
             return 1.0
         ratio = self.arrays.get("explained_variance_ratio")
@@ -230,7 +180,7 @@ class Phi:
 
     @property
     def digest(self) -> str:
-        """32 hex digits that name this φ: its numbers, teacher, and the rows it was fitted on."""
+        """32 hex digits that identify this φ: numbers, teacher, and fingerprint of the fit."""
         state = hashlib.blake2b(canonical_json(self._header()).encode(), digest_size=16)
         for name in sorted(self.arrays):
             array = np.ascontiguousarray(self.arrays[name])
@@ -247,9 +197,23 @@ class Phi:
         self, dim: int | None = None, teacher: Mapping[str, Any] | None = None,
         fingerprint: str | None = None, where: str | None = None,
     ) -> None:
-        """Refuse (``InputError``) rows of another length, from another teacher, or another fit.
+        """Refuse rows of another length or teacher, and another fit.
 
-        None means: not known, not checked. ``where`` names the rows in the message.
+        Parameters
+        ----------
+        dim
+            Length of the rows (None: not checked).
+        teacher
+            Identity of the network that made them (None: not checked).
+        fingerprint
+            That of the rows of the fit (None: not checked).
+        where
+            The origin of the rows, for the message.
+
+        Raises
+        ------
+        InputError
+            With both values, and what to run again.
         """
         if dim is not None and dim != self.in_dim:
             raise InputError(
@@ -269,7 +233,25 @@ class Phi:
     def transform(
         self, x: np.ndarray, teacher: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
-        """φ of the rows of ``x`` (m, in_dim): (m, out_dim) float32; refuses as ``check`` does."""
+        """Reduce rows.
+
+        Parameters
+        ----------
+        x
+            Rows, shape (m, in_dim).
+        teacher
+            Identity of the network that made them (None: not checked).
+
+        Returns
+        -------
+        ndarray of float32, shape (m, out_dim)
+            The reduced rows.
+
+        Raises
+        ------
+        InputError
+            As ``check``.
+        """
         x = np.asarray(x)
         if x.ndim != 2:
             raise InputError(f"expected rows of length {self.in_dim}, found shape {x.shape}")
@@ -281,17 +263,35 @@ class Phi:
     def stream(
         self, chunks: Iterable[np.ndarray], threads: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """φ of rows that come in ``chunks``, in order, as float32 blocks (m, out_dim).
+        """Reduce rows that are read in chunks, in their order.
 
-        A block is only valid until the next one is asked for. ``threads`` (None: one per core)
-        work on a PCA, whose result does not depend on the cuts; a UMAP takes each chunk as one
-        call, so that its result does. Refuses as ``transform`` does.
+        The result of a PCA does not depend on how the chunks are cut. A UMAP transforms each chunk
+        in one call, and its result depends on the rows of the call.
+
+        Parameters
+        ----------
+        chunks
+            Arrays (m, in_dim).
+        threads
+            Number of threads for a PCA (None: one per core).
+
+        Yields
+        ------
+        ndarray of float32, shape (m, out_dim)
+            Valid only until the next one is requested.
+
+        Raises
+        ------
+        InputError
+            For rows of another length.
         """
-        if self.approx == "pca":
-            return self._transformer().stream(chunks, threads)
+        transformer = self._transformer() if self.approx != "none" else None
+        if isinstance(transformer, Projection):
+            return transformer.stream(chunks, threads)
         return (self.transform(chunk) for chunk in chunks)
 
-    def _transformer(self) -> Any:
+    def _transformer(self) -> Projection | RebuiltUMAP:
+        """The object that reduces rows, made when it is first needed."""
         if self._model is None:
             if self.approx == "pca":
                 self._model = Projection(*(self.arrays[name] for name in PROJECTION))
@@ -301,13 +301,22 @@ class Phi:
 
 
 def _name(teacher: Mapping[str, Any]) -> str:
+    """``edgel3 (1a2b3c4d5e6f)``."""
     label = str(teacher.get("label") or teacher.get("kind") or "unknown")
     digest = str(teacher.get("digest") or "")
     return f"{label} ({digest[:12]})" if digest else label
 
 
 def save_phi(path: Path, phi: Phi) -> None:
-    """Write φ to an HDF5 file, whole or not at all."""
+    """Write φ to an HDF5 file, atomically.
+
+    Parameters
+    ----------
+    path
+        The file.
+    phi
+        The reduction.
+    """
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file.attrs["format"] = FORMAT
@@ -321,7 +330,18 @@ def save_phi(path: Path, phi: Phi) -> None:
 
 
 def load_phi(path: Path) -> Phi:
-    """Read φ. A file of another kind, of a newer version, or with changed numbers is refused."""
+    """Read φ.
+
+    Parameters
+    ----------
+    path
+        A file that ``save_phi`` wrote.
+
+    Raises
+    ------
+    InputError
+        For a file of another kind or version, and one that was damaged or changed.
+    """
     where = str(path)
     with open_hdf5(path) as file:
         attrs = read_attributes(file, Path(path))
@@ -338,7 +358,7 @@ def load_phi(path: Path) -> Phi:
                 if not isinstance(value, HEADER_TYPES.get(name, str)):
                     raise ValueError(f"{name} is {value!r}")
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"its description is missing or broken ({error})", where=where,
+            raise InputError(f"the description is missing or damaged ({error})", where=where,
                              hint="run the step fit again") from None
         arrays = {name: numeric_dataset(file, name, "f")[()] for name in file}
         stored = attrs.get("digest")
@@ -348,7 +368,7 @@ def load_phi(path: Path) -> Phi:
         raise InputError(error.message, where=where, allowed=error.allowed,
                          hint="run the step fit again") from None
     if phi.digest != stored:
-        raise InputError("its numbers are not those that were written (digest differs)",
+        raise InputError("the numbers have changed since it was written (digest differs)",
                          where=where, hint="run the step fit again")
     return phi
 
@@ -357,9 +377,10 @@ def reduce_part(
     part: Part, phi: Phi, target: Path, *, chunk: int = 8192, progress: Progress | None = None,
     threads: int | None = None,
 ) -> None:
-    """Write φ of every row of ``part``, in order, as dataset ``phi.key`` (float32) of ``target``.
+    """Reduce all rows of one file and write them to another, in the same order.
 
-    The attributes of the file name the key, φ's digest and the teacher.
+    The dataset is named ``phi.key`` (float32); attributes of the file give the key, the digest of φ
+    and the teacher.
 
     Parameters
     ----------
@@ -372,14 +393,14 @@ def reduce_part(
     chunk
         Rows that are read at once.
     progress
-        Is advanced by the rows that are written.
+        Advanced by the rows that are written.
     threads
         As for ``Phi.stream``.
 
     Raises
     ------
     InputError
-        When the rows are of another dimension or teacher than those φ was fitted on, or not finite.
+        For rows of another length or teacher than those of the fit, and rows that are not finite.
     """
     import h5py
     import numpy as np
@@ -394,8 +415,8 @@ def reduce_part(
         at = 0
         for reduced in phi.stream(part.chunks(chunk), threads):
             if not np.isfinite(reduced).all():
-                raise InputError(f"rows {at} to {at + len(reduced) - 1} hold numbers that are "
-                                 "not finite", where=str(part.path))
+                raise InputError(f"rows {at} to {at + len(reduced) - 1} contain NaN or infinite "
+                                 "values", where=str(part.path))
             data[at:at + len(reduced)] = reduced
             at += len(reduced)
             if progress is not None:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.errors import InputError
-from l3hpc.reduction import phi as module
-from l3hpc.reduction.phi import Projection
+from l3hpc.reduction import projection as module
+from l3hpc.reduction.projection import Projection
 
 
 def some(d=7, kept=3, mean=5.0, seed=0):

@@ -110,7 +110,7 @@ def test_changed_numbers_are_refused(tmp_path, phi, name):
     save_phi(tmp_path / "phi.h5", phi)
     with h5py.File(tmp_path / "phi.h5", "a") as file:
         file[name][0] += 1e-9 if name != "scale" else 1.0
-    with pytest.raises(InputError, match=r"phi\.h5: its numbers are not those that were written"):
+    with pytest.raises(InputError, match=r"phi\.h5: the numbers have changed since it was written"):
         load_phi(tmp_path / "phi.h5")
 
 
@@ -144,12 +144,12 @@ def test_broken_and_foreign_files_are_refused(tmp_path, phi):
     save_phi(path, phi)
     with h5py.File(path, "a") as file:
         del file.attrs["header"]
-    with pytest.raises(InputError, match="its description is missing or broken"):
+    with pytest.raises(InputError, match="the description is missing or damaged"):
         load_phi(path)
     save_phi(path, phi)
     with h5py.File(path, "a") as file:
         file.attrs["header"] = '{"approx": "pca"}'
-    with pytest.raises(InputError, match="its description is missing or broken"):
+    with pytest.raises(InputError, match="the description is missing or damaged"):
         load_phi(path)
 
 
@@ -164,7 +164,7 @@ def test_none_passes_rows_on(tmp_path):
         again.transform(rows(d=3))
     with pytest.raises(InputError, match="other|untrained"):
         again.transform(rows(), teacher=OTHER)
-    with pytest.raises(InputError, match="'none' keeps 12 numbers, not 5"):
+    with pytest.raises(InputError, match="'none' with 12 → 5 dimensions"):
         Phi("none", 12, 5)
 
 

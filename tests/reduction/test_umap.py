@@ -78,5 +78,5 @@ def test_rebuilt_transform_equals_the_fitted_one(tmp_path):
 
 @needs_umap
 def test_too_few_rows():
-    with pytest.raises(InputError, match="needs more rows"):
+    with pytest.raises(InputError, match="too few rows for UMAP"):
         StandardizedUMAP(2, n_neighbors=15).fit(clusters(10, 1))

@@ -1,0 +1,136 @@
+"""Rows projected on principal directions: all at once, or as a stream at the speed of the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from l3hpc.arrays.rows import rechunk
+from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
+from l3hpc.errors import InputError
+
+BLOCK_ROWS = 2048  # projected at once
+
+
+class Projection:
+    """((x − mean) / scale) · componentsᵀ of rows x.
+
+    Rows of float32 are projected in float32, all others in float64.
+
+    Parameters
+    ----------
+    mean, scale
+        Shape (d,).
+    components
+        Shape (kept, d).
+    """
+
+    def __init__(self, mean: np.ndarray, scale: np.ndarray, components: np.ndarray) -> None:
+        self.dim, self.kept = len(mean), len(components)
+        self._mean, self._scale, self._components = mean, scale, components
+        self._ready: dict[np.dtype, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def _parts(self, kind: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centre (d,), weights (d, kept) and what is added to every score (kept,), as ``kind``."""
+        if kind not in self._ready:
+            weights = (self._components / self._scale).T
+            centre = self._mean.astype(kind)
+            # The part of the mean that is lost in float32 is added to the scores instead.
+            rest = (centre - self._mean) @ weights
+            self._ready[kind] = (centre, np.ascontiguousarray(weights, kind), rest.astype(kind))
+        return self._ready[kind]
+
+    def transform(self, x: np.ndarray) -> np.ndarray:
+        """Scores of rows.
+
+        Parameters
+        ----------
+        x
+            Rows, shape (m, d).
+
+        Returns
+        -------
+        ndarray, shape (m, kept)
+            float32 for float32 rows, else float64.
+
+        Raises
+        ------
+        InputError
+            For rows of another length.
+        """
+        x = np.asarray(x)
+        self._check(x)
+        kind = _kind(x)
+        result = np.empty((len(x), self.kept), kind)
+        buffer = np.empty((min(BLOCK_ROWS, len(x)), self.dim), kind)
+        centre, weights, rest = self._parts(kind)
+        for start in range(0, len(x), BLOCK_ROWS):
+            rows = x[start:start + BLOCK_ROWS]
+            centred = buffer[:len(rows)]
+            np.subtract(rows, centre, out=centred, casting="unsafe")
+            scores = result[start:start + len(rows)]
+            np.matmul(centred, weights, out=scores)
+            scores += rest
+        return result
+
+    def stream(
+        self, chunks: Iterable[np.ndarray], threads: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Scores of rows that are read in chunks, in their order.
+
+        The scores are identical bit for bit however the chunks are cut and for any number of
+        threads.
+
+        Parameters
+        ----------
+        chunks
+            Arrays (m, d), cut in any way.
+        threads
+            Number of threads (None: one per core).
+
+        Yields
+        ------
+        ndarray of float32, shape (m, kept)
+            Valid only until the next one is requested.
+
+        Raises
+        ------
+        InputError
+            For rows of another length.
+        """
+        count = available_threads(threads)
+        with blas_threads(1):
+            yield from map_in_order(self._score, self._centred(chunks, count + 1), count)
+
+    def _centred(
+        self, chunks: Iterable[np.ndarray], buffers: int,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(rows minus the mean, a buffer for their scores), in pairs that are used in rotation."""
+        kind = np.dtype(np.float32)
+        centre = self._parts(kind)[0]
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        for number, rows in enumerate(rechunk(chunks, BLOCK_ROWS)):
+            self._check(rows)
+            if len(pairs) < buffers:
+                pairs.append((np.empty((BLOCK_ROWS, self.dim), kind),
+                              np.empty((BLOCK_ROWS, self.kept), kind)))
+            centred, scores = (buffer[:len(rows)] for buffer in pairs[number % buffers])
+            np.subtract(rows, centre, out=centred, casting="unsafe")
+            yield centred, scores
+
+    def _score(self, pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        centred, scores = pair
+        _, weights, rest = self._parts(centred.dtype)
+        np.matmul(centred, weights, out=scores)
+        scores += rest
+        return scores
+
+    def _check(self, x: np.ndarray) -> None:
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise InputError(
+                f"expected rows of length {self.dim}, found an array of shape {x.shape}")
+
+
+def _kind(x: np.ndarray) -> np.dtype:
+    return np.dtype(np.float32 if x.dtype == np.float32 else np.float64)
