@@ -31,12 +31,12 @@ V2 = ("year", "week", "day", "hour", "borough", "block", "latitude", "longitude"
 
 def make(folder: Path, clips: int) -> None:
     """Annotations of version 2 and predictions of ``clips`` clips, all in one split."""
-    from l3hpc.datasets.sonyc_ust import sonyc_ust
+    from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
     from l3hpc.tagging import predictions
 
     if (folder / f"predictions-{clips}.csv").is_file():
         return
-    taxonomy, rng = sonyc_ust(), np.random.default_rng(0)
+    taxonomy, rng = sonyc_ust_taxonomy(), np.random.default_rng(0)
     taxonomy.save(folder / "taxonomy.yaml")
     share = np.where([tag.is_x for tag in taxonomy.fine], 0.04, 0.1)
     fine = rng.random((clips, len(share))) < share
@@ -65,7 +65,7 @@ def make(folder: Path, clips: int) -> None:
 
 def ours(folder: Path, clips: int, bootstrap: int) -> dict[str, Any]:
     """From files to numbers; ``core`` is the time without reading."""
-    from l3hpc.datasets.sonyc_ust import Taxonomy
+    from l3hpc.datasets.taxonomy import Taxonomy
     from l3hpc.tagging import predictions
     from l3hpc.tagging.annotations import Annotations
     from l3hpc.tagging.evaluation import evaluate

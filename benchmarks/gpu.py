@@ -369,10 +369,10 @@ class Nothing:
 def extract(folder: Path, work: Path, network: Any, levels: bool, cores: int
             ) -> tuple[float, float]:
     """Windows per second, and seconds."""
-    from l3hpc.datasets.corpus import scan
+    from l3hpc.datasets.corpus import scan_recordings
     from l3hpc.datasets.extraction import GPU_BLOCK_BYTES, Extraction
 
-    recordings = scan(folder)
+    recordings = scan_recordings(folder)
     for old in (work / "scratch").glob("*"):
         old.unlink()
     start = time.perf_counter()

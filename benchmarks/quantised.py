@@ -82,8 +82,8 @@ def exact(network: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 def accuracy_table(arguments: argparse.Namespace) -> Table:
     """Formats side by side."""
-    from l3hpc.export.build import Settings, build_model, read_model
-    from l3hpc.export.interpreter import Runner
+    from l3hpc.export.build import ExportSettings, build_model, read_model
+    from l3hpc.export.interpreter import TfliteRunner
     from l3hpc.models.precision import deviation_of
 
     parameters, info = read_model(arguments.weights)
@@ -99,8 +99,8 @@ def accuracy_table(arguments: argparse.Namespace) -> Table:
     lines, figures = [], {}
     for form in FORMS:
         print(f"{form}: embedding {len(rows)} recordings", file=sys.stderr, flush=True)
-        built = build_model(network, Settings(form, calibrate=arguments.esc10), ranges)
-        runner = Runner(built.plain.to_bytes())  # strips give the same bits
+        built = build_model(network, ExportSettings(form, calibrate=arguments.esc10), ranges)
+        runner = TfliteRunner(built.plain.to_bytes())  # strips give the same bits
         chosen = set(range(len(rows))) if form != "int16x8" else set(unseen[::SLOW_STEP])
         found = {index: runner.embed(heard[index]) for index in sorted(chosen)}
         judged = [index for index in unseen if index in chosen]
@@ -129,8 +129,8 @@ def accuracy_table(arguments: argparse.Namespace) -> Table:
 def size_table(arguments: argparse.Namespace) -> Table:
     """Plain and strip-wise, side by side."""
     from l3hpc.export import costs, interpreter
-    from l3hpc.export.build import Settings, build_model, read_model
-    from l3hpc.export.package import prove
+    from l3hpc.export.build import ExportSettings, build_model, read_model
+    from l3hpc.export.package import compare_outputs
     from l3hpc.models.parameters import untrained
     from l3hpc.models.spec import student_spec
 
@@ -142,9 +142,9 @@ def size_table(arguments: argparse.Namespace) -> Table:
         network = parameters.folded()
         noise = (0.1 * rng.standard_normal((8, network.spec.rate))).astype(np.float32)
         heard = network.spec.frontend(noise)
-        built = build_model(network, Settings("int8", calibrate=arguments.esc10), heard)
-        agreed = prove(built.plain.to_bytes(), built.body.to_bytes(), heard)
-        plain_macs = sum(costs.macs(built.plain))
+        built = build_model(network, ExportSettings("int8", calibrate=arguments.esc10), heard)
+        agreed = compare_outputs(built.plain.to_bytes(), built.body.to_bytes(), heard)
+        plain_macs = sum(costs.convolution_macs(built.plain))
         for kind, graph in (("plain", built.plain), ("strip-wise", built.body)):
             flatbuffer = graph.to_bytes()
             try:
@@ -152,7 +152,7 @@ def size_table(arguments: argparse.Namespace) -> Table:
             except interpreter.MicroUnavailable as error:
                 print(error, file=sys.stderr)
                 recorded = None
-            found = costs.count(graph, network.spec, plain_macs)
+            found = costs.inference_costs(graph, network.spec, plain_macs)
             strips = "–" if kind == "plain" else " + ".join(map(str, built.counts))
             lines.append([
                 name, kind, strips, f"{len(flatbuffer):,}",
@@ -161,7 +161,7 @@ def size_table(arguments: argparse.Namespace) -> Table:
                 f"{100 * found.extra_macs / plain_macs:.2f} %", f"{found.seconds_m7:.2f}"])
         lines[-1][2] += ", bit-identical" if agreed["bit_identical"] else ", NOT identical"
         if name == "Student 2":
-            total = recorded or costs.plan(built.body).total
+            total = recorded or costs.plan_arena(built.body).total
             claims = [Claim("arena of Student 2 in int8", "one map of its first block", total,
                             ARENA, "bytes", at_least=False),
                       Claim("flash of Student 2 in int8", "0.60 MB (10⁶)",

@@ -349,9 +349,9 @@ def _freeze_train(place: Path, artifact: Path, rows: int, params: dict[str, Any]
 
 def _engine() -> str:
     """Not measured anew in every process: that would count TensorFlow's memory."""
-    from l3hpc.models.engines import available
+    from l3hpc.models import ncnn_engine
 
-    return "ncnn" if available() else "tensorflow"
+    return "ncnn" if ncnn_engine.available() else "tensorflow"
 
 
 def make_student(rows: int, place: Path) -> dict[str, Any]:

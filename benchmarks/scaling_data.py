@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.datasets.sonyc_ust import sonyc_ust
+from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
 from l3hpc.io.files import read_json, write_json
 from l3hpc.steps import step as load_step
 
@@ -108,7 +108,7 @@ def embeddings(
 
 def tagged(folder: Path, clips: int) -> tuple[Path, Path, list[str]]:
     """(annotations.csv, taxonomy, clip names): a quarter is validate, each has three opinions."""
-    taxonomy = sonyc_ust()
+    taxonomy = sonyc_ust_taxonomy()
     folder.mkdir(parents=True)
     tags = [f"{name}_presence" for name in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
     rng = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def tagged(folder: Path, clips: int) -> tuple[Path, Path, list[str]]:
 
 def predictions(path: Path, annotations: Path) -> Path:
     """A predictions file of every validate clip."""
-    taxonomy = sonyc_ust()
+    taxonomy = sonyc_ust_taxonomy()
     rng = np.random.default_rng(1)
     with open(annotations, newline="") as stream:
         names = sorted({row["audio_filename"] for row in csv.DictReader(stream)

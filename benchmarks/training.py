@@ -60,7 +60,7 @@ def prepare(folder: Path, quick: bool) -> dict[str, Any]:
 
     from l3hpc.arrays.rows import RowFile
     from l3hpc.models.parameters import untrained
-    from l3hpc.models.training.state import Order
+    from l3hpc.models.training.state import BatchOrder
 
     setting = dict(QUICK if quick else FULL)
     spec, rng = spec_of(setting), np.random.default_rng(0)
@@ -72,7 +72,7 @@ def prepare(folder: Path, quick: bool) -> dict[str, Any]:
         file = RowFile(folder / f"{name}.bin", "float32", values.shape, "w+")
         file[:] = values.astype(np.float32)
         file.flush()
-    order = Order(np.arange(setting["rows"]), setting["batch"], SEED)
+    order = BatchOrder(np.arange(setting["rows"]), setting["batch"], SEED)
     np.save(folder / "order.npy", [
         [order.batch(epoch * setting["batches"] + batch) for batch in range(setting["batches"])]
         for epoch in range(setting["epochs"])])
@@ -91,15 +91,16 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
     import numpy as np
 
     from l3hpc.arrays.rows import RowFile
-    from l3hpc.datasets.training_pairs import Cache
+    from l3hpc.datasets.training_pairs import PairCache
     from l3hpc.models.training import loop as training
     from l3hpc.models.training.state import Schedule, Status
 
     setting = json.loads((folder / "setting.json").read_text())
     spec, batches, count = spec_of(setting), setting["batches"], setting["rows"]
     rows = count + setting["batch"]
-    cache = Cache(RowFile(folder / "spectra.bin", "float32", (rows, *spec.frontend.shape), "r+"),
-                  RowFile(folder / "targets.bin", "float32", (rows, spec.dim), "r+"))
+    cache = PairCache(
+        RowFile(folder / "spectra.bin", "float32", (rows, *spec.frontend.shape), "r+"),
+        RowFile(folder / "targets.bin", "float32", (rows, spec.dim), "r+"))
     times: dict[str, list[float]] = {"loop": [], "validation": [], "epoch": [], "bare": []}
 
     class Timed(training.Training):

@@ -126,7 +126,7 @@ def _cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         for threads in (None, 1, 2, 4):
-            engines._remember(engines._key(openl3_spec(), threads),
+            engines._add_to_cache(engines._key(openl3_spec(), threads),
                               {"ncnn": 2.0, "tensorflow": 1.0})
     return folder
 

@@ -1,4 +1,4 @@
-"""Which videos are used: subsets of AudioSet by class name, and their split by whole videos.
+"""Select videos by AudioSet's classes, and divide them into splits of whole videos.
 
 AudioSet (Gemmeke et al. 2017) lists segments in CSV files (three lines that begin with ``#``, then
 ``YTID, start_seconds, end_seconds, "label,label"``) and classes in ``ontology.json``.
@@ -8,27 +8,39 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from l3hpc.avc.videos import VideoFile, scan
+from l3hpc.avc.videos import VideoFile, scan_videos
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json
 from l3hpc.io.tables import read_cells
 
+SUGGESTED = 5  # class names, in an error
+MIN_VIDEOS = 2  # of a split: a single one makes no non-matching pairs
 _ID = re.compile(r"[A-Za-z0-9_-]{11}")
-SUGGESTED = 5
 Item = TypeVar("Item")
-LEAST = 2  # videos of a split: one alone makes no non-matching pairs
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One excerpt of a YouTube video. start, end: seconds. labels: ids of classes (``/m/…``)."""
+    """One excerpt of a YouTube video.
+
+    Attributes
+    ----------
+    video
+        YouTube id.
+    start
+        Seconds.
+    end
+        Seconds.
+    labels
+        Ids of classes (``/m/…``).
+    """
 
     video: str
     start: float
@@ -38,7 +50,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class Ontology:
-    """Classes by id. names: id → name. children: id → ids of the classes right below."""
+    """The classes by id.
+
+    Attributes
+    ----------
+    names
+        Id → name.
+    children
+        Id → ids of the classes directly below.
+    path
+        The file.
+    """
 
     names: Mapping[str, str]
     children: Mapping[str, tuple[str, ...]]
@@ -46,7 +68,23 @@ class Ontology:
 
     @classmethod
     def read(cls, path: Path | str) -> Ontology:
-        """``ontology.json``. Raises ``InputError`` for anything else, naming the entry."""
+        """Read ``ontology.json``.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        Ontology
+            The classes.
+
+        Raises
+        ------
+        InputError
+            It is not an ontology; the message names the entry.
+        """
         path = Path(path)
         if not path.is_file():
             raise InputError("no such ontology", where=str(path),
@@ -60,7 +98,7 @@ class Ontology:
             if not isinstance(entry, dict) or not {"id", "name"} <= set(entry):
                 raise InputError(f"entry {number} has no id or no name", where=str(path))
             if entry["id"] in names:
-                raise InputError(f"entry {number}: class {entry['id']} is there twice",
+                raise InputError(f"entry {number}: class {entry['id']} is listed twice",
                                  where=str(path))
             names[entry["id"]] = str(entry["name"])
             children[entry["id"]] = tuple(entry.get("child_ids", ()))
@@ -72,38 +110,80 @@ class Ontology:
         return cls(names, children, path)
 
     def find(self, name: str) -> frozenset[str]:
-        """The classes of this name (any case; AudioSet uses some names twice) or id.
+        """The classes with a name or id.
 
-        Raises ``InputError`` with the nearest names for one that is not in the ontology.
+        Parameters
+        ----------
+        name
+            In any case; AudioSet uses some names twice.
+
+        Returns
+        -------
+        frozenset of str
+            Ids.
+
+        Raises
+        ------
+        InputError
+            There is no such class; the message suggests similar names.
         """
-        wanted = name.strip().lower()
-        found = frozenset(one for one, text in self.names.items()
-                          if wanted in (text.lower(), one.lower()))
-        if not found:
+        query = name.strip().lower()
+        ids = frozenset(class_id for class_id, text in self.names.items()
+                        if query in (text.lower(), class_id.lower()))
+        if not ids:
             by_lower = {text.lower(): text for text in self.names.values()}
-            close = difflib.get_close_matches(wanted, by_lower, n=SUGGESTED, cutoff=0.5)
+            close = difflib.get_close_matches(query, by_lower, n=SUGGESTED, cutoff=0.5)
             raise InputError(
                 f"there is no class {name!r} in {self.path.name}", where=str(self.path),
                 allowed=("did you mean " + ", ".join(repr(by_lower[one]) for one in close) + "?"
                          if close else f"one of its {len(self.names)} names"))
-        return found
+        return ids
 
     def with_descendants(self, names: Iterable[str]) -> frozenset[str]:
-        """Ids of the classes ``names`` and of all classes below them."""
-        waiting = [one for name in names for one in self.find(name)]
-        found: set[str] = set()
-        while waiting:
-            one = waiting.pop()
-            if one not in found:  # a class may lie below several others
-                found.add(one)
-                waiting += self.children[one]
-        return frozenset(found)
+        """The classes with some names, and all classes below them.
+
+        Parameters
+        ----------
+        names
+            Names or ids.
+
+        Returns
+        -------
+        frozenset of str
+            Ids.
+
+        Raises
+        ------
+        InputError
+            A name is unknown.
+        """
+        pending = [class_id for name in names for class_id in self.find(name)]
+        ids: set[str] = set()
+        while pending:
+            class_id = pending.pop()
+            if class_id not in ids:  # a class may have several parents
+                ids.add(class_id)
+                pending += self.children[class_id]
+        return frozenset(ids)
 
 
 def read_segments(path: Path | str) -> list[Segment]:
-    """The segments of one CSV file of AudioSet, in its order.
+    """Read the segments of one CSV file of AudioSet.
 
-    Raises ``InputError`` naming file and line for a line that is no segment.
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    list of Segment
+        In the order of the file.
+
+    Raises
+    ------
+    InputError
+        A line is not a segment; the message names file and line.
     """
     path = Path(path)
     if not path.is_file():
@@ -123,7 +203,7 @@ def _segment(row: list[str], where: str) -> Segment:
     except (ValueError, IndexError):
         raise InputError(f"not a segment: {', '.join(row)[:80]!r}", where=where,
                          allowed='YTID, start_seconds, end_seconds, "label,label"') from None
-    # labels are one quoted cell, or cells of their own where someone dropped the quotes
+    # Labels are one quoted cell, or separate cells where a tool has dropped the quotes.
     labels = tuple(label for cell in row[3:] for label in cell.strip().strip('"').split(",")
                    if label)
     if not _ID.fullmatch(video) or not 0 <= start < end or not labels:
@@ -132,12 +212,32 @@ def _segment(row: list[str], where: str) -> Segment:
     return Segment(video, start, end, labels)
 
 
-def subset(segments: Iterable[Segment], ontology: Ontology, include: Iterable[str] = (),
+def select_segments(segments: Iterable[Segment], ontology: Ontology, include: Iterable[str] = (),
            exclude: Iterable[str] = ()) -> list[Segment]:
-    """The segments with a label among ``include`` (all, where it is empty) and none of ``exclude``.
+    """Select segments by class.
 
-    Both are class names; classes below them count too; ``exclude`` wins. Raises ``InputError`` for
-    an unknown name, and for a name whose classes are all excluded again.
+    Classes below a named one count too; ``exclude`` takes precedence.
+
+    Parameters
+    ----------
+    segments
+        To select from.
+    ontology
+        The classes.
+    include
+        Names of classes, of which a segment must have one; empty: all segments.
+    exclude
+        Names of classes, of which a segment may not have any.
+
+    Returns
+    -------
+    list of Segment
+        In their order.
+
+    Raises
+    ------
+    InputError
+        A name is unknown, or all classes of an included name are excluded.
     """
     include, exclude = list(include), list(exclude)
     bad = ontology.with_descendants(exclude)
@@ -151,61 +251,124 @@ def subset(segments: Iterable[Segment], ontology: Ontology, include: Iterable[st
             and not bad.intersection(segment.labels)]
 
 
-def video_id(file: str | Path, known: Iterable[str] | Mapping[str, object]) -> str | None:
-    """The video that a file is of, by its name, if it is one of ``known``.
+def video_id(file: str | Path, ids: Collection[str]) -> str | None:
+    """The YouTube id of a video, by its file name.
 
-    Names are ``<id>``, ``<id>_<start>…`` or either after a ``Y``, as usual tools write them.
+    Parameters
+    ----------
+    file
+        Named ``<id>``, ``<id>_<start>…`` or either after a ``Y``, as usual tools name them.
+    ids
+        The ids to choose from.
+
+    Returns
+    -------
+    str or None
+        None for any other name.
     """
     stem = Path(file).stem
     for text in (stem, stem[1:] if stem.startswith("Y") else ""):
-        found = _ID.match(text)
-        if found and text[11:12] in ("", "_", ".") and found[0] in known:
-            return found[0]
+        match = _ID.match(text)
+        if match and text[11:12] in ("", "_", ".") and match[0] in ids:
+            return match[0]
     return None
 
 
-def chosen(folder: Path, metadata: Sequence[Path] = (), ontology: Path | None = None,
+def select_videos(folder: Path, metadata: Sequence[Path] = (), ontology: Path | None = None,
            include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[VideoFile]:
-    """The videos of a folder that AudioSet's lists put into a subset; all, without lists.
+    """Select the videos of a folder that belong to a subset of AudioSet.
 
-    Raises ``InputError`` where no video belongs to it, and what ``subset`` raises.
+    Parameters
+    ----------
+    folder
+        The videos.
+    metadata
+        AudioSet's CSV files; empty: all videos are selected.
+    ontology
+        AudioSet's classes; None: no selection by class.
+    include
+        As in ``select_segments``.
+    exclude
+        As in ``select_segments``.
+
+    Returns
+    -------
+    list of VideoFile
+        Sorted by name.
+
+    Raises
+    ------
+    InputError
+        No video belongs to the subset, or as ``select_segments``.
     """
-    videos = scan(folder)
+    videos = scan_videos(folder)
     if not metadata:
         return videos
     segments = [segment for path in metadata for segment in read_segments(path)]
     if ontology is not None:
-        segments = subset(segments, Ontology.read(ontology), include, exclude)
-    known = {segment.video for segment in segments}
-    found = [video for video in videos if video_id(video.file, known)]
-    if not found:
+        segments = select_segments(segments, Ontology.read(ontology), include, exclude)
+    ids = {segment.video for segment in segments}
+    selected = [video for video in videos if video_id(video.file, ids)]
+    if not selected:
         raise InputError(
-            f"none of {len(videos)} videos is among the {len(known)} of this subset",
+            f"none of {len(videos)} videos is among the {len(ids)} of this subset",
             where=str(folder), allowed="files named by their YouTube id: <id>.mp4, <id>_30.mp4")
-    return found
+    return selected
 
 
-def split(items: Sequence[Item], validation_share: float, test_share: float, seed: int
+def split_items(items: Sequence[Item], validation_share: float, test_share: float, seed: int
           ) -> dict[str, list[Item]]:
-    """``items`` in a random order, parted into train, validate and test.
+    """Divide items at random into train, validate and test.
 
-    Every part gets at least two. Raises ``InputError`` for fewer than six.
+    Parameters
+    ----------
+    items
+        Videos, or anything else.
+    validation_share
+        Share of ``validate``, in [0, 1); at least two items.
+    test_share
+        Share of ``test``, in [0, 1); at least two items.
+    seed
+        Decides the order.
+
+    Returns
+    -------
+    dict
+        Split → items.
+
+    Raises
+    ------
+    InputError
+        There are fewer than six items, or the shares leave fewer than two to train.
     """
-    if len(items) < 3 * LEAST:
-        raise InputError(f"{len(items)} videos are too few", allowed=f"at least {3 * LEAST}: two "
-                         "to train, two to validate, two to test")
-    validate = max(LEAST, round(validation_share * len(items)))
-    test = max(LEAST, round(test_share * len(items)))
-    if validate + test > len(items) - LEAST:
+    if len(items) < 3 * MIN_VIDEOS:
+        raise InputError(f"{len(items)} videos are too few", allowed=f"at least {3 * MIN_VIDEOS}: "
+                         "two to train, two to validate, two to test")
+    validate = max(MIN_VIDEOS, round(validation_share * len(items)))
+    test = max(MIN_VIDEOS, round(test_share * len(items)))
+    if validate + test > len(items) - MIN_VIDEOS:
         raise InputError(f"of {len(items)} videos, {validate} to validate and {test} to test leave "
-                         "less than two to train", allowed="smaller validation_share, test_share")
+                         "fewer than two to train", allowed="smaller validation_share, test_share")
     order = [items[number] for number in np.random.default_rng([seed, 0]).permutation(len(items))]
     return {"train": order[validate + test:], "validate": order[:validate],
             "test": order[validate:validate + test]}
 
 
-def groups(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """Runs of about ``size`` items, none of a single one (unless there is but one)."""
-    count = max(1, min(-(-len(items) // size), len(items) // LEAST))
+def group_items(items: Sequence[Item], size: int) -> list[list[Item]]:
+    """Divide a list into consecutive groups of about equal size.
+
+    Parameters
+    ----------
+    items
+        Any items.
+    size
+        Items per group, about.
+
+    Returns
+    -------
+    list of list
+        No group has a single item, unless there is only one.
+    """
+    count = max(1, min(-(-len(items) // size), len(items) // MIN_VIDEOS))
     edges = np.linspace(0, len(items), count + 1).round().astype(int)
     return [list(items[low:high]) for low, high in zip(edges[:-1], edges[1:], strict=True)]

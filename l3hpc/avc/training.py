@@ -1,8 +1,8 @@
 """Train and evaluate the audio-visual network: the loop of ``l3hpc.models.training`` on pairs.
 
 The loss is cross-entropy plus the kernels' L2 penalty; where a student's training reports its mean
-absolute error, this one reports the share of wrong answers. ``evaluate`` says how often the network
-is right about pairs it has never seen, with a confidence interval. Importing this module imports
+absolute error, this one reports the share of wrong answers. ``evaluate`` measures the accuracy on
+pairs that were not used in training, with a confidence interval. Importing this module imports
 TensorFlow.
 """
 
@@ -18,13 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 from l3hpc.arrays.threads import read_ahead
-from l3hpc.avc.network import AvcNetwork, VisionSpec, build_avc
-from l3hpc.avc.pairs import AvcData
+from l3hpc.avc.batches import AvcData
+from l3hpc.avc.network import AvcNetwork, build_avc
+from l3hpc.avc.vision import VisionSpec
 from l3hpc.console.progress import Progress
 from l3hpc.io.files import write_text
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training.engine import Engine
+from l3hpc.models.training.engine import TrainingEngine
 from l3hpc.models.training.loop import HISTORY, Training
 from l3hpc.models.training.state import Status
 
@@ -38,11 +39,19 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialNetworks:
     """What training starts from.
 
-    audio: given weights of the audio branch (None: fresh). vision: its network; vision_weights and
-    freeze_vision: see ``build_avc``.
+    Attributes
+    ----------
+    vision
+        The vision network; None: the published one, or that of ``vision_weights``.
+    audio
+        Weights of the audio branch; None: new ones.
+    vision_weights
+        See ``build_avc``.
+    freeze_vision
+        See ``build_avc``.
     """
 
     vision: VisionSpec | None = None
@@ -51,11 +60,27 @@ class Start:
     freeze_vision: bool = False
 
 
-class AvcEngine(Engine):
-    """``Engine`` for ((spectrograms, pictures), labels): cross-entropy and share of wrong answers.
+class AvcEngine(TrainingEngine):
+    """``TrainingEngine`` on pairs: cross-entropy and share of wrong answers.
+
+    Batches are ((spectrograms, pictures), labels).
+
+    Parameters
+    ----------
+    spec
+        The audio network.
+    start
+        What training starts from.
+    options
+        Arguments of ``TrainingEngine``.
+
+    Attributes
+    ----------
+    network
+        The network being trained.
     """
 
-    def __init__(self, spec: NetworkSpec, start: Start, **options: Any) -> None:
+    def __init__(self, spec: NetworkSpec, start: InitialNetworks, **options: Any) -> None:
         self._begin = start
         self.network: AvcNetwork
         super().__init__(spec, **options)
@@ -75,27 +100,38 @@ class AvcEngine(Engine):
                  tf.TensorSpec((None, size, size, 3))), tf.TensorSpec((None, 2))]
 
     def _errors(self, x: Any, y: Any, training: bool) -> tuple[Any, Any, Any]:
-        given = tf.cast(self.model(list(x), training=training), tf.float32)
-        wrong = tf.not_equal(tf.argmax(given, axis=-1), tf.argmax(y, axis=-1))
+        predicted = tf.cast(self.model(list(x), training=training), tf.float32)
+        wrong = tf.not_equal(tf.argmax(predicted, axis=-1), tf.argmax(y, axis=-1))
         losses = self.model.losses
         penalty = tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else 0.0
-        chance = tf.reduce_sum(given * y, axis=-1)  # of the right answer
-        return (-tf.math.log(tf.maximum(chance, 1e-7)), tf.cast(wrong, tf.float32),
+        probability = tf.reduce_sum(predicted * y, axis=-1)  # of the right answer
+        return (-tf.math.log(tf.maximum(probability, 1e-7)), tf.cast(wrong, tf.float32),
                 tf.convert_to_tensor(penalty))
 
 
 @dataclass
 class AvcTraining(Training):
-    """``Training`` of an audio-visual network; ``data`` gives what ``AvcData`` gives.
+    """``Training`` of an audio-visual network; ``data`` is an ``AvcData``.
 
     ``folder`` then holds the whole networks (``LATEST``, ``BEST_LOSS``, ``BEST_ACCURACY``) and
     ``history.csv``. The status' ``best_mae`` is the lowest share of wrong answers.
+
+    Attributes
+    ----------
+    start
+        What training starts from.
     """
 
-    start: Start = Start()
+    start: InitialNetworks = InitialNetworks()
 
     def make_engine(self) -> AvcEngine:
-        """The audio-visual network and its compiled steps."""
+        """Build the audio-visual network and its compiled steps.
+
+        Returns
+        -------
+        AvcEngine
+            Ready to train.
+        """
         return AvcEngine(self.spec, self.start, **self.engine_options())
 
     @property
@@ -105,7 +141,7 @@ class AvcTraining(Training):
         return self.engine.network
 
     def _save_models(self, after: Status) -> None:
-        row = told(after.history[-1])
+        row = history_row(after.history[-1])
         provenance = {**self.provenance, "epoch": after.epoch - 1, "val_loss": row["val_loss"],
                       "val_accuracy": row["val_accuracy"]}
         self.network.save(self.folder / LATEST, provenance)
@@ -118,18 +154,29 @@ class AvcTraining(Training):
         stream = io.StringIO()
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(told(row) for row in self.status.history)
+        writer.writerows(history_row(row) for row in self.status.history)
         write_text(self.folder / HISTORY, stream.getvalue())
 
     def _details(self) -> dict[str, Any]:
-        found = super()._details()
+        details = super()._details()
         if self.status.history:
-            found["val_accuracy"] = told(self.status.history[-1])["val_accuracy"]
-        return found
+            details["val_accuracy"] = history_row(self.status.history[-1])["val_accuracy"]
+        return details
 
 
-def told(row: dict[str, float]) -> dict[str, float]:
-    """A row of the status' history in the words of ``COLUMNS``."""
+def history_row(row: dict[str, float]) -> dict[str, float]:
+    """A row of the status' history with the names of ``COLUMNS``.
+
+    Parameters
+    ----------
+    row
+        With the names of ``l3hpc.models.training.state.COLUMNS``.
+
+    Returns
+    -------
+    dict
+        Accuracies in place of mean absolute errors.
+    """
     return {"epoch": row["epoch"], "loss": row["loss"],
             "accuracy": 1 - row["mean_absolute_error"], "val_loss": row["val_loss"],
             "val_accuracy": 1 - row["val_mean_absolute_error"],
@@ -138,11 +185,21 @@ def told(row: dict[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Right answers among ``pairs``.
+    """The accuracy on some pairs.
 
-    interval: exact binomial (Clopper and Pearson 1934) of 95 %, which takes the pairs as
-    independent; pairs of one video are less so. matching_right, non_matching_right: shares of each
-    half (NaN-free: None where there is no such pair).
+    Attributes
+    ----------
+    pairs
+        Their number.
+    right
+        Right answers.
+    interval
+        Exact binomial interval (Clopper and Pearson 1934) of 95 %, which takes the pairs as
+        independent; pairs of one video are less so.
+    matching_right
+        Share of right answers among matching pairs; None without any.
+    non_matching_right
+        Share of right answers among the others; None without any.
     """
 
     pairs: int
@@ -157,22 +214,63 @@ class Accuracy:
         return self.right / self.pairs
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, JSON-ready."""
+        """All values, JSON-ready."""
         return {**asdict(self), "interval": list(self.interval), "accuracy": self.accuracy}
 
 
-def accuracy(given: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """From the network's output and the labels, both (n, 2)."""
-    answer, truth = np.argmax(given, axis=1), np.argmax(labels, axis=1)
+def pair_accuracy(predicted: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Compute the accuracy from the network's output.
+
+    Parameters
+    ----------
+    predicted
+        (n, 2) probabilities.
+    labels
+        (n, 2), one-hot.
+
+    Returns
+    -------
+    Accuracy
+        On n pairs.
+    """
+    answer, truth = np.argmax(predicted, axis=1), np.argmax(labels, axis=1)
     right = answer == truth
     halves = [float(right[truth == half].mean()) if (truth == half).any() else None
               for half in (1, 0)]
-    return Accuracy(len(right), int(right.sum()), interval(int(right.sum()), len(right)),
+    return Accuracy(len(right), int(right.sum()), binomial_interval(int(right.sum()), len(right)),
                     halves[0], halves[1])
 
 
-def interval(right: int, pairs: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Exact binomial interval of a share."""
+def binomial_interval(right: int, pairs: int, confidence: float = CONFIDENCE
+                      ) -> tuple[float, float]:
+    """Exact binomial interval of a share.
+
+    Parameters
+    ----------
+    right
+        Right answers.
+    pairs
+        All answers, at least 1.
+    confidence
+        In (0, 1).
+
+    Returns
+    -------
+    low
+        Lower end, in [0, 1].
+    high
+        Upper end, in [0, 1].
+
+    References
+    ----------
+    C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated in the
+    case of the binomial", Biometrika 26, 1934.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in binomial_interval(9, 10)]
+    [0.555, 0.997]
+    """
     from scipy.stats import beta
 
     tail = (1 - confidence) / 2
@@ -183,7 +281,24 @@ def interval(right: int, pairs: int, confidence: float = CONFIDENCE) -> tuple[fl
 
 def evaluate(network: AvcNetwork, data: AvcData, batch_size: int = 64,
              progress: Progress | None = None) -> Accuracy:
-    """The accuracy of ``network`` on all pairs of ``data``."""
+    """Measure the accuracy of a network on all pairs.
+
+    Parameters
+    ----------
+    network
+        The network.
+    data
+        The pairs.
+    batch_size
+        Pairs per batch.
+    progress
+        Shows how many pairs are done.
+
+    Returns
+    -------
+    Accuracy
+        With its confidence interval.
+    """
     import tensorflow as tf
 
     progress = progress or Progress()
@@ -191,10 +306,10 @@ def evaluate(network: AvcNetwork, data: AvcData, batch_size: int = 64,
     model = network.model
     run = tf.function(lambda sound, picture: model([sound, picture], training=False),
                       reduce_retracing=True)
-    given, labels = [], []
+    predicted, labels = [], []
     for (sound, picture), label in read_ahead(data.batch, data.batches.chunks(batch_size)):
-        given.append(run(tf.constant(sound), tf.constant(picture)).numpy())
+        predicted.append(run(tf.constant(sound), tf.constant(picture)).numpy())
         labels.append(label)
         progress.advance(len(label))
     progress.finish()
-    return accuracy(np.concatenate(given), np.concatenate(labels))
+    return pair_accuracy(np.concatenate(predicted), np.concatenate(labels))

@@ -59,10 +59,10 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
     that is installed.
     """
     from l3hpc.export import package
-    from l3hpc.export.build import Settings
+    from l3hpc.export.build import ExportSettings
     from l3hpc.models.tensorflow_log import import_tensorflow
 
-    settings = Settings(_form(forms), strips, frontend, arena, calibrate, licence)
+    settings = ExportSettings(_form(forms), strips, frontend, arena, calibrate, licence)
     if dry_run:
         planned = package.preview(model, output, settings)
         click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned))
@@ -76,7 +76,7 @@ def _form(forms: dict[str, bool]) -> str:
     """Return the format that was chosen, ``int8`` if none was."""
     chosen = [f"--{form}" for form, is_set in forms.items() if is_set]
     if len(chosen) > 1:
-        from l3hpc.export.build import FORMATS
+        from l3hpc.export.conversion import FORMATS
 
         raise InputError(f"only one format can be exported at a time, not {' and '.join(chosen)}",
                          allowed=f"one of {', '.join(f'--{form}' for form in FORMATS)}",

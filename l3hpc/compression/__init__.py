@@ -1,1 +1,2 @@
-"""Make a trained network smaller: prune, cut in width and depth, train again, weigh."""
+"""Make a trained network smaller: prune it, cut its width and depth, re-train it, measure its size.
+"""

@@ -5,10 +5,10 @@ itself stay exactly zero, on one device or on several, also across a restart. (T
 multiplied by a mask in the forward pass and recomputed it from the live weights, so that weights
 which training made small were dropped as well, and the number of zeros drifted upwards.)
 
-``MaskedTraining`` learns from a teacher's embeddings, ``CorrespondenceTraining`` from pairs:
-categorical cross-entropy on ``correspondence.Seen``, and instead of the mean absolute error the
-share of pairs judged wrongly (1 - accuracy). Epochs, checkpoints and the restart at the next batch
-with the same bits are those of ``l3hpc.models.training``.
+``MaskedTraining`` learns from a teacher's embeddings; ``CorrespondenceTraining`` learns from pairs,
+by categorical cross-entropy on ``correspondence.VisionPairs``, and reports the share of pairs that
+are classified wrongly (1 - accuracy) in place of the mean absolute error. Epochs, checkpoints and
+the restart at the next batch with the same bits are those of ``l3hpc.models.training``.
 """
 
 from __future__ import annotations
@@ -19,39 +19,53 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from l3hpc.compression.judges import Head
-from l3hpc.compression.pruning import masks_of, places
+from l3hpc.compression.correspondence import Head
+from l3hpc.compression.pruning import convolution_indices, nonzero_masks
 from l3hpc.errors import InputError
 from l3hpc.models.network import WEIGHT_DECAY, assign, build, parameters_of, weighted_layers
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training.engine import Engine
+from l3hpc.models.training.engine import TrainingEngine
 from l3hpc.models.training.loop import Training
 
 
-class MaskedEngine(Engine):
-    """The training step of ``Engine`` from given weights, with a kernel's zeros held at zero.
+class MaskedEngine(TrainingEngine):
+    """``TrainingEngine`` that starts from given weights and keeps a kernel's zeros at zero.
 
-    first: the network to go on from; its spec is that of the training.
+    Parameters
+    ----------
+    spec
+        The network.
+    first
+        Its first weights.
+    options
+        Arguments of ``TrainingEngine``.
+
+    Raises
+    ------
+    InputError
+        ``first`` is a network of another spec.
     """
 
     def __init__(self, spec: NetworkSpec, *, first: Parameters, **options: Any) -> None:
         if spec != first.spec:
-            raise InputError("the network to go on from is of another shape than the training")
+            raise InputError("the initial network has another shape than the one to train")
         self.first = first
         super().__init__(spec, **options)
 
     def _network(self, bn_momentum: float, seed: int) -> Any:
-        return self._ears(bn_momentum)
+        return self._audio_network(bn_momentum)
 
-    def _ears(self, bn_momentum: float) -> Any:
-        """The audio network with its first weights; remembers which of them have to stay zero."""
+    def _audio_network(self, bn_momentum: float) -> Any:
+        """Build the audio network with its first weights, and the masks of its zeros."""
         model = build(self.spec, bn_momentum, fused=True)
         assign(model, self.first)
         layers = weighted_layers(model)
+        # By identity: Keras variables are compared element by element.
         self._masks = {
-            id(layers[place].kernel): tf.constant(mask, tf.float32)
-            for place, mask in zip(places(self.first), masks_of(self.first), strict=True)
+            id(layers[index].kernel): tf.constant(mask, tf.float32)
+            for index, mask in zip(convolution_indices(self.first), nonzero_masks(self.first),
+                                   strict=True)
             if not mask.all()}
         return model
 
@@ -64,39 +78,70 @@ class MaskedEngine(Engine):
 
 @dataclass
 class MaskedTraining(Training):
-    """``Training`` that goes on from the network ``first`` and keeps its zeros."""
+    """``Training`` that continues from a given network and keeps its zeros.
+
+    Attributes
+    ----------
+    first
+        The network to continue from; its spec is ``spec``.
+    """
 
     first: Parameters | None = None
 
-    def make_engine(self) -> Engine:
-        """The network to go on from, and its compiled steps."""
+    def make_engine(self) -> TrainingEngine:
+        """Build the network to continue from, and its compiled steps.
+
+        Returns
+        -------
+        MaskedEngine
+            Ready to train.
+        """
         assert self.first is not None
         return MaskedEngine(self.spec, first=self.first, **self.engine_options())
 
 
 class CorrespondenceEngine(MaskedEngine):
-    """Audio network and fusion head, learning from vision vectors of ``vision_dim`` values."""
+    """Audio network and fusion head, trained on embeddings of pictures.
+
+    Parameters
+    ----------
+    spec
+        The audio network.
+    first
+        Its first weights.
+    head
+        The fusion head to continue from.
+    options
+        Arguments of ``TrainingEngine``.
+
+    Raises
+    ------
+    InputError
+        The head takes no more values than the audio embedding has.
+    """
 
     def __init__(self, spec: NetworkSpec, *, first: Parameters, head: Head, **options: Any) -> None:
         self.first_head = head
         self.vision_dim = head.joint - spec.dim
         if self.vision_dim < 1:
-            raise InputError(f"a head of {head.joint} values for an embedding of {spec.dim}")
+            raise InputError(f"the fusion head takes {head.joint} values, the audio embedding "
+                             f"alone has {spec.dim}")
         super().__init__(spec, first=first, **options)
 
     def parameters(self) -> Parameters:
-        """The present weights of the audio network."""
+        """The current weights of the audio network."""
         return parameters_of(self._audio, self.spec)
 
     def head(self) -> Head:
-        """The present fusion head."""
+        """The current fusion head."""
         return Head(tuple(tuple(layer.get_weights()) for layer in self._dense))
 
     def _network(self, bn_momentum: float, seed: int) -> Any:
-        self._audio = self._ears(bn_momentum)
+        self._audio = self._audio_network(bn_momentum)
         sound = keras.Input(self._audio.input_shape[1:], name="spectrogram")
-        seen = keras.Input((self.vision_dim,), name="vision")
-        x = keras.layers.Concatenate(name="both", dtype="float32")([seen, self._audio(sound)])
+        vision = keras.Input((self.vision_dim,), name="vision")
+        x = keras.layers.Concatenate(name="both", dtype="float32")(
+            [vision, self._audio(sound)])
         self._dense = []
         for (kernel, bias), name, activation in zip(
                 self.first_head.layers, ("fusion", "correspondence"), ("relu", None), strict=True):
@@ -105,7 +150,7 @@ class CorrespondenceEngine(MaskedEngine):
             x = layer(x)
             layer.set_weights([kernel, bias])
             self._dense.append(layer)
-        return keras.Model([sound, seen], x, name="l3_correspondence")
+        return keras.Model([sound, vision], x, name="l3_correspondence")
 
     def _batch_signature(self) -> Any:
         if self.replicas > 1:
@@ -123,13 +168,26 @@ class CorrespondenceEngine(MaskedEngine):
 
 @dataclass
 class CorrespondenceTraining(MaskedTraining):
-    """``MaskedTraining`` on correspondence, with the fusion head to go on from; ``data`` gives what
-    ``Seen`` gives. The status' ``best_mae`` is the lowest share of wrong answers."""
+    """``MaskedTraining`` on correspondence; ``data`` is a ``VisionPairs``.
+
+    The status' ``best_mae`` is the lowest share of pairs classified wrongly.
+
+    Attributes
+    ----------
+    head
+        The fusion head to continue from.
+    """
 
     head: Head | None = None
 
     def make_engine(self) -> CorrespondenceEngine:
-        """The audio network with the head, and its compiled steps."""
+        """Build the audio network with its head, and its compiled steps.
+
+        Returns
+        -------
+        CorrespondenceEngine
+            Ready to train.
+        """
         assert self.first is not None and self.head is not None
         return CorrespondenceEngine(self.spec, first=self.first, head=self.head,
                                     **self.engine_options())

@@ -1,11 +1,13 @@
-"""The embeddings of tagged clips as one array: a bag of frames per clip, for the classifier.
+"""Read the embeddings of tagged clips as one array: a bag of frames per clip, for a classifier.
 
-Read from an ``embed`` artifact (rows with provenance) or from a folder with one file per clip, as
+They are in an ``embed`` artifact (rows with provenance), or in a folder with one file per clip, as
 the published pipeline writes them: ``<name>.npz`` with ``embedding``, ``.npy`` or ``.npy.gz``.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +17,12 @@ from typing import Any
 import numpy as np
 
 from l3hpc.arrays.rows import RowFile
-from l3hpc.datasets.embeddings import Part, finite, open_source
+from l3hpc.datasets.corpus import npz_name
+from l3hpc.datasets.embedding_file import EmbeddingFile, finite_float32
+from l3hpc.datasets.embeddings import open_source
 from l3hpc.errors import InputError
-from l3hpc.io.files import is_task_folder, task_folders
+from l3hpc.io.files import is_task_folder, task_folders, write_bytes
+from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_strings
 from l3hpc.io.npz import read_npy
 
 _SUFFIXES = (".npz", ".npy", ".npy.gz")
@@ -26,11 +31,19 @@ _BLOCK_ROWS = 65536
 
 @dataclass(frozen=True)
 class Clips:
-    """files: names in the order asked for, without the missing; x: float32 (files, frames, dim),
-    in memory or on disk.
+    """The embeddings of some clips.
 
-    Clips of different length are cut to the shortest, as published; ``longest`` is the frame count
-    of the longest one and ``missing`` names the clips that have no embeddings.
+    Attributes
+    ----------
+    files
+        Names in the requested order, without the missing ones.
+    x
+        float32 (files, frames, dim), in memory or on disk. Clips of different lengths are cut to
+        the shortest, as published.
+    longest
+        Frames of the longest clip.
+    missing
+        Names of the clips that have no embeddings.
     """
 
     files: list[str]
@@ -40,9 +53,20 @@ class Clips:
 
 
 @dataclass(frozen=True)
-class Bags:
-    """The clips of a folder that have embeddings. lengths: frames of each, in the order asked for;
-    missing: the others; ``blocks`` reads them, in an order of its own."""
+class ClipBags:
+    """The clips of a folder that have embeddings.
+
+    Attributes
+    ----------
+    folder
+        The embeddings.
+    is_artifact
+        Whether the folder is an ``embed`` artifact.
+    lengths
+        Frames of each clip, in the requested order.
+    missing
+        Names of the clips that have no embeddings.
+    """
 
     folder: Path
     is_artifact: bool
@@ -50,8 +74,18 @@ class Bags:
     missing: list[str]
 
     def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(file name, float32 (frames, dim)) of every clip once. Raises ``InputError`` where the
-        dimensions differ."""
+        """Read every clip once, in the order of the files.
+
+        Yields
+        ------
+        tuple
+            File name, and embeddings (frames, dim) float32.
+
+        Raises
+        ------
+        InputError
+            The dimensions differ.
+        """
         dim = None
         for name, block in (_artifact_blocks(self.folder) if self.is_artifact
                             else _file_blocks(self.folder, list(self.lengths))):
@@ -59,14 +93,14 @@ class Bags:
                 continue
             dim = dim or block.shape[1]
             if block.shape[1] != dim:
-                raise InputError(f"'{name}' has {block.shape[1]} dimensions, others {dim}",
+                raise InputError(f"'{name}' has {block.shape[1]} dimensions, the others {dim}",
                                  where=str(self.folder))
             yield name, block
 
 
 def find_clips(folder: Path | str, files: Sequence[str],
                hint: str = "Embed the clips first: l3hpc submit downstream --sonyc-ust FOLDER"
-               ) -> Bags:
+               ) -> ClipBags:
     """Which clips have embeddings in a folder.
 
     Parameters
@@ -76,12 +110,12 @@ def find_clips(folder: Path | str, files: Sequence[str],
     files
         Names of the clips' audio files.
     hint
-        What the error suggests where there are none.
+        What the error suggests.
 
     Returns
     -------
     Bags
-        The clips that are there, with their numbers of frames, and the names of the missing ones.
+        The clips with embeddings, their numbers of frames, and the names of the missing ones.
 
     Raises
     ------
@@ -99,12 +133,22 @@ def find_clips(folder: Path | str, files: Sequence[str],
             f"holds no embeddings of any of the {len(files)} clips", where=str(folder),
             allowed="an embed artifact, or <clip name>.npz with 'embedding' for every clip",
             hint=hint)
-    return Bags(folder, is_artifact, present, [name for name in files if name not in present])
+    return ClipBags(folder, is_artifact, present, [name for name in files if name not in present])
 
 
-def attributes_of(folder: Path) -> dict[str, Any]:
-    """The metadata of an embed artifact: ``teacher`` (whose embeddings these are), ``hop`` (s)
-    and more; empty for files from elsewhere."""
+def artifact_attributes(folder: Path) -> dict[str, Any]:
+    """The metadata of an embed artifact.
+
+    Parameters
+    ----------
+    folder
+        The artifact.
+
+    Returns
+    -------
+    dict
+        ``teacher`` (which network), ``hop`` (s) and more; empty for published files.
+    """
     return open_source(folder).parts[0].attributes() if task_folders(folder) else {}
 
 
@@ -132,19 +176,19 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
     """
     bags = find_clips(folder, files)
     present = list(bags.lengths)
-    wanted = {name: place for place, name in enumerate(present)}
+    row_of = {name: row for row, name in enumerate(present)}
     frames = min(bags.lengths.values())
     x: np.ndarray | RowFile | None = None
     for name, block in bags.blocks():
         if x is None:
             shape = (len(present), frames, block.shape[1])
             x = RowFile(store, "f4", shape, "w+") if store else np.empty(shape, np.float32)
-        x[wanted[name]] = block[:frames]
+        x[row_of[name]] = block[:frames]
     assert x is not None
     return Clips(present, x, max(bags.lengths.values()), bags.missing)
 
 
-def _recordings(part: Part) -> tuple[list[str], np.ndarray]:
+def _recordings(part: EmbeddingFile) -> tuple[list[str], np.ndarray]:
     provenance = part.provenance()
     if provenance is None:
         raise InputError("does not record which recording each row is from", where=str(part.path),
@@ -164,9 +208,10 @@ def _artifact_lengths(folder: Path) -> dict[str, int]:
 def _artifact_blocks(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     for part in open_source(folder).parts:
         names, recording = _recordings(part)
+        # Rows of a recording are contiguous, so that a clip is a slice and blocks are whole clips.
         starts = np.concatenate([[0], np.flatnonzero(np.diff(recording)) + 1, [len(recording)]])
         if len(recording) and len(np.unique(recording)) != len(starts) - 1:
-            raise InputError("the rows of a recording do not follow each other",
+            raise InputError("the rows of a recording are not contiguous",
                              where=str(part.path))
         first = 0
         while first < len(starts) - 1 and len(recording):
@@ -174,9 +219,9 @@ def _artifact_blocks(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             while last < len(starts) - 1 and starts[last + 1] - starts[first] <= _BLOCK_ROWS:
                 last += 1
             block = part.read(int(starts[first]), int(starts[last]))
-            for place in range(first, last):
-                rows = slice(starts[place] - starts[first], starts[place + 1] - starts[first])
-                yield names[recording[starts[place]]], block[rows]
+            for clip in range(first, last):
+                rows = slice(starts[clip] - starts[first], starts[clip + 1] - starts[first])
+                yield names[recording[starts[clip]]], block[rows]
             first = last
 
 
@@ -211,4 +256,34 @@ def _matrix(path: Path) -> np.ndarray:
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
         raise InputError(f"has shape {matrix.shape} of {matrix.dtype}", where=str(path),
                          allowed="numbers in the shape (frames, dimensions)")
-    return finite(matrix, path)
+    return finite_float32(matrix, path)
+
+
+def write_npz_files(source: Path, folder: Path) -> int:
+    """Write one ``<name>.npz`` per recording, as published: ``embedding``, ``timestamps``.
+
+    Recordings without a row have none.
+
+    Parameters
+    ----------
+    source
+        HDF5 file of an extraction.
+    folder
+        Takes the files.
+
+    Returns
+    -------
+    int
+        How many were written.
+    """
+    with open_hdf5(source) as file:
+        which, starts = numeric_dataset(file, "recording")[()], numeric_dataset(file, "start")[()]
+        names = read_strings(file, "recordings/file")
+        embedding = numeric_dataset(file, "l3_embedding")
+        # The rows of a recording are contiguous: each is one slice.
+        edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
+        for first, last in itertools.pairwise(edges if len(which) else []):
+            stream = io.BytesIO()
+            np.savez(stream, embedding=embedding[first:last], timestamps=starts[first:last])
+            write_bytes(folder / npz_name(names[which[first]]), stream.getvalue())
+    return len(edges) - 1 if len(which) else 0

@@ -1,7 +1,7 @@
-"""Which recordings a folder holds, where and when each was made: what ``extract`` works through.
+"""List the recordings of a folder, with sensor and time of each: what ``extract`` processes.
 
-The listing needs no audio library, so that a submission can make it in an instant. Sensor and time
-come from ``recordings.csv`` beside the audio, else from the first subfolder and the file name.
+The listing needs no audio library, so that a submission can make it at once. Sensor and time come
+from ``recordings.csv`` beside the audio, else from the first subfolder and the file name.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ AUDIO_SUFFIXES = formats.SOUND_SUFFIXES
 TABLE = "recordings.csv"
 UNKNOWN_SENSOR = "unknown"
 
+FIRST, LAST = 0, 4_102_444_800  # unix seconds: the years 1970 to 2100
 _COLUMNS = ("file", "sensor", "timestamp", "level_dba")
-FIRST, LAST = 0, 4_102_444_800  # unix seconds: recordings are of 1970 to 2100
-_FINER = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+_SMALLER_UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 _TIMES = "unix seconds (1511272800) or ISO 8601 (2017-11-21T09:00:00-05:00)"
-_FURTHEST_ZONE = 14 * 60  # minutes from UTC
+_MAX_ZONE = 14 * 60  # minutes from UTC
 _ISO = re.compile(
     r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d{2})(?P=dash)(?P<day>\d{2})"
     r"(?:[T ](?P<hour>\d{2})(?::?(?P<minute>\d{2})(?::?(?P<second>\d{2})"
@@ -41,19 +41,27 @@ _NAME = re.compile(
 
 
 class NoAudioError(InputError):
-    """A folder without a single recording."""
+    """A folder holds no recording."""
 
 
 @dataclass(frozen=True)
 class Recording:
     """One audio file of a corpus.
 
-    file: path relative to the scanned folder, with forward slashes.
-    sensor: name of the sensor (``unknown`` where nothing tells).
-    timestamp: start of the recording in unix seconds; None where unknown.
-    level: sound pressure level in dB(A) where the sensor gave one.
-    size, mtime_ns: of the file; ``size`` is -1 for a file that is not there, although the table
-    names it or a link leads to it.
+    Attributes
+    ----------
+    file
+        Path relative to the scanned folder, with forward slashes.
+    sensor
+        Name of the sensor (``unknown`` where it is not known).
+    timestamp
+        Start of the recording in unix seconds; None where it is not known.
+    level
+        Sound pressure level in dB(A), where the sensor measured one.
+    size
+        Bytes; -1 for a missing file that the table lists or a link points to.
+    mtime_ns
+        Time of the last change.
     """
 
     file: str
@@ -64,30 +72,42 @@ class Recording:
     mtime_ns: int
 
     def as_json(self) -> list[Any]:
-        """The fields in order, ready for a JSON list (see ``from_json``)."""
+        """The fields in order, which ``from_json`` reads."""
         return [self.file, self.sensor, self.timestamp, self.level, self.size, self.mtime_ns]
 
     @classmethod
     def from_json(cls, values: Iterable[Any]) -> Recording:
-        """The inverse of ``as_json``."""
+        """The recording that ``as_json`` described.
+
+        Parameters
+        ----------
+        values
+            The fields in order.
+
+        Returns
+        -------
+        Recording
+            The recording.
+        """
         return cls(*values)
 
 
-def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
-    """All recordings in a folder and below, sorted by file name.
-     Audio is ``formats.SOUND_SUFFIXES`` (any case) and HDF5 with a dataset ``audio``; hidden files
-    and folders are ignored, and so is a video beside the sound file of the same name.
+def scan_recordings(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
+    """List all recordings of a folder and its subfolders, sorted by file name.
+
+    Audio is ``formats.SOUND_SUFFIXES`` (any case) and HDF5 with a dataset ``audio``; hidden files
+    and folders are ignored, and so is a video beside a sound file of the same name.
     ``recordings.csv`` (columns file, sensor, timestamp and, optionally, level_dba) in ``folder``
-    takes precedence over names; a time there is unix seconds or ISO 8601 (UTC unless it states
-    otherwise). Without it the sensor is the first subfolder, or what stands before the time in
+    takes precedence over names; a time there is in unix seconds or ISO 8601 (UTC unless it states
+    otherwise). Without it the sensor is the first subfolder, or what precedes the time in
     ``<sensor>_<unix seconds or YYYYMMDDTHHMMSS, UTC>.wav``.
 
     Parameters
     ----------
     folder
-        Where to look.
+        The recordings.
     any_name
-        List also file names that are not UTF-8, which no artifact can hold.
+        Whether to list file names that are not UTF-8 too, which no artifact can hold.
 
     Returns
     -------
@@ -105,16 +125,17 @@ def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
         raise InputError("no such folder of audio", where=str(folder),
                          hint="Name a folder of audio, or make one: l3hpc data synth FOLDER")
     table = read_table(folder / TABLE) if (folder / TABLE).is_file() else {}
-    found = dict(_walk(folder))
-    odd = [] if any_name else [name for name in sorted(found) if not is_utf8(name)]
-    if odd:
-        raise InputError(f"{len(odd):,} file names are not UTF-8, first {printable(odd[0])}",
-                         where=str(folder), allowed="file names in UTF-8",
-                         hint="Rename them. Which they are: "
+    files = dict(_walk(folder))
+    invalid = [] if any_name else [name for name in sorted(files) if not is_utf8(name)]
+    if invalid:
+        raise InputError(f"{len(invalid):,} file names are not UTF-8, first "
+                         f"{printable(invalid[0])}", where=str(folder),
+                         allowed="file names in UTF-8",
+                         hint="Rename them. To list them: "
                               + command_line("data", "check", folder))
     recordings = []
-    for name in sorted(found.keys() | table.keys()):
-        status = found.get(name)
+    for name in sorted(files.keys() | table.keys()):
+        status = files.get(name)
         sensor, timestamp, level = table.get(name) or (*sensor_and_time(name), None)
         recordings.append(Recording(
             name, sensor, timestamp, level,
@@ -126,53 +147,140 @@ def scan(folder: Path | str, *, any_name: bool = False) -> list[Recording]:
     return recordings
 
 
-def passed_over(folder: Path | str) -> str:
-    """``3 other files: 2 .caf, 1 .txt``: what below ``folder`` is no recording; '' for nothing."""
+def describe_ignored_files(folder: Path | str) -> str:
+    """Describe the files of a folder that are not recordings: ``3 other files: 2 .caf, 1 .txt``.
+
+    Parameters
+    ----------
+    folder
+        The recordings.
+
+    Returns
+    -------
+    str
+        '' where there are none.
+    """
     folder = Path(folder)
-    taken = {name for name, _ in _walk(folder)}
+    recordings = {name for name, _ in _walk(folder)}
     return formats.describe_ignored(
         path for path in walk_files(folder)
-        if (name := path.relative_to(folder).as_posix()) not in taken and name != TABLE)
+        if (name := path.relative_to(folder).as_posix()) not in recordings and name != TABLE)
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name is UTF-8 on the disk (Python keeps other bytes as lone surrogates)."""
+    """Whether a file name is UTF-8 on disk.
+
+    Parameters
+    ----------
+    name
+        As Python holds it, with other bytes as lone surrogates.
+
+    Returns
+    -------
+    bool
+        False where it has such bytes.
+    """
     return printable(name) == name
 
 
 def printable(text: str) -> str:
-    """A file name, or text that holds one, as any terminal takes it: ``\\xff`` for such a byte."""
+    """A text that any terminal can print, with ``\\xff`` for a byte that is not UTF-8.
+
+    Parameters
+    ----------
+    text
+        A file name, or text that contains one.
+
+    Returns
+    -------
+    str
+        Without surrogates.
+    """
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def npz_name(file: str) -> Path:
-    """Where the npz file of a recording goes, below a task's folder ``npz``."""
+    """Name of a recording's npz file in a task's folder ``npz``.
+
+    Parameters
+    ----------
+    file
+        The recording, relative to the scanned folder.
+
+    Returns
+    -------
+    Path
+        With another suffix.
+    """
     return Path(file).with_suffix(".npz")
 
 
 def refuse_same_npz(recordings: Iterable[Recording], where: str) -> None:
-    """Raise ``InputError`` where two recordings would have the same npz file (x.wav, x.flac).
+    """Check that no two recordings have the same npz file (x.wav, x.flac).
 
-    One that is not there has none.
+    Missing recordings have none.
+
+    Parameters
+    ----------
+    recordings
+        All recordings.
+    where
+        What to name in the message.
+
+    Raises
+    ------
+    InputError
+        Two have the same.
     """
-    taken: dict[Path, str] = {}
-    for one in recordings:
-        if one.size < 0:
+    first: dict[Path, str] = {}
+    for recording in recordings:
+        if recording.size < 0:
             continue
-        other = taken.setdefault(npz_name(one.file), one.file)
-        if other != one.file:
-            raise InputError(f"{other} and {one.file} would both become npz/{npz_name(one.file)}",
+        npz = npz_name(recording.file)
+        other = first.setdefault(npz, recording.file)
+        if other != recording.file:
+            raise InputError(f"{other} and {recording.file} would both become npz/{npz}",
                              where=where, allowed="one recording of each name in a folder",
-                             hint="Rename one of them, or leave npz out: embeddings.h5 holds both")
+                             hint="Rename one of them, or do not write npz files: embeddings.h5 "
+                                  "holds both")
 
 
 def manifest_digest(recordings: Iterable[Recording]) -> str:
-    """32 hex digits that change when a file, its size, its time of writing or its sensor does."""
+    """A digest that changes when a recording, its size, its time of change or its sensor does.
+
+    Parameters
+    ----------
+    recordings
+        All recordings.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
     return digest([recording.as_json() for recording in recordings])
 
 
 def sensor_and_time(name: str) -> tuple[str, float | None]:
-    """Sensor and unix time as told by a relative path (see ``scan``)."""
+    """Sensor and unix time from a relative path (see ``scan_recordings``).
+
+    Parameters
+    ----------
+    name
+        The path.
+
+    Returns
+    -------
+    sensor
+        ``unknown`` where the path does not contain it.
+    time
+        Unix seconds; None where the path does not contain it.
+
+    Examples
+    --------
+    >>> sensor_and_time("park/park_1511272800.wav")
+    ('park', 1511272800.0)
+    """
     path = Path(name)
     match = _NAME.fullmatch(path.stem)
     timestamp = None
@@ -182,7 +290,7 @@ def sensor_and_time(name: str) -> tuple[str, float | None]:
         try:
             moment = datetime.strptime(match["iso"].replace("_", "T"), "%Y%m%dT%H%M%S")
             timestamp = moment.replace(tzinfo=timezone.utc).timestamp()
-        except ValueError:  # fourteen digits that are no date: the name tells no time
+        except ValueError:  # fourteen digits that are not a date
             match = None
     if len(path.parts) > 1:
         return path.parts[0], timestamp
@@ -190,19 +298,33 @@ def sensor_and_time(name: str) -> tuple[str, float | None]:
 
 
 def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
-    """``recordings.csv`` as file → (sensor, unix time, level in dB(A)).
+    """Read ``recordings.csv``.
 
-    Columns of other names are ignored. Raises ``InputError`` naming the line for a missing
-    column, a bad number or time, a path that leaves the folder, or a file named twice; and for what
-    ``l3hpc.io.tables`` refuses.
+    Columns with other names are ignored.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        File → sensor, unix time and level in dB(A).
+
+    Raises
+    ------
+    InputError
+        A column is missing, a number or time is invalid, a path leaves the folder or a file is
+        listed twice (the message names the line); or as ``l3hpc.io.tables``.
     """
-    found: dict[str, tuple[str, float | None, float | None]] = {}
+    recordings: dict[str, tuple[str, float | None, float | None]] = {}
     table = read_rows(path, "table of recordings", _COLUMNS[:3], short_rows=True)
     line, columns = next(table)
-    for column in columns:  # one that is misspelled would be lost unnoticed
+    for column in columns:  # a misspelled optional column would be ignored without notice
         if _COLUMNS[3] not in columns and (column.strip().casefold() == _COLUMNS[3]
                                            or get_close_matches(column, _COLUMNS[3:], cutoff=0.8)):
-            raise InputError(f"column '{column}' is not known", where=f"{path}:{line}",
+            raise InputError(f"unknown column '{column}'", where=f"{path}:{line}",
                              allowed=f"did you mean '{_COLUMNS[3]}'?")
     for line, row in table:
         where, cells = f"{path}:{line}", dict(zip(columns, row, strict=True))
@@ -210,26 +332,26 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
         if not name or name.startswith("/") or ".." in name.split("/"):
             raise InputError(f"'{name}' is not a path below the folder", where=where)
         name = os.path.normpath(name)
-        if name in found:
+        if name in recordings:
             raise InputError(f"'{name}' is listed twice", where=where)
         sensor = cells["sensor"].strip() or sensor_and_time(name)[0]
-        found[name] = (sensor, _moment(cells["timestamp"], where),
-                       _number(cells.get("level_dba"), "level_dba", where))
-    return found
+        recordings[name] = (sensor, _parse_time(cells["timestamp"], where),
+                            _parse_level(cells.get("level_dba"), "level_dba", where))
+    return recordings
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Names and, of what is there, sizes: None for a broken link."""
-    found = [path for path in walk_files(folder) if formats.is_sound(path)
+    """Names and status of the recordings; None for a broken link."""
+    paths = [path for path in walk_files(folder) if formats.is_sound(path)
              or formats.is_hdf5(path) and _holds_audio(path)]
-    for path in formats.without_videos(found)[0]:
+    for path in formats.without_videos(paths)[0]:
         yield path.relative_to(folder).as_posix(), _status(path)
 
 
 def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except OSError:  # listed as a recording that is not there
+    except OSError:  # listed as a missing recording
         return None
 
 
@@ -243,47 +365,47 @@ def _holds_audio(path: Path) -> bool:
         return True
 
 
-def _moment(text: str, where: str) -> float | None:
+def _parse_time(text: str, where: str) -> float | None:
     """Unix seconds of a cell; None for an empty one, or NaN."""
     text = text.strip()
-    number = True
+    is_number = True
     try:
         moment = _finite(text)
-    except ValueError:  # not a number: a date, or nothing we know
-        number, moment = False, _iso(text)
+    except ValueError:  # not a number: a date, or invalid
+        is_number, moment = False, _parse_iso(text)
     if moment is None and text and text.casefold() != "nan":
         raise InputError(f"'{text}' is not a time", where=where, allowed=_TIMES)
     if moment is None or FIRST <= moment <= LAST:
         return moment
-    for unit, size in _FINER:
-        if number and FIRST < moment / size <= LAST:
+    for unit, size in _SMALLER_UNITS:
+        if is_number and FIRST < moment / size <= LAST:
             raise InputError(f"'{text}' is a time in {unit}", where=where, allowed=_TIMES,
                              hint=f"In seconds it is {moment / size:.3f}.")
     raise InputError(f"'{text}' is a time outside 1970 to 2100", where=where, allowed=_TIMES)
 
 
-def _iso(text: str) -> float | None:
+def _parse_iso(text: str) -> float | None:
     """Unix seconds of a date and time in ISO 8601, None for other text.
 
-    Python's own reader takes other forms with every version; these are the same everywhere.
+    Python's own parser accepts other forms in each version; these are the same everywhere.
     """
-    found = _ISO.fullmatch(text.upper())
-    if not found:
+    match = _ISO.fullmatch(text.upper())
+    if not match:
         return None
-    parts = {name: int(found[name] or 0) for name in ("year", "month", "day", "hour", "minute",
+    parts = {name: int(match[name] or 0) for name in ("year", "month", "day", "hour", "minute",
                                                       "second")}
     try:
         moment = datetime(**parts, tzinfo=timezone.utc)
     except ValueError:  # a 13th month, an hour 25
         return None
-    ahead = 60 * int(found["hours"] or 0) + int(found["minutes"] or 0)
-    if ahead > _FURTHEST_ZONE:
+    offset = 60 * int(match["hours"] or 0) + int(match["minutes"] or 0)
+    if offset > _MAX_ZONE:
         return None
-    fraction = float(f"0.{found['fraction']}") if found["fraction"] else 0.0
-    return moment.timestamp() + fraction - 60 * (-ahead if found["sign"] == "-" else ahead)
+    fraction = float(f"0.{match['fraction']}") if match["fraction"] else 0.0
+    return moment.timestamp() + fraction - 60 * (-offset if match["sign"] == "-" else offset)
 
 
-def _number(text: str | None, column: str, where: str) -> float | None:
+def _parse_level(text: str | None, column: str, where: str) -> float | None:
     text = (text or "").strip()
     try:
         return _finite(text)

@@ -1,8 +1,9 @@
-"""Recordings → embeddings on disk: windows batched across files, in bounded memory, resumable.
+"""Embed recordings into one file on disk: windows batched across files, in bounded memory,
+resumable.
 
-Recordings are read, resampled and cut by other threads while the network computes: it embeds one
-block while the next is collected and the one before is written. Finished blocks lie in a scratch
-folder as small NPZ files; a killed run drops nothing but the blocks it was working on. At the end
+Other threads read, resample and cut recordings while the network computes: it embeds one block
+while the next is collected and the one before is written. Finished blocks are kept in a scratch
+folder as small NPZ files; a killed run loses only the blocks that it was working on. At the end
 they become one HDF5 file with the provenance of every row.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import threading
 import time
@@ -26,48 +26,65 @@ from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5
 from l3hpc.audio.framing import JoinedFrames
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.corpus import Recording, npz_name
-from l3hpc.datasets.windows import Piece, pieces, window_count
+from l3hpc.datasets.corpus import Recording
+from l3hpc.datasets.windows import Piece, read_pieces, window_count
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import digest, read_json, write_bytes, write_json, write_text
 from l3hpc.io.npz import read_npz
 from l3hpc.models.embedder import check_network
 
-BLOCK_BYTES = 50 << 20  # of samples; there are two blocks at a time
+BLOCK_BYTES = 50 << 20  # of samples; two blocks are in memory at a time
 GPU_BLOCK_BYTES = 800 << 20  # of windows, which overlap: half as many samples, at a hop of 0.5 s
-AHEAD_BYTES = 16 << 20  # of samples: a recording with more is read piece by piece, when it is used
+AHEAD_BYTES = 16 << 20  # of samples; a longer recording is read piece by piece, when it is used
 READERS = 16  # at most; each holds a recording
 CHUNK_ROWS = 1024
 COLUMNS = (("recording", "i4"), ("frame", "i4"), ("start", "f8"), ("timestamp", "f8"),
            ("loudness", "f4"))
 
 
-class Network(Protocol):
-    """What extraction needs of an embedder."""
+class EmbeddingNetwork(Protocol):
+    """What extraction needs of an embedder (see ``l3hpc.models.embedder.Embedder``)."""
 
     @property
-    def rate(self) -> int:
-        """Samples per second of its input."""
-
+    def rate(self) -> int: ...
     @property
-    def dim(self) -> int:
-        """Length of an embedding."""
+    def dim(self) -> int: ...
 
     def embed(self, frames: JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Windows (n, rate) → embeddings (n, dim)."""
+        """Windows (n, rate) → embeddings (n, dim) float32."""
 
 
 @dataclass
 class Extraction:
-    """One task's extraction; ``run`` does it all.
+    """One task's extraction.
 
-    folder: where the recordings' relative paths start. identity: of the network, for the file's
-    attributes and to recognise scratch files of other settings. block: windows embedded at once.
-    levels: whether loudness is measured (else it is NaN). threads: that read recordings.
+    Attributes
+    ----------
+    network
+        Embeds the windows.
+    identity
+        Of the network, for the file's attributes and to detect scratch files of other settings.
+    folder, recordings
+        What to embed; paths of recordings are relative to the folder.
+    hop, center
+        Seconds from one window to the next, and as in ``frame_audio``.
+    scratch
+        Folder that survives a killed attempt.
+    min_seconds, max_failed
+        Shorter sound files are skipped; largest share of unusable recordings.
+    batch_size, block
+        Windows per batch of the network (None: by memory), and windows embedded at once (None: 50
+        MiB of samples).
+    progress
+        Shows how many windows are done.
+    levels
+        Whether loudness is measured (else it is NaN).
+    threads
+        Threads that read recordings.
     """
 
-    network: Network
+    network: EmbeddingNetwork
     identity: Mapping[str, Any]
     folder: Path
     recordings: Sequence[Recording]
@@ -82,14 +99,29 @@ class Extraction:
     levels: bool = True
     threads: int = 1
     _first_error: AudioError | None = field(default=None, init=False, repr=False)
-    _computing: _Computing = field(init=False, repr=False)
-    _telling: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _thread: _EmbeddingThread = field(init=False, repr=False)
+    _progress_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def run(self, target: Path, skipped_file: Path) -> dict[str, Any]:
-        """Embed everything, write ``target`` (HDF5) and ``skipped_file`` (CSV), return counts.
+        """Embed all recordings.
 
-        Raises ``L3hpcError`` when more than ``max_failed`` of the recordings are unusable, with
-        the first of them; the finished part stays in scratch.
+        Parameters
+        ----------
+        target
+            HDF5 file for the embeddings.
+        skipped_file
+            CSV file for the unusable recordings.
+
+        Returns
+        -------
+        dict
+            ``rows``, ``recordings``, ``skipped``, ``reasons``, ``dim`` and ``windows_per_s``.
+
+        Raises
+        ------
+        L3hpcError
+            More than ``max_failed`` of the recordings are unusable; what is finished stays in
+            scratch.
         """
         self._prepare_scratch()
         done, skipped = self._finished()
@@ -111,7 +143,8 @@ class Extraction:
 
     def _prepare_scratch(self) -> None:
         settings = {"settings": digest([
-            dict(self.identity), [one.as_json() for one in self.recordings], str(self.folder),
+            dict(self.identity), [recording.as_json() for recording in self.recordings],
+            str(self.folder),
             self.hop, self.center, self.min_seconds, self.levels])}
         self.scratch.mkdir(parents=True, exist_ok=True)
         state = self.scratch / "extraction.json"
@@ -124,7 +157,7 @@ class Extraction:
         return sorted(self.scratch.glob("part-*.npz"))
 
     def _finished(self) -> tuple[dict[int, int | None], dict[int, str]]:
-        """Windows done per recording (None: all of it), and what was skipped: from scratch."""
+        """Windows done per recording (None: all of it), and reasons of those that were skipped."""
         done: dict[int, int | None] = {}
         skipped: dict[int, str] = {}
         for path in self._parts():
@@ -139,22 +172,22 @@ class Extraction:
     # work ---------------------------------------------------------------------------------------
 
     def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> int:
-        """Embed what is not done; returns how many windows that were."""
+        """Embed what is not done; returns the number of windows."""
         block = self.block or self._default_block()
-        counts = [window_count(self.folder / one.file, self.hop, self.center)
-                  for one in self.recordings]
+        counts = [window_count(self.folder / recording.file, self.hop, self.center)
+                  for recording in self.recordings]
         self.progress.start("embedding", total=sum(counts), unit="windows")
-        known = {**done, **dict.fromkeys(skipped)}
+        processed = {**done, **dict.fromkeys(skipped)}
         self.progress.advance(
-            sum(counts[index] if stop is None else stop for index, stop in known.items()),
-            recordings=sum(stop is None for stop in known.values()))
+            sum(counts[index] if stop is None else stop for index, stop in processed.items()),
+            recordings=sum(stop is None for stop in processed.values()))
         rest = [index for index in range(len(self.recordings))
                 if done.get(index, 0) is not None and index not in skipped]
         readers = min(max(self.threads, 1), READERS)
-        found = read_ahead(lambda index: self._read(index, done.get(index) or 0, counts[index]),
-                           rest, depth=2 * readers, threads=readers)
-        with _Computing(self._embed) as self._computing:
-            return self._embed_recordings(zip(rest, found, strict=True), done, skipped, counts,
+        contents = read_ahead(lambda index: self._read(index, done.get(index) or 0, counts[index]),
+                              rest, depth=2 * readers, threads=readers)
+        with _EmbeddingThread(self._embed) as self._thread:
+            return self._embed_recordings(zip(rest, contents, strict=True), done, skipped, counts,
                                           block)
 
     def _default_block(self) -> int:
@@ -163,27 +196,30 @@ class Extraction:
     def _embed_recordings(self, recordings: Iterable[tuple[int, _Read]],
                           done: Mapping[int, int | None], skipped: dict[int, str],
                           counts: Sequence[int], size: int) -> int:
+        """Collect windows into blocks of ``size`` and embed them; returns their number."""
         block, embedded = _Block(), 0
-        enough = min(size, self._default_block())  # at first, so that the network can begin
-        for index, its in recordings:
+        # The first blocks are smaller, so that the network starts soon.
+        enough = min(size, self._default_block())
+        for index, result in recordings:
             taken = done.get(index) or 0
             try:
-                if isinstance(its, AudioError):
-                    raise its
-                source, contents = its
+                if isinstance(result, AudioError):
+                    raise result
+                source, contents = result
                 for piece in source:
                     block.add(index, piece)
                     taken += len(piece.windows)
                     embedded += len(piece.windows)
                     if block.size >= enough:
-                        block = self._hand_over(block, skipped)
+                        block = self._exchange(block, skipped)
                         enough = min(2 * enough, size)
-                        if index in skipped:  # the rest would be left out of the result anyway
+                        # Its rows so far are not finite: all of it is left out of the result.
+                        if index in skipped:
                             break
             except AudioError as error:
                 self._first_error = self._first_error or error
                 skipped[index] = block.skip(index, error.reason)
-                self._say_skipped(index, error)
+                self._report_skipped(index, error)
                 self._advance(max(counts[index] - taken, 0))
                 continue
             if index not in skipped:
@@ -191,32 +227,32 @@ class Extraction:
                 if length := contents.length_warning():
                     self._note(f"{self.recordings[index].file} {length}")
         if block.has_content:
-            self._hand_over(block, skipped)
-        self._hand_over(_Block(), skipped)
+            self._exchange(block, skipped)
+        self._exchange(_Block(), skipped)  # an empty one, to get back the last
         return embedded
 
     def _advance(self, count: int, **details: Any) -> None:
-        """Tell the progress, which is told by the computing thread too."""
-        with self._telling:
+        """Update the progress, which the embedding thread updates too."""
+        with self._progress_lock:
             self.progress.advance(count, **details)
 
     def _note(self, text: str) -> None:
-        with self._telling:
+        with self._progress_lock:
             self.progress.note(text)
 
-    def _say_skipped(self, index: int, error: AudioError) -> None:
-        words = "; ".join(part for part in (error.message, error.hint) if part)
-        self._note(f"skipped {self.recordings[index].file}: {words} ({error.reason})")
+    def _report_skipped(self, index: int, error: AudioError) -> None:
+        text = "; ".join(part for part in (error.message, error.hint) if part)
+        self._note(f"skipped {self.recordings[index].file}: {text} ({error.reason})")
 
     def _read(self, index: int, start: int, count: int) -> _Read:
-        """What a recording holds, read; still to be read, where it is long; or why it cannot be."""
+        """The pieces of a recording, read or (if it is long) to be read; or the error."""
         file = self.recordings[index].file
         seconds = count * (1.0 if is_hdf5(Path(file)) else min(self.hop, 1.0))
         contents = Contents()
         try:
-            found = self._pieces(self.recordings[index], start, contents)
-            short = 4 * seconds * self.network.rate <= AHEAD_BYTES
-            return (list(found) if short else found), contents
+            pieces = self._pieces(self.recordings[index], start, contents)
+            is_short = 4 * seconds * self.network.rate <= AHEAD_BYTES
+            return (list(pieces) if is_short else pieces), contents
         except AudioError as error:
             return error
 
@@ -224,12 +260,12 @@ class Extraction:
         path = self.folder / recording.file
         if recording.size < 0:
             raise AudioError("no such file", where=str(path))
-        return pieces(path, self.network.rate, self.hop, self.center, levels=self.levels,
-                      skip=start, min_seconds=self.min_seconds, contents=contents)
+        return read_pieces(path, self.network.rate, self.hop, self.center, levels=self.levels,
+                           skip=start, min_seconds=self.min_seconds, contents=contents)
 
-    def _hand_over(self, block: _Block, skipped: dict[int, str]) -> _Block:
-        """Let the network embed a block, write the one before, and return an empty one."""
-        before = self._computing.exchange(block)
+    def _exchange(self, block: _Block, skipped: dict[int, str]) -> _Block:
+        """Start to embed a block, write the one before, and return an empty one."""
+        before = self._thread.exchange(block)
         if before is not None and before[0].has_content:
             self._write(*before, skipped)
         return _Block()
@@ -246,6 +282,7 @@ class Extraction:
         parts = self._parts()
         number = int(parts[-1].stem.split("-")[1]) + 1 if parts else 0
         stream = io.BytesIO()
+        # One file per block: rows and the state that counts them appear together.
         arrays: dict[str, Any] = {"embedding": embedding, **block.columns(),
                                   "told": np.array(json.dumps(block.as_json()))}
         np.savez(stream, **arrays)
@@ -254,23 +291,24 @@ class Extraction:
                       + len(block.complete))
 
     def _check(self, embedding: np.ndarray, block: _Block, skipped: dict[int, str]) -> None:
-        """Skip the recordings whose embeddings are not finite, unless the network is to blame."""
-        wrong = ~np.isfinite(embedding).all(axis=1)
-        if not wrong.any():
+        """Skip the recordings whose embeddings are not finite, unless the network causes it."""
+        invalid = ~np.isfinite(embedding).all(axis=1)
+        if not invalid.any():
             return
-        self._computing.run(lambda: check_network(self.network))
+        self._thread.run(lambda: check_network(self.network))
         which = np.repeat([index for index, _, _ in block.rows],
                           [count for _, _, count in block.rows])
-        for index in np.unique(which[wrong]).tolist():
-            count = int(wrong[which == index].sum())
+        for index in np.unique(which[invalid]).tolist():
+            count = int(invalid[which == index].sum())
             error = AudioError(f"gives {count:,} embeddings that are not finite",
                                where=self.recordings[index].file)
             self._first_error = self._first_error or error
             skipped[index] = block.skip(index, error.reason)
-            self._say_skipped(index, error)
-        embedding[wrong] = 0.0  # left out of the result, as all rows of these recordings
+            self._report_skipped(index, error)
+        embedding[invalid] = 0.0  # left out of the result, as all rows of these recordings are
 
     def _refuse(self, skipped: Mapping[int, str]) -> None:
+        """Raise ``L3hpcError`` where too many recordings are unusable."""
         total = len(self.recordings)
         if len(skipped) <= self.max_failed * total and len(skipped) < total:
             return
@@ -282,21 +320,22 @@ class Extraction:
         raise L3hpcError(
             f"{len(skipped)} of {total} recordings cannot be used: {', '.join(names)}{more}",
             where=str(self.folder),
-            allowed=f"at most {self.max_failed:.0%} (max_failed), and at least one that can",
+            allowed=f"at most {self.max_failed:.0%} (max_failed), and at least one usable one",
             hint=f"{first}Repair or remove them, or allow more: --set extract.max_failed=0.5 "
                  "(embed.max_failed for clips)")
 
     # result -------------------------------------------------------------------------------------
 
     def _assemble(self, target: Path, skipped: np.ndarray) -> int:
+        """Join the blocks into one file without the skipped recordings; returns its rows."""
         import h5py
 
         parts = self._parts()
         rows = 0
         for path in parts:
             rows += int((~np.isin(read_npz(path, ["recording"])["recording"], skipped)).sum())
-        moments = np.array([np.nan if one.timestamp is None else one.timestamp
-                            for one in self.recordings])
+        moments = np.array([np.nan if recording.timestamp is None else recording.timestamp
+                            for recording in self.recordings])
         with h5py.File(target, "w") as file:
             shape = (rows, self.network.dim)
             data = file.create_dataset("l3_embedding", shape, "f4",
@@ -304,8 +343,9 @@ class Extraction:
             columns = {name: file.create_dataset(name, (rows,), kind) for name, kind in COLUMNS}
             text = h5py.string_dtype()
             table = file.create_group("recordings")
-            table.create_dataset("file", data=[one.file for one in self.recordings], dtype=text)
-            table.create_dataset("sensor", data=[one.sensor for one in self.recordings], dtype=text)
+            for name in ("file", "sensor"):
+                table.create_dataset(name, dtype=text, data=[getattr(recording, name)
+                                                             for recording in self.recordings])
             table.create_dataset("timestamp", data=moments)
             at = 0
             for path in parts:
@@ -329,27 +369,27 @@ class Extraction:
         return rows
 
     def _calibrate(self, file: Any) -> None:
-        """Shift the levels of recordings whose sensor measured one, so that their mean is it."""
-        known = {index: one.level for index, one in enumerate(self.recordings)
-                 if one.level is not None}
-        if not known:
+        """Shift the levels of a recording so that their mean is what its sensor measured."""
+        measured = {index: recording.level for index, recording in enumerate(self.recordings)
+                    if recording.level is not None}
+        if not measured:
             return
         which, loudness = file["recording"][()], file["loudness"][()].astype(np.float64)
         count = len(self.recordings)
         energy = np.bincount(which, 10 ** (loudness / 10), count) / np.maximum(
             np.bincount(which, minlength=count), 1)
         shift = np.zeros(count)
-        for index, level in known.items():
+        for index, level in measured.items():
             if energy[index] > 0:
                 shift[index] = level - 10 * np.log10(energy[index])
         file["loudness"][...] = loudness + shift[which]
 
 
-_Read = tuple[Iterable[Piece], Contents] | AudioError  # what a recording holds, or why not
+_Read = tuple[Iterable[Piece], Contents] | AudioError  # pieces, or why there are none
 
 
 class _Block:
-    """Windows waiting for the network, and what becomes true once they are written."""
+    """Windows to be embedded together, and the state of their recordings once they are written."""
 
     def __init__(self) -> None:
         self.windows: list[np.ndarray] = []
@@ -387,69 +427,57 @@ class _Block:
         }
 
     def skip(self, index: int, reason: str) -> str:
-        """Remember that recording ``index`` cannot be used; returns the reason."""
+        """Record that recording ``index`` cannot be used; returns the reason."""
         self.skipped[index] = reason
         if index in self.complete:
             self.complete.remove(index)
         return reason
 
     def as_json(self) -> dict[str, Any]:
-        """What a resumed run has to know."""
+        """The state that a resumed run reads."""
         return {"windows": [[index, first + count] for index, first, count in self.rows],
                 "complete": self.complete,
                 "skipped": {str(index): reason for index, reason in self.skipped.items()}}
 
 
-class _Computing:
-    """A thread with one block at a time: ``exchange`` gives it the next and returns the last."""
+class _EmbeddingThread:
+    """A thread that embeds one block at a time, while the caller collects the next."""
 
     def __init__(self, embed: Callable[[_Block], np.ndarray]) -> None:
         self._embed = embed
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._under_way: tuple[_Block, Future[np.ndarray]] | None = None
 
-    def __enter__(self) -> _Computing:
+    def __enter__(self) -> _EmbeddingThread:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def exchange(self, block: _Block) -> tuple[_Block, np.ndarray] | None:
-        """Embed ``block`` from now on; returns the block before and its embeddings, if any."""
+        """Start to embed ``block``; returns the block before and its embeddings, if any."""
         last = self._under_way
-        found = None if last is None else (last[0], last[1].result())
+        finished = None if last is None else (last[0], last[1].result())
         self._under_way = block, self._pool.submit(self._embed, block)
-        return found
+        return finished
 
     def run(self, work: Callable[[], None]) -> None:
-        """Do something else on this thread, between two blocks."""
+        """Do other work on this thread, between two blocks."""
         self._pool.submit(work).result()
 
 
 def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:
-    """``skipped.csv``: file, reason."""
+    """Write ``skipped.csv``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    rows
+        File and reason of each skipped recording.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["file", "reason"])
     writer.writerows(rows)
     write_text(path, stream.getvalue())
-
-
-def write_npz_files(source: Path, folder: Path) -> int:
-    """One ``<name>.npz`` per recording of ``source``, as published: ``embedding``, ``timestamps``.
-
-    Returns how many were written; recordings without a row have none.
-    """
-    from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_strings
-
-    with open_hdf5(source) as file:
-        which, starts = numeric_dataset(file, "recording")[()], numeric_dataset(file, "start")[()]
-        names = read_strings(file, "recordings/file")
-        embedding = numeric_dataset(file, "l3_embedding")
-        # the rows of a recording are neighbours: it is written in one go
-        edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
-        for first, last in itertools.pairwise(edges if len(which) else []):
-            stream = io.BytesIO()
-            np.savez(stream, embedding=embedding[first:last], timestamps=starts[first:last])
-            write_bytes(folder / npz_name(names[which[first]]), stream.getvalue())
-    return len(edges) - 1 if len(which) else 0

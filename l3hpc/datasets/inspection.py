@@ -1,7 +1,7 @@
-"""What a check of a data set found: problems with examples, remarks, and counts.
+"""Results of checking a data set: problems with examples, remarks, and counts.
 
-``look`` adds what is wrong with its audio files: unreadable, empty, silent or too short ones, and
-those that hold less than their header states.
+``probe_audio_files`` adds the problems of its audio files: unreadable, empty, silent or too short
+ones, and those that hold less than their header states.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ EXAMPLES = 3
 
 @dataclass
 class Inspection:
-    """Everything that was found in one data set.
+    """All results of checking one data set.
 
     Attributes
     ----------
-    folder : str
+    folder
         The data set.
-    kind : str
+    kind
         What it is: ``recordings``, ``embeddings``, ``SONYC-UST`` …
-    findings : list of Finding
-        Red: must be mended. Yellow: worth knowing.
-    counts : dict
+    findings
+        Red: must be fixed. Yellow: worth knowing.
+    counts
         Numbers by name, JSON-ready.
     """
 
@@ -44,52 +44,73 @@ class Inspection:
 
     @property
     def problems(self) -> list[Finding]:
-        """What must be mended."""
-        return [one for one in self.findings if not one.ok]
+        """The findings that must be fixed."""
+        return [finding for finding in self.findings if not finding.ok]
 
     @property
     def remarks(self) -> list[Finding]:
-        """What is worth knowing."""
-        return [one for one in self.findings if one.ok]
+        """The findings that are worth knowing."""
+        return [finding for finding in self.findings if finding.ok]
 
     def add(self, subject: str, message: str, examples: Iterable[str], *, hint: str = "",
             remark: bool = False) -> None:
-        """Note a fault if there is any example of it.
+        """Add a finding if there is any example of it.
 
         Parameters
         ----------
-        subject : str
-            One word or two for this kind of fault.
-        message : str
+        subject
+            One or two words for this kind of problem.
+        message
             ``{n}`` in it is replaced by the number of examples.
-        examples : iterable of str
+        examples
             All places; the first three are kept.
-        hint : str
+        hint
             What to do.
-        remark : bool
+        remark
             Whether it is only worth knowing.
         """
-        found = list(examples)
-        if found:
+        places = list(examples)
+        if places:
             self.findings.append(Finding(
-                subject, "yellow" if remark else "red", message.replace("{n}", f"{len(found):,}"),
-                hint, len(found), tuple(found[:EXAMPLES])))
+                subject, "yellow" if remark else "red", message.replace("{n}", f"{len(places):,}"),
+                hint, len(places), tuple(places[:EXAMPLES])))
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON-ready values."""
+        """The results as JSON-ready values."""
         return {"folder": self.folder, "kind": self.kind, "ok": not self.problems,
-                "counts": self.counts, "problems": [_as_json(one) for one in self.problems],
-                "remarks": [_as_json(one) for one in self.remarks]}
+                "counts": self.counts, "problems": [_as_json(finding) for finding in self.problems],
+                "remarks": [_as_json(finding) for finding in self.remarks]}
 
 
-def _as_json(one: Finding) -> dict[str, Any]:
-    return {"kind": one.subject, "message": one.message, "count": one.count,
-            "examples": one.examples, "hint": one.advice or None}
+def _as_json(finding: Finding) -> dict[str, Any]:
+    return {"kind": finding.subject, "message": finding.message, "count": finding.count,
+            "examples": finding.examples, "hint": finding.advice or None}
 
 
-def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
-         progress: Progress, shortest: float = 1.0) -> dict[str, float]:
-    """Probe files and note those that cannot be used; returns seconds per usable file."""
+def probe_audio_files(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
+                      progress: Progress, shortest: float = 1.0) -> dict[str, float]:
+    """Probe audio files and add those that cannot be used to the findings.
+
+    Parameters
+    ----------
+    folder
+        Where the files are.
+    names
+        Paths relative to it.
+    findings
+        Takes the results.
+    listen
+        Whether to read all samples, not only headers.
+    progress
+        Shows how many files are done.
+    shortest
+        Seconds that a file must last.
+
+    Returns
+    -------
+    dict
+        Name → seconds, of the usable files.
+    """
     from l3hpc.audio.decoding import INSTALL, find_ffmpeg
     from l3hpc.audio.files import AudioError, probe
     from l3hpc.audio.formats import needs_ffmpeg
@@ -98,9 +119,10 @@ def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
     rates: Counter[int] = Counter()
     bad: dict[str, list[str]] = {"unreadable": [], "empty": [], "silent": [], "too short": []}
     undecoded: list[str] = []
-    why = ""  # the first one cannot be read
+    reason = ""  # why the first unreadable file cannot be read
     odd: dict[str, list[str]] = {"length": [], "no length": [], "quiet": [], "loud": []}
-    progress.start("listening" if listen else "looking", total=len(names), unit="files")
+    progress.start("reading samples" if listen else "reading headers", total=len(names),
+                   unit="files")
     for name in names:
         try:
             if needs_ffmpeg(name) and find_ffmpeg() is None:
@@ -110,9 +132,9 @@ def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
             rates[info.rate] += 1
             length = info.seconds
             if listen and info.frames:
-                contents = _listen(folder / name)
+                contents = _read_all_samples(folder / name)
                 length = contents.seconds
-                _note(name, contents, odd)
+                _note_oddities(name, contents, odd)
                 if not contents.peak and contents.frames and length >= shortest:
                     bad["silent"].append(name)
             if not length:
@@ -123,21 +145,21 @@ def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
                 seconds[name] = length
         except AudioError as error:
             bad[error.reason].append(name)
-            if error.reason == "unreadable" and not why:
-                why = f"{name}: {error.message}" + (f". {error.hint}" if error.hint else "")
+            if error.reason == "unreadable" and not reason:
+                reason = f"{name}: {error.message}" + (f". {error.hint}" if error.hint else "")
         finally:
             progress.advance()
     progress.finish()
-    findings.add("ffmpeg", "{n} files are decoded by ffmpeg, which is not installed", undecoded,
+    findings.add("ffmpeg", "{n} files need ffmpeg, which is not installed", undecoded,
                  hint=f"Install it: {INSTALL}")
-    words = {"unreadable": "{n} files cannot be read as audio", "empty": "{n} files are empty",
-             "silent": "{n} files are silent",
-             "too short": f"{{n}} files are shorter than {shortest:g} s"}
-    for kind, message in words.items():
-        findings.add(kind, message, bad[kind], hint=why if kind == "unreadable" else "")
+    messages = {"unreadable": "{n} files cannot be read as audio", "empty": "{n} files are empty",
+                "silent": "{n} files are silent",
+                "too short": f"{{n}} files are shorter than {shortest:g} s"}
+    for kind, message in messages.items():
+        findings.add(kind, message, bad[kind], hint=reason if kind == "unreadable" else "")
     findings.add("length", "{n} files hold less or more than their header states", odd["length"],
-                 hint="The samples that are there are used.")
-    findings.add("no length", "{n} files do not state how long they are", odd["no length"],
+                 hint="The samples that exist are used.")
+    findings.add("no length", "{n} files do not state their length", odd["no length"],
                  remark=True, hint="They are read to their end.")
     findings.add("quiet", "{n} files are very quiet", odd["quiet"], remark=True)
     findings.add("loud", "{n} files go far above full scale", odd["loud"], remark=True)
@@ -145,12 +167,12 @@ def look(folder: Path, names: Sequence[str], findings: Inspection, listen: bool,
     return seconds
 
 
-def _note(name: str, contents: Contents, odd: dict[str, list[str]]) -> None:
+def _note_oddities(name: str, contents: Contents, odd: dict[str, list[str]]) -> None:
     from l3hpc.audio.files import LOUD, QUIET
 
-    words = contents.length_warning()
-    if words:
-        odd["length"].append(f"{name} ({words})")
+    mismatch = contents.length_warning()
+    if mismatch:
+        odd["length"].append(f"{name} ({mismatch})")
     if contents.unstated:
         odd["no length"].append(name)
     if 0 < contents.peak < QUIET:
@@ -159,8 +181,8 @@ def _note(name: str, contents: Contents, odd: dict[str, list[str]]) -> None:
         odd["loud"].append(f"{name} (largest sample {contents.peak:,.0f})")
 
 
-def _listen(path: Path) -> Contents:
-    """What a recording holds; reads all samples (``AudioError`` where damaged)."""
+def _read_all_samples(path: Path) -> Contents:
+    """What a recording holds, after reading all of it (``AudioError`` where it is damaged)."""
     from l3hpc.audio.files import Contents, all_row_blocks, is_hdf5, probe, sound_blocks
 
     contents = Contents()

@@ -1,4 +1,4 @@
-"""UrbanSound8K and ESC-50 on disk: which clips there are, their folds and classes, what is wrong.
+"""UrbanSound8K and ESC-50 on disk: clips, folds and classes, and checks of a copy.
 
 A folder is recognised by its table. UrbanSound8K (Salamon, Jacoby and Bello, ACM Multimedia 2014):
 ``metadata/UrbanSound8K.csv`` and ``audio/fold1/`` to ``audio/fold10/``. ESC-50 (Piczak, ACM
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import AUDIO_SUFFIXES, Recording
-from l3hpc.datasets.inspection import Inspection, look
+from l3hpc.datasets.inspection import Inspection, probe_audio_files
 from l3hpc.errors import InputError
 from l3hpc.findings import Finding
 from l3hpc.io.files import digest
@@ -27,9 +27,20 @@ _PLAIN = re.compile(r"[^/\\]+")
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One clip. file: below the audio folder; fold: from 1; label: index into the classes;
-    source: the longer recording that it was cut from (two of one source belong into one fold)."""
+class LabelledClip:
+    """One clip.
+
+    Attributes
+    ----------
+    file
+        Path below the audio folder.
+    fold
+        From 1.
+    label
+        Index into the classes.
+    source
+        The longer recording that it was cut from (two clips of one source belong into one fold).
+    """
 
     file: str
     fold: int
@@ -38,15 +49,31 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A data set. classes: names in the order of their published numbers ``ids``."""
+class LabelledDataset:
+    """A data set.
+
+    Attributes
+    ----------
+    kind
+        Its name.
+    table
+        Its table.
+    audio
+        Its audio folder.
+    classes
+        Names in the order of their published numbers.
+    ids
+        The published numbers of the classes.
+    clips
+        The clips, in the order of the table.
+    """
 
     kind: str
     table: Path
     audio: Path
     classes: tuple[str, ...]
     ids: tuple[int, ...]
-    clips: tuple[Clip, ...]
+    clips: tuple[LabelledClip, ...]
 
     @property
     def folds(self) -> list[int]:
@@ -56,52 +83,75 @@ class Folder:
     @property
     def published(self) -> tuple[int, int, int]:
         """Folds, classes and clips of the data set as published."""
-        layout = next(one for one in _LAYOUTS if self.kind in (one.kind, one.subset))
+        layout = next(layout for layout in _LAYOUTS if self.kind in (layout.kind, layout.subset))
         folds, classes, clips = layout.folds, layout.classes, layout.size
         return (folds, *_ESC10_SIZE) if self.kind == layout.subset else (folds, classes, clips)
 
     @property
     def part(self) -> str:
-        """What this is of the published data set, such as ``9 of 10 folds, 7,859 of 8,732 clips``;
-        empty where it is the whole one."""
-        found = (len(self.folds), len(self.classes), len(self.clips))
+        """How much this is of the published data set; '' where it is all of it.
+
+        For example ``9 of 10 folds, 7,859 of 8,732 clips``.
+        """
+        counts = (len(self.folds), len(self.classes), len(self.clips))
         return ", ".join(
-            f"{count:,} of {whole:,} {what}" for what, count, whole in zip(
-                ("folds", "classes", "clips"), found, self.published, strict=True)
-            if count < whole)
+            f"{count:,} of {total:,} {what}" for what, count, total in zip(
+                ("folds", "classes", "clips"), counts, self.published, strict=True)
+            if count < total)
 
     def small_folds(self) -> list[int]:
-        """Folds with no clip, or with far fewer than the others (published ones differ by a fifth):
-        a mean over the folds would not be that of the data set."""
+        """Folds with no clip, or with far fewer than the others (published ones differ by a fifth).
+
+        A mean over the folds would not be that of the data set.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+        """
         count = Counter(clip.fold for clip in self.clips)
         least = len(self.clips) / len(count) / 4
         return [fold for fold in range(1, self.published[0] + 1) if count[fold] < least]
 
     def digest(self) -> str:
-        """32 hex digits that change with a clip's name, fold, class or source."""
+        """A digest that changes with a clip's name, fold, class or source.
+
+        Returns
+        -------
+        str
+            32 hexadecimal digits.
+        """
         return digest([self.kind, self.ids, self.classes,
-                       [[one.file, one.fold, one.label, one.source] for one in self.clips]])
+                       [[clip.file, clip.fold, clip.label, clip.source] for clip in self.clips]])
 
     def recordings(self) -> list[Recording]:
-        """The clips in name order for ``embed``; a missing file has size -1."""
-        found = []
+        """The clips for ``embed``, in the order of their names.
+
+        Returns
+        -------
+        list of Recording
+            A missing file has size -1.
+        """
+        recordings = []
         for name in sorted(clip.file for clip in self.clips):
             path = self.audio / name
             status = path.stat() if os.path.isfile(path) else None
-            found.append(Recording(name, "unknown", None, None,
-                                   status.st_size if status else -1,
-                                   status.st_mtime_ns if status else 0))
-        return found
+            recordings.append(Recording(name, "unknown", None, None,
+                                        status.st_size if status else -1,
+                                        status.st_mtime_ns if status else 0))
+        return recordings
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a data set names things. file: clip's path below audio/ from (name, fold); named: what
-    a file name tells, by column; size and classes: of the published set; subset: its name."""
+    """How a data set names its files and columns, and its published size.
+
+    file: path of a clip below ``audio/`` from (name, fold). named: parts of a file name, by column.
+    """
 
     kind: str
     table: str
-    places: tuple[str, ...]
+    folders: tuple[str, ...]
     name: str
     number: str
     label: str
@@ -126,46 +176,72 @@ _ESC10 = "esc10"
 _ESC10_SIZE = (10, 400)  # classes, clips
 
 
-def recognised(folder: Path | str) -> bool:
-    """Whether the folder has a table of one of the two data sets."""
-    return _find(Path(folder)) is not None
+def is_labelled_dataset(folder: Path | str) -> bool:
+    """Whether a folder has the table of one of the two data sets.
+
+    Parameters
+    ----------
+    folder
+        Any folder.
+
+    Returns
+    -------
+    bool
+        By the name of the table alone.
+    """
+    return _find_table(Path(folder)) is not None
 
 
-def read(folder: Path | str, subset: str = "all") -> Folder:
-    """The data set in ``folder``; ``subset`` ``esc10`` keeps the classes of ESC-10 alone.
+def read_labelled(folder: Path | str, subset: str = "all") -> LabelledDataset:
+    """Read a data set.
 
-    Raises ``InputError`` (with the line) for a missing table or column, a fold or class that is no
-    number, a fold outside the data set's, a name that contradicts its row or occurs twice, and a
-    class with two names.
+    Parameters
+    ----------
+    folder
+        UrbanSound8K or ESC-50.
+    subset
+        ``all``, or ``esc10`` for the classes of ESC-10 alone.
+
+    Returns
+    -------
+    LabelledDataset
+        Its clips.
+
+    Raises
+    ------
+    InputError
+        A table or column is missing, a fold or class is invalid, a name contradicts its row or
+        occurs twice, or a class has two names; the message names the line.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder),
                          hint="Name a folder of UrbanSound8K or ESC-50.")
-    found = _find(folder)
-    if found is None:
+    located = _find_table(folder)
+    if located is None:
         raise InputError("holds neither UrbanSound8K nor ESC-50", where=str(folder),
                          allowed="metadata/UrbanSound8K.csv with audio/fold1/ … audio/fold10/, "
                                  "or meta/esc50.csv with audio/")
-    layout, table = found
+    layout, table = located
     if subset not in SUBSETS:
         raise InputError(f"unknown subset '{subset}'", allowed=", ".join(SUBSETS))
     if subset == "esc10" and layout.kind != "ESC-50":
         raise InputError(f"{layout.kind} has no subset esc10", where=str(folder), allowed="all")
     clips, names = _clips(layout, table, subset)
     ids = tuple(sorted(names))
-    place = {number: index for index, number in enumerate(ids)}
-    return Folder(layout.subset if subset == "esc10" else layout.kind, table, folder / "audio",
-                  tuple(names[number] for number in ids), ids,
-                  tuple(Clip(file, fold, place[number], source)
-                        for file, fold, number, source in clips))
+    label = {number: index for index, number in enumerate(ids)}
+    return LabelledDataset(
+        layout.subset if subset == "esc10" else layout.kind, table, folder / "audio",
+        tuple(names[number] for number in ids), ids,
+        tuple(LabelledClip(file, fold, label[number], source)
+              for file, fold, number, source in clips))
 
 
-def _find(folder: Path) -> tuple[_Layout, Path] | None:
+def _find_table(folder: Path) -> tuple[_Layout, Path] | None:
     for layout in _LAYOUTS:
-        for place in layout.places:
-            if (folder / place / layout.table).is_file():
-                return layout, folder / place / layout.table
+        for name in layout.folders:
+            if (folder / name / layout.table).is_file():
+                return layout, folder / name / layout.table
     return None
 
 
@@ -188,14 +264,14 @@ def _clips(layout: _Layout, table: Path, subset: str
         if name in seen:
             raise InputError(f"'{name}' is listed twice (as in line {seen[name]})", where=where)
         seen[name] = line
-        fold = _whole(row["fold"], "fold", where)
+        fold = _whole_number(row["fold"], "fold", where)
         if not 1 <= fold <= layout.folds:
             raise InputError(f"fold {fold}", where=where, allowed=f"1 to {layout.folds}")
-        number = _whole(row[layout.number], layout.number, where)
+        number = _whole_number(row[layout.number], layout.number, where)
         label = row[layout.label].strip()
         if names.setdefault(number, label) != label:
-            raise InputError(f"class {number} is called '{label}' here, '{names[number]}' before",
-                             where=where)
+            raise InputError(f"class {number} has two names: '{label}' here, '{names[number]}' in "
+                             "an earlier line", where=where)
         _check_name(layout, name, row, where)
         source = row.get(layout.source, "").strip() or name
         clips.append((layout.file(name, fold), fold, number, source))
@@ -205,31 +281,49 @@ def _clips(layout: _Layout, table: Path, subset: str
 
 
 def _check_name(layout: _Layout, name: str, row: Mapping[str, str], where: str) -> None:
+    """Refuse a published file name that contradicts the cells of its row."""
     parts = layout.named.fullmatch(name)
     for column, value in parts.groupdict().items() if parts else ():
         if column in row and row[column].strip() != value:
-            raise InputError(f"{column} is {row[column].strip()}, but '{name}' says {value}",
-                             where=where)
+            raise InputError(f"{column} is {row[column].strip()}, but {value} by the file name "
+                             f"'{name}'", where=where)
 
 
-def _whole(text: str, column: str, where: str) -> int:
+def _whole_number(text: str, column: str, where: str) -> int:
     if not re.fullmatch(r"\s*\d+\s*", text):
         raise InputError(f"{column} '{text}' is not a whole number", where=where)
     return int(text)
 
 
-def inspect(folder: Path | str, *, listen: bool = False,
+def inspect_labelled(folder: Path | str, *, listen: bool = False,
             progress: Progress | None = None) -> Inspection:
-    """Everything that is wrong with the data set, and its counts.
+    """Check a data set, and count what it holds.
 
-    Looks at every clip's header; with ``listen`` at all samples. Raises ``InputError`` as ``read``.
+    Parameters
+    ----------
+    folder
+        UrbanSound8K or ESC-50.
+    listen
+        Whether to read all samples, not only headers.
+    progress
+        Shows how many clips are done.
+
+    Returns
+    -------
+    Inspection
+        Problems, remarks and counts.
+
+    Raises
+    ------
+    InputError
+        As ``read_labelled``.
     """
-    dataset = read(folder)
+    dataset = read_labelled(folder)
     findings = Inspection(str(folder), dataset.kind)
     listed = {clip.file for clip in dataset.clips}
     missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
     findings.add("missing audio", "{n} clips have no audio", missing,
-                 hint=f"They should lie in {dataset.audio}.")
+                 hint=f"They should be in {dataset.audio}.")
     findings.add("extra audio", "{n} audio files are not in the table", sorted(
         name for path in dataset.audio.rglob("*")
         if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
@@ -239,27 +333,29 @@ def inspect(folder: Path | str, *, listen: bool = False,
     for clip in dataset.clips:
         folds_of[clip.source].add(clip.fold)
     findings.add("source", "{n} source recordings have clips in two folds", sorted(
-        f"{source} ({', '.join(map(str, sorted(found)))})"
-        for source, found in folds_of.items() if len(found) > 1), remark=True,
+        f"{source} ({', '.join(map(str, sorted(folds)))})"
+        for source, folds in folds_of.items() if len(folds) > 1), remark=True,
         hint="A classifier is then tested on what it was trained on (published UrbanSound8K has "
              "five such).")
     _check_counts(dataset, findings)
-    seconds = look(dataset.audio, sorted(listed - set(missing)), findings, listen,
-                   progress or Progress(), shortest=0.0)
+    seconds = probe_audio_files(dataset.audio, sorted(listed - set(missing)), findings, listen,
+                                progress or Progress(), shortest=0.0)
     findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)
     return findings
 
 
-def _check_counts(dataset: Folder, findings: Inspection) -> None:
+def _check_counts(dataset: LabelledDataset, findings: Inspection) -> None:
     folds = Counter(clip.fold for clip in dataset.clips)
     pairs = {(clip.fold, clip.label) for clip in dataset.clips}
     findings.add("class", "{n} combinations of class and fold have no clip", [
         f"{name} in fold {fold}" for label, name in enumerate(dataset.classes)
         for fold in dataset.folds if (fold, label) not in pairs], remark=True)
     total, classes, size = dataset.published
-    if dataset.kind == "ESC-50" and len(dataset.classes) == _ESC10_SIZE[0]:  # the subset alone
+    # A copy that holds ESC-10 alone is complete as such.
+    if dataset.kind == "ESC-50" and len(dataset.classes) == _ESC10_SIZE[0]:
         classes, size = _ESC10_SIZE
-    hint = "Get the whole data set. To score this part, labelled as such: --set folds.partial=true"
+    hint = ("Get the whole data set. To score this part, with a note that it is one: --set "
+            "folds.partial=true")
     findings.add("folds", f"{{n}} of {total} folds have no clips in the table", [
         f"fold {fold}" for fold in range(1, total + 1) if not folds[fold]], hint=hint)
     silent = Counter(clip.fold for clip in dataset.clips

@@ -1,37 +1,28 @@
-"""The two-level vocabulary of sound tags (SONYC-UST): coarse categories and their fine tags.
-
-A fine tag may be the category's ``X``: "of this category, but no one can say which". Column names
-and orders of annotations and predictions follow from the taxonomy file, in its own order.
-
-The SONYC-UST data set on disk: where its files are, and what is wrong with a copy of it.
-"""
+"""SONYC-UST on disk: where its files are, and checks of a copy."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.inspection import Inspection, look
+from l3hpc.datasets.inspection import Inspection, probe_audio_files
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.findings import Finding
-from l3hpc.io import yaml
-from l3hpc.io.files import write_text
 from l3hpc.io.tables import read_cells as cells_of
 from l3hpc.io.tables import refuse_separator
 
-OTHER = "X"
 ANNOTATIONS = "annotations.csv"
 TAXONOMY = "dcase-ust-taxonomy.yaml"
 AUDIO = "audio"
 SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
+# Kinds of invalid rows, with their messages.
 FAULTS = {
     "cells": "{n} rows have another number of cells than the header",
     "split": "{n} rows have an unknown split",
@@ -44,180 +35,45 @@ FAULTS = {
 PRESENCES = ("0", "1", "-1", "0.0", "1.0", "-1.0")
 
 
-class CoarseTag(NamedTuple):
-    """A category: its number and name."""
-
-    id: int
-    name: str
-
-    @property
-    def column(self) -> str:
-        """Name of its column in a predictions file, such as ``1_engine``."""
-        return f"{self.id}_{self.name}"
-
-
-class FineTag(NamedTuple):
-    """A tag of category ``coarse``; ``fine`` is its number as text, or ``X``."""
-
-    coarse: int
-    fine: str
-    name: str
-    is_x: bool
-
-    @property
-    def column(self) -> str:
-        """Name of its column in a predictions file, such as ``1-X_engine-of-uncertain-size``."""
-        return f"{self.coarse}-{self.fine}_{self.name}"
-
-
-class Taxonomy:
-    """Coarse and fine tags in file order.
-
-    coarse: tuple of ``CoarseTag``; fine: tuple of ``FineTag``, grouped by category in the order of
-    ``coarse`` and in file order within.
-    """
-
-    def __init__(self, coarse: Mapping[Any, Any], fine: Mapping[Any, Any], where: str = "taxonomy"):
-        self.coarse = tuple(CoarseTag(_number(key, where), _name(value, f"coarse.{key}", where))
-                            for key, value in coarse.items())
-        groups = {_number(key, where): value for key, value in fine.items()}
-        if set(groups) != {tag.id for tag in self.coarse} or len(groups) != len(fine):
-            raise InputError("'coarse' and 'fine' do not name the same categories", where=where,
-                             allowed=f"coarse: {sorted(tag.id for tag in self.coarse)}, "
-                                     f"fine: {sorted(groups)}")
-        tags = []
-        for category in self.coarse:
-            group = groups[category.id]
-            if not isinstance(group, Mapping) or not group:
-                raise InputError(f"fine.{category.id} is not a mapping of tags", where=where)
-            for key, value in group.items():
-                label = OTHER if str(key).upper() == OTHER else str(_number(key, where))
-                name = _name(value, f"fine.{category.id}.{key}", where)
-                tags.append(FineTag(category.id, label, name, label == OTHER))
-        self.fine = tuple(tags)
-        for names in (self.fine_columns, [tag.name for tag in self.coarse]):
-            for name in names:
-                if names.count(name) > 1:
-                    raise InputError(f"'{name}' occurs twice", where=where)
-        for category in self.coarse:
-            if not self.complete(category.id):
-                raise InputError(f"category {category.id} has no fine tag beside X", where=where)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Taxonomy:
-        """Read a taxonomy YAML: mappings ``coarse`` (id → name) and ``fine`` (id → tag → name).
-
-        Raises ``InputError`` for anything else, with the file and the place.
-        """
-        where = str(path)
-        value, _ = yaml.read_yaml(Path(path))
-        if not isinstance(value, Mapping) or not all(
-                isinstance(value.get(level), Mapping) for level in ("coarse", "fine")):
-            raise InputError("not a taxonomy", where=where,
-                             allowed="top keys 'coarse' (id: name) and 'fine' (id: {tag: name})")
-        return cls(value["coarse"], value["fine"], where)
-
-    def save(self, path: Path | str) -> None:
-        """Write the taxonomy as YAML, in its own order, as the published file does."""
-        lines = ["fine:"]
-        for category in self.coarse:
-            lines.append(f"  {category.id}:")
-            lines += [f"    {tag.fine}: {tag.name}" for tag in self.fine
-                      if tag.coarse == category.id]
-        lines += ["coarse:", *(f"  {tag.id}: {tag.name}" for tag in self.coarse)]
-        write_text(Path(path), "\n".join(lines) + "\n")
-
-    @cached_property
-    def fine_columns(self) -> list[str]:
-        """``<c>-<f>_<name>`` of every fine tag (29 in SONYC-UST)."""
-        return [tag.column for tag in self.fine]
-
-    @cached_property
-    def coarse_columns(self) -> list[str]:
-        """``<c>_<name>`` of every category (8 in SONYC-UST)."""
-        return [tag.column for tag in self.coarse]
-
-    @cached_property
-    def complete_fine(self) -> list[int]:
-        """Places in ``fine`` of the tags that are not X (23 in SONYC-UST)."""
-        return [place for place, tag in enumerate(self.fine) if not tag.is_x]
-
-    def complete(self, coarse: int) -> list[int]:
-        """Places in ``fine`` of a category's tags that are not X."""
-        return [place for place, tag in enumerate(self.fine)
-                if tag.coarse == coarse and not tag.is_x]
-
-    def other(self, coarse: int) -> int | None:
-        """Place in ``fine`` of a category's X, None where it has none."""
-        for place, tag in enumerate(self.fine):
-            if tag.coarse == coarse and tag.is_x:
-                return place
-        return None
-
-    def __eq__(self, other: object) -> bool:
-        return (isinstance(other, Taxonomy)
-                and (self.coarse, self.fine) == (other.coarse, other.fine))
-
-    def __hash__(self) -> int:
-        return hash((self.coarse, self.fine))
-
-
-def sonyc_ust() -> Taxonomy:
-    """The taxonomy of SONYC-UST (Cartwright et al. 2019): 8 categories, 23 fine tags and 6 X."""
-    coarse = {1: "engine", 2: "machinery-impact", 3: "non-machinery-impact", 4: "powered-saw",
-              5: "alert-signal", 6: "music", 7: "human-voice", 8: "dog"}
-    complete = {
-        1: ["small-sounding-engine", "medium-sounding-engine", "large-sounding-engine"],
-        2: ["rock-drill", "jackhammer", "hoe-ram", "pile-driver"],
-        3: ["non-machinery-impact"],
-        4: ["chainsaw", "small-medium-rotating-saw", "large-rotating-saw"],
-        5: ["car-horn", "car-alarm", "siren", "reverse-beeper"],
-        6: ["stationary-music", "mobile-music", "ice-cream-truck"],
-        7: ["person-or-small-group-talking", "person-or-small-group-shouting", "large-crowd",
-            "amplified-speech"],
-        8: ["dog-barking-whining"],
-    }
-    other = {1: "engine-of-uncertain-size", 2: "other-unknown-impact-machinery",
-             4: "other-unknown-powered-saw", 5: "other-unknown-alert-signal",
-             6: "music-from-uncertain-source", 7: "other-unknown-human-voice"}
-    fine: dict[int, dict[Any, str]] = {}
-    for category, names in complete.items():
-        fine[category] = dict(enumerate(names, start=1))
-        if category in other:
-            fine[category][OTHER] = other[category]
-    return Taxonomy(coarse, fine)
-
-
-def _number(key: Any, where: str) -> int:
-    try:
-        number = int(str(key))
-    except ValueError:
-        raise InputError(f"'{key}' is not a tag number", where=where,
-                         allowed="whole numbers, and X for the uncertain fine tag") from None
-    return number
-
-
-def _name(value: Any, place: str, where: str) -> str:
-    if not isinstance(value, str) or not value or any(sign in value for sign in ",\n\r\""):
-        raise InputError(f"{place}: {value!r} is not a tag name", where=where,
-                         allowed="text without commas, quotes and line ends")
-    return value
-
-
 @dataclass(frozen=True)
-class Paths:
-    """The three parts: annotations.csv, the taxonomy YAML, the folder of audio."""
+class DatasetPaths:
+    """The three parts of the data set.
+
+    Attributes
+    ----------
+    annotations
+        ``annotations.csv``.
+    taxonomy
+        The taxonomy in YAML.
+    audio
+        The folder of audio.
+    """
 
     annotations: Path
     taxonomy: Path
     audio: Path
 
 
-def locate(folder: Path | str) -> Paths:
-    """The parts of the data set in ``folder`` (or in its subfolder ``sonyc_ust``).
+def locate_sonyc_ust(folder: Path | str) -> DatasetPaths:
+    """Find the parts of the data set.
 
-    The taxonomy may have any name ``*taxonomy*.yaml``; audio lies in ``audio/`` or beside the
-    annotations. Raises ``InputError`` naming what is missing.
+    The taxonomy may have any name ``*taxonomy*.yaml``; audio is in ``audio/`` or beside the
+    annotations.
+
+    Parameters
+    ----------
+    folder
+        The data set, or the folder of its subfolder ``sonyc_ust``.
+
+    Returns
+    -------
+    DatasetPaths
+        Its parts.
+
+    Raises
+    ------
+    InputError
+        A part is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -235,22 +91,54 @@ def locate(folder: Path | str) -> Paths:
             raise InputError(f"holds no {TAXONOMY}", where=str(folder))
         taxonomy = taxonomies[0]
     audio = folder / AUDIO if (folder / AUDIO).is_dir() else folder
-    return Paths(folder / ANNOTATIONS, taxonomy, audio)
+    return DatasetPaths(folder / ANNOTATIONS, taxonomy, audio)
 
 
-def check(folder: Path | str) -> list[Finding]:
-    """The problems alone (see ``inspect``)."""
-    return inspect(folder).problems
+def find_problems(folder: Path | str) -> list[Finding]:
+    """The problems of a copy (see ``inspect_sonyc_ust``).
 
+    Parameters
+    ----------
+    folder
+        The data set.
 
-def inspect(folder: Path | str, *, listen: bool = False,
-            progress: Progress | None = None) -> Inspection:
-    """Everything that is wrong with the data set, and its counts.
+    Returns
+    -------
+    list of Finding
+        Without remarks.
 
-    Looks at every row of the annotations and at every audio file's header; with ``listen`` at all
-    samples too. Raises ``InputError`` only where one of the three parts is missing.
+    Raises
+    ------
+    InputError
+        A part is missing.
     """
-    paths = locate(folder)
+    return inspect_sonyc_ust(folder).problems
+
+
+def inspect_sonyc_ust(folder: Path | str, *, listen: bool = False,
+            progress: Progress | None = None) -> Inspection:
+    """Check every row of the annotations and every audio file, and count what there is.
+
+    Parameters
+    ----------
+    folder
+        The data set.
+    listen
+        Whether to read all samples, not only headers.
+    progress
+        Shows how many clips are done.
+
+    Returns
+    -------
+    Inspection
+        Problems, remarks and counts.
+
+    Raises
+    ------
+    InputError
+        A part is missing.
+    """
+    paths = locate_sonyc_ust(folder)
     findings = Inspection(str(folder), "SONYC-UST")
     taxonomy: Taxonomy | None = None
     try:
@@ -262,8 +150,8 @@ def inspect(folder: Path | str, *, listen: bool = False,
     return findings
 
 
-def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Inspection) -> list[str]:
-    """Check the annotations, count what is in them, return the clips' names."""
+def _check_table(paths: DatasetPaths, taxonomy: Taxonomy | None, findings: Inspection) -> list[str]:
+    """Check the annotations, count what they hold, and return the names of the clips."""
     table = _readable_rows(paths.annotations, findings)
     line, header = next(table, (1, []))
     try:
@@ -285,14 +173,14 @@ def _check_table(paths: Paths, taxonomy: Taxonomy | None, findings: Inspection) 
 
 
 class _Annotations:
-    """What the rows of the table hold together, and what is wrong with single ones."""
+    """What the rows of the table hold, and which of them are invalid."""
 
     def __init__(self, header: list[str], taxonomy: Taxonomy | None) -> None:
         self.header = header
-        self.place = {name: number for number, name in enumerate(header)}
-        self.presence = [self.place[name] for name in header if name.endswith("_presence")]
-        self.coarse = {self.place[f"{tag.column}_presence"]: tag.name for tag in taxonomy.coarse
-                       if f"{tag.column}_presence" in self.place} if taxonomy else {}
+        self.column = {name: number for number, name in enumerate(header)}
+        self.presence = [self.column[name] for name in header if name.endswith("_presence")]
+        self.coarse = {self.column[f"{tag.column}_presence"]: tag.name for tag in taxonomy.coarse
+                       if f"{tag.column}_presence" in self.column} if taxonomy else {}
         self.rows = 0
         self.split_of: dict[str, str] = {}  # by clip
         self.sensors: dict[str, set[str]] = defaultdict(set)  # by split
@@ -302,12 +190,12 @@ class _Annotations:
         self.faults: dict[str, list[str]] = defaultdict(list)
 
     def add(self, line: int, cells: list[str]) -> None:
-        """Take in one row."""
+        """Count and check one row."""
         self.rows += 1
         if len(cells) != len(self.header):
             self.faults["cells"].append(f"line {line} ({len(cells)} for {len(self.header)})")
             return
-        split, sensor, name, annotator = (cells[self.place[key]].strip() for key in KEY_COLUMNS)
+        split, sensor, name, annotator = (cells[self.column[key]].strip() for key in KEY_COLUMNS)
         self._check_keys(f"line {line}", split, name, annotator)
         if (name, annotator) in self.line_of:
             first = self.line_of[name, annotator]
@@ -315,9 +203,10 @@ class _Annotations:
         self.line_of.setdefault((name, annotator), line)
         if self.split_of.setdefault(name, split) != split:
             self.faults["splits"].append(f"{name} ({self.split_of[name]}, {split})")
-        odd = next((number for number in self.presence if cells[number] not in PRESENCES), None)
-        if odd is not None:
-            self.faults["presence"].append(f"line {line} ({self.header[odd]}: '{cells[odd]}')")
+        invalid = next((number for number in self.presence if cells[number] not in PRESENCES), None)
+        if invalid is not None:
+            self.faults["presence"].append(
+                f"line {line} ({self.header[invalid]}: '{cells[invalid]}')")
         self.sensors[split].add(sensor)
         if annotator == "0":
             self.agreed.add(name)
@@ -333,7 +222,7 @@ class _Annotations:
             self.faults["name"].append(f"{where} ('{name}')")
 
     def report(self, findings: Inspection) -> None:
-        """Add the counts and what is wrong."""
+        """Add counts and invalid rows to the findings."""
         for kind, message in FAULTS.items():
             findings.add(kind, message, self.faults[kind])
         clips = Counter(self.split_of.values())
@@ -341,16 +230,16 @@ class _Annotations:
         agreed = {split: sum(self.split_of[name] == split for name in self.agreed)
                   for split in SPLITS}
         findings.counts |= {
-            "version": 2 if "borough" in self.place or "latitude" in self.place else 1,
+            "version": 2 if "borough" in self.column or "latitude" in self.column else 1,
             "rows": self.rows, "clips": {split: clips[split] for split in SPLITS},
             "sensors": len(set().union(*sensors.values())) if sensors else 0,
             "annotators": len({annotator for _, annotator in self.line_of}),
             "agreed": agreed,
             "agreed_positives": {name: self.positives[name] for name in self.coarse.values()},
         }
-        findings.add("empty split", "no clips in a split that is needed",
+        findings.add("empty split", "no clips in a required split",
                      [split for split in ("train", "validate") if not clips[split]])
-        findings.add("agreed", "no agreed annotations (annotator_id 0) in a split to be scored",
+        findings.add("agreed", "no agreed annotations (annotator_id 0) in a split that is scored",
                      [split for split in ("validate",) if clips[split] and not agreed[split]])
         findings.add("sensors", "{n} sensors are in train and in validate or test",
                      sorted(sensors["train"] & (sensors["validate"] | sensors["test"])),
@@ -358,7 +247,7 @@ class _Annotations:
 
 
 def _readable_rows(path: Path, findings: Inspection) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) as far as the table can be read; what ends it is a problem."""
+    """(line, cells) as far as the table can be read; an error that ends it becomes a finding."""
     try:
         yield from cells_of(path, "annotations")
     except InputError as error:
@@ -374,17 +263,17 @@ def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Inspection) -> 
                  [name for name in header if name.endswith("_presence") and name not in expected])
 
 
-def _check_audio(paths: Paths, clips: list[str], findings: Inspection, listen: bool,
+def _check_audio(paths: DatasetPaths, clips: list[str], findings: Inspection, listen: bool,
                  progress: Progress) -> None:
     missing = [name for name in clips if not os.path.isfile(paths.audio / name)]
     findings.add("missing audio", "{n} annotated clips have no audio", missing,
-                 hint=f"They should lie in {paths.audio}.")
+                 hint=f"They should be in {paths.audio}.")
     present = sorted(set(clips) - set(missing))
-    seconds = look(paths.audio, present, findings, listen, progress, shortest=0.0)
-    known = set(clips)
+    seconds = probe_audio_files(paths.audio, present, findings, listen, progress, shortest=0.0)
+    annotated = set(clips)
     findings.add("extra audio", "{n} audio files have no annotation", sorted(
         path.name for path in paths.audio.iterdir()
-        if path.suffix.lower() == ".wav" and path.name not in known), remark=True)
+        if path.suffix.lower() == ".wav" and path.name not in annotated), remark=True)
     usual = Counter(round(value, 1) for value in seconds.values()).most_common(1)
     if usual:
         findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)

@@ -1,9 +1,10 @@
-"""City sounds made of arithmetic: one function per SONYC-UST class, with fine variants.
+"""Synthetic city sounds: one function per SONYC-UST class, with fine variants.
 
-Every function returns float32 of shape (n,) with a root mean square of 1 over its active parts;
-the caller sets levels and mixes. They are recognisable caricatures: harmonic stacks for engines,
-saws and horns, impulse trains through ringing filters for impacts, pulses through formants for
-voices. Periodic sounds read one period from a table, so that a clip costs milliseconds.
+Every function takes a generator, a number of samples n and a rate in Hz, and returns float32 of
+shape (n,) with a root mean square of 1 over its active parts; the caller sets levels and mixes. The
+sounds are recognisable caricatures: harmonic stacks for engines, saws and horns, impulse trains
+through resonant filters for impacts, pulses through formants for voices. Periodic sounds read one
+period from a table, so that a clip takes milliseconds.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 Signal = NDArray[np.float32]
 Rng = np.random.Generator
 
-_TABLE = 4096
+_TABLE = 4096  # samples of one period; a power of two, so that the phase wraps by a mask
 
 
 def background(rng: Rng, n: int, rate: int) -> Signal:
-    """The distant city: noise that falls by about 5 dB per octave, slowly swelling."""
+    """The distant city: noise that falls by about 5 dB per octave and swells slowly."""
     frequency = np.fft.rfftfreq(n, 1 / rate)
     shape = 1 / (1 + (frequency / 60.0) ** rng.uniform(0.8, 1.0)) * (frequency > 20)
     noise = _noise(rng, n, shape)
@@ -28,7 +29,24 @@ def background(rng: Rng, n: int, rate: int) -> Signal:
 
 
 def engine(rng: Rng, n: int, rate: int, kind: str) -> Signal:
-    """A combustion engine; small, medium and large differ in firing rate and brightness."""
+    """A combustion engine.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+    kind
+        ``small``, ``medium`` or ``large``: they differ in firing rate and brightness.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     low, high, bright = {"small": (85, 140, 0.55), "medium": (45, 70, 0.9),
                          "large": (22, 34, 1.2)}[kind]
     pitch = rng.uniform(low, high) * (1 + 0.05 * _drift(rng, n, rate, 0.7))
@@ -40,7 +58,25 @@ def engine(rng: Rng, n: int, rate: int, kind: str) -> Signal:
 
 
 def machinery_impact(rng: Rng, n: int, rate: int, kind: str) -> Signal:
-    """Regular blows; from the rock drill (30 a second, bright) to the pile driver (1, deep)."""
+    """Regular blows of a machine.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+    kind
+        ``rock-drill`` (30 blows per second, bright), ``jackhammer``, ``hoe-ram`` or ``pile-driver``
+        (1 blow per second, deep).
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     per_second, modes, decay = {
         "rock-drill": ((26, 34), (2600, 4100, 5200), 0.010),
         "jackhammer": ((12, 18), (900, 1700, 2900), 0.018),
@@ -54,14 +90,31 @@ def machinery_impact(rng: Rng, n: int, rate: int, kind: str) -> Signal:
 
 
 def impact(rng: Rng, n: int, rate: int) -> Signal:
-    """A few irregular knocks, drops and clatters by hand."""
+    """A few irregular knocks, drops and clatters."""
     times = np.sort(rng.uniform(0, n / rate, rng.integers(3, 9)))
     modes = np.sort(rng.uniform(250, 3200, 4))
     return _unit(_strikes(rng, n, rate, times, modes, rng.uniform(0.03, 0.09)))
 
 
 def powered_saw(rng: Rng, n: int, rate: int, kind: str) -> Signal:
-    """A chainsaw's two-stroke rasp, or the whine of a blade that bites and frees itself."""
+    """A chainsaw's two-stroke rasp, or the whine of a blade under changing load.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+    kind
+        ``chainsaw``, or ``small`` or ``large`` for a rotating saw.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     load = _smooth(rng, n, rate, 1.5) > 0.0
     bite = _lowpass(load.astype(np.float32), rate, 3.0)
     if kind == "chainsaw":
@@ -76,7 +129,24 @@ def powered_saw(rng: Rng, n: int, rate: int, kind: str) -> Signal:
 
 
 def alert(rng: Rng, n: int, rate: int, kind: str) -> Signal:
-    """Horn (a chord in bursts), car alarm (fast sweeps), siren (slow ones), reverse beeper."""
+    """A horn (a chord in bursts), car alarm (fast sweeps), siren (slow sweeps) or reverse beeper.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+    kind
+        ``car-horn``, ``car-alarm``, ``siren`` or ``reverse-beeper``.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     seconds = _seconds(n, rate)
     if kind == "car-horn":
         gate = _bursts(rng, n, rate, (0.25, 1.2), (0.4, 1.8))
@@ -97,7 +167,24 @@ def alert(rng: Rng, n: int, rate: int, kind: str) -> Signal:
 
 
 def music(rng: Rng, n: int, rate: int, kind: str) -> Signal:
-    """Chords with a beat, standing or passing by; or an ice cream truck's bells."""
+    """Chords with a beat, stationary or passing by, or an ice cream truck's bells.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+    kind
+        ``stationary``, ``mobile`` or ``ice-cream``.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     if kind == "ice-cream":
         beat = rng.uniform(0.22, 0.32)
         notes = rng.choice([0, 2, 4, 7, 9, 12], size=int(n / rate / beat) + 1)
@@ -121,7 +208,24 @@ def music(rng: Rng, n: int, rate: int, kind: str) -> Signal:
 
 
 def voice(rng: Rng, n: int, rate: int, kind: str) -> Signal:
-    """Talking, shouting, a crowd of talkers, or a talker through a loudspeaker."""
+    """Talking, shouting, a crowd of talkers, or a talker through a loudspeaker.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+    kind
+        ``talking``, ``shouting``, ``crowd`` or ``amplified``.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     if kind == "crowd":
         crowd = sum((_talk(rng, n, rate, rng.uniform(95, 260), 4.5) for _ in range(5)),
                     np.zeros(n, np.float32))
@@ -159,6 +263,7 @@ def dog(rng: Rng, n: int, rate: int) -> Signal:
     return _unit(gate * (tone + 0.5 * rough))
 
 
+# (coarse, fine) of the SONYC-UST taxonomy → the function that makes the sound.
 MAKERS: dict[tuple[int, int], Callable[[Rng, int, int], Signal]] = {
     (1, 1): lambda rng, n, rate: engine(rng, n, rate, "small"),
     (1, 2): lambda rng, n, rate: engine(rng, n, rate, "medium"),
@@ -184,11 +289,23 @@ MAKERS: dict[tuple[int, int], Callable[[Rng, int, int], Signal]] = {
     (7, 4): lambda rng, n, rate: voice(rng, n, rate, "amplified"),
     (8, 1): dog,
 }
-"""(coarse, fine) of the SONYC-UST taxonomy → the function that makes the sound."""
 
 
 def far(signal: Signal, rate: int) -> Signal:
-    """The same sound from far away: highs are lost in the air."""
+    """The same sound from far away, without the high frequencies that the air absorbs.
+
+    Parameters
+    ----------
+    signal
+        (n,).
+    rate
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     return _unit(_lowpass(signal, rate, 1800))
 
 
@@ -197,7 +314,7 @@ def _seconds(n: int, rate: int) -> Signal:
 
 
 def _unit(signal: np.ndarray) -> Signal:
-    """Scaled so that the loudest tenth of its 50 pieces has a root mean square of about 1."""
+    """Scale so that the loudest tenth of 50 pieces has a root mean square of about 1."""
     signal = np.asarray(signal, np.float32)
     pieces = signal[:len(signal) // 50 * 50].reshape(50, -1) if len(signal) >= 50 else signal[None]
     power = np.sort(np.mean(np.square(pieces), axis=1))[-max(1, len(pieces) // 10):].mean()
@@ -205,7 +322,7 @@ def _unit(signal: np.ndarray) -> Signal:
 
 
 def _noise(rng: Rng, n: int, shape: np.ndarray) -> Signal:
-    """White noise through a gain per rFFT bin, root mean square 1."""
+    """White noise through a gain per rFFT bin, with a root mean square of 1."""
     signal = _shaped(rng.standard_normal(n, dtype=np.float32), shape)
     return np.asarray(signal / np.float32(np.sqrt(np.mean(np.square(signal))) + 1e-9))
 
@@ -239,7 +356,7 @@ def _drift(rng: Rng, n: int, rate: int, per_second: float) -> Signal:
 
 
 def _passing(rng: Rng, n: int, rate: int) -> Signal:
-    """The swell of something that comes, passes and goes."""
+    """The swell of something that approaches, passes and recedes."""
     place = (_seconds(n, rate) / (n / rate) - rng.uniform(0.2, 0.8)) / rng.uniform(0.25, 0.7)
     return np.asarray(0.25 + 0.75 / (1 + place ** 2), np.float32)
 
@@ -257,6 +374,7 @@ def _bursts(rng: Rng, n: int, rate: int, on: tuple[float, float],
 
 def _periodic(rng: Rng, pitch: np.ndarray, rate: int, strength: np.ndarray) -> Signal:
     """A stack of harmonics that follows ``pitch`` (Hz per sample); none above half the rate."""
+    # Harmonics above half the rate would alias.
     count = min(len(strength), max(1, int(0.5 * rate / float(np.max(pitch)))))
     spectrum = np.zeros(_TABLE // 2 + 1, np.complex128)
     spectrum[1:count + 1] = strength[:count] * np.exp(2j * np.pi * rng.random(count))
@@ -268,7 +386,7 @@ def _periodic(rng: Rng, pitch: np.ndarray, rate: int, strength: np.ndarray) -> S
 
 def _strikes(rng: Rng, n: int, rate: int, times: np.ndarray, modes: np.ndarray | tuple[float, ...],
              decay: float) -> Signal:
-    """Blows at ``times`` (s), each ringing in damped ``modes`` (Hz) with a burst of noise."""
+    """Blows at ``times`` (s), each exciting damped ``modes`` (Hz) with a burst of noise."""
     length = min(n, int(8 * decay * rate) + 1)
     seconds = _seconds(length, rate)
     ring = np.zeros(length, np.float32)
@@ -287,7 +405,7 @@ def _strikes(rng: Rng, n: int, rate: int, times: np.ndarray, modes: np.ndarray |
 
 def _notes(rng: Rng, n: int, rate: int, pitches: np.ndarray, beat: float, strength: np.ndarray,
            decay: float) -> Signal:
-    """One note of each pitch (Hz) per ``beat`` (s), struck and dying away."""
+    """One note of each pitch (Hz) per ``beat`` (s), struck and decaying."""
     seconds = _seconds(n, rate)
     number = np.minimum((seconds / beat).astype(np.int64), len(pitches) - 1)
     tone = _periodic(rng, np.asarray(pitches)[number], rate, strength)
@@ -297,7 +415,7 @@ def _notes(rng: Rng, n: int, rate: int, pitches: np.ndarray, beat: float, streng
 
 
 def _talk(rng: Rng, n: int, rate: int, pitch: float, syllables: float) -> Signal:
-    """Glottal pulses in syllables, each with one of five vowels' formants."""
+    """Glottal pulses in syllables, each with the formants of one of five vowels."""
     from scipy import fft
 
     curve = pitch * (1 + 0.12 * _drift(rng, n, rate, 2.0))

@@ -1,11 +1,11 @@
-"""Which audio belongs to which target, which pairs are kept for validation, and their spectra.
+"""Pair audio with target embeddings, hold out pairs for validation, and cache spectra and targets.
 
-Targets are rows of embeddings (the teacher's or φ of them). Our own artifacts record which
-recording and window each row is; published folders pair rows of HDF5 files of the same name.
+Targets are rows of embeddings (the teacher's, or reduced ones). Our own artifacts record which
+recording and window each row is from; published folders pair rows of HDF5 files of the same name.
 
-Decoding, resampling and the front end cost more than reading 13 kB back; so spectra and targets are
-computed once into files (``Cache``), from which the training loop reads rows in any order. A
-preparation that was killed continues where it stopped.
+Decoding, resampling and the front end cost more than reading 13 kB from disk; so spectra and
+targets are computed once into files (``PairCache``), from which the training loop reads rows in any
+order. A preparation that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from l3hpc.arrays.rows import RowFile
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.frontends import Frontend
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.embeddings import TEACHER_KEY, Part, Source, open_source, parse_key
-from l3hpc.datasets.windows import pieces
+from l3hpc.datasets.embedding_file import TEACHER_KEY, EmbeddingFile
+from l3hpc.datasets.embeddings import EmbeddingSource, approx_of, open_source, parse_key
+from l3hpc.datasets.windows import read_pieces
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest, read_json, write_json
 
@@ -35,19 +36,34 @@ SAVE_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """Neighbouring target rows that come from one audio file. There may be millions.
+class PairUnit:
+    """Consecutive target rows from one audio file. There may be millions of units.
 
-    first: number of the first row over all units. target, target_first: where the targets lie.
-    windows: (count,) int32, window numbers in the audio (see ``windows.pieces``). hop, center:
-    framing.
-    group: rows of one group are never divided between training and validation.
-    split: ``train`` or ``validate`` where the folders say so, else None.
+    Attributes
+    ----------
+    audio
+        The file.
+    first
+        Number of the first row over all units.
+    target
+        The file of the targets.
+    target_first
+        Number of the first row in that file.
+    windows
+        (count,) int32, window numbers in the audio (see ``windows.read_pieces``).
+    hop
+        Seconds from one window to the next.
+    center
+        As in ``frame_audio``.
+    group
+        Rows of one group are never divided between training and validation.
+    split
+        ``train`` or ``validate`` where the folder layout states it, else None.
     """
 
     audio: str
     first: int
-    target: Part
+    target: EmbeddingFile
     target_first: int
     windows: np.ndarray
     hop: float
@@ -62,10 +78,26 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """All pairs: units in order, what the targets are, and the folder of the audio."""
+class TrainingPairs:
+    """All pairs of audio and target.
 
-    units: list[Unit]
+    Attributes
+    ----------
+    units
+        In order.
+    key
+        Name of the targets' matrix.
+    dim
+        Length of a target.
+    approx
+        The reduction of the targets: ``pca``, ``umap`` or ``none``.
+    teacher
+        Identity of the teacher (see ``l3hpc.models.weights.identity``); may be empty.
+    audio
+        Folder of the audio.
+    """
+
+    units: list[PairUnit]
     key: str
     dim: int
     approx: str
@@ -78,21 +110,34 @@ class Pairs:
         return sum(unit.count for unit in self.units)
 
 
-def approx_of(key: str) -> str:
-    """The reduction that a published dataset key names: ``pca``, ``umap`` or ``none``."""
-    head = key.split("_", 1)[0]
-    return head if head in ("pca", "umap") else "none"
-
-
 def artifact_pairs(
-    extract: Source, targets: Source, audio: Path | None = None,
+    extract: EmbeddingSource, targets: EmbeddingSource, audio: Path | None = None,
     timezone: str = "America/New_York",
-) -> Pairs:
-    """Pairs of our own artifacts: ``extract`` knows the windows, ``targets`` holds the rows.
+) -> TrainingPairs:
+    """Pairs of our own artifacts: ``extract`` has the windows, ``targets`` the rows.
 
-    audio: folder of the recordings; None: where extract found them. Rows of a group (one sensor's
-    local day, or one recording where its time is unknown) stay together.
-    Raises ``InputError`` where the two artifacts do not match row by row.
+    Rows of a group (one sensor's local day, or one recording whose time is unknown) stay together.
+
+    Parameters
+    ----------
+    extract
+        Artifact of ``extract``.
+    targets
+        Artifact of the targets.
+    audio
+        Folder of the recordings; None: where ``extract`` found them.
+    timezone
+        Where the sensors' days begin and end: an IANA name.
+
+    Returns
+    -------
+    TrainingPairs
+        One unit per recording.
+
+    Raises
+    ------
+    InputError
+        The two artifacts do not match row by row.
     """
     from l3hpc.datasets.windows import calendar
 
@@ -100,8 +145,8 @@ def artifact_pairs(
         raise InputError(f"{len(targets.parts)} tasks of targets for {len(extract.parts)} of "
                          "extract", where=str(targets.path),
                          hint="Run reduce to completion first: l3hpc resume RUN")
-    units: list[Unit] = []
-    groups: dict[str, str] = {}  # one text for all units of a group
+    units: list[PairUnit] = []
+    groups: dict[str, str] = {}  # one string object for all units of a group: there are millions
     first = 0
     folder = Path()
     for source, target in zip(extract.parts, targets.parts, strict=True):
@@ -117,8 +162,8 @@ def artifact_pairs(
         which = provenance["recording"]
         moments = provenance["recordings/timestamp"]
         days = np.full(len(moments), -1, np.int64)
-        known = np.isfinite(moments)
-        days[known] = calendar(moments[known], timezone).day
+        dated = np.isfinite(moments)
+        days[dated] = calendar(moments[dated], timezone).day
         frames = provenance["frame"].astype(np.int32)
         hop, center = float(attributes["hop"]), bool(attributes["center"])
         edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
@@ -126,30 +171,46 @@ def artifact_pairs(
             number = int(which[start])
             name = provenance["recordings/file"][number]
             sensor = provenance["recordings/sensor"][number]
-            group = f"{sensor}/day {days[number]}" if known[number] else f"file {name}"
-            units.append(Unit(str(folder / name), first, target, start, frames[start:stop], hop,
+            group = f"{sensor}/day {days[number]}" if dated[number] else f"file {name}"
+            units.append(PairUnit(str(folder / name), first, target, start, frames[start:stop], hop,
                               center, groups.setdefault(group, group)))
             first += stop - start
     teacher = targets.parts[0].attributes().get("teacher") or {}
     return _checked(units, targets, teacher, folder)
 
 
-def published_pairs(audio: Path, targets: Source) -> Pairs:
-    """Pairs of published folders: row i of ``audio`` in a file is row i of its namesake's targets.
+def published_pairs(audio: Path, targets: EmbeddingSource) -> TrainingPairs:
+    """Pairs of published folders: row i of ``audio`` is row i of the targets in the file of that
+    name.
 
-    ``train/`` and ``validate/`` are taken as they are; every other file is one group. Raises
-    ``InputError`` for targets without audio, another number of rows, or rows that do not last one
-    second.
+    ``train/`` and ``validate/`` are used as they are; every other file is one group.
+
+    Parameters
+    ----------
+    audio
+        Folder of HDF5 files with ``audio``.
+    targets
+        The targets.
+
+    Returns
+    -------
+    TrainingPairs
+        One unit per file.
+
+    Raises
+    ------
+    InputError
+        Targets have no audio, another number of rows, or rows that do not last one second.
     """
     from l3hpc.audio.files import count_rows, probe
 
     base = targets.path if targets.path.is_dir() else targets.path.parent
-    units: list[Unit] = []
+    units: list[PairUnit] = []
     missing: list[str] = []
     first = 0
     for part in targets.parts:
         name = part.path.relative_to(base)
-        path = _namesake(Path(audio), name)
+        path = _audio_file(Path(audio), name)
         if path is None:
             missing.append(str(name))
             continue
@@ -161,11 +222,11 @@ def published_pairs(audio: Path, targets: Source) -> Pairs:
             continue
         info = probe(path)
         if info.frames != rows * info.rate:
-            raise InputError(f"rows of {info.seconds / max(rows, 1):g} s", where=str(path),
+            raise InputError(f"has rows of {info.seconds / max(rows, 1):g} s", where=str(path),
                              allowed="one second of audio for each row of targets")
-        units.append(Unit(str(path), first, part, 0, np.arange(rows, dtype=np.int32), 1.0, False,
-                          f"file {name}",
-                          part.split if part.split in (TRAIN, VALIDATE) else None))
+        units.append(PairUnit(
+            str(path), first, part, 0, np.arange(rows, dtype=np.int32), 1.0, False,
+            f"file {name}", part.split if part.split in (TRAIN, VALIDATE) else None))
         first += rows
     if missing:
         raise InputError(
@@ -178,7 +239,7 @@ def published_pairs(audio: Path, targets: Source) -> Pairs:
 def find_pairs(
     extract: Path | None, targets: Path | None, audio: Path | None, *, key: str | None = None,
     timezone: str = "America/New_York",
-) -> Pairs:
+) -> TrainingPairs:
     """The pairs of audio and target that a training task learns from.
 
     Parameters
@@ -215,7 +276,7 @@ def find_pairs(
     if key is None and reduced and source.key == TEACHER_KEY:
         raise InputError(f"holds '{TEACHER_KEY}' and {', '.join(reduced)}",
                          where=str(source.parts[0].path), allowed="one matrix to learn",
-                         hint=f"Name it: --set train.embedding_key='{reduced[0]}'")
+                         hint=f"Choose one: --set train.embedding_key='{reduced[0]}'")
     rows = open_source(extract) if extract is not None and targets is not None else source
     if extract is not None and rows.kind == "artifact" and source.kind == "artifact":
         return artifact_pairs(rows, source, audio, timezone)
@@ -228,9 +289,10 @@ def find_pairs(
     return published_pairs(audio, source)
 
 
-def split(pairs: Pairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers for training and for validation; groups are never divided.
-     Folders ``train/`` and ``validate/`` take precedence. Otherwise groups (one sensor's day) go to
+def split_pairs(pairs: TrainingPairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide pairs into training and validation; groups are never divided.
+
+    Folders ``train/`` and ``validate/`` take precedence. Otherwise groups (one sensor's day) go to
     validation in an order drawn from ``seed`` until it holds ``share`` of the rows, at least one
     group and never all. Where all rows are of one day, recordings are the groups.
 
@@ -245,7 +307,9 @@ def split(pairs: Pairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
 
     Returns
     -------
-    training, validation
+    training
+        Row numbers, ascending.
+    validation
         Row numbers, ascending.
 
     Raises
@@ -255,12 +319,12 @@ def split(pairs: Pairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
     """
     units = pairs.units
     if any(unit.split for unit in units):
-        held = [unit.split == VALIDATE for unit in units]
-        if all(held) or not any(held):
-            raise InputError(f"the folders hold no {TRAIN if all(held) else VALIDATE} files",
+        held_out = [unit.split == VALIDATE for unit in units]
+        if all(held_out) or not any(held_out):
+            raise InputError(f"the folders hold no {TRAIN if all(held_out) else VALIDATE} files",
                              where=str(units[0].target.path.parent.parent),
                              allowed="both train/ and validate/, or neither")
-        return _rows(units, held, False), _rows(units, held, True)
+        return _rows(units, held_out, False), _rows(units, held_out, True)
     groups = [unit.group for unit in units]
     if len(set(groups)) < 2:
         groups = [unit.audio for unit in units]
@@ -271,25 +335,27 @@ def split(pairs: Pairs, share: float, seed: int) -> tuple[np.ndarray, np.ndarray
     sizes: dict[str, int] = {}
     for unit, group in zip(units, groups, strict=True):
         sizes[group] = sizes.get(group, 0) + unit.count
+    # By a hash of each name, so that new groups do not change the place of the others.
     order = sorted(sizes, key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode()).digest())
     chosen: set[str] = set()
-    wanted, total = share * pairs.rows, 0
+    goal, total = share * pairs.rows, 0
     for group in order[:-1]:
-        if chosen and abs(total + sizes[group] - wanted) >= abs(total - wanted):
+        if chosen and abs(total + sizes[group] - goal) >= abs(total - goal):
             continue
         chosen.add(group)
         total += sizes[group]
-    held = [group in chosen for group in groups]
-    return _rows(units, held, False), _rows(units, held, True)
+    held_out = [group in chosen for group in groups]
+    return _rows(units, held_out, False), _rows(units, held_out, True)
 
 
-def _rows(units: Sequence[Unit], held: Sequence[bool], wanted: bool) -> np.ndarray:
-    found = [np.arange(unit.first, unit.first + unit.count, dtype=np.int64)
-             for unit, one in zip(units, held, strict=True) if one == wanted]
-    return np.concatenate(found)
+def _rows(units: Sequence[PairUnit], held_out: Sequence[bool], validation: bool) -> np.ndarray:
+    return np.concatenate([
+        np.arange(unit.first, unit.first + unit.count, dtype=np.int64)
+        for unit, is_held_out in zip(units, held_out, strict=True) if is_held_out == validation])
 
 
-def _namesake(folder: Path, name: Path) -> Path | None:
+def _audio_file(folder: Path, name: Path) -> Path | None:
+    """The file of audio for a file of targets, by its name."""
     inside = Path(*name.parts[1:]) if len(name.parts) > 1 else name  # without the task's folder
     for candidate in (folder / name, folder / inside, folder / name.name):
         for suffix in (name.suffix, ".h5", ".hdf5"):
@@ -298,31 +364,52 @@ def _namesake(folder: Path, name: Path) -> Path | None:
     return None
 
 
-def _checked(units: list[Unit], targets: Source, teacher: dict[str, Any],
-             audio: Path) -> Pairs:
+def _checked(units: list[PairUnit], targets: EmbeddingSource, teacher: dict[str, Any],
+             audio: Path) -> TrainingPairs:
     if not units:
         raise InputError("no pairs of audio and target", where=str(targets.path))
-    return Pairs(units, targets.key, targets.dim, approx_of(targets.key), teacher, audio)
+    return TrainingPairs(units, targets.key, targets.dim, approx_of(targets.key), teacher, audio)
 
 
 @dataclass(frozen=True)
-class Cache:
-    """``spectra`` (rows, bands, times) and ``targets`` (rows, dim), on disk."""
+class PairCache:
+    """Spectra and targets on disk, by row number.
+
+    Attributes
+    ----------
+    spectra
+        (rows, bands, times).
+    targets
+        (rows, dim).
+    """
 
     spectra: RowFile
     targets: RowFile
 
     def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rows in the given order: spectra (n, bands, times, 1) and targets, float32."""
+        """The pairs of some rows, in the given order.
+
+        Parameters
+        ----------
+        rows
+            (n,) row numbers.
+
+        Returns
+        -------
+        spectra
+            (n, bands, times, 1) float32.
+        targets
+            (n, dim) float32.
+        """
         return (self.spectra[rows].astype(np.float32, copy=False)[..., np.newaxis],
                 self.targets[rows])
 
 
-def prepare(
-    pairs: Pairs, frontend: Frontend, folder: Path, *, kind: str = "float32", threads: int = 1,
-    progress: Progress | None = None,
-) -> Cache:
-    """Compute spectra and targets of all pairs into files, completing what an earlier attempt left.
+def prepare_cache(
+    pairs: TrainingPairs, frontend: Frontend, folder: Path, *, kind: str = "float32",
+    threads: int = 1, progress: Progress | None = None,
+) -> PairCache:
+    """Compute spectra and targets of all pairs into files, completing those of an earlier attempt.
 
     Parameters
     ----------
@@ -331,9 +418,9 @@ def prepare(
     frontend
         The student's spectrogram.
     folder
-        Where the files lie.
+        Takes the files.
     kind
-        ``float32``, or ``float16`` (half the disk; a spectrum's error is below 0.04 dB).
+        ``float32``, or ``float16`` (half the disk space; a spectrum's error is below 0.04 dB).
     threads
         Recordings computed at once; each takes memory for its samples.
     progress
@@ -341,7 +428,7 @@ def prepare(
 
     Returns
     -------
-    Cache
+    PairCache
         Spectra and targets by row number.
 
     Raises
@@ -364,8 +451,8 @@ def prepare(
     progress.start("preparing spectra", total=rows, unit="windows")
     progress.advance(pairs.units[done].first if done < len(pairs.units) else rows)
 
-    def work(unit: Unit) -> Unit:
-        _fill(unit, frontend, spectra, targets)
+    def work(unit: PairUnit) -> PairUnit:
+        _fill_unit(unit, frontend, spectra, targets)
         return unit
 
     saved = time.monotonic()
@@ -374,37 +461,39 @@ def prepare(
     for number, unit in enumerate(finished, done + 1):
         progress.advance(unit.count)
         if time.monotonic() - saved > SAVE_EVERY_S or number == len(pairs.units):
+            # The arrays first: units that the state counts must be on the disk.
             spectra.flush()
             targets.flush()
             write_json(state, {"settings": settings, "units": number})
             saved = time.monotonic()
-    return Cache(spectra, targets)
+    return PairCache(spectra, targets)
 
 
-def _fill(unit: Unit, frontend: Frontend, spectra: RowFile, targets: RowFile) -> None:
+def _fill_unit(unit: PairUnit, frontend: Frontend, spectra: RowFile, targets: RowFile) -> None:
     """Write the rows of one unit."""
-    goals = unit.target.read(unit.target_first, unit.target_first + unit.count)
-    if not np.isfinite(goals).all():
-        raise InputError("targets that are not finite", where=str(unit.target.path))
-    targets[unit.first:unit.first + unit.count] = goals
+    values = unit.target.read(unit.target_first, unit.target_first + unit.count)
+    if not np.isfinite(values).all():
+        raise InputError("holds targets that are not finite", where=str(unit.target.path))
+    targets[unit.first:unit.first + unit.count] = values
+    # Windows come in the order of the audio, rows may be in any other.
     order = np.argsort(unit.windows, kind="stable")
-    wanted = unit.windows[order]
+    numbers = unit.windows[order]
     filled = 0
     last = -1
     audio = Path(unit.audio)
-    for piece in pieces(audio, frontend.rate, unit.hop, unit.center, min_seconds=0.0):
+    for piece in read_pieces(audio, frontend.rate, unit.hop, unit.center, min_seconds=0.0):
         last = piece.first + len(piece.windows) - 1
-        stop = int(np.searchsorted(wanted, last, side="right"))
+        stop = int(np.searchsorted(numbers, last, side="right"))
         if stop > filled:
-            here = piece.windows[wanted[filled:stop] - piece.first]
-            spectra[unit.first + order[filled:stop]] = frontend(here)
+            windows = piece.windows[numbers[filled:stop] - piece.first]
+            spectra[unit.first + order[filled:stop]] = frontend(windows)
             filled = stop
-    if filled < unit.count and wanted[-1] == last + 1:
-        # a hop that is not a whole number of samples may fit once less at this rate: the last
-        # window would begin after the end
+    if filled < unit.count and numbers[-1] == last + 1:
+        # A hop that is not a whole number of samples may fit once less at this rate: the last
+        # window would begin after the end.
         spectra[unit.first + order[filled:]] = frontend(np.zeros((1, frontend.rate), np.float32))
         filled = unit.count
     if filled < unit.count:
-        raise InputError(f"gives {last + 1} windows, but the embeddings refer to window "
-                         f"{wanted[-1]}",
-                         where=unit.audio, hint="Was it changed since extract? Extract again.")
+        raise InputError(f"has {last + 1} windows, but the embeddings refer to window "
+                         f"{numbers[-1]}", where=unit.audio,
+                         hint="If the file has changed since extract, run extract again.")

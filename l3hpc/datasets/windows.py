@@ -1,11 +1,13 @@
-"""Unix timestamps as local calendar numbers, for whole arrays, through daylight saving changes.
+"""Cut recordings into one-second windows at a network's rate, and their times into calendar
+numbers.
 
-One-second windows of a recording at a network's rate, piece by piece, with their loudness.
+Teacher, student and training all cut audio by ``read_pieces``, so that row *i* of one is row *i* of
+the others. A few windows that represent many recordings (``evenly_spaced``, ``sample_windows``)
+determine the ranges and errors of reduced precision; which ones depends on the list of recordings
+alone, so that every task of an array takes the same.
 
-Teacher, student and training all cut audio here, so that row *i* of one is row *i* of the others.
-A few windows that stand for many recordings (``spread``, ``windows_of``) give the ranges and errors
-of reduced precision; which ones depends on the list of recordings alone, so that every task of an
-array takes the same.
+``calendar`` turns unix timestamps into local calendar numbers, for whole arrays, through changes of
+daylight saving time.
 """
 
 from __future__ import annotations
@@ -37,19 +39,34 @@ from l3hpc.errors import InputError
 
 DAY_S = 86_400
 HOUR_S = 3_600
-# 0001-01-03 to 9999-12-30: what the datetime module can shift by any offset.
+# 0001-01-03 to 9999-12-30: the times that the datetime module can shift by any offset.
 EARLIEST_S, LATEST_S = -62_135_424_000.0, 253_402_128_000.0
-BLOCK = 1 << 16
-PIECE = 256
-ROWS = 32  # read at once: larger arrays would get new pages from the system every time
+BLOCK = 1 << 16  # timestamps
+PIECE = 256  # windows
+ROWS = 32  # of a file that are read at once: the system gives larger arrays new pages every time
+
+
+# calendar -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Calendar:
     """Local calendar numbers, each an int64 array of the shape of the timestamps.
 
-    day: days since 1970-01-01; month: months since 1970-01; hour: 0–23; weekday: Monday is 0;
-    iso_year, iso_week: ISO 8601 week date (the year that the week belongs to).
+    Attributes
+    ----------
+    day
+        Days since 1970-01-01.
+    month
+        Months since 1970-01.
+    hour
+        0–23.
+    weekday
+        0 is Monday.
+    iso_year
+        Year of the ISO 8601 week date.
+    iso_week
+        Week of the ISO 8601 week date.
     """
 
     day: np.ndarray
@@ -60,8 +77,24 @@ class Calendar:
     iso_week: np.ndarray
 
 
-def zone(name: str) -> ZoneInfo:
-    """The time zone of this IANA name; an unknown name is refused."""
+def time_zone(name: str) -> ZoneInfo:
+    """The time zone with a name.
+
+    Parameters
+    ----------
+    name
+        IANA name, such as America/New_York.
+
+    Returns
+    -------
+    zoneinfo.ZoneInfo
+        The zone.
+
+    Raises
+    ------
+    InputError
+        There is no such zone.
+    """
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
@@ -70,10 +103,27 @@ def zone(name: str) -> ZoneInfo:
 
 
 def utc_offsets(timestamps: np.ndarray, timezone: str) -> np.ndarray:
-    """Seconds that local time is ahead of UTC at each finite unix timestamp, float64.
+    """How far local time is ahead of UTC.
 
     The zone is asked once per hour that occurs in the data, and once per timestamp only in hours in
     which the offset changes.
+
+    Parameters
+    ----------
+    timestamps
+        Finite unix timestamps (s), any shape.
+    timezone
+        IANA name.
+
+    Returns
+    -------
+    numpy.ndarray
+        Seconds, float64, in the same shape.
+
+    Raises
+    ------
+    InputError
+        A timestamp is outside the years 1 to 9999, or there is no such zone.
     """
     timestamps = np.asarray(timestamps, dtype=np.float64)
     if timestamps.size == 0:
@@ -81,7 +131,7 @@ def utc_offsets(timestamps: np.ndarray, timezone: str) -> np.ndarray:
     if timestamps.min() < EARLIEST_S or timestamps.max() > LATEST_S:
         raise InputError("timestamps outside the years 1 to 9999",
                          allowed="unix time in seconds", hint="are they in milliseconds?")
-    tz = zone(timezone)
+    tz = time_zone(timezone)
     hours, back = np.unique(np.floor(timestamps / HOUR_S), return_inverse=True)
     first = np.array([_offset(hour * HOUR_S, tz) for hour in hours])
     last = np.array([_offset(hour * HOUR_S + HOUR_S - 1, tz) for hour in hours])
@@ -99,7 +149,30 @@ def _offset(timestamp: float, tz: ZoneInfo) -> float:
 
 
 def calendar(timestamps: np.ndarray, timezone: str) -> Calendar:
-    """Local calendar numbers of finite unix timestamps (s) in an IANA time zone."""
+    """Local calendar numbers of timestamps.
+
+    Parameters
+    ----------
+    timestamps
+        Finite unix timestamps (s), any shape.
+    timezone
+        IANA name.
+
+    Returns
+    -------
+    Calendar
+        In the same shape.
+
+    Raises
+    ------
+    InputError
+        As ``utc_offsets``.
+
+    Examples
+    --------
+    >>> calendar(np.array([0.0]), "America/New_York").hour
+    array([19])
+    """
     timestamps = np.asarray(timestamps, dtype=np.float64)
     seconds = np.floor(timestamps + utc_offsets(timestamps, timezone)).astype(np.int64)
     day = seconds // DAY_S
@@ -120,25 +193,53 @@ def calendar(timestamps: np.ndarray, timezone: str) -> Calendar:
 def calendar_keys(
     timestamps: np.ndarray, timezone: str, key: Callable[[Calendar], np.ndarray], unknown: int,
 ) -> np.ndarray:
-    """``key`` of the local calendar of each timestamp, (n,) int32; ``unknown`` where it is NaN.
+    """A key of the local calendar of each timestamp, computed in blocks.
 
-    A calendar is only made of ``BLOCK`` rows at a time.
+    Parameters
+    ----------
+    timestamps
+        (n,) unix timestamps (s), or NaN.
+    timezone
+        IANA name.
+    key
+        Computes the key from a calendar.
+    unknown
+        The key where the timestamp is NaN.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) int32.
+
+    Raises
+    ------
+    InputError
+        As ``utc_offsets``.
     """
     keys = np.full(len(timestamps), unknown, np.int32)
     for start in range(0, len(timestamps), BLOCK):
         block = np.asarray(timestamps[start:start + BLOCK], np.float64)
-        known = np.isfinite(block)
-        keys[start:start + BLOCK][known] = key(calendar(block[known], timezone))
+        dated = np.isfinite(block)
+        keys[start:start + BLOCK][dated] = key(calendar(block[dated], timezone))
     return keys
 
 
+# windows ------------------------------------------------------------------------------------------
+
 @dataclass(frozen=True)
 class Piece:
-    """Neighbouring windows of one recording.
+    """Consecutive windows of one recording.
 
-    first: number of the first window in the recording. windows: (m, rate) float32.
-    starts: (m,) seconds in the recording (of the window's centre where framing is centred).
-    levels: (m,) dB(A) re full scale, or None where not asked for.
+    Attributes
+    ----------
+    first
+        Number of the first window in the recording.
+    windows
+        (m, rate) float32.
+    starts
+        (m,) seconds in the recording (of the window's centre where framing is centred).
+    levels
+        (m,) dB(A) re full scale; None where they are not measured.
     """
 
     first: int
@@ -147,12 +248,13 @@ class Piece:
     levels: np.ndarray | None
 
 
-def pieces(
+def read_pieces(
     path: Path, rate: int, hop: float, center: bool, *, min_seconds: float = 1.0,
     levels: bool = False, skip: int = 0, size: int = PIECE, contents: Contents | None = None,
 ) -> Iterator[Piece]:
     """All windows of a recording at a network's rate.
-     A sound file is read and resampled in blocks and framed as by ``frame_audio``. In an HDF5 file
+
+    A sound file is read and resampled in blocks and framed as by ``frame_audio``. In an HDF5 file
     every row of ``audio`` that lasts one second is one window (the published pairing of rows and
     embeddings); longer rows are framed one by one. Memory: two blocks, whatever a recording's
     length.
@@ -170,44 +272,59 @@ def pieces(
     min_seconds
         A shorter sound file is refused.
     levels
-        Measure the loudness too, before resampling, on the same windows.
+        Whether to measure the loudness too, before resampling, on the same windows.
     skip
         Leave out the first windows (a resumed task has them).
     size
         Windows at a time, at most.
     contents
-        Filled with what was found in a sound file.
+        Filled with what a sound file holds.
 
     Yields
     ------
     Piece
-        Neighbouring windows, in order.
+        Consecutive windows, in order.
 
     Raises
     ------
     AudioError
         The recording is unreadable, empty, silent or too short.
     """
-    own = probe(path).rate
-    if own * hop < 1:  # of a damaged header: 1 Hz
-        raise AudioError(f"has a rate of {own} Hz, less than one sample in a hop of {hop:g} s",
-                         where=str(path))
+    source_rate = probe(path).rate
+    if source_rate * hop < 1:  # a damaged header: 1 Hz
+        raise AudioError(f"has a sample rate of {source_rate} Hz, less than one sample per hop of "
+                         f"{hop:g} s", where=str(path))
     if is_hdf5(path):
         yield from _row_pieces(path, rate, hop, center, levels, skip, size)
         return
-    yield from _frames(usable_blocks(path, min_seconds, contents), own, rate, hop, center,
+    yield from _frames(usable_blocks(path, min_seconds, contents), source_rate, rate, hop, center,
                        levels, skip, size)
 
 
 def window_count(path: Path, hop: float, center: bool) -> int:
-    """How many windows ``pieces`` will give, from the header alone; 0 for what cannot be read."""
+    """How many windows ``read_pieces`` gives, from the header alone.
+
+    Parameters
+    ----------
+    path
+        The recording.
+    hop
+        Seconds from one window to the next.
+    center
+        As in ``frame_audio``.
+
+    Returns
+    -------
+    int
+        0 for a file that cannot be read.
+    """
     try:
         info = probe(path)
         if is_hdf5(path):
             rows = count_rows(path)
             return rows * _windows_per_row(info.frames // max(rows, 1), info.rate, hop, center)
         return frame_count(info.frames, info.rate, hop, center) if info.frames else 0
-    except (AudioError, InputError):  # a rate of 1 Hz, in a damaged header: no hop is so long
+    except (AudioError, InputError):  # unreadable, or a rate of 1 Hz in a damaged header
         return 0
 
 
@@ -264,7 +381,7 @@ def _frames(
     from l3hpc.audio.levels import level_blocks
 
     measured = None
-    if levels:  # the two readers are never more than two blocks apart
+    if levels:  # memory: the two readers are never more than two blocks apart
         blocks, again = itertools.tee(blocks)
         measured = _Levels(level_blocks(again, source_rate, hop_s=hop, center=center))
     sound = resample_blocks(blocks, source_rate, rate)
@@ -274,10 +391,10 @@ def _frames(
 
 
 class _Levels:
-    """Levels by window number, from a stream that is read as far as asked for.
+    """Levels by window number, from a stream that is read as far as needed.
 
     A hop that is not a whole number of samples may fit once more at the rate of the windows than at
-    that of the recording: the last level is given again.
+    that of the recording: then the last level is repeated.
     """
 
     def __init__(self, stream: Iterator[np.ndarray]) -> None:
@@ -292,35 +409,69 @@ class _Levels:
             if more is None:
                 more = np.repeat(self._held[-1:], stop - self._first - len(self._held))
             self._held = np.concatenate((self._held, more))
-        found = self._held[start - self._first:stop - self._first]
-        done = stop - self._first - 1  # one stays, for the end
+        levels = self._held[start - self._first:stop - self._first]
+        done = stop - self._first - 1  # the last one stays, to be repeated at the end
         self._held, self._first = self._held[done:], stop - 1
-        return found
+        return levels
 
 
-def spread(recordings: Sequence[Recording], count: int) -> list[Recording]:
-    """At most ``count`` recordings, evenly through the list, from the first to the last."""
-    places = np.linspace(0, len(recordings) - 1, min(count, len(recordings)))
-    return [recordings[place] for place in np.rint(places).astype(int)]
+def evenly_spaced(recordings: Sequence[Recording], count: int) -> list[Recording]:
+    """Choose recordings spread evenly through a list, from the first to the last.
 
+    Parameters
+    ----------
+    recordings
+        To choose from.
+    count
+        How many at most.
 
-def windows_of(folder: Path, recordings: Sequence[Recording], rate: int, hop: float, center: bool,
-               count: int, min_seconds: float = 1.0) -> np.ndarray:
-    """About ``count`` windows (n, rate) float32, as many of each recording, evenly through it.
-
-    Of a long recording the first 256 windows are looked at. What cannot be used is left out; n is 0
-    where nothing can.
+    Returns
+    -------
+    list of Recording
+        In their order.
     """
-    each = -(-count // max(len(recordings), 1))
-    found = [np.empty((0, rate), np.float32)]
+    positions = np.linspace(0, len(recordings) - 1, min(count, len(recordings)))
+    return [recordings[index] for index in np.rint(positions).astype(int)]
+
+
+def sample_windows(folder: Path, recordings: Sequence[Recording], rate: int, hop: float,
+                   center: bool, count: int, min_seconds: float = 1.0) -> np.ndarray:
+    """Read about ``count`` windows, as many of each recording, spread evenly through it.
+
+    Of a long recording the first 256 windows are used. Recordings that cannot be read are left out.
+
+    Parameters
+    ----------
+    folder
+        Where the recordings are.
+    recordings
+        Which ones.
+    rate
+        Hz.
+    hop
+        Seconds from one window to the next.
+    center
+        As in ``frame_audio``.
+    count
+        How many windows, about.
+    min_seconds
+        A shorter sound file is left out.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, rate) float32; n is 0 where nothing can be read.
+    """
+    per_recording = -(-count // max(len(recordings), 1))
+    windows = [np.empty((0, rate), np.float32)]
     for recording in recordings:
         path = Path(folder) / recording.file
         try:
-            first = next(pieces(path, rate, hop, center, min_seconds=min_seconds), None)
-        except (AudioError, OSError):  # the step itself lists it with its reason
+            first = next(read_pieces(path, rate, hop, center, min_seconds=min_seconds), None)
+        except (AudioError, OSError):  # the step lists it with the reason
             continue
         if first is None:
             continue
-        places = np.linspace(0, len(first.windows) - 1, min(each, len(first.windows)))
-        found.append(first.windows[np.rint(places).astype(int)])
-    return np.concatenate(found)
+        positions = np.linspace(0, len(first.windows) - 1, min(per_recording, len(first.windows)))
+        windows.append(first.windows[np.rint(positions).astype(int)])
+    return np.concatenate(windows)

@@ -146,10 +146,10 @@ def weights_line(config: Config) -> Finding:
         return Finding("weights", "yellow", f"{name or 'not set'}: the teacher has random weights, "
                        "good for a demonstration only",
                        "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a weight file")
-    from l3hpc.models.weights import describe
+    from l3hpc.models.weights import describe_weights
 
     try:
-        info = describe(Path(name))
+        info = describe_weights(Path(name))
     except L3hpcError as error:
         return from_error("weights", error, "set another file in paths.weights")
     except OSError as error:
@@ -173,10 +173,10 @@ def audio_line(folder: Path | None) -> Finding:
     if folder is None:
         return Finding("audio", "off", "not set (paths.audio, AUDIO_DIR)",
                        "needed for submit upstream; to try it out: l3hpc data synth city")
-    from l3hpc.datasets.corpus import scan
+    from l3hpc.datasets.corpus import scan_recordings
 
     try:
-        recordings = scan(folder)
+        recordings = scan_recordings(folder)
     except L3hpcError as error:
         return from_error("audio", error)
     sensors = {recording.sensor for recording in recordings}
@@ -214,12 +214,12 @@ def sonyc_line(folder: Path | None) -> Finding:
     if folder is None:
         return Finding("SONYC-UST", "off", "not set (paths.sonyc_ust, SONYC_UST_PATH)",
                        "needed for submit downstream; to try it out: l3hpc data synth city")
-    from l3hpc.datasets.sonyc_ust import check, locate
+    from l3hpc.datasets.sonyc_ust import find_problems, locate_sonyc_ust
     from l3hpc.io.tables import read_records
 
     try:
-        problems = [str(problem) for problem in check(folder)]
-        paths = locate(folder)
+        problems = [str(problem) for problem in find_problems(folder)]
+        paths = locate_sonyc_ust(folder)
     except L3hpcError as error:
         return from_error("SONYC-UST", error, command_line('data', 'check', folder))
     if problems:

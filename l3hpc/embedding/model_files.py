@@ -311,7 +311,7 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
         Name or letter of a convention (see ``l3hpc.audio.conventions``); None for that of the file,
         which is ``kapre-0.1`` for all published weights.
     geometry
-        Single values of the front end that override the file (see ``weights.describe``).
+        Single values of the front end that override the file (see ``weights.describe_weights``).
 
     Returns
     -------
@@ -328,7 +328,7 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
     if weights.untrained_seed(file) is None and Path(file).is_file() and (
             tflite.is_tflite(Path(file))):
         return _tflite(Path(file), stated, embedding_size)
-    info = weights.describe(file, embedding_size=embedding_size, geometry=stated)
+    info = weights.describe_weights(file, embedding_size=embedding_size, geometry=stated)
     spec = info.spec
     dims = (spec.filters[-1],) if spec.tail == "student" else (
         spec.filters[-1], 12 * spec.filters[-1])
@@ -377,7 +377,7 @@ def _by_name(info: weights.WeightsInfo) -> tuple[str, ...]:
 
 
 def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognised:
-    info = tflite.describe(file, stated)
+    info = tflite.describe_tflite(file, stated)
     if size not in (None, info.dim):
         raise InputError(f"this model gives {info.dim} values, not {size}", where=str(file),
                          allowed=str(info.dim))

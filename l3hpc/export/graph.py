@@ -1,7 +1,8 @@
-"""A TFLite flatbuffer as an object graph: parse, look up, add tensors and operators, write.
+"""A TensorFlow Lite flatbuffer as an object graph: parse, look up, add tensors and operators,
+write.
 
-The schema's classes come with TensorFlow, which is imported when a graph is read. One subgraph, as
-the networks of this package have, is what is supported.
+The schema's classes come with TensorFlow, which is imported when a graph is read. Models of one
+subgraph are supported, as this package makes them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from l3hpc.errors import InputError
 
 ITEM_BYTES = {"FLOAT32": 4, "FLOAT16": 2, "INT32": 4, "UINT8": 1, "INT64": 8, "BOOL": 1,
               "INT16": 2, "COMPLEX64": 8, "INT8": 1, "FLOAT64": 8}
-MARK = b"TFL3"
+FILE_IDENTIFIER = b"TFL3"
 METADATA = b"l3hpc"
 ALIGNMENT = 16  # of a buffer's bytes in the file, as the schema asks for
 
@@ -26,20 +27,29 @@ ALIGNMENT = 16  # of a buffer's bytes in the file, as the schema asks for
 class Graph:
     """The single subgraph of a flatbuffer, to read and to change.
 
-    Raises ``InputError`` for bytes that are no TFLite flatbuffer, or one of several subgraphs.
+    Parameters
+    ----------
+    flatbuffer
+        The model.
+
+    Raises
+    ------
+    InputError
+        The bytes are not a TFLite flatbuffer, or it has several subgraphs.
     """
 
     def __init__(self, flatbuffer: bytes) -> None:
         from tensorflow.lite.python import schema_py_generated as schema
         from tensorflow.lite.tools import flatbuffer_utils
 
-        if flatbuffer[4:8] != MARK:
+        if flatbuffer[4:8] != FILE_IDENTIFIER:
             raise InputError("not a TensorFlow Lite flatbuffer", allowed="bytes 4 to 7: TFL3")
         self.schema: Any = schema
         self.model: Any = flatbuffer_utils.convert_bytearray_to_object(bytearray(flatbuffer))
         if len(self.model.subgraphs) != 1:
-            raise InputError(f"a flatbuffer of {len(self.model.subgraphs)} subgraphs",
+            raise InputError(f"the flatbuffer has {len(self.model.subgraphs)} subgraphs",
                              allowed="one subgraph")
+        # The converter writes empty quantisation tables; without them "none" has one form.
         for tensor in self.tensors:
             if tensor.quantization is not None and tensor.quantization.scale is None:
                 tensor.quantization = None
@@ -54,14 +64,14 @@ class Graph:
     @property
     def operators(self) -> list[Any]:
         """The operators in order of execution, as the schema's ``OperatorT``."""
-        found: list[Any] = self.model.subgraphs[0].operators
-        return found
+        operators: list[Any] = self.model.subgraphs[0].operators
+        return operators
 
     @property
     def tensors(self) -> list[Any]:
         """The tensors, as the schema's ``TensorT``."""
-        found: list[Any] = self.model.subgraphs[0].tensors
-        return found
+        tensors: list[Any] = self.model.subgraphs[0].tensors
+        return tensors
 
     @property
     def inputs(self) -> list[int]:
@@ -74,29 +84,101 @@ class Graph:
         return [int(index) for index in self.model.subgraphs[0].outputs]
 
     def name(self, operator: Any) -> str:
-        """What an operator does: ``CONV_2D``, ``MAX_POOL_2D``, …"""
+        """The kind of an operator: ``CONV_2D``, ``MAX_POOL_2D``, …
+
+        Parameters
+        ----------
+        operator
+            The schema's ``OperatorT``.
+
+        Returns
+        -------
+        str
+            Its name in the schema.
+        """
         code = self.model.operatorCodes[operator.opcodeIndex]
+        # Old files hold the code in the deprecated field alone.
         return self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
     def shape(self, tensor: int) -> tuple[int, ...]:
-        """A tensor's shape; () for a scalar."""
+        """Shape of a tensor; () for a scalar.
+
+        Parameters
+        ----------
+        tensor
+            Its number.
+
+        Returns
+        -------
+        tuple of int
+            Sizes.
+        """
         shape = self.tensors[tensor].shape
         return () if shape is None else tuple(int(size) for size in shape)
 
     def type(self, tensor: int) -> str:
-        """``INT8``, ``FLOAT32``, …"""
+        """Type of a tensor: ``INT8``, ``FLOAT32``, …
+
+        Parameters
+        ----------
+        tensor
+            Its number.
+
+        Returns
+        -------
+        str
+            Its name in the schema.
+        """
         return self._types[self.tensors[tensor].type]
 
     def nbytes(self, tensor: int) -> int:
-        """The bytes of a tensor's values."""
+        """Bytes of a tensor's values.
+
+        Parameters
+        ----------
+        tensor
+            Its number.
+
+        Returns
+        -------
+        int
+            Bytes.
+        """
         return int(np.prod(self.shape(tensor), dtype=np.int64)) * ITEM_BYTES[self.type(tensor)]
 
     def is_constant(self, tensor: int) -> bool:
-        """Whether the values lie in the file."""
+        """Whether the values of a tensor are in the file.
+
+        Parameters
+        ----------
+        tensor
+            Its number.
+
+        Returns
+        -------
+        bool
+            False for feature maps.
+        """
         return self._data(tensor) is not None
 
     def values(self, tensor: int) -> np.ndarray:
-        """A constant tensor's values."""
+        """Values of a constant tensor.
+
+        Parameters
+        ----------
+        tensor
+            Its number.
+
+        Returns
+        -------
+        numpy.ndarray
+            In the tensor's shape and type.
+
+        Raises
+        ------
+        InputError
+            The tensor is not a constant.
+        """
         data = self._data(tensor)
         if data is None:
             raise InputError(f"tensor {tensor} is not a constant")
@@ -104,18 +186,39 @@ class Graph:
         return np.frombuffer(bytes(data), kind).reshape(self.shape(tensor))
 
     def quantisation(self, tensor: int) -> tuple[float, int]:
-        """(scale, zero point) of a tensor with one pair; (0, 0) where it has none."""
-        found = self.tensors[tensor].quantization
-        if found is None:
+        """Scale and zero point of a tensor that has one pair of them.
+
+        Parameters
+        ----------
+        tensor
+            Its number.
+
+        Returns
+        -------
+        scale
+            0 where it has none.
+        zero
+            0 where it has none.
+        """
+        quantisation = self.tensors[tensor].quantization
+        if quantisation is None:
             return 0.0, 0
-        return float(found.scale[0]), int(found.zeroPoint[0])
+        return float(quantisation.scale[0]), int(quantisation.zeroPoint[0])
 
     def _data(self, tensor: int) -> Any:
         data = self.model.buffers[self.tensors[tensor].buffer].data
         return data if data is not None and len(data) else None
 
     def fork(self) -> Graph:
-        """A graph that can be rewritten without changing this one; the buffers are shared."""
+        """Copy the graph, so that it can be rewritten without changing this one.
+
+        The bytes of buffers are shared.
+
+        Returns
+        -------
+        Graph
+            The copy.
+        """
         made = copy.copy(self)
         made.model = copy.copy(self.model)
         subgraph = copy.copy(self.model.subgraphs[0])
@@ -130,15 +233,39 @@ class Graph:
     # changing ------------------------------------------------------------------------------------
 
     def add_like(self, tensor: int, shape: Sequence[int]) -> int:
-        """A new, empty tensor of the type and quantisation of another; its number."""
-        made = copy.copy(self.tensors[tensor])  # the quantisation is shared: it is the same
-        made.shape, made.shapeSignature = list(shape), None
-        made.buffer, made.name = 0, None
-        self.tensors.append(made)
+        """Add an empty tensor with the type and quantisation of another one.
+
+        Parameters
+        ----------
+        tensor
+            Number of the other one.
+        shape
+            Of the new tensor.
+
+        Returns
+        -------
+        int
+            Number of the new tensor.
+        """
+        added = copy.copy(self.tensors[tensor])  # shares the quantisation, which must be the same
+        added.shape, added.shapeSignature = list(shape), None
+        added.buffer, added.name = 0, None
+        self.tensors.append(added)
         return len(self.tensors) - 1
 
     def add_constant(self, values: np.ndarray) -> int:
-        """A new int32 tensor in the file (or the one added with these values); its number."""
+        """Add an int32 tensor with values in the file; one that was added before is used again.
+
+        Parameters
+        ----------
+        values
+            Any shape.
+
+        Returns
+        -------
+        int
+            Number of the tensor.
+        """
         values = np.ascontiguousarray(values, np.int32)
         data = values.tobytes()
         key = (values.shape, data)
@@ -155,7 +282,28 @@ class Graph:
 
     def operator(self, name: str, inputs: Sequence[int], outputs: Sequence[int],
                  options: Any = None, version: int = 1) -> Any:
-        """A new operator (not yet among ``operators``); its code is added where it is missing."""
+        """Make an operator, which is not yet among ``operators``.
+
+        Its operator code is added where it is missing.
+
+        Parameters
+        ----------
+        name
+            Its kind, such as ``PAD``.
+        inputs
+            Numbers of tensors.
+        outputs
+            Numbers of tensors.
+        options
+            The schema's options object of this kind.
+        version
+            Lowest version that supports the types.
+
+        Returns
+        -------
+        object
+            The schema's ``OperatorT``.
+        """
         made = self.schema.OperatorT()
         made.opcodeIndex = self._code(name, version)
         made.inputs, made.outputs = list(inputs), list(outputs)
@@ -180,11 +328,16 @@ class Graph:
     # writing -------------------------------------------------------------------------------------
 
     def shrink(self, about: Mapping[str, Any] | None = None) -> None:
-        """Leave out what inference does not read, and add a line of JSON ``about`` the model.
+        """Remove what inference does not read, and add a line of JSON about the model.
 
-        Left out: names, signatures, descriptions, the converter's metadata, tensors and buffers
-        that no operator uses (equal buffers become one), and the quantisation of biases (a bias
-        counts in input scale times filter scale, by definition, and kernels compute it so).
+        Removed are names, signatures, descriptions, the converter's metadata, tensors and buffers
+        that no operator uses (equal buffers become one), and the quantisation of biases (its scale
+        is input scale times filter scale by definition, and kernels compute it so).
+
+        Parameters
+        ----------
+        about
+            What the line holds; None: no line.
         """
         self._drop_unused()
         for tensor in self.tensors:
@@ -200,10 +353,15 @@ class Graph:
             self._describe(about)
 
     def to_bytes(self) -> bytes:
-        """The flatbuffer of the present state.
+        """Write the flatbuffer.
 
-        Every buffer begins at a multiple of 16 bytes, as the schema's IDL asks for; vectors and
-        tables that are alike (quantisation, options) are written once.
+        Every buffer begins at a multiple of 16 bytes, as the schema requires; vectors and tables
+        that are equal (quantisation, options) are written once.
+
+        Returns
+        -------
+        bytes
+            The model.
         """
         return _Writer(self).bytes()
 
@@ -212,26 +370,27 @@ class Graph:
         used = sorted({int(index) for operator in self.operators
                        for index in [*_numbers(operator.inputs), *_numbers(operator.outputs)]
                        if index >= 0} | {*self.inputs, *self.outputs})
-        place = {old: new for new, old in enumerate(used)} | {-1: -1}
+        # -1 stands for an optional input that is absent.
+        new_index = {old: new for new, old in enumerate(used)} | {-1: -1}
         subgraph = self.model.subgraphs[0]
         subgraph.tensors = [subgraph.tensors[index] for index in used]
-        subgraph.inputs = [place[index] for index in self.inputs]
-        subgraph.outputs = [place[index] for index in self.outputs]
+        subgraph.inputs = [new_index[index] for index in self.inputs]
+        subgraph.outputs = [new_index[index] for index in self.outputs]
         for operator in self.operators:
-            operator.inputs = [place[index] for index in _numbers(operator.inputs)]
-            operator.outputs = [place[index] for index in _numbers(operator.outputs)]
+            operator.inputs = [new_index[index] for index in _numbers(operator.inputs)]
+            operator.outputs = [new_index[index] for index in _numbers(operator.outputs)]
 
     def _merge_buffers(self) -> None:
-        """Buffers that tensors use, each content once; number 0 is the empty one."""
+        """Keep the buffers that tensors use, each content once; number 0 is the empty one."""
         kept = [self.schema.BufferT()]
-        place: dict[bytes, int] = {}
+        position: dict[bytes, int] = {}
         for index, tensor in enumerate(self.tensors):
             data = self._data(index)
             content = b"" if data is None else bytes(data)
-            if content and content not in place:
-                place[content] = len(kept)
+            if content and content not in position:
+                position[content] = len(kept)
                 kept.append(self.model.buffers[tensor.buffer])
-            tensor.buffer = place[content] if content else 0
+            tensor.buffer = position[content] if content else 0
         self.model.buffers = kept
 
     def _describe(self, about: Mapping[str, Any]) -> None:
@@ -243,13 +402,24 @@ class Graph:
         self.model.metadata = [entry]
 
 
-def description(flatbuffer: bytes) -> dict[str, Any] | None:
-    """What ``Graph.shrink`` wrote about the model (None where it is not one of ours)."""
+def read_description(flatbuffer: bytes) -> dict[str, Any] | None:
+    """What ``Graph.shrink`` wrote about a model.
+
+    Parameters
+    ----------
+    flatbuffer
+        The model.
+
+    Returns
+    -------
+    dict or None
+        None for a model that this package did not make.
+    """
     graph = Graph(flatbuffer)
     for entry in graph.model.metadata or []:
         if bytes(entry.name) == METADATA:
-            found = json.loads(bytes(graph.model.buffers[entry.buffer].data))
-            return found if isinstance(found, dict) else None
+            value = json.loads(bytes(graph.model.buffers[entry.buffer].data))
+            return value if isinstance(value, dict) else None
     return None
 
 
@@ -258,7 +428,8 @@ def _numbers(indices: Any) -> list[int]:
 
 
 class _Writer:
-    """Packs a model with what Python's generated code lacks: alignment, and sharing of equals."""
+    """Packs a model with what Python's generated code lacks: alignment, and sharing of equal parts.
+    """
 
     def __init__(self, graph: Graph) -> None:
         import flatbuffers
@@ -268,6 +439,7 @@ class _Writer:
         self._shared: dict[Any, int] = {}
 
     def bytes(self) -> bytes:
+        """Pack the model, with our own methods in place of the generated ``Pack``."""
         subgraph = self._model.subgraphs[0]
         parts: list[tuple[Any, Callable[[Any, Any], int]]] = [
             (buffer, self._buffer) for buffer in self._model.buffers
@@ -279,7 +451,7 @@ class _Writer:
         for part, pack in parts:
             part.Pack = functools.partial(pack, part)
         try:
-            self._builder.Finish(self._model.Pack(self._builder), file_identifier=MARK)
+            self._builder.Finish(self._model.Pack(self._builder), file_identifier=FILE_IDENTIFIER)
         finally:
             for part, _ in parts:
                 vars(part).pop("Pack", None)
@@ -288,6 +460,7 @@ class _Writer:
     def _buffer(self, buffer: Any, builder: Any) -> int:
         data = bytes(buffer.data)
         builder.StartVector(1, len(data), ALIGNMENT)
+        # CreateByteVector cannot align the bytes to more than one.
         builder.head -= len(data)
         builder.Bytes[builder.head:builder.head + len(data)] = data
         vector = builder.EndVector()
@@ -295,19 +468,19 @@ class _Writer:
         self._schema.BufferAddData(builder, vector)
         return int(self._schema.BufferEnd(builder))
 
-    def _quantisation(self, found: Any, builder: Any) -> int:
-        scale = self._vector(np.asarray(found.scale, np.float32))
-        points = self._vector(np.asarray(found.zeroPoint, np.int64))
+    def _quantisation(self, table: Any, builder: Any) -> int:
+        scale = self._vector(np.asarray(table.scale, np.float32))
+        points = self._vector(np.asarray(table.zeroPoint, np.int64))
 
         def write() -> int:
             self._schema.QuantizationParametersStart(builder)
             self._schema.QuantizationParametersAddScale(builder, scale)
             self._schema.QuantizationParametersAddZeroPoint(builder, points)
             self._schema.QuantizationParametersAddQuantizedDimension(
-                builder, found.quantizedDimension)
+                builder, table.quantizedDimension)
             return int(self._schema.QuantizationParametersEnd(builder))
 
-        return self._once(("quantisation", scale, points, found.quantizedDimension), write)
+        return self._once(("quantisation", scale, points, table.quantizedDimension), write)
 
     def _options(self, options: Any, builder: Any) -> int:
         values = {name: value for name, value in vars(options).items() if name != "Pack"}

@@ -1,10 +1,10 @@
-"""Run an exported model here: in TensorFlow Lite (``Runner``) and in TFLite Micro (``run_micro``).
+"""Run an exported model on this machine: in TensorFlow Lite, and in TensorFlow Lite Micro.
 
-``Runner`` uses the built-in kernels without the XNNPACK delegate, whose rounding differs: they give
-the same integers as TFLite Micro. ``run_micro`` gives TFLite Micro's outputs and its recorded
-arena. That interpreter's Python package has wheels for CPython 3.11 on x86-64 Linux only; it runs
-in a process of its own, by this very Python where the package is installed (extra ``micro``), or by
-the one that ``L3HPC_TFLM_PYTHON`` names.
+``TfliteRunner`` uses the built-in kernels without the XNNPACK delegate, whose rounding differs:
+they give the same integers as TFLite Micro. ``run_micro`` gives TFLite Micro's outputs and the
+arena that it recorded. That interpreter's Python package has wheels for CPython 3.11 on x86-64
+Linux only; it runs in a process of its own, with this Python where the package is installed (extra
+``micro``), or with the one that ``L3HPC_TFLM_PYTHON`` names.
 """
 
 from __future__ import annotations
@@ -27,21 +27,31 @@ from l3hpc.export.graph import Graph
 from l3hpc.installation import install_command
 from l3hpc.io.npz import read_npy
 
-VARIABLE = "L3HPC_TFLM_PYTHON"
-ARENA_OFFERED = 64 << 20  # bytes of arena offered: more than any network of this family takes
+PYTHON_VARIABLE = "L3HPC_TFLM_PYTHON"
+ARENA_OFFERED = 64 << 20  # bytes: more than any network of this family needs
 TIMEOUT_S = 300
 _TOTAL = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 _PART = re.compile(r"'(.+)' used (\d+) bytes")
 
 
-class Runner:
-    """A flatbuffer ready to run, one example at a time.
+class TfliteRunner:
+    """A flatbuffer that is ready to run, one example at a time.
+
+    Parameters
+    ----------
+    flatbuffer
+        The model.
+    reference
+        Whether to use the reference kernels.
 
     Attributes
     ----------
-    shape: of the input, with the leading 1. dtype: of the input.
-    input_scale, input_zero, output_scale, output_zero: real = scale * (integer - zero); scale 0
-        where there is no quantisation.
+    shape
+        Of the input, with the leading 1.
+    dtype
+        Of the input.
+    input_scale, input_zero, output_scale, output_zero
+        real = scale * (integer - zero); scale 0 where there is no quantisation.
     """
 
     def __init__(self, flatbuffer: bytes, *, reference: bool = False) -> None:
@@ -62,48 +72,94 @@ class Runner:
         self.output_scale, self.output_zero = self._output["quantization"]
 
     def raw(self, examples: np.ndarray) -> np.ndarray:
-        """Outputs (n, dim), in the file's own numbers, of inputs (n, …) in the file's own."""
+        """Run the model on inputs in the file's own numbers.
+
+        Parameters
+        ----------
+        examples
+            (n, …) in the type of the input.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, dim) in the type of the output.
+
+        Raises
+        ------
+        InputError
+            The examples have another shape or type.
+        """
         if examples.dtype != self.dtype or examples[0].size != np.prod(self.shape):
             raise InputError(f"inputs {examples.shape} of {examples.dtype}",
                              allowed=f"(n, …) of shape {self.shape} and {self.dtype}")
-        found = []
+        outputs = []
         for example in examples:
             self._interpreter.set_tensor(self._input["index"], example.reshape(self.shape))
             self._interpreter.invoke()
-            found.append(self._interpreter.get_tensor(self._output["index"])[0])
-        return np.array(found)
+            outputs.append(self._interpreter.get_tensor(self._output["index"])[0])
+        return np.array(outputs)
 
     def embed(self, examples: np.ndarray) -> np.ndarray:
-        """Embeddings (n, dim) float32 of real-valued inputs (n, …): spectrograms in dB, or audio.
+        """Embed real-valued inputs.
+
+        Parameters
+        ----------
+        examples
+            (n, …): spectrograms in dB, or audio in [-1, 1].
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, dim) float32.
         """
         values = self.quantised(examples) if self.input_scale else examples.astype(self.dtype)
-        found = self.raw(values)
+        outputs = self.raw(values).astype(np.float32)
         if not self.output_scale:
-            return found.astype(np.float32)
-        return ((found.astype(np.float32) - self.output_zero) * self.output_scale).astype(
-            np.float32)
+            return outputs
+        return ((outputs - self.output_zero) * self.output_scale).astype(np.float32)
 
     def quantised(self, examples: np.ndarray) -> np.ndarray:
-        """Real values as the input's integers, clipped to their range."""
+        """Convert real values to the input's integers, clipped to their range.
+
+        Parameters
+        ----------
+        examples
+            Any shape.
+
+        Returns
+        -------
+        numpy.ndarray
+            The same shape.
+        """
         limits = np.iinfo(self.dtype)
         scaled = np.rint(examples / self.input_scale) + self.input_zero
         return np.asarray(np.clip(scaled, limits.min, limits.max).astype(self.dtype))
 
 
 class MicroUnavailable(L3hpcError):
-    """There is no TFLite Micro interpreter here."""
+    """The TFLite Micro interpreter is not installed."""
 
 
 class MicroRefused(L3hpcError):
-    """TFLite Micro does not have an operator of the model, or not for its type."""
+    """TFLite Micro lacks an operator of the model, or lacks it for this type."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the interpreter recorded, in bytes: ``head`` holds maps, ``tail`` everything else.
+    """What the interpreter recorded, in bytes.
 
-    parts: what the tail is made of, by the interpreter's own names. outputs: (n, dim) in the
-    model's own numbers.
+    Attributes
+    ----------
+    total
+        The whole arena.
+    head
+        The feature maps.
+    tail
+        Everything else.
+    parts
+        What the tail consists of, by the interpreter's own names.
+    outputs
+        (n, dim) in the model's own numbers.
     """
 
     total: int
@@ -114,17 +170,33 @@ class Recorded:
 
 
 def run_micro(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded:
-    """Run a model on ``examples`` (n, …) in its own numbers (one input of zeros where None).
+    """Run a model in TFLite Micro, in a process of its own.
 
-    Raises ``MicroUnavailable`` where the interpreter cannot be had, ``MicroRefused`` where it
-    has not an operator of the model, or not for its type.
+    Parameters
+    ----------
+    flatbuffer
+        The model.
+    examples
+        (n, …) in the model's own numbers; None: one input of zeros.
+
+    Returns
+    -------
+    Recorded
+        The arena and the outputs.
+
+    Raises
+    ------
+    MicroUnavailable
+        The interpreter is not installed.
+    MicroRefused
+        It lacks an operator of the model.
     """
     interpreter = micro_python()
     graph = Graph(flatbuffer)
     shape, kind = graph.shape(graph.inputs[0]), np.dtype(graph.type(graph.inputs[0]).lower())
     rows = np.zeros((1, *shape), kind) if examples is None else examples.reshape(-1, *shape)
-    with tempfile.TemporaryDirectory() as place:
-        model, inputs, outputs = (Path(place) / name for name in
+    with tempfile.TemporaryDirectory() as folder:
+        model, inputs, outputs = (Path(folder) / name for name in
                                   ("model.tflite", "inputs.npy", "outputs.npy"))
         model.write_bytes(flatbuffer)
         np.save(inputs, rows, allow_pickle=False)
@@ -135,20 +207,32 @@ def run_micro(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded
         if done.returncode:
             raise MicroRefused("TensorFlow Lite Micro refused the model: "
                              + " / ".join(done.stderr.splitlines()[:2]))
-        found = read_npy(outputs)
+        results = read_npy(outputs)
     totals = {name: int(size) for name, size in _TOTAL.findall(done.stderr)}
     parts = {name: int(size) for name, size in _PART.findall(done.stderr)}
-    return Recorded(totals["total"], totals["head"], totals["tail"], parts, found)
+    return Recorded(totals["total"], totals["head"], totals["tail"], parts, results)
 
 
 def micro_python() -> str:
-    """The interpreter to use; ``MicroUnavailable`` where there is none, with how to get one."""
-    chosen = os.environ.get(VARIABLE) or sys.executable
+    """The Python interpreter that has the package ``tflite_micro``.
+
+    Returns
+    -------
+    str
+        Path of the program.
+
+    Raises
+    ------
+    MicroUnavailable
+        There is none; the message says how to get one.
+    """
+    named = os.environ.get(PYTHON_VARIABLE)
+    chosen = named or sys.executable
     if not _has_package(chosen):
         raise MicroUnavailable(
-            f"no tflite_micro for {chosen}", where=VARIABLE if os.environ.get(VARIABLE) else None,
+            f"no tflite_micro for {chosen}", where=PYTHON_VARIABLE if named else None,
             hint=f"on CPython 3.11 (x86-64 Linux): {install_command('micro')}, or name such an "
-                 f"interpreter in {VARIABLE}")
+                 f"interpreter in {PYTHON_VARIABLE}")
     return chosen
 
 

@@ -1,4 +1,5 @@
-"""Runs in an interpreter that has tflite_micro, and needs nothing of l3hpc: see ``micro``.
+"""Runs in a Python that has tflite_micro, and imports nothing of l3hpc: see
+``interpreter.run_micro``.
 
     python micro_child.py MODEL INPUTS.npy OUTPUTS.npy ARENA_BYTES
 
@@ -12,16 +13,16 @@ import numpy as np
 
 
 def main(model: str, inputs: str, outputs: str, arena_bytes: str) -> None:
-    """Run; see the head of this file."""
+    """Run the model and print the allocations; arguments as on the command line."""
     from tflite_micro.python.tflite_micro import runtime
 
     interpreter = runtime.Interpreter.from_file(model, arena_size=int(arena_bytes))
-    found = []
+    results = []
     for example in np.load(inputs, allow_pickle=False):
         interpreter.set_input(example, 0)
         interpreter.invoke()
-        found.append(interpreter.get_output(0)[0])
-    np.save(outputs, np.array(found), allow_pickle=False)
+        results.append(interpreter.get_output(0)[0])
+    np.save(outputs, np.array(results), allow_pickle=False)
     interpreter.print_allocations()
 
 

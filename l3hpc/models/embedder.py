@@ -1,13 +1,13 @@
-"""Embed audio with a network of this family: one object, bounded memory, any number of frames.
+"""Embed audio with a network of this family: in bounded memory, for any number of frames.
 
-The arithmetic is left to an engine (see ``engines``); any object with ``name``, ``batch_size`` and
-``run`` can take its place.
+The arithmetic is left to an engine (see ``l3hpc.models.engines``); any object with the methods of
+``Engine`` can take its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,50 +18,135 @@ from l3hpc.errors import InputError
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec, activation_bytes
 
+BATCH_CONVENTIONS = ("A'",)  # kapre-0.1-batch normalises over the batch, on the CPU
+
 
 class Engine(Protocol):
-    """What computes: spectrograms in, embeddings out.
+    """Computes embeddings from spectrograms.
 
-    few_shapes: a batch of a new size costs time (a trace, a search for kernels), so odd ones are
-    padded.
+    Attributes
+    ----------
+    name
+        Short name, as users state it.
+    few_shapes
+        Whether a batch of a new size costs time (a trace, a search for kernels), so that incomplete
+        batches are padded.
     """
 
     name: str
     few_shapes: bool
 
     def batch_size(self, activation_bytes: int) -> int:
-        """A good batch for a network whose largest feature map has so many bytes per frame."""
+        """A good batch size.
+
+        Parameters
+        ----------
+        activation_bytes
+            Bytes of the network's largest feature map per frame.
+
+        Returns
+        -------
+        int
+            Frames.
+        """
 
     def run(self, spectrograms: np.ndarray) -> np.ndarray:
-        """Embeddings (n, dim) float32 of spectrograms (n, bands, times) float32."""
+        """Compute a batch.
+
+        Parameters
+        ----------
+        spectrograms
+            (n, bands, times) float32.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, dim) float32.
+        """
 
 
 @runtime_checkable
 class AudioEngine(Engine, Protocol):
-    """An engine that computes the front end too, where the network is."""
+    """An engine that also computes the front end, on the device of the network."""
 
     def embed_audio(self, read: Callable[[int], Sequence[np.ndarray]], batches: Iterable[int]
                     ) -> Iterator[np.ndarray]:
-        """Embeddings of batches, in order; ``read`` gives a batch's frames as arrays (n, rate)."""
+        """Compute batches of audio, in order.
+
+        Parameters
+        ----------
+        read
+            Gives the frames of a batch as arrays (n, rate).
+        batches
+            What ``read`` takes: one value per batch.
+
+        Yields
+        ------
+        numpy.ndarray
+            (n, dim) float32.
+        """
 
 
-def check_network(network: Any, where: str | None = None) -> None:
-    """Raise ``InputError`` where a network (anything that embeds as ``Embedder``) gives NaN or
-    infinity for a plain second of noise: then it is to blame for such embeddings, no recording."""
-    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, network.rate)).astype(np.float32)
-    if not np.isfinite(network.embed(JoinedFrames([noise]))).all():
-        raise InputError("the network gives numbers that are not finite for any sound", where=where,
-                         hint="Its weights are damaged: take another copy, or train it again.")
-
-
-class Embedder:
-    """A network ready to embed.
+class EmbedsFrames(Protocol):
+    """A network that embeds one-second frames: ``Embedder``, ``TfliteEmbedder`` or another one.
 
     Attributes
     ----------
-    spec: the network's numbers. ``rate`` (Hz, samples per frame) and ``dim`` are from it.
-    label: one line that says which weights these are: show it beside every number they make.
-    trained: False for random weights.
+    rate
+        Hz, samples per frame.
+    """
+
+    @property
+    def rate(self) -> int:
+        """Samples per second of its input."""
+
+    def embed(self, frames: JoinedFrames) -> np.ndarray:
+        """Frames (n, rate) → embeddings (n, dim)."""
+
+
+def check_network(network: EmbedsFrames, where: str | None = None) -> None:
+    """Check that a network gives finite embeddings for plain noise.
+
+    Where it does not, the network causes non-finite embeddings, not a recording.
+
+    Parameters
+    ----------
+    network
+        An ``Embedder``, or anything with its ``rate`` and ``embed``.
+    where
+        What to name in the message.
+
+    Raises
+    ------
+    InputError
+        It gives NaN or infinity.
+    """
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, network.rate)).astype(np.float32)
+    if not np.isfinite(network.embed(JoinedFrames([noise]))).all():
+        raise InputError("the network gives non-finite embeddings for any sound", where=where,
+                         hint="Its weights are damaged: use another copy, or train it again.")
+
+
+class Embedder:
+    """A network that is ready to embed.
+
+    Parameters
+    ----------
+    parameters
+        Its weights.
+    label
+        One line that names the weights; show it beside every number they produce.
+    trained
+        False for random weights.
+    threads
+        CPU threads; None: all that the process was given.
+    engine
+        What computes; None: TensorFlow.
+
+    Attributes
+    ----------
+    spec
+        The network; ``rate`` (Hz, samples per frame) and ``dim`` are copied from it.
     """
 
     def __init__(self, parameters: Parameters, label: str, *, trained: bool = True,
@@ -80,9 +165,11 @@ class Embedder:
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Embeddings of one-second frames.
-         One batch at a time is copied, and its spectrograms are made while the network computes the
-        batch before. A frame's embedding does not depend on the others, whatever ``batch_size``,
-        except in convention ``kapre-0.1-batch``, which normalises over the batch.
+
+        One batch at a time is copied, and its spectrograms are computed while the network processes
+        the batch before. A frame's embedding does not depend on the others, whatever
+        ``batch_size``, except with the front end ``kapre-0.1-batch``, which normalises over the
+        batch.
 
         Parameters
         ----------
@@ -102,7 +189,7 @@ class Embedder:
         Raises
         ------
         InputError
-            Frames of another shape, or a batch below 1.
+            Frames of another shape, or a batch size below 1.
         """
         if len(frames.shape) != 2 or frames.shape[1] != self.rate:
             raise InputError(f"frames of shape {tuple(frames.shape)} do not fit this network",
@@ -110,12 +197,12 @@ class Embedder:
                              hint="frame_audio cuts a signal into such frames")
         size = batch_size or self.engine.batch_size(activation_bytes(self.spec))
         if size < 1:
-            raise InputError(f"a batch of {size} frames", allowed="at least 1")
+            raise InputError(f"a batch size of {size} frames", allowed="at least 1")
         result = np.empty((len(frames), self.dim), np.float32)
         done = 0
-        for found in self._batches(frames, size):
-            count = len(found)
-            result[done:done + count] = found
+        for embeddings in self._batches(frames, size):
+            count = len(embeddings)
+            result[done:done + count] = embeddings
             done += count
             if on_batch is not None:
                 on_batch(count)
@@ -125,8 +212,7 @@ class Embedder:
                  ) -> Iterator[np.ndarray]:
         """Embeddings of ``size`` frames at a time; while one is computed the next is prepared."""
         starts = range(0, len(frames), size)
-        together = self.spec.convention == "A'"  # normalised over the batch: as the CPU does it
-        if isinstance(self.engine, AudioEngine) and not together:
+        if isinstance(self.engine, AudioEngine) and self.spec.convention not in BATCH_CONVENTIONS:
             yield from self.engine.embed_audio(
                 lambda start: _parts(frames, start, start + size), starts)
             return
@@ -136,8 +222,8 @@ class Embedder:
 
     def _spectrograms(self, frames: np.ndarray | CutFrames | JoinedFrames, start: int, stop: int
                       ) -> np.ndarray:
-        together = self.spec.convention == "A'"  # normalised over the batch
-        if not isinstance(frames, JoinedFrames) or together:
+        # What normalises over the batch needs the batch in one array.
+        if not isinstance(frames, JoinedFrames) or self.spec.convention in BATCH_CONVENTIONS:
             return self._frontend(_float(np.asarray(frames[start:stop])), threads=self.threads)
         parts = frames.parts(start, stop)
         result = np.empty((sum(map(len, parts)), *self._frontend.shape), np.float32)
@@ -168,5 +254,5 @@ def _parts(frames: np.ndarray | CutFrames | JoinedFrames, start: int, stop: int
 
 
 def _float(frames: np.ndarray) -> np.ndarray:
-    """Float frames as they are (a view stays one), integers as floats."""
+    """Float frames unchanged (a view stays a view), integers as floats."""
     return frames if frames.dtype == np.float32 else to_float(frames)

@@ -1,4 +1,4 @@
-"""The networks as Keras models, for training. Importing this module imports TensorFlow."""
+"""The audio networks as Keras models, for training. Importing this module imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -29,14 +29,30 @@ class FusedNormalisation(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise by the batch when ``training``, else (or frozen) by the moving statistics."""
+        """Normalise by the batch in training, else (or if frozen) by the moving statistics.
+
+        Parameters
+        ----------
+        inputs
+            (batch, bands, times, channels).
+        training
+            Whether to use, and update from, the statistics of the batch.
+        mask
+            Not used.
+
+        Returns
+        -------
+        tensorflow.Tensor
+            The shape of ``inputs``.
+        """
         if not training or not self.trainable:
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
             inputs, tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32),
             epsilon=self.epsilon, is_training=True)
         count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
-        variance *= (count - 1) / count  # the operation's is that of a sample, Keras's is not
+        # The operation gives the unbiased variance; Keras uses the biased one.
+        variance *= (count - 1) / count
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
         return outputs
@@ -44,11 +60,24 @@ class FusedNormalisation(keras.layers.BatchNormalization):
 
 def build(spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM, *,
           fused: bool = False) -> keras.Model:
-    """Spectrograms (batch, bands, times, 1) to embeddings (batch, dim) float32, fresh weights.
+    """Build a network: spectrograms (batch, bands, times, 1) to embeddings (batch, dim) float32.
 
     Convolutions are He-normal with an L2 penalty of 1e-5 on their kernels, as published. Under
-    mixed precision the output stays float32. bn_momentum: of the normalisations' moving statistics.
-    fused: with ``FusedNormalisation``, the same network, faster in training.
+    mixed precision the output stays float32.
+
+    Parameters
+    ----------
+    spec
+        The network.
+    bn_momentum
+        Momentum of the normalisations' moving statistics.
+    fused
+        Whether to use ``FusedNormalisation``: the same network, faster in training.
+
+    Returns
+    -------
+    keras.Model
+        With new weights.
     """
     layer = FusedNormalisation if fused else keras.layers.BatchNormalization
     spectrogram = keras.Input((*spec.frontend.shape, 1), name="spectrogram")
@@ -56,9 +85,19 @@ def build(spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM, *,
 
 
 def build_with_frontend(spec: NetworkSpec) -> keras.Model:
-    """Audio (batch, rate) in [-1, 1] to embeddings (batch, dim): ``build`` after a MelFrontend.
+    """Build a network from audio (batch, rate) in [-1, 1] to embeddings (batch, dim).
 
-    The weights (and their order) are those of ``build``: the front end owns none.
+    The weights (and their order) are those of ``build``: the front end has none.
+
+    Parameters
+    ----------
+    spec
+        The network.
+
+    Returns
+    -------
+    keras.Model
+        ``MelFrontend``, then the layers of ``build``.
     """
     audio = keras.Input((spec.rate,), name="audio")
     front = MelFrontend(spec.rate, spec.n_dft, spec.hop, spec.n_mels, spec.fmax, spec.convention,
@@ -66,20 +105,59 @@ def build_with_frontend(spec: NetworkSpec) -> keras.Model:
     return keras.Model(audio, _embed(front(audio), spec), name="l3_student")
 
 
-def untrained(spec: NetworkSpec, seed: int, *, frontend: bool = True) -> keras.Model:
-    """A new network whose weights depend on the seed alone (not on TensorFlow's version)."""
+def build_untrained(spec: NetworkSpec, seed: int, *, frontend: bool = True) -> keras.Model:
+    """Build a network whose weights depend on the seed alone, not on TensorFlow's version.
+
+    Parameters
+    ----------
+    spec
+        The network.
+    seed
+        Decides the weights.
+    frontend
+        Whether it takes audio.
+
+    Returns
+    -------
+    keras.Model
+        Ready to train.
+    """
     model = build_with_frontend(spec) if frontend else build(spec)
     assign(model, untrained_parameters(spec, seed))
     return model
 
 
 def weighted_layers(model: keras.Model) -> list[Any]:
-    """The layers of ``model`` that own weights, in order."""
+    """The layers of a model that have weights.
+
+    Parameters
+    ----------
+    model
+        Any Keras model.
+
+    Returns
+    -------
+    list
+        Keras layers, in order.
+    """
     return [layer for layer in model.layers if layer.weights]
 
 
 def assign(model: keras.Model, parameters: Parameters) -> None:
-    """Put ``parameters`` into a model of ``build`` or ``build_with_frontend``."""
+    """Put weights into a model of ``build`` or ``build_with_frontend``.
+
+    Parameters
+    ----------
+    model
+        The model; it is changed.
+    parameters
+        The weights.
+
+    Raises
+    ------
+    InputError
+        The model has another number of weighted layers.
+    """
     layers = weighted_layers(model)
     if len(layers) != len(parameters.layers):
         raise InputError(f"the model has {len(layers)} weighted layers, the parameters "
@@ -89,7 +167,25 @@ def assign(model: keras.Model, parameters: Parameters) -> None:
 
 
 def parameters_of(model: keras.Model, spec: NetworkSpec) -> Parameters:
-    """The model's present weights; ``InputError`` if it is not a network of ``spec``."""
+    """The current weights of a model.
+
+    Parameters
+    ----------
+    model
+        The model.
+    spec
+        Its network.
+
+    Returns
+    -------
+    Parameters
+        float32 arrays.
+
+    Raises
+    ------
+    InputError
+        The model is another network.
+    """
     return Parameters(spec, tuple(
         tuple(np.asarray(array, dtype=np.float32) for array in layer.get_weights())
         for layer in weighted_layers(model)))
@@ -97,16 +193,28 @@ def parameters_of(model: keras.Model, spec: NetworkSpec) -> Parameters:
 
 def save_student(model: keras.Model, path: Path, spec: NetworkSpec,
                  provenance: Mapping[str, Any] | None = None) -> None:
-    """Write a trained Keras student in our own format, by one rename.
+    """Write a trained Keras student in l3hpc's own format, by one rename.
 
-    The file holds arrays and JSON only: loading it executes nothing. ``weights.load(path)`` gives
-    an ``Embedder``; ``provenance`` (JSON-ready) says where it comes from.
+    The file holds arrays and JSON only, so that loading it executes nothing. ``weights.load(path)``
+    gives an ``Embedder``.
+
+    Parameters
+    ----------
+    model
+        The student.
+    path
+        The file; an existing one is replaced.
+    spec
+        Its network.
+    provenance
+        JSON-ready values that describe where it comes from.
     """
     save(parameters_of(model, spec), Path(path), provenance)
 
 
 def _embed(x: Any, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM,
            normalisation: Any = keras.layers.BatchNormalization) -> Any:
+    """Apply the layers of the network to ``x``."""
     def normalise(x: Any, name: str) -> Any:
         return normalisation(momentum=bn_momentum, epsilon=BN_EPSILON, name=name)(x)
 

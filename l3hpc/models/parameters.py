@@ -1,6 +1,6 @@
-"""A network's numbers as plain arrays: checked, drawn for an untrained network, folded for speed.
+"""The weights of a network as plain arrays: checked, drawn at random, or folded for inference.
 
-Every engine and file format of this package meets here, so that none depends on another.
+Every engine and file format of this package uses these classes, so that none depends on another.
 """
 
 from __future__ import annotations
@@ -21,9 +21,19 @@ ARRAY_NAMES = {"conv": ("kernel", "bias"),
 
 @dataclass(frozen=True)
 class Parameters:
-    """The float32 arrays of a network: one tuple per weighted layer, in ``spec.layers()`` order.
+    """The float32 arrays of a network.
 
-    Raises ``InputError`` that lists found and expected layer by layer when they do not fit.
+    Attributes
+    ----------
+    spec
+        The network.
+    layers
+        One tuple of arrays per weighted layer, in the order of ``spec.layers()``.
+
+    Raises
+    ------
+    InputError
+        They do not fit the spec; the message lists found and expected shapes layer by layer.
     """
 
     spec: NetworkSpec
@@ -35,12 +45,19 @@ class Parameters:
         check_layers(found, self.spec)
 
     def folded(self) -> FoldedNetwork:
-        """The same network without normalisation layers (equal up to float32 rounding)."""
+        """Fold the normalisations into the convolutions.
+
+        Returns
+        -------
+        FoldedNetwork
+            The same function, up to float32 rounding.
+        """
         scale, shift = _affine(self.layers[0])
         convolutions = []
         position = 1
         last = len(self.spec.filters) - 1
         for index in range(last + 1):
+            # In float64, so that folding rounds once, at the end.
             kernel, bias = (array.astype(np.float64) for array in self.layers[position])
             position += 1
             normalised = index < last or self.spec.final_norm
@@ -56,7 +73,17 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Convolution:
-    """One 3x3 "same" convolution: kernel (3, 3, in, out), bias (out,), ReLU after it or not."""
+    """One 3x3 "same" convolution.
+
+    Attributes
+    ----------
+    kernel
+        (3, 3, in, out).
+    bias
+        (out,).
+    relu
+        Whether a ReLU follows.
+    """
 
     kernel: np.ndarray
     bias: np.ndarray
@@ -67,9 +94,19 @@ class Convolution:
 class FoldedNetwork:
     """What an inference engine needs: ``x * scale + shift``, then the convolutions.
 
-    A 2x2 max pooling (stride 2, odd ends dropped) follows convolutions 2, 4 and 6 (from 0:
-    ``spec.halvings``); max pooling of ``spec.pool`` follows the last; the result is flattened as
-    (band, time, channel).
+    A 2x2 max pooling (stride 2, odd ends dropped) follows the convolutions ``spec.halvings``; max
+    pooling of ``spec.pool`` follows the last; the result is flattened as (band, time, channel).
+
+    Attributes
+    ----------
+    spec
+        The network.
+    scale
+        Of the spectrogram's normalisation.
+    shift
+        Of the spectrogram's normalisation.
+    convolutions
+        In order.
     """
 
     spec: NetworkSpec
@@ -78,43 +115,81 @@ class FoldedNetwork:
     convolutions: tuple[Convolution, ...]
 
 
-def check_layers(found: list[tuple[str, tuple[tuple[int, ...], ...]]], spec: NetworkSpec,
+def check_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], spec: NetworkSpec,
                  where: str | None = None) -> None:
-    """Compare (name, array shapes) of the weighted layers with what ``spec`` expects.
+    """Check that weighted layers are those of a network.
 
-    Raises ``InputError`` with one line per layer: number, name, found, expected.
+    Parameters
+    ----------
+    layers
+        Name and array shapes of each layer.
+    spec
+        The network.
+    where
+        What to name in the message.
+
+    Raises
+    ------
+    InputError
+        They differ; the message has one line per layer: number, name, found, expected.
     """
     expected = spec.layers()
     wrong = 0
     lines = []
-    for index in range(max(len(found), len(expected))):
-        name, shapes = found[index] if index < len(found) else ("-", ())
-        kind, wanted = expected[index] if index < len(expected) else ("nothing", ())
-        good = tuple(shapes) == wanted
-        wrong += not good
-        mark = " " if good else "!"
-        lines.append(f"{mark} {index + 1:2d} {name}: found {_shapes(shapes)}, "
-                     f"expected {kind} {_shapes(wanted)}".rstrip())
+    for index in range(max(len(layers), len(expected))):
+        name, shapes = layers[index] if index < len(layers) else ("-", ())
+        kind, expected_shapes = expected[index] if index < len(expected) else ("nothing", ())
+        matches = tuple(shapes) == expected_shapes
+        wrong += not matches
+        lines.append(f"{' ' if matches else '!'} {index + 1:2d} {name}: found {_shapes(shapes)}, "
+                     f"expected {kind} {_shapes(expected_shapes)}".rstrip())
     if wrong:
         raise InputError(
             f"these weights do not belong to this network: {wrong} of {len(lines)} weighted layers "
-            f"differ ({len(found)} found, {len(expected)} expected)",
+            f"differ ({len(layers)} found, {len(expected)} expected)",
             where=where, allowed="\n".join(lines),
             hint="an L3 audio network has 16 weighted layers (openl3, sparse EdgeL3) or 17 "
                  "(students), not counting the front end")
 
 
 def untrained(spec: NetworkSpec, seed: int) -> Parameters:
-    """Random weights as a new network has them, the same for a seed on every machine and version.
+    """Random weights of a new network, the same for a seed on every machine and with every version.
 
     Kernels are He-normal (truncated at two standard deviations), biases 0, normalisations neutral.
+
+    Parameters
+    ----------
+    spec
+        The network.
+    seed
+        Decides the weights.
+
+    Returns
+    -------
+    Parameters
+        The weights.
     """
     return Parameters(spec, random_layers(spec.layers(), seed))
 
 
 def random_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], seed: int,
                   first: int = 0) -> tuple[tuple[np.ndarray, ...], ...]:
-    """What ``untrained`` draws, for layers of (kind, array shapes); ``first`` numbers them on."""
+    """Draw the random weights of some layers, as ``untrained`` does.
+
+    Parameters
+    ----------
+    layers
+        Kind and array shapes of each layer.
+    seed
+        Decides the weights, together with the number of the layer.
+    first
+        Number of the first layer.
+
+    Returns
+    -------
+    tuple
+        One tuple of float32 arrays per layer.
+    """
     from scipy.special import ndtr, ndtri
 
     low, high = float(ndtr(-2.0)), float(ndtr(2.0))
@@ -126,6 +201,7 @@ def random_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], see
         else:
             generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
             uniform = low + (high - low) * generator.random(shapes[0])
+            # 0.88 is the standard deviation of a standard normal truncated at two of its own.
             deviation = np.sqrt(2.0 / np.prod(shapes[0][:-1])) / 0.8796256610342398
             kernel = (ndtri(uniform) * deviation).astype(np.float32)
             drawn.append((kernel, np.zeros(shapes[1], np.float32)))

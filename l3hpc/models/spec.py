@@ -1,4 +1,4 @@
-"""What an L3 audio network is, in numbers: geometry, filters, tail, sizes. No TensorFlow here.
+"""The shape of an L3 audio network in numbers: front end, filters, tail, sizes. No TensorFlow here.
 
 The audio half of Look, Listen and Learn (Arandjelović and Zisserman 2017; Cramer et al. 2019) is a
 batch normalisation of the spectrogram and eight 3x3 convolutions in four blocks; the students of
@@ -27,7 +27,7 @@ STUDENT_FILTERS = {
 DEPTHS = (8, 7, 6, 5)  # convolutions
 TAILS = ("embedding", "student")
 HEADS = ("relu", "linear")
-LARGEST = 10**9  # number in a geometry
+MAX_NUMBER = 10**9  # in a front end that a file states; larger ones are damage
 MAX_ACTIVATION_BYTES = 1 << 28  # of one frame: 20 times that of the teacher
 
 
@@ -77,7 +77,7 @@ class NetworkSpec:
         object.__setattr__(self, "convention", letter_of(self.convention))
         object.__setattr__(self, "filters", tuple(int(count) for count in self.filters))
         if len(self.filters) not in DEPTHS or min(self.filters) < 1:
-            raise InputError(f"filters {list(self.filters)} do not make this network",
+            raise InputError(f"invalid filters: {list(self.filters)}",
                              allowed="eight positive numbers, one per convolution (five to seven "
                                      "for a network cut in depth)")
         if self.emb_dim is None:
@@ -86,7 +86,7 @@ class NetworkSpec:
             raise InputError(f"unknown tail {self.tail!r} or head {self.head!r}",
                              allowed=f"tails: {', '.join(TAILS)}; heads: {', '.join(HEADS)}")
         if activation_bytes(self) > MAX_ACTIVATION_BYTES:
-            raise InputError(f"one frame in this network takes {activation_bytes(self):,} bytes",
+            raise InputError(f"this network needs {activation_bytes(self):,} bytes per frame",
                              allowed=f"at most {MAX_ACTIVATION_BYTES:,}")
         bands, times = self.last_map
         if bands < 1 or times < 1:
@@ -102,7 +102,8 @@ class NetworkSpec:
                 allowed=f"{self.filters[-1]}" + (f" or {12 * self.filters[-1]}"
                                                  if self.tail == "embedding" else ""))
         if bands % 4 or times % 3:
-            raise InputError(f"a last map of {bands} x {times} cannot be pooled to 4 x 3")
+            raise InputError(f"the last feature map, {bands} x {times}, cannot be pooled to 4 x 3",
+                             allowed="bands divisible by 4, times divisible by 3")
 
     @property
     def dim(self) -> int:
@@ -116,13 +117,13 @@ class NetworkSpec:
 
     @property
     def maps(self) -> tuple[tuple[int, int], ...]:
-        """(bands, times) of the feature maps of the four blocks."""
+        """(bands, times) of the feature maps in each of the four blocks."""
         bands, times = self.frontend.shape
         return tuple((bands >> block, times >> block) for block in range(4))
 
     @property
     def last_map(self) -> tuple[int, int]:
-        """(bands, times) of what the last convolution gives."""
+        """(bands, times) of the last convolution's feature map."""
         return self.maps[(len(self.filters) - 1) // 2]
 
     @property
@@ -149,10 +150,15 @@ class NetworkSpec:
         return f"{self.rate}_{self.n_mels}_{self.hop}_{self.n_dft}{half}_fmax_{fmax}"
 
     def layers(self) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
-        """Weighted layers in order: (``'batch_norm'`` or ``'conv'``, shapes of its arrays).
+        """The weighted layers in order.
 
         Arrays of a convolution: kernel (3, 3, in, out), bias. Of a normalisation: gamma, beta,
-        moving mean, moving variance. The front end owns no weights.
+        moving mean, moving variance. The front end has no weights.
+
+        Returns
+        -------
+        list of tuple
+            ``'batch_norm'`` or ``'conv'``, and the shapes of its arrays.
         """
         result: list[tuple[str, tuple[tuple[int, ...], ...]]] = [("batch_norm", ((1,),) * 4)]
         before = 1
@@ -164,21 +170,34 @@ class NetworkSpec:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; ``from_dict`` is the inverse."""
+        """JSON-ready values, which ``from_dict`` reads."""
         return {**asdict(self), "filters": list(self.filters)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkSpec:
         """The spec that ``to_dict`` described.
 
-        Unknown or missing keys, and values of another kind, are an ``InputError``.
+        Parameters
+        ----------
+        values
+            JSON values.
+
+        Returns
+        -------
+        NetworkSpec
+            The network.
+
+        Raises
+        ------
+        InputError
+            Keys are unknown or missing, or values are of another kind.
         """
         known = {field.name for field in fields(cls)}
         if set(values) - known or not {"rate", "n_mels", "hop", "n_dft"} <= set(values):
             raise InputError(f"not a network spec: keys {sorted(values)}",
                              allowed=", ".join(sorted(known)))
         for key, value in values.items():
-            if not is_value(key, value):
+            if not is_valid_value(key, value):
                 raise InputError(f"not a network spec: {key} is {value!r:.60}")
         return cls(**values)
 
@@ -217,15 +236,29 @@ def openl3_spec(input_repr: str = "mel256", embedding_size: int = 512) -> Networ
 
 
 def student_filters(emb_dim: int) -> tuple[int, ...]:
-    """The published students' filters for 512, 256, 128 or 64 values.
+    """Filters of the published students.
 
-    Any other length is an ``InputError`` that suggests filters to state.
+    Parameters
+    ----------
+    emb_dim
+        512, 256, 128 or 64.
+
+    Returns
+    -------
+    tuple of int
+        Output channels of the eight convolutions.
+
+    Raises
+    ------
+    InputError
+        Another length; the message suggests filters to state.
     """
     if emb_dim in STUDENT_FILTERS:
         return STUDENT_FILTERS[emb_dim]
-    raise InputError(f"no published student gives {emb_dim} values",
-                     where="--emb-dim", allowed="512, 256, 128, 64, or any length with filters",
-                     hint=f"state them, for example: --filters 32,32,64,64,128,128,"
+    raise InputError(f"no published student has embeddings of length {emb_dim}",
+                     where="--emb-dim",
+                     allowed="512, 256, 128, 64, or any length together with filters",
+                     hint=f"state the filters, for example: --filters 32,32,64,64,128,128,"
                           f"{emb_dim},{emb_dim}")
 
 
@@ -255,7 +288,7 @@ def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int 
     Raises
     ------
     InputError
-        The student makes no sense (see ``check_student``).
+        The values are not those of a student (see ``check_student``).
 
     Examples
     --------
@@ -269,17 +302,37 @@ def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int 
 
 def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | None, emb_dim: int,
                   filters: Sequence[int] | None = None) -> None:
-    """Refuse (``InputError``, with the option and what would do) a student that makes no sense.
+    """Check the values of a student; an error names the option and what is allowed.
 
-    Refused: a DFT that is odd or longer than the one-second frame; a hop longer than the DFT (it
-    would skip samples); fmax above half the rate; mel bands without a DFT bin; a spectrogram too
-    small for three poolings; an embedding length that the filters do not give.
+    Parameters
+    ----------
+    rate
+        Hz.
+    n_mels
+        Mel bands.
+    hop
+        Samples from one spectrum to the next.
+    n_dft
+        Samples per spectrum.
+    fmax
+        Hz; None: half the rate.
+    emb_dim
+        Length of the embedding.
+    filters
+        Output channels of the eight convolutions; None: as published for ``emb_dim``.
+
+    Raises
+    ------
+    InputError
+        A DFT that is odd or longer than the one-second frame; a hop longer than the DFT (it would
+        skip samples); fmax above half the rate; mel bands without a DFT bin; a spectrogram too
+        small for three poolings; or an embedding length that does not follow from the filters.
     """
     def refuse(option: str, message: str, allowed: str) -> None:
         raise InputError(message, where=option, allowed=allowed)
 
     if rate < 1000:
-        refuse("--asr", f"a rate of {rate} Hz is too low for audio", "at least 1000 Hz")
+        refuse("--asr", f"a sample rate of {rate} Hz is too low for audio", "at least 1000 Hz")
     if n_dft < 2 or n_dft % 2 or n_dft > rate:
         refuse("--dft", f"a DFT of {n_dft} samples does not fit a one-second frame at {rate} Hz",
                f"an even number of samples from 2 to {rate - rate % 2}")
@@ -288,7 +341,7 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
                + ("it would skip samples" if hop > n_dft else "it would never advance"),
                f"1 to {n_dft} samples")
     if fmax is not None and not 0 < fmax <= rate / 2:
-        refuse("--fmax", f"fmax {fmax:g} Hz is not below half the rate of {rate} Hz",
+        refuse("--fmax", f"fmax {fmax:g} Hz is above half the sample rate of {rate} Hz",
                f"above 0 and at most {rate / 2:g} Hz")
     if n_mels < 8:
         refuse("--mels", f"{n_mels} mel bands are too few for three 2x2 poolings", "at least 8")
@@ -299,15 +352,28 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
                "few for three 2x2 poolings", f"at most {(rate - 1) // 7} samples")
     chosen = tuple(filters) if filters is not None else student_filters(emb_dim)
     if len(chosen) != 8 or min(chosen) < 1:
-        refuse("--filters", f"filters {list(chosen)} do not make this network",
+        refuse("--filters", f"invalid filters: {list(chosen)}",
                "eight positive numbers, one per convolution")
     if chosen[-1] != emb_dim:
-        refuse("--emb-dim", f"the last convolution has {chosen[-1]} filters, so the student gives "
-               f"{chosen[-1]} values, not {emb_dim}", "the last filter count equals --emb-dim")
+        refuse("--emb-dim", f"the last convolution has {chosen[-1]} filters, so the embedding has "
+               f"length {chosen[-1]}, not {emb_dim}", "the filters of the last convolution")
 
 
 def parameter_count(spec: NetworkSpec, *, trainable: bool = False) -> int:
-    """All parameters (what is stored), or the trainable ones (without the moving statistics)."""
+    """Number of parameters of a network.
+
+    Parameters
+    ----------
+    spec
+        The network.
+    trainable
+        Whether to leave out the moving statistics.
+
+    Returns
+    -------
+    int
+        Parameters that are stored, or those that are trained.
+    """
     total = 0
     for kind, shapes in spec.layers():
         for shape in shapes[:2] if trainable and kind == "batch_norm" else shapes:
@@ -319,19 +385,52 @@ def parameter_count(spec: NetworkSpec, *, trainable: bool = False) -> int:
 
 
 def model_bytes(spec: NetworkSpec) -> int:
-    """Size of the stored parameters as float32."""
+    """Size of the stored parameters as float32.
+
+    Parameters
+    ----------
+    spec
+        The network.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     return 4 * parameter_count(spec)
 
 
 def activation_bytes(spec: NetworkSpec) -> int:
-    """The largest single feature map of one frame as float32."""
+    """Size of the largest feature map of one frame as float32.
+
+    Parameters
+    ----------
+    spec
+        The network.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     return max(4 * bands * times * max(spec.filters[2 * block:2 * block + 2])
                for block, (bands, times) in enumerate(spec.maps)
                if 2 * block < len(spec.filters))
 
 
-def name_bands(bands: Sequence[int]) -> str:
-    """``0, 3-5, 9``: band numbers, neighbours joined."""
+def format_bands(bands: Sequence[int]) -> str:
+    """Format band numbers with ranges, such as ``0, 3-5, 9``.
+
+    Parameters
+    ----------
+    bands
+        Ascending numbers.
+
+    Returns
+    -------
+    str
+        Separated by commas; '' for none.
+    """
     runs: list[list[int]] = []
     for band in bands:
         if runs and band == runs[-1][1] + 1:
@@ -341,33 +440,49 @@ def name_bands(bands: Sequence[int]) -> str:
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
-def is_value(key: str, value: Any) -> bool:
-    """Whether ``value`` is of the kind that ``NetworkSpec`` takes for ``key``."""
+def is_valid_value(key: str, value: Any) -> bool:
+    """Whether a value is of the kind that ``NetworkSpec`` takes for a field.
+
+    Parameters
+    ----------
+    key
+        Name of the field.
+    value
+        Any JSON value.
+
+    Returns
+    -------
+    bool
+        False for a wrong type, or a number beyond ``MAX_NUMBER``.
+    """
     if key in ("tail", "head", "convention"):
         return isinstance(value, str)
     if key == "filters":
-        return isinstance(value, (list, tuple)) and all(is_value("hop", one) for one in value)
+        return isinstance(value, (list, tuple)) and all(is_valid_value("hop", one) for one in value)
     if value is None:
         return key in ("n_mels", "fmax", "emb_dim")
     if isinstance(value, float):
         return key == "fmax"
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return whole and abs(int(value)) <= LARGEST
+    # bool is a subclass of int, and JSON's true is no number of samples.
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_integer and abs(int(value)) <= MAX_NUMBER
 
 
 def _check_bands(frontend: Frontend) -> None:
+    """Refuse a front end with mel bands that contain no DFT bin."""
     rate, n_dft, mels, fmax = frontend.rate, frontend.n_dft, frontend.n_mels, frontend.fmax
     empty = frontend.empty_bands()
     if not empty:
         return
+    # The smallest DFT that has a bin for every band, by powers of two and within a frame.
     longer, remedy = n_dft, ""
     while not remedy and longer * 2 <= rate:
         longer *= 2
         fits = max_mels_without_empty(rate, longer, fmax)
         if fits >= (mels or 0):
-            remedy = f", or a longer DFT (--dft {longer} carries {fits})"
+            remedy = f", or a longer DFT (--dft {longer} supports {fits})"
     raise InputError(
         f"--mels {mels} leaves {len(empty)} of {mels} mel bands empty at {rate} Hz with a DFT of "
         f"{n_dft} (bins are {rate / n_dft:.1f} Hz apart).",
         allowed=f"Use at most {max_mels_without_empty(rate, n_dft, fmax)} mels{remedy}.",
-        hint=f"Empty (of 0 to {frontend.bands - 1}): {name_bands(empty)}.")
+        hint=f"Empty (of 0 to {frontend.bands - 1}): {format_bands(empty)}.")

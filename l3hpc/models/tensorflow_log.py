@@ -1,7 +1,7 @@
-"""TensorFlow's first import without its start-up lines, wherever it is imported.
+"""Import TensorFlow without its start-up messages, wherever it is imported first.
 
-From 2.18 on TensorFlow writes them to the file descriptor of stderr before its log level holds, so
-``TF_CPP_MIN_LOG_LEVEL`` does not reach them. Warnings and errors are kept.
+From 2.18 on TensorFlow writes them to the file descriptor of stderr before its log level takes
+effect, so that ``TF_CPP_MIN_LOG_LEVEL`` does not suppress them. Warnings and errors are kept.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any
 
 NVIDIA = "/dev/nvidiactl"
-SCRIPTS_LEVEL = "2"  # what the job scripts export: errors
-_STARTING = re.compile(
+SCRIPTS_LEVEL = "2"  # TF_CPP_MIN_LOG_LEVEL in job scripts: errors
+_STARTUP = re.compile(
     r"I\d{4} "  # I0000 00:00:1795277630.127942   32086 port.cc:153] …
     r"|\d{4}-\d\d-\d\d [\d:.]+: I "
     r"|WARNING: All log messages before absl::InitializeLog\(\) is called"
@@ -28,27 +28,28 @@ _STARTING = re.compile(
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow, if that was not done yet, and let through only what is worth reading."""
+    """Import TensorFlow, if that was not done yet, without its start-up messages."""
     if "tensorflow" in sys.modules:
         return
-    with _starting():
+    with _without_startup_lines():
         import tensorflow  # noqa: F401
 
 
 def quiet_first_import() -> None:
-    """From now on the first import of TensorFlow is quiet, whichever module does it, Keras too."""
+    """Make the first import of TensorFlow quiet, whichever module does it (Keras, for example)."""
     if "tensorflow" not in sys.modules and not any(
             isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow, once, as it would have been found without us."""
+    """Finds TensorFlow once, as Python would, and wraps its loader."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None
                   ) -> ModuleSpec | None:
         if fullname != "tensorflow":
             return None
+        # Before looking for the module: find_spec asks all finders, this one included.
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
@@ -57,7 +58,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Runs the module's code without its start-up lines, then leaves the loader that it has."""
+    """Runs the module's code without its start-up messages, then restores the module's own loader.
+    """
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -69,17 +71,19 @@ class _Loader(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
-        with _starting():
+        with _without_startup_lines():
             self._loader.exec_module(module)
 
 
 @contextlib.contextmanager
-def _starting() -> Iterator[None]:
-    """Hold back what is written to stderr meanwhile; then let through what is worth reading."""
-    has_gpu = os.path.exists(NVIDIA)  # without one, "failed call to cuInit" is no news
+def _without_startup_lines() -> Iterator[None]:
+    """Capture what is written to stderr; afterwards write all of it except the start-up messages.
+    """
+    # Without a GPU TensorFlow logs the error "failed call to cuInit", which is to be expected.
+    has_gpu = os.path.exists(NVIDIA)
     level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", SCRIPTS_LEVEL)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if level == SCRIPTS_LEVEL and not has_gpu else level
-    if sys.stderr is None:  # it was closed: nothing to keep clean
+    if sys.stderr is None:  # closed: nothing is shown anyway
         yield
         return
     sys.stderr.flush()
@@ -92,11 +96,22 @@ def _starting() -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stderr)
             kept.seek(0)
-            text = worth_reading(kept.read().decode(errors="replace"))
+            text = drop_startup_lines(kept.read().decode(errors="replace"))
             if text:
                 os.write(2, text.encode())
 
 
-def worth_reading(text: str) -> str:
-    """The lines that do not only say that TensorFlow starts."""
-    return "".join(line for line in text.splitlines(keepends=True) if not _STARTING.match(line))
+def drop_startup_lines(text: str) -> str:
+    """Remove the lines that only report that TensorFlow starts.
+
+    Parameters
+    ----------
+    text
+        What TensorFlow wrote.
+
+    Returns
+    -------
+    str
+        The other lines, unchanged.
+    """
+    return "".join(line for line in text.splitlines(keepends=True) if not _STARTUP.match(line))

@@ -1,6 +1,6 @@
-"""Which network is in this file, and is it the right one? Describing, identifying and loading.
+"""Describe, identify, load and save the network in a weight file.
 
-``describe``, ``identity`` and ``embedding_dim`` read headers only and never import TensorFlow.
+``describe_weights``, ``identity`` and ``embedding_dim`` read headers only, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file, write_bytes
 from l3hpc.models.geometry import find_geometry
 from l3hpc.models.parameters import ARRAY_NAMES, Parameters, check_layers, untrained
-from l3hpc.models.spec import L3_FILTERS, NetworkSpec, name_bands, openl3_spec
-from l3hpc.models.weight_files import StoredNetwork, open_network, own_bytes
+from l3hpc.models.spec import L3_FILTERS, NetworkSpec, format_bands, openl3_spec
+from l3hpc.models.weight_files import StoredNetwork, network_bytes, open_network
 
 if TYPE_CHECKING:
     from l3hpc.models.embedder import Embedder
@@ -29,22 +29,39 @@ FORMATS = {("keras2", False): "Keras 2 weights", ("keras2", True): "Keras 2 mode
            ("keras3", False): "Keras 3 weights", ("keras3", True): "Keras 3 model",
            ("l3hpc", False): "l3hpc"}  # (of the file, whether it holds a configuration)
 DEFAULT_SEED = 20180216
-SPARSE_SHARE = 0.3  # of zeros among the kernels' values: trained dense kernels have none
+SPARSE_SHARE = 0.3  # of zeros among kernel weights; trained dense kernels have none
 RANDOM_WEIGHTS = "random-weight teacher: shows that the chain works, not how well"
 _UNTRAINED = re.compile(r"untrained(?::(\d{1,18}))?")
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What is in a weight file.
+    """What a weight file holds.
 
-    ``kind`` is one of ``KINDS``; ``layers`` lists (name, array shapes) of the weighted layers
-    without the front end; ``notes`` say what the file does not state and was assumed.
-    ``network`` is one of ``NETWORKS``, whatever the format; ``format`` is one of ``FORMATS``.
-    ``evidence``: what the front end is known from (``geometry.EVIDENCE``, or ``'spec'``: the file
-    states it in our own format).
-    ``random_weights``: the network is untrained, or learnt from an untrained teacher, so that its
-    numbers show that a chain works, not how well.
+    Attributes
+    ----------
+    kind
+        One of ``KINDS``.
+    spec
+        The network.
+    layers
+        Name and array shapes of the weighted layers, without the front end.
+    file
+        The file; None for an untrained network.
+    label
+        One line that names the network.
+    notes
+        What the file does not state and was assumed.
+    random_weights
+        Whether the network is untrained, or a student of an untrained teacher, so that its results
+        show that a chain works, not how well.
+    network
+        One of ``NETWORKS``, whatever the format.
+    format
+        One of the values of ``FORMATS``.
+    evidence
+        How the front end was identified: one of ``geometry.EVIDENCE``, or ``'spec'`` where the file
+        states it in l3hpc's own format.
     """
 
     kind: str
@@ -59,7 +76,7 @@ class WeightsInfo:
     evidence: str = "spec"
 
 
-def describe(name: str | Path, *, embedding_size: int | None = None,
+def describe_weights(name: str | Path, *, embedding_size: int | None = None,
              geometry: Mapping[str, Any] | None = None) -> WeightsInfo:
     """Inspect a weight file without reading more than its layers' shapes.
 
@@ -100,12 +117,12 @@ def describe(name: str | Path, *, embedding_size: int | None = None,
 
 def load_parameters(name: str | Path, *, embedding_size: int | None = None,
                     geometry: Mapping[str, Any] | None = None) -> tuple[Parameters, WeightsInfo]:
-    """The arrays of a network and what ``describe`` finds. TensorFlow is not needed.
+    """Load the arrays of a network, without TensorFlow.
 
     Parameters
     ----------
     name, embedding_size, geometry
-        As in ``describe``.
+        As in ``describe_weights``.
 
     Returns
     -------
@@ -117,11 +134,11 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
     Raises
     ------
     InputError
-        As in ``describe``; or values that are not finite, or a negative moving variance.
+        As in ``describe_weights``; or values that are not finite, or a negative moving variance.
     """
     seed = untrained_seed(name)
     if seed is not None:
-        info = describe(name, embedding_size=embedding_size, geometry=geometry)
+        info = describe_weights(name, embedding_size=embedding_size, geometry=geometry)
         return untrained(info.spec, seed), info
     with open_network(Path(name)) as stored:
         info = _describe(stored, embedding_size, geometry or {})
@@ -139,10 +156,30 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
 def load(name: str | Path, *, embedding_size: int | None = None,
          geometry: Mapping[str, Any] | None = None, threads: int | None = None,
          engine: str = "auto") -> Embedder:
-    """An ``Embedder`` of the network in a file, or of ``'untrained[:SEED]'``.
+    """Load the network in a file, ready to embed.
 
-    ``engine`` is ``auto`` (the fastest here, see ``l3hpc.models.engines``), ``tensorflow``,
-    ``ncnn`` or ``torch``.
+    Parameters
+    ----------
+    name
+        A weight file, or ``'untrained[:SEED]'``.
+    embedding_size
+        As in ``describe_weights``.
+    geometry
+        As in ``describe_weights``.
+    threads
+        CPU threads; None: all that the process was given.
+    engine
+        ``auto`` (the fastest here, see ``l3hpc.models.engines``) or the name of an engine.
+
+    Returns
+    -------
+    Embedder
+        The network.
+
+    Raises
+    ------
+    InputError
+        As in ``load_parameters``; or the engine is not available.
     """
     from l3hpc.models import engines
     from l3hpc.models.embedder import Embedder
@@ -153,37 +190,93 @@ def load(name: str | Path, *, embedding_size: int | None = None,
 
 
 def embedding_dim(name: str | Path, *, embedding_size: int | None = None) -> int:
-    """The length of the embeddings that this network gives."""
-    return describe(name, embedding_size=embedding_size).spec.dim
+    """Length of a network's embeddings.
+
+    Parameters
+    ----------
+    name
+        A weight file, or ``'untrained[:SEED]'``.
+    embedding_size
+        As in ``describe_weights``.
+
+    Returns
+    -------
+    int
+        Values per frame.
+    """
+    return describe_weights(name, embedding_size=embedding_size).spec.dim
 
 
 def identity(name: str | Path, *, embedding_size: int | None = None,
              geometry: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Who this network is, JSON-ready: kind, dim, digest (of content), label, spec, and whether
-    its numbers rest on ``random_weights`` (its own or its teacher's)."""
-    info = describe(name, embedding_size=embedding_size, geometry=geometry)
+    """What identifies a network, JSON-ready.
+
+    Parameters
+    ----------
+    name
+        A weight file, or ``'untrained[:SEED]'``.
+    embedding_size
+        As in ``describe_weights``.
+    geometry
+        As in ``describe_weights``.
+
+    Returns
+    -------
+    dict
+        ``kind``, ``dim``, ``digest`` (of the content), ``label``, ``spec`` and ``random_weights``
+        (see ``WeightsInfo``).
+    """
+    info = describe_weights(name, embedding_size=embedding_size, geometry=geometry)
     content = f"untrained-{untrained_seed(name)}" if info.file is None else digest_file(info.file)
     return {"kind": info.kind, "dim": info.spec.dim, "digest": content, "label": info.label,
             "spec": info.spec.to_dict(), "random_weights": info.random_weights}
 
 
-def caution(identity: Mapping[str, Any] | None) -> str | None:
-    """What has to stand beside every number that this network makes (None: nothing)."""
+def random_weights_note(identity: Mapping[str, Any] | None) -> str | None:
+    """The note to show beside every number that a network produces.
+
+    Parameters
+    ----------
+    identity
+        From ``identity``; None: no network.
+
+    Returns
+    -------
+    str or None
+        None where the network is trained.
+    """
     return RANDOM_WEIGHTS if identity and identity.get("random_weights") else None
 
 
 def untrained_seed(name: str | Path) -> int | None:
-    """The seed in ``'untrained[:SEED]'``, or None if ``name`` is a path."""
+    """The seed in ``'untrained[:SEED]'``.
+
+    Parameters
+    ----------
+    name
+        A name or path.
+
+    Returns
+    -------
+    int or None
+        None for a path.
+
+    Raises
+    ------
+    InputError
+        The seed is not a number.
+    """
     match = _UNTRAINED.fullmatch(str(name))
     if match is None:
         if str(name).startswith("untrained:"):
-            raise InputError(f"no seed in {str(name)!r}", allowed="untrained or untrained:SEED")
+            raise InputError(f"{str(name)!r} has no valid seed",
+                             allowed="untrained or untrained:SEED, with a whole number")
         return None
     return int(match[1]) if match[1] else DEFAULT_SEED
 
 
 def save(parameters: Parameters, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write a network in our own format: HDF5 arrays and JSON, by one rename.
+    """Write a network in l3hpc's own format: HDF5 arrays and JSON, by one rename.
 
     Parameters
     ----------
@@ -192,28 +285,29 @@ def save(parameters: Parameters, path: Path, provenance: Mapping[str, Any] | Non
     path
         The file; an existing one is replaced.
     provenance
-        JSON-ready values that say where the network comes from.
+        JSON-ready values that describe where the network comes from.
     """
     layers = [(kind, dict(zip(ARRAY_NAMES[kind], arrays, strict=True)))
               for (kind, _), arrays in zip(parameters.spec.layers(), parameters.layers,
                                            strict=True)]
-    write_bytes(Path(path), own_bytes(parameters.spec.to_dict(), layers, dict(provenance or {})))
+    data = network_bytes(parameters.spec.to_dict(), layers, dict(provenance or {}))
+    write_bytes(Path(path), data)
 
 
 def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mapping[str, Any]
               ) -> WeightsInfo:
-    found = [(layer.name, layer.shapes) for layer in stored.layers]
+    layers = [(layer.name, layer.shapes) for layer in stored.layers]
     if stored.spec is not None:
         notes: list[str] = []
         evidence = "spec"
         spec = NetworkSpec.from_dict({**stored.spec, **geometry})
-        check_layers(found, spec, where=str(stored.path))
+        check_layers(layers, spec, where=str(stored.path))
     else:
-        spec, notes, evidence = _infer(stored, found, embedding_size, geometry)
+        spec, notes, evidence = _infer(stored, layers, embedding_size, geometry)
     notes += _empty_bands(spec)
     if embedding_size not in (None, spec.dim):
-        raise InputError(f"this network gives {spec.dim} values, not {embedding_size}",
-                         where=str(stored.path), allowed=str(spec.dim))
+        raise InputError(f"the embeddings of this network have length {spec.dim}, not "
+                         f"{embedding_size}", where=str(stored.path), allowed=str(spec.dim))
     network = _network(stored, spec)
     kind = network if stored.format == "keras2" else stored.format
     label = f"{stored.path.name}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
@@ -223,19 +317,20 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
     random = isinstance(teacher, dict) and bool(teacher.get("random_weights"))
     if random:
         label += " (learnt from a random-weight teacher)"
-    return WeightsInfo(kind, spec, tuple(found), stored.path, label, tuple(notes), random, network,
+    return WeightsInfo(kind, spec, tuple(layers), stored.path, label, tuple(notes), random, network,
                        FORMATS[stored.format, bool(stored.config)], evidence)
 
 
-def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], ...]]],
+def _infer(stored: StoredNetwork, layers: list[tuple[str, tuple[tuple[int, ...], ...]]],
            embedding_size: int | None, geometry: Mapping[str, Any]
            ) -> tuple[NetworkSpec, list[str], str]:
-    tail = "student" if len(found) >= 17 else "embedding"
-    outputs = [shapes[0][3] for _, shapes in found if len(shapes) == 2 and len(shapes[0]) == 4]
+    """The network of a file that does not state it, notes on what was assumed, and the evidence."""
+    tail = "student" if len(layers) >= 17 else "embedding"
+    outputs = [shapes[0][3] for _, shapes in layers if len(shapes) == 2 and len(shapes[0]) == 4]
     filters = tuple(outputs) if len(outputs) == 8 else L3_FILTERS
-    # The layers are checked first, with a stand-in front end: an unrelated file should be refused
-    # for what it holds, not for a front end that it does not state.
-    check_layers(found, NetworkSpec(48000, 256, 242, 2048, filters=filters, tail=tail),
+    # The layers are checked first, with a placeholder front end: an unrelated file should be
+    # refused for what it holds, not for a front end that it does not state.
+    check_layers(layers, NetworkSpec(48000, 256, 242, 2048, filters=filters, tail=tail),
                  where=str(stored.path))
     values, notes, evidence = find_geometry(stored, tail, geometry)
     size = embedding_size if tail == "embedding" else None
@@ -249,7 +344,7 @@ def _infer(stored: StoredNetwork, found: list[tuple[str, tuple[tuple[int, ...], 
 
 
 def _head(stored: StoredNetwork) -> str | None:
-    """Whether a ReLU follows the last normalisation in the stored configuration (None: unknown)."""
+    """The head, by whether a ReLU follows the last normalisation in the configuration."""
     inner = stored.config.get("config")
     layers = inner.get("layers", []) if isinstance(inner, dict) else []
     names = [str(layer.get("class_name", "")) for layer in layers if isinstance(layer, dict)]
@@ -272,12 +367,12 @@ def _network(stored: StoredNetwork, spec: NetworkSpec) -> str:
 
 
 def _empty_bands(spec: NetworkSpec) -> list[str]:
-    """Which mel bands of a front end hear nothing; silent on the teacher's own two."""
+    """A note on mel bands without a DFT bin, except for the teacher, whose two are well known."""
     empty = spec.frontend.empty_bands()
     if not empty or (spec.rate, spec.n_dft, spec.n_mels, spec.fmax) == (48000, 2048, 256, None):
         return []
     return [f"{len(empty)} of {spec.n_mels} mel bands hold no DFT bin and are always at the floor: "
-            f"{name_bands(empty)}"]
+            f"{format_bands(empty)}"]
 
 
 def _bands(spec: NetworkSpec) -> str:

@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.embeddings import APPROXIMATIONS, Part, reduced_key
+from l3hpc.datasets.embedding_file import EmbeddingFile
+from l3hpc.datasets.embeddings import APPROXIMATIONS, reduced_key
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json, write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
@@ -374,8 +375,8 @@ def load_phi(path: Path) -> Phi:
 
 
 def reduce_part(
-    part: Part, phi: Phi, target: Path, *, chunk: int = 8192, progress: Progress | None = None,
-    threads: int | None = None,
+    part: EmbeddingFile, phi: Phi, target: Path, *, chunk: int = 8192,
+    progress: Progress | None = None, threads: int | None = None,
 ) -> None:
     """Reduce all rows of one file and write them to another, in the same order.
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from l3hpc.arrays.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows, is_contiguous
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.embeddings import Part, Source
+from l3hpc.datasets.embedding_file import EmbeddingFile
+from l3hpc.datasets.embeddings import EmbeddingSource
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest
 from l3hpc.sampling.selection import Selection, relative_loudness, select, time_frames
@@ -41,7 +42,7 @@ class PartRows:
         The file.
     """
 
-    part: Part
+    part: EmbeddingFile
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,7 +69,7 @@ class EmbeddingCorpus:
         The files: those of all tasks of the step extract, or of some.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: EmbeddingSource) -> None:
         self.source = source
         self.parts = list(source.parts)
 
@@ -315,7 +316,7 @@ def _write_frames(group: h5py.Group, selections: Sequence[FrameSelection], text:
         group.create_dataset(name, data=np.asarray(values))
 
 
-def _task_number(part: Part, number: int) -> int:
+def _task_number(part: EmbeddingFile, number: int) -> int:
     """The number of the task that wrote the file, or the file's own where it is published."""
     name = part.path.parent.name
     return int(name) if name.isdigit() else number

@@ -33,7 +33,7 @@ from l3hpc.steps.base import (
 from l3hpc.steps.train import LoopParams, TrainingRow, loop_fields
 
 if TYPE_CHECKING:
-    from l3hpc.avc.pairs import Batches
+    from l3hpc.avc.batches import Batches
     from l3hpc.models.spec import NetworkSpec
 
 
@@ -99,7 +99,7 @@ class AvcPairs(Step[AvcPairsParams]):
 
     def check(self, params: AvcPairsParams, plan: PlanParams) -> None:
         """Refuse class filters without an ontology, unknown classes, and too few videos."""
-        from l3hpc.avc.videos import scenes_seed
+        from l3hpc.avc.scenes import scenes_seed
 
         if (params.include or params.exclude) and params.ontology is None:
             raise InputError("include and exclude need the ontology", where="avc_pairs.ontology",
@@ -115,7 +115,7 @@ class AvcPairs(Step[AvcPairsParams]):
 
     def describe(self, params: AvcPairsParams, plan: PlanParams) -> str:
         """``3,072 train, 384 validate pairs of 240 generated scenes, 224 pixels, 48000 Hz``."""
-        from l3hpc.avc.videos import scenes_seed
+        from l3hpc.avc.scenes import scenes_seed
 
         parts = _splits(params)
         counts = ", ".join(f"{len(items) * params.pairs_per_video:,} {split}"
@@ -130,15 +130,16 @@ class AvcPairs(Step[AvcPairsParams]):
 
     def shards(self, params: AvcPairsParams, upstream: Upstream) -> list[Shard]:
         """The videos of each split in groups of ``videos_per_task``."""
-        from l3hpc.avc.audioset import groups
+        from l3hpc.avc.audioset import group_items
 
         return [{"split": split, "number": number, "videos": group}
                 for split, items in _splits(params).items()
-                for number, group in enumerate(groups(items, params.videos_per_task))]
+                for number, group in enumerate(group_items(items, params.videos_per_task))]
 
     def digests(self, params: AvcPairsParams) -> dict[str, Any]:
         """The videos by their listing (names, sizes, times), metadata by their bytes."""
-        from l3hpc.avc.videos import VideoFile, listing_digest, scenes_seed
+        from l3hpc.avc.scenes import scenes_seed
+        from l3hpc.avc.videos import VideoFile, listing_digest
 
         seed = scenes_seed(params.videos)
         if seed is not None:
@@ -150,27 +151,29 @@ class AvcPairs(Step[AvcPairsParams]):
 
     def run(self, params: AvcPairsParams, task: Task) -> dict[str, Any]:
         """Write this task's batches (``<split>_<task>_000.h5``, …) and ``skipped.csv``."""
-        from l3hpc.avc.pairs import SPLITS, Making
-        from l3hpc.avc.videos import Scene, Source, VideoFile, open_video, scenes_seed
+        from l3hpc.avc.batches import SPLITS
+        from l3hpc.avc.pairs import PairMaker
+        from l3hpc.avc.scenes import Scene, scenes_seed
+        from l3hpc.avc.videos import VideoFile, VideoSource, open_video
 
         split, number = task.shard["split"], task.shard["number"]
         seed = scenes_seed(params.videos)
         if seed is not None:
             names = [f"{one:05d}" for one in task.shard["videos"]]
 
-            def open_source(name: str) -> Source:
+            def open_source(name: str) -> VideoSource:
                 return Scene(int(name), seed)
         else:
-            from l3hpc.avc.videos import ffmpeg
+            from l3hpc.avc.videos import ffmpeg_program
 
-            task.progress.note(f"videos are decoded by {ffmpeg()}")
+            task.progress.note(f"videos are decoded by {ffmpeg_program()}")
             files = {one.file: one for one in map(VideoFile.from_json, task.shard["videos"])}
             names = list(files)
 
-            def open_source(name: str) -> Source:
+            def open_source(name: str) -> VideoSource:
                 return open_video(Path(params.videos), files[name])
 
-        result = Making(
+        result = PairMaker(
             names, open_source, f"{split}_{number:04d}", params.rate, params.size,
             params.pairs_per_video, [params.seed, 1 + SPLITS.index(split), number], task.scratch,
             augment=params.augment and split == "train", per_file=params.pairs_per_file,
@@ -189,17 +192,17 @@ class AvcPairs(Step[AvcPairsParams]):
 
 def _splits(params: AvcPairsParams) -> dict[str, list[Any]]:
     """split → its videos, JSON-ready: a scene's number, or a ``VideoFile``."""
-    from l3hpc.avc.audioset import chosen, split
-    from l3hpc.avc.videos import scenes_seed
+    from l3hpc.avc.audioset import select_videos, split_items
+    from l3hpc.avc.scenes import scenes_seed
 
     items: list[Any]
     if scenes_seed(params.videos) is not None:
         items = list(range(params.scenes))
     else:
-        items = [video.as_json() for video in chosen(
+        items = [video.as_json() for video in select_videos(
             Path(params.videos), params.metadata, params.ontology, params.include,
             params.exclude)]
-    return split(items, params.validation_share, params.test_share, params.seed)
+    return split_items(items, params.validation_share, params.test_share, params.seed)
 
 
 TAB: Final = "embedding"
@@ -263,7 +266,7 @@ class AvcTrain(Step[AvcTrainParams]):
 
     def check(self, params: AvcTrainParams, plan: PlanParams) -> None:
         """Refuse networks that cannot be built, and weights that are not of such networks."""
-        from l3hpc.avc.network import VisionSpec
+        from l3hpc.avc.vision import VisionSpec
         from l3hpc.models.spec import check_student
 
         pairs = AvcPairs().params_in(plan)
@@ -309,9 +312,10 @@ class AvcTrain(Step[AvcTrainParams]):
         Intermediate files are in scratch; a killed task resumes from its last checkpoint.
         """
         from l3hpc.avc import training
-        from l3hpc.avc.network import VisionSpec, load_avc
-        from l3hpc.avc.pairs import AvcData, Batches
+        from l3hpc.avc.batches import AvcData, Batches
+        from l3hpc.avc.network import load_avc
         from l3hpc.avc.training import evaluate
+        from l3hpc.avc.vision import VisionSpec
         from l3hpc.io.files import digest
         from l3hpc.models.training.engine import limit_threads
         from l3hpc.models.training.state import Schedule
@@ -345,7 +349,7 @@ class AvcTrain(Step[AvcTrainParams]):
                              both.rows, folder.resolve().name]),
             provenance={"taught by": "audio-visual correspondence", "pairs": folder.resolve().name},
             progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal,
-            start=training.Start(VisionSpec(both.size, vision_filters(params)), audio,
+            start=training.InitialNetworks(VisionSpec(both.size, vision_filters(params)), audio,
                                  params.vision_weights, params.freeze_vision))
         status = trainer.run()
         both.close()
@@ -386,7 +390,7 @@ class AvcTrain(Step[AvcTrainParams]):
 def audio_spec(params: AvcTrainParams) -> NetworkSpec:
     """Spec of the audio network: that of ``audio_weights``, otherwise from the parameters."""
     from l3hpc.models.spec import NetworkSpec
-    from l3hpc.models.weights import describe as describe_weights
+    from l3hpc.models.weights import describe_weights
 
     if params.audio_weights is not None:
         return describe_weights(params.audio_weights).spec
@@ -396,7 +400,7 @@ def audio_spec(params: AvcTrainParams) -> NetworkSpec:
 
 def vision_filters(params: AvcTrainParams) -> tuple[int, ...]:
     """Filters of the vision network: those of ``vision_weights``, otherwise the parameter's."""
-    from l3hpc.avc.network import load_vision
+    from l3hpc.avc.vision import load_vision
 
     if params.vision_weights is not None:
         return load_vision(params.vision_weights)[0].filters
@@ -415,7 +419,7 @@ def join(train: Batches, validate: Batches) -> tuple[Batches, tuple[Any, Any]]:
     """
     import numpy as np
 
-    from l3hpc.avc.pairs import Batches
+    from l3hpc.avc.batches import Batches
 
     both = Batches([*train.files, *validate.files])
     return both, (np.arange(train.rows), np.arange(train.rows, both.rows))

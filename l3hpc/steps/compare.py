@@ -48,14 +48,14 @@ class Compare(Step[CompareParams]):
 
     def run(self, params: CompareParams, task: Task) -> dict[str, Any]:
         """Evaluate every network; write ``report.md`` and ``report.json``."""
-        from l3hpc.compression import pruning, sizes
+        from l3hpc.compression import plans, sizes
         from l3hpc.io.files import write_json, write_text
-        from l3hpc.models.weights import caution, identity, load_parameters
+        from l3hpc.models.weights import identity, load_parameters, random_weights_note
 
         teacher, _ = load_parameters(params.weights)
         known = identity(params.weights)
         found = list(networks(task.inputs))
-        task.progress.start("weighing", total=len(found) + 1 + len(pruning.PUBLISHED),
+        task.progress.start("weighing", total=len(found) + 1 + len(plans.PUBLISHED),
                             unit="networks")
         judges: list[Any] = [prune.fidelity(params, teacher, task)]
         if params.kind == prune.CORRESPONDENCE:
@@ -66,7 +66,8 @@ class Compare(Step[CompareParams]):
             rows.append(_row(made_by, metadata, path, teacher, judges, left_out))
             task.progress.advance(1)
         report = {
-            "teacher": known, "note": caution(known), "judge": params.kind, "networks": rows,
+            "teacher": known, "note": random_weights_note(known),
+            "judge": params.kind, "networks": rows,
             "left_out": left_out, "sensitivity": scanned(task.inputs.get("sensitivity")),
             "published": sizes.published_rows(teacher, lambda plan: task.progress.advance(1)),
             "formula": sizes.FORMULA}
@@ -134,7 +135,7 @@ def _row(made_by: str, metadata: Mapping[str, Any], path: Path, teacher: Any, ju
         "made_by": made_by,
         "plan": metadata.get("plan") or ("none" if made_by == "teacher" else "own"),
         "convolutions": len(parameters.spec.filters), "filters": list(parameters.spec.filters),
-        "dim": parameters.spec.dim, "sizes": sizes.weigh(parameters).as_json()}
+        "dim": parameters.spec.dim, "sizes": sizes.measure_sizes(parameters).as_json()}
     if metadata.get("best_validation_accuracy") is not None:  # with its re-trained fusion head
         row["accuracy"] = metadata["best_validation_accuracy"]
     if parameters.spec.dim != teacher.spec.dim:

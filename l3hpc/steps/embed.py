@@ -74,7 +74,7 @@ class Embed(Step[EmbedParams]):
         check_precision(params, self.name)
         _check_source(params)
         if params.student is not None:
-            from l3hpc.models.weights import describe as describe_weights
+            from l3hpc.models.weights import describe_weights
 
             describe_weights(params.student)
 
@@ -109,7 +109,8 @@ class Embed(Step[EmbedParams]):
 
     def run(self, params: EmbedParams, task: Task) -> dict[str, Any]:
         """Embed this task's recordings into ``embeddings.h5`` (and npz files, if requested)."""
-        from l3hpc.datasets.extraction import Extraction, write_npz_files
+        from l3hpc.datasets.clips import write_npz_files
+        from l3hpc.datasets.extraction import Extraction
 
         student = params.student or str(student_file(task.inputs.get("train")))
         folder = _source(params)[0]
@@ -157,20 +158,20 @@ def _source(params: EmbedParams) -> tuple[Path, Callable[[], list[Recording]]]:
     """The folder of audio, and the function that lists its recordings."""
     _check_source(params)
     if params.sonyc_ust is not None:
-        from l3hpc.datasets.sonyc_ust import locate
+        from l3hpc.datasets.sonyc_ust import locate_sonyc_ust
 
-        paths = locate(params.sonyc_ust)
+        paths = locate_sonyc_ust(params.sonyc_ust)
         return paths.audio, lambda: annotated_recordings(paths.annotations, paths.audio)
     if params.clips is not None:
-        from l3hpc.datasets.labelled import read
+        from l3hpc.datasets.labelled import read_labelled
 
-        dataset = read(params.clips, params.subset)
+        dataset = read_labelled(params.clips, params.subset)
         return dataset.audio, dataset.recordings
-    from l3hpc.datasets.corpus import scan
+    from l3hpc.datasets.corpus import scan_recordings
 
     folder = params.audio
     assert folder is not None
-    return folder, lambda: scan(folder)
+    return folder, lambda: scan_recordings(folder)
 
 
 def annotated_recordings(annotations: Path, audio: Path) -> list[Recording]:

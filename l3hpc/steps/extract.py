@@ -127,9 +127,9 @@ class Extract(Step[ExtractParams]):
 
     def shards(self, params: ExtractParams, upstream: Upstream) -> list[Shard]:
         """The recordings, sorted by sensor and name, cut into groups of ``files_per_task``."""
-        from l3hpc.datasets.corpus import scan
+        from l3hpc.datasets.corpus import scan_recordings
 
-        recordings = sorted(scan(params.audio), key=lambda one: (one.sensor, one.file))
+        recordings = sorted(scan_recordings(params.audio), key=lambda one: (one.sensor, one.file))
         size = params.files_per_task
         ranges = ranges_from(recordings, params)
         return [{"recordings": [one.as_json() for one in recordings[first:first + size]],
@@ -139,9 +139,9 @@ class Extract(Step[ExtractParams]):
 
     def digests(self, params: ExtractParams) -> dict[str, Any]:
         """The audio by its listing (names, sizes, times), the teacher by its bytes."""
-        from l3hpc.datasets.corpus import manifest_digest, scan
+        from l3hpc.datasets.corpus import manifest_digest, scan_recordings
 
-        return {"audio": manifest_digest(scan(params.audio)),
+        return {"audio": manifest_digest(scan_recordings(params.audio)),
                 "weights": weights_digest(params.weights)}
 
     def run(self, params: ExtractParams, task: Task) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def note_network(task: Task, who: str, weights: str, network: Embedder,
         Parameters of the step.
     """
     from l3hpc.models import engines
-    from l3hpc.models.weights import describe as describe_weights
+    from l3hpc.models.weights import describe_weights
 
     why = ""
     if params.precision == "float32":
@@ -245,9 +245,9 @@ def note_network(task: Task, who: str, weights: str, network: Embedder,
 
 def note_ignored_files(task: Task, folder: Path) -> None:
     """Log, in the first task only, the files in the folder of audio that are not recordings."""
-    from l3hpc.datasets.corpus import passed_over
+    from l3hpc.datasets.corpus import describe_ignored_files
 
-    others = passed_over(folder) if task.index == 0 else ""
+    others = describe_ignored_files(folder) if task.index == 0 else ""
     if others:
         task.progress.note(f"ignored {others}")
 
@@ -277,7 +277,7 @@ def check_precision(params: EmbeddingParams, step: str) -> None:
     if params.precision != "float32":
         from l3hpc.models import precision
 
-        precision.check(params.precision, params.engine, step)
+        precision.check_engine(params.precision, params.engine, step)
 
 
 def precision_packages(params: EmbeddingParams) -> dict[str, str]:
@@ -286,7 +286,7 @@ def precision_packages(params: EmbeddingParams) -> dict[str, str]:
         return {}
     from l3hpc.models import precision
 
-    return precision.packages(params.precision, params.engine)
+    return precision.required_packages(params.precision, params.engine)
 
 
 def ranges_from(recordings: Sequence[Recording], params: EmbeddingParams
@@ -294,9 +294,9 @@ def ranges_from(recordings: Sequence[Recording], params: EmbeddingParams
     """For int8: the recordings that value ranges are measured on, as an entry of a shard."""
     if params.precision != "int8":
         return {}
-    from l3hpc.datasets.windows import spread
+    from l3hpc.datasets.windows import evenly_spaced
 
-    return {"ranges_from": [one.as_json() for one in spread(recordings, RECORDINGS)]}
+    return {"ranges_from": [one.as_json() for one in evenly_spaced(recordings, RECORDINGS)]}
 
 
 def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path,
@@ -346,12 +346,12 @@ def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
              geometry: Mapping[str, Any], rate: int) -> tuple[Embedder, dict[str, Any]]:
     """The network in reduced precision, and its deviation from float32."""
     from l3hpc.datasets.corpus import Recording
-    from l3hpc.datasets.windows import spread, windows_of
+    from l3hpc.datasets.windows import evenly_spaced, sample_windows
     from l3hpc.errors import L3hpcError
     from l3hpc.models import precision
 
     def windows(recordings: Sequence[Recording], count: int) -> Any:
-        return windows_of(folder, recordings, rate, params.hop, params.center, count,
+        return sample_windows(folder, recordings, rate, params.hop, params.center, count,
                           params.min_seconds)
 
     ranges = [Recording.from_json(values) for values in task.shard.get("ranges_from", [])]
@@ -360,13 +360,13 @@ def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
         raise L3hpcError(f"none of the {len(ranges)} recordings on which int8 measures its ranges "
                          "can be used", where=str(folder),
                          hint="use precision float32, or check: l3hpc data check FOLDER")
-    embedder, exact = precision.load(weights, params.precision, frames, geometry=geometry,
+    embedder, exact = precision.load_reduced(weights, params.precision, frames, geometry=geometry,
                                      threads=task.threads, engine=params.engine)
     own = [Recording.from_json(values) for values in task.shard["recordings"]]
-    check_windows = windows(spread(own, RECORDINGS), CHECK_WINDOWS)
+    check_windows = windows(evenly_spaced(own, RECORDINGS), CHECK_WINDOWS)
     deviation = precision.deviation(embedder, exact, check_windows)
     on_gpu = getattr(embedder.engine, "device", "cpu") == "gpu"
-    for text in (None if on_gpu else precision.slow_here(params.precision),
+    for text in (None if on_gpu else precision.slow_warning(params.precision),
                  f"{params.precision}: {deviation or 'every embedding is 0, nothing to compare'}"):
         if text:
             task.progress.note(text)

@@ -21,8 +21,8 @@ from l3hpc.steps.base import Input, Params, PlanParams, Results, Shard, Step, Ta
 from l3hpc.steps.embed import Embed
 
 if TYPE_CHECKING:
-    from l3hpc.classification.folds import Features, FoldResult
-    from l3hpc.datasets.labelled import Folder
+    from l3hpc.classification.folds import Features
+    from l3hpc.datasets.labelled import LabelledDataset
 
 
 TAB: Final = "classifier"
@@ -138,7 +138,7 @@ class Folds(Step[FoldsParams]):
         import numpy as np
 
         from l3hpc.classification import folds, models
-        from l3hpc.datasets.clips import attributes_of
+        from l3hpc.datasets.clips import artifact_attributes
         from l3hpc.io.files import write_json
 
         data = dataset(params)
@@ -170,7 +170,7 @@ class Folds(Step[FoldsParams]):
         task.progress.advance(1)
         numbers = _numbers(outcome, label, data)
         files = {part: [found.files[clip] for clip in outcome.clips[part]] for part in PARTS}
-        embedded = attributes_of(task.inputs["embed"])
+        embedded = artifact_attributes(task.inputs["embed"])
         record = {**params.model_dump(mode="json"), "fold": task.shard["fold"], "data": data.kind,
                 "part": data.part, "folds": data.folds,
                 "classes": list(data.classes), "chosen": outcome.chosen, "trials": outcome.trials,
@@ -197,11 +197,11 @@ class Folds(Step[FoldsParams]):
         return f"{text}, {missing} clips missing" if missing else text
 
 
-def dataset(params: FoldsParams) -> Folder:
+def dataset(params: FoldsParams) -> LabelledDataset:
     """The clips with their folds and classes."""
-    from l3hpc.datasets.labelled import read
+    from l3hpc.datasets.labelled import read_labelled
 
-    return read(params.clips, params.subset)
+    return read_labelled(params.clips, params.subset)
 
 
 def grid(params: FoldsParams) -> tuple[dict[str, float], ...]:
@@ -226,7 +226,8 @@ def _tell_missing(found: Features, clips: int, params: FoldsParams, task: Task) 
     task.progress.note(f"{text}; they are neither learned nor scored")
 
 
-def _refuse_silent_folds(found: Features, data: Folder, params: FoldsParams, task: Task) -> None:
+def _refuse_silent_folds(found: Features, data: LabelledDataset, params: FoldsParams,
+                         task: Task) -> None:
     """Raise ``L3hpcError`` for a fold that has lost most of its clips: its accuracy would be that
     of a few, and the others' that of fewer folds."""
     listed, there = (Counter(clip.fold for clip in data.clips if clip.file in files)
@@ -240,7 +241,7 @@ def _refuse_silent_folds(found: Features, data: Folder, params: FoldsParams, tas
                  "folds out, take their rows out of the table and --set folds.partial=true")
 
 
-def _numbers(outcome: FoldResult, label: Any, data: Folder) -> dict[str, dict[str, Any]]:
+def _numbers(outcome: FoldResult, label: Any, data: LabelledDataset) -> dict[str, dict[str, Any]]:
     """Accuracies and confusion of the clips that trained, validated and were tested."""
     from l3hpc.classification.folds import accuracies, confusion
 
@@ -250,7 +251,7 @@ def _numbers(outcome: FoldResult, label: Any, data: Folder) -> dict[str, dict[st
 
 
 def _write_predictions(path: Path, outcome: FoldResult, files: Mapping[str, Sequence[str]],
-                       label: Any, data: Folder) -> None:
+                       label: Any, data: LabelledDataset) -> None:
     """Of the validation and test clips: file, part, class, prediction, score of each class."""
     import csv
     import io
@@ -274,13 +275,13 @@ def _row(params: FoldsParams, task: Task, outcome: FoldResult,
     """The fold's row in the ledger, in the fields of the published sheet; what another kind of
     classifier would need stays empty. embedded: attributes of the embeddings; part: what the
     clips are of the published data set (empty: all)."""
-    from l3hpc.models.weights import caution
+    from l3hpc.models.weights import random_weights_note
 
     labels, chosen = task.labels, {name: getattr(params, name) for name in GIVEN[params.model]}
     chosen |= outcome.chosen
     folder = Path(labels.get("output_dir") or task.output.parent)
     row = {
-        "note": noted(caution(embedded.get("teacher")), part), "state": "finished",
+        "note": noted(random_weights_note(embedded.get("teacher")), part), "state": "finished",
         "username": labels.get("username", ""),
         "model_id": str(labels.get("exp_id") or labels.get("run") or folder.name),
         "model_dir": str(folder / f"{task.index:04d}"),
@@ -306,9 +307,9 @@ def _row(params: FoldsParams, task: Task, outcome: FoldResult,
     return row
 
 
-def noted(caution: str | None, part: str) -> str | None:
+def noted(note: str | None, part: str) -> str | None:
     """What stands beside the numbers: ``caution``, and of what part of the data they are."""
-    return "; ".join(text for text in (caution, f"only {part}" if part else "") if text) or None
+    return "; ".join(text for text in (note, f"only {part}" if part else "") if text) or None
 
 
 class ScoreParams(Params):
@@ -330,7 +331,7 @@ class Score(Step[ScoreParams]):
 
         from l3hpc.classification.folds import CONFIDENCE, METHOD, accuracies, over_folds
         from l3hpc.io.files import write_json
-        from l3hpc.models.weights import caution
+        from l3hpc.models.weights import random_weights_note
 
         records = read_folds(task.inputs["folds"])
         names, part = records[0]["classes"], records[0].get("part", "")
@@ -351,7 +352,7 @@ class Score(Step[ScoreParams]):
                 "valid_accuracy": one["scores"]["valid"]["accuracy"], "chosen": one["chosen"],
             } for one, test in zip(records, tested, strict=True)},
             "missing": records[0]["missing"], "network": records[0]["network"].get("label"),
-            "note": noted(caution(records[0]["network"]), part),
+            "note": noted(random_weights_note(records[0]["network"]), part),
         }
         write_json(task.output / "scores.json", result)
         _write_confusion(task.output / "confusion.csv", names, matrix)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from l3hpc.compression import pruning as plan_names
+from l3hpc.compression import plans
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
 from l3hpc.steps.extract import weights_digest
@@ -63,10 +63,10 @@ class JudgeParams(Params):
 
 def check(own: JudgeParams, step: str) -> None:
     """Refuse one of avc and scenes without the other, and files that do not exist."""
-    from l3hpc.models.weights import describe
+    from l3hpc.models.weights import describe_weights
 
     check_scenes(own.avc, own.scenes, step)
-    spec = describe(own.weights).spec
+    spec = describe_weights(own.weights).spec
     if own.avc is not None:
         check_branch(spec, own.avc)
 
@@ -134,9 +134,10 @@ def check_branch(spec: Any, avc: Path) -> None:
 
 def digests(own: JudgeParams) -> dict[str, Any]:
     """Teacher and correspondence network by their bytes, audio and scenes by their listings."""
-    from l3hpc.datasets.corpus import manifest_digest, scan
+    from l3hpc.datasets.corpus import manifest_digest, scan_recordings
 
-    return {"weights": weights_digest(own.weights), "audio": manifest_digest(scan(own.audio)),
+    return {"weights": weights_digest(own.weights),
+            "audio": manifest_digest(scan_recordings(own.audio)),
             **scene_digests(own.avc, own.scenes)}
 
 
@@ -152,12 +153,12 @@ def scene_digests(avc: Path | None, scenes: Path | None) -> dict[str, Any]:
 
 def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
     """A ``Fidelity`` on windows spread over the folder of audio; ``InputError`` without any."""
-    from l3hpc.compression.judges import Fidelity
-    from l3hpc.datasets.corpus import scan
-    from l3hpc.datasets.windows import spread, windows_of
+    from l3hpc.compression.fidelity import Fidelity
+    from l3hpc.datasets.corpus import scan_recordings
+    from l3hpc.datasets.windows import evenly_spaced, sample_windows
 
-    recordings = spread(scan(own.audio), RECORDINGS)
-    frames = windows_of(own.audio, recordings, teacher.spec.rate, 0.5, True, own.windows)
+    recordings = evenly_spaced(scan_recordings(own.audio), RECORDINGS)
+    frames = sample_windows(own.audio, recordings, teacher.spec.rate, 0.5, True, own.windows)
     if not len(frames):
         raise InputError("no recording of at least one second can be read", where=str(own.audio),
                          hint="check the folder: l3hpc data check FOLDER")
@@ -166,17 +167,23 @@ def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
 
 def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
     """A ``Correspondence`` with the head that the network was trained with."""
+    from l3hpc.avc.batches import Batches
     from l3hpc.avc.network import load_avc
-    from l3hpc.avc.pairs import Batches
-    from l3hpc.compression.judges import Correspondence, Head, look, spread_rows
+    from l3hpc.compression.correspondence import (
+        Correspondence,
+        Head,
+        embed_pictures,
+        evenly_spaced_rows,
+    )
     from l3hpc.io.files import digest_file
 
     assert own.avc is not None and own.scenes is not None
     network = load_avc(own.avc)
     batches = Batches.find(own.scenes, own.split)
-    seen = look(network, batches, spread_rows(batches, own.pairs), teacher.spec.frontend,
-                task.scratch / "seen", settings=digest_file(own.avc), progress=task.progress)
-    return Correspondence(seen, Head(network.head), network.parameters(), task.threads, own.engine)
+    pairs = embed_pictures(network, batches, evenly_spaced_rows(batches, own.pairs),
+                           teacher.spec.frontend, task.scratch / "seen",
+                           settings=digest_file(own.avc), progress=task.progress)
+    return Correspondence(pairs, Head(network.head), network.parameters(), task.threads, own.engine)
 
 
 def judge_of(own: JudgeParams, teacher: Any, task: Task) -> Callable[[Any], dict[str, Any]]:
@@ -187,7 +194,7 @@ def judge_of(own: JudgeParams, teacher: Any, task: Task) -> Callable[[Any], dict
 
 
 def _split(value: Any) -> Any:
-    return plan_names.split_plans(value) if isinstance(value, str) else value
+    return plans.split_plans(value) if isinstance(value, str) else value
 
 
 class PruneParams(Params):
@@ -226,11 +233,11 @@ class Prune(Step[PruneParams]):
 
     def describe(self, params: PruneParams, plan: PlanParams) -> str:
         """``plans 95.45, 8 convolutions, 213,491 parameters by the published count``."""
-        from l3hpc.compression.sizes import published
+        from l3hpc.compression.sizes import published_size
 
         spec = spec_after(params)
-        left = [f"{plan_names.plan_title(one, params.depth)}: "
-                f"{published(plan_names.parse_plan(one, params.depth), spec).remaining:,.0f}"
+        left = [f"{plans.plan_title(one, params.depth)}: "
+                f"{published_size(plans.parse_plan(one, params.depth), spec).remaining:,.0f}"
                 for one in params.plans]
         return (f"{params.depth} convolutions, {spec.dim}-d; parameters left by the published "
                 f"count: {'; '.join(left)}")
@@ -249,24 +256,24 @@ class Prune(Step[PruneParams]):
 
         from l3hpc.compression import pruning, sizes
         from l3hpc.io.files import write_json
-        from l3hpc.models.weights import caution, identity, load_parameters, save
+        from l3hpc.models.weights import identity, load_parameters, random_weights_note, save
 
         whole, info = load_parameters(params.weights)
         known = identity(params.weights)
         text = str(task.shard["plan"])
-        plan = plan_names.parse_plan(text, params.depth)
+        plan = plans.parse_plan(text, params.depth)
         network = pruning.reduce_depth(whole, params.depth)
         if params.filters is not None:
             network = pruning.reduce_width(network, params.filters, params.norms)
         network = pruning.prune(network, plan, params.rank)
-        title = plan_names.plan_title(text, params.depth)
+        title = plans.plan_title(text, params.depth)
         metadata: dict[str, Any] = {
-            "plan": title, "percent": list(plan), "achieved": pruning.achieved(network),
+            "plan": title, "percent": list(plan), "achieved": pruning.zero_percent(network),
             "depth": params.depth, "filters": list(network.spec.filters), "norms": params.norms,
             "rank": params.rank, "dim": network.spec.dim, "spec": network.spec.to_dict(),
-            "published": asdict(sizes.published(plan, network.spec, whole.spec)),
-            "sizes": sizes.weigh(network).as_json(), "layers": sizes.per_layer(network),
-            "teacher": known, "note": caution(known),
+            "published": asdict(sizes.published_size(plan, network.spec, whole.spec)),
+            "sizes": sizes.measure_sizes(network).as_json(), "layers": sizes.layer_counts(network),
+            "teacher": known, "note": random_weights_note(known),
         }
         save(network, task.output / NETWORK,
              {"teacher": known, "plan": title, "made_by": self.name})
@@ -286,7 +293,7 @@ def spec_after(own: PruneParams) -> Any:
     """The ``NetworkSpec`` of the networks that come out; ``InputError`` where none can."""
     from dataclasses import replace
 
-    from l3hpc.models.weights import describe as describe_weights
+    from l3hpc.models.weights import describe_weights
 
     spec = describe_weights(own.weights).spec
     if own.depth > len(spec.filters):
@@ -297,7 +304,7 @@ def spec_after(own: PruneParams) -> Any:
         if len(own.filters) != own.depth:
             raise InputError(f"{len(own.filters)} filter counts for {own.depth} convolutions",
                              where="prune.filters", allowed="one number per convolution")
-        for name, wanted, there in zip(plan_names.layer_names(own.depth), own.filters, filters,
+        for name, wanted, there in zip(plans.layer_names(own.depth), own.filters, filters,
                                        strict=True):
             if not 1 <= wanted <= there:
                 raise InputError(f"{wanted} filters of {there} in {name}", where="prune.filters",
@@ -305,7 +312,7 @@ def spec_after(own: PruneParams) -> Any:
         filters = own.filters
     for plan in own.plans:
         try:
-            plan_names.parse_plan(plan, own.depth)
+            plans.parse_plan(plan, own.depth)
         except InputError as error:
             raise InputError(error.message, where=f"prune.plans ({error.where})"
                              if error.where else "prune.plans", allowed=error.allowed,
@@ -356,7 +363,7 @@ class Sensitivity(Step[SensitivityParams]):
 
     def describe(self, params: SensitivityParams, plan: PlanParams) -> str:
         """``8 layers × 5 sparsities, evaluated by …``."""
-        from l3hpc.models.weights import describe as describe_weights
+        from l3hpc.models.weights import describe_weights
 
         layers = len(describe_weights(params.weights).spec.filters)
         return (f"{layers} layers × {len(params.sparsities)} sparsities, evaluated by "
@@ -364,10 +371,10 @@ class Sensitivity(Step[SensitivityParams]):
 
     def shards(self, params: SensitivityParams, upstream: Upstream) -> list[Shard]:
         """Layer by layer, ``points_per_task`` points in a task."""
-        from l3hpc.compression.judges import points
-        from l3hpc.models.weights import describe as describe_weights
+        from l3hpc.compression.fidelity import scan_points
+        from l3hpc.models.weights import describe_weights
 
-        every = points(len(describe_weights(params.weights).spec.filters), params.sparsities)
+        every = scan_points(len(describe_weights(params.weights).spec.filters), params.sparsities)
         size = params.points_per_task
         return [{"points": [[one.layer, one.sparsity] for one in every[first:first + size]]}
                 for first in range(0, len(every), size)]
@@ -378,13 +385,14 @@ class Sensitivity(Step[SensitivityParams]):
 
     def run(self, params: SensitivityParams, task: Task) -> dict[str, Any]:
         """Evaluate this task's points; write them into ``sensitivity.json``."""
-        from l3hpc.compression.judges import Point, scan_layers
+        from l3hpc.compression.fidelity import ScanPoint, scan_layers
         from l3hpc.io.files import write_json
-        from l3hpc.models.weights import caution, identity, load_parameters
+        from l3hpc.models.weights import identity, load_parameters, random_weights_note
 
         teacher, _ = load_parameters(params.weights)
         known = identity(params.weights)
-        points = [Point(int(layer), float(sparsity)) for layer, sparsity in task.shard["points"]]
+        points = [ScanPoint(int(layer), float(sparsity))
+                  for layer, sparsity in task.shard["points"]]
         judge = judge_of(params, teacher, task)
         task.progress.start("pruning one layer at a time", total=len(points) + 1, unit="networks")
         whole = judge(teacher)
@@ -394,7 +402,7 @@ class Sensitivity(Step[SensitivityParams]):
             rows.append(row)
             task.progress.advance(1, layer=row["name"], sparsity=row["sparsity"])
         metadata = {"judge": params.kind, "words": MEASURE_TEXT[params.kind], "teacher": known,
-                    "note": caution(known), "unpruned": whole, "points": rows}
+                    "note": random_weights_note(known), "unpruned": whole, "points": rows}
         write_json(task.output / SCAN, metadata)
         return {"judge": params.kind, "points": rows, "unpruned": whole}
 

@@ -83,10 +83,10 @@ def _counts(before: Any, after: Any) -> dict[str, Any]:
     """Non-zero weights before and after; an error where a pruned weight is no longer zero."""
     import numpy as np
 
-    from l3hpc.compression.pruning import kernels, masks_of
+    from l3hpc.compression.pruning import kernels, nonzero_masks
     from l3hpc.errors import L3hpcError
 
-    if any(np.any(kernel[~mask]) for mask, kernel in zip(masks_of(before), kernels(after),
+    if any(np.any(kernel[~mask]) for mask, kernel in zip(nonzero_masks(before), kernels(after),
                                                          strict=True)):
         raise L3hpcError("a pruned weight is no longer zero after re-training",
                          hint="This is a bug; please report it.")
@@ -101,13 +101,13 @@ def _row(params: RetrainParams, task: Task, network: Any, metadata: Mapping[str,
     ``data`` is the folder of the training data, ``rows`` the row numbers of training and
     validation. Cells of the accuracy, which distillation does not have, stay empty.
     """
-    from l3hpc.compression.pruning import achieved
-    from l3hpc.models.weights import caution
+    from l3hpc.compression.pruning import zero_percent
+    from l3hpc.models.weights import random_weights_note
 
-    labels, sparsity = task.labels, achieved(network)
+    labels, sparsity = task.labels, zero_percent(network)
     folder = str(labels.get("model_dir") or task.output.parent)
     return TrainingRow(task, TAB, {
-        "note": caution(metadata.get("teacher")),
+        "note": random_weights_note(metadata.get("teacher")),
         "model_id": f"{step}-{metadata.get('plan', 'own')}",
         "model_dir": f"{folder}/{task.index:04d}", "git_commit": labels.get("git_commit", ""),
         "train_data_dir": str(data), "validation_data_dir": str(data),
@@ -179,9 +179,10 @@ class Distill(Step[DistillParams]):
 
     def digests(self, params: DistillParams) -> dict[str, Any]:
         """The audio, if given, by its listing."""
-        from l3hpc.datasets.corpus import manifest_digest, scan
+        from l3hpc.datasets.corpus import manifest_digest, scan_recordings
 
-        return {"audio": manifest_digest(scan(params.audio_dir)) if params.audio_dir else None}
+        return {"audio": None if params.audio_dir is None
+                else manifest_digest(scan_recordings(params.audio_dir))}
 
     def run(self, params: DistillParams, task: Task) -> dict[str, Any]:
         """Train; write the models, ``history.csv`` and ``distill.json``.
@@ -189,7 +190,7 @@ class Distill(Step[DistillParams]):
         A killed task resumes from its last checkpoint, with identical results.
         """
         from l3hpc.compression.retraining import MaskedTraining
-        from l3hpc.datasets.training_pairs import find_pairs, prepare, split
+        from l3hpc.datasets.training_pairs import find_pairs, prepare_cache, split_pairs
         from l3hpc.io.files import digest, digest_file, write_json
         from l3hpc.models.training import loop as training
         from l3hpc.models.training.engine import limit_threads
@@ -203,9 +204,9 @@ class Distill(Step[DistillParams]):
                              f"{network.spec.dim}", where=pairs.key,
                              hint="reduce them first: --approx pca --emb-dim "
                                   f"{network.spec.dim}")
-        rows = split(pairs, params.validation_share, params.seed)
-        cache = prepare(pairs, network.spec.frontend, task.scratch / "cache", threads=task.threads,
-                        progress=task.progress)
+        rows = split_pairs(pairs, params.validation_share, params.seed)
+        cache = prepare_cache(pairs, network.spec.frontend, task.scratch / "cache",
+                              threads=task.threads, progress=task.progress)
         limit_threads(task.threads)
         metadata.setdefault("teacher", pairs.teacher)
         row = _row(params, task, network, metadata, step=self.name, rows=rows, data=pairs.audio)
@@ -286,9 +287,14 @@ class Finetune(Step[FinetuneParams]):
         """
         import numpy as np
 
+        from l3hpc.avc.batches import Batches
         from l3hpc.avc.network import load_avc
-        from l3hpc.avc.pairs import Batches
-        from l3hpc.compression.judges import dressed, head_for, look, undressed
+        from l3hpc.compression.correspondence import (
+            embed_pictures,
+            fusion_head,
+            with_final_norm,
+            without_final_norm,
+        )
         from l3hpc.compression.retraining import CorrespondenceTraining
         from l3hpc.io.files import digest, digest_file, write_json
         from l3hpc.models.training import loop as training
@@ -300,13 +306,13 @@ class Finetune(Step[FinetuneParams]):
         prune.check_branch(network.spec, avc)
         limit_threads(task.threads)
         whole = load_avc(avc)
-        inside = dressed(network, whole.parameters())
-        head, fresh = head_for(whole, inside, params.seed)
+        inside = with_final_norm(network, whole.parameters())
+        head, fresh = fusion_head(whole, inside, params.seed)
         splits = [Batches.find(scenes, split) for split in ("train", "validate")]
         batches = Batches([*splits[0].files, *splits[1].files])
         rows = (np.arange(splits[0].rows), np.arange(splits[0].rows, batches.rows))
         known = digest_file(avc)
-        seen = look(whole, batches, np.arange(batches.rows), network.spec.frontend,
+        seen = embed_pictures(whole, batches, np.arange(batches.rows), network.spec.frontend,
                     task.scratch / "seen", settings=known, progress=task.progress)
         row = _row(params, task, network, metadata, step=self.name, rows=rows, data=scenes)
         row.record({})
@@ -324,7 +330,8 @@ class Finetune(Step[FinetuneParams]):
         for name, target in ((training.BEST_LOSS, training.BEST_LOSS),
                              (training.BEST_MAE, BEST_ACC), (training.LATEST, training.LATEST)):
             trained, _ = load_parameters(folder / name)
-            save(undressed(trained, network.spec), task.output / target, trainer.provenance)
+            save(without_final_norm(trained, network.spec), task.output / target,
+                 trainer.provenance)
         _write_history(task.output / training.HISTORY, status)
         best, _ = load_parameters(task.output / BEST_ACC)
         result = {
@@ -361,11 +368,11 @@ def _write_history(path: Path, status: Any) -> None:
     import csv
     import io
 
-    from l3hpc.avc.training import COLUMNS, told
+    from l3hpc.avc.training import COLUMNS, history_row
     from l3hpc.io.files import write_text
 
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(told(row) for row in status.history)
+    writer.writerows(history_row(row) for row in status.history)
     write_text(path, stream.getvalue())

@@ -72,8 +72,8 @@ class Classify(Step[ClassifyParams]):
         Predictions are made of the clips that have agreed annotations, which is what can be scored;
         such a clip without an embedding is predicted as 0 for every tag, noted and counted.
         """
-        from l3hpc.datasets.clips import attributes_of, load_clips
-        from l3hpc.datasets.sonyc_ust import Taxonomy
+        from l3hpc.datasets.clips import artifact_attributes, load_clips
+        from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.io.files import write_json
         from l3hpc.models.training.engine import limit_threads
         from l3hpc.tagging.annotations import Annotations
@@ -106,7 +106,7 @@ class Classify(Step[ClassifyParams]):
             **params.model_dump(mode="json"), "annotations": str(annotation_file),
             "batch_size": _batch_size(params, clips, rows),
             "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
-            "network": attributes_of(task.inputs["embed"]).get("teacher") or {},
+            "network": artifact_attributes(task.inputs["embed"]).get("teacher") or {},
             "frames": clips.x.shape[1], "missing": clips.missing, "levels": result,
         }
         write_json(task.output / "hyper_params.json", metadata)
@@ -131,9 +131,9 @@ def label_files(params: Any, step: str) -> tuple[Path, Path]:
     found: dict[str, Path | None] = {
         "annotations": params.annotations, "taxonomy": params.taxonomy}
     if params.sonyc_ust is not None and None in found.values():
-        from l3hpc.datasets.sonyc_ust import locate
+        from l3hpc.datasets.sonyc_ust import locate_sonyc_ust
 
-        paths = locate(params.sonyc_ust)
+        paths = locate_sonyc_ust(params.sonyc_ust)
         found = {name: path or Path(getattr(paths, name)) for name, path in found.items()}
     for name, path in found.items():
         if path is None:
@@ -268,7 +268,7 @@ class Evaluate(Step[EvaluateParams]):
         below ``validate`` and ``test`` the same with confidence intervals for every split that was
         predicted.
         """
-        from l3hpc.datasets.sonyc_ust import Taxonomy
+        from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.io.files import write_json
         from l3hpc.tagging import evaluation
         from l3hpc.tagging.annotations import Annotations
@@ -372,14 +372,14 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
     """
     import json
 
-    from l3hpc.models.weights import caution
+    from l3hpc.models.weights import random_weights_note
 
     labels, network = task.labels, settings.get("network") or {}
     experiment = str(labels.get("exp_id") or labels.get("run") or task.output.parent.name)
     if len(settings.get("levels", ())) > 1:
         experiment += f"-{level}"
     return {
-        "note": caution(network), "state": "finished",
+        "note": random_weights_note(network), "state": "finished",
         "username": labels.get("username", ""), "model_type": network.get("label", ""),
         "upstream_data": labels.get("upstream_data", labels.get("model_dir", "")),
         "git_commit": labels.get("git_commit", ""), "annotation_path": str(annotation_file),

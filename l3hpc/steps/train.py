@@ -23,7 +23,7 @@ from l3hpc.steps.extract import Extract
 from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
 
 if TYPE_CHECKING:
-    from l3hpc.datasets.training_pairs import Pairs
+    from l3hpc.datasets.training_pairs import TrainingPairs
     from l3hpc.models.spec import NetworkSpec
 
 
@@ -298,16 +298,17 @@ class Train(Step[TrainParams]):
 
     def digests(self, params: TrainParams) -> dict[str, Any]:
         """The audio, if given, by its listing."""
-        from l3hpc.datasets.corpus import manifest_digest, scan
+        from l3hpc.datasets.corpus import manifest_digest, scan_recordings
 
-        return {"audio": manifest_digest(scan(params.audio_dir)) if params.audio_dir else None}
+        return {"audio": None if params.audio_dir is None
+                else manifest_digest(scan_recordings(params.audio_dir))}
 
     def run(self, params: TrainParams, task: Task) -> dict[str, Any]:
         """Train, and write the models, ``history.csv`` and ``student.json``.
 
         Intermediate files are in scratch; a killed task resumes from its last checkpoint.
         """
-        from l3hpc.datasets.training_pairs import find_pairs, prepare, split
+        from l3hpc.datasets.training_pairs import find_pairs, prepare_cache, split_pairs
         from l3hpc.io.files import digest
         from l3hpc.models.spec import parameter_count
         from l3hpc.models.training import loop as training
@@ -320,8 +321,8 @@ class Train(Step[TrainParams]):
         if pairs.dim != spec.dim:
             raise InputError(f"the targets have {pairs.dim} dimensions, the student {spec.dim}",
                              where=pairs.key, allowed=f"--emb-dim {pairs.dim}")
-        rows = split(pairs, params.validation_share, params.seed)
-        cache = prepare(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
+        rows = split_pairs(pairs, params.validation_share, params.seed)
+        cache = prepare_cache(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
                         threads=task.threads, progress=task.progress)
         # Once TensorFlow has listed its devices, its number of threads is fixed.
         limit_threads(task.threads)
@@ -408,16 +409,16 @@ def _collect(task: Task, result: Mapping[str, Any]) -> None:
     write_json(task.output / "student.json", dict(result))
 
 
-def _row(params: TrainParams, task: Task, pairs: Pairs, spec: NetworkSpec,
+def _row(params: TrainParams, task: Task, pairs: TrainingPairs, spec: NetworkSpec,
          rows: tuple[Sized, Sized]) -> TrainingRow:
     """The row of the run in the ledger, with the columns of the published sheet."""
-    from l3hpc.models.weights import caution
+    from l3hpc.models.weights import random_weights_note
 
     target = str(task.inputs.get("reduce") or task.inputs.get("extract"))
     published = any(unit.split for unit in pairs.units)
     folder = str(pairs.audio)
     return TrainingRow(task, TAB, {
-        "note": caution(pairs.teacher),
+        "note": random_weights_note(pairs.teacher),
         "model_dir": str(task.labels.get("model_dir") or task.output),
         "train_data_dir": f"{folder}/train" if published else folder,
         "validation_data_dir": f"{folder}/validate" if published else folder,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l3hpc.datasets.sonyc_ust import Taxonomy
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, check_choice
 from l3hpc.io.tables import read_rows, require_columns
 

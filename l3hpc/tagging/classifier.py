@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from l3hpc.arrays.rows import RowFile
-from l3hpc.datasets.sonyc_ust import Taxonomy
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, L3hpcError, check_choice
 from l3hpc.io.files import write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes

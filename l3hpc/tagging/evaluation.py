@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.datasets.sonyc_ust import Taxonomy
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations

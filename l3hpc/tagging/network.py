@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from l3hpc.datasets.sonyc_ust import Taxonomy
+from l3hpc.datasets.taxonomy import Taxonomy
 
 
 @keras.saving.register_keras_serializable(package="l3hpc")

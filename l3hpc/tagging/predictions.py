@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l3hpc.datasets.sonyc_ust import CoarseTag, FineTag, Taxonomy
+from l3hpc.datasets.taxonomy import CoarseTag, FineTag, Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_text
 from l3hpc.io.tables import read_rows, require_columns

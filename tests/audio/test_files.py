@@ -191,12 +191,12 @@ def damaged_rows(path):
 
 
 def test_a_damaged_chunk_makes_an_hdf5_file_unreadable(tmp_path):
-    from l3hpc.datasets.windows import pieces
+    from l3hpc.datasets.windows import read_pieces
 
     path = damaged_rows(tmp_path / "a.h5")
     assert read_rows(path, 0, 2)[0].shape == (2, 2000)
     for read in (lambda: read_rows(path), lambda: read_audio(path),
-                 lambda: list(pieces(path, 2000, 0.5, True))):
+                 lambda: list(read_pieces(path, 2000, 0.5, True))):
         with pytest.raises(AudioError, match=r"a\.h5: is damaged: ") as caught:
             read()
         assert caught.value.reason == "unreadable"

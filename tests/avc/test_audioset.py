@@ -7,11 +7,11 @@ import pytest
 from l3hpc.avc.audioset import (
     Ontology,
     Segment,
-    chosen,
-    groups,
+    group_items,
     read_segments,
-    split,
-    subset,
+    select_segments,
+    select_videos,
+    split_items,
     video_id,
 )
 from l3hpc.errors import InputError
@@ -82,13 +82,13 @@ def test_a_broken_line_is_named(segments, line, what):
 ])
 def test_subsets(ontology, segments, include, exclude, numbers):
     every = read_segments(segments)
-    found = subset(every, Ontology.read(ontology), include, exclude)
+    found = select_segments(every, Ontology.read(ontology), include, exclude)
     assert found == [every[number] for number in numbers]
 
 
 def test_unknown_names_are_refused_with_the_nearest(ontology, segments):
     with pytest.raises(InputError, match="no class 'Dogs'") as refusal:
-        subset(read_segments(segments), Ontology.read(ontology), ["Dogs"])
+        select_segments(read_segments(segments), Ontology.read(ontology), ["Dogs"])
     assert "did you mean 'Dog'" in str(refusal.value)
     with pytest.raises(InputError, match="one of its 8 names|one of its 9 names"):
         Ontology.read(ontology).find("xyzzy42")
@@ -96,7 +96,8 @@ def test_unknown_names_are_refused_with_the_nearest(ontology, segments):
 
 def test_a_class_that_is_included_and_excluded_is_refused(ontology, segments):
     with pytest.raises(InputError, match="'Dog' is both included and excluded"):
-        subset(read_segments(segments), Ontology.read(ontology), ["Dog"], ["Animal", "Music"])
+        select_segments(read_segments(segments), Ontology.read(ontology), ["Dog"],
+                        ["Animal", "Music"])
 
 
 def test_a_circle_in_the_ontology_ends(tmp_path):
@@ -133,31 +134,31 @@ def test_files_of_a_subset(tmp_path, ontology, segments):
     folder.mkdir()
     for name in ("--4gqARaEJE.mp4", "-0DdlOuIFUI_50.mp4", "00000000000.mp4", "other.mp4"):
         (folder / name).write_bytes(b"x")
-    found = chosen(folder, [segments], ontology, ["Music"])
+    found = select_videos(folder, [segments], ontology, ["Music"])
     assert [one.file for one in found] == ["--4gqARaEJE.mp4", "-0DdlOuIFUI_50.mp4"]
-    assert len(chosen(folder)) == 4
-    assert len(chosen(folder, [segments])) == 3
+    assert len(select_videos(folder)) == 4
+    assert len(select_videos(folder, [segments])) == 3
     with pytest.raises(InputError, match="none of 4 videos is among the 1"):
-        chosen(folder, [segments], ontology, ["Vehicle horn, car horn, honking"])
+        select_videos(folder, [segments], ontology, ["Vehicle horn, car horn, honking"])
 
 
 def test_splits_are_whole_disjoint_and_of_at_least_two():
-    parts = split(range(30), 0.1, 0.2, 5)
+    parts = split_items(range(30), 0.1, 0.2, 5)
     assert {name: len(items) for name, items in parts.items()} == {
         "train": 21, "validate": 3, "test": 6}
     assert sorted(one for items in parts.values() for one in items) == list(range(30))
-    assert split(range(30), 0.1, 0.2, 5) == parts != split(range(30), 0.1, 0.2, 6)
-    assert {len(items) for items in split(range(6), 0, 0, 1).values()} == {2}
+    assert split_items(range(30), 0.1, 0.2, 5) == parts != split_items(range(30), 0.1, 0.2, 6)
+    assert {len(items) for items in split_items(range(6), 0, 0, 1).values()} == {2}
     with pytest.raises(InputError, match="5 videos are too few"):
-        split(range(5), 0.1, 0.1, 1)
-    with pytest.raises(InputError, match="leave less than two to train"):
-        split(range(10), 0.5, 0.4, 1)
+        split_items(range(5), 0.1, 0.1, 1)
+    with pytest.raises(InputError, match="leave fewer than two to train"):
+        split_items(range(10), 0.5, 0.4, 1)
 
 
 def test_no_group_is_of_a_single_video():
     for count in range(2, 40):
         for size in range(2, 12):
-            found = groups(list(range(count)), size)
+            found = group_items(list(range(count)), size)
             assert [one for group in found for one in group] == list(range(count))
             assert min(map(len, found)) >= 2
             assert max(map(len, found)) <= max(size, 3)

@@ -118,7 +118,7 @@ def test_files_come_back(network, tmp_path):
     network.save_vision(tmp_path / "vision.h5")
     np.testing.assert_array_equal(avc.load_avc(tmp_path / "avc.h5").model([sound, picture]),
                                   network.model([sound, picture]))
-    assert weights.describe(tmp_path / "audio.h5").spec == AUDIO
+    assert weights.describe_weights(tmp_path / "audio.h5").spec == AUDIO
     for name in ("avc.h5", "vision.h5"):
         spec, layers = avc.load_vision(tmp_path / name)
         assert spec == vision_spec()
@@ -131,8 +131,8 @@ def test_files_come_back(network, tmp_path):
     with pytest.raises(InputError, match="not a whole audio-visual network"):
         avc.load_avc(tmp_path / "vision.h5")
     with pytest.raises(InputError, match="not a network spec"):
-        weights.describe(tmp_path / "avc.h5")  # no audio network by itself
-    with pytest.raises(InputError, match="is of filters"):
+        weights.describe_weights(tmp_path / "avc.h5")  # no audio network by itself
+    with pytest.raises(InputError, match="has filters"):
         avc.build_avc(AUDIO, avc.VisionSpec(18), vision_weights=tmp_path / "vision.h5")
 
 
@@ -177,7 +177,7 @@ def frozen(network, tmp_path_factory):
     """An engine whose vision branch is frozen."""
     path = tmp_path_factory.mktemp("frozen") / "vision.h5"
     network.save_vision(path)
-    start = training.Start(vision_weights=path, freeze_vision=True)
+    start = training.InitialNetworks(vision_weights=path, freeze_vision=True)
     return training.AvcEngine(AUDIO, start, seed=1, learning_rate=1e-2, deterministic=False)
 
 

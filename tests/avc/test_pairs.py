@@ -10,16 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio.frontends import Frontend
+from l3hpc.avc.batches import AvcData, Batches, write_batch
 from l3hpc.avc.pairs import (
     BRIGHTNESS,
     Augmentation,
-    AvcData,
-    Batches,
     brightened,
-    examples,
-    plan,
+    make_examples,
+    plan_pairs,
     saturated,
-    write_batch,
 )
 from l3hpc.errors import InputError
 
@@ -47,7 +45,7 @@ class Labelled:
        st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
 def test_a_plan_is_balanced_and_has_no_shortcut(seconds, count, seed):
-    pairs = plan(seconds, count, [seed])
+    pairs = plan_pairs(seconds, count, [seed])
     assert len(pairs) == count
     assert sum(pair.matching for pair in pairs) == count - count // 2
     for half in (True, False):
@@ -62,22 +60,22 @@ def test_a_plan_is_balanced_and_has_no_shortcut(seconds, count, seed):
         assert all(0 <= share <= 1 for share in pair.place)
         if pair.matching:
             assert pair.start <= pair.time + 0.05 and pair.time <= pair.start + 1
-    assert pairs == plan(seconds, count, [seed])
+    assert pairs == plan_pairs(seconds, count, [seed])
     assert len(set(pairs)) == count
 
 
 def test_other_seeds_and_too_few_videos():
-    assert plan([5, 5, 5], 12, [1]) != plan([5, 5, 5], 12, [2])
+    assert plan_pairs([5, 5, 5], 12, [1]) != plan_pairs([5, 5, 5], 12, [2])
     with pytest.raises(InputError, match="no non-matching pairs"):
-        plan([5.0], 4, [1])
+        plan_pairs([5.0], 4, [1])
     with pytest.raises(InputError, match="0.50 s holds no second"):
-        plan([5.0, 0.5], 4, [1])
+        plan_pairs([5.0, 0.5], 4, [1])
 
 
 def test_labels_tell_the_truth_and_are_not_in_the_order():
     sources = [Labelled(number) for number in range(5)]
-    pairs = plan([10.0] * 5, 400, [3])
-    found = list(examples(pairs, sources, RATE, SIZE, threads=3))
+    pairs = plan_pairs([10.0] * 5, 400, [3])
+    found = list(make_examples(pairs, sources, RATE, SIZE, threads=3))
     for pair, (sound, picture, label) in zip(pairs, found, strict=True):
         assert sound.shape == (RATE,) and picture.shape == (SIZE, SIZE, 3)
         assert label == int(sound[0] // 1000 == picture[0, 0, 0]) == int(pair.matching)
@@ -87,7 +85,7 @@ def test_labels_tell_the_truth_and_are_not_in_the_order():
 
 def test_times_of_both_halves_are_spread_alike():
     """Pictures and sounds of non-matching pairs come from all over the video, as the others do."""
-    pairs = plan([10.0] * 4, 8000, [1])
+    pairs = plan_pairs([10.0] * 4, 8000, [1])
     for name in ("time", "start"):
         means = [np.mean([getattr(pair, name) for pair in pairs if pair.matching is half])
                  for half in (True, False)]

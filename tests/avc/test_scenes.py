@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from l3hpc.avc.videos import CEILING, KINDS, Scene, scenes_seed
+from l3hpc.avc.scenes import CEILING, KINDS, Scene, scenes_seed
 from l3hpc.errors import InputError
 
 RATE = 8000
@@ -60,5 +60,5 @@ def test_names():
     assert scenes_seed("generated") == 20180216
     assert scenes_seed("generated:7") == 7
     assert scenes_seed("/films") is None
-    with pytest.raises(InputError, match="no seed"):
+    with pytest.raises(InputError, match="no valid seed"):
         scenes_seed("generated:x")

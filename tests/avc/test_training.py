@@ -15,7 +15,7 @@ import os, signal
 from pathlib import Path
 import numpy as np
 from l3hpc.avc import training
-from l3hpc.avc.network import VisionSpec
+from l3hpc.avc.vision import VisionSpec
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training.state import Schedule
 
@@ -44,7 +44,7 @@ def train(folder, kill_at):
     training.AvcTraining(
         SPEC, Data(), (np.arange(48), np.arange(48, 60)), Path(folder), Schedule(epochs=2),
         learning_rate=1e-3, batch_size=8, checkpoint_batches=2, seed=5, settings="same",
-        start=training.Start(VisionSpec(16, (4,) * 8))).run()
+        start=training.InitialNetworks(VisionSpec(16, (4,) * 8))).run()
 """
 
 
@@ -78,12 +78,12 @@ def test_killed_training_ends_with_the_same_bits(tmp_path):
 def test_accuracy_and_its_interval():
     given = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
     labels = np.eye(2)[[0, 1, 0, 1]]
-    found = training.accuracy(given, labels)
+    found = training.pair_accuracy(given, labels)
     assert (found.pairs, found.right, found.accuracy) == (4, 2, 0.5)
     assert (found.matching_right, found.non_matching_right) == (0.5, 0.5)
-    assert training.accuracy(given[:1], labels[:1]).matching_right is None
+    assert training.pair_accuracy(given[:1], labels[:1]).matching_right is None
     told = found.as_json()
-    assert told["interval"] == list(training.interval(2, 4)) and told["accuracy"] == 0.5
+    assert told["interval"] == list(training.binomial_interval(2, 4)) and told["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize(("right", "pairs", "expected"), [
@@ -91,7 +91,7 @@ def test_accuracy_and_its_interval():
     (0, 10, (0.0, 0.3085)), (10, 10, (0.6915, 1.0)), (50, 100, (0.3983, 0.6017)),
 ])
 def test_the_interval_is_the_exact_one(right, pairs, expected):
-    np.testing.assert_allclose(training.interval(right, pairs), expected, atol=5e-5)
+    np.testing.assert_allclose(training.binomial_interval(right, pairs), expected, atol=5e-5)
 
 
 def test_evaluation_runs_over_all_batches():

@@ -10,7 +10,7 @@ from films import encode, make_video, needs_ffmpeg
 
 from l3hpc.audio.decoding import find_ffmpeg
 from l3hpc.avc import videos
-from l3hpc.avc.videos import Probe, VideoError, open_video, scan
+from l3hpc.avc.videos import VideoError, VideoProbe, open_video, scan_videos
 from l3hpc.errors import InputError, L3hpcError
 
 pytestmark = needs_ffmpeg
@@ -19,7 +19,8 @@ RATE = 16000
 
 def test_colour_and_pitch_come_through(films):
     for name, colour, pitch in (("red", (254, 0, 0), 300), ("blue", (0, 0, 254), 600)):
-        video = open_video(films, next(one for one in scan(films) if one.file == f"{name}.mp4"))
+        video = open_video(films, next(file for file in scan_videos(films)
+                                       if file.file == f"{name}.mp4"))
         assert abs(video.seconds - 3) < 0.15
         picture = video.picture(1.0, 28, 32, (0.5, 0.5))
         assert picture.shape == (28, 28, 3) and picture.dtype == np.uint8
@@ -43,14 +44,15 @@ def moving(tmp_path_factory):
 @pytest.mark.parametrize("moment", [0.0, 0.55, 1.05, 2.35, 3.85])
 def test_the_frame_is_of_that_time(moving, moment):
     # a square of the full height from the left end, at the same scale: columns are pixels
-    picture = videos.picture(moving, moment, 256, 256, (0.0, 0.0))
+    picture = videos.decode_picture(moving, moment, 256, 256, (0.0, 0.0))
     white = (picture[128, :, 0] > 128).sum()
     # the first frame at or after it; the square ends at column 256
     assert abs(white - min(8 * np.ceil(moment * 10 - 1e-9), 256)) <= 2
 
 
 def test_the_square_is_where_it_was_asked_for(moving):
-    left, right = (videos.picture(moving, 3.0, 256, 256, (share, 0.0)) for share in (0.0, 1.0))
+    left, right = (videos.decode_picture(moving, 3.0, 256, 256, (share, 0.0))
+                   for share in (0.0, 1.0))
     assert abs((left[0, :, 0] > 128).sum() - 240) <= 2
     assert abs((right[0, :, 0] > 128).sum() - (240 - 64)) <= 2  # 320 wide: 64 to spare
     np.testing.assert_allclose(left[:, 64:].astype(int), right[:, :192], atol=3)
@@ -58,21 +60,21 @@ def test_the_square_is_where_it_was_asked_for(moving):
 
 @pytest.mark.parametrize(("start", "pitch"), [(0.0, 400), (1.0, 600), (3.0, 1000)])
 def test_the_second_is_of_that_time(moving, start, pitch):
-    sound = videos.sound(moving, start, RATE)
+    sound = videos.decode_sound(moving, start, RATE)
     assert np.argmax(np.abs(np.fft.rfft(sound * np.hanning(RATE)))) == pitch
 
 
 def test_upright_frames_scale_by_their_short_side(tmp_path):
     path = make_video(tmp_path / "tall.mp4", "lime", size="64x160", seconds=2)
-    assert videos.picture(path, 0.5, 56, 64, (1.0, 1.0)).shape == (56, 56, 3)
+    assert videos.decode_picture(path, 0.5, 56, 64, (1.0, 1.0)).shape == (56, 56, 3)
 
 
 def test_a_time_behind_the_last_frame_gives_the_last_second_s_frame(films):
-    assert videos.picture(films / "red.mp4", 3.4, 16, 18, (0, 0)).shape == (16, 16, 3)
+    assert videos.decode_picture(films / "red.mp4", 3.4, 16, 18, (0, 0)).shape == (16, 16, 3)
     with pytest.raises(VideoError, match="no picture at 60.00 s"):
-        videos.picture(films / "red.mp4", 60.0, 16, 18, (0, 0))
+        videos.decode_picture(films / "red.mp4", 60.0, 16, 18, (0, 0))
     with pytest.raises(VideoError, match=r"only 0\.\d\d s of sound at 2.70 s"):
-        videos.sound(films / "red.mp4", 2.7, RATE)
+        videos.decode_sound(films / "red.mp4", 2.7, RATE)
 
 
 def test_probing_with_and_without_ffprobe(films, tmp_path, monkeypatch):
@@ -86,12 +88,12 @@ def test_probing_with_and_without_ffprobe(films, tmp_path, monkeypatch):
         monkeypatch.setattr(videos.shutil, "which",
                             lambda name, no=missing: None if name == no else which(name))
         for path, (seconds, picture, sound) in expected.items():
-            found = videos.probe(path)
+            found = videos.probe_video(path)
             assert (found.picture, found.sound) == (picture, sound)
             assert abs(found.seconds - seconds) < 0.15
         with pytest.raises(VideoError, match="README|text.mp4"):
             (tmp_path / "text.mp4").write_text("no video")
-            videos.probe(tmp_path / "text.mp4")
+            videos.probe_video(tmp_path / "text.mp4")
 
 
 def test_a_cover_is_no_picture():
@@ -100,11 +102,11 @@ def test_a_cover_is_no_picture():
   Stream #0:0: Audio: flac, 44100 Hz
   Stream #0:1: Video: mjpeg, yuvj420p, 5x5 (attached pic)
 """
-    assert videos._read_banner(banner, "x") == Probe(3723.5, False, True)
+    assert videos._read_banner(banner, "x") == VideoProbe(3723.5, False, True)
     found = {"streams": [
         {"codec_type": "video", "disposition": {"attached_pic": 1}, "duration": "1"},
         {"codec_type": "audio", "duration": "9.5"}]}
-    assert videos._probed(found, "x") == Probe(9.5, False, True)
+    assert videos._probed(found, "x") == VideoProbe(9.5, False, True)
 
 
 def test_which_files_are_videos_and_where_their_sound_lies(tmp_path):
@@ -113,19 +115,19 @@ def test_which_files_are_videos_and_where_their_sound_lies(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    assert {one.file: one.sound for one in scan(tmp_path)} == {
+    assert {one.file: one.sound for one in scan_videos(tmp_path)} == {
         "video/a.mp4": "audio/a.flac", "video/b.MKV": "video/b.MKV", "c.webm": "c.wav"}
     with pytest.raises(InputError, match="holds no videos"):
-        scan(tmp_path / "audio")
+        scan_videos(tmp_path / "audio")
     with pytest.raises(InputError, match="no such folder"):
-        scan(tmp_path / "nowhere")
+        scan_videos(tmp_path / "nowhere")
 
 
 def test_sound_beside_the_video_is_used(tmp_path):
     make_video(tmp_path / "video/a.mp4", sound=False)
     (tmp_path / "audio").mkdir()
     encode("-f", "lavfi", "-i", "sine=f=500:d=2", tmp_path / "audio/a.wav")
-    (file,) = scan(tmp_path)
+    (file,) = scan_videos(tmp_path)
     video = open_video(tmp_path, file)
     assert abs(video.seconds - 2) < 0.1  # of the shorter one
     assert np.argmax(np.abs(np.fft.rfft(video.sound(0.5, RATE)))) == 500
@@ -136,7 +138,7 @@ def test_unusable_videos_say_why(tmp_path):
     make_video(tmp_path / "short.mp4", seconds=0.5)
     (tmp_path / "empty.mp4").write_bytes(b"")
     reasons = {}
-    for file in scan(tmp_path):
+    for file in scan_videos(tmp_path):
         with pytest.raises(VideoError) as error:
             open_video(tmp_path, file)
         reasons[file.file] = error.value.message
@@ -151,7 +153,7 @@ def test_names_are_names_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("-y.mp4", "a%03d*.mp4", "concat:x|y.mp4", "a b'\".mp4", "$(touch owned).mp4"):
         shutil.copy(film, tmp_path / name)
-        file = next(one for one in scan(tmp_path) if one.file == name)
+        file = next(one for one in scan_videos(tmp_path) if one.file == name)
         assert open_video(tmp_path, file).picture(0.5, 16, 18, (0, 0)).shape == (16, 16, 3)
         (tmp_path / name).unlink()
     assert not (tmp_path / "owned").exists()
@@ -160,7 +162,7 @@ def test_names_are_names_and_nothing_else(tmp_path, monkeypatch):
 def test_a_playlist_reaches_nothing(tmp_path):
     (tmp_path / "list.mp4").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
-    (file,) = scan(tmp_path)
+    (file,) = scan_videos(tmp_path)
     with pytest.raises(VideoError):
         open_video(tmp_path, file)
 
@@ -170,7 +172,7 @@ def stand_in(folder, monkeypatch, script):
     program = folder / "ffmpeg"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(videos, "ffmpeg", lambda: str(program))
+    monkeypatch.setattr(videos, "ffmpeg_program", lambda: str(program))
 
 
 def test_a_program_that_hangs_is_ended(tmp_path, monkeypatch):
@@ -178,7 +180,7 @@ def test_a_program_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(videos, "TIMEOUT_S", 0.5)
     started = time.monotonic()
     with pytest.raises(VideoError, match="more than 0.5 s"):
-        videos.sound(tmp_path / "x.mp4", 0.0, RATE)
+        videos.decode_sound(tmp_path / "x.mp4", 0.0, RATE)
     assert time.monotonic() - started < 20
 
 
@@ -188,7 +190,7 @@ def test_without_ffmpeg_the_error_says_how_to_install_it(monkeypatch):
     find_ffmpeg.cache_clear()
     try:
         with pytest.raises(L3hpcError, match="ffmpeg is not installed") as error:
-            videos.ffmpeg()
+            videos.ffmpeg_program()
         assert "apt-get install ffmpeg" in error.value.hint
     finally:
         find_ffmpeg.cache_clear()

@@ -70,7 +70,7 @@ def test_refusals(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(InputError, match="not empty"):
         run("synth", tmp_path, *SMALL)
-    with pytest.raises(InputError, match="holds no data set, no recordings and no embeddings"):
+    with pytest.raises(InputError, match="holds no data set, recordings or embeddings"):
         run("check", tmp_path)
     with pytest.raises(InputError, match="rate is 10"):
         run("synth", tmp_path / "new", "--rate", "10")

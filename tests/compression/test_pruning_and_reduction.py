@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from l3hpc.compression import pruning
+from l3hpc.compression import plans, pruning
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
@@ -39,21 +39,21 @@ def test_a_mask_keeps_what_is_strictly_above_the_percentile(percent):
     kernel = np.random.default_rng(1).normal(size=(3, 3, 5, 7)).astype(np.float32)
     limit = percentile(np.abs(kernel).ravel(), percent)
     expected = np.abs(kernel.astype(np.float64)) > limit
-    np.testing.assert_array_equal(pruning.mask(kernel, percent), expected)
+    np.testing.assert_array_equal(pruning.keep_mask(kernel, percent), expected)
     assert pruning.threshold(kernel, percent) == pytest.approx(limit, rel=1e-12)
 
 
 def test_strictly_above_means_that_equal_weights_go_together():
     kernel = np.array([1, 1, 1, 1, 1, 1, 1, 1, 2], np.float32).reshape(3, 3, 1, 1)
-    assert pruning.mask(kernel, 50).sum() == 1
-    assert pruning.mask(np.ones_like(kernel), 1).sum() == 0
+    assert pruning.keep_mask(kernel, 50).sum() == 1
+    assert pruning.keep_mask(np.ones_like(kernel), 1).sum() == 0
 
 
 def test_neighbouring_float32_values_are_told_apart():
     low = np.float32(1)
     high = np.nextafter(low, np.float32(2))
     kernel = np.array([low] * 4 + [high] * 5, np.float32).reshape(3, 3, 1, 1)
-    assert pruning.mask(kernel, 43.75).sum() == 5  # halfway between the two
+    assert pruning.keep_mask(kernel, 43.75).sum() == 5  # halfway between the two
 
 
 def test_the_nearest_rank_is_a_value_of_the_kernel():
@@ -67,7 +67,7 @@ def test_the_nearest_rank_is_a_value_of_the_kernel():
        st.floats(0, 99.9), st.floats(0, 99.9))
 def test_more_percent_never_keeps_more(kernel, one, other):
     low, high = sorted((one, other))
-    few, many = pruning.mask(kernel, high), pruning.mask(kernel, low)
+    few, many = pruning.keep_mask(kernel, high), pruning.keep_mask(kernel, low)
     assert not (few & ~many).any()
     assert high == 0 or few.sum() <= kernel.size * (1 - high / 100) + 1
 
@@ -75,18 +75,18 @@ def test_more_percent_never_keeps_more(kernel, one, other):
 @pytest.mark.parametrize("tail", ["embedding", "student"])
 def test_only_kernels_change(tail):
     before = network(tail)
-    after = pruning.prune(before, pruning.parse_plan("edgel3"))
+    after = pruning.prune(before, plans.parse_plan("edgel3"))
     for (kind, _), mine, its in zip(before.spec.layers(), before.layers, after.layers,
                                     strict=True):
         for array, same in zip(mine[1:] if kind == "conv" else mine,
                                its[1:] if kind == "conv" else its, strict=True):
             np.testing.assert_array_equal(array, same)
-    for percent, mine, its in zip(pruning.parse_plan("edgel3"), pruning.kernels(before),
+    for percent, mine, its in zip(plans.parse_plan("edgel3"), pruning.kernels(before),
                                   pruning.kernels(after), strict=True):
-        np.testing.assert_array_equal(its, np.where(pruning.mask(mine, percent), mine, 0))
+        np.testing.assert_array_equal(its, np.where(pruning.keep_mask(mine, percent), mine, 0))
         assert its.dtype == np.float32
     np.testing.assert_array_equal(pruning.kernels(after)[0], pruning.kernels(before)[0])
-    assert pruning.achieved(after)[7] == pytest.approx(98, abs=0.1)
+    assert pruning.zero_percent(after)[7] == pytest.approx(98, abs=0.1)
 
 
 def test_nothing_pruned_is_the_same_network():
@@ -117,7 +117,7 @@ def test_width_drops_exactly_the_smallest_filters(tail):
     before = network(tail)
     keep = (3, 4, 5, 8, 6, 7, 9, 10)
     layers = list(before.layers)
-    where = pruning.places(before)
+    where = pruning.convolution_indices(before)
     chosen = []
     for place, count in zip(where, keep, strict=True):
         kernel, bias = (array.copy() for array in layers[place])
@@ -202,14 +202,15 @@ def test_depth_is_the_maximum_of_an_inner_map(tail, convolutions):
 
 def test_depth_by_every_engine(tmp_path):
     from l3hpc.models import engines, weights
-    from l3hpc.models.precision import OpenVinoEngine
+    from l3hpc.models.openvino_engine import OpenVinoEngine
 
     smaller = pruning.reduce_depth(network("student"), 6)
     weights.save(smaller, tmp_path / "six.h5")
     stored, info = weights.load_parameters(tmp_path / "six.h5")
     assert info.spec == smaller.spec and "8-d" in info.label
     expected = embed(smaller, SPECTRA)
-    for engine in (engines.make("ncnn", stored.folded(), 1), OpenVinoEngine(stored.folded(), 1)):
+    folded = stored.folded()
+    for engine in (engines.make_engine("ncnn", folded, 1), OpenVinoEngine(folded, 1)):
         np.testing.assert_allclose(engine.run(SPECTRA), expected, rtol=1e-3,
                                    atol=1e-3 * np.abs(expected).max())
 

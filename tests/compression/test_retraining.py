@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from forkserver import ForkServer
 
-from l3hpc.compression import pruning
+from l3hpc.compression import plans, pruning
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training.state import Schedule
@@ -12,7 +12,7 @@ from l3hpc.models.weights import load_parameters
 
 SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + (8, 8),
                    tail="embedding")
-PRUNED = pruning.prune(untrained(SPEC, 3), pruning.parse_plan("30,50,0,70,80,90,95,98"))
+PRUNED = pruning.prune(untrained(SPEC, 3), plans.parse_plan("30,50,0,70,80,90,95,98"))
 
 
 class Data:
@@ -42,14 +42,14 @@ def test_zeros_stay_and_the_rest_learns(tmp_path):
     losses = [row["loss"] for row in status.history]
     assert losses[-1] < losses[0]
     after = trainer.engine.parameters()
-    for mask, before, now in zip(pruning.masks_of(PRUNED), pruning.kernels(PRUNED),
+    for mask, before, now in zip(pruning.nonzero_masks(PRUNED), pruning.kernels(PRUNED),
                                  pruning.kernels(after), strict=True):
         np.testing.assert_array_equal(now[~mask], 0)
         assert (now[mask] != before[mask]).mean() > 0.99
     state = trainer.engine.state()
     moments = [array for array in state.values() if array.ndim == 4]
     assert len(moments) == 3 * 8  # weights, and both of Adam's moments
-    for mask in pruning.masks_of(PRUNED):
+    for mask in pruning.nonzero_masks(PRUNED):
         same = [array for array in moments if array.shape == mask.shape]
         assert any((array[~mask] == 0).all() for array in same)
 
@@ -110,7 +110,7 @@ def test_killed_re_training_ends_with_the_same_bits_and_zeros(tmp_path):
         for ours, theirs in zip(mine.layers, its.layers, strict=True):
             for array, same in zip(ours, theirs, strict=True):
                 np.testing.assert_array_equal(array, same)
-        for mask, kernel in zip(pruning.masks_of(PRUNED), pruning.kernels(its), strict=True):
+        for mask, kernel in zip(pruning.nonzero_masks(PRUNED), pruning.kernels(its), strict=True):
             np.testing.assert_array_equal(kernel[~mask], 0)
     assert ((tmp_path / "whole/history.csv").read_bytes()
             == (tmp_path / "killed/history.csv").read_bytes())

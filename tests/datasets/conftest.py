@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 import layouts  # noqa: E402
 
-from l3hpc.datasets.sonyc_ust import sonyc_ust  # noqa: E402
+from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy  # noqa: E402
 
 
 @pytest.fixture
@@ -26,4 +26,4 @@ def us8k(tmp_path):
 
 @pytest.fixture
 def taxonomy():
-    return sonyc_ust()
+    return sonyc_ust_taxonomy()

@@ -38,11 +38,11 @@ def change(folder, edit):
 
 
 def problems(folder):
-    return {problem.subject: str(problem) for problem in sonyc_ust.check(folder)}
+    return {problem.subject: str(problem) for problem in sonyc_ust.find_problems(folder)}
 
 
 def test_a_good_data_set_has_no_problems_and_is_counted(ust):
-    findings = sonyc_ust.inspect(ust, listen=True)
+    findings = sonyc_ust.inspect_sonyc_ust(ust, listen=True)
     assert findings.problems == [] and findings.remarks == []
     counts = findings.counts
     assert counts["version"] == 2 and counts["rows"] == 20 * 3 + 8 * 2
@@ -53,17 +53,17 @@ def test_a_good_data_set_has_no_problems_and_is_counted(ust):
 
 
 def test_locate_finds_the_parts_under_any_usual_name(ust, made, tmp_path):
-    assert sonyc_ust.locate(made) == sonyc_ust.locate(made / "sonyc_ust")
+    assert sonyc_ust.locate_sonyc_ust(made) == sonyc_ust.locate_sonyc_ust(made / "sonyc_ust")
     (ust / "dcase-ust-taxonomy.yaml").rename(ust / "my-taxonomy.yaml")
-    paths = sonyc_ust.locate(ust)
+    paths = sonyc_ust.locate_sonyc_ust(ust)
     assert paths.taxonomy.name == "my-taxonomy.yaml" and paths.audio == ust / "audio"
     paths.taxonomy.unlink()
     with pytest.raises(InputError, match="holds no dcase-ust-taxonomy.yaml"):
-        sonyc_ust.locate(ust)
+        sonyc_ust.locate_sonyc_ust(ust)
     with pytest.raises(InputError, match="holds no annotations.csv"):
-        sonyc_ust.locate(tmp_path)
+        sonyc_ust.locate_sonyc_ust(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
-        sonyc_ust.locate(tmp_path / "none")
+        sonyc_ust.locate_sonyc_ust(tmp_path / "none")
 
 
 def test_faults_of_rows_are_named_with_their_lines(ust):
@@ -89,7 +89,7 @@ def test_faults_of_columns_and_taxonomy_are_named(ust):
         rows[0][rows[0].index("5-3_siren_presence")] = "5-3_sirens_presence"
 
     change(ust, edit)
-    words = [str(problem) for problem in sonyc_ust.check(ust)]
+    words = [str(problem) for problem in sonyc_ust.find_problems(ust)]
     assert words == [
         "1 tags of the taxonomy have no column in annotations.csv: 5-3_siren_presence",
         "1 tag columns of annotations.csv are not in the taxonomy: 5-3_sirens_presence"]
@@ -111,7 +111,7 @@ def test_faults_of_audio_are_named(ust):
     soundfile.write(audio[3], np.zeros(8000), 8000)
     soundfile.write(audio[4], np.ones(4000) / 2, 8000)
     soundfile.write(ust / "audio" / "99_999999.wav", np.ones(8000) / 2, 8000)
-    findings = sonyc_ust.inspect(ust, listen=True)
+    findings = sonyc_ust.inspect_sonyc_ust(ust, listen=True)
     found = {problem.subject: problem for problem in (*findings.problems, *findings.remarks)}
     assert found["missing audio"].examples == (audio[0].name,)
     assert found["unreadable"].examples == (audio[1].name,)
@@ -127,7 +127,7 @@ def test_a_clip_whose_name_no_file_can_have_is_missing(ust):
     table = ust / "annotations.csv"
     name = min(path.name for path in (ust / "audio").iterdir())
     table.write_text(table.read_text().replace(name, "x" * 300 + ".wav"))
-    found = {problem.subject: problem for problem in sonyc_ust.inspect(ust).problems}
+    found = {problem.subject: problem for problem in sonyc_ust.inspect_sonyc_ust(ust).problems}
     assert found["missing audio"].examples == ("x" * 300 + ".wav",)
 
 
@@ -137,16 +137,16 @@ def test_splits_that_are_needed(ust):
 
     change(ust, edit)
     assert problems(ust) == {
-        "agreed": "no agreed annotations (annotator_id 0) in a split to be scored: validate"}
+        "agreed": "no agreed annotations (annotator_id 0) in a split that is scored: validate"}
     change(ust, lambda rows: [row for row in rows if row[0] != "train"])
-    assert problems(ust)["empty split"] == "no clips in a split that is needed: train"
+    assert problems(ust)["empty split"] == "no clips in a required split: train"
 
     def share(rows):
         for row in rows[1:]:
             row[1] = "7"
 
     change(ust, share)
-    assert sonyc_ust.inspect(ust).counts["sensors"] == 1
+    assert sonyc_ust.inspect_sonyc_ust(ust).counts["sensors"] == 1
 
 
 def test_recordings(made, tmp_path):
@@ -254,5 +254,5 @@ def test_without_ffmpeg_its_installation_is_named(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.full(8000, 0.25), 8000)
     (tmp_path / "b.m4a").write_bytes(b"....")
     (problem,) = check_audio(tmp_path).problems
-    assert str(problem) == "1 files are decoded by ffmpeg, which is not installed: b.m4a"
+    assert str(problem) == "1 files need ffmpeg, which is not installed: b.m4a"
     assert "apt-get install ffmpeg" in problem.advice

@@ -64,7 +64,7 @@ def test_refusals(tmp_path):
         load_clips(tmp_path, ["a.wav", "b.wav"])
     np.save(tmp_path / "a.npy", bag("a.wav"))
     np.save(tmp_path / "b.npy", bag("b.wav", dim=2))
-    with pytest.raises(InputError, match="'b.wav' has 2 dimensions, others 3"):
+    with pytest.raises(InputError, match="'b.wav' has 2 dimensions, the others 3"):
         load_clips(tmp_path, ["a.wav", "b.wav"])
     np.save(tmp_path / "b.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(InputError, match="not a readable array"):

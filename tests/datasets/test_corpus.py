@@ -39,7 +39,7 @@ def test_scan_lists_audio_of_every_kind_sorted_and_passes_over_the_rest(tmp_path
         file["audio"] = np.zeros((2, 8), np.int16)
     with h5py.File(tmp_path / "embeddings.h5", "w") as file:
         file["l3_embedding"] = np.zeros((2, 8), np.float32)
-    found = corpus.scan(tmp_path)
+    found = corpus.scan_recordings(tmp_path)
     assert [item.file for item in found] == ["a/x.wav", "audio.h5", "b/1.flac", "b/2.OGG"]
     assert [item.sensor for item in found] == ["a", "unknown", "b", "b"]
     assert found[0].size == 4 and found[0].mtime_ns > 0
@@ -52,7 +52,7 @@ def test_table_wins_and_names_fill_the_gaps(tmp_path):
         "a/x.wav,north,2017-11-21T09:00:00-05:00,61.5\n"
         "./a/y_1511272800.wav,,,\n"
         "gone.wav,north,1511272801,\n")
-    by_name = {item.file: item for item in corpus.scan(tmp_path)}
+    by_name = {item.file: item for item in corpus.scan_recordings(tmp_path)}
     assert by_name["a/x.wav"].sensor == "north"
     assert by_name["a/x.wav"].timestamp == 1511272800.0
     assert by_name["a/x.wav"].level == 61.5
@@ -75,7 +75,7 @@ def test_broken_tables_are_refused_with_the_line(tmp_path, text, words):
     touch(tmp_path, "x.wav")
     (tmp_path / "recordings.csv").write_text(text)
     with pytest.raises(InputError) as caught:
-        corpus.scan(tmp_path)
+        corpus.scan_recordings(tmp_path)
     assert words in str(caught.value)
 
 
@@ -84,7 +84,7 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path):
     (tmp_path / "recordings.csv").write_bytes("file,sensor,timestamp\nx.wav,café,1\n"
                                               .encode("latin-1"))
     with pytest.raises(InputError, match="not a CSV table in UTF-8") as caught:
-        corpus.scan(tmp_path)
+        corpus.scan_recordings(tmp_path)
     assert caught.value.where == str(tmp_path / "recordings.csv") + ":2"
     assert f"iconv -f LATIN1 -t UTF-8 {tmp_path}/recordings.csv" in caught.value.hint
 
@@ -93,7 +93,7 @@ def test_a_link_to_nothing_is_a_recording_that_is_not_there(tmp_path):
     touch(tmp_path, "x.wav")
     for name in ("gone.wav", "gone.h5"):
         (tmp_path / name).symlink_to(tmp_path / "nowhere")
-    found = {item.file: (item.size, item.mtime_ns) for item in corpus.scan(tmp_path)}
+    found = {item.file: (item.size, item.mtime_ns) for item in corpus.scan_recordings(tmp_path)}
     assert found.pop("x.wav")[0] == 4
     assert found == {"gone.h5": (-1, 0), "gone.wav": (-1, 0)}
 
@@ -102,9 +102,9 @@ def test_file_names_that_are_not_utf_8_are_refused_and_shown_safely(tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
     touch(tmp_path, "ça va.wav", name)
     with pytest.raises(InputError, match="1 file names are not UTF-8") as caught:
-        corpus.scan(tmp_path)
+        corpus.scan_recordings(tmp_path)
     assert "first caf\\xe9.wav" in str(caught.value).encode("utf-8").decode()
-    assert [item.file for item in corpus.scan(tmp_path, any_name=True)] == sorted(
+    assert [item.file for item in corpus.scan_recordings(tmp_path, any_name=True)] == sorted(
         [name, "ça va.wav"])
     assert corpus.printable("ça\\x") == "ça\\x"
 
@@ -134,30 +134,32 @@ def test_embed_refuses_the_same_npz_file_before_it_begins(tmp_path):
 
 def test_missing_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        corpus.scan(tmp_path / "none")
+        corpus.scan_recordings(tmp_path / "none")
     with pytest.raises(InputError, match="holds no audio"):
-        corpus.scan(tmp_path)
+        corpus.scan_recordings(tmp_path)
 
 
 def test_digest_follows_the_content_of_the_listing(tmp_path):
     touch(tmp_path, "x.wav")
-    before = corpus.scan(tmp_path)
-    assert corpus.manifest_digest(before) == corpus.manifest_digest(corpus.scan(tmp_path))
+    before = corpus.scan_recordings(tmp_path)
+    again = corpus.scan_recordings(tmp_path)
+    assert corpus.manifest_digest(before) == corpus.manifest_digest(again)
     assert [corpus.Recording.from_json(item.as_json()) for item in before] == before
     (tmp_path / "x.wav").write_bytes(b"RIFF.")
-    assert corpus.manifest_digest(before) != corpus.manifest_digest(corpus.scan(tmp_path))
+    after = corpus.scan_recordings(tmp_path)
+    assert corpus.manifest_digest(before) != corpus.manifest_digest(after)
 
 
 def test_listing_needs_no_numpy(tmp_path):
     touch(tmp_path, "x.wav")
     code = ("import sys; from l3hpc.datasets import corpus; "
-            f"assert corpus.scan({str(tmp_path)!r}); assert 'numpy' not in sys.modules")
+            f"assert corpus.scan_recordings({str(tmp_path)!r}); assert 'numpy' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_formats_of_all_commands(tmp_path):
     from l3hpc.audio.formats import SOUND_SUFFIXES
-    from l3hpc.datasets.corpus import passed_over, scan
+    from l3hpc.datasets.corpus import describe_ignored_files, scan_recordings
     from l3hpc.embedding.folders import find_recordings
 
     for suffix in SOUND_SUFFIXES:
@@ -165,7 +167,7 @@ def test_the_formats_of_all_commands(tmp_path):
     (tmp_path / "y.wav").touch()
     (tmp_path / "y.mp4").touch()  # the film of y.wav
     (tmp_path / "z.caf").touch()
-    names = [one.file for one in scan(tmp_path)]
+    names = [one.file for one in scan_recordings(tmp_path)]
     assert len(names) == len(SOUND_SUFFIXES) + 1 and "y.mp4" not in names
     assert names == [work.recording.name for work in find_recordings([tmp_path])]
-    assert passed_over(tmp_path) == "2 other files: 1 .mp4, 1 .caf"
+    assert describe_ignored_files(tmp_path) == "2 other files: 1 .mp4, 1 .caf"

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.corpus import scan
+from l3hpc.datasets.corpus import scan_recordings
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import InputError, L3hpcError
 
@@ -31,8 +31,9 @@ def noise(seconds):
 
 def extract(tmp_path, **options):
     """What became of the recordings in ``audio``: the result, and the reasons of the skipped."""
-    result = Extraction(Network(), {"kind": "test"}, tmp_path / "audio", scan(tmp_path / "audio"),
-                        1.0, False, tmp_path / "scratch", max_failed=0.9, **options).run(
+    audio = tmp_path / "audio"
+    result = Extraction(Network(), {"kind": "test"}, audio, scan_recordings(audio), 1.0, False,
+                        tmp_path / "scratch", max_failed=0.9, **options).run(
                             tmp_path / "embeddings.h5", tmp_path / "skipped.csv")
     with open(tmp_path / "skipped.csv", newline="") as stream:
         return result, {row["file"]: row["reason"] for row in csv.DictReader(stream)}
@@ -99,7 +100,7 @@ def test_a_recording_whose_embeddings_are_not_finite_is_the_one_that_is_skipped(
         progress.note = said.append
         place = tmp_path / str(block)
         place.mkdir()
-        result = Extraction(Fragile(), {"kind": "test"}, audio, scan(audio), 1.0, False,
+        result = Extraction(Fragile(), {"kind": "test"}, audio, scan_recordings(audio), 1.0, False,
                             place / "scratch", max_failed=0.4, block=block,
                             progress=progress).run(place / "e.h5", place / "skipped.csv")
         assert result["rows"] == 8 and result["recordings"] == 3 and result["skipped"] == 2
@@ -110,7 +111,7 @@ def test_a_recording_whose_embeddings_are_not_finite_is_the_one_that_is_skipped(
             assert file["recording"][()].tolist() == [0] * 3 + [2] * 2 + [4] * 3
     assert "skipped b.wav: gives 1 embeddings that are not finite (unreadable)" in said
     with pytest.raises(L3hpcError, match=r"2 of 5 recordings cannot be used: b\.wav .*, d\.wav "):
-        Extraction(Fragile(), {"kind": "test"}, audio, scan(audio), 1.0, False,
+        Extraction(Fragile(), {"kind": "test"}, audio, scan_recordings(audio), 1.0, False,
                    tmp_path / "again", max_failed=0.05).run(tmp_path / "e.h5", tmp_path / "s.csv")
 
 
@@ -120,8 +121,8 @@ def test_a_network_that_gives_no_numbers_is_named_and_no_recording(tmp_path):
     soundfile.write(audio / "a.wav", noise(3), RATE)
     network = Network()
     network.embed = lambda frames, **_: np.full((len(frames), 2), np.inf, np.float32)
-    with pytest.raises(InputError, match="the network gives numbers that are not finite for any"):
-        Extraction(network, {"kind": "test"}, audio, scan(audio), 1.0, False,
+    with pytest.raises(InputError, match="the network gives non-finite embeddings for any"):
+        Extraction(network, {"kind": "test"}, audio, scan_recordings(audio), 1.0, False,
                    tmp_path / "scratch").run(tmp_path / "e.h5", tmp_path / "s.csv")
 
 
@@ -136,11 +137,11 @@ def test_a_header_with_a_rate_of_1_hz_costs_its_own_file_alone(tmp_path):
     said = []
     progress = Progress()
     progress.note = said.append
-    result = Extraction(Network(), {"kind": "test"}, audio, scan(audio), 0.5, False,
+    result = Extraction(Network(), {"kind": "test"}, audio, scan_recordings(audio), 0.5, False,
                         tmp_path / "scratch", max_failed=0.9, progress=progress).run(
                             tmp_path / "embeddings.h5", tmp_path / "skipped.csv")
     assert (result["recordings"], result["skipped"]) == (1, 2)
-    assert all("has a rate of 1 Hz, less than one sample in a hop" in words for words in said)
+    assert all("has a sample rate of 1 Hz, less than one sample per hop" in words for words in said)
 
 
 def test_samples_beyond_any_recording_count_as_an_unreadable_file(tmp_path):

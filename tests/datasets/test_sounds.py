@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from l3hpc.datasets import sounds
-from l3hpc.datasets.sonyc_ust import sonyc_ust
+from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
 
 RATE = 16000
 
 
 def test_every_complete_tag_has_a_sound():
-    tags = sonyc_ust().fine
+    tags = sonyc_ust_taxonomy().fine
     assert set(sounds.MAKERS) == {(tag.coarse, int(tag.fine)) for tag in tags if not tag.is_x}
 
 

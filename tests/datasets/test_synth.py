@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from l3hpc.datasets import corpus, synth
-from l3hpc.datasets.synth import City, Event, make_city, mix
+from l3hpc.datasets import corpus, synth, synth_clips
+from l3hpc.datasets.synth import City, make_city
+from l3hpc.datasets.synth_clips import SoundEvent, mix_clip
 from l3hpc.errors import InputError
 
 SMALL = City(sensors=3, recordings_per_sensor=4, ust_clips=30, seconds=1, rate=8000, days=9, seed=5)
@@ -35,7 +36,7 @@ def table(folder):
 
 
 def test_recordings_match_their_table(city):
-    found = corpus.scan(city / "audio")
+    found = corpus.scan_recordings(city / "audio")
     assert len(found) == 12 and len({item.sensor for item in found}) == 3
     assert all(item.size == 44 + 2 * 8000 for item in found)
     days = {datetime.fromtimestamp(item.timestamp, ZoneInfo(synth.TIMEZONE)).date().isoformat()
@@ -130,7 +131,7 @@ def test_annotators_are_several_disagree_and_agree_on_held_out_clips(city):
 
 def test_columns_are_those_of_version_2(city):
     columns = list(table(city)[0])
-    assert columns[:12] == synth.METADATA and len(columns) == 12 + 29 + 29 + 8
+    assert columns[:12] == synth_clips.METADATA and len(columns) == 12 + 29 + 29 + 8
     assert columns[12] == "1-1_small-sounding-engine_presence"
     assert columns[12 + 29] == "1-1_small-sounding-engine_proximity"
     assert columns[-1] == "8_dog_presence"
@@ -152,9 +153,9 @@ def test_the_city_follows_the_clock():
 
 def test_mix_reaches_the_level_it_is_asked_for_and_never_overflows():
     rng = np.random.default_rng(1)
-    quiet = mix(rng, [], -40, 2, 8000) / 32768
+    quiet = mix_clip(rng, [], -40, 2, 8000) / 32768
     assert 20 * np.log10(quiet.std()) == pytest.approx(-41, abs=2.5)
-    siren = mix(rng, [Event(5, 2, -20)], -90, 2, 8000) / 32768
+    siren = mix_clip(rng, [SoundEvent(5, 2, -20)], -90, 2, 8000) / 32768
     assert 20 * np.log10(siren.std()) == pytest.approx(-20, abs=1.5)
-    loud = mix(rng, [Event(2, 1, 20)], -40, 1, 8000)
+    loud = mix_clip(rng, [SoundEvent(2, 1, 20)], -40, 1, 8000)
     assert loud.dtype == np.int16 and np.abs(loud.astype(int)).max() <= 32767

@@ -2,7 +2,7 @@
 
 import pytest
 
-from l3hpc.datasets.sonyc_ust import Taxonomy, sonyc_ust
+from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust_taxonomy
 from l3hpc.errors import InputError
 
 
@@ -22,7 +22,7 @@ def test_sonyc_ust_has_8_categories_and_29_tags(taxonomy):
 
 def test_round_trip_keeps_everything(tmp_path, taxonomy):
     taxonomy.save(tmp_path / "t.yaml")
-    assert Taxonomy.load(tmp_path / "t.yaml") == sonyc_ust()
+    assert Taxonomy.load(tmp_path / "t.yaml") == sonyc_ust_taxonomy()
 
 
 def test_file_order_decides_and_text_numbers_are_fine(tmp_path):
@@ -37,7 +37,7 @@ def test_file_order_decides_and_text_numbers_are_fine(tmp_path):
 @pytest.mark.parametrize(("text", "words"), [
     ("- 1\n", "not a taxonomy"),
     ("coarse: {1: a}\n", "not a taxonomy"),
-    ("coarse: {1: a}\nfine: {2: {1: b}}\n", "do not name the same categories"),
+    ("coarse: {1: a}\nfine: {2: {1: b}}\n", "have different categories"),
     ("coarse: {one: a}\nfine: {one: {1: b}}\n", "'one' is not a tag number"),
     ("coarse: {1: a}\nfine: {1: b}\n", "fine.1 is not a mapping"),
     ("coarse: {1: a}\nfine: {1: {X: b}}\n", "no fine tag beside X"),

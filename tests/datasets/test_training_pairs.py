@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from l3hpc.audio.files import read_audio
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.frontends import Frontend
-from l3hpc.datasets.embeddings import Part
+from l3hpc.datasets.embedding_file import EmbeddingFile
 from l3hpc.datasets.training_pairs import (
-    Pairs,
-    Unit,
+    PairUnit,
+    TrainingPairs,
     approx_of,
     find_pairs,
-    prepare,
-    split,
+    prepare_cache,
+    split_pairs,
 )
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_json
@@ -33,10 +33,10 @@ def units(groups):
     """Units of the given (group, rows)."""
     made, first = [], 0
     for number, (group, rows) in enumerate(groups):
-        made.append(Unit(f"/audio/{number}.wav", first, Part("/t.h5"), 0, np.arange(rows), 0.5,
-                         True, group))
+        made.append(PairUnit(f"/audio/{number}.wav", first, EmbeddingFile("/t.h5"), 0,
+                             np.arange(rows), 0.5, True, group))
         first += rows
-    return Pairs(made, "key", 4, "pca", {}, Path("audio"))
+    return TrainingPairs(made, "key", 4, "pca", {}, Path("audio"))
 
 
 @settings(max_examples=200, deadline=None)
@@ -44,7 +44,7 @@ def units(groups):
        st.floats(0.05, 0.9), st.integers(0, 99))
 def test_groups_are_never_divided(groups, share, seed):
     pairs = units([(f"day {group}", rows) for group, rows in groups])
-    train, validate = split(pairs, share, seed)
+    train, validate = split_pairs(pairs, share, seed)
     assert len(train) and len(validate)
     assert sorted([*train, *validate]) == list(range(pairs.rows))
     held = set(validate)
@@ -59,14 +59,14 @@ def test_groups_are_never_divided(groups, share, seed):
 
 def test_share_is_met_as_well_as_groups_allow():
     pairs = units([(f"day {number}", 10) for number in range(50)])
-    assert len(split(pairs, 0.1, 1)[1]) == 50
-    assert len(split(pairs, 0.1, 1)[1]) == len(split(pairs, 0.1, 2)[1])
-    assert list(split(pairs, 0.1, 1)[1]) != list(split(pairs, 0.1, 2)[1])
+    assert len(split_pairs(pairs, 0.1, 1)[1]) == 50
+    assert len(split_pairs(pairs, 0.1, 1)[1]) == len(split_pairs(pairs, 0.1, 2)[1])
+    assert list(split_pairs(pairs, 0.1, 1)[1]) != list(split_pairs(pairs, 0.1, 2)[1])
 
 
 def test_one_recording_cannot_be_divided():
     with pytest.raises(InputError, match="one recording"):
-        split(units([("day 1", 10)]), 0.1, 0)
+        split_pairs(units([("day 1", 10)]), 0.1, 0)
 
 
 def test_kind_of_target_from_its_key():
@@ -111,7 +111,7 @@ def test_cached_rows_are_the_windows_of_the_targets(corpus):
     pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
     assert (pairs.rows, pairs.dim, pairs.approx) == (24, 3, "pca")
     assert {unit.group for unit in pairs.units} == {"file a.wav", "file b.wav"}
-    cache = prepare(pairs, FRONTEND, corpus / "cache", threads=2)
+    cache = prepare_cache(pairs, FRONTEND, corpus / "cache", threads=2)
     spectra, targets = cache.batch(np.array([15, 3, 23]))
     for got, (name, frame) in zip(spectra, (("b.wav", 1), ("a.wav", 3), ("b.wav", 9)),
                                   strict=True):
@@ -126,9 +126,9 @@ def test_a_killed_preparation_goes_on_where_it_stopped(corpus, monkeypatch):
     from l3hpc.datasets import training_pairs
 
     pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
-    whole = prepare(pairs, FRONTEND, corpus / "whole")
+    whole = prepare_cache(pairs, FRONTEND, corpus / "whole")
     monkeypatch.setattr(training_pairs, "SAVE_EVERY_S", -1.0)
-    fill, seen = training_pairs._fill, []
+    fill, seen = training_pairs._fill_unit, []
 
     def stop_at_second(unit, *rest):
         seen.append(unit.first)
@@ -136,15 +136,15 @@ def test_a_killed_preparation_goes_on_where_it_stopped(corpus, monkeypatch):
             raise KeyboardInterrupt
         fill(unit, *rest)
 
-    monkeypatch.setattr(training_pairs, "_fill", stop_at_second)
+    monkeypatch.setattr(training_pairs, "_fill_unit", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        prepare(pairs, FRONTEND, corpus / "killed", threads=1)
-    prepare(pairs, FRONTEND, corpus / "killed")
-    again = prepare(pairs, FRONTEND, corpus / "killed")
+        prepare_cache(pairs, FRONTEND, corpus / "killed", threads=1)
+    prepare_cache(pairs, FRONTEND, corpus / "killed")
+    again = prepare_cache(pairs, FRONTEND, corpus / "killed")
     np.testing.assert_array_equal(whole.spectra, again.spectra)
     np.testing.assert_array_equal(whole.targets, again.targets)
-    monkeypatch.setattr(training_pairs, "_fill", fill)
-    rows = prepare(pairs, FRONTEND, corpus / "half", kind="float16")
+    monkeypatch.setattr(training_pairs, "_fill_unit", fill)
+    rows = prepare_cache(pairs, FRONTEND, corpus / "half", kind="float16")
     assert rows.batch(np.arange(24))[0].dtype == np.float32
     np.testing.assert_allclose(rows.spectra, whole.spectra, atol=0.04)
 
@@ -153,7 +153,7 @@ def test_audio_that_became_shorter_is_noticed(corpus):
     soundfile.write(corpus / "audio/a.wav", np.full(4000, 0.1), 4000)
     pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
     with pytest.raises(InputError, match="the embeddings refer to window 13"):
-        prepare(pairs, FRONTEND, corpus / "cache")
+        prepare_cache(pairs, FRONTEND, corpus / "cache")
 
 
 def test_artifacts_that_do_not_match_are_refused(corpus):
@@ -181,9 +181,9 @@ def test_published_folders_pair_files_of_one_name(tmp_path):
     pairs = find_pairs(None, tmp_path / "reduced", tmp_path / "audio")
     assert [(unit.split, unit.count) for unit in pairs.units] == [
         ("train", 4), ("train", 3), ("validate", 2)]
-    train, validate = split(pairs, 0.5, 0)
+    train, validate = split_pairs(pairs, 0.5, 0)
     assert (list(train), list(validate)) == (list(range(7)), [7, 8])
-    cache = prepare(pairs, FRONTEND, tmp_path / "cache")
+    cache = prepare_cache(pairs, FRONTEND, tmp_path / "cache")
     np.testing.assert_array_equal(cache.targets[:][:, 0], [4] * 4 + [3] * 3 + [2] * 2)
     with h5py.File(tmp_path / "audio/train/y.h5") as file:
         window = file["audio"][2] / np.float32(32768)
@@ -215,7 +215,7 @@ def test_published_mismatches_are_named(tmp_path):
     published(tmp_path / "long", None, {"x.h5": 4})
     with h5py.File(tmp_path / "long/x.h5", "a") as file:
         file["audio"].attrs["rate"] = RATE // 2
-    with pytest.raises(InputError, match="rows of 2 s"):
+    with pytest.raises(InputError, match="has rows of 2 s"):
         find_pairs(None, tmp_path / "targets", tmp_path / "long")
     with pytest.raises(InputError, match="no audio for 1 of 1"):
         find_pairs(None, tmp_path / "targets", tmp_path / "targets/none")
@@ -223,7 +223,7 @@ def test_published_mismatches_are_named(tmp_path):
         find_pairs(None, tmp_path / "targets", None)
     published(tmp_path / "half", "l3_embedding", {"train/x.h5": 4})
     with pytest.raises(InputError, match="hold no validate files"):
-        split(find_pairs(None, tmp_path / "half", None), 0.1, 0)
+        split_pairs(find_pairs(None, tmp_path / "half", None), 0.1, 0)
 
 
 def test_a_reduced_matrix_beside_the_teachers_must_be_named(tmp_path):

@@ -8,7 +8,7 @@ import soundfile
 from l3hpc.audio.files import AudioError, read_audio
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.levels import frame_levels
-from l3hpc.datasets.windows import pieces, window_count
+from l3hpc.datasets.windows import read_pieces, window_count
 
 RATE = 4000
 
@@ -24,7 +24,7 @@ def recording(tmp_path):
 @pytest.mark.parametrize("skip", [0, 50])
 def test_a_long_recording_in_blocks_is_the_whole_one(recording, monkeypatch, rate, skip):
     monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", 5 * RATE)
-    found = list(pieces(recording, rate, 0.5, True, levels=True, skip=skip))
+    found = list(read_pieces(recording, rate, 0.5, True, levels=True, skip=skip))
     frames, times = frame_audio(read_audio(recording, rate)[0], rate, 0.5, True)
     assert found[0].first == skip
     assert max(len(piece.windows) for piece in found) < 12  # what a block of five seconds gives
@@ -42,7 +42,7 @@ def test_a_hop_that_fits_once_more_repeats_the_last_level(tmp_path):
               for rate in (RATE, 1000)]
     assert counts == [2, 3]
     levels = np.concatenate([
-        one.levels for one in pieces(path, 1000, 2001 / RATE, False, levels=True, size=5)])
+        one.levels for one in read_pieces(path, 1000, 2001 / RATE, False, levels=True, size=5)])
     assert len(levels) == counts[1]
     assert levels[-1] == levels[-2]
 
@@ -55,7 +55,7 @@ def test_rows_that_are_no_numbers_make_a_file_unreadable(tmp_path, shape):
         file["audio"] = rows
         file["audio"].attrs["rate"] = RATE
     with pytest.raises(AudioError, match="not finite"):
-        list(pieces(tmp_path / "x.h5", RATE, 0.5, True))
+        list(read_pieces(tmp_path / "x.h5", RATE, 0.5, True))
 
 
 @pytest.mark.parametrize("shape", [(0, RATE), (3, 0)])
@@ -63,7 +63,7 @@ def test_rows_without_samples_are_empty(tmp_path, shape):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["audio"] = np.zeros(shape)
     with pytest.raises(AudioError) as caught:
-        list(pieces(tmp_path / "x.h5", RATE, 0.5, True))
+        list(read_pieces(tmp_path / "x.h5", RATE, 0.5, True))
     assert caught.value.reason == "empty"
     assert window_count(tmp_path / "x.h5", 0.5, True) in (0, 3)
 
@@ -77,7 +77,7 @@ def test_rows_of_one_second_are_the_same_however_many_are_read_at_once(tmp_path,
     rows[40:] //= 50
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["audio"] = rows
-    found = list(pieces(tmp_path / "x.h5", rate, 0.5, True, levels=True, skip=skip, size=40))
+    found = list(read_pieces(tmp_path / "x.h5", rate, 0.5, True, levels=True, skip=skip, size=40))
     assert [piece.first for piece in found] == list(range(skip, 75, 40))
     windows = np.concatenate([piece.windows for piece in found])
     expected = [resample((row[0] / 32768).astype(np.float32), RATE, rate) for row in rows[skip:]]

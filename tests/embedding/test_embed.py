@@ -252,7 +252,7 @@ def test_the_package_offers_both_and_loads_them_late(student, sound):
 
 
 def test_by_path(student, sound, monkeypatch):
-    monkeypatch.setattr("l3hpc.models.engines.available", lambda: False)
+    monkeypatch.setattr("l3hpc.models.ncnn_engine.available", lambda: False)
     have, _ = get_embedding(sound(1), 8000, student, hop_size=0.5)
     assert have.shape == (2, 5)
 
@@ -374,7 +374,7 @@ def test_embeddings_that_are_not_finite_are_refused(model, sound):
         get_embedding([sound(2) / 2, loud], 8000, odd)
     broken = type(model)(model.recognised, Zeros(), "none")
     broken.runner.embed = lambda frames, *_: np.full((len(frames), 5), np.nan)
-    with pytest.raises(InputError, match=r"student\.h5: the network gives numbers that are not"):
+    with pytest.raises(InputError, match=r"student\.h5: the network gives non-finite embeddings"):
         get_embedding(sound(2), 8000, broken)
 
 

@@ -175,7 +175,7 @@ def test_refusals(tmp_path, student):
         recognise(student, frontend="E")
     with pytest.raises(InputError, match="unknown input representation"):
         recognise(student, input_repr="mel64")
-    with pytest.raises(InputError, match="gives 5 values, not 6"):
+    with pytest.raises(InputError, match="have length 5, not 6"):
         load_model(student, embedding_size=6)
 
 
@@ -253,7 +253,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(place, networks):
     with pytest.raises(InputError, match="does not contain what its name states"):
         load_model("edgel3-ft-95.45")
     weights.save(untrained(SEA, 0), place / "models/edgel3_sea_ust_audio_emb_64.h5")
-    with pytest.raises(InputError, match="gives 5 values, not 64"):
+    with pytest.raises(InputError, match="have length 5, not 64"):
         load_model("sea-64")
 
 

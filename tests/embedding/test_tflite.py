@@ -122,9 +122,10 @@ def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound)
     np.testing.assert_allclose(load_model(told).embed(sound(2, 16000).reshape(2, -1)), wanted,
                                rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
     wrong = tmp_path / "wrong.tflite"
-    for text, said in ((json.dumps({"spec": {**front, "hop": 100}}), "makes 40 x 160"),
-                       (json.dumps({"spec": {"rate": 16000}}), "describes no front end"),
-                       (json.dumps({"spec": {**front, "rate": "1"}}), "describes no front"),
+    for text, said in ((json.dumps({"spec": {**front, "hop": 100}}), "computes 40 x 160"),
+                       (json.dumps({"spec": {"rate": 16000}}),
+                        "does not describe a valid front end"),
+                       (json.dumps({"spec": {**front, "rate": "1"}}), "does not describe"),
                        ("[]", "not a JSON object"), ("{", "not a readable TFLite model")):
         wrong.write_bytes(with_metadata(data, text))
         with pytest.raises(InputError, match=said):
@@ -177,7 +178,7 @@ def test_damaged_files(float_model, tmp_path):
         path.write_bytes(data[:cut])
         with pytest.raises(InputError, match="damaged.tflite"):
             load_model(path)
-    with pytest.raises(InputError, match="no front end has rate"):
+    with pytest.raises(InputError, match="invalid rate of a front end"):
         recognise(float_model[1], geometry={"rate": "x"})
 
 
@@ -197,7 +198,7 @@ def test_a_file_that_would_end_the_process_is_refused_by_name(float_model, tmp_p
 
 
 def test_front_end_that_makes_another_shape(float_model):
-    with pytest.raises(InputError, match="this front end makes"):
+    with pytest.raises(InputError, match="this front end computes"):
         recognise(float_model[1], geometry={"hop": 100})
     assert recognise(float_model[1], frontend="A'").frontend == Frontend(
         8000, 1024, 160, 64, None, "A'")

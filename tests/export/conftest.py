@@ -45,7 +45,7 @@ def sounds(rate, count, seed=0):
 
 @functools.cache
 def _made(name, form):
-    from l3hpc.export.build import convert
+    from l3hpc.export.conversion import convert
 
     parameters = Parameters(SPECS[name], random_layers(SPECS[name], 3))
     network = parameters.folded()

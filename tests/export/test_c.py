@@ -111,7 +111,7 @@ def test_the_array_is_the_file(made, tmp_path):
 @pytest.mark.parametrize("name", FRONTENDS)
 def test_the_table_is_the_filterbank(name):
     front = FRONTENDS[name]
-    made = ccode.table(front)
+    made = ccode.frontend_tables(front)
     bank, start = np.zeros((front.n_dft // 2 + 1, front.bands)), 0
     for band in range(front.bands):
         count = made.count[band]
@@ -169,4 +169,4 @@ def test_silence_is_the_largest_value_everywhere(tmp_path):
 
 def test_a_linear_spectrogram_has_no_table():
     with pytest.raises(InputError, match="no mel table"):
-        ccode.table(Frontend(8000, 512, 242, None))
+        ccode.frontend_tables(Frontend(8000, 512, 242, None))

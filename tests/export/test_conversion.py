@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.export.build import FORMATS, centred, convert, round_first_layer
+from l3hpc.export.conversion import FORMATS, convert, fold_input_scale, round_first_layer
 from l3hpc.export.graph import Graph
-from l3hpc.export.interpreter import Runner
+from l3hpc.export.interpreter import TfliteRunner
 from l3hpc.models.precision import deviation_of
 
 
@@ -21,7 +21,7 @@ def test_folded_equals_unfolded(made, name):
     model = network.build(it.spec)
     network.assign(model, it.parameters)
     unfolded = np.asarray(model(it.spectrograms[..., None]))
-    found = Runner(it.flatbuffer).embed(it.spectrograms)
+    found = TfliteRunner(it.flatbuffer).embed(it.spectrograms)
     np.testing.assert_allclose(found, unfolded, atol=2e-5 * np.abs(unfolded).max())
     names = [Graph(it.flatbuffer).name(one) for one in Graph(it.flatbuffer).operators]
     assert names == ["ADD"] + ["CONV_2D", "CONV_2D", "MAX_POOL_2D"] * 4 + ["RESHAPE"]
@@ -49,8 +49,8 @@ def test_types_and_sizes_of_the_formats(made):
 def test_formats_keep_the_embedding(made, form, least):
     """Random weights: these bounds say that nothing is broken, not how good the formats are."""
     it = made("small", form)
-    right = Runner(made("small", "fp32").flatbuffer).embed(it.spectrograms)
-    assert deviation_of(Runner(it.flatbuffer).embed(it.spectrograms), right).cosine > least
+    right = TfliteRunner(made("small", "fp32").flatbuffer).embed(it.spectrograms)
+    assert deviation_of(TfliteRunner(it.flatbuffer).embed(it.spectrograms), right).cosine > least
 
 
 def test_integers_without_frames_are_refused(made):
@@ -66,13 +66,13 @@ def test_integers_without_frames_are_refused(made):
 
 def test_a_network_that_ignores_its_input_is_refused(made):
     with pytest.raises(InputError, match="input scale is 0"):
-        centred(replace(made("small", "fp32").network, scale=0.0))
+        fold_input_scale(replace(made("small", "fp32").network, scale=0.0))
 
 
 def test_rounding_together_is_nearer_on_what_it_saw(made):
     """The first map's mean squared error, in floats, of either rounding."""
     it = made("small", "int16x8")
-    offset, (first, *_) = centred(it.network)
+    offset, (first, *_) = fold_input_scale(it.network)
     padded = np.pad(it.spectrograms.astype(np.float64) + offset, ((0, 0), (1, 1), (1, 1)))
     patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
 

@@ -11,7 +11,7 @@ from l3hpc.errors import L3hpcError
 from l3hpc.export import costs, interpreter, tiling
 from l3hpc.export.costs import Lifetime
 from l3hpc.export.graph import Graph
-from l3hpc.export.interpreter import Runner
+from l3hpc.export.interpreter import TfliteRunner
 
 LIVES = st.lists(st.tuples(st.integers(1, 400), st.integers(0, 12), st.integers(0, 5)),
                  min_size=1, max_size=14)
@@ -28,15 +28,15 @@ def test_nothing_that_lives_together_overlaps(drawn):
             apart = (offsets[one.tensor] + one.nbytes <= offsets[other.tensor]
                      or offsets[other.tensor] + other.nbytes <= offsets[one.tensor])
             assert apart or one.last < other.first or other.last < one.first
-    assert costs.extent(lives) >= costs.live_bytes(lives)
-    assert costs.extent(lives) <= sum(-(-life.nbytes // 16) * 16 for life in lives)
+    assert costs.layout_bytes(lives) >= costs.live_bytes(lives)
+    assert costs.layout_bytes(lives) <= sum(-(-life.nbytes // 16) * 16 for life in lives)
 
 
 def test_a_gap_is_used():
     """By hand: 100 and 50 side by side, then 40 where the 100 was, below the 50."""
     lives = [Lifetime(0, 100, 0, 1), Lifetime(1, 50, 1, 2), Lifetime(2, 40, 2, 3)]
     assert costs.layout(lives) == {0: 0, 1: 112, 2: 0}
-    assert costs.extent(lives) == 176
+    assert costs.layout_bytes(lives) == 176
     assert costs.live_bytes(lives) == 150
 
 
@@ -46,7 +46,7 @@ def test_lifetimes_of_a_graph(made):
     assert [(life.nbytes, life.first, life.last) for life in lives[:5]] == [
         (800, 0, 0), (800, 0, 1), (3200, 1, 2), (3200, 2, 3), (16 * 12 * 4, 3, 4)]
     assert lives[-1].last == len(graph.operators) - 1 and lives[-1].nbytes == 8
-    assert costs.plan(graph).head == 6400
+    assert costs.plan_arena(graph).head == 6400
 
 
 @pytest.mark.parametrize(("name", "form", "amounts"), [
@@ -54,9 +54,9 @@ def test_lifetimes_of_a_graph(made):
     ("odd maps", "int8", (10, 6)), ("small", "fp32", (3,))])
 def test_tflite_micro_records_what_was_planned(made, tflite_micro, name, form, amounts):
     graph = Graph(made(name, form).flatbuffer)
-    tiling.in_strips(graph, amounts)
+    tiling.tile_blocks(graph, amounts)
     graph.shrink()
-    planned, recorded = costs.plan(graph), interpreter.run_micro(graph.to_bytes())
+    planned, recorded = costs.plan_arena(graph), interpreter.run_micro(graph.to_bytes())
     assert recorded.head == planned.head
     assert abs(recorded.tail - planned.tail) <= 32
     assert recorded.total == recorded.head + recorded.tail
@@ -64,7 +64,7 @@ def test_tflite_micro_records_what_was_planned(made, tflite_micro, name, form, a
 
 
 def test_tflite_micro_gives_the_same_integers(made, tflite_micro):
-    runner = Runner(made("odd maps", "int8").flatbuffer)
+    runner = TfliteRunner(made("odd maps", "int8").flatbuffer)
     inputs = runner.quantised(made("odd maps", "int8").spectrograms)
     assert interpreter.run_micro(made("odd maps", "int8").flatbuffer, inputs).outputs.tobytes() == \
         runner.raw(inputs).tobytes()
@@ -76,10 +76,10 @@ def test_tflite_micro_refuses_float16(made, tflite_micro):
 
 
 def test_without_the_interpreter_the_reason_is_told(made, monkeypatch):
-    monkeypatch.setenv(interpreter.VARIABLE, "/nowhere/python")
+    monkeypatch.setenv(interpreter.PYTHON_VARIABLE, "/nowhere/python")
     with pytest.raises(interpreter.MicroUnavailable, match="no tflite_micro for /nowhere/python"):
         interpreter.run_micro(made("small", "int8").flatbuffer)
-    monkeypatch.delenv(interpreter.VARIABLE)
+    monkeypatch.delenv(interpreter.PYTHON_VARIABLE)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(L3hpcError, match="\\[micro\\]"):
         interpreter.micro_python()
@@ -90,5 +90,5 @@ def test_scratch_of_cmsis_nn_is_two_columns_of_int16(made):
     scratch = costs._scratch(graph)
     assert [life.nbytes for life in scratch] == [4 * 9 * before for before in (1, 4, 4, 6, 6, 8, 8,
                                                                                8)]
-    assert costs.plan(graph).with_cmsis_nn == 6400 + 144
+    assert costs.plan_arena(graph).with_cmsis_nn == 6400 + 144
     assert np.all([life.first == life.last for life in scratch])

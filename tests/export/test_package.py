@@ -10,9 +10,9 @@ from invoke import invoke
 
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.export import costs, package
-from l3hpc.export.build import Settings
-from l3hpc.export.graph import Graph, description
-from l3hpc.export.interpreter import Runner
+from l3hpc.export.build import ExportSettings
+from l3hpc.export.graph import Graph, read_description
+from l3hpc.export.interpreter import TfliteRunner
 from l3hpc.models import weights
 from l3hpc.models.precision import deviation_of
 
@@ -50,7 +50,7 @@ def test_everything_is_written(exported):
                                  "bit_identical": True, "largest_difference": 0.0}
     assert told["calibration"]["recordings"] == 8
     assert told["accuracy"]["cosine"] > 0.98  # random weights
-    assert told["models"][1]["arena"]["planned"] == costs.plan(Graph(flatbuffer)).as_json()
+    assert told["models"][1]["arena"]["planned"] == costs.plan_arena(Graph(flatbuffer)).as_json()
     assert told["models"][1]["arena"]["planned"]["total"] <= 40_000
     assert told["models"][0]["arena"]["planned"]["head"] == 51_200
     assert told["models"][1]["extra_macs"] > 0 == told["models"][0]["extra_macs"]
@@ -81,18 +81,18 @@ def test_the_card_says_what_it_is(exported):
 
 
 def test_the_file_tells_its_network(exported, parameters):
-    found = description((exported[0] / "model.tflite").read_bytes())
+    found = read_description((exported[0] / "model.tflite").read_bytes())
     assert found == {"spec": parameters("wide").spec.to_dict(), "input": "spectrogram",
                      "format": "int8"}
 
 
 def test_without_strips_or_recordings(tmp_path, model):
     output = tmp_path / "out"
-    told = package.export_model(model, output, Settings("fp16"))
+    told = package.export_model(model, output, ExportSettings("fp16"))
     assert [one["name"] for one in told["models"]] == ["plain"]
     assert told["accuracy"] is told["calibration"] is told["agreement"] is told["strips"] is None
     card = (output / "card.md").read_text()
-    assert "The weights file does not say" in card and "No recordings were used" in card
+    assert "The weight file does not state it" in card and "No recordings were used" in card
     assert {path.name for path in output.iterdir()} == FILES
 
 
@@ -101,9 +101,10 @@ def test_front_end_inside(tmp_path, model, audio, parameters, form):
     from l3hpc.models.engines import TensorFlowEngine
 
     output = tmp_path / "out"
-    told = package.export_model(model, output, Settings(form, frontend="inside", calibrate=audio))
+    settings = ExportSettings(form, frontend="inside", calibrate=audio)
+    told = package.export_model(model, output, settings)
     assert {path.name for path in output.iterdir()} == FILES - {"l3_frontend.c", "l3_frontend.h"}
-    runner = Runner((output / "model.tflite").read_bytes())
+    runner = TfliteRunner((output / "model.tflite").read_bytes())
     assert runner.shape == (1, 8000) and runner.dtype == np.float32
     frames = (0.1 * np.random.default_rng(0).standard_normal((3, 8000))).astype(np.float32)
     network = parameters("wide")
@@ -125,8 +126,9 @@ def test_dry_run_says_and_writes_nothing(tmp_path, model, audio):
 
 def test_a_dry_run_starts_nothing_heavy(tmp_path, model, audio):
     code = ("import sys; from l3hpc.export import package; from l3hpc.export.build import "
-            "Settings; from pathlib import Path; package.preview(sys.argv[1], Path(sys.argv[2]), "
-            "Settings(calibrate=Path(sys.argv[3]))); print('tensorflow' in sys.modules)")
+            "ExportSettings; from pathlib import Path; package.preview(sys.argv[1], "
+            "Path(sys.argv[2]), ExportSettings(calibrate=Path(sys.argv[3]))); "
+            "print('tensorflow' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, model, tmp_path / "out", audio],
                           capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
@@ -147,7 +149,7 @@ def test_refusals(tmp_path, model, audio, dry):
     assert "--calibrate FOLDER" in str(refused.value)
     with pytest.raises(InputError, match="no such folder"):
         run(model, "--calibrate", tmp_path / "nothing", "-o", output, *dry)
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError, match="already exists"):
         run(model, "--calibrate", audio, "-o", tmp_path, *dry)
     with pytest.raises(InputError):
         run(tmp_path / "none.h5", "--calibrate", audio, "-o", output, *dry)
@@ -161,31 +163,31 @@ def test_recordings_that_cannot_be_used(tmp_path, model):
     folder.mkdir()
     soundfile.write(folder / "a.wav", np.zeros(16000), 8000)
     with pytest.raises(InputError, match="none of the 1 recordings can be used"):
-        package.export_model(model, tmp_path / "out", Settings(calibrate=folder))
+        package.export_model(model, tmp_path / "out", ExportSettings(calibrate=folder))
     assert not (tmp_path / "out").exists()
 
 
 def test_settings_are_checked(parameters):
     with pytest.raises(InputError, match="unknown format"):
-        Settings("int4")
-    with pytest.raises(InputError, match="no front end 'within'"):
-        Settings("fp32", frontend="within")
+        ExportSettings("int4")
+    with pytest.raises(InputError, match="unknown place of the front end 'within'"):
+        ExportSettings("fp32", frontend="within")
     with pytest.raises(InputError, match="an arena of 0 bytes"):
-        Settings("fp32", arena=0)
+        ExportSettings("fp32", arena=0)
     from dataclasses import replace
 
     other = replace(parameters("wide").spec, convention="B")
-    with pytest.raises(InputError, match="convention openl3-0.4-kapre cannot go inside"):
-        Settings("fp32", frontend="inside").check(other)
+    with pytest.raises(InputError, match="openl3-0.4-kapre cannot be part of the model"):
+        ExportSettings("fp32", frontend="inside").check(other)
 
 
 def test_nothing_is_left_of_a_failed_export(tmp_path, model, monkeypatch):
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(package, "text", fails)
+    monkeypatch.setattr(package, "card_text", fails)
     with pytest.raises(OSError, match="disk full"):
-        package.export_model(model, tmp_path / "out", Settings("fp32"))
+        package.export_model(model, tmp_path / "out", ExportSettings("fp32"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +198,7 @@ def test_a_single_wrong_bit_stops_the_export(made):
     bias = wrong.model.buffers[wrong.tensors[last.inputs[2]].buffer]
     bias.data = (wrong.values(last.inputs[2]) + 300).astype(np.int32).tobytes()
     with pytest.raises(L3hpcError, match="differ on random inputs"):
-        package.prove(plain.to_bytes(), wrong.to_bytes(), None)
+        package.compare_outputs(plain.to_bytes(), wrong.to_bytes(), None)
 
 
 def test_bytes_that_are_no_model():

@@ -10,7 +10,7 @@ from l3hpc.errors import L3hpcError
 
 def has_ffmpeg():
     try:
-        return bool(program.ffmpeg())
+        return bool(program.ffmpeg_program())
     except L3hpcError:
         return False
 
@@ -20,7 +20,8 @@ needs_ffmpeg = pytest.mark.skipif(not has_ffmpeg(), reason="no ffmpeg: pip insta
 
 def encode(*arguments):
     """Run ffmpeg with these arguments (the last is the file to write)."""
-    subprocess.run([program.ffmpeg(), "-v", "error", "-y", *map(str, arguments)], check=True,
+    subprocess.run([program.ffmpeg_program(), "-v", "error", "-y", *map(str, arguments)],
+                   check=True,
                    stdin=subprocess.DEVNULL, timeout=60)
 
 

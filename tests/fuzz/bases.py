@@ -55,7 +55,7 @@ def data_sets(folder: Path) -> None:
     import layouts
 
     from l3hpc.console.progress import Progress
-    from l3hpc.datasets.synth import write_ust
+    from l3hpc.datasets.synth_clips import write_ust
 
     layouts.esc50(folder / "esc50")
     layouts.us8k(folder / "us8k")

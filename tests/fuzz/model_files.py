@@ -76,7 +76,7 @@ class ModelFiles(Surface):
         from l3hpc import get_embedding, load_model
         from l3hpc.models import weights
 
-        described = call(weights.describe, path)
+        described = call(weights.describe_weights, path)
         loaded = call(weights.load_parameters, path)
         if isinstance(described, Exception) and not isinstance(loaded, Exception):
             raise Fault(f"described as unusable, and loaded: {described}")

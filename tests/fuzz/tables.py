@@ -24,7 +24,7 @@ class Tables(Surface):
     share = 700
 
     def prepare(self, folder: Path) -> None:
-        from l3hpc.datasets.sonyc_ust import Taxonomy
+        from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.tagging.annotations import Annotations
 
         bases.working_folder(folder)

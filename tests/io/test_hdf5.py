@@ -13,7 +13,7 @@ import pytest
 
 from l3hpc.audio.files import AudioError, probe, read_audio, read_rows
 from l3hpc.datasets.check import check_folder
-from l3hpc.datasets.corpus import scan
+from l3hpc.datasets.corpus import scan_recordings
 from l3hpc.datasets.embeddings import open_source
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import InputError, L3hpcError
@@ -346,7 +346,7 @@ def test_hostile_audio_is_refused_with_its_name(tmp_path, change):
         with pytest.raises(AudioError) as caught:
             call(path)
         assert str(path) in str(caught.value)
-    assert [one.file for one in scan(tmp_path)] == ["a.h5"]
+    assert [one.file for one in scan_recordings(tmp_path)] == ["a.h5"]
 
 
 def test_audio_without_rows_or_samples_has_no_length(tmp_path):
@@ -412,8 +412,8 @@ def test_data_check_and_extract_say_why_a_file_cannot_be_read(tmp_path, change, 
     (problem,) = findings.problems
     assert problem.subject == "unreadable" and words in problem.advice
     with pytest.raises(L3hpcError, match="1 of 1 recordings cannot be used") as caught:
-        Extraction(Nothing(), {}, tmp_path, scan(tmp_path), 0.1, True, tmp_path / "scratch").run(
-            tmp_path / "e.h5", tmp_path / "skipped.csv")
+        Extraction(Nothing(), {}, tmp_path, scan_recordings(tmp_path), 0.1, True,
+                   tmp_path / "scratch").run(tmp_path / "e.h5", tmp_path / "skipped.csv")
     assert words in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from l3hpc.avc.audioset import read_segments
 from l3hpc.datasets import corpus, labelled, sonyc_ust
 from l3hpc.datasets.check import check_folder
-from l3hpc.datasets.sonyc_ust import Taxonomy
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.io import tables
 from l3hpc.report.collect import read_epochs
@@ -132,7 +132,7 @@ SOURCES = {
         lambda path: read_predictions(path, TAXONOMY),
         "audio_filename,1-1_small,1-2_large,1_engine\na.wav,0.5,0.5,0.5\n"),
     "esc50.csv": (
-        lambda path: labelled.read(path.parent),
+        lambda path: labelled.read_labelled(path.parent),
         "filename,fold,target,category,esc10\n1-1-A-0.wav,1,0,dog,True\n"),
     "segments.csv": (read_segments, '# a list\nabcdefghijk, 0.000, 10.000, "/m/1,/m/2"\n'),
     "history.csv": (read_epochs, "epoch,loss,val_loss\n0,1.0,2.0\n"),
@@ -204,7 +204,7 @@ def test_times_of_recordings(tmp_path, text, seconds):
 def test_times_that_cannot_be_meant_are_refused_with_their_line(tmp_path, text, words):
     path = write(tmp_path / "recordings.csv", f"file,sensor,timestamp\na.wav,roof,{text}\n")
     write(tmp_path / "a.wav", b"")
-    for call in (corpus.read_table, lambda path: corpus.scan(path.parent),
+    for call in (corpus.read_table, lambda path: corpus.scan_recordings(path.parent),
                  lambda path: check_folder(path.parent)):
         with pytest.raises(InputError, match=words) as caught:
             call(path)
@@ -243,7 +243,7 @@ def test_data_check_names_what_ends_the_annotations(tmp_path):
                         (text + '"' + "x" * 140_000 + '"\n', "cell 1 of this row has 140,000 char"),
                         (text.replace("a.wav", "\xe9.wav").encode("latin-1"), "0xe9")):
         write(tmp_path / "annotations.csv", data)
-        assert any(words in str(problem) for problem in sonyc_ust.check(tmp_path)), words
+        assert any(words in str(problem) for problem in sonyc_ust.find_problems(tmp_path)), words
 
 
 def test_a_workbook_is_named(tmp_path):

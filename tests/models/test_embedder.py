@@ -161,7 +161,7 @@ def test_keras_3_files_of_this_family(tmp_path, reference, suffix):
     else:
         model.save(path)
     stated = {"head": "linear"} if suffix == ".weights.h5" else {}
-    info = weights.describe(path, geometry=stated)
+    info = weights.describe_weights(path, geometry=stated)
     assert info.kind == "keras3" and info.spec == spec
     frames = noise(3)
     found = weights.load(path, geometry=stated).embed(frames)
@@ -172,11 +172,11 @@ def test_a_keras_compiled_and_trained_model_is_read_past_its_optimizer(tmp_path,
     from l3hpc.models import network
 
     spec = NetworkSpec(8000, 32, 160, 256, filters=TINY)
-    model = network.untrained(spec, 1)
+    model = network.build_untrained(spec, 1)
     model.compile("adam", "mse")
     model.fit(noise(4), np.ones((4, 5)), verbose=0)
     model.save(tmp_path / "m.keras")
-    assert weights.describe(tmp_path / "m.keras").spec == spec
+    assert weights.describe_weights(tmp_path / "m.keras").spec == spec
     model.save_weights(tmp_path / "m_8000_32_160_256.weights.h5")
     parameters, info = weights.load_parameters(tmp_path / "m_8000_32_160_256.weights.h5")
     assert "head" in info.notes[0]
@@ -190,7 +190,7 @@ def test_student_round_trip_through_our_format(tmp_path, reference):
     from l3hpc.models import network
 
     spec = NetworkSpec(8000, 32, 160, 256, filters=TINY, head="linear")
-    model = network.untrained(spec, 4)
+    model = network.build_untrained(spec, 4)
     network.save_student(model, tmp_path / "s.h5", spec, {"run": "x"})
     frames = noise(3)
     again = weights.load(tmp_path / "s.h5")

@@ -8,7 +8,7 @@ import pytest
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json, write_json
-from l3hpc.models import engines, torch_engine, weights
+from l3hpc.models import engines, ncnn_engine, torch_engine, weights
 from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
@@ -44,7 +44,7 @@ def _untimed_engines():
 @pytest.fixture
 def remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(engines, "_gpu", lambda: False)
+    monkeypatch.setattr(engines, "has_gpu", lambda: False)
     return tmp_path / "l3hpc" / "engines.json"
 
 
@@ -53,8 +53,8 @@ def test_ncnn_equals_tensorflow(name):
     network = lively(SPECS[name]).folded()
     frames = np.random.default_rng(1).uniform(
         -80, 0, (5, *network.spec.frontend.shape)).astype(np.float32)
-    expected = engines.make("tensorflow", network, 2).run(frames)
-    found = engines.make("ncnn", network, 2).run(frames)
+    expected = engines.make_engine("tensorflow", network, 2).run(frames)
+    found = engines.make_engine("ncnn", network, 2).run(frames)
     assert found.shape == expected.shape == (5, network.spec.dim)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
     assert np.abs(expected).max() > 0
@@ -65,7 +65,7 @@ def test_an_embedding_does_not_depend_on_the_batch_or_the_threads():
     audio = np.random.default_rng(2).normal(0, 0.1, (7, 8000)).astype(np.float32)
 
     def embedded(threads, batch):
-        engine = engines.make("ncnn", parameters.folded(), threads)
+        engine = engines.make_engine("ncnn", parameters.folded(), threads)
         return Embedder(parameters, "test", threads=threads, engine=engine).embed(audio, batch)
 
     assert np.array_equal(embedded(1, 3), embedded(3, 7))
@@ -104,7 +104,7 @@ def test_what_is_remembered_may_be_anything(remembered, monkeypatch):
     key = engines._key(network.spec, 1)
     for value in ("ncnn", None, 3, {"ncnn": 2}, {"ncnn": "fast", "tensorflow": 1}):
         write_json(remembered, {key: value})
-        assert engines.choose(network, 1).name in engines.NAMES
+        assert engines.choose(network, 1).name in engines.CPU_ENGINES
         assert read_json(remembered) == {key: {"ncnn": 2.0, "tensorflow": 2.0}}
 
 
@@ -114,7 +114,7 @@ def test_an_engine_that_fails_is_not_chosen(remembered, monkeypatch):
     monkeypatch.setattr(engines, "seconds_per_frame", lambda name, spec, threads: measured(
         "missing" if name == "tensorflow" else name, spec, threads))
     assert engines.choose(lively(spec).folded(), 1).name == "ncnn"
-    speeds = engines._speeds(spec, 1)
+    speeds = engines._cached_speeds(spec, 1)
     assert speeds["tensorflow"] == 0 and 1 < speeds["ncnn"] < 1e5
 
 
@@ -123,7 +123,8 @@ def test_a_trial_leaves_nothing_behind():
     program = """
 import sys
 from l3hpc.models import engines, torch_engine, weights
-assert 0 < engines.seconds_per_frame("tensorflow", weights.describe("untrained").spec, 1) < 60
+spec = weights.describe_weights("untrained").spec
+assert 0 < engines.seconds_per_frame("tensorflow", spec, 1) < 60
 found = weights.load("untrained", threads=1, engine="ncnn")
 import numpy as np
 found.embed(np.zeros((1, 48000), np.float32))
@@ -137,7 +138,7 @@ def test_the_engine_can_be_forced(remembered):
     network = lively(SPECS["student"]).folded()
     assert engines.choose(network, 1, "tensorflow").name == "tensorflow"
     assert engines.choose(network, 1, "ncnn").name == "ncnn"
-    with pytest.raises(InputError, match="no engine 'jax'"):
+    with pytest.raises(InputError, match="unknown engine 'jax'"):
         engines.choose(network, 1, "jax")
     assert not remembered.exists()
     assert engines.reason(network.spec, 1, "ncnn") == "as requested"
@@ -146,7 +147,7 @@ def test_the_engine_can_be_forced(remembered):
 def test_where_pytorch_is_missing_its_extra_is_named(monkeypatch):
     monkeypatch.setattr(torch_engine, "available", lambda: False)
     with pytest.raises(InputError, match="the engine torch is not installed") as caught:
-        engines.make("torch", lively(SPECS["student"]).folded(), 1)
+        engines.make_engine("torch", lively(SPECS["student"]).folded(), 1)
     assert "[torch]" in caught.value.hint
     assert not torch_engine.sees_gpu()
 
@@ -154,7 +155,7 @@ def test_where_pytorch_is_missing_its_extra_is_named(monkeypatch):
 def test_without_ncnn_tensorflow_computes_and_a_forced_ncnn_says_what_to_install(
         remembered, monkeypatch):
     network = lively(SPECS["student"]).folded()
-    monkeypatch.setattr(engines, "available", lambda: False)
+    monkeypatch.setattr(ncnn_engine, "available", lambda: False)
     assert engines.choose(network, 1).name == "tensorflow"
     assert "[fast]" in engines.reason(network.spec, 1)
     with pytest.raises(InputError, match="not installed") as refused:
@@ -163,7 +164,7 @@ def test_without_ncnn_tensorflow_computes_and_a_forced_ncnn_says_what_to_install
 
 
 def test_a_gpu_means_tensorflow(remembered, monkeypatch):
-    monkeypatch.setattr(engines, "_gpu", lambda: True)
+    monkeypatch.setattr(engines, "has_gpu", lambda: True)
     assert engines.choose(lively(SPECS["student"]).folded(), 1).name == "tensorflow"
     assert engines.reason(SPECS["student"], 1) == "there is a GPU"
 

@@ -35,7 +35,7 @@ SHAPES = {"openl3 linear": ((257, 197), (32, 24)), "openl3 mel128": ((128, 199),
 
 def engine(name, network):
     try:
-        return engines.make(name, network, 2)
+        return engines.make_engine(name, network, 2)
     except InputError as error:
         pytest.skip(str(error))
 
@@ -58,7 +58,7 @@ def chain(reference):
     return make
 
 
-@pytest.mark.parametrize("computer", engines.NAMES)
+@pytest.mark.parametrize("computer", engines.CPU_ENGINES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_embeddings_equal_the_float64_chain_on_every_engine(name, computer, chain, reference):
     specs, _ = NETWORKS[name]

@@ -20,7 +20,7 @@ from l3hpc.errors import InputError
 from l3hpc.models import weights
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.weight_files import MAX_BYTES
+from l3hpc.models.unpacking import MAX_BYTES
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def refused(path, match=None):
     finally:
         tracemalloc.stop()
     with pytest.raises(InputError, match=match):
-        weights.describe(path)
+        weights.describe_weights(path)
     assert str(path) in str(caught.value)
     return caught.value
 
@@ -84,7 +84,7 @@ def declared(path, width):
 def test_enormous_layers_of_the_right_form_are_refused_before_memory_is_taken(tmp_path):
     """Every shape fits every other: only the size is wrong."""
     path = declared(tmp_path / "openl3_audio_mel256_env.h5", 64)
-    assert weights.describe(path).spec.filters == (64,) * 8
+    assert weights.describe_weights(path).spec.filters == (64,) * 8
     with pytest.raises(InputError, match="none of its values are in the file"):
         weights.load_parameters(path)  # zeros in their place would embed everything alike
     path = declared(tmp_path / "openl3_audio_mel256_env.h5", 10**6)
@@ -138,8 +138,8 @@ def test_a_geometry_of_enormous_maps_is_refused(own, values):
 
 
 def test_archives_that_unpack_to_far_more_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("l3hpc.models.weight_files.MAX_BYTES", 1 << 20)
-    monkeypatch.setattr("l3hpc.models.weight_files.MAX_JSON", 1 << 16)
+    monkeypatch.setattr("l3hpc.models.unpacking.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("l3hpc.models.unpacking.MAX_JSON", 1 << 16)
     with gzip.open(tmp_path / "a.h5.gz", "wb") as stream:
         stream.write(bytes(1 << 23))
     refused(tmp_path / "a.h5.gz", "unpacks to more")
@@ -422,7 +422,7 @@ def files(tmp_path_factory, reference):
 def test_any_spec_in_our_format_is_read_or_refused(files, changes):
     path = with_attribute(files / "own.h5", "spec", {**STUDENT.to_dict(), **changes})
     with contextlib.suppress(InputError):
-        assert isinstance(weights.describe(path).spec, NetworkSpec)
+        assert isinstance(weights.describe_weights(path).spec, NetworkSpec)
 
 
 @settings(max_examples=60, deadline=None)
@@ -432,7 +432,7 @@ def test_any_configuration_is_read_or_refused(files, layer, name, whole, wrap):
     config = {"config": {"layers": [{"class_name": name, "config": layer}]}} if wrap else whole
     path = with_attribute(files / "keras2.h5", "model_config", config)
     with contextlib.suppress(InputError):
-        assert isinstance(weights.describe(path).spec, NetworkSpec)
+        assert isinstance(weights.describe_weights(path).spec, NetworkSpec)
 
 
 @settings(max_examples=25, deadline=None)
@@ -450,4 +450,5 @@ def test_any_front_end_matrix_is_read_or_refused(files, values, shape, kernel):
     path = files / "x_8000_1_160_32.h5"
     path.write_bytes(memory.getvalue())
     with contextlib.suppress(InputError):
-        weights.describe(path, geometry={"n_mels": 32, "n_dft": 256, "rate": 8000, "hop": 160})
+        weights.describe_weights(
+            path, geometry={"n_mels": 32, "n_dft": 256, "rate": 8000, "hop": 160})

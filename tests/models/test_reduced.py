@@ -12,20 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.datasets import corpus
-from l3hpc.datasets.windows import spread, windows_of
+from l3hpc.datasets.windows import evenly_spaced, sample_windows
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
-from l3hpc.models import engines, precision, weights
+from l3hpc.models import engines, openvino_engine, precision, quantisation, weights
+from l3hpc.models.openvino_engine import OpenVinoEngine, calibrate
 from l3hpc.models.parameters import Parameters
-from l3hpc.models.precision import (
-    Calibration,
-    OpenVinoEngine,
-    equalise,
-    observe,
-    patch_moment,
-    quantise,
-    round_together,
-)
+from l3hpc.models.quantisation import Calibration, equalise, patch_moment, quantise, round_together
 from l3hpc.models.spec import NetworkSpec
 
 pytestmark = pytest.mark.slow
@@ -76,14 +69,14 @@ def integer_embedding(reference, network, spectrogram):
 def test_float32_equals_tensorflow(network, name):
     folded = network(name)
     frames = pictures(folded.spec, 5)
-    expected = engines.make("tensorflow", folded, 2).run(frames)
+    expected = engines.make_engine("tensorflow", folded, 2).run(frames)
     found = OpenVinoEngine(folded, 2).run(frames)
     assert found.shape == expected.shape == (5, folded.spec.dim) and found.dtype == np.float32
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     assert np.abs(expected).max() > 0
 
 
-exact_int8 = pytest.mark.skipif(precision.slow_here("int8") is not None, reason=(
+exact_int8 = pytest.mark.skipif(precision.slow_warning("int8") is not None, reason=(
     "this processor has no instructions for int8: OpenVINO cuts sums off at 16 bits"))
 
 
@@ -92,7 +85,7 @@ exact_int8 = pytest.mark.skipif(precision.slow_here("int8") is not None, reason=
 def test_int8_equals_the_integers_of_its_definition(reference, network, name):
     folded = network(name)
     frames = pictures(folded.spec, 5)
-    quantised = quantise(folded, observe(folded, frames[:3], 2))
+    quantised = quantise(folded, calibrate(folded, frames[:3], 2))
     found = OpenVinoEngine(quantised, 2).run(frames)
     expected = np.stack([integer_embedding(reference, quantised, frame) for frame in frames])
     wrong = np.abs(found - expected) / np.abs(expected).max()
@@ -105,7 +98,7 @@ def test_int8_equals_the_integers_of_its_definition(reference, network, name):
 def test_what_exceeds_the_ranges_is_clipped_and_does_not_wrap_around(reference, network):
     folded = network()
     frames = pictures(folded.spec, 4)
-    seen = observe(folded, frames, 2)
+    seen = calibrate(folded, frames, 2)
     quiet = Calibration(tuple(peak / 5 for peak in seen.peaks), seen.moment)
     quantised = quantise(folded, quiet)
     found = OpenVinoEngine(quantised, 2).run(frames)
@@ -119,7 +112,7 @@ def in_bfloat16(network):
     """The engine that computes in it on this processor."""
     from l3hpc.models.engines import TensorFlowEngine
 
-    one = OpenVinoEngine if precision.computes_bfloat16() else TensorFlowEngine
+    one = OpenVinoEngine if openvino_engine.computes_bfloat16() else TensorFlowEngine
     return one(network, 2, "bfloat16")
 
 
@@ -128,7 +121,7 @@ def test_int8_and_bfloat16_stay_near(network, name):
     folded = network(name)
     frames = pictures(folded.spec, 24)
     exact = OpenVinoEngine(folded, 2).run(frames[12:]).astype(np.float64)
-    quantised = quantise(folded, observe(folded, frames[:12], 2))
+    quantised = quantise(folded, calibrate(folded, frames[:12], 2))
     for engine, least in ((OpenVinoEngine(quantised, 2), 0.998),
                           (in_bfloat16(folded), 0.9998)):
         found = engine.run(frames[12:]).astype(np.float64)
@@ -140,7 +133,7 @@ def test_int8_and_bfloat16_stay_near(network, name):
 
 
 def test_both_libraries_mean_the_same_by_bfloat16(network):
-    if not precision.computes_bfloat16():
+    if not openvino_engine.computes_bfloat16():
         pytest.skip("OpenVINO computes in float32 on this processor, whatever is asked")
     from l3hpc.models.engines import TensorFlowEngine
 
@@ -155,10 +148,10 @@ def test_both_libraries_mean_the_same_by_bfloat16(network):
 
 
 def test_the_kernels_are_of_the_precision(network):
-    if precision.slow_here("int8") or precision.slow_here("bfloat16"):
+    if precision.slow_warning("int8") or precision.slow_warning("bfloat16"):
         pytest.skip("this processor has no instructions for them")
     folded = network()
-    quantised = quantise(folded, observe(folded, pictures(folded.spec, 2), 2))
+    quantised = quantise(folded, calibrate(folded, pictures(folded.spec, 2), 2))
     for engine, mark in ((OpenVinoEngine(quantised, 2), "i8"),
                          (OpenVinoEngine(folded, 2, "bfloat16"), "bf16"),
                          (OpenVinoEngine(folded, 2), "f32")):
@@ -169,7 +162,7 @@ def test_the_kernels_are_of_the_precision(network):
 def test_an_embedding_does_not_depend_on_the_batch_or_the_threads(network):
     folded = network()
     frames = pictures(folded.spec, 7)
-    quantised = quantise(folded, observe(folded, frames, 1))
+    quantised = quantise(folded, calibrate(folded, frames, 1))
     whole = OpenVinoEngine(quantised, 1).run(frames)
     engine = OpenVinoEngine(quantised, 3)
     assert np.array_equal(engine.run(frames), whole)
@@ -184,7 +177,7 @@ def test_an_embedding_does_not_depend_on_the_batch_or_the_threads(network):
 def test_what_is_observed_is_what_the_network_computes(reference, network):
     folded = network()
     frames = pictures(folded.spec, 3)
-    seen = observe(folded, frames, 2)
+    seen = calibrate(folded, frames, 2)
     peaks = [np.zeros(count) for count in FILTERS[:7]]
     for frame in frames:
         x = (frame.astype(np.float64) * folded.scale + folded.shift)[..., None]
@@ -195,7 +188,7 @@ def test_what_is_observed_is_what_the_network_computes(reference, network):
                 x = reference.pool(x, (2, 2))
     for found, expected in zip(seen.peaks, peaks, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.max())
-    again = observe(folded, frames[::-1], 1)
+    again = calibrate(folded, frames[::-1], 1)
     for found, expected in zip(again.peaks, seen.peaks, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -203,7 +196,7 @@ def test_what_is_observed_is_what_the_network_computes(reference, network):
 def test_the_same_frames_give_the_same_integers(network):
     folded = network()
     frames = pictures(folded.spec, 4)
-    one, other = (quantise(folded, observe(folded, frames, 2)) for _ in range(2))
+    one, other = (quantise(folded, calibrate(folded, frames, 2)) for _ in range(2))
     for a, b in zip(one.convolutions, other.convolutions, strict=True):
         assert np.array_equal(a.kernel, b.kernel) and a.limit == b.limit
         assert a.kernel.dtype == np.int8 and a.kernel.min() >= -127
@@ -224,14 +217,14 @@ def test_the_moment_is_of_the_pixels_under_a_filter():
 def test_equalised_channels_compute_the_same_and_are_nearer_to_each_other(network):
     folded = network()
     frames = pictures(folded.spec, 4)
-    seen = observe(folded, frames, 2)
+    seen = calibrate(folded, frames, 2)
     same, peaks = equalise(folded, seen.peaks)
     exact = OpenVinoEngine(folded, 2).run(frames)
     assert np.abs(OpenVinoEngine(same, 2).run(frames) - exact).max() < 1e-5 * np.abs(exact).max()
-    for before, after, found in zip(seen.peaks, peaks, observe(same, frames, 2).peaks,
+    for before, after, found in zip(seen.peaks, peaks, calibrate(same, frames, 2).peaks,
                                     strict=True):
         np.testing.assert_allclose(found, after, rtol=1e-4, atol=1e-4 * after.max())
-        heard = before > precision.QUIET * before.max()
+        heard = before > quantisation.QUIET * before.max()
         np.testing.assert_allclose(after[heard] / after.max(),
                                    (before[heard] / before.max()) ** 0.75, rtol=1e-5)
 
@@ -240,7 +233,7 @@ def test_int8_takes_equalised_channels(network):
     folded = network()
     folded.convolutions[1].kernel[..., 0] *= 0.05
     folded.convolutions[1].bias[0] *= 0.05
-    seen = observe(folded, pictures(folded.spec, 4), 2)
+    seen = calibrate(folded, pictures(folded.spec, 4), 2)
     quantised = quantise(folded, seen)
     same, peaks = equalise(folded, seen.peaks)
     for layer, exact, peak in zip(quantised.convolutions[1:], same.convolutions[1:], peaks,
@@ -260,7 +253,7 @@ def test_a_layer_that_is_silent_or_has_an_empty_filter_is_no_division_by_zero(ne
     folded = network()
     folded.convolutions[2].kernel[..., 0] = 0
     frames = pictures(folded.spec, 2)
-    seen = observe(folded, frames, 2)
+    seen = calibrate(folded, frames, 2)
     dead = Calibration((np.zeros(8, np.float32), *seen.peaks[1:]), seen.moment)
     quantised = quantise(folded, dead)
     assert quantised.convolutions[1].limit > 0
@@ -306,7 +299,7 @@ def student(tmp_path, reference):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(engines, "_gpu", lambda: False)
+    monkeypatch.setattr(engines, "has_gpu", lambda: False)
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -320,9 +313,9 @@ def sounds(count, seed=0):
 def test_a_loaded_network_says_its_precision_and_comes_with_the_exact_one(student, no_gpu):
     frames = sounds(6)
     for name in ("bfloat16", "int8"):
-        reduced, exact = precision.load(student, name, frames, threads=2)
+        reduced, exact = precision.load_reduced(student, name, frames, threads=2)
         assert reduced.label == f"{exact.label}, {name}"
-        openvino = name == "int8" or precision.computes_bfloat16()
+        openvino = name == "int8" or openvino_engine.computes_bfloat16()
         assert {reduced.engine.name, exact.engine.name} == {
             "openvino" if openvino else "tensorflow"}
         assert (reduced.engine.precision, exact.engine.precision) == (name, "float32")
@@ -334,8 +327,8 @@ def test_a_loaded_network_says_its_precision_and_comes_with_the_exact_one(studen
         found.refuse(name)
     whole = sounds(6)
     as_integers = (whole * 32768).astype(np.int16)
-    near, _ = precision.load(student, "int8", as_integers, threads=2)
-    np.testing.assert_allclose(near.embed(whole), precision.load(
+    near, _ = precision.load_reduced(student, "int8", as_integers, threads=2)
+    np.testing.assert_allclose(near.embed(whole), precision.load_reduced(
         student, "int8", whole, threads=2)[0].embed(whole), atol=0.05, rtol=0.05)
 
 
@@ -364,28 +357,28 @@ def test_the_deviation_in_numbers():
     ("int8", "ncnn"), ("int8", "tensorflow"), ("bfloat16", "ncnn")])
 def test_an_engine_that_cannot_is_refused(name, engine, student):
     with pytest.raises(InputError, match=f"{engine} does not compute in {name}") as refused:
-        precision.check(name, engine, "embed")
+        precision.check_engine(name, engine, "embed")
     assert refused.value.where == "embed.engine" and "auto" in refused.value.allowed
     assert "embed.precision" in refused.value.hint
     with pytest.raises(InputError, match="does not compute"):
-        precision.load(student, name, sounds(2), engine=engine)
+        precision.load_reduced(student, name, sounds(2), engine=engine)
 
 
 @pytest.mark.parametrize(("name", "engine"), [
     ("float32", "ncnn"), ("bfloat16", "auto"), ("bfloat16", "tensorflow"), ("int8", "auto")])
 def test_an_engine_that_can_is_not(name, engine):
-    precision.check(name, engine, "embed")
+    precision.check_engine(name, engine, "embed")
 
 
 def test_without_openvino_int8_says_what_to_install_and_bfloat16_takes_tensorflow(
         student, no_gpu, monkeypatch):
-    assert precision.packages("int8") == {"openvino": install_command("reduced")}
-    assert precision.packages("bfloat16") == precision.packages("float32") == {}
-    monkeypatch.setattr(precision, "available", lambda: False)
+    assert precision.required_packages("int8") == {"openvino": install_command("reduced")}
+    assert precision.required_packages("bfloat16") == precision.required_packages("float32") == {}
+    monkeypatch.setattr(openvino_engine, "available", lambda: False)
     with pytest.raises(InputError, match="openvino is not installed") as refused:
-        precision.load(student, "int8", sounds(2))
+        precision.load_reduced(student, "int8", sounds(2))
     assert "[reduced]" in refused.value.hint
-    reduced, exact = precision.load(student, "bfloat16")
+    reduced, exact = precision.load_reduced(student, "bfloat16")
     assert reduced.engine.name == exact.engine.name == "tensorflow"
     assert precision.deviation(reduced, exact, sounds(3)).relative_error > 1e-4
 
@@ -395,48 +388,49 @@ def test_without_openvino_int8_says_what_to_install_and_bfloat16_takes_tensorflo
 def test_int8_is_refused_where_a_gpu_was_granted(student, no_gpu, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="this task has a GPU") as refused:
-        precision.load(student, "int8", sounds(2))
+        precision.load_reduced(student, "int8", sounds(2))
     assert "gpus=0" in refused.value.hint
 
 
 @pytest.mark.parametrize("value", ["", "-1", "NoDevFiles"])
 def test_int8_is_computed_beside_a_gpu_that_is_not_ours(student, no_gpu, monkeypatch, value):
-    monkeypatch.setattr(engines, "_gpu", lambda: True)
+    monkeypatch.setattr(engines, "has_gpu", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert precision.load(student, "int8", sounds(2))[0].engine.name == "openvino"
+    assert precision.load_reduced(student, "int8", sounds(2))[0].engine.name == "openvino"
 
 
 def test_on_a_gpu_bfloat16_is_tensorflow(student, no_gpu, monkeypatch):
-    monkeypatch.setattr(engines, "_gpu", lambda: True)
-    assert precision.load(student, "bfloat16")[0].engine.name == "tensorflow"
+    monkeypatch.setattr(engines, "has_gpu", lambda: True)
+    assert precision.load_reduced(student, "bfloat16")[0].engine.name == "tensorflow"
 
 
 def test_bfloat16_by_tensorflow_when_asked(student, no_gpu):
-    assert precision.load(student, "bfloat16", engine="tensorflow")[0].engine.name == "tensorflow"
+    reduced, _ = precision.load_reduced(student, "bfloat16", engine="tensorflow")
+    assert reduced.engine.name == "tensorflow"
 
 
 def test_int8_needs_frames(student, no_gpu):
     for frames in (None, np.empty((0, 8000), np.float32)):
         with pytest.raises(InputError, match="needs frames to measure its ranges"):
-            precision.load(student, "int8", frames)
+            precision.load_reduced(student, "int8", frames)
 
 
 def test_a_processor_without_instructions_is_told(monkeypatch):
     monkeypatch.setattr(precision, "_flags", lambda: {"avx2", "avx_vnni"})
-    assert precision.slow_here("int8") is None
-    assert "no instructions for bfloat16 (avx512_bf16" in precision.slow_here("bfloat16")
+    assert precision.slow_warning("int8") is None
+    assert "no instructions for bfloat16 (avx512_bf16" in precision.slow_warning("bfloat16")
     monkeypatch.setattr(precision, "_flags", lambda: {"avx2"})
-    assert "cuts long sums off at 16 bits" in precision.slow_here("int8")
+    assert "cuts long sums off at 16 bits" in precision.slow_warning("int8")
 
 
 def test_a_library_that_would_compute_in_float32_is_not_taken_for_bfloat16(
         student, no_gpu, monkeypatch):
     """OpenVINO takes the precision for a hint, and says nothing where it does not follow it."""
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda: False)
-    reduced, exact = precision.load(student, "bfloat16")
+    monkeypatch.setattr(openvino_engine, "computes_bfloat16", lambda: False)
+    reduced, exact = precision.load_reduced(student, "bfloat16")
     assert reduced.engine.name == exact.engine.name == "tensorflow"
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda: True)
-    assert precision.load(student, "bfloat16")[0].engine.name == "openvino"
+    monkeypatch.setattr(openvino_engine, "computes_bfloat16", lambda: True)
+    assert precision.load_reduced(student, "bfloat16")[0].engine.name == "openvino"
 
 
 # real recordings ----------------------------------------------------------------------------------
@@ -445,15 +439,15 @@ def test_a_library_that_would_compute_in_float32_is_not_taken_for_bfloat16(
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real recordings beside the project")
 def test_the_published_student_on_real_recordings(no_gpu):
     folder = REAL / "esc10/audio"
-    recordings = corpus.scan(folder)
+    recordings = corpus.scan_recordings(folder)
 
     def windows(which, count):
-        return windows_of(folder, spread(which, 16), 8000, 0.5, True, count)
+        return sample_windows(folder, evenly_spaced(which, 16), 8000, 0.5, True, count)
 
     path = REAL / "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz"
     frames, others = windows(recordings, 48), windows(recordings[7:-7], 48)
     for name, cosine, error in (("int8", 0.998, 0.04), ("bfloat16", 0.9998, 0.015)):
-        found = precision.deviation(*precision.load(path, name, frames, threads=2), others)
+        found = precision.deviation(*precision.load_reduced(path, name, frames, threads=2), others)
         assert found.frames > 40
         assert cosine < found.cosine < 1 and 1e-3 < found.relative_error < error
 
@@ -463,7 +457,7 @@ import gc, os, signal, threading
 import numpy as np
 import openvino
 from openvino import opset13 as ops
-from l3hpc.models.precision import _compile
+from l3hpc.models.openvino_engine import _compile
 
 picture = ops.parameter([1, 3, 64, 64], np.float32)
 convolved = ops.convolution(picture, ops.constant(np.ones((8, 3, 3, 3), np.float32)),

@@ -11,8 +11,8 @@ from l3hpc.models.spec import (
     NetworkSpec,
     activation_bytes,
     check_student,
+    format_bands,
     model_bytes,
-    name_bands,
     openl3_spec,
     parameter_count,
     student_filters,
@@ -138,7 +138,7 @@ def test_mels_that_leave_bands_empty_are_refused_with_the_way_out():
     assert str(caught.value) == (
         "--mels 512 leaves 20 of 512 mel bands empty at 8000 Hz with a DFT of 1024 "
         "(bins are 7.8 Hz apart).\n"
-        "Use at most 342 mels, or a longer DFT (--dft 2048 carries 683).\n"
+        "Use at most 342 mels, or a longer DFT (--dft 2048 supports 683).\n"
         "Empty (of 0 to 511): 0, 3, 6, 9, 12, 15, 18, 21, 26, 29, 34, 37, 42, 47, 52, 57, 64, 71, "
         "78, 91.")
     check_student(8000, 342, 160, 1024, None, 128)
@@ -146,8 +146,8 @@ def test_mels_that_leave_bands_empty_are_refused_with_the_way_out():
 
 
 def test_neighbouring_bands_are_named_together():
-    assert name_bands([]) == "" and name_bands([4]) == "4"
-    assert name_bands([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert format_bands([]) == "" and format_bands([4]) == "4"
+    assert format_bands([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
 
 
 @pytest.mark.parametrize(("values", "option"), [

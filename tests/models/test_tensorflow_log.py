@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from l3hpc.models.tensorflow_log import NVIDIA, worth_reading
+from l3hpc.models.tensorflow_log import NVIDIA, drop_startup_lines
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +26,8 @@ embedding: 1/2 recordings
 
 
 def test_only_what_says_that_it_starts_is_left_out():
-    assert worth_reading(STARTING + KEPT) == KEPT
-    assert worth_reading("") == ""
+    assert drop_startup_lines(STARTING + KEPT) == KEPT
+    assert drop_startup_lines("") == ""
 
 
 def test_tensorflow_is_there_and_stderr_is_as_it_was():

@@ -79,8 +79,8 @@ def test_embeddings_equal_tensorflows(name):
     network = lively(SPECS[name]).folded()
     frames = np.random.default_rng(1).uniform(
         -80, 0, (5, *network.spec.frontend.shape)).astype(np.float32)
-    expected = engines.make("tensorflow", network, 2).run(frames)
-    found = engines.make("torch", network, 2).run(frames)
+    expected = engines.make_engine("tensorflow", network, 2).run(frames)
+    found = engines.make_engine("torch", network, 2).run(frames)
     assert found.shape == expected.shape == (5, network.spec.dim)
     assert np.abs(expected).max() > 0
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -155,7 +155,7 @@ def test_the_batch_wide_convention_is_normalised_over_its_batch():
 def test_bfloat16_is_close_and_its_deviation_is_measured(tmp_path):
     file = tmp_path / "student.h5"
     weights.save(lively(SPEC), file)
-    reduced, exact = precision.load(file, "bfloat16", engine="torch")
+    reduced, exact = precision.load_reduced(file, "bfloat16", engine="torch")
     assert (reduced.engine.name, reduced.engine.precision) == ("torch", "bfloat16")
     found = precision.deviation(reduced, exact, noise(8))
     assert 1e-4 < found.relative_error < 0.05 and found.cosine > 0.999
@@ -169,9 +169,9 @@ def test_what_it_cannot_compute_is_refused():
     with pytest.raises(InputError, match="does not compute in int8"):
         TorchEngine(network, 1, "int8")
     with pytest.raises(InputError, match="does not compute in tf32"):
-        precision.check("tf32", "ncnn", "extract")
-    precision.check("tf32", "auto", "extract")
-    assert set(precision.packages("tf32")) == {"torch"}
+        precision.check_engine("tf32", "ncnn", "extract")
+    precision.check_engine("tf32", "auto", "extract")
+    assert set(precision.required_packages("tf32")) == {"torch"}
 
 
 def test_get_embedding_takes_it_by_name(tmp_path):
@@ -188,7 +188,7 @@ def test_get_embedding_takes_it_by_name(tmp_path):
 
 @pytest.mark.parametrize(("gpu", "chosen"), [(True, "torch"), (False, "tensorflow")])
 def test_auto_takes_it_where_it_sees_a_gpu(monkeypatch, gpu, chosen):
-    monkeypatch.setattr(engines, "_gpu", lambda: True)
+    monkeypatch.setattr(engines, "has_gpu", lambda: True)
     monkeypatch.setattr(engines.torch_engine, "sees_gpu", lambda: gpu)
     network = lively(SPEC).folded()
     assert engines.choose(network, 1).name == chosen

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from l3hpc.errors import L3hpcError
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training.state import Checkpoint, Order, Schedule, Status, bn_momentum
+from l3hpc.models.training.state import BatchOrder, Checkpoint, Schedule, Status, bn_momentum
 from l3hpc.models.weights import load_parameters
 
 SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + (8, 8),
@@ -35,7 +35,7 @@ class Data:
         return self.x[rows], self.y[rows]
 
 
-class InOrder(Order):
+class InOrder(BatchOrder):
     """No shuffling, as ``fit(shuffle=False)``."""
 
     def _pass(self, turn):
@@ -45,17 +45,17 @@ class InOrder(Order):
 def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
     import keras
 
-    from l3hpc.models.network import untrained
+    from l3hpc.models.network import build_untrained
     from l3hpc.models.training import loop as training
 
-    monkeypatch.setattr(training, "Order", InOrder)
+    monkeypatch.setattr(training, "BatchOrder", InOrder)
     data = Data(150)
     run = training.Training(SPEC, data, (np.arange(100), np.arange(100, 150)), tmp_path,
                             Schedule(epochs=2), learning_rate=1e-3, batch_size=32,
                             validation_batch_size=20, bn_momentum=0.99, seed=3,
                             deterministic=False)
     ours = run.run().history
-    model = untrained(SPEC, 3, frontend=False)
+    model = build_untrained(SPEC, 3, frontend=False)
     model.compile(keras.optimizers.Adam(1e-3), "mse", metrics=["mean_absolute_error"])
     theirs = model.fit(data.x[:100], data.y[:100], batch_size=32, epochs=2, shuffle=False,
                        verbose=0, validation_batch_size=20,
@@ -82,7 +82,7 @@ from pathlib import Path
 from l3hpc.models.training import loop as training
 from l3hpc.models.training.state import Schedule
 
-class Killed(training.Engine):
+class Killed(training.TrainingEngine):
     calls, kill_at = 0, 0
     def train(self, batch, first):
         Killed.calls += 1
@@ -90,7 +90,7 @@ class Killed(training.Engine):
             os.kill(os.getpid(), signal.SIGKILL)
         super().train(batch, first)
 
-training.Engine = Killed
+training.TrainingEngine = Killed
 
 def train(folder, kill_at, rule):
     Killed.kill_at = kill_at
@@ -138,7 +138,7 @@ def test_killed_training_ends_with_the_same_bits(server, tmp_path, rule, kills, 
 
 
 def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypatch):
-    from l3hpc.models.training.engine import Engine
+    from l3hpc.models.training.engine import TrainingEngine
     from l3hpc.models.training.loop import Training
 
     def make(folder):
@@ -146,7 +146,7 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
                         Schedule(epochs=2), batch_size=8, seed=2, deterministic=False)
 
     whole = make("whole").run()
-    step, calls = Engine.train, []
+    step, calls = TrainingEngine.train, []
 
     def stop_at(number):
         def train(engine, batch, first):
@@ -156,11 +156,11 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
             step(engine, batch, first)
         return train
 
-    monkeypatch.setattr(Engine, "train", stop_at(9))  # the third batch of the second epoch
+    monkeypatch.setattr(TrainingEngine, "train", stop_at(9))  # the third batch of the second epoch
     with pytest.raises(SystemExit):
         make("stopped").run()
     calls.clear()
-    monkeypatch.setattr(Engine, "train", stop_at(0))
+    monkeypatch.setattr(TrainingEngine, "train", stop_at(0))
     status = make("stopped").run()
     assert calls == [False] * 4  # two of six batches were not done again
     assert [row["epoch"] for row in status.history] == [0, 1]
@@ -170,9 +170,9 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
 
 def test_validation_is_the_mean_over_windows_not_over_batches(tmp_path):
     """Batches of three sizes against one pass over all, with numpy's means and penalty."""
-    from l3hpc.models.training.engine import Engine
+    from l3hpc.models.training.engine import TrainingEngine
 
-    data, engine = Data(23), Engine(SPEC, seed=4, learning_rate=1e-3, deterministic=False)
+    data, engine = Data(23), TrainingEngine(SPEC, seed=4, learning_rate=1e-3, deterministic=False)
     engine.train(engine.put(data.batch(np.arange(16))), first=True)  # statistics that are not 0, 1
     parts = [np.arange(0, 9), np.arange(9, 22), np.arange(22, 23)]
     found = engine.validate(engine.put(data.batch(rows)) for rows in parts)
@@ -191,8 +191,8 @@ def test_mixed_precision_learns_and_restarts(tmp_path, monkeypatch, precision):
     data = Data(64)
 
     def make():
-        engine = training_engine.Engine(SPEC, seed=1, learning_rate=1e-3, mixed_precision=True,
-                                        deterministic=False)
+        engine = training_engine.TrainingEngine(SPEC, seed=1, learning_rate=1e-3,
+                                                mixed_precision=True, deterministic=False)
         engine.set_rate(5e-3)
         return engine
 
@@ -224,7 +224,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import importlib.util
 spec = importlib.util.spec_from_file_location("example", sys.argv[1])
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
-from l3hpc.models.training.engine import Engine
+from l3hpc.models.training.engine import TrainingEngine
 from l3hpc.arrays.threads import read_ahead
 import numpy as np
 data = example.Data(32)
@@ -232,7 +232,8 @@ data = example.Data(32)
 x, y = np.concatenate([data.x[:16]] * 2), np.concatenate([data.y[:16]] * 2)
 result = []
 for devices in (None, ["CPU:0", "CPU:1"]):
-    engine = Engine(example.SPEC, seed=1, learning_rate=1e-3, devices=devices, deterministic=False)
+    engine = TrainingEngine(example.SPEC, seed=1, learning_rate=1e-3, devices=devices,
+                            deterministic=False)
     for number in range(3):
         engine.train(engine.put((x, y)), first=number == 0)
     validation = engine.validate(read_ahead(engine.put, [(x, y), (x[:3], y[:3])]))
@@ -288,14 +289,14 @@ def test_momentum_is_the_published_one_where_epochs_are_long():
 
 def test_every_row_comes_once_per_pass_and_seeds_differ():
     rows = np.arange(100, 137)
-    order = Order(rows, 8, seed=1)
+    order = BatchOrder(rows, 8, seed=1)
     assert order.epoch_size == 5
     first = np.concatenate([order.batch(number) for number in range(5)])
     second = np.concatenate([order.batch(number) for number in range(5, 10)])
     assert sorted(first) == sorted(second) == list(rows)
     assert list(first) != list(second)
-    assert list(Order(rows, 8, seed=2).batch(0)) != list(order.batch(0))
-    np.testing.assert_array_equal(Order(rows, 8, seed=1).batch(7), order.batch(7))
+    assert list(BatchOrder(rows, 8, seed=2).batch(0)) != list(order.batch(0))
+    np.testing.assert_array_equal(BatchOrder(rows, 8, seed=1).batch(7), order.batch(7))
 
 
 @settings(max_examples=60, deadline=None)
@@ -303,7 +304,7 @@ def test_every_row_comes_once_per_pass_and_seeds_differ():
        stated=st.none() | st.integers(1, 9), whole=st.booleans())
 def test_every_pass_is_a_permutation_whatever_the_sizes(count, batch, seed, stated, whole):
     rows = np.arange(100, 100 + count)
-    order = Order(rows, batch, seed, epoch_size=stated, whole=whole)
+    order = BatchOrder(rows, batch, seed, epoch_size=stated, whole=whole)
     batches = [order.batch(number) for number in range(2 * order.per_pass)]
     if stated is not None or whole:
         assert all(len(one) == batch for one in batches)
@@ -315,17 +316,17 @@ def test_every_pass_is_a_permutation_whatever_the_sizes(count, batch, seed, stat
     assert order.epoch_size == (stated or -(-count // batch))
     for number in (0, len(batches) // 2, len(batches) - 1):  # in any order of asking
         np.testing.assert_array_equal(
-            Order(rows, batch, seed, epoch_size=stated, whole=whole).batch(number),
+            BatchOrder(rows, batch, seed, epoch_size=stated, whole=whole).batch(number),
             batches[number])
 
 
 def test_batches_of_stated_epochs_run_on_across_passes():
     rows = np.arange(10)
-    order = Order(rows, 4, seed=1, epoch_size=3)
+    order = BatchOrder(rows, 4, seed=1, epoch_size=3)
     stream = np.concatenate([order.batch(number) for number in range(5)])
     assert len(stream) == 20
     assert sorted(stream[:10]) == sorted(stream[10:]) == list(rows)
-    tiny = Order(np.arange(3), 8, seed=1, epoch_size=1).batch(0)
+    tiny = BatchOrder(np.arange(3), 8, seed=1, epoch_size=1).batch(0)
     assert len(tiny) == 8
     assert set(tiny) == {0, 1, 2}
 

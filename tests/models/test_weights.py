@@ -28,7 +28,7 @@ REAL = Path(__file__).parents[2].parent / "shared/real/edgel3/edgel3_sea_ust_aud
 def test_openl3_04_files_are_told_by_name(tmp_path, reference, name, representation):
     layers = reference.random_layers(TEACHER)
     path = reference.write_keras2(tmp_path / name, layers)
-    info = weights.describe(path)
+    info = weights.describe_weights(path)
     expected = openl3_spec(representation)
     assert info.kind == "openl3" and info.notes == ()
     assert info.spec == NetworkSpec(48000, expected.n_mels, 242, expected.n_dft, filters=TINY,
@@ -44,17 +44,17 @@ def test_openl3_04_files_are_told_by_name(tmp_path, reference, name, representat
 def test_full_size_openl3_file(tmp_path, reference):
     path = reference.write_keras2(tmp_path / "openl3_audio_mel256_env.h5",
                                   reference.random_layers(openl3_spec()))
-    assert weights.describe(path).spec == openl3_spec("mel256", 512)
-    assert weights.describe(path, embedding_size=6144).spec == openl3_spec("mel256", 6144)
+    assert weights.describe_weights(path).spec == openl3_spec("mel256", 512)
+    assert weights.describe_weights(path, embedding_size=6144).spec == openl3_spec("mel256", 6144)
     with pytest.raises(InputError, match="512 or 6144"):
-        weights.describe(path, embedding_size=100)
+        weights.describe_weights(path, embedding_size=100)
 
 
 def test_a_nameless_teacher_is_mel256_and_says_that_this_is_assumed(tmp_path, reference):
     path = reference.write_keras2(tmp_path / "w.h5", reference.random_layers(TEACHER))
-    info = weights.describe(path)
+    info = weights.describe_weights(path)
     assert info.spec == TEACHER and any("mel256" in note for note in info.notes)
-    stated = weights.describe(path, geometry={"n_mels": 128})
+    stated = weights.describe_weights(path, geometry={"n_mels": 128})
     assert stated.spec.n_mels == 128 and not stated.notes
 
 
@@ -65,7 +65,7 @@ def test_stored_matrices_tell_rate_mels_and_dft(tmp_path, reference, rate, dft, 
     path = reference.write_keras2(
         tmp_path / "w.h5", reference.random_layers(STUDENT),
         frontend=reference.kapre_arrays(dft, bank))
-    info = weights.describe(path, geometry={"hop": 170})
+    info = weights.describe_weights(path, geometry={"hop": 170})
     assert (info.spec.rate, info.spec.n_dft, info.spec.n_mels, info.spec.fmax, info.spec.hop) == (
         rate, dft, mels, fmax, 170)
     assert info.kind == "edgel3-sea" and len(info.layers) == 17
@@ -78,14 +78,14 @@ def test_old_openl3_and_sparse_edgel3_have_a_front_end_layer(tmp_path, reference
         path = reference.write_keras2(
             tmp_path / name, reference.random_layers(TEACHER, zeros=zeros),
             frontend=reference.kapre_arrays(2048, bank), full_model=zeros > 0)
-        info = weights.describe(path)
+        info = weights.describe_weights(path)
         assert (info.kind, info.spec, len(info.layers)) == (kind, TEACHER, 16)
 
 
 def test_old_linear_openl3_has_two_front_end_arrays(tmp_path, reference):
     path = reference.write_keras2(tmp_path / "w.h5", reference.random_layers(TEACHER),
                                   frontend=reference.kapre_arrays(512, None))
-    spec = weights.describe(path).spec
+    spec = weights.describe_weights(path).spec
     assert spec.n_mels is None and spec.n_dft == 512 and spec.rate == 48000 and spec.hop == 242
 
 
@@ -93,7 +93,7 @@ def test_full_model_states_its_front_end_itself(tmp_path, reference):
     path = reference.write_keras2(
         tmp_path / "w.h5", reference.random_layers(STUDENT), full_model=True,
         config=reference.kapre_config(16000, 40, 512, 200, 7000.0))
-    spec = weights.describe(path).spec
+    spec = weights.describe_weights(path).spec
     assert (spec.rate, spec.n_mels, spec.n_dft, spec.hop, spec.fmax) == (16000, 40, 512, 200, 7000)
 
 
@@ -101,22 +101,23 @@ def test_trainers_file_names_tell_the_geometry(tmp_path, reference):
     layers = reference.random_layers(STUDENT)
     path = reference.write_keras2(
         tmp_path / "l3_audio_20200304183233_16000_40_200_512_half_fmax_7000.h5", layers)
-    spec = weights.describe(path).spec
+    spec = weights.describe_weights(path).spec
     assert (spec.rate, spec.n_mels, spec.hop, spec.n_dft, spec.fmax) == (16000, 40, 200, 512, 7000)
     sea = reference.write_keras2(tmp_path / "edgel3_sea_ust_audio_emb_5.h5", layers)
-    spec = weights.describe(sea).spec
+    spec = weights.describe_weights(sea).spec
     assert (spec.rate, spec.n_mels, spec.hop, spec.n_dft) == (8000, 64, 160, 1024)
 
 
 def test_a_nameless_student_asks_for_its_geometry(tmp_path, reference):
     path = reference.write_keras2(tmp_path / "w.h5", reference.random_layers(STUDENT))
     with pytest.raises(InputError, match="rate, n_mels, hop, n_dft unknown"):
-        weights.describe(path)
-    info = weights.describe(path, geometry={"rate": 8000, "n_mels": 32, "hop": 160, "n_dft": 256,
-                                            "head": "linear", "convention": "A'"})
+        weights.describe_weights(path)
+    info = weights.describe_weights(path, geometry={
+        "rate": 8000, "n_mels": 32, "hop": 160, "n_dft": 256, "head": "linear",
+        "convention": "A'"})
     assert info.spec.head == "linear" and info.spec.convention == "A'"
     with pytest.raises(InputError, match="did you mean 'rate'"):
-        weights.describe(path, geometry={"rat": 1})
+        weights.describe_weights(path, geometry={"rat": 1})
 
 
 def test_a_wrong_file_is_refused_layer_by_layer(tmp_path, reference):
@@ -136,11 +137,11 @@ def test_another_network_is_refused_layer_by_layer(tmp_path, reference):
     dense = [(np.zeros((512, 128)), np.zeros(128)), (np.zeros((128, 2)), np.zeros(2))]
     path = reference.write_keras2(tmp_path / "mlp.h5", dense)
     with pytest.raises(InputError, match="2 found, 16 expected") as caught:
-        weights.describe(path)
+        weights.describe_weights(path)
     assert "conv2d_30: found (512, 128) (128,), expected batch_norm" in str(caught.value)
     missing = reference.write_keras2(tmp_path / "short.h5", reference.random_layers(TEACHER)[:-1])
     with pytest.raises(InputError, match="15 found, 16 expected"):
-        weights.describe(missing)
+        weights.describe_weights(missing)
 
 
 def test_files_that_are_no_weight_files(tmp_path):
@@ -154,7 +155,7 @@ def test_files_that_are_no_weight_files(tmp_path):
     (tmp_path / "e.h5.gz").write_bytes(b"\x1f\x8bjunk")
     for name in ("a.h5", "b.h5.gz", "c.keras", "d.h5", "e.h5.gz", "none.h5", "."):
         with pytest.raises(InputError) as caught:
-            weights.describe(tmp_path / name)
+            weights.describe_weights(tmp_path / name)
         assert str(tmp_path) in str(caught.value)
 
 
@@ -186,7 +187,7 @@ def test_own_format_round_trip(tmp_path, reference):
     spec = NetworkSpec(8000, 32, 160, 256, 3500.0, TINY, head="linear")
     parameters = Parameters(spec, tuple(reference.random_layers(spec)))
     weights.save(parameters, tmp_path / "s.h5", {"run": "r1"})
-    info = weights.describe(tmp_path / "s.h5")
+    info = weights.describe_weights(tmp_path / "s.h5")
     assert (info.kind, info.spec) == ("l3hpc", spec)
     again, _ = weights.load_parameters(tmp_path / "s.h5")
     for found, wanted in zip(again.layers, parameters.layers, strict=True):
@@ -199,8 +200,8 @@ def test_own_format_round_trip(tmp_path, reference):
     weights.save(parameters, tmp_path / "s.h5", {"run": "r1"})
     assert (tmp_path / "s.h5").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == ["s.h5"]
-    with pytest.raises(InputError, match="gives 5 values, not 7"):
-        weights.describe(tmp_path / "s.h5", embedding_size=7)
+    with pytest.raises(InputError, match="have length 5, not 7"):
+        weights.describe_weights(tmp_path / "s.h5", embedding_size=7)
 
 
 def test_own_format_damaged_or_newer(tmp_path):
@@ -214,11 +215,11 @@ def test_own_format_damaged_or_newer(tmp_path):
         with h5py.File(tmp_path / "s.h5", "r+") as file:
             change(file)
         with pytest.raises(InputError, match=match):
-            weights.describe(tmp_path / "s.h5")
+            weights.describe_weights(tmp_path / "s.h5")
 
 
 def test_untrained_is_named_seeded_and_the_same_everywhere():
-    assert weights.describe("untrained:7").label == (
+    assert weights.describe_weights("untrained:7").label == (
         "untrained L3 (seed 7): random weights, for demonstration only")
     assert weights.embedding_dim("untrained") == 512
     assert weights.identity("untrained:7")["digest"] == "untrained-7"
@@ -226,7 +227,7 @@ def test_untrained_is_named_seeded_and_the_same_everywhere():
     assert weights.untrained_seed("untrained") == weights.DEFAULT_SEED
     assert weights.untrained_seed("weights.h5") is None
     with pytest.raises(InputError, match="untrained:SEED"):
-        weights.describe("untrained:x")
+        weights.describe_weights("untrained:x")
     kernel = untrained(STUDENT, 7).layers[1][0]
     np.testing.assert_allclose(kernel[0, 0, 0], [0.3748198, -0.6047032], rtol=1e-6)
     assert not np.array_equal(untrained(STUDENT, 8).layers[1][0], kernel)
@@ -234,31 +235,31 @@ def test_untrained_is_named_seeded_and_the_same_everywhere():
 
 def test_conventions_are_named_and_shown():
     stated = {"convention": "B"}
-    info = weights.describe("untrained:7", geometry=stated)
+    info = weights.describe_weights("untrained:7", geometry=stated)
     assert info.spec.convention == "B" and info.label.endswith("front end openl3-0.4-kapre")
     assert weights.load_parameters("untrained:7", geometry=stated)[0].spec == info.spec
     identity = weights.identity("untrained:7", geometry=stated)
     assert identity["spec"]["convention"] == "B"
     assert weights.identity("untrained:7", geometry={"convention": "openl3-0.4-kapre"}) == identity
     with pytest.raises(InputError, match="unknown front-end convention 'Z'"):
-        weights.describe("untrained", geometry={"convention": "Z"})
+        weights.describe_weights("untrained", geometry={"convention": "Z"})
     with pytest.raises(InputError, match="keys"):
-        weights.describe("untrained", geometry={"rat": 1})
+        weights.describe_weights("untrained", geometry={"rat": 1})
 
 
 def test_a_files_empty_bands_are_named_but_for_the_teachers_own(tmp_path, reference):
     path = reference.write_keras2(tmp_path / "x_8000_512_160_1024.h5",
                                   reference.random_layers(STUDENT))
-    info = weights.describe(path, geometry={"convention": "D"})
+    info = weights.describe_weights(path, geometry={"convention": "D"})
     assert info.label.endswith("front end embedding-approx")
     assert any(note.startswith("20 of 512 mel bands hold no DFT bin") and note.endswith(": 0, 3, 6,"
                " 9, 12, 15, 18, 21, 26, 29, 34, 37, 42, 47, 52, 57, 64, 71, 78, 91")
                for note in info.notes)
     path = reference.write_keras2(tmp_path / "openl3_audio_mel256_env.h5",
                                   reference.random_layers(TEACHER))
-    assert weights.describe(path).notes == ()
-    assert weights.describe(path, geometry={"convention": "B"}).spec.convention == "B"
-    assert weights.describe(path, geometry={"n_dft": 1024, "rate": 24000}).notes == (
+    assert weights.describe_weights(path).notes == ()
+    assert weights.describe_weights(path, geometry={"convention": "B"}).spec.convention == "B"
+    assert weights.describe_weights(path, geometry={"n_dft": 1024, "rate": 24000}).notes == (
         "7 of 256 mel bands hold no DFT bin and are always at the floor: 0, 3, 6, 9, 14, 19, 30",)
 
 
@@ -287,7 +288,7 @@ def test_describing_never_imports_tensorflow():
 
 @pytest.mark.skipif(not REAL.is_file(), reason="the published Student 3 is not beside the project")
 def test_published_student_3_describes_itself():
-    info = weights.describe(REAL)
+    info = weights.describe_weights(REAL)
     assert info.kind == "edgel3-sea" and info.notes == ()
     assert info.spec == NetworkSpec(8000, 64, 160, 1024, None, (32, 32, 64, 64, 128, 128, 64, 64))
     assert weights.embedding_dim(REAL) == 64
@@ -297,10 +298,10 @@ def test_a_student_of_random_weights_says_so_wherever_it_goes(tmp_path):
     path, second = tmp_path / "student.h5", tmp_path / "second.h5"
     weights.save(untrained(STUDENT, 0), path, {"teacher": weights.identity("untrained:3")})
     told = weights.identity(path)
-    assert weights.caution(told) == weights.RANDOM_WEIGHTS
+    assert weights.random_weights_note(told) == weights.RANDOM_WEIGHTS
     assert "random-weight teacher" in told["label"]
     weights.save(untrained(STUDENT, 0), second, {"teacher": told})
-    assert weights.caution(weights.identity(second)) == weights.RANDOM_WEIGHTS
+    assert weights.random_weights_note(weights.identity(second)) == weights.RANDOM_WEIGHTS
     weights.save(untrained(STUDENT, 0), second, {"teacher": {"label": "published"}})
-    assert weights.caution(weights.identity(second)) is None
-    assert weights.caution(None) is None
+    assert weights.random_weights_note(weights.identity(second)) is None
+    assert weights.random_weights_note(None) is None

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from l3hpc import steps
-from l3hpc.avc.videos import CEILING
+from l3hpc.avc.scenes import CEILING
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.ledger.schema import find_tab
 from l3hpc.models import weights
@@ -52,9 +52,10 @@ def test_generated_scenes_are_learnt_far_above_chance(learnt):
     tested = learnt.train.results[0]["test"]
     scenes = tested["pairs"] // PER_SCENE
     assert (tested["pairs"], scenes) == (720, 60)
-    low, _ = training.interval(round(tested["accuracy"] * scenes), scenes, confidence=0.99)
+    low, _ = training.binomial_interval(round(tested["accuracy"] * scenes), scenes, confidence=0.99)
     assert low > 0.5
-    assert training.interval(41, 60, 0.99)[0] > 0.5 > training.interval(40, 60, 0.99)[0]
+    assert (training.binomial_interval(41, 60, 0.99)[0] > 0.5
+            > training.binomial_interval(40, 60, 0.99)[0])
     assert tested["accuracy"] < CEILING + 0.03  # more would be a shortcut
     assert min(tested["matching_right"], tested["non_matching_right"]) > 0.5
     assert f"{100 * tested['accuracy']:.1f} % of 720 unseen pairs right" in learnt.train.text
@@ -239,8 +240,9 @@ def test_a_broken_video_is_left_out_and_told(films, tmp_path, runner):
 
 
 def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
-    from l3hpc.avc.pairs import Making
-    from l3hpc.avc.videos import Scene, VideoError
+    from l3hpc.avc.pairs import PairMaker
+    from l3hpc.avc.scenes import Scene
+    from l3hpc.avc.videos import VideoError
 
     class Failing(Scene):
         def sound(self, start, rate):
@@ -253,7 +255,7 @@ def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
         folder = tmp_path / f"scratch{len(names)}{len(more)}"
         output = tmp_path / f"out{len(names)}{len(more)}"
         output.mkdir()
-        return output, Making(names, open_source, "train_0000", 8000, 16, 4, [1], folder,
+        return output, PairMaker(names, open_source, "train_0000", 8000, 16, 4, [1], folder,
                               **more).run(output)
 
     output, result = make(["0", "1", "2", "3", "4"], max_failed=0.5)
@@ -275,10 +277,10 @@ def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
 @pytest.mark.parametrize(("values", "what"), [
     ({"include": "Music"}, "need the ontology"),
     ({"ontology": "o.json"}, "needs the segment lists"),
-    ({"videos": "generated:x"}, "no seed"),
+    ({"videos": "generated:x"}, "no valid seed"),
     ({"videos": "/nowhere/at/all"}, "no such folder of videos"),
     ({"metadata": "s.csv"}, "with generated scenes"),
-    ({"validation_share": 0.5, "test_share": 0.5}, "less than two to train"),
+    ({"validation_share": 0.5, "test_share": 0.5}, "fewer than two to train"),
 ])
 def test_pairs_that_cannot_be_made_are_refused_before_submission(values, what):
     module = steps.step("avc_pairs")

@@ -21,8 +21,9 @@ SHORT = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "deterministic": F
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A teacher with random weights (labelled so), as the audio branch of a tiny AVC network."""
-    from l3hpc.avc.network import VisionSpec, build_avc
-    from l3hpc.avc.pairs import write_batch
+    from l3hpc.avc.batches import write_batch
+    from l3hpc.avc.network import build_avc
+    from l3hpc.avc.vision import VisionSpec
 
     folder = tmp_path_factory.mktemp("small")
     network = untrained(SPEC, 1)
@@ -61,7 +62,7 @@ def test_from_a_teacher_to_the_report(city, small, runner):
     distill = runner.run("distill", SHORT)
     assert [result["plan"] for result in distill.results] == ["95.45", "none"]
     kept = load_parameters(distill.folder / "0000/model_best_valid_loss.h5")[0]
-    for mask, kernel in zip(pruning.masks_of(network), pruning.kernels(kept), strict=True):
+    for mask, kernel in zip(pruning.nonzero_masks(network), pruning.kernels(kept), strict=True):
         np.testing.assert_array_equal(kernel[~mask], 0)
     assert distill.results[0]["non_zero"] == distill.results[0]["non_zero_before"]
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from l3hpc.datasets.sonyc_ust import sonyc_ust
+from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
 from l3hpc.ledger.schema import find_tab
 from l3hpc.tagging import predictions
 from l3hpc.tagging.annotations import Annotations
@@ -16,7 +16,7 @@ NUMBERS = {"micro_auprc", "micro_f1", "macro_auprc", "class_auprc"}
 @pytest.fixture
 def guesses(city, tmp_path):
     """A folder as classify leaves it: fine predictions of both splits."""
-    taxonomy, rng = sonyc_ust(), np.random.default_rng(0)
+    taxonomy, rng = sonyc_ust_taxonomy(), np.random.default_rng(0)
     annotations = Annotations.load(city / "sonyc_ust/annotations.csv", taxonomy)
     folder = tmp_path / "classified"
     folder.mkdir()

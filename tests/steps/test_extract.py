@@ -12,7 +12,7 @@ from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.levels import frame_levels
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import extraction
-from l3hpc.datasets.corpus import Recording, scan
+from l3hpc.datasets.corpus import Recording, scan_recordings
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import L3hpcError
 
@@ -45,8 +45,9 @@ def noise(seconds, rate=RATE, seed=0):
 
 def extract(folder, out, network=None, **options):
     out.mkdir(exist_ok=True)
-    return Extraction(network or Network(), {"kind": "test"}, folder, scan(folder), 0.5, True,
-                      out / "scratch", **options).run(out / "embeddings.h5", out / "skipped.csv")
+    return Extraction(network or Network(), {"kind": "test"}, folder, scan_recordings(folder), 0.5,
+                      True, out / "scratch", **options).run(
+                          out / "embeddings.h5", out / "skipped.csv")
 
 
 def read(out):
@@ -176,13 +177,13 @@ def test_reading_ahead_changes_nothing(tmp_path, monkeypatch, threads, ahead):
     options = {"block": 4, "max_failed": 0.5}
     extract(audio, tmp_path / "plain", **options)
     readers = set()
-    whole = extraction.pieces
+    whole = extraction.read_pieces
 
     def watched(*arguments, **options):
         readers.add(threading.current_thread())
         yield from whole(*arguments, **options)
 
-    monkeypatch.setattr(extraction, "pieces", watched)
+    monkeypatch.setattr(extraction, "read_pieces", watched)
     monkeypatch.setattr(extraction, "AHEAD_BYTES", ahead)
     result = extract(audio, tmp_path / "ahead", threads=threads, **options)
     assert result["reasons"] == {"silent": 1}
@@ -221,7 +222,7 @@ def test_scratch_of_other_settings_is_not_used(tmp_path):
     soundfile.write(audio / "a.wav", noise(3), RATE)
     extract(audio, tmp_path / "out")
     out = tmp_path / "out"
-    recordings = scan(audio)
+    recordings = scan_recordings(audio)
     result = Extraction(Network(), {"kind": "other"}, audio, recordings, 1.0, False,
                         out / "scratch").run(out / "embeddings.h5", out / "skipped.csv")
     assert result["rows"] == 3
@@ -255,7 +256,7 @@ def test_missing_files_of_the_frozen_list_are_skipped(tmp_path):
     audio = tmp_path / "audio"
     audio.mkdir()
     soundfile.write(audio / "a.wav", noise(2), RATE)
-    recordings = [*scan(audio), Recording("gone.wav", "s", None, None, 10, 0)]
+    recordings = [*scan_recordings(audio), Recording("gone.wav", "s", None, None, 10, 0)]
     out = tmp_path / "out"
     out.mkdir()
     result = Extraction(Network(), {}, audio, recordings, 0.5, True, out / "scratch",

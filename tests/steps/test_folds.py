@@ -31,7 +31,7 @@ def embed_by_hand(dataset, folder):
     """One file per clip, as from elsewhere: the class is easy to see, but not without error."""
     rng = np.random.default_rng(0)
     folder.mkdir()
-    for clip in labelled.read(dataset).clips:
+    for clip in labelled.read_labelled(dataset).clips:
         frames = 1.2 * np.eye(5)[clip.label] + rng.normal(size=(rng.integers(2, 5), 5))
         np.savez(folder / f"{Path(clip.file).stem}.npz", embedding=frames.astype(np.float32))
     return folder
@@ -153,7 +153,7 @@ def test_published_features_of_us8k_can_be_used(runner, tmp_path):
     """``fold<f>/<name>.npz`` with X and y, as the published pipeline writes them."""
     folder = layouts.us8k(tmp_path / "us8k", per_fold=3, audio=False)
     features, rng = tmp_path / "features", np.random.default_rng(1)
-    data = labelled.read(folder)
+    data = labelled.read_labelled(folder)
     for clip in data.clips:
         path = (features / clip.file).with_suffix(".npz")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def test_a_set_without_a_whole_fold_is_refused_or_labelled(tmp_path, layout, tot
     folds = steps.step("folds")
     folder = getattr(layouts, layout)(tmp_path / "set", folds=total, per_fold=4, audio=False)
     folds.check(folds.params_type(clips=folder), {})  # small, but every fold is there
-    before = labelled.read(folder)
+    before = labelled.read_labelled(folder)
     assert before.small_folds() == [] and f"{total} folds" not in before.part
     column = 1 if layout == "esc50" else 5
     leave_out(folder, lambda line: line.split(",")[column] == "3")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from l3hpc.console.progress import Progress
-from l3hpc.datasets.corpus import scan
+from l3hpc.datasets.corpus import scan_recordings
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.models import engines, precision, weights
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(engines, "_gpu", lambda: False)
+    monkeypatch.setattr(engines, "has_gpu", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("SLURM_JOB_GPUS", raising=False)
 
@@ -69,11 +69,11 @@ def test_the_deviation_is_noted_and_in_the_result(runner, city, teacher, said, n
 
 
 def _windows(city, shard):
-    from l3hpc.datasets.windows import pieces
+    from l3hpc.datasets.windows import read_pieces
 
     for values in shard["recordings"]:
         yield np.concatenate([piece.windows for piece in
-                              pieces(city / "audio" / values[0], 16000, 0.5, True)])
+                              read_pieces(city / "audio" / values[0], 16000, 0.5, True)])
 
 
 @pytest.mark.parametrize("name", ["extract", "embed"])
@@ -109,7 +109,7 @@ def test_every_task_takes_the_same_ranges_from_the_whole_listing(city, teacher):
     ranges = shards[0]["ranges_from"]
     assert all(shard["ranges_from"] == ranges for shard in shards)
     names = {values[0] for values in ranges}
-    assert names == {one.file for one in scan(city / "audio")}  # 12, fewer than 16
+    assert names == {one.file for one in scan_recordings(city / "audio")}  # 12, fewer than 16
 
 
 def test_the_precision_is_part_of_what_an_artifact_is(city, teacher):
@@ -158,7 +158,7 @@ def test_ranges_from_recordings_that_cannot_be_used(tmp_path, runner, city, teac
 
 
 def test_embeddings_that_are_too_far_off_fail_the_task(runner, city, teacher, monkeypatch, said):
-    monkeypatch.setattr(precision, "LEAST_COSINE", 0.9999999)
+    monkeypatch.setattr(precision, "MIN_COSINE", 0.9999999)
     with pytest.raises(L3hpcError, match="int8 are too far off"):
         runner.run("extract", options(city, teacher, "extract", precision="int8"))
     assert [note for note in said if note.startswith("int8: relative error")]

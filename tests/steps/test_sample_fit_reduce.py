@@ -208,11 +208,11 @@ def test_reduce_keeps_names_and_splits_of_published_folders(runner, extracted, t
     runner.shards["extract"] = []
     done = runner.run("reduce", inputs={"extract": folder, "fit": runner.artifact("fit")})
     assert done.results[0]["files"] == ["train/x.h5", "validate/y.h5"]
-    from l3hpc.datasets.training_pairs import find_pairs, split
+    from l3hpc.datasets.training_pairs import find_pairs, split_pairs
 
     pairs = find_pairs(folder, done.folder, folder)
     assert [unit.split for unit in pairs.units] == ["train", "validate"]
-    assert [len(rows) for rows in split(pairs, 0.1, 0)] == [5, 5]
+    assert [len(rows) for rows in split_pairs(pairs, 0.1, 0)] == [5, 5]
     assert pairs.approx == "pca"
 
 

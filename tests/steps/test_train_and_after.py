@@ -12,7 +12,7 @@ import submitit  # noqa: F401  before TensorFlow, as in a job: it sets up loggin
 
 from l3hpc import steps
 from l3hpc.errors import InputError
-from l3hpc.models.weights import describe
+from l3hpc.models.weights import describe_weights
 from l3hpc.steps.base import Preemption, Task
 
 RATE = 2000
@@ -43,7 +43,7 @@ def test_published_folders_are_taken_as_they_are(runner, published):
     assert (result["train_rows"], result["validation_rows"]) == (20, 6)
     assert result["target"] == KEY
     assert (result["approx"], result["learning_rate"]) == ("pca", 1e-3)
-    spec = describe(done.folder / "0000" / result["model"]).spec
+    spec = describe_weights(done.folder / "0000" / result["model"]).spec
     assert (spec.rate, spec.dim, spec.head) == (RATE, 3, "linear")
     row = runner.records.rows[-1][1]
     assert row["train_data_dir"] == str(published / "audio/train")
@@ -91,11 +91,11 @@ def test_an_annotated_clip_without_audio_is_skipped(runner, city, tmp_path, teac
 
 def truth_as_predictions(city, split, path):
     """A predictions file that says exactly what the agreed annotators say."""
-    from l3hpc.datasets.sonyc_ust import sonyc_ust
+    from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
     from l3hpc.tagging import predictions
     from l3hpc.tagging.annotations import Annotations
 
-    taxonomy = sonyc_ust()
+    taxonomy = sonyc_ust_taxonomy()
     annotations = Annotations.load(city / "sonyc_ust/annotations.csv", taxonomy)
     files, fine, coarse = annotations.ground_truth(split)
     predictions.write(path, predictions.Predictions(

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from l3hpc.datasets.sonyc_ust import sonyc_ust
+from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
 
 V1 = ["split", "sensor_id", "audio_filename", "annotator_id"]
 V2 = [*V1, "year", "week", "day", "hour", "borough", "block", "latitude", "longitude"]
@@ -13,7 +13,7 @@ V2 = [*V1, "year", "week", "day", "hour", "borough", "block", "latitude", "longi
 
 @pytest.fixture
 def taxonomy():
-    return sonyc_ust()
+    return sonyc_ust_taxonomy()
 
 
 @pytest.fixture

@@ -30,9 +30,9 @@ def bags(rng, taxonomy, clips=64, frames=5, dim=12, level="coarse", model="mil")
 
 @pytest.fixture(scope="module")
 def trained():
-    from l3hpc.datasets.sonyc_ust import sonyc_ust
+    from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
 
-    taxonomy = sonyc_ust()
+    taxonomy = sonyc_ust_taxonomy()
     rng = np.random.default_rng(3)
     data, made = {}, {}
     for level, model in (("coarse", "mil"), ("fine", "mil"), ("coarse", "framewise"),

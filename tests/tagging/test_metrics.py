@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l3hpc.datasets.sonyc_ust import Taxonomy, sonyc_ust
+from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust_taxonomy
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations
@@ -107,7 +107,7 @@ def agreed_rows(taxonomy, fine, coarse, rng):
 @pytest.mark.parametrize("categories", [8, 12])
 def test_files_of_both_versions_and_any_number_of_categories(
         categories, version, write_annotations, rng, tmp_path):
-    taxonomy = sonyc_ust() if categories == 8 else taxonomy_of(categories)
+    taxonomy = sonyc_ust_taxonomy() if categories == 8 else taxonomy_of(categories)
     fine, coarse, predicted = case(taxonomy, rng, 14)
     taxonomy.save(tmp_path / "taxonomy.yaml")
     annotations = write_annotations(agreed_rows(taxonomy, fine, coarse, rng), taxonomy,

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from l3hpc.datasets.sonyc_ust import Taxonomy
+from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError
 from l3hpc.tagging import predictions
 

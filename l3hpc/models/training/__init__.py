@@ -1,4 +1,4 @@
-"""Training a student: the loop over epochs, what it keeps between them, and the compiled steps.
+"""Training a student: the loop over epochs, the state between them, and the compiled steps.
 
 ``state`` (schedule, history, patience, checkpoint) needs no TensorFlow; ``engine`` compiles one
 training step and one validation step; ``loop`` runs them, keeps the best models and restarts at the

@@ -1,8 +1,8 @@
 """One compiled training step and one validation step, on one device or mirrored over several GPUs.
 
-Everything that a restart needs lives in variables that the compiled step itself updates: weights,
-optimizer, position and running sums. Between two calls the state is always that after a whole
-number of batches. Importing this module imports TensorFlow.
+All that a restart needs is in variables that the compiled step itself updates: weights, optimizer,
+position and running sums. Between two calls the state is always that after a whole number of
+batches. Importing this module imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,11 +19,30 @@ from l3hpc.models.parameters import BN_MOMENTUM, Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
 
 
-class Engine:
+class TrainingEngine:
     """A network, its Adam optimizer, and the two compiled steps.
 
     Losses are those that Keras reports: mean squared error plus the kernels' L2 penalty, averaged
     over the epoch with the batch sizes as weights.
+
+    Parameters
+    ----------
+    spec
+        The network.
+    seed
+        Decides the first weights.
+    learning_rate
+        Of the first epoch.
+    bn_momentum
+        Momentum of the normalisations' moving statistics.
+    mixed_precision
+        Whether to compute in bfloat16 (or float16) where that is possible.
+    deterministic
+        Whether to use deterministic operations alone.
+    threads
+        CPU threads; None: TensorFlow's choice.
+    devices
+        Devices to mirror over; None: all GPUs where there are several, else one device.
     """
 
     def __init__(
@@ -32,7 +51,6 @@ class Engine:
         deterministic: bool = True, threads: int | None = None,
         devices: Iterable[str] | None = None,
     ) -> None:
-        """devices: to mirror over (None: all GPUs where there are several, else one device)."""
         keras.utils.set_random_seed(seed)
         if deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -42,6 +60,7 @@ class Engine:
         self.precision = best_precision() if mixed_precision else "float32"
         self.strategy = _strategy(devices)
         self.replicas = self.strategy.num_replicas_in_sync
+        # The policy is global: other models of the process must not get it.
         before = keras.mixed_precision.dtype_policy()
         keras.mixed_precision.set_dtype_policy(self.precision)
         try:
@@ -69,17 +88,39 @@ class Engine:
         return model
 
     def _gradients(self, gradients: list[Any]) -> list[Any]:
-        """What the optimizer is given, in the order of ``model.trainable_variables``."""
+        """The gradients that the optimizer applies, in the order of ``model.trainable_variables``.
+        """
         return gradients
 
     # steps --------------------------------------------------------------------------------------
 
     def train(self, batch: Any, first: bool) -> None:
-        """One step of Adam on a batch (spectra, targets); ``first``: start the epoch's sums."""
+        """One step of Adam.
+
+        Parameters
+        ----------
+        batch
+            Inputs and targets, from ``put``.
+        first
+            Whether to start the epoch's sums with it.
+        """
         self._train(*batch, tf.constant(first))
 
     def validate(self, batches: Iterable[Any]) -> tuple[float, float]:
-        """Loss and mean absolute error over all batches, weights untouched."""
+        """Loss and mean absolute error over batches; weights stay as they are.
+
+        Parameters
+        ----------
+        batches
+            Inputs and targets of each, from ``put``.
+
+        Returns
+        -------
+        loss
+            With the penalty.
+        error
+            Mean absolute error.
+        """
         total = np.zeros(3)
         for batch in batches:
             total += self._validate(*batch).numpy()
@@ -91,12 +132,22 @@ class Engine:
         return float(sums[0] / sums[2]), float(sums[1] / sums[2])
 
     def put(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
-        """A batch (spectra, targets) on the device, or shared out over several. Any thread.
+        """Put a batch on the device, or divide it over several. May be called from any thread.
 
-        Either part may be a tuple of arrays.
+        Parameters
+        ----------
+        batch
+            Inputs and targets; either may be a tuple of arrays.
+
+        Returns
+        -------
+        inputs
+            Tensors.
+        targets
+            Tensors.
         """
-        place = tf.convert_to_tensor if self.replicas == 1 else self._share
-        return tf.nest.map_structure(place, batch[0]), tf.nest.map_structure(place, batch[1])
+        convert = tf.convert_to_tensor if self.replicas == 1 else self._share
+        return tf.nest.map_structure(convert, batch[0]), tf.nest.map_structure(convert, batch[1])
 
     def _share(self, array: np.ndarray) -> Any:
         parts = np.array_split(array, self.replicas)
@@ -104,15 +155,15 @@ class Engine:
             lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group]))
 
     def _batch_signature(self) -> Any:
-        """One graph for batches of all sizes (several devices take values of no fixed kind)."""
+        """One graph for batches of all sizes; None: as inferred, with several devices."""
         if self.replicas > 1:
             return None
         return [tf.TensorSpec((None, *self.spec.frontend.shape, 1)),
                 tf.TensorSpec((None, self.spec.dim))]
 
     def _train_step(self, x: Any, y: Any, first: Any) -> None:
-        found = self._reduce(self.strategy.run(self._train_replica, args=(x, y)))
-        self.sums.assign(tf.where(first, tf.zeros_like(found), self.sums) + found)
+        sums = self._reduce(self.strategy.run(self._train_replica, args=(x, y)))
+        self.sums.assign(tf.where(first, tf.zeros_like(sums), self.sums) + sums)
         self.position.assign_add(1)
 
     def _validation_step(self, x: Any, y: Any) -> Any:
@@ -121,10 +172,12 @@ class Engine:
     def _train_replica(self, x: Any, y: Any) -> Any:
         count = tf.shape(y)[0]
         context = tf.distribute.get_replica_context()
-        everywhere = context.all_reduce("sum", count) if self.replicas > 1 else count
+        # Replicas may get parts of different sizes: each divides by the size of the whole batch,
+        # since gradients are summed over the replicas.
+        whole_batch = context.all_reduce("sum", count) if self.replicas > 1 else count
         with tf.GradientTape() as tape:
             squared, absolute, penalty = self._errors(x, y, training=True)
-            loss = tf.reduce_sum(squared) / tf.cast(everywhere, tf.float32)
+            loss = tf.reduce_sum(squared) / tf.cast(whole_batch, tf.float32)
             loss += penalty / self.replicas
             scaled = self.optimizer.scale_loss(loss)
         gradients = self._gradients(tape.gradient(scaled, self.model.trainable_variables))
@@ -136,6 +189,7 @@ class Engine:
         return self._sums(squared, absolute, penalty, tf.shape(y)[0])
 
     def _errors(self, x: Any, y: Any, training: bool) -> tuple[Any, Any, Any]:
+        """Squared and absolute error of each example (n,), and the penalty."""
         difference = tf.cast(self.model(x, training=training), tf.float32) - y
         losses = self.model.losses
         penalty = tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else 0.0
@@ -156,11 +210,17 @@ class Engine:
     # state --------------------------------------------------------------------------------------
 
     def set_rate(self, rate: float) -> None:
-        """Set Adam's learning rate."""
+        """Set Adam's learning rate.
+
+        Parameters
+        ----------
+        rate
+            The new rate.
+        """
         self.optimizer.learning_rate = rate
 
     def parameters(self) -> Parameters:
-        """The present weights."""
+        """The current weights."""
         return parameters_of(self.model, self.spec)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -172,7 +232,18 @@ class Engine:
         return arrays | {"position": self.position.numpy(), "sums": self.sums.numpy()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Put back what ``state`` returned. Raises ``ValueError`` where shapes differ."""
+        """Restore what ``state`` returned.
+
+        Parameters
+        ----------
+        arrays
+            By name.
+
+        Raises
+        ------
+        ValueError
+            Shapes differ.
+        """
         for kind, variables in (("weight", self.model.variables),
                                 ("optimizer", self.optimizer.variables)):
             for number, variable in enumerate(variables):
@@ -191,16 +262,22 @@ def best_precision() -> str:
 
 
 def limit_threads(threads: int) -> None:
-    """Let TensorFlow use so many cores, where it has not started yet."""
+    """Limit the cores that TensorFlow uses, where it has not started yet.
+
+    Parameters
+    ----------
+    threads
+        Number of cores.
+    """
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(max(1, min(threads, 2)))
     except RuntimeError:
-        return  # already started in this process: its number of threads stays as it is
+        return  # already started in this process: its number of threads cannot change
 
 
 def device_count() -> int:
-    """GPUs that training would use (0: the processor)."""
+    """Number of GPUs that training would use; 0: the processor."""
     return len(tf.config.list_logical_devices("GPU"))
 
 

@@ -1,8 +1,8 @@
 """Train a student on cached spectra: epochs, best models, checkpoints, restart at the next batch.
 
-Own loop over compiled steps, because a restart must continue in the middle of an epoch with the
-same bits; losses and callbacks are those that Keras's ``fit`` would report and do. Importing this
-module imports TensorFlow.
+The loop over compiled steps is our own, because a restart must continue in the middle of an epoch
+with the same bits; losses are those that Keras's ``fit`` would report, and patience counts as its
+callbacks do. Importing this module imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import write_text
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training.engine import Engine
+from l3hpc.models.training.engine import TrainingEngine
 from l3hpc.models.training.state import (
     COLUMNS,
+    BatchOrder,
     Checkpoint,
-    Order,
     Schedule,
     Status,
     bn_momentum,
@@ -44,26 +44,75 @@ CHECKPOINT_EVERY_S = 300.0
 SHOW_EVERY_S = 1.0
 
 
-class Data(Protocol):
+class TrainingData(Protocol):
     """Examples by row number."""
 
     def batch(self, rows: np.ndarray) -> tuple[Any, np.ndarray]:
-        """What the network takes (spectra (n, bands, times, 1)) and targets (n, dim), float32."""
+        """The examples of some rows.
+
+        Parameters
+        ----------
+        rows
+            (n,) row numbers.
+
+        Returns
+        -------
+        inputs
+            What the network takes, such as spectra (n, bands, times, 1).
+        targets
+            (n, dim) float32.
+        """
 
 
 @dataclass
 class Training:
-    """One training run, kept in ``folder`` so that it can be killed and started again.
+    """One training run, kept in a folder so that it can be killed and started again.
 
-    rows: (training rows, validation rows) of ``data``. epoch_size, validation_epoch_size: batches
-    (None: all data). bn_momentum: of the moving statistics (None: by the steps of an epoch, see
-    ``state.bn_momentum``). settings: digest of everything that decides the result (a
-    checkpoint of others is ignored). on_epoch: called with the status after every epoch. guard:
-    context manager maker that is given the function which saves a checkpoint at once.
+    Attributes
+    ----------
+    spec
+        The network.
+    data
+        The examples.
+    rows
+        Training rows and validation rows of ``data``.
+    folder
+        Takes models, history and checkpoint.
+    schedule
+        When to stop and to lower the learning rate.
+    learning_rate
+        Of the first epoch.
+    batch_size, validation_batch_size
+        Examples per batch.
+    epoch_size, validation_epoch_size
+        Batches per epoch; None: all data.
+    bn_momentum
+        Momentum of the moving statistics; None: by the steps of an epoch (see
+        ``state.bn_momentum``).
+    seed
+        Decides the first weights and the order of examples.
+    mixed_precision, deterministic, threads
+        See ``TrainingEngine``.
+    checkpoint_every
+        Epochs from one checkpoint to the next.
+    checkpoint_batches
+        Batches from one checkpoint to the next within an epoch; None: five minutes.
+    settings
+        Digest of all that decides the result; a checkpoint of other settings is ignored.
+    provenance
+        JSON-ready values that are written into the models.
+    tensorboard
+        Folder for TensorBoard; None: none.
+    progress
+        Shows epochs and losses.
+    on_epoch
+        Called with the status after every epoch.
+    guard
+        Makes a context manager from the function that saves a checkpoint at once.
     """
 
     spec: NetworkSpec
-    data: Data
+    data: TrainingData
     rows: tuple[np.ndarray, np.ndarray]
     folder: Path
     schedule: Schedule = field(default_factory=Schedule)
@@ -88,18 +137,28 @@ class Training:
         lambda save: nullcontext())
 
     def run(self) -> Status:
-        """Train until the schedule ends it; returns the last status.
+        """Train until the schedule ends it.
 
-        ``folder`` then holds the latest model and the best by validation loss and error, and
-        ``history.csv``. Raises ``L3hpcError`` when the loss is no longer a number.
+        ``folder`` then holds the latest model, the best by validation loss and error, and
+        ``history.csv``.
+
+        Returns
+        -------
+        Status
+            After the last epoch.
+
+        Raises
+        ------
+        L3hpcError
+            The loss is no longer a finite number.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.bn_momentum is None:
             self.bn_momentum = bn_momentum(
                 self.epoch_size or math.ceil(len(self.rows[0]) / self.batch_size))
         self.engine = self.make_engine()
-        self.order = Order(self.rows[0], self.batch_size, self.seed, epoch_size=self.epoch_size,
-                           whole=self.engine.replicas > 1)
+        self.order = BatchOrder(self.rows[0], self.batch_size, self.seed,
+                                epoch_size=self.epoch_size, whole=self.engine.replicas > 1)
         self.status = Status(rate=self.learning_rate)
         self.checkpoint = Checkpoint(self.folder / CHECKPOINT, self.settings)
         self._continue()
@@ -110,24 +169,30 @@ class Training:
                 while not self.status.finished(self.schedule):
                     self._epoch()
                     self.on_epoch(self.status)
-        except (KeyboardInterrupt, SystemExit):  # asked to stop: nothing done is lost
+        except (KeyboardInterrupt, SystemExit):  # a request to stop: save what is done
             self.save()
             raise
         self._write_history()
         return self.status
 
-    def make_engine(self) -> Engine:
-        """The network and its compiled steps (another kind of training makes another)."""
-        return Engine(self.spec, **self.engine_options())
+    def make_engine(self) -> TrainingEngine:
+        """Build the network and its compiled steps; other kinds of training override this.
+
+        Returns
+        -------
+        TrainingEngine
+            Ready to train.
+        """
+        return TrainingEngine(self.spec, **self.engine_options())
 
     def engine_options(self) -> dict[str, Any]:
-        """The arguments of every engine."""
+        """Arguments that all engines take."""
         return {"seed": self.seed, "learning_rate": self.learning_rate, "threads": self.threads,
                 "bn_momentum": self.bn_momentum, "mixed_precision": self.mixed_precision,
                 "deterministic": self.deterministic}
 
     def save(self) -> None:
-        """Write a checkpoint of this moment: safe between any two Python instructions.
+        """Write a checkpoint at once: safe between any two Python instructions.
 
         Weights, optimizer, position and sums change together, inside one compiled call; the rest
         changes by one assignment at the end of an epoch.
@@ -135,10 +200,10 @@ class Training:
         self.checkpoint.save(self.status, self.engine.state())
 
     def _continue(self) -> None:
-        found = self.checkpoint.load()
-        if found is None:
+        state = self.checkpoint.load()
+        if state is None:
             return
-        self.status, arrays = found
+        self.status, arrays = state
         self.engine.restore(arrays)
         done = int(self.engine.position.numpy()) - self.status.epoch * self.order.epoch_size
         self.progress.note(f"continuing in epoch {self.status.epoch + 1}, after batch {done} of "
@@ -169,7 +234,7 @@ class Training:
         train, validation = self.engine.averages(), self._validation()
         if not all(math.isfinite(value) for value in (*train, *validation)):
             raise L3hpcError(
-                f"the loss is not a number in epoch {self.status.epoch + 1} "
+                f"the loss is not finite in epoch {self.status.epoch + 1} "
                 f"(training {train[0]}, validation {validation[0]})",
                 hint="Lower the learning rate: --learning-rate 1e-5")
         after = self.status.after(self.schedule, train, validation)
@@ -202,8 +267,8 @@ class Training:
     def _save_models(self, after: Status) -> None:
         parameters = self.engine.parameters()
         provenance = {**self.provenance, "epoch": after.epoch - 1,
-                "val_loss": after.history[-1]["val_loss"],
-                "val_mean_absolute_error": after.history[-1]["val_mean_absolute_error"]}
+                      "val_loss": after.history[-1]["val_loss"],
+                      "val_mean_absolute_error": after.history[-1]["val_mean_absolute_error"]}
         save(parameters, self.folder / LATEST, provenance)
         if after.best_loss_epoch == after.epoch - 1:
             save(parameters, self.folder / BEST_LOSS, provenance)
@@ -220,7 +285,7 @@ class Training:
     def _summarise(self, after: Status) -> None:
         if self.tensorboard is None:
             return
-        # what tf.summary.scalar writes; it needs TensorBoard installed, this does not
+        # The same as tf.summary.scalar writes, which needs TensorBoard to be installed.
         plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
         kind = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class=1)
         writer = tf.summary.create_file_writer(str(self.tensorboard))

@@ -1,4 +1,4 @@
-"""What a training run knows between two epochs: history, best values, patience. No TensorFlow.
+"""The state of a training run between two epochs: history, best values, patience. No TensorFlow.
 
 Early stopping and the learning-rate plateau count exactly as Keras's callbacks do.
 """
@@ -25,12 +25,23 @@ COLUMNS = ("epoch", "loss", "mean_absolute_error", "val_loss", "val_mean_absolut
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to stop, by the validation loss, and when and how to lower the learning rate.
+    """When to stop, and when and how to lower the learning rate.
 
-    patience, plateau_patience: epochs without improvement by more than ``min_delta``.
-    plateau_factor: what the rate is multiplied by. rule: ``'plateau'`` (by the validation loss) or
-    ``'cosine'``: half a cosine from the first rate to nothing over ``epochs`` (Loshchilov & Hutter
-    2017, without restarts), one value per epoch.
+    Attributes
+    ----------
+    epochs
+        Most epochs.
+    patience
+        Epochs without improvement of the validation loss after which training stops.
+    min_delta
+        Smaller decreases of the validation loss do not count as improvement.
+    plateau_patience
+        Epochs without improvement after which the learning rate is lowered.
+    plateau_factor
+        What it is multiplied by.
+    rule
+        ``'plateau'`` (by the validation loss) or ``'cosine'``: half a cosine from the first rate to
+        0 over ``epochs`` (Loshchilov & Hutter 2017, without restarts), one value per epoch.
     """
 
     epochs: int = 300
@@ -45,9 +56,23 @@ class Schedule:
 class Status:
     """The state after some whole epochs.
 
-    rate: learning rate of the next epoch. history: one entry per epoch, fields as ``COLUMNS``
-    (epochs count from 0, as in the published files). best_loss, best_mae: lowest validation values,
-    with the epochs that reached them.
+    Attributes
+    ----------
+    rate
+        Learning rate of the next epoch.
+    history
+        One entry per epoch with the fields ``COLUMNS``; epochs count from 0, as in the published
+        files.
+    best_loss, best_mae
+        Lowest validation values.
+    best_loss_epoch, best_mae_epoch
+        The epochs that reached them; -1 before the first.
+    stop_best, stop_wait
+        Early stopping: best loss so far, and epochs without improvement.
+    plateau_best, plateau_wait
+        The same for the learning rate.
+    stopped
+        Whether early stopping has ended the training.
     """
 
     rate: float
@@ -64,17 +89,43 @@ class Status:
 
     @property
     def epoch(self) -> int:
-        """Number of finished epochs, which is that of the next one."""
+        """Number of finished epochs, which is also the number of the next one."""
         return len(self.history)
 
     def finished(self, schedule: Schedule) -> bool:
-        """Whether training is over."""
+        """Whether training is over.
+
+        Parameters
+        ----------
+        schedule
+            When to stop.
+
+        Returns
+        -------
+        bool
+            By early stopping, or by the number of epochs.
+        """
         return self.stopped or self.epoch >= schedule.epochs
 
     def after(
         self, schedule: Schedule, train: tuple[float, float], validation: tuple[float, float],
     ) -> Status:
-        """The state after one more epoch with these (loss, mean absolute error)."""
+        """The state after one more epoch.
+
+        Parameters
+        ----------
+        schedule
+            When to stop and to lower the learning rate.
+        train
+            Loss and mean absolute error in training.
+        validation
+            Loss and mean absolute error in validation.
+
+        Returns
+        -------
+        Status
+            A new object.
+        """
         epoch, loss, mae = self.epoch, validation[0], validation[1]
         row = dict(zip(COLUMNS, (epoch, *train, *validation, self.rate), strict=True))
         new: dict[str, Any] = {"history": (*self.history, row)}
@@ -93,6 +144,7 @@ class Status:
         elif loss < self.plateau_best - schedule.min_delta:
             new |= {"plateau_best": loss, "plateau_wait": 0}
         elif self.plateau_wait + 1 >= schedule.plateau_patience:
+            # In float32, as Keras computes it.
             lower = float(np.float32(self.rate) * np.float32(schedule.plateau_factor))
             new |= {"rate": lower, "plateau_wait": 0}
         else:
@@ -100,26 +152,54 @@ class Status:
         return replace(self, **new)
 
     def lowest(self, column: str) -> float:
-        """The lowest value of a history column so far (infinity before the first epoch)."""
+        """The lowest value of a history column so far.
+
+        Parameters
+        ----------
+        column
+            One of ``COLUMNS``.
+
+        Returns
+        -------
+        float
+            Infinity before the first epoch.
+        """
         return min((row[column] for row in self.history), default=float("inf"))
 
     def to_json(self) -> str:
-        """JSON text; infinities are written as Python writes them."""
+        """JSON text, which ``from_json`` reads; infinities are written as Python writes them."""
         return json.dumps({**asdict(self), "history": list(self.history)})
 
     @classmethod
     def from_json(cls, text: str) -> Status:
-        """The inverse of ``to_json``."""
+        """The status that ``to_json`` described.
+
+        Parameters
+        ----------
+        text
+            JSON.
+
+        Returns
+        -------
+        Status
+            The state.
+        """
         values = json.loads(text)
         return cls(**{**values, "history": tuple(values["history"])})
 
 
 @dataclass
 class Checkpoint:
-    """One file that holds everything a restart needs; replaced by rename.
+    """One file that holds all that a restart needs; replaced by rename.
 
-    settings: digest of what decides the result. Another one means another training: the file is
-    ignored.
+    Attributes
+    ----------
+    path
+        The file.
+    settings
+        Digest of what decides the result; a checkpoint of other settings is ignored.
+    saved
+        How often it was written.
     """
 
     path: Path
@@ -127,7 +207,15 @@ class Checkpoint:
     saved: int = field(default=0, init=False)
 
     def save(self, status: Status, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the state."""
+        """Write the state.
+
+        Parameters
+        ----------
+        status
+            Between epochs.
+        arrays
+            Of the engine.
+        """
         stream = io.BytesIO()
         contents: dict[str, Any] = {**arrays, "status": np.array(status.to_json()),
                                     "settings": np.array(self.settings)}
@@ -136,7 +224,13 @@ class Checkpoint:
         self.saved += 1
 
     def load(self) -> tuple[Status, dict[str, np.ndarray]] | None:
-        """The state, or None where there is none of these settings."""
+        """Read the state.
+
+        Returns
+        -------
+        tuple or None
+            Status and arrays; None without a checkpoint of these settings.
+        """
         if not self.path.is_file():
             return None
         arrays = read_npz(self.path)
@@ -146,20 +240,46 @@ class Checkpoint:
 
 
 def bn_momentum(steps: int) -> float:
-    """Momentum of the normalisations' moving statistics for epochs of so many steps.
+    """Momentum of the normalisations' moving statistics for an epoch length.
 
-    0.99 as published, less where an epoch has fewer than 459 steps: then after every epoch what is
-    older than it weighs 1 %. With 0.99 and few steps the statistics would still be mostly the
-    initial 0 and 1, and a validation loss would say nothing about the weights.
+    0.99 as published, less where an epoch has fewer than 459 steps: then after every epoch, values
+    from before it have a weight of 1 %. With 0.99 and few steps the statistics would still be
+    mostly the initial 0 and 1, and a validation loss would not reflect the weights.
+
+    Parameters
+    ----------
+    steps
+        Steps per epoch.
+
+    Returns
+    -------
+    float
+        In (0, 0.99].
+
+    Examples
+    --------
+    >>> bn_momentum(1000), round(bn_momentum(10), 3)
+    (0.99, 0.631)
     """
     return min(BN_MOMENTUM, 0.01 ** (1 / steps))
 
 
-class Order:
+class BatchOrder:
     """Which rows make up which batch: a new permutation for every pass, from the seed alone.
 
-    size: batches of one pass where it is not stated (the last one is smaller); with
-    ``epoch_size``, or where ``whole`` batches are wanted, batches run on across passes.
+    Parameters
+    ----------
+    rows
+        All row numbers.
+    batch
+        Batch size.
+    seed
+        Decides the permutations.
+    epoch_size
+        Batches per epoch; None: those of one pass, of which the last is smaller. Where it is given,
+        batches continue across passes.
+    whole
+        Whether all batches must be whole; then they continue across passes too.
     """
 
     def __init__(
@@ -173,10 +293,21 @@ class Order:
         self._cached: tuple[int, np.ndarray] = (-1, rows)
 
     def batch(self, number: int) -> np.ndarray:
-        """The rows of batch ``number``, counted over all epochs."""
+        """The rows of a batch.
+
+        Parameters
+        ----------
+        number
+            Counted over all epochs.
+
+        Returns
+        -------
+        numpy.ndarray
+            Row numbers.
+        """
         if not self.stream:
-            turn, place = divmod(number, self.per_pass)
-            start = place * self.batch_size
+            turn, position = divmod(number, self.per_pass)
+            start = position * self.batch_size
             return self._pass(turn)[start:start + self.batch_size]
         parts = []
         position, missing = number * self.batch_size, self.batch_size
@@ -188,6 +319,7 @@ class Order:
         return np.concatenate(parts)
 
     def _pass(self, turn: int) -> np.ndarray:
+        """The order of rows in one pass; the last one that was asked for is kept."""
         cached, order = self._cached
         if cached != turn:
             order = np.random.default_rng([self.seed, turn]).permutation(self.rows)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from l3hpc.compression import judges, pruning
-from l3hpc.compression.judges import Fidelity, distance
+from l3hpc.compression import fidelity, plans, pruning
+from l3hpc.compression.fidelity import Fidelity, embedding_distance
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
@@ -16,7 +16,7 @@ SPEC = NetworkSpec(rate=2000, n_mels=16, hop=100, n_dft=256, filters=(4,) * 6 + 
 def test_distance_from_its_definition():
     found = np.array([[1, 0], [0, 2], [0, 0], [0, 0]], np.float32)
     wanted = np.array([[1, 1], [0, -1], [0, 0], [3, 4]], np.float32)
-    told = distance(found, wanted)
+    told = embedding_distance(found, wanted)
     assert told["mse"] == pytest.approx((0 + 1 + 0 + 9 + 0 + 0 + 9 + 16) / 8)
     assert told["mae"] == pytest.approx((0 + 1 + 0 + 3 + 0 + 0 + 3 + 4) / 8)
     assert told["cosine"] == pytest.approx((2 ** -0.5 - 1 + 1 + 0) / 4)
@@ -29,7 +29,7 @@ def test_the_unpruned_network_is_the_teacher():
     judge = Fidelity(network, frames, engine="tensorflow")
     told = judge.of(network)
     assert told["mse"] == 0 and told["cosine"] == pytest.approx(1)
-    rows = list(judges.scan_layers(network, judges.points(8, (50, 95)), judge.of))
+    rows = list(fidelity.scan_layers(network, fidelity.scan_points(8, (50, 95)), judge.of))
     assert [(row["layer"], row["sparsity"]) for row in rows] == [
         (layer, percent) for layer in range(1, 9) for percent in (50, 95)]
     assert rows[-1]["name"] == "audio_embedding_layer" and rows[0]["name"] == "conv_1"
@@ -44,17 +44,18 @@ def test_judges_refuse_what_they_cannot_compare():
         Fidelity(untrained(SPEC, 1), np.empty((0, 2000), np.float32))
     judge = Fidelity(untrained(SPEC, 1), np.ones((1, 2000), np.float32), engine="tensorflow")
     other = NetworkSpec(**{**SPEC.to_dict(), "filters": (4,) * 8, "emb_dim": None})
-    with pytest.raises(InputError, match="4 values cannot be compared with the teacher's 8"):
+    with pytest.raises(InputError, match="length 4 cannot be compared with"):
         judge.of(untrained(other, 1))
     with pytest.raises(InputError, match="a sparsity of 100 %"):
-        judges.points(8, (100,))
+        fidelity.scan_points(8, (100,))
 
 
 @pytest.fixture(scope="module")
 def avc(tmp_path_factory):
     """A tiny correspondence network with its file, and 40 pairs: loud sounds go with red."""
-    from l3hpc.avc.network import VisionSpec, build_avc
-    from l3hpc.avc.pairs import Batches, write_batch
+    from l3hpc.avc.batches import Batches, write_batch
+    from l3hpc.avc.network import build_avc
+    from l3hpc.avc.vision import VisionSpec
 
     folder = tmp_path_factory.mktemp("avc")
     network = build_avc(untrained(SPEC, 1), VisionSpec(16, (4,) * 8), seed=2)
@@ -76,16 +77,16 @@ def avc(tmp_path_factory):
 
 
 def see(avc, tmp_path, rows=None):
-    from l3hpc.compression.judges import look
+    from l3hpc.compression.correspondence import embed_pictures
 
     network, batches, _ = avc
     rows = np.arange(batches.rows) if rows is None else rows
-    return look(network, batches, rows, SPEC.frontend, tmp_path / "seen")
+    return embed_pictures(network, batches, rows, SPEC.frontend, tmp_path / "seen")
 
 
 def test_seen_pictures_give_what_the_whole_network_gives(avc, tmp_path):
-    from l3hpc.avc.pairs import AvcData
-    from l3hpc.compression.judges import Correspondence, Head
+    from l3hpc.avc.batches import AvcData
+    from l3hpc.compression.correspondence import Correspondence, Head
 
     network, batches, _ = avc
     seen = see(avc, tmp_path)
@@ -102,12 +103,12 @@ def test_seen_pictures_give_what_the_whole_network_gives(avc, tmp_path):
 
 
 def test_an_interrupted_look_goes_on(avc, tmp_path, monkeypatch):
-    from l3hpc.compression import judges
+    from l3hpc.compression import correspondence
 
-    monkeypatch.setattr(judges, "CHUNK", 8)
+    monkeypatch.setattr(correspondence, "CHUNK", 8)
     whole = see(avc, tmp_path / "whole")
     calls = []
-    original = judges.AvcData.batch
+    original = correspondence.AvcData.batch
 
     def batch(self, rows):
         calls.append(len(rows))
@@ -115,7 +116,7 @@ def test_an_interrupted_look_goes_on(avc, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, rows)
 
-    monkeypatch.setattr(judges.AvcData, "batch", batch)
+    monkeypatch.setattr(correspondence.AvcData, "batch", batch)
     with pytest.raises(KeyboardInterrupt):
         see(avc, tmp_path)
     again = see(avc, tmp_path)
@@ -127,13 +128,13 @@ def test_an_interrupted_look_goes_on(avc, tmp_path, monkeypatch):
 
 
 def test_fine_tuning_learns_correspondence_and_keeps_zeros(avc, tmp_path):
-    from l3hpc.compression.judges import Correspondence, head_for
+    from l3hpc.compression.correspondence import Correspondence, fusion_head
     from l3hpc.compression.retraining import CorrespondenceTraining
     from l3hpc.models.training.state import Schedule
 
     seen = see(avc, tmp_path)
-    first = pruning.prune(untrained(SPEC, 1), pruning.parse_plan("0,50,50,50,50,50,50,70"))
-    head, fresh = head_for(avc[0], first, 0)
+    first = pruning.prune(untrained(SPEC, 1), plans.parse_plan("0,50,50,50,50,50,50,70"))
+    head, fresh = fusion_head(avc[0], first, 0)
     assert not fresh
     rows = np.arange(40)
     trainer = CorrespondenceTraining(
@@ -144,34 +145,35 @@ def test_fine_tuning_learns_correspondence_and_keeps_zeros(avc, tmp_path):
     assert wrong < 0.1 < status.history[0]["val_mean_absolute_error"]
     judged = Correspondence(seen, trainer.engine.head(), first, engine="tensorflow")
     assert judged.of(trainer.engine.parameters())["accuracy"] == pytest.approx(1 - wrong, abs=1e-6)
-    for mask, kernel in zip(pruning.masks_of(first),
+    for mask, kernel in zip(pruning.nonzero_masks(first),
                             pruning.kernels(trainer.engine.parameters()), strict=True):
         np.testing.assert_array_equal(kernel[~mask], 0)
 
 
 def test_a_narrower_network_gets_a_fresh_head(avc):
-    from l3hpc.compression.judges import head_for
+    from l3hpc.compression.correspondence import fusion_head
     from l3hpc.compression.pruning import reduce_width
 
     narrow = reduce_width(untrained(SPEC, 1), (4,) * 6 + (8, 5))
-    head, fresh = head_for(avc[0], narrow, 7)
+    head, fresh = fusion_head(avc[0], narrow, 7)
     assert fresh and head.joint == 4 + 5
-    again, _ = head_for(avc[0], narrow, 7)
+    again, _ = fusion_head(avc[0], narrow, 7)
     np.testing.assert_array_equal(head.layers[0][0], again.layers[0][0])
 
 
 def test_pictures_of_another_size_are_refused(avc, tmp_path):
-    from l3hpc.avc.network import VisionSpec, build_avc
-    from l3hpc.compression.judges import look
+    from l3hpc.avc.network import build_avc
+    from l3hpc.avc.vision import VisionSpec
+    from l3hpc.compression.correspondence import embed_pictures
 
     other = build_avc(untrained(SPEC, 1), VisionSpec(24, (4,) * 8))
-    with pytest.raises(InputError, match="pictures of 16 pixels"):
-        look(other, avc[1], np.arange(4), SPEC.frontend, tmp_path)
+    with pytest.raises(InputError, match="pictures of 16 x 16 pixels"):
+        embed_pictures(other, avc[1], np.arange(4), SPEC.frontend, tmp_path)
 
 
 def test_an_embedding_is_dressed_as_the_branch_was(tmp_path):
     """openl3's end: the embedding without the branch's last normalisation and ReLU."""
-    from l3hpc.compression.judges import dressed, undressed
+    from l3hpc.compression.correspondence import with_final_norm, without_final_norm
     from l3hpc.compression.pruning import reduce_depth, reduce_width
     from l3hpc.models.parameters import Parameters
 
@@ -180,20 +182,20 @@ def test_an_embedding_is_dressed_as_the_branch_was(tmp_path):
     branch = Parameters(whole, (*branch.layers[:-1], tuple(
         np.full(8, value, np.float32) for value in (3, 1, 2, 4))))
     bare = Parameters(SPEC, branch.layers[:-1])
-    again = dressed(bare, branch)
+    again = with_final_norm(bare, branch)
     assert again.spec == branch.spec
     for mine, its in zip(again.layers, branch.layers, strict=True):
         for array, same in zip(mine, its, strict=True):
             np.testing.assert_array_equal(array, same)
-    assert undressed(again, SPEC).spec == SPEC
-    assert dressed(branch, branch) is branch
+    assert without_final_norm(again, SPEC).spec == SPEC
+    assert with_final_norm(branch, branch) is branch
     for cut in (reduce_width(bare, (4,) * 6 + (8, 5)), reduce_depth(bare, 6)):
-        fresh = dressed(cut, branch)
+        fresh = with_final_norm(cut, branch)
         assert fresh.spec.tail == "student" and fresh.spec.dim == cut.spec.dim
         for value, array in zip((1, 0, 0, 1), fresh.layers[-1], strict=True):
             np.testing.assert_array_equal(array, np.full(cut.spec.dim, value, np.float32))
-    with pytest.raises(InputError, match="the audio branch has none"):
-        dressed(branch, bare)
+    with pytest.raises(InputError, match="the audio branch does not"):
+        with_final_norm(branch, bare)
     other = NetworkSpec(**{**SPEC.to_dict(), "n_mels": 32})
     with pytest.raises(InputError, match="2000 Hz, 32 mels"):
-        dressed(untrained(other, 1), branch)
+        with_final_norm(untrained(other, 1), branch)
