@@ -21,7 +21,22 @@ _TABLE = 4096  # samples of one period; a power of two, so that the phase wraps 
 
 
 def background(rng: Rng, n: int, rate: int) -> Signal:
-    """The distant city: noise that falls by about 5 dB per octave and swells slowly."""
+    """The distant city: noise that falls by about 5 dB per octave and swells slowly.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     frequency = np.fft.rfftfreq(n, 1 / rate)
     shape = 1 / (1 + (frequency / 60.0) ** rng.uniform(0.8, 1.0)) * (frequency > 20)
     noise = _noise(rng, n, shape)
@@ -90,7 +105,22 @@ def machinery_impact(rng: Rng, n: int, rate: int, kind: str) -> Signal:
 
 
 def impact(rng: Rng, n: int, rate: int) -> Signal:
-    """A few irregular knocks, drops and clatters."""
+    """A few irregular knocks, drops and clatters.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     times = np.sort(rng.uniform(0, n / rate, rng.integers(3, 9)))
     modes = np.sort(rng.uniform(250, 3200, 4))
     return _unit(_strikes(rng, n, rate, times, modes, rng.uniform(0.03, 0.09)))
@@ -243,7 +273,22 @@ def voice(rng: Rng, n: int, rate: int, kind: str) -> Signal:
 
 
 def dog(rng: Rng, n: int, rate: int) -> Signal:
-    """Groups of barks: short, falling, rough."""
+    """Groups of barks: short, falling, rough.
+
+    Parameters
+    ----------
+    rng
+        The generator.
+    n
+        Number of samples.
+    rate
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) float32.
+    """
     pitch = np.full(n, 1.0, np.float32)
     gate = np.zeros(n, np.float32)
     base = rng.uniform(420, 800)

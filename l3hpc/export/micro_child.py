@@ -13,7 +13,19 @@ import numpy as np
 
 
 def main(model: str, inputs: str, outputs: str, arena_bytes: str) -> None:
-    """Run the model and print the allocations; arguments as on the command line."""
+    """Run the model and print the allocations.
+
+    Parameters
+    ----------
+    model
+        The flatbuffer's file.
+    inputs
+        NumPy file of inputs (n, …).
+    outputs
+        NumPy file that takes the outputs (n, dim).
+    arena_bytes
+        Bytes of arena to offer.
+    """
     from tflite_micro.python.tflite_micro import runtime
 
     interpreter = runtime.Interpreter.from_file(model, arena_size=int(arena_bytes))

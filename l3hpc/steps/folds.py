@@ -21,7 +21,7 @@ from l3hpc.steps.base import Input, Params, PlanParams, Results, Shard, Step, Ta
 from l3hpc.steps.embed import Embed
 
 if TYPE_CHECKING:
-    from l3hpc.classification.folds import Features
+    from l3hpc.classification.folds import Features, FoldResult
     from l3hpc.datasets.labelled import LabelledDataset
 
 

@@ -220,7 +220,7 @@ def test_more_columns_are_fine_and_a_misspelled_one_is_not(tmp_path):
     write(path, text.replace(",61.5,windy", ""))  # short rows end with empty cells
     assert corpus.read_table(path) == {"a.wav": ("roof", 1511272800.0, None)}
     for wrong in ("level_dbA", "Level_dba", "level_db", " level_dba"):
-        with pytest.raises(InputError, match=f"column '{wrong}' is not known"):
+        with pytest.raises(InputError, match=f"unknown column '{wrong}'"):
             corpus.read_table(write(path, text.replace("level_dba", wrong)))
     with pytest.raises(InputError, match="column 'timestamp' is missing"):
         corpus.read_table(write(path, text.replace("timestamp", "time")))
