@@ -17,10 +17,11 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "cli": "demo doctor report setup runs worker schedulers pipelines workspace config steps export"
            " datasets embedding models audio ledger console",
     "demo": "report runs pipelines workspace config datasets console",
-    "doctor": "schedulers pipelines workspace config steps datasets models ledger arrays",
+    "doctor": "notify schedulers pipelines workspace config steps datasets models ledger arrays",
     "report": "ledger workspace steps reduction models web",
     "setup": "schedulers pipelines config arrays",
-    "runs": "worker schedulers pipelines workspace config ledger console",
+    "runs": "notify worker schedulers pipelines workspace config ledger console",
+    "notify": "",
     "worker": "schedulers pipelines workspace steps models ledger arrays console",
     "schedulers": "pipelines workspace config console",
     "pipelines": "workspace config steps datasets console",

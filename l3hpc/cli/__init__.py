@@ -29,6 +29,7 @@ COMMANDS = {
     "status": "Show the state of runs.",
     "logs": "Show or follow the log of a step.",
     "usage": "Compare what a run requested with what it used.",
+    "notify": "Send messages about runs: done, failed, requeued.",
     "cancel": "Cancel a run.",
     "resume": "Continue a run: only what is missing or failed.",
     "retry": "Submit failed steps again, and those that depend on them.",

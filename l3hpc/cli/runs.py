@@ -23,6 +23,7 @@ from l3hpc.io.values import log_text, one_line
 
 SHOWN = 5  # runs in the list of ``status``
 ASK_SLURM_EVERY_S = 10.0
+NOTIFY_EVERY_S = 60.0  # while runs move; at their end at once
 
 
 # --- the workspace --------------------------------------------------------------------------------
@@ -188,10 +189,18 @@ def status(
     """Show the state, tasks, time, progress and last message of every step of a run.
 
     RUN is the name of a run, the beginning of one, or 'latest'. Without RUN: the newest runs.
+    With --watch, messages about runs that are due (profile key notify) are sent as well.
     """
-    folder = workspace(config_file, workspace_dir)
+    folder, notified = workspace(config_file, workspace_dir), -NOTIFY_EVERY_S
     while True:
         text, is_active, code = _status_text(folder, run, everything, as_json)
+        if watch is not None and (not is_active or time.monotonic() - notified >= NOTIFY_EVERY_S):
+            failed = announce(folder, config_file)
+            notified = time.monotonic()
+            if as_json:
+                click.echo("".join(f"{line}\n" for line in failed), nl=False, err=True)
+            else:
+                text = "\n".join([text, *failed])
         if watch is not None and sys.stdout.isatty() and not as_json:
             click.echo("\033[H\033[J", nl=False, file=with_controls(sys.stdout))
             click.echo(f"{_cut_to_terminal(text)}\nevery {watch:g} s, Ctrl-C to stop")
@@ -201,6 +210,17 @@ def status(
         if watch is None or not is_active:
             return code
         time.sleep(watch)
+
+
+def announce(folder: Path, config_file: str | None) -> list[str]:
+    """Send the messages that are due; a line for each that was not sent, or could not be."""
+    from l3hpc.runs import notifications
+
+    try:
+        return [f"note: {one.words}" for one in notifications.announce(folder, config_file)
+                if not one.sent]
+    except (InputError, OSError) as error:  # a watch goes on without messages
+        return [f"note: no messages are sent: {one_line(error)}"]
 
 
 def _cut_to_terminal(text: str) -> str:

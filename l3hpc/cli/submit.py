@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l3hpc.cli.planning import note_unused, plan_options
-from l3hpc.cli.runs import complete_run, complete_step, workspace, workspace_options
+from l3hpc.cli.runs import announce, complete_run, complete_step, workspace, workspace_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if as_json:
         _finish(plan, record, True, "")
     foreground = plan.profile.capabilities.runner and not detach
+    for line in announce(plan.workspace, values["config_file"]) if foreground else ():
+        click.echo(line, err=True)
     if foreground and not submit.succeeded(plan.workspace, record):
         why = command_line("status", plan.run)
         click.echo(f"\n{plan.run} did not finish. Why:   {why}", err=True)

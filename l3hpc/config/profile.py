@@ -8,7 +8,14 @@ import shlex
 import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
 from l3hpc import steps
 from l3hpc.arrays.threads import allocated_cores
@@ -199,6 +206,34 @@ class LedgerSync(Section):
     mem: Memory = 2048
 
 
+NotifyEvent = Literal["done", "failed", "requeued"]
+ALL_EVENTS: tuple[NotifyEvent, ...] = ("done", "failed", "requeued")
+
+
+def addresses(value: Any) -> tuple[SecretStr, ...]:
+    """Addresses for notifications: a text or a list of texts. They are secrets: no message shows
+    one."""
+    items = [value] if isinstance(value, (str, SecretStr)) else value
+    if not isinstance(items, (list, tuple)) or not items:
+        raise InputError("this is not an address or a list of addresses")
+    found = [item.get_secret_value() if isinstance(item, SecretStr) else item for item in items]
+    if not all(isinstance(item, str) and item.isprintable() and item for item in found):
+        raise InputError("an address is not a text of one line", hint="put it in quotes")
+    return tuple(SecretStr(item) for item in found)
+
+
+class Notify(Section):
+    """Messages about runs: to which addresses of Apprise, and about what."""
+
+    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(checked(addresses))]
+    on: tuple[NotifyEvent, ...] = ALL_EVENTS
+
+
+def notify_settings(value: Any) -> Any:
+    """``notify: ADDRESS`` and ``notify: [ADDRESS, …]`` as ``{urls: …}``."""
+    return value if isinstance(value, (dict, Notify)) else {"urls": addresses(value)}
+
+
 class ClusterProfile(Section):
     """One entry of ``clusters:``. Field meanings are written beside them in cluster.yaml."""
 
@@ -231,6 +266,7 @@ class ClusterProfile(Section):
     slots: Slots = Field(default_factory=Slots)
     shared_group: bool = False
     ledger_sync: LedgerSync = Field(default_factory=LedgerSync)
+    notify: Annotated[Notify | None, BeforeValidator(checked(notify_settings))] = None
 
     @model_validator(mode="before")
     @classmethod

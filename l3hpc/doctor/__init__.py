@@ -15,7 +15,7 @@ from l3hpc.config.settings import Config
 from l3hpc.doctor import environment, slurm, storage
 from l3hpc.doctor.environment import Ask, ask
 from l3hpc.doctor.slurm import check_names, script_lines
-from l3hpc.doctor.storage import results_line
+from l3hpc.doctor.storage import notify_line, results_line
 from l3hpc.findings import Finding
 
 __all__ = ["Finding", "examine"]
@@ -45,3 +45,4 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
     yield storage.weights_line(config)
     yield from storage.data_lines(config)
     yield results_line(config, probe)
+    yield notify_line(config)

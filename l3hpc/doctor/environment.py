@@ -29,7 +29,8 @@ TWINS = {"tensorflow": ("tensorflow-cpu", "tensorflow-macos", "tf-nightly")}
 TOLD = ("numpy", "h5py", "tensorflow", "scikit-learn", "submitit")
 # of the others, the machine cannot say whether a person needs them
 EXTRAS = {"umap": "needed for --approx umap only", "edge": "needed for edge exports only",
-          "reduced": "needed for precision int8 only"}
+          "reduced": "needed for precision int8 only",
+          "notify": "needed for notify: of a profile only"}
 LEAST_MEMORY_MB = 6 * 1024
 _PROBE = ("import json, os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'; import tensorflow as tf; "
           "print(json.dumps([tf.__version__, len(tf.config.list_physical_devices('GPU'))]))")

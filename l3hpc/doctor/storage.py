@@ -11,9 +11,17 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from l3hpc import notify
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.doctor.environment import Ask
-from l3hpc.errors import HeaderDriftError, InputError, L3hpcError, OfflineError, command_line
+from l3hpc.errors import (
+    HeaderDriftError,
+    InputError,
+    L3hpcError,
+    OfflineError,
+    command_line,
+    shell_word,
+)
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import write_text
 from l3hpc.schedulers.slurm.commands import on_cluster
@@ -263,6 +271,25 @@ def results_line(config: Config, probe: bool = True) -> Finding:
         return from_error(CHECK, error, "l3hpc ledger check")
     return Finding(CHECK, "green", f"{snapshot.title!r} answers as {sheets.account}, with all "
                    f"columns of {', '.join(MAIN_TABS)}")
+
+
+def notify_line(config: Config) -> Finding:
+    """Whether the addresses for messages about runs can be used; nothing is sent."""
+    wanted, check = config.profile.notify, "notifications"
+    if wanted is None:
+        return Finding(check, "off", "not set (notify: of the profile)",
+                       "to get messages about runs: l3hpc notify --help")
+    try:
+        found = notify.destinations(url.get_secret_value() for url in wanted.urls)
+    except InputError as error:
+        return from_error(check, error)
+    words = f"{', '.join(one.label for one in found)}; on {', '.join(wanted.on)}"
+    literal = any("://" in url.get_secret_value() for url in wanted.urls)
+    if literal and config.file.stat().st_mode & 0o077:
+        return Finding(check, "yellow", f"{words}; others can read the addresses in {config.file}",
+                       command_line("notify", "--help") + " shows how to keep them elsewhere; or: "
+                       f"chmod 600 {shell_word(config.file)}")
+    return Finding(check, "green", words)
 
 
 class _Impatience:

@@ -23,7 +23,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import current_user, make_durable, share_file, write_json
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import ledger_sync, submission_lock
+from l3hpc.runs import ledger_sync, notifications, submission_lock
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.runs.submit_jobs import arrays_of, submit_steps, write_scripts
 from l3hpc.schedulers import requeue_policy, scripts
@@ -268,6 +268,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> 
     for step in steps:
         _fill_step(plan, step, texts.get(step.name, ()))
     ledger_sync.prepare(plan)
+    notifications.prepare(plan)
     is_local = not plan.profile.capabilities.remote
     executor = plan.profile.executor
     record = RunRecord(

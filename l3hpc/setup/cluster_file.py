@@ -67,7 +67,8 @@ def _places(scratch: str) -> list[str]:
 def _local(found: Survey) -> list[str]:
     return [f"    # this machine: {found.cpus} cores, {format_memory(found.mem_mb)}; jobs run with "
             "bash, as many at once as fit",
-            *_off("slots", f"{{cpus: {found.cpus}, mem: {found.mem_mb}MB}}", "use less than that"),
+            *_off("slots", f"{{cpus: {found.cpus}, mem: {found.mem_mb}MB}}", "to use less"),
+            *_off("notify", "~/.config/l3hpc/notify", "messages to Slack, mail, ntfy …"),
             "", "# On a login node of a Slurm cluster, `l3hpc init` writes a profile for it."]
 
 
@@ -91,6 +92,7 @@ def _slurm(found: Survey, site: Site, choice: Choice) -> list[str]:
     lines += _line("limits", f"{{{limits}}}", "larger requests are refused before submission")
     lines += _software(found)
     lines += _off("mail_user", "you@example.org", "mail at the end and after a failure")
+    lines += _off("notify", "~/.config/l3hpc/notify", "messages to Slack, mail, ntfy …")
     lines += _off("array_parallelism", "50", "array tasks that run at the same time")
     if choice.steps:
         lines += _line("steps", "", "where the pipelines' own requests do not fit")
@@ -157,7 +159,7 @@ def _line(key: str, value: str, comment: str = "", indent: str = "    ") -> list
     start = f"{indent}{key}: {value}".rstrip()
     if not comment:
         return [start]
-    line = f"{start.ljust(COMMENT_AT.get(len(indent), WITHIN) - 1)} # {comment}"
+    line = f"{start.ljust(COMMENT_AT.get(len(indent), WITHIN) - 2)}  # {comment}"
     if len(line) <= WIDTH:
         return [line]
     return [*_comment(comment, indent), start]

@@ -255,6 +255,16 @@ class RunFolder(_Folder):
         return self._in("ledger-sync.sbatch")
 
     @property
+    def notified(self) -> Path:
+        """What has been sent about the run; there if its profile had ``notify``."""
+        return self._in("notified.json")
+
+    @property
+    def notify_lease(self) -> Path:
+        """What the command that sends messages about the run holds a lease on."""
+        return self._in("notifying")
+
+    @property
     def sync_log(self) -> Path:
         """The log of that job."""
         return self._in("ledger-sync.log")

@@ -140,9 +140,19 @@ def test_the_form_of_what_init_says(slurm, l3hpc):
         (), ("--dry-run", "--local"))])
 
 
+def test_the_form_of_what_notify_says(l3hpc, monkeypatch):
+    from l3hpc.runs import notifications as sending
+
+    message = sending.Message("run", "done", "title", "body")
+    monkeypatch.setattr(sending, "announce", lambda *_, dry_run: iter([
+        sending.Delivery(message, "slack (entry 1)", None if dry_run else True)]))
+    check_schema("notify", [json.loads(l3hpc("notify", *words, "--json").out) for words in (
+        (), ("--dry-run",))])
+
+
 def test_every_command_with_json_has_a_form():
     commands = {" ".join(words) for words in with_json()}
-    assert commands == {*CALLS, *SHEET, "demo", "init"}
+    assert commands == {*CALLS, *SHEET, "demo", "init", "notify"}
     check_files("json", [f"{command.replace(' ', '-')}.json" for command in commands])
 
 

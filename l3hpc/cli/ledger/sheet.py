@@ -145,45 +145,25 @@ def cron(options: Options, every: int) -> None:
     printed with the line.
     """
     import os
-    import shlex
-    import shutil
-    from importlib import metadata
 
-    from l3hpc.errors import InputError
-    from l3hpc.io.files import digest, private_file, private_folder
+    from l3hpc.cli.cron import crontab_line
+    from l3hpc.io.files import digest
     from l3hpc.ledger.journal.records import slug
 
     config = ledger_config(options)
     workspace = config.workspace.absolute()
-    # not in the workspace: in a shared folder, log or lock could be a link that another user made
-    folder = private_folder(Path("~/.l3hpc/sync").expanduser().absolute())
     name = f"{slug(workspace.name)}-{digest([str(workspace), config.sheet])[:8]}"
-    log = private_file(folder / f"{name}.log")
-    # cron does not have the variables of this shell, and starts in the home folder
     variables = {} if config.key_file else {
         variable: str(Path(os.environ[variable]).absolute())
         for variable in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG")
         if os.environ.get(variable)}
-    try:
-        metadata.distribution("l3hpc")
-    except metadata.PackageNotFoundError:  # run from a clone that is not installed
-        variables["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
-    arguments = ["env", *(f"{variable}={value}" for variable, value in variables.items())]
-    arguments = arguments if variables else []
-    arguments += [sys.executable, "-m", "l3hpc", "ledger", "sync", "--workspace", str(workspace),
-                  "--config", str(config.file.absolute())]
+    arguments = ["ledger", "sync", "--workspace", str(workspace),
+                 "--config", str(config.file.absolute())]
     arguments += ["--sheet", config.sheet] if config.sheet else []
     arguments += ["--key-file", str(config.key_file.absolute())] if config.key_file else []
-    flock = shutil.which("flock")
-    if flock:
-        arguments = [flock, "-n", str(private_file(folder / f"{name}.lock")), *arguments]
-    unprintable = next((item for item in [*arguments, str(log)] if not item.isprintable()), None)
-    if unprintable is not None:
-        raise InputError("a crontab cannot hold a path with a line break or a control character",
-                         where=repr(unprintable))
-    line = f"{shlex.join(arguments)} >>{shlex.quote(str(log))} 2>&1"
-    # cron turns an unescaped % into a line break
-    click.echo(f"*/{every} * * * * " + line.replace("%", r"\%"))
+    # not in the workspace: in a shared folder, log or lock could be a link that another user made
+    line, log = crontab_line(arguments, name, every, Path("~/.l3hpc/sync"), variables)
+    click.echo(line)
     say(f"log: {log}")
 
 

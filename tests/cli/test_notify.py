@@ -1,0 +1,117 @@
+"""``l3hpc notify`` and the messages that ``status --watch`` sends."""
+
+import json
+from pathlib import Path
+
+import chains
+import pytest
+from postbox import TOKEN, postbox
+
+from l3hpc.runs import submit
+
+pytest.importorskip("apprise")
+
+
+@pytest.fixture
+def box():
+    with postbox() as made:
+        yield made
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, box):
+    """A working folder with a run that is done."""
+    chains.clean_environment(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("OUTPUT_DIR", raising=False)
+    Path("cluster.yaml").write_text(json.dumps({
+        "paths": {"workspace": "ws"}, "clusters": {"local": {"notify": box.url}}}))
+    Path("cluster.yaml").chmod(0o600)
+    submit.submit(chains.plan(tmp_path / "ws", "good", ("extract",),
+                              on=chains.profile(notify=box.url)))
+    return tmp_path
+
+
+def test_what_is_due_is_sent_once(say, here, box):
+    code, out, _ = say("notify", "--dry-run")
+    assert code == 0 and box.messages == []
+    would = "would send to json (notify.urls, entry 1): good done on local\n  extract: 1 rows"
+    assert out.startswith(would)
+    assert say("notify") == (0, "sent to json (notify.urls, entry 1): good done on local\n", "")
+    assert say("notify") == (0, "nothing to send\n", "")
+    assert box.titles() == ["good done on local"]
+
+
+def test_json(say, here, box):
+    value = json.loads(say("notify", "--json")[1])
+    [message] = value["messages"]
+    assert (message["run"], message["event"], message["sent"]) == ("good", "done", True)
+    assert TOKEN not in json.dumps(value)
+
+
+def test_a_service_that_is_away(say, here, box):
+    box.status = 500
+    code, out, err = say("notify")
+    assert code == 75 and out.startswith("not sent, json (notify.urls, entry 1) did not take it")
+    assert TOKEN not in out + err
+
+
+def test_a_watch_sends_as_well(say, here, box):
+    code, out, _ = say("status", "good", "--watch", "1")
+    assert code == 0 and "note" not in out and box.titles() == ["good done on local"]
+    assert say("status", "good")[0] == 0  # a look sends nothing
+
+
+def test_a_watch_goes_on_where_nothing_can_be_sent(say, here, box):
+    box.status = 500
+    code, out, _ = say("status", "--watch", "1")
+    assert code == 0 and "good   local   done" in out and "note: not sent, json" in out
+    Path("cluster.yaml").write_text('{"clusters": {"local": {"notify": "$NOT_SET_HERE"}}}')
+    code, out, _ = say("status", "--workspace", "ws", "--watch", "1")
+    assert code == 0 and "no messages are sent: notify.urls, entry 1" in out
+    code, _, err = say("status", "--workspace", "ws", "--watch", "1", "--json")
+    assert code == 0 and "NOT_SET_HERE is not set" in err
+
+
+def test_a_test_message(say, here, box):
+    assert say("notify", "--test")[0] == 0
+    assert "a test of the profile local" in box.messages[0]["message"]
+    Path("cluster.yaml").write_text("{}")
+    code, _, err = say("notify", "--test")
+    assert code == 2 and "no addresses are set" in err and "l3hpc notify --help" in err
+
+
+def test_a_line_for_cron(say, here, box):
+    code, out, err = say("notify", "--cron", "--every", "10")
+    assert code == 0 and out.startswith("*/10 * * * * ") and TOKEN not in out + err
+    assert f"notify --workspace {here}/ws --config {here}/cluster.yaml >>" in out and "PATH=" in out
+    assert f"log: {here}/home/.l3hpc/notify/" in err
+    Path("cluster.yaml").write_text('{"clusters": {"local": {"notify": "$HOOK"}}}')
+    code, _, err = say("notify", "--cron")
+    assert code == 2 and "cron does not know the variables" in err
+
+
+def test_the_address_is_shown_nowhere(say, here):
+    for words in (("config", "show", "--all"), ("config", "show", "--json"), ("config", "check"),
+                  ("doctor", "--quick"), ("doctor", "--quick", "--json"), ("notify", "--test")):
+        _, out, err = say(*words)
+        assert TOKEN not in out + err, words
+    assert "json (notify.urls, entry 1); on done, failed, requeued" in say("doctor", "--quick")[1]
+
+
+@pytest.mark.parametrize("entry", [
+    {"urls": [f"json://h/{TOKEN}", 5]}, {"urls": f"json://h/{TOKEN}\n"}, {"urls": {TOKEN: 1}},
+    {"urls": [f"json://h/{TOKEN}"], "on": ["never"]}, {"urls": [[f"json://h/{TOKEN}"]]}, 5])
+def test_a_mistake_in_the_file_does_not_show_it(say, here, entry):
+    Path("cluster.yaml").write_text(json.dumps({"clusters": {"local": {"notify": entry}}}))
+    code, out, err = say("config", "show")
+    assert code == 2 and "cluster.yaml" in err and "notify" in err
+    assert TOKEN not in out + err
+
+
+def test_the_doctor_says_where_others_can_read_it(say, here):
+    Path("cluster.yaml").chmod(0o644)
+    assert "others can read the addresses in" in say("doctor", "--quick")[1]
+    Path("cluster.yaml").write_text("{}")
+    assert "not set (notify: of the profile)" in say("doctor", "--quick")[1]
