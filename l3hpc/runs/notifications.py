@@ -28,8 +28,8 @@ from l3hpc.runs.status import RunStatus
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
-from l3hpc.workspace.markers import RunState
 from l3hpc.workspace.records import RunRecord
+from l3hpc.workspace.states import RunState
 
 KINDS: dict[NotifyEvent, Kind] = {"done": "success", "failed": "failure", "requeued": "warning"}
 _ENDS: dict[RunState, NotifyEvent] = {
