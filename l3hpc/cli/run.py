@@ -93,10 +93,10 @@ def _run_options(
     step: str, params: dict[str, str], inputs: dict[str, str], output: Path, overwrite: bool
 ) -> dict[str, Any]:
     """Run a step with parameters and inputs of the command line; return the result."""
-    from l3hpc.worker import execute
+    from l3hpc.worker.standalone import run_standalone
 
-    return execute.run(step, params, {name: Path(folder) for name, folder in inputs.items()},
-                      output, overwrite=overwrite)
+    folders = {name: Path(folder) for name, folder in inputs.items()}
+    return run_standalone(step, params, folders, output, overwrite=overwrite)
 
 
 def _pairs(values: tuple[str, ...], option: str) -> dict[str, str]:

@@ -130,7 +130,7 @@ def _arrays(plan: Plan) -> list[str]:
     """Return a line for each group of steps of a sweep that is submitted as one array."""
     from l3hpc.runs import submit
 
-    return [f"  one job array: {' '.join(array.names)}" for array in submit.step_arrays(plan)]
+    return [f"  one job array: {' '.join(array.names)}" for array in submit.planned_arrays(plan)]
 
 
 def _submitted(plan: Plan, record: RunRecord) -> str:

@@ -1,7 +1,7 @@
-"""What a person sees of a run: the table of ``l3hpc status``, and progress while a local run works.
+"""How runs are displayed: the table of ``l3hpc status``, and the progress of a local run.
 
-A local run shows one bar per step on a terminal and plain lines in a log. The bars add up the
-progress files of a step's running tasks, so they move inside a long task as well.
+A local run has one bar per step on a terminal, and plain lines in a log. The bars add up the
+progress files of the running tasks of a step, so they also move within a long task.
 """
 
 from __future__ import annotations
@@ -22,17 +22,23 @@ from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJob
 from l3hpc.workspace.run_record import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState, StepState
+from l3hpc.workspace.states import JobState, RunState, StepState
 
-HEAD = ("step", "job", "state", "tasks", "elapsed", "detail")
-WORDS_SHOWN = 3
-EVERY_S = 0.5
-LINE_EVERY_S = 10.0
-LIVE = ("PENDING", "RUNNING")
+COLUMNS = ("step", "job", "state", "tasks", "elapsed", "detail")
+MAX_ERROR_LINES = 3
+REDRAW_S = 0.5
+LINE_S = 10.0
 
 
 def run_text(run: RunStatus) -> str:
-    """The run's heading, one line per step, the last words of what failed, the next command."""
+    """Format the status of a run: its heading, one line per step, the last lines of errors, and
+    what to do next.
+
+    Parameters
+    ----------
+    run
+        The status.
+    """
     lines = [one_line(f"{run.run}   {run.cluster}   {heading(run)}")]
     order = _in_groups(run)
     steps = [step for _, group in order for step in group]
@@ -40,23 +46,24 @@ def run_text(run: RunStatus) -> str:
     rows = [(step.name, step.job or "–", step.state, f"{step.done:,}/{step.tasks:,}",
              clock(step.elapsed_s), step.detail) for step in steps]
     head, *body = formatting.table_lines(
-        [HEAD, *rows], right=[HEAD.index("tasks"), HEAD.index("elapsed")])
+        [COLUMNS, *rows], right=[COLUMNS.index("tasks"), COLUMNS.index("elapsed")])
     lines.append(head)
-    indent = " " * head.rindex(HEAD[-1])  # more on a step stands below its detail
+    indent = " " * head.rindex(COLUMNS[-1])  # further lines on a step stand below its detail
     for step, line in zip(steps, body, strict=True):
         if id(step) in headings:
             lines.append(f"  {one_line(headings[id(step)])}")
         lines += [line, *_more(step, indent)]
     lines += _finished(run)
     lines += [f"  note: {one_line(note)}" for note in run.notes]
-    lines += [f"  damaged: {one_line(one)}" for one in run.damaged]
+    lines += [f"  damaged: {one_line(file)}" for file in run.damaged]
     if run.next:
         lines.append(f"  next: {run.next}")
     return "\n".join(lines)
 
 
 def _in_groups(run: RunStatus) -> list[tuple[str, list[StepStatus]]]:
-    """(heading, steps): of a sweep what is shared first, then every combination not yet done."""
+    """(heading, steps): of a sweep first the shared steps, then each combination that is not done.
+    """
     if not run.combinations:
         return [("", run.steps)]
     by_name = {step.name: step for step in run.steps}
@@ -70,7 +77,7 @@ def _in_groups(run: RunStatus) -> list[tuple[str, list[StepStatus]]]:
 
 
 def _finished(run: RunStatus) -> list[str]:
-    """One line for the combinations that are done."""
+    """One line about the combinations that are done."""
     states = {step.name: step.state for step in run.steps}
     done = [each for each in run.combinations
             if all(states[name].is_done for name in each["steps"].values())]
@@ -86,24 +93,38 @@ def _values(combination: dict[str, dict[str, str]]) -> str:
 
 
 def heading(run: RunStatus) -> str:
-    """``started 3 h ago``, ``failed, started yesterday`` …"""
+    """Format the state of a run and its age: ``started 3 h ago``, ``failed, started yesterday`` …
+
+    Parameters
+    ----------
+    run
+        The status.
+    """
     started = f"started {age(run.created)}"
     return started if run.state is RunState.RUNNING else f"{run.state}, {started}"
 
 
 def _more(step: StepStatus, indent: str) -> list[str]:
-    """Where the log of a failed step is, and its last words."""
+    """The path of the log of a failed step, and the last lines of its error."""
     if step.state not in (StepState.FAILED, StepState.LOST):
         return []
-    lines = [f"{indent}{one_line(words)}" for line in step.last_words[:WORDS_SHOWN]
-             for words in [line.strip()] if words]
+    lines = [f"{indent}{one_line(line.strip())}" for line in step.last_words[:MAX_ERROR_LINES]
+             if line.strip()]
     if step.log:
         lines.append(f"{indent}log {one_line(os.path.relpath(step.log))}")
     return lines
 
 
 class PlainDisplay:
-    """A line when a step starts or ends, and one every ten seconds while it works."""
+    """A line when a step starts or ends, and one every ten seconds while it is running.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    stream
+        Where to print; None: standard error.
+    """
 
     def __init__(self, workspace: Path, stream: TextIO | None = None) -> None:
         self._workspace = workspace
@@ -111,14 +132,14 @@ class PlainDisplay:
         self._stage: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self._last = time.monotonic()
-        self._looked = 0.0
+        self._redrawn = 0.0
 
     def __call__(self, record: RunRecord, jobs: dict[str, LocalJob]) -> None:
         now = time.monotonic()
-        if now - self._looked < EVERY_S and any(job.state in LIVE for job in jobs.values()):
+        if now - self._redrawn < REDRAW_S and any(job.state.is_active for job in jobs.values()):
             return
-        self._looked = now
-        tell = now - self._last >= LINE_EVERY_S
+        self._redrawn = now
+        is_due = now - self._last >= LINE_S
         for step in record.steps:
             counts = _counts(jobs, step.name)
             stage = _stage(counts)
@@ -126,37 +147,44 @@ class PlainDisplay:
                 self._started.setdefault(step.name, now)
             if stage != self._stage.get(step.name, "waiting"):
                 self._stage[step.name] = stage
-                self._say(self._line(record, step, stage, counts))
-            elif stage == "running" and tell:
-                self._say(self._line(record, step, "", counts))
-        if tell:
+                self._print(self._line(record, step, stage, counts))
+            elif stage == "running" and is_due:
+                self._print(self._line(record, step, "", counts))
+        if is_due:
             self._last = now
 
     def close(self) -> None:
-        """Nothing to tidy up."""
+        """Do nothing."""
 
-    def _line(self, record: RunRecord, step: StepRecord, stage: str, counts: Counter[str]) -> str:
+    def _line(self, record: RunRecord, step: StepRecord, stage: str,
+              counts: Counter[JobState]) -> str:
         elapsed = clock(time.monotonic() - self._started.get(step.name, time.monotonic()))
         if stage == "running":
             number = sum(counts.values())
             return f"{step.name}: started" + (f" ({number} tasks)" if number > 1 else "")
         if stage == "done":
-            said = artifacts.detail(Path(step.artifact))
+            summary = artifacts.detail(Path(step.artifact))
             how = f"done in {elapsed}" if counts else "done before"
-            return f"{step.name}: {how}" + (f", {said}" if said else "")
+            return f"{step.name}: {how}" + (f", {summary}" if summary else "")
         if stage == "failed":
             return f"{step.name}: failed. {_error_line(self._workspace, record, step)}".rstrip()
         if stage:
             return f"{step.name}: {stage}"
-        fraction, words = _advance(self._workspace, record, step, counts)
-        return f"{step.name}: {fraction:.0%} after {elapsed}" + (f", {words}" if words else "")
+        fraction, text = _advance(self._workspace, record, step)
+        return f"{step.name}: {fraction:.0%} after {elapsed}" + (f", {text}" if text else "")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(one_line(text), file=self._stream, flush=True)
 
 
 class BarDisplay:
-    """Bars drawn by rich on standard error."""
+    """Bars drawn by rich on standard error.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    """
 
     def __init__(self, workspace: Path) -> None:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -166,35 +194,35 @@ class BarDisplay:
         self._bars = RichProgress(
             TextColumn("{task.description:<10}", markup=False), BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-            TextColumn("{task.fields[words]}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False),
             console=terminal.console(), expand=False)
         self._tasks: dict[str, Any] = {}
-        self._looked = 0.0
+        self._redrawn = 0.0
         terminal.start_bars(self._bars)
 
     def __call__(self, record: RunRecord, jobs: dict[str, LocalJob]) -> None:
         now = time.monotonic()
-        if now - self._looked < EVERY_S and any(job.state in LIVE for job in jobs.values()):
+        if now - self._redrawn < REDRAW_S and any(job.state.is_active for job in jobs.values()):
             return
-        self._looked = now
+        self._redrawn = now
         for step in record.steps:
             if step.name not in self._tasks:
                 self._tasks[step.name] = self._bars.add_task(
-                    one_line(step.name), total=1.0, start=False, words="waiting")
+                    one_line(step.name), total=1.0, start=False, text="waiting")
             task, counts = self._tasks[step.name], _counts(jobs, step.name)
             stage = _stage(counts)
             if stage == "running":
                 self._bars.start_task(task)
-                fraction, words = _advance(self._workspace, record, step, counts)
-                self._bars.update(task, completed=fraction, words=one_line(words))
+                fraction, text = _advance(self._workspace, record, step)
+                self._bars.update(task, completed=fraction, text=one_line(text))
             elif stage == "done":
-                said = artifacts.detail(Path(step.artifact))
+                summary = artifacts.detail(Path(step.artifact))
                 reused = "" if counts else "done before"
-                self._bars.update(task, completed=1.0, words=one_line(said or reused))
+                self._bars.update(task, completed=1.0, text=one_line(summary or reused))
                 self._bars.stop_task(task)
             elif stage != "waiting":
-                words = _error_line(self._workspace, record, step) if stage == "failed" else ""
-                self._bars.update(task, words=one_line(f"{stage} {words}".rstrip()))
+                error = _error_line(self._workspace, record, step) if stage == "failed" else ""
+                self._bars.update(task, text=one_line(f"{stage} {error}".rstrip()))
                 self._bars.stop_task(task)
 
     def close(self) -> None:
@@ -203,48 +231,56 @@ class BarDisplay:
 
 
 def create_display(workspace: Path) -> PlainDisplay | BarDisplay:
-    """Bars when standard error is a terminal, plain lines otherwise."""
+    """Create the display of a local run: bars if standard error is a terminal, else plain lines.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    """
     return BarDisplay(workspace) if sys.stderr.isatty() else PlainDisplay(workspace)
 
 
-def _counts(jobs: dict[str, LocalJob], step: str) -> Counter[str]:
+def _counts(jobs: dict[str, LocalJob], step: str) -> Counter[JobState]:
+    """The number of tasks of a step in each state."""
     latest = {job.task: job.state for job in jobs.values() if job.step == step}
-    return Counter(latest.values())  # what was resumed counts once
+    return Counter(latest.values())  # a task that was resumed counts once
 
 
-def _stage(counts: Counter[str]) -> str:
+def _stage(counts: Counter[JobState]) -> str:
+    """``waiting``, ``running``, ``done``, ``failed``, ``cancelled`` or ``blocked``."""
     if not counts:
         return "done"
-    if counts["RUNNING"] or (counts["PENDING"] and counts["COMPLETED"]):
+    if counts[JobState.RUNNING] or (counts[JobState.PENDING] and counts[JobState.COMPLETED]):
         return "running"
-    if counts["PENDING"]:
+    if counts[JobState.PENDING]:
         return "waiting"
-    for state, word in (("FAILED", "failed"), ("TIMEOUT", "failed"), ("CANCELLED", "cancelled"),
-                        ("BLOCKED", "blocked")):
+    for state, stage in ((JobState.FAILED, "failed"), (JobState.TIMEOUT, "failed"),
+                         (JobState.OUT_OF_MEMORY, "failed"), (JobState.CANCELLED, "cancelled"),
+                         (JobState.BLOCKED, "blocked")):
         if counts[state]:
-            return word
+            return stage
     return "done"
 
 
-def _advance(
-    workspace: Path, record: RunRecord, step: StepRecord, counts: Counter[str]
-) -> tuple[float, str]:
-    """How far a step is (0 to 1), and the words of its task that is furthest in its work."""
+def _advance(workspace: Path, record: RunRecord, step: StepRecord) -> tuple[float, str]:
+    """The fraction of a step that is done, and a description of its first running task."""
     finished = artifacts.finished(Path(step.artifact))
     marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
-    partial, words = 0.0, ""
+    partial, text = 0.0, ""
     for index, mark in sorted(marks.items()):
         if index in finished or mark.progress is None or mark.exit_code is not None:
             continue
         done, total = mark.progress.get("done") or 0, mark.progress.get("total")
         partial += min(done / total, 1.0) if total else 0.0
-        words = words or describe_progress(mark.progress)
+        text = text or describe_progress(mark.progress)
     if step.tasks > 1:
-        words = f"{len(finished)}/{step.tasks} tasks" + (f", {words}" if words else "")
-    return min((len(finished) + partial) / max(step.tasks, 1), 1.0), words
+        text = f"{len(finished)}/{step.tasks} tasks" + (f", {text}" if text else "")
+    return min((len(finished) + partial) / max(step.tasks, 1), 1.0), text
 
 
 def _error_line(workspace: Path, record: RunRecord, step: StepRecord) -> str:
+    """The message of the error of a failed step, or where to find it."""
     marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
     for _, mark in sorted(marks.items()):
         if mark.error:

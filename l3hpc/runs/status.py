@@ -45,7 +45,7 @@ class StepStatus:
         ``waiting`` (for earlier steps), ``queued``, ``running``, ``requeued``, ``done``,
         ``reused``, ``failed``, ``blocked``, ``lost``, ``cancelled`` or ``planned`` (not submitted).
     done, tasks : int
-        Finished tasks, and all tasks.
+        Numbers of finished tasks and of all tasks.
     elapsed_s : float or None
         How long it has been running, or ran, seconds.
     detail : str
@@ -104,7 +104,7 @@ class RunStatus:
     next : str or None
         The command that helps, if any.
     notes : list of str
-        What Slurm did not respond to, and why a run was refused.
+        What could not be determined, and why a run was refused.
     damaged : list of str
         Files of the run that cannot be used, each with what is wrong. Everything else was
         determined without them.
@@ -317,10 +317,8 @@ def held_message(step: str, jobs: Sequence[str]) -> str:
 
     Parameters
     ----------
-    step
-        Name of the step.
-    jobs
-        Ids of its held jobs.
+    step, jobs
+        Name of the step and ids of its held jobs.
     """
     more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
     return (f"job {jobs[0]}{more} of {step} is held by an administrator: ask your site to release "
@@ -384,7 +382,7 @@ def _describe_done(status: StepStatus, step: StepRecord) -> None:
     reused = step.state is not StepState.SUBMITTED
     status.state = StepState.REUSED if reused else StepState.DONE
     summary = artifacts.summary(step.artifact)
-    status.elapsed_s = None if reused else _elapsed(step.artifact, summary)
+    status.elapsed_s = None if reused else artifacts.wall_clock_s(Path(step.artifact), summary)
     status.detail = str(summary.get("text") or (step.artifact[-16:] if reused else ""))
 
 
@@ -485,20 +483,6 @@ def _point_to_log(
             status.last_words = [*status.last_words[-2:], (
                 "if it needs more memory: " + command_line(
                     "resume", record.run, "--set", f"{status.name}.mem={2 * memory}MB"))]
-
-
-def _elapsed(artifact: str, summary: dict[str, Any]) -> float | None:
-    """Wall-clock seconds from the start of the first task to the end of the last one."""
-    try:
-        if not summary:
-            results = artifacts.results(Path(artifact))
-            summary = {"started": min(result["started"] for result in results),
-                       "finished": max(result["finished"] for result in results)}
-        return float(summary["finished"] - summary["started"])
-    except InputError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError):
-        return None
 
 
 def _run_state(record: RunRecord, steps: list[StepStatus]) -> RunState:

@@ -28,6 +28,7 @@ from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.runs.submit_jobs import arrays_of, submit_steps, write_scripts
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import Scheduler
+from l3hpc.schedulers.step_arrays import JobArray, supports_step_arrays
 from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.lease import Lease
@@ -152,7 +153,7 @@ def render_scripts(plan: Plan, steps: Sequence[PlannedStep],
             for step in steps if step.missing}
 
 
-def step_arrays(plan: Plan) -> list[scripts.JobArray]:
+def planned_arrays(plan: Plan) -> list[JobArray]:
     """Return the steps of a sweep that would be submitted together now.
 
     Parameters
@@ -160,7 +161,7 @@ def step_arrays(plan: Plan) -> list[scripts.JobArray]:
     plan
         The plan of the run.
     """
-    if not scripts.supports_step_arrays(plan):
+    if not supports_step_arrays(plan):
         return []
     steps, elsewhere = in_order(plan.steps), computed_elsewhere(plan)
     texts = render_scripts(plan, steps, elsewhere)

@@ -21,7 +21,7 @@ from l3hpc.io.files import write_text
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
-from l3hpc.schedulers import requeue_policy, scripts
+from l3hpc.schedulers import requeue_policy, scripts, step_arrays
 from l3hpc.schedulers.base import (
     Call,
     DependencyGoneError,
@@ -71,7 +71,7 @@ class _Submission:
         own = [attempt.cluster for entry in self.record.steps for attempt in entry.attempts]
         return own[-1] if own else None
 
-    def array(self, array: scripts.JobArray) -> None:
+    def array(self, array: step_arrays.JobArray) -> None:
         """Submit several steps as one array, with one task for each."""
         write_text(array.script, array.text, durable=False)
         calls = [_call(self.plan.step_folder(name), 0, index)
@@ -218,7 +218,7 @@ def _refusal(now: _Submission, step: PlannedStep, error: L3hpcError, before: Run
 def arrays_of(
     plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, waiting: Collection[str],
     elsewhere: Mapping[str, Collection[int]],
-) -> list[scripts.JobArray]:
+) -> list[step_arrays.JobArray]:
     """Group the steps of a sweep that are submitted together.
 
     A step whose tasks another run computes is submitted alone.
@@ -237,7 +237,7 @@ def arrays_of(
         As from ``dependencies.computed_elsewhere``.
     """
     alone = [step for step in steps if not elsewhere.get(step.name)]
-    return scripts.group_steps(plan, alone, texts, waiting)
+    return step_arrays.group_steps(plan, alone, texts, waiting)
 
 
 def _call(folder: StepFolder, task: int, index: int) -> Call:

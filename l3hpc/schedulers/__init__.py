@@ -1,7 +1,7 @@
-"""Where jobs run: ``slurm`` (a cluster) or ``local`` (this machine), from the same script.
+"""Where jobs run: ``slurm`` (a cluster) or ``local`` (this machine), with the same scripts.
 
-``of`` gives the scheduler of a profile, ``of_record`` that of a run. Another one is added with
-``register``; see ``base.Scheduler`` for what it has to do.
+``of`` returns the scheduler of a profile, and ``of_record`` that of a run. ``register`` adds
+another one; ``base.Scheduler`` describes what it has to do.
 """
 
 from __future__ import annotations
@@ -41,27 +41,56 @@ def register(name: str, capabilities: Capabilities, factory: Factory) -> None:
 
     Parameters
     ----------
-    name : str
-    capabilities : Capabilities
-    factory : callable
-        Makes it of a workspace and, where jobs are to be submitted, a profile.
+    name
+        Its name.
+    capabilities
+        What it can do.
+    factory
+        Creates it from a workspace and a profile; the profile is None if no jobs will be submitted.
     """
     known.KNOWN[name] = capabilities
     _FACTORIES[name] = factory
 
 
 def of(profile: ClusterProfile, workspace: Path) -> Scheduler:
-    """The scheduler that runs the jobs of a cluster profile."""
+    """Return the scheduler of a cluster profile.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    workspace
+        The workspace folder.
+    """
     return _FACTORIES[profile.executor](Path(workspace), profile)
 
 
 def of_record(workspace: Path, record: RunRecord) -> Scheduler:
-    """The scheduler that has the jobs of a run; an ``InputError`` for one not known here."""
+    """Return the scheduler that has the jobs of a run.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+
+    Raises
+    ------
+    InputError
+        If there is no such scheduler.
+    """
     known.of(record.executor)
     return _FACTORIES[record.executor](Path(workspace), None)
 
 
 def starting(scheduler: Scheduler) -> Starts:
-    """A scheduler whose jobs are started by us (``capabilities.runner``)."""
+    """Return a scheduler with ``capabilities.runner`` as one that starts its jobs itself.
+
+    Parameters
+    ----------
+    scheduler
+        The scheduler.
+    """
     assert scheduler.capabilities.runner
     return cast("Starts", scheduler)

@@ -1,11 +1,15 @@
-"""How much more a task may ask for, and how often. Pure: what happened in, a decision out."""
+"""The requeue policy: how often a task may be requeued, and how much more it may then request.
+
+``read`` finds the policy of a step, and ``decide`` applies it: what happened goes in, and a
+decision comes out.
+"""
 
 from __future__ import annotations
 
 import math
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from l3hpc.pipelines.planned import PlannedStep
 
 HELPER_MB = 100
-WARNED = 128 + signal.SIGUSR2  # exit code of a process that the warning before the limit ended
+WARNED = 128 + signal.SIGUSR2  # exit code of a process ended by the warning before the limit
 MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
 
 
@@ -44,14 +48,26 @@ class _File(TypedDict):
 
 @dataclass(frozen=True)
 class Policy:
-    """What ``heal.json`` in a step's folder says.
+    """The content of ``heal.json`` in the folder of a step.
 
-    memory, time, nodes: how often a task may go back for want of memory (each time ``factor``
-    times as much), at its time limit, and off a node that failed. mem_mb, time_min: the first
-    request. mem_cap_mb, time_cap_min: what the site allows (None: no cap is known). continues: the
-    step goes on at its last checkpoint, so its time limit stays as it is. helper, helper_memory:
-    sbatch's words for the tiny job that asks for more; the latter are none on a site where jobs may
-    not ask for memory.
+    Attributes
+    ----------
+    memory, time, nodes : int
+        How often a task may be requeued for want of memory, at its time limit, and because its node
+        failed.
+    factor : float
+        How many times as much memory or time it requests after each requeue.
+    mem_mb, time_min : int
+        The first request, MiB and minutes.
+    mem_cap_mb, time_cap_min : int or None
+        The limits of the site (None: unknown).
+    continues : bool
+        Whether the step resumes from its last checkpoint, so that its time limit stays the same.
+    helper, helper_memory : tuple of str
+        Options of sbatch for the helper job that changes a request; the latter are none on a site
+        where jobs may not request memory.
+    python : str
+        The Python of the jobs.
     """
 
     memory: int = 3
@@ -68,16 +84,25 @@ class Policy:
     python: str = "python3"
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the policy as JSON values."""
         return {"schema": 1, **asdict(self), "helper": list(self.helper),
                 "helper_memory": list(self.helper_memory)}
 
 
 def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
-    """The policy of a planned step on a cluster: the pipeline's counts, the profile's caps."""
-    over = profile.at(step.kind)
+    """Return the policy of a planned step: the counts of the pipeline, and the limits of the
+    profile.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    step
+        The planned step.
+    """
+    overrides = profile.at(step.kind)
     helper = [f"--{name}={value}" for name in ("account", "partition", "qos", "reservation")
-              if (value := getattr(over, name, None) or getattr(profile, name))]
+              if (value := getattr(overrides, name, None) or getattr(profile, name))]
     return Policy(**step.healing.model_dump(), mem_mb=step.resources.mem_mb,
                   time_min=step.resources.time_min, mem_cap_mb=_most_memory(profile),
                   time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,
@@ -88,41 +113,56 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
 
 
 def _most_memory(profile: ClusterProfile) -> int | None:
-    known = [profile.limits.mem] if profile.limits.mem else []
+    limits = [profile.limits.mem] if profile.limits.mem else []
     if not profile.capabilities.remote:
-        known.append(profile.slot_mem_mb())
-    return min(known, default=None)
+        limits.append(profile.slot_mem_mb())
+    return min(limits, default=None)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """again: whether the task goes back to the queue. mem_mb, time_min: what it then asks for
-    (None: as before). exclude: a node to stay away from. words: what ``status`` says of it."""
+    """What happens to a task.
+
+    Attributes
+    ----------
+    again : bool
+        Whether it is requeued.
+    words : str
+        The description that ``status`` shows.
+    mem_mb, time_min : int or None
+        What it then requests, MiB and minutes (None: as before).
+    exclude : str or None
+        A node to avoid.
+    """
 
     again: bool
     words: str
     mem_mb: int | None = None
     time_min: int | None = None
     exclude: str | None = None
-    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(folder: Path | StepFolder) -> Policy:
-    """The policy in a step's folder of a run.
+    """Read the policy of a step.
 
-    One that is missing or damaged (by a power failure, say) is made again from the run's record:
-    the usual counts, and the request of the step. Where there is no record, nothing is healed.
+    A policy that is missing or damaged (by a power failure, say) is restored from the record of the
+    run: the default counts, and the request of the step. Without a record nothing is requeued.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
     """
     names = Policy.__dataclass_fields__
     step = StepFolder(folder)
     try:
-        value = read_json(step.requeue_policy, own=True)  # it names a program to run
-        known = check_mapping(_File, value, "policy")
-        known = {key: item for key, item in known.items() if key in names}
+        value = read_json(step.requeue_policy, own=True)  # it names a program that is run
+        fields = check_mapping(_File, value, "policy")
+        fields = {key: item for key, item in fields.items() if key in names}
         for key in ("helper", "helper_memory"):
-            if key in known:
-                known[key] = tuple(known[key])
-        return Policy(**known)
+            if key in fields:
+                fields[key] = tuple(fields[key])
+        return Policy(**fields)
     except FileNotFoundError:
         return _from_record(step)
     except (OSError, InputError) as error:
@@ -135,15 +175,28 @@ def read(folder: Path | StepFolder) -> Policy:
 def _from_record(folder: StepFolder) -> Policy:
     try:
         steps = read_json(folder.run.record)["steps"]
-        [wanted] = [step["resources"] for step in steps
-                    if step["name"] == folder.name and step["state"] == StepState.SUBMITTED]
-        return Policy(mem_mb=int(wanted["mem_mb"]), time_min=int(wanted["time_min"]))
+        [resources] = [step["resources"] for step in steps
+                       if step["name"] == folder.name and step["state"] == StepState.SUBMITTED]
+        return Policy(mem_mb=int(resources["mem_mb"]), time_min=int(resources["time_min"]))
     except (OSError, InputError, ValueError, TypeError, KeyError):
         return Policy(memory=0, time=0, nodes=0)
 
 
 def granted_resources(policy: Policy, requeues: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """(MiB, minutes) that the task asks for now, after what healed before."""
+    """Return what a task requests now, after its requeues.
+
+    Parameters
+    ----------
+    policy
+        The policy of its step.
+    requeues
+        Its requeues, from the markers.
+
+    Returns
+    -------
+    tuple of int
+        MiB and minutes.
+    """
     mem, time = policy.mem_mb, policy.time_min
     for entry in requeues:
         mem, time = entry.get("mem_mb") or mem, entry.get("time_min") or time
@@ -152,7 +205,19 @@ def granted_resources(policy: Policy, requeues: Sequence[Mapping[str, Any]]) -> 
 
 def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
            node: str = "") -> Decision:
-    """What to do with a task that met ``cause``, after the ``requeues`` it has seen."""
+    """Decide what happens to a task.
+
+    Parameters
+    ----------
+    policy
+        The policy of its step.
+    cause
+        What happened: ``MEMORY``, ``TIME``, ``NODE`` or ``PREEMPTED``.
+    requeues
+        Its requeues so far, from the markers.
+    node
+        The node that failed, for ``NODE``.
+    """
     before = sum(entry.get("reason") == cause for entry in requeues)
     mem, time = granted_resources(policy, requeues)
     if cause == PREEMPTED:
@@ -174,7 +239,8 @@ def _escalate(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
     new = math.ceil(now * policy.factor)
     if cap is not None:
         new = min(new, cap)
-    if new <= now and cause == TIME:  # every step goes on with the part that is not done yet
+    # even without a longer limit it is worthwhile: every step continues with what is not done yet
+    if new <= now and cause == TIME:
         return Decision(True, TIME)
     if new <= now:
         return Decision(False, _give_up_reason(policy, cause, requeues, ", the profile's cap"))

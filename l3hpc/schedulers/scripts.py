@@ -1,21 +1,13 @@
-"""The text of a job script: what ``l3hpc render`` prints is byte for byte what runs.
+"""The scripts of jobs: what ``l3hpc render`` prints is byte for byte what runs.
 
-Pure: a plan and templates in, text out; neither Slurm nor submitit is needed. A template is looked
-up by step name, then by kind, in the working folder's ``templates/`` and then in ours;
-``default/NAME`` always means ours. Every value is quoted or checked: a template that prints text
-without ``| q`` is refused if that text could mean anything to the shell.
+Rendering is pure: a plan and templates in, text out; neither Slurm nor submitit is needed. A
+template is looked up by the name of the step, then by its kind, in ``templates/`` of the working
+folder and then in ours; ``default/NAME`` always means ours. Every value is quoted or checked: a
+template that prints text without ``| q`` is refused if that text could mean anything to the shell.
 
-Steps of a sweep that go to Slurm as one job array, each of its tasks one step.
-
-Together go the steps of one kind that ask for the same and wait for the same jobs: the trainings of
-``--grid train.learning_rate=…``, say. A step that waits for a parent of its own stays a job of its
-own, so that no combination waits for the slowest of another. Task n of job A is the job ``A_n`` of
-its step, whose script it runs as it is; in records, status and dependencies it is a job like any.
-
-What a job finds when it starts: its pickled call and its script, beside its logs.
-
-submitit's names and its ``DelayedSubmission``, so that its entry point finds the call, counts the
-time-outs and asks for a checkpoint.
+``submit_with_pickles`` writes what a job looks for when it starts: its pickled call and its script,
+beside its logs, under submitit's names and with its ``DelayedSubmission``, so that submitit's entry
+point finds the call, counts the time-outs and requests a checkpoint.
 """
 
 from __future__ import annotations
@@ -46,35 +38,52 @@ if TYPE_CHECKING:
 
 SIGNAL_DELAY_S = 90
 MAX_DIRECTIVE = 1024
-SRUN = ("srun", "--export=ALL", "--nodes=1", "--ntasks=1", "--unbuffered")  # so memory is counted
+# a step of srun, so that Slurm accounts for its memory
+SRUN = ("srun", "--export=ALL", "--nodes=1", "--ntasks=1", "--unbuffered")
 CONTEXT = (  # what a template may use
     "command", "container", "directives", "env", "folder", "heal", "kind", "logs",
     "markers", "offset", "params", "pipeline", "profile", "python", "resources", "run",
     "setup", "shared", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
-DEFAULT_ARRAY_LIMIT = 1000  # MaxArraySize unless a site says otherwise
-_OWN = ("job-name", "output", "error", "array")
 _ARRAY = re.compile(r"^#SBATCH\s+--array[= ]", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one script runs: these tasks of a step. offset: what is added to the array's indices,
-    because a site's MaxArraySize caps the index."""
+    """The tasks that one script runs.
+
+    Attributes
+    ----------
+    offset : int
+        Task index minus array index: a site's MaxArraySize limits the array index.
+    tasks : tuple of int
+        Indices of the tasks.
+    """
 
     offset: int
     tasks: tuple[int, ...]
 
     def split(self, apart: Collection[int]) -> list[Part]:
-        """Two of them, or one: first the tasks that are not among these."""
+        """Split off some tasks.
+
+        Parameters
+        ----------
+        apart
+            Indices of the tasks.
+
+        Returns
+        -------
+        list of Part
+            The other tasks first, then these; without empty parts.
+        """
         both = ([task for task in self.tasks if task not in apart],
                 [task for task in self.tasks if task in apart])
         return [Part(self.offset, tuple(tasks)) for tasks in both if tasks]
 
     @property
     def indices(self) -> list[int]:
-        """The tasks' indices in the array."""
+        """The array indices of the tasks."""
         return [task - self.offset for task in self.tasks]
 
 
@@ -82,7 +91,15 @@ Texts = Mapping[str, Sequence[tuple[Part, str]]]  # step → its scripts
 
 
 def parts(plan: Plan, step: PlannedStep) -> list[Part]:
-    """The missing tasks of a step, split where the profile's ``limits.array`` demands it."""
+    """Divide the missing tasks of a step into arrays, as ``limits.array`` of the profile requires.
+
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    step
+        The step.
+    """
     tasks = step.missing or tuple(range(step.tasks))
     most = plan.profile.limits.array or max(step.tasks, 1)
     return [Part(offset, chosen) for offset in range(0, step.tasks, most)
@@ -91,11 +108,23 @@ def parts(plan: Plan, step: PlannedStep) -> list[Part]:
 
 def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
            templates: Sequence[Path] | None = None) -> str:
-    """The script of one step of a plan (one job, or an array of exactly the missing tasks).
+    """Render the script of one step (one job, or an array of exactly the missing tasks).
 
-    part: which of ``parts`` (default: the first). templates: folders in which templates are looked
-    up (default: see ``assets``). Raises ``InputError`` for values that cannot stand in a script and
-    for faults in a template.
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    step
+        The step, or its name.
+    part
+        Which of ``parts``; None: the first.
+    templates
+        Folders in which templates are looked up; None: see ``config.sources``.
+
+    Raises
+    ------
+    InputError
+        For a value that cannot stand in a script, and for a fault in a template.
     """
     import jinja2
 
@@ -119,24 +148,61 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
 
 
 def render_template(name: str, context: Mapping[str, Any]) -> str:
-    """A template that belongs to no step, filled in."""
+    """Render a template that belongs to no step.
+
+    Parameters
+    ----------
+    name
+        File name of the template.
+    context
+        The values that it may use.
+    """
     environment = _environment(tuple(folder.absolute() for folder in sources.template_folders()))
     text = environment.get_template(name).render(context)
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
 def quoted(value: Any) -> Markup:
-    """The ``q`` filter: a value as one word of shell. Control characters are refused."""
+    """Quote a value as one word of shell (the filter ``q``).
+
+    Parameters
+    ----------
+    value
+        The value.
+
+    Raises
+    ------
+    InputError
+        If it contains control characters, or is too long.
+    """
     from markupsafe import Markup
 
     text = str(value)
     if len(text) > 16_384:
-        raise InputError(f"{text[:40]!r}… has {len(text):,} characters; a script takes 16,384")
+        raise InputError(f"{text[:40]!r}… has {len(text):,} characters; at most 16,384 are allowed")
     return Markup(shlex.quote(plain(text)))
 
 
 def directive(name: str, value: str | int | None = None) -> str:
-    """One ``#SBATCH`` line; a value that Slurm cannot read is an ``InputError``."""
+    """Format one ``#SBATCH`` line.
+
+    Parameters
+    ----------
+    name
+        Name of the option.
+    value
+        Its value; None: it has none.
+
+    Raises
+    ------
+    InputError
+        If Slurm cannot read the value.
+
+    Examples
+    --------
+    >>> directive("mem", "2048M"), directive("requeue")
+    ('#SBATCH --mem=2048M', '#SBATCH --requeue')
+    """
     if value is None:
         return f"#SBATCH --{name}"
     text = plain(str(value))
@@ -150,7 +216,20 @@ def directive(name: str, value: str | int | None = None) -> str:
 
 
 def array_spec(tasks: Sequence[int], parallel: int | None = None) -> str:
-    """``0-3,7%2`` for tasks 0, 1, 2, 3 and 7, two of them at once."""
+    """Format array indices.
+
+    Parameters
+    ----------
+    tasks
+        The indices.
+    parallel
+        How many may run at once; None: all.
+
+    Examples
+    --------
+    >>> array_spec([0, 1, 2, 3, 7], 2)
+    '0-3,7%2'
+    """
     parts: list[str] = []
     ordered = sorted(tasks)
     first = 0
@@ -163,32 +242,44 @@ def array_spec(tasks: Sequence[int], parallel: int | None = None) -> str:
 
 
 def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[str]:
-    """The ``#SBATCH`` lines of a step. The dependency is not among them: it is given to sbatch."""
+    """Return the ``#SBATCH`` lines of a step.
+
+    The dependency is not among them: it is given to sbatch.
+
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    step
+        The step.
+    part
+        Which of ``parts``; None: the first.
+    """
     profile: ClusterProfile = plan.profile
-    over = profile.at(step.kind)
-    wanted = step.resources
+    overrides = profile.at(step.kind)
+    resources = step.resources
     logs = str(plan.step_folder(step.name).logs).replace("%", "%%")
     is_array = step.tasks > 1
     stem = "%A_%a_0_log" if is_array else "%j_0_log"
     lines = [directive("job-name", f"l3-{plan.run}-{step.name}")]
     for name in ("account", "partition", "qos", "constraint", "reservation", "wckey", "exclude"):
-        value = getattr(over, name, None) or getattr(profile, name)
+        value = getattr(overrides, name, None) or getattr(profile, name)
         if value:
             lines.append(directive(name, value))
     lines += [directive("nodes", 1), directive("ntasks", 1),
-              directive("cpus-per-task", wanted.cpus)]
+              directive("cpus-per-task", resources.cpus)]
     if profile.memory_request == "mem":
-        lines.append(directive("mem", f"{wanted.mem_mb}M"))
+        lines.append(directive("mem", f"{resources.mem_mb}M"))
     elif profile.memory_request == "mem-per-cpu":
-        lines.append(directive("mem-per-cpu", f"{-(-wanted.mem_mb // wanted.cpus)}M"))
-    if wanted.gpus and profile.gpu_request != "none":
-        kind = over.gpu_type or profile.gpu_type
-        amount = f"{kind}:{wanted.gpus}" if kind else str(wanted.gpus)
+        lines.append(directive("mem-per-cpu", f"{-(-resources.mem_mb // resources.cpus)}M"))
+    if resources.gpus and profile.gpu_request != "none":
+        gpu_type = overrides.gpu_type or profile.gpu_type
+        amount = f"{gpu_type}:{resources.gpus}" if gpu_type else str(resources.gpus)
         if profile.gpu_request == "gres":
             lines.append(directive("gres", f"gpu:{amount}"))
         else:
             lines.append(directive("gpus-per-node", amount))
-    lines.append(directive("time", slurm_time(wanted.time_min)))
+    lines.append(directive("time", slurm_time(resources.time_min)))
     if is_array:
         lines.append(directive("array", array_spec((part or parts(plan, step)[0]).indices,
                                                    profile.array_parallelism)))
@@ -202,7 +293,8 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
 
 
 def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
-    """What a template may use. ``directives``, ``setup`` and ``command`` are ready shell text."""
+    """The values that a template may use. ``directives``, ``setup`` and ``command`` are shell text.
+    """
     from markupsafe import Markup
 
     profile: ClusterProfile = plan.profile
@@ -227,13 +319,13 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
 
 
 def _requeues(plan: Plan) -> bool:
-    """On Slurm the script decides about requeues; on this machine the runner does."""
+    """Whether the script decides about requeues (as on Slurm; on this machine the runner does)."""
     return not plan.profile.capabilities.runner
 
 
 @functools.cache
 def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
-    """One for all scripts of a submission: a template is compiled once."""
+    """One environment for all scripts of a submission, so that a template is compiled once."""
     import jinja2
 
     delivered = sources.defaults_folder() / "templates"
@@ -250,7 +342,7 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
 
 
 def _refuse_unquoted(value: Any) -> Any:
-    """Refuse what a template prints unquoted, unless it is plainly harmless."""
+    """Refuse text that a template prints unquoted, unless it is harmless."""
     import jinja2
     from markupsafe import Markup
 
@@ -271,99 +363,51 @@ def _step_of(plan: Plan, step: PlannedStep | str) -> PlannedStep:
     for planned in plan.steps:
         if planned.name == step:
             return planned
-    raise InputError(f"this plan has no step {step!r}",
+    raise InputError(f"the plan has no step {step!r}",
                      allowed=nearest(step, [planned.name for planned in plan.steps]))
 
 
 def _template_location(error: Exception, default: str) -> str:
     trace = error.__traceback__
-    place = default
+    location = default
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
         if name.endswith(".j2"):
-            place = f"{name}:{trace.tb_lineno}"
+            location = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return place
-
-
-@dataclass(frozen=True)
-class JobArray:
-    """steps: in the order of the array's indices. script: where its text is to be written."""
-
-    steps: tuple[PlannedStep, ...]
-    script: Path
-    text: str
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the steps."""
-        return [step.name for step in self.steps]
-
-
-def supports_step_arrays(plan: Plan) -> bool:
-    """Whether a plan can have any: a sweep, where the scheduler takes them."""
-    return "grid" in plan.options and plan.profile.capabilities.step_arrays
-
-
-def group_steps(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting: Collection[str]
-         ) -> list[JobArray]:
-    """What of ``steps`` goes together; nothing where these do not ``apply``.
-
-    texts: step → its scripts. waiting: names of the steps whose jobs have to be waited for.
-    """
-    if not supports_step_arrays(plan):
-        return []
-    groups: dict[tuple, list[PlannedStep]] = {}
-    for step in steps:
-        if step.tasks == 1 and step.name in texts:
-            [(_, text)] = texts[step.name]
-            alike = (step.kind, tuple(_header(text)), frozenset({*step.needs} & {*waiting}),
-                     step.waits_for)
-            groups.setdefault(alike, []).append(step)
-    most = plan.profile.limits.array or DEFAULT_ARRAY_LIMIT
-    found = []
-    for members in groups.values():
-        for first in range(0, len(members), most):
-            together = tuple(members[first:first + most])
-            if len(together) > 1:
-                found.append(JobArray(
-                    together, plan.step_folder(together[0].name).array_script,
-                    _array_text(plan, together, texts[together[0].name][0][1])))
-    return found
-
-
-def _header(text: str) -> list[str]:
-    """The script's ``#SBATCH`` lines, without those that name the step."""
-    lines = (line for line in text.splitlines() if line.startswith("#SBATCH"))
-    return [line for line in lines
-            if line.removeprefix("#SBATCH --").partition("=")[0] not in _OWN]
-
-
-def _array_text(plan: Plan, steps: Sequence[PlannedStep], first: str) -> str:
-    from markupsafe import Markup
-
-    header = [
-        directive("job-name", f"l3-{plan.run}-{steps[0].kind}"), *_header(first),
-        directive("array", array_spec(range(len(steps)),
-                                                    plan.profile.array_parallelism)),
-        directive("output", "/dev/null"), directive("error", "/dev/null")]
-    return render_template("job-array.sbatch.j2", {
-        "directives": [Markup(line) for line in header],
-        "folders": [str(plan.step_folder(step.name)) for step in steps]})
+    return location
 
 
 def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> JobId:
-    """Pickle first, submit once, rename the pickles to the ids that the jobs will look for.
+    """Submit a script once, and store the calls under the ids that its jobs will look for.
 
-    Of an array these keep our own indices (``3,7-9``): ``<id>_<index>_submitted.pkl``. The script
-    is kept under the id as well.
+    The calls are pickled before the submission and renamed after it. For an array the names contain
+    our own indices (``3,7-9``): ``<id>_<index>_submitted.pkl``. The script is kept under the id as
+    well.
+
+    Parameters
+    ----------
+    request
+        The script and its calls.
+    submit
+        Submits the script.
+
+    Returns
+    -------
+    JobId
+        What ``submit`` returned.
+
+    Raises
+    ------
+    ClusterError
+        If the script is not an array but has several tasks.
     """
     if not request.calls:
         return submit()
     is_array = bool(_ARRAY.search(request.script.read_text(encoding="utf-8")))
     if not is_array and len(request.calls) != 1:
-        raise ClusterError(f"the script is not an array, but {len(request.calls)} tasks are to be "
-                           "submitted", hint="its template has lost the --array line")
+        raise ClusterError(f"the script is not an array, but has {len(request.calls)} tasks",
+                           hint="The --array line is missing from its template.")
     pickles = _pickled(request)
     try:
         job = submit()
@@ -374,22 +418,22 @@ def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> Job
     kept = StepFolder(request.script.parent).submitted_script(job.id)
     kept.unlink(missing_ok=True)
     share_file(request.script, kept)
-    for one, pickle in zip(request.calls, pickles, strict=True):
-        name = f"{job.id}_{one.index}" if is_array else job.id
-        pickle.rename(one.folder / f"{name}_submitted.pkl")
+    for call, pickle in zip(request.calls, pickles, strict=True):
+        name = f"{job.id}_{call.index}" if is_array else job.id
+        pickle.rename(call.folder / f"{name}_submitted.pkl")
     return job
 
 
 def _pickled(request: JobRequest) -> list[Path]:
-    """One file for each call, under a name that nobody looks for."""
+    """One file per call, under a name that nobody looks for."""
     DelayedSubmission = import_submitit().DelayedSubmission
     assert request.step is not None
     pickles = []
-    for one in request.calls:
-        delayed = DelayedSubmission(one.work)
-        # it tells a time-out from a preemption by the true limit
+    for call in request.calls:
+        delayed = DelayedSubmission(call.work)
+        # by the real limit, submitit distinguishes a time-out from a preemption
         delayed.set_timeout(request.step.resources.time_min, request.max_timeouts)
-        pickles.append(one.folder / f".{uuid.uuid4().hex}.pkl")
+        pickles.append(call.folder / f".{uuid.uuid4().hex}.pkl")
         delayed.dump(pickles[-1])
     return pickles
 

@@ -1,1 +1,1 @@
-"""What runs inside a job: one task of one step, from a frozen config to a finished folder."""
+"""What runs inside a job: one task of a step, and the decision whether it is requeued."""

@@ -1,10 +1,8 @@
-"""One task of one step at work, inside a job or by hand: from a frozen config to a finished folder.
+"""One task of one step inside a job, from a frozen config to a finished folder.
 
-``run_task`` repeats exactly what ``config.json`` says. Inside a job submitit calls it through
-``TaskCall`` (a tiny picklable object: a path and a number), whose ``checkpoint`` lets submitit send
-the task back to the queue at the time limit or on preemption.
-
-A step run by hand: typed parameters and inputs from a person, files into a folder of choice.
+``run_task`` repeats exactly what ``config.json`` says. In a job, submitit calls it through
+``TaskCall`` (a tiny picklable object: a path and an index), whose ``checkpoint`` decides at the
+time limit or on preemption whether the task is requeued.
 """
 
 from __future__ import annotations
@@ -19,10 +17,8 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 import traceback
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,13 +30,12 @@ import l3hpc.steps
 from l3hpc._version import __version__
 from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
-from l3hpc.console.progress import LogProgress, Progress, StateProgress, default_progress
-from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.console.progress import LogProgress, Progress, StateProgress
+from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import (
     RESULT,
     atomic_folder,
     digest_file,
-    is_task_folder,
     read_json,
     read_own_file,
     write_json,
@@ -58,10 +53,32 @@ PACKAGES = ("numpy", "scipy", "h5py", "tensorflow", "tensorflow-cpu", "keras", "
             "soundfile", "soxr", "umap-learn", "ncnn", "openvino")
 WAIT_S = 2.0
 TAIL_LINES = 12
+# exit codes of a task that is requeued: submitit's, and the two of this package's scripts
+_REQUEUE_CODES = (-1, 85, 255)
 
 
 class Frozen(TypedDict):
-    """What ``config.json`` holds."""
+    """What ``config.json`` holds.
+
+    Attributes
+    ----------
+    name, step : str
+        Name in the pipeline, and which step it is.
+    params : dict
+        Parameters as JSON values.
+    inputs : dict
+        Input → its folder.
+    artifact : str
+        Folder of the artifact.
+    shards : list of dict
+        What each task works on.
+    run : str
+        Name of the run.
+    labels : dict
+        What only the ledger needs.
+    fingerprint : str
+        16 hex digits.
+    """
 
     name: str
     step: str
@@ -75,21 +92,32 @@ class Frozen(TypedDict):
 
 
 class TaskCall:
-    """What submitit pickles for one task: nothing but where its config is and which task it is."""
+    """What submitit pickles for one task. Its name and fields are in the pickles of queued jobs.
+
+    Parameters
+    ----------
+    config_path
+        The frozen config.
+    index
+        Index of the task.
+    """
 
     def __init__(self, config_path: str, index: int) -> None:
         self.config_path, self.index = config_path, index
 
     def __call__(self) -> dict[str, Any]:
-        """Run the task. An error that a person can act on ends the job with its short message and
-        its exit code; anything else keeps its traceback in the log."""
+        """Run the task.
+
+        An error of this package ends the job with its message and its exit code; anything else
+        keeps its traceback in the log.
+        """
         terminal.install_safe_output()
-        if os.environ.get("L3HPC_LOCAL"):  # submitit ignores TERM, which Slurm backs with a KILL
-            signal.signal(signal.SIGTERM, _stop)
-        else:  # preemption or scancel: KILL follows after a while
-            signal.signal(signal.SIGTERM, _keep)
+        # submitit ignores TERM. On Slurm a KILL follows it, so there is time for a checkpoint only.
+        on_term = _stop if os.environ.get("L3HPC_LOCAL") else _save_checkpoint
+        signal.signal(signal.SIGTERM, on_term)
         try:
-            read_own_file(Path(self.config_path))  # it says which folders are written and removed
+            # the config decides which folders are written and removed, so it has to be ours
+            read_own_file(Path(self.config_path))
             return run_task(Path(self.config_path), self.index)
         except L3hpcError as error:
             for number, line in enumerate(str(error).splitlines()):
@@ -98,23 +126,36 @@ class TaskCall:
             raise SystemExit(error.exit_code) from None
 
     def checkpoint(self) -> Any:
-        """submitit asks before it sends the task back to the queue. The script does that, or on
-        this machine the runner: here is perhaps a container without Slurm's commands."""
-        _keep()
+        """Save a checkpoint, and decide what submitit does at the time limit or on preemption.
+
+        The script requeues the job, or on ``local`` the runner: here may be a container without
+        Slurm's commands.
+
+        Returns
+        -------
+        DelayedSubmission or None
+            What submitit is to requeue (only for scripts of early versions).
+
+        Raises
+        ------
+        SystemExit
+            With the exit code by which the script or the runner requeues the job.
+        """
+        _save_checkpoint()
         folder = Path(self.config_path).parent
         if os.environ.get("L3HPC_LOCAL"):
             from l3hpc.schedulers.local import runner
             from l3hpc.schedulers.requeue_policy import TIME
 
-            found = runner.policy_decision(folder, self.index, TIME)
-            runner.note_requeue(folder, self.index, TIME, found)
+            decision = runner.policy_decision(folder, self.index, TIME)
+            runner.note_requeue(folder, self.index, TIME, decision)
             raise SystemExit(runner.REQUEUE)
         from l3hpc.schedulers import requeue_policy
         from l3hpc.worker import requeue
 
         if os.environ.get("L3HPC_REQUEUES"):
             raise SystemExit(requeue.REQUEUE)
-        # a script without a requeue policy: submitit asks Slurm
+        # a script of an early version, without a requeue policy: submitit requeues
         if not StepFolder(folder).requeue_policy.exists():
             from submitit.core.utils import DelayedSubmission
 
@@ -122,22 +163,23 @@ class TaskCall:
             markers.add_requeue(markers_folder(config, read_json(config)), self.index,
                                 requeue_policy.TIME, time.time())
             return DelayedSubmission(self)
-        decision = requeue.after_end(folder, self.index, requeue.REQUEUE, "")
-        if requeue.act(folder, self.index, decision):  # under a script of a version before
-            time.sleep(120)  # Slurm ends this process and puts the job back
-        return None  # submitit ends the task: its error says that it was not put back
+        # a script of an earlier version, which does not requeue by itself
+        again = requeue.after_end(folder, self.index, requeue.REQUEUE, "")
+        if requeue.requeue_now(folder, self.index, again):
+            time.sleep(120)  # until Slurm ends this process
+        return None  # submitit ends the task with an error
 
 
-def _keep(signum: int = 0, frame: Any = None) -> None:
-    """Write a checkpoint of this moment, where the step has one to write."""
+def _save_checkpoint(signum: int = 0, frame: Any = None) -> None:
+    """Write a checkpoint now, if the step has one to write."""
     try:
         PREEMPTION.save()
     except OSError as error:  # a full disk: the checkpoint before this one stays
-        print(f"warning: no checkpoint could be written now: {error}", file=sys.stderr)
+        print(f"warning: could not write a checkpoint: {error}", file=sys.stderr)
 
 
 def _stop(signum: int, frame: Any) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # the script forwards what the group got already
+    signal.signal(signum, signal.SIG_IGN)  # the script forwards a signal that the group has got
     raise SystemExit(128 + signum)
 
 
@@ -145,20 +187,19 @@ def run_task(
     config_path: Path, index: int, *, progress: Progress | None = None,
     recorder: Recorder | None = None,
 ) -> dict[str, Any]:
-    """Run task ``index`` of the step frozen in ``config_path`` and return its ``result.json``.
+    """Run one task of a frozen step.
 
-    A finished task returns at once. Two processes at the same task do not disturb each other: the
-    second waits for the first, and takes over when the first one died.
+    A finished task returns at once. Two processes with the same task do not disturb each other: the
+    second waits for the first, and takes over if the first one dies.
 
     Parameters
     ----------
-    config_path : Path
-        A ``config.json``, in the step's folder of a run or in an artifact.
-    index : int
-        From 0.
-    progress, recorder : optional
-        Where progress and results go (default: the log, and the journal of the artifact's
-        workspace).
+    config_path
+        A ``config.json``, in the folder of a step in a run or in an artifact.
+    index
+        Index of the task, from 0.
+    progress, recorder
+        Receive progress and results (None: the log, and the journal of the artifact's workspace).
 
     Returns
     -------
@@ -168,7 +209,7 @@ def run_task(
     Raises
     ------
     InputError
-        The config cannot be used, or has no such task. Every failure leaves an ``error.json``
+        If the config cannot be used, or has no such task. Every failure leaves an ``error.json``
         marker.
     """
     quiet_first_import()
@@ -182,20 +223,36 @@ def run_task(
     shown = StateProgress(markers.path(marks, index, "progress.json"), progress or LogProgress())
     markers.path(marks, index, "error.json").unlink(missing_ok=True)
     try:
-        with _claimed(artifact, index, config["run"], shown) as already:
-            if already:
-                shown.note(f"task {index} of {config['name']} is done already")
+        with _task_lease(artifact, index, config["run"], shown) as is_done:
+            if is_done:
+                shown.note(f"task {index} of {config['name']} is already done")
                 return _result(artifact, index)
             return _compute(config, index, artifact, shown, recorder or _journal(config))
     except BaseException as error:
-        if not (isinstance(error, SystemExit) and error.code in (-1, 85, 255)):  # a requeue
+        if not (isinstance(error, SystemExit) and error.code in _REQUEUE_CODES):
             with contextlib.suppress(OSError):  # a full disk must not hide the error itself
                 write_json(markers.path(marks, index, "error.json"), _error_details(error))
         raise
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The frozen config in ``path``; an ``InputError`` when it is none."""
+    """Read a frozen config.
+
+    Parameters
+    ----------
+    path
+        A ``config.json``.
+
+    Returns
+    -------
+    dict
+        The fields of ``Frozen``; ``run`` and ``labels`` are always there.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is of another form.
+    """
     try:
         config = read_json(path)
     except OSError as error:
@@ -203,14 +260,29 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         check_mapping(Frozen, config, "config")
     except InputError as error:
-        raise InputError(f"not a frozen step config: {error.message}", where=str(path),
-                         hint="Name a config.json in steps/<step> of a run, or of an artifact."
+        raise InputError(f"is not the frozen config of a step: {error.message}", where=str(path),
+                         hint="Give the config.json in steps/<step> of a run, or of an artifact."
                          ) from None
     return {"run": "by hand", "labels": {}, **config}
 
 
 def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:
-    """The step's typed parameters; the first problem as an ``InputError``."""
+    """Check the parameters of a step.
+
+    Parameters
+    ----------
+    step
+        The step.
+    params
+        Its parameters as JSON values.
+    where
+        Where they come from, for messages.
+
+    Raises
+    ------
+    InputError
+        For the first parameter that is not allowed.
+    """
     try:
         typed: Params = step.parse(params)
     except pydantic.ValidationError as error:
@@ -228,7 +300,41 @@ def run_step(
     labels: Mapping[str, Any] | None = None, progress: Progress, recorder: Recorder,
     where: str = "",
 ) -> dict[str, Any]:
-    """Check inputs and parameters, run one task into ``output`` and write its ``result.json``."""
+    """Check inputs and parameters, run one task, and write its ``result.json``.
+
+    Parameters
+    ----------
+    step
+        The step.
+    params
+        Its parameters as JSON values.
+    inputs
+        Input → its folder.
+    output
+        Receives the files.
+    index
+        Index of the task.
+    shard
+        What the task works on.
+    scratch
+        Keeps what has to survive a killed attempt; it is created.
+    labels
+        What only the ledger needs.
+    progress, recorder
+        Receive progress and results.
+    where
+        Where the parameters come from, for messages.
+
+    Returns
+    -------
+    dict
+        What ``result.json`` holds.
+
+    Raises
+    ------
+    InputError
+        For an input that is not complete, or a parameter that is not allowed.
+    """
     for name, folder in inputs.items():
         artifacts.check_input(name, folder)
     typed = validated(step, params, where)
@@ -257,7 +363,13 @@ def run_step(
 
 
 def environment() -> dict[str, Any]:
-    """Where and with what a task ran: host, job, Python and package versions."""
+    """Describe where and with what a task runs.
+
+    Returns
+    -------
+    dict
+        Host, job, and versions of Python and of packages.
+    """
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -269,7 +381,20 @@ def environment() -> dict[str, Any]:
 
 
 def markers_folder(config_path: Path, config: Mapping[str, Any]) -> Path:
-    """The markers of the run that the config belongs to, or the artifact's own for a copy of it."""
+    """Return the folder for the markers of a task.
+
+    Parameters
+    ----------
+    config_path
+        The frozen config.
+    config
+        Its content.
+
+    Returns
+    -------
+    Path
+        That of the run that the config belongs to, or of the artifact for a copy of the config.
+    """
     step = StepFolder.of_config(config_path)
     return step.markers if step else ArtifactFolder(config["artifact"]).markers
 
@@ -278,16 +403,19 @@ def _compute(
     config: dict[str, Any], index: int, artifact: Path, progress: Progress, recorder: Recorder
 ) -> dict[str, Any]:
     step = l3hpc.steps.step(config["step"])
-    wanted = config.get("version")
-    if wanted not in (None, step.version):
+    frozen_version = config.get("version")
+    if frozen_version not in (None, step.version):
         raise InputError(
-            f"step {config['step']!r} is now version {step.version}, the config was frozen for "
-            f"version {wanted}", hint="Submit the pipeline again; the artifact gets a new name.")
+            f"step {config['step']!r} is now version {step.version}, but its config was frozen for "
+            f"version {frozen_version}",
+            hint="Submit the pipeline again: the new version has an artifact of its own.")
     target = artifacts.task_folder(artifact, index)
     scratch = artifacts.own_scratch(artifact, index)
-    for left in artifact.glob(f".{target.name}.*.tmp"):  # of a killed attempt: the claim is ours
-        shutil.rmtree(left, ignore_errors=True)
-    if target.is_dir():  # without result.json: someone removed it to have the task computed again
+    # left by a killed attempt: nobody else writes there while we hold the lease
+    for leftover in artifact.glob(f".{target.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    # without result.json: somebody removed that file to have the task computed again
+    if target.is_dir():
         shutil.rmtree(target)
     with atomic_folder(target) as output:
         result = run_step(
@@ -301,16 +429,16 @@ def _compute(
 
 
 @contextlib.contextmanager
-def _claimed(artifact: Path, index: int, run: str, progress: Progress) -> Iterator[bool]:
-    """Hold the claim on a task; yields True when the task turned out to be done already."""
+def _task_lease(artifact: Path, index: int, run: str, progress: Progress) -> Iterator[bool]:
+    """Hold the lease on a task; yields True if the task turns out to be done already."""
     artifact.mkdir(parents=True, exist_ok=True)
     if artifacts.is_done(artifact, index):
         yield True
         return
-    owner = Lease(artifacts.scratch_folder(artifact, index), label=run)
+    lease = Lease(artifacts.scratch_folder(artifact, index), label=run)
     announced = False
-    while not owner.acquire():
-        holder = owner.holder() or {}
+    while not lease.acquire():
+        holder = lease.holder() or {}
         if not announced and holder:
             progress.note(f"task {index} is being computed by {holder.get('label')} on "
                           f"{holder.get('host')}: waiting for it")
@@ -322,7 +450,7 @@ def _claimed(artifact: Path, index: int, run: str, progress: Progress) -> Iterat
     try:
         yield artifacts.is_done(artifact, index)
     finally:
-        owner.release(forget=artifacts.is_done(artifact, index))
+        lease.release(forget=artifacts.is_done(artifact, index))
 
 
 def _result(artifact: Path, index: int) -> dict[str, Any]:
@@ -332,7 +460,7 @@ def _result(artifact: Path, index: int) -> dict[str, Any]:
 
 
 def _journal(config: Mapping[str, Any]) -> Recorder:
-    """The ledger's journal in the workspace that the artifact belongs to."""
+    """The ledger's journal of the workspace that the artifact belongs to."""
     workspace = ArtifactFolder(config["artifact"]).workspace
     if workspace is None:
         return NoRecorder()
@@ -340,7 +468,7 @@ def _journal(config: Mapping[str, Any]) -> Recorder:
 
 
 def _error_details(error: BaseException) -> dict[str, Any]:
-    """What ``error.json`` keeps of an error."""
+    """The content of ``error.json``."""
     details: dict[str, Any] = {
         "type": type(error).__name__, "message": str(error), "where": None, "hint": None,
         "time": time.time(),
@@ -360,92 +488,3 @@ def _cpu_seconds() -> float:
     own, children = (resource.getrusage(who)
                      for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def run(
-    step: str, settings: Mapping[str, str], inputs: Mapping[str, Path], output: Path, *,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Run one step into ``output`` (files and result.json, flat) and return its result.
-
-    A step that would make several tasks is refused. An input may be an artifact, a folder of
-    published files, or the output of another step run by hand. The folder appears whole or not at
-    all.
-    """
-    known = l3hpc.steps.step(step)
-    for name in inputs:
-        if name not in known.inputs:
-            raise InputError(f"{step} has no input {name!r}",
-                             allowed=nearest(name, known.inputs) if known.inputs else
-                             "it takes none")
-    for name, need in known.inputs.items():
-        if need.required and name not in inputs:
-            raise InputError(f"{step} needs the output of {name}", hint=f"--input {name}=FOLDER")
-    typed = validated(known, parameters(known, settings), f"--set of {step}")
-    output = Path(output).absolute()
-    if output.exists() and any(output.iterdir()):
-        if not overwrite:
-            raise InputError(f"{output} is not empty",
-                             hint="Use another folder, or --overwrite.")
-        if not is_task_folder(output):
-            raise InputError(f"{output} is not the output of a step: it is not removed",
-                             hint="Name another folder.")
-    known.check(typed, {step: typed})
-    shards = known.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})
-    if len(shards) != 1:
-        raise InputError(f"{step} makes {len(shards)} tasks of this; by hand it runs one",
-                         hint="Submit it as a pipeline with l3hpc submit, or give it less.")
-    progress = default_progress()
-    replaced = None
-    if output.exists():
-        replaced = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
-        output.rename(replaced)
-    try:
-        with atomic_folder(output) as folder, tempfile.TemporaryDirectory() as scratch:
-            folders = {name: _as_artifact(path, Path(scratch) / "inputs" / name)
-                       for name, path in inputs.items()}
-            result = run_step(
-                known, typed.model_dump(mode="json"),
-                folders, folder, shard=shards[0], scratch=Path(scratch) / "scratch",
-                progress=progress, recorder=NoRecorder(), where=step)
-    except BaseException:
-        if replaced is not None and not output.exists():
-            replaced.rename(output)
-        raise
-    if replaced is not None:
-        shutil.rmtree(replaced)
-    return result
-
-
-def parameters(step: AnyStep, settings: Mapping[str, str]) -> dict[str, Any]:
-    """Texts as values, read as ``--set`` of a pipeline reads them."""
-    values: dict[str, Any] = {}
-    # Only `l3hpc run` reads parameters from text: a job starts without the planner.
-    from l3hpc.pipelines.resolve import parse_value
-
-    for name, text in settings.items():
-        if name not in step.params_type.model_fields:
-            raise InputError(f"{step.name} has no parameter {name!r}",
-                             allowed=nearest(name, step.params_type.model_fields))
-        values[name] = parse_value(step.params_type, name, text)
-    return values
-
-
-def _as_artifact(path: Path, stand_in: Path) -> Path:
-    """``path``; or, where it is the flat output of a step run by hand, an artifact of that task."""
-    path = Path(path).absolute()
-    if not is_task_folder(path):
-        return path
-    stand_in.mkdir(parents=True)
-    ArtifactFolder(stand_in).task(0).symlink_to(path)
-    return stand_in
-
-
-def _shards(folder: Path) -> list[dict[str, Any]]:
-    """The frozen shards of an artifact used as input ([] for published files)."""
-    path = ArtifactFolder(folder).config
-    if not path.is_file():
-        return []
-    value = read_config(path)["shards"]
-    assert isinstance(value, list)
-    return value

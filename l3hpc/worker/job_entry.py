@@ -1,8 +1,8 @@
-"""``python -m l3hpc.worker.job_entry LOGS``: what a job's script starts.
+"""The program that the script of a job starts: ``python -m l3hpc.worker.job_entry LOGS``.
 
-It is submitit's own entry, with one difference: a pickle can execute anything, so only one that the
-job's user wrote is loaded. In a shared workspace the owner of the folder above could put another
-folder in the place of a run's.
+It is submitit's own entry point with one difference: unpickling can execute anything, so only a
+pickle that the user of the job wrote is loaded. In a shared workspace the owner of the folder above
+could replace the folder of a run.
 """
 
 from __future__ import annotations
@@ -17,12 +17,29 @@ from l3hpc.io.files import read_own_file
 
 
 def load(path: str | Path) -> Any:
-    """The pickled call in ``path``; an ``InputError`` for one that somebody else wrote."""
+    """Load a pickled call.
+
+    Parameters
+    ----------
+    path
+        The pickle.
+
+    Raises
+    ------
+    InputError
+        If somebody else wrote it.
+    """
     return pickle.loads(read_own_file(Path(path)))
 
 
 def main() -> int:
-    """Run the task that the environment of the job names."""
+    """Run the task that the environment of the job names.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
     from submitit.core import submission, utils
 
     utils.DelayedSubmission.load = staticmethod(load)  # type: ignore[method-assign,assignment]

@@ -1,14 +1,14 @@
-"""Inside a job: what to do when its command has ended with an error, and after a restart.
+"""Inside a job: whether it is requeued after its command has failed, and after a restart.
 
-    python -m l3hpc.worker.requeue FOLDER TASK ended CODE < SIGNS
+    python -m l3hpc.worker.requeue FOLDER TASK ended CODE < EVIDENCE
     python -m l3hpc.worker.requeue FOLDER TASK restarted RESTARTS NODE < ATTEMPTS
-    python -m l3hpc.worker.requeue FOLDER TASK held|refused WORDS
+    python -m l3hpc.worker.requeue FOLDER TASK held|refused MESSAGE
 
-FOLDER is the step's folder in the run. The first two decide, note the decision in the task's
-markers and print what the script is to ask of Slurm (``again requeue``, ``again requeuehold``,
+FOLDER is that of the step in the run. The first two decide, note the decision in the markers of the
+task, and print what the script has to request from Slurm (``again requeue``, ``again requeuehold``,
 ``change …``, ``helper …``; nothing: it ends). They may run in a container without Slurm's commands,
-and in a job that has just used up its memory. The last one notes what Slurm said. Scripts of
-versions before ask for ``failed CODE`` and ``restarted``: there Slurm is called from here.
+and in a job that has just used up its memory. The last one notes Slurm's reply. Scripts of early
+versions call ``failed CODE`` and ``restarted``: for them Slurm is called from here.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from l3hpc.workspace.layout import StepFolder
 from l3hpc.workspace.states import RunState
 
 KILLED = (137, 9)
-REQUEUE = 85  # the exit code by which a command says that it goes on later
-WARNING_S = 150.0  # the signal comes 90 s before the limit, and Slurm counts to the minute
-TOO_OFTEN = "UncompletedJobError"  # submitit's word for a job that met its time limit too often
+REQUEUE = 85  # exit code of a command that is to be requeued
+WARNING_S = 150.0  # the signal comes 90 s before the limit, which Slurm checks every minute
+TOO_MANY_TIMEOUTS = "UncompletedJobError"  # submitit's error after too many time limits
 MEMORY_ERRORS = ("MemoryError", "ResourceExhaustedError", "_ArrayMemoryError")
-SIGNALLED = "signal before its time limit"
-MOST_SIGNS = 262_144
+BEFORE_LIMIT = "signal before its time limit"
+MAX_EVIDENCE = 262_144
 _OUT_OF_MEMORY = re.compile(
     r"^OUT_OF_MEMORY\b"                       # accounting, of the job or a step
     r"|^oom_kill [1-9]"                       # the control group's counter
@@ -51,58 +51,102 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def job_id() -> str:
-    """This job's id as scontrol takes it: ``12``, or ``13_4`` in an array."""
+    """Return the id of this job as scontrol takes it: ``12``, or ``13_4`` in an array."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     if array:
         return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
     return os.environ.get("SLURM_JOB_ID", "")
 
 
-def ran_out_of_memory(signs: str) -> bool:
-    """Whether anything of this says that memory ran out: states of accounting, counters of the
-    control group, the log of this attempt."""
-    return _OUT_OF_MEMORY.search(signs) is not None
+def ran_out_of_memory(evidence: str) -> bool:
+    """Whether there is evidence that memory ran out.
+
+    Parameters
+    ----------
+    evidence
+        States from accounting, counters of the control group, and the log of this attempt.
+
+    Examples
+    --------
+    >>> ran_out_of_memory("COMPLETED"), ran_out_of_memory("oom_kill 1")
+    (False, True)
+    """
+    return _OUT_OF_MEMORY.search(evidence) is not None
 
 
-def after_end(folder: Path, task: int, code: int, signs: str) -> Decision | None:
-    """Whether and how a task whose command ended with ``code`` goes back to the queue.
+def after_end(folder: Path, task: int, code: int, evidence: str) -> Decision | None:
+    """Decide whether a task whose command has failed is requeued.
 
-    It does where it asks for that (``REQUEUE``), where something says that memory ran out, and
-    where Slurm's warning met a Python that had only just started and did not listen yet. A signal 9
-    alone says nothing of memory. What belongs to a cancelled run stays where it is.
+    It is if it requests that (``REQUEUE``), if there is evidence that memory ran out, and if
+    Slurm's warning arrived before Python had installed its handler. A signal 9 alone is no evidence
+    of a lack of memory. Nothing of a cancelled run is requeued.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    task
+        Index of the task.
+    code
+        Exit code of the command.
+    evidence
+        As in ``ran_out_of_memory``.
+
+    Returns
+    -------
+    Decision or None
+        What the task requests from now on; None if it is not requeued.
     """
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     kind = str((marks.error or {}).get("type", ""))
-    if _cancelled(folder) or kind == TOO_OFTEN and marks.gave_up:
+    if _cancelled(folder) or kind == TOO_MANY_TIMEOUTS and marks.gave_up:
         return None
-    if kind == TOO_OFTEN:
+    if kind == TOO_MANY_TIMEOUTS:
         words = requeue_policy.decide(requeue_policy.read(folder), requeue_policy.TIME,
                                       marks.requeues).words
         markers.give_up(StepFolder(folder).markers, task, words, time.time())
         return None
     if code == REQUEUE:
         return decide(folder, task,
-                      requeue_policy.TIME if near_time_limit(folder, task) else SIGNALLED)
+                      requeue_policy.TIME if near_time_limit(folder, task) else BEFORE_LIMIT)
     if code == requeue_policy.WARNED and marks.error is None:
         return decide(folder, task, requeue_policy.TIME)
-    if kind in MEMORY_ERRORS or marks.error is None and ran_out_of_memory(signs):
+    if kind in MEMORY_ERRORS or marks.error is None and ran_out_of_memory(evidence):
         return decide(folder, task, requeue_policy.MEMORY)
     if code in KILLED and marks.error is None:
-        _say("killed by signal 9; no evidence that memory was the cause")
+        _log("killed by signal 9; no evidence that memory was the cause")
     return None
 
 
 def after_restart(folder: Path, task: int, restarts: int, here: str, attempts: str
                   ) -> Decision | None:
-    """Note why the job was started again, where that is not known yet; leave a node that failed.
+    """Note why the job was restarted, unless that is known; leave a node that failed.
 
-    attempts: of this job, as ``sacct`` lists them (State|NodeList|End). A job that wakes up on the
-    node where its last attempt ended as NODE_FAIL goes back to the queue without that node.
+    A job that restarts on the node where its last attempt ended as NODE_FAIL is requeued without
+    that node.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    task
+        Index of the task.
+    restarts
+        How often Slurm has restarted the job.
+    here
+        This node.
+    attempts
+        The attempts of this job, as ``sacct`` lists them (State|NodeList|End).
+
+    Returns
+    -------
+    Decision or None
+        None if it stays here.
     """
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     if len(marks.requeues) >= restarts:
         return None
-    state, node = _last_end(attempts)
+    state, node = _last_attempt(attempts)
     reason = requeue_policy.NODE if state == "NODE_FAIL" else requeue_policy.PREEMPTED \
         if state == "PREEMPTED" else "requeued by Slurm"
     markers.add_requeue(StepFolder(folder).markers, task, reason, time.time(), host=node)
@@ -112,23 +156,48 @@ def after_restart(folder: Path, task: int, restarts: int, here: str, attempts: s
 
 
 def decide(folder: Path, task: int, cause: str, node: str = "") -> Decision | None:
-    """Ask the step's policy, and note in the markers what it says; None: given up."""
+    """Apply the policy of the step, and note the decision in the markers.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    task
+        Index of the task.
+    cause
+        What happened: a cause of ``requeue_policy``, or ``BEFORE_LIMIT``.
+    node
+        The node that failed, for ``requeue_policy.NODE``.
+
+    Returns
+    -------
+    Decision or None
+        None if the task is given up.
+    """
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
-    decision = Decision(True, SIGNALLED) if cause == SIGNALLED else \
+    decision = Decision(True, BEFORE_LIMIT) if cause == BEFORE_LIMIT else \
         requeue_policy.decide(requeue_policy.read(folder), cause, marks.requeues, node)
     if not decision.again:
         markers.give_up(StepFolder(folder).markers, task, decision.words, time.time())
-        _say(decision.words)
+        _log(decision.words)
         return None
     markers.add_requeue(StepFolder(folder).markers, task, cause, time.time(), words=decision.words,
                         mem_mb=decision.mem_mb, time_min=decision.time_min,
                         exclude=decision.exclude, host=socket.gethostname())
-    _say(f"{decision.words}; asking Slurm to put the job back")
+    _log(f"{decision.words}; requeueing the job")
     return decision
 
 
-def answer(folder: Path, decision: Decision | None) -> list[str]:
-    """The lines from which the script learns what to ask of Slurm."""
+def script_lines(folder: Path, decision: Decision | None) -> list[str]:
+    """Return the lines that tell the script what to request from Slurm.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    decision
+        The decision; no lines for None.
+    """
     if decision is None:
         return []
     changes = slurm.arguments(decision)
@@ -138,27 +207,62 @@ def answer(folder: Path, decision: Decision | None) -> list[str]:
             *(f"helper {word}" for word in (*rules.helper_memory, *rules.helper))]
 
 
-def refused(folder: Path, task: int, words: str) -> None:
-    """Slurm does not put the task back: it is given up, and status says why."""
+def note_refused(folder: Path, task: int, words: str) -> None:
+    """Note that Slurm refused to requeue a task: it is given up, and status shows why.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    task
+        Index of the task.
+    words
+        Slurm's reply.
+    """
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     cause = str(marks.requeues[-1].get("reason", "")) if marks.requeues else "failed"
-    reason = " ".join(words.split()) or "it gave no reason"
-    _say(f"Slurm does not put the job back: {reason}")
-    marked = StepFolder(folder).markers
-    markers.drop_last_requeue(marked, task)
-    markers.give_up(marked, task, f"{cause}; Slurm does not put it back: {reason}", time.time())
+    reason = " ".join(words.split()) or "no reason given"
+    _log(f"Slurm did not requeue the job: {reason}")
+    folder_of_markers = StepFolder(folder).markers
+    markers.drop_last_requeue(folder_of_markers, task)
+    markers.give_up(folder_of_markers, task, f"{cause}; Slurm did not requeue it: {reason}",
+                    time.time())
 
 
-def held(folder: Path, task: int, words: str) -> None:
-    """No helper job could be submitted: the task waits for ``l3hpc resume``."""
-    _say(f"no helper job could be submitted ({' '.join(words.split())}); the job stays held until "
+def note_held(folder: Path, task: int, words: str) -> None:
+    """Note that no helper job could be submitted: the task stays held until ``l3hpc resume``.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    task
+        Index of the task.
+    words
+        Slurm's reply.
+    """
+    _log(f"could not submit a helper job ({' '.join(words.split())}); the job stays held until "
          "l3hpc resume")
     markers.hold(StepFolder(folder).markers, task)
 
 
-def act(folder: Path, task: int, decision: Decision | None) -> bool:
-    """Ask Slurm from here, for scripts and commands that do not do it themselves; says whether the
-    task is on its way back to the queue."""
+def requeue_now(folder: Path, task: int, decision: Decision | None) -> bool:
+    """Call Slurm from here, for scripts and commands that do not do it themselves.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    task
+        Index of the task.
+    decision
+        The decision.
+
+    Returns
+    -------
+    bool
+        Whether the task is being requeued.
+    """
     if decision is None:
         return False
     changes, log = slurm.arguments(decision), StepFolder(folder).helper_log
@@ -167,17 +271,25 @@ def act(folder: Path, task: int, decision: Decision | None) -> bool:
         if changes:
             slurm.send_helper(job_id(), changes, requeue_policy.read(folder), log, name)
     except ClusterError as error:
-        held(folder, task, error.message)
+        note_held(folder, task, error.message)
     try:
         slurm.requeue(job_id(), hold=bool(changes))
     except ClusterError as error:
-        refused(folder, task, error.message)
+        note_refused(folder, task, error.message)
         return False
     return True
 
 
 def near_time_limit(folder: Path, task: int) -> bool:
-    """Whether this attempt has used up its time, but for the warning that Slurm gives."""
+    """Whether this attempt has used up its time, apart from the warning period.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    task
+        Index of the task.
+    """
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     if marks.started is None:
         return True
@@ -191,8 +303,8 @@ def _cancelled(folder: Path) -> bool:
     return False
 
 
-def _last_end(attempts: str) -> tuple[str, str]:
-    """(state, node) of the job's attempt before this one, ("", "") where accounting is silent."""
+def _last_attempt(attempts: str) -> tuple[str, str]:
+    """(state, node) of the attempt of the job before this one, ("", "") without accounting."""
     ended = [line.split("|") for line in attempts.splitlines()
              if line.count("|") == 2 and not line.endswith("|Unknown")]
     if not ended:
@@ -201,50 +313,64 @@ def _last_end(attempts: str) -> tuple[str, str]:
     return last[0].split(" ")[0], last[1]
 
 
-def _signs(folder: Path) -> str:
-    """What a script of a version before does not hand over: accounting's word, and the log since
-    the command last began."""
-    signs = _ask("--parsable2", "--format", "State")
+def _collect_evidence(folder: Path) -> str:
+    """What scripts of early versions do not pass: the state in accounting, and the log since the
+    command last began.
+    """
+    evidence = _sacct("--parsable2", "--format", "State")
     with contextlib.suppress(OSError), open(StepFolder(folder).log(job_id()), "rb") as log:
-        log.seek(max(log.seek(0, os.SEEK_END) - MOST_SIGNS, 0))
-        signs += log.read().decode(errors="replace").rpartition("Starting with ")[2]
-    return signs
+        log.seek(max(log.seek(0, os.SEEK_END) - MAX_EVIDENCE, 0))
+        evidence += log.read().decode(errors="replace").rpartition("Starting with ")[2]
+    return evidence
 
 
-def _ask(*words: str) -> str:
+def _sacct(*words: str) -> str:
     with contextlib.suppress(ClusterError):
         return call(["sacct", "--noheader", "--jobs", job_id(), *words], timeout_s=20)
     return ""
 
 
-def _say(words: str) -> None:
-    print(f"l3hpc: {words}", file=sys.stderr, flush=True)  # standard output is for the script
+def _log(words: str) -> None:
+    # standard output is read by the script
+    print(f"l3hpc: {words}", file=sys.stderr, flush=True)
 
 
 def _stdin() -> str:
-    return sys.stdin.buffer.read(MOST_SIGNS).decode(errors="replace")
+    return sys.stdin.buffer.read(MAX_EVIDENCE).decode(errors="replace")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command lines above."""
+    """Run one of the command lines above.
+
+    Parameters
+    ----------
+    arguments
+        Its arguments.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
     folder, task, what = Path(arguments[0]), int(arguments[1]), arguments[2]
     rest = list(arguments[3:])
-    if what == "failed":  # by a script of a version before
-        return 0 if act(folder, task, after_end(folder, task, int(rest[0]), _signs(folder))) else 1
+    if what == "failed":  # from a script of an early version
+        decision = after_end(folder, task, int(rest[0]), _collect_evidence(folder))
+        return 0 if requeue_now(folder, task, decision) else 1
     if what == "restarted" and not rest:
-        attempts = _ask("--allocations", "--duplicates", "--parsable2", "--format",
+        attempts = _sacct("--allocations", "--duplicates", "--parsable2", "--format",
                         "State,NodeList,End")
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0)
         here = os.environ.get("SLURMD_NODENAME", socket.gethostname())
-        act(folder, task, after_restart(folder, task, restarts, here, attempts))
+        requeue_now(folder, task, after_restart(folder, task, restarts, here, attempts))
     elif what == "ended":
         decision = after_end(folder, task, int(rest[0]), _stdin())
-        sys.stdout.write("".join(f"{line}\n" for line in answer(folder, decision)))
+        sys.stdout.write("".join(f"{line}\n" for line in script_lines(folder, decision)))
     elif what == "restarted":
         decision = after_restart(folder, task, int(rest[0]), rest[1], _stdin())
-        sys.stdout.write("".join(f"{line}\n" for line in answer(folder, decision)))
+        sys.stdout.write("".join(f"{line}\n" for line in script_lines(folder, decision)))
     else:
-        {"held": held, "refused": refused}[what](folder, task, " ".join(rest))
+        {"held": note_held, "refused": note_refused}[what](folder, task, " ".join(rest))
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,29 @@ def summary(artifact: Path | str) -> dict[str, Any]:
     except InputError as error:
         report_damage(InputError(error.message, where=error.where or path))
         return {}
+
+
+def wall_clock_s(artifact: Path, summary: Mapping[str, Any]) -> float | None:
+    """Return the time from the start of the first task to the end of the last one.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    summary
+        What ``summary`` returned; if that is empty, the results of the tasks are read.
+
+    Returns
+    -------
+    float or None
+        Seconds; None if there are no results.
+    """
+    if summary:
+        return float(summary["finished"] - summary["started"])
+    times = [(float(each["started"]), float(each["finished"])) for each in results(artifact)]
+    if not times:
+        return None
+    return max(end for _, end in times) - min(start for start, _ in times)
 
 
 def detail(artifact: Path) -> str:

@@ -26,6 +26,7 @@ from l3hpc.runs import (
 from l3hpc.runs.resume import cancel
 from l3hpc.workspace import attempts, markers, records
 from l3hpc.workspace.local_jobs import LocalJob
+from l3hpc.workspace.states import JobState
 
 pytestmark = pytest.mark.slow
 
@@ -386,3 +387,8 @@ def test_what_was_resumed_counts_once_on_the_screen():
             "2": LocalJob("COMPLETED", "extract", 0, "2", False, []),
             "3": LocalJob("PENDING", "sample", 0, "3", False, [])}
     assert display._stage(display._counts(jobs, "extract")) == "done"
+
+
+def test_a_step_that_ran_out_of_memory_is_not_shown_as_done():
+    jobs = {"1": LocalJob(JobState.OUT_OF_MEMORY, "extract", 0, "1", False, [])}
+    assert display._stage(display._counts(jobs, "extract")) == "failed"

@@ -13,7 +13,7 @@ from l3hpc.config.resources import Resources
 from l3hpc.errors import ClusterError
 from l3hpc.runs import status, submit
 from l3hpc.runs.resume import cancel, resume
-from l3hpc.schedulers import scripts
+from l3hpc.schedulers import step_arrays
 from l3hpc.workspace import records
 
 VALUES = ("a", "b", "c")
@@ -26,7 +26,7 @@ def on(chains):
 
 def found(made, waiting=None):
     texts = submit.render_scripts(made, made.steps)
-    return [one.names for one in scripts.group_steps(made, made.steps, texts, waiting or texts)]
+    return [one.names for one in step_arrays.group_steps(made, made.steps, texts, waiting or texts)]
 
 
 def test_together_goes_what_waits_for_the_same(chains, on, tmp_path):
@@ -34,7 +34,7 @@ def test_together_goes_what_waits_for_the_same(chains, on, tmp_path):
     assert found(made) == [["sample-a", "sample-b", "sample-c"]]
     done = {f"sample-{value}" for value in VALUES}
     texts = submit.render_scripts(made, [step for step in made.steps if step.name not in done])
-    assert [one.names for one in scripts.group_steps(made, made.steps, texts, texts)] == [
+    assert [one.names for one in step_arrays.group_steps(made, made.steps, texts, texts)] == [
         ["fit-a", "fit-b", "fit-c"]]  # once their parents are there
 
 
@@ -52,8 +52,9 @@ def test_only_sweeps_and_only_on_slurm(chains, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
     assert found(replace(made, options={})) == []
     local = chains.sweep(tmp_path, VALUES, chains.profile())
-    assert found(local) == [] and submit.step_arrays(local) == []
-    assert [one.names for one in submit.step_arrays(made)] == [["sample-a", "sample-b", "sample-c"]]
+    assert found(local) == [] and submit.planned_arrays(local) == []
+    [array] = submit.planned_arrays(made)
+    assert array.names == ["sample-a", "sample-b", "sample-c"]
 
 
 def test_a_steps_own_directives_count(chains, on, tmp_path, monkeypatch):
@@ -96,7 +97,7 @@ def test_the_script(chains, on, tmp_path):
     parallel = on.model_copy(update={"array_parallelism": 2})
     made = chains.sweep(tmp_path, VALUES, parallel)
     texts = submit.render_scripts(made, made.steps)
-    [one] = scripts.group_steps(made, made.steps, texts, texts)
+    [one] = step_arrays.group_steps(made, made.steps, texts, texts)
     lines = one.text.splitlines()
     header = [line for line in lines if line.startswith("#SBATCH")]
     assert header[0] == "#SBATCH --job-name=l3-demo-sample"
@@ -111,7 +112,7 @@ def test_each_task_runs_its_steps_script(chains, on, tmp_path):
     workspace = tmp_path / "a $(touch no) here"
     made = chains.sweep(workspace, VALUES, on)
     texts = submit.render_scripts(made, made.steps)
-    [one] = scripts.group_steps(made, made.steps, texts, texts)
+    [one] = step_arrays.group_steps(made, made.steps, texts, texts)
     for step in one.steps:
         made.step_folder(step.name).logs.mkdir(parents=True)
         made.step_folder(step.name).script().write_text(

@@ -396,7 +396,7 @@ def test_a_refused_requeue_is_not_shown_as_one(hidden):
     hidden.slurm.says("scontrol", "echo 'scontrol: error: Access denied' >&2; exit 1")
     assert hidden.run(f"{OOM} kill -9 $$") == 137
     assert hidden.marks.requeues == [] and hidden.marks.restarts == 0
-    assert hidden.marks.gave_up == ("out of memory; Slurm does not put it back: "
+    assert hidden.marks.gave_up == ("out of memory; Slurm did not requeue it: "
                                     "scontrol: error: Access denied")
 
 
@@ -411,7 +411,7 @@ def test_scontrol_is_asked_again_where_its_answer_is_lost(hidden, lost):
     assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"] * 2
     hidden.slurm.says("scontrol", lost)
     assert hidden.run(f"{OOM} kill -9 $$") == 137
-    assert "Slurm does not put it back" in hidden.marks.gave_up
+    assert "Slurm did not requeue it" in hidden.marks.gave_up
     assert len(hidden.slurm.calls("scontrol")) == 2 + 3
 
 
@@ -425,7 +425,7 @@ def test_a_node_without_scontrol_is_a_plain_message(machine, slurm, monkeypatch)
                 (found / program.name).symlink_to(program)
     hidden = Hidden(machine, slurm)
     assert hidden.run("exit 85", {"PATH": str(found)}) == 85
-    assert hidden.marks.gave_up == ("time limit; Slurm does not put it back: "
+    assert hidden.marks.gave_up == ("time limit; Slurm did not requeue it: "
                                     "scontrol is not on this node")
     assert hidden.marks.requeues == []
 

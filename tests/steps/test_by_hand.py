@@ -3,14 +3,14 @@
 import pytest
 
 from l3hpc.errors import InputError
-from l3hpc.worker import execute
+from l3hpc.worker import standalone
 
 
 def test_a_chain_by_hand_ends_in_a_student(city, teacher, tmp_path):
     def run(step, words, *inputs):
         folders = {name: tmp_path / name for name in inputs}
-        return execute.run(step, {name: str(word) for name, word in words.items()}, folders,
-                          tmp_path / step)
+        settings = {name: str(word) for name, word in words.items()}
+        return standalone.run_standalone(step, settings, folders, tmp_path / step)
 
     run("extract", {"audio": city / "audio", "weights": teacher})
     run("sample", {"samples": 12}, "extract")
@@ -24,6 +24,6 @@ def test_a_chain_by_hand_ends_in_a_student(city, teacher, tmp_path):
 
 def test_a_missing_input_is_named(tmp_path):
     with pytest.raises(InputError) as refused:
-        execute.run("reduce", {}, {"fit": tmp_path}, tmp_path / "out")
-    assert refused.value.message == "reduce needs the output of extract"
-    assert refused.value.hint == "--input extract=FOLDER"
+        standalone.run_standalone("reduce", {}, {"fit": tmp_path}, tmp_path / "out")
+    assert refused.value.message == "reduce is missing its input 'extract'"
+    assert refused.value.hint == "Add --input extract=FOLDER."

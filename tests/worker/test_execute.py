@@ -153,7 +153,7 @@ def test_wrong_parameters_and_tasks_are_refused(config):
     with pytest.raises(InputError, match="now version 1"):
         run(path)
     write_json(path, {"name": "x"})
-    with pytest.raises(InputError, match="not a frozen step config"):
+    with pytest.raises(InputError, match="is not the frozen config of a step"):
         run(path)
 
 

@@ -107,7 +107,7 @@ def test_the_helper_asks_for_memory_as_the_profile_says(chains, tmp_path, capsys
     (folder / "markers").mkdir(parents=True)
     write_json(StepFolder(folder).requeue_policy,
                requeue_policy.of(made.profile, made.steps[0]).to_json())
-    lines = requeue.answer(folder, requeue.after_end(folder, 0, 137, OOM))
+    lines = requeue.script_lines(folder, requeue.after_end(folder, 0, 137, OOM))
     assert lines == ["again requeuehold", "change MinMemoryNode=200",
                      *(f"helper {word}" for word in [*words, "--partition=cpu"])]
 
@@ -128,7 +128,7 @@ def test_where_slurm_refuses_it_is_given_up_and_says_so(task, slurm):
     slurm.says("scontrol", "echo 'scontrol: error: Requested operation is disabled' >&2; exit 1")
     (folder / "logs/100_0_log.err").write_text(OOM)
     assert run(137) == 1 and requeues(folder) == []
-    assert "Slurm does not put it back" in markers.read(folder / "markers")[0].gave_up
+    assert "Slurm did not requeue it" in markers.read(folder / "markers")[0].gave_up
 
 
 def test_at_the_time_limit_the_script_asks_slurm_or_python_for_one_of_a_version_before(
@@ -155,4 +155,4 @@ def test_a_node_without_scontrol_is_no_traceback_for_a_script_of_a_version_befor
     assert execute.TaskCall(str(folder / "config.json"), 0).checkpoint() is None
     assert requeues(folder) == []
     assert markers.read(folder / "markers")[0].gave_up == (
-        "time limit; Slurm does not put it back: scontrol is not available on this machine")
+        "time limit; Slurm did not requeue it: scontrol is not available on this machine")
