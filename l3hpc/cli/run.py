@@ -84,7 +84,7 @@ def _run_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]
     tasks = [task] if task is not None else \
         [index for index in range(len(config["shards"])) if index not in done]
     if not tasks:
-        click.echo(f"all {len(done)} tasks are done already: {config['artifact']}", err=True)
+        click.echo(f"all {len(done)} tasks are already done: {config['artifact']}", err=True)
         return artifacts.results(Path(config["artifact"]))
     return [execute.run_task(path, index, progress=default_progress()) for index in tasks]
 
