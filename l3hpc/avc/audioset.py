@@ -349,6 +349,7 @@ def split_items(items: Sequence[Item], validation_share: float, test_share: floa
     if validate + test > len(items) - MIN_VIDEOS:
         raise InputError(f"of {len(items)} videos, {validate} to validate and {test} to test leave "
                          "fewer than two to train", allowed="smaller validation_share, test_share")
+    # Whole videos: pairs of one video in two splits would measure memory, not correspondence.
     order = [items[number] for number in np.random.default_rng([seed, 0]).permutation(len(items))]
     return {"train": order[validate + test:], "validate": order[:validate],
             "test": order[validate:validate + test]}

@@ -53,6 +53,7 @@ def write_batch(path: Path, examples: Iterable[Example], count: int,
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, so that the rename stays within one file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with h5py.File(temporary, "w") as file:

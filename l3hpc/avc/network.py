@@ -227,6 +227,7 @@ def build_vision(spec: VisionSpec, bn_momentum: float = BN_MOMENTUM, *,
         if number in (2, 4, 6):
             x = keras.layers.MaxPooling2D(2, padding="same", name=f"pool_{number // 2}")(x)
     x = keras.layers.MaxPooling2D(spec.pool, padding="same", name="pool_4")(x)
+    # float32 also under mixed precision, as the embedding of the audio branch.
     x = keras.layers.Flatten(dtype="float32", name="embedding")(x)
     return keras.Model(picture, x, name="l3_vision")
 

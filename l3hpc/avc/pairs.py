@@ -118,6 +118,7 @@ class Augmentation:
             (n,) int16.
         """
         peak = float(np.abs(samples.astype(np.float32)).max(initial=1.0))
+        # Never so loud that the largest sample clips.
         most = min(GAIN, max(32767 / peak - 1, 0.0))
         gain = 1 - GAIN + self.loudness * (GAIN + most)
         return np.clip(np.round(samples * gain), -32768, 32767).astype(np.int16)
@@ -381,6 +382,7 @@ class PairMaker:
         L3hpcError
             More than ``max_failed`` of the videos, or all but one, are unusable.
         """
+        # Videos that were skipped before stay skipped, so that a restart makes the same plan.
         state = self.scratch / SKIPPED
         skipped: dict[str, str] = read_json(state) if state.is_file() else {}
         sources = self._open(skipped, state)
@@ -439,6 +441,7 @@ class PairMaker:
         count = len(sources) * self.pairs_per_video
         pairs = plan_pairs([source.seconds for source in sources.values()], count, self.seed,
                      self.augment)
+        # A plan with other videos has another folder: files of an earlier plan are not mixed in.
         key = digest([self.rate, self.size, self.per_file, list(sources),
                       [repr(astuple(pair)) for pair in pairs]])
         folder = self.scratch / key

@@ -206,6 +206,7 @@ def load_vision(path: str | Path) -> tuple[VisionSpec, Layers]:
     if len(arrays) > len(shapes):  # a whole AVC network: vision follows audio
         start = _audio_layers(stored)
         arrays = arrays[start:start + len(shapes)]
+    # openl3's image weights have no normalisation after the last convolution.
     if stored.spec is None and len(arrays) == len(shapes) - 1:
         neutral = tuple(np.full(spec.dim, value, np.float32) for value in (1, 0, 0, 1))
         arrays.append(neutral)

@@ -155,6 +155,7 @@ def with_final_norm(network: Parameters, branch: Parameters) -> Parameters:
         if spec.head != other.head:
             raise InputError(f"the network ends in {spec.head}, the audio branch in {other.head}")
         return network
+    # Its embedding would be taken behind a normalisation that the branch lacks.
     if spec.tail == "student":
         raise InputError("the network ends in a normalisation, the audio branch does not")
     whole = replace(spec, tail="student", head=other.head, emb_dim=spec.filters[-1])

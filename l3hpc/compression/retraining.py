@@ -70,6 +70,7 @@ class MaskedEngine(TrainingEngine):
         return model
 
     def _gradients(self, gradients: list[Any]) -> list[Any]:
+        # The gradient, not the weight: a zero gradient keeps Adam's moments at zero too.
         return [gradient if id(variable) not in self._masks
                 else gradient * tf.cast(self._masks[id(variable)], gradient.dtype)
                 for gradient, variable in zip(gradients, self.model.trainable_variables,

@@ -131,6 +131,7 @@ def published_size(plan: Sequence[float], spec: NetworkSpec | None = None,
     counts = [int(np.prod(kernel)) + bias[0] for kernel, bias in shapes]
     remaining = sum((100 - percent) * count / 100
                     for percent, count in zip(plan, counts, strict=True))
+    # The published total includes the last normalisation, which pruned networks do not have.
     before = parameter_count(replace(whole or spec, tail="student",
                                      emb_dim=(whole or spec).filters[-1]), trainable=True)
     return Published(remaining, 4 * remaining / MIB, 100 * (1 - remaining / before))

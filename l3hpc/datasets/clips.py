@@ -182,6 +182,7 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
     for name, block in bags.blocks():
         if x is None:
             shape = (len(present), frames, block.shape[1])
+            # On disk where requested: SONYC-UST has more embeddings than a small job has memory.
             x = RowFile(store, "f4", shape, "w+") if store else np.empty(shape, np.float32)
         x[row_of[name]] = block[:frames]
     assert x is not None

@@ -331,6 +331,7 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
         name = cells["file"].strip().replace("\\", "/")
         if not name or name.startswith("/") or ".." in name.split("/"):
             raise InputError(f"'{name}' is not a path below the folder", where=where)
+        # So that ./a.wav and a.wav count as the same file.
         name = os.path.normpath(name)
         if name in recordings:
             raise InputError(f"'{name}' is listed twice", where=where)

@@ -133,6 +133,7 @@ class EmbeddingFile:
             A value is not finite.
         """
         if self.path.suffix == ".npz":
+            # NPZ arrays cannot be read in part: the whole matrix is in memory either way.
             matrix = self.read()
             for start in range(0, self.rows, size):
                 yield matrix[start:start + size]

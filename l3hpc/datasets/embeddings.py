@@ -288,6 +288,7 @@ def open_source(path: Path | str, *, key: str | None = None, dim: int | None = N
         raise InputError("no such folder or file of embeddings", where=str(path), allowed=LAYOUT)
     if not files:
         raise InputError("holds no embeddings", where=str(path), allowed=LAYOUT)
+    # Only the first file is opened now; the others must agree with it when they are read.
     first = EmbeddingFile(files[0][0], files[0][1], key, dim)
     parts = [first, *(EmbeddingFile(name, split, first.key, first.dim)
                       for name, split in files[1:])]

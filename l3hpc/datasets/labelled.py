@@ -259,6 +259,7 @@ def _clips(layout: _Layout, table: Path, subset: str
         if subset == "esc10" and row[_ESC10].strip().lower() != "true":
             continue
         name = row[layout.name].strip()
+        # A table from elsewhere must not lead out of the folder.
         if not _PLAIN.fullmatch(name) or name in (".", ".."):
             raise InputError(f"'{name}' is not a plain file name", where=where)
         if name in seen:

@@ -155,6 +155,7 @@ def _check_table(paths: DatasetPaths, taxonomy: Taxonomy | None, findings: Inspe
     table = _readable_rows(paths.annotations, findings)
     line, header = next(table, (1, []))
     try:
+        # A table with semicolons would seem to have a single column.
         refuse_separator(header, KEY_COLUMNS, f"{paths.annotations}:{line}")
     except InputError as error:
         findings.findings.append(Finding("table", "red", str(error).replace("\n", " ")))

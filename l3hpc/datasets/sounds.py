@@ -145,6 +145,7 @@ def powered_saw(rng: Rng, n: int, rate: int, kind: str) -> Signal:
     numpy.ndarray
         (n,) float32.
     """
+    # The saw is under load about half of the time.
     load = _smooth(rng, n, rate, 1.5) > 0.0
     bite = _lowpass(load.astype(np.float32), rate, 3.0)
     if kind == "chainsaw":

@@ -125,6 +125,7 @@ def make_city(folder: Path | str, city: City | None = None, *,
     settings = {"version": VERSION, **asdict(city)}
     if (folder / SUMMARY).is_file():
         summary: dict[str, Any] = read_json(folder / SUMMARY)
+        # The demonstration is run again and again: an equal city is used as it is.
         if summary.get("settings") == settings:
             return {**summary, "reused": True}
         raise InputError("holds a city with other settings", where=str(folder),
@@ -213,6 +214,7 @@ def _write_recordings(folder: Path, city: City, progress: Progress) -> int:
         last = 0
         for number, share in enumerate(slices):
             moment = FIRST_DAY + timedelta(seconds=int(share * city.days * 86400))
+            # Names contain the second: two recordings of a sensor must not share one.
             stamp = max(int(moment.timestamp()), last + 1)
             last = stamp
             file = f"{name}/{name}_{stamp}.wav"

@@ -141,6 +141,7 @@ def artifact_pairs(
     """
     from l3hpc.datasets.windows import calendar
 
+    # Tasks correspond by number: task i of the targets is computed from task i of extract.
     if len(extract.parts) != len(targets.parts):
         raise InputError(f"{len(targets.parts)} tasks of targets for {len(extract.parts)} of "
                          "extract", where=str(targets.path),

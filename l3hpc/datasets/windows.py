@@ -132,6 +132,7 @@ def utc_offsets(timestamps: np.ndarray, timezone: str) -> np.ndarray:
         raise InputError("timestamps outside the years 1 to 9999",
                          allowed="unix time in seconds", hint="are they in milliseconds?")
     tz = time_zone(timezone)
+    # datetime is slow: a month of windows has millions of timestamps, but few hours.
     hours, back = np.unique(np.floor(timestamps / HOUR_S), return_inverse=True)
     first = np.array([_offset(hour * HOUR_S, tz) for hour in hours])
     last = np.array([_offset(hour * HOUR_S + HOUR_S - 1, tz) for hour in hours])

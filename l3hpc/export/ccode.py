@@ -123,6 +123,7 @@ def frontend_tables(front: Frontend) -> FrontendTables:
     if front.n_mels is None:
         raise InputError("a linear spectrogram has no mel table")
     bank = front.filterbank()
+    # Each triangle uses the full range of Q15; its scale becomes an offset of the logarithm.
     largest = bank.max(axis=0)
     first, count, weights = [], [], []
     for band, top in zip(bank.T, largest, strict=True):

@@ -97,6 +97,7 @@ def convert(network: FoldedNetwork, form: str, spectrograms: np.ndarray | None =
     if form == "fp16":
         converter.target_spec.supported_types = [tf.float16]
     if form in INTEGER:
+        # Integers at input and output too: a microcontroller need not compute in floats.
         integers = tf.int8 if form == "int8" else tf.int16
         converter.representative_dataset = lambda: _examples(spectrograms)
         converter.target_spec.supported_ops = [

@@ -180,6 +180,7 @@ def _model_figures(name: str, graph: Graph, network: FoldedNetwork, macs: int,
 def _measured(flatbuffer: bytes, spectrograms: np.ndarray | None) -> dict[str, Any]:
     """What TFLite Micro recorded, and whether its outputs are TFLite's; or why it was not run."""
     runner = TfliteRunner(flatbuffer)
+    # The arena does not depend on the values; without recordings, zeros will do.
     inputs = np.zeros((1, *runner.shape[1:]), np.float32)
     if spectrograms is not None:
         inputs = spectrograms[:MICRO_INPUTS]

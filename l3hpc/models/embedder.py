@@ -239,6 +239,7 @@ class Embedder:
         count = len(spectrograms)
         if not self.engine.few_shapes:
             return self.engine.run(spectrograms)
+        # Powers of two: a handful of shapes, whatever the lengths of recordings.
         padded = min(1 << (count - 1).bit_length(), size)
         if padded > count:
             spectrograms = np.pad(spectrograms, ((0, padded - count), (0, 0), (0, 0)))

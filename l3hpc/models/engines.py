@@ -94,6 +94,7 @@ class TensorFlowEngine:
         import tensorflow as tf
 
         refuse_fork()
+        # TensorFlow fixes its numbers of threads when it first computes.
         if threads is not None:
             with contextlib.suppress(RuntimeError):  # TensorFlow has already started its threads
                 tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -265,6 +265,7 @@ def from_name(name: str) -> dict[str, Any]:
     if "edgel3_sea" in lower:
         return {"rate": 8000, "n_mels": 64, "hop": 160, "n_dft": 1024, "fmax": None}
     numbers = _NUMBERS.search(lower)
+    # Four numbers may be a date; no network of this family has a lower rate.
     if numbers and int(numbers[1]) >= 4000:
         rate, mels, hop, dft = (int(text) for text in numbers.groups())
         fmax = _FMAX.search(lower)

@@ -48,6 +48,7 @@ class FusedNormalisation(keras.layers.BatchNormalization):
         if not training or not self.trainable:
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
+            # The operation takes its parameters in float32, also under mixed precision.
             inputs, tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32),
             epsilon=self.epsilon, is_training=True)
         count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)

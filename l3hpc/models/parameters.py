@@ -52,6 +52,8 @@ class Parameters:
         FoldedNetwork
             The same function, up to float32 rounding.
         """
+        # The input normalisation has one channel; the border of zeros follows it, so it stays
+        # apart.
         scale, shift = _affine(self.layers[0])
         convolutions = []
         position = 1

@@ -123,6 +123,7 @@ def quantise(network: FoldedNetwork, calibration: Calibration) -> QuantisedNetwo
         step = np.where(largest > 0, largest, 1.0) / WEIGHT_LEVELS
         if index == 0:
             rounded = round_together(layer.kernel / step, calibration.moment)
+            # The two input channels are the positive and the negative part of one.
             kernel = np.concatenate([rounded, -rounded], axis=2)
         else:
             kernel = np.rint(layer.kernel / step)
@@ -154,6 +155,7 @@ def equalise(network: FoldedNetwork, peaks: tuple[np.ndarray, ...]
     scaled_peaks = []
     for index, peak in enumerate(peaks):
         loudest = float(peak.max()) or 1.0
+        # Channels that are almost silent would otherwise be scaled up without limit.
         size = np.maximum(peak, QUIET * loudest) / loudest
         scale = (size ** EQUALISATION).astype(np.float32)
         layer, after = layers[index], layers[index + 1]

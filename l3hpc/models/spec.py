@@ -74,6 +74,7 @@ class NetworkSpec:
     convention: str = "A"
 
     def __post_init__(self) -> None:
+        # People write names of conventions; files and fingerprints hold the letter.
         object.__setattr__(self, "convention", letter_of(self.convention))
         object.__setattr__(self, "filters", tuple(int(count) for count in self.filters))
         if len(self.filters) not in DEPTHS or min(self.filters) < 1:
@@ -85,6 +86,7 @@ class NetworkSpec:
         if self.tail not in TAILS or self.head not in HEADS:
             raise InputError(f"unknown tail {self.tail!r} or head {self.head!r}",
                              allowed=f"tails: {', '.join(TAILS)}; heads: {', '.join(HEADS)}")
+        # Before anything is allocated: a damaged file may state any geometry.
         if activation_bytes(self) > MAX_ACTIVATION_BYTES:
             raise InputError(f"this network needs {activation_bytes(self):,} bytes per frame",
                              allowed=f"at most {MAX_ACTIVATION_BYTES:,}")

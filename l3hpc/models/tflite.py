@@ -165,6 +165,7 @@ def _tables(data: bytes) -> tuple[dict[str, Any], Tensor, Tensor]:
     model = schema.Model.GetRootAsModel(data, 0)
     for index in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(index)
+        # Such an operator could run any TensorFlow code when the model is loaded.
         if code.BuiltinCode() == CUSTOM or code.CustomCode():
             name = (code.CustomCode() or b"?").decode(errors="replace")
             raise InputError(f"holds an operator that TFLite does not define ({name:.40})",

@@ -221,6 +221,7 @@ def unpack(path: Path) -> tuple[Path | io.BytesIO, dict[str, Any]]:
     with open(path, "rb") as stream:
         start = stream.read(32)
     _refuse_foreign_format(start, path)
+    # By content, not by name: downloads are often renamed.
     if start[:2] == b"\x1f\x8b":
         with gzip.open(path, "rb") as stream:
             data = _limited(stream, path)

@@ -208,12 +208,14 @@ def _inspect(path: Path, file: h5py.File, config: dict[str, Any]) -> StoredNetwo
         config = parse_json(file.attrs["model_config"], path)
     _refuse_code(config, path)
     root = file
+    # A full model keeps its weights in a group, a file of weights at the top.
     inner = None if contents.names(file, "layer_names") else contents.child(file, "model_weights")
     if isinstance(inner, h5py.Group):
         root = inner
     names = contents.names(root, "layer_names")
     if names:
         layers = [_legacy_layer(contents, root, name) for name in names]
+        # Keras 3 writes this layout too, for files named .h5.
         version = str(as_text(root.attrs.get("keras_version", file.attrs.get("keras_version", ""))))
         style = "keras3" if version.startswith("3") else "keras2"
     else:

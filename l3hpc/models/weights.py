@@ -147,6 +147,8 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
         if not all(np.isfinite(array).all() for array in values):
             raise InputError(f"layer {layer!r} holds values that are not finite numbers",
                              where=str(name))
+        # A negative variance shows that the arrays are in another order: its root would be NaN
+        # later.
         if len(values) == len(ARRAY_NAMES["batch_norm"]) and (values[3] < 0).any():
             raise InputError(f"layer {layer!r} holds a moving variance below 0", where=str(name),
                              allowed=f"arrays in the order {', '.join(ARRAY_NAMES['batch_norm'])}")

@@ -67,8 +67,10 @@ class TrainingEngine:
             with self.strategy.scope():
                 self.model = self._network(bn_momentum, seed)
                 optimizer = keras.optimizers.Adam(learning_rate)
+                # float16 gradients underflow without a scale; bfloat16 has the range of float32.
                 if self.precision == "mixed_float16":
                     optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+                # Before the first step, so that a checkpoint can be restored into its variables.
                 optimizer.build(self.model.trainable_variables)
                 self.optimizer = optimizer
         finally:

@@ -234,6 +234,7 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         arrays = read_npz(self.path)
+        # A checkpoint of other settings would give a model that no setting describes.
         if str(arrays["settings"]) != self.settings:
             return None
         return Status.from_json(str(arrays.pop("status"))), arrays
