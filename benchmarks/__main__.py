@@ -2,8 +2,8 @@
 
     python -m benchmarks                 all of them; results go to benchmarks/results/
     python -m benchmarks kdpp pca        only these
-    python -m benchmarks --quick         small sizes: shows that they work, writes no results
-    python -m benchmarks --list          what there is
+    python -m benchmarks --quick         small sizes: only checks that they run, writes no results
+    python -m benchmarks --list          list the benchmarks
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BY_HAND = ("recipe", "students", "quantised", "gpu")
 
 
 def main() -> int:
-    """Run, and print the claims of all that ran."""
+    """Run the benchmarks and print the claims of those that ran."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")

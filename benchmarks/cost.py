@@ -1,6 +1,6 @@
-"""What the published scale costs, worked out from the figures that ``benchmarks.scaling`` measured.
+"""The cost of the published scale, computed from the measurements of ``benchmarks.scaling``.
 
-Pure arithmetic: a page of the documentation is filled from here. What is not measured yet is said.
+A page of the documentation is filled from here. Figures that are not measured yet are marked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UNKNOWN = "not measured yet"
 
 
 def flops(spec: NetworkSpec) -> float:
-    """Operations of the convolutions for one window; a multiply-add counts as two."""
+    """Return the operations of the convolutions for one window; a multiply-add counts as two."""
     total, before = 0.0, 1
     for index, count in enumerate(spec.filters):
         bands, times = spec.maps[index // 2]
@@ -45,12 +45,12 @@ def flops(spec: NetworkSpec) -> float:
 
 
 def step_flops() -> float:
-    """Operations of one training step of Student 2: forward, and twice that backward."""
+    """Return the operations of one training step of Student 2: forward, and twice that backward."""
     return 3 * BATCH * flops(student_spec(emb_dim=STUDENT_DIM))
 
 
 def figures(results: Path) -> dict[str, float]:
-    """The numbers in a results file ({} where there is none)."""
+    """Return the numbers in a results file; empty if there is none."""
     if not results.is_file():
         return {}
     found: dict[str, float] = {}
@@ -171,13 +171,13 @@ class _Part:
         self.memory, self.more_bytes, self.published = memory, more_bytes, published
 
     def hours(self, known: Mapping[str, float]) -> float | None:
-        """Core-hours, None where a figure is missing."""
+        """Return core-hours; None if a figure is missing."""
         if set(self.amounts) - set(known):
             return None
         return sum(known[name] * amount for name, amount in self.amounts.items()) / 3600
 
     def cells(self, known: Mapping[str, float]) -> list[str]:
-        """The line as text."""
+        """Return the line as text."""
         hours, memory = self.hours(known), "–"
         if self.memory is not None:
             memory = UNKNOWN if self.memory not in known else \

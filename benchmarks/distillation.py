@@ -1,4 +1,4 @@
-"""What decides how good a distilled student is: the recipe, the sampling, the size; on ESC-10.
+"""How recipe, sampling and size affect the quality of a distilled student, on ESC-10.
 
     python -m benchmarks.distillation --esc10 FOLDER --teacher FILE.h5[.gz] --work FOLDER
                                       [--grid recipe|students] [--epochs 20]
@@ -50,7 +50,7 @@ DIMENSIONS = (64, 32, 16)
 
 
 def students(recipe: dict[str, str]) -> dict[str, dict[str, str]]:
-    """The grid of sizes and samplings, all with ``recipe``."""
+    """Return the grid of sizes and samplings, all with ``recipe``."""
     return {f"{dim}-d, {sampling}": {**recipe, "emb-dim": str(dim), "sampling": sampling}
             for dim in DIMENSIONS for sampling in SAMPLINGS}
 
@@ -75,7 +75,7 @@ class Recordings:
         self.folds = np.array([int(row["fold"]) for row in self.rows])
 
     def correct(self, embedder: Any) -> np.ndarray:
-        """Whether each recording is classified rightly, by a model that never saw its fold."""
+        """Return which recordings are classified correctly by a model not trained on their fold."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -124,7 +124,7 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All variants; scores are kept in the work folder as they come."""
+    """Measure all variants; scores are saved in the work folder one by one."""
     from l3hpc.models.embedder import Embedder
     from l3hpc.models.parameters import untrained
     from l3hpc.models.weights import load
@@ -162,7 +162,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """What ``measure`` returned, as a table."""
+    """Return the result of ``measure`` as a table."""
     rows = [[name, f"{value['accuracy']:.3f}", _span(value["interval"]),
              f"{value['difference']:+.3f}", _span(value["difference_interval"], "+")]
             for name, value in found["results"].items()]
@@ -181,7 +181,7 @@ def table(found: Mapping[str, Any]) -> Table:
 
 
 def main() -> None:
-    """Run, print the table."""
+    """Run the benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--esc10", type=Path, required=True, help="folder with audio/ and meta/")

@@ -1,4 +1,4 @@
-"""``get_embedding`` in one call: the same weights and audio as openl3, agreement and speed.
+"""``get_embedding`` in one call: agreement with openl3 on the same weights and audio, and speed.
 
 Peer: openl3 0.4.2 (``benchmarks.embedding_agreement_peer``): ``get_audio_embedding`` on a list of
 clips in memory, batch size 32 (its default), the model loaded and traced before the clock starts.
@@ -50,7 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def make(work: Path, clips: int, seconds: float, hop: float) -> None:
-    """Clips with something in every band, random weights, and the list of cases."""
+    """Make clips with energy in every band, random weights, and the list of cases."""
     from l3hpc.models.spec import openl3_spec
 
     write_openl3(work / "weights.h5", random_layers(openl3_spec("mel256", 512)))
@@ -68,7 +68,7 @@ def make(work: Path, clips: int, seconds: float, hop: float) -> None:
 
 
 def ours(work: Path, repeats: int) -> dict[str, Any]:
-    """What a notebook does: load the model once, then one call with a list."""
+    """Embed as a notebook does: load the model once, then one call with a list."""
     from l3hpc import get_embedding, load_model
 
     found, engines = {}, set()
@@ -92,7 +92,7 @@ def ours(work: Path, repeats: int) -> dict[str, Any]:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """Both sides in turn, case by case."""
+    """Measure both sides in turn, case by case."""
     make(work, *((1, 1.5, 0.5) if quick else (4, 10.0, 0.1)))
     repeats = 1 if quick else 2
     found = in_turn({

@@ -1,4 +1,4 @@
-"""What an embedding is worth on real recordings: ESC-10 accuracy by 5-fold logistic regression.
+"""Quality of embeddings on real recordings: ESC-10 accuracy by 5-fold logistic regression.
 
     python -m benchmarks.esc10 --esc10 FOLDER --teacher FILE.h5[.gz] [--work FOLDER] [--json]
 
@@ -28,7 +28,7 @@ from benchmarks.tables import print_table
 
 
 def accuracy(embedder: Any, audio: Path, meta: Path) -> tuple[float, list[float]]:
-    """Mean and per-fold accuracy of 5-fold logistic regression on clip statistics."""
+    """Return mean and per-fold accuracy of 5-fold logistic regression on clip statistics."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -56,7 +56,7 @@ def accuracy(embedder: Any, audio: Path, meta: Path) -> tuple[float, list[float]
 
 
 def distill(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Run the whole chain; the student's folder and the seconds of every step."""
+    """Run the whole chain; return the student's folder and the seconds of every step."""
     l3hpc = [sys.executable, "-m", "l3hpc"]
     city = work / "city"
     subprocess.run([*l3hpc, "data", "synth", str(city), "--sensors", "1", "--recordings", "1",
@@ -85,7 +85,7 @@ def distill(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run, print the tables."""
+    """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--esc10", type=Path, required=True, help="folder with audio/ and meta/")

@@ -2,8 +2,8 @@
 
 Peer: the DCASE 2019/2020 task 5 baseline's way, a loop over all thresholds, at its best in numpy
 (``benchmarks.evaluation_peer``). Same files, same definitions, and the same numbers to 1e-9.
-scikit-learn's ``average_precision_score`` stands beside it as a scale: it knows neither the fine
-level with its uncertain tags nor F1, and its area is a sum of steps, not of trapezoids.
+scikit-learn's ``average_precision_score`` is shown for comparison: it has neither the fine level
+with its uncertain tags nor F1, and its area is a sum of steps, not of trapezoids.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def make(folder: Path, clips: int) -> None:
 
 
 def ours(folder: Path, clips: int, bootstrap: int) -> dict[str, Any]:
-    """From files to numbers; ``core`` is the time without reading."""
+    """Evaluate, from files to numbers; ``core`` is the time without reading."""
     from l3hpc.datasets.taxonomy import Taxonomy
     from l3hpc.tagging import predictions
     from l3hpc.tagging.annotations import Annotations
@@ -85,7 +85,7 @@ def ours(folder: Path, clips: int, bootstrap: int) -> dict[str, Any]:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """Ours and the peers at three sizes, and the time of the intervals."""
+    """Measure ours and the peers at three sizes, and the time of the intervals."""
     full, test = (400, 60) if quick else (CLIPS, TEST_CLIPS)
     sizes = [full // share for share in SHARES] + [full]
     for clips in {*sizes, test}:
@@ -97,7 +97,7 @@ def tables(quick: bool, work: Path) -> list[Table]:
 
 
 def _compare(work: Path, clips: int, runs: int, every: int) -> dict[str, list[Measured]]:
-    """The loop once, the others before and after it."""
+    """Run the loop once, and the others before and after it."""
     print(f"{clips} clips", file=sys.stderr, flush=True)
     fast = {"ours": worker("evaluation", work, clips, 0),
             "sklearn": worker("evaluation_peer", "sklearn", work, clips)}
@@ -108,7 +108,7 @@ def _compare(work: Path, clips: int, runs: int, every: int) -> dict[str, list[Me
 
 
 def _difference(one: Measured, other: Measured, levels: tuple[str, ...]) -> float:
-    """The largest between numbers that both give."""
+    """Return the largest difference between numbers that both sides have."""
     pairs = [(a, b) for level in levels
              for a, b in zip(one.values["numbers"][level], other.values["numbers"][level],
                              strict=True) if a is not None and b is not None]

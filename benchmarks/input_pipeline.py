@@ -30,7 +30,7 @@ FRONT_END_DB, RESAMPLED_DB = 1e-3, 0.5  # allowed: the front ends; below the edg
 
 
 def frontend() -> Any:
-    """The student's spectrogram."""
+    """Return the student's front end."""
     from l3hpc.audio.frontends import Frontend
 
     return Frontend(RATE, DFT, HOP, MELS, convention="D")
@@ -81,7 +81,7 @@ def ours(folder: Path, threads: int) -> dict[str, Any]:
 
 
 def compare(folder: Path) -> dict[str, Any]:
-    """Differences in dB of the first batch."""
+    """Return the differences of the first batch, in dB."""
     import numpy as np
 
     mine, theirs = np.load(folder / "ours.npy"), np.load(folder / "peer.npy")
@@ -96,7 +96,7 @@ def compare(folder: Path) -> dict[str, Any]:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """Both ways of the peer, ours on one thread and on all."""
+    """Measure both methods of the peer, and ours on one thread and on all."""
     published = peers.python("published")
     files, rows, batches, runs = (2, 64, 1, 1) if quick else (4, 512, 8, 3)
     cores = len(os.sched_getaffinity(0))

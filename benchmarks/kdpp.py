@@ -97,13 +97,13 @@ def gram(path: Path, rows: int) -> dict:
 
 
 def forget(path: Path) -> None:
-    """Drop the file from the page cache: the next read is from the disk."""
+    """Drop the file from the page cache, so that the next read is from the disk."""
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_bytes() -> int:
-    """Bytes that this process has had read from the disk."""
+    """Return the bytes that this process has read from the disk."""
     for line in Path("/proc/self/io").read_text().splitlines():
         if line.startswith("read_bytes:"):
             return int(line.split()[1])
@@ -111,7 +111,7 @@ def read_bytes() -> int:
 
 
 def large(path: Path, k: int, cold: bool) -> dict:
-    """What the step ``sample`` does with a source of one frame: from its file to ``sample.h5``."""
+    """Do what the step ``sample`` does with one source: from its file to ``sample.h5``."""
     from l3hpc.datasets.embeddings import open_source
     from l3hpc.sampling.subset import EmbeddingCorpus, select_frames, write_sample
 
@@ -132,7 +132,7 @@ def large(path: Path, k: int, cold: bool) -> dict:
 
 
 def limit(path: Path, rows: int, cold: bool) -> dict:
-    """Read the file once, in order; and the Gram products of as many rows, by numpy."""
+    """Read the file once, in order, and compute the Gram products of as many rows with numpy."""
     import numpy as np
 
     if cold:
@@ -153,7 +153,7 @@ def limit(path: Path, rows: int, cold: bool) -> dict:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """One frame in memory; a million rows from a file."""
+    """Measure one frame in memory and a million rows from a file."""
     frames = ((120, 20), (700, 20), (700, 60)) if quick else FRAMES
     rows, k = (20_000, 200) if quick else LARGE
     for count in {max(n for n, _ in frames), rows}:
@@ -295,7 +295,7 @@ def _large(path: Path, rows: int, k: int, runs: int) -> Table:
 
 
 def main() -> None:
-    """The workers."""
+    """Run a worker."""
     what, path, *words = sys.argv[2:]
     file = Path(path)
     result: dict[str, Any] = {}

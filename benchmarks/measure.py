@@ -36,7 +36,7 @@ class Measured:
 
 
 def alone(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measured:
-    """Run a worker in a process of its own. Raises ``RuntimeError`` where it fails."""
+    """Run a worker in a process of its own; raise ``RuntimeError`` if it fails."""
     started = time.perf_counter()
     reader, writer = os.pipe()
     with open(reader) as kilobytes:
@@ -56,7 +56,7 @@ def alone(command: Sequence[str], environment: Mapping[str, str] | None = None) 
 
 def in_turn(workers: Mapping[str, Sequence[str]], runs: int = 3,
             environment: Mapping[str, str] | None = None) -> dict[str, list[Measured]]:
-    """All workers ``runs`` times: A B C A B C …, one at a time."""
+    """Run all workers ``runs`` times, one at a time: A B C A B C …"""
     found: dict[str, list[Measured]] = {name: [] for name in workers}
     for number in range(runs):
         for name, command in workers.items():
@@ -66,13 +66,13 @@ def in_turn(workers: Mapping[str, Sequence[str]], runs: int = 3,
 
 
 def middle(results: Sequence[Measured], what: str = "seconds") -> float:
-    """The median of ``seconds``, ``peak_mb`` or any number that the worker printed."""
+    """Return the median of ``seconds``, ``peak_mb`` or any other number that the worker printed."""
     return statistics.median(
         getattr(result, what) if hasattr(result, what) else float(result.values[what])
         for result in results)
 
 
 def worker(module: str, *words: object, python: str | None = None) -> list[str]:
-    """The command line ``python -m benchmarks.MODULE worker WORDS``."""
+    """Return the command line ``python -m benchmarks.MODULE worker WORDS``."""
     return [python or sys.executable, "-m", f"benchmarks.{module}", "worker",
             *(str(word) for word in words)]

@@ -65,7 +65,7 @@ def prepare(path: Path, rows: int, dim: int, kept: int) -> dict[str, Any]:
 
 
 def ours(path: Path, kept: int, mode: str) -> dict[str, Any]:
-    """The step ``fit`` as the worker of a job runs it."""
+    """Run the step ``fit`` as the worker of a job runs it."""
     import h5py
 
     from l3hpc.reduction.phi import load_phi
@@ -92,7 +92,7 @@ def ours(path: Path, kept: int, mode: str) -> dict[str, Any]:
 
 
 def in_memory(path: Path, kept: int, kind: str, standardise: bool) -> dict[str, Any]:
-    """scikit-learn with all rows in memory, read from the file beforehand."""
+    """Fit with scikit-learn and all rows in memory, read from the file beforehand."""
     import h5py
     import numpy as np
     from sklearn.decomposition import PCA
@@ -131,14 +131,14 @@ def incremental(path: Path, kept: int, batch: int, rows: int) -> dict[str, Any]:
 
 
 def rates() -> dict[str, Any]:
-    """What this machine multiplies at best, GFLOP/s; in a process of its own, for its memory."""
+    """Return the matrix rates of this machine in GFLOP/s, measured in a process of its own."""
     from benchmarks.machine import gemm_rate
 
     return {kind: gemm_rate(kind) for kind in LIMITS}
 
 
 def _error(path: Path, name: str, values: Any) -> float:
-    """The largest relative difference of the eigenvalues from the reference."""
+    """Return the largest relative difference of the eigenvalues from the reference."""
     import numpy as np
 
     expected = np.load(path.parent / f"{name}.npy")
@@ -146,7 +146,7 @@ def _error(path: Path, name: str, values: Any) -> float:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """All sides in turn; IncrementalPCA once, it takes minutes."""
+    """Measure all sides in turn; IncrementalPCA only once, because it takes minutes."""
     rows, dim, kept = QUICK if quick else (ROWS, DIM, KEPT)
     path = work / "rows.h5"
     alone(worker("pca", "prepare", path, rows, dim, kept))
@@ -227,7 +227,7 @@ def _wins(peer: float, default: float) -> list[str]:
 
 
 def main(words: list[str]) -> None:
-    """One worker; prints one JSON line."""
+    """Run one worker, which prints one JSON line."""
     act, *rest = words
     if act == "rates":
         found = rates()

@@ -1,9 +1,9 @@
-"""The peers' own environments: made once, with pinned versions, so that they meet at their best.
+"""Environments of the peers, made once with pinned versions, so that each peer runs at its best.
 
     python -m benchmarks.peers openl3      make one, and print its interpreter
 
-They lie in ``~/.cache/l3hpc/peers`` (``L3HPC_PEERS`` moves them). A peer that cannot be installed
-is an error of the benchmark, never a row left out.
+They are in ``~/.cache/l3hpc/peers``, or in the folder ``L3HPC_PEERS``. If a peer cannot be
+installed, the benchmark fails; no row is left out.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ urllib.request.urlretrieve = nothing
 
 
 def folder() -> Path:
-    """Where the environments lie."""
+    """Return the folder of the environments."""
     base = os.environ.get("L3HPC_PEERS")
     return Path(base) if base else Path.home() / ".cache" / "l3hpc" / "peers"
 
 
 def python(peer: str) -> str:
-    """The interpreter of ``peer``'s environment, which is made where there is none."""
+    """Return the interpreter of a peer's environment, which is created if it does not exist."""
     wanted = REQUIREMENTS[peer]
     mark = hashlib.sha256(repr((sys.version_info[:2], wanted)).encode()).hexdigest()[:8]
     place = folder() / f"{peer}-{mark}"
@@ -68,7 +68,7 @@ def _pip(interpreter: Path, *requirements: str) -> None:
 
 
 def _install_openl3(interpreter: Path, wanted: tuple[str, ...]) -> None:
-    """Its setup.py loads weights from the network: it gets empty files in their place."""
+    """Install openl3; its setup.py would download weights, so it gets empty files instead."""
     if sys.version_info >= (3, 12):
         raise RuntimeError("openl3 0.4.2 installs on Python 3.10 and 3.11 only")
     *others, openl3 = wanted

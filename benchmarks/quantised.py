@@ -1,4 +1,4 @@
-"""What quantisation costs in accuracy, and what a microcontroller has to hold.
+"""Accuracy lost by quantisation, and memory needed on a microcontroller.
 
     python -m benchmarks.quantised --esc10 FOLDER --weights FILE.h5[.gz] [--quick] [--json FILE]
 
@@ -44,7 +44,7 @@ def clips(folder: Path, quick: bool) -> list[dict[str, str]]:
 
 
 def spectrograms(rows: list[dict[str, str]], folder: Path, spec: Any) -> list[np.ndarray]:
-    """Of every clip: (frames, bands, times) float32."""
+    """Return the spectrograms of every clip: (frames, bands, times) float32."""
     from l3hpc.audio.files import read_audio
     from l3hpc.audio.framing import frame_audio
 
@@ -57,7 +57,7 @@ def spectrograms(rows: list[dict[str, str]], folder: Path, spec: Any) -> list[np
 
 
 def accuracy(embeddings: list[np.ndarray], rows: list[dict[str, str]]) -> list[float]:
-    """Accuracy of each fold."""
+    """Return the accuracy of each fold."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -74,14 +74,14 @@ def accuracy(embeddings: list[np.ndarray], rows: list[dict[str, str]]) -> list[f
 
 
 def exact(network: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """float32 by TensorFlow, unquantised: what all formats are compared with."""
+    """Return the embeddings of the unquantised float32 network, the reference of all formats."""
     from l3hpc.models.engines import TensorFlowEngine
 
     return TensorFlowEngine(network).run
 
 
 def accuracy_table(arguments: argparse.Namespace) -> Table:
-    """Formats side by side."""
+    """Compare the formats."""
     from l3hpc.export.build import ExportSettings, build_model, read_model
     from l3hpc.export.interpreter import TfliteRunner
     from l3hpc.models.precision import deviation_of
@@ -127,7 +127,7 @@ def accuracy_table(arguments: argparse.Namespace) -> Table:
 
 
 def size_table(arguments: argparse.Namespace) -> Table:
-    """Plain and strip-wise, side by side."""
+    """Compare plain and strip-wise conversion."""
     from l3hpc.export import costs, interpreter
     from l3hpc.export.build import ExportSettings, build_model, read_model
     from l3hpc.export.package import compare_outputs
@@ -177,7 +177,7 @@ def size_table(arguments: argparse.Namespace) -> Table:
 
 
 def main() -> None:
-    """Run, print, and write what was asked for."""
+    """Run the benchmark, print the tables and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantised", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--esc10", type=Path, required=True, help="folder with audio/ and meta/")

@@ -49,7 +49,7 @@ def prepare(folder: Path, rows: int, dim: int, kept: int) -> dict[str, Any]:
 
 
 def ours(folder: Path, place: Path) -> dict[str, Any]:
-    """The step ``reduce`` as the worker of a job runs it."""
+    """Run the step ``reduce`` as the worker of a job runs it."""
     from l3hpc.reduction import phi  # noqa: F401  (loading is not timed on any side)
     from l3hpc.steps import Task, step
 
@@ -119,7 +119,7 @@ def in_memory(folder: Path, place: Path) -> dict[str, Any]:
 
 
 def copy(folder: Path, place: Path) -> dict[str, Any]:
-    """Chunk after chunk from one file into another."""
+    """Copy chunk after chunk from one file to another."""
     import h5py
     import numpy as np
 
@@ -194,7 +194,7 @@ def _error(folder: Path, path: Path, key: str) -> float:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """All sides in turn; the published method once."""
+    """Measure all sides in turn; the published method only once."""
     rows, dim, kept = QUICK if quick else (ROWS, DIM, KEPT)
     alone(worker("reduction", "prepare", work, rows, dim, kept))
     names = {"ours": "l3hpc reduce, HDF5 to HDF5", "in_memory": "sklearn transform, in memory",
@@ -253,7 +253,7 @@ def _table(found: dict[str, list[Measured]], rows: int, dim: int, kept: int) -> 
 
 
 def main(words: list[str]) -> None:
-    """One worker; prints one JSON line."""
+    """Run one worker, which prints one JSON line."""
     act, folder, *numbers = words
     if act == "prepare":
         found = prepare(Path(folder), *map(int, numbers))

@@ -2,7 +2,7 @@
 
 Memory: every step as one task of one core (``l3hpc run STEP --config config.json``, a process of
 its own) at 1, 4 and 16 times the rows; peak memory is the operating system's figure. Networks have
-the published geometry of input but few filters, because memory and not speed is asked for here.
+the published input geometry but few filters, because this measures memory, not speed.
 Array: the same recordings through ``l3hpc submit`` on ``local`` as 1, 2, 4 and 8 tasks of one core,
 with the whole teacher. No peer: nobody else runs these steps as jobs. ``docs/scale.md`` is worked
 out from these figures (``benchmarks.cost``).
@@ -60,7 +60,7 @@ BATCHES = (4, 24)  # batches of Student 2 in the two runs whose difference is on
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """All tables; the steps run with one core unless said."""
+    """Measure all tables; steps run with one core unless stated otherwise."""
     return [memory(quick, work), arrays(quick, work), lengths(quick, work)]
 
 
@@ -78,7 +78,7 @@ class Ran:
 
 
 def memory(quick: bool, work: Path) -> Table:
-    """Peaks of every step at every size."""
+    """Measure the peak memory of every step at every size."""
     cells, claims = [], []
     figures: dict[str, float] = {}
     for case in CASES:
@@ -141,7 +141,7 @@ def _run(step: str, config: Path, rows: int, cores: int = 1) -> Ran:
 
 
 def _train_batch(work: Path) -> float:
-    """Core-seconds of a step of Student 2 on 64 windows, with all cores."""
+    """Return the core-seconds of a training step of Student 2 on 64 windows, with all cores."""
     place = work / "batches"
     cores, cpu = len(os.sched_getaffinity(0)), []
     for batches in BATCHES:
@@ -152,7 +152,7 @@ def _train_batch(work: Path) -> float:
 
 
 def _embed_student(work: Path) -> float:
-    """Core-seconds per window of Student 2."""
+    """Return the core-seconds per window of Student 2."""
     place = work / "student2"
     made = alone(worker("scaling", "embed", 4096, place))
     ran = _run("embed", Path(made.values["config"]), made.values["rows"])
@@ -167,7 +167,7 @@ LENGTH_MB = 40.0  # that an hour and four may differ by: a buffer of 32 MiB fill
 
 
 def lengths(quick: bool, work: Path) -> Table:
-    """Peaks of one recording that becomes longer and longer."""
+    """Measure the peak memory of recordings of increasing length."""
     hours = tuple(one / 60 for one in HOURS) if quick else HOURS
     ways = {"l3hpc embed, 512 values, hop 0.5 s": "embed",
             "l3hpc run extract, hop 0.5 s": "extract",
@@ -204,7 +204,7 @@ def lengths(quick: bool, work: Path) -> Table:
 
 
 def arrays(quick: bool, work: Path) -> Table:
-    """The same recordings as more and more tasks."""
+    """Extract the same recordings with an increasing number of tasks."""
     place = work / "array"
     alone(worker("scaling", "audio", RECORDINGS, RECORDING_S, place / "audio"))
     rows = RECORDINGS * WINDOWS
@@ -348,7 +348,7 @@ def _freeze_train(place: Path, artifact: Path, rows: int, params: dict[str, Any]
 
 
 def _engine() -> str:
-    """Not measured anew in every process: that would count TensorFlow's memory."""
+    """Choose the engine without a measurement, which would count TensorFlow's memory."""
     from l3hpc.models import ncnn_engine
 
     return "ncnn" if ncnn_engine.available() else "tensorflow"
@@ -387,7 +387,7 @@ def make_length(seconds: float, place: Path) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> None:
-    """One worker; prints one JSON line."""
+    """Run one worker, which prints one JSON line."""
     act, *rest = words
     if act == "make":
         found = make(int(rest[0]), int(rest[1]), Path(rest[2]))

@@ -1,6 +1,6 @@
-"""Made-up inputs of every step, of any number of rows: artifacts as the steps write them.
+"""Synthetic inputs of every step with any number of rows: artifacts as the steps write them.
 
-What is in the rows does not matter for memory and hardly for time; where they lie does. Recordings
+The content of the rows does not affect memory and hardly time; their storage does. Recordings
 are names of one sound file, so that audio takes no disk.
 """
 
@@ -127,7 +127,7 @@ def tagged(folder: Path, clips: int) -> tuple[Path, Path, list[str]]:
 
 
 def predictions(path: Path, annotations: Path) -> Path:
-    """A predictions file of every validate clip."""
+    """Write predictions for all clips of the validate split."""
     taxonomy = sonyc_ust_taxonomy()
     rng = np.random.default_rng(1)
     with open(annotations, newline="") as stream:
@@ -143,7 +143,7 @@ def predictions(path: Path, annotations: Path) -> Path:
 
 
 def network(path: Path, filters: tuple[int, ...], **spec: int) -> Path:
-    """A weight file of a network with random weights."""
+    """Write a weight file of a network with random weights."""
     from l3hpc.models.parameters import untrained
     from l3hpc.models.spec import NetworkSpec
     from l3hpc.models.weights import save

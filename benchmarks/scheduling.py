@@ -31,7 +31,7 @@ RUNS = 9
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """All of them, on one cluster."""
+    """Measure all tables on one cluster."""
     sys.path.insert(0, str(FAKES))
     from realslurm import RealSlurm
 
@@ -58,7 +58,7 @@ def _plan(cluster: Any, folder: Path, chains: int, length: int) -> Any:
 
 @contextlib.contextmanager
 def _held(cluster: Any) -> Iterator[None]:
-    """No job starts meanwhile."""
+    """Keep jobs from starting while the block runs."""
     cluster.command("scontrol", "update", "PartitionName=cpu", "State=DOWN")
     try:
         yield
@@ -111,7 +111,7 @@ def _ours(plan: Any) -> None:
 
 
 def _bare(plan: Any) -> None:
-    """The same scripts, handed over as a person would in a shell loop."""
+    """Submit the same scripts as a shell loop would."""
     ids: dict[str, str] = {}
     for step in plan.steps:
         script = plan.step_folder(step.name).script()
@@ -219,7 +219,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
 
 
 def _noting(waited: list[float], ask: Any, *arguments: Any, **options: Any) -> Any:
-    """What ``ask`` answers; its seconds are added to ``waited``."""
+    """Return the answer of ``ask``; its seconds are added to ``waited``."""
     started = time.perf_counter()
     try:
         return ask(*arguments, **options)

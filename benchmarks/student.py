@@ -43,7 +43,7 @@ def make(folder: Path, files: int) -> None:
 
 
 def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]:
-    """What the step embed does."""
+    """Embed as the step embed does."""
     from l3hpc.datasets.extraction import Extraction
     from l3hpc.steps import Task, step
     from l3hpc.steps.extract import load_network, task_recordings
@@ -72,7 +72,7 @@ def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]
 
 
 def theirs(folder: Path, out: Path, batch: int) -> dict[str, Any]:
-    """One ``predict`` per file, and an npz file for each."""
+    """Embed with one ``predict`` per file, and write an npz file for each."""
     import soundfile
 
     from l3hpc.audio.framing import frame_audio
@@ -100,7 +100,7 @@ def theirs(folder: Path, out: Path, batch: int) -> dict[str, Any]:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """edgel3's method and every engine that is installed, in turn."""
+    """Measure edgel3's method and every installed engine in turn."""
     make(work, 3 if quick else 360)
     commands = {PEER: worker("student", "theirs", work, work / "theirs", BATCH)}
     for name, (engine, precision) in SIDES.items():

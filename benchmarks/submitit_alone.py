@@ -1,10 +1,10 @@
-"""What a chain through submitit alone meets, in the scenarios in which l3hpc's tests prove its own.
+"""A chain with submitit alone, in the failure scenarios that l3hpc's tests cover.
 
     python -m benchmarks.submitit_alone [--quick] [--json FILE]
 
-submitit is the library that l3hpc submits through; alone, it hands over pickled functions and asks
-sacct. Here it gets its best: AutoExecutor, dependencies by hand, ``checkpoint`` where a job can go
-on. Nothing is judged: each line says what was observed on a real three-node Slurm with accounting.
+submitit is the library through which l3hpc submits; alone, it submits pickled functions and asks
+sacct. It is used at its best here: AutoExecutor, dependencies by hand, ``checkpoint`` where a job
+can continue. Each line states what was observed on a real three-node Slurm with accounting.
 ``--quick`` leaves out the slow ones (preemption, a dead node, 200 jobs).
 """
 
@@ -59,7 +59,7 @@ class Line:
         return f"{before or ''}{name} "
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """Once more from its start."""
+        """Run again from the start."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, *arguments)
@@ -73,13 +73,13 @@ def hungry(mb: int) -> int:
 
 
 class Scenarios:
-    """Each method returns what was observed, in words."""
+    """Each method returns what was observed, as text."""
 
     def __init__(self, cluster: Any, folder: Path) -> None:
         self.cluster, self.folder, self.count = cluster, folder, 0
 
     def executor(self, **more: Any) -> Any:
-        """A new one, in a folder of its own."""
+        """Return a new executor with a folder of its own."""
         import submitit
 
         self.count += 1
@@ -90,7 +90,7 @@ class Scenarios:
         return executor
 
     def chain(self, names: list[str], seconds: float = 0.0, **more: Any) -> list[Any]:
-        """Jobs, each behind the one before."""
+        """Submit jobs of which each depends on the one before."""
         jobs: list[Any] = []
         for name in names:
             extra = {"slurm_additional_parameters": {"dependency": f"afterok:{jobs[-1].job_id}"}} \
@@ -99,7 +99,7 @@ class Scenarios:
         return jobs
 
     def said(self, jobs: list[Any], seconds: float = WAIT_S) -> str:
-        """The states that submitit tells once nothing changes any more, or after a while."""
+        """Return the states that submitit reports once they no longer change, or after a while."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not all(job.done() for job in jobs):
             time.sleep(1)
@@ -233,7 +233,7 @@ def _cluster() -> Iterator[Any]:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """One table: the scenario, what submitit alone shows, what l3hpc does, its proof."""
+    """Return a table of the scenarios: submitit alone, l3hpc, and the test of the latter."""
     rows = []
     with _cluster() as cluster:
         scenarios = Scenarios(cluster, work)

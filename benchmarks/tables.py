@@ -1,4 +1,4 @@
-"""What a benchmark says: tables and claims, printed as Markdown and written as JSON.
+"""Results of a benchmark: tables and claims, printed as Markdown and written as JSON.
 
 Every benchmark is a module with a function ``tables(quick, work)``; ``run`` makes the command line
 of it. ``benchmarks/results/`` holds the JSON of the last full run; docs and README quote it.
@@ -41,7 +41,7 @@ class Claim:
 
     @property
     def met(self) -> bool:
-        """Whether the target is reached."""
+        """Whether the target was reached."""
         return self.measured >= self.target if self.at_least else self.measured <= self.target
 
 
@@ -60,7 +60,7 @@ class Table:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def markdown(self) -> str:
-        """The table under its title, with its notes."""
+        """Return the table with its title and notes."""
         lines = [f"### {self.title}", "", "| " + " | ".join(self.columns) + " |",
                  "|" + "---|" * len(self.columns)]
         lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in self.rows]
@@ -85,7 +85,7 @@ def _shortest(text: str) -> str:
 
 
 def claims_markdown(claims: Sequence[Claim], *, judged: bool = True) -> str:
-    """The claims as one table.
+    """Return the claims as one table.
 
     judged: with the targets, and whether each was reached. Not for small sizes (``--quick``): the
     targets are for the full ones.

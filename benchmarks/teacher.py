@@ -35,7 +35,7 @@ ALLOWED = 1e-4  # relative error of float32
 
 
 def make(folder: Path, files: int, seconds: float) -> None:
-    """Recordings, and random weights in openl3's format."""
+    """Make recordings, and random weights in openl3's format."""
     from l3hpc.models.spec import openl3_spec
 
     write_audio(folder / "audio", files, seconds, RATE)
@@ -43,7 +43,7 @@ def make(folder: Path, files: int, seconds: float) -> None:
 
 
 def write_audio(folder: Path, files: int, seconds: float, rate: int) -> None:
-    """16-bit WAV files with something in every band, and never at full scale.
+    """Write 16-bit WAV files with energy in every band and without clipping.
 
     (Where a signal stands still, a front end that computes in float32 shows its own rounding.)
     """
@@ -132,7 +132,7 @@ def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """openl3 and every engine that is installed, in turn."""
+    """Measure openl3 and every installed engine in turn."""
     make(work, *((1, 2.0) if quick else (4, 10.0)))
     commands = {"openl3": worker("teacher_peer", work, work / "openl3", 32,
                                  python=peers.python("openl3"))}
@@ -145,7 +145,7 @@ def tables(quick: bool, work: Path) -> list[Table]:
 
 
 def _embeddings(work: Path, name: str) -> np.ndarray:
-    """All of one side, in the order of files and windows."""
+    """Return all embeddings of one side, in the order of files and windows."""
     import h5py
 
     if name == "openl3":

@@ -34,7 +34,7 @@ SLOWER = 1.05
 
 
 def spec_of(setting: Mapping[str, Any]) -> Any:
-    """The student's ``NetworkSpec``."""
+    """Return the student's ``NetworkSpec``."""
     from l3hpc.models.spec import NetworkSpec
 
     return NetworkSpec(rate=setting["rate"], n_mels=setting["mels"], hop=setting["hop"],
@@ -214,7 +214,7 @@ def _cores() -> int:
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """All sides in turn; those that only stand beside them once."""
+    """Measure all sides in turn; those for comparison only once."""
     torch = peers.python("torch")
     in_turn({"prepare": worker("training", "prepare", work, "quick" if quick else "full")}, 1)
     setting = json.loads((work / "setting.json").read_text())

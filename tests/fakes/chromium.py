@@ -1,4 +1,4 @@
-"""A headless Chromium that is told what to do over its debugging pipe; nothing else is needed."""
+"""A headless Chromium, controlled over its debugging pipe without any other package."""
 
 import base64
 import json

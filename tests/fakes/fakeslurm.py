@@ -1,4 +1,4 @@
-"""Programs named sbatch, squeue, sacct and scancel that answer as they are told."""
+"""Fake sbatch, squeue, sacct and scancel with answers that the test sets."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Small videos made by ffmpeg itself, and the skip where there is none."""
+"""Small videos made by ffmpeg; tests are skipped if it is not installed."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Follow a run on a real cluster until it is where a test wants it."""
+"""Wait until a run on a real cluster reaches the state that a test needs."""
 
 import json
 import time
