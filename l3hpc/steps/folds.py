@@ -1,10 +1,9 @@
-"""folds: a classifier of clips for every test fold, its parameters chosen on a validation fold.
+"""folds and score: cross-validated classification of clips.
 
-One task per fold. What is kept is which clips were used how, every candidate's validation accuracy,
-the chosen parameters, and the predictions; a fitted classifier is not stored (the same task fits it
-again).
-
-score: the folds together: mean accuracy with its interval, accuracy per class, confusion.
+``folds`` fits a classifier for every test fold, one task each, with its parameters selected on a
+validation fold. It stores the clips of each part, the validation accuracy of every candidate, the
+selected parameters and the predictions, but no fitted classifier (the same task fits it again).
+``score`` combines the folds: mean accuracy with its interval, accuracy per class, confusion.
 """
 
 from __future__ import annotations
@@ -24,17 +23,16 @@ if TYPE_CHECKING:
     from l3hpc.classification.folds import Features, FoldResult
     from l3hpc.datasets.labelled import LabelledDataset
 
-
 TAB: Final = "classifier"
 PARTS = ("train", "valid", "test")
-PUBLISHED_HOP = 0.1  # s, of embeddings that do not tell theirs
-# parameters that a row of the ledger names for each kind of classifier
+PUBLISHED_HOP = 0.1  # s, assumed for embeddings whose files have none
+# kind of classifier → parameters that its row of the ledger shows besides the selected ones
 GIVEN = {"mlp": ("learning_rate", "weight_decay", "batch_size", "epochs"),
          "svm": ("C", "tol", "max_iterations"), "rf": ()}
 
 
 class FoldsParams(Params):
-    """The classifier, what it sees, and how its parameters are chosen."""
+    """The clips, their features, the classifier, and how its parameters are selected."""
 
     clips: Path = Field(description="Folder of UrbanSound8K or ESC-50: its table names the folds.")
     subset: Literal["all", "esc10"] = Field("all", description=(
@@ -92,8 +90,7 @@ class Folds(Step[FoldsParams]):
     ledger_folder = "output_dir"
 
     def check(self, params: FoldsParams, plan: PlanParams) -> None:
-        """Refuse a folder that is none, a part of a data set, too few folds, and other clips than
-        those that are embedded."""
+        """Refuse a part of a data set, too few folds, and clips that are not embedded."""
         data = dataset(params)
         folds, small = data.folds, data.small_folds()
         if small and not params.partial:
@@ -145,8 +142,8 @@ class Folds(Step[FoldsParams]):
         task.progress.start("reading embeddings")
         found = folds.load_features(task.inputs["embed"], [clip.file for clip in data.clips],
                               params.features, params.every)
-        _tell_missing(found, len(data.clips), params, task)
-        _refuse_silent_folds(found, data, params, task)
+        _check_missing(found, len(data.clips), params, task)
+        _check_folds(found, data, params, task)
         known = {clip.file: clip for clip in data.clips}
         clips = [known[name] for name in found.files]
         label = np.array([clip.label for clip in clips])
@@ -205,7 +202,7 @@ def dataset(params: FoldsParams) -> LabelledDataset:
 
 
 def grid(params: FoldsParams) -> tuple[dict[str, float], ...]:
-    """The candidates: the published grid, or the stated values alone."""
+    """The candidates: the published grid, or the given values alone."""
     from l3hpc.classification.models import GRIDS
 
     if params.search:
@@ -213,8 +210,8 @@ def grid(params: FoldsParams) -> tuple[dict[str, float], ...]:
     return ({name: getattr(params, name) for name in GRIDS[params.model][0]},)
 
 
-def _tell_missing(found: Features, clips: int, params: FoldsParams, task: Task) -> None:
-    """Note clips without embeddings; raise ``L3hpcError`` where they are too many."""
+def _check_missing(found: Features, clips: int, params: FoldsParams, task: Task) -> None:
+    """Log clips without embeddings; an error where there are too many."""
     if not found.missing:
         return
     text = f"{len(found.missing)} of {clips} clips have no embedding: {found.missing[0]}"
@@ -223,13 +220,12 @@ def _tell_missing(found: Features, clips: int, params: FoldsParams, task: Task) 
         raise L3hpcError(text, where=str(task.inputs["embed"]),
                          allowed=f"at most {params.max_missing:.0%} (max_missing)",
                          hint="embed them, or allow more: --set folds.max_missing=0.5")
-    task.progress.note(f"{text}; they are neither learned nor scored")
+    task.progress.note(f"{text}; they are neither trained on nor scored")
 
 
-def _refuse_silent_folds(found: Features, data: LabelledDataset, params: FoldsParams,
-                         task: Task) -> None:
-    """Raise ``L3hpcError`` for a fold that has lost most of its clips: its accuracy would be that
-    of a few, and the others' that of fewer folds."""
+def _check_folds(found: Features, data: LabelledDataset, params: FoldsParams,
+                 task: Task) -> None:
+    """Refuse a fold without embeddings for most of its clips: its score would mean little."""
     listed, there = (Counter(clip.fold for clip in data.clips if clip.file in files)
                      for files in ({clip.file for clip in data.clips}, set(found.files)))
     lost = [fold for fold in data.folds if there[fold] < listed[fold] / 2]
@@ -308,16 +304,16 @@ def _row(params: FoldsParams, task: Task, outcome: FoldResult,
 
 
 def noted(note: str | None, part: str) -> str | None:
-    """What stands beside the numbers: ``caution``, and of what part of the data they are."""
+    """The note in the ledger, with the part of the data that was used."""
     return "; ".join(text for text in (note, f"only {part}" if part else "") if text) or None
 
 
 class ScoreParams(Params):
-    """Nothing to choose."""
+    """There are no parameters."""
 
 
 class Score(Step[ScoreParams]):
-    """The folds together: mean accuracy with its interval, accuracy per class, confusion."""
+    """Scores over all folds: mean accuracy with its interval, accuracy per class, confusion."""
 
     name = "score"
     version = 1
@@ -372,10 +368,17 @@ class Score(Step[ScoreParams]):
 
 
 def read_folds(folder: Path) -> list[dict[str, Any]]:
-    """What the tasks of ``folds`` wrote, by test fold.
+    """The results of the step folds, sorted by test fold.
 
-    Raises ``InputError`` where there is none, where one is missing, and where they are not of one
-    set of classes.
+    Parameters
+    ----------
+    folder
+        An artifact of folds.
+
+    Raises
+    ------
+    InputError
+        For a missing or repeated fold, and folds with different classes.
     """
     from l3hpc.io.files import read_json, task_folders
 
@@ -384,7 +387,7 @@ def read_folds(folder: Path) -> list[dict[str, Any]]:
         if (place / "fold.json").is_file():
             records.append(read_json(place / "fold.json"))
     if not records:
-        raise InputError("holds no scores of folds", where=str(folder),
+        raise InputError("contains no scores of folds", where=str(folder),
                          allowed="the output of the step folds")
     if any(one["classes"] != records[0]["classes"] for one in records):
         raise InputError("the folds have different classes", where=str(folder))
@@ -392,8 +395,9 @@ def read_folds(folder: Path) -> list[dict[str, Any]]:
     wanted = records[0].get("folds") or list(done)  # older files do not tell
     wrong = [fold for fold in wanted if done[fold] != 1]
     if wrong:
-        raise InputError(f"holds scores of {len(done)} of {len(wanted)} folds: fold {wrong[0]} is "
-                         f"there {done[wrong[0]]} times", where=str(folder),
+        raise InputError(f"contains {done[wrong[0]]} results of fold {wrong[0]}, and results of "
+                         f"{len(done)} of {len(wanted)} folds", where=str(folder),
+                         allowed="one result for each fold",
                          hint="Finish folds first: l3hpc resume RUN")
     return sorted(records, key=lambda one: int(one["fold"]))
 

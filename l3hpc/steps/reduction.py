@@ -1,18 +1,15 @@
-"""sample: a small, relevant and diverse subset of the embeddings, time frame by time frame.
+"""sample, fit and reduce: from the teacher's embeddings to the student's targets.
 
-One task per sensor. Every chosen row keeps its provenance.
-
-fit and reduce: φ, the map from the teacher's embedding to the student's target.
-
-``fit`` learns φ on the sample; ``reduce`` applies it to every row of the teacher's embeddings,
-shard by shard.
+``sample`` selects a small, relevant and diverse subset of the embeddings, one task per sensor and
+one time frame after another. ``fit`` fits φ, the reduction, to this sample. ``reduce`` applies φ to
+every row of the teacher's embeddings, one task per task of extract.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -32,13 +29,17 @@ from l3hpc.steps.base import (
 )
 from l3hpc.steps.extract import Extract
 
+if TYPE_CHECKING:
+    from l3hpc.datasets.embeddings import Source
+    from l3hpc.reduction.phi import Phi
+
 Method = Literal["dpp", "dpp-div", "spl", "random"]
 UNTRAINED_DIM = 512
 ROWS_NAMED = 8  # of each published file, spread evenly, in the fingerprint of the input
 
 
 class SampleParams(Params):
-    """How the subset is chosen."""
+    """How rows are selected."""
 
     method: Method = Field("dpp", description=(
         "dpp: exact k-DPP, diverse and loud; dpp-div: diverse only; spl: by relative loudness; "
@@ -66,7 +67,7 @@ class Sample(Step[SampleParams]):
     output = Output.EMBEDDINGS
 
     def check(self, params: SampleParams, plan: PlanParams) -> None:
-        """Refuse a time zone that this machine does not know."""
+        """Refuse an unknown time zone."""
         check_timezone(params.timezone, "sample.timezone")
 
     def describe(self, params: SampleParams, plan: PlanParams) -> str:
@@ -75,9 +76,9 @@ class Sample(Step[SampleParams]):
                 f"seed {params.seed}")
 
     def shards(self, params: SampleParams, upstream: Upstream) -> list[Shard]:
-        """One task per sensor, with its share of the samples and the tasks that hold its rows.
+        """One task per sensor, with its share of the samples and the tasks that have its rows.
 
-        Where ``extract`` is a folder from elsewhere, one task goes through all of it.
+        One task for all where ``extract`` is a folder of published files.
         """
         parts = upstream.get("extract") or []
         sensors = sorted({sensor for part in parts for sensor in part["sensors"]})
@@ -90,10 +91,10 @@ class Sample(Step[SampleParams]):
                 for sensor in sensors]
 
     def run(self, params: SampleParams, task: Task) -> dict[str, Any]:
-        """Choose rows per time frame and write them, with provenance, into ``sample.h5``.
+        """Select rows in every time frame and write them, with provenance, into ``sample.h5``.
 
-        Every frame gives the same number of rows, rounded up, so that the whole is at least
-        ``samples``; a frame with fewer gives all of its rows, and the others do not make up for it.
+        The same number of rows is selected from every frame, rounded up, so that the total is at
+        least ``samples``. A smaller frame is used whole, and the others do not compensate for it.
         """
         from l3hpc.datasets.embeddings import open_source
         from l3hpc.sampling.selection import UNDATED
@@ -115,8 +116,8 @@ class Sample(Step[SampleParams]):
         rows = sum(len(choice.rows) for choice in choices)
         short = sum(choice.selection.missing > 0 for choice in choices)
         if short:
-            task.progress.note(f"{short} of {len(choices)} time frames had fewer rows than wanted; "
-                               "all of theirs were taken")
+            task.progress.note(f"{short} of {len(choices)} time frames have fewer rows than "
+                               "requested; all of them were selected")
         dated = any(choice.frame != UNDATED for choice in choices)
         result = {"rows": rows, "frames": len(choices), "short_frames": short,
                   "sensors": list(sensors), "dim": corpus.dim,
@@ -145,7 +146,20 @@ class Sample(Step[SampleParams]):
 
 
 def check_timezone(name: str, where: str) -> None:
-    """Raise ``InputError`` unless ``name`` is in the time zone database."""
+    """Refuse a name that is not in the time zone database.
+
+    Parameters
+    ----------
+    name
+        IANA name.
+    where
+        The parameter, for the message.
+
+    Raises
+    ------
+    InputError
+        With similar names.
+    """
     from zoneinfo import ZoneInfo, available_timezones
 
     from l3hpc.errors import InputError, nearest
@@ -179,10 +193,10 @@ class FitParams(Params):
 
 
 class Fit(Step[FitParams]):
-    """φ, learnt on the sample."""
+    """φ, fitted to the sample."""
 
     name = "fit"
-    version = 2  # 2: signs of components no longer hang on rounding
+    version = 2  # 2: signs of components no longer depend on rounding
     title = "the reduction φ, learnt on the sample"
     params_type = FitParams
     inputs = {"sample": Input()}
@@ -227,7 +241,7 @@ class Fit(Step[FitParams]):
         return f"{params.approx}: {source}{params.emb_dim}"
 
     def run(self, params: FitParams, task: Task) -> dict[str, Any]:
-        """Learn φ in one pass over the sample and write ``phi.h5``."""
+        """Fit φ in one pass over the sample and write ``phi.h5``."""
         from l3hpc.datasets.embeddings import open_source
         from l3hpc.reduction.phi import save_phi
 
@@ -243,7 +257,7 @@ class Fit(Step[FitParams]):
                 raise InputError(
                     f"{rows} rows are fewer than the {params.emb_dim} dimensions to keep",
                     where=str(source.path), hint="Sample more rows, or use a smaller --emb-dim.")
-        phi = _learn(params, source, rows, task)
+        phi = _fit(params, source, rows, task)
         save_phi(task.output / "phi.h5", phi)
         return {"approx": params.approx, "rows": rows,
                 "in_dim": phi.in_dim, "out_dim": phi.out_dim,
@@ -264,7 +278,18 @@ class Fit(Step[FitParams]):
 
 
 def teacher_dim(weights: str) -> int:
-    """Length of a teacher's embedding, from its file alone."""
+    """Length of a teacher's embedding.
+
+    Parameters
+    ----------
+    weights
+        A weight file, or ``untrained…``.
+
+    Raises
+    ------
+    InputError
+        For a file that is not a network.
+    """
     if weights == "untrained" or weights.startswith("untrained:"):
         return UNTRAINED_DIM
     from l3hpc.models.weights import embedding_dim
@@ -272,8 +297,8 @@ def teacher_dim(weights: str) -> int:
     return embedding_dim(weights)
 
 
-def _learn(params: FitParams, source: Any, rows: int, task: Task) -> Any:
-    """φ of the kind that is asked for."""
+def _fit(params: FitParams, source: Source, rows: int, task: Task) -> Phi:
+    """φ of the requested kind."""
     from l3hpc.reduction.phi import Phi
 
     teacher, fingerprint = _teacher(source), _fingerprint(source)
@@ -297,22 +322,20 @@ def _learn(params: FitParams, source: Any, rows: int, task: Task) -> Any:
     return Phi.from_umap(umap, fingerprint=fingerprint, teacher=teacher)
 
 
-def _teacher(source: Any) -> Mapping[str, Any]:
-    """The one teacher of all parts; empty where the files name none."""
+def _teacher(source: Source) -> Mapping[str, Any]:
+    """The teacher, which must be the same in all files; empty where they name none."""
     teachers = [part.attributes().get("teacher") or {} for part in source.parts]
     for part, teacher in zip(source.parts, teachers, strict=True):
         if teacher != teachers[0]:
             raise InputError(
-                f"is of another teacher than {source.parts[0].path.name}", where=str(part.path),
+                f"has another teacher than {source.parts[0].path.name}", where=str(part.path),
                 hint="Use one teacher for all embeddings.")
     return teachers[0]
 
 
-def _fingerprint(source: Any) -> str:
-    """Names the rows: an artifact by its folder, other files by names, sizes and some rows.
-
-    An artifact's folder is named by the fingerprint of everything that decides its content.
-    """
+def _fingerprint(source: Source) -> str:
+    """Identifies the rows: an artifact by its folder, other files by names, sizes and some rows."""
+    # The folder of an artifact is named after the fingerprint of its content.
     import numpy as np
 
     from l3hpc.io.files import digest
@@ -346,14 +369,14 @@ class Reduce(Step[ReduceParams]):
     not_in_fingerprint = frozenset({"chunk"})
 
     def shards(self, params: ReduceParams, upstream: Upstream) -> list[Shard]:
-        """One task per extract task; one for all files of a folder from elsewhere."""
+        """One task per task of extract; one for a folder of published files."""
         parts = upstream.get("extract") or []
         return [{"part": number} for number in range(len(parts))] or [{"part": None}]
 
     def run(self, params: ReduceParams, task: Task) -> dict[str, Any]:
         """Write ``reduced.h5``, or, for published folders, files of the same names and subfolders.
 
-        Rows keep their order. φ refuses rows of another dimension or teacher.
+        Rows stay in order. Rows of another length or teacher than those of the fit are refused.
         """
         from l3hpc.datasets.embeddings import open_source
         from l3hpc.reduction.phi import load_phi, reduce_part
@@ -362,7 +385,8 @@ class Reduce(Step[ReduceParams]):
         number = task.shard.get("part")
         source = open_source(task.inputs["extract"], tasks=None if number is None else [number])
         parts = source.parts
-        if number is None:  # one task of several may well have no row
+        # One task of several may have no rows.
+        if number is None:
             source.refuse_empty()
         task.progress.start("reducing", total=sum(part.rows for part in parts), unit="rows")
         written = []
@@ -385,11 +409,22 @@ class Reduce(Step[ReduceParams]):
 
 
 def phi_file(folder: Path) -> Path:
-    """``phi.h5`` of a fit artifact, or of a folder that holds one (or the file itself)."""
+    """The file of φ.
+
+    Parameters
+    ----------
+    folder
+        An artifact of fit, a folder that contains ``phi.h5``, or the file itself.
+
+    Raises
+    ------
+    InputError
+        Where there is none.
+    """
     folder = Path(folder)
     candidates = [folder] if folder.is_file() else [
         folder / "0000" / "phi.h5", folder / "phi.h5"]
     for path in candidates:
         if path.is_file():
             return path
-    raise InputError("holds no phi.h5", where=str(folder), hint="The step fit writes one.")
+    raise InputError("contains no phi.h5", where=str(folder), hint="The step fit writes it.")

@@ -1,6 +1,7 @@
-"""classify: a classifier of urban sound tags on the embeddings, chosen on validate.
+"""classify and evaluate: urban sound tagging on the student's embeddings.
 
-evaluate: how good predictions of urban sound tags are, and the row that the ledger gets.
+``classify`` trains a tag classifier on the embeddings, keeps the best epoch on the validation
+split, and writes predictions. ``evaluate`` scores predictions and records a row of the ledger.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class ClassifyParams(Params):
 
 
 class Classify(Step[ClassifyParams]):
-    """A classifier of urban sound tags on the embeddings, chosen on validate."""
+    """A classifier of urban sound tags on the embeddings."""
 
     name = "classify"
     version = 2
@@ -58,7 +59,7 @@ class Classify(Step[ClassifyParams]):
     kept_files = ("predictions*.csv", "*.h5", "history*.csv")
 
     def check(self, params: ClassifyParams, plan: PlanParams) -> None:
-        """Refuse when neither the SONYC-UST folder nor annotations and taxonomy are named."""
+        """Refuse missing annotations or taxonomy."""
         label_files(params, self.name)
 
     def digests(self, params: ClassifyParams) -> dict[str, Any]:
@@ -69,8 +70,8 @@ class Classify(Step[ClassifyParams]):
     def run(self, params: ClassifyParams, task: Task) -> dict[str, Any]:
         """Train, then write models, histories and the predictions for validate and test.
 
-        Predictions are made of the clips that have agreed annotations, which is what can be scored;
-        such a clip without an embedding is predicted as 0 for every tag, noted and counted.
+        Predictions cover the clips with agreed annotations, which can be scored. Such a clip
+        without an embedding gets 0 for every tag, and is logged and counted.
         """
         from l3hpc.datasets.clips import artifact_attributes, load_clips
         from l3hpc.datasets.taxonomy import Taxonomy
@@ -94,8 +95,8 @@ class Classify(Step[ClassifyParams]):
             task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, "
                                f"for example {clips.missing[0]}")
         if clips.longest > clips.x.shape[1]:
-            task.progress.note(f"clips have up to {clips.longest} windows, the shortest has "
-                               f"{clips.x.shape[1]}: all are cut to that")
+            task.progress.note(f"clips have up to {clips.longest} windows and are shortened to "
+                               f"the {clips.x.shape[1]} of the shortest")
         place = {name: row for row, name in enumerate(clips.files)}
         rows = {split: [place[name] for name in files if name in place]
                 for split, files in splits.items()}
@@ -124,31 +125,46 @@ class Classify(Step[ClassifyParams]):
 
 
 def label_files(params: Any, step: str) -> tuple[Path, Path]:
-    """Paths of annotations and taxonomy: named, or found in ``sonyc_ust``.
+    """Paths of annotations and taxonomy, given or found in ``sonyc_ust``.
 
-    Raises ``InputError`` when one is missing.
+    Parameters
+    ----------
+    params
+        Parameters of the step.
+    step
+        Its name, for the message.
+
+    Returns
+    -------
+    annotations, taxonomy : Path
+        The files.
+
+    Raises
+    ------
+    InputError
+        Where one is missing.
     """
-    found: dict[str, Path | None] = {
+    files: dict[str, Path | None] = {
         "annotations": params.annotations, "taxonomy": params.taxonomy}
-    if params.sonyc_ust is not None and None in found.values():
+    if params.sonyc_ust is not None and None in files.values():
         from l3hpc.datasets.sonyc_ust import locate_sonyc_ust
 
         paths = locate_sonyc_ust(params.sonyc_ust)
-        found = {name: path or Path(getattr(paths, name)) for name, path in found.items()}
-    for name, path in found.items():
+        files = {name: path or Path(getattr(paths, name)) for name, path in files.items()}
+    for name, path in files.items():
         if path is None:
             raise InputError(
                 f"needs {name}", where=f"{step}.{name}",
-                hint=f"Name it: --sonyc-ust FOLDER, or --set {step}.{name}=FILE")
+                hint=f"Use --sonyc-ust FOLDER, or --set {step}.{name}=FILE")
         if not path.is_file():
             raise InputError(f"no such file {path}", where=f"{step}.{name}")
-    assert found["annotations"] is not None and found["taxonomy"] is not None
-    return found["annotations"], found["taxonomy"]
+    assert files["annotations"] is not None and files["taxonomy"] is not None
+    return files["annotations"], files["taxonomy"]
 
 
 def _one_level(level: str, params: ClassifyParams, task: Task, clips: Any,
                rows: Mapping[str, Sequence[int]], annotations: Any, taxonomy: Any) -> dict:
-    """Train one classifier and write everything of it; returns what the result keeps."""
+    """Train the classifier of one level and write its files; returns a part of the result."""
     import csv
 
     from l3hpc.tagging.classifier import ClassifierConfig, train
@@ -157,7 +173,7 @@ def _one_level(level: str, params: ClassifyParams, task: Task, clips: Any,
              "standardize", "seed")
     config = ClassifierConfig(level=level, batch_size=_batch_size(params, clips, rows),
                               **{name: getattr(params, name) for name in names})
-    # clips lie in the order of the splits, so that a split is a part of the file
+    # Clips are in the order of the splits, so that each split is one slice of the file.
     data = {split: (clips.x.part(found[0], found[-1] + 1) if found else clips.x.part(0, 0),
                     annotations.targets([clips.files[row] for row in found], level))
             for split, found in rows.items()}
@@ -181,7 +197,7 @@ def _one_level(level: str, params: ClassifyParams, task: Task, clips: Any,
 
 
 def _batch_size(params: ClassifyParams, clips: Any, rows: Mapping[str, Sequence[int]]) -> int:
-    """As stated, else by the number of training samples."""
+    """The batch size that is given, otherwise by the number of training samples."""
     from l3hpc.tagging.classifier import batch_for
 
     frames = clips.x.shape[1] if params.model == "framewise" else 1
@@ -190,7 +206,7 @@ def _batch_size(params: ClassifyParams, clips: Any, rows: Mapping[str, Sequence[
 
 def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, annotations: Any,
              taxonomy: Any) -> list[str]:
-    """Write the predictions of a split's agreed clips; none where nobody agreed on any."""
+    """Write predictions for the clips of a split with agreed annotations, if there are any."""
     import numpy as np
 
     from l3hpc.tagging import predictions
@@ -221,7 +237,7 @@ def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, an
 
 
 class EvaluateParams(Params):
-    """Which predictions against which ground truth."""
+    """The predictions and the ground truth."""
 
     predictions: Path | None = Field(None, description=(
         "Any CSV of predictions (none: those of classify)."))
@@ -236,7 +252,7 @@ class EvaluateParams(Params):
 
 
 class Evaluate(Step[EvaluateParams]):
-    """How good predictions of urban sound tags are, and the row that the ledger gets."""
+    """Precision and recall of urban sound tags, and the row of the ledger."""
 
     name = "evaluate"
     version = 3
@@ -249,7 +265,7 @@ class Evaluate(Step[EvaluateParams]):
     kept_files = ("evaluation.json", "curves.json")
 
     def check(self, params: EvaluateParams, plan: PlanParams) -> None:
-        """Refuse missing annotations, and predictions from nowhere."""
+        """Refuse missing annotations, taxonomy or predictions."""
         label_files(params, self.name)
         if params.predictions is not None and not params.predictions.is_file():
             raise InputError(f"no such file {params.predictions}", where="evaluate.predictions")
@@ -323,18 +339,19 @@ class Evaluate(Step[EvaluateParams]):
 
 def _predictions(params: EvaluateParams, classified: Path | None, taxonomy: Any
                  ) -> list[tuple[str, list[str], Path]]:
-    """(split, levels that the file speaks of, file) of everything there is to score."""
+    """Split, levels and file of all predictions to score."""
     if params.predictions is not None:
         from l3hpc.tagging import predictions
 
         read = predictions.read(params.predictions, taxonomy)
-        coarse_only = read.coarse.any() and not read.fine.any()  # such a classifier writes zeros
+        # A coarse classifier writes zeros for the fine tags.
+        coarse_only = read.coarse.any() and not read.fine.any()
         levels = [level for level in LEVELS
                   if level in read.levels and not (level == "fine" and coarse_only)]
         return [(params.split, levels, params.predictions)]
     if classified is None:
         raise InputError("no predictions to evaluate", where="evaluate.predictions",
-                         hint="Name a file: --set evaluate.predictions=FILE")
+                         hint="Use --set evaluate.predictions=FILE")
     found = []
     for folder in (classified / "0000", classified):
         for split in ("validate", "test"):
@@ -342,17 +359,17 @@ def _predictions(params: EvaluateParams, classified: Path | None, taxonomy: Any
             for level in LEVELS:
                 path = folder / f"predictions_{level}_{split}.csv"
                 if path.is_file():
-                    # a fine classifier also tells the categories; a coarse one no fine tags
+                    # A fine classifier also predicts the categories, a coarse one no fine tags.
                     levels = [level] if both or level == "coarse" else list(LEVELS)
                     found.append((split, levels, path))
         if found:
             return found
-    raise InputError("holds no predictions", where=str(classified),
+    raise InputError("contains no predictions", where=str(classified),
                      allowed="predictions_<level>_<split>.csv that the step classify writes")
 
 
 def _settings(classified: Path | None) -> dict[str, Any]:
-    """What classify wrote about itself; empty for predictions from elsewhere."""
+    """Settings of the step classify; empty for other predictions."""
     from l3hpc.io.files import read_json
 
     for folder in (classified / "0000", classified) if classified is not None else ():
@@ -365,10 +382,10 @@ def _settings(classified: Path | None) -> dict[str, Any]:
 
 def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level: str,
          scores: Mapping[str, Any], annotation_file: Path, taxonomy_file: Path) -> dict[str, Any]:
-    """The run's row in the ledger, in the fields of the published sheet.
+    """The row of the run in the ledger, with the columns of the published sheet.
 
-    Options of the published classifier that do not exist here are written as what they amount to
-    (no oversampling, no co-occurrence loss, …). Two levels of one run are two rows.
+    Options of the published classifier that do not exist here get their equivalent value (no
+    oversampling, no co-occurrence loss, …). Two levels of one run are two rows.
     """
     import json
 

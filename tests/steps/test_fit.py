@@ -76,7 +76,7 @@ def test_few_rows_and_npz_files_have_a_fingerprint(tmp_path, phi_of):
 def test_rows_of_two_teachers_are_refused(tmp_path, phi_of):
     write(tmp_path / "mixed", "a.h5", teacher=TEACHER)
     write(tmp_path / "mixed", "b.h5", teacher={**TEACHER, "digest": "2"})
-    with pytest.raises(InputError, match=r"b\.h5: is of another teacher than a\.h5"):
+    with pytest.raises(InputError, match=r"b\.h5: has another teacher than a\.h5"):
         phi_of(tmp_path / "mixed")
     write(tmp_path / "mixed", "b.h5", teacher=TEACHER, seed=1)
     assert phi_of(tmp_path / "mixed").teacher == TEACHER

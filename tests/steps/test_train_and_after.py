@@ -155,7 +155,7 @@ def test_nothing_to_evaluate(runner, city, tmp_path):
     with pytest.raises(InputError, match="no predictions"):
         runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust"}, {})
     module = steps.step("evaluate")
-    with pytest.raises(InputError, match="holds no predictions"):
+    with pytest.raises(InputError, match="contains no predictions"):
         module.run(module.params_type(sonyc_ust=city / "sonyc_ust"),
                    Task(tmp_path, tmp_path, {"classify": tmp_path}))
 
