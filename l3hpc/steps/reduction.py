@@ -30,7 +30,7 @@ from l3hpc.steps.base import (
 from l3hpc.steps.extract import Extract
 
 if TYPE_CHECKING:
-    from l3hpc.datasets.embeddings import Source
+    from l3hpc.datasets.embeddings import EmbeddingSource
     from l3hpc.reduction.phi import Phi
 
 Method = Literal["dpp", "dpp-div", "spl", "random"]
@@ -297,7 +297,7 @@ def teacher_dim(weights: str) -> int:
     return embedding_dim(weights)
 
 
-def _fit(params: FitParams, source: Source, rows: int, task: Task) -> Phi:
+def _fit(params: FitParams, source: EmbeddingSource, rows: int, task: Task) -> Phi:
     """φ of the requested kind."""
     from l3hpc.reduction.phi import Phi
 
@@ -322,7 +322,7 @@ def _fit(params: FitParams, source: Source, rows: int, task: Task) -> Phi:
     return Phi.from_umap(umap, fingerprint=fingerprint, teacher=teacher)
 
 
-def _teacher(source: Source) -> Mapping[str, Any]:
+def _teacher(source: EmbeddingSource) -> Mapping[str, Any]:
     """The teacher, which must be the same in all files; empty where they name none."""
     teachers = [part.attributes().get("teacher") or {} for part in source.parts]
     for part, teacher in zip(source.parts, teachers, strict=True):
@@ -333,7 +333,7 @@ def _teacher(source: Source) -> Mapping[str, Any]:
     return teachers[0]
 
 
-def _fingerprint(source: Source) -> str:
+def _fingerprint(source: EmbeddingSource) -> str:
     """Identifies the rows: an artifact by its folder, other files by names, sizes and some rows."""
     # The folder of an artifact is named after the fingerprint of its content.
     import numpy as np
