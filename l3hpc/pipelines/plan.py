@@ -105,7 +105,8 @@ def build(
                    date or datetime.date.today())
     labelled = with_labels(planned, config, loaded.name, run, user or current_user(), students)
     return Plan(run=run, pipeline=loaded.name, workspace=config.workspace, profile=config.profile,
-                steps=labelled, options=request.as_typed(), ledger=config.ledger)
+                steps=labelled, options=request.as_typed(), ledger=config.ledger,
+                config_file=config.file)
 
 
 def planned_steps(pipeline: Pipeline, config: Config, request: Request

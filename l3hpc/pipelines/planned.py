@@ -233,6 +233,8 @@ class Plan:
         The options as typed, for the record of the run.
     ledger : Ledger or None
         The settings of the results sheet; None where they are not configured.
+    config_file : Path or None
+        The cluster.yaml that was read, for a job that needs what is only there.
     """
 
     run: str
@@ -242,6 +244,7 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     options: dict[str, Any] = field(default_factory=dict)
     ledger: Ledger | None = None
+    config_file: Path | None = None
 
     @property
     def folder(self) -> RunFolder:

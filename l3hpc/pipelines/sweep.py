@@ -197,7 +197,7 @@ def build(pipeline: str | Pipeline, config: Config, request: Request,
                                 for chosen, new_name in named]}
     return Sweep(Plan(run=run, pipeline=loaded.name, workspace=config.workspace,
                       profile=config.profile, steps=labelled, options=options,
-                      ledger=config.ledger), named)
+                      ledger=config.ledger, config_file=config.file), named)
 
 
 def table(sweep: Sweep) -> str:

@@ -2,12 +2,14 @@
 
 By ``hand``, ``watch`` and ``cron`` need no job, and are only mentioned. With ``job``, a small Slurm
 job follows each run in a partition with internet access; it depends on the end of all jobs of the
-run, in whatever way they end. It belongs to no step: a run neither fails nor waits because of it.
+run, in whatever way they end, and sends the messages that are due about it as well. It belongs to
+no step: a run neither fails nor waits because of it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l3hpc import schedulers
 from l3hpc.config.units import slurm_time
@@ -22,6 +24,9 @@ from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 GIVE_UP_S = 60.0  # short, because no step depends on the job
 
 
@@ -34,7 +39,7 @@ def needs_job(plan: Plan) -> bool:
         The plan of the run.
     """
     return (plan.profile.capabilities.after_end and plan.profile.ledger_sync.by == "job"
-            and plan.ledger is not None and plan.ledger.sheet_id is not None)
+            and (_has_sheet(plan) or plan.profile.notify is not None))
 
 
 def script_text(plan: Plan) -> str:
@@ -48,21 +53,38 @@ def script_text(plan: Plan) -> str:
     Raises
     ------
     ValueError
-        If the plan has no results sheet.
+        If the plan has neither a results sheet nor addresses for messages.
     """
     from markupsafe import Markup
 
+    if not _has_sheet(plan) and plan.profile.notify is None:
+        raise ValueError(f"{plan.run} has no results sheet and no addresses for messages")
     profile, ledger = plan.profile, plan.ledger
-    if ledger is None or ledger.sheet_id is None:
-        raise ValueError(f"{plan.run} has no results sheet")
-    command = [*profile.container, profile.python, "-m", "l3hpc", "ledger", "sync",
-             "--workspace", str(plan.workspace), "--sheet", ledger.sheet_id]
-    command += ["--key-file", str(ledger.key_file)] if ledger.key_file else []
+    program = [*profile.container, profile.python, "-m", "l3hpc"]
+    sync, notify = [], []
+    if ledger is not None and ledger.sheet_id is not None:
+        sync = [*program, "ledger", "sync", "--workspace", str(plan.workspace),
+                "--sheet", ledger.sheet_id]
+        sync += ["--key-file", str(ledger.key_file)] if ledger.key_file else []
+    if profile.notify is not None:
+        notify = [*program, "notify", "--workspace", str(plan.workspace)]
+        # the addresses are secrets: the script names the file that has them
+        notify += ["--config", str(plan.config_file.absolute())] if plan.config_file else []
     return scripts.render_template("ledger-sync.sbatch.j2", {
         "directives": [Markup(line) for line in _directives(plan)],
         "setup": [Markup(line) for line in profile.setup], "env": profile.env,
         "umask": "007" if profile.shared_group else "077",
-        "command": Markup(" ".join(scripts.quoted(word) for word in command))})
+        "command": _shell(sync), "notify": _shell(notify)})
+
+
+def _has_sheet(plan: Plan) -> bool:
+    return plan.ledger is not None and plan.ledger.sheet_id is not None
+
+
+def _shell(words: list[str]) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(" ".join(scripts.quoted(word) for word in words))
 
 
 def prepare(plan: Plan) -> None:

@@ -61,6 +61,20 @@ def test_by_other_ways_or_without_a_sheet_there_is_no_job(made, slurm, by, sheet
     assert words is None if said is None else said in words
 
 
+@pytest.mark.parametrize("sheet", [None, "book-one"])
+def test_it_sends_messages_as_well(made, slurm, tmp_path, sheet):
+    record = submit.submit(replace(made("job", sheet, notify="json://localhost/tok-5ecret"),
+                                   config_file=Path("/home/me/a b.yaml")))
+    assert record.sync_job == "102"
+    script = tmp_path / "runs/demo/ledger-sync.sbatch"
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    text = script.read_text()
+    assert (f"-m l3hpc notify --workspace {tmp_path} --config '/home/me/a b.yaml' || true"
+            in text)
+    assert ("ledger sync" in text) == (sheet is not None) and "tok-5ecret" not in text
+    assert text.index("l3hpc notify") < (text + "ledger sync").index("ledger sync")
+
+
 def test_a_refusal_of_it_does_not_touch_the_run(made, slurm, tmp_path):
     slurm.says("sbatch", 'case "$*" in *ledger-sync*) echo "sbatch: error: no partition" >&2; '
                          f"exit 1;; esac; n=$(ls {tmp_path}/n* 2>/dev/null | wc -l); "
