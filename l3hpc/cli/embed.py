@@ -172,6 +172,7 @@ def _model_arguments(options: dict[str, Any]) -> dict[str, Any]:
              "engine": options["engine"]}
     if model["model"] is None:
         model["model"] = published_name(**edgel3, **openl3) or _configured_model()
+    # --input-repr and --embedding-size also describe a file, so they do not select a second model
     elif options["content_type"] or published_name(**edgel3):
         raise InputError("the model is given twice", where="--model",
                          allowed="either --model, or the options of edgel3 or openl3 that select "

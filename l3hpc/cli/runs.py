@@ -243,6 +243,7 @@ def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
     else:
         found = status.collect(folder, last=None if everything else SHOWN, broken=broken)
     is_active = any(each.state.is_active for each in found)
+    # damage does not hide the other runs, but a script must notice it
     code = EXIT_FAILED if broken or any(each.damaged for each in found) else EXIT_OK
     if as_json:
         left_out = [{"where": error.where, "message": error.message} for error in broken]

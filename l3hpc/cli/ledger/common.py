@@ -226,6 +226,7 @@ def find_rows(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple
     """
     from l3hpc.ledger.views import select
 
+    # if no tab has all of them, the error of the first tab is raised
     tabs = chosen_tabs((tab_name,) if tab_name else (), found)
     problem: InputError | None = None
     for tab in tabs:

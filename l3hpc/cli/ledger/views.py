@@ -52,6 +52,7 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
     state = store.state(sheet) if sheet else None
     output = []
     chosen = chosen_tabs(tabs, found)
+    # a condition about one tab leaves out the others, unless they were named
     if not tabs:
         chosen = select.tabs_with_columns(chosen, conditions, sort)
     for number, tab in enumerate(chosen):
