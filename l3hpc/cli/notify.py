@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from l3hpc.cli.planning import complete_cluster
 from l3hpc.cli.runs import workspace, workspace_options
 from l3hpc.errors import EXIT_OFFLINE, EXIT_OK, InputError, command_line
 
@@ -37,7 +38,7 @@ The exit code is 75 if a service did not take a message: it is sent by the next 
 @click.option("--cron", is_flag=True, help="Print a crontab line for this machine.")
 @click.option("--every", metavar="MINUTES", type=click.IntRange(1, 59), default=5,
               show_default=True, help="With --cron: interval in minutes.")
-@click.option("--cluster", metavar="NAME",
+@click.option("--cluster", metavar="NAME", shell_complete=complete_cluster,
               help="With --test: the profile. [default: that of cluster.yaml]")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the messages as JSON.")

@@ -47,7 +47,7 @@ def plan_options(command: Command) -> Command:
             "Run all combinations of these values in one run; STEP.NAME=… for any parameter. "
             "Repeatable.")),
         click.option("--name", help="Prefix of the run's name. [default: name of the pipeline]"),
-        click.option("--cluster", metavar="NAME", shell_complete=_complete_cluster,
+        click.option("--cluster", metavar="NAME", shell_complete=complete_cluster,
                      help="Cluster profile. [default: that of cluster.yaml, or local]"),
         click.option("--config", "config_file", metavar="FILE",
                      help="Configuration file. [default: cluster.yaml in this folder]"),
@@ -84,7 +84,7 @@ def _click(option: Option) -> Callable[[Command], Command]:
                         help=f"{option.help} [default: {option.default}]")
 
 
-def _complete_cluster(
+def complete_cluster(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[str]:
     """Complete the names of cluster profiles."""

@@ -123,7 +123,7 @@ def choose(site: Site, refusal: Refusal, *, name: str = "", partition: str = "",
                           if one is main or not refusal((*base, f"--partition={one.name}"))), main)
         places[place.name] = place
         _settle(choice, kind, wanted, place, main)
-    choice.limits.update(_limits(site, list(places.values())))
+    choice.limits.update(_limits(site, list(places.values()), memory))
     return choice
 
 
@@ -209,14 +209,15 @@ def _settle(choice: Choice, kind: str, wanted: Resources, place: Partition, main
         choice.reasons[kind] = "; ".join(reasons)
 
 
-def _limits(site: Site, places: list[Partition]) -> dict[str, str | int]:
+def _limits(site: Site, places: list[Partition], memory: str) -> dict[str, str | int]:
     """Of the partitions that are used; an array never fills the person's queue."""
     limits: dict[str, str | int] = {}
     times = [one.time_min for one in places]
     longest = max((time for time in times if time is not None), default=0)
     if longest and None not in times:
         limits["time"] = _time(longest)
-    limits["mem"] = f"{max(one.mem_mb for one in places)}MB"
+    if memory != "none":  # elsewhere Slurm may not know what its nodes have: it then says 1 MB
+        limits["mem"] = f"{max(one.mem_mb for one in places)}MB"
     array = [number for number in (site.max_array, site.max_submit and max(site.max_submit // 2, 1))
              if number]
     if array:

@@ -19,6 +19,7 @@ from l3hpc.setup.survey import Survey
 
 COMMENT_AT = {0: 30, 2: 30}  # by indentation, as in the delivered file
 WITHIN = 39
+CLUSTER_VARIABLES = ("SBATCH_CLUSTERS", "SLURM_CLUSTERS")
 WIDTH = 100
 CONTAINER = {"apptainer": "apptainer exec", "singularity": "singularity exec"}
 
@@ -83,7 +84,10 @@ def _slurm(found: Survey, site: Site, choice: Choice) -> list[str]:
     if site.qualities:
         names = ", ".join(_quality(one, site.default_qos) for one in site.qualities)
         lines += _off("qos", _value(site.default_qos or site.qualities[0].name), f"yours: {names}")
-    if site.other_clusters:
+    if any(os.environ.get(name) for name in CLUSTER_VARIABLES):
+        # without it sbatch would follow the variable, and this file is about the login node's own
+        lines += _line("clusters", _value(site.cluster), "whatever SLURM_CLUSTERS says")
+    elif site.other_clusters:
         lines += _off("clusters", _value(site.cluster),
                       f"the site also has: {', '.join(site.other_clusters)}; one profile each")
     lines += _gpus(site, choice)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import chains
 import pytest
+from click.shell_completion import ShellComplete
 from postbox import TOKEN, postbox
 
+from l3hpc.cli import cli
 from l3hpc.runs import submit
 
 pytest.importorskip("apprise")
@@ -115,3 +117,9 @@ def test_the_doctor_says_where_others_can_read_it(say, here):
     assert "others can read the addresses in" in say("doctor", "--quick")[1]
     Path("cluster.yaml").write_text("{}")
     assert "not set (notify: of the profile)" in say("doctor", "--quick")[1]
+
+
+def test_profiles_are_completed(here):
+    found = ShellComplete(cli, {}, "l3hpc", "_L3HPC_COMPLETE").get_completions(
+        ["notify", "--cluster"], "lo")
+    assert [one.value for one in found] == ["local"]

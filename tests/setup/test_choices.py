@@ -84,6 +84,13 @@ def test_memory_is_asked_for_as_the_site_takes_it(words, memory):
     assert choices.choose(site(CPU), refuses(*words)).memory_request == memory
 
 
+def test_where_memory_is_not_managed_it_is_no_limit():
+    """Slurm says 1 MB of nodes whose memory nobody has written into slurm.conf."""
+    found = choices.choose(site(partition("cpu", default=True, mem_mb=1)), refuses("--mem"))
+    assert (found.memory_request, found.steps) == ("none", {})
+    assert "mem" not in found.limits
+
+
 @pytest.mark.parametrize(("words", "request_", "kind"), [
     (("--gres",), "gpus-per-node", ""), (("gpu:1", "node=1"), "gres", "a100"),
     (("gpu:1", "node=1", "gpu:a100:1"), "gpus-per-node", "a100"),

@@ -30,7 +30,8 @@ def read(tmp_path, text, cluster=None):
 
 @pytest.fixture(autouse=True)
 def _no_workspace(monkeypatch):
-    monkeypatch.delenv("OUTPUT_DIR", raising=False)
+    for name in ("OUTPUT_DIR", *cluster_file.CLUSTER_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_slurm_profile(tmp_path, monkeypatch):
@@ -80,6 +81,13 @@ def test_a_variable_for_the_workspace_is_not_overruled(tmp_path, monkeypatch):
     monkeypatch.setenv("OUTPUT_DIR", "elsewhere")
     text = cluster_file.text(Survey(SITE, 8, 16000, scratch="SCRATCH"), CHOICE)
     assert "# workspace: workspace" in text and "$SCRATCH" not in text
+
+
+def test_the_file_is_about_the_cluster_that_was_asked(tmp_path, monkeypatch):
+    found = Survey(SITE, 8, 16000)
+    assert read(tmp_path, cluster_file.text(found, CHOICE)).profile.clusters == ()
+    monkeypatch.setenv("SLURM_CLUSTERS", "elsewhere")
+    assert read(tmp_path, cluster_file.text(found, CHOICE)).profile.slurm_clusters == "greene"
 
 
 def test_what_exists_is_kept(tmp_path):
