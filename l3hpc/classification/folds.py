@@ -1,4 +1,4 @@
-"""Cross-validated classification of clips: features, splits, one test fold, and scores over folds.
+"""Cross-validated classification of clips: features, splits, and one test fold.
 
 Features of a clip are its windows, each a sample with the clip's label (framewise), or one sample
 with seven statistics over the windows, as published for the downstream tasks of L3-Net.
@@ -7,15 +7,10 @@ As published for L3-Net and EdgeL3 [1]_, fold f is for testing, the fold before 
 validation, and the others for training. Parameters are selected by the accuracy on the validation
 clips; the labels of the test fold are used only for the final score.
 
-The interval of the mean over folds is Student's, with folds − 1 degrees of freedom. Folds share
-training clips, so it is only a guide [2]_.
-
 References
 ----------
 .. [1] S. Kumari, D. Roy, M. Cartwright, J. P. Bello and A. Arora, "EdgeL3: compressing L3-Net for
    mote-scale urban noise monitoring", IPDPSW 2019.
-.. [2] Y. Bengio and Y. Grandvalet, "No unbiased estimator of the variance of K-fold
-   cross-validation", Journal of Machine Learning Research 5 (2004).
 """
 
 from __future__ import annotations
@@ -37,8 +32,6 @@ if TYPE_CHECKING:
 MODES = ("framewise", "stats")
 STATISTICS = ("min", "max", "median", "mean", "var", "skew", "kurtosis")
 VOTES = ("mean", "majority")
-CONFIDENCE = 0.95
-METHOD = "Student's t over the folds"
 
 
 # features --------------------------------------------------------------------------------------
@@ -410,105 +403,3 @@ def _diverged(params: Mapping[str, float]) -> L3hpcError:
 def _samples(features: Features, label: np.ndarray, clips: np.ndarray) -> Samples:
     """Samples of these clips, each with its clip's label."""
     return features.x[features.rows(clips)], np.repeat(label[clips], features.counts[clips])
-
-
-# scores ----------------------------------------------------------------------------------------
-
-
-def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Confusion matrix.
-
-    Parameters
-    ----------
-    label, predicted
-        Indices of classes, shape (clips,).
-    classes
-        Number of classes.
-
-    Returns
-    -------
-    ndarray of int64, shape (classes, classes)
-        Clips of class (row) that were predicted as class (column).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from l3hpc.classification.folds import confusion
-    >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
-    [[1, 1], [0, 1]]
-    """
-    matrix = np.zeros((classes, classes), np.int64)
-    np.add.at(matrix, (label, predicted), 1)
-    return matrix
-
-
-def accuracies(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Accuracy over all clips and per class.
-
-    Parameters
-    ----------
-    matrix
-        The confusion matrix, shape (classes, classes).
-    names
-        Names of the classes.
-
-    Returns
-    -------
-    dict
-        ``clips``, ``accuracy``, ``class_accuracy`` {name: fraction of its clips, None without
-        clips}, their mean ``average_class_accuracy``, and ``confusion``, as JSON values.
-
-    Raises
-    ------
-    InputError
-        For a matrix without clips.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from l3hpc.classification.folds import accuracies
-    >>> accuracies(np.array([[1, 1], [0, 1]]), ["siren", "rain"])["class_accuracy"]
-    {'siren': 0.5, 'rain': 1.0}
-    """
-    clips, right = matrix.sum(axis=1), np.diag(matrix)
-    if not clips.sum():
-        raise InputError("no clips to score")
-    each = {name: float(right[index] / clips[index]) if clips[index] else None
-            for index, name in enumerate(names)}
-    return {"clips": int(clips.sum()), "accuracy": float(right.sum() / clips.sum()),
-            "average_class_accuracy": float(np.mean([one for one in each.values()
-                                                     if one is not None])),
-            "class_accuracy": each, "confusion": matrix.tolist()}
-
-
-def over_folds(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (n - 1) and 95 % interval of one number per fold.
-
-    Parameters
-    ----------
-    values
-        One number per fold, 0 to 1.
-
-    Returns
-    -------
-    dict
-        ``mean``, ``std``, ``interval`` [low, high], limited to 0…1, and ``folds``. ``std`` and
-        ``interval`` are None for a single fold.
-
-    Examples
-    --------
-    >>> from l3hpc.classification.folds import over_folds
-    >>> scores = over_folds([0.7, 0.8])
-    >>> round(scores["mean"], 3), [round(one, 3) for one in scores["interval"]]
-    (0.75, [0.115, 1.0])
-    """
-    numbers = np.asarray(values, np.float64)
-    mean, count = float(numbers.mean()), len(numbers)
-    if count < 2:
-        return {"mean": mean, "std": None, "interval": None, "folds": count}
-    from scipy.stats import t
-
-    std = float(numbers.std(ddof=1))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * std / count ** 0.5
-    return {"mean": mean, "std": std, "folds": count,
-            "interval": [max(mean - half, 0.0), min(mean + half, 1.0)]}

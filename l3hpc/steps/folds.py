@@ -239,7 +239,7 @@ def _check_folds(found: Features, data: LabelledDataset, params: FoldsParams,
 
 def _numbers(outcome: FoldResult, label: Any, data: LabelledDataset) -> dict[str, dict[str, Any]]:
     """Accuracies and confusion of the clips that trained, validated and were tested."""
-    from l3hpc.classification.folds import accuracies, confusion
+    from l3hpc.classification.scores import accuracies, confusion
 
     return {part: accuracies(confusion(
         label[outcome.clips[part]], outcome.scores[part].argmax(axis=1), len(data.classes)),
@@ -325,7 +325,7 @@ class Score(Step[ScoreParams]):
         """Write ``scores.json`` and ``confusion.csv``."""
         import numpy as np
 
-        from l3hpc.classification.folds import CONFIDENCE, METHOD, accuracies, over_folds
+        from l3hpc.classification.scores import CONFIDENCE, METHOD, accuracies, over_folds
         from l3hpc.io.files import write_json
         from l3hpc.models.weights import random_weights_note
 
