@@ -1,7 +1,7 @@
-"""What can be asked of the scheduler that a cluster profile names (``executor``), as plain facts.
+"""What the schedulers can do: the ``executor`` of a cluster profile and its capabilities.
 
-They lie beneath the schedulers themselves because planning and previews ask them too. A scheduler
-registers its own with ``schedulers.register``.
+They are below the schedulers themselves because planning and previews need them too. A scheduler
+adds its own with ``schedulers.register``.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ class Capabilities:
     Attributes
     ----------
     remote : bool
-        Jobs run on other machines than the one that submits them: these must see the workspace, may
-        have another Python, and their hours are somebody's budget.
+        Jobs run on other machines than the one that submits them: those must see the workspace, may
+        have another Python, and their hours are charged to somebody.
     runner : bool
-        No daemon starts the jobs: the submitting command does, or leaves a runner behind.
+        No daemon starts the jobs: the submitting command does, or leaves a runner in the
+        background.
     accounting : bool
         It remembers attempts that ended without a result.
     step_arrays : bool
-        Steps of a sweep can go to it together, as one job array.
+        Steps of a sweep can be submitted together, as one job array.
     after_end : bool
-        A job can wait until others have ended, whether they succeeded or not.
+        A job can depend on the end of others, whether they succeed or not.
     clusters : bool
         A site may have several clusters, and a job names the one it is meant for.
     """
@@ -48,7 +49,18 @@ KNOWN = {
 
 
 def of(executor: str) -> Capabilities:
-    """The capabilities of a scheduler; an ``InputError`` for one that is not known here."""
+    """Return the capabilities of a scheduler.
+
+    Parameters
+    ----------
+    executor
+        Its name.
+
+    Raises
+    ------
+    InputError
+        If there is no such scheduler.
+    """
     try:
         return KNOWN[executor]
     except KeyError:

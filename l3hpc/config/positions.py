@@ -1,4 +1,4 @@
-"""YAML files with the line of every value, so that an error can name the place."""
+"""YAML files with the line of every value, so that an error can name it."""
 
 from __future__ import annotations
 
@@ -20,33 +20,71 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Document:
-    """The values of a file (``data``: dicts, lists, plain values) and the line of each.
+    """The values of a file and their lines.
 
-    A place is a tuple of keys and list positions from the top: ``("clusters", "greene", "qos")``.
+    A value is identified by its keys and list indices from the top: ``("clusters", "greene",
+    "qos")``.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    data : object
+        Dicts, lists and plain values.
+    lines : mapping
+        Keys → line.
     """
 
     path: Path
     data: Any
     lines: Mapping[KeyPath, int]
 
-    def where(self, place: KeyPath = ()) -> str:
-        """``file:line`` of a place, or of the nearest enclosing place that the file has."""
-        for length in range(len(place), -1, -1):
-            if place[:length] in self.lines:
-                return f"{_short(self.path)}:{self.lines[place[:length]]}"
+    def where(self, keys: KeyPath = ()) -> str:
+        """Return ``file:line`` of a value, or of the nearest enclosing value that the file has.
+
+        Parameters
+        ----------
+        keys
+            The keys of the value.
+        """
+        for length in range(len(keys), -1, -1):
+            if keys[:length] in self.lines:
+                return f"{_short(self.path)}:{self.lines[keys[:length]]}"
         return _short(self.path)
 
-    def has(self, place: KeyPath) -> bool:
-        """Whether the file itself has a value at this place."""
-        return place in self.lines
+    def has(self, keys: KeyPath) -> bool:
+        """Whether the file itself has a value.
 
-    def refuse(self, place: KeyPath, message: str, **parts: Any) -> InputError:
-        """An ``InputError`` that names this place (to be raised by the caller)."""
-        return InputError(message, where=self.where(place), **parts)
+        Parameters
+        ----------
+        keys
+            The keys of the value.
+        """
+        return keys in self.lines
+
+    def refuse(self, keys: KeyPath, message: str, **parts: Any) -> InputError:
+        """Return an ``InputError`` that names a value; the caller raises it.
+
+        Parameters
+        ----------
+        keys
+            The keys of the value.
+        message
+            What is wrong.
+        **parts
+            ``allowed`` and ``hint`` of the error.
+        """
+        return InputError(message, where=self.where(keys), **parts)
 
 
 class Refusal(ValueError):
-    """Carries an ``InputError`` through pydantic (which catches ``ValueError`` only)."""
+    """Carries an ``InputError`` through pydantic, which catches ``ValueError`` only.
+
+    Parameters
+    ----------
+    refusal
+        The error.
+    """
 
     def __init__(self, refusal: InputError) -> None:
         super().__init__(str(refusal))
@@ -54,7 +92,13 @@ class Refusal(ValueError):
 
 
 def checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """``check`` (which raises ``InputError``) as a pydantic validator that keeps its message."""
+    """Make a pydantic validator of a function that raises ``InputError``; it keeps the message.
+
+    Parameters
+    ----------
+    check
+        Takes a value and returns it, perhaps converted.
+    """
 
     def validator(value: Any) -> Any:
         try:
@@ -66,56 +110,97 @@ def checked(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def load(path: Path) -> Document:
-    """Read a YAML file; an empty one is an empty mapping. Errors are ``InputError`` with line."""
+    """Read a YAML file; an empty one is an empty mapping.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read; names the line.
+    """
     return Document(Path(path), *yaml.read_yaml(Path(path), _short(path)))
 
 
 def loads(text: str, path: Path) -> Document:
-    """The same for text; ``path`` is only the name used in messages."""
+    """Parse YAML text.
+
+    Parameters
+    ----------
+    text
+        The text.
+    path
+        The name used in messages.
+
+    Raises
+    ------
+    InputError
+        If it cannot be parsed; names the line.
+    """
     return Document(path, *yaml.parse_yaml(text, _short(path)))
 
 
-def validated(model: type[Model], document: Document, place: KeyPath = (), data: Any = None
+def validated(model: type[Model], document: Document, keys: KeyPath = (), data: Any = None
               ) -> Model:
-    """``data`` (default: what the file has at ``place``) as ``model``, errors with their lines."""
+    """Validate a part of a document.
+
+    Parameters
+    ----------
+    model
+        The form that it must have.
+    document
+        The document.
+    keys
+        The keys of the part.
+    data
+        Its values; None: those that the file has there.
+
+    Raises
+    ------
+    InputError
+        For the first value that is not allowed; names its line.
+    """
     if data is None:
         data = document.data
-        for key in place:
+        for key in keys:
             data = data[key]
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise explain(error, model, document, place) from None
+        raise explain(error, model, document, keys) from None
 
 
 def explain(
-    error: ValidationError, model: type[BaseModel], document: Document | None, place: KeyPath = (),
+    error: ValidationError, model: type[BaseModel], document: Document | None, keys: KeyPath = (),
     prefix: str = "",
 ) -> InputError:
-    """A pydantic error as an ``InputError`` for a person: place, what is wrong, what is allowed.
+    """Turn a pydantic error into an ``InputError``: where, what is wrong, what is allowed.
 
     Parameters
     ----------
-    error : ValidationError
+    error
         Its first entry is explained.
-    model : type of BaseModel
+    model
         What was validated; the source of the valid names.
-    document : Document or None
-        Where lines come from (None: the place is only named).
-    place : tuple
+    document
+        Where lines come from; None: no line is given.
+    keys
         Where in the document the model begins.
-    prefix : str
+    prefix
         Put before the name of the parameter (``train.``).
     """
     first = error.errors(include_url=False)[0]
     location = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
     dotted = prefix + ".".join(str(part) for part in location)
-    where = document.where((*place, *location)) if document else None
+    where = document.where((*keys, *location)) if document else None
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Refusal):
-        known = cause.refusal
-        return InputError(f"{dotted}: {known.message}", where=where, allowed=known.allowed,
-                          hint=known.hint)
+        refusal = cause.refusal
+        return InputError(f"{dotted}: {refusal.message}", where=where, allowed=refusal.allowed,
+                          hint=refusal.hint)
     if first["type"] == "extra_forbidden":
         name = str(location[-1])
         valid = _fields(model, location[:-1])

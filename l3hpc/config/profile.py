@@ -1,4 +1,7 @@
-"""A cluster profile: where and how jobs run. The typed form of one entry under ``clusters:``."""
+"""A cluster profile: where and how jobs run. The typed form of one entry under ``clusters:``.
+
+First the validators of single values, then the sections, then ``ClusterProfile``.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,20 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def plain(value: Any) -> str:
-    """Text that may stand in a script: no control characters, not too long."""
+    """Check text that may stand in a script: no control characters.
+
+    Parameters
+    ----------
+    value
+        The value.
+
+    Raises
+    ------
+    InputError
+        If it is not a string, or has control characters.
+    """
     if not isinstance(value, str):
-        raise InputError(f"{value!r} is not text", hint="put it in quotes")
+        raise InputError(f"{value!r} is not a string", hint="put it in quotes")
     if _CONTROL.search(value):
         raise InputError(f"{value[:60]!r} contains a control character (a line break, a tab, …) or "
                          "is not UTF-8")
@@ -43,7 +57,18 @@ def plain(value: Any) -> str:
 
 
 def word(value: Any) -> str:
-    """A value for an ``#SBATCH`` line: short, no spaces, quotes, backslashes or leading dash."""
+    """Check a value of an ``#SBATCH`` line: short, no spaces, quotes, backslashes or leading dash.
+
+    Parameters
+    ----------
+    value
+        The value.
+
+    Raises
+    ------
+    InputError
+        If it is of another form.
+    """
     text = plain(value)
     if not text or len(text) > MAX_VALUE:
         raise InputError(f"{text[:60]!r} has {len(text):,} characters",
@@ -56,13 +81,35 @@ def word(value: Any) -> str:
 
 
 def executor_name(value: Any) -> str:
-    """The name of a scheduler."""
+    """Check the name of a scheduler.
+
+    Parameters
+    ----------
+    value
+        The value.
+
+    Raises
+    ------
+    InputError
+        If there is no such scheduler.
+    """
     capabilities_of(str(value))
     return str(value)
 
 
 def variables(value: Any) -> dict[str, str]:
-    """Environment variables: valid names, values as text."""
+    """Check environment variables: valid names, values as text.
+
+    Parameters
+    ----------
+    value
+        A mapping; numbers become text.
+
+    Raises
+    ------
+    InputError
+        If it is of another form.
+    """
     if not isinstance(value, dict):
         raise InputError(f"{value!r} is not a mapping of names to values")
     for name in value:
@@ -70,15 +117,24 @@ def variables(value: Any) -> dict[str, str]:
             raise InputError(f"{name!r} is not the name of an environment variable",
                              allowed="letters, digits and _, not starting with a digit")
         if str(name).startswith(("SLURM_", "SBATCH_")):
-            raise InputError(f"{name} belongs to Slurm and cannot be set here")
+            raise InputError(f"{name} is reserved for Slurm and cannot be set here")
     return {str(name): plain(str(item) if type(item) in (int, float) else item)
             for name, item in value.items()}
 
 
 def launcher(value: Any) -> tuple[str, ...]:
-    """The words of a container prefix, split as a shell would: ``apptainer exec --nv x.sif``.
+    """Split a container prefix as a shell would: ``apptainer exec --nv x.sif``.
 
-    In a line ``~`` and ``$VARIABLES`` are filled in; a list of words is taken as it is.
+    Parameters
+    ----------
+    value
+        One line, in which ``~`` and ``$VARIABLES`` are expanded, or a list of words, which is taken
+        as it is.
+
+    Raises
+    ------
+    InputError
+        If it is of another form, or a variable is not set.
     """
     if isinstance(value, (list, tuple)):
         return tuple(plain(item) for item in value)
@@ -91,7 +147,18 @@ def launcher(value: Any) -> tuple[str, ...]:
 
 
 def program(value: Any) -> str:
-    """A word of a command, with ``~`` and ``$VARIABLES`` of this machine filled in."""
+    """Expand ``~`` and ``$VARIABLES`` of this machine in a word of a command.
+
+    Parameters
+    ----------
+    value
+        The word.
+
+    Raises
+    ------
+    InputError
+        If a variable is not set.
+    """
     text = os.path.expandvars(os.path.expanduser(plain(value)))
     if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
         raise InputError(f"the environment variable {unknown[0]} is not set")
@@ -99,7 +166,18 @@ def program(value: Any) -> str:
 
 
 def cluster_names(value: Any) -> tuple[str, ...]:
-    """Names of Slurm's clusters: a list, or one text with commas, as behind ``--clusters``."""
+    """Check names of Slurm's clusters.
+
+    Parameters
+    ----------
+    value
+        A list, or one text with commas, as for ``--clusters``.
+
+    Raises
+    ------
+    InputError
+        If one is not a valid name.
+    """
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)):
         raise InputError(f"{value!r} is not a cluster name", hint="put it in quotes")
@@ -112,7 +190,18 @@ def cluster_names(value: Any) -> tuple[str, ...]:
 
 
 def steps_known(value: Any) -> Any:
-    """A mapping whose keys are kinds of steps; ``InputError`` for any other key."""
+    """Check that the keys of a mapping are kinds of steps.
+
+    Parameters
+    ----------
+    value
+        The mapping.
+
+    Raises
+    ------
+    InputError
+        For any other key.
+    """
     for name in value if isinstance(value, dict) else ():
         if not steps.is_known(str(name)):
             raise InputError(f"unknown step {name!r}", allowed=nearest(str(name), steps.names()))
@@ -126,7 +215,7 @@ Plain = Annotated[str, BeforeValidator(checked(plain))]
 
 
 class Section(BaseModel):
-    """A part of a file: unknown keys are refused; a key without a value counts as absent."""
+    """A part of a file: unknown keys are refused, and a key without a value counts as absent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -139,7 +228,17 @@ class Section(BaseModel):
 
 
 class ResourceSpec(Section):
-    """What a task asks for, where it is given: cpus, mem (``16GB``), gpus, time (``4h``)."""
+    """Resources of a task, as far as they are given.
+
+    Attributes
+    ----------
+    cpus, gpus : int or None
+        Cores and GPUs.
+    mem : int or None
+        MiB; written ``16GB``.
+    time : int or None
+        Minutes; written ``4h``.
+    """
 
     cpus: int | None = Field(default=None, ge=1, le=4096)
     mem: Memory | None = None
@@ -147,7 +246,13 @@ class ResourceSpec(Section):
     time: Minutes | None = None
 
     def over(self, base: Resources) -> Resources:
-        """``base`` with the values that are given here in place of its own."""
+        """Replace the values that are given here.
+
+        Parameters
+        ----------
+        base
+            The other values.
+        """
         return Resources(
             cpus=base.cpus if self.cpus is None else self.cpus,
             mem_mb=base.mem_mb if self.mem is None else self.mem,
@@ -156,10 +261,15 @@ class ResourceSpec(Section):
         )
 
 
-class Healing(Section):
-    """How often a task goes back to the queue: for memory, time, and off nodes that failed.
+class RequeueLimits(Section):
+    """How often a task is requeued (``heal:`` in a pipeline).
 
-    factor: how many times as much it then asks for, up to the profile's limits.
+    Attributes
+    ----------
+    memory, time, nodes : int
+        How often for want of memory, at its time limit, and because its node failed.
+    factor : float
+        How many times as much it then requests, up to the limits of the profile.
     """
 
     memory: int = Field(default=3, ge=0, le=20)
@@ -169,7 +279,13 @@ class Healing(Section):
 
 
 class StepOverrides(ResourceSpec):
-    """A profile's settings for one kind of step: resources, and where it runs."""
+    """Settings of a profile for one kind of step: resources, and where it runs.
+
+    Attributes
+    ----------
+    partition, qos, constraint, reservation, gpu_type : str or None
+        As in ``ClusterProfile``.
+    """
 
     partition: Word | None = None
     qos: Word | None = None
@@ -179,7 +295,15 @@ class StepOverrides(ResourceSpec):
 
 
 class Limits(Section):
-    """What the site allows: time and memory per job, and the largest array index + 1."""
+    """What the site allows.
+
+    Attributes
+    ----------
+    time, mem : int or None
+        Per job: minutes and MiB.
+    array : int or None
+        The largest array index + 1.
+    """
 
     time: Minutes | None = None
     mem: Memory | None = None
@@ -187,15 +311,31 @@ class Limits(Section):
 
 
 class Slots(Section):
-    """What ``local`` may use at once. Default: all cores and memory of this machine."""
+    """What ``local`` may use at once.
+
+    Attributes
+    ----------
+    cpus, mem : int or None
+        Cores and MiB; None: all of this machine.
+    """
 
     cpus: int | None = Field(default=None, ge=1)
     mem: Memory | None = None
 
 
 class LedgerSync(Section):
-    """Where the results sheet is synchronised: ``hand``, ``watch``, ``cron``, or a ``job`` after
-    each run in a partition with internet (the other keys are that job's)."""
+    """How the results sheet is synchronised.
+
+    Attributes
+    ----------
+    by : str
+        ``hand``, ``watch``, ``cron``, or ``job``: a job after each run, in a partition with
+        internet access.
+    account, partition, qos, constraint : str or None
+        Of that job; None: those of the profile.
+    time, mem : int
+        Of that job, minutes and MiB.
+    """
 
     by: Literal["hand", "watch", "cron", "job"] = "hand"
     account: Word | None = None
@@ -235,7 +375,7 @@ def notify_settings(value: Any) -> Any:
 
 
 class ClusterProfile(Section):
-    """One entry of ``clusters:``. Field meanings are written beside them in cluster.yaml."""
+    """One entry of ``clusters:``. cluster.yaml and docs/cluster.md describe its fields."""
 
     name: Word = "local"
     executor: Annotated[str, BeforeValidator(checked(executor_name))] = SLURM
@@ -287,40 +427,54 @@ class ClusterProfile(Section):
 
     @property
     def umask(self) -> str:
-        """The umask of its jobs: the group may read only where ``shared_group`` says so."""
+        """The umask of its jobs: the group may read only with ``shared_group``."""
         return "027" if self.shared_group else "077"
 
     @property
     def slurm_clusters(self) -> str:
-        """What stands behind Slurm's ``--clusters``: of the profile, else of the variable that
-        sbatch reads; '' for the default of Slurm's commands."""
+        """The value of ``--clusters``: of the profile, else of the variable that sbatch reads; ''
+        for the default of Slurm's commands.
+        """
         if not self.capabilities.clusters:
             return ""
         return ",".join(self.clusters) or os.environ.get("SBATCH_CLUSTERS", "") \
             or os.environ.get("SLURM_CLUSTERS", "")
 
     def at(self, kind: str) -> StepOverrides:
-        """The profile's settings for one kind of step (empty if it has none)."""
+        """Return the settings for one kind of step (empty if it has none).
+
+        Parameters
+        ----------
+        kind
+            Kind of step.
+        """
         return self.steps.get(kind, StepOverrides())
 
     def slot_cpus(self) -> int:
-        """Cores that ``local`` may use at once."""
+        """Return the number of cores that ``local`` may use at once."""
         return self.slots.cpus or allocated_cores()
 
     def slot_mem_mb(self) -> int:
-        """MiB that ``local`` may use at once."""
+        """Return the MiB that ``local`` may use at once."""
         return self.slots.mem or machine_memory_mb()
 
     def granted(self, step: str, wanted: Resources) -> Resources:
-        """What a task of ``step`` really gets.
+        """Return what a task is given of what it requests.
 
-        On ``local`` it is no more than the machine has. No GPU is asked for where the profile has
+        On ``local`` it is no more than the machine has. No GPU is requested if the profile has
         none.
+
+        Parameters
+        ----------
+        step
+            Name of the step, for messages.
+        wanted
+            The request.
 
         Raises
         ------
         InputError
-            Where a request is above the site's limits.
+            If the request exceeds the limits of the site.
         """
         if self.gpu_request == "none":
             wanted = Resources(wanted.cpus, wanted.mem_mb, 0, wanted.time_min)
@@ -342,7 +496,7 @@ class ClusterProfile(Section):
 
 
 def machine_memory_mb() -> int:
-    """Memory of this machine in MiB, or of the control group that this process lives in."""
+    """Return the memory of this machine in MiB, or that of the control group of this process."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

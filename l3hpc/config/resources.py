@@ -1,4 +1,4 @@
-"""What one task asks for; apart from ``profile``, so that reading a record loads no pydantic."""
+"""What one task requests; not in ``profile``, so that reading a record does not import pydantic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Resources:
-    """What one task of a step asks for. ``mem_mb`` in MiB, ``time_min`` in minutes."""
+    """What one task of a step requests.
+
+    Attributes
+    ----------
+    cpus, gpus : int
+        Cores and GPUs.
+    mem_mb : int
+        Memory, MiB.
+    time_min : int
+        Time limit, minutes.
+    """
 
     cpus: int = 1
     mem_mb: int = 2048

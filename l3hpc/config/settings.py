@@ -1,7 +1,8 @@
-"""The effective configuration: cluster.yaml, environment and command line, each value's origin.
+"""The configuration in effect: cluster.yaml, environment and command line, with every value's
+origin.
 
-Order, first wins: command line, cluster.yaml, environment variables of the published jobs,
-default. Relative paths count from the folder of the person's cluster.yaml (or the working folder).
+The first of these counts: command line, cluster.yaml, environment variables of the published jobs,
+default. Relative paths start at the folder of the user's cluster.yaml (or the working folder).
 """
 
 from __future__ import annotations
@@ -35,7 +36,23 @@ _SUBSTITUTED = re.compile(r"%\d*[A-Za-z%]")
 
 
 def sheet_id(value: Any) -> str:
-    """A Google Sheet's id, also from its whole address."""
+    """Return the id of a Google Sheet.
+
+    Parameters
+    ----------
+    value
+        The id, or the whole address of the sheet.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+
+    Examples
+    --------
+    >>> sheet_id("https://docs.google.com/spreadsheets/d/1AbC-d_e/edit#gid=0")
+    '1AbC-d_e'
+    """
     text = str(value).strip()
     match = re.search(r"/spreadsheets/d/([A-Za-z0-9_-]+)", text)
     text = match[1] if match else text
@@ -49,7 +66,17 @@ SheetId = Annotated[str, BeforeValidator(checked(sheet_id))]
 
 
 class PathSettings(Section):
-    """Where things are. ``~`` and ``$VARIABLES`` are filled in."""
+    """``paths:`` as written. ``~`` and ``$VARIABLES`` are expanded later; None: not set.
+
+    Attributes
+    ----------
+    workspace : str
+        Folder of runs, artifacts and journals.
+    audio, embeddings, sonyc_ust, us8k, esc50 : str or None
+        Folders of data sets.
+    weights : str or None
+        Weight file of the teacher, or a name such as ``untrained``.
+    """
 
     workspace: Plain = "workspace"
     audio: Plain | None = None
@@ -61,14 +88,34 @@ class PathSettings(Section):
 
 
 class LedgerSettings(Section):
-    """The results sheet. Only ``l3hpc ledger`` commands talk to it."""
+    """``ledger:`` as written: the results sheet, which only ``l3hpc ledger`` commands contact.
+
+    Attributes
+    ----------
+    sheet_id : str or None
+        Id of the Google Sheet.
+    key_file : str or None
+        Key file of a service account.
+    """
 
     sheet_id: SheetId | None = None
     key_file: Plain | None = None
 
 
 class ClusterFile(Section):
-    """The whole of cluster.yaml."""
+    """The whole of cluster.yaml.
+
+    Attributes
+    ----------
+    cluster : str
+        The default profile.
+    paths : PathSettings
+        ``paths:``.
+    ledger : LedgerSettings
+        ``ledger:``.
+    clusters : dict
+        Name → profile as written.
+    """
 
     cluster: str = "local"
     paths: PathSettings = Field(default_factory=PathSettings)
@@ -78,7 +125,17 @@ class ClusterFile(Section):
 
 @dataclass(frozen=True)
 class Paths:
-    """Absolute paths (``weights`` may also be a name such as ``untrained``); None: not set."""
+    """Absolute paths; None: not set.
+
+    Attributes
+    ----------
+    workspace : Path
+        Folder of runs, artifacts and journals.
+    audio, embeddings, sonyc_ust, us8k, esc50 : Path or None
+        Folders of data sets.
+    weights : str or None
+        Weight file of the teacher, or a name such as ``untrained``.
+    """
 
     workspace: Path
     audio: Path | None = None
@@ -91,7 +148,15 @@ class Paths:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Settings of the results sheet."""
+    """Settings of the results sheet.
+
+    Attributes
+    ----------
+    sheet_id : str or None
+        Id of the Google Sheet.
+    key_file : Path or None
+        Key file of a service account.
+    """
 
     sheet_id: str | None = None
     key_file: Path | None = None
@@ -99,7 +164,23 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Config:
-    """The values in effect. ``origin(key)`` tells where each of them comes from."""
+    """The values in effect.
+
+    Attributes
+    ----------
+    file : Path
+        The cluster.yaml.
+    profile : ClusterProfile
+        The cluster profile.
+    paths : Paths
+        The paths.
+    ledger : Ledger
+        The results sheet.
+    clusters : tuple of str
+        Names of all profiles.
+    origins : mapping of str to str
+        Dotted key → where its value comes from.
+    """
 
     file: Path
     profile: ClusterProfile
@@ -114,11 +195,22 @@ class Config:
         return self.paths.workspace
 
     def origin(self, key: str) -> str:
-        """``cluster.yaml:12``, ``environment variable AUDIO_DIR``, ``--cluster`` or ``default``."""
+        """Return where a value comes from.
+
+        Parameters
+        ----------
+        key
+            Its dotted key.
+
+        Returns
+        -------
+        str
+            ``cluster.yaml:12``, ``environment variable AUDIO_DIR``, ``--cluster`` or ``default``.
+        """
         return self.origins.get(key, "default")
 
     def values(self) -> dict[str, Any]:
-        """Every effective value by its dotted key, JSON-ready, in the file's order."""
+        """Return every value in effect by its dotted key, JSON-ready, in the order of the file."""
         rows: dict[str, Any] = {"cluster": self.profile.name}
         for section, content in (("paths", vars(self.paths)), ("ledger", vars(self.ledger))):
             for name, value in content.items():
@@ -130,17 +222,27 @@ class Config:
 
 
 def check_workspace(workspace: Path, origin: str) -> Path:
-    """The workspace, where its name may stand in scripts and log paths; ``InputError`` elsewhere.
+    """Check that a path can be that of a workspace, and may stand in scripts and log paths.
 
-    sbatch cannot read a quote or a backslash in an ``#SBATCH`` line; ``%j`` and the like in a log
-    path are replaced by Slurm, and by submitit in every path below the workspace.
+    sbatch cannot read a quote or a backslash in an ``#SBATCH`` line; Slurm replaces ``%j`` and the
+    like in a log path, and submitit in every path below the workspace.
 
     Parameters
     ----------
-    workspace : Path
-        The whole path: a folder above it may have such a name, too.
-    origin : str
+    workspace
+        The whole path: a folder above the workspace may have such a name, too.
+    origin
         What set it, for the message.
+
+    Returns
+    -------
+    Path
+        The path.
+
+    Raises
+    ------
+    InputError
+        If it cannot be used.
     """
     text, where = str(workspace), None if origin == "default" else origin
     existing = next((folder for folder in (workspace, *workspace.parents)
@@ -159,7 +261,7 @@ def check_workspace(workspace: Path, origin: str) -> Path:
                          "submitit would replace in file names", where=where, hint=hint)
     if found := re.search(r"['\"\\]", text):
         kind = "a backslash" if found[0] == "\\" else "a quote"
-        raise InputError(f"paths.workspace: {text!r} contains {kind}, which sbatch does not take",
+        raise InputError(f"paths.workspace: {text!r} contains {kind}, which sbatch does not accept",
                          where=where, hint=hint)
     return workspace
 
@@ -169,18 +271,18 @@ def load(
     overrides: Mapping[str, tuple[str, str]] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Config:
-    """The configuration in effect.
+    """Load the configuration in effect.
 
     Parameters
     ----------
-    path : str or Path, optional
-        A cluster.yaml (default: that of the working folder, else the delivered one).
-    cluster : str, optional
-        A profile's name (default: ``cluster:`` of the file, else ``local``).
-    overrides : mapping, optional
-        Dotted key (``paths.workspace``) → (value, the option that set it).
-    environ : mapping, optional
-        Environment variables (default: this process's).
+    path
+        A cluster.yaml; None: that of the working folder, else the delivered one.
+    cluster
+        Name of a profile; None: ``cluster:`` of the file, else ``local``.
+    overrides
+        Dotted key (``paths.workspace``) → value, and the option that set it.
+    environ
+        Environment variables; None: those of this process.
 
     Returns
     -------
@@ -194,7 +296,7 @@ def load(
     """
     if path is not None and not Path(path).is_file():
         raise InputError("there is no such file", where=str(path),
-                         hint="remove --config to use ./cluster.yaml")
+                         hint="Remove --config to use ./cluster.yaml.")
     file = Path(path) if path is not None else sources.cluster_file()
     document = positions.load(file)
     content = positions.validated(ClusterFile, document)
@@ -214,9 +316,9 @@ def load(
         raise InputError(f"there is no cluster {name!r}", where=where,
                          allowed=nearest(name, profiles),
                          hint=f"profiles are listed under clusters: in {file}")
-    for place in document.lines:
-        if len(place) >= 3 and place[:2] == ("clusters", name):
-            origins[".".join(str(part) for part in place)] = document.where(place)
+    for keys in document.lines:
+        if len(keys) >= 3 and keys[:2] == ("clusters", name):
+            origins[".".join(str(key) for key in keys)] = document.where(keys)
     return Config(
         file=file, profile=profiles[name], clusters=tuple(sorted(profiles)), origins=origins,
         paths=Paths(
@@ -238,11 +340,11 @@ def load(
 def _profiles(content: ClusterFile, document: Document) -> dict[str, ClusterProfile]:
     profiles = {"local": ClusterProfile(name="local")}
     for name, entry in content.clusters.items():
-        place = ("clusters", name)
+        keys = ("clusters", name)
         if "name" in (entry or {}):
-            raise document.refuse((*place, "name"), "a profile's name is its key; remove name:")
-        content_of = {**(entry or {}), "name": name}
-        profiles[name] = positions.validated(ClusterProfile, document, place, content_of)
+            raise document.refuse((*keys, "name"), "the name of a profile is its key: remove name:")
+        values = {**(entry or {}), "name": name}
+        profiles[name] = positions.validated(ClusterProfile, document, keys, values)
     return profiles
 
 
@@ -252,12 +354,12 @@ def _settings(content: ClusterFile, document: Document,
     settings: dict[str, Any] = {}
     for section in ("paths", "ledger"):
         for name, value in getattr(content, section):
-            key, place = f"{section}.{name}", (section, name)
+            key, keys = f"{section}.{name}", (section, name)
             variable = ENVIRONMENT.get(key)
             if key in overrides:
                 value, origins[key] = overrides[key]
-            elif document.has(place) and value is not None:
-                origins[key] = document.where(place)
+            elif document.has(keys) and value is not None:
+                origins[key] = document.where(keys)
             elif variable and environ.get(variable):
                 value, origins[key] = environ[variable], f"environment variable {variable}"
                 value = sheet_id(value) if key == "ledger.sheet_id" else value
@@ -277,7 +379,9 @@ def _weights(value: str | None, base: Path, origins: Mapping[str, str]) -> str |
 
 
 def _path(value: str, base: Path, key: str, origins: Mapping[str, str]) -> Path:
-    """An absolute path; those from the command line or environment count from here."""
+    """An absolute path; those from the command line or environment are relative to the current
+    folder.
+    """
     where = origins.get(key, "default")
     text = os.path.expandvars(os.path.expanduser(value))
     try:
@@ -288,5 +392,5 @@ def _path(value: str, base: Path, key: str, origins: Mapping[str, str]) -> Path:
         raise InputError(f"{key}: the path is empty", where=where)
     if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
         raise InputError(f"{key}: the environment variable {unknown[0]} is not set", where=where)
-    here = where.startswith(("--", "environment"))
-    return Path(os.path.normpath((Path.cwd() if here else base) / text))
+    from_shell = where.startswith(("--", "environment"))
+    return Path(os.path.normpath((Path.cwd() if from_shell else base) / text))

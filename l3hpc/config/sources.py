@@ -1,6 +1,6 @@
 """Where cluster.yaml, pipelines and templates come from: the user's own first, then ours.
 
-A working folder may hold its own ``cluster.yaml``, ``jobs/`` and ``templates/``. What it lacks
+A working folder may have its own ``cluster.yaml``, ``jobs/`` and ``templates/``. Everything else
 comes from the package: ``l3hpc/defaults/`` in an installed wheel, or the source tree beside it.
 """
 
@@ -15,43 +15,85 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def defaults_folder() -> Path:
-    """The folder that holds the delivered cluster.yaml, jobs/ and templates/."""
+    """Return the folder of the delivered cluster.yaml, jobs/ and templates/.
+
+    Raises
+    ------
+    InputError
+        If the installation does not have them.
+    """
     for folder in (_PACKAGE / "defaults", _PACKAGE.parent):
         if (folder / "templates" / "base.sbatch.j2").is_file():
             return folder
     raise InputError(
-        "the delivered pipelines and templates are missing from this installation",
+        "this installation does not contain the pipelines and templates",
         where=str(_PACKAGE),
-        hint=f"install l3hpc again: {install_command('', '--force-reinstall')}",
+        hint=f"Reinstall l3hpc: {install_command('', '--force-reinstall')}",
     )
 
 
 def cluster_file(folder: Path | None = None) -> Path:
-    """``cluster.yaml`` of the working folder, else the delivered one."""
+    """Return the ``cluster.yaml`` of a working folder, else the delivered one.
+
+    Parameters
+    ----------
+    folder
+        The working folder; None: the current one.
+    """
     own = (folder or Path.cwd()) / "cluster.yaml"
     return own if own.is_file() else defaults_folder() / "cluster.yaml"
 
 
 def template_folders(folder: Path | None = None) -> list[Path]:
-    """The folders in which templates are looked up, in this order."""
+    """Return the folders in which templates are looked up, in this order.
+
+    Parameters
+    ----------
+    folder
+        The working folder; None: the current one.
+    """
     own = (folder or Path.cwd()) / "templates"
     delivered = defaults_folder() / "templates"
     return [own, delivered] if own.is_dir() and own != delivered else [delivered]
 
 
 def pipelines(folder: Path | None = None) -> dict[str, Path]:
-    """Pipeline name → its file, the working folder's before the delivered ones."""
+    """Find all pipelines.
+
+    Parameters
+    ----------
+    folder
+        The working folder; None: the current one.
+
+    Returns
+    -------
+    dict of str to Path
+        Name → file; a file of the working folder takes precedence over a delivered one.
+    """
     found: dict[str, Path] = {}
-    for place in (defaults_folder() / "jobs", (folder or Path.cwd()) / "jobs"):
-        found.update({path.stem: path for path in sorted(place.glob("*.yaml"))})
+    for jobs in (defaults_folder() / "jobs", (folder or Path.cwd()) / "jobs"):
+        found.update({path.stem: path for path in sorted(jobs.glob("*.yaml"))})
     return found
 
 
 def pipeline_file(name: str, folder: Path | None = None) -> Path:
-    """The file of the pipeline ``name``; an ``InputError`` with the valid names otherwise."""
+    """Find the file of a pipeline.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    folder
+        The working folder; None: the current one.
+
+    Raises
+    ------
+    InputError
+        If there is no such pipeline; lists the valid names.
+    """
     found = pipelines(folder)
     if name not in found:
         raise InputError(f"there is no pipeline {name!r}", allowed=nearest(name, found),
-                         hint=f"your own goes in jobs/{name}.yaml" if name.isidentifier()
-                         else None)
+                         hint=f"A pipeline of your own belongs in jobs/{name}.yaml."
+                         if name.isidentifier() else None)
     return found[name]

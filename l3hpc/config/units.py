@@ -1,4 +1,4 @@
-"""Amounts as people write them: memory ``16GB``, time ``4h`` or ``1-00:00:00``; and back again.
+"""Amounts as users write them: memory (``16GB``) and time (``4h``, ``1-00:00:00``), and back again.
 
 Memory is counted as Slurm counts it: 1 GB = 1 GiB = 1024 MiB.
 """
@@ -24,7 +24,28 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_memory(text: str) -> int:
-    """MiB in ``512MB``, ``16GB``, ``16G``, ``1.5TB`` (rounded up); a bare number is refused."""
+    """Parse an amount of memory; a number without a unit is refused.
+
+    Parameters
+    ----------
+    text
+        ``512MB``, ``16GB``, ``16G``, ``1.5TB``.
+
+    Returns
+    -------
+    int
+        MiB, rounded up.
+
+    Raises
+    ------
+    InputError
+        If it is not an amount of memory.
+
+    Examples
+    --------
+    >>> parse_memory("16GB"), parse_memory("1.5TB")
+    (16384, 1572864)
+    """
     match = _MEMORY.fullmatch(str(text).strip())
     if not match:
         raise InputError(f"{str(text)!r} is not an amount of memory", allowed=MEMORY_HELP)
@@ -35,7 +56,27 @@ def parse_memory(text: str) -> int:
 
 
 def parse_time(text: str) -> int:
-    """Minutes in ``90m``, ``20min``, ``4h``, ``1d12h``, ``12:00:00``, ``1-00:00:00`` (rounded up).
+    """Parse a time limit; a number without a unit is refused.
+
+    Parameters
+    ----------
+    text
+        ``90m``, ``20min``, ``4h``, ``1d12h``, ``12:00:00``, ``1-00:00:00``.
+
+    Returns
+    -------
+    int
+        Minutes, rounded up.
+
+    Raises
+    ------
+    InputError
+        If it is not a time from 1 minute to 1 year.
+
+    Examples
+    --------
+    >>> parse_time("1d12h"), parse_time("1-00:00:00")
+    (2160, 1440)
     """
     stripped = str(text).strip()
     if match := _CLOCK.fullmatch(stripped):
@@ -57,7 +98,18 @@ def parse_time(text: str) -> int:
 
 
 def format_memory(mib: int) -> str:
-    """``16 GB``, ``1.5 GB``, ``512 MB``."""
+    """Format an amount of memory.
+
+    Parameters
+    ----------
+    mib
+        MiB.
+
+    Examples
+    --------
+    >>> format_memory(16384), format_memory(512)
+    ('16 GB', '512 MB')
+    """
     for unit, size in (("TB", 1024 * 1024), ("GB", 1024)):
         if mib >= size:
             return f"{mib / size:.3g} {unit}" if mib < 1000 * size else f"{mib // size:,} {unit}"
@@ -65,7 +117,18 @@ def format_memory(mib: int) -> str:
 
 
 def format_time(minutes: int) -> str:
-    """``7 d``, ``4 h``, ``1 h 30 min``, ``5 min``."""
+    """Format a time limit.
+
+    Parameters
+    ----------
+    minutes
+        Minutes.
+
+    Examples
+    --------
+    >>> format_time(90), format_time(10080)
+    ('1 h 30 min', '7 d')
+    """
     days, rest = divmod(minutes, 1440)
     hours, left = divmod(rest, 60)
     parts = [f"{value} {unit}" for value, unit in ((days, "d"), (hours, "h"), (left, "min"))
@@ -74,7 +137,18 @@ def format_time(minutes: int) -> str:
 
 
 def slurm_time(minutes: int) -> str:
-    """``D-HH:MM:00`` as sbatch reads it."""
+    """Format a time limit for sbatch.
+
+    Parameters
+    ----------
+    minutes
+        Minutes.
+
+    Examples
+    --------
+    >>> slurm_time(90)
+    '0-01:30:00'
+    """
     days, rest = divmod(minutes, 1440)
     hours, left = divmod(rest, 60)
     return f"{days}-{hours:02d}:{left:02d}:00"

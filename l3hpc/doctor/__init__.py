@@ -1,9 +1,9 @@
-"""``l3hpc doctor``: checks everything a run will need and says what to do about what is wrong.
+"""``l3hpc doctor``: checks everything that a run needs, and says what to do about what is wrong.
 
-``examine`` yields one ``Finding`` after the other. ``environment`` looks at Python and packages,
-``slurm`` at the batch system, ``scripts`` at what would be submitted, ``storage`` at workspace,
-weights and data, ``results`` at the results tables. No check changes anything or raises for what
-it finds. ``configuration`` is ``l3hpc config check``: what can be seen without programs or data.
+``examine`` yields one ``Finding`` after the other. ``environment`` checks Python, packages and this
+machine, ``slurm`` the batch system and the scripts that would be submitted, ``storage`` the
+workspace, weights, data and the results sheet. No check changes anything, or raises for what it
+finds. ``configuration`` is ``l3hpc config check``: what can be checked without programs or data.
 """
 
 from __future__ import annotations
@@ -23,11 +23,30 @@ __all__ = ["Finding", "examine"]
 
 def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
             pipelines: Sequence[str] = ()) -> Iterator[Finding]:
-    """All checks, in the order in which a person would repair things.
+    """Run all checks, in the order in which one would repair things.
 
-    probe: also start TensorFlow once, send one job of a second to a node (on Slurm) and ask the
-    results sheet for its first row (where one is configured). pipelines: those that a person wants
-    to submit (none: all are tried, and one that the cluster refuses is no more than a warning).
+    Parameters
+    ----------
+    config
+        The configuration.
+    probe
+        Whether also to start TensorFlow once, run a job of one second on a node (on Slurm), and
+        read the first row of the results sheet (if one is configured).
+    ask
+        Runs a program.
+    pipelines
+        The pipelines that the user wants to submit. None given: all are checked, and one that the
+        cluster refuses is only a warning.
+
+    Yields
+    ------
+    Finding
+        One per check.
+
+    Raises
+    ------
+    InputError
+        If there is no such pipeline.
     """
     check_names(pipelines)
     delivered = config.file.resolve() == (sources.defaults_folder() / "cluster.yaml").resolve()

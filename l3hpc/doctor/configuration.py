@@ -1,4 +1,4 @@
-"""Whether the configuration, the pipelines and the templates found here would work."""
+"""``l3hpc config check``: whether the configuration, the pipelines and the templates would work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from l3hpc.workspace.layout import Workspace
 
 
 def check(config: Config) -> list[Finding]:
-    """Everything that can be seen without touching a scheduler, data files or the network."""
+    """Check everything that needs neither a scheduler, nor data files, nor the network.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    """
     profiles = ", ".join(config.clusters)
     findings = [Finding("cluster.yaml", "green", f"{config.file}: profiles {profiles}")]
     findings += _paths(config)
@@ -48,7 +54,7 @@ def _exists(key: str, path: Path, ok: bool, kind: str, config: Config) -> Findin
     if ok:
         return Finding(key, "green", str(path))
     return Finding(key, "red", str(path),
-                   f"there is no such {kind}; it was named by {config.origin(key)}")
+                   f"there is no such {kind}; it was set by {config.origin(key)}")
 
 
 def _writable(workspace: Path, origin: str) -> Finding:
@@ -56,13 +62,13 @@ def _writable(workspace: Path, origin: str) -> Finding:
         check_workspace(workspace, origin)
     except InputError as error:
         return Finding("paths.workspace", "red", str(workspace), str(error))
-    place = workspace
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+    existing = workspace
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return Finding("paths.workspace", "green", str(workspace))
     return Finding("paths.workspace", "red", str(workspace),
-                   f"cannot write to {place}; the workspace was named by {origin}")
+                   f"cannot write to {existing}; the workspace was set by {origin}")
 
 
 def _pipeline(name: str, path: Path) -> Finding:

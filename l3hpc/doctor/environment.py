@@ -1,6 +1,6 @@
-"""Other programs that the doctor asks: never an exception, always in English.
+"""This machine: Python, the packages with their bounds, TensorFlow, cores and memory.
 
-This machine: Python, the packages with their bounds, TensorFlow, cores and memory.
+Other programs are run by ``ask``: it never raises, and their output is English.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from l3hpc.installation import install_command
 from l3hpc.schedulers.slurm.commands import slurm_environment
 
 PYTHON_FROM, PYTHON_BELOW = (3, 10), (3, 14)
-TWINS = {"tensorflow": ("tensorflow-cpu", "tensorflow-macos", "tf-nightly")}
-TOLD = ("numpy", "h5py", "tensorflow", "scikit-learn", "submitit")
-# of the others, the machine cannot say whether a person needs them
+ALTERNATIVES = {"tensorflow": ("tensorflow-cpu", "tensorflow-macos", "tf-nightly")}
+SHOWN_VERSIONS = ("numpy", "h5py", "tensorflow", "scikit-learn", "submitit")
+# extras that the user may need; the machine cannot tell whether the others are needed
 EXTRAS = {"umap": "needed for --approx umap only", "edge": "needed for edge exports only",
           "reduced": "needed for precision int8 only",
           "notify": "needed for notify: of a profile only"}
@@ -38,7 +38,15 @@ _PROBE = ("import json, os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'; import ten
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program printed. ``code`` is None where it could not be started or did not answer."""
+    """The output of a program.
+
+    Attributes
+    ----------
+    code : int or None
+        Exit code; None if it could not be started, or did not respond.
+    out, err : str
+        Standard output and standard error.
+    """
 
     code: int | None
     out: str
@@ -46,7 +54,7 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The last line of its complaint."""
+        """The last line of its error."""
         lines = [line for line in (self.err or self.out).splitlines() if line.strip()]
         return lines[-1].strip() if lines else f"exit code {self.code}"
 
@@ -55,7 +63,15 @@ Ask = Callable[[Sequence[str]], Answer]
 
 
 def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
-    """Run a program with an English locale and no inherited Slurm options; never raises."""
+    """Run a program with an English locale and no inherited Slurm options; never raises.
+
+    Parameters
+    ----------
+    command
+        The command and its arguments.
+    timeout
+        Time limit, seconds.
+    """
     try:
         done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
                               errors="replace", timeout=timeout, check=False,
@@ -70,7 +86,13 @@ def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
 
 
 def python_line(version: tuple[int, ...] | None = None) -> Finding:
-    """The interpreter that runs this command."""
+    """Check the interpreter that runs this command.
+
+    Parameters
+    ----------
+    version
+        Its version; None: that of this process.
+    """
     found = tuple(version or sys.version_info[:3])
     words = f"{'.'.join(map(str, found))} ({sys.executable})"
     if PYTHON_FROM <= found[:2] < PYTHON_BELOW:
@@ -84,9 +106,9 @@ def meets(version: str, bounds: SpecifierSet | str) -> bool:
 
     Parameters
     ----------
-    version : str
-        As the package states it; a pre-release counts, for somebody chose to install it.
-    bounds : SpecifierSet or str
+    version
+        As the package states it; a pre-release counts, because somebody chose to install it.
+    bounds
         ``>=1.26,<3``, ``~=2.1``; empty: any version.
 
     Examples
@@ -101,13 +123,24 @@ def meets(version: str, bounds: SpecifierSet | str) -> bool:
 
 
 def requirements() -> list[str]:
-    """What the installed l3hpc says it needs."""
+    """Return the requirements of the installed l3hpc."""
     return importlib.metadata.requires("l3hpc") or []
 
 
 def installed(name: str) -> str | None:
-    """The installed version of a package (or of a package that stands in for it)."""
-    for candidate in (name, *TWINS.get(name, ())):
+    """Return the installed version of a package, or of one that replaces it.
+
+    Parameters
+    ----------
+    name
+        Name of the package.
+
+    Returns
+    -------
+    str or None
+        None if it is not installed.
+    """
+    for candidate in (name, *ALTERNATIVES.get(name, ())):
         try:
             return importlib.metadata.version(candidate)
         except importlib.metadata.PackageNotFoundError:
@@ -118,14 +151,19 @@ def installed(name: str) -> str | None:
 def package_lines(
     needed: Iterable[str] | None = None, version: Callable[[str], str | None] = installed
 ) -> Iterator[Finding]:
-    """One finding when all is right, one more for each package that is missing or out of bounds.
+    """Check the packages.
 
     Parameters
     ----------
-    needed : iterable of str
-        Requirements as in a package's metadata (default: those of the installed l3hpc).
-    version : callable
-        Name → installed version, or None.
+    needed
+        Requirements as in the metadata of a package; None: those of the installed l3hpc.
+    version
+        Returns the installed version of a package, or None.
+
+    Yields
+    ------
+    Finding
+        One if all is right, and one more for each package that is missing or out of bounds.
     """
     core, extras = split(needed if needed is not None else requirements())
     good: dict[str, str] = {}
@@ -139,9 +177,9 @@ def package_lines(
                  f"{package.name} is not installed (needs {package.specifier or 'any'})")
         bad.append(Finding("packages", "red", wrong,
                            f"pip install '{package.name}{package.specifier}'"))
-    told = ", ".join(f"{name} {have}" for name, have in good.items() if name in TOLD)
+    shown = ", ".join(f"{name} {have}" for name, have in good.items() if name in SHOWN_VERSIONS)
     yield Finding("packages", "green" if not bad else "yellow",
-                  f"{len(good)} of {len(core)} as needed" + (f", {told}" if told else ""),
+                  f"{len(good)} of {len(core)} as needed" + (f", {shown}" if shown else ""),
                   "" if not bad else "see the red lines below")
     yield from bad
     for extra, packages in extras.items():
@@ -156,7 +194,18 @@ def package_lines(
 
 
 def split(needed: Iterable[str]) -> tuple[list[Requirement], dict[str, list[Requirement]]]:
-    """Requirements that hold on this machine: of the core, and of each of ``EXTRAS``."""
+    """Select the requirements that apply to this machine.
+
+    Parameters
+    ----------
+    needed
+        Requirements as in the metadata of a package.
+
+    Returns
+    -------
+    tuple
+        Those of the core, and those of each of ``EXTRAS``.
+    """
     core: list[Requirement] = []
     extras: dict[str, list[Requirement]] = {}
     for package in map(Requirement, needed):
@@ -170,22 +219,30 @@ def split(needed: Iterable[str]) -> tuple[list[Requirement], dict[str, list[Requ
 
 
 def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
-    """TensorFlow really starts in the Python that jobs use (for a container: in this one)."""
+    """Check that TensorFlow starts in the Python of the jobs (for a container: in this one).
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    ask
+        Runs a program.
+    """
     python = sys.executable if profile.container else profile.python
     answer = ask([python, "-c", _PROBE])
     if answer.code != 0:
         return Finding("TensorFlow", "red", f"does not start in {python}: {answer.reason}",
-                       f"try it: {shlex.quote(python)} -c 'import tensorflow'; "
+                       f"test it: {shlex.quote(python)} -c 'import tensorflow'; "
                        "then pip install --force-reinstall tensorflow")
     version, gpus = json.loads(answer.out.strip().splitlines()[-1])
     words = f"{version} starts in {python}, {gpus or 'no'} GPU{'s' if gpus > 1 else ''} here"
     if profile.container:
-        words += "; the container's own was not tried"
+        words += "; that of the container was not tested"
     return Finding("TensorFlow", "green", words)
 
 
 def step_lines() -> Iterator[Finding]:
-    """The steps of other packages, and what is wrong with them; nothing where there are none."""
+    """Check the steps of other packages; yields nothing if there are none."""
     found, problems = steps.foreign(), steps.problems()
     if found:
         yield Finding("steps of packages", "yellow" if problems else "green",
@@ -196,11 +253,11 @@ def step_lines() -> Iterator[Finding]:
 
 
 def hardware_line() -> Finding:
-    """Cores and memory of this machine."""
+    """Check the cores and memory of this machine."""
     memory = machine_memory_mb()
     words = f"{allocated_cores()} cores, {memory / 1024:.1f} GB of memory"
     if memory < LEAST_MEMORY_MB:
-        return Finding("machine", "yellow", f"{words}; the chain needs up to 6 GB",
+        return Finding("machine", "yellow", f"{words}; the pipelines need up to 6 GB",
                        "run the steps on a larger machine, or with smaller batches "
                        "(--set extract.batch_size=4)")
     return Finding("machine", "green", words)

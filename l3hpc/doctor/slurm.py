@@ -1,6 +1,8 @@
-"""The batch system: reachable or not, accounting or not, the profile's partitions and account.
+"""The batch system and the scripts: what Slurm offers, and whether it accepts what would be
+submitted.
 
-What would be submitted: pipelines are read, their scripts rendered, and the scheduler asked.
+First Slurm, its queue and accounting, the partitions and the account of the profile; then the
+scripts of the pipelines, which the scheduler checks.
 """
 
 from __future__ import annotations
@@ -34,7 +36,20 @@ CLUSTER_HINT = "run this on a login node; sinfo must work there (module load slu
 
 
 def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
-    """All checks of the batch system, or one finding that none is needed."""
+    """Check the batch system.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    ask
+        Runs a program.
+
+    Yields
+    ------
+    Finding
+        One per check, or only one if the profile does not need Slurm.
+    """
     if profile.executor != SLURM:
         yield Finding("Slurm", "off", f"not needed for cluster {profile.name}")
         return
@@ -53,7 +68,7 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
     yield Finding("Slurm", "green" if usable else "yellow",
                   f"{version.out.strip()}, {total}, {usable} nodes in use or free"
                   + (f" (--clusters={clusters})" if clusters else ""),
-                  "" if usable else "no node is up: ask your administrators (sinfo -R says why)")
+                  "" if usable else "no node is up: ask your administrators (sinfo -R shows why)")
     if words := ignored_variables(os.environ):
         yield Finding("environment", "yellow", words)
     yield from queue_lines(ask, clusters)
@@ -64,15 +79,32 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
 
 
 def queue_lines(ask: Ask, clusters: str = "") -> Iterator[Finding]:
-    """A red line where squeue does not take what ``status`` and ``cancel`` ask it."""
+    """Check that squeue accepts the command of ``status`` and ``cancel``; yields nothing if it
+    does.
+
+    Parameters
+    ----------
+    ask
+        Runs a program.
+    clusters
+        The value of ``--clusters``.
+    """
     answer = ask(queue.squeue_command([current_user()], clusters))
     if answer.code != 0:
         yield Finding("queue", "red", f"squeue does not respond: {answer.reason}",
-                      "status, resume and cancel need it; see what the command says: squeue --me")
+                      "status, resume and cancel need it; check the output of: squeue --me")
 
 
 def accounting_line(ask: Ask, clusters: str = "") -> Finding:
-    """Whether ``sacct`` answers what ``status`` asks it. Nothing depends on it."""
+    """Check that ``sacct`` accepts the command of ``status``. Nothing depends on it.
+
+    Parameters
+    ----------
+    ask
+        Runs a program.
+    clusters
+        The value of ``--clusters``.
+    """
     answer = ask(queue.sacct_command(["1"], cluster=clusters))
     if answer.code == 0:
         return Finding("accounting", "green", "sacct answers")
@@ -85,7 +117,15 @@ def accounting_line(ask: Ask, clusters: str = "") -> Finding:
 def partition_lines(
     profile: ClusterProfile, known: dict[str, Partition]
 ) -> Iterator[Finding]:
-    """Every partition that the profile names, and whether its nodes have what is asked there."""
+    """Check every partition that the profile names.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    known
+        The partitions of the cluster.
+    """
     wanted: dict[str, list[str]] = {}
     if profile.partition:
         wanted[profile.partition] = []
@@ -101,10 +141,22 @@ def partition_lines(
 
 def partition_line(profile: ClusterProfile, name: str, steps: list[str],
                    known: dict[str, Partition]) -> Finding:
-    """One partition against the profile."""
+    """Check one partition: whether its nodes have what the profile requests there.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    name
+        Name of the partition.
+    steps
+        Kinds of steps that run there.
+    known
+        The partitions of the cluster.
+    """
     check = f"partition {name}"
     if name not in known:
-        return Finding(check, "red", "Slurm knows no such partition",
+        return Finding(check, "red", "Slurm has no such partition",
                        f"clusters.{profile.name}.partition: {nearest(name, known)}")
     found = known[name]
     if not found.up:
@@ -122,7 +174,15 @@ def partition_line(profile: ClusterProfile, name: str, steps: list[str],
 
 
 def account_line(profile: ClusterProfile, ask: Ask) -> Finding:
-    """Whether this user may use the profile's account and quality of service."""
+    """Check that this user may use the account and the quality of service of the profile.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    ask
+        Runs a program.
+    """
     wanted = " and ".join(f"{option} {value}" for option in ("account", "qos")
                           if (value := getattr(profile, option)))
     there = [f"cluster={clusters}"] if (clusters := profile.slurm_clusters) else []
@@ -130,7 +190,7 @@ def account_line(profile: ClusterProfile, ask: Ask) -> Finding:
                   f"user={current_user()}", *there, "format=account,qos"])
     if answer.code != 0:
         return Finding("account", "off", f"{wanted}: sacctmgr does not respond, so this was not "
-                       "looked up (the test submission below tells)")
+                       "checked (the test submission below shows it)")
     pairs = [row.split("|") for row in answer.out.splitlines() if "|" in row]
     accounts = {pair[0] for pair in pairs}
     qualities = {name for pair in pairs for name in pair[1].split(",") if name}
@@ -148,7 +208,18 @@ def account_line(profile: ClusterProfile, ask: Ask) -> Finding:
 
 
 def check_names(asked: Sequence[str]) -> None:
-    """An ``InputError`` for a name that no pipeline has."""
+    """Check the names of pipelines.
+
+    Parameters
+    ----------
+    asked
+        The names.
+
+    Raises
+    ------
+    InputError
+        For a name that no pipeline has.
+    """
     known = sources.pipelines()
     for name in asked:
         if name not in known:
@@ -156,14 +227,23 @@ def check_names(asked: Sequence[str]) -> None:
 
 
 def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterator[Finding]:
-    """One line when every script of every pipeline is accepted; one more for each that is not.
+    """Check the scripts of the pipelines.
 
     Parameters
     ----------
+    config
+        The configuration.
+    ask
+        Runs a program.
     asked
-        The pipelines that a person wants to submit. What is wrong with one of them is red. Without
-        any, a pipeline that the cluster refuses is something to look at (a cluster without GPUs
-        need not train); only where it refuses all of them is that red.
+        The pipelines that the user wants to submit. What is wrong with one of them is red. Without
+        any, a pipeline that the cluster refuses is yellow (a cluster without GPUs need not train);
+        it is red only if the cluster refuses all of them.
+
+    Yields
+    ------
+    Finding
+        One for all scripts, and one more for each pipeline whose scripts are not accepted.
     """
     chosen = {name: path for name, path in sources.pipelines().items()
               if not asked or name in asked}
@@ -177,9 +257,9 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
     texts = {text for steps in scripts.values() for text in steps.values()}
     refused: dict[str, str] = {}  # pipelines share most of their steps: each text is tried once
     for text in sorted(texts):
-        answer = _tried(text, schedulers.of(config.profile, config.workspace), ask)
+        answer = _checked(text, schedulers.of(config.profile, config.workspace), ask)
         if answer.code is None:
-            yield Finding("scripts", "red", f"cannot be tried: {answer.reason}",
+            yield Finding("scripts", "red", f"cannot be tested: {answer.reason}",
                           "run this on a machine that submits jobs")
             return
         if answer.code != 0:
@@ -188,11 +268,11 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
                 for name, steps in scripts.items()}
     severity: Severity = "red" if asked or all(unusable.values()) else "yellow"
     faults += [Finding(f"pipeline {name}", severity, _reasons(steps),
-                       f"only for {command_line('submit', name)}: change "
+                       f"affects only {command_line('submit', name)}: change "
                        f"clusters.{config.profile.name} in {config.file}, or the resources in "
                        f"jobs/; see them: {command_line('render', name)}")
                for name, steps in unusable.items() if steps]
-    how = "bash reads them" if not config.profile.capabilities.remote \
+    how = "bash can parse them" if not config.profile.capabilities.remote \
         else "sbatch --test-only accepts them"
     yield Finding("scripts", "green" if not faults else "yellow",
                f"{len(texts) - len(refused)} of {len(texts)} scripts for "
@@ -201,7 +281,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
     yield from faults
 
 
-def _tried(text: str, scheduler: Scheduler, ask: Ask) -> Answer:
+def _checked(text: str, scheduler: Scheduler, ask: Ask) -> Answer:
     with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -217,7 +297,20 @@ def _reasons(steps: Mapping[str, str]) -> str:
 
 
 def rendered(pipeline: definition.Pipeline, config: Config) -> Iterator[tuple[str, str]]:
-    """(step, script) of a pipeline as a run called ``doctor`` would have them; needs no data."""
+    """Render the scripts of a pipeline, as a run called ``doctor`` would have them; needs no data.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+    config
+        The configuration.
+
+    Yields
+    ------
+    tuple of str
+        Step and script.
+    """
     steps = []
     for step in pipeline.steps.values():
         wanted = config.profile.at(step.kind).over(step.resources.over(Resources()))

@@ -1,6 +1,6 @@
-"""The places of a configuration: workspace, weights, data sets, results tables.
+"""The folders and files of a configuration: workspace, weights, data sets; and the results sheet.
 
-The results tables: always kept in the workspace; a Google Sheet where one is configured.
+The results are always kept in the workspace; a Google Sheet is checked if one is configured.
 """
 
 from __future__ import annotations
@@ -30,12 +30,23 @@ from l3hpc.workspace import sharing
 LEAST_FREE_GB = 10
 SHARED_TYPES = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "panfs", "afs", "cifs",
                 "orangefs", "pvfs", "glusterfs", "wekafs", "9p", "virtiofs")
-CHECK = "results sheet"
-PATIENCE_S = 12.0
+RESULTS_SHEET = "results sheet"
+SHEET_TIMEOUT_S = 12.0
 
 
 def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Finding]:
-    """Whether it is writable, has space, and is seen by the nodes where there are any."""
+    """Check that the workspace is writable, has space, and can be read by the nodes, if there are
+    any.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    ask
+        Runs a program.
+    probe
+        Whether to run a job on a node.
+    """
     folder = config.workspace
     parent = nearest_folder(folder)
     try:
@@ -64,7 +75,13 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Fi
 
 
 def sharing_line(config: Config) -> Finding:
-    """Who else can replace what lies in the workspace."""
+    """Check who else can replace files in the workspace.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    """
     check, found = "workspace is yours", list(sharing.find_risks(config.workspace))
     if not found:
         return Finding(check, "green", "your group can add files, and nobody else can replace yours"
@@ -76,7 +93,19 @@ def sharing_line(config: Config) -> Finding:
 
 
 def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> Finding:
-    """Whether a node of the cluster sees the workspace: a job of one second tries it."""
+    """Check that a node of the cluster can read the workspace, with a job of one second.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    folder
+        The workspace, or the nearest folder above it that exists.
+    ask
+        Runs a program.
+    probe
+        Whether to run the job; otherwise the type of the file system decides.
+    """
     check = "workspace is shared"
     if not config.profile.capabilities.remote:
         return Finding(check, "off", "not needed for cluster local")
@@ -93,21 +122,28 @@ def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> F
                           str(token)])
         finally:
             token.unlink(missing_ok=True)
-        said = answer.out.split()
-        if answer.code == 0 and said[:1] == ["ok"]:
-            return Finding(check, "green", f"node {said[-1]} reads it ({kind})")
+        words = answer.out.split()
+        if answer.code == 0 and words[:1] == ["ok"]:
+            return Finding(check, "green", f"node {words[-1]} can read it ({kind})")
         if "No such file" in answer.err + answer.out:
-            return Finding(check, "red", f"a node does not see {folder} ({kind} of this machine)",
+            return Finding(check, "red", f"a node cannot read {folder} ({kind} of this machine)",
                            "set paths.workspace to a folder that all nodes share")
-        return Finding(check, "yellow", f"no node was free to look at it ({answer.reason})", advice)
+        return Finding(check, "yellow", f"no node was free to check it ({answer.reason})", advice)
     if kind.startswith(SHARED_TYPES):
         return Finding(check, "green", f"it is on {kind}")
-    return Finding(check, "yellow", f"it is on {kind}, which may belong to this machine alone",
+    return Finding(check, "yellow", f"it is on {kind}, which may be local to this machine",
                    advice)
 
 
 def srun(config: Config) -> list[str]:
-    """The command of the job of one second: smallest request, gives up when no node is free."""
+    """Return the command of the job of one second: the smallest request, which gives up if no node
+    is free.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    """
     profile = config.profile
     words = on_cluster(["srun", "--immediate=10", "--ntasks=1", "--time=1",
                         "--job-name=l3-doctor"], profile.slurm_clusters)
@@ -120,7 +156,13 @@ def srun(config: Config) -> list[str]:
 
 
 def nearest_folder(folder: Path) -> Path:
-    """The folder itself, or the nearest one above that exists."""
+    """Return a folder, or the nearest one above it that exists.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    """
     for candidate in (folder, *folder.parents):
         if candidate.is_dir():
             return candidate
@@ -128,7 +170,15 @@ def nearest_folder(folder: Path) -> Path:
 
 
 def filesystem(folder: Path, mounts: str | None = None) -> str:
-    """Type of the file system that holds ``folder`` (``nfs4``, ``lustre``, ``ext4``)."""
+    """Return the type of the file system that holds a folder (``nfs4``, ``lustre``, ``ext4``).
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    mounts
+        The content of /proc/mounts; None: that of this machine.
+    """
     if mounts is None:
         try:
             mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
@@ -148,11 +198,17 @@ def filesystem(folder: Path, mounts: str | None = None) -> str:
 
 
 def weights_line(config: Config) -> Finding:
-    """Which network the teacher's weights are."""
+    """Check the weights of the teacher.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    """
     name = config.paths.weights
     if name is None or name.startswith("untrained"):
         return Finding("weights", "yellow", f"{name or 'not set'}: the teacher has random weights, "
-                       "good for a demonstration only",
+                       "for a demonstration only",
                        "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a weight file")
     from l3hpc.models.weights import describe_weights
 
@@ -170,14 +226,26 @@ def weights_line(config: Config) -> Finding:
 
 
 def data_lines(config: Config) -> Iterator[Finding]:
-    """The data sets that are set up, counted."""
+    """Check the data sets that are configured.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    """
     yield audio_line(config.paths.audio)
     yield embeddings_line(config.paths.embeddings)
     yield sonyc_line(config.paths.sonyc_ust)
 
 
 def audio_line(folder: Path | None) -> Finding:
-    """The recordings to learn from."""
+    """Check the recordings.
+
+    Parameters
+    ----------
+    folder
+        Their folder; None: not configured.
+    """
     if folder is None:
         return Finding("audio", "off", "not set (paths.audio, AUDIO_DIR)",
                        "needed for submit upstream; to try it out: l3hpc data synth city")
@@ -200,10 +268,16 @@ def audio_line(folder: Path | None) -> Finding:
 
 
 def embeddings_line(folder: Path | None) -> Finding:
-    """Teacher embeddings that somebody computed before."""
+    """Check existing teacher embeddings.
+
+    Parameters
+    ----------
+    folder
+        Their folder; None: not configured.
+    """
     if folder is None:
         return Finding("embeddings", "off", "not set (paths.embeddings, EMBEDDING_DIR)",
-                       "needed only to start from teacher embeddings that exist already")
+                       "needed only to start from existing teacher embeddings")
     from l3hpc.datasets.embeddings import open_source
 
     try:
@@ -218,7 +292,13 @@ def embeddings_line(folder: Path | None) -> Finding:
 
 
 def sonyc_line(folder: Path | None) -> Finding:
-    """The annotated clips that the classifier needs."""
+    """Check the annotated clips that the classifier needs.
+
+    Parameters
+    ----------
+    folder
+        Their folder; None: not configured.
+    """
     if folder is None:
         return Finding("SONYC-UST", "off", "not set (paths.sonyc_ust, SONYC_UST_PATH)",
                        "needed for submit downstream; to try it out: l3hpc data synth city")
@@ -241,12 +321,17 @@ def sonyc_line(folder: Path | None) -> Finding:
 
 
 def results_line(config: Config, probe: bool = True) -> Finding:
-    """Whether the configured sheet can be reached with the configured key, and has our columns.
+    """Check that the configured sheet is accessible with the configured key, and has our columns.
 
-    Without ``probe`` only the key file is looked at.
+    Parameters
+    ----------
+    config
+        The configuration.
+    probe
+        Whether to contact it; otherwise only the key file is checked.
     """
     if config.ledger.sheet_id is None:
-        return Finding(CHECK, "off", "not set (ledger.sheet_id, GSHEET_ID): results stay in the "
+        return Finding(RESULTS_SHEET, "off", "not set (ledger.sheet_id, GSHEET_ID): results stay in the "
                        "workspace, as CSV and XLSX", "see them: l3hpc ledger show")
     from l3hpc.ledger.schema import MAIN_TABS, TABS
     from l3hpc.ledger.sheets.client import Pace, Sheets, credentials
@@ -257,20 +342,20 @@ def results_line(config: Config, probe: bool = True) -> Finding:
         if not probe:
             if config.ledger.key_file is not None:
                 credentials(config.ledger.key_file)
-            return Finding(CHECK, "green", f"{config.ledger.sheet_id}, not asked")
+            return Finding(RESULTS_SHEET, "green", f"{config.ledger.sheet_id}, not tested")
         sheets = Sheets(config.ledger.sheet_id, config.ledger.key_file,
-                        pace=Pace(lambda text: None, sleep=_Impatience()))
+                        pace=Pace(lambda text: None, sleep=_LimitedSleep()))
         snapshot = read_snapshot(sheets)
         require_headers(snapshot, [TABS[name] for name in MAIN_TABS])
     except OfflineError as error:
-        return Finding(CHECK, "yellow", f"{error.message}; results are kept in the workspace",
+        return Finding(RESULTS_SHEET, "yellow", f"{error.message}; results are kept in the workspace",
                        "l3hpc ledger sync   on a machine with internet access")
     except HeaderDriftError as error:
-        return from_error(CHECK, error, "l3hpc ledger check")
+        return from_error(RESULTS_SHEET, error, "l3hpc ledger check")
     except L3hpcError as error:
-        return from_error(CHECK, error, "l3hpc ledger check")
-    return Finding(CHECK, "green", f"{snapshot.title!r} answers as {sheets.account}, with all "
-                   f"columns of {', '.join(MAIN_TABS)}")
+        return from_error(RESULTS_SHEET, error, "l3hpc ledger check")
+    return Finding(RESULTS_SHEET, "green", f"{snapshot.title!r} is accessible as {sheets.account}, with "
+                   f"all columns of {', '.join(MAIN_TABS)}")
 
 
 def notify_line(config: Config) -> Finding:
@@ -292,15 +377,15 @@ def notify_line(config: Config) -> Finding:
     return Finding(check, "green", words)
 
 
-class _Impatience:
-    """A ``sleep`` for the doctor: short waits, and after some seconds none any more."""
+class _LimitedSleep:
+    """A ``sleep`` for retries that gives up after some seconds in total."""
 
     def __init__(self) -> None:
-        self.left = PATIENCE_S
+        self.left = SHEET_TIMEOUT_S
 
     def __call__(self, seconds: float) -> None:
         if seconds > self.left:
-            raise OfflineError(f"no answer from Google within {PATIENCE_S:.0f} s")
+            raise OfflineError(f"no answer from Google within {SHEET_TIMEOUT_S:.0f} s")
         self.left -= seconds
         import time
 

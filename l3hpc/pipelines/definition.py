@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field
 from l3hpc import steps as kinds
 from l3hpc.config import positions, sources
 from l3hpc.config.positions import Document
-from l3hpc.config.profile import Healing, ResourceSpec, Section, Word
+from l3hpc.config.profile import RequeueLimits, ResourceSpec, Section, Word
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.yaml import KeyPath
 from l3hpc.pipelines.options import OPTIONS
@@ -47,7 +47,7 @@ class StepEntry(Section):
         Parameters of the step.
     resources : ResourceSpec
         What one task requests from the scheduler.
-    heal : Healing
+    heal : RequeueLimits
         How often a task is requeued when its memory or time was too short.
     unless : dict or None
         ``step.parameter`` → value with which the step is skipped (``fit.approx: none``).
@@ -58,7 +58,7 @@ class StepEntry(Section):
     given: _StringOrList | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     resources: ResourceSpec = Field(default_factory=ResourceSpec)
-    heal: Healing = Field(default_factory=Healing)
+    heal: RequeueLimits = Field(default_factory=RequeueLimits)
     unless: dict[str, Any] | None = None
 
 
@@ -100,7 +100,7 @@ class StepDefinition:
         As in ``StepEntry``.
     resources : ResourceSpec
         As in ``StepEntry``.
-    heal : Healing
+    heal : RequeueLimits
         As in ``StepEntry``.
     origins : dict
         Parameter or key → ``file:line``, for messages; ``""`` for the step itself.
@@ -112,7 +112,7 @@ class StepDefinition:
     given: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     resources: ResourceSpec = field(default_factory=ResourceSpec)
-    heal: Healing = field(default_factory=Healing)
+    heal: RequeueLimits = field(default_factory=RequeueLimits)
     unless: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 

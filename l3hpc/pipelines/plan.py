@@ -410,7 +410,7 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
                           if index < len(shards))),
         resources=config.profile.granted(step.name, resources),
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
-        version=known.version, healing=step.heal, continues=known.continues,
+        version=known.version, requeue_limits=step.heal, continues=known.continues,
         given={kind: InputOrigin(source.run, str(source.path))
                for kind, source in sources.items()},
     )

@@ -21,7 +21,7 @@ from l3hpc.steps import AnyStep
 from l3hpc.workspace.layout import RunFolder, StepFolder, Workspace
 
 if TYPE_CHECKING:
-    from l3hpc.config.profile import ClusterProfile, Healing
+    from l3hpc.config.profile import ClusterProfile, RequeueLimits
     from l3hpc.config.settings import Ledger
 
 LENGTH = 16  # hex digits of a fingerprint
@@ -95,10 +95,10 @@ def fingerprint_of_folder(folder: Path) -> str:
     return digest({"folder": sorted(listing)})[:LENGTH]
 
 
-def _default_healing() -> Healing:
-    from l3hpc.config.profile import Healing
+def _default_requeue_limits() -> RequeueLimits:
+    from l3hpc.config.profile import RequeueLimits
 
-    return Healing()
+    return RequeueLimits()
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class PlannedStep:
         Ids of jobs of other runs that still have to make an input.
     version : int or None
         The version of the step's code; None where no config is frozen (a check of templates).
-    healing : Healing
+    requeue_limits : RequeueLimits
         How often a task may be requeued.
     continues : bool
         Whether the step resumes from its last checkpoint.
@@ -170,7 +170,7 @@ class PlannedStep:
     labels: dict[str, Any] = field(default_factory=dict)
     waits_for: tuple[str, ...] = ()
     version: int | None = None
-    healing: Healing = field(default_factory=_default_healing)
+    requeue_limits: RequeueLimits = field(default_factory=_default_requeue_limits)
     continues: bool = False
     given: dict[str, InputOrigin] = field(default_factory=dict)
 

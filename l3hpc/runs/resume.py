@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from l3hpc import schedulers
-from l3hpc.config.profile import ClusterProfile, Healing
+from l3hpc.config.profile import ClusterProfile, RequeueLimits
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import check_workspace
 from l3hpc.config.units import parse_memory, parse_time
@@ -378,18 +378,18 @@ def _planned(
                 resources, mem_mb=max(resources.mem_mb, mem if marks.requeues else 0),
                 time_min=max(resources.time_min, minutes if marks.requeues else 0))
     resources = replace(resources, **requests)
-    healing = Healing()
+    limits = RequeueLimits()
     if folder.requeue_policy.exists():
         # not validated: what an earlier version froze stays in force, also outside today's limits
-        healing = Healing.model_construct(
-            **{name: getattr(rules, name) for name in Healing.model_fields})
+        limits = RequeueLimits.model_construct(
+            **{name: getattr(rules, name) for name in RequeueLimits.model_fields})
     return PlannedStep(
         name=entry.name, kind=entry.kind, params=config["params"], needs=tuple(entry.needs),
         inputs=config["inputs"], fingerprint=config["fingerprint"], artifact=Path(entry.artifact),
         shards=config["shards"], done=tuple(sorted(kept)),
         resources=profile.granted(entry.name, resources), labels=config["labels"],
         waits_for=tuple(entry.waits_for),
-        version=config["version"], healing=healing, continues=rules.continues)
+        version=config["version"], requeue_limits=limits, continues=rules.continues)
 
 
 def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]],

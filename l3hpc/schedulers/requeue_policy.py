@@ -103,7 +103,7 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
     overrides = profile.at(step.kind)
     helper = [f"--{name}={value}" for name in ("account", "partition", "qos", "reservation")
               if (value := getattr(overrides, name, None) or getattr(profile, name))]
-    return Policy(**step.healing.model_dump(), mem_mb=step.resources.mem_mb,
+    return Policy(**step.requeue_limits.model_dump(), mem_mb=step.resources.mem_mb,
                   time_min=step.resources.time_min, mem_cap_mb=_most_memory(profile),
                   time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,
                   helper_memory={"mem": (f"--mem={HELPER_MB}M",), "none": (),

@@ -48,7 +48,7 @@ def test_check_finds_what_would_not_work(say, monkeypatch):
     assert [line.split("  ")[1].strip() for line in bad] == [
         "paths.audio", "pipeline mine", "template train", "template trian.sbatch.j2"]
     assert "jobs/mine.yaml:2" in out and "did you mean 'train.sbatch.j2'?" in out
-    assert "there is no such folder; it was named by environment variable AUDIO_DIR" in out
+    assert "there is no such folder; it was set by environment variable AUDIO_DIR" in out
     findings = json.loads(say("config", "check", "--json")[1])["findings"]
     assert sum(not one["ok"] for one in findings) == 4
 

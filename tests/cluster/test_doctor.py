@@ -55,4 +55,4 @@ def test_a_workspace_that_only_this_machine_has_is_red(slurm_cluster, tmp_path, 
                                                         'cat "$4.elsewhere"', "sh"])
     found = examined(slurm_cluster, tmp_path)
     assert found["workspace is shared"].severity == "red"
-    assert "a node does not see" in found["workspace is shared"].message
+    assert "a node cannot read" in found["workspace is shared"].message

@@ -240,7 +240,7 @@ def test_a_node_looks_at_the_workspace(tmp_path):
         return said(token.read_text() + "n7\n")
 
     line = storage.shared_line(config, tmp_path, node)
-    assert line.severity == "green" and line.message.startswith("node n7 reads it")
+    assert line.severity == "green" and line.message.startswith("node n7 can read it")
 
 
 @pytest.mark.parametrize(("answer", "state"), [
@@ -355,7 +355,7 @@ def test_a_pipeline_that_slurm_refuses_is_red_only_where_someone_asked_for_it(tm
     assert [(line.severity, line.subject) for line in lines] == [
         ("yellow", "scripts"), ("yellow", "pipeline avc")]
     assert lines[1].message == "avc_pairs, avc_train: Invalid qos"
-    assert "only for l3hpc submit avc" in lines[1].advice
+    assert "affects only l3hpc submit avc" in lines[1].advice
     lines = list(slurm.script_lines(config, refusing("avc_train"), ["avc", "upstream"]))
     assert [(line.severity, line.subject) for line in lines] == [
         ("yellow", "scripts"), ("red", "pipeline avc")]

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from l3hpc.config.profile import ClusterProfile, Healing
+from l3hpc.config.profile import ClusterProfile, RequeueLimits
 from l3hpc.config.resources import Resources
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.workspace import artifacts
@@ -43,7 +43,7 @@ def plan(workspace, run="demo", names=CHAIN, tasks=None, params=None, on=None, s
             done=tuple(sorted(artifacts.finished(folder))),
             resources=(resources or {}).get(name, Resources(cpus=1, mem_mb=100, time_min=5)),
             waits_for=tuple(waits_for) if not needs else (),
-            version=1, healing=Healing(**heal or {})))
+            version=1, requeue_limits=RequeueLimits(**heal or {})))
     return Plan(run=run, pipeline="fake", workspace=workspace, profile=on or profile(),
                 steps=tuple(made), options={})
 
