@@ -30,7 +30,7 @@ from l3hpc.workspace import sharing
 LEAST_FREE_GB = 10
 SHARED_TYPES = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "panfs", "afs", "cifs",
                 "orangefs", "pvfs", "glusterfs", "wekafs", "9p", "virtiofs")
-RESULTS_SHEET = "results sheet"
+SHEET = "results sheet"
 SHEET_TIMEOUT_S = 12.0
 
 
@@ -331,7 +331,7 @@ def results_line(config: Config, probe: bool = True) -> Finding:
         Whether to contact it; otherwise only the key file is checked.
     """
     if config.ledger.sheet_id is None:
-        return Finding(RESULTS_SHEET, "off", "not set (ledger.sheet_id, GSHEET_ID): results stay in the "
+        return Finding(SHEET, "off", "not set (ledger.sheet_id, GSHEET_ID): results stay in the "
                        "workspace, as CSV and XLSX", "see them: l3hpc ledger show")
     from l3hpc.ledger.schema import MAIN_TABS, TABS
     from l3hpc.ledger.sheets.client import Pace, Sheets, credentials
@@ -342,19 +342,19 @@ def results_line(config: Config, probe: bool = True) -> Finding:
         if not probe:
             if config.ledger.key_file is not None:
                 credentials(config.ledger.key_file)
-            return Finding(RESULTS_SHEET, "green", f"{config.ledger.sheet_id}, not tested")
+            return Finding(SHEET, "green", f"{config.ledger.sheet_id}, not tested")
         sheets = Sheets(config.ledger.sheet_id, config.ledger.key_file,
                         pace=Pace(lambda text: None, sleep=_LimitedSleep()))
         snapshot = read_snapshot(sheets)
         require_headers(snapshot, [TABS[name] for name in MAIN_TABS])
     except OfflineError as error:
-        return Finding(RESULTS_SHEET, "yellow", f"{error.message}; results are kept in the workspace",
+        return Finding(SHEET, "yellow", f"{error.message}; results are kept in the workspace",
                        "l3hpc ledger sync   on a machine with internet access")
     except HeaderDriftError as error:
-        return from_error(RESULTS_SHEET, error, "l3hpc ledger check")
+        return from_error(SHEET, error, "l3hpc ledger check")
     except L3hpcError as error:
-        return from_error(RESULTS_SHEET, error, "l3hpc ledger check")
-    return Finding(RESULTS_SHEET, "green", f"{snapshot.title!r} is accessible as {sheets.account}, with "
+        return from_error(SHEET, error, "l3hpc ledger check")
+    return Finding(SHEET, "green", f"{snapshot.title!r} is accessible as {sheets.account}, with "
                    f"all columns of {', '.join(MAIN_TABS)}")
 
 

@@ -415,7 +415,7 @@ def test_what_the_sheet_answers(tmp_path, monkeypatch, error, state):
 
 
 def test_the_doctor_does_not_wait_long_for_google():
-    wait = storage._Impatience()
+    wait = storage._LimitedSleep()
     wait(0.001)
     with pytest.raises(OfflineError):
-        wait(storage.PATIENCE_S)
+        wait(storage.SHEET_TIMEOUT_S)
