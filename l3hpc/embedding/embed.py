@@ -323,9 +323,13 @@ def get_embedding(audio: Audio | Sequence[Audio], sr: int | Sequence[int] | None
 
     Examples
     --------
-    >>> embeddings, times = get_embedding("street.wav", model="sea-64")  # doctest: +SKIP
-    >>> embeddings.shape, times[:3]  # doctest: +SKIP
-    ((96, 64), array([0. , 0.1, 0.2]))
+    >>> import numpy as np
+    >>> from l3hpc import get_embedding, load_model
+    >>> model = load_model("untrained", engine="ncnn")  # or a file, or a name such as "sea-64"
+    >>> noise = np.random.default_rng(0).uniform(-0.1, 0.1, 48000)
+    >>> embeddings, times = get_embedding(noise, 48000, model, hop_size=0.5)
+    >>> embeddings.shape, times.tolist()
+    ((2, 512), [0.0, 0.5])
     """
     settings = EmbedSettings(hop_size, center, batch_size, resampler=resampler)
     if model is None:

@@ -149,8 +149,8 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
 
     Examples
     --------
-    >>> model = load_model("untrained", embedding_size=512)  # doctest: +SKIP
-    >>> model.rate, model.dim  # doctest: +SKIP
+    >>> model = load_model("untrained", embedding_size=512, engine="ncnn")
+    >>> model.rate, model.dim
     (48000, 512)
     """
     _check(model, {"input_repr": input_repr, "frontend": frontend, "engine": engine},
