@@ -40,6 +40,6 @@ def test_the_pipeline_runs_on_this_machine(city, tmp_path, monkeypatch):
     assert [row["made_by"] for row in report["networks"]] == ["teacher", "prune", "distill"]
     assert len(report["sensitivity"]["points"]) == 40
     assert report["sensitivity"]["judge"] == "embedding"
-    [row] = Store(config.workspace).fold().of("prunedembedding")
+    [row] = Store(config.workspace).fold().rows_of("prunedembedding")
     assert row.key == (str(made.folder.path / "artifacts/distill/0000"),)
     assert row.values["knowledge_distilled"] is True and row.values["pruning"] is True
