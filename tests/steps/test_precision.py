@@ -153,7 +153,7 @@ def test_ranges_from_recordings_that_cannot_be_used(tmp_path, runner, city, teac
     params = options(city, teacher, "extract", precision="int8")
     shards = step("extract").shards(step("extract").params_type(**params), {})
     lost = [["gone.wav", *values[1:]] for values in shards[0]["ranges_from"]]
-    with pytest.raises(L3hpcError, match="none of the 12 recordings on which int8 measures its ranges"):
+    with pytest.raises(L3hpcError, match="12 recordings on which int8 measures its ranges"):
         runner.run("extract", params, shards=[{**shards[0], "ranges_from": lost}])
 
 
