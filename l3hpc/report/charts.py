@@ -352,6 +352,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
     Their distance is 1, 2 or 5 times a power of ten.
 
+    Parameters
+    ----------
+    low, high
+        The range, finite.
+    count
+        Desired number of values, at least 1.
+
     Examples
     --------
     >>> ticks(0, 10, 5)
@@ -424,7 +431,19 @@ def drawing(
 
 def text(x: float, y: float, content: object, anchor: str = "start",
          class_: str | None = None) -> Markup:
-    """Return one line of text; ``anchor`` is ``start``, ``middle`` or ``end``."""
+    """Return one line of text.
+
+    Parameters
+    ----------
+    x, y
+        Position in pixels.
+    content
+        The text.
+    anchor
+        ``start``, ``middle`` or ``end``: which part of the text is at ``x``.
+    class_
+        Class for the style sheet.
+    """
     return element("text", content, x=float(x), y=float(y), text_anchor=anchor, class_=class_)
 
 

@@ -37,7 +37,22 @@ def text(found: Survey, choice: Choice | None) -> str:
 
 
 def write(path: Path, content: str, force: bool) -> None:
-    """Write the file; ``InputError`` where there is one already, unless ``force``."""
+    """Write the file.
+
+    Parameters
+    ----------
+    path
+        The file, in a folder that exists.
+    content
+        Its text.
+    force
+        Replace a file that exists.
+
+    Raises
+    ------
+    InputError
+        The file exists and ``force`` is not given, or the path cannot be a file.
+    """
     refuse_existing(path, force)
     if path.is_dir() or not path.parent.is_dir():
         raise InputError("is a folder" if path.is_dir() else "the folder does not exist",

@@ -152,7 +152,22 @@ def scene_digests(avc: Path | None, scenes: Path | None) -> dict[str, Any]:
 
 
 def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
-    """A ``Fidelity`` on windows spread over the folder of audio; ``InputError`` without any."""
+    """Return a ``Fidelity`` on windows that are spread over the folder of audio.
+
+    Parameters
+    ----------
+    own
+        The parameters of the step: folder, number of windows, engine.
+    teacher
+        The network whose embeddings are the reference.
+    task
+        The running task, for its number of threads.
+
+    Raises
+    ------
+    InputError
+        No recording has a second of audio.
+    """
     from l3hpc.compression.fidelity import Fidelity
     from l3hpc.datasets.corpus import scan_recordings
     from l3hpc.datasets.windows import evenly_spaced, sample_windows
@@ -166,7 +181,17 @@ def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
 
 
 def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
-    """A ``Correspondence`` with the head that the network was trained with."""
+    """Return a ``Correspondence`` with the head that the network was trained with.
+
+    Parameters
+    ----------
+    own
+        The parameters of the step: the audio-visual network and the pairs.
+    teacher
+        The audio branch that is compressed.
+    task
+        The running task, for its scratch folder and threads.
+    """
     from l3hpc.avc.batches import Batches
     from l3hpc.avc.network import load_avc
     from l3hpc.compression.correspondence import (

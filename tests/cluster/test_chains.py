@@ -126,7 +126,7 @@ def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
     assert str(caught.value).splitlines() == [
         "reduce: sbatch: invalid partition specified: nowhere; Batch job submission failed: "
         "Invalid partition name specified", "nothing was submitted",
-        "Set partition: of the profile in cluster.yaml; `sinfo` lists them."]
+        "Set partition: in the profile (cluster.yaml) to one that `sinfo` lists."]
     assert caught.value.exit_code == 4
     any_slurm.until(lambda: not any_slurm.jobs(), 60, "jobs of a refused run are left")
     record = records.read(tmp_path, "demo")
@@ -143,7 +143,7 @@ def test_slurm_can_be_asked_first(slurm_cluster, chains, tmp_path):
     bad = chains.plan(tmp_path, on=profile(chains, slurm_cluster, partition="nowhere"))
     with pytest.raises(ClusterError, match="extract: .*invalid partition") as caught:
         submit.submit(bad, test_only=True)
-    assert "partition: of the profile" in caught.value.hint
+    assert "partition: in the profile" in caught.value.hint
 
 
 def test_what_would_wait_for_ever_is_refused(slurm_cluster, chains, tmp_path):

@@ -181,7 +181,17 @@ def write_targets(grid: TabGrid, writes: Iterable[CellWrite]) -> list[Target]:
 
 
 def make_problem(kind: str, row: Row, text: str) -> Problem:
-    """Return a problem of a row."""
+    """Return a problem of a row, as the report of a sync lists it.
+
+    Parameters
+    ----------
+    kind
+        What kind of problem it is, for scripts.
+    row
+        The row.
+    text
+        What a person reads.
+    """
     return {"kind": kind, "tab": row.tab.name, "key": list(row.key), "text": text}
 
 

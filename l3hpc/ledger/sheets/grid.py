@@ -412,10 +412,10 @@ def require_headers(snapshot: Snapshot, tabs: Sequence[Tab]) -> None:
                 allowed=f"its tabs: {', '.join(snapshot.titles)}", hint="l3hpc ledger init")
         drift = grid.drift()
         if drift:
-            raise HeaderDriftError(drift_message(snapshot, grid, drift), **_advice(grid, drift))
+            raise HeaderDriftError(_drift_message(snapshot, grid), **_advice(grid, drift))
 
 
-def drift_message(snapshot: Snapshot, grid: TabGrid, drift: list[tuple[str, str, str]]) -> str:
+def _drift_message(snapshot: Snapshot, grid: TabGrid) -> str:
     """Return the message about changed columns."""
     name = repr(grid.tab.name)
     if grid.title != grid.tab.name:

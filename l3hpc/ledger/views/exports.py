@@ -108,7 +108,17 @@ def csv_text(rows: Sequence[Row], tab: Tab) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Row], tab: Tab) -> None:
-    """Write the rows of one tab as a CSV file, completely or not at all."""
+    """Write the rows of one tab as a CSV file.
+
+    Parameters
+    ----------
+    path
+        The file, which is written completely or not at all.
+    rows
+        The rows, in the order in which they are written.
+    tab
+        The tab, whose columns are the header.
+    """
     write_bytes(path, csv_text(rows, tab).encode())
 
 
