@@ -268,7 +268,9 @@ def choose(network: FoldedNetwork, threads: int | None = None, requested: str = 
     if not speeds:
         speeds = {name: 1 / seconds_per_frame(name, network.spec, threads)
                   for name in CPU_ENGINES}
-        _add_to_cache(_key(network.spec, threads), speeds)
+        # Where neither engine could be timed (a busy node, a full disk), the next job tries again.
+        if any(speeds.values()):
+            _add_to_cache(_key(network.spec, threads), speeds)
     return make_engine(max(CPU_ENGINES, key=lambda name: speeds[name]), network, threads)
 
 
@@ -321,7 +323,7 @@ def cache_file() -> Path:
 
 def _key(spec: NetworkSpec, threads: int | None) -> str:
     versions = []
-    for package in ("tensorflow", "ncnn"):
+    for package in ("tensorflow", "tensorflow-cpu", "ncnn"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(importlib.metadata.version(package))
     processor = read_cpuinfo("model name") or platform.processor()
@@ -333,7 +335,8 @@ def _cached_speeds(spec: NetworkSpec, threads: int | None) -> dict[str, float]:
     speeds = _read_cache().get(_key(spec, threads))
     if not isinstance(speeds, dict) or set(speeds) != set(CPU_ENGINES):
         return {}
-    return speeds if all(isinstance(speed, (int, float)) for speed in speeds.values()) else {}
+    is_measured = all(isinstance(speed, (int, float)) for speed in speeds.values())
+    return speeds if is_measured and any(speeds.values()) else {}
 
 
 def _read_cache() -> dict[str, Any]:

@@ -453,7 +453,19 @@ def line(points: Sequence[Point], class_: str) -> Markup:
 
 
 def dot(x: float, y: float, class_: str, tooltip: str, radius: float = 4) -> Markup:
-    """Return a marker that shows ``tooltip`` on hover; its hover area is larger than itself."""
+    """Return a marker with a tooltip.
+
+    Parameters
+    ----------
+    x, y
+        Position in pixels.
+    class_
+        Class for the style sheet.
+    tooltip
+        Text that is shown on hover, over an area larger than the marker.
+    radius
+        Of the marker, in pixels.
+    """
     return element(
         "g", element("title", tooltip),
         element("circle", cx=x, cy=y, r=radius, class_=f"dot {class_}"),
@@ -462,7 +474,17 @@ def dot(x: float, y: float, class_: str, tooltip: str, radius: float = 4) -> Mar
 
 
 def hover_area(x: float, y: float, tooltip: str, radius: float = 9) -> Markup:
-    """Return an invisible area that shows ``tooltip`` on hover."""
+    """Return an invisible area with a tooltip.
+
+    Parameters
+    ----------
+    x, y
+        Its centre in pixels.
+    tooltip
+        Text that is shown on hover.
+    radius
+        Of the area, in pixels.
+    """
     return element("g", element("title", tooltip),
                    element("circle", cx=x, cy=y, r=radius, class_="hit"))
 

@@ -212,7 +212,17 @@ def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
 
 
 def judge_of(own: JudgeParams, teacher: Any, task: Task) -> Callable[[Any], dict[str, Any]]:
-    """The function that judges networks, of the kind that ``own.kind`` says."""
+    """Return the function that scores a network, by the measure that ``own.kind`` names.
+
+    Parameters
+    ----------
+    own
+        The parameters of the step.
+    teacher
+        The network that is compressed.
+    task
+        The running task.
+    """
     made = correspondence if own.kind == CORRESPONDENCE else fidelity
     found: Callable[[Any], dict[str, Any]] = made(own, teacher, task).of
     return found

@@ -118,6 +118,16 @@ def test_an_engine_that_fails_is_not_chosen(remembered, monkeypatch):
     assert speeds["tensorflow"] == 0 and 1 < speeds["ncnn"] < 1e5
 
 
+def test_a_node_where_no_engine_could_be_timed_is_measured_again(remembered, monkeypatch):
+    monkeypatch.setattr(engines, "seconds_per_frame", lambda *_: float("inf"))
+    network = lively(SPECS["student"]).folded()
+    assert engines.choose(network, 1).name == "tensorflow" and not remembered.exists()
+    write_json(remembered, {engines._key(network.spec, 1): {"ncnn": 0.0, "tensorflow": 0.0}})
+    monkeypatch.setattr(engines, "seconds_per_frame",
+                        lambda name, *_: 0.1 if name == "ncnn" else 0.2)
+    assert engines.choose(network, 1).name == "ncnn"
+
+
 def test_a_trial_leaves_nothing_behind():
     """ncnn computes without TensorFlow in the process, also when TensorFlow was measured."""
     program = """
