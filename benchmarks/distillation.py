@@ -8,7 +8,7 @@ Every variant is one ``l3hpc submit upstream`` on the 400 real recordings of FOL
 workspace, so that what variants share is computed once and a stopped benchmark goes on where it
 was. The students are half as wide as the published ones (16,16,32,32,64,64,D,D filters), so that
 the grid fits into an hour on two cores. The score is 5-fold logistic regression on the mean and
-standard deviation of the embeddings over a recording (``benchmarks.esc10``). Intervals: 95 %,
+standard deviation of the embeddings over a recording (``benchmarks.esc10``). Intervals: 95%,
 10,000 resamples of the 400 recordings, the same ones for every variant; differences are paired.
 """
 
@@ -117,7 +117,7 @@ def distill(name: str, options: dict[str, str], arguments: argparse.Namespace) -
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of ``values``, one per recording."""
+    """95% bootstrap interval of the mean of ``values``, one per recording."""
     rows = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.quantile(values[rows].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
@@ -170,8 +170,8 @@ def table(found: Mapping[str, Any]) -> Table:
     said = ", ".join(f"{option} {value}" for option, value in found["recipe"].items())
     return Table(
         f"ESC-10 accuracy of distilled students: {what}",
-        ["variant", "accuracy", "95 % interval", f"difference to {found['reference']}",
-         "95 % interval"], rows,
+        ["variant", "accuracy", "95% interval", f"difference to {found['reference']}",
+         "95% interval"], rows,
         [f"Teacher: {found['teacher']} (64-d, trained). φ is a PCA fitted on 2,000 of 4,396 rows; "
          f"{found['epochs']} epochs of 62 batches of 64 windows (hop 0.5 s).",
          f"Where a row does not say otherwise: {said}; 16,16,32,32,64,64,D,D filters.",

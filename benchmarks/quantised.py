@@ -158,7 +158,7 @@ def size_table(arguments: argparse.Namespace) -> Table:
                 name, kind, strips, f"{len(flatbuffer):,}",
                 f"{recorded:,}" if recorded else "not recorded",
                 f"{costs.plan(graph).total:,}", f"{found.macs:,}",
-                f"{100 * found.extra_macs / plain_macs:.2f} %", f"{found.seconds_m7:.2f}"])
+                f"{100 * found.extra_macs / plain_macs:.2f}%", f"{found.seconds_m7:.2f}"])
         lines[-1][2] += ", bit-identical" if agreed["bit_identical"] else ", NOT identical"
         if name == "Student 2":
             total = recorded or costs.plan_arena(built.body).total

@@ -216,7 +216,7 @@ def arrays(quick: bool, work: Path) -> Table:
     for (tasks, at_once), one in found.items():
         cells.append([str(tasks), str(at_once), f"{one['wall']:.1f}",
                       f"{1000 * one['step_cpu'] / rows:.1f}",
-                      f"{100 * alone_['step_cpu'] / one['step_cpu']:.0f} %",
+                      f"{100 * alone_['step_cpu'] / one['step_cpu']:.0f}%",
                       f"{one['start_wall'] / tasks:.1f}", f"{one['start_cpu'] / tasks:.1f}",
                       f"{one['peak']:.0f}"])
     most = max(found)

@@ -292,7 +292,7 @@ def _steps(found: Mapping[str, Sequence[Measured]], apart: Mapping[str, float],
             "cache was in memory, as it is after it has been written.",
             "l3hpc is faster than bare Keras on the same batches because of its fused batch "
             "normalisation; the difference between the two l3hpc rows is the input pipeline.",
-            f"The input pipeline costs {100 * (pipeline - 1):+.1f} % of a step.",
+            f"The input pipeline costs {100 * (pipeline - 1):+.1f}% of a step.",
             "bfloat16 is `mixed_precision`; no GPU was used.",
         ),
         claims=(

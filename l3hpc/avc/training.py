@@ -194,7 +194,7 @@ class Accuracy:
     right
         Right answers.
     interval
-        Exact binomial interval (Clopper and Pearson 1934) of 95 %, which takes the pairs as
+        Exact binomial interval (Clopper and Pearson 1934) of 95%, which takes the pairs as
         independent; pairs of one video are less so.
     matching_right
         Share of right answers among matching pairs; None without any.

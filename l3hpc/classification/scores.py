@@ -89,7 +89,7 @@ def accuracies(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
 
 
 def over_folds(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (n - 1) and 95 % interval of one number per fold.
+    """Mean, standard deviation (n - 1) and 95% interval of one number per fold.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ _FILE = click.option("--config", "config_file", metavar="FILE",
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@command.command("show", epilog="""\b
+@command.command("show", short_help="Print the values in effect and their origins.", epilog="""\b
 Examples:
   l3hpc config show                        the values in effect, and where they come from
   l3hpc config show --cluster greene --all
@@ -64,7 +64,7 @@ def show(cluster: str | None, config_file: str | None, as_json: bool, everything
     return EXIT_OK
 
 
-@command.command("check", epilog="""\b
+@command.command("check", short_help="Check the configuration and its files.", epilog="""\b
 Examples:
   l3hpc config check                       exit code 2 if something is wrong
   l3hpc config check --cluster greene --json

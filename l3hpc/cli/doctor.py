@@ -47,7 +47,7 @@ def command(pipelines: tuple[str, ...], cluster: str | None, path: str | None, q
             as_json: bool) -> int:
     """Check this machine, the cluster, the data and the ledger, and suggest fixes.
 
-    Every line has a mark: ✓ works, ! works but needs a look, ✗ will not work, – not needed or not
+    Every line has a mark: ✓ works, ! works, but check it, ✗ will not work, – not needed or not
     set up. A pipeline that the cluster would refuse is marked ✗ if you named it, ! otherwise.
     """
     from l3hpc import doctor

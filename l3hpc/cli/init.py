@@ -41,8 +41,9 @@ def command(path: Path, name: str | None, partition: str | None, account: str | 
             force: bool, dry_run: bool, as_json: bool) -> int:
     """Write a cluster.yaml for this site.
 
-    Asks Slurm for partitions, time limits, GPUs, accounts, QOS and the size of arrays, tries with
-    'sbatch --test-only' how jobs may ask for memory and GPUs, and looks for modules and containers.
+    Asks Slurm for partitions, time limits, GPUs, accounts, QOS and the size of arrays, probes with
+    'sbatch --test-only' how jobs must request memory and GPUs, and looks for modules and
+    containers.
     Steps that ask for more than the partitions have get settings that fit. Nothing is submitted.
     Without Slurm, the profile is for this machine.
     """

@@ -29,7 +29,7 @@ In cluster.yaml, for one profile (https://github.com/caronc/apprise/wiki lists t
   notify: {urls: [$L3HPC_NOTIFY], on: [failed]}  a variable; only failures
 
 \b
-The exit code is 75 if a service did not take a message: it is sent by the next pass.
+The exit code is 75 if a service rejected a message; it is retried on the next run.
 """
 
 
@@ -45,7 +45,7 @@ The exit code is 75 if a service did not take a message: it is sent by the next 
 @workspace_options
 def command(test: bool, cron: bool, every: int, cluster: str | None, dry_run: bool, as_json: bool,
             config_file: str | None, workspace_dir: str | None) -> int:
-    """Send messages about your runs: done, failed, back in the queue.
+    """Send messages about your runs: done, failed, requeued.
 
     Each message is sent once, to the addresses under 'notify' of the run's profile, from a machine
     with a network: by this command, by cron, or by 'l3hpc status --watch'. It concerns runs that

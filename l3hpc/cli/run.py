@@ -45,9 +45,9 @@ def command(
 ) -> None:
     """Run one step on this machine, without a scheduler.
 
-    With --config, a step of a run is repeated by hand and its output goes to its place in the
-    workspace. Otherwise parameters and inputs come from the command line, and the output goes to
-    the folder given with -o.
+    With --config, reruns one step of a run; the output goes to its place in the workspace.
+    Otherwise parameters and inputs come from the command line, and the output goes to the folder
+    given with -o.
     """
     if config_path is not None:
         if sets or inputs or output:

@@ -165,12 +165,13 @@ Examples:
   l3hpc status latest --watch     follow the newest run until it ends
   l3hpc status upstream-2026 --json
 
-States: waiting (for earlier steps), queued (with Slurm's reason), running, requeued, done,
-reused (from an earlier run), failed, blocked (by a step that failed), lost, cancelled.
+States: planned (not submitted), submitting, waiting (for earlier steps), queued (with Slurm's
+reason), running, requeued, done, reused (from an earlier run), failed, blocked (by a step that
+failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
 "next", "notes", "damaged", "combinations"}], "left_out": [{"where", "message"}]}; each step has
 name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress,
-last_words, failed_tasks, artifact.
+last_words, failed_tasks, artifact, held, held_by_administrator.
 
 \b
 Damaged files are named and left out; everything else is shown, and the exit code is 1.

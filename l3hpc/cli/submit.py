@@ -43,8 +43,9 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and its jobs as JSON.")
 def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bool, as_json: bool,
             **values: Any) -> int:
-    """Submit PIPELINE (upstream, downstream, all, or a file of jobs/) as a chain of jobs.
+    """Submit PIPELINE as a chain of jobs.
 
+    PIPELINE is upstream, downstream, all, us8k, esc50, avc, compress, or one defined in jobs/.
     Steps whose results exist are not run again. With the profile 'local' the jobs run on this
     machine, in the foreground unless --detach is given. Options that a pipeline does not offer are
     refused.

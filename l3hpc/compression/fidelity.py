@@ -1,7 +1,7 @@
 """How close a compressed network's embeddings are to the teacher's, also layer by layer.
 
 ``scan_layers`` is the sensitivity analysis: prune one convolution at a time and see what is lost.
-EdgeL3 (Kumari et al. 2019) did this at 70, 80, 85, 90 and 95 %, with audio-visual correspondence as
+EdgeL3 (Kumari et al. 2019) did this at 70, 80, 85, 90 and 95%, with audio-visual correspondence as
 the measure (``l3hpc.compression.correspondence``). Any function from a network to numbers will do.
 """
 

@@ -201,5 +201,5 @@ def check_percent(value: float, where: str) -> None:
         It is out of range.
     """
     if not (math.isfinite(value) and 0 <= value < 100):
-        raise InputError(f"a sparsity of {value:g} %", where=where,
+        raise InputError(f"a sparsity of {value:g}%", where=where,
                          allowed="0 (no pruning) to below 100")

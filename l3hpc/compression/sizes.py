@@ -345,7 +345,7 @@ def sensitivity_table(curve: Mapping[str, Any]) -> str:
     sparsities = sorted({row["sparsity"] for row in curve["points"]})
     layers = sorted({(row["layer"], row["name"]) for row in curve["points"]})
     values = {(row["layer"], row["sparsity"]): row[measure] for row in curve["points"]}
-    return markdown_table([measure, *(f"{value:g} %" for value in sparsities)], [
+    return markdown_table([measure, *(f"{value:g}%" for value in sparsities)], [
         [name, *(_number(values.get((layer, value))) for value in sparsities)]
         for layer, name in layers]) + (
             f"\n\nUnpruned: {measure} {_number(curve['unpruned'].get(measure))}.")

@@ -267,7 +267,7 @@ class RequeueLimits(Section):
     Attributes
     ----------
     memory, time, nodes : int
-        How often for want of memory, at its time limit, and because its node failed.
+        How often because of memory, at its time limit, and because its node failed.
     factor : float
         How many times as much it then requests, up to the limits of the profile.
     """

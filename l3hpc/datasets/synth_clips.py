@@ -87,7 +87,7 @@ def write_ust(folder: Path, clips: int, *, seconds: float, rate: int, seed: int,
 
 
 def split_sizes(clips: int) -> dict[str, int]:
-    """Clips per split: 60 % train, 20 % validate, the rest test.
+    """Clips per split: 60% train, 20% validate, the rest test.
 
     Parameters
     ----------

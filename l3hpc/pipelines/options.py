@@ -91,7 +91,7 @@ UPSTREAM = (
            ("float32", "tf32", "bfloat16", "int8")),
     Option("approx", "choice", "How teacher embeddings are reduced; none: not at all.",
            "pca", ("pca", "umap", "none")),
-    Option("asr", "int", "Sampling rate of the student's audio, Hz.", "8000"),
+    Option("asr", "int", "Audio sampling rate in Hz.", "8000"),
     Option("mels", "int", "Mel bands of the student's front end.", "64"),
     Option("dft", "int", "DFT length, samples.", "1024"),
     Option("hop", "int", "Hop of the student's spectrogram, samples.", "160"),
@@ -112,7 +112,7 @@ UPSTREAM = (
     Option("timezone", "text", "Time zone of the sensors.", "America/New_York"),
     Option("epochs", "int", "Maximum number of training epochs; published: 300.", "30"),
     Option("epoch-size", "int", "Batches per epoch; published: 4096.", "all data"),
-    Option("batch-size", "int", "Frames per training batch.", "64"),
+    Option("batch-size", "int", "Windows per training batch.", "64"),
     Option("learning-rate", "float", "Learning rate of Adam.", "0.001"),
     Option("patience", "int", "Epochs without improvement before training stops.", "10"),
     Option("seed", "int", "Random seed of sampling and training.", "20180216"),
@@ -128,8 +128,8 @@ COMPRESS = (
     Option("plan", "text", "Pruning plans, separated by spaces: 53.49 … 99.00, edgel3 (95.45), "
            "none, or a percentage per convolution, separated by commas.", "edgel3"),
     Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
-    Option("avc", "text", "Whole network from avc_train, to evaluate and fine-tune compressed "
-           "networks; needs --scenes.", "none"),
+    Option("avc", "text", "Full audio-visual network from avc_train, to evaluate and fine-tune "
+           "compressed networks; needs --scenes.", "none"),
     Option("scenes", "text", "Folder of audio-visual batches, for --avc.", "none"),
 )
 FOLDS = (

@@ -167,8 +167,9 @@ def check_name(name: str) -> str:
         Otherwise, with the characters that are allowed.
     """
     if not _RUN_NAME.fullmatch(name):
-        raise InputError(f"{name[:80]!r} is not a valid name of a run", where="--name",
-                         allowed="1 to 64 letters, digits, . _ - (not first)")
+        raise InputError(f"{name[:80]!r} is not a valid run name", where="--name",
+                         allowed="1 to 64 letters, digits, '.', '_' or '-', starting with a letter "
+                                 "or digit")
     return name
 
 

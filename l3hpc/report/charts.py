@@ -100,14 +100,14 @@ def variance_chart(variance: Variance) -> Markup:
     points = [(x(index), y(value)) for index, value in enumerate(cumulative)]
     chosen = min(variance.out_dim, len(cumulative) - 1)
     left, top = x(chosen), y(cumulative[chosen])
-    label = f"{cumulative[chosen] * 100:.1f} % in {chosen} dimensions"
+    label = f"{cumulative[chosen] * 100:.1f}% in {chosen} dimensions"
     parts = axes(x, y, ticks(0, x.high, 6), [0, 0.25, 0.5, 0.75, 1], "components", "", True)
     area = [(points[0][0], y(0)), *points[: chosen + 1], (left, y(0))]
     parts.append(element("path", d=path(area) + "Z", class_="area"))
     parts.append(line(points, "line one"))
     parts.append(element("line", x1=left, x2=left, y1=top, y2=y(0), class_="guess"))
     step = max(1, len(points) // 64)
-    parts += [hover_area(px, py, f"{index} components: {cumulative[index] * 100:.1f} %", 6)
+    parts += [hover_area(px, py, f"{index} components: {cumulative[index] * 100:.1f}%", 6)
               for index, (px, py) in enumerate(points) if index % step == 0 and index]
     parts.append(dot(left, top, "one", label, radius=5))
     # the label goes to the side on which it stays inside the figure
@@ -131,7 +131,7 @@ def shown_components(cumulative: Sequence[float], chosen: int) -> int:
     Returns
     -------
     int
-        Twice ``chosen``, or more if 99.5 % of the variance needs more.
+        Twice ``chosen``, or more if 99.5% of the variance needs more.
     """
     last = len(cumulative) - 1
     enough = next((index for index, value in enumerate(cumulative) if value >= 0.995), last)
@@ -139,7 +139,7 @@ def shown_components(cumulative: Sequence[float], chosen: int) -> int:
 
 
 def curve_panel(curve: Curve) -> Markup:
-    """Draw precision over recall of one tag; a dashed line shows the precision of guessing.
+    """Draw precision against recall of one tag; a dashed line shows the chance level.
 
     Parameters
     ----------
@@ -169,8 +169,8 @@ def curve_panel(curve: Curve) -> Markup:
                   in enumerate(zip(points, pairs, strict=True)) if index % step == 0]
     description = f"AUPRC {number(curve.auprc)}"
     if curve.prevalence is not None:
-        description += f"; guessing would reach a precision of {curve.prevalence:.2f}"
-    return drawing(width, height, f"Precision over recall: {curve.tag}", description, parts)
+        description += f"; chance level {curve.prevalence:.2f}"
+    return drawing(width, height, f"Precision against recall: {curve.tag}", description, parts)
 
 
 def size_chart(networks: Sequence[Network]) -> Markup:
@@ -507,7 +507,7 @@ def axes(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float],
     parts: list[Markup] = []
     for value in y_ticks:
         pixel = y(value)
-        label = f"{value * 100:.6g} %" if percent else tick_label(value)
+        label = f"{value * 100:.6g}%" if percent else tick_label(value)
         parts.append(element("line", x1=x.start, x2=x.end, y1=pixel, y2=pixel, class_="grid"))
         parts.append(text(x.start - 8, pixel + 4, label, "end"))
     for value in x_ticks:

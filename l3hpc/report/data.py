@@ -59,7 +59,7 @@ class Variance:
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision over recall of one tag.
+    """Precision against recall of one tag.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Curve:
 
     @property
     def prevalence(self) -> float | None:
-        """Share of recordings that carry the tag: the precision of random guessing."""
+        """Share of recordings that carry the tag: the precision at chance level."""
         if self.positives is None or not self.recordings:
             return None
         return self.positives / self.recordings
@@ -175,7 +175,7 @@ class Correspondence:
     pairs, right
         Number of pairs, and of those that were classified correctly.
     interval
-        Exact binomial confidence interval (95 %) of the share of correct answers.
+        Exact binomial confidence interval (95%) of the share of correct answers.
     matching, non_matching
         Share of correct answers among matching and among non-matching pairs, 0 to 1.
     """

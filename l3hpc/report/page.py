@@ -111,7 +111,7 @@ def tiles(data: ReportData) -> list[Tile]:
         found.append(Tile("Correspondence", percent(pairs.right / pairs.pairs),
                           f"of {pairs.pairs:,} unseen pairs correct, "
                           f"{percent_range(pairs.interval)} with 95% confidence; "
-                          "guessing: 50 %"))
+                          "chance: 50%"))
     best = charts.best_epoch(data.epochs)
     if best is not None:
         found.append(Tile("Best validation loss", f"{best.valid_loss:.4g}",
@@ -149,7 +149,7 @@ def steps_table(data: ReportData) -> Table:
 
 
 def loss_note(data: ReportData) -> str:
-    """Return which loss the figure shows."""
+    """Return the caption of the loss chart."""
     # an audio-visual training has no mean absolute error, a student's has
     if data.correspondence and all(epoch.mae is None for epoch in data.epochs):
         return "Cross-entropy of matching and non-matching pairs, with weight decay."
@@ -182,7 +182,7 @@ def components_table(data: ReportData) -> Table | None:
         return None
     totals = itertools.accumulate(variance.ratios)
     return Table(("component", "share", "cumulative"), [
-        (index, f"{ratio * 100:.3f} %", f"{total * 100:.2f} %") for index, (ratio, total)
+        (index, f"{ratio * 100:.3f}%", f"{total * 100:.2f}%") for index, (ratio, total)
         in enumerate(zip(variance.ratios, totals, strict=True), start=1)],
         numeric=range(3))
 
@@ -205,8 +205,8 @@ def main_scores(data: ReportData) -> Scores | None:
 def precision_note(scores: Scores) -> str:
     """Return what the panels show, and how the intervals were computed if there are any."""
     recordings = f" ({scores.recordings:,} recordings)" if scores.recordings else ""
-    note = (f"Precision (upwards) over recall on the {scores.split} split{recordings}. The figure "
-            "beside each tag is its AUPRC; the dashed line is the precision of guessing.")
+    note = (f"Precision (vertical) against recall on the {scores.split} split{recordings}. The "
+            "number beside each tag is its AUPRC; the dashed line is the chance level.")
     if scores.confidence is None:
         return note
     method = f": {scores.method}" if scores.method else ""
@@ -264,13 +264,13 @@ def record(row: LedgerRow) -> Record:
 # --- number formats -------------------------------------------------------------------------------
 
 def percent(share: float) -> str:
-    """Return a share as a percentage: ``75.0 %``."""
-    return f"{100 * share:.1f} %"
+    """Return a share as a percentage: ``75.0%``."""
+    return f"{100 * share:.1f}%"
 
 
 def percent_range(interval: Interval) -> str:
-    """Return an interval of shares as percentages: ``72.5 to 78.9 %``."""
-    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+    """Return an interval of shares as percentages: ``72.5 to 78.9%``."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}%"
 
 
 def measured(value: float | None, interval: Interval | None) -> str:
@@ -394,7 +394,7 @@ def _kept_files(step: AnyStep, task: Path) -> tuple[list[Path], list[str]]:
     problems = []
     for pattern in step.kept_files:
         if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts:
-            problems.append(f"{pattern!r} leads out of the artifact")
+            problems.append(f"{pattern!r} points outside the artifact")
             continue
         try:
             matches = sorted(task.glob(pattern))

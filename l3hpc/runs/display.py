@@ -193,7 +193,7 @@ class BarDisplay:
         self._workspace = workspace
         self._bars = RichProgress(
             TextColumn("{task.description:<10}", markup=False), BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
+            TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
             TextColumn("{task.fields[text]}", markup=False),
             console=terminal.console(), expand=False)
         self._tasks: dict[str, Any] = {}

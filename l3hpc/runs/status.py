@@ -42,8 +42,9 @@ class StepStatus:
     job : str or None
         Its latest job.
     state : StepState
-        ``waiting`` (for earlier steps), ``queued``, ``running``, ``requeued``, ``done``,
-        ``reused``, ``failed``, ``blocked``, ``lost``, ``cancelled`` or ``planned`` (not submitted).
+        ``planned`` (not submitted), ``submitting``, ``waiting`` (for earlier steps), ``queued``,
+        ``running``, ``requeued``, ``done``, ``reused``, ``failed``, ``blocked``, ``lost`` or
+        ``cancelled``.
     done, tasks : int
         Numbers of finished tasks and of all tasks.
     elapsed_s : float or None

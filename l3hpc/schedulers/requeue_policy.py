@@ -53,7 +53,7 @@ class Policy:
     Attributes
     ----------
     memory, time, nodes : int
-        How often a task may be requeued for want of memory, at its time limit, and because its node
+        How often a task may be requeued because of memory, at its time limit, and because its node
         failed.
     factor : float
         How many times as much memory or time it requests after each requeue.

@@ -215,8 +215,7 @@ AUDIO, TEACHER, VISION = "audio.h5", "teacher.h5", "vision.h5"
 class AvcTrainParams(LoopParams):
     """Shapes of the audio and the vision network, and how they are trained."""
 
-    asr: int = Field(48000, ge=1000, le=192000, description=(
-        "Sample rate of the audio network in Hz."))
+    asr: int = Field(48000, ge=1000, le=192000, description="Audio sampling rate in Hz.")
     mels: int = Field(256, ge=1, description="Number of mel bands.")
     dft: int = Field(2048, ge=16, description="Length of the DFT in samples.")
     hop: int = Field(242, ge=1, description="Hop of the spectrogram in samples.")
@@ -371,14 +370,14 @@ class AvcTrain(Step[AvcTrainParams]):
         return result
 
     def summary(self, results: Results) -> str:
-        """``81.0 % of 400 unseen pairs right (76.8 to 84.7 %), 12 epochs``."""
+        """``81.0% of 400 unseen pairs right (76.8 to 84.7%), 12 epochs``."""
         if not results or "test" not in results[0]:
             return ""
         result = results[0]
         tested = result["test"]
         low, high = tested["interval"]
-        return (f"{100 * tested['accuracy']:.1f} % of {tested['pairs']:,} unseen pairs right "
-                f"({100 * low:.1f} to {100 * high:.1f} %), {result.get('epochs')} epochs")
+        return (f"{100 * tested['accuracy']:.1f}% of {tested['pairs']:,} unseen pairs right "
+                f"({100 * low:.1f} to {100 * high:.1f}%), {result.get('epochs')} epochs")
 
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:

@@ -442,11 +442,11 @@ class Sensitivity(Step[SensitivityParams]):
         return {"judge": params.kind, "points": rows, "unpruned": whole}
 
     def summary(self, results: Results) -> str:
-        """``40 points; most sensitive: conv_4 at 95 % (cosine 0.7312)``."""
+        """``40 points; most sensitive: conv_4 at 95% (cosine 0.7312)``."""
         rows = [row for result in results for row in result.get("points", [])]
         if not rows:
             return ""
         measure = "accuracy" if "accuracy" in rows[0] else "cosine"
         worst = min(rows, key=lambda row: row[measure])
-        return (f"{len(rows)} points; most sensitive: {worst['name']} at {worst['sparsity']:g} % "
+        return (f"{len(rows)} points; most sensitive: {worst['name']} at {worst['sparsity']:g}% "
                 f"({measure} {worst[measure]:.4f})")

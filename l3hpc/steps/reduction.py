@@ -267,12 +267,12 @@ class Fit(Step[FitParams]):
                 "key": phi.key, "digest": phi.digest, "phi": "phi.h5"}
 
     def summary(self, results: Results) -> str:
-        """``91.3 % of variance in 128 dimensions``."""
+        """``91.3% of variance in 128 dimensions``."""
         if not results:
             return ""
         result = results[0]
         if result.get("explained_variance") is not None:
-            return (f"{100 * result['explained_variance']:.1f} % of variance in "
+            return (f"{100 * result['explained_variance']:.1f}% of variance in "
                     f"{result['out_dim']} dimensions")
         return f"{result.get('approx')}: {result.get('in_dim')} → {result.get('out_dim')}"
 

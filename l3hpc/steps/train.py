@@ -57,9 +57,9 @@ class EpochParams(LoopParams):
     epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
     validation_epoch_size: int | None = Field(None, ge=1, description=(
         "Batches per validation (none: all data)."))
-    batch_size: int = Field(64, ge=1, description="Windows or pairs per training batch.")
+    batch_size: int = Field(64, ge=1, description="Windows per training batch.")
     validation_batch_size: int = Field(64, ge=1, description=(
-        "Windows or pairs per validation batch."))
+        "Windows per validation batch."))
 
     @model_validator(mode="before")
     @classmethod
@@ -174,8 +174,7 @@ class TrainParams(EpochParams):
     recipe: Literal["default", "published"] = Field("default", description=(
         "published: head, epochs, batches, learning rate, schedule and bn_momentum of the "
         "published jobs, unless set explicitly."))
-    asr: int = Field(8000, ge=1000, le=192000, description=(
-        "Sample rate of the student's audio in Hz."))
+    asr: int = Field(8000, ge=1000, le=192000, description="Audio sampling rate in Hz.")
     mels: int = Field(64, ge=1, description="Number of mel bands.")
     dft: int = Field(1024, ge=16, description="Length of the DFT in samples.")
     hop: int = Field(160, ge=1, description="Hop of the spectrogram in samples.")

@@ -78,8 +78,8 @@ def after_end(folder: Path, task: int, code: int, evidence: str) -> Decision | N
     """Decide whether a task whose command has failed is requeued.
 
     It is if it requests that (``REQUEUE``), if there is evidence that memory ran out, and if
-    Slurm's warning arrived before Python had installed its handler. A signal 9 alone is no evidence
-    of a lack of memory. Nothing of a cancelled run is requeued.
+    Slurm's warning arrived before Python had installed its handler. A SIGKILL alone does not show
+    that memory ran out. Nothing of a cancelled run is requeued.
 
     Parameters
     ----------

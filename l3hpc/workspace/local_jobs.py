@@ -69,7 +69,7 @@ class LocalJob:
     warned, over : bool
         Whether it was warned before its time limit, and killed because it exceeded its memory.
     kernel_kills : int or None
-        How many processes the kernel had killed for want of memory when the job began.
+        How many processes the kernel had killed for lack of memory when the job began.
     by : list of str
         Ids of the jobs that block it.
     """

@@ -72,8 +72,8 @@ class StepState(_State):
 
 
 class RunState(_State):
-    """The state of a run: submitting, submitted, refused or cancelled in its record, else that of
-    its steps."""
+    """The state of a run: submitting, submitted, tested, refused or cancelled in its record, else
+    that of its steps."""
 
     SUBMITTING = "submitting"
     SUBMITTED = "submitted"

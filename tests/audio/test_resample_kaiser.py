@@ -61,7 +61,7 @@ def test_a_tone_in_the_band_is_the_same_as_by_soxr():
     for rate in (48000, 16000):
         np.testing.assert_allclose(resample_kaiser(tone, 44100, rate)[middle],
                                    resample(tone, 44100, rate)[middle],
-                                   atol=5e-3)  # its gain is 0.3 % off
+                                   atol=5e-3)  # its gain is 0.3% off
 
 
 def test_edges():

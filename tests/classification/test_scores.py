@@ -21,7 +21,7 @@ def test_accuracies_of_a_small_confusion():
 
 def test_mean_and_interval_over_folds():
     found = scores.over_folds([0.7, 0.8, 0.9])
-    # Student's t with 2 degrees of freedom at 97.5 %: 4.302652729911275
+    # Student's t with 2 degrees of freedom at 97.5%: 4.302652729911275
     half = 4.302652729911275 * 0.1 / 3**0.5
     assert (found["mean"], found["folds"]) == (pytest.approx(0.8), 3)
     assert found["std"] == pytest.approx(0.1)

@@ -41,7 +41,7 @@ def test_quick_demo_from_audio_to_report(tmp_path):
     assert float(tags["Micro AUPRC"]) == pytest.approx(coarse["micro_auprc"], abs=1e-4)
     page = Path(told["report"]).read_text()
     assert "random-weight teacher" in page and f"{coarse['micro_auprc']:.3f}" in page
-    assert page.count("Precision over recall: ") >= 4
+    assert page.count("Precision against recall: ") >= 4
     kept = {path.name for path in Path(told["results"]).iterdir()}
     assert kept >= {"classify", "evaluate", "fit", "ledger", "report.html", "summary.json",
                     "train"}

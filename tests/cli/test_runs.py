@@ -125,7 +125,7 @@ def test_runs_from_outside(here, capsys, monkeypatch):
     assert [item.value for item in shell.get_completions(["run"], "e")] == [
         "extract", "embed", "evaluate"]
 
-    # a frozen config is repeated by hand
+    # a step is rerun from its frozen config
     monkeypatch.setattr(l3hpc.steps, "step", fakestep.named)
     config = "ws/runs/good-1/steps/sample/config.json"
     code, out, err = call(capsys, "run", "sample", "--config", config)

@@ -204,7 +204,7 @@ def test_what_a_person_says_is_more_than_the_recipe(say):
     (["--cluster", "gren"], ["there is no cluster 'gren'", "did you mean 'greene'?"]),
     (["--set", "train.mem=9"], ["'9' is not an amount of memory"]),
     (["--cluster", "greene", "--set", "train.time=8d"], ["train requests 8 d; greene allows 7 d"]),
-    (["--name", "a/b"], ["is not a valid name of a run"]),
+    (["--name", "a/b"], ["is not a valid run name"]),
     (["--input", "fit"], ["is not STEP=PATH"]),
     (["--classifier", "mil"], ["pipeline 'upstream' has no option --classifier"]),
     (["--config", "none.yaml"], ["there is no such file"]),
@@ -286,6 +286,15 @@ def test_the_help_names_units_and_true_defaults(say):
         if value is not None:
             assert float(option.default) == value if isinstance(value, (int, float)) \
                 else option.default == value, name
+
+
+def test_the_help_names_every_pipeline_that_is_delivered(say):
+    code, out, _ = say("submit", "--help")
+    named = out.split("PIPELINE is ")[1].split(", or one")[0].replace("\n", " ").split(", ")
+    delivered = Path(__file__).parents[2] / "jobs"
+    assert code == 0
+    assert {" ".join(name.split()) for name in named} == {
+        path.stem for path in delivered.glob("*.yaml")}
 
 
 def test_dry_run_loads_nothing_heavy():

@@ -46,7 +46,7 @@ def test_judges_refuse_what_they_cannot_compare():
     other = NetworkSpec(**{**SPEC.to_dict(), "filters": (4,) * 8, "emb_dim": None})
     with pytest.raises(InputError, match="length 4 cannot be compared with"):
         judge.of(untrained(other, 1))
-    with pytest.raises(InputError, match="a sparsity of 100 %"):
+    with pytest.raises(InputError, match="a sparsity of 100%"):
         fidelity.scan_points(8, (100,))
 
 

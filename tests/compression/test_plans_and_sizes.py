@@ -127,10 +127,10 @@ def test_what_a_plan_is_called(text, name):
 
 @pytest.mark.parametrize(("text", "layers", "said"), [
     ("95.46", 8, "no pruning plan '95.46'"), ("", 8, "no pruning plan"),
-    ("1,2,3", 8, "3 numbers for 8 convolutions"), ("0,0,0,0,0,0,0,100", 8, "a sparsity of 100 %"),
-    ("-1,0,0,0,0,0,0,0", 8, "conv_1: a sparsity of -1 %"), ("a,b", 8, "is not a list of numbers"),
+    ("1,2,3", 8, "3 numbers for 8 convolutions"), ("0,0,0,0,0,0,0,100", 8, "a sparsity of 100%"),
+    ("-1,0,0,0,0,0,0,0", 8, "conv_1: a sparsity of -1%"), ("a,b", 8, "is not a list of numbers"),
     ("nan,0,0,0,0,0,0,0", 8, "conv_1: a sparsity of nan"),
-    ("0,0,0,0,0,0,0,101", 8, "audio_embedding_layer: a sparsity of 101 %"),
+    ("0,0,0,0,0,0,0,101", 8, "audio_embedding_layer: a sparsity of 101%"),
     ("edgel3", 7, "is for 8 convolutions, the network has 7"),
     ("53.49,95.45", 8, "separate several plans by blanks")])
 def test_plans_that_are_refused(text, layers, said):

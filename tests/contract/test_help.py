@@ -40,3 +40,10 @@ def test_every_command_has_a_golden_help():
     check_files("help", [*map(name, COMMANDS), CLICK.name])
     if REGOLD:
         CLICK.write_text(click_now())
+
+
+def test_lists_of_commands_show_whole_sentences():
+    cut = [f"{path.name}: {line}" for path in (HERE / "help").glob("l3hpc*.txt")
+           for line in path.read_text().splitlines()
+           if line.startswith("  ") and line.endswith("...")]
+    assert not cut

@@ -115,7 +115,7 @@ def test_the_name_carries_pipeline_date_and_content():
 
 @pytest.mark.parametrize("name", ["-x", "a b", "a/b", "..", "", "$(id)", "a\nb", "x" * 65, "é"])
 def test_a_name_that_could_do_harm_is_refused(name):
-    with pytest.raises(InputError, match="is not a valid name of a run"):
+    with pytest.raises(InputError, match="is not a valid run name"):
         plan.check_name(name)
 
 

@@ -61,7 +61,7 @@ def test_best_epoch_skips_what_is_not_a_number():
 
 def test_variance_chart_marks_the_chosen_dimension():
     root = read(charts.variance_chart(Variance("pca", 512, 2, 500, (0.5, 0.25, 0.125))))
-    assert "75.0 % in 2 dimensions" in words(root)
+    assert "75.0% in 2 dimensions" in words(root)
     (points,) = line_points(root, "line one")
     heights = [y for _, y in points]
     unit = heights[0] - heights[1]
@@ -69,7 +69,7 @@ def test_variance_chart_marks_the_chosen_dimension():
     assert heights[2] - heights[3] == pytest.approx(unit / 4, abs=0.11)
 
 
-def test_curve_panel_draws_by_recall_and_shows_the_level_of_guessing():
+def test_curve_panel_draws_by_recall_and_shows_the_chance_level():
     root = read(charts.curve_panel(Curve("dog", 0.5, (1.0, 0.0), (0.25, 1.0), 1, 4)))
     (points,) = line_points(root, "line one")
     assert points[0][0] < points[1][0] and points[0][1] < points[1][1]

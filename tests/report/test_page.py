@@ -51,7 +51,7 @@ def visible(text):
 
 def test_shows_the_numbers_it_was_given(report_data):
     words = visible(page(report_data))
-    for expected in ("0.543", "0.432", "0.346", "0.511", "0.613", "0.438", "75.0 %", "0.8125",
+    for expected in ("0.543", "0.432", "0.346", "0.511", "0.613", "0.438", "75.0%", "0.8125",
                      "584,420", "2.34 MB", "4,691,908", "18.768", "409,600",
                      "13,041,664", "2,404,321 bytes", "6 of 24 recordings", "2:05 min",
                      "7c1e22ab00112233", "ada", "20180216", "512 → 2 dimensions"):

@@ -46,8 +46,8 @@ def test_generated_scenes_are_learnt_far_above_chance(learnt):
     """Guessing is right in half of the pairs; who knows all kinds of shapes, in eleven of twelve.
 
     The bound takes the twelve pairs of a scene as one (they may all stand or fall together), so 60
-    trials: the exact binomial interval of 99 % around the accuracy must lie above one half. That is
-    so from 41 of 60, 68 %, on; 73 % was seen.
+    trials: the exact binomial interval of 99% around the accuracy must lie above one half. That is
+    so from 41 of 60, 68%, on; 73% was seen.
     """
     tested = learnt.train.results[0]["test"]
     scenes = tested["pairs"] // PER_SCENE
@@ -58,7 +58,7 @@ def test_generated_scenes_are_learnt_far_above_chance(learnt):
             > training.binomial_interval(40, 60, 0.99)[0])
     assert tested["accuracy"] < CEILING + 0.03  # more would be a shortcut
     assert min(tested["matching_right"], tested["non_matching_right"]) > 0.5
-    assert f"{100 * tested['accuracy']:.1f} % of 720 unseen pairs right" in learnt.train.text
+    assert f"{100 * tested['accuracy']:.1f}% of 720 unseen pairs right" in learnt.train.text
 
 
 @pytest.mark.slow
@@ -120,9 +120,9 @@ def test_the_report_tells_the_accuracy(learnt):
     assert (taught.pairs, taught.right) == (tested["pairs"], tested["right"])
     assert len(findings.epochs) == 5 and findings.networks[0].emb_dim == 16
     text = page(findings)
-    assert f"{100 * tested['accuracy']:.1f} %" in text
+    assert f"{100 * tested['accuracy']:.1f}%" in text
     low, high = tested["interval"]
-    assert f"{100 * low:.1f} to {100 * high:.1f} %" in text
+    assert f"{100 * low:.1f} to {100 * high:.1f}%" in text
     assert "Cross-entropy of matching" in text
 
 

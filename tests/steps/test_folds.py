@@ -266,7 +266,7 @@ def test_refusals(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real recordings beside the project")
 def test_esc10_with_the_published_student_3(runner):
-    """Real recordings, real weights: far above the 10 % of guessing."""
+    """Real recordings, real weights: far above the 10% of guessing."""
     runner.run("embed", {"clips": REAL / "esc10", "subset": "esc10", "hop": 2.0,
                          "student": str(REAL / "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz")})
     runner.run("folds", {"clips": REAL / "esc10", "subset": "esc10", "model": "svm",

@@ -56,7 +56,7 @@ def restore(key: str, options: Options, tab_name: str | None, as_json: bool) -> 
         print_report(report)
 
 
-@click.command(epilog=examples(
+@click.command(short_help="Repair journals, columns and cells after asking.", epilog=examples(
     "l3hpc ledger repair --dry-run            only show what differs",
     "l3hpc ledger repair                      show it, ask, write",
     "l3hpc ledger repair --journal            damaged journal files only; needs no sheet"))

@@ -24,7 +24,7 @@ from l3hpc.cli.ledger.common import (
 )
 
 
-@click.command(epilog=examples(
+@click.command(short_help="Create or complete the tabs of the sheet.", epilog=examples(
     "l3hpc ledger init                        the sheet of cluster.yaml or GSHEET_ID",
     "l3hpc ledger init --sheet https://docs.google.com/spreadsheets/d/1AbC… --key-file key.json",
     "l3hpc ledger init --tab distillation     another tab"))
@@ -52,7 +52,7 @@ def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
                    f"{len(tab.columns)} columns")
 
 
-@click.command(epilog=examples(
+@click.command(short_help="Compare the sheet's header rows with the columns.", epilog=examples(
     "l3hpc ledger check                       exit code 3 if a header differs",
     "l3hpc ledger check --json"))
 @sheet_options
@@ -132,7 +132,7 @@ def sync(options: Options, on_conflict: str, watch: float | None, as_json: bool)
         time.sleep(watch)
 
 
-@click.command(epilog=examples(
+@click.command(short_help="Print a crontab line that syncs regularly.", epilog=examples(
     "l3hpc ledger cron                        print the line",
     "l3hpc ledger cron | crontab -            if your crontab is empty; otherwise: crontab -e"))
 @sheet_options

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from l3hpc.ledger.store import SyncState
 
 
-@click.command(epilog=examples(
+@click.command(short_help="Show results, the best row first (★).", epilog=examples(
     "l3hpc ledger show                        best row first, differing columns only",
     "l3hpc ledger show --tab sonyc_ust --where 'Label Mode=coarse' --sort 'Micro AUPRC'",
     "l3hpc ledger show --json --columns all"))
@@ -72,7 +72,7 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
         click.echo(f"no results in {store.journal} yet: l3hpc demo, or l3hpc submit upstream")
 
 
-@click.command(epilog=examples(
+@click.command(short_help="Compare runs side by side.", epilog=examples(
     "l3hpc ledger diff 1a2b 77c0               what differs; numbers with their difference",
     "l3hpc ledger diff 1a2b 77c0 93aa --columns all"))
 @click.argument("keys", nargs=-1, required=True, metavar="KEY KEY…")
@@ -167,7 +167,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
         click.echo(path)
 
 
-@click.command(epilog=examples(
+@click.command(short_help="Show rows not yet in the sheet, and conflicts.", epilog=examples(
     "l3hpc ledger status",
     "l3hpc ledger status --json"))
 @workspace_option

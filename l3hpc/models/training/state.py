@@ -244,7 +244,7 @@ def bn_momentum(steps: int) -> float:
     """Momentum of the normalisations' moving statistics for an epoch length.
 
     0.99 as published, less where an epoch has fewer than 459 steps: then after every epoch, values
-    from before it have a weight of 1 %. With 0.99 and few steps the statistics would still be
+    from before it have a weight of 1%. With 0.99 and few steps the statistics would still be
     mostly the initial 0 and 1, and a validation loss would not reflect the weights.
 
     Parameters
