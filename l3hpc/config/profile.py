@@ -1,7 +1,5 @@
-"""A cluster profile: where and how jobs run. The typed form of one entry under ``clusters:``.
-
-First the validators of single values, then the sections, then ``ClusterProfile``.
-"""
+"""A cluster profile: where and how jobs run. The typed form of one entry under ``clusters:``:
+the validators of single values, then the sections, then ``ClusterProfile``."""
 
 from __future__ import annotations
 
@@ -9,16 +7,10 @@ import os
 import re
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from l3hpc import steps
 from l3hpc.arrays.threads import allocated_cores
@@ -351,13 +343,12 @@ ALL_EVENTS: tuple[NotifyEvent, ...] = ("done", "failed", "requeued")
 
 
 def addresses(value: Any) -> tuple[SecretStr, ...]:
-    """Addresses for notifications: a text or a list of texts. They are secrets: no message shows
-    one."""
-    items = [value] if isinstance(value, (str, SecretStr)) else value
-    if not isinstance(items, (list, tuple)) or not items:
+    """Check addresses for notifications. They are secrets: no message shows one."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if not items or not all(isinstance(item, (str, SecretStr)) for item in items):
         raise InputError("this is not an address or a list of addresses")
     found = [item.get_secret_value() if isinstance(item, SecretStr) else item for item in items]
-    if not all(isinstance(item, str) and item.isprintable() and item for item in found):
+    if not all(item.isprintable() and item for item in found):
         raise InputError("an address is not a text of one line", hint="put it in quotes")
     return tuple(SecretStr(item) for item in found)
 
@@ -500,8 +491,7 @@ def machine_memory_mb() -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            with open(name, encoding="ascii") as stream:
-                text = stream.read().strip()
+            text = Path(name).read_text(encoding="ascii").strip()
         except OSError:
             continue
         if text.isdigit():

@@ -59,13 +59,13 @@ def loss_chart(epochs: Sequence[Epoch]) -> Markup:
             parts.append(line(points, f"line {style}" + (" dash" if style == "two" else "")))
         for (epoch, value), (left, top) in zip(rows, points, strict=True):
             tooltip = f"epoch {epoch}: {label} loss {value:.4g}"
-            parts.append(dot(left, top, style, tooltip, radius=3.5)
-                         if len(points) <= MOST_DOTS else hover_area(left, top, tooltip))
+            parts.append(_dot(left, top, style, tooltip, radius=3.5)
+                         if len(points) <= MOST_DOTS else _hover_area(left, top, tooltip))
         parts.append(line([(legend_x, 18), (legend_x + 22, 18)],
                           f"line {style}" + (" dash" if style == "two" else "")))
-        parts.append(text(legend_x + 28, 22, label, class_="value"))
+        parts.append(_text(legend_x + 28, 22, label, class_="value"))
     if best is not None and best.valid_loss is not None:
-        parts.append(text(WIDTH - 16, 22, f"best {best.valid_loss:.4g} in epoch {best.epoch}",
+        parts.append(_text(WIDTH - 16, 22, f"best {best.valid_loss:.4g} in epoch {best.epoch}",
                           "end", "value"))
     description = f"{len(epochs)} epochs" + (
         f"; best validation loss {best.valid_loss:.4g} in epoch {best.epoch}"
@@ -107,13 +107,13 @@ def variance_chart(variance: Variance) -> Markup:
     parts.append(line(points, "line one"))
     parts.append(element("line", x1=left, x2=left, y1=top, y2=y(0), class_="guess"))
     step = max(1, len(points) // 64)
-    parts += [hover_area(px, py, f"{index} components: {cumulative[index] * 100:.1f}%", 6)
+    parts += [_hover_area(px, py, f"{index} components: {cumulative[index] * 100:.1f}%", 6)
               for index, (px, py) in enumerate(points) if index % step == 0 and index]
-    parts.append(dot(left, top, "one", label, radius=5))
+    parts.append(_dot(left, top, "one", label, radius=5))
     # the label goes to the side on which it stays inside the figure
     end = left > 0.62 * WIDTH
     below = top < 60
-    parts.append(text(left + (-10 if end else 10), top + (22 if below else -10), label,
+    parts.append(_text(left + (-10 if end else 10), top + (22 if below else -10), label,
                       "end" if end else "start", "name"))
     return drawing(WIDTH, HEIGHT, "Explained variance", label, parts)
 
@@ -164,7 +164,7 @@ def curve_panel(curve: Curve) -> Markup:
         parts.append(element("path", d=path(area) + "Z", class_="area"))
         parts.append(line(points, "line one"))
         step = max(1, len(points) // 40)
-        parts += [hover_area(px, py, f"recall {recall:.2f}, precision {precision:.2f}", 6)
+        parts += [_hover_area(px, py, f"recall {recall:.2f}, precision {precision:.2f}", 6)
                   for index, ((px, py), (recall, precision))
                   in enumerate(zip(points, pairs, strict=True)) if index % step == 0]
     description = f"AUPRC {number(curve.auprc)}"
@@ -195,10 +195,10 @@ def size_chart(networks: Sequence[Network]) -> Markup:
         # a network of a few kilobytes still has a visible bar
         end = max(scale(network.float32_mb), left + 2)
         size = f"{network.float32_mb:,.2f} MB"
-        parts.append(text(0, top + 15, network.name, class_="name"))
+        parts.append(_text(0, top + 15, network.name, class_="name"))
         parts.append(element("rect", element("title", f"{network.name}: {size}"), x=left, y=top,
                              width=end - left, height=20, rx=3, class_="bar"))
-        parts.append(text(end + 8, top + 15, size, class_="value"))
+        parts.append(_text(end + 8, top + 15, size, class_="value"))
     description = "; ".join(f"{network.name} {network.float32_mb:,.2f} MB" for network in networks)
     return drawing(width, row * len(networks) + 4, "Parameters in float32", description, parts)
 
@@ -236,10 +236,10 @@ def chain_picture(steps: Sequence[StepFacts]) -> Markup:
         parts.append(element(
             "g", element("title", f"{step.name}: {step.detail or step.state}"),
             element("rect", x=left, y=top, width=box, height=height, rx=8, class_="box"),
-            text(left + 12, top + 22, step.name, class_="name"),
-            text(left + box - 12, top + 22, f"×{step.tasks}", "end") if step.tasks > 1 else None,
-            text(left + 12, top + 40, STATE_LABELS.get(step.state, step.state), class_=style),
-            text(left + 12, top + 59, clock(step.seconds), class_="value"),
+            _text(left + 12, top + 22, step.name, class_="name"),
+            _text(left + box - 12, top + 22, f"×{step.tasks}", "end") if step.tasks > 1 else None,
+            _text(left + 12, top + 40, STATE_LABELS.get(step.state, step.state), class_=style),
+            _text(left + 12, top + 59, clock(step.seconds), class_="value"),
             element("rect", x=left + 12, y=top + 70, width=box - 24, height=6, rx=3,
                     class_="track"),
             element("rect", x=left + 12, y=top + 70, width=share * (box - 24), height=6, rx=3,
@@ -429,21 +429,9 @@ def drawing(
     )
 
 
-def text(x: float, y: float, content: object, anchor: str = "start",
+def _text(x: float, y: float, content: object, anchor: str = "start",
          class_: str | None = None) -> Markup:
-    """Return one line of text.
-
-    Parameters
-    ----------
-    x, y
-        Position in pixels.
-    content
-        The text.
-    anchor
-        ``start``, ``middle`` or ``end``: which part of the text is at ``x``.
-    class_
-        Class for the style sheet.
-    """
+    """Return one line of text, of which the part ``anchor`` (start, middle, end) is at ``x``."""
     return element("text", content, x=float(x), y=float(y), text_anchor=anchor, class_=class_)
 
 
@@ -452,20 +440,8 @@ def line(points: Sequence[Point], class_: str) -> Markup:
     return element("path", d=path(points), class_=class_)
 
 
-def dot(x: float, y: float, class_: str, tooltip: str, radius: float = 4) -> Markup:
-    """Return a marker with a tooltip.
-
-    Parameters
-    ----------
-    x, y
-        Position in pixels.
-    class_
-        Class for the style sheet.
-    tooltip
-        Text that is shown on hover, over an area larger than the marker.
-    radius
-        Of the marker, in pixels.
-    """
+def _dot(x: float, y: float, class_: str, tooltip: str, radius: float = 4) -> Markup:
+    """Return a marker that shows ``tooltip`` on hover, over an area larger than itself."""
     return element(
         "g", element("title", tooltip),
         element("circle", cx=x, cy=y, r=radius, class_=f"dot {class_}"),
@@ -473,18 +449,8 @@ def dot(x: float, y: float, class_: str, tooltip: str, radius: float = 4) -> Mar
     )
 
 
-def hover_area(x: float, y: float, tooltip: str, radius: float = 9) -> Markup:
-    """Return an invisible area with a tooltip.
-
-    Parameters
-    ----------
-    x, y
-        Its centre in pixels.
-    tooltip
-        Text that is shown on hover.
-    radius
-        Of the area, in pixels.
-    """
+def _hover_area(x: float, y: float, tooltip: str, radius: float = 9) -> Markup:
+    """Return an invisible area that shows ``tooltip`` on hover."""
     return element("g", element("title", tooltip),
                    element("circle", cx=x, cy=y, r=radius, class_="hit"))
 
@@ -509,15 +475,15 @@ def axes(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float],
         pixel = y(value)
         label = f"{value * 100:.6g}%" if percent else tick_label(value)
         parts.append(element("line", x1=x.start, x2=x.end, y1=pixel, y2=pixel, class_="grid"))
-        parts.append(text(x.start - 8, pixel + 4, label, "end"))
+        parts.append(_text(x.start - 8, pixel + 4, label, "end"))
     for value in x_ticks:
         pixel = x(value)
         parts.append(element("line", x1=pixel, x2=pixel, y1=y.start, y2=y.start + 4,
                              class_="axis"))
-        parts.append(text(pixel, y.start + 18, tick_label(value), "middle"))
+        parts.append(_text(pixel, y.start + 18, tick_label(value), "middle"))
     parts.append(element("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))
     if x_label:
-        parts.append(text((x.start + x.end) / 2, y.start + 36, x_label, "middle"))
+        parts.append(_text((x.start + x.end) / 2, y.start + 36, x_label, "middle"))
     if y_label:
-        parts.append(text(x.start, y.end - 12, y_label, "start"))
+        parts.append(_text(x.start, y.end - 12, y_label, "start"))
     return parts

@@ -2,8 +2,7 @@
 
 The evidence for a task, in order: its result in the artifact; what squeue reports now; the exit
 marker of the script; what accounting remembers; that nothing is known. A task that ends while Slurm
-is queried is read again. A step that can no longer run because an earlier one failed is
-``blocked``, through any number of generations, whatever Slurm calls it.
+is queried is read again. A step that cannot run because an earlier one failed is ``blocked``.
 """
 
 from __future__ import annotations
