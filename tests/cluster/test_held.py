@@ -32,7 +32,7 @@ def test_held_jobs_are_named_released_or_left_to_an_administrator(slurm_cluster,
     assert found.next is None and found.steps[0].held == []
     assert found.notes == [f"job {job} of extract is held by an administrator: ask your site to "
                            f"release it (scontrol show job {job})"]
-    assert not plan_resume(tmp_path, "demo", on).anything
+    assert not plan_resume(tmp_path, "demo", on).is_needed
 
     slurm_cluster.command("scontrol", "release", job)
     slurm_cluster.command("scontrol", "uhold", job)
