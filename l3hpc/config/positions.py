@@ -47,6 +47,7 @@ class Document:
         keys
             The keys of the value.
         """
+        # a missing key has no line: its parent has
         for length in range(len(keys), -1, -1):
             if keys[:length] in self.lines:
                 return f"{_short(self.path)}:{self.lines[keys[:length]]}"
@@ -193,6 +194,7 @@ def explain(
         Put before the name of the parameter (``train.``).
     """
     first = error.errors(include_url=False)[0]
+    # pydantic puts the names of validators into the path
     location = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
     dotted = prefix + ".".join(str(part) for part in location)
     where = document.where((*keys, *location)) if document else None

@@ -1,204 +1,34 @@
-"""A cluster profile: where and how jobs run. The typed form of one entry under ``clusters:``:
-the validators of single values, then the sections, then ``ClusterProfile``."""
+"""A cluster profile: where and how jobs run. The typed form of one entry under ``clusters:``.
+
+First the sections of an entry, then ``ClusterProfile`` itself; ``validators`` checks single values.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-from l3hpc import steps
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
 from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.positions import checked
 from l3hpc.config.resources import Resources
 from l3hpc.config.units import format_memory, format_time, parse_memory, parse_time
-from l3hpc.errors import InputError, nearest
-
-MAX_VALUE = 1024
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_CLUSTER = re.compile(r"\w[\w.-]*", re.ASCII)
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def plain(value: Any) -> str:
-    """Check text that may stand in a script: no control characters.
-
-    Parameters
-    ----------
-    value
-        The value.
-
-    Raises
-    ------
-    InputError
-        If it is not a string, or has control characters.
-    """
-    if not isinstance(value, str):
-        raise InputError(f"{value!r} is not a string", hint="put it in quotes")
-    if _CONTROL.search(value):
-        raise InputError(f"{value[:60]!r} contains a control character (a line break, a tab, …) or "
-                         "is not UTF-8")
-    return value
-
-
-def word(value: Any) -> str:
-    """Check a value of an ``#SBATCH`` line: short, no spaces, quotes, backslashes or leading dash.
-
-    Parameters
-    ----------
-    value
-        The value.
-
-    Raises
-    ------
-    InputError
-        If it is of another form.
-    """
-    text = plain(value)
-    if not text or len(text) > MAX_VALUE:
-        raise InputError(f"{text[:60]!r} has {len(text):,} characters",
-                         allowed=f"1 to {MAX_VALUE:,} characters")
-    if text.startswith("-") or re.search(r"[\s'\"\\`$;<>#%]", text):
-        raise InputError(
-            f"{text[:60]!r} is not a name that Slurm accepts",
-            allowed="no spaces, quotes, backslashes or any of ` $ ; < > # %, no leading dash")
-    return text
-
-
-def executor_name(value: Any) -> str:
-    """Check the name of a scheduler.
-
-    Parameters
-    ----------
-    value
-        The value.
-
-    Raises
-    ------
-    InputError
-        If there is no such scheduler.
-    """
-    capabilities_of(str(value))
-    return str(value)
-
-
-def variables(value: Any) -> dict[str, str]:
-    """Check environment variables: valid names, values as text.
-
-    Parameters
-    ----------
-    value
-        A mapping; numbers become text.
-
-    Raises
-    ------
-    InputError
-        If it is of another form.
-    """
-    if not isinstance(value, dict):
-        raise InputError(f"{value!r} is not a mapping of names to values")
-    for name in value:
-        if not _VARIABLE.fullmatch(str(name)):
-            raise InputError(f"{name!r} is not the name of an environment variable",
-                             allowed="letters, digits and _, not starting with a digit")
-        if str(name).startswith(("SLURM_", "SBATCH_")):
-            raise InputError(f"{name} is reserved for Slurm and cannot be set here")
-    return {str(name): plain(str(item) if type(item) in (int, float) else item)
-            for name, item in value.items()}
-
-
-def launcher(value: Any) -> tuple[str, ...]:
-    """Split a container prefix as a shell would: ``apptainer exec --nv x.sif``.
-
-    Parameters
-    ----------
-    value
-        One line, in which ``~`` and ``$VARIABLES`` are expanded, or a list of words, which is taken
-        as it is.
-
-    Raises
-    ------
-    InputError
-        If it is of another form, or a variable is not set.
-    """
-    if isinstance(value, (list, tuple)):
-        return tuple(plain(item) for item in value)
-    text = plain(value)
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise InputError(f"{value!r} has {str(error).lower()}") from None
-    return tuple(program(item) for item in words)
-
-
-def program(value: Any) -> str:
-    """Expand ``~`` and ``$VARIABLES`` of this machine in a word of a command.
-
-    Parameters
-    ----------
-    value
-        The word.
-
-    Raises
-    ------
-    InputError
-        If a variable is not set.
-    """
-    text = os.path.expandvars(os.path.expanduser(plain(value)))
-    if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
-        raise InputError(f"the environment variable {unknown[0]} is not set")
-    return plain(text)
-
-
-def cluster_names(value: Any) -> tuple[str, ...]:
-    """Check names of Slurm's clusters.
-
-    Parameters
-    ----------
-    value
-        A list, or one text with commas, as for ``--clusters``.
-
-    Raises
-    ------
-    InputError
-        If one is not a valid name.
-    """
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, (list, tuple)):
-        raise InputError(f"{value!r} is not a cluster name", hint="put it in quotes")
-    names = tuple(word(item.strip() if isinstance(item, str) else item) for item in items)
-    for name in names:
-        if not _CLUSTER.fullmatch(name):
-            raise InputError(f"{name!r} is not a cluster name",
-                             allowed="letters, digits, _, - and . (sacctmgr list clusters)")
-    return names
-
-
-def steps_known(value: Any) -> Any:
-    """Check that the keys of a mapping are kinds of steps.
-
-    Parameters
-    ----------
-    value
-        The mapping.
-
-    Raises
-    ------
-    InputError
-        For any other key.
-    """
-    for name in value if isinstance(value, dict) else ():
-        if not steps.is_known(str(name)):
-            raise InputError(f"unknown step {name!r}", allowed=nearest(str(name), steps.names()))
-    return value
-
+from l3hpc.config.validators import (
+    cluster_names,
+    executor_name,
+    launcher,
+    plain,
+    program,
+    steps_known,
+    variables,
+    word,
+)
+from l3hpc.errors import InputError
 
 Memory = Annotated[int, BeforeValidator(checked(parse_memory))]
 Minutes = Annotated[int, BeforeValidator(checked(parse_time))]
@@ -408,6 +238,7 @@ class ClusterProfile(Section):
                 value.setdefault("executor", LOCAL)
             if value.get("executor") == LOCAL:
                 value.setdefault("gpu_request", "none")
+            # the Python of this process does not exist inside a container
             value.setdefault("python", "python3" if value.get("container") else sys.executable)
         return value
 
@@ -428,6 +259,7 @@ class ClusterProfile(Section):
         """
         if not self.capabilities.clusters:
             return ""
+        # what sbatch itself would do: a job must be looked for where it was submitted
         return ",".join(self.clusters) or os.environ.get("SBATCH_CLUSTERS", "") \
             or os.environ.get("SLURM_CLUSTERS", "")
 
@@ -469,6 +301,7 @@ class ClusterProfile(Section):
         """
         if self.gpu_request == "none":
             wanted = Resources(wanted.cpus, wanted.mem_mb, 0, wanted.time_min)
+        # a request above the machine would wait for ever in the local queue
         if not self.capabilities.remote:
             wanted = Resources(min(wanted.cpus, self.slot_cpus()),
                                min(wanted.mem_mb, self.slot_mem_mb()), wanted.gpus,
@@ -489,6 +322,7 @@ class ClusterProfile(Section):
 def machine_memory_mb() -> int:
     """Return the memory of this machine in MiB, or that of the control group of this process."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # inside a job or a container the control group is smaller than the machine (v2, then v1)
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             text = Path(name).read_text(encoding="ascii").strip()

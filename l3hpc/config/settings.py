@@ -18,7 +18,8 @@ from pydantic import BeforeValidator, Field
 
 from l3hpc.config import positions, sources
 from l3hpc.config.positions import Document, checked
-from l3hpc.config.profile import ClusterProfile, Plain, Section, plain
+from l3hpc.config.profile import ClusterProfile, Plain, Section
+from l3hpc.config.validators import plain
 from l3hpc.errors import InputError, nearest
 
 ENVIRONMENT = {
@@ -245,6 +246,7 @@ def check_workspace(workspace: Path, origin: str) -> Path:
         If it cannot be used.
     """
     text, where = str(workspace), None if origin == "default" else origin
+    # the workspace need not exist yet, but what exists above it must be a folder
     existing = next((folder for folder in (workspace, *workspace.parents)
                      if os.path.exists(folder)), workspace)
     if os.path.isfile(existing):
@@ -304,6 +306,7 @@ def load(
     settings = _settings(content, document, dict(overrides or {}),
                          os.environ if environ is None else environ, origins)
     delivered = file.resolve() == (sources.defaults_folder() / "cluster.yaml").resolve()
+    # relative to the user's own file; the delivered one lies in the installation
     base = Path.cwd() if delivered else file.resolve().parent
     name = cluster or content.cluster
     if cluster:
@@ -373,6 +376,7 @@ def _optional(settings: Mapping[str, Any], key: str, base: Path,
 
 
 def _weights(value: str | None, base: Path, origins: Mapping[str, str]) -> str | None:
+    # untrained:SEED is a name, not a path
     if value is None or value.split(":")[0] == "untrained":
         return value
     return str(_path(value, base, "paths.weights", origins))
@@ -392,5 +396,6 @@ def _path(value: str, base: Path, key: str, origins: Mapping[str, str]) -> Path:
         raise InputError(f"{key}: the path is empty", where=where)
     if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
         raise InputError(f"{key}: the environment variable {unknown[0]} is not set", where=where)
+    # what is typed in a shell is relative to the folder that it is typed in
     from_shell = where.startswith(("--", "environment"))
     return Path(os.path.normpath((Path.cwd() if from_shell else base) / text))

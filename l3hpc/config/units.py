@@ -49,6 +49,7 @@ def parse_memory(text: str) -> int:
     match = _MEMORY.fullmatch(str(text).strip())
     if not match:
         raise InputError(f"{str(text)!r} is not an amount of memory", allowed=MEMORY_HELP)
+    # Slurm counts whole MiB
     amount = math.ceil(float(match[1]) * _MIB[match[2].lower()])
     if not 1 <= amount <= 2**30:
         raise InputError(f"{str(text)!r} is not a possible amount of memory", allowed=MEMORY_HELP)
@@ -90,6 +91,7 @@ def parse_time(text: str) -> int:
                     _WORD.findall(stripped))
     else:
         raise InputError(f"{str(text)!r} is not a time limit", allowed=TIME_HELP)
+    # Slurm counts whole minutes
     amount = math.ceil(total / 60)
     if not 1 <= amount <= 525_600:
         raise InputError(f"{str(text)!r} is not a possible time limit (1 minute to 1 year)",

@@ -85,6 +85,7 @@ def _templates(config: Config) -> list[Finding]:
         name=kind, kind=kind, params={}, needs=(), inputs={}, fingerprint="0" * 16,
         artifact=Workspace(config.workspace).artifact(kind, "0" * 16).path, shards=[{}], done=(),
         resources=config.profile.at(kind).over(Resources())) for kind in kinds.names())
+    # a plan without data: rendering needs only names and resources
     plan = Plan("check", "check", config.workspace, config.profile, steps)
     failed = []
     for step in steps:

@@ -76,6 +76,7 @@ def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
     try:
         done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
                               errors="replace", timeout=timeout, check=False,
+                              # the replies are parsed, so they have to be English
                               env={**slurm_environment(), "LC_ALL": "C"}, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         return Answer(None, "", f"{command[0]} is not installed here")
@@ -229,6 +230,7 @@ def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
     ask
         Runs a program.
     """
+    # the container cannot be started everywhere, and starting it can take minutes
     python = sys.executable if profile.container else profile.python
     answer = ask([python, "-c", _PROBE])
     if answer.code != 0:

@@ -53,6 +53,7 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
     if profile.executor != SLURM:
         yield Finding("Slurm", "off", f"not needed for cluster {profile.name}")
         return
+    # needs no controller, so it tells a missing Slurm from a silent one
     version = ask(["sbatch", "--version"])
     clusters = profile.slurm_clusters
     answer = ask(on_cluster(partitions.SINFO, clusters))
@@ -254,6 +255,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
             scripts[name] = dict(rendered(definition.load_pipeline_file(path), config))
         except L3hpcError as error:
             faults.append(from_error(f"pipeline {name}", error, f"correct {path}"))
+    # pipelines share most of their steps, so most scripts are equal
     texts = {text for steps in scripts.values() for text in steps.values()}
     refused: dict[str, str] = {}  # pipelines share most of their steps: each text is tried once
     for text in sorted(texts):

@@ -113,6 +113,7 @@ def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> F
     advice = f"try it: srun ls -d {folder}; if that fails, set paths.workspace to a shared folder"
     if probe:
         try:
+            # a new file: a node may still have an old listing of the folder cached
             token = folder / f".l3hpc-doctor-{uuid.uuid4().hex[:8]}"
             write_text(token, "ok\n")
         except OSError as error:
@@ -190,7 +191,9 @@ def filesystem(folder: Path, mounts: str | None = None) -> str:
         words = entry.split()
         if len(words) < 3:
             continue
+        # /proc/mounts writes blanks in octal
         point = words[1].replace("\\040", " ")
+        # the longest mount point that contains the folder counts
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best[0]):
             best = (point, words[2])

@@ -165,6 +165,7 @@ class Run:
         InputError
             If there is no such tab.
         """
+        # rows are found by the name of the run: it is part of the paths and keys that they hold
         names = self._result_runs()
         found: pandas.DataFrame | None = None
         for name in [tab] if tab is not None else schema.TABS:

@@ -136,6 +136,7 @@ def resume(
         If the cluster refuses a job, or does not respond.
     """
     progress = progress or Progress()
+    # the plan is made under the lock: otherwise two resumptions would submit the same tasks
     with submission_lock.acquire(workspace, run, "resume"), submit.umask(profile):
         todo = plan_resume(workspace, run, profile, sets, only=only, again=again, progress=progress)
         elsewhere = computed_elsewhere(todo.plan)
@@ -160,6 +161,7 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
     """Do what was announced; return the steps that were left out, and why."""
     workspace = todo.plan.workspace
     scheduler = schedulers.of_record(workspace, record)
+    # first, so that the new jobs do not compete with jobs that can never find their tasks
     scheduler.cancel([*todo.untracked, *todo.stale], record.run)
     for job, changes in todo.held.items():
         scheduler.release(job, changes)
@@ -170,6 +172,7 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
             records.write(workspace, record)
         return {}
     for entry in todo.recompute:
+        # only after the user has confirmed, in on_planned
         artifacts.discard(Path(entry.artifact))
     for step in todo.steps:
         _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))

@@ -54,10 +54,8 @@ class StepStatus:
         The step whose failure blocks it.
     restarts : int
         How often a task was requeued.
-    log : str or None
-        The log of the first failed or running task.
-    progress : dict or None
-        The progress of the first running task.
+    log, progress : str or None, dict or None
+        Those of the first failed or running task.
     last_words : list of str
         The last lines of the error.
     failed_tasks : list of int
@@ -189,7 +187,7 @@ def collect(
     Returns
     -------
     list of RunStatus
-        In the given order.
+        In the order of ``runs``.
 
     Raises
     ------
@@ -205,6 +203,7 @@ def collect(
         snapshots = {}
         for record in chosen:
             snapshots[record.run] = [_snapshot(workspace, record, step) for step in record.steps]
+            # start the queries before the files of the next run are read
             queries[record.executor].add(record, _open(snapshots[record.run]))
         answers = {name: query.answer() for name, query in queries.items()}
         statuses = [_run_status(workspace, record, snapshots[record.run], answers[record.executor])
@@ -269,6 +268,7 @@ def _snapshot(
     """
     done = artifacts.finished(step.artifact, None if listed else step.tasks)
     left = step.state is not StepState.REUSED and len(done) < step.tasks
+    # markers of finished steps are never needed, and there may be thousands
     folder = Workspace(workspace).run(record.run).step(step.name)
     marks = markers.read(folder.markers) if left else {}
     return _Snapshot(workspace, record, step, done, marks)

@@ -76,6 +76,7 @@ def submit(
     scheduler.prepare()
     if not test_only:
         sharing.check(plan.workspace, {step.kind for step in plan.steps})
+    # before anything is written: a refusal here leaves no folder behind
     elsewhere = computed_elsewhere(plan)
     texts = render_scripts(plan, steps, elsewhere)
     if unchecked := scheduler.validate(plan):
@@ -89,6 +90,7 @@ def submit(
                 (progress or Progress()).note(f"warning: {risk.message}; to fix it: {risk.fix}")
         try:
             record = _write_folder(plan, steps, texts)
+            # a power failure must not leave jobs in the queue whose files are gone
             with _durable(_written(plan, steps), progress or Progress()):
                 left_out = submit_steps(plan, steps, texts, record, progress or Progress(),
                                      elsewhere=elsewhere)

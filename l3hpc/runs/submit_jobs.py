@@ -90,6 +90,7 @@ class _Submission:
         for number, (part, text) in enumerate(texts):
             script = folder.script(number)
             calls = [_call(folder, task, task - part.offset) for task in part.tasks]
+            # between sbatch and the record a Ctrl-C would leave a job that nobody knows
             with _signals(signal.SIG_BLOCK):
                 job = _submit(self, step, script, calls)
                 self._note(job, {step.name: _attempt(job, script, part, text)}, first=number == 0)
@@ -98,6 +99,7 @@ class _Submission:
     def _note(self, job: JobId, attempts: Mapping[str, Attempt], *, first: bool) -> None:
         """Put what was submitted on record. first: of this submission of the step."""
         self.submitted.append(job)
+        # on disk first: a kill after this line loses nothing
         records.note_attempts(self.plan.workspace, self.plan.run, attempts, first=first)
         for name, attempt in attempts.items():
             entry = records.step(self.record, name)

@@ -136,6 +136,7 @@ def _step_usage(
     cpus = max(int(requested.get("cpus", 1)), 1)
     waits = []
     for result in results:
+        # the queue time of a dependent task starts when its parents are done, not at its submission
         submitted = max((attempt.time for attempt in step.attempts
                          if result["index"] in attempt.tasks), default=None)
         if submitted is not None:
@@ -177,6 +178,7 @@ def suggestion(usage: StepUsage) -> str:
             or usage.time_min * 60 < usage.time_used_s * 1.1:
         parts.append(f"time={format_time(minutes).replace(' ', '')}")
     cores = max(math.ceil(usage.cpus_used - 0.1), 1)
+    # short tasks mostly start up, which says nothing about their cores
     if usage.cpus > cores and usage.cpus_used < 0.75 * usage.cpus and usage.time_used_s > 30:
         parts.append(f"cpus={cores}")
     return ", ".join(parts)

@@ -24,8 +24,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.config import sources
-from l3hpc.config.profile import ClusterProfile, plain
+from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.units import slurm_time
+from l3hpc.config.validators import plain
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.io.files import share_file
 from l3hpc.pipelines.planned import Plan, PlannedStep

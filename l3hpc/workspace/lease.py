@@ -96,6 +96,7 @@ class Lease:
             return False
         mine = number + 1
         try:
+            # O_EXCL also holds on network file systems: of two processes one gets the number
             handle = os.open(self._claim(mine), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             return False
@@ -132,6 +133,7 @@ class Lease:
             if forget:
                 self._claim(self._number).unlink(missing_ok=True)
             else:
+                # marked instead of removed: the next holder must get a higher number
                 write_json(self._claim(self._number), {**self._state(), "released": True})
         self._number = None
 
@@ -197,6 +199,7 @@ class Lease:
             start = process_start(state["pid"])
             if start is None or start != state.get("start"):
                 return False
+        # by our own monotonic clock: the clocks of two machines may differ by minutes
         mark, now = (state.get("token"), state.get("beat")), time.monotonic()
         if self._seen is None or self._seen[0] != mark:
             self._seen = (mark, now)

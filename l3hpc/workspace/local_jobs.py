@@ -222,6 +222,7 @@ class LocalJobs:
 
     def ask_to_stop(self) -> None:
         """Leave a request to stop, which the runner notices from any machine."""
+        # a file, because a signal does not reach another machine
         write_text(self._folder.stop_runner, "")
 
     def asked_to_stop(self) -> bool:

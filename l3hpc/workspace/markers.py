@@ -241,6 +241,7 @@ def _store(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) 
     written = file.stat().st_mtime
     text = content.decode("utf-8", "replace")
     # an empty marker, as a full disk leaves it, still shows that the job began
+    # early versions wrote key=value pairs, later ones JSON
     if what == "begin":
         pairs = _pairs(text)
         marks.begin = {"time": str(written)} | pairs

@@ -82,6 +82,7 @@ def write(workspace: Path, record: RunRecord) -> None:
     """
     folder = Workspace(workspace).run(record.run)
     write_json(folder.record, record.to_json())
+    # after the rename: a kill in between only repeats what is in the record already
     folder.attempts.unlink(missing_ok=True)
 
 
@@ -104,6 +105,7 @@ def note_attempts(workspace: Path, run: str, attempts: Mapping[str, Attempt], *,
     """
     text = "".join(json.dumps({"step": step, "first": first, "attempt": attempt.to_json()}) + "\n"
                    for step, attempt in attempts.items())
+    # one write of whole lines, which a reader sees completely or not at all
     with open(Workspace(workspace).run(run).attempts, "a", encoding="utf-8") as stream:
         stream.write(text)
 

@@ -392,12 +392,12 @@ class Runner:
 
     def _start(self, name: str, job: LocalJob, cpus: int) -> None:
         step = self._folder(job)
-        restarts = job.restarts
+        # the same variables as Slurm sets, because the script is the same
         variables = {
             "L3HPC_LOCAL": "1", "SLURM_JOB_ID": job.job, "SLURM_JOBID": job.job,
             "SLURM_JOB_NAME": f"l3-{self._run}-{job.step}", "SLURM_CPUS_PER_TASK": str(cpus),
-            "SLURM_RESTART_COUNT": str(restarts), "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "1",
-            "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
+            "SLURM_RESTART_COUNT": str(job.restarts), "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
             "SLURM_SUBMIT_DIR": self._record.folder, "SLURM_JOB_NODELIST": socket.gethostname(),
         }
         if job.array:
@@ -425,6 +425,7 @@ class Runner:
 
     def _end(self, jobs: dict[str, LocalJob]) -> None:
         """Send TERM to the process groups, and KILL after the grace period."""
+        # each job is a session of its own, so its group has all its processes
         groups = {name: job.pid for name, job in jobs.items() if job.pid}
         for group in groups.values():
             _signal(group, signal.SIGTERM)

@@ -244,6 +244,7 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
     entry = json.dumps({"run": run, "step": step, "after": list(after), "time": time.time(),
                         "host": socket.gethostname()})
     taken = (name.removesuffix(".json") for name in os.listdir(folder))
+    # above the highest, also of removed runs, so that an id is never used twice
     number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
     while True:
         try:

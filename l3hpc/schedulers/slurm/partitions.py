@@ -121,6 +121,7 @@ def parse_sinfo(text: str) -> dict[str, Partition]:
             continue
         name = parts[0].rstrip("*")
         limit = parse_slurm_time(parts[2])  # None for "infinite"
+        # a plus sign: nodes of the partition differ, and this is the smallest
         amounts = [parts[index].rstrip("+") for index in (3, 4, 6)]
         if not all(re.fullmatch(r"\d{1,15}", amount) for amount in amounts):
             unclear.add(name)
@@ -258,6 +259,7 @@ def _refuse(step: PlannedStep, profile: ClusterProfile,
     named = [name for name in (over.partition or profile.partition or "").split(",") if name]
     mine = [partitions[name] for name in named if name in partitions] if named else \
         [one for one in partitions.values() if one.default]
+    # sinfo does not show a hidden partition, or it was named wrongly: sbatch decides
     if not mine or len(mine) < len(named):
         return
     found = [excesses(one, step.name, step.kind, profile, step.resources) for one in mine]

@@ -164,7 +164,9 @@ def sacct_command(
     fields
         The columns.
     """
+    # sorted, so that equal queries are equal commands
     which = ["--jobs", ",".join(sorted(set(jobs), key=lambda job: (len(job), job)))]
+    # the kernel limits the length of a command line
     if len(which[1]) > MAX_IDS_LENGTH:
         start = datetime.fromtimestamp(since).isoformat(timespec="seconds")
         which = ["--user", ",".join(sorted(set(users))), "--starttime", start]

@@ -200,6 +200,7 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
         process = subprocess.Popen(
             list(submission.command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env=slurm_environment(),
+            # so that a Ctrl-C at the terminal does not end it halfway
             start_new_session=True)
     except FileNotFoundError:
         raise ClusterError("sbatch is not available on this machine",
@@ -219,6 +220,7 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
     finally:
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
+                # the whole group: a wrapper script would leave the real sbatch behind
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 

@@ -184,6 +184,7 @@ class SlurmScheduler:
             ids = identity.of_step(self._workspace, record, step)
             live = {JobId(ids[task].id, ids[task].cluster)
                     for task in answer.of(record, step, ids).live}
+            # the last task first, so that no task starts because an earlier one was cancelled
             jobs += sorted(live, key=lambda job: [-int(part) for part in job.id.split("_")])
         self.cancel(jobs, record.run)
         return jobs
@@ -255,6 +256,7 @@ class _Query:
         self._runs.append((record, tasks))
         clusters = {self._answer.identities(record, step)[task].cluster
                     for step in record.steps for task in tasks.get(step.name, ())}
+        # its jobs may be on any of its clusters, also those that never got on record
         if record.state is RunState.SUBMITTING:
             clusters |= identity.clusters(record)
         for cluster in clusters - self._pending.keys():
