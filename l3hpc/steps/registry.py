@@ -215,6 +215,8 @@ class _Attributes(BaseModel):
     kept_files: tuple[str, ...] | list[str]
 
 
+# Names of earlier versions: without this, a step that still uses one would lose it silently.
+_RENAMED = {"findings": "report_items"}
 # method → type that it must return; None: not checked
 _METHODS: dict[str, type | None] = {
     "parse": Params, "implied": dict, "check": None, "check_embeddings": None, "packages": dict,
@@ -235,6 +237,10 @@ def _load(entry: importlib.metadata.EntryPoint) -> AnyStep:
     if not isinstance(loaded, Step):
         raise InputError(f"{entry.value} is not a step", where=where,
                          allowed="a subclass of l3hpc.steps.Step")
+    for former, name in _RENAMED.items():
+        if hasattr(loaded, former):
+            raise InputError(f"{entry.value}.{former} is now called {name!r}", where=where,
+                             hint="See docs/steps/your-own.md.")
     try:
         _Attributes.model_validate(loaded)
     except ValidationError as error:

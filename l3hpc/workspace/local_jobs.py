@@ -121,8 +121,9 @@ class LocalJob:
             fields = cls.__dataclass_fields__
             # earlier versions wrote missing values as null
             value = {key: item for key, item in value.items() if key in fields and item is not None}
-            if value.get("state") in JobState.__members__:
-                value["state"] = JobState(value["state"])
+            state = value.get("state")
+            if isinstance(state, str) and state in JobState.__members__:
+                value["state"] = JobState(state)
         return dataclass_from(cls, value, name)
 
     def end(self, state: JobState, code: int | None = None) -> None:

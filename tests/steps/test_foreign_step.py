@@ -140,6 +140,8 @@ BROKEN = {
                "bad:One.inputs is ['extract']"),
     "version": ("one = bad:One", WHOLE + "    version = '2'\n", "one", "valid integer"),
     "params": ("one = bad:One", WHOLE + "    params_type = dict\n", "one", "subclass of Params"),
+    "former name": ("one = bad:One", WHOLE + "    findings = frozenset()\n", "one",
+                    "bad:One.findings is now called 'report_items'"),
     "files": ("one = bad:One", WHOLE + "    kept_files = 'history.csv'\n", "one", "valid tuple"),
 }
 

@@ -107,3 +107,10 @@ def test_a_local_job_of_an_earlier_version_may_hold_nulls():
     assert LocalJob.from_json({**value, "pid": None, "later": 1}, "2").to_json() == value
     with pytest.raises(InputError, match="2.task cannot be"):
         LocalJob.from_json({**value, "task": "x"}, "2")
+
+
+@pytest.mark.parametrize("state", [{}, [], None, 3, "GONE"])
+def test_a_local_job_in_an_unknown_state_is_refused(state):
+    value = {"state": state, "step": "fit", "task": 0, "job": "2", "array": False, "after": []}
+    with pytest.raises(InputError, match="2"):
+        LocalJob.from_json(value, "2")
