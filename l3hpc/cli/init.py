@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from l3hpc.errors import EXIT_OK, InputError, command_line
+from l3hpc.errors import EXIT_OK, InputError, command_line, shell_word
 
 if TYPE_CHECKING:
     from l3hpc.setup.choices import Choice
@@ -51,13 +51,12 @@ def command(path: Path, name: str | None, partition: str | None, account: str | 
     from l3hpc.setup import choices, cluster_file, survey
 
     if not dry_run:
-        cluster_file.refuse_existing(path, force)
+        cluster_file.check_target(path, force)
     found = survey.look(local, account or "")
     if found.site is None:
         _refuse_slurm_options(local, name=name, partition=partition, account=account)
     choice = None if found.site is None else choices.choose(
-        found.site, site.refusal, name=name or "", partition=partition or "",
-        account=account or "")
+        found.site, site.refusal, name=name, partition=partition, account=account)
     content = cluster_file.text(found, choice)
     if not dry_run:
         cluster_file.write(path, content, force)
@@ -77,7 +76,7 @@ def _refuse_slurm_options(local: bool, **given: str | None) -> None:
     for option, value in given.items():
         if value is not None:
             why = "with --local" if local else "without Slurm (sinfo is not installed here)"
-            raise InputError(f"--{option} {value} has no meaning {why}",
+            raise InputError(f"--{option} {shell_word(value)} has no meaning {why}",
                              hint="the profile of this machine is called local")
 
 
@@ -85,6 +84,7 @@ def _say(found: Survey, choice: Choice | None, path: Path) -> None:
     """What was chosen, and what is next."""
     from l3hpc.config.units import format_memory
     from l3hpc.console.formatting import table_lines
+    from l3hpc.setup.cluster_file import loadable
 
     if found.site is None or choice is None:
         rows = [("machine", f"{found.cpus} cores, {format_memory(found.mem_mb)}; no Slurm")]
@@ -99,7 +99,7 @@ def _say(found: Survey, choice: Choice | None, path: Path) -> None:
                 ("GPUs", f"{choice.gpu_request} {choice.gpu_type}".rstrip()),
                 ("limits", ", ".join(f"{key} {value}" for key, value in choice.limits.items())),
                 ("steps", ", ".join(steps) or "all fit as they are"),
-                ("modules", ", ".join(found.loaded_modules) or "none loaded"),
+                ("modules", ", ".join(loadable(found.loaded_modules)) or "none loaded"),
                 *(("look at", note) for note in choice.notes)]
     for line in table_lines(rows, indent=""):
         click.echo(line)

@@ -8,17 +8,19 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from l3hpc.config import sources
-from l3hpc.config.profile import ClusterProfile
+from l3hpc.config.capabilities import LOCAL
+from l3hpc.config.profile import ClusterProfile, word
 from l3hpc.config.resources import Resources
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import ClusterError, InputError, nearest
 from l3hpc.pipelines import definition
 from l3hpc.schedulers.slurm.partitions import Amount, Partition, excesses
 from l3hpc.schedulers.slurm.site import Site
 
 Refusal = Callable[[tuple[str, ...]], str]  # options of sbatch → why it refuses them, or ''
+YEAR_MIN = 525_600  # no job requests more, so a longer limit need not be written
 MEMORY = {"mem": ("--mem=50M",), "mem-per-cpu": ("--mem-per-cpu=50M",), "none": ()}
 
 
@@ -77,8 +79,8 @@ def demands() -> dict[str, Resources]:
     return most
 
 
-def choose(site: Site, refusal: Refusal, *, name: str = "", partition: str = "",
-           account: str = "") -> Choice:
+def choose(site: Site, refusal: Refusal, *, name: str | None = None,
+           partition: str | None = None, account: str | None = None) -> Choice:
     """A profile with which this site takes the delivered and own pipelines.
 
     Parameters
@@ -87,17 +89,21 @@ def choose(site: Site, refusal: Refusal, *, name: str = "", partition: str = "",
         What Slurm said.
     refusal : callable
         Options of sbatch → why it refuses a job with them, '' where it takes it.
-    name : str
+    name : str or None
         The profile's name. Default: that of the cluster.
-    partition, account : str
+    partition, account : str or None
         What the person wants. Default: the site's default partition, and the person's default
         account.
 
     Raises
     ------
     InputError
-        There is no such partition or account.
+        There is no such partition or account, or a profile cannot have such a name.
+    ClusterError
+        No partition has a name that a profile can hold.
     """
+    _check_options(name=name, partition=partition, account=account)
+    site = _usable(site)
     if account and site.accounts and account not in site.accounts:
         raise InputError(f"you may not use account {account!r}",
                          allowed=nearest(account, site.accounts), where="--account")
@@ -105,6 +111,7 @@ def choose(site: Site, refusal: Refusal, *, name: str = "", partition: str = "",
         raise InputError(f"there is no partition {partition!r}",
                          allowed=nearest(partition, site.partitions), where="--partition")
     account = account or next(iter(site.accounts), "")
+    called, renamed = (name, []) if name else _name(site.cluster)
     base: tuple[str, ...] = (f"--account={account}",) if account else ()
     refusal = functools.cache(refusal)
     main, memory, notes = _main(site, refusal, base, partition)
@@ -113,8 +120,8 @@ def choose(site: Site, refusal: Refusal, *, name: str = "", partition: str = "",
     others = [one for one in site.partitions.values() if one.up and one is not main]
     places = {main.name: main}
     choice = Choice(
-        name or _name(site.cluster), account, main.name, gpu.request, gpu.kind, memory,
-        notes=[*site.notes, *notes, *gpu.notes])
+        called, account, main.name, gpu.request, gpu.kind, memory,
+        notes=[*renamed, *site.notes, *notes, *gpu.notes])
     for kind, wanted in demands().items():
         if wanted.gpus and gpu.partitions:  # all of them take a job with a GPU
             place = _in_order(gpu.partitions, main, kind, wanted, choice)[0]
@@ -127,7 +134,44 @@ def choose(site: Site, refusal: Refusal, *, name: str = "", partition: str = "",
     return choice
 
 
-def _main(site: Site, refusal: Refusal, base: tuple[str, ...], wanted: str
+def _check_options(**given: str | None) -> None:
+    """Refuse what the person gave and a profile cannot hold."""
+    for option, value in given.items():
+        if value is None:
+            continue
+        try:
+            word(value)
+        except InputError as error:
+            raise InputError(error.message, where=f"--{option}", allowed=error.allowed) from None
+    if given["name"] == LOCAL:
+        raise InputError("'local' is the profile whose jobs run on this machine, without Slurm",
+                         where="--name", allowed="any other name",
+                         hint="l3hpc init --local writes a profile for this machine")
+
+
+def _usable(site: Site) -> Site:
+    """The site without accounts and partitions whose names a profile cannot hold, and a note of
+    each."""
+    accounts = tuple(filter(_holds, site.accounts))
+    partitions = {name: one for name, one in site.partitions.items() if _holds(name)}
+    left_out = [*(f"account {name!r}" for name in site.accounts if name not in accounts),
+                *(f"partition {name!r}" for name in site.partitions if name not in partitions)]
+    if not partitions:
+        raise ClusterError(f"a profile cannot hold the name of {' or '.join(left_out)}",
+                           hint="l3hpc init --local writes a profile for this machine")
+    return replace(site, accounts=accounts, partitions=partitions, notes=(*site.notes, *(
+        f"{one} is left out: a profile cannot hold the name" for one in left_out)))
+
+
+def _holds(name: str) -> bool:
+    try:
+        word(name)
+    except InputError:
+        return False
+    return True
+
+
+def _main(site: Site, refusal: Refusal, base: tuple[str, ...], wanted: str | None
           ) -> tuple[Partition, str, list[str]]:
     """The partition of most jobs, how memory is asked for there, and notes."""
     parts = [site.partitions[wanted]] if wanted else sorted(
@@ -159,7 +203,7 @@ def _gpus(site: Site, refusal: Refusal, base: tuple[str, ...], main: Partition) 
                                      one.name))
     said: tuple[str, ...] = ()
     for first in having:
-        for kind in ("", *first.gpu_types):
+        for kind in ("", *filter(_holds, first.gpu_types)):
             for request, option in (("gres", f"--gres=gpu:{kind}:1".replace("::", ":")),
                                     ("gpus-per-node", f"--gpus-per-node={kind}:1"
                                      .replace("=:", "="))):
@@ -196,11 +240,26 @@ def _settle(choice: Choice, kind: str, wanted: Resources, place: Partition, main
             over = excesses(main, kind, kind, choice.profile(), wanted)
             reasons += [f"{one.requested}; {one.available}" for one in over[:1]]
     capped: dict[Amount, tuple[str, str | int]] = {
-        Amount.TIME: ("time", _time(place.time_min or 0)),
-        Amount.MEMORY: ("mem", f"{place.mem_mb}MB"),
-        Amount.CORES: ("cpus", place.cpus),
         Amount.GPUS: ("gpus", max(place.gpus.values(), default=0))}
+    nothing = []
+    if place.time_min:
+        capped[Amount.TIME] = ("time", _time(place.time_min))
+    elif place.time_min == 0:
+        nothing.append("a time limit under 1 min")
+    if place.mem_mb:
+        capped[Amount.MEMORY] = ("mem", f"{place.mem_mb}MB")
+    elif choice.memory_request != "none":
+        nothing.append("no memory")
+    if place.cpus:
+        capped[Amount.CORES] = ("cpus", place.cpus)
+    else:
+        nothing.append("no cores")
+    if nothing:
+        note = f"partition {place.name} has {' and '.join(nothing)}: no job can run there"
+        choice.notes[:] = dict.fromkeys([*choice.notes, note])
     for one in excesses(place, kind, kind, choice.profile(), wanted):
+        if one.what not in capped:
+            continue
         key, value = capped[one.what]
         own[key] = value
         reasons.append(f"{one.requested}; {one.available}")
@@ -214,10 +273,11 @@ def _limits(site: Site, places: list[Partition], memory: str) -> dict[str, str |
     limits: dict[str, str | int] = {}
     times = [one.time_min for one in places]
     longest = max((time for time in times if time is not None), default=0)
-    if longest and None not in times:
+    if 0 < longest <= YEAR_MIN and None not in times:
         limits["time"] = _time(longest)
-    if memory != "none":  # elsewhere Slurm may not know what its nodes have: it then says 1 MB
-        limits["mem"] = f"{max(one.mem_mb for one in places)}MB"
+    most = max(one.mem_mb for one in places)
+    if memory != "none" and most:  # with none, Slurm may say 1 MB: it does not know the nodes
+        limits["mem"] = f"{most}MB"
     array = [number for number in (site.max_array, site.max_submit and max(site.max_submit // 2, 1))
              if number]
     if array:
@@ -233,8 +293,11 @@ def _time(minutes: int) -> str:
     return f"{minutes}m"
 
 
-def _name(cluster: str) -> str:
-    """The cluster's name as a profile's; ``local`` would be another kind of profile."""
+def _name(cluster: str) -> tuple[str, list[str]]:
+    """A profile's name after the cluster's, and a note where it is another."""
     text = re.sub(r"[^\w.-]", "-", cluster).strip("-.")
-    return text if text and text != "local" else "slurm"
-
+    # Slurm prints (null) for a setting without a value; a profile `local` would not use Slurm
+    name = text if text and text != LOCAL and cluster != "(null)" else "slurm"
+    return name, [] if name == cluster else [
+        f"Slurm calls this cluster {cluster!r}, which cannot be the name of its profile: "
+        f"it is called {name}"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 import yaml
 
 from l3hpc.config import sources
+from l3hpc.config.profile import cluster_names, plain
 from l3hpc.config.settings import ENVIRONMENT
 from l3hpc.config.units import format_memory, format_time
-from l3hpc.errors import InputError
-from l3hpc.io.files import write_text
+from l3hpc.errors import InputError, L3hpcError
+from l3hpc.io.files import refuse_special, write_text
 from l3hpc.schedulers.slurm.site import Quality, Site
 from l3hpc.setup.choices import Choice
 from l3hpc.setup.survey import Survey
@@ -21,6 +23,7 @@ COMMENT_AT = {0: 30, 2: 30}  # by indentation, as in the delivered file
 WITHIN = 39
 CLUSTER_VARIABLES = ("SBATCH_CLUSTERS", "SLURM_CLUSTERS")
 WIDTH = 100
+MODULE = re.compile(r"[\w.][\w.+/@=~,-]*")  # a name that a shell takes as it is
 CONTAINER = {"apptainer": "apptainer exec", "singularity": "singularity exec"}
 
 
@@ -46,23 +49,59 @@ def write(path: Path, content: str, force: bool) -> None:
     content
         Its text.
     force
-        Replace a file that exists.
+        Replace a file that exists; of a link, the file that it leads to.
 
     Raises
     ------
     InputError
-        The file exists and ``force`` is not given, or the path cannot be a file.
+        As for ``check_target``, or the folder does not exist.
+    L3hpcError
+        The file cannot be written.
     """
-    refuse_existing(path, force)
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError("is a folder" if path.is_dir() else "the folder does not exist",
-                         where=str(path if path.is_dir() else path.parent))
-    write_text(path, content)
+    check_target(path, force)
+    if not path.parent.is_dir():
+        raise InputError("the folder does not exist", where=str(path.parent))
+    try:
+        write_text(path.resolve(), content)
+    except OSError as error:  # it names the temporary file
+        raise L3hpcError(f"cannot be written: {error.strerror or error}",
+                         where=str(path)) from None
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """An ``InputError`` where the file exists and ``--force`` is not given."""
-    if path.exists() and not force:
+def check_target(path: Path, force: bool) -> None:
+    """Check that a file may be written: there is nothing yet, or a regular file and ``force``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    force
+        A regular file may be replaced.
+
+    Raises
+    ------
+    InputError
+        The file exists and ``force`` is not given; it is a folder, device, pipe, socket or a link
+        that leads nowhere; or it has no proper name.
+    """
+    if str(path) == "-" or not path.parts:
+        raise InputError("is not the name of a file", where=f"-o {'-' if path.parts else repr('')}",
+                         hint="-o FILE writes a file; --dry-run prints it")
+    try:
+        plain(str(path))
+    except InputError as error:
+        raise InputError(error.message, where="-o") from None
+    try:
+        link = stat.S_ISLNK(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if link and not path.exists():
+        raise InputError("is a link that leads nowhere; nothing was written", where=str(path),
+                         hint="remove the link, or -o FILE writes another file")
+    refuse_special(path)
+    if not force:
         raise InputError("exists already; nothing was written", where=str(path),
                          hint="--force replaces it; --dry-run prints the new one; "
                               "-o FILE writes another file")
@@ -99,7 +138,9 @@ def _slurm(found: Survey, site: Site, choice: Choice) -> list[str]:
     if site.qualities:
         names = ", ".join(_quality(one, site.default_qos) for one in site.qualities)
         lines += _off("qos", _value(site.default_qos or site.qualities[0].name), f"yours: {names}")
-    if any(os.environ.get(name) for name in CLUSTER_VARIABLES):
+    if not _can_be_named(site.cluster):
+        pass  # sbatch's own default
+    elif any(os.environ.get(name) for name in CLUSTER_VARIABLES):
         # without it sbatch would follow the variable, and this file is about the login node's own
         lines += _line("clusters", _value(site.cluster), "whatever SLURM_CLUSTERS says")
     elif site.other_clusters:
@@ -121,9 +162,18 @@ def _slurm(found: Survey, site: Site, choice: Choice) -> list[str]:
     return lines
 
 
+def _can_be_named(cluster: str) -> bool:
+    """Whether ``clusters:`` can name it."""
+    try:
+        return bool(cluster_names([cluster]))
+    except InputError:
+        return False
+
+
 def _account(site: Site, choice: Choice) -> list[str]:
     if not choice.account:
-        return _off("account", "NAME", "Slurm names no account of yours")
+        return _off("account", "NAME", "see above" if site.accounts
+                    else "Slurm names no account of yours")
     others = ", ".join(name for name in site.accounts if name != choice.account)
     return _line("account", _value(choice.account), f"also yours: {others}" if others else "")
 
@@ -139,7 +189,11 @@ def _quality(one: Quality, default: str) -> str:
 def _gpus(site: Site, choice: Choice) -> list[str]:
     types = sorted({kind for one in site.partitions.values() for kind in one.gpu_types})
     if choice.gpu_request == "none":
-        return _line("gpu_request", "none", "no partition of yours has GPUs: steps use cores")
+        having = [one for one in site.partitions.values() if one.gpus]
+        why = "no partition of yours has GPUs" if not having else \
+            "sbatch refuses jobs with a GPU" if any(one.up for one in having) \
+            else "all partitions with GPUs are down"
+        return _line("gpu_request", "none", f"{why}: steps use cores")
     lines = _line("gpu_request", choice.gpu_request, "gres, gpus-per-node or none")
     if choice.gpu_type:
         return lines + _line("gpu_type", _value(choice.gpu_type), f"of {', '.join(types)}; "
@@ -148,15 +202,25 @@ def _gpus(site: Site, choice: Choice) -> list[str]:
                     if types else [])
 
 
+def loadable(modules: tuple[str, ...]) -> list[str]:
+    """The names of modules that ``setup:`` can load."""
+    return [name for name in modules if MODULE.fullmatch(name)]
+
+
 def _software(found: Survey) -> list[str]:
     """Modules, container, Python: what a job needs before it starts."""
-    if found.loaded_modules:
+    loaded = loadable(found.loaded_modules)
+    odd = [name for name in found.loaded_modules if name not in loaded]
+    if loaded:
         lines = _line("setup", "", "shell commands to run before Python starts")
         # those of this shell: the Python that runs l3hpc may come from one of them
-        lines += [f"      - {_value('module load ' + ' '.join(found.loaded_modules))}"]
+        lines += [f"      - {_value('module load ' + ' '.join(loaded))}"]
     else:
         lines = _off("setup", "[module purge, module load NAME]",
                      "shell commands to run before Python starts")
+    if odd:
+        lines += _comment("  left out of module load, as no name of a module looks like this: "
+                          + ", ".join(map(repr, odd)), "    ")
     if found.modules:
         lines += _comment(f"  modules of this site: {', '.join(found.modules)}", "    ")
     if found.containers:

@@ -65,13 +65,15 @@ def look(local: bool = False, account: str = "") -> Survey:
     Raises
     ------
     ClusterError
-        Slurm is installed and does not answer.
+        Slurm is installed, and does not answer or has no partition for this person.
     """
     containers = tuple(name for name in CONTAINERS if shutil.which(name))
     if local or not (shutil.which("sinfo") and shutil.which("sbatch")):
         return Survey(None, allocated_cores(), machine_memory_mb(), containers)
     try:
         found = site.ask(account)
+    except site.NoPartitionError:
+        raise
     except ClusterError as error:
         raise ClusterError(f"Slurm is installed but does not answer: {error.message}",
                            hint="Run this on a login node where sinfo works, or write a profile "

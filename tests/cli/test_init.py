@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,18 @@ def test_slurm_that_does_not_answer(say, greene):
     greene.says("sinfo", "exit 1")
     code, _, err = say("init")
     assert code == 4 and "l3hpc init --local" in err and not Path("cluster.yaml").exists()
+
+
+@pytest.mark.parametrize("words", [
+    ("--name", "local"), ("--name", "a: b"), ("--name", ""), ("--account", "a b"),
+    ("--partition", "-x"), ("-o", ""), ("-o", "-"), ("-o", "a\nb.yaml")])
+def test_what_a_profile_or_a_file_cannot_be_called(say, greene, words):
+    code, out, err = say("init", *words)
+    assert (code, out) == (2, "") and words[0] in err and "bug" not in err
+    assert not list(Path().glob("*.yaml")) and not Path("-").exists()
+
+
+def test_a_pipe_stays_one(say, greene):
+    os.mkfifo("cluster.yaml")
+    code, _, err = say("init", "--force")
+    assert code == 2 and "cluster.yaml: is a named pipe" in err and Path("cluster.yaml").is_fifo()

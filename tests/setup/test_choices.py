@@ -4,7 +4,7 @@
 import pytest
 
 from l3hpc.config.resources import Resources
-from l3hpc.errors import InputError
+from l3hpc.errors import ClusterError, InputError
 from l3hpc.schedulers.slurm.partitions import Partition
 from l3hpc.schedulers.slurm.site import Site
 from l3hpc.setup import choices
@@ -122,10 +122,61 @@ def test_the_persons_own_choice_counts():
         choices.choose(site(CPU), takes_all, account="pr_43")
 
 
-@pytest.mark.parametrize(("cluster", "name"), [("local", "slurm"), ("a b", "a-b"), ("", "slurm")])
+@pytest.mark.parametrize(("cluster", "name"), [
+    ("local", "slurm"), ("(null)", "slurm"), ("a b", "a-b"), ("", "slurm")])
 def test_a_name_that_a_profile_may_have(cluster, name):
     found = choices.choose(Site(cluster, "", {"cpu": CPU}), takes_all)
-    assert found.name == name
+    assert found.name == name and found.profile().executor == "slurm"
+    assert repr(cluster) in found.notes[0] and f"it is called {name}" in found.notes[0]
+
+
+@pytest.mark.parametrize("option", ["name", "partition", "account"])
+@pytest.mark.parametrize("value", [
+    "", " ", "a: b", "#x", "-x", "'", '"', "a\nb", "\x1b", "x" * 2000])
+def test_what_a_person_gives_has_to_fit_into_a_profile(option, value):
+    with pytest.raises(InputError) as caught:
+        choices.choose(site(CPU, accounts=()), takes_all, **{option: value})
+    assert caught.value.where == f"--{option}"
+
+
+def test_a_profile_of_a_cluster_is_not_called_local():
+    """``local`` runs jobs on this machine: on a site that is the login node."""
+    with pytest.raises(InputError, match="--name: 'local' is the profile") as caught:
+        choices.choose(site(CPU), takes_all, name="local")
+    assert caught.value.allowed == "any other name"
+    assert choices.choose(site(CPU), takes_all, name="Local").profile().executor == "slurm"
+
+
+def test_names_of_slurm_that_a_profile_cannot_hold_are_left_out():
+    found = choices.choose(site(partition("my part", default=True), CPU,
+                                accounts=("my lab", "pr_7")), takes_all)
+    assert (found.account, found.partition) == ("pr_7", "cpu")
+    assert found.notes == [
+        "account 'my lab' is left out: a profile cannot hold the name",
+        "partition 'my part' is left out: a profile cannot hold the name"]
+    with pytest.raises(ClusterError, match="cannot hold the name of partition 'my part'"):
+        choices.choose(site(partition("my part")), takes_all)
+    odd = partition("gpu", gpus={"a 100": 4, "v100": 2})
+    assert choices.choose(site(CPU, odd), refuses("gpu:1", "node=1")).gpu_type == "v100"
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"cpus": 0}, "no cores"), ({"time_min": 0}, "a time limit under 1 min"),
+    ({"mem_mb": 0}, "no memory"),
+    ({"cpus": 0, "mem_mb": 0, "nodes": 0}, "no memory and no cores")])
+def test_a_partition_in_which_nothing_can_run(values, said):
+    found = choices.choose(site(partition("cpu", default=True, **values)), takes_all)
+    found.profile()
+    assert found.notes == [f"partition cpu has {said}: no job can run there"]
+    found = choices.choose(
+        site(partition("cpu", default=True, **values), partition("b")), takes_all)
+    assert {own["partition"] for own in found.steps.values()} == {"b"}
+    found.profile()
+
+
+def test_a_limit_of_more_than_a_year_is_none():
+    found = choices.choose(site(partition("cpu", default=True, time_min=800 * 1440)), takes_all)
+    assert "time" not in found.limits and found.profile().limits.time is None
 
 
 def test_demands_are_the_most_of_any_pipeline(monkeypatch, tmp_path):

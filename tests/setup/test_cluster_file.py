@@ -1,11 +1,16 @@
 """The file that ``l3hpc init`` writes is read back as it was meant, whatever a site's names are."""
 
+import os
 import re
+import socket
+import stat
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from l3hpc.config import settings
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, L3hpcError
 from l3hpc.schedulers.slurm.partitions import Partition
 from l3hpc.schedulers.slurm.site import Quality, Site
 from l3hpc.setup import cluster_file
@@ -100,3 +105,90 @@ def test_what_exists_is_kept(tmp_path):
     assert path.read_text() == "cluster: local\n\n"
     with pytest.raises(InputError, match="does not exist"):
         cluster_file.write(tmp_path / "no/cluster.yaml", "x", force=False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_only_a_regular_file_is_replaced(tmp_path, force, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    os.mkfifo("pipe")
+    Path("to_pipe").symlink_to("pipe")
+    Path("dangling").symlink_to("gone")
+    Path("loop").symlink_to("loop")
+    Path("folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind("socket")
+    for name, said in (("pipe", "is a named pipe"), ("to_pipe", "is a named pipe"),
+                       ("socket", "is a socket"), ("folder", "is a folder"),
+                       ("dangling", "a link that leads nowhere"), ("loop", "that leads nowhere")):
+        before = os.lstat(name)
+        with pytest.raises(InputError, match=f"^{name}: .*{said}"):
+            cluster_file.write(Path(name), "x", force)
+        assert os.lstat(name).st_ino == before.st_ino
+        assert stat.S_IFMT(os.lstat(name).st_mode) == stat.S_IFMT(before.st_mode)
+    assert not Path("gone").exists()
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path):
+    (tmp_path / "real.yaml").write_text("old")
+    link = tmp_path / "cluster.yaml"
+    link.symlink_to("real.yaml")
+    with pytest.raises(InputError, match="exists already"):
+        cluster_file.write(link, "new", force=False)
+    cluster_file.write(link, "new", force=True)
+    assert link.is_symlink() and (tmp_path / "real.yaml").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["", "-", "a\nb.yaml", "\x1b[31m", "\udcff"])
+def test_what_is_no_name_of_a_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        cluster_file.write(Path(name), "x", force=True)
+    assert caught.value.where.startswith("-o")
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_writing_names_the_file(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", f"{path}.tmp")
+    monkeypatch.setattr(cluster_file, "write_text", full)
+    path = tmp_path / "cluster.yaml"
+    with pytest.raises(L3hpcError, match="cannot be written: No space left on device") as caught:
+        cluster_file.write(path, "x", force=False)
+    assert caught.value.where == str(path)
+
+
+def test_why_no_gpu_is_asked_for():
+    def said(parts):
+        text = cluster_file.text(Survey(replace(SITE, partitions=parts), 8, 16000),
+                                 replace(CHOICE, gpu_request="none"))
+        return re.search("gpu_request: none +# (.*)", text)[1]
+
+    assert said(PARTS) == "sbatch refuses jobs with a GPU: steps use cores"
+    assert said({**PARTS, "gpu": replace(PARTS["gpu"], up=False)}) == \
+        "all partitions with GPUs are down: steps use cores"
+    assert said({"cpu": PARTS["cpu"]}) == "no partition of yours has GPUs: steps use cores"
+
+
+def test_a_module_is_no_shell_code(tmp_path):
+    odd = ("py'thon/3", "$(touch x)", "-x", "a\nb", "a;b")
+    text = cluster_file.text(Survey(SITE, 8, 16000, (), ("gcc/13.2+cuda", *odd)), CHOICE)
+    assert read(tmp_path, text).profile.setup == ("module load gcc/13.2+cuda",)
+    assert all(repr(name) in re.sub("\n *# +", " ", text) for name in odd)
+    text = cluster_file.text(Survey(SITE, 8, 16000, (), odd), CHOICE)
+    assert read(tmp_path, text).profile.setup == ()
+
+
+def test_a_cluster_and_accounts_that_a_profile_cannot_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CLUSTERS", "elsewhere")
+    site = replace(SITE, cluster="(null)", accounts=("my lab",))
+    text = cluster_file.text(Survey(site, 8, 16000), replace(CHOICE, name="slurm", account=""))
+    profile = read(tmp_path, text).profile
+    assert profile.clusters == () and profile.account is None
+    assert "names no account of yours" not in text
+
+
+@pytest.mark.parametrize("name", ["null", "yes", "12", "x" * 1024])
+def test_a_name_is_read_back(tmp_path, name):
+    text = cluster_file.text(Survey(SITE, 8, 16000), replace(CHOICE, name=name))
+    assert read(tmp_path, text).profile.name == name

@@ -66,6 +66,17 @@ def test_slurm_that_does_not_answer(greene):
     assert survey.look(local=True).site is None
 
 
+@pytest.mark.parametrize(("answer", "said"), [
+    ("", "Slurm answers, but sinfo lists no partition that you may use"),
+    ("cpu*|up|1-00:00:00|?|8|(null)|3", "no partition whose limits can be read; it says 'cpu")])
+def test_slurm_without_a_partition(greene, answer, said):
+    greene.says("sinfo", f"echo '{answer}'")
+    with pytest.raises(ClusterError) as caught:
+        survey.look()
+    assert said in caught.value.message and "does not answer" not in str(caught.value)
+    assert "l3hpc init --local" in caught.value.hint
+
+
 def test_no_slurm(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     found = survey.look()

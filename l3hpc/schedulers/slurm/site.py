@@ -22,6 +22,10 @@ from l3hpc.schedulers.slurm.partitions import Partition
 SINFO = tuple(word for word in partitions.SINFO if word != "--all")
 
 
+class NoPartitionError(ClusterError):
+    """Slurm answers, and there is no partition to send a job to."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """A quality of service. Limits are None where it has none of its own."""
@@ -82,11 +86,17 @@ def ask(account: str = "") -> Site:
     Raises
     ------
     ClusterError
-        sinfo or scontrol does not answer. Without an accounting database there is only a note.
+        sinfo or scontrol does not answer, or there is no partition (``NoPartitionError``). Without
+        an accounting database there is only a note.
     """
-    found = partitions.parse_sinfo(call(SINFO, timeout_s=CONFIG_S))
+    listed = call(SINFO, timeout_s=CONFIG_S)
+    found = partitions.parse_sinfo(listed)
     if not found:
-        raise ClusterError("sinfo lists no partition that you may use")
+        raise NoPartitionError(
+            f"sinfo lists no partition whose limits can be read; it says {listed.strip()[:100]!r}"
+            if listed.strip() else "Slurm answers, but sinfo lists no partition that you may use",
+            hint="Ask your site which partition you may use, or write a profile for this machine: "
+                 "l3hpc init --local")
     settings = _settings(call(["scontrol", "show", "config"], timeout_s=CONFIG_S))
     site = Site(cluster=settings.get("ClusterName", "slurm"), partitions=found,
                 version=f"slurm {settings['SLURM_VERSION']}" if "SLURM_VERSION" in settings
