@@ -94,11 +94,19 @@ def _addresses(given: Iterable[str]) -> Iterator[tuple[str, str]]:
         elif _SCHEME.match(text):
             yield text, where
         elif text.startswith(("/", "~", "./")):
-            yield from ((line, f"{where}: {text}") for line in _lines(Path(text).expanduser()))
+            yield from ((line, f"{where}: {text}") for line in _lines(_home(text, where)))
         else:
             raise InputError("this is no address, variable or file", where=where,
                              allowed="service://… of Apprise, $VARIABLE, or a path that starts "
                                      "with /, ~ or ./")
+
+
+def _home(text: str, where: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"the home folder of {text!r} is not known", where=where,
+                         hint="name the file by its whole path") from None
 
 
 def _lines(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from l3hpc.cli.planning import complete_cluster
-from l3hpc.cli.runs import workspace, workspace_options
+from l3hpc.cli.runs import error_lines, workspace, workspace_options
 from l3hpc.errors import EXIT_OFFLINE, EXIT_OK, InputError, command_line
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def command(test: bool, cron: bool, every: int, cluster: str | None, dry_run: bo
     if as_json:
         click.echo(json.dumps({"schema": 1, "messages": [
             {"run": one.message.run, "event": one.message.event, "title": one.message.title,
-             "body": one.message.body, "to": one.to, "sent": bool(one.sent)} for one in found]},
+             "body": one.message.body, "to": one.to, "sent": bool(one.sent),
+             "would_send": one.sent is None} for one in found]},
             indent=2))
     else:
         for one in found:
@@ -79,6 +80,7 @@ def command(test: bool, cron: bool, every: int, cluster: str | None, dry_run: bo
 def _print_cron(config: Config, folder: Path, every: int) -> None:
     from l3hpc.cli.cron import crontab_line
     from l3hpc.io.files import digest
+    from l3hpc.runs import notifications
 
     wanted = config.profile.notify
     if wanted is not None and any(url.get_secret_value().startswith("$") for url in wanted.urls):
@@ -94,3 +96,8 @@ def _print_cron(config: Config, folder: Path, every: int) -> None:
     if wanted is None:
         click.echo(f"note: profile {config.profile.name} has no notify: in {config.file}; see "
                    + command_line("notify", "--help"), err=True)
+        return
+    try:
+        notifications.destinations(wanted)
+    except InputError as error:  # the file may be written later
+        click.echo("\n".join(error_lines("warning: no messages would be sent", error)), err=True)

@@ -221,7 +221,13 @@ def announce(folder: Path, config_file: str | None) -> list[str]:
         return [f"note: {one.words}" for one in notifications.announce(folder, config_file)
                 if not one.sent]
     except (InputError, OSError) as error:  # a watch goes on without messages
-        return [f"note: no messages are sent: {one_line(error)}"]
+        return error_lines("note: no messages are sent", error)
+
+
+def error_lines(what: str, error: Exception) -> list[str]:
+    """Return a note about an error that ends no command; what helps has a line of its own."""
+    first, *rest = str(error).split("\n")
+    return [f"{what}: {one_line(first)}", *(f"      {one_line(line)}" for line in rest)]
 
 
 def _cut_to_terminal(text: str) -> str:

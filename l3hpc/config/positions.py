@@ -13,9 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from l3hpc.errors import InputError, nearest
 from l3hpc.io import yaml
+from l3hpc.io.values import without_addresses
 from l3hpc.io.yaml import KeyPath
 
 Model = TypeVar("Model", bound=BaseModel)
+SECRET = "notify"  # key whose value holds addresses with passwords and tokens
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,13 @@ def explain(
 ) -> InputError:
     """Turn a pydantic error into an ``InputError``: where, what is wrong, what is allowed.
 
+    No message shows an address, or a value at, above or below the key ``notify``.
+
     Parameters
     ----------
     error
-        Its first entry is explained.
+        Its first entry is explained; an unknown key before a missing one, which it may be meant
+        to be.
     model
         What was validated; the source of the valid names.
     document
@@ -193,29 +198,57 @@ def explain(
     prefix
         Put before the name of the parameter (``train.``).
     """
-    first = error.errors(include_url=False)[0]
+    entries = error.errors(include_url=False)
+    first = entries[0]
+    if first["type"] == "missing":
+        first = next((one for one in entries if one["type"] == "extra_forbidden"
+                      and one["loc"][:-1] == first["loc"][:-1]), first)
     # pydantic puts the names of validators into the path
     location = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
-    dotted = prefix + ".".join(str(part) for part in location)
+    dotted = without_addresses(prefix + ".".join(str(part) for part in location))
+    is_secret = SECRET in (*keys, *location) or _holds_secret(first["input"])
     where = document.where((*keys, *location)) if document else None
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Refusal):
         refusal = cause.refusal
-        return InputError(f"{dotted}: {refusal.message}", where=where, allowed=refusal.allowed,
+        # the validators of notify name no value, those of other keys may quote it
+        message = without_addresses(refusal.message) if location[:1] == (SECRET,) or not is_secret \
+            else f"{_kind(first['input'])} is not allowed here"
+        return InputError(f"{dotted}: {message}", where=where, allowed=refusal.allowed,
                           hint=refusal.hint)
     if first["type"] == "extra_forbidden":
         name = str(location[-1])
         valid = _fields(model, location[:-1])
         above = prefix + ".".join(str(part) for part in location[:-1])
         inside = f" in {above.rstrip('.')}" if above else ""
-        return InputError(f"unknown key {name!r}{inside}", where=where,
-                          allowed=nearest(name, valid))
+        return InputError(without_addresses(f"unknown key {name!r}") + without_addresses(inside),
+                          where=where, allowed=nearest(name, valid))
     if not location:
         return InputError("not a mapping of names to values", where=where)
-    message = first["msg"].removeprefix("Value error, ")
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    message = without_addresses(first["msg"].removeprefix("Value error, "))
+    if is_secret:
+        shown = _kind(first["input"])
+    else:
+        shown = without_addresses(repr(first["input"]))
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return InputError(f"{dotted}: {message[:1].lower()}{message[1:]} (got {shown})", where=where)
+
+
+def _holds_secret(value: Any) -> bool:
+    """Whether a value, or text such as ``notify: ADDRESS``, may contain what ``notify`` holds."""
+    if isinstance(value, Mapping):
+        return any(_holds_secret(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple)):
+        return any(_holds_secret(item) for item in value)
+    return isinstance(value, str) and SECRET in value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return {str: "a string", bool: "true or false"}.get(type(value), "a value")
 
 
 def _fields(model: Any, location: KeyPath) -> list[str]:

@@ -189,6 +189,18 @@ class Notify(Section):
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(checked(addresses))]
     on: tuple[NotifyEvent, ...] = ALL_EVENTS
 
+    def below(self, base: Path) -> Notify:
+        """Return these settings with every ``./FILE`` as an absolute path.
+
+        Parameters
+        ----------
+        base
+            The folder of cluster.yaml, which other paths start from as well.
+        """
+        urls = (url.get_secret_value() for url in self.urls)
+        return self.model_copy(update={"urls": tuple(SecretStr(
+            os.path.normpath(base / url) if url.startswith("./") else url) for url in urls)})
+
 
 def notify_settings(value: Any) -> Any:
     """``notify: ADDRESS`` and ``notify: [ADDRESS, …]`` as ``{urls: …}``."""

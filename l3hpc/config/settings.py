@@ -313,7 +313,7 @@ def load(
         origins["cluster"] = "--cluster"
     elif document.has(("cluster",)):
         origins["cluster"] = document.where(("cluster",))
-    profiles = _profiles(content, document)
+    profiles = _profiles(content, document, base)
     if name not in profiles:
         where = "--cluster" if cluster else document.where(("cluster",))
         raise InputError(f"there is no cluster {name!r}", where=where,
@@ -340,14 +340,17 @@ def load(
     )
 
 
-def _profiles(content: ClusterFile, document: Document) -> dict[str, ClusterProfile]:
+def _profiles(content: ClusterFile, document: Document, base: Path) -> dict[str, ClusterProfile]:
     profiles = {"local": ClusterProfile(name="local")}
     for name, entry in content.clusters.items():
         keys = ("clusters", name)
         if "name" in (entry or {}):
             raise document.refuse((*keys, "name"), "the name of a profile is its key: remove name:")
         values = {**(entry or {}), "name": name}
-        profiles[name] = positions.validated(ClusterProfile, document, keys, values)
+        profile = positions.validated(ClusterProfile, document, keys, values)
+        if profile.notify is not None:
+            profile = profile.model_copy(update={"notify": profile.notify.below(base)})
+        profiles[name] = profile
     return profiles
 
 

@@ -28,6 +28,7 @@ _HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _CONTROL = re.compile(rf"(?!\r\n)[{_HIDDEN}]")
 _ANY = re.compile(rf"[{_HIDDEN}\t\n]")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]")
+_ADDRESS = re.compile(r"://(?:.*(?=['\"])|.*)", re.DOTALL)
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _ASCII = str.maketrans({"→": "->", "←": "<-", "–": "-", "—": "-", "…": "...", "×": "x", "φ": "phi",
                         "✓": "+", "✗": "x", "·": "-", "‘": "'", "’": "'", "“": '"', "”": '"',
@@ -58,6 +59,19 @@ def one_line(value: object) -> str:
     'a\\nb'
     """
     return _ANY.sub(_escaped, str(value))
+
+
+def without_addresses(text: str) -> str:
+    """Return a message without the addresses in it: they may hold passwords and tokens.
+
+    From the first ``://`` to the last quote, or to the end: a password may hold spaces or quotes.
+
+    Examples
+    --------
+    >>> without_addresses("'slack://TOKEN' is not a name")
+    "'slack://…' is not a name"
+    """
+    return _ADDRESS.sub("://…", text)
 
 
 def log_text(text: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from l3hpc.errors import InputError
+from l3hpc.io.values import without_addresses
 
 KeyPath = tuple[str | int, ...]  # keys and list indices from the root to a value
 MAX_BYTES = 256 * 1024
@@ -217,7 +218,7 @@ class _Values:
 
 def _refusal(name: str, mark: yaml.Mark | None, message: str) -> InputError:
     position = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-    return InputError(message, where=f"{name}{position}")
+    return InputError(without_addresses(message), where=f"{name}{position}")
 
 
 def _too_large(name: str) -> InputError:

@@ -153,7 +153,7 @@ def test(profile: ClusterProfile, *, dry_run: bool = False) -> Iterator[Delivery
         raise InputError("no addresses are set", where=f"clusters.{profile.name}.notify",
                          hint="set notify: of the profile in cluster.yaml; examples: "
                               "l3hpc notify --help")
-    message = Message("", "done", f"l3hpc on {socket.gethostname()}",
+    message = Message("", "done", f"test of l3hpc: {socket.gethostname()}",
                       f"This is a test of the profile {profile.name}: messages arrive.")
     for to in destinations(profile.notify):
         yield Delivery(message, to.label, None if dry_run else notify.send(
@@ -179,6 +179,8 @@ def _about(workspace: Path, record: RunRecord, found: RunStatus, wanted: Notify,
                 yield Delivery(message, to.label, sent)
                 if sent is False:  # the next message would note this one as well
                     break
+    except InputError as error:  # notified.json was damaged since it was first read
+        report_damage(error)
     finally:
         lease.release(forget=True)
 
@@ -265,10 +267,19 @@ def _sent(workspace: Path, run: str) -> dict[str, dict[str, Any]]:
     path = Workspace(workspace).run(run).notified
     value = read_json(path)
     sent = value.get("sent") if isinstance(value, dict) else None
-    if not isinstance(sent, dict) or not all(isinstance(one, dict) for one in sent.values()):
+    if not isinstance(sent, dict) or not all(_is_note(one) for one in sent.values()):
         raise InputError("this is no list of sent messages", where=str(path),
                          hint="Remove the file: then no messages are sent about this run.")
     return sent
+
+
+def _is_note(value: object) -> bool:
+    """Whether this can be what was sent to an address: ``{"requeues": {STEP: N}, "end": …}``."""
+    if not isinstance(value, dict):
+        return False
+    told = value.get("requeues", {})
+    return isinstance(value.get("end", ""), str) and isinstance(told, dict) and all(
+        type(count) is int and count >= 0 for count in told.values())
 
 
 def _note(workspace: Path, run: str, to: Destination, note: dict[str, Any]) -> None:

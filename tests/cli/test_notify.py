@@ -112,6 +112,91 @@ def test_a_mistake_in_the_file_does_not_show_it(say, here, entry):
     assert TOKEN not in out + err
 
 
+S = f"json://u:{TOKEN}@h"
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ({"clusters": {"local": {"notify": {"url": S}}}}, "unknown key 'url' in notify"),
+    ({"clusters": {"local": {"notify": {"url": [S]}}}}, "did you mean 'urls'"),
+    ({"clusters": {"local": {"notify": {"urls": [S], S: 1}}}}, "unknown key 'json://…' in notify"),
+    ({"clusters": {"local": {"notify": {"urls": [S], "on": TOKEN}}}}, "notify.on"),
+    ({"clusters": {"local": {"notify": {"urls": [S], "on": {TOKEN: S}}}}}, "(got a mapping)"),
+    ({"clusters": [{"notify": S}]}, "(got a list)"),
+    ({"clusters": [[{"notify": TOKEN}]]}, "(got a list)"),
+    ({"clusters": {"local": f"notify: {S}"}}, "(got a string)"),
+    ({"clusters": {"local": f"notify: {TOKEN}"}}, "(got a string)"),
+    ({"clusters": {"local": [{"notify": {"urls": TOKEN}}]}}, "(got a list)"),
+    ({"clusters": {"local": S}}, "(got 'json://…')"),
+    ({"clusters": {"local": {"slots": S + "' x"}}}, "slots"),
+    ({"clusters": {"local": {"partition": S + " x"}}}, "partition: 'json://…' is not a name"),
+    ({"clusters": {"local": {"env": [{"notify": TOKEN}]}}}, "env: a list is not allowed here"),
+    ({"clusters": {"local": {"env": [S]}}}, "is not a mapping"),
+    ({"clusters": {"notify": {"slots": TOKEN}}}, "slots"),
+    ({"clusters": {"notify": [TOKEN]}}, "clusters.notify"),
+    ({"paths": [{"notify": TOKEN}]}, "paths"), ({"cluster": {"notify": TOKEN}}, "cluster"),
+    ({"notify": S}, "unknown key 'notify'"), ([{"notify": S}], "not a mapping"),
+    ("!!int " + S, "not a valid int"), (f"notify: !{S} x", "the tag"),
+    (f"{S}: 1\n{S}: 2", "written twice")])
+def test_no_mistake_in_the_file_shows_an_address(say, tmp_path, monkeypatch, content, said):
+    monkeypatch.chdir(tmp_path)
+    Path("cluster.yaml").write_text(
+        content if isinstance(content, str) else json.dumps(content))
+    code, out, err = say("config", "show")
+    assert code == 2 and said in err and TOKEN not in out + err
+
+
+def test_damaged_notes_stop_no_other_run(say, here, box):
+    submit.submit(chains.plan(here / "ws", "other", ("extract",), salt="other",
+                              on=chains.profile(notify=box.url)))
+    notified = here / "ws/runs/good/notified.json"
+    notified.write_text('{"schema": 1, "sent": {"x": {"requeues": "x"}}}')
+    code, out, err = say("notify")
+    assert code == 0 and "other done on local" in out
+    assert "warning: skipped:" in err and f"{notified}: this is no list of sent messages" in err
+    code, out, err = say("status", "--watch", "1")
+    assert code == 0 and "note" not in out and str(notified) in err
+
+
+def test_a_home_folder_that_is_not_known(say, here):
+    Path("cluster.yaml").write_text('{"clusters": {"local": {"notify": "~nouser/x"}}}')
+    code, _, err = say("notify", "--workspace", "ws", "--test")
+    assert code == 2 and "the home folder of '~nouser/x' is not known" in err
+    code, out, _ = say("status", "--workspace", "ws", "--watch", "1")
+    assert code == 0 and "no messages are sent: notify.urls, entry 1" in out
+    assert "\n      name the file by its whole path" in out
+
+
+def test_a_relative_file_is_beside_cluster_yaml(say, here, box, monkeypatch):
+    Path("addr").write_text(box.url)
+    Path("addr").chmod(0o600)
+    Path("cluster.yaml").write_text(
+        '{"paths": {"workspace": "ws"}, "clusters": {"local": {"notify": "./addr"}}}')
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert say("notify", "--config", "../cluster.yaml")[0] == 0
+    assert box.titles() == ["good done on local"]
+    assert say("notify", "--cron", "--config", "../cluster.yaml")[2].count("\n") == 1
+    (here / "addr").unlink()
+    code, out, err = say("notify", "--cron", "--config", "../cluster.yaml")
+    assert code == 0 and out.startswith("*/5 ")
+    assert f"warning: no messages would be sent: {here}/addr: the file with addresses" in err
+
+
+def test_the_hint_of_a_watch_is_on_its_own_line(say, here, box):
+    Path("addr").write_text(box.url)
+    Path("addr").chmod(0o644)
+    Path("cluster.yaml").write_text('{"clusters": {"local": {"notify": "./addr"}}}')
+    code, out, _ = say("status", "--workspace", "ws", "--watch", "1")
+    assert code == 0 and f"read by others\n      chmod 600 {here}/addr\n" in out
+
+
+def test_json_tells_a_dry_run_from_a_failure(say, here, box):
+    box.status = 500
+    for words, sent, would in (("--dry-run",), False, True), ((), False, False):
+        [message] = json.loads(say("notify", "--json", *words)[1])["messages"]
+        assert (message["sent"], message["would_send"]) == (sent, would)
+
+
 def test_the_doctor_says_where_others_can_read_it(say, here):
     Path("cluster.yaml").chmod(0o644)
     assert "others can read the addresses in" in say("doctor", "--quick")[1]

@@ -167,6 +167,22 @@ def test_what_is_damaged_or_gone_stops_no_other_run(here, box):
         "this is no list of sent messages", "there is no cluster 'gone'"}
 
 
+@pytest.mark.parametrize("note", [
+    {"requeues": "x"}, {"requeues": {"sample": "x"}}, {"requeues": {"sample": None}},
+    {"requeues": {"sample": -1}}, {"requeues": {"sample": True}}, {"requeues": None},
+    {"end": 5}, "x", None])
+def test_a_damaged_note_is_reported(here, box, note):
+    submit.submit(here.plan("one", ("extract",)))
+    submit.submit(here.plan("two", ("extract",)))
+    [to] = notifications.destinations(here.plan("x").profile.notify)
+    file = Workspace(here.workspace).run("one").notified
+    file.write_text(json.dumps({"schema": 1, "sent": {to.key: note}}))
+    with collect_damage() as damage:
+        assert [one.message.run for one in here.send()] == ["two"]
+    assert [(error.where, error.message) for error in damage] == [
+        (str(file), "this is no list of sent messages")]
+
+
 def test_an_address_that_cannot_be_used_is_an_error(here, box):
     submit.submit(here.plan("good", ("extract",)))
     here.write("$NOT_SET_HERE")
