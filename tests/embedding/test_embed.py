@@ -228,7 +228,7 @@ def test_other_refusals(model, sound):
     for options in ({"embedding_size": "512"}, {"embedding_size": 512.0}, {"embedding_size": True},
                     {"embedding_size": float("nan")}, {"threads": 0}, {"threads": "2"},
                     {"input_repr": 128}, {"input_repr": ["mel128"]}, {"frontend": 1},
-                    {"engine": None}, {"engine": "torch"}):
+                    {"engine": None}, {"engine": "theano"}):
         with pytest.raises(InputError, match=next(iter(options))):
             load_model("untrained", **options)
 
