@@ -201,7 +201,7 @@ def _due(record: RunRecord, found: RunStatus, wanted: Notify, requeues: dict[str
          sent: dict[str, Any]) -> Iterator[tuple[Message | None, dict[str, Any]]]:
     """Messages that an address has not got, with what is noted of each; None: only noted."""
     told = {step: int(count) for step, count in sent.get("requeues", {}).items()}
-    # fewer than before: the step was submitted again, and they are counted anew
+    # fewer than before: the step was submitted again, so its count starts again
     fresh = {step: reasons[told.get(step, 0):] if len(reasons) > told.get(step, 0) else reasons
              for step, reasons in requeues.items() if len(reasons) != told.get(step, 0)}
     note = {**sent, "requeues": {**told, **{step: len(requeues[step]) for step in fresh}}}
