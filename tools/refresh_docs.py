@@ -122,13 +122,17 @@ def pipeline_file(name: str) -> str:
 def options_table(name: str) -> str:
     """The options of a pipeline: what each sets, its default and meaning."""
     from l3hpc.pipelines import definition
+    from l3hpc.pipelines.offered import options_by_step
     from l3hpc.pipelines.options import OPTIONS
 
+    pipeline = definition.load_pipeline(name, ROOT)
+    here = {option.name[2:]: option for options in options_by_step(pipeline).values()
+            for option in options}
     rows = []
-    for option, targets in definition.load_pipeline(name, ROOT).options.items():
+    for option, targets in pipeline.options.items():
         known = OPTIONS[option]
         choices = f" ({', '.join(known.choices)})" if known.choices else ""
-        rows.append((f"`--{option}`", known.help + choices, known.default,
+        rows.append((f"`--{option}`", known.help + choices, here[option].default,
                      ", ".join(f"`{target}`" for target in targets)))
     return table(("option", "meaning", "default", "sets"), rows)
 

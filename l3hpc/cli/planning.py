@@ -1,19 +1,28 @@
-"""``l3hpc render``, and the options of a plan, which it shares with ``submit``."""
+"""``l3hpc render``, and what it shares with ``submit``: the options of a plan, and their help.
+
+``l3hpc submit PIPELINE --help`` shows the options that this pipeline offers, step by step and with
+its defaults; completion offers the same ones. Without a pipeline, all options are listed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from l3hpc.errors import InputError
-from l3hpc.pipelines.options import COMPRESS, DOWNSTREAM, FOLDS, UPSTREAM, Option
+from l3hpc.pipelines.options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile
+    from l3hpc.pipelines.definition import Pipeline
+    from l3hpc.pipelines.offered import OfferedOption
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_NAMED = "l3hpc.pipeline"  # in the context: the pipeline on the command line
 _PATHS = {
     "--workspace": "Folder for runs, artifacts and journals.",
     "--audio-dir": "Folder of audio: WAV, FLAC, OGG or HDF5.",
@@ -25,25 +34,133 @@ _PATHS = {
 }
 
 
+class PlanCommand(click.Command):
+    """A command whose first argument is a pipeline; its help and completion depend on it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, after noting which pipeline it names."""
+        # click answers --help before it looks at the arguments, and forgets them all where the
+        # value of the last option is still to be completed
+        typed = [*args, ""] if ctx.resilient_parsing else list(args)
+        given, _, _ = self.make_parser(ctx).parse_args(typed)
+        ctx.meta[_NAMED] = given.get("pipeline")
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help: of the pipeline that is named, otherwise of the command."""
+        from l3hpc.pipelines import definition
+
+        name = ctx.meta.get(_NAMED)
+        if isinstance(name, str):
+            self._write_pipeline(ctx, formatter, definition.load_pipeline(name))
+        else:
+            super().format_help(ctx, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the pipelines, and the options: those of all pipelines first."""
+        from l3hpc.pipelines import offered
+
+        options = self._options(ctx)
+        own = [option for name, option in options.items() if name[2:] in OPTIONS]
+        common = [option for option in options.values() if option not in own]
+        with formatter.section("Pipelines"):
+            formatter.write_dl(list(offered.descriptions().items()))
+        with formatter.section("Options"):
+            formatter.write_dl(list(_records(ctx, common)))
+        with formatter.section("Options that only some pipelines offer "
+                               f"({ctx.command_path} PIPELINE --help: which)"):
+            formatter.write_dl(list(_records(ctx, own)))
+
+    def _write_pipeline(self, ctx: click.Context, formatter: click.HelpFormatter,
+                        pipeline: Pipeline) -> None:
+        """Write the help of one pipeline: what it does, and its options step by step."""
+        from l3hpc import steps
+        from l3hpc.pipelines import offered
+
+        words = [pipeline.name if piece == "PIPELINE" else piece
+                 for piece in self.collect_usage_pieces(ctx)]
+        formatter.write_usage(ctx.command_path, " ".join(words))
+        usual = ", ".join(offered.usual_options(pipeline))
+        for text in (pipeline.description, f"Steps: {' → '.join(pipeline.steps)}",
+                     f"Usual options: {usual}" if usual else "",
+                     "Any other parameter of a step: --set STEP.NAME=VALUE"):
+            if text:
+                # not write_text, which breaks lines inside the names of options
+                formatter.write("\n" + textwrap.fill(
+                    text, formatter.width, initial_indent="  ", subsequent_indent="  ",
+                    break_on_hyphens=False) + "\n")
+        by_step = offered.options_by_step(pipeline)
+        params = {name: option for name, option in self._options(ctx).items()
+                  if offered.is_offered(pipeline, name)}
+        for step, options in by_step.items():
+            with formatter.section(f"{step} ({steps.step(pipeline.steps[step].kind).title})"):
+                formatter.write_dl([_record_here(ctx, params.pop(option.name), option)
+                                    for option in options])
+        with formatter.section("Inputs, settings and submission"):
+            formatter.write_dl(list(_records(ctx, params.values())))
+        examples = [line for line in (self.epilog or "").splitlines()
+                    if f"{line.strip()} ".startswith(f"{ctx.command_path} {pipeline.name} ")]
+        if examples:
+            with formatter.section("Examples"):
+                formatter.write("\n".join(examples) + "\n")
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete options: only those that the pipeline offers, once it is named."""
+        from l3hpc.pipelines import offered
+
+        found = super().shell_complete(ctx, incomplete)
+        pipeline = _named_pipeline(ctx)
+        if pipeline is None:
+            return found
+        return [item for item in found if offered.is_offered(pipeline, item.value)]
+
+    def _options(self, ctx: click.Context) -> dict[str, click.Option]:
+        """Return the options by their long names."""
+        return {param.opts[-1]: param for param in self.get_params(ctx)
+                if isinstance(param, click.Option)}
+
+
+def _records(ctx: click.Context, options: Iterable[click.Option]) -> Iterator[tuple[str, str]]:
+    """Yield the two columns of every option in a help text."""
+    for option in options:
+        record = option.get_help_record(ctx)
+        if record is not None:
+            yield record
+
+
+def _record_here(
+    ctx: click.Context, option: click.Option, here: OfferedOption
+) -> tuple[str, str]:
+    """Return the two columns of an option as a pipeline offers it: its steps and its default."""
+    [(left, text)] = _records(ctx, [option])
+    known = OPTIONS.get(here.name[2:])
+    if known is None:
+        return left, text
+    steps = f" Sets {', '.join(here.steps)}." if len(here.steps) > 1 else ""
+    return left, f"{known.help}{steps} [default: {here.default}]"
+
+
 def plan_options(command: Command) -> Command:
     """Add the argument PIPELINE and all options of a plan to a command."""
     options = [
-        *(_click(option) for option in (*UPSTREAM, *DOWNSTREAM, *FOLDS, *COMPRESS)),
+        *(_click(option) for option in OPTIONS.values()),
         *(click.option(name, metavar="PATH", help=f"{text} [default: that of cluster.yaml]")
           for name, text in _PATHS.items()),
         click.option("--embedding-valid-dir", metavar="PATH",
                      help="The validate/ folder, if --embedding-dir is a train/ folder."),
-        click.option("--from", "start", metavar="STEP",
+        click.option("--from", "start", metavar="STEP", shell_complete=_complete_step,
                      help="Start at this step; its inputs come from other runs or folders."),
         click.option("--input", "inputs", metavar="STEP=PATH|RUN", multiple=True,
+                     shell_complete=_complete_input,
                      help="Folder or run to use as the output of a step. Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
-            "Student for downstream, us8k and esc50: a run, a weight file or 'latest'. "
-            "[default: latest]")),
-        click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True, help=(
+            "The student to evaluate: a run, a weight file or 'latest'. [default: latest]")),
+        click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True,
+                     shell_complete=_complete_set, help=(
             "Set any parameter of a step, or its cpus, mem (16GB), gpus or time (4h). "
             "Repeatable.")),
-        click.option("--grid", "grid", metavar="OPTION=VALUE,VALUE", multiple=True, help=(
+        click.option("--grid", "grid", metavar="OPTION=VALUE,VALUE", multiple=True,
+                     shell_complete=_complete_grid, help=(
             "Run all combinations of these values in one run; STEP.NAME=… for any parameter. "
             "Repeatable.")),
         click.option("--name", help="Prefix of the run's name. [default: name of the pipeline]"),
@@ -104,6 +221,51 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
     return [name for name in sources.pipelines() if name.startswith(incomplete)]
 
 
+def _named_pipeline(context: click.Context) -> Pipeline | None:
+    """Return the pipeline on the command line that is being completed; None for none."""
+    from l3hpc.pipelines import definition
+
+    try:
+        return definition.load_pipeline(str(context.meta.get(_NAMED)))
+    except InputError:  # a message would break into the line that is being typed
+        return None
+
+
+def _complete_set(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Complete ``STEP.NAME=`` with the parameters and resources of the pipeline's steps."""
+    from l3hpc.pipelines import offered
+
+    pipeline = _named_pipeline(context)
+    names = offered.settable(pipeline) if pipeline else ()
+    return [f"{name}=" for name in names if name.startswith(incomplete)]
+
+
+def _complete_grid(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Complete ``OPTION=`` with the options of the pipeline."""
+    pipeline = _named_pipeline(context)
+    names = pipeline.options if pipeline else OPTIONS
+    return [f"{name}=" for name in names if name.startswith(incomplete)]
+
+
+def _complete_step(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Complete the steps of the pipeline."""
+    pipeline = _named_pipeline(context)
+    return [name for name in (pipeline.steps if pipeline else ()) if name.startswith(incomplete)]
+
+
+def _complete_input(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Complete ``STEP=`` with the steps of the pipeline."""
+    return [f"{name}=" for name in _complete_step(context, parameter, incomplete)]
+
+
 RENDER_EXAMPLES = """\b
 Examples:
   l3hpc render upstream train --mels 64 > train.sbatch
@@ -111,7 +273,7 @@ Examples:
 """
 
 
-@click.command("render", epilog=RENDER_EXAMPLES)
+@click.command("render", cls=PlanCommand, epilog=RENDER_EXAMPLES)
 @plan_options
 @click.argument("step", required=False)
 def render(pipeline: str, step: str | None, **values: Any) -> None:

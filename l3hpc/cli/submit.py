@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.planning import note_unused, plan_options
+from l3hpc.cli.planning import PlanCommand, note_unused, plan_options
 from l3hpc.cli.runs import announce, complete_run, complete_step, workspace, workspace_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 
@@ -33,7 +33,7 @@ Examples:
 """
 
 
-@click.command("submit", epilog=EXAMPLES)
+@click.command("submit", cls=PlanCommand, epilog=EXAMPLES)
 @plan_options
 @click.option("--dry-run", is_flag=True, help="Show what would run; submit nothing.")
 @click.option("--test-only", is_flag=True,
@@ -45,10 +45,10 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
             **values: Any) -> int:
     """Submit PIPELINE as a chain of jobs.
 
-    PIPELINE is upstream, downstream, all, us8k, esc50, avc, compress, or one defined in jobs/.
-    Steps whose results exist are not run again. With the profile 'local' the jobs run on this
-    machine, in the foreground unless --detach is given. Options that a pipeline does not offer are
-    refused.
+    PIPELINE is one of those below; a file jobs/NAME.yaml adds one of your own. 'l3hpc submit
+    PIPELINE --help' shows its options alone. Steps whose results exist are not run again. With the
+    profile 'local' the jobs run on this machine, in the foreground unless --detach is given.
+    Options that a pipeline does not offer are refused.
     """
     from l3hpc import schedulers
     from l3hpc.pipelines import preview, sweep

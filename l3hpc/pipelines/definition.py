@@ -68,7 +68,7 @@ class PipelineFile(Section):
     Attributes
     ----------
     description : str
-        One line for ``l3hpc pipelines``.
+        One line for the help of ``l3hpc submit``.
     include : list of str
         Pipelines whose steps and options are taken over.
     options : dict

@@ -33,6 +33,8 @@ class Option:
         What applies without it in the pipelines of l3hpc, as shown in the help.
     choices : tuple of str
         The values of a ``choice``.
+    usual : bool
+        Whether most people set it: the help names these first.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Option:
     help: str
     default: str
     choices: tuple[str, ...] = ()
+    usual: bool = False
 
     def value(self, given: Any) -> object:
         """The value that the planner takes.
@@ -90,13 +93,13 @@ UPSTREAM = (
            "and their error is measured and recorded.", "float32",
            ("float32", "tf32", "bfloat16", "int8")),
     Option("approx", "choice", "How teacher embeddings are reduced; none: not at all.",
-           "pca", ("pca", "umap", "none")),
-    Option("asr", "int", "Audio sampling rate in Hz.", "8000"),
-    Option("mels", "int", "Mel bands of the student's front end.", "64"),
+           "pca", ("pca", "umap", "none"), usual=True),
+    Option("asr", "int", "Audio sampling rate in Hz.", "8000", usual=True),
+    Option("mels", "int", "Mel bands of the student's front end.", "64", usual=True),
     Option("dft", "int", "DFT length, samples.", "1024"),
     Option("hop", "int", "Hop of the student's spectrogram, samples.", "160"),
     Option("fmax", "float", "Highest frequency of the mel bands, Hz.", "half the rate"),
-    Option("emb-dim", "int", "Dimensions of the student's embedding.", "128"),
+    Option("emb-dim", "int", "Dimensions of the student's embedding.", "128", usual=True),
     Option("filters", "numbers", "Filters of the 8 convolutions, separated by commas.",
            "the published ones for 512, 256, 128, 64"),
     Option("head", "choice", "Last activation of the student; relu is the published one.",
@@ -106,11 +109,13 @@ UPSTREAM = (
            ("default", "published")),
     Option("sampling", "choice", "How rows are selected for fitting the reduction.", "dpp",
            ("dpp", "dpp-div", "spl", "random")),
-    Option("samples", "int", "Rows to select in total; published: 500000.", "5000"),
+    Option("samples", "int", "Rows to select in total; published: 500000.", "5000",
+           usual=True),
     Option("timescale", "choice", "Time frames over which the rows are spread evenly.", "day",
            ("day", "week", "month")),
     Option("timezone", "text", "Time zone of the sensors.", "America/New_York"),
-    Option("epochs", "int", "Maximum number of training epochs; published: 300.", "30"),
+    Option("epochs", "int", "Maximum number of training epochs; published: 300.", "30",
+           usual=True),
     Option("epoch-size", "int", "Batches per epoch; published: 4096.", "all data"),
     Option("batch-size", "int", "Windows per training batch.", "64"),
     Option("learning-rate", "float", "Learning rate of Adam.", "0.001"),
@@ -119,23 +124,23 @@ UPSTREAM = (
 )
 DOWNSTREAM = (
     Option("level", "choice", "Tags that the classifier learns.", "coarse",
-           ("coarse", "fine", "both")),
+           ("coarse", "fine", "both"), usual=True),
     Option("classifier", "choice", "Multiple-instance learning with AutoPool, or frame-wise.",
            "mil", ("mil", "framewise")),
     Option("classifier-epochs", "int", "Maximum number of classifier epochs.", "100"),
 )
 COMPRESS = (
     Option("plan", "text", "Pruning plans, separated by spaces: 53.49 … 99.00, edgel3 (95.45), "
-           "none, or a percentage per convolution, separated by commas.", "edgel3"),
+           "none, or a percentage per convolution, separated by commas.", "edgel3", usual=True),
     Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
     Option("avc", "text", "Full audio-visual network from avc_train, to evaluate and fine-tune "
            "compressed networks; needs --scenes.", "none"),
     Option("scenes", "text", "Folder of audio-visual batches, for --avc.", "none"),
 )
 FOLDS = (
-    Option("subset", "choice", "Clips of ESC-50 to use.", "all", ("all", "esc10")),
+    Option("subset", "choice", "Clips of ESC-50 to use.", "all", ("all", "esc10"), usual=True),
     Option("learner", "choice", "Clip classifier: multi-layer perceptron, support vector "
-           "machine or random forest.", "mlp", ("mlp", "svm", "rf")),
+           "machine or random forest.", "mlp", ("mlp", "svm", "rf"), usual=True),
     Option("features", "choice", "Use a clip's windows one by one, or statistics over them.",
            "framewise", ("framewise", "stats")),
 )

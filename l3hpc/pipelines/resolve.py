@@ -18,7 +18,7 @@ from l3hpc import steps as kinds
 from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, command_line, nearest
 from l3hpc.pipelines.definition import RESOURCES, Pipeline, StepDefinition
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
 from l3hpc.steps import Params
@@ -92,7 +92,7 @@ def resolve_steps(
             offered = ", ".join(f"--{name}" for name in pipeline.options if name in OPTIONS)
             raise InputError(f"pipeline {pipeline.name!r} has no option --{option}",
                              allowed=f"it offers: {offered}" if offered else None,
-                             hint=f"its options are listed in {pipeline.path}")
+                             hint=f"its options: {command_line('submit', pipeline.name, '--help')}")
         for target in pipeline.options[option]:
             name, _, parameter = target.partition(".")
             result[name] = result[name].with_value(parameter, value, f"--{option}")

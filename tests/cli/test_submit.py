@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import wave
@@ -8,7 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 
+from l3hpc.cli import cli
+from l3hpc.pipelines.definition import load_pipeline
+from l3hpc.pipelines.options import OPTIONS
 from l3hpc.runs import submit as submission
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
@@ -290,10 +295,10 @@ def test_the_help_names_units_and_true_defaults(say):
 
 def test_the_help_names_every_pipeline_that_is_delivered(say):
     code, out, _ = say("submit", "--help")
-    named = out.split("PIPELINE is ")[1].split(", or one")[0].replace("\n", " ").split(", ")
+    named = out.split("Pipelines:\n")[1].split("\n\n")[0]
     delivered = Path(__file__).parents[2] / "jobs"
     assert code == 0
-    assert {" ".join(name.split()) for name in named} == {
+    assert set(re.findall(r"^  (\w+) ", named, re.MULTILINE)) == {
         path.stem for path in delivered.glob("*.yaml")}
 
 
@@ -305,3 +310,60 @@ def test_dry_run_loads_nothing_heavy():
             "'jinja2', 'submitit', 'rich') if name in sys.modules])\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("pipeline", ["upstream", "downstream", "compress", "esc50"])
+def test_the_help_of_a_pipeline_shows_its_options_alone(say, pipeline):
+    code, out, err = say("submit", pipeline, "--help")
+    assert (code, err) == (0, "")
+    shown = re.findall(r"^  --([\w-]+) ", out, re.MULTILINE)
+    assert set(shown) & set(OPTIONS) == set(load_pipeline(pipeline).options)
+    assert len(shown) == len(set(shown)) and {"dry-run", "set", "grid", "workspace"} <= set(shown)
+    assert ("student" in shown) is (pipeline in ("downstream", "esc50"))
+    assert ("esc50" in shown) is (pipeline == "esc50")
+    assert set(re.findall(r"submit (\w+) ", out)) <= {pipeline}  # the examples
+
+
+def test_options_stand_below_the_first_step_that_they_set_with_the_defaults_of_the_pipeline(say):
+    _, out, _ = say("submit", "--mels", "32", "compress", "--help")
+    usual = next(part for part in out.split("\n\n") if "Usual options:" in part)
+    assert "--emb-dim" in usual.replace(",", "").split() and "--depth" not in usual
+    sections = {part.partition(" (")[0]: part for part in out.split("\n\n") if ":\n" in part}
+    assert "[default: none]" in " ".join(sections["fit"].split())  # --approx; pca in upstream
+    assert "--epochs" in sections["distill"] and "Sets distill, finetune." in sections["distill"]
+    assert "Usage: l3hpc submit [OPTIONS] compress\n" in out
+    _, out, _ = say("render", "upstream", "train", "--help")
+    assert "Usage: l3hpc render [OPTIONS] upstream [STEP]\n" in out and "--plan" not in out
+
+
+def test_the_help_lists_pipelines_of_the_folder_also_damaged_ones(say):
+    Path("jobs").mkdir()
+    Path("jobs/mine.yaml").write_text("description: my own\noptions: {mels: [train.mels]}\n"
+                                      "steps: {train: {given: [extract], params: {mels: 32}}}\n")
+    Path("jobs/bad.yaml").write_text("steps: {train: 3}\n")
+    _, out, _ = say("submit", "--help")
+    assert re.search(r"^  mine +my own$", out, re.MULTILINE)
+    assert re.search(r"^  bad +\(invalid: jobs/bad.yaml:1\)$", out, re.MULTILINE)
+    _, out, _ = say("submit", "mine", "--help")
+    assert "[default: 32]" in out and "--embedding-dir" in out and "--hop" not in out
+    code, _, err = say("submit", "bad", "--help")
+    assert code == 2 and "jobs/bad.yaml:1" in err
+    code, _, err = say("submit", "upstraem", "--help")
+    assert code == 2 and "upstream" in err
+
+
+def test_completion_offers_what_the_pipeline_offers():
+    def offered(*words):
+        *before, incomplete = words
+        items = ShellComplete(cli, {}, "l3hpc", "_L3HPC_COMPLETE").get_completions(
+            ["submit", *before], incomplete)
+        return [item.value for item in items]
+
+    assert {"--asr", "--dry-run", "--audio-dir"} <= set(offered("upstream", "--"))
+    assert {"--learner", "--plan", "--sonyc-ust", "--student"}.isdisjoint(offered("upstream", "--"))
+    assert {"--mels", "--learner"} <= set(offered("--"))  # no pipeline yet
+    assert offered("esc50", "--grid", "l") == ["learner="]
+    assert offered("downstream", "--set", "classify.m") == ["classify.model=", "classify.mem="]
+    assert offered("downstream", "--from", "") == ["embed", "classify", "evaluate"]
+    assert offered("upstream", "--input", "f") == ["fit="]
+    assert offered("no-such-pipeline", "--set", "") == []
