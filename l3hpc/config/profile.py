@@ -17,13 +17,20 @@ from l3hpc.config.capabilities import LOCAL, SLURM, Capabilities
 from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.config.positions import checked
 from l3hpc.config.resources import Resources
-from l3hpc.config.units import format_memory, format_time, parse_memory, parse_time
+from l3hpc.config.units import (
+    format_memory,
+    format_time,
+    parse_memory,
+    parse_task_memory,
+    parse_time,
+)
 from l3hpc.config.validators import (
     cluster_names,
     executor_name,
     launcher,
     plain,
     program,
+    sbatch_options,
     steps_known,
     variables,
     word,
@@ -31,9 +38,12 @@ from l3hpc.config.validators import (
 from l3hpc.errors import InputError
 
 Memory = Annotated[int, BeforeValidator(checked(parse_memory))]
+TaskMemory = Annotated[int, BeforeValidator(checked(parse_task_memory))]
 Minutes = Annotated[int, BeforeValidator(checked(parse_time))]
 Word = Annotated[str, BeforeValidator(checked(word))]
 Plain = Annotated[str, BeforeValidator(checked(plain))]
+SbatchOptions = Annotated[tuple[str, ...], BeforeValidator(checked(sbatch_options))]
+GpuRequest = Literal["gres", "gpus-per-node", "shard", "none"]
 
 
 class Section(BaseModel):
@@ -57,13 +67,13 @@ class ResourceSpec(Section):
     cpus, gpus : int or None
         Cores and GPUs.
     mem : int or None
-        MiB; written ``16GB``.
+        MiB; written ``16GB``. 0: all memory of the node.
     time : int or None
         Minutes; written ``4h``.
     """
 
     cpus: int | None = Field(default=None, ge=1, le=4096)
-    mem: Memory | None = None
+    mem: TaskMemory | None = None
     gpus: int | None = Field(default=None, ge=0, le=1024)
     time: Minutes | None = None
 
@@ -107,6 +117,12 @@ class StepOverrides(ResourceSpec):
     ----------
     partition, qos, constraint, reservation, gpu_type : str or None
         As in ``ClusterProfile``.
+    gpu_request : str or None
+        As in ``ClusterProfile``.
+    exclusive : bool or None
+        As in ``ClusterProfile``.
+    extra : tuple of str
+        Added to those of ``ClusterProfile``; one of the same name replaces it.
     """
 
     partition: Word | None = None
@@ -114,6 +130,9 @@ class StepOverrides(ResourceSpec):
     constraint: Word | None = None
     reservation: Word | None = None
     gpu_type: Word | None = None
+    gpu_request: GpuRequest | None = None
+    exclusive: bool | None = None
+    extra: SbatchOptions = ()
 
 
 class Limits(Section):
@@ -219,9 +238,11 @@ class ClusterProfile(Section):
     reservation: Word | None = None
     wckey: Word | None = None
     exclude: Word | None = None
-    gpu_request: Literal["gres", "gpus-per-node", "none"] = "gres"
+    gpu_request: GpuRequest = "gres"
     gpu_type: Word | None = None
     memory_request: Literal["mem", "mem-per-cpu", "none"] = "mem"
+    exclusive: bool = False
+    extra: SbatchOptions = ()
     setup: tuple[Plain, ...] = ()
     container: Annotated[tuple[str, ...], BeforeValidator(checked(launcher))] = ()
     python: Annotated[str, BeforeValidator(checked(program))] = ""
@@ -285,6 +306,38 @@ class ClusterProfile(Section):
         """
         return self.steps.get(kind, StepOverrides())
 
+    def gpu_request_of(self, kind: str) -> GpuRequest:
+        """Return how a kind of step requests GPUs.
+
+        Parameters
+        ----------
+        kind
+            Kind of step.
+        """
+        return self.at(kind).gpu_request or self.gpu_request
+
+    def is_exclusive(self, kind: str) -> bool:
+        """Whether a kind of step has its node to itself.
+
+        Parameters
+        ----------
+        kind
+            Kind of step.
+        """
+        own = self.at(kind).exclusive
+        return self.exclusive if own is None else own
+
+    def extra_options(self, kind: str) -> list[str]:
+        """Return the further sbatch options of a kind of step, as ``--name`` or ``--name=value``.
+
+        Parameters
+        ----------
+        kind
+            Kind of step.
+        """
+        by_name = {item.partition("=")[0]: item for item in (*self.extra, *self.at(kind).extra)}
+        return list(by_name.values())
+
     def slot_cpus(self) -> int:
         """Return the number of cores that ``local`` may use at once."""
         return self.slots.cpus or allocated_cores()
@@ -293,16 +346,18 @@ class ClusterProfile(Section):
         """Return the MiB that ``local`` may use at once."""
         return self.slots.mem or machine_memory_mb()
 
-    def granted(self, step: str, wanted: Resources) -> Resources:
+    def granted(self, step: str, kind: str, wanted: Resources) -> Resources:
         """Return what a task is given of what it requests.
 
         On ``local`` it is no more than the machine has. No GPU is requested if the profile has
-        none.
+        none for this kind of step.
 
         Parameters
         ----------
         step
             Name of the step, for messages.
+        kind
+            Its kind.
         wanted
             The request.
 
@@ -311,13 +366,13 @@ class ClusterProfile(Section):
         InputError
             If the request exceeds the limits of the site.
         """
-        if self.gpu_request == "none":
+        if self.gpu_request_of(kind) == "none":
             wanted = Resources(wanted.cpus, wanted.mem_mb, 0, wanted.time_min)
         # a request above the machine would wait for ever in the local queue
         if not self.capabilities.remote:
             wanted = Resources(min(wanted.cpus, self.slot_cpus()),
-                               min(wanted.mem_mb, self.slot_mem_mb()), wanted.gpus,
-                               wanted.time_min)
+                               min(wanted.mem_mb or self.slot_mem_mb(), self.slot_mem_mb()),
+                               wanted.gpus, wanted.time_min)
         if self.limits.mem is not None and wanted.mem_mb > self.limits.mem:
             raise InputError(
                 f"{step} requests {format_memory(wanted.mem_mb)} of memory; "

@@ -56,6 +56,32 @@ def parse_memory(text: str) -> int:
     return amount
 
 
+def parse_task_memory(text: str) -> int:
+    """Parse the memory that a task requests: an amount, or 0 for all memory of its node.
+
+    Parameters
+    ----------
+    text
+        As for ``parse_memory``, or ``0``.
+
+    Returns
+    -------
+    int
+        MiB, rounded up; 0 for all of the node.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+
+    Examples
+    --------
+    >>> parse_task_memory("16GB"), parse_task_memory("0")
+    (16384, 0)
+    """
+    return 0 if str(text).strip() == "0" else parse_memory(text)
+
+
 def parse_time(text: str) -> int:
     """Parse a time limit; a number without a unit is refused.
 
@@ -116,6 +142,22 @@ def format_memory(mib: int) -> str:
         if mib >= size:
             return f"{mib / size:.3g} {unit}" if mib < 1000 * size else f"{mib // size:,} {unit}"
     return f"{mib} MB"
+
+
+def format_task_memory(mib: int) -> str:
+    """Format the memory that a task requests.
+
+    Parameters
+    ----------
+    mib
+        MiB; 0 for all of the node.
+
+    Examples
+    --------
+    >>> format_task_memory(16384), format_task_memory(0)
+    ('16 GB', 'whole node')
+    """
+    return format_memory(mib) if mib else "whole node"
 
 
 def format_time(minutes: int) -> str:

@@ -14,6 +14,22 @@ from l3hpc.errors import InputError, nearest
 MAX_VALUE = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CLUSTER = re.compile(r"\w[\w.-]*", re.ASCII)
+_SBATCH_OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?:=(.+))?")
+# what sbatch is given already → the key of cluster.yaml that decides it ("" for none)
+_RESERVED = {
+    **{name: f"{name}:" for name in ("account", "partition", "qos", "constraint", "reservation",
+                                     "wckey", "exclude", "exclusive", "clusters")},
+    "mail-user": "mail_user:", "mail-type": "mail_type:",
+    "array": "array_parallelism: and limits.array:", "kill-on-invalid-dep": "kill_on_invalid_dep:",
+    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), "mem: and memory_request:"),
+    **dict.fromkeys(("gres", "gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task",
+                     "tres-per-task"), "gpus:, gpu_request: and gpu_type:"),
+    "time": "time:", "cpus-per-task": "cpus:",
+    **dict.fromkeys((
+        "job-name", "nodes", "ntasks", "ntasks-per-node", "output", "error", "open-mode", "signal",
+        "requeue", "no-requeue", "dependency", "parsable", "wrap", "test-only", "wait", "help",
+        "usage", "version", "quiet"), ""),
+}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -147,6 +163,44 @@ def program(value: Any) -> str:
     if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
         raise InputError(f"the environment variable {unknown[0]} is not set")
     return plain(text)
+
+
+def sbatch_options(value: Any) -> tuple[str, ...]:
+    """Check options of sbatch that l3hpc does not set itself.
+
+    Parameters
+    ----------
+    value
+        ``--name`` or ``--name=value``, or a list of them.
+
+    Raises
+    ------
+    InputError
+        If one is of another form, given twice, or one that l3hpc sets: with the key that does.
+    """
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise InputError(f"{value!r} is not a list of sbatch options",
+                         allowed="for example [--nice=100, --licenses=matlab:1]")
+    found: dict[str, str] = {}
+    for item in items:
+        match = _SBATCH_OPTION.fullmatch(plain(item))
+        if not match or len(item) > MAX_VALUE or re.search(r"[\"'\\]", item):
+            raise InputError(f"{item[:60]!r} is not an option of sbatch",
+                             allowed="--name or --name=value, without quotes and backslashes",
+                             hint="Write the long form: --chdir=/data, not -D /data.")
+        name = match[1]
+        # sbatch accepts abbreviations: --part sets the partition, too
+        taken = next((known for known in _RESERVED if known.startswith(name)), None)
+        if taken is not None:
+            key = _RESERVED[taken]
+            raise InputError(f"--{name} sets --{taken}, which l3hpc sets itself",
+                             hint=f"Use {key.replace(' and ', ' or ')} of the profile or the step."
+                             if key else "Remove it: no key changes this option.")
+        if name in found:
+            raise InputError(f"--{name} is given twice")
+        found[name] = item
+    return tuple(found.values())
 
 
 def cluster_names(value: Any) -> tuple[str, ...]:

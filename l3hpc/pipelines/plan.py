@@ -409,7 +409,7 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
         fingerprint=fingerprint, artifact=artifact, shards=shards,
         done=tuple(sorted(index for index in artifacts.finished(artifact)
                           if index < len(shards))),
-        resources=config.profile.granted(step.name, resources),
+        resources=config.profile.granted(step.name, step.kind, resources),
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
         version=known.version, requeue_limits=step.heal, continues=known.continues,
         given={kind: InputOrigin(source.run, str(source.path))

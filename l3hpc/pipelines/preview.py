@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc import steps as kinds
-from l3hpc.config.units import format_memory, format_time
+from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.console import formatting
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.steps import Output
@@ -165,7 +165,7 @@ def _ancestors(step: PlannedStep, by_name: dict[str, PlannedStep]) -> list[Plann
 def _row(step: PlannedStep) -> tuple[str, ...]:
     resources = step.resources
     return (step.name, f"{step.tasks:,}", " ".join(step.needs) or "–", str(resources.cpus),
-            format_memory(resources.mem_mb), str(resources.gpus or "–"),
+            format_task_memory(resources.mem_mb), str(resources.gpus or "–"),
             format_time(resources.time_min), _state(step))
 
 

@@ -16,7 +16,7 @@ from l3hpc import schedulers
 from l3hpc.config.profile import ClusterProfile, RequeueLimits
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import check_workspace
-from l3hpc.config.units import parse_memory, parse_time
+from l3hpc.config.units import parse_task_memory, parse_time
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.io.files import make_durable, write_json
@@ -390,7 +390,7 @@ def _planned(
         name=entry.name, kind=entry.kind, params=config["params"], needs=tuple(entry.needs),
         inputs=config["inputs"], fingerprint=config["fingerprint"], artifact=Path(entry.artifact),
         shards=config["shards"], done=tuple(sorted(kept)),
-        resources=profile.granted(entry.name, resources), labels=config["labels"],
+        resources=profile.granted(entry.name, entry.kind, resources), labels=config["labels"],
         waits_for=tuple(entry.waits_for),
         version=config["version"], requeue_limits=limits, continues=rules.continues)
 
@@ -436,7 +436,7 @@ def _requested_resources(record: RunRecord, sets: Sequence[str]) -> dict[str, di
 
 def _request(name: str, value: str, text: str) -> dict[str, int]:
     if name == "mem":
-        return {"mem_mb": parse_memory(value)}
+        return {"mem_mb": parse_task_memory(value)}
     if name == "time":
         return {"time_min": parse_time(value)}
     if not value.isdigit() or (name == "cpus" and value == "0"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc import schedulers
-from l3hpc.config.units import format_memory, format_time
+from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.console.formatting import clock, table_lines
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
@@ -170,7 +170,9 @@ def suggestion(usage: StepUsage) -> str:
     """
     parts = []
     memory = _rounded(usage.mem_used_mb * MEMORY_MARGIN, ROUND_MB)
-    if usage.mem_mb > memory * TOLERANCE or usage.mem_mb < usage.mem_used_mb * 1.1:
+    # 0 requests all memory of the node, which is neither too much nor too little
+    if usage.mem_mb and (usage.mem_mb > memory * TOLERANCE
+                         or usage.mem_mb < usage.mem_used_mb * 1.1):
         parts.append(f"mem={format_memory(memory).replace(' ', '')}")
     minutes = max(math.ceil(usage.time_used_s * TIME_MARGIN / 60), 1)
     minutes = _rounded(minutes, 5 if minutes > 5 else 1)
@@ -232,6 +234,6 @@ def _row(step: StepUsage) -> tuple[str, ...]:
     waited = "–" if step.waited_s is None else clock(step.waited_s)
     tasks = str(step.tasks) + (f" ({step.requeues} requeued)" if step.requeues else "")
     return (step.name, tasks, f"{step.cpus_used:.1f} of {step.cpus}",
-            f"{format_memory(round(step.mem_used_mb))} of {format_memory(step.mem_mb)}",
+            f"{format_memory(round(step.mem_used_mb))} of {format_task_memory(step.mem_mb)}",
             f"{clock(step.time_used_s)} of {format_time(step.time_min)}", waited,
             step.suggestion or "fits")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.config.units import format_memory, format_time
+from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json
 from l3hpc.io.values import check_mapping
@@ -237,6 +237,8 @@ def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
 def _escalate(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]], now: int,
           cap: int | None) -> Decision:
     new = math.ceil(now * policy.factor)
+    if not now:  # the task has all memory of its node
+        return Decision(False, _give_up_reason(policy, cause, requeues, ""))
     if cap is not None:
         new = min(new, cap)
     # even without a longer limit it is worthwhile: every step continues with what is not done yet
@@ -256,8 +258,8 @@ def _give_up_reason(policy: Policy, cause: str, requeues: Sequence[Mapping[str, 
     words = cause
     steps: list[str] = []
     if cause == MEMORY:
-        words += f" ({format_memory(mem)})"
-        steps = [format_memory(policy.mem_mb)] + [
+        words += f" ({format_task_memory(mem)})"
+        steps = [format_task_memory(policy.mem_mb)] + [
             format_memory(entry["mem_mb"]) for entry in requeues if entry.get("mem_mb")]
     elif cause == TIME:
         words += f" ({format_time(time)})"

@@ -269,15 +269,19 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
             lines.append(directive(name, value))
     lines += [directive("nodes", 1), directive("ntasks", 1),
               directive("cpus-per-task", resources.cpus)]
-    if profile.memory_request == "mem":
+    if not resources.mem_mb and profile.memory_request != "none":
+        lines.append(directive("mem", 0))  # all memory of the node
+    elif profile.memory_request == "mem":
         lines.append(directive("mem", f"{resources.mem_mb}M"))
     elif profile.memory_request == "mem-per-cpu":
         lines.append(directive("mem-per-cpu", f"{-(-resources.mem_mb // resources.cpus)}M"))
-    if resources.gpus and profile.gpu_request != "none":
+    gpu_request = profile.gpu_request_of(step.kind)
+    if resources.gpus and gpu_request != "none":
         gpu_type = overrides.gpu_type or profile.gpu_type
         amount = f"{gpu_type}:{resources.gpus}" if gpu_type else str(resources.gpus)
-        if profile.gpu_request == "gres":
-            lines.append(directive("gres", f"gpu:{amount}"))
+        if gpu_request in ("gres", "shard"):
+            lines.append(directive("gres", f"{'gpu' if gpu_request == 'gres' else 'shard'}:{amount}"
+                                   ))
         else:
             lines.append(directive("gpus-per-node", amount))
     lines.append(directive("time", slurm_time(resources.time_min)))
@@ -290,6 +294,11 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
     if profile.mail_user:
         lines += [directive("mail-user", profile.mail_user),
                   directive("mail-type", profile.mail_type)]
+    if profile.is_exclusive(step.kind):
+        lines.append(directive("exclusive"))
+    for option in profile.extra_options(step.kind):
+        name, _, value = option.removeprefix("--").partition("=")
+        lines.append(directive(name, value or None))
     return lines
 
 

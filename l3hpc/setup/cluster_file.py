@@ -194,7 +194,7 @@ def _gpus(site: Site, choice: Choice) -> list[str]:
             "sbatch refuses jobs with a GPU" if any(one.up for one in having) \
             else "all partitions with GPUs are down"
         return _line("gpu_request", "none", f"{why}: steps use cores")
-    lines = _line("gpu_request", choice.gpu_request, "gres, gpus-per-node or none")
+    lines = _line("gpu_request", choice.gpu_request, "gres, gpus-per-node, shard or none")
     if choice.gpu_type:
         return lines + _line("gpu_type", _value(choice.gpu_type), f"of {', '.join(types)}; "
                              "this site wants a type named")

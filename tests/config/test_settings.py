@@ -97,6 +97,19 @@ def test_every_value_is_listed_and_json_ready():
     ("clusters:\n  g:\n    limits:\n      time: 4:00\n", "cluster.yaml:4",
      ["'4:00' is not a time limit"]),
     ("clusters:\n  g:\n    gpu_request: gers\n", "cluster.yaml:3", ["gres", "gpus-per-node"]),
+    ("clusters:\n  g:\n    extra: [--nice=1, --mem=4G]\n", "cluster.yaml:3",
+     ["--mem sets --mem, which l3hpc sets itself", "Use mem: or memory_request: of the profile"]),
+    ("clusters:\n  g:\n    extra: [--arr=1-9]\n", "cluster.yaml:3", ["--arr sets --array"]),
+    ("clusters:\n  g:\n    extra: --outp=/x\n", "cluster.yaml:3",
+     ["--outp sets --output", "no key changes"]),
+    ("clusters:\n  g:\n    extra: [--n]\n", "cluster.yaml:3", ["which l3hpc sets itself"]),
+    ("clusters:\n  g:\n    steps:\n      train:\n        extra: [-p gpu]\n", "cluster.yaml:5",
+     ["'-p gpu' is not an option of sbatch", "--name=value"]),
+    ("clusters:\n  g:\n    extra: ['--comment=a\"b']\n", "cluster.yaml:3", ["without quotes"]),
+    ("clusters:\n  g:\n    extra: [--nice=1, --nice=2]\n", "cluster.yaml:3", ["given twice"]),
+    ("clusters:\n  g:\n    extra: [7]\n", "cluster.yaml:3", ["7 is not a string"]),
+    ("clusters:\n  g:\n    extra: {a: b}\n", "cluster.yaml:3", ["not a list of sbatch options"]),
+    ("clusters:\n  g:\n    limits: {mem: 0}\n", "cluster.yaml:3", ["not an amount of memory"]),
     ("clusters:\n  g:\n    account: 42\n", "cluster.yaml:3", ["42 is not a string", "quotes"]),
     ("clusters:\n  g:\n    setup:\n      - ok\n      - \"a\\nb\"\n", "cluster.yaml:5",
      ["control character"]),
@@ -203,14 +216,28 @@ def test_limits_refuse_more():
     write(GREENE)
     profile = load().profile
     with pytest.raises(InputError, match=r"train requests 200 GB of memory; greene allows 180 GB"):
-        profile.granted("train", Resources(1, 200 * 1024, 0, 60))
+        profile.granted("train", "train", Resources(1, 200 * 1024, 0, 60))
     with pytest.raises(InputError, match="train requests 8 d"):
-        profile.granted("train", Resources(1, 1024, 0, 8 * 1440))
+        profile.granted("train", "train", Resources(1, 1024, 0, 8 * 1440))
+
+
+def test_all_memory_of_the_node_is_all_of_the_slots_on_local():
+    write("clusters: {local: {slots: {cpus: 2, mem: 4GB}, steps: {train: {mem: 0}}}}\n")
+    profile = load().profile
+    assert profile.at("train").over(Resources()).mem_mb == 0
+    assert profile.granted("train", "train", Resources(mem_mb=0)).mem_mb == 4096
+
+
+def test_a_step_may_request_gpus_where_the_profile_does_not():
+    write("clusters: {local: {steps: {train: {gpu_request: gres}}}}\n")
+    profile = load().profile
+    assert profile.granted("train", "train", Resources(gpus=2)).gpus == 2
+    assert profile.granted("fit", "fit", Resources(gpus=2)).gpus == 0
 
 
 def test_local_gives_no_more_than_its_slots_and_no_gpu():
     write("clusters: {local: {slots: {cpus: 2, mem: 4GB}}}\n")
-    granted = load().profile.granted("train", Resources(8, 65536, 2, 60))
+    granted = load().profile.granted("train", "train", Resources(8, 65536, 2, 60))
     assert granted == Resources(2, 4096, 0, 60)
 
 

@@ -89,6 +89,8 @@ def test_what_no_partition_of_the_step_can_run_is_refused(
     ({"partition": "gpu"}, Resources(gpus=6)),
     ({"gpu_request": "none"}, Resources(gpus=1)),
     ({"memory_request": "none"}, Resources(mem_mb=10**6)),
+    ({"partition": "gpu", "gpu_request": "shard"}, Resources(gpus=8)),
+    ({}, Resources(mem_mb=0)),
 ])
 def test_what_fits_goes_on(chains, slurm, tmp_path, profile, wanted):
     slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")

@@ -87,6 +87,8 @@ def lines(profile, item=None):
     ({"gpu_request": "none"}, "#SBATCH --cpus-per-task=4", "gpu:"),
     ({"memory_request": "mem"}, "#SBATCH --mem=32768M", "--mem-per-cpu"),
     ({"memory_request": "mem-per-cpu"}, "#SBATCH --mem-per-cpu=8192M", "--mem="),
+    ({"gpu_request": "shard", "gpu_type": None}, "#SBATCH --gres=shard:2", "gpu:"),
+    ({"gpu_type": "1g.10gb"}, "#SBATCH --gres=gpu:1g.10gb:2", "--gpus-per-node"),
     ({"memory_request": "none"}, "#SBATCH --time=7-00:00:00", "--mem"),
     ({"account": None}, "#SBATCH --partition=gpu", "--account"),
     ({"mail_user": None}, "#SBATCH --requeue", "--mail"),
@@ -95,6 +97,27 @@ def test_request_styles(changes, present, absent):
     said = lines(GREENE.model_copy(update=changes))
     assert present in said
     assert not any(absent in line for line in said)
+
+
+@pytest.mark.parametrize(("style", "expected"), [
+    ("mem", ["#SBATCH --mem=0"]), ("mem-per-cpu", ["#SBATCH --mem=0"]), ("none", [])])
+def test_no_amount_of_memory_requests_all_of_the_node(style, expected):
+    said = lines(GREENE.model_copy(update={"memory_request": style}), planned(mem_mb=0))
+    assert [line for line in said if "--mem" in line] == expected
+
+
+def test_options_of_a_step_replace_those_of_the_profile():
+    profile = ClusterProfile(
+        name="site", extra=["--nice=100", "--licenses=matlab:1"], exclusive=True,
+        steps={"train": {"extra": ["--nice=7", "--comment=two words"], "gpu_request": "shard"},
+               "fit": {"exclusive": False}})
+    said = lines(profile)
+    assert said[-4:] == ["#SBATCH --exclusive", "#SBATCH --nice=7",
+                         "#SBATCH --licenses=matlab:1", '#SBATCH --comment="two words"']
+    assert "#SBATCH --gres=shard:2" in said
+    other = lines(profile, planned("fit"))
+    assert other[-2:] == ["#SBATCH --nice=100", "#SBATCH --licenses=matlab:1"]
+    assert "#SBATCH --gres=gpu:2" in other
 
 
 def test_the_profiles_word_on_a_step_wins():

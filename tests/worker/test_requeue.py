@@ -156,3 +156,8 @@ def test_a_node_without_scontrol_is_no_traceback_for_a_script_of_a_version_befor
     assert requeues(folder) == []
     assert markers.read(folder / "markers")[0].gave_up == (
         "time limit; Slurm did not requeue it: scontrol is not available on this machine")
+
+
+def test_a_task_with_all_memory_of_its_node_cannot_get_more():
+    decision = requeue_policy.decide(requeue_policy.Policy(mem_mb=0), requeue_policy.MEMORY, [])
+    assert not decision.again and decision.words == "out of memory (whole node)"

@@ -179,7 +179,8 @@ def excesses(found: Partition, step: str, kind: str, profile: ClusterProfile,
         over.append(Excess(Amount.CORES, f"requests {wanted.cpus} cores",
                            f"the largest node of {label} has {found.cpus}",
                            f"--set {step}.cpus={found.cpus}, or name another partition"))
-    if wanted.gpus and profile.gpu_request != "none":
+    # sinfo does not say of which GPUs the shards are: sbatch decides about them
+    if wanted.gpus and profile.gpu_request_of(kind) not in ("none", "shard"):
         over += _gpu_excess(found, step, profile.at(kind).gpu_type or profile.gpu_type,
                             wanted.gpus)
     return over
