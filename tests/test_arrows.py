@@ -30,6 +30,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "config": "steps arrays",
     "steps": "compression avc classification tagging reduction sampling datasets models audio"
              " arrays console",
+    "hear": "embedding models audio",
     "export": "datasets embedding models audio console",
     "compression": "avc models audio arrays console",
     "avc": "datasets models audio arrays console",

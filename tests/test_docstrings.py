@@ -14,7 +14,7 @@ PACKAGES = ("io", "arrays", "audio", "embedding", "web", "console", "models", "m
             "classification", "steps", "config", "workspace", "pipelines", "schedulers",
             "schedulers.slurm", "schedulers.local", "worker", "runs", "setup", "doctor", "ledger",
             "ledger.journal", "ledger.sheets", "ledger.views", "report")
-ROOT = ("l3hpc.errors", "l3hpc.findings", "l3hpc.installation")
+ROOT = ("l3hpc.errors", "l3hpc.findings", "l3hpc.installation", "l3hpc.hear")
 
 
 def modules(packages):
